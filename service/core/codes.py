@@ -1,0 +1,115 @@
+"""Error, unsubscribe and disconnect codes: one table each, with what they mean to a client.
+
+Numbers and texts are those of the Centrifuge protocol, so that the published SDKs act on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Disconnect", "DisconnectCode", "Error", "ErrorCode", "Unsubscribe", "UnsubscribeCode"]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """`temporary`: an SDK tries the same command again by itself."""
+
+    code: int
+    message: str
+    temporary: bool = False
+
+
+class Error(Enum):
+    """What an error reply says."""
+
+    # Something of ours failed or was too slow; whether a publication is in the log is unknown.
+    INTERNAL = ErrorCode(100, "internal server error", temporary=True)
+    # No token where one is needed.
+    UNAUTHORIZED = ErrorCode(101, "unauthorized")
+    # The channel's namespace is not configured.
+    UNKNOWN_CHANNEL = ErrorCode(102, "unknown channel")
+    # The channel's options or the token do not allow it.
+    PERMISSION_DENIED = ErrorCode(103, "permission denied")
+    # An RPC method that is not registered.
+    METHOD_NOT_FOUND = ErrorCode(104, "method not found")
+    # A second subscription of one connection to one channel.
+    ALREADY_SUBSCRIBED = ErrorCode(105, "already subscribed")
+    # A size or a count over its bound: command, publication, channels of a connection.
+    LIMIT_EXCEEDED = ErrorCode(106, "limit exceeded")
+    # A command whose fields do not make sense.
+    BAD_REQUEST = ErrorCode(107, "bad request")
+    # The feature is off for this channel, or not part of this release.
+    NOT_AVAILABLE = ErrorCode(108, "not available")
+    # A token that was valid once: the SDK asks the application for a new one.
+    TOKEN_EXPIRED = ErrorCode(109, "token expired")
+    # A connection that expired while the command was under way.
+    EXPIRED = ErrorCode(110, "expired")
+    # A queue or a rate is full: known not to have happened.
+    TOO_MANY_REQUESTS = ErrorCode(111, "too many requests", temporary=True)
+    # A history or recovery position of another epoch.
+    UNRECOVERABLE_POSITION = ErrorCode(112, "unrecoverable position")
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectCode:
+    """SDKs reconnect unless `terminal` (3500–3999, and 4500–4999 for applications)."""
+
+    code: int
+    reason: str
+
+    @property
+    def terminal(self) -> bool:
+        return 3500 <= self.code < 4000 or 4500 <= self.code < 5000
+
+
+class Disconnect(Enum):
+    """Why the server closes a connection: the close frame's code and reason."""
+
+    # The peer is gone already: for logs, never sent.
+    CONNECTION_CLOSED = DisconnectCode(3000, "connection closed")
+    # This node drains: another one takes over.
+    SHUTDOWN = DisconnectCode(3001, "shutdown")
+    # Something of ours failed in a way that leaves the connection unusable.
+    SERVER_ERROR = DisconnectCode(3004, "internal server error")
+    # The connection's token ran out and was not refreshed in time.
+    EXPIRED = DisconnectCode(3005, "connection expired")
+    # The peer reads slower than its channels bring: its outgoing queue passed the bound.
+    SLOW = DisconnectCode(3008, "slow")
+    # A hole that cannot be repaired in a server-side subscription.
+    INSUFFICIENT_STATE = DisconnectCode(3010, "insufficient state")
+    # No answer to a ping.
+    NO_PONG = DisconnectCode(3012, "no pong")
+    # Commands faster than a connection may send them.
+    TOO_MANY_REQUESTS = DisconnectCode(3013, "too many requests")
+    # The connection token is not valid.
+    INVALID_TOKEN = DisconnectCode(3500, "invalid token")
+    # A frame or command that breaks the protocol.
+    BAD_REQUEST = DisconnectCode(3501, "bad request")
+    # No successful connect in time.
+    STALE = DisconnectCode(3502, "stale")
+    # More connections than this node or user may have.
+    CONNECTION_LIMIT = DisconnectCode(3504, "connection limit")
+    # The connection may not do this at all.
+    PERMISSION_DENIED = DisconnectCode(3507, "permission denied")
+    # A command without a reply that is not part of this release (`send`).
+    NOT_AVAILABLE = DisconnectCode(3508, "not available")
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeCode:
+    """Below 2500 an SDK goes unsubscribed; from 2500 it subscribes again, recovering from where it stood."""
+
+    code: int
+    reason: str
+
+
+class Unsubscribe(Enum):
+    """Why the server ends a subscription: the unsubscribe push."""
+
+    # By the application's wish.
+    SERVER = UnsubscribeCode(2000, "server unsubscribe")
+    # A hole that cannot be repaired, or another epoch: the client must start from what the log says.
+    INSUFFICIENT_STATE = UnsubscribeCode(2500, "insufficient state")
+    # The subscription's token ran out.
+    EXPIRED = UnsubscribeCode(2501, "subscription expired")

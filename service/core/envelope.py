@@ -1,0 +1,214 @@
+"""Envelopes: the JSON text of one SNS message, which each instance finds in its queue.
+
+Shared with the stream Lambda, so the standard library only; a reader may pass in a faster decoder.
+
+    {"v": 1,
+     "records": [{"channel": "c", "epoch": "e", "offset": 4, "last": 5, "ts": 1,
+                  "pubs": [{"data": …}, …]}, …],
+     "signals": [{"kind": "join", "id": "…", "node": "…", "channel": "c", "body": {…}}, …]}
+
+A record without `pubs` is a pointer: what it covers must be read from the log. A reader that does not
+know `v` takes every record for a pointer and drops the signals, so that old and new nodes run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.core.log_item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
+from service.core.publication import Json, MalformedPublication, Publication, Record
+
+__all__ = [
+    "ENVELOPE_BYTES_MAX",
+    "ENVELOPE_VERSION",
+    "Envelope",
+    "MalformedEnvelope",
+    "Signal",
+    "checked_pubs",
+    "pack",
+    "parse",
+    "record_text",
+    "signal_text",
+]
+
+ENVELOPE_VERSION: Final = 1
+# SNS takes 262,144 bytes with attributes; the rest is room for what AWS may count besides the body.
+ENVELOPE_BYTES_MAX: Final = 240 * 1024
+assert ITEM_BYTES_MAX < ENVELOPE_BYTES_MAX, "an item fits an envelope unless escapes blow it up"
+
+_OPEN: Final = f'{{"v":{ENVELOPE_VERSION},'
+_RECORDS, _SIGNALS, _CLOSE = '"records":[', '"signals":[', "]}"
+# SQS refuses the two non-characters; inside a JSON string their escapes mean the same.
+_NON_CHARACTERS: Final = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
+
+Loads = Callable[[str], Any]
+
+
+class MalformedEnvelope(ValueError):
+    """A message of the queue that no version of roomcast wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Something without an offset, best effort: a publication without history, a join, a leave, a greeting.
+
+    `id` is unique for its `node`; `body` depends on `kind` (see service/core/signals.py).
+    """
+
+    kind: str
+    id: str
+    node: str
+    channel: str
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One parsed message. `broken` counts records and signals that were skipped."""
+
+    records: tuple[Record, ...]
+    signals: tuple[Signal, ...]
+    broken: int
+
+
+def checked_pubs(item: LogItem) -> str:
+    """The item's `pubs` as one line of JSON that is safe to embed. Raises MalformedPublication.
+
+    Somebody else may have written the item: this is the one place that looks into it before it is broadcast.
+    """
+    try:
+        pubs = json.loads(item.pubs, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedPublication("pubs is not JSON") from error
+    if not isinstance(pubs, list) or len(pubs) != item.last - item.offset + 1:
+        raise MalformedPublication("pubs is not an array with one entry an offset")
+    for index, stored in enumerate(pubs):
+        Publication.from_stored(stored, item.offset + index)
+    try:
+        item.pubs.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedPublication("pubs is not valid Unicode") from error
+    if "\n" in item.pubs or "\r" in item.pubs:
+        # Raw line breaks are white space between tokens here: JSON forbids them inside strings.
+        return item.pubs.replace("\n", " ").replace("\r", " ").translate(_NON_CHARACTERS)
+    return item.pubs.translate(_NON_CHARACTERS)
+
+
+def record_text(item: LogItem, pubs: str | None) -> str:
+    """One record of an envelope; `pubs` from `checked_pubs`, or None for a pointer."""
+    head = (
+        f'{{"channel":{_quoted(item.channel)},"epoch":{_quoted(item.epoch)},'
+        f'"offset":{item.offset},"last":{item.last},"ts":{item.ts}'
+    )
+    return head + "}" if pubs is None else f'{head},"pubs":{pubs}}}'
+
+
+def signal_text(signal: Signal) -> str:
+    """One signal of an envelope. Raises ValueError when `body` is not JSON."""
+    return json.dumps(
+        {
+            "kind": signal.kind,
+            "id": signal.id,
+            "node": signal.node,
+            "channel": signal.channel,
+            "body": signal.body,
+        },
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+
+
+def pack(
+    texts: Iterable[str], *, signals: bool = False, bytes_max: int = ENVELOPE_BYTES_MAX
+) -> Iterator[tuple[str, int]]:
+    """Join record texts (or signal texts) into as few envelopes as fit `bytes_max` bytes each, in order.
+
+    Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: its
+    writer must have turned it into a pointer, or refused it.
+    """
+    opening = _OPEN + (_SIGNALS if signals else _RECORDS)
+    room = bytes_max - len(opening) - len(_CLOSE)
+    batch: list[str] = []
+    used = 0
+    for text in texts:
+        size = len(text.encode()) + 1
+        if size > room:
+            raise ValueError("a record or signal that exceeds an envelope")
+        if batch and used + size > room:
+            yield opening + ",".join(batch) + _CLOSE, len(batch)
+            batch, used = [], 0
+        batch.append(text)
+        used += size
+    if batch:
+        yield opening + ",".join(batch) + _CLOSE, len(batch)
+
+
+def parse(body: str, loads: Loads = json.loads) -> Envelope:
+    """Raises MalformedEnvelope when `body` is no envelope at all; single broken entries are counted and skipped."""
+    try:
+        envelope = loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MalformedEnvelope("not JSON") from error
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("v"), int):
+        raise MalformedEnvelope("not an envelope")
+    known = envelope["v"] == ENVELOPE_VERSION
+    broken = 0
+    records: list[Record] = []
+    for entry in _entries(envelope, "records"):
+        try:
+            records.append(_record(entry, known))
+        except (MalformedPublication, MalformedEnvelope):
+            broken += 1
+    signals: list[Signal] = []
+    for entry in _entries(envelope, "signals") if known else ():
+        try:
+            signals.append(_signal(entry))
+        except MalformedEnvelope:
+            broken += 1
+    return Envelope(tuple(records), tuple(signals), broken)
+
+
+def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:
+    entries = envelope.get(name, ())
+    return entries if isinstance(entries, list) else ()
+
+
+def _record(entry: Any, known: bool) -> Record:
+    if not isinstance(entry, dict):
+        raise MalformedEnvelope("a record is not an object")
+    channel, epoch = entry.get("channel"), entry.get("epoch")
+    offset, last, ts = entry.get("offset"), entry.get("last"), entry.get("ts", 0)
+    if not (isinstance(channel, str) and isinstance(epoch, str) and epoch):
+        raise MalformedEnvelope("a record without channel or epoch")
+    if not (isinstance(offset, int) and isinstance(last, int) and 1 <= offset <= last <= OFFSET_MAX):
+        raise MalformedEnvelope("a record without offsets")
+    if not isinstance(ts, int):
+        raise MalformedEnvelope("a record whose time is not a number")
+    pubs = entry.get("pubs") if known else None
+    if pubs is None:
+        return Record(channel, epoch, offset, last, ts, None)
+    if not isinstance(pubs, list) or len(pubs) != last - offset + 1:
+        raise MalformedEnvelope("a record without one publication an offset")
+    publications = tuple(Publication.from_stored(stored, offset + index) for index, stored in enumerate(pubs))
+    return Record(channel, epoch, offset, last, ts, publications)
+
+
+def _signal(entry: Any) -> Signal:
+    if not isinstance(entry, dict):
+        raise MalformedEnvelope("a signal is not an object")
+    texts = [entry.get(name) for name in ("kind", "id", "node", "channel")]
+    if not all(isinstance(text, str) for text in texts):
+        raise MalformedEnvelope("a signal without kind, id, node or channel")
+    kind, signal_id, node, channel = texts
+    return Signal(kind, signal_id, node, channel, entry.get("body"))  # type: ignore[arg-type]  # checked above
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

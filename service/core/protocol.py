@@ -1,0 +1,466 @@
+"""The Centrifuge client protocol, version 2, in JSON: frames to commands, and replies and pushes to lines.
+
+A text frame holds one or more JSON objects, one a line, in both directions. A command has an `id` and
+exactly one request; a reply echoes the id with an error or a result of the same name; a push has no id.
+`{}` is a ping from the server and a pong from the client. Empty fields are left out, with the exceptions
+that docs/protocol.md lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from service.core.codes import Error, Unsubscribe
+from service.core.publication import (
+    ClientInfo,
+    Json,
+    MalformedPublication,
+    Publication,
+    StreamPosition,
+)
+
+__all__ = [
+    "COMMANDS_MAX",
+    "PING",
+    "Command",
+    "ConnectRequest",
+    "HistoryRequest",
+    "InvalidRequest",
+    "PingRequest",
+    "Pong",
+    "PresenceRequest",
+    "PresenceStatsRequest",
+    "ProtocolViolation",
+    "PublishRequest",
+    "RefreshRequest",
+    "Request",
+    "RpcRequest",
+    "SendRequest",
+    "SubRefreshRequest",
+    "SubscribeRequest",
+    "Unencodable",
+    "UnsubscribeRequest",
+    "decode_frame",
+    "decode_json",
+    "decode_publications",
+    "encode_error",
+    "encode_lines_reply",
+    "encode_publication",
+    "encode_reply",
+    "encode_stored",
+    "info_push",
+    "join_lines",
+    "publication_push",
+    "subscribe_result",
+    "unsubscribe_push",
+]
+
+PING: Final = b"{}"
+# Commands in one frame: SDKs send a connect and all their subscriptions (128 at most) in one.
+COMMANDS_MAX: Final = 1024
+_ID_MAX: Final = 2**32 - 1
+
+
+class ProtocolViolation(ValueError):
+    """A frame that is not of this protocol: the connection is closed with 3501."""
+
+
+class Unencodable(ValueError):
+    """A payload that cannot be written as JSON again: it is nested too deeply."""
+
+
+class _BadField(ValueError):
+    """A field of a request has a wrong type or value: error 107."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequest:
+    """`subs` and `headers` are for server-side subscriptions and hooks, which this release does not have."""
+
+    token: str = ""
+    data: Json = None
+    name: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeRequest:
+    """`since` is set when the client asks to recover. `type` other than 0 is another kind of subscription."""
+
+    channel: str
+    token: str = ""
+    positioned: bool = False
+    recoverable: bool = False
+    join_leave: bool = False
+    since: StreamPosition | None = None
+    reject_unrecovered: bool = False
+    type: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeRequest:
+    """Leave a channel; answered also when it was not subscribed to."""
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """`type` other than 0 is for another kind of channel."""
+
+    channel: str
+    data: Json
+    type: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceRequest:
+    """Who is in a channel."""
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceStatsRequest:
+    """How many are in a channel."""
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRequest:
+    """`limit` 0 = the position only, negative = all up to the cap. `since` is exclusive."""
+
+    channel: str
+    limit: int = 0
+    since: StreamPosition | None = None
+    reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RpcRequest:
+    """A call of a method of the application."""
+
+    method: str
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class SendRequest:
+    """A message to the application, which is not answered and has no id."""
+
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshRequest:
+    """A new connection token."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubRefreshRequest:
+    """A new subscription token."""
+
+    channel: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequest:
+    """A client's own ping command: answered with error 108."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to our ping."""
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRequest:
+    """A known method whose fields are wrong: answered with error 107."""
+
+    method: str
+
+
+Request = (
+    ConnectRequest
+    | SubscribeRequest
+    | UnsubscribeRequest
+    | PublishRequest
+    | PresenceRequest
+    | PresenceStatsRequest
+    | HistoryRequest
+    | RpcRequest
+    | SendRequest
+    | RefreshRequest
+    | SubRefreshRequest
+    | PingRequest
+    | Pong
+    | InvalidRequest
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`id` is 0 for `send` and pong only; `size` is the length of the command's line in bytes."""
+
+    id: int
+    request: Request
+    size: int
+
+
+# ---- frames to commands
+
+
+def decode_frame(frame: str | bytes) -> list[Command]:
+    """The commands of one text frame, whose size the transport has bounded. Raises ProtocolViolation."""
+    if isinstance(frame, str):
+        try:
+            frame = frame.encode()
+        except UnicodeEncodeError as error:
+            raise ProtocolViolation("not valid Unicode") from error
+    lines = frame.rstrip(b"\n").split(b"\n")
+    if len(lines) > COMMANDS_MAX:
+        raise ProtocolViolation("too many commands in one frame")
+    return [_decode_command(line) for line in lines]
+
+
+def _decode_command(line: bytes) -> Command:
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ProtocolViolation("a line is not JSON") from error
+    if not isinstance(fields, dict):
+        raise ProtocolViolation("a command is not an object")
+    if not fields:
+        return Command(0, Pong(), len(line))
+    command_id = fields.get("id", 0)
+    if not _is_int(command_id) or not 0 <= command_id <= _ID_MAX:
+        raise ProtocolViolation("a command's id is not a positive number of 32 bits")
+    for method, decode in _DECODERS.items():
+        params = fields.get(method)
+        if params is None:
+            continue
+        if command_id == 0 and method != "send":
+            raise ProtocolViolation("a command without id")
+        if not isinstance(params, dict):
+            raise ProtocolViolation("a request is not an object")
+        try:
+            return Command(command_id, decode(params), len(line))
+        except _BadField:
+            return Command(command_id, InvalidRequest(method), len(line))
+    raise ProtocolViolation("a command without a known method")
+
+
+def _connect(params: dict[str, Any]) -> Request:
+    return ConnectRequest(
+        token=_text(params, "token"),
+        data=params.get("data"),
+        name=_text(params, "name"),
+        version=_text(params, "version"),
+    )
+
+
+_REJECT_UNRECOVERED: Final = 2  # bit of SubscribeRequest.flag
+
+
+def _subscribe(params: dict[str, Any]) -> Request:
+    recover = _flag(params, "recover")
+    position = StreamPosition(_text(params, "epoch"), _count(params, "offset"))
+    return SubscribeRequest(
+        channel=_text(params, "channel"),
+        token=_text(params, "token"),
+        positioned=_flag(params, "positioned"),
+        recoverable=_flag(params, "recoverable"),
+        join_leave=_flag(params, "join_leave"),
+        since=position if recover else None,
+        reject_unrecovered=bool(_count(params, "flag") & _REJECT_UNRECOVERED),
+        type=_count(params, "type"),
+    )
+
+
+def _publish(params: dict[str, Any]) -> Request:
+    if "data" not in params:
+        raise _BadField("publish without data")
+    return PublishRequest(_text(params, "channel"), params["data"], _count(params, "type"))
+
+
+def _history(params: dict[str, Any]) -> Request:
+    since = params.get("since")
+    if since is not None:
+        if not isinstance(since, dict):
+            raise _BadField("since is not an object")
+        since = StreamPosition(_text(since, "epoch"), _count(since, "offset"))
+    limit = params.get("limit", 0)
+    if limit is None:
+        limit = 0
+    if not _is_int(limit):
+        raise _BadField("limit is not a whole number")
+    reverse = _flag(params, "reverse")
+    if reverse and since is not None and since.offset == 0:
+        raise _BadField("nothing is before offset 0")
+    return HistoryRequest(_text(params, "channel"), limit, since, reverse)
+
+
+# In the order in which the first one present wins.
+_DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], Request]]] = {
+    "connect": _connect,
+    "ping": lambda _: PingRequest(),
+    "subscribe": _subscribe,
+    "unsubscribe": lambda params: UnsubscribeRequest(_text(params, "channel")),
+    "publish": _publish,
+    "presence": lambda params: PresenceRequest(_text(params, "channel")),
+    "presence_stats": lambda params: PresenceStatsRequest(_text(params, "channel")),
+    "history": _history,
+    "rpc": lambda params: RpcRequest(_text(params, "method"), params.get("data")),
+    "send": lambda params: SendRequest(params.get("data")),
+    "refresh": lambda params: RefreshRequest(_text(params, "token")),
+    "sub_refresh": lambda params: SubRefreshRequest(_text(params, "channel"), _text(params, "token")),
+}
+
+
+def _text(params: dict[str, Any], name: str) -> str:
+    value = params.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _BadField(f"{name} is not a string")
+    return value
+
+
+def _flag(params: dict[str, Any], name: str) -> bool:
+    value = params.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise _BadField(f"{name} is not true or false")
+    return value
+
+
+def _count(params: dict[str, Any], name: str) -> int:
+    value = params.get(name)
+    if value is None:
+        return 0
+    if not _is_int(value) or value < 0:
+        raise _BadField(f"{name} is not a number from 0")
+    return int(value)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# ---- payloads
+
+
+def decode_json(text: str) -> Any:
+    """`json.loads`, faster and stricter. Raises ValueError."""
+    return orjson.loads(text)
+
+
+def decode_publications(pubs: str, offset: int) -> tuple[Publication, ...]:
+    """The publications of a log item whose first has `offset`. Raises MalformedPublication."""
+    try:
+        stored = orjson.loads(pubs)
+    except orjson.JSONDecodeError as error:
+        raise MalformedPublication("pubs is not JSON") from error
+    if not isinstance(stored, list):
+        raise MalformedPublication("pubs is not an array")
+    return tuple(Publication.from_stored(entry, offset + index) for index, entry in enumerate(stored))
+
+
+def encode_stored(publication: Publication) -> str:
+    """The text of a publication for the log. Raises Unencodable."""
+    return _dumps(publication.stored()).decode()
+
+
+def encode_publication(publication: Publication) -> bytes:
+    """A publication as clients get it, without what surrounds it in a push or a reply. Raises Unencodable."""
+    return _dumps(publication.wire())
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise Unencodable("nested too deeply") from error
+
+
+# ---- replies and pushes to lines
+
+
+def encode_reply(command_id: int, method: str, result: Mapping[str, Json]) -> bytes:
+    """One reply line; `result` is always there, even when empty: SDKs look into it. Raises Unencodable."""
+    return _dumps({"id": command_id, method: result})
+
+
+def encode_lines_reply(
+    command_id: int, method: str, publications: Sequence[bytes], result: Mapping[str, Json]
+) -> bytes:
+    """A reply whose result holds `publications`, as `encode_publication` wrote them, also when there are none."""
+    lines = [orjson.Fragment(line) for line in publications]
+    return orjson.dumps({"id": command_id, method: {"publications": lines, **result}})
+
+
+def encode_error(command_id: int, error: Error) -> bytes:
+    """The line that answers a command with an error."""
+    code = error.value
+    fields: dict[str, Json] = {"code": code.code, "message": code.message}
+    if code.temporary:
+        fields["temporary"] = True
+    return orjson.dumps({"id": command_id, "error": fields})
+
+
+def subscribe_result(
+    *,
+    position: StreamPosition | None,
+    recoverable: bool,
+    publications: Sequence[bytes] = (),
+    recovered: bool = False,
+    was_recovering: bool = False,
+) -> dict[str, Json]:
+    """The result of a subscribe command; `publications` as `encode_publication` wrote them."""
+    result: dict[str, Json] = {}
+    if recoverable:
+        result["recoverable"] = True
+    if position is not None:
+        result["positioned"] = True
+        result["epoch"] = position.epoch
+        if position.offset:
+            result["offset"] = position.offset
+    if publications:
+        result["publications"] = [orjson.Fragment(line) for line in publications]
+    if recovered:
+        result["recovered"] = True
+    if was_recovering:
+        result["was_recovering"] = True
+    return result
+
+
+def publication_push(channel: str, publication: bytes) -> bytes:
+    """`publication` as `encode_publication` wrote it."""
+    return b'{"push":{"channel":' + orjson.dumps(channel) + b',"pub":' + publication + b"}}"
+
+
+def info_push(channel: str, kind: str, info: ClientInfo) -> bytes:
+    """A `join` or `leave` push. Raises Unencodable."""
+    return _dumps({"push": {"channel": channel, kind: {"info": info.wire()}}})
+
+
+def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
+    """The line that ends a subscription from the server's side."""
+    code = why.value
+    return orjson.dumps(
+        {"push": {"channel": channel, "unsubscribe": {"code": code.code, "reason": code.reason}}}
+    )
+
+
+def join_lines(lines: Iterable[bytes]) -> bytes:
+    """Several lines as the payload of one frame."""
+    return b"\n".join(lines)

@@ -1,0 +1,205 @@
+"""What roomcast needs from the outside: one Protocol a capability, with the guarantees it must give.
+
+Every method is asynchronous, bounded in time, and safe to cancel. Errors are the types below and no
+others: an adapter maps its vendor's errors to them at its edge and keeps the cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.core.log_item import Head, LogItem
+from service.core.publication import ClientInfo
+
+__all__ = [
+    "BeliefEnded",
+    "ChannelTable",
+    "Clock",
+    "Framer",
+    "Gone",
+    "InstanceQueue",
+    "Lease",
+    "Leases",
+    "Member",
+    "Message",
+    "NewId",
+    "Page",
+    "PortError",
+    "Presence",
+    "Refused",
+    "Sink",
+    "Throttled",
+    "Topic",
+    "UnknownOutcome",
+]
+
+
+class PortError(Exception):
+    """Base of what a port raises."""
+
+
+class Throttled(PortError):
+    """Known not to have happened; the same call may succeed later. Back off."""
+
+
+class UnknownOutcome(PortError):
+    """May or may not have happened (time-out, reset, 5xx)."""
+
+
+class Refused(PortError):
+    """Known not to have happened, and would not the next time: permission, validation, a missing resource."""
+
+
+class BeliefEnded(PortError):
+    """Not sent: the tail on which this append rests is no longer to be believed (checked after signing)."""
+
+
+class Gone(PortError):
+    """The queue does not exist any more."""
+
+
+class Clock(Protocol):
+    """Time, so that tests and the simulation can own it."""
+
+    def now_ms(self) -> int:
+        """Wall clock, ms since 1970. May be skewed against other nodes by less than half of MARGIN."""
+
+    def monotonic_s(self) -> float:
+        """Seconds; never goes back; only differences mean anything."""
+
+
+# Turns a text payload into a frame of the transport, once for all the sinks that it goes to.
+Framer = Callable[[bytes], bytes]
+
+# Fresh random text of at least 64 bits, of characters [0-9a-z].
+NewId = Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Log items ascending by offset. `more`: the table holds further items in the direction of reading."""
+
+    items: tuple[LogItem, ...]
+    more: bool
+
+
+class ChannelTable(Protocol):
+    """The items of the `channels` table. Every read is strongly consistent; malformed items raise Refused."""
+
+    async def newest(self, channel: str) -> LogItem | Head | None:
+        """The item with the greatest key: the newest log item, else the head, else None."""
+
+    async def head(self, channel: str) -> Head | None:
+        """The head item."""
+
+    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+        """Write `item` if its key is free: None = it is written now. Otherwise the item that holds the key
+        (the caller compares `batch`). One attempt, no retry inside.
+
+        Raises BeliefEnded (the wall clock, read after signing, is past `believed_until_ms`: not sent),
+        Throttled, UnknownOutcome, Refused.
+        """
+
+    async def put_head(self, head: Head, expected_version: str | None) -> bool:
+        """Write `head` if the stored head's version is `expected_version` (None: if there is no head).
+
+        False = the condition failed. Raises Throttled, UnknownOutcome, Refused.
+        """
+
+    async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
+        """Items that cover offsets ≥ `from_offset`, ascending, beginning with the one that spans it, if any."""
+
+    async def read_backward(self, channel: str, to_offset: int, items_max: int) -> Page:
+        """The last `items_max` items whose key is ≤ `to_offset`, returned ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One connection in a channel, and the node it is on."""
+
+    node: str
+    info: ClientInfo
+
+
+class Presence(Protocol):
+    """Who is in a channel, over all nodes. Entries belong to their node's lease."""
+
+    async def add(self, channel: str, member: Member) -> None:
+        """Idempotent; replaces an earlier entry of the same (node, client)."""
+
+    async def remove(self, channel: str, member: Member) -> None:
+        """Idempotent."""
+
+    async def members(self, channel: str) -> Sequence[Member]:
+        """Every stored entry, in no order, entries of dead nodes included (the caller filters by leases).
+
+        Raises Refused beyond the adapter's bound on entries.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a node holds. Times in ms. `queue` is the queue's name, `state` starting | live | draining."""
+
+    node: str
+    queue: str
+    state: str
+    started_at: int
+    heartbeat_at: int
+    expires_at: int
+
+
+class Leases(Protocol):
+    """The `nodes` table."""
+
+    async def put(self, lease: Lease) -> None:
+        """Write the lease, unconditionally: the node's own id is new."""
+
+    async def heartbeat(self, lease: Lease) -> bool:
+        """Replace the node's lease. False = it is gone or was marked `reaped`: the node must rebuild."""
+
+    async def drop(self, node: str) -> None:
+        """Idempotent."""
+
+    async def all(self) -> Sequence[Lease]:
+        """Every stored lease, expired ones included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the queue; `receipt` is needed to delete it."""
+
+    body: str
+    receipt: str
+
+
+class InstanceQueue(Protocol):
+    """This instance's own queue and its subscription to the topic. Delivery is at least once, in any order."""
+
+    async def open(self, name: str) -> None:
+        """Create the queue (policy and tags in the create call) and subscribe it. Raises Refused, Throttled, UnknownOutcome."""
+
+    async def receive(self) -> Sequence[Message]:
+        """Long poll: up to 10 messages, empty after about 20 s. Raises Gone, Throttled, UnknownOutcome, Refused."""
+
+    async def delete(self, receipts: Sequence[str]) -> None:
+        """Acknowledge any number of messages, in batches of 10. Best effort: what is not deleted comes again."""
+
+    async def close(self) -> None:
+        """Unsubscribe, then delete the queue. Idempotent; what is gone already is success."""
+
+
+class Topic(Protocol):
+    """The SNS topic that every instance's queue is subscribed to."""
+
+    async def publish(self, body: str) -> None:
+        """One message of at most ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
+
+
+class Sink(Protocol):
+    """One connection as the hub sees it."""
+
+    def send(self, frame: bytes) -> None:
+        """Queue one whole frame, made by a Framer. Never blocks, never raises; a slow peer is cut off."""
