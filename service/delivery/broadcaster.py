@@ -1,0 +1,96 @@
+"""Signals to the other nodes: packed into few SNS messages, held to a rate, shed when there are too many.
+
+What has an offset goes through the table; what has none (publications of channels without history, joins,
+leaves) goes straight to the topic. It is best effort, and it must not starve durable traffic of the region's
+SNS quota: hence a bound on what waits and on messages a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import structlog
+
+from service.core.envelope import Signal, pack, signal_text
+from service.ports import Clock, PortError, Topic
+
+__all__ = ["FLUSH_INTERVAL_S", "MESSAGES_PER_S", "WAITING_BYTES_MAX", "Broadcaster"]
+
+# How long a signal waits for company. Well under what SNS and SQS add.
+FLUSH_INTERVAL_S: Final = 0.02
+# SNS messages a second a node: the smallest regions allow 300 a second for all of an account.
+MESSAGES_PER_S: Final = 20.0
+_BURST: Final = 20.0
+# About five seconds' worth of full messages at half that rate.
+WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
+# One signal must leave room for others in a message.
+SIGNAL_BYTES_MAX: Final = 128 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class Broadcaster:
+    """This node's outgoing signals. `run` is its background task."""
+
+    def __init__(self, topic: Topic, clock: Clock) -> None:
+        self._topic = topic
+        self._clock = clock
+        self._waiting: deque[str] = deque()
+        self._bytes = 0
+        self._shed = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def send(self, signal: Signal) -> bool:
+        """Queue `signal`; False = shed, since too many wait or it is too large."""
+        try:
+            text = signal_text(signal)
+        except (ValueError, RecursionError):
+            return False
+        size = len(text.encode())
+        if size > SIGNAL_BYTES_MAX or self._bytes + size > WAITING_BYTES_MAX:
+            self._shed += 1
+            return False
+        self._waiting.append(text)
+        self._bytes += size
+        self._idle.clear()
+        self._wake.set()
+        return True
+
+    async def run(self) -> None:
+        """Flush what waits, until cancelled."""
+        tokens, at = _BURST, self._clock.monotonic_s()
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            now = self._clock.monotonic_s()
+            tokens, at = min(_BURST, tokens + (now - at) * MESSAGES_PER_S), now
+            if tokens < 1:
+                await asyncio.sleep((1 - tokens) / MESSAGES_PER_S)
+                continue
+            tokens -= 1
+            await self._flush_one()
+
+    async def flushed(self) -> None:
+        """Wait until nothing waits any more. For the end of a node; the caller bounds it."""
+        await self._idle.wait()
+
+    async def _flush_one(self) -> None:
+        """Publish one message with what fits from the front."""
+        body, count = next(pack(self._waiting, signals=True))
+        for _ in range(count):
+            self._bytes -= len(self._waiting.popleft().encode())
+        try:
+            await self._topic.publish(body)
+        except PortError as error:
+            # Best effort: what another attempt might repeat, nobody would miss.
+            _log.warning("signals_not_sent", signals=count, reason=str(error))
+        if self._shed:
+            _log.warning("signals_shed", signals=self._shed)
+            self._shed = 0
+        if not self._waiting:
+            self._wake.clear()
+            self._idle.set()

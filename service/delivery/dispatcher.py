@@ -1,0 +1,437 @@
+"""From records to subscribers: keeps the order of every channel that has subscribers on this node.
+
+Theory of operation. A channel is opened by its first subscriber with a consistent read of the log, which
+gives the position where it starts. From then on records come from the local appender, from the queue, and
+from reads of the log, in any order and any number of times; the channel's resequencer lets each publication
+through once. A new subscriber is let in within one tick: its reply is queued, then it joins the hub, and no
+push can fall in between. A channel without subscribers is forgotten; what was under way for it is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import structlog
+
+from service.core.protocol import Unencodable, encode_publication, publication_push
+from service.core.publication import Publication, Record, StreamPosition
+from service.core.recovery import LogNeeded, Recovered, Ring, Sent, Unrecovered, Window, recover
+from service.core.resequencer import Next, Resequencer
+from service.delivery.hub import Hub, Subscriber
+from service.log.channel_log import ChannelLog, Resolved, record_of
+from service.ports import Clock, PortError
+
+__all__ = ["Dispatcher", "Joined", "Timings"]
+
+# Records kept for a channel while it is being opened. Beyond it the log is read once more.
+_OPENING_RECORDS_MAX: Final = 1000
+# Reads of the log that one joining subscriber may cause before it is told that it cannot recover.
+_JOIN_READS_MAX: Final = 3
+# Publications asked for in one read of a hole; a longer hole takes several reads.
+_GAP_PUBLICATIONS_MAX: Final = 1000
+# Failed reads of one hole, each after the log's own retries, before subscribers are told.
+_GAP_FAILURES_MAX: Final = 20
+_GAP_RETRY_S: Final = 1.0
+# Channels whose tails are checked at once: a check is a read of the log.
+_TAIL_CHECKS_AT_ONCE: Final = 8
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """`gap_wait_s`: how long a hole may fill by itself. `tail_check_s`: how often active channels' tails are read."""
+
+    gap_wait_s: float
+    tail_check_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Where a new subscriber starts. `recovered` is None unless it asked to recover and could not be: then
+    `missed` is empty and `position` is the channel's.
+    """
+
+    position: StreamPosition
+    recovered: bool | None
+    missed: tuple[Sent, ...]
+
+
+class _Channel:
+    """One open channel: its order, its recent publications, and how many are about to join."""
+
+    __slots__ = (
+        "failures",
+        "joining",
+        "name",
+        "opening",
+        "reads",
+        "resequencer",
+        "ring",
+        "task",
+        "timer",
+        "waiting",
+    )
+
+    def __init__(self, name: str, publications_max: int) -> None:
+        self.name = name
+        self.resequencer: Resequencer | None = None
+        self.waiting: list[Record] = []
+        self.opening: asyncio.Task[None] | None = None
+        self.ring = Ring(publications_max)
+        self.reads = asyncio.Lock()
+        self.joining = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.failures = 0
+
+
+class Dispatcher:
+    """Every open channel of this node."""
+
+    def __init__(
+        self,
+        log: ChannelLog,
+        hub: Hub,
+        clock: Clock,
+        random: Callable[[], float],
+        timings: Timings,
+        *,
+        recovery_publications_max: int,
+    ) -> None:
+        self._log = log
+        self._hub = hub
+        self._clock = clock
+        self._random = random
+        self._timings = timings
+        self._publications_max = recovery_publications_max
+        self._channels: dict[str, _Channel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Channels that are open."""
+        return len(self._channels)
+
+    # ---- records come in
+
+    def offer(self, records: Iterable[Record]) -> None:
+        """Take records from anywhere. What one call brings for a channel goes out in one write a socket."""
+        lines: dict[str, list[bytes]] = {}
+        for record in records:
+            channel = self._channels.get(record.channel)
+            if channel is None:
+                continue
+            if channel.resequencer is None:
+                if len(channel.waiting) < _OPENING_RECORDS_MAX:
+                    channel.waiting.append(record)
+                continue
+            passed = channel.resequencer.offer(record, self._clock.monotonic_s())
+            lines.setdefault(record.channel, []).extend(self._sent(channel, passed))
+        for name, pushes in lines.items():
+            if pushes:
+                self._hub.publish(name, pushes)
+            if (channel := self._channels.get(name)) is not None:
+                self._attend(channel)
+
+    def offer_one(self, record: Record) -> None:
+        self.offer((record,))
+
+    # ---- subscribers come and go
+
+    async def join(
+        self,
+        name: str,
+        subscriber: Subscriber,
+        since: StreamPosition | None,
+        window: Callable[[], Window],
+        admit: Callable[[Joined], bool],
+    ) -> None:
+        """Let `subscriber` into channel `name`.
+
+        In one tick, `admit` is called to queue the reply, and, if it returns True, the subscriber joins the hub.
+        `since`: the position it wants to recover from. Raises PortError when the log does not answer: then
+        `admit` was not called.
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel(name, self._publications_max)
+        channel.joining += 1
+        try:
+            joined = await self._place(channel, since, window)
+            # From here to the end of `add`: no await, so that no push falls between reply and hub.
+            if self._channels.get(name) is not channel:
+                raise _Evicted(f"channel {name} was closed while a subscriber joined")
+            if admit(joined):
+                self._hub.add(name, subscriber)
+        finally:
+            channel.joining -= 1
+            self._forget_if_idle(channel)
+
+    def join_unordered(self, name: str, subscriber: Subscriber, admit: Callable[[], bool]) -> None:
+        """Let `subscriber` into a channel without history, which has neither positions nor order."""
+        if admit():
+            self._hub.add(name, subscriber)
+
+    def leave(self, name: str, subscriber: Subscriber) -> None:
+        """Idempotent."""
+        self._hub.remove(name, subscriber)
+        channel = self._channels.get(name)
+        if channel is not None:
+            self._forget_if_idle(channel)
+
+    async def _place(
+        self, channel: _Channel, since: StreamPosition | None, window: Callable[[], Window]
+    ) -> Joined:
+        """Where a subscriber may start, as of the last tick. Raises PortError."""
+        for reads in range(_JOIN_READS_MAX + 1):
+            if channel.resequencer is None:
+                await self._open(channel)
+            assert channel.resequencer is not None
+            position = channel.resequencer.position
+            if since is None:
+                return Joined(position, None, ())
+            answer = recover(since, position, channel.ring, window())
+            if isinstance(answer, Recovered):
+                return Joined(position, True, answer.sent)
+            if isinstance(answer, Unrecovered) or reads == _JOIN_READS_MAX:
+                break
+            if not await self._read_for(channel, since, window):
+                break
+        assert channel.resequencer is not None
+        return Joined(channel.resequencer.position, False, ())
+
+    async def _open(self, channel: _Channel) -> None:
+        """Read the position where the channel starts; one read for all who wait. Raises PortError."""
+        if channel.opening is None:
+            channel.opening = asyncio.create_task(self._read_position(channel), name=f"open {channel.name}")
+            channel.opening.add_done_callback(partial(_opened, channel))
+        # One who is cancelled must not take the others' read away.
+        await asyncio.shield(channel.opening)
+
+    async def _read_position(self, channel: _Channel) -> None:
+        resolved = await self._log.renew(channel.name)
+        channel.resequencer = Resequencer(resolved.tail.position, gap_wait_s=self._timings.gap_wait_s)
+        waiting, channel.waiting = channel.waiting, []
+        if self._channels.get(channel.name) is channel:
+            self.offer(waiting)
+            if len(waiting) == _OPENING_RECORDS_MAX:
+                # Some may have been dropped: let the log tell.
+                self._spawn(self._check_tail(channel))
+
+    async def _read_for(self, channel: _Channel, since: StreamPosition, window: Callable[[], Window]) -> bool:
+        """Read what a recovery needs; concurrent ones share the read. False = the log does not have it."""
+        resequencer = channel.resequencer
+        assert resequencer is not None
+        async with channel.reads:
+            # Whoever read before us may have brought what we need.
+            answer = recover(since, resequencer.position, channel.ring, window())
+            if not isinstance(answer, LogNeeded):
+                return True
+            if answer.ahead:
+                await self._read_ahead(channel, resequencer)
+                return since.offset <= resequencer.top
+            # The whole window at once: one read serves everybody who comes back.
+            top = resequencer.top
+            wanted = min(window().limit, window().size, top)
+            records = await self._log.read_before(channel.name, resequencer.epoch, top, wanted)
+            older = [sent for record in records for sent in _as_sent(record) if sent.offset <= top]
+            channel.ring.prepend(older, top)
+            return channel.ring.after(since.offset, top) is not None or resequencer.top > top
+
+    async def _read_ahead(self, channel: _Channel, resequencer: Resequencer) -> None:
+        records = await self._log.read_after(
+            channel.name, resequencer.epoch, resequencer.top, _GAP_PUBLICATIONS_MAX
+        )
+        if self._channels.get(channel.name) is channel:
+            self.offer(records)
+
+    # ---- holes and doubts
+
+    def _attend(self, channel: _Channel) -> None:
+        """Start or plan the read that the channel's resequencer asks for."""
+        resequencer = channel.resequencer
+        if resequencer is None or channel.task is not None:
+            return
+        if resequencer.doubted is not None:
+            channel.task = self._spawn(self._check_epoch(channel, resequencer, resequencer.doubted))
+            return
+        if channel.timer is not None:
+            channel.timer.cancel()
+            channel.timer = None
+        if resequencer.read_at is None:
+            return
+        delay = resequencer.read_at - self._clock.monotonic_s()
+        if delay > 0:
+            channel.timer = asyncio.get_running_loop().call_later(delay, self._attend, channel)
+        else:
+            channel.task = self._spawn(self._fill_hole(channel, resequencer))
+
+    async def _fill_hole(self, channel: _Channel, resequencer: Resequencer) -> None:
+        try:
+            must_reach = resequencer.reading()
+            after = resequencer.top
+            records = await self._log.read_after(
+                channel.name, resequencer.epoch, after, _GAP_PUBLICATIONS_MAX
+            )
+        except PortError as error:
+            channel.failures += 1
+            _log.warning(
+                "gap_read_failed", channel=channel.name, failures=channel.failures, reason=str(error)
+            )
+            if channel.failures >= _GAP_FAILURES_MAX:
+                self._lose(channel, "the log did not answer")
+            else:
+                pause = _GAP_RETRY_S * (0.5 + self._random())
+                resequencer.postpone(self._clock.monotonic_s() + pause)
+                channel.task = None
+                self._attend(channel)
+            return
+        finally:
+            channel.task = None
+        if self._channels.get(channel.name) is not channel:
+            return
+        channel.failures = 0
+        count = sum(record.last - record.offset + 1 for record in records)
+        # A read that was cut off reaches as far as it reaches; the rest is another hole.
+        reach = min(must_reach, records[-1].last) if count >= _GAP_PUBLICATIONS_MAX else must_reach
+        passed, whole = resequencer.read(records, reach, self._clock.monotonic_s())
+        pushes = self._sent(channel, passed)
+        if pushes:
+            _log.info("gap_filled", channel=channel.name, after=after, publications=len(pushes))
+            self._hub.publish(channel.name, pushes)
+        if not whole:
+            self._lose(channel, "the log has a hole")
+        else:
+            if reach < must_reach:
+                resequencer.exists(must_reach, self._clock.monotonic_s())
+            self._attend(channel)
+
+    async def _check_epoch(self, channel: _Channel, resequencer: Resequencer, doubted: str) -> None:
+        try:
+            resolved = await self._log.resolve(channel.name)
+        except PortError as error:
+            _log.warning("epoch_check_failed", channel=channel.name, reason=str(error))
+            # The next record of that epoch raises the doubt again; the periodic check does not forget it.
+            resequencer.doubted = None
+            channel.task = None
+            self._attend(channel)
+            return
+        finally:
+            channel.task = None
+        resequencer.refute(doubted)
+        self._compare(channel, resequencer, resolved)
+
+    async def _check_tail(self, channel: _Channel) -> None:
+        """Read the tail of a channel and catch up with it; keep a quiet channel's epoch alive."""
+        resequencer = channel.resequencer
+        if resequencer is None:
+            return
+        try:
+            resolved = await self._log.renew(channel.name)
+        except PortError as error:
+            _log.warning("tail_check_failed", channel=channel.name, reason=str(error))
+            return
+        self._compare(channel, resequencer, resolved)
+
+    def _compare(self, channel: _Channel, resequencer: Resequencer, resolved: Resolved) -> None:
+        if self._channels.get(channel.name) is not channel:
+            return
+        if resolved.tail.epoch != resequencer.epoch:
+            self._lose(channel, "another epoch began")
+            return
+        if resolved.tail.top > resequencer.top:
+            resequencer.exists(resolved.tail.top, self._clock.monotonic_s())
+            newest = record_of(resolved.newest) if resolved.newest else None
+            if newest is not None:
+                self.offer_one(newest)
+        self._attend(channel)
+
+    async def catch_up(self) -> None:
+        """Check the tails of all open channels now: after this node could not hear for a while."""
+        await self._check_tails(list(self._channels.values()))
+
+    async def watch(self) -> None:
+        """Check every open channel's tail once in `tail_check_s`, spread over that time. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._timings.tail_check_s * (0.75 + self._random() / 2))
+            await self._check_tails(list(self._channels.values()))
+
+    async def _check_tails(self, channels: Sequence[_Channel]) -> None:
+        places = asyncio.Semaphore(_TAIL_CHECKS_AT_ONCE)
+
+        async def check(channel: _Channel) -> None:
+            async with places:
+                await self._check_tail(channel)
+
+        await asyncio.gather(*(check(channel) for channel in channels))
+
+    async def close(self) -> None:
+        """Stop what is under way. For the end of a node."""
+        for channel in self._channels.values():
+            if channel.timer is not None:
+                channel.timer.cancel()
+        tasks = [*self._tasks, *(each.opening for each in self._channels.values() if each.opening)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- within
+
+    def _sent(self, channel: _Channel, passed: Iterable[Next]) -> list[bytes]:
+        """Encode what passed, keep it in the ring, and return its pushes."""
+        pushes: list[bytes] = []
+        for each in passed:
+            sent = [Sent(pub, _line(pub), each.ts) for pub in each.publications]
+            channel.ring.append(sent)
+            pushes.extend(publication_push(channel.name, one.line) for one in sent)
+        return pushes
+
+    def _lose(self, channel: _Channel, why: str) -> None:
+        _log.warning("channel_lost", channel=channel.name, reason=why)
+        self._forget(channel)
+        self._hub.lost(channel.name)
+
+    def _forget_if_idle(self, channel: _Channel) -> None:
+        if channel.joining == 0 and not self._hub.has(channel.name):
+            self._forget(channel)
+
+    def _forget(self, channel: _Channel) -> None:
+        if self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+        if channel.timer is not None:
+            channel.timer.cancel()
+            channel.timer = None
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _opened(channel: _Channel, opening: asyncio.Task[None]) -> None:
+    channel.opening = None
+    if not opening.cancelled():
+        # Those who wait have the error; there may be nobody left who does.
+        opening.exception()
+
+
+class _Evicted(PortError):
+    """The channel was lost while a subscriber joined; the client tries again."""
+
+
+def _as_sent(record: Record) -> list[Sent]:
+    return [Sent(pub, _line(pub), record.ts) for pub in record.publications or ()]
+
+
+def _line(publication: Publication) -> bytes:
+    try:
+        return encode_publication(publication)
+    except Unencodable:
+        # Another writer may put into the log what no client could have sent. The offset must go out all the same.
+        _log.warning("publication_unencodable", offset=publication.offset)
+        return encode_publication(replace(publication, data=None, info=None))

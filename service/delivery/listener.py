@@ -1,0 +1,118 @@
+"""This node's queue from start to end: opened, proved by a greeting of its own, rebuilt when it is gone, closed.
+
+The greeting goes to the topic and comes back through the queue. Until it was heard nothing proves that the
+subscription works; a position read from the log before that might miss what is published meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from service.core import signals
+from service.core.envelope import pack, signal_text
+from service.ports import InstanceQueue, NewId, PortError, Topic
+
+__all__ = ["GREETINGS_MAX", "Listener"]
+
+# Greetings before a rebuilt queue is taken for working all the same; the periodic tail check finds the rest.
+GREETINGS_MAX: Final = 10
+
+_log = structlog.get_logger(__name__)
+
+
+class Listener:
+    """Owns the queue. `catch_up` reads the tails of all open channels, after a time of not hearing."""
+
+    def __init__(
+        self,
+        queue: InstanceQueue,
+        topic: Topic,
+        new_id: NewId,
+        *,
+        node: str,
+        queue_name: Callable[[], str],
+        greeting_wait_s: float,
+        opened: Callable[[str], Awaitable[None]],
+        catch_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`queue_name` gives a fresh name a call; `opened` is told the name before the queue is created."""
+        self._queue = queue
+        self._topic = topic
+        self._new_id = new_id
+        self._node = node
+        self._queue_name = queue_name
+        self._greeting_wait_s = greeting_wait_s
+        self._opened = opened
+        self._catch_up = catch_up
+        self._sent: set[str] = set()
+        self._heard = asyncio.Event()
+        self._proving: asyncio.Task[None] | None = None
+
+    @property
+    def queue(self) -> InstanceQueue:
+        return self._queue
+
+    @property
+    def hears(self) -> bool:
+        """Whether this queue was proved to bring what the topic gets."""
+        return self._heard.is_set()
+
+    async def open(self) -> None:
+        """Raises PortError."""
+        name = self._queue_name()
+        await self._opened(name)
+        await self._queue.open(name)
+
+    def greeted(self, signal_id: str) -> None:
+        """A greeting of this node came back."""
+        if signal_id in self._sent:
+            self._sent.clear()
+            self._heard.set()
+
+    async def prove(self) -> bool:
+        """Greet and wait until it is heard; False = not within the time configured. The poller must run."""
+        try:
+            async with asyncio.timeout(self._greeting_wait_s):
+                await self._greet()
+                await self._heard.wait()
+        except (TimeoutError, PortError) as error:
+            _log.error("queue_not_proved", reason=str(error) or "the greeting was not heard in time")
+            return False
+        return True
+
+    async def rebuild(self) -> None:
+        """A new queue in place of one that is gone. Raises PortError."""
+        self._heard.clear()
+        await self._queue.close()
+        await self.open()
+        _log.warning("queue_rebuilt")
+        self.prove_later()
+
+    def prove_later(self) -> None:
+        """Greet in the background until it is heard, then read what was missed meanwhile."""
+        if self._proving is None or self._proving.done():
+            self._proving = asyncio.create_task(self._prove_and_catch_up(), name="prove queue")
+
+    async def close(self) -> None:
+        """Raises PortError when the queue or its subscription may still be there."""
+        if self._proving is not None:
+            self._proving.cancel()
+            await asyncio.gather(self._proving, return_exceptions=True)
+        await self._queue.close()
+
+    async def _prove_and_catch_up(self) -> None:
+        for _ in range(GREETINGS_MAX):
+            if await self.prove():
+                break
+            await asyncio.sleep(self._greeting_wait_s)
+        await self._catch_up()
+
+    async def _greet(self) -> None:
+        greeting = signals.hello(self._node, self._new_id())
+        self._sent.add(greeting.id)
+        body, _ = next(pack([signal_text(greeting)], signals=True))
+        await self._topic.publish(body)

@@ -1,0 +1,120 @@
+"""The background task that listens: long-polls this node's queue and rebuilds it when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+
+from service.ports import Clock, Gone, InstanceQueue, Message, PortError
+
+__all__ = ["POLLERS_MAX", "Poller"]
+
+# Receives at once while messages keep coming ten at a time; one long poll when they do not.
+POLLERS_MAX: Final = 4
+_FULL: Final = 10
+_BACKOFF_FIRST_S: Final = 0.2
+_BACKOFF_MAX_S: Final = 10.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Poller:
+    """Receives, hands on, then deletes: what was not handed on comes again.
+
+    `take` gets the bodies of each receive and must not raise. `rebuild` is called when the queue is gone; it
+    must leave an open queue behind, or raise PortError to be called again after a pause.
+    """
+
+    def __init__(
+        self,
+        queue: InstanceQueue,
+        clock: Clock,
+        random: Callable[[], float],
+        take: Callable[[Sequence[str]], None],
+        rebuild: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._random = random
+        self._take = take
+        self._rebuild = rebuild
+        self._extra: set[asyncio.Task[None]] = set()
+        self._failures = 0
+        # Monotonic seconds of the last receive that was answered.
+        self.heard_at_s = clock.monotonic_s()
+
+    @property
+    def failures(self) -> int:
+        """Receives that failed in a row."""
+        return self._failures
+
+    async def run(self) -> None:
+        """Poll until cancelled; what a cancelled receive had taken comes again after its visibility time-out."""
+        try:
+            while True:
+                await self._poll_once()
+        finally:
+            for task in self._extra:
+                task.cancel()
+            await asyncio.gather(*self._extra, return_exceptions=True)
+
+    async def _poll_once(self) -> None:
+        try:
+            messages = await self._queue.receive()
+        except Gone:
+            _log.error("queue_gone")
+            await self._try_rebuild()
+            return
+        except PortError as error:
+            await self._back_off(error)
+            return
+        self._failures = 0
+        self.heard_at_s = self._clock.monotonic_s()
+        await self._hand_on(messages)
+        if len(messages) == _FULL:
+            self._receive_more()
+
+    async def _hand_on(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        self._take([message.body for message in messages])
+        try:
+            await self._queue.delete([message.receipt for message in messages])
+        except PortError as error:
+            # They come again and are dropped as repeats.
+            _log.warning("messages_not_deleted", messages=len(messages), reason=str(error))
+
+    def _receive_more(self) -> None:
+        """A full receive: others may wait. Further receivers end with the first one that is not full."""
+        if len(self._extra) < POLLERS_MAX - 1:
+            task = asyncio.create_task(self._drain())
+            self._extra.add(task)
+            task.add_done_callback(self._extra.discard)
+
+    async def _drain(self) -> None:
+        full = True
+        while full:
+            try:
+                messages = await self._queue.receive()
+            except PortError:
+                # The main receiver meets the same error and decides.
+                return
+            await self._hand_on(messages)
+            full = len(messages) == _FULL
+
+    async def _try_rebuild(self) -> None:
+        try:
+            await self._rebuild()
+        except PortError as error:
+            await self._back_off(error)
+        else:
+            self._failures = 0
+
+    async def _back_off(self, error: PortError) -> None:
+        self._failures += 1
+        longest = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(self._failures, 10))
+        _log.warning("poll_failed", failures=self._failures, reason=str(error) or type(error).__name__)
+        await asyncio.sleep(longest * (0.5 + self._random() / 2))

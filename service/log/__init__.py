@@ -1,0 +1,1 @@
+"""The channel log: resolving tails, appending with group commit, reading."""

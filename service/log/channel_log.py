@@ -1,0 +1,290 @@
+"""The channel log over the `channels` table: resolve a tail, renew it, append behind it, read.
+
+The rules are in service/core/log.py; here is what it takes to follow them over a network: retries with
+jitter within a bound, answers that are lost, and writers that lose a race. docs/architecture.md, "The log".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+
+from service.core.log import (
+    Pending,
+    Tail,
+    append_item,
+    contiguous,
+    head_tail,
+    item_tail,
+    new_epoch,
+    next_head,
+    renewal_due,
+)
+from service.core.log_item import Head, LogItem
+from service.core.protocol import decode_publications
+from service.core.publication import MalformedPublication, Record
+from service.ports import (
+    BeliefEnded,
+    ChannelTable,
+    Clock,
+    NewId,
+    PortError,
+    Refused,
+    Throttled,
+    UnknownOutcome,
+)
+
+__all__ = [
+    "APPEND_DEADLINE_S",
+    "ITEMS_A_PAGE",
+    "READ_DEADLINE_S",
+    "Appended",
+    "ChannelLog",
+    "Lost",
+    "NotAppended",
+    "OutcomeUnknown",
+    "Resolved",
+    "record_of",
+]
+
+# How long one append may be tried before its publishers are told that its outcome is not known.
+APPEND_DEADLINE_S: Final = 30.0
+# A read is waited for by a client whose SDK gives up after 5 s.
+READ_DEADLINE_S: Final = 4.0
+# Log items in one read: with small publications well under DynamoDB's page of 1 MB.
+ITEMS_A_PAGE: Final = 100
+# Rotations that a resolve may lose or win before it gives up: each loss means that another node's won.
+_RESOLVE_ROUNDS_MAX: Final = 8
+# Full jitter: a random part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back together.
+_BACKOFF_FIRST_S: Final = 0.025
+_BACKOFF_MAX_S: Final = 1.0
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class NotAppended(Exception):
+    """Known not to be in the log."""
+
+
+class OutcomeUnknown(Exception):
+    """May be in the log, or may yet come to be: must not be appended again by anybody but its client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`item` is in the log."""
+
+    item: LogItem
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The key was taken by `holder`, which is another append: ours is not in the log."""
+
+    holder: LogItem
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`newest`: the newest log item if there is one."""
+
+    tail: Tail
+    newest: LogItem | None
+
+
+def record_of(item: LogItem) -> Record | None:
+    """The item as a record for the dispatcher; None when its publications are broken (they are skipped)."""
+    try:
+        publications = decode_publications(item.pubs, item.offset)
+        return Record(item.channel, item.epoch, item.offset, item.last, item.ts, publications)
+    except (MalformedPublication, AssertionError):
+        _log.warning("log_item_broken", channel=item.channel, offset=item.offset)
+        return None
+
+
+class ChannelLog:
+    """All channels' logs, as one node sees them. Holds no state of its own."""
+
+    def __init__(
+        self,
+        table: ChannelTable,
+        clock: Clock,
+        new_id: NewId,
+        random: Callable[[], float],
+        *,
+        node: str,
+        generation: str,
+    ) -> None:
+        self._table = table
+        self._clock = clock
+        self._new_id = new_id
+        self._random = random
+        self._node = node
+        self._generation = generation
+
+    async def resolve(self, channel: str) -> Resolved:
+        """The channel's tail, from a consistent read; a new epoch begins when no tail is to be believed.
+
+        Raises PortError when the table does not answer within READ_DEADLINE_S.
+        """
+        deadline = self._clock.monotonic_s() + READ_DEADLINE_S
+        for attempt in range(_RESOLVE_ROUNDS_MAX):
+            try:
+                read_at = self._clock.now_ms()
+                newest, head = await self._newest(channel)
+                now = self._clock.now_ms()
+                tail = item_tail(newest, now, self._generation) if newest else None
+                if tail is None:
+                    if newest is not None:
+                        head = await self._table.head(channel)
+                    tail = head_tail(head, newest, now, self._generation)
+                if tail is not None:
+                    return Resolved(tail, newest)
+                await self._rotate(channel, head, newest, read_at)
+            except (Throttled, UnknownOutcome):
+                if attempt == _RESOLVE_ROUNDS_MAX - 1 or self._clock.monotonic_s() > deadline:
+                    raise
+                await self._back_off(attempt)
+        raise UnknownOutcome(
+            f"the tail of a channel changed {_RESOLVE_ROUNDS_MAX} times while it was looked for"
+        )
+
+    async def renew(self, channel: str) -> Resolved:
+        """Resolve, and keep the epoch of a quiet channel alive when under half of its life remains."""
+        read_at = self._clock.now_ms()
+        resolved = await self.resolve(channel)
+        tail = resolved.tail
+        if not renewal_due(tail, read_at):
+            return resolved
+        head = await self._table.head(channel)
+        told = head_tail(head, resolved.newest, read_at, self._generation)
+        if told is None or renewal_due(told, read_at):
+            renewed = next_head(
+                channel,
+                head,
+                resolved.newest,
+                epoch=tail.epoch,
+                version=self._new_id(),
+                read_at=read_at,
+            )
+            if renewed.floor == tail.top:
+                # Another node may have won, or appended meanwhile: either keeps the epoch as well.
+                await self._table.put_head(renewed, head.version if head else None)
+        return resolved
+
+    async def append(
+        self, channel: str, tail: Tail, publications: Sequence[Pending], history_ttl_ms: int
+    ) -> Appended | Lost:
+        """Append `publications` as one item behind `tail`, trying the same write until its outcome is known.
+
+        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not believed,
+        the tail must be resolved anew.
+        """
+        item = append_item(
+            channel,
+            tail,
+            publications,
+            batch=self._new_id(),
+            node=self._node,
+            now=self._clock.now_ms(),
+            history_ttl_ms=history_ttl_ms,
+        )
+        deadline = self._clock.monotonic_s() + APPEND_DEADLINE_S
+        maybe_in = False
+        attempt = 0
+        while True:
+            failure: PortError
+            try:
+                holder = await self._table.put_item(item, tail.believed_until)
+            except UnknownOutcome as error:
+                maybe_in, failure = True, error
+            except Throttled as error:
+                failure = error
+            except (Refused, BeliefEnded) as error:
+                # This attempt is known not to be in; an earlier one may be.
+                raise (OutcomeUnknown if maybe_in else NotAppended)(str(error)) from error
+            else:
+                if holder is None or holder.batch == item.batch:
+                    return Appended(item)
+                return Lost(holder)
+            if self._clock.monotonic_s() > deadline:
+                raise (OutcomeUnknown if maybe_in else NotAppended)(str(failure)) from failure
+            await self._back_off(attempt)
+            attempt += 1
+
+    async def read_after(self, channel: str, epoch: str, after: int, publications_max: int) -> list[Record]:
+        """What the log holds of `epoch` behind offset `after`, ascending and without a hole from its first on.
+
+        Stops behind `publications_max` publications. The first record may begin at or before `after`, or
+        beyond `after` + 1 when the log has a hole there. Raises PortError.
+        """
+        records: list[Record] = []
+        start, count = after + 1, 0
+        while count < publications_max:
+            page = await self._retried(partial(self._table.read_forward, channel, start, ITEMS_A_PAGE))
+            for item in page.items:
+                if item.epoch != epoch or (records and item.offset != records[-1].last + 1):
+                    return records
+                record = record_of(item)
+                if record is None:
+                    return records
+                records.append(record)
+                count += item.last - item.offset + 1
+            if not page.more or not page.items:
+                break
+            start = page.items[-1].last + 1
+        return records
+
+    async def read_before(self, channel: str, epoch: str, top: int, publications_max: int) -> list[Record]:
+        """The run of `epoch` that ends at offset `top`, ascending, at least its last `publications_max`. Raises PortError."""
+        items: list[LogItem] = []
+        end, count = top, 0
+        while count < publications_max and end >= 1:
+            page = await self._retried(partial(self._table.read_backward, channel, end, ITEMS_A_PAGE))
+            run = contiguous((*page.items, *items), epoch)
+            items = list(run)
+            if len(run) < len(page.items) or not page.more or not page.items:
+                break
+            count = sum(item.last - item.offset + 1 for item in items)
+            end = items[0].offset - 1
+        records = [record_of(item) for item in items]
+        broken = max((index for index, record in enumerate(records) if record is None), default=-1)
+        return [record for record in records[broken + 1 :] if record is not None]
+
+    async def head(self, channel: str) -> Head | None:
+        """The channel's head, which has what was trimmed. Raises PortError."""
+        return await self._retried(partial(self._table.head, channel))
+
+    async def _newest(self, channel: str) -> tuple[LogItem | None, Head | None]:
+        newest = await self._table.newest(channel)
+        if isinstance(newest, LogItem):
+            return newest, None
+        return None, newest
+
+    async def _rotate(self, channel: str, head: Head | None, newest: LogItem | None, read_at: int) -> None:
+        epoch = new_epoch(self._generation, self._new_id())
+        rotated = next_head(channel, head, newest, epoch=epoch, version=self._new_id(), read_at=read_at)
+        if await self._table.put_head(rotated, head.version if head else None) and (head or newest):
+            _log.info("epoch_rotated", channel=channel, floor=rotated.floor)
+
+    async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
+        deadline = self._clock.monotonic_s() + READ_DEADLINE_S
+        attempt = 0
+        while True:
+            try:
+                return await call()
+            except (Throttled, UnknownOutcome):
+                if self._clock.monotonic_s() > deadline:
+                    raise
+            await self._back_off(attempt)
+            attempt += 1
+
+    async def _back_off(self, attempt: int) -> None:
+        await asyncio.sleep(self._random() * min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt))

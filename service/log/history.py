@@ -1,0 +1,107 @@
+"""A channel's history as clients may see it: the run that ends at the top, less what is trimmed, old or too much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from service.core.channels import ChannelOptions
+from service.core.protocol import Unencodable, encode_publication
+from service.core.publication import Record, StreamPosition
+from service.log.channel_log import ITEMS_A_PAGE, ChannelLog
+from service.ports import Clock
+
+__all__ = ["REPLY_BYTES_MAX", "History", "WrongEpoch", "read_history"]
+
+# Publications in one reply, in bytes: a client pages on from the last one it got.
+REPLY_BYTES_MAX: Final = 512 * 1024
+# Reads that one request may cause while it looks for the first publication that is not hidden.
+_READS_MAX: Final = 20
+
+
+class WrongEpoch(Exception):
+    """The client's position is of another epoch: error 112."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """`lines`: publications as clients get them, in the order asked for. `position`: the channel's top."""
+
+    lines: tuple[bytes, ...]
+    position: StreamPosition
+
+
+async def read_history(
+    log: ChannelLog,
+    clock: Clock,
+    channel: str,
+    options: ChannelOptions,
+    *,
+    since: StreamPosition | None,
+    limit: int,
+    reverse: bool,
+) -> History:
+    """At most `limit` publications, beginning next to `since` (exclusive), else at the end that `reverse` says.
+
+    Raises WrongEpoch, PortError.
+    """
+    resolved, head = await asyncio.gather(log.resolve(channel), log.head(channel))
+    position = resolved.tail.position
+    if since is not None and since.epoch and since.epoch != position.epoch:
+        raise WrongEpoch
+    if limit == 0 or position.offset == 0:
+        return History((), position)
+    hidden = max(head.trim if head else 0, position.offset - options.history_size)
+    cutoff_ts = clock.now_ms() - options.history_ttl_s * 1000
+    if reverse:
+        end = min(since.offset - 1 if since else position.offset, position.offset)
+        records = await log.read_before(channel, position.epoch, end, limit)
+        lines = _lines(records, hidden + 1, end, cutoff_ts)[-limit:][::-1]
+    else:
+        start = max(since.offset if since else 0, hidden) + 1
+        lines = await _forward(log, channel, position, start, limit, cutoff_ts)
+    return History(tuple(_bounded(lines)), position)
+
+
+async def _forward(
+    log: ChannelLog, channel: str, position: StreamPosition, start: int, limit: int, cutoff_ts: int
+) -> list[bytes]:
+    lines: list[bytes] = []
+    after = start - 1
+    for _ in range(_READS_MAX):
+        if after >= position.offset or len(lines) >= limit:
+            break
+        records = await log.read_after(channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(lines)))
+        if not records:
+            break
+        if records[0].offset > after + 1:
+            # What expired may be gone anywhere before the run that ends at the top.
+            lines.clear()
+        lines.extend(_lines(records, max(start, after + 1), position.offset, cutoff_ts))
+        after = records[-1].last
+    return lines[:limit]
+
+
+def _lines(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[bytes]:
+    lines: list[bytes] = []
+    for record in records:
+        if record.ts < cutoff_ts:
+            continue
+        for publication in record.publications or ():
+            if first <= publication.offset <= last:
+                try:
+                    lines.append(encode_publication(publication))
+                except Unencodable:
+                    continue
+    return lines
+
+
+def _bounded(lines: Sequence[bytes]) -> list[bytes]:
+    size = 0
+    for count, line in enumerate(lines):
+        size += len(line)
+        if count and size > REPLY_BYTES_MAX:
+            return list(lines[:count])
+    return list(lines)

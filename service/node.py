@@ -1,0 +1,131 @@
+"""One node: its connections, what it does in the background, and whether it can hear."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from service.connection import Connection, Services, Socket
+from service.core.codes import Disconnect
+
+__all__ = ["BACKGROUND_MAX", "Health", "Node"]
+
+# Presence writes at once: a thousand clients that leave together must not become a thousand calls at once.
+BACKGROUND_MAX: Final = 16
+# Slices in which a node's clients are closed over its drain time.
+_SLICES_MAX: Final = 100
+
+_log = structlog.get_logger(__name__)
+
+
+def _no() -> bool:
+    return False
+
+
+@dataclass(slots=True)
+class Health:
+    """What readiness rests on. `deaf` and `unproved` ask those who know."""
+
+    listening: bool = False
+    draining: bool = False
+    # The queue cannot be received from.
+    deaf: Callable[[], bool] = _no
+    # The queue is received from, but nothing has proved yet that the topic reaches it.
+    unproved: Callable[[], bool] = _no
+
+    def reasons(self) -> list[str]:
+        """Why this node is not ready; empty when it is."""
+        reasons = []
+        if not self.listening:
+            reasons.append("starting: clients are not let in yet")
+        if self.draining:
+            reasons.append("draining: this node is about to end")
+        if self.deaf():
+            reasons.append("deaf: the queue cannot be received from")
+        return reasons
+
+    def doubts(self) -> list[str]:
+        """Why this node is degraded though ready: it reads from the log what it does not hear."""
+        return ["the queue has not brought a greeting of this node yet"] if self.unproved() else []
+
+
+class Background:
+    """Work that outlives the connection it was for, bounded in how much runs at once."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(BACKGROUND_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """`work` handles its own errors."""
+        task = asyncio.create_task(self._run(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(self) -> None:
+        """Wait for what was started; the caller bounds the time."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _run(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            async with self._places:
+                await work
+        finally:
+            # Cancelled while it waited for a place: it never began.
+            work.close()
+
+
+class Node:
+    """All connections of this process."""
+
+    def __init__(self, services: Services, health: Health, *, connection_limit: int) -> None:
+        self.services = services
+        self.health = health
+        self._connection_limit = connection_limit
+        self._connections: set[Connection] = set()
+
+    @property
+    def id(self) -> str:
+        return self.services.node
+
+    def __len__(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    def refusal(self) -> Disconnect | None:
+        """Why no further connection is taken now."""
+        if self.health.draining:
+            return Disconnect.SHUTDOWN
+        if self._connection_limit and len(self._connections) >= self._connection_limit:
+            return Disconnect.CONNECTION_LIMIT
+        return None
+
+    def open(self, socket: Socket) -> Connection:
+        """A new connection over `socket`; `closed` must be called at its end."""
+        connection = Connection(self.services, socket)
+        self._connections.add(connection)
+        return connection
+
+    def closed(self, connection: Connection) -> None:
+        """Idempotent."""
+        self._connections.discard(connection)
+        connection.end()
+
+    async def drain(self, over_s: float, random: Callable[[], float]) -> None:
+        """Close every connection with 3001, in slices over `over_s` seconds, so that the others are not stormed."""
+        connections = list(self._connections)
+        if not connections:
+            return
+        slices = min(_SLICES_MAX, len(connections))
+        _log.info("draining", connections=len(connections), over_s=over_s)
+        for index in range(slices):
+            for connection in connections[index::slices]:
+                connection.close(Disconnect.SHUTDOWN)
+            if index < slices - 1:
+                await asyncio.sleep(over_s / slices * (0.5 + random()))

@@ -1,0 +1,82 @@
+"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left, kept for a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from service.core.publication import ClientInfo
+from service.ports import Clock, Leases, Member, Presence
+
+__all__ = ["CACHE_CHANNELS_MAX", "CACHE_S", "PresenceBook"]
+
+# A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
+CACHE_S: Final = 1.0
+CACHE_CHANNELS_MAX: Final = 1000
+
+
+@dataclass(slots=True)
+class _Kept:
+    read: asyncio.Task[Mapping[str, ClientInfo]]
+    until_s: float
+
+
+class PresenceBook:
+    """Presence as this node writes and reads it."""
+
+    def __init__(self, presence: Presence, leases: Leases, clock: Clock, *, node: str) -> None:
+        self._presence = presence
+        self._leases = leases
+        self._clock = clock
+        self._node = node
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._live_nodes: frozenset[str] = frozenset()
+        self._live_until_s = float("-inf")
+
+    async def enter(self, channel: str, info: ClientInfo) -> None:
+        """Raises PortError."""
+        await self._presence.add(channel, Member(self._node, info))
+        self._kept.pop(channel, None)
+
+    async def exit(self, channel: str, info: ClientInfo) -> None:
+        """Raises PortError."""
+        await self._presence.remove(channel, Member(self._node, info))
+        self._kept.pop(channel, None)
+
+    async def members(self, channel: str) -> Mapping[str, ClientInfo]:
+        """By client id; at most CACHE_S old. Raises PortError."""
+        kept = self._kept.get(channel)
+        if kept is None or kept.until_s < self._clock.monotonic_s():
+            kept = _Kept(
+                asyncio.create_task(self._read(channel), name=f"presence {channel}"),
+                self._clock.monotonic_s() + CACHE_S,
+            )
+            kept.read.add_done_callback(_seen)
+            self._kept[channel] = kept
+            while len(self._kept) > CACHE_CHANNELS_MAX:
+                self._kept.popitem(last=False)
+        return await asyncio.shield(kept.read)
+
+    async def _read(self, channel: str) -> Mapping[str, ClientInfo]:
+        members, live = await asyncio.gather(self._presence.members(channel), self._live_now())
+        return {member.info.client: member.info for member in members if member.node in live}
+
+    async def _live_now(self) -> frozenset[str]:
+        if self._live_until_s < self._clock.monotonic_s():
+            now = self._clock.now_ms()
+            leases = await self._leases.all()
+            # This node knows itself to live, also while its own heartbeat is late.
+            self._live_nodes = frozenset(lease.node for lease in leases if lease.expires_at > now) | {
+                self._node
+            }
+            self._live_until_s = self._clock.monotonic_s() + CACHE_S
+        return self._live_nodes
+
+
+def _seen(read: asyncio.Task[Mapping[str, ClientInfo]]) -> None:
+    if not read.cancelled():
+        # Those who wait have the error; there may be nobody left who does.
+        read.exception()
