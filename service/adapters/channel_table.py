@@ -1,0 +1,225 @@
+"""The `channels` table in DynamoDB: one conditional write an append, and strongly consistent reads."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from service.adapters.aws import LOG_CALL_LIMIT_S, is_condition_failure, port_errors
+from service.core.log_item import (
+    HEAD_OFFSET,
+    OFFSET_MAX,
+    AttributeMap,
+    Head,
+    LogItem,
+    MalformedItem,
+    parse_head,
+    parse_item,
+    parse_log_item,
+)
+from service.ports import BeliefEnded, Clock, Page, Refused, Throttled
+
+__all__ = ["DynamoChannelTable"]
+
+# `offset` is a reserved word of DynamoDB's expressions, hence the placeholder.
+_NAMES: Final = {"#channel": "channel", "#offset": "offset"}
+_FIRST_OFFSET: Final = HEAD_OFFSET + 1
+# A page is cut at 1 MB and an item is at most 400 KB, so two fit: a bound on the pages of one read.
+_ITEMS_A_PAGE_MIN: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Belief:
+    clock: Clock
+    until_ms: int
+
+    def check(self) -> None:
+        if self.clock.now_ms() >= self.until_ms:
+            raise BeliefEnded
+
+
+# The SDK's hook is given the request only; what the append rests on travels with the task.
+_belief: ContextVar[_Belief | None] = ContextVar("roomcast_belief", default=None)
+
+
+def _check_belief(**_: Any) -> None:
+    """`before-send` hook: after signing, for every attempt. What it raises ends the call unsent.
+
+    A process may be suspended anywhere. If that is before this check, the check sees it; if it is after, the
+    signature is too old when the request arrives, and AWS refuses it.
+    """
+    belief = _belief.get()
+    if belief is not None:
+        belief.check()
+
+
+class DynamoChannelTable:
+    """A ChannelTable. `client`: a DynamoDB client that does not retry."""
+
+    def __init__(self, client: Any, table_name: str, clock: Clock) -> None:
+        self._client = client
+        self._table = table_name
+        self._clock = clock
+        client.meta.events.register(
+            "before-send.dynamodb.PutItem", _check_belief, unique_id="roomcast-belief"
+        )
+
+    async def newest(self, channel: str) -> LogItem | Head | None:
+        answer = await self._query(channel, HEAD_OFFSET, OFFSET_MAX, limit=1, ascending=False)
+        items = answer["Items"]
+        return _parsed(items[0]) if items else None
+
+    async def head(self, channel: str) -> Head | None:
+        attributes = await self._get(channel, HEAD_OFFSET)
+        if attributes is None:
+            return None
+        try:
+            return parse_head(attributes)
+        except MalformedItem as error:
+            raise Refused(f"head: {error}") from error
+
+    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+        winner: AttributeMap | None = None
+        belief = _belief.set(_Belief(self._clock, believed_until_ms))
+        try:
+            async with port_errors(LOG_CALL_LIMIT_S):
+                try:
+                    await self._client.put_item(
+                        TableName=self._table,
+                        Item=item.attributes(),
+                        ConditionExpression="attribute_not_exists(#offset)",
+                        ExpressionAttributeNames={"#offset": "offset"},
+                        # The winner comes with the refusal, and costs nothing.
+                        ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    )
+                    return None
+                except ClientError as error:
+                    if not is_condition_failure(error):
+                        raise
+                    winner = error.response.get("Item")
+        finally:
+            _belief.reset(belief)
+        # Some emulators refuse without handing over the winner.
+        winner = winner or await self._get(item.channel, item.offset)
+        if not winner:
+            raise Throttled("the key was taken and is free again")
+        return _log_item(winner)
+
+    async def put_head(self, head: Head, expected_version: str | None) -> bool:
+        condition: dict[str, Any] = {
+            "ConditionExpression": "attribute_not_exists(#offset)",
+            "ExpressionAttributeNames": {"#offset": "offset"},
+        }
+        if expected_version is not None:
+            condition = {
+                "ConditionExpression": "#version = :expected",
+                "ExpressionAttributeNames": {"#version": "version"},
+                "ExpressionAttributeValues": {":expected": {"S": expected_version}},
+            }
+        async with port_errors(LOG_CALL_LIMIT_S):
+            try:
+                await self._client.put_item(TableName=self._table, Item=head.attributes(), **condition)
+            except ClientError as error:
+                if is_condition_failure(error):
+                    return False
+                raise
+        return True
+
+    async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+        first = max(from_offset, _FIRST_OFFSET)
+        try:
+            async with asyncio.TaskGroup() as group:
+                spanning_task = group.create_task(self._spanning(channel, first))
+                following_task = group.create_task(
+                    self._run(channel, first, OFFSET_MAX, items_max, ascending=True)
+                )
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0]  # noqa: B904  # its own cause is the one that tells something
+        spanning, (following, more) = spanning_task.result(), following_task.result()
+        if spanning is None and following and following[0].offset > first:
+            # The two reads do not see one moment: what spans `first` may have been written between them.
+            spanning = await self._spanning(channel, first)
+        items = [*([spanning] if spanning else []), *following]
+        return Page(tuple(items[:items_max]), more or len(items) > items_max)
+
+    async def read_backward(self, channel: str, to_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+        items, more = await self._run(channel, _FIRST_OFFSET, to_offset, items_max, ascending=False)
+        return Page(tuple(reversed(items)), more)
+
+    async def _spanning(self, channel: str, offset: int) -> LogItem | None:
+        """The item that begins before `offset` and covers it, if any."""
+        before, _ = await self._run(channel, _FIRST_OFFSET, offset - 1, 1, ascending=False, exact=False)
+        return before[0] if before and before[0].last >= offset else None
+
+    async def _run(
+        self, channel: str, low: int, high: int, items_max: int, *, ascending: bool, exact: bool = True
+    ) -> tuple[list[LogItem], bool]:
+        """Up to `items_max` log items with keys low..high in the direction of reading, and whether more follow.
+
+        `exact` reads one item beyond: DynamoDB's own sign of more also stands where nothing follows.
+        """
+        items: list[LogItem] = []
+        if low > high:
+            return items, False
+        wanted = items_max + 1 if exact else items_max
+        last_key: Any = None
+        for _ in range(wanted // _ITEMS_A_PAGE_MIN + 2):
+            answer = await self._query(
+                channel, low, high, limit=wanted - len(items), ascending=ascending, last_key=last_key
+            )
+            items.extend(_log_item(attributes) for attributes in answer["Items"])
+            last_key = answer.get("LastEvaluatedKey")
+            if last_key is None or len(items) >= wanted:
+                break
+        return items[:items_max], len(items) > items_max or (last_key is not None and len(items) < wanted)
+
+    async def _query(
+        self, channel: str, low: int, high: int, *, limit: int, ascending: bool, last_key: Any = None
+    ) -> dict[str, Any]:
+        start = {} if last_key is None else {"ExclusiveStartKey": last_key}
+        async with port_errors(LOG_CALL_LIMIT_S):
+            answer: dict[str, Any] = await self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="#channel = :channel AND #offset BETWEEN :low AND :high",
+                ExpressionAttributeNames=_NAMES,
+                ExpressionAttributeValues={
+                    ":channel": {"S": channel},
+                    ":low": {"N": str(low)},
+                    ":high": {"N": str(high)},
+                },
+                ScanIndexForward=ascending,
+                Limit=limit,
+                ConsistentRead=True,
+                **start,
+            )
+            return answer
+
+    async def _get(self, channel: str, offset: int) -> AttributeMap | None:
+        async with port_errors(LOG_CALL_LIMIT_S):
+            answer = await self._client.get_item(
+                TableName=self._table,
+                Key={"channel": {"S": channel}, "offset": {"N": str(offset)}},
+                ConsistentRead=True,
+            )
+        attributes: AttributeMap | None = answer.get("Item")
+        return attributes
+
+
+def _parsed(attributes: AttributeMap) -> LogItem | Head:
+    try:
+        return parse_item(attributes)
+    except MalformedItem as error:
+        raise Refused(f"stored item: {error}") from error
+
+
+def _log_item(attributes: AttributeMap) -> LogItem:
+    try:
+        return parse_log_item(attributes)
+    except MalformedItem as error:
+        raise Refused(f"stored log item: {error}") from error

@@ -1,0 +1,400 @@
+"""In-memory twins of every port over one shared world, for tests and simulation.
+
+They give the guarantees of service/ports.py, own no clock and no randomness, and do what AWS does to those who
+trust it too much: a test makes a call fail, or happen although its answer is lost, or happen much later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeVar
+
+from service.adapters.presence import MEMBERS_MAX
+from service.adapters.queue import RECEIVE_MAX, is_queue_name
+from service.adapters.topic import check_body
+from service.core.log_item import HEAD_OFFSET, Head, LogItem
+from service.ports import BeliefEnded, Clock, Gone, Lease, Member, Message, Page, PortError, Refused
+
+__all__ = [
+    "Effect",
+    "ManualClock",
+    "MemoryChannelTable",
+    "MemoryLeases",
+    "MemoryPresence",
+    "MemoryQueue",
+    "MemoryTopic",
+    "MemoryWorld",
+    "Stage",
+]
+
+# SQS holds no more in flight; here it bounds what waits. The oldest go first, as when they expire.
+QUEUED_MAX: Final = 120_000
+
+# Where a call may be held: before anything, on the way to the table, on the way back.
+Stage = Literal["call", "sent", "answer"]
+# What a failing call does to the world: nothing, its effect, or its effect when `deliver_late` is called.
+Effect = Literal["none", "applied", "late"]
+
+T = TypeVar("T")
+
+
+async def _yield(_call: str, _stage: Stage) -> None:
+    await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class _Fault:
+    error: PortError
+    effect: Effect
+
+
+@dataclass(slots=True)
+class _Queue:
+    """`waiting` and `taken` map receipts to bodies; `arrived` is set as long as a receive need not wait."""
+
+    waiting: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    deleted: bool = False
+
+
+@dataclass(slots=True)
+class ManualClock:
+    """A Clock that stands still until it is told to move."""
+
+    ms: int = 1_700_000_000_000
+    elapsed_s: float = 0.0
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic_s(self) -> float:
+        return self.elapsed_s
+
+    def advance(self, seconds: float) -> None:
+        self.ms += round(seconds * 1000)
+        self.elapsed_s += seconds
+
+
+class MemoryWorld:
+    """Tables, topic and queues that several nodes share.
+
+    `stream`: every log item in the order of writing, as the table's stream has them. `on_insert`: called with
+    each, at once. `pause`: awaited at every stage of every call; a simulation decides there who goes on.
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[int, LogItem | Head]] = {}
+        self.stream: list[LogItem] = []
+        self.on_insert: list[Callable[[LogItem], None]] = []
+        self.pause: Callable[[str, Stage], Awaitable[None]] = _yield
+        self.published: list[str] = []
+        self.queues: dict[str, _Queue] = {}
+        self.subscriptions: set[str] = set()
+        self.leases: dict[str, Lease] = {}
+        self.reaped: set[str] = set()
+        self.presence: dict[str, dict[tuple[str, str], Member]] = {}
+        self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
+        self._late: list[Callable[[], object]] = []
+        self._receipts = 0
+
+    def fail_next(self, call: str, error: PortError, effect: Effect = "none", times: int = 1) -> None:
+        """The next `times` calls of the port method `call`, by any node, raise `error`."""
+        self._faults[call].extend(_Fault(error, effect) for _ in range(times))
+
+    def deliver_late(self) -> None:
+        """What was on its way for long arrives now, in the order of sending."""
+        late, self._late = self._late, []
+        for effect in late:
+            effect()
+
+    def expire(self, channel: str, offset: int) -> None:
+        """TTL deletes an item."""
+        self.items.get(channel, {}).pop(offset, None)
+
+    def delete_queue(self, name: str) -> None:
+        """The queue is gone; its subscription stays, as in AWS. A receive that waits ends."""
+        queue = self.queues.pop(name, None)
+        if queue is not None:
+            queue.deleted = True
+            queue.arrived.set()
+
+    def redeliver(self, name: str) -> None:
+        """The visibility time-out of every message that was received and not deleted ends."""
+        queue = self.queues[name]
+        queue.waiting |= queue.taken
+        queue.taken.clear()
+        if queue.waiting:
+            queue.arrived.set()
+
+    def send(self, body: str) -> None:
+        """What SNS does with a message: a copy for every subscribed queue that exists."""
+        for name in sorted(self.subscriptions):
+            queue = self.queues.get(name)
+            if queue is None:
+                continue
+            self._receipts += 1
+            queue.waiting[f"receipt-{self._receipts}"] = body
+            if len(queue.waiting) > QUEUED_MAX:
+                del queue.waiting[next(iter(queue.waiting))]
+            queue.arrived.set()
+
+    async def perform(self, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None) -> T:
+        """One call of a port: `check` when it is sent, `effect` when it arrives, and the faults in its way."""
+        await self.pause(call, "call")
+        if check is not None:
+            check()
+        await self.pause(call, "sent")
+        fault = self._faults[call].popleft() if self._faults[call] else None
+        if fault is None:
+            result = effect()
+            await self.pause(call, "answer")
+            return result
+        if fault.effect == "applied":
+            effect()
+        elif fault.effect == "late":
+            self._late.append(effect)
+        await self.pause(call, "answer")
+        raise fault.error
+
+
+class MemoryChannelTable:
+    """A ChannelTable."""
+
+    def __init__(self, world: MemoryWorld, clock: Clock) -> None:
+        self._world = world
+        self._clock = clock
+
+    async def newest(self, channel: str) -> LogItem | Head | None:
+        def effect() -> LogItem | Head | None:
+            items = self._items(channel)
+            return items[max(items)] if items else None
+
+        return await self._world.perform("newest", effect)
+
+    async def head(self, channel: str) -> Head | None:
+        return await self._world.perform("head", lambda: self._head(channel))
+
+    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+        def check() -> None:
+            if self._clock.now_ms() >= believed_until_ms:
+                raise BeliefEnded
+
+        def effect() -> LogItem | None:
+            winner = self._items(item.channel).get(item.offset)
+            if winner is not None:
+                assert isinstance(winner, LogItem), "I1: only the head has offset 0"
+                return winner
+            self._world.items.setdefault(item.channel, {})[item.offset] = item
+            self._world.stream.append(item)
+            for listener in self._world.on_insert:
+                listener(item)
+            return None
+
+        return await self._world.perform("put_item", effect, check)
+
+    async def put_head(self, head: Head, expected_version: str | None) -> bool:
+        def effect() -> bool:
+            stored = self._head(head.channel)
+            if (None if stored is None else stored.version) != expected_version:
+                return False
+            self._world.items.setdefault(head.channel, {})[HEAD_OFFSET] = head
+            return True
+
+        return await self._world.perform("put_head", effect)
+
+    async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+
+        def effect() -> Page:
+            items = self._log_items(channel)
+            before = [item for item in items if item.offset < from_offset]
+            spanning = [item for item in before[-1:] if item.last >= from_offset]
+            items = spanning + items[len(before) :]
+            return Page(tuple(items[:items_max]), len(items) > items_max)
+
+        return await self._world.perform("read_forward", effect)
+
+    async def read_backward(self, channel: str, to_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+
+        def effect() -> Page:
+            items = [item for item in self._log_items(channel) if item.offset <= to_offset]
+            return Page(tuple(items[-items_max:]), len(items) > items_max)
+
+        return await self._world.perform("read_backward", effect)
+
+    def _items(self, channel: str) -> dict[int, LogItem | Head]:
+        return self._world.items.get(channel, {})
+
+    def _head(self, channel: str) -> Head | None:
+        head = self._items(channel).get(HEAD_OFFSET)
+        assert head is None or isinstance(head, Head), "only a head has offset 0"
+        return head
+
+    def _log_items(self, channel: str) -> list[LogItem]:
+        return [item for _, item in sorted(self._items(channel).items()) if isinstance(item, LogItem)]
+
+
+class MemoryPresence:
+    """A Presence."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    async def add(self, channel: str, member: Member) -> None:
+        def effect() -> None:
+            self._world.presence.setdefault(channel, {})[member.node, member.info.client] = member
+
+        await self._world.perform("add", effect)
+
+    async def remove(self, channel: str, member: Member) -> None:
+        def effect() -> None:
+            members = self._world.presence.get(channel, {})
+            members.pop((member.node, member.info.client), None)
+            if not members:
+                self._world.presence.pop(channel, None)
+
+        await self._world.perform("remove", effect)
+
+    async def members(self, channel: str) -> Sequence[Member]:
+        def effect() -> Sequence[Member]:
+            members = list(self._world.presence.get(channel, {}).values())
+            if len(members) > MEMBERS_MAX:
+                raise Refused(f"more than {MEMBERS_MAX} members")
+            return members
+
+        return await self._world.perform("members", effect)
+
+
+class MemoryLeases:
+    """A Leases. A test marks a node by adding it to the world's `reaped`."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    async def put(self, lease: Lease) -> None:
+        def effect() -> None:
+            self._world.leases[lease.node] = lease
+            self._world.reaped.discard(lease.node)
+
+        await self._world.perform("put", effect)
+
+    async def heartbeat(self, lease: Lease) -> bool:
+        def effect() -> bool:
+            if lease.node not in self._world.leases or lease.node in self._world.reaped:
+                return False
+            self._world.leases[lease.node] = lease
+            return True
+
+        return await self._world.perform("heartbeat", effect)
+
+    async def drop(self, node: str) -> None:
+        def effect() -> None:
+            self._world.leases.pop(node, None)
+            self._world.reaped.discard(node)
+
+        await self._world.perform("drop", effect)
+
+    async def all(self) -> Sequence[Lease]:
+        return await self._world.perform("all", lambda: list(self._world.leases.values()))
+
+
+class MemoryQueue:
+    """An InstanceQueue. `wait_s` bounds a long poll."""
+
+    def __init__(self, world: MemoryWorld, wait_s: float) -> None:
+        self._world = world
+        self._wait_s = wait_s
+        self._name: str | None = None
+
+    @property
+    def queue_url(self) -> str | None:
+        return None if self._name is None else f"memory:queue:{self._name}"
+
+    @property
+    def subscription_arn(self) -> str | None:
+        return None if self._name is None else f"memory:subscription:{self._name}"
+
+    async def open(self, name: str) -> None:
+        if self._name is not None:
+            raise Refused("close the queue before another is opened")
+        if not is_queue_name(name):
+            raise Refused(f"not a queue name: {name[:100]!r}")
+        self._name = name
+
+        def effect() -> None:
+            self._world.queues.setdefault(name, _Queue())
+            self._world.subscriptions.add(name)
+
+        try:
+            await self._world.perform("open", effect)
+        except Refused:
+            self._name = None
+            raise
+
+    async def receive(self) -> Sequence[Message]:
+        queue = self._queue()
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await queue.arrived.wait()
+        except TimeoutError:
+            pass
+
+        def effect() -> Sequence[Message]:
+            if queue.deleted:
+                raise Gone("the queue was deleted")
+            receipts = list(queue.waiting)[:RECEIVE_MAX]
+            for receipt in receipts:
+                queue.taken[receipt] = queue.waiting.pop(receipt)
+            if not queue.waiting:
+                queue.arrived.clear()
+            return [Message(queue.taken[receipt], receipt) for receipt in receipts]
+
+        return await self._world.perform("receive", effect)
+
+    async def delete(self, receipts: Sequence[str]) -> None:
+        queue = self._queue()
+
+        def effect() -> None:
+            for receipt in receipts:
+                queue.taken.pop(receipt, None)
+
+        await self._world.perform("delete", effect)
+
+    async def close(self) -> None:
+        name = self._name
+        if name is None:
+            return
+
+        def effect() -> None:
+            self._world.subscriptions.discard(name)
+            self._world.delete_queue(name)
+
+        await self._world.perform("close", effect)
+        self._name = None
+
+    def _queue(self) -> _Queue:
+        queue = None if self._name is None else self._world.queues.get(self._name)
+        if queue is None:
+            raise Gone("the queue is not open, or was deleted")
+        return queue
+
+
+class MemoryTopic:
+    """A Topic. `world.published` keeps every body, in order."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    async def publish(self, body: str) -> None:
+        check_body(body)
+
+        def effect() -> None:
+            self._world.published.append(body)
+            self._world.send(body)
+
+        await self._world.perform("publish", effect)

@@ -1,0 +1,196 @@
+"""The two worlds that the contract suite runs on: memory, and the real adapters against the embedded AWS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import aioboto3
+
+from service.adapters.aws import AwsClients, connect
+from service.adapters.channel_table import DynamoChannelTable
+from service.adapters.leases import DynamoLeases
+from service.adapters.memory import (
+    ManualClock,
+    MemoryChannelTable,
+    MemoryLeases,
+    MemoryPresence,
+    MemoryQueue,
+    MemoryTopic,
+    MemoryWorld,
+)
+from service.adapters.presence import DynamoPresence
+from service.adapters.queue import SqsInstanceQueue
+from service.adapters.schema import channels_table, nodes_table, presence_table, table_schemas
+from service.adapters.topic import SnsTopic
+from service.ports import ChannelTable, InstanceQueue, Leases, Presence, Topic
+
+ROOT: Final = Path(__file__).parents[2]
+REGION: Final = "eu-west-1"
+EMULATOR_START_S: Final = 30
+EMULATOR_STOP_S: Final = 10
+# Shared by all tests: the SDK reads its service models once a session.
+SESSION: Final = aioboto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
+# A long poll of these tests; SQS counts in whole seconds.
+WAIT_S: Final = 1
+
+
+class OpenQueue(InstanceQueue, Protocol):
+    """What the two queues offer beside the port."""
+
+    @property
+    def queue_url(self) -> str | None: ...
+
+    @property
+    def subscription_arn(self) -> str | None: ...
+
+
+class Backend(Protocol):
+    """One world, empty at the start of a test; several nodes may share it."""
+
+    clock: ManualClock
+
+    def table(self) -> ChannelTable: ...
+
+    def presence(self) -> Presence: ...
+
+    def leases(self) -> Leases: ...
+
+    def queue(self) -> OpenQueue: ...
+
+    def topic(self) -> Topic: ...
+
+    def queue_name(self) -> str:
+        """A name that no other test uses."""
+
+    async def delete_queue(self, name: str) -> None:
+        """Somebody else deletes a queue."""
+
+    async def mark_reaped(self, node: str) -> None:
+        """A reaper marks a node's lease."""
+
+
+class MemoryBackend:
+    def __init__(self) -> None:
+        self.world = MemoryWorld()
+        self.clock = ManualClock()
+
+    def table(self) -> ChannelTable:
+        return MemoryChannelTable(self.world, self.clock)
+
+    def presence(self) -> Presence:
+        return MemoryPresence(self.world)
+
+    def leases(self) -> Leases:
+        return MemoryLeases(self.world)
+
+    def queue(self) -> OpenQueue:
+        return MemoryQueue(self.world, wait_s=0.05)
+
+    def topic(self) -> Topic:
+        return MemoryTopic(self.world)
+
+    def queue_name(self) -> str:
+        return "queue"
+
+    async def delete_queue(self, name: str) -> None:
+        self.world.delete_queue(name)
+
+    async def mark_reaped(self, node: str) -> None:
+        self.world.reaped.add(node)
+
+
+@dataclass(slots=True)
+class AwsBackend:
+    clients: AwsClients
+    prefix: str
+    topic_arn: str
+    clock: ManualClock
+
+    def table(self) -> ChannelTable:
+        return DynamoChannelTable(self.clients.log, channels_table(self.prefix), self.clock)
+
+    def presence(self) -> Presence:
+        return DynamoPresence(self.clients.tables, presence_table(self.prefix))
+
+    def leases(self) -> Leases:
+        return DynamoLeases(self.clients.tables, nodes_table(self.prefix))
+
+    def queue(self) -> OpenQueue:
+        async def no_wait(_: float) -> None:
+            """The emulator's queues are there at once."""
+
+        return SqsInstanceQueue(
+            control=self.clients.sqs,
+            poll=self.clients.sqs_poll,
+            sns=self.clients.sns,
+            topic_arn=self.topic_arn,
+            tags={"app": "roomcast", "node": "test"},
+            wait_s=WAIT_S,
+            sleep=no_wait,
+        )
+
+    def topic(self) -> Topic:
+        return SnsTopic(self.clients.sns, self.topic_arn)
+
+    def queue_name(self) -> str:
+        return f"{self.prefix}queue"
+
+    async def delete_queue(self, name: str) -> None:
+        url = (await self.clients.sqs.get_queue_url(QueueName=name))["QueueUrl"]
+        await self.clients.sqs.delete_queue(QueueUrl=url)
+
+    async def mark_reaped(self, node: str) -> None:
+        await self.clients.tables.update_item(
+            TableName=nodes_table(self.prefix),
+            Key={"node": {"S": node}},
+            UpdateExpression="SET reaped = :now",
+            ExpressionAttributeValues={":now": {"N": "1"}},
+        )
+
+
+@contextmanager
+def emulator() -> Iterator[str]:
+    """The embedded AWS in a process of its own, which also ends when this one does; its endpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.dev.emulator", "--region", REGION],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    # Ends the read below if nothing is ever said.
+    deadline = threading.Timer(EMULATOR_START_S, process.kill)
+    deadline.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, "the emulator did not start"
+        deadline.cancel()
+        yield json.loads(line)["endpoint"]
+    finally:
+        deadline.cancel()
+        process.terminate()
+        try:
+            process.communicate(timeout=EMULATOR_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+
+
+@asynccontextmanager
+async def aws_backend(endpoint_url: str, prefix: str) -> AsyncIterator[AwsBackend]:
+    """Clients, and tables and a topic of their own for one test."""
+    async with connect(region=REGION, endpoint_url=endpoint_url, session=SESSION) as clients:
+        for schema in table_schemas(prefix):
+            await clients.tables.create_table(**schema.create)
+        topic: dict[str, Any] = await clients.sns.create_topic(Name=f"{prefix}topic")
+        yield AwsBackend(clients, prefix, topic["TopicArn"], ManualClock())

@@ -1,0 +1,28 @@
+"""`backend`: every test of this directory runs on memory and on the embedded AWS."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import pytest
+
+from tests.contract.backends import Backend, MemoryBackend, aws_backend, emulator
+
+_prefixes: Final = (f"test{number}-" for number in itertools.count(1))
+
+
+@pytest.fixture(scope="session")
+def aws_endpoint() -> Iterator[str]:
+    with emulator() as endpoint_url:
+        yield endpoint_url
+
+
+@pytest.fixture(params=["memory", "aws"])
+async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    if request.param == "memory":
+        yield MemoryBackend()
+        return
+    async with aws_backend(request.getfixturevalue("aws_endpoint"), next(_prefixes)) as aws:
+        yield aws

@@ -1,0 +1,169 @@
+"""What every ChannelTable guarantees."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from service.core.log_item import LogItem
+from service.ports import BeliefEnded, ChannelTable, Page
+from tests.contract.backends import Backend
+from tests.contract.items import head, log_item
+
+# More than one page of DynamoDB (1 MB) when each item is this large.
+LARGE = "x" * 120_000
+
+
+@pytest.fixture
+def table(backend: Backend) -> ChannelTable:
+    return backend.table()
+
+
+@pytest.fixture
+def believed(backend: Backend) -> int:
+    return backend.clock.now_ms() + 1
+
+
+async def written(table: ChannelTable, believed: int, *items: LogItem) -> Sequence[LogItem]:
+    for item in items:
+        assert await table.put_item(item, believed) is None
+    return items
+
+
+async def test_an_item_is_stored_as_it_was_written(table: ChannelTable, believed: int) -> None:
+    item = log_item(1, 3, text='"\u2028\U0001f600\x00')
+    await written(table, believed, item)
+    assert await table.newest("room") == item
+
+
+async def test_the_second_writer_of_a_key_gets_the_winner(table: ChannelTable, believed: int) -> None:
+    winner = log_item(1, 2, batch="first")
+    await written(table, believed, winner)
+    assert await table.put_item(log_item(1, batch="second"), believed) == winner
+    assert await table.newest("room") == winner
+
+
+async def test_the_same_append_again_gets_itself(table: ChannelTable, believed: int) -> None:
+    item = log_item(1, batch="same")
+    await written(table, believed, item)
+    again = await table.put_item(item, believed)
+    assert again is not None
+    assert again.batch == "same"
+
+
+async def test_of_concurrent_writers_one_wins(backend: Backend, believed: int) -> None:
+    items = [log_item(1, batch=f"batch-{number}") for number in range(8)]
+    results = await asyncio.gather(*(backend.table().put_item(item, believed) for item in items))
+    winners = [item for item, result in zip(items, results, strict=True) if result is None]
+    assert len(winners) == 1
+    assert [result for result in results if result is not None] == winners * 7
+
+
+async def test_an_append_whose_belief_ended_is_not_sent(backend: Backend, table: ChannelTable) -> None:
+    now = backend.clock.now_ms()
+    for believed_until in (now, now - 1):
+        with pytest.raises(BeliefEnded):
+            await table.put_item(log_item(1), believed_until)
+    assert await table.newest("room") is None
+    assert await table.put_item(log_item(1), now + 1) is None
+
+
+async def test_the_belief_of_an_append_does_not_bind_a_head(backend: Backend, table: ChannelTable) -> None:
+    with pytest.raises(BeliefEnded):
+        await table.put_item(log_item(1), backend.clock.now_ms())
+    assert await table.put_head(head("v1"), None)
+
+
+async def test_a_head_is_written_on_condition_of_the_version_read(table: ChannelTable) -> None:
+    assert await table.head("room") is None
+    assert not await table.put_head(head("v2"), "v1")
+    assert await table.put_head(head("v1"), None)
+    assert not await table.put_head(head("v2"), None)
+    assert not await table.put_head(head("v2"), "v0")
+    assert await table.head("room") == head("v1")
+    successor = head("v2", epoch="e2", floor=7, trim=5)
+    assert await table.put_head(successor, "v1")
+    assert await table.head("room") == successor
+
+
+async def test_newest_is_the_head_only_without_log_items(table: ChannelTable, believed: int) -> None:
+    assert await table.newest("room") is None
+    await table.put_head(head("v1"), None)
+    assert await table.newest("room") == head("v1")
+    first, second = await written(table, believed, log_item(1, 9), log_item(10))
+    assert await table.newest("room") == second
+    assert first != second
+
+
+async def test_a_channel_is_its_own(table: ChannelTable, believed: int) -> None:
+    await written(table, believed, log_item(1, channel="room"), log_item(1, channel="room2"))
+    await table.put_head(head("v1", channel="room2"), None)
+    assert await table.head("room") is None
+    assert (await table.read_forward("room2", 1, 10)).items == (log_item(1, channel="room2"),)
+
+
+@pytest.mark.parametrize(
+    "from_offset, items_max, offsets, more",
+    [
+        (1, 10, [1, 4, 5, 8], False),
+        (0, 10, [1, 4, 5, 8], False),
+        (2, 10, [1, 4, 5, 8], False),
+        (3, 2, [1, 4], True),
+        (4, 10, [4, 5, 8], False),
+        (5, 2, [5, 8], False),
+        (7, 1, [5], True),
+        (7, 2, [5, 8], False),
+        (8, 1, [8], False),
+        (9, 1, [8], False),
+        (10, 5, [], False),
+        (1000, 5, [], False),
+        (1, 4, [1, 4, 5, 8], False),
+        (1, 3, [1, 4, 5], True),
+    ],
+)
+async def test_reading_forward(
+    table: ChannelTable, believed: int, from_offset: int, items_max: int, offsets: list[int], more: bool
+) -> None:
+    await table.put_head(head("v1"), None)
+    items = await written(table, believed, log_item(1, 3), log_item(4), log_item(5, 7), log_item(8, 9))
+    page = await table.read_forward("room", from_offset, items_max)
+    assert page == Page(tuple(item for item in items if item.offset in offsets), more)
+
+
+@pytest.mark.parametrize(
+    "to_offset, items_max, offsets, more",
+    [
+        (9, 10, [1, 4, 5, 8], False),
+        (8, 2, [5, 8], True),
+        (7, 10, [1, 4, 5], False),
+        (7, 1, [5], True),
+        (4, 2, [1, 4], False),
+        (1, 1, [1], False),
+        (0, 1, [], False),
+        (1000, 4, [1, 4, 5, 8], False),
+    ],
+)
+async def test_reading_backward(
+    table: ChannelTable, believed: int, to_offset: int, items_max: int, offsets: list[int], more: bool
+) -> None:
+    await table.put_head(head("v1"), None)
+    items = await written(table, believed, log_item(1, 3), log_item(4), log_item(5, 7), log_item(8, 9))
+    page = await table.read_backward("room", to_offset, items_max)
+    assert page == Page(tuple(item for item in items if item.offset in offsets), more)
+
+
+async def test_an_empty_log_reads_as_nothing(table: ChannelTable) -> None:
+    await table.put_head(head("v1"), None)
+    assert await table.read_forward("room", 1, 5) == Page((), False)
+    assert await table.read_backward("room", 5, 5) == Page((), False)
+
+
+async def test_a_read_of_several_pages(table: ChannelTable, believed: int) -> None:
+    await table.put_head(head("v1"), None)
+    items = await written(table, believed, *(log_item(offset, text=LARGE) for offset in range(1, 21)))
+    assert await table.read_forward("room", 1, 20) == Page(tuple(items), False)
+    assert await table.read_forward("room", 2, 18) == Page(tuple(items[1:19]), True)
+    assert await table.read_backward("room", 20, 20) == Page(tuple(items), False)
+    assert await table.read_backward("room", 20, 19) == Page(tuple(items[1:]), True)

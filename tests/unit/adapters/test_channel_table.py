@@ -1,0 +1,151 @@
+"""The belief check on the wire, and what the emulator never answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.adapters.channel_table import DynamoChannelTable
+from service.adapters.memory import ManualClock
+from service.ports import BeliefEnded, Refused, Throttled, UnknownOutcome
+from tests.contract.items import head, log_item
+from tests.unit.adapters.fakes import FakeClient, client_error, faked, reset, say
+
+CONDITION_FAILED = "ConditionalCheckFailedException"
+
+
+def table(client: Any, clock: ManualClock | None = None) -> DynamoChannelTable:
+    return DynamoChannelTable(client, "channels", clock or ManualClock())
+
+
+def believed() -> int:
+    return ManualClock().now_ms() + 1
+
+
+async def test_nothing_is_sent_when_the_belief_has_ended() -> None:
+    clock = ManualClock()
+    async with faked(say(200)) as (clients, server):
+        channels = table(clients.log, clock)
+        with pytest.raises(BeliefEnded):
+            await channels.put_item(log_item(1), clock.now_ms())
+        assert server.requests == 0
+        assert await channels.put_item(log_item(1), clock.now_ms() + 1) is None
+        assert server.requests == 1
+
+
+async def test_the_belief_is_checked_after_signing() -> None:
+    """A process that is suspended while it signs must not send."""
+    clock = ManualClock()
+    async with faked(say(200)) as (clients, server):
+        channels = table(clients.log, clock)
+
+        def suspend(**_: Any) -> None:
+            clock.advance(60)
+
+        # The same event as the signer's, after it: a more specific name would come before.
+        clients.log.meta.events.register_last("request-created.dynamodb", suspend)
+        with pytest.raises(BeliefEnded):
+            await channels.put_item(log_item(1), clock.now_ms() + 59_000)
+        assert server.requests == 0
+
+
+async def test_each_append_has_its_own_belief() -> None:
+    clock = ManualClock()
+    async with faked(say(200)) as (clients, server):
+        channels, other = table(clients.log, clock), table(clients.log, ManualClock(clock.ms + 10))
+        results = await asyncio.gather(
+            channels.put_item(log_item(1), clock.now_ms() + 5),
+            other.put_item(log_item(2), clock.now_ms() + 5),
+            channels.put_item(log_item(3), clock.now_ms()),
+            return_exceptions=True,
+        )
+        assert server.requests == 1
+    assert [type(result) for result in results] == [type(None), BeliefEnded, BeliefEnded]
+
+
+async def test_an_append_is_tried_once() -> None:
+    async with faked(reset) as (clients, server):
+        with pytest.raises(UnknownOutcome):
+            await table(clients.log).put_item(log_item(1), believed())
+        with pytest.raises(UnknownOutcome):
+            await table(clients.log).put_head(head("v1"), None)
+        assert server.requests == 2
+
+
+async def test_the_winner_comes_with_the_refusal() -> None:
+    winner = log_item(1, 4, batch="winner")
+    client = FakeClient(put_item=lambda **_: client_error(CONDITION_FAILED, Item=winner.attributes()))
+    assert await table(client).put_item(log_item(1), believed()) == winner
+    assert client.names == ["put_item"]
+    assert client.calls[0][1]["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
+
+
+async def test_a_winner_that_is_not_handed_over_is_read() -> None:
+    winner = log_item(1, 4, batch="winner")
+    client = FakeClient(
+        put_item=lambda **_: client_error(CONDITION_FAILED),
+        get_item=lambda **_: {"Item": winner.attributes()},
+    )
+    assert await table(client).put_item(log_item(1), believed()) == winner
+    assert client.calls[1][1]["ConsistentRead"]
+
+
+async def test_a_winner_that_is_gone_again_leaves_the_key_to_another_attempt() -> None:
+    client = FakeClient(put_item=lambda **_: client_error(CONDITION_FAILED), get_item=lambda **_: {})
+    with pytest.raises(Throttled):
+        await table(client).put_item(log_item(1), believed())
+
+
+async def test_a_damaged_item_is_refused() -> None:
+    broken = {**log_item(1).attributes(), "last": {"S": "many"}}
+    broken_head = {**head("v").attributes(), "floor": {"N": "-1"}}
+    channels = table(
+        FakeClient(
+            put_item=lambda **_: client_error(CONDITION_FAILED, Item=broken),
+            query=lambda **_: {"Items": [broken]},
+            get_item=lambda **_: {"Item": broken_head},
+        )
+    )
+    for call in (
+        channels.newest("room"),
+        channels.head("room"),
+        channels.put_item(log_item(1), believed()),
+        channels.read_forward("room", 1, 1),
+        channels.read_forward("room", 5, 1),
+        channels.read_backward("room", 9, 1),
+    ):
+        with pytest.raises(Refused):
+            await call
+
+
+async def test_a_read_of_which_one_half_fails_raises_its_error() -> None:
+    def query(ScanIndexForward: bool, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        return client_error("ThrottlingException") if ScanIndexForward else {"Items": []}
+
+    with pytest.raises(Throttled):
+        await table(FakeClient(query=query)).read_forward("room", 5, 10)
+
+
+async def test_what_spans_the_start_is_found_though_it_was_written_between_the_two_reads() -> None:
+    spanning, following = log_item(5, 9), log_item(10)
+    backward = iter([[], [spanning.attributes()]])
+
+    def query(ScanIndexForward: bool, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        return {"Items": [following.attributes()] if ScanIndexForward else next(backward)}
+
+    page = await table(FakeClient(query=query)).read_forward("room", 8, 10)
+    assert page.items == (spanning, following)
+    assert not page.more
+
+
+async def test_a_table_that_never_ends_is_read_within_a_bound() -> None:
+    def query(**_: Any) -> Any:
+        return {"Items": [], "LastEvaluatedKey": {"channel": {"S": "room"}, "offset": {"N": "1"}}}
+
+    client = FakeClient(query=query)
+    page = await table(client).read_backward("room", 9, 10)
+    assert page.items == ()
+    assert page.more
+    assert len(client.calls) < 10
