@@ -1,0 +1,1 @@
+"""The local emulation behind `roomcast dev`: emulator, stream pump, supervisor, demo page."""

@@ -1,0 +1,255 @@
+"""The stream Lambda: what was appended to the channels table goes out to every instance over SNS.
+
+`plan` is the pure part: stream records in, PublishBatch entries out. `publish` is the shell around SNS.
+Only `service.core` and boto3, so that the zip needs no build.
+
+Order is not kept here and nobody relies on it: DynamoDB Streams promise order for one item only, and each
+append is an item of its own. Sequence numbers serve one purpose, the partial batch response.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from service.core.envelope import ENVELOPE_BYTES_MAX, checked_pubs, pack, record_text
+from service.core.log_item import HEAD_OFFSET, MalformedItem, parse_log_item
+
+__all__ = [
+    "BATCH_BYTES_MAX",
+    "BATCH_ENTRIES_MAX",
+    "RECORD_BYTES_MAX",
+    "Entry",
+    "Outcome",
+    "Plan",
+    "calls",
+    "handler",
+    "plan",
+    "publish",
+]
+
+# PublishBatch: both bounds hold for one call (SNS API reference). Emulators do not check the second.
+BATCH_ENTRIES_MAX: Final = 10
+BATCH_BYTES_MAX: Final = 256 * 1024
+# One record alone in an envelope; the rest is for the envelope's own text.
+RECORD_BYTES_MAX: Final = ENVELOPE_BYTES_MAX - 64
+assert ENVELOPE_BYTES_MAX <= BATCH_BYTES_MAX, "every envelope fits a call of its own"
+
+# SNS answers in tens of ms. A call that hangs is cut off well before the function's own time-out, since
+# the event source mapping sends the records again anyway.
+_SNS_CONNECT_TIMEOUT_S: Final = 2
+_SNS_READ_TIMEOUT_S: Final = 5
+_SNS_ATTEMPTS_MAX: Final = 3
+_METRICS_NAMESPACE: Final = "roomcast"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One SNS message. `sequence` is the lowest sequence number of the records in `body`, as the event has it."""
+
+    body: str
+    body_bytes: int
+    sequence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to publish for one event.
+
+    `entries` cover every valid append once. `pointers` counts records that travel without their publications;
+    `skipped` counts poison by the name of what was wrong.
+    """
+
+    entries: tuple[Entry, ...]
+    pointers: int
+    skipped: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`published` messages went out; `failed` are to be sent again (their fate may be unknown)."""
+
+    published: int
+    failed: tuple[Entry, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    text: str
+    sequence: str
+    is_pointer: bool
+
+
+def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[str, str]]]:
+    """Publish the appends in `event`; answer with the partial batch response of an event source mapping.
+
+    The one identifier in the response is the lowest sequence number in any failed entry: the mapping sends that
+    record and everything after it again. Raises BotoCoreError or ClientError if the very first call fails, so
+    that nothing went out: the mapping retries the whole batch and the function's Errors metric tells.
+    """
+    planned = plan(event)
+    outcome = Outcome(0, ())
+    try:
+        if planned.entries:
+            outcome = publish(_sns(), _topic_arn(), planned.entries)
+    finally:
+        _report(planned, outcome)
+    if not outcome.failed:
+        return {"batchItemFailures": []}
+    return {"batchItemFailures": [{"itemIdentifier": _lowest(entry.sequence for entry in outcome.failed)}]}
+
+
+def plan(event: Mapping[str, Any]) -> Plan:
+    """Turn the stream records of `event` into as few SNS messages as hold them. Never raises: poison is skipped."""
+    appends: list[_Append] = []
+    skipped: Counter[str] = Counter()
+    for record in event.get("Records", ()):
+        try:
+            append = _append(record)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with ONE record must not hold up the shard
+            skipped[type(error).__name__] += 1
+        else:
+            if append is not None:
+                appends.append(append)
+    entries: list[Entry] = []
+    start = 0
+    for body, count in pack(append.text for append in appends):
+        within = appends[start : start + count]
+        entries.append(Entry(body, len(body.encode()), _lowest(append.sequence for append in within)))
+        start += count
+    assert start == len(appends), "every valid append is in exactly one entry"
+    return Plan(tuple(entries), sum(append.is_pointer for append in appends), skipped)
+
+
+def calls(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Split `entries`, in order, into PublishBatch calls within both of its bounds."""
+    call: list[Entry] = []
+    used = 0
+    for entry in entries:
+        assert entry.body_bytes <= ENVELOPE_BYTES_MAX, "I7: bounded message"
+        if call and (len(call) == BATCH_ENTRIES_MAX or used + entry.body_bytes > BATCH_BYTES_MAX):
+            yield call
+            call, used = [], 0
+        call.append(entry)
+        used += entry.body_bytes
+    if call:
+        yield call
+
+
+def publish(client: Any, topic_arn: str, entries: Sequence[Entry]) -> Outcome:
+    """Send `entries` through `client`, boto3's for SNS. Stops after the first call with a failure: what comes after
+    is sent again anyway.
+
+    An entry counts as published only when the answer lists it as successful. A call that raises failed as a
+    whole. Raises BotoCoreError or ClientError if it was the first one.
+    """
+    published = 0
+    sent = 0
+    for call in calls(entries):
+        try:
+            response = client.publish_batch(
+                TopicArn=topic_arn,
+                PublishBatchRequestEntries=[
+                    {"Id": str(index), "Message": entry.body} for index, entry in enumerate(call)
+                ],
+            )
+        except (BotoCoreError, ClientError) as error:
+            if not sent:
+                raise
+            return Outcome(published, tuple(entries[sent:]), _reason(error))
+        sent += len(call)
+        accepted = {success["Id"] for success in response.get("Successful", ())}
+        failed = tuple(entry for index, entry in enumerate(call) if str(index) not in accepted)
+        published += len(call) - len(failed)
+        if failed:
+            codes = sorted({str(failure.get("Code")) for failure in response.get("Failed", ())})
+            return Outcome(published, (*failed, *entries[sent:]), ",".join(codes) or "missing in the answer")
+    return Outcome(published, ())
+
+
+def _append(record: Mapping[str, Any]) -> _Append | None:
+    """One record's text, or None if it is not an append. Raises whatever is wrong with it."""
+    if record["eventName"] != "INSERT":
+        return None
+    change = record["dynamodb"]
+    if int(change["Keys"]["offset"]["N"]) == HEAD_OFFSET:
+        return None
+    sequence = _lowest([change["SequenceNumber"]])
+    item = parse_log_item(change["NewImage"])
+    text = record_text(item, checked_pubs(item))
+    if len(text.encode()) <= RECORD_BYTES_MAX:
+        return _Append(text, sequence, is_pointer=False)
+    pointer = record_text(item, None)
+    if len(pointer.encode()) > RECORD_BYTES_MAX:
+        raise MalformedItem("channel or epoch too long for a message")
+    return _Append(pointer, sequence, is_pointer=True)
+
+
+def _lowest(sequences: Iterable[str]) -> str:
+    """Compared as numbers: their length varies, and some emulators pad them. Raises ValueError for other text."""
+    return min(sequences, key=int)
+
+
+@cache
+def _sns() -> Any:
+    """Made on first use and kept for the life of the execution environment; region and endpoint as boto3 finds them."""
+    config = Config(
+        connect_timeout=_SNS_CONNECT_TIMEOUT_S,
+        read_timeout=_SNS_READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": _SNS_ATTEMPTS_MAX},
+    )
+    return boto3.client("sns", config=config)
+
+
+def _topic_arn() -> str:
+    return os.environ["ROOMCAST_TOPIC_ARN"]
+
+
+def _reason(error: Exception) -> str:
+    """What may be logged of an SDK error: its message can quote the request."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "ClientError"))
+    return type(error).__name__
+
+
+def _report(planned: Plan, outcome: Outcome) -> None:
+    """Say what is out of the ordinary, as one line in CloudWatch's embedded metric format; no payload, no names.
+
+    An event that went out as it should is silent: lines and custom metrics cost more than the function.
+    """
+    counts = {
+        "records_skipped": sum(planned.skipped.values()),
+        "records_as_pointers": planned.pointers,
+        "messages_failed": len(outcome.failed),
+    }
+    if not any(counts.values()):
+        return
+    metrics = [{"Name": name, "Unit": "Count"} for name, count in counts.items() if count]
+    line = {
+        "_aws": {
+            "Timestamp": int(time.time() * 1000),
+            "CloudWatchMetrics": [{"Namespace": _METRICS_NAMESPACE, "Dimensions": [[]], "Metrics": metrics}],
+        },
+        "event": "stream_batch_incomplete"
+        if counts["records_skipped"] or outcome.failed
+        else "stream_batch_pointers",
+        **counts,
+        "messages_published": outcome.published,
+        "skipped": dict(planned.skipped),
+        "reason": outcome.reason,
+    }
+    # Not through logging: the runtime's handler puts a prefix before the line, and then it is no metric.
+    sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,334 @@
+"""The stream Lambda: what is published for an event, and what it reports when SNS does not take it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.envelope import ENVELOPE_BYTES_MAX, parse
+from service.core.log_item import LogItem
+from service.core.publication import Record
+from stream_lambda import handler as module
+from stream_lambda.handler import (
+    BATCH_BYTES_MAX,
+    BATCH_ENTRIES_MAX,
+    RECORD_BYTES_MAX,
+    Entry,
+    calls,
+    handler,
+    plan,
+    publish,
+)
+
+EVENTS: Final = Path(__file__).parents[2] / "events"
+TOPIC: Final = "arn:aws:sns:us-east-1:123456789012:roomcast-topic"
+FIRST_SEQUENCE: Final = 99_999_999_999_999_999_995
+
+
+class FakeSns:
+    """Takes PublishBatch as AWS does, checks its bounds, and fails where it is told to."""
+
+    def __init__(
+        self,
+        *,
+        reject: Sequence[int] = (),
+        forget: Sequence[int] = (),
+        raises: Mapping[int, Exception] | None = None,
+    ) -> None:
+        """`reject` and `forget`: numbers of entries, counted over all calls; `raises`: by number of call."""
+        self.bodies: list[str] = []
+        self.calls = 0
+        self._entries = 0
+        self._reject = reject
+        self._forget = forget
+        self._raises = raises or {}
+
+    def publish_batch(self, **request: Any) -> dict[str, Any]:
+        assert request["TopicArn"] == TOPIC
+        entries = request["PublishBatchRequestEntries"]
+        assert 1 <= len(entries) <= BATCH_ENTRIES_MAX
+        assert len({entry["Id"] for entry in entries}) == len(entries)
+        assert sum(len(entry["Message"].encode()) for entry in entries) <= BATCH_BYTES_MAX
+        self.calls += 1
+        if error := self._raises.get(self.calls):
+            raise error
+        answer: dict[str, Any] = {"Successful": [], "Failed": []}
+        for entry in entries:
+            number, self._entries = self._entries, self._entries + 1
+            if number in self._reject:
+                answer["Failed"].append({"Id": entry["Id"], "Code": "InternalError", "SenderFault": False})
+            elif number not in self._forget:
+                self.bodies.append(entry["Message"])
+                answer["Successful"].append({"Id": entry["Id"], "MessageId": str(number)})
+        return answer
+
+    def records(self) -> list[Record]:
+        envelopes = [parse(body) for body in self.bodies]
+        assert not any(envelope.broken for envelope in envelopes)
+        return [record for envelope in envelopes for record in envelope.records]
+
+
+@pytest.fixture
+def sns(monkeypatch: pytest.MonkeyPatch) -> FakeSns:
+    fake = FakeSns()
+    use(monkeypatch, fake)
+    return fake
+
+
+def use(monkeypatch: pytest.MonkeyPatch, fake: FakeSns) -> None:
+    monkeypatch.setenv("ROOMCAST_TOPIC_ARN", TOPIC)
+    monkeypatch.setattr(module, "_sns", lambda: fake)
+
+
+def recorded(name: str) -> Any:
+    return json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def append(offset: int, text: str = "hi", *, channel: str = "chat", epoch: str = "e", count: int = 1) -> Any:
+    """A stream record of an append whose sequence number is as high as `offset` says."""
+    item = LogItem(
+        channel=channel,
+        offset=offset,
+        last=offset + count - 1,
+        epoch=epoch,
+        pubs=json.dumps([{"data": text}] * count, ensure_ascii=False),
+        batch="b",
+        node="n",
+        ts=1,
+        expires_at=2,
+    )
+    return {
+        "eventName": "INSERT",
+        "dynamodb": {
+            "Keys": {"channel": {"S": channel}, "offset": {"N": str(offset)}},
+            "NewImage": item.attributes(),
+            "SequenceNumber": str(FIRST_SEQUENCE + offset),
+        },
+    }
+
+
+def event(*records: Any) -> dict[str, Any]:
+    return {"Records": list(records)}
+
+
+def failure(sequence: int) -> dict[str, Any]:
+    return {"batchItemFailures": [{"itemIdentifier": str(sequence)}]}
+
+
+DONE: Final[dict[str, Any]] = {"batchItemFailures": []}
+
+
+def test_appends_travel_in_one_message(sns: FakeSns, capsys: pytest.CaptureFixture[str]) -> None:
+    assert handler(recorded("stream_appends"), None) == DONE
+    assert len(sns.bodies) == 1
+    assert [(record.channel, record.offset, record.last) for record in sns.records()] == [
+        ("chat:lobby", 1, 1),
+        ("chat:lobby", 2, 4),
+        ("news", 1, 1),
+    ]
+    lobby, more, news = sns.records()
+    assert lobby.publications is not None
+    assert lobby.publications[0].data == {"text": "hi"}
+    assert more.publications is not None
+    assert [publication.offset for publication in more.publications] == [2, 3, 4]
+    assert news.publications is not None
+    assert news.publications[0].info is not None
+    assert news.publications[0].info.user == "ann"
+    assert capsys.readouterr().out == ""  # what is in order costs no log line
+
+
+def test_heads_changes_and_ttl_deletes_are_not_published(sns: FakeSns) -> None:
+    assert handler(recorded("stream_not_appends"), None) == DONE
+    assert sns.calls == 0
+
+
+def test_poison_is_skipped_and_told_without_payload(sns: FakeSns, capsys: pytest.CaptureFixture[str]) -> None:
+    assert handler(recorded("stream_poison"), None) == DONE
+    assert [record.offset for record in sns.records()] == [9]
+    out = capsys.readouterr().out
+    line = json.loads(out)
+    assert out.count("\n") == 1
+    assert line["event"] == "stream_batch_incomplete"
+    assert line["records_skipped"] == sum(line["skipped"].values()) == 9
+    assert line["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [{"Name": "records_skipped", "Unit": "Count"}]
+    assert "lobby" not in out
+    assert "survives" not in out
+
+
+@pytest.mark.parametrize("poison", [None, 7, [], {}, {"eventName": "INSERT", "dynamodb": {"Keys": 3}}])
+def test_a_record_of_any_shape_holds_up_nobody(sns: FakeSns, poison: object) -> None:
+    assert handler(event(poison, append(1)), None) == DONE
+    assert len(sns.records()) == 1
+
+
+def test_an_event_without_records_is_done(sns: FakeSns) -> None:
+    assert handler({}, None) == DONE
+
+
+def test_a_record_that_does_not_fit_travels_as_a_pointer(
+    sns: FakeSns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Non-characters need six bytes each on the wire, three in the table.
+    assert handler(event(append(1, "\uffff" * 45_000), append(2)), None) == DONE
+    pointer, whole = sns.records()
+    assert (pointer.channel, pointer.epoch, pointer.offset, pointer.last) == ("chat", "e", 1, 1)
+    assert pointer.publications is None
+    assert whole.publications is not None
+    assert json.loads(capsys.readouterr().out)["records_as_pointers"] == 1
+
+
+def test_the_largest_record_fits_and_one_byte_more_is_a_pointer() -> None:
+    empty = len(plan(event(append(1, ""))).entries[0].body.encode())
+    envelope = len('{"v":1,"records":[]}')
+    room = RECORD_BYTES_MAX - (empty - envelope)
+    exact, over = plan(event(append(1, "x" * room))), plan(event(append(1, "x" * (room + 1))))
+    assert exact.pointers == 0
+    assert RECORD_BYTES_MAX <= exact.entries[0].body_bytes <= ENVELOPE_BYTES_MAX
+    assert over.pointers == 1
+
+
+def test_a_pointer_that_does_not_fit_is_poison() -> None:
+    planned = plan(event(append(1, "x" * 1000, epoch="e" * RECORD_BYTES_MAX)))
+    assert planned.entries == ()
+    assert planned.skipped == {"MalformedItem": 1}
+
+
+def test_a_rejected_entry_is_reported_by_its_lowest_sequence_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = "x" * 100_000
+    records = [append(offset, big) for offset in range(1, 7)]  # two in a message, one message in a call
+    fake = FakeSns(reject=[1])
+    use(monkeypatch, fake)
+    assert handler(event(*records), None) == failure(FIRST_SEQUENCE + 3)
+    assert [record.offset for record in fake.records()] == [1, 2]
+    assert fake.calls == 2  # what comes after is sent again anyway
+
+
+def test_an_entry_missing_in_the_answer_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, FakeSns(forget=[0]))
+    assert handler(event(append(1), append(2)), None) == failure(FIRST_SEQUENCE + 1)
+    line = json.loads(capsys.readouterr().out)
+    assert line["messages_failed"] == 1
+    assert line["reason"] == "missing in the answer"
+
+
+def test_both_failures_in_one_call_report_the_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [Entry("b", 1, str(sequence)) for sequence in (5, 6, 7)]
+    outcome = publish(FakeSns(reject=[2], forget=[1]), TOPIC, entries)
+    assert outcome.published == 1
+    assert [entry.sequence for entry in outcome.failed] == ["6", "7"]
+
+
+def test_sequence_numbers_are_compared_as_numbers_and_reported_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As text, the sequence of offset 5 (a digit longer) comes first; emulators pad with zeros.
+    earlier, later = append(4), append(5)
+    earlier["dynamodb"]["SequenceNumber"] = "000" + earlier["dynamodb"]["SequenceNumber"]
+    assert len(str(FIRST_SEQUENCE + 5)) > len(str(FIRST_SEQUENCE + 4))
+    use(monkeypatch, FakeSns(forget=[0]))
+    response = handler(event(later, earlier), None)
+    assert response["batchItemFailures"] == [{"itemIdentifier": f"000{FIRST_SEQUENCE + 4}"}]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientError({"Error": {"Code": "Throttled", "Message": "the request: secret"}}, "PublishBatch"),
+        EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
+    ],
+)
+def test_sns_out_of_reach_raises_while_nothing_is_known(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    use(monkeypatch, FakeSns(raises={1: error}))
+    with pytest.raises(type(error)):
+        handler(event(append(1)), None)
+
+
+def test_sns_lost_on_the_way_is_a_partial_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ClientError({"Error": {"Code": "Throttled", "Message": "the request: secret"}}, "PublishBatch")
+    fake = FakeSns(raises={2: error})
+    use(monkeypatch, fake)
+    assert handler(event(*(append(n, "x" * 200_000) for n in (1, 2, 3))), None) == failure(FIRST_SEQUENCE + 2)
+    assert [record.offset for record in fake.records()] == [1]
+    out = capsys.readouterr().out
+    assert json.loads(out)["reason"] == "Throttled"
+    assert "secret" not in out
+
+
+def test_poison_is_told_also_when_sns_is_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, FakeSns(raises={1: EndpointConnectionError(endpoint_url="http://127.0.0.1:1")}))
+    with pytest.raises(EndpointConnectionError):
+        handler(event(append(1), 7), None)
+    assert json.loads(capsys.readouterr().out)["records_skipped"] == 1
+
+
+@given(st.lists(st.integers(1, ENVELOPE_BYTES_MAX), max_size=60))
+def test_calls_keep_both_bounds_and_the_order(sizes: list[int]) -> None:
+    entries = [Entry("", size, str(index)) for index, size in enumerate(sizes)]
+    batches = list(calls(entries))
+    assert [entry for batch in batches for entry in batch] == entries
+    for batch in batches:
+        assert 1 <= len(batch) <= BATCH_ENTRIES_MAX
+        assert sum(entry.body_bytes for entry in batch) <= BATCH_BYTES_MAX
+    for batch, following in itertools.pairwise(batches):
+        full = len(batch) == BATCH_ENTRIES_MAX
+        assert full or sum(entry.body_bytes for entry in (*batch, following[0])) > BATCH_BYTES_MAX
+
+
+TEXTS: Final = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    st.sampled_from([0, 1_000, 60_000, 130_000, 300_000]).map(lambda size: "x" * size),
+)
+POISON: Final = st.sampled_from([None, {}, recorded("stream_poison")["Records"][1]])
+
+
+@given(
+    texts=st.lists(st.one_of(TEXTS, POISON.map(lambda poison: (poison,))), max_size=12),
+    reject=st.sets(st.integers(0, 6), max_size=2),
+    forget=st.sets(st.integers(0, 6), max_size=2),
+    raising=st.none() | st.integers(1, 4),
+)
+def test_every_valid_record_is_published_once_or_covered_by_the_report(
+    texts: list[Any], reject: set[int], forget: set[int], raising: int | None
+) -> None:
+    """I2, I3: whatever SNS does, an append is in exactly one accepted message or will be sent again."""
+    records = [
+        text[0] if isinstance(text, tuple) else append(index + 1, text) for index, text in enumerate(texts)
+    ]
+    valid = {index + 1 for index, text in enumerate(texts) if not isinstance(text, tuple)}
+    error = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+    fake = FakeSns(reject=sorted(reject), forget=sorted(forget), raises={raising: error} if raising else None)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use(monkeypatch, fake)
+        try:
+            response = handler(event(*records), None)
+        except EndpointConnectionError:
+            assert fake.bodies == []
+            return
+    offsets = [record.offset for record in fake.records()]
+    assert len(set(offsets)) == len(offsets)
+    failures = response["batchItemFailures"]
+    assert len(failures) <= 1
+    again = {
+        offset
+        for offset in valid
+        if failures and FIRST_SEQUENCE + offset >= int(failures[0]["itemIdentifier"])
+    }
+    assert set(offsets) | again == valid
+    if failures:
+        assert int(failures[0]["itemIdentifier"]) - FIRST_SEQUENCE in valid - set(offsets)
