@@ -1,0 +1,388 @@
+"""The composition root: builds a node from its configuration, and starts and ends it in order.
+
+    start   clients → lease → queue and subscription → poller → own greeting heard → listen → ready
+    end     not ready → no new clients → clients closed in slices → appends done → unsubscribe, delete the queue
+            → lease dropped → clients of AWS closed
+
+Each step is a cleanup context of the aiohttp application; the end is the start backwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from service import __version__
+from service.adapters.aws import AwsClients, connect
+from service.adapters.channel_table import DynamoChannelTable
+from service.adapters.leases import DynamoLeases
+from service.adapters.presence import DynamoPresence
+from service.adapters.queue import SqsInstanceQueue
+from service.adapters.topic import SnsTopic
+from service.auth import TokenVerifier
+from service.config import Config, ConfigError
+from service.connection import Limits, Services
+from service.core.channels import RESERVED_PREFIX
+from service.core.envelope import Signal
+from service.core.session import Policy
+from service.delivery.broadcaster import Broadcaster
+from service.delivery.dispatcher import Dispatcher, Timings
+from service.delivery.hub import Hub
+from service.delivery.intake import Intake
+from service.delivery.listener import Listener
+from service.delivery.poller import Poller
+from service.gateway.http import add_health_routes
+from service.gateway.websocket import WebSocketGateway
+from service.gateway.writer import text_frame
+from service.keys import HEALTH, NODE
+from service.lease import LeaseKeeper
+from service.log.appender import Appender
+from service.log.channel_log import ChannelLog
+from service.node import Background, Health, Node
+from service.ports import PortError
+from service.presence import PresenceBook
+from service.system import SystemClock, new_id, new_nonce, random_fraction
+
+__all__ = ["serve"]
+
+# What the end of a node may take beyond its drain: answering accepted publications, presence entries of clients
+# that left, signals that wait. Each is bounded by the time-outs of single calls; this bounds them together.
+FINISH_S: Final = 15.0
+# A name is for people and for AWS resource names: short, and of letters that both take.
+_HOST_CHARS_MAX: Final = 24
+# Connections that wait for accept: a node that comes up meets everybody whom another one closed.
+_BACKLOG: Final = 1024
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(
+    config: Config, *, host: str, port: int, demo_urls: Sequence[str] | None, exit_on_stdin_close: bool
+) -> int:
+    """Run one node until SIGTERM or SIGINT (or the end of standard input). Returns the exit code.
+
+    `demo_urls`: base URLs of all instances of a development set-up, which serves the demo page; None = production.
+    """
+    try:
+        listening = _bound(host, port)
+    except OSError as error:
+        return _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port")
+    with listening:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stop.set)
+        if exit_on_stdin_close:
+            loop.add_reader(sys.stdin.fileno(), _stop_at_end, stop)
+        try:
+            app = build_app(config, demo_urls=demo_urls)
+        except ConfigError as error:
+            return _refuse(str(error), code=2)
+        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+        try:
+            if not await _started(runner, stop):
+                return 0
+            await web.SockSite(runner, listening, backlog=_BACKLOG).start()
+            app[HEALTH].listening = True
+            _log.info("ready", node=app[NODE].id, host=host, port=listening.getsockname()[1])
+            await stop.wait()
+            await _drain(runner, app, config)
+        except PortError as error:
+            return _refuse(f"cannot start: {error}")
+        finally:
+            await runner.cleanup()
+        _log.info("stopped", node=app[NODE].id)
+    return 0
+
+
+def build_app(config: Config, *, demo_urls: Sequence[str] | None) -> web.Application:
+    """The application of one node, not yet started. Raises ConfigError."""
+    if not config.aws.topic_arn:
+        raise ConfigError(
+            "aws.topic_arn is not set: give the ARN of the SNS topic that connects the instances"
+        )
+    node_id = _node_id(socket.gethostname())
+    app = web.Application()
+    app[HEALTH] = Health()
+    app[_CONFIG] = config
+    app[_NODE_ID] = node_id
+    app[_VERIFIER] = TokenVerifier(config.client.token, insecure=config.client.insecure)
+    app[_CLOCK] = SystemClock()
+    app.cleanup_ctx.extend([_aws_clients, _lease, _node, _queue, _ears])
+    gateway = WebSocketGateway(
+        allowed_origins=config.client.allowed_origins,
+        message_size_limit=config.client.message_size_limit,
+        queue_bytes_max=config.client.queue_max_size,
+    )
+    app.router.add_get("/connection/websocket", gateway.handle)
+    add_health_routes(app)
+    if demo_urls is not None:
+        from service.dev.demo import add_demo_routes
+
+        secret = config.client.token.hmac_secret_key
+        add_demo_routes(app, node=node_id, peers=demo_urls, token_secret=secret)
+    return app
+
+
+# ---- the start, step by step; each step ends in the reverse order
+
+
+async def _aws_clients(app: web.Application) -> AsyncIterator[None]:
+    aws = app[_CONFIG].aws
+    async with connect(region=aws.region or None, endpoint_url=aws.endpoint_url or None) as clients:
+        app[_CLIENTS] = clients
+        yield
+
+
+async def _lease(app: web.Application) -> AsyncIterator[None]:
+    config = app[_CONFIG]
+    app[_LEASES] = DynamoLeases(app[_CLIENTS].tables, f"{config.aws.table_prefix}nodes")
+    lease = LeaseKeeper(
+        app[_LEASES],
+        app[_CLOCK],
+        random_fraction,
+        node=app[_NODE_ID],
+        ttl_s=config.node.lease_ttl_s,
+        heartbeat_s=config.node.heartbeat_s,
+    )
+    app[_LEASE] = lease
+    async with _task(lease.run()):
+        yield
+    with _reported("lease_not_dropped"):
+        await lease.drop()
+
+
+async def _node(app: web.Application) -> AsyncIterator[None]:
+    """Everything between the sockets and the ports; nothing here talks to AWS yet, but for one look at the table."""
+    config, clients, clock, node_id = app[_CONFIG], app[_CLIENTS], app[_CLOCK], app[_NODE_ID]
+    client = config.client
+    table = DynamoChannelTable(clients.log, f"{config.aws.table_prefix}channels", clock)
+    await _check_table(table)
+    log = ChannelLog(
+        table, clock, new_id, random_fraction, node=node_id, generation=config.aws.log_generation
+    )
+    hub = Hub(text_frame)
+    dispatcher = Dispatcher(
+        log,
+        hub,
+        clock,
+        random_fraction,
+        Timings(gap_wait_s=config.node.gap_wait_ms / 1000, tail_check_s=config.node.tail_check_s),
+        recovery_publications_max=client.recovery_max_publication_limit,
+    )
+    appender = Appender(log, clock, dispatcher.offer_one, generation=config.aws.log_generation)
+    topic = SnsTopic(clients.sns, config.aws.topic_arn)
+    broadcaster = Broadcaster(topic, clock)
+    presence = DynamoPresence(clients.tables, f"{config.aws.table_prefix}presence")
+    background = Background()
+    listener = Listener(
+        SqsInstanceQueue(
+            control=clients.sqs,
+            poll=clients.sqs_poll,
+            sns=clients.sns,
+            topic_arn=config.aws.topic_arn,
+            tags={"app": "roomcast", "node": node_id},
+        ),
+        topic,
+        new_id,
+        node=node_id,
+        queue_name=lambda: f"{config.aws.queue_prefix}{node_id}-{new_nonce()}",
+        greeting_wait_s=config.node.queue_probe_s,
+        opened=app[_LEASE].hold,
+        catch_up=dispatcher.catch_up,
+    )
+    intake = Intake(node_id, dispatcher, hub, listener.greeted)
+
+    def broadcast(outgoing: Signal) -> bool:
+        """To the other nodes and to this one's clients, or to nobody."""
+        accepted = broadcaster.send(outgoing)
+        if accepted:
+            intake.deliver_own(outgoing)
+        return accepted
+
+    app[NODE] = Node(
+        Services(
+            version=f"roomcast {__version__}",
+            policy=Policy(
+                rules=config.channel,
+                insecure=client.insecure,
+                allow_anonymous=client.allow_anonymous_connect_without_token,
+                channel_limit=client.channel_limit,
+                message_size_limit=client.message_size_limit,
+            ),
+            limits=Limits(
+                ping_interval_s=client.ping_interval_s,
+                pong_timeout_s=client.pong_timeout_s,
+                stale_close_delay_s=client.stale_close_delay_s,
+                history_publications_max=client.history_max_publication_limit,
+                recovery_publications_max=client.recovery_max_publication_limit,
+            ),
+            verifier=app[_VERIFIER],
+            clock=clock,
+            new_id=new_id,
+            random=random_fraction,
+            framer=text_frame,
+            node=node_id,
+            log=log,
+            appender=appender,
+            dispatcher=dispatcher,
+            presence=PresenceBook(presence, app[_LEASES], clock, node=node_id),
+            signal=broadcast,
+            background=background.start,
+        ),
+        app[HEALTH],
+        connection_limit=client.connection_limit,
+    )
+    app[_LISTENER], app[_INTAKE] = listener, intake
+    async with _task(broadcaster.run()), _task(dispatcher.watch()):
+        yield
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await appender.drain()
+                await background.finish()
+                await broadcaster.flushed()
+    await dispatcher.close()
+
+
+async def _queue(app: web.Application) -> AsyncIterator[None]:
+    listener = app[_LISTENER]
+    try:
+        await listener.open()
+        yield
+    finally:
+        with _reported("queue_not_deleted"):
+            await listener.close()
+
+
+async def _ears(app: web.Application) -> AsyncIterator[None]:
+    """Poll, and hear the own greeting before anything is read from the log or any client is let in."""
+    listener, health = app[_LISTENER], app[HEALTH]
+    poller = Poller(app[_LISTENER].queue, app[_CLOCK], random_fraction, app[_INTAKE].take, listener.rebuild)
+    health.deaf = lambda: poller.failures >= _DEAF_FAILURES
+    health.unproved = lambda: not listener.hears
+    async with _task(poller.run()):
+        if not await listener.prove():
+            # Serve all the same, degraded: durable publications are found by reading the log.
+            listener.prove_later()
+        await app[_LEASE].enter("live")
+        yield
+
+
+async def _check_table(table: DynamoChannelTable) -> None:
+    """Fail early, and with the table's name, when it cannot be read. Raises PortError."""
+    await table.head(RESERVED_PREFIX + "check")
+
+
+# ---- the end
+
+
+async def _drain(runner: web.AppRunner, app: web.Application, config: Config) -> None:
+    """From ready to no client left. What the node holds is released by the cleanup contexts afterwards."""
+    node = app[NODE]
+    app[HEALTH].draining = True
+    await app[_LEASE].enter("draining")
+    for site in list(runner.sites):
+        await site.stop()
+    await node.drain(config.node.drain_s, random_fraction)
+
+
+async def _started(runner: web.AppRunner, stop: asyncio.Event) -> bool:
+    """Run the start; False when it was told to stop before it was done. Raises PortError."""
+    setup = asyncio.create_task(runner.setup())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((setup, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not setup.done():
+            setup.cancel()
+            await asyncio.gather(setup, return_exceptions=True)
+            return False
+        await setup
+        return True
+    finally:
+        stopped.cancel()
+
+
+@asynccontextmanager
+async def _task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """A background task for the time of the context. One that ends by itself is a fault: it is logged."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_unexpected_end)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _unexpected_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        _log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
+        # A node that does not poll, beat or flush is worse than none: end in order, so that another takes over.
+        signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _reported(event: str) -> Iterator[None]:
+    """For the end: a failure is logged, and what comes after it goes on."""
+    try:
+        yield
+    except PortError as error:
+        _log.error(event, reason=str(error))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that holds the address from now on; it listens only when the node is ready. Raises OSError."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _stop_at_end(stop: asyncio.Event) -> None:
+    """Standard input is readable: at its end, whoever started this process is gone or wants it to stop."""
+    if not os.read(sys.stdin.fileno(), _STDIN_BYTES):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+def _refuse(why: str, code: int = 1) -> int:
+    sys.stderr.write(f"roomcast: {why}\n")
+    return code
+
+
+def _node_id(host: str) -> str:
+    """Unique for each start of each process: host name, then a nonce."""
+    name = re.sub(r"[^a-z0-9]+", "-", host.lower().partition(".")[0]).strip("-")[:_HOST_CHARS_MAX]
+    return f"{name or 'node'}-{new_nonce()}"
+
+
+_CONFIG: Final = web.AppKey("config", Config)
+_NODE_ID: Final = web.AppKey("node_id", str)
+_VERIFIER: Final = web.AppKey("verifier", TokenVerifier)
+_CLOCK: Final = web.AppKey("clock", SystemClock)
+_CLIENTS: Final = web.AppKey("clients", AwsClients)
+_LEASES: Final = web.AppKey("leases", DynamoLeases)
+_LEASE: Final = web.AppKey("lease", LeaseKeeper)
+_LISTENER: Final = web.AppKey("listener", Listener)
+_INTAKE: Final = web.AppKey("intake", Intake)
+
+# Receives that fail in a row before this node counts as deaf: well over the time that a throttled call takes.
+_DEAF_FAILURES: Final = 5
+_STDIN_BYTES: Final = 4096

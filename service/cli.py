@@ -1,0 +1,478 @@
+"""The `roomcast` command: arguments in, exit code out. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+from service import __version__
+from service.config import Config, ConfigError, config_path, effective, effective_toml, load
+
+__all__ = ["EXIT_DONE", "EXIT_FAILED", "EXIT_USAGE", "main"]
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+PORT_MAX: Final = 65_535
+# One machine's worth: each is a process, on a port of its own.
+INSTANCES_MAX: Final = 32
+TOKEN_TTL_S_MAX: Final = 10 * 366 * 86_400
+
+# What every emulator takes when nobody names a region.
+EMULATOR_REGION: Final = "us-east-1"
+
+_LOOPBACK: Final = "127.0.0.1"
+_EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104  # a server behind a load balancer; insecure ones bind loopback
+_KEY_VARIABLE: Final = "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"
+
+_EXAMPLES: Final = {
+    "roomcast": """\
+examples:
+  roomcast dev                                 two instances, an embedded AWS and a demo page
+  roomcast serve --config roomcast.toml        one instance against AWS
+  roomcast token --user ann                    a token for trying things out
+  roomcast checkconfig --config roomcast.toml  is it right, and what is in effect?
+""",
+    "dev": """\
+examples:
+  roomcast dev
+  roomcast dev --instances 4 --port 9000
+  roomcast dev --aws-endpoint http://127.0.0.1:4566   an emulator that runs already
+
+When all instances are ready, one line of JSON on stdout tells their addresses and process ids.
+Ctrl-C ends everything it started.
+""",
+    "serve": """\
+examples:
+  roomcast serve --config /etc/roomcast.toml
+  ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY=… roomcast serve --port 8001
+
+Credentials, region and AWS_ENDPOINT_URL are taken as every AWS tool takes them.
+SIGTERM stops it in order: connections are asked to go elsewhere, then its queue is deleted.
+""",
+    "provision": """\
+examples:
+  roomcast provision --aws-endpoint http://127.0.0.1:4566
+
+For emulators. In production the tables, the topic and the Lambda come from the templates in deploy/.
+""",
+    "token": """\
+examples:
+  roomcast token --user ann
+  roomcast token --user ann --info '{"name":"Ann"}' --ttl 600
+  roomcast token --user ann --channel news             a subscription token
+
+Signed with client.token.hmac_secret_key; without a configuration, with the key of `roomcast dev`.
+""",
+    "checkconfig": """\
+examples:
+  roomcast checkconfig --config roomcast.toml
+  roomcast checkconfig --json | jq .client
+
+Prints the configuration in effect, file and environment together; secrets are masked.
+Exit code 2 and one line on stderr when something in it is wrong.
+""",
+}
+
+
+class _UsageError(Exception):
+    """The arguments do not fit together. One line."""
+
+
+class _Failed(Exception):
+    """The command could not do it. One line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong usage, instead of the whole usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 done, 1 failed, 2 wrong usage or configuration; never raises for those."""
+    try:
+        arguments = _parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = arguments.run
+        code = run(arguments)
+        sys.stdout.flush()
+    except SystemExit as exit_:  # --help and --version
+        return exit_.code if isinstance(exit_.code, int) else EXIT_DONE
+    except (_UsageError, ConfigError) as error:
+        return _complain(error, EXIT_USAGE)
+    except _Failed as error:
+        return _complain(error, EXIT_FAILED)
+    except BrokenPipeError:
+        # Whoever read our output has gone, for example `| head`; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return _complain("interrupted", EXIT_FAILED)
+    except Exception as error:  # noqa: BLE001  # the promise is one line and an exit code, whatever happened
+        return _complain(_told(error), EXIT_FAILED)
+    return code
+
+
+def _told(error: Exception) -> str:
+    from service.ports import PortError
+
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    if isinstance(error, PortError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _complain(reason: object, code: int) -> int:
+    print(f"roomcast: {' '.join(str(reason).split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="roomcast",
+        description="Real-time WebSocket channels over DynamoDB, SNS and SQS.",
+        epilog=_EXAMPLES["roomcast"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"roomcast {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=_EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=run)
+        added.add_argument(
+            "--config", metavar="FILE", help="TOML file (default: $ROOMCAST_CONFIG, else none)"
+        )
+        return added
+
+    dev = command("dev", _dev, "run everything on this machine: embedded AWS, instances and a demo page")
+    dev.add_argument(
+        "--instances", type=_whole(1, INSTANCES_MAX), default=2, metavar="N", help="servers (default: 2)"
+    )
+    dev.add_argument(
+        "--host",
+        type=_text,
+        default=_LOOPBACK,
+        help=f"address the servers listen on (default: {_LOOPBACK}; any other lets the network in)",
+    )
+    dev.add_argument(
+        "--port",
+        type=_whole(0, PORT_MAX),
+        default=8000,
+        help="of the first server; the others follow; 0 = any that are free (default: 8000)",
+    )
+    dev.add_argument(
+        "--aws-endpoint", type=_url, metavar="URL", help="use the emulator that runs there and start none"
+    )
+    dev.add_argument(
+        "--emulator-port",
+        type=_whole(0, PORT_MAX),
+        default=0,
+        metavar="PORT",
+        help="of the embedded AWS (default: 0 = any that is free)",
+    )
+    dev.add_argument("--restart", action="store_true", help="start a server again when it dies")
+    _add_log_level(dev)
+
+    serve = command("serve", _serve, "run one instance against the AWS that the environment names")
+    serve.add_argument("--host", type=_text, help="address to listen on (default: all; loopback if insecure)")
+    serve.add_argument(
+        "--port", type=_whole(0, PORT_MAX), default=8000, help="0 = any that is free (default: 8000)"
+    )
+    _add_log_level(serve)
+    development = serve.add_argument_group("development only, used by `roomcast dev`")
+    development.add_argument(
+        "--demo", action="store_true", help="serve the demo page; without a configuration file, be insecure"
+    )
+    development.add_argument(
+        "--peers", type=_urls, metavar="URL,…", help="all instances, for the demo page (needs --demo)"
+    )
+    development.add_argument(
+        "--exit-on-stdin-close", action="store_true", help="stop, in order, when standard input ends"
+    )
+
+    provision = command(
+        "provision", _provision, "create tables, topic and what else is needed, on an emulator"
+    )
+    provision.add_argument(
+        "--aws-endpoint",
+        type=_url,
+        metavar="URL",
+        help="the emulator (default: as configured, AWS_ENDPOINT_URL)",
+    )
+    provision.add_argument(
+        "--json", action="store_true", help="print an object: topic_arn, stream_arn, tables, created"
+    )
+    _add_log_level(provision)
+
+    token = command("token", _token, "print a signed token for trying things out")
+    token.add_argument(
+        "--user", type=_text, required=True, metavar="U", help='who it is for ("" = anonymous)'
+    )
+    token.add_argument(
+        "--channel", type=_text, metavar="C", help="make it a subscription token for this channel"
+    )
+    token.add_argument(
+        "--ttl",
+        type=_whole(0, TOKEN_TTL_S_MAX),
+        default=3600,
+        metavar="S",
+        help="seconds it is good for; 0 = for ever (default: 3600)",
+    )
+    token.add_argument("--info", type=_json, metavar="JSON", help="what others see of this user")
+    token.add_argument(
+        "--json", action="store_true", help="print an object: token, user, channel, expires_at"
+    )
+
+    checkconfig = command(
+        "checkconfig", _checkconfig, "validate the configuration and print what is in effect"
+    )
+    checkconfig.add_argument("--json", action="store_true", help="print JSON instead of TOML")
+    return parser
+
+
+def _add_log_level(parser: argparse.ArgumentParser) -> None:
+    # The levels of service/telemetry.py, which is too slow to import for a help text.
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        metavar="LEVEL",
+        help="debug, info, warning or error (default: info)",
+    )
+
+
+def _dev(arguments: argparse.Namespace) -> int:
+    last = arguments.port + arguments.instances - 1
+    if arguments.port and last > PORT_MAX:
+        raise _UsageError(f"--port and --instances need ports up to {last}; {PORT_MAX} is the last one")
+    # Before anything is started: every instance would fail over it, less clearly.
+    load(arguments.config, os.environ, demo=True)
+    if arguments.aws_endpoint is None and not all(
+        importlib.util.find_spec(name) for name in ("moto", "flask")
+    ):
+        raise _Failed(
+            "the embedded AWS is not installed: pip install 'roomcast[dev]' (or use --aws-endpoint)"
+        )
+    _start_logs(arguments)
+    from service.dev.supervisor import DevOptions, run_dev
+
+    path = config_path(arguments.config, os.environ)
+    options = DevOptions(
+        instances=arguments.instances,
+        host=arguments.host,
+        port=arguments.port,
+        aws_endpoint=arguments.aws_endpoint,
+        emulator_port=arguments.emulator_port,
+        config=None if path is None else str(path),
+        restart=arguments.restart,
+        log_level=arguments.log_level,
+    )
+    return asyncio.run(run_dev(options))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    if arguments.peers is not None and not arguments.demo:
+        raise _UsageError("--peers needs --demo")
+    config = load(arguments.config, os.environ, demo=arguments.demo)
+    _start_logs(arguments)
+    _warn(config)
+    import structlog
+
+    from service import app
+    from service.ports import PortError
+
+    private = config.client.insecure or arguments.demo
+    serving = app.serve(
+        config,
+        host=arguments.host or (_LOOPBACK if private else _EVERY_ADDRESS),
+        port=arguments.port,
+        demo_urls=(arguments.peers or ()) if arguments.demo else None,
+        exit_on_stdin_close=arguments.exit_on_stdin_close,
+    )
+    try:
+        return asyncio.run(serving)
+    except (ConfigError, PortError, OSError):
+        raise  # one line says enough
+    except Exception:
+        structlog.get_logger().exception("serve_failed")
+        raise
+
+
+def _provision(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config, os.environ)
+    endpoint = arguments.aws_endpoint or config.aws.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint:
+        # Never AWS itself by accident: there the templates own these resources.
+        raise _UsageError(
+            "provision is for emulators: give --aws-endpoint, aws.endpoint_url or AWS_ENDPOINT_URL"
+        )
+    _start_logs(arguments)
+    from service.dev.provision import DUMMY_CREDENTIALS, TOPIC_NAME, ProvisionError, provision
+
+    region = config.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    # Some emulators keep resources by account and read it out of the key: the servers' key, if they have one.
+    own_key = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
+    try:
+        made = provision(
+            endpoint,
+            config.aws.table_prefix,
+            region=region or EMULATOR_REGION,
+            credentials=None if own_key else DUMMY_CREDENTIALS,
+            topic_name=config.aws.topic_arn.rpartition(":")[2] or TOPIC_NAME,
+        )
+    except ProvisionError as error:
+        raise _Failed(str(error)) from error
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(made)))
+    else:
+        for table in made.tables:
+            print(f"table  {table}{'  (new)' if table in made.created else ''}")
+        print(f"topic  {made.topic_arn}\nstream {made.stream_arn}")
+    return EXIT_DONE
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config, os.environ, demo=True)
+    token = config.client.token
+    if not token.hmac_secret_key:
+        raise ConfigError(
+            f"client.token.hmac_secret_key is not set (nor {_KEY_VARIABLE}): nothing to sign with"
+        )
+    if config_path(arguments.config, os.environ) is None and _KEY_VARIABLE not in os.environ:
+        print("roomcast: no key is configured; signed with the one of `roomcast dev`", file=sys.stderr)
+    from service.auth import sign_connection, sign_subscription
+
+    now_s = int(time.time())
+    common: dict[str, Any] = {"audience": token.audience, "issuer": token.issuer, "now_s": now_s}
+    if arguments.channel is None:
+        signed = sign_connection(
+            arguments.user, token.hmac_secret_key, arguments.ttl, arguments.info, **common
+        )
+    else:
+        signed = sign_subscription(
+            arguments.user, arguments.channel, token.hmac_secret_key, arguments.ttl, arguments.info, **common
+        )
+    if arguments.json:
+        answer = {
+            "token": signed,
+            "user": arguments.user,
+            "channel": arguments.channel,
+            "expires_at": now_s + arguments.ttl if arguments.ttl else None,
+        }
+        print(json.dumps({name: value for name, value in answer.items() if value is not None}))
+    else:
+        print(signed)
+    return EXIT_DONE
+
+
+def _checkconfig(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config, os.environ)
+    from service.auth import TokenVerifier
+
+    # Looks at the key; that it is short is said below, not logged.
+    TokenVerifier(config.client.token, insecure=True)
+    if arguments.json:
+        print(json.dumps(effective(config), ensure_ascii=False, indent=2))
+    else:
+        print(effective_toml(config), end="")
+    for _event, reason in _concerns(config):
+        print(f"roomcast: warning: {reason}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _concerns(config: Config) -> list[tuple[str, str]]:
+    """What is allowed, and yet hardly ever meant: (event name, what it means)."""
+    client = config.client
+    if client.insecure:
+        return [("insecure_mode", "client.insecure is on: no token is needed and everything is allowed")]
+    if not client.token.hmac_secret_key and not client.allow_anonymous_connect_without_token:
+        return [
+            (
+                "nobody_can_connect",
+                "no token key is configured and anonymous clients are not allowed: nobody can connect",
+            )
+        ]
+    return []
+
+
+def _warn(config: Config) -> None:
+    import structlog
+
+    for event, reason in _concerns(config):
+        structlog.get_logger().warning(event, reason=reason)
+
+
+def _start_logs(arguments: argparse.Namespace) -> None:
+    from service import telemetry
+
+    terminal = sys.stderr.isatty()
+    colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    telemetry.configure(arguments.log_level, console=terminal, colors=colors)
+
+
+def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        # int() alone would also take "1_000", " 5 " and digits of other scripts.
+        if not (text.isascii() and text.isdigit() and len(text) <= 12 and minimum <= int(text) <= maximum):
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {minimum} to {maximum}; found {text!r}"
+            )
+        return int(text)
+
+    return parse
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("must be valid Unicode") from None
+    return text
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        # As for aws.endpoint_url: no path, and no password that would show up in logs.
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = valid and text.rstrip("/") == f"{parts.scheme}://{parts.netloc}" and "@" not in parts.netloc
+    except ValueError:
+        valid = False
+    if not valid or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(f"must be an address such as http://127.0.0.1:5000; found {text!r}")
+    return text
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(_url(each) for each in text.split(",") if each)
+
+
+def _json(text: str) -> Any:
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(_text(text), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        raise argparse.ArgumentTypeError("must be JSON") from None

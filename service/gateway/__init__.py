@@ -1,0 +1,1 @@
+"""Sockets and HTTP: the outer face of a node."""

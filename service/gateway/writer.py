@@ -1,0 +1,104 @@
+"""Bytes to one socket: frames that were encoded once are written as they are, and a slow peer is cut off.
+
+aiohttp's `send_str` frames each payload again for every socket and waits for none of them to be read; here
+the frame is shared and the transport's buffer is the queue, whose size is looked at before each write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from service.core.codes import Disconnect
+
+__all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "text_frame"]
+
+# How long a peer has to answer our close frame, or to take what was written before it.
+CLOSE_WAIT_S: Final = 1.0
+
+_FIN: Final = 0x80
+_TEXT, _CLOSE = 0x1, 0x8
+# RFC 6455 §5.2: up to 125 in the header itself, then 16 bits, then 64.
+_LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
+# RFC 6455 §5.5: what a control frame may hold, less the code.
+_REASON_BYTES_MAX: Final = 123
+
+_log = structlog.get_logger(__name__)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """`payload` (UTF-8) as one unfragmented, unmasked text frame (RFC 6455 §5.2)."""
+    return _header(_TEXT, len(payload)) + payload
+
+
+def close_frame(why: Disconnect) -> bytes:
+    """The close frame with the code and reason of `why` (RFC 6455 §5.5.1)."""
+    code = why.value
+    payload = struct.pack("!H", code.code) + code.reason.encode()[:_REASON_BYTES_MAX]
+    return _header(_CLOSE, len(payload)) + payload
+
+
+def _header(opcode: int, length: int) -> bytes:
+    if length <= _LENGTH_7_MAX:
+        return struct.pack("!BB", _FIN | opcode, length)
+    if length <= _LENGTH_16_MAX:
+        return struct.pack("!BBH", _FIN | opcode, 126, length)
+    return struct.pack("!BBQ", _FIN | opcode, 127, length)
+
+
+class Writer:
+    """The Socket of a connection. `queue_bytes_max` bounds what waits for a peer that does not read."""
+
+    __slots__ = ("_closing", "_response", "_transport", "closed_with", "queue_bytes_max")
+
+    def __init__(
+        self, response: web.WebSocketResponse, transport: asyncio.Transport, queue_bytes_max: int
+    ) -> None:
+        self._response = response
+        self._transport = transport
+        self.queue_bytes_max = queue_bytes_max
+        self._closing: asyncio.Task[None] | None = None
+        # Why this side closed; None while it has not.
+        self.closed_with: Disconnect | None = None
+
+    def send(self, frame: bytes) -> None:
+        """Write one whole frame, unless the connection closes; cut the peer off if it reads too slowly."""
+        if self.closed_with is not None or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size() > self.queue_bytes_max:
+            self._cut_off()
+            return
+        self._transport.write(frame)
+
+    def close(self, why: Disconnect) -> None:
+        """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest."""
+        if self.closed_with is None:
+            self.closed_with = why
+            self._closing = asyncio.create_task(self._close(why))
+
+    async def closed(self) -> None:
+        """Wait until a close from this side is done."""
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+    async def _close(self, why: Disconnect) -> None:
+        code = why.value
+        try:
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                # aiohttp's own close: it stops the reading side, which may be waiting in another task.
+                await self._response.close(code=code.code, message=code.reason.encode())
+        except TimeoutError:
+            pass
+        finally:
+            self._transport.abort()
+
+    def _cut_off(self) -> None:
+        """A close frame behind a full buffer will hardly be read; it costs nothing to try. Then the transport goes."""
+        self.closed_with = Disconnect.SLOW
+        if not self._transport.is_closing():
+            self._transport.write(close_frame(Disconnect.SLOW))
+        asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)

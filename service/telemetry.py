@@ -1,0 +1,132 @@
+"""Logs: one structlog pipeline to stderr, JSON lines or a console, for our events and for the libraries' records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from typing import Any, BinaryIO, Final, Literal, get_args
+
+import orjson
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+__all__ = ["LEVELS", "Level", "configure"]
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+# A library's message is free text; this bounds what one line may hold.
+LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
+_NUMBERS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure(
+    level: Level = "info", *, stream: BinaryIO | None = None, console: bool = False, colors: bool = False
+) -> None:
+    """Set up logging for this process, in place of whatever set-up there was.
+
+    `stream`: bytes go there (default: stderr). `console`: lines for people instead of JSON; `colors` in them.
+    Our events are written from `level` on. Libraries' records only from warning on, also at level debug:
+    below that they tell payloads and signed requests.
+    """
+    number = _NUMBERS[level]
+    lines = _Lines(sys.stderr.buffer if stream is None else stream)
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if console:
+        # Plain tracebacks: the others print local variables, and those hold payloads.
+        processors += [
+            structlog.dev.ConsoleRenderer(
+                colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+            ),
+            _encode,
+        ]
+    else:
+        processors += [structlog.processors.format_exc_info, _render]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *_names: lines,
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, _LibraryHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(_LibraryHandler())
+    root.setLevel(max(number, logging.WARNING))
+
+
+class _Lines:
+    """structlog's innermost logger: writes a finished line, and never fails.
+
+    Whoever reads our stderr may be gone while we still have a queue to delete: that must not stop us.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: bytes) -> None:
+        # ValueError: the stream is closed.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(line + b"\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _LibraryHandler(logging.Handler):
+    """Records of the standard library's logging become `library_log` events."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never raises, as a handler must not."""
+        try:
+            message = record.getMessage()
+        except Exception as error:  # noqa: BLE001  # arguments that do not fit their format are the library's bug
+            message = f"{record.msg!r} ({type(error).__name__} while formatting)"
+        structlog.get_logger().log(
+            _standard(record.levelno),
+            "library_log",
+            logger=record.name,
+            message=message[:LIBRARY_MESSAGE_CHARS_MAX],
+            exc_info=record.exc_info,
+        )
+
+
+def _standard(number: int) -> int:
+    """Libraries may make levels of their own; structlog knows the standard ones only."""
+    return max(each for each in (logging.WARNING, logging.ERROR, logging.CRITICAL) if each <= max(number, 30))
+
+
+def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    # What reads the lines by eye wants time, level and event first.
+    ordered = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event} | dict(
+        event
+    )
+    if ordered.get("exc_info", False) is None:
+        del ordered["exc_info"]
+    try:
+        return orjson.dumps(ordered, default=repr)
+    except TypeError:
+        # Text that is no Unicode, numbers beyond 64 bits: rare, and never a reason to lose the line.
+        return json.dumps(_plain(ordered)).encode()
+
+
+def _plain(event: EventDict) -> dict[str, Any]:
+    return {
+        str(name): value if isinstance(value, str | int | float | bool | None) else repr(value)
+        for name, value in event.items()
+    }
+
+
+def _encode(_logger: WrappedLogger, _method: str, line: Any) -> bytes:
+    text: str = line
+    return text.encode(errors="backslashreplace")
