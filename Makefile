@@ -1,0 +1,86 @@
+# Two commands: `make run` and `make test`. Both make what they need; a Python of 3.11 or newer is all they ask.
+#
+#   PYTHON=python3.12   the interpreter to build on (default: python3)
+#   ARGS="…"            more arguments for `roomcast dev` or `tox run`
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+TOX_VENV := .venv-tox
+JS := tests/acceptance/js
+
+.DEFAULT_GOAL := help
+.PHONY: help run test format clean python js
+
+help:
+	@echo 'make run     start roomcast on this machine: embedded AWS, two instances and the demo page'
+	@echo 'make test    everything that must hold: tests under every Python ≥ 3.11 here, lint, types'
+	@echo 'make format  repair format and what the linter can repair'
+	@echo 'make clean   remove what the others made'
+	@echo
+	@echo 'PYTHON=python3.12 picks the interpreter; ARGS="--port 9000" passes arguments on.'
+
+# exec: Ctrl-C reaches roomcast as one signal, and make waits until it has stopped everything.
+run: $(VENV)/.installed
+	@exec $(VENV)/bin/roomcast dev $(ARGS)
+
+# tox knows the interpreters that the PATH leads to. pyenv's commands lead to the chosen version only, so those of
+# all its versions are put before them, for tox alone. tox also passes when it has skipped every interpreter; so
+# one that is newer than those of tox.ini is tried as well.
+test: $(TOX_VENV)/.installed js
+	@if command -v pyenv >/dev/null 2>&1; then \
+	  for version in $$(pyenv versions --bare | grep -E '^3\.(1[1-9]|[2-9][0-9])\.[0-9]+$$'); do \
+	    PATH="$$(pyenv prefix $$version)/bin:$$PATH"; \
+	  done; \
+	  export PATH; \
+	fi; \
+	own=$$($(TOX_VENV)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	known=; \
+	for version in 3.11 3.12 3.13; do \
+	  if [ $$version = $$own ] || python$$version -c '' >/dev/null 2>&1; then \
+	    echo "Python $$version: here"; known=yes; \
+	  else \
+	    echo "Python $$version: not here, its tests are skipped"; \
+	  fi; \
+	done; \
+	$(TOX_VENV)/bin/tox run $(ARGS) || exit $$?; \
+	if [ -z "$$known" ]; then \
+	  echo "None of these is here: testing with Python $$own"; \
+	  exec $(TOX_VENV)/bin/tox run -e py; \
+	fi
+
+format: $(TOX_VENV)/.installed
+	@$(TOX_VENV)/bin/tox run -q -e format
+
+clean:
+	rm -rf $(VENV) $(TOX_VENV) .tox build dist *.egg-info .hypothesis $(JS)/node_modules
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "roomcast needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>/dev/null || echo none)." >&2; \
+	  echo 'Name another one: make … PYTHON=python3.12' >&2; \
+	  exit 1; }
+
+# A directory's time says nothing; the stamp is younger than what it was made from.
+$(VENV)/.installed: setup.cfg pyproject.toml | python
+	@echo 'Installing roomcast into $(VENV) …'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(TOX_VENV)/.installed: Makefile | python
+	@echo 'Installing tox into $(TOX_VENV) …'
+	@$(PYTHON) -m venv $(TOX_VENV)
+	@$(TOX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'tox>=4.22,<5'
+	@touch $@
+
+# For the tests that run under Node.js; where npm is not, or does not get them, those tests are skipped
+# (or fail: ROOMCAST_REQUIRE).
+js:
+	@if [ $(JS)/node_modules/.installed -nt $(JS)/package.json ]; then :; \
+	elif ! command -v npm >/dev/null 2>&1; then echo 'npm: not here, the tests that run under Node.js are skipped'; \
+	elif npm install --prefix $(JS) --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error; then \
+	  touch $(JS)/node_modules/.installed; \
+	else echo 'npm: failed, the tests that run under Node.js are skipped' >&2; fi

@@ -1,0 +1,68 @@
+"""What a test may need that pip does not install: a browser, Node.js and its packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+__all__ = ["JS_DIRECTORY", "KNOWN", "Missing", "find_browser", "find_node", "obtain", "required"]
+
+JS_DIRECTORY: Final = Path(__file__).parent / "acceptance" / "js"
+# The names that ROOMCAST_REQUIRE may list.
+KNOWN: Final = frozenset({"browser", "node"})
+_BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Missing(Exception):
+    """A requirement is not there; the text says what would help."""
+
+
+def find_browser(environ: Mapping[str, str] = os.environ) -> str:
+    """The path of a Chromium: ROOMCAST_CHROMIUM, else one that is on the PATH. Raises Missing."""
+    named = environ.get("ROOMCAST_CHROMIUM")
+    if named:
+        if shutil.which(named) is None:
+            raise Missing(f"ROOMCAST_CHROMIUM names no program: {named}")
+        return named
+    for name in _BROWSERS:
+        if path := shutil.which(name, path=environ.get("PATH")):
+            return path
+    raise Missing("no Chromium on the PATH (install one, or name it in ROOMCAST_CHROMIUM)")
+
+
+def find_node(environ: Mapping[str, str] = os.environ, js_directory: Path = JS_DIRECTORY) -> str:
+    """The path of Node.js, once the packages of tests/acceptance/js are installed. Raises Missing."""
+    path = shutil.which("node", path=environ.get("PATH"))
+    if path is None:
+        raise Missing("no Node.js on the PATH")
+    for name, version in json.loads((js_directory / "package.json").read_text())["dependencies"].items():
+        manifest = js_directory / "node_modules" / name / "package.json"
+        if not manifest.is_file() or json.loads(manifest.read_text())["version"] != version:
+            raise Missing(f"the npm package {name} {version} is not installed (make js)")
+    return path
+
+
+def required(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """What ROOMCAST_REQUIRE lists, with commas. Raises ValueError for a name that means nothing."""
+    names = frozenset(filter(None, (name.strip() for name in environ.get("ROOMCAST_REQUIRE", "").split(","))))
+    if unknown := names - KNOWN:
+        raise ValueError(
+            f"ROOMCAST_REQUIRE: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(KNOWN))}"
+        )
+    return names
+
+
+def obtain(name: str, find: Callable[[], str], environ: Mapping[str, str] = os.environ) -> str:
+    """What `find` finds. Without it, skips the running test; fails it when ROOMCAST_REQUIRE lists `name`."""
+    try:
+        return find()
+    except Missing as missing:
+        if name in required(environ):
+            pytest.fail(f"ROOMCAST_REQUIRE demands {name}: {missing}", pytrace=False)
+        pytest.skip(f"needs {name}: {missing}")

@@ -1,0 +1,98 @@
+"""The installed distribution: what it needs, what it carries, what it starts."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import service
+
+ROOT: Final = Path(__file__).parents[2]
+PACKAGES: Final = ("service", "stream_lambda")
+# Comes with another one, in a version which that one pins.
+BROUGHT_BY: Final = {
+    "aiobotocore": "aioboto3",
+    "boto3": "aioboto3",
+    "botocore": "aioboto3",
+    "jwt": "pyjwt",
+    "werkzeug": "moto",
+}
+
+
+@pytest.fixture(scope="module")
+def distribution() -> metadata.Distribution:
+    try:
+        return metadata.distribution("roomcast")
+    except metadata.PackageNotFoundError:
+        pytest.skip("roomcast is not installed here (tox installs it)")
+
+
+def requirements(distribution: metadata.Distribution, extra: str | None) -> set[str]:
+    """Names, in small letters, of what the distribution, or one of its extras, requires."""
+    names: set[str] = set()
+    for line in distribution.requires or []:
+        name = re.match(r"[\w-]+", line)
+        assert name
+        marker = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        if (marker.group(1) if marker else None) == extra:
+            names.add(name.group().lower())
+    return names
+
+
+def libraries(directory: str, *, without: str = "-") -> set[str]:
+    """Top-level names of the libraries that the modules under `directory` import."""
+    names: set[str] = set()
+    for path in (ROOT / directory).rglob("*.py"):
+        if path.is_relative_to(ROOT / without):
+            continue
+        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(part, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in part.names}
+            elif isinstance(part, ast.ImportFrom) and part.module and not part.level:
+                names.add(part.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - set(PACKAGES)
+
+
+def test_version_is_the_package_s(distribution: metadata.Distribution) -> None:
+    assert distribution.version == service.__version__
+    assert distribution.metadata["Requires-Python"] == ">=3.11"
+
+
+def test_every_library_is_declared(distribution: metadata.Distribution) -> None:
+    declared = requirements(distribution, None)
+    used = {BROUGHT_BY.get(name, name) for name in libraries("service", without="service/dev")}
+    assert used <= declared
+    dev = {BROUGHT_BY.get(name, name) for name in libraries("service/dev")}
+    assert dev <= declared | requirements(distribution, "dev")
+
+
+def test_command_is_the_command_line(distribution: metadata.Distribution) -> None:
+    (command,) = (entry for entry in distribution.entry_points if entry.group == "console_scripts")
+    assert (command.name, command.value) == ("roomcast", "service.cli:main")
+
+
+def test_command_answers(distribution: metadata.Distribution) -> None:
+    command = Path(sys.executable).with_name("roomcast")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dev" in done.stdout
+
+
+def test_wheel_carries_every_file_of_the_packages(distribution: metadata.Distribution) -> None:
+    carried = {str(path) for path in distribution.files or []}
+    if not any(path.startswith("service/") for path in carried):
+        pytest.skip("roomcast is installed as a link to this directory")
+    needed = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert needed - carried == set()
