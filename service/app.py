@@ -1,8 +1,8 @@
 """The composition root: builds a node from its configuration, and starts and ends it in order.
 
     start   clients → lease → queue and subscription → poller → own greeting heard → listen → ready
-    end     not ready → no new clients → clients closed in slices → appends done → unsubscribe, delete the queue
-            → lease dropped → clients of AWS closed
+    end     not ready → no new clients → clients closed in slices → unsubscribe, delete the queue
+            → what was accepted is done (appends, presence, signals) → lease dropped → clients of AWS closed
 
 Each step is a cleanup context of the aiohttp application; the end is the start backwards.
 """
@@ -22,35 +22,23 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service import __version__
 from service.adapters.aws import AwsClients, connect
 from service.adapters.channel_table import DynamoChannelTable
 from service.adapters.leases import DynamoLeases
 from service.adapters.presence import DynamoPresence
 from service.adapters.queue import SqsInstanceQueue
 from service.adapters.topic import SnsTopic
+from service.assembly import Assembly, Ports, assemble
 from service.auth import TokenVerifier
 from service.config import Config, ConfigError
-from service.connection import Limits, Services
 from service.core.channels import RESERVED_PREFIX
-from service.core.envelope import Signal
-from service.core.session import Policy
-from service.delivery.broadcaster import Broadcaster
-from service.delivery.dispatcher import Dispatcher, Timings
-from service.delivery.hub import Hub
-from service.delivery.intake import Intake
-from service.delivery.listener import Listener
-from service.delivery.poller import Poller
 from service.gateway.http import add_health_routes
 from service.gateway.websocket import WebSocketGateway
 from service.gateway.writer import text_frame
 from service.keys import HEALTH, NODE
 from service.lease import LeaseKeeper
-from service.log.appender import Appender
-from service.log.channel_log import ChannelLog
-from service.node import Background, Health, Node
+from service.node import Health
 from service.ports import PortError
-from service.presence import PresenceBook
 from service.system import SystemClock, new_id, new_nonce, random_fraction
 
 __all__ = ["serve"]
@@ -58,8 +46,9 @@ __all__ = ["serve"]
 # What the end of a node may take beyond its drain: answering accepted publications, presence entries of clients
 # that left, signals that wait. Each is bounded by the time-outs of single calls; this bounds them together.
 FINISH_S: Final = 15.0
-# A name is for people and for AWS resource names: short, and of letters that both take.
-_HOST_CHARS_MAX: Final = 24
+# A name is for people and for AWS resource names, of letters that both take. With prefix and nonces a queue's name
+# stays within the 80 characters of SQS.
+_HOST_CHARS_MAX: Final = 20
 # Connections that wait for accept: a node that comes up meets everybody whom another one closed.
 _BACKLOG: Final = 1024
 
@@ -163,99 +152,47 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _node(app: web.Application) -> AsyncIterator[None]:
-    """Everything between the sockets and the ports; nothing here talks to AWS yet, but for one look at the table."""
-    config, clients, clock, node_id = app[_CONFIG], app[_CLIENTS], app[_CLOCK], app[_NODE_ID]
-    client = config.client
-    table = DynamoChannelTable(clients.log, f"{config.aws.table_prefix}channels", clock)
-    await _check_table(table)
-    log = ChannelLog(
-        table, clock, new_id, random_fraction, node=node_id, generation=config.aws.log_generation
-    )
-    hub = Hub(text_frame)
-    dispatcher = Dispatcher(
-        log,
-        hub,
-        clock,
-        random_fraction,
-        Timings(gap_wait_s=config.node.gap_wait_ms / 1000, tail_check_s=config.node.tail_check_s),
-        recovery_publications_max=client.recovery_max_publication_limit,
-    )
-    appender = Appender(log, clock, dispatcher.offer_one, generation=config.aws.log_generation)
-    topic = SnsTopic(clients.sns, config.aws.topic_arn)
-    broadcaster = Broadcaster(topic, clock)
-    presence = DynamoPresence(clients.tables, f"{config.aws.table_prefix}presence")
-    background = Background()
-    listener = Listener(
-        SqsInstanceQueue(
+    """Everything between the sockets and the ports; its end waits for what was accepted."""
+    config, clients, node_id = app[_CONFIG], app[_CLIENTS], app[_NODE_ID]
+    table = DynamoChannelTable(clients.log, f"{config.aws.table_prefix}channels", app[_CLOCK])
+    # Fail early, and with the table's name, when it cannot be read.
+    await table.head(RESERVED_PREFIX + "check")
+    ports = Ports(
+        table=table,
+        presence=DynamoPresence(clients.tables, f"{config.aws.table_prefix}presence"),
+        leases=app[_LEASES],
+        queue=SqsInstanceQueue(
             control=clients.sqs,
             poll=clients.sqs_poll,
             sns=clients.sns,
             topic_arn=config.aws.topic_arn,
             tags={"app": "roomcast", "node": node_id},
         ),
-        topic,
-        new_id,
-        node=node_id,
-        queue_name=lambda: f"{config.aws.queue_prefix}{node_id}-{new_nonce()}",
-        greeting_wait_s=config.node.queue_probe_s,
-        opened=app[_LEASE].hold,
-        catch_up=dispatcher.catch_up,
+        topic=SnsTopic(clients.sns, config.aws.topic_arn),
+        clock=app[_CLOCK],
+        new_id=new_id,
+        random=random_fraction,
     )
-    intake = Intake(node_id, dispatcher, hub, listener.greeted)
-
-    def broadcast(outgoing: Signal) -> bool:
-        """To the other nodes and to this one's clients, or to nobody."""
-        accepted = broadcaster.send(outgoing)
-        if accepted:
-            intake.deliver_own(outgoing)
-        return accepted
-
-    app[NODE] = Node(
-        Services(
-            version=f"roomcast {__version__}",
-            policy=Policy(
-                rules=config.channel,
-                insecure=client.insecure,
-                allow_anonymous=client.allow_anonymous_connect_without_token,
-                channel_limit=client.channel_limit,
-                message_size_limit=client.message_size_limit,
-            ),
-            limits=Limits(
-                ping_interval_s=client.ping_interval_s,
-                pong_timeout_s=client.pong_timeout_s,
-                stale_close_delay_s=client.stale_close_delay_s,
-                history_publications_max=client.history_max_publication_limit,
-                recovery_publications_max=client.recovery_max_publication_limit,
-            ),
-            verifier=app[_VERIFIER],
-            clock=clock,
-            new_id=new_id,
-            random=random_fraction,
-            framer=text_frame,
-            node=node_id,
-            log=log,
-            appender=appender,
-            dispatcher=dispatcher,
-            presence=PresenceBook(presence, app[_LEASES], clock, node=node_id),
-            signal=broadcast,
-            background=background.start,
-        ),
-        app[HEALTH],
-        connection_limit=client.connection_limit,
+    assembly = assemble(
+        config,
+        ports,
+        node_id=node_id,
+        verifier=app[_VERIFIER],
+        framer=text_frame,
+        health=app[HEALTH],
+        hold_queue=app[_LEASE].hold,
     )
-    app[_LISTENER], app[_INTAKE] = listener, intake
-    async with _task(broadcaster.run()), _task(dispatcher.watch()):
+    app[_ASSEMBLY], app[NODE] = assembly, assembly.node
+    async with _task(assembly.broadcaster.run()), _task(assembly.dispatcher.watch()):
         yield
         with suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):
-                await appender.drain()
-                await background.finish()
-                await broadcaster.flushed()
-    await dispatcher.close()
+                await assembly.finish()
+    await assembly.dispatcher.close()
 
 
 async def _queue(app: web.Application) -> AsyncIterator[None]:
-    listener = app[_LISTENER]
+    listener = app[_ASSEMBLY].listener
     try:
         await listener.open()
         yield
@@ -266,21 +203,13 @@ async def _queue(app: web.Application) -> AsyncIterator[None]:
 
 async def _ears(app: web.Application) -> AsyncIterator[None]:
     """Poll, and hear the own greeting before anything is read from the log or any client is let in."""
-    listener, health = app[_LISTENER], app[HEALTH]
-    poller = Poller(app[_LISTENER].queue, app[_CLOCK], random_fraction, app[_INTAKE].take, listener.rebuild)
-    health.deaf = lambda: poller.failures >= _DEAF_FAILURES
-    health.unproved = lambda: not listener.hears
+    listener, poller = app[_ASSEMBLY].listener, app[_ASSEMBLY].poller
     async with _task(poller.run()):
         if not await listener.prove():
             # Serve all the same, degraded: durable publications are found by reading the log.
             listener.prove_later()
         await app[_LEASE].enter("live")
         yield
-
-
-async def _check_table(table: DynamoChannelTable) -> None:
-    """Fail early, and with the table's name, when it cannot be read. Raises PortError."""
-    await table.head(RESERVED_PREFIX + "check")
 
 
 # ---- the end
@@ -380,9 +309,6 @@ _CLOCK: Final = web.AppKey("clock", SystemClock)
 _CLIENTS: Final = web.AppKey("clients", AwsClients)
 _LEASES: Final = web.AppKey("leases", DynamoLeases)
 _LEASE: Final = web.AppKey("lease", LeaseKeeper)
-_LISTENER: Final = web.AppKey("listener", Listener)
-_INTAKE: Final = web.AppKey("intake", Intake)
+_ASSEMBLY: Final = web.AppKey("assembly", Assembly)
 
-# Receives that fail in a row before this node counts as deaf: well over the time that a throttled call takes.
-_DEAF_FAILURES: Final = 5
 _STDIN_BYTES: Final = 4096

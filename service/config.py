@@ -163,7 +163,8 @@ class ClientConfig:
     )
     message_size_limit: int = _option(
         64 * 1024,
-        "Largest frame a client may send (close code 1009). At most 98,304: a publication must fit a log item.",
+        "Largest command a client may send (error 106); a frame of several may be four times as large "
+        "(close code 1009). At most 98,304: a publication must fit a log item.",
         unit="bytes",
         within=(1024, MESSAGE_SIZE_LIMIT_MAX),
     )

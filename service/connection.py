@@ -29,6 +29,7 @@ from service.core.protocol import (
     encode_error,
     encode_lines_reply,
     encode_reply,
+    encode_stored,
     subscribe_result,
     unsubscribe_push,
 )
@@ -430,6 +431,11 @@ class Connection:
         services = self._services
         published = Publication(effect.data, info=effect.info, time=services.clock.now_ms())
         if not effect.options.has_history:
+            try:
+                encode_stored(published)
+            except Unencodable:
+                self._fail(effect.id, Error.BAD_REQUEST)
+                return
             signal = signals.publication(services.node, services.new_id(), effect.channel, published)
             if services.signal(signal):
                 self._reply(effect.id, "publish", {})

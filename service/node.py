@@ -98,13 +98,10 @@ class Node:
         """Open connections."""
         return len(self._connections)
 
-    def refusal(self) -> Disconnect | None:
-        """Why no further connection is taken now."""
-        if self.health.draining:
-            return Disconnect.SHUTDOWN
-        if self._connection_limit and len(self._connections) >= self._connection_limit:
-            return Disconnect.CONNECTION_LIMIT
-        return None
+    def takes_clients(self) -> bool:
+        """Whether a further connection is welcome: this node does not drain and is not full."""
+        full = self._connection_limit and len(self._connections) >= self._connection_limit
+        return not (self.health.draining or full)
 
     def open(self, socket: Socket) -> Connection:
         """A new connection over `socket`; `closed` must be called at its end."""

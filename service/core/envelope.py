@@ -14,6 +14,7 @@ know `v` takes every record for a pointer and drops the signals, so that old and
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +23,7 @@ from service.core.log_item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
 from service.core.publication import Json, MalformedPublication, Publication, Record
 
 __all__ = [
+    "DEPTH_MAX",
     "ENVELOPE_BYTES_MAX",
     "ENVELOPE_VERSION",
     "Envelope",
@@ -38,6 +40,9 @@ ENVELOPE_VERSION: Final = 1
 # SNS takes 262,144 bytes with attributes; the rest is room for what AWS may count besides the body.
 ENVELOPE_BYTES_MAX: Final = 240 * 1024
 assert ITEM_BYTES_MAX < ENVELOPE_BYTES_MAX, "an item fits an envelope unless escapes blow it up"
+
+# Arrays and objects within each other, a publication or signal. Decoders take about 1,000, an envelope's own included.
+DEPTH_MAX: Final = 512
 
 _OPEN: Final = f'{{"v":{ENVELOPE_VERSION},'
 _RECORDS, _SIGNALS, _CLOSE = '"records":[', '"signals":[', "]}"
@@ -77,10 +82,11 @@ class Envelope:
 def checked_pubs(item: LogItem) -> str:
     """The item's `pubs` as one line of JSON that is safe to embed. Raises MalformedPublication.
 
-    Somebody else may have written the item: this is the one place that looks into it before it is broadcast.
+    Somebody else may have written the item: this is the one place that looks into it before it is broadcast. It is
+    written anew, since one value that a reader's decoder refuses would cost every record of the same message.
     """
     try:
-        pubs = json.loads(item.pubs, parse_constant=_refuse_constant)
+        pubs = json.loads(item.pubs, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise MalformedPublication("pubs is not JSON") from error
     if not isinstance(pubs, list) or len(pubs) != item.last - item.offset + 1:
@@ -88,13 +94,9 @@ def checked_pubs(item: LogItem) -> str:
     for index, stored in enumerate(pubs):
         Publication.from_stored(stored, item.offset + index)
     try:
-        item.pubs.encode()
-    except UnicodeEncodeError as error:
-        raise MalformedPublication("pubs is not valid Unicode") from error
-    if "\n" in item.pubs or "\r" in item.pubs:
-        # Raw line breaks are white space between tokens here: JSON forbids them inside strings.
-        return item.pubs.replace("\n", " ").replace("\r", " ").translate(_NON_CHARACTERS)
-    return item.pubs.translate(_NON_CHARACTERS)
+        return _one_line(pubs)
+    except ValueError as error:
+        raise MalformedPublication("pubs holds what is not JSON everywhere") from error
 
 
 def record_text(item: LogItem, pubs: str | None) -> str:
@@ -107,17 +109,15 @@ def record_text(item: LogItem, pubs: str | None) -> str:
 
 
 def signal_text(signal: Signal) -> str:
-    """One signal of an envelope. Raises ValueError when `body` is not JSON."""
-    return json.dumps(
+    """One signal of an envelope. Raises ValueError when `body` is not JSON that every reader takes."""
+    return _one_line(
         {
             "kind": signal.kind,
             "id": signal.id,
             "node": signal.node,
             "channel": signal.channel,
             "body": signal.body,
-        },
-        separators=(",", ":"),
-        allow_nan=False,
+        }
     )
 
 
@@ -210,5 +210,31 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _one_line(value: Json) -> str:
+    """`value` as JSON that every decoder takes. Raises ValueError for NaN, infinity, lone surrogates and deep nesting."""
+    if _is_deeper(value, DEPTH_MAX):
+        raise ValueError("nested too deeply")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text.encode()  # UnicodeEncodeError is a ValueError
+    return text.translate(_NON_CHARACTERS)
+
+
+def _is_deeper(value: Json, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, list | dict)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _whole_number(text: str) -> int:
+    """Raises ValueError for a number that is infinite for whoever reads it as a double."""
+    if math.isinf(float(text)):
+        raise ValueError("a number beyond a double")
+    return int(text)

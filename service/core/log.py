@@ -41,8 +41,8 @@ __all__ = [
 MIN_RETENTION_MS: Final = 24 * 60 * 60 * 1000
 # Clock skew between nodes, plus the longest time from believing a tail to the commit of an append on it.
 MARGIN_MS: Final = 30 * 60 * 1000
-# A head outlives its own word by far, so that floor and trim survive long quiet times.
-HEAD_GRACE_MS: Final = 30 * 24 * 60 * 60 * 1000
+# A head outlives its own word, and every history_ttl there is (366 days at most): what it hides stays hidden.
+HEAD_GRACE_MS: Final = 400 * 24 * 60 * 60 * 1000
 assert MARGIN_MS * 4 < MIN_RETENTION_MS, "a fresh tail must be believed for most of its life"
 
 # Separates the log generation from the random part of an epoch.
@@ -96,9 +96,16 @@ def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: s
 
 
 def next_head(
-    channel: str, head: Head | None, newest: LogItem | None, *, epoch: str, version: str, read_at: int
+    channel: str,
+    head: Head | None,
+    newest: LogItem | None,
+    *,
+    epoch: str,
+    version: str,
+    read_at: int,
+    trim: int = 0,
 ) -> Head:
-    """The head that rotates (a new `epoch`) or renews (the tail's own) a channel.
+    """The head that rotates (a new `epoch`) or renews (the tail's own) a channel, and hides offsets up to `trim`.
 
     `read_at`: the time BEFORE `head` and `newest` were read; the new word holds from there, not from now.
     """
@@ -107,7 +114,7 @@ def next_head(
         epoch=epoch,
         floor=max(newest.last if newest else 0, head.floor if head else 0),
         believe_until=read_at + MIN_RETENTION_MS,
-        trim=head.trim if head else 0,
+        trim=max(trim, head.trim if head else 0),
         version=version,
         expires_at=(read_at + MIN_RETENTION_MS + HEAD_GRACE_MS) // 1000,
     )

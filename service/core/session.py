@@ -212,7 +212,8 @@ class Session:
             return self._connect(command)
         if self.state is not State.CONNECTED:
             return self.close(Disconnect.BAD_REQUEST)
-        if command.size > self._policy.message_size_limit:
+        # What has no id has no answer: see SendRequest.
+        if command.id and command.size > self._policy.message_size_limit:
             return Fail(command.id, Error.LIMIT_EXCEEDED)
         return self._connected_command(command.id, request)
 
@@ -380,6 +381,9 @@ class Session:
 
     def authorized(self, effect: Authorize, channel: str, user: str, chan_info: Json) -> Effect:
         """The subscription token of `effect` is genuine and names `channel` and `user`."""
+        if self.state is not State.CONNECTED:
+            # Closed while the token was verified.
+            return Ignore()
         if channel != effect.request.channel or user != self.user:
             return self.close(Disconnect.INVALID_TOKEN)
         options = self._policy.rules.options(channel)

@@ -52,9 +52,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Where a new subscriber starts. `recovered` is None unless it asked to recover and could not be: then
-    `missed` is empty and `position` is the channel's.
-    """
+    """Where a new subscriber starts. `recovered`: None = it did not ask; False = it could not be, and is to be told."""
 
     position: StreamPosition
     recovered: bool | None
@@ -271,28 +269,22 @@ class Dispatcher:
             channel.task = self._spawn(self._fill_hole(channel, resequencer))
 
     async def _fill_hole(self, channel: _Channel, resequencer: Resequencer) -> None:
+        after, must_reach = resequencer.top, resequencer.reading()
+        records: list[Record] = []
+        failure: PortError | None = None
         try:
-            must_reach = resequencer.reading()
-            after = resequencer.top
             records = await self._log.read_after(
                 channel.name, resequencer.epoch, after, _GAP_PUBLICATIONS_MAX
             )
         except PortError as error:
-            channel.failures += 1
-            _log.warning(
-                "gap_read_failed", channel=channel.name, failures=channel.failures, reason=str(error)
-            )
-            if channel.failures >= _GAP_FAILURES_MAX:
-                self._lose(channel, "the log did not answer")
-            else:
-                pause = _GAP_RETRY_S * (0.5 + self._random())
-                resequencer.postpone(self._clock.monotonic_s() + pause)
-                channel.task = None
-                self._attend(channel)
-            return
+            failure = error
         finally:
             channel.task = None
         if self._channels.get(channel.name) is not channel:
+            # Forgotten meanwhile: whoever subscribes now has nothing to do with this hole.
+            return
+        if failure is not None:
+            self._gap_read_failed(channel, resequencer, failure)
             return
         channel.failures = 0
         count = sum(record.last - record.offset + 1 for record in records)
@@ -310,20 +302,33 @@ class Dispatcher:
                 resequencer.exists(must_reach, self._clock.monotonic_s())
             self._attend(channel)
 
+    def _gap_read_failed(self, channel: _Channel, resequencer: Resequencer, error: PortError) -> None:
+        channel.failures += 1
+        _log.warning("gap_read_failed", channel=channel.name, failures=channel.failures, reason=str(error))
+        if channel.failures >= _GAP_FAILURES_MAX:
+            self._lose(channel, "the log did not answer")
+        else:
+            pause = _GAP_RETRY_S * (0.5 + self._random())
+            resequencer.postpone(self._clock.monotonic_s() + pause)
+            self._attend(channel)
+
     async def _check_epoch(self, channel: _Channel, resequencer: Resequencer, doubted: str) -> None:
+        resolved: Resolved | None = None
         try:
             resolved = await self._log.resolve(channel.name)
         except PortError as error:
             _log.warning("epoch_check_failed", channel=channel.name, reason=str(error))
-            # The next record of that epoch raises the doubt again; the periodic check does not forget it.
-            resequencer.doubted = None
-            channel.task = None
-            self._attend(channel)
-            return
         finally:
             channel.task = None
-        resequencer.refute(doubted)
-        self._compare(channel, resequencer, resolved)
+        if self._channels.get(channel.name) is not channel:
+            return
+        if resolved is None:
+            # The next record of that epoch raises the doubt again; the periodic check does not forget it.
+            resequencer.doubted = None
+            self._attend(channel)
+        else:
+            resequencer.refute(doubted)
+            self._compare(channel, resequencer, resolved)
 
     async def _check_tail(self, channel: _Channel) -> None:
         """Read the tail of a channel and catch up with it; keep a quiet channel's epoch alive."""

@@ -94,8 +94,10 @@ class Listener:
 
     def prove_later(self) -> None:
         """Greet in the background until it is heard, then read what was missed meanwhile."""
-        if self._proving is None or self._proving.done():
-            self._proving = asyncio.create_task(self._prove_and_catch_up(), name="prove queue")
+        if self._proving is not None:
+            # Of a queue before this one: what it has found out does not hold any more.
+            self._proving.cancel()
+        self._proving = asyncio.create_task(self._prove_and_catch_up(), name="prove queue")
 
     async def close(self) -> None:
         """Raises PortError when the queue or its subscription may still be there."""

@@ -43,6 +43,8 @@ class Poller:
         self._rebuild = rebuild
         self._extra: set[asyncio.Task[None]] = set()
         self._failures = 0
+        # A rebuild is due. One that failed may have left a queue that can be received from, but is not subscribed.
+        self._gone = False
         # Monotonic seconds of the last receive that was answered.
         self.heard_at_s = clock.monotonic_s()
 
@@ -62,11 +64,14 @@ class Poller:
             await asyncio.gather(*self._extra, return_exceptions=True)
 
     async def _poll_once(self) -> None:
+        if self._gone:
+            await self._try_rebuild()
+            return
         try:
             messages = await self._queue.receive()
         except Gone:
             _log.error("queue_gone")
-            await self._try_rebuild()
+            self._gone = True
             return
         except PortError as error:
             await self._back_off(error)
@@ -111,6 +116,7 @@ class Poller:
         except PortError as error:
             await self._back_off(error)
         else:
+            self._gone = False
             self._failures = 0
 
     async def _back_off(self, error: PortError) -> None:

@@ -61,8 +61,16 @@ class WebSocketGateway:
             raise web.HTTPForbidden(
                 text="This page's origin may not connect. Add it to client.allowed_origins.\n"
             )
+        node = request.app[NODE]
+        if not node.takes_clients():
+            # Not a close code: SDKs try again after this, and a load balancer may find another node for them.
+            raise web.HTTPServiceUnavailable(text="This node takes no further connections.\n")
         response = web.WebSocketResponse(
-            timeout=CLOSE_WAIT_S, autoclose=False, compress=False, max_msg_size=self._frame_bytes_max
+            timeout=CLOSE_WAIT_S,
+            autoclose=False,
+            compress=False,
+            max_msg_size=self._frame_bytes_max,
+            protocols=("centrifuge-json",),
         )
         if not response.can_prepare(request).ok:
             raise web.HTTPUpgradeRequired(
@@ -74,11 +82,6 @@ class WebSocketGateway:
         if transport is None:
             return response
         writer = Writer(response, transport, self._queue_bytes_max)
-        node = request.app[NODE]
-        if (refusal := node.refusal()) is not None:
-            writer.close(refusal)
-            await writer.closed()
-            return response
         connection = node.open(writer)
         try:
             await self._pump(response, connection)

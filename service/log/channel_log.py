@@ -27,7 +27,7 @@ from service.core.log import (
 )
 from service.core.log_item import Head, LogItem
 from service.core.protocol import decode_publications
-from service.core.publication import MalformedPublication, Record
+from service.core.publication import MalformedPublication, Record, StreamPosition
 from service.ports import (
     BeliefEnded,
     ChannelTable,
@@ -178,6 +178,33 @@ class ChannelLog:
                 # Another node may have won, or appended meanwhile: either keeps the epoch as well.
                 await self._table.put_head(renewed, head.version if head else None)
         return resolved
+
+    async def remove_history(self, channel: str) -> StreamPosition:
+        """Hide everything up to the tail from readers; nothing is deleted, so no offset can be used twice.
+
+        Returns the tail's position. Raises PortError.
+        """
+        for _ in range(_RESOLVE_ROUNDS_MAX):
+            read_at = self._clock.now_ms()
+            resolved = await self.resolve(channel)
+            head = await self.head(channel)
+            tail = resolved.tail
+            hiding = next_head(
+                channel,
+                head,
+                resolved.newest,
+                epoch=tail.epoch,
+                version=self._new_id(),
+                read_at=read_at,
+                trim=tail.top,
+            )
+            if hiding.floor == tail.top and await self._retried(
+                partial(self._table.put_head, hiding, head.version if head else None)
+            ):
+                return tail.position
+        raise UnknownOutcome(
+            f"the head of a channel changed {_RESOLVE_ROUNDS_MAX} times while it was written"
+        )
 
     async def append(
         self, channel: str, tail: Tail, publications: Sequence[Pending], history_ttl_ms: int

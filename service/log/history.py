@@ -75,9 +75,12 @@ async def _forward(
             break
         records = await log.read_after(channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(lines)))
         if not records:
-            break
-        if records[0].offset > after + 1:
-            # What expired may be gone anywhere before the run that ends at the top.
+            # Items of an epoch before stand in the way, for days after they expired: look from the top.
+            most = min(position.offset - after, _READS_MAX * ITEMS_A_PAGE)
+            records = await log.read_before(channel, position.epoch, position.offset, most)
+            return _lines(records, after + 1, position.offset, cutoff_ts)[:limit]
+        if records[0].offset > after + 1 or any(record.ts < cutoff_ts for record in records):
+            # What expired is hidden, and may be gone anywhere, before the run that ends at the top.
             lines.clear()
         lines.extend(_lines(records, max(start, after + 1), position.offset, cutoff_ts))
         after = records[-1].last
@@ -85,9 +88,15 @@ async def _forward(
 
 
 def _lines(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[bytes]:
+    """The publications in `first`..`last` behind the last record that is older than `cutoff_ts`.
+
+    Clocks of writers differ, so an old record may stand behind a younger one; leaving out single ones would
+    make a hole.
+    """
     lines: list[bytes] = []
     for record in records:
         if record.ts < cutoff_ts:
+            lines.clear()
             continue
         for publication in record.publications or ():
             if first <= publication.offset <= last:
