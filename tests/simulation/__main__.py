@@ -1,0 +1,38 @@
+"""Run one seed again and tell what happened: python -m tests.simulation SEED [--mutation NAME] [--log]."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import nullcontext
+
+import structlog
+
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.scenario import simulate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--mutation", choices=[mutation.name for mutation in MUTATIONS])
+    parser.add_argument("--log", action="store_true", help="show what the nodes log")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20 if arguments.log else 50))
+    mutation = next((each for each in MUTATIONS if each.name == arguments.mutation), None)
+    with mutation.apply() if mutation else nullcontext():
+        outcome = simulate(arguments.seed)
+    lines = [
+        *outcome.trace,
+        (
+            f"published {outcome.published}, acknowledged {outcome.acknowledged}, delivered {outcome.delivered}, "
+            f"recovered {outcome.recovered}, told {outcome.told}, calls {outcome.calls}"
+        ),
+        *(f"VIOLATION {violation}" for violation in outcome.violations),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 1 if outcome.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

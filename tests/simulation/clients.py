@@ -1,0 +1,205 @@
+"""A client as the published SDKs behave: remembers its position, subscribes again when told, trusts the server's order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from service.core.codes import Disconnect
+from tests.simulation.checker import Checker, View
+
+if TYPE_CHECKING:
+    from tests.simulation.scenario import SimulatedNode
+
+# How long an SDK waits for the answer to a command before it connects anew.
+ANSWER_S = 20.0
+
+
+class ClientSocket:
+    """The Socket of one connection: what the node sends reaches the client at once, until one of them is gone."""
+
+    def __init__(self, client: SimulatedClient) -> None:
+        self._client = client
+        self.open = True
+
+    def send(self, frame: bytes) -> None:
+        if self.open:
+            self._client.take(self, frame)
+
+    def close(self, why: Disconnect) -> None:
+        if self.open:
+            self.open = False
+            self._client.dropped(self)
+
+
+class SimulatedClient:
+    """Subscribed to `channels` for the whole run, apart from the times when it is away."""
+
+    def __init__(
+        self,
+        name: str,
+        channels: list[str],
+        checker: Checker,
+        random: Random,
+        pick: Callable[[], SimulatedNode | None],
+    ) -> None:
+        self.name = name
+        self.views = {channel: View(name, channel) for channel in channels}
+        self._checker = checker
+        self._random = random
+        self._pick = pick
+        self._socket: ClientSocket | None = None
+        self._inbox: asyncio.Queue[bytes] | None = None
+        self._ids = 0
+        self._waiting: dict[int, Callable[[dict[str, Any]], None]] = {}
+        self.hidden: dict[str, tuple[str, int] | None] = {}
+        self.away = False
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None and self._socket.open
+
+    # ---- coming and going
+
+    def come(self) -> None:
+        self.away = False
+        self._connect()
+
+    def go(self) -> None:
+        """Leave without a word, as a phone in a tunnel does."""
+        self.away = True
+        self._drop()
+
+    def drop(self) -> None:
+        """Lose the connection and come back."""
+        self._drop()
+        self._connect_later()
+
+    def _connect(self) -> None:
+        if self.away or self.connected:
+            return
+        node = self._pick()
+        if node is None:
+            self._connect_later()
+            return
+        socket = self._socket = ClientSocket(self)
+        inbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self._inbox = inbox
+        self._waiting.clear()
+        for view in self.views.values():
+            view.subscribed = False
+        node.attach(socket, inbox)
+        lines = [self._line("connect", {}, lambda reply: None)]
+        lines += [self._subscribe_line(view) for view in self.views.values()]
+        self._write(b"\n".join(lines))
+
+    def _connect_later(self) -> None:
+        delay = self._random.uniform(0.2, 3.0)
+        asyncio.get_running_loop().call_later(delay, _apart, self._connect)
+
+    def _drop(self) -> None:
+        socket, self._socket = self._socket, None
+        inbox, self._inbox = self._inbox, None
+        if socket is not None:
+            socket.open = False
+        if inbox is not None:
+            inbox.put_nowait(b"")  # end of file
+
+    def dropped(self, socket: ClientSocket) -> None:
+        """The server closed."""
+        if self._socket is socket:
+            self._drop()
+            self._connect_later()
+
+    # ---- commands
+
+    def publish(self, channel: str, content: str) -> None:
+        if not self.connected:
+            return
+        self._checker.attempted[content] = channel
+
+        def answered(reply: dict[str, Any]) -> None:
+            if "error" not in reply:
+                self._checker.acknowledged[content] = asyncio.get_running_loop().time()
+
+        self._write(self._line("publish", {"channel": channel, "data": content}, answered))
+
+    def read_history(self, channel: str) -> None:
+        if not self.connected:
+            return
+        hidden = self.hidden.get(channel)
+
+        def answered(reply: dict[str, Any]) -> None:
+            if "history" in reply:
+                self._checker.history(self.name, channel, reply["history"], hidden)
+
+        self._write(self._line("history", {"channel": channel, "limit": -1}, answered))
+
+    def _subscribe_line(self, view: View) -> bytes:
+        since = view.position
+        params: dict[str, Any] = {"channel": view.channel}
+        if since is not None:
+            params |= {"recover": True, "epoch": since[0], "offset": since[1]}
+
+        def answered(reply: dict[str, Any]) -> None:
+            if "error" in reply:
+                delay = self._random.uniform(0.5, 2.0)
+                asyncio.get_running_loop().call_later(
+                    delay, _apart, self._subscribe_again, self._socket, view
+                )
+            else:
+                self._checker.subscribe_reply(view, since, reply["subscribe"])
+
+        line = self._line("subscribe", params, answered)
+        asyncio.get_running_loop().call_later(ANSWER_S, _apart, self._give_up, self._socket, self._ids)
+        return line
+
+    def _subscribe_again(self, socket: ClientSocket, view: View) -> None:
+        if self._socket is socket and socket.open and not view.subscribed:
+            self._write(self._subscribe_line(view))
+
+    def _give_up(self, socket: ClientSocket, command: int) -> None:
+        if self._socket is socket and command in self._waiting:
+            self.drop()
+
+    def _line(self, method: str, params: dict[str, Any], answered: Callable[[dict[str, Any]], None]) -> bytes:
+        self._ids += 1
+        self._waiting[self._ids] = answered
+        return orjson.dumps({"id": self._ids, method: params})
+
+    def _write(self, frame: bytes) -> None:
+        if self._inbox is not None:
+            self._inbox.put_nowait(frame)
+
+    # ---- what comes
+
+    def take(self, socket: ClientSocket, frame: bytes) -> None:
+        if socket is not self._socket:
+            return
+        for line in frame.split(b"\n"):
+            message = orjson.loads(line)
+            if push := message.get("push"):
+                self._pushed(push)
+            elif answered := self._waiting.pop(message.get("id", 0), None):
+                answered(message)
+
+    def _pushed(self, push: dict[str, Any]) -> None:
+        view = self.views.get(push["channel"])
+        if view is None:
+            return
+        if "pub" in push:
+            self._checker.push(view, push["pub"])
+        elif "unsubscribe" in push:
+            view.subscribed = False
+            socket = self._socket
+            asyncio.get_running_loop().call_soon(_apart, self._subscribe_again, socket, view)
+
+
+def _apart(call: Callable[..., None], *arguments: Any) -> None:
+    """Run in a context of its own: a client is not part of the node that happened to send to it."""
+    contextvars.Context().run(call, *arguments)

@@ -1,0 +1,81 @@
+"""The invariants hold under every schedule tried, and the checker sees each way of breaking them.
+
+ROOMCAST_SIMULATION_SEEDS sets how many schedules (200 by default; the tox environment `simulation` runs thousands).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import structlog
+
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.scenario import Outcome, simulate
+
+SEEDS = int(os.environ.get("ROOMCAST_SIMULATION_SEEDS", "200"))
+SEEDS_A_JOB = 25
+# With few seeds, the mutations that need few; with many, all of them.
+THOROUGH = SEEDS >= 1000
+# Mutations that some of the first schedules show.
+QUICK = {"no hold", "repeats not dropped", "no batch id", "ack before commit", "hub before reply"}
+
+
+def quiet() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+def simulate_some(first: int) -> list[Outcome]:
+    return [simulate(seed) for seed in range(first, min(first + SEEDS_A_JOB, SEEDS))]
+
+
+def first_caught(number: int) -> int | None:
+    """The first seed with which mutation `number` is seen."""
+    mutation = MUTATIONS[number]
+    for seed in range(mutation.seeds):
+        with mutation.apply():
+            outcome = simulate(seed)
+        if any(violation.startswith(mutation.breaks) for violation in outcome.violations):
+            return seed
+    return None
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"), initializer=quiet) as executor:
+        yield executor
+
+
+@pytest.mark.timeout(600)
+def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
+    outcomes = [outcome for some in pool.map(simulate_some, range(0, SEEDS, SEEDS_A_JOB)) for outcome in some]
+    broken = [outcome for outcome in outcomes if outcome.violations]
+    message = "\n".join(
+        f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation {outcome.seed})"
+        for outcome in broken
+    )
+    assert not broken, message
+    assert len(outcomes) == SEEDS
+    # The schedules exercise what they are for.
+    assert sum(outcome.acknowledged for outcome in outcomes) > 10 * SEEDS
+    assert sum(outcome.recovered for outcome in outcomes) > SEEDS
+    assert sum(outcome.told for outcome in outcomes) > SEEDS / 4
+
+
+def test_a_seed_repeats_itself() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    try:
+        assert simulate(7) == simulate(7)
+    finally:
+        structlog.reset_defaults()
+
+
+@pytest.mark.timeout(600)
+def test_each_mutation_is_seen(pool: ProcessPoolExecutor) -> None:
+    numbers = [number for number, mutation in enumerate(MUTATIONS) if THOROUGH or mutation.name in QUICK]
+    caught = dict(zip(numbers, pool.map(first_caught, numbers), strict=True))
+    missed = [MUTATIONS[number].name for number, seed in caught.items() if seed is None]
+    assert not missed, f"the checker did not see: {missed}"
