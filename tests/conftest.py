@@ -7,10 +7,15 @@ import pytest
 
 from tests.requirements import find_browser, find_node, obtain, required
 
-# No deadline an example: a machine that does something else meanwhile is no fault of the code.
+# No bounds on time: a machine that does something else meanwhile is no fault of the code.
 # Derandomized: a run that passed once passes again; a search for more is `--hypothesis-profile=explore`.
-hypothesis.settings.register_profile("roomcast", deadline=None, derandomize=True)
-hypothesis.settings.register_profile("explore", deadline=None, max_examples=5_000)
+_ANY_SPEED = (hypothesis.HealthCheck.too_slow,)
+hypothesis.settings.register_profile(
+    "roomcast", deadline=None, suppress_health_check=_ANY_SPEED, derandomize=True
+)
+hypothesis.settings.register_profile(
+    "explore", deadline=None, suppress_health_check=_ANY_SPEED, max_examples=5_000
+)
 hypothesis.settings.load_profile("roomcast")
 
 

@@ -449,9 +449,9 @@ async def test_text_has_the_contrast_of_wcag_aa(dev: Dev, person: Open, channel:
     await bob.say("yours")
     await expect(ann.message("yours")).to_be_visible()
     await ann.say("mine")
+    await expect(ann.message("mine")).to_be_visible()
     await ann.say("x" * 70_000)
     await expect(ann.unsent).to_contain_text("Too large to send")
-    await expect(ann.message("mine")).to_be_visible()
     # Away from text: hovering is a state of its own.
     await ann.page.mouse.move(0, 0)
     for hue in range(8):

@@ -61,6 +61,10 @@ ROOMS: Final = {
     "service.presence": room("core ports telemetry", "structlog"),
     "service.connection": room("core ports log delivery presence auth config telemetry", "structlog"),
     "service.node": room("core ports log delivery presence connection auth config telemetry", "structlog"),
+    "service.lease": room("core ports telemetry", "structlog"),
+    "service.assembly": room(
+        "core ports log delivery presence connection node lease auth config telemetry", "structlog"
+    ),
     "service.keys": room("core ports log delivery presence connection node auth config telemetry", "aiohttp"),
     "service.gateway": room(
         "core ports log delivery presence connection node keys gateway auth config telemetry",

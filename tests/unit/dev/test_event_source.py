@@ -130,10 +130,11 @@ def test_what_counts_as_complete_failure(response: object) -> None:
     assert retried(mapping)[0] == [1, 2, 3]
 
 
-def test_a_partial_failure_goes_on_from_the_lowest_reported_record() -> None:
+@pytest.mark.parametrize("identifiers", [("3",), ("3", "4"), ("4", "3")])
+def test_a_partial_failure_goes_on_from_the_lowest_reported_record(identifiers: tuple[str, ...]) -> None:
     mapping = mapping_of(5)
     invoked(mapping)
-    mapping.answered(failed("4", "3"), NOW_S)
+    mapping.answered(failed(*identifiers), NOW_S)
     assert retried(mapping)[0] == [3, 4, 5]
 
 

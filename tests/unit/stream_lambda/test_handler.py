@@ -145,9 +145,13 @@ def test_appends_travel_in_one_message(sns: FakeSns, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == ""  # what is in order costs no log line
 
 
-def test_heads_changes_and_ttl_deletes_are_not_published(sns: FakeSns) -> None:
-    assert handler(recorded("stream_not_appends"), None) == DONE
+def test_heads_changes_and_ttl_deletes_are_not_published(
+    sns: FakeSns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {**append(1), "eventName": "MODIFY"}
+    assert handler(event(*recorded("stream_not_appends")["Records"], changed), None) == DONE
     assert sns.calls == 0
+    assert capsys.readouterr().out == ""  # and they are no poison
 
 
 def test_poison_is_skipped_and_told_without_payload(sns: FakeSns, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,6 +232,12 @@ def test_both_failures_in_one_call_report_the_lower(monkeypatch: pytest.MonkeyPa
     assert [entry.sequence for entry in outcome.failed] == ["6", "7"]
 
 
+def test_what_was_not_sent_any_more_failed_too() -> None:
+    entries = [Entry("b", ENVELOPE_BYTES_MAX, str(sequence)) for sequence in (5, 6, 7)]
+    outcome = publish(FakeSns(reject=[1]), TOPIC, entries)
+    assert [entry.sequence for entry in outcome.failed] == ["6", "7"]
+
+
 def test_sequence_numbers_are_compared_as_numbers_and_reported_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -277,7 +287,7 @@ def test_poison_is_told_also_when_sns_is_out_of_reach(
     assert json.loads(capsys.readouterr().out)["records_skipped"] == 1
 
 
-@given(st.lists(st.integers(1, ENVELOPE_BYTES_MAX), max_size=60))
+@given(st.lists(st.one_of(st.integers(1, 50_000), st.integers(1, ENVELOPE_BYTES_MAX)), max_size=60))
 def test_calls_keep_both_bounds_and_the_order(sizes: list[int]) -> None:
     entries = [Entry("", size, str(index)) for index, size in enumerate(sizes)]
     batches = list(calls(entries))

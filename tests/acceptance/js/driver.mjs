@@ -1,0 +1,104 @@
+// One client of the published JavaScript SDK, unchanged, driven over standard input and output.
+//
+// In, one JSON object a line:   {"id": 1, "op": "publish", "channel": "news", "data": …}
+// Out, the same:                {"id": 1, "result": …} or {"id": 1, "error": {"code": …, "message": …}},
+//                               and events as they happen: {"event": "publication", "channel": "news", …}
+// It ends with standard input.
+
+import { createInterface } from 'node:readline';
+import { Centrifuge } from 'centrifuge';
+import WebSocket from 'ws';
+
+const write = (line) => process.stdout.write(JSON.stringify(line) + '\n');
+const person = (info) => info && { user: info.user, client: info.client, conn_info: info.connInfo ?? null };
+const message = (publication) => ({
+  offset: publication.offset ?? 0,
+  data: publication.data,
+  info: person(publication.info) ?? null,
+});
+
+let client;
+
+function open({ url, token, fresh_token: freshToken, retry_ms: retryMs }) {
+  client = new Centrifuge(url, {
+    websocket: WebSocket,
+    token: token ?? '',
+    getToken: freshToken ? async () => freshToken : null,
+    minReconnectDelay: retryMs,
+    maxReconnectDelay: retryMs,
+  });
+  client.on('connecting', ({ code, reason }) => write({ event: 'connecting', code, reason }));
+  client.on('connected', (connected) => write({ event: 'connected', client: connected.client }));
+  client.on('disconnected', ({ code, reason }) => write({ event: 'disconnected', code, reason }));
+  client.on('error', ({ error }) => write({ event: 'error', code: error.code, message: error.message }));
+}
+
+function listen(subscription) {
+  const { channel } = subscription;
+  const tell = (event, what) => write({ event, channel, ...what });
+  subscription.on('subscribing', ({ code, reason }) => tell('subscribing', { code, reason }));
+  subscription.on('unsubscribed', ({ code, reason }) => tell('unsubscribed', { code, reason }));
+  subscription.on('subscribed', (subscribed) =>
+    tell('subscribed', {
+      recoverable: subscribed.recoverable,
+      was_recovering: subscribed.wasRecovering,
+      recovered: subscribed.recovered,
+      position: subscribed.streamPosition ?? null,
+    }),
+  );
+  subscription.on('publication', (publication) => tell('publication', message(publication)));
+  subscription.on('join', ({ info }) => tell('join', { info: person(info) }));
+  subscription.on('leave', ({ info }) => tell('leave', { info: person(info) }));
+  subscription.on('error', ({ error }) => tell('error', { code: error.code, message: error.message }));
+}
+
+const operations = {
+  connect(command) {
+    if (client === undefined) open(command);
+    client.connect();
+  },
+  disconnect() {
+    client.disconnect();
+  },
+  subscribe({ channel, token, since }) {
+    let subscription = client.getSubscription(channel);
+    if (subscription === null) {
+      subscription = client.newSubscription(channel, { token: token ?? '', since: since ?? null });
+      listen(subscription);
+    }
+    subscription.subscribe();
+  },
+  unsubscribe({ channel }) {
+    client.getSubscription(channel).unsubscribe();
+  },
+  async publish({ channel, data }) {
+    await client.publish(channel, data);
+  },
+  async history({ channel, limit, since, reverse }) {
+    const { publications, offset, epoch } = await client.history(channel, { limit, since, reverse });
+    return { publications: publications.map(message), offset, epoch };
+  },
+  async presence({ channel }) {
+    const { clients } = await client.presence(channel);
+    return Object.fromEntries(Object.entries(clients).map(([id, info]) => [id, person(info)]));
+  },
+  async presence_stats({ channel }) {
+    const { numClients, numUsers } = await client.presenceStats(channel);
+    return { num_clients: numClients, num_users: numUsers };
+  },
+  async rpc({ method, data }) {
+    return (await client.rpc(method, data)).data;
+  },
+};
+
+// Commands begin in the order they came; what waits for the server does not hold up those that follow.
+createInterface({ input: process.stdin })
+  .on('line', async (line) => {
+    const { id, op, ...command } = JSON.parse(line);
+    try {
+      write({ id, result: (await operations[op](command)) ?? null });
+    } catch (error) {
+      write({ id, error: { code: error.code ?? -1, message: error.message ?? String(error) } });
+    }
+  })
+  .on('close', () => process.exit(0));

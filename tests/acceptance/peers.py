@@ -1,0 +1,329 @@
+"""Clients as applications have them: the published SDKs, unchanged, behind one interface for the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from abc import ABC, abstractmethod
+from typing import Any, Final
+
+import centrifuge
+
+from tests.requirements import JS_DIRECTORY
+
+__all__ = ["DEADLINE_S", "SDKS", "JsPeer", "Peer", "PyPeer", "Refused"]
+
+SDKS: Final = ("js", "py")
+# Of one step, on a machine that does much else.
+DEADLINE_S: Final = 20.0
+# Between attempts to connect. The SDKs' own pauses are for a fleet; here nobody else wants to connect.
+RETRY_S: Final = 0.1
+# One line of the JavaScript driver: a history reply is up to half a MiB.
+LINE_BYTES_MAX: Final = 4 * 1024 * 1024
+
+Event = dict[str, Any]
+Position = dict[str, Any]
+
+
+class Refused(Exception):
+    """The server answered a command with an error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class Peer(ABC):
+    """One client. `events` holds everything that happened to it, in order; `event` takes from it."""
+
+    def __init__(self, url: str, token: str = "", fresh_token: str = "") -> None:
+        """`token` is presented first; `fresh_token` is what the application would fetch for an expired one."""
+        self.url = url
+        self.token = token
+        self.fresh_token = fresh_token
+        self.events: list[Event] = []
+        self.client = ""
+        self._untaken: list[Event] = []
+        self._more = asyncio.Event()
+
+    @abstractmethod
+    async def call(self, op: str, **arguments: Any) -> Any:
+        """Carry out one operation of the SDK. Raises Refused."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Leave nothing behind. Idempotent."""
+
+    # ---- what happens to it
+
+    def happened(self, event: Event) -> None:
+        self.events.append(event)
+        self._untaken.append(event)
+        if event["event"] == "connected":
+            self.client = event["client"]
+        self._more.set()
+
+    async def event(self, name: str, **fields: Any) -> Event:
+        """The first event that was not taken yet of that name and with those fields; waits for it."""
+        wanted = {"event": name, **fields}
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while True:
+                    for index, event in enumerate(self._untaken):
+                        if wanted.items() <= event.items():
+                            return self._untaken.pop(index)
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            raise AssertionError(f"no {wanted} within {DEADLINE_S} s; there were {self.events}") from None
+
+    def received(self, channel: str) -> list[tuple[int, Any]]:
+        """(offset, data) of every publication of `channel` so far, in the order in which they came."""
+        return [
+            (event["offset"], event["data"])
+            for event in self.events
+            if event["event"] == "publication" and event["channel"] == channel
+        ]
+
+    # ---- what it does
+
+    async def connect(self) -> None:
+        await self.call("connect")
+        await self.event("connected")
+
+    async def disconnect(self) -> None:
+        await self.call("disconnect")
+        await self.event("disconnected")
+
+    async def subscribe(self, channel: str, **options: Any) -> Event:
+        """`options`: token; since (JavaScript only)."""
+        await self.call("subscribe", channel=channel, **options)
+        return await self.event("subscribed", channel=channel)
+
+    async def unsubscribe(self, channel: str) -> None:
+        await self.call("unsubscribe", channel=channel)
+        await self.event("unsubscribed", channel=channel)
+
+    async def publish(self, channel: str, data: Any) -> None:
+        """Returns when it is acknowledged. Raises Refused."""
+        await self.call("publish", channel=channel, data=data)
+
+    async def history(
+        self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
+    ) -> Any:
+        """{"publications": […], "offset", "epoch"}. Raises Refused."""
+        return await self.call("history", channel=channel, limit=limit, since=since, reverse=reverse)
+
+    async def presence(self, channel: str) -> Any:
+        """Client id to {"user", "client", "conn_info"}. Raises Refused."""
+        return await self.call("presence", channel=channel)
+
+    async def presence_stats(self, channel: str) -> Any:
+        """{"num_clients", "num_users"}. Raises Refused."""
+        return await self.call("presence_stats", channel=channel)
+
+    async def rpc(self, method: str, data: Any) -> Any:
+        """Raises Refused."""
+        return await self.call("rpc", method=method, data=data)
+
+
+class JsPeer(Peer):
+    """npm `centrifuge` over `ws`, in a Node.js process of its own (js/driver.mjs)."""
+
+    def __init__(self, url: str, token: str = "", fresh_token: str = "", *, node: str) -> None:
+        super().__init__(url, token, fresh_token)
+        self._node = node
+        self._ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def call(self, op: str, **arguments: Any) -> Any:
+        process = self._process or await self._start()
+        assert process.stdin is not None, "asked for a pipe"
+        if op == "connect":
+            arguments = {
+                "url": self.url,
+                "token": self.token,
+                "fresh_token": self.fresh_token,
+                "retry_ms": RETRY_S * 1000,
+            }
+        number = next(self._ids)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        given = {name: value for name, value in arguments.items() if value is not None}
+        process.stdin.write(json.dumps({"id": number, "op": op, **given}).encode() + b"\n")
+        async with asyncio.timeout(DEADLINE_S):
+            return await answer
+
+    async def close(self) -> None:
+        if self._process is None or self._reader is None:
+            return
+        assert self._process.stdin is not None, "asked for a pipe"
+        self._process.stdin.close()
+        async with asyncio.timeout(DEADLINE_S):
+            await self._process.wait()
+            await self._reader
+        assert self._process.returncode == 0, "the driver failed; its stderr is above"
+        self._process = None
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._process = await asyncio.create_subprocess_exec(
+            self._node,
+            str(JS_DIRECTORY / "driver.mjs"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES_MAX,
+        )
+        self._reader = asyncio.create_task(self._read(self._process))
+        return self._process
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None, "asked for a pipe"
+        async for text in process.stdout:
+            line = json.loads(text)
+            if "event" in line:
+                self.happened(line)
+                continue
+            answer = self._answers.pop(line["id"])
+            if "error" in line:
+                answer.set_exception(Refused(line["error"]["code"], line["error"]["message"]))
+            else:
+                answer.set_result(line["result"])
+
+
+class PyPeer(Peer):
+    """PyPI `centrifuge-python`, in this process."""
+
+    def __init__(self, url: str, token: str = "", fresh_token: str = "") -> None:
+        super().__init__(url, token, fresh_token)
+
+        async def fetch_token() -> str:
+            return fresh_token
+
+        self._client = centrifuge.Client(
+            url,
+            events=_ClientEvents(self),
+            token=token,
+            get_token=fetch_token if fresh_token else None,
+            min_reconnect_delay=RETRY_S,
+            max_reconnect_delay=RETRY_S,
+            proxy=None,
+        )
+
+    async def call(self, op: str, **arguments: Any) -> Any:
+        operation = getattr(self, f"_{op}")
+        try:
+            return await operation(**arguments)
+        except centrifuge.ReplyError as error:
+            raise Refused(error.code, str(error)) from error
+
+    async def close(self) -> None:
+        await self._client.disconnect()
+        # The SDK closes its connection in the background and offers nothing to wait for.
+        if self._client._background_tasks:
+            await asyncio.wait(set(self._client._background_tasks), timeout=DEADLINE_S)
+
+    async def _connect(self) -> None:
+        await self._client.connect()
+
+    async def _disconnect(self) -> None:
+        await self._client.disconnect()
+
+    async def _subscribe(self, channel: str, token: str = "") -> None:
+        subscription = self._client.get_subscription(channel)
+        if subscription is None:
+            subscription = self._client.new_subscription(
+                channel, events=_SubscriptionEvents(self, channel), token=token
+            )
+        await subscription.subscribe()
+
+    async def _unsubscribe(self, channel: str) -> None:
+        await self._client.get_subscription(channel).unsubscribe()
+
+    async def _publish(self, channel: str, data: Any) -> None:
+        await self._client.publish(channel, data)
+
+    async def _history(self, channel: str, limit: int, since: Position | None, reverse: bool) -> Any:
+        position = centrifuge.StreamPosition(**since) if since else None
+        result = await self._client.history(channel, limit=limit, since=position, reverse=reverse)
+        return {
+            "publications": [_message(publication) for publication in result.publications],
+            "offset": result.offset,
+            "epoch": result.epoch,
+        }
+
+    async def _presence(self, channel: str) -> Any:
+        result = await self._client.presence(channel)
+        return {client: _person(info) for client, info in result.clients.items()}
+
+    async def _presence_stats(self, channel: str) -> Any:
+        result = await self._client.presence_stats(channel)
+        return {"num_clients": result.num_clients, "num_users": result.num_users}
+
+    async def _rpc(self, method: str, data: Any) -> Any:
+        return (await self._client.rpc(method, data)).data
+
+
+class _ClientEvents(centrifuge.ClientEventHandler):  # type: ignore[misc]  # the SDK ships no types
+    def __init__(self, peer: PyPeer) -> None:
+        self._peer = peer
+
+    async def on_connecting(self, ctx: Any) -> None:
+        self._peer.happened({"event": "connecting", "code": ctx.code, "reason": ctx.reason})
+
+    async def on_connected(self, ctx: Any) -> None:
+        self._peer.happened({"event": "connected", "client": ctx.client})
+
+    async def on_disconnected(self, ctx: Any) -> None:
+        self._peer.happened({"event": "disconnected", "code": ctx.code, "reason": ctx.reason})
+
+    async def on_error(self, ctx: Any) -> None:
+        code = getattr(ctx.error, "code", ctx.code)
+        self._peer.happened({"event": "error", "code": code, "message": str(ctx.error)})
+
+
+class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # as above
+    def __init__(self, peer: PyPeer, channel: str) -> None:
+        self._peer = peer
+        self._channel = channel
+
+    async def on_subscribing(self, ctx: Any) -> None:
+        self._tell("subscribing", code=ctx.code, reason=ctx.reason)
+
+    async def on_subscribed(self, ctx: Any) -> None:
+        position = ctx.stream_position
+        self._tell(
+            "subscribed",
+            recoverable=ctx.recoverable,
+            was_recovering=ctx.was_recovering,
+            recovered=ctx.recovered,
+            position=position and {"offset": position.offset, "epoch": position.epoch},
+        )
+
+    async def on_unsubscribed(self, ctx: Any) -> None:
+        self._tell("unsubscribed", code=ctx.code, reason=ctx.reason)
+
+    async def on_publication(self, ctx: Any) -> None:
+        self._tell("publication", **_message(ctx.pub))
+
+    async def on_join(self, ctx: Any) -> None:
+        self._tell("join", info=_person(ctx.info))
+
+    async def on_leave(self, ctx: Any) -> None:
+        self._tell("leave", info=_person(ctx.info))
+
+    async def on_error(self, ctx: Any) -> None:
+        self._tell("error", code=getattr(ctx.error, "code", ctx.code), message=str(ctx.error))
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        self._peer.happened({"event": event, "channel": self._channel, **fields})
+
+
+def _message(publication: Any) -> Event:
+    info = publication.info and _person(publication.info)
+    return {"offset": publication.offset, "data": publication.data, "info": info}
+
+
+def _person(info: Any) -> Event:
+    return {"user": info.user, "client": info.client, "conn_info": info.conn_info}

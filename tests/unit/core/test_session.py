@@ -1,0 +1,477 @@
+"""service/core/session.py: which command is allowed in which state, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.channels import ChannelOptions, ChannelRules
+from service.core.codes import Disconnect, Error
+from service.core.protocol import (
+    Command,
+    ConnectRequest,
+    HistoryRequest,
+    InvalidRequest,
+    PingRequest,
+    Pong,
+    PresenceRequest,
+    PresenceStatsRequest,
+    PublishRequest,
+    RefreshRequest,
+    Request,
+    RpcRequest,
+    SendRequest,
+    SubRefreshRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
+)
+from service.core.publication import ClientInfo, StreamPosition
+from service.core.session import (
+    Authenticate,
+    Authorize,
+    Close,
+    Effect,
+    Fail,
+    Ignore,
+    Join,
+    Leave,
+    Policy,
+    Publish,
+    ReadHistory,
+    ReadPresence,
+    Session,
+    State,
+)
+
+EVERYTHING = ChannelOptions(
+    history_size=10,
+    history_ttl_s=60,
+    presence=True,
+    join_leave=True,
+    allow_subscribe_for_client=True,
+    allow_publish_for_client=True,
+    allow_presence_for_client=True,
+    allow_history_for_client=True,
+)
+SIZE_MAX = 1000
+BAD = Close(Disconnect.BAD_REQUEST)
+
+
+def policy(
+    options: ChannelOptions = EVERYTHING,
+    *,
+    insecure: bool = False,
+    allow_anonymous: bool = False,
+    channel_limit: int = 3,
+) -> Policy:
+    rules = ChannelRules(options, {"ns": options})
+    return Policy(rules, insecure, allow_anonymous, channel_limit, message_size_limit=SIZE_MAX)
+
+
+def connected(held: Policy, user: str = "ann", *channels: str) -> Session:
+    session = Session("c1", held)
+    assert session.command(Command(1, ConnectRequest("t"), 10)) == Authenticate(1, "t")
+    session.connected(user, {"name": user} if user else None)
+    for channel in channels:
+        session.channels.add(channel)
+    return session
+
+
+def in_state(state: State, held: Policy) -> Session:
+    session = Session("c1", held)
+    if state is not State.NEW:
+        session.command(Command(1, ConnectRequest("t"), 10))
+    if state is State.CONNECTED:
+        session.connected("ann", None)
+    if state is State.CLOSED:
+        session.refused()
+    assert session.state is state
+    return session
+
+
+def say(session: Session, request: Request, *, command_id: int = 5, size: int = 10) -> Effect:
+    return session.command(Command(command_id, request, size))
+
+
+# ---- all states, all commands
+
+REQUESTS: dict[str, Request] = {
+    "connect": ConnectRequest("t"),
+    "subscribe": SubscribeRequest("a"),
+    "unsubscribe": UnsubscribeRequest("a"),
+    "publish": PublishRequest("a", 1),
+    "presence": PresenceRequest("a"),
+    "presence_stats": PresenceStatsRequest("a"),
+    "history": HistoryRequest("a"),
+    "rpc": RpcRequest("m", 1),
+    "send": SendRequest(1),
+    "refresh": RefreshRequest("t"),
+    "sub_refresh": SubRefreshRequest("a", "t"),
+    "ping": PingRequest(),
+    "pong": Pong(),
+    "invalid connect": InvalidRequest("connect"),
+    "invalid subscribe": InvalidRequest("subscribe"),
+    "invalid history": InvalidRequest("history"),
+}
+NOT_AVAILABLE = Fail(5, Error.NOT_AVAILABLE)
+ANN = ClientInfo("ann", "c1")
+WHEN_CONNECTED: dict[str, Effect] = {
+    "connect": BAD,
+    "subscribe": Join(5, "a", EVERYTHING, False, False, None, False, False, ANN),
+    "unsubscribe": Leave(5, "a"),
+    "publish": Publish(5, "a", EVERYTHING, 1, ANN),
+    "presence": ReadPresence(5, "a", stats=False),
+    "presence_stats": ReadPresence(5, "a", stats=True),
+    "history": ReadHistory(5, EVERYTHING, HistoryRequest("a")),
+    "rpc": NOT_AVAILABLE,
+    "send": Close(Disconnect.NOT_AVAILABLE),
+    "refresh": NOT_AVAILABLE,
+    "sub_refresh": NOT_AVAILABLE,
+    "ping": NOT_AVAILABLE,
+    "pong": Ignore(),
+    "invalid connect": BAD,
+    "invalid subscribe": Fail(5, Error.BAD_REQUEST),
+    "invalid history": Fail(5, Error.BAD_REQUEST),
+}
+
+
+@pytest.mark.parametrize("state, name", list(product(State, REQUESTS)), ids=str)
+def test_what_each_command_does_in_each_state(state: State, name: str) -> None:
+    session = in_state(state, policy())
+    effect = say(session, REQUESTS[name])
+    if state is State.CONNECTED:
+        assert effect == WHEN_CONNECTED[name]
+        after = State.CLOSED if isinstance(effect, Close) else State.CONNECTED
+    elif state is State.NEW and name == "connect":
+        assert effect == Authenticate(5, "t")
+        after = State.CONNECTING
+    else:
+        assert effect == BAD
+        after = State.CLOSED
+    assert session.state is after
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(REQUESTS)), st.sampled_from([10, SIZE_MAX + 1])), max_size=12)
+)
+def test_nothing_is_done_for_a_closed_connection(names: list[tuple[str, int]]) -> None:
+    session = Session("c1", policy())
+    closed = False
+    for name, size in names:
+        effect = say(session, REQUESTS[name], size=size)
+        if closed:
+            assert effect == BAD
+        if isinstance(effect, Authenticate):
+            session.connected("ann", None)
+        if isinstance(effect, Join):
+            assert effect.channel in session.channels
+        closed = isinstance(effect, Close)
+        assert (session.state is State.CLOSED) == closed
+
+
+# ---- connecting
+
+
+def test_a_connection_takes_on_who_the_token_says_it_is() -> None:
+    session = Session("c1", policy())
+    assert session.user == ""
+    assert say(session, ConnectRequest("t"), command_id=1) == Authenticate(1, "t")
+    session.connected("ann", {"name": "Ann"})
+    assert session.info == ClientInfo("ann", "c1", {"name": "Ann"})
+    effect = say(session, PublishRequest("a", 1))
+    assert isinstance(effect, Publish)
+    assert effect.info == session.info
+
+
+def test_connect_is_answered_once() -> None:
+    for state in (State.NEW, State.CONNECTED, State.CLOSED):
+        with pytest.raises(AssertionError, match="once"):
+            in_state(state, policy()).connected("ann", None)
+
+
+def test_after_a_refusal_every_command_closes() -> None:
+    session = Session("c1", policy())
+    say(session, ConnectRequest("t"))
+    session.refused()
+    assert say(session, ConnectRequest("another")) == BAD
+    assert say(session, SubscribeRequest("a")) == BAD
+
+
+@pytest.mark.parametrize("insecure, anonymous", list(product([False, True], repeat=2)))
+def test_who_may_connect_without_a_token(insecure: bool, anonymous: bool) -> None:
+    session = Session("c1", policy(insecure=insecure, allow_anonymous=anonymous))
+    assert say(session, ConnectRequest()) == Authenticate(5, "")
+    assert session.may_connect_without_token() == (insecure or anonymous)
+
+
+# ---- sizes and names
+
+
+@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in ("pong", "connect")])
+def test_a_command_over_the_limit_fails_and_the_connection_stays(name: str) -> None:
+    assert say(in_state(State.CONNECTED, policy()), REQUESTS[name], size=SIZE_MAX) == WHEN_CONNECTED[name]
+    session = in_state(State.CONNECTED, policy())
+    assert say(session, REQUESTS[name], size=SIZE_MAX + 1) == Fail(5, Error.LIMIT_EXCEEDED)
+    assert session.state is State.CONNECTED
+    assert session.channels == set()
+
+
+def test_what_has_no_id_is_never_answered() -> None:
+    session = connected(policy())
+    effect = say(session, SendRequest(1), command_id=0, size=SIZE_MAX + 1)
+    assert effect == Close(Disconnect.NOT_AVAILABLE)
+
+
+def test_a_connect_over_the_limit_closes() -> None:
+    assert say(Session("c1", policy()), ConnectRequest("t"), size=SIZE_MAX + 1) == BAD
+
+
+def on(channel: str) -> list[Request]:
+    return [
+        SubscribeRequest(channel),
+        UnsubscribeRequest(channel),
+        PublishRequest(channel, 1),
+        PresenceRequest(channel),
+        PresenceStatsRequest(channel),
+        HistoryRequest(channel),
+    ]
+
+
+@pytest.mark.parametrize("request_", on(""), ids=lambda request: type(request).__name__)
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_command_without_channel_closes(request_: Request, insecure: bool) -> None:
+    assert say(connected(policy(insecure=insecure)), request_) == BAD
+
+
+@pytest.mark.parametrize("channel", ["x" * 256, "ä", "a\n", "\u0001hello"])
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_name_that_no_channel_can_have_is_a_bad_request(channel: str, insecure: bool) -> None:
+    session = connected(policy(insecure=insecure))
+    for request in on(channel):
+        assert say(session, request) == Fail(5, Error.BAD_REQUEST)
+    assert session.channels == set()
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_an_unknown_namespace_is_an_unknown_channel(insecure: bool) -> None:
+    session = connected(policy(insecure=insecure))
+    for request in on("other:1"):
+        expected = Leave(5, "other:1") if isinstance(request, UnsubscribeRequest) else None
+        assert say(session, request) == (expected or Fail(5, Error.UNKNOWN_CHANNEL))
+    assert say(session, SubscribeRequest("other:1", token="t")) == Fail(5, Error.UNKNOWN_CHANNEL)
+    assert session.channels == set()
+
+
+@pytest.mark.parametrize("request_", [SubscribeRequest("a", type=1), PublishRequest("a", 1, type=2)])
+def test_other_kinds_of_channels_are_not_available(request_: Request) -> None:
+    assert say(connected(policy()), request_) == NOT_AVAILABLE
+
+
+def test_what_a_channel_does_not_have_is_not_available_to_anybody() -> None:
+    bare = replace(EVERYTHING, history_size=0, presence=False)
+    for insecure in (False, True):
+        session = connected(policy(bare, insecure=insecure))
+        assert say(session, HistoryRequest("a")) == NOT_AVAILABLE
+        assert say(session, PresenceRequest("a")) == NOT_AVAILABLE
+        assert say(session, PresenceStatsRequest("a")) == NOT_AVAILABLE
+
+
+# ---- subscribing
+
+
+def test_a_channel_is_subscribed_to_once() -> None:
+    session = connected(policy())
+    assert isinstance(say(session, SubscribeRequest("a")), Join)
+    assert say(session, SubscribeRequest("a")) == Fail(5, Error.ALREADY_SUBSCRIBED)
+    assert say(session, SubscribeRequest("a", token="t")) == Fail(5, Error.ALREADY_SUBSCRIBED)
+    session.left("a")
+    session.left("a")
+    assert isinstance(say(session, SubscribeRequest("a")), Join)
+
+
+def test_channels_of_a_connection_are_bounded() -> None:
+    session = connected(policy(channel_limit=2))
+    assert isinstance(say(session, SubscribeRequest("a")), Join)
+    assert isinstance(say(session, SubscribeRequest("b")), Join)
+    assert say(session, SubscribeRequest("c")) == Fail(5, Error.LIMIT_EXCEEDED)
+    assert say(session, SubscribeRequest("c", token="t")) == Fail(5, Error.LIMIT_EXCEEDED)
+    assert say(session, SubscribeRequest("a")) == Fail(5, Error.ALREADY_SUBSCRIBED)
+    session.left("a")
+    assert isinstance(say(session, SubscribeRequest("c")), Join)
+    assert session.channels == {"b", "c"}
+
+
+def test_a_refused_subscription_takes_no_place() -> None:
+    session = connected(policy(replace(EVERYTHING, allow_subscribe_for_client=False)))
+    assert say(session, SubscribeRequest("a")) == Fail(5, Error.PERMISSION_DENIED)
+    assert isinstance(say(session, SubscribeRequest("a", token="t")), Authorize)
+    assert session.channels == set()
+
+
+@pytest.mark.parametrize("channel", ["$a", "$ns:a"])
+def test_a_private_channel_needs_a_token(channel: str) -> None:
+    session = connected(policy())
+    assert say(session, SubscribeRequest(channel)) == Fail(5, Error.PERMISSION_DENIED)
+    effect = say(session, SubscribeRequest(channel, token="t"))
+    assert effect == Authorize(5, "ann", SubscribeRequest(channel, token="t"))
+    assert isinstance(effect, Authorize)
+    joined = session.authorized(effect, channel, "ann", {"role": "admin"})
+    assert isinstance(joined, Join)
+    assert joined.info == ClientInfo("ann", "c1", {"name": "ann"}, {"role": "admin"})
+    assert session.channels == {channel}
+    assert isinstance(say(connected(policy(insecure=True)), SubscribeRequest(channel)), Join)
+
+
+def test_a_token_opens_what_the_options_do_not() -> None:
+    held = policy(replace(EVERYTHING, allow_subscribe_for_client=False))
+    session = connected(held, "")
+    effect = say(session, SubscribeRequest("a", token="t"))
+    assert isinstance(effect, Authorize)
+    assert isinstance(session.authorized(effect, "a", "", None), Join)
+
+
+@pytest.mark.parametrize("channel, user", [("b", "ann"), ("a", "bob"), ("a", "")])
+def test_somebody_elses_token_closes(channel: str, user: str) -> None:
+    session = connected(policy())
+    effect = say(session, SubscribeRequest("a", token="t"))
+    assert isinstance(effect, Authorize)
+    assert session.authorized(effect, channel, user, None) == Close(Disconnect.INVALID_TOKEN)
+    assert session.state is State.CLOSED
+    assert session.channels == set()
+
+
+def test_an_insecure_node_looks_at_no_subscription_token() -> None:
+    assert isinstance(say(connected(policy(insecure=True)), SubscribeRequest("a", token="x")), Join)
+
+
+def test_a_connection_that_closed_meanwhile_joins_nothing() -> None:
+    session = connected(policy())
+    effect = say(session, SubscribeRequest("a", token="t"))
+    assert isinstance(effect, Authorize)
+    session.close(Disconnect.CONNECTION_CLOSED)
+    assert session.authorized(effect, "a", "ann", None) == Ignore()
+    assert session.channels == set()
+
+
+FLAGS = ["force_recovery", "force_positioning", "join_leave", "force_push_join_leave"]
+
+
+@pytest.mark.parametrize("history", [False, True])
+@pytest.mark.parametrize("flags", list(product([False, True], repeat=len(FLAGS))), ids=str)
+def test_what_a_subscription_gets(history: bool, flags: tuple[bool, ...]) -> None:
+    force_recovery, force_positioning, join_leave, force_push = flags
+    options = replace(EVERYTHING, history_size=10 if history else 0, **dict(zip(FLAGS, flags, strict=True)))
+    for positioned, recoverable, wants_joins, recover in product([False, True], repeat=4):
+        since = StreamPosition("e", 3) if recover else None
+        request = SubscribeRequest("a", "", positioned, recoverable, wants_joins, since, True)
+        join = say(connected(policy(options)), request)
+        assert isinstance(join, Join)
+        assert join.recoverable == (history and (force_recovery or recoverable))
+        assert join.positioned == (
+            history and (force_recovery or recoverable or force_positioning or positioned or recover)
+        )
+        assert join.since == (since if history else None)
+        assert join.join_leave == (join_leave and (force_push or wants_joins))
+        assert join.reject_unrecovered
+        assert join.options == options
+
+
+# ---- permissions, against what the documentation of the options says
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of who asks, and what the channel allows."""
+
+    insecure: bool
+    user: str
+    subscribed: bool
+    client: bool
+    subscriber: bool
+    anonymous: bool
+
+
+CASES = [
+    Case(insecure, user, *rest)
+    for insecure in (False, True)
+    for user in ("", "ann")
+    for rest in product([False, True], repeat=4)
+]
+
+
+def allowed(case: Case) -> bool:
+    """Everybody where nothing is secured; subscribers by their own option; else those with a user, or all."""
+    by_subscription = case.subscriber and case.subscribed
+    by_being_a_client = case.client and (case.user != "" or case.anonymous)
+    return case.insecure or by_subscription or by_being_a_client
+
+
+ASK: dict[str, Callable[[str], Request]] = {
+    "publish": lambda channel: PublishRequest(channel, 1),
+    "history": HistoryRequest,
+    "presence": PresenceRequest,
+}
+
+
+@pytest.mark.parametrize("channel", ["a", "ns:a", "$a"])
+@pytest.mark.parametrize("operation", ASK)
+def test_who_may_publish_and_read(operation: str, channel: str) -> None:
+    for case in CASES:
+        options = ChannelOptions(
+            history_size=1,
+            history_ttl_s=1,
+            presence=True,
+            **{
+                f"allow_{operation}_for_client": case.client,
+                f"allow_{operation}_for_subscriber": case.subscriber,
+                f"allow_{operation}_for_anonymous": case.anonymous,
+            },
+        )
+        session = connected(
+            policy(options, insecure=case.insecure), case.user, *([channel] if case.subscribed else [])
+        )
+        effect = say(session, ASK[operation](channel))
+        if allowed(case):
+            assert isinstance(effect, Publish | ReadHistory | ReadPresence), case
+        else:
+            assert effect == Fail(5, Error.PERMISSION_DENIED), case
+        if operation == "presence":
+            stats = say(session, PresenceStatsRequest(channel))
+            assert isinstance(stats, ReadPresence) == allowed(case)
+
+
+def test_one_operations_permission_is_not_anothers() -> None:
+    for operation in ASK:
+        options = ChannelOptions(
+            history_size=1, history_ttl_s=1, presence=True, **{f"allow_{operation}_for_client": True}
+        )
+        session = connected(policy(options))
+        for other, ask in ASK.items():
+            denied = say(session, ask("a")) == Fail(5, Error.PERMISSION_DENIED)
+            assert denied == (other != operation)
+
+
+@pytest.mark.parametrize("channel", ["a", "ns:a", "$a", "$ns:a"])
+def test_who_may_subscribe(channel: str) -> None:
+    for insecure, user, client, anonymous in product(
+        [False, True], ["", "ann"], [False, True], [False, True]
+    ):
+        options = ChannelOptions(allow_subscribe_for_client=client, allow_subscribe_for_anonymous=anonymous)
+        effect = say(connected(policy(options, insecure=insecure), user), SubscribeRequest(channel))
+        may = insecure or (channel[0] != "$" and client and (user == "ann" or anonymous))
+        assert isinstance(effect, Join) == may
+        assert may or effect == Fail(5, Error.PERMISSION_DENIED)
+
+
+def test_a_subscriber_of_another_channel_is_none_of_this_one() -> None:
+    options = replace(EVERYTHING, allow_publish_for_client=False, allow_publish_for_subscriber=True)
+    session = connected(policy(options), "ann", "b")
+    assert say(session, PublishRequest("a", 1)) == Fail(5, Error.PERMISSION_DENIED)
+    assert isinstance(say(session, PublishRequest("b", 1)), Publish)
+    session.left("b")
+    assert say(session, PublishRequest("b", 1)) == Fail(5, Error.PERMISSION_DENIED)

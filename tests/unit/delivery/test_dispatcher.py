@@ -1,0 +1,714 @@
+"""The dispatcher over memory: who joins, what is let through in which order, and what cannot be repaired."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+
+from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending
+from service.core.log_item import LogItem
+from service.core.publication import Publication, Record, StreamPosition
+from service.core.recovery import Window
+from service.delivery import dispatcher as dispatcher_module
+from service.delivery.dispatcher import Dispatcher, Joined, Timings
+from service.delivery.hub import Hub
+from service.log.channel_log import Appended, record_of
+from service.ports import PortError, Refused, Throttled
+from tests.unit.worlds import Fleet, Socket, log_over, no_jitter, record, settled, until
+
+CHANNEL: Final = "room"
+# The timers of the event loop look at the test's clock again after this long.
+GAP_WAIT_S: Final = 0.001
+RECOVERED_MAX: Final = 300
+REPLY: Final = b'{"id":1}'
+BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+
+
+class Subscriber:
+    """One subscription: its reply and its pushes in the order they came."""
+
+    join_leave = False
+
+    def __init__(self) -> None:
+        self.sink = Socket()
+        self.joined: Joined | None = None
+        self.lost_channels: list[str] = []
+
+    def lost(self, channel: str) -> None:
+        self.lost_channels.append(channel)
+
+    def admit(self, joined: Joined) -> bool:
+        self.joined = joined
+        self.sink.send(REPLY)
+        return True
+
+    @property
+    def offsets(self) -> list[int]:
+        """Of the recovered and the pushed publications. Fails if a push came before the reply (I4)."""
+        assert self.joined is not None, "not joined"
+        assert self.sink.frames[0] == REPLY, "I4: the reply comes first"
+        return [sent.offset for sent in self.joined.missed] + self.sink.offsets(CHANNEL)
+
+
+class Room:
+    """One node's dispatcher, and another writer to its channel, whose records arrive when the test says so."""
+
+    def __init__(self, *, size: int = 10_000, recovered_max: int = RECOVERED_MAX) -> None:
+        self.fleet = Fleet()
+        self.hub = Hub(lambda payload: payload)
+        self.dispatcher = Dispatcher(
+            log_over(self.fleet.world, self.fleet.clock),
+            self.hub,
+            self.fleet.clock,
+            no_jitter,
+            Timings(gap_wait_s=GAP_WAIT_S, tail_check_s=0.001),
+            recovery_publications_max=recovered_max,
+        )
+        self.writer = log_over(self.fleet.world, self.fleet.clock, node="b")
+        self.window = Window(size=size, trim=0, cutoff_ts=0, limit=recovered_max)
+
+    async def append(self, count: int = 1) -> LogItem:
+        """One item in the log, of which the dispatcher is not told."""
+        tail = (await self.writer.resolve(CHANNEL)).tail
+        pending = [
+            Pending.of(json.dumps({"data": offset})) for offset in range(tail.top + 1, tail.top + count + 1)
+        ]
+        outcome = await self.writer.append(CHANNEL, tail, pending, 300_000)
+        assert isinstance(outcome, Appended)
+        return outcome.item
+
+    def hint(self, *items: LogItem) -> None:
+        """What the queue brings in one receive."""
+        records = [record_of(item) for item in items]
+        self.dispatcher.offer([each for each in records if each is not None])
+
+    async def join(
+        self, subscriber: Subscriber | None = None, since: StreamPosition | None = None
+    ) -> Subscriber:
+        subscriber = subscriber or Subscriber()
+        await self.dispatcher.join(CHANNEL, subscriber, since, lambda: self.window, subscriber.admit)
+        return subscriber
+
+    def joining(self, since: StreamPosition | None = None) -> tuple[Subscriber, asyncio.Task[Subscriber]]:
+        subscriber = Subscriber()
+        return subscriber, asyncio.create_task(self.join(subscriber, since))
+
+    async def position(self, offset: int) -> StreamPosition:
+        return StreamPosition((await self.writer.resolve(CHANNEL)).tail.epoch, offset)
+
+    def pass_time(self) -> None:
+        """Longer than a hole is waited for."""
+        self.fleet.clock.advance(1)
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    room = Room()
+    yield room
+    await room.dispatcher.close()
+
+
+# ---- joining
+
+
+async def test_a_subscriber_starts_at_the_end_of_the_log(room: Room) -> None:
+    await room.append(3)
+    subscriber = await room.join()
+    assert subscriber.joined == Joined(await room.position(3), None, ())
+    room.hint(await room.append(), await room.append())
+    assert subscriber.offsets == [4, 5]
+
+
+async def test_the_first_subscriber_of_an_empty_channel_gets_an_epoch(room: Room) -> None:
+    subscriber = await room.join()
+    assert subscriber.joined is not None
+    assert subscriber.joined.position == await room.position(0)
+    assert subscriber.joined.position.epoch
+
+
+@pytest.mark.parametrize("stage", ["sent", "answer"])
+async def test_nothing_falls_between_the_reply_and_the_first_push(room: Room, stage: str) -> None:
+    """I4. Whether the read sees what is appended meanwhile or not."""
+    await room.append()
+    held = room.fleet.traffic.hold("newest", stage)  # type: ignore[arg-type]  # a literal
+    subscriber, joining = room.joining()
+    await held.arrived()
+    room.hint(_append_raw(room, 2))
+    room.hint(_append_raw(room, 3))
+    held.release()
+    await joining
+    room.hint(_append_raw(room, 4))
+    assert subscriber.joined is not None
+    # Seen by the read, or come in while it was under way: the position is behind both.
+    assert subscriber.joined.position.offset == 3
+    assert subscriber.offsets == [4]
+
+
+def _append_raw(room: Room, offset: int) -> LogItem:
+    """Append without reading the tail, which the test holds up."""
+    newest = room.fleet.world.items[CHANNEL][offset - 1]
+    assert isinstance(newest, LogItem)
+    item = LogItem(
+        CHANNEL,
+        offset,
+        offset,
+        newest.epoch,
+        json.dumps([{"data": offset}]),
+        f"raw{offset}",
+        "b",
+        newest.ts,
+        newest.expires_at,
+    )
+    room.fleet.world.items[CHANNEL][offset] = item
+    return item
+
+
+async def test_those_who_come_at_once_share_one_read(room: Room) -> None:
+    await room.append(2)
+    before = room.fleet.traffic.reads
+    subscribers = [room.joining() for _ in range(50)]
+    await asyncio.gather(*(joining for _, joining in subscribers))
+    assert room.fleet.traffic.reads == before + 1
+    room.hint(await room.append())
+    assert all(subscriber.offsets == [3] for subscriber, _ in subscribers)
+
+
+async def test_who_joins_an_open_channel_causes_no_read(room: Room) -> None:
+    first = await room.join()
+    room.hint(await room.append(2))
+    before = room.fleet.traffic.reads
+    second = await room.join()
+    assert room.fleet.traffic.reads == before
+    assert second.joined is not None
+    assert second.joined.position.offset == 2
+    room.hint(await room.append())
+    assert (first.offsets, second.offsets) == ([1, 2, 3], [3])
+
+
+async def test_who_is_not_admitted_leaves_nothing(room: Room) -> None:
+    subscriber = Subscriber()
+    await room.dispatcher.join(CHANNEL, subscriber, None, lambda: room.window, lambda _: False)
+    assert len(room.dispatcher) == len(room.hub) == 0
+
+
+async def test_a_cancelled_join_leaves_nothing_and_takes_nothing_from_others(room: Room) -> None:
+    held = room.fleet.traffic.hold("newest", "sent")
+    _, first = room.joining()
+    other, second = room.joining()
+    await held.arrived()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    held.release()
+    await second
+    room.hint(await room.append())
+    assert other.offsets == [1]
+    room.dispatcher.leave(CHANNEL, other)
+    assert len(room.dispatcher) == len(room.hub) == 0
+
+    held = room.fleet.traffic.hold("newest", "sent")
+    _, alone = room.joining()
+    await held.arrived()
+    alone.cancel()
+    await asyncio.gather(alone, return_exceptions=True)
+    held.release()
+    await settled()
+    assert len(room.dispatcher) == len(room.hub) == 0
+
+
+async def test_a_log_that_does_not_answer_is_told_to_all_who_wait(room: Room) -> None:
+    room.fleet.world.fail_next("newest", Refused("no permission"))
+    subscribers = [room.joining() for _ in range(3)]
+    results = await asyncio.gather(*(joining for _, joining in subscribers), return_exceptions=True)
+    assert all(isinstance(result, PortError) for result in results)
+    assert all(subscriber.joined is None for subscriber, _ in subscribers)
+    assert len(room.dispatcher) == 0
+    assert (await room.join()).joined is not None
+
+
+async def test_a_flood_while_a_channel_opens_loses_nothing(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_OPENING_RECORDS_MAX", 3)
+    await room.append()
+    held = room.fleet.traffic.hold("newest", "answer")
+    subscriber, joining = room.joining()
+    await held.arrived()
+    for offset in range(2, 9):
+        room.hint(_append_raw(room, offset))
+    held.release()
+    await joining
+    assert subscriber.joined is not None
+    assert subscriber.joined.position.offset == 4
+    await until(lambda: subscriber.offsets == [5, 6, 7, 8])
+
+
+async def test_a_channel_without_history_has_no_order(room: Room) -> None:
+    subscriber = Subscriber()
+    room.dispatcher.join_unordered("plain", subscriber, lambda: False)
+    assert not room.hub.has("plain")
+    room.dispatcher.join_unordered("plain", subscriber, lambda: True)
+    assert room.hub.has("plain")
+    assert len(room.dispatcher) == 0
+    room.dispatcher.leave("plain", subscriber)
+    assert not room.hub.has("plain")
+
+
+# ---- recovery
+
+
+async def test_recovery_from_recent_publications_reads_nothing(room: Room) -> None:
+    await room.join()
+    for _ in range(20):
+        room.hint(await room.append(3))
+    since = await room.position(7)
+    before = room.fleet.traffic.reads
+    subscribers = [room.joining(since) for _ in range(50)]
+    await asyncio.gather(*(joining for _, joining in subscribers))
+    assert room.fleet.traffic.reads == before
+    for subscriber, _ in subscribers:
+        assert subscriber.joined is not None
+        assert subscriber.joined.recovered is True
+        assert subscriber.offsets == list(range(8, 61))
+
+
+async def test_recovery_from_the_log_is_one_read_for_all(room: Room) -> None:
+    for _ in range(20):
+        await room.append(3)
+    since = await room.position(0)
+    subscribers = [room.joining(StreamPosition(since.epoch, offset)) for offset in range(50)]
+    await asyncio.gather(*(joining for _, joining in subscribers))
+    assert room.fleet.traffic.calls["read_backward"] == 1
+    room.hint(await room.append())
+    for offset, (subscriber, _) in enumerate(subscribers):
+        assert subscriber.offsets == list(range(offset + 1, 62))
+
+
+async def test_recovery_goes_on_while_publications_come_in(room: Room) -> None:
+    await room.append(3)
+    first = await room.join()
+    since = await room.position(1)
+    held = room.fleet.traffic.hold("read_backward", "answer")
+    subscriber, joining = room.joining(since)
+    await held.arrived()
+    room.hint(await room.append(2))
+    held.release()
+    await joining
+    room.hint(await room.append())
+    assert subscriber.offsets == [2, 3, 4, 5, 6]
+    assert first.offsets == [4, 5, 6]
+
+
+async def test_nothing_missed_is_recovered_without_a_read(room: Room) -> None:
+    await room.append(3)
+    since = await room.position(3)
+    subscriber = await room.join(since=since)
+    assert subscriber.joined == Joined(since, True, ())
+    assert room.fleet.traffic.calls["read_backward"] == 0
+
+
+async def test_an_empty_epoch_stands_for_the_channels_own(room: Room) -> None:
+    await room.append(3)
+    subscriber = await room.join(since=StreamPosition("", 1))
+    assert subscriber.offsets == [2, 3]
+
+
+async def test_a_client_that_is_ahead_of_this_node_moves_everybody(room: Room) -> None:
+    """It comes from a node that heard more: what it has seen is in the log."""
+    first = await room.join()
+    await room.append(2)
+    await room.append(2)
+    subscriber = await room.join(since=await room.position(3))
+    assert first.offsets == [1, 2, 3, 4]
+    assert subscriber.joined is not None
+    assert subscriber.joined.recovered is True
+    assert subscriber.offsets == [4]
+    room.hint(await room.append())
+    assert (first.offsets[4:], subscriber.offsets) == ([5], [4, 5])
+
+
+@pytest.mark.parametrize(
+    "since", [StreamPosition("", 99), StreamPosition("other", 1), StreamPosition("_", 0)]
+)
+async def test_a_position_that_the_log_does_not_have_is_told(room: Room, since: StreamPosition) -> None:
+    await room.append(3)
+    subscriber = await room.join(since=since)
+    assert subscriber.joined == Joined(await room.position(3), False, ())
+    room.hint(await room.append())
+    assert subscriber.offsets == [4]
+
+
+async def test_too_many_missed_are_not_recovered() -> None:
+    room = Room(recovered_max=10)
+    await room.append(11)
+    since = await room.position(0)
+    assert (await room.join(since=since)).joined == Joined(await room.position(11), False, ())
+    subscriber = await room.join(since=StreamPosition(since.epoch, 1))
+    assert subscriber.offsets == list(range(2, 12))
+
+
+async def test_what_is_hidden_by_age_is_not_recovered(room: Room) -> None:
+    await room.append()
+    room.fleet.clock.advance(10)
+    await room.append()
+    room.window = Window(size=100, trim=0, cutoff_ts=room.fleet.clock.now_ms() - 5000, limit=100)
+    since = await room.position(0)
+    assert (await room.join(since=since)).joined == Joined(await room.position(2), False, ())
+    assert (await room.join(since=StreamPosition(since.epoch, 1))).offsets == [2]
+
+
+async def test_what_the_log_lost_is_not_recovered(room: Room) -> None:
+    for _ in range(4):
+        await room.append()
+    since = await room.position(0)
+    room.fleet.world.expire(CHANNEL, 2)
+    assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
+    assert (await room.join(since=StreamPosition(since.epoch, 2))).offsets == [3, 4]
+
+
+async def test_a_recovery_whose_read_fails_is_told(room: Room) -> None:
+    await room.append(3)
+    since = await room.position(0)
+    room.fleet.world.fail_next("read_backward", Refused("no permission"))
+    with pytest.raises(PortError):
+        await room.join(since=since)
+    assert len(room.dispatcher) == 0
+    assert (await room.join(since=since)).offsets == [1, 2, 3]
+
+
+async def test_who_joins_while_the_channel_is_lost_is_told(room: Room) -> None:
+    first = await room.join()
+    await room.append(3)
+    room.hint(*_items(room))
+    room.dispatcher.leave(CHANNEL, first)
+    first = await room.join()
+    held = room.fleet.traffic.hold("read_backward", "answer")
+    subscriber, joining = room.joining(await room.position(0))
+    await held.arrived()
+    await _begin_another_epoch(room)
+    await until(lambda: first.lost_channels)
+    held.release()
+    with pytest.raises(PortError):
+        await joining
+    assert subscriber.joined is None
+    assert len(room.dispatcher) == len(room.hub) == 0
+
+
+def _items(room: Room) -> list[LogItem]:
+    return [item for item in room.fleet.world.items[CHANNEL].values() if isinstance(item, LogItem)]
+
+
+async def _begin_another_epoch(room: Room) -> LogItem:
+    room.fleet.clock.advance(BELIEF_S + 3600)
+    item = await room.append()
+    room.hint(item)
+    return item
+
+
+# ---- order
+
+
+async def test_repeats_are_dropped_and_order_is_kept(room: Room) -> None:
+    subscriber = await room.join()
+    items = [await room.append(1 + number % 3) for number in range(6)]
+    for number in (0, 2, 1, 1, 0, 4, 5, 2, 3, 5):
+        room.hint(items[number])
+    assert subscriber.offsets == list(range(1, items[-1].last + 1))
+    assert room.fleet.traffic.calls["read_forward"] == 0
+
+
+async def test_what_one_receive_brings_is_one_write(room: Room) -> None:
+    subscriber = await room.join()
+    room.hint(*[await room.append() for _ in range(20)])
+    assert len(subscriber.sink.frames) == 2
+    assert subscriber.offsets == list(range(1, 21))
+
+
+async def test_a_hole_that_fills_by_itself_costs_no_read(room: Room) -> None:
+    subscriber = await room.join()
+    first, second = await room.append(), await room.append()
+    room.hint(second)
+    await settled()
+    assert subscriber.offsets == []
+    room.hint(first)
+    assert subscriber.offsets == [1, 2]
+    room.pass_time()
+    await settled()
+    assert room.fleet.traffic.calls["read_forward"] == 0
+
+
+async def test_a_hole_is_filled_from_the_log_after_a_while(room: Room) -> None:
+    subscriber = await room.join()
+    await room.append(2)
+    await room.append()
+    room.hint(await room.append())
+    await settled()
+    assert room.fleet.traffic.calls["read_forward"] == 0
+    room.pass_time()
+    await until(lambda: subscriber.offsets == [1, 2, 3, 4])
+    assert room.fleet.traffic.calls["read_forward"] == 1
+    room.hint(*_items(room))
+    assert subscriber.offsets == [1, 2, 3, 4]
+
+
+async def test_a_pointer_is_read_at_once(room: Room) -> None:
+    subscriber = await room.join()
+    item = await room.append(2)
+    room.dispatcher.offer_one(record(1, 2, epoch=item.epoch, pointer=True))
+    await until(lambda: subscriber.offsets == [1, 2])
+
+
+async def test_a_long_hole_is_filled_in_several_reads(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "_GAP_PUBLICATIONS_MAX", 100)
+    subscriber = await room.join()
+    for _ in range(35):
+        await room.append(10)
+    room.hint(await room.append())
+    room.pass_time()
+    await until(lambda: subscriber.offsets == list(range(1, 352)))
+    assert subscriber.lost_channels == []
+
+
+async def test_publications_that_come_while_a_hole_is_read_are_in_order(room: Room) -> None:
+    subscriber = await room.join()
+    first = await room.append()
+    room.hint(await room.append())
+    held = room.fleet.traffic.hold("read_forward", "answer")
+    room.pass_time()
+    await held.arrived()
+    room.hint(await room.append(), first, await room.append())
+    assert subscriber.offsets == [1, 2, 3, 4]
+    held.release()
+    await settled()
+    room.hint(await room.append())
+    assert subscriber.offsets == [1, 2, 3, 4, 5]
+
+
+async def test_a_hole_in_the_log_is_told(room: Room) -> None:
+    """I3: every publication, or word that it cannot be had."""
+    subscribers = [await room.join() for _ in range(3)]
+    await room.append()
+    room.hint(await room.append())
+    room.fleet.world.expire(CHANNEL, 1)
+    room.pass_time()
+    await until(lambda: all(each.lost_channels == [CHANNEL] for each in subscribers))
+    assert [each.offsets for each in subscribers] == [[], [], []]
+    assert len(room.dispatcher) == len(room.hub) == 0
+    again = await room.join(since=await room.position(0))
+    assert again.joined == Joined(await room.position(2), False, ())
+
+
+async def test_a_publication_that_is_broken_in_the_log_is_a_hole(room: Room) -> None:
+    subscriber = await room.join()
+    item = await room.append()
+    broken = room.fleet.world.items[CHANNEL][1]
+    assert isinstance(broken, LogItem)
+    object.__setattr__(broken, "pubs", "{")
+    room.dispatcher.offer_one(record(1, epoch=item.epoch, pointer=True))
+    await until(lambda: subscriber.lost_channels == [CHANNEL])
+
+
+async def test_a_gap_read_that_fails_is_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "_GAP_RETRY_S", GAP_WAIT_S)
+    subscriber = await room.join()
+    await room.append()
+    room.hint(await room.append())
+    room.fleet.world.fail_next("read_forward", Refused("for a while"), times=3)
+    room.pass_time()
+    for failed in (1, 2, 3):
+        await until(lambda failed=failed: room.fleet.traffic.calls["read_forward"] == failed)  # type: ignore[misc]
+        await settled()
+        room.pass_time()
+    await until(lambda: subscriber.offsets == [1, 2])
+    assert subscriber.lost_channels == []
+
+
+async def test_a_log_that_never_answers_ends_the_subscriptions(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_GAP_RETRY_S", 0.0)
+    subscriber = await room.join()
+    await room.append()
+    room.hint(await room.append())
+    room.fleet.world.fail_next("read_forward", Refused("for ever"), times=1000)
+    room.pass_time()
+    await until(lambda: subscriber.lost_channels == [CHANNEL])
+    assert room.fleet.traffic.calls["read_forward"] == dispatcher_module._GAP_FAILURES_MAX
+
+
+async def test_a_publication_that_cannot_be_written_keeps_its_offset(room: Room) -> None:
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    subscriber = await room.join()
+    assert subscriber.joined is not None
+    epoch = subscriber.joined.position.epoch
+    room.dispatcher.offer_one(Record(CHANNEL, epoch, 1, 1, 1, (Publication(data=deep, offset=1),)))
+    assert subscriber.offsets == [1]
+    assert subscriber.sink.published(CHANNEL) == [None]
+
+
+# ---- what was lost, and other epochs
+
+
+async def test_a_lost_last_publication_is_found_by_catching_up(room: Room) -> None:
+    """I5."""
+    subscriber = await room.join()
+    room.hint(await room.append())
+    await room.append(2)
+    await room.append()
+    await settled()
+    assert subscriber.offsets == [1]
+    await room.dispatcher.catch_up()
+    await until(lambda: subscriber.offsets == [1, 2, 3, 4])
+
+
+async def test_the_periodic_check_finds_it_too(room: Room) -> None:
+    subscriber = await room.join()
+    await room.append()
+    watching = asyncio.create_task(room.dispatcher.watch())
+    await until(lambda: subscriber.offsets == [1])
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_catching_up_costs_one_read_a_channel_when_nothing_was_missed(room: Room) -> None:
+    await room.join()
+    room.hint(await room.append())
+    before = room.fleet.traffic.reads
+    await room.dispatcher.catch_up()
+    assert room.fleet.traffic.reads == before + 1
+
+
+async def test_catching_up_looks_at_every_channel_even_if_one_does_not_answer(room: Room) -> None:
+    first, second = Subscriber(), Subscriber()
+    for name, subscriber in (("one", first), ("two", second)):
+        await room.dispatcher.join(name, subscriber, None, lambda: room.window, subscriber.admit)
+        tail = (await room.writer.resolve(name)).tail
+        await room.writer.append(name, tail, [Pending.of('{"data":1}')], 300_000)
+    room.fleet.world.fail_next("newest", Refused("no permission"))
+    await room.dispatcher.catch_up()
+    await settled()
+    assert (first.sink.offsets("one"), second.sink.offsets("two")) in (([], [1]), ([1], []))
+
+
+async def test_the_check_keeps_a_quiet_channels_epoch(room: Room) -> None:
+    subscriber = await room.join()
+    for _ in range(10):
+        room.fleet.clock.advance(12 * 3600)
+        await room.dispatcher.catch_up()
+    room.hint(await room.append())
+    assert subscriber.offsets == [1]
+    assert subscriber.lost_channels == []
+
+
+async def test_another_epoch_that_is_real_ends_the_subscriptions(room: Room) -> None:
+    subscriber = await room.join()
+    room.hint(await room.append())
+    item = await _begin_another_epoch(room)
+    await until(lambda: subscriber.lost_channels == [CHANNEL])
+    again = await room.join(since=StreamPosition(item.epoch, 1))
+    assert again.offsets == [2]
+
+
+async def test_the_periodic_check_finds_another_epoch(room: Room) -> None:
+    subscriber = await room.join()
+    room.fleet.clock.advance(BELIEF_S + 3600)
+    await room.append()
+    await room.dispatcher.catch_up()
+    assert subscriber.lost_channels == [CHANNEL]
+
+
+async def test_a_straggler_of_an_epoch_before_is_looked_up_once(room: Room) -> None:
+    subscriber = await room.join()
+    before = room.fleet.traffic.reads
+    for offset in (7, 8):
+        room.dispatcher.offer_one(record(offset, epoch="before"))
+        await settled()
+    assert room.fleet.traffic.reads == before + 1
+    room.hint(await room.append())
+    assert subscriber.offsets == [1]
+    assert subscriber.lost_channels == []
+
+
+async def test_a_doubt_that_could_not_be_cleared_is_raised_again(room: Room) -> None:
+    subscriber = await room.join()
+    room.fleet.clock.advance(BELIEF_S + 3600)
+    item = await room.append()
+    room.fleet.world.fail_next("newest", Refused("no permission"))
+    room.hint(item)
+    await settled()
+    assert subscriber.lost_channels == []
+    room.hint(item)
+    await until(lambda: subscriber.lost_channels == [CHANNEL])
+
+
+# ---- leaving
+
+
+async def test_the_last_one_who_leaves_closes_the_channel(room: Room) -> None:
+    first, second = await room.join(), await room.join()
+    room.dispatcher.leave(CHANNEL, first)
+    room.hint(await room.append())
+    assert (first.offsets, second.offsets) == ([], [1])
+    room.dispatcher.leave(CHANNEL, second)
+    room.dispatcher.leave(CHANNEL, second)
+    assert len(room.dispatcher) == len(room.hub) == 0
+    room.hint(await room.append())
+    assert second.offsets == [1]
+
+
+async def test_what_was_under_way_for_a_closed_channel_is_dropped(room: Room) -> None:
+    first = await room.join()
+    await room.append()
+    room.hint(await room.append())
+    held = room.fleet.traffic.hold("read_forward", "answer")
+    room.pass_time()
+    await held.arrived()
+    room.dispatcher.leave(CHANNEL, first)
+    second = await room.join()
+    held.release()
+    await settled()
+    assert first.offsets == second.offsets == []
+    room.hint(await room.append())
+    assert second.offsets == [3]
+
+
+async def test_a_failure_of_a_closed_channel_is_nothing_to_who_came_after(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_GAP_RETRY_S", 0.0)
+    first = await room.join()
+    await room.append()
+    room.hint(await room.append())
+    room.fleet.world.fail_next("read_forward", Throttled("for ever"), times=1000)
+    held = room.fleet.traffic.hold("read_forward", "answer")
+    room.pass_time()
+    await held.arrived()
+    room.dispatcher.leave(CHANNEL, first)
+    second = await room.join()
+    room.fleet.clock.advance(60)
+    held.release()
+    for _ in range(50):
+        room.fleet.clock.advance(60)
+        await settled()
+    assert second.lost_channels == []
+    room.hint(await room.append())
+    assert second.offsets == [3]
+
+
+async def test_the_end_stops_what_is_under_way(room: Room) -> None:
+    await room.join()
+    await room.append()
+    room.hint(await room.append())
+    held = room.fleet.traffic.hold("read_forward", "answer")
+    room.pass_time()
+    await held.arrived()
+    _, joining = room.joining(await room.position(0))
+    await room.dispatcher.close()
+    joining.cancel()
+    await asyncio.gather(joining, return_exceptions=True)
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []

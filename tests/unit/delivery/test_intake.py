@@ -1,0 +1,144 @@
+"""What the queue brings: envelopes to the dispatcher, signals to the hub, each once."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+
+from service.core import signals
+from service.core.envelope import Signal
+from service.core.publication import Publication, Record
+from service.delivery.dispatcher import Dispatcher
+from service.delivery.hub import Hub
+from service.delivery.intake import Intake
+from tests.contract.items import log_item
+from tests.unit.worlds import Socket, envelope, info
+
+CHANNEL: Final = "plain:room"
+
+
+class Subscriber:
+    join_leave = True
+
+    def __init__(self) -> None:
+        self.sink = Socket()
+
+    def lost(self, channel: str) -> None:
+        raise AssertionError("nothing is lost here")
+
+
+class Offered(Dispatcher):
+    """Keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Record]] = []
+
+    def offer(self, records: Any) -> None:
+        self.calls.append(list(records))
+
+
+class World:
+    def __init__(self) -> None:
+        self.dispatcher = Offered()
+        self.hub = Hub(lambda payload: payload)
+        self.greeted: list[str] = []
+        self.intake = Intake("a", self.dispatcher, self.hub, self.greeted.append)
+        self.subscriber = Subscriber()
+        self.hub.add(CHANNEL, self.subscriber)
+        self.socket = self.subscriber.sink
+
+    def take(self, *sent: Signal) -> None:
+        self.intake.take([envelope(signals=[signal]) for signal in sent])
+
+
+def pub(number: int, node: str = "b") -> Signal:
+    return signals.publication(node, f"id{number}", CHANNEL, Publication(data=number))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_the_records_of_one_receive_are_offered_together(world: World) -> None:
+    first, second = log_item(1), log_item(2, 3, channel="other")
+    world.intake.take([envelope([first]), envelope([second]), envelope([first])])
+    [records] = world.dispatcher.calls
+    assert [(record.channel, record.offset, record.last) for record in records] == [
+        ("room", 1, 1),
+        ("other", 2, 3),
+        ("room", 1, 1),
+    ]
+
+
+def test_publications_without_history_are_pushed_once_and_without_an_offset(world: World) -> None:
+    world.take(pub(1), pub(2), pub(1))
+    world.take(pub(2), pub(3))
+    assert world.socket.published(CHANNEL) == [1, 2, 3]
+    assert all("offset" not in push["pub"] for push in world.socket.pushes)
+
+
+def test_what_one_receive_brings_is_one_write(world: World) -> None:
+    world.take(*[pub(number) for number in range(10)])
+    assert len(world.socket.frames) == 1
+
+
+def test_the_own_copy_of_a_signal_is_dropped(world: World) -> None:
+    world.intake.deliver_own(pub(1, "a"))
+    world.take(pub(1, "a"))
+    assert world.socket.published(CHANNEL) == [1]
+
+
+def test_a_publication_and_the_leave_after_it_stay_in_order(world: World) -> None:
+    world.take(
+        signals.join("b", "id1", CHANNEL, info("c1")),
+        pub(2),
+        signals.leave("b", "id3", CHANNEL, info("c1")),
+        pub(4),
+    )
+    kinds = [next(kind for kind in push if kind != "channel") for push in world.socket.pushes]
+    assert kinds == ["join", "pub", "leave", "pub"]
+    assert world.socket.told(CHANNEL, "join") == world.socket.told(CHANNEL, "leave") == ["c1"]
+
+
+def test_only_the_own_greeting_is_heard(world: World) -> None:
+    world.take(signals.hello("b", "theirs"), signals.hello("a", "ours"))
+    assert world.greeted == ["ours"]
+    assert world.socket.frames == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        '{"v":"1"}',
+        '{"v":1,"records":[1],"signals":[1,{"kind":1}]}',
+        '{"v":1,"records":7}',
+        '{"v":1,"signals":[{"kind":"pub","id":"i","node":"b","channel":"plain:room","body":7}]}',
+        '{"v":1,"signals":[{"kind":"join","id":"j","node":"b","channel":"plain:room","body":[]}]}',
+        '{"v":1,"signals":[{"kind":"unknown","id":"k","node":"b","channel":"plain:room","body":{}}]}',
+    ],
+)
+def test_a_broken_message_takes_nothing_with_it(world: World, body: str) -> None:
+    world.intake.take([body, envelope(signals=[pub(1)]), envelope([log_item(1)])])
+    assert world.socket.published(CHANNEL) == [1]
+    assert len(world.dispatcher.calls[0]) == 1
+
+
+def test_a_version_that_is_not_known_is_read_from_the_log(world: World) -> None:
+    body = envelope([log_item(4, 5)]).replace('"v":1', '"v":2')
+    world.intake.take([body])
+    [[record]] = world.dispatcher.calls
+    assert (record.offset, record.last, record.publications) == (4, 5, None)
+
+
+def test_a_signal_of_a_channel_without_subscribers_is_dropped(world: World) -> None:
+    world.hub.remove(CHANNEL, world.subscriber)
+    world.take(pub(1))
+    world.hub.add(CHANNEL, world.subscriber)
+    world.take(pub(1))
+    assert world.socket.frames == [], "a repeat is one, also of what nobody wanted"

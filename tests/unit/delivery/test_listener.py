@@ -1,0 +1,241 @@
+"""The listener over memory: a queue is proved by a greeting, rebuilt when it is gone, and gone at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import pytest
+
+from service.adapters.memory import MemoryQueue, MemoryTopic
+from service.core.envelope import parse
+from service.delivery import listener as listener_module
+from service.delivery import poller as poller_module
+from service.delivery.listener import GREETINGS_MAX, Listener
+from service.delivery.poller import Poller
+from service.ports import PortError, Refused, Throttled, UnknownOutcome
+from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, no_jitter, settled, until
+
+# Longer than memory takes for anything; a greeting that is not heard in this time was lost.
+GREETING_WAIT_S: Final = 0.05
+
+
+class World:
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.world = self.fleet.world
+        self.queue = MemoryQueue(self.world, POLL_WAIT_S)
+        self.opened: list[str] = []
+        self.existing_when_told: list[bool] = []
+        self.caught_up = 0
+        self.deaf = False
+        self.listener = Listener(
+            self.queue,
+            MemoryTopic(self.world),
+            Ids("id"),
+            node="a",
+            queue_name=Ids("queue"),
+            greeting_wait_s=GREETING_WAIT_S,
+            opened=self._opened,
+            catch_up=self._catch_up,
+        )
+        self.poller = Poller(self.queue, self.fleet.clock, no_jitter, self._take, self.listener.rebuild)
+
+    @property
+    def name(self) -> str:
+        return self.opened[-1]
+
+    async def _opened(self, name: str) -> None:
+        self.opened.append(name)
+        self.existing_when_told.append(name in self.world.queues)
+
+    async def _catch_up(self) -> None:
+        self.caught_up += 1
+
+    def _take(self, bodies: Sequence[str]) -> None:
+        for body in bodies:
+            for signal in parse(body).signals:
+                if not self.deaf:
+                    self.listener.greeted(signal.id)
+
+
+@asynccontextmanager
+async def polling(world: World) -> AsyncIterator[None]:
+    task = asyncio.create_task(world.poller.run())
+    try:
+        yield
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await world.listener.close()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(poller_module, "_BACKOFF_FIRST_S", 0.0001)
+    return World()
+
+
+async def test_the_lease_knows_the_queue_before_it_exists(world: World) -> None:
+    """I6: whoever finds the lease of a node that died while it started finds the queue's name."""
+    await world.listener.open()
+    assert world.existing_when_told == [False]
+    assert set(world.world.queues) == world.world.subscriptions == {world.name}
+    await world.listener.close()
+
+
+async def test_a_queue_is_not_created_when_the_lease_cannot_be_written(world: World) -> None:
+    async def refused(_: str) -> None:
+        raise Refused("no permission")
+
+    world.listener._opened = refused
+    with pytest.raises(Refused):
+        await world.listener.open()
+    assert world.world.queues == {}
+
+
+async def test_a_greeting_that_comes_back_proves_the_queue(world: World) -> None:
+    await world.listener.open()
+    async with polling(world):
+        assert not world.listener.hears
+        assert await world.listener.prove()
+        assert world.listener.hears
+    assert world.caught_up == 0, "nothing was missed: nobody subscribed yet"
+
+
+async def test_a_greeting_that_is_lost_proves_nothing(world: World) -> None:
+    await world.listener.open()
+    world.deaf = True
+    async with polling(world):
+        assert not await world.listener.prove()
+        assert not world.listener.hears
+
+
+async def test_a_greeting_that_cannot_be_sent_proves_nothing(world: World) -> None:
+    await world.listener.open()
+    world.world.fail_next("publish", Refused("no permission"))
+    async with polling(world):
+        assert not await world.listener.prove()
+
+
+async def test_somebody_elses_greeting_proves_nothing(world: World) -> None:
+    world.listener.greeted("unknown")
+    assert not world.listener.hears
+
+
+async def test_a_greeting_that_is_late_proves_all_the_same(world: World) -> None:
+    await world.listener.open()
+    world.deaf = True
+    async with polling(world):
+        assert not await world.listener.prove()
+        world.deaf = False
+        [body] = world.world.published
+        world.world.send(body)
+        await until(lambda: world.listener.hears)
+
+
+async def test_proving_goes_on_in_the_background_then_catches_up(world: World) -> None:
+    await world.listener.open()
+    world.deaf = True
+    async with polling(world):
+        world.listener.prove_later()
+        await until(lambda: len(world.world.published) == 3)
+        assert (world.listener.hears, world.caught_up) == (False, 0)
+        world.deaf = False
+        await until(lambda: world.listener.hears and world.caught_up == 1)
+
+
+async def test_greetings_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "GREETINGS_MAX", 2)
+    assert GREETINGS_MAX >= 2
+    await world.listener.open()
+    world.deaf = True
+    async with polling(world):
+        world.listener.prove_later()
+        await until(lambda: world.caught_up == 1)
+        assert len(world.world.published) == 2
+
+
+async def test_a_queue_that_is_gone_is_rebuilt_proved_and_caught_up(world: World) -> None:
+    """I5."""
+    await world.listener.open()
+    first = world.name
+    async with polling(world):
+        assert await world.listener.prove()
+        world.world.delete_queue(first)
+        await until(lambda: world.caught_up == 1)
+        assert world.listener.hears
+        assert world.name != first
+        assert set(world.world.queues) == world.world.subscriptions == {world.name}
+        assert world.existing_when_told == [False, False]
+
+
+async def test_nothing_is_heard_of_between_the_loss_and_the_proof(world: World) -> None:
+    await world.listener.open()
+    async with polling(world):
+        assert await world.listener.prove()
+        held = world.fleet.traffic.hold("open")
+        world.world.delete_queue(world.name)
+        await held.arrived()
+        assert not world.listener.hears
+        assert world.caught_up == 0
+        held.release()
+        await until(lambda: world.caught_up == 1)
+
+
+@pytest.mark.parametrize("call", ["open", "close"])
+@pytest.mark.parametrize("effect", ["none", "applied"])
+async def test_a_rebuild_that_fails_half_way_is_completed(world: World, call: str, effect: str) -> None:
+    await world.listener.open()
+    async with polling(world):
+        assert await world.listener.prove()
+        world.world.fail_next(call, UnknownOutcome(), effect=effect, times=2)  # type: ignore[arg-type]
+        world.world.delete_queue(world.name)
+        await until(lambda: world.caught_up == 1)
+        assert world.listener.hears
+        assert set(world.world.queues) == world.world.subscriptions == {world.name}
+
+
+async def test_a_queue_that_is_lost_again_while_catching_up_is_proved_again(world: World) -> None:
+    await world.listener.open()
+    reading, read = asyncio.Event(), asyncio.Event()
+
+    async def catch_up() -> None:
+        world.caught_up += 1
+        reading.set()
+        await read.wait()
+
+    world.listener._catch_up = catch_up
+    async with polling(world):
+        assert await world.listener.prove()
+        world.world.delete_queue(world.name)
+        await reading.wait()
+        world.world.delete_queue(world.name)
+        await until(lambda: len(world.opened) == 3 and world.name in world.world.queues)
+        read.set()
+        await until(lambda: world.listener.hears)
+        await until(lambda: world.caught_up == 2)
+
+
+async def test_the_end_leaves_neither_queue_nor_subscription_nor_task(world: World) -> None:
+    """I6."""
+    await world.listener.open()
+    world.deaf = True
+    world.listener.prove_later()
+    await settled()
+    await world.listener.close()
+    await world.listener.close()
+    assert (world.world.queues, world.world.subscriptions) == ({}, set())
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_end_that_fails_is_told(world: World) -> None:
+    await world.listener.open()
+    world.world.fail_next("close", Throttled())
+    with pytest.raises(PortError):
+        await world.listener.close()
+    await world.listener.close()
+    assert world.world.queues == {}

@@ -1,0 +1,208 @@
+"""The poller over memory: what was handed on is deleted, what was not comes again, a queue that is gone is rebuilt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import pytest
+
+from service.adapters.memory import MemoryQueue
+from service.delivery import poller as poller_module
+from service.delivery.poller import POLLERS_MAX, Poller
+from service.ports import Gone, PortError, Refused, Throttled, UnknownOutcome
+from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, until
+
+NAME: Final = "queue"
+
+
+class World:
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.queue = MemoryQueue(self.fleet.world, POLL_WAIT_S)
+        self.taken: list[str] = []
+        self.receives: list[int] = []
+        self.rebuilds = 0
+        self.poller = Poller(self.queue, self.fleet.clock, no_jitter, self._take, self._rebuild)
+
+    def _take(self, bodies: Sequence[str]) -> None:
+        self.taken.extend(bodies)
+        self.receives.append(len(bodies))
+
+    async def _rebuild(self) -> None:
+        self.rebuilds += 1
+        await self.queue.close()
+        await self.queue.open(f"{NAME}{self.rebuilds}")
+
+    def send(self, *bodies: str) -> None:
+        for body in bodies:
+            self.fleet.world.send(body)
+
+    @property
+    def stored(self) -> int:
+        """Messages that are not deleted."""
+        return sum(len(queue.waiting) + len(queue.taken) for queue in self.fleet.world.queues.values())
+
+
+@asynccontextmanager
+async def polling(world: World) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(world.poller.run())
+    try:
+        yield task
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not others, "further receivers end with the poller"
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(poller_module, "_BACKOFF_FIRST_S", 0.0001)
+    monkeypatch.setattr(poller_module, "_BACKOFF_MAX_S", 0.001)
+    world = World()
+    await world.queue.open(NAME)
+    return world
+
+
+async def test_messages_are_handed_on_then_deleted(world: World) -> None:
+    held = world.fleet.traffic.hold("delete")
+    async with polling(world):
+        world.send("one", "two")
+        await held.arrived()
+        assert world.taken == ["one", "two"]
+        held.release()
+        await until(lambda: world.stored == 0)
+
+
+async def test_what_was_not_handed_on_comes_again(world: World) -> None:
+    held = world.fleet.traffic.hold("receive", "answer")
+    task = asyncio.create_task(world.poller.run())
+    world.send("one")
+    await held.arrived()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    held.release()
+    assert world.taken == []
+    world.fleet.world.redeliver(NAME)
+    async with polling(world):
+        await until(lambda: world.taken == ["one"])
+
+
+async def test_full_receives_call_for_more_at_once_within_a_bound(world: World) -> None:
+    at_once = most = 0
+
+    async def pause(call: str, stage: str) -> None:
+        nonlocal at_once, most
+        if call == "receive":
+            at_once += {"sent": 1, "answer": -1}.get(stage, 0)
+            most = max(most, at_once)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    world.fleet.world.pause = pause
+    world.send(*[str(number) for number in range(500)])
+    async with polling(world):
+        await until(lambda: len(world.taken) == 500 and world.stored == 0)
+        assert sorted(map(int, world.taken)) == list(range(500))
+        assert 1 < most <= POLLERS_MAX
+        await until(lambda: not world.poller._extra)
+
+
+async def test_one_receive_at_a_time_when_little_comes(world: World) -> None:
+    async with polling(world):
+        for number in range(20):
+            world.send(str(number))
+            await until(lambda number=number: len(world.taken) == number + 1)  # type: ignore[misc]
+        assert not world.poller._extra
+
+
+@pytest.mark.parametrize("error", [Throttled("slow down"), UnknownOutcome("reset"), Refused("no permission")])
+async def test_an_error_is_counted_and_tried_again(world: World, error: PortError) -> None:
+    world.fleet.world.fail_next("receive", error, times=7)
+    failures: list[int] = []
+    world.send("one")
+    async with polling(world):
+        while not world.taken:
+            failures.append(world.poller.failures)
+            await asyncio.sleep(0)
+        assert max(failures) == 7
+        await until(lambda: world.poller.failures == 0)
+    assert world.rebuilds == 0
+
+
+async def test_back_off_grows_to_a_bound(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def recorded(delay: float, *_: object) -> None:
+        if delay:
+            slept.append(delay)
+        await sleep(0)
+
+    monkeypatch.setattr(poller_module, "_BACKOFF_FIRST_S", 0.2)
+    monkeypatch.setattr(poller_module, "_BACKOFF_MAX_S", 10.0)
+    monkeypatch.setattr("service.delivery.poller.asyncio.sleep", recorded)
+    world.fleet.world.fail_next("receive", Throttled(), times=9)
+    async with polling(world):
+        await until(lambda: len(slept) == 9)
+    # Half of it is jitter, which is none here.
+    assert slept == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+
+
+async def test_a_deleted_queue_is_rebuilt(world: World) -> None:
+    async with polling(world):
+        world.send("one")
+        await until(lambda: world.taken == ["one"])
+        world.fleet.world.delete_queue(NAME)
+        await until(lambda: world.rebuilds == 1 and world.fleet.world.queues)
+        world.send("two")
+        await until(lambda: world.taken == ["one", "two"])
+    assert set(world.fleet.world.queues) == world.fleet.world.subscriptions == {f"{NAME}1"}
+
+
+async def test_a_rebuild_that_fails_is_tried_again(world: World) -> None:
+    world.fleet.world.fail_next("open", UnknownOutcome("reset"), effect="applied", times=3)
+    async with polling(world):
+        world.fleet.world.delete_queue(NAME)
+        await until(lambda: world.rebuilds == 4)
+        await until(lambda: world.poller.failures == 0)
+        world.send("heard")
+        await until(lambda: world.taken == ["heard"])
+    assert len(world.fleet.world.queues) == 1, "nothing is left of the attempts"
+
+
+async def test_messages_that_could_not_be_deleted_are_no_error(world: World) -> None:
+    world.fleet.world.fail_next("delete", Gone("no longer"), times=1)
+    world.fleet.world.fail_next("delete", Refused("no permission"), times=1)
+    async with polling(world):
+        for number in range(3):
+            world.send(str(number))
+            await until(lambda number=number: len(world.taken) == number + 1)  # type: ignore[misc]
+        await until(lambda: world.fleet.traffic.calls["delete"] == 3)
+        assert world.poller.failures == 0
+    assert world.rebuilds == 0
+
+
+async def test_a_further_receiver_that_fails_leaves_it_to_the_first(world: World) -> None:
+    hold = world.fleet.traffic.hold("receive")
+    async with polling(world):
+        await hold.arrived()
+        world.send(*[str(number) for number in range(30)])
+        hold.release()
+        await until(lambda: world.taken)
+        world.fleet.world.fail_next("receive", Throttled(), times=2)
+        await until(lambda: len(world.taken) == 30)
+        await until(lambda: world.stored == 0)
+
+
+async def test_the_time_of_the_last_answer_is_kept(world: World) -> None:
+    before = world.poller.heard_at_s
+    world.fleet.clock.advance(100)
+    async with polling(world):
+        world.send("one")
+        await until(lambda: world.taken)
+        assert world.poller.heard_at_s == before + 100

@@ -1,0 +1,179 @@
+"""Frames as bytes, and what becomes of a peer that does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.codes import Disconnect
+from service.gateway import writer as writer_module
+from service.gateway.writer import Writer, close_frame, text_frame
+from tests.unit.gateway.frames import CLOSE, TEXT, Frame, parsed
+from tests.unit.worlds import until
+
+QUEUE_BYTES_MAX: Final = 1000
+
+
+@pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 65_534, 65_535, 65_536, 65_537, 1_000_000])
+def test_a_text_frame_holds_its_payload(size: int) -> None:
+    payload = b"x" * size
+    assert list(parsed(text_frame(payload))) == [Frame(TEXT, payload)]
+
+
+@pytest.mark.parametrize(
+    "size, header",
+    [
+        (0, "81 00"),
+        (125, "81 7d"),
+        (126, "81 7e 00 7e"),
+        (65_535, "81 7e ff ff"),
+        (65_536, "81 7f 00 00 00 00 00 01 00 00"),
+    ],
+)
+def test_the_header_has_the_shortest_length(size: int, header: str) -> None:
+    """RFC 6455 §5.2."""
+    payload = b"x" * size
+    assert text_frame(payload) == bytes.fromhex(header) + payload
+
+
+@given(st.lists(st.integers(0, 300) | st.integers(65_530, 65_540), max_size=5))
+def test_frames_can_be_told_apart(sizes: list[int]) -> None:
+    payloads = [bytes([index]) * size for index, size in enumerate(sizes)]
+    sent = b"".join(text_frame(payload) for payload in payloads)
+    assert [frame.payload for frame in parsed(sent)] == payloads
+
+
+@pytest.mark.parametrize("why", Disconnect)
+def test_a_close_frame_says_why(why: Disconnect) -> None:
+    [frame] = parsed(close_frame(why))
+    assert frame.close_code == why.value.code
+    assert frame.payload[2:].decode() == why.value.reason
+    assert len(frame.payload) <= 125, "RFC 6455 §5.5"
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written, as a socket whose peer does not read, or reads everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.buffered = 0
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.aborted, "nothing is written to what is gone"
+        self.written += bytes(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Response(web.WebSocketResponse):
+    """What the writer asks of aiohttp's response: to close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closes: list[tuple[int, bytes]] = []
+        self.answered = asyncio.Event()
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        self.closes.append((code, message))
+        await self.answered.wait()
+        return True
+
+
+class World:
+    def __init__(self) -> None:
+        self.transport = Transport()
+        self.response = Response()
+        self.writer = Writer(self.response, self.transport, QUEUE_BYTES_MAX)
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(writer_module, "CLOSE_WAIT_S", 0.02)
+    return World()
+
+
+async def test_frames_are_written_as_they_are(world: World) -> None:
+    for frame in (b"one", b"two"):
+        world.writer.send(frame)
+    assert world.transport.written == b"onetwo"
+    assert world.writer.closed_with is None
+
+
+async def test_what_waits_up_to_the_bound_is_no_slowness(world: World) -> None:
+    world.transport.buffered = QUEUE_BYTES_MAX
+    world.writer.send(b"x" * 10 * QUEUE_BYTES_MAX)
+    assert world.writer.closed_with is None
+    assert len(world.transport.written) == 10 * QUEUE_BYTES_MAX
+
+
+async def test_a_peer_that_reads_too_slowly_is_cut_off(world: World) -> None:
+    world.writer.send(text_frame(b"before"))
+    world.transport.buffered = QUEUE_BYTES_MAX + 1
+    for _ in range(3):
+        world.writer.send(text_frame(b"after"))
+    assert world.writer.closed_with is Disconnect.SLOW
+    frames = list(parsed(world.transport.written))
+    assert [frame.opcode for frame in frames] == [TEXT, CLOSE]
+    assert frames[-1].close_code == 3008
+    assert not world.transport.aborted, "it may read the close yet"
+    await until(lambda: world.transport.aborted)
+    world.writer.close(Disconnect.SHUTDOWN)
+    await world.writer.closed()
+    assert world.writer.closed_with is Disconnect.SLOW
+    assert world.response.closes == []
+
+
+async def test_nothing_is_written_to_a_transport_that_is_gone(world: World) -> None:
+    world.transport.abort()
+    world.writer.send(b"one")
+    assert world.transport.written == b""
+    assert world.writer.closed_with is None
+
+
+async def test_a_close_is_a_handshake(world: World) -> None:
+    world.writer.close(Disconnect.SHUTDOWN)
+    world.writer.close(Disconnect.BAD_REQUEST)
+    world.writer.send(b"not after the close")
+    await until(lambda: world.response.closes)
+    assert not world.transport.aborted
+    world.response.answered.set()
+    await world.writer.closed()
+    assert world.response.closes == [(3001, b"shutdown")]
+    assert world.transport.written == b""
+    assert world.transport.aborted
+
+
+async def test_a_peer_that_does_not_answer_the_close_is_dropped(world: World) -> None:
+    world.writer.close(Disconnect.SHUTDOWN)
+    await world.writer.closed()
+    assert world.transport.aborted
+    assert world.writer.closed_with is Disconnect.SHUTDOWN
+
+
+async def test_who_waits_for_the_close_may_be_cancelled(world: World) -> None:
+    """The close goes on: nobody else drops the transport."""
+    world.writer.close(Disconnect.SHUTDOWN)
+    waiting = asyncio.create_task(world.writer.closed())
+    await until(lambda: world.response.closes)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await until(lambda: world.transport.aborted)
+
+
+async def test_nothing_to_close_is_nothing_to_wait_for(world: World) -> None:
+    await world.writer.closed()
+    assert not world.transport.aborted

@@ -1,0 +1,375 @@
+"""Group commit over memory: one append in flight a channel, every accepted publication answered once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from service.adapters.memory import Stage
+from service.core.log import MARGIN_MS, MIN_RETENTION_MS
+from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, LogItem
+from service.core.protocol import Unencodable
+from service.core.publication import Publication, Record, StreamPosition
+from service.log import appender as appender_module
+from service.log.appender import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX, Appender, Full
+from service.log.channel_log import NotAppended, OutcomeUnknown
+from service.ports import Refused, Throttled, UnknownOutcome
+from tests.contract.items import log_item
+from tests.unit.worlds import Fleet, log_over, logged, settled, until
+
+CHANNEL: Final = "room"
+TTL_MS: Final = 300_000
+BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+
+
+class Writer:
+    """An appender of one node, and the records that it offers."""
+
+    def __init__(self, fleet: Fleet, node: str = "a") -> None:
+        self.offered: list[Record] = []
+        self.log = log_over(fleet.world, fleet.clock, node=node, random=self._random)
+        self.appender = Appender(self.log, fleet.clock, self.offered.append, generation="0")
+        self.step_s = 0.0
+        self._fleet = fleet
+
+    def submit(self, data: Any, channel: str = CHANNEL) -> asyncio.Future[StreamPosition]:
+        return self.appender.submit(channel, Publication(data=data), TTL_MS)
+
+    async def publish(self, data: Any) -> StreamPosition:
+        return await self.submit(data)
+
+    @property
+    def offered_data(self) -> list[Any]:
+        return [pub.data for record in self.offered for pub in record.publications or ()]
+
+    def _random(self) -> float:
+        """Each back-off takes `step_s` on the clock, and no time."""
+        self._fleet.clock.advance(self.step_s)
+        return 0.0
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+@pytest.fixture
+def writer(fleet: Fleet) -> Writer:
+    return Writer(fleet)
+
+
+async def test_a_publication_is_answered_when_it_is_in_the_log(fleet: Fleet, writer: Writer) -> None:
+    """I2."""
+    held = fleet.traffic.hold("put_item", "sent")
+    position = writer.submit("one")
+    await held.arrived()
+    await settled()
+    assert not position.done()
+    assert writer.offered == []
+    held.release()
+    assert (await position).offset == 1
+    assert logged(fleet.world) == ["one"]
+    assert writer.offered_data == ["one"]
+
+
+async def test_the_record_is_offered_before_the_publisher_is_answered(fleet: Fleet) -> None:
+    """The local fast path: what was acknowledged is on its way to local subscribers."""
+    order: list[str] = []
+    log = log_over(fleet.world, fleet.clock)
+    appender = Appender(log, fleet.clock, lambda _: order.append("offered"), generation="0")
+    position = appender.submit(CHANNEL, Publication(data=1), TTL_MS)
+    position.add_done_callback(lambda _: order.append("answered"))
+    await position
+    await settled()
+    assert order == ["offered", "answered"]
+
+
+async def test_the_offered_record_is_what_the_log_has(fleet: Fleet, writer: Writer) -> None:
+    published = Publication(data={"a": [1]}, tags={"k": "v"}, time=7)
+    position = await writer.appender.submit(CHANNEL, published, TTL_MS)
+    [item] = fleet.world.stream
+    assert writer.offered == [
+        Record(
+            CHANNEL,
+            position.epoch,
+            1,
+            1,
+            item.ts,
+            (Publication(data={"a": [1]}, offset=1, tags={"k": "v"}, time=7),),
+        )
+    ]
+    assert json.loads(item.pubs) == [published.stored()]
+
+
+async def test_what_comes_during_an_append_goes_into_the_next(fleet: Fleet, writer: Writer) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    positions = [writer.submit(0)]
+    await held.arrived()
+    positions += [writer.submit(number) for number in range(1, 11)]
+    held.release()
+    offsets = [(await position).offset for position in positions]
+    assert offsets == list(range(1, 12))
+    assert [(item.offset, item.last) for item in fleet.world.stream] == [(1, 1), (2, 11)]
+    assert logged(fleet.world) == list(range(11))
+    assert fleet.traffic.calls["newest"] == 2, "the tail is read once (and once more after the rotation)"
+
+
+async def test_channels_do_not_wait_for_each_other(fleet: Fleet, writer: Writer) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    first = writer.submit("a", "one")
+    await held.arrived()
+    second = writer.submit("b", "two")
+    await held.arrived(2)
+    held.release()
+    assert (await first).offset == (await second).offset == 1
+
+
+async def test_one_append_in_flight_a_channel(fleet: Fleet, writer: Writer) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    positions = [writer.submit(number) for number in range(2 * ITEM_PUBLICATIONS_MAX)]
+    await held.arrived()
+    await settled()
+    assert held.count == 1
+    held.release()
+    await asyncio.gather(*positions)
+
+
+async def test_items_are_bounded_in_number_and_bytes(fleet: Fleet, writer: Writer) -> None:
+    numbers = [writer.submit(number) for number in range(1200)]
+    await asyncio.gather(*numbers)
+    assert [item.last - item.offset + 1 for item in fleet.world.stream] == [500, 500, 200]
+    large = [writer.submit("x" * 50_000, "large") for _ in range(5)]
+    await asyncio.gather(*large)
+    items = [item for item in fleet.world.stream if item.channel == "large"]
+    assert [item.last - item.offset + 1 for item in items] == [2, 2, 1]
+    assert all(len(item.pubs) <= ITEM_BYTES_MAX for item in items)
+
+
+@pytest.mark.parametrize("effect", ["none", "applied", "late"])
+async def test_after_an_unknown_outcome_the_same_batch_is_sent_again(
+    fleet: Fleet, writer: Writer, effect: str
+) -> None:
+    await writer.publish("zero")
+    fleet.world.fail_next("put_item", UnknownOutcome(), effect=effect, times=2)  # type: ignore[arg-type]
+    held = fleet.traffic.hold("put_item", "answer")
+    one = writer.submit("one")
+    await held.arrived()
+    two = writer.submit("two")
+    held.release()
+    positions = [await one, await two]
+    fleet.world.deliver_late()
+    assert [position.offset for position in positions] == [2, 3]
+    assert logged(fleet.world) == ["zero", "one", "two"]
+    assert writer.offered_data == ["zero", "one", "two"]
+    assert len({item.batch for item in fleet.world.stream}) == len(fleet.world.stream) == 3
+
+
+async def test_after_a_lost_race_the_winner_is_offered_and_ours_follows(fleet: Fleet, writer: Writer) -> None:
+    other = Writer(fleet, "b")
+    await writer.publish("first")
+    await other.publish("theirs")
+    position = await writer.publish("ours")
+    assert position.offset == 3
+    assert logged(fleet.world) == ["first", "theirs", "ours"]
+    assert writer.offered_data == ["first", "theirs", "ours"], "a free catch-up"
+    assert [item.node for item in fleet.world.stream] == ["a", "b", "a"]
+
+
+async def test_who_is_far_behind_reads_the_tail_instead_of_losing_race_after_race(
+    fleet: Fleet, writer: Writer
+) -> None:
+    other = Writer(fleet, "b")
+    await writer.publish("first")
+    for number in range(40):
+        await other.publish(number)
+    before = fleet.traffic.calls["put_item"]
+    assert (await writer.publish("last")).offset == 42
+    assert fleet.traffic.calls["put_item"] - before <= 5
+
+
+async def test_nodes_that_write_at_once_leave_no_hole_and_keep_each_ones_order(fleet: Fleet) -> None:
+    writers = [Writer(fleet, name) for name in "abc"]
+    fleet.world.fail_next("put_item", Throttled(), times=5)
+    positions = []
+    for number in range(60):
+        positions += [writer.submit([name, number]) for name, writer in zip("abc", writers, strict=True)]
+        await asyncio.sleep(0)
+    offsets = [(await position).offset for position in positions]
+    assert sorted(offsets) == list(range(1, 181))
+    data = logged(fleet.world)
+    for name in "abc":
+        assert [number for who, number in data if who == name] == list(range(60))
+    for offset, published in zip(
+        offsets, ([name, number] for number in range(60) for name in "abc"), strict=True
+    ):
+        assert data[offset - 1] == published
+
+
+async def test_an_append_that_cannot_win_is_known_not_to_be_in(fleet: Fleet, writer: Writer) -> None:
+    """Somebody is always quicker; the bound on lost races ends it."""
+    first = await writer.publish("first")
+    races = 0
+
+    async def overtake(call: str, stage: Stage) -> None:
+        nonlocal races
+        if call == "put_item" and stage == "call":
+            races += 1
+            items = fleet.world.items[CHANNEL]
+            items[max(items) + 1] = replace(log_item(max(items) + 1), epoch=first.epoch, batch="other")
+        await asyncio.sleep(0)
+
+    fleet.world.pause = overtake
+    with pytest.raises(NotAppended):
+        await writer.publish("ours")
+    assert races <= 100
+    assert "ours" not in logged(fleet.world)
+
+
+async def test_a_belief_that_ended_before_sending_is_told_and_healed(fleet: Fleet, writer: Writer) -> None:
+    first = await writer.publish("one")
+    held = fleet.traffic.hold("put_item", "call")
+    position = writer.submit("two")
+    await held.arrived()
+    fleet.clock.advance(BELIEF_S)
+    held.release()
+    with pytest.raises(NotAppended):
+        await position
+    again = await writer.publish("two again")
+    assert again.epoch != first.epoch
+    assert logged(fleet.world) == ["one", "two again"]
+
+
+async def test_an_outcome_that_stays_unknown_is_told_and_the_tail_read_again(
+    fleet: Fleet, writer: Writer
+) -> None:
+    await writer.publish("one")
+    writer.step_s = 6.0
+    fleet.world.fail_next("put_item", UnknownOutcome(), effect="late", times=50)
+    with pytest.raises(OutcomeUnknown):
+        await writer.publish("lost or not")
+    fleet.world._faults.clear()
+    writer.step_s = 0.0
+    fleet.world.deliver_late()
+    assert (await writer.publish("three")).offset == 3
+    assert logged(fleet.world) == ["one", "lost or not", "three"]
+
+
+async def test_a_tail_that_cannot_be_read_fails_those_who_wait_and_no_others(
+    fleet: Fleet, writer: Writer
+) -> None:
+    fleet.world.fail_next("newest", Refused("no permission"))
+    with pytest.raises(NotAppended):
+        await writer.publish("one")
+    assert (await writer.publish("two")).offset == 1
+
+
+async def test_a_fault_of_ours_leaves_no_publisher_without_an_answer(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer.log, "append", broken)
+        with pytest.raises(OutcomeUnknown):
+            await writer.publish("one")
+    assert (await writer.publish("two")).offset == 1
+
+
+async def test_a_channel_that_expired_goes_on_in_another_epoch(fleet: Fleet, writer: Writer) -> None:
+    first = await writer.publish("one")
+    fleet.clock.advance(BELIEF_S - 1)
+    assert (await writer.publish("two")).epoch == first.epoch
+    fleet.clock.advance(MIN_RETENTION_MS / 1000)
+    third = await writer.publish("three")
+    assert third.epoch != first.epoch
+    assert third.offset == 3
+
+
+async def test_publications_wait_within_bounds(fleet: Fleet, writer: Writer) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    positions = [writer.submit("in flight")]
+    await held.arrived()
+    positions += [writer.submit(number) for number in range(LANE_PUBLICATIONS_MAX)]
+    with pytest.raises(Full):
+        writer.submit("one too many")
+    positions.append(writer.submit("another channel has room", "other"))
+    held.release()
+    await asyncio.gather(*positions)
+    assert (await writer.publish("room again")).offset == LANE_PUBLICATIONS_MAX + 2
+    assert "one too many" not in logged(fleet.world)
+
+
+async def test_bytes_wait_within_bounds(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    large = "x" * 100_000
+    positions = [writer.submit(large) for _ in range(LANE_BYTES_MAX // len(large))]
+    with pytest.raises(Full):
+        writer.submit(large)
+    monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", LANE_BYTES_MAX + 1000)
+    with pytest.raises(Full):
+        writer.submit(large, "other")
+    held.release()
+    await asyncio.gather(*positions)
+    assert writer.appender._bytes == 0, "what was answered counts no more"
+    await writer.submit(large, "other")
+
+
+async def test_what_cannot_be_written_as_json_is_not_accepted(fleet: Fleet, writer: Writer) -> None:
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(Unencodable):
+        writer.submit(deep)
+    await writer.appender.drain()
+    assert fleet.world.stream == []
+
+
+async def test_a_publisher_that_went_away_takes_nothing_back(fleet: Fleet, writer: Writer) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    first, second = writer.submit("one"), writer.submit("two")
+    await held.arrived()
+    first.cancel()
+    held.release()
+    assert (await second).offset == 2
+    assert logged(fleet.world) == ["one", "two"]
+
+
+async def test_drain_waits_for_every_accepted_publication(fleet: Fleet, writer: Writer) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    positions = [writer.submit(number, f"channel{number % 3}") for number in range(9)]
+    await held.arrived(3)
+    draining = asyncio.create_task(writer.appender.drain())
+    await settled()
+    assert not draining.done()
+    held.release()
+    await draining
+    assert all(position.done() for position in positions)
+    await writer.appender.drain()
+
+
+async def test_a_stopped_append_tells_its_publishers(fleet: Fleet, writer: Writer) -> None:
+    held = fleet.traffic.hold("put_item", "sent")
+    position = writer.submit("one")
+    await held.arrived()
+    [task] = [each for each in asyncio.all_tasks() if each.get_name() == f"append {CHANNEL}"]
+    task.cancel()
+    with pytest.raises(OutcomeUnknown):
+        await position
+
+
+async def test_lanes_that_are_idle_are_forgotten(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender_module, "_IDLE_LANES_MAX", 2)
+    for number in range(5):
+        await writer.submit("x", f"channel{number}")
+    await until(lambda: len(writer.appender._lanes) == 2)
+    assert (await writer.submit("y", "channel0")).offset == 2
+    assert all(isinstance(item, LogItem) for item in fleet.world.stream)

@@ -1,0 +1,214 @@
+"""What clients see of a channel's history: paging in both directions, and what is hidden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from service.core.channels import ChannelOptions
+from service.core.log import MIN_RETENTION_MS, Pending
+from service.core.log_item import Head
+from service.core.publication import StreamPosition
+from service.log.channel_log import ITEMS_A_PAGE, Appended, ChannelLog
+from service.log.history import REPLY_BYTES_MAX, History, WrongEpoch, read_history
+from service.ports import PortError, Throttled
+from tests.unit.worlds import Fleet, log_over
+
+CHANNEL: Final = "room"
+OPTIONS: Final = ChannelOptions(history_size=1000, history_ttl_s=300)
+
+
+class Room:
+    """A channel to write to and to read the history of."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.log = log_over(self.fleet.world, self.fleet.clock)
+
+    async def append(self, *data: Any, log: ChannelLog | None = None) -> None:
+        """One item."""
+        log = log or self.log
+        tail = (await log.resolve(CHANNEL)).tail
+        pending = [Pending.of(json.dumps({"data": each})) for each in data]
+        assert isinstance(await log.append(CHANNEL, tail, pending, 300_000), Appended)
+
+    async def read(
+        self,
+        *,
+        since: int | StreamPosition | None = None,
+        limit: int = 100,
+        reverse: bool = False,
+        options: ChannelOptions = OPTIONS,
+        log: ChannelLog | None = None,
+    ) -> History:
+        log = log or self.log
+        if isinstance(since, int):
+            since = StreamPosition((await log.resolve(CHANNEL)).tail.epoch, since)
+        return await read_history(
+            log, self.fleet.clock, CHANNEL, options, since=since, limit=limit, reverse=reverse
+        )
+
+    async def offsets(self, **request: Any) -> list[int]:
+        return offsets((await self.read(**request)).lines)
+
+
+def offsets(lines: Sequence[bytes]) -> list[int]:
+    return [json.loads(line)["offset"] for line in lines]
+
+
+@pytest.fixture
+def room() -> Room:
+    return Room()
+
+
+@pytest.fixture
+async def ten(room: Room) -> Room:
+    """Ten publications in items of one to four."""
+    for item in ([1], [2, 3], [4, 5, 6, 7], [8], [9, 10]):
+        await room.append(*item)
+    return room
+
+
+async def test_an_empty_channel_has_a_position(room: Room) -> None:
+    history = await room.read()
+    assert history.lines == ()
+    assert history.position.offset == 0
+    assert history.position.epoch
+
+
+async def test_limit_zero_asks_for_the_position_only(ten: Room) -> None:
+    before = ten.fleet.traffic.calls["read_forward"]
+    history = await ten.read(limit=0)
+    assert history.lines == ()
+    assert history.position.offset == 10
+    assert ten.fleet.traffic.calls["read_forward"] == before
+
+
+async def test_forward_begins_with_the_oldest(ten: Room) -> None:
+    history = await ten.read()
+    assert offsets(history.lines) == list(range(1, 11))
+    assert [json.loads(line)["data"] for line in history.lines] == list(range(1, 11))
+    assert history.position.offset == 10
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 11])
+async def test_paging_forward_sees_everything_once(ten: Room, size: int) -> None:
+    seen, since = [], 0
+    while page := await ten.offsets(since=since, limit=size):
+        seen += page
+        since = page[-1]
+    assert seen == list(range(1, 11))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 10, 11])
+async def test_paging_in_reverse_sees_everything_once(ten: Room, size: int) -> None:
+    seen = await ten.offsets(limit=size, reverse=True)
+    while seen[-1] > 1:
+        seen += await ten.offsets(since=seen[-1], limit=size, reverse=True)
+    assert seen == list(range(10, 0, -1))
+    assert await ten.offsets(since=1, reverse=True) == []
+
+
+async def test_since_is_exclusive_and_may_be_beyond_the_end(ten: Room) -> None:
+    assert await ten.offsets(since=8) == [9, 10]
+    assert await ten.offsets(since=10) == []
+    assert await ten.offsets(since=1000) == []
+    assert await ten.offsets(since=1000, reverse=True, limit=2) == [10, 9]
+
+
+async def test_a_position_of_another_epoch_is_told(ten: Room) -> None:
+    with pytest.raises(WrongEpoch):
+        await ten.read(since=StreamPosition("other", 3))
+    assert offsets((await ten.read(since=StreamPosition("", 8))).lines) == [9, 10]
+
+
+async def test_size_hides_what_is_older(ten: Room) -> None:
+    options = replace(OPTIONS, history_size=3)
+    assert await ten.offsets(options=options) == [8, 9, 10]
+    assert await ten.offsets(options=options, since=2) == [8, 9, 10]
+    assert await ten.offsets(options=options, reverse=True) == [10, 9, 8]
+    assert await ten.offsets(options=options, since=8, reverse=True) == []
+
+
+async def test_time_to_live_hides_what_is_older(ten: Room) -> None:
+    ten.fleet.clock.advance(200)
+    await ten.append(11)
+    ten.fleet.clock.advance(200)
+    assert await ten.offsets() == [11]
+    assert await ten.offsets(reverse=True) == [11]
+    ten.fleet.clock.advance(200)
+    history = await ten.read()
+    assert history.lines == ()
+    assert history.position.offset == 11, "what is hidden is not undone"
+
+
+async def test_what_was_trimmed_is_hidden(ten: Room) -> None:
+    head = ten.fleet.world.items[CHANNEL][0]
+    assert isinstance(head, Head)
+    ten.fleet.world.items[CHANNEL][0] = replace(head, trim=6)
+    assert await ten.offsets() == [7, 8, 9, 10]
+    assert await ten.offsets(reverse=True, limit=2) == [10, 9]
+    assert await ten.offsets(reverse=True) == [10, 9, 8, 7]
+
+
+async def test_a_reply_is_bounded_in_bytes_and_can_be_continued(room: Room) -> None:
+    for number in range(10):
+        await room.append(str(number) * 100_000)
+    page = await room.offsets()
+    assert page == [1, 2, 3, 4, 5]
+    assert len(page) * 100_000 <= REPLY_BYTES_MAX
+    assert await room.offsets(since=page[-1]) == [6, 7, 8, 9, 10]
+    assert await room.offsets(reverse=True) == [10, 9, 8, 7, 6]
+
+
+async def test_forward_reads_over_pages(room: Room) -> None:
+    count = 2 * ITEMS_A_PAGE + 50
+    for number in range(count):
+        await room.append(number)
+    assert await room.offsets(limit=1000) == list(range(1, count + 1))
+    assert await room.offsets(limit=1000, reverse=True) == list(range(count, 0, -1))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_history_is_the_run_that_ends_at_the_top(ten: Room, reverse: bool) -> None:
+    """What expired is deleted in any order."""
+    ten.fleet.world.expire(CHANNEL, 2)
+    assert sorted(await ten.offsets(reverse=reverse)) == [4, 5, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("old", [1, 3, 150])
+async def test_items_of_an_epoch_before_hide_nothing(room: Room, reverse: bool, old: int) -> None:
+    """They stay in the table for days after they expired, before what is visible."""
+    for number in range(old):
+        await room.append(number)
+    room.fleet.clock.advance(MIN_RETENTION_MS / 1000)
+    await room.append("new")
+    await room.append("newer")
+    assert sorted(await room.offsets(reverse=reverse)) == [old + 1, old + 2]
+    assert await room.offsets(since=old, limit=1) == [old + 1]
+    assert await room.offsets(limit=1) == [old + 1]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_the_epoch_before_another_log_generation_is_not_shown(room: Room, reverse: bool) -> None:
+    await room.append("old")
+    restored = log_over(room.fleet.world, room.fleet.clock, node="b", generation="1")
+    await room.append("new", log=restored)
+    assert await room.offsets(reverse=reverse, log=restored) == [2]
+
+
+async def test_a_log_that_does_not_answer_is_told(ten: Room) -> None:
+    ten.fleet.world.fail_next("read_forward", Throttled(), times=1000)
+    step = ten.fleet.clock
+
+    def slow() -> float:
+        step.advance(1.0)
+        return 0.0
+
+    with pytest.raises(PortError):
+        await ten.read(log=log_over(ten.fleet.world, ten.fleet.clock, node="b", random=slow))

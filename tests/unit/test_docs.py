@@ -1,0 +1,192 @@
+"""The documentation: links lead somewhere, names exist, and tables say what the code says."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from service.config import OPTIONS
+from service.core.codes import Disconnect, Error, Unsubscribe
+
+ROOT: Final = Path(__file__).parents[2]
+PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PROTOCOL: Final = ROOT / "docs" / "protocol.md"
+README: Final = ROOT / "README.md"
+DECISIONS: Final = ROOT / "docs" / "decisions"
+UNITS: Final = {"": 1, "KiB": 1024, "MiB": 1024 * 1024}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What code hosts make of the headings: small letters, dashes for spaces, no punctuation."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(page: Path, root: Path = ROOT) -> list[str]:
+    """Relative links of `page` that lead to no file within `root`, or to no heading."""
+    dead: list[str] = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.is_relative_to(root) or not file.exists():
+            dead.append(f"{target}: no such file")
+        elif anchor and anchor not in anchors(file):
+            dead.append(f"{target}: no such heading")
+    return dead
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert dead_links(page) == []
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One: two\n[a](page.md#one-two) [b](gone.md) [c](#three) [d](https://example.com/x)\n")
+    assert dead_links(page, tmp_path) == ["gone.md: no such file", "#three: no such heading"]
+
+
+# ---- names
+
+
+def defined() -> Iterator[str]:
+    """Every function, method and class of the product."""
+    for package in ("service", "stream_lambda"):
+        for path in (ROOT / package).rglob("*.py"):
+            for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    yield part.name
+                if isinstance(part, ast.ClassDef):
+                    for inner in part.body:
+                        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                            yield f"{part.name}.{inner.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_functions_that_are_named_exist(page: Path) -> None:
+    named = set(re.findall(r"`([A-Za-z_][\w.]*)\(\)`", prose(page)))
+    assert named - set(defined()) == set()
+
+
+def test_the_architecture_names_functions() -> None:
+    named = re.findall(r"`([A-Za-z_][\w.]*)\(\)`", prose(ROOT / "docs" / "architecture.md"))
+    assert len(named) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_options_that_are_named_exist(page: Path) -> None:
+    sections = "|".join(sorted({re.escape(option.section) for option in OPTIONS}))
+    # Not a module, such as `node.py`.
+    named = set(re.findall(rf"`((?:{sections})\.(?!py`)[a-z_]+)`", prose(page)))
+    known = {option.key for option in OPTIONS} | {option.section for option in OPTIONS}
+    assert named - known == set()
+
+
+# ---- tables
+
+
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """The cells of the first table under `heading`, without its head."""
+    _, _, after = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")
+    assert after, f"{name(page)} has no heading {heading}"
+    table: list[list[str]] = []
+    for line in after.splitlines():
+        if line.startswith("|"):
+            table.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif table or line.startswith("#"):
+            break
+    assert len(table) > 2, f"{heading} has no table"
+    return table[2:]
+
+
+def is_sent(member: Enum) -> bool:
+    """Whether the code outside the table of codes names `member`."""
+    wanted = f"{type(member).__name__}.{member.name}"
+    if member is Disconnect.CONNECTION_CLOSED:
+        return False  # named at the end of a connection whose peer is gone
+    return any(
+        re.search(rf"\b{re.escape(wanted)}\b", path.read_text(encoding="utf-8"))
+        for path in (ROOT / "service").rglob("*.py")
+        if path.name != "codes.py"
+    )
+
+
+def yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def test_error_codes_are_those_of_the_code() -> None:
+    expected = [
+        [str(code.value.code), code.value.message, yes(code.value.temporary), yes(is_sent(code))]
+        for code in Error
+    ]
+    assert [row[:4] for row in rows(PROTOCOL, "### Errors")] == expected
+
+
+def test_disconnect_codes_are_those_of_the_code() -> None:
+    expected = [
+        [str(code.value.code), code.value.reason, yes(code.value.terminal), yes(is_sent(code))]
+        for code in Disconnect
+    ]
+    assert [row[:4] for row in rows(PROTOCOL, "### Disconnects")] == expected
+
+
+def test_unsubscribe_codes_are_those_of_the_code() -> None:
+    expected = [[str(code.value.code), code.value.reason, yes(is_sent(code))] for code in Unsubscribe]
+    assert [row[:3] for row in rows(PROTOCOL, "### Unsubscribes")] == expected
+
+
+def quantity(text: str) -> int:
+    """`64 KiB`, `5,000`."""
+    number, _, unit = text.partition(" ")
+    return int(number.replace(",", "")) * UNITS[unit]
+
+
+def told(source: str) -> Any:
+    """What the code says for the option or constant that is named first in `source`."""
+    named = re.match(r"`([\w.]+)`", source)
+    assert named, f"no name in: {source}"
+    for option in OPTIONS:
+        if option.key == named[1]:
+            return option.default
+    module, _, constant = named[1].rpartition(".")
+    return getattr(importlib.import_module(module), constant)
+
+
+@pytest.mark.parametrize("row", rows(README, "## Limits"), ids=lambda row: row[0])
+def test_limits_are_those_of_the_code(row: list[str]) -> None:
+    assert quantity(row[1]) == told(row[2])
+
+
+# ---- decisions
+
+
+def test_decisions_are_numbered_without_a_hole_and_listed() -> None:
+    records = sorted(DECISIONS.glob("[0-9]*.md"))
+    assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
+    listed = set(
+        re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (DECISIONS / "README.md").read_text(encoding="utf-8"))
+    )
+    assert listed == {record.name for record in records}
+    for record in records:
+        text = record.read_text(encoding="utf-8")
+        assert text.startswith(f"# {int(record.name[:4])}. ")
+        assert all(f"**{part}.**" in text for part in ("Context", "Decision", "Consequence"))

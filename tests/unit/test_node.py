@@ -1,0 +1,210 @@
+"""One node: its connections and their limit, its background, its drain, and what its health says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import pytest
+
+from service import node as node_module
+from service.core.codes import Disconnect
+from service.node import BACKGROUND_MAX, Background, Health
+from service.ports import UnknownOutcome
+from tests.unit.worlds import Fleet, no_jitter, settled, until
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+# ---- connections
+
+
+async def test_connections_are_counted_until_they_are_closed(fleet: Fleet) -> None:
+    node = fleet.node()
+    clients = [node.open() for _ in range(3)]
+    assert len(node.assembly.node) == 3
+    for client in clients:
+        node.assembly.node.closed(client.connection)
+        node.assembly.node.closed(client.connection)
+    assert len(node.assembly.node) == 0
+
+
+async def test_a_full_node_takes_no_clients(fleet: Fleet) -> None:
+    node = fleet.node(connection_limit=2)
+    first = node.open()
+    assert node.assembly.node.takes_clients()
+    second = node.open()
+    assert not node.assembly.node.takes_clients()
+    for client in (first, second):
+        node.assembly.node.closed(client.connection)
+    assert node.assembly.node.takes_clients()
+
+
+async def test_without_a_limit_there_is_always_room(fleet: Fleet) -> None:
+    node = fleet.node(connection_limit=0)
+    clients = [node.open() for _ in range(50)]
+    assert node.assembly.node.takes_clients()
+    for client in clients:
+        node.assembly.node.closed(client.connection)
+
+
+async def test_a_draining_node_takes_no_clients(fleet: Fleet) -> None:
+    node = fleet.node()
+    node.assembly.node.health.draining = True
+    assert not node.assembly.node.takes_clients()
+
+
+# ---- drain
+
+
+async def test_a_drain_tells_every_client_to_go_elsewhere(fleet: Fleet) -> None:
+    node = fleet.node()
+    clients = [await node.client() for _ in range(5)]
+    for client in clients:
+        await client.subscribe("all:room")
+    await node.assembly.node.drain(0, no_jitter)
+    assert {client.socket.closed_with for client in clients} == {Disconnect.SHUTDOWN}
+    await node.assembly.background.finish()
+    assert fleet.world.presence == {}
+    assert len(node.assembly.dispatcher) == 0
+
+
+async def test_a_drain_of_nobody_takes_no_time(fleet: Fleet) -> None:
+    await asyncio.wait_for(fleet.node().assembly.node.drain(3600, no_jitter), 1)
+
+
+async def test_a_drain_closes_in_slices_over_its_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    slices: Final = 10
+    monkeypatch.setattr(node_module, "_SLICES_MAX", slices)
+    node = fleet.node()
+    clients = [node.open() for _ in range(95)]
+    slept: list[float] = []
+    open_before: list[int] = []
+
+    def still_open() -> int:
+        return sum(client.socket.closed_with is None for client in clients)
+
+    async def recorded(delay: float) -> None:
+        slept.append(delay)
+        open_before.append(still_open())
+
+    monkeypatch.setattr("service.node.asyncio.sleep", recorded)
+    await node.assembly.node.drain(30, lambda: 0.5)
+    assert slept == pytest.approx([3.0] * (slices - 1))
+    closed = [before - after for before, after in zip([95, *open_before], [*open_before, 0], strict=True)]
+    assert all(9 <= count <= 10 for count in closed)
+    assert still_open() == 0
+
+
+async def test_a_client_that_goes_during_a_drain_is_no_trouble(fleet: Fleet) -> None:
+    node = fleet.node()
+    clients = [node.open() for _ in range(3)]
+    draining = asyncio.create_task(node.assembly.node.drain(0.01, no_jitter))
+    await asyncio.sleep(0)
+    for client in clients:
+        node.assembly.node.closed(client.connection)
+    await draining
+    assert len(node.assembly.node) == 0
+
+
+# ---- background
+
+
+async def test_background_work_is_bounded_in_how_much_runs_at_once() -> None:
+    background, release = Background(), asyncio.Event()
+    running = most = done = 0
+
+    async def work() -> None:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await release.wait()
+        running -= 1
+        done += 1
+
+    for _ in range(5 * BACKGROUND_MAX):
+        background.start(work())
+    await settled()
+    assert running == BACKGROUND_MAX
+    finishing = asyncio.create_task(background.finish())
+    release.set()
+    await finishing
+    assert (done, most) == (5 * BACKGROUND_MAX, BACKGROUND_MAX)
+
+
+async def test_waiting_for_the_background_includes_what_it_starts() -> None:
+    background, order = Background(), list[str]()
+
+    async def second() -> None:
+        order.append("second")
+
+    async def first() -> None:
+        background.start(second())
+        order.append("first")
+
+    background.start(first())
+    await background.finish()
+    assert order == ["first", "second"]
+
+
+async def test_cancelled_work_that_waited_for_a_place_never_begins() -> None:
+    """And is closed: a coroutine that was never awaited is a warning, and so an error here."""
+    background, release = Background(), asyncio.Event()
+    begun: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await release.wait()
+
+    tasks = [background.start(work(number)) for number in range(BACKGROUND_MAX + 1)]
+    await until(lambda: len(begun) == BACKGROUND_MAX)
+    tasks[-1].cancel()
+    await settled()
+    release.set()
+    await background.finish()
+    assert begun == list(range(BACKGROUND_MAX))
+
+
+# ---- health
+
+
+def test_a_node_that_hears_and_listens_is_ready() -> None:
+    health = Health(listening=True)
+    assert (health.reasons(), health.doubts()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "health, word",
+    [
+        (Health(), "starting"),
+        (Health(listening=True, draining=True), "draining"),
+        (Health(listening=True, deaf=lambda: True), "deaf"),
+    ],
+)
+def test_what_makes_a_node_unready_is_said(health: Health, word: str) -> None:
+    [reason] = health.reasons()
+    assert reason.startswith(word)
+    assert health.doubts() == []
+
+
+def test_what_is_not_proved_makes_it_degraded_only() -> None:
+    health = Health(listening=True, unproved=lambda: True)
+    assert health.reasons() == []
+    assert len(health.doubts()) == 1
+
+
+async def test_health_follows_the_queue(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.delivery.poller._BACKOFF_FIRST_S", 0.0)
+    node = fleet.node()
+    health = node.assembly.node.health
+    assert health.doubts(), "nothing was heard yet"
+    async with node.running():
+        assert (health.reasons(), health.doubts()) == ([], [])
+        fleet.world.fail_next("open", UnknownOutcome(), times=20)
+        fleet.world.delete_queue(node.queue_names[-1])
+        await until(health.reasons)
+        assert health.reasons()[0].startswith("deaf")
+        await until(lambda: not health.reasons() and not health.doubts())

@@ -1,0 +1,153 @@
+"""Presence as a node sees it: stored entries of live nodes, read once for many who ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import pytest
+
+from service import presence as presence_module
+from service.adapters.memory import MemoryLeases, MemoryPresence
+from service.ports import Lease, PortError, Throttled
+from service.presence import CACHE_S, PresenceBook
+from tests.unit.worlds import Fleet, info, settled, until
+
+CHANNEL: Final = "room"
+LEASE_S: Final = 60
+
+
+class World:
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.books = {name: self.book(name) for name in "ab"}
+
+    def book(self, node: str) -> PresenceBook:
+        world = self.fleet.world
+        return PresenceBook(MemoryPresence(world), MemoryLeases(world), self.fleet.clock, node=node)
+
+    def live(self, node: str, for_s: float = LEASE_S) -> None:
+        now = self.fleet.clock.now_ms()
+        self.fleet.world.leases[node] = Lease(node, "q", "live", now, now, now + round(for_s * 1000))
+
+    @property
+    def reads(self) -> int:
+        return self.fleet.traffic.calls["members"]
+
+    async def members(self, node: str = "a") -> set[str]:
+        return set(await self.books[node].members(CHANNEL))
+
+    def pass_time(self) -> None:
+        self.fleet.clock.advance(CACHE_S + 0.1)
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.live("a")
+    world.live("b")
+    return world
+
+
+async def test_all_nodes_see_who_is_there(world: World) -> None:
+    await world.books["a"].enter(CHANNEL, info("c1", "ann"))
+    await world.books["b"].enter(CHANNEL, info("c2", "bob"))
+    for node in "ab":
+        assert await world.books[node].members(CHANNEL) == {"c1": info("c1", "ann"), "c2": info("c2", "bob")}
+    await world.books["b"].exit(CHANNEL, info("c2", "bob"))
+    assert await world.members("b") == {"c1"}
+    world.pass_time()
+    assert await world.members("a") == {"c1"}
+    assert await world.books["a"].members("empty") == {}
+
+
+async def test_entries_of_dead_nodes_are_not_shown(world: World) -> None:
+    await world.books["b"].enter(CHANNEL, info("c2"))
+    world.fleet.clock.advance(LEASE_S - 1)
+    world.live("a")
+    assert await world.members() == {"c2"}
+    world.fleet.clock.advance(1.1)
+    assert await world.members() == set(), "its lease ran out"
+    world.live("b")
+    world.pass_time()
+    assert await world.members() == {"c2"}, "it was only late"
+    del world.fleet.world.leases["b"]
+    world.pass_time()
+    assert await world.members() == set()
+
+
+async def test_a_node_knows_itself_to_live(world: World) -> None:
+    """Also while its own heartbeat is late."""
+    await world.books["a"].enter(CHANNEL, info("c1"))
+    world.fleet.clock.advance(10 * LEASE_S)
+    assert await world.members() == {"c1"}
+
+
+async def test_those_who_ask_at_once_share_one_read(world: World) -> None:
+    await world.books["a"].enter(CHANNEL, info("c1"))
+    answers = await asyncio.gather(*(world.members() for _ in range(100)))
+    assert answers == [{"c1"}] * 100
+    assert world.reads == 1
+    assert world.fleet.traffic.calls["all"] == 1
+    world.pass_time()
+    await world.members()
+    assert world.reads == 2
+
+
+async def test_what_this_node_wrote_is_seen_at_once(world: World) -> None:
+    assert await world.members() == set()
+    await world.books["a"].enter(CHANNEL, info("c1"))
+    assert await world.members() == {"c1"}
+    await world.books["a"].exit(CHANNEL, info("c1"))
+    assert await world.members() == set()
+
+
+async def test_a_read_that_a_write_overtook_is_not_kept(world: World) -> None:
+    held = world.fleet.traffic.hold("members", "answer")
+    early = asyncio.create_task(world.members())
+    await held.arrived()
+    await world.books["a"].enter(CHANNEL, info("c1"))
+    held.release()
+    assert await early == set()
+    assert await world.members() == {"c1"}
+
+
+async def test_one_who_gives_up_takes_nothing_from_the_others(world: World) -> None:
+    held = world.fleet.traffic.hold("members", "answer")
+    first, second = (asyncio.create_task(world.members()) for _ in range(2))
+    await held.arrived()
+    first.cancel()
+    await settled()
+    held.release()
+    assert await second == set()
+    assert world.reads == 1
+
+
+async def test_a_failure_is_told_and_not_kept_for_long(world: World) -> None:
+    world.fleet.world.fail_next("members", Throttled())
+    asking = [asyncio.create_task(world.members()) for _ in range(3)]
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(result, PortError) for result in results)
+    world.pass_time()
+    assert await world.members() == set()
+
+
+async def test_a_failure_that_nobody_waits_for_is_no_noise(world: World) -> None:
+    """An exception that nobody read would be reported by the event loop: here a warning, and so an error."""
+    world.fleet.world.fail_next("all", Throttled())
+    asking = asyncio.create_task(world.members())
+    await until(lambda: world.reads)
+    asking.cancel()
+    await settled()
+    assert asking.cancelled()
+
+
+async def test_channels_are_kept_within_a_bound(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence_module, "CACHE_CHANNELS_MAX", 3)
+    for number in range(10):
+        await world.books["a"].members(f"channel{number}")
+    assert len(world.books["a"]._kept) == 3
+    before = world.reads
+    await world.books["a"].members("channel9")
+    await world.books["a"].members("channel0")
+    assert world.reads == before + 1

@@ -1,0 +1,398 @@
+"""Nodes over memory: what the tests of the asynchronous shells stand on, and how they wait without sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from service.adapters.memory import (
+    ManualClock,
+    MemoryChannelTable,
+    MemoryLeases,
+    MemoryPresence,
+    MemoryQueue,
+    MemoryTopic,
+    MemoryWorld,
+    Stage,
+)
+from service.assembly import Assembly, Ports, assemble
+from service.auth import TokenVerifier
+from service.config import ClientConfig, Config, NodeConfig, TokenConfig
+from service.connection import Connection
+from service.core.channels import ChannelOptions, ChannelRules
+from service.core.codes import Disconnect
+from service.core.envelope import Signal, checked_pubs, pack, record_text, signal_text
+from service.core.log_item import LogItem
+from service.core.publication import ClientInfo, Publication, Record
+from service.log.channel_log import ChannelLog
+from service.node import Health
+from service.ports import Framer
+
+DEADLINE_S: Final = 5.0
+# Turns of the event loop in which everything that can happen in memory has happened.
+SETTLED_TURNS: Final = 200
+# Shorter than any test: a hole is read as soon as the test moves its clock.
+GAP_WAIT_S: Final = 0.2
+# Long polls of memory end at once when something comes; this bounds those that nothing comes to.
+POLL_WAIT_S: Final = 0.01
+SECRET: Final = "a secret of the tests, long enough to be no warning"
+
+HISTORY: Final = ChannelOptions(history_size=100, history_ttl_s=300, force_recovery=True)
+EVERYTHING: Final = replace(HISTORY, presence=True, join_leave=True, force_push_join_leave=True)
+RULES: Final = ChannelRules(
+    without_namespace=HISTORY,
+    namespaces={
+        "all": EVERYTHING,
+        "plain": ChannelOptions(),
+        "present": ChannelOptions(presence=True),
+        "noisy": ChannelOptions(join_leave=True, force_push_join_leave=True),
+    },
+)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Turn the event loop until `condition` holds; fail at the deadline."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():  # noqa: ASYNC110  # a condition is looked at every turn, without waiting
+                await asyncio.sleep(0)
+    except TimeoutError:
+        raise AssertionError("what the test waits for did not happen") from None
+
+
+async def settled() -> None:
+    """Let everything happen that needs no time to pass: before a test says that something did NOT happen."""
+    for _ in range(SETTLED_TURNS):
+        await asyncio.sleep(0)
+
+
+class Held:
+    """Calls that wait at one stage until the test lets them go."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self.count = 0
+        self._open = asyncio.Event()
+        self._release = release
+
+    async def arrived(self, count: int = 1) -> None:
+        await until(lambda: self.count >= count)
+
+    def release(self) -> None:
+        """Those that wait, and all that come."""
+        self._release()
+        self._open.set()
+
+    async def wait(self) -> None:
+        self.count += 1
+        await self._open.wait()
+
+
+class Traffic:
+    """Counts the calls of every port of a world, and holds those that a test wants held."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self.calls: Counter[str] = Counter()
+        self._held: dict[tuple[str, Stage], Held] = {}
+        world.pause = self._pause
+
+    def hold(self, call: str, stage: Stage = "call") -> Held:
+        key = (call, stage)
+
+        def release() -> None:
+            if self._held.get(key) is held:
+                del self._held[key]
+
+        held = Held(release)
+        self._held[key] = held
+        return held
+
+    @property
+    def reads(self) -> int:
+        """Of the channels table."""
+        return sum(self.calls[call] for call in ("newest", "head", "read_forward", "read_backward"))
+
+    async def _pause(self, call: str, stage: Stage) -> None:
+        if stage == "call":
+            self.calls[call] += 1
+        held = self._held.get((call, stage))
+        if held is None:
+            await asyncio.sleep(0)
+        else:
+            await held.wait()
+
+
+class Ids:
+    """Different ids, the same in every run."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._numbers = itertools.count(1)
+
+    def __call__(self) -> str:
+        return f"{self._prefix}{next(self._numbers):012d}"
+
+
+def no_jitter() -> float:
+    """Back-off without waiting."""
+    return 0.0
+
+
+def log_over(
+    world: MemoryWorld,
+    clock: ManualClock,
+    *,
+    node: str = "a",
+    generation: str = "0",
+    random: Callable[[], float] = no_jitter,
+) -> ChannelLog:
+    """A channel log of one node."""
+    table = MemoryChannelTable(world, clock)
+    return ChannelLog(table, clock, Ids(node), random, node=node, generation=generation)
+
+
+class Socket:
+    """The client's end of a connection, without a network: what was sent to it, decoded."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.closed_with: Disconnect | None = None
+
+    def send(self, frame: bytes) -> None:
+        assert self.closed_with is None, "nothing is sent after the close"
+        self.frames.append(frame)
+
+    def close(self, why: Disconnect) -> None:
+        self.closed_with = self.closed_with or why
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for frame in self.frames for line in frame.split(b"\n")]
+
+    def reply_to(self, command_id: int) -> dict[str, Any] | None:
+        return next((line for line in self.lines if line.get("id") == command_id), None)
+
+    @property
+    def pushes(self) -> list[dict[str, Any]]:
+        return [line["push"] for line in self.lines if "push" in line]
+
+    def published(self, channel: str) -> list[Any]:
+        """The data of the publications of `channel` in the order they came."""
+        return [push["pub"]["data"] for push in self.pushes if push["channel"] == channel and "pub" in push]
+
+    def offsets(self, channel: str) -> list[int]:
+        return [push["pub"]["offset"] for push in self.pushes if push["channel"] == channel and "pub" in push]
+
+    def told(self, channel: str, kind: str) -> list[str]:
+        """The client ids of the join or leave pushes of `channel`."""
+        return [
+            push[kind]["info"]["client"]
+            for push in self.pushes
+            if push["channel"] == channel and kind in push
+        ]
+
+    def unsubscribed(self, channel: str) -> list[int]:
+        return [
+            push["unsubscribe"]["code"]
+            for push in self.pushes
+            if push["channel"] == channel and "unsubscribe" in push
+        ]
+
+
+class Client:
+    """Says what a client says, and waits for the answers."""
+
+    def __init__(self, connection: Connection, socket: Socket) -> None:
+        self.connection = connection
+        self.socket = socket
+        self._ids = itertools.count(1)
+
+    @property
+    def id(self) -> str:
+        return self.connection.session.client
+
+    async def say(self, *commands: Mapping[str, Any]) -> list[int]:
+        """One frame with these commands, each with an id of its own. Returns their ids."""
+        numbered = [{"id": next(self._ids), **command} for command in commands]
+        await self.connection.receive("\n".join(json.dumps(command) for command in numbered))
+        return [command["id"] for command in numbered]
+
+    async def answer(self, command_id: int) -> dict[str, Any]:
+        await until(lambda: self.socket.reply_to(command_id))
+        reply = self.socket.reply_to(command_id)
+        assert reply is not None
+        return reply
+
+    async def ask(self, method: str, **params: Any) -> Any:
+        """The result of a command, or its error's code."""
+        [command_id] = await self.say({method: params})
+        reply = await self.answer(command_id)
+        return reply["error"]["code"] if "error" in reply else reply[method]
+
+    async def connect(self, **params: Any) -> Any:
+        return await self.ask("connect", **params)
+
+    async def subscribe(self, channel: str, **params: Any) -> Any:
+        return await self.ask("subscribe", channel=channel, **params)
+
+    async def publish(self, channel: str, data: Any) -> Any:
+        return await self.ask("publish", channel=channel, data=data)
+
+
+@dataclass(slots=True)
+class LocalNode:
+    """One node over memory. Nothing runs in its background unless `running` is entered."""
+
+    world: MemoryWorld
+    clock: ManualClock
+    assembly: Assembly
+    queue_names: list[str]
+
+    def open(self) -> Client:
+        """A socket that has not said anything."""
+        socket = Socket()
+        return Client(self.assembly.node.open(socket), socket)
+
+    async def client(self, **connect: Any) -> Client:
+        """A connected client."""
+        client = self.open()
+        result = await client.connect(**connect)
+        assert isinstance(result, dict), result
+        return client
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen as a real node does."""
+        assembly = self.assembly
+        await assembly.listener.open()
+        tasks = [asyncio.create_task(assembly.poller.run()), asyncio.create_task(assembly.broadcaster.run())]
+        try:
+            assert await assembly.listener.prove()
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            await assembly.dispatcher.close()
+            await assembly.listener.close()
+        # A background task that ended by itself ended with an error.
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Nodes that share a world."""
+
+    world: MemoryWorld = field(default_factory=MemoryWorld)
+    clock: ManualClock = field(default_factory=ManualClock)
+    traffic: Traffic = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.traffic = Traffic(self.world)
+
+    def node(self, name: str = "a", framer: Framer | None = None, **changes: Any) -> LocalNode:
+        return local_node(self.world, self.clock, name, config(**changes), framer or _as_it_is)
+
+    def stream_to_topic(self) -> None:
+        """From now on, whatever is appended is broadcast: the stream, its Lambda and the topic in one."""
+        self.world.on_insert.append(lambda item: self.world.send(envelope([item])))
+
+
+def config(
+    *,
+    rules: ChannelRules = RULES,
+    insecure: bool = True,
+    secret: str = "",
+    node: NodeConfig | None = None,
+    **client: Any,
+) -> Config:
+    """A configuration whose timers do not fire while a test runs."""
+    return Config(
+        client=replace(
+            ClientConfig(insecure=insecure, token=TokenConfig(hmac_secret_key=secret)),
+            **client,
+        ),
+        channel=rules,
+        node=node or NodeConfig(gap_wait_ms=round(GAP_WAIT_S * 1000)),
+    )
+
+
+def local_node(
+    world: MemoryWorld, clock: ManualClock, name: str, configured: Config, framer: Framer
+) -> LocalNode:
+    queue_names: list[str] = []
+
+    async def hold_queue(queue: str) -> None:
+        queue_names.append(queue)
+
+    assembly = assemble(
+        configured,
+        Ports(
+            table=MemoryChannelTable(world, clock),
+            presence=MemoryPresence(world),
+            leases=MemoryLeases(world),
+            queue=MemoryQueue(world, POLL_WAIT_S),
+            topic=MemoryTopic(world),
+            clock=clock,
+            new_id=_ids(name),
+            random=no_jitter,
+        ),
+        node_id=name,
+        verifier=TokenVerifier(configured.client.token, insecure=configured.client.insecure),
+        framer=framer,
+        health=Health(listening=True),
+        hold_queue=hold_queue,
+    )
+    return LocalNode(world, clock, assembly, queue_names)
+
+
+def _as_it_is(payload: bytes) -> bytes:
+    return payload
+
+
+def _ids(name: str) -> Callable[[], str]:
+    """The first eight characters differ too: they name the node's queues."""
+    numbers = itertools.count(1)
+    return lambda: f"{next(numbers):08d}{name}"
+
+
+def record(
+    offset: int,
+    last: int | None = None,
+    *,
+    channel: str = "room",
+    epoch: str,
+    ts: int = 1,
+    pointer: bool = False,
+) -> Record:
+    """A record whose publications say their offsets; `pointer`: without them."""
+    last = offset if last is None else last
+    publications = tuple(Publication(data=each, offset=each) for each in range(offset, last + 1))
+    return Record(channel, epoch, offset, last, ts, None if pointer else publications)
+
+
+def envelope(items: Iterable[LogItem] = (), signals: Iterable[Signal] = ()) -> str:
+    """One message of the queue."""
+    texts = [record_text(item, checked_pubs(item)) for item in items]
+    if texts:
+        [(body, _)] = pack(texts)
+    else:
+        [(body, _)] = pack([signal_text(signal) for signal in signals], signals=True)
+    return body
+
+
+def logged(world: MemoryWorld, channel: str = "room") -> list[Any]:
+    """The data of everything in a channel's log, by offset; fails if there is a hole. I1."""
+    items = [item for _, item in sorted(world.items[channel].items()) if isinstance(item, LogItem)]
+    for before, after in itertools.pairwise(items):
+        assert after.offset == before.last + 1, "I1: no hole"
+    return [entry["data"] for item in items for entry in json.loads(item.pubs)]
+
+
+def info(client: str = "c", user: str = "u") -> ClientInfo:
+    return ClientInfo(user, client)
