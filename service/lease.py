@@ -40,6 +40,8 @@ class LeaseKeeper:
         now = clock.now_ms()
         self._lease = Lease(node, "", "starting", now, now, now + self._ttl_ms)
         self._written = False
+        # Asked at each heartbeat: the newest canary slot heard.
+        self.canary: Callable[[], int] = _none
         # Whether the last heartbeat found the lease in place.
         self.held = False
 
@@ -85,4 +87,16 @@ class LeaseKeeper:
 
     def _renewed(self) -> None:
         now = self._clock.now_ms()
-        self._lease = replace(self._lease, heartbeat_at=now, expires_at=now + self._ttl_ms)
+        self._lease = replace(
+            self._lease, heartbeat_at=now, expires_at=now + self._ttl_ms, canary=self.canary()
+        )
+
+    async def newest_canary_elsewhere(self) -> int:
+        """The newest slot that another live node says it heard; 0 when there is none. Raises PortError."""
+        now, own = self._clock.now_ms(), self._lease.node
+        leases = await self._leases.all()
+        return max((each.canary for each in leases if each.node != own and each.expires_at > now), default=0)
+
+
+def _none() -> int:
+    return 0

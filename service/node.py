@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from service.connection import Connection, Services, Socket
+from service.core.canary import Hearing, Latency
 from service.core.codes import Disconnect
 
 __all__ = ["BACKGROUND_MAX", "Health", "Node"]
@@ -22,13 +23,23 @@ _SLICES_MAX: Final = 100
 _log = structlog.get_logger(__name__)
 
 
+class Ears(Protocol):
+    """What the canary knows."""
+
+    hearing: Hearing
+    latency: Latency | None
+
+    @property
+    def silence_s(self) -> float: ...
+
+
 def _no() -> bool:
     return False
 
 
 @dataclass(slots=True)
 class Health:
-    """What readiness rests on. `deaf` and `unproved` ask those who know."""
+    """What readiness rests on. Not ready: this node cannot hear, or is about to end. Degraded: it may not hear all."""
 
     listening: bool = False
     draining: bool = False
@@ -36,6 +47,7 @@ class Health:
     deaf: Callable[[], bool] = _no
     # The queue is received from, but nothing has proved yet that the topic reaches it.
     unproved: Callable[[], bool] = _no
+    canary: Ears | None = None
 
     def reasons(self) -> list[str]:
         """Why this node is not ready; empty when it is."""
@@ -46,11 +58,18 @@ class Health:
             reasons.append("draining: this node is about to end")
         if self.deaf():
             reasons.append("deaf: the queue cannot be received from")
+        if self.canary is not None and self.canary.hearing is Hearing.DEAF:
+            reasons.append("deaf: other nodes heard newer canaries; the queue is being replaced")
         return reasons
 
     def doubts(self) -> list[str]:
-        """Why this node is degraded though ready: it reads from the log what it does not hear."""
-        return ["the queue has not brought a greeting of this node yet"] if self.unproved() else []
+        """Why this node is degraded though ready: what it does not hear it reads from the log, later."""
+        doubts = []
+        if self.unproved():
+            doubts.append("the queue has not brought a greeting of this node yet")
+        if self.canary is not None and self.canary.hearing is Hearing.SILENT:
+            doubts.append(f"no canary came for {self.canary.silence_s:.0f} s: the pipeline is silent")
+        return doubts
 
 
 class Background:

@@ -72,6 +72,7 @@ def _attributes(lease: Lease) -> dict[str, dict[str, str]]:
         "started_at": {"N": str(lease.started_at)},
         "heartbeat_at": {"N": str(lease.heartbeat_at)},
         "lease_until": {"N": str(lease.expires_at)},
+        "canary": {"N": str(lease.canary)},
         "expires_at": {"N": str(lease.expires_at // 1000 + LEASE_KEEP_S)},
     }
 
@@ -86,6 +87,7 @@ def _lease(item: Mapping[str, Any]) -> Lease | None:
             started_at=int(item["started_at"]["N"]),
             heartbeat_at=int(item["heartbeat_at"]["N"]),
             expires_at=int(item["lease_until"]["N"]),
+            canary=int(item.get("canary", {"N": "0"})["N"]),
         )
     except (KeyError, ValueError):
         return None

@@ -25,11 +25,13 @@ async def _ready(request: web.Request) -> web.Response:
     node = request.app[NODE]
     health = request.app[HEALTH]
     reasons, doubts = health.reasons(), health.doubts()
+    latency = health.canary.latency if health.canary is not None else None
     body = {
         "status": "unready" if reasons else "degraded" if doubts else "ok",
         "node": node.id,
         "connections": len(node),
         "reasons": reasons + doubts,
+        "pipeline_ms": None if latency is None else latency.to_lambda_ms + latency.to_node_ms,
     }
     return _json(body, 503 if reasons else 200)
 
