@@ -28,7 +28,13 @@ from service.adapters.memory import (
 )
 from service.adapters.presence import DynamoPresence
 from service.adapters.queue import SqsInstanceQueue
-from service.adapters.schema import channels_table, nodes_table, presence_table, table_schemas
+from service.adapters.schema import (
+    channels_table,
+    idempotency_table,
+    nodes_table,
+    presence_table,
+    table_schemas,
+)
 from service.adapters.topic import SnsTopic
 from service.ports import ChannelTable, InstanceQueue, Leases, Presence, Topic
 
@@ -115,7 +121,8 @@ class AwsBackend:
     clock: ManualClock
 
     def table(self) -> ChannelTable:
-        return DynamoChannelTable(self.clients.log, channels_table(self.prefix), self.clock)
+        names = channels_table(self.prefix), idempotency_table(self.prefix)
+        return DynamoChannelTable(self.clients.log, *names, self.clock)
 
     def presence(self) -> Presence:
         return DynamoPresence(self.clients.tables, presence_table(self.prefix))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from service.core.idempotency import KeyItem, key_item
 from service.core.log_item import Head, LogItem
 
 EPOCH = "e1"
@@ -30,6 +31,12 @@ def log_item(
         ts=1_700_000_000_000,
         expires_at=1_700_086_400,
     )
+
+
+def keyed(offset: int, key: str, *, channel: str = "room", batch: str = "batch") -> tuple[LogItem, KeyItem]:
+    """A log item and its key item."""
+    item = log_item(offset, channel=channel, batch=batch)
+    return item, key_item(item, key)
 
 
 def head(version: str, *, channel: str = "room", epoch: str = EPOCH, floor: int = 0, trim: int = 0) -> Head:

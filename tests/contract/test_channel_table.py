@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from service.core.log_item import LogItem
 from service.ports import BeliefEnded, ChannelTable, Page
 from tests.contract.backends import Backend
-from tests.contract.items import head, log_item
+from tests.contract.items import head, keyed, log_item
 
 # More than one page of DynamoDB (1 MB) when each item is this large.
 LARGE = "x" * 120_000
@@ -74,6 +75,73 @@ async def test_the_belief_of_an_append_does_not_bind_a_head(backend: Backend, ta
     with pytest.raises(BeliefEnded):
         await table.put_item(log_item(1), backend.clock.now_ms())
     assert await table.put_head(head("v1"), None)
+
+
+async def test_an_item_and_its_key_are_written_together(table: ChannelTable, believed: int) -> None:
+    item, key = keyed(1, "k")
+    assert await table.put_keyed_item(item, key, believed) is None
+    assert await table.newest("room") == item
+
+
+async def test_a_key_that_is_taken_tells_what_it_was_used_for(table: ChannelTable, believed: int) -> None:
+    item, key = keyed(1, "k", batch="first")
+    await table.put_keyed_item(item, key, believed)
+    await written(table, believed, log_item(2))
+    for offset in (3, 2, 1):
+        # Whether the offset is free or not.
+        again = keyed(offset, "k", batch="second")
+        assert await table.put_keyed_item(*again, believed) == key
+    assert (await table.read_forward("room", 1, 10)).items == (item, log_item(2)), "neither was written"
+
+
+async def test_an_offset_that_is_taken_leaves_the_key_free(table: ChannelTable, believed: int) -> None:
+    [winner] = await written(table, believed, log_item(1, 2, batch="first"))
+    assert await table.put_keyed_item(*keyed(1, "k", batch="second"), believed) == winner
+    assert await table.put_keyed_item(*keyed(3, "k", batch="third"), believed) is None
+
+
+async def test_the_same_keyed_append_again_gets_itself(table: ChannelTable, believed: int) -> None:
+    item, key = keyed(1, "k", batch="same")
+    await table.put_keyed_item(item, key, believed)
+    again = await table.put_keyed_item(item, key, believed)
+    # DynamoDB says once more that it was written, if it is asked soon.
+    assert again is None or again.batch == "same"
+    assert (await table.read_forward("room", 1, 10)).items == (item,)
+
+
+async def test_a_key_that_has_expired_counts_until_it_is_deleted(table: ChannelTable, believed: int) -> None:
+    item, key = keyed(1, "k", batch="first")
+    expired = replace(key, expires_at=1)
+    await table.put_keyed_item(item, expired, believed)
+    assert await table.put_keyed_item(*keyed(2, "k", batch="second"), believed) == expired
+
+
+async def test_each_channel_and_each_key_is_its_own(table: ChannelTable, believed: int) -> None:
+    for offset, key, channel in ((1, "k", "room"), (2, "K", "room"), (3, "k ", "room"), (1, "k", "roomk")):
+        assert await table.put_keyed_item(*keyed(offset, key, channel=channel), believed) is None
+
+
+async def test_of_concurrent_writers_with_one_key_one_wins(backend: Backend, believed: int) -> None:
+    attempts = [keyed(offset, "k", batch=f"batch-{offset}") for offset in range(1, 9)]
+    plain = [log_item(offset, batch="plain") for offset in range(101, 109)]
+    keyed_results, plain_results = await asyncio.gather(
+        asyncio.gather(*(backend.table().put_keyed_item(*attempt, believed) for attempt in attempts)),
+        asyncio.gather(*(backend.table().put_item(item, believed) for item in plain)),
+    )
+    [winner] = [attempt for attempt, result in zip(attempts, keyed_results, strict=True) if result is None]
+    assert [result for result in keyed_results if result is not None] == [winner[1]] * 7
+    assert plain_results == [None] * 8
+    # Transactions that failed took nothing of the others' back.
+    assert (await backend.table().read_forward("room", 1, 20)).items == (winner[0], *plain)
+
+
+async def test_a_keyed_append_whose_belief_ended_is_not_sent(backend: Backend, table: ChannelTable) -> None:
+    now = backend.clock.now_ms()
+    for believed_until in (now, now - 1):
+        with pytest.raises(BeliefEnded):
+            await table.put_keyed_item(*keyed(1, "k"), believed_until)
+    assert await table.newest("room") is None
+    assert await table.put_keyed_item(*keyed(1, "k"), now + 1) is None
 
 
 async def test_a_head_is_written_on_condition_of_the_version_read(table: ChannelTable) -> None:

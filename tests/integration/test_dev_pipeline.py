@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -134,7 +134,8 @@ def pipeline(endpoint: str, request: pytest.FixtureRequest) -> Pipeline:
 def test_provision_twice_changes_nothing(endpoint: str) -> None:
     first = provision(endpoint, "twice-", region=REGION, credentials=DUMMY_CREDENTIALS)
     second = provision(endpoint, "twice-", region=REGION, credentials=DUMMY_CREDENTIALS)
-    assert set(first.created) == set(first.tables) == {"twice-channels", "twice-nodes", "twice-presence"}
+    names = {f"twice-{name}" for name in ("channels", "idempotency", "nodes", "presence")}
+    assert set(first.created) == set(first.tables) == names
     assert second == Provisioned(first.topic_arn, first.stream_arn, first.tables, ())
     assert first.topic_arn.endswith(":roomcast-topic")
 
@@ -184,6 +185,31 @@ def test_appends_reach_every_queue(pipeline: Pipeline) -> None:
     # A fresh pump starts at the oldest record: what it sends again, the dispatcher drops.
     with pipeline.pump():
         assert set(pipeline.received(pipeline.queues[0], 6)) == set(expected)
+
+
+def test_a_canceled_transaction_leaves_no_trace(pipeline: Pipeline) -> None:
+    """Nor does it harm who reads the stream meanwhile."""
+
+    def appended(offset: int) -> dict[str, Any]:
+        item = LogItem("room", offset, offset, "e", json.dumps([{"data": offset}]), "b", "n", 1, 2)
+        return {
+            "Put": {
+                "TableName": pipeline.table,
+                "Item": item.attributes(),
+                "ConditionExpression": "attribute_not_exists(#offset)",
+                "ExpressionAttributeNames": {"#offset": "offset"},
+            }
+        }
+
+    with pipeline.pump():
+        pipeline.put("room", 1)
+        assert pipeline.received(pipeline.queues[0], 1) == [("room", 1)]
+        with pytest.raises(pipeline.dynamodb.exceptions.TransactionCanceledException) as canceled:
+            pipeline.dynamodb.transact_write_items(TransactItems=[appended(2), appended(1)])
+        codes = [reason["Code"] for reason in canceled.value.response["CancellationReasons"]]
+        assert codes == ["None", "ConditionalCheckFailed"]
+        pipeline.dynamodb.transact_write_items(TransactItems=[appended(3), appended(4)])
+        assert sorted(pipeline.received(pipeline.queues[0], 2)) == [("room", 3), ("room", 4)]
 
 
 def test_a_suspended_pump_catches_up(pipeline: Pipeline) -> None:

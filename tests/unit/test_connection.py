@@ -485,6 +485,8 @@ async def test_a_client_that_goes_while_it_subscribes_leaves_nothing(
     await client.say({"subscribe": {"channel": "all:room"}})
     await held.arrived()
     node.assembly.node.closed(client.connection)
+    await settled()
+    assert client.connection._tasks == set(), "nobody works for a client that is gone"
     held.release()
     await nothing_left(fleet, node)
     assert client.connection.session.channels == set()
@@ -697,6 +699,113 @@ async def test_commands_under_way_are_bounded(fleet: Fleet, monkeypatch: pytest.
     node.assembly.node.closed(client.connection)
 
 
+async def test_a_subscribe_that_waited_for_its_turn_too_long_leaves_nothing(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is gone when its turn comes."""
+    monkeypatch.setattr(connection_module, "COMMANDS_UNDER_WAY_MAX", 1)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "sent")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    waiting = asyncio.create_task(client.say({"subscribe": {"channel": "all:room"}}))
+    await held.arrived()
+    await settled()
+    node.assembly.node.closed(client.connection)
+    held.release()
+    await waiting
+    await until(lambda: fleet.traffic.calls["add"] == 1)
+    await nothing_left(fleet, node)
+    assert client.connection._subscriptions == {}
+
+
+# ---- publish by a call
+
+
+def publish_call(data: Any, key: str | None = None, channel: str = "room") -> dict[str, Any]:
+    call = {"channel": channel, "data": data} | ({} if key is None else {"idempotency_key": key})
+    return {"method": "roomcast.publish", "data": call}
+
+
+async def test_a_call_that_publishes_is_answered_with_the_position(fleet: Fleet, node: LocalNode) -> None:
+    client = await node.client()
+    subscribed = await client.subscribe("room")
+    assert await client.publish("room", 1) == {}
+    answer = await client.ask("rpc", **publish_call({"x": 2}))
+    assert answer == {"data": {"offset": 2, "epoch": subscribed["epoch"]}}
+    assert client.socket.published("room") == [1, {"x": 2}]
+    assert client.socket.pushes[-1]["pub"]["info"]["client"] == client.id
+    assert fleet.traffic.calls["put_keyed_item"] == 0, "only a key costs a transaction"
+
+
+async def test_what_was_published_with_a_key_is_not_published_again(fleet: Fleet, node: LocalNode) -> None:
+    client, other = await node.client(), await fleet.node("b").client()
+    await client.subscribe("room")
+    first = await client.ask("rpc", **publish_call("x", "k"))
+    for again in (client, other):
+        assert await again.ask("rpc", **publish_call("x", "k")) == first
+    assert (await client.ask("rpc", **publish_call("x", "another")))["data"]["offset"] == 2
+    assert logged(fleet.world) == client.socket.published("room") == ["x", "x"]
+
+
+async def test_what_was_not_answered_is_published_again_with_its_key(fleet: Fleet, node: LocalNode) -> None:
+    """I2: the node fell silent after the write; the client asks another one."""
+    client, other = await node.client(), await fleet.node("b").client()
+    held = fleet.traffic.hold("put_keyed_item", "answer")
+    [command_id] = await client.say({"rpc": publish_call("x", "k")})
+    await held.arrived()
+    assert client.socket.reply_to(command_id) is None
+    held.release()
+    answer = await other.ask("rpc", **publish_call("x", "k"))
+    assert (await client.answer(command_id))["rpc"] == answer
+    assert logged(fleet.world) == ["x"]
+
+
+@pytest.mark.parametrize(
+    "call, error",
+    [
+        (publish_call(1, ""), 107),
+        (publish_call(1, "x" * 65), 107),
+        (publish_call(1, "k", ""), 107),
+        (publish_call(1, "k", "x" * 256), 107),
+        (publish_call(deep(), "k"), 107),
+        (publish_call(1, "k", "unknown:room"), 102),
+        (publish_call(1, "k", "plain:room"), 108),
+        (publish_call(1, None, "plain:room"), 108),
+        ({"method": "roomcast.publish"}, 107),
+        ({"method": "roomcast.publish", "data": {"channel": "room"}}, 107),
+        (publish_call("x" * 70_000, "k"), 106),
+    ],
+)
+async def test_a_call_that_is_refused(fleet: Fleet, node: LocalNode, call: Any, error: int) -> None:
+    client = await node.client()
+    assert await client.ask("rpc", **call) == error
+    assert fleet.world.stream == []
+    assert fleet.world.keys == {}
+    assert await client.publish("room", 1) == {}, "the connection lives"
+
+
+async def test_a_call_of_unknown_outcome_is_an_error(fleet: Fleet, node: LocalNode) -> None:
+    client = await node.client()
+    fleet.world.fail_next("put_keyed_item", Refused("no permission"))
+    assert await client.ask("rpc", **publish_call("x", "k")) == 100
+    assert (await client.ask("rpc", **publish_call("x", "k")))["data"]["offset"] == 1
+
+
+async def test_too_many_calls_are_refused_for_a_while(
+    fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender_module, "LANE_PUBLICATIONS_MAX", 1)
+    client = await node.client()
+    held = fleet.traffic.hold("put_keyed_item", "sent")
+    await client.say({"rpc": publish_call(1, "1")})
+    await held.arrived()
+    await client.say({"rpc": publish_call(2, "2")})
+    assert await client.ask("rpc", **publish_call(3, "3")) == 111
+    held.release()
+    await until(lambda: logged(fleet.world) == [1, 2])
+
+
 # ---- history and presence
 
 
@@ -784,9 +893,11 @@ async def test_a_client_that_answers_pings_stays(fleet: Fleet) -> None:
     node = fleet.node(ping_interval_s=0.001, pong_timeout_s=60)
     client = await node.client()
     for _ in range(5):
-        await until(lambda: client.connection._pong_timer is not None)
+        await until(lambda: client.connection._pong_timer)
+        timer = client.connection._pong_timer
         await client.connection.receive("{}")
-        assert client.connection._pong_timer is None, "until the next ping"
+        assert timer is not None
+        assert timer.cancelled()
     assert client.socket.lines.count({}) >= 5
     assert closed_with(client) is None
     node.assembly.node.closed(client.connection)

@@ -112,6 +112,16 @@ async def test_a_read_that_a_write_overtook_is_not_kept(world: World) -> None:
     assert await world.members() == {"c1"}
 
 
+async def test_a_read_during_a_write_is_not_kept(world: World) -> None:
+    held = world.fleet.traffic.hold("add", "sent")
+    entering = asyncio.create_task(world.books["a"].enter(CHANNEL, info("c1")))
+    await held.arrived()
+    assert await world.members() == set()
+    held.release()
+    await entering
+    assert await world.members() == {"c1"}
+
+
 async def test_one_who_gives_up_takes_nothing_from_the_others(world: World) -> None:
     held = world.fleet.traffic.hold("members", "answer")
     first, second = (asyncio.create_task(world.members()) for _ in range(2))

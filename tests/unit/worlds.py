@@ -228,7 +228,7 @@ class Client:
         assert reply is not None
         return reply
 
-    async def ask(self, method: str, **params: Any) -> Any:
+    async def ask(self, method: str, /, **params: Any) -> Any:
         """The result of a command, or its error's code."""
         [command_id] = await self.say({method: params})
         reply = await self.answer(command_id)
@@ -322,6 +322,11 @@ def config(
     )
 
 
+async def nobody_else() -> int:
+    """No other node has heard a canary."""
+    return 0
+
+
 def local_node(
     world: MemoryWorld, clock: ManualClock, name: str, configured: Config, framer: Framer
 ) -> LocalNode:
@@ -347,6 +352,7 @@ def local_node(
         framer=framer,
         health=Health(listening=True),
         hold_queue=hold_queue,
+        newest_canary_elsewhere=nobody_else,
     )
     return LocalNode(world, clock, assembly, queue_names)
 

@@ -10,14 +10,16 @@ import pytest
 from service.adapters.channel_table import DynamoChannelTable
 from service.adapters.memory import ManualClock
 from service.ports import BeliefEnded, Refused, Throttled, UnknownOutcome
-from tests.contract.items import head, log_item
+from tests.contract.items import head, keyed, log_item
 from tests.unit.adapters.fakes import FakeClient, client_error, faked, reset, say
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
+FREE = {"Code": "None"}
+TAKEN = {"Code": "ConditionalCheckFailed"}
 
 
 def table(client: Any, clock: ManualClock | None = None) -> DynamoChannelTable:
-    return DynamoChannelTable(client, "channels", clock or ManualClock())
+    return DynamoChannelTable(client, "channels", "idempotency", clock or ManualClock())
 
 
 def believed() -> int:
@@ -96,6 +98,122 @@ async def test_a_winner_that_is_gone_again_leaves_the_key_to_another_attempt() -
     client = FakeClient(put_item=lambda **_: client_error(CONDITION_FAILED), get_item=lambda **_: {})
     with pytest.raises(Throttled):
         await table(client).put_item(log_item(1), believed())
+
+
+def canceled(*reasons: dict[str, Any]) -> Any:
+    return client_error("TransactionCanceledException", CancellationReasons=list(reasons))
+
+
+@pytest.mark.parametrize("put", ["put_item", "put_keyed_item"])
+async def test_the_belief_of_each_kind_of_append_is_checked_after_signing(put: str) -> None:
+    clock = ManualClock()
+    async with faked(say(200)) as (clients, server):
+        write = getattr(table(clients.log, clock), put)
+        append = keyed(1, "k") if put == "put_keyed_item" else (log_item(1),)
+        clients.log.meta.events.register_last("request-created.dynamodb", lambda **_: clock.advance(60))
+        with pytest.raises(BeliefEnded):
+            await write(*append, clock.now_ms() + 59_000)
+        assert server.requests == 0
+        assert await write(*append, clock.now_ms() + 61_000) is None
+        assert server.requests == 1
+
+
+async def test_a_keyed_append_is_one_transaction_whose_token_is_its_batch() -> None:
+    client = FakeClient(transact_write_items=lambda **_: {})
+    item, key = keyed(1, "k", batch="b" * 50)
+    for _ in range(2):
+        assert await table(client).put_keyed_item(item, key, believed()) is None
+    [(_, first), (_, second)] = client.calls
+    assert first == second
+    assert first["ClientRequestToken"] == "b" * 36
+    puts = [write["Put"] for write in first["TransactItems"]]
+    assert [(put["TableName"], put["Item"]) for put in puts] == [
+        ("channels", item.attributes()),
+        ("idempotency", key.attributes()),
+    ]
+    assert all(put["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD" for put in puts)
+    assert all(put["ConditionExpression"].startswith("attribute_not_exists") for put in puts)
+
+
+async def test_a_keyed_append_is_tried_once() -> None:
+    async with faked(reset) as (clients, server):
+        with pytest.raises(UnknownOutcome):
+            await table(clients.log).put_keyed_item(*keyed(1, "k"), believed())
+        assert server.requests == 1
+
+
+@pytest.mark.parametrize(
+    "reasons, holder",
+    [
+        (
+            ({**TAKEN, "Item": log_item(1, 4, batch="winner").attributes()}, FREE),
+            log_item(1, 4, batch="winner"),
+        ),
+        ((FREE, {**TAKEN, "Item": keyed(7, "k")[1].attributes()}), keyed(7, "k")[1]),
+        # Both taken: the key decides.
+        (
+            (
+                {**TAKEN, "Item": log_item(1, batch="winner").attributes()},
+                {**TAKEN, "Item": keyed(7, "k")[1].attributes()},
+            ),
+            keyed(7, "k")[1],
+        ),
+        # What is certain of one of them is enough.
+        (
+            ({"Code": "TransactionConflict"}, {**TAKEN, "Item": keyed(7, "k")[1].attributes()}),
+            keyed(7, "k")[1],
+        ),
+    ],
+)
+async def test_the_holder_comes_with_the_cancellation(reasons: Any, holder: Any) -> None:
+    client = FakeClient(transact_write_items=lambda **_: canceled(*reasons))
+    assert await table(client).put_keyed_item(*keyed(1, "k"), believed()) == holder
+    assert client.names == ["transact_write_items"]
+
+
+@pytest.mark.parametrize(
+    "reasons, holder", [((TAKEN, FREE), log_item(1, 4)), ((FREE, TAKEN), keyed(7, "k")[1])]
+)
+async def test_a_holder_that_is_not_handed_over_is_read(reasons: Any, holder: Any) -> None:
+    client = FakeClient(
+        transact_write_items=lambda **_: canceled(*reasons),
+        get_item=lambda **_: {"Item": holder.attributes()},
+    )
+    assert await table(client).put_keyed_item(*keyed(1, "k"), believed()) == holder
+    assert client.calls[1][1]["ConsistentRead"]
+
+
+@pytest.mark.parametrize("reasons", [(TAKEN, FREE), (FREE, TAKEN)])
+async def test_a_holder_that_is_gone_again_leaves_its_place_to_another_attempt(reasons: Any) -> None:
+    client = FakeClient(transact_write_items=lambda **_: canceled(*reasons), get_item=lambda **_: {})
+    with pytest.raises(Throttled):
+        await table(client).put_keyed_item(*keyed(1, "k"), believed())
+
+
+@pytest.mark.parametrize(
+    "error, port_error",
+    [
+        (canceled({"Code": "TransactionConflict"}, FREE), Throttled),
+        (canceled(FREE, {"Code": "ThrottlingError"}), Throttled),
+        (canceled({"Code": "ProvisionedThroughputExceeded"}, {"Code": "TransactionConflict"}), Throttled),
+        (canceled({"Code": "TransactionConflict"}, {"Code": "ValidationError"}), Refused),
+        (canceled({"Code": "ItemCollectionSizeLimitExceeded"}, {"Code": None}), Refused),
+        (canceled(FREE, {**TAKEN, "Item": {"key": {"S": "k"}}}), Refused),
+        (canceled({**TAKEN, "Item": {"channel": {"S": "room"}}}, FREE), Refused),
+        (canceled(FREE, FREE), Refused),
+        (canceled(), Refused),
+        # An earlier attempt of the same append may be just being carried out.
+        (client_error("TransactionInProgressException"), UnknownOutcome),
+        (client_error("IdempotentParameterMismatchException"), Refused),
+        (client_error("ResourceNotFoundException"), Refused),
+        (client_error("ThrottlingException"), Throttled),
+        (client_error("InternalServerError", 500), UnknownOutcome),
+    ],
+)
+async def test_what_a_failed_transaction_means(error: Any, port_error: type[Exception]) -> None:
+    client = FakeClient(transact_write_items=lambda **_: error)
+    with pytest.raises(port_error):
+        await table(client).put_keyed_item(*keyed(1, "k"), believed())
 
 
 async def test_a_damaged_item_is_refused() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from service.adapters.schema import channels_table, nodes_table, presence_table, table_schemas
+from service.adapters.schema import (
+    channels_table,
+    idempotency_table,
+    nodes_table,
+    presence_table,
+    table_schemas,
+)
 
 
 def test_the_tables() -> None:
     schemas = {schema.name: schema for schema in table_schemas("p-")}
-    assert set(schemas) == {channels_table("p-"), nodes_table("p-"), presence_table("p-")}
+    names = {name("p-") for name in (channels_table, nodes_table, presence_table, idempotency_table)}
+    assert set(schemas) == names
     keys = {
         name: [(key["AttributeName"], key["KeyType"]) for key in schema.create["KeySchema"]]
         for name, schema in schemas.items()
@@ -16,6 +23,12 @@ def test_the_tables() -> None:
         "p-channels": [("channel", "HASH"), ("offset", "RANGE")],
         "p-nodes": [("node", "HASH")],
         "p-presence": [("key", "HASH"), ("member", "RANGE")],
+        "p-idempotency": [("key", "HASH")],
     }
     assert schemas["p-channels"].create["StreamSpecification"]["StreamViewType"] == "NEW_IMAGE"
-    assert [schema.ttl_attribute for schema in schemas.values()] == ["expires_at", "expires_at", None]
+    assert {name: schema.ttl_attribute for name, schema in schemas.items()} == {
+        "p-channels": "expires_at",
+        "p-nodes": "expires_at",
+        "p-presence": None,
+        "p-idempotency": "expires_at",
+    }

@@ -158,6 +158,25 @@ def test_the_byte_budget_is_exact_to_a_comma() -> None:
         list(pack([fits], bytes_max=empty + len(fits.encode())))
 
 
+@DECODERS
+@pytest.mark.parametrize("signals", [False, True])
+def test_a_message_tells_when_it_was_published_within_the_same_budget(loads: Loads, signals: bool) -> None:
+    text = signal_text(Signal("pub", "1", "n", "c", {})) if signals else record_text(log_item("", 1), None)
+    bodies = list(pack([text] * 20, signals=signals, at=1_700_000_000_000, bytes_max=300))
+    assert sum(count for _, count in bodies) == 20
+    for body, _ in bodies:
+        assert len(body.encode()) <= 300
+        assert parse(body, loads).at == 1_700_000_000_000
+    ((untold, _),) = pack([text], signals=signals)
+    assert parse(untold, loads).at == 0
+
+
+@DECODERS
+@pytest.mark.parametrize("at", ["1", None, 1.5, [], {}])
+def test_a_time_that_is_none_is_not_told(loads: Loads, at: Any) -> None:
+    assert parse(json.dumps({"v": 1, "at": at}), loads) == Envelope((), (), 0, 0)
+
+
 def test_what_cannot_fit_is_refused_after_what_came_before() -> None:
     packing = pack(["1", "x" * ENVELOPE_BYTES_MAX])
     with pytest.raises(ValueError, match="exceeds"):
@@ -215,6 +234,8 @@ def test_unknown_fields_are_no_fault(loads: Loads) -> None:
 
 GOOD = {"channel": "c", "epoch": "e", "offset": 2, "last": 3, "ts": 1, "pubs": [{"data": 1}, {"data": 2}]}
 
+POINTER = {"channel": "c", "epoch": "e", "offset": 2, "last": 3}
+
 
 @DECODERS
 @pytest.mark.parametrize(
@@ -233,7 +254,9 @@ GOOD = {"channel": "c", "epoch": "e", "offset": 2, "last": 3, "ts": 1, "pubs": [
         {**GOOD, "offset": 4},
         {**GOOD, "offset": "2"},
         {**GOOD, "offset": 2.0},
-        {**GOOD, "last": 2**53},
+        {**POINTER, "last": 2**53},
+        {**POINTER, "offset": 4},
+        {**POINTER, "offset": 0, "last": 0},
         {**GOOD, "last": 4},
         {**GOOD, "last": 2},
         {**GOOD, "ts": "1"},

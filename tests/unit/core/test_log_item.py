@@ -113,7 +113,7 @@ def test_what_only_informs_may_be_absent() -> None:
         {"offset": {"S": "4"}},
         {"last": {"N": "3"}},
         {"last": {"N": str(4 + ITEM_PUBLICATIONS_MAX)}},
-        {"last": {"N": str(OFFSET_MAX + 1)}},
+        {"offset": {"N": str(OFFSET_MAX)}, "last": {"N": str(OFFSET_MAX + 1)}},
         {"expires_at": {"NULL": True}},
     ],
     ids=str,

@@ -14,6 +14,7 @@ from service.core.codes import Error, Unsubscribe
 from service.core.protocol import (
     COMMANDS_MAX,
     PING,
+    PUBLISH_METHOD,
     Command,
     ConnectRequest,
     HistoryRequest,
@@ -26,6 +27,7 @@ from service.core.protocol import (
     PublishRequest,
     RefreshRequest,
     Request,
+    RpcPublishRequest,
     RpcRequest,
     SendRequest,
     SubRefreshRequest,
@@ -184,6 +186,21 @@ C = StreamPosition
         ("history", {"channel": "c", "since": {}}, HistoryRequest("c", 0, C("", 0))),
         ("rpc", {"method": "m", "data": [1]}, RpcRequest("m", [1])),
         ("rpc", {}, RpcRequest("", None)),
+        (
+            "rpc",
+            {"method": "roomcast.other", "data": {"channel": "c"}},
+            RpcRequest("roomcast.other", {"channel": "c"}),
+        ),
+        (
+            "rpc",
+            {"method": PUBLISH_METHOD, "data": {"channel": "c", "data": None}},
+            RpcPublishRequest("c", None),
+        ),
+        (
+            "rpc",
+            {"method": PUBLISH_METHOD, "data": {"channel": "c", "data": [1], "idempotency_key": "k"}},
+            RpcPublishRequest("c", [1], "k"),
+        ),
         ("send", {"data": 1}, SendRequest(1)),
         ("refresh", {"token": "t"}, RefreshRequest("t")),
         ("sub_refresh", {"channel": "c", "token": "t"}, SubRefreshRequest("c", "t")),
@@ -224,15 +241,15 @@ def test_an_empty_object_is_a_pong(frame: str | bytes) -> None:
 
 
 def test_several_commands_share_a_frame() -> None:
-    lines = [line("connect", {}, 1), line("subscribe", {"channel": "ä"}, 2), "{}", '{"send":{"data":"x"}}']
+    lines = [line("connect", {}, 1), line("subscribe", {"channel": "c"}, 2), "{}", '{"send":{"data":"ä"}}']
     for end in ("", "\n"):
         commands = decode_frame("\n".join(lines) + end)
         assert [command.id for command in commands] == [1, 2, 0, 0]
         assert [command.request for command in commands] == [
             ConnectRequest(),
-            SubscribeRequest("ä"),
+            SubscribeRequest("c"),
             Pong(),
-            SendRequest("x"),
+            SendRequest("ä"),
         ]
         assert [command.size for command in commands] == [len(each.encode()) for each in lines]
 
@@ -380,6 +397,15 @@ def test_a_field_of_a_wrong_type_makes_the_request_invalid(method: str, name: st
         ("history", {"channel": "c", "since": {"offset": "1"}}),
         ("history", {"channel": "c", "since": {"epoch": 1}}),
         ("subscribe", {"channel": "c", "offset": 2**64}),
+        ("rpc", {"method": PUBLISH_METHOD}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": []}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": {"channel": "c"}}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": {"data": 1}}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": {"channel": "", "data": 1}}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": {"channel": 1, "data": 1}}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": {"channel": "c", "data": 1, "idempotency_key": ""}}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": {"channel": "c", "data": 1, "idempotency_key": 1}}),
+        ("rpc", {"method": PUBLISH_METHOD, "data": {"channel": "c", "data": 1, "idempotency_key": "\x00"}}),
     ],
 )
 def test_values_that_make_no_sense(method: str, params: dict[str, Any]) -> None:

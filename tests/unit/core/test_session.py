@@ -24,6 +24,7 @@ from service.core.protocol import (
     PublishRequest,
     RefreshRequest,
     Request,
+    RpcPublishRequest,
     RpcRequest,
     SendRequest,
     SubRefreshRequest,
@@ -109,6 +110,7 @@ REQUESTS: dict[str, Request] = {
     "presence_stats": PresenceStatsRequest("a"),
     "history": HistoryRequest("a"),
     "rpc": RpcRequest("m", 1),
+    "rpc publish": RpcPublishRequest("a", 1, "k"),
     "send": SendRequest(1),
     "refresh": RefreshRequest("t"),
     "sub_refresh": SubRefreshRequest("a", "t"),
@@ -129,6 +131,7 @@ WHEN_CONNECTED: dict[str, Effect] = {
     "presence_stats": ReadPresence(5, "a", stats=True),
     "history": ReadHistory(5, EVERYTHING, HistoryRequest("a")),
     "rpc": NOT_AVAILABLE,
+    "rpc publish": Publish(5, "a", EVERYTHING, 1, ANN, rpc=True, key="k"),
     "send": Close(Disconnect.NOT_AVAILABLE),
     "refresh": NOT_AVAILABLE,
     "sub_refresh": NOT_AVAILABLE,
@@ -282,6 +285,15 @@ def test_what_a_channel_does_not_have_is_not_available_to_anybody() -> None:
 
 
 # ---- subscribing
+
+
+def test_a_call_publishes_only_where_there_is_a_position_to_answer() -> None:
+    session = connected(policy(replace(EVERYTHING, history_size=0)))
+    assert isinstance(say(session, PublishRequest("a", 1)), Publish)
+    assert say(session, RpcPublishRequest("a", 1, "k")) == NOT_AVAILABLE
+    assert say(session, RpcPublishRequest("other:a", 1)) == Fail(5, Error.UNKNOWN_CHANNEL)
+    assert say(session, RpcPublishRequest("x" * 256, 1)) == Fail(5, Error.BAD_REQUEST)
+    assert session.state is State.CONNECTED
 
 
 def test_a_channel_is_subscribed_to_once() -> None:
@@ -440,6 +452,9 @@ def test_who_may_publish_and_read(operation: str, channel: str) -> None:
             assert isinstance(effect, Publish | ReadHistory | ReadPresence), case
         else:
             assert effect == Fail(5, Error.PERMISSION_DENIED), case
+        if operation == "publish":
+            call = say(session, RpcPublishRequest(channel, 1))
+            assert isinstance(call, Publish) == allowed(case)
         if operation == "presence":
             stats = say(session, PresenceStatsRequest(channel))
             assert isinstance(stats, ReadPresence) == allowed(case)

@@ -167,6 +167,21 @@ def _append_raw(room: Room, offset: int) -> LogItem:
     return item
 
 
+async def test_what_comes_in_the_tick_of_the_reply_is_pushed(room: Room) -> None:
+    """I4. Between the reply and the hub nobody else gets a turn."""
+    await room.join()
+    item = await room.append()
+    subscriber = Subscriber()
+
+    def admit(joined: Joined) -> bool:
+        asyncio.get_running_loop().call_soon(room.hint, item)
+        return subscriber.admit(joined)
+
+    await room.dispatcher.join(CHANNEL, subscriber, None, lambda: room.window, admit)
+    await settled()
+    assert subscriber.offsets == [1]
+
+
 async def test_those_who_come_at_once_share_one_read(room: Room) -> None:
     await room.append(2)
     before = room.fleet.traffic.reads
@@ -464,11 +479,12 @@ async def test_a_pointer_is_read_at_once(room: Room) -> None:
 async def test_a_long_hole_is_filled_in_several_reads(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "_GAP_PUBLICATIONS_MAX", 100)
     subscriber = await room.join()
-    for _ in range(35):
-        await room.append(10)
+    for _ in range(250):
+        await room.append()
     room.hint(await room.append())
     room.pass_time()
-    await until(lambda: subscriber.offsets == list(range(1, 352)))
+    await until(lambda: subscriber.offsets == list(range(1, 252)))
+    assert room.fleet.traffic.calls["read_forward"] == 3
     assert subscriber.lost_channels == []
 
 

@@ -43,7 +43,14 @@ class World:
         self.dispatcher = Offered()
         self.hub = Hub(lambda payload: payload)
         self.greeted: list[str] = []
-        self.intake = Intake("a", self.dispatcher, self.hub, self.greeted.append)
+        self.canaries: list[tuple[int, int]] = []
+        self.intake = Intake(
+            "a",
+            self.dispatcher,
+            self.hub,
+            self.greeted.append,
+            lambda record, at: self.canaries.append((record.offset, at)),
+        )
         self.subscriber = Subscriber()
         self.hub.add(CHANNEL, self.subscriber)
         self.socket = self.subscriber.sink

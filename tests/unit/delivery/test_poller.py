@@ -199,6 +199,17 @@ async def test_a_further_receiver_that_fails_leaves_it_to_the_first(world: World
         await until(lambda: world.stored == 0)
 
 
+async def test_the_end_does_not_wait_for_further_receivers(world: World) -> None:
+    task = asyncio.create_task(world.poller.run())
+    world.send(*[str(number) for number in range(10)])
+    await until(lambda: world.poller._extra)
+    held = world.fleet.traffic.hold("receive")
+    await held.arrived(2)
+    task.cancel()
+    await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 1)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_the_time_of_the_last_answer_is_kept(world: World) -> None:
     before = world.poller.heard_at_s
     world.fleet.clock.advance(100)

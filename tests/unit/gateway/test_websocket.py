@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from service.core.codes import Disconnect
@@ -22,6 +21,7 @@ from service.gateway.writer import text_frame
 from service.keys import HEALTH, NODE
 from tests.unit.gateway.frames import CLOSE, PONG, TEXT, Frame, handshake, masked, parsed
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, no_jitter, until
+from tests.websocket import WebSocket
 
 PATH: Final = "/connection/websocket"
 SIZE_LIMIT: Final = 65_536
@@ -36,6 +36,7 @@ class Gateway:
         self.node = node
         self.server = server
         self.session = aiohttp.ClientSession()
+        self._opened: list[WebSocket] = []
 
     @property
     def connections(self) -> int:
@@ -45,7 +46,12 @@ class Gateway:
         return str(self.server.make_url(path))
 
     async def connect(self, **options: Any) -> WebSocket:
-        return WebSocket(await self.session.ws_connect(self.url(), **options))
+        self._opened.append(WebSocket(await self.session.ws_connect(self.url(), **options)))
+        return self._opened[-1]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(opened.response.close() for opened in self._opened))
+        await self.session.close()
 
     async def raw(self, **headers: str) -> RawPeer:
         """A client that does what it wants; it reads only when told."""
@@ -93,51 +99,6 @@ class RawPeer:
         self._socket.close()
 
 
-class WebSocket:
-    """A client in JSON."""
-
-    def __init__(self, response: aiohttp.ClientWebSocketResponse) -> None:
-        self.response = response
-        self.lines: list[dict[str, Any]] = []
-        self._ids = itertools.count(1)
-
-    async def say(self, *commands: dict[str, Any]) -> list[int]:
-        numbered = [{"id": next(self._ids), **command} for command in commands]
-        await self.response.send_str("\n".join(json.dumps(command) for command in numbered))
-        return [command["id"] for command in numbered]
-
-    async def read(self) -> None:
-        message = await self.response.receive(DEADLINE_S)
-        assert message.type is WSMsgType.TEXT, (message, self.response.close_code)
-        self.lines += [json.loads(line) for line in message.data.split("\n")]
-
-    async def answer(self, command_id: int) -> dict[str, Any]:
-        while True:
-            for line in self.lines:
-                if line.get("id") == command_id:
-                    return line
-            await self.read()
-
-    async def ask(self, method: str, **params: Any) -> Any:
-        [command_id] = await self.say({method: params})
-        reply = await self.answer(command_id)
-        return reply["error"]["code"] if "error" in reply else reply[method]
-
-    async def closed(self) -> int | None:
-        """The code with which the server closed."""
-        while True:
-            message = await self.response.receive(DEADLINE_S)
-            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR):
-                return self.response.close_code
-
-    async def published(self, count: int) -> list[Any]:
-        while True:
-            data = [line["push"]["pub"]["data"] for line in self.lines if "pub" in line.get("push", ())]
-            if len(data) >= count:
-                return data
-            await self.read()
-
-
 Serve = Callable[..., Awaitable[Gateway]]
 
 
@@ -162,7 +123,7 @@ async def serve(
 
     yield serve
     for gateway in gateways:
-        await gateway.session.close()
+        await gateway.close()
         await until(lambda gateway=gateway: gateway.connections == 0)  # type: ignore[misc]
         await gateway.node.assembly.dispatcher.close()
 
@@ -272,7 +233,7 @@ async def test_commands_are_answered_in_json_lines(gateway: Gateway) -> None:
     )
     for command_id in ids:
         assert "error" not in await client.answer(command_id)
-    assert await client.published(1) == ["grüße \u2028 \U0001f600"]
+    assert await client.published("room", 1) == ["grüße \u2028 \U0001f600"]
 
 
 async def test_frames_of_every_length_arrive_whole(gateway: Gateway) -> None:
@@ -288,7 +249,7 @@ async def test_frames_of_every_length_arrive_whole(gateway: Gateway) -> None:
     sent = ["x" * (size - overhead) for size in sizes]
     for data in sent:
         assert await client.ask("publish", channel="plain:room", data=data) == {}
-    assert await client.published(4) == sent
+    assert await client.published("plain:room", 4) == sent
     pushes = [line for line in client.lines if "push" in line]
     assert [len(json.dumps(push, separators=(",", ":"))) for push in pushes] == sizes
 
@@ -429,7 +390,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_others_are_not(
         sent += 1
         assert sent < 500, "the socket's own buffers are smaller than that"
     assert cut_off.socket.closed_with is Disconnect.SLOW  # type: ignore[attr-defined]  # it is a Writer
-    assert await fast.published(sent) == [large] * sent
+    assert await fast.published("plain:room", sent) == [large] * sent
     assert await fast.ask("publish", channel="plain:room", data="the others go on") == {}
     slow.close()
 
@@ -474,10 +435,8 @@ async def test_health_of_a_node(gateway: Gateway) -> None:
     assert len(body["reasons"]) == 1
     async with gateway.node.running():
         client = await gateway.connect()
-        assert await health(gateway, "ready") == (
-            200,
-            {"status": "ok", "node": "a", "connections": 1, "reasons": []},
-        )
+        status, body = await health(gateway, "ready")
+        assert (status, body["status"], body["connections"], body["reasons"]) == (200, "ok", 1, [])
         node_health.draining = True
         status, body = await health(gateway, "ready")
         assert (status, body["status"]) == (503, "unready")

@@ -318,7 +318,7 @@ async def test_bytes_wait_within_bounds(
     held.release()
     await asyncio.gather(*positions)
     assert writer.appender._bytes == 0, "what was answered counts no more"
-    await writer.submit(large, "other")
+    await asyncio.gather(*(writer.submit(large) for _ in positions))
 
 
 async def test_what_cannot_be_written_as_json_is_not_accepted(fleet: Fleet, writer: Writer) -> None:
