@@ -88,6 +88,9 @@ async def serve(
             await _drain(runner, app, config)
         except PortError as error:
             return _refuse(f"cannot start: {error}")
+        except OSError as error:
+            # Another process that started at the same moment may have bound the address as well, and listened first.
+            return _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}")
         finally:
             await runner.cleanup()
         _log.info("stopped", node=app[NODE].id)
@@ -128,7 +131,9 @@ def build_app(config: Config, *, demo_urls: Sequence[str] | None) -> web.Applica
 
 async def _aws_clients(app: web.Application) -> AsyncIterator[None]:
     aws = app[_CONFIG].aws
-    async with connect(region=aws.region or None, endpoint_url=aws.endpoint_url or None) as clients:
+    # The topic's region is the only one that can work: arn:aws:sns:REGION:…
+    region = aws.region or aws.topic_arn.split(":")[3]
+    async with connect(region=region, endpoint_url=aws.endpoint_url or None) as clients:
         app[_CLIENTS] = clients
         yield
 
@@ -154,9 +159,11 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
 async def _node(app: web.Application) -> AsyncIterator[None]:
     """Everything between the sockets and the ports; its end waits for what was accepted."""
     config, clients, node_id = app[_CONFIG], app[_CLIENTS], app[_NODE_ID]
-    table = DynamoChannelTable(clients.log, f"{config.aws.table_prefix}channels", app[_CLOCK])
-    # Fail early, and with the table's name, when it cannot be read.
-    await table.head(RESERVED_PREFIX + "check")
+    table_name = f"{config.aws.table_prefix}channels"
+    table = DynamoChannelTable(clients.log, table_name, f"{config.aws.table_prefix}idempotency", app[_CLOCK])
+    with _named(f"table {table_name}"):
+        # Fail early when it cannot be read.
+        await table.head(RESERVED_PREFIX + "check")
     ports = Ports(
         table=table,
         presence=DynamoPresence(clients.tables, f"{config.aws.table_prefix}presence"),
@@ -181,8 +188,10 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
         framer=text_frame,
         health=app[HEALTH],
         hold_queue=app[_LEASE].hold,
+        newest_canary_elsewhere=app[_LEASE].newest_canary_elsewhere,
     )
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
+    app[_LEASE].canary = lambda: assembly.canary.slot
     async with _task(assembly.broadcaster.run()), _task(assembly.dispatcher.watch()):
         yield
         with suppress(TimeoutError):
@@ -194,7 +203,8 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
 async def _queue(app: web.Application) -> AsyncIterator[None]:
     listener = app[_ASSEMBLY].listener
     try:
-        await listener.open()
+        with _named(f"queue for topic {app[_CONFIG].aws.topic_arn}"):
+            await listener.open()
         yield
     finally:
         with _reported("queue_not_deleted"):
@@ -209,7 +219,8 @@ async def _ears(app: web.Application) -> AsyncIterator[None]:
             # Serve all the same, degraded: durable publications are found by reading the log.
             listener.prove_later()
         await app[_LEASE].enter("live")
-        yield
+        async with _task(app[_ASSEMBLY].canary.run()):
+            yield
 
 
 # ---- the end
@@ -258,6 +269,15 @@ def _unexpected_end(task: asyncio.Task[None]) -> None:
         _log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
         # A node that does not poll, beat or flush is worse than none: end in order, so that another takes over.
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """AWS's own words seldom name what is missing."""
+    try:
+        yield
+    except PortError as error:
+        raise type(error)(f"{what}: {error}") from error
 
 
 @contextmanager

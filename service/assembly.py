@@ -11,6 +11,7 @@ from service.connection import Limits, Services, Verifier
 from service.core.envelope import Signal
 from service.core.session import Policy
 from service.delivery.broadcaster import Broadcaster
+from service.delivery.canary import Canary
 from service.delivery.dispatcher import Dispatcher, Timings
 from service.delivery.hub import Hub
 from service.delivery.intake import Intake
@@ -54,6 +55,7 @@ class Assembly:
     intake: Intake
     listener: Listener
     poller: Poller
+    canary: Canary
     background: Background
 
     async def finish(self) -> None:
@@ -72,8 +74,13 @@ def assemble(
     framer: Framer,
     health: Health,
     hold_queue: Callable[[str], Awaitable[None]],
+    newest_canary_elsewhere: Callable[[], Awaitable[int]],
 ) -> Assembly:
-    """Build a node; nothing is started and no port is called. `hold_queue` is told each queue name before its queue is created."""
+    """Build a node; nothing is started and no port is called.
+
+    `hold_queue` is told each queue name before its queue is created; `newest_canary_elsewhere` gives the newest
+    slot that another live node heard.
+    """
     client, clock = config.client, ports.clock
     log = ChannelLog(
         ports.table, clock, ports.new_id, ports.random, node=node_id, generation=config.aws.log_generation
@@ -101,10 +108,24 @@ def assemble(
         opened=hold_queue,
         catch_up=dispatcher.catch_up,
     )
-    intake = Intake(node_id, dispatcher, hub, listener.greeted)
+    canary = Canary(
+        ports.table,
+        clock,
+        ports.new_id,
+        ports.random,
+        node=node_id,
+        generation=config.aws.log_generation,
+        interval_s=config.node.canary_interval_s,
+        prove=listener.prove,
+        rebuild=lambda: poller.rebuild_next(),  # noqa: PLW0108  # the poller is made below
+        catch_up=dispatcher.catch_up,
+        newest_elsewhere=newest_canary_elsewhere,
+    )
+    intake = Intake(node_id, dispatcher, hub, listener.greeted, canary.hear)
     poller = Poller(ports.queue, clock, ports.random, intake.take, listener.rebuild)
     health.deaf = lambda: poller.failures >= DEAF_FAILURES
     health.unproved = lambda: not listener.hears
+    health.canary = canary
 
     def broadcast(outgoing: Signal) -> bool:
         """To the other nodes and to this one's clients, or to nobody."""
@@ -146,4 +167,6 @@ def assemble(
         health,
         connection_limit=client.connection_limit,
     )
-    return Assembly(node, log, appender, dispatcher, broadcaster, intake, listener, poller, background)
+    return Assembly(
+        node, log, appender, dispatcher, broadcaster, intake, listener, poller, canary, background
+    )

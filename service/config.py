@@ -265,6 +265,13 @@ class NodeConfig:
         unit="s",
         within=(1, 86_400),
     )
+    canary_interval_s: float = _option(
+        30.0,
+        "Time between canaries: records that one node writes and every node must hear. A node that misses three "
+        "finds out whether it is deaf or the pipeline is silent.",
+        unit="s",
+        within=(1, 3600),
+    )
     queue_probe_s: float = _option(
         5.0,
         "How long a starting node waits to hear its own greeting through its queue before it serves all the same.",

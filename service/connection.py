@@ -445,7 +445,7 @@ class Connection:
         await self._places.acquire()
         try:
             position = services.appender.submit(
-                effect.channel, published, effect.options.history_ttl_s * 1000
+                effect.channel, published, effect.options.history_ttl_s * 1000, effect.key
             )
         except Full:
             self._places.release()
@@ -454,13 +454,16 @@ class Connection:
             self._places.release()
             self._fail(effect.id, Error.BAD_REQUEST)
         else:
-            position.add_done_callback(partial(self._published, effect.id))
+            position.add_done_callback(partial(self._published, effect.id, effect.rpc))
 
-    def _published(self, command_id: int, position: asyncio.Future[StreamPosition]) -> None:
+    def _published(self, command_id: int, rpc: bool, position: asyncio.Future[StreamPosition]) -> None:
         """I2: answered only now, when the publication is in the log."""
         self._places.release()
         if position.cancelled() or position.exception() is not None:
             self._fail(command_id, Error.INTERNAL)
+        elif rpc:
+            at = position.result()
+            self._reply(command_id, "rpc", {"data": {"offset": at.offset, "epoch": at.epoch}})
         else:
             self._reply(command_id, "publish", {})
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.core.idempotency import KeyItem
 from service.core.log_item import Head, LogItem
 from service.core.publication import ClientInfo
 
@@ -86,7 +87,7 @@ class Page:
 
 
 class ChannelTable(Protocol):
-    """The items of the `channels` table. Every read is strongly consistent; malformed items raise Refused."""
+    """The items of the `channels` table, and the keys of table `idempotency`. Every read is strongly consistent; malformed items raise Refused."""
 
     async def newest(self, channel: str) -> LogItem | Head | None:
         """The item with the greatest key: the newest log item, else the head, else None."""
@@ -100,6 +101,16 @@ class ChannelTable(Protocol):
 
         Raises BeliefEnded (the wall clock, read after signing, is past `believed_until_ms`: not sent),
         Throttled, UnknownOutcome, Refused.
+        """
+
+    async def put_keyed_item(
+        self, item: LogItem, key: KeyItem, believed_until_ms: int
+    ) -> LogItem | KeyItem | None:
+        """Write both `item` and `key` (into table `idempotency`) if both their keys are free, or neither:
+        None = they are written now. Otherwise the key item that is there, or else the log item that holds the
+        offset (the caller compares `batch`). A key item counts as long as it is there, expired or not.
+
+        One attempt, and the same errors as `put_item`.
         """
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
@@ -141,7 +152,10 @@ class Presence(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a node holds. Times in ms. `queue` is the queue's name, `state` starting | live | draining."""
+    """What a node holds. Times in ms. `queue` is the queue's name, `state` starting | live | draining.
+
+    `canary`: the newest canary slot that the node heard.
+    """
 
     node: str
     queue: str
@@ -149,6 +163,7 @@ class Lease:
     started_at: int
     heartbeat_at: int
     expires_at: int
+    canary: int = 0
 
 
 class Leases(Protocol):

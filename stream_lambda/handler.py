@@ -99,7 +99,7 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[s
     record and everything after it again. Raises BotoCoreError or ClientError if the very first call fails, so
     that nothing went out: the mapping retries the whole batch and the function's Errors metric tells.
     """
-    planned = plan(event)
+    planned = plan(event, at=time.time_ns() // 1_000_000)
     outcome = Outcome(0, ())
     try:
         if planned.entries:
@@ -111,8 +111,11 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[s
     return {"batchItemFailures": [{"itemIdentifier": _lowest(entry.sequence for entry in outcome.failed)}]}
 
 
-def plan(event: Mapping[str, Any]) -> Plan:
-    """Turn the stream records of `event` into as few SNS messages as hold them. Never raises: poison is skipped."""
+def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
+    """Turn the stream records of `event` into as few SNS messages as hold them. Never raises: poison is skipped.
+
+    `at`: the time to write into them, in ms since 1970.
+    """
     appends: list[_Append] = []
     skipped: Counter[str] = Counter()
     for record in event.get("Records", ()):
@@ -125,7 +128,7 @@ def plan(event: Mapping[str, Any]) -> Plan:
                 appends.append(append)
     entries: list[Entry] = []
     start = 0
-    for body, count in pack(append.text for append in appends):
+    for body, count in pack((append.text for append in appends), at=at):
         within = appends[start : start + count]
         entries.append(Entry(body, len(body.encode()), _lowest(append.sequence for append in within)))
         start += count

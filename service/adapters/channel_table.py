@@ -1,15 +1,21 @@
-"""The `channels` table in DynamoDB: one conditional write an append, and strongly consistent reads."""
+"""The `channels` table in DynamoDB: one conditional write an append, and strongly consistent reads.
+
+An append with an idempotency key is a transaction with the `idempotency` table.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from service.adapters.aws import LOG_CALL_LIMIT_S, is_condition_failure, port_errors
+from service.adapters.aws import LOG_CALL_LIMIT_S, error_code, is_condition_failure, port_errors
+from service.core.idempotency import KeyItem, parse_key_item
 from service.core.log_item import (
     HEAD_OFFSET,
     OFFSET_MAX,
@@ -21,7 +27,7 @@ from service.core.log_item import (
     parse_item,
     parse_log_item,
 )
-from service.ports import BeliefEnded, Clock, Page, Refused, Throttled
+from service.ports import BeliefEnded, Clock, Page, Refused, Throttled, UnknownOutcome
 
 __all__ = ["DynamoChannelTable"]
 
@@ -30,6 +36,17 @@ _NAMES: Final = {"#channel": "channel", "#offset": "offset"}
 _FIRST_OFFSET: Final = HEAD_OFFSET + 1
 # A page is cut at 1 MB and an item is at most 400 KB, so two fit: a bound on the pages of one read.
 _ITEMS_A_PAGE_MIN: Final = 2
+# What an append rests on is checked for these operations.
+_APPENDS: Final = ("PutItem", "TransactWriteItems")
+
+# DynamoDB's bound on the token that makes a transaction idempotent.
+_TOKEN_CHARS_MAX: Final = 36
+_CANCELED: Final = "TransactionCanceledException"
+_IN_PROGRESS: Final = "TransactionInProgressException"
+# Codes of the reasons for which a transaction is canceled, one for each of its writes.
+_CONDITION: Final = "ConditionalCheckFailed"
+_NO_REASON: Final = "None"
+_TRY_AGAIN: Final = frozenset({"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +77,17 @@ def _check_belief(**_: Any) -> None:
 class DynamoChannelTable:
     """A ChannelTable. `client`: a DynamoDB client that does not retry."""
 
-    def __init__(self, client: Any, table_name: str, clock: Clock) -> None:
+    def __init__(self, client: Any, table_name: str, idempotency_table_name: str, clock: Clock) -> None:
         self._client = client
         self._table = table_name
+        self._keys_table = idempotency_table_name
         self._clock = clock
-        client.meta.events.register(
-            "before-send.dynamodb.PutItem", _check_belief, unique_id="roomcast-belief"
-        )
+        for operation in _APPENDS:
+            client.meta.events.register(
+                f"before-send.dynamodb.{operation}",
+                _check_belief,
+                unique_id=f"roomcast-belief-{operation}",
+            )
 
     async def newest(self, channel: str) -> LogItem | Head | None:
         answer = await self._query(channel, HEAD_OFFSET, OFFSET_MAX, limit=1, ascending=False)
@@ -84,30 +105,44 @@ class DynamoChannelTable:
 
     async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
         winner: AttributeMap | None = None
-        belief = _belief.set(_Belief(self._clock, believed_until_ms))
-        try:
+        with self._resting_on(believed_until_ms):
             async with port_errors(LOG_CALL_LIMIT_S):
                 try:
-                    await self._client.put_item(
-                        TableName=self._table,
-                        Item=item.attributes(),
-                        ConditionExpression="attribute_not_exists(#offset)",
-                        ExpressionAttributeNames={"#offset": "offset"},
-                        # The winner comes with the refusal, and costs nothing.
-                        ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                    )
+                    await self._client.put_item(**self._put(item))
                     return None
                 except ClientError as error:
                     if not is_condition_failure(error):
                         raise
                     winner = error.response.get("Item")
-        finally:
-            _belief.reset(belief)
-        # Some emulators refuse without handing over the winner.
-        winner = winner or await self._get(item.channel, item.offset)
-        if not winner:
-            raise Throttled("the key was taken and is free again")
-        return _log_item(winner)
+        return await self._winner(item, winner)
+
+    async def put_keyed_item(
+        self, item: LogItem, key: KeyItem, believed_until_ms: int
+    ) -> LogItem | KeyItem | None:
+        with self._resting_on(believed_until_ms):
+            async with port_errors(LOG_CALL_LIMIT_S):
+                try:
+                    await self._client.transact_write_items(
+                        TransactItems=[{"Put": self._put(item)}, {"Put": self._put_key(key)}],
+                        # The same for each attempt of this append, and for no other.
+                        ClientRequestToken=item.batch[:_TOKEN_CHARS_MAX],
+                    )
+                    return None
+                except ClientError as error:
+                    if error_code(error) == _IN_PROGRESS:
+                        # An earlier attempt of this append is just being carried out.
+                        raise UnknownOutcome(_IN_PROGRESS) from error
+                    if error_code(error) != _CANCELED:
+                        raise
+                    item_reason, key_reason = _reasons(error)
+        if key_reason.get("Code") == _CONDITION:
+            return await self._key_holder(key, key_reason.get("Item"))
+        if item_reason.get("Code") == _CONDITION:
+            return await self._winner(item, item_reason.get("Item"))
+        codes = {str(reason.get("Code") or _NO_REASON) for reason in (item_reason, key_reason)} - {_NO_REASON}
+        if codes and codes <= _TRY_AGAIN:
+            raise Throttled(f"canceled: {', '.join(sorted(codes))}")
+        raise Refused(f"canceled: {', '.join(sorted(codes)) or 'no reason'}")
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         condition: dict[str, Any] = {
@@ -151,6 +186,56 @@ class DynamoChannelTable:
         assert items_max >= 1, "a page holds an item"
         items, more = await self._run(channel, _FIRST_OFFSET, to_offset, items_max, ascending=False)
         return Page(tuple(reversed(items)), more)
+
+    @contextmanager
+    def _resting_on(self, believed_until_ms: int) -> Iterator[None]:
+        """Calls of this task are sent only while that time is ahead."""
+        belief = _belief.set(_Belief(self._clock, believed_until_ms))
+        try:
+            yield
+        finally:
+            _belief.reset(belief)
+
+    def _put(self, item: LogItem) -> dict[str, Any]:
+        return {
+            "TableName": self._table,
+            "Item": item.attributes(),
+            "ConditionExpression": "attribute_not_exists(#offset)",
+            "ExpressionAttributeNames": {"#offset": "offset"},
+            # The winner comes with the refusal, and costs nothing.
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+    def _put_key(self, key: KeyItem) -> dict[str, Any]:
+        return {
+            "TableName": self._keys_table,
+            "Item": key.attributes(),
+            "ConditionExpression": "attribute_not_exists(#key)",
+            "ExpressionAttributeNames": {"#key": "key"},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+    async def _winner(self, item: LogItem, told: AttributeMap | None) -> LogItem:
+        """Who holds the offset of `item`. Some emulators refuse without telling."""
+        winner = told or await self._get(item.channel, item.offset)
+        if not winner:
+            raise Throttled("the offset was taken and is free again")
+        return _log_item(winner)
+
+    async def _key_holder(self, key: KeyItem, told: AttributeMap | None) -> KeyItem:
+        holder = told
+        if not holder:
+            async with port_errors(LOG_CALL_LIMIT_S):
+                answer = await self._client.get_item(
+                    TableName=self._keys_table, Key={"key": {"S": key.key}}, ConsistentRead=True
+                )
+            holder = answer.get("Item")
+        if not holder:
+            raise Throttled("the idempotency key was taken and is free again")
+        try:
+            return parse_key_item(holder)
+        except MalformedItem as error:
+            raise Refused(f"stored key item: {error}") from error
 
     async def _spanning(self, channel: str, offset: int) -> LogItem | None:
         """The item that begins before `offset` and covers it, if any."""
@@ -209,6 +294,15 @@ class DynamoChannelTable:
             )
         attributes: AttributeMap | None = answer.get("Item")
         return attributes
+
+
+def _reasons(error: ClientError) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Why a transaction was canceled: for the log item and for the key item. Raises Refused."""
+    answer: dict[str, Any] = error.response
+    reasons: list[dict[str, Any]] = answer.get("CancellationReasons") or []
+    if len(reasons) != 2:  # one for each write
+        raise Refused("a transaction was canceled without reasons") from error
+    return reasons[0], reasons[1]
 
 
 def _parsed(attributes: AttributeMap) -> LogItem | Head:

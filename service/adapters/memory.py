@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeVar
 from service.adapters.presence import MEMBERS_MAX
 from service.adapters.queue import RECEIVE_MAX, is_queue_name
 from service.adapters.topic import check_body
+from service.core.idempotency import KeyItem
 from service.core.log_item import HEAD_OFFSET, Head, LogItem
 from service.ports import BeliefEnded, Clock, Gone, Lease, Member, Message, Page, PortError, Refused
 
@@ -88,6 +89,7 @@ class MemoryWorld:
 
     def __init__(self) -> None:
         self.items: dict[str, dict[int, LogItem | Head]] = {}
+        self.keys: dict[str, KeyItem] = {}
         self.stream: list[LogItem] = []
         self.on_insert: list[Callable[[LogItem], None]] = []
         self.pause: Callable[[str, Stage], Awaitable[None]] = _yield
@@ -114,6 +116,10 @@ class MemoryWorld:
     def expire(self, channel: str, offset: int) -> None:
         """TTL deletes an item."""
         self.items.get(channel, {}).pop(offset, None)
+
+    def expire_key(self, key: str) -> None:
+        """TTL deletes a key item."""
+        self.keys.pop(key, None)
 
     def delete_queue(self, name: str) -> None:
         """The queue is gone; its subscription stays, as in AWS. A receive that waits ends."""
@@ -179,22 +185,20 @@ class MemoryChannelTable:
         return await self._world.perform("head", lambda: self._head(channel))
 
     async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
-        def check() -> None:
-            if self._clock.now_ms() >= believed_until_ms:
-                raise BeliefEnded
+        return await self._world.perform(
+            "put_item", lambda: self._write(item), self._belief(believed_until_ms)
+        )
 
-        def effect() -> LogItem | None:
-            winner = self._items(item.channel).get(item.offset)
-            if winner is not None:
-                assert isinstance(winner, LogItem), "I1: only the head has offset 0"
-                return winner
-            self._world.items.setdefault(item.channel, {})[item.offset] = item
-            self._world.stream.append(item)
-            for listener in self._world.on_insert:
-                listener(item)
-            return None
+    async def put_keyed_item(
+        self, item: LogItem, key: KeyItem, believed_until_ms: int
+    ) -> LogItem | KeyItem | None:
+        def effect() -> LogItem | KeyItem | None:
+            holder = self._world.keys.get(key.key) or self._write(item)
+            if holder is None:
+                self._world.keys[key.key] = key
+            return holder
 
-        return await self._world.perform("put_item", effect, check)
+        return await self._world.perform("put_keyed_item", effect, self._belief(believed_until_ms))
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         def effect() -> bool:
@@ -226,6 +230,25 @@ class MemoryChannelTable:
             return Page(tuple(items[-items_max:]), len(items) > items_max)
 
         return await self._world.perform("read_backward", effect)
+
+    def _belief(self, until_ms: int) -> Callable[[], None]:
+        def check() -> None:
+            if self._clock.now_ms() >= until_ms:
+                raise BeliefEnded
+
+        return check
+
+    def _write(self, item: LogItem) -> LogItem | None:
+        """Put `item` in if its key is free; otherwise the item that holds it."""
+        winner = self._items(item.channel).get(item.offset)
+        if winner is not None:
+            assert isinstance(winner, LogItem), "I1: only the head has offset 0"
+            return winner
+        self._world.items.setdefault(item.channel, {})[item.offset] = item
+        self._world.stream.append(item)
+        for listener in self._world.on_insert:
+            listener(item)
+        return None
 
     def _items(self, channel: str) -> dict[int, LogItem | Head]:
         return self._world.items.get(channel, {})

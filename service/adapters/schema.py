@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["TTL_ATTRIBUTE", "TableSchema", "channels_table", "nodes_table", "presence_table", "table_schemas"]
+__all__ = [
+    "TTL_ATTRIBUTE",
+    "TableSchema",
+    "channels_table",
+    "idempotency_table",
+    "nodes_table",
+    "presence_table",
+    "table_schemas",
+]
 
 # Seconds since 1970, in the tables that have it.
 TTL_ATTRIBUTE: Final = "expires_at"
@@ -29,6 +37,11 @@ class TableSchema:
 def channels_table(prefix: str) -> str:
     """The name of the table of log items and heads."""
     return f"{prefix}channels"
+
+
+def idempotency_table(prefix: str) -> str:
+    """The name of the table of idempotency keys."""
+    return f"{prefix}idempotency"
 
 
 def nodes_table(prefix: str) -> str:
@@ -52,6 +65,7 @@ def table_schemas(prefix: str) -> tuple[TableSchema, ...]:
         ),
         TableSchema(_create(nodes_table(prefix), node="S"), TTL_ATTRIBUTE),
         TableSchema(_create(presence_table(prefix), key="S", member="S"), None),
+        TableSchema(_create(idempotency_table(prefix), key="S"), TTL_ATTRIBUTE),
     )
 
 

@@ -2,7 +2,7 @@
 
 Shared with the stream Lambda, so the standard library only; a reader may pass in a faster decoder.
 
-    {"v": 1,
+    {"v": 1, "at": 1700000000000,
      "records": [{"channel": "c", "epoch": "e", "offset": 4, "last": 5, "ts": 1,
                   "pubs": [{"data": …}, …]}, …],
      "signals": [{"kind": "join", "id": "…", "node": "…", "channel": "c", "body": {…}}, …]}
@@ -72,11 +72,14 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One parsed message. `broken` counts records and signals that were skipped."""
+    """One parsed message. `broken` counts records and signals that were skipped; `at`: when it was published (ms),
+    0 = not told.
+    """
 
     records: tuple[Record, ...]
     signals: tuple[Signal, ...]
     broken: int
+    at: int = 0
 
 
 def checked_pubs(item: LogItem) -> str:
@@ -122,14 +125,16 @@ def signal_text(signal: Signal) -> str:
 
 
 def pack(
-    texts: Iterable[str], *, signals: bool = False, bytes_max: int = ENVELOPE_BYTES_MAX
+    texts: Iterable[str], *, signals: bool = False, at: int = 0, bytes_max: int = ENVELOPE_BYTES_MAX
 ) -> Iterator[tuple[str, int]]:
     """Join record texts (or signal texts) into as few envelopes as fit `bytes_max` bytes each, in order.
+
+    `at`: when they are published, in ms since 1970 (0 = not told).
 
     Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: its
     writer must have turned it into a pointer, or refused it.
     """
-    opening = _OPEN + (_SIGNALS if signals else _RECORDS)
+    opening = _OPEN + (f'"at":{at},' if at else "") + (_SIGNALS if signals else _RECORDS)
     room = bytes_max - len(opening) - len(_CLOSE)
     batch: list[str] = []
     used = 0
@@ -168,7 +173,8 @@ def parse(body: str, loads: Loads = json.loads) -> Envelope:
             signals.append(_signal(entry))
         except MalformedEnvelope:
             broken += 1
-    return Envelope(tuple(records), tuple(signals), broken)
+    at = envelope.get("at")
+    return Envelope(tuple(records), tuple(signals), broken, at if isinstance(at, int) else 0)
 
 
 def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from service.core.codes import Error, Unsubscribe
+from service.core.idempotency import is_valid_key
 from service.core.publication import (
     ClientInfo,
     Json,
@@ -26,6 +27,7 @@ from service.core.publication import (
 __all__ = [
     "COMMANDS_MAX",
     "PING",
+    "PUBLISH_METHOD",
     "Command",
     "ConnectRequest",
     "HistoryRequest",
@@ -38,6 +40,7 @@ __all__ = [
     "PublishRequest",
     "RefreshRequest",
     "Request",
+    "RpcPublishRequest",
     "RpcRequest",
     "SendRequest",
     "SubRefreshRequest",
@@ -62,6 +65,8 @@ __all__ = [
 PING: Final = b"{}"
 # Commands in one frame: SDKs send a connect and all their subscriptions (128 at most) in one.
 COMMANDS_MAX: Final = 1024
+# The one RPC method of our own: the protocol's `publish` has no room for an idempotency key.
+PUBLISH_METHOD: Final = "roomcast.publish"
 _ID_MAX: Final = 2**32 - 1
 
 
@@ -150,6 +155,15 @@ class RpcRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RpcPublishRequest:
+    """A call of PUBLISH_METHOD: a publish whose answer has the position. `key` is valid where there is one."""
+
+    channel: str
+    data: Json
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SendRequest:
     """A message to the application, which is not answered and has no id."""
 
@@ -197,6 +211,7 @@ Request = (
     | PresenceStatsRequest
     | HistoryRequest
     | RpcRequest
+    | RpcPublishRequest
     | SendRequest
     | RefreshRequest
     | SubRefreshRequest
@@ -308,6 +323,22 @@ def _history(params: dict[str, Any]) -> Request:
     return HistoryRequest(_text(params, "channel"), limit, since, reverse)
 
 
+def _rpc(params: dict[str, Any]) -> Request:
+    method, data = _text(params, "method"), params.get("data")
+    if method != PUBLISH_METHOD:
+        return RpcRequest(method, data)
+    if not isinstance(data, dict) or "data" not in data:
+        raise _BadField("a publication without data")
+    channel, key = _text(data, "channel"), data.get("idempotency_key")
+    if not channel:
+        # What is wrong inside a call does not end the connection.
+        raise _BadField("a publication without channel")
+    # An empty key is a mistake: taken for none, it would let a retry publish twice.
+    if key is not None and not (isinstance(key, str) and is_valid_key(key)):
+        raise _BadField("not an idempotency key")
+    return RpcPublishRequest(channel, data["data"], key)
+
+
 # In the order in which the first one present wins.
 _DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], Request]]] = {
     "connect": _connect,
@@ -318,7 +349,7 @@ _DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], Request]]] = {
     "presence": lambda params: PresenceRequest(_text(params, "channel")),
     "presence_stats": lambda params: PresenceStatsRequest(_text(params, "channel")),
     "history": _history,
-    "rpc": lambda params: RpcRequest(_text(params, "method"), params.get("data")),
+    "rpc": _rpc,
     "send": lambda params: SendRequest(params.get("data")),
     "refresh": lambda params: RefreshRequest(_text(params, "token")),
     "sub_refresh": lambda params: SubRefreshRequest(_text(params, "channel"), _text(params, "token")),

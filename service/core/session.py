@@ -18,7 +18,7 @@ effect for the shell to carry out, which comes back with the outcome.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from service.core.channels import ChannelOptions, ChannelRules, is_valid_name
@@ -34,6 +34,7 @@ from service.core.protocol import (
     PresenceStatsRequest,
     PublishRequest,
     RefreshRequest,
+    RpcPublishRequest,
     RpcRequest,
     SendRequest,
     SubRefreshRequest,
@@ -153,13 +154,18 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Publish `data` in the name of `info`, then answer."""
+    """Publish `data` in the name of `info`, then answer.
+
+    `rpc`: it came as a call, and the answer has the position. `key`: its idempotency key.
+    """
 
     id: int
     channel: str
     options: ChannelOptions
     data: Json
     info: ClientInfo
+    rpc: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +239,8 @@ class Session:
                 return self._named(command_id, channel) or Leave(command_id, channel)
             case PublishRequest():
                 return self._publish(command_id, request)
+            case RpcPublishRequest():
+                return self._rpc_publish(command_id, request)
             case HistoryRequest():
                 return self._history(command_id, request)
             case PresenceRequest(channel):
@@ -305,6 +313,15 @@ class Session:
         ):
             return Fail(command_id, Error.PERMISSION_DENIED)
         return Publish(command_id, request.channel, options, request.data, self.info)
+
+    def _rpc_publish(self, command_id: int, request: RpcPublishRequest) -> Effect:
+        effect = self._publish(command_id, PublishRequest(request.channel, request.data))
+        if not isinstance(effect, Publish):
+            return effect
+        if not effect.options.has_history:
+            # Without a log there is neither a position to tell nor a key to keep.
+            return Fail(command_id, Error.NOT_AVAILABLE)
+        return replace(effect, rpc=True, key=request.key)
 
     def _history(self, command_id: int, request: HistoryRequest) -> Effect:
         if refusal := self._named(command_id, request.channel):

@@ -72,6 +72,8 @@ class _Channel:
         "ring",
         "task",
         "timer",
+        "trim",
+        "unreachable",
         "waiting",
     )
 
@@ -83,6 +85,10 @@ class _Channel:
         self.ring = Ring(publications_max)
         self.reads = asyncio.Lock()
         self.joining = 0
+        # Offsets up to it are hidden, as the head said when it was last read.
+        self.trim = 0
+        # Positions before it were read for in vain: the log has a hole, or a recovery does not bring so many bytes.
+        self.unreachable = 0
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
         self.failures = 0
@@ -192,7 +198,7 @@ class Dispatcher:
             position = channel.resequencer.position
             if since is None:
                 return Joined(position, None, ())
-            answer = recover(since, position, channel.ring, window())
+            answer = recover(since, position, channel.ring, self._visible(channel, window))
             if isinstance(answer, Recovered):
                 return Joined(position, True, answer.sent)
             if isinstance(answer, Unrecovered) or reads == _JOIN_READS_MAX:
@@ -226,19 +232,32 @@ class Dispatcher:
         assert resequencer is not None
         async with channel.reads:
             # Whoever read before us may have brought what we need.
-            answer = recover(since, resequencer.position, channel.ring, window())
+            answer = recover(since, resequencer.position, channel.ring, self._visible(channel, window))
             if not isinstance(answer, LogNeeded):
                 return True
             if answer.ahead:
                 await self._read_ahead(channel, resequencer)
                 return since.offset <= resequencer.top
+            if since.offset < channel.unreachable:
+                return False
             # The whole window at once: one read serves everybody who comes back.
             top = resequencer.top
             wanted = min(window().limit, window().size, top)
-            records = await self._log.read_before(channel.name, resequencer.epoch, top, wanted)
+            records, head = await asyncio.gather(
+                self._log.read_before(channel.name, resequencer.epoch, top, wanted),
+                self._log.head(channel.name),
+            )
+            channel.trim = max(channel.trim, head.trim if head else 0)
             older = [sent for record in records for sent in _as_sent(record) if sent.offset <= top]
             channel.ring.prepend(older, top)
-            return channel.ring.after(since.offset, top) is not None or resequencer.top > top
+            if channel.ring.first <= top + 1:
+                # Otherwise so much came meanwhile that the ring has no room for what was read: try again.
+                channel.unreachable = channel.ring.first - 1 if channel.ring else top
+            return since.offset >= channel.unreachable
+
+    def _visible(self, channel: _Channel, window: Callable[[], Window]) -> Window:
+        visible = window()
+        return replace(visible, trim=max(visible.trim, channel.trim))
 
     async def _read_ahead(self, channel: _Channel, resequencer: Resequencer) -> None:
         records = await self._log.read_after(

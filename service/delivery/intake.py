@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from service.core.canary import CANARY_CHANNEL
 from service.core.envelope import MalformedEnvelope, Signal, parse
 from service.core.protocol import Unencodable, decode_json, encode_publication, info_push, publication_push
 from service.core.publication import ClientInfo, MalformedPublication, Publication, Record
@@ -19,13 +20,23 @@ _log = structlog.get_logger(__name__)
 
 
 class Intake:
-    """What the queue brings. `greeted` is called with the id of each hello that this node sent itself."""
+    """What the queue brings. `greeted` is called with the id of each hello that this node sent itself, `canary` with
+    each canary and the time its envelope was published (ms).
+    """
 
-    def __init__(self, node: str, dispatcher: Dispatcher, hub: Hub, greeted: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        node: str,
+        dispatcher: Dispatcher,
+        hub: Hub,
+        greeted: Callable[[str], None],
+        canary: Callable[[Record, int], None],
+    ) -> None:
         self._node = node
         self._dispatcher = dispatcher
         self._hub = hub
         self._greeted = greeted
+        self._canary = canary
         self._heard = Heard()
 
     def take(self, bodies: Sequence[str]) -> None:
@@ -40,7 +51,11 @@ class Intake:
                 continue
             if envelope.broken:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
-            records.extend(envelope.records)
+            for record in envelope.records:
+                if record.channel == CANARY_CHANNEL:
+                    self._canary(record, envelope.at)
+                else:
+                    records.append(record)
             signals.extend(envelope.signals)
         self._dispatcher.offer(records)
         self._deliver_signals(signals)

@@ -48,8 +48,9 @@ class Listener:
         self._greeting_wait_s = greeting_wait_s
         self._opened = opened
         self._catch_up = catch_up
-        self._sent: set[str] = set()
-        self._heard = asyncio.Event()
+        # The newest greetings by id: one that comes late proves as much.
+        self._greetings: dict[str, asyncio.Event] = {}
+        self._hears = False
         self._proving: asyncio.Task[None] | None = None
 
     @property
@@ -59,7 +60,7 @@ class Listener:
     @property
     def hears(self) -> bool:
         """Whether this queue was proved to bring what the topic gets."""
-        return self._heard.is_set()
+        return self._hears
 
     async def open(self) -> None:
         """Raises PortError."""
@@ -69,16 +70,22 @@ class Listener:
 
     def greeted(self, signal_id: str) -> None:
         """A greeting of this node came back."""
-        if signal_id in self._sent:
-            self._sent.clear()
-            self._heard.set()
+        heard = self._greetings.get(signal_id)
+        if heard is not None:
+            self._hears = True
+            heard.set()
 
     async def prove(self) -> bool:
         """Greet and wait until it is heard; False = not within the time configured. The poller must run."""
+        greeting = signals.hello(self._node, self._new_id())
+        body, _ = next(pack([signal_text(greeting)], signals=True))
+        heard = self._greetings[greeting.id] = asyncio.Event()
+        if len(self._greetings) > GREETINGS_MAX:
+            del self._greetings[next(iter(self._greetings))]
         try:
             async with asyncio.timeout(self._greeting_wait_s):
-                await self._greet()
-                await self._heard.wait()
+                await self._topic.publish(body)
+                await heard.wait()
         except (TimeoutError, PortError) as error:
             _log.error("queue_not_proved", reason=str(error) or "the greeting was not heard in time")
             return False
@@ -86,7 +93,7 @@ class Listener:
 
     async def rebuild(self) -> None:
         """A new queue in place of one that is gone. Raises PortError."""
-        self._heard.clear()
+        self._hears = False
         await self._queue.close()
         await self.open()
         _log.warning("queue_rebuilt")
@@ -108,13 +115,7 @@ class Listener:
 
     async def _prove_and_catch_up(self) -> None:
         for _ in range(GREETINGS_MAX):
-            if await self.prove():
+            if await self.prove() or self._hears:
                 break
             await asyncio.sleep(self._greeting_wait_s)
         await self._catch_up()
-
-    async def _greet(self) -> None:
-        greeting = signals.hello(self._node, self._new_id())
-        self._sent.add(greeting.id)
-        body, _ = next(pack([signal_text(greeting)], signals=True))
-        await self._topic.publish(body)

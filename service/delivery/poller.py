@@ -53,6 +53,10 @@ class Poller:
         """Receives that failed in a row."""
         return self._failures
 
+    def rebuild_next(self) -> None:
+        """Replace the queue when the receive that is under way has ended: it does not bring what it should."""
+        self._gone = True
+
     async def run(self) -> None:
         """Poll until cancelled; what a cancelled receive had taken comes again after its visibility time-out."""
         try:

@@ -19,6 +19,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.dynamodb.comparisons import get_filter_expression
+from moto.dynamodb.exceptions import TransactionCanceledException
+from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodbstreams.models import dynamodbstreams_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.sns.models import Subscription, Topic
@@ -57,7 +60,7 @@ class _QuietHandler(MotoRequestHandler):
 
 
 def correct_moto(region: str) -> None:
-    """Bound what moto would keep for ever, and make it deliver as SNS does.
+    """Bound what moto would keep for ever, and make it deliver as SNS does and write as DynamoDB does.
 
     A subscribed queue that is gone costs the publisher nothing on AWS (the delivery is dropped); moto fails the
     whole publish, so that one killed instance would silence all others.
@@ -77,6 +80,53 @@ def correct_moto(region: str) -> None:
         self.sent_notifications = deque(maxlen=_SENT_NOTIFICATIONS_MAX)  # type: ignore[assignment]  # append is all moto does
 
     Topic.__init__ = initialise_bounded  # type: ignore[method-assign]  # as above
+    _correct_transactions()
+
+
+def _correct_transactions() -> None:
+    """Look at the conditions of a transaction before anything is written, and at one write at a time.
+
+    moto writes first. To cancel, it replaces each table by a copy from before: what others wrote meanwhile is
+    lost, a reader of the table's stream has seen what never was, and then reads a stream that gets nothing more.
+    """
+    writing = threading.RLock()
+    put_item, transact = DynamoDBBackend.put_item, DynamoDBBackend.transact_write_items
+
+    def put_alone(self: DynamoDBBackend, *args: Any, **kwargs: Any) -> Any:
+        with writing:
+            return put_item(self, *args, **kwargs)
+
+    def transact_puts(self: DynamoDBBackend, transact_items: list[dict[str, Any]]) -> None:
+        with writing:
+            if any(list(item) != ["Put"] for item in transact_items):
+                transact(self, transact_items)
+                return
+            puts = [item["Put"] for item in transact_items]
+            reasons = [_reason_against(self, put) for put in puts]
+            if any(code is not None for code, _, _ in reasons):
+                raise TransactionCanceledException(reasons)
+            for put in puts:
+                put_item(self, put["TableName"], put["Item"])
+
+    DynamoDBBackend.put_item = put_alone  # type: ignore[method-assign]  # as above
+    DynamoDBBackend.transact_write_items = transact_puts  # type: ignore[method-assign]  # as above
+
+
+def _reason_against(backend: DynamoDBBackend, put: dict[str, Any]) -> tuple[str | None, str | None, Any]:
+    """Code, message and item of the reason to cancel a transaction with `put`; None three times: its condition holds."""
+    table = backend.get_table(put["TableName"])
+    names = (table.hash_key_attr, table.range_key_attr)
+    current = backend.get_item(put["TableName"], {name: put["Item"][name] for name in names if name})
+    condition = get_filter_expression(
+        put.get("ConditionExpression"),
+        put.get("ExpressionAttributeNames"),
+        put.get("ExpressionAttributeValues"),
+    )
+    if condition.expr(current):
+        return None, None, None
+    tell = put.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
+    told = current.to_json()["Attributes"] if tell and current is not None else None
+    return "ConditionalCheckFailed", "The conditional request failed", told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

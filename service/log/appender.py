@@ -1,7 +1,8 @@
 """Group commit: what is published to a channel while one append is under way goes into the next.
 
 A lane a channel: one append in flight, the next offset never tried before the last one is known to be in.
-So a channel's rate is bound by appends of many publications, not by single writes.
+So a channel's rate is bound by appends of many publications, not by single writes. A publication with an
+idempotency key takes its turn in the same lane, and is appended alone.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
 import structlog
 
+from service.core.idempotency import COMMIT_WITHIN_MS, is_valid_key
 from service.core.log import Pending, Tail, fill, item_tail
 from service.core.log_item import ITEM_PUBLICATIONS_MAX, LogItem
 from service.core.protocol import encode_stored
 from service.core.publication import Publication, Record, StreamPosition
-from service.log.channel_log import Appended, ChannelLog, NotAppended, OutcomeUnknown, record_of
+from service.log.channel_log import (
+    Appended,
+    ChannelLog,
+    KeyTaken,
+    Lost,
+    NotAppended,
+    OutcomeUnknown,
+    record_of,
+)
 from service.ports import Clock, PortError
 
 __all__ = [
@@ -54,6 +64,9 @@ class _Waiting:
     pending: Pending
     publication: Publication
     position: asyncio.Future[StreamPosition]
+    # Its idempotency key, and until when (wall clock) its append may be sent.
+    key: str | None = None
+    commit_by_ms: int = 0
 
 
 class _Lane:
@@ -81,13 +94,17 @@ class Appender:
         self._bytes = 0
 
     def submit(
-        self, channel: str, publication: Publication, history_ttl_ms: int
+        self, channel: str, publication: Publication, history_ttl_ms: int, key: str | None = None
     ) -> asyncio.Future[StreamPosition]:
         """Queue `publication`; the future has its position once it is committed.
+
+        `key` (see service/core/idempotency.py): what was published with it in this channel before is not
+        published again; the future then has the position of that.
 
         Raises Full (not accepted) and Unencodable at once. The future raises NotAppended (known not to be in
         the log) or OutcomeUnknown. Cancelling the future does not take the publication back.
         """
+        assert key is None or is_valid_key(key), "a malformed key is refused before"
         pending = Pending.of(encode_stored(publication))
         lane = self._lanes.get(channel)
         if lane is None:
@@ -100,7 +117,8 @@ class Appender:
         ):
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
-        lane.queue.append(_Waiting(pending, publication, position))
+        commit_by_ms = self._clock.now_ms() + COMMIT_WITHIN_MS
+        lane.queue.append(_Waiting(pending, publication, position, key, commit_by_ms))
         lane.bytes += pending.size
         self._bytes += pending.size
         lane.history_ttl_ms = history_ttl_ms
@@ -126,7 +144,7 @@ class Appender:
         count = fill([waiting.pending for waiting in _front(lane.queue)])
         taken = [lane.queue.popleft() for _ in range(count)]
         try:
-            item = await self._commit(channel, lane, [waiting.pending for waiting in taken])
+            outcome = await self._commit(channel, lane, taken)
         except asyncio.CancelledError:
             _fail(taken, OutcomeUnknown("the node stopped"))
             raise
@@ -139,17 +157,18 @@ class Appender:
             lane.tail = None
             _fail(taken, OutcomeUnknown(str(error)))
         else:
-            self._offer(_record(item, taken))
+            if isinstance(outcome, LogItem):
+                self._offer(_record(outcome, taken))
             for index, waiting in enumerate(taken):
                 if not waiting.position.done():
-                    waiting.position.set_result(StreamPosition(item.epoch, item.offset + index))
+                    waiting.position.set_result(StreamPosition(outcome.epoch, outcome.offset + index))
         finally:
             size = sum(waiting.pending.size for waiting in taken)
             lane.bytes -= size
             self._bytes -= size
 
-    async def _commit(self, channel: str, lane: _Lane, publications: list[Pending]) -> LogItem:
-        """Raises NotAppended, OutcomeUnknown."""
+    async def _commit(self, channel: str, lane: _Lane, taken: list[_Waiting]) -> LogItem | StreamPosition:
+        """What is in the log now, or where the key of what was taken already is. Raises NotAppended, OutcomeUnknown."""
         for lost in range(_RACES_MAX):
             if lost and lost % _RACES_BEFORE_RESOLVE == 0:
                 # Far behind: a read finds the tail sooner than one lost race an item.
@@ -159,7 +178,9 @@ class Appender:
                     lane.tail = (await self._log.resolve(channel)).tail
                 except PortError as error:
                     raise NotAppended(str(error)) from error
-            outcome = await self._log.append(channel, lane.tail, publications, lane.history_ttl_ms)
+            outcome = await self._append(channel, lane.tail, lane.history_ttl_ms, taken)
+            if isinstance(outcome, KeyTaken):
+                return outcome.position
             item = outcome.item if isinstance(outcome, Appended) else outcome.holder
             lane.tail = item_tail(item, self._clock.now_ms(), self._generation)
             if isinstance(outcome, Appended):
@@ -169,6 +190,18 @@ class Appender:
             if record is not None:
                 self._offer(record)
         raise NotAppended(f"lost {_RACES_MAX} races for the next offset")
+
+    async def _append(
+        self, channel: str, tail: Tail, history_ttl_ms: int, taken: list[_Waiting]
+    ) -> Appended | Lost | KeyTaken:
+        first = taken[0]
+        if first.key is None:
+            return await self._log.append(
+                channel, tail, [waiting.pending for waiting in taken], history_ttl_ms
+            )
+        return await self._log.append_keyed(
+            channel, tail, first.pending, history_ttl_ms, key=first.key, commit_by_ms=first.commit_by_ms
+        )
 
     def _forget_idle(self) -> None:
         while len(self._lanes) > _IDLE_LANES_MAX:
@@ -180,7 +213,10 @@ class Appender:
 
 
 def _front(queue: deque[_Waiting]) -> list[_Waiting]:
-    return list(islice(queue, ITEM_PUBLICATIONS_MAX))
+    """What may go into the next item: one publication with a key, or those before the next one with a key."""
+    if queue[0].key is not None:
+        return [queue[0]]
+    return list(takewhile(lambda waiting: waiting.key is None, islice(queue, ITEM_PUBLICATIONS_MAX)))
 
 
 def _record(item: LogItem, taken: list[_Waiting]) -> Record:

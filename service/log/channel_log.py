@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from service.core.idempotency import KeyItem, key_item
 from service.core.log import (
     Pending,
     Tail,
@@ -45,6 +46,7 @@ __all__ = [
     "READ_DEADLINE_S",
     "Appended",
     "ChannelLog",
+    "KeyTaken",
     "Lost",
     "NotAppended",
     "OutcomeUnknown",
@@ -89,6 +91,13 @@ class Lost:
     """The key was taken by `holder`, which is another append: ours is not in the log."""
 
     holder: LogItem
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTaken:
+    """The idempotency key was used before, for what is at `position`: ours is not in the log."""
+
+    position: StreamPosition
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +223,36 @@ class ChannelLog:
         Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not believed,
         the tail must be resolved anew.
         """
-        item = append_item(
+        item = self._item(channel, tail, publications, history_ttl_ms)
+        holder = await self._known(partial(self._table.put_item, item, tail.believed_until))
+        return Appended(item) if holder is None or holder.batch == item.batch else Lost(holder)
+
+    async def append_keyed(
+        self,
+        channel: str,
+        tail: Tail,
+        publication: Pending,
+        history_ttl_ms: int,
+        *,
+        key: str,
+        commit_by_ms: int,
+    ) -> Appended | Lost | KeyTaken:
+        """Append `publication` unless something was published with `key` before; as `append` otherwise.
+
+        Nothing is sent after `commit_by_ms`: by then a key that was free because it is new could be free
+        because it has expired.
+        """
+        item = self._item(channel, tail, [publication], history_ttl_ms)
+        send_until = min(tail.believed_until, commit_by_ms)
+        holder = await self._known(partial(self._table.put_keyed_item, item, key_item(item, key), send_until))
+        if holder is None or holder.batch == item.batch:
+            return Appended(item)
+        return KeyTaken(holder.position) if isinstance(holder, KeyItem) else Lost(holder)
+
+    def _item(
+        self, channel: str, tail: Tail, publications: Sequence[Pending], history_ttl_ms: int
+    ) -> LogItem:
+        return append_item(
             channel,
             tail,
             publications,
@@ -223,13 +261,16 @@ class ChannelLog:
             now=self._clock.now_ms(),
             history_ttl_ms=history_ttl_ms,
         )
+
+    async def _known(self, put: Callable[[], Awaitable[T]]) -> T:
+        """Try the same write until its outcome is known. Raises NotAppended, OutcomeUnknown."""
         deadline = self._clock.monotonic_s() + APPEND_DEADLINE_S
         maybe_in = False
         attempt = 0
         while True:
             failure: PortError
             try:
-                holder = await self._table.put_item(item, tail.believed_until)
+                return await put()
             except UnknownOutcome as error:
                 maybe_in, failure = True, error
             except Throttled as error:
@@ -237,10 +278,6 @@ class ChannelLog:
             except (Refused, BeliefEnded) as error:
                 # This attempt is known not to be in; an earlier one may be.
                 raise (OutcomeUnknown if maybe_in else NotAppended)(str(error)) from error
-            else:
-                if holder is None or holder.batch == item.batch:
-                    return Appended(item)
-                return Lost(holder)
             if self._clock.monotonic_s() > deadline:
                 raise (OutcomeUnknown if maybe_in else NotAppended)(str(failure)) from failure
             await self._back_off(attempt)

@@ -93,6 +93,7 @@ class SimulatedNode:
             framer=lambda payload: payload,
             health=Health(),
             hold_queue=_hold,
+            newest_canary_elsewhere=_nobody_else,
         )
         self._start(self._run())
 
@@ -368,6 +369,10 @@ class Scenario:
 def simulate(seed: int) -> Outcome:
     """Run the scenario of `seed`."""
     return clockwork.run(Scenario(seed).run())
+
+
+async def _nobody_else() -> int:
+    return 0
 
 
 async def _hold(_: str) -> None:
