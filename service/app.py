@@ -32,6 +32,7 @@ from service.assembly import Assembly, Ports, assemble
 from service.auth import TokenVerifier
 from service.config import Config, ConfigError
 from service.core.channels import RESERVED_PREFIX
+from service.gateway.api import Api
 from service.gateway.http import add_health_routes
 from service.gateway.websocket import WebSocketGateway
 from service.gateway.writer import text_frame
@@ -118,6 +119,11 @@ def build_app(config: Config, *, demo_urls: Sequence[str] | None) -> web.Applica
     )
     app.router.add_get("/connection/websocket", gateway.handle)
     add_health_routes(app)
+    Api(
+        key=config.http_api.key,
+        insecure=config.client.insecure,
+        message_size_limit=config.client.message_size_limit,
+    ).add_routes(app)
     if demo_urls is not None:
         from service.dev.demo import add_demo_routes
 

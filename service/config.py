@@ -29,6 +29,7 @@ __all__ = [
     "ClientConfig",
     "Config",
     "ConfigError",
+    "HttpApiConfig",
     "NodeConfig",
     "Option",
     "TokenConfig",
@@ -184,6 +185,17 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpApiConfig:
+    """[http_api]: publishing from a back end."""
+
+    key: str = _option(
+        "",
+        "Key that callers send as `X-API-Key`; empty: the API is off, unless the server is insecure.",
+        secret=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AwsConfig:
     """[aws]: which resources are ours. Credentials come as every AWS tool takes them, never from here."""
 
@@ -202,7 +214,8 @@ class AwsConfig:
     )
     table_prefix: str = _option(
         "roomcast-",
-        "Prefix of the tables' names: …channels, …nodes, …presence. Tells deployments in one account apart.",
+        "Prefix of the tables' names: …channels, …nodes, …presence, …idempotency. Tells deployments in one "
+        "account apart.",
         pattern=r"[A-Za-z0-9_.-]{1,200}",
         shape="1 to 200 letters, digits, -, _ or .",
     )
@@ -286,6 +299,7 @@ class Config:
 
     client: ClientConfig = field(default_factory=ClientConfig)
     channel: ChannelRules = field(default_factory=ChannelRules)
+    http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
 
@@ -504,6 +518,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *_declared("client", ClientConfig),
     *_declared("client.token", TokenConfig),
     *_channel_options(_WITHOUT_NAMESPACE),
+    *_declared("http_api", HttpApiConfig),
     *_declared("aws", AwsConfig),
     *_declared("node", NodeConfig),
 )
@@ -695,6 +710,7 @@ def _built(base: Config, values: _Values) -> Config:
         channel=ChannelRules(
             replace(base.channel.without_namespace, **values.of(_WITHOUT_NAMESPACE)), values.namespaces
         ),
+        http_api=replace(base.http_api, **values.of("http_api")),
         aws=replace(base.aws, **values.of("aws")),
         node=replace(base.node, **values.of("node")),
     )
@@ -762,6 +778,7 @@ def effective(config: Config) -> dict[str, Any]:
         "client": config.client,
         "client.token": config.client.token,
         _WITHOUT_NAMESPACE: config.channel.without_namespace,
+        "http_api": config.http_api,
         "aws": config.aws,
         "node": config.node,
     }
@@ -804,6 +821,7 @@ def effective_toml(config: Config) -> str:
     put(f"[{_WITHOUT_NAMESPACE}]", document["channel"]["without_namespace"])
     for namespace in document["channel"]["namespaces"]:
         put(f"[[{_NAMESPACES}]]", namespace)
+    put("[http_api]", document["http_api"])
     put("[aws]", document["aws"])
     put("[node]", document["node"])
     return "\n".join(lines[:-1]) + "\n"

@@ -62,6 +62,7 @@ from service.presence import PresenceBook
 __all__ = [
     "COMMANDS_UNDER_WAY_MAX",
     "EXPIRY_GRACE_S",
+    "SLEPT_S",
     "Connection",
     "Limits",
     "Services",
@@ -73,6 +74,8 @@ __all__ = [
 COMMANDS_UNDER_WAY_MAX: Final = 256
 # A connection whose token ran out may stay for this long: its client fetches a new token meanwhile.
 EXPIRY_GRACE_S: Final = 25.0
+# A ping that is this late: the process was suspended, and its clients have long gone elsewhere.
+SLEPT_S: Final = 15 * 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -170,6 +173,8 @@ class Connection:
             services.limits.stale_close_delay_s, self._stale
         )
         self._opened_at_s = services.clock.monotonic_s()
+        # When a ping was last due (wall clock: a suspended machine's monotonic clock stands still).
+        self._awake_ms = services.clock.now_ms()
 
     # ---- what the client says
 
@@ -284,6 +289,7 @@ class Connection:
                 "pong": True,
             },
         )
+        self._awake_ms = self._services.clock.now_ms()
         # The first ping comes at random, so that clients that came together are not pinged together.
         first = limits.ping_interval_s * (0.5 + self._services.random() / 2)
         self._ping_timer = loop.call_later(first, self._ping)
@@ -429,7 +435,12 @@ class Connection:
 
     async def _publish(self, effect: Publish) -> None:
         services = self._services
-        published = Publication(effect.data, info=effect.info, time=services.clock.now_ms())
+        if effect.key is not None and self._slept():
+            # Its client may have published it elsewhere so long ago that the key is forgotten.
+            self.close(Disconnect.NO_PONG)
+            return
+        received_ms = services.clock.now_ms()
+        published = Publication(effect.data, info=effect.info, time=received_ms)
         if not effect.options.has_history:
             try:
                 encode_stored(published)
@@ -445,7 +456,11 @@ class Connection:
         await self._places.acquire()
         try:
             position = services.appender.submit(
-                effect.channel, published, effect.options.history_ttl_s * 1000, effect.key
+                effect.channel,
+                published,
+                effect.options.history_ttl_s * 1000,
+                effect.key,
+                received_ms=received_ms,
             )
         except Full:
             self._places.release()
@@ -512,10 +527,19 @@ class Connection:
 
     def _ping(self) -> None:
         limits, loop = self._services.limits, asyncio.get_running_loop()
+        if self._slept():
+            self.close(Disconnect.NO_PONG)
+            return
+        self._awake_ms = self._services.clock.now_ms()
         self._send(PING)
         if self._pong_timer is None:
             self._pong_timer = loop.call_later(limits.pong_timeout_s, self.close, Disconnect.NO_PONG)
         self._ping_timer = loop.call_later(limits.ping_interval_s, self._ping)
+
+    def _slept(self) -> bool:
+        """Whether this process was suspended: what is read now may have been sent long ago."""
+        since_s = (self._services.clock.now_ms() - self._awake_ms) / 1000
+        return since_s > self._services.limits.ping_interval_s + SLEPT_S
 
     def _heard_pong(self) -> None:
         if self._pong_timer is not None:

@@ -2,9 +2,10 @@
 
 Theory of operation. A publication with a key is appended in one transaction with its key item, on condition that
 the key is free; so of all attempts with one key, on whatever node, one is in the log, and every later one is
-answered with its position. That lasts as long as the key item does, hence two bounds on time. Whoever retries
-stops RETRY_WITHIN_MS after the first attempt; and a node sends what it accepted within COMMIT_WITHIN_MS, lest one
-that was suspended finds the key free again. docs/architecture.md tells the whole.
+answered with its position. That lasts as long as the key item does, and a process may be suspended anywhere:
+one that wakes a day later must not find the key free again. Hence bounds on time. Whoever retries stops
+RETRY_WITHIN_MS after the first attempt; a node does not take what may have waited longer than UNREAD_WITHIN_MS to
+be read, and sends what it took within COMMIT_WITHIN_MS. docs/architecture.md tells the whole.
 
 Times in ms since 1970 unless a name says otherwise.
 """
@@ -23,6 +24,7 @@ __all__ = [
     "KEY_CHARS_MAX",
     "KEY_LIFE_MS",
     "RETRY_WITHIN_MS",
+    "UNREAD_WITHIN_MS",
     "KeyItem",
     "is_valid_key",
     "key_item",
@@ -34,11 +36,13 @@ __all__ = [
 KEY_CHARS_MAX: Final = 64
 # As long as the log item at the least: a client that was away for a day is still told where its publication is.
 KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
-# From accepting a publication to the last time that its append may be sent. A healthy append takes milliseconds.
-COMMIT_WITHIN_MS: Final = 30 * 60 * 1000
+# From reading a publication to the last time that its append may be sent. A healthy append takes milliseconds.
+COMMIT_WITHIN_MS: Final = 15 * 60 * 1000
+# From a client's sending to reading. The longest ping interval, and a suspension that no ping reveals.
+UNREAD_WITHIN_MS: Final = 75 * 60 * 1000
 # From the first attempt with a key to the last one. What remains is for clocks that differ.
-RETRY_WITHIN_MS: Final = 23 * 60 * 60 * 1000
-assert RETRY_WITHIN_MS + COMMIT_WITHIN_MS + MARGIN_MS <= KEY_LIFE_MS, (
+RETRY_WITHIN_MS: Final = 22 * 60 * 60 * 1000
+assert RETRY_WITHIN_MS + UNREAD_WITHIN_MS + COMMIT_WITHIN_MS + MARGIN_MS <= KEY_LIFE_MS, (
     "no attempt outlives the first one's key"
 )
 assert KEY_LIFE_MS <= MIN_RETENTION_MS, "a key does not outlive what it tells of"

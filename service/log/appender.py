@@ -94,12 +94,19 @@ class Appender:
         self._bytes = 0
 
     def submit(
-        self, channel: str, publication: Publication, history_ttl_ms: int, key: str | None = None
+        self,
+        channel: str,
+        publication: Publication,
+        history_ttl_ms: int,
+        key: str | None = None,
+        *,
+        received_ms: int | None = None,
     ) -> asyncio.Future[StreamPosition]:
         """Queue `publication`; the future has its position once it is committed.
 
         `key` (see service/core/idempotency.py): what was published with it in this channel before is not
-        published again; the future then has the position of that.
+        published again; the future then has the position of that. `received_ms`: when it was read from the
+        client (wall clock; None: now). COMMIT_WITHIN_MS later its append is not sent any more.
 
         Raises Full (not accepted) and Unencodable at once. The future raises NotAppended (known not to be in
         the log) or OutcomeUnknown. Cancelling the future does not take the publication back.
@@ -117,7 +124,7 @@ class Appender:
         ):
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
-        commit_by_ms = self._clock.now_ms() + COMMIT_WITHIN_MS
+        commit_by_ms = (self._clock.now_ms() if received_ms is None else received_ms) + COMMIT_WITHIN_MS
         lane.queue.append(_Waiting(pending, publication, position, key, commit_by_ms))
         lane.bytes += pending.size
         self._bytes += pending.size

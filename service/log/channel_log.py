@@ -112,8 +112,10 @@ def record_of(item: LogItem) -> Record | None:
     """The item as a record for the dispatcher; None when its publications are broken (they are skipped)."""
     try:
         publications = decode_publications(item.pubs, item.offset)
+        if len(publications) != item.last - item.offset + 1:
+            raise MalformedPublication("not one publication an offset")
         return Record(item.channel, item.epoch, item.offset, item.last, item.ts, publications)
-    except (MalformedPublication, AssertionError):
+    except MalformedPublication:
         _log.warning("log_item_broken", channel=item.channel, offset=item.offset)
         return None
 
@@ -321,6 +323,13 @@ class ChannelLog:
         records = [record_of(item) for item in items]
         broken = max((index for index, record in enumerate(records) if record is None), default=-1)
         return [record for record in records[broken + 1 :] if record is not None]
+
+    async def read_at(self, channel: str, epoch: str, offset: int) -> Record | None:
+        """The record of `epoch` that holds `offset`, if the log has it and it is not broken. Raises PortError."""
+        page = await self._retried(partial(self._table.read_forward, channel, offset, 1))
+        if not page.items or page.items[0].offset > offset or page.items[0].epoch != epoch:
+            return None
+        return record_of(page.items[0])
 
     async def head(self, channel: str) -> Head | None:
         """The channel's head, which has what was trimmed. Raises PortError."""

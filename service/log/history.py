@@ -17,8 +17,10 @@ __all__ = ["REPLY_BYTES_MAX", "History", "WrongEpoch", "read_history"]
 
 # Publications in one reply, in bytes: a client pages on from the last one it got.
 REPLY_BYTES_MAX: Final = 512 * 1024
-# Reads that one request may cause while it looks for the first publication that is not hidden.
+# Pages that one request may read, and how often it may look for the first publication that is shown: once where
+# no clock is wrong and nothing is broken. Each look reads one item for each power of two in what it halves.
 _READS_MAX: Final = 20
+_SEEKS_MAX: Final = 3
 
 
 class WrongEpoch(Exception):
@@ -69,22 +71,41 @@ async def _forward(
     log: ChannelLog, channel: str, position: StreamPosition, start: int, limit: int, cutoff_ts: int
 ) -> list[bytes]:
     lines: list[bytes] = []
-    after = start - 1
+    after, seeks = start - 1, 0
     for _ in range(_READS_MAX):
         if after >= position.offset or len(lines) >= limit:
             break
         records = await log.read_after(channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(lines)))
-        if not records:
-            # Items of an epoch before stand in the way, for days after they expired: look from the top.
-            most = min(position.offset - after, _READS_MAX * ITEMS_A_PAGE)
-            records = await log.read_before(channel, position.epoch, position.offset, most)
-            return _lines(records, after + 1, position.offset, cutoff_ts)[:limit]
-        if records[0].offset > after + 1 or any(record.ts < cutoff_ts for record in records):
-            # What expired is hidden, and may be gone anywhere, before the run that ends at the top.
+        hole = not records or records[0].offset > after + 1
+        if hole or any(record.ts < cutoff_ts for record in records):
+            # What expired is hidden, and may be gone anywhere, before the run that ends at the top. Items of an
+            # epoch before stand there as well, for days after they expired.
             lines.clear()
+            if seeks < _SEEKS_MAX:
+                seeks += 1
+                after = await _seek(log, channel, position, after, cutoff_ts)
+                continue
+            if not records:
+                break
         lines.extend(_lines(records, max(start, after + 1), position.offset, cutoff_ts))
         after = records[-1].last
     return lines[:limit]
+
+
+async def _seek(log: ChannelLog, channel: str, position: StreamPosition, after: int, cutoff_ts: int) -> int:
+    """The offset behind `after` before the first one that is shown, by halving what is between: a channel may hold
+    many times more than it shows. Where that is not one stretch of hidden ones and one of others, it is before
+    one of several.
+    """
+    low, high = after + 1, position.offset + 1
+    while low < high:
+        middle = (low + high) // 2
+        record = await log.read_at(channel, position.epoch, middle)
+        if record is None or record.ts < cutoff_ts:
+            low = middle + 1 if record is None else record.last + 1
+        else:
+            high = max(low, record.offset)
+    return low - 1
 
 
 def _lines(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[bytes]:

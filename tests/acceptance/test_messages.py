@@ -162,6 +162,24 @@ async def test_unsubscribed_is_silent_until_subscribed_again(
     assert reader.received(channel) == [(1, "heard"), (2, "missed"), (3, "heard again")]
 
 
+@BOTH_WAYS
+async def test_what_is_published_again_with_its_key_is_published_once(
+    dev: Dev, peer: OpenPeer, channel: str, here: str, there: str
+) -> None:
+    """Whether on the same instance or on another."""
+    ann, bob = await peer(here, dev.ws_urls[0]), await peer(there, dev.ws_urls[1])
+    subscribed = await bob.subscribe(channel)
+    call = {"channel": channel, "data": {"text": "once"}, "idempotency_key": "5f0c3a4e"}
+    answers = [await each.rpc("roomcast.publish", call) for each in (ann, ann, bob)]
+    assert answers == [{"offset": 1, "epoch": subscribed["position"]["epoch"]}] * 3
+    # A canceled transaction harms neither the log nor its stream.
+    await ann.publish(channel, "afterwards")
+    await bob.event("publication", channel=channel, offset=2)
+    assert bob.received(channel) == [(1, {"text": "once"}), (2, "afterwards")]
+    with pytest.raises(Refused, match="bad request"):
+        await ann.rpc("roomcast.publish", {**call, "idempotency_key": ""})
+
+
 @EITHER
 async def test_what_is_not_provided_is_said_so(dev: Dev, peer: OpenPeer, channel: str, sdk: str) -> None:
     client = await peer(sdk, dev.ws_urls[0])

@@ -26,7 +26,8 @@ def main() -> int:
         *outcome.trace,
         (
             f"published {outcome.published}, acknowledged {outcome.acknowledged}, delivered {outcome.delivered}, "
-            f"recovered {outcome.recovered}, told {outcome.told}, calls {outcome.calls}"
+            f"recovered {outcome.recovered}, told {outcome.told}, retries {outcome.retries}, "
+            f"calls {outcome.calls}"
         ),
         *(f"VIOLATION {violation}" for violation in outcome.violations),
     ]

@@ -30,6 +30,8 @@ class Checker:
     violations: list[str] = field(default_factory=list)
     attempted: dict[str, str] = field(default_factory=dict)
     acknowledged: dict[str, float] = field(default_factory=dict)
+    # Where clients were told that what they published with a key is.
+    placed: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     # What clients were shown at (channel, epoch, offset).
     shown: dict[tuple[str, str, int], str] = field(default_factory=dict)
     told: int = 0
@@ -40,6 +42,16 @@ class Checker:
         self.violations.append(what)
 
     # ---- what clients see
+
+    def publish_reply(self, client: str, channel: str, content: str, result: dict[str, object]) -> None:
+        """To a publication with a key: it may be told more than once, and always the same."""
+        epoch, offset = result.get("epoch"), result.get("offset")
+        if not isinstance(epoch, str) or not isinstance(offset, int):
+            self.fail(f"I2 {client}: {content} was acknowledged without its position")
+            return
+        place = (channel, epoch, offset)
+        if self.placed.setdefault(content, place) != place:
+            self.fail(f"I2 {client}: {content} is said to be at {place} and at {self.placed[content]}")
 
     def subscribe_reply(self, view: View, since: Position | None, result: dict[str, object]) -> None:
         epoch, offset = result.get("epoch"), result.get("offset", 0)
@@ -114,6 +126,9 @@ class Checker:
         for content, where in places.items():
             if len(where) > 1:
                 self.fail(f"I2 {content} is in the log at {where}")
+        for content, place in self.placed.items():
+            if bound.get(place) != content:
+                self.fail(f"I2 {content} is said to be at {place}, which holds {bound.get(place)}")
         for content in self.acknowledged:
             if content not in places:
                 self.fail(f"I2 {content} was acknowledged and is not in the log")

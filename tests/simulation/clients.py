@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from service.core.codes import Disconnect
+from service.core.idempotency import RETRY_WITHIN_MS
 from tests.simulation.checker import Checker, View
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # How long an SDK waits for the answer to a command before it connects anew.
 ANSWER_S = 20.0
+# Pauses between attempts with one key double from about a second up to this.
+RETRY_S_MAX = 3600.0
 
 
 class ClientSocket:
@@ -35,6 +39,19 @@ class ClientSocket:
         if self.open:
             self.open = False
             self._client.dropped(self)
+
+
+@dataclass(slots=True)
+class Keyed:
+    """A publication with a key that was not acknowledged yet, and until when it is tried."""
+
+    channel: str
+    content: str
+    until_s: float
+    pause_s: float = 0.0
+    # The command of the newest attempt.
+    attempt: int = 0
+    timer: asyncio.TimerHandle | None = None
 
 
 class SimulatedClient:
@@ -59,6 +76,9 @@ class SimulatedClient:
         self._waiting: dict[int, Callable[[dict[str, Any]], None]] = {}
         self.hidden: dict[str, tuple[str, int] | None] = {}
         self.away = False
+        # By content, which is the key as well.
+        self.unanswered: dict[str, Keyed] = {}
+        self.retries = 0
 
     @property
     def connected(self) -> bool:
@@ -69,6 +89,9 @@ class SimulatedClient:
     def come(self) -> None:
         self.away = False
         self._connect()
+        for keyed in self.unanswered.values():
+            keyed.pause_s = 0.0
+            self._retry_later(keyed)
 
     def go(self) -> None:
         """Leave without a word, as a phone in a tunnel does."""
@@ -128,6 +151,55 @@ class SimulatedClient:
                 self._checker.acknowledged[content] = asyncio.get_running_loop().time()
 
         self._write(self._line("publish", {"channel": channel, "data": content}, answered))
+
+    def publish_keyed(self, channel: str, content: str) -> None:
+        """Publish with a key, again and again until it is acknowledged, wherever the client is connected by then."""
+        if not self.connected:
+            return
+        self._checker.attempted[content] = channel
+        until_s = asyncio.get_running_loop().time() + RETRY_WITHIN_MS / 1000
+        keyed = self.unanswered[content] = Keyed(channel, content, until_s)
+        self._try(keyed)
+
+    def _try(self, keyed: Keyed) -> None:
+        loop = asyncio.get_running_loop()
+        if self.unanswered.get(keyed.content) is not keyed:
+            return
+        if loop.time() > keyed.until_s:
+            # It may be in the log or not; from now on the key would not tell.
+            del self.unanswered[keyed.content]
+            return
+        self._retry_later(keyed)
+        if not self.connected:
+            return
+
+        def answered(reply: dict[str, Any]) -> None:
+            if "error" in reply:
+                if reply["id"] == keyed.attempt:
+                    self._retry_later(keyed)
+                return
+            self._checker.acknowledged[keyed.content] = loop.time()
+            self._checker.publish_reply(self.name, keyed.channel, keyed.content, reply["rpc"]["data"])
+            if self.unanswered.pop(keyed.content, None) is keyed and keyed.timer is not None:
+                keyed.timer.cancel()
+
+        call = {"channel": keyed.channel, "data": keyed.content, "idempotency_key": keyed.content}
+        line = self._line("rpc", {"method": "roomcast.publish", "data": call}, answered)
+        keyed.attempt = self._ids
+        self._write(line)
+
+    def _retry_later(self, keyed: Keyed) -> None:
+        """The next attempt, in place of the one that was due."""
+        if self.unanswered.get(keyed.content) is not keyed:
+            return
+        if keyed.timer is not None:
+            keyed.timer.cancel()
+        keyed.pause_s = min(RETRY_S_MAX, 2 * keyed.pause_s or self._random.choice((0.0, 0.5, 2.0)))
+        keyed.timer = asyncio.get_running_loop().call_later(keyed.pause_s, _apart, self._retry, keyed)
+
+    def _retry(self, keyed: Keyed) -> None:
+        self.retries += 1
+        self._try(keyed)
 
     def read_history(self, channel: str) -> None:
         if not self.connected:

@@ -16,7 +16,9 @@ from unittest.mock import patch
 import service.log.appender as appender_module
 import service.log.channel_log as channel_log_module
 from service.adapters.memory import MemoryChannelTable
+from service.connection import Connection
 from service.core import log as rules
+from service.core.idempotency import KeyItem
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Tail
 from service.core.log_item import HEAD_OFFSET, Head, LogItem
 from service.core.publication import Publication, Record, StreamPosition
@@ -25,7 +27,7 @@ from service.core.resequencer import Next, Resequencer
 from service.delivery.dispatcher import Dispatcher, Joined
 from service.delivery.poller import Poller
 from service.log.appender import Appender
-from service.log.channel_log import Appended, ChannelLog, Lost, NotAppended
+from service.log.channel_log import Appended, ChannelLog, KeyTaken, Lost, NotAppended
 from service.ports import Message, PortError, UnknownOutcome
 
 __all__ = ["MUTATIONS", "Mutation"]
@@ -216,12 +218,7 @@ def deadlines_from_configuration() -> AbstractContextManager[None]:
 @contextmanager
 def belief_not_checked_late() -> Iterator[None]:
     """A writer that was suspended between its decision and its write goes on as if no time had passed."""
-    original = MemoryChannelTable.put_item
-
-    async def put_item(self: MemoryChannelTable, item: LogItem, believed_until_ms: int) -> LogItem | None:
-        return await original(self, item, 10**18)
-
-    with patch.object(MemoryChannelTable, "put_item", put_item):
+    with patch.object(MemoryChannelTable, "_belief", lambda self, until_ms: lambda: None):
         yield
 
 
@@ -313,9 +310,14 @@ def ack_before_commit() -> Iterator[None]:
     original = Appender.submit
 
     def submit(
-        self: Appender, channel: str, publication: Publication, history_ttl_ms: int
+        self: Appender,
+        channel: str,
+        publication: Publication,
+        history_ttl_ms: int,
+        *key: Any,
+        **received: Any,
     ) -> asyncio.Future[StreamPosition]:
-        original(self, channel, publication, history_ttl_ms)
+        original(self, channel, publication, history_ttl_ms, *key, **received)
         done: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
         done.set_result(StreamPosition("unknown", 0))
         return done
@@ -343,6 +345,74 @@ def two_appends_in_flight() -> Iterator[None]:
         return second
 
     with patch.object(ChannelLog, "append", append):
+        yield
+
+
+# ---- idempotency keys
+
+
+@contextmanager
+def key_ignored() -> Iterator[None]:
+    """What comes with a key is appended like everything else."""
+
+    async def append_keyed(
+        self: ChannelLog, channel: str, tail: Tail, publication: Any, history_ttl_ms: int, **_: Any
+    ) -> Appended | Lost:
+        return await self.append(channel, tail, [publication], history_ttl_ms)
+
+    with patch.object(ChannelLog, "append_keyed", append_keyed):
+        yield
+
+
+@contextmanager
+def key_written_afterwards() -> Iterator[None]:
+    """Three calls instead of a transaction: read the key, write the item, write the key."""
+
+    async def put_keyed_item(
+        self: MemoryChannelTable, item: LogItem, key: KeyItem, believed_until_ms: int
+    ) -> LogItem | KeyItem | None:
+        holder = await self._world.perform("get_key", lambda: self._world.keys.get(key.key))
+        if holder is not None:
+            return holder
+
+        winner = await self.put_item(item, believed_until_ms)
+        if winner is None or winner.batch == item.batch:
+            await self._world.perform("put_key", lambda: self._world.keys.setdefault(key.key, key))
+        return winner
+
+    with patch.object(MemoryChannelTable, "put_keyed_item", put_keyed_item):
+        yield
+
+
+@contextmanager
+def key_taken_tells_the_tail() -> Iterator[None]:
+    """Who repeats a key is told where the log ends, not where its publication is."""
+    original = ChannelLog.append_keyed
+
+    async def append_keyed(self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **key: Any) -> Any:
+        outcome = await original(self, channel, tail, *arguments, **key)
+        return KeyTaken(tail.position) if isinstance(outcome, KeyTaken) else outcome
+
+    with patch.object(ChannelLog, "append_keyed", append_keyed):
+        yield
+
+
+@contextmanager
+def keyed_sent_at_any_time() -> Iterator[None]:
+    """What a node took before it was suspended for a day is sent when it wakes, the key long forgotten."""
+    original = ChannelLog.append_keyed
+
+    async def append_keyed(self: ChannelLog, *arguments: Any, commit_by_ms: int, **key: Any) -> Any:
+        return await original(self, *arguments, commit_by_ms=10**18, **key)
+
+    with patch.object(ChannelLog, "append_keyed", append_keyed):
+        yield
+
+
+@contextmanager
+def suspension_unnoticed() -> Iterator[None]:
+    """What waited in a socket's buffer for a day is taken like what has just been sent."""
+    with patch.object(Connection, "_slept", lambda self: False):
         yield
 
 
@@ -379,11 +449,16 @@ MUTATIONS = (
     Mutation("no rotation", "I1", no_rotation),
     Mutation("no margin", "I1", no_margin),
     Mutation("deadlines from configuration", "I1", deadlines_from_configuration),
-    Mutation("belief not checked late", "I1", belief_not_checked_late),
+    Mutation("belief not checked late", "I1", belief_not_checked_late, seeds=1500),
     Mutation("a second append after an unknown outcome", "I2", append_again_after_unknown),
     Mutation("history deleted instead of trimmed", "I1", history_deleted),
     Mutation("no consistent read", "I", inconsistent_reads),
     Mutation("ack before commit", "I2", ack_before_commit),
     Mutation("two appends in flight", "I", two_appends_in_flight),
+    Mutation("key ignored", "I2", key_ignored),
+    Mutation("key written after the append", "I2", key_written_afterwards),
+    Mutation("a repeated key is told the tail", "I2", key_taken_tells_the_tail),
+    Mutation("keyed publications sent at any time", "I2", keyed_sent_at_any_time, seeds=3000),
+    Mutation("a suspension is not noticed", "I2", suspension_unnoticed, seeds=1000),
     Mutation("delete before dispatch", "late", deleted_before_dispatched),
 )

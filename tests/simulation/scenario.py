@@ -19,6 +19,7 @@ from service.adapters.memory import (
 )
 from service.assembly import Assembly, Ports, assemble
 from service.config import ClientConfig, Config, NodeConfig
+from service.connection import SLEPT_S, Connection
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenInvalid
 from service.node import Health
@@ -36,6 +37,11 @@ TAIL_CHECK_S = 1800.0
 SETTLE_S = 2.6 * TAIL_CHECK_S
 # How soon, when no hint is lost: requests under way, visibility time-outs and back-offs are over by then.
 PROMPT_S = 200.0
+# Never, in a run.
+PING_S = 1e6
+# The part of publications that have a key, and of publishers that lose their connection before an answer comes.
+KEYED = 0.25
+CUT_OFF = 0.1
 _EPOCH_MS = 1_800_000_000_000
 
 
@@ -68,11 +74,12 @@ class SimulatedNode:
     """The real code of a node on simulated ports. It can freeze, and die between any two steps."""
 
     def __init__(self, world: SimulatedWorld, random: Random, name: str, history_ttl_s: int) -> None:
-        self.fate = Fate()
+        self.fate = Fate(woken=self._woken)
         self.name = name
         self._context = contextvars.copy_context()
         self._context.run(FATE.set, self.fate)
         self._sockets: list[ClientSocket] = []
+        self._connections: set[Connection] = set()
         self._tasks: list[asyncio.Task[Any]] = []
         self.ready = False
         clock = SimulatedClock(random.uniform(-SKEW_S_MAX, SKEW_S_MAX))
@@ -109,6 +116,15 @@ class SimulatedNode:
         for socket in self._sockets:
             socket.open = False
 
+    def _woken(self, slept_s: float) -> None:
+        """What waited to be read may be as old as the sleep.
+
+        Here timers go on meanwhile, and there are no pings: the time of the last one is set back instead.
+        """
+        for connection in self._connections:
+            if slept_s > SLEPT_S:
+                connection._awake_ms -= round((PING_S + slept_s) * 1000)
+
     async def _run(self) -> None:
         assembly = self.assembly
         for _ in range(100):
@@ -128,10 +144,12 @@ class SimulatedNode:
 
     async def _pump(self, socket: ClientSocket, inbox: asyncio.Queue[bytes]) -> None:
         connection = self.assembly.node.open(socket)
+        self._connections.add(connection)
         try:
             while frame := await inbox.get():
                 await connection.receive(frame)
         finally:
+            self._connections.discard(connection)
             self.assembly.node.closed(connection)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -149,6 +167,7 @@ class Outcome:
     delivered: int
     recovered: int
     told: int
+    retries: int
     calls: int
     trace: list[str] = field(default_factory=list)
 
@@ -197,6 +216,7 @@ class Scenario:
             delivered=self.checker.delivered,
             recovered=self.checker.recovered,
             told=self.checker.told,
+            retries=sum(client.retries for client in self.clients),
             calls=self.world.calls,
             trace=self.trace,
         )
@@ -255,6 +275,8 @@ class Scenario:
             return
         tops = self._tops()
         for client in self.clients:
+            for content in client.unanswered:
+                self.checker.fail(f"I2 {client.name}: {content} is not acknowledged for {SETTLE_S:.0f} s")
             for view in client.views.values():
                 if not view.subscribed or view.position != tops[view.channel]:
                     self.checker.fail(
@@ -264,7 +286,7 @@ class Scenario:
 
     def _caught_up(self) -> bool:
         tops = self._tops()
-        return all(
+        return not any(client.unanswered for client in self.clients) and all(
             view.subscribed and view.position == tops[view.channel]
             for client in self.clients
             for view in client.views.values()
@@ -291,7 +313,10 @@ class Scenario:
         channel = self.random.choice(self.channels)
         for _ in range(self.random.choice((1, 1, 1, 2, 5))):
             self.published += 1
-            client.publish(channel, f"message-{self.published}")
+            publish = client.publish_keyed if self.random.random() < KEYED else client.publish
+            publish(channel, f"message-{self.published}")
+        if self.random.random() < CUT_OFF:
+            client.drop()
 
     def _drop_client(self) -> None:
         self.random.choice(self.clients).drop()
@@ -382,7 +407,9 @@ async def _hold(_: str) -> None:
 def _config(history_ttl_s: int) -> Config:
     """Nodes of one fleet may differ in their retention: a rolling change of configuration."""
     return Config(
-        client=ClientConfig(insecure=True, ping_interval_s=1e6, pong_timeout_s=1e5, stale_close_delay_s=1e6),
+        client=ClientConfig(
+            insecure=True, ping_interval_s=PING_S, pong_timeout_s=1e5, stale_close_delay_s=1e6
+        ),
         channel=ChannelRules(
             ChannelOptions(history_size=1000, history_ttl_s=history_ttl_s, force_recovery=True)
         ),

@@ -21,7 +21,15 @@ SEEDS_A_JOB = 25
 # With few seeds, the mutations that need few; with many, all of them.
 THOROUGH = SEEDS >= 1000
 # Mutations that some of the first schedules show.
-QUICK = {"no hold", "repeats not dropped", "no batch id", "ack before commit", "hub before reply"}
+QUICK = {
+    "no hold",
+    "repeats not dropped",
+    "no batch id",
+    "ack before commit",
+    "hub before reply",
+    "key ignored",
+    "a repeated key is told the tail",
+}
 
 
 def quiet() -> None:
@@ -63,6 +71,7 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
     assert sum(outcome.acknowledged for outcome in outcomes) > 10 * SEEDS
     assert sum(outcome.recovered for outcome in outcomes) > SEEDS
     assert sum(outcome.told for outcome in outcomes) > SEEDS / 4
+    assert sum(outcome.retries for outcome in outcomes) > SEEDS
 
 
 def test_a_seed_repeats_itself() -> None:

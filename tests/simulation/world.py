@@ -41,16 +41,21 @@ class Fate:
     dead: bool = False
     # Done when the process goes on.
     frozen: asyncio.Future[None] | None = None
+    frozen_at_s: float = 0.0
+    # Called with the seconds it took, before anything goes on.
+    woken: Callable[[float], None] = lambda _: None
 
     def freeze(self, seconds: float) -> None:
         if self.frozen is None:
             loop = asyncio.get_running_loop()
             self.frozen = loop.create_future()
+            self.frozen_at_s = loop.time()
             loop.call_later(seconds, self.thaw)
 
     def thaw(self) -> None:
         frozen, self.frozen = self.frozen, None
         if frozen is not None:
+            self.woken(asyncio.get_running_loop().time() - self.frozen_at_s)
             frozen.set_result(None)
 
 
@@ -173,6 +178,9 @@ class SimulatedWorld(MemoryWorld):
             for offset in expired:
                 if self.random.random() < 0.6:
                     self.expire(channel, offset)
+        for key in sorted(self.keys):
+            if self.keys[key].expires_at * 1000 < now_ms and self.random.random() < 0.6:
+                self.expire_key(key)
 
 
 async def _never() -> None:

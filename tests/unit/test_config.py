@@ -21,6 +21,7 @@ from service.config import (
     ClientConfig,
     Config,
     ConfigError,
+    HttpApiConfig,
     NodeConfig,
     Option,
     TokenConfig,
@@ -427,6 +428,7 @@ def test_every_field_is_an_option() -> None:
         "client": ClientConfig,
         "client.token": TokenConfig,
         "channel.without_namespace": ChannelOptions,
+        "http_api": HttpApiConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
     }
@@ -436,7 +438,13 @@ def test_every_field_is_an_option() -> None:
         for each in dataclasses.fields(part)
     }
     assert declared == expected - {"client.token"}
-    assert {each.name for each in dataclasses.fields(Config)} == {"client", "channel", "aws", "node"}
+    assert {each.name for each in dataclasses.fields(Config)} == {
+        "client",
+        "channel",
+        "http_api",
+        "aws",
+        "node",
+    }
 
 
 @pytest.mark.parametrize("each", OPTIONS, ids=lambda each: each.key)

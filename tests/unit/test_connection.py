@@ -13,8 +13,11 @@ import pytest
 
 from service import connection as connection_module
 from service.auth import sign_connection, sign_subscription
+from service.config import OPTIONS
+from service.connection import SLEPT_S
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.codes import Disconnect
+from service.core.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS
 from service.log import appender as appender_module
 from service.ports import Refused, Throttled
@@ -790,6 +793,56 @@ async def test_a_call_of_unknown_outcome_is_an_error(fleet: Fleet, node: LocalNo
     fleet.world.fail_next("put_keyed_item", Refused("no permission"))
     assert await client.ask("rpc", **publish_call("x", "k")) == 100
     assert (await client.ask("rpc", **publish_call("x", "k")))["data"]["offset"] == 1
+
+
+async def test_what_waited_too_long_to_be_read_is_not_published_with_its_key(
+    fleet: Fleet, node: LocalNode
+) -> None:
+    """The process slept; the frame was in its socket's buffer all the time."""
+    client, awake = await node.client(), await node.client()
+    fleet.clock.advance(25 + SLEPT_S)
+    assert (await awake.ask("rpc", **publish_call(1, "1")))["data"]["offset"] == 1
+    fleet.clock.advance(1)
+    await client.say({"rpc": publish_call(2, "2")})
+    assert closed_with(client) is Disconnect.NO_PONG
+    await settled()
+    assert logged(fleet.world) == [1]
+    assert len(fleet.world.keys) == 1
+
+
+async def test_a_key_counts_from_when_its_publication_was_read(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from when there was room for it."""
+    monkeypatch.setattr(connection_module, "COMMANDS_UNDER_WAY_MAX", 1)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    waiting = asyncio.create_task(client.say({"rpc": publish_call(2, "2")}))
+    await held.arrived()
+    await settled()
+    fleet.clock.advance(COMMIT_WITHIN_MS / 1000)
+    held.release()
+    [command_id] = await waiting
+    assert (await client.answer(command_id))["error"]["code"] == 100
+    assert logged(fleet.world) == [1]
+    node.assembly.node.closed(client.connection)
+
+
+async def test_a_ping_that_is_far_too_late_ends_the_connection(fleet: Fleet) -> None:
+    node = fleet.node(ping_interval_s=0.001, pong_timeout_s=60)
+    client = await node.client()
+    await until(lambda: client.connection._pong_timer)
+    fleet.clock.advance(SLEPT_S + 1)
+    await until(lambda: closed_with(client) is Disconnect.NO_PONG)
+    node.assembly.node.closed(client.connection)
+
+
+def test_a_suspension_is_noticed_in_time() -> None:
+    [ping] = [option for option in OPTIONS if option.key == "client.ping_interval_s"]
+    assert ping.rules.maximum is not None
+    assert (ping.rules.maximum + SLEPT_S) * 1000 <= UNREAD_WITHIN_MS
 
 
 async def test_too_many_calls_are_refused_for_a_while(
