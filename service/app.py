@@ -167,9 +167,6 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
     config, clients, node_id = app[_CONFIG], app[_CLIENTS], app[_NODE_ID]
     table_name = f"{config.aws.table_prefix}channels"
     table = DynamoChannelTable(clients.log, table_name, f"{config.aws.table_prefix}idempotency", app[_CLOCK])
-    with _named(f"table {table_name}"):
-        # Fail early when it cannot be read.
-        await table.head(RESERVED_PREFIX + "check")
     ports = Ports(
         table=table,
         presence=DynamoPresence(clients.tables, f"{config.aws.table_prefix}presence"),
@@ -196,9 +193,17 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
         hold_queue=app[_LEASE].hold,
         newest_canary_elsewhere=app[_LEASE].newest_canary_elsewhere,
     )
+    with _named(f"table {table_name}"):
+        # Fail early when it cannot be read; one throttled call is no reason.
+        await assembly.log.head(RESERVED_PREFIX + "check")
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
     app[_LEASE].canary = lambda: assembly.canary.slot
-    async with _task(assembly.broadcaster.run()), _task(assembly.dispatcher.watch()):
+    presence = assembly.node.services.presence
+    async with (
+        _task(assembly.broadcaster.run()),
+        _task(assembly.dispatcher.watch()),
+        _task(presence.run()),
+    ):
         yield
         with suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):

@@ -64,7 +64,7 @@ SIGTERM stops it in order: connections are asked to go elsewhere, then its queue
 examples:
   roomcast provision --aws-endpoint http://127.0.0.1:4566
 
-For emulators. In production the tables, the topic and the Lambda come from the templates in deploy/.
+For emulators. In production the tables, the topic and the Lambda are yours to create: see deploy/README.md.
 """,
     "token": """\
 examples:

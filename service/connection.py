@@ -54,7 +54,7 @@ from service.core.session import (
 from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenError, TokenExpired
 from service.delivery.dispatcher import Dispatcher, Joined
 from service.log.appender import Appender, Full
-from service.log.channel_log import ChannelLog
+from service.log.channel_log import ChannelLog, NotAppended
 from service.log.history import WrongEpoch, read_history
 from service.ports import Clock, Framer, NewId, PortError, Sink
 from service.presence import PresenceBook
@@ -62,7 +62,9 @@ from service.presence import PresenceBook
 __all__ = [
     "COMMANDS_UNDER_WAY_MAX",
     "EXPIRY_GRACE_S",
+    "READS_UNDER_WAY_MAX",
     "SLEPT_S",
+    "SUBSCRIBE_LIMIT_S",
     "Connection",
     "Limits",
     "Services",
@@ -72,6 +74,10 @@ __all__ = [
 
 # Commands of one connection that wait for the network at once; the next one is not read before one is done.
 COMMANDS_UNDER_WAY_MAX: Final = 256
+# Reads of history and presence among them: one client must not take the node's connections to the table.
+READS_UNDER_WAY_MAX: Final = 4
+# A subscribe that takes longer is answered with an error: SDKs give up, and reconnect, after 5 s.
+SUBSCRIBE_LIMIT_S: Final = 4.5
 # A connection whose token ran out may stay for this long: its client fetches a new token meanwhile.
 EXPIRY_GRACE_S: Final = 25.0
 # A ping that is this late: the process was suspended, and its clients have long gone elsewhere.
@@ -164,6 +170,9 @@ class Connection:
         self._changes: dict[str, asyncio.Task[None]] = {}
         self._exits: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
+        self._reads = asyncio.Semaphore(READS_UNDER_WAY_MAX)
+        # Whether a frame is being taken: pongs behind it are not read yet.
+        self._busy = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
         self._ping_timer: asyncio.TimerHandle | None = None
@@ -186,10 +195,14 @@ class Connection:
             _log.info("frame_refused", client=self.session.client, reason=str(error))
             self.close(Disconnect.BAD_REQUEST)
             return
-        for command in commands:
-            await self._take(command)
-            if self.session.state is State.CLOSED and self._ended:
-                return
+        self._busy = True
+        try:
+            for command in commands:
+                await self._take(command)
+                if self.session.state is State.CLOSED and self._ended:
+                    return
+        finally:
+            self._busy = False
 
     async def _take(self, command: Command) -> None:
         channel: str = getattr(command.request, "channel", "")
@@ -221,9 +234,9 @@ class Connection:
             case Publish():
                 await self._publish(effect)
             case ReadHistory():
-                await self._start(self._read_history(effect))
+                await self._start(self._in_turn(self._read_history(effect)))
             case ReadPresence():
-                await self._start(self._read_presence(effect))
+                await self._start(self._in_turn(self._read_presence(effect)))
 
     async def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` beside the commands that follow, as soon as there is a place."""
@@ -236,6 +249,14 @@ class Connection:
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
+
+    async def _in_turn(self, read: Coroutine[None, None, None]) -> None:
+        try:
+            async with self._reads:
+                await read
+        finally:
+            # Cancelled while it waited for its turn: it never began.
+            read.close()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -326,23 +347,25 @@ class Connection:
         try:
             if (pending := self._exits.get(channel)) is not None:
                 await asyncio.wait([pending])
-            if subscription.has_presence:
-                entered = True
-                await self._services.presence.enter(channel, join.info)
-            if join.options.has_history:
-                await self._services.dispatcher.join(
-                    channel,
-                    subscription,
-                    join.since,
-                    partial(self._window, join),
-                    partial(self._admit, join, subscription),
-                )
-            else:
-                self._services.dispatcher.join_unordered(
-                    channel, subscription, partial(self._admit_unordered, join, subscription)
-                )
-        except PortError as error:
-            _log.warning("subscribe_failed", channel=channel, client=self.session.client, reason=str(error))
+            async with asyncio.timeout(SUBSCRIBE_LIMIT_S):
+                if subscription.has_presence:
+                    entered = True
+                    await self._services.presence.enter(channel, join.info)
+                if join.options.has_history:
+                    await self._services.dispatcher.join(
+                        channel,
+                        subscription,
+                        join.since,
+                        partial(self._window, join),
+                        partial(self._admit, join, subscription),
+                    )
+                else:
+                    self._services.dispatcher.join_unordered(
+                        channel, subscription, partial(self._admit_unordered, join, subscription)
+                    )
+        except (PortError, TimeoutError) as error:
+            reason = str(error) or f"not done within {SUBSCRIBE_LIMIT_S} s"
+            _log.warning("subscribe_failed", channel=channel, client=self.session.client, reason=reason)
             self._fail(join.id, Error.INTERNAL)
         finally:
             if self._subscriptions.get(channel) is not subscription:
@@ -474,8 +497,9 @@ class Connection:
     def _published(self, command_id: int, rpc: bool, position: asyncio.Future[StreamPosition]) -> None:
         """I2: answered only now, when the publication is in the log."""
         self._places.release()
-        if position.cancelled() or position.exception() is not None:
-            self._fail(command_id, Error.INTERNAL)
+        if position.cancelled() or (error := position.exception()) is not None:
+            known = not position.cancelled() and isinstance(error, NotAppended)
+            self._fail(command_id, Error.TOO_MANY_REQUESTS if known else Error.INTERNAL)
         elif rpc:
             at = position.result()
             self._reply(command_id, "rpc", {"data": {"offset": at.offset, "epoch": at.epoch}})
@@ -533,8 +557,16 @@ class Connection:
         self._awake_ms = self._services.clock.now_ms()
         self._send(PING)
         if self._pong_timer is None:
-            self._pong_timer = loop.call_later(limits.pong_timeout_s, self.close, Disconnect.NO_PONG)
+            self._pong_timer = loop.call_later(limits.pong_timeout_s, self._no_pong)
         self._ping_timer = loop.call_later(limits.ping_interval_s, self._ping)
+
+    def _no_pong(self) -> None:
+        if self._busy:
+            # It may have answered long ago: its pong waits behind the commands that this node has not taken yet.
+            timeout_s = self._services.limits.pong_timeout_s
+            self._pong_timer = asyncio.get_running_loop().call_later(timeout_s, self._no_pong)
+        else:
+            self.close(Disconnect.NO_PONG)
 
     def _slept(self) -> bool:
         """Whether this process was suspended: what is read now may have been sent long ago."""

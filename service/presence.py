@@ -8,14 +8,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from service.core.publication import ClientInfo
-from service.ports import Clock, Leases, Member, Presence
+import structlog
 
-__all__ = ["CACHE_CHANNELS_MAX", "CACHE_S", "PresenceBook"]
+from service.core.publication import ClientInfo
+from service.ports import Clock, Leases, Member, PortError, Presence
+
+__all__ = ["CACHE_CHANNELS_MAX", "CACHE_S", "EXITS_MAX", "EXIT_RETRY_S", "PresenceBook"]
 
 # A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
 CACHE_S: Final = 1.0
 CACHE_CHANNELS_MAX: Final = 1000
+# Entries that could not be removed are tried again; who left must not be there for as long as this node lives.
+EXIT_RETRY_S: Final = 5.0
+# How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node ends.
+EXITS_MAX: Final = 20_000
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -25,7 +33,7 @@ class _Kept:
 
 
 class PresenceBook:
-    """Presence as this node writes and reads it."""
+    """Presence as this node writes and reads it. `run` removes what `exit` could not."""
 
     def __init__(self, presence: Presence, leases: Leases, clock: Clock, *, node: str) -> None:
         self._presence = presence
@@ -35,16 +43,49 @@ class PresenceBook:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._live_nodes: frozenset[str] = frozenset()
         self._live_until_s = float("-inf")
+        # By channel and client.
+        self._exits: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
+        # Held while one of them is tried again: a client that comes back must not be removed by it.
+        self._retrying = asyncio.Lock()
 
     async def enter(self, channel: str, info: ClientInfo) -> None:
         """Raises PortError."""
+        if (channel, info.client) in self._exits:
+            async with self._retrying:
+                self._exits.pop((channel, info.client), None)
         await self._presence.add(channel, Member(self._node, info))
         self._kept.pop(channel, None)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
-        """Raises PortError."""
-        await self._presence.remove(channel, Member(self._node, info))
+        """Raises PortError: then it is tried again, by `run`."""
+        try:
+            await self._presence.remove(channel, Member(self._node, info))
+        except PortError:
+            if len(self._exits) < EXITS_MAX:
+                self._exits[channel, info.client] = info
+            raise
         self._kept.pop(channel, None)
+
+    async def run(self) -> None:
+        """Try again what could not be removed. Runs until cancelled; entries of an ended node end with its lease."""
+        while True:
+            await asyncio.sleep(EXIT_RETRY_S)
+            await self._retry_exits()
+
+    async def _retry_exits(self) -> None:
+        for key, info in list(self._exits.items()):
+            channel, _ = key
+            async with self._retrying:
+                if key not in self._exits:
+                    continue
+                try:
+                    await self._presence.remove(channel, Member(self._node, info))
+                except PortError as error:
+                    # The others would fare no better.
+                    _log.warning("presence_exits_wait", entries=len(self._exits), reason=str(error))
+                    return
+                del self._exits[key]
+            self._kept.pop(channel, None)
 
     async def members(self, channel: str) -> Mapping[str, ClientInfo]:
         """By client id; at most CACHE_S old. Raises PortError."""

@@ -203,7 +203,7 @@ def mapped(error: Exception) -> PortError:
         return error
     if isinstance(error, ClientError):
         return _mapped_answer(error)
-    text = f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS_MAX]
+    text = f"{type(error).__name__}: {str(error) or 'no answer in time'}"[:_MESSAGE_CHARS_MAX]
     if isinstance(error, EndpointConnectionError):
         return Throttled(text) if _never_connected(error) else UnknownOutcome(text)
     if isinstance(error, (ConnectTimeoutError, ProxyConnectionError, SSLError)):

@@ -45,7 +45,7 @@ class Error(Enum):
     TOKEN_EXPIRED = ErrorCode(109, "token expired")
     # A connection that expired while the command was under way.
     EXPIRED = ErrorCode(110, "expired")
-    # A queue or a rate is full: known not to have happened.
+    # A queue or a rate is full, or the table does not take it: known not to have happened.
     TOO_MANY_REQUESTS = ErrorCode(111, "too many requests", temporary=True)
     # A history or recovery position of another epoch.
     UNRECOVERABLE_POSITION = ErrorCode(112, "unrecoverable position")

@@ -8,6 +8,7 @@ that docs/protocol.md lists.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -247,10 +248,7 @@ def decode_frame(frame: str | bytes) -> list[Command]:
 
 
 def _decode_command(line: bytes) -> Command:
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise ProtocolViolation("a line is not JSON") from error
+    fields, is_exact = _loads(line)
     if not isinstance(fields, dict):
         raise ProtocolViolation("a command is not an object")
     if not fields:
@@ -267,10 +265,37 @@ def _decode_command(line: bytes) -> Command:
         if not isinstance(params, dict):
             raise ProtocolViolation("a request is not an object")
         try:
+            if not is_exact:
+                raise _BadField("a value that cannot be passed on")
             return Command(command_id, decode(params), len(line))
         except _BadField:
             return Command(command_id, InvalidRequest(method), len(line))
     raise ProtocolViolation("a command without a known method")
+
+
+def _loads(line: bytes) -> tuple[Any, bool]:
+    """The JSON value of `line`; False = it holds numbers that no double holds. Raises ProtocolViolation.
+
+    JavaScript writes half an emoji as a lone surrogate, which orjson refuses: it becomes U+FFFD, as in a page.
+    """
+    try:
+        return orjson.loads(line), True
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        fields = json.loads(line.decode(), parse_constant=_refuse_constant)
+        text = json.dumps(fields, ensure_ascii=False)
+        whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    except (ValueError, RecursionError) as error:
+        raise ProtocolViolation("a line is not JSON, or nested too deeply") from error
+    try:
+        return orjson.loads(whole), True
+    except orjson.JSONDecodeError:
+        return fields, False
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _connect(params: dict[str, Any]) -> Request:

@@ -212,6 +212,9 @@ class _Supervisor:
             *("--stream-arn", resources.stream_arn, "--topic-arn", resources.topic_arn),
         ])  # fmt: skip
         self._screen.progress("pump", f"stream Lambda, pid {self._pump.pid}")
+        self._screen.progress(
+            "instances", f"{self._options.instances} starting, each hears its own queue first"
+        )
 
     def _serve(self, port: int, urls: Iterable[str]) -> Sequence[str]:
         config = () if self._options.config is None else ("--config", self._options.config)
@@ -367,7 +370,8 @@ async def _end(processes: Sequence[Process], deadline_s: float, kill: asyncio.Ev
         killing.cancel()
         for process in processes:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it ended, and nobody has told us yet
+                    os.killpg(process.pid, signal.SIGKILL)
         await ending
         for process in processes:
             assert process.stdin is not None, "every child has a pipe"
@@ -408,6 +412,8 @@ def _child_environment(inherited: Mapping[str, str], endpoint: str, resources: P
 def _usable_ports(options: DevOptions) -> Sequence[int]:
     """The instances' ports, all of them free a moment ago. Raises _DevError before anything was started."""
     wanted = [options.port + index if options.port else 0 for index in range(options.instances)]
+    if options.emulator_port and options.emulator_port in wanted and options.aws_endpoint is None:
+        raise _DevError(f"port {options.emulator_port} is wanted twice: choose another --emulator-port")
     with ExitStack() as held:
         # All at once, so that port 0 gives different ones.
         ports = [held.enter_context(_bound(options.host, port, "--port")).getsockname()[1] for port in wanted]

@@ -141,8 +141,11 @@ class Api:
             raise _Refused(Error.BAD_REQUEST) from None
         except Full:
             raise _Refused(Error.TOO_MANY_REQUESTS) from None
-        except (NotAppended, OutcomeUnknown) as error:
-            _log.warning("api_publish_failed", channel=request.channel, reason=str(error))
+        except NotAppended as error:
+            _log.warning("api_publish_refused", channel=request.channel, reason=str(error))
+            raise _Refused(Error.TOO_MANY_REQUESTS) from error
+        except OutcomeUnknown as error:
+            _log.warning("api_publish_unknown", channel=request.channel, reason=str(error))
             raise _Refused(Error.INTERNAL) from error
         return {"offset": position.offset, "epoch": position.epoch}
 

@@ -69,7 +69,8 @@ class WebSocketGateway:
             timeout=CLOSE_WAIT_S,
             autoclose=False,
             compress=False,
-            max_msg_size=self._frame_bytes_max,
+            # aiohttp refuses from the limit on.
+            max_msg_size=self._frame_bytes_max + 1,
             protocols=("centrifuge-json",),
         )
         if not response.can_prepare(request).ok:

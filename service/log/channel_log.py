@@ -16,6 +16,7 @@ import structlog
 
 from service.core.idempotency import KeyItem, key_item
 from service.core.log import (
+    MARGIN_MS,
     Pending,
     Tail,
     append_item,
@@ -158,7 +159,10 @@ class ChannelLog:
                     tail = head_tail(head, newest, now, self._generation)
                 if tail is not None:
                     return Resolved(tail, newest)
-                await self._rotate(channel, head, newest, read_at)
+                rotated = await self._rotate(channel, head, newest, read_at)
+                if rotated is not None and head is None and newest is None:
+                    # A channel that did not exist: nobody can have appended before there was a head.
+                    return Resolved(Tail(rotated.epoch, 0, rotated.believe_until - MARGIN_MS, 0), None)
             except (Throttled, UnknownOutcome):
                 if attempt == _RESOLVE_ROUNDS_MAX - 1 or self._clock.monotonic_s() > deadline:
                     raise
@@ -341,11 +345,17 @@ class ChannelLog:
             return newest, None
         return None, newest
 
-    async def _rotate(self, channel: str, head: Head | None, newest: LogItem | None, read_at: int) -> None:
+    async def _rotate(
+        self, channel: str, head: Head | None, newest: LogItem | None, read_at: int
+    ) -> Head | None:
+        """Begin an epoch; None = another node wrote the head meanwhile."""
         epoch = new_epoch(self._generation, self._new_id())
         rotated = next_head(channel, head, newest, epoch=epoch, version=self._new_id(), read_at=read_at)
-        if await self._table.put_head(rotated, head.version if head else None) and (head or newest):
+        if not await self._table.put_head(rotated, head.version if head else None):
+            return None
+        if head or newest:
             _log.info("epoch_rotated", channel=channel, floor=rotated.floor)
+        return rotated
 
     async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
         deadline = self._clock.monotonic_s() + READ_DEADLINE_S

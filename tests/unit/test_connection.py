@@ -14,7 +14,7 @@ import pytest
 from service import connection as connection_module
 from service.auth import sign_connection, sign_subscription
 from service.config import OPTIONS
-from service.connection import SLEPT_S
+from service.connection import READS_UNDER_WAY_MAX, SLEPT_S
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.codes import Disconnect
 from service.core.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
@@ -667,7 +667,7 @@ async def test_a_publication_that_is_not_in_the_log_is_an_error(fleet: Fleet, no
     client = await node.client()
     await client.subscribe("room")
     fleet.world.fail_next("put_item", Refused("no permission"))
-    assert await client.publish("room", 1) == 100
+    assert await client.publish("room", 1) == 111, "it is known that it did not happen"
     assert client.socket.published("room") == []
     assert await client.publish("room", 2) == {}
     assert logged(fleet.world) == [2]
@@ -788,10 +788,10 @@ async def test_a_call_that_is_refused(fleet: Fleet, node: LocalNode, call: Any, 
     assert await client.publish("room", 1) == {}, "the connection lives"
 
 
-async def test_a_call_of_unknown_outcome_is_an_error(fleet: Fleet, node: LocalNode) -> None:
+async def test_a_call_that_the_table_refused_is_an_error(fleet: Fleet, node: LocalNode) -> None:
     client = await node.client()
     fleet.world.fail_next("put_keyed_item", Refused("no permission"))
-    assert await client.ask("rpc", **publish_call("x", "k")) == 100
+    assert await client.ask("rpc", **publish_call("x", "k")) == 111
     assert (await client.ask("rpc", **publish_call("x", "k")))["data"]["offset"] == 1
 
 
@@ -825,7 +825,7 @@ async def test_a_key_counts_from_when_its_publication_was_read(
     fleet.clock.advance(COMMIT_WITHIN_MS / 1000)
     held.release()
     [command_id] = await waiting
-    assert (await client.answer(command_id))["error"]["code"] == 100
+    assert (await client.answer(command_id))["error"]["code"] == 111
     assert logged(fleet.world) == [1]
     node.assembly.node.closed(client.connection)
 
@@ -1003,3 +1003,62 @@ async def test_what_a_closed_connection_says_is_not_carried_out(fleet: Fleet, no
     await settled()
     assert fleet.world.stream == []
     await nothing_left(fleet, node)
+
+
+async def test_a_pong_behind_commands_that_wait_is_waited_for(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client cannot know that this node does not read: it has answered."""
+    monkeypatch.setattr(connection_module, "COMMANDS_UNDER_WAY_MAX", 1)
+    node = fleet.node(ping_interval_s=0.01, pong_timeout_s=0.005)
+    client = await node.client()
+    held = fleet.traffic.hold("newest")
+    history = {"history": {"channel": "room", "limit": 1}}
+    waiting = asyncio.create_task(client.say(history, history))
+    await held.arrived()
+    timers: set[int] = set()
+
+    def pongs_were_missed() -> bool:
+        timers.add(id(client.connection._pong_timer))
+        return len(timers) > 3
+
+    await until(pongs_were_missed)
+    assert closed_with(client) is None
+    held.release()
+    await waiting
+    await until(lambda: closed_with(client) is Disconnect.NO_PONG)
+
+
+async def test_a_subscribe_that_takes_too_long_is_answered_in_time(
+    fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    client = await node.client()
+    held = fleet.traffic.hold("newest")
+    assert await client.subscribe("room") == 100
+    assert client.connection.session.channels == set()
+    held.release()
+    monkeypatch.setattr(connection_module, "SUBSCRIBE_LIMIT_S", 4.5)
+    assert "epoch" in await client.subscribe("room")
+
+
+async def test_one_client_reads_a_few_at_a_time(fleet: Fleet, node: LocalNode) -> None:
+    client = await node.client()
+    held = fleet.traffic.hold("newest")
+    ids = await client.say(*({"history": {"channel": "room", "limit": 1}} for _ in range(20)))
+    await held.arrived(READS_UNDER_WAY_MAX)
+    await settled()
+    assert held.count == READS_UNDER_WAY_MAX
+    held.release()
+    for command_id in ids:
+        assert "history" in await client.answer(command_id)
+
+
+async def test_what_waits_for_its_turn_ends_with_its_connection(fleet: Fleet, node: LocalNode) -> None:
+    client = await node.client()
+    held = fleet.traffic.hold("newest")
+    await client.say(*({"history": {"channel": "room", "limit": 1}} for _ in range(20)))
+    await held.arrived(READS_UNDER_WAY_MAX)
+    node.assembly.node.closed(client.connection)
+    await until(lambda: not client.connection._tasks)
+    held.release()

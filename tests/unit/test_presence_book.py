@@ -161,3 +161,54 @@ async def test_channels_are_kept_within_a_bound(world: World, monkeypatch: pytes
     await world.books["a"].members("channel9")
     await world.books["a"].members("channel0")
     assert world.reads == before + 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence_module, "EXIT_RETRY_S", 0.0)
+
+
+async def test_who_could_not_be_removed_is_removed_later(world: World, impatient: None) -> None:
+    book = world.books["a"]
+    for client in ("c1", "c2", "c3"):
+        await book.enter(CHANNEL, info(client))
+    for client in ("c1", "c2"):
+        world.fleet.world.fail_next("remove", Throttled())
+        with pytest.raises(Throttled):
+            await book.exit(CHANNEL, info(client))
+    assert await world.members() == {"c1", "c2", "c3"}
+    world.fleet.world.fail_next("remove", Throttled())
+    running = asyncio.create_task(book.run())
+    await until(lambda: not book._exits)
+    running.cancel()
+    assert await world.members() == {"c3"}
+
+
+async def test_who_comes_back_is_not_removed_by_an_earlier_exit(world: World, impatient: None) -> None:
+    book = world.books["a"]
+    await book.enter(CHANNEL, info("c1"))
+    world.fleet.world.fail_next("remove", Throttled())
+    with pytest.raises(Throttled):
+        await book.exit(CHANNEL, info("c1"))
+    held = world.fleet.traffic.hold("remove", "sent")
+    running = asyncio.create_task(book.run())
+    await held.arrived()
+    entering = asyncio.create_task(book.enter(CHANNEL, info("c1")))
+    await settled()
+    assert not entering.done(), "the removal that is under way comes first"
+    held.release()
+    await entering
+    assert await world.members() == {"c1"}
+    removals = world.fleet.traffic.calls["remove"]
+    await settled()
+    running.cancel()
+    assert world.fleet.traffic.calls["remove"] == removals
+
+
+async def test_exits_to_be_tried_again_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence_module, "EXITS_MAX", 2)
+    for client in ("c1", "c2", "c3"):
+        world.fleet.world.fail_next("remove", Throttled())
+        with pytest.raises(Throttled):
+            await world.books["a"].exit(CHANNEL, info(client))
+    assert len(world.books["a"]._exits) == 2

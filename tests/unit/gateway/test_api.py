@@ -152,9 +152,10 @@ async def test_an_unknown_namespace(caller: Caller) -> None:
     assert answer["error"] == {"code": 102, "message": "unknown channel"}
 
 
-async def test_a_table_that_refuses_is_an_error_of_ours(caller: Caller) -> None:
+async def test_what_the_table_refuses_did_not_happen(caller: Caller) -> None:
     caller.node.world.fail_next("put_item", Refused("simulated"))
-    assert (await caller.publish())["error"]["code"] == Error.INTERNAL.value.code
+    assert (await caller.publish())["error"]["code"] == Error.TOO_MANY_REQUESTS.value.code
+    assert caller.stored() == []
 
 
 async def test_without_history_there_is_no_position(caller: Caller) -> None:
