@@ -1,0 +1,132 @@
+"""The processes that are not measured: many clients that subscribe and read, without an event loop's cost.
+
+Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output; it ends with its
+input. When bytes arrive is what the kernel says (SO_TIMESTAMPNS): it does not depend on how soon they are read.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from benchmarks.rig import CHANNEL, MARK, PATH, widen
+
+__all__: list[str] = []
+
+# Linux: from asm-generic/socket.h.
+_SO_TIMESTAMPNS: Final = 35
+_TIMESPEC: Final = struct.Struct("ll")
+_READ_BYTES: Final = 256 * 1024
+_MARK: Final = MARK.encode()
+# Nothing that is measured takes so long.
+_PATIENCE_S: Final = 20.0
+
+
+class Crowd:
+    """Clients of one channel."""
+
+    def __init__(self, port: int) -> None:
+        self._address = ("127.0.0.1", port)
+        self._poll = select.epoll()
+        self._sockets: dict[int, socket.socket] = {}
+        # The end of what each one read: a mark may be cut in two.
+        self._ends: dict[int, bytes] = {}
+        self._stalled: list[socket.socket] = []
+
+    def come(self, clients: int) -> dict[str, Any]:
+        """Connect and subscribe."""
+        for _ in range(clients):
+            connected = self._subscribed()
+            connected.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            connected.setblocking(False)
+            self._sockets[connected.fileno()] = connected
+            self._ends[connected.fileno()] = b""
+            self._poll.register(connected.fileno(), select.EPOLLIN | select.EPOLLET)
+        return {}
+
+    def stall(self) -> dict[str, Any]:
+        """One more that subscribes and never reads."""
+        self._stalled.append(self._subscribed(receive_bytes=4096))
+        return {}
+
+    def forget(self) -> dict[str, Any]:
+        """Close those that do not read."""
+        for connected in self._stalled:
+            connected.close()
+        self._stalled.clear()
+        return {}
+
+    def read(self, publications: int) -> dict[str, Any]:
+        """Wait until every client has `publications` more; ms from the first to the last one that had the last of them."""
+        left = dict.fromkeys(self._sockets, publications)
+        missing, first, last = len(left), float("inf"), 0.0
+        until = time.monotonic() + _PATIENCE_S
+        while missing:
+            for descriptor, _ in self._poll.poll(max(0.0, until - time.monotonic())):
+                for part, at in self._parts(descriptor):
+                    seen = self._ends[descriptor] + part
+                    self._ends[descriptor] = seen[-len(_MARK) + 1 :]
+                    before = left[descriptor]
+                    left[descriptor] = before - seen.count(_MARK)
+                    if left[descriptor] <= 0 < before:
+                        missing -= 1
+                        first, last = min(first, at), max(last, at)
+            if time.monotonic() > until:
+                return {"missing": missing}
+        return {"missing": 0, "spread_ms": (last - first) * 1000}
+
+    def _parts(self, descriptor: int) -> list[tuple[bytes, float]]:
+        parts: list[tuple[bytes, float]] = []
+        while True:
+            try:
+                part, told, _, _ = self._sockets[descriptor].recvmsg(_READ_BYTES, 64)
+            except BlockingIOError:
+                return parts
+            if not part:
+                raise SystemExit("the server closed a connection")
+            seconds, nanoseconds = _TIMESPEC.unpack(told[0][2][: _TIMESPEC.size])
+            parts.append((part, seconds + nanoseconds / 1e9))
+
+    def _subscribed(self, receive_bytes: int = 0) -> socket.socket:
+        connected = socket.socket()
+        if receive_bytes:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connected.connect(self._address)
+        key = base64.b64encode(os.urandom(16)).decode()
+        connected.sendall(
+            (
+                f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+            ).encode()
+        )
+        commands = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}})
+        payload = "\n".join(json.dumps(command) for command in commands).encode()
+        # RFC 6455 §5.3: with a mask of zeros the payload stays as it is.
+        connected.sendall(struct.pack("!BB4x", 0x81, 0x80 | len(payload)) + payload)
+        seen = b""
+        while b'"subscribe"' not in seen:
+            seen += connected.recv(4096)
+        return connected
+
+
+def main(port: int, core: int) -> None:
+    """Do what the lines say until they end."""
+    widen(core)
+    crowd = Crowd(port)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: Mapping[str, Any] = getattr(crowd, asked.pop("do"))(**asked)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,59 @@
+"""Server CPU of one delivery: roomcast's way to the sockets, aiohttp's `send_str` for each, and a plain write.
+
+All of them over the same thousand connections of one process, in rounds that take turns, with the same bytes.
+
+    python -m benchmarks.fanout
+"""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.node import WAYS
+from benchmarks.rig import CLIENTS, Process, end_in_time, rig, say
+
+__all__: list[str] = []
+
+ROUNDS = 20
+PUBLICATIONS = 20
+PAD = "x" * 150
+_QUEUE_BYTES_MAX = 1024 * 1024
+
+
+def measured(node: Process, crowd: Process, way: str) -> float:
+    """CPU µs of one delivery."""
+    node.begin("broadcast", way=way, count=PUBLICATIONS, pad=PAD)
+    read = crowd.ask("read", publications=PUBLICATIONS)
+    cpu_s = node.answer()["cpu_s"]
+    if read["missing"]:
+        raise SystemExit(f"{read['missing']} clients did not get everything")
+    return float(cpu_s) / PUBLICATIONS / CLIENTS * 1e6
+
+
+def main() -> None:
+    """Print µs, which are this machine's, and ratios, which are less so."""
+    end_in_time()
+    cost: dict[str, list[float]] = {way: [] for way in WAYS}
+    with rig(queue_bytes_max=_QUEUE_BYTES_MAX) as (node, crowd):
+        for way in WAYS:
+            measured(node, crowd, way)
+        for number in range(ROUNDS):
+            turn = number % len(WAYS)
+            for way in WAYS[turn:] + WAYS[:turn]:
+                cost[way].append(measured(node, crowd, way))
+    sys.stdout.write(f"{CLIENTS} clients, {PUBLICATIONS} publications of about {len(PAD)} bytes a round\n")
+    for way in WAYS:
+        say(f"{way}: server CPU of a delivery", cost[way], " us")
+    for way in WAYS[1:]:
+        say(f"{way} / floor", _ratios(cost[way], cost["floor"]))
+    say("send_str / roomcast", _ratios(cost["send_str"], cost["roomcast"]))
+    say("roomcast / roomcast x10", _ratios(cost["roomcast"], cost["roomcast x10"]))
+
+
+def _ratios(one: list[float], other: list[float]) -> list[float]:
+    """Of the same round."""
+    return [a / b for a, b in zip(one, other, strict=True)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The process that is measured: one node over memory behind a real gateway, told what to do line by line.
+
+Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output; it ends with its
+input. Besides the product's own way to the sockets it has the two that it is compared with, over the same
+connections: see `WAYS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from benchmarks.rig import CHANNEL, MARK, PATH, quiet, widen
+from service.adapters.memory import (
+    MemoryChannelTable,
+    MemoryLeases,
+    MemoryPresence,
+    MemoryQueue,
+    MemoryTopic,
+    MemoryWorld,
+)
+from service.assembly import Assembly, Ports, assemble
+from service.auth import TokenVerifier
+from service.config import ClientConfig, Config
+from service.core.channels import ChannelOptions, ChannelRules
+from service.core.protocol import encode_publication, publication_push
+from service.core.publication import Publication
+from service.gateway.websocket import WebSocketGateway
+from service.gateway.writer import Writer, text_frame
+from service.keys import HEALTH, NODE
+from service.node import Health
+from service.system import SystemClock, new_id, random_fraction
+
+__all__ = ["WAYS"]
+
+# What the ways are called in the results.
+WAYS: Final = ("floor", "roomcast", "roomcast x10", "send_str")
+# Publications that go out together in `roomcast x10`.
+TOGETHER: Final = 10
+# Not one ping in a run.
+_NEVER_S: Final = 3600.0
+
+
+class Bench:
+    """The node and the ways to its clients."""
+
+    def __init__(self, queue_bytes_max: int) -> None:
+        world, clock = MemoryWorld(), SystemClock()
+        rules = ChannelRules(
+            without_namespace=ChannelOptions(history_size=100, history_ttl_s=300, force_recovery=True)
+        )
+        client = ClientConfig(insecure=True, ping_interval_s=_NEVER_S, queue_max_size=queue_bytes_max)
+        config = replace(Config(), client=client, channel=rules)
+        self.health = Health(listening=True)
+        self.assembly: Assembly = assemble(
+            config,
+            Ports(
+                table=MemoryChannelTable(world, clock),
+                presence=MemoryPresence(world),
+                leases=MemoryLeases(world),
+                queue=MemoryQueue(world, 1.0),
+                topic=MemoryTopic(world),
+                clock=clock,
+                new_id=new_id,
+                random=random_fraction,
+            ),
+            node_id="bench",
+            verifier=TokenVerifier(client.token, insecure=True),
+            framer=text_frame,
+            health=self.health,
+            hold_queue=_hold,
+            newest_canary_elsewhere=_nobody,
+        )
+        self._ways: Mapping[str, Callable[[int, str], Awaitable[None]]] = {
+            "floor": self._floor,
+            "roomcast": self._roomcast,
+            "roomcast x10": self._roomcast_together,
+            "send_str": self._send_str,
+        }
+        self._known: set[Writer] = set()
+
+    @property
+    def writers(self) -> list[Writer]:
+        connections = self.assembly.node._connections  # noqa: SLF001  # a benchmark looks inside
+        return [each.socket for each in connections if isinstance(each.socket, Writer)]
+
+    async def subscribed(self, count: int) -> dict[str, Any]:
+        """Wait until `count` clients are in the channel."""
+        while sum(len(each._subscriptions) for each in self.assembly.node._connections) < count:  # noqa: ASYNC110, SLF001
+            await asyncio.sleep(0.01)
+        # What the clients have left behind by now is not to be collected in the middle of a measurement.
+        self._known = set(self.writers)
+        return {}
+
+    async def broadcast(self, way: str, count: int, pad: str) -> dict[str, Any]:
+        """`count` publications to everybody; CPU seconds of this process (user and system) and wall seconds."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        await self._ways[way](count, pad)
+        return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+
+    async def _roomcast(self, count: int, pad: str) -> None:
+        for _ in range(count):
+            await self.assembly.appender.submit(CHANNEL, Publication(MARK + pad), 300_000)
+
+    async def _roomcast_together(self, count: int, pad: str) -> None:
+        for _ in range(count // TOGETHER):
+            waiting = [
+                self.assembly.appender.submit(CHANNEL, Publication(MARK + pad), 300_000)
+                for _ in range(TOGETHER)
+            ]
+            await asyncio.gather(*waiting)
+
+    async def _floor(self, count: int, pad: str) -> None:
+        """The same bytes, made before, to the transports: what asyncio's own write costs."""
+        transports = [writer._transport for writer in self.writers]  # noqa: SLF001
+        frame = text_frame(_push(pad))
+        for _ in range(count):
+            for transport in transports:
+                transport.write(frame)
+            await asyncio.sleep(0)
+
+    async def _send_str(self, count: int, pad: str) -> None:
+        """The loop that most servers have."""
+        responses = [writer._response for writer in self.writers]  # noqa: SLF001
+        for _ in range(count):
+            text = _push(pad).decode()
+            for response in responses:
+                await response.send_str(text)
+
+    async def fill(self, below: int) -> dict[str, Any]:
+        """Make what waits for the one client that came last, and does not read, grow to `below` bytes under the bound.
+
+        It is then the first that each publication is sent to: where it could do most harm.
+        """
+        [writer] = set(self.writers) - self._known
+        channels = self.assembly.dispatcher._hub._channels  # noqa: SLF001
+        [stalled] = [each for each in channels[CHANNEL] if each.sink is writer]
+        channels[CHANNEL] = {stalled: None, **channels[CHANNEL]}
+        transport, frame = writer._transport, text_frame(b"{}" + b" " * 8190)  # noqa: SLF001
+        while transport.get_write_buffer_size() + len(frame) < writer.queue_bytes_max - below:
+            transport.write(frame)
+            # The kernel takes what it has room for.
+            await asyncio.sleep(0)
+        return {"waits": transport.get_write_buffer_size()}
+
+    async def gone(self) -> dict[str, Any]:
+        """Wait until the client that was cut off is gone; how it was closed."""
+        [writer] = set(self.writers) - self._known
+        why = writer.closed_with
+        while writer in self.writers:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return {"closed_with": None if why is None else why.value.code}
+
+    async def do(self, command: str) -> dict[str, Any]:
+        asked = json.loads(command)
+        answer: dict[str, Any] = await getattr(self, asked.pop("do"))(**asked)
+        return answer
+
+
+def _push(pad: str) -> bytes:
+    return publication_push(CHANNEL, encode_publication(Publication(MARK + pad, offset=1000)))
+
+
+async def _hold(_queue: str) -> None:
+    return
+
+
+async def _nobody() -> int:
+    return 0
+
+
+async def main(queue_bytes_max: int, core: int) -> None:
+    """Serve until the end of standard input."""
+    widen(core)
+    quiet(structlog)
+    bench = Bench(queue_bytes_max)
+    app = web.Application()
+    app[NODE], app[HEALTH] = bench.assembly.node, bench.health
+    gateway = WebSocketGateway(allowed_origins=(), message_size_limit=65_536, queue_bytes_max=queue_bytes_max)
+    app.router.add_get(PATH, gateway.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    await web.SockSite(runner, listening, backlog=1024).start()
+    commands = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    _answer({"port": listening.getsockname()[1], "pid": os.getpid()})
+    while line := await commands.readline():
+        _answer(await bench.do(line.decode()))
+    # The clients are processes of their own and may be gone already: nothing is owed to them.
+    os._exit(0)
+
+
+def _answer(answer: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

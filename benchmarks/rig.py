@@ -1,0 +1,130 @@
+"""What the benchmarks share: two processes, one measured and one with the clients, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = [
+    "CHANNEL",
+    "CLIENTS",
+    "MARK",
+    "PATH",
+    "Process",
+    "end_in_time",
+    "percentile",
+    "quiet",
+    "rig",
+    "say",
+    "widen",
+]
+
+ROOT: Final = Path(__file__).parents[1]
+PATH: Final = "/connection/websocket"
+CHANNEL: Final = "bench"
+CLIENTS: Final = 1_000
+# In every publication once, and in nothing else.
+MARK: Final = "#~bench~#"
+# However slow the machine is, a benchmark ends.
+RUN_S: Final = 58
+_DESCRIPTORS: Final = 4096
+
+
+class Process:
+    """One of the two: a question a line, an answer a line."""
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def begin(self, do: str, **arguments: object) -> None:
+        """Ask without waiting for the answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a process of the benchmark ended by itself")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, do: str, **arguments: object) -> dict[str, Any]:
+        self.begin(do, **arguments)
+        return self.answer()
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def rig(*, queue_bytes_max: int, clients: int = CLIENTS) -> Iterator[tuple[Process, Process]]:
+    """A node on one core and its clients on another, all of them subscribed."""
+    started: list[Process] = []
+    try:
+        started.append(node := Process("benchmarks.node", queue_bytes_max, 0))
+        port = node.answer()["port"]
+        started.append(crowd := Process("benchmarks.crowd", port, 1))
+        crowd.ask("come", clients=clients)
+        node.ask("subscribed", count=clients)
+        yield node, crowd
+    finally:
+        for process in started:
+            process.end()
+
+
+def end_in_time() -> None:
+    """For the program itself: it ends after RUN_S, and so do its processes."""
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(RUN_S)
+
+
+def _too_long(_signal: int, _frame: object) -> None:
+    raise SystemExit(f"the benchmark was not done within {RUN_S} s: this machine is too busy to measure on")
+
+
+def widen(core: int) -> None:
+    """For the two processes: room for a thousand sockets, and a core of its own where there are two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+def quiet(structlog: Any) -> None:
+    """A thousand connects are no news."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """The value that `part` of `values` do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))]
+
+
+def say(what: str, values: Sequence[float], unit: str = "") -> None:
+    """One line: the median and the 90th percentile over the rounds."""
+    line = (
+        f"{what:<44} median {statistics.median(values):8.2f}{unit}   p90 {percentile(values, 0.9):8.2f}{unit}"
+    )
+    sys.stdout.write(f"{line}   ({len(values)} rounds)\n")

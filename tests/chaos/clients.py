@@ -1,0 +1,106 @@
+"""Publishers and subscribers with the published SDKs, each behind a load balancer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+import centrifuge
+
+from tests.acceptance.link import Link
+from tests.acceptance.peers import Event, JsPeer, Peer, PyPeer, Refused
+from tests.chaos.checker import Checker
+
+__all__ = ["Balancer", "Publisher", "open_peer"]
+
+# Between two rounds of a publisher, and how much it publishes in one.
+_PAUSE_S: Final = (0.1, 0.4)
+_BURST_MAX: Final = 4
+# A publication that must be acknowledged: faults are over, but instances may not have noticed yet.
+_LAST_ATTEMPTS_MAX: Final = 10
+
+Told = Callable[[Event], None]
+
+
+class Balancer(Link):
+    """Leads each connection to another instance, by lot, and so every reconnect."""
+
+    def __init__(self, targets: Sequence[str], random: Random) -> None:
+        super().__init__(targets[0])
+        self._targets = targets
+        self._random = random
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._target = self._random.choice(self._targets)
+        await super()._accept(reader, writer)
+
+
+class _Js(JsPeer):
+    def __init__(self, url: str, told: Told, node: str) -> None:
+        super().__init__(url, node=node)
+        self._told = told
+
+    def happened(self, event: Event) -> None:
+        super().happened(event)
+        self._told(event)
+
+
+class _Py(PyPeer):
+    def __init__(self, url: str, told: Told) -> None:
+        super().__init__(url)
+        self._told = told
+
+    def happened(self, event: Event) -> None:
+        super().happened(event)
+        self._told(event)
+
+
+def open_peer(sdk: str, url: str, told: Told, node: str | None) -> Peer:
+    """`told` gets every event. `node`: the path of Node.js; None: the Python SDK stands in for the other."""
+    return _Js(url, told, node) if sdk == "js" and node is not None else _Py(url, told)
+
+
+class Publisher:
+    """Publishes numbered messages. One that was not acknowledged is left alone: it may be in the log."""
+
+    def __init__(
+        self, name: str, peer: Peer, channels: Sequence[str], checker: Checker, random: Random
+    ) -> None:
+        self._name = name
+        self._peer = peer
+        self._channels = channels
+        self._checker = checker
+        self._random = random
+        self._number = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`; what is under way then is waited for."""
+        while not stop.is_set():
+            channel = self._random.choice(self._channels)
+            burst = self._random.randint(1, _BURST_MAX)
+            await asyncio.gather(*(self.publish(channel) for _ in range(burst)))
+            await asyncio.sleep(self._random.uniform(*_PAUSE_S))
+
+    async def publish(self, channel: str) -> bool:
+        """Whether it was acknowledged."""
+        self._number += 1
+        content = f"{self._name}-{self._number}"
+        self._checker.publishing(channel, content)
+        try:
+            await self._peer.publish(channel, content)
+        except (Refused, TimeoutError, centrifuge.CentrifugeError):
+            return False
+        self._checker.acknowledge(content)
+        return True
+
+    async def publish_last(self, channel: str) -> None:
+        """One that must be acknowledged, as an application would: a new message for each attempt."""
+        for _ in range(_LAST_ATTEMPTS_MAX):
+            if await self.publish(channel):
+                return
+        raise AssertionError(f"{self._name} cannot publish in {channel}, though nothing is wrong any more")
+
+    async def close(self) -> None:
+        await self._peer.close()

@@ -1,0 +1,33 @@
+"""The benchmarks do what they say; not what they measure, which a loaded machine cannot tell."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from benchmarks import fanout, slow_consumer
+from benchmarks.node import WAYS
+from benchmarks.rig import percentile, rig
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll and SO_TIMESTAMPNS")
+
+CLIENTS = 20
+
+
+def test_every_way_reaches_every_client() -> None:
+    with rig(queue_bytes_max=1024 * 1024, clients=CLIENTS) as (node, crowd):
+        for way in WAYS:
+            assert fanout.measured(node, crowd, way) > 0
+
+
+def test_a_client_that_does_not_read_is_cut_off_in_the_middle_of_its_round() -> None:
+    with rig(queue_bytes_max=1024 * 1024, clients=CLIENTS) as (node, crowd):
+        for _ in range(2):
+            assert len(slow_consumer.stalled(node, crowd)) == slow_consumer.PUBLICATIONS
+            assert len(slow_consumer.spreads(node, crowd)) == slow_consumer.PUBLICATIONS
+
+
+def test_percentiles() -> None:
+    values = [float(value) for value in range(11)]
+    assert [percentile(values, part) for part in (0, 0.5, 0.9, 1)] == [0, 5, 9, 10]
