@@ -78,6 +78,8 @@ async def serve(
             app = build_app(config, demo_urls=demo_urls)
         except ConfigError as error:
             return _refuse(str(error), code=2)
+        # On every line from here on: the logs of several nodes are often read together.
+        structlog.contextvars.bind_contextvars(node=app[_NODE_ID])
         runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
         try:
             if not await _started(runner, stop):

@@ -116,7 +116,7 @@ def assemble(
         node=node_id,
         generation=config.aws.log_generation,
         interval_s=config.node.canary_interval_s,
-        prove=listener.prove,
+        greet=listener.greet,
         rebuild=lambda: poller.rebuild_next(),  # noqa: PLW0108  # the poller is made below
         catch_up=dispatcher.catch_up,
         newest_elsewhere=newest_canary_elsewhere,

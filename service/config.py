@@ -134,9 +134,9 @@ class ClientConfig:
     queue_max_size: int = _option(
         1024 * 1024,
         "What may wait to be sent to one connection; a client that is further behind is disconnected (3008) "
-        "and recovers from the log.",
+        "and recovers from the log. At least 1 MiB: twice what one recovery or one page of history may bring.",
         unit="bytes",
-        within=(4 * 1024, 256 * 1024 * 1024),
+        within=(1024 * 1024, 256 * 1024 * 1024),
     )
     ping_interval_s: float = _option(
         25.0,
@@ -723,11 +723,6 @@ def _conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str,
         yield (
             "client.pong_timeout_s",
             f"must be below client.ping_interval_s ({client.ping_interval_s:g}); found {client.pong_timeout_s:g}",
-        )
-    if client.queue_max_size < client.message_size_limit:
-        yield (
-            "client.queue_max_size",
-            f"must be at least client.message_size_limit ({client.message_size_limit}); found {client.queue_max_size}",
         )
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (

@@ -8,7 +8,7 @@ Publications keep their order, since they are queued in it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -234,9 +234,9 @@ class Connection:
             case Publish():
                 await self._publish(effect)
             case ReadHistory():
-                await self._start(self._in_turn(self._read_history(effect)))
+                await self._start(self._in_turn(partial(self._read_history, effect)))
             case ReadPresence():
-                await self._start(self._in_turn(self._read_presence(effect)))
+                await self._start(self._in_turn(partial(self._read_presence, effect)))
 
     async def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` beside the commands that follow, as soon as there is a place."""
@@ -250,13 +250,9 @@ class Connection:
         task.add_done_callback(self._finished)
         return task
 
-    async def _in_turn(self, read: Coroutine[None, None, None]) -> None:
-        try:
-            async with self._reads:
-                await read
-        finally:
-            # Cancelled while it waited for its turn: it never began.
-            read.close()
+    async def _in_turn(self, read: Callable[[], Awaitable[None]]) -> None:
+        async with self._reads:
+            await read()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -18,6 +18,7 @@ from service.core.publication import Record
 __all__ = [
     "CANARY_CHANNEL",
     "MISSED_SLOTS",
+    "Greeting",
     "Hearing",
     "Latency",
     "Vigil",
@@ -40,6 +41,16 @@ class Hearing(Enum):
     SILENT = "silent"
     # Others hear what this node does not.
     DEAF = "deaf"
+
+
+class Greeting(Enum):
+    """What became of a greeting that a node sent to itself through the topic."""
+
+    HEARD = "heard"
+    # The topic took it; the queue did not bring it.
+    NOT_HEARD = "not heard"
+    # The topic did not take it: that says nothing of the queue.
+    NOT_SENT = "not sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +115,12 @@ class Vigil:
         """Long enough to ask what is wrong."""
         return self.silence_s(now_s) > MISSED_SLOTS * self._interval_s
 
-    def judge(self, *, own_greeting_heard: bool, newest_elsewhere: int) -> Hearing:
+    def judge(self, *, greeting: Greeting, newest_elsewhere: int) -> Hearing:
         """What an overdue canary means. `newest_elsewhere`: the newest slot that another live node heard.
 
         A greeting comes through topic and queue only: who hears it has ears, and it is the table's stream or the
         Lambda that is silent. Who does not, while others hear canaries, is deaf.
         """
-        if own_greeting_heard or newest_elsewhere <= self.slot:
+        if greeting is Greeting.HEARD or newest_elsewhere <= self.slot:
             return Hearing.SILENT
         return Hearing.DEAF

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from service.core.canary import Hearing, Latency, Vigil, canary_item, latency, slot_at
+from service.core.canary import Greeting, Hearing, Latency, Vigil, canary_item, latency, slot_at
 from service.core.publication import Record
 from service.ports import BeliefEnded, ChannelTable, Clock, NewId, PortError
 
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Canary:
-    """One a node. `prove` greets through the topic; `rebuild` asks the poller for a new queue; `catch_up` reads the
+    """One a node. `greet` greets this node through the topic; `rebuild` asks the poller for a new queue; `catch_up` reads the
     tails of all open channels; `newest_elsewhere` gives the newest slot in other live nodes' leases.
     """
 
@@ -36,7 +36,7 @@ class Canary:
         node: str,
         generation: str,
         interval_s: float,
-        prove: Callable[[], Awaitable[bool]],
+        greet: Callable[[], Awaitable[Greeting]],
         rebuild: Callable[[], None],
         catch_up: Callable[[], Awaitable[None]],
         newest_elsewhere: Callable[[], Awaitable[int]],
@@ -48,7 +48,7 @@ class Canary:
         self._node = node
         self._generation = generation
         self._interval_ms = round(interval_s * 1000)
-        self._prove = prove
+        self._greet = greet
         self._rebuild = rebuild
         self._catch_up = catch_up
         self._newest_elsewhere = newest_elsewhere
@@ -109,19 +109,19 @@ class Canary:
             _log.warning("canary_not_sung", reason=str(error))
 
     async def _diagnose(self) -> None:
-        heard, elsewhere = await self._prove(), 0
+        greeting, elsewhere = await self._greet(), 0
         try:
             elsewhere = await self._newest_elsewhere()
         except PortError as error:
             _log.warning("leases_not_read", reason=str(error))
         if not self._vigil.is_overdue(self._clock.monotonic_s()):
             return
-        hearing = self._vigil.judge(own_greeting_heard=heard, newest_elsewhere=elsewhere)
+        hearing = self._vigil.judge(greeting=greeting, newest_elsewhere=elsewhere)
         if hearing is not self.hearing:
             _log.error("canary_missed", hearing=hearing.value, silence_s=round(self.silence_s))
             self.hearing = hearing
         now_s = self._clock.monotonic_s()
-        if not heard and now_s - self._rebuilt_at_s >= REBUILD_PAUSE_S:
+        if greeting is Greeting.NOT_HEARD and now_s - self._rebuilt_at_s >= REBUILD_PAUSE_S:
             # Perhaps the subscription is gone: a new queue with a new one is the cure, and harmless if it is not.
             self._rebuilt_at_s = now_s
             self._rebuild()

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from service.core import signals
+from service.core.canary import Greeting
 from service.core.envelope import pack, signal_text
 from service.ports import InstanceQueue, NewId, PortError, Topic
 
@@ -77,6 +78,10 @@ class Listener:
 
     async def prove(self) -> bool:
         """Greet and wait until it is heard; False = not within the time configured. The poller must run."""
+        return await self.greet() is Greeting.HEARD
+
+    async def greet(self) -> Greeting:
+        """One greeting, and what became of it within the time configured. The poller must run."""
         greeting = signals.hello(self._node, self._new_id())
         body, _ = next(pack([signal_text(greeting)], signals=True))
         heard = self._greetings[greeting.id] = asyncio.Event()
@@ -85,11 +90,16 @@ class Listener:
         try:
             async with asyncio.timeout(self._greeting_wait_s):
                 await self._topic.publish(body)
-                await heard.wait()
         except (TimeoutError, PortError) as error:
-            _log.error("queue_not_proved", reason=str(error) or "the greeting was not heard in time")
-            return False
-        return True
+            _log.error("queue_not_proved", reason=str(error) or "the topic did not take the greeting in time")
+            return Greeting.NOT_SENT
+        try:
+            async with asyncio.timeout(self._greeting_wait_s):
+                await heard.wait()
+        except TimeoutError:
+            _log.error("queue_not_proved", reason="the greeting was not heard in time")
+            return Greeting.NOT_HEARD
+        return Greeting.HEARD
 
     async def rebuild(self) -> None:
         """A new queue in place of one that is gone. Raises PortError."""

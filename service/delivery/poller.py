@@ -45,6 +45,7 @@ class Poller:
         self._failures = 0
         # A rebuild is due. One that failed may have left a queue that can be received from, but is not subscribed.
         self._gone = False
+        self._receiving: asyncio.Task[Sequence[Message]] | None = None
         # Monotonic seconds of the last receive that was answered.
         self.heard_at_s = clock.monotonic_s()
 
@@ -54,8 +55,10 @@ class Poller:
         return self._failures
 
     def rebuild_next(self) -> None:
-        """Replace the queue when the receive that is under way has ended: it does not bring what it should."""
+        """Replace the queue now: it does not bring what it should. The receive that is under way is given up."""
         self._gone = True
+        if self._receiving is not None:
+            self._receiving.cancel()
 
     async def run(self) -> None:
         """Poll until cancelled; what a cancelled receive had taken comes again after its visibility time-out."""
@@ -72,7 +75,7 @@ class Poller:
             await self._try_rebuild()
             return
         try:
-            messages = await self._queue.receive()
+            messages = await self._receive()
         except Gone:
             _log.error("queue_gone")
             self._gone = True
@@ -85,6 +88,19 @@ class Poller:
         await self._hand_on(messages)
         if len(messages) == _FULL:
             self._receive_more()
+
+    async def _receive(self) -> Sequence[Message]:
+        """One long poll, which `rebuild_next` may end: what it took is with the queue that is replaced."""
+        self._receiving = asyncio.ensure_future(self._queue.receive())
+        try:
+            return await self._receiving
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._gone and not (task and task.cancelling()):
+                return ()
+            raise
+        finally:
+            self._receiving = None
 
     async def _hand_on(self, messages: Sequence[Message]) -> None:
         if not messages:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # How long an SDK waits for the answer to a command before it connects anew.
 ANSWER_S = 20.0
+# SDKs go up to 20 s; longer here, since whole days of outage are simulated.
+PAUSE_S_MAX = 120.0
 # Pauses between attempts with one key double from about a second up to this.
 RETRY_S_MAX = 3600.0
 
@@ -73,6 +75,8 @@ class SimulatedClient:
         self._socket: ClientSocket | None = None
         self._inbox: asyncio.Queue[bytes] | None = None
         self._ids = 0
+        # Subscribes that failed in a row.
+        self._failures = 0
         self._waiting: dict[int, Callable[[dict[str, Any]], None]] = {}
         self.hidden: dict[str, tuple[str, int] | None] = {}
         self.away = False
@@ -122,8 +126,11 @@ class SimulatedClient:
         self._write(b"\n".join(lines))
 
     def _connect_later(self) -> None:
-        delay = self._random.uniform(0.2, 3.0)
-        asyncio.get_running_loop().call_later(delay, _apart, self._connect)
+        asyncio.get_running_loop().call_later(self._pause_s(), _apart, self._connect)
+
+    def _pause_s(self) -> float:
+        """Grows with each failure in a row, as in the SDKs."""
+        return self._random.uniform(0.2, 1.0) * min(PAUSE_S_MAX, 2.0 ** min(self._failures, 10))
 
     def _drop(self) -> None:
         socket, self._socket = self._socket, None
@@ -220,11 +227,12 @@ class SimulatedClient:
 
         def answered(reply: dict[str, Any]) -> None:
             if "error" in reply:
-                delay = self._random.uniform(0.5, 2.0)
+                self._failures += 1
                 asyncio.get_running_loop().call_later(
-                    delay, _apart, self._subscribe_again, self._socket, view
+                    self._pause_s(), _apart, self._subscribe_again, self._socket, view
                 )
             else:
+                self._failures = 0
                 self._checker.subscribe_reply(view, since, reply["subscribe"])
 
         line = self._line("subscribe", params, answered)
@@ -237,6 +245,7 @@ class SimulatedClient:
 
     def _give_up(self, socket: ClientSocket, command: int) -> None:
         if self._socket is socket and command in self._waiting:
+            self._failures += 1
             self.drop()
 
     def _line(self, method: str, params: dict[str, Any], answered: Callable[[dict[str, Any]], None]) -> bytes:

@@ -16,7 +16,6 @@ from unittest.mock import patch
 import service.log.appender as appender_module
 import service.log.channel_log as channel_log_module
 from service.adapters.memory import MemoryChannelTable
-from service.connection import Connection
 from service.core import log as rules
 from service.core.idempotency import KeyItem
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Tail
@@ -409,13 +408,6 @@ def keyed_sent_at_any_time() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def suspension_unnoticed() -> Iterator[None]:
-    """What waited in a socket's buffer for a day is taken like what has just been sent."""
-    with patch.object(Connection, "_slept", lambda self: False):
-        yield
-
-
 # ---- the queue
 
 
@@ -459,6 +451,5 @@ MUTATIONS = (
     Mutation("key written after the append", "I2", key_written_afterwards),
     Mutation("a repeated key is told the tail", "I2", key_taken_tells_the_tail),
     Mutation("keyed publications sent at any time", "I2", keyed_sent_at_any_time, seeds=3000),
-    Mutation("a suspension is not noticed", "I2", suspension_unnoticed, seeds=1000),
     Mutation("delete before dispatch", "late", deleted_before_dispatched),
 )

@@ -36,7 +36,7 @@ TAIL_CHECK_S = 1800.0
 # When all faults are over, everybody has caught up after two tail checks.
 SETTLE_S = 2.6 * TAIL_CHECK_S
 # How soon, when no hint is lost: requests under way, visibility time-outs and back-offs are over by then.
-PROMPT_S = 200.0
+PROMPT_S = 400.0
 # Never, in a run.
 PING_S = 1e6
 # The part of publications that have a key, and of publishers that lose their connection before an answer comes.

@@ -336,10 +336,6 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             "line 2: client.pong_timeout_s must be below client.ping_interval_s (25); found 25",
         ),
         (
-            "[client]\nqueue_max_size = 65535",
-            "client.queue_max_size must be at least client.message_size_limit (65536)",
-        ),
-        (
             "[node]\nheartbeat_s = 30",
             "line 2: node.heartbeat_s must be below half of node.lease_ttl_s (60); found 30",
         ),

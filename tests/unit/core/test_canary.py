@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from service.core.canary import (
     CANARY_CHANNEL,
     MISSED_SLOTS,
+    Greeting,
     Hearing,
     Latency,
     Vigil,
@@ -55,19 +56,19 @@ def test_repeats_and_stragglers_are_not_news() -> None:
 
 
 @pytest.mark.parametrize(
-    "own_greeting_heard, newest_elsewhere, hearing",
+    "greeting, newest_elsewhere, hearing",
     [
-        (True, 0, Hearing.SILENT),
-        (True, 9, Hearing.SILENT),
-        (False, 0, Hearing.SILENT),
-        (False, 5, Hearing.SILENT),
-        (False, 6, Hearing.DEAF),
+        (Greeting.HEARD, 0, Hearing.SILENT),
+        (Greeting.HEARD, 9, Hearing.SILENT),
+        (Greeting.NOT_HEARD, 0, Hearing.SILENT),
+        (Greeting.NOT_SENT, 5, Hearing.SILENT),
+        (Greeting.NOT_HEARD, 6, Hearing.DEAF),
     ],
 )
-def test_what_silence_means(own_greeting_heard: bool, newest_elsewhere: int, hearing: Hearing) -> None:
+def test_what_silence_means(greeting: Greeting, newest_elsewhere: int, hearing: Hearing) -> None:
     vigil = Vigil(interval_s=10, now_s=0)
     vigil.hear(5, 0.0)
-    assert vigil.judge(own_greeting_heard=own_greeting_heard, newest_elsewhere=newest_elsewhere) is hearing
+    assert vigil.judge(greeting=greeting, newest_elsewhere=newest_elsewhere) is hearing
 
 
 def test_latency_of_each_leg() -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from service.adapters.memory import ManualClock, MemoryChannelTable, MemoryWorld
-from service.core.canary import CANARY_CHANNEL, Hearing
+from service.core.canary import CANARY_CHANNEL, Greeting, Hearing
 from service.core.log_item import LogItem
 from service.core.publication import Record
 from service.delivery import canary as canary_module
@@ -28,7 +28,7 @@ class Ears:
 
     world: MemoryWorld
     clock: ManualClock
-    greeting_heard: bool = True
+    greeting: Greeting = Greeting.HEARD
     elsewhere: int = 0
     leases_fail: PortError | None = None
     rebuilds: int = 0
@@ -43,14 +43,14 @@ class Ears:
             node="a",
             generation="0",
             interval_s=INTERVAL_S,
-            prove=self._prove,
+            greet=self._greet,
             rebuild=self._rebuild,
             catch_up=self._catch_up,
             newest_elsewhere=self._newest_elsewhere,
         )
 
-    async def _prove(self) -> bool:
-        return self.greeting_heard
+    async def _greet(self) -> Greeting:
+        return self.greeting
 
     def _rebuild(self) -> None:
         self.rebuilds += 1
@@ -158,7 +158,7 @@ async def test_a_silent_pipeline_is_told_and_made_up_for(ears: Ears, monkeypatch
 async def test_a_deaf_node_gets_a_new_queue_but_not_without_end(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ears.greeting_heard, ears.elsewhere = False, 10**9
+    ears.greeting, ears.elsewhere = Greeting.NOT_HEARD, 10**9
     async with ears.running(monkeypatch) as pass_turns:
         await pass_turns(4)
         assert ears.canary.hearing is Hearing.DEAF
@@ -166,6 +166,17 @@ async def test_a_deaf_node_gets_a_new_queue_but_not_without_end(
         await pass_turns(10)
     assert 2 <= ears.rebuilds <= 1 + 10 * INTERVAL_S * 1.5 / REBUILD_PAUSE_S
     assert ears.caught_up >= ears.rebuilds
+
+
+async def test_a_topic_that_takes_nothing_says_nothing_of_the_queue(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ears.greeting = Greeting.NOT_SENT
+    async with ears.running(monkeypatch) as pass_turns:
+        await pass_turns(8)
+    assert ears.canary.hearing is Hearing.SILENT
+    assert ears.rebuilds == 0
+    assert ears.caught_up >= 1
 
 
 async def test_a_fault_of_the_table_or_of_the_leases_ends_nothing(
