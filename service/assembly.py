@@ -22,6 +22,7 @@ from service.log.channel_log import ChannelLog
 from service.node import Background, Health, Node
 from service.ports import ChannelTable, Clock, Framer, InstanceQueue, Leases, NewId, Presence, Topic
 from service.presence import PresenceBook
+from service.publisher import Publisher
 
 __all__ = ["DEAF_FAILURES", "Assembly", "Ports", "assemble"]
 
@@ -158,7 +159,7 @@ def assemble(
             framer=framer,
             node=node_id,
             log=log,
-            appender=appender,
+            publisher=Publisher(appender, ports.new_id, broadcast, node=node_id),
             dispatcher=dispatcher,
             presence=PresenceBook(ports.presence, ports.leases, clock, node=node_id),
             signal=broadcast,

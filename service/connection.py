@@ -29,7 +29,6 @@ from service.core.protocol import (
     encode_error,
     encode_lines_reply,
     encode_reply,
-    encode_stored,
     subscribe_result,
     unsubscribe_push,
 )
@@ -53,11 +52,12 @@ from service.core.session import (
 )
 from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenError, TokenExpired
 from service.delivery.dispatcher import Dispatcher, Joined
-from service.log.appender import Appender, Full
+from service.log.appender import Full
 from service.log.channel_log import ChannelLog, NotAppended
 from service.log.history import WrongEpoch, read_history
 from service.ports import Clock, Framer, NewId, PortError, Sink
 from service.presence import PresenceBook
+from service.publisher import Publisher
 
 __all__ = [
     "COMMANDS_UNDER_WAY_MAX",
@@ -133,7 +133,7 @@ class Services:
     framer: Framer
     node: str
     log: ChannelLog
-    appender: Appender
+    publisher: Publisher
     dispatcher: Dispatcher
     presence: PresenceBook
     signal: Callable[[Signal], bool]
@@ -460,33 +460,20 @@ class Connection:
             return
         received_ms = services.clock.now_ms()
         published = Publication(effect.data, info=effect.info, time=received_ms)
-        if not effect.options.has_history:
-            try:
-                encode_stored(published)
-            except Unencodable:
-                self._fail(effect.id, Error.BAD_REQUEST)
-                return
-            signal = signals.publication(services.node, services.new_id(), effect.channel, published)
-            if services.signal(signal):
-                self._reply(effect.id, "publish", {})
-            else:
-                self._fail(effect.id, Error.TOO_MANY_REQUESTS)
-            return
         await self._places.acquire()
         try:
-            position = services.appender.submit(
-                effect.channel,
-                published,
-                effect.options.history_ttl_s * 1000,
-                effect.key,
-                received_ms=received_ms,
+            if not effect.options.has_history:
+                services.publisher.send(effect.channel, published)
+                self._places.release()
+                self._reply(effect.id, "publish", {})
+                return
+            position = services.publisher.store(
+                effect.channel, effect.options, published, effect.key, received_ms
             )
-        except Full:
+        except (Full, Unencodable) as error:
             self._places.release()
-            self._fail(effect.id, Error.TOO_MANY_REQUESTS)
-        except Unencodable:
-            self._places.release()
-            self._fail(effect.id, Error.BAD_REQUEST)
+            full = isinstance(error, Full)
+            self._fail(effect.id, Error.TOO_MANY_REQUESTS if full else Error.BAD_REQUEST)
         else:
             position.add_done_callback(partial(self._published, effect.id, effect.rpc))
 

@@ -16,11 +16,10 @@ import structlog
 from aiohttp import web
 
 from service.connection import Services
-from service.core import signals
 from service.core.channels import is_valid_name
 from service.core.codes import Error
 from service.core.idempotency import is_valid_key
-from service.core.protocol import Unencodable, encode_stored
+from service.core.protocol import Unencodable
 from service.core.publication import Json, Publication
 from service.keys import NODE
 from service.log.appender import Full
@@ -127,15 +126,10 @@ class Api:
             if not options.has_history or request.skip_history:
                 if request.key is not None:
                     raise _Refused(Error.NOT_AVAILABLE)
-                encode_stored(published)
-                _send(services, request.channel, published)
+                services.publisher.send(request.channel, published)
                 return {}
-            position = await services.appender.submit(
-                request.channel,
-                published,
-                options.history_ttl_s * 1000,
-                request.key,
-                received_ms=received_ms,
+            position = await services.publisher.store(
+                request.channel, options, published, request.key, received_ms
             )
         except Unencodable:
             raise _Refused(Error.BAD_REQUEST) from None
@@ -148,11 +142,6 @@ class Api:
             _log.warning("api_publish_unknown", channel=request.channel, reason=str(error))
             raise _Refused(Error.INTERNAL) from error
         return {"offset": position.offset, "epoch": position.epoch}
-
-
-def _send(services: Services, channel: str, published: Publication) -> None:
-    if not services.signal(signals.publication(services.node, services.new_id(), channel, published)):
-        raise _Refused(Error.TOO_MANY_REQUESTS)
 
 
 def _wire(error: Error) -> dict[str, Any]:

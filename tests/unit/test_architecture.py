@@ -59,11 +59,14 @@ ROOMS: Final = {
     "service.log": room("core ports log telemetry", "structlog"),
     "service.delivery": room("core ports log delivery telemetry", "structlog"),
     "service.presence": room("core ports telemetry", "structlog"),
-    "service.connection": room("core ports log delivery presence auth config telemetry", "structlog"),
+    "service.publisher": room("core ports log"),
+    "service.connection": room(
+        "core ports log delivery presence publisher auth config telemetry", "structlog"
+    ),
     "service.node": room("core ports log delivery presence connection auth config telemetry", "structlog"),
     "service.lease": room("core ports telemetry", "structlog"),
     "service.assembly": room(
-        "core ports log delivery presence connection node lease auth config telemetry", "structlog"
+        "core ports log delivery presence publisher connection node lease auth config telemetry", "structlog"
     ),
     "service.keys": room("core ports log delivery presence connection node auth config telemetry", "aiohttp"),
     "service.gateway": room(
