@@ -30,6 +30,7 @@ __all__ = [
     "MalformedEnvelope",
     "Signal",
     "checked_pubs",
+    "is_deeper",
     "pack",
     "parse",
     "record_text",
@@ -218,14 +219,15 @@ def _quoted(text: str) -> str:
 
 def _one_line(value: Json) -> str:
     """`value` as JSON that every decoder takes. Raises ValueError for NaN, infinity, lone surrogates and deep nesting."""
-    if _is_deeper(value, DEPTH_MAX):
+    if is_deeper(value, DEPTH_MAX):
         raise ValueError("nested too deeply")
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     text.encode()  # UnicodeEncodeError is a ValueError
     return text.translate(_NON_CHARACTERS)
 
 
-def _is_deeper(value: Json, depth: int) -> bool:
+def is_deeper(value: Json, depth: int) -> bool:
+    """Whether arrays and objects stand within each other more than `depth` times in `value`."""
     level = [value]
     for _ in range(depth + 1):
         level = [

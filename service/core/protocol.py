@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from service.core.codes import Error, Unsubscribe
+from service.core.envelope import DEPTH_MAX, is_deeper
 from service.core.idempotency import is_valid_key
 from service.core.publication import (
     ClientInfo,
@@ -290,7 +291,9 @@ def _loads(line: bytes) -> tuple[Any, bool]:
         raise ProtocolViolation("a line is not JSON, or nested too deeply") from error
     try:
         return orjson.loads(whole), True
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        if is_deeper(fields, DEPTH_MAX):
+            raise ProtocolViolation("nested too deeply") from error
         return fields, False
 
 
