@@ -9,6 +9,7 @@ from service import __version__
 from service.config import Config
 from service.connection import Limits, Services, Verifier
 from service.core.envelope import Signal
+from service.core.publication import Record
 from service.core.session import Policy
 from service.delivery.broadcaster import Broadcaster
 from service.delivery.canary import Canary
@@ -122,9 +123,15 @@ def assemble(
         catch_up=dispatcher.catch_up,
         newest_elsewhere=newest_canary_elsewhere,
     )
-    intake = Intake(node_id, dispatcher, hub, listener.greeted, canary.hear)
+
+    def canary_heard(record: Record, published_at: int) -> None:
+        """It came through the queue: that proves as much as a greeting."""
+        listener.heard()
+        canary.hear(record, published_at)
+
+    intake = Intake(node_id, dispatcher, hub, listener.greeted, canary_heard)
     poller = Poller(ports.queue, clock, ports.random, intake.take, listener.rebuild)
-    health.deaf = lambda: poller.failures >= DEAF_FAILURES
+    health.deaf = lambda: poller.is_gone or poller.failures >= DEAF_FAILURES
     health.unproved = lambda: not listener.hears
     health.canary = canary
 

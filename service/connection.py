@@ -341,9 +341,9 @@ class Connection:
         channel, subscription = join.channel, Subscription(self, join)
         entered = False
         try:
-            if (pending := self._exits.get(channel)) is not None:
-                await asyncio.wait([pending])
             async with asyncio.timeout(SUBSCRIBE_LIMIT_S):
+                if (pending := self._exits.get(channel)) is not None:
+                    await asyncio.wait([pending])
                 if subscription.has_presence:
                     entered = True
                     await self._services.presence.enter(channel, join.info)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from service.core.publication import Publication, StreamPosition
+from service.core.publication import StreamPosition
 
 __all__ = [
     "RING_BYTES_MAX",
@@ -33,15 +33,13 @@ RING_BYTES_MAX: Final = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A publication as clients get it: `line` is its JSON; `ts` (ms) the time of its append."""
+    """A publication as clients get it: `line` is its JSON, which is all that is kept of it; `ts` (ms) the time of
+    its append.
+    """
 
-    publication: Publication
+    offset: int
     line: bytes
     ts: int
-
-    @property
-    def offset(self) -> int:
-        return self.publication.offset
 
 
 class Ring:

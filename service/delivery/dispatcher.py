@@ -409,7 +409,7 @@ class Dispatcher:
         """Encode what passed, keep it in the ring, and return its pushes."""
         pushes: list[bytes] = []
         for each in passed:
-            sent = [Sent(pub, _line(pub), each.ts) for pub in each.publications]
+            sent = [Sent(pub.offset, _line(pub), each.ts) for pub in each.publications]
             channel.ring.append(sent)
             pushes.extend(publication_push(channel.name, one.line) for one in sent)
         return pushes
@@ -449,7 +449,7 @@ class _Evicted(PortError):
 
 
 def _as_sent(record: Record) -> list[Sent]:
-    return [Sent(pub, _line(pub), record.ts) for pub in record.publications or ()]
+    return [Sent(pub.offset, _line(pub), record.ts) for pub in record.publications or ()]
 
 
 def _line(publication: Publication) -> bytes:

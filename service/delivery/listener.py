@@ -76,6 +76,10 @@ class Listener:
             self._hears = True
             heard.set()
 
+    def heard(self) -> None:
+        """Something that only the topic can have brought came through the queue."""
+        self._hears = True
+
     async def prove(self) -> bool:
         """Greet and wait until it is heard; False = not within the time configured. The poller must run."""
         return await self.greet() is Greeting.HEARD

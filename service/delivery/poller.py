@@ -54,6 +54,11 @@ class Poller:
         """Receives that failed in a row."""
         return self._failures
 
+    @property
+    def is_gone(self) -> bool:
+        """The queue is known to be gone, or given up, and no other is there yet."""
+        return self._gone
+
     def rebuild_next(self) -> None:
         """Replace the queue now: it does not bring what it should. The receive that is under way is given up."""
         self._gone = True
@@ -82,6 +87,9 @@ class Poller:
             return
         except PortError as error:
             await self._back_off(error)
+            return
+        if self._gone and not messages:
+            # Given up for a rebuild: that says nothing of how the queue does.
             return
         self._failures = 0
         self.heard_at_s = self._clock.monotonic_s()

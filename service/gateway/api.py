@@ -110,7 +110,7 @@ class Api:
     def _may_call(self, request: web.Request) -> bool:
         if self._insecure:
             return True
-        given = request.headers.get("X-API-Key", "").encode()
+        given = request.headers.get("X-API-Key", "").encode(errors="surrogateescape")
         return bool(self._key) and hmac.compare_digest(given, self._key)
 
     async def _publish(self, services: Services, params: Json) -> dict[str, Json]:

@@ -175,24 +175,26 @@ class ChannelLog:
         """Resolve, and keep the epoch of a quiet channel alive when under half of its life remains."""
         read_at = self._clock.now_ms()
         resolved = await self.resolve(channel)
-        tail = resolved.tail
-        if not renewal_due(tail, read_at):
+        if not renewal_due(resolved.tail, read_at):
             return resolved
-        head = await self._table.head(channel)
-        told = head_tail(head, resolved.newest, read_at, self._generation)
-        if told is None or renewal_due(told, read_at):
-            renewed = next_head(
-                channel,
-                head,
-                resolved.newest,
-                epoch=tail.epoch,
-                version=self._new_id(),
-                read_at=read_at,
-            )
-            if renewed.floor == tail.top:
-                # Another node may have won, or appended meanwhile: either keeps the epoch as well.
-                await self._table.put_head(renewed, head.version if head else None)
+        try:
+            await self._renew_head(channel, resolved, read_at)
+        except PortError as error:
+            # The tail is known all the same, and hours remain to renew it.
+            _log.warning("renewal_failed", channel=channel, reason=str(error))
         return resolved
+
+    async def _renew_head(self, channel: str, resolved: Resolved, read_at: int) -> None:
+        head, tail = await self._table.head(channel), resolved.tail
+        told = head_tail(head, resolved.newest, read_at, self._generation)
+        if told is not None and not renewal_due(told, read_at):
+            return
+        renewed = next_head(
+            channel, head, resolved.newest, epoch=tail.epoch, version=self._new_id(), read_at=read_at
+        )
+        if renewed.floor == tail.top:
+            # Another node may have won, or appended meanwhile: either keeps the epoch as well.
+            await self._table.put_head(renewed, head.version if head else None)
 
     async def remove_history(self, channel: str) -> StreamPosition:
         """Hide everything up to the tail from readers; nothing is deleted, so no offset can be used twice.

@@ -15,6 +15,7 @@ from service import connection as connection_module
 from service.auth import sign_connection, sign_subscription
 from service.config import OPTIONS
 from service.connection import READS_UNDER_WAY_MAX, SLEPT_S
+from service.core.canary import canary_item
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.codes import Disconnect
 from service.core.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
@@ -26,6 +27,7 @@ from tests.unit.worlds import (
     Client,
     Fleet,
     LocalNode,
+    envelope,
     logged,
     settled,
     until,
@@ -1062,3 +1064,23 @@ async def test_what_waits_for_its_turn_ends_with_its_connection(fleet: Fleet, no
     node.assembly.node.closed(client.connection)
     await until(lambda: not client.connection._tasks)
     held.release()
+
+
+async def test_a_subscribe_waits_for_a_presence_exit_but_not_for_long(
+    fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    client = await node.client()
+    assert "epoch" in await client.subscribe("all:room")
+    held = fleet.traffic.hold("remove")
+    assert await client.ask("unsubscribe", channel="all:room") == {}
+    assert await client.subscribe("all:room") == 100
+    held.release()
+
+
+async def test_a_canary_proves_the_queue(fleet: Fleet, node: LocalNode) -> None:
+    item = canary_item(7, node="b", batch="batch", now=fleet.clock.now_ms(), generation="0")
+    assert not node.assembly.listener.hears
+    node.assembly.intake.take([envelope([item])])
+    assert node.assembly.listener.hears
+    assert node.assembly.canary.slot == 7

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.core.publication import Publication, StreamPosition
+from service.core.publication import StreamPosition
 from service.core.recovery import (
     RING_BYTES_MAX,
     Answer,
@@ -25,7 +25,7 @@ LINE = b"x" * (RING_BYTES_MAX + 10)
 
 
 def sent(offset: int, size: int = 10, ts: int = 0) -> Sent:
-    return Sent(Publication(offset, offset), LINE[:size], ts)
+    return Sent(offset, LINE[:size], ts)
 
 
 def run(first: int, last: int, size: int = 10) -> list[Sent]:

@@ -217,3 +217,17 @@ async def test_the_time_of_the_last_answer_is_kept(world: World) -> None:
         world.send("one")
         await until(lambda: world.taken)
         assert world.poller.heard_at_s == before + 100
+
+
+async def test_a_queue_that_is_given_up_counts_as_gone_until_there_is_another(world: World) -> None:
+    """A receive that was cancelled for a rebuild is no sign of health."""
+    world.poller._failures = 7
+    async with polling(world):
+        await until(lambda: world.poller._receiving)
+        world.fleet.world.fail_next("open", Throttled("simulated"))
+        world.poller.rebuild_next()
+        assert world.poller.is_gone
+        await until(lambda: world.poller.failures == 8)
+        assert world.poller.is_gone
+        await until(lambda: not world.poller.is_gone)
+    assert world.poller.failures == 0

@@ -232,6 +232,20 @@ async def test_renewing_what_was_renewed_writes_nothing() -> None:
     assert fleet.traffic.calls["put_head"] == written + 1
 
 
+@pytest.mark.parametrize("call", ["head", "put_head"])
+async def test_a_renewal_that_fails_is_for_the_next_time(call: str) -> None:
+    """The tail is known all the same: nobody who subscribes now must suffer for it."""
+    fleet = Fleet()
+    log = log_over(fleet.world, fleet.clock)
+    await append(log, "one")
+    fleet.clock.advance(14 * HOUR_S)
+    fleet.world.fail_next(call, Throttled("simulated"))
+    assert (await log.renew(CHANNEL)).tail.top == 1
+    before = fleet.world.items[CHANNEL][0]
+    await log.renew(CHANNEL)
+    assert fleet.world.items[CHANNEL][0] != before, "renewed the next time"
+
+
 async def test_nodes_that_renew_at_once_keep_the_epoch() -> None:
     fleet = Fleet()
     logs = [log_over(fleet.world, fleet.clock, node=name) for name in "ab"]
