@@ -27,6 +27,7 @@ from service.adapters.channel_table import DynamoChannelTable
 from service.adapters.leases import DynamoLeases
 from service.adapters.presence import DynamoPresence
 from service.adapters.queue import SqsInstanceQueue
+from service.adapters.schema import channels_table, idempotency_table, nodes_table, presence_table
 from service.adapters.topic import SnsTopic
 from service.assembly import Assembly, Ports, assemble
 from service.auth import TokenVerifier
@@ -148,7 +149,7 @@ async def _aws_clients(app: web.Application) -> AsyncIterator[None]:
 
 async def _lease(app: web.Application) -> AsyncIterator[None]:
     config = app[_CONFIG]
-    app[_LEASES] = DynamoLeases(app[_CLIENTS].tables, f"{config.aws.table_prefix}nodes")
+    app[_LEASES] = DynamoLeases(app[_CLIENTS].tables, nodes_table(config.aws.table_prefix))
     lease = LeaseKeeper(
         app[_LEASES],
         app[_CLOCK],
@@ -167,11 +168,12 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
 async def _node(app: web.Application) -> AsyncIterator[None]:
     """Everything between the sockets and the ports; its end waits for what was accepted."""
     config, clients, node_id = app[_CONFIG], app[_CLIENTS], app[_NODE_ID]
-    table_name = f"{config.aws.table_prefix}channels"
-    table = DynamoChannelTable(clients.log, table_name, f"{config.aws.table_prefix}idempotency", app[_CLOCK])
+    prefix = config.aws.table_prefix
+    table_name = channels_table(prefix)
+    table = DynamoChannelTable(clients.log, table_name, idempotency_table(prefix), app[_CLOCK])
     ports = Ports(
         table=table,
-        presence=DynamoPresence(clients.tables, f"{config.aws.table_prefix}presence"),
+        presence=DynamoPresence(clients.tables, presence_table(prefix)),
         leases=app[_LEASES],
         queue=SqsInstanceQueue(
             control=clients.sqs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -85,20 +85,15 @@ class TokenVerifier:
 
     async def connection(self, token: str, now_s: float) -> ConnectionClaims:
         """`now_s`: s since 1970. Raises TokenExpired or TokenInvalid."""
-        return _encodable(
-            connection_claims(
-                self._claims(token),
-                now_s,
-                audience=self._config.audience,
-                issuer=self._config.issuer,
-                loads=orjson.loads,
-            )
-        )
+        return self._checked(connection_claims, token, now_s)
 
     async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
         """`now_s`: s since 1970; compare the claims with the request. Raises TokenExpired or TokenInvalid."""
+        return self._checked(subscription_claims, token, now_s)
+
+    def _checked(self, read: Callable[..., Claims], token: str, now_s: float) -> Claims:
         return _encodable(
-            subscription_claims(
+            read(
                 self._claims(token),
                 now_s,
                 audience=self._config.audience,

@@ -48,7 +48,6 @@ from service.core.session import (
     ReadHistory,
     ReadPresence,
     Session,
-    State,
 )
 from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenError, TokenExpired
 from service.delivery.dispatcher import Dispatcher, Joined
@@ -181,7 +180,6 @@ class Connection:
         self._stale_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             services.limits.stale_close_delay_s, self._stale
         )
-        self._opened_at_s = services.clock.monotonic_s()
         # When a ping was last due (wall clock: a suspended machine's monotonic clock stands still).
         self._awake_ms = services.clock.now_ms()
 
@@ -199,7 +197,7 @@ class Connection:
         try:
             for command in commands:
                 await self._take(command)
-                if self.session.state is State.CLOSED and self._ended:
+                if self._ended:
                     return
         finally:
             self._busy = False

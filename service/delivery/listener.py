@@ -55,10 +55,6 @@ class Listener:
         self._proving: asyncio.Task[None] | None = None
 
     @property
-    def queue(self) -> InstanceQueue:
-        return self._queue
-
-    @property
     def hears(self) -> bool:
         """Whether this queue was proved to bring what the topic gets."""
         return self._hears

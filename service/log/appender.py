@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import Final
 
@@ -229,14 +229,7 @@ def _front(queue: deque[_Waiting]) -> list[_Waiting]:
 def _record(item: LogItem, taken: list[_Waiting]) -> Record:
     """The committed item as a record, without parsing what this node has just written."""
     publications = tuple(
-        Publication(
-            data=waiting.publication.data,
-            offset=item.offset + index,
-            info=waiting.publication.info,
-            tags=waiting.publication.tags,
-            time=waiting.publication.time,
-        )
-        for index, waiting in enumerate(taken)
+        replace(waiting.publication, offset=item.offset + index) for index, waiting in enumerate(taken)
     )
     return Record(item.channel, item.epoch, item.offset, item.last, item.ts, publications)
 

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import boto3
 
+from tests.processes import is_gone, left_behind
+
 __all__ = ["Aws", "Dev", "Witness", "emulator", "roomcast"]
 
 ROOT: Final = Path(__file__).parents[2]
@@ -25,8 +27,6 @@ REGION: Final = "us-east-1"
 START_S: Final = 40.0
 STOP_S: Final = 30.0
 COMMAND_S: Final = 30.0
-# The end of somebody else's child has no event.
-GONE_POLL_S: Final = 0.01
 # Lines of stderr that a failure report shows.
 REPORT_LINES: Final = 200
 
@@ -160,11 +160,8 @@ class Dev:
         """Every process that it started holds its stderr, so the end of that is the end of the last one."""
         self._reader.join(STOP_S)
         assert not self._reader.is_alive(), f"a process was left behind:\n{self.report}"
-        # A process closes its files first, and is gone a moment later.
-        give_up_s = time.monotonic() + STOP_S
-        while left := [pid for pid in (*self.pids, self.pump_pid) if not _is_gone(pid)]:
-            assert time.monotonic() < give_up_s, f"processes {left} were left behind:\n{self.report}"
-            time.sleep(GONE_POLL_S)
+        left = left_behind((*self.pids, self.pump_pid), STOP_S)
+        assert not left, f"processes {left} were left behind:\n{self.report}"
 
     def close(self) -> None:
         """Whatever happened before, nothing is left. Idempotent."""
@@ -174,21 +171,12 @@ class Dev:
         # Its children end by themselves now; those that a test broke are helped.
         self._reader.join(STOP_S)
         for pid in (*self.pids, self.pump_pid) if self.ready else ():
-            if not _is_gone(pid):
+            if not is_gone(pid):
                 os.kill(pid, signal.SIGKILL)
         self._reader.join(STOP_S)
         for pipe in (self.process.stdout, self.process.stderr):
             assert pipe is not None, "asked for pipes"
             pipe.close()
-
-
-def _is_gone(pid: int) -> bool:
-    """Has `pid` ended? Whoever should reap it may take its time: a zombie is gone."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return True
-    return state == "Z"
 
 
 class Aws:

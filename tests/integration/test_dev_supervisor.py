@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
+from tests.processes import is_gone, left_behind
 
 ROOT: Final = Path(__file__).parents[2]
 STUB: Final = (sys.executable, str(Path(__file__).with_name("stub_instance.py")))
@@ -121,14 +122,6 @@ def endpoint() -> Iterator[str]:
         process.communicate(timeout=DEADLINE_S)
 
 
-def is_gone(pid: int) -> bool:
-    """Has `pid` ended? Whoever should reap it may take its time: a zombie is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def test_from_start_to_orderly_stop() -> None:
     with dev() as run:
         ready = run.until_ready()
@@ -156,12 +149,8 @@ def test_nothing_outlives_a_killed_supervisor() -> None:
         ready = run.until_ready()
         run.process.kill()
         run.wait()
-        # A process closes its stderr a moment before its id is gone.
         pids = [ready["pump"]["pid"], *(instance["pid"] for instance in ready["instances"])]
-        give_up_s = time.monotonic() + DEADLINE_S
-        while not all(is_gone(pid) for pid in pids):
-            assert time.monotonic() < give_up_s, "a child outlived the supervisor"
-            os.sched_yield()
+        assert left_behind(pids, DEADLINE_S) == []
         port = int(ready["aws_endpoint"].rpartition(":")[2])
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
