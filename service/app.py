@@ -17,11 +17,13 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
 from aiohttp import web
 
+from service import __version__
 from service.adapters.aws import AwsClients, connect
 from service.adapters.channel_table import DynamoChannelTable
 from service.adapters.leases import DynamoLeases
@@ -40,7 +42,7 @@ from service.gateway.writer import text_frame
 from service.keys import HEALTH, NODE
 from service.lease import LeaseKeeper
 from service.node import Health
-from service.ports import PortError
+from service.ports import Lease, PortError
 from service.system import SystemClock, new_id, new_nonce, random_fraction
 
 __all__ = ["serve"]
@@ -155,8 +157,10 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
         app[_CLOCK],
         random_fraction,
         node=app[_NODE_ID],
+        new_id=lambda: _node_id(socket.gethostname()),
         ttl_s=config.node.lease_ttl_s,
         heartbeat_s=config.node.heartbeat_s,
+        version=__version__,
     )
     app[_LEASE] = lease
     async with _task(lease.run()):
@@ -171,17 +175,20 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
     prefix = config.aws.table_prefix
     table_name = channels_table(prefix)
     table = DynamoChannelTable(clients.log, table_name, idempotency_table(prefix), app[_CLOCK])
+    lease = app[_LEASE]
+    queue = SqsInstanceQueue(
+        control=clients.sqs,
+        poll=clients.sqs_poll,
+        sns=clients.sns,
+        topic_arn=config.aws.topic_arn,
+        # What the reaper goes by: a queue is ours by its tags, never by its name.
+        tags=lambda: {"app": "roomcast", "topic": config.aws.topic_arn, "node": lease.id},
+    )
     ports = Ports(
         table=table,
         presence=DynamoPresence(clients.tables, presence_table(prefix)),
         leases=app[_LEASES],
-        queue=SqsInstanceQueue(
-            control=clients.sqs,
-            poll=clients.sqs_poll,
-            sns=clients.sns,
-            topic_arn=config.aws.topic_arn,
-            tags={"app": "roomcast", "node": node_id},
-        ),
+        queue=queue,
         topic=SnsTopic(clients.sns, config.aws.topic_arn),
         clock=app[_CLOCK],
         new_id=new_id,
@@ -194,15 +201,31 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
         verifier=app[_VERIFIER],
         framer=text_frame,
         health=app[HEALTH],
-        hold_queue=app[_LEASE].hold,
-        newest_canary_elsewhere=app[_LEASE].newest_canary_elsewhere,
+        hold_queue=lease.hold,
+        newest_canary_elsewhere=lease.newest_canary_elsewhere,
     )
     with _named(f"table {table_name}"):
         # Fail early when it cannot be read; one throttled call is no reason.
         await assembly.log.head(RESERVED_PREFIX + "check")
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
-    app[_LEASE].canary = lambda: assembly.canary.slot
     presence = assembly.node.services.presence
+
+    def report(held: Lease) -> Lease:
+        return replace(
+            held,
+            queue_url=queue.queue_url or "",
+            subscription_arn=queue.subscription_arn or "",
+            connections=len(assembly.node),
+            channels=len(assembly.dispatcher),
+            canary=assembly.canary.slot,
+        )
+
+    def lost(next_lease: Lease) -> None:
+        presence.move(next_lease.node)
+        if not next_lease.queue:
+            assembly.poller.rebuild_next()
+
+    lease.report, lease.lost = report, lost
     async with (
         _task(assembly.broadcaster.run()),
         _task(assembly.dispatcher.watch()),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from service import __version__
 from service.config import Config
 from service.connection import Limits, Services, Verifier
+from service.core import signals
 from service.core.envelope import Signal
-from service.core.publication import Record
+from service.core.publication import ClientInfo, Record
 from service.core.session import Policy
 from service.delivery.broadcaster import Broadcaster
 from service.delivery.canary import Canary
@@ -142,6 +143,15 @@ def assemble(
             intake.deliver_own(outgoing)
         return accepted
 
+    presence = PresenceBook(ports.presence, ports.leases, clock, node=node_id)
+
+    def entered_again(channel: str, info: ClientInfo) -> None:
+        """Whoever took this node for dead told everybody that its clients left."""
+        options = config.channel.options(channel)
+        if options is not None and options.join_leave:
+            broadcast(signals.join(node_id, ports.new_id(), channel, info))
+
+    presence.entered_again = entered_again
     node = Node(
         Services(
             version=f"roomcast {__version__}",
@@ -168,7 +178,7 @@ def assemble(
             log=log,
             publisher=Publisher(appender, ports.new_id, broadcast, node=node_id),
             dispatcher=dispatcher,
-            presence=PresenceBook(ports.presence, ports.leases, clock, node=node_id),
+            presence=presence,
             signal=broadcast,
             background=background.start,
         ),

@@ -152,9 +152,11 @@ class Presence(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a node holds. Times in ms. `queue` is the queue's name, `state` starting | live | draining.
+    """What a node holds, and how it is doing. Times in ms. `queue` is the queue's name, `state` starting | live | draining.
 
-    `canary`: the newest canary slot that the node heard.
+    `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as they are not known.
+    `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest message came out of the queue.
+    `reaped`: since when somebody has been cleaning up after this node, 0 = nobody is.
     """
 
     node: str
@@ -164,6 +166,14 @@ class Lease:
     heartbeat_at: int
     expires_at: int
     canary: int = 0
+    queue_url: str = ""
+    subscription_arn: str = ""
+    instance: str = ""
+    version: str = ""
+    connections: int = 0
+    channels: int = 0
+    lag_ms: int = 0
+    reaped: int = 0
 
 
 class Leases(Protocol):

@@ -1,10 +1,14 @@
-"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left, kept for a second."""
+"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left, kept for a second.
+
+Entries belong to a lease. A node that lost its own writes them again under its next one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +17,7 @@ import structlog
 from service.core.publication import ClientInfo
 from service.ports import Clock, Leases, Member, PortError, Presence
 
-__all__ = ["CACHE_CHANNELS_MAX", "CACHE_S", "EXITS_MAX", "EXIT_RETRY_S", "PresenceBook"]
+__all__ = ["CACHE_CHANNELS_MAX", "CACHE_S", "ENTRIES_AT_ONCE", "EXITS_MAX", "EXIT_RETRY_S", "PresenceBook"]
 
 # A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
 CACHE_S: Final = 1.0
@@ -22,6 +26,8 @@ CACHE_CHANNELS_MAX: Final = 1000
 EXIT_RETRY_S: Final = 5.0
 # How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node ends.
 EXITS_MAX: Final = 20_000
+# Entries that are written at once when all of them must be.
+ENTRIES_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
 
@@ -33,13 +39,22 @@ class _Kept:
 
 
 class PresenceBook:
-    """Presence as this node writes and reads it. `run` removes what `exit` could not."""
+    """Presence as this node writes and reads it. `run` removes what `exit` could not, and writes again after `move`.
+
+    `node` is the id of the lease that entries belong to.
+    """
 
     def __init__(self, presence: Presence, leases: Leases, clock: Clock, *, node: str) -> None:
         self._presence = presence
         self._leases = leases
         self._clock = clock
         self._node = node
+        # Who is here, by channel and client; and whose entry under the present lease is still to be written.
+        self._here: dict[tuple[str, str], ClientInfo] = {}
+        self._unwritten: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
+        self._wake = asyncio.Event()
+        # Told of everybody whose entry was written again: others were told that they left.
+        self.entered_again: Callable[[str, ClientInfo], None] = _nobody
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._live_nodes: frozenset[str] = frozenset()
         self._live_until_s = float("-inf")
@@ -50,14 +65,23 @@ class PresenceBook:
 
     async def enter(self, channel: str, info: ClientInfo) -> None:
         """Raises PortError."""
-        if (channel, info.client) in self._exits:
+        key = (channel, info.client)
+        if key in self._exits:
             async with self._retrying:
-                self._exits.pop((channel, info.client), None)
-        await self._presence.add(channel, Member(self._node, info))
+                self._exits.pop(key, None)
+        node = self._node
+        await self._presence.add(channel, Member(node, info))
+        self._here[key] = info
+        if node != self._node:
+            # The lease was lost while this was written: it counts for nothing.
+            self._unwritten[key] = info
+            self._wake.set()
         self._kept.pop(channel, None)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
         """Raises PortError: then it is tried again, by `run`."""
+        self._here.pop((channel, info.client), None)
+        self._unwritten.pop((channel, info.client), None)
         try:
             await self._presence.remove(channel, Member(self._node, info))
         except PortError:
@@ -66,11 +90,61 @@ class PresenceBook:
             raise
         self._kept.pop(channel, None)
 
+    def move(self, node: str) -> None:
+        """The lease was lost, `node` is the next one's id. Whoever took the old one removes the old entries."""
+        self._node = node
+        self._exits.clear()
+        self._unwritten = OrderedDict(self._here)
+        self._kept.clear()
+        self._live_until_s = float("-inf")
+        self._wake.set()
+
     async def run(self) -> None:
-        """Try again what could not be removed. Runs until cancelled; entries of an ended node end with its lease."""
+        """Try again what could not be written or removed. Runs until cancelled; what is left then ends with the lease."""
         while True:
-            await asyncio.sleep(EXIT_RETRY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EXIT_RETRY_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            await self._write_again()
             await self._retry_exits()
+
+    async def _write_again(self) -> None:
+        entries = len(self._unwritten)
+        if not entries:
+            return
+        node = self._node
+        places = asyncio.Semaphore(ENTRIES_AT_ONCE)
+
+        async def write(key: tuple[str, str], info: ClientInfo) -> None:
+            async with places:
+                await self._write_one_again(node, key, info)
+
+        results = await asyncio.gather(
+            *(write(key, info) for key, info in list(self._unwritten.items())), return_exceptions=True
+        )
+        for failure in results:
+            if failure is not None and not isinstance(failure, PortError):
+                raise failure
+        _log.warning("presence_entered_again", entries=entries, left=len(self._unwritten))
+
+    async def _write_one_again(self, node: str, key: tuple[str, str], info: ClientInfo) -> None:
+        """Raises PortError: then the next round does it."""
+        if node != self._node or self._unwritten.get(key) is not info:
+            return
+        channel, _ = key
+        await self._presence.add(channel, Member(node, info))
+        self._kept.pop(channel, None)
+        here = self._here.get(key)
+        if here is None:
+            # Left meanwhile, perhaps before this entry was there to be removed.
+            await self._presence.remove(channel, Member(node, info))
+        elif here is not info:
+            # Came back meanwhile, with what this entry may just have replaced.
+            self._unwritten[key] = here
+        elif node == self._node:
+            self._unwritten.pop(key, None)
+            self.entered_again(channel, info)
 
     async def _retry_exits(self) -> None:
         for key, info in list(self._exits.items()):
@@ -115,6 +189,10 @@ class PresenceBook:
             }
             self._live_until_s = self._clock.monotonic_s() + CACHE_S
         return self._live_nodes
+
+
+def _nobody(channel: str, info: ClientInfo) -> None:
+    pass
 
 
 def _seen(read: asyncio.Task[Mapping[str, ClientInfo]]) -> None:

@@ -52,18 +52,18 @@ class SqsInstanceQueue:
         poll: Any,
         sns: Any,
         topic_arn: str,
-        tags: Mapping[str, str],
+        tags: Callable[[], Mapping[str, str]],
         wait_s: int = POLL_WAIT_S,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """Raises ValueError when `topic_arn` is none."""
+        """`tags` are asked for each time a queue is made. Raises ValueError when `topic_arn` is none."""
         parts = topic_arn.split(":")
         if len(parts) != 6 or parts[2] != "sns":
             raise ValueError(f"not the ARN of a topic: {topic_arn}")
         self._partition, self._region, self._account = parts[1], parts[3], parts[4]
         self._control, self._poll, self._sns = control, poll, sns
         self._topic_arn = topic_arn
-        self._tags = dict(tags)
+        self._tags = tags
         self._wait_s = wait_s
         self._sleep = sleep
         self._name: str | None = None
@@ -90,7 +90,7 @@ class SqsInstanceQueue:
         try:
             async with port_errors(CALL_LIMIT_S):
                 answer = await self._control.create_queue(
-                    QueueName=name, Attributes=self._attributes(name), tags=self._tags
+                    QueueName=name, Attributes=self._attributes(name), tags=dict(self._tags())
                 )
         except Refused:
             self._name = None

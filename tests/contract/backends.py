@@ -139,7 +139,7 @@ class AwsBackend:
             poll=self.clients.sqs_poll,
             sns=self.clients.sns,
             topic_arn=self.topic_arn,
-            tags={"app": "roomcast", "node": "test"},
+            tags=lambda: {"app": "roomcast", "node": "test"},
             wait_s=WAIT_S,
             sleep=no_wait,
         )

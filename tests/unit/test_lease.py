@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from service.adapters.memory import MemoryLeases
 from service.lease import LeaseKeeper
 from service.ports import Lease, PortError, Throttled, UnknownOutcome
-from tests.unit.worlds import Fleet, until
+from tests.unit.worlds import Fleet, Ids, settled, until
 
 TTL_S: Final = 60.0
 HEARTBEAT_S: Final = 0.002
@@ -22,7 +23,9 @@ class World:
     def __init__(self) -> None:
         self.fleet = Fleet()
         self.slept: list[float] = []
+        self.lost: list[Lease] = []
         self.keeper = self.made(0.0)
+        self.keeper.lost = self.lost.append
 
     def made(self, random: float) -> LeaseKeeper:
         return LeaseKeeper(
@@ -30,6 +33,7 @@ class World:
             self.fleet.clock,
             lambda: random,
             node="a",
+            new_id=Ids("next"),
             ttl_s=TTL_S,
             heartbeat_s=HEARTBEAT_S,
         )
@@ -121,12 +125,68 @@ async def test_a_state_that_could_not_be_written_comes_with_the_next_heartbeat(w
         await until(lambda: world.lease().state == "live")
 
 
-async def test_a_lease_that_was_reaped_is_known_to_be_lost(world: World) -> None:
+async def test_nothing_is_written_before_there_is_a_queue_to_hold(world: World) -> None:
+    async with beating(world.keeper):
+        await settled()
+    assert not world.fleet.world.leases
+    assert not world.lost
+
+
+async def test_a_lease_that_was_reaped_is_followed_by_another(world: World) -> None:
     await world.keeper.hold("queue-1")
+    await world.keeper.enter("live")
+    before = world.lease()
     world.fleet.world.reaped.add("a")
     async with beating(world.keeper):
-        await until(lambda: not world.keeper.held)
-    assert world.lease().state == "starting", "what the reaper works on is left alone"
+        await until(lambda: world.lost)
+        assert world.keeper.id != "a"
+        await settled()
+    assert world.lease() == before, "what the reaper works on is left alone"
+    [another] = world.lost
+    assert world.fleet.world.leases[world.keeper.id].state == "live"
+    assert another.queue == "", "the old queue is lost: the reaper is to delete it"
+    assert world.keeper.held
+    await world.keeper.hold("queue-2")
+    assert world.fleet.world.leases[world.keeper.id].queue == "queue-2"
+    await world.keeper.drop()
+    assert set(world.fleet.world.leases) == {"a"}, "the lost one is the reaper's to drop"
+
+
+async def test_a_lease_that_is_gone_is_followed_by_another(world: World) -> None:
+    """The reaper is done with it; or the table was emptied."""
+    await world.keeper.hold("queue-1")
+    del world.fleet.world.leases["a"]
+    await world.keeper.enter("live")
+    assert [lease.node for lease in world.lost] == [world.keeper.id]
+    assert set(world.fleet.world.leases) == {world.keeper.id}
+    await world.keeper.enter("draining")
+    assert len(world.lost) == 1
+
+
+async def test_a_loss_that_shows_while_the_queue_is_replaced_costs_no_second_queue(world: World) -> None:
+    await world.keeper.hold("queue-1")
+    world.fleet.world.reaped.add("a")
+    await world.keeper.hold("queue-2")
+    assert [lease.queue for lease in world.lost] == ["queue-2"]
+
+
+async def test_the_next_lease_is_written_until_it_is_there(world: World) -> None:
+    await world.keeper.hold("queue-1")
+    world.fleet.world.reaped.add("a")
+    world.fleet.world.fail_next("put", Throttled(), times=2)
+    await world.keeper.enter("live")
+    assert not world.keeper.held
+    assert not world.lost, "nothing may be held under a lease that is not there"
+    async with beating(world.keeper):
+        await until(lambda: world.lost)
+    assert len(world.lost) == 1
+    assert world.keeper.held
+
+
+async def test_heartbeats_say_how_the_node_is_doing(world: World) -> None:
+    world.keeper.report = lambda lease: replace(lease, connections=7, lag_ms=3)
+    await world.keeper.hold("queue-1")
+    assert (world.lease().connections, world.lease().lag_ms) == (7, 3)
 
 
 async def test_the_end_drops_it(world: World) -> None:

@@ -205,6 +205,68 @@ async def test_who_comes_back_is_not_removed_by_an_earlier_exit(world: World, im
     assert world.fleet.traffic.calls["remove"] == removals
 
 
+async def test_entries_are_written_again_under_another_lease(world: World) -> None:
+    book, clients = world.books["a"], [info(f"c{number}") for number in range(40)]
+    for client in clients:
+        await book.enter(CHANNEL, client)
+    await book.exit(CHANNEL, clients[0])
+    again: list[tuple[str, str]] = []
+    book.entered_again = lambda channel, client: again.append((channel, client.client))
+    running = asyncio.create_task(book.run())
+    del world.fleet.world.leases["a"]
+    world.live("a2")
+    book.move("a2")
+    await until(lambda: len(again) == 39)
+    running.cancel()
+    assert sorted(again) == sorted((CHANNEL, client.client) for client in clients[1:])
+    assert await world.members("b") == {client.client for client in clients[1:]}
+    assert {node for node, _ in world.fleet.world.presence[CHANNEL]} == {"a", "a2"}, "the reaper removes a's"
+    await book.exit(CHANNEL, clients[1])
+    assert ("a2", "c1") not in world.fleet.world.presence[CHANNEL]
+
+
+async def test_who_leaves_while_entries_are_written_again_is_gone(world: World) -> None:
+    book = world.books["a"]
+    await book.enter(CHANNEL, info("c1"))
+    again: list[str] = []
+    book.entered_again = lambda channel, client: again.append(client.client)
+    held = world.fleet.traffic.hold("add", "call")
+    running = asyncio.create_task(book.run())
+    book.move("a2")
+    await held.arrived()
+    await book.exit(CHANNEL, info("c1"))
+    held.release()
+    await until(lambda: world.fleet.traffic.calls["remove"] == 2)
+    await settled()
+    running.cancel()
+    assert ("a2", "c1") not in world.fleet.world.presence[CHANNEL]
+    assert not again
+
+
+async def test_an_entry_that_was_under_way_when_the_lease_was_lost_is_written_again(world: World) -> None:
+    book = world.books["a"]
+    held = world.fleet.traffic.hold("add", "call")
+    entering = asyncio.create_task(book.enter(CHANNEL, info("c1")))
+    await held.arrived()
+    book.move("a2")
+    held.release()
+    await entering
+    running = asyncio.create_task(book.run())
+    await until(lambda: ("a2", "c1") in world.fleet.world.presence[CHANNEL])
+    running.cancel()
+
+
+async def test_entries_that_could_not_be_written_again_are_tried_again(world: World, impatient: None) -> None:
+    book = world.books["a"]
+    for client in ("c1", "c2"):
+        await book.enter(CHANNEL, info(client))
+    world.fleet.world.fail_next("add", Throttled())
+    running = asyncio.create_task(book.run())
+    book.move("a2")
+    await until(lambda: {("a2", "c1"), ("a2", "c2")} <= set(world.fleet.world.presence[CHANNEL]))
+    running.cancel()
+
+
 async def test_exits_to_be_tried_again_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_module, "EXITS_MAX", 2)
     for client in ("c1", "c2", "c3"):

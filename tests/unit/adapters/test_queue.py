@@ -38,7 +38,7 @@ class Fixture:
             poll=self.client,
             sns=self.client,
             topic_arn=TOPIC_ARN,
-            tags={"app": "roomcast", "node": "n1"},
+            tags=lambda: {"app": "roomcast", "node": "n1"},
             sleep=self.sleep,
         )
 
@@ -233,4 +233,4 @@ async def test_receiving_waits_as_long_as_sqs_allows() -> None:
 def test_a_topic_is_named_by_its_arn(arn: str) -> None:
     client = FakeClient()
     with pytest.raises(ValueError, match="ARN"):
-        SqsInstanceQueue(control=client, poll=client, sns=client, topic_arn=arn, tags={})
+        SqsInstanceQueue(control=client, poll=client, sns=client, topic_arn=arn, tags=dict)
