@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 from service.core import signals
 from service.core.channels import ChannelOptions
+from service.core.codes import Error
 from service.core.envelope import Signal
-from service.core.protocol import encode_stored
+from service.core.protocol import Unencodable, encode_stored
 from service.core.publication import Publication, StreamPosition
-from service.log.appender import Appender, Full
+from service.delivery.broadcaster import can_be_sent
+from service.log.appender import Appender, Full, TooLarge
+from service.log.channel_log import NeverAppended, NotAppended
 from service.ports import NewId
 
 __all__ = ["Publisher"]
@@ -36,7 +39,27 @@ class Publisher:
         )
 
     def send(self, channel: str, published: Publication) -> None:
-        """Best effort, without an offset. Raises Full (to everybody or to nobody) and Unencodable."""
+        """Best effort, without an offset. Raises Full (to everybody or to nobody), TooLarge and Unencodable."""
         encode_stored(published)
-        if not self._signal(signals.publication(self._node, self._new_id(), channel, published)):
-            raise Full("too many signals wait to be sent")
+        signal = signals.publication(self._node, self._new_id(), channel, published)
+        if self._signal(signal):
+            return
+        if not can_be_sent(signal):
+            raise TooLarge("a publication that exceeds a signal")
+        raise Full("too many signals wait to be sent")
+
+    @staticmethod
+    def error(failure: BaseException) -> Error:
+        """What a publisher is told of what `store` (or its future) or `send` raised."""
+        match failure:
+            case Unencodable():
+                return Error.BAD_REQUEST
+            case TooLarge():
+                return Error.LIMIT_EXCEEDED
+            case NeverAppended():
+                return Error.REFUSED
+            case Full() | NotAppended():
+                return Error.TOO_MANY_REQUESTS
+            case _:
+                # Nobody knows whether it is in the log, or will be.
+                return Error.INTERNAL

@@ -1,7 +1,11 @@
-"""The canary's rules: one record a time slot, written by whoever is first, through the whole pipeline to every node.
+"""The canary's rules: one record an interval, written by whoever is first, through the whole pipeline to every node.
 
-A node that has heard no canary for some slots asks: is it me, or is it the pipeline? Its own greeting through the
-topic tells whether its queue hears; other nodes' leases tell whether they heard newer canaries.
+Canaries are numbered, and the number only grows. Who has heard no new one for an interval sings the next, and a
+conditional write of that number elects the one whose song it is. Numbers are compared with each other and never
+with a clock: a node whose clock is wrong, or that has slept, changes nothing for the others.
+
+A node that has heard no canary for some intervals asks: is it me, or is it the pipeline? Its own greeting through
+the topic tells whether its queue hears; other nodes' leases tell whether they heard newer canaries.
 """
 
 from __future__ import annotations
@@ -12,24 +16,27 @@ from typing import Final
 
 from service.core.channels import RESERVED_PREFIX
 from service.core.log import MIN_RETENTION_MS, new_epoch
-from service.core.log_item import LogItem
+from service.core.log_item import OFFSET_MAX, LogItem
 from service.core.publication import Record
 
 __all__ = [
     "CANARY_CHANNEL",
-    "MISSED_SLOTS",
+    "MISSED_INTERVALS",
     "Greeting",
     "Hearing",
     "Latency",
     "Vigil",
     "canary_item",
     "latency",
-    "slot_at",
+    "next_number",
 ]
 
 CANARY_CHANNEL: Final = RESERVED_PREFIX + "canary"
-# Slots without a canary before a node doubts: one may be late (its writer died, DynamoDB throttled), two are not.
-MISSED_SLOTS: Final = 2.5
+# Intervals without a canary before a node doubts. Somebody's turn to sing comes after one to one and a half; if that
+# was in vain (its writer died, DynamoDB throttled, the number was taken), another comes within a half to three quarters.
+MISSED_INTERVALS: Final = 2.5
+# By up to this part of an interval a turn comes later than it might: so that one node is first, and the rest hear it.
+_JITTER: Final = 0.5
 
 
 class Hearing(Enum):
@@ -64,17 +71,21 @@ class Latency:
     to_node_ms: int
 
 
-def slot_at(now_ms: int, interval_ms: int) -> int:
-    """The number of the time slot; the same on all nodes as far as their clocks agree."""
-    return now_ms // interval_ms
+def next_number(known: int, now_ms: int, interval_ms: int) -> int:
+    """The number to sing behind `known`, the greatest that this node knows of; 0 = it knows none.
+
+    Only then the clock is asked, so that a fleet that starts anew begins above what it sang before. If it does not,
+    because a clock was wrong then or is now, the number may be taken: see `Vigil.singing`.
+    """
+    return min(known + 1 if known else max(1, now_ms // interval_ms), OFFSET_MAX)
 
 
-def canary_item(slot: int, *, node: str, batch: str, now: int, generation: str) -> LogItem:
-    """The record of `slot`: the key is the slot, so only one node can write it."""
+def canary_item(number: int, *, node: str, batch: str, now: int, generation: str) -> LogItem:
+    """The record of canary `number`: the number is the key, so only one node can write it."""
     return LogItem(
         channel=CANARY_CHANNEL,
-        offset=slot,
-        last=slot,
+        offset=number,
+        last=number,
         epoch=new_epoch(generation, "canary"),
         pubs='[{"data":{}}]',
         batch=batch,
@@ -90,37 +101,101 @@ def latency(record: Record, published_at: int, now: int) -> Latency:
 
 
 class Vigil:
-    """What one node heard. Seconds are monotonic."""
+    """What one node heard, and when it is to sing or to doubt. Seconds are monotonic; `chance` is random, in [0, 1)."""
 
-    __slots__ = ("_heard_at_s", "_interval_s", "slot")
+    __slots__ = (
+        "_doubt_at_s",
+        "_elsewhere",
+        "_heard_at_s",
+        "_interval_s",
+        "_sing_at_s",
+        "known",
+        "newest",
+    )
 
-    def __init__(self, interval_s: float, now_s: float) -> None:
+    def __init__(self, interval_s: float, now_s: float, chance: float) -> None:
         self._interval_s = interval_s
-        self._heard_at_s = now_s
-        # The newest slot heard; 0 = none yet.
-        self.slot = 0
+        # The number of the newest canary heard; 0 = none yet.
+        self.newest = 0
+        # The greatest number that is known to be in the table, heard or not.
+        self.known = 0
+        self._listen_from(now_s, chance)
 
-    def hear(self, slot: int, now_s: float) -> bool:
+    def _listen_from(self, now_s: float, chance: float) -> None:
+        later_s = _JITTER * chance * self._interval_s
+        self._heard_at_s = now_s
+        self._sing_at_s = now_s + self._interval_s + later_s
+        self._doubt_at_s = now_s + MISSED_INTERVALS * self._interval_s + later_s
+        # What the leases said when this silence was first looked into; None = that was not yet.
+        self._elsewhere: int | None = None
+
+    # ---- singing
+
+    @property
+    def next_turn_s(self) -> float:
+        """When there is something to do, if nothing is heard before."""
+        return min(self._sing_at_s, self._doubt_at_s)
+
+    def must_sing(self, now_s: float) -> bool:
+        """Nobody's new canary was heard for an interval, nor did this node sing one."""
+        return now_s >= self._sing_at_s
+
+    def singing(self, now_s: float, chance: float) -> None:
+        """This node tries to sing now. In vain, it tries again after half an interval if it hears nothing by then.
+
+        That is time to hear who was faster. But who holds a number may have sung it long ago, without this node
+        hearing it: then the next song goes behind it, before the silence becomes a doubt.
+        """
+        self._sing_at_s = now_s + (1 + _JITTER * chance) * self._interval_s / 2
+
+    def sung(self, number: int, now_s: float, chance: float) -> None:
+        """This node's canary `number` is in the table."""
+        self.taken(number)
+        self._sing_at_s = max(self._sing_at_s, now_s + (1 + _JITTER * chance) * self._interval_s)
+
+    def taken(self, number: int) -> None:
+        """Canary `number` is in the table, whoever sang it."""
+        self.known = max(self.known, number)
+
+    # ---- hearing
+
+    def hear(self, number: int, now_s: float, chance: float) -> bool:
         """A canary came; False = an older one, or the same again."""
-        if slot <= self.slot:
+        self.taken(number)
+        if number <= self.newest:
             return False
-        self.slot, self._heard_at_s = slot, now_s
+        self.newest = number
+        self._listen_from(now_s, chance)
         return True
 
     def silence_s(self, now_s: float) -> float:
-        """How long no canary has come."""
+        """How long no new canary has come."""
         return now_s - self._heard_at_s
 
     def is_overdue(self, now_s: float) -> bool:
         """Long enough to ask what is wrong."""
-        return self.silence_s(now_s) > MISSED_SLOTS * self._interval_s
+        return self.silence_s(now_s) >= MISSED_INTERVALS * self._interval_s
 
-    def judge(self, *, greeting: Greeting, newest_elsewhere: int) -> Hearing:
-        """What an overdue canary means. `newest_elsewhere`: the newest slot that another live node heard.
+    def must_doubt(self, now_s: float) -> bool:
+        """It is overdue, and time to ask (again)."""
+        return now_s >= self._doubt_at_s
+
+    def doubted(self, now_s: float, chance: float) -> None:
+        """What was wrong was asked now."""
+        self._doubt_at_s = now_s + (1 + _JITTER * chance) * self._interval_s
+
+    def judge(self, *, greeting: Greeting, newest_elsewhere: int | None) -> Hearing:
+        """What an overdue canary means. `newest_elsewhere`: the newest that another live node heard; None = not known.
 
         A greeting comes through topic and queue only: who hears it has ears, and it is the table's stream or the
-        Lambda that is silent. Who does not, while others hear canaries, is deaf.
+        Lambda that is silent. Who does not, while others heard newer canaries, is deaf. A greeting that the topic
+        did not take says nothing, and in an outage of the topic the last canary reached some nodes and not others: then
+        what others heard counts only if it goes on growing while this node hears nothing.
         """
-        if greeting is Greeting.HEARD or newest_elsewhere <= self.slot:
+        before = self._elsewhere
+        if newest_elsewhere is not None and before is None:
+            self._elsewhere = newest_elsewhere
+        if greeting is Greeting.HEARD or newest_elsewhere is None or newest_elsewhere <= self.newest:
             return Hearing.SILENT
-        return Hearing.DEAF
+        grows = before is not None and newest_elsewhere > before
+        return Hearing.DEAF if greeting is Greeting.NOT_HEARD or grows else Hearing.SILENT

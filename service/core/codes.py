@@ -25,6 +25,8 @@ class Error(Enum):
 
     # Something of ours failed or was too slow; whether a publication is in the log is unknown.
     INTERNAL = ErrorCode(100, "internal server error", temporary=True)
+    # The table refused a publication, and would again: known not to have happened, and trying again is no use.
+    REFUSED = ErrorCode(100, "internal server error")
     # No token where one is needed.
     UNAUTHORIZED = ErrorCode(101, "unauthorized")
     # The channel's namespace is not configured.

@@ -6,7 +6,7 @@ reconnect at once costs the log one read or none.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,11 +15,13 @@ from typing import Final
 from service.core.publication import StreamPosition
 
 __all__ = [
+    "RINGS_BYTES_MAX",
     "RING_BYTES_MAX",
     "Answer",
     "LogNeeded",
     "Recovered",
     "Ring",
+    "Rings",
     "Sent",
     "Unrecovered",
     "Window",
@@ -29,6 +31,10 @@ __all__ = [
 # Bytes of publications a channel's ring keeps, and so what one recovery may bring: half of the
 # smallest outgoing queue that a connection may be given, so that a recovery is never taken for slowness.
 RING_BYTES_MAX: Final = 512 * 1024
+# What the rings of all channels of a node keep together. A channel whose ring is emptied is recovered from the log.
+RINGS_BYTES_MAX: Final = 256 * 1024 * 1024
+# What a publication in a ring takes besides its line: two objects and their place in a queue.
+_SENT_BYTES: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,16 @@ class Ring:
         return len(self._sent)
 
     @property
+    def weight(self) -> int:
+        """Bytes of memory, about."""
+        return self._bytes + len(self._sent) * _SENT_BYTES
+
+    def clear(self) -> None:
+        """Forget everything: the log has it."""
+        self._sent.clear()
+        self._bytes = 0
+
+    @property
     def first(self) -> int:
         """The offset of the oldest; 0 when empty."""
         return self._sent[0].offset if self._sent else 0
@@ -64,8 +80,7 @@ class Ring:
         """Add newer publications; a hole before them empties the ring first."""
         for each in sent:
             if self._sent and each.offset != self._sent[-1].offset + 1:
-                self._sent.clear()
-                self._bytes = 0
+                self.clear()
             self._sent.append(each)
             self._bytes += len(each.line)
         while len(self._sent) > self._publications_max or self._bytes > RING_BYTES_MAX:
@@ -90,6 +105,31 @@ class Ring:
         if not self._sent or self._sent[0].offset > offset + 1 or self._sent[-1].offset != top:
             return None
         return list(islice(self._sent, offset + 1 - self._sent[0].offset, None))
+
+
+class Rings:
+    """Bounds what all rings of a node keep: beyond it, those that were used least recently are emptied, but never
+    the one that was used last.
+    """
+
+    def __init__(self, bytes_max: int = RINGS_BYTES_MAX) -> None:
+        self._weights: OrderedDict[Ring, int] = OrderedDict()
+        self._bytes_max = bytes_max
+        self.bytes = 0
+
+    def used(self, ring: Ring) -> None:
+        """Something was added to `ring`, or it answered somebody."""
+        self.drop(ring)
+        self._weights[ring] = weight = ring.weight
+        self.bytes += weight
+        while self.bytes > self._bytes_max and len(self._weights) > 1:
+            oldest, weight = self._weights.popitem(last=False)
+            self.bytes -= weight
+            oldest.clear()
+
+    def drop(self, ring: Ring) -> None:
+        """Its channel is forgotten. Idempotent."""
+        self.bytes -= self._weights.pop(ring, 0)
 
 
 @dataclass(frozen=True, slots=True)

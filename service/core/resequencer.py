@@ -16,12 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from service.core.protocol import Unencodable, encode_publication
 from service.core.publication import Publication, Record, StreamPosition
 
-__all__ = ["HELD_PUBLICATIONS_MAX", "Next", "Resequencer"]
+__all__ = ["HELD_BYTES_MAX", "HELD_PUBLICATIONS_MAX", "Next", "Resequencer", "weight"]
 
-# Publications held ahead of a hole, a channel. Beyond it they are dropped and read from the log.
+# Publications held ahead of a hole, a channel. Beyond either they are dropped and read from the log.
 HELD_PUBLICATIONS_MAX: Final = 1000
+HELD_BYTES_MAX: Final = 1024 * 1024
 # Epochs that turned out not to be the channel's: stragglers of an epoch before, or of another table.
 _REFUTED_MAX: Final = 8
 
@@ -34,6 +36,14 @@ class Next:
     ts: int
 
 
+def weight(record: Record) -> int:
+    """Bytes of its publications as clients get them. One that cannot be written is as heavy as all that may be held."""
+    try:
+        return sum(len(encode_publication(publication)) for publication in record.publications or ())
+    except Unencodable:
+        return HELD_BYTES_MAX
+
+
 class Resequencer:
     """The order of one channel, from a position that a consistent read of the log gave.
 
@@ -44,6 +54,7 @@ class Resequencer:
     __slots__ = (
         "_gap_wait_s",
         "_held",
+        "_held_bytes",
         "_held_publications",
         "_known",
         "_refuted",
@@ -60,8 +71,10 @@ class Resequencer:
         self.read_at: float | None = None
         self.doubted: str | None = None
         self._gap_wait_s = gap_wait_s
-        self._held: dict[int, Record] = {}
+        # By offset: the record and its weight.
+        self._held: dict[int, tuple[Record, int]] = {}
         self._held_publications = 0
+        self._held_bytes = 0
         # The greatest offset that is known to be in the log.
         self._known = position.offset
         self._refuted: deque[str] = deque(maxlen=_REFUTED_MAX)
@@ -143,17 +156,23 @@ class Resequencer:
             first = min(self._held)
             if first > self.top + 1:
                 return
-            record = self._held.pop(first)
+            record, size = self._held.pop(first)
             self._held_publications -= record.last - record.offset + 1
+            self._held_bytes -= size
             if record.last > self.top:
                 passed.append(self._pass(record))
 
     def _hold(self, record: Record) -> None:
-        size = record.last - record.offset + 1
-        if record.offset in self._held or self._held_publications + size > HELD_PUBLICATIONS_MAX:
+        """Keep it if there is room. If there is none, it is known to exist, and will be a hole itself."""
+        count = record.last - record.offset + 1
+        if record.offset in self._held or self._held_publications + count > HELD_PUBLICATIONS_MAX:
             return
-        self._held[record.offset] = record
-        self._held_publications += size
+        size = weight(record)
+        if self._held_bytes + size > HELD_BYTES_MAX:
+            return
+        self._held[record.offset] = (record, size)
+        self._held_publications += count
+        self._held_bytes += size
 
     def _await_hole(self, now_s: float) -> None:
         if self.top >= self._known:

@@ -16,19 +16,37 @@ import structlog
 from service.core.envelope import Signal, pack, signal_text
 from service.ports import Clock, PortError, Topic
 
-__all__ = ["FLUSH_INTERVAL_S", "MESSAGES_PER_S", "WAITING_BYTES_MAX", "Broadcaster"]
+__all__ = [
+    "FLUSH_INTERVAL_S",
+    "MESSAGES_PER_S",
+    "PUBLISHES_AT_ONCE",
+    "SIGNAL_BYTES_MAX",
+    "WAITING_BYTES_MAX",
+    "Broadcaster",
+    "can_be_sent",
+]
 
 # How long a signal waits for company. Well under what SNS and SQS add.
 FLUSH_INTERVAL_S: Final = 0.02
 # SNS messages a second a node: the smallest regions allow 300 a second for all of an account.
 MESSAGES_PER_S: Final = 20.0
 _BURST: Final = 20.0
+# A call that hangs does so for 25 s; the others go on meanwhile. More at once would only be more that hang.
+PUBLISHES_AT_ONCE: Final = 4
 # About five seconds' worth of full messages at half that rate.
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 # One signal must leave room for others in a message.
 SIGNAL_BYTES_MAX: Final = 128 * 1024
 
 _log = structlog.get_logger(__name__)
+
+
+def can_be_sent(signal: Signal) -> bool:
+    """Whether it would find room where nothing else waits; otherwise it is shed each time."""
+    try:
+        return len(signal_text(signal).encode()) <= SIGNAL_BYTES_MAX
+    except (ValueError, RecursionError):
+        return False
 
 
 class Broadcaster:
@@ -43,6 +61,8 @@ class Broadcaster:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._places = asyncio.Semaphore(PUBLISHES_AT_ONCE)
+        self._publishing = 0
 
     def send(self, signal: Signal) -> bool:
         """Queue `signal`; False = shed, since too many wait or it is too large."""
@@ -61,36 +81,50 @@ class Broadcaster:
         return True
 
     async def run(self) -> None:
-        """Flush what waits, until cancelled."""
+        """Flush what waits, until cancelled.
+
+        Signals keep their order within a message. To wait for one message before the next would not buy more: a
+        standard topic and a standard queue do not keep the order of messages.
+        """
         tokens, at = _BURST, self._clock.monotonic_s()
-        while True:
-            await self._wake.wait()
-            await asyncio.sleep(FLUSH_INTERVAL_S)
-            now = self._clock.monotonic_s()
-            tokens, at = min(_BURST, tokens + (now - at) * MESSAGES_PER_S), now
-            if tokens < 1:
-                await asyncio.sleep((1 - tokens) / MESSAGES_PER_S)
-                continue
-            tokens -= 1
-            await self._flush_one()
+        async with asyncio.TaskGroup() as publishing:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(FLUSH_INTERVAL_S)
+                now = self._clock.monotonic_s()
+                tokens, at = min(_BURST, tokens + (now - at) * MESSAGES_PER_S), now
+                if tokens < 1:
+                    await asyncio.sleep((1 - tokens) / MESSAGES_PER_S)
+                    continue
+                tokens -= 1
+                await self._places.acquire()
+                self._publishing += 1
+                publishing.create_task(self._publish(*self._take()))
 
     async def flushed(self) -> None:
         """Wait until nothing waits any more. For the end of a node; the caller bounds it."""
         await self._idle.wait()
 
-    async def _flush_one(self) -> None:
-        """Publish one message with what fits from the front."""
+    def _take(self) -> tuple[str, int]:
+        """One message with what fits from the front, and how many signals it holds."""
         body, count = next(pack(self._waiting, signals=True))
         for _ in range(count):
             self._bytes -= len(self._waiting.popleft().encode())
+        if not self._waiting:
+            self._wake.clear()
+        return body, count
+
+    async def _publish(self, body: str, count: int) -> None:
         try:
             await self._topic.publish(body)
         except PortError as error:
             # Best effort: what another attempt might repeat, nobody would miss.
             _log.warning("signals_not_sent", signals=count, reason=str(error))
+        finally:
+            self._places.release()
+            self._publishing -= 1
         if self._shed:
             _log.warning("signals_shed", signals=self._shed)
             self._shed = 0
-        if not self._waiting:
-            self._wake.clear()
+        if not self._waiting and not self._publishing:
             self._idle.set()

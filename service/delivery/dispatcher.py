@@ -10,34 +10,46 @@ push can fall in between. A channel without subscribers is forgotten; what was u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from math import inf
+from typing import Final, TypeVar
 
 import structlog
 
+from service.core.log_item import Head
 from service.core.protocol import Unencodable, encode_publication, publication_push
 from service.core.publication import Publication, Record, StreamPosition
-from service.core.recovery import LogNeeded, Recovered, Ring, Sent, Unrecovered, Window, recover
-from service.core.resequencer import Next, Resequencer
+from service.core.recovery import LogNeeded, Recovered, Ring, Rings, Sent, Unrecovered, Window, recover
+from service.core.resequencer import Next, Resequencer, weight
+from service.core.tail_checks import TailChecks
 from service.delivery.hub import Hub, Subscriber
 from service.log.channel_log import ChannelLog, Resolved, record_of
 from service.ports import Clock, PortError
 
 __all__ = ["Dispatcher", "Joined", "Timings"]
 
-# Records kept for a channel while it is being opened. Beyond it the log is read once more.
+# Records kept for a channel while it is being opened. Beyond either the log is read once more.
 _OPENING_RECORDS_MAX: Final = 1000
+_OPENING_BYTES_MAX: Final = 1024 * 1024
 # Reads of the log that one joining subscriber may cause before it is told that it cannot recover.
 _JOIN_READS_MAX: Final = 3
+# From a read for a position ahead of the log's end, which was in vain, to the next one. Those who come meanwhile
+# wait for it together: it costs them little of what a subscribe may take, and the log one read a second at most.
+_AHEAD_READ_PAUSE_S: Final = 1.0
 # Publications asked for in one read of a hole; a longer hole takes several reads.
 _GAP_PUBLICATIONS_MAX: Final = 1000
 # Failed reads of one hole, each after the log's own retries, before subscribers are told.
 _GAP_FAILURES_MAX: Final = 20
 _GAP_RETRY_S: Final = 1.0
-# Channels whose tails are checked at once: a check is a read of the log.
-_TAIL_CHECKS_AT_ONCE: Final = 8
+# Failed looks at an epoch that a record claims, until the next record of it or the periodic check; each after twice
+# the pause of the one before.
+_DOUBT_FAILURES_MAX: Final = 8
+_DOUBT_RETRY_S: Final = 1.0
+_DOUBT_RETRY_MAX_S: Final = 30.0
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -59,10 +71,25 @@ class Joined:
     missed: tuple[Sent, ...]
 
 
+@dataclass(slots=True)
+class _AheadReads:
+    """Reads of one channel for clients that are ahead of this node: how many were begun, the number of the last one
+    that was answered, whether that reached the log's end, and when the next may begin (monotonic seconds).
+    """
+
+    begun: int = 0
+    answered: int = 0
+    reached_end: bool = False
+    next_at: float = -inf
+
+
 class _Channel:
     """One open channel: its order, its recent publications, and how many are about to join."""
 
     __slots__ = (
+        "ahead",
+        "doubt_at",
+        "doubt_failures",
         "failures",
         "joining",
         "name",
@@ -73,25 +100,51 @@ class _Channel:
         "task",
         "timer",
         "trim",
+        "trim_read_at",
         "unreachable",
         "waiting",
+        "waiting_bytes",
+        "waiting_dropped",
     )
 
     def __init__(self, name: str, publications_max: int) -> None:
         self.name = name
         self.resequencer: Resequencer | None = None
+        # What came while it is being opened, and whether some did not find room.
         self.waiting: list[Record] = []
+        self.waiting_bytes = 0
+        self.waiting_dropped = False
         self.opening: asyncio.Task[None] | None = None
         self.ring = Ring(publications_max)
         self.reads = asyncio.Lock()
         self.joining = 0
-        # Offsets up to it are hidden, as the head said when it was last read.
+        # Offsets up to it are hidden, as the head said when it was last read (monotonic seconds).
         self.trim = 0
+        self.trim_read_at = -inf
         # Positions before it were read for in vain: the log has a hole, or a recovery does not bring so many bytes.
         self.unreachable = 0
+        self.ahead = _AheadReads()
+        # Looks at a doubted epoch that failed, and when the next may begin.
+        self.doubt_failures = 0
+        self.doubt_at = -inf
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
         self.failures = 0
+
+    def wait(self, record: Record) -> None:
+        """Keep `record` until the channel is open, if there is room."""
+        if len(self.waiting) < _OPENING_RECORDS_MAX:
+            size = weight(record)
+            if self.waiting_bytes + size <= _OPENING_BYTES_MAX:
+                self.waiting.append(record)
+                self.waiting_bytes += size
+                return
+        self.waiting_dropped = True
+
+    def opened(self) -> list[Record]:
+        """What waited."""
+        waiting, self.waiting, self.waiting_bytes = self.waiting, [], 0
+        return waiting
 
 
 class Dispatcher:
@@ -114,7 +167,10 @@ class Dispatcher:
         self._timings = timings
         self._publications_max = recovery_publications_max
         self._channels: dict[str, _Channel] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._rings = Rings()
+        # When the end of which channel is to be looked at, which is what `check_tail` does.
+        self.tails = TailChecks(timings.tail_check_s)
+        self._tasks: set[asyncio.Task[object]] = set()
 
     def __len__(self) -> int:
         """Channels that are open."""
@@ -130,8 +186,7 @@ class Dispatcher:
             if channel is None:
                 continue
             if channel.resequencer is None:
-                if len(channel.waiting) < _OPENING_RECORDS_MAX:
-                    channel.waiting.append(record)
+                channel.wait(record)
                 continue
             passed = channel.resequencer.offer(record, self._clock.monotonic_s())
             lines.setdefault(record.channel, []).extend(self._sent(channel, passed))
@@ -200,6 +255,8 @@ class Dispatcher:
                 return Joined(position, None, ())
             answer = recover(since, position, channel.ring, self._visible(channel, window))
             if isinstance(answer, Recovered):
+                if answer.sent:
+                    self._ring_used(channel)
                 return Joined(position, True, answer.sent)
             if isinstance(answer, Unrecovered) or reads == _JOIN_READS_MAX:
                 break
@@ -217,27 +274,28 @@ class Dispatcher:
         await asyncio.shield(channel.opening)
 
     async def _read_position(self, channel: _Channel) -> None:
+        read_at_s = self._clock.monotonic_s()
         resolved = await self._log.renew(channel.name)
         channel.resequencer = Resequencer(resolved.tail.position, gap_wait_s=self._timings.gap_wait_s)
-        waiting, channel.waiting = channel.waiting, []
+        waiting = channel.opened()
         if self._channels.get(channel.name) is channel:
+            self.tails.opened(channel.name, read_at_s, self._random())
             self.offer(waiting)
-            if len(waiting) == _OPENING_RECORDS_MAX:
-                # Some may have been dropped: let the log tell.
+            if channel.waiting_dropped:
+                # Nobody will hint at those again: let the log tell.
                 self._spawn(self._check_tail(channel))
 
     async def _read_for(self, channel: _Channel, since: StreamPosition, window: Callable[[], Window]) -> bool:
         """Read what a recovery needs; concurrent ones share the read. False = the log does not have it."""
         resequencer = channel.resequencer
         assert resequencer is not None
+        if since.offset > resequencer.top:
+            return await self._reach(channel, resequencer, since)
         async with channel.reads:
             # Whoever read before us may have brought what we need.
             answer = recover(since, resequencer.position, channel.ring, self._visible(channel, window))
             if not isinstance(answer, LogNeeded):
                 return True
-            if answer.ahead:
-                await self._read_ahead(channel, resequencer)
-                return since.offset <= resequencer.top
             if since.offset < channel.unreachable:
                 return False
             # The whole window at once: one read serves everybody who comes back.
@@ -247,9 +305,10 @@ class Dispatcher:
                 self._log.read_before(channel.name, resequencer.epoch, top, wanted),
                 self._log.head(channel.name),
             )
-            channel.trim = max(channel.trim, head.trim if head else 0)
+            self._note_trim(channel, head)
             older = [sent for record in records for sent in _as_sent(record) if sent.offset <= top]
             channel.ring.prepend(older, top)
+            self._ring_used(channel)
             if channel.ring.first <= top + 1:
                 # Otherwise so much came meanwhile that the ring has no room for what was read: try again.
                 channel.unreachable = channel.ring.first - 1 if channel.ring else top
@@ -259,12 +318,36 @@ class Dispatcher:
         visible = window()
         return replace(visible, trim=max(visible.trim, channel.trim))
 
-    async def _read_ahead(self, channel: _Channel, resequencer: Resequencer) -> None:
-        records = await self._log.read_after(
-            channel.name, resequencer.epoch, resequencer.top, _GAP_PUBLICATIONS_MAX
-        )
+    async def _reach(self, channel: _Channel, resequencer: Resequencer, since: StreamPosition) -> bool:
+        """Read on to a position that is ahead. False = the log does not reach it.
+
+        Anybody can claim such a position, so reads that were in vain are followed by a pause. None of them is held
+        against who came after it began: what it claims may have been appended since.
+        """
+        ahead, begun = channel.ahead, channel.ahead.begun
+        async with channel.reads:
+            # What is under way now may bring it, or begin a pause.
+            pause = ahead.next_at - self._clock.monotonic_s()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        async with channel.reads:
+            if since.offset > resequencer.top and ahead.answered <= begun:
+                await self._read_ahead(channel, resequencer, since)
+            return since.offset <= resequencer.top or not ahead.reached_end
+
+    async def _read_ahead(self, channel: _Channel, resequencer: Resequencer, since: StreamPosition) -> None:
+        ahead, after = channel.ahead, resequencer.top
+        ahead.begun = number = ahead.begun + 1
+        records = await self._log.read_after(channel.name, resequencer.epoch, after, _GAP_PUBLICATIONS_MAX)
+        ahead.answered, ahead.reached_end = number, _count(records) < _GAP_PUBLICATIONS_MAX
+        if ahead.reached_end and (not records or records[-1].last < since.offset):
+            ahead.next_at = self._clock.monotonic_s() + _AHEAD_READ_PAUSE_S
         if self._channels.get(channel.name) is channel:
             self.offer(records)
+
+    def _note_trim(self, channel: _Channel, head: Head | None) -> None:
+        channel.trim = max(channel.trim, head.trim if head else 0)
+        channel.trim_read_at = self._clock.monotonic_s()
 
     # ---- holes and doubts
 
@@ -273,19 +356,20 @@ class Dispatcher:
         resequencer = channel.resequencer
         if resequencer is None or channel.task is not None:
             return
-        if resequencer.doubted is not None:
-            channel.task = self._spawn(self._check_epoch(channel, resequencer, resequencer.doubted))
-            return
         if channel.timer is not None:
             channel.timer.cancel()
             channel.timer = None
-        if resequencer.read_at is None:
-            return
-        delay = resequencer.read_at - self._clock.monotonic_s()
-        if delay > 0:
-            channel.timer = asyncio.get_running_loop().call_later(delay, self._attend, channel)
-        else:
+        now_s = self._clock.monotonic_s()
+        doubted, read_at = resequencer.doubted, resequencer.read_at
+        if doubted is not None and channel.doubt_at <= now_s:
+            channel.task = self._spawn(self._check_epoch(channel, resequencer, doubted))
+        elif read_at is not None and read_at <= now_s:
             channel.task = self._spawn(self._fill_hole(channel, resequencer))
+        else:
+            next_at = min(inf if doubted is None else channel.doubt_at, inf if read_at is None else read_at)
+            if next_at < inf:
+                loop = asyncio.get_running_loop()
+                channel.timer = loop.call_later(next_at - now_s, self._attend, channel)
 
     async def _fill_hole(self, channel: _Channel, resequencer: Resequencer) -> None:
         after, must_reach = resequencer.top, resequencer.reading()
@@ -306,9 +390,9 @@ class Dispatcher:
             self._gap_read_failed(channel, resequencer, failure)
             return
         channel.failures = 0
-        count = sum(record.last - record.offset + 1 for record in records)
         # A read that was cut off reaches as far as it reaches; the rest is another hole.
-        reach = min(must_reach, records[-1].last) if count >= _GAP_PUBLICATIONS_MAX else must_reach
+        is_cut_off = _count(records) >= _GAP_PUBLICATIONS_MAX
+        reach = min(must_reach, records[-1].last) if is_cut_off else must_reach
         passed, whole = resequencer.read(records, reach, self._clock.monotonic_s())
         pushes = self._sent(channel, passed)
         if pushes:
@@ -342,24 +426,51 @@ class Dispatcher:
         if self._channels.get(channel.name) is not channel:
             return
         if resolved is None:
-            # The next record of that epoch raises the doubt again; the periodic check does not forget it.
-            resequencer.doubted = None
-            self._attend(channel)
+            self._epoch_check_failed(channel, resequencer)
         else:
+            channel.doubt_failures, channel.doubt_at = 0, -inf
             resequencer.refute(doubted)
             self._compare(channel, resequencer, resolved)
 
-    async def _check_tail(self, channel: _Channel) -> None:
-        """Read the tail of a channel and catch up with it; keep a quiet channel's epoch alive."""
+    def _epoch_check_failed(self, channel: _Channel, resequencer: Resequencer) -> None:
+        pause = min(_DOUBT_RETRY_MAX_S, _DOUBT_RETRY_S * 2**channel.doubt_failures) * (0.5 + self._random())
+        channel.doubt_at = self._clock.monotonic_s() + pause
+        channel.doubt_failures += 1
+        if channel.doubt_failures >= _DOUBT_FAILURES_MAX:
+            # The next record of that epoch raises the doubt again; the periodic check does not forget it.
+            channel.doubt_failures = 0
+            resequencer.doubted = None
+        self._attend(channel)
+
+    async def check_tail(self, name: str) -> bool:
+        """Look at the end of a channel's log now, if it is open. False = the log did not answer."""
+        channel = self._channels.get(name)
+        return channel is None or await self._check_tail(channel)
+
+    async def _check_tail(self, channel: _Channel) -> bool:
+        """Read the tail of a channel and catch up with it; keep a quiet channel's epoch alive. False = no answer."""
         resequencer = channel.resequencer
         if resequencer is None:
-            return
+            return True
         try:
             resolved = await self._log.renew(channel.name)
         except PortError as error:
             _log.warning("tail_check_failed", channel=channel.name, reason=str(error))
-            return
+            return False
         self._compare(channel, resequencer, resolved)
+        await self._check_trim(channel)
+        return True
+
+    async def _check_trim(self, channel: _Channel) -> None:
+        """Another node may have hidden what is in this one's ring."""
+        age_s = self._clock.monotonic_s() - channel.trim_read_at
+        is_open = self._channels.get(channel.name) is channel
+        if not is_open or not len(channel.ring) or age_s < self._timings.tail_check_s / 2:
+            return
+        try:
+            self._note_trim(channel, await self._log.head(channel.name))
+        except PortError as error:
+            _log.warning("trim_check_failed", channel=channel.name, reason=str(error))
 
     def _compare(self, channel: _Channel, resequencer: Resequencer, resolved: Resolved) -> None:
         if self._channels.get(channel.name) is not channel:
@@ -373,25 +484,6 @@ class Dispatcher:
             if newest is not None:
                 self.offer_one(newest)
         self._attend(channel)
-
-    async def catch_up(self) -> None:
-        """Check the tails of all open channels now: after this node could not hear for a while."""
-        await self._check_tails(list(self._channels.values()))
-
-    async def watch(self) -> None:
-        """Check every open channel's tail once in `tail_check_s`, spread over that time. Runs until cancelled."""
-        while True:
-            await asyncio.sleep(self._timings.tail_check_s * (0.75 + self._random() / 2))
-            await self._check_tails(list(self._channels.values()))
-
-    async def _check_tails(self, channels: Sequence[_Channel]) -> None:
-        places = asyncio.Semaphore(_TAIL_CHECKS_AT_ONCE)
-
-        async def check(channel: _Channel) -> None:
-            async with places:
-                await self._check_tail(channel)
-
-        await asyncio.gather(*(check(channel) for channel in channels))
 
     async def close(self) -> None:
         """Stop what is under way. For the end of a node."""
@@ -412,7 +504,14 @@ class Dispatcher:
             sent = [Sent(pub.offset, _line(pub), each.ts) for pub in each.publications]
             channel.ring.append(sent)
             pushes.extend(publication_push(channel.name, one.line) for one in sent)
+        if pushes:
+            self._ring_used(channel)
         return pushes
+
+    def _ring_used(self, channel: _Channel) -> None:
+        """Of all rings, those of other channels go first. What is forgotten counts no more."""
+        if self._channels.get(channel.name) is channel:
+            self._rings.used(channel.ring)
 
     def _lose(self, channel: _Channel, why: str) -> None:
         _log.warning("channel_lost", channel=channel.name, reason=why)
@@ -426,11 +525,13 @@ class Dispatcher:
     def _forget(self, channel: _Channel) -> None:
         if self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
+            self.tails.closed(channel.name)
+        self._rings.drop(channel.ring)
         if channel.timer is not None:
             channel.timer.cancel()
             channel.timer = None
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -446,6 +547,11 @@ def _opened(channel: _Channel, opening: asyncio.Task[None]) -> None:
 
 class _Evicted(PortError):
     """The channel was lost while a subscriber joined; the client tries again."""
+
+
+def _count(records: Iterable[Record]) -> int:
+    """Publications in them."""
+    return sum(record.last - record.offset + 1 for record in records)
 
 
 def _as_sent(record: Record) -> list[Sent]:

@@ -1,8 +1,8 @@
-"""Channel to local subscribers: a line is framed once and the same bytes go to every socket."""
+"""Channel to local subscribers: a line is framed once an encoding, and the same bytes go to every socket of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from service.core.protocol import join_lines
@@ -31,21 +31,24 @@ class Subscriber(Protocol):
 class Hub:
     """All local subscriptions. Every method runs in one tick of the event loop."""
 
-    def __init__(self, framer: Framer) -> None:
-        self._framer = framer
-        # Insertion-ordered sets of subscribers.
-        self._channels: dict[str, dict[Subscriber, None]] = {}
+    def __init__(self) -> None:
+        # Of each channel, those who share frames: insertion-ordered sets of subscribers. None of them is empty.
+        self._channels: dict[str, dict[Framer, dict[Subscriber, None]]] = {}
 
     def add(self, channel: str, subscriber: Subscriber) -> None:
-        self._channels.setdefault(channel, {})[subscriber] = None
+        groups = self._channels.setdefault(channel, {})
+        groups.setdefault(subscriber.sink.framer, {})[subscriber] = None
 
     def remove(self, channel: str, subscriber: Subscriber) -> None:
         """Idempotent."""
-        subscribers = self._channels.get(channel)
-        if subscribers is not None:
-            subscribers.pop(subscriber, None)
-            if not subscribers:
-                del self._channels[channel]
+        groups, framer = self._channels.get(channel, {}), subscriber.sink.framer
+        if (subscribers := groups.get(framer)) is None:
+            return
+        subscribers.pop(subscriber, None)
+        if not subscribers:
+            del groups[framer]
+        if not groups:
+            del self._channels[channel]
 
     def has(self, channel: str) -> bool:
         return channel in self._channels
@@ -56,36 +59,42 @@ class Hub:
 
     def publish(self, channel: str, lines: Sequence[bytes]) -> None:
         """Send `lines` (pushes of `channel`, in order) to every subscriber, in as few writes as frames allow."""
-        subscribers = self._channels.get(channel)
-        if subscribers is None:
+        groups = self._channels.get(channel)
+        if groups is None:
             return
-        for frame in self._frames(lines):
-            for subscriber in subscribers:
-                subscriber.sink.send(frame)
+        payloads = _payloads(lines)
+        for framer, subscribers in groups.items():
+            for payload in payloads:
+                frame = framer(payload)
+                for subscriber in subscribers:
+                    subscriber.sink.send(frame)
 
     def tell(self, channel: str, line: bytes) -> None:
         """Send a join or leave push to those who want such."""
-        subscribers = self._channels.get(channel)
-        if subscribers is None:
-            return
-        frame = self._framer(line)
-        for subscriber in subscribers:
-            if subscriber.join_leave:
-                subscriber.sink.send(frame)
+        for framer, subscribers in self._channels.get(channel, {}).items():
+            told = [subscriber for subscriber in subscribers if subscriber.join_leave]
+            if told:
+                frame = framer(line)
+                for subscriber in told:
+                    subscriber.sink.send(frame)
 
     def lost(self, channel: str) -> None:
         """End every subscription of `channel` with word that it cannot be continued."""
-        for subscriber in self._channels.pop(channel, ()):
-            subscriber.lost(channel)
+        for subscribers in self._channels.pop(channel, {}).values():
+            for subscriber in subscribers:
+                subscriber.lost(channel)
 
-    def _frames(self, lines: Sequence[bytes]) -> Iterator[bytes]:
-        batch: list[bytes] = []
-        size = 0
-        for line in lines:
-            if batch and size + len(line) > FRAME_BYTES_SOFT_MAX:
-                yield self._framer(join_lines(batch))
-                batch, size = [], 0
-            batch.append(line)
-            size += len(line) + 1
-        if batch:
-            yield self._framer(join_lines(batch))
+
+def _payloads(lines: Sequence[bytes]) -> list[bytes]:
+    payloads: list[bytes] = []
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and size + len(line) > FRAME_BYTES_SOFT_MAX:
+            payloads.append(join_lines(batch))
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line) + 1
+    if batch:
+        payloads.append(join_lines(batch))
+    return payloads

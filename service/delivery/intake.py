@@ -21,7 +21,8 @@ _log = structlog.get_logger(__name__)
 
 class Intake:
     """What the queue brings. `greeted` is called with the id of each hello that this node sent itself, `canary` with
-    each canary and the time its envelope was published (ms).
+    each canary and the time its envelope was published (ms). `has_join_leave` tells whether a channel's clients are
+    told who comes and goes: not every sender knows.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Intake:
         hub: Hub,
         greeted: Callable[[str], None],
         canary: Callable[[Record, int], None],
+        has_join_leave: Callable[[str], bool],
     ) -> None:
         self._node = node
         self._dispatcher = dispatcher
         self._hub = hub
         self._greeted = greeted
         self._canary = canary
+        self._has_join_leave = has_join_leave
         self._heard = Heard()
 
     def take(self, bodies: Sequence[str]) -> None:
@@ -84,7 +87,7 @@ class Intake:
                 published = Publication.from_stored(signal.body, 0)
                 push = publication_push(signal.channel, encode_publication(published))
                 lines.setdefault(signal.channel, []).append(push)
-            elif signal.kind in ("join", "leave"):
+            elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
                 # What was published before somebody left goes out before the leave.
                 self._publish(lines)
                 lines.clear()

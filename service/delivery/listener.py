@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Listener:
-    """Owns the queue. `catch_up` reads the tails of all open channels, after a time of not hearing."""
+    """Owns the queue. `catch_up` asks for a look at the ends of all open channels, after a time of not hearing."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Listener:
         queue_name: Callable[[], str],
         greeting_wait_s: float,
         opened: Callable[[str], Awaitable[None]],
-        catch_up: Callable[[], Awaitable[None]],
+        catch_up: Callable[[], None],
     ) -> None:
         """`queue_name` gives a fresh name a call; `opened` is told the name before the queue is created."""
         self._queue = queue
@@ -107,10 +107,12 @@ class Listener:
         await self._queue.close()
         await self.open()
         _log.warning("queue_rebuilt")
+        # What was missed so far; the proof may take long when the topic itself is out of order.
+        self._catch_up()
         self.prove_later()
 
     def prove_later(self) -> None:
-        """Greet in the background until it is heard, then read what was missed meanwhile."""
+        """Greet in the background until it is heard, then have read what was missed meanwhile."""
         if self._proving is not None:
             # Of a queue before this one: what it has found out does not hold any more.
             self._proving.cancel()
@@ -128,4 +130,4 @@ class Listener:
             if await self.prove() or self._hears:
                 break
             await asyncio.sleep(self._greeting_wait_s)
-        await self._catch_up()
+        self._catch_up()

@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from service.delivery.deleter import Deleter
 from service.ports import Clock, Gone, InstanceQueue, Message, PortError
 
 __all__ = ["POLLERS_MAX", "Poller"]
@@ -22,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Poller:
-    """Receives, hands on, then deletes: what was not handed on comes again.
+    """Receives, hands on, then has deleted: what was not handed on comes again.
 
     `take` gets the bodies of each receive and must not raise. `rebuild` is called when the queue is gone; it
     must leave an open queue behind, or raise PortError to be called again after a pause.
@@ -46,8 +47,9 @@ class Poller:
         # A rebuild is due. One that failed may have left a queue that can be received from, but is not subscribed.
         self._gone = False
         self._receiving: asyncio.Task[Sequence[Message]] | None = None
-        # Monotonic seconds of the last receive that was answered.
-        self.heard_at_s = clock.monotonic_s()
+        self._deleter = Deleter(queue)
+        # How long ago the queue got the newest message of the last receive, ms; 0 when nothing came.
+        self.lag_ms = 0
 
     @property
     def failures(self) -> int:
@@ -59,6 +61,11 @@ class Poller:
         """The queue is known to be gone, or given up, and no other is there yet."""
         return self._gone
 
+    @property
+    def undeleted(self) -> str:
+        """Why messages cannot be deleted; "" as long as they can."""
+        return self._deleter.trouble
+
     def rebuild_next(self) -> None:
         """Replace the queue now: it does not bring what it should. The receive that is under way is given up."""
         self._gone = True
@@ -66,36 +73,37 @@ class Poller:
             self._receiving.cancel()
 
     async def run(self) -> None:
-        """Poll until cancelled; what a cancelled receive had taken comes again after its visibility time-out."""
-        try:
-            while True:
-                await self._poll_once()
-        finally:
-            for task in self._extra:
-                task.cancel()
-            await asyncio.gather(*self._extra, return_exceptions=True)
+        """Poll until cancelled; what a cancelled receive had taken comes again after its visibility time-out.
 
-    async def _poll_once(self) -> None:
+        Messages that wait to be deleted are left: at the end of a node they go with their queue.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._deleter.run())
+            while True:
+                if await self._poll_once():
+                    self._receive_more(tasks)
+
+    async def _poll_once(self) -> bool:
+        """One receive, or what has to be done instead. True = it was full: others may wait."""
         if self._gone:
             await self._try_rebuild()
-            return
+            return False
         try:
             messages = await self._receive()
         except Gone:
             _log.error("queue_gone")
             self._gone = True
-            return
+            return False
         except PortError as error:
             await self._back_off(error)
-            return
+            return False
         if self._gone and not messages:
             # Given up for a rebuild: that says nothing of how the queue does.
-            return
+            return False
         self._failures = 0
-        self.heard_at_s = self._clock.monotonic_s()
-        await self._hand_on(messages)
-        if len(messages) == _FULL:
-            self._receive_more()
+        self._note_lag(messages)
+        self._hand_on(messages)
+        return len(messages) == _FULL
 
     async def _receive(self) -> Sequence[Message]:
         """One long poll, which `rebuild_next` may end: what it took is with the queue that is replaced."""
@@ -110,20 +118,20 @@ class Poller:
         finally:
             self._receiving = None
 
-    async def _hand_on(self, messages: Sequence[Message]) -> None:
-        if not messages:
-            return
-        self._take([message.body for message in messages])
-        try:
-            await self._queue.delete([message.receipt for message in messages])
-        except PortError as error:
-            # They come again and are dropped as repeats.
-            _log.warning("messages_not_deleted", messages=len(messages), reason=str(error))
+    def _hand_on(self, messages: Sequence[Message]) -> None:
+        if messages:
+            self._take([message.body for message in messages])
+            self._deleter.add(message.receipt for message in messages)
 
-    def _receive_more(self) -> None:
-        """A full receive: others may wait. Further receivers end with the first one that is not full."""
+    def _note_lag(self, messages: Sequence[Message]) -> None:
+        """By two clocks, the queue's and ours: what they say may have come before it was sent."""
+        newest = max((message.sent_at_ms for message in messages), default=0)
+        self.lag_ms = max(0, self._clock.now_ms() - newest) if newest else 0
+
+    def _receive_more(self, tasks: asyncio.TaskGroup) -> None:
+        """Further receivers, which end with the first receive that is not full."""
         if len(self._extra) < POLLERS_MAX - 1:
-            task = asyncio.create_task(self._drain())
+            task = tasks.create_task(self._drain())
             self._extra.add(task)
             task.add_done_callback(self._extra.discard)
 
@@ -135,10 +143,12 @@ class Poller:
             except PortError:
                 # The main receiver meets the same error and decides.
                 return
-            await self._hand_on(messages)
+            self._note_lag(messages)
+            self._hand_on(messages)
             full = len(messages) == _FULL
 
     async def _try_rebuild(self) -> None:
+        self._deleter.forget()
         try:
             await self._rebuild()
         except PortError as error:

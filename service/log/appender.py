@@ -18,16 +18,18 @@ import structlog
 
 from service.core.idempotency import COMMIT_WITHIN_MS, is_valid_key
 from service.core.log import Pending, Tail, fill, item_tail
-from service.core.log_item import ITEM_PUBLICATIONS_MAX, LogItem
+from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, LogItem
 from service.core.protocol import encode_stored
 from service.core.publication import Publication, Record, StreamPosition
 from service.log.channel_log import (
+    APPEND_DEADLINE_S,
     Appended,
     ChannelLog,
     KeyTaken,
     Lost,
     NotAppended,
     OutcomeUnknown,
+    not_appended,
     record_of,
 )
 from service.ports import Clock, PortError
@@ -38,6 +40,7 @@ __all__ = [
     "NODE_BYTES_MAX",
     "Appender",
     "Full",
+    "TooLarge",
 ]
 
 # What may wait in one lane: about ten full items. A channel at its ceiling drains that in a second or two.
@@ -45,11 +48,18 @@ LANE_PUBLICATIONS_MAX: Final = 5000
 LANE_BYTES_MAX: Final = 1280 * 1024
 # What may wait on the whole node.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
+# One publication, with the brackets around it; it must find room in a lane that is empty.
+_PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
+assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
 # Lanes kept for the tail they know, so that the next append needs no read.
 _IDLE_LANES_MAX: Final = 10_000
 # Races that one append may lose in a row: each loss means that another node's append went in.
 _RACES_MAX: Final = 50
 _RACES_BEFORE_RESOLVE: Final = 3
+# After the first few a writer waits before it tries again, so that many writers of one channel do not spin. Not as
+# long as when the table fails: somebody who lost often would lose to those who are new.
+_RACES_BEFORE_BACK_OFF: Final = 3
+_RACE_BACK_OFF_MAX: Final = 3  # doublings: up to 0.2 s
 
 
 _log = structlog.get_logger(__name__)
@@ -59,11 +69,24 @@ class Full(Exception):
     """The lane or the node has no room: not accepted, try later."""
 
 
+class TooLarge(Exception):
+    """It exceeds what can be stored or sent: not accepted, now or later."""
+
+
+class _TailUnread(Exception):
+    """The channel's tail could not be read."""
+
+    def __init__(self, error: PortError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(slots=True)
 class _Waiting:
     pending: Pending
     publication: Publication
     position: asyncio.Future[StreamPosition]
+    submitted_s: float
     # Its idempotency key, and until when (wall clock) its append may be sent.
     key: str | None = None
     commit_by_ms: int = 0
@@ -108,11 +131,14 @@ class Appender:
         published again; the future then has the position of that. `received_ms`: when it was read from the
         client (wall clock; None: now). COMMIT_WITHIN_MS later its append is not sent any more.
 
-        Raises Full (not accepted) and Unencodable at once. The future raises NotAppended (known not to be in
-        the log) or OutcomeUnknown. Cancelling the future does not take the publication back.
+        Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises NotAppended (known
+        not to be in the log) or OutcomeUnknown: what waits for APPEND_DEADLINE_S until its turn comes is not
+        tried, and its own append is tried for no longer. Cancelling it does not take the publication back.
         """
         assert key is None or is_valid_key(key), "a malformed key is refused before"
         pending = Pending.of(encode_stored(publication))
+        if pending.size > _PUBLICATION_BYTES_MAX:
+            raise TooLarge("a publication that exceeds a log item")
         lane = self._lanes.get(channel)
         if lane is None:
             lane = self._lanes[channel] = _Lane()
@@ -125,7 +151,8 @@ class Appender:
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
         commit_by_ms = (self._clock.now_ms() if received_ms is None else received_ms) + COMMIT_WITHIN_MS
-        lane.queue.append(_Waiting(pending, publication, position, key, commit_by_ms))
+        submitted_s = self._clock.monotonic_s()
+        lane.queue.append(_Waiting(pending, publication, position, submitted_s, key, commit_by_ms))
         lane.bytes += pending.size
         self._bytes += pending.size
         lane.history_ttl_ms = history_ttl_ms
@@ -148,6 +175,9 @@ class Appender:
 
     async def _append_next(self, channel: str, lane: _Lane) -> None:
         """Append what is at the front of the lane, as often as it takes; then answer its publishers."""
+        self._fail_overdue(channel, lane)
+        if not lane.queue:
+            return
         count = fill([waiting.pending for waiting in _front(lane.queue)])
         taken = [lane.queue.popleft() for _ in range(count)]
         try:
@@ -155,10 +185,13 @@ class Appender:
         except asyncio.CancelledError:
             _fail(taken, OutcomeUnknown("the node stopped"))
             raise
+        except _TailUnread as unread:
+            # Of what waits behind it nothing was sent either, and each would pay for as many attempts.
+            taken += lane.queue
+            lane.queue.clear()
+            self._failed(channel, lane, taken, not_appended(unread.error))
         except (NotAppended, OutcomeUnknown) as error:
-            _log.warning("append_failed", channel=channel, publications=count, reason=str(error))
-            lane.tail = None
-            _fail(taken, error)
+            self._failed(channel, lane, taken, error)
         except Exception as error:  # noqa: BLE001  # a fault of ours must not leave publishers without an answer
             _log.exception("append_broken", channel=channel, publications=count)
             lane.tail = None
@@ -170,22 +203,52 @@ class Appender:
                 if not waiting.position.done():
                     waiting.position.set_result(StreamPosition(outcome.epoch, outcome.offset + index))
         finally:
-            size = sum(waiting.pending.size for waiting in taken)
-            lane.bytes -= size
-            self._bytes -= size
+            self._leave(lane, taken)
+
+    def _fail_overdue(self, channel: str, lane: _Lane) -> None:
+        """Answer those in front whose time is over before their turn came: they were never sent."""
+        now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        overdue: list[_Waiting] = []
+        while lane.queue and _is_overdue(lane.queue[0], now_s, now_ms):
+            overdue.append(lane.queue.popleft())
+        if overdue:
+            _log.warning("append_overdue", channel=channel, publications=len(overdue))
+            self._leave(lane, overdue)
+            _fail(overdue, NotAppended("waited too long for its turn"))
+
+    def _failed(self, channel: str, lane: _Lane, taken: list[_Waiting], error: Exception) -> None:
+        _log.warning("append_failed", channel=channel, publications=len(taken), reason=str(error))
+        lane.tail = None
+        _fail(taken, error)
+
+    def _leave(self, lane: _Lane, taken: list[_Waiting]) -> None:
+        """What was answered takes no room any more."""
+        size = sum(waiting.pending.size for waiting in taken)
+        lane.bytes -= size
+        self._bytes -= size
 
     async def _commit(self, channel: str, lane: _Lane, taken: list[_Waiting]) -> LogItem | StreamPosition:
-        """What is in the log now, or where the key of what was taken already is. Raises NotAppended, OutcomeUnknown."""
+        """What is in the log now, or where the key of what was taken already is.
+
+        Raises _TailUnread, NotAppended, OutcomeUnknown, within APPEND_DEADLINE_S and what the last call takes.
+        """
+        give_up_s = self._clock.monotonic_s() + APPEND_DEADLINE_S
         for lost in range(_RACES_MAX):
             if lost and lost % _RACES_BEFORE_RESOLVE == 0:
                 # Far behind: a read finds the tail sooner than one lost race an item.
                 lane.tail = None
+            if lost >= _RACES_BEFORE_BACK_OFF:
+                await self._log.back_off(min(lost - _RACES_BEFORE_BACK_OFF, _RACE_BACK_OFF_MAX))
             if lane.tail is None or lane.tail.believed_until <= self._clock.now_ms():
                 try:
                     lane.tail = (await self._log.resolve(channel)).tail
                 except PortError as error:
-                    raise NotAppended(str(error)) from error
-            outcome = await self._append(channel, lane.tail, lane.history_ttl_ms, taken)
+                    raise _TailUnread(error) from error
+            left_s = give_up_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                # Lost until now, or not sent at all: known not to be in.
+                raise NotAppended(f"not done within {APPEND_DEADLINE_S:.0f} s")
+            outcome = await self._append(channel, lane.tail, lane.history_ttl_ms, taken, left_s)
             if isinstance(outcome, KeyTaken):
                 return outcome.position
             item = outcome.item if isinstance(outcome, Appended) else outcome.holder
@@ -199,15 +262,20 @@ class Appender:
         raise NotAppended(f"lost {_RACES_MAX} races for the next offset")
 
     async def _append(
-        self, channel: str, tail: Tail, history_ttl_ms: int, taken: list[_Waiting]
+        self, channel: str, tail: Tail, history_ttl_ms: int, taken: list[_Waiting], within_s: float
     ) -> Appended | Lost | KeyTaken:
         first = taken[0]
         if first.key is None:
-            return await self._log.append(
-                channel, tail, [waiting.pending for waiting in taken], history_ttl_ms
-            )
+            pending = [waiting.pending for waiting in taken]
+            return await self._log.append(channel, tail, pending, history_ttl_ms, within_s=within_s)
         return await self._log.append_keyed(
-            channel, tail, first.pending, history_ttl_ms, key=first.key, commit_by_ms=first.commit_by_ms
+            channel,
+            tail,
+            first.pending,
+            history_ttl_ms,
+            key=first.key,
+            commit_by_ms=first.commit_by_ms,
+            within_s=within_s,
         )
 
     def _forget_idle(self) -> None:
@@ -217,6 +285,13 @@ class Appender:
                 self._lanes.move_to_end(oldest)
                 return
             del self._lanes[oldest]
+
+
+def _is_overdue(waiting: _Waiting, now_s: float, now_ms: int) -> bool:
+    """Whether it waited for longer than an append is tried, or its key might be forgotten when it is sent."""
+    if waiting.key is not None and now_ms >= waiting.commit_by_ms:
+        return True
+    return now_s - waiting.submitted_s > APPEND_DEADLINE_S
 
 
 def _front(queue: deque[_Waiting]) -> list[_Waiting]:

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from service.core.idempotency import KeyItem, key_item
+from service.core.idempotency import KeyItem, key_item, stored_key
 from service.core.log import (
     MARGIN_MS,
     Pending,
@@ -49,9 +49,11 @@ __all__ = [
     "ChannelLog",
     "KeyTaken",
     "Lost",
+    "NeverAppended",
     "NotAppended",
     "OutcomeUnknown",
     "Resolved",
+    "not_appended",
     "record_of",
 ]
 
@@ -74,6 +76,10 @@ _log = structlog.get_logger(__name__)
 
 class NotAppended(Exception):
     """Known not to be in the log."""
+
+
+class NeverAppended(NotAppended):
+    """Known not to be in the log, and the table would refuse it again: trying once more is no use."""
 
 
 class OutcomeUnknown(Exception):
@@ -107,6 +113,11 @@ class Resolved:
 
     tail: Tail
     newest: LogItem | None
+
+
+def not_appended(error: PortError) -> NotAppended:
+    """What a call that is known not to have happened means to those whose append rested on it."""
+    return (NeverAppended if isinstance(error, Refused) else NotAppended)(str(error))
 
 
 def record_of(item: LogItem) -> Record | None:
@@ -166,7 +177,7 @@ class ChannelLog:
             except (Throttled, UnknownOutcome):
                 if attempt == _RESOLVE_ROUNDS_MAX - 1 or self._clock.monotonic_s() > deadline:
                     raise
-                await self._back_off(attempt)
+                await self.back_off(attempt)
         raise UnknownOutcome(
             f"the tail of a channel changed {_RESOLVE_ROUNDS_MAX} times while it was looked for"
         )
@@ -224,15 +235,22 @@ class ChannelLog:
         )
 
     async def append(
-        self, channel: str, tail: Tail, publications: Sequence[Pending], history_ttl_ms: int
+        self,
+        channel: str,
+        tail: Tail,
+        publications: Sequence[Pending],
+        history_ttl_ms: int,
+        *,
+        within_s: float = APPEND_DEADLINE_S,
     ) -> Appended | Lost:
         """Append `publications` as one item behind `tail`, trying the same write until its outcome is known.
 
-        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not believed,
-        the tail must be resolved anew.
+        No attempt begins later than `within_s` from now, but for the first one. Raises NotAppended,
+        OutcomeUnknown. After either, and after Lost with a tail that is not believed, the tail must be
+        resolved anew.
         """
         item = self._item(channel, tail, publications, history_ttl_ms)
-        holder = await self._known(partial(self._table.put_item, item, tail.believed_until))
+        holder = await self._known(partial(self._table.put_item, item, tail.believed_until), within_s)
         return Appended(item) if holder is None or holder.batch == item.batch else Lost(holder)
 
     async def append_keyed(
@@ -244,6 +262,7 @@ class ChannelLog:
         *,
         key: str,
         commit_by_ms: int,
+        within_s: float = APPEND_DEADLINE_S,
     ) -> Appended | Lost | KeyTaken:
         """Append `publication` unless something was published with `key` before; as `append` otherwise.
 
@@ -252,7 +271,8 @@ class ChannelLog:
         """
         item = self._item(channel, tail, [publication], history_ttl_ms)
         send_until = min(tail.believed_until, commit_by_ms)
-        holder = await self._known(partial(self._table.put_keyed_item, item, key_item(item, key), send_until))
+        put = partial(self._table.put_keyed_item, item, key_item(item, key), send_until)
+        holder = await self._known(put, within_s)
         if holder is None or holder.batch == item.batch:
             return Appended(item)
         return KeyTaken(holder.position) if isinstance(holder, KeyItem) else Lost(holder)
@@ -270,9 +290,9 @@ class ChannelLog:
             history_ttl_ms=history_ttl_ms,
         )
 
-    async def _known(self, put: Callable[[], Awaitable[T]]) -> T:
+    async def _known(self, put: Callable[[], Awaitable[T]], within_s: float) -> T:
         """Try the same write until its outcome is known. Raises NotAppended, OutcomeUnknown."""
-        deadline = self._clock.monotonic_s() + APPEND_DEADLINE_S
+        deadline = self._clock.monotonic_s() + within_s
         maybe_in = False
         attempt = 0
         while True:
@@ -285,10 +305,10 @@ class ChannelLog:
                 failure = error
             except (Refused, BeliefEnded) as error:
                 # This attempt is known not to be in; an earlier one may be.
-                raise (OutcomeUnknown if maybe_in else NotAppended)(str(error)) from error
-            if self._clock.monotonic_s() > deadline:
-                raise (OutcomeUnknown if maybe_in else NotAppended)(str(failure)) from failure
-            await self._back_off(attempt)
+                raise (OutcomeUnknown(str(error)) if maybe_in else not_appended(error)) from error
+            if self._clock.monotonic_s() >= deadline:
+                raise (OutcomeUnknown(str(failure)) if maybe_in else not_appended(failure)) from failure
+            await self.back_off(attempt)
             attempt += 1
 
     async def read_after(self, channel: str, epoch: str, after: int, publications_max: int) -> list[Record]:
@@ -341,6 +361,11 @@ class ChannelLog:
         """The channel's head, which has what was trimmed. Raises PortError."""
         return await self._retried(partial(self._table.head, channel))
 
+    async def key_position(self, channel: str, key: str) -> StreamPosition | None:
+        """Where the publication is that was made with `key` in the channel, if there is one. Raises PortError."""
+        item = await self._retried(partial(self._table.key, stored_key(channel, key)))
+        return item.position if item is not None else None
+
     async def _newest(self, channel: str) -> tuple[LogItem | None, Head | None]:
         newest = await self._table.newest(channel)
         if isinstance(newest, LogItem):
@@ -368,8 +393,9 @@ class ChannelLog:
             except (Throttled, UnknownOutcome):
                 if self._clock.monotonic_s() > deadline:
                     raise
-            await self._back_off(attempt)
+            await self.back_off(attempt)
             attempt += 1
 
-    async def _back_off(self, attempt: int) -> None:
+    async def back_off(self, attempt: int) -> None:
+        """Wait before attempt number `attempt` + 1 of something that failed or lost, counted from 0."""
         await asyncio.sleep(self._random() * min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt))

@@ -20,6 +20,7 @@ from service.core.log import Pending
 from service.core.log_item import LogItem
 from service.core.publication import Publication, StreamPosition
 from service.log.channel_log import Appended
+from service.ports import Framer
 from tests.unit.worlds import HISTORY, Fleet, LocalNode, log_over, settled
 
 CHANNEL: Final = "room"
@@ -37,11 +38,16 @@ RULES: Final = ChannelRules(without_namespace=replace(HISTORY, history_size=1_00
 FRESH_READS_MAX: Final = 5
 
 
+def _as_it_is(payload: bytes) -> bytes:
+    return payload
+
+
 class Peer:
     """One client that comes back: what was sent to it, and whether that is what it missed."""
 
     def __init__(self, since: StreamPosition) -> None:
         self.since = since
+        self.framer: Framer = _as_it_is
         self.frames: list[bytes] = []
         self.closed_with: Disconnect | None = None
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from service.core.publication import StreamPosition
 from service.core.recovery import (
     RING_BYTES_MAX,
+    RINGS_BYTES_MAX,
     Answer,
     LogNeeded,
     Recovered,
     Ring,
+    Rings,
     Sent,
     Unrecovered,
     Window,
@@ -138,6 +140,81 @@ def test_a_publication_larger_than_the_ring_leaves_it_empty() -> None:
     assert len(ring) == 0
     ring.append(run(4, 5))
     assert held(ring) == run(4, 5)
+
+
+# ---- all rings of a node
+
+
+def test_a_ring_weighs_more_than_its_lines() -> None:
+    """Many small publications cost memory for each one as well."""
+    ring = Ring(100)
+    assert ring.weight == 0
+    ring.append(run(1, 100, size=1))
+    assert ring.weight > 100 * 100
+    ring.clear()
+    assert (len(ring), ring.weight, ring.first, ring.after(1, 100)) == (0, 0, 0, None)
+
+
+def test_the_rings_used_least_recently_are_emptied_first() -> None:
+    first, second, third, fourth = (ring_of(1, 10) for _ in range(4))
+    rings = Rings(3 * first.weight)
+    for ring in (first, second, third):
+        rings.used(ring)
+    rings.used(first)
+    rings.used(fourth)
+    assert [len(ring) for ring in (first, second, third, fourth)] == [10, 0, 10, 10]
+    assert rings.bytes == 3 * first.weight
+    # What was emptied comes in again.
+    second.append(run(11, 20))
+    rings.used(second)
+    assert [len(ring) for ring in (first, second, third, fourth)] == [10, 10, 0, 10]
+
+
+def test_a_ring_that_is_forgotten_takes_no_room() -> None:
+    first, second = ring_of(1, 10), ring_of(1, 10)
+    rings = Rings(first.weight)
+    rings.used(first)
+    rings.drop(first)
+    rings.drop(first)
+    rings.used(second)
+    assert (len(first), len(second), rings.bytes) == (10, 10, second.weight)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["append", "used", "drop"]), SIZES), max_size=40)
+)
+def test_all_rings_together_are_bounded(steps: list[tuple[int, str, int]]) -> None:
+    bytes_max = 2 * RING_BYTES_MAX
+    rings, several = Rings(bytes_max), [Ring(4) for _ in range(6)]
+    tops = [0] * 6
+    known: set[int] = set()
+    for number, step, size in steps:
+        ring = several[number]
+        if step == "append":
+            tops[number] += 1
+            ring.append([sent(tops[number], size)])
+        if step == "drop":
+            rings.drop(ring)
+            ring.clear()
+            known.discard(number)
+        else:
+            rings.used(ring)
+            known.add(number)
+        assert rings.bytes == sum(several[each].weight for each in known) <= bytes_max
+        # The one that was just used keeps everything.
+        check(ring, 4)
+        assert step != "append" or held(ring)[-1].offset == tops[number]
+
+
+def test_the_ring_that_was_used_last_is_never_emptied() -> None:
+    """It was used in order to answer somebody."""
+    first, second = ring_of(1, 10), ring_of(1, 10)
+    rings = Rings(first.weight - 1)
+    rings.used(first)
+    assert len(first) == 10
+    rings.used(second)
+    assert (len(first), len(second)) == (0, 10)
+    assert 100 * RING_BYTES_MAX <= RINGS_BYTES_MAX
 
 
 # ---- recovery

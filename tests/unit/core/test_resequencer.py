@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.core import resequencer as resequencer_module
 from service.core.publication import Publication, Record, StreamPosition
-from service.core.resequencer import HELD_PUBLICATIONS_MAX, Next, Resequencer
+from service.core.resequencer import HELD_BYTES_MAX, HELD_PUBLICATIONS_MAX, Next, Resequencer, weight
 
 GAP_WAIT_S = 0.5
 
@@ -77,7 +79,7 @@ def test_a_held_record_that_was_overtaken_is_forgotten() -> None:
     order.offer(record(5, 6), 0.0)
     assert offsets(order.offer(record(1, 4), 0.0)) == [1, 2, 3, 4, 5, 6]
     assert order._held == {}
-    assert order._held_publications == 0
+    assert order._held_publications == order._held_bytes == 0
 
 
 # ---- when the log is to be read
@@ -188,6 +190,43 @@ def test_held_publications_are_bounded_and_the_rest_comes_from_the_log() -> None
     passed, whole = order.read([record(1002, 3001)], order.reading(), 1.0)
     assert whole
     assert offsets(passed) == list(range(1002, 3002))
+
+
+def large(offset: int, size: int) -> Record:
+    """One publication of about `size` bytes."""
+    return Record("c", "e", offset, offset, 0, (Publication("x" * size, offset),))
+
+
+def test_held_bytes_are_bounded_and_the_rest_comes_from_the_log() -> None:
+    order = begin()
+    size = HELD_BYTES_MAX // 10
+    for offset in range(2, 22):
+        order.offer(large(offset, size), 0.0)
+    assert len(order._held) == 9
+    assert 9 * size <= order._held_bytes <= HELD_BYTES_MAX
+    order.offer(record(22), 0.0)
+    assert 22 in order._held, "a small one fits yet"
+    assert offsets(order.offer(record(1), 0.0)) == list(range(1, 11))
+    assert order.known == 22
+    assert order.read_at is not None, "what was not held is a hole"
+    found = [large(offset, size) for offset in range(11, 22)]
+    passed, whole = order.read(found, order.reading(), 1.0)
+    assert whole
+    assert offsets(passed) == list(range(11, 23))
+    assert order._held_bytes == 0
+
+
+def test_what_cannot_be_written_is_not_held() -> None:
+    deep: list[object] = []
+    for _ in range(300):
+        deep = [deep]
+    order = begin()
+    record_of_it = Record("c", "e", 3, 3, 0, (Publication(deep, 3),))
+    assert weight(record_of_it) == HELD_BYTES_MAX
+    order.offer(record(2), 0.0)
+    order.offer(record_of_it, 0.0)
+    assert list(order._held) == [2]
+    assert order.known == 3
 
 
 def test_a_channel_always_has_an_epoch() -> None:
@@ -308,9 +347,11 @@ class Shell:
         """What holds after every step."""
         order = self.order
         assert self.out == list(range(self.start + 1, order.top + 1)), "I3: in order, once, no hole"
-        held = order._held.values()
+        held = [each for each, _ in order._held.values()]
         assert order._held_publications == sum(each.last - each.offset + 1 for each in held)
         assert order._held_publications <= HELD_PUBLICATIONS_MAX
+        assert order._held_bytes == sum(weight(each) for each in held)
+        assert order._held_bytes <= resequencer_module.HELD_BYTES_MAX
         assert order.known >= order.top
         if order.known > order.top:
             assert self.reading or self.lost or order.read_at is not None, "a hole is never forgotten"
@@ -368,19 +409,26 @@ def arrive(shell: Shell, arrivals: list[tuple[str, int, float]]) -> None:
 
 
 @settings(max_examples=250)
-@given(SIZES, ARRIVALS, st.integers(0, 1000), st.sampled_from([1, 2, 500, 10_000]))
+@given(
+    SIZES,
+    ARRIVALS,
+    st.integers(0, 1000),
+    st.sampled_from([1, 2, 500, 10_000]),
+    st.sampled_from([HELD_BYTES_MAX, 100, 0]),
+)
 def test_every_publication_passes_once_and_in_order(
-    sizes: list[int], arrivals: list[tuple[str, int, float]], start: int, read_max: int
+    sizes: list[int], arrivals: list[tuple[str, int, float]], start: int, read_max: int, held_bytes_max: int
 ) -> None:
     log = make_log(sizes)
     start %= log[-1].last + 1
     shell = Shell(log, begin(start), read_max, start)
-    arrive(shell, arrivals)
-    shell.settle()
+    with patch.object(resequencer_module, "HELD_BYTES_MAX", held_bytes_max):
+        arrive(shell, arrivals)
+        shell.settle()
     assert not shell.lost, "nothing is missing in this log"
     assert shell.out == list(range(start + 1, log[-1].last + 1))
     assert shell.order.read_at is None
-    assert (shell.order._held, shell.order._held_publications) == ({}, 0)
+    assert (shell.order._held, shell.order._held_publications, shell.order._held_bytes) == ({}, 0, 0)
     assert shell.order.doubted is None
 
 

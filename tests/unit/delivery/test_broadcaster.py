@@ -8,12 +8,19 @@ from typing import Any, Final
 
 import pytest
 
-from service.adapters.memory import MemoryTopic
+from service.adapters.memory import MemoryTopic, Stage
 from service.core import signals
-from service.core.envelope import ENVELOPE_BYTES_MAX, Signal, parse
+from service.core.envelope import ENVELOPE_BYTES_MAX, Signal, parse, signal_text
 from service.core.publication import Publication
 from service.delivery import broadcaster as broadcaster_module
-from service.delivery.broadcaster import MESSAGES_PER_S, SIGNAL_BYTES_MAX, WAITING_BYTES_MAX, Broadcaster
+from service.delivery.broadcaster import (
+    MESSAGES_PER_S,
+    PUBLISHES_AT_ONCE,
+    SIGNAL_BYTES_MAX,
+    WAITING_BYTES_MAX,
+    Broadcaster,
+    can_be_sent,
+)
 from service.ports import Throttled
 from tests.unit.worlds import DEADLINE_S, Fleet, settled, until
 
@@ -109,7 +116,73 @@ async def test_too_much_is_shed_and_room_comes_back(world: World) -> None:
 
 
 async def test_a_signal_that_is_too_large_or_no_json_is_shed(world: World) -> None:
-    assert not world.broadcaster.send(pub("x" * SIGNAL_BYTES_MAX))
+    for never in (pub("x" * SIGNAL_BYTES_MAX), pub(float("nan"))):
+        assert not can_be_sent(never)
+        assert not world.broadcaster.send(never)
+    around = len(signal_text(pub("")))
+    for size, fits in ((SIGNAL_BYTES_MAX - around, True), (SIGNAL_BYTES_MAX - around + 1, False)):
+        assert can_be_sent(pub("x" * size)) is fits
+        assert world.broadcaster.send(pub("x" * size)) is fits
+    await world.flushed()
+    assert [len(message) for message in world.sent] == [1]
+
+
+class Hanging:
+    """The first calls of the topic do not come back before `release` is set."""
+
+    def __init__(self, world: World, count: int) -> None:
+        self.release = asyncio.Event()
+        self.calls = 0
+        self._count = count
+        world.fleet.world.pause = self._pause
+
+    async def _pause(self, call: str, stage: Stage) -> None:
+        await asyncio.sleep(0)
+        if call == "publish" and stage == "call":
+            self.calls += 1
+            if self.calls <= self._count:
+                await self.release.wait()
+
+
+async def test_a_call_that_hangs_does_not_hold_up_the_others(world: World) -> None:
+    hanging = Hanging(world, 1)
+    assert world.broadcaster.send(pub("hangs"))
+    await until(lambda: hanging.calls)
+    assert world.broadcaster.send(pub("goes on"))
+    await until(lambda: world.sent == [["goes on"]])
+    flushing = asyncio.create_task(world.flushed())
+    await settled()
+    assert not flushing.done(), "the end of a node waits for what is under way"
+    hanging.release.set()
+    await flushing
+    assert world.sent == [["goes on"], ["hangs"]]
+
+
+async def test_calls_that_hang_are_bounded(world: World) -> None:
+    hanging = Hanging(world, 100)
+    for number in range(PUBLISHES_AT_ONCE + 2):
+        assert world.broadcaster.send(pub("x" * 125_000, number))
+    await until(lambda: hanging.calls >= PUBLISHES_AT_ONCE)
+    await settled()
+    assert hanging.calls == PUBLISHES_AT_ONCE
+    hanging.release.set()
+    await world.flushed()
+    assert sum(len(message) for message in world.sent) == PUBLISHES_AT_ONCE + 2
+
+
+async def test_the_end_leaves_no_call_under_way() -> None:
+    world = World()
+    hanging = Hanging(world, 1)
+    running = asyncio.create_task(world.broadcaster.run())
+    assert world.broadcaster.send(pub("hangs"))
+    await until(lambda: hanging.calls)
+    running.cancel()
+    [end] = await asyncio.gather(running, return_exceptions=True)
+    assert isinstance(end, asyncio.CancelledError)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_was_shed_sends_nothing(world: World) -> None:
     assert not world.broadcaster.send(pub(float("nan")))
     await world.flushed()
     assert world.sent == []

@@ -1,4 +1,4 @@
-"""The canary's task over memory: one node sings a slot, the others hear it, and silence is looked into."""
+"""The canary's task over memory: one node sings, the others hear it, and silence is looked into."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ from typing import Final
 import pytest
 
 from service.adapters.memory import ManualClock, MemoryChannelTable, MemoryWorld
-from service.core.canary import CANARY_CHANNEL, Greeting, Hearing
+from service.core.canary import CANARY_CHANNEL, MISSED_INTERVALS, Greeting, Hearing
+from service.core.log import MIN_RETENTION_MS
 from service.core.log_item import LogItem
 from service.core.publication import Record
 from service.delivery import canary as canary_module
-from service.delivery.canary import REBUILD_PAUSE_S, Canary
-from service.ports import PortError, Throttled
+from service.delivery.canary import REBUILD_PAUSE_MAX_S, REBUILD_PAUSE_S, Canary
+from service.ports import PortError, Throttled, UnknownOutcome
 from tests.unit.worlds import Ids, no_jitter, until
 
 INTERVAL_S: Final = 30.0
+OVERDUE_S: Final = MISSED_INTERVALS * INTERVAL_S
+PassTime = Callable[[float], Awaitable[None]]
 
 
 @dataclass
 class Ears:
-    """One node's canary, with what it asks for recorded. Time passes only as far as it sleeps."""
+    """One node's canary, with what it asks for recorded. Time passes as the test says."""
 
     world: MemoryWorld
     clock: ManualClock
+    name: str = "a"
     greeting: Greeting = Greeting.HEARD
     elsewhere: int = 0
+    # Other nodes go on hearing.
+    elsewhere_grows: bool = False
     leases_fail: PortError | None = None
     rebuilds: int = 0
     caught_up: int = 0
@@ -38,9 +44,9 @@ class Ears:
         self.canary = Canary(
             MemoryChannelTable(self.world, self.clock),
             self.clock,
-            Ids("batch"),
+            Ids(f"batch-of-{self.name}-"),
             no_jitter,
-            node="a",
+            node=self.name,
             generation="0",
             interval_s=INTERVAL_S,
             greet=self._greet,
@@ -55,27 +61,25 @@ class Ears:
     def _rebuild(self) -> None:
         self.rebuilds += 1
 
-    async def _catch_up(self) -> None:
+    def _catch_up(self) -> None:
         self.caught_up += 1
 
     async def _newest_elsewhere(self) -> int:
         if self.leases_fail is not None:
             raise self.leases_fail
+        self.elsewhere += self.elsewhere_grows
         return self.elsewhere
 
     @asynccontextmanager
-    async def running(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
-        """Yields a call that lets so many turns pass and waits until they are done."""
-        turns = asyncio.Semaphore(0)
-        sleeps = 0
+    async def running(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PassTime]:
+        """Yields a call that lets so many seconds pass, and waits until what is due in them is done."""
+        wake_at_s: list[float] = []
+        woken = asyncio.Event()
 
         async def sleep(seconds: float) -> None:
-            nonlocal sleeps
-            sleeps += 1
-            await turns.acquire()
-            self.clock.advance(seconds)
+            wake_at_s.append(self.clock.monotonic_s() + seconds)
+            await woken.wait()
+            woken.clear()
 
         class Asyncio:
             def __getattr__(self, name: str) -> object:
@@ -84,15 +88,19 @@ class Ears:
         monkeypatch.setattr(canary_module, "asyncio", Asyncio())
         task = asyncio.create_task(self.canary.run())
 
-        async def pass_turns(count: int) -> None:
-            for _ in range(count):
-                begun = sleeps
-                turns.release()
-                await until(lambda begun=begun: sleeps > begun)  # type: ignore[misc]  # a default binds the number
+        async def pass_time(seconds: float) -> None:
+            end_s = self.clock.monotonic_s() + seconds
+            while (next_s := wake_at_s[-1]) <= end_s:
+                self.clock.advance(max(0.0, next_s - self.clock.monotonic_s()))
+                slept = len(wake_at_s)
+                woken.set()
+                await until(lambda slept=slept: len(wake_at_s) > slept or task.done())  # type: ignore[misc]
+                assert not task.done(), task
+            self.clock.advance(max(0.0, end_s - self.clock.monotonic_s()))
 
-        await until(lambda: sleeps == 1)
+        await until(lambda: wake_at_s)
         try:
-            yield pass_turns
+            yield pass_time
             assert not task.done(), task
         finally:
             task.cancel()
@@ -100,6 +108,10 @@ class Ears:
 
     def sung(self) -> list[LogItem]:
         return [item for item in self.world.stream if item.channel == CANARY_CHANNEL]
+
+    @property
+    def numbers(self) -> list[int]:
+        return [item.offset for item in self.sung()]
 
     def hear(self, item: LogItem) -> None:
         self.canary.hear(Record(item.channel, item.epoch, item.offset, item.last, item.ts, None), item.ts + 5)
@@ -110,81 +122,313 @@ def ears() -> Ears:
     return Ears(MemoryWorld(), ManualClock())
 
 
-async def test_one_canary_a_slot_whoever_sings(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Ears(ears.world, ears.clock)
-    async with ears.running(monkeypatch) as pass_turns:
-        await pass_turns(1)
-        slot = ears.sung()[-1].offset
-        await other.canary._sing(slot)
-        assert [item.offset for item in ears.sung()] == [slot]
-        await pass_turns(2)
-    assert [item.offset for item in ears.sung()] == [slot, slot + 1, slot + 2]
+# ---- singing
 
 
-async def test_a_slot_that_was_heard_is_not_sung(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with ears.running(monkeypatch) as pass_turns:
-        await pass_turns(1)
-        sung = ears.sung()[-1]
-        ears.canary.hear(
-            Record(CANARY_CHANNEL, sung.epoch, sung.offset + 1, sung.offset + 1, sung.ts, None), 0
-        )
-        await pass_turns(1)
+async def test_who_hears_nothing_for_an_interval_sings(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(INTERVAL_S - 1)
+        assert ears.sung() == []
+        await pass_time(1)
+        [first] = ears.sung()
+        assert first.offset == ears.clock.now_ms() // round(INTERVAL_S * 1000)
+        assert first.expires_at == (first.ts + MIN_RETENTION_MS) // 1000
+        for _ in range(5):
+            ears.hear(ears.sung()[-1])
+            await pass_time(INTERVAL_S)
+    assert ears.numbers == list(range(first.offset, first.offset + 6))
+
+
+async def test_what_is_heard_is_not_sung(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(INTERVAL_S)
+        [sung] = ears.sung()
+        for _ in range(5):
+            await pass_time(INTERVAL_S - 1)
+            ears.canary.hear(
+                Record(CANARY_CHANNEL, sung.epoch, ears.canary.newest + 1000, sung.last, sung.ts, None), 0
+            )
     assert ears.sung() == [sung]
 
 
+async def test_of_two_who_sing_at_once_one_is_heard(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Ears(ears.world, ears.clock, name="b")
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(INTERVAL_S)
+        [first] = ears.sung()
+        for each in (ears, other):
+            each.hear(first)
+        await pass_time(INTERVAL_S)
+        await other.canary._sing()
+        assert [item.node for item in ears.sung()] == ["a", "a"]
+        for each in (ears, other):
+            each.hear(ears.sung()[-1])
+        await pass_time(INTERVAL_S)
+    assert ears.numbers == [first.offset + number for number in range(3)]
+
+
+@pytest.mark.parametrize("off_s", [-86_400, -600, 600, 86_400])
+async def test_a_node_whose_clock_is_wrong_changes_nothing_when_it_leaves(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch, off_s: float
+) -> None:
+    wrong = Ears(ears.world, ManualClock(ears.clock.ms + round(off_s * 1000)), name="wrong")
+    await wrong.canary._sing()
+    ears.hear(ears.sung()[-1])
+    async with ears.running(monkeypatch) as pass_time:
+        for _ in range(5):
+            await pass_time(INTERVAL_S)
+            ears.hear(ears.sung()[-1])
+    assert [item.node for item in ears.sung()] == ["wrong", *"aaaaa"]
+    assert ears.numbers == list(range(ears.numbers[0], ears.numbers[0] + 6))
+    assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+
+
+@pytest.mark.parametrize("old", [1, 2, 40])
+async def test_a_fleet_that_starts_anew_below_what_was_sung_goes_behind_it(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch, old: int
+) -> None:
+    """A clock was ahead then, or is behind now: the number is taken by a canary that nobody hears any more."""
+    before = Ears(ears.world, ManualClock(ears.clock.ms + round(INTERVAL_S * 1000)), name="before")
+    for _ in range(old):
+        await before.canary._sing()
+    reads: list[str] = []
+    pause = ears.world.pause
+
+    async def counted(call: str, stage: str) -> None:
+        if call == "newest" and stage == "call":
+            reads.append(call)
+        await pause(call, stage)  # type: ignore[arg-type]
+
+    ears.world.pause = counted
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(INTERVAL_S)
+        assert len(ears.sung()) == old
+        await pass_time(INTERVAL_S / 2)
+        assert ears.numbers[old:] == [ears.numbers[old - 1] + 1]
+        ears.hear(ears.sung()[-1])
+        await pass_time(INTERVAL_S)
+        assert ears.numbers[old:] == [ears.numbers[old - 1] + 1, ears.numbers[old - 1] + 2]
+    assert reads == ["newest"], "one read a turn, where a number was taken"
+    assert ears.caught_up == 0
+
+
+async def test_a_song_whose_answer_was_lost_is_followed_by_the_next(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ears.running(monkeypatch) as pass_time:
+        ears.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+        ears.world.fail_next("put_item", UnknownOutcome(), effect="applied")
+        await pass_time(INTERVAL_S)
+        assert ears.numbers == [8]
+        await pass_time(INTERVAL_S / 2)
+        assert ears.numbers == [8], "its own canary held the number"
+        await pass_time(INTERVAL_S / 2)
+    assert ears.numbers == [8, 9]
+
+
+async def test_who_lost_and_cannot_read_the_newest_goes_behind_who_won(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Ears(ears.world, ears.clock, name="before")
+    for each in (ears, before):
+        each.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+    await before.canary._sing()
+    ears.world.fail_next("newest", Throttled("simulated"))
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(INTERVAL_S)
+        assert ears.numbers == [8]
+        await pass_time(INTERVAL_S / 2)
+    assert ears.numbers == [8, 9]
+
+
+async def test_one_failure_of_the_table_is_made_up_for_before_anybody_doubts(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ears.running(monkeypatch) as pass_time:
+        ears.world.fail_next("put_item", Throttled("simulated"), times=2)
+        await pass_time(2 * INTERVAL_S)
+        assert len(ears.sung()) == 1
+        ears.hear(ears.sung()[-1])
+        await pass_time(INTERVAL_S)
+    assert ears.caught_up == 0
+
+
+async def test_who_slept_sings_what_it_knows_when_it_wakes(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the decision and the request; wall clock and monotonic clock may both have gone on."""
+    pause = ears.world.pause
+
+    async def asleep(call: str, stage: str) -> None:
+        if (call, stage) == ("put_item", "call"):
+            ears.clock.advance(3600)
+        await pause(call, stage)  # type: ignore[arg-type]
+
+    async with ears.running(monkeypatch) as pass_time:
+        ears.world.pause = asleep
+        await pass_time(INTERVAL_S)
+        ears.world.pause = pause
+        assert ears.sung() == []
+        await pass_time(1)
+        [sung] = ears.sung()
+        assert ears.clock.now_ms() - sung.ts <= 1000
+
+
+async def test_a_record_at_the_end_of_all_numbers_ends_nothing(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ears.running(monkeypatch) as pass_time:
+        ears.canary.hear(Record(CANARY_CHANNEL, "e", 2**53 - 1, 2**53 - 1, 0, None), 0)
+        await pass_time(3 * INTERVAL_S)
+    assert ears.numbers == [2**53 - 1]
+
+
+# ---- hearing
+
+
 async def test_what_is_heard_keeps_all_well(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with ears.running(monkeypatch) as pass_turns:
+    async with ears.running(monkeypatch) as pass_time:
         for _ in range(6):
-            await pass_turns(1)
+            await pass_time(INTERVAL_S)
             ears.hear(ears.sung()[-1])
     assert ears.canary.hearing is Hearing.WELL
     assert (ears.rebuilds, ears.caught_up) == (0, 0)
-    assert ears.canary.slot == ears.sung()[-1].offset
+    assert ears.canary.newest == ears.sung()[-1].offset
     assert ears.canary.latency is not None
     assert ears.canary.latency.to_lambda_ms == 5
 
 
 async def test_a_silent_pipeline_is_told_and_made_up_for(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
     """The own greeting is heard: it is not this node, and a new queue would not help."""
-    async with ears.running(monkeypatch) as pass_turns:
-        await pass_turns(6)
-        assert ears.canary.hearing is Hearing.SILENT
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(OVERDUE_S - 1)
+        assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+        await pass_time(1)
+        assert ears.canary.hearing.value == "silent"
         assert ears.rebuilds == 0
-        assert ears.caught_up >= 1
+        for looks in (1, 2, 3):
+            assert ears.caught_up == looks
+            await pass_time(INTERVAL_S)
+        assert len(ears.sung()) >= 5, "it goes on singing"
         ears.hear(ears.sung()[-1])
         assert ears.canary.hearing.value == "well"
+        await pass_time(OVERDUE_S - 1)
+        assert ears.caught_up == 4
+
+
+async def test_a_deaf_node_knows_though_it_sings_for_all(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others hear it, and have no reason to sing themselves."""
+    ears.greeting = Greeting.NOT_HEARD
+    other = Ears(ears.world, ears.clock, name="b")
+
+    async def newest_elsewhere() -> int:
+        other.hear(ears.sung()[-1])
+        return other.canary.newest
+
+    ears.canary._newest_elsewhere = newest_elsewhere
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(OVERDUE_S)
+        assert ears.canary.hearing is Hearing.DEAF
+        assert {item.node for item in ears.sung()} == {"a"}
+        assert (ears.rebuilds, ears.caught_up) == (1, 1)
+
+
+async def test_what_comes_while_it_is_asked_settles_it(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was suspended finds the canaries in its queue when it wakes."""
+
+    async def greet() -> Greeting:
+        ears.hear(ears.sung()[-1])
+        return Greeting.HEARD
+
+    ears.canary._greet = greet
+    async with ears.running(monkeypatch) as pass_time:
+        ears.clock.advance(10_000)
+        await pass_time(1)
+        assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+        await pass_time(OVERDUE_S - 2)
+        assert ears.caught_up == 0
+
+
+# ---- new queues
 
 
 async def test_a_deaf_node_gets_a_new_queue_but_not_without_end(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ears.greeting, ears.elsewhere = Greeting.NOT_HEARD, 10**9
-    async with ears.running(monkeypatch) as pass_turns:
-        await pass_turns(4)
-        assert ears.canary.hearing is Hearing.DEAF
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(OVERDUE_S)
+        assert ears.canary.hearing.value == "deaf"
+        assert (ears.rebuilds, ears.caught_up) == (1, 1)
+        await pass_time(REBUILD_PAUSE_S - 1)
         assert ears.rebuilds == 1
-        await pass_turns(10)
-    assert 2 <= ears.rebuilds <= 1 + 10 * INTERVAL_S * 1.5 / REBUILD_PAUSE_S
-    assert ears.caught_up >= ears.rebuilds
+        await pass_time(1)
+        assert ears.rebuilds == 2
+        # After 120, 240, 480, 960 s, and so on.
+        await pass_time(3600)
+        assert ears.rebuilds == 7
+        for _ in range(3):
+            await pass_time(REBUILD_PAUSE_MAX_S)
+        assert ears.rebuilds == 10
+        # Heard in between: another silence is another fault.
+        ears.canary.hear(Record(CANARY_CHANNEL, "e", 10**9, 10**9, 0, None), 0)
+        ears.elsewhere = 2 * 10**9
+        assert ears.canary.hearing.value == "well"
+        await pass_time(REBUILD_PAUSE_MAX_S + REBUILD_PAUSE_S)
+        assert ears.rebuilds == 14
 
 
-async def test_a_topic_that_takes_nothing_says_nothing_of_the_queue(
+async def test_a_deaf_node_that_cannot_greet_gets_a_new_queue_too(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ears.greeting = Greeting.NOT_SENT
-    async with ears.running(monkeypatch) as pass_turns:
-        await pass_turns(8)
+    """The others go on hearing: topic and pipeline are in order, and it is this node."""
+    ears.greeting, ears.elsewhere, ears.elsewhere_grows = Greeting.NOT_SENT, 10**9, True
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(OVERDUE_S)
+        assert (ears.canary.hearing.value, ears.rebuilds) == ("silent", 0)
+        await pass_time(INTERVAL_S)
+        assert (ears.canary.hearing.value, ears.rebuilds) == ("deaf", 1)
+        await pass_time(REBUILD_PAUSE_S - 1)
+        assert ears.rebuilds == 1
+        await pass_time(3600)
+    assert ears.rebuilds == 7
+
+
+async def test_leases_that_could_not_be_read_once_are_no_sign_of_growth(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ears.greeting, ears.elsewhere, ears.leases_fail = Greeting.NOT_SENT, 10**9, Throttled("simulated")
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(OVERDUE_S)
+        assert (ears.canary.hearing.value, ears.caught_up) == ("silent", 1)
+        ears.leases_fail = None
+        await pass_time(5 * INTERVAL_S)
+        assert (ears.canary.hearing.value, ears.rebuilds) == ("silent", 0)
+        ears.elsewhere += 1
+        await pass_time(INTERVAL_S)
+        assert (ears.canary.hearing.value, ears.rebuilds) == ("deaf", 1)
+
+
+@pytest.mark.parametrize("elsewhere", [0, 10**9])
+async def test_an_outage_of_the_topic_makes_nobody_change_queues(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch, elsewhere: int
+) -> None:
+    """The last canary reached some nodes and not others, and nothing comes after it: new queues could not be subscribed."""
+    ears.greeting, ears.elsewhere = Greeting.NOT_SENT, elsewhere
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(3600)
     assert ears.canary.hearing is Hearing.SILENT
     assert ears.rebuilds == 0
-    assert ears.caught_up >= 1
+    assert ears.caught_up > 100
 
 
 async def test_a_fault_of_the_table_or_of_the_leases_ends_nothing(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ears.world.fail_next("put_item", Throttled("simulated"), times=4)
+    ears.world.fail_next("put_item", Throttled("simulated"), times=8)
     ears.leases_fail = Throttled("simulated")
-    async with ears.running(monkeypatch) as pass_turns:
-        await pass_turns(5)
-    assert len(ears.sung()) == 1
-    assert ears.canary.hearing is Hearing.SILENT
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(OVERDUE_S + 3 * INTERVAL_S)
+        assert ears.canary.hearing is Hearing.SILENT
+        assert len(ears.sung()) == 1
+        assert ears.caught_up >= 3

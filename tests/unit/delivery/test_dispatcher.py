@@ -12,8 +12,9 @@ import pytest
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending
 from service.core.log_item import LogItem
 from service.core.publication import Publication, Record, StreamPosition
-from service.core.recovery import Window
+from service.core.recovery import Rings, Window
 from service.delivery import dispatcher as dispatcher_module
+from service.delivery.catch_up import CatchUp
 from service.delivery.dispatcher import Dispatcher, Joined, Timings
 from service.delivery.hub import Hub
 from service.log.channel_log import Appended, record_of
@@ -23,6 +24,8 @@ from tests.unit.worlds import Fleet, Socket, log_over, no_jitter, record, settle
 CHANNEL: Final = "room"
 # The timers of the event loop look at the test's clock again after this long.
 GAP_WAIT_S: Final = 0.001
+# And the task that looks at the ends of logs after half of this.
+TAIL_CHECK_S: Final = 0.002
 RECOVERED_MAX: Final = 300
 REPLY: Final = b'{"id":1}'
 BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
@@ -59,13 +62,13 @@ class Room:
 
     def __init__(self, *, size: int = 10_000, recovered_max: int = RECOVERED_MAX) -> None:
         self.fleet = Fleet()
-        self.hub = Hub(lambda payload: payload)
+        self.hub = Hub()
         self.dispatcher = Dispatcher(
             log_over(self.fleet.world, self.fleet.clock),
             self.hub,
             self.fleet.clock,
             no_jitter,
-            Timings(gap_wait_s=GAP_WAIT_S, tail_check_s=0.001),
+            Timings(gap_wait_s=GAP_WAIT_S, tail_check_s=TAIL_CHECK_S),
             recovery_publications_max=recovered_max,
         )
         self.writer = log_over(self.fleet.world, self.fleet.clock, node="b")
@@ -92,6 +95,13 @@ class Room:
         subscriber = subscriber or Subscriber()
         await self.dispatcher.join(CHANNEL, subscriber, since, lambda: self.window, subscriber.admit)
         return subscriber
+
+    async def catch_up(self) -> None:
+        """Look at the end of each open channel once, as a node that could not hear does."""
+        self.dispatcher.tails.ask(self.fleet.clock.monotonic_s())
+        while (name := self.dispatcher.tails.take(self.fleet.clock.monotonic_s())) is not None:
+            answered = await self.dispatcher.check_tail(name)
+            self.dispatcher.tails.done(name, self.fleet.clock.monotonic_s(), 0.0, answered=answered)
 
     def joining(self, since: StreamPosition | None = None) -> tuple[Subscriber, asyncio.Task[Subscriber]]:
         subscriber = Subscriber()
@@ -261,6 +271,26 @@ async def test_a_flood_while_a_channel_opens_loses_nothing(
     await until(lambda: subscriber.offsets == [5, 6, 7, 8])
 
 
+async def test_what_comes_while_a_channel_opens_is_bounded_in_bytes(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_OPENING_BYTES_MAX", 100)
+    await room.append()
+    held = room.fleet.traffic.hold("newest", "answer")
+    subscriber, joining = room.joining()
+    await held.arrived()
+    for offset in range(2, 9):
+        room.hint(_append_raw(room, offset))
+    [channel] = room.dispatcher._channels.values()
+    kept = len(channel.waiting)
+    assert 1 <= kept < 7
+    held.release()
+    await joining
+    assert subscriber.joined is not None
+    assert subscriber.joined.position.offset == 1 + kept
+    await until(lambda: subscriber.offsets == list(range(2 + kept, 9)))
+
+
 async def test_a_channel_without_history_has_no_order(room: Room) -> None:
     subscriber = Subscriber()
     room.dispatcher.join_unordered("plain", subscriber, lambda: False)
@@ -345,6 +375,88 @@ async def test_a_client_that_is_ahead_of_this_node_moves_everybody(room: Room) -
     assert (first.offsets[4:], subscriber.offsets) == ([5], [4, 5])
 
 
+def ahead_reads(room: Room) -> int:
+    return room.fleet.traffic.calls["read_forward"]
+
+
+async def test_who_claims_to_be_ahead_of_the_log_costs_a_read_a_second(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can claim it, and as often as it likes."""
+    await room.append(3)
+    await room.join()
+    since = await room.position(10**12)
+    liar = await room.join(since=since)
+    assert liar.joined == Joined(await room.position(3), False, ())
+    assert ahead_reads(room) == 1
+    # Who comes within the second after it waits for the next read; everybody else is served meanwhile.
+    flood = [room.joining(since) for _ in range(50)]
+    await settled()
+    assert (await room.join(since=await room.position(2))).offsets == [3]
+    assert ahead_reads(room) == 1
+    assert not any(joining.done() for _, joining in flood)
+    for _, joining in flood:
+        joining.cancel()
+    await asyncio.gather(*(joining for _, joining in flood), return_exceptions=True)
+    # Then one read answers all who wait.
+    monkeypatch.setattr(dispatcher_module, "_AHEAD_READ_PAUSE_S", GAP_WAIT_S)
+    room.pass_time()
+    flood = [room.joining(since) for _ in range(50)]
+    await asyncio.gather(*(joining for _, joining in flood))
+    assert ahead_reads(room) == 3, "for the first, and a pause later for those who came when that had begun"
+    assert all(subscriber.joined == liar.joined for subscriber, _ in flood)
+
+
+async def test_who_waited_for_a_read_ahead_has_one_that_began_after_it_came(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others claimed in vain says nothing of a client that has seen what was appended since."""
+    monkeypatch.setattr(dispatcher_module, "_AHEAD_READ_PAUSE_S", 0.001)
+    await room.append(3)
+    await room.join()
+    held = room.fleet.traffic.hold("read_forward", "answer")
+    liar, lying = room.joining(await room.position(99))
+    await held.arrived()
+    await room.append(2)
+    honest, joining = room.joining(await room.position(4))
+    late, coming_late = room.joining(await room.position(5))
+    held.release()
+    await asyncio.gather(lying, joining, coming_late)
+    assert liar.joined is not None
+    assert liar.joined.recovered is False
+    assert (honest.offsets, late.offsets) == ([5], [])
+    for subscriber in (honest, late):
+        assert subscriber.joined is not None
+        assert subscriber.joined.recovered is True
+    await room.append()
+    again = await room.join(since=await room.position(6))
+    assert again.joined == Joined(await room.position(6), True, ())
+
+
+async def test_a_read_ahead_that_fails_answers_nobody_else(room: Room) -> None:
+    await room.join()
+    await room.append(2)
+    since = await room.position(1)
+    room.fleet.world.fail_next("read_forward", Refused("no permission"))
+    subscribers = [room.joining(since) for _ in range(5)]
+    results = await asyncio.gather(*(joining for _, joining in subscribers), return_exceptions=True)
+    assert [isinstance(result, PortError) for result in results] == [True, False, False, False, False]
+    assert all(subscriber.offsets == [2] for subscriber, _ in subscribers[1:])
+
+
+async def test_a_client_that_is_far_ahead_is_reached_in_several_reads(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_GAP_PUBLICATIONS_MAX", 100)
+    first = await room.join()
+    for _ in range(250):
+        await room.append()
+    subscriber = await room.join(since=await room.position(249))
+    assert subscriber.offsets == [250]
+    assert first.offsets == list(range(1, 251))
+    assert ahead_reads(room) == 3
+
+
 @pytest.mark.parametrize(
     "since", [StreamPosition("", 99), StreamPosition("other", 1), StreamPosition("_", 0)]
 )
@@ -375,12 +487,80 @@ async def test_what_is_hidden_by_age_is_not_recovered(room: Room) -> None:
     assert (await room.join(since=StreamPosition(since.epoch, 1))).offsets == [2]
 
 
+async def test_what_another_node_removed_is_not_recovered_for_long(room: Room) -> None:
+    """The periodic check looks at what was trimmed as well."""
+    await room.join()
+    for _ in range(4):
+        room.hint(await room.append())
+    since, removed = await room.position(2), await room.writer.remove_history(CHANNEL)
+    assert removed.offset == 4
+    assert (await room.join(since=since)).offsets == [3, 4], "this node cannot know yet"
+    await room.catch_up()
+    assert (await room.join(since=since)).joined == Joined(removed, False, ())
+    assert (await room.join(since=removed)).joined == Joined(removed, True, ())
+    room.hint(await room.append())
+    assert (await room.join(since=removed)).offsets == [5]
+
+
+async def test_a_trim_that_cannot_be_read_does_not_keep_the_tail_from_being_found(room: Room) -> None:
+    subscriber = await room.join()
+    room.hint(await room.append())
+    since = await room.position(0)
+    await room.writer.remove_history(CHANNEL)
+    await room.append()
+    room.fleet.world.fail_next("head", Refused("for once"))
+    await room.catch_up()
+    await until(lambda: subscriber.offsets == [1, 2])
+    await room.catch_up()
+    assert (await room.join(since=since)).joined == Joined(await room.position(2), False, ())
+
+
+async def test_a_ring_that_had_to_make_room_is_made_up_for_by_the_log(room: Room) -> None:
+    """What all rings keep is bounded: a busy channel pushes out one that is not used."""
+    subscriber, other = await room.join(), Subscriber()
+    await room.dispatcher.join("other", other, None, lambda: room.window, other.admit)
+    for _ in range(10):
+        room.hint(await room.append())
+    ring = room.dispatcher._channels[CHANNEL].ring
+    room.dispatcher._rings = Rings(ring.weight)
+    room.dispatcher._ring_used(room.dispatcher._channels[CHANNEL])
+    assert (await room.join(since=await room.position(4))).offsets == list(range(5, 11))
+    assert room.fleet.traffic.calls["read_backward"] == 0
+    assert other.joined is not None
+    room.dispatcher.offer_one(record(1, channel="other", epoch=other.joined.position.epoch))
+    assert other.sink.offsets("other") == [1]
+    assert len(ring) == 0
+    assert (await room.join(since=await room.position(4))).offsets == list(range(5, 11))
+    assert room.fleet.traffic.calls["read_backward"] == 1
+    room.hint(await room.append())
+    assert subscriber.offsets == list(range(1, 12))
+    assert (await room.join(since=await room.position(9))).offsets == [10, 11]
+    assert room.fleet.traffic.calls["read_backward"] == 1
+
+
+async def test_the_ring_of_a_channel_that_is_forgotten_takes_no_room(room: Room) -> None:
+    subscriber = await room.join()
+    room.hint(await room.append(5))
+    assert room.dispatcher._rings.bytes > 0
+    held = room.fleet.traffic.hold("read_backward", "answer")
+    _, joining = room.joining(StreamPosition((await room.position(0)).epoch, 0))
+    room.dispatcher._channels[CHANNEL].ring.clear()
+    await held.arrived()
+    joining.cancel()
+    await asyncio.gather(joining, return_exceptions=True)
+    room.dispatcher.leave(CHANNEL, subscriber)
+    assert len(room.dispatcher) == room.dispatcher._rings.bytes == 0
+
+
 async def test_what_the_log_lost_is_not_recovered(room: Room) -> None:
     for _ in range(4):
         await room.append()
     since = await room.position(0)
     room.fleet.world.expire(CHANNEL, 2)
     assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
+    [channel] = room.dispatcher._channels.values()
+    assert len(channel.ring) == 2, "what was read is kept for others, and counted"
+    assert room.dispatcher._rings.bytes == channel.ring.weight
     assert (await room.join(since=StreamPosition(since.epoch, 2))).offsets == [3, 4]
 
 
@@ -410,6 +590,24 @@ async def test_who_joins_while_the_channel_is_lost_is_told(room: Room) -> None:
         await joining
     assert subscriber.joined is None
     assert len(room.dispatcher) == len(room.hub) == 0
+
+
+async def test_what_was_read_for_a_channel_that_is_lost_is_not_kept(room: Room) -> None:
+    first = await room.join()
+    await room.append(3)
+    room.hint(*_items(room))
+    room.dispatcher.leave(CHANNEL, first)
+    first = await room.join()
+    held = room.fleet.traffic.hold("read_backward", "answer")
+    _, joining = room.joining(await room.position(0))
+    await held.arrived()
+    await _begin_another_epoch(room)
+    await until(lambda: first.lost_channels)
+    await room.join()
+    held.release()
+    await asyncio.gather(joining, return_exceptions=True)
+    assert len(room.dispatcher) == 1
+    assert room.dispatcher._rings.bytes == 0
 
 
 def _items(room: Room) -> list[LogItem]:
@@ -578,25 +776,67 @@ async def test_a_lost_last_publication_is_found_by_catching_up(room: Room) -> No
     await room.append()
     await settled()
     assert subscriber.offsets == [1]
-    await room.dispatcher.catch_up()
+    await room.catch_up()
     await until(lambda: subscriber.offsets == [1, 2, 3, 4])
 
 
 async def test_the_periodic_check_finds_it_too(room: Room) -> None:
+    """As soon as its time has come, and not before."""
     subscriber = await room.join()
     await room.append()
-    watching = asyncio.create_task(room.dispatcher.watch())
+    catch_up = CatchUp(room.dispatcher.tails, room.dispatcher.check_tail, room.fleet.clock, no_jitter)
+    watching = asyncio.create_task(catch_up.run())
+    await settled()
+    assert subscriber.offsets == []
+    room.fleet.clock.advance(TAIL_CHECK_S)
     await until(lambda: subscriber.offsets == [1])
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_catching_up_costs_one_read_a_channel_when_nothing_was_missed(room: Room) -> None:
-    await room.join()
-    room.hint(await room.append())
+async def test_only_open_channels_are_looked_at(room: Room) -> None:
+    subscriber = await room.join()
+    assert len(room.dispatcher.tails) == 1
     before = room.fleet.traffic.reads
-    await room.dispatcher.catch_up()
+    assert await room.dispatcher.check_tail("another")
+    assert room.fleet.traffic.reads == before
+    room.dispatcher.leave(CHANNEL, subscriber)
+    assert len(room.dispatcher.tails) == 0
+    assert await room.dispatcher.check_tail(CHANNEL)
+    assert room.fleet.traffic.reads == before
+
+
+async def test_a_channel_that_opens_while_all_are_asked_for_is_looked_at_too(room: Room) -> None:
+    """Its read began before; what this node did not hear may have come since."""
+    held = room.fleet.traffic.hold("newest", "answer")
+    subscriber, joining = room.joining()
+    await held.arrived()
+    room.dispatcher.tails.ask(room.fleet.clock.monotonic_s())
+    assert room.dispatcher.tails.asked == 0
+    held.release()
+    await joining
+    assert subscriber.offsets == []
+    assert room.dispatcher.tails.asked == 1
+
+
+async def test_a_look_says_whether_the_log_answered(room: Room) -> None:
+    await room.join()
+    room.fleet.world.fail_next("newest", Refused("no permission"))
+    assert not await room.dispatcher.check_tail(CHANNEL)
+    assert await room.dispatcher.check_tail(CHANNEL)
+
+
+async def test_catching_up_costs_one_read_a_channel_when_nothing_was_missed(room: Room) -> None:
+    """And now and then one for what was trimmed, where something could be recovered without a read."""
+    await room.join()
+    before = room.fleet.traffic.reads
+    await room.catch_up()
     assert room.fleet.traffic.reads == before + 1
+    room.hint(await room.append())
+    for reads in (2, 1, 1):
+        before = room.fleet.traffic.reads
+        await room.catch_up()
+        assert room.fleet.traffic.reads == before + reads
 
 
 async def test_catching_up_looks_at_every_channel_even_if_one_does_not_answer(room: Room) -> None:
@@ -606,7 +846,7 @@ async def test_catching_up_looks_at_every_channel_even_if_one_does_not_answer(ro
         tail = (await room.writer.resolve(name)).tail
         await room.writer.append(name, tail, [Pending.of('{"data":1}')], 300_000)
     room.fleet.world.fail_next("newest", Refused("no permission"))
-    await room.dispatcher.catch_up()
+    await room.catch_up()
     await settled()
     assert (first.sink.offsets("one"), second.sink.offsets("two")) in (([], [1]), ([1], []))
 
@@ -615,7 +855,7 @@ async def test_the_check_keeps_a_quiet_channels_epoch(room: Room) -> None:
     subscriber = await room.join()
     for _ in range(10):
         room.fleet.clock.advance(12 * 3600)
-        await room.dispatcher.catch_up()
+        await room.catch_up()
     room.hint(await room.append())
     assert subscriber.offsets == [1]
     assert subscriber.lost_channels == []
@@ -634,7 +874,7 @@ async def test_the_periodic_check_finds_another_epoch(room: Room) -> None:
     subscriber = await room.join()
     room.fleet.clock.advance(BELIEF_S + 3600)
     await room.append()
-    await room.dispatcher.catch_up()
+    await room.catch_up()
     assert subscriber.lost_channels == [CHANNEL]
 
 
@@ -650,16 +890,57 @@ async def test_a_straggler_of_an_epoch_before_is_looked_up_once(room: Room) -> N
     assert subscriber.lost_channels == []
 
 
-async def test_a_doubt_that_could_not_be_cleared_is_raised_again(room: Room) -> None:
+@pytest.fixture
+def retried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "_DOUBT_RETRY_S", GAP_WAIT_S)
+    monkeypatch.setattr(dispatcher_module, "_DOUBT_RETRY_MAX_S", GAP_WAIT_S)
+
+
+@pytest.mark.usefixtures("retried_at_once")
+async def test_a_doubt_that_could_not_be_cleared_is_looked_into_again(room: Room) -> None:
+    """Without another record, which may never come."""
     subscriber = await room.join()
     room.fleet.clock.advance(BELIEF_S + 3600)
     item = await room.append()
-    room.fleet.world.fail_next("newest", Refused("no permission"))
+    before = room.fleet.traffic.calls["newest"]
+    room.fleet.world.fail_next("newest", Refused("no permission"), times=3)
     room.hint(item)
-    await settled()
-    assert subscriber.lost_channels == []
-    room.hint(item)
+    for checks in (1, 2, 3):
+        await until(lambda checks=checks: room.fleet.traffic.calls["newest"] == before + checks)  # type: ignore[misc]
+        await settled()
+        assert room.fleet.traffic.calls["newest"] == before + checks, "not before its time"
+        assert subscriber.lost_channels == []
+        room.pass_time()
     await until(lambda: subscriber.lost_channels == [CHANNEL])
+
+
+@pytest.mark.usefixtures("retried_at_once")
+async def test_doubts_are_looked_into_within_a_bound(room: Room) -> None:
+    """And the channel's own records go out meanwhile, holes and all."""
+    subscriber = await room.join()
+    first = await room.append()
+    await room.append()
+    third = await room.append()
+    room.fleet.world.fail_next("newest", Refused("no permission"), times=1000)
+    before = room.fleet.traffic.calls["newest"]
+    room.dispatcher.offer_one(record(7, epoch="before"))
+    await settled()
+    room.hint(first, third)
+    room.pass_time()
+    await until(lambda: subscriber.offsets == [1, 2, 3])
+
+    def given_up() -> bool:
+        room.pass_time()
+        order = room.dispatcher._channels[CHANNEL].resequencer
+        return order is not None and order.doubted is None
+
+    await until(given_up)
+    checks = room.fleet.traffic.calls["newest"] - before
+    assert checks == dispatcher_module._DOUBT_FAILURES_MAX
+    assert room.dispatcher._channels[CHANNEL].timer is None
+    # The next record of that epoch begins anew.
+    room.dispatcher.offer_one(record(8, epoch="before"))
+    await until(lambda: room.fleet.traffic.calls["newest"] - before > checks)
 
 
 # ---- leaving

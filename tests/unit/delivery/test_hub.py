@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from service.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
+from service.ports import Framer
 from tests.unit.worlds import Socket
 
 
+def bracketed(payload: bytes) -> bytes:
+    """A frame that can be told from its payload."""
+    return b"<" + payload + b">"
+
+
+class Curly:
+    """Frames of another encoding; it knows how many it has made."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self, payload: bytes) -> bytes:
+        self.made += 1
+        return b"{" + payload + b"}"
+
+
 class Subscriber:
-    def __init__(self, *, join_leave: bool = False) -> None:
-        self.sink = Socket()
+    def __init__(self, *, join_leave: bool = False, framer: Framer = bracketed) -> None:
+        self.sink = Socket(framer)
         self.join_leave = join_leave
         self.lost_channels: list[str] = []
 
@@ -16,20 +33,17 @@ class Subscriber:
         self.lost_channels.append(channel)
 
 
-def hub() -> Hub:
-    """Frames that can be told from payloads."""
-    return Hub(lambda payload: b"<" + payload + b">")
-
-
-def subscribed(made: Hub, channel: str, count: int, *, join_leave: bool = False) -> list[Subscriber]:
-    subscribers = [Subscriber(join_leave=join_leave) for _ in range(count)]
+def subscribed(
+    made: Hub, channel: str, count: int, *, join_leave: bool = False, framer: Framer = bracketed
+) -> list[Subscriber]:
+    subscribers = [Subscriber(join_leave=join_leave, framer=framer) for _ in range(count)]
     for subscriber in subscribers:
         made.add(channel, subscriber)
     return subscribers
 
 
 def test_all_subscribers_of_a_channel_get_the_same_frame_and_no_others() -> None:
-    made = hub()
+    made = Hub()
     first, second = subscribed(made, "a", 2)
     [other] = subscribed(made, "b", 1)
     made.publish("a", [b"1", b"2"])
@@ -39,15 +53,50 @@ def test_all_subscribers_of_a_channel_get_the_same_frame_and_no_others() -> None
     made.publish("nobody", [b"1"])
 
 
+def test_each_encoding_is_framed_once_for_all_its_subscribers() -> None:
+    made, curly = Hub(), Curly()
+    plain = subscribed(made, "a", 2)
+    others = subscribed(made, "a", 3, framer=curly)
+    made.publish("a", [b"1", b"2"])
+    assert [each.sink.frames for each in (*plain, *others)] == [[b"<1\n2>"]] * 2 + [[b"{1\n2}"]] * 3
+    assert all(each.sink.frames[0] is others[0].sink.frames[0] for each in others)
+    assert curly.made == 1
+
+
+def test_an_encoding_that_nobody_reads_is_not_made() -> None:
+    made, curly = Hub(), Curly()
+    subscribed(made, "a", 2)
+    [other] = subscribed(made, "b", 1, join_leave=True, framer=curly)
+    made.publish("a", [b"1"])
+    made.tell("a", b"join")
+    assert curly.made == 0
+    made.remove("b", other)
+    made.publish("b", [b"1"])
+    [quiet] = subscribed(made, "b", 1, framer=curly)
+    made.tell("b", b"join")
+    assert curly.made == 0, "nobody there wants to be told"
+    assert quiet.sink.frames == []
+
+
+def test_frames_of_every_encoding_keep_their_order_and_their_bound() -> None:
+    made, curly = Hub(), Curly()
+    subscribers = [*subscribed(made, "a", 1), *subscribed(made, "a", 1, framer=curly)]
+    lines = [str(number).encode() * (FRAME_BYTES_SOFT_MAX // 2) for number in range(5)]
+    made.publish("a", lines)
+    for subscriber in subscribers:
+        assert b"\n".join(frame[1:-1] for frame in subscriber.sink.frames).split(b"\n") == lines
+        assert len(subscriber.sink.frames) == 5
+
+
 def test_nothing_published_is_nothing_sent() -> None:
-    made = hub()
+    made = Hub()
     [subscriber] = subscribed(made, "a", 1)
     made.publish("a", [])
     assert subscriber.sink.frames == []
 
 
 def test_lines_are_joined_into_frames_of_a_bounded_size() -> None:
-    made = hub()
+    made = Hub()
     [subscriber] = subscribed(made, "a", 1)
     lines = [str(number).encode() * (FRAME_BYTES_SOFT_MAX // 3) for number in range(7)]
     lines.insert(3, b"x" * 3 * FRAME_BYTES_SOFT_MAX)
@@ -59,7 +108,7 @@ def test_lines_are_joined_into_frames_of_a_bounded_size() -> None:
 
 
 def test_joins_and_leaves_go_to_those_who_want_them() -> None:
-    made = hub()
+    made = Hub()
     [quiet] = subscribed(made, "a", 1)
     [told] = subscribed(made, "a", 1, join_leave=True)
     made.tell("a", b"join")
@@ -68,11 +117,12 @@ def test_joins_and_leaves_go_to_those_who_want_them() -> None:
 
 
 def test_who_left_gets_nothing() -> None:
-    made = hub()
+    made = Hub()
     first, second = subscribed(made, "a", 2)
     made.remove("a", first)
     made.remove("a", first)
     made.remove("nobody", first)
+    made.remove("a", Subscriber(framer=Curly()))
     made.publish("a", [b"1"])
     assert (first.sink.frames, second.sink.frames) == ([], [b"<1>"])
     assert made.has("a")
@@ -82,8 +132,8 @@ def test_who_left_gets_nothing() -> None:
 
 
 def test_a_lost_channel_is_told_to_all_and_empty() -> None:
-    made = hub()
-    subscribers = subscribed(made, "a", 3)
+    made = Hub()
+    subscribers = [*subscribed(made, "a", 2), *subscribed(made, "a", 1, framer=Curly())]
     [other] = subscribed(made, "b", 1)
     made.lost("a")
     made.lost("a")
@@ -94,7 +144,7 @@ def test_a_lost_channel_is_told_to_all_and_empty() -> None:
 
 
 def test_who_subscribes_again_when_told_is_not_lost_again() -> None:
-    made = hub()
+    made = Hub()
 
     class Returning(Subscriber):
         def lost(self, channel: str) -> None:

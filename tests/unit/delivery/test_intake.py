@@ -16,6 +16,8 @@ from tests.contract.items import log_item
 from tests.unit.worlds import Socket, envelope, info
 
 CHANNEL: Final = "plain:room"
+# Its options have no join_leave.
+QUIET: Final = "quiet:room"
 
 
 class Subscriber:
@@ -41,7 +43,7 @@ class Offered(Dispatcher):
 class World:
     def __init__(self) -> None:
         self.dispatcher = Offered()
-        self.hub = Hub(lambda payload: payload)
+        self.hub = Hub()
         self.greeted: list[str] = []
         self.canaries: list[tuple[int, int]] = []
         self.intake = Intake(
@@ -50,6 +52,7 @@ class World:
             self.hub,
             self.greeted.append,
             lambda record, at: self.canaries.append((record.offset, at)),
+            lambda channel: channel != QUIET,
         )
         self.subscriber = Subscriber()
         self.hub.add(CHANNEL, self.subscriber)
@@ -107,6 +110,17 @@ def test_a_publication_and_the_leave_after_it_stay_in_order(world: World) -> Non
     kinds = [next(kind for kind in push if kind != "channel") for push in world.socket.pushes]
     assert kinds == ["join", "pub", "leave", "pub"]
     assert world.socket.told(CHANNEL, "join") == world.socket.told(CHANNEL, "leave") == ["c1"]
+
+
+def test_comings_and_goings_are_told_only_where_the_channel_has_them(world: World) -> None:
+    """Whoever cleans up after a dead node does not know the options, and says of everybody that they left."""
+    world.hub.add(QUIET, world.subscriber)
+    world.take(
+        signals.leave("gone", "id1", QUIET, info("c1")),
+        signals.join("b", "id2", QUIET, info("c2")),
+        signals.leave("gone", "id3", CHANNEL, info("c1")),
+    )
+    assert [push["channel"] for push in world.socket.pushes] == [CHANNEL]
 
 
 def test_only_the_own_greeting_is_heard(world: World) -> None:

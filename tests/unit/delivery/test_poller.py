@@ -11,9 +11,10 @@ import pytest
 
 from service.adapters.memory import MemoryQueue
 from service.delivery import poller as poller_module
+from service.delivery.deleter import FAILURES_TOLD
 from service.delivery.poller import POLLERS_MAX, Poller
 from service.ports import Gone, PortError, Refused, Throttled, UnknownOutcome
-from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, until
+from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, settled, until
 
 NAME: Final = "queue"
 
@@ -175,16 +176,54 @@ async def test_a_rebuild_that_fails_is_tried_again(world: World) -> None:
     assert len(world.fleet.world.queues) == 1, "nothing is left of the attempts"
 
 
-async def test_messages_that_could_not_be_deleted_are_no_error(world: World) -> None:
+async def test_messages_that_could_not_be_deleted_are_no_error_but_are_told(world: World) -> None:
     world.fleet.world.fail_next("delete", Gone("no longer"), times=1)
-    world.fleet.world.fail_next("delete", Refused("no permission"), times=1)
+    world.fleet.world.fail_next("delete", Refused("no permission"), times=FAILURES_TOLD)
     async with polling(world):
-        for number in range(3):
+        for number in range(FAILURES_TOLD + 1):
+            assert world.poller.undeleted == ""
+            world.send(str(number))
+            await until(lambda number=number: world.fleet.traffic.calls["delete"] == number + 1)  # type: ignore[misc]
+            await settled()
+        assert world.poller.undeleted == "no permission"
+        assert world.poller.failures == 0
+        world.send("another")
+        await until(lambda: world.poller.undeleted == "")
+    assert world.rebuilds == 0
+
+
+async def test_a_slow_delete_holds_up_no_receive(world: World) -> None:
+    held = world.fleet.traffic.hold("delete")
+    async with polling(world):
+        for number in range(50):
             world.send(str(number))
             await until(lambda number=number: len(world.taken) == number + 1)  # type: ignore[misc]
-        await until(lambda: world.fleet.traffic.calls["delete"] == 3)
-        assert world.poller.failures == 0
-    assert world.rebuilds == 0
+        held.release()
+        await until(lambda: world.stored == 0)
+
+
+async def test_the_end_leaves_what_waits_to_be_deleted(world: World) -> None:
+    """It goes with the queue, or comes again and is known."""
+    held = world.fleet.traffic.hold("delete")
+    async with polling(world):
+        world.send("one")
+        await held.arrived()
+    assert world.stored == 1
+
+
+async def test_what_waits_to_be_deleted_goes_with_a_queue_that_is_replaced(world: World) -> None:
+    held = world.fleet.traffic.hold("delete")
+    async with polling(world):
+        world.send(*[str(number) for number in range(200)])
+        await until(lambda: len(world.taken) == 200)
+        deletes = held.count
+        world.poller.rebuild_next()
+        await until(lambda: world.rebuilds == 1 and not world.poller.is_gone)
+        held.release()
+        world.send("another")
+        await until(lambda: world.taken[-1] == "another" and world.stored == 0)
+        assert world.fleet.traffic.calls["delete"] == deletes + 1
+        assert world.poller.undeleted == ""
 
 
 async def test_a_further_receiver_that_fails_leaves_it_to_the_first(world: World) -> None:
@@ -210,13 +249,29 @@ async def test_the_end_does_not_wait_for_further_receivers(world: World) -> None
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_the_time_of_the_last_answer_is_kept(world: World) -> None:
-    before = world.poller.heard_at_s
-    world.fleet.clock.advance(100)
+async def test_how_late_the_newest_message_came(world: World) -> None:
+    """By the queue's clock and ours, which may differ."""
+    world.send("old")
+    world.fleet.clock.advance(5)
+    world.send("new")
+    world.fleet.clock.advance(2)
     async with polling(world):
-        world.send("one")
+        await until(lambda: world.taken == ["old", "new"])
+        assert world.poller.lag_ms == 2000
+        await until(lambda: world.poller.lag_ms == 0)
+        world.fleet.clock.advance(-60)
+        world.send("of the future")
+        world.fleet.clock.advance(-60)
+        await until(lambda: len(world.taken) == 3)
+        assert world.poller.lag_ms == 0
+
+
+async def test_messages_whose_time_is_not_known_are_not_late(world: World) -> None:
+    world.fleet.world.now_ms = int
+    world.send("one")
+    async with polling(world):
         await until(lambda: world.taken)
-        assert world.poller.heard_at_s == before + 100
+        assert world.poller.lag_ms == 0
 
 
 async def test_a_queue_that_is_given_up_counts_as_gone_until_there_is_another(world: World) -> None:

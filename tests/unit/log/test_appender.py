@@ -15,15 +15,23 @@ from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, LogItem
 from service.core.protocol import Unencodable
 from service.core.publication import Publication, Record, StreamPosition
 from service.log import appender as appender_module
-from service.log.appender import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX, Appender, Full
-from service.log.channel_log import NotAppended, OutcomeUnknown
-from service.ports import Refused, Throttled, UnknownOutcome
+from service.log.appender import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX, Appender, Full, TooLarge
+from service.log.channel_log import (
+    APPEND_DEADLINE_S,
+    READ_DEADLINE_S,
+    NeverAppended,
+    NotAppended,
+    OutcomeUnknown,
+)
+from service.ports import PortError, Refused, Throttled, UnknownOutcome
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged, settled, until
 
 CHANNEL: Final = "room"
 TTL_MS: Final = 300_000
 BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+# What one call takes that is not answered.
+HANGS_S: Final = 8.0
 
 
 class Writer:
@@ -34,10 +42,13 @@ class Writer:
         self.log = log_over(fleet.world, fleet.clock, node=node, random=self._random)
         self.appender = Appender(self.log, fleet.clock, self.offered.append, generation="0")
         self.step_s = 0.0
+        self.back_offs = 0
         self._fleet = fleet
 
-    def submit(self, data: Any, channel: str = CHANNEL) -> asyncio.Future[StreamPosition]:
-        return self.appender.submit(channel, Publication(data=data), TTL_MS)
+    def submit(
+        self, data: Any, channel: str = CHANNEL, key: str | None = None
+    ) -> asyncio.Future[StreamPosition]:
+        return self.appender.submit(channel, Publication(data=data), TTL_MS, key)
 
     async def publish(self, data: Any) -> StreamPosition:
         return await self.submit(data)
@@ -48,6 +59,7 @@ class Writer:
 
     def _random(self) -> float:
         """Each back-off takes `step_s` on the clock, and no time."""
+        self.back_offs += 1
         self._fleet.clock.advance(self.step_s)
         return 0.0
 
@@ -229,6 +241,208 @@ async def test_an_append_that_cannot_win_is_known_not_to_be_in(fleet: Fleet, wri
     assert "ours" not in logged(fleet.world)
 
 
+async def test_writers_that_race_wait_after_a_few_losses(fleet: Fleet, writer: Writer) -> None:
+    """So that many writers of one channel do not spin. A race that is lost now and then costs no wait."""
+    other = Writer(fleet, "b")
+    await writer.publish("first")
+    await other.publish("theirs")
+    await writer.publish("ours")
+    assert writer.back_offs == 0
+    first = await writer.publish("first")
+    races = 0
+
+    async def overtake(call: str, stage: Stage) -> None:
+        nonlocal races
+        if call == "put_item" and stage == "call" and races < 10:
+            races += 1
+            items = fleet.world.items[CHANNEL]
+            items[max(items) + 1] = replace(log_item(max(items) + 1), epoch=first.epoch, batch="other")
+        await asyncio.sleep(0)
+
+    fleet.world.pause = overtake
+    await writer.publish("ours at last")
+    assert races == 10
+    assert 6 <= writer.back_offs <= 8, "one for each race behind the first three"
+
+
+# ---- how long anybody waits
+
+
+class Down:
+    """The named calls of the world hang, for `HANGS_S` on the clock each, and fail. None hangs before `begin` is set."""
+
+    def __init__(self, fleet: Fleet, *calls: str, error: type[PortError] = UnknownOutcome) -> None:
+        self.calls = 0
+        self.begin = asyncio.Event()
+        self._fleet = fleet
+        self._names = calls
+        self._error = error
+        fleet.world.pause = self._pause
+
+    async def _pause(self, call: str, stage: Stage) -> None:
+        # Whoever was answered learns it before time passes.
+        await asyncio.sleep(0)
+        if call in self._names and stage == "sent":
+            self.calls += 1
+            await self.begin.wait()
+            self._fleet.clock.advance(HANGS_S)
+            self._fleet.world.fail_next(call, self._error("simulated"))
+
+
+class Waits:
+    """How long publications waited for their answers, on the clock, and what these were."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.seconds: list[float] = []
+        self.answers: list[type[BaseException] | None] = []
+        self._clock = fleet.clock
+
+    def add(self, position: asyncio.Future[StreamPosition]) -> None:
+        begin_s = self._clock.monotonic_s()
+
+        def answered(done: asyncio.Future[StreamPosition]) -> None:
+            self.seconds.append(self._clock.monotonic_s() - begin_s)
+            error = done.exception()
+            self.answers.append(None if error is None else type(error))
+
+        position.add_done_callback(answered)
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_who_waits_behind_others_does_not_pay_for_their_failures(
+    fleet: Fleet, writer: Writer, keyed: bool
+) -> None:
+    """Only what was sent is unknown. What was not is failed when its turn comes too late, and known not to be in."""
+    await writer.publish("zero")
+    put = "put_keyed_item" if keyed else "put_item"
+    down, waits = Down(fleet, put), Waits(fleet)
+    first = writer.submit("first", key="0" if keyed else None)
+    waits.add(first)
+    await until(lambda: down.calls)
+    for number in range(200):
+        waits.add(writer.submit("x" * 1000, key=str(number + 1) if keyed else None))
+    down.begin.set()
+    await writer.appender.drain()
+    await settled()
+    assert waits.answers == [OutcomeUnknown] + [NotAppended] * 200
+    assert max(waits.seconds) <= APPEND_DEADLINE_S + 2 * HANGS_S
+    assert down.calls <= APPEND_DEADLINE_S / HANGS_S + 1
+    assert logged(fleet.world) == ["zero"]
+    assert writer.appender._bytes == 0
+
+
+@pytest.mark.parametrize("down_calls", [("put_item",), ("newest", "put_item")], ids=["writes", "all"])
+async def test_nobody_waits_for_longer_than_two_deadlines(
+    fleet: Fleet, writer: Writer, down_calls: tuple[str, ...]
+) -> None:
+    """Whatever is in front when it comes: others that are tried, and others that come all the time."""
+    await writer.publish("zero")
+    down, waits = Down(fleet, *down_calls), Waits(fleet)
+    hang = fleet.world.pause
+    submitted = 0
+
+    async def come(call: str, stage: Stage) -> None:
+        nonlocal submitted
+        if stage == "call" and submitted < 3000:
+            for _ in range(20):
+                submitted += 1
+                waits.add(writer.submit("x" * 3000))
+        await hang(call, stage)
+
+    fleet.world.pause = come
+    down.begin.set()
+    waits.add(writer.submit("first"))
+    await writer.appender.drain()
+    await settled()
+    assert len(waits.answers) > 100
+    assert None not in waits.answers
+    assert max(waits.seconds) <= 2 * APPEND_DEADLINE_S + 2 * HANGS_S
+    # Writing is tried all the time, and only what was sent may be in.
+    assert down.calls >= 5
+    assert OutcomeUnknown in waits.answers
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_the_time_that_it_takes_to_find_the_tail_counts(
+    fleet: Fleet, writer: Writer, key: str | None
+) -> None:
+    down = Down(fleet, "put_item", "put_keyed_item")
+    down.begin.set()
+    hang = fleet.world.pause
+
+    async def slow(call: str, stage: Stage) -> None:
+        if (call, stage) == ("newest", "answer"):
+            fleet.clock.advance(APPEND_DEADLINE_S - HANGS_S)
+        await hang(call, stage)
+
+    fleet.world.pause = slow
+    begin_s = fleet.clock.monotonic_s()
+    with pytest.raises(OutcomeUnknown):
+        await writer.submit("one", key=key)
+    assert fleet.clock.monotonic_s() - begin_s <= APPEND_DEADLINE_S + HANGS_S
+
+
+async def test_a_tail_that_cannot_be_read_is_tried_once_for_all_who_wait(
+    fleet: Fleet, writer: Writer
+) -> None:
+    down, waits = Down(fleet, "newest"), Waits(fleet)
+    for number in range(200):
+        waits.add(writer.submit(number, key=str(number)))
+    down.begin.set()
+    await writer.appender.drain()
+    await settled()
+    assert waits.answers == [NotAppended] * 200
+    assert max(waits.seconds) <= READ_DEADLINE_S + HANGS_S
+    assert down.calls == 1
+    assert writer.appender._bytes == 0
+    fleet.world.pause = fleet.traffic._pause
+    assert (await writer.publish("room again")).offset == 1
+
+
+async def test_what_is_in_front_of_the_deadline_is_sent(fleet: Fleet, writer: Writer) -> None:
+    """Waiting alone is no failure."""
+    await writer.publish("zero")
+    held = fleet.traffic.hold("put_item", "answer")
+    positions = [writer.submit("first")]
+    await held.arrived()
+    positions.append(writer.submit("second"))
+    fleet.clock.advance(APPEND_DEADLINE_S)
+    held.release()
+    assert [(await position).offset for position in positions] == [2, 3]
+
+
+async def test_races_end_at_the_deadline(fleet: Fleet, writer: Writer) -> None:
+    first = await writer.publish("first")
+    writer.step_s = 10.0
+    races = 0
+
+    async def overtake(call: str, stage: Stage) -> None:
+        nonlocal races
+        if call == "put_item" and stage == "call":
+            races += 1
+            items = fleet.world.items[CHANNEL]
+            items[max(items) + 1] = replace(log_item(max(items) + 1), epoch=first.epoch, batch="other")
+        await asyncio.sleep(0)
+
+    fleet.world.pause = overtake
+    with pytest.raises(NotAppended, match="not done within"):
+        await writer.publish("ours")
+    assert races == 3 + APPEND_DEADLINE_S / 10 - 1
+
+
+@pytest.mark.parametrize("call", ["newest", "put_item"])
+async def test_what_the_table_refuses_is_never_appended(fleet: Fleet, writer: Writer, call: str) -> None:
+    """It would refuse it again: not a matter of time, as a throttled call is."""
+    fleet.world.fail_next(call, Refused("no permission"))
+    with pytest.raises(NeverAppended):
+        await writer.publish("one")
+    writer.step_s = 10.0
+    fleet.world.fail_next(call, Throttled("slow down"), times=20)
+    with pytest.raises(NotAppended) as failure:
+        await writer.publish("one")
+    assert failure.type is NotAppended
+
+
 async def test_a_belief_that_ended_before_sending_is_told_and_healed(fleet: Fleet, writer: Writer) -> None:
     first = await writer.publish("one")
     held = fleet.traffic.hold("put_item", "call")
@@ -319,6 +533,16 @@ async def test_bytes_wait_within_bounds(
     await asyncio.gather(*positions)
     assert writer.appender._bytes == 0, "what was answered counts no more"
     await asyncio.gather(*(writer.submit(large) for _ in positions))
+
+
+async def test_what_exceeds_an_item_is_not_accepted(fleet: Fleet, writer: Writer) -> None:
+    around = len('{"data":""},[]')
+    position = writer.submit("x" * (ITEM_BYTES_MAX - around))
+    with pytest.raises(TooLarge):
+        writer.submit("x" * (ITEM_BYTES_MAX - around + 1))
+    assert (await position).offset == 1
+    [item] = fleet.world.stream
+    assert len(item.pubs) < ITEM_BYTES_MAX
 
 
 async def test_what_cannot_be_written_as_json_is_not_accepted(fleet: Fleet, writer: Writer) -> None:

@@ -227,6 +227,25 @@ async def test_a_node_that_slept_does_not_publish_what_its_key_may_have_outlived
     assert logged(fleet.world) == ["zero", "one"]
 
 
+async def test_what_waited_beyond_its_time_is_not_sent_at_all(fleet: Fleet, writer: Writer) -> None:
+    """Its time counts from when it was read, which may be long before it came into the lane."""
+    read_ms = fleet.clock.now_ms() - COMMIT_WITHIN_MS
+    late = writer.appender.submit(CHANNEL, Publication(data=1), TTL_MS, "late", received_ms=read_ms)
+    in_time = writer.appender.submit(CHANNEL, Publication(data=2), TTL_MS, "k", received_ms=read_ms + 1)
+    with pytest.raises(NotAppended):
+        await late
+    assert (await in_time).offset == 1
+    assert fleet.traffic.calls["put_keyed_item"] == 1
+
+
+async def test_where_a_key_was_used_can_be_looked_up(fleet: Fleet, writer: Writer) -> None:
+    position = await writer.publish("one", "k")
+    log = log_over(fleet.world, fleet.clock)
+    assert await log.key_position(CHANNEL, "k") == position
+    assert await log.key_position(CHANNEL, "another") is None
+    assert await log.key_position("other", "k") is None
+
+
 async def test_an_expired_key_counts_until_it_is_deleted(fleet: Fleet, writer: Writer) -> None:
     first = await writer.publish("one", "k")
     fleet.clock.advance(3 * KEY_LIFE_MS / 1000)
