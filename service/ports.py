@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.core.holdings import Lease, Queue, Subscription
 from service.core.idempotency import KeyItem
+from service.core.lifecycle import Outlook
 from service.core.log_item import Head, LogItem
 from service.core.publication import ClientInfo
 
@@ -18,18 +20,23 @@ __all__ = [
     "BeliefEnded",
     "ChannelTable",
     "Clock",
+    "Estate",
     "Framer",
     "Gone",
     "InstanceQueue",
     "Lease",
     "Leases",
+    "Machine",
     "Member",
     "Message",
+    "Metric",
+    "Metrics",
     "NewId",
     "Page",
     "PortError",
     "Presence",
     "Refused",
+    "ScalingGroup",
     "Sink",
     "Throttled",
     "Topic",
@@ -71,7 +78,8 @@ class Clock(Protocol):
         """Seconds; never goes back; only differences mean anything."""
 
 
-# Turns a text payload into a frame of the transport, once for all the sinks that it goes to.
+# Turns lines of JSON, joined by line breaks, into one frame of the transport, in the encoding that its clients asked
+# for: once for all the sinks that it goes to.
 Framer = Callable[[bytes], bytes]
 
 # Fresh random text of at least 64 bits, of characters [0-9a-z].
@@ -94,6 +102,9 @@ class ChannelTable(Protocol):
 
     async def head(self, channel: str) -> Head | None:
         """The head item."""
+
+    async def key(self, key: str) -> KeyItem | None:
+        """The key item (see `stored_key`), expired or not."""
 
     async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
         """Write `item` if its key is free: None = it is written now. Otherwise the item that holds the key
@@ -149,31 +160,17 @@ class Presence(Protocol):
         Raises Refused beyond the adapter's bound on entries.
         """
 
+    async def channels(self, node: str) -> Sequence[str]:
+        """Channels in which `node` may have entries: some of them if there are many, so ask again after `clear`."""
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """What a node holds, and how it is doing. Times in ms. `queue` is the queue's name, `state` starting | live | draining.
+    async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
+        """Entries of `node` in `channel`, those of damaged ones with the client's id alone. Some if there are many."""
 
-    `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as they are not known.
-    `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest message came out of the queue.
-    `reaped`: since when somebody has been cleaning up after this node, 0 = nobody is.
-    """
+    async def clear(self, node: str, channel: str) -> bool:
+        """Remove the entries that `entries` gives, or would give: for whoever cleans up after a dead node.
 
-    node: str
-    queue: str
-    state: str
-    started_at: int
-    heartbeat_at: int
-    expires_at: int
-    canary: int = 0
-    queue_url: str = ""
-    subscription_arn: str = ""
-    instance: str = ""
-    version: str = ""
-    connections: int = 0
-    channels: int = 0
-    lag_ms: int = 0
-    reaped: int = 0
+        True = that were all, and `node` is not listed with this channel any more. Idempotent.
+        """
 
 
 class Leases(Protocol):
@@ -189,15 +186,28 @@ class Leases(Protocol):
         """Idempotent."""
 
     async def all(self) -> Sequence[Lease]:
-        """Every stored lease, expired ones included."""
+        """Every lease that was stored before the call, expired ones included. Raises Refused beyond the adapter's bound."""
+
+    async def reap(self, lease: Lease, at_ms: int) -> bool:
+        """Mark the lease as reaped, unless its node beat since `lease` was read: from then on heartbeats are refused.
+
+        True also when it was marked before, whose time then stays. False = the node lives, or the lease is gone.
+        """
+
+    async def drop_reaped(self, node: str) -> None:
+        """Idempotent. A lease that is not marked stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the queue; `receipt` is needed to delete it."""
+    """One message of the queue; `receipt` is needed to delete it.
+
+    `sent_at_ms`: when the queue got it, by the clock of the queue; 0 = not known.
+    """
 
     body: str
     receipt: str
+    sent_at_ms: int = 0
 
 
 class InstanceQueue(Protocol):
@@ -210,10 +220,32 @@ class InstanceQueue(Protocol):
         """Long poll: up to 10 messages, empty after about 20 s. Raises Gone, Throttled, UnknownOutcome, Refused."""
 
     async def delete(self, receipts: Sequence[str]) -> None:
-        """Acknowledge any number of messages, in batches of 10. Best effort: what is not deleted comes again."""
+        """Acknowledge any number of messages, in batches of 10.
+
+        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be: they come again. What is gone is success.
+        """
 
     async def close(self) -> None:
         """Unsubscribe, then delete the queue. Idempotent; what is gone already is success."""
+
+
+class Estate(Protocol):
+    """The queues and subscriptions of all nodes, also of those that are gone. A list that is too long is Refused, never cut."""
+
+    async def queues(self) -> Sequence[str]:
+        """The names of queues that may be of this deployment: those that begin with its prefix. A very new one may be missing."""
+
+    async def queue(self, name: str) -> Queue | None:
+        """What is known of a queue. None = there is none of that name."""
+
+    async def subscriptions(self) -> Sequence[Subscription]:
+        """Of the topic, those that can be ended: whatever waits for a confirmation is left out."""
+
+    async def unsubscribe(self, arn: str) -> None:
+        """Idempotent."""
+
+    async def delete_queue(self, name: str) -> None:
+        """Idempotent."""
 
 
 class Topic(Protocol):
@@ -223,8 +255,52 @@ class Topic(Protocol):
         """One message of at most ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
 
 
+class Machine(Protocol):
+    """The EC2 instance that this process runs on, as its metadata tell."""
+
+    @property
+    def id(self) -> str:
+        """The instance id."""
+
+    async def outlook(self) -> Outlook:
+        """What is about to happen to it. Within a few seconds. Raises Throttled, UnknownOutcome, Refused."""
+
+
+class ScalingGroup(Protocol):
+    """One machine in its Auto Scaling group, which waits at a lifecycle hook for what the machine has to say."""
+
+    async def complete(self, hook: str) -> bool:
+        """The machine may go on to its next state. False = nothing waited at `hook` for it, which is no failure.
+
+        Raises Throttled, UnknownOutcome, Refused.
+        """
+
+    async def heartbeat(self, hook: str) -> bool:
+        """The group is to wait at `hook` for another time-out. False = it does not wait. Errors as `complete`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One reading. `unit`: Count, Milliseconds, Seconds or None (a plain number)."""
+
+    name: str
+    value: float
+    unit: str
+
+
+class Metrics(Protocol):
+    """Where readings of this node are put for dashboards and alarms."""
+
+    async def put(self, readings: Sequence[Metric]) -> None:
+        """All of them or none. A repeat after UnknownOutcome counts twice. Raises Throttled, UnknownOutcome, Refused."""
+
+
 class Sink(Protocol):
     """One connection as the hub sees it."""
 
+    @property
+    def framer(self) -> Framer:
+        """Makes its frames: the same object for all sinks of one encoding, always the same for one sink."""
+
     def send(self, frame: bytes) -> None:
-        """Queue one whole frame, made by a Framer. Never blocks, never raises; a slow peer is cut off."""
+        """Queue one whole frame, made by its framer. Never blocks, never raises; a slow peer is cut off."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from service.adapters.aws import LOG_CALL_LIMIT_S, error_code, is_condition_failure, port_errors
+from service.adapters.errors import LOG_CALL_LIMIT_S, error_code, is_condition_failure, port_errors
 from service.core.idempotency import KeyItem, parse_key_item
 from service.core.log_item import (
     HEAD_OFFSET,
@@ -102,6 +102,14 @@ class DynamoChannelTable:
             return parse_head(attributes)
         except MalformedItem as error:
             raise Refused(f"head: {error}") from error
+
+    async def key(self, key: str) -> KeyItem | None:
+        async with port_errors(LOG_CALL_LIMIT_S):
+            answer = await self._client.get_item(
+                TableName=self._keys_table, Key={"key": {"S": key}}, ConsistentRead=True
+            )
+        attributes: AttributeMap | None = answer.get("Item")
+        return _key_item(attributes) if attributes else None
 
     async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
         winner: AttributeMap | None = None
@@ -223,19 +231,11 @@ class DynamoChannelTable:
         return _log_item(winner)
 
     async def _key_holder(self, key: KeyItem, told: AttributeMap | None) -> KeyItem:
-        holder = told
-        if not holder:
-            async with port_errors(LOG_CALL_LIMIT_S):
-                answer = await self._client.get_item(
-                    TableName=self._keys_table, Key={"key": {"S": key.key}}, ConsistentRead=True
-                )
-            holder = answer.get("Item")
-        if not holder:
+        """Who holds `key`. Some emulators refuse without telling."""
+        holder = _key_item(told) if told else await self.key(key.key)
+        if holder is None:
             raise Throttled("the idempotency key was taken and is free again")
-        try:
-            return parse_key_item(holder)
-        except MalformedItem as error:
-            raise Refused(f"stored key item: {error}") from error
+        return holder
 
     async def _spanning(self, channel: str, offset: int) -> LogItem | None:
         """The item that begins before `offset` and covers it, if any."""
@@ -317,3 +317,10 @@ def _log_item(attributes: AttributeMap) -> LogItem:
         return parse_log_item(attributes)
     except MalformedItem as error:
         raise Refused(f"stored log item: {error}") from error
+
+
+def _key_item(attributes: AttributeMap) -> KeyItem:
+    try:
+        return parse_key_item(attributes)
+    except MalformedItem as error:
+        raise Refused(f"stored key item: {error}") from error

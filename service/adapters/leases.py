@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from service.adapters.aws import CALL_LIMIT_S, is_condition_failure, port_errors
+from service.adapters.errors import CALL_LIMIT_S, is_condition_failure, port_errors
 from service.ports import Lease, Refused
 
 __all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases"]
@@ -16,6 +16,9 @@ __all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases"]
 LEASE_KEEP_S: Final = 24 * 3600
 # Rows that one scan may find: far beyond any fleet, dead nodes of a day included.
 LEASES_MAX: Final = 10_000
+# Attributes that are called what the field of a Lease is.
+_TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version")
+_NUMBERS: Final = ("started_at", "heartbeat_at", "canary", "connections", "channels", "lag_ms")
 
 
 class DynamoLeases:
@@ -48,6 +51,40 @@ class DynamoLeases:
         async with port_errors(CALL_LIMIT_S):
             await self._client.delete_item(TableName=self._table, Key={"node": {"S": node}})
 
+    async def reap(self, lease: Lease, at_ms: int) -> bool:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key={"node": {"S": lease.node}},
+                    UpdateExpression="SET #reaped = if_not_exists(#reaped, :at)",
+                    # A row that is gone has no heartbeat either.
+                    ConditionExpression="#heartbeat = :heartbeat",
+                    ExpressionAttributeNames={"#reaped": "reaped", "#heartbeat": "heartbeat_at"},
+                    ExpressionAttributeValues={
+                        ":at": {"N": str(at_ms)},
+                        ":heartbeat": {"N": str(lease.heartbeat_at)},
+                    },
+                )
+            except ClientError as error:
+                if is_condition_failure(error):
+                    return False
+                raise
+        return True
+
+    async def drop_reaped(self, node: str) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.delete_item(
+                    TableName=self._table,
+                    Key={"node": {"S": node}},
+                    ConditionExpression="attribute_exists(#reaped)",
+                    ExpressionAttributeNames={"#reaped": "reaped"},
+                )
+            except ClientError as error:
+                if not is_condition_failure(error):
+                    raise
+
     async def all(self) -> Sequence[Lease]:
         leases: list[Lease] = []
         start: dict[str, Any] = {}
@@ -64,30 +101,21 @@ class DynamoLeases:
 
 
 def _attributes(lease: Lease) -> dict[str, dict[str, str]]:
-    """`lease_until` is the lease's own end in ms; `expires_at`, in seconds, is TTL's."""
+    """`lease_until` is the lease's own end in ms; `expires_at`, in seconds, is TTL's. `reaped` is for others to write."""
     return {
         "node": {"S": lease.node},
-        "queue": {"S": lease.queue},
-        "state": {"S": lease.state},
-        "started_at": {"N": str(lease.started_at)},
-        "heartbeat_at": {"N": str(lease.heartbeat_at)},
+        **{name: {"S": getattr(lease, name)} for name in _TEXTS},
+        **{name: {"N": str(getattr(lease, name))} for name in _NUMBERS},
         "lease_until": {"N": str(lease.expires_at)},
-        "canary": {"N": str(lease.canary)},
         "expires_at": {"N": str(lease.expires_at // 1000 + LEASE_KEEP_S)},
     }
 
 
 def _lease(item: Mapping[str, Any]) -> Lease | None:
-    """None: not a lease; a foreign row must not hide the others."""
+    """None: not a lease; a foreign row must not hide the others. What another release does not write is left out."""
     try:
-        return Lease(
-            node=item["node"]["S"],
-            queue=item["queue"]["S"],
-            state=item["state"]["S"],
-            started_at=int(item["started_at"]["N"]),
-            heartbeat_at=int(item["heartbeat_at"]["N"]),
-            expires_at=int(item["lease_until"]["N"]),
-            canary=int(item.get("canary", {"N": "0"})["N"]),
-        )
-    except (KeyError, ValueError):
+        fields: dict[str, Any] = {name: str(item[name]["S"]) for name in _TEXTS if name in item}
+        fields |= {name: int(item[name]["N"]) for name in (*_NUMBERS, "reaped") if name in item}
+        return Lease(node=item["node"]["S"], expires_at=int(item["lease_until"]["N"]), **fields)
+    except (KeyError, TypeError, ValueError):
         return None

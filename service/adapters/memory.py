@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
 
-from service.adapters.presence import MEMBERS_MAX
+from service.adapters.presence import CHANNELS_PAGE, ENTRIES_PAGE, MEMBERS_MAX
 from service.adapters.queue import RECEIVE_MAX, is_queue_name
 from service.adapters.topic import check_body
+from service.core.holdings import Deployment, Queue, Subscription
 from service.core.idempotency import KeyItem
 from service.core.log_item import HEAD_OFFSET, Head, LogItem
+from service.core.publication import ClientInfo
 from service.ports import BeliefEnded, Clock, Gone, Lease, Member, Message, Page, PortError, Refused
 
 __all__ = [
+    "TOPIC_ARN",
     "Effect",
     "ManualClock",
     "MemoryChannelTable",
+    "MemoryEstate",
     "MemoryLeases",
     "MemoryPresence",
     "MemoryQueue",
@@ -31,6 +35,8 @@ __all__ = [
     "Stage",
 ]
 
+# Of the one topic that there is.
+TOPIC_ARN: Final = "arn:aws:sns:eu-west-1:000000000000:memory"
 # SQS holds no more in flight; here it bounds what waits. The oldest go first, as when they expire.
 QUEUED_MAX: Final = 120_000
 
@@ -54,10 +60,12 @@ class _Fault:
 
 @dataclass(slots=True)
 class _Queue:
-    """`waiting` and `taken` map receipts to bodies; `arrived` is set as long as a receive need not wait."""
+    """`waiting` and `taken` have messages by their receipts; `arrived` is set as long as a receive need not wait."""
 
-    waiting: dict[str, str] = field(default_factory=dict)
-    taken: dict[str, str] = field(default_factory=dict)
+    created_at: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    waiting: dict[str, Message] = field(default_factory=dict)
+    taken: dict[str, Message] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     deleted: bool = False
 
@@ -84,7 +92,8 @@ class MemoryWorld:
     """Tables, topic and queues that several nodes share.
 
     `stream`: every log item in the order of writing, as the table's stream has them. `on_insert`: called with
-    each, at once. `pause`: awaited at every stage of every call; a simulation decides there who goes on.
+    each, at once. `pause`: awaited at every stage of every call; a simulation decides there who goes on. `now_ms`: the
+    clock by which queues say when they got a message.
     """
 
     def __init__(self) -> None:
@@ -93,11 +102,11 @@ class MemoryWorld:
         self.stream: list[LogItem] = []
         self.on_insert: list[Callable[[LogItem], None]] = []
         self.pause: Callable[[str, Stage], Awaitable[None]] = _yield
+        self.now_ms: Callable[[], int] = int
         self.published: list[str] = []
         self.queues: dict[str, _Queue] = {}
         self.subscriptions: set[str] = set()
         self.leases: dict[str, Lease] = {}
-        self.reaped: set[str] = set()
         self.presence: dict[str, dict[tuple[str, str], Member]] = {}
         self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
         self._late: list[Callable[[], object]] = []
@@ -121,6 +130,14 @@ class MemoryWorld:
         """TTL deletes a key item."""
         self.keys.pop(key, None)
 
+    def reap(self, node: str, at_ms: int = 1) -> None:
+        """A reaper marks the node's lease."""
+        self.leases[node] = replace(self.leases[node], reaped=at_ms)
+
+    def create_queue(self, name: str, created_at: int = 0, tags: Mapping[str, str] | None = None) -> None:
+        """Somebody makes a queue; nothing happens if there is one of that name."""
+        self.queues.setdefault(name, _Queue(created_at, tags or {}))
+
     def delete_queue(self, name: str) -> None:
         """The queue is gone; its subscription stays, as in AWS. A receive that waits ends."""
         queue = self.queues.pop(name, None)
@@ -143,7 +160,8 @@ class MemoryWorld:
             if queue is None:
                 continue
             self._receipts += 1
-            queue.waiting[f"receipt-{self._receipts}"] = body
+            message = Message(body, f"receipt-{self._receipts}", self.now_ms())
+            queue.waiting[message.receipt] = message
             if len(queue.waiting) > QUEUED_MAX:
                 del queue.waiting[next(iter(queue.waiting))]
             queue.arrived.set()
@@ -183,6 +201,9 @@ class MemoryChannelTable:
 
     async def head(self, channel: str) -> Head | None:
         return await self._world.perform("head", lambda: self._head(channel))
+
+    async def key(self, key: str) -> KeyItem | None:
+        return await self._world.perform("key", lambda: self._world.keys.get(key))
 
     async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
         return await self._world.perform(
@@ -292,46 +313,96 @@ class MemoryPresence:
 
         return await self._world.perform("members", effect)
 
+    async def channels(self, node: str) -> Sequence[str]:
+        return await self._world.perform("channels", lambda: self._channels(node)[:CHANNELS_PAGE])
+
+    async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
+        def effect() -> Sequence[ClientInfo]:
+            return [member.info for member in self._entries(node, channel)[:ENTRIES_PAGE]]
+
+        return await self._world.perform("entries", effect)
+
+    async def clear(self, node: str, channel: str) -> bool:
+        def effect() -> bool:
+            entries = self._entries(node, channel)
+            for member in entries[:ENTRIES_PAGE]:
+                del self._world.presence[channel][node, member.info.client]
+            if not self._world.presence.get(channel, True):
+                del self._world.presence[channel]
+            return len(entries) <= ENTRIES_PAGE
+
+        return await self._world.perform("clear", effect)
+
+    def _channels(self, node: str) -> list[str]:
+        return sorted(channel for channel in self._world.presence if self._entries(node, channel))
+
+    def _entries(self, node: str, channel: str) -> list[Member]:
+        members = self._world.presence.get(channel, {})
+        return [members[key] for key in sorted(members) if key[0] == node]
+
 
 class MemoryLeases:
-    """A Leases. A test marks a node by adding it to the world's `reaped`."""
+    """A Leases."""
 
     def __init__(self, world: MemoryWorld) -> None:
         self._world = world
 
     async def put(self, lease: Lease) -> None:
         def effect() -> None:
-            self._world.leases[lease.node] = lease
-            self._world.reaped.discard(lease.node)
+            self._world.leases[lease.node] = replace(lease, reaped=0)
 
         await self._world.perform("put", effect)
 
     async def heartbeat(self, lease: Lease) -> bool:
         def effect() -> bool:
-            if lease.node not in self._world.leases or lease.node in self._world.reaped:
+            stored = self._world.leases.get(lease.node)
+            if stored is None or stored.reaped:
                 return False
-            self._world.leases[lease.node] = lease
+            self._world.leases[lease.node] = replace(lease, reaped=0)
             return True
 
         return await self._world.perform("heartbeat", effect)
 
     async def drop(self, node: str) -> None:
-        def effect() -> None:
-            self._world.leases.pop(node, None)
-            self._world.reaped.discard(node)
-
-        await self._world.perform("drop", effect)
+        await self._world.perform("drop", lambda: self._world.leases.pop(node, None))
 
     async def all(self) -> Sequence[Lease]:
         return await self._world.perform("all", lambda: list(self._world.leases.values()))
 
+    async def reap(self, lease: Lease, at_ms: int) -> bool:
+        def effect() -> bool:
+            stored = self._world.leases.get(lease.node)
+            if stored is None or stored.heartbeat_at != lease.heartbeat_at:
+                return False
+            self._world.reap(lease.node, stored.reaped or at_ms)
+            return True
+
+        return await self._world.perform("reap", effect)
+
+    async def drop_reaped(self, node: str) -> None:
+        def effect() -> None:
+            stored = self._world.leases.get(node)
+            if stored is not None and stored.reaped:
+                del self._world.leases[node]
+
+        await self._world.perform("drop_reaped", effect)
+
 
 class MemoryQueue:
-    """An InstanceQueue. `wait_s` bounds a long poll."""
+    """An InstanceQueue. `wait_s` bounds a long poll; `clock` and `tags` say what others see of the queue."""
 
-    def __init__(self, world: MemoryWorld, wait_s: float) -> None:
+    def __init__(
+        self,
+        world: MemoryWorld,
+        wait_s: float,
+        *,
+        clock: Clock | None = None,
+        tags: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self._world = world
         self._wait_s = wait_s
+        self._clock = clock
+        self._tags = tags
         self._name: str | None = None
 
     @property
@@ -340,7 +411,7 @@ class MemoryQueue:
 
     @property
     def subscription_arn(self) -> str | None:
-        return None if self._name is None else f"memory:subscription:{self._name}"
+        return None if self._name is None else _subscription_arn(self._name)
 
     async def open(self, name: str) -> None:
         if self._name is not None:
@@ -350,7 +421,7 @@ class MemoryQueue:
         self._name = name
 
         def effect() -> None:
-            self._world.queues.setdefault(name, _Queue())
+            self._world.create_queue(name, self._clock.now_ms() if self._clock else 0, dict(self._tags()))
             self._world.subscriptions.add(name)
 
         try:
@@ -375,7 +446,7 @@ class MemoryQueue:
                 queue.taken[receipt] = queue.waiting.pop(receipt)
             if not queue.waiting:
                 queue.arrived.clear()
-            return [Message(queue.taken[receipt], receipt) for receipt in receipts]
+            return [queue.taken[receipt] for receipt in receipts]
 
         return await self._world.perform("receive", effect)
 
@@ -405,6 +476,51 @@ class MemoryQueue:
         if queue is None:
             raise Gone("the queue is not open, or was deleted")
         return queue
+
+
+class MemoryEstate:
+    """An Estate. The deployment's topic is TOPIC_ARN."""
+
+    def __init__(self, world: MemoryWorld, deployment: Deployment) -> None:
+        self._world = world
+        self._deployment = deployment
+
+    async def queues(self) -> Sequence[str]:
+        def effect() -> Sequence[str]:
+            return [name for name in self._world.queues if name.startswith(self._deployment.queue_prefix)]
+
+        return await self._world.perform("queues", effect)
+
+    async def queue(self, name: str) -> Queue | None:
+        def effect() -> Queue | None:
+            queue = self._world.queues.get(name)
+            return None if queue is None else Queue(name, queue.created_at, queue.tags)
+
+        return await self._world.perform("queue", effect)
+
+    async def subscriptions(self) -> Sequence[Subscription]:
+        def effect() -> Sequence[Subscription]:
+            return [
+                Subscription(_subscription_arn(name), self._deployment.queue_arn(name))
+                for name in sorted(self._world.subscriptions)
+            ]
+
+        return await self._world.perform("subscriptions", effect)
+
+    async def unsubscribe(self, arn: str) -> None:
+        def effect() -> None:
+            self._world.subscriptions = {
+                name for name in self._world.subscriptions if _subscription_arn(name) != arn
+            }
+
+        await self._world.perform("unsubscribe", effect)
+
+    async def delete_queue(self, name: str) -> None:
+        await self._world.perform("delete_queue", lambda: self._world.delete_queue(name))
+
+
+def _subscription_arn(queue: str) -> str:
+    return f"{TOPIC_ARN}:{queue}"
 
 
 class MemoryTopic:

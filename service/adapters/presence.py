@@ -11,20 +11,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from service.adapters.aws import CALL_LIMIT_S, port_errors
+from service.adapters.errors import CALL_LIMIT_S, port_errors
 from service.core.publication import ClientInfo, MalformedPublication
-from service.ports import Member, Refused
+from service.ports import Member, Refused, Throttled
 
-__all__ = ["MEMBERS_MAX", "DynamoPresence", "channel_key", "member_key", "node_key"]
+__all__ = [
+    "CHANNELS_PAGE",
+    "ENTRIES_PAGE",
+    "MEMBERS_MAX",
+    "DynamoPresence",
+    "channel_key",
+    "member_key",
+    "node_key",
+]
 
 # One channel's entries that are read at once: some 3 MB and a dozen pages.
 MEMBERS_MAX: Final = 20_000
+# What is read of a dead node at once: one page of DynamoDB each, which is at most 1 MB.
+CHANNELS_PAGE: Final = 500
+ENTRIES_PAGE: Final = 500
+# BatchWriteItem takes no more.
+_DELETES_MAX: Final = 25
+# A batch may be done in part. Attempts at the rest, with a pause before each that doubles: some 3 s in all.
+_DELETE_ATTEMPTS_MAX: Final = 6
+_DELETE_PAUSE_S: Final = 0.1
 # Writes of "node" rows that may wait for each other; channels share locks by hash.
 _LOCKS: Final = 64
 _SEPARATOR: Final = "#"
+
+Sleep = Callable[[float], Awaitable[None]]
 
 
 def channel_key(channel: str) -> str:
@@ -45,9 +63,10 @@ def member_key(node: str, client: str) -> str:
 class DynamoPresence:
     """A Presence. `client`: a DynamoDB client that retries."""
 
-    def __init__(self, client: Any, table_name: str) -> None:
+    def __init__(self, client: Any, table_name: str, sleep: Sleep = asyncio.sleep) -> None:
         self._client = client
         self._table = table_name
+        self._sleep = sleep
         # The clients added here, by node and channel: a key stands for a "node" row that is written.
         self._clients: dict[tuple[str, str], set[str]] = {}
         self._locks = tuple(asyncio.Lock() for _ in range(_LOCKS))
@@ -101,6 +120,67 @@ class DynamoPresence:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
         raise Refused("too many pages")
 
+    async def channels(self, node: str) -> Sequence[str]:
+        async with port_errors(CALL_LIMIT_S):
+            answer = await self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="#key = :key",
+                ExpressionAttributeNames={"#key": "key"},
+                ExpressionAttributeValues={":key": {"S": node_key(node)}},
+                ConsistentRead=True,
+                Limit=CHANNELS_PAGE,
+            )
+        return [item["member"]["S"] for item in answer["Items"]]
+
+    async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
+        answer = await self._entries(node, channel, "#member, #info")
+        return [_left_behind(item) for item in answer["Items"]]
+
+    async def clear(self, node: str, channel: str) -> bool:
+        answer = await self._entries(node, channel, "#member")
+        members = [item["member"] for item in answer["Items"]]
+        for start in range(0, len(members), _DELETES_MAX):
+            await self._delete_batch(channel_key(channel), members[start : start + _DELETES_MAX])
+        if "LastEvaluatedKey" in answer:
+            return False
+        async with self._lock(channel):
+            await self._delete(node_key(node), channel)
+            self._clients.pop((node, channel), None)
+        return True
+
+    async def _entries(self, node: str, channel: str, attributes: str) -> Mapping[str, Any]:
+        """A page of entries. What it holds does not depend on `attributes`: DynamoDB counts whole items."""
+        names = {"#key": "key", "#member": "member", "#info": "info"}
+        async with port_errors(CALL_LIMIT_S):
+            answer: Mapping[str, Any] = await self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="#key = :key AND begins_with(#member, :node)",
+                ProjectionExpression=attributes,
+                ExpressionAttributeNames={
+                    name: value for name, value in names.items() if name == "#key" or name in attributes
+                },
+                ExpressionAttributeValues={
+                    ":key": {"S": channel_key(channel)},
+                    ":node": {"S": member_key(node, "")},
+                },
+                ConsistentRead=True,
+                Limit=ENTRIES_PAGE,
+            )
+        return answer
+
+    async def _delete_batch(self, key: str, members: Sequence[Mapping[str, str]]) -> None:
+        left = [{"DeleteRequest": {"Key": {"key": {"S": key}, "member": member}}} for member in members]
+        pause_s = _DELETE_PAUSE_S
+        for _ in range(_DELETE_ATTEMPTS_MAX):
+            async with port_errors(CALL_LIMIT_S):
+                answer = await self._client.batch_write_item(RequestItems={self._table: left})
+            left = answer.get("UnprocessedItems", {}).get(self._table, [])
+            if not left:
+                return
+            await self._sleep(pause_s)
+            pause_s *= 2
+        raise Throttled(f"{len(left)} entries were not removed")
+
     def _lock(self, channel: str) -> asyncio.Lock:
         return self._locks[hash(channel) % _LOCKS]
 
@@ -123,3 +203,11 @@ def _member(item: Mapping[str, Any]) -> Member | None:
     except (ValueError, MalformedPublication):
         return None
     return Member(node, info) if separator else None
+
+
+def _left_behind(item: Mapping[str, Any]) -> ClientInfo:
+    """The info of an entry; its client's id stands in the key, also when nothing else can be read."""
+    member = _member(item)
+    if member is not None:
+        return member.info
+    return ClientInfo("", item["member"]["S"].partition(_SEPARATOR)[2])

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from service.adapters.aws import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, error_code, port_errors
+from service.adapters.errors import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, is_subscription_gone, port_errors
 from service.ports import Gone, Message, PortError, Refused, Throttled, UnknownOutcome
 
 __all__ = ["RECEIVE_MAX", "SqsInstanceQueue", "is_queue_name"]
@@ -28,7 +28,6 @@ _CREATED_WAIT_S: Final = 1.5
 _DELETE_ATTEMPTS_MAX: Final = 2
 
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_SUBSCRIPTION_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -104,19 +103,25 @@ class SqsInstanceQueue:
             raise Gone("the queue is not open")
         async with port_errors(POLL_LIMIT_S):
             answer = await self._poll.receive_message(
-                QueueUrl=self._queue_url, MaxNumberOfMessages=RECEIVE_MAX, WaitTimeSeconds=self._wait_s
+                QueueUrl=self._queue_url,
+                MaxNumberOfMessages=RECEIVE_MAX,
+                WaitTimeSeconds=self._wait_s,
+                MessageSystemAttributeNames=["SentTimestamp"],
             )
-        return [Message(message["Body"], message["ReceiptHandle"]) for message in answer.get("Messages", ())]
+        return [_message(message) for message in answer.get("Messages", ())]
 
     async def delete(self, receipts: Sequence[str]) -> None:
-        """Raises Gone or Refused: without the permission every message would come again until it expires."""
-        if self._queue_url is None:
+        # Another queue may be open by the time of the last batch.
+        url, failure = self._queue_url, None
+        if url is None:
             raise Gone("the queue is not open")
         for start in range(0, len(receipts), _DELETE_MAX):
             try:
-                await self._delete_batch(receipts[start : start + _DELETE_MAX])
-            except (Throttled, UnknownOutcome):
-                continue  # the SDK tried again already; they come again and are known as repeats
+                await self._delete_batch(url, receipts[start : start + _DELETE_MAX])
+            except (Throttled, UnknownOutcome) as error:
+                failure = error  # of these ten: the others may be deleted all the same
+        if failure is not None:
+            raise failure
 
     async def close(self) -> None:
         name = self._name
@@ -155,7 +160,7 @@ class SqsInstanceQueue:
             try:
                 await self._sns.unsubscribe(SubscriptionArn=arn)
             except ClientError as error:
-                if error_code(error) not in _SUBSCRIPTION_GONE_CODES:
+                if not is_subscription_gone(error):
                     raise
         self._subscription_arn, self._subscribing = None, False
 
@@ -170,18 +175,20 @@ class SqsInstanceQueue:
             pass
         self._queue_url = None
 
-    async def _delete_batch(self, receipts: Sequence[str]) -> None:
-        left = list(receipts)
+    async def _delete_batch(self, url: str, receipts: Sequence[str]) -> None:
+        left, code = list(receipts), ""
         for _ in range(_DELETE_ATTEMPTS_MAX):
             async with port_errors(CALL_LIMIT_S):
                 answer = await self._control.delete_message_batch(
-                    QueueUrl=self._queue_url,
+                    QueueUrl=url,
                     Entries=[{"Id": str(id_), "ReceiptHandle": receipt} for id_, receipt in enumerate(left)],
                 )
             # An entry can fail in an answer of HTTP 200. The sender's fault stays one the next time.
-            left = [left[int(entry["Id"])] for entry in answer.get("Failed", ()) if not entry["SenderFault"]]
-            if not left:
+            failed = [entry for entry in answer.get("Failed", ()) if not entry["SenderFault"]]
+            if not failed:
                 return
+            left, code = [left[int(entry["Id"])] for entry in failed], failed[0].get("Code", "")
+        raise Throttled(f"{len(left)} of {len(receipts)} messages were not deleted: {code}")
 
     def _queue_arn(self, name: str) -> str:
         return f"arn:{self._partition}:sqs:{self._region}:{self._account}:{name}"
@@ -212,3 +219,8 @@ class SqsInstanceQueue:
             # SNS cannot write to a queue under the managed key of KMS; SQS's own key needs no permission.
             "SqsManagedSseEnabled": "true",
         }
+
+
+def _message(received: Mapping[str, Any]) -> Message:
+    sent_at = received.get("Attributes", {}).get("SentTimestamp", "0")
+    return Message(received["Body"], received["ReceiptHandle"], int(sent_at))

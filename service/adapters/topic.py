@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from service.adapters.aws import CALL_LIMIT_S, port_errors
+from service.adapters.errors import CALL_LIMIT_S, port_errors
 from service.core.envelope import ENVELOPE_BYTES_MAX
 from service.ports import Refused
 

@@ -16,10 +16,13 @@ import aioboto3
 
 from service.adapters.aws import AwsClients, connect
 from service.adapters.channel_table import DynamoChannelTable
+from service.adapters.estate import SqsEstate
 from service.adapters.leases import DynamoLeases
 from service.adapters.memory import (
+    TOPIC_ARN,
     ManualClock,
     MemoryChannelTable,
+    MemoryEstate,
     MemoryLeases,
     MemoryPresence,
     MemoryQueue,
@@ -36,7 +39,8 @@ from service.adapters.schema import (
     table_schemas,
 )
 from service.adapters.topic import SnsTopic
-from service.ports import ChannelTable, InstanceQueue, Leases, Presence, Topic
+from service.core.holdings import Deployment
+from service.ports import ChannelTable, Estate, InstanceQueue, Leases, Presence, Topic
 
 ROOT: Final = Path(__file__).parents[2]
 REGION: Final = "eu-west-1"
@@ -46,6 +50,8 @@ EMULATOR_STOP_S: Final = 10
 SESSION: Final = aioboto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
 # A long poll of these tests; SQS counts in whole seconds.
 WAIT_S: Final = 1
+TAGS: Final = {"app": "roomcast", "node": "test"}
+MEMORY_DEPLOYMENT: Final = Deployment(TOPIC_ARN, "queue")
 
 
 class OpenQueue(InstanceQueue, Protocol):
@@ -73,20 +79,27 @@ class Backend(Protocol):
 
     def topic(self) -> Topic: ...
 
+    def estate(self) -> Estate: ...
+
+    @property
+    def deployment(self) -> Deployment:
+        """Whose prefix `queue_name` begins with."""
+
     def queue_name(self) -> str:
         """A name that no other test uses."""
 
     async def delete_queue(self, name: str) -> None:
         """Somebody else deletes a queue."""
 
-    async def mark_reaped(self, node: str) -> None:
-        """A reaper marks a node's lease."""
+    async def create_queue(self, name: str) -> None:
+        """Somebody else makes a queue."""
 
 
 class MemoryBackend:
     def __init__(self) -> None:
         self.world = MemoryWorld()
         self.clock = ManualClock()
+        self.world.now_ms = self.clock.now_ms
 
     def table(self) -> ChannelTable:
         return MemoryChannelTable(self.world, self.clock)
@@ -98,10 +111,17 @@ class MemoryBackend:
         return MemoryLeases(self.world)
 
     def queue(self) -> OpenQueue:
-        return MemoryQueue(self.world, wait_s=0.05)
+        return MemoryQueue(self.world, wait_s=0.05, clock=self.clock, tags=lambda: TAGS)
 
     def topic(self) -> Topic:
         return MemoryTopic(self.world)
+
+    def estate(self) -> Estate:
+        return MemoryEstate(self.world, MEMORY_DEPLOYMENT)
+
+    @property
+    def deployment(self) -> Deployment:
+        return MEMORY_DEPLOYMENT
 
     def queue_name(self) -> str:
         return "queue"
@@ -109,8 +129,8 @@ class MemoryBackend:
     async def delete_queue(self, name: str) -> None:
         self.world.delete_queue(name)
 
-    async def mark_reaped(self, node: str) -> None:
-        self.world.reaped.add(node)
+    async def create_queue(self, name: str) -> None:
+        self.world.create_queue(name, self.clock.now_ms())
 
 
 @dataclass(slots=True)
@@ -139,13 +159,20 @@ class AwsBackend:
             poll=self.clients.sqs_poll,
             sns=self.clients.sns,
             topic_arn=self.topic_arn,
-            tags=lambda: {"app": "roomcast", "node": "test"},
+            tags=lambda: TAGS,
             wait_s=WAIT_S,
             sleep=no_wait,
         )
 
     def topic(self) -> Topic:
         return SnsTopic(self.clients.sns, self.topic_arn)
+
+    def estate(self) -> Estate:
+        return SqsEstate(self.clients.sqs, self.clients.sns, self.deployment)
+
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(self.topic_arn, self.prefix)
 
     def queue_name(self) -> str:
         return f"{self.prefix}queue"
@@ -154,13 +181,8 @@ class AwsBackend:
         url = (await self.clients.sqs.get_queue_url(QueueName=name))["QueueUrl"]
         await self.clients.sqs.delete_queue(QueueUrl=url)
 
-    async def mark_reaped(self, node: str) -> None:
-        await self.clients.tables.update_item(
-            TableName=nodes_table(self.prefix),
-            Key={"node": {"S": node}},
-            UpdateExpression="SET reaped = :now",
-            ExpressionAttributeValues={":now": {"N": "1"}},
-        )
+    async def create_queue(self, name: str) -> None:
+        await self.clients.sqs.create_queue(QueueName=name)
 
 
 @contextmanager

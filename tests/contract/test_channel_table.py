@@ -116,6 +116,14 @@ async def test_a_key_that_has_expired_counts_until_it_is_deleted(table: ChannelT
     assert await table.put_keyed_item(*keyed(2, "k", batch="second"), believed) == expired
 
 
+async def test_a_key_can_be_looked_up(table: ChannelTable, believed: int) -> None:
+    item, key = keyed(1, "k")
+    assert await table.key(key.key) is None
+    await table.put_keyed_item(item, key, believed)
+    assert await table.key(key.key) == key
+    assert await table.key("another") is None
+
+
 async def test_each_channel_and_each_key_is_its_own(table: ChannelTable, believed: int) -> None:
     for offset, key, channel in ((1, "k", "room"), (2, "K", "room"), (3, "k ", "room"), (1, "k", "roomk")):
         assert await table.put_keyed_item(*keyed(offset, key, channel=channel), believed) is None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+from service.adapters.presence import ENTRIES_PAGE
 from service.core.publication import ClientInfo
 from service.ports import Member
 from tests.contract.backends import Backend
@@ -66,3 +68,66 @@ async def test_many_at_once(backend: Backend) -> None:
     await asyncio.gather(*(presence.add("room", one) for one in members))
     await asyncio.gather(*(presence.remove("room", one) for one in members[1:]))
     assert list(await presence.members("room")) == members[:1]
+
+
+def listed(infos: Sequence[ClientInfo]) -> list[str]:
+    return sorted(info.client for info in infos)
+
+
+async def test_what_a_node_left_behind_is_found_and_removed(backend: Backend) -> None:
+    presence, reaper = backend.presence(), backend.presence()
+    mine = [member("c1"), member("c2", user="bob")]
+    others = [member("c1", node="node-2"), member("c3", node="node-1x"), member("c4", node="node")]
+    for one in (*mine, *others):
+        await presence.add("room", one)
+    await presence.add("other", member("c1"))
+    assert sorted(await reaper.channels("node-1")) == ["other", "room"]
+    assert sorted(await reaper.entries("node-1", "room"), key=repr) == sorted(
+        (one.info for one in mine), key=repr
+    )
+    assert await reaper.clear("node-1", "room")
+    assert list(await reaper.channels("node-1")) == ["other"]
+    assert not await reaper.entries("node-1", "room")
+    assert sorted(await reaper.members("room"), key=repr) == sorted(others, key=repr)
+    assert list(await reaper.channels("node-2")) == ["room"]
+    assert list(await reaper.members("other")) == [member("c1")]
+
+
+async def test_clearing_is_idempotent(backend: Backend) -> None:
+    presence = backend.presence()
+    assert not await presence.channels("node-1")
+    assert not await presence.entries("node-1", "room")
+    assert await presence.clear("node-1", "room")
+    await presence.add("room", member("c1"))
+    assert await presence.clear("node-1", "room")
+    assert await presence.clear("node-1", "room")
+    assert not await presence.members("room")
+
+
+async def test_a_node_that_was_cleared_may_come_back(backend: Backend) -> None:
+    presence = backend.presence()
+    await presence.add("room", member("c1"))
+    await presence.clear("node-1", "room")
+    await presence.add("room", member("c2"))
+    assert list(await presence.channels("node-1")) == ["room"]
+    assert list(await presence.members("room")) == [member("c2")]
+
+
+async def test_more_than_one_page_is_cleared_in_several_calls(backend: Backend) -> None:
+    presence = backend.presence()
+    clients = [f"c{number:04}" for number in range(ENTRIES_PAGE + 30)]
+    for start in range(0, len(clients), 50):
+        batch = clients[start : start + 50]
+        await asyncio.gather(*(presence.add("room", member(client)) for client in batch))
+    await presence.add("room", member("c", node="node-2"))
+    seen: list[str] = []
+    for _ in range(4):
+        page = listed(await presence.entries("node-1", "room"))
+        cleared = await presence.clear("node-1", "room")
+        assert len(page) <= ENTRIES_PAGE
+        seen += page
+        assert list(await presence.channels("node-1")) == ([] if cleared else ["room"])
+        if cleared:
+            break
+    assert seen == clients, "each page is what is cleared next"
+    assert list(await presence.members("room")) == [member("c", node="node-2")]

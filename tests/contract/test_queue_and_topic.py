@@ -12,6 +12,8 @@ from tests.contract.backends import Backend, OpenQueue
 
 # Long polls that it may take until everything has come.
 POLLS_MAX = 5
+# 2020 and 2100, in ms: between them it is now, for a real clock and for the tests' own.
+PAST_MS, FUTURE_MS = 1_577_836_800_000, 4_102_444_800_000
 
 
 @pytest.fixture
@@ -35,6 +37,13 @@ async def test_what_is_published_arrives_as_it_is(backend: Backend, queue: OpenQ
     body = '{"v":1,"text":"ä😀\\ufffe \\" <&> \t"}'
     await backend.topic().publish(body)
     assert [message.body for message in await received(queue, 1)] == [body]
+
+
+async def test_a_message_says_when_the_queue_got_it(backend: Backend, queue: OpenQueue) -> None:
+    for body in ("one", "two"):
+        await backend.topic().publish(body)
+    sent_at = {message.body: message.sent_at_ms for message in await received(queue, 2)}
+    assert PAST_MS < sent_at["one"] <= sent_at["two"] < FUTURE_MS
 
 
 async def test_every_queue_hears_everything(backend: Backend, queue: OpenQueue) -> None:

@@ -267,3 +267,16 @@ async def test_a_table_that_never_ends_is_read_within_a_bound() -> None:
     assert page.items == ()
     assert page.more
     assert len(client.calls) < 10
+
+
+async def test_a_key_is_read_consistently_and_a_damaged_one_refused() -> None:
+    _, stored = keyed(1, "k")
+    items = [{"Item": stored.attributes()}, {}, {"Item": {"key": {"S": stored.key}}}]
+    client = FakeClient(get_item=lambda **_: items.pop(0))
+    assert await table(client).key(stored.key) == stored
+    [(_, asked)] = client.calls
+    assert asked["ConsistentRead"]
+    assert (asked["TableName"], asked["Key"]) == ("idempotency", {"key": {"S": stored.key}})
+    assert await table(client).key(stored.key) is None
+    with pytest.raises(Refused):
+        await table(client).key(stored.key)

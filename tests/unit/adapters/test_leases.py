@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -21,12 +22,34 @@ async def test_ttl_counts_in_seconds_and_comes_long_after_the_end_of_the_lease()
     assert item["lease_until"] == {"N": "3999"}
 
 
-async def test_only_a_failed_condition_is_a_no() -> None:
+@pytest.mark.parametrize(
+    "operation, call, no",
+    [
+        ("put_item", lambda leases: leases.heartbeat(LEASE), False),
+        ("update_item", lambda leases: leases.reap(LEASE, 1), False),
+        ("delete_item", lambda leases: leases.drop_reaped("n1"), None),
+    ],
+)
+async def test_only_a_failed_condition_is_a_no(
+    operation: str, call: Callable[[DynamoLeases], Awaitable[object]], no: object
+) -> None:
     answers = iter([client_error("ConditionalCheckFailedException"), client_error("ThrottlingException")])
-    leases = DynamoLeases(FakeClient(put_item=lambda **_: next(answers)), "nodes")
-    assert not await leases.heartbeat(LEASE)
+    leases = DynamoLeases(FakeClient(**{operation: lambda **_: next(answers)}), "nodes")
+    assert await call(leases) is no
     with pytest.raises(Throttled):
-        await leases.heartbeat(LEASE)
+        await call(leases)
+
+
+async def test_a_row_of_an_older_release_is_read_as_well_as_it_goes() -> None:
+    numbers = {"started_at": "1000", "heartbeat_at": "2000", "lease_until": "3999"}
+    row = {name: {"N": value} for name, value in numbers.items()} | {
+        "node": {"S": "n1"},
+        "queue": {"S": "roomcast-n1"},
+        "state": {"S": "live"},
+        "unknown": {"S": "of a newer one"},
+    }
+    leases = await DynamoLeases(FakeClient(scan=lambda **_: {"Items": [row]}), "nodes").all()
+    assert leases == [LEASE]
 
 
 async def test_all_pages_are_read_and_strange_rows_skipped() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.adapters.presence import MEMBERS_MAX, DynamoPresence
+from service.adapters.presence import ENTRIES_PAGE, MEMBERS_MAX, DynamoPresence
 from service.core.publication import ClientInfo
-from service.ports import Member, PortError, Refused, UnknownOutcome
+from service.ports import Member, PortError, Refused, Throttled, UnknownOutcome
 from tests.unit.adapters.fakes import FakeClient, client_error
 
 
@@ -100,3 +100,66 @@ async def test_a_damaged_entry_does_not_hide_the_others() -> None:
     ]
     presence = DynamoPresence(FakeClient(query=lambda **_: {"Items": items}), "presence")
     assert list(await presence.members("room")) == [member("c4")]
+
+
+def keys_of(requests: Any) -> list[str]:
+    return [request["DeleteRequest"]["Key"]["member"]["S"] for request in requests]
+
+
+async def test_a_damaged_entry_still_tells_who_left() -> None:
+    items = [{"member": {"S": "n1#c1"}, "info": {"S": "{"}}, {"member": {"S": "n1#c#2"}}]
+    presence = DynamoPresence(FakeClient(query=lambda **_: {"Items": items}), "presence")
+    assert await presence.entries("n1", "room") == [ClientInfo("", "c1"), ClientInfo("", "c#2")]
+
+
+async def test_entries_are_removed_in_batches_and_the_listing_last() -> None:
+    items = [{"member": {"S": f"n1#c{number:02}"}} for number in range(60)]
+    client = FakeClient(
+        query=lambda **_: {"Items": items}, batch_write_item=lambda **_: {}, delete_item=lambda **_: {}
+    )
+    assert await DynamoPresence(client, "presence").clear("n1", "room")
+    assert client.names == ["query", *["batch_write_item"] * 3, "delete_item"]
+    batches = [
+        arguments["RequestItems"]["presence"]
+        for name, arguments in client.calls
+        if name == "batch_write_item"
+    ]
+    assert [len(batch) for batch in batches] == [25, 25, 10]
+    assert [key for batch in batches for key in keys_of(batch)] == [item["member"]["S"] for item in items]
+    assert client.calls[-1][1]["Key"] == {"key": {"S": "node#n1"}, "member": {"S": "room"}}
+    assert client.calls[0][1]["Limit"] == ENTRIES_PAGE
+
+
+async def test_the_listing_stays_as_long_as_there_may_be_entries() -> None:
+    page = {"Items": [{"member": {"S": "n1#c1"}}], "LastEvaluatedKey": {"key": {"S": "k"}}}
+    client = FakeClient(query=lambda **_: page, batch_write_item=lambda **_: {})
+    assert not await DynamoPresence(client, "presence").clear("n1", "room")
+
+
+@pytest.mark.parametrize("rounds, error", [(3, None), (1000, Throttled)])
+async def test_what_a_batch_leaves_is_tried_again_for_a_while(
+    rounds: int, error: type[PortError] | None
+) -> None:
+    slept: list[float] = []
+    left = iter(range(rounds - 1, -1, -1))
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    def batch_write_item(RequestItems: Any) -> Any:  # noqa: N803  # the SDK's name
+        return {"UnprocessedItems": {"presence": RequestItems["presence"][:1]} if next(left) else {}}
+
+    items = [{"member": {"S": "n1#c1"}}, {"member": {"S": "n1#c2"}}]
+    client = FakeClient(
+        query=lambda **_: {"Items": items}, batch_write_item=batch_write_item, delete_item=lambda **_: {}
+    )
+    presence = DynamoPresence(client, "presence", sleep)
+    if error is None:
+        assert await presence.clear("n1", "room")
+        assert slept == [0.1, 0.2]
+        assert keys_of(client.calls[2][1]["RequestItems"]["presence"]) == ["n1#c1"]
+    else:
+        with pytest.raises(error):
+            await presence.clear("n1", "room")
+        assert "delete_item" not in client.names, "the listing stays"
+        assert sum(slept) < 10

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.adapters.queue import SqsInstanceQueue
-from service.ports import Gone, Refused, UnknownOutcome
+from service.ports import Gone, Message, Refused, Throttled, UnknownOutcome
 from tests.unit.adapters.fakes import FakeClient, client_error
 
 TOPIC_ARN = "arn:aws-cn:sns:cn-north-1:123456789012:roomcast-topic"
@@ -196,7 +196,8 @@ async def test_entries_that_failed_are_tried_once_more() -> None:
 
     fixture = Fixture(delete_message_batch=answer)
     queue = await fixture.opened()
-    await queue.delete(["r0", "r1", "r2"])
+    with pytest.raises(Throttled, match="1 of 3 messages were not deleted: InternalError"):
+        await queue.delete(["r0", "r1", "r2"])
     batches = fixture.arguments("delete_message_batch")
     assert [[entry["ReceiptHandle"] for entry in batch["Entries"]] for batch in batches] == [
         ["r0", "r1", "r2"],
@@ -204,20 +205,37 @@ async def test_entries_that_failed_are_tried_once_more() -> None:
     ]
 
 
-async def test_deleting_is_best_effort_but_tells_what_will_not_mend() -> None:
-    errors = iter([
-        client_error("InternalError", 500),
-        client_error("RequestThrottled", 403),
-        client_error("AccessDenied", 403),
-        client_error(GONE),
-    ])  # fmt: skip
-    fixture = Fixture(delete_message_batch=lambda **_: next(errors))
+async def test_one_batch_that_fails_keeps_no_other_from_being_deleted() -> None:
+    answers = iter([client_error("InternalError", 500), {}, client_error("RequestThrottled", 403), {}])
+    fixture = Fixture(delete_message_batch=lambda **_: next(answers))
+    queue = await fixture.opened()
+    with pytest.raises(UnknownOutcome):
+        await queue.delete([f"r{number}" for number in range(20)])
+    with pytest.raises(Throttled):
+        await queue.delete([f"r{number}" for number in range(20)])
+    assert len(fixture.arguments("delete_message_batch")) == 4
+
+
+@pytest.mark.parametrize("code, error", [("AccessDenied", Refused), (GONE, Gone)])
+async def test_what_all_batches_would_meet_is_told_at_once(code: str, error: type[Exception]) -> None:
+    fixture = Fixture(delete_message_batch=lambda **_: client_error(code, 403))
+    queue = await fixture.opened()
+    with pytest.raises(error):
+        await queue.delete([f"r{number}" for number in range(20)])
+    assert len(fixture.arguments("delete_message_batch")) == 1
+
+
+async def test_the_batches_of_one_delete_go_to_one_queue() -> None:
+    """Another may be opened in its place meanwhile, to which the receipts mean nothing."""
+
+    def answer(QueueUrl: str, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        fixture.queue._queue_url = "https://sqs.example/another"
+        return {}
+
+    fixture = Fixture(delete_message_batch=answer)
     queue = await fixture.opened()
     await queue.delete([f"r{number}" for number in range(20)])
-    with pytest.raises(Refused):
-        await queue.delete(["r"])
-    with pytest.raises(Gone):
-        await queue.delete(["r"])
+    assert [call["QueueUrl"] for call in fixture.arguments("delete_message_batch")] == [URL, URL]
 
 
 async def test_receiving_waits_as_long_as_sqs_allows() -> None:
@@ -225,8 +243,22 @@ async def test_receiving_waits_as_long_as_sqs_allows() -> None:
     queue = await fixture.opened()
     assert not await queue.receive()
     assert fixture.arguments("receive_message") == [
-        {"QueueUrl": URL, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20}
+        {
+            "QueueUrl": URL,
+            "MaxNumberOfMessages": 10,
+            "WaitTimeSeconds": 20,
+            "MessageSystemAttributeNames": ["SentTimestamp"],
+        }
     ]
+
+
+async def test_a_message_says_when_the_queue_got_it_if_the_queue_does() -> None:
+    dated = {"Body": "one", "ReceiptHandle": "r1", "Attributes": {"SentTimestamp": "1700000000123"}}
+    fixture = Fixture(
+        receive_message=lambda **_: {"Messages": [dated, {"Body": "two", "ReceiptHandle": "r2"}]}
+    )
+    queue = await fixture.opened()
+    assert await queue.receive() == [Message("one", "r1", 1_700_000_000_123), Message("two", "r2")]
 
 
 @pytest.mark.parametrize("arn", ["", "roomcast-topic", QUEUE_ARN])

@@ -1,0 +1,442 @@
+"""Finds what dead nodes left behind and removes it: queues, subscriptions, presence entries, leases.
+
+Whatever runs twice, at once with another reaper, or is broken off half-way, does no harm: a lease goes last, so that the
+next run finds what is left. Nothing here needs more than the standard library: a Lambda runs it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from service.core import signals
+from service.core.envelope import ENVELOPE_BYTES_MAX, pack, signal_text
+from service.core.holdings import Deployment, Queue
+from service.core.publication import ClientInfo
+from service.core.reaping import (
+    WHOLE_FLEET,
+    DeadNode,
+    Findings,
+    OrphanQueue,
+    Scope,
+    StaleSubscription,
+    dead_nodes,
+    judge,
+    leave_id,
+    unexplained,
+)
+from service.ports import Clock, Estate, Leases, PortError, Presence, Refused, Topic
+
+__all__ = [
+    "FAILURES_MAX",
+    "LEAVE_MESSAGES_PER_S",
+    "Failure",
+    "NodeReport",
+    "QueueReport",
+    "Reaper",
+    "Report",
+    "SubscriptionReport",
+]
+
+# Of the smallest regions' SNS quota of 300 a second for all of an account: as one more node.
+LEAVE_MESSAGES_PER_S: Final = 20
+# SNS allows 100 a second; nodes that end need some of them.
+_UNSUBSCRIBES_PER_S: Final = 50
+# SQS gives tags 30 times a second for an account and region.
+_LOOKS_PER_S: Final = 20
+# Dead nodes cleaned up at once, and channels of each. An EC2 instance has a node a core.
+_NODES_AT_ONCE: Final = 4
+_CHANNELS_AT_ONCE: Final = 8
+_AT_ONCE: Final = 8
+# Channels whose leaves share messages. Each has a page of entries, up to 1 MB, in memory meanwhile.
+_CHANNELS_TOGETHER: Final = 64
+# Pages of entries of one channel, and of channels of one node: several times what a node can hold.
+_PAGES_MAX: Final = 1000
+# Failures that are told; those beyond it are counted.
+FAILURES_MAX: Final = 100
+# What a single leave may take in a message, so that others fit beside it.
+_LEAVE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
+
+# What became of one find: only found (a dry run), removed, left in part to the next run, or spared: its node beat
+# meanwhile, or another reaper was done with it first.
+Outcome = Literal["found", "removed", "spared", "failed"]
+
+Sleep = Callable[[float], Awaitable[None]]
+Tell = Callable[[str], None]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """One dead node. `channels`: with entries of it, as far as they were listed; `members`: whose leaves were sent."""
+
+    node: str
+    instance: str
+    queue: str
+    subscriptions: tuple[str, ...]
+    why: str
+    outcome: Outcome
+    channels: int = 0
+    members: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReport:
+    """One queue without a lease. `node`: the lease under which it was made."""
+
+    queue: str
+    node: str
+    subscriptions: tuple[str, ...]
+    why: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionReport:
+    """One subscription whose queue does not exist."""
+
+    arn: str
+    queue: str
+    why: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that did not succeed, and is left to the next run."""
+
+    step: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one run found and did. `live`: leases looked at whose nodes were not found dead.
+
+    `failures` has the first FAILURES_MAX of `failed` in all.
+    """
+
+    dry_run: bool
+    live: int
+    nodes: tuple[NodeReport, ...] = ()
+    queues: tuple[QueueReport, ...] = ()
+    subscriptions: tuple[SubscriptionReport, ...] = ()
+    failed: int = 0
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found, and nothing failed."""
+        return not (self.nodes or self.queues or self.subscriptions or self.failed)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    kept: list[Failure] = field(default_factory=list)
+
+    def add(self, step: str, what: str, reason: object) -> None:
+        self.count += 1
+        if len(self.kept) < FAILURES_MAX:
+            self.kept.append(Failure(step, what, str(reason)))
+
+
+class _Pace:
+    """Lets `per_s` callers a second pass."""
+
+    def __init__(self, per_s: float, sleep: Sleep) -> None:
+        self._pause_s = 1 / per_s
+        self._sleep = sleep
+        self._door = asyncio.Lock()
+
+    async def turn(self) -> None:
+        async with self._door:
+            await self._sleep(self._pause_s)
+
+
+def _silent(_line: str) -> None:
+    pass
+
+
+class Reaper:
+    """Cleans up a deployment. `tell` gets a line when something begins that takes a while."""
+
+    def __init__(
+        self,
+        *,
+        leases: Leases,
+        presence: Presence,
+        estate: Estate,
+        topic: Topic,
+        clock: Clock,
+        deployment: Deployment,
+        tell: Tell = _silent,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._leases = leases
+        self._presence = presence
+        self._estate = estate
+        self._topic = topic
+        self._clock = clock
+        self._deployment = deployment
+        self._tell = tell
+        self._messages = _Pace(LEAVE_MESSAGES_PER_S, sleep)
+        self._unsubscribes = _Pace(_UNSUBSCRIBES_PER_S, sleep)
+        self._looks = _Pace(_LOOKS_PER_S, sleep)
+
+    async def run(self, *, dry_run: bool = False, scope: Scope = WHOLE_FLEET) -> Report:
+        """Find and remove; `dry_run`: find only. With a `scope` of one instance only its leases are looked at.
+
+        A step that fails is in the report and stops nothing else. Raises PortError when the leases cannot be read:
+        without them nothing can be known.
+        """
+        failures = _Failures()
+        if scope == WHOLE_FLEET:
+            findings, live = await self._look_at_all(failures)
+        else:
+            findings, live = await self._look_at_some(scope, failures)
+        if dry_run:
+            nodes = await _each(_NODES_AT_ONCE, findings.nodes, lambda dead: self._shown(dead, failures))
+            queues = [_queue_report(orphan, "found") for orphan in findings.queues]
+            subscriptions = [_subscription_report(stale, "found") for stale in findings.subscriptions]
+        else:
+            nodes = await _each(_NODES_AT_ONCE, findings.nodes, lambda dead: self._reap(dead, failures))
+            queues = await _each(_AT_ONCE, findings.queues, lambda orphan: self._remove(orphan, failures))
+            subscriptions = await _each(
+                _AT_ONCE, findings.subscriptions, lambda stale: self._end(stale, failures)
+            )
+        return Report(
+            dry_run,
+            live,
+            tuple(nodes),
+            tuple(queues),
+            tuple(subscriptions),
+            failures.count,
+            tuple(failures.kept),
+        )
+
+    # ---- looking
+
+    async def _look_at_all(self, failures: _Failures) -> tuple[Findings, int]:
+        """In the order that service/core/reaping.py asks for."""
+        self._tell("listing subscriptions and queues")
+        subscriptions, names = await asyncio.gather(
+            self._listed("list_subscriptions", self._estate.subscriptions, failures),
+            self._listed("list_queues", self._estate.queues, failures),
+        )
+        leases = await self._leases.all()
+        now_ms = self._clock.now_ms()
+        self._tell(
+            f"{len(leases)} leases, {len(names or ())} queues, {len(subscriptions or ())} subscriptions"
+        )
+        if subscriptions is None or names is None:
+            # What is not known to be complete says nothing about what is missing in it.
+            dead = dead_nodes(leases, subscriptions or (), self._deployment, now_ms)
+            return Findings(dead, (), ()), len(leases) - len(dead)
+        suspects = unexplained(names, subscriptions, leases, self._deployment, now_ms)
+        if suspects:
+            self._tell(f"looking at {len(suspects)} queues that no lease explains")
+        looked_at = await _each(_AT_ONCE, suspects, lambda name: self._look_at(name, failures))
+        known = {name: queue for seen in looked_at if seen is not None for name, queue in (seen,)}
+        findings = judge(leases, subscriptions, known, self._deployment, now_ms)
+        return findings, len(leases) - len(findings.nodes)
+
+    async def _look_at_some(self, scope: Scope, failures: _Failures) -> tuple[Findings, int]:
+        """Only leases: quick, and all that there is to know about an instance."""
+        leases = await self._leases.all()
+        now_ms = self._clock.now_ms()
+        dead = dead_nodes(leases, (), self._deployment, now_ms, scope)
+        live = sum(scope.covers(lease) for lease in leases) - len(dead)
+        if not all(_is_complete(each) for each in dead):
+            subscriptions = await self._listed("list_subscriptions", self._estate.subscriptions, failures)
+            dead = dead_nodes(leases, subscriptions or (), self._deployment, now_ms, scope)
+        return Findings(dead, (), ()), live
+
+    async def _listed(
+        self, step: str, ask: Callable[[], Awaitable[Sequence[T]]], failures: _Failures
+    ) -> Sequence[T] | None:
+        """None: it could not be listed."""
+        try:
+            return await ask()
+        except PortError as error:
+            failures.add(step, self._deployment.topic_arn, error)
+            return None
+
+    async def _look_at(self, name: str, failures: _Failures) -> tuple[str, Queue | None] | None:
+        """None: it is not known whether there is such a queue."""
+        await self._looks.turn()
+        try:
+            return name, await self._estate.queue(name)
+        except PortError as error:
+            failures.add("look_at_queue", name, error)
+            return None
+
+    async def _shown(self, dead: DeadNode, failures: _Failures) -> NodeReport:
+        channels: Sequence[str] = ()
+        try:
+            channels = await self._presence.channels(dead.lease.node)
+        except PortError as error:
+            failures.add("list_channels", dead.lease.node, error)
+        return _node_report(dead, "found", channels=len(channels))
+
+    # ---- removing
+
+    async def _reap(self, dead: DeadNode, failures: _Failures) -> NodeReport:
+        """All that a dead node held, its lease last: as long as that is there, the next run finds the rest."""
+        lease = dead.lease
+        try:
+            if not await self._leases.reap(lease, self._clock.now_ms()):
+                return _node_report(dead, "spared")
+        except PortError as error:
+            failures.add("mark_lease", lease.node, error)
+            return _node_report(dead, "failed")
+        self._tell(f"cleaning up after {lease.node}: {dead.why}")
+        steps = [await self._unsubscribe(arn, failures) for arn in dead.subscriptions]
+        if dead.queue:
+            steps.append(await self._delete_queue(dead.queue, failures))
+        clearing = _Clearing(self._presence, self._send, self._tell, lease.node)
+        steps.append(await _done("clear_presence", lease.node, clearing.run(), failures))
+        if all(steps):
+            dropping = self._leases.drop_reaped(lease.node)
+            steps.append(await _done("drop_lease", lease.node, dropping, failures))
+        return _node_report(
+            dead,
+            "removed" if all(steps) else "failed",
+            channels=clearing.channels,
+            members=clearing.members,
+        )
+
+    async def _remove(self, orphan: OrphanQueue, failures: _Failures) -> QueueReport:
+        """The subscription first: once the queue is gone, only the subscription's own name leads to it."""
+        self._tell(f"removing queue {orphan.queue.name}: {orphan.why}")
+        steps = [await self._unsubscribe(arn, failures) for arn in orphan.subscriptions]
+        steps.append(await self._delete_queue(orphan.queue.name, failures))
+        return _queue_report(orphan, "removed" if all(steps) else "failed")
+
+    async def _end(self, stale: StaleSubscription, failures: _Failures) -> SubscriptionReport:
+        ended = await self._unsubscribe(stale.arn, failures)
+        return _subscription_report(stale, "removed" if ended else "failed")
+
+    async def _unsubscribe(self, arn: str, failures: _Failures) -> bool:
+        await self._unsubscribes.turn()
+        return await _done("unsubscribe", arn, self._estate.unsubscribe(arn), failures)
+
+    async def _delete_queue(self, name: str, failures: _Failures) -> bool:
+        return await _done("delete_queue", name, self._estate.delete_queue(name), failures)
+
+    async def _send(self, texts: Iterable[str]) -> None:
+        """Signals to all nodes, in as few messages as they fit. Raises PortError."""
+        for body, _ in pack(texts, signals=True):
+            await self._messages.turn()
+            await self._topic.publish(body)
+
+
+class _Clearing:
+    """Removes the presence entries of one node, after everybody was told that its clients have left."""
+
+    def __init__(
+        self, presence: Presence, send: Callable[[Iterable[str]], Awaitable[None]], tell: Tell, node: str
+    ) -> None:
+        self._presence = presence
+        self._send = send
+        self._tell = tell
+        self._node = node
+        self.channels = 0
+        self.members = 0
+
+    async def run(self) -> None:
+        """Raises PortError; what was done by then stays done."""
+        for _ in range(_PAGES_MAX):
+            channels = await self._presence.channels(self._node)
+            if not channels:
+                return
+            for start in range(0, len(channels), _CHANNELS_TOGETHER):
+                await self._clear(channels[start : start + _CHANNELS_TOGETHER])
+                self._tell(f"{self._node}: {self.channels} channels, {self.members} members")
+        raise Refused(f"more than {_PAGES_MAX} pages of channels")
+
+    async def _clear(self, channels: Sequence[str]) -> None:
+        left = channels
+        for _ in range(_PAGES_MAX):
+            if not left:
+                break
+            pages = await _each(_CHANNELS_AT_ONCE, left, self._entries)
+            leaving = [(channel, info) for channel, infos in pages for info in infos]
+            # First told, then removed: broken off in between, it is told again, and repeats are known.
+            await self._send(filter(None, (self._leave(channel, info) for channel, info in leaving)))
+            self.members += len(leaving)
+            cleared = await _each(_CHANNELS_AT_ONCE, left, self._cleared)
+            left = [channel for channel, all_of_it in zip(left, cleared, strict=True) if not all_of_it]
+        self.channels += len(channels) - len(left)
+
+    async def _entries(self, channel: str) -> tuple[str, Sequence[ClientInfo]]:
+        return channel, await self._presence.entries(self._node, channel)
+
+    async def _cleared(self, channel: str) -> bool:
+        return await self._presence.clear(self._node, channel)
+
+    def _leave(self, channel: str, info: ClientInfo) -> str:
+        """The text of one leave; "" when it would not fit a message."""
+        signal = signals.leave(self._node, leave_id(self._node, channel, info.client), channel, info)
+        try:
+            text = signal_text(signal)
+        except (ValueError, RecursionError):
+            return ""
+        return text if len(text.encode()) <= _LEAVE_BYTES_MAX else ""
+
+
+def _is_complete(dead: DeadNode) -> bool:
+    """Whether its lease names the subscription; a node that died young did not get to write it down."""
+    return bool(dead.lease.subscription_arn) or not dead.queue
+
+
+async def _each(at_once: int, items: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
+    """`work` of every item, in order, `at_once` of them at a time. The first error ends all of it."""
+    results: dict[int, R] = {}
+    waiting = iter(enumerate(items))
+
+    async def worker() -> None:
+        for index, item in waiting:
+            results[index] = await work(item)
+
+    workers = [asyncio.ensure_future(worker()) for _ in range(min(at_once, len(items)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for each in workers:
+            each.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return [results[index] for index in range(len(items))]
+
+
+async def _done(step: str, what: str, call: Awaitable[None], failures: _Failures) -> bool:
+    """Whether `call` succeeded."""
+    try:
+        await call
+    except PortError as error:
+        failures.add(step, what, error)
+        return False
+    return True
+
+
+def _node_report(dead: DeadNode, outcome: Outcome, *, channels: int = 0, members: int = 0) -> NodeReport:
+    lease = dead.lease
+    return NodeReport(
+        lease.node, lease.instance, dead.queue, dead.subscriptions, dead.why, outcome, channels, members
+    )
+
+
+def _queue_report(orphan: OrphanQueue, outcome: Outcome) -> QueueReport:
+    return QueueReport(orphan.queue.name, orphan.node, orphan.subscriptions, orphan.why, outcome)
+
+
+def _subscription_report(stale: StaleSubscription, outcome: Outcome) -> SubscriptionReport:
+    return SubscriptionReport(stale.arn, stale.queue, stale.why, outcome)

@@ -1,0 +1,233 @@
+"""`roomcast serve` as processes against an emulator, and what they leave there, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from service.adapters.schema import channels_table, nodes_table, presence_table
+from service.dev.provision import DUMMY_CREDENTIALS, Provisioned, client, provision
+from tests.contract.backends import REGION, ROOT, emulator
+
+__all__ = ["START_S", "STOP_S", "Aws", "Process", "deployed", "environment", "pump", "serving"]
+
+START_S: Final = 45
+STOP_S: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """The embedded AWS with what a deployment needs."""
+
+    endpoint: str
+    made: Provisioned
+    directory: Path
+    prefix: str
+
+    def config(self, name: str, text: str, **aws: str) -> Path:
+        """A configuration file: `text`, and where AWS is."""
+        settings = {
+            "endpoint_url": self.endpoint,
+            "region": REGION,
+            "table_prefix": self.prefix,
+            "queue_prefix": self.prefix,
+            "topic_arn": self.made.topic_arn,
+        } | aws
+        path = self.directory / f"{name}.toml"
+        lines = [f'{key} = "{value}"' for key, value in settings.items() if value]
+        path.write_text("\n".join([text, "[aws]", *lines, ""]))
+        return path
+
+    def client(self, service: str) -> Any:
+        return client(service, self.endpoint, REGION, DUMMY_CREDENTIALS)
+
+    def queues_of(self, node: str) -> list[str]:
+        urls = self.client("sqs").list_queues(QueueNamePrefix=self.prefix).get("QueueUrls", [])
+        return [url for url in urls if node in url]
+
+    def subscriptions_of(self, node: str) -> list[str]:
+        answer = self.client("sns").list_subscriptions_by_topic(TopicArn=self.made.topic_arn)
+        return [each["Endpoint"] for each in answer["Subscriptions"] if node in each["Endpoint"]]
+
+    def leases(self) -> set[str]:
+        items = self.client("dynamodb").scan(TableName=nodes_table(self.prefix), ConsistentRead=True)["Items"]
+        return {item["node"]["S"] for item in items}
+
+    def presence_of(self, node: str) -> list[dict[str, Any]]:
+        items = self.client("dynamodb").scan(TableName=presence_table(self.prefix), ConsistentRead=True)[
+            "Items"
+        ]
+        return [item for item in items if node in json.dumps(item)]
+
+    def left_of(self, node: str) -> list[Any]:
+        """Whatever is still there of `node`."""
+        leases = [lease for lease in self.leases() if lease == node]
+        return [*self.queues_of(node), *self.subscriptions_of(node), *leases, *self.presence_of(node)]
+
+    def log(self, channel: str) -> list[tuple[str, int, Any]]:
+        """(epoch, offset, data) of everything that is in the log of `channel`."""
+        pages = (
+            self.client("dynamodb")
+            .get_paginator("query")
+            .paginate(
+                TableName=channels_table(self.prefix),
+                KeyConditionExpression="#channel = :channel AND #offset > :head",
+                ExpressionAttributeNames={"#channel": "channel", "#offset": "offset"},
+                ExpressionAttributeValues={":channel": {"S": channel}, ":head": {"N": "0"}},
+                ConsistentRead=True,
+            )
+        )
+        return [
+            (item["epoch"]["S"], int(item["offset"]["N"]) + index, published["data"])
+            for page in pages
+            for item in page["Items"]
+            for index, published in enumerate(json.loads(item["pubs"]["S"]))
+        ]
+
+
+@contextmanager
+def deployed(directory: Path, prefix: str) -> Iterator[Aws]:
+    """An emulator of its own with tables and topic, and files in `directory`."""
+    with emulator() as endpoint:
+        made = provision(
+            endpoint, prefix, region=REGION, credentials=DUMMY_CREDENTIALS, topic_name=f"{prefix}topic"
+        )
+        yield Aws(endpoint, made, directory, prefix)
+
+
+class Process:
+    """One `roomcast serve`."""
+
+    def __init__(self, config: Path, *options: str, environ: Mapping[str, str] | None = None) -> None:
+        """`environ`: in place of `environment()`."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--config", str(config), *options],
+            cwd=ROOT,
+            env=environment() if environ is None else environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.port = 0
+        self.node = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def ready(self) -> None:
+        """Wait until it listens."""
+        event = self.said("ready", START_S)
+        self.port, self.node = event["port"], event["node"]
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self._process.send_signal(number)
+
+    def ended(self, within_s: float = STOP_S) -> int:
+        """Wait for its end; the exit code."""
+        try:
+            code = self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end:\n{self.log}") from None
+        self._reader.join(within_s)
+        return code
+
+    def close(self) -> None:
+        """However it is."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def said(self, event: str, within_s: float = STOP_S) -> dict[str, Any]:
+        """The fields of its first log line about `event`; waits for it."""
+
+        def found() -> dict[str, Any] | None:
+            for line in self.lines:
+                if line.startswith("{") and (fields := json.loads(line))["event"] == event:
+                    return dict(fields)
+            return None
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or not self._reader.is_alive(), within_s)
+        result = found()
+        assert result is not None, f"no {event}:\n{self.log}"
+        return result
+
+
+def environment() -> dict[str, str]:
+    """Nothing of the machine's own AWS or roomcast."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ROOMCAST_"))
+    }
+    return inherited | {
+        "AWS_ACCESS_KEY_ID": DUMMY_CREDENTIALS.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": DUMMY_CREDENTIALS.secret_access_key,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+
+
+@contextmanager
+def pump(aws: Aws) -> Iterator[None]:
+    """Stream and Lambda. Ends when its standard input does."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "service.dev.stream_pump"),
+            *("--endpoint", aws.endpoint, "--region", REGION),
+            *("--stream-arn", aws.made.stream_arn, "--topic-arn", aws.made.topic_arn),
+        ],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+    )
+    try:
+        yield
+        assert process.poll() is None, "the pump ended early"
+        process.communicate(timeout=STOP_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@contextmanager
+def serving(config: Path, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
+    """One process, which is not there afterwards, however that came."""
+    process = Process(config, "--port", "0", environ=environ)
+    try:
+        yield process
+    finally:
+        process.close()

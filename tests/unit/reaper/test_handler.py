@@ -1,0 +1,328 @@
+"""The Lambda: what it makes of events, when it lets an instance go, and what it writes. SDK clients are faked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from service.core.reaping import WHOLE_FLEET, Scope
+from service.reaper import handler as reaping
+from service.reaper.handler import Clients, Incomplete, Request, Settings, asked
+from service.system import SystemClock
+from tests.unit.adapters.fakes import FakeClient, client_error
+
+EVENTS: Final = Path(__file__).parents[2] / "fixtures" / "events"
+INSTANCE: Final = "i-0a1b2c3d4e5f60718"
+GROUP: Final = "roomcast"
+TOPIC: Final = "arn:aws:sns:eu-west-1:123456789012:roomcast-topic"
+ENVIRONMENT: Final = {
+    "ROOMCAST_AWS_TOPIC_ARN": TOPIC,
+    "ROOMCAST_AWS_TABLE_PREFIX": "t-",
+    "ROOMCAST_AWS_QUEUE_PREFIX": "q-",
+}
+TTL_MS: Final = 60_000
+
+
+def event(name: str, **detail: Any) -> dict[str, Any]:
+    """A recorded event; `detail`: changes in it, None = taken out."""
+    found: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
+    changed = found["detail"] | detail
+    return found | {"detail": {key: value for key, value in changed.items() if value is not None}}
+
+
+@pytest.mark.parametrize(
+    "name, request_",
+    [
+        ("scheduled", Request(WHOLE_FLEET)),
+        ("terminate_successful", Request(Scope(INSTANCE, terminated=True))),
+        ("terminate_to_warm_pool", Request(Scope(INSTANCE))),
+        ("terminate_lifecycle_action", Request(Scope(INSTANCE), GROUP, "roomcast-terminate")),
+        ("launch_lifecycle_action", None),
+        ("spot_interruption", None),
+    ],
+)
+def test_what_an_event_asks_for(name: str, request_: Request | None) -> None:
+    assert asked(event(name)) == request_
+    assert asked(event(name), GROUP) == request_
+
+
+@pytest.mark.parametrize("name", ["terminate_successful", "terminate_lifecycle_action"])
+def test_another_group_is_nobody_of_ours(name: str) -> None:
+    assert asked(event(name, AutoScalingGroupName="other"), GROUP) is None
+    assert asked(event(name, AutoScalingGroupName="other")) is not None
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"detail-type": None, "detail": None},
+        event("terminate_successful") | {"source": "somebody"},
+        event("terminate_successful") | {"detail": [1]},
+        event("terminate_successful", EC2InstanceId=None),
+        event("terminate_successful", EC2InstanceId=""),
+        event("terminate_successful", EC2InstanceId=7),
+        event("terminate_lifecycle_action", LifecycleHookName=None),
+        event("terminate_lifecycle_action", AutoScalingGroupName=None),
+        event("terminate_lifecycle_action") | {"detail-type": "EC2 Instance-dance Lifecycle Action"},
+    ],
+)
+def test_anything_else_is_ignored(strange: Mapping[str, Any]) -> None:
+    assert asked(strange) is None
+
+
+def test_settings_come_from_the_environment() -> None:
+    settings = Settings.of(ENVIRONMENT)
+    assert (settings.deployment.topic_arn, settings.deployment.queue_prefix) == (TOPIC, "q-")
+    assert (settings.table_prefix, settings.group) == ("t-", "")
+    assert Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_AUTOSCALING_GROUP": GROUP}).group == GROUP
+    for name in ENVIRONMENT:
+        with pytest.raises(KeyError):
+            Settings.of({key: value for key, value in ENVIRONMENT.items() if key != name})
+    with pytest.raises(ValueError, match="topic"):
+        Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_TOPIC_ARN": "topic"})
+
+
+def row(node: str, *, age_ms: int, instance: str = INSTANCE) -> dict[str, Any]:
+    """A lease whose last heartbeat was `age_ms` ago."""
+    heard = SystemClock().now_ms() - age_ms
+    numbers = {"started_at": heard, "heartbeat_at": heard, "lease_until": heard + TTL_MS}
+    texts = {
+        "node": node,
+        "queue": f"q-{node}",
+        "state": "live",
+        "instance": instance,
+        "subscription_arn": f"{TOPIC}:{node}",
+    }
+    return {name: {"N": str(value)} for name, value in numbers.items()} | {
+        name: {"S": value} for name, value in texts.items()
+    }
+
+
+class Aws:
+    """An account with some leases, which says yes to everything that is not told otherwise."""
+
+    def __init__(self, *rows: dict[str, Any], **operations: Callable[..., Any]) -> None:
+        self.rows = list(rows)
+        given: dict[str, Callable[..., Any]] = {
+            "scan": lambda **_: {"Items": self.rows},
+            "update_item": lambda **_: {},
+            "delete_item": lambda **_: {},
+            "query": lambda **_: {"Items": []},
+            "get_queue_url": lambda **name: {"QueueUrl": f"https://sqs.example.com/{name['QueueName']}"},
+            "delete_queue": lambda **_: {},
+            "list_queues": lambda **_: {},
+            "list_subscriptions_by_topic": lambda **_: {},
+            "unsubscribe": lambda **_: {},
+            "complete_lifecycle_action": lambda **_: {},
+            **operations,
+        }
+        self.client = FakeClient(**given)
+
+    def names(self) -> list[str]:
+        return self.client.names
+
+    def arguments(self, name: str) -> list[dict[str, Any]]:
+        return [arguments for called, arguments in self.client.calls if called == name]
+
+
+class Lambda:
+    """The function in its environment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.lines: list[dict[str, Any]] = []
+
+    def __call__(self, what: Mapping[str, Any], aws: Aws) -> dict[str, Any]:
+        clients = Clients(aws.client, aws.client, aws.client, aws.client)
+        self._monkeypatch.setattr(reaping, "_clients", lambda: clients)
+        try:
+            return reaping.handler(what, None)
+        finally:
+            self.lines = [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+
+    @property
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.lines]
+
+
+@pytest.fixture
+def function(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lambda:
+    for name in os.environ:
+        if name.startswith("ROOMCAST_"):
+            monkeypatch.delenv(name)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return Lambda(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", ["launch_lifecycle_action", "spot_interruption"])
+def test_what_is_ignored_is_said(name: str, function: Lambda) -> None:
+    aws = Aws(row("n1", age_ms=0))
+    assert function(event(name), aws) == {"ignored": True}
+    assert function.lines == [
+        {"event": "event_ignored", "source": event(name)["source"], "type": event(name)["detail-type"]}
+    ]
+    assert not aws.names()
+
+
+def test_a_schedule_looks_at_everything_and_is_silent_when_all_is_well(function: Lambda) -> None:
+    aws = Aws(row("n1", age_ms=0))
+    assert function(event("scheduled"), aws) == {"live": 1, "reaped": 0, "orphans": 0, "failed": 0}
+    assert sorted(aws.names()) == ["list_queues", "list_subscriptions_by_topic", "scan"]
+    assert function.lines == []
+
+
+def test_a_schedule_reaps_and_counts(function: Lambda) -> None:
+    stale = {
+        "SubscriptionArn": f"{TOPIC}:gone",
+        "Endpoint": "arn:aws:sqs:eu-west-1:123456789012:q-gone",
+    }
+
+    def get_queue_url(QueueName: str) -> Any:  # noqa: N803  # the SDK's name
+        return client_error("QueueDoesNotExist") if QueueName == "q-gone" else {"QueueUrl": QueueName}
+
+    aws = Aws(
+        row("n1", age_ms=0),
+        row("n2", age_ms=10 * TTL_MS),
+        list_subscriptions_by_topic=lambda **_: {"Subscriptions": [stale]},
+        get_queue_url=get_queue_url,
+    )
+    assert function(event("scheduled"), aws) == {"live": 1, "reaped": 1, "orphans": 1, "failed": 0}
+    assert aws.arguments("unsubscribe") == [
+        {"SubscriptionArn": f"{TOPIC}:n2"},
+        {"SubscriptionArn": f"{TOPIC}:gone"},
+    ]
+    [line] = function.lines
+    assert line["event"] == "reaped"
+    assert (line["ReapedNodes"], line["Orphans"], line["ReaperErrors"]) == (1, 1, 0)
+    [metrics] = line["_aws"]["CloudWatchMetrics"]
+    assert metrics["Namespace"] == "roomcast"
+    assert [metric["Name"] for metric in metrics["Metrics"]] == ["ReapedNodes", "Orphans", "ReaperErrors"]
+    assert [node["node"] for node in line["nodes"]] == ["n2"]
+
+
+def test_a_terminated_instance_is_reaped_at_once(function: Lambda) -> None:
+    aws = Aws(row("n1", age_ms=0), row("n2", age_ms=0), row("n3", age_ms=0, instance="i-2"))
+    assert function(event("terminate_successful"), aws)["reaped"] == 2
+    assert sorted(call["Key"]["node"]["S"] for call in aws.arguments("update_item")) == ["n1", "n2"]
+    assert not {"list_queues", "list_subscriptions_by_topic"} & set(aws.names())
+    assert "complete_lifecycle_action" not in aws.names(), "it waits for nothing any more"
+
+
+def test_an_instance_that_went_to_the_warm_pool_may_live(function: Lambda) -> None:
+    aws = Aws(row("n1", age_ms=0), row("n2", age_ms=2 * TTL_MS))
+    assert function(event("terminate_to_warm_pool"), aws)["reaped"] == 1
+    assert [call["Key"]["node"]["S"] for call in aws.arguments("update_item")] == ["n2"]
+
+
+@pytest.mark.parametrize("ages", [[], [TTL_MS + 1], [TTL_MS + 1, 10 * TTL_MS]])
+def test_an_instance_on_which_nothing_runs_is_let_go(ages: list[int], function: Lambda) -> None:
+    aws = Aws(*(row(f"n{number}", age_ms=age) for number, age in enumerate(ages)))
+    assert function(event("terminate_lifecycle_action"), aws)["reaped"] == len(ages)
+    assert aws.arguments("complete_lifecycle_action") == [
+        {
+            "LifecycleHookName": "roomcast-terminate",
+            "AutoScalingGroupName": GROUP,
+            "InstanceId": INSTANCE,
+            "LifecycleActionResult": "CONTINUE",
+        }
+    ]
+    assert aws.names()[-1] == "complete_lifecycle_action", "after everything else"
+    assert function.lines[-1] == {"event": "lifecycle_action_completed", "instance": INSTANCE, "waited": True}
+
+
+@pytest.mark.parametrize("ages", [[0], [10 * TTL_MS, 0]])
+def test_an_instance_whose_node_drains_is_left_to_it(ages: list[int], function: Lambda) -> None:
+    aws = Aws(*(row(f"n{number}", age_ms=age) for number, age in enumerate(ages)))
+    assert function(event("terminate_lifecycle_action"), aws)["live"] == 1
+    assert "complete_lifecycle_action" not in aws.names()
+    assert function.events[-1] == "lifecycle_action_left_to_node"
+
+
+def test_an_instance_whose_node_beats_at_the_last_moment_is_left_to_it(function: Lambda) -> None:
+    def update_item(**_: Any) -> Any:
+        aws.rows[:] = [row("n1", age_ms=0)]
+        return client_error("ConditionalCheckFailedException")
+
+    aws = Aws(row("n1", age_ms=2 * TTL_MS), update_item=update_item)
+    function(event("terminate_lifecycle_action"), aws)
+    assert "complete_lifecycle_action" not in aws.names()
+    assert "unsubscribe" not in aws.names()
+
+
+def test_an_instance_that_another_reaper_was_done_with_is_let_go(function: Lambda) -> None:
+    def update_item(**_: Any) -> Any:
+        aws.rows.clear()
+        return client_error("ConditionalCheckFailedException")
+
+    aws = Aws(row("n1", age_ms=2 * TTL_MS), update_item=update_item)
+    function(event("terminate_lifecycle_action"), aws)
+    assert aws.names()[-1] == "complete_lifecycle_action"
+
+
+def test_an_action_that_is_over_is_no_failure(function: Lambda) -> None:
+    error = client_error("ValidationError")
+    error.response["Error"]["Message"] = "No active Lifecycle Action found with instance ID i-1"
+    aws = Aws(complete_lifecycle_action=lambda **_: error)
+    assert function(event("terminate_lifecycle_action"), aws)["failed"] == 0
+    assert function.lines[-1]["waited"] is False
+
+
+@pytest.mark.parametrize(
+    "name, operation, told",
+    [
+        ("scheduled", "scan", "reaping_incomplete"),
+        ("scheduled", "list_queues", "reaping_incomplete"),
+        ("scheduled", "delete_queue", "reaping_incomplete"),
+        ("terminate_successful", "unsubscribe", "reaping_incomplete"),
+        ("terminate_lifecycle_action", "complete_lifecycle_action", "reaping_incomplete"),
+    ],
+)
+def test_what_fails_shows_in_the_metric_errors(
+    name: str, operation: str, told: str, function: Lambda
+) -> None:
+    aws = Aws(row("n1", age_ms=10 * TTL_MS), **{operation: lambda **_: client_error("AccessDenied", 403)})
+    with pytest.raises(Incomplete):
+        function(event(name), aws)
+    line = function.lines[-1]
+    assert line["event"] == told
+    assert line["ReaperErrors"] == 1
+    assert "AccessDenied" in json.dumps(line)
+
+
+def test_what_could_not_be_removed_does_not_hold_up_the_instance(function: Lambda) -> None:
+    aws = Aws(row("n1", age_ms=10 * TTL_MS), delete_queue=lambda **_: client_error("AccessDenied", 403))
+    with pytest.raises(Incomplete):
+        function(event("terminate_lifecycle_action"), aws)
+    assert aws.names()[-1] == "complete_lifecycle_action"
+
+
+def test_a_line_stays_short(function: Lambda) -> None:
+    aws = Aws(*(row(f"n{number}", age_ms=10 * TTL_MS) for number in range(40)))
+    function(event("scheduled"), aws)
+    [line] = function.lines
+    assert line["ReapedNodes"] == 40
+    assert len(line["nodes"]) == 20
+
+
+def test_clients_are_made_once_and_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    reaping._clients.cache_clear()
+    try:
+        clients = reaping._clients()
+        assert reaping._clients() is clients
+        for client in (clients.dynamodb, clients.sns, clients.sqs, clients.autoscaling):
+            config = client._client.meta.config
+            assert config.connect_timeout + config.read_timeout < 10
+            assert config.retries["total_max_attempts"] == 3
+    finally:
+        reaping._clients.cache_clear()

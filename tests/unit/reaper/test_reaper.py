@@ -1,0 +1,455 @@
+"""Cleaning up over memory: what is done and in which order, what failures leave, and who is spared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+
+from service.adapters.memory import (
+    TOPIC_ARN,
+    ManualClock,
+    MemoryEstate,
+    MemoryLeases,
+    MemoryPresence,
+    MemoryTopic,
+    MemoryWorld,
+    Stage,
+)
+from service.adapters.presence import ENTRIES_PAGE
+from service.core.envelope import Signal, parse
+from service.core.holdings import Deployment, Lease, queue_tags
+from service.core.publication import ClientInfo
+from service.core.reaping import ORPHAN_AGE_MS, REAP_GRACE_MS, Scope
+from service.ports import Member, Refused, Throttled, UnknownOutcome
+from service.reaper.reaper import FAILURES_MAX, LEAVE_MESSAGES_PER_S, Failure, Reaper
+
+DEPLOYMENT: Final = Deployment(TOPIC_ARN, "roomcast-")
+TTL_MS: Final = 60_000
+DEAD_MS: Final = TTL_MS + REAP_GRACE_MS + 1
+ROOM: Final = "room"
+
+
+class World:
+    """A fleet, and a reaper that keeps a list of how long it slept and what it told."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryWorld()
+        self.clock = ManualClock()
+        self.leases = MemoryLeases(self.memory)
+        self.presence = MemoryPresence(self.memory)
+        self.slept: list[float] = []
+        self.told: list[str] = []
+        self.calls: list[str] = []
+        # Called at the beginning of a call of that name.
+        self.before: dict[str, Callable[[], Any]] = {}
+        self.reaper = self.another()
+        self.memory.pause = self._pause
+
+    def another(self) -> Reaper:
+        return Reaper(
+            leases=self.leases,
+            presence=self.presence,
+            estate=MemoryEstate(self.memory, DEPLOYMENT),
+            topic=MemoryTopic(self.memory),
+            clock=self.clock,
+            deployment=DEPLOYMENT,
+            tell=self.told.append,
+            sleep=self._sleep,
+        )
+
+    def node(self, name: str, *, silent_ms: int = 0, members: int = 2, **changes: Any) -> Lease:
+        """A node that was last heard of `silent_ms` ago, with members in ROOM and in a channel of its own."""
+        heard = self.clock.now_ms() - silent_ms
+        queue = f"roomcast-{name}"
+        lease = replace(
+            Lease(name, queue, "live", heard - 1, heard, heard + TTL_MS),
+            subscription_arn=f"{TOPIC_ARN}:{queue}",
+            **changes,
+        )
+        self.memory.leases[name] = lease
+        self.queue(queue, name)
+        for channel in (ROOM, f"own-{name}"):
+            self.enter(channel, name, (f"{name}-c{number}" for number in range(members)))
+        return lease
+
+    def enter(self, channel: str, node: str, clients: Iterable[str]) -> None:
+        entries = self.memory.presence.setdefault(channel, {})
+        for client in clients:
+            entries[node, client] = Member(node, ClientInfo("ann", client))
+
+    def queue(self, name: str, node: str, age_ms: int = 0) -> None:
+        """A queue of ours, and its subscription."""
+        self.memory.create_queue(name, self.clock.now_ms() - age_ms, queue_tags(TOPIC_ARN, node))
+        self.memory.subscriptions.add(name)
+
+    @property
+    def state(self) -> tuple[set[str], set[str], set[str], set[str]]:
+        """Leases, queues, subscriptions, and nodes with presence entries."""
+        nodes = {node for entries in self.memory.presence.values() for node, _ in entries}
+        return set(self.memory.leases), set(self.memory.queues), set(self.memory.subscriptions), nodes
+
+    @property
+    def leaves(self) -> list[Signal]:
+        signals = [signal for body in self.memory.published for signal in parse(body).signals]
+        assert {signal.kind for signal in signals} <= {"leave"}
+        return signals
+
+    async def _pause(self, call: str, stage: Stage) -> None:
+        if stage == "call":
+            self.calls.append(call)
+            action = self.before.pop(call, None)
+            if action is not None:
+                action()
+        await asyncio.sleep(0)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0)
+
+
+def whole(*names: str) -> tuple[set[str], set[str], set[str], set[str]]:
+    """The state of a world in which these nodes have everything, and nobody else has anything."""
+    queues = {f"roomcast-{name}" for name in names}
+    return set(names), queues, queues, set(names)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_what_dead_nodes_left_is_removed_and_nothing_else(world: World) -> None:
+    for name in ("a", "b"):
+        world.node(name)
+    for name in ("x", "y", "z"):
+        world.node(name, silent_ms=DEAD_MS)
+    report = await world.reaper.run()
+    assert world.state == whole("a", "b")
+    assert [(each.node, each.outcome) for each in report.nodes] == [(name, "removed") for name in "xyz"]
+    assert {(each.channels, each.members) for each in report.nodes} == {(2, 4)}
+    assert (report.live, report.failed, report.queues, report.subscriptions) == (2, 0, (), ())
+    assert (await world.reaper.run()).is_empty
+
+
+async def test_a_dry_run_says_the_same_and_changes_nothing(world: World) -> None:
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS, instance="i-1")
+    world.queue("roomcast-old", "gone", ORPHAN_AGE_MS + 1)
+    world.memory.subscriptions.add("roomcast-stale")
+    before = world.state
+    report = await world.reaper.run(dry_run=True)
+    assert world.state == before
+    assert world.memory.leases["x"].reaped == 0
+    assert not world.memory.published
+    [node], [queue], [subscription] = report.nodes, report.queues, report.subscriptions
+    assert (node.node, node.instance, node.queue, node.outcome) == ("x", "i-1", "roomcast-x", "found")
+    assert (node.subscriptions, node.channels) == ((f"{TOPIC_ARN}:roomcast-x",), 2)
+    assert (queue.queue, queue.node, queue.outcome) == ("roomcast-old", "gone", "found")
+    assert (subscription.queue, subscription.outcome) == ("roomcast-stale", "found")
+    done = await world.reaper.run()
+    assert done.nodes == (replace(node, outcome="removed", members=4),)
+    assert done.queues == (replace(queue, outcome="removed"),)
+    assert done.subscriptions == (replace(subscription, outcome="removed"),)
+    assert world.state == whole("a")
+
+
+async def test_everything_in_its_order(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS)
+    await world.reaper.run()
+    first = {call: world.calls.index(call) for call in reversed(world.calls)}
+    assert max(first["subscriptions"], first["queues"]) < first["all"], "leases are read after the lists"
+    removing = ["reap", "unsubscribe", "delete_queue", "entries", "publish", "clear", "drop_reaped"]
+    assert sorted(removing, key=lambda call: first[call]) == removing
+    assert world.calls[-1] == "drop_reaped"
+
+
+async def test_a_node_that_beats_meanwhile_is_spared(world: World) -> None:
+    lease = world.node("x", silent_ms=DEAD_MS)
+    before = world.state
+
+    def beat() -> None:
+        now_ms = world.clock.now_ms()
+        world.memory.leases["x"] = replace(lease, heartbeat_at=now_ms, expires_at=now_ms + TTL_MS)
+
+    world.before["reap"] = beat
+    report = await world.reaper.run()
+    assert [each.outcome for each in report.nodes] == ["spared"]
+    assert report.failed == 0
+    assert world.state == before
+    assert not world.memory.published
+
+
+async def test_a_marked_node_is_refused_its_heartbeat(world: World) -> None:
+    """It was silent, and lives: it must learn that what it held is gone."""
+    lease = world.node("x", silent_ms=DEAD_MS)
+    world.memory.fail_next("drop_reaped", Throttled("told so"))
+    await world.reaper.run()
+    assert world.memory.leases["x"].reaped == world.clock.now_ms()
+    assert not await world.leases.heartbeat(replace(lease, heartbeat_at=world.clock.now_ms()))
+    await world.reaper.run()
+    assert not await world.leases.heartbeat(lease), "nor when the lease is gone"
+
+
+# ---- leaves
+
+
+async def test_everybody_is_told_who_left(world: World) -> None:
+    world.node("a", members=1)
+    world.node("x", silent_ms=DEAD_MS, members=2)
+    await world.reaper.run()
+    assert sorted((leave.node, leave.channel, ClientInfo.from_wire(leave.body).client) for leave in world.leaves) == [
+        ("x", channel, f"x-c{number}") for channel in ("own-x", ROOM) for number in range(2)
+    ]  # fmt: skip
+    assert len({leave.id for leave in world.leaves}) == 4
+
+
+async def test_leaves_are_told_before_the_entries_are_removed(world: World) -> None:
+    """Broken off in between, the next run tells them again, under the same ids."""
+    world.node("x", silent_ms=DEAD_MS)
+    world.memory.fail_next("clear", UnknownOutcome("told so"), times=2)
+    report = await world.reaper.run()
+    assert [each.outcome for each in report.nodes] == ["failed"]
+    told = {leave.id for leave in world.leaves}
+    assert len(told) == 4
+    await world.reaper.run()
+    assert len(world.leaves) == 8
+    assert {leave.id for leave in world.leaves} == told
+
+
+async def test_entries_whose_leaves_cannot_be_told_stay(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS)
+    world.memory.fail_next("publish", Throttled("told so"))
+    await world.reaper.run()
+    assert world.state == ({"x"}, set(), set(), {"x"})
+
+
+async def test_leaves_of_many_channels_share_messages(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS)
+    for number in range(700):
+        world.enter(f"room-{number:03}", "x", ["c"])
+    [node] = (await world.reaper.run()).nodes
+    assert (node.channels, node.members) == (702, 704)
+    assert len({(leave.channel, leave.id) for leave in world.leaves}) == 704
+    assert len(world.memory.published) <= 12
+    assert world.state == whole()
+
+
+async def test_a_crowd_is_taken_page_by_page(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS, members=0)
+    world.enter(ROOM, "x", (f"c{number}" for number in range(3 * ENTRIES_PAGE + 1)))
+    [node] = (await world.reaper.run()).nodes
+    assert (node.outcome, node.channels, node.members) == ("removed", 1, 3 * ENTRIES_PAGE + 1)
+    assert len({leave.id for leave in world.leaves}) == node.members
+    assert world.state == whole()
+
+
+async def test_messages_leave_at_a_bounded_rate(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS, members=0)
+    for number in range(3000):
+        world.enter(f"room-{number}", "x", ["c"])
+    await world.reaper.run()
+    pauses = [seconds for seconds in world.slept if seconds == 1 / LEAVE_MESSAGES_PER_S]
+    assert len(pauses) == len(world.memory.published) > 10
+
+
+async def test_a_leave_that_fits_no_message_is_not_told(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS, members=1)
+    infos = [ClientInfo("ann", "huge", {"text": "x" * 200_000}), ClientInfo("ann", "\ud800")]
+    for info in infos:
+        world.memory.presence[ROOM]["x", info.client] = Member("x", info)
+    [node] = (await world.reaper.run()).nodes
+    assert node.outcome == "removed"
+    assert {ClientInfo.from_wire(leave.body).client for leave in world.leaves} == {"x-c0"}
+    assert world.state == whole()
+
+
+# ---- failures
+
+STEPS: Final = ["unsubscribe", "delete_queue", "channels", "entries", "publish", "clear", "drop_reaped"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("effect", ["none", "applied"])
+async def test_a_step_that_fails_is_told_and_made_up_for(world: World, step: str, effect: Any) -> None:
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS)
+    world.memory.fail_next(step, UnknownOutcome("told so"), effect)
+    report = await world.reaper.run()
+    assert [each.outcome for each in report.nodes] == ["failed"]
+    [failure] = report.failures
+    assert report.failed == 1
+    assert failure.reason == "told so"
+    others = set(STEPS[:3]) - {step}
+    assert others <= set(world.calls), "the other steps were taken"
+    if step != "drop_reaped" or effect == "none":
+        assert world.memory.leases["x"].reaped, "what is left is found by the next run"
+    again = await world.reaper.run()
+    assert again.failed == 0
+    assert world.state == whole("a")
+
+
+async def test_a_failure_with_one_node_stops_no_other(world: World) -> None:
+    for name in ("x", "y", "z"):
+        world.node(name, silent_ms=DEAD_MS)
+    world.memory.fail_next("reap", Throttled("told so"))
+    report = await world.reaper.run()
+    assert sorted(each.outcome for each in report.nodes) == ["failed", "removed", "removed"]
+    assert report.failures == (Failure("mark_lease", report.nodes[0].node, "told so"),)
+    [left] = [each.node for each in report.nodes if each.outcome == "failed"]
+    assert world.state == whole(left), "what is not marked is not touched"
+
+
+async def test_without_the_leases_nothing_is_done(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS)
+    before = world.state
+    world.memory.fail_next("all", Refused("no such table"))
+    with pytest.raises(Refused, match="no such table"):
+        await world.reaper.run()
+    assert world.state == before
+
+
+@pytest.mark.parametrize("listing", ["subscriptions", "queues"])
+async def test_what_could_not_be_listed_is_not_missing(world: World, listing: str) -> None:
+    """The list is the only proof that a queue has no lease, or a subscription no queue."""
+    world.node("x", silent_ms=DEAD_MS)
+    world.queue("roomcast-old", "gone", ORPHAN_AGE_MS + 1)
+    world.memory.subscriptions.add("roomcast-stale")
+    world.memory.fail_next(listing, Throttled("told so"))
+    report = await world.reaper.run()
+    assert report.failures == (Failure(f"list_{listing}", TOPIC_ARN, "told so"),)
+    assert [each.outcome for each in report.nodes] == ["removed"]
+    assert (report.queues, report.subscriptions) == ((), ())
+    assert world.state == (set(), {"roomcast-old"}, {"roomcast-old", "roomcast-stale"}, set())
+
+
+async def test_a_queue_that_could_not_be_looked_at_is_left_alone(world: World) -> None:
+    for number in range(2):
+        world.queue(f"roomcast-old{number}", "gone", ORPHAN_AGE_MS + 1)
+    world.memory.fail_next("queue", Throttled("told so"))
+    report = await world.reaper.run()
+    assert [failure.step for failure in report.failures] == ["look_at_queue"]
+    assert [each.queue for each in report.queues] == ["roomcast-old1"]
+    assert world.state[1:3] == ({"roomcast-old0"}, {"roomcast-old0"})
+
+
+@pytest.mark.parametrize("step", ["unsubscribe", "delete_queue"])
+async def test_an_orphan_that_could_not_be_removed_is_found_again(world: World, step: str) -> None:
+    world.queue("roomcast-old", "gone", ORPHAN_AGE_MS + 1)
+    world.memory.fail_next(step, Throttled("told so"))
+    report = await world.reaper.run()
+    assert [each.outcome for each in report.queues] == ["failed"]
+    await world.reaper.run()
+    assert world.state == whole()
+
+
+async def test_failures_are_told_up_to_a_bound(world: World) -> None:
+    for number in range(FAILURES_MAX + 20):
+        world.queue(f"roomcast-old{number}", "gone", ORPHAN_AGE_MS + 1)
+    world.memory.fail_next("delete_queue", Throttled("told so"), times=FAILURES_MAX + 20)
+    report = await world.reaper.run()
+    assert report.failed == FAILURES_MAX + 20
+    assert len(report.failures) == FAILURES_MAX
+
+
+async def test_a_fault_of_ours_is_not_taken_for_one_of_aws(world: World) -> None:
+    for name in ("x", "y"):
+        world.node(name, silent_ms=DEAD_MS)
+
+    def wrong() -> None:
+        raise ZeroDivisionError
+
+    world.before["reap"] = wrong
+    with pytest.raises(ZeroDivisionError):
+        await world.reaper.run()
+    assert "y" in world.memory.leases, "nothing goes on behind the back of who asked"
+
+
+# ---- orphans, instances, company
+
+
+async def test_an_orphan_must_be_old(world: World) -> None:
+    world.queue("roomcast-young", "gone", ORPHAN_AGE_MS)
+    assert (await world.reaper.run()).is_empty
+    world.clock.advance(0.001)
+    [orphan] = (await world.reaper.run()).queues
+    assert (orphan.queue, orphan.outcome) == ("roomcast-young", "removed")
+    assert world.state == whole()
+
+
+async def test_what_others_made_stays(world: World) -> None:
+    world.memory.create_queue("roomcast-untagged", 0)
+    world.memory.create_queue("roomcast-other", 0, queue_tags(f"{TOPIC_ARN}-2", "gone"))
+    world.memory.create_queue("elsewhere", 0, queue_tags(TOPIC_ARN, "gone"))
+    world.memory.subscriptions |= {"roomcast-untagged", "elsewhere", "elsewhere-gone"}
+    before = world.state
+    assert (await world.reaper.run()).is_empty
+    assert world.state == before
+
+
+async def test_an_instance_that_was_terminated(world: World) -> None:
+    world.node("x", instance="i-1")
+    world.node("y", instance="i-1", silent_ms=DEAD_MS)
+    world.node("z", instance="i-2", silent_ms=DEAD_MS)
+    world.queue("roomcast-old", "gone", ORPHAN_AGE_MS + 1)
+    report = await world.reaper.run(scope=Scope("i-1", terminated=True))
+    assert [(each.node, each.outcome) for each in report.nodes] == [("x", "removed"), ("y", "removed")]
+    assert report.live == 0
+    assert not {"subscriptions", "queues"} & set(world.calls), "the leases say it all"
+    assert world.state[0] == {"z"}
+    assert "roomcast-old" in world.state[1], "the rest is for a whole run"
+
+
+async def test_an_instance_that_is_about_to_end_may_live(world: World) -> None:
+    world.node("x", instance="i-1", silent_ms=TTL_MS - 1)
+    world.node("y", instance="i-1", silent_ms=TTL_MS + 1)
+    report = await world.reaper.run(scope=Scope("i-1"))
+    assert [each.node for each in report.nodes] == ["y"]
+    assert report.live == 1
+    assert world.state == whole("x")
+
+
+async def test_a_node_that_died_young_is_known_from_the_list(world: World) -> None:
+    world.node("x", instance="i-1", members=0)
+    world.memory.leases["x"] = replace(world.memory.leases["x"], subscription_arn="")
+    await world.reaper.run(scope=Scope("i-1", terminated=True))
+    assert "subscriptions" in world.calls
+    assert world.state == whole()
+
+
+async def test_reapers_that_meet_do_it_once(world: World) -> None:
+    world.node("a")
+    for name in ("x", "y", "z"):
+        world.node(name, silent_ms=DEAD_MS)
+    reports = await asyncio.gather(world.reaper.run(), world.another().run(), world.another().run())
+    assert world.state == whole("a")
+    assert [report.failed for report in reports] == [0, 0, 0]
+    ids = {leave.id for leave in world.leaves}
+    assert len(ids) == 12, "whoever told it twice told the same"
+
+
+async def test_a_run_that_is_broken_off_is_finished_by_the_next(world: World) -> None:
+    for name in ("x", "y"):
+        world.node(name, silent_ms=DEAD_MS)
+    run = asyncio.create_task(world.reaper.run())
+    world.before["clear"] = run.cancel
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert world.state[0] == {"x", "y"}
+    assert (await world.reaper.run()).failed == 0
+    assert world.state == whole()
+
+
+async def test_what_it_tells(world: World) -> None:
+    world.node("x", silent_ms=DEAD_MS)
+    report = await world.reaper.run()
+    assert world.told[:2] == ["listing subscriptions and queues", "1 leases, 1 queues, 1 subscriptions"]
+    assert "cleaning up after x: no heartbeat for 90 s" in world.told
+    document = json.loads(json.dumps(report.as_json()))
+    assert document["dry_run"] is False
+    assert document["nodes"][0]["subscriptions"] == [f"{TOPIC_ARN}:roomcast-x"]
+    assert set(document) == {"dry_run", "live", "nodes", "queues", "subscriptions", "failed", "failures"}
