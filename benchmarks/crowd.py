@@ -26,6 +26,8 @@ _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("ll")
 _READ_BYTES: Final = 256 * 1024
 _MARK: Final = MARK.encode()
+# The code of a close frame, as it is on the wire.
+_CLOSE_3001: Final = struct.pack("!H", 3001)
 # Nothing that is measured takes so long.
 _PATIENCE_S: Final = 20.0
 
@@ -82,6 +84,27 @@ class Crowd:
             if time.monotonic() > until:
                 return {"missing": missing}
         return {"missing": 0, "spread_ms": (last - first) * 1000}
+
+    def leave(self) -> dict[str, Any]:
+        """Answer the close of every client, as SDKs do; how many were closed with 3001."""
+        closed = 0
+        until = time.monotonic() + _PATIENCE_S
+        while self._sockets and time.monotonic() < until:
+            for descriptor, _ in self._poll.poll(max(0.0, until - time.monotonic())):
+                connected = self._sockets[descriptor]
+                try:
+                    part = connected.recv(_READ_BYTES)
+                except BlockingIOError:
+                    continue
+                except ConnectionError:
+                    part = b""
+                # Nothing else is said while they leave; a frame that came before may share the part.
+                at = part.find(_CLOSE_3001)
+                if not part or at >= 0:
+                    closed += at >= 0
+                    connected.close()
+                    del self._sockets[descriptor]
+        return {"closed": closed, "left": len(self._sockets)}
 
     def _parts(self, descriptor: int) -> list[tuple[bytes, float]]:
         parts: list[tuple[bytes, float]] = []

@@ -76,7 +76,6 @@ class Bench:
             ),
             node_id="bench",
             verifier=TokenVerifier(client.token, insecure=True),
-            framer=text_frame,
             health=self.health,
             hold_queue=_hold,
             newest_canary_elsewhere=_nobody,
@@ -143,9 +142,9 @@ class Bench:
         It is then the first that each publication is sent to: where it could do most harm.
         """
         [writer] = set(self.writers) - self._known
-        channels = self.assembly.dispatcher._hub._channels  # noqa: SLF001
-        [stalled] = [each for each in channels[CHANNEL] if each.sink is writer]
-        channels[CHANNEL] = {stalled: None, **channels[CHANNEL]}
+        [[framer, others]] = (groups := self.assembly.dispatcher._hub._channels[CHANNEL]).items()  # noqa: SLF001
+        [stalled] = [each for each in others if each.sink is writer]
+        groups[framer] = {stalled: None, **others}
         transport, frame = writer._transport, text_frame(b"{}" + b" " * 8190)  # noqa: SLF001
         while transport.get_write_buffer_size() + len(frame) < writer.queue_bytes_max - below:
             transport.write(frame)

@@ -22,6 +22,7 @@ __all__ = [
     "PATH",
     "Process",
     "end_in_time",
+    "make_room",
     "percentile",
     "quiet",
     "rig",
@@ -101,11 +102,16 @@ def _too_long(_signal: int, _frame: object) -> None:
     raise SystemExit(f"the benchmark was not done within {RUN_S} s: this machine is too busy to measure on")
 
 
-def widen(core: int) -> None:
-    """For the two processes: room for a thousand sockets, and a core of its own where there are two."""
+def make_room() -> None:
+    """For a thousand sockets, in this process and those that it starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
+
+
+def widen(core: int) -> None:
+    """For the two processes: room for a thousand sockets, and a core of its own where there are two."""
+    make_room()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[core % len(cores)]})

@@ -1,8 +1,10 @@
 """The composition root: builds a node from its configuration, and starts and ends it in order.
 
-    start   clients → lease → queue and subscription → poller → own greeting heard → listen → ready
+    start   instance metadata → clients → lease → queue and subscription → poller → own greeting heard → listen → ready
+            → launch hook completed
     end     not ready → no new clients → clients closed in slices → unsubscribe, delete the queue
-            → what was accepted is done (appends, presence, signals) → lease dropped → clients of AWS closed
+            → what was accepted is done (appends, presence, signals) → lease dropped → termination hook completed
+            → clients of AWS closed
 
 Each step is a cleanup context of the aiohttp application; the end is the start backwards.
 """
@@ -18,32 +20,36 @@ import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import structlog
 from aiohttp import web
 
 from service import __version__
+from service.adapters.autoscaling import AutoScalingInstance
 from service.adapters.aws import AwsClients, connect
-from service.adapters.channel_table import DynamoChannelTable
+from service.adapters.instance_metadata import InstanceMetadata, this_machine
 from service.adapters.leases import DynamoLeases
-from service.adapters.presence import DynamoPresence
-from service.adapters.queue import SqsInstanceQueue
-from service.adapters.schema import channels_table, idempotency_table, nodes_table, presence_table
-from service.adapters.topic import SnsTopic
-from service.assembly import Assembly, Ports, assemble
+from service.adapters.metrics import CloudWatchMetrics
+from service.adapters.schema import channels_table, idempotency_table, nodes_table
+from service.assembly import Assembly, assemble
 from service.auth import TokenVerifier
+from service.aws_ports import aws_ports, instance_queue, region_of
 from service.config import Config, ConfigError
 from service.core.channels import RESERVED_PREFIX
 from service.gateway.api import Api
 from service.gateway.http import add_health_routes
 from service.gateway.websocket import WebSocketGateway
-from service.gateway.writer import text_frame
+from service.jwks import JwksKeys
+from service.jwks_endpoint import fetch_jwks
 from service.keys import HEALTH, NODE
 from service.lease import LeaseKeeper
+from service.lifecycle import Lifecycle
 from service.node import Health
 from service.ports import Lease, PortError
-from service.system import SystemClock, new_id, new_nonce, random_fraction
+from service.reporter import Readings, Reporter
+from service.system import SystemClock, new_nonce, random_fraction
 
 __all__ = ["serve"]
 
@@ -77,46 +83,70 @@ async def serve(
             loop.add_signal_handler(name, stop.set)
         if exit_on_stdin_close:
             loop.add_reader(sys.stdin.fileno(), _stop_at_end, stop)
-        try:
-            app = build_app(config, demo_urls=demo_urls)
-        except ConfigError as error:
-            return _refuse(str(error), code=2)
-        # On every line from here on: the logs of several nodes are often read together.
-        structlog.contextvars.bind_contextvars(node=app[_NODE_ID])
-        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
-        try:
-            if not await _started(runner, stop):
-                return 0
-            await web.SockSite(runner, listening, backlog=_BACKLOG).start()
-            app[HEALTH].listening = True
-            _log.info("ready", node=app[NODE].id, host=host, port=listening.getsockname()[1])
-            await stop.wait()
-            await _drain(runner, app, config)
-        except PortError as error:
-            return _refuse(f"cannot start: {error}")
-        except OSError as error:
-            # Another process that started at the same moment may have bound the address as well, and listened first.
-            return _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}")
-        finally:
-            await runner.cleanup()
-        _log.info("stopped", node=app[NODE].id)
-    return 0
+        async with this_machine(config.node.imds_endpoint, SystemClock()) as machine:
+            try:
+                app = build_app(config, demo_urls=demo_urls, machine=machine)
+            except ConfigError as error:
+                return _refuse(str(error), code=2)
+            app[_STOP], app[_FAULTS] = stop, []
+            return await _run(app, listening, host)
 
 
-def build_app(config: Config, *, demo_urls: Sequence[str] | None) -> web.Application:
+async def _run(app: web.Application, listening: socket.socket, host: str) -> int:
+    """From the start to the end of `app`; the exit code."""
+    # On every line from here on: the logs of several nodes are often read together.
+    structlog.contextvars.bind_contextvars(node=app[_NODE_ID])
+    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+    stop = app[_STOP]
+    try:
+        if not await _started(runner, stop):
+            return _exit_code(app)
+        await web.SockSite(runner, listening, backlog=_BACKLOG).start()
+        app[HEALTH].listening = True
+        _log.info("ready", node=app[NODE].id, host=host, port=listening.getsockname()[1])
+        if (lifecycle := app.get(_LIFECYCLE)) is not None:
+            lifecycle.ready()
+        await stop.wait()
+        await _drain(runner, app)
+    except PortError as error:
+        return _refuse(f"cannot start: {error}")
+    except OSError as error:
+        # Another process that started at the same moment may have bound the address as well, and listened first.
+        return _refuse(f"cannot listen on {host}:{listening.getsockname()[1]}: {error.strerror or error}")
+    finally:
+        await runner.cleanup()
+    _log.info("stopped", node=app[NODE].id)
+    return _exit_code(app)
+
+
+def _exit_code(app: web.Application) -> int:
+    """Whoever watches this process starts it again after a fault, and not after an orderly end."""
+    return 1 if app[_FAULTS] else 0
+
+
+def build_app(
+    config: Config, *, demo_urls: Sequence[str] | None, machine: InstanceMetadata | None
+) -> web.Application:
     """The application of one node, not yet started. Raises ConfigError."""
     if not config.aws.topic_arn:
         raise ConfigError(
             "aws.topic_arn is not set: give the ARN of the SNS topic that connects the instances"
         )
-    node_id = _node_id(socket.gethostname())
+    host = socket.gethostname() if machine is None else machine.id
+    node_id = _node_id(host)
     app = web.Application()
     app[HEALTH] = Health()
     app[_CONFIG] = config
+    app[_HOST] = host
+    if machine is not None:
+        app[_MACHINE] = machine
     app[_NODE_ID] = node_id
-    app[_VERIFIER] = TokenVerifier(config.client.token, insecure=config.client.insecure)
     app[_CLOCK] = SystemClock()
-    app.cleanup_ctx.extend([_aws_clients, _lease, _node, _queue, _ears])
+    keys = None
+    if endpoint := config.client.token.jwks_public_endpoint:
+        keys = app[_TOKEN_KEYS] = JwksKeys(partial(fetch_jwks, endpoint), app[_CLOCK], random_fraction)
+    app[_VERIFIER] = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
+    app.cleanup_ctx.extend([_token_keys, _aws_clients, _lifecycle, _lease, _node, _queue, _ears, _reporter])
     gateway = WebSocketGateway(
         allowed_origins=config.client.allowed_origins,
         message_size_limit=config.client.message_size_limit,
@@ -140,30 +170,70 @@ def build_app(config: Config, *, demo_urls: Sequence[str] | None) -> web.Applica
 # ---- the start, step by step; each step ends in the reverse order
 
 
+async def _token_keys(app: web.Application) -> AsyncIterator[None]:
+    """The start does not wait for them: who comes before is asked to come again."""
+    keys = app.get(_TOKEN_KEYS)
+    if keys is None:
+        yield
+        return
+    app[HEALTH].keyless = lambda: not keys.usable
+    async with _task(app, keys.run()):
+        yield
+
+
 async def _aws_clients(app: web.Application) -> AsyncIterator[None]:
     aws = app[_CONFIG].aws
-    # The topic's region is the only one that can work: arn:aws:sns:REGION:…
-    region = aws.region or aws.topic_arn.split(":")[3]
-    async with connect(region=region, endpoint_url=aws.endpoint_url or None) as clients:
+    async with connect(
+        region=region_of(aws),
+        endpoint_url=aws.endpoint_url or None,
+        autoscaling=_MACHINE in app and bool(aws.autoscaling_group),
+        cloudwatch=bool(aws.metrics_namespace),
+    ) as clients:
         app[_CLIENTS] = clients
         yield
 
 
+async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
+    """On a machine whose life others decide. Its end is the last that the group hears of this node."""
+    config, machine = app[_CONFIG], app.get(_MACHINE)
+    if machine is None or not config.node.lifecycle_poll_s:
+        yield
+        return
+    aws, client = config.aws, app[_CLIENTS].autoscaling
+    lifecycle = Lifecycle(
+        machine,
+        None
+        if client is None
+        else AutoScalingInstance(client, group=aws.autoscaling_group, instance=machine.id),
+        app[_CLOCK],
+        random_fraction,
+        launch_hook=aws.launch_hook,
+        terminate_hook=aws.terminate_hook,
+        poll_s=config.node.lifecycle_poll_s,
+        stop=app[_STOP].set,
+        others_here=lambda: app[_LEASE].others_here(),  # noqa: PLW0108  # the lease is made after this
+    )
+    app[_LIFECYCLE] = lifecycle
+    async with _task(app, lifecycle.run()):
+        yield
+        await lifecycle.released()
+
+
 async def _lease(app: web.Application) -> AsyncIterator[None]:
     config = app[_CONFIG]
-    app[_LEASES] = DynamoLeases(app[_CLIENTS].tables, nodes_table(config.aws.table_prefix))
     lease = LeaseKeeper(
-        app[_LEASES],
+        DynamoLeases(app[_CLIENTS].tables, nodes_table(config.aws.table_prefix)),
         app[_CLOCK],
         random_fraction,
         node=app[_NODE_ID],
-        new_id=lambda: _node_id(socket.gethostname()),
+        new_id=lambda: _node_id(app[_HOST]),
         ttl_s=config.node.lease_ttl_s,
         heartbeat_s=config.node.heartbeat_s,
+        instance=app[_HOST] if _MACHINE in app else "",
         version=__version__,
     )
     app[_LEASE] = lease
-    async with _task(lease.run()):
+    async with _task(app, lease.run()):
         yield
     with _reported("lease_not_dropped"):
         await lease.drop()
@@ -173,33 +243,14 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
     """Everything between the sockets and the ports; its end waits for what was accepted."""
     config, clients, node_id = app[_CONFIG], app[_CLIENTS], app[_NODE_ID]
     prefix = config.aws.table_prefix
-    table_name = channels_table(prefix)
-    table = DynamoChannelTable(clients.log, table_name, idempotency_table(prefix), app[_CLOCK])
+    table_name, keys_name = channels_table(prefix), idempotency_table(prefix)
     lease = app[_LEASE]
-    queue = SqsInstanceQueue(
-        control=clients.sqs,
-        poll=clients.sqs_poll,
-        sns=clients.sns,
-        topic_arn=config.aws.topic_arn,
-        # What the reaper goes by: a queue is ours by its tags, never by its name.
-        tags=lambda: {"app": "roomcast", "topic": config.aws.topic_arn, "node": lease.id},
-    )
-    ports = Ports(
-        table=table,
-        presence=DynamoPresence(clients.tables, presence_table(prefix)),
-        leases=app[_LEASES],
-        queue=queue,
-        topic=SnsTopic(clients.sns, config.aws.topic_arn),
-        clock=app[_CLOCK],
-        new_id=new_id,
-        random=random_fraction,
-    )
+    queue = instance_queue(config.aws, clients, lambda: lease.id)
     assembly = assemble(
         config,
-        ports,
+        aws_ports(config.aws, clients, app[_CLOCK], queue),
         node_id=node_id,
         verifier=app[_VERIFIER],
-        framer=text_frame,
         health=app[HEALTH],
         hold_queue=lease.hold,
         newest_canary_elsewhere=lease.newest_canary_elsewhere,
@@ -207,6 +258,9 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
     with _named(f"table {table_name}"):
         # Fail early when it cannot be read; one throttled call is no reason.
         await assembly.log.head(RESERVED_PREFIX + "check")
+    with _named(f"table {keys_name}"):
+        # Or it would show at the first publication with a key. This one nobody can have.
+        await assembly.log.key_position(RESERVED_PREFIX + "check", "")
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
     presence = assembly.node.services.presence
 
@@ -217,7 +271,8 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
             subscription_arn=queue.subscription_arn or "",
             connections=len(assembly.node),
             channels=len(assembly.dispatcher),
-            canary=assembly.canary.slot,
+            canary=assembly.canary.newest,
+            lag_ms=assembly.poller.lag_ms,
         )
 
     def lost(next_lease: Lease) -> None:
@@ -227,9 +282,9 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
 
     lease.report, lease.lost = report, lost
     async with (
-        _task(assembly.broadcaster.run()),
-        _task(assembly.dispatcher.watch()),
-        _task(presence.run()),
+        _task(app, assembly.broadcaster.run()),
+        _task(app, assembly.catch_up.run()),
+        _task(app, presence.run()),
     ):
         yield
         with suppress(TimeoutError):
@@ -252,26 +307,51 @@ async def _queue(app: web.Application) -> AsyncIterator[None]:
 async def _ears(app: web.Application) -> AsyncIterator[None]:
     """Poll, and hear the own greeting before anything is read from the log or any client is let in."""
     listener, poller = app[_ASSEMBLY].listener, app[_ASSEMBLY].poller
-    async with _task(poller.run()):
+    async with _task(app, poller.run()):
         if not await listener.prove():
             # Serve all the same, degraded: durable publications are found by reading the log.
             listener.prove_later()
         await app[_LEASE].enter("live")
-        async with _task(app[_ASSEMBLY].canary.run()):
+        async with _task(app, app[_ASSEMBLY].canary.run()):
             yield
+
+
+async def _reporter(app: web.Application) -> AsyncIterator[None]:
+    aws, assembly, health = app[_CONFIG].aws, app[_ASSEMBLY], app[HEALTH]
+    if not aws.metrics_namespace:
+        yield
+        return
+    metrics = CloudWatchMetrics(
+        app[_CLIENTS].cloudwatch, namespace=aws.metrics_namespace, group=aws.autoscaling_group
+    )
+
+    readings = Readings(
+        connections=lambda: len(assembly.node),
+        channels=lambda: len(assembly.dispatcher),
+        queue_lag_ms=lambda: assembly.poller.lag_ms,
+        canary_age_s=lambda: assembly.canary.silence_s,
+        degraded=lambda: bool(health.doubts()),
+        # To start and to drain is no fault.
+        not_ready=lambda: health.listening and not health.draining and bool(health.reasons()),
+    )
+    async with _task(app, Reporter(metrics, random_fraction, readings).run()):
+        yield
 
 
 # ---- the end
 
 
-async def _drain(runner: web.AppRunner, app: web.Application, config: Config) -> None:
+async def _drain(runner: web.AppRunner, app: web.Application) -> None:
     """From ready to no client left. What the node holds is released by the cleanup contexts afterwards."""
-    node = app[NODE]
+    node, drain_s = app[NODE], app[_CONFIG].node.drain_s
+    if (lifecycle := app.get(_LIFECYCLE)) is not None:
+        lifecycle.drain()
+        drain_s = lifecycle.drain_s(drain_s)
     app[HEALTH].draining = True
     await app[_LEASE].enter("draining")
     for site in list(runner.sites):
         await site.stop()
-    await node.drain(config.node.drain_s, random_fraction)
+    await node.drain(drain_s, random_fraction)
 
 
 async def _started(runner: web.AppRunner, stop: asyncio.Event) -> bool:
@@ -291,10 +371,10 @@ async def _started(runner: web.AppRunner, stop: asyncio.Event) -> bool:
 
 
 @asynccontextmanager
-async def _task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _task(app: web.Application, work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """A background task for the time of the context. One that ends by itself is a fault: it is logged."""
     task = asyncio.create_task(work)
-    task.add_done_callback(_unexpected_end)
+    task.add_done_callback(partial(_unexpected_end, app))
     try:
         yield
     finally:
@@ -302,11 +382,12 @@ async def _task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _unexpected_end(task: asyncio.Task[None]) -> None:
+def _unexpected_end(app: web.Application, task: asyncio.Task[None]) -> None:
     if not task.cancelled():
         _log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
         # A node that does not poll, beat or flush is worse than none: end in order, so that another takes over.
-        signal.raise_signal(signal.SIGTERM)
+        app[_FAULTS].append(task.get_name())
+        app[_STOP].set()
 
 
 @contextmanager
@@ -355,18 +436,25 @@ def _refuse(why: str, code: int = 1) -> int:
 
 
 def _node_id(host: str) -> str:
-    """Unique for each start of each process: host name, then a nonce."""
+    """Unique for each start of each process: instance id or host name, then a nonce."""
     name = re.sub(r"[^a-z0-9]+", "-", host.lower().partition(".")[0]).strip("-")[:_HOST_CHARS_MAX]
     return f"{name or 'node'}-{new_nonce()}"
 
 
 _CONFIG: Final = web.AppKey("config", Config)
+_STOP: Final = web.AppKey("stop", asyncio.Event)
+# Background tasks that ended by themselves.
+_FAULTS: Final = web.AppKey("faults", list[str])
+_MACHINE: Final = web.AppKey("machine", InstanceMetadata)
+# What the machine is called: its instance id, else its host name.
+_HOST: Final = web.AppKey("host", str)
 _NODE_ID: Final = web.AppKey("node_id", str)
+_TOKEN_KEYS: Final = web.AppKey("token_keys", JwksKeys)
 _VERIFIER: Final = web.AppKey("verifier", TokenVerifier)
 _CLOCK: Final = web.AppKey("clock", SystemClock)
 _CLIENTS: Final = web.AppKey("clients", AwsClients)
-_LEASES: Final = web.AppKey("leases", DynamoLeases)
 _LEASE: Final = web.AppKey("lease", LeaseKeeper)
+_LIFECYCLE: Final = web.AppKey("lifecycle", Lifecycle)
 _ASSEMBLY: Final = web.AppKey("assembly", Assembly)
 
 _STDIN_BYTES: Final = 4096

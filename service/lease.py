@@ -128,10 +128,21 @@ class LeaseKeeper:
         self._lease = replace(self.report(self._lease), heartbeat_at=now, expires_at=now + self._ttl_ms)
 
     async def newest_canary_elsewhere(self) -> int:
-        """The newest slot that another live node says it heard; 0 when there is none. Raises PortError."""
+        """The newest canary that another live node says it heard; 0 when there is none. Raises PortError."""
         now, own = self._clock.now_ms(), self._lease.node
         leases = await self._leases.all()
         return max((each.canary for each in leases if each.node != own and each.expires_at > now), default=0)
+
+    async def others_here(self) -> bool:
+        """Whether another node of this machine lives. Raises PortError."""
+        now, own = self._clock.now_ms(), self._lease
+        return any(
+            each.instance == own.instance
+            and each.node != own.node
+            and each.expires_at > now
+            and not each.reaped
+            for each in await self._leases.all()
+        )
 
 
 def _as_it_is(lease: Lease) -> Lease:

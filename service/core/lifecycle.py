@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
 
@@ -79,7 +79,9 @@ def spot_notice(text: str) -> SpotNotice | None:
     if not isinstance(document, dict) or document.get("action") not in _SPOT_ENDS:
         return None
     try:
-        at_ms = round(datetime.fromisoformat(document["time"]).timestamp() * 1000)
+        at = datetime.fromisoformat(document["time"])
+        # Always UTC, and said so by a Z.
+        at_ms = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
     except (KeyError, TypeError, ValueError, OverflowError):
         at_ms = 0
     return SpotNotice(document["action"], at_ms)

@@ -136,12 +136,12 @@ async def test_a_lease_that_was_reaped_is_followed_by_another(world: World) -> N
     await world.keeper.hold("queue-1")
     await world.keeper.enter("live")
     before = world.lease()
-    world.fleet.world.reaped.add("a")
+    world.fleet.world.reap("a")
     async with beating(world.keeper):
         await until(lambda: world.lost)
         assert world.keeper.id != "a"
         await settled()
-    assert world.lease() == before, "what the reaper works on is left alone"
+    assert world.lease() == replace(before, reaped=1), "what the reaper works on is left alone"
     [another] = world.lost
     assert world.fleet.world.leases[world.keeper.id].state == "live"
     assert another.queue == "", "the old queue is lost: the reaper is to delete it"
@@ -165,14 +165,14 @@ async def test_a_lease_that_is_gone_is_followed_by_another(world: World) -> None
 
 async def test_a_loss_that_shows_while_the_queue_is_replaced_costs_no_second_queue(world: World) -> None:
     await world.keeper.hold("queue-1")
-    world.fleet.world.reaped.add("a")
+    world.fleet.world.reap("a")
     await world.keeper.hold("queue-2")
     assert [lease.queue for lease in world.lost] == ["queue-2"]
 
 
 async def test_the_next_lease_is_written_until_it_is_there(world: World) -> None:
     await world.keeper.hold("queue-1")
-    world.fleet.world.reaped.add("a")
+    world.fleet.world.reap("a")
     world.fleet.world.fail_next("put", Throttled(), times=2)
     await world.keeper.enter("live")
     assert not world.keeper.held
@@ -207,6 +207,35 @@ async def test_an_end_that_fails_is_told(world: World) -> None:
         await world.keeper.drop()
     await world.keeper.drop()
     assert world.stored is None
+
+
+async def test_it_knows_whether_another_node_of_its_machine_lives(world: World) -> None:
+    keeper = LeaseKeeper(
+        MemoryLeases(world.fleet.world),
+        world.fleet.clock,
+        lambda: 0.0,
+        node="a",
+        new_id=Ids("next"),
+        ttl_s=TTL_S,
+        heartbeat_s=HEARTBEAT_S,
+        instance="i-1",
+    )
+    await keeper.hold("queue")
+    assert not await keeper.others_here()
+    leases, now = world.fleet.world.leases, world.fleet.clock.now_ms()
+    other = replace(leases["a"], node="b")
+    for lease, lives in (
+        (other, True),
+        (replace(other, instance="i-2"), False),
+        (replace(other, instance=""), False),
+        (replace(other, expires_at=now), False),
+        (replace(other, reaped=1), False),
+    ):
+        leases["b"] = lease
+        assert await keeper.others_here() is lives
+    leases["b"] = other
+    await keeper.drop()
+    assert await keeper.others_here(), "asked at the end, when its own is gone"
 
 
 @pytest.mark.parametrize("random, wait", [(0.0, 1.0), (1.0, 0.8), (0.5, 0.9)])

@@ -1,0 +1,78 @@
+"""Puts this node's readings where dashboards and alarms find them, once a minute."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from service.ports import Metric, Metrics, PortError
+
+__all__ = ["INTERVAL_S", "Readings", "Reporter"]
+
+# What a metric of standard resolution has room for; each call costs.
+INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Where the readings come from, asked for each time."""
+
+    connections: Callable[[], int]
+    channels: Callable[[], int]
+    # How late the newest message came out of the queue.
+    queue_lag_ms: Callable[[], float]
+    # How long ago a canary was heard.
+    canary_age_s: Callable[[], float]
+    # Whether the node serves and yet may not hear all; whether it should serve and cannot.
+    degraded: Callable[[], bool]
+    not_ready: Callable[[], bool]
+
+    def taken(self) -> tuple[Metric, ...]:
+        """All of them now."""
+        return (
+            Metric("Connections", self.connections(), "Count"),
+            Metric("Channels", self.channels(), "Count"),
+            Metric("QueueLagMs", self.queue_lag_ms(), "Milliseconds"),
+            Metric("CanaryAgeS", self.canary_age_s(), "Seconds"),
+            # Summed over the nodes: how many of them.
+            Metric("Degraded", self.degraded(), "Count"),
+            Metric("NotReady", self.not_ready(), "Count"),
+        )
+
+
+class Reporter:
+    """One a node; `run` is its background task."""
+
+    def __init__(self, metrics: Metrics, random: Callable[[], float], readings: Readings) -> None:
+        self._metrics = metrics
+        self._random = random
+        self._readings = readings
+        self._failing: type[PortError] | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. A failure is logged, once as long as it lasts: readings of the past are of no use."""
+        await self._report()
+        # The rest at a time of its own: a fleet that started together does not call at once for ever.
+        wait_s = INTERVAL_S * self._random()
+        while True:
+            await asyncio.sleep(wait_s)
+            await self._report()
+            wait_s = INTERVAL_S
+
+    async def _report(self) -> None:
+        try:
+            await self._metrics.put(self._readings.taken())
+        except PortError as error:
+            if self._failing is not type(error):
+                _log.warning("metrics_not_put", reason=str(error))
+            self._failing = type(error)
+            return
+        if self._failing is not None:
+            _log.info("metrics_put_again")
+            self._failing = None
