@@ -1,0 +1,337 @@
+"""What makes an instance a node: user data, install.sh and the unit, run for real in a directory, around commands of a test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from deploy.build import INSTANCE, tar_bytes
+from deploy.instance.secret_env import WrongSecret, environment_file
+from service.cli import _parser
+from service.config import load as load_config
+from tests.deploy.cloudformation import load, sub_names
+
+TEMPLATE: Final = load()
+LAUNCH: Final = TEMPLATE["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]
+TEXT, OWN = LAUNCH["UserData"]["Fn::Base64"]["Fn::Sub"]
+# EC2's bound on user data before they are encoded.
+USER_DATA_BYTES_MAX: Final = 16 * 1024
+UNIT: Final = (INSTANCE / "roomcast@.service").read_text(encoding="utf-8")
+TOPIC: Final = "arn:aws:sns:eu-central-1:123456789012:roomcast"
+SECRET: Final = {
+    "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": 'a"b\\c$d`e f' + "0" * 32,
+    "ROOMCAST_HTTP_API_KEY": "k" * 32,
+}
+CONFIG: Final = b'[channel.without_namespace]\nhistory_size = 10\nhistory_ttl = "5m"\n'
+
+
+def user_data(given: Mapping[str, str]) -> str:
+    """As CloudFormation would write it."""
+    own = {name: str(TEMPLATE["Mappings"][m][a][b]) for name, (m, a, b) in own_maps().items()}
+    values = {**own, **given}
+    text = re.sub(r"\$\{([A-Za-z0-9:]+)\}", lambda match: values[match[1]], TEXT)
+    return text.replace("${!", "${")
+
+
+def own_maps() -> dict[str, Any]:
+    return {name: value["Fn::FindInMap"] for name, value in OWN.items()}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A directory for what is installed, and commands that note how they were called."""
+
+    home: Path
+
+    @property
+    def root(self) -> Path:
+        return self.home / "root"
+
+    def calls(self) -> list[str]:
+        """Of the commands that the test stands in for, in order."""
+        return (self.home / "calls").read_text(encoding="utf-8").splitlines()
+
+    def boot(self, script: str) -> subprocess.CompletedProcess[str]:
+        environ = {
+            "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
+            "ROOMCAST_INSTALL_ROOT": str(self.root),
+        }
+        return subprocess.run(
+            ["bash", "-c", script], cwd=self.home, env=environ, capture_output=True, text=True, timeout=50
+        )
+
+
+def put_command(directory: Path, name: str, body: str) -> None:
+    path = directory / name
+    path.write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (tmp_path / "secret").write_text(json.dumps(SECRET), encoding="utf-8")
+    agent = tmp_path / "root" / "opt" / "aws" / "amazon-cloudwatch-agent" / "bin"
+    agent.mkdir(parents=True)
+    note = f'echo "$(basename "$0") $*" >> {tmp_path}/calls'
+    for name in ("dnf", "systemctl", "useradd"):
+        put_command(commands, name, note)
+    put_command(agent, "amazon-cloudwatch-agent-ctl", note)
+    put_command(commands, "id", "exit 1")
+    put_command(commands, "mktemp", f"mkdir {tmp_path}/work && echo {tmp_path}/work")
+    # s3 cp --only-show-errors --region REGION s3://BUCKET/KEY FILE
+    put_command(
+        commands,
+        "aws",
+        f"""{note}
+if [ "$1" = s3 ]; then cp "{tmp_path}/${{6#s3://}}" "$7"; else cat {tmp_path}/secret; fi""",
+    )
+    # There is no group of that name here.
+    real_install = shutil.which("install")
+    put_command(
+        commands,
+        "install",
+        f"""{note}
+arguments=()
+while (($#)); do if [ "$1" = -g ]; then shift 2; else arguments+=("$1"); shift; fi; done
+exec {real_install} "${{arguments[@]}}\"""",
+    )
+    put_command(
+        commands,
+        "python3.12",
+        f"""if [ "$1 $2" = '-m venv' ]; then
+  mkdir -p "$3/bin"
+  printf '#!/bin/bash\\necho "venv $*" >> {tmp_path}/calls\\n' > "$3/bin/python"
+  chmod +x "$3/bin/python"
+else exec {sys.executable} "$@"; fi""",
+    )
+    return Machine(tmp_path)
+
+
+def put_artifacts(machine: Machine, *, config: bool = False) -> dict[str, str]:
+    """Parameters whose objects are in the bucket."""
+    files = {path.name: path.read_bytes() for path in INSTANCE.iterdir() if path.is_file()}
+    release = tar_bytes(files | {"wheels/roomcast.whl": b""})
+    keys = {"ReleaseKey": ("release", ".tar", release), "ConfigKey": ("roomcast", ".toml", CONFIG)}
+    parameters = {
+        "AWS::Region": "eu-central-1",
+        "AWS::StackName": "chat",
+        "ArtifactBucket": "bucket",
+        "ConfigKey": "",
+        "InstanceLogs": "/roomcast/chat/instances",
+        "LogGeneration": "0",
+        "Processes": "2",
+        "QueuePrefix": "chat-",
+        "SecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:roomcast-AbCdEf",
+        "TablePrefix": "chat-",
+        "Topic": TOPIC,
+    }
+    for parameter, (stem, suffix, content) in keys.items():
+        key = f"builds-1/{stem}-{hashlib.sha256(content).hexdigest()}{suffix}"
+        path = machine.home / "bucket" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if parameter == "ReleaseKey" or config:
+            parameters[parameter] = key
+    return parameters
+
+
+def settings(path: Path) -> dict[str, str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
+def as_a_shell_reads(path: Path) -> dict[str, str]:
+    """Between double quotes systemd takes the same characters as special as a shell."""
+    script = f"set -a; . {path}; env -0"
+    done = subprocess.run(
+        ["env", "-i", "bash", "-c", script], capture_output=True, text=True, check=True, timeout=50
+    )
+    return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry.startswith("ROOMCAST_"))
+
+
+def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:
+    done = machine.boot(user_data(put_artifacts(machine)))
+    assert (done.returncode, done.stderr) == (0, "")
+    etc = machine.root / "etc"
+    calls = machine.calls()
+    assert [call for call in calls if "roomcast@" in call and call.startswith("systemctl")] == [
+        "systemctl enable --now roomcast@8000.service",
+        "systemctl enable --now roomcast@8001.service",
+    ]
+    assert (etc / "systemd" / "system" / "roomcast@.service").read_text(encoding="utf-8") == UNIT
+    # What the nodes find in their environment is a configuration that they take.
+    environ = settings(etc / "roomcast" / "settings.env")
+    secret = as_a_shell_reads(etc / "roomcast" / "secret.env")
+    assert secret == SECRET
+    ours = {name: value for name, value in environ.items() if name.startswith("ROOMCAST_")} | secret
+    config = load_config(None, ours)
+    assert config.aws.topic_arn == TOPIC
+    assert (config.aws.table_prefix, config.aws.queue_prefix) == ("chat-", "chat-")
+    assert config.aws.autoscaling_group == "chat-fleet"
+    assert (config.aws.launch_hook, config.aws.terminate_hook) == ("roomcast-launch", "roomcast-terminate")
+    assert config.aws.metrics_namespace == "roomcast"
+    assert config.client.token.hmac_secret_key == SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"]
+    assert "ROOMCAST_CONFIG" not in environ
+
+
+def test_the_secret_is_in_one_file_that_only_root_reads(machine: Machine) -> None:
+    done = machine.boot(user_data(put_artifacts(machine)))
+    assert done.returncode == 0
+    file = machine.root / "etc" / "roomcast" / "secret.env"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    others = [path for path in machine.root.rglob("*") if path.is_file() and path != file]
+    for value in SECRET.values():
+        assert value not in done.stdout + done.stderr + "\n".join(machine.calls())
+        assert not [path for path in others if value in path.read_text(encoding="utf-8")]
+
+
+def test_logs_are_sent_before_anything_else_can_fail(machine: Machine) -> None:
+    (machine.home / "secret").write_text("{}", encoding="utf-8")
+    done = machine.boot(user_data(put_artifacts(machine)))
+    assert done.returncode != 0
+    assert "the secret is not a JSON object" in done.stderr
+    calls = machine.calls()
+    assert any(call.startswith("amazon-cloudwatch-agent-ctl -a fetch-config") for call in calls)
+    assert not [call for call in calls if "roomcast@" in call]
+    agent = json.loads(
+        (machine.root / "opt/aws/amazon-cloudwatch-agent/etc/roomcast.json").read_text(encoding="utf-8")
+    )
+    files = agent["logs"]["logs_collected"]["files"]["collect_list"]
+    assert {each["log_group_name"] for each in files} == {"/roomcast/chat/instances"}
+
+
+def test_python_packages_come_from_the_release_alone(machine: Machine) -> None:
+    assert machine.boot(user_data(put_artifacts(machine))).returncode == 0
+    (pip,) = (call for call in machine.calls() if call.startswith("venv -m pip install"))
+    assert "--no-index --find-links wheels roomcast" in pip
+    (dnf,) = (call for call in machine.calls() if call.startswith("dnf"))
+    assert "python3.12" in dnf
+
+
+def test_a_configuration_file_is_fetched_and_used(machine: Machine) -> None:
+    assert machine.boot(user_data(put_artifacts(machine, config=True))).returncode == 0
+    etc = machine.root / "etc" / "roomcast"
+    assert (etc / "roomcast.toml").read_bytes() == CONFIG
+    assert settings(etc / "settings.env")["ROOMCAST_CONFIG"] == str(etc / "roomcast.toml")
+    assert stat.S_IMODE((etc / "roomcast.toml").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("parameter", ["ReleaseKey", "ConfigKey"])
+def test_what_is_not_what_its_key_says_is_not_installed(machine: Machine, parameter: str) -> None:
+    parameters = put_artifacts(machine, config=True)
+    with (machine.home / "bucket" / parameters[parameter]).open("ab") as file:
+        file.write(b"\n")
+    done = machine.boot(user_data(parameters))
+    assert done.returncode != 0
+    assert "checksum" in done.stderr
+    assert not [call for call in machine.calls() if not call.startswith("aws")]
+
+
+def test_nothing_is_left_of_the_installation(machine: Machine) -> None:
+    assert machine.boot(user_data(put_artifacts(machine))).returncode == 0
+    assert not (machine.home / "work").exists()
+    (machine.home / "secret").write_text("{}", encoding="utf-8")
+    assert machine.boot(user_data(put_artifacts(machine))).returncode != 0
+    assert not (machine.home / "work").exists()
+
+
+def test_user_data_are_small_and_say_nothing_secret() -> None:
+    assert len(TEXT) < USER_DATA_BYTES_MAX / 2
+    assert sub_names([TEXT, OWN]) == {
+        "AWS::Region",
+        "AWS::StackName",
+        "ArtifactBucket",
+        "ConfigKey",
+        "InstanceLogs",
+        "LogGeneration",
+        "Processes",
+        "QueuePrefix",
+        "ReleaseKey",
+        "SecretArn",
+        "TablePrefix",
+        "Topic",
+    }
+    assert not [name for name, each in TEMPLATE["Parameters"].items() if "NoEcho" in each]
+
+
+# ---- the secret
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "not a JSON object"),
+        ('{"PATH": "/tmp"}', "no variable of roomcast"),
+        ('{"ROOMCAST_X\\nPATH": "/tmp"}', "no variable of roomcast"),
+        ('{"ROOMCAST_HTTP_API_KEY": 1}', "not text"),
+        ('{"ROOMCAST_HTTP_API_KEY": "s3cret\\nPATH=/tmp"}', "not text"),
+    ],
+)
+def test_a_wrong_secret_is_refused_and_not_told(text: str, complaint: str) -> None:
+    with pytest.raises(WrongSecret, match=complaint) as raised:
+        environment_file(text)
+    assert "s3cret" not in str(raised.value)
+
+
+# ---- the unit
+
+
+def unit_values(name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", UNIT, flags=re.MULTILINE)
+
+
+def test_the_unit_runs_a_command_that_there_is() -> None:
+    (command,) = unit_values("ExecStart")
+    program, *arguments = command.replace("%i", "8000").split()
+    assert program == "/opt/roomcast/bin/roomcast"
+    parsed = _parser().parse_args(arguments)
+    assert parsed.port == 8000
+    # An insecure configuration would then listen on loopback only.
+    assert parsed.host is None
+
+
+def test_the_unit_reads_what_was_written() -> None:
+    script = (INSTANCE / "install.sh").read_text(encoding="utf-8")
+    for path in unit_values("EnvironmentFile"):
+        assert f'"$root{path}"' in script
+    (log,) = unit_values("StandardOutput")
+    directory = log.removeprefix("append:").rpartition("/")[0]
+    assert f'"$root{directory}"' in script
+    agent = json.loads((INSTANCE / "cloudwatch-agent.json").read_text(encoding="utf-8"))
+    sent = {each["file_path"] for each in agent["logs"]["logs_collected"]["files"]["collect_list"]}
+    processes = max(TEMPLATE["Parameters"]["Processes"]["AllowedValues"])
+    for port in range(8000, 8000 + processes):
+        assert log.removeprefix("append:").replace("%i", str(port)) in sent
+
+
+def test_the_unit_drains_and_does_not_come_back_when_its_machine_ends() -> None:
+    assert unit_values("KillSignal") == ["SIGTERM"]
+    assert unit_values("Restart") == ["on-failure"]
+    # Wrong configuration: service/cli.py.
+    assert unit_values("RestartPreventExitStatus") == ["2"]
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd here")
+    # The program is not installed here.
+    unit = tmp_path / "roomcast@8000.service"
+    unit.write_text(UNIT.replace("/opt/roomcast/bin/roomcast", shutil.which("true") or ""), encoding="utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,143 @@
+"""deploy/README.md: its commands and tables name what the template and build.py have."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import pytest
+
+from deploy import build
+from service.cli import _parser
+from tests.deploy.cloudformation import ROOT, load
+from tests.unit.test_docs import dead_links
+
+PAGE: Final = ROOT / "deploy" / "README.md"
+TEXT: Final = PAGE.read_text(encoding="utf-8")
+TEMPLATE: Final = load()
+PARAMETERS: Final[dict[str, Any]] = TEMPLATE["Parameters"]
+# Those without a language are for a shell.
+BLOCKS: Final = [
+    body
+    for language, body in re.findall(r"^```(.*)\n((?:.*\n)*?)```$", TEXT, flags=re.MULTILINE)
+    if not language
+]
+# One a line: continued lines are joined.
+COMMANDS: Final = [
+    line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()
+]
+
+
+def overridden(command: str) -> dict[str, str]:
+    """The parameters that a deploy command gives."""
+    _, _, given = command.partition("--parameter-overrides")
+    return dict(re.findall(r"(?:^|\s)([A-Z]\w+)=(\S+)", given))
+
+
+DEPLOYS: Final = [command for command in COMMANDS if "cloudformation deploy" in command]
+
+
+def table() -> dict[str, str]:
+    """Parameter to default, as the table has them."""
+    _, _, after = TEXT.partition("\n| parameter | default | what |\n| --- | --- | --- |\n")
+    found: dict[str, str] = {}
+    for row in after.partition("\n\n")[0].splitlines():
+        names, default, _ = (cell.strip() for cell in row.strip("|").split("|", 2))
+        several = re.findall(r"`(\w+)`", names)
+        defaults = re.findall(r"`([^`]*)`", default)
+        for index, name in enumerate(several):
+            same = defaults[index] if len(defaults) == len(several) else defaults[0] if defaults else default
+            found[name] = same
+    return found
+
+
+def test_commands_give_parameters_that_there_are_and_values_that_they_take() -> None:
+    assert len(DEPLOYS) > 3
+    for command in DEPLOYS:
+        for name, value in overridden(command).items():
+            assert name in PARAMETERS, name
+            if "$" not in value:
+                allowed = PARAMETERS[name].get("AllowedValues")
+                assert allowed is None or value in allowed
+                assert re.fullmatch(PARAMETERS[name].get("AllowedPattern", ".*"), value)
+
+
+def test_the_first_command_gives_everything_that_has_no_default() -> None:
+    needed = {name for name, each in PARAMETERS.items() if "Default" not in each}
+    built = {parameter for _, _, parameter in build.LAMBDAS} | {"ReleaseKey"}
+    assert "$(cat dist/parameters)" in DEPLOYS[0]
+    assert needed == built | (overridden(DEPLOYS[0]).keys() & needed)
+
+
+def test_every_parameter_is_in_the_table_with_its_default() -> None:
+    shown = table()
+    assert shown.keys() == PARAMETERS.keys()
+    for name, default in shown.items():
+        has = PARAMETERS[name].get("Default")
+        if has is None:
+            assert default == "", name
+        elif has == "":
+            assert default in ("none", "", "a new VPC"), name
+        elif name == "ImageId":
+            assert has.endswith("arm64")
+            assert "arm64" in default
+        else:
+            assert default == str(has), name
+
+
+def test_the_template_is_too_large_to_be_sent_inline_and_small_enough_for_a_bucket() -> None:
+    size = (ROOT / "deploy" / "template.yaml").stat().st_size
+    assert 51_200 < size < 1024 * 1024
+    for command in DEPLOYS:
+        assert "--s3-bucket" in command
+        assert "--template-file deploy/template.yaml" in command
+        assert "--capabilities CAPABILITY_IAM" in command
+
+
+def test_outputs_that_are_named_exist() -> None:
+    named = set(re.findall(r"\boutput ([A-Z]\w+)", " ".join(COMMANDS)))
+    named |= set(re.findall(r"`(\w+(?:Url|Name|GroupId))`", TEXT)) - PARAMETERS.keys()
+    assert named
+    assert named - TEMPLATE["Outputs"].keys() == set()
+
+
+def test_builds_and_commands_are_called_as_they_are() -> None:
+    builds = re.findall(r"python deploy/build\.py([^\n`]*)", TEXT)
+    assert len(builds) >= 3
+    for arguments in builds:
+        build._parser().parse_args(arguments.split())
+    (token,) = re.findall(r"\broomcast (token [^\n]*)", "\n".join(COMMANDS))
+    _parser().parse_args(token.split())
+
+
+def test_names_of_what_stays_are_the_template_s() -> None:
+    prefix = PARAMETERS["TablePrefix"]["Default"]
+    deleted = {command.split()[-1] for command in COMMANDS if "delete-table" in command}
+    retained = {
+        each["Properties"]["TableName"]["Fn::Sub"].replace("${TablePrefix}", prefix)
+        for each in TEMPLATE["Resources"].values()
+        if each["Type"] == "AWS::DynamoDB::Table" and each["DeletionPolicy"] == "Retain"
+    }
+    assert deleted == retained
+
+
+def test_costs_count_what_the_template_has() -> None:
+    resources = list(TEMPLATE["Resources"].values())
+    interfaces = [
+        each
+        for each in resources
+        if each["Type"] == "AWS::EC2::VPCEndpoint" and each["Properties"]["VpcEndpointType"] == "Interface"
+    ]
+    row = re.search(r"interface endpoints: (\d+) services × 2 zones × ([\d.]+) \| ([\d.]+)", TEXT)
+    assert row
+    assert int(row[1]) == len(interfaces)
+    assert float(row[3]) == pytest.approx(len(interfaces) * 2 * float(row[2]))
+    alarms = [each for each in resources if each["Type"] == "AWS::CloudWatch::Alarm"]
+    assert f"({len(alarms)} alarms" in TEXT
+    for interface in interfaces:
+        service = interface["Properties"]["ServiceName"]["Fn::Sub"].rpartition(".")[2]
+        assert f"`{service}`" in TEXT
+
+
+def test_links_lead_somewhere() -> None:
+    assert dead_links(PAGE) == []

@@ -1,0 +1,720 @@
+"""deploy/template.yaml: it refers to what exists, allows no more than is needed, and agrees with the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+import pytest
+
+from service import app, lifecycle
+from service.adapters.errors import CALL_LIMIT_S
+from service.adapters.schema import TableSchema, table_schemas
+from service.config import OPTIONS, Config
+from service.core.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags
+from service.dev.event_source import MappingOptions, is_append
+from service.reporter import Readings
+from stream_lambda import handler as stream_handler
+from tests.deploy.cloudformation import (
+    ROOT,
+    Statement,
+    load,
+    references,
+    statements,
+    sub_names,
+    values,
+)
+
+TEMPLATE: Final = load()
+PARAMETERS: Final[dict[str, Any]] = TEMPLATE["Parameters"]
+RESOURCES: Final[dict[str, Any]] = TEMPLATE["Resources"]
+UNIT: Final = (ROOT / "deploy" / "instance" / "roomcast@.service").read_text(encoding="utf-8")
+PSEUDO: Final = frozenset(
+    {"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName"}
+)
+# A drain's slices may take half as long again: service/node.py.
+JITTER: Final = 1.5
+CONFIG: Final = Config()
+
+
+def of_type(kind: str) -> dict[str, Any]:
+    return {name: each["Properties"] for name, each in RESOURCES.items() if each["Type"] == kind}
+
+
+def seconds(group: str, name: str) -> int:
+    return int(TEMPLATE["Mappings"]["Seconds"][group][name])
+
+
+def found_in_map(value: Any) -> Any:
+    """The value of a Fn::FindInMap; anything else as it is."""
+    if isinstance(value, Mapping) and "Fn::FindInMap" in value:
+        name, top, second = value["Fn::FindInMap"]
+        return TEMPLATE["Mappings"][name][top][second]
+    return value
+
+
+def attributes(properties: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Load balancers and target groups have theirs as pairs."""
+    return {pair["Key"]: found_in_map(pair["Value"]) for pair in properties[key] if "Key" in pair}
+
+
+# ---- it refers to what exists
+
+
+def test_every_reference_resolves() -> None:
+    known = PSEUDO | PARAMETERS.keys() | RESOURCES.keys()
+    assert (
+        references([RESOURCES, TEMPLATE["Outputs"], TEMPLATE["Conditions"], TEMPLATE["Rules"]]) - known
+        == set()
+    )
+
+
+def test_every_condition_and_map_exists_and_every_parameter_is_used() -> None:
+    parts = [RESOURCES, TEMPLATE["Outputs"], TEMPLATE["Conditions"]]
+    conditions = {
+        *(each["Condition"] for each in RESOURCES.values() if "Condition" in each),
+        *(name for name, *_ in values(parts, "Fn::If")),
+        *(name for name in values(TEMPLATE["Conditions"], "Condition") if isinstance(name, str)),
+    }
+    assert conditions == set(TEMPLATE["Conditions"])
+    for name, top, second in values(parts, "Fn::FindInMap"):
+        assert second in TEMPLATE["Mappings"][name][top]
+    used = references([*parts, TEMPLATE["Rules"]])
+    assert PARAMETERS.keys() - used == set()
+
+
+def test_what_a_resource_depends_on_is_there_whenever_it_is() -> None:
+    for name, each in RESOURCES.items():
+        depends = each.get("DependsOn", [])
+        for other in [depends] if isinstance(depends, str) else depends:
+            assert RESOURCES[other].get("Condition") in (None, each.get("Condition")), f"{name} on {other}"
+
+
+def test_every_conditional_endpoint_is_there_before_the_fleet() -> None:
+    after = references(RESOURCES["Fleet"]["Metadata"]["After"])
+    assert set(of_type("AWS::EC2::VPCEndpoint")) <= after
+
+
+def test_the_parameters_are_shown_in_groups() -> None:
+    groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    shown = [name for group in groups for name in group["Parameters"]]
+    assert sorted(shown) == sorted(PARAMETERS)
+
+
+def test_a_broken_reference_is_found() -> None:
+    part = {
+        "A": [{"Ref": "X"}, {"Fn::GetAtt": ["Y", "Arn"]}],
+        "B": {"Fn::Sub": ["${Z.Arn}${own}${!w}", {"own": 1}]},
+    }
+    assert references(part) == {"X", "Y", "Z"}
+    assert sub_names("${AWS::Region}-${Q}") == {"AWS::Region", "Q"}
+
+
+# ---- tags
+
+# Those of these types that CloudFormation can tag.
+TAGGED: Final = frozenset(
+    {
+        "AWS::AutoScaling::AutoScalingGroup", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::DynamoDB::Table",
+        "AWS::EC2::InternetGateway", "AWS::EC2::LaunchTemplate", "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup",
+        "AWS::EC2::Subnet", "AWS::EC2::VPC", "AWS::EC2::VPCEndpoint", "AWS::ElasticLoadBalancingV2::Listener",
+        "AWS::ElasticLoadBalancingV2::ListenerRule", "AWS::ElasticLoadBalancingV2::LoadBalancer",
+        "AWS::ElasticLoadBalancingV2::TargetGroup", "AWS::Events::Rule", "AWS::IAM::Role", "AWS::Lambda::EventSourceMapping",
+        "AWS::Lambda::Function", "AWS::Logs::LogGroup", "AWS::S3::Bucket", "AWS::SNS::Topic",
+    }
+)  # fmt: skip
+UNTAGGED: Final = frozenset(
+    {
+        "AWS::AutoScaling::ScalingPolicy", "AWS::EC2::Route", "AWS::EC2::SecurityGroupEgress",
+        "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation", "AWS::EC2::VPCGatewayAttachment",
+        "AWS::IAM::InstanceProfile", "AWS::Lambda::EventInvokeConfig", "AWS::Lambda::Permission", "AWS::Route53::RecordSet",
+        "AWS::S3::BucketPolicy",
+    }
+)  # fmt: skip
+
+
+def test_everything_that_can_be_is_tagged() -> None:
+    for name, each in RESOURCES.items():
+        assert each["Type"] in TAGGED | UNTAGGED, f"{each['Type']}: can it be tagged?"
+        if each["Type"] in UNTAGGED:
+            continue
+        found = list(values(each["Properties"], "Tags"))
+        assert found, name
+        for tags in found:
+            pairs = {tag["Key"]: tag["Value"] for tag in tags}
+            assert pairs["app"] == "roomcast", name
+            assert pairs["deployment"] == {"Ref": "AWS::StackName"}, name
+
+
+# ---- what is allowed
+
+# Calls that IAM authorizes without a resource, by Sid; each stands in the template with its reason.
+ANYWHERE: Final = {
+    "ListStreams": {"dynamodb:ListStreams"},
+    "ListQueues": {"sqs:ListQueues"},
+    "Unsubscribe": {"sns:Unsubscribe"},
+    "Metrics": {"cloudwatch:PutMetricData"},
+    "Agent": {"ssm:UpdateInstanceInformation"},
+    "Sessions": {
+        "ssm:UpdateInstanceInformation",
+        "ssmmessages:CreateControlChannel",
+        "ssmmessages:CreateDataChannel",
+        "ssmmessages:OpenControlChannel",
+        "ssmmessages:OpenDataChannel",
+    },
+}
+# What user data, the CloudWatch agent, Lambda and the event source mapping call; the rest is called by the adapters.
+NOT_OURS: Final = frozenset(
+    {
+        "dynamodb:DescribeStream",
+        "dynamodb:GetRecords",
+        "dynamodb:GetShardIterator",
+        "dynamodb:ListStreams",
+        "logs:CreateLogStream",
+        "logs:DescribeLogStreams",
+        "logs:PutLogEvents",
+        "s3:GetObject",
+        "s3:ListBucket",
+        "s3:PutObject",
+        "secretsmanager:GetSecretValue",
+        "sqs:TagQueue",  # CreateQueue with tags
+        *ANYWHERE["Sessions"],
+    }
+)
+# Operations whose permission has another name; None = those of its parts.
+OTHERWISE: Final = {
+    "delete_message_batch": "sqs:DeleteMessage",
+    "publish_batch": "sns:Publish",
+    "put_metric_data": "cloudwatch:PutMetricData",
+    "transact_write_items": None,
+}
+PREFIXES: Final = {
+    "autoscaling": "autoscaling",
+    "channel_table": "dynamodb",
+    "leases": "dynamodb",
+    "presence": "dynamodb",
+    "topic": "sns",
+}
+
+
+def role(name: str) -> list[Statement]:
+    return statements(name, RESOURCES[name])
+
+
+def every_statement() -> list[Statement]:
+    return [
+        statement
+        for name, each in RESOURCES.items()
+        if each["Type"] in ("AWS::IAM::Role", "AWS::EC2::VPCEndpoint", "AWS::S3::BucketPolicy")
+        for statement in statements(name, each)
+    ]
+
+
+def allowed(name: str) -> set[str]:
+    return {action for statement in role(name) for action in statement.actions}
+
+
+@cache
+def called() -> frozenset[str]:
+    """The permissions of all calls in the adapters and the stream Lambda."""
+    paths = [*(ROOT / "service" / "adapters").glob("*.py"), ROOT / "stream_lambda" / "handler.py"]
+    found: set[str] = set()
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        for holder, operation in re.findall(
+            r"\b(?:self\._)?(client|sqs|sns|control|poll)\.([a-z]+_?[a-z_]+)\b(?=\(|,)", text
+        ):
+            if path.stem in ("memory", "aws", "threads", "errors"):
+                continue
+            if operation in OTHERWISE:
+                action = OTHERWISE[operation]
+            else:
+                service = {"sqs": "sqs", "sns": "sns", "control": "sqs", "poll": "sqs"}.get(holder)
+                service = service or PREFIXES[path.stem]
+                action = f"{service}:{''.join(word.title() for word in operation.split('_'))}"
+            if action is not None:
+                found.add(action)
+    return frozenset(found)
+
+
+def test_the_calls_of_the_adapters_are_found() -> None:
+    assert {"dynamodb:PutItem", "sqs:ReceiveMessage", "sns:Subscribe", "sqs:DeleteMessage"} <= called()
+    assert "autoscaling:CompleteLifecycleAction" in called()
+
+
+def test_no_role_may_what_nobody_calls_and_every_call_is_allowed_to_somebody() -> None:
+    everybody = allowed("InstanceRole") | allowed("ReaperRole") | allowed("StreamLambdaRole")
+    assert everybody - called() - NOT_OURS == set()
+    assert called() - everybody == set()
+
+
+def test_no_action_has_a_wildcard_and_resources_only_where_iam_knows_none() -> None:
+    for statement in every_statement():
+        if statement.effect == "Deny":
+            continue
+        where = f"{statement.owner}.{statement.sid}"
+        assert not any("*" in action for action in statement.actions), where
+        if "*" in statement.resources:
+            assert set(statement.actions) <= ANYWHERE[statement.sid], where
+            assert statement.resources == ("*",), where
+
+
+def test_every_statement_of_a_role_has_a_name_of_its_own() -> None:
+    for name in of_type("AWS::IAM::Role"):
+        sids = [statement.sid for statement in role(name)]
+        assert len(set(sids)) == len(sids)
+        assert all(re.fullmatch(r"[A-Za-z0-9]+", sid) for sid in sids)
+
+
+def test_nobody_deletes_what_only_ttl_may_delete() -> None:
+    deletes = {
+        "dynamodb:DeleteItem",
+        "dynamodb:BatchWriteItem",
+        "dynamodb:UpdateItem",
+        "dynamodb:DeleteTable",
+    }
+    for name in of_type("AWS::IAM::Role"):
+        for statement in role(name):
+            if references(list(statement.resources)) & {"ChannelsTable", "IdempotencyTable"}:
+                assert not deletes & set(statement.actions), f"{name}.{statement.sid}"
+
+
+def test_queues_are_made_and_reaped_only_with_our_tags() -> None:
+    by_sid = {statement.sid: statement for statement in [*role("InstanceRole"), *role("ReaperRole")]}
+    tags = queue_tags("arn:aws:sns:eu-central-1:123456789012:topic", "node")
+    for sid, key in (("CreateQueue", "aws:RequestTag"), ("DeleteQueues", "aws:ResourceTag")):
+        wanted = {f"{key}/{APP_TAG}": APP, f"{key}/{TOPIC_TAG}": {"Ref": "Topic"}}
+        assert by_sid[sid].condition == {"StringEquals": wanted}
+        assert {name.partition("/")[2] for name in wanted} <= tags.keys()
+
+
+def test_only_our_queues_are_subscribed() -> None:
+    (subscribe,) = (each for each in role("InstanceRole") if "sns:Subscribe" in each.actions)
+    assert subscribe.condition["StringEquals"] == {"sns:Protocol": "sqs"}
+    endpoint = subscribe.condition["StringLike"]["sns:Endpoint"]["Fn::Sub"]
+    assert endpoint.endswith(":${QueuePrefix}*")
+    assert subscribe.resources == ({"Ref": "Topic"},)
+
+
+def test_metrics_go_to_one_namespace() -> None:
+    (metrics,) = (each for each in role("InstanceRole") if each.sid == "Metrics")
+    assert found_in_map(metrics.condition["StringEquals"]["cloudwatch:namespace"]) == "roomcast"
+
+
+def test_one_secret_can_be_read_and_only_named_artifacts() -> None:
+    by_sid = {statement.sid: statement for statement in role("InstanceRole")}
+    assert by_sid["ReadSecret"].resources == ({"Ref": "SecretArn"},)
+    assert references(list(by_sid["FetchArtifacts"].resources)) == {
+        "ArtifactBucket", "AWS::NoValue", "AWS::Partition", "ConfigKey", "ReleaseKey",
+    }  # fmt: skip
+
+
+def test_endpoints_let_through_what_the_instances_may_and_only_our_account() -> None:
+    through: set[str] = set()
+    for name in of_type("AWS::EC2::VPCEndpoint"):
+        for statement in statements(name, RESOURCES[name]):
+            through |= set(statement.actions)
+            if statement.sid != "AmazonLinuxRepositories":
+                account = statement.condition["StringEquals"]["aws:PrincipalAccount"]
+                assert account == {"Ref": "AWS::AccountId"}, name
+    assert through == allowed("InstanceRole")
+
+
+def test_whoever_invokes_the_reaper_is_named() -> None:
+    permissions = of_type("AWS::Lambda::Permission").values()
+    sources = {each["SourceArn"]["Fn::GetAtt"][0] for each in permissions}
+    rules = of_type("AWS::Events::Rule")
+    assert sources == set(rules)
+    for rule in rules.values():
+        assert [target["Arn"] for target in rule["Targets"]] == [{"Fn::GetAtt": ["Reaper", "Arn"]}]
+
+
+# ---- network: one way in
+
+
+def test_instances_have_no_public_address_and_only_version_2_of_the_metadata() -> None:
+    launch = RESOURCES["LaunchTemplate"]["Properties"]["LaunchTemplateData"]
+    assert [each["AssociatePublicIpAddress"] for each in launch["NetworkInterfaces"]] == [False]
+    options = launch["MetadataOptions"]
+    assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 1)
+    assert all(each["Ebs"]["Encrypted"] is True for each in launch["BlockDeviceMappings"])
+    assert "KeyName" not in launch
+
+
+def test_the_fleet_is_in_private_subnets_and_they_have_no_way_out() -> None:
+    zones = RESOURCES["Fleet"]["Properties"]["VPCZoneIdentifier"]
+    assert references(zones) == {"PrivateSubnetA", "PrivateSubnetB", "PrivateSubnetIds"}
+    routes = of_type("AWS::EC2::Route").values()
+    assert [route["RouteTableId"] for route in routes] == [{"Ref": "PublicRouteTable"}]
+    assert not [name for name, each in RESOURCES.items() if "Nat" in each["Type"]]
+    assert all(subnet["MapPublicIpOnLaunch"] is False for subnet in of_type("AWS::EC2::Subnet").values())
+
+
+def test_clients_reach_the_load_balancer_only_and_it_the_nodes_only() -> None:
+    rules = [
+        *of_type("AWS::EC2::SecurityGroupIngress").values(),
+        *(
+            rule | {"GroupId": {"Ref": name}}
+            for name, group in of_type("AWS::EC2::SecurityGroup").items()
+            for rule in group.get("SecurityGroupIngress", ())
+        ),
+    ]
+    from_anywhere = [rule["GroupId"] for rule in rules if "CidrIp" in rule]
+    assert from_anywhere == [{"Ref": "LoadBalancerSecurityGroup"}] * 2
+    into_instances = [rule for rule in rules if rule["GroupId"] == {"Ref": "InstanceSecurityGroup"}]
+    assert [rule["SourceSecurityGroupId"] for rule in into_instances] == [
+        {"Ref": "LoadBalancerSecurityGroup"}
+    ]
+
+
+def test_instances_reach_endpoints_only_on_port_443() -> None:
+    out = [
+        *RESOURCES["InstanceSecurityGroup"]["Properties"]["SecurityGroupEgress"],
+        RESOURCES["InstanceEgress"]["Properties"],
+    ]
+    assert len(out) == 3
+    for rule in out:
+        assert (rule["FromPort"], rule["ToPort"]) == (443, 443)
+        assert "CidrIp" not in rule
+
+
+def test_every_security_group_says_what_may_leave() -> None:
+    # Without a rule of ours there is one of EC2's that lets out everything.
+    assert all(group["SecurityGroupEgress"] for group in of_type("AWS::EC2::SecurityGroup").values())
+
+
+def forwarded(rule: str) -> tuple[list[str], list[Any]]:
+    """Paths, and addresses from which they are forwarded ([]: from all)."""
+    by_field = {each["Field"]: each for each in RESOURCES[rule]["Properties"]["Conditions"]}
+    addresses = by_field.get("source-ip", {}).get("SourceIpConfig", {}).get("Values", [])
+    return by_field["path-pattern"]["PathPatternConfig"]["Values"], addresses
+
+
+def test_only_what_is_for_clients_and_back_ends_is_forwarded() -> None:
+    assert set(of_type("AWS::ElasticLoadBalancingV2::ListenerRule")) == {"ClientRule", "ApiRule"}
+    assert forwarded("ClientRule") == (["/connection/*", "/emulation"], [])
+    assert forwarded("ApiRule") == (["/api/*"], [{"Ref": "ApiCidr"}])
+    listener = RESOURCES["HttpsListener"]["Properties"]
+    assert [action["Type"] for action in listener["DefaultActions"]] == ["fixed-response"]
+    assert (listener["Protocol"], listener["SslPolicy"]) == ("HTTPS", "ELBSecurityPolicy-TLS13-1-2-2021-06")
+
+
+def test_the_load_balancer_does_not_cut_off_quiet_clients() -> None:
+    balancer = attributes(RESOURCES["LoadBalancer"]["Properties"], "LoadBalancerAttributes")
+    assert int(balancer["idle_timeout.timeout_seconds"]) > 2 * (
+        CONFIG.client.ping_interval_s + CONFIG.client.pong_timeout_s
+    )
+    assert balancer["routing.http.drop_invalid_header_fields.enabled"] == "true"
+
+
+def test_each_process_has_a_target_group_of_its_port() -> None:
+    groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
+    assert len(groups) == max(PARAMETERS["Processes"]["AllowedValues"])
+    assert [each["Port"] for each in groups.values()] == list(range(8000, 8000 + len(groups)))
+    # Which process a group is for is all that they differ in.
+    alike = [
+        {key: value for key, value in each.items() if key != "Port"} | {"TargetGroupAttributes": None}
+        for each in groups.values()
+    ]
+    assert all(each == alike[0] for each in alike)
+    for each in groups.values():
+        assert each["HealthCheckPath"] == "/health/ready"
+    for rule in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values():
+        assert references(rule["Actions"]) - {"AWS::NoValue"} == set(groups)
+    assert references(RESOURCES["Fleet"]["Properties"]["TargetGroupARNs"]) - {"AWS::NoValue"} == set(groups)
+    ports = RESOURCES["InstanceIngress"]["Properties"]
+    assert (ports["FromPort"], ports["ToPort"]) == (8000, 8000 + len(groups) - 1)
+
+
+# ---- times agree
+
+
+def unit_seconds(name: str) -> float:
+    (found,) = re.findall(rf"^{name}=(\d+)$", UNIT, flags=re.MULTILINE)
+    return float(found)
+
+
+def test_drain_deregistration_hook_and_systemd_agree() -> None:
+    drain_s = float(seconds("Drain", "Node"))
+    assert drain_s == CONFIG.node.drain_s
+    noticed_s = CONFIG.node.lifecycle_poll_s
+    # The load balancer does not cut off clients that the node is about to close.
+    groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup").values()
+    delays = {
+        int(attributes(each, "TargetGroupAttributes")["deregistration_delay.timeout_seconds"])
+        for each in groups
+    }
+    assert delays == {seconds("Drain", "Deregistration")}
+    assert noticed_s + drain_s * JITTER + app.FINISH_S < min(delays)
+    # systemd does not kill a node that still gives back what it holds, nor lets it live beyond its hook.
+    longest_s = drain_s * JITTER + app.FINISH_S + 2 * CALL_LIMIT_S + lifecycle.RELEASE_LEAVING_S
+    hook_s = seconds("Hook", "Terminate")
+    assert longest_s < unit_seconds("TimeoutStopSec") < hook_s
+    # A heartbeat may be lost.
+    assert hook_s > 2 * lifecycle.HEARTBEAT_S
+    assert max(delays) < hook_s
+
+
+def test_an_instance_has_time_to_become_ready() -> None:
+    assert seconds("Hook", "Launch") >= 300 + CONFIG.node.queue_probe_s + 2 * CALL_LIMIT_S
+
+
+def test_the_hooks_are_those_of_the_fleet_from_the_beginning() -> None:
+    hooks = {
+        each["LifecycleTransition"]: each
+        for each in RESOURCES["Fleet"]["Properties"]["LifecycleHookSpecificationList"]
+    }
+    launch = hooks["autoscaling:EC2_INSTANCE_LAUNCHING"]
+    terminate = hooks["autoscaling:EC2_INSTANCE_TERMINATING"]
+    assert (launch["DefaultResult"], terminate["DefaultResult"]) == ("ABANDON", "CONTINUE")
+    assert found_in_map(launch["HeartbeatTimeout"]) == seconds("Hook", "Launch")
+    assert found_in_map(terminate["HeartbeatTimeout"]) == seconds("Hook", "Terminate")
+
+
+def test_readiness_does_not_make_the_group_replace_instances() -> None:
+    assert RESOURCES["Fleet"]["Properties"]["HealthCheckType"] == "EC2"
+
+
+def test_an_update_starts_new_instances_before_old_ones_end() -> None:
+    policy = RESOURCES["Fleet"]["UpdatePolicy"]
+    preferences = policy["AutoScalingInstanceRefresh"]["Preferences"]
+    assert preferences["MinHealthyPercentage"] == 100
+    assert policy["AutoScalingScheduledAction"]["IgnoreUnmodifiedGroupSizeProperties"] is True
+    fleet = RESOURCES["Fleet"]["Properties"]
+    assert fleet["LaunchTemplate"]["Version"] == {"Fn::GetAtt": ["LaunchTemplate", "LatestVersionNumber"]}
+
+
+def test_the_fleet_has_the_name_that_the_roles_and_nodes_know() -> None:
+    name = RESOURCES["Fleet"]["Properties"]["AutoScalingGroupName"]["Fn::Sub"]
+    assert name == "${AWS::StackName}-fleet"
+    for statement in every_statement():
+        if any(action.startswith("autoscaling:") for action in statement.actions):
+            (resource,) = statement.resources
+            assert resource["Fn::Sub"].endswith(f":autoScalingGroup:*:autoScalingGroupName/{name}")
+    pattern = RESOURCES["TerminationEvents"]["Properties"]["EventPattern"]
+    assert pattern["detail"]["AutoScalingGroupName"] == [{"Fn::Sub": name}]
+    assert reaper_environment()["ROOMCAST_AWS_AUTOSCALING_GROUP"] == {"Fn::Sub": name}
+
+
+# ---- tables, stream and Lambdas
+
+
+def reaper_environment() -> dict[str, Any]:
+    environment: dict[str, Any] = RESOURCES["Reaper"]["Properties"]["Environment"]["Variables"]
+    return environment
+
+
+SCHEMAS: Final = {schema.name: schema for schema in table_schemas("")}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_tables_are_those_of_the_code(schema: TableSchema) -> None:
+    tables = {each["TableName"]["Fn::Sub"]: each for each in of_type("AWS::DynamoDB::Table").values()}
+    assert len(tables) == len(SCHEMAS)
+    table = tables["${TablePrefix}" + schema.name]
+    for key in ("BillingMode", "AttributeDefinitions", "KeySchema"):
+        assert table[key] == schema.create[key]
+    stream = schema.create.get("StreamSpecification", {})
+    assert table.get("StreamSpecification", {}).get("StreamViewType") == stream.get("StreamViewType")
+    ttl = table.get("TimeToLiveSpecification", {"AttributeName": None, "Enabled": True})
+    assert ttl == {"AttributeName": schema.ttl_attribute, "Enabled": True}
+
+
+@pytest.mark.parametrize("name", ["ChannelsTable", "IdempotencyTable"])
+def test_what_cannot_be_had_again_is_kept_and_backed_up(name: str) -> None:
+    table = RESOURCES[name]
+    assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    properties = table["Properties"]
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert properties["DeletionProtectionEnabled"] == {"Ref": "DeletionProtection"}
+    assert properties["SSESpecification"] == {"SSEEnabled": True}
+
+
+def test_default_prefixes_are_the_code_s() -> None:
+    assert PARAMETERS["TablePrefix"]["Default"] == CONFIG.aws.table_prefix
+    assert PARAMETERS["QueuePrefix"]["Default"] == CONFIG.aws.queue_prefix
+    assert PARAMETERS["LogGeneration"]["Default"] == CONFIG.aws.log_generation
+    patterns = {option.key: option.rules.pattern for option in OPTIONS}
+    assert PARAMETERS["TablePrefix"]["AllowedPattern"] == patterns["aws.table_prefix"]
+    assert PARAMETERS["QueuePrefix"]["AllowedPattern"] == patterns["aws.queue_prefix"]
+    assert PARAMETERS["LogGeneration"]["AllowedPattern"] == patterns["aws.log_generation"]
+
+
+def matches(pattern: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Lambda's event filter, as far as ours uses it: exact values and anything-but."""
+    for key, wanted in pattern.items():
+        if key not in record:
+            return False
+        if isinstance(wanted, dict):
+            if not matches(wanted, record[key]):
+                return False
+        elif not any(
+            record[key] not in rule["anything-but"] if isinstance(rule, dict) else record[key] == rule
+            for rule in wanted
+        ):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("name", ["stream_appends", "stream_not_appends", "stream_poison"])
+def test_the_filter_takes_what_the_development_set_up_takes(name: str) -> None:
+    (criteria,) = RESOURCES["StreamMapping"]["Properties"]["FilterCriteria"]["Filters"]
+    pattern = json.loads(criteria["Pattern"])
+    event = json.loads((ROOT / "tests" / "events" / f"{name}.json").read_text(encoding="utf-8"))
+    records = [
+        record for record in event["Records"] if "offset" in record.get("dynamodb", {}).get("Keys", {})
+    ]
+    assert records
+    taken = [matches(pattern, record) for record in records]
+    assert taken == [is_append(record) for record in records]
+    assert any(taken) == (name != "stream_not_appends")
+
+
+def test_the_mapping_is_that_of_the_development_set_up() -> None:
+    mapping = RESOURCES["StreamMapping"]["Properties"]
+    ours = MappingOptions()
+    assert mapping["BatchSize"] == ours.batch_size
+    assert mapping["BisectBatchOnFunctionError"] is ours.bisect_on_error
+    assert ours.retries_max is None
+    assert mapping["MaximumRetryAttempts"] == -1
+    assert mapping["MaximumRecordAgeInSeconds"] == ours.record_age_max_s
+    assert mapping["StartingPosition"] == "TRIM_HORIZON"
+    assert mapping["ParallelizationFactor"] == 1
+    assert mapping["MaximumBatchingWindowInSeconds"] == 0
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["ChannelsTable", "StreamArn"]}
+    assert mapping["DestinationConfig"]["OnFailure"]["Destination"] == {
+        "Fn::GetAtt": ["FailureBucket", "Arn"]
+    }
+
+
+def test_the_stream_lambda_has_time_for_a_call_that_hangs() -> None:
+    worst_s = stream_handler._SNS_ATTEMPTS_MAX * (
+        stream_handler._SNS_CONNECT_TIMEOUT_S + stream_handler._SNS_READ_TIMEOUT_S
+    )
+    assert RESOURCES["StreamLambda"]["Properties"]["Timeout"] > 2 * worst_s
+
+
+def test_handlers_exist_and_get_the_environment_that_they_read() -> None:
+    read = {
+        "StreamLambda": (ROOT / "stream_lambda" / "handler.py").read_text(encoding="utf-8"),
+        "Reaper": (ROOT / "service" / "reaper" / "handler.py").read_text(encoding="utf-8"),
+    }
+    functions = of_type("AWS::Lambda::Function")
+    assert functions.keys() == read.keys()
+    for name, function in functions.items():
+        module, _, attribute = function["Handler"].rpartition(".")
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+        assert f"\ndef {attribute}(" in read[name]
+        named = set(re.findall(r'environ(?:\[|\.get\()"(ROOMCAST_\w+)"', read[name]))
+        assert named == set(function["Environment"]["Variables"])
+
+
+def test_events_are_those_that_the_reaper_knows() -> None:
+    text = (ROOT / "service" / "reaper" / "handler.py").read_text(encoding="utf-8")
+    pattern = RESOURCES["TerminationEvents"]["Properties"]["EventPattern"]
+    for name in (*pattern["source"], *pattern["detail-type"]):
+        assert f'"{name}"' in text
+
+
+# ---- metrics
+
+
+def published() -> set[str]:
+    """What nodes, reaper and stream Lambda publish."""
+    told = Readings(
+        connections=lambda: 0,
+        channels=lambda: 0,
+        queue_lag_ms=lambda: 0,
+        canary_age_s=lambda: 0.0,
+        degraded=lambda: False,
+        not_ready=lambda: False,
+    )
+    lambdas = (ROOT / "service" / "reaper" / "handler.py", ROOT / "stream_lambda" / "handler.py")
+    texts = "".join(path.read_text(encoding="utf-8") for path in lambdas)
+    return {metric.name for metric in told.taken()} | set(
+        re.findall(r'"(\w+)": (?:counts\[|sum\(|planned|len\()', texts)
+    )
+
+
+def test_alarms_and_scaling_watch_metrics_that_are_published() -> None:
+    watched = [
+        each
+        for each in [
+            *of_type("AWS::CloudWatch::Alarm").values(),
+            RESOURCES["ConnectionsScaling"]["Properties"]["TargetTrackingConfiguration"][
+                "CustomizedMetricSpecification"
+            ],
+        ]
+        if found_in_map(each["Namespace"]) == "roomcast"
+    ]
+    assert {each["MetricName"] for each in watched} <= published()
+    body, _ = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    shown = {
+        metric[1]
+        for widget in json.loads(body)["widgets"]
+        for metric in own_metrics(widget["properties"]["metrics"])
+    }
+    assert shown <= published()
+    assert "Connections" in shown
+
+
+def own_metrics(metrics: list[list[Any]]) -> list[list[Any]]:
+    """Those of our namespace, "." and "..." written out."""
+    found: list[list[Any]] = []
+    before: list[Any] = []
+    for metric in metrics:
+        names = [part for part in metric if isinstance(part, str)]
+        if names[0] == "...":
+            names = [*before[:-1], *names[1:]] if len(names) > 1 else list(before)
+        full = [before[index] if part == "." else part for index, part in enumerate(names)]
+        before = full
+        if full[0] == "${Namespace}":
+            found.append(full)
+    return found
+
+
+def test_alarms_tell_whoever_wants_to_know_and_say_what_they_mean() -> None:
+    alarms = of_type("AWS::CloudWatch::Alarm")
+    assert len(alarms) > 10
+    for name, alarm in alarms.items():
+        for actions in ("AlarmActions", "OKActions"):
+            condition, then, _ = alarm[actions]["Fn::If"]
+            assert (condition, then) == ("HasAlarmTopic", [{"Ref": "AlarmTopicArn"}]), name
+        assert len(alarm["AlarmDescription"]) > 20
+
+
+def test_a_silent_canary_alarms_also_when_nobody_tells() -> None:
+    alarm = RESOURCES["CanaryAlarm"]["Properties"]
+    assert alarm["TreatMissingData"] == "breaching"
+    # A node says that it is deaf or the pipeline silent after two and a half of them.
+    assert alarm["Threshold"] > 3 * CONFIG.node.canary_interval_s
+
+
+def test_logs_are_not_kept_for_ever() -> None:
+    groups = of_type("AWS::Logs::LogGroup")
+    assert len(groups) == 3
+    assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups.values())
+
+
+# ---- checks
+
+
+def test_every_skip_of_checkov_is_explained() -> None:
+    skips = [
+        skip
+        for each in RESOURCES.values()
+        for skip in each.get("Metadata", {}).get("checkov", {}).get("skip", ())
+    ]
+    assert len(skips) > 10
+    for skip in skips:
+        assert re.fullmatch(r"CKV2?_AWS_\d+", skip["id"])
+        _, as_for, other = skip["comment"].partition("As for ")
+        if as_for:
+            others = RESOURCES[other.removesuffix(".")]["Metadata"]["checkov"]["skip"]
+            assert skip["id"] in {each["id"] for each in others}
+        else:
+            assert len(skip["comment"]) > 30
