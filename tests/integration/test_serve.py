@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,14 +17,12 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from service.adapters.schema import nodes_table, presence_table
+from service.adapters.schema import idempotency_table, table_schemas
 from service.auth import sign_connection, sign_subscription
-from service.dev.provision import DUMMY_CREDENTIALS, Provisioned, client, provision
-from tests.contract.backends import REGION, ROOT, emulator
+from tests.contract.backends import ROOT
+from tests.integration.serving import START_S, STOP_S, Aws, Process, deployed, environment, pump, serving
 from tests.websocket import WebSocket
 
-START_S: Final = 45
-STOP_S: Final = 30
 DELIVERY_S: Final = 20
 PREFIX: Final = "serve-"
 SECRET: Final = "a secret of the tests, long enough to be no warning"
@@ -75,171 +70,10 @@ drain_s = 0
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Aws:
-    """The embedded AWS with what a deployment needs."""
-
-    endpoint: str
-    made: Provisioned
-    directory: Path
-
-    def config(self, name: str, text: str, **aws: str) -> Path:
-        """A configuration file: `text`, and where AWS is."""
-        settings = {
-            "endpoint_url": self.endpoint,
-            "region": REGION,
-            "table_prefix": PREFIX,
-            "queue_prefix": PREFIX,
-            "topic_arn": self.made.topic_arn,
-        } | aws
-        path = self.directory / f"{name}.toml"
-        lines = [f'{key} = "{value}"' for key, value in settings.items() if value]
-        path.write_text("\n".join([text, "[aws]", *lines, ""]))
-        return path
-
-    def client(self, service: str) -> Any:
-        return client(service, self.endpoint, REGION, DUMMY_CREDENTIALS)
-
-    def queues_of(self, node: str) -> list[str]:
-        urls = self.client("sqs").list_queues(QueueNamePrefix=PREFIX).get("QueueUrls", [])
-        return [url for url in urls if node in url]
-
-    def subscriptions_of(self, node: str) -> list[str]:
-        answer = self.client("sns").list_subscriptions_by_topic(TopicArn=self.made.topic_arn)
-        return [each["Endpoint"] for each in answer["Subscriptions"] if node in each["Endpoint"]]
-
-    def leases(self) -> set[str]:
-        items = self.client("dynamodb").scan(TableName=nodes_table(PREFIX), ConsistentRead=True)["Items"]
-        return {item["node"]["S"] for item in items}
-
-    def presence_of(self, node: str) -> list[dict[str, Any]]:
-        items = self.client("dynamodb").scan(TableName=presence_table(PREFIX), ConsistentRead=True)["Items"]
-        return [item for item in items if node in json.dumps(item)]
-
-
-class Process:
-    """One `roomcast serve`."""
-
-    def __init__(self, config: Path, *options: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--config", str(config), *options],
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.port = 0
-        self.node = ""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        return "\n".join(self.lines)
-
-    def ready(self) -> None:
-        """Wait until it listens."""
-        event = self._wait_for("ready", START_S)
-        self.port, self.node = event["port"], event["node"]
-
-    def signal(self, number: int = signal.SIGTERM) -> None:
-        self._process.send_signal(number)
-
-    def ended(self, within_s: float = STOP_S) -> int:
-        """Wait for its end; the exit code."""
-        try:
-            code = self._process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"it did not end:\n{self.log}") from None
-        self._reader.join(within_s)
-        return code
-
-    def close(self) -> None:
-        """However it is."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            with self._changed:
-                self.lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
-        with self._changed:
-            self._changed.notify_all()
-
-    def _wait_for(self, event: str, within_s: float) -> dict[str, Any]:
-        def found() -> dict[str, Any] | None:
-            for line in self.lines:
-                if line.startswith("{") and (fields := json.loads(line))["event"] == event:
-                    return dict(fields)
-            return None
-
-        with self._changed:
-            self._changed.wait_for(lambda: found() or not self._reader.is_alive(), within_s)
-        result = found()
-        assert result is not None, f"no {event}:\n{self.log}"
-        return result
-
-
-def environment() -> dict[str, str]:
-    """Nothing of the machine's own AWS or roomcast."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ROOMCAST_"))
-    }
-    return inherited | {
-        "AWS_ACCESS_KEY_ID": DUMMY_CREDENTIALS.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": DUMMY_CREDENTIALS.secret_access_key,
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
-
-
-@contextmanager
-def pump(aws: Aws) -> Iterator[None]:
-    """Stream and Lambda. Ends when its standard input does."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "service.dev.stream_pump"),
-            *("--endpoint", aws.endpoint, "--region", REGION),
-            *("--stream-arn", aws.made.stream_arn, "--topic-arn", aws.made.topic_arn),
-        ],
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.PIPE,
-    )
-    try:
-        yield
-        assert process.poll() is None, "the pump ended early"
-        process.communicate(timeout=STOP_S)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
-    with emulator() as endpoint:
-        made = provision(
-            endpoint, PREFIX, region=REGION, credentials=DUMMY_CREDENTIALS, topic_name=f"{PREFIX}topic"
-        )
-        yield Aws(endpoint, made, tmp_path_factory.mktemp("serve"))
+    with deployed(tmp_path_factory.mktemp("serve"), PREFIX) as aws:
+        yield aws
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,15 +387,6 @@ async def test_health(nodes: Nodes, browser: Browser) -> None:
             assert (response.status, body["status"], body["node"]) == (200, "ok", nodes.first.node)
 
 
-@contextmanager
-def serving(config: Path) -> Iterator[Process]:
-    process = Process(config, "--port", "0")
-    try:
-        yield process
-    finally:
-        process.close()
-
-
 async def test_an_orderly_end_leaves_nothing(aws: Aws, nodes: Nodes, browser: Browser, channel: str) -> None:
     """I6."""
     ann = await browser.connect(nodes.first)
@@ -592,6 +417,15 @@ async def test_an_orderly_end_leaves_nothing(aws: Aws, nodes: Nodes, browser: Br
     assert len(data) >= acknowledged
 
 
+def _without_keys(aws: Aws) -> str:
+    """The prefix of tables that are all there but for the one of idempotency keys."""
+    prefix = "partial-"
+    for schema in table_schemas(prefix):
+        if schema.name != idempotency_table(prefix):
+            aws.client("dynamodb").create_table(**schema.create)
+    return prefix
+
+
 @pytest.fixture(scope="module")
 def refused(aws: Aws) -> Iterator[dict[str, Process]]:
     """Starts that cannot succeed, all at once."""
@@ -613,6 +447,9 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
             "no topic": Process(config("no-topic", topic_arn=""), "--port", "0"),
             "missing topic": Process(config("missing-topic", topic_arn=missing_topic), "--port", "0"),
             "missing table": Process(config("missing-table", table_prefix="absent-"), "--port", "0"),
+            "missing table of keys": Process(
+                config("no-keys", table_prefix=_without_keys(aws)), "--port", "0"
+            ),
             "port in use": Process(config("port-in-use"), "--port", str(taken.getsockname()[1])),
             "nothing listens": Process(config("closed", endpoint_url=address(closed)), "--port", "0"),
             "silent": Process(config("silent", endpoint_url=address(silent)), "--port", "0"),
@@ -628,6 +465,8 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
         ("no topic", 2, ["aws.topic_arn"]),
         ("missing topic", 1, ["topic"]),
         ("missing table", 1, ["absent-"]),
+        # It would show only when somebody publishes with a key.
+        ("missing table of keys", 1, ["cannot start: table partial-idempotency: "]),
         ("port in use", 1, ["cannot listen", "--port"]),
         ("nothing listens", 1, ["cannot start"]),
         ("silent", 1, ["cannot start"]),
@@ -652,3 +491,35 @@ def test_a_start_that_failed_leaves_nothing(aws: Aws, nodes: Nodes, refused: dic
     queues = aws.client("sqs").list_queues(QueueNamePrefix=PREFIX).get("QueueUrls", [])
     assert len(queues) == len(living)
     assert all(any(node in queue for node in living) for queue in queues)
+
+
+# Stands for a mistake of ours in a background task.
+FAULTY: Final = """
+import sys
+from service.delivery.poller import Poller
+
+async def run(self):
+    raise RuntimeError("a mistake")
+
+Poller.run = run
+from service.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_node_whose_background_task_ends_ends_with_a_failure(aws: Aws) -> None:
+    """An orderly end all the same; but systemd is to start it again."""
+    config = aws.config("faulty", SECURE)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTY, "serve", "--config", str(config), "--port", "0"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_S + STOP_S,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "background_task_ended" in done.stderr
+    [node] = {json.loads(line)["node"] for line in done.stderr.splitlines() if '"node"' in line}
+    assert not aws.left_of(node)

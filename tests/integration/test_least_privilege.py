@@ -1,0 +1,357 @@
+"""The roles of deploy/template.yaml against what the code really calls: all of it is allowed, and nothing else.
+
+A node, the stream Lambda and the reaper run as processes of their own, each behind a recorder of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+from service.adapters.schema import nodes_table
+from service.core.holdings import queue_tags
+from tests.contract.backends import REGION, ROOT
+from tests.deploy.cloudformation import Statement, load, statements
+from tests.fakes.ec2 import FakeEc2, Hook, fake_ec2
+from tests.integration.recorder import Action, Recorder, recorder
+from tests.integration.serving import Aws, Process, deployed, environment
+from tests.websocket import WebSocket
+
+ACCOUNT: Final = "123456789012"
+STACK: Final = "test"
+GROUP: Final = f"{STACK}-fleet"
+PREFIX: Final = "least-"
+LAUNCH: Final = "roomcast-launch"
+TERMINATE: Final = "roomcast-terminate"
+COMMAND_S: Final = 60
+FIXTURES: Final = ROOT / "tests"
+RESOURCES: Final[Mapping[str, Any]] = load()["Resources"]
+
+# What a role allows and no code of ours calls, by (role, Sid): who does.
+NOT_OURS: Final = {
+    ("StreamLambdaRole", "ReadStream"): "the event source mapping reads the stream with this role",
+    ("StreamLambdaRole", "ListStreams"): "the event source mapping",
+    ("StreamLambdaRole", "KeepFailures"): "the event source mapping writes what was given up on",
+    ("StreamLambdaRole", "FindFailureBucket"): "the event source mapping",
+    ("StreamLambdaRole", "WriteLogs"): "the Lambda runtime",
+    ("ReaperRole", "WriteLogs"): "the Lambda runtime",
+    ("InstanceRole", "FetchArtifacts"): "user data, before the service is there",
+    ("InstanceRole", "ReadSecret"): "deploy/instance/install.sh",
+    ("InstanceRole", "WriteLogs"): "the CloudWatch agent",
+    ("InstanceRole", "Sessions"): "the Systems Manager agent",
+}
+
+CONFIG: Final = """
+[client]
+insecure = true
+[http_api]
+key = "a key of the tests, long enough to be none"
+[channel.without_namespace]
+history_size = 100
+history_ttl = "300s"
+force_recovery = true
+presence = true
+join_leave = true
+force_push_join_leave = true
+[[channel.namespaces]]
+name = "plain"
+"""
+
+pytestmark = pytest.mark.timeout(180)
+
+
+# ---- IAM, as far as the template uses it
+
+
+def resolved(value: Any, topic: str) -> str:
+    """A resource or a condition's value, with the functions of CloudFormation carried out."""
+    names = {
+        "AWS::Partition": "aws", "AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::StackName": STACK,
+        "QueuePrefix": PREFIX, "TablePrefix": PREFIX, "Topic": topic,
+    }  # fmt: skip
+    match value:
+        case str():
+            return value
+        case {"Ref": name}:
+            return names[name]
+        case {"Fn::GetAtt": [name, "Arn"]} if name.endswith("Table"):
+            table = resolved(RESOURCES[name]["Properties"]["TableName"], topic)
+            return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{table}"
+        case {"Fn::Sub": str() as text}:
+            return re.sub(r"\$\{([A-Za-z:]+)\}", lambda found: names[found[1]], text)
+        case {"Fn::FindInMap": [mapping, first, second]}:
+            return str(load()["Mappings"][mapping][first][second])
+    raise AssertionError(f"the test does not know {value}")
+
+
+def allows(statement: Statement, action: Action, topic: str) -> bool:
+    return (
+        statement.effect == "Allow"
+        and action.name in statement.actions
+        and any(fnmatchcase(action.resource, resolved(each, topic)) for each in statement.resources)
+        and all(
+            _holds(operator, action.context.get(key), resolved(wanted, topic))
+            for operator, keys in statement.condition.items()
+            for key, wanted in keys.items()
+        )
+    )
+
+
+def _holds(operator: str, found: str | None, wanted: str) -> bool:
+    if found is None:
+        return False
+    match operator:
+        case "StringEquals":
+            return found == wanted
+        case "StringLike":
+            return fnmatchcase(found, wanted)
+    raise AssertionError(f"the test does not know {operator}")
+
+
+def ours(role: str) -> list[Statement]:
+    return [each for each in statements(role, RESOURCES[role]) if (role, each.sid) not in NOT_OURS]
+
+
+def refused(role: str, actions: Sequence[Action], topic: str) -> set[str]:
+    """What was called and `role` does not allow."""
+    return {
+        f"{action.name} on {action.resource} ({dict(action.context)})"
+        for action in actions
+        if not any(allows(statement, action, topic) for statement in ours(role))
+    }
+
+
+def unused(role: str, actions: Sequence[Action], topic: str) -> set[str]:
+    """What `role` allows and nobody called: each action on each resource of a statement."""
+    return {
+        f"{statement.sid}: {name} on {resolved(resource, topic)}"
+        for statement in ours(role)
+        for name in statement.actions
+        for resource in statement.resources
+        if not any(
+            action.name == name
+            and fnmatchcase(action.resource, resolved(resource, topic))
+            and allows(statement, action, topic)
+            for action in actions
+        )
+    }
+
+
+# ---- the three, at work
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    aws: Aws
+    ec2: FakeEc2
+    # What AWS is to a process, and what its calls of Auto Scaling and CloudWatch go to.
+    calls: Recorder
+    machine_calls: Recorder
+
+    @property
+    def actions(self) -> list[Action]:
+        return [*self.calls.actions, *self.machine_calls.actions]
+
+    def environ(self) -> dict[str, str]:
+        inherited = environment()
+        del inherited["AWS_EC2_METADATA_DISABLED"]
+        return inherited | {
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.calls.url,
+            "AWS_ENDPOINT_URL_AUTO_SCALING": self.machine_calls.url,
+            "AWS_ENDPOINT_URL_CLOUDWATCH": self.machine_calls.url,
+        }
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    with deployed(tmp_path_factory.mktemp("least"), PREFIX) as aws:
+        yield aws
+
+
+@asynccontextmanager
+async def site(aws: Aws) -> AsyncIterator[Site]:
+    async with (
+        fake_ec2(GROUP, launch_hook=Hook(LAUNCH), terminate_hook=Hook(TERMINATE)) as ec2,
+        recorder(aws.endpoint, REGION) as calls,
+        recorder(ec2.endpoint, REGION) as machine_calls,
+    ):
+        yield Site(aws, ec2, calls, machine_calls)
+
+
+def node_config(aws: Aws, metadata: str) -> Path:
+    return aws.config(
+        "least",
+        f'{CONFIG}\n[node]\ndrain_s = 0\nheartbeat_s = 0.5\nlifecycle_poll_s = 0.1\nimds_endpoint = "{metadata}"\n',
+        # From the environment.
+        endpoint_url="",
+        autoscaling_group=GROUP,
+        launch_hook=LAUNCH,
+        terminate_hook=TERMINATE,
+        metrics_namespace="roomcast",
+    )
+
+
+async def python(code: str, environ: Mapping[str, str]) -> str:
+    """Run `code` in a process of its own; what it printed."""
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+        )
+
+    done = await asyncio.to_thread(run)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def called(recording: Recorder, name: str) -> bool:
+    return any(action.name == name for action in recording.actions)
+
+
+async def work(client: WebSocket) -> None:
+    """What clients can have a node do."""
+    await client.ask("connect")
+    await client.ask("subscribe", channel="room")
+    await client.ask("subscribe", channel="plain:room")
+    assert await client.ask("publish", channel="room", data="with an offset") == {}
+    assert await client.ask("publish", channel="plain:room", data="without") == {}
+    keyed = {"channel": "room", "data": "once", "idempotency_key": "key"}
+    for _ in range(2):
+        await client.ask("rpc", method="roomcast.publish", data=keyed)
+    assert len((await client.ask("history", channel="room", limit=10))["publications"]) == 2
+    assert len((await client.ask("presence", channel="room"))["presence"]) == 1
+    await client.ask("unsubscribe", channel="room")
+
+
+async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) -> None:
+    topic = aws.made.topic_arn
+    async with site(aws) as at:
+        machine = await at.ec2.launch()
+        config = node_config(aws, machine.endpoint)
+        # A start whose CreateQueue is never answered: it asks whether there is a queue, to delete it.
+        at.calls.lost.add("CreateQueue")
+        lost = Process(config, "--port", "0", environ=at.environ())
+        try:
+            assert await asyncio.to_thread(lost.ended, COMMAND_S) == 1, lost.log
+        finally:
+            await asyncio.to_thread(lost.close)
+        at.calls.lost.clear()
+
+        process = Process(config, "--port", "0", environ=at.environ())
+        try:
+            await asyncio.to_thread(process.ready)
+            async with aiohttp.ClientSession() as session:
+                response = await session.ws_connect(f"{process.url}/connection/websocket")
+                await work(WebSocket(response))
+                await at.ec2.until(lambda: called(at.machine_calls, "cloudwatch:PutMetricData"))
+                at.ec2.terminate(machine)
+                assert await asyncio.to_thread(process.ended) == 0, process.log
+        finally:
+            await asyncio.to_thread(process.close)
+        assert machine.ends == ["CONTINUE", "CONTINUE"]
+        assert refused("InstanceRole", at.actions, topic) == set()
+        assert unused("InstanceRole", at.actions, topic) == set()
+
+
+async def test_the_stream_lambda_may_publish_and_nothing_else(aws: Aws) -> None:
+    code = """
+import json, sys
+from stream_lambda.handler import handler
+print(json.dumps(handler(json.load(open("tests/events/stream_appends.json")), None)))
+"""
+    async with site(aws) as at:
+        told = await python(code, at.environ() | {"ROOMCAST_TOPIC_ARN": aws.made.topic_arn})
+        assert json.loads(told.splitlines()[-1]) == {"batchItemFailures": []}
+        assert at.actions
+        assert refused("StreamLambdaRole", at.actions, aws.made.topic_arn) == set()
+        assert unused("StreamLambdaRole", at.actions, aws.made.topic_arn) == set()
+
+
+async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None:
+    topic = aws.made.topic_arn
+    async with site(aws) as at:
+        machine = await at.ec2.launch()
+        environ = at.environ() | {
+            "ROOMCAST_AWS_TOPIC_ARN": topic,
+            "ROOMCAST_AWS_TABLE_PREFIX": PREFIX,
+            "ROOMCAST_AWS_QUEUE_PREFIX": PREFIX,
+            "ROOMCAST_AWS_AUTOSCALING_GROUP": GROUP,
+        }
+        await killed(aws, at, machine.endpoint)
+        orphan = f"{PREFIX}orphan"
+        tags = queue_tags(topic, "nobody")
+        aws.client("sqs").create_queue(QueueName=orphan, tags=tags)
+        at.calls.knows(orphan, tags)
+
+        event = json.loads((FIXTURES / "fixtures/events/scheduled.json").read_text(encoding="utf-8"))
+        told = await python(reap(event), environ)
+        assert '"ReapedNodes":2,"Orphans":0,' in told, "an orphan is looked at, and is too young"
+        assert '"members":1' in told
+        at.ec2.terminate(machine)
+        event = json.loads(
+            (FIXTURES / "fixtures/events/terminate_lifecycle_action.json").read_text(encoding="utf-8")
+        )
+        event["detail"] |= {
+            "AutoScalingGroupName": GROUP, "LifecycleHookName": TERMINATE, "EC2InstanceId": machine.id,
+        }  # fmt: skip
+        await python(reap(event), environ)
+        assert machine.state == "Terminated"
+        assert refused("ReaperRole", at.actions, topic) == set()
+        assert unused("ReaperRole", at.actions, topic) == set()
+
+
+def reap(event: Mapping[str, Any]) -> str:
+    return f"from service.reaper.handler import handler; handler({dict(event)!r}, None)"
+
+
+async def killed(aws: Aws, at: Site, metadata: str) -> None:
+    """Two nodes that died a while ago, one of them with a member in a room; its calls are not the reaper's."""
+    environ = at.environ() | {
+        "AWS_ENDPOINT_URL": aws.endpoint,
+        "AWS_ENDPOINT_URL_CLOUDWATCH": at.ec2.endpoint,
+    }
+    environ["AWS_ENDPOINT_URL_AUTO_SCALING"] = at.ec2.endpoint
+    process = Process(node_config(aws, metadata), "--port", "0", environ=environ)
+    try:
+        await asyncio.to_thread(process.ready)
+        async with aiohttp.ClientSession() as session:
+            client = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
+            await client.ask("connect")
+            await client.ask("subscribe", channel="room")
+            # Killed, while the client is there.
+            await asyncio.to_thread(process.close)
+    finally:
+        await asyncio.to_thread(process.close)
+    [queue] = aws.queues_of(process.node)
+    at.calls.knows(queue.rpartition("/")[2], queue_tags(aws.made.topic_arn, process.node))
+    [row] = aws.client("dynamodb").scan(TableName=nodes_table(PREFIX), ConsistentRead=True)["Items"]
+    died = row | {"lease_until": {"N": "1"}}
+    # And one that died before its queue was made: whether there is none has to be asked.
+    early = died | {"node": {"S": "early"}, "queue": {"S": f"{PREFIX}early"}}
+    for lease in (died, early):
+        aws.client("dynamodb").put_item(TableName=nodes_table(PREFIX), Item=lease)
+
+
+def test_what_is_not_ours_is_there() -> None:
+    """The list of exceptions has nothing that the template has not."""
+    for role, sid in NOT_OURS:
+        assert sid in {each.sid for each in statements(role, RESOURCES[role])}, (role, sid)
