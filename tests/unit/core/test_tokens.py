@@ -11,9 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.core.capabilities import Capability, Grant
+from service.core.channels import ChannelOverride
 from service.core.tokens import (
+    EARLY_S_MAX,
+    INFO_DEPTH_MAX,
     TOKEN_TIME_MAX,
     ConnectionClaims,
+    ServerSubscription,
     SubscriptionClaims,
     TokenExpired,
     TokenInvalid,
@@ -28,12 +33,19 @@ def b64(value: object) -> str:
     return base64.b64encode(json.dumps(value).encode()).decode()
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     "claims, expected",
     [
         ({}, ConnectionClaims("", None)),
         ({"sub": ""}, ConnectionClaims("", None)),
-        ({"sub": "ann", "iat": "whatever", "jti": 5}, ConnectionClaims("ann", None)),
+        ({"sub": "ann", "iat": NOW_S + 9999, "jti": 5}, ConnectionClaims("ann", None)),
         ({"sub": "ann", "exp": NOW_S + 10}, ConnectionClaims("ann", math.ceil(NOW_S + 10))),
         ({"sub": "ann", "exp": 1_700_000_060}, ConnectionClaims("ann", 1_700_000_060)),
         ({"sub": "ann", "exp": 1_700_000_060, "expire_at": 0}, ConnectionClaims("ann", None)),
@@ -43,6 +55,8 @@ def b64(value: object) -> str:
         ),
         ({"sub": "ann", "expire_at": 1_700_000_002}, ConnectionClaims("ann", 1_700_000_002)),
         ({"sub": "ann", "nbf": NOW_S}, ConnectionClaims("ann", None)),
+        ({"sub": "ann", "nbf": NOW_S + EARLY_S_MAX}, ConnectionClaims("ann", None)),
+        ({"sub": "ann", "meta": {"plan": [1]}}, ConnectionClaims("ann", None, meta={"plan": [1]})),
         ({"sub": "ann", "info": {"name": "Ann"}}, ConnectionClaims("ann", None, {"name": "Ann"})),
         ({"sub": "ann", "info": None}, ConnectionClaims("ann", None)),
         ({"sub": "ann", "info": 1, "b64info": b64([2])}, ConnectionClaims("ann", None, [2])),
@@ -75,7 +89,10 @@ def test_a_good_connection_token(claims: dict[str, Any], expected: ConnectionCla
         ({"sub": "ann", "exp": 10**400}, "exp is out of range"),
         ({"sub": "ann", "expire_at": "0"}, "expire_at is not a number"),
         ({"sub": "ann", "expire_at": False}, "expire_at is not a number"),
-        ({"sub": "ann", "nbf": NOW_S + 1}, "not valid yet"),
+        ({"sub": "ann", "nbf": NOW_S + EARLY_S_MAX + 0.5}, "not valid yet"),
+        ({"sub": "ann", "iat": "whatever"}, "iat is not a number"),
+        ({"sub": "ann", "iat": None}, "iat is not a number"),
+        ({"sub": "ann", "iat": -1}, "iat is out of range"),
         ({"sub": "ann", "nbf": "soon"}, "nbf is not a number"),
         ({"sub": "ann", "b64info": 5}, "b64info is not a string"),
         ({"sub": "ann", "b64info": "@@@@"}, "b64info is not base64 of JSON"),
@@ -86,6 +103,35 @@ def test_a_good_connection_token(claims: dict[str, Any], expected: ConnectionCla
             {"sub": "ann", "b64info": base64.b64encode(b"[" * 100_000).decode()},
             "b64info is not base64 of JSON",
         ),
+        ({"sub": "ann", "info": nested(INFO_DEPTH_MAX + 1)}, "info is nested too deeply"),
+        ({"sub": "ann", "b64info": b64(nested(INFO_DEPTH_MAX + 1))}, "info is nested too deeply"),
+        ({"channels": "news"}, "channels is not a list of strings"),
+        ({"channels": {"news": 1}}, "channels is not a list of strings"),
+        ({"channels": ["news", 5]}, "channels is not a list of strings"),
+        ({"channels": [""]}, "a subscription to what is no channel name"),
+        ({"channels": ["x" * 256]}, "a subscription to what is no channel name"),
+        ({"channels": ["no\nname"]}, "a subscription to what is no channel name"),
+        ({"subs": ["news"]}, "subs is not an object"),
+        ({"subs": {"news": None}}, "subs are not objects"),
+        ({"subs": {"\u00e9": {}}}, "a subscription to what is no channel name"),
+        ({"subs": {"news": {"data": nested(INFO_DEPTH_MAX + 1)}}}, "data is nested too deeply"),
+        ({"subs": {"news": {"b64data": "@"}}}, "b64data is not base64 of JSON"),
+        ({"subs": {"news": {"override": []}}}, "override is not an object"),
+        ({"subs": {"news": {"override": {"presence": True}}}}, "presence is not an object"),
+        (
+            {"subs": {"news": {"override": {"presence": {"value": 1}}}}},
+            "override of presence is not true or false",
+        ),
+        ({"caps": {"channels": ["news"]}}, "caps are not objects"),
+        ({"caps": ["sub"]}, "caps are not objects"),
+        ({"caps": [{"channels": "news", "allow": ["sub"]}]}, "channels is not a list of strings"),
+        ({"caps": [{"channels": ["news"], "allow": "sub"}]}, "allow is not a list of strings"),
+        ({"caps": [{"channels": ["x" * 256], "allow": ["sub"]}]}, "caps for what is no channel name"),
+        (
+            {"caps": [{"channels": ["n"], "allow": [], "match": "regex"}]},
+            "caps with a match that is not known",
+        ),
+        ({"caps": [{"channels": ["n"], "allow": [], "match": 1}]}, "match is not a string"),
     ],
 )
 def test_a_connection_token_that_was_never_good(claims: object, reason: str) -> None:
@@ -163,6 +209,16 @@ def test_audience_and_issuer(claims: dict[str, Any], good: bool) -> None:
             {"sub": "ann", "channel": "news", "exp": 1_700_000_100, "expire_at": 0, "b64info": b64("x")},
             SubscriptionClaims("ann", "news", None, "x"),
         ),
+        (
+            {"channel": "news", "override": {"presence": {"value": True}}, "allow": ["pub", "hst", "fly"]},
+            SubscriptionClaims(
+                "",
+                "news",
+                None,
+                override=ChannelOverride(presence=True),
+                allow=frozenset({Capability.PUBLISH, Capability.HISTORY}),
+            ),
+        ),
     ],
 )
 def test_a_good_subscription_token(claims: dict[str, Any], expected: SubscriptionClaims) -> None:
@@ -178,6 +234,12 @@ def test_a_good_subscription_token(claims: dict[str, Any], expected: Subscriptio
         ({"sub": "ann", "channel": ["news"]}, "channel is not a string"),
         ({"sub": None, "channel": "news"}, "sub is not a string"),
         ({"sub": "ann", "channel": "news", "client": 1}, "client is not a string"),
+        ({"channel": "news", "allow": "pub"}, "allow is not a list of strings"),
+        ({"channel": "news", "allow": [1]}, "allow is not a list of strings"),
+        (
+            {"channel": "news", "override": {"presence": {"value": "yes"}}},
+            "override of presence is not true or false",
+        ),
     ],
 )
 def test_a_subscription_token_that_was_never_good(claims: dict[str, Any], reason: str) -> None:
@@ -186,11 +248,62 @@ def test_a_subscription_token_that_was_never_good(claims: dict[str, Any], reason
     assert caught.value.reason == reason
 
 
+def test_subscriptions_of_the_server() -> None:
+    claims = {
+        "channels": ["news", "room"],
+        "subs": {
+            "room": {"info": {"role": "guest"}, "data": [1], "override": {"force_recovery": {"value": True}}},
+            "$private": {"b64info": b64("i"), "b64data": b64("d"), "info": 5, "data": 5},
+            "quiet": {
+                "override": {
+                    "presence": {"value": False},
+                    "join_leave": {},
+                    "unknown": 5,
+                    "force_positioning": None,
+                }
+            },
+        },
+    }
+    assert connection_claims(claims, NOW_S).subs == {
+        "news": ServerSubscription(),
+        "room": ServerSubscription({"role": "guest"}, [1], ChannelOverride(force_recovery=True)),
+        "$private": ServerSubscription("i", "d"),
+        "quiet": ServerSubscription(override=ChannelOverride(presence=False, join_leave=False)),
+    }
+    absents: list[dict[str, Any]] = [{}, {"channels": None, "subs": None}, {"channels": [], "subs": {}}]
+    for absent in absents:
+        assert connection_claims(absent, NOW_S).subs == {}
+
+
+def test_capabilities() -> None:
+    claims = {
+        "caps": [
+            {"channels": ["news", "room"], "allow": ["sub", "pub"]},
+            {"channels": ["user:*"], "match": "wildcard", "allow": ["hst", "prs", "brew coffee"]},
+            {},
+        ]
+    }
+    assert connection_claims(claims, NOW_S).caps == (
+        Grant(("news", "room"), frozenset({Capability.SUBSCRIBE, Capability.PUBLISH})),
+        Grant(("user:*",), frozenset({Capability.HISTORY, Capability.PRESENCE}), is_pattern=True),
+        Grant((), frozenset()),
+    )
+    assert connection_claims({}, NOW_S).caps == ()
+
+
+def test_info_may_be_nested_as_deeply_as_said() -> None:
+    info = nested(INFO_DEPTH_MAX)
+    assert connection_claims({"info": info}, NOW_S).info == info
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
 )
-CLAIM_NAMES = ["sub", "exp", "expire_at", "nbf", "iat", "aud", "iss", "info", "b64info", "channel", "client"]
+CLAIM_NAMES = [
+    "sub", "exp", "expire_at", "nbf", "iat", "aud", "iss", "info", "b64info", "channel", "client",
+    "meta", "channels", "subs", "caps", "allow", "override",
+]  # fmt: skip
 
 
 @given(
