@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from service.core.reaping import standing
 from service.ports import Clock, Lease, Leases, PortError
 
 __all__ = ["LeaseKeeper"]
@@ -17,6 +18,8 @@ _log = structlog.get_logger(__name__)
 
 # A heartbeat comes early by up to this part of its interval, so that nodes that started together drift apart.
 _JITTER: Final = 0.2
+# Rows of lost answers that are dropped at the end as well; older ones have expired and were cleaned up after.
+_UNSURE_MAX: Final = 10
 
 
 class LeaseKeeper:
@@ -53,6 +56,8 @@ class LeaseKeeper:
         )
         # Whether the row is there, as far as this node knows.
         self._stored = False
+        # Ids whose rows may be there all the same: the answer was lost.
+        self._unsure: list[str] = []
         # From the first `hold` to `drop`: the time in which a row should be there.
         self._wanted = False
         self._is_anew = False
@@ -88,12 +93,21 @@ class LeaseKeeper:
             await self._try_beat()
 
     async def drop(self) -> None:
-        """Raises PortError; what is left then expires by itself."""
+        """This node holds nothing any more. Raises PortError; what is left then expires, and is cleaned up after."""
+        async with self._writing:
+            self._wanted = False
+            for node in (*self._unsure, *((self._lease.node,) if self._stored else ())):
+                await self._leases.drop(node)
+            self._unsure.clear()
+            self._stored = self.held = False
+
+    async def abandon(self) -> None:
+        """This node ends and leaves something behind: its lease ends now, so that somebody cleans up. Raises PortError."""
         async with self._writing:
             self._wanted = False
             if self._stored:
-                await self._leases.drop(self._lease.node)
-                self._stored = self.held = False
+                self._renew()
+                await self._leases.heartbeat(replace(self._lease, expires_at=self._lease.heartbeat_at))
 
     async def _try_beat(self) -> None:
         async with self._writing:
@@ -111,7 +125,15 @@ class LeaseKeeper:
             if await self._leases.heartbeat(self._lease):
                 return
             self._take_another(queue_if_lost)
-        await self._leases.put(self._lease)
+        try:
+            await self._leases.put(self._lease)
+        except BaseException:
+            # It may be there, and be taken for dead before the next attempt: a row is put once, so that none that
+            # somebody cleans up after comes to life again.
+            self._unsure.append(self._lease.node)
+            del self._unsure[:-_UNSURE_MAX]
+            self._lease, self._is_anew = replace(self._lease, node=self._new_id()), True
+            raise
         self._stored = self.held = True
         if self._is_anew:
             self._is_anew = False
@@ -131,16 +153,14 @@ class LeaseKeeper:
         """The newest canary that another live node says it heard; 0 when there is none. Raises PortError."""
         now, own = self._clock.now_ms(), self._lease.node
         leases = await self._leases.all()
-        return max((each.canary for each in leases if each.node != own and each.expires_at > now), default=0)
+        others = [each.canary for each in leases if each.node != own and standing(each, now) == "live"]
+        return max(others, default=0)
 
     async def others_here(self) -> bool:
         """Whether another node of this machine lives. Raises PortError."""
         now, own = self._clock.now_ms(), self._lease
         return any(
-            each.instance == own.instance
-            and each.node != own.node
-            and each.expires_at > now
-            and not each.reaped
+            each.instance == own.instance and each.node != own.node and standing(each, now) == "live"
             for each in await self._leases.all()
         )
 

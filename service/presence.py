@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from service.core.publication import ClientInfo
+from service.core.reaping import standing
 from service.ports import Clock, Leases, Member, PortError, Presence
 
 __all__ = ["CACHE_CHANNELS_MAX", "CACHE_S", "ENTRIES_AT_ONCE", "EXITS_MAX", "EXIT_RETRY_S", "PresenceBook"]
@@ -24,7 +25,7 @@ CACHE_S: Final = 1.0
 CACHE_CHANNELS_MAX: Final = 1000
 # Entries that could not be removed are tried again; who left must not be there for as long as this node lives.
 EXIT_RETRY_S: Final = 5.0
-# How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node ends.
+# How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node ended and the reaper came.
 EXITS_MAX: Final = 20_000
 # Entries that are written at once when all of them must be.
 ENTRIES_AT_ONCE: Final = 16
@@ -52,6 +53,11 @@ class PresenceBook:
         # Who is here, by channel and client; and whose entry under the present lease is still to be written.
         self._here: dict[tuple[str, str], ClientInfo] = {}
         self._unwritten: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
+        # Entries under leases that were lost, by lease, channel and client. Whoever took the lease may have looked before
+        # they were written.
+        self._old: OrderedDict[tuple[str, str, str], ClientInfo] = OrderedDict()
+        # Entries that are being removed; and those that could not be removed, nor remembered.
+        self._leaving = self._forgotten = 0
         self._wake = asyncio.Event()
         # Told of everybody whose entry was written again: others were told that they left.
         self.entered_again: Callable[[str, ClientInfo], None] = _nobody
@@ -63,40 +69,74 @@ class PresenceBook:
         # Held while one of them is tried again: a client that comes back must not be removed by it.
         self._retrying = asyncio.Lock()
 
+    @property
+    def node(self) -> str:
+        """The id of the lease that entries belong to now."""
+        return self._node
+
     async def enter(self, channel: str, info: ClientInfo) -> None:
         """Raises PortError."""
         key = (channel, info.client)
         if key in self._exits:
             async with self._retrying:
                 self._exits.pop(key, None)
+        # Before it is written: if the lease is lost meanwhile, the entry has to move as well.
+        self._here[key] = info
         node = self._node
         await self._presence.add(channel, Member(node, info))
-        self._here[key] = info
         if node != self._node:
-            # The lease was lost while this was written: it counts for nothing.
-            self._unwritten[key] = info
-            self._wake.set()
+            # `move` may have removed it before it was there.
+            self._leave_old(node, channel, info)
         self._kept.pop(channel, None)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
-        """Raises PortError: then it is tried again, by `run`."""
-        self._here.pop((channel, info.client), None)
-        self._unwritten.pop((channel, info.client), None)
+        """Also after an `enter` that failed. Raises PortError: then it is tried again, by `run`."""
+        key, node = (channel, info.client), self._node
+        self._here.pop(key, None)
+        self._unwritten.pop(key, None)
+        self._leaving += 1
         try:
-            await self._presence.remove(channel, Member(self._node, info))
-        except PortError:
-            if len(self._exits) < EXITS_MAX:
-                self._exits[channel, info.client] = info
+            await self._presence.remove(channel, Member(node, info))
+        except asyncio.CancelledError:
+            self._forgotten += 1
             raise
+        except PortError:
+            if node != self._node:
+                self._leave_old(node, channel, info)
+            elif len(self._exits) < EXITS_MAX:
+                self._exits[key] = info
+            else:
+                self._forgotten += 1
+            raise
+        finally:
+            self._leaving -= 1
         self._kept.pop(channel, None)
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing of this node is stored any more, once all have left."""
+        here = self._here or self._unwritten
+        return not (here or self._exits or self._old or self._leaving or self._forgotten)
+
     def move(self, node: str) -> None:
-        """The lease was lost, `node` is the next one's id. Whoever took the old one removes the old entries."""
-        self._node = node
+        """The lease was lost, `node` is the next one's id: entries are written again under it, and the old ones removed.
+
+        Whoever took the old lease removes those as well, but only those that were there when it looked.
+        """
+        old, self._node = self._node, node
+        for (channel, _), info in (*self._here.items(), *self._exits.items()):
+            self._leave_old(old, channel, info)
         self._exits.clear()
         self._unwritten = OrderedDict(self._here)
         self._kept.clear()
         self._live_until_s = float("-inf")
+        self._wake.set()
+
+    def _leave_old(self, node: str, channel: str, info: ClientInfo) -> None:
+        if len(self._old) < EXITS_MAX:
+            self._old[node, channel, info.client] = info
+        else:
+            self._forgotten += 1
         self._wake.set()
 
     async def run(self) -> None:
@@ -107,7 +147,31 @@ class PresenceBook:
                     await self._wake.wait()
             self._wake.clear()
             await self._write_again()
+            await self._remove_old()
             await self._retry_exits()
+
+    async def finish(self) -> None:
+        """Try once more what could not be removed: for the end, when all have left. The caller bounds the time."""
+        await self._remove_old()
+        await self._retry_exits()
+
+    async def _remove_old(self) -> None:
+        """Of leases that were lost; the new entries are there by now, so that nobody seems to have left."""
+        places = asyncio.Semaphore(ENTRIES_AT_ONCE)
+
+        async def remove(key: tuple[str, str, str], info: ClientInfo) -> None:
+            node, channel, _ = key
+            async with places:
+                await self._presence.remove(channel, Member(node, info))
+            if self._old.get(key) is info:
+                del self._old[key]
+
+        results = await asyncio.gather(
+            *(remove(key, info) for key, info in list(self._old.items())), return_exceptions=True
+        )
+        for failure in results:
+            if failure is not None and not isinstance(failure, PortError):
+                raise failure
 
     async def _write_again(self) -> None:
         entries = len(self._unwritten)
@@ -184,9 +248,8 @@ class PresenceBook:
             now = self._clock.now_ms()
             leases = await self._leases.all()
             # This node knows itself to live, also while its own heartbeat is late.
-            self._live_nodes = frozenset(lease.node for lease in leases if lease.expires_at > now) | {
-                self._node
-            }
+            live = {lease.node for lease in leases if standing(lease, now) == "live"}
+            self._live_nodes = frozenset(live | {self._node})
             self._live_until_s = self._clock.monotonic_s() + CACHE_S
         return self._live_nodes
 

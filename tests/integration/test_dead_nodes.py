@@ -211,3 +211,43 @@ async def test_a_node_that_wakes_up_after_it_was_reaped_goes_on(aws: Aws) -> Non
         assert sleeper.process.ended() == 0
         assert not aws.left_of(lease)
         assert not aws.left_of(node)
+
+
+# Stands for a table that throttles while a node ends.
+CANNOT_REMOVE: Final = """
+import sys
+from service.adapters.presence import DynamoPresence
+from service.ports import Throttled
+
+async def remove(self, channel, member):
+    raise Throttled("too many requests")
+
+DynamoPresence.remove = remove
+from service.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+async def test_what_an_orderly_end_could_not_remove_is_left_to_the_reaper(aws: Aws) -> None:
+    process = Process(aws.config("dead", CONFIG), "--port", "0", program=("-c", CANNOT_REMOVE))
+    try:
+        await asyncio.to_thread(process.ready)
+        async with aiohttp.ClientSession() as session:
+            socket = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
+            await socket.ask("connect")
+            await socket.ask("subscribe", channel=ROOM)
+            process.signal()
+            assert await socket.closed() == 3001
+            assert await asyncio.to_thread(process.ended) == 0, process.log
+    finally:
+        await asyncio.to_thread(process.close)
+    assert "presence_left_behind" in process.log
+    assert not aws.queues_of(process.node)
+    assert aws.presence_of(process.node)
+    assert aws.leases() == {process.node}, "or nobody would know where to look"
+    async with reaping(aws) as reaper:
+        done = await reaper.run()
+        assert [(each.node, each.outcome, each.members) for each in done.nodes] == [
+            (process.node, "removed", 1)
+        ]
+    assert not aws.left_of(process.node)

@@ -95,7 +95,7 @@ async def test_a_lease_that_cannot_be_written_stops_the_start(world: World) -> N
         await world.keeper.hold("queue-1")
     assert not world.keeper.held
     await world.keeper.hold("queue-1")
-    assert world.lease().queue == "queue-1"
+    assert world.fleet.world.leases[world.keeper.id].queue == "queue-1"
 
 
 async def test_heartbeats_renew_it(world: World) -> None:
@@ -181,6 +181,38 @@ async def test_the_next_lease_is_written_until_it_is_there(world: World) -> None
         await until(lambda: world.lost)
     assert len(world.lost) == 1
     assert world.keeper.held
+
+
+async def test_a_row_whose_answer_was_lost_never_comes_to_life_again(world: World) -> None:
+    """It may have been reaped since: writing it again would wipe the mark, under which its entries are being removed."""
+    world.fleet.world.fail_next("put", UnknownOutcome(), "applied")
+    with pytest.raises(PortError):
+        await world.keeper.hold("queue-1")
+    world.fleet.world.reap("a")
+    reaped = world.lease()
+    await world.keeper.hold("queue-1")
+    assert world.lease() == reaped
+    assert [lease.node for lease in world.lost] == [world.keeper.id] != ["a"]
+    await world.keeper.drop()
+    assert not world.fleet.world.leases, "the end drops what may be there as well"
+
+
+async def test_a_node_that_leaves_something_behind_lets_its_lease_end(world: World) -> None:
+    await world.keeper.hold("queue-1")
+    world.fleet.clock.advance(5)
+    await world.keeper.abandon()
+    now = world.fleet.clock.now_ms()
+    assert (world.lease().queue, world.lease().expires_at) == ("queue-1", now)
+    async with beating(world.keeper):
+        await settled()
+    assert world.lease().expires_at == now, "nobody renews it"
+
+
+async def test_a_reaped_lease_counts_for_nothing_though_its_time_has_not_come(world: World) -> None:
+    now = world.fleet.clock.now_ms()
+    world.fleet.world.leases["b"] = Lease("b", "q", "live", now, now, now + 60_000, canary=7, reaped=now)
+    world.fleet.world.leases["c"] = Lease("c", "q", "live", now, now, now + 60_000, canary=5)
+    assert await world.keeper.newest_canary_elsewhere() == 5
 
 
 async def test_heartbeats_say_how_the_node_is_doing(world: World) -> None:

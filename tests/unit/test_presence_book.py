@@ -217,10 +217,10 @@ async def test_entries_are_written_again_under_another_lease(world: World) -> No
     world.live("a2")
     book.move("a2")
     await until(lambda: len(again) == 39)
-    running.cancel()
     assert sorted(again) == sorted((CHANNEL, client.client) for client in clients[1:])
     assert await world.members("b") == {client.client for client in clients[1:]}
-    assert {node for node, _ in world.fleet.world.presence[CHANNEL]} == {"a", "a2"}, "the reaper removes a's"
+    await until(lambda: {node for node, _ in world.fleet.world.presence[CHANNEL]} == {"a2"})
+    running.cancel()
     await book.exit(CHANNEL, clients[1])
     assert ("a2", "c1") not in world.fleet.world.presence[CHANNEL]
 
@@ -236,10 +236,10 @@ async def test_who_leaves_while_entries_are_written_again_is_gone(world: World) 
     await held.arrived()
     await book.exit(CHANNEL, info("c1"))
     held.release()
-    await until(lambda: world.fleet.traffic.calls["remove"] == 2)
+    await until(lambda: book.is_clean)
     await settled()
     running.cancel()
-    assert ("a2", "c1") not in world.fleet.world.presence[CHANNEL]
+    assert not world.fleet.world.presence
     assert not again
 
 
@@ -249,11 +249,62 @@ async def test_an_entry_that_was_under_way_when_the_lease_was_lost_is_written_ag
     entering = asyncio.create_task(book.enter(CHANNEL, info("c1")))
     await held.arrived()
     book.move("a2")
+    running = asyncio.create_task(book.run())
+    await settled()
     held.release()
     await entering
-    running = asyncio.create_task(book.run())
-    await until(lambda: ("a2", "c1") in world.fleet.world.presence[CHANNEL])
+    await until(lambda: list(world.fleet.world.presence[CHANNEL]) == [("a2", "c1")])
     running.cancel()
+
+
+async def test_entries_under_a_lease_that_nobody_knows_any_more_are_removed(world: World) -> None:
+    """The reaper came before they were written: only this node can know of them."""
+    book = world.books["a"]
+    del world.fleet.world.leases["a"]
+    await book.enter(CHANNEL, info("c1"))
+    await book.enter(CHANNEL, info("c2"))
+    world.fleet.world.fail_next("remove", Throttled())
+    with pytest.raises(Throttled):
+        await book.exit(CHANNEL, info("c2"))
+    book.move("a2")
+    running = asyncio.create_task(book.run())
+    await until(lambda: list(world.fleet.world.presence[CHANNEL]) == [("a2", "c1")] and not book._old)
+    running.cancel()
+    assert not book.is_clean
+    await book.exit(CHANNEL, info("c1"))
+    assert book.is_clean
+
+
+async def test_a_node_knows_whether_anything_of_it_is_left(world: World) -> None:
+    book = world.books["a"]
+    assert book.is_clean
+    held = world.fleet.traffic.hold("add", "call")
+    entering = asyncio.create_task(book.enter(CHANNEL, info("c1")))
+    await held.arrived()
+    assert not book.is_clean, "it may be there any moment"
+    held.release()
+    await entering
+    world.fleet.world.fail_next("remove", Throttled())
+    with pytest.raises(Throttled):
+        await book.exit(CHANNEL, info("c1"))
+    assert not book.is_clean
+    await book.finish()
+    assert book.is_clean
+    assert not world.fleet.world.presence
+    await book.enter(CHANNEL, info("c2"))
+    held = world.fleet.traffic.hold("remove", "call")
+    leaving = asyncio.create_task(book.exit(CHANNEL, info("c2")))
+    await held.arrived()
+    assert not book.is_clean
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert not book.is_clean, "nobody knows whether it was removed"
+
+
+async def test_members_of_a_node_that_is_being_reaped_are_not_shown(world: World) -> None:
+    await world.books["b"].enter(CHANNEL, info("c2"))
+    world.fleet.world.reap("b")
+    assert await world.members() == set()
 
 
 async def test_entries_that_could_not_be_written_again_are_tried_again(world: World, impatient: None) -> None:
