@@ -15,7 +15,7 @@ JS := tests/acceptance/js
 
 help:
 	@echo 'make run     start roomcast on this machine: embedded AWS, two instances and the demo page'
-	@echo 'make test    everything that must hold: tests under every Python ≥ 3.11 here, lint, types'
+	@echo 'make test    everything that must hold: tests under every Python ≥ 3.11 here, lint, types, template'
 	@echo 'make format  repair format and what the linter can repair'
 	@echo 'make clean   remove what the others made'
 	@echo

@@ -33,6 +33,7 @@ from service.assembly import Assembly, Ports, assemble
 from service.auth import TokenVerifier
 from service.config import ClientConfig, Config
 from service.core.channels import ChannelOptions, ChannelRules
+from service.core.codes import code_of
 from service.core.protocol import encode_publication, publication_push
 from service.core.publication import Publication
 from service.gateway.websocket import WebSocketGateway
@@ -158,7 +159,7 @@ class Bench:
         why = writer.closed_with
         while writer in self.writers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        return {"closed_with": None if why is None else why.value.code}
+        return {"closed_with": None if why is None else code_of(why).code}
 
     async def do(self, command: str) -> dict[str, Any]:
         asked = json.loads(command)

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -29,23 +29,27 @@ from aiohttp import web
 from service import __version__
 from service.adapters.autoscaling import AutoScalingInstance
 from service.adapters.aws import AwsClients, connect
+from service.adapters.calls import Calls
+from service.adapters.errors import CALL_LIMIT_S
 from service.adapters.instance_metadata import InstanceMetadata, this_machine
 from service.adapters.leases import DynamoLeases
 from service.adapters.metrics import CloudWatchMetrics
 from service.adapters.schema import channels_table, idempotency_table, nodes_table
-from service.assembly import Assembly, assemble
+from service.assembly import Assembly, assemble, rate
 from service.auth import TokenVerifier
 from service.aws_ports import aws_ports, instance_queue, region_of
 from service.config import Config, ConfigError
 from service.core.channels import RESERVED_PREFIX
-from service.gateway.api import Api
-from service.gateway.http import add_health_routes
+from service.core.rates import Turnstile
+from service.gateway.api.server import Api
+from service.gateway.http import add_health_routes, add_metrics_route
 from service.gateway.websocket import WebSocketGateway
 from service.jwks import JwksKeys
 from service.jwks_endpoint import fetch_jwks
 from service.keys import HEALTH, NODE
 from service.lease import LeaseKeeper
 from service.lifecycle import Lifecycle
+from service.metrics import Exposition, Source
 from service.node import Health
 from service.ports import Lease, PortError
 from service.reporter import Readings, Reporter
@@ -59,6 +63,8 @@ FINISH_S: Final = 15.0
 # A name is for people and for AWS resource names, of letters that both take. With prefix and nonces a queue's name
 # stays within the 80 characters of SQS.
 _HOST_CHARS_MAX: Final = 20
+# How many seconds' new connections may come from one address at once: an office comes back together after an outage.
+HANDSHAKE_BURST_S: Final = 10.0
 # Connections that wait for accept: a node that comes up meets everybody whom another one closed.
 _BACKLOG: Final = 1024
 
@@ -88,7 +94,7 @@ async def serve(
                 app = build_app(config, demo_urls=demo_urls, machine=machine)
             except ConfigError as error:
                 return _refuse(str(error), code=2)
-            app[_STOP], app[_FAULTS] = stop, []
+            app[_STOP], app[_FAULTS], app[_LEFT] = stop, [], []
             return await _run(app, listening, host)
 
 
@@ -147,13 +153,18 @@ def build_app(
         keys = app[_TOKEN_KEYS] = JwksKeys(partial(fetch_jwks, endpoint), app[_CLOCK], random_fraction)
     app[_VERIFIER] = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
     app.cleanup_ctx.extend([_token_keys, _aws_clients, _lifecycle, _lease, _node, _queue, _ears, _reporter])
+    app[_CALLS] = Calls()
+    handshakes = rate(config.client.handshake_rate_limit, HANDSHAKE_BURST_S)
     gateway = WebSocketGateway(
         allowed_origins=config.client.allowed_origins,
         message_size_limit=config.client.message_size_limit,
         queue_bytes_max=config.client.queue_max_size,
+        turnstile=Turnstile(handshakes) if handshakes else None,
+        trusted_proxies=config.client.trusted_proxies,
     )
     app.router.add_get("/connection/websocket", gateway.handle)
     add_health_routes(app)
+    add_metrics_route(app, lambda: app[_EXPOSITION].text())  # noqa: PLW0108  # it is made at the start
     Api(
         key=config.http_api.key,
         insecure=config.client.insecure,
@@ -188,6 +199,7 @@ async def _aws_clients(app: web.Application) -> AsyncIterator[None]:
         endpoint_url=aws.endpoint_url or None,
         autoscaling=_MACHINE in app and bool(aws.autoscaling_group),
         cloudwatch=bool(aws.metrics_namespace),
+        calls=app[_CALLS],
     ) as clients:
         app[_CLIENTS] = clients
         yield
@@ -235,8 +247,10 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
     app[_LEASE] = lease
     async with _task(app, lease.run()):
         yield
-    with _reported("lease_not_dropped"):
-        await lease.drop()
+    with _reported(app, "lease_not_dropped"):
+        async with _bounded(CALL_LIMIT_S):
+            # A lease that ended tells the reaper where to look; one that was dropped tells that there is nothing.
+            await (lease.abandon() if app[_LEFT] else lease.drop())
 
 
 async def _node(app: web.Application) -> AsyncIterator[None]:
@@ -262,15 +276,24 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
         # Or it would show at the first publication with a key. This one nobody can have.
         await assembly.log.key_position(RESERVED_PREFIX + "check", "")
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
+    app[_EXPOSITION] = Exposition(Source(assembly, app[HEALTH], app[_CALLS].histograms))
     presence = assembly.node.services.presence
+
+    def numbers(held: Lease) -> Lease:
+        return replace(
+            held,
+            connections=len(assembly.node),
+            channels=len(assembly.hub),
+            users=assembly.node.services.roster.users,
+        )
+
+    assembly.node.census.itself = numbers
 
     def report(held: Lease) -> Lease:
         return replace(
-            held,
+            numbers(held),
             queue_url=queue.queue_url or "",
             subscription_arn=queue.subscription_arn or "",
-            connections=len(assembly.node),
-            channels=len(assembly.dispatcher),
             canary=assembly.canary.newest,
             lag_ms=assembly.poller.lag_ms,
         )
@@ -287,9 +310,12 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
         _task(app, presence.run()),
     ):
         yield
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FINISH_S):
+        with _reported(app, "not_finished"):
+            async with _bounded(FINISH_S):
                 await assembly.finish()
+    if not presence.is_clean:
+        app[_LEFT].append("presence")
+        _log.error("presence_left_behind")
     await assembly.dispatcher.close()
 
 
@@ -300,7 +326,7 @@ async def _queue(app: web.Application) -> AsyncIterator[None]:
             await listener.open()
         yield
     finally:
-        with _reported("queue_not_deleted"):
+        with _reported(app, "queue_not_deleted"):
             await listener.close()
 
 
@@ -327,7 +353,7 @@ async def _reporter(app: web.Application) -> AsyncIterator[None]:
 
     readings = Readings(
         connections=lambda: len(assembly.node),
-        channels=lambda: len(assembly.dispatcher),
+        channels=lambda: len(assembly.hub),
         queue_lag_ms=lambda: assembly.poller.lag_ms,
         canary_age_s=lambda: assembly.canary.silence_s,
         degraded=lambda: bool(health.doubts()),
@@ -348,10 +374,11 @@ async def _drain(runner: web.AppRunner, app: web.Application) -> None:
         lifecycle.drain()
         drain_s = lifecycle.drain_s(drain_s)
     app[HEALTH].draining = True
-    await app[_LEASE].enter("draining")
     for site in list(runner.sites):
         await site.stop()
-    await node.drain(drain_s, random_fraction)
+    # Beside the drain: the table of leases may take its time to answer, and clients need not wait for that.
+    async with _beside(app[_LEASE].enter("draining")):
+        await node.drain(drain_s, random_fraction)
 
 
 async def _started(runner: web.AppRunner, stop: asyncio.Event) -> bool:
@@ -399,13 +426,35 @@ def _named(what: str) -> Iterator[None]:
         raise type(error)(f"{what}: {error}") from error
 
 
+@asynccontextmanager
+async def _bounded(within_s: float) -> AsyncIterator[None]:
+    """Raises PortError when it takes longer."""
+    try:
+        async with asyncio.timeout(within_s):
+            yield
+    except TimeoutError:
+        raise PortError(f"not done within {within_s:g} s") from None
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """`work` runs meanwhile, and is given up at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 @contextmanager
-def _reported(event: str) -> Iterator[None]:
-    """For the end: a failure is logged, and what comes after it goes on."""
+def _reported(app: web.Application, event: str) -> Iterator[None]:
+    """For the end: a failure is logged and remembered, and what comes after it goes on."""
     try:
         yield
     except PortError as error:
-        _log.error(event, reason=str(error))
+        app[_LEFT].append(event)
+        _log.error(event, reason=str(error) or type(error).__name__)
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -445,6 +494,8 @@ _CONFIG: Final = web.AppKey("config", Config)
 _STOP: Final = web.AppKey("stop", asyncio.Event)
 # Background tasks that ended by themselves.
 _FAULTS: Final = web.AppKey("faults", list[str])
+# What the end could not remove.
+_LEFT: Final = web.AppKey("left", list[str])
 _MACHINE: Final = web.AppKey("machine", InstanceMetadata)
 # What the machine is called: its instance id, else its host name.
 _HOST: Final = web.AppKey("host", str)
@@ -452,6 +503,8 @@ _NODE_ID: Final = web.AppKey("node_id", str)
 _TOKEN_KEYS: Final = web.AppKey("token_keys", JwksKeys)
 _VERIFIER: Final = web.AppKey("verifier", TokenVerifier)
 _CLOCK: Final = web.AppKey("clock", SystemClock)
+_CALLS: Final = web.AppKey("calls", Calls)
+_EXPOSITION: Final = web.AppKey("exposition", Exposition)
 _CLIENTS: Final = web.AppKey("clients", AwsClients)
 _LEASE: Final = web.AppKey("lease", LeaseKeeper)
 _LIFECYCLE: Final = web.AppKey("lifecycle", Lifecycle)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from service import __version__
+from service.auth import CountedVerifier
+from service.census import Census
 from service.config import Config
-from service.connection import Limits, Services, Verifier
+from service.connection import Connection, Limits, Services, Verifier
 from service.core import signals
 from service.core.envelope import Signal
+from service.core.orders import ORDER_KINDS
 from service.core.publication import ClientInfo, Record
+from service.core.rates import Rate
 from service.core.session import Policy
+from service.core.survey import SURVEY_KINDS
+from service.core.tallies import ClientTally
 from service.delivery.broadcaster import Broadcaster
 from service.delivery.canary import Canary
+from service.delivery.catch_up import CatchUp
 from service.delivery.dispatcher import Dispatcher, Timings
 from service.delivery.hub import Hub
 from service.delivery.intake import Intake
@@ -22,14 +30,23 @@ from service.delivery.poller import Poller
 from service.log.appender import Appender
 from service.log.channel_log import ChannelLog
 from service.node import Background, Health, Node
-from service.ports import ChannelTable, Clock, Framer, InstanceQueue, Leases, NewId, Presence, Topic
+from service.orders import Orders
+from service.ports import ChannelTable, Clock, InstanceQueue, Leases, NewId, Presence, Topic
 from service.presence import PresenceBook
 from service.publisher import Publisher
+from service.roster import Roster
 
-__all__ = ["DEAF_FAILURES", "Assembly", "Ports", "assemble"]
+__all__ = ["BURST_S", "DEAF_FAILURES", "Assembly", "Ports", "assemble", "rate"]
 
 # Receives that fail in a row before a node counts as deaf: well over the time that a throttled call takes.
 DEAF_FAILURES = 5
+# What a client may do at once: as much as in so many seconds. People are not evenly busy.
+BURST_S: Final = 2.0
+
+
+def rate(per_s: float, burst_s: float, more: int = 0) -> Rate | None:
+    """As it is configured: 0 = no limit. `burst_s`: seconds whose things may be done at once, and `more` of them."""
+    return Rate(per_s, max(1.0, per_s * burst_s + more)) if per_s else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +68,7 @@ class Assembly:
     """The parts that somebody must start and end; `node` has the rest."""
 
     node: Node
+    hub: Hub
     log: ChannelLog
     appender: Appender
     dispatcher: Dispatcher
@@ -59,6 +77,7 @@ class Assembly:
     listener: Listener
     poller: Poller
     canary: Canary
+    catch_up: CatchUp
     background: Background
 
     async def finish(self) -> None:
@@ -66,6 +85,7 @@ class Assembly:
         await self.appender.drain()
         await self.background.finish()
         await self.broadcaster.flushed()
+        await self.node.services.presence.finish()
 
 
 def assemble(
@@ -74,7 +94,6 @@ def assemble(
     *,
     node_id: str,
     verifier: Verifier,
-    framer: Framer,
     health: Health,
     hold_queue: Callable[[str], Awaitable[None]],
     newest_canary_elsewhere: Callable[[], Awaitable[int]],
@@ -82,13 +101,13 @@ def assemble(
     """Build a node; nothing is started and no port is called.
 
     `hold_queue` is told each queue name before its queue is created; `newest_canary_elsewhere` gives the newest
-    slot that another live node heard.
+    canary that another live node heard.
     """
     client, clock = config.client, ports.clock
     log = ChannelLog(
         ports.table, clock, ports.new_id, ports.random, node=node_id, generation=config.aws.log_generation
     )
-    hub = Hub(framer)
+    hub = Hub()
     dispatcher = Dispatcher(
         log,
         hub,
@@ -97,6 +116,7 @@ def assemble(
         Timings(gap_wait_s=config.node.gap_wait_ms / 1000, tail_check_s=config.node.tail_check_s),
         recovery_publications_max=client.recovery_max_publication_limit,
     )
+    catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, ports.random)
     appender = Appender(log, clock, dispatcher.offer_one, generation=config.aws.log_generation)
     broadcaster = Broadcaster(ports.topic, clock)
     background = Background()
@@ -109,7 +129,7 @@ def assemble(
         queue_name=lambda: f"{config.aws.queue_prefix}{node_id}-{ports.new_id()[:8]}",
         greeting_wait_s=config.node.queue_probe_s,
         opened=hold_queue,
-        catch_up=dispatcher.catch_up,
+        catch_up=catch_up.request,
     )
     canary = Canary(
         ports.table,
@@ -121,7 +141,7 @@ def assemble(
         interval_s=config.node.canary_interval_s,
         greet=listener.greet,
         rebuild=lambda: poller.rebuild_next(),  # noqa: PLW0108  # the poller is made below
-        catch_up=dispatcher.catch_up,
+        catch_up=catch_up.request,
         newest_elsewhere=newest_canary_elsewhere,
     )
 
@@ -130,10 +150,32 @@ def assemble(
         listener.heard()
         canary.hear(record, published_at)
 
-    intake = Intake(node_id, dispatcher, hub, listener.greeted, canary_heard)
+    def has_join_leave(channel: str) -> bool:
+        options = config.channel.options(channel)
+        return options is not None and options.join_leave
+
+    def ordered(signal: Signal) -> None:
+        orders.heard(signal)
+
+    def surveyed(signal: Signal) -> None:
+        census.heard(signal)
+
+    def trimmed(signal: Signal) -> None:
+        dispatcher.hide(signal.channel, signals.trimmed_to(signal))
+
+    handlers = {
+        **dict.fromkeys(ORDER_KINDS, ordered),
+        **dict.fromkeys(SURVEY_KINDS, surveyed),
+        signals.TRIM_KIND: trimmed,
+    }
+    roster: Roster[Connection] = Roster()
+    intake = Intake(
+        node_id, dispatcher, hub, listener.greeted, canary_heard, has_join_leave, handlers, roster.has
+    )
     poller = Poller(ports.queue, clock, ports.random, intake.take, listener.rebuild)
     health.deaf = lambda: poller.is_gone or poller.failures >= DEAF_FAILURES
     health.unproved = lambda: not listener.hears
+    health.undeleted = lambda: poller.undeleted
     health.canary = canary
 
     def broadcast(outgoing: Signal) -> bool:
@@ -142,6 +184,10 @@ def assemble(
         if accepted:
             intake.deliver_own(outgoing)
         return accepted
+
+    def hide(channel: str, offset: int) -> None:
+        """Whoever does not hear it finds out when it looks at the channel's head."""
+        broadcast(signals.trim(node_id, ports.new_id(), channel, offset))
 
     presence = PresenceBook(ports.presence, ports.leases, clock, node=node_id)
 
@@ -152,6 +198,18 @@ def assemble(
             broadcast(signals.join(node_id, ports.new_id(), channel, info))
 
     presence.entered_again = entered_again
+    orders = Orders(roster, broadcast, ports.new_id, node=node_id)
+    census = Census(
+        ports.leases,
+        hub,
+        clock,
+        ports.new_id,
+        broadcast,
+        background.start,
+        lambda: presence.node,
+        node=node_id,
+    )
+    tally = ClientTally()
     node = Node(
         Services(
             version=f"roomcast {__version__}",
@@ -161,6 +219,11 @@ def assemble(
                 allow_anonymous=client.allow_anonymous_connect_without_token,
                 channel_limit=client.channel_limit,
                 message_size_limit=client.message_size_limit,
+                personal_namespace=(
+                    client.user_personal_channel_namespace
+                    if client.subscribe_to_user_personal_channel
+                    else None
+                ),
             ),
             limits=Limits(
                 ping_interval_s=client.ping_interval_s,
@@ -168,23 +231,42 @@ def assemble(
                 stale_close_delay_s=client.stale_close_delay_s,
                 history_publications_max=client.history_max_publication_limit,
                 recovery_publications_max=client.recovery_max_publication_limit,
+                user_connections=client.user_connection_limit,
+                publishes=rate(client.publish_rate_limit, BURST_S),
+                # A client that comes back subscribes to all its channels at once.
+                commands=rate(client.command_rate_limit, BURST_S, client.channel_limit),
             ),
-            verifier=verifier,
+            verifier=CountedVerifier(verifier, tally.token_failures),
             clock=clock,
             new_id=ports.new_id,
             random=ports.random,
-            framer=framer,
             node=node_id,
             log=log,
             publisher=Publisher(appender, ports.new_id, broadcast, node=node_id),
             dispatcher=dispatcher,
             presence=presence,
+            roster=roster,
             signal=broadcast,
+            hide=hide,
             background=background.start,
+            tally=tally,
         ),
         health,
+        orders,
+        census,
         connection_limit=client.connection_limit,
     )
     return Assembly(
-        node, log, appender, dispatcher, broadcaster, intake, listener, poller, canary, background
+        node,
+        hub,
+        log,
+        appender,
+        dispatcher,
+        broadcaster,
+        intake,
+        listener,
+        poller,
+        canary,
+        catch_up,
+        background,
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -26,8 +26,10 @@ from service.core.publication import Json
 from service.core.tokens import (
     ConnectionClaims,
     SubscriptionClaims,
+    TokenError,
     TokenExpired,
     TokenInvalid,
+    TokenUnverifiable,
     connection_claims,
     subscription_claims,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "HEADER_CHARS_MAX",
     "HMAC_KEY_BYTES_MIN",
     "TOKEN_CHARS_MAX",
+    "CountedVerifier",
     "TokenVerifier",
     "sign_connection",
     "sign_subscription",
@@ -85,6 +88,17 @@ def _jws() -> PyJWS:
     for name, hash_function in _HASHES.items():
         jws.register_algorithm(name, _CheckedHmac(hash_function))
     return jws
+
+
+class Verifier(Protocol):
+    """What is counted: see TokenVerifier."""
+
+    @property
+    def enabled(self) -> bool: ...
+
+    async def connection(self, token: str, now_s: float) -> ConnectionClaims: ...
+
+    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims: ...
 
 
 class TokenVerifier:
@@ -172,6 +186,39 @@ class TokenVerifier:
         except (TypeError, AttributeError, RecursionError) as error:
             # Headers of unexpected JSON types, which PyJWT does not look for everywhere.
             raise TokenInvalid("malformed header") from error
+
+
+class CountedVerifier:
+    """Counts what `verifier` refuses, by reason, into `failures`."""
+
+    def __init__(self, verifier: Verifier, failures: dict[str, int]) -> None:
+        self._verifier = verifier
+        self._failures = failures
+        failures.update(dict.fromkeys(_REASONS.values(), 0))
+
+    @property
+    def enabled(self) -> bool:
+        return self._verifier.enabled
+
+    async def connection(self, token: str, now_s: float) -> ConnectionClaims:
+        return await self._counted(self._verifier.connection(token, now_s))
+
+    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
+        return await self._counted(self._verifier.subscription(token, now_s))
+
+    async def _counted(self, verifying: Awaitable[Claims]) -> Claims:
+        try:
+            return await verifying
+        except tuple(_REASONS) as error:
+            self._failures[_REASONS[type(error)]] += 1
+            raise
+
+
+_REASONS: Final[dict[type[TokenError], str]] = {
+    TokenExpired: "expired",
+    TokenInvalid: "invalid",
+    TokenUnverifiable: "unverifiable",
+}
 
 
 def _secret(configured: str, *, insecure: bool) -> bytes:

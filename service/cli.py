@@ -11,11 +11,17 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 from service import __version__
+from service.commands import channels, doctor, fleet, tail
+from service.commands.terminal import Failed, has_colours
 from service.config import Config, ConfigError, config_path, effective, effective_toml, load
+
+if TYPE_CHECKING:
+    from service.token_keys import SigningKey
 
 __all__ = ["EXIT_DONE", "EXIT_FAILED", "EXIT_USAGE", "main"]
 
@@ -32,6 +38,9 @@ TOKEN_TTL_S_MAX: Final = 10 * 366 * 86_400
 EMULATOR_REGION: Final = "us-east-1"
 
 _LOOPBACK: Final = "127.0.0.1"
+# Where `roomcast dev` and `roomcast serve` listen if nothing else is said.
+_SERVER_URL: Final = "http://127.0.0.1:8000"
+_COUNT_MAX: Final = 2**31 - 1
 _EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104  # a server behind a load balancer; insecure ones bind loopback
 _KEY_VARIABLE: Final = "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"
 
@@ -40,6 +49,9 @@ _EXAMPLES: Final = {
 examples:
   roomcast dev                                 two instances, an embedded AWS and a demo page
   roomcast serve --config roomcast.toml        one instance against AWS
+  roomcast nodes                               all instances, and how they are doing
+  roomcast doctor                              is everything there that an instance needs?
+  roomcast publish news '{"text":"hi"}'         publish from a shell; history and tail show it
   roomcast token --user ann                    a token for trying things out
   roomcast checkconfig --config roomcast.toml  is it right, and what is in effect?
 """,
@@ -64,15 +76,18 @@ SIGTERM stops it in order: connections are asked to go elsewhere, then its queue
 examples:
   roomcast provision --aws-endpoint http://127.0.0.1:4566
 
-For emulators. In production the tables, the topic and the Lambda are yours to create: see deploy/README.md.
+For emulators. In production deploy/template.yaml creates them: see deploy/README.md.
 """,
     "token": """\
 examples:
   roomcast token --user ann
   roomcast token --user ann --info '{"name":"Ann"}' --ttl 600
   roomcast token --user ann --channel news             a subscription token
+  roomcast token --user ann --claims '{"caps":[{"channels":["news"],"allow":["sub","pub"]}]}'
+  roomcast token --user ann --private-key key.pem --kid 2026-11
 
-Signed with client.token.hmac_secret_key; without a configuration, with the key of `roomcast dev`.
+Signed with client.token.hmac_secret_key (HS256); without a configuration, with the key of `roomcast dev`.
+With --private-key: RS256 for an RSA key, ES256, ES384 or ES512 by the curve of an EC key, EdDSA for an Ed25519 key.
 """,
     "checkconfig": """\
 examples:
@@ -82,15 +97,15 @@ examples:
 Prints the configuration in effect, file and environment together; secrets are masked.
 Exit code 2 and one line on stderr when something in it is wrong.
 """,
+    **channels.EXAMPLES,
+    **tail.EXAMPLES,
+    **fleet.EXAMPLES,
+    **doctor.EXAMPLES,
 }
 
 
 class _UsageError(Exception):
     """The arguments do not fit together. One line."""
-
-
-class _Failed(Exception):
-    """The command could not do it. One line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_.code if isinstance(exit_.code, int) else EXIT_DONE
     except (_UsageError, ConfigError) as error:
         return _complain(error, EXIT_USAGE)
-    except _Failed as error:
+    except Failed as error:
         return _complain(error, EXIT_FAILED)
     except BrokenPipeError:
         # Whoever read our output has gone, for example `| head`; Python would complain once more at exit.
@@ -241,14 +256,92 @@ def _parser() -> argparse.ArgumentParser:
     )
     token.add_argument("--info", type=_json, metavar="JSON", help="what others see of this user")
     token.add_argument(
+        "--claims",
+        type=_json_object,
+        metavar="JSON",
+        help="an object with further claims: caps, subs, meta, …",
+    )
+    token.add_argument(
+        "--private-key", metavar="FILE", help="sign with this key (PEM, no password), not with the secret"
+    )
+    token.add_argument(
+        "--kid", type=_text, default="", metavar="K", help="name of the key, as in the JWK set that has it"
+    )
+    token.add_argument(
         "--json", action="store_true", help="print an object: token, user, channel, expires_at"
     )
+
+    _add_channel_commands(command)
+
+    nodes = command(
+        "nodes", fleet.nodes, "list the nodes: which live, what they hold, how far behind they are"
+    )
+    nodes.add_argument("--json", action="store_true", help="print an array with an object for each lease")
+
+    reap = command(
+        "reap", fleet.reap, "clean up after nodes that died: queues, subscriptions, presence, leases"
+    )
+    reap.add_argument("--dry-run", action="store_true", help="only say what would be removed, and why")
+    reap.add_argument("--json", action="store_true", help="print what was found and done as an object")
+
+    checking = command(
+        "doctor", doctor.doctor, "try out configuration, permissions and the pipeline from end to end"
+    )
+    checking.add_argument("--json", action="store_true", help="print an array with an object for each check")
 
     checkconfig = command(
         "checkconfig", _checkconfig, "validate the configuration and print what is in effect"
     )
     checkconfig.add_argument("--json", action="store_true", help="print JSON instead of TOML")
     return parser
+
+
+def _add_channel_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
+    publish = command("publish", channels.publish, "publish in a channel, through a server's HTTP API")
+    history = command("history", channels.history, "print what a channel keeps, through a server's HTTP API")
+    following = command(
+        "tail", tail.tail, "show what is published in a channel as it comes, over a WebSocket"
+    )
+    for each in (publish, history, following):
+        each.add_argument("channel", type=_text, metavar="CHANNEL")
+        each.add_argument(
+            "--url", type=_url, default=_SERVER_URL, help=f"of the server (default: {_SERVER_URL})"
+        )
+        each.add_argument("--json", action="store_true", help="print JSON, as the server tells it")
+    publish.add_argument("data", type=_text, metavar="JSON", help="what is published; - = standard input")
+    publish.add_argument(
+        "--idempotency-key", type=_text, metavar="K", help="publish once, however often it is repeated"
+    )
+    publish.add_argument("--skip-history", action="store_true", help="send it without storing")
+    for each in (publish, history):
+        each.add_argument("--key", type=_text, help="of the HTTP API (default: http_api.key)")
+    history.add_argument(
+        "--limit",
+        type=_whole(1, _COUNT_MAX),
+        default=_COUNT_MAX,
+        metavar="N",
+        help="publications at most (default: what the server gives at once)",
+    )
+    history.add_argument("--reverse", action="store_true", help="the newest first")
+    history.add_argument(
+        "--since", type=_whole(0, _COUNT_MAX), metavar="OFFSET", help="begin next to this publication"
+    )
+    history.add_argument(
+        "--epoch",
+        type=_text,
+        default="",
+        metavar="E",
+        help="that --since counts in (default: the present one)",
+    )
+    following.add_argument(
+        "--token", type=_text, default="", help="connection token (default: none; roomcast token makes one)"
+    )
+    following.add_argument(
+        "--channel-token", type=_text, default="", metavar="TOKEN", help="subscription token, if it takes one"
+    )
+    following.add_argument(
+        "--count", type=_whole(1, _COUNT_MAX), metavar="N", help="end after so many publications"
+    )
 
 
 def _add_log_level(parser: argparse.ArgumentParser) -> None:
@@ -271,9 +364,7 @@ def _dev(arguments: argparse.Namespace) -> int:
     if arguments.aws_endpoint is None and not all(
         importlib.util.find_spec(name) for name in ("moto", "flask")
     ):
-        raise _Failed(
-            "the embedded AWS is not installed: pip install 'roomcast[dev]' (or use --aws-endpoint)"
-        )
+        raise Failed("the embedded AWS is not installed: pip install 'roomcast[dev]' (or use --aws-endpoint)")
     _start_logs(arguments)
     from service.dev.supervisor import DevOptions, run_dev
 
@@ -342,7 +433,7 @@ def _provision(arguments: argparse.Namespace) -> int:
             topic_name=config.aws.topic_arn.rpartition(":")[2] or TOPIC_NAME,
         )
     except ProvisionError as error:
-        raise _Failed(str(error)) from error
+        raise Failed(str(error)) from error
     if arguments.json:
         print(json.dumps(dataclasses.asdict(made)))
     else:
@@ -355,23 +446,22 @@ def _provision(arguments: argparse.Namespace) -> int:
 def _token(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, os.environ, demo=True)
     token = config.client.token
-    if not token.hmac_secret_key:
-        raise ConfigError(
-            f"client.token.hmac_secret_key is not set (nor {_KEY_VARIABLE}): nothing to sign with"
-        )
-    if config_path(arguments.config, os.environ) is None and _KEY_VARIABLE not in os.environ:
-        print("roomcast: no key is configured; signed with the one of `roomcast dev`", file=sys.stderr)
+    key = _signing_key(arguments, config)
     from service.auth import sign_connection, sign_subscription
 
     now_s = int(time.time())
-    common: dict[str, Any] = {"audience": token.audience, "issuer": token.issuer, "now_s": now_s}
+    common: dict[str, Any] = {
+        "audience": token.audience,
+        "issuer": token.issuer,
+        "now_s": now_s,
+        "kid": arguments.kid,
+        "claims": arguments.claims,
+    }
     if arguments.channel is None:
-        signed = sign_connection(
-            arguments.user, token.hmac_secret_key, arguments.ttl, arguments.info, **common
-        )
+        signed = sign_connection(arguments.user, key, arguments.ttl, arguments.info, **common)
     else:
         signed = sign_subscription(
-            arguments.user, arguments.channel, token.hmac_secret_key, arguments.ttl, arguments.info, **common
+            arguments.user, arguments.channel, key, arguments.ttl, arguments.info, **common
         )
     if arguments.json:
         answer = {
@@ -386,11 +476,30 @@ def _token(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _signing_key(arguments: argparse.Namespace, config: Config) -> str | SigningKey:
+    """The private key that was named, else the secret. Raises ConfigError and _UsageError."""
+    if arguments.private_key is not None:
+        from service.token_keys import KeyRefused, private_key
+
+        try:
+            return private_key(Path(arguments.private_key).read_bytes())
+        except KeyRefused as error:
+            raise _UsageError(f"--private-key: {error}") from error
+    secret = config.client.token.hmac_secret_key
+    if not secret:
+        raise ConfigError(
+            f"client.token.hmac_secret_key is not set (nor {_KEY_VARIABLE}): nothing to sign with"
+        )
+    if config_path(arguments.config, os.environ) is None and _KEY_VARIABLE not in os.environ:
+        print("roomcast: no key is configured; signed with the one of `roomcast dev`", file=sys.stderr)
+    return secret
+
+
 def _checkconfig(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, os.environ)
     from service.auth import TokenVerifier
 
-    # Looks at the key; that it is short is said below, not logged.
+    # Looks at the keys; that one is short is said below, not logged.
     TokenVerifier(config.client.token, insecure=True)
     if arguments.json:
         print(json.dumps(effective(config), ensure_ascii=False, indent=2))
@@ -406,7 +515,7 @@ def _concerns(config: Config) -> list[tuple[str, str]]:
     client = config.client
     if client.insecure:
         return [("insecure_mode", "client.insecure is on: no token is needed and everything is allowed")]
-    if not client.token.hmac_secret_key and not client.allow_anonymous_connect_without_token:
+    if not client.token.has_key and not client.allow_anonymous_connect_without_token:
         return [
             (
                 "nobody_can_connect",
@@ -426,9 +535,7 @@ def _warn(config: Config) -> None:
 def _start_logs(arguments: argparse.Namespace) -> None:
     from service import telemetry
 
-    terminal = sys.stderr.isatty()
-    colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    telemetry.configure(arguments.log_level, console=terminal, colors=colors)
+    telemetry.configure(arguments.log_level, console=sys.stderr.isatty(), colors=has_colours(sys.stderr))
 
 
 def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -466,6 +573,13 @@ def _url(text: str) -> str:
 
 def _urls(text: str) -> tuple[str, ...]:
     return tuple(_url(each) for each in text.split(",") if each)
+
+
+def _json_object(text: str) -> Any:
+    found = _json(text)
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object")
+    return found
 
 
 def _json(text: str) -> Any:

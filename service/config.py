@@ -7,6 +7,7 @@ docs/configuration.md come from these declarations. Nothing here does I/O but re
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import math
 import re
@@ -48,6 +49,8 @@ CONFIG_VARIABLE: Final = "ROOMCAST_CONFIG"
 FOREIGN_VARIABLES: Final = frozenset(
     {CONFIG_VARIABLE, "ROOMCAST_REQUIRE", "ROOMCAST_CHROMIUM", "ROOMCAST_TOPIC_ARN"}
 )
+# What every AWS tool goes by; it wins over our own option.
+_NO_METADATA: Final = "AWS_EC2_METADATA_DISABLED"
 # A publication, with what the log adds to it, must fit one item of 128 KiB.
 MESSAGE_SIZE_LIMIT_MAX: Final = 96 * 1024
 # What `roomcast dev` signs and verifies with, so that examples can name it. Never a production key.
@@ -55,6 +58,9 @@ DEV_SECRET: Final = "secret"  # noqa: S105  # meant to be known
 MASK: Final = "***"
 # What an error message quotes of a wrong value: enough to recognise it, and still one line.
 FOUND_CHARS_MAX: Final = 60
+
+# Longer names would leave little of a channel's 255 bytes.
+_NAMESPACE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Kind = Literal["true or false", "whole number", "number", "text", "list", "duration"]
 T = TypeVar("T")
@@ -66,7 +72,10 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """What is declared with a field: its description and what values it takes. `pattern` is for (each) text."""
+    """What is declared with a field: its description and what values it takes. `pattern` is for (each) text.
+
+    `secret` is shown nowhere; `lines`: a text may have several lines, and is not quoted in messages.
+    """
 
     doc: str
     unit: str = ""
@@ -75,6 +84,7 @@ class _Rules:
     pattern: str = ""
     shape: str = ""
     secret: bool = False
+    lines: bool = False
 
 
 def _option(
@@ -86,25 +96,66 @@ def _option(
     pattern: str = "",
     shape: str = "",
     secret: bool = False,
+    lines: bool = False,
 ) -> T:
     """A dataclass field with its rules. Typed as its default, because that is what the field holds."""
     minimum, maximum = within or (None, None)
-    rules = _Rules(doc, unit, minimum, maximum, pattern, shape, secret)
+    rules = _Rules(doc, unit, minimum, maximum, pattern, shape, secret, lines)
     return field(default=default, repr=not secret, metadata={"rules": rules})
+
+
+def _public_key(doc: str) -> str:
+    return _option(
+        "",
+        f"{doc} A line break may be written as `\\n`.",
+        pattern=r"(?s)\s*-----BEGIN (RSA )?PUBLIC KEY-----.+-----END (RSA )?PUBLIC KEY-----\s*",
+        shape="a public key in PEM form (-----BEGIN PUBLIC KEY-----…)",
+        lines=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenConfig:
-    """[client.token]: how connection and subscription tokens are verified."""
+    """[client.token]: how connection and subscription tokens are verified. Without any key, no token is accepted."""
 
     hmac_secret_key: str = _option(
         "",
-        "Key of HS256, HS384 and HS512 tokens; empty: no token is accepted. "
+        "Key of HS256, HS384 and HS512 tokens; empty: none of them is accepted. "
         "At least 32 bytes, or it can be guessed offline from one token.",
         secret=True,
     )
+    rsa_public_key: str = _public_key(
+        "Key of RS256, RS384 and RS512 tokens, of 2,048 to 8,192 bits; empty: none but those of keys of the endpoint below."
+    )
+    ecdsa_public_key: str = _public_key(
+        "The same for ES256 (curve P-256), ES384 (P-384) or ES512 (P-521) tokens."
+    )
+    ed25519_public_key: str = _public_key("The same for EdDSA tokens.")
+    jwks_public_endpoint: str = _option(
+        "",
+        "Where an identity provider publishes its public keys as a JWK set: for RS…, ES… and EdDSA tokens, beside the "
+        "keys above. Fetched at the start, every 5 minutes, and when a token names a key that is not known; kept for "
+        "6 hours if it cannot be. Set `issuer` and `audience` too: others' tokens may have the same keys. Nodes in subnets "
+        "without a way out cannot reach it.",
+        # No user:password@ in it; redirects are not followed.
+        pattern=r"https://[^/\s@?#{}]+(/[^\s#{}]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[^\s#{}]*)?",
+        shape="an https:// address (http:// only of this machine)",
+    )
     audience: str = _option("", "Required `aud` of a token; empty: not checked.")
     issuer: str = _option("", "Required `iss` of a token; empty: not checked.")
+
+    @property
+    def has_key(self) -> bool:
+        """Whether any token can be good."""
+        return any(
+            (
+                self.hmac_secret_key,
+                self.rsa_public_key,
+                self.ecdsa_public_key,
+                self.ed25519_public_key,
+                self.jwks_public_endpoint,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +175,17 @@ class ClientConfig:
     )
     allow_anonymous_connect_without_token: bool = _option(
         False, "Let clients without a token connect, as the user with the empty name."
+    )
+    subscribe_to_user_personal_channel: bool = _option(
+        False,
+        "Subscribe each client that has a user to the channel `#` and the user's name as it connects, without asking it. "
+        "Not for users whose name has `#`, `,` or other than printable ASCII characters, or `:` without the option below.",
+    )
+    user_personal_channel_namespace: str = _option(
+        "",
+        "Namespace of those channels, `alerts` makes `alerts:#ann`; empty: none.",
+        pattern=_NAMESPACE_NAME.pattern,
+        shape="the name of a namespace",
     )
     channel_limit: int = _option(
         128,
@@ -161,6 +223,43 @@ class ClientConfig:
         "Connections of one node; more are refused with 503, so that the load balancer tries another. 0: no limit.",
         unit="connections",
         within=(0, 10_000_000),
+    )
+    user_connection_limit: int = _option(
+        0,
+        "Connections of one user on one node; a further one is closed for good (3504). Leave room for those that are gone "
+        "and not missed yet: up to `ping_interval_s` and `pong_timeout_s`. Clients without a name are not counted. 0: no limit.",
+        unit="connections",
+        within=(0, 1_000_000),
+    )
+    publish_rate_limit: float = _option(
+        100.0,
+        "Publications that one connection may publish in a second, in the long run; twice as many at once. More get "
+        "error 111. 0: no limit.",
+        unit="publications",
+        within=(0, 1_000_000),
+    )
+    command_rate_limit: float = _option(
+        500.0,
+        "Commands of any kind that are taken from one connection in a second, in the long run; twice as many at once, and "
+        "`channel_limit` more, for the subscriptions of a client that comes back. More have to wait: they are read later. "
+        "0: no limit.",
+        unit="commands",
+        within=(0, 1_000_000),
+    )
+    handshake_rate_limit: float = _option(
+        0.0,
+        "New connections of one address (IPv6: of one /64) in a second, in the long run; ten times as many at once. More get "
+        "HTTP 429. Behind a load balancer it needs `trusted_proxies`: otherwise all clients have the balancer's address. "
+        "0: no limit.",
+        unit="connections",
+        within=(0, 1_000_000),
+    )
+    trusted_proxies: tuple[str, ...] = _option(
+        (),
+        "Networks of the load balancers in front of this server, such as `10.0.0.0/16`: who comes from there has the address "
+        "that `X-Forwarded-For` says. Empty: the header is not looked at.",
+        pattern=r"[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?",
+        shape="networks such as 10.0.0.0/16",
     )
     message_size_limit: int = _option(
         64 * 1024,
@@ -239,6 +338,33 @@ class AwsConfig:
         pattern=r"[0-9a-z]{1,8}",
         shape="1 to 8 digits or small letters",
     )
+    autoscaling_group: str = _option(
+        "",
+        "Name of the Auto Scaling group that the instance is in; empty: none. The nodes tell it when they serve and "
+        "when they have drained, at the two hooks below.",
+        pattern=r"[!-~]([ -~]{0,253}[!-~])?",
+        shape="the name of an Auto Scaling group",
+    )
+    launch_hook: str = _option(
+        "",
+        "Lifecycle hook of the group at which a new instance waits until one of its nodes serves; empty: none.",
+        pattern=r"[A-Za-z0-9_/-]{1,255}",
+        shape="the name of a lifecycle hook",
+    )
+    terminate_hook: str = _option(
+        "",
+        "Lifecycle hook of the group at which an instance waits until its nodes have drained; empty: none. Its heartbeat "
+        "time-out may be short: it is renewed every 20 s.",
+        pattern=r"[A-Za-z0-9_/-]{1,255}",
+        shape="the name of a lifecycle hook",
+    )
+    metrics_namespace: str = _option(
+        "",
+        "CloudWatch namespace in which each node puts its connections, channels, lag and health once a minute; empty: none. "
+        "With `autoscaling_group`, for that group and over all groups.",
+        pattern=r"(?!AWS/)[A-Za-z0-9._/#-][A-Za-z0-9 ._/#:-]{0,254}",
+        shape="a namespace such as roomcast, which does not begin with AWS/",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +406,8 @@ class NodeConfig:
     )
     canary_interval_s: float = _option(
         30.0,
-        "Time between canaries: records that one node writes and every node must hear. A node that misses three "
-        "finds out whether it is deaf or the pipeline is silent.",
+        "Time between canaries: records that one node writes and every node must hear. A node that misses two or "
+        "three finds out whether it is deaf or the pipeline is silent.",
         unit="s",
         within=(1, 3600),
     )
@@ -290,6 +416,21 @@ class NodeConfig:
         "How long a starting node waits to hear its own greeting through its queue before it serves all the same.",
         unit="s",
         within=(0.1, 300),
+    )
+    imds_endpoint: str = _option(
+        "http://169.254.169.254",
+        "Instance metadata service (version 2) of an EC2 instance: its id becomes part of the node's, and it says when the "
+        "instance is to end. At this address only machines that say they are of EC2 are asked. Empty, or "
+        "`AWS_EC2_METADATA_DISABLED=true`: never.",
+        pattern=r"(https?://[^/\s@?#]+/?)?",
+        shape="an address such as http://169.254.169.254, or empty",
+    )
+    lifecycle_poll_s: float = _option(
+        5.0,
+        "Time between looks at the instance metadata (jittered): an instance that Auto Scaling terminates, or a spot "
+        "instance that is taken away, drains as after SIGTERM. 0: never.",
+        unit="s",
+        within=(0, 3600),
     )
 
 
@@ -337,8 +478,6 @@ _CHANNEL_RULES: Final[Mapping[str, _Rules]] = {
     "allow_history_for_subscriber": _Rules("A client that is subscribed may read the history."),
     "allow_history_for_anonymous": _Rules("A client without a user may read the history."),
 }
-# Longer names would leave little of a channel's 255 bytes.
-_NAMESPACE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAMESPACES_MAX: Final = 1000
 
 _DURATION: Final = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
@@ -438,8 +577,11 @@ class Option:
         return found
 
     def _shaped(self, found: object, *, empty: bool = False) -> str:
+        if not isinstance(found, str):
+            raise _Wrong
         # A newline that a secrets' file ends with would otherwise become part of a key unseen.
-        if not isinstance(found, str) or not found.isprintable():
+        line = found.replace("\r\n", "").replace("\n", "") if self.rules.lines else found
+        if not line.isprintable():
             raise _Wrong
         if found == "" and empty and self.default == "":
             return found
@@ -622,6 +764,8 @@ def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = Fa
     _take_table(document, "", values, origin)
     _take_environment(environ, values, origin)
     config = _built(dev_config() if demo and file is None else Config(), values)
+    if environ.get(_NO_METADATA, "").lower() == "true":
+        config = replace(config, node=replace(config.node, imds_endpoint=""))
     for key, message in _conflicts(config, values.places):
         raise origin.error(key, message)
     return config
@@ -724,16 +868,39 @@ def _conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str,
             "client.pong_timeout_s",
             f"must be below client.ping_interval_s ({client.ping_interval_s:g}); found {client.pong_timeout_s:g}",
         )
+    for network in client.trusted_proxies:
+        if not _is_network(network):
+            yield (
+                "client.trusted_proxies",
+                f"must be networks such as 10.0.0.0/16; found {_quoted(network)}",
+            )
+    namespace = client.user_personal_channel_namespace
+    if namespace and namespace not in config.channel.namespaces:
+        yield (
+            "client.user_personal_channel_namespace",
+            f"must be the name of one of [[{_NAMESPACES}]]; found {_quoted(namespace)}",
+        )
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (
             "node.heartbeat_s",
             f"must be below half of node.lease_ttl_s ({node.lease_ttl_s:g}); found {node.heartbeat_s:g}",
         )
+    for name in ("launch_hook", "terminate_hook"):
+        if getattr(aws, name) and not aws.autoscaling_group:
+            yield f"aws.{name}", "needs aws.autoscaling_group"
     if aws.topic_arn and aws.region and aws.topic_arn.split(":")[3] != aws.region:
         yield ("aws.topic_arn", f"must be in aws.region ({aws.region}); found {_quoted(aws.topic_arn)}")
     yield from _channel_conflicts(config.channel.without_namespace, _WITHOUT_NAMESPACE)
     for name, options in config.channel.namespaces.items():
         yield from _channel_conflicts(options, places.get(name, _NAMESPACES))
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[str, str]]:
@@ -849,7 +1016,8 @@ def reference() -> str:
 
 
 def _must_be(option: Option, found: object) -> str:
-    return f"must be {option.expected()}" + ("" if option.rules.secret else f"; found {_quoted(found)}")
+    hidden = option.rules.secret or option.rules.lines
+    return f"must be {option.expected()}" + ("" if hidden else f"; found {_quoted(found)}")
 
 
 def _quoted(found: object) -> str:

@@ -31,6 +31,8 @@ __all__ = ["PIPELINE_S", "Check", "Doctor"]
 PIPELINE_S: Final = 30.0
 # How often is looked whether the canary has come: well under what is measured.
 _LOOK_S: Final = 0.02
+# A heartbeat of the future: far more than machines with NTP differ, far less than a lease lasts.
+_CLOCKS_APART_MS: Final = 2000
 # Numbers tried before it is given up: other nodes sing as well.
 _SONGS_MAX: Final = 5
 # No client can have it: everything that is written for a check is written there.
@@ -147,6 +149,9 @@ class Doctor:
 
     async def _nodes(self) -> str:
         leases, now = await self._ports.leases.all(), self._clock.now_ms()
+        ahead_ms = max((lease.heartbeat_at - now for lease in leases), default=0)
+        if ahead_ms > _CLOCKS_APART_MS:
+            return f"!a node's clock is {ahead_ms / 1000:.0f} s ahead of this one's: leases go by clocks; is NTP running?"
         live = sum(standing(lease, now) == "live" for lease in leases)
         dead = len(leases) - live
         nodes = f"{live} live node{'' if live == 1 else 's'}"

@@ -150,11 +150,12 @@ class LeaseKeeper:
         self._lease = replace(self.report(self._lease), heartbeat_at=now, expires_at=now + self._ttl_ms)
 
     async def newest_canary_elsewhere(self) -> int:
-        """The newest canary that another live node says it heard; 0 when there is none. Raises PortError."""
-        now, own = self._clock.now_ms(), self._lease.node
+        """The newest canary that another node says it heard; 0 when there is none. Raises PortError.
+
+        Also of leases that have ended: whether they have is a matter of clocks, and what they heard grows no more.
+        """
         leases = await self._leases.all()
-        others = [each.canary for each in leases if each.node != own and standing(each, now) == "live"]
-        return max(others, default=0)
+        return max((each.canary for each in leases if each.node != self._lease.node), default=0)
 
     async def others_here(self) -> bool:
         """Whether another node of this machine lives. Raises PortError."""

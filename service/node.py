@@ -9,9 +9,11 @@ from typing import Final, Protocol
 
 import structlog
 
+from service.census import Census
 from service.connection import Connection, Services, Socket
 from service.core.canary import Hearing, Latency
 from service.core.codes import Disconnect
+from service.orders import Orders
 
 __all__ = ["BACKGROUND_MAX", "Health", "Node"]
 
@@ -37,6 +39,10 @@ def _no() -> bool:
     return False
 
 
+def _nothing() -> str:
+    return ""
+
+
 @dataclass(slots=True)
 class Health:
     """What readiness rests on. Not ready: this node cannot hear, or is about to end. Degraded: it may not hear all."""
@@ -47,7 +53,11 @@ class Health:
     deaf: Callable[[], bool] = _no
     # The queue is received from, but nothing has proved yet that the topic reaches it.
     unproved: Callable[[], bool] = _no
+    # Why messages that were handed on cannot be deleted, "" as long as they can: they come again and again.
+    undeleted: Callable[[], str] = _nothing
     canary: Ears | None = None
+    # Tokens are verified with keys that could not be fetched, or not for too long.
+    keyless: Callable[[], bool] = _no
 
     def reasons(self) -> list[str]:
         """Why this node is not ready; empty when it is."""
@@ -59,7 +69,7 @@ class Health:
         if self.deaf():
             reasons.append("deaf: the queue cannot be received from")
         if self.canary is not None and self.canary.hearing is Hearing.DEAF:
-            reasons.append("deaf: other nodes heard newer canaries; the queue is being replaced")
+            reasons.append("deaf: other nodes heard newer canaries; this one tries new queues")
         return reasons
 
     def doubts(self) -> list[str]:
@@ -67,8 +77,16 @@ class Health:
         doubts = []
         if self.unproved():
             doubts.append("the queue has not brought a greeting of this node yet")
+        if undeleted := self.undeleted():
+            doubts.append(f"messages cannot be deleted: {undeleted}")
+        if self.keyless():
+            doubts.append(
+                "no keys from client.token.jwks_public_endpoint: clients with their tokens have to wait"
+            )
         if self.canary is not None and self.canary.hearing is Hearing.SILENT:
-            doubts.append(f"no canary came for {self.canary.silence_s:.0f} s: the pipeline is silent")
+            doubts.append(
+                f"no canary came for {self.canary.silence_s:.0f} s: the pipeline is silent, as far as this node can tell"
+            )
         return doubts
 
 
@@ -101,11 +119,15 @@ class Background:
 
 
 class Node:
-    """All connections of this process."""
+    """All connections of this process. `orders` and `census` are for its HTTP API."""
 
-    def __init__(self, services: Services, health: Health, *, connection_limit: int) -> None:
+    def __init__(
+        self, services: Services, health: Health, orders: Orders, census: Census, *, connection_limit: int
+    ) -> None:
         self.services = services
         self.health = health
+        self.orders = orders
+        self.census = census
         self._connection_limit = connection_limit
         self._connections: set[Connection] = set()
 

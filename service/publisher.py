@@ -29,6 +29,8 @@ class Publisher:
         self._new_id = new_id
         self._signal = signal
         self._node = node
+        # Publications that went to nodes and clients without a log.
+        self.signalled = 0
 
     def store(
         self, channel: str, options: ChannelOptions, published: Publication, key: str | None, received_ms: int
@@ -43,6 +45,7 @@ class Publisher:
         encode_stored(published)
         signal = signals.publication(self._node, self._new_id(), channel, published)
         if self._signal(signal):
+            self.signalled += 1
             return
         if not can_be_sent(signal):
             raise TooLarge("a publication that exceeds a signal")

@@ -1,4 +1,4 @@
-"""A WebSocket client that says exactly what a test wants said, in the JSON of the Centrifuge protocol."""
+"""A WebSocket client that says exactly what a test wants said, in the Centrifuge protocol's JSON or Protobuf."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import WSMsgType
 
-__all__ = ["DEADLINE_S", "WebSocket"]
+from tests.protobuf import command, read_messages
+
+__all__ = ["DEADLINE_S", "PROTOBUF", "WebSocket"]
+
+# The subprotocol that asks for it.
+PROTOBUF: Final = "centrifuge-protobuf"
 
 # For one frame from the server; a loaded machine may be slow.
 DEADLINE_S: Final = 15.0
 
 
 class WebSocket:
-    """One connection. `lines` keeps everything that came, replies and pushes, in order."""
+    """One connection. `lines` keeps everything that came, replies and pushes, in order, as JSON has them."""
 
     def __init__(self, response: aiohttp.ClientWebSocketResponse) -> None:
         self.response = response
@@ -26,15 +31,29 @@ class WebSocket:
 
     async def say(self, *commands: Mapping[str, Any]) -> list[int]:
         """One frame with these commands, each with an id of its own. Returns their ids."""
-        numbered = [{"id": next(self._ids), **command} for command in commands]
-        await self.response.send_str("\n".join(json.dumps(command) for command in numbered))
-        return [command["id"] for command in numbered]
+        numbered = [{"id": next(self._ids), **each} for each in commands]
+        if self.is_protobuf:
+            await self.response.send_bytes(b"".join(command(each) for each in numbered))
+        else:
+            await self.response.send_str("\n".join(json.dumps(each) for each in numbered))
+        return [each["id"] for each in numbered]
+
+    @property
+    def is_protobuf(self) -> bool:
+        return self.response.protocol == PROTOBUF
+
+    @property
+    def _frames(self) -> WSMsgType:
+        return WSMsgType.BINARY if self.is_protobuf else WSMsgType.TEXT
 
     async def read(self) -> None:
-        """The next frame, which must be text."""
+        """The next frame, which must be of the connection's encoding."""
         message = await self.response.receive(DEADLINE_S)
-        assert message.type is WSMsgType.TEXT, (message, self.response.close_code)
-        self.lines += [json.loads(line) for line in message.data.split("\n")]
+        assert message.type is self._frames, (message, self.response.close_code)
+        if self.is_protobuf:
+            self.lines += read_messages(message.data)
+        else:
+            self.lines += [json.loads(line) for line in message.data.split("\n")]
 
     async def until(self, found: Callable[[], Any]) -> Any:
         """Read on until `found` finds something."""
@@ -73,5 +92,5 @@ class WebSocket:
         """Read on until the server closes; its code."""
         while True:
             message = await self.response.receive(DEADLINE_S)
-            if message.type is not WSMsgType.TEXT:
+            if message.type is not self._frames:
                 return self.response.close_code

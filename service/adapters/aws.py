@@ -14,6 +14,7 @@ import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 
+from service.adapters.calls import Calls
 from service.adapters.errors import (
     ATTEMPTS_MAX,
     CALL_LIMIT_S,
@@ -77,8 +78,11 @@ async def connect(
     session: aioboto3.Session | None = None,
     autoscaling: bool = False,
     cloudwatch: bool = False,
+    calls: Calls | None = None,
 ) -> AsyncIterator[AwsClients]:
     """Open every client; close them at the end. None: what the environment and the instance's role say.
+
+    `calls`: is told of every call.
 
     Raises Refused when no region can be found.
     """
@@ -100,7 +104,8 @@ async def connect(
             client = session.client(
                 service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
             )
-            return await stack.enter_async_context(client)
+            entered = await stack.enter_async_context(client)
+            return entered if calls is None else calls.timed(entered, service)
 
         async def side(service: str, is_wanted: bool) -> Any | None:
             if not is_wanted:

@@ -90,6 +90,8 @@ _THROTTLED_CODES: Final = frozenset({
     # signing and arrival because the process was suspended: neither happened, both come right again.
     "ExpiredToken",
     "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
     "InvalidSignatureException",
     "RequestExpired",
     "RequestTimeTooSkewed",
@@ -112,6 +114,11 @@ async def port_errors(limit_s: float) -> AsyncIterator[None]:
             yield
     except _CALL_ERRORS as error:
         raise mapped(error) from error
+    except RuntimeError as error:
+        # The SDK's own word for credentials that were renewed and are still expired: nothing was signed or sent.
+        if "credentials" not in str(error).lower():
+            raise
+        raise Throttled(f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS_MAX]) from error
 
 
 def mapped(error: Exception) -> PortError:

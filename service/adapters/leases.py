@@ -18,7 +18,7 @@ LEASE_KEEP_S: Final = 24 * 3600
 LEASES_MAX: Final = 10_000
 # Attributes that are called what the field of a Lease is.
 _TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version")
-_NUMBERS: Final = ("started_at", "heartbeat_at", "canary", "connections", "channels", "lag_ms")
+_NUMBERS: Final = ("started_at", "heartbeat_at", "canary", "connections", "channels", "users", "lag_ms")
 
 
 class DynamoLeases:

@@ -188,9 +188,8 @@ class Vigil:
         """What an overdue canary means. `newest_elsewhere`: the newest that another live node heard; None = not known.
 
         A greeting comes through topic and queue only: who hears it has ears, and it is the table's stream or the
-        Lambda that is silent. Who does not, while others heard newer canaries, is deaf. A greeting that the topic
-        did not take says nothing, and in an outage of the topic the last canary reached some nodes and not others: then
-        what others heard counts only if it goes on growing while this node hears nothing.
+        Lambda that is silent. In an outage of the topic the last canary reached some nodes and not others, so what
+        others heard counts only if it goes on growing while this node hears nothing: then this node is deaf.
         """
         before = self._elsewhere
         if newest_elsewhere is not None and before is None:
@@ -198,4 +197,4 @@ class Vigil:
         if greeting is Greeting.HEARD or newest_elsewhere is None or newest_elsewhere <= self.newest:
             return Hearing.SILENT
         grows = before is not None and newest_elsewhere > before
-        return Hearing.DEAF if greeting is Greeting.NOT_HEARD or grows else Hearing.SILENT
+        return Hearing.DEAF if grows else Hearing.SILENT

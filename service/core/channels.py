@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 __all__ = [
     "CHANNEL_BYTES_MAX",
     "NAMESPACE_SEPARATOR",
     "RESERVED_PREFIX",
+    "USERS_SEPARATOR",
     "ChannelOptions",
+    "ChannelOverride",
     "ChannelRules",
     "is_valid_name",
+    "listed_users",
+    "personal_channel",
 ]
 
 CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
+# What stands behind the last one names the users of a user-limited channel: `dialogue#ann,bob`.
+USERS_SEPARATOR: Final = "#"
+_BETWEEN_USERS: Final = ","
 # No client can name such a channel: names are printable ASCII. The service's own records use it.
 RESERVED_PREFIX: Final = "\u0001"
 
@@ -53,6 +60,24 @@ class ChannelOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelOverride:
+    """What a token says of one subscription instead of the channel's options; None = nothing. Names are those of
+    ChannelOptions. Recovery and positions still need a channel with history, pushes of joins `join_leave`.
+    """
+
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_recovery: bool | None = None
+    force_positioning: bool | None = None
+
+    def over(self, options: ChannelOptions) -> ChannelOptions:
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        changes = {name: value for name, value in said.items() if value is not None}
+        return replace(options, **changes) if changes else options
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelRules:
     """The options of every namespace; `without_namespace` for names without a separator."""
 
@@ -65,6 +90,23 @@ class ChannelRules:
         if not separator:
             return self.without_namespace
         return self.namespaces.get(namespace)
+
+
+def listed_users(channel: str) -> frozenset[str] | None:
+    """Who may be in a user-limited channel; None = any other channel."""
+    _, separator, users = channel.rpartition(USERS_SEPARATOR)
+    return frozenset(users.split(_BETWEEN_USERS)) if separator else None
+
+
+def personal_channel(user: str, namespace: str) -> str | None:
+    """The channel that `user` alone may be in; None when there can be none: for users without a name, and for names
+    that a channel's cannot hold, or that would let others in.
+    """
+    channel = f"{namespace}{NAMESPACE_SEPARATOR if namespace else ''}{USERS_SEPARATOR}{user}"
+    fits = is_valid_name(channel) and listed_users(channel) == frozenset([user])
+    if not user or not fits or (not namespace and NAMESPACE_SEPARATOR in user):
+        return None
+    return channel
 
 
 def is_valid_name(channel: str) -> bool:

@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Disconnect", "DisconnectCode", "Error", "ErrorCode", "Unsubscribe", "UnsubscribeCode"]
+__all__ = [
+    "Closing",
+    "Disconnect",
+    "DisconnectCode",
+    "Error",
+    "ErrorCode",
+    "Unsubscribe",
+    "UnsubscribeCode",
+    "code_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,8 @@ class Error(Enum):
     TOKEN_EXPIRED = ErrorCode(109, "token expired")
     # A connection that expired while the command was under way.
     EXPIRED = ErrorCode(110, "expired")
-    # A queue or a rate is full, or the table does not take it: known not to have happened.
+    # A queue or a rate is full, or the table does not take it: this attempt is known not to have happened. An earlier one
+    # with the same idempotency key may have.
     TOO_MANY_REQUESTS = ErrorCode(111, "too many requests", temporary=True)
     # A history or recovery position of another epoch.
     UNRECOVERABLE_POSITION = ErrorCode(112, "unrecoverable position")
@@ -76,6 +86,8 @@ class Disconnect(Enum):
     SERVER_ERROR = DisconnectCode(3004, "internal server error")
     # The connection's token ran out and was not refreshed in time.
     EXPIRED = DisconnectCode(3005, "connection expired")
+    # A subscription that the server made for a time has come to its end.
+    SUBSCRIPTION_EXPIRED = DisconnectCode(3006, "subscription expired")
     # The peer reads slower than its channels bring: its outgoing queue passed the bound.
     SLOW = DisconnectCode(3008, "slow")
     # A hole that cannot be repaired in a server-side subscription.
@@ -90,12 +102,25 @@ class Disconnect(Enum):
     BAD_REQUEST = DisconnectCode(3501, "bad request")
     # No successful connect in time.
     STALE = DisconnectCode(3502, "stale")
+    # By the application's wish, unless it says another one.
+    FORCE_NO_RECONNECT = DisconnectCode(3503, "force disconnect")
     # More connections than this node or user may have.
     CONNECTION_LIMIT = DisconnectCode(3504, "connection limit")
+    # More subscriptions were to be made for it by the server than a connection may have.
+    CHANNEL_LIMIT = DisconnectCode(3505, "channel limit")
     # The connection may not do this at all.
     PERMISSION_DENIED = DisconnectCode(3507, "permission denied")
     # A command without a reply that is not part of this release (`send`).
     NOT_AVAILABLE = DisconnectCode(3508, "not available")
+
+
+# Why a connection is closed: for a reason of ours, or for one of the application.
+Closing = Disconnect | DisconnectCode
+
+
+def code_of(why: Closing) -> DisconnectCode:
+    """What the close frame says."""
+    return why.value if isinstance(why, Disconnect) else why
 
 
 @dataclass(frozen=True, slots=True)

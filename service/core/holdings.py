@@ -34,6 +34,7 @@ class Lease:
 
     `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as they are not known.
     `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest message came out of the queue.
+    `users`: how many different ones are connected. `channels`: those with subscribers.
     `reaped`: since when somebody has been cleaning up after this node, 0 = nobody is.
     """
 
@@ -50,6 +51,7 @@ class Lease:
     version: str = ""
     connections: int = 0
     channels: int = 0
+    users: int = 0
     lag_ms: int = 0
     reaped: int = 0
 

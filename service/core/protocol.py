@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -49,8 +49,10 @@ __all__ = [
     "SubscribeRequest",
     "Unencodable",
     "UnsubscribeRequest",
+    "command_of",
     "decode_frame",
     "decode_json",
+    "decode_payload",
     "decode_publications",
     "encode_error",
     "encode_lines_reply",
@@ -60,6 +62,8 @@ __all__ = [
     "info_push",
     "join_lines",
     "publication_push",
+    "refresh_push",
+    "subscribe_push",
     "subscribe_result",
     "unsubscribe_push",
 ]
@@ -86,12 +90,13 @@ class _BadField(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """`subs` and `headers` are for server-side subscriptions and hooks, which this release does not have."""
+    """`since`: from where the client wants to recover which of its server-side subscriptions."""
 
     token: str = ""
     data: Json = None
     name: str = ""
     version: str = ""
+    since: Mapping[str, StreamPosition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,7 @@ Request = (
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`id` is 0 for `send` and pong only; `size` is the length of the command's line in bytes."""
+    """`id` is 0 for `send` and pong only; `size` is the length of the command's line, or message, in bytes."""
 
     id: int
     request: Request
@@ -249,11 +254,19 @@ def decode_frame(frame: str | bytes) -> list[Command]:
 
 
 def _decode_command(line: bytes) -> Command:
-    fields, is_exact = _loads(line)
+    fields, is_exact = decode_payload(line)
     if not isinstance(fields, dict):
         raise ProtocolViolation("a command is not an object")
     if not fields:
         return Command(0, Pong(), len(line))
+    return command_of(fields, len(line), is_exact=is_exact)
+
+
+def command_of(fields: dict[str, Any], size: int, *, is_exact: bool) -> Command:
+    """The command that `fields` are, whatever they were decoded from. Raises ProtocolViolation.
+
+    `size`: of what they were decoded from, in bytes. `is_exact`: False = there is a value that cannot be passed on.
+    """
     command_id = fields.get("id", 0)
     if not _is_int(command_id) or not 0 <= command_id <= _ID_MAX:
         raise ProtocolViolation("a command's id is not a positive number of 32 bits")
@@ -268,13 +281,13 @@ def _decode_command(line: bytes) -> Command:
         try:
             if not is_exact:
                 raise _BadField("a value that cannot be passed on")
-            return Command(command_id, decode(params), len(line))
+            return Command(command_id, decode(params), size)
         except _BadField:
-            return Command(command_id, InvalidRequest(method), len(line))
+            return Command(command_id, InvalidRequest(method), size)
     raise ProtocolViolation("a command without a known method")
 
 
-def _loads(line: bytes) -> tuple[Any, bool]:
+def decode_payload(line: bytes) -> tuple[Json, bool]:
     """The JSON value of `line`; False = it holds numbers that no double holds. Raises ProtocolViolation.
 
     JavaScript writes half an emoji as a lone surrogate, which orjson refuses: it becomes U+FFFD, as in a page.
@@ -307,7 +320,22 @@ def _connect(params: dict[str, Any]) -> Request:
         data=params.get("data"),
         name=_text(params, "name"),
         version=_text(params, "version"),
+        since=_recoveries(params),
     )
+
+
+def _recoveries(params: dict[str, Any]) -> dict[str, StreamPosition]:
+    """The positions in a connect's `subs`: SDKs name those of their server-side subscriptions that can be recovered."""
+    subs = params.get("subs")
+    if subs is None:
+        return {}
+    if not isinstance(subs, dict) or not all(isinstance(sub, dict) for sub in subs.values()):
+        raise _BadField("subs are not objects")
+    return {
+        channel: StreamPosition(_text(sub, "epoch"), _count(sub, "offset"))
+        for channel, sub in subs.items()
+        if _flag(sub, "recover")
+    }
 
 
 _REJECT_UNRECOVERED: Final = 2  # bit of SubscribeRequest.flag
@@ -518,6 +546,16 @@ def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
     return orjson.dumps(
         {"push": {"channel": channel, "unsubscribe": {"code": code.code, "reason": code.reason}}}
     )
+
+
+def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
+    """The line that tells of a subscription which the server made. Raises Unencodable."""
+    return _dumps({"push": {"channel": channel, "subscribe": result}})
+
+
+def refresh_push(lasts: Mapping[str, Json]) -> bytes:
+    """The line that tells how long the connection lasts now. `lasts`: `expires` and `ttl`, or nothing: for ever."""
+    return orjson.dumps({"push": {"refresh": lasts}})
 
 
 def join_lines(lines: Iterable[bytes]) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,6 +30,7 @@ __all__ = [
     "StaleSubscription",
     "Standing",
     "dead_nodes",
+    "doubtful",
     "judge",
     "leave_id",
     "standing",
@@ -43,7 +44,12 @@ ORPHAN_AGE_MS: Final = 15 * 60 * 1000
 # Queues that one run looks at one by one, two calls each: only those that no lease explains, which are few.
 LOOKED_AT_MAX: Final = 500
 
+# From so many on, leases that end together say less of their nodes than of the table they are written to.
+_MANY: Final = 2
+
 _ID_CHARS: Final = 20
+# States of a lease whose node has clients.
+_SERVING: Final = ("live", "draining")
 
 Standing = Literal["live", "expired", "reaped"]
 
@@ -121,9 +127,17 @@ def dead_nodes(
     deployment: Deployment,
     now_ms: int,
     scope: Scope = WHOLE_FLEET,
+    beating: Collection[str] = (),
 ) -> tuple[DeadNode, ...]:
-    """The leases in `scope` whose nodes are gone. `subscriptions`: those of the topic that are known."""
-    reasons = {lease.node: why for lease in leases if (why := _why_dead(lease, now_ms, scope))}
+    """The leases in `scope` whose nodes are gone. `subscriptions`: those of the topic that are known.
+
+    `beating`: nodes that were just heard of, whatever the clocks say.
+    """
+    reasons = {
+        lease.node: why
+        for lease in leases
+        if lease.node not in beating and (why := _why_dead(lease, now_ms, scope))
+    }
     by_queue = _by_queue(subscriptions, deployment)
     alive = _others(leases, reasons)
     queues_held = {lease.queue for lease in alive}
@@ -140,6 +154,26 @@ def dead_nodes(
         mine = dict.fromkeys(arn for arn in arns if arn not in subscriptions_held)
         found.append(DeadNode(lease, queue, tuple(mine), reasons[lease.node]))
     return tuple(found)
+
+
+def doubtful(leases: Sequence[Lease], now_ms: int, scope: Scope = WHOLE_FLEET) -> Mapping[str, Lease]:
+    """The leases that look expired, by node, when that is no proof that their nodes are dead; empty: no doubt.
+
+    Of the whole fleet: several at once, and more than half. Then it is rather the table that nobody could write to, or
+    the clock of whoever looks. Of an instance that is about to end: those whose time is not long past, because its
+    nodes may be draining.
+    """
+    open_ = [lease for lease in leases if scope.covers(lease) and not lease.reaped]
+    expired = {lease.node: lease for lease in open_ if _why_dead(lease, now_ms, scope)}
+    if scope.terminated:
+        return {}
+    if scope.instance is None:
+        return expired if len(expired) >= _MANY and 2 * len(expired) > len(open_) else {}
+    return {
+        node: lease
+        for node, lease in expired.items()
+        if lease.state in _SERVING and now_ms <= lease.expires_at + REAP_GRACE_MS
+    }
 
 
 def unexplained(
@@ -175,10 +209,14 @@ def judge(
     looked_at: Mapping[str, Queue | None],
     deployment: Deployment,
     now_ms: int,
+    beating: Collection[str] = (),
 ) -> Findings:
-    """What is to be reaped. `looked_at`: what was found of the `unexplained` queues, None = there is none."""
+    """What is to be reaped. `looked_at`: what was found of the `unexplained` queues, None = there is none.
+
+    `beating`: nodes that were just heard of, whatever the clocks say.
+    """
     named = {lease.queue for lease in leases}
-    dead = dead_nodes(leases, subscriptions, deployment, now_ms)
+    dead = dead_nodes(leases, subscriptions, deployment, now_ms, beating=beating)
     alive = _others(leases, (each.lease.node for each in dead))
     nodes = {lease.node for lease in alive}
     held = {lease.subscription_arn for lease in alive}

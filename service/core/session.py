@@ -12,16 +12,27 @@ effect for the shell to carry out, which comes back with the outcome.
     CONNECTED   connect                  Close 3501                          CLOSED
     CONNECTED   subscribe                Authorize, Join or an error         subscription is pending
     CONNECTED   unsubscribe              Leave
+    CONNECTED   refresh, sub_refresh     Refresh, SubRefresh, an error,      then Renew or Close
+                                         or Close 3501
     CONNECTED   publish, history, …      Publish, ReadHistory, … or an error
     CONNECTED   send                     Close 3508                          CLOSED
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from typing import Final
 
-from service.core.channels import ChannelOptions, ChannelRules, is_valid_name
+from service.core.capabilities import Capability, Grant, granted
+from service.core.channels import (
+    ChannelOptions,
+    ChannelRules,
+    is_valid_name,
+    listed_users,
+    personal_channel,
+)
 from service.core.codes import Disconnect, Error
 from service.core.protocol import (
     Command,
@@ -42,6 +53,7 @@ from service.core.protocol import (
     UnsubscribeRequest,
 )
 from service.core.publication import ClientInfo, Json, StreamPosition
+from service.core.tokens import ConnectionClaims, ServerSubscription, SubscriptionClaims
 
 __all__ = [
     "Authenticate",
@@ -56,8 +68,11 @@ __all__ = [
     "Publish",
     "ReadHistory",
     "ReadPresence",
+    "Refresh",
+    "Renew",
     "Session",
     "State",
+    "SubRefresh",
 ]
 
 
@@ -66,7 +81,8 @@ class Policy:
     """What every connection of this node is held to.
 
     `insecure`: no token is needed and every channel operation is allowed that the channel's options provide.
-    `message_size_limit`: bytes of one command.
+    `message_size_limit`: bytes of one command. `personal_namespace`: of the channels that users are subscribed to as
+    they connect; None = they are not.
     """
 
     rules: ChannelRules
@@ -74,6 +90,7 @@ class Policy:
     allow_anonymous: bool
     channel_limit: int
     message_size_limit: int
+    personal_namespace: str | None = None
 
 
 class State(Enum):
@@ -110,10 +127,14 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Verify `token`, then call `connected` or `refused`. An empty token: an anonymous connection."""
+    """Verify `token`, then call `connected` or `refused`. An empty token: an anonymous connection.
+
+    `since`: where the client wants to recover its server-side subscriptions from.
+    """
 
     id: int
     token: str
+    since: Mapping[str, StreamPosition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +151,11 @@ class Join:
     """Subscribe to `channel`, then call `subscribed` or `left`.
 
     `positioned`: the reply carries a position and order is kept (channels with history). `since` is set only
-    with it. `join_leave`: join and leave pushes go to this subscription.
+    with it. `join_leave`: join and leave pushes go to this subscription. `expires_at`: s since 1970 when its token
+    must be refreshed, None = never.
+
+    `is_server_side`: no command asked for it, `id` means nothing, `data` goes to the client with the news, and the
+    client can neither refresh nor end it.
     """
 
     id: int
@@ -142,6 +167,9 @@ class Join:
     reject_unrecovered: bool
     join_leave: bool
     info: ClientInfo
+    expires_at: int | None = None
+    is_server_side: bool = False
+    data: Json = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +214,58 @@ class ReadPresence:
     stats: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Verify the connection token, then call `refreshed`."""
+
+    id: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubRefresh:
+    """Verify the subscription token, then call `sub_refreshed`. `channel` "": the one that the token names."""
+
+    id: int
+    channel: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """The subscription to `channel`, or the connection (None), lasts until `expires_at` now; then answer."""
+
+    id: int
+    channel: str | None
+    expires_at: int | None
+
+
 Effect = (
-    Ignore | Fail | Close | Authenticate | Authorize | Join | Leave | Publish | ReadHistory | ReadPresence
+    Ignore
+    | Fail
+    | Close
+    | Authenticate
+    | Authorize
+    | Join
+    | Leave
+    | Publish
+    | ReadHistory
+    | ReadPresence
+    | Refresh
+    | SubRefresh
+    | Renew
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """What a subscription's own token gave it. `expires`: its client was told when to refresh it."""
+
+    allow: frozenset[Capability]
+    expires: bool
+
+
+_NO_TICKET: Final = _Ticket(frozenset(), expires=False)
 
 
 class Session:
@@ -200,8 +277,12 @@ class Session:
         self.user = ""
         self._conn_info: Json = None
         self._policy = policy
-        # Channels subscribed to or about to be.
+        self._caps: tuple[Grant, ...] = ()
+        # Whether the client was told when to refresh its token.
+        self._expires = False
+        # Channels subscribed to or about to be, and those of them that came by a token.
         self.channels: set[str] = set()
+        self._tickets: dict[str, _Ticket] = {}
 
     @property
     def info(self) -> ClientInfo:
@@ -229,7 +310,7 @@ class Session:
         if command.size > self._policy.message_size_limit:
             return self.close(Disconnect.BAD_REQUEST)
         self.state = State.CONNECTING
-        return Authenticate(command.id, command.request.token)
+        return Authenticate(command.id, command.request.token, command.request.since)
 
     def _connected_command(self, command_id: int, request: object) -> Effect:
         match request:
@@ -253,7 +334,11 @@ class Session:
                 return Fail(command_id, Error.BAD_REQUEST)
             case SendRequest():
                 return self.close(Disconnect.NOT_AVAILABLE)
-            case RpcRequest() | PingRequest() | RefreshRequest() | SubRefreshRequest():
+            case RefreshRequest(token):
+                return Refresh(command_id, token) if self._expires else self.close(Disconnect.BAD_REQUEST)
+            case SubRefreshRequest(channel, token):
+                return self._sub_refresh(command_id, channel, token)
+            case RpcRequest() | PingRequest():
                 return Fail(command_id, Error.NOT_AVAILABLE)
         raise AssertionError(f"a request that the session does not know: {type(request).__name__}")
 
@@ -277,9 +362,16 @@ class Session:
         return self._join(command_id, request, options, None)
 
     def _join(
-        self, command_id: int, request: SubscribeRequest, options: ChannelOptions, chan_info: Json
+        self,
+        command_id: int,
+        request: SubscribeRequest,
+        options: ChannelOptions,
+        claims: SubscriptionClaims | None,
     ) -> Join:
         self.channels.add(request.channel)
+        if claims is not None:
+            options = claims.override.over(options)
+            self._tickets[request.channel] = _Ticket(claims.allow, claims.expires_at is not None)
         recoverable = options.has_history and (options.force_recovery or request.recoverable)
         positioned = options.has_history and (
             recoverable or options.force_positioning or request.positioned or request.since is not None
@@ -294,8 +386,24 @@ class Session:
             since=request.since if positioned else None,
             reject_unrecovered=request.reject_unrecovered,
             join_leave=options.join_leave and wants_join_leave,
-            info=ClientInfo(self.user, self.client, self._conn_info, chan_info),
+            info=ClientInfo(self.user, self.client, self._conn_info, claims.info if claims else None),
+            expires_at=claims.expires_at if claims else None,
         )
+
+    def _sub_refresh(self, command_id: int, channel: str, token: str) -> Effect:
+        """Some SDKs leave the channel out: the token names it."""
+        if not token or (channel and not is_valid_name(channel)):
+            return Fail(command_id, Error.BAD_REQUEST)
+        if channel and (refusal := self._not_refreshable(command_id, channel)):
+            return refusal
+        return SubRefresh(command_id, channel, token)
+
+    def _not_refreshable(self, command_id: int, channel: str) -> Effect | None:
+        if channel not in self.channels:
+            return Fail(command_id, Error.PERMISSION_DENIED)
+        if not self._tickets.get(channel, _NO_TICKET).expires:
+            return self.close(Disconnect.BAD_REQUEST)
+        return None
 
     def _publish(self, command_id: int, request: PublishRequest) -> Effect:
         if refusal := self._named(command_id, request.channel):
@@ -307,6 +415,7 @@ class Session:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
         if not self._may(
             request.channel,
+            Capability.PUBLISH,
             client=options.allow_publish_for_client,
             subscriber=options.allow_publish_for_subscriber,
             anonymous=options.allow_publish_for_anonymous,
@@ -333,6 +442,7 @@ class Session:
             return Fail(command_id, Error.NOT_AVAILABLE)
         if not self._may(
             request.channel,
+            Capability.HISTORY,
             client=options.allow_history_for_client,
             subscriber=options.allow_history_for_subscriber,
             anonymous=options.allow_history_for_anonymous,
@@ -350,6 +460,7 @@ class Session:
             return Fail(command_id, Error.NOT_AVAILABLE)
         if not self._may(
             channel,
+            Capability.PRESENCE,
             client=options.allow_presence_for_client,
             subscriber=options.allow_presence_for_subscriber,
             anonymous=options.allow_presence_for_anonymous,
@@ -368,49 +479,149 @@ class Session:
             return True
         if channel.startswith("$"):
             return False
-        return options.allow_subscribe_for_client and (
-            bool(self.user) or options.allow_subscribe_for_anonymous
-        )
+        if (users := listed_users(channel)) is not None:
+            # To be in the list is enough.
+            open_to_client = bool(self.user) and self.user in users
+        else:
+            open_to_client = options.allow_subscribe_for_client and (
+                bool(self.user) or options.allow_subscribe_for_anonymous
+            )
+        return open_to_client or Capability.SUBSCRIBE in granted(self._caps, channel)
 
-    def _may(self, channel: str, *, client: bool, subscriber: bool, anonymous: bool) -> bool:
-        """`client`: anybody with a user; `anonymous`: those without too; `subscriber`: who is in the channel."""
+    def _may(
+        self, channel: str, capability: Capability, *, client: bool, subscriber: bool, anonymous: bool
+    ) -> bool:
+        """`client`: anybody with a user; `anonymous`: those without too; `subscriber`: who is in the channel.
+        Else by the subscription's token, or the connection's. In a user-limited channel, anybody is who is listed.
+        """
         if self._policy.insecure:
             return True
         if subscriber and channel in self.channels:
             return True
-        return client and (bool(self.user) or anonymous)
+        users = listed_users(channel)
+        if client and (bool(self.user) or anonymous) and (users is None or self.user in users):
+            return True
+        allowed = self._tickets.get(channel, _NO_TICKET).allow
+        return capability in allowed or capability in granted(self._caps, channel)
 
     # ---- how it went
 
     def may_connect_without_token(self) -> bool:
         return self._policy.insecure or self._policy.allow_anonymous
 
-    def connected(self, user: str, info: Json) -> None:
-        """The connect command is answered: further commands are welcome."""
+    def connected(self, user: str, info: Json, *, caps: Iterable[Grant] = (), expires: bool = False) -> None:
+        """The connect command is answered: further commands are welcome. `expires`: and one of them is `refresh`."""
         assert self.state is State.CONNECTING, "connect is answered once"
         self.state = State.CONNECTED
         self.user = user
         self._conn_info = info
+        self._caps = tuple(caps)
+        self._expires = expires
 
     def refused(self) -> None:
         """The connect command was answered with an error: any further command closes the connection."""
         self.state = State.CLOSED
 
-    def authorized(self, effect: Authorize, channel: str, user: str, chan_info: Json) -> Effect:
-        """The subscription token of `effect` is genuine and names `channel` and `user`."""
+    def authorized(self, effect: Authorize, claims: SubscriptionClaims) -> Effect:
+        """The subscription token of `effect` is genuine."""
+        channel = effect.request.channel
         if self.state is not State.CONNECTED:
             # Closed while the token was verified.
             return Ignore()
-        if channel != effect.request.channel or user != self.user:
+        if not self._is_ours(claims, channel):
             return self.close(Disconnect.INVALID_TOKEN)
         options = self._policy.rules.options(channel)
         if options is None or channel in self.channels:
             return Fail(effect.id, Error.BAD_REQUEST)
-        return self._join(effect.id, effect.request, options, chan_info)
+        return self._join(effect.id, effect.request, options, claims)
+
+    def refreshed(self, effect: Refresh, claims: ConnectionClaims) -> Effect:
+        """The connection token of `effect` is genuine. What it says of subscriptions is for the next connection."""
+        if self.state is not State.CONNECTED:
+            return Ignore()
+        if claims.user != self.user:
+            return self.close(Disconnect.INVALID_TOKEN)
+        self._conn_info = claims.info
+        self._caps = claims.caps
+        return Renew(effect.id, None, claims.expires_at)
+
+    def sub_refreshed(self, effect: SubRefresh, claims: SubscriptionClaims) -> Effect:
+        """The subscription token of `effect` is genuine. The channel's options stay as they were at the subscribe."""
+        if self.state is not State.CONNECTED:
+            return Ignore()
+        if not self._is_ours(claims, effect.channel or claims.channel):
+            return self.close(Disconnect.INVALID_TOKEN)
+        # It may have ended while the token was verified.
+        if refusal := self._not_refreshable(effect.id, claims.channel):
+            return refusal
+        self._tickets[claims.channel] = _Ticket(claims.allow, expires=True)
+        return Renew(effect.id, claims.channel, claims.expires_at)
+
+    def _is_ours(self, claims: SubscriptionClaims, channel: str) -> bool:
+        """Whether a subscription token was made for `channel`, this user, and this connection if for one."""
+        return (claims.channel, claims.user) == (channel, self.user) and claims.client in ("", self.client)
+
+    def refreshed_by_server(self, info: Json) -> None:
+        """The application has set how long the connection lasts. `info` None = what others see of it stays."""
+        if info is not None:
+            self._conn_info = info
+
+    # ---- what the server wants it to be subscribed to
+
+    def joins_at_connect(
+        self, subs: Mapping[str, ServerSubscription], since: Mapping[str, StreamPosition]
+    ) -> tuple[Join, ...] | Error | Disconnect:
+        """The subscriptions of the token and the personal channel, or what the connect command comes to instead."""
+        wanted = dict(subs)
+        if self._policy.personal_namespace is not None:
+            personal = personal_channel(self.user, self._policy.personal_namespace)
+            if personal is not None:
+                wanted.setdefault(personal, ServerSubscription())
+        if len(wanted) > self._policy.channel_limit:
+            return Disconnect.CHANNEL_LIMIT
+        if any(self._policy.rules.options(channel) is None for channel in wanted):
+            return Error.UNKNOWN_CHANNEL
+        joins = (self.server_join(channel, sub, since.get(channel)) for channel, sub in wanted.items())
+        return tuple(join for join in joins if join is not None)
+
+    def server_join(
+        self,
+        channel: str,
+        sub: ServerSubscription,
+        since: StreamPosition | None,
+        expires_at: int | None = None,
+    ) -> Join | None:
+        """A subscription by the server's wish; then call `left` if it does not come to be.
+
+        None: it is subscribed already, its namespace is not known here, or it has as many as it may have.
+        """
+        configured = self._policy.rules.options(channel)
+        is_full = len(self.channels) >= self._policy.channel_limit
+        if self.state is not State.CONNECTED or configured is None or channel in self.channels or is_full:
+            return None
+        self.channels.add(channel)
+        options = sub.override.over(configured)
+        recoverable = options.has_history and options.force_recovery
+        positioned = options.has_history and (recoverable or options.force_positioning or since is not None)
+        return Join(
+            id=0,
+            channel=channel,
+            options=options,
+            positioned=positioned,
+            recoverable=recoverable,
+            since=since if positioned else None,
+            reject_unrecovered=False,
+            join_leave=options.join_leave and options.force_push_join_leave,
+            info=ClientInfo(self.user, self.client, self._conn_info, sub.info),
+            expires_at=expires_at,
+            is_server_side=True,
+            data=sub.data,
+        )
 
     def left(self, channel: str) -> None:
         """The subscription ended, or did not come to be."""
         self.channels.discard(channel)
+        self._tickets.pop(channel, None)
 
     def close(self, why: Disconnect) -> Close:
         self.state = State.CLOSED

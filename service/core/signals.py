@@ -1,4 +1,7 @@
-"""Signals: what nodes tell each other without an offset, and what of it a node has heard before."""
+"""Signals: what nodes tell each other without an offset, and what of it a node has heard before.
+
+Orders (service/core/orders.py) and surveys (service/core/survey.py) are signals as well.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,23 @@ from service.core.channels import RESERVED_PREFIX
 from service.core.envelope import Signal
 from service.core.publication import ClientInfo, Publication
 
-__all__ = ["HEARD_MAX", "HELLO_CHANNEL", "Heard", "hello", "join", "leave", "publication"]
+__all__ = [
+    "HEARD_MAX",
+    "HELLO_CHANNEL",
+    "TRIM_KIND",
+    "Heard",
+    "hello",
+    "join",
+    "leave",
+    "publication",
+    "trim",
+    "trimmed_to",
+]
 
 # A node greets itself through the topic when it starts: the proof that its queue hears.
 HELLO_CHANNEL: Final = RESERVED_PREFIX + "hello"
+
+TRIM_KIND: Final = "trim"
 
 # Signals remembered to drop repeats: SQS repeats a message within its visibility time-out if at all.
 HEARD_MAX: Final = 10_000
@@ -36,6 +52,16 @@ def leave(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
 def hello(node: str, signal_id: str) -> Signal:
     """`node` greets itself; the id tells it which greeting came back."""
     return Signal("hello", signal_id, node, HELLO_CHANNEL, None)
+
+
+def trim(node: str, signal_id: str, channel: str, offset: int) -> Signal:
+    """What the channel's log holds up to `offset` is not shown any more: the head says so, and nodes may have kept some."""
+    return Signal(TRIM_KIND, signal_id, node, channel, offset)
+
+
+def trimmed_to(signal: Signal) -> int:
+    """The offset in a signal of TRIM_KIND; 0 when there is none."""
+    return signal.body if type(signal.body) is int else 0
 
 
 class Heard:

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from service.core.envelope import Signal, pack, signal_text
+from service.core.tallies import SignalTally
 from service.ports import Clock, PortError, Topic
 
 __all__ = [
@@ -63,6 +64,12 @@ class Broadcaster:
         self._idle.set()
         self._places = asyncio.Semaphore(PUBLISHES_AT_ONCE)
         self._publishing = 0
+        self.tally = SignalTally()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of signals that have not been given to the topic."""
+        return self._bytes
 
     def send(self, signal: Signal) -> bool:
         """Queue `signal`; False = shed, since too many wait or it is too large."""
@@ -73,6 +80,7 @@ class Broadcaster:
         size = len(text.encode())
         if size > SIGNAL_BYTES_MAX or self._bytes + size > WAITING_BYTES_MAX:
             self._shed += 1
+            self.tally.signals["too_large" if size > SIGNAL_BYTES_MAX else "shed"] += 1
             return False
         self._waiting.append(text)
         self._bytes += size
@@ -115,12 +123,16 @@ class Broadcaster:
         return body, count
 
     async def _publish(self, body: str, count: int) -> None:
+        outcome = "not_sent"
         try:
             await self._topic.publish(body)
+            outcome = "sent"
         except PortError as error:
             # Best effort: what another attempt might repeat, nobody would miss.
             _log.warning("signals_not_sent", signals=count, reason=str(error))
         finally:
+            self.tally.messages[outcome] += 1
+            self.tally.signals[outcome] += count
             self._places.release()
             self._publishing -= 1
         if self._shed:

@@ -22,13 +22,16 @@ from service.core.log_item import LogItem
 from service.core.publication import Record
 from service.ports import ChannelTable, Clock, NewId, PortError
 
-__all__ = ["REBUILD_PAUSE_MAX_S", "REBUILD_PAUSE_S", "Canary"]
+__all__ = ["ASK_LIMIT_S", "REBUILD_PAUSE_MAX_S", "REBUILD_PAUSE_S", "Canary"]
 
 # Between the first two rebuilds of a queue that does not hear: SQS takes a minute to forget one. It doubles with each
 # rebuild that did not help: when SNS takes messages and delivers none, a new queue helps nobody, and a fleet must not
 # go on making them.
 REBUILD_PAUSE_S: Final = 60.0
 REBUILD_PAUSE_MAX_S: Final = 960.0
+
+# For a canary to be written, and for the leases to be read: a table that hangs must not put off what is to be found out.
+ASK_LIMIT_S: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +72,9 @@ class Canary:
         self._rebuild_pause_s = REBUILD_PAUSE_S
         self.hearing = Hearing.WELL
         self.latency: Latency | None = None
+        # New ones that were heard, and those that this node made.
+        self.heard = 0
+        self.sung = 0
 
     @property
     def newest(self) -> int:
@@ -84,6 +90,7 @@ class Canary:
         """A canary came through the queue."""
         if not self._vigil.hear(record.offset, self._clock.monotonic_s(), self._random()):
             return
+        self.heard += 1
         self.latency = latency(record, published_at, self._clock.now_ms())
         self._rebuild_pause_s = REBUILD_PAUSE_S
         if self.hearing is not Hearing.WELL:
@@ -117,19 +124,25 @@ class Canary:
             number, node=self._node, batch=self._new_id(), now=now, generation=self._generation
         )
         try:
-            # In this turn or not at all: who sleeps before it is sent may know more when it wakes.
-            if await self._table.put_item(item, believed_until_ms=now + self._interval_ms) is None:
-                self._vigil.sung(number, self._clock.monotonic_s(), self._random())
-                return
-            self._vigil.taken(number)
-            newest = await self._table.newest(CANARY_CHANNEL)
-            if isinstance(newest, LogItem):
-                self._vigil.taken(newest.last)
-        except PortError as error:
+            async with asyncio.timeout(ASK_LIMIT_S):
+                await self._write(number, item, now)
+        except (PortError, TimeoutError) as error:
             _log.warning("canary_not_sung", reason=str(error) or type(error).__name__)
 
+    async def _write(self, number: int, item: LogItem, now: int) -> None:
+        """Raises PortError."""
+        # In this turn or not at all: who sleeps before it is sent may know more when it wakes.
+        if await self._table.put_item(item, believed_until_ms=now + self._interval_ms) is None:
+            self.sung += 1
+            self._vigil.sung(number, self._clock.monotonic_s(), self._random())
+            return
+        self._vigil.taken(number)
+        newest = await self._table.newest(CANARY_CHANNEL)
+        if isinstance(newest, LogItem):
+            self._vigil.taken(newest.last)
+
     async def _diagnose(self) -> None:
-        greeting, elsewhere = await self._greet(), await self._heard_elsewhere()
+        greeting, elsewhere = await asyncio.gather(self._greet(), self._heard_elsewhere())
         now_s = self._clock.monotonic_s()
         if not self._vigil.is_overdue(now_s):
             return
@@ -146,9 +159,10 @@ class Canary:
 
     async def _heard_elsewhere(self) -> int | None:
         try:
-            return await self._newest_elsewhere()
-        except PortError as error:
-            _log.warning("leases_not_read", reason=str(error))
+            async with asyncio.timeout(ASK_LIMIT_S):
+                return await self._newest_elsewhere()
+        except (PortError, TimeoutError) as error:
+            _log.warning("leases_not_read", reason=str(error) or "no answer in time")
             return None
 
     def _rebuild_in_time(self, now_s: float) -> None:

@@ -10,7 +10,7 @@ push can fall in between. A channel without subscribers is forgotten; what was u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -24,17 +24,20 @@ from service.core.publication import Publication, Record, StreamPosition
 from service.core.recovery import LogNeeded, Recovered, Ring, Rings, Sent, Unrecovered, Window, recover
 from service.core.resequencer import Next, Resequencer, weight
 from service.core.tail_checks import TailChecks
+from service.core.tallies import DeliveryTally
 from service.delivery.hub import Hub, Subscriber
 from service.log.channel_log import ChannelLog, Resolved, record_of
 from service.ports import Clock, PortError
 
-__all__ = ["Dispatcher", "Joined", "Timings"]
+__all__ = ["Dispatcher", "Joined", "Joining", "Timings"]
 
 # Records kept for a channel while it is being opened. Beyond either the log is read once more.
 _OPENING_RECORDS_MAX: Final = 1000
 _OPENING_BYTES_MAX: Final = 1024 * 1024
 # Reads of the log that one joining subscriber may cause before it is told that it cannot recover.
 _JOIN_READS_MAX: Final = 3
+# Channels that one connection's join reads for at once.
+_JOINS_AT_ONCE: Final = 32
 # From a read for a position ahead of the log's end, which was in vain, to the next one. Those who come meanwhile
 # wait for it together: it costs them little of what a subscribe may take, and the log one read a second at most.
 _AHEAD_READ_PAUSE_S: Final = 1.0
@@ -69,6 +72,19 @@ class Joined:
     position: StreamPosition
     recovered: bool | None
     missed: tuple[Sent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """A subscriber that is to be let into channel `name`. `since`: the position it wants to recover from.
+
+    `window`: what of the history it may see; None = a channel without history, which has neither positions nor order.
+    """
+
+    name: str
+    subscriber: Subscriber
+    since: StreamPosition | None = None
+    window: Callable[[], Window] | None = None
 
 
 @dataclass(slots=True)
@@ -147,6 +163,17 @@ class _Channel:
         return waiting
 
 
+@dataclass(slots=True)
+class _Placing:
+    """One subscriber on its way into a channel: how often the log was read for it, and whether that is of no use."""
+
+    channel: _Channel
+    since: StreamPosition | None
+    window: Callable[[], Window]
+    reads: int = 0
+    given_up: bool = False
+
+
 class Dispatcher:
     """Every open channel of this node."""
 
@@ -171,6 +198,12 @@ class Dispatcher:
         # When the end of which channel is to be looked at, which is what `check_tail` does.
         self.tails = TailChecks(timings.tail_check_s)
         self._tasks: set[asyncio.Task[object]] = set()
+        self.tally = DeliveryTally()
+
+    @property
+    def ring_bytes(self) -> int:
+        """Of the publications that all channels keep for recoveries."""
+        return self._rings.bytes
 
     def __len__(self) -> int:
         """Channels that are open."""
@@ -199,6 +232,11 @@ class Dispatcher:
     def offer_one(self, record: Record) -> None:
         self.offer((record,))
 
+    def hide(self, name: str, offset: int) -> None:
+        """What channel `name` has up to `offset` is not shown any more, as its head says by now."""
+        if (channel := self._channels.get(name)) is not None:
+            channel.trim = max(channel.trim, offset)
+
     # ---- subscribers come and go
 
     async def join(
@@ -215,20 +253,40 @@ class Dispatcher:
         `since`: the position it wants to recover from. Raises PortError when the log does not answer: then
         `admit` was not called.
         """
-        channel = self._channels.get(name)
-        if channel is None:
-            channel = self._channels[name] = _Channel(name, self._publications_max)
-        channel.joining += 1
+
+        def admit_one(joined: Sequence[Joined | None]) -> bool:
+            [one] = joined
+            assert one is not None, "a channel with history has a position"
+            return admit(one)
+
+        await self.join_all([Joining(name, subscriber, since, window)], admit_one)
+
+    async def join_all(
+        self, joinings: Sequence[Joining], admit: Callable[[Sequence[Joined | None]], bool]
+    ) -> None:
+        """Let subscribers into their channels, all of them in the same tick, as `join` does for one.
+
+        `admit` gets where each of them starts, in the order of `joinings`; None = in a channel without history.
+        Raises PortError when the log does not answer for one of them.
+        """
+        placings = [self._placing(each) for each in joinings]
+        held = [placing.channel for placing in placings if placing is not None]
+        for channel in held:
+            channel.joining += 1
         try:
-            joined = await self._place(channel, since, window)
-            # From here to the end of `add`: no await, so that no push falls between reply and hub.
-            if self._channels.get(name) is not channel:
-                raise _Evicted(f"channel {name} was closed while a subscriber joined")
+            joined = await self._placed(placings)
+            # From here to the end of the last `add`: no await, so that no push falls between reply and hub.
+            for channel in held:
+                if self._channels.get(channel.name) is not channel:
+                    raise _Evicted(f"channel {channel.name} was closed while a subscriber joined")
             if admit(joined):
-                self._hub.add(name, subscriber)
+                self._count_recoveries(joined)
+                for each in joinings:
+                    self._hub.add(each.name, each.subscriber)
         finally:
-            channel.joining -= 1
-            self._forget_if_idle(channel)
+            for channel in held:
+                channel.joining -= 1
+                self._forget_if_idle(channel)
 
     def join_unordered(self, name: str, subscriber: Subscriber, admit: Callable[[], bool]) -> None:
         """Let `subscriber` into a channel without history, which has neither positions nor order."""
@@ -242,28 +300,72 @@ class Dispatcher:
         if channel is not None:
             self._forget_if_idle(channel)
 
-    async def _place(
-        self, channel: _Channel, since: StreamPosition | None, window: Callable[[], Window]
-    ) -> Joined:
-        """Where a subscriber may start, as of the last tick. Raises PortError."""
-        for reads in range(_JOIN_READS_MAX + 1):
+    def _count_recoveries(self, joined: Sequence[Joined | None]) -> None:
+        for one in joined:
+            if one is not None and one.recovered is not None:
+                self.tally.recoveries["recovered" if one.recovered else "not_recovered"] += 1
+                self.tally.recovered_publications += len(one.missed)
+
+    def _placing(self, joining: Joining) -> _Placing | None:
+        if joining.window is None:
+            return None
+        channel = self._channels.get(joining.name)
+        if channel is None:
+            channel = self._channels[joining.name] = _Channel(joining.name, self._publications_max)
+        return _Placing(channel, joining.since, joining.window)
+
+    async def _placed(self, placings: Sequence[_Placing | None]) -> Sequence[Joined | None]:
+        """Where subscribers may start, as of the last tick, for all of them alike. Raises PortError."""
+        places = asyncio.Semaphore(_JOINS_AT_ONCE)
+        while True:
+            joined = [None if placing is None else self._joined(placing) for placing in placings]
+            behind = [
+                placing
+                for placing, one in zip(placings, joined, strict=True)
+                if placing is not None and one is None
+            ]
+            if not behind:
+                return joined
+            if len(behind) == 1:
+                await self._advance(behind[0], places)
+                continue
+            # One that fails must not leave the others' reads without anybody who waits for them.
+            results = await asyncio.gather(
+                *(self._advance(each, places) for each in behind), return_exceptions=True
+            )
+            for failure in filter(None, results):
+                raise failure
+
+    def _joined(self, placing: _Placing) -> Joined | None:
+        """Where a subscriber may start now; None = the log must be read first."""
+        channel, since = placing.channel, placing.since
+        if channel.resequencer is None:
+            return None
+        position = channel.resequencer.position
+        if since is None:
+            return Joined(position, None, ())
+        answer = recover(since, position, channel.ring, self._visible(channel, placing.window))
+        if isinstance(answer, Recovered):
+            if answer.sent:
+                self._ring_used(channel)
+            return Joined(position, True, answer.sent)
+        if isinstance(answer, Unrecovered) or placing.given_up:
+            return Joined(position, False, ())
+        return None
+
+    async def _advance(self, placing: _Placing, places: asyncio.Semaphore) -> None:
+        """Read what the next look needs, or give up on a recovery. Raises PortError."""
+        channel, since = placing.channel, placing.since
+        async with places:
             if channel.resequencer is None:
                 await self._open(channel)
-            assert channel.resequencer is not None
-            position = channel.resequencer.position
-            if since is None:
-                return Joined(position, None, ())
-            answer = recover(since, position, channel.ring, self._visible(channel, window))
-            if isinstance(answer, Recovered):
-                if answer.sent:
-                    self._ring_used(channel)
-                return Joined(position, True, answer.sent)
-            if isinstance(answer, Unrecovered) or reads == _JOIN_READS_MAX:
-                break
-            if not await self._read_for(channel, since, window):
-                break
-        assert channel.resequencer is not None
-        return Joined(channel.resequencer.position, False, ())
+                return
+            assert since is not None, "who does not recover needs no read"
+            if placing.reads == _JOIN_READS_MAX:
+                placing.given_up = True
+            else:
+                placing.reads += 1
+                placing.given_up = not await self._read_for(channel, since, placing.window)
 
     async def _open(self, channel: _Channel) -> None:
         """Read the position where the channel starts; one read for all who wait. Raises PortError."""
@@ -396,9 +498,15 @@ class Dispatcher:
         passed, whole = resequencer.read(records, reach, self._clock.monotonic_s())
         pushes = self._sent(channel, passed)
         if pushes:
+            self.tally.gaps_filled += 1
+            self.tally.gap_publications += len(pushes)
             _log.info("gap_filled", channel=channel.name, after=after, publications=len(pushes))
             self._hub.publish(channel.name, pushes)
-        if not whole:
+        if not whole and resequencer.top > max(after, records[-1].last if records else 0):
+            # What the log has not any more came by another way meanwhile: the hole is a smaller one now.
+            resequencer.exists(must_reach, self._clock.monotonic_s())
+            self._attend(channel)
+        elif not whole:
             self._lose(channel, "the log has a hole")
         else:
             if reach < must_reach:
@@ -407,6 +515,7 @@ class Dispatcher:
 
     def _gap_read_failed(self, channel: _Channel, resequencer: Resequencer, error: PortError) -> None:
         channel.failures += 1
+        self.tally.gap_read_failures += 1
         _log.warning("gap_read_failed", channel=channel.name, failures=channel.failures, reason=str(error))
         if channel.failures >= _GAP_FAILURES_MAX:
             self._lose(channel, "the log did not answer")
@@ -455,8 +564,10 @@ class Dispatcher:
         try:
             resolved = await self._log.renew(channel.name)
         except PortError as error:
+            self.tally.tail_checks["failed"] += 1
             _log.warning("tail_check_failed", channel=channel.name, reason=str(error))
             return False
+        self.tally.tail_checks["answered"] += 1
         self._compare(channel, resequencer, resolved)
         await self._check_trim(channel)
         return True
@@ -514,6 +625,7 @@ class Dispatcher:
             self._rings.used(channel.ring)
 
     def _lose(self, channel: _Channel, why: str) -> None:
+        self.tally.channels_lost += 1
         _log.warning("channel_lost", channel=channel.name, reason=why)
         self._forget(channel)
         self._hub.lost(channel.name)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from service.core.protocol import join_lines
+from service.core.tallies import FanoutTally
 from service.ports import Framer, Sink
 
 __all__ = ["FRAME_BYTES_SOFT_MAX", "Hub", "Subscriber"]
@@ -34,6 +35,7 @@ class Hub:
     def __init__(self) -> None:
         # Of each channel, those who share frames: insertion-ordered sets of subscribers. None of them is empty.
         self._channels: dict[str, dict[Framer, dict[Subscriber, None]]] = {}
+        self.tally = FanoutTally()
 
     def add(self, channel: str, subscriber: Subscriber) -> None:
         groups = self._channels.setdefault(channel, {})
@@ -57,15 +59,32 @@ class Hub:
         """Channels with subscribers on this node."""
         return len(self._channels)
 
+    @property
+    def subscriptions(self) -> int:
+        """Of all channels. Looks at each of them."""
+        return sum(len(group) for groups in self._channels.values() for group in groups.values())
+
+    def names(self) -> Sequence[str]:
+        """Of these channels, as they are now."""
+        return list(self._channels)
+
+    def count(self, channel: str) -> int:
+        """Subscribers of `channel` on this node."""
+        return sum(map(len, self._channels.get(channel, {}).values()))
+
     def publish(self, channel: str, lines: Sequence[bytes]) -> None:
         """Send `lines` (pushes of `channel`, in order) to every subscriber, in as few writes as frames allow."""
         groups = self._channels.get(channel)
         if groups is None:
             return
-        payloads = _payloads(lines)
+        payloads, tally = _payloads(lines), self.tally
         for framer, subscribers in groups.items():
+            # Once for all of them: nothing is counted for each socket.
+            tally.pushes += len(lines) * len(subscribers)
+            tally.frames += len(payloads) * len(subscribers)
             for payload in payloads:
                 frame = framer(payload)
+                tally.bytes += len(frame) * len(subscribers)
                 for subscriber in subscribers:
                     subscriber.sink.send(frame)
 
@@ -75,6 +94,9 @@ class Hub:
             told = [subscriber for subscriber in subscribers if subscriber.join_leave]
             if told:
                 frame = framer(line)
+                self.tally.pushes += len(told)
+                self.tally.frames += len(told)
+                self.tally.bytes += len(frame) * len(told)
                 for subscriber in told:
                     subscriber.sink.send(frame)
 

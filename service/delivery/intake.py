@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import structlog
 
@@ -22,7 +23,9 @@ _log = structlog.get_logger(__name__)
 class Intake:
     """What the queue brings. `greeted` is called with the id of each hello that this node sent itself, `canary` with
     each canary and the time its envelope was published (ms). `has_join_leave` tells whether a channel's clients are
-    told who comes and goes: not every sender knows.
+    told who comes and goes: not every sender knows. `handlers`: by kind, who is told of signals that are for the node
+    and not for a channel. `is_here` tells whether a client is connected to this node: others may have taken this node for
+    dead, and say that its clients left.
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class Intake:
         greeted: Callable[[str], None],
         canary: Callable[[Record, int], None],
         has_join_leave: Callable[[str], bool],
+        handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
+        is_here: Callable[[str], bool] = lambda _client: False,
     ) -> None:
         self._node = node
         self._dispatcher = dispatcher
@@ -40,7 +45,13 @@ class Intake:
         self._greeted = greeted
         self._canary = canary
         self._has_join_leave = has_join_leave
+        self._handlers = handlers
+        self._is_here = is_here
         self._heard = Heard()
+        # Of its own: busy channels must not make a repeated order look new.
+        self._heard_of_node = Heard()
+        # Messages that nobody understands.
+        self.malformed = 0
 
     def take(self, bodies: Sequence[str]) -> None:
         """Deliver what one receive brought. Never raises for what a message holds."""
@@ -50,6 +61,7 @@ class Intake:
             try:
                 envelope = parse(body, decode_json)
             except MalformedEnvelope as error:
+                self.malformed += 1
                 _log.warning("message_malformed", reason=str(error), size=len(body))
                 continue
             if envelope.broken:
@@ -75,11 +87,27 @@ class Intake:
             if signal.node == self._node:
                 if signal.kind == "hello":
                     self._greeted(signal.id)
-            elif self._heard.first_time(signal):
+            elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
                 self._deliver(signal, lines)
         self._publish(lines)
 
+    def _is_refuted(self, signal: Signal) -> bool:
+        """Whether it says of a client of this node that it left another: ids are unique, so it is here."""
+        if signal.kind != "leave" or not isinstance(signal.body, Mapping):
+            return False
+        client = signal.body.get("client")
+        return isinstance(client, str) and self._is_here(client)
+
+    def _memory(self, signal: Signal) -> Heard:
+        return self._heard_of_node if signal.kind in self._handlers else self._heard
+
     def _deliver(self, signal: Signal, lines: dict[str, list[bytes]]) -> None:
+        if (handler := self._handlers.get(signal.kind)) is not None:
+            # What was published before an order goes out before it is carried out.
+            self._publish(lines)
+            lines.clear()
+            handler(signal)
+            return
         if not self._hub.has(signal.channel):
             return
         try:

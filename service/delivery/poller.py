@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from service.core.tallies import QueueTally
 from service.delivery.deleter import Deleter
 from service.ports import Clock, Gone, InstanceQueue, Message, PortError
 
@@ -46,8 +47,11 @@ class Poller:
         self._failures = 0
         # A rebuild is due. One that failed may have left a queue that can be received from, but is not subscribed.
         self._gone = False
+        # How often a rebuild was asked for.
+        self._asked = 0
         self._receiving: asyncio.Task[Sequence[Message]] | None = None
-        self._deleter = Deleter(queue)
+        self.tally = QueueTally()
+        self._deleter = Deleter(queue, self.tally)
         # How long ago the queue got the newest message of the last receive, ms; 0 when nothing came.
         self.lag_ms = 0
 
@@ -62,6 +66,11 @@ class Poller:
         return self._gone
 
     @property
+    def left(self) -> int:
+        """Messages that were not deleted, since the start."""
+        return self._deleter.left
+
+    @property
     def undeleted(self) -> str:
         """Why messages cannot be deleted; "" as long as they can."""
         return self._deleter.trouble
@@ -69,8 +78,12 @@ class Poller:
     def rebuild_next(self) -> None:
         """Replace the queue now: it does not bring what it should. The receive that is under way is given up."""
         self._gone = True
+        self._asked += 1
         if self._receiving is not None:
             self._receiving.cancel()
+        # What they bring would be taken for a proof that the next queue hears.
+        for extra in self._extra:
+            extra.cancel()
 
     async def run(self) -> None:
         """Poll until cancelled; what a cancelled receive had taken comes again after its visibility time-out.
@@ -91,10 +104,12 @@ class Poller:
         try:
             messages = await self._receive()
         except Gone:
+            self.tally.receives["failed"] += 1
             _log.error("queue_gone")
             self._gone = True
             return False
         except PortError as error:
+            self.tally.receives["failed"] += 1
             await self._back_off(error)
             return False
         if self._gone and not messages:
@@ -119,6 +134,9 @@ class Poller:
             self._receiving = None
 
     def _hand_on(self, messages: Sequence[Message]) -> None:
+        tally = self.tally
+        tally.receives["full" if len(messages) == _FULL else "some" if messages else "empty"] += 1
+        tally.messages += len(messages)
         if messages:
             self._take([message.body for message in messages])
             self._deleter.add(message.receipt for message in messages)
@@ -142,6 +160,7 @@ class Poller:
                 messages = await self._queue.receive()
             except PortError:
                 # The main receiver meets the same error and decides.
+                self.tally.receives["failed"] += 1
                 return
             self._note_lag(messages)
             self._hand_on(messages)
@@ -149,12 +168,15 @@ class Poller:
 
     async def _try_rebuild(self) -> None:
         self._deleter.forget()
+        asked = self._asked
         try:
             await self._rebuild()
         except PortError as error:
             await self._back_off(error)
         else:
-            self._gone = False
+            self.tally.rebuilds += 1
+            # Asked for meanwhile: the new queue belongs to what is lost as well.
+            self._gone = self._asked != asked
             self._failures = 0
 
     async def _back_off(self, error: PortError) -> None:

@@ -404,6 +404,8 @@ def _child_environment(inherited: Mapping[str, str], endpoint: str, resources: P
         "ROOMCAST_AWS_REGION": REGION,
         "ROOMCAST_AWS_TABLE_PREFIX": TABLE_PREFIX,
         "ROOMCAST_AWS_TOPIC_ARN": resources.topic_arn,
+        # Readings of a laptop are nobody's; the instance metadata are off by the AWS tools' own variable.
+        "ROOMCAST_AWS_METRICS_NAMESPACE": "",
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import structlog
@@ -11,8 +14,15 @@ from aiohttp import WSMsgType, web
 
 from service.connection import Connection
 from service.core.codes import Disconnect
-from service.gateway.writer import CLOSE_WAIT_S, Writer
+from service.core.protobuf import decode_messages
+from service.core.protocol import Command, decode_frame
+from service.core.rates import Turnstile
+from service.core.tallies import Limit
+from service.gateway.address import Addresses
+from service.gateway.writer import CLOSE_WAIT_S, Writer, protobuf_frame, text_frame
 from service.keys import NODE
+from service.node import Node
+from service.ports import Framer
 
 __all__ = ["FRAME_COMMANDS_ROOM", "WebSocketGateway", "origin_allowed"]
 
@@ -22,6 +32,31 @@ FRAME_COMMANDS_ROOM: Final = 4
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoding:
+    """What one client's frames hold. `frames`: the type of those that it may send."""
+
+    subprotocol: str
+    frames: WSMsgType
+    decode: Callable[[Any], list[Command]]
+    framer: Framer
+
+
+_JSON: Final = _Encoding("centrifuge-json", WSMsgType.TEXT, decode_frame, text_frame)
+_PROTOBUF: Final = _Encoding("centrifuge-protobuf", WSMsgType.BINARY, decode_messages, protobuf_frame)
+# For clients that cannot name a subprotocol: parameters of the URL, either of which may ask for Protobuf.
+_ENCODING_PARAMETERS: Final = ("format", "cf_protocol")
+_ENCODING_VALUE: Final = "protobuf"
+
+
+def _encoding(subprotocol: str | None, request: web.Request) -> _Encoding:
+    """What was agreed upon in the handshake; without a subprotocol the URL may say it."""
+    if subprotocol is None:
+        asked = any(request.query.get(name) == _ENCODING_VALUE for name in _ENCODING_PARAMETERS)
+        return _PROTOBUF if asked else _JSON
+    return _PROTOBUF if subprotocol == _PROTOBUF.subprotocol else _JSON
 
 
 def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> bool:
@@ -44,11 +79,23 @@ def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> b
 
 
 class WebSocketGateway:
-    """The handler. `message_size_limit`: bytes of one command; a frame may be FRAME_COMMANDS_ROOM times as large."""
+    """The handler. `message_size_limit`: bytes of one command; a frame may be FRAME_COMMANDS_ROOM times as large.
+
+    `turnstile`: for how many may come from one address; None = for any number. `trusted_proxies`: networks of those who
+    may say in whose name they come.
+    """
 
     def __init__(
-        self, *, allowed_origins: tuple[str, ...], message_size_limit: int, queue_bytes_max: int
+        self,
+        *,
+        allowed_origins: tuple[str, ...],
+        message_size_limit: int,
+        queue_bytes_max: int,
+        turnstile: Turnstile | None = None,
+        trusted_proxies: tuple[str, ...] = (),
     ) -> None:
+        self._turnstile = turnstile
+        self._addresses = Addresses(trusted_proxies)
         self._allowed_origins = allowed_origins
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
@@ -62,7 +109,9 @@ class WebSocketGateway:
                 text="This page's origin may not connect. Add it to client.allowed_origins.\n"
             )
         node = request.app[NODE]
+        self._let_through(request, node)
         if not node.takes_clients():
+            node.services.tally.limited(Limit.CONNECTIONS)
             # Not a close code: SDKs try again after this, and a load balancer may find another node for them.
             raise web.HTTPServiceUnavailable(text="This node takes no further connections.\n")
         response = web.WebSocketResponse(
@@ -71,7 +120,7 @@ class WebSocketGateway:
             compress=False,
             # aiohttp refuses from the limit on.
             max_msg_size=self._frame_bytes_max + 1,
-            protocols=("centrifuge-json",),
+            protocols=(_JSON.subprotocol, _PROTOBUF.subprotocol),
         )
         if not response.can_prepare(request).ok:
             raise web.HTTPUpgradeRequired(
@@ -82,12 +131,14 @@ class WebSocketGateway:
         transport = request.transport
         if transport is None:
             return response
-        writer = Writer(response, transport, self._queue_bytes_max)
+        encoding = _encoding(response.ws_protocol, request)
+        writer = Writer(response, transport, self._queue_bytes_max, encoding.framer)
         connection = node.open(writer)
         try:
-            await self._pump(response, connection)
+            await self._pump(response, connection, encoding)
         finally:
             node.closed(connection)
+            node.services.tally.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
             if writer.closed_with is None:
                 _log.info("client_gone", client=connection.session.client, code=response.close_code)
                 await response.close()
@@ -97,13 +148,28 @@ class WebSocketGateway:
                 await writer.closed()
         return response
 
-    async def _pump(self, response: web.WebSocketResponse, connection: Connection) -> None:
+    def _let_through(self, request: web.Request, node: Node) -> None:
+        """Refuse who comes too often, before anything is spent on them. SDKs try again later, as after any other status."""
+        if self._turnstile is None:
+            return
+        address = self._addresses.client(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
+        wait_s = self._turnstile.wait_s(address, node.services.clock.monotonic_s())
+        if wait_s > 0:
+            node.services.tally.limited(Limit.HANDSHAKE_RATE)
+            raise web.HTTPTooManyRequests(
+                text="Too many connections are opened from this address.\n",
+                headers={"Retry-After": str(math.ceil(wait_s))},
+            )
+
+    async def _pump(
+        self, response: web.WebSocketResponse, connection: Connection, encoding: _Encoding
+    ) -> None:
         """Hand frame after frame to the connection, one at a time: what it cannot take yet stays unread."""
         while True:
             message = await response.receive()
-            if message.type is WSMsgType.TEXT:
-                await connection.receive(message.data)
-            elif message.type is WSMsgType.BINARY:
+            if message.type is encoding.frames:
+                await connection.receive(message.data, encoding.decode)
+            elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 connection.close(Disconnect.BAD_REQUEST)
             else:
                 # CLOSE, CLOSING, CLOSED or ERROR: nothing more will come.

@@ -1,4 +1,4 @@
-"""Bytes to one socket: frames that were encoded once are written as they are, and a slow peer is cut off.
+"""Bytes to one socket: frames that were made once are written as they are, and a slow peer is cut off.
 
 aiohttp's `send_str` frames each payload again for every socket and waits for none of them to be read; here
 the frame is shared and the transport's buffer is the queue, whose size is looked at before each write.
@@ -13,15 +13,17 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.core.codes import Disconnect
+from service.core.codes import Closing, Disconnect, code_of
+from service.core.protobuf import encode_messages
+from service.ports import Framer
 
-__all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "text_frame"]
+__all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "protobuf_frame", "text_frame"]
 
 # How long a peer has to answer our close frame, or to take what was written before it.
 CLOSE_WAIT_S: Final = 1.0
 
 _FIN: Final = 0x80
-_TEXT, _CLOSE = 0x1, 0x8
+_TEXT, _BINARY, _CLOSE = 0x1, 0x2, 0x8
 # RFC 6455 §5.2: up to 125 in the header itself, then 16 bits, then 64.
 _LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
 # RFC 6455 §5.5: what a control frame may hold, less the code.
@@ -35,9 +37,15 @@ def text_frame(payload: bytes) -> bytes:
     return _header(_TEXT, len(payload)) + payload
 
 
-def close_frame(why: Disconnect) -> bytes:
+def protobuf_frame(lines: bytes) -> bytes:
+    """`lines`, of JSON, as Protobuf messages in one unfragmented, unmasked binary frame."""
+    payload = encode_messages(lines)
+    return _header(_BINARY, len(payload)) + payload
+
+
+def close_frame(why: Closing) -> bytes:
     """The close frame with the code and reason of `why` (RFC 6455 §5.5.1)."""
-    code = why.value
+    code = code_of(why)
     payload = struct.pack("!H", code.code) + code.reason.encode()[:_REASON_BYTES_MAX]
     return _header(_CLOSE, len(payload)) + payload
 
@@ -53,17 +61,22 @@ def _header(opcode: int, length: int) -> bytes:
 class Writer:
     """The Socket of a connection. `queue_bytes_max` bounds what waits for a peer that does not read."""
 
-    __slots__ = ("_closing", "_response", "_transport", "closed_with", "queue_bytes_max")
+    __slots__ = ("_closing", "_response", "_transport", "closed_with", "framer", "queue_bytes_max")
 
     def __init__(
-        self, response: web.WebSocketResponse, transport: asyncio.Transport, queue_bytes_max: int
+        self,
+        response: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        queue_bytes_max: int,
+        framer: Framer = text_frame,
     ) -> None:
         self._response = response
         self._transport = transport
         self.queue_bytes_max = queue_bytes_max
+        self.framer = framer
         self._closing: asyncio.Task[None] | None = None
         # Why this side closed; None while it has not.
-        self.closed_with: Disconnect | None = None
+        self.closed_with: Closing | None = None
 
     def send(self, frame: bytes) -> None:
         """Write one whole frame, unless the connection closes; cut the peer off if it reads too slowly."""
@@ -74,7 +87,7 @@ class Writer:
             return
         self._transport.write(frame)
 
-    def close(self, why: Disconnect) -> None:
+    def close(self, why: Closing) -> None:
         """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest."""
         if self.closed_with is None:
             self.closed_with = why
@@ -85,8 +98,8 @@ class Writer:
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
-    async def _close(self, why: Disconnect) -> None:
-        code = why.value
+    async def _close(self, why: Closing) -> None:
+        code = code_of(why)
         try:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 # aiohttp's own close: it stops the reading side, which may be waiting in another task.

@@ -21,6 +21,7 @@ from service.core.log import Pending, Tail, fill, item_tail
 from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, LogItem
 from service.core.protocol import encode_stored
 from service.core.publication import Publication, Record, StreamPosition
+from service.core.tallies import AppendTally
 from service.log.channel_log import (
     APPEND_DEADLINE_S,
     Appended,
@@ -115,6 +116,12 @@ class Appender:
         self._generation = generation
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
         self._bytes = 0
+        self.tally = AppendTally()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of publications that are not answered yet."""
+        return self._bytes
 
     def submit(
         self,
@@ -138,6 +145,7 @@ class Appender:
         assert key is None or is_valid_key(key), "a malformed key is refused before"
         pending = Pending.of(encode_stored(publication))
         if pending.size > _PUBLICATION_BYTES_MAX:
+            self.tally.publications["too_large"] += 1
             raise TooLarge("a publication that exceeds a log item")
         lane = self._lanes.get(channel)
         if lane is None:
@@ -148,6 +156,7 @@ class Appender:
             or lane.bytes + pending.size > LANE_BYTES_MAX
             or self._bytes + pending.size > NODE_BYTES_MAX
         ):
+            self.tally.publications["full"] += 1
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
         commit_by_ms = (self._clock.now_ms() if received_ms is None else received_ms) + COMMIT_WITHIN_MS
@@ -183,7 +192,7 @@ class Appender:
         try:
             outcome = await self._commit(channel, lane, taken)
         except asyncio.CancelledError:
-            _fail(taken, OutcomeUnknown("the node stopped"))
+            self._fail(taken, OutcomeUnknown("the node stopped"))
             raise
         except _TailUnread as unread:
             # Of what waits behind it nothing was sent either, and each would pay for as many attempts.
@@ -195,15 +204,23 @@ class Appender:
         except Exception as error:  # noqa: BLE001  # a fault of ours must not leave publishers without an answer
             _log.exception("append_broken", channel=channel, publications=count)
             lane.tail = None
-            _fail(taken, OutcomeUnknown(str(error)))
+            self._fail(taken, OutcomeUnknown(str(error)))
         else:
             if isinstance(outcome, LogItem):
-                self._offer(_record(outcome, taken))
+                self._offer_safely(channel, _record(outcome, taken))
+            self._count(outcome, taken)
             for index, waiting in enumerate(taken):
                 if not waiting.position.done():
                     waiting.position.set_result(StreamPosition(outcome.epoch, outcome.offset + index))
         finally:
             self._leave(lane, taken)
+
+    def _offer_safely(self, channel: str, record: Record) -> None:
+        """It is in the log, and its publishers are to be answered, whatever becomes of delivering it here."""
+        try:
+            self._offer(record)
+        except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more
+            _log.exception("offer_broken", channel=channel)
 
     def _fail_overdue(self, channel: str, lane: _Lane) -> None:
         """Answer those in front whose time is over before their turn came: they were never sent."""
@@ -214,12 +231,27 @@ class Appender:
         if overdue:
             _log.warning("append_overdue", channel=channel, publications=len(overdue))
             self._leave(lane, overdue)
-            _fail(overdue, NotAppended("waited too long for its turn"))
+            self._fail(overdue, NotAppended("waited too long for its turn"))
 
     def _failed(self, channel: str, lane: _Lane, taken: list[_Waiting], error: Exception) -> None:
         _log.warning("append_failed", channel=channel, publications=len(taken), reason=str(error))
         lane.tail = None
+        self._fail(taken, error)
+
+    def _fail(self, taken: list[_Waiting], error: Exception) -> None:
+        outcome = "not_stored" if isinstance(error, NotAppended) else "unknown"
+        self.tally.publications[outcome] += len(taken)
         _fail(taken, error)
+
+    def _count(self, outcome: LogItem | StreamPosition, taken: list[_Waiting]) -> None:
+        tally, now_s = self.tally, self._clock.monotonic_s()
+        if isinstance(outcome, LogItem):
+            tally.batches.add(len(taken))
+            tally.publications["stored"] += len(taken)
+        else:
+            tally.publications["repeated"] += len(taken)
+        for waiting in taken:
+            tally.latency_s.add(now_s - waiting.submitted_s)
 
     def _leave(self, lane: _Lane, taken: list[_Waiting]) -> None:
         """What was answered takes no room any more."""
@@ -255,6 +287,7 @@ class Appender:
             lane.tail = item_tail(item, self._clock.now_ms(), self._generation)
             if isinstance(outcome, Appended):
                 return item
+            self.tally.races += 1
             # The winner's item came with the refusal: a free catch-up for local subscribers.
             record = record_of(item)
             if record is not None:

@@ -306,10 +306,11 @@ class ChannelLog:
             except (Refused, BeliefEnded) as error:
                 # This attempt is known not to be in; an earlier one may be.
                 raise (OutcomeUnknown(str(error)) if maybe_in else not_appended(error)) from error
+            if self._clock.monotonic_s() < deadline:
+                await self.back_off(attempt)
+                attempt += 1
             if self._clock.monotonic_s() >= deadline:
                 raise (OutcomeUnknown(str(failure)) if maybe_in else not_appended(failure)) from failure
-            await self.back_off(attempt)
-            attempt += 1
 
     async def read_after(self, channel: str, epoch: str, after: int, publications_max: int) -> list[Record]:
         """What the log holds of `epoch` behind offset `after`, ascending and without a hole from its first on.

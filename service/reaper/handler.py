@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Final
@@ -47,6 +47,9 @@ _CONNECTIONS_MAX: Final = 16
 # Of what an event says, and of what a run found, as much as a log line needs.
 _TEXT_CHARS_MAX: Final = 100
 _TOLD_MAX: Final = 20
+
+
+Sleep = Callable[[float], Awaitable[None]]
 
 
 class Incomplete(Exception):
@@ -120,7 +123,9 @@ def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
     return None
 
 
-async def carry_out(request: Request, settings: Settings, clients: Clients) -> dict[str, Any]:
+async def carry_out(
+    request: Request, settings: Settings, clients: Clients, sleep: Sleep = asyncio.sleep
+) -> dict[str, Any]:
     """Reap, and let the group go on without an instance that nothing runs on any more. Raises Incomplete.
 
     As long as a lease of the instance is fresh its node drains, and completes the lifecycle action itself.
@@ -133,6 +138,7 @@ async def carry_out(request: Request, settings: Settings, clients: Clients) -> d
         topic=SnsTopic(clients.sns, settings.deployment.topic_arn),
         clock=SystemClock(),
         deployment=settings.deployment,
+        sleep=sleep,
     )
     try:
         report = await reaper.run(scope=request.scope)

@@ -7,13 +7,13 @@ next run finds what is left. Nothing here needs more than the standard library: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
 from service.core import signals
 from service.core.envelope import ENVELOPE_BYTES_MAX, pack, signal_text
-from service.core.holdings import Deployment, Queue
+from service.core.holdings import Deployment, Lease, Queue
 from service.core.publication import ClientInfo
 from service.core.reaping import (
     WHOLE_FLEET,
@@ -23,6 +23,7 @@ from service.core.reaping import (
     Scope,
     StaleSubscription,
     dead_nodes,
+    doubtful,
     judge,
     leave_id,
     unexplained,
@@ -32,6 +33,7 @@ from service.ports import Clock, Estate, Leases, PortError, Presence, Refused, T
 __all__ = [
     "FAILURES_MAX",
     "LEAVE_MESSAGES_PER_S",
+    "SECOND_LOOK_S",
     "Failure",
     "NodeReport",
     "QueueReport",
@@ -46,6 +48,11 @@ LEAVE_MESSAGES_PER_S: Final = 20
 _UNSUBSCRIBES_PER_S: Final = 50
 # SQS gives tags 30 times a second for an account and region.
 _LOOKS_PER_S: Final = 20
+# Between two looks at leases that are in doubt: longer than a node that lives goes without a heartbeat, which is 15 s
+# (`node.heartbeat_s`) and one call of 25 s. The Lambda has 120 s in all.
+SECOND_LOOK_S: Final = 45
+# How often whoever waits for that is told.
+_WAIT_TOLD_S: Final = 15
 # Dead nodes cleaned up at once, and channels of each. An EC2 instance has a node a core.
 _NODES_AT_ONCE: Final = 4
 _CHANNELS_AT_ONCE: Final = 8
@@ -138,6 +145,15 @@ class Report:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Freed:
+    """A dead node after the first pass. `outcome` None: its lease is marked, and the second pass goes on."""
+
+    dead: DeadNode
+    outcome: Outcome | None = None
+    complete: bool = False
+
+
 @dataclass(slots=True)
 class _Failures:
     count: int = 0
@@ -188,6 +204,7 @@ class Reaper:
         self._clock = clock
         self._deployment = deployment
         self._tell = tell
+        self._sleep = sleep
         self._messages = _Pace(LEAVE_MESSAGES_PER_S, sleep)
         self._unsubscribes = _Pace(_UNSUBSCRIBES_PER_S, sleep)
         self._looks = _Pace(_LOOKS_PER_S, sleep)
@@ -208,7 +225,7 @@ class Reaper:
             queues = [_queue_report(orphan, "found") for orphan in findings.queues]
             subscriptions = [_subscription_report(stale, "found") for stale in findings.subscriptions]
         else:
-            nodes = await _each(_NODES_AT_ONCE, findings.nodes, lambda dead: self._reap(dead, failures))
+            nodes = list(await self._reap(findings.nodes, failures))
             queues = await _each(_AT_ONCE, findings.queues, lambda orphan: self._remove(orphan, failures))
             subscriptions = await _each(
                 _AT_ONCE, findings.subscriptions, lambda stale: self._end(stale, failures)
@@ -232,33 +249,52 @@ class Reaper:
             self._listed("list_subscriptions", self._estate.subscriptions, failures),
             self._listed("list_queues", self._estate.queues, failures),
         )
-        leases = await self._leases.all()
-        now_ms = self._clock.now_ms()
+        leases, now_ms, beating = await self._look_at_leases(WHOLE_FLEET)
         self._tell(
             f"{len(leases)} leases, {len(names or ())} queues, {len(subscriptions or ())} subscriptions"
         )
         if subscriptions is None or names is None:
             # What is not known to be complete says nothing about what is missing in it.
-            dead = dead_nodes(leases, subscriptions or (), self._deployment, now_ms)
+            dead = dead_nodes(leases, subscriptions or (), self._deployment, now_ms, beating=beating)
             return Findings(dead, (), ()), len(leases) - len(dead)
         suspects = unexplained(names, subscriptions, leases, self._deployment, now_ms)
         if suspects:
             self._tell(f"looking at {len(suspects)} queues that no lease explains")
         looked_at = await _each(_AT_ONCE, suspects, lambda name: self._look_at(name, failures))
         known = {name: queue for seen in looked_at if seen is not None for name, queue in (seen,)}
-        findings = judge(leases, subscriptions, known, self._deployment, now_ms)
+        findings = judge(leases, subscriptions, known, self._deployment, now_ms, beating)
         return findings, len(leases) - len(findings.nodes)
 
     async def _look_at_some(self, scope: Scope, failures: _Failures) -> tuple[Findings, int]:
         """Only leases: quick, and all that there is to know about an instance."""
-        leases = await self._leases.all()
-        now_ms = self._clock.now_ms()
-        dead = dead_nodes(leases, (), self._deployment, now_ms, scope)
+        leases, now_ms, beating = await self._look_at_leases(scope)
+        dead = dead_nodes(leases, (), self._deployment, now_ms, scope, beating)
         live = sum(scope.covers(lease) for lease in leases) - len(dead)
         if not all(_is_complete(each) for each in dead):
             subscriptions = await self._listed("list_subscriptions", self._estate.subscriptions, failures)
-            dead = dead_nodes(leases, subscriptions or (), self._deployment, now_ms, scope)
+            dead = dead_nodes(leases, subscriptions or (), self._deployment, now_ms, scope, beating)
         return Findings(dead, (), ()), live
+
+    async def _look_at_leases(self, scope: Scope) -> tuple[Sequence[Lease], int, Collection[str]]:
+        """The leases, the time at which they were first looked at (ms), and the nodes that beat since then.
+
+        There is a second look only when the first leaves a doubt. Who is dead is judged by the time of the first: a lease
+        that ended since then has not been looked at twice.
+        """
+        leases = await self._leases.all()
+        now_ms = self._clock.now_ms()
+        doubted = doubtful(leases, now_ms, scope)
+        if not doubted:
+            return leases, now_ms, ()
+        for left_s in range(SECOND_LOOK_S, 0, -_WAIT_TOLD_S):
+            self._tell(f"{len(doubted)} of {len(leases)} leases look expired; a second look in {left_s} s")
+            await self._sleep(min(left_s, _WAIT_TOLD_S))
+        leases = await self._leases.all()
+        before = {node: lease.heartbeat_at for node, lease in doubted.items()}
+        beating = {
+            lease.node for lease in leases if before.get(lease.node, lease.heartbeat_at) != lease.heartbeat_at
+        }
+        return leases, now_ms, beating
 
     async def _listed(
         self, step: str, ask: Callable[[], Awaitable[Sequence[T]]], failures: _Failures
@@ -289,27 +325,42 @@ class Reaper:
 
     # ---- removing
 
-    async def _reap(self, dead: DeadNode, failures: _Failures) -> NodeReport:
-        """All that a dead node held, its lease last: as long as that is there, the next run finds the rest."""
+    async def _reap(self, dead: Sequence[DeadNode], failures: _Failures) -> Sequence[NodeReport]:
+        """All that dead nodes held, the lease last: as long as that is there, the next run finds the rest.
+
+        Of all of them what costs money and messages goes first: presence takes as long as there are channels.
+        """
+        freed = await _each(_AT_ONCE, dead, lambda each: self._free(each, failures))
+        gone = frozenset(each.lease.node for each in dead)
+        return await _each(_NODES_AT_ONCE, freed, lambda each: self._forget(each, gone, failures))
+
+    async def _free(self, dead: DeadNode, failures: _Failures) -> _Freed:
+        """First pass: mark the lease, end the subscription, delete the queue."""
         lease = dead.lease
         try:
             if not await self._leases.reap(lease, self._clock.now_ms()):
-                return _node_report(dead, "spared")
+                return _Freed(dead, "spared")
         except PortError as error:
             failures.add("mark_lease", lease.node, error)
-            return _node_report(dead, "failed")
+            return _Freed(dead, "failed")
         self._tell(f"cleaning up after {lease.node}: {dead.why}")
         steps = [await self._unsubscribe(arn, failures) for arn in dead.subscriptions]
         if dead.queue:
             steps.append(await self._delete_queue(dead.queue, failures))
-        clearing = _Clearing(self._presence, self._send, self._tell, lease.node)
-        steps.append(await _done("clear_presence", lease.node, clearing.run(), failures))
-        if all(steps):
-            dropping = self._leases.drop_reaped(lease.node)
-            steps.append(await _done("drop_lease", lease.node, dropping, failures))
+        return _Freed(dead, complete=all(steps))
+
+    async def _forget(self, freed: _Freed, gone: Collection[str], failures: _Failures) -> NodeReport:
+        """Second pass: presence, then the lease. `gone`: all the nodes that are dead."""
+        if freed.outcome is not None:
+            return _node_report(freed.dead, freed.outcome)
+        node = freed.dead.lease.node
+        clearing = _Clearing(self._presence, self._send, self._tell, node, gone)
+        done = await _done("clear_presence", node, clearing.run(), failures) and freed.complete
+        if done:
+            done = await _done("drop_lease", node, self._leases.drop_reaped(node), failures)
         return _node_report(
-            dead,
-            "removed" if all(steps) else "failed",
+            freed.dead,
+            "removed" if done else "failed",
             channels=clearing.channels,
             members=clearing.members,
         )
@@ -330,7 +381,35 @@ class Reaper:
         return await _done("unsubscribe", arn, self._estate.unsubscribe(arn), failures)
 
     async def _delete_queue(self, name: str, failures: _Failures) -> bool:
-        return await _done("delete_queue", name, self._estate.delete_queue(name), failures)
+        """Whether there is nothing of ours left of it."""
+        try:
+            await self._estate.delete_queue(name)
+        except Refused as error:
+            return await self._is_not_ours(name, error, failures)
+        except PortError as error:
+            failures.add("delete_queue", name, error)
+            return False
+        return True
+
+    async def _is_not_ours(self, name: str, refusal: Refused, failures: _Failures) -> bool:
+        """Whether a queue that may not be deleted is gone, or is none of this deployment: a lease may name any queue.
+
+        One that is gone has no tags, on which the permission depends. One of others is told as a failure, and left alone:
+        the lease goes, so it is told once.
+        """
+        if name.startswith(self._deployment.queue_prefix):
+            try:
+                queue = await self._estate.queue(name)
+            except PortError:
+                failures.add("delete_queue", name, refusal)
+                return False
+            if queue is None:
+                return True
+            if self._deployment.is_ours(queue):
+                failures.add("delete_queue", name, refusal)
+                return False
+        failures.add("leave_foreign_queue", name, refusal)
+        return True
 
     async def _send(self, texts: Iterable[str]) -> None:
         """Signals to all nodes, in as few messages as they fit. Raises PortError."""
@@ -340,15 +419,25 @@ class Reaper:
 
 
 class _Clearing:
-    """Removes the presence entries of one node, after everybody was told that its clients have left."""
+    """Removes the presence entries of one node, after everybody was told that its clients have left.
+
+    `gone`: nodes that are dead, this one among them. A client with an entry under another node has not left: its node was
+    only silent, and goes on under another lease.
+    """
 
     def __init__(
-        self, presence: Presence, send: Callable[[Iterable[str]], Awaitable[None]], tell: Tell, node: str
+        self,
+        presence: Presence,
+        send: Callable[[Iterable[str]], Awaitable[None]],
+        tell: Tell,
+        node: str,
+        gone: Collection[str],
     ) -> None:
         self._presence = presence
         self._send = send
         self._tell = tell
         self._node = node
+        self._gone = gone
         self.channels = 0
         self.members = 0
 
@@ -368,7 +457,7 @@ class _Clearing:
         for _ in range(_PAGES_MAX):
             if not left:
                 break
-            pages = await _each(_CHANNELS_AT_ONCE, left, self._entries)
+            pages = await _each(_CHANNELS_AT_ONCE, left, self._leavers)
             leaving = [(channel, info) for channel, infos in pages for info in infos]
             # First told, then removed: broken off in between, it is told again, and repeats are known.
             await self._send(filter(None, (self._leave(channel, info) for channel, info in leaving)))
@@ -377,8 +466,20 @@ class _Clearing:
             left = [channel for channel, all_of_it in zip(left, cleared, strict=True) if not all_of_it]
         self.channels += len(channels) - len(left)
 
-    async def _entries(self, channel: str) -> tuple[str, Sequence[ClientInfo]]:
-        return channel, await self._presence.entries(self._node, channel)
+    async def _leavers(self, channel: str) -> tuple[str, Sequence[ClientInfo]]:
+        """Whose leaves are told of a page of entries."""
+        infos = await self._presence.entries(self._node, channel)
+        elsewhere = await self._elsewhere(channel) if infos else ()
+        return channel, [info for info in infos if info.client not in elsewhere]
+
+    async def _elsewhere(self, channel: str) -> Collection[str]:
+        """The clients that are in the channel under other nodes; ids of clients are unique."""
+        try:
+            members = await self._presence.members(channel)
+        except Refused:
+            # More than can be looked at: a leave too many is put right by the node that has the client.
+            return ()
+        return {member.info.client for member in members if member.node not in self._gone}
 
     async def _cleared(self, channel: str) -> bool:
         return await self._presence.clear(self._node, channel)

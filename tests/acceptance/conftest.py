@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.acceptance.peers import JsPeer, Peer, PyPeer
+from tests.acceptance.peers import PROTOBUF, JsPeer, Peer, PyPeer
 from tests.acceptance.roomcast import Aws, Dev, Witness, roomcast
 
 SECURED: Final = Path(__file__).with_name("secured.toml")
@@ -101,12 +101,14 @@ async def peer(request: pytest.FixtureRequest) -> AsyncIterator[OpenPeer]:
     opened: list[Peer] = []
 
     async def open_peer(
-        sdk: str, url: str, token: str = "", *, fresh_token: str = "", connected: bool = True
+        sdk: str, url: str, token: str = "", *, fresh_tokens: Sequence[str] = (), connected: bool = True
     ) -> Peer:
-        if sdk == "js":
-            client: Peer = JsPeer(url, token, fresh_token, node=request.getfixturevalue("node"))
+        protobuf = sdk.endswith(PROTOBUF)
+        if sdk.startswith("js"):
+            node = request.getfixturevalue("node")
+            client: Peer = JsPeer(url, token, fresh_tokens, node=node, protobuf=protobuf)
         else:
-            client = PyPeer(url, token, fresh_token)
+            client = PyPeer(url, token, fresh_tokens, protobuf=protobuf)
         opened.append(client)
         if connected:
             await client.connect()

@@ -6,15 +6,20 @@ import asyncio
 import itertools
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import centrifuge
 
 from tests.requirements import JS_DIRECTORY
 
-__all__ = ["DEADLINE_S", "SDKS", "JsPeer", "Peer", "PyPeer", "Refused"]
+__all__ = ["CLIENTS", "DEADLINE_S", "PROTOBUF", "SDKS", "JsPeer", "Peer", "PyPeer", "Refused"]
 
 SDKS: Final = ("js", "py")
+# What follows the name of an SDK that is to speak Protobuf.
+PROTOBUF: Final = "-protobuf"
+# Every SDK in every encoding.
+CLIENTS: Final = (*SDKS, *(f"{sdk}{PROTOBUF}" for sdk in SDKS))
 # Of one step, on a machine that does much else.
 DEADLINE_S: Final = 20.0
 # Between attempts to connect. The SDKs' own pauses are for a fleet; here nobody else wants to connect.
@@ -37,11 +42,14 @@ class Refused(Exception):
 class Peer(ABC):
     """One client. `events` holds everything that happened to it, in order; `event` takes from it."""
 
-    def __init__(self, url: str, token: str = "", fresh_token: str = "") -> None:
-        """`token` is presented first; `fresh_token` is what the application would fetch for an expired one."""
+    def __init__(self, url: str, token: str = "", fresh_tokens: Sequence[str] = ()) -> None:
+        """`token` is presented first; `fresh_tokens` are what the application gives when the SDK asks for another:
+        one after the other, the last one again and again. That it asked is an event `token`, for a subscription
+        `sub_token`.
+        """
         self.url = url
         self.token = token
-        self.fresh_token = fresh_token
+        self.fresh_tokens = fresh_tokens
         self.events: list[Event] = []
         self.client = ""
         self._untaken: list[Event] = []
@@ -97,7 +105,7 @@ class Peer(ABC):
         await self.event("disconnected")
 
     async def subscribe(self, channel: str, **options: Any) -> Event:
-        """`options`: token; since (JavaScript only)."""
+        """`options`: token, fresh_tokens; since (JavaScript only)."""
         await self.call("subscribe", channel=channel, **options)
         return await self.event("subscribed", channel=channel)
 
@@ -131,9 +139,18 @@ class Peer(ABC):
 class JsPeer(Peer):
     """npm `centrifuge` over `ws`, in a Node.js process of its own (js/driver.mjs)."""
 
-    def __init__(self, url: str, token: str = "", fresh_token: str = "", *, node: str) -> None:
-        super().__init__(url, token, fresh_token)
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        fresh_tokens: Sequence[str] = (),
+        *,
+        node: str,
+        protobuf: bool = False,
+    ) -> None:
+        super().__init__(url, token, fresh_tokens)
         self._node = node
+        self._protobuf = protobuf
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._process: asyncio.subprocess.Process | None = None
@@ -146,7 +163,8 @@ class JsPeer(Peer):
             arguments = {
                 "url": self.url,
                 "token": self.token,
-                "fresh_token": self.fresh_token,
+                "fresh_tokens": list(self.fresh_tokens),
+                "protobuf": self._protobuf,
                 "retry_ms": RETRY_S * 1000,
             }
         number = next(self._ids)
@@ -195,20 +213,20 @@ class JsPeer(Peer):
 class PyPeer(Peer):
     """PyPI `centrifuge-python`, in this process."""
 
-    def __init__(self, url: str, token: str = "", fresh_token: str = "") -> None:
-        super().__init__(url, token, fresh_token)
-
-        async def fetch_token() -> str:
-            return fresh_token
-
+    def __init__(
+        self, url: str, token: str = "", fresh_tokens: Sequence[str] = (), *, protobuf: bool = False
+    ) -> None:
+        super().__init__(url, token, fresh_tokens)
+        self.protobuf = protobuf
         self._client = centrifuge.Client(
             url,
             events=_ClientEvents(self),
             token=token,
-            get_token=fetch_token if fresh_token else None,
+            get_token=self._giving(fresh_tokens, "token"),
             min_reconnect_delay=RETRY_S,
             max_reconnect_delay=RETRY_S,
             proxy=None,
+            use_protobuf=protobuf,
         )
 
     async def call(self, op: str, **arguments: Any) -> Any:
@@ -230,11 +248,24 @@ class PyPeer(Peer):
     async def _disconnect(self) -> None:
         await self._client.disconnect()
 
-    async def _subscribe(self, channel: str, token: str = "") -> None:
+    def _giving(self, tokens: Sequence[str], event: str, **fields: Any) -> Callable[..., Any] | None:
+        """What the SDK calls when it wants another token: for the connection, or with the channel."""
+        left = list(tokens)
+
+        async def give(*_: str) -> str:
+            self.happened({"event": event, **fields})
+            return left.pop(0) if len(left) > 1 else left[0]
+
+        return give if tokens else None
+
+    async def _subscribe(self, channel: str, token: str = "", fresh_tokens: Sequence[str] = ()) -> None:
         subscription = self._client.get_subscription(channel)
         if subscription is None:
             subscription = self._client.new_subscription(
-                channel, events=_SubscriptionEvents(self, channel), token=token
+                channel,
+                events=_SubscriptionEvents(self, channel),
+                token=token,
+                get_token=self._giving(fresh_tokens, "sub_token", channel=channel),
             )
         await subscription.subscribe()
 
@@ -242,27 +273,42 @@ class PyPeer(Peer):
         await self._client.get_subscription(channel).unsubscribe()
 
     async def _publish(self, channel: str, data: Any) -> None:
-        await self._client.publish(channel, data)
+        await self._client.publish(channel, self._outgoing(data))
 
     async def _history(self, channel: str, limit: int, since: Position | None, reverse: bool) -> Any:
         position = centrifuge.StreamPosition(**since) if since else None
         result = await self._client.history(channel, limit=limit, since=position, reverse=reverse)
         return {
-            "publications": [_message(publication) for publication in result.publications],
+            "publications": [self.message(publication) for publication in result.publications],
             "offset": result.offset,
             "epoch": result.epoch,
         }
 
     async def _presence(self, channel: str) -> Any:
         result = await self._client.presence(channel)
-        return {client: _person(info) for client, info in result.clients.items()}
+        return {client: self.person(info) for client, info in result.clients.items()}
 
     async def _presence_stats(self, channel: str) -> Any:
         result = await self._client.presence_stats(channel)
         return {"num_clients": result.num_clients, "num_users": result.num_users}
 
     async def _rpc(self, method: str, data: Any) -> Any:
-        return (await self._client.rpc(method, data)).data
+        return self._incoming((await self._client.rpc(method, self._outgoing(data))).data)
+
+    # With Protobuf the SDK passes payloads on as bytes; what they hold is the application's business.
+
+    def _outgoing(self, data: Any) -> Any:
+        return json.dumps(data).encode() if self.protobuf else data
+
+    def _incoming(self, data: Any) -> Any:
+        return json.loads(data) if self.protobuf and data is not None else data
+
+    def message(self, publication: Any) -> Event:
+        info = publication.info and self.person(publication.info)
+        return {"offset": publication.offset, "data": self._incoming(publication.data), "info": info}
+
+    def person(self, info: Any) -> Event:
+        return {"user": info.user, "client": info.client, "conn_info": self._incoming(info.conn_info)}
 
 
 class _ClientEvents(centrifuge.ClientEventHandler):  # type: ignore[misc]  # the SDK ships no types
@@ -281,6 +327,34 @@ class _ClientEvents(centrifuge.ClientEventHandler):  # type: ignore[misc]  # the
     async def on_error(self, ctx: Any) -> None:
         code = getattr(ctx.error, "code", ctx.code)
         self._peer.happened({"event": "error", "code": code, "message": str(ctx.error)})
+
+    # ---- subscriptions that the server made
+
+    async def on_subscribed(self, ctx: Any) -> None:
+        position = ctx.stream_position
+        self._tell(
+            ctx,
+            "subscribed",
+            was_recovering=ctx.was_recovering,
+            recovered=ctx.recovered,
+            data=self._peer._incoming(ctx.data or None),
+            position=position and {"offset": position.offset, "epoch": position.epoch},
+        )
+
+    async def on_unsubscribed(self, ctx: Any) -> None:
+        self._tell(ctx, "unsubscribed")
+
+    async def on_publication(self, ctx: Any) -> None:
+        self._tell(ctx, "publication", **self._peer.message(ctx.pub))
+
+    async def on_join(self, ctx: Any) -> None:
+        self._tell(ctx, "join", info=self._peer.person(ctx.info))
+
+    async def on_leave(self, ctx: Any) -> None:
+        self._tell(ctx, "leave", info=self._peer.person(ctx.info))
+
+    def _tell(self, ctx: Any, event: str, **fields: Any) -> None:
+        self._peer.happened({"event": event, "channel": ctx.channel, "server_side": True, **fields})
 
 
 class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # as above
@@ -305,25 +379,16 @@ class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[
         self._tell("unsubscribed", code=ctx.code, reason=ctx.reason)
 
     async def on_publication(self, ctx: Any) -> None:
-        self._tell("publication", **_message(ctx.pub))
+        self._tell("publication", **self._peer.message(ctx.pub))
 
     async def on_join(self, ctx: Any) -> None:
-        self._tell("join", info=_person(ctx.info))
+        self._tell("join", info=self._peer.person(ctx.info))
 
     async def on_leave(self, ctx: Any) -> None:
-        self._tell("leave", info=_person(ctx.info))
+        self._tell("leave", info=self._peer.person(ctx.info))
 
     async def on_error(self, ctx: Any) -> None:
         self._tell("error", code=getattr(ctx.error, "code", ctx.code), message=str(ctx.error))
 
     def _tell(self, event: str, **fields: Any) -> None:
         self._peer.happened({"event": event, "channel": self._channel, **fields})
-
-
-def _message(publication: Any) -> Event:
-    info = publication.info and _person(publication.info)
-    return {"offset": publication.offset, "data": publication.data, "info": info}
-
-
-def _person(info: Any) -> Event:
-    return {"user": info.user, "client": info.client, "conn_info": info.conn_info}

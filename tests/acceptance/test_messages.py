@@ -10,12 +10,20 @@ import pytest
 
 from tests.acceptance.conftest import OpenPeer, Token
 from tests.acceptance.link import Link
-from tests.acceptance.peers import DEADLINE_S, SDKS, Peer, Refused
+from tests.acceptance.peers import CLIENTS, DEADLINE_S, PROTOBUF, SDKS, Peer, Refused
 from tests.acceptance.roomcast import Dev
 
 # Who speaks and who listens: the SDK of instance 1, then that of instance 2.
-BOTH_WAYS = pytest.mark.parametrize("here, there", list(permutations(SDKS)))
-EITHER = pytest.mark.parametrize("sdk", SDKS)
+BOTH_WAYS = pytest.mark.parametrize(
+    "here, there",
+    [
+        *permutations(SDKS),
+        ("js", f"py{PROTOBUF}"),
+        (f"js{PROTOBUF}", "py"),
+        (f"py{PROTOBUF}", f"js{PROTOBUF}"),
+    ],
+)
+EITHER = pytest.mark.parametrize("sdk", CLIENTS)
 # Presence may be a second old (service/presence.py), and has no event.
 PRESENCE_POLL_S = 0.1
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.acceptance.conftest import OpenPeer, Token
-from tests.acceptance.peers import SDKS, Refused
+from tests.acceptance.peers import CLIENTS, Refused
 from tests.acceptance.roomcast import Dev
 
-EITHER = pytest.mark.parametrize("sdk", SDKS)
+EITHER = pytest.mark.parametrize("sdk", CLIENTS)
 
 
 @EITHER
@@ -77,7 +77,7 @@ async def test_an_expired_token_is_replaced(
     secured: Dev, peer: OpenPeer, secured_token: Token, expired_token: str, channel: str, sdk: str
 ) -> None:
     url = secured.ws_urls[0]
-    late = await peer(sdk, url, expired_token, fresh_token=secured_token("ann"))
+    late = await peer(sdk, url, expired_token, fresh_tokens=[secured_token("ann")])
     await late.subscribe(f"room:{channel}")
     assert {each["user"] for each in (await late.presence(f"room:{channel}")).values()} == {"ann"}
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.acceptance.conftest import OpenPeer, Token
 from tests.acceptance.link import Link
-from tests.acceptance.peers import SDKS
+from tests.acceptance.peers import CLIENTS
 from tests.acceptance.roomcast import Aws, Dev
 
-EITHER = pytest.mark.parametrize("sdk", SDKS)
+EITHER = pytest.mark.parametrize("sdk", CLIENTS)
 
 
 @EITHER
@@ -60,7 +60,7 @@ async def test_fifty_missed_messages_come_once_and_in_order(
 async def test_a_cut_in_the_middle_of_a_stream_loses_nothing(dev: Dev, peer: OpenPeer, channel: str) -> None:
     writer = await peer("js", dev.ws_urls[0])
     async with Link(dev.ws_urls[1]) as link:
-        readers = [await peer(sdk, link.url) for sdk in SDKS]
+        readers = [await peer(sdk, link.url) for sdk in CLIENTS]
         for reader in readers:
             await reader.subscribe(channel)
         for number in range(1, 61):

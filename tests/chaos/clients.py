@@ -79,14 +79,21 @@ class Publisher:
         """Until `stop`; what is under way then is waited for."""
         while not stop.is_set():
             channel = self._random.choice(self._channels)
-            burst = self._random.randint(1, _BURST_MAX)
-            await asyncio.gather(*(self.publish(channel) for _ in range(burst)))
+            contents = [self._next() for _ in range(self._random.randint(1, _BURST_MAX))]
+            self._checker.burst(contents)
+            # Tasks begin in the order in which they are made, and each begins by sending.
+            await asyncio.gather(*(self._publish(channel, content) for content in contents))
             await asyncio.sleep(self._random.uniform(*_PAUSE_S))
 
     async def publish(self, channel: str) -> bool:
         """Whether it was acknowledged."""
+        return await self._publish(channel, self._next())
+
+    def _next(self) -> str:
         self._number += 1
-        content = f"{self._name}-{self._number}"
+        return f"{self._name}-{self._number}"
+
+    async def _publish(self, channel: str, content: str) -> bool:
         self._checker.publishing(channel, content)
         try:
             await self._peer.publish(channel, content)

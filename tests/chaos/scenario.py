@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from service.config import Config, load
 from tests.acceptance.peers import SDKS, Event, Peer
 from tests.acceptance.roomcast import Aws, Dev, emulator
-from tests.chaos.checker import Checker, Log
+from tests.chaos.checker import Bounds, Checker, Log
 from tests.chaos.clients import Balancer, Publisher, open_peer
 from tests.chaos.fleet import CONFIG, Fleet
 from tests.chaos.proxy import Deliveries, FaultProxy, Phase
@@ -100,7 +101,7 @@ class _Chaos:
         self._fleet = fleet
         self._random = random
         self._say = say
-        self._checker = Checker()
+        self._checker = Checker(_bounds(load(CONFIG, {})))
         self._events: list[tuple[str, Event]] = []
         self._delivered = asyncio.Event()
         self._links: list[Balancer] = []
@@ -304,6 +305,19 @@ async def _fleet(proxy: FaultProxy, aws: Aws, random: Random) -> AsyncIterator[F
         yield Fleet(dev, aws, random)
     finally:
         await asyncio.to_thread(dev.close)
+
+
+def _bounds(config: Config) -> Callable[[str], Bounds]:
+    """What the instances go by."""
+
+    def bounds(channel: str) -> Bounds:
+        options = config.channel.options(channel)
+        assert options is not None, "the channels here have options"
+        return Bounds(
+            min(options.history_size, config.client.recovery_max_publication_limit), options.history_ttl_s
+        )
+
+    return bounds
 
 
 def _name(what: Phase | Strike) -> str:

@@ -60,7 +60,7 @@ def again(outcome: Outcome, change: Callable[[list[tuple[str, Event]]], None]) -
     """What a checker says that is told the same, but for `change`."""
     events = list(outcome.events)
     change(events)
-    checker = Checker()
+    checker = Checker(outcome.checker.bounds)
     for subscriber, event in events:
         checker.happened(subscriber, event)
     # It was not told who published what.

@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from service.adapters.aws import AwsClients, connect, port_errors
+from service.adapters.aws import AwsClients, connect
+from service.adapters.errors import port_errors
 from service.ports import PortError, Throttled, UnknownOutcome
 from tests.acceptance.roomcast import emulator
 from tests.chaos.proxy import Deliveries, Fault, FaultProxy, Phase

@@ -186,10 +186,10 @@ class AwsBackend:
 
 
 @contextmanager
-def emulator() -> Iterator[str]:
-    """The embedded AWS in a process of its own, which also ends when this one does; its endpoint."""
+def emulator(module: str = "service.dev.emulator") -> Iterator[str]:
+    """The embedded AWS in a process of its own, which also ends when this one does; its endpoint. `module` runs it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.dev.emulator", "--region", REGION],
+        [sys.executable, "-m", module, "--region", REGION],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

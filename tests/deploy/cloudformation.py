@@ -1,9 +1,11 @@
-"""Reads deploy/template.yaml: YAML with CloudFormation's short functions, and what tests ask of it."""
+"""Reads deploy/template.yaml: YAML with CloudFormation's short functions, what they come to, and what tests ask of it."""
 
 from __future__ import annotations
 
+import base64
+import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,18 @@ from typing import Any, Final
 
 import yaml
 
-__all__ = ["ROOT", "TEMPLATE", "Statement", "load", "references", "statements", "sub_names", "values"]
+__all__ = [
+    "ROOT",
+    "TEMPLATE",
+    "Evaluation",
+    "Statement",
+    "load",
+    "matches",
+    "references",
+    "statements",
+    "sub_names",
+    "values",
+]
 
 ROOT: Final = Path(__file__).parents[2]
 TEMPLATE: Final = ROOT / "deploy" / "template.yaml"
@@ -121,3 +134,143 @@ def statements(name: str, resource: Mapping[str, Any]) -> list[Statement]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def matches(pattern: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """A filter of events or records, as far as ours use it: exact values and anything-but."""
+    for key, wanted in pattern.items():
+        if key not in record:
+            return False
+        if isinstance(wanted, dict):
+            if not matches(wanted, record[key]):
+                return False
+        elif not any(
+            record[key] not in rule["anything-but"] if isinstance(rule, dict) else record[key] == rule
+            for rule in wanted
+        ):
+            return False
+    return True
+
+
+# ---- what the functions come to
+
+# Stands for AWS::NoValue: whatever has this value is not there.
+_NO_VALUE: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A template with its parameters, worked out as CloudFormation documents its functions.
+
+    `parameters` are all that the template has, `pseudo` those that every template has, but for AWS::NoValue. `zones`: the
+    region's. `name` tells what Ref makes of a resource, `attribute` what GetAtt does.
+    """
+
+    template: Mapping[str, Any]
+    parameters: Mapping[str, str]
+    pseudo: Mapping[str, str]
+    zones: Sequence[str]
+    name: Callable[[str], str]
+    attribute: Callable[[str, str], Any]
+
+    def holds(self, condition: Any) -> bool:
+        """Of a condition function, or the name of one of the template's conditions."""
+        if isinstance(condition, str):
+            return self.holds(self.template["Conditions"][condition])
+        ((function, argument),) = condition.items()
+        match function:
+            case "Condition":
+                return self.holds(argument)
+            case "Fn::Equals":
+                one, other = (str(self.value(each)) for each in argument)
+                return one == other
+            case "Fn::Not":
+                return not self.holds(argument[0])
+            case "Fn::And":
+                return all(self.holds(each) for each in argument)
+            case "Fn::Or":
+                return any(self.holds(each) for each in argument)
+        raise NotImplementedError(function)
+
+    def broken_rules(self) -> set[str]:
+        """Names of the template's rules that the parameters break."""
+        return {
+            name
+            for name, rule in self.template["Rules"].items()
+            if self.holds(rule["RuleCondition"])
+            and not all(self.holds(each["Assert"]) for each in rule["Assertions"])
+        }
+
+    def resources(self) -> set[str]:
+        """Logical names of what is made."""
+        return {
+            name
+            for name, each in self.template["Resources"].items()
+            if "Condition" not in each or self.holds(each["Condition"])
+        }
+
+    def properties(self, resource: str) -> dict[str, Any]:
+        """Of a resource, worked out."""
+        properties: dict[str, Any] = self.value(self.template["Resources"][resource]["Properties"])
+        return properties
+
+    def value(self, part: Any) -> Any:
+        """`part` of the template, without functions."""
+        if isinstance(part, list):
+            members = [self.value(each) for each in part]
+            return [each for each in members if each is not _NO_VALUE]
+        if not isinstance(part, dict):
+            return part
+        if len(part) == 1:
+            ((key, argument),) = part.items()
+            if key == "Ref" or key.startswith("Fn::"):
+                return self._called(key, argument)
+        values = {key: self.value(each) for key, each in part.items()}
+        return {key: each for key, each in values.items() if each is not _NO_VALUE}
+
+    def _called(self, function: str, argument: Any) -> Any:
+        match function:
+            case "Ref":
+                return self._referred(argument)
+            case "Fn::GetAtt":
+                return self.attribute(*argument)
+            case "Fn::Sub":
+                text, own = (argument, {}) if isinstance(argument, str) else argument
+                return self._substituted(text, {key: self.value(each) for key, each in own.items()})
+            case "Fn::If":
+                condition, then, otherwise = argument
+                return self.value(then if self.holds(condition) else otherwise)
+            case "Fn::FindInMap":
+                name, top, second = (self.value(each) for each in argument)
+                return self.template["Mappings"][name][top][second]
+            case "Fn::Select":
+                index, choice = (self.value(each) for each in argument)
+                return choice[int(index)]
+            case "Fn::Split":
+                separator, text = (self.value(each) for each in argument)
+                return text.split(separator)
+            case "Fn::Base64":
+                return base64.b64encode(self.value(argument).encode()).decode()
+            case "Fn::GetAZs":
+                return list(self.zones)
+            case "Fn::Cidr":
+                block, count, bits = (self.value(each) for each in argument)
+                subnets = ipaddress.ip_network(block).subnets(new_prefix=32 - int(bits))
+                return [str(next(subnets)) for _ in range(int(count))]
+        raise NotImplementedError(function)
+
+    def _referred(self, name: str) -> Any:
+        if name == "AWS::NoValue":
+            return _NO_VALUE
+        if name in self.parameters:
+            return self.parameters[name]
+        return self.pseudo[name] if name in self.pseudo else self.name(name)
+
+    def _substituted(self, text: str, own: Mapping[str, Any]) -> str:
+        def of(match: re.Match[str]) -> str:
+            name, _, attribute = match[1].partition(".")
+            if name in own:
+                return str(own[name])
+            return str(self.attribute(name, attribute) if attribute else self._referred(name))
+
+        return _SUB.sub(of, text).replace("${!", "${")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +19,7 @@ from deploy.instance.secret_env import WrongSecret, environment_file
 from service.cli import _parser
 from service.config import load as load_config
 from tests.deploy.cloudformation import load, sub_names
+from tests.deploy.machine import Machine, as_a_shell_reads, fresh_machine, settings
 
 TEMPLATE: Final = load()
 LAUNCH: Final = TEMPLATE["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]
@@ -49,76 +47,13 @@ def own_maps() -> dict[str, Any]:
     return {name: value["Fn::FindInMap"] for name, value in OWN.items()}
 
 
-@dataclass(frozen=True)
-class Machine:
-    """A directory for what is installed, and commands that note how they were called."""
-
-    home: Path
-
-    @property
-    def root(self) -> Path:
-        return self.home / "root"
-
-    def calls(self) -> list[str]:
-        """Of the commands that the test stands in for, in order."""
-        return (self.home / "calls").read_text(encoding="utf-8").splitlines()
-
-    def boot(self, script: str) -> subprocess.CompletedProcess[str]:
-        environ = {
-            "PATH": f"{self.home / 'bin'}:{os.environ['PATH']}",
-            "ROOMCAST_INSTALL_ROOT": str(self.root),
-        }
-        return subprocess.run(
-            ["bash", "-c", script], cwd=self.home, env=environ, capture_output=True, text=True, timeout=50
-        )
-
-
-def put_command(directory: Path, name: str, body: str) -> None:
-    path = directory / name
-    path.write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
-    path.chmod(0o755)
-
-
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    commands = tmp_path / "bin"
-    commands.mkdir()
     (tmp_path / "secret").write_text(json.dumps(SECRET), encoding="utf-8")
-    agent = tmp_path / "root" / "opt" / "aws" / "amazon-cloudwatch-agent" / "bin"
-    agent.mkdir(parents=True)
-    note = f'echo "$(basename "$0") $*" >> {tmp_path}/calls'
-    for name in ("dnf", "systemctl", "useradd"):
-        put_command(commands, name, note)
-    put_command(agent, "amazon-cloudwatch-agent-ctl", note)
-    put_command(commands, "id", "exit 1")
-    put_command(commands, "mktemp", f"mkdir {tmp_path}/work && echo {tmp_path}/work")
     # s3 cp --only-show-errors --region REGION s3://BUCKET/KEY FILE
-    put_command(
-        commands,
-        "aws",
-        f"""{note}
-if [ "$1" = s3 ]; then cp "{tmp_path}/${{6#s3://}}" "$7"; else cat {tmp_path}/secret; fi""",
+    return fresh_machine(
+        tmp_path, f'if [ "$1" = s3 ]; then cp "{tmp_path}/${{6#s3://}}" "$7"; else cat {tmp_path}/secret; fi'
     )
-    # There is no group of that name here.
-    real_install = shutil.which("install")
-    put_command(
-        commands,
-        "install",
-        f"""{note}
-arguments=()
-while (($#)); do if [ "$1" = -g ]; then shift 2; else arguments+=("$1"); shift; fi; done
-exec {real_install} "${{arguments[@]}}\"""",
-    )
-    put_command(
-        commands,
-        "python3.12",
-        f"""if [ "$1 $2" = '-m venv' ]; then
-  mkdir -p "$3/bin"
-  printf '#!/bin/bash\\necho "venv $*" >> {tmp_path}/calls\\n' > "$3/bin/python"
-  chmod +x "$3/bin/python"
-else exec {sys.executable} "$@"; fi""",
-    )
-    return Machine(tmp_path)
 
 
 def put_artifacts(machine: Machine, *, config: bool = False) -> dict[str, str]:
@@ -147,20 +82,6 @@ def put_artifacts(machine: Machine, *, config: bool = False) -> dict[str, str]:
         if parameter == "ReleaseKey" or config:
             parameters[parameter] = key
     return parameters
-
-
-def settings(path: Path) -> dict[str, str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-
-
-def as_a_shell_reads(path: Path) -> dict[str, str]:
-    """Between double quotes systemd takes the same characters as special as a shell."""
-    script = f"set -a; . {path}; env -0"
-    done = subprocess.run(
-        ["env", "-i", "bash", "-c", script], capture_output=True, text=True, check=True, timeout=50
-    )
-    return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry.startswith("ROOMCAST_"))
 
 
 def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:

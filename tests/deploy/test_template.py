@@ -16,12 +16,15 @@ from service.adapters.schema import TableSchema, table_schemas
 from service.config import OPTIONS, Config
 from service.core.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags
 from service.dev.event_source import MappingOptions, is_append
+from service.reaper.reaper import SECOND_LOOK_S
 from service.reporter import Readings
 from stream_lambda import handler as stream_handler
 from tests.deploy.cloudformation import (
     ROOT,
+    Evaluation,
     Statement,
     load,
+    matches,
     references,
     statements,
     sub_names,
@@ -96,6 +99,64 @@ def test_what_a_resource_depends_on_is_there_whenever_it_is() -> None:
 def test_every_conditional_endpoint_is_there_before_the_fleet() -> None:
     after = references(RESOURCES["Fleet"]["Metadata"]["After"])
     assert set(of_type("AWS::EC2::VPCEndpoint")) <= after
+
+
+EXISTING: Final = {
+    "VpcId": "vpc-1",
+    "PrivateSubnetIds": "subnet-1,subnet-2",
+    "EndpointSecurityGroupId": "sg-1",
+}
+OURS_ALONE: Final = EXISTING | {"EndpointSecurityGroupId": "", "DedicatedVpc": "true"}
+
+
+@pytest.mark.parametrize(
+    "given, broken",
+    [
+        ({}, set()),
+        ({"Scheme": "internet-facing"}, set()),
+        (EXISTING, set()),
+        (OURS_ALONE, set()),
+        (OURS_ALONE | {"PrivateRouteTableIds": "rtb-1"}, set()),
+        # What the template makes would cut off whatever else is in the VPC.
+        (OURS_ALONE | {"DedicatedVpc": "false"}, {"SharedVpcKeepsItsEndpoints"}),
+        (EXISTING | {"PrivateRouteTableIds": "rtb-1"}, {"SharedVpcKeepsItsEndpoints"}),
+        (EXISTING | {"Scheme": "internet-facing", "PublicSubnetIds": "subnet-3,subnet-4"}, set()),
+        ({"DomainName": "chat.example.com", "HostedZoneId": "Z1"}, set()),
+        (EXISTING | {"PrivateSubnetIds": ""}, {"ExistingVpcIsDescribed"}),
+        ({"PrivateSubnetIds": "subnet-1,subnet-2"}, {"NewVpcIsNotDescribed"}),
+        ({"EndpointSecurityGroupId": "sg-1"}, {"NewVpcIsNotDescribed"}),
+        (EXISTING | {"Scheme": "internet-facing"}, {"PublicLoadBalancerHasSubnets"}),
+        ({"HostedZoneId": "Z1"}, {"AliasHasName"}),
+    ],
+)
+def test_parameters_that_contradict_each_other_are_refused(given: dict[str, str], broken: set[str]) -> None:
+    parameters = {name: str(each.get("Default")) for name, each in PARAMETERS.items()} | given
+
+    def nothing(*_names: str) -> str:
+        raise AssertionError("rules are about parameters")
+
+    evaluation = Evaluation(TEMPLATE, parameters, {}, (), nothing, nothing)
+    assert evaluation.broken_rules() == broken
+
+
+def test_every_target_group_has_an_alarm_for_no_healthy_node() -> None:
+    """One that looked at a single group would be silent while the others have nobody."""
+    watched = {
+        reference: RESOURCES[name].get("Condition")
+        for name, alarm in of_type("AWS::CloudWatch::Alarm").items()
+        if alarm.get("MetricName") == "HealthyHostCount"
+        for reference in references(alarm["Dimensions"]) - {"LoadBalancer"}
+    }
+    groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
+    assert watched == {name: RESOURCES[name].get("Condition") for name in groups}
+
+
+def test_the_reaper_is_retried_by_its_schedule() -> None:
+    assert RESOURCES["ReaperInvocation"]["Properties"]["MaximumRetryAttempts"] == 0
+    function = RESOURCES["Reaper"]["Properties"]
+    assert function["MemorySize"] >= 1024
+    # A second look at leases, and as long for what follows from it.
+    assert function["Timeout"] > 2 * SECOND_LOOK_S
 
 
 def test_the_parameters_are_shown_in_groups() -> None:
@@ -349,6 +410,10 @@ def test_the_fleet_is_in_private_subnets_and_they_have_no_way_out() -> None:
     assert references(zones) == {"PrivateSubnetA", "PrivateSubnetB", "PrivateSubnetIds"}
     routes = of_type("AWS::EC2::Route").values()
     assert [route["RouteTableId"] for route in routes] == [{"Ref": "PublicRouteTable"}]
+    associations = of_type("AWS::EC2::SubnetRouteTableAssociation").values()
+    assert {(each["SubnetId"]["Ref"], each["RouteTableId"]["Ref"]) for each in associations} == {
+        (f"{kind}Subnet{zone}", f"{kind}RouteTable") for kind in ("Private", "Public") for zone in "AB"
+    }
     assert not [name for name, each in RESOURCES.items() if "Nat" in each["Type"]]
     assert all(subnet["MapPublicIpOnLaunch"] is False for subnet in of_type("AWS::EC2::Subnet").values())
 
@@ -384,6 +449,15 @@ def test_instances_reach_endpoints_only_on_port_443() -> None:
 def test_every_security_group_says_what_may_leave() -> None:
     # Without a rule of ours there is one of EC2's that lets out everything.
     assert all(group["SecurityGroupEgress"] for group in of_type("AWS::EC2::SecurityGroup").values())
+
+
+def test_names_of_endpoints_resolve_in_a_new_vpc() -> None:
+    vpc = RESOURCES["Vpc"]["Properties"]
+    assert (vpc["EnableDnsSupport"], vpc["EnableDnsHostnames"]) == (True, True)
+    endpoints = of_type("AWS::EC2::VPCEndpoint").values()
+    interfaces = [each for each in endpoints if each["VpcEndpointType"] == "Interface"]
+    assert interfaces
+    assert all(each["PrivateDnsEnabled"] is True for each in interfaces)
 
 
 def forwarded(rule: str) -> tuple[list[str], list[Any]]:
@@ -543,22 +617,6 @@ def test_default_prefixes_are_the_code_s() -> None:
     assert PARAMETERS["LogGeneration"]["AllowedPattern"] == patterns["aws.log_generation"]
 
 
-def matches(pattern: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Lambda's event filter, as far as ours uses it: exact values and anything-but."""
-    for key, wanted in pattern.items():
-        if key not in record:
-            return False
-        if isinstance(wanted, dict):
-            if not matches(wanted, record[key]):
-                return False
-        elif not any(
-            record[key] not in rule["anything-but"] if isinstance(rule, dict) else record[key] == rule
-            for rule in wanted
-        ):
-            return False
-    return True
-
-
 @pytest.mark.parametrize("name", ["stream_appends", "stream_not_appends", "stream_poison"])
 def test_the_filter_takes_what_the_development_set_up_takes(name: str) -> None:
     (criteria,) = RESOURCES["StreamMapping"]["Properties"]["FilterCriteria"]["Filters"]
@@ -662,6 +720,15 @@ def test_alarms_and_scaling_watch_metrics_that_are_published() -> None:
     assert "Connections" in shown
 
 
+def test_the_group_tells_of_itself_what_is_watched_and_shown() -> None:
+    (collected,) = RESOURCES["Fleet"]["Properties"]["MetricsCollection"]
+    assert collected["Granularity"] == "1Minute"
+    alarms = of_type("AWS::CloudWatch::Alarm").values()
+    watched = {each["MetricName"] for each in alarms if each["Namespace"] == "AWS/AutoScaling"}
+    assert watched
+    assert watched <= set(collected["Metrics"])
+
+
 def own_metrics(metrics: list[list[Any]]) -> list[list[Any]]:
     """Those of our namespace, "." and "..." written out."""
     found: list[list[Any]] = []
@@ -692,6 +759,28 @@ def test_a_silent_canary_alarms_also_when_nobody_tells() -> None:
     assert alarm["TreatMissingData"] == "breaching"
     # A node says that it is deaf or the pipeline silent after two and a half of them.
     assert alarm["Threshold"] > 3 * CONFIG.node.canary_interval_s
+
+
+@pytest.mark.parametrize("name", ["StreamLambda", "Reaper"])
+def test_a_function_logs_where_its_role_lets_it(name: str) -> None:
+    function = RESOURCES[name]["Properties"]
+    group = function["LoggingConfig"]["LogGroup"]["Ref"]
+    assert RESOURCES[group]["Type"] == "AWS::Logs::LogGroup"
+    (role_name, _) = function["Role"]["Fn::GetAtt"]
+    (logs,) = (each for each in role(role_name) if each.sid == "WriteLogs")
+    assert logs.resources == ({"Fn::GetAtt": [group, "Arn"]},)
+
+
+def test_what_was_given_up_on_is_nobody_else_s_and_not_kept_for_ever() -> None:
+    bucket = RESOURCES["FailureBucket"]["Properties"]
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert all(value is True for value in bucket["PublicAccessBlockConfiguration"].values())
+    assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    (rule,) = bucket["LifecycleConfiguration"]["Rules"]
+    assert (rule["Status"], rule["ExpirationInDays"]) == ("Enabled", 30)
+    (policy,) = statements("FailureBucketPolicy", RESOURCES["FailureBucketPolicy"])
+    assert (policy.effect, policy.condition) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    assert references(list(policy.resources)) == {"FailureBucket"}
 
 
 def test_logs_are_not_kept_for_ever() -> None:

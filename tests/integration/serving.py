@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +107,20 @@ def deployed(directory: Path, prefix: str) -> Iterator[Aws]:
 class Process:
     """One `roomcast serve`."""
 
-    def __init__(self, config: Path, *options: str, environ: Mapping[str, str] | None = None) -> None:
-        """`environ`: in place of `environment()`."""
+    def __init__(
+        self,
+        config: Path | None,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "service"),
+    ) -> None:
+        """`config` None: as the environment says. `environ`: in place of `environment()`.
+
+        `program`: what Python runs in place of roomcast itself, with the same arguments.
+        """
+        named = [] if config is None else ["--config", str(config)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--config", str(config), *options],
+            [sys.executable, *program, "serve", *named, *options],
             cwd=ROOT,
             env=environment() if environ is None else environ,
             stdin=subprocess.DEVNULL,
@@ -224,7 +234,7 @@ def pump(aws: Aws) -> Iterator[None]:
 
 
 @contextmanager
-def serving(config: Path, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
+def serving(config: Path | None, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
     """One process, which is not there afterwards, however that came."""
     process = Process(config, "--port", "0", environ=environ)
     try:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import fanout, slow_consumer
+from benchmarks import fanout, lifecycle, slow_consumer
 from benchmarks.node import WAYS
 from benchmarks.rig import percentile, rig
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll and SO_TIMESTAMPNS")
+pytestmark = [
+    pytest.mark.fleet,
+    pytest.mark.skipif(sys.platform != "linux", reason="epoll and SO_TIMESTAMPNS"),
+]
 
 CLIENTS = 20
 
@@ -26,6 +30,14 @@ def test_a_client_that_does_not_read_is_cut_off_in_the_middle_of_its_round() -> 
         for _ in range(2):
             assert len(slow_consumer.stalled(node, crowd)) == slow_consumer.PUBLICATIONS
             assert len(slow_consumer.spreads(node, crowd)) == slow_consumer.PUBLICATIONS
+
+
+def test_a_node_comes_and_goes(tmp_path: Path) -> None:
+    with lifecycle.deployment(tmp_path) as config:
+        for clients in (0, CLIENTS):
+            start_s, end_s = lifecycle.measured(config, clients)
+            assert start_s > 0
+            assert end_s > 0
 
 
 def test_percentiles() -> None:

@@ -17,7 +17,7 @@ from tests.integration.serving import Aws, deployed, environment, pump
 COMMAND_S: Final = 60
 CONFIG: Final = "[client]\ninsecure = true\n"
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ TERMINATE: Final = "terminating"
 COMPLETE: Final = "CompleteLifecycleAction"
 HEARTBEAT: Final = "RecordLifecycleActionHeartbeat"
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

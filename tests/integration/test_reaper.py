@@ -53,7 +53,7 @@ AT_ONCE: Final = 16
 # What BatchWriteItem takes.
 BATCH: Final = 25
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(120)]
 
 _prefixes: Final = (f"reaper{number}-" for number in count(1))
 

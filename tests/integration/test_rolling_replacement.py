@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from tests.acceptance.peers import SDKS, Event, Peer
-from tests.chaos.checker import Checker, Entry, Log
+from tests.chaos.checker import Bounds, Checker, Entry, Log
 from tests.chaos.clients import Balancer, Publisher, open_peer
 from tests.integration.serving import STOP_S, Aws, Process, deployed, pump
 from tests.requirements import Missing, find_node, required
@@ -27,19 +27,23 @@ CHANNELS: Final = ("red", "green")
 CONVERGENCE_S: Final = 30.0
 SHUTDOWN: Final = 3001
 
-CONFIG: Final = """
+# What one recovery may bring: more than anybody publishes here.
+HISTORY_SIZE: Final = 300
+HISTORY_TTL_S: Final = 300
+
+CONFIG: Final = f"""
 [client]
 insecure = true
 [channel.without_namespace]
-history_size = 10000
-history_ttl = "300s"
+history_size = {HISTORY_SIZE}
+history_ttl = "{HISTORY_TTL_S}s"
 force_recovery = true
 presence = true
 [node]
 drain_s = 1
 """
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.fleet, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,11 @@ def node_or_none() -> str | None:
         return None
 
 
+def _bounds(_channel: str) -> Bounds:
+    """What CONFIG says, for each channel."""
+    return Bounds(HISTORY_SIZE, HISTORY_TTL_S)
+
+
 @dataclass(slots=True)
 class Rollout:
     """The nodes behind one address, and what becomes of their clients."""
@@ -69,7 +78,7 @@ class Rollout:
     targets: list[str] = field(default_factory=list)
     serving: list[Process] = field(default_factory=list)
     gone: list[Process] = field(default_factory=list)
-    checker: Checker = field(default_factory=Checker)
+    checker: Checker = field(default_factory=lambda: Checker(_bounds))
     subscribers: list[Peer] = field(default_factory=list)
     publishers: list[Publisher] = field(default_factory=list)
     delivered: asyncio.Event = field(default_factory=asyncio.Event)

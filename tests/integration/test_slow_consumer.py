@@ -19,14 +19,17 @@ from service.core.codes import Disconnect
 from service.core.publication import Publication
 from service.core.recovery import RING_BYTES_MAX
 from service.gateway.websocket import WebSocketGateway
-from service.gateway.writer import CLOSE_WAIT_S, Writer, text_frame
+from service.gateway.writer import CLOSE_WAIT_S, Writer
 from service.keys import HEALTH, NODE
-from tests.unit.gateway.frames import CLOSE, TEXT, Frame, handshake, masked, parsed
+from tests.protobuf import command, read_messages
+from tests.unit.gateway.frames import BINARY, CLOSE, TEXT, Frame, handshake, masked, parsed
 from tests.unit.worlds import HISTORY, Fleet, LocalNode
-from tests.websocket import DEADLINE_S, WebSocket
+from tests.websocket import DEADLINE_S, PROTOBUF, WebSocket
 
 PATH: Final = "/connection/websocket"
 CHANNEL: Final = "room"
+JSON: Final = "centrifuge-json"
+EITHER: Final = pytest.mark.parametrize("subprotocol", [JSON, PROTOBUF])
 READERS: Final = 50
 PUBLICATION_BYTES: Final = 4096
 QUEUE_BYTES_MAX: Final = 128 * 1024
@@ -46,19 +49,22 @@ class Stalled:
         self._socket = connected
 
     @classmethod
-    async def subscribed(cls, port: int) -> Stalled:
+    async def subscribed(cls, port: int, subprotocol: str) -> Stalled:
         connected = socket.socket()
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connected.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connected, ("127.0.0.1", port))
-        await loop.sock_sendall(connected, handshake(PATH))
+        await loop.sock_sendall(connected, handshake(PATH, Sec_WebSocket_Protocol=subprotocol))
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += await loop.sock_recv(connected, 1)
         commands = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}})
-        frame = "\n".join(json.dumps(command) for command in commands)
-        await loop.sock_sendall(connected, masked(TEXT, frame.encode()))
+        if subprotocol == PROTOBUF:
+            frame = masked(BINARY, b"".join(command(each) for each in commands))
+        else:
+            frame = masked(TEXT, "\n".join(json.dumps(each) for each in commands).encode())
+        await loop.sock_sendall(connected, frame)
         return cls(connected)
 
     async def rest(self) -> bytes:
@@ -89,16 +95,17 @@ class Server:
         writers = [connection.socket for connection in self.node.assembly.node._connections]
         return [writer for writer in writers if isinstance(writer, Writer)]
 
-    async def reader(self, **subscribe: Any) -> WebSocket:
-        client = WebSocket(await self._session.ws_connect(f"http://127.0.0.1:{self.port}{PATH}"))
+    async def reader(self, subprotocol: str = JSON, **subscribe: Any) -> WebSocket:
+        url = f"http://127.0.0.1:{self.port}{PATH}"
+        client = WebSocket(await self._session.ws_connect(url, protocols=[subprotocol]))
         await client.ask("connect")
         assert isinstance(await client.ask("subscribe", channel=CHANNEL, **subscribe), dict)
         return client
 
-    async def stalled(self) -> tuple[Stalled, Writer]:
+    async def stalled(self, subprotocol: str = JSON) -> tuple[Stalled, Writer]:
         """A client that does not read, and the server's end of it."""
         before = set(self.writers)
-        peer = await Stalled.subscribed(self.port)
+        peer = await Stalled.subscribed(self.port, subprotocol)
         await self.until(lambda: self.subscribers == len(before) + 1)
         [writer] = set(self.writers) - before
         return peer, writer
@@ -123,7 +130,7 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     rules = ChannelRules(without_namespace=replace(HISTORY, history_size=1000))
-    node = Fleet().node(rules=rules, framer=text_frame)
+    node = Fleet().node(rules=rules)
     app = web.Application()
     app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
     gateway = WebSocketGateway(allowed_origins=(), message_size_limit=65_536, queue_bytes_max=QUEUE_BYTES_MAX)
@@ -141,9 +148,12 @@ async def server() -> AsyncIterator[Server]:
     await node.assembly.dispatcher.close()
 
 
-async def test_a_client_that_stops_reading_is_cut_off_and_the_others_get_everything(server: Server) -> None:
-    readers = [await server.reader() for _ in range(READERS)]
-    peer, writer = await server.stalled()
+@EITHER
+async def test_a_client_that_stops_reading_is_cut_off_and_the_others_get_everything(
+    server: Server, subprotocol: str
+) -> None:
+    readers = [await server.reader((JSON, PROTOBUF)[number % 2]) for number in range(READERS)]
+    peer, writer = await server.stalled(subprotocol)
     most, cut_off_at, gone_at = 0, None, None
     for number in range(1, PUBLICATIONS + 1):
         await server.publish(number)
@@ -169,9 +179,12 @@ async def test_a_client_that_stops_reading_is_cut_off_and_the_others_get_everyth
     peer.close()
 
 
-async def test_a_client_that_reads_on_at_last_is_told_why_and_recovers(server: Server) -> None:
+@EITHER
+async def test_a_client_that_reads_on_at_last_is_told_why_and_recovers(
+    server: Server, subprotocol: str
+) -> None:
     reader = await server.reader()
-    peer, writer = await server.stalled()
+    peer, writer = await server.stalled(subprotocol)
     number = 0
     while writer.closed_with is None:
         number += 1
@@ -186,7 +199,7 @@ async def test_a_client_that_reads_on_at_last_is_told_why_and_recovers(server: S
     assert len(got) < number
 
     await server.publish(number + 1)
-    again = await server.reader(recover=True, epoch=position, offset=len(got))
+    again = await server.reader(subprotocol, recover=True, epoch=position, offset=len(got))
     [reply] = [line["subscribe"] for line in again.lines if "subscribe" in line]
     assert reply["recovered"] is True
     missed = [int(publication["data"][:6]) for publication in reply["publications"]]
@@ -196,7 +209,7 @@ async def test_a_client_that_reads_on_at_last_is_told_why_and_recovers(server: S
 
 async def test_what_waits_for_many_that_do_not_read_is_bounded(server: Server) -> None:
     reader = await server.reader()
-    stalled = [await server.stalled() for _ in range(10)]
+    stalled = [await server.stalled((JSON, PROTOBUF)[number % 2]) for number in range(10)]
     most = 0
     for number in range(1, PUBLICATIONS + 1):
         await server.publish(number)
@@ -213,5 +226,6 @@ def seen(frames: list[Frame]) -> tuple[str, list[int]]:
     """The epoch of the subscribe reply, and the numbers of the publications that came."""
     texts = [frame.payload for frame in frames if frame.opcode == TEXT]
     lines = [json.loads(line) for text in texts for line in text.split(b"\n")]
+    lines += [line for frame in frames if frame.opcode == BINARY for line in read_messages(frame.payload)]
     [reply] = [line["subscribe"] for line in lines if "subscribe" in line]
     return reply["epoch"], [int(line["push"]["pub"]["data"][:6]) for line in lines if "push" in line]

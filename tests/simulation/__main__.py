@@ -18,17 +18,17 @@ def main() -> int:
     parser.add_argument("--mutation", choices=[mutation.name for mutation in MUTATIONS])
     parser.add_argument("--log", action="store_true", help="show what the nodes log")
     arguments = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20 if arguments.log else 50))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
     mutation = next((each for each in MUTATIONS if each.name == arguments.mutation), None)
     with mutation.apply() if mutation else nullcontext():
-        outcome = simulate(arguments.seed)
+        outcome = simulate(arguments.seed, log=arguments.log)
     lines = [
         *outcome.trace,
         (
             f"published {outcome.published}, acknowledged {outcome.acknowledged}, delivered {outcome.delivered}, "
-            f"recovered {outcome.recovered}, told {outcome.told}, retries {outcome.retries}, "
-            f"calls {outcome.calls}"
+            f"recovered {outcome.recovered}, retries {outcome.retries}, calls {outcome.calls}"
         ),
+        *(f"told {count} times: {reason}" for reason, count in outcome.told.items()),
         *(f"VIOLATION {violation}" for violation in outcome.violations),
     ]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -11,36 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.core.codes import Disconnect
+from service.core.codes import Closing, Disconnect
 from service.core.idempotency import RETRY_WITHIN_MS
-from tests.simulation.checker import Checker, View
+from service.ports import Framer
+from tests.simulation.checker import PADDING, Checker, Kind, View
 
 if TYPE_CHECKING:
-    from tests.simulation.scenario import SimulatedNode
+    from tests.simulation.nodes import SimulatedNode
 
 # How long an SDK waits for the answer to a command before it connects anew.
 ANSWER_S = 20.0
 # SDKs go up to 20 s; longer here, since whole days of outage are simulated.
-PAUSE_S_MAX = 120.0
+PAUSE_S_MAX = 1200.0
 # Pauses between attempts with one key double from about a second up to this.
 RETRY_S_MAX = 3600.0
+
+
+def _as_it_is(payload: bytes) -> bytes:
+    return payload
 
 
 class ClientSocket:
     """The Socket of one connection: what the node sends reaches the client at once, until one of them is gone."""
 
-    def __init__(self, client: SimulatedClient) -> None:
+    def __init__(self, client: SimulatedClient, node: SimulatedNode) -> None:
         self._client = client
+        self.node = node
         self.open = True
+        self.framer: Framer = _as_it_is
 
     def send(self, frame: bytes) -> None:
         if self.open:
             self._client.take(self, frame)
 
-    def close(self, why: Disconnect) -> None:
+    def close(self, why: Closing) -> None:
         if self.open:
             self.open = False
-            self._client.dropped(self)
+            self._client.dropped(self, why)
 
 
 @dataclass(slots=True)
@@ -49,6 +56,7 @@ class Keyed:
 
     channel: str
     content: str
+    data: str
     until_s: float
     pause_s: float = 0.0
     # The command of the newest attempt.
@@ -75,6 +83,7 @@ class SimulatedClient:
         self._socket: ClientSocket | None = None
         self._inbox: asyncio.Queue[bytes] | None = None
         self._ids = 0
+        self._connections = 0
         # Subscribes that failed in a row.
         self._failures = 0
         self._waiting: dict[int, Callable[[dict[str, Any]], None]] = {}
@@ -88,10 +97,24 @@ class SimulatedClient:
     def connected(self) -> bool:
         return self._socket is not None and self._socket.open
 
+    @property
+    def node(self) -> SimulatedNode | None:
+        """Where it is connected."""
+        return self._socket.node if self._socket is not None and self._socket.open else None
+
+    @property
+    def waiting(self) -> int:
+        """Commands of this connection that were not answered yet."""
+        return len(self._waiting) if self.connected else 0
+
     # ---- coming and going
 
     def come(self) -> None:
+        """Or try again at once, as when somebody picks up the phone."""
         self.away = False
+        self._failures = 0
+        if self.connected and not all(view.subscribed for view in self.views.values()):
+            self.drop()
         self._connect()
         for keyed in self.unanswered.values():
             keyed.pause_s = 0.0
@@ -114,7 +137,8 @@ class SimulatedClient:
         if node is None:
             self._connect_later()
             return
-        socket = self._socket = ClientSocket(self)
+        socket = self._socket = ClientSocket(self, node)
+        self._connections += 1
         inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._inbox = inbox
         self._waiting.clear()
@@ -140,32 +164,44 @@ class SimulatedClient:
         if inbox is not None:
             inbox.put_nowait(b"")  # end of file
 
-    def dropped(self, socket: ClientSocket) -> None:
+    def boast(self, channel: str, ahead: int) -> None:
+        """Come back with a position that is ahead of what it saw."""
+        view = self.views[channel]
+        if view.position is not None:
+            view.position = (view.position[0], view.position[1] + ahead)
+        self.drop()
+
+    def dropped(self, socket: ClientSocket, why: Closing) -> None:
         """The server closed."""
         if self._socket is socket:
+            if why is not Disconnect.NO_PONG or not socket.node.slept:
+                self._checker.fail(Kind.CLOSED, f"{self.name} by {socket.node.name}: {why}")
             self._drop()
             self._connect_later()
 
     # ---- commands
 
-    def publish(self, channel: str, content: str) -> None:
+    def publish(self, channel: str, content: str, padding: int = 0) -> None:
+        """`padding`: bytes that make it larger."""
         if not self.connected:
             return
-        self._checker.attempted[content] = channel
+        self._checker.publishing(self.name, self._connections, channel, content)
 
         def answered(reply: dict[str, Any]) -> None:
             if "error" not in reply:
                 self._checker.acknowledged[content] = asyncio.get_running_loop().time()
+            else:
+                self._checker.error_reply(self.name, reply["error"])
 
-        self._write(self._line("publish", {"channel": channel, "data": content}, answered))
+        data = content + PADDING * padding
+        self._write(self._line("publish", {"channel": channel, "data": data}, answered))
 
-    def publish_keyed(self, channel: str, content: str) -> None:
+    def publish_keyed(self, channel: str, content: str, padding: int = 0) -> None:
         """Publish with a key, again and again until it is acknowledged, wherever the client is connected by then."""
         if not self.connected:
             return
-        self._checker.attempted[content] = channel
         until_s = asyncio.get_running_loop().time() + RETRY_WITHIN_MS / 1000
-        keyed = self.unanswered[content] = Keyed(channel, content, until_s)
+        keyed = self.unanswered[content] = Keyed(channel, content, content + PADDING * padding, until_s)
         self._try(keyed)
 
     def _try(self, keyed: Keyed) -> None:
@@ -182,6 +218,7 @@ class SimulatedClient:
 
         def answered(reply: dict[str, Any]) -> None:
             if "error" in reply:
+                self._checker.error_reply(self.name, reply["error"])
                 if reply["id"] == keyed.attempt:
                     self._retry_later(keyed)
                 return
@@ -190,7 +227,8 @@ class SimulatedClient:
             if self.unanswered.pop(keyed.content, None) is keyed and keyed.timer is not None:
                 keyed.timer.cancel()
 
-        call = {"channel": keyed.channel, "data": keyed.content, "idempotency_key": keyed.content}
+        self._checker.publishing(self.name, self._connections, keyed.channel, keyed.content)
+        call = {"channel": keyed.channel, "data": keyed.data, "idempotency_key": keyed.content}
         line = self._line("rpc", {"method": "roomcast.publish", "data": call}, answered)
         keyed.attempt = self._ids
         self._write(line)
@@ -216,6 +254,8 @@ class SimulatedClient:
         def answered(reply: dict[str, Any]) -> None:
             if "history" in reply:
                 self._checker.history(self.name, channel, reply["history"], hidden)
+            else:
+                self._checker.error_reply(self.name, reply["error"])
 
         self._write(self._line("history", {"channel": channel, "limit": -1}, answered))
 
@@ -227,13 +267,16 @@ class SimulatedClient:
 
         def answered(reply: dict[str, Any]) -> None:
             if "error" in reply:
+                self._checker.error_reply(self.name, reply["error"])
                 self._failures += 1
                 asyncio.get_running_loop().call_later(
                     self._pause_s(), _apart, self._subscribe_again, self._socket, view
                 )
             else:
                 self._failures = 0
-                self._checker.subscribe_reply(view, since, reply["subscribe"])
+                assert self._socket is not None, "what comes comes through it"
+                terms = self._socket.node.terms(view.channel)
+                self._checker.subscribe_reply(view, since, reply["subscribe"], terms)
 
         line = self._line("subscribe", params, answered)
         asyncio.get_running_loop().call_later(ANSWER_S, _apart, self._give_up, self._socket, self._ids)
@@ -276,8 +319,10 @@ class SimulatedClient:
         if "pub" in push:
             self._checker.push(view, push["pub"])
         elif "unsubscribe" in push:
-            view.subscribed = False
             socket = self._socket
+            assert socket is not None, "what comes comes through it"
+            terms = socket.node.terms(view.channel)
+            self._checker.unsubscribed(view, push["unsubscribe"]["code"], terms)
             asyncio.get_running_loop().call_soon(_apart, self._subscribe_again, socket, view)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
+import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from tests.simulation.mishaps import Mishaps
 
 T = TypeVar("T")
 
@@ -25,41 +29,57 @@ class _TimeTravel(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise Stuck
+            raise Stuck("nothing is ready and no timer is set")
         self.now_s += max(0.0, timeout)
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Deterministic: the order of callbacks is the order in which they were made, or of their timers."""
+    """Deterministic: the order of callbacks is the order in which they were made, or of their timers.
 
-    def __init__(self) -> None:
+    Errors that nobody awaits are mishaps: those of callbacks, and of tasks that were forgotten before or after
+    their end.
+    """
+
+    def __init__(self, mishaps: Mishaps) -> None:
         self._travel = _TimeTravel()
         super().__init__(self._travel)
+        self._mishaps = mishaps
+        self._made: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self.set_exception_handler(lambda _, context: mishaps.failed(context))
 
     def time(self) -> float:
         return self._travel.now_s
 
+    def create_task(self, *arguments: Any, **options: Any) -> asyncio.Task[Any]:
+        task = super().create_task(*arguments, **options)
+        self._made.add(task)
+        return task
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+    def end(self) -> None:
+        """Cancel whatever is left behind; ends may start further tasks, which end as well."""
+        for _ in range(_ROUNDS_MAX):
+            pending = asyncio.all_tasks(self)
+            if not pending:
+                break
+            for task in pending:
+                task.cancel()
+            self.run_until_complete(asyncio.wait(pending, timeout=_ROUND_S))
+        else:
+            raise AssertionError(f"tasks that do not end when they are cancelled: {asyncio.all_tasks(self)}")
+        # Those that nobody holds any more have told the exception handler.
+        for task in self._made:
+            if not task.cancelled() and task._log_traceback:
+                self._mishaps.task_failed(task)
+
+
+def run(main: Coroutine[Any, Any, T], mishaps: Mishaps) -> T:
     """Run `main` on a virtual loop and cancel whatever it leaves behind."""
-    loop = VirtualLoop()
-    # Errors that nobody awaits are the simulation's to find: the checker sees what they lead to.
-    loop.set_exception_handler(lambda *_: None)
+    loop = VirtualLoop(mishaps)
     try:
         return loop.run_until_complete(main)
     finally:
-        _cancel_all(loop)
+        # Tasks that nobody holds and that never ended are destroyed now, and not in another run.
+        gc.collect()
+        loop.end()
         loop.close()
-
-
-def _cancel_all(loop: VirtualLoop) -> None:
-    """Ends may start further tasks, which end as well."""
-    for _ in range(_ROUNDS_MAX):
-        pending = asyncio.all_tasks(loop)
-        if not pending:
-            return
-        for task in pending:
-            task.cancel()
-        loop.run_until_complete(asyncio.wait(pending, timeout=_ROUND_S))
-    raise AssertionError(f"tasks that do not end when they are cancelled: {asyncio.all_tasks(loop)}")

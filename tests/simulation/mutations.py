@@ -1,7 +1,7 @@
 """Ways to break the code that the checker must notice: each takes away one thing that an invariant rests on.
 
-They are applied to the real classes for the time of one run, and undone. `seeds` bounds how many scenarios may
-be needed until the checker complains.
+They are applied to the real classes for the time of one run, and undone. Each says which violation shows that it was
+seen: another one may come along, but does not count.
 """
 
 from __future__ import annotations
@@ -10,36 +10,61 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
+import service.delivery.dispatcher as dispatcher_module
 import service.log.appender as appender_module
 import service.log.channel_log as channel_log_module
 from service.adapters.memory import MemoryChannelTable
+from service.connection import Connection
 from service.core import log as rules
+from service.core.canary import CANARY_CHANNEL, Hearing, Vigil
 from service.core.idempotency import KeyItem
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Tail
 from service.core.log_item import HEAD_OFFSET, Head, LogItem
 from service.core.publication import Publication, Record, StreamPosition
-from service.core.recovery import Ring, Sent
+from service.core.recovery import Answer, LogNeeded, Ring, Sent, Unrecovered, Window, recover
 from service.core.resequencer import Next, Resequencer
+from service.delivery.canary import Canary
+from service.delivery.catch_up import CatchUp
 from service.delivery.dispatcher import Dispatcher, Joined
 from service.delivery.poller import Poller
+from service.lease import LeaseKeeper
 from service.log.appender import Appender
 from service.log.channel_log import Appended, ChannelLog, KeyTaken, Lost, NotAppended
 from service.ports import Message, PortError, UnknownOutcome
+from tests.simulation.checker import Kind, Violation
+from tests.simulation.world import READS, SimulatedWorld
 
 __all__ = ["MUTATIONS", "Mutation"]
+
+T = TypeVar("T")
+
+FOR_EVER_MS: Final = 10**18
+# How far a replica lags behind, at most.
+LAG_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """`breaks`: the invariant that must be seen broken. `apply` patches the code for the time of its context."""
+    """`apply` patches the code for the time of its context.
+
+    `breaks`, `text`: the kind of violation that must be seen, and what it must say. `alone`: the run that shows it
+    shows nothing else. `seeds` bounds how many runs may be needed.
+    """
 
     name: str
-    breaks: str
+    breaks: Kind
     apply: Callable[[], AbstractContextManager[None]]
+    text: str = ""
+    alone: bool = False
     seeds: int = 400
+
+    def is_seen(self, violations: Sequence[Violation]) -> bool:
+        """Whether these are what it must lead to."""
+        seen = any(each.kind is self.breaks and self.text in each.what for each in violations)
+        return seen and not (self.alone and any(each.kind is not self.breaks for each in violations))
 
 
 # ---- the order of a channel
@@ -74,22 +99,24 @@ def no_repeats_dropped() -> Iterator[None]:
 
 
 @contextmanager
-def holes_ignored() -> Iterator[None]:
-    """A hole is never read from the log."""
+def holes_never_read() -> Iterator[None]:
+    """A hole is left to fill by itself."""
 
-    def attend(self: Dispatcher, channel: Any) -> None:
-        pass
+    async def fill_hole(self: Dispatcher, channel: Any, resequencer: Resequencer) -> None:
+        channel.task = None
 
-    with patch.object(Dispatcher, "_attend", attend):
+    with patch.object(Dispatcher, "_fill_hole", fill_hole):
         yield
 
 
 @contextmanager
 def other_epochs_ignored() -> Iterator[None]:
     """A channel whose epoch ended is served as if it had not."""
+    original = Dispatcher._compare
 
     def compare(self: Dispatcher, channel: Any, resequencer: Resequencer, resolved: Any) -> None:
-        pass
+        if resolved.tail.epoch == resequencer.epoch:
+            original(self, channel, resequencer, resolved)
 
     with patch.object(Dispatcher, "_compare", compare):
         yield
@@ -99,52 +126,109 @@ def other_epochs_ignored() -> Iterator[None]:
 def no_tail_check() -> Iterator[None]:
     """Nobody looks for a last publication whose hints were all lost."""
 
-    async def nothing(self: Dispatcher) -> None:
-        await asyncio.get_running_loop().create_future()
+    async def check_tail(self: Dispatcher, channel: Any) -> bool:
+        return True
 
-    async def at_once(self: Dispatcher) -> None:
-        return
-
-    with patch.object(Dispatcher, "watch", nothing), patch.object(Dispatcher, "catch_up", at_once):
+    with patch.object(Dispatcher, "_check_tail", check_tail):
         yield
 
 
 @contextmanager
 def reply_at_read_position() -> Iterator[None]:
     """The reply tells the position that was read, though time passed before the subscriber joined the hub."""
-    original = Dispatcher._place
+    original = Dispatcher._placed
 
-    async def place(self: Dispatcher, *arguments: Any) -> Joined:
-        joined = await original(self, *arguments)
+    async def placed(self: Dispatcher, placings: Sequence[Any]) -> Sequence[Joined | None]:
+        joined = await original(self, placings)
         await asyncio.sleep(0.05)
         return joined
 
-    with patch.object(Dispatcher, "_place", place):
+    with patch.object(Dispatcher, "_placed", placed):
         yield
 
 
 @contextmanager
 def hub_before_reply() -> Iterator[None]:
     """A subscriber joins the hub before its reply is queued."""
-    original = Dispatcher.join
+    original = Dispatcher.join_all
 
-    async def join(self: Dispatcher, name: str, subscriber: Any, *arguments: Any) -> None:
-        self._hub.add(name, subscriber)
-        await original(self, name, subscriber, *arguments)
+    async def join_all(self: Dispatcher, joinings: Sequence[Any], *arguments: Any) -> None:
+        for each in joinings:
+            self._hub.add(each.name, each.subscriber)
+        await original(self, joinings, *arguments)
 
-    with patch.object(Dispatcher, "join", join):
+    with patch.object(Dispatcher, "join_all", join_all):
         yield
 
 
 @contextmanager
-def ring_with_holes() -> Iterator[None]:
-    """What a ring lost at its front is not noticed when a client recovers."""
+def one_failed_read_is_enough() -> Iterator[None]:
+    """Subscribers are told of a hole as soon as one read of it has failed."""
+    with patch.object(dispatcher_module, "_GAP_FAILURES_MAX", 1):
+        yield
+
+
+# ---- recovery
+
+
+@contextmanager
+def ring_begins_too_late() -> Iterator[None]:
+    """What a ring has is taken for all that was missed, though it does not reach back to what the client has."""
 
     def after(self: Ring, offset: int, top: int) -> list[Sent] | None:
-        return [sent for sent in self._sent if sent.offset > offset and sent.offset % 7]
+        return [sent for sent in self._sent if sent.offset > offset]
 
     with patch.object(Ring, "after", after):
         yield
+
+
+def _patched_recover(
+    answer: Callable[[StreamPosition, StreamPosition, Ring, Window], Answer],
+) -> AbstractContextManager[None]:
+    @contextmanager
+    def apply() -> Iterator[None]:
+        with patch.object(dispatcher_module, "recover", answer):
+            yield
+
+    return apply()
+
+
+def log_never_asked() -> AbstractContextManager[None]:
+    """Who cannot be recovered from the ring is told so at once, and the log is not read."""
+
+    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+        found = recover(since, position, ring, window)
+        return Unrecovered() if isinstance(found, LogNeeded) and not found.ahead else found
+
+    return _patched_recover(answer)
+
+
+def who_is_ahead_is_refused() -> AbstractContextManager[None]:
+    """Who has seen more than this node is told that it cannot recover."""
+
+    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+        found = recover(since, position, ring, window)
+        return Unrecovered() if isinstance(found, LogNeeded) and found.ahead else found
+
+    return _patched_recover(answer)
+
+
+def as_many_as_there_are() -> AbstractContextManager[None]:
+    """A recovery brings all that was missed, however much it is."""
+
+    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+        return recover(since, position, ring, replace(window, size=10**9, limit=10**9))
+
+    return _patched_recover(answer)
+
+
+def however_old() -> AbstractContextManager[None]:
+    """A recovery brings what is too old to be shown."""
+
+    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+        return recover(since, position, ring, replace(window, cutoff_ts=0))
+
+    return _patched_recover(answer)
 
 
 # ---- the log
@@ -177,13 +261,12 @@ def _patched_tail(tail: Callable[[LogItem, int, str], Tail | None]) -> AbstractC
 
 def no_rotation() -> AbstractContextManager[None]:
     """The newest item is believed for ever, and where there is none the head is."""
-    for_ever = 10**18
 
     def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
-        return Tail(item.epoch, item.last, for_ever, item.expires_at)
+        return Tail(item.epoch, item.last, FOR_EVER_MS, item.expires_at)
 
     def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
-        return Tail(head.epoch, head.floor, for_ever, 0) if head is not None else None
+        return Tail(head.epoch, head.floor, FOR_EVER_MS, 0) if head is not None else None
 
     @contextmanager
     def apply() -> Iterator[None]:
@@ -191,6 +274,19 @@ def no_rotation() -> AbstractContextManager[None]:
             yield
 
     return apply()
+
+
+@contextmanager
+def floor_skipped() -> Iterator[None]:
+    """The first offset of an epoch that follows another is left out."""
+
+    def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
+        tail = rules.head_tail(head, newest, now, generation)
+        is_new = tail is not None and (newest is None or newest.epoch != tail.epoch)
+        return replace(tail, top=tail.top + 1) if tail is not None and is_new else tail
+
+    with patch.object(channel_log_module, "head_tail", head_tail):
+        yield
 
 
 def no_margin() -> AbstractContextManager[None]:
@@ -230,12 +326,16 @@ def append_again_after_unknown() -> Iterator[None]:
         try:
             return await original(self, item, believed_until_ms)
         except UnknownOutcome as error:
+            if item.channel == CANARY_CHANNEL:
+                raise
             raise _AppendAgain from error
 
-    async def append(self: ChannelLog, channel: str, tail: Tail, *arguments: Any) -> Appended | Lost:
+    async def append(
+        self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **within: Any
+    ) -> Appended | Lost:
         while True:
             try:
-                return await original_append(self, channel, tail, *arguments)
+                return await original_append(self, channel, tail, *arguments, **within)
             except _AppendAgain:
                 try:
                     tail = (await self.resolve(channel)).tail
@@ -272,34 +372,47 @@ def history_deleted() -> Iterator[None]:
 
 
 @contextmanager
+def removed_history_shown() -> Iterator[None]:
+    """Nobody looks at what the head says was removed."""
+    original = ChannelLog.head
+
+    async def head(self: ChannelLog, channel: str) -> Head | None:
+        found = await original(self, channel)
+        return None if found is None else replace(found, trim=0)
+
+    with patch.object(ChannelLog, "head", head):
+        yield
+
+
+@contextmanager
 def inconsistent_reads() -> Iterator[None]:
-    """Reads of the table come from a replica that may lag behind."""
-    original = MemoryChannelTable._items
-    original_log = MemoryChannelTable._log_items
+    """The table is read as it was up to a second ago."""
+    original = SimulatedWorld.perform
 
-    def lagging(self: MemoryChannelTable, items: Sequence[LogItem]) -> set[int]:
-        random = self._world.random  # type: ignore[attr-defined]  # a simulated world
-        newest = self._world.stream[-4:]
-        return {item.offset for item in items if item in newest and random.random() < 0.5}
+    def as_it_was(world: SimulatedWorld, effect: Callable[[], T]) -> Callable[[], T]:
+        def stale() -> T:
+            seen_s = asyncio.get_running_loop().time() - world.random.uniform(0, LAG_S)
+            hidden: list[LogItem] = []
+            for item, written_s in zip(reversed(world.stream), reversed(world.written_s), strict=True):
+                if written_s <= seen_s:
+                    break
+                if world.items[item.channel].get(item.offset) is item:
+                    del world.items[item.channel][item.offset]
+                    hidden.append(item)
+            try:
+                return effect()
+            finally:
+                for item in hidden:
+                    world.items[item.channel][item.offset] = item
 
-    async def newest(self: MemoryChannelTable, channel: str) -> LogItem | Head | None:
-        def effect() -> LogItem | Head | None:
-            items = dict(original(self, channel))
-            for offset in lagging(self, [item for item in items.values() if isinstance(item, LogItem)]):
-                del items[offset]
-            return items[max(items)] if items else None
+        return stale
 
-        return await self._world.perform("newest", effect)
+    async def perform(
+        self: SimulatedWorld, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None
+    ) -> T:
+        return await original(self, call, as_it_was(self, effect) if call in READS else effect, check)
 
-    def log_items(self: MemoryChannelTable, channel: str) -> list[LogItem]:
-        items = original_log(self, channel)
-        missing = lagging(self, items)
-        return [item for item in items if item.offset not in missing]
-
-    with (
-        patch.object(MemoryChannelTable, "newest", newest),
-        patch.object(MemoryChannelTable, "_log_items", log_items),
-    ):
+    with patch.object(SimulatedWorld, "perform", perform):
         yield
 
 
@@ -313,10 +426,13 @@ def ack_before_commit() -> Iterator[None]:
         channel: str,
         publication: Publication,
         history_ttl_ms: int,
-        *key: Any,
+        key: str | None = None,
         **received: Any,
     ) -> asyncio.Future[StreamPosition]:
-        original(self, channel, publication, history_ttl_ms, *key, **received)
+        position = original(self, channel, publication, history_ttl_ms, key, **received)
+        if key is not None:
+            # Its answer tells a position, which is not known yet.
+            return position
         done: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
         done.set_result(StreamPosition("unknown", 0))
         return done
@@ -326,22 +442,77 @@ def ack_before_commit() -> Iterator[None]:
 
 
 @contextmanager
+def overtaken_in_the_lane() -> Iterator[None]:
+    """What is submitted goes before the one that waits already."""
+    original = Appender.submit
+
+    def submit(self: Appender, channel: str, *arguments: Any, **options: Any) -> Any:
+        position = original(self, channel, *arguments, **options)
+        queue = self._lanes[channel].queue
+        if len(queue) > 1:
+            queue[-2], queue[-1] = queue[-1], queue[-2]
+        return position
+
+    with patch.object(Appender, "submit", submit):
+        yield
+
+
+@contextmanager
 def two_appends_in_flight() -> Iterator[None]:
-    """The next offset is tried before the last one is known to be in."""
+    """A lane appends its next publication while the one before is under way, behind the same tail."""
+
+    async def run(self: Appender, channel: str, lane: Any) -> None:
+        while lane.queue:
+            await asyncio.gather(self._append_next(channel, lane), self._append_next(channel, lane))
+        lane.task = None
+
+    def fill(queue: Sequence[Any]) -> int:
+        return min(1, len(queue))
+
+    async def append_next(self: Appender, channel: str, lane: Any) -> None:
+        if lane.queue:
+            await original(self, channel, lane)
+
+    original = Appender._append_next
+    with (
+        patch.object(Appender, "_run", run),
+        patch.object(Appender, "_append_next", append_next),
+        patch.object(appender_module, "fill", fill),
+    ):
+        yield
+
+
+@contextmanager
+def next_offset_before_the_last_is_known() -> Iterator[None]:
+    """The second half of an append goes behind the first, which is not known to be in."""
     original = ChannelLog.append
 
     async def append(
-        self: ChannelLog, channel: str, tail: Tail, publications: Sequence[Any], history_ttl_ms: int
+        self: ChannelLog,
+        channel: str,
+        tail: Tail,
+        publications: Sequence[Any],
+        history_ttl_ms: int,
+        **within: Any,
     ) -> Appended | Lost:
         half = len(publications) // 2
         if not half:
-            return await original(self, channel, tail, publications, history_ttl_ms)
+            return await original(self, channel, tail, publications, history_ttl_ms, **within)
         ahead = replace(tail, top=tail.top + half)
-        _, second = await asyncio.gather(
-            original(self, channel, tail, publications[:half], history_ttl_ms),
-            original(self, channel, ahead, publications[half:], history_ttl_ms),
+        first, second = await asyncio.gather(
+            original(self, channel, tail, publications[:half], history_ttl_ms, **within),
+            original(self, channel, ahead, publications[half:], history_ttl_ms, **within),
+            return_exceptions=True,
         )
-        return second
+        for outcome in (first, second):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if isinstance(outcome, Lost):
+                return outcome
+        assert isinstance(first, Appended)
+        assert isinstance(second, Appended)
+        pubs = f"{first.item.pubs[:-1]},{second.item.pubs[1:]}"
+        return Appended(replace(first.item, last=second.item.last, pubs=pubs))
 
     with patch.object(ChannelLog, "append", append):
         yield
@@ -402,25 +573,25 @@ def keyed_sent_at_any_time() -> Iterator[None]:
     original = ChannelLog.append_keyed
 
     async def append_keyed(self: ChannelLog, *arguments: Any, commit_by_ms: int, **key: Any) -> Any:
-        return await original(self, *arguments, commit_by_ms=10**18, **key)
+        return await original(self, *arguments, commit_by_ms=FOR_EVER_MS, **key)
 
-    with patch.object(ChannelLog, "append_keyed", append_keyed):
+    with (
+        patch.object(ChannelLog, "append_keyed", append_keyed),
+        patch.object(appender_module, "_is_overdue", lambda *_: False),
+    ):
         yield
 
 
-# ---- the queue
+# ---- the queue, and what runs in the background
 
 
 @contextmanager
 def deleted_before_dispatched() -> Iterator[None]:
     """Messages are acknowledged first; an interruption before they are taken (here every other one) loses them."""
 
-    async def hand_on(self: Poller, messages: Sequence[Message]) -> None:
+    def hand_on(self: Poller, messages: Sequence[Message]) -> None:
         if messages:
-            try:
-                await self._queue.delete([message.receipt for message in messages])
-            except PortError:
-                return
+            self._deleter.add(message.receipt for message in messages)
             if self._random() > 0.5:
                 self._take([message.body for message in messages])
 
@@ -428,28 +599,184 @@ def deleted_before_dispatched() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def silence_never_looked_into() -> Iterator[None]:
+    """A node that hears nothing takes it for quiet."""
+
+    async def diagnose(self: Canary) -> None:
+        pass
+
+    with patch.object(Canary, "_diagnose", diagnose):
+        yield
+
+
+@contextmanager
+def deaf_node_keeps_its_queue() -> Iterator[None]:
+    """A node that does not hear its own greeting does nothing about it."""
+
+    def rebuild_in_time(self: Canary, now_s: float) -> None:
+        pass
+
+    with patch.object(Canary, "_rebuild_in_time", rebuild_in_time):
+        yield
+
+
+@contextmanager
+def nothing_caught_up_with() -> Iterator[None]:
+    """A node that did not hear does not look at what it missed."""
+
+    def request(self: CatchUp) -> None:
+        pass
+
+    with patch.object(CatchUp, "request", request):
+        yield
+
+
+@contextmanager
+def everybody_sings() -> Iterator[None]:
+    """A node sings in its turn though it heard another's canary."""
+    original = Vigil.hear
+
+    def hear(self: Vigil, number: int, now_s: float, chance: float) -> bool:
+        sing_at_s = self._sing_at_s
+        new = original(self, number, now_s, chance)
+        self._sing_at_s = sing_at_s
+        return new
+
+    with patch.object(Vigil, "hear", hear):
+        yield
+
+
+@contextmanager
+def silence_is_deafness() -> Iterator[None]:
+    """Who hears no canary takes itself for deaf, whatever others hear."""
+
+    def judge(self: Vigil, **_: Any) -> Hearing:
+        return Hearing.DEAF
+
+    with patch.object(Vigil, "judge", judge):
+        yield
+
+
+@contextmanager
+def others_never_asked() -> Iterator[None]:
+    """Nobody looks at what other nodes heard."""
+
+    async def newest_canary_elsewhere(self: LeaseKeeper) -> int:
+        return 0
+
+    with patch.object(LeaseKeeper, "newest_canary_elsewhere", newest_canary_elsewhere):
+        yield
+
+
+@contextmanager
+def no_heartbeat() -> Iterator[None]:
+    """A lease is written once."""
+
+    async def run(self: LeaseKeeper) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    with patch.object(LeaseKeeper, "run", run):
+        yield
+
+
+@contextmanager
+def background_task_ends() -> Iterator[None]:
+    """Nobody looks at the logs' ends any more."""
+
+    async def run(self: CatchUp) -> None:
+        await asyncio.sleep(self._tails.every_s)
+
+    with patch.object(CatchUp, "run", run):
+        yield
+
+
+@contextmanager
+def task_fails_unseen() -> Iterator[None]:
+    """A hole is read, and then something fails that nobody waits for."""
+    original = Dispatcher._fill_hole
+
+    async def fill_hole(self: Dispatcher, *arguments: Any) -> None:
+        await original(self, *arguments)
+        raise RuntimeError("simulated")
+
+    with patch.object(Dispatcher, "_fill_hole", fill_hole):
+        yield
+
+
+@contextmanager
+def task_forgotten() -> Iterator[None]:
+    """Something goes on after a hole was read, and nobody holds it: it may vanish at any moment."""
+    original = Dispatcher._fill_hole
+
+    async def go_on() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def fill_hole(self: Dispatcher, *arguments: Any) -> None:
+        await original(self, *arguments)
+        asyncio.ensure_future(go_on())  # noqa: RUF006  # nobody holds it
+
+    with patch.object(Dispatcher, "_fill_hole", fill_hole):
+        yield
+
+
+@contextmanager
+def command_fails() -> Iterator[None]:
+    """Whoever reads history meets a fault of ours."""
+
+    async def read_history(self: Connection, effect: Any) -> None:
+        raise RuntimeError("simulated")
+
+    with patch.object(Connection, "_read_history", read_history):
+        yield
+
+
 MUTATIONS = (
-    Mutation("no hold", "I3", no_hold),
-    Mutation("repeats not dropped", "I3", no_repeats_dropped),
-    Mutation("holes never read", "I3", holes_ignored),
-    Mutation("other epochs ignored", "I3", other_epochs_ignored),
-    Mutation("no tail check", "I3", no_tail_check),
-    Mutation("reply at the read position", "I3", reply_at_read_position),
-    Mutation("hub before reply", "I4", hub_before_reply),
-    Mutation("ring with holes", "I3", ring_with_holes),
-    Mutation("no batch id", "I2", no_batch_id),
-    Mutation("no rotation", "I1", no_rotation),
-    Mutation("no margin", "I1", no_margin),
-    Mutation("deadlines from configuration", "I1", deadlines_from_configuration),
-    Mutation("belief not checked late", "I1", belief_not_checked_late, seeds=1500),
-    Mutation("a second append after an unknown outcome", "I2", append_again_after_unknown),
-    Mutation("history deleted instead of trimmed", "I1", history_deleted),
-    Mutation("no consistent read", "I", inconsistent_reads),
-    Mutation("ack before commit", "I2", ack_before_commit),
-    Mutation("two appends in flight", "I", two_appends_in_flight),
-    Mutation("key ignored", "I2", key_ignored),
-    Mutation("key written after the append", "I2", key_written_afterwards),
-    Mutation("a repeated key is told the tail", "I2", key_taken_tells_the_tail),
-    Mutation("keyed publications sent at any time", "I2", keyed_sent_at_any_time, seeds=3000),
-    Mutation("delete before dispatch", "late", deleted_before_dispatched),
+    Mutation("no hold", Kind.SKIPPED, no_hold),
+    Mutation("repeats not dropped", Kind.REPEATED, no_repeats_dropped),
+    Mutation("holes never read", Kind.STUCK, holes_never_read),
+    Mutation("other epochs ignored", Kind.STUCK, other_epochs_ignored, seeds=2000),
+    Mutation("no tail check", Kind.STUCK, no_tail_check),
+    Mutation("reply at the read position", Kind.SKIPPED, reply_at_read_position),
+    Mutation("hub before reply", Kind.EARLY, hub_before_reply),
+    Mutation(
+        "one failed read of a hole is enough", Kind.ENDED, one_failed_read_is_enough, alone=True, seeds=2000
+    ),
+    Mutation("a ring that begins too late", Kind.SKIPPED, ring_begins_too_late),
+    Mutation("recovery refused without a read", Kind.REFUSED, log_never_asked, alone=True),
+    Mutation("who is ahead is refused", Kind.REFUSED, who_is_ahead_is_refused, alone=True),
+    Mutation("recovery of any number", Kind.BEYOND, as_many_as_there_are, alone=True),
+    Mutation("recovery of any age", Kind.BEYOND, however_old, alone=True),
+    Mutation("no batch id", Kind.TWICE, no_batch_id),
+    Mutation("no rotation", Kind.REUSED, no_rotation),
+    Mutation("the floor is skipped", Kind.HOLE, floor_skipped),
+    Mutation("no margin", Kind.REUSED, no_margin, seeds=2000),
+    Mutation("deadlines from configuration", Kind.REUSED, deadlines_from_configuration),
+    Mutation("belief not checked late", Kind.REUSED, belief_not_checked_late, seeds=2000),
+    Mutation("a second append after an unknown outcome", Kind.TWICE, append_again_after_unknown),
+    Mutation("history deleted instead of trimmed", Kind.REUSED, history_deleted),
+    Mutation("removed history shown", Kind.HISTORY, removed_history_shown),
+    Mutation("no consistent read", Kind.ENDED, inconsistent_reads),
+    Mutation("ack before commit", Kind.LOST, ack_before_commit),
+    Mutation("overtaken in the lane", Kind.ORDER, overtaken_in_the_lane, alone=True),
+    Mutation("two appends in flight", Kind.ORDER, two_appends_in_flight, alone=True),
+    Mutation("the next offset before the last is known", Kind.HOLE, next_offset_before_the_last_is_known),
+    Mutation("key ignored", Kind.TWICE, key_ignored),
+    Mutation("key written after the append", Kind.TWICE, key_written_afterwards),
+    Mutation("a repeated key is told the tail", Kind.PLACE, key_taken_tells_the_tail),
+    Mutation("keyed publications sent at any time", Kind.TWICE, keyed_sent_at_any_time, seeds=2000),
+    Mutation("delete before dispatch", Kind.LATE, deleted_before_dispatched, seeds=2000),
+    Mutation("silence is never looked into", Kind.DEAF, silence_never_looked_into, text="notice"),
+    Mutation("a deaf node keeps its queue", Kind.DEAF, deaf_node_keeps_its_queue, text="does not hear"),
+    Mutation(
+        "nothing is caught up with", Kind.DEAF, nothing_caught_up_with, text="was not read from the log"
+    ),
+    Mutation("everybody sings", Kind.CANARIES, everybody_sings, text=" in 300 s"),
+    Mutation("silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"),
+    Mutation("others are never asked", Kind.DEAF, others_never_asked, text="did not notice", alone=True),
+    Mutation("no heartbeat", Kind.DEAF, no_heartbeat, text="its lease ended"),
+    Mutation("a background task ends", Kind.MISHAP, background_task_ends, text="catch up of node"),
+    Mutation("a task fails unseen", Kind.MISHAP, task_fails_unseen, text="simulated", alone=True),
+    Mutation("a task is forgotten", Kind.MISHAP, task_forgotten, text="destroyed", alone=True),
+    Mutation("a command fails", Kind.MISHAP, command_fails, text="command_failed"),
 )

@@ -3,157 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
-from typing import Any
 
-from service.adapters.memory import (
-    MemoryChannelTable,
-    MemoryLeases,
-    MemoryPresence,
-    MemoryQueue,
-    MemoryTopic,
-)
-from service.assembly import Assembly, Ports, assemble
-from service.config import ClientConfig, Config, NodeConfig
-from service.connection import SLEPT_S, Connection
-from service.core.channels import ChannelOptions, ChannelRules
-from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenInvalid
-from service.node import Health
-from service.ports import PortError
+from service.core.canary import CANARY_CHANNEL
+from service.core.log import MARGIN_MS, MIN_RETENTION_MS
+from service.core.log_item import LogItem
+from service.core.publication import StreamPosition
 from tests.simulation import clockwork
-from tests.simulation.checker import Checker
-from tests.simulation.clients import ClientSocket, SimulatedClient
-from tests.simulation.world import FATE, Fate, Faults, SimulatedWorld
+from tests.simulation.checker import Checker, Kind, Violation
+from tests.simulation.clients import SimulatedClient
+from tests.simulation.ears import Ears, Wound, wound
+from tests.simulation.mishaps import Mishaps
+from tests.simulation.nodes import (
+    DAYS,
+    HOUR_S,
+    MINUTES,
+    SKEW_S_MAX,
+    TAIL_CHECK_S,
+    SimulatedClock,
+    SimulatedNode,
+)
+from tests.simulation.reasons import Position, Reason
+from tests.simulation.world import READS, Faults, SimulatedTable, SimulatedWorld
 
-HOUR_S = 3600.0
-# Clocks of nodes differ by at most twice this; with REQUEST_S_MAX it stays below MARGIN.
-SKEW_S_MAX = 10 * 60.0
-TAIL_CHECK_S = 1800.0
+# The part of runs that last for minutes, in which nodes must notice that they cannot hear; the others last for days.
+SHORT = 0.35
 # When all faults are over, everybody has caught up after two tail checks.
 SETTLE_S = 2.6 * TAIL_CHECK_S
 # How soon, when no hint is lost: requests under way, visibility time-outs and back-offs are over by then.
 PROMPT_S = 400.0
-# Never, in a run.
-PING_S = 1e6
 # The part of publications that have a key, and of publishers that lose their connection before an answer comes.
 KEYED = 0.25
 CUT_OFF = 0.1
-_EPOCH_MS = 1_800_000_000_000
-
-
-class SimulatedClock:
-    """The Clock of one node: virtual time, less or more."""
-
-    def __init__(self, skew_s: float) -> None:
-        self._skew_s = skew_s
-
-    def now_ms(self) -> int:
-        return _EPOCH_MS + round((asyncio.get_running_loop().time() + self._skew_s) * 1000)
-
-    def monotonic_s(self) -> float:
-        return asyncio.get_running_loop().time()
-
-
-class NoTokens:
-    """The Verifier of an insecure node."""
-
-    enabled = False
-
-    async def connection(self, token: str, now_s: float) -> ConnectionClaims:
-        raise TokenInvalid("none here")
-
-    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
-        raise TokenInvalid("none here")
-
-
-class SimulatedNode:
-    """The real code of a node on simulated ports. It can freeze, and die between any two steps."""
-
-    def __init__(self, world: SimulatedWorld, random: Random, name: str, history_ttl_s: int) -> None:
-        self.fate = Fate(woken=self._woken)
-        self.name = name
-        self._context = contextvars.copy_context()
-        self._context.run(FATE.set, self.fate)
-        self._sockets: list[ClientSocket] = []
-        self._connections: set[Connection] = set()
-        self._tasks: list[asyncio.Task[Any]] = []
-        self.ready = False
-        clock = SimulatedClock(random.uniform(-SKEW_S_MAX, SKEW_S_MAX))
-        self.assembly: Assembly = assemble(
-            _config(history_ttl_s),
-            Ports(
-                table=MemoryChannelTable(world, clock),
-                presence=MemoryPresence(world),
-                leases=MemoryLeases(world),
-                queue=MemoryQueue(world, wait_s=HOUR_S),
-                topic=MemoryTopic(world),
-                clock=clock,
-                new_id=lambda: f"{random.getrandbits(64):016x}",
-                random=random.random,
-            ),
-            node_id=name,
-            verifier=NoTokens(),
-            framer=lambda payload: payload,
-            health=Health(),
-            hold_queue=_hold,
-            newest_canary_elsewhere=_nobody_else,
-        )
-        self._start(self._run())
-
-    def attach(self, socket: ClientSocket, inbox: asyncio.Queue[bytes]) -> None:
-        """A client connects: pump its frames into a connection, as the gateway does."""
-        self._sockets.append(socket)
-        self._start(self._pump(socket, inbox))
-
-    def die(self) -> None:
-        """As `kill -9`: nothing is said to anybody, and what was sent may still arrive."""
-        self.fate.dead = True
-        self.ready = False
-        for socket in self._sockets:
-            socket.open = False
-
-    def _woken(self, slept_s: float) -> None:
-        """What waited to be read may be as old as the sleep.
-
-        Here timers go on meanwhile, and there are no pings: the time of the last one is set back instead.
-        """
-        for connection in self._connections:
-            if slept_s > SLEPT_S:
-                connection._awake_ms -= round((PING_S + slept_s) * 1000)
-
-    async def _run(self) -> None:
-        assembly = self.assembly
-        for _ in range(100):
-            try:
-                await assembly.listener.open()
-                break
-            except PortError:
-                with suppress(PortError):
-                    await assembly.listener.close()
-                await asyncio.sleep(1.0)
-        self._start(assembly.poller.run())
-        self._start(assembly.broadcaster.run())
-        if not await assembly.listener.prove():
-            assembly.listener.prove_later()
-        self._start(assembly.dispatcher.watch())
-        self.ready = not self.fate.dead
-
-    async def _pump(self, socket: ClientSocket, inbox: asyncio.Queue[bytes]) -> None:
-        connection = self.assembly.node.open(socket)
-        self._connections.add(connection)
-        try:
-            while frame := await inbox.get():
-                await connection.receive(frame)
-        finally:
-            self._connections.discard(connection)
-            self.assembly.node.closed(connection)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(self._context.run(asyncio.get_running_loop().create_task, work))
+# The part of runs in which half of the publications are large, and how large.
+LARGE = 0.15
+PADDING_BYTES = 60_000
+# The part of runs in which a node sleeps until the epochs of its channels are over.
+OUTLIVED = 0.1
+# How long no hint arrives when what is written cannot be read either.
+SILENT_S = 6.0
 
 
 @dataclass(slots=True)
@@ -161,12 +53,13 @@ class Outcome:
     """What one run came to. `violations` is empty when all invariants held."""
 
     seed: int
-    violations: list[str]
+    violations: list[Violation]
     published: int
     acknowledged: int
     delivered: int
     recovered: int
-    told: int
+    # Clients that were told that they cannot go on, by the reason.
+    told: Counter[Reason]
     retries: int
     calls: int
     trace: list[str] = field(default_factory=list)
@@ -178,11 +71,16 @@ class Scenario:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = Random(seed)
-        self.checker = Checker()
+        self.mishaps = Mishaps()
         self.calm = Faults()
         self.faults = _faults(self.random)
         self.world = SimulatedWorld(self.random, self.calm)
+        self.world.now_ms = SimulatedClock(0).now_ms
+        self.world.skew_ms = round(SKEW_S_MAX * 1000)
+        self.checker = Checker(self.world.truth, self._troubled_s)
         self.nodes: list[SimulatedNode] = []
+        # Kept, or their tasks would be taken for tasks that nobody holds.
+        self.dead: list[SimulatedNode] = []
         self.clients: list[SimulatedClient] = []
         self.channels = [f"channel-{number}" for number in range(self.random.choice((1, 1, 2)))]
         self.published = 0
@@ -190,8 +88,11 @@ class Scenario:
         self.trace: list[str] = []
         # Whether everything that was published reaches every queue sooner or later.
         self.hints_reliable = self.faults.hint_lost == 0
+        # Whether publications are so large that some tens of them are more than a recovery brings.
+        self.large = self.random.random() < LARGE
+        self.pace = MINUTES if self.random.random() < SHORT else DAYS
 
-    async def run(self) -> Outcome:
+    async def run(self) -> None:
         random = self.random
         for _ in range(random.choice((1, 2, 2, 3))):
             self._add_node()
@@ -206,8 +107,26 @@ class Scenario:
             if random.random() < 0.5:
                 self.world.faults = self.calm
             await self._quiet_time()
+        if self.pace is DAYS and random.random() < OUTLIVED:
+            await self._outlive_epochs()
         await self._settle()
-        self.checker.finish(self.world.stream)
+        if self.pace is MINUTES and not self.checker.violations:
+            ears = Ears(
+                self.world,
+                random,
+                self.checker,
+                publish=self._publish_everywhere,
+                caught_up=self._caught_up,
+                note=self._note,
+            )
+            await ears.try_all(self.nodes)
+
+    def outcome(self) -> Outcome:
+        """After the end of everything."""
+        stream = [item for item in self.world.stream if item.channel != CANARY_CHANNEL]
+        self.checker.finish(stream, self.world.heads)
+        for mishap in self.mishaps.found:
+            self.checker.fail(Kind.MISHAP, mishap)
         return Outcome(
             seed=self.seed,
             violations=self.checker.violations,
@@ -233,9 +152,13 @@ class Scenario:
             (0.4, self._read_history),
             (0.3, self._kill_node),
             (0.3, self._freeze_node),
-            (0.2, self._delete_queue),
+            (0.3, self._wound),
+            (0.1, self._silence),
             (0.2, self._remove_history),
             (0.3, self._expire),
+            (0.1, self._poison),
+            (0.2, self._outage),
+            (0.1, self._boast),
         ]
         weights = [weight for weight, _ in actions]
         for _ in range(random.randint(10, 40)):
@@ -246,21 +169,46 @@ class Scenario:
 
     async def _quiet_time(self) -> None:
         random = self.random
-        if random.random() < 0.5:
-            for client in self.clients:
+        goes = random.choice((0.0, 0.5, 1.0, 1.0))
+        for client in self.clients:
+            if random.random() < goes:
                 client.go()
-        # Around a day, when what nobody renewed expires: there the clocks' differences count.
-        about_a_day_s = 24 * HOUR_S + random.uniform(-60, SKEW_S_MAX)
-        length_s = random.choice((1.0, 30.0, 600.0, 12 * HOUR_S, about_a_day_s, about_a_day_s, 25 * HOUR_S))
+        length_s = random.choice(self.pace.quiet_s)
+        if length_s == 24 * HOUR_S:
+            length_s += random.uniform(-60, SKEW_S_MAX)
         self._note(f"quiet for {length_s:.0f} s")
         await asyncio.sleep(length_s)
         self._expire()
         for client in self.clients:
             client.come()
 
+    async def _outlive_epochs(self) -> None:
+        """A node sleeps, with its clients and an append under way, while the epochs of its channels end and others begin
+        elsewhere.
+        """
+        self._note("outlive epochs")
+        sleeper = self.random.choice(self.nodes)
+        for client in self.clients:
+            if client.node is sleeper:
+                self._publish_by(client, self.random.choice(self.channels))
+        await asyncio.sleep(self.random.choice((0.0, 0.001, 0.02)))
+        sleeper.fate.freeze(26 * HOUR_S)
+        for client in self.clients:
+            if client.node is not sleeper:
+                client.go()
+        await asyncio.sleep(25 * HOUR_S)
+        self._expire()
+        for client in self.clients:
+            client.come()
+        for _ in range(3):
+            await asyncio.sleep(30.0)
+            self._publish()
+
     async def _settle(self) -> None:
         """No more faults: everybody must end up at the top of the log."""
         self.world.faults = self.calm
+        self.world.down = frozenset()
+        self.world.stand_still(0.0)
         for node in self.nodes:
             node.fate.thaw()
         if not any(node.ready for node in self.nodes):
@@ -269,19 +217,27 @@ class Scenario:
             client.come()
         if self.hints_reliable and not await self._until(self._caught_up, PROMPT_S):
             self.checker.fail(
-                f"late: no hint was lost for good, yet not all caught up within {PROMPT_S:.0f} s"
+                Kind.LATE, f"no hint was lost for good, yet not all caught up within {PROMPT_S:.0f} s"
             )
-        if await self._until(self._caught_up, SETTLE_S):
+        settled = await self._until(self._caught_up, SETTLE_S)
+        await self._until(lambda: not any(client.waiting for client in self.clients), PROMPT_S)
+        for client in self.clients:
+            if client.waiting:
+                self.checker.fail(Kind.UNANSWERED, f"{client.name} waits for {client.waiting} answers")
+        if settled:
             return
         tops = self._tops()
         for client in self.clients:
             for content in client.unanswered:
-                self.checker.fail(f"I2 {client.name}: {content} is not acknowledged for {SETTLE_S:.0f} s")
+                self.checker.fail(
+                    Kind.UNANSWERED, f"{client.name}: {content} is not acknowledged for {SETTLE_S:.0f} s"
+                )
             for view in client.views.values():
                 if not view.subscribed or view.position != tops[view.channel]:
                     self.checker.fail(
-                        f"I3 {client.name}: {view.channel} at {view.position} for {SETTLE_S:.0f} s "
-                        f"(subscribed: {view.subscribed}); the log is at {tops[view.channel]}"
+                        Kind.STUCK,
+                        f"{client.name}: {view.channel} at {view.position} for {SETTLE_S:.0f} s "
+                        f"(subscribed: {view.subscribed}); the log is at {tops[view.channel]}",
                     )
 
     def _caught_up(self) -> bool:
@@ -292,19 +248,8 @@ class Scenario:
             for view in client.views.values()
         )
 
-    def _tops(self) -> dict[str, tuple[str, int]]:
-        """Where the log of each channel ends: the newest item, or the head's floor if that is newer."""
-        tops: dict[str, tuple[str, int]] = {}
-        for channel in self.channels:
-            items = self.world.items.get(channel, {})
-            head = MemoryChannelTable(self.world, SimulatedClock(0))._head(channel)
-            newest = items.get(max(items)) if items else None
-            last = getattr(newest, "last", 0)
-            if head is not None and head.floor >= last:
-                tops[channel] = (head.epoch, head.floor)
-            elif newest is not None:
-                tops[channel] = (newest.epoch, last)
-        return tops
+    def _tops(self) -> dict[str, Position]:
+        return {channel: self.world.end(channel) for channel in self.channels}
 
     # ---- single events
 
@@ -312,11 +257,20 @@ class Scenario:
         client = self.random.choice(self.clients)
         channel = self.random.choice(self.channels)
         for _ in range(self.random.choice((1, 1, 1, 2, 5))):
-            self.published += 1
-            publish = client.publish_keyed if self.random.random() < KEYED else client.publish
-            publish(channel, f"message-{self.published}")
+            self._publish_by(client, channel)
         if self.random.random() < CUT_OFF:
             client.drop()
+
+    def _publish_by(self, client: SimulatedClient, channel: str) -> None:
+        self.published += 1
+        publish = client.publish_keyed if self.random.random() < KEYED else client.publish
+        padding = PADDING_BYTES if self.large and self.random.random() < 0.5 else 0
+        publish(channel, f"message-{self.published}", padding)
+
+    def _publish_everywhere(self) -> None:
+        for channel in self.channels:
+            self.published += 1
+            self.random.choice(self.clients).publish(channel, f"message-{self.published}")
 
     def _drop_client(self) -> None:
         self.random.choice(self.clients).drop()
@@ -334,6 +288,7 @@ class Scenario:
         victim = self.random.choice(self.nodes)
         victim.die()
         self.nodes.remove(victim)
+        self.dead.append(victim)
         for client in self.clients:
             if not client.connected and not client.away:
                 client.drop()
@@ -344,32 +299,79 @@ class Scenario:
         seconds = self.random.choice((0.1, 30.0, 25 * 60.0, 26 * HOUR_S, 26 * HOUR_S))
         self.random.choice(self.nodes).fate.freeze(seconds)
 
-    def _delete_queue(self) -> None:
+    def _wound(self) -> None:
         if self.world.queues:
             self.hints_reliable = False
-            self.world.delete_queue(self.random.choice(sorted(self.world.queues)))
+            queue = self.random.choice(sorted(self.world.queues))
+            wound(self.world, queue, self.random.choice(list(Wound)))
+
+    def _silence(self) -> None:
+        """The stream brings nothing for a while."""
+        self.world.stand_still(self.random.choice((5.0, 60.0, 300.0)))
 
     def _remove_history(self) -> None:
         ready = [node for node in self.nodes if node.ready]
         if ready:
             node, channel = self.random.choice(ready), self.random.choice(self.channels)
-            node._start(self._remove(node, channel))
+            node.start(node.remove_history(channel, partial(self._removed, channel)))
 
-    async def _remove(self, node: SimulatedNode, channel: str) -> None:
-        with suppress(PortError):
-            position = await node.assembly.log.remove_history(channel)
-            for client in self.clients:
-                client.hidden[channel] = (position.epoch, position.offset)
+    def _removed(self, channel: str, position: StreamPosition) -> None:
+        for client in self.clients:
+            client.hidden[channel] = (position.epoch, position.offset)
 
     def _expire(self) -> None:
         self.world.expire_some(SimulatedClock(0).now_ms())
+
+    def _poison(self) -> None:
+        """Another program appends, by the rules, what nobody can read."""
+        channel, now_ms = self.random.choice(self.channels), SimulatedClock(0).now_ms()
+        table = SimulatedTable(self.world, SimulatedClock(0))
+        items = table._log_items(channel)
+        newest = items[-1] if items else None
+        if newest is None or newest.epoch != self.world.end(channel)[0]:
+            return
+        if newest.expires_at * 1000 - MARGIN_MS <= now_ms:
+            return
+        self.hints_reliable = False
+        offset = newest.last + 1
+        expires_at = max(newest.expires_at, (now_ms + MIN_RETENTION_MS) // 1000)
+        table._write(
+            LogItem(
+                channel=channel,
+                offset=offset,
+                last=offset,
+                epoch=newest.epoch,
+                pubs='[{"data":',
+                batch=f"poison-{len(self.world.stream)}",
+                node="another",
+                ts=now_ms,
+                expires_at=expires_at,
+            )
+        )
+
+    def _outage(self) -> None:
+        """Nothing answers, or what is written cannot be read, for a while; it may be too long for who waits for a hole."""
+        loop = asyncio.get_running_loop()
+        self.world.down = self.random.choice((None, READS))
+        if self.world.down is READS and self.random.random() < 0.8:
+            self.hints_reliable = False
+            self.world.silent_until_s = loop.time() + SILENT_S
+            self._publish()
+            loop.call_later(SILENT_S, self._publish)
+        loop.call_later(self.random.choice((5.0, 150.0, 300.0)), self._end_outage)
+
+    def _end_outage(self) -> None:
+        self.world.down = frozenset()
+
+    def _boast(self) -> None:
+        self.random.choice(self.clients).boast(self.random.choice(self.channels), self.random.randint(1, 500))
 
     # ---- within
 
     def _add_node(self) -> None:
         self.node_count += 1
-        history_ttl_s = self.random.choice((60, 3600, 3 * 86_400))
-        node = SimulatedNode(self.world, self.random, f"node-{self.node_count}", history_ttl_s)
+        name = f"node-{self.node_count}"
+        node = SimulatedNode(self.world, self.random, name, self.pace, self.mishaps)
         self.nodes.append(node)
 
     def _pick_node(self) -> SimulatedNode | None:
@@ -387,34 +389,25 @@ class Scenario:
             step = min(60.0, step * 1.5)
         return True
 
+    def _troubled_s(self) -> float:
+        """When something failed last, or was slow: now, as long as a node is suspended."""
+        if any(node.fate.frozen is not None for node in self.nodes):
+            return asyncio.get_running_loop().time()
+        return self.world.troubled_s
+
     def _note(self, what: str) -> None:
         self.trace.append(f"{asyncio.get_running_loop().time():12.3f} {what}")
 
 
-def simulate(seed: int) -> Outcome:
-    """Run the scenario of `seed`."""
-    return clockwork.run(Scenario(seed).run())
-
-
-async def _nobody_else() -> int:
-    return 0
-
-
-async def _hold(_: str) -> None:
-    pass
-
-
-def _config(history_ttl_s: int) -> Config:
-    """Nodes of one fleet may differ in their retention: a rolling change of configuration."""
-    return Config(
-        client=ClientConfig(
-            insecure=True, ping_interval_s=PING_S, pong_timeout_s=1e5, stale_close_delay_s=1e6
-        ),
-        channel=ChannelRules(
-            ChannelOptions(history_size=1000, history_ttl_s=history_ttl_s, force_recovery=True)
-        ),
-        node=NodeConfig(tail_check_s=TAIL_CHECK_S, gap_wait_ms=200),
-    )
+def simulate(seed: int, *, log: bool = False) -> Outcome:
+    """Run the scenario of `seed`. `log`: show what the nodes log."""
+    scenario = Scenario(seed)
+    with scenario.mishaps.collected(shown=log):
+        try:
+            clockwork.run(scenario.run(), scenario.mishaps)
+        except clockwork.Stuck as stuck:
+            scenario.checker.fail(Kind.STUCK, str(stuck))
+    return scenario.outcome()
 
 
 def _faults(random: Random) -> Faults:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
+from math import inf
 from random import Random
 from typing import TypeVar
 
-from service.adapters.memory import MemoryWorld
+from service.adapters.memory import MemoryChannelTable, MemoryWorld
 from service.core.envelope import checked_pubs, pack, record_text
-from service.core.log_item import LogItem
-from service.ports import Throttled, UnknownOutcome
+from service.core.log import MARGIN_MS
+from service.core.log_item import HEAD_OFFSET, Head, LogItem
+from service.core.protocol import decode_publications, encode_publication
+from service.core.publication import MalformedPublication
+from service.ports import Clock, Page, PortError, Throttled, UnknownOutcome
+from tests.simulation.reasons import Position, Readable, Truth
 
 T = TypeVar("T")
 
@@ -62,6 +68,8 @@ class Fate:
 FATE: ContextVar[Fate | None] = ContextVar("fate", default=None)
 
 _ANSWERS_ONLY = ("receive", "delete", "open", "close")
+# The calls that an outage of reads takes away.
+READS = frozenset({"newest", "head", "read_forward", "read_backward"})
 
 
 class SimulatedWorld(MemoryWorld):
@@ -72,13 +80,32 @@ class SimulatedWorld(MemoryWorld):
         self.random = random
         self.faults = faults
         self.calls = 0
+        # By how much nodes' clocks may be wrong; `now_ms` is right.
+        self.skew_ms = 0
+        # Every head there ever was, in the order of writing, as `stream` has the log items.
+        self.heads: list[Head] = []
+        # When each item of `stream` was written.
+        self.written_s: list[float] = []
+        # Calls that are refused for now; None = all of them.
+        self.down: frozenset[str] | None = frozenset()
+        # When a call was last refused, lost, slow or suspended: errors that clients are told come from that.
+        self.troubled_s = -inf
+        # Until then nothing arrives in a queue.
+        self.silent_until_s = 0.0
+        # Queues in which nothing arrives for good, as with a policy that refuses the topic.
+        self.deaf: set[str] = set()
+        # Until then the stream brings nothing; later it brings all.
+        self._still_until_s = 0.0
         self.on_insert.append(self._streamed)
         self._unread: list[LogItem] = []
         self._lambda_due = False
+        self._nevers: list[asyncio.Future[None]] = []
 
     async def perform(self, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None) -> T:
         fate = FATE.get()
         self.calls += 1
+        if call == "put_head":
+            effect = self._noting_heads(effect)
         await self._stand_still(fate)
         if check is not None:
             check()
@@ -87,9 +114,13 @@ class SimulatedWorld(MemoryWorld):
         if fate is not None and fate.dead:
             if random.random() < 0.5:
                 effect()  # it was on its way when its sender died
-            await _never()
+            await self._never()
         roll = random.random()
+        if self.down is None or call in self.down:
+            self._note_trouble()
+            raise Throttled("simulated outage")
         if roll < faults.throttled:
+            self._note_trouble()
             raise Throttled("simulated")
         if roll < faults.throttled + faults.unknown:
             return await self._lose_answer(call, effect)
@@ -108,6 +139,7 @@ class SimulatedWorld(MemoryWorld):
         if call in ("receive", "delete"):
             asyncio.get_running_loop().call_later(VISIBILITY_S, self.redeliver_all)
         await asyncio.sleep(self._latency())
+        self._note_trouble()
         raise UnknownOutcome("simulated")
 
     async def _stand_still(self, fate: Fate | None) -> None:
@@ -115,16 +147,28 @@ class SimulatedWorld(MemoryWorld):
         if fate is None:
             return
         if fate.dead:
-            await _never()
+            await self._never()
         while fate.frozen is not None:
+            self._note_trouble()
             await asyncio.shield(fate.frozen)
+            self._note_trouble()
         if fate.dead:
-            await _never()
+            await self._never()
+
+    def _note_trouble(self) -> None:
+        self.troubled_s = asyncio.get_running_loop().time()
 
     def _latency(self) -> float:
         if self.random.random() < self.faults.slow:
+            self._note_trouble()
             return self.random.uniform(0, REQUEST_S_MAX / 2)
         return self.random.uniform(0, self.faults.latency_s)
+
+    async def _never(self) -> None:
+        """What a dead process waits for. Kept, or its tasks would be taken for tasks that nobody holds."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._nevers.append(future)
+        await future
 
     def redeliver_all(self) -> None:
         for name in list(self.queues):
@@ -133,17 +177,28 @@ class SimulatedWorld(MemoryWorld):
     # ---- stream, Lambda, topic
 
     def _streamed(self, item: LogItem) -> None:
+        self.written_s.append(asyncio.get_running_loop().time())
         self._unread.append(item)
         if not self._lambda_due:
             self._lambda_due = True
             delay = self.random.uniform(0.01, 0.05 + self.faults.hint_late_s)
             asyncio.get_running_loop().call_later(delay, self._run_lambda)
 
+    def stand_still(self, seconds: float) -> None:
+        """The stream brings nothing for so long from now."""
+        self._still_until_s = asyncio.get_running_loop().time() + seconds
+        if self._lambda_due:
+            self._run_lambda()
+
     def _run_lambda(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._still_until_s:
+            loop.call_at(self._still_until_s, self._run_lambda)
+            return
         self._lambda_due = False
         items, self._unread = self._unread, []
         self.random.shuffle(items)  # order is promised for one item only
-        for body, _ in pack(record_text(item, checked_pubs(item)) for item in items):
+        for body, _ in pack(_texts(items)):
             self.send(body)
             if self.random.random() < self.faults.hint_repeated:
                 self.send(body)  # the batch was retried
@@ -152,18 +207,74 @@ class SimulatedWorld(MemoryWorld):
         """From the topic to each queue on its own: late, twice, or not at all."""
         loop, faults, random = asyncio.get_running_loop(), self.faults, self.random
         for name in sorted(self.subscriptions):
-            copies = 0 if random.random() < faults.hint_lost else 1
+            copies = 0 if random.random() < faults.hint_lost or loop.time() < self.silent_until_s else 1
             copies += random.random() < faults.hint_repeated
             for _ in range(copies):
                 loop.call_later(random.uniform(0, faults.hint_late_s), self._arrive, name, body)
 
     def _arrive(self, name: str, body: str) -> None:
-        if name in self.queues:
+        if name in self.queues and name not in self.deaf:
             subscriptions, self.subscriptions = self.subscriptions, {name}
             try:
                 super().send(body)
             finally:
                 self.subscriptions = subscriptions
+
+    # ---- what the log is
+
+    def _noting_heads(self, effect: Callable[[], T]) -> Callable[[], T]:
+        """Whenever it takes place: an answer may be lost, or a write late."""
+
+        def noting() -> T:
+            result = effect()
+            if result:
+                known = {head.version for head in self.heads}
+                heads = (items.get(HEAD_OFFSET) for items in self.items.values())
+                self.heads += [head for head in heads if isinstance(head, Head) and head.version not in known]
+            return result
+
+        return noting
+
+    def truth(self, channel: str) -> Truth:
+        """What the log of `channel` is right now."""
+        epoch, top = self.end(channel)
+        items = self.items.get(channel, {})
+        readable: dict[int, Readable] = {}
+        for item in items.values():
+            if isinstance(item, LogItem) and item.epoch == epoch:
+                readable |= _readable(item)
+        head = items.get(HEAD_OFFSET)
+        # Nodes' clocks decide when an epoch is over.
+        current = frozenset(
+            self._epoch(channel, self.now_ms() + skew) for skew in (-self.skew_ms, 0, self.skew_ms)
+        )
+        trim = head.trim if isinstance(head, Head) else 0
+        return Truth(epoch, top, trim, readable, is_ending=len(current | {epoch}) > 1)
+
+    def end(self, channel: str) -> Position:
+        """Where its log ends: of the epoch that a reader would find now, or else of the one that was the last."""
+        epoch = self._epoch(channel, self.now_ms())
+        if epoch is None:
+            newest, head = self._newest_and_head(channel)
+            told = head if head is not None and head.floor >= (newest.last if newest else 0) else newest
+            epoch = told.epoch if told is not None else ""
+        written = [item.last for item in self.stream if item.channel == channel and item.epoch == epoch]
+        began = [head.floor for head in self.heads if head.channel == channel and head.epoch == epoch]
+        return epoch, max(written, default=began[0] if began else 0)
+
+    def _epoch(self, channel: str, now_ms: int) -> str | None:
+        """What the newest item, and else the head, can be believed for at `now_ms`; None = another epoch begins."""
+        newest, head = self._newest_and_head(channel)
+        if newest is not None and newest.expires_at * 1000 - MARGIN_MS > now_ms:
+            return newest.epoch
+        if head is None or head.believe_until - MARGIN_MS <= now_ms:
+            return None
+        return head.epoch if newest is None or head.floor >= newest.last else None
+
+    def _newest_and_head(self, channel: str) -> tuple[LogItem | None, Head | None]:
+        items = self.items.get(channel, {})
+        newest, head = items[max(items)] if items else None, items.get(HEAD_OFFSET)
+        return newest if isinstance(newest, LogItem) else None, head if isinstance(head, Head) else None
 
     # ---- the table forgets
 
@@ -183,5 +294,43 @@ class SimulatedWorld(MemoryWorld):
                 self.expire_key(key)
 
 
-async def _never() -> None:
-    await asyncio.get_running_loop().create_future()
+class SimulatedTable(MemoryChannelTable):
+    """One node's way to the table."""
+
+    def __init__(self, world: SimulatedWorld, clock: Clock) -> None:
+        super().__init__(world, clock)
+        # By channel: since when all reads of a stretch of its log failed.
+        self._unanswered_since_s: dict[str, float] = {}
+
+    def unanswered_s(self, channel: str) -> float:
+        """For how long all reads of a stretch of the log have failed."""
+        now_s = asyncio.get_running_loop().time()
+        return now_s - self._unanswered_since_s.get(channel, now_s)
+
+    async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
+        begun_s = asyncio.get_running_loop().time()
+        try:
+            page = await super().read_forward(channel, from_offset, items_max)
+        except PortError:
+            self._unanswered_since_s.setdefault(channel, begun_s)
+            raise
+        self._unanswered_since_s.pop(channel, None)
+        return page
+
+
+def _texts(items: list[LogItem]) -> Iterator[str]:
+    """Of those that are whole: the Lambda skips the others."""
+    for item in items:
+        try:
+            yield record_text(item, checked_pubs(item))
+        except MalformedPublication:
+            continue
+
+
+@lru_cache(maxsize=1024)
+def _readable(item: LogItem) -> dict[int, Readable]:
+    try:
+        publications = decode_publications(item.pubs, item.offset)
+    except MalformedPublication:
+        return {}
+    return {each.offset: Readable(item.ts, len(encode_publication(each))) for each in publications}

@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,7 @@ def room(project: str, third_party: str = "", *, environ: bool = False) -> Room:
 
 CORE: Final = Room(frozenset({"service.core"}), frozenset(), stdlib_refused=IMPURE, pure=True)
 CODEC: Final = Room(frozenset({"service.core"}), frozenset({"orjson"}), stdlib_refused=IMPURE, pure=True)
+PROTOBUF: Final = replace(CODEC, third_party=frozenset({"google", "orjson"}))
 # Where everything is put together. No other row names these rooms: nobody else imports them.
 ANYTHING: Final = Room(None, None, environ=True)
 
@@ -51,33 +52,58 @@ ANYTHING: Final = Room(None, None, environ=True)
 ROOMS: Final = {
     "service.core": CORE,
     "service.core.protocol": CODEC,
+    "service.core.protobuf": PROTOBUF,
+    "service.core.protobuf_schema": PROTOBUF,
     "service.ports": room("core"),
     "service.system": room("core ports"),
     "service.config": room("core", environ=True),
     "service.telemetry": room("core ports", "orjson structlog"),
-    "service.auth": room("core config", "jwt orjson structlog"),
+    "service.token_keys": room("", "cryptography jwt orjson"),
+    "service.jwks": room("core ports token_keys", "structlog"),
+    "service.jwks_endpoint": room("jwks", "aiohttp"),
+    "service.auth": room("core config jwks token_keys", "cryptography jwt orjson structlog"),
+    "service.deadlines": room(""),
     "service.log": room("core ports log telemetry", "structlog"),
     "service.delivery": room("core ports log delivery telemetry", "structlog"),
     "service.presence": room("core ports telemetry", "structlog"),
-    "service.publisher": room("core ports log"),
+    "service.publisher": room("core ports log delivery"),
+    "service.roster": room("core"),
+    "service.orders": room("core ports log delivery roster", "structlog"),
+    "service.census": room("core ports", "structlog"),
     "service.connection": room(
-        "core ports log delivery presence publisher auth config telemetry", "structlog"
+        "core ports log delivery presence publisher roster auth config telemetry deadlines", "structlog"
     ),
-    "service.node": room("core ports log delivery presence connection auth config telemetry", "structlog"),
+    "service.node": room(
+        "core ports log delivery presence connection orders census auth config telemetry", "structlog"
+    ),
     "service.lease": room("core ports telemetry", "structlog"),
+    "service.lifecycle": room("core ports", "structlog"),
+    "service.metrics": room("assembly core node", "prometheus_client"),
+    "service.reporter": room("ports", "structlog"),
     "service.assembly": room(
-        "core ports log delivery presence publisher connection node lease auth config telemetry", "structlog"
+        "core ports log delivery presence publisher roster orders census connection node lease auth config "
+        "telemetry",
+        "structlog",
     ),
     "service.keys": room("core ports log delivery presence connection node auth config telemetry", "aiohttp"),
     "service.gateway": room(
-        "core ports log delivery presence connection node keys gateway auth config telemetry",
+        "core ports log delivery presence orders census connection node keys gateway auth config telemetry",
         "aiohttp orjson structlog",
     ),
     "service.adapters": room(
         "core ports adapters config telemetry", "aioboto3 aiobotocore botocore structlog"
     ),
+    # Not of the SDK, which reads nothing of what is asked here: a small HTTP service on the machine itself.
+    "service.adapters.instance_metadata": room("core ports", "aiohttp structlog"),
+    # What a Lambda needs of them besides the clients.
+    "service.adapters.errors": room("ports", "botocore"),
+    "service.reaper": room("core ports reaper"),
+    "service.reaper.handler": room("core ports reaper adapters system", "boto3 botocore", environ=True),
     "service.app": ANYTHING,
+    "service.aws_ports": ANYTHING,
+    "service.doctor": ANYTHING,
     "service.cli": ANYTHING,
+    "service.commands": ANYTHING,
     "service.__main__": ANYTHING,
     "service.dev": ANYTHING,
     # Its environment is all the configuration that a Lambda gets.
@@ -85,8 +111,8 @@ ROOMS: Final = {
         frozenset({"service.core", "stream_lambda"}), frozenset({"boto3", "botocore"}), environ=True
     ),
 }
-# The Lambda's zip has the runtime's boto3 and no more.
-LAMBDA_REFUSES: Final = ("aiohttp", "aioboto3", "orjson", "structlog")
+# A Lambda's zip has the runtime's boto3 and no more.
+LAMBDA_REFUSES: Final = ("aiohttp", "aioboto3", "aiobotocore", "google", "orjson", "structlog")
 
 
 def covers(prefix: str, name: str) -> bool:
@@ -114,7 +140,7 @@ def imported(module: str, is_package: bool, tree: ast.AST) -> Iterator[tuple[int
                 parents = package[: len(package) - (part.level - 1)]
                 base = ".".join([*parents, *filter(None, [part.module])])
             if base in PACKAGES or base in {
-                f"service.{name}" for name in ("core", "dev", "gateway", "adapters")
+                f"service.{name}" for name in ("core", "dev", "gateway", "adapters", "reaper", "commands")
             }:
                 # `from service import cli` imports a module, `from service.core import protocol` as well.
                 for alias in part.names:
@@ -195,6 +221,8 @@ def test_the_rooms_are_looked_at() -> None:
         ("service.core.session", "async def f(): ...", "asynchronous"),
         ("service.core.session", "import structlog", "library"),
         ("service.core.protocol", "import time", "not pure"),
+        ("service.core.protocol", "from google.protobuf.message import Message", "library"),
+        ("service.core.protobuf", "import time", "not pure"),
         ("service.ports", "import aiohttp", "library"),
         ("service.log.channel_log", "from service.delivery.hub import Hub", "may not"),
         ("service.log.channel_log", "import botocore.exceptions", "library"),
@@ -212,6 +240,11 @@ def test_the_rooms_are_looked_at() -> None:
         ("service.utils", "", "in no room"),
         ("stream_lambda.handler", "from service.ports import Clock", "may not"),
         ("stream_lambda.handler", "import structlog", "library"),
+        ("service.adapters.errors", "import aiobotocore", "library"),
+        ("service.reaper.reaper", "import structlog", "library"),
+        ("service.reaper.reaper", "from service.adapters.estate import SqsEstate", "may not"),
+        ("service.reaper.handler", "from service.assembly import assemble", "may not"),
+        ("service.lease", "from service.reaper import reaper", "may not"),
     ],
 )
 def test_a_breach_is_found(module: str, source: str, complaint: str) -> None:
@@ -226,6 +259,7 @@ def test_a_breach_is_found(module: str, source: str, complaint: str) -> None:
         ("service.core.session", "import json\nfrom service.core.channels import ChannelRules"),
         ("service.core.session", "from . import channels\nfrom .publication import Json"),
         ("service.core.protocol", "import orjson"),
+        ("service.core.protobuf", "import orjson\nfrom google.protobuf.message import Message"),
         (
             "service.delivery.hub",
             "import asyncio\nfrom service.core.envelope import parse\nasync def f(): ...",
@@ -263,5 +297,6 @@ def test_the_probe_sees_what_is_loaded() -> None:
     assert "structlog" in loaded_by("import structlog")
 
 
-def test_the_lambda_loads_nothing_that_its_zip_lacks() -> None:
-    assert loaded_by("import stream_lambda.handler").isdisjoint(LAMBDA_REFUSES)
+@pytest.mark.parametrize("handler", ["stream_lambda.handler", "service.reaper.handler"])
+def test_a_lambda_loads_nothing_that_its_zip_lacks(handler: str) -> None:
+    assert loaded_by(f"import {handler}").isdisjoint(LAMBDA_REFUSES)

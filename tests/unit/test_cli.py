@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import structlog
 
@@ -26,12 +27,14 @@ from service.config import DEV_SECRET, Config, ConfigError, dev_config
 from service.dev import provision as provisioning
 from service.dev import supervisor
 from service.ports import Refused
+from tests.signers import signer
 
 HEAVY = (
     "aiohttp",
     "aioboto3",
     "boto3",
     "botocore",
+    "cryptography",
     "jwt",
     "moto",
     "orjson",
@@ -99,7 +102,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"roomcast {service.__version__}\n"
     assert cli.main(["--help"]) == 0
     overview = capsys.readouterr().out
-    for command in ("dev", "serve", "provision", "token", "checkconfig"):
+    for command in ("dev", "serve", "provision", "token", "nodes", "reap", "checkconfig"):
         assert f"    {command}" in overview
         assert cli.main([command, "--help"]) == 0
         text, err = capsys.readouterr()
@@ -114,7 +117,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "COMMAND (see roomcast --help)"),
         (["serv"], "invalid choice: 'serv'"),
-        (["nodes"], "invalid choice: 'nodes'"),
+        (["reap", "--dry"], "unrecognized arguments: --dry"),
         (["serve", "--prot", "1"], "unrecognized arguments: --prot 1"),
         (["serve", "--conf", "x"], "unrecognized arguments: --conf x"),
         (
@@ -140,6 +143,8 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["token"], "--user"),
         (["token", "--user", "ann", "--info", "{"], "--info: must be JSON"),
         (["token", "--user", "ann", "--info", "NaN"], "--info: must be JSON"),
+        (["token", "--user", "ann", "--claims", "[1]"], "--claims: must be a JSON object"),
+        (["token", "--user", "ann", "--claims", "{"], "--claims: must be JSON"),
         (["token", "--user", "\udcff"], "must be valid Unicode"),
         (["token", "--user", "ann", "--ttl", "-5"], "--ttl"),
         (["provision"], "provision is for emulators"),
@@ -150,7 +155,9 @@ def test_wrong_usage(arguments: list[str], message: str, told: Told) -> None:
     assert message in told()
 
 
-@pytest.mark.parametrize("command", ["dev", "serve", "provision", "token --user ann", "checkconfig"])
+@pytest.mark.parametrize(
+    "command", ["dev", "serve", "provision", "token --user ann", "nodes", "reap", "checkconfig"]
+)
 def test_a_wrong_configuration(
     command: str, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,6 +411,36 @@ def test_no_token_without_a_key(tmp_path: Path, told: Told) -> None:
     assert "client.token.hmac_secret_key is not set" in told()
 
 
+def test_a_token_with_further_claims(capsys: pytest.CaptureFixture[str]) -> None:
+    claims = {"caps": [{"channels": ["a"], "allow": ["pub"]}], "sub": "not this", "iat": 1}
+    assert cli.main(["token", "--user", "ann", "--claims", json.dumps(claims), "--kid", "k1"]) == 0
+    token = capsys.readouterr().out.strip()
+    signed = decoded(token, DEV_SECRET)
+    assert (signed["sub"], signed["caps"]) == ("ann", claims["caps"])
+    assert signed["iat"] > 1
+    header = token.partition(".")[0]
+    assert json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))["kid"] == "k1"
+
+
+def test_a_token_of_a_private_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No secret is needed then, nor missed."""
+    config, key = tmp_path / "roomcast.toml", tmp_path / "key.pem"
+    config.write_text('[client.token]\nissuer = "us"\n')
+    key.write_bytes(signer("ES256").private_pem)
+    arguments = ["token", "--config", str(config), "--user", "ann", "--private-key", str(key)]
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    claims = jwt.decode(out.strip(), signer("ES256").public, algorithms=["ES256"], issuer="us")
+    assert claims["sub"] == "ann"
+    key.write_text(signer("ES256").pem)
+    assert cli.main(arguments) == 2
+    assert "--private-key: not a private key in PEM form" in capsys.readouterr().err
+    key.unlink()
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err == f"roomcast: {key}: No such file or directory\n"
+
+
 def decoded(token: str, key: str) -> dict[str, Any]:
     """The claims of an HS256 token, without the library that signed it."""
     signed, _, signature = token.rpartition(".")
@@ -441,6 +478,30 @@ def test_checkconfig_looks_at_the_key(monkeypatch: pytest.MonkeyPatch, told: Tol
     monkeypatch.setenv("ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY", '{"kty":"oct","k":"c2VjcmV0"}')
     assert cli.main(["checkconfig"]) == 2
     assert told().startswith("client.token.hmac_secret_key must be a secret")
+
+
+def test_checkconfig_looks_at_public_keys(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
+    monkeypatch.setenv("ROOMCAST_CLIENT_TOKEN_RSA_PUBLIC_KEY", signer("ES256").pem)
+    assert cli.main(["checkconfig"]) == 2
+    assert (
+        told() == "client.token.rsa_public_key must be a public key of its type; found a key of another type"
+    )
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("ECDSA_PUBLIC_KEY", signer("ES256").pem),
+        ("ED25519_PUBLIC_KEY", signer("EdDSA").pem),
+        ("JWKS_PUBLIC_ENDPOINT", "https://example.com/jwks"),
+    ],
+)
+def test_any_key_lets_somebody_connect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    monkeypatch.setenv(f"ROOMCAST_CLIENT_TOKEN_{option}", value)
+    assert cli.main(["checkconfig"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_line_itself_is_light() -> None:

@@ -325,6 +325,94 @@ def test_a_long_value_is_shortened() -> None:
     assert len(refusal(None, {"ROOMCAST_AWS_REGION": "x" * 10_000})) < 200
 
 
+PEM = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\nAAAA\n-----END PUBLIC KEY-----"
+
+
+def test_a_public_key_may_have_lines(tmp_path: Path) -> None:
+    for text in (
+        PEM,
+        PEM + "\n",
+        PEM.replace("\n", "\r\n"),
+        PEM.replace("\n", "\\n"),
+        PEM.replace("PUBLIC", "RSA PUBLIC"),
+    ):
+        loaded = load(None, {"ROOMCAST_CLIENT_TOKEN_RSA_PUBLIC_KEY": text})
+        assert loaded.client.token.rsa_public_key == text
+        assert loaded.client.token.has_key
+        assert load(write(tmp_path, effective_toml(loaded)), {}) == loaded
+    lines = f'[client.token]\ned25519_public_key = """\n{PEM}\n"""'
+    assert load(write(tmp_path, lines), {}).client.token.ed25519_public_key == f"{PEM}\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PEM.replace("PUBLIC", "PRIVATE"),
+        PEM.replace("PUBLIC", "RSA PRIVATE"),
+        PEM.replace("PUBLIC KEY", "CERTIFICATE"),
+        PEM + "\x00",
+        PEM + "secret",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey",
+        "of-the-wrong-kind",
+    ],
+)
+def test_what_is_no_public_key_is_refused_and_not_told(value: str) -> None:
+    """It may be the private one."""
+    assert refusal(None, {"ROOMCAST_CLIENT_TOKEN_ECDSA_PUBLIC_KEY": value}) == (
+        "environment: ROOMCAST_CLIENT_TOKEN_ECDSA_PUBLIC_KEY must be a public key in PEM form "
+        "(-----BEGIN PUBLIC KEY-----…)"
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbC/.well-known/jwks.json",
+        "https://example.eu.auth0.com/.well-known/jwks.json",
+        "https://login.example.com:8443/keys?policy=sign-in",
+        "https://example.com",
+        "http://localhost:8080/jwks",
+        "http://127.0.0.1/jwks",
+        "http://[::1]:8080/jwks",
+    ],
+)
+def test_where_keys_may_be_published(address: str) -> None:
+    token = load(None, {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": address}).client.token
+    assert token.jwks_public_endpoint == address
+    assert token.has_key
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://example.com/jwks",
+        "http://localhost.example.com/jwks",
+        "http://127.0.0.1.example.com/jwks",
+        "http://127.0.0.1@example.com/jwks",
+        "http://localhost@example.com/jwks",
+        "https://user:password@example.com/jwks",
+        "https://",
+        "https:///jwks",
+        "HTTPS://example.com/jwks",
+        "file:///etc/keys",
+        "//example.com/jwks",
+        "example.com/jwks",
+        "https://example.com/jwks#fragment",
+        "https://example.com/a b",
+        "https://{{tenant}}.example.com/jwks",
+        "https://example.com/\n",
+    ],
+)
+def test_where_keys_must_not_come_from(address: str) -> None:
+    told = refusal(None, {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": address})
+    assert "must be an https:// address (http:// only of this machine)" in told
+
+
+def test_without_any_key_no_token_is_good() -> None:
+    assert not TokenConfig(audience="chat", issuer="us").has_key
+    assert TokenConfig(hmac_secret_key="k").has_key
+
+
 HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
 
 
@@ -375,6 +463,8 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             ),
             "line 8: channel.namespaces[1].force_recovery needs history_size and history_ttl",
         ),
+        ("[aws]\nlaunch_hook = 'h'", "line 2: aws.launch_hook needs aws.autoscaling_group"),
+        ("[aws]\nterminate_hook = 'h'", "line 2: aws.terminate_hook needs aws.autoscaling_group"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, text: str, message: str) -> None:
@@ -391,6 +481,30 @@ def test_a_conflict_that_comes_from_the_environment_says_so() -> None:
 def test_options_that_go_together(tmp_path: Path) -> None:
     text = f"[channel.without_namespace]\n{HISTORY}force_recovery = true\nforce_positioning = true"
     assert load(write(tmp_path, text), {}).channel.without_namespace.has_history
+
+
+@pytest.mark.parametrize(
+    "text, environ, endpoint",
+    [
+        ("", {}, "http://169.254.169.254"),
+        ("[node]\nimds_endpoint = 'http://[fd00:ec2::254]'", {}, "http://[fd00:ec2::254]"),
+        ("[node]\nimds_endpoint = ''", {}, ""),
+        ("", {"ROOMCAST_NODE_IMDS_ENDPOINT": ""}, ""),
+        ("", {"AWS_EC2_METADATA_DISABLED": "true"}, ""),
+        ("", {"AWS_EC2_METADATA_DISABLED": "False"}, "http://169.254.169.254"),
+        ("[node]\nimds_endpoint = 'http://127.0.0.1:1338'", {"AWS_EC2_METADATA_DISABLED": "True"}, ""),
+    ],
+)
+def test_the_instance_metadata_can_be_switched_off(
+    tmp_path: Path, text: str, environ: dict[str, str], endpoint: str
+) -> None:
+    assert load(write(tmp_path, text), environ).node.imds_endpoint == endpoint
+
+
+@pytest.mark.parametrize("name", ["AWS/EC2", ":x", " x", "x" * 256])
+def test_a_namespace_of_metrics_is_one_that_cloudwatch_takes(tmp_path: Path, name: str) -> None:
+    assert "aws.metrics_namespace must be" in refusal(write(tmp_path, f"[aws]\nmetrics_namespace = '{name}'"))
+    assert load(write(tmp_path, "[aws]\nmetrics_namespace = 'my rooms/chat'"), {}).aws.metrics_namespace
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -511,11 +625,21 @@ def configurations(draw: st.DrawFn) -> Config:
             ping_interval_s=ping_interval_s,
             pong_timeout_s=min(8.0, ping_interval_s / 2),
             connection_limit=draw(st.integers(0, 10_000_000)),
+            publish_rate_limit=draw(st.floats(0, 1_000_000)),
+            trusted_proxies=tuple(draw(st.lists(st.ip_addresses().map(str), max_size=3))),
             token=TokenConfig(audience=draw(st.text().filter(str.isprintable))),
         ),
         channel=ChannelRules(channel_options(), {name: channel_options() for name in names}),
         node=NodeConfig(drain_s=draw(st.floats(0, 3600))),
     )
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/33", "10.0.0.1/8", "1.2.3", "300.0.0.1", "fd00::/129"])
+def test_a_trusted_proxy_is_a_network(tmp_path: Path, network: str) -> None:
+    text = f"[client]\ntrusted_proxies = ['10.0.0.0/8', '{network}']"
+    assert "client.trusted_proxies must be networks" in refusal(write(tmp_path, text))
+    good = load(None, {"ROOMCAST_CLIENT_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8"})
+    assert good.client.trusted_proxies == ("10.0.0.0/8", "fd00::/8")
 
 
 @given(configurations())

@@ -17,7 +17,7 @@ from service.config import OPTIONS
 from service.connection import READS_UNDER_WAY_MAX, SLEPT_S
 from service.core.canary import canary_item
 from service.core.channels import ChannelOptions, ChannelRules
-from service.core.codes import Disconnect
+from service.core.codes import Closing, Disconnect
 from service.core.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS
 from service.log import appender as appender_module
@@ -68,7 +68,7 @@ def deep(levels: int = 300) -> Any:
     return value
 
 
-def closed_with(client: Client) -> Disconnect | None:
+def closed_with(client: Client) -> Closing | None:
     return client.socket.closed_with
 
 
@@ -137,6 +137,7 @@ async def test_whatever_does_not_begin_with_connect_is_closed(node: LocalNode, f
         ({"id": 9, "connect": {}}, Disconnect.BAD_REQUEST),
         ({"id": 9, "nothing": {}}, Disconnect.BAD_REQUEST),
         ({"id": 9, "subscribe": {"channel": ""}}, Disconnect.BAD_REQUEST),
+        ({"id": 9, "refresh": {"token": "t"}}, Disconnect.BAD_REQUEST),
         ({"send": {"data": 1}}, Disconnect.NOT_AVAILABLE),
     ],
 )
@@ -153,7 +154,8 @@ async def test_what_breaks_the_protocol_ends_the_connection(
     [
         ({"rpc": {"method": "m", "data": 1}}, 108),
         ({"ping": {}}, 108),
-        ({"refresh": {"token": "t"}}, 108),
+        ({"sub_refresh": {"channel": "room"}}, 107),
+        ({"sub_refresh": {"channel": "room", "token": "t"}}, 103),
         ({"subscribe": {"channel": "nowhere:room"}}, 102),
         ({"publish": {"channel": "nowhere:room", "data": 1}}, 102),
         ({"subscribe": {"channel": "x" * 256}}, 107),
@@ -268,10 +270,11 @@ async def test_a_subscription_token_opens_what_is_closed(fleet: Fleet, secure: L
     client = await secure.client(token=connection_token(fleet))
     assert await client.subscribe("$private") == 103
     assert await client.subscribe("closed:room") == 103
-    token = subscription_token(fleet, "ann", "$private", info={"role": "owner"})
+    token = subscription_token(fleet, "ann", "$private", ttl_s=0, info={"role": "owner"})
     assert await client.subscribe("$private", token=token) == {}
     assert client.connection._subscriptions["$private"].info.chan_info == {"role": "owner"}
-    assert await client.subscribe("closed:room", token=subscription_token(fleet, "ann", "closed:room")) == {}
+    token = subscription_token(fleet, "ann", "closed:room", ttl_s=60)
+    assert await client.subscribe("closed:room", token=token) == {"expires": True, "ttl": 60}
 
 
 async def test_an_expired_or_wrong_subscription_token_is_an_answer(fleet: Fleet, secure: LocalNode) -> None:
@@ -327,7 +330,7 @@ async def test_a_connection_ends_some_time_after_its_token(
     assert closed_with(client) is None
     await until(lambda: closed_with(client) is Disconnect.EXPIRED)
     lasting = await secure.client(token=connection_token(fleet, ttl_s=0))
-    assert lasting.connection._expiry_timer is None
+    assert len(lasting.connection._deadlines) == 0
 
 
 # ---- subscribe and unsubscribe
@@ -669,10 +672,40 @@ async def test_a_publication_that_is_not_in_the_log_is_an_error(fleet: Fleet, no
     client = await node.client()
     await client.subscribe("room")
     fleet.world.fail_next("put_item", Refused("no permission"))
-    assert await client.publish("room", 1) == 111, "it is known that it did not happen"
+    [command_id] = await client.say({"publish": {"channel": "room", "data": 1}})
+    error = (await client.answer(command_id))["error"]
+    assert error["code"] == 100
+    assert "temporary" not in error, "to try it again is no use"
     assert client.socket.published("room") == []
     assert await client.publish("room", 2) == {}
     assert logged(fleet.world) == [2]
+
+
+async def test_what_the_table_does_not_take_now_is_to_be_tried_again(fleet: Fleet, node: LocalNode) -> None:
+    client = await node.client()
+    await client.subscribe("room")
+    fleet.world.fail_next("put_item", Throttled("slow down"), times=100)
+
+    async def slow(call: str, _stage: str) -> None:
+        fleet.clock.advance(10 if call == "put_item" else 0)
+        await asyncio.sleep(0)
+
+    fleet.world.pause = slow
+    [command_id] = await client.say({"publish": {"channel": "room", "data": 1}})
+    error = (await client.answer(command_id))["error"]
+    assert (error["code"], error["temporary"]) == (111, True)
+
+
+@pytest.mark.parametrize("channel", ["room", "plain:room"])
+async def test_what_grows_beyond_its_bound_is_not_to_be_tried_again(fleet: Fleet, channel: str) -> None:
+    """A number is written anew: the command itself was not too large."""
+    node = fleet.node()
+    client = await node.client()
+    command = b'{"id":9,"publish":{"channel":"%s","data":[%s]}}'
+    numbers = b",".join([b"1e15"] * 10_000)
+    await client.connection.receive(command % (channel.encode(), numbers))
+    assert (await client.answer(9))["error"] == {"code": 106, "message": "limit exceeded"}
+    node.assembly.node.closed(client.connection)
 
 
 async def test_who_publishes_and_goes_has_published(fleet: Fleet, node: LocalNode) -> None:
@@ -793,7 +826,7 @@ async def test_a_call_that_is_refused(fleet: Fleet, node: LocalNode, call: Any, 
 async def test_a_call_that_the_table_refused_is_an_error(fleet: Fleet, node: LocalNode) -> None:
     client = await node.client()
     fleet.world.fail_next("put_keyed_item", Refused("no permission"))
-    assert await client.ask("rpc", **publish_call("x", "k")) == 111
+    assert await client.ask("rpc", **publish_call("x", "k")) == 100
     assert (await client.ask("rpc", **publish_call("x", "k")))["data"]["offset"] == 1
 
 
@@ -1083,4 +1116,4 @@ async def test_a_canary_proves_the_queue(fleet: Fleet, node: LocalNode) -> None:
     assert not node.assembly.listener.hears
     node.assembly.intake.take([envelope([item])])
     assert node.assembly.listener.hears
-    assert node.assembly.canary.slot == 7
+    assert node.assembly.canary.newest == 7

@@ -109,6 +109,15 @@ async def test_what_is_refused_is_named(world: World, call: str, failed: str, sk
     assert sum(check.outcome == "failed" for check in checks.values()) == 1
 
 
+async def test_clocks_that_do_not_agree_are_pointed_out(world: World) -> None:
+    world.fleet.stream_to_topic()
+    later = world.fleet.clock.now_ms() + 120_000
+    world.fleet.world.leases["ahead"] = Lease("ahead", "q", "live", later, later, later + 60_000)
+    checks = await world.run()
+    assert checks[TABLES[3]].outcome == "warning"
+    assert "clock is 120 s ahead" in checks[TABLES[3]].told
+
+
 async def test_dead_nodes_are_pointed_out(world: World) -> None:
     world.fleet.stream_to_topic()
     now = world.fleet.clock.now_ms()

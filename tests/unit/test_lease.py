@@ -208,11 +208,13 @@ async def test_a_node_that_leaves_something_behind_lets_its_lease_end(world: Wor
     assert world.lease().expires_at == now, "nobody renews it"
 
 
-async def test_a_reaped_lease_counts_for_nothing_though_its_time_has_not_come(world: World) -> None:
-    now = world.fleet.clock.now_ms()
-    world.fleet.world.leases["b"] = Lease("b", "q", "live", now, now, now + 60_000, canary=7, reaped=now)
-    world.fleet.world.leases["c"] = Lease("c", "q", "live", now, now, now + 60_000, canary=5)
-    assert await world.keeper.newest_canary_elsewhere() == 5
+async def test_what_others_heard_is_no_matter_of_clocks(world: World) -> None:
+    """To a node whose clock is ahead the leases of all others have ended."""
+    await world.keeper.hold("queue-1")
+    long_ago = world.fleet.clock.now_ms() - 120_000
+    world.fleet.world.leases["b"] = Lease("b", "q", "live", 0, long_ago, long_ago, canary=7)
+    world.fleet.world.leases["a"] = replace(world.fleet.world.leases["a"], canary=9)
+    assert await world.keeper.newest_canary_elsewhere() == 7, "its own does not count"
 
 
 async def test_heartbeats_say_how_the_node_is_doing(world: World) -> None:

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from service.adapters.memory import MemoryWorld
 from service.core.channels import ChannelRules
-from service.core.codes import Disconnect
+from service.core.codes import Closing
 from service.core.log import Pending
 from service.core.log_item import LogItem
 from service.core.publication import Publication, StreamPosition
@@ -49,12 +49,12 @@ class Peer:
         self.since = since
         self.framer: Framer = _as_it_is
         self.frames: list[bytes] = []
-        self.closed_with: Disconnect | None = None
+        self.closed_with: Closing | None = None
 
     def send(self, frame: bytes) -> None:
         self.frames.append(frame)
 
-    def close(self, why: Disconnect) -> None:
+    def close(self, why: Closing) -> None:
         self.closed_with = why
 
     @property

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
 
 from service import node as node_module
+from service.core.canary import Hearing
 from service.core.codes import Disconnect
+from service.delivery.deleter import FAILURES_TOLD
 from service.node import BACKGROUND_MAX, Background, Health
-from service.ports import UnknownOutcome
+from service.ports import Refused, UnknownOutcome
 from tests.unit.worlds import Fleet, no_jitter, settled, until
 
 
@@ -194,6 +197,55 @@ def test_what_is_not_proved_makes_it_degraded_only() -> None:
     health = Health(listening=True, unproved=lambda: True)
     assert health.reasons() == []
     assert len(health.doubts()) == 1
+
+
+def test_keys_that_could_not_be_fetched_make_it_degraded_only() -> None:
+    health = Health(listening=True, keyless=lambda: True)
+    assert health.reasons() == []
+    [doubt] = health.doubts()
+    assert "client.token.jwks_public_endpoint" in doubt
+
+
+def test_messages_that_cannot_be_deleted_make_it_degraded_only() -> None:
+    health = Health(listening=True, undeleted=lambda: "no permission")
+    assert health.reasons() == []
+    assert health.doubts() == ["messages cannot be deleted: no permission"]
+
+
+@pytest.mark.parametrize(
+    "hearing, reasons, doubts", [(Hearing.WELL, 0, 0), (Hearing.SILENT, 0, 1), (Hearing.DEAF, 1, 0)]
+)
+def test_what_the_canary_knows_is_said(hearing: Hearing, reasons: int, doubts: int) -> None:
+    """A silent pipeline is no reason to end a node, or all would end."""
+    health = Health(listening=True, canary=SimpleNamespace(hearing=hearing, latency=None, silence_s=80.0))
+    assert (len(health.reasons()), len(health.doubts())) == (reasons, doubts)
+
+
+async def test_health_tells_of_undeleted_messages(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        for _ in range(FAILURES_TOLD):
+            fleet.world.fail_next("delete", Refused("no permission"))
+            before = fleet.traffic.calls["delete"]
+            fleet.world.send("{}")
+            await until(lambda before=before: fleet.traffic.calls["delete"] > before)  # type: ignore[misc]
+        await until(node.assembly.node.health.doubts)
+        assert node.assembly.node.health.doubts() == ["messages cannot be deleted: no permission"]
+
+
+async def test_a_queue_that_was_rebuilt_is_followed_by_a_look_at_open_channels(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I5: what was published while the node could not hear."""
+    monkeypatch.setattr("service.delivery.poller._BACKOFF_FIRST_S", 0.0)
+    node, other = fleet.node(), fleet.node("b")
+    async with node.running():
+        client = await node.client()
+        await client.subscribe("all:room")
+        fleet.world.delete_queue(node.queue_names[-1])
+        writer = await other.client()
+        await writer.publish("all:room", "missed")
+        await until(lambda: client.socket.published("all:room") == ["missed"])
 
 
 async def test_health_follows_the_queue(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,14 @@ import service
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGES: Final = ("service", "stream_lambda")
-# Comes with another one, in a version which that one pins.
+# Comes with another one, in a version which that one pins; or goes by another name.
 BROUGHT_BY: Final = {
     "aiobotocore": "aioboto3",
     "boto3": "aioboto3",
     "botocore": "aioboto3",
+    "google": "protobuf",
     "jwt": "pyjwt",
+    "prometheus_client": "prometheus-client",
     "werkzeug": "moto",
 }
 

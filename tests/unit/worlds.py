@@ -6,8 +6,8 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -26,13 +26,15 @@ from service.auth import TokenVerifier
 from service.config import ClientConfig, Config, NodeConfig, TokenConfig
 from service.connection import Connection
 from service.core.channels import ChannelOptions, ChannelRules
-from service.core.codes import Disconnect
+from service.core.codes import Closing
 from service.core.envelope import Signal, checked_pubs, pack, record_text, signal_text
 from service.core.log_item import LogItem
 from service.core.publication import ClientInfo, Publication, Record
+from service.jwks import JwksKeys
 from service.log.channel_log import ChannelLog
 from service.node import Health
 from service.ports import Framer
+from tests.protobuf import as_it_is
 
 DEADLINE_S: Final = 5.0
 # Turns of the event loop in which everything that can happen in memory has happened.
@@ -70,6 +72,18 @@ async def settled() -> None:
     """Let everything happen that needs no time to pass: before a test says that something did NOT happen."""
     for _ in range(SETTLED_TURNS):
         await asyncio.sleep(0)
+
+
+@contextmanager
+def standing_still() -> Iterator[None]:
+    """The event loop's clock stands still: what is timed inside is timed at one moment, however long it takes."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    loop.time = lambda: now  # type: ignore[method-assign]  # nothing else stops it
+    try:
+        yield
+    finally:
+        del loop.time
 
 
 class Held:
@@ -159,15 +173,16 @@ def log_over(
 class Socket:
     """The client's end of a connection, without a network: what was sent to it, decoded."""
 
-    def __init__(self) -> None:
+    def __init__(self, framer: Framer = as_it_is) -> None:
+        self.framer = framer
         self.frames: list[bytes] = []
-        self.closed_with: Disconnect | None = None
+        self.closed_with: Closing | None = None
 
     def send(self, frame: bytes) -> None:
         assert self.closed_with is None, "nothing is sent after the close"
         self.frames.append(frame)
 
-    def close(self, why: Disconnect) -> None:
+    def close(self, why: Closing) -> None:
         self.closed_with = self.closed_with or why
 
     @property
@@ -270,7 +285,8 @@ class LocalNode:
         """Listen as a real node does."""
         assembly = self.assembly
         await assembly.listener.open()
-        tasks = [asyncio.create_task(assembly.poller.run()), asyncio.create_task(assembly.broadcaster.run())]
+        work = (assembly.poller.run(), assembly.broadcaster.run(), assembly.catch_up.run())
+        tasks = [asyncio.create_task(each) for each in work]
         try:
             assert await assembly.listener.prove()
             yield
@@ -294,9 +310,10 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.traffic = Traffic(self.world)
+        self.world.now_ms = self.clock.now_ms
 
-    def node(self, name: str = "a", framer: Framer | None = None, **changes: Any) -> LocalNode:
-        return local_node(self.world, self.clock, name, config(**changes), framer or _as_it_is)
+    def node(self, name: str = "a", *, jwks: JwksKeys | None = None, **changes: Any) -> LocalNode:
+        return local_node(self.world, self.clock, name, config(**changes), jwks)
 
     def stream_to_topic(self) -> None:
         """From now on, whatever is appended is broadcast: the stream, its Lambda and the topic in one."""
@@ -328,7 +345,7 @@ async def nobody_else() -> int:
 
 
 def local_node(
-    world: MemoryWorld, clock: ManualClock, name: str, configured: Config, framer: Framer
+    world: MemoryWorld, clock: ManualClock, name: str, configured: Config, jwks: JwksKeys | None = None
 ) -> LocalNode:
     queue_names: list[str] = []
 
@@ -348,17 +365,12 @@ def local_node(
             random=no_jitter,
         ),
         node_id=name,
-        verifier=TokenVerifier(configured.client.token, insecure=configured.client.insecure),
-        framer=framer,
+        verifier=TokenVerifier(configured.client.token, insecure=configured.client.insecure, jwks=jwks),
         health=Health(listening=True),
         hold_queue=hold_queue,
         newest_canary_elsewhere=nobody_else,
     )
     return LocalNode(world, clock, assembly, queue_names)
-
-
-def _as_it_is(payload: bytes) -> bytes:
-    return payload
 
 
 def _ids(name: str) -> Callable[[], str]:

@@ -7,23 +7,45 @@
 
 import { createInterface } from 'node:readline';
 import { Centrifuge } from 'centrifuge';
+import { Centrifuge as ProtobufCentrifuge } from 'centrifuge/build/protobuf';
 import WebSocket from 'ws';
 
 const write = (line) => process.stdout.write(JSON.stringify(line) + '\n');
-const person = (info) => info && { user: info.user, client: info.client, conn_info: info.connInfo ?? null };
+
+let client;
+// With Protobuf the SDK passes payloads on as bytes; what they hold is the application's business.
+let outgoing = (data) => data;
+let incoming = (data) => data;
+
+const person = (info) =>
+  info && { user: info.user, client: info.client, conn_info: incoming(info.connInfo ?? null) };
 const message = (publication) => ({
   offset: publication.offset ?? 0,
-  data: publication.data,
+  data: incoming(publication.data),
   info: person(publication.info) ?? null,
 });
 
-let client;
+// What the SDK calls when it wants another token: the application's answers in turn, then the last one.
+function giving(tokens, event) {
+  const left = [...(tokens ?? [])];
+  return left.length === 0
+    ? null
+    : async () => {
+        write(event);
+        return left.length > 1 ? left.shift() : left[0];
+      };
+}
 
-function open({ url, token, fresh_token: freshToken, retry_ms: retryMs }) {
-  client = new Centrifuge(url, {
+function open({ url, token, fresh_tokens: freshTokens, protobuf, retry_ms: retryMs }) {
+  if (protobuf) {
+    outgoing = (data) => new TextEncoder().encode(JSON.stringify(data));
+    // What is absent is empty.
+    incoming = (data) => (data?.length ? JSON.parse(new TextDecoder().decode(data)) : null);
+  }
+  client = new (protobuf ? ProtobufCentrifuge : Centrifuge)(url, {
     websocket: WebSocket,
     token: token ?? '',
-    getToken: freshToken ? async () => freshToken : null,
+    getToken: giving(freshTokens, { event: 'token' }),
     minReconnectDelay: retryMs,
     maxReconnectDelay: retryMs,
   });
@@ -31,6 +53,22 @@ function open({ url, token, fresh_token: freshToken, retry_ms: retryMs }) {
   client.on('connected', (connected) => write({ event: 'connected', client: connected.client }));
   client.on('disconnected', ({ code, reason }) => write({ event: 'disconnected', code, reason }));
   client.on('error', ({ error }) => write({ event: 'error', code: error.code, message: error.message }));
+  // Subscriptions that the server made.
+  const tell = (event, channel, what) => write({ event, channel, server_side: true, ...what });
+  client.on('subscribed', (subscribed) =>
+    tell('subscribed', subscribed.channel, {
+      was_recovering: subscribed.wasRecovering,
+      recovered: subscribed.recovered,
+      data: incoming(subscribed.data ?? null),
+      position: subscribed.streamPosition ?? null,
+    }),
+  );
+  client.on('unsubscribed', ({ channel }) => tell('unsubscribed', channel, {}));
+  client.on('publication', (publication) =>
+    tell('publication', publication.channel, message(publication)),
+  );
+  client.on('join', ({ channel, info }) => tell('join', channel, { info: person(info) }));
+  client.on('leave', ({ channel, info }) => tell('leave', channel, { info: person(info) }));
 }
 
 function listen(subscription) {
@@ -60,10 +98,14 @@ const operations = {
   disconnect() {
     client.disconnect();
   },
-  subscribe({ channel, token, since }) {
+  subscribe({ channel, token, fresh_tokens: freshTokens, since }) {
     let subscription = client.getSubscription(channel);
     if (subscription === null) {
-      subscription = client.newSubscription(channel, { token: token ?? '', since: since ?? null });
+      subscription = client.newSubscription(channel, {
+        token: token ?? '',
+        getToken: giving(freshTokens, { event: 'sub_token', channel }),
+        since: since ?? null,
+      });
       listen(subscription);
     }
     subscription.subscribe();
@@ -72,7 +114,7 @@ const operations = {
     client.getSubscription(channel).unsubscribe();
   },
   async publish({ channel, data }) {
-    await client.publish(channel, data);
+    await client.publish(channel, outgoing(data));
   },
   async history({ channel, limit, since, reverse }) {
     const { publications, offset, epoch } = await client.history(channel, { limit, since, reverse });
@@ -87,7 +129,7 @@ const operations = {
     return { num_clients: numClients, num_users: numUsers };
   },
   async rpc({ method, data }) {
-    return (await client.rpc(method, data)).data;
+    return incoming((await client.rpc(method, outgoing(data))).data);
   },
 };
 

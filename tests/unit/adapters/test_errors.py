@@ -53,7 +53,7 @@ URL = "https://dynamodb.example"
         ("", 502, UnknownOutcome),
         ("AccessDeniedException", 400, Refused),
         ("AuthorizationError", 403, Refused),
-        ("UnrecognizedClientException", 400, Refused),
+        ("UnrecognizedClientException", 400, Throttled),
         ("ValidationException", 400, Refused),
         ("InvalidParameter", 400, Refused),
         ("ResourceNotFoundException", 400, Refused),
@@ -103,6 +103,16 @@ async def test_the_cause_is_kept() -> None:
         async with errors.port_errors(5):
             raise error
     assert raised.value.__cause__ is error
+
+
+async def test_credentials_that_were_renewed_and_are_expired_still_come_right_again() -> None:
+    """The SDK's word for it is a RuntimeError, before anything is signed."""
+    with pytest.raises(Throttled):
+        async with errors.port_errors(5):
+            raise RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired.")
+    with pytest.raises(RuntimeError, match="a mistake"):
+        async with errors.port_errors(5):
+            raise RuntimeError("a mistake of ours")
 
 
 async def test_a_call_beyond_its_limit_is_unknown() -> None:

@@ -88,10 +88,8 @@ async def test_the_create_call_carries_everything() -> None:
     assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
     assert statement["Action"] == "sqs:SendMessage"
     assert statement["Resource"] == QUEUE_ARN
-    assert statement["Condition"] == {
-        "ArnEquals": {"aws:SourceArn": TOPIC_ARN},
-        "StringEquals": {"aws:SourceAccount": "123456789012"},
-    }
+    # Nothing beside it: SNS does not say that it sends aws:SourceAccount.
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": TOPIC_ARN}}
 
 
 async def test_closing_unsubscribes_before_it_deletes() -> None:

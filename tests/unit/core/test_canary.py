@@ -163,11 +163,13 @@ def test_repeats_and_stragglers_are_not_news() -> None:
         (Greeting.NOT_HEARD, [0], Hearing.SILENT),
         (Greeting.NOT_HEARD, [5], Hearing.SILENT),
         (Greeting.NOT_HEARD, [None], Hearing.SILENT),
-        (Greeting.NOT_HEARD, [6], Hearing.DEAF),
         # An outage of the topic: the last canary reached the others, and there it ends.
+        (Greeting.NOT_HEARD, [6], Hearing.SILENT),
+        (Greeting.NOT_HEARD, [6, 6, 6], Hearing.SILENT),
         (Greeting.NOT_SENT, [6], Hearing.SILENT),
         (Greeting.NOT_SENT, [6, 6, 6], Hearing.SILENT),
         # The others hear on.
+        (Greeting.NOT_HEARD, [6, 7], Hearing.DEAF),
         (Greeting.NOT_SENT, [6, 7], Hearing.DEAF),
         (Greeting.NOT_SENT, [6, None, 7], Hearing.DEAF),
         (Greeting.NOT_SENT, [6, 6, 7, 7], Hearing.DEAF),
@@ -325,8 +327,8 @@ def test_a_pipeline_that_falls_silent_is_nobodys_deafness(seed: int, clocks_off_
     newest = max(singer.vigil.newest for singer in fleet.singers)
     for singer in fleet.singers:
         for _ in range(3):
-            judged = singer.vigil.judge(greeting=Greeting.NOT_SENT, newest_elsewhere=newest)
-            assert judged is Hearing.SILENT
+            for greeting in (Greeting.NOT_SENT, Greeting.NOT_HEARD):
+                assert singer.vigil.judge(greeting=greeting, newest_elsewhere=newest) is Hearing.SILENT
 
 
 @given(SEEDS, st.lists(OFF_S, min_size=1, max_size=5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,11 @@ from service.core.channels import (
     CHANNEL_BYTES_MAX,
     RESERVED_PREFIX,
     ChannelOptions,
+    ChannelOverride,
     ChannelRules,
     is_valid_name,
+    listed_users,
+    personal_channel,
 )
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
@@ -77,3 +81,54 @@ def test_everything_is_off_until_it_is_switched_on() -> None:
     assert not any(getattr(options, name) for name in ChannelOptions.__slots__)
     assert ChannelRules().options("a") == options
     assert ChannelRules().options("a:b") is None
+
+
+def test_an_override_changes_what_it_names_and_nothing_else() -> None:
+    options = ChannelOptions(history_size=5, history_ttl_s=60, presence=True, allow_publish_for_client=True)
+    assert ChannelOverride().over(options) is options
+    changed = ChannelOverride(presence=False, force_recovery=True).over(options)
+    assert changed == replace(options, presence=False, force_recovery=True)
+    for each in fields(ChannelOverride):
+        for value in (False, True):
+            over = ChannelOverride(**{each.name: value}).over(ChannelOptions())
+            assert over == replace(ChannelOptions(), **{each.name: value})
+
+
+@pytest.mark.parametrize(
+    "channel, users",
+    [
+        ("dialogue", None),
+        ("dialogue#ann,bob", {"ann", "bob"}),
+        ("ns:dialogue#ann", {"ann"}),
+        ("a#b#c", {"c"}),
+        ("#ann", {"ann"}),
+        ("dialogue#", {""}),
+    ],
+)
+def test_the_name_of_a_user_limited_channel_lists_its_users(channel: str, users: set[str] | None) -> None:
+    assert listed_users(channel) == (None if users is None else frozenset(users))
+
+
+@pytest.mark.parametrize(
+    "user, namespace, channel",
+    [
+        ("ann", "", "#ann"),
+        ("ann", "alerts", "alerts:#ann"),
+        ("a b", "", "#a b"),
+        ("a:b", "alerts", "alerts:#a:b"),
+        ("a:b", "", None),
+        ("", "", None),
+        ("", "alerts", None),
+        ("ann,bob", "", None),
+        ("ann#bob", "alerts", None),
+        ("Zoë", "", None),
+        ("x" * 254, "", "#" + "x" * 254),
+        ("x" * 255, "", None),
+    ],
+)
+def test_a_personal_channel_is_for_one_user_or_there_is_none(
+    user: str, namespace: str, channel: str | None
+) -> None:
+    assert personal_channel(user, namespace) == channel
+    if channel is not None:
+        assert listed_users(channel) == frozenset([user])

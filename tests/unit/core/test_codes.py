@@ -7,7 +7,7 @@ from enum import Enum
 
 import pytest
 
-from service.core.codes import Disconnect, DisconnectCode, Error, Unsubscribe
+from service.core.codes import Disconnect, DisconnectCode, Error, Unsubscribe, code_of
 
 # A close frame holds 125 bytes, two of them the code.
 REASON_BYTES_MAX = 123
@@ -34,6 +34,7 @@ DISCONNECTS = {
     3001: "shutdown",
     3004: "internal server error",
     3005: "connection expired",
+    3006: "subscription expired",
     3008: "slow",
     3010: "insufficient state",
     3012: "no pong",
@@ -41,7 +42,9 @@ DISCONNECTS = {
     3500: "invalid token",
     3501: "bad request",
     3502: "stale",
+    3503: "force disconnect",
     3504: "connection limit",
+    3505: "channel limit",
     3507: "permission denied",
     3508: "not available",
 }
@@ -53,6 +56,9 @@ def test_errors_are_the_protocols() -> None:
 
 def test_only_errors_that_may_pass_are_temporary() -> None:
     assert {each.value.code for each in Error if each.value.temporary} == TEMPORARY
+    assert {each for each in Error if not each.value.temporary and each.value.code in TEMPORARY} == {
+        Error.REFUSED
+    }
 
 
 def test_disconnects_are_the_protocols() -> None:
@@ -61,8 +67,9 @@ def test_disconnects_are_the_protocols() -> None:
 
 @pytest.mark.parametrize("codes", [Error, Disconnect, Unsubscribe])
 def test_no_number_has_two_names(codes: type[Enum]) -> None:
-    numbers = [member.value.code for member in codes.__members__.values()]
-    assert len(set(numbers)) == len(numbers)
+    """But for the one error that is temporary or not."""
+    members = [member for member in codes.__members__.values() if member is not Error.REFUSED]
+    assert len({member.value.code for member in members}) == len(members)
 
 
 def test_errors_leave_room_for_the_clients_and_the_applications_own() -> None:
@@ -95,6 +102,12 @@ def test_what_another_node_can_serve_is_not_terminal() -> None:
     assert not Disconnect.INSUFFICIENT_STATE.value.terminal
     assert Disconnect.INVALID_TOKEN.value.terminal
     assert Disconnect.BAD_REQUEST.value.terminal
+
+
+def test_what_closes_a_connection_may_be_the_applications_own() -> None:
+    custom = DisconnectCode(4500, "banned")
+    assert code_of(custom) is custom
+    assert code_of(Disconnect.SHUTDOWN) == DisconnectCode(3001, "shutdown")
 
 
 def test_a_hole_makes_clients_subscribe_again_and_the_applications_wish_does_not() -> None:

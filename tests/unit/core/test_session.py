@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.channels import ChannelOptions, ChannelRules
+from service.core.capabilities import Capability, Grant
+from service.core.channels import ChannelOptions, ChannelOverride, ChannelRules
 from service.core.codes import Disconnect, Error
 from service.core.protocol import (
     Command,
@@ -45,9 +46,13 @@ from service.core.session import (
     Publish,
     ReadHistory,
     ReadPresence,
+    Refresh,
+    Renew,
     Session,
     State,
+    SubRefresh,
 )
+from service.core.tokens import ConnectionClaims, SubscriptionClaims
 
 EVERYTHING = ChannelOptions(
     history_size=10,
@@ -133,8 +138,8 @@ WHEN_CONNECTED: dict[str, Effect] = {
     "rpc": NOT_AVAILABLE,
     "rpc publish": Publish(5, "a", EVERYTHING, 1, ANN, rpc=True, key="k"),
     "send": Close(Disconnect.NOT_AVAILABLE),
-    "refresh": NOT_AVAILABLE,
-    "sub_refresh": NOT_AVAILABLE,
+    "refresh": BAD,
+    "sub_refresh": Fail(5, Error.PERMISSION_DENIED),
     "ping": NOT_AVAILABLE,
     "pong": Ignore(),
     "invalid connect": BAD,
@@ -217,7 +222,8 @@ def test_who_may_connect_without_a_token(insecure: bool, anonymous: bool) -> Non
 
 @pytest.mark.parametrize("name", [name for name in REQUESTS if name not in ("pong", "connect")])
 def test_a_command_over_the_limit_fails_and_the_connection_stays(name: str) -> None:
-    assert say(in_state(State.CONNECTED, policy()), REQUESTS[name], size=SIZE_MAX) == WHEN_CONNECTED[name]
+    effect = say(in_state(State.CONNECTED, policy()), REQUESTS[name], size=SIZE_MAX)
+    assert effect == WHEN_CONNECTED[name]
     session = in_state(State.CONNECTED, policy())
     assert say(session, REQUESTS[name], size=SIZE_MAX + 1) == Fail(5, Error.LIMIT_EXCEEDED)
     assert session.state is State.CONNECTED
@@ -332,7 +338,7 @@ def test_a_private_channel_needs_a_token(channel: str) -> None:
     effect = say(session, SubscribeRequest(channel, token="t"))
     assert effect == Authorize(5, "ann", SubscribeRequest(channel, token="t"))
     assert isinstance(effect, Authorize)
-    joined = session.authorized(effect, channel, "ann", {"role": "admin"})
+    joined = session.authorized(effect, SubscriptionClaims("ann", channel, None, {"role": "admin"}))
     assert isinstance(joined, Join)
     assert joined.info == ClientInfo("ann", "c1", {"name": "ann"}, {"role": "admin"})
     assert session.channels == {channel}
@@ -344,15 +350,23 @@ def test_a_token_opens_what_the_options_do_not() -> None:
     session = connected(held, "")
     effect = say(session, SubscribeRequest("a", token="t"))
     assert isinstance(effect, Authorize)
-    assert isinstance(session.authorized(effect, "a", "", None), Join)
+    assert isinstance(session.authorized(effect, SubscriptionClaims("", "a", None)), Join)
 
 
-@pytest.mark.parametrize("channel, user", [("b", "ann"), ("a", "bob"), ("a", "")])
-def test_somebody_elses_token_closes(channel: str, user: str) -> None:
+ELSEWHERE = [
+    SubscriptionClaims("ann", "b", None),
+    SubscriptionClaims("bob", "a", None),
+    SubscriptionClaims("", "a", None),
+    SubscriptionClaims("ann", "a", None, client="c2"),
+]
+
+
+@pytest.mark.parametrize("claims", ELSEWHERE)
+def test_somebody_elses_token_closes(claims: SubscriptionClaims) -> None:
     session = connected(policy())
     effect = say(session, SubscribeRequest("a", token="t"))
     assert isinstance(effect, Authorize)
-    assert session.authorized(effect, channel, user, None) == Close(Disconnect.INVALID_TOKEN)
+    assert session.authorized(effect, claims) == Close(Disconnect.INVALID_TOKEN)
     assert session.state is State.CLOSED
     assert session.channels == set()
 
@@ -366,8 +380,193 @@ def test_a_connection_that_closed_meanwhile_joins_nothing() -> None:
     effect = say(session, SubscribeRequest("a", token="t"))
     assert isinstance(effect, Authorize)
     session.close(Disconnect.CONNECTION_CLOSED)
-    assert session.authorized(effect, "a", "ann", None) == Ignore()
+    assert session.authorized(effect, SubscriptionClaims("ann", "a", None)) == Ignore()
     assert session.channels == set()
+
+
+def subscribed(session: Session, claims: SubscriptionClaims) -> Join:
+    effect = say(session, SubscribeRequest(claims.channel, token="t"))
+    assert isinstance(effect, Authorize)
+    join = session.authorized(effect, claims)
+    assert isinstance(join, Join)
+    return join
+
+
+def test_a_subscription_token_may_change_what_the_subscription_gets() -> None:
+    session = connected(policy())
+    override = ChannelOverride(presence=False, force_recovery=True, force_push_join_leave=True)
+    join = subscribed(session, SubscriptionClaims("ann", "a", 99, client="c1", override=override))
+    assert (join.recoverable, join.join_leave, join.options.presence, join.expires_at) == (
+        True,
+        True,
+        False,
+        99,
+    )
+    # And nothing for others, or for other commands.
+    plain = say(connected(policy()), SubscribeRequest("a"))
+    assert isinstance(plain, Join)
+    assert (plain.options, plain.expires_at) == (EVERYTHING, None)
+
+
+# ---- refreshes
+
+
+def expiring(user: str = "ann") -> Session:
+    session = Session("c1", policy())
+    session.command(Command(1, ConnectRequest("t"), 10))
+    session.connected(user, {"name": "old"}, expires=True)
+    return session
+
+
+def test_a_connection_that_expires_is_refreshed() -> None:
+    session = expiring()
+    effect = say(session, RefreshRequest("t"))
+    assert effect == Refresh(5, "t")
+    assert isinstance(effect, Refresh)
+    assert session.refreshed(effect, ConnectionClaims("ann", 77, {"name": "new"})) == Renew(5, None, 77)
+    assert session.info == ClientInfo("ann", "c1", {"name": "new"})
+    # Also when the new token lasts for ever: another may be on its way.
+    assert session.refreshed(effect, ConnectionClaims("ann", None)) == Renew(5, None, None)
+    assert say(session, RefreshRequest("t")) == Refresh(5, "t")
+
+
+@pytest.mark.parametrize("user", ["bob", "", "Ann", "ann "])
+def test_a_connection_stays_with_its_user(user: str) -> None:
+    session = expiring()
+    effect = say(session, RefreshRequest("t"))
+    assert isinstance(effect, Refresh)
+    assert session.refreshed(effect, ConnectionClaims(user, 77)) == Close(Disconnect.INVALID_TOKEN)
+    assert session.state is State.CLOSED
+    assert session.refreshed(effect, ConnectionClaims("ann", 77)) == Ignore()
+    assert session.user == "ann"
+
+
+def test_what_never_expires_is_not_refreshed() -> None:
+    session = connected(policy(), "ann", "a")
+    assert say(session, SubRefreshRequest("a", "t")) == BAD
+    assert say(connected(policy()), RefreshRequest("t")) == BAD
+    session = connected(policy())
+    subscribed(session, SubscriptionClaims("ann", "a", None))
+    assert say(session, SubRefreshRequest("a", "t")) == BAD
+
+
+def test_a_subscription_that_expires_is_refreshed() -> None:
+    session = connected(policy())
+    subscribed(session, SubscriptionClaims("ann", "a", 50))
+    for request, wanted in (
+        (SubRefreshRequest("a", "t"), SubRefresh(5, "a", "t")),
+        (SubRefreshRequest("", "t"), SubRefresh(5, "", "t")),
+    ):
+        effect = say(session, request)
+        assert effect == wanted
+        assert isinstance(effect, SubRefresh)
+        assert session.sub_refreshed(effect, SubscriptionClaims("ann", "a", 77)) == Renew(5, "a", 77)
+        assert session.sub_refreshed(effect, SubscriptionClaims("ann", "a", None)) == Renew(5, "a", None)
+
+
+@pytest.mark.parametrize(
+    "request_, error",
+    [
+        (SubRefreshRequest("a", ""), Error.BAD_REQUEST),
+        (SubRefreshRequest("", ""), Error.BAD_REQUEST),
+        (SubRefreshRequest("x" * 256, "t"), Error.BAD_REQUEST),
+        (SubRefreshRequest("b", "t"), Error.PERMISSION_DENIED),
+    ],
+)
+def test_refreshes_that_make_no_sense(request_: SubRefreshRequest, error: Error) -> None:
+    session = connected(policy())
+    subscribed(session, SubscriptionClaims("ann", "a", 50))
+    assert say(session, request_) == Fail(5, error)
+    assert session.state is State.CONNECTED
+
+
+@pytest.mark.parametrize("claims", ELSEWHERE)
+def test_a_refresh_with_somebody_elses_token_closes(claims: SubscriptionClaims) -> None:
+    session = connected(policy(), "ann", "b")
+    subscribed(session, SubscriptionClaims("ann", "a", 50))
+    effect = say(session, SubRefreshRequest("a", "t"))
+    assert isinstance(effect, SubRefresh)
+    assert session.sub_refreshed(effect, claims) == Close(Disconnect.INVALID_TOKEN)
+    assert session.sub_refreshed(effect, SubscriptionClaims("ann", "a", 50)) == Ignore()
+
+
+def test_a_subscription_that_ended_meanwhile_is_not_refreshed() -> None:
+    session = connected(policy())
+    subscribed(session, SubscriptionClaims("ann", "a", 50))
+    effect = say(session, SubRefreshRequest("a", "t"))
+    assert isinstance(effect, SubRefresh)
+    session.left("a")
+    assert session.sub_refreshed(effect, SubscriptionClaims("ann", "a", 77)) == Fail(
+        5, Error.PERMISSION_DENIED
+    )
+
+
+# ---- capabilities
+
+SHUT = ChannelOptions(history_size=10, history_ttl_s=60, presence=True)
+BY_CAPABILITY: dict[Capability, Request] = {
+    Capability.SUBSCRIBE: SubscribeRequest("a"),
+    Capability.PUBLISH: PublishRequest("a", 1),
+    Capability.HISTORY: HistoryRequest("a"),
+    Capability.PRESENCE: PresenceRequest("a"),
+}
+
+
+def bearer(user: str, *caps: Grant) -> Session:
+    session = Session("c1", policy(SHUT))
+    session.command(Command(1, ConnectRequest("t"), 10))
+    session.connected(user, None, caps=caps, expires=True)
+    return session
+
+
+@pytest.mark.parametrize("user", ["", "ann"])
+@pytest.mark.parametrize("granted, asked", list(product(Capability, repeat=2)))
+def test_a_connection_token_allows_what_it_says_where_it_says(
+    user: str, granted: Capability, asked: Capability
+) -> None:
+    def refused(*caps: Grant) -> bool:
+        return say(bearer(user, *caps), BY_CAPABILITY[asked]) == Fail(5, Error.PERMISSION_DENIED)
+
+    allow = frozenset({granted})
+    assert refused()
+    assert refused(Grant(("a",), allow)) == (granted is not asked)
+    assert refused(Grant(("*",), allow, is_pattern=True)) == (granted is not asked)
+    assert refused(Grant(("b",), allow))
+    assert refused(Grant(("a",), frozenset()), Grant(("a",), allow))
+
+
+def test_what_a_connection_token_allows_is_replaced_with_it() -> None:
+    session = bearer("ann", Grant(("a",), frozenset({Capability.PUBLISH})))
+    assert isinstance(say(session, PublishRequest("a", 1)), Publish)
+    effect = say(session, RefreshRequest("t"))
+    assert isinstance(effect, Refresh)
+    session.refreshed(effect, ConnectionClaims("ann", 77))
+    assert say(session, PublishRequest("a", 1)) == Fail(5, Error.PERMISSION_DENIED)
+
+
+def test_a_private_channel_needs_a_token_of_its_own() -> None:
+    session = bearer("ann", Grant(("*",), frozenset(Capability), is_pattern=True))
+    assert say(session, SubscribeRequest("$a")) == Fail(5, Error.PERMISSION_DENIED)
+
+
+@pytest.mark.parametrize("asked", [each for each in Capability if each is not Capability.SUBSCRIBE])
+def test_a_subscription_token_allows_more_while_the_subscription_lasts(asked: Capability) -> None:
+    session = bearer("ann")
+
+    def refused() -> bool:
+        return say(session, BY_CAPABILITY[asked]) == Fail(5, Error.PERMISSION_DENIED)
+
+    subscribed(session, SubscriptionClaims("ann", "a", 50, allow=frozenset({asked})))
+    assert not refused()
+    effect = say(session, SubRefreshRequest("a", "t"))
+    assert isinstance(effect, SubRefresh)
+    session.sub_refreshed(effect, SubscriptionClaims("ann", "a", 77))
+    assert refused()
+    session.sub_refreshed(effect, SubscriptionClaims("ann", "a", 77, allow=frozenset({asked})))
+    assert not refused()
+    session.left("a")
+    assert refused()
+    assert isinstance(say(session, SubscribeRequest("a", token="t")), Authorize)
 
 
 FLAGS = ["force_recovery", "force_positioning", "join_leave", "force_push_join_leave"]

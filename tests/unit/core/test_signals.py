@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from service.core.channels import is_valid_name
 from service.core.envelope import Signal, pack, parse, signal_text
 from service.core.publication import ClientInfo, Publication
-from service.core.signals import HEARD_MAX, HELLO_CHANNEL, Heard, hello, join, leave, publication
+from service.core.signals import (
+    HEARD_MAX,
+    HELLO_CHANNEL,
+    TRIM_KIND,
+    Heard,
+    hello,
+    join,
+    leave,
+    publication,
+    trim,
+    trimmed_to,
+)
 
 ANN = ClientInfo("ann", "c1", {"name": "Ann"}, ["x"])
 
@@ -30,6 +41,13 @@ def test_a_greeting_is_in_a_channel_that_no_client_can_name() -> None:
     assert (greeting.kind, greeting.id, greeting.node) == ("hello", "7", "n")
     assert greeting.channel == HELLO_CHANNEL
     assert not is_valid_name(greeting.channel)
+
+
+def test_what_is_hidden_is_told_with_an_offset() -> None:
+    told = trim("n", "1", "chat", 7)
+    assert (told.kind, told.channel, trimmed_to(told)) == (TRIM_KIND, "chat", 7)
+    for body in (None, "7", True, [7]):
+        assert trimmed_to(Signal(TRIM_KIND, "1", "n", "chat", body)) == 0
 
 
 def test_signals_survive_the_way_through_an_envelope() -> None:

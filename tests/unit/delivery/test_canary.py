@@ -328,9 +328,11 @@ async def test_a_deaf_node_knows_though_it_sings_for_all(ears: Ears, monkeypatch
     ears.canary._newest_elsewhere = newest_elsewhere
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
+        assert ears.canary.hearing.value == "silent", "the others may have heard the last one"
+        assert (ears.rebuilds, ears.caught_up) == (1, 1)
+        await pass_time(INTERVAL_S)
         assert ears.canary.hearing is Hearing.DEAF
         assert {item.node for item in ears.sung()} == {"a"}
-        assert (ears.rebuilds, ears.caught_up) == (1, 1)
 
 
 async def test_what_comes_while_it_is_asked_settles_it(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,13 +357,12 @@ async def test_what_comes_while_it_is_asked_settles_it(ears: Ears, monkeypatch: 
 async def test_a_deaf_node_gets_a_new_queue_but_not_without_end(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ears.greeting, ears.elsewhere = Greeting.NOT_HEARD, 10**9
+    ears.greeting, ears.elsewhere, ears.elsewhere_grows = Greeting.NOT_HEARD, 10**9, True
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
-        assert ears.canary.hearing.value == "deaf"
-        assert (ears.rebuilds, ears.caught_up) == (1, 1)
+        assert (ears.canary.hearing.value, ears.rebuilds, ears.caught_up) == ("silent", 1, 1)
         await pass_time(REBUILD_PAUSE_S - 1)
-        assert ears.rebuilds == 1
+        assert (ears.canary.hearing.value, ears.rebuilds) == ("deaf", 1)
         await pass_time(1)
         assert ears.rebuilds == 2
         # After 120, 240, 480, 960 s, and so on.
@@ -392,6 +393,17 @@ async def test_a_deaf_node_that_cannot_greet_gets_a_new_queue_too(
         assert ears.rebuilds == 1
         await pass_time(3600)
     assert ears.rebuilds == 7
+
+
+async def test_a_topic_that_delivers_nothing_makes_nobody_deaf(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others heard one canary more before it began: that is all, and it grows no more."""
+    ears.greeting, ears.elsewhere = Greeting.NOT_HEARD, 10**9
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(3600)
+        assert ears.canary.hearing is Hearing.SILENT
+        assert ears.rebuilds > 1, "but perhaps the subscription is gone"
 
 
 async def test_leases_that_could_not_be_read_once_are_no_sign_of_growth(

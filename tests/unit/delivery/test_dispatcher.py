@@ -15,7 +15,7 @@ from service.core.publication import Publication, Record, StreamPosition
 from service.core.recovery import Rings, Window
 from service.delivery import dispatcher as dispatcher_module
 from service.delivery.catch_up import CatchUp
-from service.delivery.dispatcher import Dispatcher, Joined, Timings
+from service.delivery.dispatcher import Dispatcher, Joined, Joining, Timings
 from service.delivery.hub import Hub
 from service.log.channel_log import Appended, record_of
 from service.ports import PortError, Refused, Throttled
@@ -715,6 +715,23 @@ async def test_a_hole_in_the_log_is_told(room: Room) -> None:
     assert again.joined == Joined(await room.position(2), False, ())
 
 
+async def test_a_hole_that_was_filled_by_another_way_while_it_was_read_is_none(room: Room) -> None:
+    """TTL took what is missing from the log, and it came after all."""
+    subscriber = await room.join()
+    items = [await room.append() for _ in range(4)]
+    room.hint(items[3])
+    held = room.fleet.traffic.hold("read_forward")
+    room.pass_time()
+    await held.arrived()
+    room.hint(items[0])
+    room.hint(items[1])
+    for offset in (1, 2):
+        room.fleet.world.expire(CHANNEL, offset)
+    held.release()
+    await until(lambda: subscriber.offsets == [1, 2, 3, 4])
+    assert subscriber.lost_channels == []
+
+
 async def test_a_publication_that_is_broken_in_the_log_is_a_hole(room: Room) -> None:
     subscriber = await room.join()
     item = await room.append()
@@ -1009,3 +1026,100 @@ async def test_the_end_stops_what_is_under_way(room: Room) -> None:
     joining.cancel()
     await asyncio.gather(joining, return_exceptions=True)
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+# ---- joining several channels at once
+
+
+def joining_all(room: Room, *channels: str, plain: str = "") -> list[Joining]:
+    """To recover everything in `channels`, and into `plain`, which has no history."""
+    since = StreamPosition("", 0)
+    joinings = [Joining(channel, Subscriber(), since, lambda: room.window) for channel in channels]
+    return [*joinings, Joining(plain, Subscriber())] if plain else joinings
+
+
+async def test_all_of_them_are_let_in_in_one_tick(room: Room) -> None:
+    await room.append(3)
+    joinings = joining_all(room, CHANNEL, "another", plain="plain")
+    in_hub: list[str] = []
+
+    def admit(joined: Any) -> bool:
+        in_hub.extend(room.hub.names())
+        assert [one and one.position.offset for one in joined] == [3, 0, None]
+        assert [sent.offset for sent in joined[0].missed] == [1, 2, 3]
+        assert (joined[1].recovered, joined[1].missed) == (True, ())
+        return True
+
+    await room.dispatcher.join_all(joinings, admit)
+    assert in_hub == []
+    assert set(room.hub.names()) == {CHANNEL, "another", "plain"}
+
+
+async def test_a_position_is_as_of_the_tick_in_which_the_slowest_is_there(room: Room) -> None:
+    await room.append()
+    await room.append()
+    await room.join()
+    joinings = joining_all(room, CHANNEL, "slow")
+    held = room.fleet.traffic.hold("newest")
+    told: list[Any] = []
+
+    def admit(joined: Any) -> bool:
+        told.extend(joined)
+        return True
+
+    joining = asyncio.create_task(room.dispatcher.join_all(joinings, admit))
+    await held.arrived()
+    room.hint(_append_raw(room, 3))
+    held.release()
+    await joining
+    assert [sent.offset for sent in told[0].missed] == [1, 2, 3]
+    room.hint(_append_raw(room, 4))
+    assert joinings[0].subscriber.sink.offsets(CHANNEL) == [4]  # type: ignore[attr-defined]  # a Socket
+
+
+async def test_if_one_cannot_be_had_nobody_is_let_in(room: Room) -> None:
+    await room.append(2)
+    room.fleet.world.fail_next("newest", Refused("simulated"))
+    with pytest.raises(Refused):
+        await room.dispatcher.join_all(joining_all(room, "one", "two", CHANNEL), lambda _: True)
+    assert (len(room.hub), len(room.dispatcher)) == (0, 0)
+    await room.dispatcher.join_all(joining_all(room, "one", "two"), lambda _: False)
+    assert (len(room.hub), len(room.dispatcher)) == (0, 0)
+
+
+async def test_a_channel_that_is_lost_meanwhile_keeps_all_out(room: Room) -> None:
+    await room.join()
+    held = room.fleet.traffic.hold("newest")
+    joining = asyncio.create_task(
+        room.dispatcher.join_all(joining_all(room, CHANNEL, "slow"), lambda _: True)
+    )
+    await held.arrived()
+    room.dispatcher._lose(room.dispatcher._channels[CHANNEL], "the test says so")
+    held.release()
+    with pytest.raises(PortError, match="closed while"):
+        await joining
+    assert (len(room.hub), len(room.dispatcher)) == (0, 0)
+
+
+async def test_the_log_is_not_read_for_all_at_once(room: Room) -> None:
+    names = [f"c{number}" for number in range(dispatcher_module._JOINS_AT_ONCE * 2)]
+    held = room.fleet.traffic.hold("newest")
+    joining = asyncio.create_task(room.dispatcher.join_all(joining_all(room, *names), lambda _: True))
+    await held.arrived()
+    await settled()
+    assert held.count == dispatcher_module._JOINS_AT_ONCE
+    held.release()
+    await joining
+    assert len(room.hub) == len(names)
+
+
+async def test_what_is_hidden_is_not_recovered_any_more(room: Room) -> None:
+    await room.append(3)
+    await room.join(since=await room.position(0))
+    room.dispatcher.hide(CHANNEL, 2)
+    room.dispatcher.hide(CHANNEL, 1)
+    room.dispatcher.hide("nobody is there", 1)
+    recovering = await room.join(since=await room.position(1))
+    assert recovering.joined == Joined(await room.position(3), False, ())
+    visible = await room.join(since=await room.position(2))
+    assert visible.offsets == [3]

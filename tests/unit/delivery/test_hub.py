@@ -157,3 +157,15 @@ def test_who_subscribes_again_when_told_is_not_lost_again() -> None:
     assert subscriber.lost_channels == ["a"]
     made.publish("a", [b"1"])
     assert subscriber.sink.frames == [b"<1>"]
+
+
+def test_channels_and_their_subscribers_are_counted() -> None:
+    made, curly = Hub(), Curly()
+    plain = subscribed(made, "a", 2)
+    others = subscribed(made, "a", 3, framer=curly)
+    subscribed(made, "b", 1)
+    assert (len(made), list(made.names())) == (2, ["a", "b"])
+    assert [made.count(channel) for channel in ("a", "b", "c")] == [5, 1, 0]
+    for each in (*plain, *others):
+        made.remove("a", each)
+    assert (list(made.names()), made.count("a")) == (["b"], 0)

@@ -9,6 +9,7 @@ import pytest
 from service.core import signals
 from service.core.envelope import Signal
 from service.core.publication import Publication, Record
+from service.core.signals import HEARD_MAX
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.hub import Hub
 from service.delivery.intake import Intake
@@ -46,6 +47,7 @@ class World:
         self.hub = Hub()
         self.greeted: list[str] = []
         self.canaries: list[tuple[int, int]] = []
+        self.heard: list[tuple[str, int]] = []
         self.intake = Intake(
             "a",
             self.dispatcher,
@@ -53,10 +55,16 @@ class World:
             self.greeted.append,
             lambda record, at: self.canaries.append((record.offset, at)),
             lambda channel: channel != QUIET,
+            {"order": self._heard},
+            is_here=lambda client: client == "mine",
         )
         self.subscriber = Subscriber()
         self.hub.add(CHANNEL, self.subscriber)
         self.socket = self.subscriber.sink
+
+    def _heard(self, signal: Signal) -> None:
+        # What was sent before goes out before.
+        self.heard.append((signal.id, len(self.socket.frames)))
 
     def take(self, *sent: Signal) -> None:
         self.intake.take([envelope(signals=[signal]) for signal in sent])
@@ -123,6 +131,20 @@ def test_comings_and_goings_are_told_only_where_the_channel_has_them(world: Worl
     assert [push["channel"] for push in world.socket.pushes] == [CHANNEL]
 
 
+def test_who_is_here_has_not_left_another_node(world: World) -> None:
+    """Somebody took this node for dead, and says under its former lease that its clients left."""
+    world.intake.deliver_own(signals.leave("a", "id1", CHANNEL, info("mine")))
+    assert world.socket.told(CHANNEL, "leave") == ["mine"], "what the node itself says holds"
+    world.take(
+        signals.leave("lease-1", "id2", CHANNEL, info("mine")),
+        signals.leave("lease-1", "id3", CHANNEL, info("theirs")),
+        Signal("leave", "id4", "lease-1", CHANNEL, ["mine"]),
+        signals.join("b", "id5", CHANNEL, info("mine")),
+    )
+    assert world.socket.told(CHANNEL, "leave") == ["mine", "theirs"]
+    assert world.socket.told(CHANNEL, "join") == ["mine"]
+
+
 def test_only_the_own_greeting_is_heard(world: World) -> None:
     world.take(signals.hello("b", "theirs"), signals.hello("a", "ours"))
     assert world.greeted == ["ours"]
@@ -163,3 +185,24 @@ def test_a_signal_of_a_channel_without_subscribers_is_dropped(world: World) -> N
     world.hub.add(CHANNEL, world.subscriber)
     world.take(pub(1))
     assert world.socket.frames == [], "a repeat is one, also of what nobody wanted"
+
+
+# ---- what is for the node
+
+
+def test_what_is_for_the_node_is_handed_on_once_and_in_its_place(world: World) -> None:
+    order = Signal("order", "7", "b", "", {})
+    world.take(pub(1), order, pub(2), order)
+    assert world.heard == [("7", 1)]
+    assert world.socket.published(CHANNEL) == [1, 2]
+    world.intake.deliver_own(Signal("order", "8", "a", "", {}))
+    world.take(Signal("order", "8", "a", "", {}))
+    assert [number for number, _ in world.heard] == ["7", "8"], "its own copy is dropped"
+
+
+def test_busy_channels_do_not_make_it_forgotten(world: World) -> None:
+    order = Signal("order", "7", "b", "", {})
+    world.take(order)
+    world.take(*(pub(number) for number in range(HEARD_MAX + 1)))
+    world.take(order)
+    assert len(world.heard) == 1

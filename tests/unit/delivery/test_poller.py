@@ -226,6 +226,35 @@ async def test_what_waits_to_be_deleted_goes_with_a_queue_that_is_replaced(world
         assert world.poller.undeleted == ""
 
 
+async def test_a_rebuild_that_is_asked_for_during_another_is_done(world: World) -> None:
+    """The lease was lost meanwhile: the queue that was just made belongs to the old one."""
+    held = world.fleet.traffic.hold("open")
+    async with polling(world):
+        await until(lambda: world.poller._receiving)
+        world.poller.rebuild_next()
+        await held.arrived()
+        world.poller.rebuild_next()
+        held.release()
+        await until(lambda: world.rebuilds == 2 and not world.poller.is_gone)
+
+
+async def test_what_further_receivers_have_under_way_proves_nothing_of_the_next_queue(world: World) -> None:
+    async with polling(world):
+        hold = world.fleet.traffic.hold("receive", "sent")
+        world.send(*[str(number) for number in range(30)])
+        await hold.arrived()
+        hold.release()
+        await until(lambda: len(world.taken) == 30)
+        late = world.fleet.traffic.hold("receive", "answer")
+        world.send(*[str(number) for number in range(30, 50)])
+        await late.arrived()
+        world.poller.rebuild_next()
+        await settled()
+        assert not world.poller._extra
+        late.release()
+        await until(lambda: world.rebuilds == 1 and not world.poller.is_gone)
+
+
 async def test_a_further_receiver_that_fails_leaves_it_to_the_first(world: World) -> None:
     hold = world.fleet.traffic.hold("receive")
     async with polling(world):

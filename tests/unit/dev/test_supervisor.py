@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from service.config import load
 from service.dev.provision import Provisioned
 from service.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
 
@@ -28,6 +29,9 @@ def test_the_children_see_the_emulator_and_no_account() -> None:
     assert environment["AWS_ENDPOINT_URL"] == "http://emulator.test:4566"
     assert environment["AWS_CONFIG_FILE"] == environment["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
     assert environment["ROOMCAST_AWS_TOPIC_ARN"] == RESOURCES.topic_arn
+    aws = [name for name in environment if name.startswith(("AWS_", "ROOMCAST_AWS_"))]
+    config = load(None, {name: environment[name] for name in aws}, demo=True)
+    assert (config.node.imds_endpoint, config.aws.metrics_namespace) == ("", "")
     assert environment["NO_PROXY"] == "example.com,127.0.0.1,localhost,emulator.test"
 
 

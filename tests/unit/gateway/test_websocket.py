@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
 from service.core.codes import Disconnect
+from service.core.rates import Rate, Turnstile
 from service.gateway import writer as writer_module
 from service.gateway.http import add_health_routes
 from service.gateway.websocket import FRAME_COMMANDS_ROOM, WebSocketGateway, origin_allowed
-from service.gateway.writer import text_frame
 from service.keys import HEALTH, NODE
-from tests.unit.gateway.frames import CLOSE, PONG, TEXT, Frame, handshake, masked, parsed
+from tests.protobuf import command, read_messages, without_empty
+from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, handshake, masked, parsed
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, no_jitter, until
-from tests.websocket import WebSocket
+from tests.websocket import PROTOBUF, WebSocket
 
 PATH: Final = "/connection/websocket"
 SIZE_LIMIT: Final = 65_536
 QUEUE_BYTES_MAX: Final = 64 * 1024
+# What a client offers, by encoding.
+OFFERS: Final = {"json": (), "protobuf": (PROTOBUF,)}
+IN_EITHER: Final = pytest.mark.parametrize("offered", OFFERS.values(), ids=OFFERS)
 
 
 class Gateway:
@@ -53,7 +57,7 @@ class Gateway:
         await asyncio.gather(*(opened.response.close() for opened in self._opened))
         await self.session.close()
 
-    async def raw(self, **headers: str) -> RawPeer:
+    async def raw(self, path: str = PATH, **headers: str) -> RawPeer:
         """A client that does what it wants; it reads only when told."""
         connected = socket.socket()
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -61,7 +65,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connected, ("127.0.0.1", self.server.port))
         peer = RawPeer(connected)
-        await peer.write(handshake(PATH, **headers))
+        await peer.write(handshake(path, **headers))
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += await peer.read(1)
@@ -92,8 +96,23 @@ class RawPeer:
             pass
         return data
 
+    @property
+    def is_protobuf(self) -> bool:
+        return PROTOBUF.encode() in self.head
+
     async def say(self, *commands: dict[str, Any]) -> None:
-        await self.write(masked(TEXT, "\n".join(json.dumps(command) for command in commands).encode()))
+        if self.is_protobuf:
+            await self.write(masked(BINARY, b"".join(command(each) for each in commands)))
+        else:
+            await self.write(masked(TEXT, "\n".join(json.dumps(each) for each in commands).encode()))
+
+    def lines(self, frames: Sequence[Frame]) -> list[dict[str, Any]]:
+        """What frames of its encoding say."""
+        if self.is_protobuf:
+            assert {frame.opcode for frame in frames} <= {BINARY}
+            return [line for frame in frames for line in read_messages(frame.payload)]
+        assert {frame.opcode for frame in frames} <= {TEXT}
+        return [json.loads(line) for frame in frames for line in frame.payload.split(b"\n")]
 
     def close(self) -> None:
         self._socket.close()
@@ -108,13 +127,23 @@ async def serve(
 ) -> AsyncIterator[Serve]:
     gateways: list[Gateway] = []
 
-    async def serve(*, origins: tuple[str, ...] = (), **changes: Any) -> Gateway:
+    async def serve(
+        *,
+        origins: tuple[str, ...] = (),
+        turnstile: Turnstile | None = None,
+        trusted_proxies: tuple[str, ...] = (),
+        **changes: Any,
+    ) -> Gateway:
         fleet = Fleet()
-        node = fleet.node(framer=text_frame, **changes)
+        node = fleet.node(**changes)
         app = web.Application()
         app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
         handler = WebSocketGateway(
-            allowed_origins=origins, message_size_limit=SIZE_LIMIT, queue_bytes_max=QUEUE_BYTES_MAX
+            allowed_origins=origins,
+            message_size_limit=SIZE_LIMIT,
+            queue_bytes_max=QUEUE_BYTES_MAX,
+            turnstile=turnstile,
+            trusted_proxies=trusted_proxies,
         )
         app.router.add_get(PATH, handler.handle)
         add_health_routes(app)
@@ -201,6 +230,46 @@ async def test_a_full_node_says_so_before_the_handshake(serve: Serve) -> None:
     await gateway.connect()
 
 
+async def test_an_address_that_comes_too_often_is_told_when_to_come_again(serve: Serve) -> None:
+    gateway = await serve(turnstile=Turnstile(Rate(0.5, 2.0)))
+    for _ in range(2):
+        await gateway.connect()
+    # Of its own word it is somebody else each time; nobody vouches for it.
+    for number in range(3):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await gateway.connect(headers={"X-Forwarded-For": f"198.51.100.{number}"})
+        assert refused.value.status == 429
+        assert refused.value.headers is not None
+        assert refused.value.headers["Retry-After"] == "2"
+    tally = gateway.node.assembly.node.services.tally
+    assert tally.limits["handshake_rate"] == 3
+    assert gateway.connections == 2
+    gateway.fleet.clock.advance(2.0)
+    await gateway.connect()
+
+
+async def test_behind_a_trusted_proxy_its_clients_are_told_apart(serve: Serve) -> None:
+    gateway = await serve(turnstile=Turnstile(Rate(0.5, 1.0)), trusted_proxies=("127.0.0.0/8",))
+    for number in range(3):
+        await gateway.connect(headers={"X-Forwarded-For": f"198.51.100.{number}"})
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await gateway.connect(headers={"X-Forwarded-For": "1.1.1.1, 198.51.100.1"})
+    assert refused.value.status == 429
+
+
+async def test_how_connections_end_is_counted(serve: Serve) -> None:
+    gateway = await serve(connection_limit=2)
+    gone, bad = await gateway.connect(), await gateway.connect()
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await gateway.connect()
+    await gone.response.close()
+    await bad.response.send_str("no JSON")
+    tally = gateway.node.assembly.node.services.tally
+    await until(lambda: tally.disconnects == {"3000": 1, "3501": 1})
+    assert tally.limits["connections"] == 1
+    await bad.response.close()
+
+
 async def test_a_draining_node_takes_nobody(gateway: Gateway) -> None:
     gateway.node.assembly.node.health.draining = True
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -210,7 +279,13 @@ async def test_a_draining_node_takes_nobody(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize(
     "offered, chosen",
-    [("centrifuge-json", b"centrifuge-json"), ("", None), ("something-else", None)],
+    [
+        ("centrifuge-json", b"centrifuge-json"),
+        ("centrifuge-protobuf", b"centrifuge-protobuf"),
+        ("something-else, centrifuge-protobuf, centrifuge-json", b"centrifuge-protobuf"),
+        ("", None),
+        ("something-else", None),
+    ],
 )
 async def test_subprotocols(gateway: Gateway, offered: str, chosen: bytes | None) -> None:
     """SDKs send the JSON one, none, or (older ones for Python) an empty header."""
@@ -221,11 +296,38 @@ async def test_subprotocols(gateway: Gateway, offered: str, chosen: bytes | None
     peer.close()
 
 
+@pytest.mark.parametrize(
+    "query, offered, opcode",
+    [
+        ("?format=protobuf", "", BINARY),
+        ("?cf_protocol=protobuf", "", BINARY),
+        ("?format=json&cf_protocol=protobuf", "something-else", BINARY),
+        ("?format=json", "", TEXT),
+        ("?format=Protobuf&format2=protobuf", "", TEXT),
+        ("?format=protobuf", "centrifuge-json", TEXT),
+        ("?format=json", "centrifuge-protobuf", BINARY),
+    ],
+)
+async def test_an_encoding_may_be_named_in_the_url(
+    gateway: Gateway, query: str, offered: str, opcode: int
+) -> None:
+    """A subprotocol that was agreed upon is the last word."""
+    peer = await gateway.raw(PATH + query, Sec_WebSocket_Protocol=offered)
+    said = command({"id": 1, "connect": {}}) if opcode == BINARY else b'{"id":1,"connect":{}}'
+    await peer.write(masked(opcode, said) + masked(CLOSE, b"\x03\xe8"))
+    reply, _ = parsed(await peer.rest())
+    assert reply.opcode == opcode
+    [line] = read_messages(reply.payload) if opcode == BINARY else [json.loads(reply.payload)]
+    assert line["connect"]["client"]
+    peer.close()
+
+
 # ---- frames
 
 
-async def test_commands_are_answered_in_json_lines(gateway: Gateway) -> None:
-    client = await gateway.connect()
+@IN_EITHER
+async def test_commands_are_answered(gateway: Gateway, offered: Sequence[str]) -> None:
+    client = await gateway.connect(protocols=offered)
     ids = await client.say(
         {"connect": {}},
         {"subscribe": {"channel": "room"}},
@@ -265,39 +367,105 @@ async def test_a_close_says_why(gateway: Gateway, frame: str, code: int) -> None
     await until(lambda: gateway.connections == 0)
 
 
-async def test_replies_come_before_the_close(gateway: Gateway) -> None:
-    peer = await gateway.raw()
+@IN_EITHER
+async def test_replies_come_before_the_close(gateway: Gateway, offered: Sequence[str]) -> None:
+    peer = await gateway.raw(Sec_WebSocket_Protocol=",".join(offered))
     await peer.say({"id": 1, "connect": {}}, {"id": 2, "rpc": {"method": "m"}}, {"send": {}})
     await peer.write(masked(CLOSE, b"\x0b\xb9"))
     frames = list(parsed(await peer.rest()))
-    assert [frame.opcode for frame in frames] == [TEXT, TEXT, CLOSE]
-    assert [json.loads(frame.payload)["id"] for frame in frames[:-1]] == [1, 2]
+    assert [line["id"] for line in peer.lines(frames[:-1])] == [1, 2]
     assert frames[-1].close_code == 3508
     peer.close()
 
 
-async def test_binary_frames_are_not_of_this_protocol(gateway: Gateway) -> None:
+async def test_binary_frames_are_not_json(gateway: Gateway) -> None:
     client = await gateway.connect()
     await client.response.send_bytes(b'{"id":1,"connect":{}}')
     assert await client.closed() == 3501
 
 
-async def test_a_frame_may_hold_more_than_one_command_of_the_largest_size(gateway: Gateway) -> None:
-    client = await gateway.connect()
+async def test_text_frames_are_not_protobuf(gateway: Gateway) -> None:
+    client = await gateway.connect(protocols=[PROTOBUF])
+    await client.response.send_str('{"id":1,"connect":{}}')
+    assert await client.closed() == 3501
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x80", b"\x09\x08\x01", b"\x02\x08\x02", b'{"id":1,"connect":{}}'])
+async def test_a_binary_frame_that_makes_no_sense_ends_the_connection(gateway: Gateway, frame: bytes) -> None:
+    client = await gateway.connect(protocols=[PROTOBUF])
+    await client.ask("connect")
+    await client.response.send_bytes(frame)
+    assert await client.closed() == 3501
+    await until(lambda: gateway.connections == 0)
+
+
+async def test_clients_of_both_encodings_meet_in_a_channel(gateway: Gateway) -> None:
+    json_client, protobuf_client = [await gateway.connect(protocols=offered) for offered in OFFERS.values()]
+    everybody = (json_client, protobuf_client)
+    for client in everybody:
+        await client.ask("connect")
+    for client in everybody:
+        assert (await client.ask("subscribe", channel="all:room"))["recoverable"] is True
+    for client, data in zip(everybody, ({"from": "json", "n": [1, 2.5, None]}, "protobuf"), strict=True):
+        assert await client.ask("publish", channel="all:room", data=data) == {}
+    for client in everybody:
+        assert await client.published("all:room", 2) == [{"from": "json", "n": [1, 2.5, None]}, "protobuf"]
+    in_json = [without_empty(each, "Publication") for each in json_client.pushes("all:room", "pub")]
+    assert protobuf_client.pushes("all:room", "pub") == in_json
+    members = [line["connect"]["client"] for each in everybody for line in each.lines if "connect" in line]
+    joins = [push["info"]["client"] for push in json_client.pushes("all:room", "join")]
+    assert joins == members
+    # User "" is empty, and therefore not there in Protobuf.
+    assert protobuf_client.pushes("all:room", "join") == [{"info": {"client": members[1]}}]
+    for client in everybody:
+        assert set((await client.ask("presence", channel="all:room"))["presence"]) == set(members)
+        history = await client.ask("history", channel="all:room", limit=-1)
+        assert [publication["offset"] for publication in history["publications"]] == [1, 2]
+    await json_client.response.close()
+    left = await protobuf_client.until(lambda: protobuf_client.pushes("all:room", "leave"))
+    assert left == [{"info": {"client": members[0]}}]
+
+
+async def test_a_protobuf_client_is_pinged_and_answers(serve: Serve) -> None:
+    gateway = await serve(ping_interval_s=0.01, pong_timeout_s=1.0)
+    client = await gateway.connect(protocols=[PROTOBUF])
+    await client.ask("connect")
+    for pings in (1, 2, 3):
+        await client.until(lambda pings=pings: client.lines.count({}) >= pings)  # type: ignore[misc]
+        await client.response.send_bytes(b"\x00")
+    assert await client.ask("publish", channel="room", data=1) == {}
+    # Without an answer it is not kept.
+    assert await client.closed() == 3012
+
+
+async def test_bytes_that_are_no_json_are_refused_and_the_connection_lives(gateway: Gateway) -> None:
+    client = await gateway.connect(protocols=[PROTOBUF])
+    await client.ask("connect")
+    assert await client.ask("publish", channel="room", data=b"\xff\xd8\xff") == 107
+    assert await client.ask("publish", channel="room", data=b'{"n" : 1}') == {}
+
+
+@IN_EITHER
+async def test_a_frame_may_hold_more_than_one_command_of_the_largest_size(
+    gateway: Gateway, offered: Sequence[str]
+) -> None:
+    client = await gateway.connect(protocols=offered)
     large = "x" * (SIZE_LIMIT - 100)
     ids = await client.say({"connect": {}}, *[{"publish": {"channel": "room", "data": large}}] * 3)
     for command_id in ids:
         assert "error" not in await client.answer(command_id)
 
 
+@IN_EITHER
 async def test_a_command_that_is_too_large_is_an_error_and_a_frame_ends_the_connection(
-    gateway: Gateway,
+    gateway: Gateway, offered: Sequence[str]
 ) -> None:
-    client = await gateway.connect()
+    client = await gateway.connect(protocols=offered)
     await client.ask("connect")
     assert await client.ask("publish", channel="room", data="x" * SIZE_LIMIT) == 106
     assert await client.ask("publish", channel="room", data="x") == {}
-    await client.response.send_str("x" * (SIZE_LIMIT * FRAME_COMMANDS_ROOM + 1))
+    too_large = b"x" * (SIZE_LIMIT * FRAME_COMMANDS_ROOM + 1)
+    await client.response.send_frame(too_large, WSMsgType.BINARY if client.is_protobuf else WSMsgType.TEXT)
     assert await client.closed() == 1009
     await until(lambda: gateway.connections == 0)
 
@@ -369,13 +537,14 @@ async def test_a_peer_that_ignores_the_close_is_dropped(
     peer.close()
 
 
+@IN_EITHER
 async def test_a_peer_that_does_not_read_is_cut_off_and_others_are_not(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, offered: Sequence[str]
 ) -> None:
     monkeypatch.setattr(writer_module, "CLOSE_WAIT_S", 0.05)
-    slow = await gateway.raw()
+    slow = await gateway.raw(Sec_WebSocket_Protocol=",".join(offered))
     await slow.say({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "plain:room"}})
-    fast = await gateway.connect()
+    fast = await gateway.connect(protocols=offered)
     await fast.ask("connect")
     await fast.ask("subscribe", channel="plain:room")
     await until(lambda: gateway.connections == 2)
@@ -397,11 +566,12 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_others_are_not(
     slow.close()
 
 
+@IN_EITHER
 async def test_a_slow_peer_that_reads_at_last_is_told_why(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, offered: Sequence[str]
 ) -> None:
     monkeypatch.setattr(writer_module, "CLOSE_WAIT_S", 0.3)
-    slow = await gateway.raw()
+    slow = await gateway.raw(Sec_WebSocket_Protocol=",".join(offered))
     await slow.say({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": "plain:room"}})
     fast = await gateway.connect()
     await fast.ask("connect")
@@ -416,7 +586,7 @@ async def test_a_slow_peer_that_reads_at_last_is_told_why(
         assert await fast.ask("publish", channel="plain:room", data="x" * 60_000) == {}
     frames = list(parsed(await slow.rest()))
     assert frames[-1].close_code == 3008
-    assert {frame.opcode for frame in frames[:-1]} == {TEXT}
+    assert len(slow.lines(frames[:-1])) > 2
     slow.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Final
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from service.core.codes import Disconnect
 from service.gateway import writer as writer_module
-from service.gateway.writer import Writer, close_frame, text_frame
-from tests.unit.gateway.frames import CLOSE, TEXT, Frame, parsed
+from service.gateway.writer import Writer, close_frame, protobuf_frame, text_frame
+from tests.protobuf import read_messages
+from tests.unit.gateway.frames import BINARY, CLOSE, TEXT, Frame, parsed
 from tests.unit.worlds import until
 
 QUEUE_BYTES_MAX: Final = 1000
@@ -39,6 +41,14 @@ def test_the_header_has_the_shortest_length(size: int, header: str) -> None:
     """RFC 6455 §5.2."""
     payload = b"x" * size
     assert text_frame(payload) == bytes.fromhex(header) + payload
+
+
+@pytest.mark.parametrize("size", [0, 100, 60_000, 70_000])
+def test_a_protobuf_frame_is_binary_and_says_what_its_lines_say(size: int) -> None:
+    lines = [{"id": 1, "rpc": {"data": "x" * size}}, {}, {"id": 2, "publish": {}}]
+    [frame] = parsed(protobuf_frame(b"\n".join(json.dumps(line).encode() for line in lines)))
+    assert frame.opcode == BINARY
+    assert read_messages(frame.payload) == lines
 
 
 @given(st.lists(st.integers(0, 300) | st.integers(65_530, 65_540), max_size=5))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from service.core.reaping import WHOLE_FLEET, Scope
+from service.core.holdings import queue_tags
+from service.core.reaping import REAP_GRACE_MS, WHOLE_FLEET, Scope
 from service.reaper import handler as reaping
 from service.reaper.handler import Clients, Incomplete, Request, Settings, asked
+from service.reaper.reaper import SECOND_LOOK_S
 from service.system import SystemClock
 from tests.unit.adapters.fakes import FakeClient, client_error
 
@@ -117,6 +120,8 @@ class Aws:
             "get_queue_url": lambda **name: {"QueueUrl": f"https://sqs.example.com/{name['QueueName']}"},
             "delete_queue": lambda **_: {},
             "list_queues": lambda **_: {},
+            "get_queue_attributes": lambda **_: {"Attributes": {"CreatedTimestamp": "1700000000"}},
+            "list_queue_tags": lambda **_: {"Tags": queue_tags(TOPIC, "n1")},
             "list_subscriptions_by_topic": lambda **_: {},
             "unsubscribe": lambda **_: {},
             "complete_lifecycle_action": lambda **_: {},
@@ -138,6 +143,16 @@ class Lambda:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
         self.lines: list[dict[str, Any]] = []
+        # What happens while it waits for a second look.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.waited_s = 0.0
+        monkeypatch.setattr(reaping, "carry_out", partial(reaping.carry_out, sleep=self._sleep))
+
+    async def _sleep(self, seconds: float) -> None:
+        # Less than a second is the pace of calls.
+        if seconds >= 1:
+            self.waited_s += seconds
+            self.meanwhile()
 
     def __call__(self, what: Mapping[str, Any], aws: Aws) -> dict[str, Any]:
         clients = Clients(aws.client, aws.client, aws.client, aws.client)
@@ -255,6 +270,33 @@ def test_an_instance_whose_node_beats_at_the_last_moment_is_left_to_it(function:
     function(event("terminate_lifecycle_action"), aws)
     assert "complete_lifecycle_action" not in aws.names()
     assert "unsubscribe" not in aws.names()
+
+
+@pytest.mark.parametrize("state", ["live", "draining"])
+def test_an_instance_whose_heartbeats_fail_while_it_drains_is_left_to_it(
+    state: str, function: Lambda
+) -> None:
+    aws = Aws(row("n1", age_ms=TTL_MS + 1) | {"state": {"S": state}})
+
+    def beat() -> None:
+        aws.rows[:] = [row("n1", age_ms=0)]
+
+    function.meanwhile = beat
+    assert function(event("terminate_lifecycle_action"), aws)["live"] == 1
+    assert function.waited_s == SECOND_LOOK_S
+    assert not {"complete_lifecycle_action", "update_item"} & set(aws.names())
+
+
+@pytest.mark.parametrize(
+    "age_ms, state", [(TTL_MS + 1, "starting"), (TTL_MS + REAP_GRACE_MS + 1_000, "draining")]
+)
+def test_an_instance_that_has_no_clients_or_is_long_silent_is_let_go_at_once(
+    age_ms: int, state: str, function: Lambda
+) -> None:
+    aws = Aws(row("n1", age_ms=age_ms) | {"state": {"S": state}})
+    assert function(event("terminate_lifecycle_action"), aws)["reaped"] == 1
+    assert function.waited_s == 0
+    assert "complete_lifecycle_action" in aws.names()
 
 
 def test_an_instance_that_another_reaper_was_done_with_is_let_go(function: Lambda) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from service.adapters.errors import CALL_LIMIT_S
 from service.adapters.memory import (
     TOPIC_ARN,
     ManualClock,
@@ -20,13 +21,14 @@ from service.adapters.memory import (
     MemoryWorld,
     Stage,
 )
-from service.adapters.presence import ENTRIES_PAGE
+from service.adapters.presence import ENTRIES_PAGE, MEMBERS_MAX
+from service.config import NodeConfig
 from service.core.envelope import Signal, parse
 from service.core.holdings import Deployment, Lease, queue_tags
 from service.core.publication import ClientInfo
 from service.core.reaping import ORPHAN_AGE_MS, REAP_GRACE_MS, Scope
 from service.ports import Member, Refused, Throttled, UnknownOutcome
-from service.reaper.reaper import FAILURES_MAX, LEAVE_MESSAGES_PER_S, Failure, Reaper
+from service.reaper.reaper import FAILURES_MAX, LEAVE_MESSAGES_PER_S, SECOND_LOOK_S, Failure, Reaper
 
 DEPLOYMENT: Final = Deployment(TOPIC_ARN, "roomcast-")
 TTL_MS: Final = 60_000
@@ -47,6 +49,8 @@ class World:
         self.calls: list[str] = []
         # Called at the beginning of a call of that name.
         self.before: dict[str, Callable[[], Any]] = {}
+        # What happens in the wait for a second look, once.
+        self.meanwhile: Callable[[], None] | None = None
         self.reaper = self.another()
         self.memory.pause = self._pause
 
@@ -109,7 +113,26 @@ class World:
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+        # Less than a second is the pace of calls.
+        if seconds >= 1:
+            self.clock.advance(seconds)
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                meanwhile()
         await asyncio.sleep(0)
+
+    def beat(self, *names: str) -> None:
+        """A heartbeat of each, unless it was refused."""
+        now_ms = self.clock.now_ms()
+        for name in names:
+            lease = self.memory.leases[name]
+            assert not lease.reaped
+            self.memory.leases[name] = replace(lease, heartbeat_at=now_ms, expires_at=now_ms + TTL_MS)
+
+    @property
+    def waited_s(self) -> float:
+        """For second looks."""
+        return sum(seconds for seconds in self.slept if seconds >= 1)
 
 
 def whole(*names: str) -> tuple[set[str], set[str], set[str], set[str]]:
@@ -195,7 +218,122 @@ async def test_a_marked_node_is_refused_its_heartbeat(world: World) -> None:
     assert not await world.leases.heartbeat(lease), "nor when the lease is gone"
 
 
+# ---- a second look
+
+
+async def test_a_fleet_that_could_not_write_its_leases_is_not_taken_for_dead(world: World) -> None:
+    """An outage of the table longer than a lease: all beat again as soon as it is over."""
+    names = [f"n{number:02}" for number in range(20)]
+    for name in names:
+        world.node(name, silent_ms=DEAD_MS)
+    before = world.state
+    world.meanwhile = lambda: world.beat(*names[1:])
+    report = await world.reaper.run()
+    assert world.waited_s == SECOND_LOOK_S
+    assert [(each.node, each.outcome) for each in report.nodes] == [("n00", "removed")]
+    assert report.live == 19
+    assert world.state == whole(*names[1:])
+    assert before != world.state
+
+
+async def test_who_did_not_beat_between_two_looks_is_dead(world: World) -> None:
+    for name in ("x", "y"):
+        world.node(name, silent_ms=DEAD_MS)
+    report = await world.reaper.run()
+    assert world.waited_s == SECOND_LOOK_S
+    assert len(report.nodes) == 2
+    assert world.state == whole()
+    assert any("2 of 2 leases look expired" in line for line in world.told)
+
+
+async def test_a_lease_that_ends_between_two_looks_has_its_time(world: World) -> None:
+    for name in ("x", "y"):
+        world.node(name, silent_ms=DEAD_MS)
+    world.node("z", silent_ms=DEAD_MS - 2)
+    assert [each.node for each in (await world.reaper.run()).nodes] == ["x", "y"]
+
+
+async def test_a_clock_that_is_wrong_kills_nobody(world: World) -> None:
+    """To whoever looks with a clock that is ahead all leases are over, also new ones."""
+    names = ["a", "b", "c"]
+    for name in names:
+        world.node(name)
+    stamps = world.clock.now_ms()
+    world.clock.advance(3600)
+
+    def beat() -> None:
+        for name in names:
+            lease = world.memory.leases[name]
+            world.memory.leases[name] = replace(
+                lease, heartbeat_at=stamps + 15_000, expires_at=stamps + 15_000 + TTL_MS
+            )
+
+    world.meanwhile = beat
+    report = await world.reaper.run()
+    assert (report.nodes, report.live) == ((), 3)
+    assert world.state == whole(*names)
+
+
+@pytest.mark.parametrize("living, dead, marked", [(0, 1, 0), (1, 1, 0), (2, 2, 0), (3, 2, 0), (1, 1, 5)])
+async def test_where_there_is_no_doubt_nobody_waits(
+    world: World, living: int, dead: int, marked: int
+) -> None:
+    for number in range(living):
+        world.node(f"a{number}")
+    for number in range(dead):
+        world.node(f"x{number}", silent_ms=DEAD_MS)
+    for number in range(marked):
+        world.node(f"y{number}", silent_ms=DEAD_MS, reaped=1)
+    assert len((await world.reaper.run()).nodes) == dead + marked
+    assert world.waited_s == 0
+
+
+async def test_a_dry_run_looks_twice_as_well(world: World) -> None:
+    for name in ("a", "b"):
+        world.node(name, silent_ms=DEAD_MS)
+    world.meanwhile = lambda: world.beat("a", "b")
+    assert (await world.reaper.run(dry_run=True)).is_empty
+
+
+def test_a_node_that_lives_has_beaten_between_two_looks() -> None:
+    assert NodeConfig().heartbeat_s + CALL_LIMIT_S <= SECOND_LOOK_S < 120 / 2
+
+
 # ---- leaves
+
+
+async def test_who_is_there_under_another_lease_has_not_left(world: World) -> None:
+    """A node that was only silent wrote its entries again, and told so: a leave after that would be the last word."""
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS, members=2)
+    world.enter(ROOM, "x2", ["x-c0"])
+    [node] = (await world.reaper.run()).nodes
+    assert {(leave.channel, ClientInfo.from_wire(leave.body).client) for leave in world.leaves} == {
+        ("own-x", "x-c0"),
+        ("own-x", "x-c1"),
+        (ROOM, "x-c1"),
+    }
+    assert node.members == 3
+    assert ("x", "x-c0") not in world.memory.presence[ROOM], "its old entry goes all the same"
+
+
+async def test_an_entry_under_another_dead_node_holds_nobody(world: World) -> None:
+    """Two leases of one node that is dead by now: one of them has to say that its clients left."""
+    world.node("a")
+    world.node("b")
+    world.node("x", silent_ms=DEAD_MS, members=1)
+    world.node("y", silent_ms=DEAD_MS, members=0)
+    world.enter(ROOM, "y", ["x-c0"])
+    await world.reaper.run()
+    assert {leave.node for leave in world.leaves if leave.channel == ROOM} == {"x", "y"}
+
+
+async def test_in_a_crowd_everybody_is_said_to_have_left(world: World) -> None:
+    """Who is still there is not looked up among so many; its own node knows better, and drops the leave."""
+    world.node("x", silent_ms=DEAD_MS, members=1)
+    world.enter(ROOM, "z", (f"z{number}" for number in range(MEMBERS_MAX + 1)))
+    await world.reaper.run()
+    assert len(world.leaves) == 2
 
 
 async def test_everybody_is_told_who_left(world: World) -> None:
@@ -367,6 +505,59 @@ async def test_a_fault_of_ours_is_not_taken_for_one_of_aws(world: World) -> None
     with pytest.raises(ZeroDivisionError):
         await world.reaper.run()
     assert "y" in world.memory.leases, "nothing goes on behind the back of who asked"
+
+
+async def test_queues_of_all_dead_nodes_go_before_presence(world: World) -> None:
+    """They cost money and messages; presence takes its time."""
+    for number in range(30):
+        world.node(f"a{number:02}")
+    for number in range(20):
+        world.node(f"x{number:02}", silent_ms=DEAD_MS)
+    await world.reaper.run()
+    last = len(world.calls) - 1 - world.calls[::-1].index("delete_queue")
+    assert world.calls[: last + 1].count("delete_queue") == 20
+    assert last < world.calls.index("channels")
+
+
+async def test_a_queue_that_vanished_may_be_refused(world: World) -> None:
+    """What is gone has no tags, and the permission depends on them."""
+    world.node("x", silent_ms=DEAD_MS)
+    world.memory.delete_queue("roomcast-x")
+    world.memory.fail_next("delete_queue", Refused("AccessDenied"))
+    report = await world.reaper.run()
+    assert [each.outcome for each in report.nodes] == ["removed"]
+    assert report.failed == 0
+    assert world.state == whole()
+
+
+@pytest.mark.parametrize("name", ["roomcast-theirs", "theirs"])
+async def test_a_lease_that_names_a_queue_of_others_goes_without_it(world: World, name: str) -> None:
+    """It is told once; as long as the lease stayed, every run would fail."""
+    world.node("x", silent_ms=DEAD_MS)
+    world.memory.create_queue(name, 0, queue_tags(f"{TOPIC_ARN}-2", "other"))
+    world.memory.leases["x"] = replace(world.memory.leases["x"], queue=name)
+    world.memory.fail_next("delete_queue", Refused("AccessDenied"))
+    report = await world.reaper.run()
+    assert report.failures == (Failure("leave_foreign_queue", name, "AccessDenied"),)
+    assert [each.outcome for each in report.nodes] == ["removed"]
+    assert name in world.memory.queues
+    assert not world.memory.leases
+    assert (await world.reaper.run()).failed == 0
+
+
+@pytest.mark.parametrize("looks", [True, False])
+async def test_a_queue_of_ours_that_may_not_be_deleted_is_left_to_the_next_run(
+    world: World, looks: bool
+) -> None:
+    world.node("x", silent_ms=DEAD_MS)
+    world.memory.fail_next("delete_queue", Refused("AccessDenied"))
+    if not looks:
+        world.memory.fail_next("queue", Throttled("told so"))
+    report = await world.reaper.run()
+    assert report.failures == (Failure("delete_queue", "roomcast-x", "AccessDenied"),)
+    assert world.memory.leases["x"].reaped
+    await world.reaper.run()
+    assert world.state == whole()
 
 
 # ---- orphans, instances, company

@@ -1,0 +1,181 @@
+"""What is counted: plain numbers that grow, which somebody reads now and then. Nothing here names a client or a channel."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import inf
+from typing import Final, TypeVar
+
+from service.core.codes import Closing, Disconnect, code_of
+
+__all__ = [
+    "BATCH_BOUNDS",
+    "LATENCY_BOUNDS_S",
+    "AppendTally",
+    "ClientTally",
+    "DeliveryTally",
+    "FanoutTally",
+    "Histogram",
+    "Limit",
+    "QueueTally",
+    "SignalTally",
+    "count",
+]
+
+# Seconds; from a write to a table in the same region to a time-out.
+LATENCY_BOUNDS_S: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+# Publications of one append.
+BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def count(counts: dict[Key, int], key: Key, by: int = 1) -> None:
+    """Whoever uses it sees to it that there are few keys."""
+    counts[key] = counts.get(key, 0) + by
+
+
+class Histogram:
+    """How many values were up to each of `bounds`, which ascend, and their sum."""
+
+    __slots__ = ("_counts", "bounds", "sum")
+
+    def __init__(self, bounds: Sequence[float] = LATENCY_BOUNDS_S) -> None:
+        self.bounds = bounds
+        # The last one is of those above every bound.
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self._counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def count(self) -> int:
+        """Of all values."""
+        return sum(self._counts)
+
+    def cumulative(self) -> Iterator[tuple[float, int]]:
+        """Each bound, infinity at last, with how many values are not above it."""
+        total = 0
+        for bound, here in zip((*self.bounds, inf), self._counts, strict=True):
+            total += here
+            yield bound, total
+
+
+class Limit(Enum):
+    """What a client may run into."""
+
+    # The node has client.connection_limit connections, or drains.
+    CONNECTIONS = "connections"
+    USER_CONNECTIONS = "user_connections"
+    CHANNELS = "channels"
+    MESSAGE_SIZE = "message_size"
+    PUBLISH_RATE = "publish_rate"
+    COMMAND_RATE = "command_rate"
+    HANDSHAKE_RATE = "handshake_rate"
+
+
+@dataclass(slots=True)
+class ClientTally:
+    """What the clients of a node did, and what became of it.
+
+    `commands`: by method and the code of the answer, 0 = a result. `disconnects`: by code; those that applications made up are
+    "application". `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`, `sent_bytes`: what goes to
+    one client, such as answers; the hub counts what goes to the subscribers of a channel. `throttled_s`: how long
+    commands had to wait for their rate.
+    """
+
+    connections: int = 0
+    commands: dict[tuple[str, int], int] = field(default_factory=dict)
+    disconnects: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=lambda: {limit.value: 0 for limit in Limit})
+    token_failures: dict[str, int] = field(default_factory=dict)
+    received_bytes: int = 0
+    sent_frames: int = 0
+    sent_bytes: int = 0
+    throttled_s: float = 0.0
+
+    def answered(self, method: str, code: int) -> None:
+        """`code`: of the error, 0 = none."""
+        count(self.commands, (method, code))
+
+    def limited(self, limit: Limit) -> None:
+        self.limits[limit.value] += 1
+
+    def closed(self, why: Closing) -> None:
+        """An application may choose any code: they are counted together."""
+        known = isinstance(why, Disconnect) or why in _DISCONNECTS
+        count(self.disconnects, str(code_of(why).code) if known else "application")
+
+
+_DISCONNECTS: Final = frozenset(each.value for each in Disconnect)
+
+
+@dataclass(slots=True)
+class AppendTally:
+    """What became of publications that were to be stored.
+
+    `publications`: by outcome. `latency_s`: from the submit to the answer of those that are in the log. `batches`: how many
+    publications each append held. `races`: appends that another node's append came before.
+    """
+
+    publications: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("stored", "repeated", "full", "too_large", "not_stored", "unknown"), 0
+        )
+    )
+    latency_s: Histogram = field(default_factory=Histogram)
+    batches: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
+    races: int = 0
+
+
+@dataclass(slots=True)
+class DeliveryTally:
+    """What it took to bring publications in order. Counts, but for what says otherwise."""
+
+    recoveries: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("recovered", "not_recovered"), 0)
+    )
+    recovered_publications: int = 0
+    gaps_filled: int = 0
+    gap_publications: int = 0
+    gap_read_failures: int = 0
+    tail_checks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("answered", "failed"), 0))
+    # Channels whose subscribers had to start afresh.
+    channels_lost: int = 0
+
+
+@dataclass(slots=True)
+class FanoutTally:
+    """What went to the subscribers of channels: a push counts for each of them, before it is known who reads it."""
+
+    pushes: int = 0
+    frames: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class SignalTally:
+    """What goes to other nodes beside the log. `messages`: of the topic, by outcome; `signals`: in them, or shed before."""
+
+    signals: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("sent", "not_sent", "shed", "too_large"), 0)
+    )
+    messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
+
+
+@dataclass(slots=True)
+class QueueTally:
+    """What came out of a node's queue, and what was deleted from it."""
+
+    receives: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("full", "some", "empty", "failed"), 0)
+    )
+    messages: int = 0
+    rebuilds: int = 0
+    deleted: int = 0
+    delete_failures: int = 0

@@ -1,0 +1,100 @@
+"""batch: several methods in one request, in order or at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import orjson
+
+from service.core.codes import Error
+from service.core.publication import Json
+from service.gateway.api.fields import FLAG, PAYLOAD, Field, ListOf, read
+from service.gateway.api.methods import Call, Method
+from service.gateway.api.refusals import Refused, bad_field, wire
+
+__all__ = [
+    "BATCH_AT_ONCE",
+    "BATCH_BODY_BYTES_MAX",
+    "BATCH_COMMANDS_MAX",
+    "BATCH_FIELDS",
+    "BATCH_REPLIES_BYTES_MAX",
+    "Batch",
+]
+
+BATCH_COMMANDS_MAX: Final = 1000
+# Of a request, whatever is in it.
+BATCH_BODY_BYTES_MAX: Final = 2 * 1024 * 1024
+# Of all replies together. Beyond it, what is left is not carried out.
+BATCH_REPLIES_BYTES_MAX: Final = 8 * 1024 * 1024
+# Commands of one `parallel` batch that are under way at once.
+BATCH_AT_ONCE: Final = 64
+
+BATCH_FIELDS: Final = (
+    Field(
+        "commands",
+        ListOf(PAYLOAD, BATCH_COMMANDS_MAX),
+        "Each an object with one member: a method's name, and its parameters.",
+        required=True,
+    ),
+    Field("parallel", FLAG, "Carry them out at once, and not one after the other.", default=False),
+)
+
+
+class Batch:
+    """`methods`: what a command may be, by name."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+
+    async def carry_out(self, call: Call, params: Json) -> Mapping[str, Json]:
+        """A reply for each command, in their order; one that fails is followed by the others. Raises Refused."""
+        asked = read(BATCH_FIELDS, params)
+        run = _Run(self._methods, call)
+        if not asked["parallel"]:
+            return {
+                "replies": [
+                    await run.reply(command, index) for index, command in enumerate(asked["commands"])
+                ]
+            }
+        return {"replies": await run.at_once(asked["commands"])}
+
+
+class _Run:
+    """The replies of one batch, as far as there is room for them."""
+
+    def __init__(self, methods: Mapping[str, Method], call: Call) -> None:
+        self._methods = methods
+        self._call = call
+        self._room = BATCH_REPLIES_BYTES_MAX
+
+    async def at_once(self, commands: Sequence[Json]) -> Sequence[Json]:
+        places = asyncio.Semaphore(BATCH_AT_ONCE)
+
+        async def one(index: int, command: Json) -> Json:
+            async with places:
+                return await self.reply(command, index)
+
+        return await asyncio.gather(*(one(index, command) for index, command in enumerate(commands)))
+
+    async def reply(self, command: Json, index: int) -> Json:
+        try:
+            if self._room <= 0:
+                raise Refused(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
+            method, params = self._chosen(command, f"commands[{index}]")
+            result = await method.handler(self._call, read(method.fields, params))
+            encoded = orjson.dumps({method.name: result})
+        except Refused as refused:
+            encoded = orjson.dumps({"error": wire(refused.error, refused.why)})
+        self._room -= len(encoded)
+        return orjson.Fragment(encoded)
+
+    def _chosen(self, command: Json, name: str) -> tuple[Method, Json]:
+        """The first of the known methods that is named."""
+        if not isinstance(command, dict):
+            raise bad_field(name, "must be an object")
+        for method_name, method in self._methods.items():
+            if (params := command.get(method_name)) is not None:
+                return method, params
+        raise Refused(Error.METHOD_NOT_FOUND)

@@ -1,0 +1,170 @@
+"""publish and broadcast."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from service.core.channels import is_valid_name
+from service.core.codes import Error
+from service.core.protocol import Unencodable
+from service.core.publication import Json, Publication
+from service.gateway.api.fields import (
+    ABSENT,
+    BASE64,
+    CHANNEL,
+    FLAG,
+    KEY,
+    PAYLOAD,
+    TAGS,
+    Field,
+    ListOf,
+    Schema,
+    Text,
+)
+from service.gateway.api.methods import BODY_ROOM_BYTES, Call, Method, Params, known, sized
+from service.gateway.api.refusals import Refused, bad_field, wire
+from service.log.appender import Full, TooLarge
+from service.log.channel_log import NotAppended, OutcomeUnknown
+
+__all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
+
+# Each is an append of its own; more channels take several calls.
+BROADCAST_CHANNELS_MAX: Final = 1000
+# Appends of one broadcast that are under way at once.
+BROADCAST_AT_ONCE: Final = 256
+# A name in a request, with quotes, comma and room for white space. Longer ones are refused one by one.
+_NAME_CHARS_MAX: Final = 1024
+_NAME_BYTES: Final = 260
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What is to be published, in one channel or several."""
+
+    data: Json
+    tags: Mapping[str, str] | None
+    key: str | None
+    skip_history: bool
+
+
+async def _publish(call: Call, asked: Params) -> Mapping[str, Json]:
+    return await _published(call, asked["channel"], _content(call, asked))
+
+
+async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
+    content = _content(call, asked)
+    places = asyncio.Semaphore(BROADCAST_AT_ONCE)
+
+    async def one(channel: str) -> Mapping[str, Json]:
+        async with places:
+            try:
+                if not is_valid_name(channel):
+                    raise bad_field("channel", "must be a channel's name")
+                return {"result": await _published(call, channel, content)}
+            except Refused as refused:
+                return {"error": wire(refused.error, refused.why)}
+
+    return {"responses": await asyncio.gather(*map(one, asked["channels"]))}
+
+
+def _content(call: Call, asked: Params) -> _Content:
+    if asked["b64data"] is not None:
+        [data] = asked["b64data"]
+    elif (data := asked["data"]) is ABSENT:
+        raise bad_field("data", "is required")
+    return _Content(sized(call, "data", data), asked["tags"], asked["idempotency_key"], asked["skip_history"])
+
+
+async def _published(call: Call, channel: str, content: _Content) -> Mapping[str, Json]:
+    """Raises Refused."""
+    options, publisher = known(call, channel), call.node.services.publisher
+    if content.key is not None and call.late:
+        # It may have been published elsewhere so long ago that the key is forgotten.
+        raise Refused(Error.TOO_MANY_REQUESTS)
+    published = Publication(content.data, tags=content.tags, time=call.received_ms)
+    try:
+        if not options.has_history or content.skip_history:
+            if content.key is not None:
+                raise Refused(Error.NOT_AVAILABLE, "an idempotency_key needs history")
+            publisher.send(channel, published)
+            return {}
+        position = await publisher.store(channel, options, published, content.key, call.received_ms)
+    except (Full, TooLarge, Unencodable) as failure:
+        raise Refused(publisher.error(failure)) from None
+    except (NotAppended, OutcomeUnknown) as failure:
+        _log.warning("api_publish_failed", channel=channel, reason=str(failure))
+        raise Refused(publisher.error(failure)) from failure
+    return {"offset": position.offset, "epoch": position.epoch}
+
+
+_CONTENT: Final = (
+    Field(
+        "data",
+        PAYLOAD,
+        "What is published: any JSON value. Required, unless `b64data` is there.",
+        default=ABSENT,
+    ),
+    Field("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
+    Field("tags", TAGS, "Strings that go to subscribers with the publication."),
+    Field(
+        "idempotency_key",
+        KEY,
+        "In each channel, what is published with one key is published once, for 24 hours. At most 64 printable ASCII "
+        "characters; empty: none.",
+    ),
+    Field(
+        "skip_history", FLAG, "Send it without storing: best effort, and without an offset.", default=False
+    ),
+    Field("delta", FLAG, "Taken and without effect: publications are sent whole.", default=False),
+)
+
+_POSITION: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "offset": {"type": "integer", "minimum": 1, "description": "Where it is in the channel's log."},
+        "epoch": {"type": "string", "description": "The epoch that `offset` counts in."},
+    },
+    "description": "Empty when it was not stored.",
+}
+_ERROR: Final[Schema] = {"$ref": "#/components/schemas/Error"}
+
+PUBLISH: Final = Method(
+    "publish",
+    "Publish in one channel.",
+    (Field("channel", CHANNEL, "Where to publish.", required=True), *_CONTENT),
+    _POSITION,
+    _publish,
+)
+BROADCAST: Final = Method(
+    "broadcast",
+    "Publish the same in many channels.",
+    (
+        Field(
+            "channels",
+            ListOf(Text(_NAME_CHARS_MAX), BROADCAST_CHANNELS_MAX, 1),
+            "Where to publish. One name that no channel can have does not keep the others from it.",
+            required=True,
+        ),
+        *_CONTENT,
+    ),
+    {
+        "type": "object",
+        "required": ["responses"],
+        "properties": {
+            "responses": {
+                "type": "array",
+                "description": "One for each channel, in the order of `channels`.",
+                "items": {"type": "object", "properties": {"result": _POSITION, "error": _ERROR}},
+            }
+        },
+    },
+    _broadcast,
+    room_bytes=BODY_ROOM_BYTES + BROADCAST_CHANNELS_MAX * _NAME_BYTES,
+)

@@ -1,0 +1,127 @@
+"""batch: replies in the order of the commands, each on its own, and no more than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from service.gateway.api import batch as batch_module
+from service.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
+from tests.unit.gateway.api.conftest import Caller
+
+NOT_FOUND = {"error": {"code": 104, "message": "method not found"}}
+
+
+async def batch(caller: Caller, *commands: Any, **more: Any) -> list[Any]:
+    answer = await caller.ask("batch", commands=list(commands), **more)
+    assert answer.keys() == {"replies"}, answer
+    replies = answer["replies"]
+    assert isinstance(replies, list)
+    return replies
+
+
+def publish(data: Any, channel: str = "lobby") -> dict[str, Any]:
+    return {"publish": {"channel": channel, "data": data}}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_each_command_has_its_reply(caller: Caller, parallel: bool) -> None:
+    replies = await batch(
+        caller,
+        publish(1),
+        publish(2, "no:where"),
+        {"history": {"channel": "other", "limit": 1}},
+        {"broadcast": {"channels": ["a", "b"], "data": 1}},
+        {"presence": {"channel": "lobby"}},
+        {"publish": {"channel": "lobby"}},
+        {"info": {}},
+        parallel=parallel,
+    )
+    assert replies[0]["publish"]["offset"] == 1
+    assert replies[1] == {"error": {"code": 102, "message": "unknown channel"}}
+    assert replies[2]["history"]["publications"] == []
+    assert [each["result"]["offset"] for each in replies[3]["broadcast"]["responses"]] == [1, 1]
+    assert replies[4]["error"]["code"] == 108
+    assert replies[5] == {"error": {"code": 107, "message": "bad request: data is required"}}
+    assert replies[6] == {"info": {"nodes": []}}
+
+
+async def test_commands_are_carried_out_in_order_unless_parallel(caller: Caller) -> None:
+    replies = await batch(
+        caller, publish(1), {"history": {"channel": "lobby", "limit": 9}}, publish(2), publish(3)
+    )
+    assert [entry["data"] for entry in caller.stored()] == [1, 2, 3]
+    assert len(replies[1]["history"]["publications"]) == 1
+    assert [replies[index]["publish"]["offset"] for index in (0, 2, 3)] == [1, 2, 3]
+
+
+async def test_a_parallel_batch_is_under_way_at_once_and_not_all_of_it(
+    caller: Caller, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "BATCH_AT_ONCE", 3)
+    held = fleet.traffic.hold("newest")
+    commands = [publish(number, f"c{number}") for number in range(5)]
+    asking = asyncio.create_task(batch(caller, *commands, parallel=True))
+    await held.arrived(3)
+    await asyncio.sleep(0)
+    assert held.count == 3
+    held.release()
+    assert [reply["publish"]["offset"] for reply in await asking] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    "command, reply",
+    [
+        ({}, NOT_FOUND),
+        ({"publish": None}, NOT_FOUND),
+        ({"batch": {"commands": []}}, NOT_FOUND),
+        ({"rpc": {}}, NOT_FOUND),
+        (None, {"error": {"code": 107, "message": "bad request: commands[1] must be an object"}}),
+        ([publish(1)], {"error": {"code": 107, "message": "bad request: commands[1] must be an object"}}),
+        ({"publish": 5}, {"error": {"code": 107, "message": "bad request: the request must be an object"}}),
+    ],
+)
+async def test_what_is_no_command(caller: Caller, command: Any, reply: Any) -> None:
+    replies = await batch(caller, publish(1), command, publish(2))
+    assert replies[1] == reply
+    assert [replies[index]["publish"]["offset"] for index in (0, 2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({}, "commands is required"),
+        ({"commands": {}}, "commands must be an array of 0 to 1000 values"),
+        ({"commands": [{}] * (BATCH_COMMANDS_MAX + 1)}, "commands must be an array of 0 to 1000 values"),
+        ({"commands": [], "parallel": 1}, "parallel must be true or false"),
+    ],
+)
+async def test_what_is_no_batch(caller: Caller, params: dict[str, Any], message: str) -> None:
+    assert await caller.refusal("batch", **params) == (107, f"bad request: {message}")
+
+
+async def test_an_empty_batch(caller: Caller) -> None:
+    assert await batch(caller) == []
+    assert len(await batch(caller, *[{}] * BATCH_COMMANDS_MAX)) == BATCH_COMMANDS_MAX
+
+
+async def test_replies_together_are_bounded(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "BATCH_REPLIES_BYTES_MAX", 150)
+    replies = await batch(caller, *(publish(number) for number in range(5)))
+    done = [reply for reply in replies if "publish" in reply]
+    assert 0 < len(done) < 5
+    assert len(caller.stored()) == len(done), "what is left is not carried out"
+    assert replies[-1]["error"] == {
+        "code": 106,
+        "message": "limit exceeded: the replies of the batch are too large",
+    }
+
+
+async def test_a_batch_is_bounded_in_bytes(caller: Caller) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = b'{"commands":[]}'.ljust(BATCH_BODY_BYTES_MAX)
+    assert (await caller.post(data=BytesIO(body), to="batch", headers=headers))[0] == 200
+    assert (await caller.post(data=BytesIO(body + b" "), to="batch", headers=headers))[0] == 413

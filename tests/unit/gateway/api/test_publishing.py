@@ -1,0 +1,221 @@
+"""publish and broadcast over a node in memory: what is stored, what is refused, and one publication a key."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from service.core.codes import Error
+from service.core.idempotency import COMMIT_WITHIN_MS
+from service.delivery.broadcaster import SIGNAL_BYTES_MAX
+from service.gateway.api.publishing import BROADCAST_CHANNELS_MAX
+from service.ports import Refused, Throttled, UnknownOutcome
+from tests.unit.gateway.api.conftest import CHANNEL, KEY, SIZE_LIMIT, Caller, Serve
+from tests.unit.worlds import until
+
+
+async def test_a_publication_is_in_the_log_when_it_is_answered(caller: Caller) -> None:
+    first, second = await caller.publish(tags={"kind": "note"}), await caller.publish()
+    assert (first["result"]["offset"], second["result"]["offset"]) == (1, 2)
+    assert first["result"]["epoch"] == second["result"]["epoch"] == caller.node.world.stream[0].epoch
+    stored = caller.stored()
+    assert [entry["data"] for entry in stored] == [{"text": "hi"}] * 2
+    assert stored[0]["tags"] == {"kind": "note"}
+    assert "info" not in stored[0], "a back end is no client"
+
+
+async def test_one_publication_a_key(caller: Caller) -> None:
+    answers = await asyncio.gather(*(caller.publish(idempotency_key="order-1") for _ in range(5)))
+    assert all(answer == answers[0] for answer in answers)
+    assert await caller.publish(idempotency_key="order-1") == answers[0]
+    assert len(caller.stored()) == 1
+    assert (await caller.publish(idempotency_key="order-2"))["result"]["offset"] == 2
+
+
+async def test_a_lost_answer_and_a_retry_are_one_publication(caller: Caller) -> None:
+    caller.node.world.fail_next("put_keyed_item", UnknownOutcome("simulated"), "applied")
+    answer = await caller.publish(idempotency_key="order-1")
+    assert answer["result"]["offset"] == 1
+    assert await caller.publish(idempotency_key="order-1") == answer
+    assert len(caller.stored()) == 1
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"channel": ""}, "channel must be 1 to 255 printable ASCII characters"),
+        ({"channel": "x" * 256}, "channel must be 1 to 255 printable ASCII characters"),
+        ({"channel": "ümlaut"}, "channel must be 1 to 255 printable ASCII characters"),
+        ({"channel": 5}, "channel must be 1 to 255 printable ASCII characters"),
+        ({"channel": None}, "channel is required"),
+        ({"idempotency_key": "x" * 65}, "idempotency_key must be at most 64 printable ASCII characters"),
+        ({"idempotency_key": 5}, "idempotency_key must be at most 64 printable ASCII characters"),
+        ({"tags": {"a": 1}}, "tags must be an object of strings"),
+        ({"tags": []}, "tags must be an object of strings"),
+        ({"skip_history": "yes"}, "skip_history must be true or false"),
+        ({"delta": 1}, "delta must be true or false"),
+        ({"b64data": "?"}, "b64data must be base64 of the text of a JSON value"),
+        ({"b64data": base64.b64encode(b"{").decode()}, "b64data must be base64 of the text of a JSON value"),
+        ({"b64data": 5}, "b64data must be base64 of the text of a JSON value"),
+    ],
+)
+async def test_a_bad_request_says_what_is_wrong(caller: Caller, params: dict[str, Any], message: str) -> None:
+    answer = await caller.publish(**params)
+    assert answer["error"] == {"code": 107, "message": f"bad request: {message}"}
+    assert caller.stored() == []
+
+
+async def test_data_may_be_null_but_must_be_there(caller: Caller) -> None:
+    assert await caller.refusal("publish", channel=CHANNEL) == (107, "bad request: data is required")
+    await caller.result("publish", channel=CHANNEL, data=None)
+    assert [entry["data"] for entry in caller.stored()] == [None]
+
+
+async def test_data_in_base64_is_the_text_of_a_value_and_goes_before_data(caller: Caller) -> None:
+    for value in ({"text": "hi"}, None, 5):
+        encoded = base64.b64encode(json.dumps(value).encode()).decode()
+        await caller.result("publish", channel=CHANNEL, data="not this", b64data=encoded)
+    await caller.result("publish", channel=CHANNEL, data="this", b64data="")
+    assert [entry["data"] for entry in caller.stored()] == [{"text": "hi"}, None, 5, "this"]
+
+
+async def test_what_a_method_does_not_know_is_passed_over(caller: Caller) -> None:
+    await caller.result("publish", channel=CHANNEL, data=1, delta=True, version=7, other=[1])
+    assert [entry["data"] for entry in caller.stored()] == [1]
+
+
+async def test_an_unknown_namespace(caller: Caller) -> None:
+    answer = await caller.publish(channel="nobody:knows")
+    assert answer["error"] == {"code": 102, "message": "unknown channel"}
+
+
+async def test_what_the_table_refuses_did_not_happen(caller: Caller) -> None:
+    caller.node.world.fail_next("put_item", Refused("simulated"))
+    assert (await caller.publish())["error"]["code"] == Error.REFUSED.value.code
+    assert caller.stored() == []
+
+
+async def test_what_the_table_does_not_take_now_is_to_be_tried_again(caller: Caller) -> None:
+    caller.node.clock.advance(1000)
+    caller.node.world.fail_next("put_item", Throttled("simulated"))
+    world = caller.node.world
+
+    async def slow(call: str, stage: str) -> None:
+        if call == "put_item" and stage == "sent":
+            caller.node.clock.advance(60)
+        await asyncio.sleep(0)
+
+    world.pause = slow
+    assert (await caller.publish())["error"]["code"] == Error.TOO_MANY_REQUESTS.value.code
+    assert caller.stored() == []
+
+
+async def test_data_is_measured_as_it_is_kept(caller: Caller) -> None:
+    """A library that escapes everything makes it three times as long on the way."""
+    fits = "é" * ((SIZE_LIMIT - 2) // 2)
+    assert len(json.dumps(fits)) > 2 * SIZE_LIMIT
+    await caller.result("publish", channel=CHANNEL, data=fits)
+    code, message = await caller.refusal("publish", channel=CHANNEL, data=f"{fits}x")
+    assert (code, message) == (106, f"limit exceeded: data is larger than {SIZE_LIMIT} bytes")
+    assert len(caller.stored()) == 1
+
+
+async def test_what_is_nested_too_deeply_to_be_written_again(caller: Caller) -> None:
+    body = b'{"channel": "lobby", "data": %s%s}' % (b"[" * 600, b"]" * 600)
+    status, answer = await caller.post(data=body, headers={"Content-Type": "application/json"})
+    assert (status, answer["error"]) == (
+        200,
+        {"code": 107, "message": "bad request: data is nested too deeply"},
+    )
+
+
+async def test_what_can_never_be_sent_is_not_to_be_tried_again(serve: Serve) -> None:
+    """A number that grows when it is written anew: the request itself was not too large."""
+    caller = await serve(size_limit=SIGNAL_BYTES_MAX // 2)
+    numbers = b"[" + b",".join([b"1e15"] * (SIGNAL_BYTES_MAX // 10)) + b"]"
+    for skip in (b"true", b"false"):
+        body = b'{"channel": "lobby", "data": %s, "skip_history": %s}' % (numbers, skip)
+        status, answer = await caller.post(data=body, headers={"Content-Type": "application/json"})
+        assert (status, answer["error"]["code"]) == (200, Error.LIMIT_EXCEEDED.value.code)
+    assert caller.stored() == []
+
+
+async def test_a_key_counts_from_the_first_bytes_of_its_request(caller: Caller) -> None:
+    """Not from when its body was there: the process may be suspended between."""
+    body = json.dumps({"channel": CHANNEL, "data": 1, "idempotency_key": "k"}).encode()
+    reader, writer = await asyncio.open_connection(*caller.address)
+    writer.write(
+        b"POST /api/publish HTTP/1.1\r\nHost: here\r\nConnection: close\r\nX-API-Key: %s\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (KEY.encode(), len(body))
+    )
+    await until(lambda: caller.handled)
+    # Too short to be taken for a suspension by itself.
+    caller.node.clock.advance(COMMIT_WITHIN_MS / 1000)
+    writer.write(body)
+    answer = await reader.read()
+    writer.close()
+    assert b'"code":111' in answer
+    assert caller.stored() == []
+
+
+async def test_without_history_there_is_no_position(caller: Caller) -> None:
+    async with caller.node.running():
+        assert await caller.publish(skip_history=True) == {"result": {}}
+        assert await caller.publish(channel="plain:x") == {"result": {}}
+    answer = await caller.publish(skip_history=True, idempotency_key="k")
+    assert answer["error"]["code"] == Error.NOT_AVAILABLE.value.code
+    assert caller.stored() == []
+
+
+# ---- broadcast
+
+
+async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
+    responses = (
+        await caller.result(
+            "broadcast", channels=["one", "nobody:knows", "", "two", "one"], data="x", tags={"a": "b"}
+        )
+    )["responses"]
+    assert responses[1] == {"error": {"code": 102, "message": "unknown channel"}}
+    assert responses[2]["error"]["code"] == 107
+    assert [response["result"]["offset"] for response in (responses[0], responses[3])] == [1, 1]
+    assert responses[4]["result"]["offset"] == 2
+    assert caller.stored("two") == [
+        {"data": "x", "tags": {"a": "b"}, "time": caller.stored("two")[0]["time"]}
+    ]
+
+
+async def test_a_broadcasts_key_is_one_in_each_channel(caller: Caller) -> None:
+    for _ in range(2):
+        answer = await caller.result("broadcast", channels=["one", "two"], data=1, idempotency_key="k")
+        assert [response["result"]["offset"] for response in answer["responses"]] == [1, 1]
+    assert len(caller.stored()) == 2
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"data": 1}, "channels is required"),
+        ({"channels": [], "data": 1}, f"channels must be an array of 1 to {BROADCAST_CHANNELS_MAX} values"),
+        (
+            {"channels": ["c"] * (BROADCAST_CHANNELS_MAX + 1), "data": 1},
+            f"channels must be an array of 1 to {BROADCAST_CHANNELS_MAX} values",
+        ),
+        ({"channels": ["a", 5], "data": 1}, "channels[1] must be a string of at most 1024 characters"),
+        ({"channels": ["a"]}, "data is required"),
+    ],
+)
+async def test_bad_broadcasts(caller: Caller, params: dict[str, Any], message: str) -> None:
+    assert await caller.refusal("broadcast", **params) == (107, f"bad request: {message}")
+    assert caller.stored() == []
+
+
+async def test_as_many_channels_as_may_be_fit_a_request(caller: Caller) -> None:
+    channels = [f"{number:0255d}" for number in range(BROADCAST_CHANNELS_MAX)]
+    answer = await caller.result("broadcast", channels=channels, data="é" * (SIZE_LIMIT // 2 - 1))
+    assert all(response["result"]["offset"] == 1 for response in answer["responses"])
+    assert len(caller.stored()) == BROADCAST_CHANNELS_MAX

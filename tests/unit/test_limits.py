@@ -1,0 +1,169 @@
+"""What one client may do: connections of a user, publications and commands a second, and what happens beyond."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.assembly import BURST_S, rate
+from service.auth import sign_connection
+from service.core.codes import Disconnect
+from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, until
+
+TOO_MANY = 111
+
+
+def node_of(**client: Any) -> tuple[Fleet, LocalNode]:
+    fleet = Fleet()
+    return fleet, fleet.node(**client)
+
+
+def limits(node: LocalNode) -> dict[str, int]:
+    return {name: hits for name, hits in node.assembly.node.services.tally.limits.items() if hits}
+
+
+def token(user: str) -> str:
+    return sign_connection(user, SECRET, 60)
+
+
+async def refused(client: Client, **connect: Any) -> None:
+    await client.say({"connect": connect})
+    assert client.socket.closed_with is Disconnect.CONNECTION_LIMIT
+
+
+# ---- connections of a user
+
+
+async def test_a_user_has_so_many_connections_and_no_more() -> None:
+    _, node = node_of(secret=SECRET, insecure=False, user_connection_limit=2)
+    ann = [await node.client(token=token("ann")) for _ in range(2)]
+    await refused(node.open(), token=token("ann"))
+    assert limits(node) == {"user_connections": 1}
+    # Others are not concerned.
+    await node.client(token=token("bob"))
+    # One that ends makes room for another.
+    node.assembly.node.closed(ann[0].connection)
+    await node.client(token=token("ann"))
+    await refused(node.open(), token=token("ann"))
+
+
+async def test_of_those_who_come_together_no_more_are_let_in() -> None:
+    _, node = node_of(secret=SECRET, insecure=False, user_connection_limit=3)
+    clients = [node.open() for _ in range(10)]
+    await asyncio.gather(*(client.say({"connect": {"token": token("ann")}}) for client in clients))
+    assert sum(client.socket.closed_with is None for client in clients) == 3
+
+
+async def test_who_has_no_name_is_not_counted() -> None:
+    _, node = node_of(user_connection_limit=1)
+    for _ in range(3):
+        await node.client()
+    assert limits(node) == {}
+
+
+def test_3504_is_final_to_sdks() -> None:
+    assert Disconnect.CONNECTION_LIMIT.value.code == 3504
+    assert Disconnect.CONNECTION_LIMIT.value.terminal
+
+
+# ---- publications
+
+
+async def test_publications_beyond_the_rate_did_not_happen() -> None:
+    fleet, node = node_of(publish_rate_limit=1.0)
+    client = await node.client()
+    answers = [await client.publish("room", number) for number in range(4)]
+    assert answers == [{}, {}, TOO_MANY, TOO_MANY]
+    assert logged(fleet.world) == [0, 1]
+    assert limits(node) == {"publish_rate": 2}
+    fleet.clock.advance(1.0)
+    assert await client.publish("room", "later") == {}
+    assert await client.publish("room", "too early") == TOO_MANY
+
+
+async def test_signals_and_calls_count_and_other_commands_do_not() -> None:
+    _, node = node_of(publish_rate_limit=1.0)
+    client = await node.client()
+    assert await client.publish("plain:x", 1) == {}
+    called = await client.ask("rpc", method="roomcast.publish", data={"channel": "room", "data": 2})
+    assert called["data"]["offset"] == 1
+    assert await client.publish("plain:x", 3) == TOO_MANY
+    assert await client.ask("rpc", method="roomcast.publish", data={"channel": "room", "data": 4}) == TOO_MANY
+    assert isinstance(await client.ask("history", channel="room", limit=0), dict)
+
+
+async def test_connections_have_rates_of_their_own() -> None:
+    _, node = node_of(publish_rate_limit=0.5)
+    one, other = await node.client(), await node.client()
+    assert [await one.publish("room", 1), await one.publish("room", 2)] == [{}, TOO_MANY]
+    assert await other.publish("room", 3) == {}
+
+
+# ---- commands
+
+
+async def test_commands_beyond_the_rate_wait_and_keep_their_order() -> None:
+    _, node = node_of(command_rate_limit=50.0, channel_limit=1)
+    client = node.open()
+    reads: list[dict[str, Any]] = [{"presence_stats": {"channel": "room"}}] * 100
+    ids = await client.say({"connect": {}}, *reads, {"history": {"channel": "room", "limit": 0}})
+    # 101 at once; the clock of the node stands still, so the last one has to wait for a fiftieth of a second.
+    tally = node.assembly.node.services.tally
+    assert limits(node) == {"command_rate": 1}
+    assert tally.throttled_s == pytest.approx(1 / 50)
+    await until(lambda: all(client.socket.reply_to(each) for each in ids))
+    assert client.socket.closed_with is None
+
+
+async def test_who_waits_is_not_read_from_and_may_be_closed() -> None:
+    _, node = node_of(command_rate_limit=0.01, channel_limit=1)
+    client = node.open()
+    await client.say({"connect": {}})
+    saying = asyncio.create_task(client.say({"publish": {"channel": "room", "data": 1}}))
+    await until(lambda: limits(node))
+    assert not saying.done()
+    client.connection.close(Disconnect.SHUTDOWN)
+    saying.cancel()
+    await asyncio.gather(saying, return_exceptions=True)
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+
+
+async def test_a_client_that_comes_back_subscribes_to_all_its_channels_at_once() -> None:
+    _, node = node_of(command_rate_limit=1.0, channel_limit=50)
+    client = node.open()
+    subscribes = [{"subscribe": {"channel": f"plain:{number}"}} for number in range(50)]
+    ids = await client.say({"connect": {}}, *subscribes)
+    await until(lambda: all(client.socket.reply_to(each) for each in ids))
+    assert limits(node) == {}
+
+
+async def test_limits_that_are_off_hold_nobody_up() -> None:
+    _, node = node_of(command_rate_limit=0, publish_rate_limit=0, user_connection_limit=0)
+    client = await node.client()
+    for number in range(1500):
+        assert await client.publish("plain:x", number) == {}
+    assert limits(node) == {}
+
+
+def test_a_rate_is_what_is_configured() -> None:
+    assert rate(0, BURST_S) is None
+    hundred = rate(100.0, BURST_S, 28)
+    assert hundred is not None
+    assert (hundred.per_s, hundred.burst) == (100.0, 228.0)
+    slow = rate(0.1, BURST_S)
+    assert slow is not None
+    assert slow.burst == 1.0
+
+
+# ---- those that answer with error 106
+
+
+async def test_channels_and_sizes_are_told_apart() -> None:
+    _, node = node_of(channel_limit=1, message_size_limit=1024)
+    client = await node.client()
+    await client.subscribe("room")
+    assert await client.subscribe("other") == 106
+    assert await client.publish("room", "x" * 2000) == 106
+    assert limits(node) == {"channels": 1, "message_size": 1}
