@@ -200,6 +200,8 @@ def test_nothing_to_reap(account: Aws, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_step_that_fails(option: list[str], account: Aws, capsys: pytest.CaptureFixture[str]) -> None:
     account.rows = ROWS
     account.answers["delete_queue"] = client_error("AccessDenied", 403, "DeleteQueue")
+    # Still there, and it cannot be told whose it is: that is no success.
+    account.answers["get_queue_attributes"] = client_error("AccessDenied", 403, "GetQueueAttributes")
     assert cli.main(["reap", *option]) == 1
     out, err = capsys.readouterr()
     assert err.startswith(
