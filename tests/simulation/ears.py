@@ -128,11 +128,9 @@ class Ears:
                 is_other = node.queue_name != old[node.name]
                 if kinds[node.name] is Wound.DELETED:
                     done = is_other or node.is_unready()
-                elif len(wounded) < len(nodes):
-                    # Others hear on: it is not ready, and says so before it takes another queue.
-                    done = node.is_unready() or any(node.unready_when_rebuilt)
                 else:
-                    done = is_other or node.is_in_doubt()
+                    # It is in doubt at once and takes another queue; unready only if what others hear goes on growing.
+                    done = is_other or node.is_in_doubt() or node.is_unready()
                 if done:
                     del left[node.name]
             return not left
