@@ -91,7 +91,7 @@ class Resequencer:
     def offer(self, record: Record, now_s: float) -> list[Next]:
         """Take one record, from wherever it comes; returns what may go to subscribers now, in order."""
         if record.epoch != self.epoch:
-            if record.epoch not in self._refuted:
+            if not self.has_refuted(record.epoch):
                 self.doubted = record.epoch
             return []
         if record.last <= self.top:
@@ -120,6 +120,10 @@ class Resequencer:
         self._refuted.append(epoch)
         if self.doubted == epoch:
             self.doubted = None
+
+    def has_refuted(self, epoch: str) -> bool:
+        """Whether the log said so not long ago. Epochs that are over do not come back."""
+        return epoch in self._refuted
 
     def reading(self) -> int:
         """A read of everything after `top` begins; returns the offset it must reach. See `read`."""

@@ -38,8 +38,9 @@ _OPENING_BYTES_MAX: Final = 1024 * 1024
 _JOIN_READS_MAX: Final = 3
 # Channels that one connection's join reads for at once.
 _JOINS_AT_ONCE: Final = 32
-# From a read for a position ahead of the log's end, which was in vain, to the next one. Those who come meanwhile
-# wait for it together: it costs them little of what a subscribe may take, and the log one read a second at most.
+# From a read for a position ahead of the log's end, or of another epoch, which was in vain, to the next one. Those who
+# come meanwhile wait for it together: it costs them little of what a subscribe may take, and the log one read a second
+# at most.
 _AHEAD_READ_PAUSE_S: Final = 1.0
 # Publications asked for in one read of a hole; a longer hole takes several reads.
 _GAP_PUBLICATIONS_MAX: Final = 1000
@@ -99,6 +100,17 @@ class _AheadReads:
     next_at: float = -inf
 
 
+@dataclass(slots=True)
+class _EpochReads:
+    """Reads that told which epoch is a channel's: how many were begun, the number of the last one that was answered, and
+    when the next may begin for who claims another epoch (monotonic seconds).
+    """
+
+    begun: int = 0
+    answered: int = 0
+    next_at: float = -inf
+
+
 class _Channel:
     """One open channel: its order, its recent publications, and how many are about to join."""
 
@@ -106,6 +118,7 @@ class _Channel:
         "ahead",
         "doubt_at",
         "doubt_failures",
+        "epochs",
         "failures",
         "joining",
         "name",
@@ -140,6 +153,7 @@ class _Channel:
         # Positions before it were read for in vain: the log has a hole, or a recovery does not bring so many bytes.
         self.unreachable = 0
         self.ahead = _AheadReads()
+        self.epochs = _EpochReads()
         # Looks at a doubted epoch that failed, and when the next may begin.
         self.doubt_failures = 0
         self.doubt_at = -inf
@@ -165,11 +179,15 @@ class _Channel:
 
 @dataclass(slots=True)
 class _Placing:
-    """One subscriber on its way into a channel: how often the log was read for it, and whether that is of no use."""
+    """One subscriber on its way into a channel: how often the log was read for it, and whether that is of no use.
+
+    `epochs_begun`: reads of the channel's epoch that were begun before it came.
+    """
 
     channel: _Channel
     since: StreamPosition | None
     window: Callable[[], Window]
+    epochs_begun: int
     reads: int = 0
     given_up: bool = False
 
@@ -312,7 +330,7 @@ class Dispatcher:
         channel = self._channels.get(joining.name)
         if channel is None:
             channel = self._channels[joining.name] = _Channel(joining.name, self._publications_max)
-        return _Placing(channel, joining.since, joining.window)
+        return _Placing(channel, joining.since, joining.window, channel.epochs.begun)
 
     async def _placed(self, placings: Sequence[_Placing | None]) -> Sequence[Joined | None]:
         """Where subscribers may start, as of the last tick, for all of them alike. Raises PortError."""
@@ -344,6 +362,8 @@ class Dispatcher:
         position = channel.resequencer.position
         if since is None:
             return Joined(position, None, ())
+        if self._may_be_behind(placing):
+            return None
         answer = recover(since, position, channel.ring, self._visible(channel, placing.window))
         if isinstance(answer, Recovered):
             if answer.sent:
@@ -365,7 +385,10 @@ class Dispatcher:
                 placing.given_up = True
             else:
                 placing.reads += 1
-                placing.given_up = not await self._read_for(channel, since, placing.window)
+                if self._may_be_behind(placing):
+                    await self._ask_epoch(placing, since)
+                else:
+                    placing.given_up = not await self._read_for(channel, since, placing.window)
 
     async def _open(self, channel: _Channel) -> None:
         """Read the position where the channel starts; one read for all who wait. Raises PortError."""
@@ -377,7 +400,9 @@ class Dispatcher:
 
     async def _read_position(self, channel: _Channel) -> None:
         read_at_s = self._clock.monotonic_s()
+        channel.epochs.begun = number = channel.epochs.begun + 1
         resolved = await self._log.renew(channel.name)
+        channel.epochs.answered = number
         channel.resequencer = Resequencer(resolved.tail.position, gap_wait_s=self._timings.gap_wait_s)
         waiting = channel.opened()
         if self._channels.get(channel.name) is channel:
@@ -386,6 +411,38 @@ class Dispatcher:
             if channel.waiting_dropped:
                 # Nobody will hint at those again: let the log tell.
                 self._spawn(self._check_tail(channel))
+
+    def _may_be_behind(self, placing: _Placing) -> bool:
+        """Whether a subscriber claims another epoch than this node's, and the log was not asked since it came: the node
+        may have slept through the beginning of the next.
+        """
+        resequencer, since, epochs = placing.channel.resequencer, placing.since, placing.channel.epochs
+        if resequencer is None or since is None or since.epoch in ("", resequencer.epoch):
+            return False
+        is_known = epochs.answered > placing.epochs_begun or resequencer.has_refuted(since.epoch)
+        return not (is_known or placing.given_up)
+
+    async def _ask_epoch(self, placing: _Placing, since: StreamPosition) -> None:
+        """Have the log say which epoch is the channel's. Anybody can claim another, so a pause follows. Raises PortError."""
+        channel, epochs = placing.channel, placing.channel.epochs
+        async with channel.reads:
+            # What is under way now may answer us, or begin a pause.
+            pause = epochs.next_at - self._clock.monotonic_s()
+        if pause > 0 and self._may_be_behind(placing):
+            await asyncio.sleep(pause)
+        async with channel.reads:
+            resequencer = channel.resequencer
+            assert resequencer is not None, "an open channel stays open"
+            if self._may_be_behind(placing) and self._channels.get(channel.name) is channel:
+                epochs.begun = number = epochs.begun + 1
+                resolved = await self._log.resolve(channel.name)
+                epochs.answered = number
+                epochs.next_at = self._clock.monotonic_s() + _AHEAD_READ_PAUSE_S
+                if resolved.tail.epoch == resequencer.epoch:
+                    resequencer.refute(since.epoch)
+                self._compare(channel, resequencer, resolved)
+        if self._channels.get(channel.name) is not channel:
+            raise _Evicted(f"channel {channel.name} was closed while a subscriber joined")
 
     async def _read_for(self, channel: _Channel, since: StreamPosition, window: Callable[[], Window]) -> bool:
         """Read what a recovery needs; concurrent ones share the read. False = the log does not have it."""

@@ -25,7 +25,9 @@ _CALLS_S: Final = 15.0
 # From the last thing heard to a node's word that it does not hear, and a look at the log. That it alone is deaf shows when what
 # others heard has grown from its first look to the next.
 NOTICE_S: Final = (MISSED_INTERVALS + _JITTER + 1 + _JITTER) * _INTERVAL_S + 2 * _CALLS_S
-# From there to a queue that hears, and the next canary in it. The pause of an earlier rebuild may not be over.
+# From there to its word that it is deaf: others' canaries must be seen to grow, and meanwhile it may take another queue.
+DEAF_S: Final = NOTICE_S + (1 + _JITTER) * _INTERVAL_S + 2 * _CALLS_S
+# From the first word to a queue that hears, and the next canary in it. The pause of an earlier rebuild may not be over.
 HEAL_S: Final = NOTICE_S + REBUILD_PAUSE_MAX_S + 2 * _INTERVAL_S + _CALLS_S
 # How long all canaries are counted.
 _LISTENED_S: Final = 10 * _INTERVAL_S
@@ -80,10 +82,8 @@ class Ears:
         if not await self._all_well(nodes, "after all faults"):
             return
         await self._listen(nodes)
-        if self._random.random() < 0.3:
-            await self._silence(nodes)
-        else:
-            await self._wound_some(nodes)
+        trials = [self._silence, self._wound_some, self._wound_some]
+        await self._random.choice(trials if len(nodes) == 1 else [*trials, self._cut_off])(nodes)
         await self._all_well(nodes, "after its wound")
 
     # ---- what is tried
@@ -112,26 +112,22 @@ class Ears:
             self._checker.fail(Kind.CANARIES, f"{sung} were sung, and the newest heard are {heard}")
 
     async def _wound_some(self, nodes: Sequence[SimulatedNode]) -> None:
+        """They say so, take other queues, and read what they missed; the others stay as ready as they were."""
         wounded = self._random.sample(nodes, self._random.randint(1, len(nodes)))
+        others = [node for node in nodes if node not in wounded]
         old = {node.name: node.queue_name for node in wounded}
-        kinds = {node.name: self._random.choice(list(Wound)) for node in wounded}
         for node in wounded:
-            node.unready_when_rebuilt.clear()
-            kind = kinds[node.name]
+            kind = self._random.choice(list(Wound))
             self._note(f"{kind} of {node.name}")
             wound(self._world, node.queue_name, kind)
         self._publish()
         left = {node.name: node for node in wounded}
+        unready: set[str] = set()
 
         def noticed() -> bool:
+            unready.update(node.name for node in others if node.is_unready())
             for node in list(left.values()):
-                is_other = node.queue_name != old[node.name]
-                if kinds[node.name] is Wound.DELETED:
-                    done = is_other or node.is_unready()
-                else:
-                    # It is in doubt at once and takes another queue; unready only if what others hear goes on growing.
-                    done = is_other or node.is_in_doubt() or node.is_unready()
-                if done:
+                if node.is_in_doubt() or node.queue_name != old[node.name]:
                     del left[node.name]
             return not left
 
@@ -139,6 +135,25 @@ class Ears:
             self._checker.fail(Kind.DEAF, f"{sorted(left)} did not notice within {NOTICE_S:.0f} s")
         if not await self._until(self._caught_up, NOTICE_S):
             self._checker.fail(Kind.DEAF, f"what {sorted(old)} did not hear was not read from the log")
+        noticed()
+        if unready:
+            self._checker.fail(
+                Kind.DEAF, f"{sorted(old)} were wounded, and {unready} said that they are deaf"
+            )
+
+    async def _cut_off(self, nodes: Sequence[SimulatedNode]) -> None:
+        """One hears nothing, whatever queue it takes: it must say that it is not ready as long as others hear."""
+        victim = self._random.choice(nodes)
+        self._note(f"{victim.name} is cut off")
+        self._world.is_cut_off = victim.owns
+        self._publish()
+        if not await self._until(victim.is_deaf, DEAF_S):
+            self._checker.fail(Kind.DEAF, f"{victim.name} did not say within {DEAF_S:.0f} s that it is deaf")
+        if not await self._until(self._caught_up, _CALLS_S):
+            self._checker.fail(Kind.DEAF, f"what {victim.name} did not hear was not read from the log")
+        if deaf := [node.name for node in nodes if node is not victim and node.is_unready()]:
+            self._checker.fail(Kind.DEAF, f"{victim.name} was cut off, and {deaf} said that they are deaf")
+        self._world.is_cut_off = lambda _: False
 
     async def _silence(self, nodes: Sequence[SimulatedNode]) -> None:
         """The stream brings nothing any more: no node's fault, and no reason to end one."""
@@ -187,7 +202,7 @@ class Ears:
         if lease.expires_at <= node.clock.now_ms():
             return f"its lease ended: {lease}"
         if left := [
-            each for each in (*world.queues, *world.subscriptions) if _is_of(each, node) and each != queue
+            each for each in (*world.queues, *world.subscriptions) if node.owns(each) and each != queue
         ]:
             return f"it left {left} behind"
         return ""
@@ -200,7 +215,3 @@ class Ears:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
-
-
-def _is_of(queue: str, node: SimulatedNode) -> bool:
-    return f"-{node.name}-" in f"-{queue}"

@@ -15,6 +15,7 @@ from service.adapters.memory import MemoryLeases, MemoryPresence, MemoryQueue, M
 from service.assembly import Assembly, Ports, assemble
 from service.config import ClientConfig, Config, NodeConfig
 from service.connection import SLEPT_S, Connection
+from service.core.canary import Hearing
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.publication import StreamPosition
 from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenInvalid
@@ -152,10 +153,6 @@ class SimulatedNode:
             hold_queue=self.lease.hold,
             newest_canary_elsewhere=self.lease.newest_canary_elsewhere,
         )
-        # What it said of itself each time that it asked for a new queue: a moment later all may be well again.
-        self.unready_when_rebuilt: list[bool] = []
-        self._rebuild = self.assembly.canary._rebuild
-        self.assembly.canary._rebuild = self._note_and_rebuild
         self._start(self._run())
 
     @property
@@ -189,9 +186,17 @@ class SimulatedNode:
         """Something that happens on this node."""
         self._start(work)
 
+    def owns(self, queue: str) -> bool:
+        """Whether it made the queue, now or before."""
+        return f"-{self.name}-" in f"-{queue}"
+
     def is_unready(self) -> bool:
         """Whether it says that it cannot hear."""
         return bool(self.health.reasons())
+
+    def is_deaf(self) -> bool:
+        """Whether it says that others hear what it does not."""
+        return self.assembly.canary.hearing is Hearing.DEAF and self.is_unready()
 
     def is_in_doubt(self) -> bool:
         """Whether it says that it may not hear everything."""
@@ -234,10 +239,6 @@ class SimulatedNode:
         await self.lease.enter("live")
         self._start_background("canary", assembly.canary.run())
         self.ready = not self.fate.dead
-
-    def _note_and_rebuild(self) -> None:
-        self.unready_when_rebuilt.append(self.is_unready())
-        self._rebuild()
 
     def _report(self, held: Lease) -> Lease:
         return replace(held, canary=self.assembly.canary.newest)

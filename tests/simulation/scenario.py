@@ -203,6 +203,8 @@ class Scenario:
         for _ in range(3):
             await asyncio.sleep(30.0)
             self._publish()
+            # Perhaps to the sleeper, which is in the epoch before.
+            self._drop_client()
 
     async def _settle(self) -> None:
         """No more faults: everybody must end up at the top of the log."""
@@ -393,7 +395,7 @@ class Scenario:
         """When something failed last, or was slow: now, as long as a node is suspended."""
         if any(node.fate.frozen is not None for node in self.nodes):
             return asyncio.get_running_loop().time()
-        return self.world.troubled_s
+        return max(self.world.troubled_s, *(node.fate.thawed_at_s for node in self.nodes))
 
     def _note(self, what: str) -> None:
         self.trace.append(f"{asyncio.get_running_loop().time():12.3f} {what}")

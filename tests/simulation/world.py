@@ -48,6 +48,7 @@ class Fate:
     # Done when the process goes on.
     frozen: asyncio.Future[None] | None = None
     frozen_at_s: float = 0.0
+    thawed_at_s: float = -inf
     # Called with the seconds it took, before anything goes on.
     woken: Callable[[float], None] = lambda _: None
 
@@ -61,7 +62,8 @@ class Fate:
     def thaw(self) -> None:
         frozen, self.frozen = self.frozen, None
         if frozen is not None:
-            self.woken(asyncio.get_running_loop().time() - self.frozen_at_s)
+            self.thawed_at_s = asyncio.get_running_loop().time()
+            self.woken(self.thawed_at_s - self.frozen_at_s)
             frozen.set_result(None)
 
 
@@ -94,6 +96,8 @@ class SimulatedWorld(MemoryWorld):
         self.silent_until_s = 0.0
         # Queues in which nothing arrives for good, as with a policy that refuses the topic.
         self.deaf: set[str] = set()
+        # Whether nothing arrives in a queue, whatever else may be said of it.
+        self.is_cut_off: Callable[[str], bool] = lambda _: False
         # Until then the stream brings nothing; later it brings all.
         self._still_until_s = 0.0
         self.on_insert.append(self._streamed)
@@ -213,7 +217,7 @@ class SimulatedWorld(MemoryWorld):
                 loop.call_later(random.uniform(0, faults.hint_late_s), self._arrive, name, body)
 
     def _arrive(self, name: str, body: str) -> None:
-        if name in self.queues and name not in self.deaf:
+        if name in self.queues and name not in self.deaf and not self.is_cut_off(name):
             subscriptions, self.subscriptions = self.subscriptions, {name}
             try:
                 super().send(body)

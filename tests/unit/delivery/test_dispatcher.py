@@ -887,6 +887,76 @@ async def test_another_epoch_that_is_real_ends_the_subscriptions(room: Room) -> 
     assert again.offsets == [2]
 
 
+async def test_who_comes_from_the_next_epoch_is_not_refused_by_a_node_that_missed_its_beginning(
+    room: Room,
+) -> None:
+    subscriber = await room.join()
+    room.hint(await room.append())
+    room.fleet.clock.advance(BELIEF_S + 3600)
+    items = [await room.append(), await room.append()]
+    since = StreamPosition(items[0].epoch, items[0].last)
+    with pytest.raises(PortError):
+        await room.join(since=since)
+    assert subscriber.lost_channels == [CHANNEL]
+    assert (await room.join(since=since)).offsets == [items[1].offset]
+
+
+async def test_those_of_an_epoch_before_cost_one_read_together(room: Room) -> None:
+    await room.append()
+    await room.join()
+    before = room.fleet.traffic.calls["newest"]
+    held = room.fleet.traffic.hold("newest", "answer")
+    comers = [room.joining(StreamPosition("before", number)) for number in range(50)]
+    await held.arrived()
+    late = room.joining(StreamPosition("before", 1))
+    await settled()
+    held.release()
+    await asyncio.gather(*(joining for _, joining in [*comers, late]))
+    after = await room.join(since=StreamPosition("before", 7))
+    assert room.fleet.traffic.calls["newest"] == before + 1
+    for subscriber in (*(each for each, _ in [*comers, late]), after):
+        assert subscriber.joined is not None
+        assert subscriber.joined.recovered is False
+
+
+async def test_who_claims_epochs_that_never_were_costs_a_read_a_second(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def epoch_reads() -> int:
+        return room.fleet.traffic.calls["newest"] - before
+
+    await room.join()
+    before = room.fleet.traffic.calls["newest"]
+    first = await room.join(since=StreamPosition("invented", 1))
+    assert first.joined is not None
+    assert first.joined.recovered is False
+    flood = [room.joining(StreamPosition(f"invented-{number}", 1)) for number in range(50)]
+    await settled()
+    assert epoch_reads() == 1
+    assert not any(joining.done() for _, joining in flood)
+    for _, joining in flood:
+        joining.cancel()
+    await asyncio.gather(*(joining for _, joining in flood), return_exceptions=True)
+    # Then one read answers all who wait.
+    monkeypatch.setattr(dispatcher_module, "_AHEAD_READ_PAUSE_S", GAP_WAIT_S)
+    room.pass_time()
+    flood = [room.joining(StreamPosition(f"invented-{number}", 1)) for number in range(50)]
+    await settled()
+    room.pass_time()
+    await asyncio.gather(*(joining for _, joining in flood))
+    assert epoch_reads() <= 3, "for the first, and a pause later for those who came when that had begun"
+    assert all(subscriber.joined == first.joined for subscriber, _ in flood)
+
+
+async def test_a_log_that_does_not_say_its_epoch_refuses_nobody(room: Room) -> None:
+    await room.join()
+    room.fleet.world.fail_next("newest", Refused("on purpose"))
+    subscriber, joining = room.joining(StreamPosition("another", 1))
+    with pytest.raises(PortError):
+        await joining
+    assert subscriber.joined is None
+
+
 async def test_the_periodic_check_finds_another_epoch(room: Room) -> None:
     subscriber = await room.join()
     room.fleet.clock.advance(BELIEF_S + 3600)
