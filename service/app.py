@@ -38,6 +38,7 @@ from service.adapters.schema import channels_table, idempotency_table, nodes_tab
 from service.assembly import Assembly, assemble, rate
 from service.auth import TokenVerifier
 from service.aws_ports import aws_ports, instance_queue, region_of
+from service.concurrency import beside
 from service.config import Config, ConfigError
 from service.core.channels import RESERVED_PREFIX
 from service.core.rates import Turnstile
@@ -377,7 +378,7 @@ async def _drain(runner: web.AppRunner, app: web.Application) -> None:
     for site in list(runner.sites):
         await site.stop()
     # Beside the drain: the table of leases may take its time to answer, and clients need not wait for that.
-    async with _beside(app[_LEASE].enter("draining")):
+    async with beside(app[_LEASE].enter("draining")):
         await node.drain(drain_s, random_fraction)
 
 
@@ -400,13 +401,9 @@ async def _started(runner: web.AppRunner, stop: asyncio.Event) -> bool:
 @asynccontextmanager
 async def _task(app: web.Application, work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """A background task for the time of the context. One that ends by itself is a fault: it is logged."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(partial(_unexpected_end, app))
-    try:
+    async with beside(work) as task:
+        task.add_done_callback(partial(_unexpected_end, app))
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _unexpected_end(app: web.Application, task: asyncio.Task[None]) -> None:
@@ -434,17 +431,6 @@ async def _bounded(within_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise PortError(f"not done within {within_s:g} s") from None
-
-
-@asynccontextmanager
-async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """`work` runs meanwhile, and is given up at the end."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from service.system import new_id, random_fraction
 __all__ = ["aws_ports", "instance_queue", "region_of"]
 
 
-def region_of(aws: AwsConfig) -> str:
-    """The topic's region is the only one that can work: arn:aws:sns:REGION:…"""
-    return aws.region or aws.topic_arn.split(":")[3]
+def region_of(aws: AwsConfig) -> str | None:
+    """The topic's region is the only one that can work: arn:aws:sns:REGION:… None: what the environment says."""
+    return aws.region or (aws.topic_arn.split(":")[3] if aws.topic_arn else None)
 
 
 def instance_queue(aws: AwsConfig, clients: AwsClients, lease_id: Callable[[], str]) -> SqsInstanceQueue:

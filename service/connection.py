@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import structlog
 
+from service.concurrency import each_to_its_end
 from service.core import signals
 from service.core.codes import Closing, Disconnect, Error, Unsubscribe, code_of
 from service.core.envelope import Signal
@@ -577,14 +578,12 @@ class Connection:
 
     async def _enter_all(self, joins: Sequence[Join]) -> None:
         """Enter presence where the channels have it. Raises PortError, when all of them are done."""
-        places = asyncio.Semaphore(PRESENCE_ENTRIES_AT_ONCE)
 
         async def enter(join: Join) -> None:
-            async with places:
-                await self._services.presence.enter(join.channel, join.info)
+            await self._services.presence.enter(join.channel, join.info)
 
-        entering = [enter(join) for join in joins if join.options.presence]
-        for failure in filter(None, await asyncio.gather(*entering, return_exceptions=True)):
+        entering = [join for join in joins if join.options.presence]
+        for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, enter):
             raise failure
 
     def _server_results(

@@ -7,14 +7,15 @@ greets itself through the topic, and sings a canary that has to come back throug
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
 from service.adapters.schema import channels_table, idempotency_table, nodes_table, presence_table
 from service.assembly import Assembly, Ports, assemble
 from service.auth import TokenVerifier
+from service.concurrency import beside
 from service.config import Config
 from service.core.canary import CANARY_CHANNEL, canary_item, next_number
 from service.core.channels import RESERVED_PREFIX
@@ -165,9 +166,9 @@ class Doctor:
         """A queue of its own, under a lease, so that the reaper finds it should this process die."""
         stack.push_async_callback(self._lease.drop)
         stack.push_async_callback(self._assembly.listener.close)
-        await stack.enter_async_context(_running(self._lease.run()))
+        await stack.enter_async_context(beside(self._lease.run()))
         await self._assembly.listener.open()
-        await stack.enter_async_context(_running(self._assembly.poller.run()))
+        await stack.enter_async_context(beside(self._assembly.poller.run()))
         return "made, subscribed and polled"
 
     async def _greet(self) -> str:
@@ -211,13 +212,3 @@ class Doctor:
             if await self._ports.table.put_item(item, believed_until_ms=now + interval_ms) is None:
                 return item.last
         raise PortError("other nodes sang at every moment; try again")
-
-
-@asynccontextmanager
-async def _running(work: Awaitable[None]) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

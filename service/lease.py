@@ -66,8 +66,11 @@ class LeaseKeeper:
         self.report: Callable[[Lease], Lease] = _as_it_is
         # Told the new lease once it is written. Its queue is "" unless the queue is just being replaced.
         self.lost: Callable[[Lease], None] = _nobody
-        # Whether the last heartbeat found the lease in place.
-        self.held = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the last heartbeat found the lease in place."""
+        return self._stored
 
     @property
     def id(self) -> str:
@@ -99,7 +102,7 @@ class LeaseKeeper:
             for node in (*self._unsure, *((self._lease.node,) if self._stored else ())):
                 await self._leases.drop(node)
             self._unsure.clear()
-            self._stored = self.held = False
+            self._stored = False
 
     async def abandon(self) -> None:
         """This node ends and leaves something behind: its lease ends now, so that somebody cleans up. Raises PortError."""
@@ -134,14 +137,14 @@ class LeaseKeeper:
             del self._unsure[:-_UNSURE_MAX]
             self._lease, self._is_anew = replace(self._lease, node=self._new_id()), True
             raise
-        self._stored = self.held = True
+        self._stored = True
         if self._is_anew:
             self._is_anew = False
             self.lost(self._lease)
 
     def _take_another(self, queue: str) -> None:
         """Under the old id somebody is cleaning up, or has done so: nothing new may carry it."""
-        lost, self._stored, self.held, self._is_anew = self._lease.node, False, False, True
+        lost, self._stored, self._is_anew = self._lease.node, False, True
         self._lease = replace(self._lease, node=self._new_id(), queue=queue, started_at=self._clock.now_ms())
         _log.error("lease_lost", lease=lost, now=self._lease.node)
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 
+from service.concurrency import each_to_its_end
 from service.core.publication import ClientInfo
 from service.core.reaping import standing
 from service.ports import Clock, Leases, Member, PortError, Presence
@@ -31,6 +33,8 @@ EXITS_MAX: Final = 20_000
 ENTRIES_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -157,43 +161,26 @@ class PresenceBook:
 
     async def _remove_old(self) -> None:
         """Of leases that were lost; the new entries are there by now, so that nobody seems to have left."""
-        places = asyncio.Semaphore(ENTRIES_AT_ONCE)
 
-        async def remove(key: tuple[str, str, str], info: ClientInfo) -> None:
+        async def remove(entry: tuple[tuple[str, str, str], ClientInfo]) -> None:
+            key, info = entry
             node, channel, _ = key
-            async with places:
-                await self._presence.remove(channel, Member(node, info))
+            await self._presence.remove(channel, Member(node, info))
             if self._old.get(key) is info:
                 del self._old[key]
 
-        results = await asyncio.gather(
-            *(remove(key, info) for key, info in list(self._old.items())), return_exceptions=True
-        )
-        for failure in results:
-            if failure is not None and not isinstance(failure, PortError):
-                raise failure
+        await _tried(list(self._old.items()), remove)
 
     async def _write_again(self) -> None:
         entries = len(self._unwritten)
         if not entries:
             return
-        node = self._node
-        places = asyncio.Semaphore(ENTRIES_AT_ONCE)
-
-        async def write(key: tuple[str, str], info: ClientInfo) -> None:
-            async with places:
-                await self._write_one_again(node, key, info)
-
-        results = await asyncio.gather(
-            *(write(key, info) for key, info in list(self._unwritten.items())), return_exceptions=True
-        )
-        for failure in results:
-            if failure is not None and not isinstance(failure, PortError):
-                raise failure
+        await _tried(list(self._unwritten.items()), partial(self._write_one_again, self._node))
         _log.warning("presence_entered_again", entries=entries, left=len(self._unwritten))
 
-    async def _write_one_again(self, node: str, key: tuple[str, str], info: ClientInfo) -> None:
+    async def _write_one_again(self, node: str, entry: tuple[tuple[str, str], ClientInfo]) -> None:
         """Raises PortError: then the next round does it."""
+        key, info = entry
         if node != self._node or self._unwritten.get(key) is not info:
             return
         channel, _ = key
@@ -252,6 +239,13 @@ class PresenceBook:
             self._live_nodes = frozenset(live | {self._node})
             self._live_until_s = self._clock.monotonic_s() + CACHE_S
         return self._live_nodes
+
+
+async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """What AWS does not take now is left to the next round."""
+    for failure in await each_to_its_end(ENTRIES_AT_ONCE, entries, work):
+        if not isinstance(failure, PortError):
+            raise failure
 
 
 def _nobody(channel: str, info: ClientInfo) -> None:

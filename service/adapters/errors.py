@@ -35,7 +35,6 @@ __all__ = [
     "READ_TIMEOUT_S",
     "error_code",
     "is_condition_failure",
-    "is_subscription_gone",
     "mapped",
     "port_errors",
 ]
@@ -61,7 +60,6 @@ ATTEMPTS_MAX: Final = 3
 # Error texts go to logs; AWS sometimes quotes the request in them.
 _MESSAGE_CHARS_MAX: Final = 200
 _CONDITION_FAILED: Final = "ConditionalCheckFailedException"
-_SUBSCRIPTION_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
 
 _THROTTLED_CODES: Final = frozenset({
     "BandwidthLimitExceeded",
@@ -151,11 +149,6 @@ def error_code(error: ClientError) -> str:
 def is_condition_failure(error: ClientError) -> bool:
     """Whether a conditional write was answered with: the condition does not hold."""
     return error_code(error) == _CONDITION_FAILED
-
-
-def is_subscription_gone(error: ClientError) -> bool:
-    """Whether an Unsubscribe was answered with: there is no such subscription."""
-    return error_code(error) in _SUBSCRIPTION_GONE_CODES
 
 
 def _mapped_answer(error: ClientError) -> PortError:

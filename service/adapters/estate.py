@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from botocore.exceptions import ClientError
-
-from service.adapters.errors import CALL_LIMIT_S, is_subscription_gone, port_errors
+from service.adapters.errors import CALL_LIMIT_S, port_errors
+from service.adapters.topic import unsubscribe
 from service.core.holdings import Deployment, Queue, Subscription
 from service.ports import Gone, Refused
 
@@ -90,12 +89,7 @@ class SqsEstate:
         raise Refused(f"more than {SUBSCRIPTIONS_MAX} subscriptions of {self._deployment.topic_arn}")
 
     async def unsubscribe(self, arn: str) -> None:
-        async with port_errors(CALL_LIMIT_S):
-            try:
-                await self._sns.unsubscribe(SubscriptionArn=arn)
-            except ClientError as error:
-                if not is_subscription_gone(error):
-                    raise
+        await unsubscribe(self._sns, arn)
 
     async def delete_queue(self, name: str) -> None:
         try:

@@ -8,9 +8,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from botocore.exceptions import ClientError
-
-from service.adapters.errors import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, is_subscription_gone, port_errors
+from service.adapters.errors import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, port_errors
+from service.adapters.topic import unsubscribe
 from service.ports import Gone, Message, PortError, Refused, Throttled, UnknownOutcome
 
 __all__ = ["RECEIVE_MAX", "SqsInstanceQueue", "is_queue_name"]
@@ -161,12 +160,7 @@ class SqsInstanceQueue:
             return
         # An answer that was lost: ask for the ARN again.
         arn = self._subscription_arn or await self._subscribe(name)
-        async with port_errors(CALL_LIMIT_S):
-            try:
-                await self._sns.unsubscribe(SubscriptionArn=arn)
-            except ClientError as error:
-                if not is_subscription_gone(error):
-                    raise
+        await unsubscribe(self._sns, arn)
         self._subscription_arn, self._subscribing = None, False
 
     async def _delete_queue(self, name: str) -> None:

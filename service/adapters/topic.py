@@ -1,18 +1,21 @@
-"""The SNS topic: one message to every instance's queue."""
+"""The SNS topic: one message to every instance's queue, and the end of a subscription to it."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from service.adapters.errors import CALL_LIMIT_S, port_errors
+from botocore.exceptions import ClientError
+
+from service.adapters.errors import CALL_LIMIT_S, error_code, port_errors
 from service.core.envelope import ENVELOPE_BYTES_MAX
 from service.ports import Refused
 
-__all__ = ["SnsTopic", "check_body"]
+__all__ = ["SnsTopic", "check_body", "unsubscribe"]
 
 # SNS takes no more; emulators do, so it is checked here.
 _MESSAGE_BYTES_MAX: Final = 256 * 1024
 assert ENVELOPE_BYTES_MAX <= _MESSAGE_BYTES_MAX
+_SUBSCRIPTION_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
 
 
 class SnsTopic:
@@ -26,6 +29,16 @@ class SnsTopic:
         check_body(body)
         async with port_errors(CALL_LIMIT_S):
             await self._client.publish(TopicArn=self._topic_arn, Message=body)
+
+
+async def unsubscribe(client: Any, arn: str) -> None:
+    """End a subscription; one that is gone already is success. Raises PortError."""
+    async with port_errors(CALL_LIMIT_S):
+        try:
+            await client.unsubscribe(SubscriptionArn=arn)
+        except ClientError as error:
+            if error_code(error) not in _SUBSCRIPTION_GONE_CODES:
+                raise
 
 
 def check_body(body: str) -> None:

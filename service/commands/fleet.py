@@ -88,11 +88,9 @@ def reap(arguments: argparse.Namespace) -> int:
 @asynccontextmanager
 async def _aws(config: Config) -> AsyncIterator[AwsClients]:
     from service.adapters.aws import connect
+    from service.aws_ports import region_of
 
-    aws = config.aws
-    # The topic's region is the only one that can work: arn:aws:sns:REGION:…
-    region = aws.region or (aws.topic_arn.split(":")[3] if aws.topic_arn else None)
-    async with connect(region=region, endpoint_url=aws.endpoint_url or None) as clients:
+    async with connect(region=region_of(config.aws), endpoint_url=config.aws.endpoint_url or None) as clients:
         yield clients
 
 
@@ -111,26 +109,22 @@ async def _leases(config: Config) -> Sequence[Lease]:
 
 
 async def _reap(config: Config, *, dry_run: bool) -> Report:
-    from service.adapters.estate import SqsEstate
-    from service.adapters.leases import DynamoLeases
-    from service.adapters.presence import DynamoPresence
-    from service.adapters.schema import nodes_table, presence_table
-    from service.adapters.topic import SnsTopic
+    from service.adapters.schema import nodes_table
     from service.core.holdings import Deployment
     from service.ports import PortError
-    from service.reaper.reaper import Reaper
+    from service.reaper.over_aws import reaper_over_aws
     from service.system import SystemClock
 
     deployment = Deployment(config.aws.topic_arn, config.aws.queue_prefix)
     name = nodes_table(config.aws.table_prefix)
     async with _aws(config) as clients:
-        reaper = Reaper(
-            leases=DynamoLeases(clients.tables, name),
-            presence=DynamoPresence(clients.tables, presence_table(config.aws.table_prefix)),
-            estate=SqsEstate(clients.sqs, clients.sns, deployment),
-            topic=SnsTopic(clients.sns, deployment.topic_arn),
-            clock=SystemClock(),
-            deployment=deployment,
+        reaper = reaper_over_aws(
+            deployment,
+            config.aws.table_prefix,
+            SystemClock(),
+            dynamodb=clients.tables,
+            sns=clients.sns,
+            sqs=clients.sqs,
             tell=progress(),
         )
         try:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Final
@@ -21,16 +21,12 @@ from botocore.config import Config
 
 from service.adapters.autoscaling import AutoScalingInstance
 from service.adapters.errors import ATTEMPTS_MAX, CONNECT_TIMEOUT_S, READ_TIMEOUT_S
-from service.adapters.estate import SqsEstate
-from service.adapters.leases import DynamoLeases
-from service.adapters.presence import DynamoPresence
-from service.adapters.schema import nodes_table, presence_table
 from service.adapters.threads import ThreadedClient
-from service.adapters.topic import SnsTopic
 from service.core.holdings import Deployment
 from service.core.reaping import WHOLE_FLEET, Scope
 from service.ports import PortError
-from service.reaper.reaper import Reaper, Report
+from service.reaper.over_aws import reaper_over_aws
+from service.reaper.reaper import Reaper, Report, Sleep
 from service.system import SystemClock
 
 __all__ = ["Clients", "Incomplete", "Request", "Settings", "asked", "carry_out", "handler"]
@@ -47,9 +43,6 @@ _CONNECTIONS_MAX: Final = 16
 # Of what an event says, and of what a run found, as much as a log line needs.
 _TEXT_CHARS_MAX: Final = 100
 _TOLD_MAX: Final = 20
-
-
-Sleep = Callable[[float], Awaitable[None]]
 
 
 class Incomplete(Exception):
@@ -130,14 +123,13 @@ async def carry_out(
 
     As long as a lease of the instance is fresh its node drains, and completes the lifecycle action itself.
     """
-    prefix = settings.table_prefix
-    reaper = Reaper(
-        leases=DynamoLeases(clients.dynamodb, nodes_table(prefix)),
-        presence=DynamoPresence(clients.dynamodb, presence_table(prefix)),
-        estate=SqsEstate(clients.sqs, clients.sns, settings.deployment),
-        topic=SnsTopic(clients.sns, settings.deployment.topic_arn),
-        clock=SystemClock(),
-        deployment=settings.deployment,
+    reaper = reaper_over_aws(
+        settings.deployment,
+        settings.table_prefix,
+        SystemClock(),
+        dynamodb=clients.dynamodb,
+        sns=clients.sns,
+        sqs=clients.sqs,
         sleep=sleep,
     )
     try:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
+from service.concurrency import each
 from service.core import signals
 from service.core.envelope import ENVELOPE_BYTES_MAX, pack, signal_text
 from service.core.holdings import Deployment, Lease, Queue
@@ -39,7 +40,10 @@ __all__ = [
     "QueueReport",
     "Reaper",
     "Report",
+    "Sleep",
     "SubscriptionReport",
+    "Tell",
+    "silent",
 ]
 
 # Of the smallest regions' SNS quota of 300 a second for all of an account: as one more node.
@@ -178,8 +182,8 @@ class _Pace:
             await self._sleep(self._pause_s)
 
 
-def _silent(_line: str) -> None:
-    pass
+def silent(_line: str) -> None:
+    """A Tell that nobody listens to."""
 
 
 class Reaper:
@@ -194,7 +198,7 @@ class Reaper:
         topic: Topic,
         clock: Clock,
         deployment: Deployment,
-        tell: Tell = _silent,
+        tell: Tell = silent,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._leases = leases
@@ -221,13 +225,13 @@ class Reaper:
         else:
             findings, live = await self._look_at_some(scope, failures)
         if dry_run:
-            nodes = await _each(_NODES_AT_ONCE, findings.nodes, lambda dead: self._shown(dead, failures))
+            nodes = await each(_NODES_AT_ONCE, findings.nodes, lambda dead: self._shown(dead, failures))
             queues = [_queue_report(orphan, "found") for orphan in findings.queues]
             subscriptions = [_subscription_report(stale, "found") for stale in findings.subscriptions]
         else:
             nodes = list(await self._reap(findings.nodes, failures))
-            queues = await _each(_AT_ONCE, findings.queues, lambda orphan: self._remove(orphan, failures))
-            subscriptions = await _each(
+            queues = await each(_AT_ONCE, findings.queues, lambda orphan: self._remove(orphan, failures))
+            subscriptions = await each(
                 _AT_ONCE, findings.subscriptions, lambda stale: self._end(stale, failures)
             )
         return Report(
@@ -260,7 +264,7 @@ class Reaper:
         suspects = unexplained(names, subscriptions, leases, self._deployment, now_ms)
         if suspects:
             self._tell(f"looking at {len(suspects)} queues that no lease explains")
-        looked_at = await _each(_AT_ONCE, suspects, lambda name: self._look_at(name, failures))
+        looked_at = await each(_AT_ONCE, suspects, lambda name: self._look_at(name, failures))
         known = {name: queue for seen in looked_at if seen is not None for name, queue in (seen,)}
         findings = judge(leases, subscriptions, known, self._deployment, now_ms, beating)
         return findings, len(leases) - len(findings.nodes)
@@ -330,9 +334,9 @@ class Reaper:
 
         Of all of them what costs money and messages goes first: presence takes as long as there are channels.
         """
-        freed = await _each(_AT_ONCE, dead, lambda each: self._free(each, failures))
+        freed = await each(_AT_ONCE, dead, lambda one: self._free(one, failures))
         gone = frozenset(each.lease.node for each in dead)
-        return await _each(_NODES_AT_ONCE, freed, lambda each: self._forget(each, gone, failures))
+        return await each(_NODES_AT_ONCE, freed, lambda one: self._forget(one, gone, failures))
 
     async def _free(self, dead: DeadNode, failures: _Failures) -> _Freed:
         """First pass: mark the lease, end the subscription, delete the queue."""
@@ -457,12 +461,12 @@ class _Clearing:
         for _ in range(_PAGES_MAX):
             if not left:
                 break
-            pages = await _each(_CHANNELS_AT_ONCE, left, self._leavers)
+            pages = await each(_CHANNELS_AT_ONCE, left, self._leavers)
             leaving = [(channel, info) for channel, infos in pages for info in infos]
             # First told, then removed: broken off in between, it is told again, and repeats are known.
             await self._send(filter(None, (self._leave(channel, info) for channel, info in leaving)))
             self.members += len(leaving)
-            cleared = await _each(_CHANNELS_AT_ONCE, left, self._cleared)
+            cleared = await each(_CHANNELS_AT_ONCE, left, self._cleared)
             left = [channel for channel, all_of_it in zip(left, cleared, strict=True) if not all_of_it]
         self.channels += len(channels) - len(left)
 
@@ -497,25 +501,6 @@ class _Clearing:
 def _is_complete(dead: DeadNode) -> bool:
     """Whether its lease names the subscription; a node that died young did not get to write it down."""
     return bool(dead.lease.subscription_arn) or not dead.queue
-
-
-async def _each(at_once: int, items: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
-    """`work` of every item, in order, `at_once` of them at a time. The first error ends all of it."""
-    results: dict[int, R] = {}
-    waiting = iter(enumerate(items))
-
-    async def worker() -> None:
-        for index, item in waiting:
-            results[index] = await work(item)
-
-    workers = [asyncio.ensure_future(worker()) for _ in range(min(at_once, len(items)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for each in workers:
-            each.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return [results[index] for index in range(len(items))]
 
 
 async def _done(step: str, what: str, call: Awaitable[None], failures: _Failures) -> bool:

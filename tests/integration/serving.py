@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,12 +17,39 @@ from typing import Any, Final
 
 from service.adapters.schema import channels_table, nodes_table, presence_table
 from service.dev.provision import DUMMY_CREDENTIALS, Provisioned, client, provision
+from service.system import SystemClock
 from tests.contract.backends import REGION, ROOT, emulator
 
-__all__ = ["START_S", "STOP_S", "Aws", "Process", "deployed", "environment", "pump", "serving"]
+__all__ = [
+    "START_S",
+    "STOP_S",
+    "Ahead",
+    "Aws",
+    "Process",
+    "deployed",
+    "environment",
+    "no_wait",
+    "pump",
+    "serving",
+]
 
 START_S: Final = 45
 STOP_S: Final = 30
+
+
+class Ahead(SystemClock):
+    """The clock of a machine that is ahead of the others: to it, leases end that are not renewed for a while."""
+
+    def __init__(self, by_ms: int) -> None:
+        self._by_ms = by_ms
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self._by_ms
+
+
+async def no_wait(_seconds: float) -> None:
+    """In place of pauses: the emulator's queues are there at once, it has no quotas, and who is silent here is dead."""
+    await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)

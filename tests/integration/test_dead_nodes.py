@@ -16,18 +16,13 @@ import aiohttp
 import pytest
 
 from service.adapters.aws import connect
-from service.adapters.estate import SqsEstate
-from service.adapters.leases import DynamoLeases
-from service.adapters.presence import DynamoPresence
-from service.adapters.schema import nodes_table, presence_table
-from service.adapters.topic import SnsTopic
 from service.core.holdings import Deployment
 from service.core.reaping import REAP_GRACE_MS
 from service.dev.provision import DUMMY_CREDENTIALS
+from service.reaper.over_aws import reaper_over_aws
 from service.reaper.reaper import Reaper, Report
-from service.system import SystemClock
 from tests.contract.backends import REGION
-from tests.integration.serving import Aws, Process, deployed, pump, serving
+from tests.integration.serving import Ahead, Aws, Process, deployed, no_wait, pump, serving
 from tests.websocket import WebSocket
 
 ROOM: Final = "room"
@@ -56,13 +51,6 @@ heartbeat_s = 0.5
 """
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(240)]
-
-
-class Ahead(SystemClock):
-    """The clock of a machine for which every lease ended that was not renewed for SILENT_S."""
-
-    def now_ms(self) -> int:
-        return super().now_ms() + TTL_S * 1000 + REAP_GRACE_MS - SILENT_S * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +86,6 @@ async def fleet(aws: Aws, size: int) -> AsyncIterator[list[Member]]:
             yield members
 
 
-async def no_wait(_seconds: float) -> None:
-    """Those that are silent here are dead: no second look is needed, and the emulator has no quotas."""
-    await asyncio.sleep(0)
-
-
 @asynccontextmanager
 async def reaping(aws: Aws) -> AsyncIterator[Reaper]:
     session = aioboto3.Session(
@@ -111,13 +94,13 @@ async def reaping(aws: Aws) -> AsyncIterator[Reaper]:
     )
     deployment = Deployment(aws.made.topic_arn, aws.prefix)
     async with connect(region=REGION, endpoint_url=aws.endpoint, session=session) as clients:
-        yield Reaper(
-            leases=DynamoLeases(clients.tables, nodes_table(aws.prefix)),
-            presence=DynamoPresence(clients.tables, presence_table(aws.prefix)),
-            estate=SqsEstate(clients.sqs, clients.sns, deployment),
-            topic=SnsTopic(clients.sns, deployment.topic_arn),
-            clock=Ahead(),
-            deployment=deployment,
+        yield reaper_over_aws(
+            deployment,
+            aws.prefix,
+            Ahead(TTL_S * 1000 + REAP_GRACE_MS - SILENT_S * 1000),
+            dynamodb=clients.tables,
+            sns=clients.sns,
+            sqs=clients.sqs,
             sleep=no_wait,
         )
 

@@ -28,17 +28,16 @@ from service.adapters.presence import DynamoPresence
 from service.adapters.queue import SqsInstanceQueue
 from service.adapters.schema import nodes_table, presence_table
 from service.adapters.threads import ThreadedClient
-from service.adapters.topic import SnsTopic
 from service.core.envelope import Signal, parse
 from service.core.holdings import Deployment, Lease, queue_tags
 from service.core.publication import ClientInfo
 from service.core.reaping import ORPHAN_AGE_MS, REAP_GRACE_MS
 from service.ports import Member
 from service.reaper.handler import Clients, Settings, asked, carry_out
+from service.reaper.over_aws import reaper_over_aws
 from service.reaper.reaper import Reaper
-from service.system import SystemClock
 from tests.contract.backends import REGION, ROOT, SESSION, AwsBackend, aws_backend, emulator
-from tests.integration.serving import deployed, serving
+from tests.integration.serving import Ahead, deployed, no_wait, serving
 from tests.websocket import WebSocket
 
 EVENTS: Final = ROOT / "tests" / "fixtures" / "events"
@@ -56,11 +55,6 @@ BATCH: Final = 25
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(120)]
 
 _prefixes: Final = (f"reaper{number}-" for number in count(1))
-
-
-async def no_wait(_seconds: float) -> None:
-    """The emulator's queues are there at once, and it has no quotas."""
-    await asyncio.sleep(0)
 
 
 @dataclass(slots=True)
@@ -90,13 +84,14 @@ class Site:
 
     @property
     def reaper(self) -> Reaper:
-        return Reaper(
-            leases=self.leases,
-            presence=self.presence,
-            estate=self.estate,
-            topic=SnsTopic(self.backend.clients.sns, self.deployment.topic_arn),
-            clock=self.clock,
-            deployment=self.deployment,
+        clients = self.backend.clients
+        return reaper_over_aws(
+            self.deployment,
+            self.backend.prefix,
+            self.clock,
+            dynamodb=clients.tables,
+            sns=clients.sns,
+            sqs=clients.sqs,
             sleep=no_wait,
         )
 
@@ -386,14 +381,13 @@ async def test_after_a_node_is_killed_others_are_told_and_nothing_is_left(tmp_pa
             killed.ended()
 
             deployment = Deployment(aws.made.topic_arn, aws.prefix)
-            clock = Ahead(TTL_MS + REAP_GRACE_MS - SILENT_MS)
-            reaper = Reaper(
-                leases=DynamoLeases(clients.tables, nodes_table(aws.prefix)),
-                presence=DynamoPresence(clients.tables, presence_table(aws.prefix)),
-                estate=SqsEstate(clients.sqs, clients.sns, deployment),
-                topic=SnsTopic(clients.sns, deployment.topic_arn),
-                clock=clock,
-                deployment=deployment,
+            reaper = reaper_over_aws(
+                deployment,
+                aws.prefix,
+                Ahead(TTL_MS + REAP_GRACE_MS - SILENT_MS),
+                dynamodb=clients.tables,
+                sns=clients.sns,
+                sqs=clients.sqs,
             )
             give_up_s = time.monotonic() + COMMAND_S
             while not (found := await reaper.run()).nodes:
@@ -411,16 +405,6 @@ async def test_after_a_node_is_killed_others_are_told_and_nothing_is_left(tmp_pa
         assert not aws.left_of(killed.node)
         assert aws.left_of(lives.node)
         assert "lease_lost" not in lives.log
-
-
-class Ahead(SystemClock):
-    """The clock of a machine that is ahead of the others."""
-
-    def __init__(self, by_ms: int) -> None:
-        self._by_ms = by_ms
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self._by_ms
 
 
 async def test_from_the_command_line(site: Site, tmp_path: Path) -> None:

@@ -65,13 +65,15 @@ ROOMS: Final = {
     "service.deadlines": room(""),
     "service.log": room("core ports log telemetry", "structlog"),
     "service.delivery": room("core ports log delivery telemetry", "structlog"),
-    "service.presence": room("core ports telemetry", "structlog"),
+    "service.concurrency": room(""),
+    "service.presence": room("core ports telemetry concurrency", "structlog"),
     "service.publisher": room("core ports log delivery"),
     "service.roster": room("core"),
     "service.orders": room("core ports log delivery roster", "structlog"),
     "service.census": room("core ports", "structlog"),
     "service.connection": room(
-        "core ports log delivery presence publisher roster auth config telemetry deadlines", "structlog"
+        "core ports log delivery presence publisher roster auth config telemetry deadlines concurrency",
+        "structlog",
     ),
     "service.node": room(
         "core ports log delivery presence connection orders census auth config telemetry", "structlog"
@@ -87,7 +89,8 @@ ROOMS: Final = {
     ),
     "service.keys": room("core ports log delivery presence connection node auth config telemetry", "aiohttp"),
     "service.gateway": room(
-        "core ports log delivery presence orders census connection node keys gateway auth config telemetry",
+        "core ports log delivery presence orders census connection node keys gateway auth config telemetry "
+        "concurrency",
         "aiohttp orjson structlog",
     ),
     "service.adapters": room(
@@ -97,7 +100,8 @@ ROOMS: Final = {
     "service.adapters.instance_metadata": room("core ports", "aiohttp structlog"),
     # What a Lambda needs of them besides the clients.
     "service.adapters.errors": room("ports", "botocore"),
-    "service.reaper": room("core ports reaper"),
+    "service.reaper": room("core ports reaper concurrency"),
+    "service.reaper.over_aws": room("core ports reaper adapters"),
     "service.reaper.handler": room("core ports reaper adapters system", "boto3 botocore", environ=True),
     "service.app": ANYTHING,
     "service.aws_ports": ANYTHING,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import orjson
 
+from service.concurrency import each
 from service.core.codes import Error
 from service.core.publication import Json
 from service.gateway.api.fields import FLAG, PAYLOAD, Field, ListOf, read
@@ -70,13 +70,11 @@ class _Run:
         self._room = BATCH_REPLIES_BYTES_MAX
 
     async def at_once(self, commands: Sequence[Json]) -> Sequence[Json]:
-        places = asyncio.Semaphore(BATCH_AT_ONCE)
+        async def one(numbered: tuple[int, Json]) -> Json:
+            index, command = numbered
+            return await self.reply(command, index)
 
-        async def one(index: int, command: Json) -> Json:
-            async with places:
-                return await self.reply(command, index)
-
-        return await asyncio.gather(*(one(index, command) for index, command in enumerate(commands)))
+        return await each(BATCH_AT_ONCE, list(enumerate(commands)), one)
 
     async def reply(self, command: Json, index: int) -> Json:
         try:

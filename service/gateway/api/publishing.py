@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from service.concurrency import each
 from service.core.channels import is_valid_name
 from service.core.codes import Error
 from service.core.protocol import Unencodable
@@ -60,18 +60,16 @@ async def _publish(call: Call, asked: Params) -> Mapping[str, Json]:
 
 async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
     content = _content(call, asked)
-    places = asyncio.Semaphore(BROADCAST_AT_ONCE)
 
     async def one(channel: str) -> Mapping[str, Json]:
-        async with places:
-            try:
-                if not is_valid_name(channel):
-                    raise bad_field("channel", "must be a channel's name")
-                return {"result": await _published(call, channel, content)}
-            except Refused as refused:
-                return {"error": wire(refused.error, refused.why)}
+        try:
+            if not is_valid_name(channel):
+                raise bad_field("channel", "must be a channel's name")
+            return {"result": await _published(call, channel, content)}
+        except Refused as refused:
+            return {"error": wire(refused.error, refused.why)}
 
-    return {"responses": await asyncio.gather(*map(one, asked["channels"]))}
+    return {"responses": await each(BROADCAST_AT_ONCE, asked["channels"], one)}
 
 
 def _content(call: Call, asked: Params) -> _Content:

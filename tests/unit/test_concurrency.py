@@ -1,0 +1,86 @@
+"""Work beside other work: it ends with its context, so many run at a time, and errors go where they belong."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.concurrency import beside, each, each_to_its_end
+from tests.unit.worlds import settled, until
+
+
+class Works:
+    """Works that wait until they are let go; those named in `failing` fail then."""
+
+    def __init__(self, *failing: int) -> None:
+        self.failing = set(failing)
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+        self.at_once = self.most = 0
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, item: int) -> int:
+        self.begun.append(item)
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        try:
+            await self.go_on.wait()
+            await asyncio.sleep(0)
+            if item in self.failing:
+                raise ValueError(item)
+        finally:
+            self.at_once -= 1
+        self.ended.append(item)
+        return -item
+
+
+async def test_so_many_at_a_time_and_results_in_order() -> None:
+    works = Works()
+    running = asyncio.create_task(each(3, range(10), works))
+    await until(lambda: len(works.begun) == 3)
+    await settled()
+    assert works.begun == [0, 1, 2]
+    works.go_on.set()
+    assert await running == [-item for item in range(10)]
+    assert works.most == 3
+    assert await each(3, [], works) == []
+
+
+async def test_the_first_error_ends_all() -> None:
+    works = Works(1)
+    works.go_on.set()
+    with pytest.raises(ValueError, match="1"):
+        await each(2, range(100), works)
+    assert len(works.begun) < 10
+    assert works.at_once == 0
+
+
+async def test_all_come_to_their_end_whatever_fails() -> None:
+    works = Works(1, 7)
+    works.go_on.set()
+    failures = await each_to_its_end(2, range(10), works)
+    assert sorted(failure.args[0] for failure in failures) == [1, 7]
+    assert sorted(works.ended) == [0, 2, 3, 4, 5, 6, 8, 9]
+
+
+async def test_who_gives_up_leaves_nothing_running() -> None:
+    works = Works()
+    running = asyncio.create_task(each(2, range(4), works))
+    await until(lambda: works.at_once == 2)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    assert works.at_once == 0
+
+
+async def test_work_ends_with_its_context() -> None:
+    works = Works()
+
+    async def work() -> None:
+        await works(1)
+
+    async with beside(work()) as task:
+        await until(lambda: works.at_once == 1)
+    assert task.cancelled()
+    assert works.at_once == 0
