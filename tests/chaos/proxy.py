@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 import aiohttp
 from aiohttp import web
 
-__all__ = ["LATE_S", "Call", "Deliveries", "Fault", "FaultProxy", "Phase", "refusal"]
+__all__ = ["LATE_S", "Call", "Deliveries", "Fault", "FaultProxy", "Phase", "forward", "refusal"]
 
 # Of what a latency phase adds to a call.
 _LATENCY_S: Final = (0.05, 1.5)
@@ -219,15 +219,7 @@ class FaultProxy:
 
     async def _forward(self, request: web.BaseRequest, body: bytes) -> web.Response:
         assert self._session is not None
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
-        async with self._session.request(
-            request.method, self._upstream + request.path_qs, headers=headers, data=body
-        ) as response:
-            content = await response.read()
-            kept = {
-                name: value for name, value in response.headers.items() if name.lower() not in _HOP_BY_HOP
-            }
-            return web.Response(status=response.status, headers=kept, body=content)
+        return await forward(self._session, self._upstream, request, body)
 
     async def _forward_late(self, request: web.BaseRequest, body: bytes) -> None:
         await asyncio.sleep(self._random.uniform(*self._late_s))
@@ -272,6 +264,19 @@ class FaultProxy:
         for transport in transports:
             _abort(transport)
         return len(transports)
+
+
+async def forward(
+    session: aiohttp.ClientSession, upstream: str, request: web.BaseRequest, body: bytes
+) -> web.Response:
+    """The answer of `upstream` to a request whose body was read."""
+    headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+    async with session.request(
+        request.method, upstream + request.path_qs, headers=headers, data=body
+    ) as response:
+        content = await response.read()
+        kept = {name: value for name, value in response.headers.items() if name.lower() not in _HOP_BY_HOP}
+        return web.Response(status=response.status, headers=kept, body=content)
 
 
 def refusal(call: Call, fault: Fault, random: Random) -> web.Response:

@@ -17,7 +17,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 from moto.awslambda.models import LambdaBackend
 from moto.cloudformation import models, parsing, responses
@@ -35,6 +34,7 @@ from moto.sqs.models import sqs_backends
 from moto.sts.models import sts_backends
 
 from service.dev import emulator
+from tests.deploy.calls import asked, calls
 from tests.deploy.iam import Call, allowed
 
 _PARTITION: Final = "aws"
@@ -122,12 +122,6 @@ def _repair_deletions() -> None:
 
 _CREDENTIAL: Final = re.compile(r"Credential=(?P<key>[^/]+)/[^/]+/(?P<region>[^/]+)/(?P<service>[^/]+)/")
 _INSTANCES: Final = "ec2.amazonaws.com"
-# Operations whose permission has another name; those of one item have theirs.
-_PERMISSIONS: Final = {
-    "sns:PublishBatch": "sns:Publish",
-    "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
-}
-_TRANSACTED: Final = {"Put": "PutItem", "Delete": "DeleteItem", "Update": "UpdateItem"}
 _DENIED: Final = "is not authorized to perform"
 
 
@@ -188,81 +182,22 @@ def _document(policy: Any) -> Mapping[str, Any]:
 
 
 def _calls(service: str, region: str, environ: Mapping[str, Any], body: bytes) -> Iterator[Call]:
-    """What IAM has to allow for a request, one for each resource that it is about."""
-    operation, parameters = _asked(environ, body)
-    context = {"aws:principalaccount": DEFAULT_ACCOUNT_ID}
-    match service:
-        case "dynamodb":
-            for name, table in _of_tables(operation, parameters):
-                yield Call(
-                    f"dynamodb:{name}",
-                    table if ":" in table else _arn(service, region, f"table/{table}"),
-                    context,
-                )
-        case "sqs":
-            yield from _of_queues(operation, parameters, region, context)
-        case "sns":
-            keys = {"sns:protocol": "Protocol", "sns:endpoint": "Endpoint"}
-            context |= {key: parameters[name] for key, name in keys.items() if name in parameters}
-            yield _call("sns", operation, parameters.get("TopicArn", "*"), context)
-        case "monitoring":
-            context["cloudwatch:namespace"] = parameters["Namespace"]
-            yield _call("cloudwatch", operation, "*", context)
-        case "secretsmanager":
-            yield _call(service, operation, parameters["SecretId"], context)
-        case "s3":
-            method = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject"}[environ["REQUEST_METHOD"]]
-            yield _call(service, method, f"arn:{_PARTITION}:s3:::{environ['PATH_INFO'].lstrip('/')}", context)
-        case _:
-            yield _call(service, operation, "*", context)
+    """What IAM has to allow for a request."""
+    operation, parameters = asked(environ.get("HTTP_X_AMZ_TARGET", ""), body)
 
+    def tags_of(queue: str) -> Mapping[str, str]:
+        found = sqs_backends[DEFAULT_ACCOUNT_ID][region].queues.get(queue)
+        return {} if found is None else found.tags
 
-def _asked(environ: Mapping[str, Any], body: bytes) -> tuple[str, dict[str, Any]]:
-    """Operation and parameters, in the JSON protocol or in the older one of forms."""
-    target = environ.get("HTTP_X_AMZ_TARGET", "")
-    if target:
-        return target.rpartition(".")[2], json.loads(body or b"{}")
-    form = dict(parse_qsl(body.decode(errors="replace")))
-    return form.get("Action", ""), form
-
-
-def _of_tables(operation: str, parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Operation, and name or ARN of table or stream."""
-    if operation == "TransactWriteItems":
-        for item in parameters["TransactItems"]:
-            ((kind, one),) = item.items()
-            yield _TRANSACTED[kind], one["TableName"]
-    elif operation == "BatchWriteItem":
-        for name in parameters["RequestItems"]:
-            yield operation, name
-    elif "ShardIterator" in parameters:
-        # It begins with the stream's ARN.
-        yield operation, parameters["ShardIterator"].partition("|")[0]
-    else:
-        yield operation, parameters.get("StreamArn") or parameters["TableName"]
-
-
-def _of_queues(
-    operation: str, parameters: Mapping[str, Any], region: str, context: Mapping[str, str]
-) -> Iterator[Call]:
-    name = parameters.get("QueueName") or parameters.get("QueueUrl", "").rpartition("/")[2]
-    tags = {f"aws:requesttag/{key.lower()}": value for key, value in parameters.get("tags", {}).items()}
-    queue = sqs_backends[DEFAULT_ACCOUNT_ID][region].queues.get(name)
-    if queue is not None:
-        tags |= {f"aws:resourcetag/{key.lower()}": value for key, value in queue.tags.items()}
-    resource = _arn("sqs", region, name) if name else "*"
-    yield _call("sqs", operation, resource, {**context, **tags})
-    if operation == "CreateQueue" and "tags" in parameters:
-        yield _call("sqs", "TagQueue", resource, {**context, **tags})
-
-
-def _call(service: str, operation: str, resource: str, context: Mapping[str, str]) -> Call:
-    action = f"{service}:{operation}"
-    return Call(_PERMISSIONS.get(action, action), resource, context)
-
-
-def _arn(service: str, region: str, resource: str) -> str:
-    return f"arn:{_PARTITION}:{service}:{region}:{DEFAULT_ACCOUNT_ID}:{resource}"
+    return calls(
+        service,
+        region,
+        operation,
+        parameters,
+        tags_of,
+        method=environ["REQUEST_METHOD"],
+        path=environ["PATH_INFO"],
+    )
 
 
 def _refusal(environ: Mapping[str, Any], complaint: str) -> tuple[str, str, bytes]:

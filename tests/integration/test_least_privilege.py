@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,13 +22,14 @@ import pytest
 from service.adapters.schema import nodes_table
 from service.core.holdings import queue_tags
 from tests.contract.backends import REGION, ROOT
-from tests.deploy.cloudformation import Statement, load, statements
+from tests.deploy.calls import ACCOUNT
+from tests.deploy.cloudformation import Evaluation, load, statements
+from tests.deploy.iam import Call, allowed
 from tests.fakes.ec2 import FakeEc2, Hook, fake_ec2
-from tests.integration.recorder import Action, Recorder, recorder
+from tests.integration.recorder import Recorder, recorder
 from tests.integration.serving import Aws, Process, deployed, environment
 from tests.websocket import WebSocket
 
-ACCOUNT: Final = "123456789012"
 STACK: Final = "test"
 GROUP: Final = f"{STACK}-fleet"
 PREFIX: Final = "least-"
@@ -73,80 +72,56 @@ name = "plain"
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(180)]
 
 
-# ---- IAM, as far as the template uses it
+# ---- roles, with the functions of CloudFormation carried out
 
 
-def resolved(value: Any, topic: str) -> str:
-    """A resource or a condition's value, with the functions of CloudFormation carried out."""
-    names = {
+def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
+    """A policy for each action on each resource that `role` allows our code."""
+
+    def attribute(resource: str, name: str) -> str:
+        assert (RESOURCES[resource]["Type"], name) == ("AWS::DynamoDB::Table", "Arn")
+        return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{evaluation.properties(resource)['TableName']}"
+
+    pseudo = {
         "AWS::Partition": "aws", "AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::StackName": STACK,
-        "QueuePrefix": PREFIX, "TablePrefix": PREFIX, "Topic": topic,
     }  # fmt: skip
-    match value:
-        case str():
-            return value
-        case {"Ref": name}:
-            return names[name]
-        case {"Fn::GetAtt": [name, "Arn"]} if name.endswith("Table"):
-            table = resolved(RESOURCES[name]["Properties"]["TableName"], topic)
-            return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{table}"
-        case {"Fn::Sub": str() as text}:
-            return re.sub(r"\$\{([A-Za-z:]+)\}", lambda found: names[found[1]], text)
-        case {"Fn::FindInMap": [mapping, first, second]}:
-            return str(load()["Mappings"][mapping][first][second])
-    raise AssertionError(f"the test does not know {value}")
-
-
-def allows(statement: Statement, action: Action, topic: str) -> bool:
-    return (
-        statement.effect == "Allow"
-        and action.name in statement.actions
-        and any(fnmatchcase(action.resource, resolved(each, topic)) for each in statement.resources)
-        and all(
-            _holds(operator, action.context.get(key), resolved(wanted, topic))
-            for operator, keys in statement.condition.items()
-            for key, wanted in keys.items()
-        )
+    evaluation = Evaluation(
+        load(),
+        {"QueuePrefix": PREFIX, "TablePrefix": PREFIX, "DeletionProtection": "false"},
+        pseudo,
+        (),
+        {"Topic": topic}.__getitem__,
+        attribute,
     )
+    return [
+        {
+            "Sid": each.sid,
+            "Statement": {
+                "Effect": each.effect,
+                "Action": action,
+                "Resource": evaluation.value(resource),
+                "Condition": evaluation.value(each.condition),
+            },
+        }
+        for each in statements(role, RESOURCES[role])
+        if (role, each.sid) not in NOT_OURS
+        for action in each.actions
+        for resource in each.resources
+    ]
 
 
-def _holds(operator: str, found: str | None, wanted: str) -> bool:
-    if found is None:
-        return False
-    match operator:
-        case "StringEquals":
-            return found == wanted
-        case "StringLike":
-            return fnmatchcase(found, wanted)
-    raise AssertionError(f"the test does not know {operator}")
-
-
-def ours(role: str) -> list[Statement]:
-    return [each for each in statements(role, RESOURCES[role]) if (role, each.sid) not in NOT_OURS]
-
-
-def refused(role: str, actions: Sequence[Action], topic: str) -> set[str]:
+def refused(role: str, calls: Sequence[Call], topic: str) -> set[str]:
     """What was called and `role` does not allow."""
-    return {
-        f"{action.name} on {action.resource} ({dict(action.context)})"
-        for action in actions
-        if not any(allows(statement, action, topic) for statement in ours(role))
-    }
+    policies = documents(role, topic)
+    return {f"{call.action} on {call.resource}" for call in calls if not allowed(policies, call)}
 
 
-def unused(role: str, actions: Sequence[Action], topic: str) -> set[str]:
+def unused(role: str, calls: Sequence[Call], topic: str) -> set[str]:
     """What `role` allows and nobody called: each action on each resource of a statement."""
     return {
-        f"{statement.sid}: {name} on {resolved(resource, topic)}"
-        for statement in ours(role)
-        for name in statement.actions
-        for resource in statement.resources
-        if not any(
-            action.name == name
-            and fnmatchcase(action.resource, resolved(resource, topic))
-            and allows(statement, action, topic)
-            for action in actions
-        )
+        f"{policy['Sid']}: {policy['Statement']['Action']} on {policy['Statement']['Resource']}"
+        for policy in documents(role, topic)
+        if not any(allowed([policy], call) for call in calls)
     }
 
 
@@ -162,8 +137,8 @@ class Site:
     machine_calls: Recorder
 
     @property
-    def actions(self) -> list[Action]:
-        return [*self.calls.actions, *self.machine_calls.actions]
+    def all_calls(self) -> list[Call]:
+        return [*self.calls.calls, *self.machine_calls.calls]
 
     def environ(self) -> dict[str, str]:
         inherited = environment()
@@ -186,8 +161,8 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 async def site(aws: Aws) -> AsyncIterator[Site]:
     async with (
         fake_ec2(GROUP, launch_hook=Hook(LAUNCH), terminate_hook=Hook(TERMINATE)) as ec2,
-        recorder(aws.endpoint, REGION) as calls,
-        recorder(ec2.endpoint, REGION) as machine_calls,
+        recorder(aws.endpoint) as calls,
+        recorder(ec2.endpoint) as machine_calls,
     ):
         yield Site(aws, ec2, calls, machine_calls)
 
@@ -225,7 +200,7 @@ async def python(code: str, environ: Mapping[str, str]) -> str:
 
 
 def called(recording: Recorder, name: str) -> bool:
-    return any(action.name == name for action in recording.actions)
+    return any(call.action == name for call in recording.calls)
 
 
 async def work(client: WebSocket) -> None:
@@ -269,8 +244,8 @@ async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) ->
         finally:
             await asyncio.to_thread(process.close)
         assert machine.ends == ["CONTINUE", "CONTINUE"]
-        assert refused("InstanceRole", at.actions, topic) == set()
-        assert unused("InstanceRole", at.actions, topic) == set()
+        assert refused("InstanceRole", at.all_calls, topic) == set()
+        assert unused("InstanceRole", at.all_calls, topic) == set()
 
 
 async def test_the_stream_lambda_may_publish_and_nothing_else(aws: Aws) -> None:
@@ -282,9 +257,9 @@ print(json.dumps(handler(json.load(open("tests/events/stream_appends.json")), No
     async with site(aws) as at:
         told = await python(code, at.environ() | {"ROOMCAST_TOPIC_ARN": aws.made.topic_arn})
         assert json.loads(told.splitlines()[-1]) == {"batchItemFailures": []}
-        assert at.actions
-        assert refused("StreamLambdaRole", at.actions, aws.made.topic_arn) == set()
-        assert unused("StreamLambdaRole", at.actions, aws.made.topic_arn) == set()
+        assert at.all_calls
+        assert refused("StreamLambdaRole", at.all_calls, aws.made.topic_arn) == set()
+        assert unused("StreamLambdaRole", at.all_calls, aws.made.topic_arn) == set()
 
 
 async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None:
@@ -316,8 +291,8 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         }  # fmt: skip
         await python(reap(event), environ)
         assert machine.state == "Terminated"
-        assert refused("ReaperRole", at.actions, topic) == set()
-        assert unused("ReaperRole", at.actions, topic) == set()
+        assert refused("ReaperRole", at.all_calls, topic) == set()
+        assert unused("ReaperRole", at.all_calls, topic) == set()
 
 
 def reap(event: Mapping[str, Any]) -> str:
@@ -350,8 +325,9 @@ async def killed(aws: Aws, at: Site, metadata: str) -> None:
     early = died | {"node": {"S": "early"}, "queue": {"S": f"{PREFIX}early"}}
     # And some that live: when most look dead, the reaper waits for a second look.
     now = str(time.time_ns() // 1_000_000)
-    alive = died | {"lease_until": {"N": str(10**15)}, "heartbeat_at": {"N": now}}
-    living = [alive | {"node": {"S": f"alive{number}"}, "queue": {"S": ""}} for number in range(3)]
+    nothing = {name: {"S": ""} for name in ("queue", "queue_url", "subscription_arn", "instance")}
+    alive = died | nothing | {"lease_until": {"N": str(10**15)}, "heartbeat_at": {"N": now}}
+    living = [alive | {"node": {"S": f"alive{number}"}} for number in range(3)]
     for lease in (died, early, *living):
         aws.client("dynamodb").put_item(TableName=nodes_table(PREFIX), Item=lease)
 

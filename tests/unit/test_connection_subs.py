@@ -35,18 +35,11 @@ def fleet() -> Fleet:
     return Fleet()
 
 
-async def close(node: LocalNode) -> None:
-    for connection in list(node.assembly.node._connections):
-        node.assembly.node.closed(connection)
-    await node.assembly.background.finish()
-    await node.assembly.dispatcher.close()
-
-
 @pytest.fixture
 async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
     made = fleet.node(insecure=False, secret=SECRET, rules=RULES)
     yield made
-    await close(made)
+    await made.close()
 
 
 def token(user: str = "ann", **claims: Any) -> str:
@@ -218,7 +211,7 @@ async def test_more_channels_than_a_connection_may_have(fleet: Fleet) -> None:
     assert ann.socket.closed_with is Disconnect.CHANNEL_LIMIT
     assert ann.socket.frames == []
     assert len(node.assembly.node.services.roster) == 0
-    await close(node)
+    await node.close()
 
 
 @pytest.mark.parametrize("call", ["newest", "add"])
@@ -302,4 +295,4 @@ async def test_a_personal_channel(fleet: Fleet, namespace: str, channel: str) ->
     eve = node.open()
     await eve.connect(token=token("eve"))
     assert await eve.subscribe(channel) == 103
-    await close(node)
+    await node.close()

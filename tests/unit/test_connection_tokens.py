@@ -33,18 +33,11 @@ def fleet() -> Fleet:
     return Fleet()
 
 
-async def close(node: LocalNode) -> None:
-    for connection in list(node.assembly.node._connections):
-        node.assembly.node.closed(connection)
-    await node.assembly.background.finish()
-    await node.assembly.dispatcher.close()
-
-
 @pytest.fixture
 async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
     node = fleet.node(insecure=False, secret=SECRET, rules=RULES)
     yield node
-    await close(node)
+    await node.close()
 
 
 @pytest.fixture
@@ -375,7 +368,7 @@ async def other(fleet: Fleet, provider: Provider) -> AsyncIterator[LocalNode]:
     """A node that has its keys from the provider, and a secret beside them."""
     node = fleet.node(jwks=provider.keys, insecure=False, secret=SECRET, rules=RULES)
     yield node
-    await close(node)
+    await node.close()
 
 
 def signed(fleet: Fleet, kid: str | None = "k1", number: int = 1, **claims: Any) -> str:

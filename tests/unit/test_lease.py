@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -13,7 +11,7 @@ import pytest
 from service.adapters.memory import MemoryLeases
 from service.lease import LeaseKeeper
 from service.ports import Lease, PortError, Throttled, UnknownOutcome
-from tests.unit.worlds import Fleet, Ids, settled, until
+from tests.unit.worlds import Fleet, Ids, running, settled, until
 
 TTL_S: Final = 60.0
 HEARTBEAT_S: Final = 0.002
@@ -45,17 +43,6 @@ class World:
     def lease(self) -> Lease:
         assert self.stored is not None
         return self.stored
-
-
-@asynccontextmanager
-async def beating(keeper: LeaseKeeper) -> AsyncIterator[None]:
-    task = asyncio.create_task(keeper.run())
-    try:
-        yield
-        assert not task.done(), task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture
@@ -100,7 +87,7 @@ async def test_a_lease_that_cannot_be_written_stops_the_start(world: World) -> N
 
 async def test_heartbeats_renew_it(world: World) -> None:
     await world.keeper.hold("queue-1")
-    async with beating(world.keeper):
+    async with running(world.keeper.run()):
         for _ in range(3):
             world.fleet.clock.advance(15)
             now = world.fleet.clock.now_ms()
@@ -111,7 +98,7 @@ async def test_heartbeats_renew_it(world: World) -> None:
 async def test_a_heartbeat_that_fails_is_followed_by_the_next(world: World) -> None:
     await world.keeper.hold("queue-1")
     world.fleet.world.fail_next("heartbeat", Throttled(), times=2)
-    async with beating(world.keeper):
+    async with running(world.keeper.run()):
         await until(lambda: world.fleet.traffic.calls["heartbeat"] >= 4)
     assert world.keeper.held
 
@@ -121,12 +108,12 @@ async def test_a_state_that_could_not_be_written_comes_with_the_next_heartbeat(w
     world.fleet.world.fail_next("heartbeat", Throttled())
     await world.keeper.enter("live")
     assert world.lease().state == "starting"
-    async with beating(world.keeper):
+    async with running(world.keeper.run()):
         await until(lambda: world.lease().state == "live")
 
 
 async def test_nothing_is_written_before_there_is_a_queue_to_hold(world: World) -> None:
-    async with beating(world.keeper):
+    async with running(world.keeper.run()):
         await settled()
     assert not world.fleet.world.leases
     assert not world.lost
@@ -137,7 +124,7 @@ async def test_a_lease_that_was_reaped_is_followed_by_another(world: World) -> N
     await world.keeper.enter("live")
     before = world.lease()
     world.fleet.world.reap("a")
-    async with beating(world.keeper):
+    async with running(world.keeper.run()):
         await until(lambda: world.lost)
         assert world.keeper.id != "a"
         await settled()
@@ -177,7 +164,7 @@ async def test_the_next_lease_is_written_until_it_is_there(world: World) -> None
     await world.keeper.enter("live")
     assert not world.keeper.held
     assert not world.lost, "nothing may be held under a lease that is not there"
-    async with beating(world.keeper):
+    async with running(world.keeper.run()):
         await until(lambda: world.lost)
     assert len(world.lost) == 1
     assert world.keeper.held
@@ -203,7 +190,7 @@ async def test_a_node_that_leaves_something_behind_lets_its_lease_end(world: Wor
     await world.keeper.abandon()
     now = world.fleet.clock.now_ms()
     assert (world.lease().queue, world.lease().expires_at) == ("queue-1", now)
-    async with beating(world.keeper):
+    async with running(world.keeper.run()):
         await settled()
     assert world.lease().expires_at == now, "nobody renews it"
 
@@ -285,6 +272,6 @@ async def test_heartbeats_drift_apart(
         await sleep(0)
 
     monkeypatch.setattr("service.lease.asyncio.sleep", recorded)
-    async with beating(world.made(random)):
+    async with running(world.made(random).run()):
         await until(lambda: len(slept) == 2)
     assert slept == pytest.approx([wait * HEARTBEAT_S] * 2)

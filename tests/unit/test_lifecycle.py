@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 import structlog
@@ -16,7 +15,7 @@ from service.adapters.memory import ManualClock
 from service.core.lifecycle import LAUNCH_ATTEMPTS_MAX, LAUNCH_PAUSE_MAX_S, Outlook, SpotNotice, Target
 from service.lifecycle import RELEASE_FAILURES_MAX, Lifecycle
 from service.ports import PortError, Refused, Throttled, UnknownOutcome
-from tests.unit.worlds import no_jitter, settled, until
+from tests.unit.worlds import no_jitter, running, settled, until
 
 LAUNCH = "launching"
 TERMINATE = "terminating"
@@ -90,15 +89,8 @@ class World:
         seen = self.looks + times
         await until(lambda: self.looks >= seen)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.lifecycle.run())
-        try:
-            yield
-            assert not task.done(), task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def running(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        return running(self.lifecycle.run())
 
 
 @pytest.fixture(autouse=True)

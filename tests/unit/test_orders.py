@@ -49,13 +49,6 @@ def fleet() -> Fleet:
     return Fleet()
 
 
-async def close(node: LocalNode) -> None:
-    for connection in list(node.assembly.node._connections):
-        node.assembly.node.closed(connection)
-    await node.assembly.background.finish()
-    await node.assembly.dispatcher.close()
-
-
 @pytest.fixture
 async def nodes(fleet: Fleet) -> AsyncIterator[tuple[LocalNode, LocalNode]]:
     """Two nodes that hear each other."""
@@ -66,7 +59,7 @@ async def nodes(fleet: Fleet) -> AsyncIterator[tuple[LocalNode, LocalNode]]:
             await running.enter_async_context(node.running())
         yield made
         for node in made:
-            await close(node)
+            await node.close()
 
 
 def secured(fleet: Fleet, name: str, **changes: Any) -> LocalNode:
@@ -77,7 +70,7 @@ def secured(fleet: Fleet, name: str, **changes: Any) -> LocalNode:
 async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
     made = secured(fleet, "a")
     yield made
-    await close(made)
+    await made.close()
 
 
 async def connected(node: LocalNode, user: str = "ann", **claims: Any) -> Client:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 import structlog
@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from service import reporter as reporter_module
 from service.ports import Metric, PortError, Refused, Throttled
 from service.reporter import INTERVAL_S, Readings, Reporter
-from tests.unit.worlds import until
+from tests.unit.worlds import running, until
 
 
 class World:
@@ -39,15 +39,8 @@ class World:
             raise self.fails
         self.put_readings.append(readings)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.reporter.run())
-        try:
-            yield
-            assert not task.done(), task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def running(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        return running(self.reporter.run())
 
 
 @pytest.fixture

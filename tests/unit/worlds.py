@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -23,6 +23,7 @@ from service.adapters.memory import (
 )
 from service.assembly import Assembly, Ports, assemble
 from service.auth import TokenVerifier
+from service.concurrency import beside
 from service.config import ClientConfig, Config, NodeConfig, TokenConfig
 from service.connection import Connection
 from service.core.channels import ChannelOptions, ChannelRules
@@ -84,6 +85,14 @@ def standing_still() -> Iterator[None]:
         yield
     finally:
         del loop.time
+
+
+@asynccontextmanager
+async def running(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """A background task for the time of the context. It must not end by itself."""
+    async with beside(work) as task:
+        yield task
+        assert not task.done(), task
 
 
 class Held:
@@ -279,6 +288,13 @@ class LocalNode:
         result = await client.connect(**connect)
         assert isinstance(result, dict), result
         return client
+
+    async def close(self) -> None:
+        """All clients leave, and nothing of the node is left in the background."""
+        for connection in list(self.assembly.node._connections):
+            self.assembly.node.closed(connection)
+        await self.assembly.background.finish()
+        await self.assembly.dispatcher.close()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

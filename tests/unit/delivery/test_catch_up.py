@@ -13,7 +13,7 @@ import pytest
 from service.adapters.memory import ManualClock
 from service.core.tail_checks import TailChecks
 from service.delivery.catch_up import FAILURES_IN_A_ROW_MAX, LOOKS_AT_ONCE, PAUSE_MAX_S, CatchUp
-from tests.unit.worlds import no_jitter, settled, until
+from tests.unit.worlds import no_jitter, running, settled, until
 
 # The task looks at the test's clock after half of this.
 EVERY_S: Final = 0.002
@@ -58,20 +58,15 @@ class World:
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(world.catch_up.run())
-    try:
+async def looking(world: World) -> AsyncIterator[asyncio.Task[None]]:
+    async with running(world.catch_up.run()) as task:
         yield task
-        assert not task.done(), task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
     assert asyncio.all_tasks() == {asyncio.current_task()}, "looks end with the task"
 
 
 async def test_each_channel_has_its_turn() -> None:
     world = World(3)
-    async with running(world):
+    async with looking(world):
         await settled()
         assert world.all_looks == 0
         for rounds in (1, 2, 3):
@@ -82,7 +77,7 @@ async def test_each_channel_has_its_turn() -> None:
 
 async def test_a_request_is_for_all_channels_and_takes_no_time() -> None:
     world = World(100)
-    async with running(world):
+    async with looking(world):
         await settled()
         world.catch_up.request()
         assert world.all_looks == 0
@@ -94,14 +89,14 @@ async def test_a_request_is_for_all_channels_and_takes_no_time() -> None:
 async def test_a_request_before_the_start_is_not_forgotten() -> None:
     world = World(3)
     world.catch_up.request()
-    async with running(world):
+    async with looking(world):
         await world.looked(3)
 
 
 async def test_requests_during_one_are_one_more_at_most() -> None:
     world = World(20)
     world.go_on.clear()
-    async with running(world):
+    async with looking(world):
         world.catch_up.request()
         await until(lambda: world.under_way == LOOKS_AT_ONCE)
         for _ in range(5):
@@ -117,7 +112,7 @@ async def test_what_opens_during_the_looks_of_others_has_its_turn() -> None:
     """The task waits for no more than half an interval, and no new channel is due sooner."""
     world = World(1)
     world.go_on.clear()
-    async with running(world):
+    async with looking(world):
         world.catch_up.request()
         await until(lambda: world.under_way == 1)
         world.tails.opened("new", world.clock.monotonic_s(), 0.0)
@@ -129,7 +124,7 @@ async def test_what_opens_during_the_looks_of_others_has_its_turn() -> None:
 async def test_a_table_that_does_not_answer_is_asked_slowly_and_not_given_up() -> None:
     world = World(50)
     world.answers = False
-    async with running(world):
+    async with looking(world):
         world.catch_up.request()
         # Those that were under way when it was noticed end as well.
         await until(lambda: world.under_way == 0 and world.all_looks >= FAILURES_IN_A_ROW_MAX)
@@ -168,7 +163,7 @@ async def test_looks_that_were_under_way_when_it_was_noticed_make_no_longer_paus
         return await looks[-1]
 
     world.catch_up._look = look
-    async with running(world):
+    async with looking(world):
         world.catch_up.request()
         for failed in range(FAILURES_IN_A_ROW_MAX):
             await until(lambda failed=failed: len(looks) == LOOKS_AT_ONCE + failed)  # type: ignore[misc]
@@ -197,7 +192,7 @@ async def test_failures_here_and_there_slow_nothing_down() -> None:
         return next(numbers) % FAILURES_IN_A_ROW_MAX == 0
 
     world.catch_up._look = look
-    async with running(world):
+    async with looking(world):
         world.catch_up.request()
         await world.looked(40)
 
@@ -205,7 +200,7 @@ async def test_failures_here_and_there_slow_nothing_down() -> None:
 async def test_requests_do_not_hurry_a_table_that_does_not_answer() -> None:
     world = World(50)
     world.answers = False
-    async with running(world):
+    async with looking(world):
         world.catch_up.request()
         await until(lambda: world.under_way == 0 and world.all_looks >= FAILURES_IN_A_ROW_MAX)
         await settled()
@@ -232,7 +227,7 @@ async def test_a_fault_of_ours_ends_the_task() -> None:
 async def test_the_end_cancels_what_is_under_way() -> None:
     world = World(20)
     world.go_on.clear()
-    async with running(world):
+    async with looking(world):
         world.catch_up.request()
         await until(lambda: world.under_way == LOOKS_AT_ONCE)
     assert world.under_way == 0

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from service.delivery.deleter import DELETES_AT_ONCE, FAILURES_TOLD, RECEIPTS_MAX, Deleter
 from service.ports import Gone, InstanceQueue, PortError, Refused, Throttled
-from tests.unit.worlds import settled, until
+from tests.unit.worlds import running, settled, until
 
 
 class Queue:
@@ -48,13 +48,8 @@ class World:
 
 @asynccontextmanager
 async def deleting(world: World) -> AsyncIterator[None]:
-    task = asyncio.create_task(world.deleter.run())
-    try:
+    async with running(world.deleter.run()):
         yield
-        assert not task.done(), task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

@@ -574,12 +574,17 @@ async def test_a_recovery_whose_read_fails_is_told(room: Room) -> None:
     assert (await room.join(since=since)).offsets == [1, 2, 3]
 
 
-async def test_who_joins_while_the_channel_is_lost_is_told(room: Room) -> None:
+async def _opened_again(room: Room) -> Subscriber:
+    """Somebody in a channel of three publications which this node has forgotten: its ring is empty."""
     first = await room.join()
     await room.append(3)
     room.hint(*_items(room))
     room.dispatcher.leave(CHANNEL, first)
-    first = await room.join()
+    return await room.join()
+
+
+async def test_who_joins_while_the_channel_is_lost_is_told(room: Room) -> None:
+    first = await _opened_again(room)
     held = room.fleet.traffic.hold("read_backward", "answer")
     subscriber, joining = room.joining(await room.position(0))
     await held.arrived()
@@ -593,11 +598,7 @@ async def test_who_joins_while_the_channel_is_lost_is_told(room: Room) -> None:
 
 
 async def test_what_was_read_for_a_channel_that_is_lost_is_not_kept(room: Room) -> None:
-    first = await room.join()
-    await room.append(3)
-    room.hint(*_items(room))
-    room.dispatcher.leave(CHANNEL, first)
-    first = await room.join()
+    first = await _opened_again(room)
     held = room.fleet.traffic.hold("read_backward", "answer")
     _, joining = room.joining(await room.position(0))
     await held.arrived()

@@ -16,7 +16,7 @@ from service.delivery import poller as poller_module
 from service.delivery.listener import GREETINGS_MAX, Listener
 from service.delivery.poller import Poller
 from service.ports import PortError, Refused, Throttled, UnknownOutcome
-from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, no_jitter, settled, until
+from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, no_jitter, running, settled, until
 
 # Longer than memory takes for anything; a greeting that is not heard in this time was lost.
 GREETING_WAIT_S: Final = 0.05
@@ -63,13 +63,10 @@ class World:
 
 @asynccontextmanager
 async def polling(world: World) -> AsyncIterator[None]:
-    task = asyncio.create_task(world.poller.run())
     try:
-        yield
-        assert not task.done(), task
+        async with running(world.poller.run()):
+            yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
         await world.listener.close()
 
 

@@ -14,7 +14,7 @@ from service.delivery import poller as poller_module
 from service.delivery.deleter import FAILURES_TOLD
 from service.delivery.poller import POLLERS_MAX, Poller
 from service.ports import Gone, PortError, Refused, Throttled, UnknownOutcome
-from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, settled, until
+from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, running, settled, until
 
 NAME: Final = "queue"
 
@@ -49,13 +49,8 @@ class World:
 
 @asynccontextmanager
 async def polling(world: World) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(world.poller.run())
-    try:
+    async with running(world.poller.run()) as task:
         yield task
-        assert not task.done(), task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not others, "further receivers end with the poller"
 
