@@ -89,26 +89,26 @@ class Joining:
 
 
 @dataclass(slots=True)
-class _AheadReads:
-    """Reads of one channel for clients that are ahead of this node: how many were begun, the number of the last one
-    that was answered, whether that reached the log's end, and when the next may begin (monotonic seconds).
+class _SharedReads:
+    """Reads of one channel that anybody can cause, shared by those who wait: how many were begun, the number of the last
+    one that was answered, and when the next may begin (monotonic seconds).
     """
 
     begun: int = 0
     answered: int = 0
-    reached_end: bool = False
     next_at: float = -inf
+
+    def begin(self) -> int:
+        """The number of the read that begins."""
+        self.begun += 1
+        return self.begun
 
 
 @dataclass(slots=True)
-class _EpochReads:
-    """Reads that told which epoch is a channel's: how many were begun, the number of the last one that was answered, and
-    when the next may begin for who claims another epoch (monotonic seconds).
-    """
+class _AheadReads(_SharedReads):
+    """Those for clients that are ahead of this node. `reached_end`: whether the last one reached the log's end."""
 
-    begun: int = 0
-    answered: int = 0
-    next_at: float = -inf
+    reached_end: bool = False
 
 
 class _Channel:
@@ -153,7 +153,8 @@ class _Channel:
         # Positions before it were read for in vain: the log has a hole, or a recovery does not bring so many bytes.
         self.unreachable = 0
         self.ahead = _AheadReads()
-        self.epochs = _EpochReads()
+        # Those that told which epoch is the channel's.
+        self.epochs = _SharedReads()
         # Looks at a doubted epoch that failed, and when the next may begin.
         self.doubt_failures = 0
         self.doubt_at = -inf
@@ -400,7 +401,7 @@ class Dispatcher:
 
     async def _read_position(self, channel: _Channel) -> None:
         read_at_s = self._clock.monotonic_s()
-        channel.epochs.begun = number = channel.epochs.begun + 1
+        number = channel.epochs.begin()
         resolved = await self._log.renew(channel.name)
         channel.epochs.answered = number
         channel.resequencer = Resequencer(resolved.tail.position, gap_wait_s=self._timings.gap_wait_s)
@@ -425,16 +426,14 @@ class Dispatcher:
     async def _ask_epoch(self, placing: _Placing, since: StreamPosition) -> None:
         """Have the log say which epoch is the channel's. Anybody can claim another, so a pause follows. Raises PortError."""
         channel, epochs = placing.channel, placing.channel.epochs
-        async with channel.reads:
-            # What is under way now may answer us, or begin a pause.
-            pause = epochs.next_at - self._clock.monotonic_s()
+        pause = await self._pause_before(channel, epochs)
         if pause > 0 and self._may_be_behind(placing):
             await asyncio.sleep(pause)
         async with channel.reads:
             resequencer = channel.resequencer
             assert resequencer is not None, "an open channel stays open"
             if self._may_be_behind(placing) and self._channels.get(channel.name) is channel:
-                epochs.begun = number = epochs.begun + 1
+                number = epochs.begin()
                 resolved = await self._log.resolve(channel.name)
                 epochs.answered = number
                 epochs.next_at = self._clock.monotonic_s() + _AHEAD_READ_PAUSE_S
@@ -443,6 +442,11 @@ class Dispatcher:
                 self._compare(channel, resequencer, resolved)
         if self._channels.get(channel.name) is not channel:
             raise _Evicted(f"channel {channel.name} was closed while a subscriber joined")
+
+    async def _pause_before(self, channel: _Channel, reads: _SharedReads) -> float:
+        """Seconds until the next of `reads` may begin. What is under way now may bring what is needed, or begin a pause."""
+        async with channel.reads:
+            return reads.next_at - self._clock.monotonic_s()
 
     async def _read_for(self, channel: _Channel, since: StreamPosition, window: Callable[[], Window]) -> bool:
         """Read what a recovery needs; concurrent ones share the read. False = the log does not have it."""
@@ -484,10 +488,7 @@ class Dispatcher:
         against who came after it began: what it claims may have been appended since.
         """
         ahead, begun = channel.ahead, channel.ahead.begun
-        async with channel.reads:
-            # What is under way now may bring it, or begin a pause.
-            pause = ahead.next_at - self._clock.monotonic_s()
-        if pause > 0:
+        if (pause := await self._pause_before(channel, ahead)) > 0:
             await asyncio.sleep(pause)
         async with channel.reads:
             if since.offset > resequencer.top and ahead.answered <= begun:
@@ -496,7 +497,7 @@ class Dispatcher:
 
     async def _read_ahead(self, channel: _Channel, resequencer: Resequencer, since: StreamPosition) -> None:
         ahead, after = channel.ahead, resequencer.top
-        ahead.begun = number = ahead.begun + 1
+        number = ahead.begin()
         records = await self._log.read_after(channel.name, resequencer.epoch, after, _GAP_PUBLICATIONS_MAX)
         ahead.answered, ahead.reached_end = number, _count(records) < _GAP_PUBLICATIONS_MAX
         if ahead.reached_end and (not records or records[-1].last < since.offset):
