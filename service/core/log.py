@@ -107,16 +107,18 @@ def next_head(
 ) -> Head:
     """The head that rotates (a new `epoch`) or renews (the tail's own) a channel, and hides offsets up to `trim`.
 
-    `read_at`: the time BEFORE `head` and `newest` were read; the new word holds from there, not from now.
+    `read_at`: the time BEFORE `head` and `newest` were read; the new word holds from there, not from now. It never
+    ends before the old one: others rest on that, and a process may have slept since `read_at`.
     """
+    believe_until = max(read_at + MIN_RETENTION_MS, head.believe_until if head else 0)
     return Head(
         channel=channel,
         epoch=epoch,
         floor=max(newest.last if newest else 0, head.floor if head else 0),
-        believe_until=read_at + MIN_RETENTION_MS,
+        believe_until=believe_until,
         trim=max(trim, head.trim if head else 0),
         version=version,
-        expires_at=(read_at + MIN_RETENTION_MS + HEAD_GRACE_MS) // 1000,
+        expires_at=(believe_until + HEAD_GRACE_MS) // 1000,
     )
 
 

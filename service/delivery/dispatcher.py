@@ -10,8 +10,9 @@ push can fall in between. A channel without subscribers is forgotten; what was u
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from typing import Final, TypeVar
@@ -38,10 +39,12 @@ _OPENING_BYTES_MAX: Final = 1024 * 1024
 _JOIN_READS_MAX: Final = 3
 # Channels that one connection's join reads for at once.
 _JOINS_AT_ONCE: Final = 32
-# From a read for a position ahead of the log's end, or of another epoch, which was in vain, to the next one. Those who
-# come meanwhile wait for it together: it costs them little of what a subscribe may take, and the log one read a second
-# at most.
-_AHEAD_READ_PAUSE_S: Final = 1.0
+# From a read for a position ahead of the log's end, or of another epoch, which was in vain, or from any read for a
+# subscriber that failed or was given up, to the next one. Those who come meanwhile wait for it together: it costs them
+# little of what a subscribe may take, and the log one read a second at most.
+_READ_PAUSE_S: Final = 1.0
+# Epochs that clients claimed and the log did not confirm, which are not asked for again.
+_DENIED_MAX: Final = 8
 # Publications asked for in one read of a hole; a longer hole takes several reads.
 _GAP_PUBLICATIONS_MAX: Final = 1000
 # Failed reads of one hole, each after the log's own retries, before subscribers are told.
@@ -92,7 +95,11 @@ class Joining:
 class _SharedReads:
     """Reads of one channel that anybody can cause, shared by those who wait: how many were begun, the number of the last
     one that was answered, and when the next may begin (monotonic seconds).
+
+    One after the other: who begins one holds `turn`.
     """
+
+    turn: asyncio.Lock
 
     begun: int = 0
     answered: int = 0
@@ -103,6 +110,10 @@ class _SharedReads:
         self.begun += 1
         return self.begun
 
+    def pause(self) -> None:
+        """The next one is not to follow at once."""
+        self.next_at = asyncio.get_running_loop().time() + _READ_PAUSE_S
+
 
 @dataclass(slots=True)
 class _AheadReads(_SharedReads):
@@ -111,11 +122,22 @@ class _AheadReads(_SharedReads):
     reached_end: bool = False
 
 
+@dataclass(slots=True)
+class _EpochReads(_SharedReads):
+    """Those that told which epoch is the channel's. `denied`: claimed by clients, and not the one.
+
+    Never held against a record: a node whose clock is behind may deny an epoch that has just begun.
+    """
+
+    denied: deque[str] = field(default_factory=lambda: deque(maxlen=_DENIED_MAX))
+
+
 class _Channel:
     """One open channel: its order, its recent publications, and how many are about to join."""
 
     __slots__ = (
         "ahead",
+        "behind",
         "doubt_at",
         "doubt_failures",
         "epochs",
@@ -123,7 +145,6 @@ class _Channel:
         "joining",
         "name",
         "opening",
-        "reads",
         "resequencer",
         "ring",
         "task",
@@ -145,16 +166,15 @@ class _Channel:
         self.waiting_dropped = False
         self.opening: asyncio.Task[None] | None = None
         self.ring = Ring(publications_max)
-        self.reads = asyncio.Lock()
         self.joining = 0
         # Offsets up to it are hidden, as the head said when it was last read (monotonic seconds).
         self.trim = 0
         self.trim_read_at = -inf
         # Positions before it were read for in vain: the log has a hole, or a recovery does not bring so many bytes.
         self.unreachable = 0
-        self.ahead = _AheadReads()
-        # Those that told which epoch is the channel's.
-        self.epochs = _SharedReads()
+        # Reads for subscribers on their way in, one at a time for the whole channel.
+        turn = asyncio.Lock()
+        self.ahead, self.behind, self.epochs = _AheadReads(turn), _SharedReads(turn), _EpochReads(turn)
         # Looks at a doubted epoch that failed, and when the next may begin.
         self.doubt_failures = 0
         self.doubt_at = -inf
@@ -182,13 +202,14 @@ class _Channel:
 class _Placing:
     """One subscriber on its way into a channel: how often the log was read for it, and whether that is of no use.
 
-    `epochs_begun`: reads of the channel's epoch that were begun before it came.
+    `epochs_begun`: reads of the channel's epoch that were begun before it came. `places`: for reads of its connection.
     """
 
     channel: _Channel
     since: StreamPosition | None
     window: Callable[[], Window]
     epochs_begun: int
+    places: asyncio.Semaphore
     reads: int = 0
     given_up: bool = False
 
@@ -288,7 +309,8 @@ class Dispatcher:
         `admit` gets where each of them starts, in the order of `joinings`; None = in a channel without history.
         Raises PortError when the log does not answer for one of them.
         """
-        placings = [self._placing(each) for each in joinings]
+        places = asyncio.Semaphore(_JOINS_AT_ONCE)
+        placings = [self._placing(each, places) for each in joinings]
         held = [placing.channel for placing in placings if placing is not None]
         for channel in held:
             channel.joining += 1
@@ -325,17 +347,16 @@ class Dispatcher:
                 self.tally.recoveries["recovered" if one.recovered else "not_recovered"] += 1
                 self.tally.recovered_publications += len(one.missed)
 
-    def _placing(self, joining: Joining) -> _Placing | None:
+    def _placing(self, joining: Joining, places: asyncio.Semaphore) -> _Placing | None:
         if joining.window is None:
             return None
         channel = self._channels.get(joining.name)
         if channel is None:
             channel = self._channels[joining.name] = _Channel(joining.name, self._publications_max)
-        return _Placing(channel, joining.since, joining.window, channel.epochs.begun)
+        return _Placing(channel, joining.since, joining.window, channel.epochs.begun, places)
 
     async def _placed(self, placings: Sequence[_Placing | None]) -> Sequence[Joined | None]:
         """Where subscribers may start, as of the last tick, for all of them alike. Raises PortError."""
-        places = asyncio.Semaphore(_JOINS_AT_ONCE)
         while True:
             joined = [None if placing is None else self._joined(placing) for placing in placings]
             behind = [
@@ -346,12 +367,10 @@ class Dispatcher:
             if not behind:
                 return joined
             if len(behind) == 1:
-                await self._advance(behind[0], places)
+                await self._advance(behind[0])
                 continue
             # One that fails must not leave the others' reads without anybody who waits for them.
-            results = await asyncio.gather(
-                *(self._advance(each, places) for each in behind), return_exceptions=True
-            )
+            results = await asyncio.gather(*map(self._advance, behind), return_exceptions=True)
             for failure in filter(None, results):
                 raise failure
 
@@ -374,22 +393,24 @@ class Dispatcher:
             return Joined(position, False, ())
         return None
 
-    async def _advance(self, placing: _Placing, places: asyncio.Semaphore) -> None:
+    async def _advance(self, placing: _Placing) -> None:
         """Read what the next look needs, or give up on a recovery. Raises PortError."""
         channel, since = placing.channel, placing.since
-        async with places:
-            if channel.resequencer is None:
+        if channel.resequencer is None:
+            async with placing.places:
                 await self._open(channel)
-                return
-            assert since is not None, "who does not recover needs no read"
-            if placing.reads == _JOIN_READS_MAX:
-                placing.given_up = True
-            else:
-                placing.reads += 1
-                if self._may_be_behind(placing):
-                    await self._ask_epoch(placing, since)
-                else:
-                    placing.given_up = not await self._read_for(channel, since, placing.window)
+            return
+        assert since is not None, "who does not recover needs no read"
+        if placing.reads == _JOIN_READS_MAX:
+            placing.given_up = True
+            return
+        placing.reads += 1
+        if self._may_be_behind(placing):
+            await self._ask_epoch(placing, since)
+        elif since.offset > channel.resequencer.top:
+            placing.given_up = not await self._reach(placing, channel.resequencer, since)
+        else:
+            placing.given_up = not await self._read_back(placing, channel.resequencer, since)
 
     async def _open(self, channel: _Channel) -> None:
         """Read the position where the channel starts; one read for all who wait. Raises PortError."""
@@ -420,88 +441,124 @@ class Dispatcher:
         resequencer, since, epochs = placing.channel.resequencer, placing.since, placing.channel.epochs
         if resequencer is None or since is None or since.epoch in ("", resequencer.epoch):
             return False
-        is_known = epochs.answered > placing.epochs_begun or resequencer.has_refuted(since.epoch)
-        return not (is_known or placing.given_up)
+        is_denied = since.epoch in epochs.denied or resequencer.has_refuted(since.epoch)
+        return not (is_denied or epochs.answered > placing.epochs_begun or placing.given_up)
 
     async def _ask_epoch(self, placing: _Placing, since: StreamPosition) -> None:
         """Have the log say which epoch is the channel's. Anybody can claim another, so a pause follows. Raises PortError."""
         channel, epochs = placing.channel, placing.channel.epochs
-        pause = await self._pause_before(channel, epochs)
-        if pause > 0 and self._may_be_behind(placing):
-            await asyncio.sleep(pause)
-        async with channel.reads:
-            resequencer = channel.resequencer
-            assert resequencer is not None, "an open channel stays open"
-            if self._may_be_behind(placing) and self._channels.get(channel.name) is channel:
-                number = epochs.begin()
-                resolved = await self._log.resolve(channel.name)
-                epochs.answered = number
-                epochs.next_at = self._clock.monotonic_s() + _AHEAD_READ_PAUSE_S
-                if resolved.tail.epoch == resequencer.epoch:
-                    resequencer.refute(since.epoch)
-                self._compare(channel, resequencer, resolved)
+        await self._share(
+            placing, epochs, lambda: self._may_be_behind(placing), partial(self._read_epoch, channel)
+        )
         if self._channels.get(channel.name) is not channel:
             raise _Evicted(f"channel {channel.name} was closed while a subscriber joined")
+        assert channel.resequencer is not None
+        if since.epoch not in ("", channel.resequencer.epoch) and since.epoch not in epochs.denied:
+            epochs.denied.append(since.epoch)
 
-    async def _pause_before(self, channel: _Channel, reads: _SharedReads) -> float:
-        """Seconds until the next of `reads` may begin. What is under way now may bring what is needed, or begin a pause."""
-        async with channel.reads:
-            return reads.next_at - self._clock.monotonic_s()
+    async def _read_epoch(self, channel: _Channel) -> None:
+        resequencer, epochs = channel.resequencer, channel.epochs
+        assert resequencer is not None, "an open channel stays open"
+        number = epochs.begin()
+        try:
+            resolved = await self._log.resolve(channel.name)
+        finally:
+            epochs.pause()
+        epochs.answered = number
+        self._compare(channel, resequencer, resolved)
 
-    async def _read_for(self, channel: _Channel, since: StreamPosition, window: Callable[[], Window]) -> bool:
+    async def _share(
+        self,
+        placing: _Placing,
+        reads: _SharedReads,
+        is_needed: Callable[[], bool],
+        read: Callable[[], Coroutine[None, None, None]],
+    ) -> None:
+        """Do `read` when it is its turn and no pause is left, unless what others read meanwhile is enough. Raises PortError."""
+        channel = placing.channel
+        while True:
+            async with reads.turn:
+                if not is_needed() or self._channels.get(channel.name) is not channel:
+                    return
+                pause_s = reads.next_at - asyncio.get_running_loop().time()
+                if pause_s <= 0:
+                    async with placing.places:
+                        await read()
+                    return
+            await asyncio.sleep(pause_s)
+
+    async def _read_back(self, placing: _Placing, resequencer: Resequencer, since: StreamPosition) -> bool:
         """Read what a recovery needs; concurrent ones share the read. False = the log does not have it."""
-        resequencer = channel.resequencer
-        assert resequencer is not None
-        if since.offset > resequencer.top:
-            return await self._reach(channel, resequencer, since)
-        async with channel.reads:
-            # Whoever read before us may have brought what we need.
-            answer = recover(since, resequencer.position, channel.ring, self._visible(channel, window))
-            if not isinstance(answer, LogNeeded):
-                return True
-            if since.offset < channel.unreachable:
-                return False
-            # The whole window at once: one read serves everybody who comes back.
-            top = resequencer.top
-            wanted = min(window().limit, window().size, top)
+        channel = placing.channel
+
+        def is_needed() -> bool:
+            visible = self._visible(channel, placing.window)
+            answer = recover(since, resequencer.position, channel.ring, visible)
+            return isinstance(answer, LogNeeded) and since.offset >= channel.unreachable
+
+        await self._share(
+            placing,
+            channel.behind,
+            is_needed,
+            partial(self._read_window, channel, resequencer, placing.window),
+        )
+        return since.offset >= channel.unreachable
+
+    async def _read_window(
+        self, channel: _Channel, resequencer: Resequencer, window: Callable[[], Window]
+    ) -> None:
+        """Into the ring, the whole window at once: one read serves everybody who comes back."""
+        top = resequencer.top
+        wanted = min(window().limit, window().size, top)
+        try:
             records, head = await asyncio.gather(
                 self._log.read_before(channel.name, resequencer.epoch, top, wanted),
                 self._log.head(channel.name),
             )
-            self._note_trim(channel, head)
-            older = [sent for record in records for sent in _as_sent(record) if sent.offset <= top]
-            channel.ring.prepend(older, top)
-            self._ring_used(channel)
-            if channel.ring.first <= top + 1:
-                # Otherwise so much came meanwhile that the ring has no room for what was read: try again.
-                channel.unreachable = channel.ring.first - 1 if channel.ring else top
-            return since.offset >= channel.unreachable
+        except BaseException:
+            # Failed, or nobody waits for it any more.
+            channel.behind.pause()
+            raise
+        self._note_trim(channel, head)
+        older = [sent for record in records for sent in _as_sent(record) if sent.offset <= top]
+        channel.ring.prepend(older, top)
+        self._ring_used(channel)
+        if channel.ring.first <= top + 1:
+            # Otherwise so much came meanwhile that the ring has no room for what was read: try again.
+            channel.unreachable = channel.ring.first - 1 if channel.ring else top
 
     def _visible(self, channel: _Channel, window: Callable[[], Window]) -> Window:
         visible = window()
         return replace(visible, trim=max(visible.trim, channel.trim))
 
-    async def _reach(self, channel: _Channel, resequencer: Resequencer, since: StreamPosition) -> bool:
+    async def _reach(self, placing: _Placing, resequencer: Resequencer, since: StreamPosition) -> bool:
         """Read on to a position that is ahead. False = the log does not reach it.
 
         Anybody can claim such a position, so reads that were in vain are followed by a pause. None of them is held
         against who came after it began: what it claims may have been appended since.
         """
-        ahead, begun = channel.ahead, channel.ahead.begun
-        if (pause := await self._pause_before(channel, ahead)) > 0:
-            await asyncio.sleep(pause)
-        async with channel.reads:
-            if since.offset > resequencer.top and ahead.answered <= begun:
-                await self._read_ahead(channel, resequencer, since)
-            return since.offset <= resequencer.top or not ahead.reached_end
+        channel, ahead, begun = placing.channel, placing.channel.ahead, placing.channel.ahead.begun
+        await self._share(
+            placing,
+            ahead,
+            lambda: since.offset > resequencer.top and ahead.answered <= begun,
+            partial(self._read_ahead, channel, resequencer, since),
+        )
+        return since.offset <= resequencer.top or not ahead.reached_end
 
     async def _read_ahead(self, channel: _Channel, resequencer: Resequencer, since: StreamPosition) -> None:
         ahead, after = channel.ahead, resequencer.top
         number = ahead.begin()
-        records = await self._log.read_after(channel.name, resequencer.epoch, after, _GAP_PUBLICATIONS_MAX)
-        ahead.answered, ahead.reached_end = number, _count(records) < _GAP_PUBLICATIONS_MAX
-        if ahead.reached_end and (not records or records[-1].last < since.offset):
-            ahead.next_at = self._clock.monotonic_s() + _AHEAD_READ_PAUSE_S
+        is_in_vain = True
+        try:
+            records = await self._log.read_after(
+                channel.name, resequencer.epoch, after, _GAP_PUBLICATIONS_MAX
+            )
+            ahead.answered, ahead.reached_end = number, _count(records) < _GAP_PUBLICATIONS_MAX
+            is_in_vain = ahead.reached_end and (not records or records[-1].last < since.offset)
+        finally:
+            if is_in_vain:
+                ahead.pause()
         if self._channels.get(channel.name) is channel:
             self.offer(records)
 

@@ -20,6 +20,7 @@ from service.core.channels import ChannelOptions, ChannelRules
 from service.core.publication import StreamPosition
 from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenInvalid
 from service.lease import LeaseKeeper
+from service.log.appender import LANE_BYTES_MAX
 from service.node import Health
 from service.ports import Lease, PortError
 from tests.simulation.clients import ClientSocket
@@ -38,6 +39,8 @@ __all__ = [
     "SimulatedNode",
 ]
 
+# What a large publication of these runs takes at most.
+_LARGE_BYTES: Final = 64 * 1024
 HOUR_S: Final = 3600.0
 # Clocks of nodes differ by at most twice this; with REQUEST_S_MAX it stays below MARGIN.
 SKEW_S_MAX: Final = 10 * 60.0
@@ -154,6 +157,11 @@ class SimulatedNode:
             newest_canary_elsewhere=self.lease.newest_canary_elsewhere,
         )
         self._start(self._run())
+
+    @property
+    def may_have_a_full_lane(self) -> bool:
+        """Whether so much waits to be appended that another large publication might find no room in a channel's lane."""
+        return self.assembly.appender.waiting_bytes + _LARGE_BYTES > LANE_BYTES_MAX
 
     @property
     def queue_name(self) -> str:

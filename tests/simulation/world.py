@@ -234,7 +234,11 @@ class SimulatedWorld(MemoryWorld):
             if result:
                 known = {head.version for head in self.heads}
                 heads = (items.get(HEAD_OFFSET) for items in self.items.values())
-                self.heads += [head for head in heads if isinstance(head, Head) and head.version not in known]
+                new = [head for head in heads if isinstance(head, Head) and head.version not in known]
+                if any(head.epoch not in {known.epoch for known in self.heads} for head in new):
+                    # Who is about to join is asked to come again.
+                    self._note_trouble()
+                self.heads += new
             return result
 
         return noting
@@ -265,6 +269,19 @@ class SimulatedWorld(MemoryWorld):
         written = [item.last for item in self.stream if item.channel == channel and item.epoch == epoch]
         began = [head.floor for head in self.heads if head.channel == channel and head.epoch == epoch]
         return epoch, max(written, default=began[0] if began else 0)
+
+    def ends_alike(self, channel: str) -> set[Position]:
+        """Where the log ends, and where the epochs before ended since which nothing was published."""
+        end = self.end(channel)
+        alike = {end}
+        began = {head.epoch: head.floor for head in reversed(self.heads) if head.channel == channel}
+        epochs = list(began)
+        for epoch in epochs[epochs.index(end[0]) :] if end[0] in began else ():
+            written = [item.last for item in self.stream if item.channel == channel and item.epoch == epoch]
+            alike.add((epoch, max(written, default=began[epoch])))
+            if written:
+                break
+        return alike
 
     def _epoch(self, channel: str, now_ms: int) -> str | None:
         """What the newest item, and else the head, can be believed for at `now_ms`; None = another epoch begins."""

@@ -136,8 +136,8 @@ def test_a_head_never_takes_back(
     assert made.trim == max(trim, old_trim if old else 0)
     assert next_head("c", old, last, epoch="e", version="w", read_at=0).trim == (old_trim if old else 0)
     assert (made.channel, made.epoch, made.version) == ("c", "g1.new", "w")
-    # Its word counts from before the read on which it rests.
-    assert made.believe_until == read_at + MIN_RETENTION_MS
+    # Its word counts from before the read on which it rests, and never ends before the old one.
+    assert made.believe_until == max(read_at + MIN_RETENTION_MS, old.believe_until if old else 0)
     assert made.expires_at * 1000 > made.believe_until + HEAD_GRACE_MS - 1000
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from service.adapters.memory import ManualClock
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending
 from service.core.log_item import LogItem
 from service.core.publication import Publication, Record, StreamPosition
@@ -399,19 +400,90 @@ async def test_who_claims_to_be_ahead_of_the_log_costs_a_read_a_second(
         joining.cancel()
     await asyncio.gather(*(joining for _, joining in flood), return_exceptions=True)
     # Then one read answers all who wait.
-    monkeypatch.setattr(dispatcher_module, "_AHEAD_READ_PAUSE_S", GAP_WAIT_S)
+    monkeypatch.setattr(dispatcher_module, "_READ_PAUSE_S", GAP_WAIT_S)
     room.pass_time()
     flood = [room.joining(since) for _ in range(50)]
     await asyncio.gather(*(joining for _, joining in flood))
-    assert ahead_reads(room) == 3, "for the first, and a pause later for those who came when that had begun"
+    assert ahead_reads(room) == 2, "for the first, and a pause later one for all who came"
     assert all(subscriber.joined == liar.joined for subscriber, _ in flood)
+
+
+# What a subscriber claims, and the read that it causes.
+CLAIMS: Final = {
+    "another epoch": ("newest", lambda epoch: StreamPosition("another", 1)),
+    "ahead": ("read_forward", lambda epoch: StreamPosition(epoch, 10**6)),
+    "behind": ("read_backward", lambda epoch: StreamPosition(epoch, 1)),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+async def test_a_read_for_a_subscriber_that_failed_is_not_tried_again_at_once_for_all(
+    room: Room, claim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, since = CLAIMS[claim]
+    item = await room.append(3)
+    await room.join()
+    before = room.fleet.traffic.calls[call]
+    room.fleet.world.fail_next(call, Refused("on purpose"))
+    first, *others = [room.joining(since(item.epoch))[1] for _ in range(50)]
+    with pytest.raises(PortError):
+        await first
+    await settled()
+    assert room.fleet.traffic.calls[call] == before + 1
+    assert not any(joining.done() for joining in others)
+    for joining in others:
+        joining.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+async def test_who_goes_away_while_it_is_read_for_does_not_make_the_next_one_read_at_once(
+    room: Room, claim: str
+) -> None:
+    """Otherwise whoever comes and goes has as many reads as it likes."""
+    call, since = CLAIMS[claim]
+    item = await room.append(3)
+    await room.join()
+    held = room.fleet.traffic.hold(call)
+    _, gone = room.joining(since(item.epoch))
+    await held.arrived()
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    held.release()
+    before = room.fleet.traffic.calls[call]
+    _, waiting = room.joining(since(item.epoch))
+    await settled()
+    assert room.fleet.traffic.calls[call] == before
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_pause_for_one_channel_holds_up_no_other_of_the_same_connection(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "_JOINS_AT_ONCE", 1)
+    await room.join()
+    liar = await room.join(since=StreamPosition("invented", 1))
+    assert liar.joined is not None
+    joinings = [
+        Joining(name, Subscriber(), StreamPosition("invented too", 1), lambda: room.window)
+        for name in (CHANNEL, "another")
+    ]
+    joining = asyncio.create_task(room.dispatcher.join_all(joinings, lambda joined: True))
+    before = room.fleet.traffic.calls["newest"]
+    await settled()
+    assert room.fleet.traffic.calls["newest"] > before, "the other channel was opened"
+    assert not joining.done()
+    joining.cancel()
+    await asyncio.gather(joining, return_exceptions=True)
 
 
 async def test_who_waited_for_a_read_ahead_has_one_that_began_after_it_came(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What others claimed in vain says nothing of a client that has seen what was appended since."""
-    monkeypatch.setattr(dispatcher_module, "_AHEAD_READ_PAUSE_S", 0.001)
+    monkeypatch.setattr(dispatcher_module, "_READ_PAUSE_S", 0.001)
     await room.append(3)
     await room.join()
     held = room.fleet.traffic.hold("read_forward", "answer")
@@ -902,6 +974,24 @@ async def test_who_comes_from_the_next_epoch_is_not_refused_by_a_node_that_misse
     assert (await room.join(since=since)).offsets == [items[1].offset]
 
 
+async def test_a_client_cannot_make_a_node_deaf_to_an_epoch_that_has_just_begun(room: Room) -> None:
+    """A node whose clock is behind believes the epoch before a little longer, and then denies the next one."""
+    subscriber = await room.join()
+    room.hint(await room.append())
+    clock = ManualClock()
+    clock.advance((room.fleet.clock.now_ms() - clock.now_ms()) / 1000 + BELIEF_S + 1)
+    ahead = log_over(room.fleet.world, clock, node="ahead")
+    tail = (await ahead.renew(CHANNEL)).tail
+    room.fleet.clock.advance(BELIEF_S - 1)
+    comer = await room.join(since=tail.position)
+    assert comer.joined is not None
+    assert comer.joined.recovered is False
+    outcome = await ahead.append(CHANNEL, tail, [Pending.of('{"data":2}')], 300_000)
+    assert isinstance(outcome, Appended)
+    room.hint(outcome.item)
+    await until(lambda: subscriber.lost_channels == [CHANNEL])
+
+
 async def test_those_of_an_epoch_before_cost_one_read_together(room: Room) -> None:
     await room.append()
     await room.join()
@@ -939,7 +1029,7 @@ async def test_who_claims_epochs_that_never_were_costs_a_read_a_second(
         joining.cancel()
     await asyncio.gather(*(joining for _, joining in flood), return_exceptions=True)
     # Then one read answers all who wait.
-    monkeypatch.setattr(dispatcher_module, "_AHEAD_READ_PAUSE_S", GAP_WAIT_S)
+    monkeypatch.setattr(dispatcher_module, "_READ_PAUSE_S", GAP_WAIT_S)
     room.pass_time()
     flood = [room.joining(StreamPosition(f"invented-{number}", 1)) for number in range(50)]
     await settled()
