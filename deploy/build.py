@@ -3,11 +3,14 @@
     python deploy/build.py                              everything, for arm64 (the release needs the package index)
     python deploy/build.py --arch x86_64 --config roomcast.toml
     python deploy/build.py --lambdas-only               no network
+    python deploy/build.py --write-constraints deploy/constraints.txt     nothing; the newest libraries from now on
 
 Under OUT/s3/ everything lies under the key that it is to have in the bucket; OUT/parameters has the template's
 parameters, one a line. A key ends in the SHA-256 of what it names, so that a new build is a new key: CloudFormation
 sees that something changed, instances check what they fetch, and an older build is still there to go back to. The same
-sources are the same bytes, whatever machine builds them: nothing is compressed, since compressors differ.
+sources are the same bytes, whatever machine builds them: nothing is compressed, since compressors differ; the wheel of
+roomcast is made by one version of setuptools; and deploy/constraints.txt, one of the sources, has the version of every
+library. What an index gives for a version it could still change: keep what was built.
 
 Only the standard library and pip.
 """
@@ -20,6 +23,7 @@ import hashlib
 import importlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +41,8 @@ __all__ = [
     "LAMBDAS",
     "Artifact",
     "BuildError",
+    "constrained",
+    "constraints_text",
     "import_closure",
     "lambda_zip",
     "libraries",
@@ -44,11 +50,14 @@ __all__ = [
     "missing_requirements",
     "release_tar",
     "tar_bytes",
+    "unneeded_wheels",
+    "with_one_backend",
     "zip_bytes",
 ]
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 INSTANCE: Final = Path(__file__).resolve().parent / "instance"
+CONSTRAINTS: Final = Path(__file__).resolve().parent / "constraints.txt"
 PACKAGES: Final = ("service", "stream_lambda")
 # What the Lambda runtime has of its own.
 RUNTIME_HAS: Final = frozenset({"boto3", "botocore"})
@@ -59,6 +68,7 @@ LAMBDAS: Final = (
 )
 # The instances': deploy/instance/install.sh.
 PYTHON_VERSION: Final = "3.12"
+OWN_NAME: Final = "roomcast"
 # By the names that EC2 gives them, those that wheels and uname have.
 ARCHITECTURES: Final[Mapping[str, str]] = {"arm64": "aarch64", "x86_64": "x86_64"}
 # Wheels say which C library they need at least; Amazon Linux 2023 has 2.34. Newer first: pip does not infer the rest.
@@ -69,6 +79,17 @@ EPOCH_S: Final = 315_532_800
 FILE_MODE: Final = 0o644
 # What the wheel is made of.
 _WHEEL_SOURCES: Final = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "service", "stream_lambda")
+# Of those that pyproject.toml allows. A wheel says which one made it, and another writes other metadata.
+BACKEND: Final = "setuptools==84.2.1"
+_BACKEND_LINE: Final = re.compile(r'^requires = \["setuptools[^"]*"\]$', re.MULTILINE)
+# Of the file that --constraints names: a comment, or a library and its version.
+_CONSTRAINT: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
+_CONSTRAINTS_HEAD: Final = """\
+# The version of every library in a release: deploy/build.py takes these and no others. Newer ones, when their tests
+# have passed, are written by
+#
+#     python deploy/build.py --write-constraints deploy/constraints.txt
+"""
 # Rounds of looking for what a library of another platform needs, which this interpreter's markers hid.
 _ROUNDS_MAX: Final = 10
 
@@ -209,8 +230,47 @@ def tar_bytes(files: Mapping[str, bytes]) -> bytes:
 # ---- release
 
 
-def release_tar(arch: str, constraints: Path | None, scratch: Path) -> bytes:
-    """What an instance unpacks: wheels of roomcast and of all that it needs, and what installs them. Raises BuildError."""
+def release_tar(arch: str, constraints: Path, scratch: Path) -> bytes:
+    """What an instance unpacks: wheels of roomcast and of all that it needs, and what installs them. Raises BuildError.
+
+    `constraints`: of exactly which versions. One that is needed and not in there is refused.
+    """
+    fixed = constrained(constraints.read_text(encoding="utf-8"))
+    wheels = _wheels(arch, constraints, scratch)
+    for name, version in _versions(wheels).items():
+        if fixed.get(name) != version and name != OWN_NAME:
+            raise BuildError(f"{constraints} lacks {name}=={version}; --write-constraints writes it anew")
+    files = {path.name: path.read_bytes() for path in INSTANCE.iterdir() if path.is_file()}
+    return tar_bytes(files | {f"wheels/{path.name}": path.read_bytes() for path in wheels.iterdir()})
+
+
+def constrained(text: str) -> dict[str, str]:
+    """Version by name. Raises BuildError for a line that is neither empty, nor a comment, nor a name and a version."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        said = line.partition("#")[0].strip()
+        if not said:
+            continue
+        match = _CONSTRAINT.fullmatch(said)
+        if match is None:
+            raise BuildError(f"constraints, line {number}: {said[:80]!r} is not name==version")
+        found[_canonical(match[1])] = match[2]
+    return found
+
+
+def constraints_text(versions: Sequence[Mapping[str, str]]) -> str:
+    """The file for the libraries of several architectures, by name. Raises BuildError if they are not the same."""
+    together: dict[str, str] = {}
+    for each in versions:
+        for name, version in each.items():
+            if together.setdefault(name, version) != version:
+                raise BuildError(f"{name} is {version} for one architecture and {together[name]} for another")
+    lines = (f"{name}=={version}\n" for name, version in sorted(together.items()) if name != OWN_NAME)
+    return _CONSTRAINTS_HEAD + "".join(lines)
+
+
+def _wheels(arch: str, constraints: Path | None, scratch: Path) -> Path:
+    """The directory of all wheels of a release. None: of the newest libraries."""
     wheel = _own_wheel(scratch)
     wheels = scratch / "wheels"
     wheels.mkdir()
@@ -223,8 +283,19 @@ def release_tar(arch: str, constraints: Path | None, scratch: Path) -> bytes:
         _download(wheels, arch, constraints, missing)
     else:
         raise BuildError(f"these cannot be found: {', '.join(missing)}")
-    files = {path.name: path.read_bytes() for path in INSTANCE.iterdir() if path.is_file()}
-    return tar_bytes(files | {f"wheels/{path.name}": path.read_bytes() for path in wheels.iterdir()})
+    for path in unneeded_wheels(wheels, arch):
+        path.unlink()
+    return wheels
+
+
+def _versions(wheels: Path) -> dict[str, str]:
+    abouts = [_metadata(path) for path in wheels.glob("*.whl")]
+    return {_canonical(about["Name"]): str(about["Version"]) for about in abouts}
+
+
+def _canonical(name: str) -> str:
+    """As names of libraries are compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def missing_requirements(wheels: Path, arch: str) -> list[str]:
@@ -232,30 +303,42 @@ def missing_requirements(wheels: Path, arch: str) -> list[str]:
 
     pip judges by the interpreter that runs it, which may need less than the instances': this looks through their eyes.
     """
+    return list(_looked_through(wheels, arch)[0])
+
+
+def unneeded_wheels(wheels: Path, arch: str) -> list[Path]:
+    """Those among `wheels` that roomcast does not need on an instance, but may where this is built."""
+    needed = _looked_through(wheels, arch)[1]
+    return [
+        path for path in sorted(wheels.glob("*.whl")) if _canonical(_metadata(path)["Name"]) not in needed
+    ]
+
+
+def _looked_through(wheels: Path, arch: str) -> tuple[dict[str, None], set[str]]:
+    """What roomcast needs on an instance: the requirements that no wheel fulfils, and the names of the wheels that do."""
     # What pip itself judges by; the library of that name need not be installed.
     requirements: Any = importlib.import_module("pip._vendor.packaging.requirements")
-    utils: Any = importlib.import_module("pip._vendor.packaging.utils")
-    abouts = [_metadata(path) for path in sorted(wheels.glob("*.whl"))]
-    there = {utils.canonicalize_name(about["Name"]): about["Version"] for about in abouts}
-    wanted_extras: dict[str, set[str]] = {name: {""} for name in there}
+    abouts = {_canonical(about["Name"]): about for about in map(_metadata, sorted(wheels.glob("*.whl")))}
     missing: dict[str, None] = {}
-    # An extra may bring another: as many rounds as there are wheels are enough.
-    for _ in abouts:
-        before = {name: set(extras) for name, extras in wanted_extras.items()}
-        for about in abouts:
-            own = utils.canonicalize_name(about["Name"])
-            for line in about.get_all("Requires-Dist") or []:
-                required = requirements.Requirement(line)
-                if not any(_applies(required.marker, extra, arch) for extra in before[own]):
-                    continue
-                name = utils.canonicalize_name(required.name)
-                if name not in there or not required.specifier.contains(there[name], prereleases=True):
-                    missing[line.partition(";")[0].strip()] = None
-                else:
-                    wanted_extras[name] |= set(required.extras)
-        if wanted_extras == before:
-            break
-    return list(missing)
+    # A library with each of the extras that it is asked for: "" is itself. Each once, so this ends.
+    seen = {(OWN_NAME, "")}
+    waiting = [(OWN_NAME, "")]
+    while waiting:
+        own, extra = waiting.pop(0)
+        for line in abouts[own].get_all("Requires-Dist") or []:
+            required = requirements.Requirement(line)
+            if not _applies(required.marker, extra, arch):
+                continue
+            name = _canonical(required.name)
+            if name not in abouts or not required.specifier.contains(
+                abouts[name]["Version"], prereleases=True
+            ):
+                missing[line.partition(";")[0].strip()] = None
+                continue
+            new = {(name, each) for each in ("", *required.extras)} - seen
+            seen |= new
+            waiting.extend(sorted(new))
+    return missing, {name for name, _ in seen}
 
 
 def _applies(marker: Any, extra: str, arch: str) -> bool:
@@ -290,13 +373,28 @@ def _own_wheel(scratch: Path) -> Path:
             shutil.copytree(source, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, sources)
+    project = sources / "pyproject.toml"
+    project.write_text(with_one_backend(project.read_text(encoding="utf-8")), encoding="utf-8")
     _pip("wheel", "--no-deps", "--wheel-dir", str(built), str(sources))
     wheel = next(built.glob("roomcast-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
+    maker = BACKEND.replace("==", " (") + ")"
+    about = next(content for name, content in files.items() if name.endswith(".dist-info/WHEEL"))
+    if f"Generator: {maker}" not in about.decode().splitlines():
+        # Some settings of pip take what is installed.
+        raise BuildError(f"the wheel of roomcast was not made by {maker}")
     # Written anew: modes and compression are those of the machine.
     wheel.write_bytes(zip_bytes(files))
     return wheel
+
+
+def with_one_backend(project: str) -> str:
+    """pyproject.toml, allowing BACKEND only. Raises BuildError if it asks for something else than a setuptools."""
+    changed, count = _BACKEND_LINE.subn(f'requires = ["{BACKEND}"]', project)
+    if count != 1:
+        raise BuildError("pyproject.toml does not ask for setuptools alone")
+    return changed
 
 
 def _download(wheels: Path, arch: str, constraints: Path | None, what: Sequence[str]) -> None:
@@ -334,6 +432,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 done, 1 it cannot be built (one line on stderr says why), 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
+        if options.write_constraints is not None:
+            options.write_constraints.write_text(_newest(), encoding="utf-8")
+            return 0
         artifacts = list(_artifacts(options))
     except (BuildError, OSError) as error:
         sys.stderr.write(f"build: {error}\n")
@@ -347,6 +448,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.out / "parameters").write_text(parameters, encoding="utf-8")
     sys.stdout.write(parameters)
     return 0
+
+
+def _newest() -> str:
+    """Constraints of the newest libraries that go with each other, for all architectures. Raises BuildError."""
+    versions = []
+    for arch in ARCHITECTURES:
+        with tempfile.TemporaryDirectory(prefix="roomcast-build-") as scratch:
+            versions.append(_versions(_wheels(arch, None, Path(scratch))))
+    return constraints_text(versions)
 
 
 def _artifacts(options: argparse.Namespace) -> Iterator[Artifact]:
@@ -384,7 +494,17 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="roomcast.toml for the instances; no secrets in it"
     )
     parser.add_argument(
-        "--constraints", type=Path, metavar="FILE", help="versions of libraries, as pip takes them"
+        "--constraints",
+        type=Path,
+        default=CONSTRAINTS,
+        metavar="FILE",
+        help="name==version of every library, one a line (default: deploy/constraints.txt)",
+    )
+    parser.add_argument(
+        "--write-constraints",
+        type=Path,
+        metavar="FILE",
+        help="build nothing; write such a file, with the newest libraries",
     )
     parser.add_argument("--lambdas-only", action="store_true", help="no release: needs no network")
     return parser

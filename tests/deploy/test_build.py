@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import io
 import json
@@ -9,14 +10,28 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Final
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deploy import build
-from deploy.build import BuildError, import_closure, lambda_zip, libraries, missing_requirements, zip_bytes
+from deploy.build import (
+    BuildError,
+    constrained,
+    constraints_text,
+    import_closure,
+    lambda_zip,
+    libraries,
+    missing_requirements,
+    unneeded_wheels,
+    with_one_backend,
+    zip_bytes,
+)
 from tests.deploy.cloudformation import load
 
 ROOT: Final = Path(__file__).parents[2]
@@ -190,6 +205,105 @@ def test_requirements_are_judged_for_the_instance_and_not_for_this_interpreter(t
     assert missing_requirements(tmp_path, "arm64") == []
 
 
+def test_what_only_the_building_interpreter_needs_is_left_out(tmp_path: Path) -> None:
+    wheel(tmp_path, "roomcast", "1", "used[extra]", 'backport; python_version < "3.12"')
+    wheel(tmp_path, "used", "1", 'Brought_Along; extra == "extra"', 'with-other; extra == "other"')
+    wheel(tmp_path, "brought.along", "1", "roomcast")  # a circle ends
+    wheel(tmp_path, "backport", "1", "of-the-backport")
+    wheel(tmp_path, "with_other", "1")
+    left_out = [path.name.partition("-")[0] for path in unneeded_wheels(tmp_path, "arm64")]
+    assert left_out == ["backport", "with_other"]
+    # Nor is it asked for what it requires.
+    assert missing_requirements(tmp_path, "arm64") == []
+
+
 def test_pip_s_last_words_are_told(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="pip download failed"):
         build._pip("download", "--no-index", "--dest", str(tmp_path), "roomcast-that-is-nowhere")
+
+
+# ---- fixed versions
+
+
+def test_every_requirement_of_roomcast_has_one_version_that_fulfils_it() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    fixed = constrained(build.CONSTRAINTS.read_text(encoding="utf-8"))
+    lines = [line for line in setup["options"]["install_requires"].splitlines() if line]
+    assert len(lines) > 5
+    for line in lines:
+        required = Requirement(line)
+        version = fixed[canonicalize_name(required.name)]
+        assert required.specifier.contains(version), f"{line}: {version}"
+
+
+def test_the_file_of_versions_is_as_it_is_written() -> None:
+    text = build.CONSTRAINTS.read_text(encoding="utf-8")
+    assert text == constraints_text([constrained(text)])
+    # The command in its head is one that there is.
+    (arguments,) = re.findall(r"python deploy/build\.py (.+)", text)
+    assert ROOT / build._parser().parse_args(arguments.split()).write_constraints == build.CONSTRAINTS
+    assert build._parser().parse_args([]).constraints == build.CONSTRAINTS
+
+
+def test_versions_are_the_same_for_all_architectures_or_none() -> None:
+    both = [{"a": "1", "roomcast": "0.1"}, {"a": "1", "only-here": "2"}]
+    assert constrained(constraints_text(both)) == {"a": "1", "only-here": "2"}
+    with pytest.raises(BuildError, match="a is 2 for one architecture and 1 for another"):
+        constraints_text([{"a": "1"}, {"a": "2"}])
+
+
+def test_a_line_that_fixes_no_version_is_refused() -> None:
+    assert constrained("# head\n\nA_b.C==1!2.post1+x  # why\n") == {"a-b-c": "1!2.post1+x"}
+    for line in ("a>=1", "a", "-r other", "a==1; python_version > '3'", "a==1.*"):
+        with pytest.raises(BuildError, match=r"line 2: .* is not name==version"):
+            constrained(f"b==1\n{line}\n")
+
+
+@pytest.mark.parametrize("fixed, complaint", [("lib==1\n", None), ("", "lib==1"), ("lib==2\n", "lib==1")])
+def test_a_release_has_no_library_of_another_version(
+    fixed: str, complaint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    wheel(wheels, "roomcast", "0.1.0", "lib")
+    wheel(wheels, "lib", "1")
+    constraints = tmp_path / "mine.txt"
+    constraints.write_text(fixed, encoding="utf-8")
+    monkeypatch.setattr(build, "_wheels", lambda *_arguments: wheels)
+    if complaint is None:
+        with tarfile.open(fileobj=io.BytesIO(build.release_tar("arm64", constraints, tmp_path))) as archive:
+            assert {"install.sh", "wheels/lib-1-py3-none-any.whl"} <= set(archive.getnames())
+        return
+    with pytest.raises(BuildError, match=f"mine.txt lacks {complaint}"):
+        build.release_tar("arm64", constraints, tmp_path)
+
+
+def test_one_setuptools_makes_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
+    name, _, version = build.BACKEND.partition("==")
+    assert Requirement(allowed["requires"][0]).specifier.contains(version)
+    made_by = version
+
+    def pip(command: str, *arguments: str) -> None:
+        """What pip and the back end do, of `made_by`."""
+        *_, built, sources = arguments
+        project = tomllib.loads((Path(sources) / "pyproject.toml").read_text(encoding="utf-8"))
+        assert project["build-system"] == allowed | {"requires": [build.BACKEND]}
+        Path(built).mkdir()
+        content = {"roomcast-1.dist-info/WHEEL": f"Generator: {name} ({made_by})\n".encode()}
+        (Path(built) / "roomcast-1-py3-none-any.whl").write_bytes(zip_bytes(content))
+
+    monkeypatch.setattr(build, "_pip", pip)
+    for directory in ("a", "b"):
+        (tmp_path / directory).mkdir()
+    assert build._own_wheel(tmp_path / "a").name == "roomcast-1-py3-none-any.whl"
+    made_by = "80.9.0"
+    with pytest.raises(BuildError, match=r"not made by setuptools"):
+        build._own_wheel(tmp_path / "b")
+
+
+@pytest.mark.parametrize("project", ["", 'requires = ["hatchling"]', 'requires = ["setuptools", "cython"]'])
+def test_another_back_end_is_not_passed_over(project: str) -> None:
+    with pytest.raises(BuildError, match="setuptools alone"):
+        with_one_backend(project)

@@ -243,6 +243,8 @@ def test_the_unit_reads_what_was_written() -> None:
 
 def test_the_unit_drains_and_does_not_come_back_when_its_machine_ends() -> None:
     assert unit_values("KillSignal") == ["SIGTERM"]
+    # The signal is all that a drain needs: docs/decisions/0032-sigterm-drains.md.
+    assert unit_values("ExecStop") == []
     assert unit_values("Restart") == ["on-failure"]
     # Wrong configuration: service/cli.py.
     assert unit_values("RestartPreventExitStatus") == ["2"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from deploy import build
 from service.cli import _parser
-from tests.deploy.cloudformation import ROOT, load
+from service.config import load as load_config
+from tests.deploy.cloudformation import ROOT, load, references
 from tests.unit.test_docs import dead_links
 
 PAGE: Final = ROOT / "deploy" / "README.md"
@@ -69,6 +72,58 @@ def test_the_first_command_gives_everything_that_has_no_default() -> None:
     assert needed == built | (overridden(DEPLOYS[0]).keys() & needed)
 
 
+def test_the_first_deployment_can_be_rolled_back_and_is_protected_afterwards() -> None:
+    # What refuses to be deleted would stay, and its names with it.
+    assert overridden(DEPLOYS[0])["DeletionProtection"] == "false"
+    assert overridden(DEPLOYS[1]) == {"DeletionProtection": "true"}
+    protectable = {
+        each["Type"] for each in TEMPLATE["Resources"].values() if "DeletionProtection" in references(each)
+    }
+    # By hand, for who did it otherwise: a command for each type, and for each table.
+    assert protectable == {"AWS::DynamoDB::Table", "AWS::ElasticLoadBalancingV2::LoadBalancer"}
+    by_hand = [command for command in COMMANDS if "update-table" in command]
+    assert {re.findall(r"--table-name (\S+)", command)[0] for command in by_hand} == tables_that_stay()
+    assert all("--no-deletion-protection-enabled" in command for command in by_hand)
+    (balancer,) = (command for command in COMMANDS if "modify-load-balancer-attributes" in command)
+    (resource,) = re.findall(r"--logical-resource-id (\w+)", balancer)
+    assert TEMPLATE["Resources"][resource]["Type"] == "AWS::ElasticLoadBalancingV2::LoadBalancer"
+    assert re.findall(r"Key=([\w.]+),Value=false", balancer) == ["deletion_protection.enabled"]
+
+
+def way_to_a_url() -> str:
+    return TEXT.partition("\n## From an empty account")[2].partition("\n## ")[0]
+
+
+def positions(part: str) -> list[int]:
+    """Of the commands of that section that have `part` in them."""
+    ours = [command for command in COMMANDS if command in way_to_a_url().replace("\\\n", " ")]
+    return [number for number, command in enumerate(ours) if part in command]
+
+
+def test_what_is_deployed_is_what_was_uploaded_and_commands_are_installed_before_they_are_used() -> None:
+    (environment,), (install,) = positions("python3 -m venv"), positions("pip install")
+    (configured,), (built,) = positions("cat > roomcast.toml"), positions("deploy/build.py")
+    (uploaded,), (used,) = positions("s3 cp --recursive dist/s3"), positions("roomcast token")
+    first, *_ = positions("cloudformation deploy")
+    assert environment < install < configured < built < uploaded < first < used
+    # A second build would write keys into dist/parameters that are in no bucket.
+    assert way_to_a_url().count("python deploy/build.py") == 1
+
+
+def test_the_options_that_it_begins_with_are_taken(tmp_path: Path) -> None:
+    (content,) = re.findall(r"^cat > roomcast\.toml <<'END'\n(.*?)^END$", TEXT, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "roomcast.toml"
+    path.write_text(content, encoding="utf-8")
+    options = load_config(path, {}).channel.without_namespace
+    assert (options.history_size, options.force_recovery) == (100, True)
+
+
+def test_a_shell_reads_every_block() -> None:
+    for block in BLOCKS:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=50)
+        assert (done.returncode, done.stderr) == (0, ""), block
+
+
 def test_every_parameter_is_in_the_table_with_its_default() -> None:
     shown = table()
     assert shown.keys() == PARAMETERS.keys()
@@ -110,15 +165,19 @@ def test_builds_and_commands_are_called_as_they_are() -> None:
     _parser().parse_args(token.split())
 
 
-def test_names_of_what_stays_are_the_template_s() -> None:
+def tables_that_stay() -> set[str]:
     prefix = PARAMETERS["TablePrefix"]["Default"]
-    deleted = {command.split()[-1] for command in COMMANDS if "delete-table" in command}
-    retained = {
+    return {
         each["Properties"]["TableName"]["Fn::Sub"].replace("${TablePrefix}", prefix)
         for each in TEMPLATE["Resources"].values()
-        if each["Type"] == "AWS::DynamoDB::Table" and each["DeletionPolicy"] == "Retain"
+        if each["Type"] == "AWS::DynamoDB::Table" and each["DeletionPolicy"] == "RetainExceptOnCreate"
     }
-    assert deleted == retained
+
+
+def test_names_of_what_stays_are_the_template_s() -> None:
+    deleted = {command.split()[-1] for command in COMMANDS if "delete-table" in command}
+    assert deleted
+    assert deleted == tables_that_stay()
 
 
 def test_costs_count_what_the_template_has() -> None:
@@ -136,6 +195,13 @@ def test_costs_count_what_the_template_has() -> None:
         each for each in resources if each["Type"] == "AWS::CloudWatch::Alarm" and "Condition" not in each
     ]
     assert f"({len(alarms)} alarms" in TEXT
+    more = [
+        each
+        for each in resources
+        if each["Type"] == "AWS::CloudWatch::Alarm" and each.get("Condition") == "TwoProcesses"
+    ]
+    assert len(more) == 2
+    assert "two more for each further process" in TEXT
     for interface in interfaces:
         service = interface["Properties"]["ServiceName"]["Fn::Sub"].rpartition(".")[2]
         assert f"`{service}`" in TEXT

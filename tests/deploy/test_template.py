@@ -139,16 +139,41 @@ def test_parameters_that_contradict_each_other_are_refused(given: dict[str, str]
     assert evaluation.broken_rules() == broken
 
 
-def test_every_target_group_has_an_alarm_for_no_healthy_node() -> None:
+@pytest.mark.parametrize("metric", ["HealthyHostCount", "UnHealthyHostCount"])
+def test_every_target_group_has_an_alarm_for_no_healthy_node_and_one_for_an_unhealthy_node(
+    metric: str,
+) -> None:
     """One that looked at a single group would be silent while the others have nobody."""
     watched = {
         reference: RESOURCES[name].get("Condition")
         for name, alarm in of_type("AWS::CloudWatch::Alarm").items()
-        if alarm.get("MetricName") == "HealthyHostCount"
+        if alarm.get("MetricName") == metric
         for reference in references(alarm["Dimensions"]) - {"LoadBalancer"}
     }
     groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
     assert watched == {name: RESOURCES[name].get("Condition") for name in groups}
+
+
+def test_one_dead_node_among_many_alarms_and_one_that_is_replaced_does_not() -> None:
+    """A dead node tells of nothing, and no instance leaves service for it."""
+    alarms = [
+        alarm
+        for alarm in of_type("AWS::CloudWatch::Alarm").values()
+        if alarm.get("MetricName") == "UnHealthyHostCount"
+    ]
+    assert alarms
+    for alarm in alarms:
+        # One is enough, whatever the others are like.
+        assert (alarm["Statistic"], alarm["ComparisonOperator"], alarm["Threshold"]) == (
+            "Maximum",
+            "GreaterThanThreshold",
+            0,
+        )
+        # A node that drains, or that systemd starts again, is unhealthy for less than this.
+        assert alarm["DatapointsToAlarm"] == alarm["EvaluationPeriods"]
+        assert alarm["Period"] * alarm["EvaluationPeriods"] > unit_seconds("TimeoutStopSec")
+        # A group without targets is NoHealthyNode's.
+        assert alarm["TreatMissingData"] == "notBreaching"
 
 
 def test_the_reaper_is_retried_by_its_schedule() -> None:
@@ -524,7 +549,9 @@ def test_drain_deregistration_hook_and_systemd_agree() -> None:
     assert delays == {seconds("Drain", "Deregistration")}
     assert noticed_s + drain_s * JITTER + app.FINISH_S < min(delays)
     # systemd does not kill a node that still gives back what it holds, nor lets it live beyond its hook.
-    longest_s = drain_s * JITTER + app.FINISH_S + 2 * CALL_LIMIT_S + lifecycle.RELEASE_LEAVING_S
+    # Also when each of these hangs: the lease, subscription, queue, the lease again, and those of the other nodes here.
+    given_back_s = 5 * CALL_LIMIT_S
+    longest_s = drain_s * JITTER + app.FINISH_S + given_back_s + lifecycle.RELEASE_LEAVING_S
     hook_s = seconds("Hook", "Terminate")
     assert longest_s < unit_seconds("TimeoutStopSec") < hook_s
     # A heartbeat may be lost.
@@ -600,7 +627,8 @@ def test_tables_are_those_of_the_code(schema: TableSchema) -> None:
 @pytest.mark.parametrize("name", ["ChannelsTable", "IdempotencyTable"])
 def test_what_cannot_be_had_again_is_kept_and_backed_up(name: str) -> None:
     table = RESOURCES[name]
-    assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    # But not when the deployment that made it fails: the next one would meet its name.
+    assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
     properties = table["Properties"]
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert properties["DeletionProtectionEnabled"] == {"Ref": "DeletionProtection"}

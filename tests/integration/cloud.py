@@ -116,6 +116,16 @@ def _repair_deletions() -> None:
     ]
     for model, delete in deletions:
         model.delete = delete  # type: ignore[attr-defined]  # as above
+    delete_all = parsing.ResourceMap.delete
+
+    def keeping(self: parsing.ResourceMap) -> None:
+        """It knows Retain only. Here stacks are deleted and never rolled back, so that the two are the same."""
+        for each in self._resource_json_map.values():
+            if each.get("DeletionPolicy") == "RetainExceptOnCreate":
+                each["DeletionPolicy"] = "Retain"
+        delete_all(self)
+
+    parsing.ResourceMap.delete = keeping  # type: ignore[method-assign]  # as above
 
 
 # ---- roles that count

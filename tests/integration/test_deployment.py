@@ -232,6 +232,7 @@ def prepared(cloud: Cloud, directory: Path) -> dict[str, str]:
         "CertificateArn": imported["CertificateArn"],
         "S3PrefixListId": lists[f"com.amazonaws.{REGION}.s3"],
         "DynamoDbPrefixListId": lists[f"com.amazonaws.{REGION}.dynamodb"],
+        "DeletionProtection": "false",
         "Scheme": "internet-facing",
         "ClientCidr": "0.0.0.0/0",
         "ApiCidr": "203.0.113.7/32",
@@ -379,7 +380,7 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
         "MinInstances": "1",
         "MaxInstances": "3",
         "DesiredInstances": "1",
-        "DeletionProtection": "false",
+        "DeletionProtection": "true",
         "ReserveReaper": "false",
         "LogRetentionDays": "7",
         "AlarmTopicArn": topic,
@@ -946,7 +947,7 @@ def test_a_stack_that_is_deleted_leaves_what_is_to_be_kept(cloud: Cloud) -> None
         StackName=stack.name, WaiterConfig={"Delay": 1, "MaxAttempts": COMMAND_S}
     )
     stays = {name for name, each in wanted.items() if stack.found(name, each)}
-    kept = {name for name in stack.made if RESOURCES[name].get("DeletionPolicy") == "Retain"}
+    kept = {name for name in stack.made if RESOURCES[name].get("DeletionPolicy") == "RetainExceptOnCreate"}
     assert kept
     assert kept <= stays
     assert {RESOURCES[name]["Type"] for name in stays - kept} == LEFT
