@@ -143,9 +143,9 @@ class Bench:
         It is then the first that each publication is sent to: where it could do most harm.
         """
         [writer] = set(self.writers) - self._known
-        [[framer, others]] = (groups := self.assembly.dispatcher._hub._channels[CHANNEL]).items()  # noqa: SLF001
-        [stalled] = [each for each in others if each.sink is writer]
-        groups[framer] = {stalled: None, **others}
+        [group] = self.assembly.dispatcher._hub._rooms[CHANNEL].groups.values()  # noqa: SLF001
+        [stalled] = [each for each in group.members if each.sink is writer]
+        group.members = {stalled: None, **group.members}
         transport, frame = writer._transport, text_frame(b"{}" + b" " * 8190)  # noqa: SLF001
         while transport.get_write_buffer_size() + len(frame) < writer.queue_bytes_max - below:
             transport.write(frame)

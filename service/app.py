@@ -34,7 +34,7 @@ from service.adapters.errors import CALL_LIMIT_S
 from service.adapters.instance_metadata import InstanceMetadata, this_machine
 from service.adapters.leases import DynamoLeases
 from service.adapters.metrics import CloudWatchMetrics
-from service.adapters.schema import channels_table, idempotency_table, nodes_table
+from service.adapters.schema import channels_table, idempotency_table, nodes_table, presence_table
 from service.assembly import Assembly, assemble, rate
 from service.auth import TokenVerifier
 from service.aws_ports import aws_ports, instance_queue, region_of
@@ -43,8 +43,10 @@ from service.config import Config, ConfigError
 from service.core.channels import RESERVED_PREFIX
 from service.core.rates import Turnstile
 from service.gateway.api.server import Api
+from service.gateway.faults import server_logger
 from service.gateway.http import add_health_routes, add_metrics_route
 from service.gateway.websocket import WebSocketGateway
+from service.hook_calls import Hooks, load_hooks
 from service.jwks import JwksKeys
 from service.jwks_endpoint import fetch_jwks
 from service.keys import HEALTH, NODE
@@ -95,7 +97,7 @@ async def serve(
                 app = build_app(config, demo_urls=demo_urls, machine=machine)
             except ConfigError as error:
                 return _refuse(str(error), code=2)
-            app[_STOP], app[_FAULTS], app[_LEFT] = stop, [], []
+            app[_STOP], app[_FAULTS], app[_LEFT], app[_LEFT_UNDER] = stop, [], [], []
             return await _run(app, listening, host)
 
 
@@ -103,7 +105,9 @@ async def _run(app: web.Application, listening: socket.socket, host: str) -> int
     """From the start to the end of `app`; the exit code."""
     # On every line from here on: the logs of several nodes are often read together.
     structlog.contextvars.bind_contextvars(node=app[_NODE_ID])
-    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app, handle_signals=False, access_log=None, shutdown_timeout=1.0, logger=server_logger()
+    )
     stop = app[_STOP]
     try:
         if not await _started(runner, stop):
@@ -139,9 +143,11 @@ def build_app(
         raise ConfigError(
             "aws.topic_arn is not set: give the ARN of the SNS topic that connects the instances"
         )
+    hooks = load_hooks(config.hooks)
     host = socket.gethostname() if machine is None else machine.id
     node_id = _node_id(host)
     app = web.Application()
+    app[_HOOKS] = hooks
     app[HEALTH] = Health()
     app[_CONFIG] = config
     app[_HOST] = host
@@ -174,8 +180,7 @@ def build_app(
     if demo_urls is not None:
         from service.dev.demo import add_demo_routes
 
-        secret = config.client.token.hmac_secret_key
-        add_demo_routes(app, node=node_id, peers=demo_urls, token_secret=secret)
+        add_demo_routes(app, node=node_id, peers=demo_urls, client=config.client, channels=config.channel)
     return app
 
 
@@ -248,10 +253,11 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
     app[_LEASE] = lease
     async with _task(app, lease.run()):
         yield
+    left_under = app[_LEFT_UNDER]
     with _reported(app, "lease_not_dropped"):
         async with _bounded(CALL_LIMIT_S):
             # A lease that ended tells the reaper where to look; one that was dropped tells that there is nothing.
-            await (lease.abandon() if app[_LEFT] else lease.drop())
+            await (lease.abandon(left_under) if app[_LEFT] else lease.drop())
 
 
 async def _node(app: web.Application) -> AsyncIterator[None]:
@@ -259,15 +265,24 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
     config, clients, node_id = app[_CONFIG], app[_CLIENTS], app[_NODE_ID]
     prefix = config.aws.table_prefix
     table_name, keys_name = channels_table(prefix), idempotency_table(prefix)
+    presence_name, nodes_name = presence_table(prefix), nodes_table(prefix)
     lease = app[_LEASE]
     queue = instance_queue(config.aws, clients, lambda: lease.id)
+    ports = aws_ports(config.aws, clients, app[_CLOCK], queue)
+
+    async def hold(name: str) -> None:
+        # Called while the queue is opened, whose name the error would have alone.
+        with _named(f"table {nodes_name}"):
+            await lease.hold(name)
+
     assembly = assemble(
         config,
-        aws_ports(config.aws, clients, app[_CLOCK], queue),
+        ports,
         node_id=node_id,
         verifier=app[_VERIFIER],
+        hooks=app[_HOOKS],
         health=app[HEALTH],
-        hold_queue=lease.hold,
+        hold_queue=hold,
         newest_canary_elsewhere=lease.newest_canary_elsewhere,
     )
     with _named(f"table {table_name}"):
@@ -276,6 +291,11 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
     with _named(f"table {keys_name}"):
         # Or it would show at the first publication with a key. This one nobody can have.
         await assembly.log.key_position(RESERVED_PREFIX + "check", "")
+    with _named(f"table {presence_name}"):
+        # Or at the first subscription to a channel that has presence.
+        await ports.presence.members(RESERVED_PREFIX + "check")
+    with _named(f"table {nodes_name}"):
+        await ports.leases.all()
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
     app[_EXPOSITION] = Exposition(Source(assembly, app[HEALTH], app[_CALLS].histograms))
     presence = assembly.node.services.presence
@@ -316,6 +336,7 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
                 await assembly.finish()
     if not presence.is_clean:
         app[_LEFT].append("presence")
+        app[_LEFT_UNDER].extend(presence.left_under)
         _log.error("presence_left_behind")
     await assembly.dispatcher.close()
 
@@ -332,7 +353,11 @@ async def _queue(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _ears(app: web.Application) -> AsyncIterator[None]:
-    """Poll, and hear the own greeting before anything is read from the log or any client is let in."""
+    """Poll, and hear the own greeting before anything is read from the log or any client is let in.
+
+    A topic that refuses the greeting is no reason to refuse the start: durable publications go through the table and the
+    Lambda. The node is degraded until it hears something, and the log says why.
+    """
     listener, poller = app[_ASSEMBLY].listener, app[_ASSEMBLY].poller
     async with _task(app, poller.run()):
         if not await listener.prove():
@@ -482,12 +507,15 @@ _STOP: Final = web.AppKey("stop", asyncio.Event)
 _FAULTS: Final = web.AppKey("faults", list[str])
 # What the end could not remove.
 _LEFT: Final = web.AppKey("left", list[str])
+# The leases under which presence entries are among that.
+_LEFT_UNDER: Final = web.AppKey("left_under", list[str])
 _MACHINE: Final = web.AppKey("machine", InstanceMetadata)
 # What the machine is called: its instance id, else its host name.
 _HOST: Final = web.AppKey("host", str)
 _NODE_ID: Final = web.AppKey("node_id", str)
 _TOKEN_KEYS: Final = web.AppKey("token_keys", JwksKeys)
 _VERIFIER: Final = web.AppKey("verifier", TokenVerifier)
+_HOOKS: Final = web.AppKey("hooks", Hooks)
 _CLOCK: Final = web.AppKey("clock", SystemClock)
 _CALLS: Final = web.AppKey("calls", Calls)
 _EXPOSITION: Final = web.AppKey("exposition", Exposition)

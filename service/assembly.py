@@ -9,8 +9,8 @@ from typing import Final
 from service import __version__
 from service.auth import CountedVerifier
 from service.census import Census
+from service.client.services import Limits, Services, Verifier
 from service.config import Config
-from service.connection import Connection, Limits, Services, Verifier
 from service.core import signals
 from service.core.envelope import Signal
 from service.core.orders import ORDER_KINDS
@@ -27,10 +27,11 @@ from service.delivery.hub import Hub
 from service.delivery.intake import Intake
 from service.delivery.listener import Listener
 from service.delivery.poller import Poller
+from service.hook_calls import HookCalls, Hooks
 from service.log.appender import Appender
 from service.log.channel_log import ChannelLog
 from service.node import Background, Health, Node
-from service.orders import Orders
+from service.orders import Orders, Subject
 from service.ports import ChannelTable, Clock, InstanceQueue, Leases, NewId, Presence, Topic
 from service.presence import PresenceBook
 from service.publisher import Publisher
@@ -42,6 +43,7 @@ __all__ = ["BURST_S", "DEAF_FAILURES", "Assembly", "Ports", "assemble", "rate"]
 DEAF_FAILURES = 5
 # What a client may do at once: as much as in so many seconds. People are not evenly busy.
 BURST_S: Final = 2.0
+_NO_HOOKS: Final = Hooks()
 
 
 def rate(per_s: float, burst_s: float, more: int = 0) -> Rate | None:
@@ -79,6 +81,7 @@ class Assembly:
     canary: Canary
     catch_up: CatchUp
     background: Background
+    hooks: HookCalls
 
     async def finish(self) -> None:
         """Wait until what was accepted is done: appends, presence entries, signals. The caller bounds the time."""
@@ -97,11 +100,12 @@ def assemble(
     health: Health,
     hold_queue: Callable[[str], Awaitable[None]],
     newest_canary_elsewhere: Callable[[], Awaitable[int]],
+    hooks: Hooks = _NO_HOOKS,
 ) -> Assembly:
     """Build a node; nothing is started and no port is called.
 
     `hold_queue` is told each queue name before its queue is created; `newest_canary_elsewhere` gives the newest
-    canary that another live node heard.
+    canary that another live node heard. `hooks`: the application's own.
     """
     client, clock = config.client, ports.clock
     log = ChannelLog(
@@ -168,7 +172,7 @@ def assemble(
         **dict.fromkeys(SURVEY_KINDS, surveyed),
         signals.TRIM_KIND: trimmed,
     }
-    roster: Roster[Connection] = Roster()
+    roster: Roster[Subject] = Roster()
     intake = Intake(
         node_id, dispatcher, hub, listener.greeted, canary_heard, has_join_leave, handlers, roster.has
     )
@@ -189,7 +193,14 @@ def assemble(
         """Whoever does not hear it finds out when it looks at the channel's head."""
         broadcast(signals.trim(node_id, ports.new_id(), channel, offset))
 
-    presence = PresenceBook(ports.presence, ports.leases, clock, node=node_id)
+    presence = PresenceBook(
+        ports.presence,
+        ports.leases,
+        clock,
+        node=node_id,
+        # Half, as with recovery and history: what else goes to the client has room behind it.
+        list_bytes_max=config.client.queue_max_size // 2,
+    )
 
     def entered_again(channel: str, info: ClientInfo) -> None:
         """Whoever took this node for dead told everybody that its clients left."""
@@ -210,6 +221,7 @@ def assemble(
         node=node_id,
     )
     tally = ClientTally()
+    hook_calls = HookCalls(hooks, config.hooks.timeout_s)
     node = Node(
         Services(
             version=f"roomcast {__version__}",
@@ -224,6 +236,9 @@ def assemble(
                     if client.subscribe_to_user_personal_channel
                     else None
                 ),
+                asks_subscribe=hooks.subscribe is not None,
+                asks_publish=hooks.publish is not None,
+                has_methods=hooks.rpc is not None,
             ),
             limits=Limits(
                 ping_interval_s=client.ping_interval_s,
@@ -249,6 +264,7 @@ def assemble(
             signal=broadcast,
             hide=hide,
             background=background.start,
+            hooks=hook_calls,
             tally=tally,
         ),
         health,
@@ -269,4 +285,5 @@ def assemble(
         canary,
         catch_up,
         background,
+        hook_calls,
     )

@@ -360,7 +360,7 @@ def _dev(arguments: argparse.Namespace) -> int:
     if arguments.port and last > PORT_MAX:
         raise _UsageError(f"--port and --instances need ports up to {last}; {PORT_MAX} is the last one")
     # Before anything is started: every instance would fail over it, less clearly.
-    load(arguments.config, os.environ, demo=True)
+    _look_at_hooks(load(arguments.config, os.environ, demo=True))
     if arguments.aws_endpoint is None and not all(
         importlib.util.find_spec(name) for name in ("moto", "flask")
     ):
@@ -501,6 +501,7 @@ def _checkconfig(arguments: argparse.Namespace) -> int:
 
     # Looks at the keys; that one is short is said below, not logged.
     TokenVerifier(config.client.token, insecure=True)
+    _look_at_hooks(config)
     if arguments.json:
         print(json.dumps(effective(config), ensure_ascii=False, indent=2))
     else:
@@ -510,12 +511,23 @@ def _checkconfig(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _look_at_hooks(config: Config) -> None:
+    """Raises ConfigError when one of them is not there. Importing them runs what their modules do when imported."""
+    from service.hook_calls import load_hooks
+
+    load_hooks(config.hooks)
+
+
 def _concerns(config: Config) -> list[tuple[str, str]]:
     """What is allowed, and yet hardly ever meant: (event name, what it means)."""
     client = config.client
     if client.insecure:
         return [("insecure_mode", "client.insecure is on: no token is needed and everything is allowed")]
-    if not client.token.has_key and not client.allow_anonymous_connect_without_token:
+    if (
+        not client.token.has_key
+        and not client.allow_anonymous_connect_without_token
+        and not config.hooks.connect
+    ):
         return [
             (
                 "nobody_can_connect",

@@ -23,6 +23,7 @@ __all__ = [
     "CONFIG_VARIABLE",
     "DEV_SECRET",
     "ENVIRONMENT_PREFIX",
+    "HOOK_TIMEOUT_S_MAX",
     "MASK",
     "MESSAGE_SIZE_LIMIT_MAX",
     "OPTIONS",
@@ -30,6 +31,7 @@ __all__ = [
     "ClientConfig",
     "Config",
     "ConfigError",
+    "HooksConfig",
     "HttpApiConfig",
     "NodeConfig",
     "Option",
@@ -56,6 +58,8 @@ MESSAGE_SIZE_LIMIT_MAX: Final = 96 * 1024
 # What `roomcast dev` signs and verifies with, so that examples can name it. Never a production key.
 DEV_SECRET: Final = "secret"  # noqa: S105  # meant to be known
 MASK: Final = "***"
+# SDKs give up, and reconnect, after 5 s; what a hook allowed takes its time too.
+HOOK_TIMEOUT_S_MAX: Final = 4.0
 # What an error message quotes of a wrong value: enough to recognise it, and still one line.
 FOUND_CHARS_MAX: Final = 60
 
@@ -196,7 +200,8 @@ class ClientConfig:
     queue_max_size: int = _option(
         1024 * 1024,
         "What may wait to be sent to one connection; a client that is further behind is disconnected (3008) "
-        "and recovers from the log. At least 1 MiB: twice what one recovery or one page of history may bring.",
+        "and recovers from the log. At least 1 MiB: twice what one recovery or one page of history may bring. Half of it is "
+        "what one list of a channel's members may have; a longer one gets error 106.",
         unit="bytes",
         within=(1024 * 1024, 256 * 1024 * 1024),
     )
@@ -291,6 +296,38 @@ class HttpApiConfig:
         "",
         "Key that callers send as `X-API-Key`; empty: the API is off, unless the server is insecure.",
         secret=True,
+    )
+
+
+def _hook(doc: str) -> str:
+    return _option(
+        "",
+        doc,
+        pattern=r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*",
+        shape="a name such as package.module:function",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HooksConfig:
+    """[hooks]: the application's own code, in this process. See docs/hooks.md."""
+
+    connect: str = _hook(
+        "Async function that is asked when a client connects, `package.module:function`; empty: none."
+    )
+    subscribe: str = _hook("The same when a client subscribes without a token.")
+    publish: str = _hook("The same when a client publishes.")
+    rpc: str = _hook("Registry of the methods that clients may call, `package.module:registry`; empty: none.")
+    timeout_s: float = _option(
+        3.0,
+        "How long a call of them may take; then the client gets error 100. SDKs wait 5 s for all of an answer.",
+        unit="s",
+        within=(0.01, HOOK_TIMEOUT_S_MAX),
+    )
+    directory: str = _option(
+        ".",
+        "Where their modules are looked for, besides the installed packages, which come first; relative to where the server is "
+        "started. Empty: nowhere else.",
     )
 
 
@@ -441,6 +478,7 @@ class Config:
     client: ClientConfig = field(default_factory=ClientConfig)
     channel: ChannelRules = field(default_factory=ChannelRules)
     http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
 
@@ -477,6 +515,18 @@ _CHANNEL_RULES: Final[Mapping[str, _Rules]] = {
     "allow_history_for_client": _Rules("A client with a user may read the history."),
     "allow_history_for_subscriber": _Rules("A client that is subscribed may read the history."),
     "allow_history_for_anonymous": _Rules("A client without a user may read the history."),
+    "allow_channel_compaction": _Rules(
+        "Call the channel by a number in the pushes of clients that offer it, as SDKs do: shorter than a long name."
+    ),
+    "allowed_delta_types": _Rules(
+        "Ways in which a client may ask for publications as differences from the one before: `fossil`. Needs history.",
+        pattern="fossil",
+        shape="`fossil`, or nothing",
+    ),
+    "delta_publish": _Rules(
+        "Publications may go out as differences; without it, those that the server API marks with `delta`. Needs "
+        "`allowed_delta_types`."
+    ),
 }
 _NAMESPACES_MAX: Final = 1000
 
@@ -661,6 +711,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *_declared("client.token", TokenConfig),
     *_channel_options(_WITHOUT_NAMESPACE),
     *_declared("http_api", HttpApiConfig),
+    *_declared("hooks", HooksConfig),
     *_declared("aws", AwsConfig),
     *_declared("node", NodeConfig),
 )
@@ -852,9 +903,11 @@ def _built(base: Config, values: _Values) -> Config:
     return Config(
         client=replace(base.client, token=token, **values.of("client")),
         channel=ChannelRules(
-            replace(base.channel.without_namespace, **values.of(_WITHOUT_NAMESPACE)), values.namespaces
+            replace(base.channel.without_namespace, **values.of(_WITHOUT_NAMESPACE)),
+            {**base.channel.namespaces, **values.namespaces},
         ),
         http_api=replace(base.http_api, **values.of("http_api")),
+        hooks=replace(base.hooks, **values.of("hooks")),
         aws=replace(base.aws, **values.of("aws")),
         node=replace(base.node, **values.of("node")),
     )
@@ -911,6 +964,10 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
     for name in ("force_recovery", "force_positioning"):
         if getattr(options, name) and not options.has_history:
             yield f"{table}.{name}", "needs history_size and history_ttl"
+    if options.allowed_delta_types and not options.has_history:
+        yield f"{table}.allowed_delta_types", "needs history_size and history_ttl"
+    if options.delta_publish and not options.allowed_delta_types:
+        yield f"{table}.delta_publish", "needs allowed_delta_types"
     if options.force_push_join_leave and not options.join_leave:
         yield f"{table}.force_push_join_leave", "needs join_leave"
 
@@ -927,7 +984,9 @@ def dev_config() -> Config:
                 presence=True,
                 join_leave=True,
                 force_push_join_leave=True,
-            )
+            ),
+            # What nobody wants to read later: it goes straight to the topic, and is stored nowhere.
+            {"typing": ChannelOptions(allow_subscribe_for_client=True, allow_publish_for_subscriber=True)},
         ),
         # A short drain: Ctrl-C is pressed often, and few are connected.
         node=NodeConfig(drain_s=1.0),
@@ -941,6 +1000,7 @@ def effective(config: Config) -> dict[str, Any]:
         "client.token": config.client.token,
         _WITHOUT_NAMESPACE: config.channel.without_namespace,
         "http_api": config.http_api,
+        "hooks": config.hooks,
         "aws": config.aws,
         "node": config.node,
     }
@@ -984,6 +1044,7 @@ def effective_toml(config: Config) -> str:
     for namespace in document["channel"]["namespaces"]:
         put(f"[[{_NAMESPACES}]]", namespace)
     put("[http_api]", document["http_api"])
+    put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])
     put("[node]", document["node"])
     return "\n".join(lines[:-1]) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
@@ -104,13 +104,23 @@ class LeaseKeeper:
             self._unsure.clear()
             self._stored = False
 
-    async def abandon(self) -> None:
-        """This node ends and leaves something behind: its lease ends now, so that somebody cleans up. Raises PortError."""
+    async def abandon(self, left_under: Collection[str] = ()) -> None:
+        """This node ends and leaves something behind: its lease ends now, so that somebody cleans up. Raises PortError.
+
+        `left_under`: the leases under which there may be presence entries. For those that were lost a lease is
+        written that has ended: whoever took them may be through with them.
+        """
         async with self._writing:
             self._wanted = False
-            if self._stored:
-                self._renew()
-                await self._leases.heartbeat(replace(self._lease, expires_at=self._lease.heartbeat_at))
+            self._renew()
+            ended = replace(self._lease, expires_at=self._lease.heartbeat_at)
+            lost = set(left_under)
+            if self._stored and await self._leases.heartbeat(ended):
+                lost.discard(ended.node)
+            elif self._stored:
+                lost.add(ended.node)
+            for node in sorted(lost):
+                await self._leases.put(replace(ended, node=node, queue="", queue_url="", subscription_arn=""))
 
     async def _try_beat(self) -> None:
         async with self._writing:

@@ -144,8 +144,10 @@ class Lifecycle:
                 _log.error("launch_hook_given_up", hook=self._launch_hook, reason=str(error))
             return
         self._worked("launch_hook")
-        self._launch.done()
-        if waited:
+        if not waited:
+            self._launch.unwanted(self._clock.monotonic_s())
+        else:
+            self._launch.done()
             _log.info("launch_hook_completed", hook=self._launch_hook, instance=self._machine.id)
 
     # ---- while the node ends

@@ -74,6 +74,14 @@ def _commands(source: Source) -> Samples:
     return {(method, str(code)): number for (method, code), number in commands.items()}
 
 
+def _hook_calls(source: Source) -> Samples:
+    return dict(source.assembly.hooks.tally.calls.items())
+
+
+def _hook_seconds(source: Source) -> Samples:
+    return {(hook,): took for hook, took in source.assembly.hooks.tally.seconds.items()}
+
+
 def _latencies(source: Source) -> Samples:
     latency = source.assembly.canary.latency
     if latency is None:
@@ -108,6 +116,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "client": s.assembly.node.services.tally.sent_bytes, "channel": s.assembly.hub.tally.bytes,
     }),
     _counter("pushes", "Pushes to subscribers of channels, each once a subscriber.", lambda s: s.assembly.hub.tally.pushes),
+    # ---- the application's own code
+    Family("roomcast_hook_calls_total", "counter", "Calls of the application's code.", ("hook", "outcome"), _hook_calls),
+    Family("roomcast_hook_seconds", "histogram", "How long they took.", ("hook",), _hook_seconds),
+    _gauge("hook_calls_under_way", "Calls that are not done.", lambda s: s.assembly.hooks.tally.under_way),
     # ---- publishing
     _counts("publications", "outcome", "Publications to channels with history.", lambda s: s.assembly.appender.tally.publications),
     _counter("publications_signalled", "Publications to channels without history.", lambda s: s.assembly.node.services.publisher.signalled),

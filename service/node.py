@@ -10,7 +10,8 @@ from typing import Final, Protocol
 import structlog
 
 from service.census import Census
-from service.connection import Connection, Services, Socket
+from service.client.connection import Connection
+from service.client.services import Services, Socket
 from service.core.canary import Hearing, Latency
 from service.core.codes import Disconnect
 from service.orders import Orders

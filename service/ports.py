@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.core.holdings import Lease, Queue, Subscription
+from service.core.holdings import Grave, Lease, Queue, Subscription
 from service.core.idempotency import KeyItem
 from service.core.lifecycle import Outlook
 from service.core.log_item import Head, LogItem
@@ -23,6 +23,7 @@ __all__ = [
     "Estate",
     "Framer",
     "Gone",
+    "Grave",
     "InstanceQueue",
     "Lease",
     "Leases",
@@ -39,6 +40,7 @@ __all__ = [
     "ScalingGroup",
     "Sink",
     "Throttled",
+    "TooManyMembers",
     "Topic",
     "UnknownOutcome",
 ]
@@ -58,6 +60,10 @@ class UnknownOutcome(PortError):
 
 class Refused(PortError):
     """Known not to have happened, and would not the next time: permission, validation, a missing resource."""
+
+
+class TooManyMembers(Refused):
+    """A channel has more members than are told of at once."""
 
 
 class BeliefEnded(PortError):
@@ -157,7 +163,7 @@ class Presence(Protocol):
     async def members(self, channel: str) -> Sequence[Member]:
         """Every stored entry, in no order, entries of dead nodes included (the caller filters by leases).
 
-        Raises Refused beyond the adapter's bound on entries.
+        Raises TooManyMembers beyond the adapter's bounds on entries and on what is read.
         """
 
     async def channels(self, node: str) -> Sequence[str]:
@@ -186,7 +192,10 @@ class Leases(Protocol):
         """Idempotent."""
 
     async def all(self) -> Sequence[Lease]:
-        """Every lease that was stored before the call, expired ones included. Raises Refused beyond the adapter's bound."""
+        """Every lease that was stored before the call, expired ones included, buried ones not.
+
+        Raises Refused beyond the adapter's bound.
+        """
 
     async def reap(self, lease: Lease, at_ms: int) -> bool:
         """Mark the lease as reaped, unless its node beat since `lease` was read: from then on heartbeats are refused.
@@ -194,8 +203,17 @@ class Leases(Protocol):
         True also when it was marked before, whose time then stays. False = the node lives, or the lease is gone.
         """
 
-    async def drop_reaped(self, node: str) -> None:
-        """Idempotent. A lease that is not marked stays."""
+    async def bury(self, node: str, at_ms: int) -> None:
+        """Make a grave of a lease that is marked, or say of a grave that it was cleared again. Idempotent.
+
+        A lease that is not marked stays what it is. Heartbeats of a buried one are refused; `put` makes it a lease again.
+        """
+
+    async def graves(self) -> Sequence[Grave]:
+        """Every grave. Raises Refused beyond the adapter's bound."""
+
+    async def drop_grave(self, grave: Grave) -> None:
+        """Idempotent. One that was cleared again since it was read stays."""
 
 
 @dataclass(frozen=True, slots=True)

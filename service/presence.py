@@ -1,4 +1,4 @@
-"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left, kept for a second.
+"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left; written here, read as presence_reads.py does.
 
 Entries belong to a lease. A node that lost its own writes them again under its next one.
 """
@@ -6,10 +6,9 @@ Entries belong to a lease. A node that lost its own writes them again under its 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -17,18 +16,26 @@ import structlog
 
 from service.concurrency import each_to_its_end
 from service.core.publication import ClientInfo
-from service.core.reaping import standing
 from service.ports import Clock, Leases, Member, PortError, Presence
+from service.presence_reads import PresenceReads
 
-__all__ = ["CACHE_CHANNELS_MAX", "CACHE_S", "ENTRIES_AT_ONCE", "EXITS_MAX", "EXIT_RETRY_S", "PresenceBook"]
+__all__ = [
+    "ENTRIES_AT_ONCE",
+    "EXITS_MAX",
+    "EXIT_RETRY_S",
+    "LEASES_LEFT_MAX",
+    "LIST_BYTES_MAX",
+    "PresenceBook",
+]
 
-# A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
-CACHE_S: Final = 1.0
-CACHE_CHANNELS_MAX: Final = 1000
+# Of one list of members, where nothing else is said: half of what may wait for a client, as recovery and history.
+LIST_BYTES_MAX: Final = 512 * 1024
 # Entries that could not be removed are tried again; who left must not be there for as long as this node lives.
 EXIT_RETRY_S: Final = 5.0
 # How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node ended and the reaper came.
 EXITS_MAX: Final = 20_000
+# Lost leases that are told of at the end: those of some hours. Older ones were buried long ago.
+LEASES_LEFT_MAX: Final = 100
 # Entries that are written at once when all of them must be.
 ENTRIES_AT_ONCE: Final = 16
 
@@ -37,37 +44,37 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Kept:
-    read: asyncio.Task[Mapping[str, ClientInfo]]
-    until_s: float
-
-
 class PresenceBook:
     """Presence as this node writes and reads it. `run` removes what `exit` could not, and writes again after `move`.
 
-    `node` is the id of the lease that entries belong to.
+    `node` is the id of the lease that entries belong to. `list_bytes_max` bounds what `listing` gives.
     """
 
-    def __init__(self, presence: Presence, leases: Leases, clock: Clock, *, node: str) -> None:
+    def __init__(
+        self,
+        presence: Presence,
+        leases: Leases,
+        clock: Clock,
+        *,
+        node: str,
+        list_bytes_max: int = LIST_BYTES_MAX,
+    ) -> None:
         self._presence = presence
-        self._leases = leases
-        self._clock = clock
         self._node = node
+        self._list_bytes_max = list_bytes_max
+        self._reads = PresenceReads(presence, leases, clock, lambda: self._node)
         # Who is here, by channel and client; and whose entry under the present lease is still to be written.
         self._here: dict[tuple[str, str], ClientInfo] = {}
         self._unwritten: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
         # Entries under leases that were lost, by lease, channel and client. Whoever took the lease may have looked before
         # they were written.
         self._old: OrderedDict[tuple[str, str, str], ClientInfo] = OrderedDict()
-        # Entries that are being removed; and those that could not be removed, nor remembered.
-        self._leaving = self._forgotten = 0
+        # Entries that are being removed, by lease; and the leases of those that could not be removed, nor remembered.
+        self._leaving: Counter[str] = Counter()
+        self._forgotten: dict[str, None] = {}
         self._wake = asyncio.Event()
         # Told of everybody whose entry was written again: others were told that they left.
         self.entered_again: Callable[[str, ClientInfo], None] = _nobody
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._live_nodes: frozenset[str] = frozenset()
-        self._live_until_s = float("-inf")
         # By channel and client.
         self._exits: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
         # Held while one of them is tried again: a client that comes back must not be removed by it.
@@ -91,18 +98,20 @@ class PresenceBook:
         if node != self._node:
             # `move` may have removed it before it was there.
             self._leave_old(node, channel, info)
-        self._kept.pop(channel, None)
+        if self._here.get(key) is info:
+            self._reads.entered(channel, info)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
         """Also after an `enter` that failed. Raises PortError: then it is tried again, by `run`."""
         key, node = (channel, info.client), self._node
         self._here.pop(key, None)
         self._unwritten.pop(key, None)
-        self._leaving += 1
+        self._reads.left(channel, info.client)
+        self._leaving[node] += 1
         try:
             await self._presence.remove(channel, Member(node, info))
         except asyncio.CancelledError:
-            self._forgotten += 1
+            self._forget(node)
             raise
         except PortError:
             if node != self._node:
@@ -110,17 +119,24 @@ class PresenceBook:
             elif len(self._exits) < EXITS_MAX:
                 self._exits[key] = info
             else:
-                self._forgotten += 1
+                self._forget(node)
             raise
         finally:
-            self._leaving -= 1
-        self._kept.pop(channel, None)
+            self._leaving[node] -= 1
+            if not self._leaving[node]:
+                del self._leaving[node]
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing of this node is stored any more, once all have left."""
         here = self._here or self._unwritten
         return not (here or self._exits or self._old or self._leaving or self._forgotten)
+
+    @property
+    def left_under(self) -> Collection[str]:
+        """The leases under which something may be stored when `is_clean` is False: the present one, and lost ones."""
+        lost = {node: None for node, _, _ in self._old} | self._forgotten | dict.fromkeys(self._leaving)
+        return [self._node, *list(lost)[-LEASES_LEFT_MAX:]]
 
     def move(self, node: str) -> None:
         """The lease was lost, `node` is the next one's id: entries are written again under it, and the old ones removed.
@@ -132,16 +148,19 @@ class PresenceBook:
             self._leave_old(old, channel, info)
         self._exits.clear()
         self._unwritten = OrderedDict(self._here)
-        self._kept.clear()
-        self._live_until_s = float("-inf")
         self._wake.set()
 
     def _leave_old(self, node: str, channel: str, info: ClientInfo) -> None:
         if len(self._old) < EXITS_MAX:
             self._old[node, channel, info.client] = info
         else:
-            self._forgotten += 1
+            self._forget(node)
         self._wake.set()
+
+    def _forget(self, node: str) -> None:
+        self._forgotten[node] = None
+        if len(self._forgotten) > LEASES_LEFT_MAX:
+            del self._forgotten[next(iter(self._forgotten))]
 
     async def run(self) -> None:
         """Try again what could not be written or removed. Runs until cancelled; what is left then ends with the lease."""
@@ -185,7 +204,6 @@ class PresenceBook:
             return
         channel, _ = key
         await self._presence.add(channel, Member(node, info))
-        self._kept.pop(channel, None)
         here = self._here.get(key)
         if here is None:
             # Left meanwhile, perhaps before this entry was there to be removed.
@@ -210,35 +228,18 @@ class PresenceBook:
                     _log.warning("presence_exits_wait", entries=len(self._exits), reason=str(error))
                     return
                 del self._exits[key]
-            self._kept.pop(channel, None)
 
     async def members(self, channel: str) -> Mapping[str, ClientInfo]:
-        """By client id; at most CACHE_S old. Raises PortError."""
-        kept = self._kept.get(channel)
-        if kept is None or kept.until_s < self._clock.monotonic_s():
-            kept = _Kept(
-                asyncio.create_task(self._read(channel), name=f"presence {channel}"),
-                self._clock.monotonic_s() + CACHE_S,
-            )
-            kept.read.add_done_callback(_seen)
-            self._kept[channel] = kept
-            while len(self._kept) > CACHE_CHANNELS_MAX:
-                self._kept.popitem(last=False)
-        return await asyncio.shield(kept.read)
+        """By client id; those of other nodes at most CACHE_S old. Raises PortError, of which TooManyMembers."""
+        return await self._reads.members(channel)
 
-    async def _read(self, channel: str) -> Mapping[str, ClientInfo]:
-        members, live = await asyncio.gather(self._presence.members(channel), self._live_now())
-        return {member.info.client: member.info for member in members if member.node in live}
+    async def totals(self, channel: str) -> tuple[int, int]:
+        """How many clients and users `members` has, without making it. Errors as there."""
+        return await self._reads.totals(channel)
 
-    async def _live_now(self) -> frozenset[str]:
-        if self._live_until_s < self._clock.monotonic_s():
-            now = self._clock.now_ms()
-            leases = await self._leases.all()
-            # This node knows itself to live, also while its own heartbeat is late.
-            live = {lease.node for lease in leases if standing(lease, now) == "live"}
-            self._live_nodes = frozenset(live | {self._node})
-            self._live_until_s = self._clock.monotonic_s() + CACHE_S
-        return self._live_nodes
+    async def listing(self, channel: str) -> bytes:
+        """The JSON object of `members`, each as clients are told. Errors as there; TooManyMembers also if it is too large."""
+        return await self._reads.listing(channel, self._list_bytes_max)
 
 
 async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
@@ -250,9 +251,3 @@ async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> 
 
 def _nobody(channel: str, info: ClientInfo) -> None:
     pass
-
-
-def _seen(read: asyncio.Task[Mapping[str, ClientInfo]]) -> None:
-    if not read.cancelled():
-        # Those who wait have the error; there may be nobody left who does.
-        read.exception()

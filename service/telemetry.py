@@ -45,6 +45,7 @@ def configure(
     if console:
         # Plain tracebacks: the others print local variables, and those hold payloads.
         processors += [
+            _printable,
             structlog.dev.ConsoleRenderer(
                 colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
             ),
@@ -125,6 +126,14 @@ def _plain(event: EventDict) -> dict[str, Any]:
         str(name): value if isinstance(value, str | int | float | bool | None) else repr(value)
         for name, value in event.items()
     }
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """On a terminal, what clients are called could otherwise be lines of their own, or orders to the terminal."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = value.encode("unicode_escape").decode("ascii")
+    return event
 
 
 def _encode(_logger: WrappedLogger, _method: str, line: Any) -> bytes:

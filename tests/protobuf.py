@@ -66,7 +66,9 @@ def _said(message: Message, schema: Mapping[str, Field]) -> dict[str, Any]:
         field = schema[descriptor.name]
         match field.shape:
             case Shape.JSON:
-                said[field.name] = json.loads(value)
+                # A difference is no JSON.
+                is_difference = schema is SCHEMA["Publication"] and message.delta
+                said[field.name] = value.decode() if is_difference else json.loads(value)
             case Shape.MESSAGE:
                 said[field.name] = _said(value, SCHEMA[field.of])
             case Shape.LIST:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from botocore.exceptions import ClientError
 
 from service.adapters.errors import CALL_LIMIT_S, is_condition_failure, port_errors
-from service.ports import Lease, Refused
+from service.ports import Grave, Lease, Refused
 
 __all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases"]
 
@@ -19,6 +19,8 @@ LEASES_MAX: Final = 10_000
 # Attributes that are called what the field of a Lease is.
 _TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version")
 _NUMBERS: Final = ("started_at", "heartbeat_at", "canary", "connections", "channels", "users", "lag_ms")
+
+T = TypeVar("T")
 
 
 class DynamoLeases:
@@ -59,8 +61,12 @@ class DynamoLeases:
                     Key={"node": {"S": lease.node}},
                     UpdateExpression="SET #reaped = if_not_exists(#reaped, :at)",
                     # A row that is gone has no heartbeat either.
-                    ConditionExpression="#heartbeat = :heartbeat",
-                    ExpressionAttributeNames={"#reaped": "reaped", "#heartbeat": "heartbeat_at"},
+                    ConditionExpression="#heartbeat = :heartbeat AND attribute_not_exists(#buried)",
+                    ExpressionAttributeNames={
+                        "#reaped": "reaped",
+                        "#heartbeat": "heartbeat_at",
+                        "#buried": "buried",
+                    },
                     ExpressionAttributeValues={
                         ":at": {"N": str(at_ms)},
                         ":heartbeat": {"N": str(lease.heartbeat_at)},
@@ -72,36 +78,59 @@ class DynamoLeases:
                 raise
         return True
 
-    async def drop_reaped(self, node: str) -> None:
+    async def bury(self, node: str, at_ms: int) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key={"node": {"S": node}},
+                    UpdateExpression="SET #buried = :at",
+                    ConditionExpression="attribute_exists(#reaped)",
+                    ExpressionAttributeNames={"#buried": "buried", "#reaped": "reaped"},
+                    ExpressionAttributeValues={":at": {"N": str(at_ms)}},
+                )
+            except ClientError as error:
+                if not is_condition_failure(error):
+                    raise
+
+    async def graves(self) -> Sequence[Grave]:
+        return await self._rows(_grave)
+
+    async def drop_grave(self, grave: Grave) -> None:
         async with port_errors(CALL_LIMIT_S):
             try:
                 await self._client.delete_item(
                     TableName=self._table,
-                    Key={"node": {"S": node}},
-                    ConditionExpression="attribute_exists(#reaped)",
-                    ExpressionAttributeNames={"#reaped": "reaped"},
+                    Key={"node": {"S": grave.node}},
+                    ConditionExpression="#buried = :at",
+                    ExpressionAttributeNames={"#buried": "buried"},
+                    ExpressionAttributeValues={":at": {"N": str(grave.buried_at)}},
                 )
             except ClientError as error:
                 if not is_condition_failure(error):
                     raise
 
     async def all(self) -> Sequence[Lease]:
-        leases: list[Lease] = []
+        return await self._rows(_lease)
+
+    async def _rows(self, read: Callable[[Mapping[str, Any]], T | None]) -> Sequence[T]:
+        """Those of the table's rows that `read` takes for one of its own."""
+        rows: list[T] = []
         start: dict[str, Any] = {}
         for _ in range(LEASES_MAX):
             async with port_errors(CALL_LIMIT_S):
                 answer = await self._client.scan(TableName=self._table, ConsistentRead=True, **start)
-            leases.extend(lease for item in answer["Items"] if (lease := _lease(item)) is not None)
-            if len(leases) > LEASES_MAX:
+            rows.extend(row for item in answer["Items"] if (row := read(item)) is not None)
+            if len(rows) > LEASES_MAX:
                 raise Refused(f"more than {LEASES_MAX} leases")
             if "LastEvaluatedKey" not in answer:
-                return leases
+                return rows
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
         raise Refused("too many pages")
 
 
 def _attributes(lease: Lease) -> dict[str, dict[str, str]]:
-    """`lease_until` is the lease's own end in ms; `expires_at`, in seconds, is TTL's. `reaped` is for others to write."""
+    """`lease_until` is the lease's own end in ms; `expires_at`, in seconds, is TTL's. `reaped` and `buried` are for others to write."""
     return {
         "node": {"S": lease.node},
         **{name: {"S": getattr(lease, name)} for name in _TEXTS},
@@ -113,9 +142,20 @@ def _attributes(lease: Lease) -> dict[str, dict[str, str]]:
 
 def _lease(item: Mapping[str, Any]) -> Lease | None:
     """None: not a lease; a foreign row must not hide the others. What another release does not write is left out."""
+    if "buried" in item:
+        return None
     try:
         fields: dict[str, Any] = {name: str(item[name]["S"]) for name in _TEXTS if name in item}
         fields |= {name: int(item[name]["N"]) for name in (*_NUMBERS, "reaped") if name in item}
         return Lease(node=item["node"]["S"], expires_at=int(item["lease_until"]["N"]), **fields)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _grave(item: Mapping[str, Any]) -> Grave | None:
+    """None: not a grave."""
+    try:
+        instance = str(item["instance"]["S"]) if "instance" in item else ""
+        return Grave(item["node"]["S"], instance, int(item["buried"]["N"]))
     except (KeyError, TypeError, ValueError):
         return None

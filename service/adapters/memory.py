@@ -19,7 +19,19 @@ from service.core.holdings import Deployment, Queue, Subscription
 from service.core.idempotency import KeyItem
 from service.core.log_item import HEAD_OFFSET, Head, LogItem
 from service.core.publication import ClientInfo
-from service.ports import BeliefEnded, Clock, Gone, Lease, Member, Message, Page, PortError, Refused
+from service.ports import (
+    BeliefEnded,
+    Clock,
+    Gone,
+    Grave,
+    Lease,
+    Member,
+    Message,
+    Page,
+    PortError,
+    Refused,
+    TooManyMembers,
+)
 
 __all__ = [
     "TOPIC_ARN",
@@ -107,6 +119,7 @@ class MemoryWorld:
         self.queues: dict[str, _Queue] = {}
         self.subscriptions: set[str] = set()
         self.leases: dict[str, Lease] = {}
+        self.graves: dict[str, Grave] = {}
         self.presence: dict[str, dict[tuple[str, str], Member]] = {}
         self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
         self._late: list[Callable[[], object]] = []
@@ -308,7 +321,7 @@ class MemoryPresence:
         def effect() -> Sequence[Member]:
             members = list(self._world.presence.get(channel, {}).values())
             if len(members) > MEMBERS_MAX:
-                raise Refused(f"more than {MEMBERS_MAX} members")
+                raise TooManyMembers(f"more than {MEMBERS_MAX} members")
             return members
 
         return await self._world.perform("members", effect)
@@ -349,6 +362,7 @@ class MemoryLeases:
 
     async def put(self, lease: Lease) -> None:
         def effect() -> None:
+            self._world.graves.pop(lease.node, None)
             self._world.leases[lease.node] = replace(lease, reaped=0)
 
         await self._world.perform("put", effect)
@@ -364,7 +378,11 @@ class MemoryLeases:
         return await self._world.perform("heartbeat", effect)
 
     async def drop(self, node: str) -> None:
-        await self._world.perform("drop", lambda: self._world.leases.pop(node, None))
+        def effect() -> None:
+            self._world.graves.pop(node, None)
+            self._world.leases.pop(node, None)
+
+        await self._world.perform("drop", effect)
 
     async def all(self) -> Sequence[Lease]:
         return await self._world.perform("all", lambda: list(self._world.leases.values()))
@@ -379,13 +397,26 @@ class MemoryLeases:
 
         return await self._world.perform("reap", effect)
 
-    async def drop_reaped(self, node: str) -> None:
+    async def bury(self, node: str, at_ms: int) -> None:
         def effect() -> None:
-            stored = self._world.leases.get(node)
-            if stored is not None and stored.reaped:
+            grave, lease = self._world.graves.get(node), self._world.leases.get(node)
+            if grave is not None:
+                self._world.graves[node] = replace(grave, buried_at=at_ms)
+            elif lease is not None and lease.reaped:
                 del self._world.leases[node]
+                self._world.graves[node] = Grave(node, lease.instance, at_ms)
 
-        await self._world.perform("drop_reaped", effect)
+        await self._world.perform("bury", effect)
+
+    async def graves(self) -> Sequence[Grave]:
+        return await self._world.perform("graves", lambda: list(self._world.graves.values()))
+
+    async def drop_grave(self, grave: Grave) -> None:
+        def effect() -> None:
+            if self._world.graves.get(grave.node) == grave:
+                del self._world.graves[grave.node]
+
+        await self._world.perform("drop_grave", effect)
 
 
 class MemoryQueue:

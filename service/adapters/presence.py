@@ -16,20 +16,24 @@ from typing import Any, Final
 
 from service.adapters.errors import CALL_LIMIT_S, port_errors
 from service.core.publication import ClientInfo, MalformedPublication
-from service.ports import Member, Refused, Throttled
+from service.ports import Member, Throttled, TooManyMembers
 
 __all__ = [
     "CHANNELS_PAGE",
     "ENTRIES_PAGE",
     "MEMBERS_MAX",
+    "PAGES_MAX",
     "DynamoPresence",
     "channel_key",
+    "entry_item",
     "member_key",
     "node_key",
 ]
 
-# One channel's entries that are read at once: some 3 MB and a dozen pages.
+# One channel's entries that are read at once: some 3 MB, and so three or four pages.
 MEMBERS_MAX: Final = 20_000
+# Of DynamoDB, each of at most 1 MB: for members whose infos are large. A client waits for them, one after the other.
+PAGES_MAX: Final = 16
 # What is read of a dead node at once: one page of DynamoDB each, which is at most 1 MB.
 CHANNELS_PAGE: Final = 500
 ENTRIES_PAGE: Final = 500
@@ -60,6 +64,15 @@ def member_key(node: str, client: str) -> str:
     return f"{node}{_SEPARATOR}{client}"
 
 
+def entry_item(channel: str, member: Member) -> dict[str, Any]:
+    """The item of one entry."""
+    return {
+        "key": {"S": channel_key(channel)},
+        "member": {"S": member_key(member.node, member.info.client)},
+        "info": {"S": json.dumps(member.info.wire(), separators=(",", ":"))},
+    }
+
+
 class DynamoPresence:
     """A Presence. `client`: a DynamoDB client that retries."""
 
@@ -78,13 +91,7 @@ class DynamoPresence:
                 await self._put({"key": {"S": node_key(node)}, "member": {"S": channel}})
                 self._clients[node, channel] = set()
             self._clients[node, channel].add(client)
-        await self._put(
-            {
-                "key": {"S": channel_key(channel)},
-                "member": {"S": member_key(node, client)},
-                "info": {"S": json.dumps(member.info.wire(), separators=(",", ":"))},
-            }
-        )
+        await self._put(entry_item(channel, member))
 
     async def remove(self, channel: str, member: Member) -> None:
         node, client = member.node, member.info.client
@@ -101,8 +108,7 @@ class DynamoPresence:
     async def members(self, channel: str) -> Sequence[Member]:
         members: list[Member] = []
         start: dict[str, Any] = {}
-        # A page without entries may still be followed by another, but not for ever.
-        for _ in range(MEMBERS_MAX):
+        for _ in range(PAGES_MAX):
             async with port_errors(CALL_LIMIT_S):
                 answer = await self._client.query(
                     TableName=self._table,
@@ -114,11 +120,11 @@ class DynamoPresence:
                 )
             members.extend(member for item in answer["Items"] if (member := _member(item)) is not None)
             if len(members) > MEMBERS_MAX:
-                raise Refused(f"more than {MEMBERS_MAX} members")
+                raise TooManyMembers(f"more than {MEMBERS_MAX} members")
             if "LastEvaluatedKey" not in answer:
                 return members
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-        raise Refused("too many pages")
+        raise TooManyMembers(f"more than {PAGES_MAX} MB")
 
     async def channels(self, node: str) -> Sequence[str]:
         async with port_errors(CALL_LIMIT_S):

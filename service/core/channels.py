@@ -53,6 +53,9 @@ class ChannelOptions:
     allow_history_for_client: bool = False
     allow_history_for_subscriber: bool = False
     allow_history_for_anonymous: bool = False
+    allow_channel_compaction: bool = False
+    allowed_delta_types: tuple[str, ...] = ()
+    delta_publish: bool = False
 
     @property
     def has_history(self) -> bool:

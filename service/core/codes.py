@@ -14,9 +14,11 @@ __all__ = [
     "DisconnectCode",
     "Error",
     "ErrorCode",
+    "Failing",
     "Unsubscribe",
     "UnsubscribeCode",
     "code_of",
+    "error_of",
 ]
 
 
@@ -61,6 +63,15 @@ class Error(Enum):
     TOO_MANY_REQUESTS = ErrorCode(111, "too many requests", temporary=True)
     # A history or recovery position of another epoch.
     UNRECOVERABLE_POSITION = ErrorCode(112, "unrecoverable position")
+
+
+# Why a command is not done: for a reason of ours, or for one of the application.
+Failing = Error | ErrorCode
+
+
+def error_of(why: Failing) -> ErrorCode:
+    """What the error reply says."""
+    return why.value if isinstance(why, Error) else why
 
 
 @dataclass(frozen=True, slots=True)

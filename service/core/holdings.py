@@ -12,6 +12,7 @@ __all__ = [
     "NODE_TAG",
     "TOPIC_TAG",
     "Deployment",
+    "Grave",
     "Lease",
     "Queue",
     "Subscription",
@@ -54,6 +55,18 @@ class Lease:
     users: int = 0
     lag_ms: int = 0
     reaped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grave:
+    """What stays of the lease of a dead node when all that it held was removed. `buried_at` in ms: when that was last so.
+
+    Its node may wake, and write presence entries before its next heartbeat tells it that the lease is lost.
+    """
+
+    node: str
+    instance: str
+    buried_at: int
 
 
 @dataclass(frozen=True, slots=True)

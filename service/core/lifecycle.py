@@ -12,6 +12,7 @@ __all__ = [
     "LAUNCH_ATTEMPTS_MAX",
     "LAUNCH_PAUSE_FIRST_S",
     "LAUNCH_PAUSE_MAX_S",
+    "LAUNCH_WAIT_S",
     "SPOT_RESERVE_S",
     "LaunchHook",
     "Outlook",
@@ -28,6 +29,9 @@ LAUNCH_PAUSE_FIRST_S: Final = 5.0
 LAUNCH_PAUSE_MAX_S: Final = 60.0
 # About an hour of attempts: that is how long a hook waits unless its group says otherwise.
 LAUNCH_ATTEMPTS_MAX: Final = 60
+# A group that does not wait for this machine may not wait yet: it comes to its hook some time after the machine has begun to
+# run. From its first such answer on it is asked for so long; the longest machine that Auto Scaling prepares takes minutes.
+LAUNCH_WAIT_S: Final = 600.0
 # Of the two minutes that a spot instance has left: for what comes after the clients were closed.
 SPOT_RESERVE_S: Final = 30.0
 
@@ -109,17 +113,18 @@ def drain_within_s(configured_s: float, outlook: Outlook, now_ms: int) -> float:
 class LaunchHook:
     """Whether the launch hook is still to be completed. Seconds are monotonic.
 
-    The metadata tell where the machine goes, not whether it waits there for a hook: so the hook is completed once each time it
-    comes into service, whether somebody waits for that or not.
+    The metadata tell where the machine goes, not whether its group waits there at a hook, or will: so each time that it comes
+    into service the hook is completed once, and asked for some time whether somebody waits for that.
     """
 
-    __slots__ = ("_attempts", "_done", "_not_before_s")
+    __slots__ = ("_attempts", "_done", "_not_before_s", "_unwanted_since_s")
 
     def __init__(self) -> None:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
         self._attempts, self._done, self._not_before_s = 0, False, float("-inf")
+        self._unwanted_since_s: float | None = None
 
     @property
     def is_given_up(self) -> bool:
@@ -135,8 +140,17 @@ class LaunchHook:
         return not self._done and not self.is_given_up and now_s >= self._not_before_s
 
     def done(self) -> None:
-        """It is completed, or nobody waited for it."""
+        """It is completed, or nobody will ever wait for it."""
         self._done = True
+
+    def unwanted(self, now_s: float) -> None:
+        """Nobody waits for it: perhaps not yet."""
+        if self._unwanted_since_s is None:
+            self._unwanted_since_s = now_s
+        if now_s - self._unwanted_since_s >= LAUNCH_WAIT_S:
+            self.done()
+        else:
+            self.failed(now_s)
 
     def failed(self, now_s: float) -> None:
         """It is tried again, later each time."""

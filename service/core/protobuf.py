@@ -140,7 +140,9 @@ def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Fiel
         if field is None:
             continue
         if field.shape is Shape.JSON:
-            setattr(message, name, orjson.dumps(value))
+            # A difference is no JSON: it is written as it is.
+            is_difference = schema is SCHEMA["Publication"] and values.get("delta") is True
+            setattr(message, name, value.encode() if is_difference else orjson.dumps(value))
         elif field.shape is Shape.SCALAR:
             try:
                 setattr(message, name, value)

@@ -31,7 +31,8 @@ _MESSAGES: Final = {
         string token = 1; bytes data = 2; map<string,SubscribeRequest> subs = 3; string name = 4; string version = 5""",
     "SubscribeRequest": """
         string channel = 1; string token = 2; bool recover = 3; string epoch = 6; uint64 offset = 7;
-        bool positioned = 9; bool recoverable = 10; bool join_leave = 11; int64 flag = 14; int32 type = 15""",
+        bytes data = 8; bool positioned = 9; bool recoverable = 10; bool join_leave = 11; string delta = 12;
+        int64 flag = 14; int32 type = 15""",
     "UnsubscribeRequest": "string channel = 1",
     "PublishRequest": "string channel = 1; bytes data = 2; int32 type = 3",
     "PresenceRequest": "string channel = 1",
@@ -56,7 +57,8 @@ _MESSAGES: Final = {
         int64 time = 11""",
     "SubscribeResult": """
         bool expires = 1; uint32 ttl = 2; bool recoverable = 3; string epoch = 6; repeated Publication publications = 7;
-        bool recovered = 8; uint64 offset = 9; bool positioned = 10; bytes data = 11; bool was_recovering = 12""",
+        bool recovered = 8; uint64 offset = 9; bool positioned = 10; bytes data = 11; bool was_recovering = 12;
+        bool delta = 13; int64 id = 14""",
     "UnsubscribeResult": "",
     "PublishResult": "",
     "PresenceResult": "map<string,ClientInfo> presence = 1",
@@ -67,10 +69,10 @@ _MESSAGES: Final = {
     "RefreshResult": "string client = 1; string version = 2; bool expires = 3; uint32 ttl = 4",
     "SubRefreshResult": "bool expires = 1; uint32 ttl = 2",
     "Push": """
-        string channel = 2; Publication pub = 4; Join join = 5; Leave leave = 6; Unsubscribe unsubscribe = 7;
+        int64 id = 1; string channel = 2; Publication pub = 4; Join join = 5; Leave leave = 6; Unsubscribe unsubscribe = 7;
         Message message = 8; Subscribe subscribe = 9; Disconnect disconnect = 11; Refresh refresh = 12""",
     "Publication": """
-        bytes data = 4; ClientInfo info = 5; uint64 offset = 6; map<string,string> tags = 7; int64 time = 9;
+        bytes data = 4; ClientInfo info = 5; uint64 offset = 6; map<string,string> tags = 7; bool delta = 8; int64 time = 9;
         string channel = 10; string epoch = 14""",
     "ClientInfo": "string user = 1; string client = 2; bytes conn_info = 3; bytes chan_info = 4",
     "Join": "ClientInfo info = 1",

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.core.codes import Error, Unsubscribe
+from service.core.codes import Failing, Unsubscribe, error_of
 from service.core.envelope import DEPTH_MAX, is_deeper
 from service.core.idempotency import is_valid_key
 from service.core.publication import (
@@ -101,7 +101,9 @@ class ConnectRequest:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """`since` is set when the client asks to recover. `type` other than 0 is another kind of subscription."""
+    """`since` is set when the client asks to recover. `type` other than 0 is another kind of subscription. `numbered`: the
+    client understands a number for the channel's name; `delta`: the kind of differences that it wants.
+    """
 
     channel: str
     token: str = ""
@@ -111,6 +113,9 @@ class SubscribeRequest:
     since: StreamPosition | None = None
     reject_unrecovered: bool = False
     type: int = 0
+    numbered: bool = False
+    delta: str = ""
+    data: Json = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +343,9 @@ def _recoveries(params: dict[str, Any]) -> dict[str, StreamPosition]:
     }
 
 
-_REJECT_UNRECOVERED: Final = 2  # bit of SubscribeRequest.flag
+# Bits of SubscribeRequest.flag.
+_COMPACTION: Final = 1
+_REJECT_UNRECOVERED: Final = 2
 
 
 def _subscribe(params: dict[str, Any]) -> Request:
@@ -352,7 +359,10 @@ def _subscribe(params: dict[str, Any]) -> Request:
         join_leave=_flag(params, "join_leave"),
         since=position if recover else None,
         reject_unrecovered=bool(_count(params, "flag") & _REJECT_UNRECOVERED),
+        numbered=bool(_count(params, "flag") & _COMPACTION),
+        delta=_text(params, "delta"),
         type=_count(params, "type"),
+        data=params.get("data"),
     )
 
 
@@ -495,9 +505,19 @@ def encode_lines_reply(
     return orjson.dumps({"id": command_id, method: {"publications": lines, **result}})
 
 
-def encode_error(command_id: int, error: Error) -> bytes:
+def encode_member(info: ClientInfo) -> bytes:
+    """A member's part of the object in a presence reply: its client id, and its info. Raises Unencodable."""
+    return b"%b:%b" % (_dumps(info.client), _dumps(info.wire()))
+
+
+def encode_presence_reply(command_id: int, members: bytes) -> bytes:
+    """The reply to `presence`; `members` is the JSON object of infos by client id."""
+    return orjson.dumps({"id": command_id, "presence": {"presence": orjson.Fragment(members)}})
+
+
+def encode_error(command_id: int, error: Failing) -> bytes:
     """The line that answers a command with an error."""
-    code = error.value
+    code = error_of(error)
     fields: dict[str, Json] = {"code": code.code, "message": code.message}
     if code.temporary:
         fields["temporary"] = True
@@ -511,8 +531,10 @@ def subscribe_result(
     publications: Sequence[bytes] = (),
     recovered: bool = False,
     was_recovering: bool = False,
+    delta: bool = False,
+    number: int = 0,
 ) -> dict[str, Json]:
-    """The result of a subscribe command; `publications` as `encode_publication` wrote them."""
+    """The result of a subscribe command; `publications` as `encode_publication` wrote them. `number`: the channel's."""
     result: dict[str, Json] = {}
     if recoverable:
         result["recoverable"] = True
@@ -527,17 +549,24 @@ def subscribe_result(
         result["recovered"] = True
     if was_recovering:
         result["was_recovering"] = True
+    if delta:
+        result["delta"] = True
+    if number:
+        result["id"] = number
     return result
 
 
-def publication_push(channel: str, publication: bytes) -> bytes:
-    """`publication` as `encode_publication` wrote it."""
+def publication_push(channel: str | int, publication: bytes) -> bytes:
+    """`publication` as `encode_publication` wrote it. `channel`: its name, or its number for those who were told that."""
+    if isinstance(channel, int):
+        return b'{"push":{"id":%d,"pub":%b}}' % (channel, publication)
     return b'{"push":{"channel":' + orjson.dumps(channel) + b',"pub":' + publication + b"}}"
 
 
-def info_push(channel: str, kind: str, info: ClientInfo) -> bytes:
-    """A `join` or `leave` push. Raises Unencodable."""
-    return _dumps({"push": {"channel": channel, kind: {"info": info.wire()}}})
+def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
+    """A `join` or `leave` push; `channel` as above. Raises Unencodable."""
+    address = {"id" if isinstance(channel, int) else "channel": channel}
+    return _dumps({"push": address | {kind: {"info": info.wire()}}})
 
 
 def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:

@@ -59,13 +59,16 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One publication. `offset` 0 = it has none (a channel without history); `time` is in ms since 1970."""
+    """One publication. `offset` 0 = it has none (a channel without history); `time` is in ms since 1970; `delta`: who
+    asked for differences may get it as one.
+    """
 
     data: Json
     offset: int = 0
     info: ClientInfo | None = None
     tags: Mapping[str, str] | None = None
     time: int = 0
+    delta: bool = False
 
     def stored(self) -> dict[str, Json]:
         """The JSON object kept in the log: everything but the offset, which the item's key gives."""
@@ -76,11 +79,15 @@ class Publication:
             stored["tags"] = dict(self.tags)
         if self.time:
             stored["time"] = self.time
+        if self.delta:
+            stored["delta"] = True
         return stored
 
     def wire(self) -> dict[str, Json]:
         """The JSON object of the protocol (PROTOCOL §6 Publication)."""
         wire = self.stored()
+        # On the wire it says that the data is a difference, which it is not here.
+        wire.pop("delta", None)
         if self.offset:
             wire["offset"] = self.offset
         return wire
@@ -104,6 +111,7 @@ class Publication:
             info=None if info is None else ClientInfo.from_wire(info),
             tags=tags or None,
             time=time,
+            delta=stored.get("delta") is True,
         )
 
 

@@ -16,9 +16,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from service.core.holdings import NODE_TAG, Deployment, Lease, Queue, Subscription
+from service.core.holdings import NODE_TAG, Deployment, Grave, Lease, Queue, Subscription
 
 __all__ = [
+    "GRAVE_AGE_MS",
     "LOOKED_AT_MAX",
     "ORPHAN_AGE_MS",
     "REAP_GRACE_MS",
@@ -31,6 +32,7 @@ __all__ = [
     "Standing",
     "dead_nodes",
     "doubtful",
+    "is_old",
     "judge",
     "leave_id",
     "standing",
@@ -41,6 +43,9 @@ __all__ = [
 REAP_GRACE_MS: Final = 30_000
 # A queue without a lease may be one that is about to be deleted by its node, or whose lease was lost and is written anew.
 ORPHAN_AGE_MS: Final = 15 * 60 * 1000
+# A node that wakes learns of the loss of its lease with its next heartbeat: until then it writes presence entries under it. It
+# beats every 15 s, and a call takes 25 s at most; the rest is for a table that fails it several times.
+GRAVE_AGE_MS: Final = 15 * 60 * 1000
 # Queues that one run looks at one by one, two calls each: only those that no lease explains, which are few.
 LOOKED_AT_MAX: Final = 500
 
@@ -174,6 +179,11 @@ def doubtful(leases: Sequence[Lease], now_ms: int, scope: Scope = WHOLE_FLEET) -
         for node, lease in expired.items()
         if lease.state in _SERVING and now_ms <= lease.expires_at + REAP_GRACE_MS
     }
+
+
+def is_old(grave: Grave, now_ms: int) -> bool:
+    """Whether nobody can be expected to write anything more under that lease."""
+    return now_ms - grave.buried_at > GRAVE_AGE_MS
 
 
 def unexplained(

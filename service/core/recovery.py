@@ -40,12 +40,13 @@ _SENT_BYTES: Final = 160
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A publication as clients get it: `line` is its JSON, which is all that is kept of it; `ts` (ms) the time of
-    its append.
+    its append; `delta`: it may go out as its difference from the one before it.
     """
 
     offset: int
     line: bytes
     ts: int
+    delta: bool = False
 
 
 class Ring:

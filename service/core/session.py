@@ -10,11 +10,14 @@ effect for the shell to carry out, which comes back with the outcome.
     NEW         any other                Close 3501                          CLOSED
     CONNECTING  any                      (the shell does not read further)
     CONNECTED   connect                  Close 3501                          CLOSED
-    CONNECTED   subscribe                Authorize, Join or an error         subscription is pending
+    CONNECTED   subscribe                Authorize, AskSubscribe, Join       subscription is pending
+                                         or an error
     CONNECTED   unsubscribe              Leave
     CONNECTED   refresh, sub_refresh     Refresh, SubRefresh, an error,      then Renew or Close
                                          or Close 3501
-    CONNECTED   publish, history, …      Publish, ReadHistory, … or an error
+    CONNECTED   publish                  AskPublish, Publish or an error
+    CONNECTED   rpc                      Call, Publish or an error
+    CONNECTED   history, presence, …     ReadHistory, … or an error
     CONNECTED   send                     Close 3508                          CLOSED
 """
 
@@ -33,7 +36,9 @@ from service.core.channels import (
     listed_users,
     personal_channel,
 )
-from service.core.codes import Disconnect, Error
+from service.core.codes import Closing, Disconnect, Error, Failing
+from service.core.forms import FOSSIL
+from service.core.hook_events import ConnectReply, PublishReply, SubscribeReply, Unchanged
 from service.core.protocol import (
     Command,
     ConnectRequest,
@@ -56,8 +61,12 @@ from service.core.publication import ClientInfo, Json, StreamPosition
 from service.core.tokens import ConnectionClaims, ServerSubscription, SubscriptionClaims
 
 __all__ = [
+    "Admission",
+    "AskPublish",
+    "AskSubscribe",
     "Authenticate",
     "Authorize",
+    "Call",
     "Close",
     "Effect",
     "Fail",
@@ -82,7 +91,8 @@ class Policy:
 
     `insecure`: no token is needed and every channel operation is allowed that the channel's options provide.
     `message_size_limit`: bytes of one command. `personal_namespace`: of the channels that users are subscribed to as
-    they connect; None = they are not.
+    they connect; None = they are not. `asks_subscribe`, `asks_publish`: the application has a hook for it; `has_methods`: it
+    has methods that clients may call.
     """
 
     rules: ChannelRules
@@ -91,6 +101,9 @@ class Policy:
     channel_limit: int
     message_size_limit: int
     personal_namespace: str | None = None
+    asks_subscribe: bool = False
+    asks_publish: bool = False
+    has_methods: bool = False
 
 
 class State(Enum):
@@ -115,26 +128,30 @@ class Fail:
     """Answer command `id` with `error`."""
 
     id: int
-    error: Error
+    error: Failing
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
     """Close the connection."""
 
-    why: Disconnect
+    why: Closing
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Verify `token`, then call `connected` or `refused`. An empty token: an anonymous connection.
+    """Verify `token`, ask the connect hook if there is one, let `admitted` decide, then call `connected` or `refused`.
 
-    `since`: where the client wants to recover its server-side subscriptions from.
+    An empty token: who it is may be known to the hook, else it is an anonymous connection. `since`: where the client
+    wants to recover its server-side subscriptions from. `data`, `name`, `version`: what it says to the hook.
     """
 
     id: int
     token: str
     since: Mapping[str, StreamPosition] = field(default_factory=dict)
+    data: Json = None
+    name: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +164,25 @@ class Authorize:
 
 
 @dataclass(frozen=True, slots=True)
+class AskSubscribe:
+    """Ask the subscribe hook, then call `answered`; or `left` when it says no. The subscription is pending meanwhile."""
+
+    id: int
+    request: SubscribeRequest
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """Subscribe to `channel`, then call `subscribed` or `left`.
 
     `positioned`: the reply carries a position and order is kept (channels with history). `since` is set only
-    with it. `join_leave`: join and leave pushes go to this subscription. `expires_at`: s since 1970 when its token
+    with it. `join_leave`: join and leave pushes go to this subscription. `numbered`, `delta`: it gets its channel's
+    number for the name, and differences of publications. `expires_at`: s since 1970 when its token
     must be refreshed, None = never.
 
     `is_server_side`: no command asked for it, `id` means nothing, `data` goes to the client with the news, and the
-    client can neither refresh nor end it.
+    client can neither refresh nor end it. `ends_at`: s since 1970 when it ends though nobody can refresh it, and its client
+    is not told before; None = never.
     """
 
     id: int
@@ -170,6 +197,9 @@ class Join:
     expires_at: int | None = None
     is_server_side: bool = False
     data: Json = None
+    ends_at: int | None = None
+    numbered: bool = False
+    delta: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +224,33 @@ class Publish:
     info: ClientInfo
     rpc: bool = False
     key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskPublish:
+    """Ask the publish hook, then do what `said` tells. `otherwise`: what the channel's rules come to.
+
+    Everything was decided as the command came: a publication waits for its hook, and what follows it does not.
+    """
+
+    id: int
+    allowed: Publish
+    otherwise: Publish | Fail
+
+    def said(self, reply: PublishReply | None) -> Publish | Fail:
+        """`reply` None = no opinion."""
+        if reply is None:
+            return self.otherwise
+        return self.allowed if isinstance(reply.data, Unchanged) else replace(self.allowed, data=reply.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call the application's `method`, then answer with what it returns."""
+
+    id: int
+    method: str
+    data: Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,15 +303,29 @@ Effect = (
     | Close
     | Authenticate
     | Authorize
+    | AskSubscribe
     | Join
     | Leave
     | Publish
+    | AskPublish
+    | Call
     | ReadHistory
     | ReadPresence
     | Refresh
     | SubRefresh
     | Renew
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may connect. `data`: for the answer. `ends_at`: s since 1970 when the connection ends though nobody can
+    refresh it, and its client is not told before; None = never.
+    """
+
+    claims: ConnectionClaims
+    data: Json = None
+    ends_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +381,8 @@ class Session:
         if command.size > self._policy.message_size_limit:
             return self.close(Disconnect.BAD_REQUEST)
         self.state = State.CONNECTING
-        return Authenticate(command.id, command.request.token, command.request.since)
+        said = command.request
+        return Authenticate(command.id, said.token, said.since, said.data, said.name, said.version)
 
     def _connected_command(self, command_id: int, request: object) -> Effect:
         match request:
@@ -338,6 +410,8 @@ class Session:
                 return Refresh(command_id, token) if self._expires else self.close(Disconnect.BAD_REQUEST)
             case SubRefreshRequest(channel, token):
                 return self._sub_refresh(command_id, channel, token)
+            case RpcRequest(method, data) if self._policy.has_methods:
+                return Call(command_id, method, data)
             case RpcRequest() | PingRequest():
                 return Fail(command_id, Error.NOT_AVAILABLE)
         raise AssertionError(f"a request that the session does not know: {type(request).__name__}")
@@ -348,6 +422,8 @@ class Session:
             return refusal
         if request.type != 0:
             return Fail(command_id, Error.NOT_AVAILABLE)
+        if request.delta not in ("", FOSSIL):
+            return self.close(Disconnect.BAD_REQUEST)
         if channel in self.channels:
             return Fail(command_id, Error.ALREADY_SUBSCRIBED)
         if len(self.channels) >= self._policy.channel_limit:
@@ -357,6 +433,9 @@ class Session:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
         if request.token and not self._policy.insecure:
             return Authorize(command_id, self.user, request)
+        if self._policy.asks_subscribe and self._is_open_to_hook(channel):
+            self.channels.add(channel)
+            return AskSubscribe(command_id, request)
         if not self._may_subscribe(channel, options):
             return Fail(command_id, Error.PERMISSION_DENIED)
         return self._join(command_id, request, options, None)
@@ -388,6 +467,9 @@ class Session:
             join_leave=options.join_leave and wants_join_leave,
             info=ClientInfo(self.user, self.client, self._conn_info, claims.info if claims else None),
             expires_at=claims.expires_at if claims else None,
+            numbered=request.numbered and options.allow_channel_compaction,
+            # Without a log nothing says which publication came before.
+            delta=request.delta in options.allowed_delta_types and options.has_history,
         )
 
     def _sub_refresh(self, command_id: int, channel: str, token: str) -> Effect:
@@ -413,24 +495,34 @@ class Session:
         options = self._policy.rules.options(request.channel)
         if options is None:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
+        return self._may_publish(Publish(command_id, request.channel, options, request.data, self.info))
+
+    def _rpc_publish(self, command_id: int, request: RpcPublishRequest) -> Effect:
+        if refusal := self._named(command_id, request.channel):
+            return refusal
+        options = self._policy.rules.options(request.channel)
+        if options is None:
+            return Fail(command_id, Error.UNKNOWN_CHANNEL)
+        effect = self._may_publish(
+            Publish(command_id, request.channel, options, request.data, self.info, rpc=True, key=request.key)
+        )
+        if not isinstance(effect, Fail) and not options.has_history:
+            # Without a log there is neither a position to tell nor a key to keep.
+            return Fail(command_id, Error.NOT_AVAILABLE)
+        return effect
+
+    def _may_publish(self, effect: Publish) -> Publish | Fail | AskPublish:
+        options = effect.options
+        otherwise: Publish | Fail = effect
         if not self._may(
-            request.channel,
+            effect.channel,
             Capability.PUBLISH,
             client=options.allow_publish_for_client,
             subscriber=options.allow_publish_for_subscriber,
             anonymous=options.allow_publish_for_anonymous,
         ):
-            return Fail(command_id, Error.PERMISSION_DENIED)
-        return Publish(command_id, request.channel, options, request.data, self.info)
-
-    def _rpc_publish(self, command_id: int, request: RpcPublishRequest) -> Effect:
-        effect = self._publish(command_id, PublishRequest(request.channel, request.data))
-        if not isinstance(effect, Publish):
-            return effect
-        if not effect.options.has_history:
-            # Without a log there is neither a position to tell nor a key to keep.
-            return Fail(command_id, Error.NOT_AVAILABLE)
-        return replace(effect, rpc=True, key=request.key)
+            otherwise = Fail(effect.id, Error.PERMISSION_DENIED)
+        return AskPublish(effect.id, effect, otherwise) if self._policy.asks_publish else otherwise
 
     def _history(self, command_id: int, request: HistoryRequest) -> Effect:
         if refusal := self._named(command_id, request.channel):
@@ -474,6 +566,12 @@ class Session:
             return self.close(Disconnect.BAD_REQUEST)
         return None if is_valid_name(channel) else Fail(command_id, Error.BAD_REQUEST)
 
+    def _is_open_to_hook(self, channel: str) -> bool:
+        """Not where a token, or a list of users, decides."""
+        if self._policy.insecure:
+            return True
+        return not channel.startswith("$") and listed_users(channel) is None
+
     def _may_subscribe(self, channel: str, options: ChannelOptions) -> bool:
         if self._policy.insecure:
             return True
@@ -509,6 +607,25 @@ class Session:
     def may_connect_without_token(self) -> bool:
         return self._policy.insecure or self._policy.allow_anonymous
 
+    def admitted(self, claims: ConnectionClaims | None, reply: ConnectReply | None) -> Admission | Error:
+        """Who connects, by what its token and the connect hook say. `claims` None = no token; `reply` None = no hook, or
+        no opinion. A token that names its user is never overruled: what the hook says of other things is added.
+        """
+        says = reply or ConnectReply()
+        if claims is None and not says.user and not self.may_connect_without_token():
+            return Error.UNAUTHORIZED
+        by_token = claims or ConnectionClaims(says.user, None)
+        return Admission(
+            replace(
+                by_token,
+                info=says.info if by_token.info is None else by_token.info,
+                subs={**says.subs, **by_token.subs},
+                caps=(*by_token.caps, *says.caps),
+            ),
+            says.data,
+            says.expires_at if claims is None else None,
+        )
+
     def connected(self, user: str, info: Json, *, caps: Iterable[Grant] = (), expires: bool = False) -> None:
         """The connect command is answered: further commands are welcome. `expires`: and one of them is `refresh`."""
         assert self.state is State.CONNECTING, "connect is answered once"
@@ -534,6 +651,24 @@ class Session:
         if options is None or channel in self.channels:
             return Fail(effect.id, Error.BAD_REQUEST)
         return self._join(effect.id, effect.request, options, claims)
+
+    def answered(self, effect: AskSubscribe, reply: SubscribeReply | None) -> Effect:
+        """The subscribe hook has no objection to `effect`; None = no opinion, so the channel's rules decide."""
+        channel = effect.request.channel
+        if self.state is not State.CONNECTED:
+            return Ignore()
+        options = self._policy.rules.options(channel)
+        assert options is not None, "it was known when the hook was asked"
+        if reply is None:
+            if not self._may_subscribe(channel, options):
+                self.left(channel)
+                return Fail(effect.id, Error.PERMISSION_DENIED)
+            return self._join(effect.id, effect.request, options, None)
+        claims = SubscriptionClaims(
+            self.user, channel, None, reply.info, override=reply.override, allow=reply.allow
+        )
+        join = self._join(effect.id, effect.request, options, claims)
+        return replace(join, data=reply.data, ends_at=reply.expires_at)
 
     def refreshed(self, effect: Refresh, claims: ConnectionClaims) -> Effect:
         """The connection token of `effect` is genuine. What it says of subscriptions is for the next connection."""

@@ -9,7 +9,7 @@ from enum import Enum
 from math import inf
 from typing import Final, TypeVar
 
-from service.core.codes import Closing, Disconnect, code_of
+from service.core.codes import Closing, Disconnect, Error, code_of
 
 __all__ = [
     "BATCH_BOUNDS",
@@ -19,6 +19,8 @@ __all__ = [
     "DeliveryTally",
     "FanoutTally",
     "Histogram",
+    "HookOutcome",
+    "HookTally",
     "Limit",
     "QueueTally",
     "SignalTally",
@@ -83,14 +85,14 @@ class Limit(Enum):
 class ClientTally:
     """What the clients of a node did, and what became of it.
 
-    `commands`: by method and the code of the answer, 0 = a result. `disconnects`: by code; those that applications made up are
-    "application". `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`, `sent_bytes`: what goes to
+    `commands`: by method and the code of the answer, 0 = a result; `disconnects`: by code. Codes that applications made up
+    are "application". `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`, `sent_bytes`: what goes to
     one client, such as answers; the hub counts what goes to the subscribers of a channel. `throttled_s`: how long
     commands had to wait for their rate.
     """
 
     connections: int = 0
-    commands: dict[tuple[str, int], int] = field(default_factory=dict)
+    commands: dict[tuple[str, int | str], int] = field(default_factory=dict)
     disconnects: dict[str, int] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=lambda: {limit.value: 0 for limit in Limit})
     token_failures: dict[str, int] = field(default_factory=dict)
@@ -100,8 +102,8 @@ class ClientTally:
     throttled_s: float = 0.0
 
     def answered(self, method: str, code: int) -> None:
-        """`code`: of the error, 0 = none."""
-        count(self.commands, (method, code))
+        """`code`: of the error, 0 = none. An application may choose among many: they are counted together."""
+        count(self.commands, (method, code if code in _ERRORS else "application"))
 
     def limited(self, limit: Limit) -> None:
         self.limits[limit.value] += 1
@@ -113,6 +115,39 @@ class ClientTally:
 
 
 _DISCONNECTS: Final = frozenset(each.value for each in Disconnect)
+_ERRORS: Final = frozenset({0, *(each.value.code for each in Error)})
+
+
+class HookOutcome(Enum):
+    """What became of a call of the application's code."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    DISCONNECTED = "disconnected"
+    # It raised what it must not raise, or returned what it must not return.
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    # Not called: too many calls were under way.
+    SHED = "shed"
+    # Its connection ended.
+    CANCELLED = "cancelled"
+
+
+@dataclass(slots=True)
+class HookTally:
+    """Calls of the application's code. `calls`: by hook and outcome; `seconds`: by hook, of the calls that were made."""
+
+    calls: dict[tuple[str, str], int] = field(default_factory=dict)
+    seconds: dict[str, Histogram] = field(default_factory=dict)
+    under_way: int = 0
+
+    def expect(self, hook: str) -> None:
+        """It is configured: it is shown before it is called."""
+        self.seconds[hook] = Histogram()
+        self.calls |= {(hook, outcome.value): 0 for outcome in HookOutcome}
+
+    def ended(self, hook: str, outcome: HookOutcome) -> None:
+        count(self.calls, (hook, outcome.value))
 
 
 @dataclass(slots=True)

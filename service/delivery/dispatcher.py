@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 import structlog
 
 from service.core.log_item import Head
-from service.core.protocol import Unencodable, encode_publication, publication_push
+from service.core.protocol import Unencodable, encode_publication
 from service.core.publication import Publication, Record, StreamPosition
 from service.core.recovery import LogNeeded, Recovered, Ring, Rings, Sent, Unrecovered, Window, recover
 from service.core.resequencer import Next, Resequencer, weight
@@ -253,7 +253,7 @@ class Dispatcher:
 
     def offer(self, records: Iterable[Record]) -> None:
         """Take records from anywhere. What one call brings for a channel goes out in one write a socket."""
-        lines: dict[str, list[bytes]] = {}
+        sent: dict[str, list[Sent]] = {}
         for record in records:
             channel = self._channels.get(record.channel)
             if channel is None:
@@ -262,10 +262,10 @@ class Dispatcher:
                 channel.wait(record)
                 continue
             passed = channel.resequencer.offer(record, self._clock.monotonic_s())
-            lines.setdefault(record.channel, []).extend(self._sent(channel, passed))
-        for name, pushes in lines.items():
-            if pushes:
-                self._hub.publish(name, pushes)
+            sent.setdefault(record.channel, []).extend(self._sent(channel, passed))
+        for name, some in sent.items():
+            if some:
+                self._hub.publish(name, some)
             if (channel := self._channels.get(name)) is not None:
                 self._attend(channel)
 
@@ -278,6 +278,10 @@ class Dispatcher:
             channel.trim = max(channel.trim, offset)
 
     # ---- subscribers come and go
+
+    def number(self, name: str) -> int:
+        """What stands for channel `name` on this node, for the reply to a subscriber that is let in in this tick."""
+        return self._hub.number(name)
 
     async def join(
         self,
@@ -611,12 +615,12 @@ class Dispatcher:
         is_cut_off = _count(records) >= _GAP_PUBLICATIONS_MAX
         reach = min(must_reach, records[-1].last) if is_cut_off else must_reach
         passed, whole = resequencer.read(records, reach, self._clock.monotonic_s())
-        pushes = self._sent(channel, passed)
-        if pushes:
+        sent = self._sent(channel, passed)
+        if sent:
             self.tally.gaps_filled += 1
-            self.tally.gap_publications += len(pushes)
-            _log.info("gap_filled", channel=channel.name, after=after, publications=len(pushes))
-            self._hub.publish(channel.name, pushes)
+            self.tally.gap_publications += len(sent)
+            _log.info("gap_filled", channel=channel.name, after=after, publications=len(sent))
+            self._hub.publish(channel.name, sent)
         if not whole and resequencer.top > max(after, records[-1].last if records else 0):
             # What the log has not any more came by another way meanwhile: the hole is a smaller one now.
             resequencer.exists(must_reach, self._clock.monotonic_s())
@@ -723,16 +727,13 @@ class Dispatcher:
 
     # ---- within
 
-    def _sent(self, channel: _Channel, passed: Iterable[Next]) -> list[bytes]:
-        """Encode what passed, keep it in the ring, and return its pushes."""
-        pushes: list[bytes] = []
-        for each in passed:
-            sent = [Sent(pub.offset, _line(pub), each.ts) for pub in each.publications]
+    def _sent(self, channel: _Channel, passed: Iterable[Next]) -> list[Sent]:
+        """Encode what passed, and keep it in the ring."""
+        sent = [_encoded(pub, each.ts) for each in passed for pub in each.publications]
+        if sent:
             channel.ring.append(sent)
-            pushes.extend(publication_push(channel.name, one.line) for one in sent)
-        if pushes:
             self._ring_used(channel)
-        return pushes
+        return sent
 
     def _ring_used(self, channel: _Channel) -> None:
         """Of all rings, those of other channels go first. What is forgotten counts no more."""
@@ -782,7 +783,11 @@ def _count(records: Iterable[Record]) -> int:
 
 
 def _as_sent(record: Record) -> list[Sent]:
-    return [Sent(pub.offset, _line(pub), record.ts) for pub in record.publications or ()]
+    return [_encoded(pub, record.ts) for pub in record.publications or ()]
+
+
+def _encoded(publication: Publication, ts: int) -> Sent:
+    return Sent(publication.offset, _line(publication), ts, publication.delta)
 
 
 def _line(publication: Publication) -> bytes:

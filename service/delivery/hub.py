@@ -1,11 +1,14 @@
-"""Channel to local subscribers: a line is framed once an encoding, and the same bytes go to every socket of it."""
+"""Channel to local subscribers: what goes out is made once for all who take it alike, and sent to every socket of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
-from service.core.protocol import join_lines
+from service.core.forms import Chain, Form, Link, Payload, whole
+from service.core.protocol import info_push, join_lines, publication_push
+from service.core.publication import ClientInfo
+from service.core.recovery import Sent
 from service.core.tallies import FanoutTally
 from service.ports import Framer, Sink
 
@@ -22,6 +25,10 @@ class Subscriber(Protocol):
     def sink(self) -> Sink: ...
 
     @property
+    def form(self) -> Form:
+        """What it takes publications in; always the same."""
+
+    @property
     def join_leave(self) -> bool:
         """Whether join and leave pushes go to it."""
 
@@ -29,85 +36,164 @@ class Subscriber(Protocol):
         """The channel cannot be continued: tell the client to subscribe again. Must not raise."""
 
 
+class _Group:
+    """Those of a channel who get the same bytes: an insertion-ordered set. `fresh`: whom nothing was sent yet, of those
+    who take differences.
+    """
+
+    __slots__ = ("fresh", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[Subscriber, None] = {}
+        self.fresh: dict[Subscriber, None] = {}
+
+    def add(self, subscriber: Subscriber) -> None:
+        self.members[subscriber] = None
+        if subscriber.form.payload is not Payload.VALUE:
+            self.fresh[subscriber] = None
+
+    def remove(self, subscriber: Subscriber) -> None:
+        self.members.pop(subscriber, None)
+        self.fresh.pop(subscriber, None)
+
+
+class _Room:
+    """One channel's subscribers. `number`: what stands for its name, where that is wanted."""
+
+    __slots__ = ("chain", "groups", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.groups: dict[tuple[Framer, Form], _Group] = {}
+        self.chain = Chain()
+
+
 class Hub:
     """All local subscriptions. Every method runs in one tick of the event loop."""
 
     def __init__(self) -> None:
-        # Of each channel, those who share frames: insertion-ordered sets of subscribers. None of them is empty.
-        self._channels: dict[str, dict[Framer, dict[Subscriber, None]]] = {}
+        # None of them is empty.
+        self._rooms: dict[str, _Room] = {}
+        # Those that were given out for channels whose first subscriber is about to be added, and the last one.
+        self._reserved: dict[str, int] = {}
+        self._number = 0
         self.tally = FanoutTally()
 
+    def number(self, channel: str) -> int:
+        """What stands for `channel` as long as it has subscribers; whoever asks adds one in the same tick."""
+        if (room := self._rooms.get(channel)) is not None:
+            return room.number
+        if channel not in self._reserved:
+            self._number += 1
+            self._reserved[channel] = self._number
+        return self._reserved[channel]
+
     def add(self, channel: str, subscriber: Subscriber) -> None:
-        groups = self._channels.setdefault(channel, {})
-        groups.setdefault(subscriber.sink.framer, {})[subscriber] = None
+        if (room := self._rooms.get(channel)) is None:
+            room = self._rooms[channel] = _Room(self.number(channel))
+            del self._reserved[channel]
+        kind = (subscriber.sink.framer, subscriber.form)
+        if (group := room.groups.get(kind)) is None:
+            group = room.groups[kind] = _Group()
+        group.add(subscriber)
 
     def remove(self, channel: str, subscriber: Subscriber) -> None:
         """Idempotent."""
-        groups, framer = self._channels.get(channel, {}), subscriber.sink.framer
-        if (subscribers := groups.get(framer)) is None:
+        if (room := self._rooms.get(channel)) is None:
             return
-        subscribers.pop(subscriber, None)
-        if not subscribers:
-            del groups[framer]
-        if not groups:
-            del self._channels[channel]
+        kind = (subscriber.sink.framer, subscriber.form)
+        if (group := room.groups.get(kind)) is None:
+            return
+        group.remove(subscriber)
+        if not group.members:
+            del room.groups[kind]
+        if not room.groups:
+            del self._rooms[channel]
 
     def has(self, channel: str) -> bool:
-        return channel in self._channels
+        return channel in self._rooms
 
     def __len__(self) -> int:
         """Channels with subscribers on this node."""
-        return len(self._channels)
+        return len(self._rooms)
 
     @property
     def subscriptions(self) -> int:
         """Of all channels. Looks at each of them."""
-        return sum(len(group) for groups in self._channels.values() for group in groups.values())
+        return sum(map(self.count, self._rooms))
 
     def names(self) -> Sequence[str]:
         """Of these channels, as they are now."""
-        return list(self._channels)
+        return list(self._rooms)
 
     def count(self, channel: str) -> int:
         """Subscribers of `channel` on this node."""
-        return sum(map(len, self._channels.get(channel, {}).values()))
+        room = self._rooms.get(channel)
+        return sum(len(group.members) for group in room.groups.values()) if room else 0
 
-    def publish(self, channel: str, lines: Sequence[bytes]) -> None:
-        """Send `lines` (pushes of `channel`, in order) to every subscriber, in as few writes as frames allow."""
-        groups = self._channels.get(channel)
-        if groups is None:
+    def publish(self, channel: str, published: Sequence[Sent]) -> None:
+        """Send publications of `channel`, in order, to every subscriber, in as few writes as frames allow."""
+        if (room := self._rooms.get(channel)) is None or not published:
             return
-        payloads, tally = _payloads(lines), self.tally
-        for framer, subscribers in groups.items():
-            # Once for all of them: nothing is counted for each socket.
-            tally.pushes += len(lines) * len(subscribers)
-            tally.frames += len(payloads) * len(subscribers)
-            for payload in payloads:
-                frame = framer(payload)
-                tally.bytes += len(frame) * len(subscribers)
-                for subscriber in subscribers:
-                    subscriber.sink.send(frame)
+        # By how the channel is called: most groups want the same.
+        payloads: dict[str | int, list[bytes]] = {}
+        links: list[Link] = []
+        for (framer, form), group in room.groups.items():
+            address = room.number if form.numbered else channel
+            if form.payload is Payload.VALUE:
+                if address not in payloads:
+                    payloads[address] = _payloads(publication_push(address, sent.line) for sent in published)
+                self._send(group.members, framer, payloads[address], len(published))
+            else:
+                links = links or room.chain.links(published)
+                self._send_links(group, framer, form.payload, address, links)
 
-    def tell(self, channel: str, line: bytes) -> None:
-        """Send a join or leave push to those who want such."""
-        for framer, subscribers in self._channels.get(channel, {}).items():
-            told = [subscriber for subscriber in subscribers if subscriber.join_leave]
+    def _send_links(
+        self, group: _Group, framer: Framer, payload: Payload, address: str | int, links: Sequence[Link]
+    ) -> None:
+        """To those whom the publication before has reached, differences; to the others the first one whole."""
+        said = [publication_push(address, link.said(payload)) for link in links]
+        if group.fresh:
+            first = publication_push(address, whole(links[0].line, payload))
+            self._send(group.fresh, framer, _payloads([first, *said[1:]]), len(links))
+        others = [each for each in group.members if each not in group.fresh] if group.fresh else group.members
+        group.fresh.clear()
+        if others:
+            self._send(others, framer, _payloads(said), len(links))
+
+    def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
+        """Send a `join` or `leave` push to those who want such. Raises Unencodable."""
+        if (room := self._rooms.get(channel)) is None:
+            return
+        for (framer, form), group in room.groups.items():
+            told = [subscriber for subscriber in group.members if subscriber.join_leave]
             if told:
-                frame = framer(line)
-                self.tally.pushes += len(told)
-                self.tally.frames += len(told)
-                self.tally.bytes += len(frame) * len(told)
-                for subscriber in told:
-                    subscriber.sink.send(frame)
+                line = info_push(room.number if form.numbered else channel, kind, info)
+                self._send(told, framer, [line], 1)
+
+    def _send(
+        self, subscribers: Collection[Subscriber], framer: Framer, payloads: Sequence[bytes], pushes: int
+    ) -> None:
+        # Once for all of them: nothing is counted for each socket.
+        tally, count = self.tally, len(subscribers)
+        tally.pushes += pushes * count
+        tally.frames += len(payloads) * count
+        for payload in payloads:
+            frame = framer(payload)
+            tally.bytes += len(frame) * count
+            for subscriber in subscribers:
+                subscriber.sink.send(frame)
 
     def lost(self, channel: str) -> None:
         """End every subscription of `channel` with word that it cannot be continued."""
-        for subscribers in self._channels.pop(channel, {}).values():
-            for subscriber in subscribers:
+        if (room := self._rooms.pop(channel, None)) is None:
+            return
+        for group in room.groups.values():
+            for subscriber in group.members:
                 subscriber.lost(channel)
 
 
-def _payloads(lines: Sequence[bytes]) -> list[bytes]:
+def _payloads(lines: Iterable[bytes]) -> list[bytes]:
     payloads: list[bytes] = []
     batch: list[bytes] = []
     size = 0

@@ -9,8 +9,9 @@ import structlog
 
 from service.core.canary import CANARY_CHANNEL
 from service.core.envelope import MalformedEnvelope, Signal, parse
-from service.core.protocol import Unencodable, decode_json, encode_publication, info_push, publication_push
+from service.core.protocol import Unencodable, decode_json, encode_publication
 from service.core.publication import ClientInfo, MalformedPublication, Publication, Record
+from service.core.recovery import Sent
 from service.core.signals import Heard
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.hub import Hub
@@ -77,19 +78,19 @@ class Intake:
 
     def deliver_own(self, signal: Signal) -> None:
         """Deliver a signal of this node to its own clients at once; its copy from the queue is dropped."""
-        lines: dict[str, list[bytes]] = {}
-        self._deliver(signal, lines)
-        self._publish(lines)
+        published: dict[str, list[Sent]] = {}
+        self._deliver(signal, published)
+        self._publish(published)
 
     def _deliver_signals(self, signals: Sequence[Signal]) -> None:
-        lines: dict[str, list[bytes]] = {}
+        published: dict[str, list[Sent]] = {}
         for signal in signals:
             if signal.node == self._node:
                 if signal.kind == "hello":
                     self._greeted(signal.id)
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
-                self._deliver(signal, lines)
-        self._publish(lines)
+                self._deliver(signal, published)
+        self._publish(published)
 
     def _is_refuted(self, signal: Signal) -> bool:
         """Whether it says of a client of this node that it left another: ids are unique, so it is here."""
@@ -101,29 +102,29 @@ class Intake:
     def _memory(self, signal: Signal) -> Heard:
         return self._heard_of_node if signal.kind in self._handlers else self._heard
 
-    def _deliver(self, signal: Signal, lines: dict[str, list[bytes]]) -> None:
+    def _deliver(self, signal: Signal, published: dict[str, list[Sent]]) -> None:
         if (handler := self._handlers.get(signal.kind)) is not None:
             # What was published before an order goes out before it is carried out.
-            self._publish(lines)
-            lines.clear()
+            self._publish(published)
+            published.clear()
             handler(signal)
             return
         if not self._hub.has(signal.channel):
             return
         try:
             if signal.kind == "pub":
-                published = Publication.from_stored(signal.body, 0)
-                push = publication_push(signal.channel, encode_publication(published))
-                lines.setdefault(signal.channel, []).append(push)
+                one = Publication.from_stored(signal.body, 0)
+                sent = Sent(0, encode_publication(one), one.time, one.delta)
+                published.setdefault(signal.channel, []).append(sent)
             elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
                 # What was published before somebody left goes out before the leave.
-                self._publish(lines)
-                lines.clear()
+                self._publish(published)
+                published.clear()
                 info = ClientInfo.from_wire(signal.body)
-                self._hub.tell(signal.channel, info_push(signal.channel, signal.kind, info))
+                self._hub.tell(signal.channel, signal.kind, info)
         except (MalformedPublication, Unencodable) as error:
             _log.warning("signal_malformed", kind=signal.kind, reason=str(error))
 
-    def _publish(self, lines: dict[str, list[bytes]]) -> None:
-        for channel, pushes in lines.items():
-            self._hub.publish(channel, pushes)
+    def _publish(self, published: Mapping[str, Sequence[Sent]]) -> None:
+        for channel, sent in published.items():
+            self._hub.publish(channel, sent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import WSMsgType, web
 
-from service.connection import Connection
+from service.client.connection import Connection
 from service.core.codes import Disconnect
 from service.core.protobuf import decode_messages
 from service.core.protocol import Command, decode_frame
@@ -29,6 +30,10 @@ __all__ = ["FRAME_COMMANDS_ROOM", "WebSocketGateway", "origin_allowed"]
 # A frame may hold several commands of the size limit: SDKs send a connect and all their subscriptions in one.
 FRAME_COMMANDS_ROOM: Final = 4
 
+# As browsers write it. A path, a user or a second one would let "https://*.example.com" stand for other hosts.
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,\\]*|null", re.IGNORECASE)
+# Of one that is refused, in the log.
+_ORIGIN_CHARS_MAX: Final = 200
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _log = structlog.get_logger(__name__)
@@ -65,8 +70,14 @@ def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> b
     Who sends no Origin is no browser, and cannot be used by a page against its user. A server that is
     addressed on this machine takes pages that this machine serves: a front end in development.
     """
-    if origin is None or any(fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed):
+    if origin is None or "*" in allowed:
         return True
+    if not _ORIGIN.fullmatch(origin):
+        return False
+    if any(fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed):
+        return True
+    if not host:
+        return False
     try:
         page, server = urlsplit(origin), urlsplit(f"//{host}")
         if page.scheme not in ("http", "https"):
@@ -102,9 +113,13 @@ class WebSocketGateway:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One client from its handshake to its end."""
-        origin = request.headers.get("Origin")
-        if not origin_allowed(origin, request.host, self._allowed_origins):
-            _log.info("origin_refused", origin=origin[:200] if origin else "")
+        # Two of them are none of a browser's, and fit no pattern.
+        origin = ", ".join(given) if (given := request.headers.getall("Origin", ())) else None
+        # Not `request.host`: without the header it asks the resolver for this machine's name, and all others wait.
+        if not origin_allowed(origin, request.headers.get("Host", ""), self._allowed_origins):
+            # No browser's is longer, nor has a path or a password that would be told here.
+            told = origin[:_ORIGIN_CHARS_MAX] if origin and _ORIGIN.fullmatch(origin) else "malformed"
+            _log.info("origin_refused", origin=told)
             raise web.HTTPForbidden(
                 text="This page's origin may not connect. Add it to client.allowed_origins.\n"
             )

@@ -61,7 +61,15 @@ def _header(opcode: int, length: int) -> bytes:
 class Writer:
     """The Socket of a connection. `queue_bytes_max` bounds what waits for a peer that does not read."""
 
-    __slots__ = ("_closing", "_response", "_transport", "closed_with", "framer", "queue_bytes_max")
+    __slots__ = (
+        "_closing",
+        "_response",
+        "_transport",
+        "closed_with",
+        "framer",
+        "is_binary",
+        "queue_bytes_max",
+    )
 
     def __init__(
         self,
@@ -75,6 +83,7 @@ class Writer:
         self.queue_bytes_max = queue_bytes_max
         self.framer = framer
         self._closing: asyncio.Task[None] | None = None
+        self.is_binary = framer is protobuf_frame
         # Why this side closed; None while it has not.
         self.closed_with: Closing | None = None
 

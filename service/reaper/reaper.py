@@ -1,7 +1,7 @@
 """Finds what dead nodes left behind and removes it: queues, subscriptions, presence entries, leases.
 
 Whatever runs twice, at once with another reaper, or is broken off half-way, does no harm: a lease goes last, so that the
-next run finds what is left. Nothing here needs more than the standard library: a Lambda runs it too.
+next run finds what is left. Its grave stays for a while, and what a node that wakes writes under it is found by later runs. Nothing here needs more than the standard library: a Lambda runs it too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 from service.concurrency import each
 from service.core import signals
 from service.core.envelope import ENVELOPE_BYTES_MAX, pack, signal_text
-from service.core.holdings import Deployment, Lease, Queue
+from service.core.holdings import Deployment, Grave, Lease, Queue
 from service.core.publication import ClientInfo
 from service.core.reaping import (
     WHOLE_FLEET,
@@ -25,6 +25,7 @@ from service.core.reaping import (
     StaleSubscription,
     dead_nodes,
     doubtful,
+    is_old,
     judge,
     leave_id,
     unexplained,
@@ -229,7 +230,12 @@ class Reaper:
             queues = [_queue_report(orphan, "found") for orphan in findings.queues]
             subscriptions = [_subscription_report(stale, "found") for stale in findings.subscriptions]
         else:
-            nodes = list(await self._reap(findings.nodes, failures))
+            # After the leases: one that is buried in between is found in both, and in neither never.
+            graves = await self._leases.graves()
+            gone = frozenset((*(one.lease.node for one in findings.nodes), *(one.node for one in graves)))
+            nodes = [*await self._reap(findings.nodes, gone, failures)]
+            if scope == WHOLE_FLEET:
+                nodes += await self._tend(graves, gone, failures)
             queues = await each(_AT_ONCE, findings.queues, lambda orphan: self._remove(orphan, failures))
             subscriptions = await each(
                 _AT_ONCE, findings.subscriptions, lambda stale: self._end(stale, failures)
@@ -329,13 +335,14 @@ class Reaper:
 
     # ---- removing
 
-    async def _reap(self, dead: Sequence[DeadNode], failures: _Failures) -> Sequence[NodeReport]:
+    async def _reap(
+        self, dead: Sequence[DeadNode], gone: Collection[str], failures: _Failures
+    ) -> Sequence[NodeReport]:
         """All that dead nodes held, the lease last: as long as that is there, the next run finds the rest.
 
-        Of all of them what costs money and messages goes first: presence takes as long as there are channels.
+        `gone`: all the nodes that are dead. Of all of them what costs money and messages goes first: presence takes as long as there are channels.
         """
         freed = await each(_AT_ONCE, dead, lambda one: self._free(one, failures))
-        gone = frozenset(each.lease.node for each in dead)
         return await each(_NODES_AT_ONCE, freed, lambda one: self._forget(one, gone, failures))
 
     async def _free(self, dead: DeadNode, failures: _Failures) -> _Freed:
@@ -354,19 +361,48 @@ class Reaper:
         return _Freed(dead, complete=all(steps))
 
     async def _forget(self, freed: _Freed, gone: Collection[str], failures: _Failures) -> NodeReport:
-        """Second pass: presence, then the lease. `gone`: all the nodes that are dead."""
+        """Second pass: presence, then the lease."""
         if freed.outcome is not None:
             return _node_report(freed.dead, freed.outcome)
         node = freed.dead.lease.node
         clearing = _Clearing(self._presence, self._send, self._tell, node, gone)
         done = await _done("clear_presence", node, clearing.run(), failures) and freed.complete
         if done:
-            done = await _done("drop_lease", node, self._leases.drop_reaped(node), failures)
+            done = await _done("bury", node, self._leases.bury(node, self._clock.now_ms()), failures)
         return _node_report(
             freed.dead,
             "removed" if done else "failed",
             channels=clearing.channels,
             members=clearing.members,
+        )
+
+    async def _tend(
+        self, graves: Sequence[Grave], gone: Collection[str], failures: _Failures
+    ) -> Sequence[NodeReport]:
+        """Presence that was written under leases when they were buried already. The graves under which there was some."""
+        tended = await each(_NODES_AT_ONCE, graves, lambda grave: self._tend_one(grave, gone, failures))
+        return [report for report in tended if report is not None]
+
+    async def _tend_one(self, grave: Grave, gone: Collection[str], failures: _Failures) -> NodeReport | None:
+        node, now_ms = grave.node, self._clock.now_ms()
+        clearing = _Clearing(self._presence, self._send, self._tell, node, gone)
+        done = await _done("clear_presence", node, clearing.run(), failures)
+        if done and clearing.channels:
+            # Its node was awake just now: from here on the time counts.
+            done = await _done("bury", node, self._leases.bury(node, now_ms), failures)
+        elif done and is_old(grave, now_ms):
+            done = await _done("drop_grave", node, self._leases.drop_grave(grave), failures)
+        if done and not clearing.channels:
+            return None
+        return NodeReport(
+            node,
+            grave.instance,
+            "",
+            (),
+            "written after it was found dead",
+            "removed" if done else "failed",
+            clearing.channels,
+            clearing.members,
         )
 
     async def _remove(self, orphan: OrphanQueue, failures: _Failures) -> QueueReport:

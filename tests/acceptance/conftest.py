@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from tests.acceptance.compatibility import OPTION, Compatibility
 from tests.acceptance.peers import PROTOBUF, JsPeer, Peer, PyPeer
 from tests.acceptance.roomcast import Aws, Dev, Witness, roomcast
 
@@ -18,6 +19,17 @@ SECURED: Final = Path(__file__).with_name("secured.toml")
 
 Token = Callable[..., str]
 OpenPeer = Callable[..., Awaitable[Peer]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Known when pytest is started with this directory."""
+    parser.addoption(
+        OPTION, metavar="FILE", help="write what works with which SDK into FILE (docs/compatibility.md)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Compatibility(config), "compatibility")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -101,14 +113,20 @@ async def peer(request: pytest.FixtureRequest) -> AsyncIterator[OpenPeer]:
     opened: list[Peer] = []
 
     async def open_peer(
-        sdk: str, url: str, token: str = "", *, fresh_tokens: Sequence[str] = (), connected: bool = True
+        sdk: str,
+        url: str,
+        token: str = "",
+        *,
+        fresh_tokens: Sequence[str] = (),
+        data: Any = None,
+        connected: bool = True,
     ) -> Peer:
         protobuf = sdk.endswith(PROTOBUF)
         if sdk.startswith("js"):
             node = request.getfixturevalue("node")
-            client: Peer = JsPeer(url, token, fresh_tokens, node=node, protobuf=protobuf)
+            client: Peer = JsPeer(url, token, fresh_tokens, node=node, protobuf=protobuf, data=data)
         else:
-            client = PyPeer(url, token, fresh_tokens, protobuf=protobuf)
+            client = PyPeer(url, token, fresh_tokens, protobuf=protobuf, data=data)
         opened.append(client)
         if connected:
             await client.connect()

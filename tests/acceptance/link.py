@@ -10,15 +10,19 @@ from urllib.parse import urlsplit
 __all__ = ["Link"]
 
 _PIECE_BYTES = 64 * 1024
+_KEPT_BYTES_MAX = 1024 * 1024
 
 
 class Link:
-    """A TCP relay on loopback. `url` is what the client is given in place of the instance's."""
+    """A TCP relay on loopback. `url` is what the client is given in place of the instance's; `received` is what came to it
+    from there, the first MiB of it.
+    """
 
     def __init__(self, target: str) -> None:
         """`target`: the WebSocket URL of an instance."""
         self._target = target
         self._open = True
+        self.received = bytearray()
         self._server: asyncio.Server | None = None
         self._relays: set[asyncio.Task[None]] = set()
 
@@ -69,7 +73,7 @@ class Link:
             writers.append(back_writer)
             ways = {
                 asyncio.ensure_future(_copy(reader, back_writer)),
-                asyncio.ensure_future(_copy(back_reader, writer)),
+                asyncio.ensure_future(_copy(back_reader, writer, self.received)),
             }
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -84,7 +88,11 @@ class Link:
                 each.transport.abort()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray | None = None
+) -> None:
     while piece := await reader.read(_PIECE_BYTES):
+        if kept is not None and len(kept) < _KEPT_BYTES_MAX:
+            kept += piece
         writer.write(piece)
         await writer.drain()

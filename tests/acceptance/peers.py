@@ -42,14 +42,17 @@ class Refused(Exception):
 class Peer(ABC):
     """One client. `events` holds everything that happened to it, in order; `event` takes from it."""
 
-    def __init__(self, url: str, token: str = "", fresh_tokens: Sequence[str] = ()) -> None:
-        """`token` is presented first; `fresh_tokens` are what the application gives when the SDK asks for another:
+    def __init__(
+        self, url: str, token: str = "", fresh_tokens: Sequence[str] = (), *, data: Any = None
+    ) -> None:
+        """`data` goes with each connect. `token` is presented first; `fresh_tokens` are what the application gives when the SDK asks for another:
         one after the other, the last one again and again. That it asked is an event `token`, for a subscription
         `sub_token`.
         """
         self.url = url
         self.token = token
         self.fresh_tokens = fresh_tokens
+        self.data = data
         self.events: list[Event] = []
         self.client = ""
         self._untaken: list[Event] = []
@@ -105,7 +108,9 @@ class Peer(ABC):
         await self.event("disconnected")
 
     async def subscribe(self, channel: str, **options: Any) -> Event:
-        """`options`: token, fresh_tokens; since (JavaScript only)."""
+        """`options`: token, fresh_tokens, delta; since, which the SDK for Python asks the application for; `asks`, of
+        positioned, recoverable and join_leave.
+        """
         await self.call("subscribe", channel=channel, **options)
         return await self.event("subscribed", channel=channel)
 
@@ -147,8 +152,9 @@ class JsPeer(Peer):
         *,
         node: str,
         protobuf: bool = False,
+        data: Any = None,
     ) -> None:
-        super().__init__(url, token, fresh_tokens)
+        super().__init__(url, token, fresh_tokens, data=data)
         self._node = node
         self._protobuf = protobuf
         self._ids = itertools.count(1)
@@ -165,6 +171,7 @@ class JsPeer(Peer):
                 "token": self.token,
                 "fresh_tokens": list(self.fresh_tokens),
                 "protobuf": self._protobuf,
+                "data": self.data,
                 "retry_ms": RETRY_S * 1000,
             }
         number = next(self._ids)
@@ -214,9 +221,15 @@ class PyPeer(Peer):
     """PyPI `centrifuge-python`, in this process."""
 
     def __init__(
-        self, url: str, token: str = "", fresh_tokens: Sequence[str] = (), *, protobuf: bool = False
+        self,
+        url: str,
+        token: str = "",
+        fresh_tokens: Sequence[str] = (),
+        *,
+        protobuf: bool = False,
+        data: Any = None,
     ) -> None:
-        super().__init__(url, token, fresh_tokens)
+        super().__init__(url, token, fresh_tokens, data=data)
         self.protobuf = protobuf
         self._client = centrifuge.Client(
             url,
@@ -227,6 +240,7 @@ class PyPeer(Peer):
             max_reconnect_delay=RETRY_S,
             proxy=None,
             use_protobuf=protobuf,
+            data=None if data is None else self._outgoing(data),
         )
 
     async def call(self, op: str, **arguments: Any) -> Any:
@@ -258,7 +272,18 @@ class PyPeer(Peer):
 
         return give if tokens else None
 
-    async def _subscribe(self, channel: str, token: str = "", fresh_tokens: Sequence[str] = ()) -> None:
+    async def _subscribe(
+        self,
+        channel: str,
+        token: str = "",
+        fresh_tokens: Sequence[str] = (),
+        delta: str | None = None,
+        since: Position | None = None,
+        asks: Sequence[str] = (),
+    ) -> None:
+        async def stood_at(_: str) -> Any:
+            return centrifuge.StreamPosition(**(since or {}))
+
         subscription = self._client.get_subscription(channel)
         if subscription is None:
             subscription = self._client.new_subscription(
@@ -266,6 +291,9 @@ class PyPeer(Peer):
                 events=_SubscriptionEvents(self, channel),
                 token=token,
                 get_token=self._giving(fresh_tokens, "sub_token", channel=channel),
+                delta=centrifuge.DeltaType(delta) if delta else None,
+                get_state=stood_at if since else None,
+                **dict.fromkeys(asks, True),
             )
         await subscription.subscribe()
 
@@ -319,7 +347,8 @@ class _ClientEvents(centrifuge.ClientEventHandler):  # type: ignore[misc]  # the
         self._peer.happened({"event": "connecting", "code": ctx.code, "reason": ctx.reason})
 
     async def on_connected(self, ctx: Any) -> None:
-        self._peer.happened({"event": "connected", "client": ctx.client})
+        data = self._peer._incoming(ctx.data or None)
+        self._peer.happened({"event": "connected", "client": ctx.client, "data": data})
 
     async def on_disconnected(self, ctx: Any) -> None:
         self._peer.happened({"event": "disconnected", "code": ctx.code, "reason": ctx.reason})
@@ -370,8 +399,10 @@ class _SubscriptionEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[
         self._tell(
             "subscribed",
             recoverable=ctx.recoverable,
+            positioned=ctx.positioned,
             was_recovering=ctx.was_recovering,
             recovered=ctx.recovered,
+            data=self._peer._incoming(ctx.data or None),
             position=position and {"offset": position.offset, "epoch": position.epoch},
         )
 

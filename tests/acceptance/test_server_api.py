@@ -81,15 +81,17 @@ async def test_a_client_is_disconnected(back_end: cent.Client, there: Any, user:
     }
 
 
-@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("sdk", CLIENTS)
 async def test_a_client_that_may_come_back_does(
     back_end: cent.Client, there: Any, user: str, sdk: str
 ) -> None:
+    """After a code of the application, and after what a node says that ends."""
     ann = await there(sdk)
-    custom = cent.Disconnect(code=4000, reason="come again")
-    await call(back_end.disconnect, cent.DisconnectRequest(user=user, disconnect=custom))
-    await ann.event("connecting", code=4000, reason="come again")
-    await ann.event("connected")
+    for code, reason in ((4000, "come again"), (3001, "shutdown")):
+        said = cent.Disconnect(code=code, reason=reason)
+        await call(back_end.disconnect, cent.DisconnectRequest(user=user, disconnect=said))
+        await ann.event("connecting", code=code, reason=reason)
+        await ann.event("connected")
 
 
 @pytest.mark.parametrize("sdk", CLIENTS)
@@ -270,6 +272,20 @@ def test_errors_are_cents_own(secured: Dev, back_end: cent.Client, channel: str)
     with pytest.raises(cent.CentUnauthorizedError):
         stranger.info(cent.InfoRequest())
     stranger._session.close()
+
+
+@pytest.mark.parametrize(
+    "method, request_",
+    [
+        ("connections", cent.ConnectionsRequest(user="ann", expression="")),
+        ("block_user", cent.BlockUserRequest(user="ann")),
+        ("revoke_token", cent.RevokeTokenRequest(uid="a token")),
+    ],
+)
+def test_methods_that_are_not_provided(back_end: cent.Client, method: str, request_: Any) -> None:
+    with pytest.raises(cent.CentTransportError) as caught:
+        getattr(back_end, method)(request_)
+    assert caught.value.status_code == 404
 
 
 # ---- from a shell

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any, Final
 
-from service.adapters.presence import ENTRIES_PAGE
+import pytest
+
+from service.adapters.presence import ENTRIES_PAGE, entry_item
+from service.adapters.schema import presence_table
+from service.concurrency import each_to_its_end
 from service.core.publication import ClientInfo
-from service.ports import Member
-from tests.contract.backends import Backend
+from service.ports import Lease, Member, TooManyMembers
+from service.presence import PresenceBook
+from tests.contract.backends import AwsBackend, Backend, MemoryBackend
 
 
 def member(client: str, *, node: str = "node-1", user: str = "ann") -> Member:
@@ -131,3 +138,64 @@ async def test_more_than_one_page_is_cleared_in_several_calls(backend: Backend) 
             break
     assert seen == clients, "each page is what is cleared next"
     assert list(await presence.members("room")) == [member("c", node="node-2")]
+
+
+# ---- very many
+
+
+MANY: Final = 10_000
+# What BatchWriteItem takes, and how many of those at once.
+_BATCH: Final = 25
+_AT_ONCE: Final = 10
+
+
+async def stored(backend: Backend, members: int) -> None:
+    """So many members of "room" on node-1, written as fast as the backend allows."""
+    everybody = [Member("node-1", ClientInfo(f"user {n // 2}", client_id(n))) for n in range(members)]
+    if isinstance(backend, MemoryBackend):
+        backend.world.presence["room"] = {(each.node, each.info.client): each for each in everybody}
+        return
+    assert isinstance(backend, AwsBackend)
+    puts = [{"PutRequest": {"Item": entry_item("room", each)}} for each in everybody]
+
+    async def put(batch: list[Any]) -> None:
+        table = presence_table(backend.prefix)
+        answer = await backend.clients.tables.batch_write_item(RequestItems={table: batch})
+        assert not answer["UnprocessedItems"]
+
+    batches = [puts[start : start + _BATCH] for start in range(0, members, _BATCH)]
+    assert await each_to_its_end(_AT_ONCE, batches, put) == []
+
+
+def client_id(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+async def test_ten_thousand_members_cost_a_few_reads_whoever_asks(backend: Backend) -> None:
+    """Calls are counted where they leave: in memory the read, in the SDK each page."""
+    await stored(backend, MANY)
+    now = backend.clock.now_ms()
+    await backend.leases().put(Lease("node-1", "q", "live", now, now, now + 60_000))
+    calls: Counter[str] = Counter()
+    if isinstance(backend, MemoryBackend):
+
+        async def counted(call: str, stage: str) -> None:
+            calls[call] += stage == "call"
+
+        backend.world.pause = counted
+    else:
+        assert isinstance(backend, AwsBackend)
+        backend.clients.tables.meta.events.register(
+            "before-call.dynamodb", lambda model, **_: calls.update([model.name])
+        )
+    book = PresenceBook(backend.presence(), backend.leases(), backend.clock, node="node-2")
+    asked = [book.totals("room") for _ in range(500)]
+    assert await asyncio.gather(*asked) == [(MANY, MANY // 2)] * 500
+    assert len(await book.members("room")) == MANY
+    with pytest.raises(TooManyMembers):
+        await book.listing("room")
+    if isinstance(backend, MemoryBackend):
+        assert calls == {"members": 1, "all": 1}
+    else:
+        # Of 1 MB each at most.
+        assert calls == {"Query": 2, "Scan": 1}

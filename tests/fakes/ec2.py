@@ -97,16 +97,28 @@ class FakeEc2:
 
     # ---- what happens to machines
 
-    async def launch(self) -> FakeMachine:
-        """A new one, which waits at the launch hook."""
+    async def launch(self, *, prepared: bool = True) -> FakeMachine:
+        """A new one, which waits at the launch hook, or does once it is `prepared`: it runs before its group waits."""
         machine = FakeMachine(f"i-{next(self._numbers):017x}")
         machine.endpoint = await self._listen(_metadata_of(machine))
         self.machines[machine.id] = machine
+        self._enter(machine, "Pending")
+        if prepared:
+            self.prepare(machine)
+        return machine
+
+    def prepare(self, machine: FakeMachine) -> None:
+        """Its group is through with what comes before the launch hook."""
+        assert machine.state == "Pending", machine.state
         if self._launch_hook is None:
             self._in_service(machine)
         else:
             self._wait(machine, self._launch_hook, "Pending:Wait", _LAUNCHING)
-        return machine
+
+    def time_out(self, machine: FakeMachine) -> None:
+        """The time of the hook at which it waits is over."""
+        assert machine.action is not None
+        self._end_wait(machine, "timeout", machine.action.hook.default)
 
     def deregister(self, machine: FakeMachine) -> None:
         """It is to end, and the load balancer still has connections to it: no hook waits yet."""

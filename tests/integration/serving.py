@@ -88,7 +88,8 @@ class Aws:
 
     def leases(self) -> set[str]:
         items = self.client("dynamodb").scan(TableName=nodes_table(self.prefix), ConsistentRead=True)["Items"]
-        return {item["node"]["S"] for item in items}
+        # A grave holds nothing; it goes by itself.
+        return {item["node"]["S"] for item in items if "buried" not in item}
 
     def presence_of(self, node: str) -> list[dict[str, Any]]:
         items = self.client("dynamodb").scan(TableName=presence_table(self.prefix), ConsistentRead=True)[

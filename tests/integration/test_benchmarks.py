@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fanout, lifecycle, slow_consumer
+from benchmarks import fanout, lifecycle, presence, slow_consumer
 from benchmarks.node import WAYS
 from benchmarks.rig import percentile, rig
+from service.adapters.memory import ManualClock
 
 pytestmark = [
     pytest.mark.fleet,
@@ -38,6 +39,14 @@ def test_a_node_comes_and_goes(tmp_path: Path) -> None:
             start_s, end_s = lifecycle.measured(config, clients)
             assert start_s > 0
             assert end_s > 0
+
+
+async def test_presence_is_asked_for_in_every_way() -> None:
+    bench = presence.Bench(members=50, listed=20, clock=ManualClock())
+    found = await presence.measured(bench, rounds=2, asks=3)
+    assert len(found) == 7
+    assert all(value > 0 for values in found.values() for value in values)
+    assert bench.reads == 4, "one of each channel in a round"
 
 
 def test_percentiles() -> None:

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from tests.fakes.ec2 import FakeEc2, FakeMachine, Hook, fake_ec2
-from tests.integration.serving import STOP_S, Aws, Process, deployed, environment
+from tests.integration.serving import START_S, STOP_S, Aws, Process, deployed, environment
 from tests.websocket import WebSocket
 
 PREFIX: Final = "lifecycle-"
@@ -142,6 +142,36 @@ async def test_the_life_of_a_machine(aws: Aws, ec2: FakeEc2, machine: FakeMachin
         for group in ("", GROUP)
     }
     assert {each["value"] for each in ec2.metrics if each["name"] == "NotReady"} == {0}
+
+
+async def test_a_node_that_serves_before_its_group_waits(aws: Aws, ec2: FakeEc2) -> None:
+    machine = await ec2.launch(prepared=False)
+    async with running(aws, ec2, machine.endpoint) as node:
+        await ec2.until(lambda: ec2.called(COMPLETE))
+        assert machine.state == "Pending"
+        ec2.prepare(machine)
+        await ec2.until(lambda: machine.state == "InService")
+        await asyncio.to_thread(node.process.said, "launch_hook_completed")
+        assert ec2.called(COMPLETE) == [machine.id] * 2
+        # In order, so that its lease is not found by the next machine of that id.
+        node.process.signal()
+        assert await node.ended() == 0, node.process.log
+
+
+async def test_a_node_that_never_becomes_ready_lets_its_machine_be_given_up(
+    aws: Aws, ec2: FakeEc2, machine: FakeMachine
+) -> None:
+    path = config(aws, machine.endpoint)
+    path.write_text(path.read_text().replace(aws.made.topic_arn, f"{aws.made.topic_arn}-missing"))
+    process = Process(path, "--port", "0", environ=environ(aws, ec2))
+    try:
+        assert await asyncio.to_thread(process.ended, START_S) == 1, process.log
+    finally:
+        await asyncio.to_thread(process.close)
+    assert "cannot start" in process.log
+    assert (machine.ends, machine.state) == ([], "Pending:Wait"), "its node did not serve"
+    ec2.time_out(machine)
+    assert (machine.ends, machine.state) == (["timeout"], "Terminating:Wait"), "abandoned"
 
 
 async def test_a_machine_that_the_load_balancer_still_holds(

@@ -45,8 +45,9 @@ TTL_MS: Final = 60_000
 DEAD_MS: Final = TTL_MS + REAP_GRACE_MS + 1000
 ROOM: Final = "room"
 COMMAND_S: Final = 60
-# Two pages of ListQueues.
+# Two pages each of ListQueues and of ListSubscriptionsByTopic.
 MANY: Final = 1500
+SUBSCRIBED: Final = 150
 # Calls of a test's own at once; the clients' pools are as large.
 AT_ONCE: Final = 16
 # What BatchWriteItem takes.
@@ -273,8 +274,17 @@ async def test_a_fleet_of_more_than_a_page_of_queues(site: Site) -> None:
                 QueueName=site.backend.prefix + name, tags=queue_tags(site.deployment.topic_arn, name)
             )
 
+    async def subscribe(name: str) -> None:
+        async with gate:
+            await clients.sns.subscribe(
+                TopicArn=site.deployment.topic_arn,
+                Protocol="sqs",
+                Endpoint=site.deployment.queue_arn(site.backend.prefix + name),
+            )
+
     # In this order: the emulator lists them as they were made.
     await asyncio.gather(*map(make, names))
+    await asyncio.gather(*map(subscribe, names[-SUBSCRIBED:]))
     site.clock.advance(ORPHAN_AGE_MS / 1000 + 60)
     rows = [_attributes(site.lease(name)) for name in names if name != orphan]
     for start in range(0, len(rows), BATCH):
@@ -282,6 +292,8 @@ async def test_a_fleet_of_more_than_a_page_of_queues(site: Site) -> None:
         await clients.tables.batch_write_item(RequestItems={nodes_table(site.backend.prefix): requests})
     report = await site.reaper.run()
     assert [each.queue for each in report.queues] == [site.backend.prefix + orphan]
+    assert [len(each.subscriptions) for each in report.queues] == [1], "it was on the last page"
+    assert len(await site.estate.subscriptions()) == SUBSCRIBED - 1
     assert (report.live, report.nodes, report.failed) == (MANY - 1, (), 0)
     assert len(await site.estate.queues()) == MANY - 1
 

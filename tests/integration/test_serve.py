@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from service.adapters.schema import idempotency_table, table_schemas
+from service.adapters.schema import idempotency_table, nodes_table, presence_table, table_schemas
 from service.auth import sign_connection, sign_subscription
 from tests.contract.backends import ROOT
 from tests.integration.serving import START_S, STOP_S, Aws, Process, deployed, environment, pump, serving
@@ -417,11 +417,11 @@ async def test_an_orderly_end_leaves_nothing(aws: Aws, nodes: Nodes, browser: Br
     assert len(data) >= acknowledged
 
 
-def _without_keys(aws: Aws) -> str:
-    """The prefix of tables that are all there but for the one of idempotency keys."""
-    prefix = "partial-"
+def _without(aws: Aws, missing: Callable[[str], str]) -> str:
+    """The prefix of tables that are all there but for one."""
+    prefix = f"{missing('no-')}-"
     for schema in table_schemas(prefix):
-        if schema.name != idempotency_table(prefix):
+        if schema.name != missing(prefix):
             aws.client("dynamodb").create_table(**schema.create)
     return prefix
 
@@ -447,9 +447,12 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
             "no topic": Process(config("no-topic", topic_arn=""), "--port", "0"),
             "missing topic": Process(config("missing-topic", topic_arn=missing_topic), "--port", "0"),
             "missing table": Process(config("missing-table", table_prefix="absent-"), "--port", "0"),
-            "missing table of keys": Process(
-                config("no-keys", table_prefix=_without_keys(aws)), "--port", "0"
-            ),
+            **{
+                f"missing table: {missing('')}": Process(
+                    config(missing("no-"), table_prefix=_without(aws, missing)), "--port", "0"
+                )
+                for missing in (idempotency_table, presence_table, nodes_table)
+            },
             "port in use": Process(config("port-in-use"), "--port", str(taken.getsockname()[1])),
             "nothing listens": Process(config("closed", endpoint_url=address(closed)), "--port", "0"),
             "silent": Process(config("silent", endpoint_url=address(silent)), "--port", "0"),
@@ -465,8 +468,10 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
         ("no topic", 2, ["aws.topic_arn"]),
         ("missing topic", 1, ["topic"]),
         ("missing table", 1, ["absent-"]),
-        # It would show only when somebody publishes with a key.
-        ("missing table of keys", 1, ["cannot start: table partial-idempotency: "]),
+        # It would show only when somebody publishes with a key, or subscribes where there is presence.
+        ("missing table: idempotency", 1, ["cannot start: table no-idempotency-idempotency: "]),
+        ("missing table: presence", 1, ["cannot start: table no-presence-presence: "]),
+        ("missing table: nodes", 1, ["cannot start: table no-nodes-nodes: "]),
         ("port in use", 1, ["cannot listen", "--port"]),
         ("nothing listens", 1, ["cannot start"]),
         ("silent", 1, ["cannot start"]),

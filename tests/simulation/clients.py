@@ -39,6 +39,7 @@ class ClientSocket:
         self.node = node
         self.open = True
         self.framer: Framer = _as_it_is
+        self.is_binary = False
 
     def send(self, frame: bytes) -> None:
         if self.open:

@@ -17,7 +17,7 @@ import service.delivery.dispatcher as dispatcher_module
 import service.log.appender as appender_module
 import service.log.channel_log as channel_log_module
 from service.adapters.memory import MemoryChannelTable
-from service.connection import Connection
+from service.client.reading import Reading
 from service.core import log as rules
 from service.core.canary import CANARY_CHANNEL, Hearing, Vigil
 from service.core.idempotency import KeyItem
@@ -731,10 +731,10 @@ def task_forgotten() -> Iterator[None]:
 def command_fails() -> Iterator[None]:
     """Whoever reads history meets a fault of ours."""
 
-    async def read_history(self: Connection, effect: Any) -> None:
+    async def read_history(self: Reading, effect: Any) -> None:
         raise RuntimeError("simulated")
 
-    with patch.object(Connection, "_read_history", read_history):
+    with patch.object(Reading, "_read_history", read_history):
         yield
 
 

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from service.adapters.memory import MemoryLeases, MemoryPresence, MemoryQueue, MemoryTopic
 from service.assembly import Assembly, Ports, assemble
+from service.client.connection import Connection
+from service.client.heartbeat import SLEPT_S
 from service.config import ClientConfig, Config, NodeConfig
-from service.connection import SLEPT_S, Connection
 from service.core.canary import Hearing
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.publication import StreamPosition
@@ -225,7 +226,7 @@ class SimulatedNode:
         if slept_s > SLEPT_S:
             self.slept = True
             for connection in self._connections:
-                connection._awake_ms -= round((PING_S + slept_s) * 1000)
+                connection._heartbeat._awake_ms -= round((PING_S + slept_s) * 1000)
 
     async def _run(self) -> None:
         assembly = self.assembly

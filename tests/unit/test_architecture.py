@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +52,7 @@ ANYTHING: Final = Room(None, None, environ=True)
 # The longest prefix decides. A module that no row covers is a breach: say which room it is in.
 ROOMS: Final = {
     "service.core": CORE,
+    "service.core.forms": CODEC,
     "service.core.protocol": CODEC,
     "service.core.protobuf": PROTOBUF,
     "service.core.protobuf_schema": PROTOBUF,
@@ -58,38 +60,40 @@ ROOMS: Final = {
     "service.system": room("core ports"),
     "service.config": room("core", environ=True),
     "service.telemetry": room("core ports", "orjson structlog"),
+    "service.hooks": room("core"),
+    # Imports whatever the application names, by its name.
+    "service.hook_calls": room("core config hooks", "orjson structlog"),
     "service.token_keys": room("", "cryptography jwt orjson"),
     "service.jwks": room("core ports token_keys", "structlog"),
     "service.jwks_endpoint": room("jwks", "aiohttp"),
     "service.auth": room("core config jwks token_keys", "cryptography jwt orjson structlog"),
-    "service.deadlines": room(""),
     "service.log": room("core ports log telemetry", "structlog"),
     "service.delivery": room("core ports log delivery telemetry", "structlog"),
     "service.concurrency": room(""),
-    "service.presence": room("core ports telemetry concurrency", "structlog"),
+    "service.presence": room("core ports telemetry concurrency presence_reads", "structlog"),
+    "service.presence_reads": room("core ports"),
     "service.publisher": room("core ports log delivery"),
     "service.roster": room("core"),
     "service.orders": room("core ports log delivery roster", "structlog"),
     "service.census": room("core ports", "structlog"),
-    "service.connection": room(
-        "core ports log delivery presence publisher roster auth config telemetry deadlines concurrency",
-        "structlog",
+    "service.client": room(
+        "core ports log delivery presence publisher roster orders concurrency client hook_calls", "structlog"
     ),
     "service.node": room(
-        "core ports log delivery presence connection orders census auth config telemetry", "structlog"
+        "core ports log delivery presence client orders census auth config telemetry", "structlog"
     ),
     "service.lease": room("core ports telemetry", "structlog"),
     "service.lifecycle": room("core ports", "structlog"),
     "service.metrics": room("assembly core node", "prometheus_client"),
     "service.reporter": room("ports", "structlog"),
     "service.assembly": room(
-        "core ports log delivery presence publisher roster orders census connection node lease auth config "
-        "telemetry",
+        "core ports log delivery presence publisher roster orders census client node lease auth config "
+        "telemetry hooks hook_calls",
         "structlog",
     ),
-    "service.keys": room("core ports log delivery presence connection node auth config telemetry", "aiohttp"),
+    "service.keys": room("core ports log delivery presence client node auth config telemetry", "aiohttp"),
     "service.gateway": room(
-        "core ports log delivery presence orders census connection node keys gateway auth config telemetry "
+        "core ports log delivery presence orders census client node keys gateway auth config telemetry "
         "concurrency",
         "aiohttp orjson structlog",
     ),
@@ -144,7 +148,8 @@ def imported(module: str, is_package: bool, tree: ast.AST) -> Iterator[tuple[int
                 parents = package[: len(package) - (part.level - 1)]
                 base = ".".join([*parents, *filter(None, [part.module])])
             if base in PACKAGES or base in {
-                f"service.{name}" for name in ("core", "dev", "gateway", "adapters", "reaper", "commands")
+                f"service.{name}"
+                for name in ("core", "client", "dev", "gateway", "adapters", "reaper", "commands")
             }:
                 # `from service import cli` imports a module, `from service.core import protocol` as well.
                 for alias in part.names:
@@ -206,6 +211,20 @@ MODULES: Final = dict(modules())
 def test_module_keeps_to_its_room(module: str) -> None:
     path = MODULES[module]
     assert breaches(module, path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py") == []
+
+
+def test_the_parts_of_a_client_depend_on_each_other_one_way() -> None:
+    parts = {
+        module: {
+            name
+            for _, name in imported(module, False, ast.parse(path.read_text(encoding="utf-8")))
+            if covers("service.client", name)
+        }
+        for module, path in MODULES.items()
+        if covers("service.client", module)
+    }
+    order = list(TopologicalSorter(parts).static_order())
+    assert order[-1] == "service.client.connection"
 
 
 def test_the_rooms_are_looked_at() -> None:

@@ -552,3 +552,26 @@ def test_output_that_nobody_reads() -> None:
         os.close(writer)
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if not line.startswith("roomcast: warning: ")] == []
+
+
+@pytest.mark.parametrize("command", ["checkconfig", "dev"])
+def test_a_hook_that_is_not_there(command: str, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("ROOMCAST_HOOKS_PUBLISH", "json:loads")
+    assert cli.main([command]) == 2
+    assert told() == "hooks.publish: json:loads is not an async function"
+
+
+def test_who_has_a_connect_hook_needs_no_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(_event: object) -> None:
+        """No opinion."""
+
+    module = types.ModuleType("an_application")
+    module.connect = connect  # type: ignore[attr-defined]  # that is what a module is for
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("ROOMCAST_HOOKS_CONNECT", "an_application:connect")
+    assert cli.main(["checkconfig"]) == 0
+    assert capsys.readouterr().err == ""

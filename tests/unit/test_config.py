@@ -21,6 +21,7 @@ from service.config import (
     ClientConfig,
     Config,
     ConfigError,
+    HooksConfig,
     HttpApiConfig,
     NodeConfig,
     Option,
@@ -193,6 +194,14 @@ def test_what_development_runs_with() -> None:
         join_leave=True,
         force_push_join_leave=True,
     )
+    typing = development.channel.options("typing:room")
+    assert typing is not None
+    assert not typing.has_history
+
+
+def test_variables_leave_the_namespaces_of_development_alone() -> None:
+    loaded = load(None, {"ROOMCAST_NODE_DRAIN_S": "2"}, demo=True)
+    assert loaded.channel == dev_config().channel
 
 
 @pytest.mark.parametrize(
@@ -539,6 +548,7 @@ def test_every_field_is_an_option() -> None:
         "client.token": TokenConfig,
         "channel.without_namespace": ChannelOptions,
         "http_api": HttpApiConfig,
+        "hooks": HooksConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
     }
@@ -552,6 +562,7 @@ def test_every_field_is_an_option() -> None:
         "client",
         "channel",
         "http_api",
+        "hooks",
         "aws",
         "node",
     }

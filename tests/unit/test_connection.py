@@ -11,10 +11,13 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from service import connection as connection_module
 from service.auth import sign_connection, sign_subscription
+from service.client import connection as connection_module
+from service.client import expiry as expiry_module
+from service.client import joins as joins_module
+from service.client.heartbeat import SLEPT_S
+from service.client.reading import READS_UNDER_WAY_MAX
 from service.config import OPTIONS
-from service.connection import READS_UNDER_WAY_MAX, SLEPT_S
 from service.core.canary import canary_item
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.codes import Closing, Disconnect
@@ -323,14 +326,14 @@ async def test_what_a_client_may_do_depends_on_the_channel(fleet: Fleet, secure:
 async def test_a_connection_ends_some_time_after_its_token(
     fleet: Fleet, secure: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "EXPIRY_GRACE_S", 0.01)
+    monkeypatch.setattr(expiry_module, "EXPIRY_GRACE_S", 0.01)
     token = connection_token(fleet, ttl_s=1)
     fleet.clock.advance(0.99)
     client = await secure.client(token=token)
     assert closed_with(client) is None
     await until(lambda: closed_with(client) is Disconnect.EXPIRED)
     lasting = await secure.client(token=connection_token(fleet, ttl_s=0))
-    assert len(lasting.connection._deadlines) == 0
+    assert len(lasting.connection._expiry._deadlines) == 0
 
 
 # ---- subscribe and unsubscribe
@@ -494,11 +497,11 @@ async def test_a_client_that_goes_while_it_subscribes_leaves_nothing(
     await held.arrived()
     node.assembly.node.closed(client.connection)
     await settled()
-    assert client.connection._tasks == set(), "nobody works for a client that is gone"
+    assert not client.connection._tasks, "nobody works for a client that is gone"
     held.release()
     await nothing_left(fleet, node)
     assert client.connection.session.channels == set()
-    assert client.connection._subscriptions == {}
+    assert not client.connection._subscriptions
     assert len(client.socket.lines) == 1
 
 
@@ -754,7 +757,7 @@ async def test_a_subscribe_that_waited_for_its_turn_too_long_leaves_nothing(
     await waiting
     await until(lambda: fleet.traffic.calls["add"] == 1)
     await nothing_left(fleet, node)
-    assert client.connection._subscriptions == {}
+    assert not client.connection._subscriptions
 
 
 # ---- publish by a call
@@ -868,7 +871,7 @@ async def test_a_key_counts_from_when_its_publication_was_read(
 async def test_a_ping_that_is_far_too_late_ends_the_connection(fleet: Fleet) -> None:
     node = fleet.node(ping_interval_s=0.001, pong_timeout_s=60)
     client = await node.client()
-    await until(lambda: client.connection._pong_timer)
+    await until(lambda: client.connection._heartbeat._pong_timer)
     fleet.clock.advance(SLEPT_S + 1)
     await until(lambda: closed_with(client) is Disconnect.NO_PONG)
     node.assembly.node.closed(client.connection)
@@ -981,8 +984,8 @@ async def test_a_client_that_answers_pings_stays(fleet: Fleet) -> None:
     node = fleet.node(ping_interval_s=0.001, pong_timeout_s=60)
     client = await node.client()
     for _ in range(5):
-        await until(lambda: client.connection._pong_timer)
-        timer = client.connection._pong_timer
+        await until(lambda: client.connection._heartbeat._pong_timer)
+        timer = client.connection._heartbeat._pong_timer
         await client.connection.receive("{}")
         assert timer is not None
         assert timer.cancelled()
@@ -1054,7 +1057,7 @@ async def test_a_pong_behind_commands_that_wait_is_waited_for(
     timers: set[int] = set()
 
     def pongs_were_missed() -> bool:
-        timers.add(id(client.connection._pong_timer))
+        timers.add(id(client.connection._heartbeat._pong_timer))
         return len(timers) > 3
 
     await until(pongs_were_missed)
@@ -1067,13 +1070,13 @@ async def test_a_pong_behind_commands_that_wait_is_waited_for(
 async def test_a_subscribe_that_takes_too_long_is_answered_in_time(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.02)
     client = await node.client()
     held = fleet.traffic.hold("newest")
     assert await client.subscribe("room") == 100
     assert client.connection.session.channels == set()
     held.release()
-    monkeypatch.setattr(connection_module, "SUBSCRIBE_LIMIT_S", 4.5)
+    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 4.5)
     assert "epoch" in await client.subscribe("room")
 
 
@@ -1102,7 +1105,7 @@ async def test_what_waits_for_its_turn_ends_with_its_connection(fleet: Fleet, no
 async def test_a_subscribe_waits_for_a_presence_exit_but_not_for_long(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.02)
     client = await node.client()
     assert "epoch" in await client.subscribe("all:room")
     held = fleet.traffic.hold("remove")

@@ -1,4 +1,4 @@
-"""service/deadlines.py: everything ends when it should, with one timer."""
+"""service/client/deadlines.py: everything ends when it should, with one timer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from service import deadlines as deadlines_module
-from service.deadlines import Deadlines
+from service.client import deadlines as deadlines_module
+from service.client.deadlines import Deadlines
 from tests.unit.worlds import standing_still, until
 
 

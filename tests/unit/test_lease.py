@@ -195,6 +195,30 @@ async def test_a_node_that_leaves_something_behind_lets_its_lease_end(world: Wor
     assert world.lease().expires_at == now, "nobody renews it"
 
 
+async def test_leases_that_were_lost_are_told_of_when_something_is_left_under_them(world: World) -> None:
+    """Whoever took one may be through with it; the one that is held needs nothing more."""
+    await world.keeper.hold("queue-1")
+    held = world.lease().node
+    world.fleet.clock.advance(5)
+    await world.keeper.abandon([held, "lost"])
+    now = world.fleet.clock.now_ms()
+    leases = world.fleet.world.leases
+    assert set(leases) == {held, "lost"}
+    assert {lease.expires_at for lease in leases.values()} == {now}
+    assert (leases[held].queue, leases["lost"].queue) == ("queue-1", "")
+    assert world.fleet.traffic.calls["put"] == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_lease_that_is_found_lost_at_the_end_is_told_of_as_well(world: World, known: bool) -> None:
+    await world.keeper.hold("queue-1")
+    lease = world.lease()
+    world.fleet.world.leases.clear()
+    await world.keeper.abandon([lease.node] if known else ())
+    assert world.fleet.world.leases[lease.node].expires_at <= world.fleet.clock.now_ms()
+    assert world.fleet.traffic.calls["put"] == 2
+
+
 async def test_what_others_heard_is_no_matter_of_clocks(world: World) -> None:
     """To a node whose clock is ahead the leases of all others have ended."""
     await world.keeper.hold("queue-1")

@@ -12,7 +12,15 @@ from structlog.testing import capture_logs
 
 from service import lifecycle as lifecycle_module
 from service.adapters.memory import ManualClock
-from service.core.lifecycle import LAUNCH_ATTEMPTS_MAX, LAUNCH_PAUSE_MAX_S, Outlook, SpotNotice, Target
+from service.core.lifecycle import (
+    LAUNCH_ATTEMPTS_MAX,
+    LAUNCH_PAUSE_FIRST_S,
+    LAUNCH_PAUSE_MAX_S,
+    LAUNCH_WAIT_S,
+    Outlook,
+    SpotNotice,
+    Target,
+)
 from service.lifecycle import RELEASE_FAILURES_MAX, Lifecycle
 from service.ports import PortError, Refused, Throttled, UnknownOutcome
 from tests.unit.worlds import no_jitter, running, settled, until
@@ -117,12 +125,36 @@ async def test_the_launch_hook_is_completed_once_it_serves() -> None:
     assert world.stops == 0
 
 
-async def test_nobody_who_waits_is_success_too() -> None:
+async def test_a_group_that_does_not_wait_yet_is_asked_again() -> None:
+    """The machine runs before its group comes to the hook."""
     world = World()
     async with world.running():
         world.lifecycle.ready()
         await world.looked(10)
-    assert world.calls == {("complete", LAUNCH): 1}
+        assert world.calls == {("complete", LAUNCH): 1}, "not before its time"
+        world.waiting.add(LAUNCH)
+        world.clock.advance(LAUNCH_PAUSE_FIRST_S)
+        await until(lambda: not world.waiting)
+        world.clock.advance(LAUNCH_PAUSE_MAX_S)
+        await world.looked(10)
+    assert world.calls == {("complete", LAUNCH): 2}
+
+
+async def test_nobody_who_waits_is_success_too_after_a_while() -> None:
+    """As for a process that is started again on a machine in service."""
+    world = World()
+    with capture_logs() as logs:
+        async with world.running():
+            world.lifecycle.ready()
+            for _ in range(int(LAUNCH_WAIT_S / LAUNCH_PAUSE_MAX_S) + 10):
+                await world.looked()
+                world.clock.advance(LAUNCH_PAUSE_MAX_S)
+            asked = world.calls["complete", LAUNCH]
+            world.clock.advance(3600)
+            await world.looked(10)
+    assert LAUNCH_WAIT_S / LAUNCH_PAUSE_MAX_S < asked < LAUNCH_ATTEMPTS_MAX
+    assert world.calls == {("complete", LAUNCH): asked}
+    assert logs == []
 
 
 async def test_without_a_group_or_a_hook_nothing_is_called() -> None:

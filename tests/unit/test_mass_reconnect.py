@@ -48,6 +48,7 @@ class Peer:
     def __init__(self, since: StreamPosition) -> None:
         self.since = since
         self.framer: Framer = _as_it_is
+        self.is_binary = False
         self.frames: list[bytes] = []
         self.closed_with: Closing | None = None
 

@@ -12,7 +12,8 @@ import jwt
 import pytest
 from structlog.testing import capture_logs
 
-from service import connection as connection_module
+from service.client import joins as joins_module
+from service.client import orders as orders_module
 from service.core.channels import ChannelOptions, ChannelOverride, ChannelRules
 from service.core.codes import Disconnect, DisconnectCode
 from service.core.envelope import Signal
@@ -293,7 +294,7 @@ async def test_whoever_is_subscribed_stays_as_they_are(node: LocalNode) -> None:
     await ann.subscribe("room")
     give(node, SubscribeOrder(Target("ann"), "room", ServerSubscription(data=1)))
     give(node, SubscribeOrder(Target("ann"), "no:where"))
-    await until(lambda: not ann.connection._changes)
+    await until(lambda: not ann.connection._turns)
     assert ann.socket.pushes == []
     assert not ann.connection._subscriptions["room"].is_server_side
     await ann.ask("unsubscribe", channel="room")
@@ -311,13 +312,13 @@ async def test_a_client_cannot_end_what_the_server_made(node: LocalNode) -> None
 async def test_a_subscription_that_the_log_does_not_answer_for_leaves_nothing(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "SUBSCRIBE_LIMIT_S", 0.01)
+    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.01)
     ann = await connected(node)
     held = fleet.traffic.hold("newest")
     with capture_logs() as logs:
         give(node, SubscribeOrder(Target("ann"), "seen:x"))
         await held.arrived()
-        await until(lambda: not ann.connection._changes)
+        await until(lambda: not ann.connection._turns)
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["subscribe_failed"]
     held.release()
     await node.assembly.background.finish()
@@ -341,8 +342,8 @@ async def test_a_subscription_for_a_time_ends_with_the_connection(fleet: Fleet, 
     give(node, SubscribeOrder(Target("bob"), "room", expires_at=now_s))
     await until(lambda: closed_with(bob))
     assert closed_with(bob) is Disconnect.SUBSCRIPTION_EXPIRED
-    await until(lambda: not ann.connection._changes)
-    ends_in = ann.connection._deadlines._ends["room"] - asyncio.get_running_loop().time()
+    await until(lambda: not ann.connection._turns)
+    ends_in = ann.connection._expiry._deadlines._ends["room"] - asyncio.get_running_loop().time()
     assert 58 < ends_in <= 60
     await ann.say({"sub_refresh": {"channel": "room", "token": "t"}})
     assert closed_with(ann) is Disconnect.BAD_REQUEST
@@ -351,14 +352,14 @@ async def test_a_subscription_for_a_time_ends_with_the_connection(fleet: Fleet, 
 async def test_orders_that_wait_are_bounded(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "ORDERS_UNDER_WAY_MAX", 2)
+    monkeypatch.setattr(orders_module, "ORDERS_UNDER_WAY_MAX", 2)
     ann = await connected(node)
     held = fleet.traffic.hold("newest")
     for channel in ("one", "two", "three"):
         give(node, SubscribeOrder(Target("ann"), channel))
     await held.arrived(2)
     held.release()
-    await until(lambda: not ann.connection._changes)
+    await until(lambda: not ann.connection._turns)
     assert ann.connection.session.channels == {"one", "two"}
     give(node, SubscribeOrder(Target("ann"), "three"))
     await until(lambda: ann.connection.session.channels == {"one", "two", "three"})
@@ -391,12 +392,12 @@ async def test_how_long_a_connection_lasts_may_be_set(
     give(here, RefreshOrder(Target("ann"), expires_at=now_s + 60, info={"name": "Ann"}))
     await until(lambda: ann.socket.pushes)
     assert ann.socket.pushes == [{"refresh": {"expires": True, "ttl": 60}}]
-    assert None in ann.connection._deadlines._ends
+    assert None in ann.connection._expiry._deadlines._ends
     assert ann.connection.session.info.conn_info == {"name": "Ann"}
     give(here, RefreshOrder(Target("ann")))
     await until(lambda: len(ann.socket.pushes) == 2)
     assert ann.socket.pushes[1] == {"refresh": {}}
-    assert len(ann.connection._deadlines) == 0
+    assert len(ann.connection._expiry._deadlines) == 0
     assert ann.connection.session.info.conn_info == {"name": "Ann"}
 
 
@@ -417,7 +418,7 @@ async def test_an_order_is_logged_where_it_finds_somebody(node: LocalNode) -> No
         give(node, SubscribeOrder(Target("ann"), "room", ServerSubscription("private", "private")))
         give(node, RefreshOrder(Target(None, ann.id)))
         give(node, RefreshOrder(Target("nobody")))
-        await until(lambda: not ann.connection._changes)
+        await until(lambda: not ann.connection._turns)
     assert [entry for entry in logs if entry["event"] == "order"] == [
         {"event": "order", "log_level": "info", "kind": "subscribe", "connections": 1, "user": "ann"},
         {"event": "order", "log_level": "info", "kind": "refresh", "connections": 1, "client": ann.id},
@@ -429,5 +430,5 @@ async def test_the_table_may_fail(fleet: Fleet, node: LocalNode) -> None:
     ann = await connected(node)
     fleet.world.fail_next("add", Throttled("simulated"))
     give(node, SubscribeOrder(Target("ann"), "seen:x"))
-    await until(lambda: not ann.connection._changes)
+    await until(lambda: not ann.connection._turns)
     assert ann.connection.session.channels == set()

@@ -8,9 +8,11 @@ from typing import Final
 import pytest
 
 from service import presence as presence_module
+from service import presence_reads
 from service.adapters.memory import MemoryLeases, MemoryPresence
 from service.ports import Lease, PortError, Throttled
-from service.presence import CACHE_S, PresenceBook
+from service.presence import LEASES_LEFT_MAX, PresenceBook
+from service.presence_reads import CACHE_S
 from tests.unit.worlds import Fleet, info, settled, until
 
 CHANNEL: Final = "room"
@@ -102,17 +104,18 @@ async def test_what_this_node_wrote_is_seen_at_once(world: World) -> None:
     assert await world.members() == set()
 
 
-async def test_a_read_that_a_write_overtook_is_not_kept(world: World) -> None:
+async def test_a_write_that_overtakes_a_read_is_seen(world: World) -> None:
     held = world.fleet.traffic.hold("members", "answer")
     early = asyncio.create_task(world.members())
     await held.arrived()
     await world.books["a"].enter(CHANNEL, info("c1"))
     held.release()
-    assert await early == set()
+    assert await early == {"c1"}
     assert await world.members() == {"c1"}
+    assert world.reads == 1
 
 
-async def test_a_read_during_a_write_is_not_kept(world: World) -> None:
+async def test_who_is_not_stored_yet_is_not_shown(world: World) -> None:
     held = world.fleet.traffic.hold("add", "sent")
     entering = asyncio.create_task(world.books["a"].enter(CHANNEL, info("c1")))
     await held.arrived()
@@ -120,6 +123,16 @@ async def test_a_read_during_a_write_is_not_kept(world: World) -> None:
     held.release()
     await entering
     assert await world.members() == {"c1"}
+
+
+async def test_who_leaves_before_it_is_stored_is_not_shown(world: World) -> None:
+    held = world.fleet.traffic.hold("add", "answer")
+    entering = asyncio.create_task(world.books["a"].enter(CHANNEL, info("c1")))
+    await held.arrived()
+    await world.books["a"].exit(CHANNEL, info("c1"))
+    held.release()
+    await entering
+    assert await world.members() == set()
 
 
 async def test_one_who_gives_up_takes_nothing_from_the_others(world: World) -> None:
@@ -153,10 +166,10 @@ async def test_a_failure_that_nobody_waits_for_is_no_noise(world: World) -> None
 
 
 async def test_channels_are_kept_within_a_bound(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence_module, "CACHE_CHANNELS_MAX", 3)
+    monkeypatch.setattr(presence_reads, "CACHE_CHANNELS_MAX", 3)
     for number in range(10):
         await world.books["a"].members(f"channel{number}")
-    assert len(world.books["a"]._kept) == 3
+    assert len(world.books["a"]._reads._kept) == 3
     before = world.reads
     await world.books["a"].members("channel9")
     await world.books["a"].members("channel0")
@@ -176,12 +189,14 @@ async def test_who_could_not_be_removed_is_removed_later(world: World, impatient
         world.fleet.world.fail_next("remove", Throttled())
         with pytest.raises(Throttled):
             await book.exit(CHANNEL, info(client))
-    assert await world.members() == {"c1", "c2", "c3"}
+    assert await world.members("b") == {"c1", "c2", "c3"}
+    assert await world.members() == {"c3"}, "this node knows better"
     world.fleet.world.fail_next("remove", Throttled())
     running = asyncio.create_task(book.run())
     await until(lambda: not book._exits)
     running.cancel()
-    assert await world.members() == {"c3"}
+    world.pass_time()
+    assert await world.members("b") == {"c3"}
 
 
 async def test_who_comes_back_is_not_removed_by_an_earlier_exit(world: World, impatient: None) -> None:
@@ -299,6 +314,54 @@ async def test_a_node_knows_whether_anything_of_it_is_left(world: World) -> None
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     assert not book.is_clean, "nobody knows whether it was removed"
+
+
+async def test_a_node_knows_under_which_leases_something_may_be_left(world: World) -> None:
+    """Its own, and lost ones: of entries that wait to be removed, are being removed, or were given up."""
+    book = world.books["a"]
+    for client in ("c1", "c2", "c3"):
+        await book.enter(CHANNEL, info(client))
+    assert set(book.left_under) == {"a"}
+    held = world.fleet.traffic.hold("remove", "call")
+    given_up = asyncio.create_task(book.exit(CHANNEL, info("c1")))
+    await held.arrived()
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    held.release()
+    await book.exit(CHANNEL, info("c2"))
+    await book.exit(CHANNEL, info("c3"))
+    book.move("a2")
+    assert set(book.left_under) == {"a", "a2"}
+
+    await book.enter(CHANNEL, info("c4"))
+    held = world.fleet.traffic.hold("remove", "call")
+    leaving = asyncio.create_task(book.exit(CHANNEL, info("c4")))
+    await held.arrived()
+    book.move("a3")
+    assert set(book.left_under) == {"a", "a2", "a3"}
+    held.release()
+    await leaving
+    assert set(book.left_under) == {"a", "a3"}
+
+    await book.enter(CHANNEL, info("c5"))
+    book.move("a4")
+    assert set(book.left_under) == {"a", "a3", "a4"}
+
+
+async def test_of_very_many_leases_that_were_lost_the_last_are_known(world: World) -> None:
+    book = world.books["a"]
+    for number in range(LEASES_LEFT_MAX + 10):
+        await book.enter(CHANNEL, info(f"c{number}"))
+        leaving = asyncio.create_task(book.exit(CHANNEL, info(f"c{number}")))
+        held = world.fleet.traffic.hold("remove", "call")
+        await held.arrived()
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        book.move(f"a{number}")
+    assert not book.is_clean
+    left = list(book.left_under)
+    assert len(left) == LEASES_LEFT_MAX + 1
+    assert {left[0], left[-1]} == {f"a{LEASES_LEFT_MAX + 9}", f"a{LEASES_LEFT_MAX + 8}"}
 
 
 async def test_members_of_a_node_that_is_being_reaped_are_not_shown(world: World) -> None:

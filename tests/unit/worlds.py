@@ -23,14 +23,15 @@ from service.adapters.memory import (
 )
 from service.assembly import Assembly, Ports, assemble
 from service.auth import TokenVerifier
+from service.client.connection import Connection
 from service.concurrency import beside
-from service.config import ClientConfig, Config, NodeConfig, TokenConfig
-from service.connection import Connection
+from service.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
 from service.core.channels import ChannelOptions, ChannelRules
 from service.core.codes import Closing
 from service.core.envelope import Signal, checked_pubs, pack, record_text, signal_text
 from service.core.log_item import LogItem
 from service.core.publication import ClientInfo, Publication, Record
+from service.hook_calls import Hooks
 from service.jwks import JwksKeys
 from service.log.channel_log import ChannelLog
 from service.node import Health
@@ -182,6 +183,8 @@ def log_over(
 class Socket:
     """The client's end of a connection, without a network: what was sent to it, decoded."""
 
+    is_binary = False
+
     def __init__(self, framer: Framer = as_it_is) -> None:
         self.framer = framer
         self.frames: list[bytes] = []
@@ -328,8 +331,10 @@ class Fleet:
         self.traffic = Traffic(self.world)
         self.world.now_ms = self.clock.now_ms
 
-    def node(self, name: str = "a", *, jwks: JwksKeys | None = None, **changes: Any) -> LocalNode:
-        return local_node(self.world, self.clock, name, config(**changes), jwks)
+    def node(
+        self, name: str = "a", *, jwks: JwksKeys | None = None, hooks: Hooks | None = None, **changes: Any
+    ) -> LocalNode:
+        return local_node(self.world, self.clock, name, config(**changes), jwks, hooks)
 
     def stream_to_topic(self) -> None:
         """From now on, whatever is appended is broadcast: the stream, its Lambda and the topic in one."""
@@ -342,6 +347,7 @@ def config(
     insecure: bool = True,
     secret: str = "",
     node: NodeConfig | None = None,
+    hook_timeout_s: float = 3.0,
     **client: Any,
 ) -> Config:
     """A configuration whose timers do not fire while a test runs."""
@@ -351,6 +357,7 @@ def config(
             **client,
         ),
         channel=rules,
+        hooks=HooksConfig(timeout_s=hook_timeout_s),
         node=node or NodeConfig(gap_wait_ms=round(GAP_WAIT_S * 1000)),
     )
 
@@ -361,7 +368,12 @@ async def nobody_else() -> int:
 
 
 def local_node(
-    world: MemoryWorld, clock: ManualClock, name: str, configured: Config, jwks: JwksKeys | None = None
+    world: MemoryWorld,
+    clock: ManualClock,
+    name: str,
+    configured: Config,
+    jwks: JwksKeys | None = None,
+    hooks: Hooks | None = None,
 ) -> LocalNode:
     queue_names: list[str] = []
 
@@ -385,6 +397,7 @@ def local_node(
         health=Health(listening=True),
         hold_queue=hold_queue,
         newest_canary_elsewhere=nobody_else,
+        hooks=hooks or Hooks(),
     )
     return LocalNode(world, clock, assembly, queue_names)
 

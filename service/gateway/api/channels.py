@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 import orjson
 import structlog
 
 from service.core.channels import CHANNEL_BYTES_MAX, ChannelOptions
 from service.core.codes import Error
-from service.core.publication import ClientInfo, Json, StreamPosition
+from service.core.publication import Json, StreamPosition
 from service.gateway.api.fields import CHANNEL, FLAG, SAFE_MAX, Field, Object, Schema, Text, Whole
 from service.gateway.api.methods import Call, Method, Params, known
 from service.gateway.api.refusals import Refused, bad_field
 from service.log.history import WrongEpoch, read_history
-from service.ports import PortError
+from service.ports import PortError, TooManyMembers
 
 __all__ = ["CHANNELS", "HISTORY", "HISTORY_REMOVE", "PRESENCE", "PRESENCE_STATS"]
 
@@ -23,6 +23,8 @@ _LIMIT_MAX: Final = 2**31 - 1
 _EPOCH_CHARS_MAX: Final = 64
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 async def _history(call: Call, asked: Params) -> Mapping[str, Json]:
@@ -64,13 +66,13 @@ async def _history_remove(call: Call, asked: Params) -> Mapping[str, Json]:
 
 
 async def _presence(call: Call, asked: Params) -> Mapping[str, Json]:
-    members = await _members(call, asked["channel"])
+    members = await _read(call, asked["channel"], call.node.services.presence.members)
     return {"presence": {client: info.wire() for client, info in members.items()}}
 
 
 async def _presence_stats(call: Call, asked: Params) -> Mapping[str, Json]:
-    members = await _members(call, asked["channel"])
-    return {"num_clients": len(members), "num_users": len({info.user for info in members.values()})}
+    clients, users = await _read(call, asked["channel"], call.node.services.presence.totals)
+    return {"num_clients": clients, "num_users": users}
 
 
 async def _channels(call: Call, asked: Params) -> Mapping[str, Json]:
@@ -93,11 +95,13 @@ def _with_history(call: Call, channel: str) -> ChannelOptions:
     return options
 
 
-async def _members(call: Call, channel: str) -> Mapping[str, ClientInfo]:
+async def _read(call: Call, channel: str, read: Callable[[str], Awaitable[T]]) -> T:
     if not known(call, channel).presence:
         raise Refused(Error.NOT_AVAILABLE, "the channel has no presence")
     try:
-        return await call.node.services.presence.members(channel)
+        return await read(channel)
+    except TooManyMembers as error:
+        raise Refused(Error.LIMIT_EXCEEDED, "the channel has too many members") from error
     except PortError as error:
         raise _failed("presence", channel, error) from error
 

@@ -52,6 +52,7 @@ class _Content:
     tags: Mapping[str, str] | None
     key: str | None
     skip_history: bool
+    delta: bool
 
 
 async def _publish(call: Call, asked: Params) -> Mapping[str, Json]:
@@ -77,7 +78,13 @@ def _content(call: Call, asked: Params) -> _Content:
         [data] = asked["b64data"]
     elif (data := asked["data"]) is ABSENT:
         raise bad_field("data", "is required")
-    return _Content(sized(call, "data", data), asked["tags"], asked["idempotency_key"], asked["skip_history"])
+    return _Content(
+        sized(call, "data", data),
+        asked["tags"],
+        asked["idempotency_key"],
+        asked["skip_history"],
+        asked["delta"],
+    )
 
 
 async def _published(call: Call, channel: str, content: _Content) -> Mapping[str, Json]:
@@ -86,7 +93,8 @@ async def _published(call: Call, channel: str, content: _Content) -> Mapping[str
     if content.key is not None and call.late:
         # It may have been published elsewhere so long ago that the key is forgotten.
         raise Refused(Error.TOO_MANY_REQUESTS)
-    published = Publication(content.data, tags=content.tags, time=call.received_ms)
+    delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
+    published = Publication(content.data, tags=content.tags, time=call.received_ms, delta=delta)
     try:
         if not options.has_history or content.skip_history:
             if content.key is not None:
@@ -120,7 +128,13 @@ _CONTENT: Final = (
     Field(
         "skip_history", FLAG, "Send it without storing: best effort, and without an offset.", default=False
     ),
-    Field("delta", FLAG, "Taken and without effect: publications are sent whole.", default=False),
+    Field(
+        "delta",
+        FLAG,
+        "Subscribers who asked for it may get it as its difference from the publication before, where the channel's "
+        "`allowed_delta_types` say so.",
+        default=False,
+    ),
 )
 
 _POSITION: Final[Schema] = {

@@ -87,7 +87,10 @@ class Api:
                 return _refusal(415, Error.BAD_REQUEST, f"Content-Type must be {_JSON}")
             if request.content_length is None:
                 return _refusal(411, Error.BAD_REQUEST, "Content-Length is required")
-            body = await _body(request, body_bytes_max)
+            try:
+                body = await _body(request, body_bytes_max)
+            except web.RequestPayloadError:
+                return _refusal(400, Error.BAD_REQUEST, "the body is not encoded as its headers say")
             if body is None:
                 return _refusal(
                     413, Error.LIMIT_EXCEEDED, f"the request is larger than {body_bytes_max} bytes"
@@ -133,7 +136,7 @@ def _alone(method: Method) -> Answering:
 
 
 async def _body(request: web.Request, bytes_max: int) -> bytes | None:
-    """None: it is too large, as it says or as it turns out: it may be compressed."""
+    """None: it is too large, as it says or as it turns out: it may be compressed. Raises RequestPayloadError."""
     if request.content_length is not None and request.content_length > bytes_max:
         return None
     body = bytearray()

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from service.connection import SLEPT_S
+from service.client.heartbeat import SLEPT_S
 from service.ports import Clock
 
 __all__ = ["AWAKE_CHECK_S", "UNREAD_S", "Watch"]

@@ -36,7 +36,7 @@ function giving(tokens, event) {
       };
 }
 
-function open({ url, token, fresh_tokens: freshTokens, protobuf, retry_ms: retryMs }) {
+function open({ url, token, fresh_tokens: freshTokens, protobuf, data, retry_ms: retryMs }) {
   if (protobuf) {
     outgoing = (data) => new TextEncoder().encode(JSON.stringify(data));
     // What is absent is empty.
@@ -46,11 +46,14 @@ function open({ url, token, fresh_tokens: freshTokens, protobuf, retry_ms: retry
     websocket: WebSocket,
     token: token ?? '',
     getToken: giving(freshTokens, { event: 'token' }),
+    data: data === undefined ? null : outgoing(data),
     minReconnectDelay: retryMs,
     maxReconnectDelay: retryMs,
   });
   client.on('connecting', ({ code, reason }) => write({ event: 'connecting', code, reason }));
-  client.on('connected', (connected) => write({ event: 'connected', client: connected.client }));
+  client.on('connected', (connected) =>
+    write({ event: 'connected', client: connected.client, data: incoming(connected.data ?? null) }),
+  );
   client.on('disconnected', ({ code, reason }) => write({ event: 'disconnected', code, reason }));
   client.on('error', ({ error }) => write({ event: 'error', code: error.code, message: error.message }));
   // Subscriptions that the server made.
@@ -79,8 +82,10 @@ function listen(subscription) {
   subscription.on('subscribed', (subscribed) =>
     tell('subscribed', {
       recoverable: subscribed.recoverable,
+      positioned: subscribed.positioned,
       was_recovering: subscribed.wasRecovering,
       recovered: subscribed.recovered,
+      data: incoming(subscribed.data ?? null),
       position: subscribed.streamPosition ?? null,
     }),
   );
@@ -98,13 +103,17 @@ const operations = {
   disconnect() {
     client.disconnect();
   },
-  subscribe({ channel, token, fresh_tokens: freshTokens, since }) {
+  subscribe({ channel, token, fresh_tokens: freshTokens, since, delta, asks }) {
     let subscription = client.getSubscription(channel);
     if (subscription === null) {
       subscription = client.newSubscription(channel, {
         token: token ?? '',
         getToken: giving(freshTokens, { event: 'sub_token', channel }),
         since: since ?? null,
+        delta,
+        positioned: asks?.includes('positioned'),
+        recoverable: asks?.includes('recoverable'),
+        joinLeave: asks?.includes('join_leave'),
       });
       listen(subscription);
     }
@@ -130,6 +139,16 @@ const operations = {
   },
   async rpc({ method, data }) {
     return incoming((await client.rpc(method, outgoing(data))).data);
+  },
+  async send({ data }) {
+    await client.send(outgoing(data));
+  },
+  // All of them in one frame.
+  async publish_together({ channel, items }) {
+    client.startBatching();
+    const published = items.map((data) => client.publish(channel, outgoing(data)));
+    client.stopBatching();
+    await Promise.all(published);
   },
 };
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.adapters.leases import LEASES_MAX, DynamoLeases
-from service.ports import Lease, Refused, Throttled
+from service.ports import Grave, Lease, Refused, Throttled
 from tests.unit.adapters.fakes import FakeClient, client_error
 
 LEASE = Lease("n1", "roomcast-n1", "live", 1_000, 2_000, 3_999)
@@ -27,7 +27,8 @@ async def test_ttl_counts_in_seconds_and_comes_long_after_the_end_of_the_lease()
     [
         ("put_item", lambda leases: leases.heartbeat(LEASE), False),
         ("update_item", lambda leases: leases.reap(LEASE, 1), False),
-        ("delete_item", lambda leases: leases.drop_reaped("n1"), None),
+        ("update_item", lambda leases: leases.bury("n1", 1), None),
+        ("delete_item", lambda leases: leases.drop_grave(Grave("n1", "", 1)), None),
     ],
 )
 async def test_only_a_failed_condition_is_a_no(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -91,7 +92,8 @@ def test_an_override_changes_what_it_names_and_nothing_else() -> None:
     for each in fields(ChannelOverride):
         for value in (False, True):
             over = ChannelOverride(**{each.name: value}).over(ChannelOptions())
-            assert over == replace(ChannelOptions(), **{each.name: value})
+            said: dict[str, Any] = {each.name: value}
+            assert over == replace(ChannelOptions(), **said)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from service.core.lifecycle import (
     LAUNCH_ATTEMPTS_MAX,
     LAUNCH_PAUSE_FIRST_S,
     LAUNCH_PAUSE_MAX_S,
+    LAUNCH_WAIT_S,
     SPOT_RESERVE_S,
     LaunchHook,
     Outlook,
@@ -144,3 +147,25 @@ def test_failed_attempts_come_ever_more_seldom_and_have_an_end() -> None:
     assert not hook.is_due(Target.IN_SERVICE, now_s + 1_000_000)
     hook.is_due(Target.OTHER, now_s)
     assert not hook.is_given_up
+
+
+def test_who_is_not_waited_for_asks_ever_more_seldom_and_not_for_ever() -> None:
+    hook, asked_s = LaunchHook(), list[float]()
+    for now_s in range(round(2 * LAUNCH_WAIT_S)):
+        if hook.is_due(Target.IN_SERVICE, now_s):
+            asked_s.append(now_s)
+            hook.unwanted(now_s)
+    assert asked_s[1] == LAUNCH_PAUSE_FIRST_S
+    assert LAUNCH_WAIT_S <= asked_s[-1] <= LAUNCH_WAIT_S + LAUNCH_PAUSE_MAX_S
+    pauses = [after - before for before, after in pairwise(asked_s)]
+    assert pauses == sorted(pauses)
+    assert not hook.is_given_up, "that was no failure"
+
+
+def test_a_machine_that_comes_back_is_waited_for_anew() -> None:
+    hook = LaunchHook()
+    hook.unwanted(0)
+    hook.is_due(Target.OTHER, LAUNCH_WAIT_S)
+    assert hook.is_due(Target.IN_SERVICE, LAUNCH_WAIT_S)
+    hook.unwanted(LAUNCH_WAIT_S)
+    assert hook.is_due(Target.IN_SERVICE, LAUNCH_WAIT_S + LAUNCH_PAUSE_FIRST_S)

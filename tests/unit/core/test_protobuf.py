@@ -86,7 +86,12 @@ def values(message: str) -> st.SearchStrategy[dict[str, Any]]:
                 fields[name] = st.lists(values(field.of), max_size=2)
             case Shape.MAP:
                 fields[name] = st.dictionaries(TEXT, values(field.of), max_size=2)
-    return st.fixed_dictionaries({}, optional=fields)
+    made = st.fixed_dictionaries({}, optional=fields)
+    return made.map(_with_differences_of_text) if message == "Publication" else made
+
+
+def _with_differences_of_text(publication: dict[str, Any]) -> dict[str, Any]:
+    return publication | {"data": str(publication.get("data"))} if publication.get("delta") else publication
 
 
 METHODS: Final = [name for name in SCHEMA["Command"] if name != "id"]
@@ -349,7 +354,8 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
             st.booleans(),
         )
         | st.builds(lambda pub: publication_push("c", encode_publication(pub)), PUBLICATIONS)
-        | st.builds(info_push, TEXT, st.sampled_from(["join", "leave"]), INFOS)
+        | st.builds(info_push, TEXT | st.integers(1, 2**53), st.sampled_from(["join", "leave"]), INFOS)
+        | st.builds(lambda pub: publication_push(7, encode_publication(pub)), PUBLICATIONS)
         | st.builds(unsubscribe_push, TEXT, st.sampled_from(Unsubscribe))
         | st.builds(subscribe_push, TEXT, values("Subscribe"))
         | st.builds(refresh_push, values("Refresh"))

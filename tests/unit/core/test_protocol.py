@@ -137,7 +137,7 @@ C = StreamPosition
         (
             "subscribe",
             {"channel": "c", "recover": False, "epoch": "", "offset": 0, "flag": 1},
-            SubscribeRequest("c"),
+            SubscribeRequest("c", numbered=True),
         ),
         # JS leaves out what is empty: recovery from the beginning of an unknown epoch.
         ("subscribe", {"channel": "c", "recover": True}, SubscribeRequest("c", since=C("", 0))),
@@ -157,7 +157,7 @@ C = StreamPosition
                 "delta": "fossil",
                 "tf": {"op": ""},
             },
-            SubscribeRequest("c", "t", True, True, True, C("e", 2**53 - 1), True, 1),
+            SubscribeRequest("c", "t", True, True, True, C("e", 2**53 - 1), True, 1, True, "fossil"),
         ),
         (
             "subscribe",

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.holdings import Deployment, Lease, Queue, Subscription, queue_tags
+from service.core.holdings import Deployment, Grave, Lease, Queue, Subscription, queue_tags
 from service.core.reaping import (
+    GRAVE_AGE_MS,
     LOOKED_AT_MAX,
     ORPHAN_AGE_MS,
     REAP_GRACE_MS,
@@ -19,6 +20,7 @@ from service.core.reaping import (
     Findings,
     Scope,
     dead_nodes,
+    is_old,
     judge,
     leave_id,
     standing,
@@ -111,6 +113,11 @@ def test_a_node_is_dead_some_time_after_its_lease_ended(left_ms: int, is_dead: b
         assert dead.subscriptions == (subscription("roomcast-n1").arn,)
         assert dead.why == "no heartbeat for 90 s"
     assert (found.queues, found.subscriptions) == ((), ())
+
+
+@pytest.mark.parametrize("age_ms, old", [(0, False), (GRAVE_AGE_MS, False), (GRAVE_AGE_MS + 1, True)])
+def test_a_grave_stays_for_a_while(age_ms: int, old: bool) -> None:
+    assert is_old(Grave("n1", "", NOW - age_ms), NOW) is old
 
 
 def test_a_lease_that_was_marked_is_cleaned_up_after_whatever_it_says() -> None:

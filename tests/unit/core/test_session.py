@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -576,7 +577,8 @@ FLAGS = ["force_recovery", "force_positioning", "join_leave", "force_push_join_l
 @pytest.mark.parametrize("flags", list(product([False, True], repeat=len(FLAGS))), ids=str)
 def test_what_a_subscription_gets(history: bool, flags: tuple[bool, ...]) -> None:
     force_recovery, force_positioning, join_leave, force_push = flags
-    options = replace(EVERYTHING, history_size=10 if history else 0, **dict(zip(FLAGS, flags, strict=True)))
+    said: dict[str, Any] = dict(zip(FLAGS, flags, strict=True))
+    options = replace(EVERYTHING, history_size=10 if history else 0, **said)
     for positioned, recoverable, wants_joins, recover in product([False, True], repeat=4):
         since = StreamPosition("e", 3) if recover else None
         request = SubscribeRequest("a", "", positioned, recoverable, wants_joins, since, True)
@@ -633,16 +635,12 @@ ASK: dict[str, Callable[[str], Request]] = {
 @pytest.mark.parametrize("operation", ASK)
 def test_who_may_publish_and_read(operation: str, channel: str) -> None:
     for case in CASES:
-        options = ChannelOptions(
-            history_size=1,
-            history_ttl_s=1,
-            presence=True,
-            **{
-                f"allow_{operation}_for_client": case.client,
-                f"allow_{operation}_for_subscriber": case.subscriber,
-                f"allow_{operation}_for_anonymous": case.anonymous,
-            },
-        )
+        who: dict[str, Any] = {
+            f"allow_{operation}_for_client": case.client,
+            f"allow_{operation}_for_subscriber": case.subscriber,
+            f"allow_{operation}_for_anonymous": case.anonymous,
+        }
+        options = ChannelOptions(history_size=1, history_ttl_s=1, presence=True, **who)
         session = connected(
             policy(options, insecure=case.insecure), case.user, *([channel] if case.subscribed else [])
         )
@@ -661,9 +659,8 @@ def test_who_may_publish_and_read(operation: str, channel: str) -> None:
 
 def test_one_operations_permission_is_not_anothers() -> None:
     for operation in ASK:
-        options = ChannelOptions(
-            history_size=1, history_ttl_s=1, presence=True, **{f"allow_{operation}_for_client": True}
-        )
+        who: dict[str, Any] = {f"allow_{operation}_for_client": True}
+        options = ChannelOptions(history_size=1, history_ttl_s=1, presence=True, **who)
         session = connected(policy(options))
         for other, ask in ASK.items():
             denied = say(session, ask("a")) == Fail(5, Error.PERMISSION_DENIED)

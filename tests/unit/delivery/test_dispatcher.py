@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import pytest
 
 from service.adapters.memory import ManualClock
+from service.core.forms import PLAIN
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending
 from service.core.log_item import LogItem
 from service.core.publication import Publication, Record, StreamPosition
@@ -36,6 +37,7 @@ class Subscriber:
     """One subscription: its reply and its pushes in the order they came."""
 
     join_leave = False
+    form = PLAIN
 
     def __init__(self) -> None:
         self.sink = Socket()
@@ -409,7 +411,7 @@ async def test_who_claims_to_be_ahead_of_the_log_costs_a_read_a_second(
 
 
 # What a subscriber claims, and the read that it causes.
-CLAIMS: Final = {
+CLAIMS: Final[dict[str, tuple[str, Callable[[str], StreamPosition]]]] = {
     "another epoch": ("newest", lambda epoch: StreamPosition("another", 1)),
     "ahead": ("read_forward", lambda epoch: StreamPosition(epoch, 10**6)),
     "behind": ("read_backward", lambda epoch: StreamPosition(epoch, 1)),

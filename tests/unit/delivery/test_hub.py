@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from centrifuge.fossil import apply_delta
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.forms import PLAIN, Form, Payload
+from service.core.protocol import encode_publication, info_push, publication_push
+from service.core.publication import ClientInfo, Publication
+from service.core.recovery import Sent
 from service.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
 from service.ports import Framer
+from tests.protobuf import as_it_is
 from tests.unit.worlds import Socket
+
+INFO = ClientInfo("ann", "1")
+
+
+def sent(*lines: bytes) -> list[Sent]:
+    return [Sent(offset, line, 0) for offset, line in enumerate(lines, 1)]
+
+
+def pushed(*lines: bytes, channel: str = "a") -> bytes:
+    return b"\n".join(publication_push(channel, line) for line in lines)
 
 
 def bracketed(payload: bytes) -> bytes:
@@ -24,8 +46,9 @@ class Curly:
 
 
 class Subscriber:
-    def __init__(self, *, join_leave: bool = False, framer: Framer = bracketed) -> None:
+    def __init__(self, *, join_leave: bool = False, framer: Framer = bracketed, form: Form = PLAIN) -> None:
         self.sink = Socket(framer)
+        self.form = form
         self.join_leave = join_leave
         self.lost_channels: list[str] = []
 
@@ -46,19 +69,22 @@ def test_all_subscribers_of_a_channel_get_the_same_frame_and_no_others() -> None
     made = Hub()
     first, second = subscribed(made, "a", 2)
     [other] = subscribed(made, "b", 1)
-    made.publish("a", [b"1", b"2"])
-    assert first.sink.frames == [b"<1\n2>"]
+    made.publish("a", sent(b"1", b"2"))
+    assert first.sink.frames == [b"<" + pushed(b"1", b"2") + b">"]
     assert first.sink.frames[0] is second.sink.frames[0], "encoded once"
     assert other.sink.frames == []
-    made.publish("nobody", [b"1"])
+    made.publish("nobody", sent(b"1"))
 
 
 def test_each_encoding_is_framed_once_for_all_its_subscribers() -> None:
     made, curly = Hub(), Curly()
     plain = subscribed(made, "a", 2)
     others = subscribed(made, "a", 3, framer=curly)
-    made.publish("a", [b"1", b"2"])
-    assert [each.sink.frames for each in (*plain, *others)] == [[b"<1\n2>"]] * 2 + [[b"{1\n2}"]] * 3
+    made.publish("a", sent(b"1", b"2"))
+    both = pushed(b"1", b"2")
+    assert [each.sink.frames for each in (*plain, *others)] == [[b"<" + both + b">"]] * 2 + [
+        [b"{" + both + b"}"]
+    ] * 3
     assert all(each.sink.frames[0] is others[0].sink.frames[0] for each in others)
     assert curly.made == 1
 
@@ -67,13 +93,13 @@ def test_an_encoding_that_nobody_reads_is_not_made() -> None:
     made, curly = Hub(), Curly()
     subscribed(made, "a", 2)
     [other] = subscribed(made, "b", 1, join_leave=True, framer=curly)
-    made.publish("a", [b"1"])
-    made.tell("a", b"join")
+    made.publish("a", sent(b"1"))
+    made.tell("a", "join", INFO)
     assert curly.made == 0
     made.remove("b", other)
-    made.publish("b", [b"1"])
+    made.publish("b", sent(b"1"))
     [quiet] = subscribed(made, "b", 1, framer=curly)
-    made.tell("b", b"join")
+    made.tell("b", "join", INFO)
     assert curly.made == 0, "nobody there wants to be told"
     assert quiet.sink.frames == []
 
@@ -82,9 +108,10 @@ def test_frames_of_every_encoding_keep_their_order_and_their_bound() -> None:
     made, curly = Hub(), Curly()
     subscribers = [*subscribed(made, "a", 1), *subscribed(made, "a", 1, framer=curly)]
     lines = [str(number).encode() * (FRAME_BYTES_SOFT_MAX // 2) for number in range(5)]
-    made.publish("a", lines)
+    made.publish("a", sent(*lines))
+    wanted = pushed(*lines).split(b"\n")
     for subscriber in subscribers:
-        assert b"\n".join(frame[1:-1] for frame in subscriber.sink.frames).split(b"\n") == lines
+        assert b"\n".join(frame[1:-1] for frame in subscriber.sink.frames).split(b"\n") == wanted
         assert len(subscriber.sink.frames) == 5
 
 
@@ -100,10 +127,11 @@ def test_lines_are_joined_into_frames_of_a_bounded_size() -> None:
     [subscriber] = subscribed(made, "a", 1)
     lines = [str(number).encode() * (FRAME_BYTES_SOFT_MAX // 3) for number in range(7)]
     lines.insert(3, b"x" * 3 * FRAME_BYTES_SOFT_MAX)
-    made.publish("a", lines)
+    made.publish("a", sent(*lines))
+    wanted = pushed(*lines).split(b"\n")
     frames = subscriber.sink.frames
-    assert b"\n".join(frame[1:-1] for frame in frames).split(b"\n") == lines
-    assert all(len(frame) <= FRAME_BYTES_SOFT_MAX + 9 or b"\n" not in frame for frame in frames)
+    assert b"\n".join(frame[1:-1] for frame in frames).split(b"\n") == wanted
+    assert all(len(frame) <= FRAME_BYTES_SOFT_MAX + 99 or b"\n" not in frame for frame in frames)
     assert len(frames) == 5
 
 
@@ -111,9 +139,9 @@ def test_joins_and_leaves_go_to_those_who_want_them() -> None:
     made = Hub()
     [quiet] = subscribed(made, "a", 1)
     [told] = subscribed(made, "a", 1, join_leave=True)
-    made.tell("a", b"join")
-    made.tell("nobody", b"join")
-    assert (quiet.sink.frames, told.sink.frames) == ([], [b"<join>"])
+    made.tell("a", "join", INFO)
+    made.tell("nobody", "join", INFO)
+    assert (quiet.sink.frames, told.sink.frames) == ([], [b"<" + info_push("a", "join", INFO) + b">"])
 
 
 def test_who_left_gets_nothing() -> None:
@@ -123,8 +151,8 @@ def test_who_left_gets_nothing() -> None:
     made.remove("a", first)
     made.remove("nobody", first)
     made.remove("a", Subscriber(framer=Curly()))
-    made.publish("a", [b"1"])
-    assert (first.sink.frames, second.sink.frames) == ([], [b"<1>"])
+    made.publish("a", sent(b"1"))
+    assert (first.sink.frames, second.sink.frames) == ([], [b"<" + pushed(b"1") + b">"])
     assert made.has("a")
     made.remove("a", second)
     assert not made.has("a")
@@ -155,8 +183,8 @@ def test_who_subscribes_again_when_told_is_not_lost_again() -> None:
     made.add("a", subscriber)
     made.lost("a")
     assert subscriber.lost_channels == ["a"]
-    made.publish("a", [b"1"])
-    assert subscriber.sink.frames == [b"<1>"]
+    made.publish("a", sent(b"1"))
+    assert subscriber.sink.frames == [b"<" + pushed(b"1") + b">"]
 
 
 def test_channels_and_their_subscribers_are_counted() -> None:
@@ -169,3 +197,140 @@ def test_channels_and_their_subscribers_are_counted() -> None:
     for each in (*plain, *others):
         made.remove("a", each)
     assert (list(made.names()), made.count("a")) == (["b"], 0)
+
+
+# ---- shorter forms
+
+
+def publications(*data: Any, delta: bool = True) -> list[Sent]:
+    made = [Publication(each, offset=offset) for offset, each in enumerate(data, 1)]
+    return [Sent(each.offset, encode_publication(each), 0, delta) for each in made]
+
+
+def test_a_number_stands_for_the_name_as_long_as_somebody_is_there() -> None:
+    made = Hub()
+    number = made.number("a")
+    assert made.number("a") == number
+    numbered = Subscriber(framer=as_it_is, form=Form(numbered=True), join_leave=True)
+    made.add("a", numbered)
+    [named] = subscribed(made, "a", 1, framer=as_it_is)
+    assert made.number("a") == number
+    assert made.number("b") not in (0, number)
+    made.publish("a", publications(1))
+    made.tell("a", "leave", INFO)
+    assert numbered.sink.lines == [
+        {"push": {"id": number, "pub": {"data": 1, "offset": 1}}},
+        {"push": {"id": number, "leave": {"info": {"user": "ann", "client": "1"}}}},
+    ]
+    assert named.sink.lines == [{"push": {"channel": "a", "pub": {"data": 1, "offset": 1}}}]
+
+
+class Follower(Subscriber):
+    """One who gets differences in JSON, and puts them together as an SDK does."""
+
+    def __init__(self) -> None:
+        super().__init__(framer=as_it_is, form=Form(payload=Payload.TEXT))
+
+    def follow(self) -> tuple[list[Any], int]:
+        """The data of what it got, and how many of them came as differences."""
+        before, data, differences = b"", [], 0
+        for push in self.sink.pushes:
+            pub = push["pub"]
+            assert isinstance(pub["data"], str)
+            if pub.get("delta"):
+                before, differences = bytes(apply_delta(before, pub["data"].encode())), differences + 1
+            else:
+                before = pub["data"].encode()
+            data.append(json.loads(before))
+        return data, differences
+
+
+SCORES = [
+    {"score": [0, n], "title": "a match that goes on and on, and whose title does not change"}
+    for n in range(9)
+]
+
+
+def test_differences_begin_with_a_whole_publication_for_each() -> None:
+    made, first = Hub(), Follower()
+    [plain] = subscribed(made, "a", 1, framer=as_it_is)
+    made.publish("a", publications(SCORES[0]))
+    made.add("a", first)
+    made.publish("a", publications(*SCORES[1:3]))
+    second = Follower()
+    made.add("a", second)
+    made.publish("a", publications(*SCORES[3:6]))
+    assert first.follow() == (SCORES[1:6], 4)
+    assert second.follow() == (SCORES[3:6], 2)
+    assert plain.sink.published("a") == SCORES[:6]
+
+
+def test_what_is_not_to_be_a_difference_is_whole_and_the_next_one_differs_from_it() -> None:
+    made, follower = Hub(), Follower()
+    made.add("a", follower)
+    made.publish("a", publications(SCORES[0]))
+    made.publish("a", publications(SCORES[1], delta=False))
+    made.publish("a", publications(SCORES[2]))
+    assert follower.follow() == (SCORES[:3], 1)
+    assert "delta" not in follower.sink.pushes[1]["pub"]
+
+
+def test_a_difference_that_is_longer_is_not_sent() -> None:
+    made, follower = Hub(), Follower()
+    made.add("a", follower)
+    made.publish("a", publications("a" * 50, 1))
+    assert follower.follow() == (["a" * 50, 1], 0)
+
+
+def test_who_comes_back_after_all_had_left_starts_whole() -> None:
+    made, first, second = Hub(), Follower(), Follower()
+    [plain] = subscribed(made, "a", 1, framer=as_it_is)
+    made.add("a", first)
+    made.publish("a", publications(SCORES[0]))
+    made.remove("a", first)
+    made.publish("a", publications(SCORES[1]))
+    made.add("a", second)
+    made.publish("a", publications(*SCORES[2:4]))
+    assert second.follow() == (SCORES[2:4], 1)
+    assert plain.sink.published("a") == SCORES[:4]
+
+
+def test_in_protobuf_whole_publications_are_as_ever() -> None:
+    made = Hub()
+    subscriber = Subscriber(framer=as_it_is, form=Form(payload=Payload.BYTES))
+    made.add("a", subscriber)
+    made.publish("a", publications(*SCORES[:2]))
+    whole, difference = (push["pub"] for push in subscriber.sink.pushes)
+    assert whole["data"] == SCORES[0]
+    assert difference["delta"] is True
+    before = json.dumps(SCORES[0], separators=(",", ":")).encode()
+    assert json.loads(bytes(apply_delta(before, difference["data"].encode()))) == SCORES[1]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["publish", "publish", "come", "go"]),
+            st.one_of(st.text(max_size=60), st.sampled_from(SCORES), st.none()),
+            st.booleans(),
+        ),
+        max_size=25,
+    )
+)
+def test_differences_always_give_what_was_published(steps: list[tuple[str, Any, bool]]) -> None:
+    made = Hub()
+    here: list[tuple[Follower, list[Any]]] = []
+    gone: list[tuple[Follower, list[Any]]] = []
+    for step, data, delta in steps:
+        if step == "publish":
+            made.publish("a", publications(data, delta=delta))
+            for _, wanted in here:
+                wanted.append(data)
+        elif step == "come":
+            here.append((Follower(), []))
+            made.add("a", here[-1][0])
+        elif here:
+            gone.append(here.pop(0))
+            made.remove("a", gone[-1][0])
+    for follower, wanted in here + gone:
+        assert follower.follow()[0] == wanted

@@ -8,6 +8,7 @@ import pytest
 
 from service.core import signals
 from service.core.envelope import Signal
+from service.core.forms import PLAIN
 from service.core.publication import Publication, Record
 from service.core.signals import HEARD_MAX
 from service.delivery.dispatcher import Dispatcher
@@ -23,6 +24,7 @@ QUIET: Final = "quiet:room"
 
 class Subscriber:
     join_leave = True
+    form = PLAIN
 
     def __init__(self) -> None:
         self.sink = Socket()

@@ -26,9 +26,12 @@ from service.config import NodeConfig
 from service.core.envelope import Signal, parse
 from service.core.holdings import Deployment, Lease, queue_tags
 from service.core.publication import ClientInfo
-from service.core.reaping import ORPHAN_AGE_MS, REAP_GRACE_MS, Scope
+from service.core.reaping import GRAVE_AGE_MS, ORPHAN_AGE_MS, REAP_GRACE_MS, Scope
+from service.lease import LeaseKeeper
 from service.ports import Member, Refused, Throttled, UnknownOutcome
-from service.reaper.reaper import FAILURES_MAX, LEAVE_MESSAGES_PER_S, SECOND_LOOK_S, Failure, Reaper
+from service.presence import PresenceBook
+from service.reaper.reaper import FAILURES_MAX, LEAVE_MESSAGES_PER_S, SECOND_LOOK_S, Failure, Reaper, Report
+from tests.unit.worlds import no_jitter
 
 DEPLOYMENT: Final = Deployment(TOPIC_ARN, "roomcast-")
 TTL_MS: Final = 60_000
@@ -129,6 +132,16 @@ class World:
             assert not lease.reaped
             self.memory.leases[name] = replace(lease, heartbeat_at=now_ms, expires_at=now_ms + TTL_MS)
 
+    def book(self, node: str) -> PresenceBook:
+        """What the node itself has of its presence."""
+        return PresenceBook(self.presence, self.leases, self.clock, node=node)
+
+    async def later(self, *living: str, seconds: float = 60) -> Report:
+        """The next run, with nodes that beat until then."""
+        self.clock.advance(seconds)
+        self.beat(*living)
+        return await self.reaper.run()
+
     @property
     def waited_s(self) -> float:
         """For second looks."""
@@ -186,9 +199,9 @@ async def test_everything_in_its_order(world: World) -> None:
     await world.reaper.run()
     first = {call: world.calls.index(call) for call in reversed(world.calls)}
     assert max(first["subscriptions"], first["queues"]) < first["all"], "leases are read after the lists"
-    removing = ["reap", "unsubscribe", "delete_queue", "entries", "publish", "clear", "drop_reaped"]
+    removing = ["reap", "unsubscribe", "delete_queue", "entries", "publish", "clear", "bury"]
     assert sorted(removing, key=lambda call: first[call]) == removing
-    assert world.calls[-1] == "drop_reaped"
+    assert [call for call in world.calls if call != "graves"][-1] == "bury"
 
 
 async def test_a_node_that_beats_meanwhile_is_spared(world: World) -> None:
@@ -210,7 +223,7 @@ async def test_a_node_that_beats_meanwhile_is_spared(world: World) -> None:
 async def test_a_marked_node_is_refused_its_heartbeat(world: World) -> None:
     """It was silent, and lives: it must learn that what it held is gone."""
     lease = world.node("x", silent_ms=DEAD_MS)
-    world.memory.fail_next("drop_reaped", Throttled("told so"))
+    world.memory.fail_next("bury", Throttled("told so"))
     await world.reaper.run()
     assert world.memory.leases["x"].reaped == world.clock.now_ms()
     assert not await world.leases.heartbeat(replace(lease, heartbeat_at=world.clock.now_ms()))
@@ -406,9 +419,132 @@ async def test_a_leave_that_fits_no_message_is_not_told(world: World) -> None:
     assert world.state == whole()
 
 
+# ---- graves
+
+
+async def test_what_a_node_writes_after_it_was_found_dead_goes_too(world: World) -> None:
+    """It wakes, and is killed before its next heartbeat tells it that the lease is lost."""
+    for name in ("a", "b"):
+        world.node(name)
+    world.node("x", silent_ms=DEAD_MS, instance="i-1")
+    await world.reaper.run()
+    assert world.state == whole("a", "b")
+    await world.book("x").enter(ROOM, ClientInfo("ann", "late"))
+    told = len(world.leaves)
+    report = await world.later("a", "b")
+    assert world.state == whole("a", "b")
+    assert [leave.channel for leave in world.leaves[told:]] == [ROOM]
+    [node] = report.nodes
+    assert (node.node, node.instance, node.outcome, node.channels, node.members) == (
+        "x",
+        "i-1",
+        "removed",
+        1,
+        1,
+    )
+    assert (await world.later("a", "b")).is_empty
+
+
+async def test_a_grave_is_there_for_a_while_after_it_was_written_to_last(world: World) -> None:
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS)
+    await world.reaper.run()
+    first = world.clock.now_ms()
+    assert (await world.later("a", seconds=GRAVE_AGE_MS / 1000)).is_empty
+    assert world.memory.graves["x"].buried_at == first
+    await world.book("x").enter(ROOM, ClientInfo("ann", "late"))
+    await world.later("a", seconds=1)
+    again = world.clock.now_ms()
+    assert world.memory.graves["x"].buried_at == again
+    assert (await world.later("a", seconds=GRAVE_AGE_MS / 1000)).is_empty
+    assert set(world.memory.graves) == {"x"}
+    assert (await world.later("a", seconds=1)).is_empty
+    assert not world.memory.graves
+
+
+@pytest.mark.parametrize("step", ["channels", "entries", "publish", "clear", "bury", "drop_grave"])
+async def test_a_step_at_a_grave_that_fails_is_made_up_for(world: World, step: str) -> None:
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS)
+    await world.reaper.run()
+    if step == "drop_grave":
+        world.clock.advance(GRAVE_AGE_MS / 1000)
+    else:
+        await world.book("x").enter(ROOM, ClientInfo("ann", "late"))
+    world.memory.fail_next(step, UnknownOutcome("told so"))
+    report = await world.later("a")
+    assert ([each.outcome for each in report.nodes], report.failed) == (["failed"], 1)
+    assert "x" in world.memory.graves
+    assert (await world.later("a")).failed == 0
+    assert world.state == whole("a")
+
+
+async def test_an_entry_under_a_buried_lease_holds_nobody(world: World) -> None:
+    """A client that was there under two leases of a node that is dead by now has left."""
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS, members=0)
+    await world.reaper.run()
+    world.enter(ROOM, "x", ["c"])
+    world.node("y", silent_ms=DEAD_MS, members=0)
+    world.enter(ROOM, "y", ["c"])
+    await world.reaper.run()
+    assert {leave.node for leave in world.leaves} == {"x", "y"}
+
+
+async def test_graves_are_for_whole_runs_that_remove(world: World) -> None:
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS, instance="i-1")
+    await world.reaper.run()
+    await world.book("x").enter(ROOM, ClientInfo("ann", "late"))
+    before = world.state
+    assert (await world.reaper.run(dry_run=True)).is_empty
+    assert (await world.reaper.run(scope=Scope("i-1", terminated=True))).is_empty
+    assert world.state == before
+
+
+async def test_a_queue_that_a_node_made_under_a_buried_lease_is_an_orphan(world: World) -> None:
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS)
+    await world.reaper.run()
+    world.queue("roomcast-x", "x")
+    assert (await world.later("a", seconds=ORPHAN_AGE_MS / 1000)).is_empty
+    assert [each.node for each in (await world.later("a", seconds=1)).queues] == ["x"]
+    assert world.state == whole("a")
+
+
+async def test_an_orderly_end_tells_of_entries_under_a_lease_that_was_lost(world: World) -> None:
+    """The lease was lost and dropped long ago, and the entry under it could not be removed."""
+    world.node("a")
+    ids = iter(["y"])
+    keeper = LeaseKeeper(
+        world.leases, world.clock, no_jitter, node="x", new_id=lambda: next(ids), ttl_s=60, heartbeat_s=15
+    )
+    book, ann = world.book("x"), ClientInfo("ann", "c")
+    keeper.lost = lambda lease: book.move(lease.node)
+    await keeper.hold("roomcast-x")
+    await world.later("a", seconds=(DEAD_MS + 1) / 1000)
+    await book.enter(ROOM, ann)
+    world.clock.advance(GRAVE_AGE_MS / 1000)
+    world.memory.graves.clear()
+    await keeper.enter("live")
+    assert book.node == "y"
+
+    world.memory.fail_next("remove", Throttled("told so"), times=10)
+    with pytest.raises(Throttled):
+        await book.exit(ROOM, ann)
+    await book.finish()
+    assert not book.is_clean
+    assert set(book.left_under) == {"x", "y"}
+    await keeper.abandon(book.left_under)
+    assert {name for name in world.memory.leases if name != "a"} == {"x", "y"}
+
+    await world.later("a", seconds=DEAD_MS / 1000)
+    assert world.state == whole("a")
+
+
 # ---- failures
 
-STEPS: Final = ["unsubscribe", "delete_queue", "channels", "entries", "publish", "clear", "drop_reaped"]
+STEPS: Final = ["unsubscribe", "delete_queue", "channels", "entries", "publish", "clear", "bury"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -424,7 +560,7 @@ async def test_a_step_that_fails_is_told_and_made_up_for(world: World, step: str
     assert failure.reason == "told so"
     others = set(STEPS[:3]) - {step}
     assert others <= set(world.calls), "the other steps were taken"
-    if step != "drop_reaped" or effect == "none":
+    if step != "bury" or effect == "none":
         assert world.memory.leases["x"].reaped, "what is left is found by the next run"
     again = await world.reaper.run()
     assert again.failed == 0

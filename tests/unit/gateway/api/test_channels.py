@@ -9,7 +9,7 @@ import pytest
 
 from service.census import Counted
 from service.core.codes import Error
-from service.ports import Lease, Refused, Throttled
+from service.ports import Lease, Refused, Throttled, TooManyMembers
 from tests.unit.gateway.api.conftest import Caller, Serve
 from tests.unit.worlds import until
 
@@ -149,6 +149,15 @@ async def test_presence_that_is_not_to_be_had(caller: Caller, method: str) -> No
     )
     assert await caller.refusal(method, channel="no:where") == (102, "unknown channel")
     assert await caller.refusal(method, channel=None) == (107, "bad request: channel is required")
+
+
+async def test_more_members_than_can_be_read(caller: Caller) -> None:
+    caller.node.world.fail_next("members", TooManyMembers("of the test"))
+    for method in ("presence", "presence_stats"):
+        assert await caller.refusal(method, channel="all:x") == (
+            106,
+            "limit exceeded: the channel has too many members",
+        )
 
 
 # ---- channels and info

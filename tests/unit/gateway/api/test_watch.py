@@ -7,7 +7,7 @@ from unittest.mock import ANY
 import pytest
 
 from service.adapters.memory import ManualClock
-from service.connection import SLEPT_S
+from service.client.heartbeat import SLEPT_S
 from service.core.idempotency import UNREAD_WITHIN_MS
 from service.gateway.api import watch as watch_module
 from service.gateway.api.watch import AWAKE_CHECK_S, UNREAD_S, Watch

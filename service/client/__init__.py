@@ -1,0 +1,1 @@
+"""One client: its connection, and what each part of it does."""

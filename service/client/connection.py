@@ -1,0 +1,244 @@
+"""One client's connection: takes its commands, carries out what its session decides, and ends.
+
+Commands are taken one after the other. What needs the network runs beside the next commands, with two
+exceptions: nothing overtakes `connect`, and nothing overtakes a subscribe or unsubscribe of its own channel.
+Publications keep their order, since they are queued in it; where the application is asked about them, one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+
+from service.client.asking import Asking
+from service.client.connecting import Connecting
+from service.client.expiry import Expiry
+from service.client.heartbeat import Heartbeat
+from service.client.joins import Joins, limit_from_now
+from service.client.orders import ClientOrders
+from service.client.peer import Peer
+from service.client.publishing import Publishing
+from service.client.reading import Reading
+from service.client.services import Services, Socket
+from service.client.subscriptions import Subscriptions
+from service.client.tasks import Tasks
+from service.client.tokens import Tokens
+from service.client.turns import Turns
+from service.core.codes import Closing, Disconnect, Error
+from service.core.orders import RefreshOrder, SubscribeOrder
+from service.core.protocol import Command, Pong, ProtocolViolation, decode_frame
+from service.core.rates import Bucket
+from service.core.session import (
+    AskPublish,
+    AskSubscribe,
+    Authenticate,
+    Authorize,
+    Call,
+    Close,
+    Effect,
+    Fail,
+    Ignore,
+    Join,
+    Leave,
+    Publish,
+    ReadHistory,
+    ReadPresence,
+    Refresh,
+    Renew,
+    Session,
+    SubRefresh,
+)
+from service.core.tallies import Limit
+
+__all__ = ["COMMANDS_UNDER_WAY_MAX", "Connection"]
+
+# Commands of one connection that wait for the network at once; the next one is not read before one is done.
+COMMANDS_UNDER_WAY_MAX: Final = 256
+
+_log = structlog.get_logger(__name__)
+
+
+class Connection:
+    """From the transport's open to its end. All methods belong to the event loop's thread."""
+
+    def __init__(self, services: Services, socket: Socket) -> None:
+        self._services = services
+        self._tally = services.tally
+        self._tally.connections += 1
+        self.socket = socket
+        self.session = Session(str(uuid4()), services.policy)
+        limit = services.limits.commands
+        self._commands = Bucket(limit, services.clock.monotonic_s()) if limit else None
+        # Whether a frame is being taken.
+        self._busy = False
+        self._peer = peer = Peer(self.session, socket, self._tally, self.end)
+        places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
+        self._tasks = Tasks(peer, places)
+        self._turns = Turns()
+        self._expiry = Expiry(services.clock, self._expired)
+        self._heartbeat = Heartbeat(services.limits, services.clock, peer, lambda: self._busy)
+        self._subscriptions = Subscriptions(services, peer, self._expiry)
+        self._joins = Joins(services, peer, self._subscriptions, self._expiry)
+        self._tokens = Tokens(services, peer, self._expiry, self._subscriptions.expire)
+        self._asking = Asking(services, peer)
+        self._connecting = Connecting(
+            services,
+            self,
+            peer,
+            self._expiry,
+            self._heartbeat,
+            self._tokens,
+            self._asking,
+            self._subscriptions,
+            self._joins,
+            self._tasks,
+            self._turns,
+        )
+        self._publishing = Publishing(
+            services, peer, self._asking, self._tasks, places, self._heartbeat.slept
+        )
+        self._reading = Reading(services, peer)
+        self._orders = ClientOrders(
+            services.clock, peer, self._expiry, self._subscriptions, self._joins, self._tasks, self._turns
+        )
+
+    @property
+    def client(self) -> str:
+        return self.session.client
+
+    @property
+    def user(self) -> str:
+        return self.session.user
+
+    # ---- what the client says
+
+    async def receive(
+        self, frame: str | bytes, decode: Callable[[Any], list[Command]] = decode_frame
+    ) -> None:
+        """Take one frame, which `decode` reads, as `decode_frame` does. Returns when the next one may be read."""
+        try:
+            commands = decode(frame)
+        except ProtocolViolation as error:
+            _log.info("frame_refused", client=self.session.client, reason=str(error))
+            self.close(Disconnect.BAD_REQUEST)
+            return
+        self._busy = True
+        try:
+            for command in commands:
+                if self._commands is not None:
+                    await self._keep_rate(self._commands)
+                    if self._peer.has_ended:
+                        return
+                await self._take(command)
+                if self._peer.has_ended:
+                    return
+        finally:
+            self._busy = False
+
+    async def _keep_rate(self, bucket: Bucket) -> None:
+        """Let the next command wait for its time. Nothing is read meanwhile, so the client has to wait as well."""
+        rate = self._services.limits.commands
+        assert rate is not None
+        wait_s = bucket.owe(rate, self._services.clock.monotonic_s())
+        if wait_s > 0:
+            self._tally.limited(Limit.COMMAND_RATE)
+            self._tally.throttled_s += wait_s
+            await asyncio.sleep(wait_s)
+
+    async def _take(self, command: Command) -> None:
+        self._peer.said(command)
+        await self._turns.wait(getattr(command.request, "channel", ""))
+        if isinstance(command.request, Pong):
+            self._heartbeat.heard_pong()
+        effect = self.session.command(command)
+        if isinstance(effect, Fail) and effect.error is Error.LIMIT_EXCEEDED:
+            too_large = command.size > self._services.policy.message_size_limit
+            self._tally.limited(Limit.MESSAGE_SIZE if too_large else Limit.CHANNELS)
+        await self._carry_out(effect)
+
+    async def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Ignore():
+                pass
+            case Fail(command_id, error):
+                self._peer.fail(command_id, error)
+            case Close(why):
+                self.close(why)
+            case Authenticate():
+                await self._connecting.connect(effect)
+            case Authorize():
+                await self._carry_out(await self._tokens.authorize(effect))
+            case AskSubscribe():
+                asking = self._subscribe_if_allowed(effect, limit_from_now())
+                self._turns.take(effect.request.channel, await self._tasks.start(asking))
+            case Refresh():
+                await self._carry_out(await self._tokens.refresh(effect))
+            case SubRefresh():
+                await self._carry_out(await self._tokens.sub_refresh(effect))
+            case Renew():
+                self._tokens.renew(effect)
+            case Join():
+                self._turns.take(effect.channel, await self._tasks.start(self._joins.join(effect)))
+            case Leave(command_id, channel):
+                self._subscriptions.leave_by_client(channel)
+                self._peer.reply(command_id, "unsubscribe", {})
+            case Publish():
+                await self._publishing.publish(effect)
+            case AskPublish():
+                await self._publishing.publish_if_allowed(effect)
+            case Call():
+                await self._tasks.start(self._asking.call(effect))
+            case ReadHistory():
+                await self._tasks.start(self._reading.history(effect))
+            case ReadPresence():
+                await self._tasks.start(self._reading.presence(effect))
+
+    async def _subscribe_if_allowed(self, effect: AskSubscribe, limit_s: float) -> None:
+        answered = await self._asking.subscribe(effect)
+        if isinstance(answered, Join):
+            await self._joins.join(answered, limit_s)
+        else:
+            await self._carry_out(answered)
+
+    # ---- what the application orders
+
+    def order_subscribe(self, order: SubscribeOrder, places: asyncio.Semaphore) -> None:
+        """Subscribe to a channel, as soon as there is one of `places`."""
+        self._orders.subscribe(order, places)
+
+    def order_unsubscribe(self, channel: str) -> None:
+        """End the subscription to `channel`, whoever made it; "" = every one."""
+        self._orders.unsubscribe(channel)
+
+    def order_refresh(self, order: RefreshOrder) -> None:
+        """Set how long the connection lasts."""
+        self._orders.refresh(order)
+
+    # ---- the end
+
+    def _expired(self, name: str | None) -> None:
+        """No new token came for the subscription to channel `name`, or for the connection (None)."""
+        if name is None:
+            self.close(Disconnect.EXPIRED)
+        else:
+            self._subscriptions.expire(name)
+
+    def close(self, why: Closing) -> None:
+        """Close from this side. Idempotent."""
+        self._peer.close(why)
+
+    def end(self) -> None:
+        """The transport is closed or closing: leave every channel. Idempotent."""
+        if self._peer.has_ended:
+            return
+        self._peer.has_ended = True
+        self._services.roster.leave(self)
+        self.session.close(Disconnect.CONNECTION_CLOSED)
+        self._heartbeat.stop()
+        self._expiry.clear()
+        self._tasks.cancel()
+        self._subscriptions.leave_all()

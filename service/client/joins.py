@@ -1,0 +1,218 @@
+"""How the client gets into a channel: presence, its position, and the reply before any push."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import structlog
+
+from service.client.expiry import Expiry
+from service.client.peer import Peer
+from service.client.services import Services
+from service.client.subscriptions import Subscription, Subscriptions
+from service.concurrency import each_to_its_end
+from service.core.codes import Error
+from service.core.forms import PLAIN, Form, whole
+from service.core.protocol import publication_push, subscribe_push, subscribe_result
+from service.core.publication import StreamPosition
+from service.core.recovery import RING_BYTES_MAX, Window
+from service.core.session import Join
+from service.delivery.dispatcher import Joined, Joining
+from service.ports import PortError
+
+__all__ = ["PRESENCE_ENTRIES_AT_ONCE", "SUBSCRIBE_LIMIT_S", "Joins", "limit_from_now", "reason_of"]
+
+# Presence entries that are made at once for a client that is subscribed to many channels as it connects.
+PRESENCE_ENTRIES_AT_ONCE: Final = 16
+# A subscribe, or a connect with subscriptions, that takes longer is answered with an error: SDKs give up, and
+# reconnect, after 5 s.
+SUBSCRIBE_LIMIT_S: Final = 4.5
+
+_log = structlog.get_logger(__name__)
+
+
+class Joins:
+    """Carries out what the session calls a Join: one, or many at once."""
+
+    __slots__ = ("_expiry", "_peer", "_services", "_subscriptions")
+
+    def __init__(self, services: Services, peer: Peer, subscriptions: Subscriptions, expiry: Expiry) -> None:
+        self._services = services
+        self._peer = peer
+        self._subscriptions = subscriptions
+        self._expiry = expiry
+
+    # ---- one channel
+
+    async def join(self, join: Join, limit_s: float | None = None) -> None:
+        """Enter presence, find the position, and be let in; whatever fails leaves nothing behind.
+
+        `limit_s`: as from `limit_from_now`, when a part of the time is over.
+        """
+        channel, subscription = join.channel, self._subscriptions.make(join)
+        entered = False
+        try:
+            async with asyncio.timeout_at(limit_s or limit_from_now()):
+                await self._subscriptions.exited(channel)
+                if subscription.has_presence:
+                    entered = True
+                    await self._services.presence.enter(channel, join.info)
+                if join.options.has_history:
+                    await self._services.dispatcher.join(
+                        channel,
+                        subscription,
+                        join.since,
+                        partial(self._window, join),
+                        partial(self._admit, join, subscription),
+                    )
+                else:
+                    self._services.dispatcher.join_unordered(
+                        channel, subscription, partial(self._admit_unordered, join, subscription)
+                    )
+        except (PortError, TimeoutError) as error:
+            _log.warning(
+                "subscribe_failed", channel=channel, client=self._peer.client, reason=reason_of(error)
+            )
+            if not join.is_server_side:
+                self._peer.fail(join.id, Error.INTERNAL)
+        finally:
+            if not self._subscriptions.has(channel, subscription):
+                self._subscriptions.not_joined(join, entered=entered)
+        if self._subscriptions.has(channel, subscription):
+            self._subscriptions.tell_join(channel, subscription)
+
+    def _admit(self, join: Join, subscription: Subscription, joined: Joined) -> bool:
+        """Queue the reply; the dispatcher adds the subscription in the same tick. I4."""
+        if self._peer.has_ended:
+            return False
+        if joined.recovered is False and join.reject_unrecovered:
+            self._peer.fail(join.id, Error.UNRECOVERABLE_POSITION)
+            return False
+        self._tell_subscribed(join, subscription, joined)
+        self._subscriptions.add({join.channel: subscription})
+        return True
+
+    def _admit_unordered(self, join: Join, subscription: Subscription) -> bool:
+        if self._peer.has_ended:
+            return False
+        self._tell_subscribed(join, subscription, None)
+        self._subscriptions.add({join.channel: subscription})
+        return True
+
+    def _tell_subscribed(self, join: Join, subscription: Subscription, joined: Joined | None) -> None:
+        result = self._subscribed(join, joined, subscription.form)
+        if not join.is_server_side:
+            self._peer.reply(join.id, "subscribe", result)
+            return
+        # The push has a position only, so what was missed follows as pushes of its own.
+        for name in ("publications", "recovered", "was_recovering"):
+            result.pop(name, None)
+        lines = [subscribe_push(join.channel, result)]
+        lines += [publication_push(join.channel, sent.line) for sent in joined.missed] if joined else []
+        for line in lines:
+            self._peer.send(line)
+
+    # ---- many at once
+
+    async def join_all(
+        self,
+        joins: Sequence[Join],
+        subscriptions: Mapping[str, Subscription],
+        welcome: Callable[[Mapping[str, Mapping[str, object]]], None],
+        limit_s: float,
+    ) -> None:
+        """Make the server's `subscriptions`, those of `joins`, all in one tick, or none.
+
+        In that tick `welcome` is called first, to answer with what there is to say of each channel. Raises PortError
+        and, at `limit_s`, TimeoutError; then there may be presence entries.
+        """
+
+        def admit(joined: Sequence[Joined | None]) -> bool:
+            if self._peer.has_ended:
+                return False
+            welcome(self._results(joins, joined))
+            self._subscriptions.add(subscriptions)
+            return True
+
+        async with asyncio.timeout_at(limit_s):
+            await self._enter_all(joins)
+            await self._services.dispatcher.join_all(
+                [self._joining(join, subscriptions[join.channel]) for join in joins], admit
+            )
+
+    async def _enter_all(self, joins: Sequence[Join]) -> None:
+        """Enter presence where the channels have it. Raises PortError, when all of them are done."""
+
+        async def enter(join: Join) -> None:
+            await self._services.presence.enter(join.channel, join.info)
+
+        entering = [join for join in joins if join.options.presence]
+        for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, enter):
+            raise failure
+
+    def _joining(self, join: Join, subscription: Subscription) -> Joining:
+        window = partial(self._window, join) if join.options.has_history else None
+        return Joining(join.channel, subscription, join.since, window)
+
+    def _results(
+        self, joins: Sequence[Join], joined: Sequence[Joined | None]
+    ) -> dict[str, dict[str, object]]:
+        """What the answer to `connect` says of each channel. All recoveries together bring no more than one may."""
+        results: dict[str, dict[str, object]] = {}
+        room = RING_BYTES_MAX
+        for join, one in zip(joins, joined, strict=True):
+            if one is not None and one.recovered:
+                size = sum(len(sent.line) for sent in one.missed)
+                if size > room:
+                    one = Joined(one.position, False, ())  # noqa: PLW2901  # as if the log did not have it
+                else:
+                    room -= size
+            results[join.channel] = self._subscribed(join, one)
+        return results
+
+    # ---- within
+
+    def _window(self, join: Join) -> Window:
+        return Window(
+            size=join.options.history_size,
+            trim=0,
+            cutoff_ts=self._services.clock.now_ms() - join.options.history_ttl_s * 1000,
+            limit=self._services.limits.recovery_publications_max,
+        )
+
+    def _subscribed(self, join: Join, joined: Joined | None, form: Form = PLAIN) -> dict[str, object]:
+        """What a client is told of its new subscription. `joined` None = the channel has no history."""
+        result = self._expiry.last_until(join.channel, join.expires_at) if not join.is_server_side else {}
+        if join.ends_at is not None:
+            self._expiry.end_at(join.channel, join.ends_at)
+        if join.data is not None:
+            result["data"] = join.data
+        number = self._services.dispatcher.number(join.channel) if form.numbered else 0
+        if joined is None:
+            return result | subscribe_result(position=None, recoverable=False, number=number)
+        position = joined.position
+        if joined.recovered and join.since is not None:
+            # The client goes on from its own position through what it gets now.
+            position = StreamPosition(position.epoch, join.since.offset)
+        return result | subscribe_result(
+            position=position if join.positioned else None,
+            recoverable=join.recoverable,
+            publications=[whole(sent.line, form.payload) for sent in joined.missed],
+            recovered=bool(joined.recovered),
+            was_recovering=joined.recovered is not None,
+            delta=join.delta,
+            number=number,
+        )
+
+
+def limit_from_now() -> float:
+    """Until when what begins now must be answered, in the event loop's time."""
+    return asyncio.get_running_loop().time() + SUBSCRIBE_LIMIT_S
+
+
+def reason_of(error: PortError | TimeoutError) -> str:
+    """Why a join failed, for the log."""
+    return str(error) or f"not done within {SUBSCRIBE_LIMIT_S} s"

@@ -1,0 +1,143 @@
+"""What the client publishes: kept to its rate, handed to the publisher, and answered when it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from service.client.asking import Asking
+from service.client.peer import Peer
+from service.client.services import Services
+from service.client.tasks import Tasks
+from service.core.codes import Disconnect, Error
+from service.core.protocol import Unencodable
+from service.core.publication import Publication, StreamPosition
+from service.core.rates import Bucket
+from service.core.session import AskPublish, Close, Publish
+from service.core.tallies import Limit
+from service.log.appender import Full, TooLarge
+
+__all__ = ["ASK_WAIT_S", "Publishing"]
+
+# How long a publication may wait until those before it were asked about: SDKs give it up after 5 s.
+ASK_WAIT_S: Final = 4.5
+
+
+class Publishing:
+    """`places`: for what is under way at once. `slept`: whether this process was suspended (service/client/heartbeat.py)."""
+
+    __slots__ = ("_asked", "_asking", "_bucket", "_peer", "_places", "_services", "_slept", "_tasks")
+
+    def __init__(
+        self,
+        services: Services,
+        peer: Peer,
+        asking: Asking,
+        tasks: Tasks,
+        places: asyncio.Semaphore,
+        slept: Callable[[], bool],
+    ) -> None:
+        self._services = services
+        self._peer = peer
+        self._asking = asking
+        self._tasks = tasks
+        self._places = places
+        self._slept = slept
+        # The newest one that the application is, or was, asked about: the next one waits for it.
+        self._asked: asyncio.Task[None] | None = None
+        limit = services.limits.publishes
+        self._bucket = Bucket(limit, services.clock.monotonic_s()) if limit else None
+
+    async def publish(self, effect: Publish) -> None:
+        """Take it, as soon as there is a place; publications keep their order. It is answered later."""
+        if self._is_too_much(effect.id):
+            return
+        received_ms = self._services.clock.now_ms()
+        await self._places.acquire()
+        self._hand_over(effect, received_ms)
+
+    async def publish_if_allowed(self, effect: AskPublish) -> None:
+        """As `publish`, if the application lets it: it is asked about one after the other, beside further commands."""
+        if self._is_too_much(effect.id):
+            return
+        received_ms = self._services.clock.now_ms()
+        limit_s = asyncio.get_running_loop().time() + ASK_WAIT_S
+        await self._places.acquire()
+        self._asked = self._tasks.track(self._ask(effect, self._asked, received_ms, limit_s))
+
+    async def _ask(
+        self, effect: AskPublish, before: asyncio.Task[None] | None, received_ms: int, limit_s: float
+    ) -> None:
+        """With a place, which is given back with the answer."""
+        if before is not None and not await _is_over(before, limit_s):
+            self._places.release()
+            self._peer.fail(effect.id, Error.TOO_MANY_REQUESTS)
+            # The next one waits for this: it must not overtake those before it.
+            await asyncio.wait([before])
+            return
+        said = await self._asking.publish(effect)
+        if isinstance(said, Publish):
+            self._hand_over(said, received_ms)
+            return
+        self._places.release()
+        if isinstance(said, Close):
+            self._peer.close(said.why)
+        else:
+            self._peer.fail(said.id, said.error)
+
+    def _is_too_much(self, command_id: int) -> bool:
+        """Whether it has published too much just now; then the command is answered."""
+        rate = self._services.limits.publishes
+        if self._bucket is None or rate is None:
+            return False
+        if self._bucket.take(rate, self._services.clock.monotonic_s()):
+            return False
+        self._services.tally.limited(Limit.PUBLISH_RATE)
+        self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
+        return True
+
+    def _hand_over(self, effect: Publish, received_ms: int) -> None:
+        """With a place, which is given back with the answer."""
+        if effect.key is not None and self._slept():
+            # Its client may have published it elsewhere so long ago that the key is forgotten.
+            self._places.release()
+            self._peer.close(Disconnect.NO_PONG)
+            return
+        publisher = self._services.publisher
+        published = Publication(
+            effect.data, info=effect.info, time=received_ms, delta=effect.options.delta_publish
+        )
+        try:
+            if not effect.options.has_history:
+                publisher.send(effect.channel, published)
+                self._places.release()
+                self._peer.reply(effect.id, "publish", {})
+                return
+            position = publisher.store(effect.channel, effect.options, published, effect.key, received_ms)
+        except (Full, TooLarge, Unencodable) as error:
+            self._places.release()
+            self._peer.fail(effect.id, publisher.error(error))
+        else:
+            position.add_done_callback(partial(self._published, effect.id, effect.rpc))
+
+    def _published(self, command_id: int, rpc: bool, position: asyncio.Future[StreamPosition]) -> None:
+        """I2: answered only now, when the publication is in the log."""
+        self._places.release()
+        if position.cancelled():
+            self._peer.fail(command_id, Error.INTERNAL)
+        elif (failure := position.exception()) is not None:
+            self._peer.fail(command_id, self._services.publisher.error(failure))
+        elif rpc:
+            at = position.result()
+            self._peer.reply(command_id, "rpc", {"data": {"offset": at.offset, "epoch": at.epoch}})
+        else:
+            self._peer.reply(command_id, "publish", {})
+
+
+async def _is_over(before: asyncio.Task[None], limit_s: float) -> bool:
+    """Wait for it, until the limit, which is in the event loop's time."""
+    left_s = limit_s - asyncio.get_running_loop().time()
+    await asyncio.wait([before], timeout=max(0.0, left_s))
+    return before.done()

@@ -1,0 +1,79 @@
+"""What the client reads: history and presence."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from service.client.peer import Peer
+from service.client.services import Services
+from service.core.codes import Error
+from service.core.protocol import encode_lines_reply, encode_presence_reply
+from service.core.session import ReadHistory, ReadPresence
+from service.log.history import WrongEpoch, read_history
+from service.ports import PortError, TooManyMembers
+
+__all__ = ["READS_UNDER_WAY_MAX", "Reading"]
+
+# Reads of one connection at once: one client must not take the node's connections to the table.
+READS_UNDER_WAY_MAX: Final = 4
+
+_log = structlog.get_logger(__name__)
+
+
+class Reading:
+    """Answers what a connection asks for, READS_UNDER_WAY_MAX at once."""
+
+    __slots__ = ("_peer", "_places", "_services")
+
+    def __init__(self, services: Services, peer: Peer) -> None:
+        self._services = services
+        self._peer = peer
+        self._places = asyncio.Semaphore(READS_UNDER_WAY_MAX)
+
+    async def history(self, effect: ReadHistory) -> None:
+        async with self._places:
+            await self._read_history(effect)
+
+    async def presence(self, effect: ReadPresence) -> None:
+        async with self._places:
+            await self._read_presence(effect)
+
+    async def _read_history(self, effect: ReadHistory) -> None:
+        request, most = effect.request, self._services.limits.history_publications_max
+        try:
+            history = await read_history(
+                self._services.log,
+                self._services.clock,
+                request.channel,
+                effect.options,
+                since=request.since,
+                limit=most if request.limit < 0 else min(request.limit, most),
+                reverse=request.reverse,
+            )
+        except WrongEpoch:
+            self._peer.fail(effect.id, Error.UNRECOVERABLE_POSITION)
+        except PortError as error:
+            _log.warning("history_failed", channel=request.channel, reason=str(error))
+            self._peer.fail(effect.id, Error.INTERNAL)
+        else:
+            end = {"epoch": history.position.epoch, "offset": history.position.offset}
+            self._peer.reply_line(effect.id, encode_lines_reply(effect.id, "history", history.lines, end))
+
+    async def _read_presence(self, effect: ReadPresence) -> None:
+        presence = self._services.presence
+        try:
+            if effect.stats:
+                clients, users = await presence.totals(effect.channel)
+                self._peer.reply(effect.id, "presence_stats", {"num_clients": clients, "num_users": users})
+            else:
+                members = await presence.listing(effect.channel)
+                self._peer.reply_line(effect.id, encode_presence_reply(effect.id, members))
+        except TooManyMembers:
+            # Told so, not cut off (3008) behind a reply that fills its queue. How many there are can still be asked.
+            self._peer.fail(effect.id, Error.LIMIT_EXCEEDED)
+        except PortError as error:
+            _log.warning("presence_failed", channel=effect.channel, reason=str(error))
+            self._peer.fail(effect.id, Error.INTERNAL)

@@ -1,0 +1,90 @@
+"""What the connections of a node work with, and what holds for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from service.core.codes import Closing
+from service.core.envelope import Signal
+from service.core.rates import Rate
+from service.core.session import Policy
+from service.core.tallies import ClientTally
+from service.core.tokens import ConnectionClaims, SubscriptionClaims
+from service.delivery.dispatcher import Dispatcher
+from service.hook_calls import HookCalls
+from service.log.channel_log import ChannelLog
+from service.orders import Subject
+from service.ports import Clock, NewId, Sink
+from service.presence import PresenceBook
+from service.publisher import Publisher
+from service.roster import Roster
+
+__all__ = ["Limits", "Services", "Socket", "Verifier"]
+
+
+class Socket(Sink, Protocol):
+    """The transport of a connection."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether its frames are of Protobuf."""
+
+    def close(self, why: Closing) -> None:
+        """Begin to close: whatever was sent before goes out first, as far as the peer takes it. Idempotent."""
+
+
+class Verifier(Protocol):
+    """Verifies tokens (service/auth.py). Both methods raise TokenExpired, TokenInvalid or TokenUnverifiable."""
+
+    @property
+    def enabled(self) -> bool: ...
+
+    async def connection(self, token: str, now_s: float) -> ConnectionClaims: ...
+
+    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds for every connection; seconds and counts. `user_connections` 0, and a rate of None: no limit."""
+
+    ping_interval_s: float
+    pong_timeout_s: float
+    stale_close_delay_s: float
+    history_publications_max: int
+    recovery_publications_max: int
+    user_connections: int = 0
+    publishes: Rate | None = None
+    commands: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a connection works with: one of each on a node.
+
+    `signal` delivers a signal locally and to the other nodes, False = shed. `background` runs what must be done
+    after a connection is gone. `roster` has the connections that have said who they are. `hide` tells all nodes that
+    what a channel has up to an offset is not shown any more. `hooks` calls the application's own code.
+    """
+
+    version: str
+    policy: Policy
+    limits: Limits
+    verifier: Verifier
+    clock: Clock
+    new_id: NewId
+    random: Callable[[], float]
+    node: str
+    log: ChannelLog
+    publisher: Publisher
+    dispatcher: Dispatcher
+    presence: PresenceBook
+    roster: Roster[Subject]
+    signal: Callable[[Signal], bool]
+    hide: Callable[[str, int], None]
+    background: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
+    hooks: HookCalls
+    tally: ClientTally = field(default_factory=ClientTally)

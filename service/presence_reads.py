@@ -1,0 +1,144 @@
+"""Who is in a channel, read once for all who ask within a second.
+
+Of its own members a node knows itself: they are not read, and whoever comes or goes here makes nobody read again. So
+what presence costs does not grow with those who ask or with those who come, but with channels, nodes and seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from service.core.presence_lists import Crowd, ListTooLarge, crowd_of, listing, together, totals
+from service.core.publication import ClientInfo
+from service.core.reaping import standing
+from service.ports import Clock, Leases, Presence, TooManyMembers
+
+__all__ = ["CACHE_CHANNELS_MAX", "CACHE_MEMBERS_MAX", "CACHE_S", "PresenceReads"]
+
+# A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
+CACHE_S: Final = 1.0
+# What is kept of all channels together: members that are on other nodes, some 1 KB each.
+CACHE_CHANNELS_MAX: Final = 1000
+CACHE_MEMBERS_MAX: Final = 100_000
+
+_NOBODY: Final = Crowd()
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A read of a channel, done or not. `began_s`: what it tells is as old as that at the most."""
+
+    read: asyncio.Task[Crowd]
+    began_s: float
+
+    @property
+    def members(self) -> int:
+        """That it keeps in memory, as far as it is known."""
+        done = self.read.done() and not self.read.cancelled() and self.read.exception() is None
+        return len(self.read.result()) if done else 0
+
+
+class PresenceReads:
+    """At most one read of a channel at a time, and one in CACHE_S. `node` tells the id of this node's present lease."""
+
+    def __init__(self, presence: Presence, leases: Leases, clock: Clock, node: Callable[[], str]) -> None:
+        self._presence = presence
+        self._leases = leases
+        self._clock = clock
+        self._node = node
+        self._own: dict[str, Crowd] = {}
+        # In the order in which the reads began.
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._live: asyncio.Task[frozenset[str]] | None = None
+        self._live_began_s = float("-inf")
+
+    # ---- this node's own
+
+    def entered(self, channel: str, info: ClientInfo) -> None:
+        """`info` is stored now."""
+        self._own.setdefault(channel, Crowd()).add(info)
+
+    def left(self, channel: str, client: str) -> None:
+        """It is to be removed. Idempotent."""
+        own = self._own.get(channel)
+        if own is not None:
+            own.discard(client)
+            if not own:
+                del self._own[channel]
+
+    # ---- what others ask
+
+    async def members(self, channel: str) -> Mapping[str, ClientInfo]:
+        """By client id. Raises PortError."""
+        others = await self._others(channel)
+        return together(self._own.get(channel, _NOBODY), others)
+
+    async def totals(self, channel: str) -> tuple[int, int]:
+        """How many clients, and how many users. Raises PortError."""
+        others = await self._others(channel)
+        return totals(self._own.get(channel, _NOBODY), others)
+
+    async def listing(self, channel: str, bytes_max: int) -> bytes:
+        """The JSON object of infos by client id. Raises TooManyMembers beyond `bytes_max`, and PortError."""
+        others = await self._others(channel)
+        try:
+            return listing(self._own.get(channel, _NOBODY), others, bytes_max)
+        except ListTooLarge:
+            raise TooManyMembers(f"more than {bytes_max} bytes") from None
+
+    # ---- within
+
+    async def _others(self, channel: str) -> Crowd:
+        """Members on other nodes: what is read now, or was within CACHE_S. Failures are kept as well."""
+        kept, now_s = self._kept.get(channel), self._clock.monotonic_s()
+        if kept is None or (kept.read.done() and kept.began_s + CACHE_S < now_s):
+            read = asyncio.create_task(self._read(channel), name=f"presence {channel}")
+            read.add_done_callback(_seen)
+            kept = self._kept[channel] = _Kept(read, now_s)
+            self._kept.move_to_end(channel)
+            self._make_room(now_s)
+        return await asyncio.shield(kept.read)
+
+    def _make_room(self, now_s: float) -> None:
+        """Drop what is too old to be told, and the oldest of what is too much; never the newest."""
+        members = sum(kept.members for kept in self._kept.values())
+        while len(self._kept) > 1:
+            oldest = next(iter(self._kept.values()))
+            is_old = oldest.read.done() and oldest.began_s + CACHE_S < now_s
+            if not (is_old or len(self._kept) > CACHE_CHANNELS_MAX or members > CACHE_MEMBERS_MAX):
+                return
+            members -= oldest.members
+            self._kept.popitem(last=False)
+
+    async def _read(self, channel: str) -> Crowd:
+        members, live = await asyncio.gather(self._presence.members(channel), self._live_nodes())
+        node, own = self._node(), self._own.get(channel, _NOBODY)
+        return crowd_of(
+            member.info
+            for member in members
+            # What stands there of this node is its own, or has just left. Under a lease that it lost it may, too.
+            if member.node in live and member.node != node and member.info.client not in own.infos
+        )
+
+    async def _live_nodes(self) -> frozenset[str]:
+        now_s = self._clock.monotonic_s()
+        live = self._live
+        if live is None or (live.done() and self._live_began_s + CACHE_S < now_s):
+            live = self._live = asyncio.create_task(self._read_leases(), name="presence leases")
+            live.add_done_callback(_seen)
+            self._live_began_s = now_s
+        return await asyncio.shield(live)
+
+    async def _read_leases(self) -> frozenset[str]:
+        now = self._clock.now_ms()
+        return frozenset(lease.node for lease in await self._leases.all() if standing(lease, now) == "live")
+
+
+def _seen(read: asyncio.Task[Crowd] | asyncio.Task[frozenset[str]]) -> None:
+    if not read.cancelled():
+        # Those who wait have the error; there may be nobody left who does.
+        read.exception()
