@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import (
@@ -15,22 +18,22 @@ from playwright.async_api import (
     ConsoleMessage,
     Locator,
     Page,
+    Route,
+    WebSocket,
     WebSocketRoute,
     async_playwright,
     expect,
 )
+
+from service.auth import sign_connection, sign_subscription
+from tests.acceptance.conftest import SECURED
+from tests.acceptance.roomcast import Aws, Dev
 
 # A loaded machine is slow; a page that is wrong stays wrong for as long.
 expect.set_options(timeout=20_000)
 pytestmark = pytest.mark.timeout(120)
 
 SOCKETS = "**/connection/websocket"
-
-
-class Dev(Protocol):
-    """What the fixture `dev` gives: the addresses of at least two instances."""
-
-    urls: list[str]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,42 @@ class Person:
         await self.page.get_by_label("Channel", exact=True).fill(channel)
         await self.page.keyboard.press("Enter")
         await self.is_there(name)
+
+    async def join_as_guest(self, url: str, channel: str) -> None:
+        await self.page.goto(url)
+        await self.page.get_by_label("Channel", exact=True).fill(channel)
+        await self.page.get_by_role("button", name="Join as a guest").click()
+
+    @property
+    def comings(self) -> Locator:
+        return self.page.locator("#messages .coming")
+
+    @property
+    def typing(self) -> Locator:
+        return self.page.get_by_role("status").filter(has_text="typing")
+
+    async def hears_who_types(self) -> None:
+        await expect(self.page.locator("#typing")).to_have_attribute("data-open", "true")
+
+    async def type_fast(self) -> None:
+        """Fifty inputs at one moment."""
+        await self.hears_who_types()
+        await self.composer.evaluate("""text => {
+            for (let number = 0; number < 50; number += 1) {
+                text.value += 'x';
+                text.dispatchEvent(new Event('input', { bubbles: true }));
+            }
+        }""")
+
+    def hear_commands(self) -> list[dict[str, Any]]:
+        """The commands that the page sends from now on; to be asked for before it connects."""
+        commands: list[dict[str, Any]] = []
+
+        def hear(frame: str | bytes) -> None:
+            commands.extend(json.loads(line) for line in str(frame).splitlines())
+
+        self.page.on("websocket", lambda socket: socket.on("framesent", hear))
+        return commands
 
     async def is_there(self, name: str) -> None:
         """Waits until the page is subscribed and has found its own connection in the presence."""
@@ -408,10 +447,143 @@ async def test_a_narrow_phone_shows_everything(dev: Dev, person: Open, channel: 
     await expect(drop).to_be_hidden()
     await toggle.tap()
     await expect(toggle).to_have_attribute("aria-expanded", "true")
+    await drop.scroll_into_view_if_needed()
     await expect(drop).to_be_in_viewport(ratio=1)
     await ann.page.keyboard.press("Escape")
     await expect(drop).to_be_hidden()
     await expect(toggle).to_be_focused()
+
+
+def subscribed_to(commands: list[dict[str, Any]], channel: str) -> list[dict[str, Any]]:
+    subscribes = [command["subscribe"] for command in commands if "subscribe" in command]
+    return [subscribe for subscribe in subscribes if subscribe["channel"] == channel]
+
+
+async def test_a_private_room_is_closed_to_guests_and_open_to_who_signs_in(
+    secured: Dev, person: Open, channel: str
+) -> None:
+    room = f"$room:{channel}"
+    ann, bob = await person(), await person()
+    commands = ann.hear_commands()
+    page = ann.page
+    await ann.join_as_guest(secured.urls[0], room)
+    error = page.locator("#join-error")
+    await expect(error).to_contain_text("This room is private: the server refused you")
+    await expect(error).to_contain_text("sign in")
+    await expect(page.get_by_label("Your name")).to_be_focused()
+    await expect(page.get_by_role("checkbox", name="Private room")).to_be_checked()
+    # The page asked the server, which said no: it did not decide by itself.
+    (asked,) = subscribed_to(commands, room)
+    assert "token" not in asked
+
+    await page.get_by_label("Your name").fill("Ann")
+    await page.keyboard.press("Enter")
+    await ann.is_there("Ann")
+    await expect(page.locator("#privacy")).to_have_text("Private")
+    await bob.join(secured.urls[1], "Bob", room)
+    await expect(ann.comings).to_have_text("Bob joined")
+    await bob.say("hello")
+    await expect(ann.message("hello").locator(".offset")).to_have_text("#1")
+    await bob.page.close()
+    await expect(ann.comings.last).to_have_text("Bob left")
+
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("Your name")).to_have_value("")
+    await expect(ann.messages).to_have_count(0)
+    await page.reload()
+    await expect(page.get_by_label("Your name")).to_be_focused()
+    assert await page.evaluate("localStorage.getItem('roomcast.name')") == ""
+
+
+async def test_a_private_room_of_an_insecure_server_is_said_to_be_none(
+    dev: Dev, person: Open, channel: str
+) -> None:
+    guest, ann = await person(), await person()
+    await guest.join_as_guest(dev.urls[0], f"${channel}")
+    await guest.is_there("Guest")
+    await expect(guest.page.locator("#privacy")).to_have_text("Open to all")
+    await expect(guest.notes).to_contain_text("Not private here")
+    await expect(guest.page.locator("#me-token")).to_contain_text("None is needed")
+    await ann.join(dev.urls[1], "Ann", f"${channel}")
+    await expect(guest.comings).to_have_text("Ann joined")
+    await guest.say("hello")
+    await expect(ann.message("hello").locator(".author")).to_have_text(re.compile("^Guest [0-9a-f]{4}$"))
+
+
+@pytest.mark.parametrize("server", ["dev", "secured"])
+async def test_who_types_is_shown_on_the_other_instance_for_a_while_and_stored_nowhere(
+    request: pytest.FixtureRequest, person: Open, channel: str, server: str
+) -> None:
+    running: Dev = request.getfixturevalue(server)
+    room = f"$room:{channel}" if server == "secured" else channel
+    typing = f"$typing:room:{channel}" if server == "secured" else f"typing:{channel}"
+    ann, bob = await person(), await person()
+    await ann.page.clock.install()
+    commands = bob.hear_commands()
+    await ann.join(running.urls[0], "Ann", room)
+    await bob.join(running.urls[1], "Bob", room)
+    await ann.hears_who_types()
+    await bob.type_fast()
+    await expect(ann.typing).to_have_text("Bob is typing")
+    await expect(bob.typing).to_have_count(0)
+    said = [command["publish"] for command in commands if "publish" in command]
+    assert said == [{"channel": typing, "data": {"typing": True, "after": ""}}]
+
+    await ann.page.clock.fast_forward(6_500)
+    await expect(ann.typing).to_have_count(0)
+
+    # What is stored takes a longer way: it may be heard after what was said later.
+    with running.pump_suspended():
+        await bob.say("done")
+        await bob.type_fast()
+        await expect(ann.typing).to_have_text("Bob is typing")
+    await expect(ann.message("done")).to_be_visible()
+    await expect(ann.typing).to_have_text("Bob is typing")
+    await bob.say("again")
+    await expect(ann.message("again")).to_be_visible()
+    await expect(ann.typing).to_have_count(0)
+    aws = Aws(running.aws_endpoint)
+    try:
+        assert [data["text"] for _, data in aws.log(room)] == ["done", "again"]
+        assert aws.items(typing) == []
+    finally:
+        aws.close()
+
+
+async def test_tokens_that_end_are_replaced_without_a_reconnect(
+    secured: Dev, person: Open, channel: str
+) -> None:
+    room = f"$room:{channel}"
+    key = tomllib.loads(SECURED.read_text(encoding="utf-8"))["client"]["token"]["hmac_secret_key"]
+    first = {
+        "/demo/token": lambda: sign_connection("Ann", key, 3),
+        "/demo/subscription-token": lambda: sign_subscription("Ann", room, key, 3),
+    }
+    ann = await person()
+    commands = ann.hear_commands()
+    sockets: list[WebSocket] = []
+    ann.page.on("websocket", lambda socket: sockets.append(socket))  # noqa: PLW0108  # it takes no built-in
+
+    async def answer(route: Route) -> None:
+        """The first token of each kind is one that soon ends."""
+        path = urlsplit(route.request.url).path
+        asked_for = (route.request.post_data_json or {}).get("channel", room)
+        response = await route.fetch()
+        body = await response.json()
+        if asked_for == room and path in first:
+            body |= {"token": first.pop(path)(), "expires_at": time.time() + 3}
+        await route.fulfill(response=response, json=body)
+
+    await ann.page.route("**/demo/*token", answer)
+    await ann.join(secured.urls[0], "Ann", room)
+    facts = ann.page.locator("#me-token")
+    await expect(facts).to_contain_text("renewed once. The page")
+    await expect(facts).to_contain_text("This room's own token: renewed once")
+    assert len([command for command in commands if "refresh" in command]) == 1
+    assert [command["sub_refresh"]["channel"] for command in commands if "sub_refresh" in command] == [room]
+    assert len(sockets) == 1
+    await ann.say("still here")
+    await expect(ann.message("still here")).to_be_visible()
 
 
 # Every element with text of its own, its colour over the colours behind it: the least contrast first.
@@ -444,8 +616,9 @@ CONTRASTS = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_text_has_the_contrast_of_wcag_aa(dev: Dev, person: Open, channel: str, scheme: str) -> None:
     ann, bob = await person(color_scheme=scheme), await person()
-    await ann.join(dev.urls[0], "Ann", channel)
-    await bob.join(dev.urls[1], "Bob", channel)
+    await ann.join(dev.urls[0], "Ann", f"${channel}")
+    await bob.join(dev.urls[1], "Bob", f"${channel}")
+    await expect(ann.comings).to_be_visible()
     await bob.say("yours")
     await expect(ann.message("yours")).to_be_visible()
     await ann.say("mine")
@@ -464,3 +637,13 @@ async def test_text_has_the_contrast_of_wcag_aa(dev: Dev, person: Open, channel:
         contrasts = await ann.page.evaluate(CONTRASTS)
         assert len(contrasts) > 40
         assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []
+
+    await ann.page.get_by_role("button", name="Change").click()
+    await ann.page.get_by_label("Channel", exact=True).fill("$")
+    await ann.page.keyboard.press("Enter")
+    await expect(ann.page.locator("#join-error")).not_to_be_empty()
+    await bob.type_fast()
+    await expect(ann.page.locator("#typing")).to_have_text("Bob is typing")
+    contrasts = await ann.page.evaluate(CONTRASTS)
+    assert {"Bob is typing", "Please enter a channel."} <= {text for _, text in contrasts}
+    assert [contrast for contrast in contrasts if contrast[0] < 4.5] == []

@@ -2,25 +2,34 @@
 
 import { Client, LOCAL } from "./client.js";
 import { MessageLog } from "./log.js";
-import { People, el } from "./people.js";
+import { People, el, hue, nameOf } from "./people.js";
+import { Tokens } from "./tokens.js";
+import { Typing } from "./typing.js";
 
 const HISTORY_LIMIT = 50;
 const DROP_HOLD_MS = 6_000; // long enough to write something elsewhere that is then recovered
 const PRESENCE_EVERY_MS = 60_000; // joins and leaves are best effort: ask again now and then
 const WAITING_MAX = 20; // messages that may wait for the connection
-const DEFAULT_CHANNEL = "lobby";
+const PRIVATE = "$"; // channels that begin so need a subscription token
+const UNAUTHORIZED = 101;
+const PERMISSION_DENIED = 103;
+const NOT_AVAILABLE = 108;
+const INVALID_TOKEN = 3500;
 const STORED_NAME = "roomcast.name";
+const STORED_GUEST = "roomcast.guest";
 const STORED_CHANNEL = "roomcast.channel";
 
 const $ = (id) => document.getElementById(id);
 
 let client = null;
 let subscription = null;
-let name = "";
-let instance = { node: "", instances: [] };
+let instance = { node: "", instances: [], insecure: false, signs: true, channel: "lobby" };
 let wasLost = false; // the connection, since the last time the channel was subscribed
+let isWarned = false; // that the private room is none
 let waiting = []; // [{id, text}] to publish as soon as the channel is there again
 let unseen = 0;
+
+const tokens = new Tokens();
 
 const log = new MessageLog({
   scroller: $("log"),
@@ -40,7 +49,15 @@ const people = new People({
   list: $("people"),
   counts: [$("people-count"), $("people-total")],
   note: $("people-note"),
+  told: (change, person, name) => log.coming(change, person, name),
 });
+
+const typing = new Typing({ line: $("typing"), words: $("typing-words"), note: $("typing-note") });
+
+/** Whether that connection is the reader's: any of the user's, or a guest's own. */
+function isMe({ user = "", client: connection = "" }) {
+  return tokens.name ? user === tokens.name : !user && connection === client?.id;
+}
 
 // What people read
 
@@ -56,7 +73,12 @@ function explainPublish({ code, message }) {
     case 106:
       return ["Too large to send. Make it shorter.", false];
     case 103:
-      return ["You may not write in this channel.", false];
+      return [
+        tokens.name
+          ? "Nobody may write in this channel from here: its options do not allow it."
+          : "Guests may not write in this channel. Sign in, then send it again.",
+        !tokens.name,
+      ];
     case 111:
       return ["Too many messages at once. Wait a moment.", true];
     default:
@@ -64,11 +86,13 @@ function explainPublish({ code, message }) {
   }
 }
 
-function explainUnsubscribed({ code, message }) {
+function explainUnsubscribed({ code, message }, channel) {
   switch (code) {
-    case 101:
-    case 103:
-      return "You may not join this channel.";
+    case LOCAL.NO_TOKEN:
+      return message;
+    case UNAUTHORIZED:
+    case PERMISSION_DENIED:
+      return explainRefusal(channel);
     case 102:
       return "There is no such channel: the part before the colon is not a namespace that this server knows.";
     case 106:
@@ -80,6 +104,25 @@ function explainUnsubscribed({ code, message }) {
     default:
       return `The server ended the subscription: ${message || "no reason given"} (${code}).`;
   }
+}
+
+function explainRefusal(channel) {
+  if (channel.startsWith(PRIVATE)) {
+    return tokens.name
+      ? "The server did not accept the token for this private room. Sign in again; all instances need the same secret."
+      : "This room is private: the server refused you, because you have no token for it. Enter a name and sign in to get one.";
+  }
+  return tokens.name
+    ? `You may not join this channel: this server's configuration does not allow it. Try ${instance.channel}.`
+    : "Guests may not join this channel. Enter a name and sign in.";
+}
+
+/** Why the server does not take us at all, if signing in (again) would help. */
+function explainDisconnected({ code, reason }) {
+  if (code === LOCAL.NO_TOKEN) return reason;
+  if (code === UNAUTHORIZED) return "This server lets in nobody without a token. Enter a name and sign in.";
+  if (code === INVALID_TOKEN) return "The server did not accept the token. Sign in again; all instances need the same secret.";
+  return "";
 }
 
 function explainRecovery({ recovered }, missed) {
@@ -121,71 +164,100 @@ function recall(key) {
 
 function askToJoin(error = "") {
   $("join-error").textContent = error;
-  $("name").value = name || recall(STORED_NAME);
-  $("channel-name").value = subscription?.channel || channelOfHash() || recall(STORED_CHANNEL) || DEFAULT_CHANNEL;
+  $("name").value = tokens.name || recall(STORED_NAME);
+  $("channel-name").value = subscription?.channel || channelOfHash() || recall(STORED_CHANNEL) || instance.channel;
+  showChoice();
   $("join").classList.toggle("first", !subscription);
   $("join-cancel").hidden = !subscription;
   if (!$("join").open) $("join").showModal();
-  const field = error || $("name").value ? $("channel-name") : $("name");
+  const needsName = !$("name").value || (error && !tokens.name);
+  const field = needsName ? $("name") : $("channel-name");
   field.focus();
   field.select();
 }
 
+/** The channel's name is what counts; the check box only says what its first sign means. */
+function showChoice() {
+  $("private").checked = $("channel-name").value.trim().startsWith(PRIVATE);
+  $("name-hint").textContent = instance.signs
+    ? "The server signs a token for this name."
+    : "This server has no client.token.hmac_secret_key, so it cannot sign a token for you: join as a guest.";
+  $("private-hint").textContent = instance.insecure
+    ? "Its name begins with $. Not private here: this development server is insecure, anybody may join."
+    : "Its name begins with $. Joining takes a token for this room alone, signed for whoever is signed in.";
+}
+
 /** Why these two cannot be used, or "". The server decides in the end; this is only quicker. */
-function objection(newName, channel) {
-  if (!newName) return "Please enter a name.";
-  if (!channel) return "Please enter a channel.";
+function objection(channel) {
+  if (!channel || channel === PRIVATE) return "Please enter a channel.";
   if (!/^[\x20-\x7e]+$/.test(channel)) return explainUnsubscribed({ code: 107 });
   return "";
 }
 
-function join(newName, channel) {
-  const isNewName = newName !== name;
-  name = newName;
-  remember(STORED_NAME, name);
+/** `name` "": as a guest. */
+function join(name, channel) {
+  remember(STORED_NAME, name || recall(STORED_NAME));
+  remember(STORED_GUEST, name ? "" : "yes");
   remember(STORED_CHANNEL, channel);
   if (channelOfHash() !== channel) location.hash = encodeURIComponent(channel);
-  if (isNewName || !client) replaceClient();
+  if (name !== tokens.name || !client || client.state === "disconnected") replaceClient(name);
   if (subscription?.channel !== channel || subscription.state === "unsubscribed") enter(channel);
   if ($("join").open) $("join").close();
   $("text").focus({ preventScroll: true });
 }
 
-function replaceClient() {
-  client?.disconnect();
-  subscription = null;
-  log.me = people.me = name;
+function replaceClient(name) {
+  leave();
+  tokens.become(name);
   const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const next = new Client(`${scheme}://${location.host}/connection/websocket`, { token });
+  const next = new Client(`${scheme}://${location.host}/connection/websocket`, {
+    token: () => tokens.connection(),
+    subscriptionToken: (channel) => tokens.subscription(channel),
+  });
   next.on("state", (detail) => next === client && showState(detail));
+  next.on("refreshed", () => {
+    if (next !== client) return;
+    tokens.renewed += 1;
+    showMe();
+  });
   client = next;
   client.connect();
+  showMe();
 }
 
-async function token() {
-  const response = await fetch("/demo/token", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ user: name }),
-  });
-  if (response.ok) return (await response.json()).token;
-  if (response.status === 400) {
-    const { error } = await response.json();
-    client.disconnect();
-    askToJoin(error.message);
-  }
-  throw new Error(`no token: HTTP ${response.status}`);
+/** Ends the connection, and forgets what it showed. */
+function leave() {
+  const last = client;
+  client = null;
+  typing.leave();
+  last?.disconnect();
+  subscription = null;
+  log.clear("", isMe);
+  people.clear(isMe);
+}
+
+function signOut() {
+  leave();
+  showState({ state: "disconnected" });
+  tokens.become("");
+  remember(STORED_NAME, "");
+  remember(STORED_GUEST, "");
+  askToJoin();
 }
 
 function enter(channel) {
   if (subscription) client.unsubscribe(subscription);
-  log.clear();
+  log.clear(tokens.name || "Guest", isMe);
   log.busy(true);
-  people.clear();
+  people.clear(isMe);
   waiting = [];
   wasLost = false;
+  isWarned = false;
+  tokens.renewedForRoom = 0;
+  showMe();
   $("channel").textContent = channel;
   showTitle();
+  showPrivacy();
   const next = client.subscribe(channel);
   subscription = next;
   // What comes late from a channel that was left must not show up in the next one.
@@ -193,21 +265,46 @@ function enter(channel) {
   on("subscribed", (detail) => void subscribed(detail));
   on("publication", (publication) => received(publication));
   on("join", (info) => people.joined(info));
-  on("leave", (info) => people.left(info));
+  on("refreshed", () => {
+    tokens.renewedForRoom += 1;
+    showMe();
+  });
+  on("leave", (info) => {
+    people.left(info);
+    typing.done(info.client);
+  });
   on("unsubscribed", (detail) => {
-    const words = explainUnsubscribed(detail);
+    const words = explainUnsubscribed(detail, channel);
+    typing.leave();
     log.note(words, "bad");
     log.busy(false);
     askToJoin(words);
   });
+  typing.enter(client, channel, isMe);
   showPosition();
+}
+
+/** What the first sign of the channel's name means on this server. */
+function showPrivacy() {
+  const isPrivate = ($("channel").textContent ?? "").startsWith(PRIVATE);
+  $("privacy").hidden = !isPrivate;
+  $("privacy").classList.toggle("open-to-all", instance.insecure);
+  $("privacy-text").textContent = instance.insecure ? "Open to all" : "Private";
+  $("privacy").title = instance.insecure
+    ? "This server is insecure, for development: anybody may join a private room here"
+    : "Only who has a token for this room may join it";
 }
 
 async function subscribed(detail) {
   const here = subscription;
   const { recovering, recovered, publications, epoch } = detail;
   const missed = log.add(publications, epoch);
-  if (recovering) log.note(explainRecovery(detail, missed), recovered ? "good" : "bad");
+  // A channel without history has nothing to recover.
+  if (recovering && detail.positioned) log.note(explainRecovery(detail, missed), recovered ? "good" : "bad");
+  if (!isWarned && instance.insecure && here.channel.startsWith(PRIVATE)) {
+    isWarned = true;
+    log.note("Not private here: this development server is insecure and lets anybody join. Start it with --config and client.insecure off to close such rooms.", "bad");
+  }
   wasLost = false;
   showPosition();
   void people.load(() => here.presence());
@@ -219,7 +316,8 @@ async function subscribed(detail) {
       log.add(history.publications, history.epoch);
     } catch (error) {
       if (here !== subscription) return;
-      if (error.code !== LOCAL.CONNECTION_LOST) log.note("This channel's history cannot be read", "");
+      if (error.code === NOT_AVAILABLE) log.note("This channel keeps no history: what is written now is all there is");
+      else if (error.code !== LOCAL.CONNECTION_LOST) log.note("This channel's history cannot be read");
     }
   }
   log.busy(false);
@@ -228,7 +326,9 @@ async function subscribed(detail) {
 function received(publication) {
   log.add([publication], subscription.epoch, { live: true });
   showPosition();
-  if (document.hidden && publication.info?.user !== name) {
+  const { info } = publication;
+  if (info) typing.done(info.client, publication.data?.id);
+  if (document.hidden && !(info && isMe(info))) {
     unseen += 1;
     showTitle();
   }
@@ -246,6 +346,7 @@ function submit() {
   $("text").value = "";
   fitComposer();
   const id = messageId();
+  typing.sent(id);
   log.send(id, text);
   void publish(id, text);
 }
@@ -293,6 +394,7 @@ function showState({ state, retryAtMs = 0, code = 0, reason = "" }) {
   if (state === "connected") {
     drop.textContent = "Drop connection";
     setStatus("Connected");
+    showMe();
     void loadInstance();
   } else if (state === "connecting") {
     setStatus(wasLost ? "Reconnecting…" : "Connecting…");
@@ -310,6 +412,8 @@ function showState({ state, retryAtMs = 0, code = 0, reason = "" }) {
     } else {
       drop.textContent = "Connect again";
       setStatus(code ? `Disconnected: ${reason || code}` : "Disconnected");
+      const words = explainDisconnected({ code, reason });
+      if (words) askToJoin(words);
     }
   }
 }
@@ -317,6 +421,32 @@ function showState({ state, retryAtMs = 0, code = 0, reason = "" }) {
 function setStatus(text) {
   $("status-text").textContent = text;
   announce(text);
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+
+/** Who the reader is to the server, and for how long. */
+function showMe() {
+  const name = tokens.name || nameOf({ client: client?.id });
+  $("me-avatar").textContent = name[Symbol.iterator]().next().value.toUpperCase();
+  $("me-avatar").className = `avatar ${hue(name)}`;
+  $("me-name").textContent = name;
+  $("sign").textContent = tokens.name ? "Sign out" : "Sign in";
+  if (!tokens.name) {
+    $("me-token").textContent = instance.insecure
+      ? "A guest, without a token. None is needed: this development server is insecure."
+      : "A guest, without a token. Private rooms need one: sign in.";
+  } else if (tokens.expiresAtMs) {
+    const renewed = tokens.renewed ? `, renewed ${times(tokens.renewed)}` : "";
+    const room = tokens.renewedForRoom ? ` This room's own token: renewed ${times(tokens.renewedForRoom)}.` : "";
+    $("me-token").textContent = `Signed in with a token until ${clock.format(tokens.expiresAtMs)}${renewed}. The page renews it by itself.${room}`;
+  } else {
+    $("me-token").textContent = "Signing in…";
+  }
+}
+
+function times(count) {
+  return count === 1 ? "once" : `${count} times`;
 }
 
 function showPosition() {
@@ -342,6 +472,8 @@ async function loadInstance() {
     return; // shown as it was: the connection's own state says what is wrong
   }
   showInstances();
+  showPrivacy();
+  showMe();
 }
 
 /** Links keep the host that was used to come here, if the server itself only knows a loopback address. */
@@ -390,7 +522,10 @@ $("text").addEventListener("keydown", (event) => {
   }
 });
 
-$("text").addEventListener("input", fitComposer);
+$("text").addEventListener("input", () => {
+  fitComposer();
+  if ($("text").value.trim()) typing.typed();
+});
 
 document.addEventListener("keydown", (event) => {
   if ($("join").open || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -423,17 +558,34 @@ $("skip").addEventListener("click", (event) => {
 
 $("change").addEventListener("click", () => askToJoin());
 
-$("join-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const newName = $("name").value.trim();
+$("sign").addEventListener("click", () => (tokens.name ? signOut() : askToJoin()));
+
+/** `name` "": as a guest. `words`: why that will not do. */
+function tryToJoin(name, words) {
   const channel = $("channel-name").value.trim();
-  const words = objection(newName, channel);
-  if (words) {
-    $("join-error").textContent = words;
-    $(newName ? "channel-name" : "name").focus();
+  const problem = words || objection(channel);
+  if (!problem) {
+    join(name, channel);
     return;
   }
-  join(newName, channel);
+  $("join-error").textContent = problem;
+  $(words ? "name" : "channel-name").focus();
+}
+
+$("join-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = $("name").value.normalize("NFC").trim();
+  tryToJoin(name, name ? "" : "Please enter a name, or join as a guest.");
+});
+
+$("guest").addEventListener("click", () => tryToJoin("", ""));
+
+$("channel-name").addEventListener("input", showChoice);
+
+$("private").addEventListener("change", () => {
+  const channel = $("channel-name").value.trim();
+  const bare = channel.startsWith(PRIVATE) ? channel.slice(PRIVATE.length) : channel;
+  $("channel-name").value = $("private").checked ? PRIVATE + bare : bare;
 });
 
 $("join-cancel").addEventListener("click", () => $("join").close());
@@ -450,9 +602,9 @@ $("drop").addEventListener("click", () => {
 window.addEventListener("hashchange", () => {
   const channel = channelOfHash();
   if (!channel || channel === subscription?.channel) return;
-  const words = objection(name, channel);
-  if (words) askToJoin(name ? words : "");
-  else join(name, channel);
+  const words = objection(channel);
+  if (words || !client) askToJoin(words);
+  else join(tokens.name, channel);
 });
 
 // The network is back, or somebody looks again: no reason to sit out a back-off.
@@ -469,6 +621,7 @@ setInterval(() => {
   if (here?.state === "subscribed" && !document.hidden) void people.load(() => here.presence());
 }, PRESENCE_EVERY_MS);
 
-void loadInstance();
-if (recall(STORED_NAME) && !objection(recall(STORED_NAME), channelOfHash())) join(recall(STORED_NAME), channelOfHash());
+await loadInstance();
+const isKnown = recall(STORED_NAME) || recall(STORED_GUEST);
+if (isKnown && !objection(channelOfHash())) join(recall(STORED_GUEST) ? "" : recall(STORED_NAME), channelOfHash());
 else askToJoin();

@@ -6,10 +6,12 @@
  * take the `centrifuge` SDK; this one exists so that the demo page loads nothing from elsewhere, and to show
  * how little the protocol needs.
  *
- * Client events:        "state"  {state, retryAtMs?, code?, reason?}
- * Subscription events:  "subscribed" {recovering, recovered, publications, epoch, offset},
+ * Client events:        "state"  {state, retryAtMs?, code?, reason?},
+ *                       "refreshed" {}: a fresh token has replaced the connection's
+ * Subscription events:  "subscribed" {recovering, recovered, publications, epoch, offset, positioned},
  *                       "publication" <publication>, "join" <info>, "leave" <info>,
- *                       "suspended" {}, "unsubscribed" {code, message}
+ *                       "suspended" {}, "unsubscribed" {code, message},
+ *                       "refreshed" {}: the same for the subscription's token
  */
 
 const REPLY_WAIT_MS = 5_000; // as the official SDKs: after that nobody knows whether it happened
@@ -18,6 +20,8 @@ const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 20_000;
 const FRAME_BYTES_MAX = 60_000; // servers close at 65,536 bytes a frame (1009)
 const CLOSED_TOO_BIG = 1009;
+const REFRESH_AGAIN_MS = 5_000; // the server waits some 25 s beyond the end of a token
+const PRIVATE = "$"; // channels that begin so need a subscription token
 const TIMER_MAX_MS = 2 ** 31 - 1; // a browser's timers overflow beyond
 
 const ERROR_TOKEN_EXPIRED = 109;
@@ -35,6 +39,9 @@ export class ProtocolError extends Error {
     this.temporary = temporary;
   }
 }
+
+/** Thrown by `token` and `subscriptionToken`: asking again would not help. The message is for people. */
+export class TokenRefused extends Error {}
 
 /** Full jitter: somewhere in [min, min + 2^attempt · min], never above max. */
 export function backoffMs(attempt, random = Math.random) {
@@ -58,13 +65,17 @@ class Emitter extends EventTarget {
   }
 }
 
-/** One connection. `token()` answers with a fresh connection token, or rejects. */
+/**
+ * One connection. `token()` answers with a fresh connection token ("" = none), `subscriptionToken(channel)` with one
+ * for a private channel; both reject with TokenRefused, or with anything else when it is worth another try.
+ */
 export class Client extends Emitter {
   state = "disconnected"; // disconnected -> connecting -> connected -> waiting -> connecting …
   id = "";
 
   #url;
   #token;
+  #subscriptionToken;
   #socket = null;
   #subscriptions = new Map(); // channel -> Subscription
   #calls = new Map(); // command id -> {method, resolve, reject, timer}
@@ -78,10 +89,11 @@ export class Client extends Emitter {
   #silenceMs = 0;
   #pong = false;
 
-  constructor(url, { token }) {
+  constructor(url, { token, subscriptionToken }) {
     super();
     this.#url = url;
     this.#token = token;
+    this.#subscriptionToken = subscriptionToken;
   }
 
   connect() {
@@ -107,7 +119,8 @@ export class Client extends Emitter {
   subscribe(channel) {
     const known = this.#subscriptions.get(channel);
     if (known) return known;
-    const subscription = new Subscription(this, channel);
+    const token = channel.startsWith(PRIVATE) ? () => this.#subscriptionToken(channel) : null;
+    const subscription = new Subscription(this, channel, token);
     this.#subscriptions.set(channel, subscription);
     if (this.state === "connected") subscription.start();
     return subscription;
@@ -141,7 +154,9 @@ export class Client extends Emitter {
       token = await this.#token();
     } catch (error) {
       if (!current()) return;
-      this.#retryIn(backoffMs(this.#attempt++), LOCAL.NO_TOKEN, String(error.message ?? error));
+      const refused = { code: LOCAL.NO_TOKEN, reason: String(error.message ?? error) };
+      if (error instanceof TokenRefused) this.#setState("disconnected", refused);
+      else this.#retryIn(backoffMs(this.#attempt++), refused.code, refused.reason);
       return;
     }
     if (!current()) return;
@@ -221,9 +236,11 @@ export class Client extends Emitter {
         const token = await this.#token();
         if (generation !== this.#generation) return;
         const { expires, ttl } = await this.#call("refresh", { token });
+        if (generation !== this.#generation) return;
         if (expires) this.#refreshIn(ttl);
+        this.emit("refreshed");
       } catch {
-        if (generation === this.#generation) this.#refreshIn(5); // the server waits some 25 s after the end
+        if (generation === this.#generation) this.#refreshIn(REFRESH_AGAIN_MS / 1_000);
       }
     }, Math.min(ttlS * 1_000, TIMER_MAX_MS));
   }
@@ -325,15 +342,17 @@ export class Subscription extends Emitter {
   offset = 0;
 
   #client;
+  #token; // asks for a subscription token; null: the channel needs none
   #recover = false; // after the first success: ask for what was missed
   #attempt = 0;
-  #timer = 0;
+  #timer = 0; // of the next attempt, or once subscribed of the next refresh
   #turn = 0; // an answer to an attempt that was given up must not count for the next one
   #early = null; // pushes that came in the frame of the reply, before its promise was heard
 
-  constructor(client, channel) {
+  constructor(client, channel, token) {
     super();
     this.#client = client;
+    this.#token = token;
     this.channel = channel;
   }
 
@@ -363,12 +382,19 @@ export class Subscription extends Emitter {
     const position = this.#recover ? { recover: true, epoch: this.epoch, offset: this.offset } : {};
     try {
       const params = { channel: this.channel, positioned: true, recoverable: true, join_leave: true, ...position };
+      if (this.#token) {
+        const token = await this.#token();
+        if (turn !== this.#turn) return;
+        if (token) params.token = token;
+      }
       const result = await call("subscribe", params);
       if (turn === this.#turn) this.#subscribed(result);
     } catch (error) {
       if (turn !== this.#turn) return; // suspended or ended meanwhile
       this.#stop("suspended");
-      if (error.code === LOCAL.TIMEOUT) this.#client.drop(); // a connection that does not answer is none
+      if (error instanceof TokenRefused) this.unsubscribed(LOCAL.NO_TOKEN, error.message);
+      else if (!(error instanceof ProtocolError)) this.#againIn(backoffMs(this.#attempt++)); // no token, for now
+      else if (error.code === LOCAL.TIMEOUT) this.#client.drop(); // a connection that does not answer is none
       else if (error.temporary || error.code === ERROR_TOKEN_EXPIRED) this.#againIn(backoffMs(this.#attempt++));
       else this.unsubscribed(error.code, error.message);
     }
@@ -416,17 +442,34 @@ export class Subscription extends Emitter {
   }
 
   #subscribed(result) {
-    const { epoch = "", offset = 0, publications = [], recovered = false } = result;
+    const { epoch = "", offset = 0, publications = [], recovered = false, positioned = false } = result;
     const recovering = this.#recover;
     this.state = "subscribed";
     this.#attempt = 0;
     this.#recover = result.recoverable === true;
     this.epoch = epoch;
     this.offset = publications.at(-1)?.offset ?? offset;
-    this.emit("subscribed", { recovering, recovered, publications, epoch, offset });
+    if (result.expires) this.#refreshIn(result.ttl);
+    this.emit("subscribed", { recovering, recovered, publications, epoch, offset, positioned });
     const early = this.#early ?? [];
     this.#early = null;
     for (const pub of early) this.publication(pub);
+  }
+
+  #refreshIn(ttlS) {
+    const turn = this.#turn;
+    this.#timer = setTimeout(async () => {
+      try {
+        const token = await this.#token();
+        if (turn !== this.#turn) return;
+        const { expires, ttl } = await this.#client.call("sub_refresh", { channel: this.channel, token });
+        if (turn !== this.#turn) return;
+        if (expires) this.#refreshIn(ttl);
+        this.emit("refreshed");
+      } catch {
+        if (turn === this.#turn) this.#refreshIn(REFRESH_AGAIN_MS / 1_000);
+      }
+    }, Math.min(ttlS * 1_000, TIMER_MAX_MS));
   }
 
   #againIn(delayMs) {

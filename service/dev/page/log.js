@@ -1,8 +1,10 @@
 /** The list of messages: what the channel's log holds, in its order, and below it what is being sent. */
 
-import { el, hue, nameOf } from "./people.js";
+import { el, hue, nameOf, personOf } from "./people.js";
 
 const MESSAGES_MAX = 1_000; // shown at once; older ones leave the page
+const COMINGS_NAMED_MAX = 3; // in one line
+const COMINGS_MAX = 50; // people of whom one line knows
 const NEAR_BOTTOM_PX = 80;
 const GROUP_GAP_MS = 5 * 60_000; // a pause this long starts a new group of the same author
 
@@ -17,9 +19,29 @@ function textOf(data) {
   return JSON.stringify(data);
 }
 
-export class MessageLog {
-  me = "";
+function inAll(before, change) {
+  if (!before) return change;
+  if (change === "joined") return "came back";
+  return before === "joined" ? "came and left" : change;
+}
 
+/** "Ann and Bob joined, Cem left": who did the same stands together. */
+function comings(changes) {
+  const together = new Map();
+  for (const { name, change } of changes) together.set(change, [...(together.get(change) ?? []), name]);
+  return [...together].map(([change, names]) => `${enumeration(names)} ${change}`).join(", ");
+}
+
+function enumeration(names) {
+  const named = names.slice(0, COMINGS_NAMED_MAX);
+  const others = names.length - named.length;
+  if (others) named.push(`${others} ${others === 1 ? "other" : "others"}`);
+  return named.length > 1 ? `${named.slice(0, -1).join(", ")} and ${named.at(-1)}` : named[0];
+}
+
+export class MessageLog {
+  #me = ""; // how the reader is called
+  #isMe = () => false;
   #scroller;
   #list;
   #outbox;
@@ -27,7 +49,7 @@ export class MessageLog {
   #empty;
   #retry;
   #edit;
-  #items = []; // in the order shown: {node, epoch, offset, user, at} or, for a note, {node}
+  #items = []; // in the order shown: {node, epoch, offset, author, own, at} or, for a note, {node, comings?}
   #known = new Set(); // "epoch offset" of what is shown
   #sending = new Map(); // id -> {id, text, node}
   #stuck = true; // to the bottom, unless the reader scrolled up
@@ -51,7 +73,10 @@ export class MessageLog {
     new ResizeObserver(() => this.#stuck && this.toBottom()).observe(scroller);
   }
 
-  clear() {
+  /** `isMe(info)` says which connections are the reader's own, `me` how that one is called. */
+  clear(me, isMe) {
+    this.#me = me;
+    this.#isMe = isMe;
     this.#items = [];
     this.#known.clear();
     this.#sending.clear();
@@ -78,7 +103,7 @@ export class MessageLog {
         if (key) this.#known.add(key);
         this.#insert(publication, epoch, live);
         added += 1;
-        if (publication.info?.user !== this.me) others += 1;
+        if (!publication.info || !this.#isMe(publication.info)) others += 1;
       }
       this.#trim();
     });
@@ -96,9 +121,25 @@ export class MessageLog {
     });
   }
 
+  /** Says that somebody "joined" or "left". What comes together is one line; who goes and comes back is said so. */
+  coming(change, person, name) {
+    this.#keepPlace(() => {
+      let last = this.#items.at(-1);
+      if (!last?.comings || (last.comings.size >= COMINGS_MAX && !last.comings.has(person))) {
+        last = { node: el("li", { className: "coming" }), comings: new Map() };
+        this.#list.append(last.node);
+        this.#items.push(last);
+        this.#trim();
+      }
+      last.comings.set(person, { name, change: inAll(last.comings.get(person)?.change, change) });
+      last.node.textContent = comings([...last.comings.values()]);
+    });
+    this.#empty.hidden = true;
+  }
+
   /** Shows a message of ours that is on its way. */
   send(id, text) {
-    const { node, slot } = this.#message({ author: this.me, text, at: Date.now(), own: true });
+    const { node, slot } = this.#message({ author: this.#me, text, at: Date.now(), own: true });
     this.#sending.set(id, { text, node, slot });
     this.sending(id);
     this.#outbox.append(node);
@@ -165,7 +206,6 @@ export class MessageLog {
 
   #insert(publication, epoch, live) {
     const { data, info, offset = 0, time = 0 } = publication;
-    const user = info?.user ?? "";
     const at = time || (live ? Date.now() : 0);
     const ours = this.#sending.get(data?.id);
     if (ours) {
@@ -174,7 +214,7 @@ export class MessageLog {
       ours.node.remove();
     }
     const author = info ? nameOf(info) : "Server";
-    const { node, slot } = this.#message({ author, text: textOf(data), at, own: Boolean(ours || (info && user === this.me)) });
+    const { node, slot } = this.#message({ author, text: textOf(data), at, own: Boolean(ours || (info && this.#isMe(info))) });
     if (offset) {
       slot.textContent = `#${offset}`;
       slot.title = `Offset ${offset} in epoch ${epoch}`;
@@ -182,7 +222,7 @@ export class MessageLog {
       slot.textContent = "not kept";
       slot.title = "This channel keeps no history";
     }
-    const item = { node, epoch, offset, user: info ? user : null, at };
+    const item = { node, epoch, offset, author: info ? personOf(info) : "", own: node.classList.contains("own"), at };
     let place = this.#items.length;
     if (offset) {
       const isLater = (other) => other.epoch === epoch && other.offset > offset;
@@ -214,14 +254,14 @@ export class MessageLog {
   /** A message right after one of the same author belongs to its group, which names the author once. */
   #follow(place) {
     const item = this.#items[place];
-    if (item?.user === undefined) return; // a note, or none there
+    if (item?.author === undefined) return; // a note, or none there
     const before = this.#items[place - 1];
-    const follows = before?.user !== undefined && before.user === item.user && item.at - before.at < GROUP_GAP_MS;
+    const follows = before?.author !== undefined && before.author === item.author && item.at - before.at < GROUP_GAP_MS;
     item.node.classList.toggle("follow", follows);
   }
 
   #regroup() {
-    let isOwn = this.#items.at(-1)?.user === this.me;
+    let isOwn = this.#items.at(-1)?.own === true;
     for (const node of this.#outbox.children) {
       node.classList.toggle("follow", isOwn);
       isOwn = true;
@@ -230,7 +270,7 @@ export class MessageLog {
 
   #trim() {
     const surplus = this.#items.splice(0, Math.max(0, this.#items.length - MESSAGES_MAX));
-    for (const { node, epoch, offset } of surplus) {
+    for (const { node, epoch = "", offset = 0 } of surplus) {
       node.remove();
       this.#known.delete(`${epoch} ${offset}`);
     }
