@@ -262,6 +262,21 @@ print(json.dumps(handler(json.load(open("tests/events/stream_appends.json")), No
         assert unused("StreamLambdaRole", at.all_calls, aws.made.topic_arn) == set()
 
 
+def graves(aws: Aws) -> list[dict[str, Any]]:
+    """What is kept of leases that were cleaned up."""
+    dynamodb, of_leases = aws.client("dynamodb"), "attribute_exists(buried)"
+    items: list[dict[str, Any]] = dynamodb.scan(TableName=f"{PREFIX}nodes", FilterExpression=of_leases)[
+        "Items"
+    ]
+    return items
+
+
+def age(aws: Aws, buried: Sequence[dict[str, Any]]) -> None:
+    """As if it had been long ago."""
+    for item in buried:
+        aws.client("dynamodb").put_item(TableName=f"{PREFIX}nodes", Item=item | {"buried": {"N": "1"}})
+
+
 async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None:
     topic = aws.made.topic_arn
     async with site(aws) as at:
@@ -282,6 +297,10 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         told = await python(reap(event), environ)
         assert '"ReapedNodes":2,"Orphans":0,' in told, "an orphan is looked at, and is too young"
         assert '"members":1' in told
+        # What stays of their leases is removed a while later.
+        age(aws, graves(aws))
+        await python(reap(event), environ)
+        assert graves(aws) == []
         at.ec2.terminate(machine)
         event = json.loads(
             (FIXTURES / "fixtures/events/terminate_lifecycle_action.json").read_text(encoding="utf-8")
