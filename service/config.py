@@ -568,7 +568,7 @@ class Option:
         if rules.minimum is not None and self.kind == "duration":
             bounds = f" up to {format_duration(int(rules.maximum or 0))}"
         elif rules.minimum is not None:
-            bounds = f" from {rules.minimum:g} to {rules.maximum:.12g}"
+            bounds = f" from {rules.minimum:.12g} to {rules.maximum:.12g}"
         if self.kind == "duration":
             return f'a duration such as "300s", "5m", "12h" or "7d"{bounds}'
         if self.kind == "list":

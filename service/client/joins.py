@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -15,7 +16,7 @@ from service.client.services import Services
 from service.client.subscriptions import Subscription, Subscriptions
 from service.concurrency import each_to_its_end
 from service.core.codes import Error
-from service.core.forms import PLAIN, Form, whole
+from service.core.forms import PLAIN, Form, Payload, whole
 from service.core.protocol import publication_push, subscribe_push, subscribe_result
 from service.core.publication import StreamPosition
 from service.core.recovery import RING_BYTES_MAX, Window
@@ -103,7 +104,8 @@ class Joins:
         return True
 
     def _tell_subscribed(self, join: Join, subscription: Subscription, joined: Joined | None) -> None:
-        result = self._subscribed(join, joined, subscription.form)
+        missed = _missed(joined, subscription)
+        result = self._subscribed(join, joined, subscription.form, missed)
         if not join.is_server_side:
             self._peer.reply(join.id, "subscribe", result)
             return
@@ -170,7 +172,8 @@ class Joins:
                     one = Joined(one.position, False, ())  # noqa: PLW2901  # as if the log did not have it
                 else:
                     room -= size
-            results[join.channel] = self._subscribed(join, one)
+            lines = [sent.line for sent in one.missed] if one else []
+            results[join.channel] = self._subscribed(join, one, PLAIN, lines)
         return results
 
     # ---- within
@@ -183,7 +186,9 @@ class Joins:
             limit=self._services.limits.recovery_publications_max,
         )
 
-    def _subscribed(self, join: Join, joined: Joined | None, form: Form = PLAIN) -> dict[str, object]:
+    def _subscribed(
+        self, join: Join, joined: Joined | None, form: Form, missed: Sequence[bytes]
+    ) -> dict[str, object]:
         """What a client is told of its new subscription. `joined` None = the channel has no history."""
         result = self._expiry.last_until(join.channel, join.expires_at) if not join.is_server_side else {}
         if join.ends_at is not None:
@@ -200,12 +205,22 @@ class Joins:
         return result | subscribe_result(
             position=position if join.positioned else None,
             recoverable=join.recoverable,
-            publications=[whole(sent.line, form.payload) for sent in joined.missed],
+            publications=missed,
             recovered=bool(joined.recovered),
             was_recovering=joined.recovered is not None,
-            delta=join.delta,
+            delta=form.payload is not Payload.VALUE,
             number=number,
         )
+
+
+def _missed(joined: Joined | None, subscription: Subscription) -> list[bytes]:
+    """What it missed, in its form. As text it may be more than a recovery brings: then it gets no differences."""
+    lines = [sent.line for sent in joined.missed] if joined else []
+    texts = [whole(line, subscription.form.payload) for line in lines]
+    if sum(map(len, texts)) <= RING_BYTES_MAX:
+        return texts
+    subscription.form = replace(subscription.form, payload=Payload.VALUE)
+    return lines
 
 
 def limit_from_now() -> float:
