@@ -46,7 +46,7 @@ from service.hooks import (
     is_async,
 )
 
-__all__ = ["CALLS_UNDER_WAY_MAX", "HookCalls", "Hooks", "load_hooks"]
+__all__ = ["CALLS_UNDER_WAY_MAX", "HookCalls", "Hooks", "load_hooks", "refused"]
 
 # Calls of hooks that a node waits for at once. What they wait for, such as a database, is down when there are more.
 CALLS_UNDER_WAY_MAX: Final = 1000
@@ -123,7 +123,7 @@ class HookCalls:
     def __init__(self, hooks: Hooks, timeout_s: float, tally: HookTally | None = None) -> None:
         self.hooks = hooks
         self.tally = tally or HookTally()
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         for name in hooks.names():
             self.tally.expect(name)
 
@@ -147,7 +147,7 @@ class HookCalls:
         assert self.hooks.rpc is not None, "asked for first"
         method = self.hooks.rpc.find(event.method)
         if method is None:
-            raise _refused(Error.METHOD_NOT_FOUND)
+            raise refused(Error.METHOD_NOT_FOUND)
         return await self._call("rpc", method, event, _json)
 
     async def _call(
@@ -160,11 +160,11 @@ class HookCalls:
         tally, loop = self.tally, asyncio.get_running_loop()
         if tally.under_way >= CALLS_UNDER_WAY_MAX:
             tally.ended(hook, HookOutcome.SHED)
-            raise _refused(Error.TOO_MANY_REQUESTS)
+            raise refused(Error.TOO_MANY_REQUESTS)
         tally.under_way += 1
         began_s, outcome = loop.time(), HookOutcome.CANCELLED
         log = _log.bind(hook=hook, client=event.client)
-        limit = asyncio.timeout(self._timeout_s)
+        limit = asyncio.timeout(self.timeout_s)
         try:
             async with limit:
                 said = await function(event)
@@ -183,15 +183,19 @@ class HookCalls:
             # Something that the hook waited for was cancelled, and not this call.
             outcome = HookOutcome.FAILED
             log.error("hook_failed", exc_info=error)
-            raise _refused(Error.INTERNAL) from None
-        except Exception as error:  # whatever it is, it is the application's, and its client is answered
+            raise refused(Error.INTERNAL) from None
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # whatever it is, such as SystemExit, it is the application's; its client is answered
             if isinstance(error, TimeoutError) and limit.expired():
                 outcome = HookOutcome.TIMED_OUT
-                log.warning("hook_timed_out", timeout_s=self._timeout_s)
+                log.warning("hook_timed_out", timeout_s=self.timeout_s)
             else:
                 outcome = HookOutcome.FAILED
                 log.error("hook_failed", exc_info=error)
-            raise _refused(Error.INTERNAL) from None
+            raise refused(Error.INTERNAL) from None
         finally:
             tally.under_way -= 1
             tally.ended(hook, outcome)
@@ -199,7 +203,7 @@ class HookCalls:
         return reply
 
 
-def _refused(error: Error) -> Refused:
+def refused(error: Error) -> Refused:
     """An error of the server's own, as SDKs know it from everything else."""
     return Refused(error.value.code, error.value.message, temporary=error.value.temporary)
 

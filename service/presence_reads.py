@@ -1,6 +1,6 @@
 """Who is in a channel, read once for all who ask within a second.
 
-Of its own members a node knows itself: they are not read, and whoever comes or goes here makes nobody read again. So
+Of its own members a node knows itself: what is read of them is not looked at, and whoever comes or goes here makes nobody read again. So
 what presence costs does not grow with those who ask or with those who come, but with channels, nodes and seconds.
 """
 
@@ -17,13 +17,15 @@ from service.core.publication import ClientInfo
 from service.core.reaping import standing
 from service.ports import Clock, Leases, Presence, TooManyMembers
 
-__all__ = ["CACHE_CHANNELS_MAX", "CACHE_MEMBERS_MAX", "CACHE_S", "PresenceReads"]
+__all__ = ["CACHE_CHANNELS_MAX", "CACHE_MEMBERS_MAX", "CACHE_S", "READS_AT_ONCE", "PresenceReads"]
 
 # A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
 CACHE_S: Final = 1.0
 # What is kept of all channels together: members that are on other nodes, some 1 KB each.
 CACHE_CHANNELS_MAX: Final = 1000
 CACHE_MEMBERS_MAX: Final = 100_000
+# Of channels, by a node: they must not take all of its connections to the table.
+READS_AT_ONCE: Final = 16
 
 _NOBODY: Final = Crowd()
 
@@ -53,6 +55,7 @@ class PresenceReads:
         self._own: dict[str, Crowd] = {}
         # In the order in which the reads began.
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._live: asyncio.Task[frozenset[str]] | None = None
         self._live_began_s = float("-inf")
 
@@ -104,18 +107,18 @@ class PresenceReads:
         return await asyncio.shield(kept.read)
 
     def _make_room(self, now_s: float) -> None:
-        """Drop what is too old to be told, and the oldest of what is too much; never the newest."""
+        """Drop what is too old to be told, and the oldest of what is too much; nothing that is still being read."""
         members = sum(kept.members for kept in self._kept.values())
-        while len(self._kept) > 1:
-            oldest = next(iter(self._kept.values()))
-            is_old = oldest.read.done() and oldest.began_s + CACHE_S < now_s
+        for channel, kept in [(name, each) for name, each in self._kept.items() if each.read.done()]:
+            is_old = kept.began_s + CACHE_S < now_s
             if not (is_old or len(self._kept) > CACHE_CHANNELS_MAX or members > CACHE_MEMBERS_MAX):
                 return
-            members -= oldest.members
-            self._kept.popitem(last=False)
+            members -= kept.members
+            del self._kept[channel]
 
     async def _read(self, channel: str) -> Crowd:
-        members, live = await asyncio.gather(self._presence.members(channel), self._live_nodes())
+        async with self._reads:
+            members, live = await asyncio.gather(self._presence.members(channel), self._live_nodes())
         node, own = self._node(), self._own.get(channel, _NOBODY)
         return crowd_of(
             member.info

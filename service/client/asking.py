@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from service.client.peer import Peer
 from service.client.services import Services
+from service.core.codes import Error
 from service.core.hook_events import (
     ConnectEvent,
     ConnectReply,
@@ -19,13 +22,15 @@ from service.core.hook_events import (
 from service.core.publication import Json
 from service.core.session import AskPublish, AskSubscribe, Authenticate, Call, Close, Effect, Fail, Publish
 from service.core.tokens import ConnectionClaims
-from service.hook_calls import CALLS_UNDER_WAY_MAX
+from service.hook_calls import CALLS_UNDER_WAY_MAX, refused
 
-__all__ = ["ASKS_UNDER_WAY_MAX", "Asking"]
+__all__ = ["ASKS_UNDER_WAY_MAX", "ASK_LIMIT_S", "Asking"]
 
 # Subscribes and calls of one connection that wait for the application's code at once: one client must not take all that
 # a node may have.
 ASKS_UNDER_WAY_MAX: Final = 32
+# For a place and the call together, in seconds: SDKs give a command up after 5.
+ASK_LIMIT_S: Final = 4.5
 assert ASKS_UNDER_WAY_MAX < CALLS_UNDER_WAY_MAX, "no client takes all of them"
 
 
@@ -67,13 +72,13 @@ class Asking:
     async def subscribe(self, effect: AskSubscribe) -> Effect:
         """Whether the client may subscribe."""
         session, request = self._peer.session, effect.request
-        async with self._places:
-            event = SubscribeEvent(self._peer.client, *self._as_seen(), request.channel, request.data)
-            try:
+        try:
+            async with self._place():
+                event = SubscribeEvent(self._peer.client, *self._as_seen(), request.channel, request.data)
                 reply = await self._hooks.subscribe(event)
-            except (Refused, Disconnected) as no:
-                session.left(request.channel)
-                return _no(effect.id, no)
+        except (Refused, Disconnected) as no:
+            session.left(request.channel)
+            return _no(effect.id, no)
         return session.answered(effect, reply)
 
     async def publish(self, effect: AskPublish) -> Publish | Fail | Close:
@@ -87,16 +92,29 @@ class Asking:
 
     async def call(self, effect: Call) -> None:
         """Answer a call of a method."""
-        async with self._places:
-            event = RpcEvent(self._peer.client, *self._as_seen(), effect.method, effect.data)
-            try:
+        try:
+            async with self._place():
+                event = RpcEvent(self._peer.client, *self._as_seen(), effect.method, effect.data)
                 answer = await self._hooks.rpc(event)
-            except Refused as no:
-                self._peer.fail(effect.id, no.error)
-            except Disconnected as no:
-                self._peer.close(no.why)
-            else:
-                self._peer.reply(effect.id, "rpc", {"data": answer})
+        except Refused as no:
+            self._peer.fail(effect.id, no.error)
+        except Disconnected as no:
+            self._peer.close(no.why)
+        else:
+            self._peer.reply(effect.id, "rpc", {"data": answer})
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Raises Refused when there is none in time: its client would have given up before the answer."""
+        try:
+            async with asyncio.timeout(max(0.0, ASK_LIMIT_S - self._hooks.timeout_s)):
+                await self._places.acquire()
+        except TimeoutError:
+            raise refused(Error.TOO_MANY_REQUESTS) from None
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _as_seen(self) -> tuple[str, Json]:
         """The user, and what others see of it."""

@@ -10,7 +10,7 @@ from typing import Final
 from service.client.asking import Asking
 from service.client.peer import Peer
 from service.client.services import Services
-from service.client.tasks import Tasks
+from service.client.tasks import Place, Tasks
 from service.core.codes import Disconnect, Error
 from service.core.protocol import Unencodable
 from service.core.publication import Publication, StreamPosition
@@ -56,7 +56,7 @@ class Publishing:
             return
         received_ms = self._services.clock.now_ms()
         await self._places.acquire()
-        self._hand_over(effect, received_ms)
+        self._hand_over(effect, received_ms, Place(self._places))
 
     async def publish_if_allowed(self, effect: AskPublish) -> None:
         """As `publish`, if the application lets it: it is asked about one after the other, beside further commands."""
@@ -65,23 +65,30 @@ class Publishing:
         received_ms = self._services.clock.now_ms()
         limit_s = asyncio.get_running_loop().time() + ASK_WAIT_S
         await self._places.acquire()
-        self._asked = self._tasks.track(self._ask(effect, self._asked, received_ms, limit_s))
+        place = Place(self._places)
+        self._asked = self._tasks.track(self._ask(effect, self._asked, received_ms, limit_s, place))
+        # Also when it is cancelled before its first step: whoever waits for a place must get one.
+        self._asked.add_done_callback(lambda _: place.give_back())
 
     async def _ask(
-        self, effect: AskPublish, before: asyncio.Task[None] | None, received_ms: int, limit_s: float
+        self,
+        effect: AskPublish,
+        before: asyncio.Task[None] | None,
+        received_ms: int,
+        limit_s: float,
+        place: Place,
     ) -> None:
-        """With a place, which is given back with the answer."""
         if before is not None and not await _is_over(before, limit_s):
-            self._places.release()
+            place.give_back()
             self._peer.fail(effect.id, Error.TOO_MANY_REQUESTS)
             # The next one waits for this: it must not overtake those before it.
             await asyncio.wait([before])
             return
         said = await self._asking.publish(effect)
         if isinstance(said, Publish):
-            self._hand_over(said, received_ms)
+            self._hand_over(said, received_ms, place.hand_over())
             return
-        self._places.release()
+        place.give_back()
         if isinstance(said, Close):
             self._peer.close(said.why)
         else:
@@ -98,11 +105,11 @@ class Publishing:
         self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
         return True
 
-    def _hand_over(self, effect: Publish, received_ms: int) -> None:
-        """With a place, which is given back with the answer."""
+    def _hand_over(self, effect: Publish, received_ms: int, place: Place) -> None:
+        """`place` is given back with the answer."""
         if effect.key is not None and self._slept():
             # Its client may have published it elsewhere so long ago that the key is forgotten.
-            self._places.release()
+            place.give_back()
             self._peer.close(Disconnect.NO_PONG)
             return
         publisher = self._services.publisher
@@ -112,19 +119,21 @@ class Publishing:
         try:
             if not effect.options.has_history:
                 publisher.send(effect.channel, published)
-                self._places.release()
+                place.give_back()
                 self._peer.reply(effect.id, "publish", {})
                 return
             position = publisher.store(effect.channel, effect.options, published, effect.key, received_ms)
         except (Full, TooLarge, Unencodable) as error:
-            self._places.release()
+            place.give_back()
             self._peer.fail(effect.id, publisher.error(error))
         else:
-            position.add_done_callback(partial(self._published, effect.id, effect.rpc))
+            position.add_done_callback(partial(self._published, effect.id, effect.rpc, place))
 
-    def _published(self, command_id: int, rpc: bool, position: asyncio.Future[StreamPosition]) -> None:
+    def _published(
+        self, command_id: int, rpc: bool, place: Place, position: asyncio.Future[StreamPosition]
+    ) -> None:
         """I2: answered only now, when the publication is in the log."""
-        self._places.release()
+        place.give_back()
         if position.cancelled():
             self._peer.fail(command_id, Error.INTERNAL)
         elif (failure := position.exception()) is not None:

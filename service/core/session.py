@@ -349,6 +349,7 @@ class Session:
         self._conn_info: Json = None
         self._policy = policy
         self._caps: tuple[Grant, ...] = ()
+        self._hook_says = ConnectReply()
         # Whether the client was told when to refresh its token.
         self._expires = False
         # Channels subscribed to or about to be, and those of them that came by a token.
@@ -611,19 +612,20 @@ class Session:
         """Who connects, by what its token and the connect hook say. `claims` None = no token; `reply` None = no hook, or
         no opinion. A token that names its user is never overruled: what the hook says of other things is added.
         """
-        says = reply or ConnectReply()
+        self._hook_says = says = reply or ConnectReply()
         if claims is None and not says.user and not self.may_connect_without_token():
             return Error.UNAUTHORIZED
-        by_token = claims or ConnectionClaims(says.user, None)
-        return Admission(
-            replace(
-                by_token,
-                info=says.info if by_token.info is None else by_token.info,
-                subs={**says.subs, **by_token.subs},
-                caps=(*by_token.caps, *says.caps),
-            ),
-            says.data,
-            says.expires_at if claims is None else None,
+        by_both = self._with_hook(claims or ConnectionClaims(says.user, None))
+        return Admission(by_both, says.data, says.expires_at if claims is None else None)
+
+    def _with_hook(self, claims: ConnectionClaims) -> ConnectionClaims:
+        """What a token says, and what the connect hook said once, for as long as the connection lasts."""
+        says = self._hook_says
+        return replace(
+            claims,
+            info=says.info if claims.info is None else claims.info,
+            subs={**says.subs, **claims.subs},
+            caps=(*claims.caps, *says.caps),
         )
 
     def connected(self, user: str, info: Json, *, caps: Iterable[Grant] = (), expires: bool = False) -> None:
@@ -676,8 +678,9 @@ class Session:
             return Ignore()
         if claims.user != self.user:
             return self.close(Disconnect.INVALID_TOKEN)
-        self._conn_info = claims.info
-        self._caps = claims.caps
+        by_both = self._with_hook(claims)
+        self._conn_info = by_both.info
+        self._caps = by_both.caps
         return Renew(effect.id, None, claims.expires_at)
 
     def sub_refreshed(self, effect: SubRefresh, claims: SubscriptionClaims) -> Effect:

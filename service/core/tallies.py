@@ -79,6 +79,8 @@ class Limit(Enum):
     PUBLISH_RATE = "publish_rate"
     COMMAND_RATE = "command_rate"
     HANDSHAKE_RATE = "handshake_rate"
+    # A page from elsewhere.
+    ORIGIN = "origin"
 
 
 @dataclass(slots=True)

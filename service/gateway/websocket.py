@@ -120,6 +120,7 @@ class WebSocketGateway:
             # No browser's is longer, nor has a path or a password that would be told here.
             told = origin[:_ORIGIN_CHARS_MAX] if origin and _ORIGIN.fullmatch(origin) else "malformed"
             _log.info("origin_refused", origin=told)
+            request.app[NODE].services.tally.limited(Limit.ORIGIN)
             raise web.HTTPForbidden(
                 text="This page's origin may not connect. Add it to client.allowed_origins.\n"
             )

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from service.auth import sign_connection, sign_subscription
-from service.client import joins, publishing
+from service.client import asking, joins, publishing
 from service.client.asking import ASKS_UNDER_WAY_MAX
 from service.client.connection import COMMANDS_UNDER_WAY_MAX
 from service.core.channels import ChannelOverride
@@ -503,6 +503,27 @@ async def test_more_publications_than_there_are_places(fleet: Fleet) -> None:
         assert logged(fleet.world) == list(range(count))
 
 
+async def test_who_waits_for_a_place_when_the_connection_ends_does_not_wait_for_ever(fleet: Fleet) -> None:
+    """Otherwise nobody would ever see that the socket is closed: the connection would count as open."""
+    publish = Script()
+    async with node(
+        fleet, Hooks(publish=publish), insecure=True, publish_rate_limit=0, command_rate_limit=0
+    ) as served:
+        client = await served.client()
+        commands = (
+            {"publish": {"channel": "room", "data": each}} for each in range(COMMANDS_UNDER_WAY_MAX + 10)
+        )
+        saying_them = asyncio.create_task(client.say(*commands))
+        await publish.asked()
+        await settled()
+        assert not saying_them.done()
+        client.connection.close(Disconnect.EXPIRED)
+        await asyncio.wait_for(saying_them, 10)
+        await settled()
+        assert client.connection._publishing._places._value == COMMANDS_UNDER_WAY_MAX
+        assert len(client.connection._tasks) == 0
+
+
 async def test_the_server_api_is_not_asked_about(fleet: Fleet) -> None:
     # What a hook refuses to clients, the application's back end may say.
     publish = Script()
@@ -511,6 +532,45 @@ async def test_the_server_api_is_not_asked_about(fleet: Fleet) -> None:
         await publisher.store("room", HISTORY, Publication("from the back end"), None, fleet.clock.now_ms())
         assert logged(fleet.world) == ["from the back end"]
         assert publish.events == []
+
+
+async def test_what_the_hook_gave_outlives_a_refresh_of_the_token(fleet: Fleet) -> None:
+    reply = ConnectReply(info={"name": "Ann"}, caps=(Grant(("room",), frozenset({Capability.PUBLISH})),))
+    async with node(fleet, Hooks(connect=saying(reply))) as served:
+        client = await served.client(token=token("ann"))
+        assert await client.publish("room", 1) == {}
+        assert (await client.ask("refresh", token=token("ann")))["expires"] is True
+        assert await client.publish("room", 2) == {}
+        assert client.connection.session.info.conn_info == {"name": "Ann"}
+        await client.ask("refresh", token=token("ann", info={"name": "of the token"}))
+        assert client.connection.session.info.conn_info == {"name": "of the token"}
+
+
+@pytest.mark.parametrize("hook", ["subscribe", "rpc"])
+async def test_what_does_not_find_a_place_in_time_is_not_asked_about(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    """Its client would have given up before the answer, and would reconnect."""
+    monkeypatch.setattr(asking, "ASK_LIMIT_S", SHORT_S)
+    script = Script()
+    hooks = Hooks(subscribe=script) if hook == "subscribe" else Hooks(rpc=registry(wait=script))
+    commands: list[dict[str, Any]] = [
+        {"subscribe": {"channel": f"room-{number}"}} if hook == "subscribe" else {"rpc": {"method": "wait"}}
+        for number in range(ASKS_UNDER_WAY_MAX + 1)
+    ]
+    async with node(fleet, hooks, insecure=True, hook_timeout_s=60.0) as served:
+        client = await served.client()
+        *first, last = await client.say(*commands)
+        assert (await client.answer(last))["error"] == {
+            "code": 111, "message": "too many requests", "temporary": True,
+        }  # fmt: skip
+        assert len(script.events) == ASKS_UNDER_WAY_MAX
+        assert client.socket.reply_to(first[-1]) is None
+        assert f"room-{ASKS_UNDER_WAY_MAX}" not in client.connection.session.channels
+        for number in range(ASKS_UNDER_WAY_MAX):
+            script.answer(number, Refused(422, "no"))
+        for command in first:
+            assert (await client.answer(command))["error"]["code"] == 422
 
 
 # ---- calls

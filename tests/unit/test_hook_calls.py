@@ -272,6 +272,7 @@ NOT_JSON: list[object] = [
         ("subscribe", SubscribeReply(allow="pub")),  # type: ignore[arg-type]
         ("subscribe", SubscribeReply(allow=frozenset({"pub"}))),  # type: ignore[arg-type]
         *((hook, RuntimeError("secret")) for hook in ("connect", "subscribe", "publish", "rpc")),
+        *((hook, SystemExit(3)) for hook in ("connect", "subscribe", "publish", "rpc")),
         ("rpc", TimeoutError("its own")),
         ("rpc", asyncio.CancelledError("its own")),
         ("rpc", ExceptionGroup("several", [ValueError()])),

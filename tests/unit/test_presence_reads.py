@@ -17,7 +17,7 @@ from service.ports import Lease, Member, Presence, Refused, TooManyMembers
 from service.presence import LIST_BYTES_MAX, PresenceBook
 from service.presence_reads import CACHE_MEMBERS_MAX, CACHE_S
 from tests.unit.adapters.fakes import FakeClient
-from tests.unit.worlds import Fleet, info, until
+from tests.unit.worlds import Fleet, info, settled, until
 
 CHANNEL: Final = "room"
 MANY: Final = 10_000
@@ -102,6 +102,24 @@ async def test_a_read_that_takes_long_is_not_joined_by_another(world: World) -> 
     assert world.reads == (1, 1)
     await world.book.totals(CHANNEL)
     assert world.reads == (2, 2), "it told of a time that is over"
+
+
+async def test_reads_under_way_are_not_forgotten_and_not_too_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_reads, "CACHE_CHANNELS_MAX", 5)
+    rooms = [f"room {number}" for number in range(30)]
+    held = world.fleet.traffic.hold("members", "answer")
+    asking = [asyncio.create_task(world.book.totals(room)) for room in rooms]
+    await held.arrived()
+    await settled()
+    assert world.reads[0] <= presence_reads.READS_AT_ONCE
+    asking += [asyncio.create_task(world.book.totals(room)) for room in rooms]
+    held.release()
+    assert await asyncio.gather(*asking) == [(0, 0)] * 60
+    assert world.reads == (30, 1), "each channel once"
+    await world.book.totals("another")
+    assert len(world.book._reads._kept) <= 6
 
 
 async def test_channels_that_are_asked_for_at_once_share_the_read_of_leases(world: World) -> None:

@@ -204,6 +204,7 @@ async def test_a_foreign_page_is_refused(gateway: Gateway) -> None:
         await gateway.session.ws_connect(gateway.url(), origin="https://evil.example.com")
     assert refused.value.status == 403
     assert gateway.connections == 0
+    assert gateway.node.assembly.node.services.tally.limits["origin"] == 1
 
 
 async def test_an_allowed_page_is_welcome(serve: Serve) -> None:
