@@ -114,13 +114,22 @@ class LeaseKeeper:
             self._wanted = False
             self._renew()
             ended = replace(self._lease, expires_at=self._lease.heartbeat_at)
-            lost = set(left_under)
-            if self._stored and await self._leases.heartbeat(ended):
-                lost.discard(ended.node)
-            elif self._stored:
-                lost.add(ended.node)
+            lost = set(left_under) - {ended.node}
+            failures: list[PortError] = []
+            try:
+                if self._stored and not await self._leases.heartbeat(ended):
+                    lost.add(ended.node)
+            except PortError as error:
+                failures.append(error)
             for node in sorted(lost):
-                await self._leases.put(replace(ended, node=node, queue="", queue_url="", subscription_arn=""))
+                try:
+                    await self._leases.put(
+                        replace(ended, node=node, queue="", queue_url="", subscription_arn="")
+                    )
+                except PortError as error:
+                    failures.append(error)
+            if failures:
+                raise failures[0]
 
     async def _try_beat(self) -> None:
         async with self._writing:

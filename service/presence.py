@@ -114,12 +114,7 @@ class PresenceBook:
             self._forget(node)
             raise
         except PortError:
-            if node != self._node:
-                self._leave_old(node, channel, info)
-            elif len(self._exits) < EXITS_MAX:
-                self._exits[key] = info
-            else:
-                self._forget(node)
+            self._not_removed(node, channel, info)
             raise
         finally:
             self._leaving[node] -= 1
@@ -149,6 +144,15 @@ class PresenceBook:
         self._exits.clear()
         self._unwritten = OrderedDict(self._here)
         self._wake.set()
+
+    def _not_removed(self, node: str, channel: str, info: ClientInfo) -> None:
+        """There may be an entry under `node` of somebody who is not here: it is removed later."""
+        if node != self._node:
+            self._leave_old(node, channel, info)
+        elif len(self._exits) < EXITS_MAX:
+            self._exits[channel, info.client] = info
+        else:
+            self._forget(node)
 
     def _leave_old(self, node: str, channel: str, info: ClientInfo) -> None:
         if len(self._old) < EXITS_MAX:
@@ -203,12 +207,20 @@ class PresenceBook:
         if node != self._node or self._unwritten.get(key) is not info:
             return
         channel, _ = key
-        await self._presence.add(channel, Member(node, info))
+        try:
+            await self._presence.add(channel, Member(node, info))
+            if self._here.get(key) is None:
+                # Left meanwhile, perhaps before this entry was there to be removed.
+                await self._presence.remove(channel, Member(node, info))
+        except (PortError, asyncio.CancelledError):
+            if self._here.get(key) is None:
+                # Nobody else knows that it may be there.
+                self._not_removed(node, channel, info)
+            raise
         here = self._here.get(key)
         if here is None:
-            # Left meanwhile, perhaps before this entry was there to be removed.
-            await self._presence.remove(channel, Member(node, info))
-        elif here is not info:
+            return
+        if here is not info:
             # Came back meanwhile, with what this entry may just have replaced.
             self._unwritten[key] = here
         elif node == self._node:
@@ -227,7 +239,9 @@ class PresenceBook:
                     # The others would fare no better.
                     _log.warning("presence_exits_wait", entries=len(self._exits), reason=str(error))
                     return
-                del self._exits[key]
+                # Not if the lease was lost meanwhile: then it is among the old ones.
+                if self._exits.get(key) is info:
+                    del self._exits[key]
 
     async def members(self, channel: str) -> Mapping[str, ClientInfo]:
         """By client id; those of other nodes at most CACHE_S old. Raises PortError, of which TooManyMembers."""

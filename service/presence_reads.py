@@ -10,14 +10,22 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from service.core.presence_lists import Crowd, ListTooLarge, crowd_of, listing, together, totals
 from service.core.publication import ClientInfo
 from service.core.reaping import standing
-from service.ports import Clock, Leases, Presence, TooManyMembers
+from service.ports import Clock, Leases, Presence, Throttled, TooManyMembers
 
-__all__ = ["CACHE_CHANNELS_MAX", "CACHE_MEMBERS_MAX", "CACHE_S", "READS_AT_ONCE", "PresenceReads"]
+__all__ = [
+    "CACHE_CHANNELS_MAX",
+    "CACHE_MEMBERS_MAX",
+    "CACHE_S",
+    "READS_AT_ONCE",
+    "READS_WAITING_MAX",
+    "PresenceReads",
+]
 
 # A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
 CACHE_S: Final = 1.0
@@ -26,22 +34,19 @@ CACHE_CHANNELS_MAX: Final = 1000
 CACHE_MEMBERS_MAX: Final = 100_000
 # Of channels, by a node: they must not take all of its connections to the table.
 READS_AT_ONCE: Final = 16
+# And of those that wait for their turn: beyond it, who asks is refused. The table does not answer then.
+READS_WAITING_MAX: Final = 1000
 
 _NOBODY: Final = Crowd()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Kept:
-    """A read of a channel, done or not. `began_s`: what it tells is as old as that at the most."""
+    """A read that is done. What it tells is as old as `began_s` at the most; `members` is how many it keeps in memory."""
 
     read: asyncio.Task[Crowd]
     began_s: float
-
-    @property
-    def members(self) -> int:
-        """That it keeps in memory, as far as it is known."""
-        done = self.read.done() and not self.read.cancelled() and self.read.exception() is None
-        return len(self.read.result()) if done else 0
+    members: int
 
 
 class PresenceReads:
@@ -53,8 +58,10 @@ class PresenceReads:
         self._clock = clock
         self._node = node
         self._own: dict[str, Crowd] = {}
-        # In the order in which the reads began.
+        # Those under way; and those that are done, the oldest first.
+        self._under_way: dict[str, asyncio.Task[Crowd]] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept_members = 0
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._live: asyncio.Task[frozenset[str]] | None = None
         self._live_began_s = float("-inf")
@@ -97,24 +104,41 @@ class PresenceReads:
 
     async def _others(self, channel: str) -> Crowd:
         """Members on other nodes: what is read now, or was within CACHE_S. Failures are kept as well."""
-        kept, now_s = self._kept.get(channel), self._clock.monotonic_s()
-        if kept is None or (kept.read.done() and kept.began_s + CACHE_S < now_s):
-            read = asyncio.create_task(self._read(channel), name=f"presence {channel}")
-            read.add_done_callback(_seen)
-            kept = self._kept[channel] = _Kept(read, now_s)
-            self._kept.move_to_end(channel)
-            self._make_room(now_s)
-        return await asyncio.shield(kept.read)
+        read = self._under_way.get(channel)
+        if read is None:
+            kept, now_s = self._kept.get(channel), self._clock.monotonic_s()
+            if kept is not None and kept.began_s + CACHE_S >= now_s:
+                return kept.read.result()
+            if len(self._under_way) >= READS_WAITING_MAX:
+                raise Throttled("too many channels' members are being read")
+            read = self._under_way[channel] = asyncio.create_task(
+                self._read(channel), name=f"presence {channel}"
+            )
+            read.add_done_callback(partial(self._was_read, channel, now_s))
+        return await asyncio.shield(read)
 
-    def _make_room(self, now_s: float) -> None:
-        """Drop what is too old to be told, and the oldest of what is too much; nothing that is still being read."""
-        members = sum(kept.members for kept in self._kept.values())
-        for channel, kept in [(name, each) for name, each in self._kept.items() if each.read.done()]:
+    def _was_read(self, channel: str, began_s: float, read: asyncio.Task[Crowd]) -> None:
+        """Keep it, unless it is too old to be told; drop what is, and the oldest of what is too much."""
+        del self._under_way[channel]
+        self._drop(channel)
+        # Those who wait have the error; there may be nobody left who does.
+        if not read.cancelled():
+            members = len(read.result()) if read.exception() is None else 0
+            self._kept[channel] = _Kept(read, began_s, members)
+            self._kept_members += members
+        now_s = self._clock.monotonic_s()
+        while self._kept:
+            oldest, kept = next(iter(self._kept.items()))
             is_old = kept.began_s + CACHE_S < now_s
-            if not (is_old or len(self._kept) > CACHE_CHANNELS_MAX or members > CACHE_MEMBERS_MAX):
+            is_much = len(self._kept) > CACHE_CHANNELS_MAX or self._kept_members > CACHE_MEMBERS_MAX
+            if not (is_old or (is_much and len(self._kept) > 1)):
                 return
-            members -= kept.members
-            del self._kept[channel]
+            self._drop(oldest)
+
+    def _drop(self, channel: str) -> None:
+        """Idempotent."""
+        if (kept := self._kept.pop(channel, None)) is not None:
+            self._kept_members -= kept.members
 
     async def _read(self, channel: str) -> Crowd:
         async with self._reads:
@@ -141,7 +165,7 @@ class PresenceReads:
         return frozenset(lease.node for lease in await self._leases.all() if standing(lease, now) == "live")
 
 
-def _seen(read: asyncio.Task[Crowd] | asyncio.Task[frozenset[str]]) -> None:
+def _seen(read: asyncio.Task[frozenset[str]]) -> None:
     if not read.cancelled():
         # Those who wait have the error; there may be nobody left who does.
         read.exception()

@@ -29,7 +29,7 @@ __all__ = ["ASKS_UNDER_WAY_MAX", "ASK_LIMIT_S", "Asking"]
 # Subscribes and calls of one connection that wait for the application's code at once: one client must not take all that
 # a node may have.
 ASKS_UNDER_WAY_MAX: Final = 32
-# For a place and the call together, in seconds: SDKs give a command up after 5.
+# For what comes before the call and the call together, in seconds: SDKs give a command up after 5.
 ASK_LIMIT_S: Final = 4.5
 assert ASKS_UNDER_WAY_MAX < CALLS_UNDER_WAY_MAX, "no client takes all of them"
 
@@ -43,6 +43,11 @@ class Asking:
         self._hooks = services.hooks
         self._peer = peer
         self._places = asyncio.Semaphore(ASKS_UNDER_WAY_MAX)
+
+    @property
+    def wait_s(self) -> float:
+        """For how long something may wait before the application is asked, so that it is answered in time."""
+        return max(0.0, ASK_LIMIT_S - self._hooks.timeout_s)
 
     @property
     def is_asked_to_connect(self) -> bool:
@@ -107,7 +112,7 @@ class Asking:
     async def _place(self) -> AsyncIterator[None]:
         """Raises Refused when there is none in time: its client would have given up before the answer."""
         try:
-            async with asyncio.timeout(max(0.0, ASK_LIMIT_S - self._hooks.timeout_s)):
+            async with asyncio.timeout(self.wait_s):
                 await self._places.acquire()
         except TimeoutError:
             raise refused(Error.TOO_MANY_REQUESTS) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 from service.client.asking import Asking
 from service.client.peer import Peer
@@ -19,10 +18,7 @@ from service.core.session import AskPublish, Close, Publish
 from service.core.tallies import Limit
 from service.log.appender import Full, TooLarge
 
-__all__ = ["ASK_WAIT_S", "Publishing"]
-
-# How long a publication may wait until those before it were asked about: SDKs give it up after 5 s.
-ASK_WAIT_S: Final = 4.5
+__all__ = ["Publishing"]
 
 
 class Publishing:
@@ -63,7 +59,7 @@ class Publishing:
         if self._is_too_much(effect.id):
             return
         received_ms = self._services.clock.now_ms()
-        limit_s = asyncio.get_running_loop().time() + ASK_WAIT_S
+        limit_s = asyncio.get_running_loop().time() + self._asking.wait_s
         await self._places.acquire()
         place = Place(self._places)
         self._asked = self._tasks.track(self._ask(effect, self._asked, received_ms, limit_s, place))

@@ -15,31 +15,41 @@ from service.core.session import ReadHistory, ReadPresence
 from service.log.history import WrongEpoch, read_history
 from service.ports import PortError, TooManyMembers
 
-__all__ = ["READS_UNDER_WAY_MAX", "Reading"]
+__all__ = ["PRESENCE_LIMIT_S", "READS_UNDER_WAY_MAX", "Reading"]
 
-# Reads of one connection at once: one client must not take the node's connections to the table.
+# Reads of one connection at once, of history and of presence: one client must not take the node's connections to the
+# table.
 READS_UNDER_WAY_MAX: Final = 4
+# What takes longer is answered with an error: SDKs give up after 5 s, and further commands wait behind it.
+PRESENCE_LIMIT_S: Final = 4.5
 
 _log = structlog.get_logger(__name__)
 
 
 class Reading:
-    """Answers what a connection asks for, READS_UNDER_WAY_MAX at once."""
+    """Answers what a connection asks for, READS_UNDER_WAY_MAX of each kind at once."""
 
-    __slots__ = ("_peer", "_places", "_services")
+    __slots__ = ("_histories", "_peer", "_presences", "_services")
 
     def __init__(self, services: Services, peer: Peer) -> None:
         self._services = services
         self._peer = peer
-        self._places = asyncio.Semaphore(READS_UNDER_WAY_MAX)
+        # The one must not wait for the table of the other.
+        self._histories = asyncio.Semaphore(READS_UNDER_WAY_MAX)
+        self._presences = asyncio.Semaphore(READS_UNDER_WAY_MAX)
 
     async def history(self, effect: ReadHistory) -> None:
-        async with self._places:
+        async with self._histories:
             await self._read_history(effect)
 
     async def presence(self, effect: ReadPresence) -> None:
-        async with self._places:
-            await self._read_presence(effect)
+        try:
+            async with asyncio.timeout(PRESENCE_LIMIT_S), self._presences:
+                await self._read_presence(effect)
+        except TimeoutError:
+            reason = f"not done within {PRESENCE_LIMIT_S} s"
+            _log.warning("presence_failed", channel=effect.channel, reason=reason)
+            self._peer.fail(effect.id, Error.INTERNAL)
 
     async def _read_history(self, effect: ReadHistory) -> None:
         request, most = effect.request, self._services.limits.history_publications_max

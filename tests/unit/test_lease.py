@@ -209,6 +209,15 @@ async def test_leases_that_were_lost_are_told_of_when_something_is_left_under_th
     assert world.fleet.traffic.calls["put"] == 2
 
 
+async def test_a_failure_at_the_end_keeps_no_other_lost_lease_from_being_told_of(world: World) -> None:
+    await world.keeper.hold("queue-1")
+    world.fleet.world.fail_next("heartbeat", Throttled())
+    world.fleet.world.fail_next("put", Throttled())
+    with pytest.raises(Throttled):
+        await world.keeper.abandon(["lost-1", "lost-2", "lost-3"])
+    assert {"lost-2", "lost-3"} < set(world.fleet.world.leases)
+
+
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_lease_that_is_found_lost_at_the_end_is_told_of_as_well(world: World, known: bool) -> None:
     await world.keeper.hold("queue-1")

@@ -10,7 +10,7 @@ import pytest
 from service import presence as presence_module
 from service import presence_reads
 from service.adapters.memory import MemoryLeases, MemoryPresence
-from service.ports import Lease, PortError, Throttled
+from service.ports import Lease, PortError, Throttled, UnknownOutcome
 from service.presence import LEASES_LEFT_MAX, PresenceBook
 from service.presence_reads import CACHE_S
 from tests.unit.worlds import Fleet, info, settled, until
@@ -256,6 +256,52 @@ async def test_who_leaves_while_entries_are_written_again_is_gone(world: World) 
     running.cancel()
     assert not world.fleet.world.presence
     assert not again
+
+
+async def test_a_lease_that_is_lost_while_a_removal_is_tried_again_ends_nothing(
+    world: World, impatient: None
+) -> None:
+    book = world.books["a"]
+    for client in ("c1", "c2"):
+        await book.enter(CHANNEL, info(client))
+        world.fleet.world.fail_next("remove", Throttled())
+        with pytest.raises(Throttled):
+            await book.exit(CHANNEL, info(client))
+    held = world.fleet.traffic.hold("remove", "call")
+    running = asyncio.create_task(book.run())
+    await held.arrived()
+    book.move("a2")
+    held.release()
+    await until(lambda: book.is_clean)
+    assert not running.done()
+    running.cancel()
+    assert not world.fleet.world.presence
+
+
+@pytest.mark.parametrize("failing", ["add", "remove"])
+async def test_an_entry_that_was_written_again_for_who_had_left_is_not_forgotten(
+    world: World, failing: str
+) -> None:
+    """Its write got in and its answer was lost, or it could not be removed."""
+    book = world.books["a"]
+    await book.enter(CHANNEL, info("c1"))
+    del world.fleet.world.leases["a"]
+    world.live("a2")
+    held = world.fleet.traffic.hold("add", "call")
+    book.move("a2")
+    writing = asyncio.create_task(book._write_again())
+    await held.arrived()
+    await book.exit(CHANNEL, info("c1"))
+    if failing == "add":
+        world.fleet.world.fail_next("add", UnknownOutcome(), "applied")
+    else:
+        world.fleet.world.fail_next("remove", Throttled())
+    held.release()
+    await writing
+    assert not book.is_clean
+    await book.finish()
+    assert book.is_clean
+    assert not world.fleet.world.presence
 
 
 async def test_an_entry_that_was_under_way_when_the_lease_was_lost_is_written_again(world: World) -> None:

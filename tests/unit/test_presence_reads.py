@@ -13,7 +13,7 @@ from service.adapters.memory import MemoryLeases, MemoryPresence
 from service.adapters.presence import DynamoPresence
 from service.core import presence_lists
 from service.core.publication import ClientInfo
-from service.ports import Lease, Member, Presence, Refused, TooManyMembers
+from service.ports import Lease, Member, Presence, Refused, Throttled, TooManyMembers
 from service.presence import LIST_BYTES_MAX, PresenceBook
 from service.presence_reads import CACHE_MEMBERS_MAX, CACHE_S
 from tests.unit.adapters.fakes import FakeClient
@@ -120,6 +120,32 @@ async def test_reads_under_way_are_not_forgotten_and_not_too_many(
     assert world.reads == (30, 1), "each channel once"
     await world.book.totals("another")
     assert len(world.book._reads._kept) <= 6
+
+
+async def test_no_more_than_so_many_channels_wait_to_be_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_reads, "READS_WAITING_MAX", 20)
+    held = world.fleet.traffic.hold("members", "answer")
+    asking = [asyncio.create_task(world.book.totals(f"room {number}")) for number in range(20)]
+    await held.arrived()
+    with pytest.raises(Throttled):
+        await world.book.totals("room 20")
+    again = asyncio.create_task(world.book.totals("room 3"))
+    held.release()
+    assert await asyncio.gather(*asking, again) == [(0, 0)] * 21
+    assert await world.book.totals("room 20") == (0, 0)
+
+
+async def test_what_many_reads_bring_at_once_is_kept_within_the_bound(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_reads, "CACHE_MEMBERS_MAX", 100)
+    for number in range(20):
+        world.elsewhere(30, f"room {number}")
+    await asyncio.gather(*(world.book.totals(f"room {number}") for number in range(20)))
+    reads = world.book._reads
+    assert sum(kept.members for kept in reads._kept.values()) == reads._kept_members <= 100
 
 
 async def test_channels_that_are_asked_for_at_once_share_the_read_of_leases(world: World) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 
+from service.client import reading
 from service.ports import Lease, Member
 from tests.unit.worlds import Fleet, LocalNode, info
 
@@ -65,3 +66,17 @@ async def test_a_reply_leaves_half_of_the_queue(queue_bytes: int) -> None:
             assert max(len(frame) for frame in client.socket.frames) < queue_bytes / 2 + 100
         await node.close()
     assert most == (MANY if queue_bytes > QUEUE_BYTES else 4_000)
+
+
+async def test_a_table_that_does_not_answer_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise SDKs reconnect, and all that the client asks for later waits behind it. History has a table of its own."""
+    monkeypatch.setattr(reading, "PRESENCE_LIMIT_S", 0.02)
+    fleet, node = crowded(2)
+    client = await node.client()
+    held = fleet.traffic.hold("members", "answer")
+    asked = await client.say(*({"presence": {"channel": CHANNEL}} for _ in range(8)))
+    assert await client.ask("history", channel="room", limit=1) != 100
+    for command in asked:
+        assert (await client.answer(command))["error"]["code"] == 100
+    held.release()
+    await node.close()
