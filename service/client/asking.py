@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from service.client.peer import Peer
-from service.client.services import Services
+from service.client.services import ANSWER_LIMIT_S, Services
 from service.core.codes import Error
 from service.core.hook_events import (
     ConnectEvent,
@@ -29,8 +29,8 @@ __all__ = ["ASKS_UNDER_WAY_MAX", "ASK_LIMIT_S", "Asking"]
 # Subscribes and calls of one connection that wait for the application's code at once: one client must not take all that
 # a node may have.
 ASKS_UNDER_WAY_MAX: Final = 32
-# For what comes before the call and the call together, in seconds: SDKs give a command up after 5.
-ASK_LIMIT_S: Final = 4.5
+# For what comes before the call and the call together.
+ASK_LIMIT_S: Final = ANSWER_LIMIT_S
 assert ASKS_UNDER_WAY_MAX < CALLS_UNDER_WAY_MAX, "no client takes all of them"
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from service.client.expiry import Expiry
 from service.client.peer import Peer
-from service.client.services import Services
+from service.client.services import ANSWER_LIMIT_S, Services
 from service.client.subscriptions import Subscription, Subscriptions
 from service.concurrency import each_to_its_end
 from service.core.codes import Error
@@ -28,9 +28,8 @@ __all__ = ["PRESENCE_ENTRIES_AT_ONCE", "SUBSCRIBE_LIMIT_S", "Joins", "limit_from
 
 # Presence entries that are made at once for a client that is subscribed to many channels as it connects.
 PRESENCE_ENTRIES_AT_ONCE: Final = 16
-# A subscribe, or a connect with subscriptions, that takes longer is answered with an error: SDKs give up, and
-# reconnect, after 5 s.
-SUBSCRIBE_LIMIT_S: Final = 4.5
+# Of a subscribe, or a connect with subscriptions.
+SUBSCRIBE_LIMIT_S: Final = ANSWER_LIMIT_S
 
 _log = structlog.get_logger(__name__)
 

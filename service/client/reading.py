@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from service.client.peer import Peer
-from service.client.services import Services
+from service.client.services import ANSWER_LIMIT_S, Services
 from service.core.codes import Error
 from service.core.protocol import encode_lines_reply, encode_presence_reply
 from service.core.session import ReadHistory, ReadPresence
@@ -20,8 +20,8 @@ __all__ = ["PRESENCE_LIMIT_S", "READS_UNDER_WAY_MAX", "Reading"]
 # Reads of one connection at once, of history and of presence: one client must not take the node's connections to the
 # table.
 READS_UNDER_WAY_MAX: Final = 4
-# What takes longer is answered with an error: SDKs give up after 5 s, and further commands wait behind it.
-PRESENCE_LIMIT_S: Final = 4.5
+# Further commands wait behind what takes longer.
+PRESENCE_LIMIT_S: Final = ANSWER_LIMIT_S
 
 _log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from service.core.codes import Closing
 from service.core.envelope import Signal
@@ -22,7 +22,12 @@ from service.presence import PresenceBook
 from service.publisher import Publisher
 from service.roster import Roster
 
-__all__ = ["Limits", "Services", "Socket", "Verifier"]
+__all__ = ["ANSWER_LIMIT_S", "Limits", "Services", "Socket", "Verifier"]
+
+
+# Within this, in seconds, what waits for others (the log, presence, the application) is answered, with an error if need be:
+# SDKs give a command up after 5, and of a subscribe they reconnect then.
+ANSWER_LIMIT_S: Final = 4.5
 
 
 class Socket(Sink, Protocol):

@@ -10,6 +10,7 @@ Where both payloads are UTF-8, so is the difference: nothing is copied that begi
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 __all__ = ["SEARCHED_BYTES_MAX", "delta"]
@@ -81,25 +82,25 @@ def _found(source: bytes, target: bytes, start: int, end: int) -> list[tuple[int
 
 
 def _common(source: bytes, at: int, target: bytes, here: int, most: int) -> int:
-    """How many bytes from `at` of `source` and `here` of `target` are alike, `most` at most: halves are compared whole."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if source[at + low : at + middle] == target[here + low : here + middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """How many bytes from `at` of `source` and `here` of `target` are alike, `most` at most."""
+    return _longest(most, lambda low, high: source[at + low : at + high] == target[here + low : here + high])
 
 
 def _common_tail(source: bytes, target: bytes, most: int) -> int:
+    """How many bytes at the end of both are alike, `most` at most."""
+    ends = len(source), len(target)
+    return _longest(
+        most,
+        lambda low, high: source[ends[0] - high : ends[0] - low] == target[ends[1] - high : ends[1] - low],
+    )
+
+
+def _longest(most: int, alike: Callable[[int, int], bool]) -> int:
+    """How far it is alike, by halves that are compared whole: `alike` says so of what lies between two distances."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        if (
-            source[len(source) - middle : len(source) - low]
-            == target[len(target) - middle : len(target) - low]
-        ):
+        if alike(low, middle):
             low = middle
         else:
             high = middle - 1

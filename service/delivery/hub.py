@@ -26,7 +26,7 @@ class Subscriber(Protocol):
 
     @property
     def form(self) -> Form:
-        """What it takes publications in; always the same."""
+        """What it takes publications in; the same as long as it is here."""
 
     @property
     def join_leave(self) -> bool:

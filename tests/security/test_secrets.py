@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from service import cli, telemetry
 from service.auth import sign_connection, sign_subscription
 from tests.contract.backends import ROOT
 from tests.integration.serving import Aws, Process, deployed, environment
+from tests.loggers import logging_restored
 from tests.websocket import PROTOBUF, WebSocket
 
 SECRET: Final = "sesame-secret-that-nobody-is-told-of-0123456789"
@@ -52,15 +52,8 @@ BOTH_STREAMS: Final = (
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Logging is of the process: put it back for the other tests."""
-    root = logging.getLogger()
-    level = root.level
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-    root.setLevel(level)
-    for handler in [each for each in root.handlers if isinstance(each, telemetry._LibraryHandler)]:
-        root.removeHandler(handler)
+    with logging_restored():
+        yield
 
 
 @dataclass(slots=True)

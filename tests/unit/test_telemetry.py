@@ -14,19 +14,13 @@ import pytest
 import structlog
 
 from service import telemetry
+from tests.loggers import logging_restored
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Logging is of the process: put it back for the other tests."""
-    root = logging.getLogger()
-    level = root.level
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-    root.setLevel(level)
-    for handler in [each for each in root.handlers if isinstance(each, telemetry._LibraryHandler)]:
-        root.removeHandler(handler)
+    with logging_restored():
+        yield
 
 
 @pytest.fixture

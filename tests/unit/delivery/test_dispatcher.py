@@ -420,7 +420,7 @@ CLAIMS: Final[dict[str, tuple[str, Callable[[str], StreamPosition]]]] = {
 
 @pytest.mark.parametrize("claim", CLAIMS)
 async def test_a_read_for_a_subscriber_that_failed_is_not_tried_again_at_once_for_all(
-    room: Room, claim: str, monkeypatch: pytest.MonkeyPatch
+    room: Room, claim: str
 ) -> None:
     call, since = CLAIMS[claim]
     item = await room.append(3)
