@@ -121,7 +121,9 @@ def assemble(
         recovery_publications_max=client.recovery_max_publication_limit,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, ports.random)
-    appender = Appender(log, clock, dispatcher.offer_one, generation=config.aws.log_generation)
+    appender = Appender(
+        log, clock, dispatcher.offer_one, generation=config.aws.log_generation, random=ports.random
+    )
     broadcaster = Broadcaster(ports.topic, clock)
     background = Background()
     listener = Listener(

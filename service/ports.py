@@ -20,10 +20,12 @@ __all__ = [
     "BeliefEnded",
     "ChannelTable",
     "Clock",
+    "Contended",
     "Estate",
     "Framer",
     "Gone",
     "Grave",
+    "Holders",
     "InstanceQueue",
     "Lease",
     "Leases",
@@ -66,6 +68,10 @@ class TooManyMembers(Refused):
     """A channel has more members than are told of at once."""
 
 
+class Contended(PortError):
+    """Known not to have happened: another write of the same item was just being carried out. Look again first."""
+
+
 class BeliefEnded(PortError):
     """Not sent: the tail on which this append rests is no longer to be believed (checked after signing)."""
 
@@ -93,6 +99,17 @@ NewId = Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
+class Holders:
+    """What stands in the way of a conditional write: the log item at its offset, the key items of keys that are taken.
+
+    At least one of them. DynamoDB may name some of several reasons only.
+    """
+
+    item: LogItem | None = None
+    keys: tuple[KeyItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Log items ascending by offset. `more`: the table holds further items in the direction of reading."""
 
@@ -117,15 +134,15 @@ class ChannelTable(Protocol):
         (the caller compares `batch`). One attempt, no retry inside.
 
         Raises BeliefEnded (the wall clock, read after signing, is past `believed_until_ms`: not sent),
-        Throttled, UnknownOutcome, Refused.
+        Contended, Throttled, UnknownOutcome, Refused.
         """
 
     async def put_keyed_item(
-        self, item: LogItem, key: KeyItem, believed_until_ms: int
-    ) -> LogItem | KeyItem | None:
-        """Write both `item` and `key` (into table `idempotency`) if both their keys are free, or neither:
-        None = they are written now. Otherwise the key item that is there, or else the log item that holds the
-        offset (the caller compares `batch`). A key item counts as long as it is there, expired or not.
+        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        """Write `item` and all `keys` (into table `idempotency`) if all their keys are free, or none of them:
+        None = they are written now. Otherwise who holds them (the caller compares `batch`). A key item counts as
+        long as it is there, expired or not. `keys`: 1 to ITEM_KEYS_MAX, all different.
 
         One attempt, and the same errors as `put_item`.
         """
@@ -135,6 +152,9 @@ class ChannelTable(Protocol):
 
         False = the condition failed. Raises Throttled, UnknownOutcome, Refused.
         """
+
+    async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
+        """Items whose key is > `offset`, ascending: what was appended behind an item that ends at `offset`."""
 
     async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
         """Items that cover offsets ≥ `from_offset`, ascending, beginning with the one that spans it, if any."""

@@ -13,7 +13,7 @@ from service.core.protocol import Unencodable, encode_stored
 from service.core.publication import Publication, StreamPosition
 from service.delivery.broadcaster import can_be_sent
 from service.log.appender import Appender, Full, TooLarge
-from service.log.channel_log import NeverAppended, NotAppended
+from service.log.channel_log import NeverAppended, NotAppended, OffsetsUsedUp
 from service.ports import NewId
 
 __all__ = ["Publisher"]
@@ -59,6 +59,8 @@ class Publisher:
                 return Error.BAD_REQUEST
             case TooLarge():
                 return Error.LIMIT_EXCEEDED
+            case OffsetsUsedUp():
+                return Error.NOT_AVAILABLE
             case NeverAppended():
                 return Error.REFUSED
             case Full() | NotAppended():

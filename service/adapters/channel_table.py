@@ -6,7 +6,7 @@ An append with an idempotency key is a transaction with the `idempotency` table.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from service.adapters.errors import LOG_CALL_LIMIT_S, error_code, is_condition_f
 from service.core.idempotency import KeyItem, parse_key_item
 from service.core.log_item import (
     HEAD_OFFSET,
+    ITEM_KEYS_MAX,
     OFFSET_MAX,
     AttributeMap,
     Head,
@@ -27,7 +28,16 @@ from service.core.log_item import (
     parse_item,
     parse_log_item,
 )
-from service.ports import BeliefEnded, Clock, Page, Refused, Throttled, UnknownOutcome
+from service.ports import (
+    BeliefEnded,
+    Clock,
+    Contended,
+    Holders,
+    Page,
+    Refused,
+    Throttled,
+    UnknownOutcome,
+)
 
 __all__ = ["DynamoChannelTable"]
 
@@ -46,7 +56,10 @@ _IN_PROGRESS: Final = "TransactionInProgressException"
 # Codes of the reasons for which a transaction is canceled, one for each of its writes.
 _CONDITION: Final = "ConditionalCheckFailed"
 _NO_REASON: Final = "None"
-_TRY_AGAIN: Final = frozenset({"ProvisionedThroughputExceeded", "ThrottlingError", "TransactionConflict"})
+_CONFLICT: Final = "TransactionConflict"
+_TRY_AGAIN: Final = frozenset({"ProvisionedThroughputExceeded", "ThrottlingError", _CONFLICT})
+# What a single write is refused with while a transaction holds its item.
+_CONFLICT_OF_ONE: Final = "TransactionConflictException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +132,25 @@ class DynamoChannelTable:
                     await self._client.put_item(**self._put(item))
                     return None
                 except ClientError as error:
+                    if error_code(error) == _CONFLICT_OF_ONE:
+                        raise Contended(_CONFLICT) from error
                     if not is_condition_failure(error):
                         raise
                     winner = error.response.get("Item")
         return await self._winner(item, winner)
 
     async def put_keyed_item(
-        self, item: LogItem, key: KeyItem, believed_until_ms: int
-    ) -> LogItem | KeyItem | None:
+        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        assert 1 <= len(keys) <= ITEM_KEYS_MAX, "what one transaction can carry"
         with self._resting_on(believed_until_ms):
             async with port_errors(LOG_CALL_LIMIT_S):
                 try:
                     await self._client.transact_write_items(
-                        TransactItems=[{"Put": self._put(item)}, {"Put": self._put_key(key)}],
+                        TransactItems=[
+                            {"Put": self._put(item)},
+                            *({"Put": self._put_key(key)} for key in keys),
+                        ],
                         # The same for each attempt of this append, and for no other.
                         ClientRequestToken=item.batch[:_TOKEN_CHARS_MAX],
                     )
@@ -142,15 +161,16 @@ class DynamoChannelTable:
                         raise UnknownOutcome(_IN_PROGRESS) from error
                     if error_code(error) != _CANCELED:
                         raise
-                    item_reason, key_reason = _reasons(error)
-        if key_reason.get("Code") == _CONDITION:
-            return await self._key_holder(key, key_reason.get("Item"))
-        if item_reason.get("Code") == _CONDITION:
-            return await self._winner(item, item_reason.get("Item"))
-        codes = {str(reason.get("Code") or _NO_REASON) for reason in (item_reason, key_reason)} - {_NO_REASON}
+                    reasons = _reasons(error, 1 + len(keys))
+        codes = {str(reason.get("Code") or _NO_REASON) for reason in reasons} - {_NO_REASON}
+        if _CONDITION in codes:
+            return await self._holders(item, keys, reasons)
+        text = f"canceled: {', '.join(sorted(codes)) or 'no reason'}"
+        if codes == {_CONFLICT}:
+            raise Contended(text)
         if codes and codes <= _TRY_AGAIN:
-            raise Throttled(f"canceled: {', '.join(sorted(codes))}")
-        raise Refused(f"canceled: {', '.join(sorted(codes)) or 'no reason'}")
+            raise Throttled(text)
+        raise Refused(text)
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         condition: dict[str, Any] = {
@@ -171,6 +191,11 @@ class DynamoChannelTable:
                     return False
                 raise
         return True
+
+    async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+        items, more = await self._run(channel, offset + 1, OFFSET_MAX, items_max, ascending=True)
+        return Page(tuple(items), more)
 
     async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
         assert items_max >= 1, "a page holds an item"
@@ -222,6 +247,21 @@ class DynamoChannelTable:
             "ExpressionAttributeNames": {"#key": "key"},
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
+
+    async def _holders(
+        self, item: LogItem, keys: Sequence[KeyItem], reasons: Sequence[dict[str, Any]]
+    ) -> Holders:
+        """Who holds what a transaction wanted, by the `reasons` of the item and of each key."""
+        item_reason, *key_reasons = reasons
+        winner = None
+        if item_reason.get("Code") == _CONDITION:
+            winner = await self._winner(item, item_reason.get("Item"))
+        taken = [
+            await self._key_holder(key, reason.get("Item"))
+            for key, reason in zip(keys, key_reasons, strict=True)
+            if reason.get("Code") == _CONDITION
+        ]
+        return Holders(winner, tuple(taken))
 
     async def _winner(self, item: LogItem, told: AttributeMap | None) -> LogItem:
         """Who holds the offset of `item`. Some emulators refuse without telling."""
@@ -296,13 +336,13 @@ class DynamoChannelTable:
         return attributes
 
 
-def _reasons(error: ClientError) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Why a transaction was canceled: for the log item and for the key item. Raises Refused."""
+def _reasons(error: ClientError, writes: int) -> Sequence[dict[str, Any]]:
+    """Why a transaction was canceled: one reason for each of its writes, in their order. Raises Refused."""
     answer: dict[str, Any] = error.response
     reasons: list[dict[str, Any]] = answer.get("CancellationReasons") or []
-    if len(reasons) != 2:  # one for each write
+    if len(reasons) != writes:
         raise Refused("a transaction was canceled without reasons") from error
-    return reasons[0], reasons[1]
+    return reasons
 
 
 def _parsed(attributes: AttributeMap) -> LogItem | Head:

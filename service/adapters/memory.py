@@ -24,6 +24,7 @@ from service.ports import (
     Clock,
     Gone,
     Grave,
+    Holders,
     Lease,
     Member,
     Message,
@@ -224,13 +225,16 @@ class MemoryChannelTable:
         )
 
     async def put_keyed_item(
-        self, item: LogItem, key: KeyItem, believed_until_ms: int
-    ) -> LogItem | KeyItem | None:
-        def effect() -> LogItem | KeyItem | None:
-            holder = self._world.keys.get(key.key) or self._write(item)
-            if holder is None:
-                self._world.keys[key.key] = key
-            return holder
+        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        def effect() -> Holders | None:
+            taken = tuple(self._world.keys[key.key] for key in keys if key.key in self._world.keys)
+            winner = self._winner(item)
+            if taken or winner is not None:
+                return Holders(winner, taken)
+            self._write(item)
+            self._world.keys |= {key.key: key for key in keys}
+            return None
 
         return await self._world.perform("put_keyed_item", effect, self._belief(believed_until_ms))
 
@@ -243,6 +247,15 @@ class MemoryChannelTable:
             return True
 
         return await self._world.perform("put_head", effect)
+
+    async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+
+        def effect() -> Page:
+            items = [item for item in self._log_items(channel) if item.offset > offset]
+            return Page(tuple(items[:items_max]), len(items) > items_max)
+
+        return await self._world.perform("read_behind", effect)
 
     async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
         assert items_max >= 1, "a page holds an item"
@@ -274,15 +287,20 @@ class MemoryChannelTable:
 
     def _write(self, item: LogItem) -> LogItem | None:
         """Put `item` in if its key is free; otherwise the item that holds it."""
-        winner = self._items(item.channel).get(item.offset)
+        winner = self._winner(item)
         if winner is not None:
-            assert isinstance(winner, LogItem), "I1: only the head has offset 0"
             return winner
         self._world.items.setdefault(item.channel, {})[item.offset] = item
         self._world.stream.append(item)
         for listener in self._world.on_insert:
             listener(item)
         return None
+
+    def _winner(self, item: LogItem) -> LogItem | None:
+        """Who holds the offset of `item`."""
+        winner = self._items(item.channel).get(item.offset)
+        assert not isinstance(winner, Head), "I1: only the head has offset 0"
+        return winner
 
     def _items(self, channel: str) -> dict[int, LogItem | Head]:
         return self._world.items.get(channel, {})

@@ -1,7 +1,7 @@
 """Idempotency keys: which a client may choose, and the item that remembers what was published with one.
 
-Theory of operation. A publication with a key is appended in one transaction with its key item, on condition that
-the key is free; so of all attempts with one key, on whatever node, one is in the log, and every later one is
+Theory of operation. Publications with keys are appended in one transaction with their key items, on condition that
+all these keys are free; so of all attempts with one key, on whatever node, one is in the log, and every later one is
 answered with its position. That lasts as long as the key item does, and a process may be suspended anywhere:
 one that wakes a day later must not find the key free again. Hence bounds on time. Whoever retries stops
 RETRY_WITHIN_MS after the first attempt; a node does not take what may have waited longer than UNREAD_WITHIN_MS to
@@ -12,6 +12,7 @@ Times in ms since 1970 unless a name says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +28,7 @@ __all__ = [
     "UNREAD_WITHIN_MS",
     "KeyItem",
     "is_valid_key",
-    "key_item",
+    "key_items",
     "parse_key_item",
     "stored_key",
 ]
@@ -93,15 +94,18 @@ def stored_key(channel: str, key: str) -> str:
     return f"{channel}{_SEPARATOR}{key}"
 
 
-def key_item(item: LogItem, key: str) -> KeyItem:
-    """What is written together with `item`, which holds the one publication of `key`."""
-    assert item.offset == item.last, "a publication with a key is appended alone"
-    return KeyItem(
-        key=stored_key(item.channel, key),
-        epoch=item.epoch,
-        offset=item.offset,
-        batch=item.batch,
-        expires_at=(item.ts + KEY_LIFE_MS) // 1000,
+def key_items(item: LogItem, keys: Iterable[str | None]) -> tuple[KeyItem, ...]:
+    """What is written together with `item`, whose publications have these `keys`, in their order (None: no key)."""
+    return tuple(
+        KeyItem(
+            key=stored_key(item.channel, key),
+            epoch=item.epoch,
+            offset=item.offset + index,
+            batch=item.batch,
+            expires_at=(item.ts + KEY_LIFE_MS) // 1000,
+        )
+        for index, key in enumerate(keys)
+        if key is not None
     )
 
 

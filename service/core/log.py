@@ -13,11 +13,11 @@ All times in ms since 1970 unless a name says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, Head, LogItem
+from service.core.log_item import ITEM_BYTES_MAX, ITEM_KEYS_MAX, ITEM_PUBLICATIONS_MAX, Head, LogItem
 from service.core.publication import StreamPosition
 
 __all__ = [
@@ -129,25 +129,35 @@ def renewal_due(tail: Tail, now: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """One publication that waits to be appended: the JSON text of its stored form."""
+    """One publication that waits to be appended: the JSON text of its stored form, and its idempotency key."""
 
     text: str
     size: int
+    key: str | None = None
 
     @classmethod
-    def of(cls, text: str) -> Pending:
+    def of(cls, text: str, key: str | None = None) -> Pending:
         """`size` in bytes of UTF-8, with the comma that joins it to the next."""
-        return cls(text, len(text.encode()) + 1)
+        return cls(text, len(text.encode()) + 1, key)
 
 
-def fill(queue: Sequence[Pending]) -> int:
-    """How many publications from the front of `queue` fit one item: at least one, if there is one."""
-    size = 2
-    for count, pending in enumerate(queue):
+def fill(queue: Iterable[Pending]) -> int:
+    """How many publications from the front of `queue` fit one item: at least one, if there is one.
+
+    One item has no key twice: the second publication of a key must find the first one in the log.
+    """
+    size, count = 2, 0
+    keys: set[str] = set()
+    for pending in queue:
         size += pending.size
         if count and (size > ITEM_BYTES_MAX or count == ITEM_PUBLICATIONS_MAX):
-            return count
-    return len(queue)
+            break
+        if pending.key is not None:
+            if pending.key in keys or len(keys) == ITEM_KEYS_MAX:
+                break
+            keys.add(pending.key)
+        count += 1
+    return count
 
 
 def append_item(

@@ -13,6 +13,7 @@ from typing import Any, Final
 __all__ = [
     "HEAD_OFFSET",
     "ITEM_BYTES_MAX",
+    "ITEM_KEYS_MAX",
     "ITEM_PUBLICATIONS_MAX",
     "OFFSET_MAX",
     "AttributeMap",
@@ -32,6 +33,8 @@ HEAD_OFFSET: Final = 0
 # for escapes; large enough that a hot channel is not bound by items a second.
 ITEM_BYTES_MAX: Final = 128 * 1024
 ITEM_PUBLICATIONS_MAX: Final = 500
+# DynamoDB, TransactWriteItems: "up to 100 actions". One is the log item, the others are idempotency keys.
+ITEM_KEYS_MAX: Final = 99
 # JavaScript clients hold offsets in doubles.
 OFFSET_MAX: Final = 2**53 - 1
 

@@ -12,8 +12,11 @@ from typing import Final, TypeVar
 from service.core.codes import Closing, Disconnect, Error, code_of
 
 __all__ = [
+    "ATTEMPT_BOUNDS",
     "BATCH_BOUNDS",
     "LATENCY_BOUNDS_S",
+    "LOSS_BOUNDS",
+    "WRITER_BOUNDS",
     "AppendTally",
     "ClientTally",
     "DeliveryTally",
@@ -31,6 +34,10 @@ __all__ = [
 LATENCY_BOUNDS_S: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 # Publications of one append.
 BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+# Writes sent for one append, races lost before one, other writers of its channel.
+ATTEMPT_BOUNDS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
+LOSS_BOUNDS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)
+WRITER_BOUNDS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -157,7 +164,11 @@ class AppendTally:
     """What became of publications that were to be stored.
 
     `publications`: by outcome. `latency_s`: from the submit to the answer of those that are in the log. `batches`: how many
-    publications each append held. `races`: appends that another node's append came before.
+    publications each append held.
+
+    Of each append that went in: `attempts`, writes that were sent for it; `losses`, races that it lost to other nodes;
+    `turn_s`, how long it waited for its turn; `writers`, how many other nodes were seen writing in its channel lately.
+    `races`: all that were lost. `throttled`: writes that the table had no room for.
     """
 
     publications: dict[str, int] = field(
@@ -168,6 +179,11 @@ class AppendTally:
     latency_s: Histogram = field(default_factory=Histogram)
     batches: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
     races: int = 0
+    throttled: int = 0
+    attempts: Histogram = field(default_factory=lambda: Histogram(ATTEMPT_BOUNDS))
+    losses: Histogram = field(default_factory=lambda: Histogram(LOSS_BOUNDS))
+    turn_s: Histogram = field(default_factory=Histogram)
+    writers: Histogram = field(default_factory=lambda: Histogram(WRITER_BOUNDS))
 
 
 @dataclass(slots=True)

@@ -1,24 +1,24 @@
 """Group commit: what is published to a channel while one append is under way goes into the next.
 
-A lane a channel: one append in flight, the next offset never tried before the last one is known to be in.
-So a channel's rate is bound by appends of many publications, not by single writes. A publication with an
-idempotency key takes its turn in the same lane, and is appended alone.
+A lane a channel: one append in flight, the next offset never tried before the last one is known to be in. So a channel's
+rate is bound by appends of many publications, not by single writes. Where other nodes write to the channel as well, a
+lane takes turns with theirs (service/core/contention.py); what comes while it waits joins the append.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 
+from service.core.contention import SEVERAL, Contention, RoundTrip
 from service.core.idempotency import COMMIT_WITHIN_MS, is_valid_key
-from service.core.log import Pending, Tail, fill, item_tail
-from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, LogItem
+from service.core.log import Pending, Tail, item_tail
+from service.core.log_item import ITEM_BYTES_MAX, LogItem
 from service.core.protocol import encode_stored
 from service.core.publication import Publication, Record, StreamPosition
 from service.core.tallies import AppendTally
@@ -26,27 +26,18 @@ from service.log.channel_log import (
     APPEND_DEADLINE_S,
     Appended,
     ChannelLog,
-    KeyTaken,
+    KeysTaken,
     Lost,
     NotAppended,
     OutcomeUnknown,
     not_appended,
     record_of,
 )
-from service.ports import Clock, PortError
+from service.log.lane import LANE_BYTES_MAX, Lane, Look, Waiting
+from service.ports import Clock, PortError, Throttled
 
-__all__ = [
-    "LANE_BYTES_MAX",
-    "LANE_PUBLICATIONS_MAX",
-    "NODE_BYTES_MAX",
-    "Appender",
-    "Full",
-    "TooLarge",
-]
+__all__ = ["NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
 
-# What may wait in one lane: about ten full items. A channel at its ceiling drains that in a second or two.
-LANE_PUBLICATIONS_MAX: Final = 5000
-LANE_BYTES_MAX: Final = 1280 * 1024
 # What may wait on the whole node.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
 # One publication, with the brackets around it; it must find room in a lane that is empty.
@@ -54,14 +45,9 @@ _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
 assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
 # Lanes kept for the tail they know, so that the next append needs no read.
 _IDLE_LANES_MAX: Final = 10_000
-# Races that one append may lose in a row: each loss means that another node's append went in.
-_RACES_MAX: Final = 50
-_RACES_BEFORE_RESOLVE: Final = 3
-# After the first few a writer waits before it tries again, so that many writers of one channel do not spin. Not as
-# long as when the table fails: somebody who lost often would lose to those who are new.
-_RACES_BEFORE_BACK_OFF: Final = 3
-_RACE_BACK_OFF_MAX: Final = 3  # doublings: up to 0.2 s
-
+# A tail that was learned at most so many round trips ago has few items behind it: they are read one by one, and local
+# subscribers get them at once. Of an older one the newest item is read alone.
+_FOLLOW_ROUND_TRIPS: Final = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -83,38 +69,44 @@ class _TailUnread(Exception):
 
 
 @dataclass(slots=True)
-class _Waiting:
-    pending: Pending
-    publication: Publication
-    position: asyncio.Future[StreamPosition]
-    submitted_s: float
-    # Its idempotency key, and until when (wall clock) its append may be sent.
-    key: str | None = None
-    commit_by_ms: int = 0
+class _Append:
+    """One append: what it is about, and what it took so far. As long as it is known not to be in, `batch` may change.
 
+    `knows`: whether the log's end was learned since the last pause. `postponed`: refusals in a row for want of room, and
+    why the last one.
+    """
 
-class _Lane:
-    __slots__ = ("bytes", "history_ttl_ms", "queue", "tail", "task")
-
-    def __init__(self) -> None:
-        self.queue: deque[_Waiting] = deque()
-        self.bytes = 0
-        self.history_ttl_ms = 0
-        self.tail: Tail | None = None
-        self.task: asyncio.Task[None] | None = None
+    batch: list[Waiting] = field(default_factory=list)
+    attempts: int = 0
+    losses: int = 0
+    turn_s: float = 0.0
+    knows: bool = False
+    postponed: int = 0
+    why: Throttled | None = None
 
 
 class Appender:
-    """Every channel's lane on this node. `offer` gets each committed record at once: the local fast path."""
+    """Every channel's lane on this node. `offer` gets each committed record at once: the local fast path.
+
+    `random` gives fractions of 1.
+    """
 
     def __init__(
-        self, log: ChannelLog, clock: Clock, offer: Callable[[Record], None], *, generation: str
+        self,
+        log: ChannelLog,
+        clock: Clock,
+        offer: Callable[[Record], None],
+        *,
+        generation: str,
+        random: Callable[[], float],
     ) -> None:
         self._log = log
         self._clock = clock
         self._offer = offer
         self._generation = generation
-        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
+        self._random = random
+        self._round_trip = RoundTrip()
+        self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._bytes = 0
         self.tally = AppendTally()
 
@@ -139,29 +131,25 @@ class Appender:
         client (wall clock; None: now). COMMIT_WITHIN_MS later its append is not sent any more.
 
         Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises NotAppended (known
-        not to be in the log) or OutcomeUnknown: what waits for APPEND_DEADLINE_S until its turn comes is not
-        tried, and its own append is tried for no longer. Cancelling it does not take the publication back.
+        not to be in the log) or OutcomeUnknown: no write of it begins later than APPEND_DEADLINE_S after this call.
+        Cancelling it does not take the publication back.
         """
         assert key is None or is_valid_key(key), "a malformed key is refused before"
-        pending = Pending.of(encode_stored(publication))
+        pending = Pending.of(encode_stored(publication), key)
         if pending.size > _PUBLICATION_BYTES_MAX:
             self.tally.publications["too_large"] += 1
             raise TooLarge("a publication that exceeds a log item")
         lane = self._lanes.get(channel)
         if lane is None:
-            lane = self._lanes[channel] = _Lane()
+            lane = self._lanes[channel] = Lane(Contention(self._round_trip))
         self._lanes.move_to_end(channel)
-        if (
-            len(lane.queue) >= LANE_PUBLICATIONS_MAX
-            or lane.bytes + pending.size > LANE_BYTES_MAX
-            or self._bytes + pending.size > NODE_BYTES_MAX
-        ):
+        if not lane.has_room(pending.size) or self._bytes + pending.size > NODE_BYTES_MAX:
             self.tally.publications["full"] += 1
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
         commit_by_ms = (self._clock.now_ms() if received_ms is None else received_ms) + COMMIT_WITHIN_MS
         submitted_s = self._clock.monotonic_s()
-        lane.queue.append(_Waiting(pending, publication, position, submitted_s, key, commit_by_ms))
+        lane.queue.append(Waiting(pending, publication, position, submitted_s, commit_by_ms))
         lane.bytes += pending.size
         self._bytes += pending.size
         lane.history_ttl_ms = history_ttl_ms
@@ -173,8 +161,10 @@ class Appender:
         """Wait until every accepted publication was answered. For the end of a node, after the last submit."""
         while tasks := [lane.task for lane in self._lanes.values() if lane.task is not None]:
             await asyncio.wait(tasks)
+        if looks := [lane.look for lane in self._lanes.values() if lane.look is not None]:
+            await asyncio.wait(looks)
 
-    async def _run(self, channel: str, lane: _Lane) -> None:
+    async def _run(self, channel: str, lane: Lane) -> None:
         try:
             while lane.queue:
                 await self._append_next(channel, lane)
@@ -182,134 +172,222 @@ class Appender:
             lane.task = None
             self._forget_idle()
 
-    async def _append_next(self, channel: str, lane: _Lane) -> None:
-        """Append what is at the front of the lane, as often as it takes; then answer its publishers."""
-        self._fail_overdue(channel, lane)
-        if not lane.queue:
-            return
-        count = fill([waiting.pending for waiting in _front(lane.queue)])
-        taken = [lane.queue.popleft() for _ in range(count)]
+    async def _append_next(self, channel: str, lane: Lane) -> None:
+        """Append what waits in the lane, as often as it takes; then answer its publishers."""
+        append = _Append()
         try:
-            outcome = await self._commit(channel, lane, taken)
+            item = await self._commit(channel, lane, append)
         except asyncio.CancelledError:
-            self._fail(taken, OutcomeUnknown("the node stopped"))
+            self._fail(lane, append.batch, OutcomeUnknown("the node stopped"))
             raise
         except _TailUnread as unread:
             # Of what waits behind it nothing was sent either, and each would pay for as many attempts.
-            taken += lane.queue
+            append.batch += lane.queue
             lane.queue.clear()
-            self._failed(channel, lane, taken, not_appended(unread.error))
+            self._failed(channel, lane, append.batch, not_appended(unread.error))
         except (NotAppended, OutcomeUnknown) as error:
-            self._failed(channel, lane, taken, error)
+            self._failed(channel, lane, append.batch, error)
         except Exception as error:  # noqa: BLE001  # a fault of ours must not leave publishers without an answer
-            _log.exception("append_broken", channel=channel, publications=count)
+            _log.exception("append_broken", channel=channel, publications=len(append.batch))
             lane.tail = None
-            self._fail(taken, OutcomeUnknown(str(error)))
+            self._fail(lane, append.batch, OutcomeUnknown(str(error)))
         else:
-            if isinstance(outcome, LogItem):
-                self._offer_safely(channel, _record(outcome, taken))
-            self._count(outcome, taken)
-            for index, waiting in enumerate(taken):
-                if not waiting.position.done():
-                    waiting.position.set_result(StreamPosition(outcome.epoch, outcome.offset + index))
-        finally:
-            self._leave(lane, taken)
+            if item is not None:
+                self._appended(lane, append, item)
+
+    async def _commit(self, channel: str, lane: Lane, append: _Append) -> LogItem | None:
+        """Write what waits in the lane behind the log's end, in this node's turn; None = nothing was left to write.
+
+        Raises _TailUnread, NotAppended, OutcomeUnknown. What `append.batch` holds then shares that outcome.
+        """
+        await self._pause(append, lane.contention.wait_s(self._clock.monotonic_s()))
+        while True:
+            self._refill(channel, lane, append)
+            if not append.batch:
+                return None
+            tail = await self._end_of_log(channel, lane, append)
+            self._refill(channel, lane, append)
+            if not append.batch:
+                return None
+            append.attempts += 1
+            sent_s = self._clock.monotonic_s()
+            look = self._look_beside(channel, lane, tail, sent_s)
+            outcome = await self._log.append(
+                channel,
+                tail,
+                [waiting.pending for waiting in append.batch],
+                lane.history_ttl_ms,
+                commit_by_ms=min(waiting.commit_by_ms for waiting in append.batch),
+                within_s=APPEND_DEADLINE_S - (sent_s - append.batch[0].submitted_s),
+            )
+            now_s = self._clock.monotonic_s()
+            if isinstance(outcome, Appended):
+                self._round_trip.took(now_s - sent_s)
+                lane.learn(self._tail_of(outcome.item), now_s)
+                self._offer_safely(channel, _record(outcome.item, append.batch))
+                lane.contention.won(sent_s, now_s, self._random())
+                return outcome.item
+            if isinstance(outcome, KeysTaken):
+                self._repeated(lane, append, outcome)
+                if outcome.holder is not None:
+                    self._beaten(channel, lane, append, outcome.holder)
+            elif isinstance(outcome, Lost):
+                self._round_trip.took(now_s - sent_s)
+                self._beaten(channel, lane, append, outcome.holder)
+                looked = look is not None and await self._has_seen_end(channel, lane, look)
+                pause_s = lane.contention.lose(now_s, self._random())
+                append.knows = looked or lane.contention.is_even(now_s)
+                await self._pause(append, pause_s)
+            else:
+                append.knows = False
+                append.why = outcome.error
+                self.tally.throttled += 1
+                lane.contention.throttled()
+                await self._log.back_off(append.postponed)
+                append.postponed += 1
+
+    async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
+        """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""
+        now_s = self._clock.monotonic_s()
+        believed = lane.tail is not None and lane.tail.believed_until > self._clock.now_ms()
+        if believed and (append.knows or not lane.contention.must_look(now_s)):
+            assert lane.tail is not None
+            return lane.tail
+        try:
+            if believed and now_s - lane.known_s <= _FOLLOW_ROUND_TRIPS * self._round_trip.s:
+                assert lane.tail is not None
+                items = await self._log.follow(channel, lane.tail)
+                if items is not None:
+                    for item in items:
+                        self._met(channel, lane, item)
+                    if lane.tail is not None:
+                        return lane.tail
+            resolved = await self._log.resolve(channel)
+        except PortError as error:
+            raise _TailUnread(error) from error
+        now_s = self._clock.monotonic_s()
+        if resolved.newest is not None:
+            self._saw(lane, resolved.newest, now_s)
+        lane.learn(resolved.tail, now_s)
+        return resolved.tail
+
+    def _look_beside(self, channel: str, lane: Lane, tail: Tail, now_s: float) -> Look | None:
+        """Begin to read what comes behind `tail` beside a write that one of several others may come before.
+
+        None: there are not several, or the look before is still under way.
+        """
+        if lane.contention.others(now_s) < SEVERAL or (lane.look is not None and not lane.look.done()):
+            return None
+        lane.look = asyncio.create_task(self._log.look_behind(channel, tail), name=f"look behind {channel}")
+        return lane.look
+
+    async def _has_seen_end(self, channel: str, lane: Lane, look: Look) -> bool:
+        """Whether the look beside a write that lost tells the log's end. It is about as quick as the write was."""
+        await asyncio.wait([look], timeout=self._round_trip.s)
+        if not look.done():
+            return False
+        items = [item for item in look.result() if lane.tail is not None and item.offset > lane.tail.top]
+        for item in items:
+            self._met(channel, lane, item)
+        return bool(look.result())
+
+    def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:
+        """A race was lost to `holder`; None: to whom is not known, nor what it wrote."""
+        append.losses += 1
+        self.tally.races += 1
+        if holder is not None:
+            self._met(channel, lane, holder)
+        else:
+            lane.tail = None
+
+    def _met(self, channel: str, lane: Lane, item: LogItem) -> None:
+        """The item that follows what is known of the log: its new end, and a free catch-up for local subscribers."""
+        now_s = self._clock.monotonic_s()
+        lane.learn(self._tail_of(item), now_s)
+        self._saw(lane, item, now_s)
+        record = record_of(item)
+        if record is not None:
+            self._offer_safely(channel, record)
+
+    def _saw(self, lane: Lane, item: LogItem, now_s: float) -> None:
+        if item.node != self._log.node:
+            lane.contention.saw(item.node, now_s)
+
+    def _tail_of(self, item: LogItem) -> Tail | None:
+        return item_tail(item, self._clock.now_ms(), self._generation)
+
+    async def _pause(self, append: _Append, seconds: float) -> None:
+        """Let others write."""
+        if seconds > 0:
+            append.knows = False
+            append.turn_s += seconds
+            await asyncio.sleep(seconds)
+
+    def _refill(self, channel: str, lane: Lane, append: _Append) -> None:
+        """Let what came meanwhile join the append, and answer those whose time is over: they are known not to be in."""
+        overdue = lane.refill(append.batch, self._clock.monotonic_s(), self._clock.now_ms())
+        if overdue:
+            _log.warning("append_overdue", channel=channel, publications=len(overdue))
+            why = not_appended(append.why) if append.why else NotAppended("waited too long for its turn")
+            self._fail(lane, overdue, why)
 
     def _offer_safely(self, channel: str, record: Record) -> None:
-        """It is in the log, and its publishers are to be answered, whatever becomes of delivering it here."""
+        """It is in the log, and whoever waits for an answer gets one, whatever becomes of delivering it here."""
         try:
             self._offer(record)
         except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more
             _log.exception("offer_broken", channel=channel)
 
-    def _fail_overdue(self, channel: str, lane: _Lane) -> None:
-        """Answer those in front whose time is over before their turn came: they were never sent."""
-        now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
-        overdue: list[_Waiting] = []
-        while lane.queue and _is_overdue(lane.queue[0], now_s, now_ms):
-            overdue.append(lane.queue.popleft())
-        if overdue:
-            _log.warning("append_overdue", channel=channel, publications=len(overdue))
-            self._leave(lane, overdue)
-            self._fail(overdue, NotAppended("waited too long for its turn"))
+    # ---- answers
 
-    def _failed(self, channel: str, lane: _Lane, taken: list[_Waiting], error: Exception) -> None:
-        _log.warning("append_failed", channel=channel, publications=len(taken), reason=str(error))
-        lane.tail = None
-        self._fail(taken, error)
-
-    def _fail(self, taken: list[_Waiting], error: Exception) -> None:
-        outcome = "not_stored" if isinstance(error, NotAppended) else "unknown"
-        self.tally.publications[outcome] += len(taken)
-        _fail(taken, error)
-
-    def _count(self, outcome: LogItem | StreamPosition, taken: list[_Waiting]) -> None:
+    def _appended(self, lane: Lane, append: _Append, item: LogItem) -> None:
         tally, now_s = self.tally, self._clock.monotonic_s()
-        if isinstance(outcome, LogItem):
-            tally.batches.add(len(taken))
-            tally.publications["stored"] += len(taken)
-        else:
-            tally.publications["repeated"] += len(taken)
-        for waiting in taken:
-            tally.latency_s.add(now_s - waiting.submitted_s)
+        tally.batches.add(len(append.batch))
+        tally.publications["stored"] += len(append.batch)
+        tally.attempts.add(append.attempts)
+        tally.losses.add(append.losses)
+        tally.turn_s.add(append.turn_s)
+        tally.writers.add(lane.contention.others(now_s))
+        for index, waiting in enumerate(append.batch):
+            self._answer(waiting, StreamPosition(item.epoch, item.offset + index), now_s)
+        self._leave(lane, append.batch)
 
-    def _leave(self, lane: _Lane, taken: list[_Waiting]) -> None:
+    def _repeated(self, lane: Lane, append: _Append, taken: KeysTaken) -> None:
+        """Answer those whose keys were used before; the others go on."""
+        now_s = self._clock.monotonic_s()
+        repeated = [waiting for waiting in append.batch if waiting.pending.key in taken.positions]
+        append.batch = [waiting for waiting in append.batch if waiting.pending.key not in taken.positions]
+        self.tally.publications["repeated"] += len(repeated)
+        for waiting in repeated:
+            assert waiting.pending.key is not None
+            self._answer(waiting, taken.positions[waiting.pending.key], now_s)
+        self._leave(lane, repeated)
+
+    def _answer(self, waiting: Waiting, position: StreamPosition, now_s: float) -> None:
+        self.tally.latency_s.add(now_s - waiting.submitted_s)
+        if not waiting.position.done():
+            waiting.position.set_result(position)
+
+    def _failed(self, channel: str, lane: Lane, batch: Sequence[Waiting], error: Exception) -> None:
+        _log.warning("append_failed", channel=channel, publications=len(batch), reason=str(error))
+        lane.tail = None
+        self._fail(lane, batch, error)
+
+    def _fail(self, lane: Lane, batch: Sequence[Waiting], error: Exception) -> None:
+        outcome = "not_stored" if isinstance(error, NotAppended) else "unknown"
+        self.tally.publications[outcome] += len(batch)
+        for waiting in batch:
+            if not waiting.position.done():
+                waiting.position.set_exception(error)
+                # The publisher may have gone: an outcome that nobody reads is no fault.
+                waiting.position.exception()
+        self._leave(lane, batch)
+
+    def _leave(self, lane: Lane, answered: Sequence[Waiting]) -> None:
         """What was answered takes no room any more."""
-        size = sum(waiting.pending.size for waiting in taken)
+        size = sum(waiting.pending.size for waiting in answered)
         lane.bytes -= size
         self._bytes -= size
-
-    async def _commit(self, channel: str, lane: _Lane, taken: list[_Waiting]) -> LogItem | StreamPosition:
-        """What is in the log now, or where the key of what was taken already is.
-
-        Raises _TailUnread, NotAppended, OutcomeUnknown, within APPEND_DEADLINE_S and what the last call takes.
-        """
-        give_up_s = self._clock.monotonic_s() + APPEND_DEADLINE_S
-        for lost in range(_RACES_MAX):
-            if lost and lost % _RACES_BEFORE_RESOLVE == 0:
-                # Far behind: a read finds the tail sooner than one lost race an item.
-                lane.tail = None
-            if lost >= _RACES_BEFORE_BACK_OFF:
-                await self._log.back_off(min(lost - _RACES_BEFORE_BACK_OFF, _RACE_BACK_OFF_MAX))
-            if lane.tail is None or lane.tail.believed_until <= self._clock.now_ms():
-                try:
-                    lane.tail = (await self._log.resolve(channel)).tail
-                except PortError as error:
-                    raise _TailUnread(error) from error
-            left_s = give_up_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                # Lost until now, or not sent at all: known not to be in.
-                raise NotAppended(f"not done within {APPEND_DEADLINE_S:.0f} s")
-            outcome = await self._append(channel, lane.tail, lane.history_ttl_ms, taken, left_s)
-            if isinstance(outcome, KeyTaken):
-                return outcome.position
-            item = outcome.item if isinstance(outcome, Appended) else outcome.holder
-            lane.tail = item_tail(item, self._clock.now_ms(), self._generation)
-            if isinstance(outcome, Appended):
-                return item
-            self.tally.races += 1
-            # The winner's item came with the refusal: a free catch-up for local subscribers.
-            record = record_of(item)
-            if record is not None:
-                self._offer(record)
-        raise NotAppended(f"lost {_RACES_MAX} races for the next offset")
-
-    async def _append(
-        self, channel: str, tail: Tail, history_ttl_ms: int, taken: list[_Waiting], within_s: float
-    ) -> Appended | Lost | KeyTaken:
-        first = taken[0]
-        if first.key is None:
-            pending = [waiting.pending for waiting in taken]
-            return await self._log.append(channel, tail, pending, history_ttl_ms, within_s=within_s)
-        return await self._log.append_keyed(
-            channel,
-            tail,
-            first.pending,
-            history_ttl_ms,
-            key=first.key,
-            commit_by_ms=first.commit_by_ms,
-            within_s=within_s,
-        )
 
     def _forget_idle(self) -> None:
         while len(self._lanes) > _IDLE_LANES_MAX:
@@ -320,31 +398,9 @@ class Appender:
             del self._lanes[oldest]
 
 
-def _is_overdue(waiting: _Waiting, now_s: float, now_ms: int) -> bool:
-    """Whether it waited for longer than an append is tried, or its key might be forgotten when it is sent."""
-    if waiting.key is not None and now_ms >= waiting.commit_by_ms:
-        return True
-    return now_s - waiting.submitted_s > APPEND_DEADLINE_S
-
-
-def _front(queue: deque[_Waiting]) -> list[_Waiting]:
-    """What may go into the next item: one publication with a key, or those before the next one with a key."""
-    if queue[0].key is not None:
-        return [queue[0]]
-    return list(takewhile(lambda waiting: waiting.key is None, islice(queue, ITEM_PUBLICATIONS_MAX)))
-
-
-def _record(item: LogItem, taken: list[_Waiting]) -> Record:
+def _record(item: LogItem, batch: Sequence[Waiting]) -> Record:
     """The committed item as a record, without parsing what this node has just written."""
     publications = tuple(
-        replace(waiting.publication, offset=item.offset + index) for index, waiting in enumerate(taken)
+        replace(waiting.publication, offset=item.offset + index) for index, waiting in enumerate(batch)
     )
     return Record(item.channel, item.epoch, item.offset, item.last, item.ts, publications)
-
-
-def _fail(taken: list[_Waiting], error: Exception) -> None:
-    for waiting in taken:
-        if not waiting.position.done():
-            waiting.position.set_exception(error)
-            # The publisher may have gone: an outcome that nobody reads is no fault.
-            waiting.position.exception()

@@ -7,14 +7,14 @@ jitter within a bound, answers that are lost, and writers that lose a race. docs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
 import structlog
 
-from service.core.idempotency import KeyItem, key_item, stored_key
+from service.core.idempotency import key_items, stored_key
 from service.core.log import (
     MARGIN_MS,
     Pending,
@@ -27,14 +27,17 @@ from service.core.log import (
     next_head,
     renewal_due,
 )
-from service.core.log_item import Head, LogItem
+from service.core.log_item import OFFSET_MAX, Head, LogItem
 from service.core.protocol import decode_publications
 from service.core.publication import MalformedPublication, Record, StreamPosition
 from service.ports import (
     BeliefEnded,
     ChannelTable,
     Clock,
+    Contended,
+    Holders,
     NewId,
+    Page,
     PortError,
     Refused,
     Throttled,
@@ -43,15 +46,18 @@ from service.ports import (
 
 __all__ = [
     "APPEND_DEADLINE_S",
+    "FOLLOWED_ITEMS_MAX",
     "ITEMS_A_PAGE",
     "READ_DEADLINE_S",
     "Appended",
     "ChannelLog",
-    "KeyTaken",
+    "KeysTaken",
     "Lost",
     "NeverAppended",
     "NotAppended",
+    "OffsetsUsedUp",
     "OutcomeUnknown",
+    "Postponed",
     "Resolved",
     "not_appended",
     "record_of",
@@ -63,6 +69,8 @@ APPEND_DEADLINE_S: Final = 30.0
 READ_DEADLINE_S: Final = 4.0
 # Log items in one read: with small publications well under DynamoDB's page of 1 MB.
 ITEMS_A_PAGE: Final = 100
+# Items read behind a known tail. Whoever is further behind reads the newest one alone.
+FOLLOWED_ITEMS_MAX: Final = 32
 # Rotations that a resolve may lose or win before it gives up: each loss means that another node's won.
 _RESOLVE_ROUNDS_MAX: Final = 8
 # Full jitter: a random part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back together.
@@ -82,6 +90,10 @@ class NeverAppended(NotAppended):
     """Known not to be in the log, and the table would refuse it again: trying once more is no use."""
 
 
+class OffsetsUsedUp(NeverAppended):
+    """Known not to be in the log, in which there is no offset left. No append of ours leads there: it was written to."""
+
+
 class OutcomeUnknown(Exception):
     """May be in the log, or may yet come to be: must not be appended again by anybody but its client."""
 
@@ -95,16 +107,30 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The key was taken by `holder`, which is another append: ours is not in the log."""
+    """The offset was taken by `holder`, which is another append: ours is not in the log.
 
-    holder: LogItem
+    `holder` None: another write was just being carried out there, and it is not known how it ended.
+    """
+
+    holder: LogItem | None
 
 
 @dataclass(frozen=True, slots=True)
-class KeyTaken:
-    """The idempotency key was used before, for what is at `position`: ours is not in the log."""
+class KeysTaken:
+    """Some idempotency keys were used before: none of this append is in the log.
 
-    position: StreamPosition
+    `positions`: by key, where what was published with it is. `holder`: who took the offset as well, if that is known.
+    """
+
+    positions: Mapping[str, StreamPosition]
+    holder: LogItem | None
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The table has no room for it now: ours is not in the log."""
+
+    error: Throttled
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +144,21 @@ class Resolved:
 def not_appended(error: PortError) -> NotAppended:
     """What a call that is known not to have happened means to those whose append rested on it."""
     return (NeverAppended if isinstance(error, Refused) else NotAppended)(str(error))
+
+
+def _is_in(item: LogItem, holders: Holders) -> bool:
+    """Whether what stands in the way of `item` is `item` itself: an earlier attempt whose answer was lost."""
+    winner = holders.item
+    return (winner is not None and winner.batch == item.batch) or any(
+        key.batch == item.batch for key in holders.keys
+    )
+
+
+def _followers(page: Page, tail: Tail) -> Sequence[LogItem] | None:
+    """All that follows `tail`, if `page` has it; None = it does not: it is too much, or of another epoch."""
+    run = contiguous(page.items, tail.epoch)
+    whole = len(run) == len(page.items) and not page.more
+    return run if whole and (not run or run[0].offset == tail.top + 1) else None
 
 
 def record_of(item: LogItem) -> Record | None:
@@ -149,7 +190,7 @@ class ChannelLog:
         self._clock = clock
         self._new_id = new_id
         self._random = random
-        self._node = node
+        self.node = node
         self._generation = generation
 
     async def resolve(self, channel: str) -> Resolved:
@@ -241,57 +282,64 @@ class ChannelLog:
         publications: Sequence[Pending],
         history_ttl_ms: int,
         *,
+        commit_by_ms: int | None = None,
         within_s: float = APPEND_DEADLINE_S,
-    ) -> Appended | Lost:
-        """Append `publications` as one item behind `tail`, trying the same write until its outcome is known.
+    ) -> Appended | Lost | KeysTaken | Postponed:
+        """Append `publications` as one item behind `tail`, unless something was published with one of their keys.
 
-        No attempt begins later than `within_s` from now, but for the first one. Raises NotAppended,
-        OutcomeUnknown. After either, and after Lost with a tail that is not believed, the tail must be
-        resolved anew.
+        Once it is not known whether a write is in, the same write is tried until it is, for `within_s`. Nothing is
+        sent after `commit_by_ms` (wall clock): by then a key that was free because it is new could be free because
+        it has expired.
+
+        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not believed, the
+        tail must be resolved anew.
         """
-        item = self._item(channel, tail, publications, history_ttl_ms)
-        holder = await self._known(partial(self._table.put_item, item, tail.believed_until), within_s)
-        return Appended(item) if holder is None or holder.batch == item.batch else Lost(holder)
-
-    async def append_keyed(
-        self,
-        channel: str,
-        tail: Tail,
-        publication: Pending,
-        history_ttl_ms: int,
-        *,
-        key: str,
-        commit_by_ms: int,
-        within_s: float = APPEND_DEADLINE_S,
-    ) -> Appended | Lost | KeyTaken:
-        """Append `publication` unless something was published with `key` before; as `append` otherwise.
-
-        Nothing is sent after `commit_by_ms`: by then a key that was free because it is new could be free
-        because it has expired.
-        """
-        item = self._item(channel, tail, [publication], history_ttl_ms)
-        send_until = min(tail.believed_until, commit_by_ms)
-        put = partial(self._table.put_keyed_item, item, key_item(item, key), send_until)
-        holder = await self._known(put, within_s)
-        if holder is None or holder.batch == item.batch:
-            return Appended(item)
-        return KeyTaken(holder.position) if isinstance(holder, KeyItem) else Lost(holder)
-
-    def _item(
-        self, channel: str, tail: Tail, publications: Sequence[Pending], history_ttl_ms: int
-    ) -> LogItem:
-        return append_item(
+        if tail.top + len(publications) > OFFSET_MAX:
+            raise OffsetsUsedUp(f"the log ends at offset {tail.top}, and there are none beyond {OFFSET_MAX}")
+        item = append_item(
             channel,
             tail,
             publications,
             batch=self._new_id(),
-            node=self._node,
+            node=self.node,
             now=self._clock.now_ms(),
             history_ttl_ms=history_ttl_ms,
         )
+        keys = key_items(item, (each.key for each in publications))
+        if not keys:
+            put = partial(self._put, item, tail.believed_until)
+        else:
+            send_until = (
+                tail.believed_until if commit_by_ms is None else min(tail.believed_until, commit_by_ms)
+            )
+            put = partial(self._table.put_keyed_item, item, keys, send_until)
+        holders = await self._known(put, within_s)
+        if isinstance(holders, (Lost, Postponed)):
+            return holders
+        if holders is None or _is_in(item, holders):
+            return Appended(item)
+        if holders.keys:
+            taken = {holder.key: holder.position for holder in holders.keys}
+            by_key = {each.key: taken.get(stored_key(channel, each.key)) for each in publications if each.key}
+            return KeysTaken({key: at for key, at in by_key.items() if at is not None}, holders.item)
+        return Lost(holders.item)
 
-    async def _known(self, put: Callable[[], Awaitable[T]], within_s: float) -> T:
-        """Try the same write until its outcome is known. Raises NotAppended, OutcomeUnknown."""
+    async def _put(self, item: LogItem, believed_until_ms: int) -> Holders | None:
+        holder = await self._table.put_item(item, believed_until_ms)
+        return None if holder is None else Holders(holder)
+
+    async def look_behind(self, channel: str, tail: Tail) -> Sequence[LogItem]:
+        """As `follow`, once and for what it is worth: nothing where that is not known."""
+        try:
+            page = await self._table.read_behind(channel, tail.top, FOLLOWED_ITEMS_MAX)
+        except PortError:
+            return ()
+        return _followers(page, tail) or ()
+
+    async def _known(
+        self, put: Callable[[], Awaitable[Holders | None]], within_s: float
+    ) -> Holders | Lost | Postponed | None:
+        """Try the same write until its outcome is known, if it may be in. Raises NotAppended, OutcomeUnknown."""
         deadline = self._clock.monotonic_s() + within_s
         maybe_in = False
         attempt = 0
@@ -301,16 +349,30 @@ class ChannelLog:
                 return await put()
             except UnknownOutcome as error:
                 maybe_in, failure = True, error
+            # The other attempts are known not to be in; an earlier one may be.
+            except Contended as error:
+                if not maybe_in:
+                    return Lost(None)
+                failure = error
             except Throttled as error:
+                if not maybe_in:
+                    return Postponed(error)
                 failure = error
             except (Refused, BeliefEnded) as error:
-                # This attempt is known not to be in; an earlier one may be.
                 raise (OutcomeUnknown(str(error)) if maybe_in else not_appended(error)) from error
             if self._clock.monotonic_s() < deadline:
                 await self.back_off(attempt)
                 attempt += 1
             if self._clock.monotonic_s() >= deadline:
-                raise (OutcomeUnknown(str(failure)) if maybe_in else not_appended(failure)) from failure
+                raise OutcomeUnknown(str(failure)) from failure
+
+    async def follow(self, channel: str, tail: Tail) -> Sequence[LogItem] | None:
+        """What was appended behind `tail`, ascending, without a hole; None = it must be resolved: too much, another epoch.
+
+        Raises PortError when the table does not answer within READ_DEADLINE_S.
+        """
+        page = await self._retried(partial(self._table.read_behind, channel, tail.top, FOLLOWED_ITEMS_MAX))
+        return _followers(page, tail)
 
     async def read_after(self, channel: str, epoch: str, after: int, publications_max: int) -> list[Record]:
         """What the log holds of `epoch` behind offset `after`, ascending and without a hole from its first on.

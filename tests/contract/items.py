@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from service.core.idempotency import KeyItem, key_item
+from service.core.idempotency import KeyItem, key_items
 from service.core.log_item import Head, LogItem
 
 EPOCH = "e1"
@@ -33,10 +33,12 @@ def log_item(
     )
 
 
-def keyed(offset: int, key: str, *, channel: str = "room", batch: str = "batch") -> tuple[LogItem, KeyItem]:
-    """A log item and its key item."""
-    item = log_item(offset, channel=channel, batch=batch)
-    return item, key_item(item, key)
+def keyed(
+    offset: int, *keys: str, channel: str = "room", batch: str = "batch"
+) -> tuple[LogItem, tuple[KeyItem, ...]]:
+    """A log item with a publication for each of `keys`, and their key items."""
+    item = log_item(offset, offset + len(keys) - 1, channel=channel, batch=batch)
+    return item, key_items(item, keys)
 
 
 def head(version: str, *, channel: str = "room", epoch: str = EPOCH, floor: int = 0, trim: int = 0) -> Head:

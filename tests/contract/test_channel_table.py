@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.core.log_item import LogItem
-from service.ports import BeliefEnded, ChannelTable, Page
+from service.core.idempotency import KeyItem
+from service.core.log_item import ITEM_KEYS_MAX, LogItem
+from service.ports import BeliefEnded, ChannelTable, Holders, Page
 from tests.contract.backends import Backend
 from tests.contract.items import head, keyed, log_item
 
@@ -31,6 +32,14 @@ async def written(table: ChannelTable, believed: int, *items: LogItem) -> Sequen
     for item in items:
         assert await table.put_item(item, believed) is None
     return items
+
+
+async def keyed_written(
+    table: ChannelTable, believed: int, offset: int, *keys: str, batch: str
+) -> tuple[LogItem, tuple[KeyItem, ...]]:
+    append = keyed(offset, *keys, batch=batch)
+    assert await table.put_keyed_item(*append, believed) is None
+    return append
 
 
 async def test_an_item_is_stored_as_it_was_written(table: ChannelTable, believed: int) -> None:
@@ -77,49 +86,70 @@ async def test_the_belief_of_an_append_does_not_bind_a_head(backend: Backend, ta
     assert await table.put_head(head("v1"), None)
 
 
-async def test_an_item_and_its_key_are_written_together(table: ChannelTable, believed: int) -> None:
-    item, key = keyed(1, "k")
-    assert await table.put_keyed_item(item, key, believed) is None
+async def test_an_item_and_its_keys_are_written_together(table: ChannelTable, believed: int) -> None:
+    item, keys = keyed(1, "k", "l", "m")
+    assert await table.put_keyed_item(item, keys, believed) is None
     assert await table.newest("room") == item
+    assert [await table.key(key.key) for key in keys] == list(keys)
+
+
+async def test_an_append_carries_as_many_keys_as_a_transaction_has_room_for(
+    table: ChannelTable, believed: int
+) -> None:
+    item, keys = keyed(1, *(f"k{number}" for number in range(ITEM_KEYS_MAX)))
+    assert await table.put_keyed_item(item, keys, believed) is None
+    assert await table.key(keys[-1].key) == keys[-1]
 
 
 async def test_a_key_that_is_taken_tells_what_it_was_used_for(table: ChannelTable, believed: int) -> None:
-    item, key = keyed(1, "k", batch="first")
-    await table.put_keyed_item(item, key, believed)
+    item, keys = keyed(1, "k", batch="first")
+    await table.put_keyed_item(item, keys, believed)
     await written(table, believed, log_item(2))
     for offset in (3, 2, 1):
         # Whether the offset is free or not.
-        again = keyed(offset, "k", batch="second")
-        assert await table.put_keyed_item(*again, believed) == key
+        holders = await table.put_keyed_item(*keyed(offset, "k", batch="second"), believed)
+        assert holders is not None
+        assert holders.keys == keys
     assert (await table.read_forward("room", 1, 10)).items == (item, log_item(2)), "neither was written"
+
+
+async def test_all_keys_that_are_taken_are_told(table: ChannelTable, believed: int) -> None:
+    _, [first] = await keyed_written(table, believed, 1, "b", batch="first")
+    _, [second] = await keyed_written(table, believed, 2, "d", batch="second")
+    holders = await table.put_keyed_item(*keyed(3, "a", "b", "c", "d", batch="third"), believed)
+    assert holders == Holders(None, (first, second))
+    assert await table.key("room\na") is None
+    assert await table.put_keyed_item(*keyed(3, "a", "c", batch="fourth"), believed) is None
 
 
 async def test_an_offset_that_is_taken_leaves_the_key_free(table: ChannelTable, believed: int) -> None:
     [winner] = await written(table, believed, log_item(1, 2, batch="first"))
-    assert await table.put_keyed_item(*keyed(1, "k", batch="second"), believed) == winner
+    holders = await table.put_keyed_item(*keyed(1, "k", batch="second"), believed)
+    assert holders == Holders(winner)
     assert await table.put_keyed_item(*keyed(3, "k", batch="third"), believed) is None
 
 
 async def test_the_same_keyed_append_again_gets_itself(table: ChannelTable, believed: int) -> None:
-    item, key = keyed(1, "k", batch="same")
-    await table.put_keyed_item(item, key, believed)
-    again = await table.put_keyed_item(item, key, believed)
+    item, keys = await keyed_written(table, believed, 1, "k", "l", batch="same")
+    again = await table.put_keyed_item(item, keys, believed)
     # DynamoDB says once more that it was written, if it is asked soon.
-    assert again is None or again.batch == "same"
+    if again is not None:
+        assert {holder.batch for holder in (again.item, *again.keys) if holder is not None} == {"same"}
     assert (await table.read_forward("room", 1, 10)).items == (item,)
 
 
 async def test_a_key_that_has_expired_counts_until_it_is_deleted(table: ChannelTable, believed: int) -> None:
-    item, key = keyed(1, "k", batch="first")
+    item, [key] = keyed(1, "k", batch="first")
     expired = replace(key, expires_at=1)
-    await table.put_keyed_item(item, expired, believed)
-    assert await table.put_keyed_item(*keyed(2, "k", batch="second"), believed) == expired
+    await table.put_keyed_item(item, [expired], believed)
+    holders = await table.put_keyed_item(*keyed(2, "k", batch="second"), believed)
+    assert holders == Holders(None, (expired,))
 
 
 async def test_a_key_can_be_looked_up(table: ChannelTable, believed: int) -> None:
-    item, key = keyed(1, "k")
+    item, [key] = keyed(1, "k")
     assert await table.key(key.key) is None
-    await table.put_keyed_item(item, key, believed)
+    await table.put_keyed_item(item, [key], believed)
     assert await table.key(key.key) == key
     assert await table.key("another") is None
 
@@ -137,10 +167,18 @@ async def test_of_concurrent_writers_with_one_key_one_wins(backend: Backend, bel
         asyncio.gather(*(backend.table().put_item(item, believed) for item in plain)),
     )
     [winner] = [attempt for attempt, result in zip(attempts, keyed_results, strict=True) if result is None]
-    assert [result for result in keyed_results if result is not None] == [winner[1]] * 7
+    assert [result.keys for result in keyed_results if result is not None] == [winner[1]] * 7
     assert plain_results == [None] * 8
     # Transactions that failed took nothing of the others' back.
     assert (await backend.table().read_forward("room", 1, 20)).items == (winner[0], *plain)
+
+
+async def test_what_is_behind_an_offset_is_read_in_its_order(table: ChannelTable, believed: int) -> None:
+    items = await written(table, believed, log_item(1, 2), log_item(3), log_item(4, 9), log_item(10))
+    assert await table.read_behind("room", 2, 10) == Page(tuple(items[1:]), False)
+    assert await table.read_behind("room", 2, 2) == Page(tuple(items[1:3]), True)
+    assert await table.read_behind("room", 10, 10) == Page((), False)
+    assert await table.read_behind("another", 0, 10) == Page((), False)
 
 
 async def test_a_keyed_append_whose_belief_ended_is_not_sent(backend: Backend, table: ChannelTable) -> None:

@@ -7,21 +7,23 @@ seen: another one may come along, but does not count.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 import service.delivery.dispatcher as dispatcher_module
 import service.log.appender as appender_module
 import service.log.channel_log as channel_log_module
+import service.log.lane as lane_module
 from service.adapters.memory import MemoryChannelTable
 from service.client.reading import Reading
 from service.core import log as rules
 from service.core.canary import CANARY_CHANNEL, Hearing, Vigil
 from service.core.idempotency import KeyItem
-from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Tail
+from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending, Tail
 from service.core.log_item import HEAD_OFFSET, Head, LogItem
 from service.core.publication import Publication, Record, StreamPosition
 from service.core.recovery import Answer, LogNeeded, Ring, Sent, Unrecovered, Window, recover
@@ -32,8 +34,8 @@ from service.delivery.dispatcher import Dispatcher, Joined
 from service.delivery.poller import Poller
 from service.lease import LeaseKeeper
 from service.log.appender import Appender
-from service.log.channel_log import Appended, ChannelLog, KeyTaken, Lost, NotAppended
-from service.ports import Message, PortError, UnknownOutcome
+from service.log.channel_log import Appended, ChannelLog, KeysTaken, NotAppended
+from service.ports import Holders, Message, PortError, UnknownOutcome
 from tests.simulation.checker import Kind, Violation
 from tests.simulation.world import READS, SimulatedWorld
 
@@ -337,9 +339,7 @@ def append_again_after_unknown() -> Iterator[None]:
                 raise
             raise _AppendAgain from error
 
-    async def append(
-        self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **within: Any
-    ) -> Appended | Lost:
+    async def append(self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **within: Any) -> Any:
         while True:
             try:
                 return await original_append(self, channel, tail, *arguments, **within)
@@ -473,8 +473,8 @@ def two_appends_in_flight() -> Iterator[None]:
             await asyncio.gather(self._append_next(channel, lane), self._append_next(channel, lane))
         lane.task = None
 
-    def fill(queue: Sequence[Any]) -> int:
-        return min(1, len(queue))
+    def fill(queue: Iterable[Any]) -> int:
+        return min(1, sum(1 for _ in queue))
 
     async def append_next(self: Appender, channel: str, lane: Any) -> None:
         if lane.queue:
@@ -484,7 +484,7 @@ def two_appends_in_flight() -> Iterator[None]:
     with (
         patch.object(Appender, "_run", run),
         patch.object(Appender, "_append_next", append_next),
-        patch.object(appender_module, "fill", fill),
+        patch.object(lane_module, "fill", fill),
     ):
         yield
 
@@ -501,9 +501,9 @@ def next_offset_before_the_last_is_known() -> Iterator[None]:
         publications: Sequence[Any],
         history_ttl_ms: int,
         **within: Any,
-    ) -> Appended | Lost:
+    ) -> Any:
         half = len(publications) // 2
-        if not half:
+        if not half or any(each.key is not None for each in publications):
             return await original(self, channel, tail, publications, history_ttl_ms, **within)
         ahead = replace(tail, top=tail.top + half)
         first, second = await asyncio.gather(
@@ -514,7 +514,7 @@ def next_offset_before_the_last_is_known() -> Iterator[None]:
         for outcome in (first, second):
             if isinstance(outcome, BaseException):
                 raise outcome
-            if isinstance(outcome, Lost):
+            if not isinstance(outcome, Appended):
                 return outcome
         assert isinstance(first, Appended)
         assert isinstance(second, Appended)
@@ -531,31 +531,39 @@ def next_offset_before_the_last_is_known() -> Iterator[None]:
 @contextmanager
 def key_ignored() -> Iterator[None]:
     """What comes with a key is appended like everything else."""
+    original = ChannelLog.append
 
-    async def append_keyed(
-        self: ChannelLog, channel: str, tail: Tail, publication: Any, history_ttl_ms: int, **_: Any
-    ) -> Appended | Lost:
-        return await self.append(channel, tail, [publication], history_ttl_ms)
+    async def append(
+        self: ChannelLog, channel: str, tail: Tail, publications: Sequence[Pending], *arguments: Any, **_: Any
+    ) -> Any:
+        without = [replace(each, key=None) for each in publications]
+        return await original(self, channel, tail, without, *arguments)
 
-    with patch.object(ChannelLog, "append_keyed", append_keyed):
+    with patch.object(ChannelLog, "append", append):
         yield
 
 
 @contextmanager
-def key_written_afterwards() -> Iterator[None]:
-    """Three calls instead of a transaction: read the key, write the item, write the key."""
+def keys_written_afterwards() -> Iterator[None]:
+    """Calls of their own instead of a transaction: read the keys, write the item, write the keys."""
 
     async def put_keyed_item(
-        self: MemoryChannelTable, item: LogItem, key: KeyItem, believed_until_ms: int
-    ) -> LogItem | KeyItem | None:
-        holder = await self._world.perform("get_key", lambda: self._world.keys.get(key.key))
-        if holder is not None:
-            return holder
-
+        self: MemoryChannelTable, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        stored = self._world.keys
+        taken = [
+            holder
+            for key in keys
+            if (holder := await self._world.perform("get_key", partial(stored.get, key.key))) is not None
+        ]
+        if taken:
+            return Holders(None, tuple(taken))
         winner = await self.put_item(item, believed_until_ms)
-        if winner is None or winner.batch == item.batch:
-            await self._world.perform("put_key", lambda: self._world.keys.setdefault(key.key, key))
-        return winner
+        if winner is not None and winner.batch != item.batch:
+            return Holders(winner)
+        for key in keys:
+            await self._world.perform("put_key", partial(stored.setdefault, key.key, key))
+        return None
 
     with patch.object(MemoryChannelTable, "put_keyed_item", put_keyed_item):
         yield
@@ -564,27 +572,29 @@ def key_written_afterwards() -> Iterator[None]:
 @contextmanager
 def key_taken_tells_the_tail() -> Iterator[None]:
     """Who repeats a key is told where the log ends, not where its publication is."""
-    original = ChannelLog.append_keyed
+    original = ChannelLog.append
 
-    async def append_keyed(self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **key: Any) -> Any:
-        outcome = await original(self, channel, tail, *arguments, **key)
-        return KeyTaken(tail.position) if isinstance(outcome, KeyTaken) else outcome
+    async def append(self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **options: Any) -> Any:
+        outcome = await original(self, channel, tail, *arguments, **options)
+        if isinstance(outcome, KeysTaken):
+            return replace(outcome, positions=dict.fromkeys(outcome.positions, tail.position))
+        return outcome
 
-    with patch.object(ChannelLog, "append_keyed", append_keyed):
+    with patch.object(ChannelLog, "append", append):
         yield
 
 
 @contextmanager
 def keyed_sent_at_any_time() -> Iterator[None]:
     """What a node took before it was suspended for a day is sent when it wakes, the key long forgotten."""
-    original = ChannelLog.append_keyed
+    original = ChannelLog.append
 
-    async def append_keyed(self: ChannelLog, *arguments: Any, commit_by_ms: int, **key: Any) -> Any:
-        return await original(self, *arguments, commit_by_ms=FOR_EVER_MS, **key)
+    async def append(self: ChannelLog, *arguments: Any, commit_by_ms: int, **options: Any) -> Any:
+        return await original(self, *arguments, commit_by_ms=FOR_EVER_MS, **options)
 
     with (
-        patch.object(ChannelLog, "append_keyed", append_keyed),
-        patch.object(appender_module, "_is_overdue", lambda *_: False),
+        patch.object(ChannelLog, "append", append),
+        patch.object(lane_module.Waiting, "is_overdue", lambda *_: False),
     ):
         yield
 
@@ -770,7 +780,7 @@ MUTATIONS = (
     Mutation("two appends in flight", Kind.ORDER, two_appends_in_flight, alone=True),
     Mutation("the next offset before the last is known", Kind.HOLE, next_offset_before_the_last_is_known),
     Mutation("key ignored", Kind.TWICE, key_ignored),
-    Mutation("key written after the append", Kind.TWICE, key_written_afterwards),
+    Mutation("key written after the append", Kind.TWICE, keys_written_afterwards),
     Mutation("a repeated key is told the tail", Kind.PLACE, key_taken_tells_the_tail),
     Mutation("keyed publications sent at any time", Kind.TWICE, keyed_sent_at_any_time, seeds=2000),
     Mutation("delete before dispatch", Kind.LATE, deleted_before_dispatched, seeds=2000),

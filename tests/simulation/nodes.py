@@ -21,7 +21,7 @@ from service.core.channels import ChannelOptions, ChannelRules
 from service.core.publication import StreamPosition
 from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenInvalid
 from service.lease import LeaseKeeper
-from service.log.appender import LANE_BYTES_MAX
+from service.log.lane import LANE_BYTES_MAX
 from service.node import Health
 from service.ports import Lease, PortError
 from tests.simulation.clients import ClientSocket

@@ -71,7 +71,7 @@ FATE: ContextVar[Fate | None] = ContextVar("fate", default=None)
 
 _ANSWERS_ONLY = ("receive", "delete", "open", "close")
 # The calls that an outage of reads takes away.
-READS = frozenset({"newest", "head", "read_forward", "read_backward"})
+READS = frozenset({"newest", "head", "read_behind", "read_forward", "read_backward"})
 
 
 class SimulatedWorld(MemoryWorld):

@@ -23,7 +23,7 @@ from service.core.channels import ChannelOptions, ChannelRules
 from service.core.codes import Closing, Disconnect
 from service.core.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS
-from service.log import appender as appender_module
+from service.log import lane as lane_module
 from service.ports import Refused, Throttled
 from tests.unit.worlds import (
     SECRET,
@@ -650,7 +650,7 @@ async def test_what_cannot_be_written_again_is_refused(node: LocalNode, channel:
 async def test_too_much_is_refused_for_a_while(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appender_module, "LANE_PUBLICATIONS_MAX", 1)
+    monkeypatch.setattr(lane_module, "LANE_PUBLICATIONS_MAX", 1)
     client = await node.client()
     held = fleet.traffic.hold("put_item", "sent")
     await client.say({"publish": {"channel": "room", "data": 1}})
@@ -887,7 +887,7 @@ def test_a_suspension_is_noticed_in_time() -> None:
 async def test_too_many_calls_are_refused_for_a_while(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appender_module, "LANE_PUBLICATIONS_MAX", 1)
+    monkeypatch.setattr(lane_module, "LANE_PUBLICATIONS_MAX", 1)
     client = await node.client()
     held = fleet.traffic.hold("put_keyed_item", "sent")
     await client.say({"rpc": publish_call(1, "1")})

@@ -39,6 +39,7 @@ from service.ports import Framer
 from tests.protobuf import as_it_is
 
 DEADLINE_S: Final = 5.0
+_READS: Final = ("newest", "head", "read_behind", "read_forward", "read_backward")
 # Turns of the event loop in which everything that can happen in memory has happened.
 SETTLED_TURNS: Final = 200
 # Shorter than any test: a hole is read as soon as the test moves its clock.
@@ -139,7 +140,7 @@ class Traffic:
     @property
     def reads(self) -> int:
         """Of the channels table."""
-        return sum(self.calls[call] for call in ("newest", "head", "read_forward", "read_backward"))
+        return sum(self.calls[call] for call in _READS)
 
     async def _pause(self, call: str, stage: Stage) -> None:
         if stage == "call":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from service.adapters.channel_table import DynamoChannelTable
 from service.adapters.memory import ManualClock
-from service.ports import BeliefEnded, Refused, Throttled, UnknownOutcome
+from service.ports import BeliefEnded, Contended, Holders, Refused, Throttled, UnknownOutcome
 from tests.contract.items import head, keyed, log_item
 from tests.unit.adapters.fakes import FakeClient, client_error, faked, reset, say
 
@@ -100,6 +100,16 @@ async def test_a_winner_that_is_gone_again_leaves_the_key_to_another_attempt() -
         await table(client).put_item(log_item(1), believed())
 
 
+# Of a key that is taken.
+HOLDER: Final = keyed(7, "k")[1][0]
+
+
+async def test_a_write_that_meets_a_transaction_is_contended() -> None:
+    client = FakeClient(put_item=lambda **_: client_error("TransactionConflictException"))
+    with pytest.raises(Contended):
+        await table(client).put_item(log_item(1), believed())
+
+
 def canceled(*reasons: dict[str, Any]) -> Any:
     return client_error("TransactionCanceledException", CancellationReasons=list(reasons))
 
@@ -120,16 +130,16 @@ async def test_the_belief_of_each_kind_of_append_is_checked_after_signing(put: s
 
 async def test_a_keyed_append_is_one_transaction_whose_token_is_its_batch() -> None:
     client = FakeClient(transact_write_items=lambda **_: {})
-    item, key = keyed(1, "k", batch="b" * 50)
+    item, keys = keyed(1, "k", "l", batch="b" * 50)
     for _ in range(2):
-        assert await table(client).put_keyed_item(item, key, believed()) is None
+        assert await table(client).put_keyed_item(item, keys, believed()) is None
     [(_, first), (_, second)] = client.calls
     assert first == second
     assert first["ClientRequestToken"] == "b" * 36
     puts = [write["Put"] for write in first["TransactItems"]]
     assert [(put["TableName"], put["Item"]) for put in puts] == [
         ("channels", item.attributes()),
-        ("idempotency", key.attributes()),
+        *(("idempotency", key.attributes()) for key in keys),
     ]
     assert all(put["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD" for put in puts)
     assert all(put["ConditionExpression"].startswith("attribute_not_exists") for put in puts)
@@ -146,40 +156,48 @@ async def test_a_keyed_append_is_tried_once() -> None:
     "reasons, holder",
     [
         (
-            ({**TAKEN, "Item": log_item(1, 4, batch="winner").attributes()}, FREE),
-            log_item(1, 4, batch="winner"),
+            ({**TAKEN, "Item": log_item(1, 4, batch="winner").attributes()}, FREE, FREE),
+            Holders(log_item(1, 4, batch="winner")),
         ),
-        ((FREE, {**TAKEN, "Item": keyed(7, "k")[1].attributes()}), keyed(7, "k")[1]),
-        # Both taken: the key decides.
+        ((FREE, FREE, {**TAKEN, "Item": HOLDER.attributes()}), Holders(None, (HOLDER,))),
         (
             (
                 {**TAKEN, "Item": log_item(1, batch="winner").attributes()},
-                {**TAKEN, "Item": keyed(7, "k")[1].attributes()},
+                {**TAKEN, "Item": HOLDER.attributes()},
+                FREE,
             ),
-            keyed(7, "k")[1],
+            Holders(log_item(1, batch="winner"), (HOLDER,)),
         ),
         # What is certain of one of them is enough.
         (
-            ({"Code": "TransactionConflict"}, {**TAKEN, "Item": keyed(7, "k")[1].attributes()}),
-            keyed(7, "k")[1],
+            (
+                {"Code": "TransactionConflict"},
+                {**TAKEN, "Item": HOLDER.attributes()},
+                {"Code": "ThrottlingError"},
+            ),
+            Holders(None, (HOLDER,)),
         ),
     ],
 )
 async def test_the_holder_comes_with_the_cancellation(reasons: Any, holder: Any) -> None:
     client = FakeClient(transact_write_items=lambda **_: canceled(*reasons))
-    assert await table(client).put_keyed_item(*keyed(1, "k"), believed()) == holder
+    assert await table(client).put_keyed_item(*keyed(1, "k", "l"), believed()) == holder
     assert client.names == ["transact_write_items"]
 
 
 @pytest.mark.parametrize(
-    "reasons, holder", [((TAKEN, FREE), log_item(1, 4)), ((FREE, TAKEN), keyed(7, "k")[1])]
+    "reasons, holder, holders",
+    [
+        ((TAKEN, FREE), log_item(1, 4), Holders(log_item(1, 4))),
+        ((FREE, TAKEN), HOLDER, Holders(None, (HOLDER,))),
+    ],
 )
-async def test_a_holder_that_is_not_handed_over_is_read(reasons: Any, holder: Any) -> None:
+async def test_a_holder_that_is_not_handed_over_is_read(reasons: Any, holder: Any, holders: Holders) -> None:
     client = FakeClient(
         transact_write_items=lambda **_: canceled(*reasons),
         get_item=lambda **_: {"Item": holder.attributes()},
     )
-    assert await table(client).put_keyed_item(*keyed(1, "k"), believed()) == holder
+    assert await table(client).put_keyed_item(*keyed(1, "k"), believed()) == holders
     assert client.calls[1][1]["ConsistentRead"]
 
 
@@ -193,7 +211,8 @@ async def test_a_holder_that_is_gone_again_leaves_its_place_to_another_attempt(r
 @pytest.mark.parametrize(
     "error, port_error",
     [
-        (canceled({"Code": "TransactionConflict"}, FREE), Throttled),
+        (canceled({"Code": "TransactionConflict"}, FREE), Contended),
+        (canceled(FREE, {"Code": "TransactionConflict"}), Contended),
         (canceled(FREE, {"Code": "ThrottlingError"}), Throttled),
         (canceled({"Code": "ProvisionedThroughputExceeded"}, {"Code": "TransactionConflict"}), Throttled),
         (canceled({"Code": "TransactionConflict"}, {"Code": "ValidationError"}), Refused),
@@ -270,7 +289,7 @@ async def test_a_table_that_never_ends_is_read_within_a_bound() -> None:
 
 
 async def test_a_key_is_read_consistently_and_a_damaged_one_refused() -> None:
-    _, stored = keyed(1, "k")
+    _, [stored] = keyed(1, "k")
     items = [{"Item": stored.attributes()}, {}, {"Item": {"key": {"S": stored.key}}}]
     client = FakeClient(get_item=lambda **_: items.pop(0))
     assert await table(client).key(stored.key) == stored

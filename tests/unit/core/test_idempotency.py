@@ -17,7 +17,7 @@ from service.core.idempotency import (
     UNREAD_WITHIN_MS,
     KeyItem,
     is_valid_key,
-    key_item,
+    key_items,
     parse_key_item,
     stored_key,
 )
@@ -49,12 +49,12 @@ def test_no_two_channels_share_a_key(one: tuple[str, str], other: tuple[str, str
 
 
 def test_a_key_remembers_where_its_publication_is() -> None:
-    item = replace(log_item(7, batch="b"), ts=1_700_000_000_999)
-    key = key_item(item, "k")
-    assert key == KeyItem("room\nk", item.epoch, 7, "b", 1_700_000_000 + 24 * 3600)
-    assert key.position == StreamPosition(item.epoch, 7)
-    with pytest.raises(AssertionError, match="alone"):
-        key_item(log_item(7, 8), "k")
+    item = replace(log_item(7, 9, batch="b"), ts=1_700_000_000_999)
+    expires_at = 1_700_000_000 + 24 * 3600
+    first, last = key_items(item, ["k", None, "l"])
+    assert first == KeyItem("room\nk", item.epoch, 7, "b", expires_at)
+    assert last == KeyItem("room\nl", item.epoch, 9, "b", expires_at)
+    assert last.position == StreamPosition(item.epoch, 9)
 
 
 @given(st.builds(KeyItem, NAMES, NAMES, st.integers(1, OFFSET_MAX), st.text(), st.integers(0)))

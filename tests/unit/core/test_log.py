@@ -28,7 +28,7 @@ from service.core.log import (
     next_head,
     renewal_due,
 )
-from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, Head, LogItem
+from service.core.log_item import ITEM_BYTES_MAX, ITEM_KEYS_MAX, ITEM_PUBLICATIONS_MAX, Head, LogItem
 
 HOUR_MS = 60 * 60 * 1000
 NOW = 1_700_000_000_000
@@ -228,6 +228,18 @@ def test_what_is_too_large_for_an_item_goes_alone() -> None:
     large = Pending.of("x" * (ITEM_BYTES_MAX + 1))
     assert fill([large]) == fill([large, large]) == 1
     assert fill([Pending.of("x"), large]) == 1
+
+
+def test_an_item_has_no_key_twice() -> None:
+    """The second publication of a key must find the first one in the log."""
+    keys = ["a", None, "b", "a", None]
+    assert fill([Pending.of("0", key) for key in keys]) == 3
+    assert fill([Pending.of("0", key) for key in keys[3:]]) == 2
+
+
+def test_an_item_has_no_more_keys_than_a_transaction_has_room_for() -> None:
+    keys = [None, *(f"k{number}" for number in range(ITEM_KEYS_MAX)), None, "one more", None]
+    assert fill([Pending.of("0", key) for key in keys]) == ITEM_KEYS_MAX + 2
 
 
 # ---- what a reader sees

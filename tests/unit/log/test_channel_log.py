@@ -15,7 +15,7 @@ from service.core.log_item import Head, LogItem
 from service.core.protocol import encode_stored
 from service.core.publication import Publication, Record
 from service.log.channel_log import (
-    APPEND_DEADLINE_S,
+    FOLLOWED_ITEMS_MAX,
     ITEMS_A_PAGE,
     READ_DEADLINE_S,
     Appended,
@@ -23,9 +23,10 @@ from service.log.channel_log import (
     Lost,
     NotAppended,
     OutcomeUnknown,
+    Postponed,
     record_of,
 )
-from service.ports import PortError, Refused, Throttled, UnknownOutcome
+from service.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged
 
@@ -334,6 +335,7 @@ async def test_a_race_lost_after_an_unknown_outcome_is_lost_for_certain() -> Non
     held.release()
     outcome = await appending
     assert isinstance(outcome, Lost)
+    assert outcome.holder is not None
     assert outcome.holder.batch == "theirs"
 
 
@@ -342,14 +344,51 @@ def ticking(clock: ManualClock, seconds: float = 5.0) -> float:
     return 0.0
 
 
-async def test_an_append_that_was_throttled_too_long_is_known_not_to_be_in() -> None:
+@pytest.mark.parametrize(
+    "error, outcome", [(Throttled("slow down"), Postponed), (Contended("a transaction"), Lost)]
+)
+async def test_an_attempt_that_is_known_not_to_be_in_is_told_at_once(
+    error: Throttled | Contended, outcome: type[Postponed | Lost]
+) -> None:
+    """Whoever appends may have more to append by then, and knows whose turn it is."""
     fleet = Fleet()
-    log = log_over(fleet.world, fleet.clock, random=lambda: ticking(fleet.clock))
+    log = log_over(fleet.world, fleet.clock)
     tail = (await log.resolve(CHANNEL)).tail
-    fleet.world.fail_next("put_item", Throttled(), times=100)
-    with pytest.raises(NotAppended):
-        await log.append(CHANNEL, tail, pending("one"), TTL_MS)
-    assert fleet.traffic.calls["put_item"] <= APPEND_DEADLINE_S / 5 + 2
+    fleet.world.fail_next("put_item", error)
+    assert isinstance(await log.append(CHANNEL, tail, pending("one"), TTL_MS), outcome)
+    assert fleet.traffic.calls["put_item"] == 1
+
+
+async def test_what_follows_a_tail_is_read_on_from_there() -> None:
+    fleet = Fleet()
+    log, other = log_over(fleet.world, fleet.clock), log_over(fleet.world, fleet.clock, node="b")
+    tail = (await log.resolve(CHANNEL)).tail
+    assert await log.follow(CHANNEL, tail) == ()
+    for text in ("one", "two", "three"):
+        await append(other, text)
+    assert await log.follow(CHANNEL, tail) == tuple(fleet.world.stream)
+    assert await log.follow(CHANNEL, replace(tail, top=2)) == (fleet.world.stream[2],)
+
+
+async def test_what_is_too_much_to_follow_or_of_another_epoch_is_to_be_resolved() -> None:
+    fleet = Fleet()
+    log = log_over(fleet.world, fleet.clock)
+    tail = (await log.resolve(CHANNEL)).tail
+    for number in range(FOLLOWED_ITEMS_MAX + 1):
+        await append(log, str(number))
+    assert await log.follow(CHANNEL, tail) is None
+    assert await log.look_behind(CHANNEL, tail) == ()
+    assert await log.follow(CHANNEL, replace(tail, top=1)) is not None
+    assert await log.follow(CHANNEL, replace(tail, top=FOLLOWED_ITEMS_MAX, epoch="another")) is None
+
+
+async def test_a_look_beside_a_write_fails_for_nobody() -> None:
+    fleet = Fleet()
+    log = log_over(fleet.world, fleet.clock)
+    tail = (await log.resolve(CHANNEL)).tail
+    fleet.world.fail_next("read_behind", UnknownOutcome())
+    assert await log.look_behind(CHANNEL, tail) == ()
+    assert fleet.traffic.calls["read_behind"] == 1
 
 
 async def test_an_append_whose_outcome_stays_unknown_is_not_called_failed() -> None:

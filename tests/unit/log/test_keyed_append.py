@@ -13,9 +13,9 @@ from service.core.log import MARGIN_MS, MIN_RETENTION_MS
 from service.core.publication import Publication, Record, StreamPosition
 from service.log.appender import Appender
 from service.log.channel_log import APPEND_DEADLINE_S, NotAppended, OutcomeUnknown
-from service.ports import Refused, Throttled, UnknownOutcome
+from service.ports import Contended, Refused, Throttled, UnknownOutcome
 from tests.contract.items import log_item
-from tests.unit.worlds import Fleet, log_over, logged, settled
+from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled
 
 CHANNEL: Final = "room"
 TTL_MS: Final = 300_000
@@ -30,7 +30,7 @@ class Writer:
         self.step_s = 0.0
         self._fleet = fleet
         log = log_over(fleet.world, fleet.clock, node=node, random=self._random)
-        self.appender = Appender(log, fleet.clock, self._offer, generation="0")
+        self.appender = Appender(log, fleet.clock, self._offer, generation="0", random=no_jitter)
 
     def submit(
         self, data: Any, key: str | None = None, channel: str = CHANNEL
@@ -88,9 +88,7 @@ async def test_keys_are_of_one_channel(fleet: Fleet, writer: Writer) -> None:
     assert logged(fleet.world, "other") == ["one"]
 
 
-async def test_a_publication_with_a_key_is_appended_alone_and_in_its_turn(
-    fleet: Fleet, writer: Writer
-) -> None:
+async def test_publications_with_and_without_keys_share_an_append(fleet: Fleet, writer: Writer) -> None:
     held = fleet.traffic.hold("put_item", "sent")
     positions = [writer.submit(0)]
     await held.arrived()
@@ -98,11 +96,71 @@ async def test_a_publication_with_a_key_is_appended_alone_and_in_its_turn(
     positions += [writer.submit(number, key) for number, key in enumerate(keys, 1)]
     held.release()
     assert [(await position).offset for position in positions] == list(range(1, 10))
-    assert [(item.offset, item.last) for item in fleet.world.stream] == [
-        (1, 1), (2, 3), (4, 4), (5, 5), (6, 8), (9, 9),
-    ]  # fmt: skip
+    assert [(item.offset, item.last) for item in fleet.world.stream] == [(1, 1), (2, 9)]
     assert logged(fleet.world) == writer.offered == list(range(9))
-    assert fleet.traffic.calls["put_keyed_item"] == 3, "only they pay for the transaction"
+    assert {key.key: key.offset for key in fleet.world.keys.values()} == {
+        stored_key(CHANNEL, "k"): 4,
+        stored_key(CHANNEL, "l"): 5,
+        stored_key(CHANNEL, "m"): 9,
+    }
+    assert fleet.traffic.calls["put_item"] == 1, "without a key there is no transaction to pay for"
+    assert fleet.traffic.calls["put_keyed_item"] == 1
+
+
+async def test_those_whose_keys_were_used_are_told_where_and_the_others_go_on(
+    fleet: Fleet, writer: Writer
+) -> None:
+    other = Writer(fleet, "b")
+    used = [await other.publish(f"theirs {key}", key) for key in "ac"]
+    held = fleet.traffic.hold("put_keyed_item", "sent")
+    first = writer.submit("ours", "k")
+    await held.arrived()
+    positions = [writer.submit(f"ours {key}", key) for key in ("a", "b", "c", None)]
+    held.release()
+    await first
+    assert [await positions[0], await positions[2]] == used
+    assert [(await positions[1]).offset, (await positions[3]).offset] == [4, 5]
+    assert logged(fleet.world) == ["theirs a", "theirs c", "ours", "ours b", "ours None"]
+    assert writer.appender.tally.publications["repeated"] == 2
+    assert writer.appender.waiting_bytes == 0
+
+
+async def test_an_append_of_many_keys_whose_answer_was_lost_is_known_by_its_batch(
+    fleet: Fleet, writer: Writer
+) -> None:
+    await writer.publish("zero")
+    held = fleet.traffic.hold("put_item", "sent")
+    positions = [writer.submit("one")]
+    await held.arrived()
+    positions += [writer.submit(key, key) for key in "abc"]
+    fleet.world.fail_next("put_keyed_item", UnknownOutcome(), effect="applied", times=2)
+    held.release()
+    assert [(await position).offset for position in positions] == [2, 3, 4, 5]
+    assert logged(fleet.world) == ["zero", "one", "a", "b", "c"]
+
+
+async def test_a_transaction_that_meets_another_is_a_lost_race_and_no_throttling(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """Who was first is not told, nor whether it got in: the end is read again, and nothing backs off."""
+    await writer.publish("zero")
+    fleet.world.fail_next("put_keyed_item", Contended("simulated"))
+    before = fleet.traffic.reads
+    assert (await writer.publish("one", "k")).offset == 2
+    assert fleet.traffic.reads == before + 1
+    assert writer.appender.tally.races == 1
+    assert writer.appender.tally.throttled == 0
+
+
+async def test_a_transaction_that_meets_its_own_earlier_attempt_is_sent_again_as_it_is(
+    fleet: Fleet, writer: Writer
+) -> None:
+    await writer.publish("zero")
+    fleet.world.fail_next("put_keyed_item", UnknownOutcome(), effect="late")
+    fleet.world.fail_next("put_keyed_item", Contended("simulated"))
+    assert (await writer.publish("one", "k")).offset == 2
+    fleet.world.deliver_late()
+    assert logged(fleet.world) == ["zero", "one"]
 
 
 async def test_of_those_that_wait_with_one_key_the_first_is_published(fleet: Fleet, writer: Writer) -> None:
