@@ -238,8 +238,9 @@ class ClientConfig:
     )
     publish_rate_limit: float = _option(
         100.0,
-        "Publications that one connection may publish in a second, in the long run; twice as many at once. More get "
-        "error 111. 0: no limit.",
+        "Publications that one connection may publish in a second, in the long run; twice as many at once. More have to "
+        "wait: they are taken later. What would wait for more than 2 s after its frame was read gets error 111: more of "
+        "one frame than that has time for, and below one in 2 s any. 0: no limit.",
         unit="publications",
         within=(0, 1_000_000),
     )

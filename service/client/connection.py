@@ -20,6 +20,7 @@ from service.client.expiry import Expiry
 from service.client.heartbeat import Heartbeat
 from service.client.joins import Joins, limit_from_now
 from service.client.orders import ClientOrders
+from service.client.pace import Pace
 from service.client.peer import Peer
 from service.client.publishing import Publishing
 from service.client.reading import Reading
@@ -31,7 +32,6 @@ from service.client.turns import Turns
 from service.core.codes import Closing, Disconnect, Error
 from service.core.orders import RefreshOrder, SubscribeOrder
 from service.core.protocol import Command, Pong, ProtocolViolation, decode_frame
-from service.core.rates import Bucket
 from service.core.session import (
     AskPublish,
     AskSubscribe,
@@ -71,10 +71,10 @@ class Connection:
         self._tally.connections += 1
         self.socket = socket
         self.session = Session(str(uuid4()), services.policy)
-        limit = services.limits.commands
-        self._commands = Bucket(limit, services.clock.monotonic_s()) if limit else None
-        # Whether a frame is being taken.
+        self._pace = Pace(services.limits.commands, Limit.COMMAND_RATE, services.clock, self._tally)
+        # Whether a frame is being taken, and since when (monotonic seconds).
         self._busy = False
+        self._read_s = 0.0
         self._peer = peer = Peer(self.session, socket, self._tally, self.end)
         places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
         self._tasks = Tasks(peer, places)
@@ -126,28 +126,17 @@ class Connection:
             _log.info("frame_refused", client=self.session.client, reason=str(error))
             self.close(Disconnect.BAD_REQUEST)
             return
-        self._busy = True
+        self._busy, self._read_s = True, self._services.clock.monotonic_s()
         try:
             for command in commands:
-                if self._commands is not None:
-                    await self._keep_rate(self._commands)
-                    if self._peer.has_ended:
-                        return
+                await self._pace.keep()
+                if self._peer.has_ended:
+                    return
                 await self._take(command)
                 if self._peer.has_ended:
                     return
         finally:
             self._busy = False
-
-    async def _keep_rate(self, bucket: Bucket) -> None:
-        """Let the next command wait for its time. Nothing is read meanwhile, so the client has to wait as well."""
-        rate = self._services.limits.commands
-        assert rate is not None
-        wait_s = bucket.owe(rate, self._services.clock.monotonic_s())
-        if wait_s > 0:
-            self._tally.limited(Limit.COMMAND_RATE)
-            self._tally.throttled_s += wait_s
-            await asyncio.sleep(wait_s)
 
     async def _take(self, command: Command) -> None:
         self._peer.said(command)
@@ -187,9 +176,9 @@ class Connection:
                 self._subscriptions.leave_by_client(channel)
                 self._peer.reply(command_id, "unsubscribe", {})
             case Publish():
-                await self._publishing.publish(effect)
+                await self._publishing.publish(effect, self._read_s)
             case AskPublish():
-                await self._publishing.publish_if_allowed(effect)
+                await self._publishing.publish_if_allowed(effect, self._read_s)
             case Call():
                 await self._tasks.start(self._asking.call(effect))
             case ReadHistory():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -14,7 +15,7 @@ from service.client.expiry import Expiry
 from service.client.peer import Peer
 from service.client.services import ANSWER_LIMIT_S, Services
 from service.client.subscriptions import Subscription, Subscriptions
-from service.concurrency import each_to_its_end
+from service.concurrency import beside, each_to_its_end
 from service.core.codes import Error
 from service.core.forms import PLAIN, Form, Payload, whole
 from service.core.protocol import publication_push, subscribe_push, subscribe_result
@@ -48,7 +49,7 @@ class Joins:
     # ---- one channel
 
     async def join(self, join: Join, limit_s: float | None = None) -> None:
-        """Enter presence, find the position, and be let in; whatever fails leaves nothing behind.
+        """Enter presence and find the position, at the same time, and be let in; whatever fails leaves nothing behind.
 
         `limit_s`: as from `limit_from_now`, when a part of the time is over.
         """
@@ -57,21 +58,18 @@ class Joins:
         try:
             async with asyncio.timeout_at(limit_s or limit_from_now()):
                 await self._subscriptions.exited(channel)
-                if subscription.has_presence:
-                    entered = True
-                    await self._services.presence.enter(channel, join.info)
-                if join.options.has_history:
-                    await self._services.dispatcher.join(
-                        channel,
-                        subscription,
-                        join.since,
-                        partial(self._window, join),
-                        partial(self._admit, join, subscription),
-                    )
-                else:
+                entered = subscription.has_presence
+                if not join.options.has_history:
+                    if entered:
+                        await self._enter(join)
                     self._services.dispatcher.join_unordered(
                         channel, subscription, partial(self._admit_unordered, join, subscription)
                     )
+                elif entered:
+                    async with _to_its_end(self._enter(join)) as entering:
+                        await self._join_ordered(join, subscription, entering)
+                else:
+                    await self._join_ordered(join, subscription)
         except (PortError, TimeoutError) as error:
             _log.warning(
                 "subscribe_failed", channel=channel, client=self._peer.client, reason=reason_of(error)
@@ -83,6 +81,21 @@ class Joins:
                 self._subscriptions.not_joined(join, entered=entered)
         if self._subscriptions.has(channel, subscription):
             self._subscriptions.tell_join(channel, subscription)
+
+    async def _enter(self, join: Join) -> None:
+        await self._services.presence.enter(join.channel, join.info)
+
+    async def _join_ordered(
+        self, join: Join, subscription: Subscription, ready: Awaitable[None] | None = None
+    ) -> None:
+        await self._services.dispatcher.join(
+            join.channel,
+            subscription,
+            join.since,
+            partial(self._window, join),
+            partial(self._admit, join, subscription),
+            ready,
+        )
 
     def _admit(self, join: Join, subscription: Subscription, joined: Joined) -> bool:
         """Queue the reply; the dispatcher adds the subscription in the same tick. I4."""
@@ -138,20 +151,14 @@ class Joins:
             self._subscriptions.add(subscriptions)
             return True
 
-        async with asyncio.timeout_at(limit_s):
-            await self._enter_all(joins)
-            await self._services.dispatcher.join_all(
-                [self._joining(join, subscriptions[join.channel]) for join in joins], admit
-            )
+        joining = [self._joining(join, subscriptions[join.channel]) for join in joins]
+        async with asyncio.timeout_at(limit_s), _to_its_end(self._enter_all(joins)) as entering:
+            await self._services.dispatcher.join_all(joining, admit, entering)
 
     async def _enter_all(self, joins: Sequence[Join]) -> None:
         """Enter presence where the channels have it. Raises PortError, when all of them are done."""
-
-        async def enter(join: Join) -> None:
-            await self._services.presence.enter(join.channel, join.info)
-
         entering = [join for join in joins if join.options.presence]
-        for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, enter):
+        for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, self._enter):
             raise failure
 
     def _joining(self, join: Join, subscription: Subscription) -> Joining:
@@ -210,6 +217,21 @@ class Joins:
             delta=form.payload is not Payload.VALUE,
             number=number,
         )
+
+
+@asynccontextmanager
+async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Awaitable[None]]:
+    """Presence is entered beside the reads of the log, which wait for it at last.
+
+    When those fail, it ends first: an entry that is on its way could arrive after it was removed. It is given up only when
+    its time is over, or nobody waits any more.
+    """
+    async with beside(entering) as task:
+        try:
+            yield task
+        except PortError:
+            await asyncio.wait([task])
+            raise
 
 
 def _missed(joined: Joined | None, subscription: Subscription) -> list[bytes]:

@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from service.client.asking import Asking
+from service.client.pace import Pace
 from service.client.peer import Peer
-from service.client.services import Services
+from service.client.services import ANSWER_LIMIT_S, Services
 from service.client.tasks import Place, Tasks
 from service.core.codes import Disconnect, Error
 from service.core.protocol import Unencodable
 from service.core.publication import Publication, StreamPosition
-from service.core.rates import Bucket
 from service.core.session import AskPublish, Close, Publish
 from service.core.tallies import Limit
 from service.log.appender import Full, TooLarge
 
-__all__ = ["Publishing"]
+__all__ = ["PUBLISH_WAIT_S", "Publishing"]
+
+# How long a publication waits for its rate after its frame was read. Its client gives it up after 5 s: what is left is for
+# the append, and for the application's say.
+PUBLISH_WAIT_S: Final = 2.0
+assert PUBLISH_WAIT_S < ANSWER_LIMIT_S, "who waited can still be answered in time"
 
 
 class Publishing:
     """`places`: for what is under way at once. `slept`: whether this process was suspended (service/client/heartbeat.py)."""
 
-    __slots__ = ("_asked", "_asking", "_bucket", "_peer", "_places", "_services", "_slept", "_tasks")
+    __slots__ = ("_asked", "_asking", "_pace", "_peer", "_places", "_services", "_slept", "_tasks")
 
     def __init__(
         self,
@@ -43,23 +49,25 @@ class Publishing:
         self._slept = slept
         # The newest one that the application is, or was, asked about: the next one waits for it.
         self._asked: asyncio.Task[None] | None = None
-        limit = services.limits.publishes
-        self._bucket = Bucket(limit, services.clock.monotonic_s()) if limit else None
+        self._pace = Pace(services.limits.publishes, Limit.PUBLISH_RATE, services.clock, services.tally)
 
-    async def publish(self, effect: Publish) -> None:
-        """Take it, as soon as there is a place; publications keep their order. It is answered later."""
-        if self._is_too_much(effect.id):
-            return
+    async def publish(self, effect: Publish, read_s: float) -> None:
+        """Take it, as soon as its rate lets it and there is a place; publications keep their order. It is answered later.
+
+        `read_s`: when its frame was read (monotonic seconds).
+        """
         received_ms = self._services.clock.now_ms()
+        if not await self._is_in_time(effect.id, read_s):
+            return
         await self._places.acquire()
         self._hand_over(effect, received_ms, Place(self._places))
 
-    async def publish_if_allowed(self, effect: AskPublish) -> None:
+    async def publish_if_allowed(self, effect: AskPublish, read_s: float) -> None:
         """As `publish`, if the application lets it: it is asked about one after the other, beside further commands."""
-        if self._is_too_much(effect.id):
-            return
         received_ms = self._services.clock.now_ms()
         limit_s = asyncio.get_running_loop().time() + self._asking.wait_s
+        if not await self._is_in_time(effect.id, read_s):
+            return
         await self._places.acquire()
         place = Place(self._places)
         self._asked = self._tasks.track(self._ask(effect, self._asked, received_ms, limit_s, place))
@@ -90,16 +98,12 @@ class Publishing:
         else:
             self._peer.fail(said.id, said.error)
 
-    def _is_too_much(self, command_id: int) -> bool:
-        """Whether it has published too much just now; then the command is answered."""
-        rate = self._services.limits.publishes
-        if self._bucket is None or rate is None:
+    async def _is_in_time(self, command_id: int, read_s: float) -> bool:
+        """Wait until its rate lets it. False = it cannot wait that long, and was told so; or the connection has ended."""
+        if not await self._pace.keep(read_s + PUBLISH_WAIT_S):
+            self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
             return False
-        if self._bucket.take(rate, self._services.clock.monotonic_s()):
-            return False
-        self._services.tally.limited(Limit.PUBLISH_RATE)
-        self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
-        return True
+        return not self._peer.has_ended
 
     def _hand_over(self, effect: Publish, received_ms: int, place: Place) -> None:
         """`place` is given back with the answer."""

@@ -97,7 +97,7 @@ class ClientTally:
     `commands`: by method and the code of the answer, 0 = a result; `disconnects`: by code. Codes that applications made up
     are "application". `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`, `sent_bytes`: what goes to
     one client, such as answers; the hub counts what goes to the subscribers of a channel. `throttled_s`: how long
-    commands had to wait for their rate.
+    commands, and publications among them, had to wait for their rates.
     """
 
     connections: int = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
@@ -290,12 +290,14 @@ class Dispatcher:
         since: StreamPosition | None,
         window: Callable[[], Window],
         admit: Callable[[Joined], bool],
+        ready: Awaitable[None] | None = None,
     ) -> None:
         """Let `subscriber` into channel `name`.
 
         In one tick, `admit` is called to queue the reply, and, if it returns True, the subscriber joins the hub.
-        `since`: the position it wants to recover from. Raises PortError when the log does not answer: then
-        `admit` was not called.
+        `since`: the position it wants to recover from. `ready`: what else must be done before; it is waited for when
+        the log was read, so that it may be under way meanwhile. Raises PortError when the log does not answer, and
+        whatever `ready` raises: then `admit` was not called.
         """
 
         def admit_one(joined: Sequence[Joined | None]) -> bool:
@@ -303,15 +305,18 @@ class Dispatcher:
             assert one is not None, "a channel with history has a position"
             return admit(one)
 
-        await self.join_all([Joining(name, subscriber, since, window)], admit_one)
+        await self.join_all([Joining(name, subscriber, since, window)], admit_one, ready)
 
     async def join_all(
-        self, joinings: Sequence[Joining], admit: Callable[[Sequence[Joined | None]], bool]
+        self,
+        joinings: Sequence[Joining],
+        admit: Callable[[Sequence[Joined | None]], bool],
+        ready: Awaitable[None] | None = None,
     ) -> None:
         """Let subscribers into their channels, all of them in the same tick, as `join` does for one.
 
         `admit` gets where each of them starts, in the order of `joinings`; None = in a channel without history.
-        Raises PortError when the log does not answer for one of them.
+        Raises PortError when the log does not answer for one of them, and whatever `ready` raises.
         """
         places = asyncio.Semaphore(_JOINS_AT_ONCE)
         placings = [self._placing(each, places) for each in joinings]
@@ -320,6 +325,10 @@ class Dispatcher:
             channel.joining += 1
         try:
             joined = await self._placed(placings)
+            if ready is not None:
+                await ready
+                # The channels went on meanwhile: where each subscriber starts is as of this tick.
+                joined = await self._placed(placings)
             # From here to the end of the last `add`: no await, so that no push falls between reply and hub.
             for channel in held:
                 if self._channels.get(channel.name) is not channel:

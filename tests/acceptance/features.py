@@ -182,8 +182,8 @@ SECTIONS: Final = (
         (
             Feature("publish", ["test_messages::test_a_message_crosses_instances_and_sdks"]),
             Feature(
-                "publish faster than allowed: error 111",
-                ["test_limits::test_who_publishes_too_fast_is_told_so_and_may_go_on"],
+                "publish faster than allowed: it waits",
+                ["test_limits::test_who_publishes_too_fast_has_to_wait"],
             ),
             Feature("history: `limit`, `since`, `reverse`", ["test_messages::test_history"]),
             Feature(

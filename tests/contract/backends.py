@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import aioboto3
 
 from service.adapters.aws import AwsClients, connect
+from service.adapters.calls import Calls
 from service.adapters.channel_table import DynamoChannelTable
 from service.adapters.estate import SqsEstate
 from service.adapters.leases import DynamoLeases
@@ -216,9 +217,11 @@ def emulator(module: str = "service.dev.emulator") -> Iterator[str]:
 
 
 @asynccontextmanager
-async def aws_backend(endpoint_url: str, prefix: str) -> AsyncIterator[AwsBackend]:
-    """Clients, and tables and a topic of their own for one test."""
-    async with connect(region=REGION, endpoint_url=endpoint_url, session=SESSION) as clients:
+async def aws_backend(
+    endpoint_url: str, prefix: str, calls: Calls | None = None
+) -> AsyncIterator[AwsBackend]:
+    """Clients, and tables and a topic of their own for one test. `calls` is told of every call."""
+    async with connect(region=REGION, endpoint_url=endpoint_url, session=SESSION, calls=calls) as clients:
         for schema in table_schemas(prefix):
             await clients.tables.create_table(**schema.create)
         topic: dict[str, Any] = await clients.sns.create_topic(Name=f"{prefix}topic")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from benchmarks import fanout, lifecycle, presence, slow_consumer
+from benchmarks import fanout, hot_channel, lifecycle, presence, slow_consumer
+from benchmarks.hot_channel import ALONE, FOUR, PAIR, THREE, Layout, Run
 from benchmarks.node import WAYS
 from benchmarks.rig import percentile, rig
 from service.adapters.memory import ManualClock
@@ -47,6 +49,38 @@ async def test_presence_is_asked_for_in_every_way() -> None:
     assert len(found) == 7
     assert all(value > 0 for values in found.values() for value in values)
     assert bench.reads == 4, "one of each channel in a round"
+
+
+async def test_one_channel_is_published_to_from_two_instances() -> None:
+    with hot_channel.fleet(2) as urls:
+        layout = Layout(2, 2)
+        run = await hot_channel.measured(urls, layout, seconds=2.0)
+        assert len(run.acknowledged) == 2
+        assert sum(run.acknowledged) > 0
+        assert len(run.acks_ms) >= sum(run.acknowledged)
+        [line] = hot_channel.as_json([hot_channel.result(layout, [run], [run])], [])["layouts"]
+        assert line["total_to_alone"] == 1
+        assert line["acknowledged"] == run.acknowledged
+
+
+def test_what_is_too_slow_or_unfair_in_one_channel_is_named() -> None:
+    def found(layout: Layout, acknowledged: list[int], ack_ms: float, **errors: int) -> list[str]:
+        alone = Run([1000], 1.0, [10.0])
+        run = Run(acknowledged, 1.0, [ack_ms], Counter(errors))
+        return hot_channel.missed([hot_channel.result(layout, [run], [alone])])
+
+    assert found(ALONE, [1000], 600.0) == []
+    assert found(THREE, [85, 100, 100], 600.0) == []
+    assert found(FOUR, [140, 140, 140, 140], 600.0) == []
+    assert found(PAIR, [18, 20], 600.0) == []
+
+    assert found(ALONE, [1000], 601.0) == ["1 x 30: ack p99 601 ms, more than 600"]
+    assert found(ALONE, [1000], 1.0, e111=2) == ["1 x 30: errors: {'e111': 2}"]
+    assert found(THREE, [80, 80, 80], 1.0) == ["3 x 10: total ÷ one instance's 0.24, less than 0.25"]
+    assert found(THREE, [80, 100, 110], 1.0) == ["3 x 10: poorest ÷ mean 0.83, less than 0.85"]
+    assert found(FOUR, [130, 130, 130, 130], 1.0) == ["4 x 25: total ÷ one instance's 0.52, less than 0.55"]
+    assert found(PAIR, [16, 20], 1.0) == ["2 x 1: poorest ÷ mean 0.89, less than 0.9"]
+    assert len(found(FOUR, [0, 0, 0, 0], 1.0)) == 2, "nothing at all is uneven as well"
 
 
 def test_percentiles() -> None:

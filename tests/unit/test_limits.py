@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from service.adapters.memory import ManualClock
 from service.assembly import BURST_S, rate
 from service.auth import sign_connection
+from service.client import pace
+from service.client.publishing import PUBLISH_WAIT_S
 from service.core.codes import Disconnect
-from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, until
+from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, settled, until
 
 TOO_MANY = 111
 
@@ -71,34 +74,120 @@ def test_3504_is_final_to_sdks() -> None:
 # ---- publications
 
 
-async def test_publications_beyond_the_rate_did_not_happen() -> None:
-    fleet, node = node_of(publish_rate_limit=1.0)
+class Waits:
+    """Who waits for its rate: the clock goes on for as long as that takes, without anybody waiting in truth."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.seconds: list[float] = []
+        # Cleared: who waits goes on waiting.
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await self.go_on.wait()
+        self.clock.advance(seconds)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    waits = Waits()
+    monkeypatch.setattr(pace, "sleep", waits.sleep)
+    return waits
+
+
+def publishing_node(waits: Waits, rate_limit: float, **client: Any) -> tuple[Fleet, LocalNode]:
+    fleet, node = node_of(publish_rate_limit=rate_limit, **client)
+    waits.clock = fleet.clock
+    return fleet, node
+
+
+def throttled_s(node: LocalNode) -> float:
+    return node.assembly.node.services.tally.throttled_s
+
+
+async def test_a_loop_of_publications_is_held_to_the_rate_and_never_refused(waits: Waits) -> None:
+    fleet, node = publishing_node(waits, 10.0)
     client = await node.client()
-    answers = [await client.publish("room", number) for number in range(4)]
-    assert answers == [{}, {}, TOO_MANY, TOO_MANY]
-    assert logged(fleet.world) == [0, 1]
-    assert limits(node) == {"publish_rate": 2}
-    fleet.clock.advance(1.0)
+    answers = [await client.publish("room", number) for number in range(50)]
+    assert answers == [{}] * 50
+    assert logged(fleet.world) == list(range(50))
+    # Twice the rate at once, then a tenth of a second each.
+    assert waits.seconds == pytest.approx([0.1] * 30)
+    assert limits(node) == {"publish_rate": 30}
+    assert throttled_s(node) == pytest.approx(3.0)
+
+
+async def test_publications_of_one_frame_wait_as_long_as_they_can(waits: Waits) -> None:
+    fleet, node = publishing_node(waits, 10.0)
+    client = await node.client()
+    ids = await client.say(*({"publish": {"channel": "room", "data": number}} for number in range(60)))
+    codes = [(await client.answer(each)).get("error", {}).get("code") for each in ids]
+    # Twice the rate at once, and what there is room for in the time in which they can still be answered.
+    in_time = 20 + round(10 * PUBLISH_WAIT_S)
+    assert codes == [None] * in_time + [TOO_MANY] * (60 - in_time)
+    assert logged(fleet.world) == list(range(in_time)), "refused is not published"
+    assert sum(waits.seconds) == pytest.approx(PUBLISH_WAIT_S)
+    assert throttled_s(node) == pytest.approx(PUBLISH_WAIT_S)
+    assert limits(node) == {"publish_rate": 40}
+    # What was refused does not count.
+    assert await client.publish("room", "next") == {}
+    assert waits.seconds[-1] == pytest.approx(0.1)
+
+
+async def test_a_publication_that_cannot_wait_is_refused_at_once_and_did_not_happen(waits: Waits) -> None:
+    fleet, node = publishing_node(waits, 0.4)
+    client = await node.client()
+    assert [await client.publish("room", number) for number in range(3)] == [{}, TOO_MANY, TOO_MANY]
+    assert logged(fleet.world) == [0]
+    assert waits.seconds == []
+    assert throttled_s(node) == 0
+    fleet.clock.advance(2.5)
     assert await client.publish("room", "later") == {}
-    assert await client.publish("room", "too early") == TOO_MANY
 
 
-async def test_signals_and_calls_count_and_other_commands_do_not() -> None:
-    _, node = node_of(publish_rate_limit=1.0)
+async def test_signals_and_calls_count_and_other_commands_do_not(waits: Waits) -> None:
+    _, node = publishing_node(waits, 1.0)
     client = await node.client()
+    call = {"method": "roomcast.publish", "data": {"channel": "room", "data": 2}}
     assert await client.publish("plain:x", 1) == {}
-    called = await client.ask("rpc", method="roomcast.publish", data={"channel": "room", "data": 2})
-    assert called["data"]["offset"] == 1
-    assert await client.publish("plain:x", 3) == TOO_MANY
-    assert await client.ask("rpc", method="roomcast.publish", data={"channel": "room", "data": 4}) == TOO_MANY
+    assert (await client.ask("rpc", **call))["data"]["offset"] == 1
+    assert waits.seconds == []
+    assert await client.publish("plain:x", 3) == {}
+    assert waits.seconds == [1.0]
+    assert (await client.ask("rpc", **call))["data"]["offset"] == 2
+    assert waits.seconds == [1.0, 1.0]
     assert isinstance(await client.ask("history", channel="room", limit=0), dict)
+    assert waits.seconds == [1.0, 1.0]
 
 
-async def test_connections_have_rates_of_their_own() -> None:
-    _, node = node_of(publish_rate_limit=0.5)
+async def test_connections_have_rates_of_their_own(waits: Waits) -> None:
+    _, node = publishing_node(waits, 0.4)
     one, other = await node.client(), await node.client()
     assert [await one.publish("room", 1), await one.publish("room", 2)] == [{}, TOO_MANY]
     assert await other.publish("room", 3) == {}
+
+
+async def test_nothing_is_read_while_a_publication_waits_and_the_end_of_its_connection_is_its_own(
+    waits: Waits,
+) -> None:
+    fleet, node = publishing_node(waits, 1.0)
+    client = await node.client()
+    assert [await client.publish("room", number) for number in range(2)] == [{}, {}]
+    waits.go_on.clear()
+    saying = asyncio.create_task(
+        client.say({"publish": {"channel": "room", "data": 2}}, {"presence_stats": {"channel": "room"}})
+    )
+    await until(lambda: waits.seconds)
+    await settled()
+    assert not saying.done()
+    client.connection.close(Disconnect.SHUTDOWN)
+    waits.go_on.set()
+    ids = await saying
+    await settled()
+    assert logged(fleet.world) == [0, 1]
+    assert [client.socket.reply_to(each) for each in ids] == [None, None]
 
 
 # ---- commands

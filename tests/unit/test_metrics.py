@@ -34,7 +34,7 @@ def fleet() -> Fleet:
 @pytest.fixture
 async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
     fleet.stream_to_topic()
-    node = fleet.node(channel_limit=2, publish_rate_limit=2.0)
+    node = fleet.node(channel_limit=2, publish_rate_limit=0.4)
     async with node.running():
         yield node
 
@@ -66,10 +66,13 @@ async def busy(node: LocalNode) -> None:
         await client.subscribe("secret-room")
         await client.subscribe("plain:secret-signals")
     assert await one.subscribe("secret-third") == 106
-    assert await one.publish("secret-room", {"secret": "payload"}) == {}
+    for _ in range(3):
+        assert await one.publish("secret-room", {"secret": "payload"}) == {}
+        # Longer than the rate asks for.
+        node.clock.advance(2.5)
     assert await one.publish("plain:secret-signals", "secret") == {}
-    while await one.publish("secret-room", "secret") != 111:
-        pass
+    # The next one would have to wait for longer than it can.
+    assert await one.publish("secret-room", "secret") == 111
     again = await node.client()
     result = await again.subscribe("secret-room", recover=True, epoch="", offset=0)
     assert result["recovered"]

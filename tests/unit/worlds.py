@@ -375,24 +375,27 @@ def local_node(
     configured: Config,
     jwks: JwksKeys | None = None,
     hooks: Hooks | None = None,
+    **ports: Any,
 ) -> LocalNode:
+    """`ports`: those that are not memory's."""
     queue_names: list[str] = []
 
     async def hold_queue(queue: str) -> None:
         queue_names.append(queue)
 
+    memory = Ports(
+        table=MemoryChannelTable(world, clock),
+        presence=MemoryPresence(world),
+        leases=MemoryLeases(world),
+        queue=MemoryQueue(world, POLL_WAIT_S),
+        topic=MemoryTopic(world),
+        clock=clock,
+        new_id=_ids(name),
+        random=no_jitter,
+    )
     assembly = assemble(
         configured,
-        Ports(
-            table=MemoryChannelTable(world, clock),
-            presence=MemoryPresence(world),
-            leases=MemoryLeases(world),
-            queue=MemoryQueue(world, POLL_WAIT_S),
-            topic=MemoryTopic(world),
-            clock=clock,
-            new_id=_ids(name),
-            random=no_jitter,
-        ),
+        replace(memory, **ports),
         node_id=name,
         verifier=TokenVerifier(configured.client.token, insecure=configured.client.insecure, jwks=jwks),
         health=Health(listening=True),
