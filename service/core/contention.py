@@ -42,7 +42,7 @@ SEVERAL: Final = 2
 # How many round trips another writer is remembered, and for how long at the least and at the most. Shorter: a quiet
 # writer is forgotten between two publications, and must find a gap each time. Longer: a busy one gives way in vain.
 _SEEN_ROUND_TRIPS: Final = 100
-_SEEN_MIN_S: Final = 0.5
+_SEEN_MIN_S: Final = 0.8
 _SEEN_MAX_S: Final = 10.0
 # Other writers that are remembered; with more, waits are as long as with these.
 _WRITERS_MAX: Final = 64
@@ -53,7 +53,7 @@ _ATTEMPT_ROUND_TRIPS: Final = 2.0
 # Who sees nobody leaves a gap of so many round trips after so many appends that followed each other closely: a newcomer
 # needs one to read the end and one to write. It costs an eighth of a lone writer's time at the most.
 _GAP_EVERY: Final = 8
-_GAP_ROUND_TRIPS: Final = 2.5
+_GAP_ROUND_TRIPS: Final = 2.0
 # Even races that are tried at once, one after the other. Each is lost with about even odds.
 _EVEN_RACES_MAX: Final = 24
 # The longest that anybody waits for others at once: far from the deadline of what waits.

@@ -189,10 +189,12 @@ async def publishing(bench: Bench) -> None:
     await bench.count("publish, the first in the channel ever", one.publish("news", 1))
     await bench.count("publish, a later one", one.publish("news", 2))
     await bench.count("publish, the first on the node", other.publish("news", 3))
+    await bench.count("publish beside another node that does", other.publish("news", 4))
+    assert await one.publish("keys", 1) == {}
     await bench.count(
         "publish with a key, a later one",
-        other.ask(
-            "rpc", method="roomcast.publish", data={"channel": "news", "data": 4, "idempotency_key": "k"}
+        one.ask(
+            "rpc", method="roomcast.publish", data={"channel": "keys", "data": 2, "idempotency_key": "k"}
         ),
     )
     await bench.count("publish in a channel without history", one.publish("plain:x", 1))
