@@ -38,7 +38,7 @@ _ROUND_TRIP_WEIGHT: Final = 1 / 64
 _ROUND_TRIP_OUTLIER: Final = 2.0
 
 # From how many other writers on a node looks at the log's end beside each write: one that loses then knows it at once.
-SEVERAL: Final = 2
+SEVERAL: Final = 4
 # How many round trips another writer is remembered, and for how long at the least and at the most. Shorter: a quiet
 # writer is forgotten between two publications, and must find a gap each time. Longer: a busy one gives way in vain.
 _SEEN_ROUND_TRIPS: Final = 100

@@ -59,6 +59,8 @@ class Kind(StrEnum):
     STUCK = "I3 stuck"
     # A publication with a key that is tried again and again is not acknowledged.
     UNANSWERED = "I2 unanswered"
+    # Of several writers of one channel one is not served, waits for long, or pays for too many races.
+    STARVED = "a writer is starved"
     # A push before the reply.
     EARLY = "I4 early"
     # A node that cannot hear does not notice, does not heal, or does not read what it missed.

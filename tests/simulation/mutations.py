@@ -22,6 +22,7 @@ from service.adapters.memory import MemoryChannelTable
 from service.client.reading import Reading
 from service.core import log as rules
 from service.core.canary import CANARY_CHANNEL, Hearing, Vigil
+from service.core.contention import Contention
 from service.core.idempotency import KeyItem
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending, Tail
 from service.core.log_item import HEAD_OFFSET, Head, LogItem
@@ -525,6 +526,32 @@ def next_offset_before_the_last_is_known() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def winner_goes_on_at_once() -> Iterator[None]:
+    """Who won a race does not give way to those it saw."""
+    original = Contention.won
+
+    def won(self: Contention, *arguments: Any) -> None:
+        original(self, *arguments)
+        self._next_s = 0.0
+
+    with patch.object(Contention, "won", won):
+        yield
+
+
+@contextmanager
+def tail_from_before_the_pause() -> Iterator[None]:
+    """Who paused after a lost race tries again with what it knew before."""
+    original = Appender._pause
+
+    async def pause(self: Appender, append: Any, seconds: float) -> None:
+        await original(self, append, seconds)
+        append.knows = append.knows or seconds > 0
+
+    with patch.object(Appender, "_pause", pause):
+        yield
+
+
 # ---- idempotency keys
 
 
@@ -766,6 +793,8 @@ MUTATIONS = (
     Mutation("recovery of any number", Kind.BEYOND, as_many_as_there_are, alone=True),
     Mutation("recovery of any age", Kind.BEYOND, however_old, alone=True),
     Mutation("no batch id", Kind.TWICE, no_batch_id),
+    Mutation("the winner does not give way", Kind.STARVED, winner_goes_on_at_once),
+    Mutation("a retry from the tail learned before the pause", Kind.STARVED, tail_from_before_the_pause),
     Mutation("no rotation", Kind.REUSED, no_rotation),
     Mutation("the floor is skipped", Kind.HOLE, floor_skipped),
     Mutation("no margin", Kind.REUSED, no_margin, seeds=2000),

@@ -16,6 +16,7 @@ from service.core.publication import StreamPosition
 from tests.simulation import clockwork
 from tests.simulation.checker import Checker, Kind, Violation
 from tests.simulation.clients import SimulatedClient
+from tests.simulation.contest import Contest
 from tests.simulation.ears import Ears, Wound, wound
 from tests.simulation.mishaps import Mishaps
 from tests.simulation.nodes import (
@@ -42,6 +43,8 @@ CUT_OFF = 0.1
 # The part of runs in which half of the publications are large, and how large.
 LARGE = 0.15
 PADDING_BYTES = 60_000
+# The part of runs that begin with several writers of one channel.
+CONTESTED = 0.1
 # The part of runs in which a node sleeps until the epochs of its channels are over.
 OUTLIVED = 0.1
 # How long no hint arrives when what is written cannot be read either.
@@ -97,6 +100,10 @@ class Scenario:
         for _ in range(random.choice((1, 2, 2, 3))):
             self._add_node()
         await self._until(lambda: all(node.ready for node in self.nodes), 300)
+        # Of its own chance: the other runs stay what they are without it.
+        if Random(f"contest {self.seed}").random() < CONTESTED:
+            self._note("contest")
+            await Contest(self.world, random, self.checker).run()
         for number in range(random.randint(2, 4)):
             client = SimulatedClient(f"client-{number}", self.channels, self.checker, random, self._pick_node)
             self.clients.append(client)

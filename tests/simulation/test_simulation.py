@@ -34,6 +34,8 @@ QUICK = {
     "key ignored",
     "a repeated key is told the tail",
     "a task fails unseen",
+    "the winner does not give way",
+    "a retry from the tail learned before the pause",
 }
 
 
