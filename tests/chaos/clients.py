@@ -109,5 +109,13 @@ class Publisher:
                 return
         raise AssertionError(f"{self._name} cannot publish in {channel}, though nothing is wrong any more")
 
+    async def publish_at_once(self, channel: str, seconds: float) -> tuple[int, int]:
+        """For so long, one after the other as soon as the one before was answered: how many were acknowledged, and were not."""
+        loop = asyncio.get_running_loop()
+        end_s, counts = loop.time() + seconds, [0, 0]
+        while loop.time() < end_s:
+            counts[not await self.publish(channel)] += 1
+        return counts[0], counts[1]
+
     async def close(self) -> None:
         await self._peer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -25,7 +25,12 @@ __all__ = ["DURATION_S", "Outcome", "run"]
 DURATION_S: Final = float(os.environ.get("ROOMCAST_CHAOS_S", "30"))
 INSTANCES: Final = 3
 # The last one shows so little history that a client may have to be told of what it missed.
-CHANNELS: Final = ("red", "green", "blue", "short:grey")
+CHANNELS: Final = ("red", "green", "blue", "hot", "short:grey")
+# What a publisher on each instance publishes to all the time, and at the end as fast as it can.
+HOT: Final = "hot"
+CONTEST_S: Final = 5.0
+# Of what the instances' publishers got on average, the least that one may get when nothing is wrong.
+POOREST_MIN: Final = 0.3
 PUBLISHERS: Final = 3
 SUBSCRIBERS: Final = 7
 # From the last fault to the last delivery: a long poll (20 s), a back-off (10 s), a client's pause (20 s).
@@ -78,6 +83,7 @@ async def run(seed: int, duration_s: float, node: str | None, say: Callable[[str
                     await chaos.open_clients(stack, node)
                     await chaos.rage()
                     await chaos.converge()
+                    await chaos.contend()
                     await chaos.part()
                     await chaos.converge()
                     await chaos.compare_presence()
@@ -106,6 +112,8 @@ class _Chaos:
         self._delivered = asyncio.Event()
         self._links: list[Balancer] = []
         self._publishers: list[Publisher] = []
+        self._contenders: list[Publisher] = []
+        self._contest: list[tuple[int, int]] = []
         self._subscribers: list[Peer] = []
         self._cuts = 0
         self._log: Log = {}
@@ -119,8 +127,11 @@ class _Chaos:
             f"{each.url.replace('http', 'ws', 1)}/connection/websocket" for each in self._fleet.instances()
         ]
 
-        async def opened(name: str, sdk: str, told: Callable[[Event], None]) -> Peer:
-            link = await stack.enter_async_context(Balancer(urls, Random(f"{name} {self._schedule.seed}")))
+        async def opened(
+            name: str, sdk: str, told: Callable[[Event], None], targets: Sequence[str] = urls
+        ) -> Peer:
+            random = Random(f"{name} {self._schedule.seed}")
+            link = await stack.enter_async_context(Balancer(targets, random))
             self._links.append(link)
             peer = open_peer(sdk, link.url, told, node)
             stack.push_async_callback(peer.close)
@@ -138,6 +149,11 @@ class _Chaos:
             peer = await opened(name, SDKS[index % len(SDKS)], lambda event: None)
             random = Random(f"{name} {self._schedule.seed}")
             self._publishers.append(Publisher(f"p{index}", peer, CHANNELS, self._checker, random))
+        for index, url in enumerate(urls):
+            name = f"contender {index}"
+            peer = await opened(name, "py", lambda event: None, [url])
+            random = Random(f"{name} {self._schedule.seed}")
+            self._contenders.append(Publisher(f"c{index}", peer, [HOT], self._checker, random))
 
     def _teller(self, subscriber: str) -> Callable[[Event], None]:
         def told(event: Event) -> None:
@@ -154,7 +170,8 @@ class _Chaos:
         loop = asyncio.get_running_loop()
         begin_s = loop.time()
         stop = asyncio.Event()
-        work = [asyncio.create_task(publisher.run(stop)) for publisher in self._publishers]
+        publishers = [*self._publishers, *self._contenders]
+        work = [asyncio.create_task(publisher.run(stop)) for publisher in publishers]
         self._proxy.deliveries = _DISORDER
         try:
             for timed in self._schedule.timed:
@@ -200,6 +217,20 @@ class _Chaos:
             raise AssertionError(f"not converged within {CONVERGENCE_S:.0f} s") from None
         finally:
             self._log = log
+
+    async def contend(self) -> None:
+        """When all is well: a publisher on each instance publishes to one channel as fast as it is answered."""
+        for contender in self._contenders:
+            await contender.publish_last(HOT)
+        work = (contender.publish_at_once(HOT, CONTEST_S) for contender in self._contenders)
+        self._contest = list(await asyncio.gather(*work))
+        acknowledged = [each for each, _ in self._contest]
+        if min(acknowledged) < POOREST_MIN * sum(acknowledged) / len(acknowledged):
+            self._broke.append(f"an instance is starved: {acknowledged} publications of {HOT}")
+        if refused := sum(each for _, each in self._contest):
+            self._broke.append(
+                f"{refused} publications of {HOT} were not acknowledged while nothing was wrong"
+            )
 
     async def part(self) -> None:
         """The last blow, when all else is well: ears are taken, and nothing follows what they miss.
@@ -251,6 +282,7 @@ class _Chaos:
                 "unknown",
                 f"{checker.published - checker.acknowledged} (in the log: {logged - checker.acknowledged})",
             ),
+            ("one channel, each instance", " : ".join(str(each) for each, _ in self._contest) or "-"),
             ("delivered", f"{checker.delivered} to {SUBSCRIBERS} subscribers"),
             ("recovered", checker.recovered),
             ("told", checker.told),
