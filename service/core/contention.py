@@ -82,7 +82,8 @@ class RoundTrip:
     def took(self, seconds: float) -> None:
         """A write was answered after `seconds`."""
         self._count += 1
-        bounded = min(seconds, self.s * _ROUND_TRIP_OUTLIER)
+        # The guess bounds nothing: the table may be far away.
+        bounded = min(seconds, self.s * _ROUND_TRIP_OUTLIER) if self._count > 1 else seconds
         average = self.s + (bounded - self.s) * max(1 / self._count, _ROUND_TRIP_WEIGHT)
         self.s = min(max(average, _ROUND_TRIP_MIN_S), _ROUND_TRIP_MAX_S)
 
