@@ -21,10 +21,15 @@ from service.jwks import DEMAND_PAUSE_S, FetchFailed, JwksKeys
 from tests.signers import jwks, signer
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, settled, standing_still, until
 
-HISTORY: Final = ChannelOptions(history_size=10, history_ttl_s=60)
+HISTORY: Final = ChannelOptions(
+    history_size=10, history_ttl_s=60, allow_recovery=True, allow_positioning=True
+)
 RULES: Final = ChannelRules(
     without_namespace=replace(HISTORY, allow_subscribe_for_client=True),
-    namespaces={"plain": ChannelOptions(), "present": replace(HISTORY, presence=True, join_leave=True)},
+    namespaces={
+        "plain": ChannelOptions(),
+        "present": replace(HISTORY, presence=True, join_leave=True, allow_presence_for_subscriber=True),
+    },
 )
 
 

@@ -33,7 +33,7 @@ from service.log.appender import Full, TooLarge
 from service.ports import Throttled
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, envelope, settled, until
 
-HISTORY: Final = ChannelOptions(history_size=10, history_ttl_s=60)
+HISTORY: Final = ChannelOptions(history_size=10, history_ttl_s=60, allow_positioning=True)
 RULES: Final = ChannelRules(
     without_namespace=replace(HISTORY, allow_subscribe_for_client=True, allow_publish_for_client=True),
     namespaces={
