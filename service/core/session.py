@@ -172,7 +172,7 @@ class AskSubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Subscribe to `channel`, then call `subscribed` or `left`.
+    """Subscribe to `channel`, and call `left` if that does not come to be.
 
     `positioned`: the reply carries a position and order is kept (channels with history). `since` is set only
     with it. `join_leave`: join and leave pushes go to this subscription. `numbered`, `delta`: it gets its channel's
