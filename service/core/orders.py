@@ -19,7 +19,6 @@ from service.core.publication import Json, StreamPosition
 from service.core.tokens import INFO_DEPTH_MAX, TOKEN_TIME_MAX, ServerSubscription
 
 __all__ = [
-    "EPOCH_CHARS_MAX",
     "ID_CHARS_MAX",
     "ORDER_KINDS",
     "USER_CHARS_MAX",

@@ -15,8 +15,8 @@ from service.core.codes import (
     DisconnectCode,
     is_reason,
 )
+from service.core.envelope import EPOCH_CHARS_MAX
 from service.core.orders import (
-    EPOCH_CHARS_MAX,
     ID_CHARS_MAX,
     USER_CHARS_MAX,
     WHITELIST_MAX,

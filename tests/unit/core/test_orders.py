@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from service.core.channels import ChannelOverride, is_valid_name
 from service.core.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
-from service.core.envelope import Signal, pack, parse, signal_text
+from service.core.envelope import EPOCH_CHARS_MAX, Signal, pack, parse, signal_text
 from service.core.orders import (
-    EPOCH_CHARS_MAX,
     ID_CHARS_MAX,
     ORDER_KINDS,
     USER_CHARS_MAX,
