@@ -26,6 +26,7 @@ from service.core.publication import Json
 from service.core.tokens import (
     ConnectionClaims,
     SubscriptionClaims,
+    TokenEarly,
     TokenError,
     TokenExpired,
     TokenInvalid,
@@ -127,7 +128,7 @@ class TokenVerifier:
         return bool(self._keys) or self._jwks is not None
 
     async def connection(self, token: str, now_s: float) -> ConnectionClaims:
-        """`now_s`: s since 1970. Raises TokenExpired, TokenInvalid or TokenUnverifiable."""
+        """`now_s`: s since 1970. Raises TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable."""
         return self._checked(connection_claims, await self._claims(token, now_s), now_s)
 
     async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
@@ -216,6 +217,7 @@ class CountedVerifier:
 
 _REASONS: Final[dict[type[TokenError], str]] = {
     TokenExpired: "expired",
+    TokenEarly: "early",
     TokenInvalid: "invalid",
     TokenUnverifiable: "unverifiable",
 }

@@ -24,12 +24,14 @@ from service.core.survey import (
 )
 from service.ports import Clock, Lease, Leases, NewId
 
-__all__ = ["ANSWERS_WAIT_S", "SURVEYS_MAX", "Census", "Counted", "Counts"]
+__all__ = ["ANSWERS_AT_ONCE", "ANSWERS_WAIT_S", "SURVEYS_MAX", "Census", "Counted", "Counts"]
 
 # How long nodes have to answer. What comes through SNS and SQS takes some 100 ms each way.
 ANSWERS_WAIT_S: Final = 2.0
 # Surveys of this node that wait for answers at once; those who ask the same wait for the same one.
 SURVEYS_MAX: Final = 8
+# Surveys that a node answers at once; others are passed over, and whoever asked says that its answer is partial.
+ANSWERS_AT_ONCE: Final = 64
 # Names that are looked at before others have their turn.
 _NAMES_A_TURN: Final = 500
 
@@ -86,6 +88,7 @@ class Census:
         self._node = node
         self.itself: Callable[[Lease], Lease] = replace
         self._surveys: dict[str, _Survey] = {}
+        self._answering = 0
         # By pattern: whoever asks meanwhile gets the same.
         self._under_way: dict[str, asyncio.Task[Counted | None]] = {}
 
@@ -144,8 +147,12 @@ class Census:
         try:
             if signal.kind == "answer":
                 self._take(*answer_of(signal))
+            elif self._answering < ANSWERS_AT_ONCE:
+                answering = self._answer(signal, pattern_of(signal))
+                self._answering += 1
+                self._background(answering)
             else:
-                self._background(self._answer(signal, pattern_of(signal)))
+                _log.warning("survey_passed_over", node=signal.node)
         except MalformedAnswer as error:
             _log.warning("survey_malformed", kind=signal.kind, node=signal.node, reason=str(error))
 
@@ -156,7 +163,10 @@ class Census:
             survey.changed.set()
 
     async def _answer(self, signal: Signal, pattern: str) -> None:
-        answer = await self._count(pattern)
+        try:
+            answer = await self._count(pattern)
+        finally:
+            self._answering -= 1
         if signal.node == self._node:
             self._take(signal.id, answer)
         elif not self._signal(answer_signal(answer, self._node, self._new_id(), signal.id)):

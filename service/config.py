@@ -502,20 +502,43 @@ _CHANNEL_RULES: Final[Mapping[str, _Rules]] = {
     "force_positioning": _Rules(
         "Every subscription is checked for gaps, and told when one cannot be closed. Needs history."
     ),
+    "allow_recovery": _Rules(
+        "A subscriber who asks for it recovers what it missed, though it may not read the history otherwise. Who may "
+        "(`allow_history_for_…`, `hst` of a token) needs no such option."
+    ),
+    "allow_positioning": _Rules(
+        "A subscriber who asks for it is checked for gaps, though it may not read the history."
+    ),
     "presence": _Rules("Keep who is in the channel. Costs two writes a member."),
-    "join_leave": _Rules("Tell subscribers who ask for it when a client comes and goes."),
+    "join_leave": _Rules(
+        "Tell subscribers who ask for it, and may ask who is there (`allow_presence_for_…`), when a client comes and goes."
+    ),
     "force_push_join_leave": _Rules("Tell all subscribers. Needs `join_leave`."),
+    "allow_user_limited_channels": _Rules(
+        "A name such as `dialogue#ann,bob` lists who may be in: they may subscribe, and nobody else does without a token. "
+        "Without it `#` means nothing: such a channel is open to whom the options below open any other."
+    ),
     "allow_subscribe_for_client": _Rules("A client with a user may subscribe without a subscription token."),
     "allow_subscribe_for_anonymous": _Rules("The same for clients without a user."),
     "allow_publish_for_client": _Rules("A client with a user may publish."),
-    "allow_publish_for_subscriber": _Rules("A client that is subscribed may publish."),
-    "allow_publish_for_anonymous": _Rules("A client without a user may publish."),
+    "allow_publish_for_subscriber": _Rules("A client that has a user and is subscribed may publish."),
+    "allow_publish_for_anonymous": _Rules(
+        "A client without a user may do so too, where one of the two options above lets those with a user."
+    ),
     "allow_presence_for_client": _Rules("A client with a user may ask who is there."),
-    "allow_presence_for_subscriber": _Rules("A client that is subscribed may ask who is there."),
-    "allow_presence_for_anonymous": _Rules("A client without a user may ask who is there."),
+    "allow_presence_for_subscriber": _Rules(
+        "A client that has a user and is subscribed may ask who is there."
+    ),
+    "allow_presence_for_anonymous": _Rules(
+        "A client without a user may do so too, where one of the two options above lets those with a user."
+    ),
     "allow_history_for_client": _Rules("A client with a user may read the history."),
-    "allow_history_for_subscriber": _Rules("A client that is subscribed may read the history."),
-    "allow_history_for_anonymous": _Rules("A client without a user may read the history."),
+    "allow_history_for_subscriber": _Rules(
+        "A client that has a user and is subscribed may read the history."
+    ),
+    "allow_history_for_anonymous": _Rules(
+        "A client without a user may do so too, where one of the two options above lets those with a user."
+    ),
     "allow_channel_compaction": _Rules(
         "Call the channel by a number in the pushes of clients that offer it, as SDKs do: shorter than a long name."
     ),
@@ -934,6 +957,8 @@ def _conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str,
             "client.user_personal_channel_namespace",
             f"must be the name of one of [[{_NAMESPACES}]]; found {_quoted(namespace)}",
         )
+    elif client.subscribe_to_user_personal_channel and not client.insecure:
+        yield from _personal_channel_conflicts(config, namespace, places)
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (
             "node.heartbeat_s",
@@ -947,6 +972,21 @@ def _conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str,
     yield from _channel_conflicts(config.channel.without_namespace, _WITHOUT_NAMESPACE)
     for name, options in config.channel.namespaces.items():
         yield from _channel_conflicts(options, places.get(name, _NAMESPACES))
+
+
+def _personal_channel_conflicts(
+    config: Config, namespace: str, places: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Personal channels that others could listen to: `#` alone keeps nobody out."""
+    options, table = config.channel.without_namespace, _WITHOUT_NAMESPACE
+    if namespace:
+        options, table = config.channel.namespaces[namespace], places.get(namespace, _NAMESPACES)
+    for name in ("allow_subscribe_for_client", "allow_history_for_client"):
+        if getattr(options, name) and not options.allow_user_limited_channels:
+            yield (
+                f"{table}.{name}",
+                "needs allow_user_limited_channels too: others could read personal channels",
+            )
 
 
 def _is_network(text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from service.core.canary import is_number
 from service.core.reaping import standing
 from service.ports import Clock, Lease, Leases, PortError
 
@@ -176,8 +177,8 @@ class LeaseKeeper:
 
         Also of leases that have ended: whether they have is a matter of clocks, and what they heard grows no more.
         """
-        leases = await self._leases.all()
-        return max((each.canary for each in leases if each.node != self._lease.node), default=0)
+        heard = (each.canary for each in await self._leases.all() if each.node != self._lease.node)
+        return max(filter(is_number, heard), default=0)
 
     async def others_here(self) -> bool:
         """Whether another node of this machine lives. Raises PortError."""

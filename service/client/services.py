@@ -42,7 +42,7 @@ class Socket(Sink, Protocol):
 
 
 class Verifier(Protocol):
-    """Verifies tokens (service/auth.py). Both methods raise TokenExpired, TokenInvalid or TokenUnverifiable."""
+    """Verifies tokens (service/auth.py). Both methods raise TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable."""
 
     @property
     def enabled(self) -> bool: ...

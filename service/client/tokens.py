@@ -11,7 +11,7 @@ from service.client.peer import Peer
 from service.client.services import Services
 from service.core.codes import Disconnect, Error
 from service.core.session import Authenticate, Authorize, Close, Effect, Fail, Refresh, Renew, SubRefresh
-from service.core.tokens import ConnectionClaims, TokenError, TokenExpired, TokenUnverifiable
+from service.core.tokens import ConnectionClaims, TokenEarly, TokenError, TokenExpired, TokenUnverifiable
 
 __all__ = ["Tokens"]
 
@@ -35,7 +35,7 @@ class Tokens:
         if effect.token and (verifier.enabled or not self._services.policy.insecure):
             try:
                 return await verifier.connection(effect.token, self._now_s())
-            except (TokenExpired, TokenUnverifiable) as error:
+            except (TokenExpired, TokenEarly, TokenUnverifiable) as error:
                 session.refused()
                 return Fail(effect.id, self._not_now(error))
             except TokenError as error:
@@ -47,7 +47,7 @@ class Tokens:
         """Whether the client may subscribe by its token."""
         try:
             claims = await self._services.verifier.subscription(effect.request.token, self._now_s())
-        except (TokenExpired, TokenUnverifiable) as error:
+        except (TokenExpired, TokenEarly, TokenUnverifiable) as error:
             return Fail(effect.id, self._not_now(error))
         except TokenError as error:
             self._log_refused(error)
@@ -61,7 +61,7 @@ class Tokens:
         except TokenExpired:
             # Its client reconnects, is told so (109), and asks for another.
             return Close(Disconnect.EXPIRED)
-        except TokenUnverifiable as error:
+        except (TokenEarly, TokenUnverifiable) as error:
             return Fail(effect.id, self._not_now(error))
         except TokenError as error:
             self._log_refused(error)
@@ -76,7 +76,7 @@ class Tokens:
             # An SDK takes this error for the end; before it, it is told to subscribe again, with another token.
             self._expire(effect.channel)
             return Fail(effect.id, self._not_now(error))
-        except TokenUnverifiable as error:
+        except (TokenEarly, TokenUnverifiable) as error:
             return Fail(effect.id, self._not_now(error))
         except TokenError as error:
             self._log_refused(error)
@@ -96,11 +96,15 @@ class Tokens:
     def _now_s(self) -> float:
         return self._services.clock.now_ms() / 1000
 
-    def _not_now(self, error: TokenExpired | TokenUnverifiable) -> Error:
+    def _not_now(self, error: TokenExpired | TokenEarly | TokenUnverifiable) -> Error:
         """What makes an SDK come again: with another token, or with this one."""
-        if isinstance(error, TokenExpired):
-            return Error.TOKEN_EXPIRED
-        _log.info("token_unverifiable", client=self._peer.client, reason=error.reason)
+        match error:
+            case TokenExpired():
+                return Error.TOKEN_EXPIRED
+            case TokenEarly():
+                _log.warning("token_early", client=self._peer.client, early_s=round(error.early_s))
+            case TokenUnverifiable():
+                _log.info("token_unverifiable", client=self._peer.client, reason=error.reason)
         return Error.INTERNAL
 
     def _log_refused(self, error: TokenError) -> None:

@@ -4,29 +4,36 @@ Canaries are numbered, and the number only grows. Who has heard no new one for a
 conditional write of that number elects the one whose song it is. Numbers are compared with each other and never
 with a clock: a node whose clock is wrong, or that has slept, changes nothing for the others.
 
+Another program that can write to the table or the topic can make up a number. One that no canary has is passed over; one
+that is too high is forgotten when nothing follows it: after a silence, a lower number is news again.
+
 A node that has heard no canary for some intervals asks: is it me, or is it the pipeline? Its own greeting through
 the topic tells whether its queue hears; other nodes' leases tell whether they heard newer canaries.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from service.core.channels import RESERVED_PREFIX
 from service.core.log import MIN_RETENTION_MS, new_epoch
-from service.core.log_item import OFFSET_MAX, LogItem
+from service.core.log_item import LogItem
 from service.core.publication import Record
 
 __all__ = [
     "CANARY_CHANNEL",
     "MISSED_INTERVALS",
+    "NUMBER_MAX",
+    "REPEATS_MAX",
     "Greeting",
     "Hearing",
     "Latency",
     "Vigil",
     "canary_item",
+    "is_number",
     "latency",
     "next_number",
 ]
@@ -35,6 +42,10 @@ CANARY_CHANNEL: Final = RESERVED_PREFIX + "canary"
 # Intervals without a canary before a node doubts. Somebody's turn to sing comes after one to one and a half; if that
 # was in vain (its writer died, DynamoDB throttled, the number was taken), another comes within a half to three quarters.
 MISSED_INTERVALS: Final = 2.5
+# No canary has a greater number: one a second since 1970, the shortest interval there is, comes to that in 2286.
+NUMBER_MAX: Final = 10_000_000_000
+# Numbers heard lately, which are no news a second time: SQS keeps a message for 300 s at most, and brings it again.
+REPEATS_MAX: Final = 300
 # By up to this part of an interval a turn comes later than it might: so that one node is first, and the rest hear it.
 _JITTER: Final = 0.5
 
@@ -71,13 +82,20 @@ class Latency:
     to_node_ms: int
 
 
+def is_number(number: int) -> bool:
+    """Whether a canary may have it."""
+    return 0 < number <= NUMBER_MAX
+
+
 def next_number(known: int, now_ms: int, interval_ms: int) -> int:
     """The number to sing behind `known`, the greatest that this node knows of; 0 = it knows none.
 
     Only then the clock is asked, so that a fleet that starts anew begins above what it sang before. If it does not,
     because a clock was wrong then or is now, the number may be taken: see `Vigil.singing`.
     """
-    return min(known + 1 if known else max(1, now_ms // interval_ms), OFFSET_MAX)
+    if 0 < known < NUMBER_MAX:
+        return known + 1
+    return min(max(1, now_ms // interval_ms), NUMBER_MAX)
 
 
 def canary_item(number: int, *, node: str, batch: str, now: int, generation: str) -> LogItem:
@@ -108,6 +126,7 @@ class Vigil:
         "_elsewhere",
         "_heard_at_s",
         "_interval_s",
+        "_repeats",
         "_sing_at_s",
         "known",
         "newest",
@@ -115,8 +134,9 @@ class Vigil:
 
     def __init__(self, interval_s: float, now_s: float, chance: float) -> None:
         self._interval_s = interval_s
-        # The number of the newest canary heard; 0 = none yet.
+        # The number of the newest canary heard; 0 = none yet. And those heard lately, in the order in which they came.
         self.newest = 0
+        self._repeats: deque[int] = deque(maxlen=REPEATS_MAX)
         # The greatest number that is known to be in the table, heard or not.
         self.known = 0
         self._listen_from(now_s, chance)
@@ -154,15 +174,28 @@ class Vigil:
         self._sing_at_s = max(self._sing_at_s, now_s + (1 + _JITTER * chance) * self._interval_s)
 
     def taken(self, number: int) -> None:
-        """Canary `number` is in the table, whoever sang it."""
-        self.known = max(self.known, number)
+        """Canary `number` is in the table, whoever sang it. The last there is does not count: nothing can be sung behind it."""
+        if number < NUMBER_MAX:
+            self.known = max(self.known, number)
 
     # ---- hearing
 
     def hear(self, number: int, now_s: float, chance: float) -> bool:
-        """A canary came; False = an older one, or the same again."""
-        self.taken(number)
-        if number <= self.newest:
+        """A canary came; False = an older one, the same again, or none.
+
+        In a silence that is overdue a lower number is news as well, and the numbers go on from there: what was heard
+        before it was no canary, since nothing followed.
+        """
+        if not is_number(number):
+            return False
+        is_repeat = number in self._repeats
+        if not is_repeat:
+            self._repeats.append(number)
+        if number > self.newest:
+            self.taken(number)
+        elif self.is_overdue(now_s) and not is_repeat:
+            self.known = number
+        else:
             return False
         self.newest = number
         self._listen_from(now_s, chance)
@@ -181,7 +214,8 @@ class Vigil:
         return now_s >= self._doubt_at_s
 
     def doubted(self, now_s: float, chance: float) -> None:
-        """What was wrong was asked now."""
+        """What was wrong was asked now. The numbers may be what is wrong: the next song goes by the clock again."""
+        self.known = 0
         self._doubt_at_s = now_s + (1 + _JITTER * chance) * self._interval_s
 
     def judge(self, *, greeting: Greeting, newest_elsewhere: int | None) -> Hearing:

@@ -21,7 +21,7 @@ __all__ = [
 
 CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
-# What stands behind the last one names the users of a user-limited channel: `dialogue#ann,bob`.
+# Where user-limited channels are allowed, what stands behind the last one names who is in: `dialogue#ann,bob`.
 USERS_SEPARATOR: Final = "#"
 _BETWEEN_USERS: Final = ","
 # No client can name such a channel: names are printable ASCII. The service's own records use it.
@@ -33,15 +33,21 @@ class ChannelOptions:
     """What the channels of one namespace may do. Names follow Centrifugo's; everything is off unless switched on.
 
     A channel has history when both `history_size` (publications) and `history_ttl_s` (seconds) are set.
+
+    `…_for_client` is for who has a user, `…_for_subscriber` for who has a user and is in the channel; clients without a
+    user need `…_for_anonymous` beside the one or the other.
     """
 
     history_size: int = 0
     history_ttl_s: int = 0
     force_recovery: bool = False
     force_positioning: bool = False
+    allow_recovery: bool = False
+    allow_positioning: bool = False
     presence: bool = False
     join_leave: bool = False
     force_push_join_leave: bool = False
+    allow_user_limited_channels: bool = False
     allow_subscribe_for_client: bool = False
     allow_subscribe_for_anonymous: bool = False
     allow_publish_for_client: bool = False
@@ -60,6 +66,10 @@ class ChannelOptions:
     @property
     def has_history(self) -> bool:
         return self.history_size > 0 and self.history_ttl_s > 0
+
+    def users_of(self, channel: str) -> frozenset[str] | None:
+        """Who is listed in the name of `channel`, where lists count; None = it is for no certain users."""
+        return listed_users(channel) if self.allow_user_limited_channels else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,7 @@ class ChannelRules:
 
 
 def listed_users(channel: str) -> frozenset[str] | None:
-    """Who may be in a user-limited channel; None = any other channel."""
+    """The users that a channel's name lists; None = it has no list. Whether that means something: `users_of`."""
     _, separator, users = channel.rpartition(USERS_SEPARATOR)
     return frozenset(users.split(_BETWEEN_USERS)) if separator else None
 

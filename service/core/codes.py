@@ -5,10 +5,15 @@ Numbers and texts are those of the Centrifuge protocol, so that the published SD
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 __all__ = [
+    "CLOSE_CODE_MAX",
+    "CLOSE_CODE_MIN",
+    "REASON_BYTES_MAX",
     "Closing",
     "Disconnect",
     "DisconnectCode",
@@ -19,7 +24,13 @@ __all__ = [
     "UnsubscribeCode",
     "code_of",
     "error_of",
+    "is_reason",
 ]
+
+# Codes of a close frame that are not the WebSocket protocol's own (RFC 6455 §7.4.2), and what one holds besides (§5.5).
+CLOSE_CODE_MIN: Final = 3000
+CLOSE_CODE_MAX: Final = 4999
+REASON_BYTES_MAX: Final = 123
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,21 @@ Closing = Disconnect | DisconnectCode
 def code_of(why: Closing) -> DisconnectCode:
     """What the close frame says."""
     return why.value if isinstance(why, Disconnect) else why
+
+
+def is_reason(text: str) -> bool:
+    """Whether a close frame can give it as its reason: short enough, text that can be sent, and no JSON, which older SDKs
+    read as orders.
+    """
+    try:
+        if len(text.encode()) > REASON_BYTES_MAX:
+            return False
+        json.loads(text)
+    except UnicodeEncodeError:
+        return False
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,16 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from service.core.log_item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
-from service.core.publication import Json, MalformedPublication, Publication, Record
+from service.core.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
 
 __all__ = [
     "DEPTH_MAX",
     "ENVELOPE_BYTES_MAX",
     "ENVELOPE_VERSION",
+    "EPOCH_CHARS_MAX",
     "Envelope",
     "MalformedEnvelope",
     "Signal",
@@ -44,6 +45,11 @@ assert ITEM_BYTES_MAX < ENVELOPE_BYTES_MAX, "an item fits an envelope unless esc
 
 # Arrays and objects within each other, a publication or signal. Decoders take about 1,000, an envelope's own included.
 DEPTH_MAX: Final = 512
+
+# Of what nodes write in the fields of records and signals; longer ones are somebody else's, and would be remembered.
+EPOCH_CHARS_MAX: Final = 64
+_ID_CHARS_MAX: Final = 64
+_NAME_CHARS_MAX: Final = 255
 
 _OPEN: Final = f'{{"v":{ENVELOPE_VERSION},'
 _RECORDS, _SIGNALS, _CLOSE = '"records":[', '"signals":[', "]}"
@@ -174,8 +180,8 @@ def parse(body: str, loads: Loads = json.loads) -> Envelope:
             signals.append(_signal(entry))
         except MalformedEnvelope:
             broken += 1
-    at = envelope.get("at")
-    return Envelope(tuple(records), tuple(signals), broken, at if isinstance(at, int) else 0)
+    at = envelope.get("at", 0)
+    return Envelope(tuple(records), tuple(signals), broken, at if _is_whole(at, 0, TIME_MAX) else 0)
 
 
 def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:
@@ -188,12 +194,12 @@ def _record(entry: Any, known: bool) -> Record:
         raise MalformedEnvelope("a record is not an object")
     channel, epoch = entry.get("channel"), entry.get("epoch")
     offset, last, ts = entry.get("offset"), entry.get("last"), entry.get("ts", 0)
-    if not (isinstance(channel, str) and isinstance(epoch, str) and epoch):
+    if not (_is_text(channel, _NAME_CHARS_MAX) and _is_text(epoch, EPOCH_CHARS_MAX) and epoch):
         raise MalformedEnvelope("a record without channel or epoch")
-    if not (isinstance(offset, int) and isinstance(last, int) and 1 <= offset <= last <= OFFSET_MAX):
+    if not (_is_whole(offset, 1, OFFSET_MAX) and _is_whole(last, offset, OFFSET_MAX)):
         raise MalformedEnvelope("a record without offsets")
-    if not isinstance(ts, int):
-        raise MalformedEnvelope("a record whose time is not a number")
+    if not _is_whole(ts, 0, TIME_MAX):
+        raise MalformedEnvelope("a record whose time is none")
     pubs = entry.get("pubs") if known else None
     if pubs is None:
         return Record(channel, epoch, offset, last, ts, None)
@@ -206,11 +212,21 @@ def _record(entry: Any, known: bool) -> Record:
 def _signal(entry: Any) -> Signal:
     if not isinstance(entry, dict):
         raise MalformedEnvelope("a signal is not an object")
-    texts = [entry.get(name) for name in ("kind", "id", "node", "channel")]
-    if not all(isinstance(text, str) for text in texts):
-        raise MalformedEnvelope("a signal without kind, id, node or channel")
-    kind, signal_id, node, channel = texts
-    return Signal(kind, signal_id, node, channel, entry.get("body"))  # type: ignore[arg-type]  # checked above
+    kind, signal_id, node, channel = (entry.get(name) for name in ("kind", "id", "node", "channel"))
+    if not (_is_text(kind, _ID_CHARS_MAX) and _is_text(signal_id, _ID_CHARS_MAX)):
+        raise MalformedEnvelope("a signal without kind or id")
+    if not (_is_text(node, _NAME_CHARS_MAX) and _is_text(channel, _NAME_CHARS_MAX)):
+        raise MalformedEnvelope("a signal without node or channel")
+    return Signal(kind, signal_id, node, channel, entry.get("body"))
+
+
+def _is_text(found: Any, chars_max: int) -> TypeGuard[str]:
+    return isinstance(found, str) and len(found) <= chars_max
+
+
+def _is_whole(found: Any, minimum: int, maximum: int) -> TypeGuard[int]:
+    """JSON's true is a number to Python."""
+    return isinstance(found, int) and not isinstance(found, bool) and minimum <= found <= maximum
 
 
 def _quoted(text: str) -> str:

@@ -5,7 +5,6 @@ Part of the public interface: applications import all of it from service/hooks.p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -13,7 +12,7 @@ from typing import Final
 
 from service.core.capabilities import Capability, Grant
 from service.core.channels import ChannelOverride
-from service.core.codes import Disconnect, DisconnectCode, Error, ErrorCode
+from service.core.codes import REASON_BYTES_MAX, Disconnect, DisconnectCode, Error, ErrorCode, is_reason
 from service.core.publication import Json
 from service.core.tokens import ServerSubscription
 
@@ -21,7 +20,6 @@ __all__ = [
     "ERROR_CODE_MAX",
     "ERROR_CODE_MIN",
     "MESSAGE_CHARS_MAX",
-    "REASON_BYTES_MAX",
     "UNCHANGED",
     "ConnectEvent",
     "ConnectReply",
@@ -41,8 +39,6 @@ ERROR_CODE_MAX: Final = 1999
 _CLOSE_CODE_MIN, _CLOSE_CODE_MAX = 4000, 4999
 # A message is for whoever debugs a client.
 MESSAGE_CHARS_MAX: Final = 255
-# What a close frame has room for.
-REASON_BYTES_MAX: Final = 123
 
 _ERROR_CODES: Final = frozenset(error.value.code for error in Error)
 # 3000 is for logs, and never sent.
@@ -182,11 +178,8 @@ class Disconnected(Exception):
             raise ValueError(
                 f"a close's code is from {_CLOSE_CODE_MIN} to {_CLOSE_CODE_MAX}, or one of the protocol's"
             )
-        if not isinstance(reason, str) or not _is_text(reason) or len(reason.encode()) > REASON_BYTES_MAX:
-            raise ValueError(f"a close's reason is text of at most {REASON_BYTES_MAX} bytes")
-        if _is_json(reason):
-            # Older SDKs read such a reason as orders.
-            raise ValueError("a close's reason must not be JSON")
+        if not isinstance(reason, str) or not is_reason(reason):
+            raise ValueError(f"a close's reason is text of at most {REASON_BYTES_MAX} bytes, and no JSON")
         super().__init__(f"{code} {reason}")
         self.why = DisconnectCode(code, reason)
 
@@ -200,13 +193,5 @@ def _is_text(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
         return False
     return True

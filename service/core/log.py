@@ -53,8 +53,8 @@ _GENERATION_SEPARATOR: Final = "."
 class Tail:
     """The end of a channel's log: the next append goes to `top` + 1 of `epoch`, if committed by `believed_until`.
 
-    `expires_at` (s) is the tail item's: an append never sets an earlier one. `renew_at`: from then on the head
-    should be renewed, lest the epoch ends in a quiet channel.
+    `expires_at` (s) is the tail item's: an append never sets an earlier one. When the head of a quiet channel is to be
+    renewed, lest the epoch ends, tells `renewal_due`.
     """
 
     epoch: str

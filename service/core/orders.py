@@ -1,7 +1,8 @@
 """Orders: what an application wants done to its clients, wherever they are, and how that travels as a signal.
 
 Every node carries out an order for the connections that it has. A node of another release that does not know the
-kind of a signal passes over it, and what it does not know of a body as well.
+kind of a signal passes over it, and what it does not know of a body as well. An order is read by the rules of the server
+API: whoever may publish to the topic could have made it up.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from service.core.channels import ChannelOverride, is_valid_name
-from service.core.codes import DisconnectCode
-from service.core.envelope import Signal
+from service.core.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
+from service.core.envelope import EPOCH_CHARS_MAX, Signal, is_deeper
+from service.core.log_item import OFFSET_MAX
 from service.core.publication import Json, StreamPosition
-from service.core.tokens import ServerSubscription
+from service.core.tokens import INFO_DEPTH_MAX, TOKEN_TIME_MAX, ServerSubscription
 
 __all__ = [
+    "ID_CHARS_MAX",
     "ORDER_KINDS",
+    "USER_CHARS_MAX",
+    "WHITELIST_MAX",
     "DisconnectOrder",
     "MalformedOrder",
     "Order",
@@ -31,6 +36,13 @@ __all__ = [
 
 
 ORDER_KINDS: Final = frozenset({"disconnect", "unsubscribe", "refresh", "subscribe"})
+
+# No token, and so no user's name, is longer.
+USER_CHARS_MAX: Final = 8 * 1024
+# A client's id is a UUID.
+ID_CHARS_MAX: Final = 64
+# Clients that may be kept by one `disconnect`: they travel with it.
+WHITELIST_MAX: Final = 1000
 
 
 class MalformedOrder(ValueError):
@@ -141,37 +153,59 @@ def order_of(signal: Signal) -> Order:
     body = signal.body
     if not isinstance(body, dict):
         raise MalformedOrder("the body of an order is not an object")
-    user, client, session = body.get("user"), _text(body, "client"), _text(body, "session")
-    if not (isinstance(user, str) or (user is None and client)):
-        raise MalformedOrder("an order for nobody")
-    target = Target(user, client, session)
+    target = _target(body)
     match signal.kind:
         case "disconnect":
-            why = DisconnectCode(_whole(body, "code") or 0, _text(body, "reason"))
-            return DisconnectOrder(target, why, _texts(body, "whitelist"))
-        case "unsubscribe":
+            return DisconnectOrder(target, _why(body), _ids(body, "whitelist"))
+        case "unsubscribe" if signal.channel == "" or is_valid_name(signal.channel):
             return UnsubscribeOrder(target, signal.channel)
         case "refresh":
-            expires_at = _whole(body, "expires_at")
-            return RefreshOrder(target, _flag(body, "expired"), expires_at, body.get("info"))
+            return RefreshOrder(target, _flag(body, "expired"), _time(body), _payload(body, "info"))
         case "subscribe" if is_valid_name(signal.channel):
-            sub = ServerSubscription(body.get("info"), body.get("data"), _override(body))
-            return SubscribeOrder(target, signal.channel, sub, _since(body), _whole(body, "expires_at"))
+            sub = ServerSubscription(_payload(body, "info"), _payload(body, "data"), _override(body))
+            return SubscribeOrder(target, signal.channel, sub, _since(body), _time(body))
     raise MalformedOrder("an order of an unknown kind, or for no channel")
 
 
-def _text(body: Mapping[str, Any], name: str) -> str:
+def _target(body: Mapping[str, Any]) -> Target:
+    user = _text(body, "user", USER_CHARS_MAX) if body.get("user") is not None else None
+    client, session = _text(body, "client", ID_CHARS_MAX), _text(body, "session", ID_CHARS_MAX)
+    if user is None and not client:
+        raise MalformedOrder("an order for nobody")
+    return Target(user, client, session)
+
+
+def _why(body: Mapping[str, Any]) -> DisconnectCode:
+    code, reason = _whole(body, "code", CLOSE_CODE_MIN, CLOSE_CODE_MAX), body.get("reason", "")
+    if code is None:
+        raise MalformedOrder("a close without a code")
+    if not isinstance(reason, str) or not is_reason(reason):
+        raise MalformedOrder("a reason that no close frame can give")
+    return DisconnectCode(code, reason)
+
+
+def _text(body: Mapping[str, Any], name: str, chars_max: int) -> str:
     found = body.get(name, "")
-    if not isinstance(found, str):
-        raise MalformedOrder(f"{name} is not a string")
+    if not isinstance(found, str) or len(found) > chars_max:
+        raise MalformedOrder(f"{name} is not a string of at most {chars_max} characters")
     return found
 
 
-def _texts(body: Mapping[str, Any], name: str) -> frozenset[str]:
+def _ids(body: Mapping[str, Any], name: str) -> frozenset[str]:
     found = body.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise MalformedOrder(f"{name} is not a list of strings")
+    if not isinstance(found, list) or len(found) > WHITELIST_MAX:
+        raise MalformedOrder(f"{name} is not a list of at most {WHITELIST_MAX} ids")
+    if not all(isinstance(each, str) and len(each) <= ID_CHARS_MAX for each in found):
+        raise MalformedOrder(f"{name} is not a list of ids")
     return frozenset(found)
+
+
+def _payload(body: Mapping[str, Any], name: str) -> Json:
+    found = body.get(name)
+    if is_deeper(found, INFO_DEPTH_MAX):
+        # Encoders would give up, and with them everything that it is sent together with.
+        raise MalformedOrder(f"{name} is nested too deeply")
+    return found
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:
@@ -181,11 +215,18 @@ def _flag(body: Mapping[str, Any], name: str) -> bool:
     return found
 
 
-def _whole(body: Mapping[str, Any], name: str) -> int | None:
+def _whole(body: Mapping[str, Any], name: str, minimum: int, maximum: int) -> int | None:
     found = body.get(name)
-    if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
-        raise MalformedOrder(f"{name} is not a whole number")
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int) or not minimum <= found <= maximum:
+        raise MalformedOrder(f"{name} is not a whole number from {minimum} to {maximum}")
     return found
+
+
+def _time(body: Mapping[str, Any]) -> int | None:
+    """0 is no time, as in the API, and not one that is over."""
+    return _whole(body, "expires_at", 0, TOKEN_TIME_MAX) or None
 
 
 def _override(body: Mapping[str, Any]) -> ChannelOverride:
@@ -203,7 +244,5 @@ def _since(body: Mapping[str, Any]) -> StreamPosition | None:
         return None
     if not isinstance(said, dict):
         raise MalformedOrder("since is not an object")
-    offset = _whole(said, "offset") or 0
-    if offset < 0:
-        raise MalformedOrder("an offset below 0")
-    return StreamPosition(_text(said, "epoch"), offset)
+    offset = _whole(said, "offset", 0, OFFSET_MAX) or 0
+    return StreamPosition(_text(said, "epoch", EPOCH_CHARS_MAX), offset)

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["ClientInfo", "Json", "MalformedPublication", "Publication", "Record", "StreamPosition"]
+__all__ = [
+    "TIME_MAX",
+    "ClientInfo",
+    "Json",
+    "MalformedPublication",
+    "Publication",
+    "Record",
+    "StreamPosition",
+]
+
+# Of times in ms: what every client's JSON and Protobuf, and every sum of two, holds exactly.
+TIME_MAX: Final = 2**53 - 1
 
 # A decoded JSON value: dict, list, str, int, float, bool or None.
 Json = Any
@@ -102,8 +113,8 @@ class Publication:
             isinstance(tags, dict) and all(isinstance(tag, str) for tag in tags.values())
         ):
             raise MalformedPublication("tags are not an object of strings")
-        if not isinstance(time, int) or isinstance(time, bool):
-            raise MalformedPublication("time is not a whole number")
+        if not isinstance(time, int) or isinstance(time, bool) or not 0 <= time <= TIME_MAX:
+            raise MalformedPublication("time is not a time")
         info = stored.get("info")
         return cls(
             data=stored["data"],

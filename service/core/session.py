@@ -33,7 +33,6 @@ from service.core.channels import (
     ChannelOptions,
     ChannelRules,
     is_valid_name,
-    listed_users,
     personal_channel,
 )
 from service.core.codes import Closing, Disconnect, Error, Failing
@@ -173,7 +172,7 @@ class AskSubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Subscribe to `channel`, then call `subscribed` or `left`.
+    """Subscribe to `channel`, and call `left` if that does not come to be.
 
     `positioned`: the reply carries a position and order is kept (channels with history). `since` is set only
     with it. `join_leave`: join and leave pushes go to this subscription. `numbered`, `delta`: it gets its channel's
@@ -434,7 +433,7 @@ class Session:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
         if request.token and not self._policy.insecure:
             return Authorize(command_id, self.user, request)
-        if self._policy.asks_subscribe and self._is_open_to_hook(channel):
+        if self._policy.asks_subscribe and self._is_open_to_hook(channel, options):
             self.channels.add(channel)
             return AskSubscribe(command_id, request)
         if not self._may_subscribe(channel, options):
@@ -452,18 +451,27 @@ class Session:
         if claims is not None:
             options = claims.override.over(options)
             self._tickets[request.channel] = _Ticket(claims.allow, claims.expires_at is not None)
-        recoverable = options.has_history and (options.force_recovery or request.recoverable)
-        positioned = options.has_history and (
-            recoverable or options.force_positioning or request.positioned or request.since is not None
+        may_recover = self._may_recover(request.channel, options)
+        since = request.since if may_recover else None
+        recoverable = options.has_history and (
+            options.force_recovery or (request.recoverable and may_recover)
         )
-        wants_join_leave = request.join_leave or options.force_push_join_leave
+        positioned = options.has_history and (
+            recoverable
+            or options.force_positioning
+            or (request.positioned and self._may_be_positioned(request.channel, options))
+            or since is not None
+        )
+        wants_join_leave = options.force_push_join_leave or (
+            request.join_leave and self._may_see_presence(request.channel, options, subscribed=True)
+        )
         return Join(
             id=command_id,
             channel=request.channel,
             options=options,
             positioned=positioned,
             recoverable=recoverable,
-            since=request.since if positioned else None,
+            since=since if positioned else None,
             reject_unrecovered=request.reject_unrecovered,
             join_leave=options.join_leave and wants_join_leave,
             info=ClientInfo(self.user, self.client, self._conn_info, claims.info if claims else None),
@@ -517,7 +525,9 @@ class Session:
         otherwise: Publish | Fail = effect
         if not self._may(
             effect.channel,
+            options,
             Capability.PUBLISH,
+            subscribed=effect.channel in self.channels,
             client=options.allow_publish_for_client,
             subscriber=options.allow_publish_for_subscriber,
             anonymous=options.allow_publish_for_anonymous,
@@ -533,13 +543,7 @@ class Session:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
         if not options.has_history:
             return Fail(command_id, Error.NOT_AVAILABLE)
-        if not self._may(
-            request.channel,
-            Capability.HISTORY,
-            client=options.allow_history_for_client,
-            subscriber=options.allow_history_for_subscriber,
-            anonymous=options.allow_history_for_anonymous,
-        ):
+        if not self._may_read_history(request.channel, options, subscribed=request.channel in self.channels):
             return Fail(command_id, Error.PERMISSION_DENIED)
         return ReadHistory(command_id, options, request)
 
@@ -551,13 +555,7 @@ class Session:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
         if not options.presence:
             return Fail(command_id, Error.NOT_AVAILABLE)
-        if not self._may(
-            channel,
-            Capability.PRESENCE,
-            client=options.allow_presence_for_client,
-            subscriber=options.allow_presence_for_subscriber,
-            anonymous=options.allow_presence_for_anonymous,
-        ):
+        if not self._may_see_presence(channel, options, subscribed=channel in self.channels):
             return Fail(command_id, Error.PERMISSION_DENIED)
         return ReadPresence(command_id, channel, stats)
 
@@ -567,18 +565,18 @@ class Session:
             return self.close(Disconnect.BAD_REQUEST)
         return None if is_valid_name(channel) else Fail(command_id, Error.BAD_REQUEST)
 
-    def _is_open_to_hook(self, channel: str) -> bool:
+    def _is_open_to_hook(self, channel: str, options: ChannelOptions) -> bool:
         """Not where a token, or a list of users, decides."""
         if self._policy.insecure:
             return True
-        return not channel.startswith("$") and listed_users(channel) is None
+        return not channel.startswith("$") and options.users_of(channel) is None
 
     def _may_subscribe(self, channel: str, options: ChannelOptions) -> bool:
         if self._policy.insecure:
             return True
         if channel.startswith("$"):
             return False
-        if (users := listed_users(channel)) is not None:
+        if (users := options.users_of(channel)) is not None:
             # To be in the list is enough.
             open_to_client = bool(self.user) and self.user in users
         else:
@@ -587,18 +585,60 @@ class Session:
             )
         return open_to_client or Capability.SUBSCRIBE in granted(self._caps, channel)
 
+    def _may_read_history(self, channel: str, options: ChannelOptions, *, subscribed: bool) -> bool:
+        return self._may(
+            channel,
+            options,
+            Capability.HISTORY,
+            subscribed=subscribed,
+            client=options.allow_history_for_client,
+            subscriber=options.allow_history_for_subscriber,
+            anonymous=options.allow_history_for_anonymous,
+        )
+
+    def _may_see_presence(self, channel: str, options: ChannelOptions, *, subscribed: bool) -> bool:
+        return self._may(
+            channel,
+            options,
+            Capability.PRESENCE,
+            subscribed=subscribed,
+            client=options.allow_presence_for_client,
+            subscriber=options.allow_presence_for_subscriber,
+            anonymous=options.allow_presence_for_anonymous,
+        )
+
+    def _may_recover(self, channel: str, options: ChannelOptions) -> bool:
+        """Whether a subscriber gets what it says it missed: that is history, of a place that it chooses."""
+        return (
+            options.force_recovery
+            or options.allow_recovery
+            or self._may_read_history(channel, options, subscribed=True)
+        )
+
+    def _may_be_positioned(self, channel: str, options: ChannelOptions) -> bool:
+        return options.allow_positioning or self._may_read_history(channel, options, subscribed=True)
+
     def _may(
-        self, channel: str, capability: Capability, *, client: bool, subscriber: bool, anonymous: bool
+        self,
+        channel: str,
+        options: ChannelOptions,
+        capability: Capability,
+        *,
+        subscribed: bool,
+        client: bool,
+        subscriber: bool,
+        anonymous: bool,
     ) -> bool:
-        """`client`: anybody with a user; `anonymous`: those without too; `subscriber`: who is in the channel.
-        Else by the subscription's token, or the connection's. In a user-limited channel, anybody is who is listed.
+        """`client`: whoever has a user; `subscriber`: who has one and is `subscribed`; `anonymous`: those without a user
+        as well. Else by the subscription's token, or the connection's. In a user-limited channel, a client is who is listed.
         """
         if self._policy.insecure:
             return True
-        if subscriber and channel in self.channels:
+        is_somebody = bool(self.user) or anonymous
+        if is_somebody and subscriber and subscribed:
             return True
-        users = listed_users(channel)
-        if client and (bool(self.user) or anonymous) and (users is None or self.user in users):
+        users = options.users_of(channel)
+        if is_somebody and client and (users is None or self.user in users):
             return True
         allowed = self._tickets.get(channel, _NO_TICKET).allow
         return capability in allowed or capability in granted(self._caps, channel)
@@ -719,8 +759,20 @@ class Session:
             return Disconnect.CHANNEL_LIMIT
         if any(self._policy.rules.options(channel) is None for channel in wanted):
             return Error.UNKNOWN_CHANNEL
-        joins = (self.server_join(channel, sub, since.get(channel)) for channel, sub in wanted.items())
+        joins = (
+            self.server_join(channel, sub, self._granted_since(channel, sub, since))
+            for channel, sub in wanted.items()
+        )
         return tuple(join for join in joins if join is not None)
+
+    def _granted_since(
+        self, channel: str, sub: ServerSubscription, since: Mapping[str, StreamPosition]
+    ) -> StreamPosition | None:
+        """Where a server-side subscription is recovered from by its client's wish."""
+        configured = self._policy.rules.options(channel)
+        if configured is None or not self._may_recover(channel, sub.override.over(configured)):
+            return None
+        return since.get(channel)
 
     def server_join(
         self,

@@ -10,6 +10,7 @@ from typing import Final
 
 from service.core.channels import RESERVED_PREFIX
 from service.core.envelope import Signal
+from service.core.log_item import OFFSET_MAX
 from service.core.publication import ClientInfo, Publication
 
 __all__ = [
@@ -61,7 +62,8 @@ def trim(node: str, signal_id: str, channel: str, offset: int) -> Signal:
 
 def trimmed_to(signal: Signal) -> int:
     """The offset in a signal of TRIM_KIND; 0 when there is none."""
-    return signal.body if type(signal.body) is int else 0
+    offset = signal.body
+    return offset if type(offset) is int and 0 <= offset <= OFFSET_MAX else 0
 
 
 class Heard:

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
-from service.core.channels import RESERVED_PREFIX
+from service.core.channels import CHANNEL_BYTES_MAX, RESERVED_PREFIX
 from service.core.envelope import Signal
 
 __all__ = [
     "ANSWER_BYTES_MAX",
     "CHANNELS_MAX",
+    "PATTERN_CHARS_MAX",
     "SURVEY_KINDS",
+    "UNEXPECTED_MAX",
     "Answer",
     "MalformedAnswer",
     "Tally",
@@ -33,6 +35,12 @@ __all__ = [
 
 # Names and numbers in one answer: it must leave room in a signal, which may hold 128 KiB.
 ANSWER_BYTES_MAX: Final = 96 * 1024
+# Of a pattern: no channel has a longer name.
+PATTERN_CHARS_MAX: Final = CHANNEL_BYTES_MAX
+# Nodes whose answers count though nobody expected them: they began to live after the leases were read.
+UNEXPECTED_MAX: Final = 100
+# Clients of one channel on one node.
+_CLIENTS_MAX: Final = 10_000_000
 # Channels in one result, from all nodes together.
 CHANNELS_MAX: Final = 10_000
 # Of a channel besides its name: colon, comma and a number.
@@ -63,7 +71,7 @@ def survey_signal(node: str, signal_id: str, pattern: str) -> Signal:
 def pattern_of(signal: Signal) -> str:
     """Which channels a survey asks for. Raises MalformedAnswer."""
     pattern = signal.body.get("pattern") if isinstance(signal.body, dict) else None
-    if not isinstance(pattern, str):
+    if not isinstance(pattern, str) or len(pattern) > PATTERN_CHARS_MAX:
         raise MalformedAnswer("a survey without a pattern")
     return pattern
 
@@ -87,8 +95,10 @@ def answer_of(signal: Signal) -> tuple[str, Answer]:
     survey_id, lease, channels, whole = (body.get(name) for name in ("survey", "lease", "channels", "whole"))
     if not isinstance(survey_id, str) or not isinstance(lease, str) or not isinstance(whole, bool):
         raise MalformedAnswer("an answer to nothing, or of nobody")
-    if not isinstance(channels, dict) or not all(type(count) is int for count in channels.values()):
-        raise MalformedAnswer("channels are not numbers")
+    if not isinstance(channels, dict):
+        raise MalformedAnswer("channels are not an object")
+    if not all(type(count) is int and 0 < count <= _CLIENTS_MAX for count in channels.values()):
+        raise MalformedAnswer("channels are not numbers of clients")
     return survey_id, Answer(lease, channels, whole)
 
 
@@ -121,6 +131,8 @@ class Tally:
 
     def add(self, answer: Answer) -> None:
         """Of each node, the first answer counts."""
+        if answer.lease not in self.expected and len(self._answered - self.expected) >= UNEXPECTED_MAX:
+            return
         if answer.lease not in self._answered:
             self._answered.add(answer.lease)
             self._cut = self._cut or not answer.whole

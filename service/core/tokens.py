@@ -26,6 +26,7 @@ __all__ = [
     "ConnectionClaims",
     "ServerSubscription",
     "SubscriptionClaims",
+    "TokenEarly",
     "TokenError",
     "TokenExpired",
     "TokenInvalid",
@@ -36,8 +37,8 @@ __all__ = [
 
 # Seconds. JavaScript's whole numbers end here; also takes the milliseconds that some signers write by mistake.
 TOKEN_TIME_MAX: Final = 2**53 - 1
-# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: a token that came too late costs its client a
-# fetch of the next one, one that came too early would be refused for good.
+# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: who comes too late gets the next token in a moment, and
+# `iat` says when and not from when on.
 EARLY_S_MAX: Final = 30
 # Arrays and objects within each other in what is sent on: encoders write about 250, with all that stands around it.
 INFO_DEPTH_MAX: Final = 128
@@ -62,6 +63,16 @@ class TokenInvalid(TokenError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class TokenEarly(TokenError):
+    """It will be good in `early_s` seconds, as our clock says. Whose clock is wrong is not known: the client is to try again
+    with it (error 100), later or at another node.
+    """
+
+    def __init__(self, early_s: float) -> None:
+        super().__init__("not valid yet")
+        self.early_s = early_s
 
 
 class TokenUnverifiable(TokenError):
@@ -119,7 +130,7 @@ def connection_claims(
 ) -> ConnectionClaims:
     """Check the claims of a connection token. `audience` and `issuer` "" = not required.
 
-    `loads` decodes the JSON in `b64info`. Raises TokenExpired or TokenInvalid.
+    `loads` decodes the JSON in `b64info`. Raises TokenExpired, TokenEarly or TokenInvalid.
     """
     checked = _checked(claims, now_s, audience, issuer)
     if "channel" in checked:
@@ -166,10 +177,12 @@ def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[
         raise TokenInvalid("another issuer")
     if "iat" in claims:
         _time(claims, "iat")
-    if "nbf" in claims and now_s < _time(claims, "nbf") - EARLY_S_MAX:
-        raise TokenInvalid("not valid yet")
+    early_s = _time(claims, "nbf") - now_s if "nbf" in claims else 0.0
+    # Expired goes first: then it helps nobody to wait.
     if "exp" in claims and now_s >= _time(claims, "exp"):
         raise TokenExpired
+    if early_s > EARLY_S_MAX:
+        raise TokenEarly(early_s)
     return claims
 
 

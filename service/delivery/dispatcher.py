@@ -150,6 +150,7 @@ class _Channel:
         "task",
         "timer",
         "trim",
+        "trim_hints",
         "trim_read_at",
         "unreachable",
         "waiting",
@@ -170,6 +171,8 @@ class _Channel:
         # Offsets up to it are hidden, as the head said when it was last read (monotonic seconds).
         self.trim = 0
         self.trim_read_at = -inf
+        # How often another node has said that there is more to hide: the head's word counts, when it was read after that.
+        self.trim_hints = 0
         # Positions before it were read for in vain: the log has a hole, or a recovery does not bring so many bytes.
         self.unreachable = 0
         # Reads for subscribers on their way in, one at a time for the whole channel.
@@ -276,6 +279,7 @@ class Dispatcher:
         """What channel `name` has up to `offset` is not shown any more, as its head says by now."""
         if (channel := self._channels.get(name)) is not None:
             channel.trim = max(channel.trim, offset)
+            channel.trim_hints += 1
 
     # ---- subscribers come and go
 
@@ -521,7 +525,7 @@ class Dispatcher:
         self, channel: _Channel, resequencer: Resequencer, window: Callable[[], Window]
     ) -> None:
         """Into the ring, the whole window at once: one read serves everybody who comes back."""
-        top = resequencer.top
+        top, hints = resequencer.top, channel.trim_hints
         wanted = min(window().limit, window().size, top)
         try:
             records, head = await asyncio.gather(
@@ -532,7 +536,7 @@ class Dispatcher:
             # Failed, or nobody waits for it any more.
             channel.behind.pause()
             raise
-        self._note_trim(channel, head)
+        self._note_trim(channel, head, hints)
         older = [sent for record in records for sent in _as_sent(record) if sent.offset <= top]
         channel.ring.prepend(older, top)
         self._ring_used(channel)
@@ -575,8 +579,12 @@ class Dispatcher:
         if self._channels.get(channel.name) is channel:
             self.offer(records)
 
-    def _note_trim(self, channel: _Channel, head: Head | None) -> None:
-        channel.trim = max(channel.trim, head.trim if head else 0)
+    def _note_trim(self, channel: _Channel, head: Head | None, hints: int) -> None:
+        """Take the head's word, also where it hides less than a hint did: anybody who publishes to the topic can make one
+        up. `hints`: how many had come before the head was read; a later one may know more.
+        """
+        said = head.trim if head else 0
+        channel.trim = said if channel.trim_hints == hints else max(channel.trim, said)
         channel.trim_read_at = self._clock.monotonic_s()
 
     # ---- holes and doubts
@@ -703,11 +711,11 @@ class Dispatcher:
     async def _check_trim(self, channel: _Channel) -> None:
         """Another node may have hidden what is in this one's ring."""
         age_s = self._clock.monotonic_s() - channel.trim_read_at
-        is_open = self._channels.get(channel.name) is channel
+        is_open, hints = self._channels.get(channel.name) is channel, channel.trim_hints
         if not is_open or not len(channel.ring) or age_s < self._timings.tail_check_s / 2:
             return
         try:
-            self._note_trim(channel, await self._log.head(channel.name))
+            self._note_trim(channel, await self._log.head(channel.name), hints)
         except PortError as error:
             _log.warning("trim_check_failed", channel=channel.name, reason=str(error))
 

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from service.core.codes import Closing, Disconnect, code_of
+from service.core.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
 from service.core.protobuf import encode_messages
 from service.ports import Framer
 
@@ -26,8 +26,6 @@ _FIN: Final = 0x80
 _TEXT, _BINARY, _CLOSE = 0x1, 0x2, 0x8
 # RFC 6455 §5.2: up to 125 in the header itself, then 16 bits, then 64.
 _LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
-# RFC 6455 §5.5: what a control frame may hold, less the code.
-_REASON_BYTES_MAX: Final = 123
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +44,7 @@ def protobuf_frame(lines: bytes) -> bytes:
 def close_frame(why: Closing) -> bytes:
     """The close frame with the code and reason of `why` (RFC 6455 §5.5.1)."""
     code = code_of(why)
-    payload = struct.pack("!H", code.code) + code.reason.encode()[:_REASON_BYTES_MAX]
+    payload = struct.pack("!H", code.code) + code.reason.encode()[:REASON_BYTES_MAX]
     return _header(_CLOSE, len(payload)) + payload
 
 

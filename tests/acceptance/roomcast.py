@@ -37,7 +37,8 @@ def _environment() -> dict[str, str]:
 
 
 def roomcast(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
+    """Run one command to its end. What could listen is told where: the usual port may be somebody's."""
+    assert arguments[0] not in ("serve", "dev") or "--port" in arguments, "no test has a fixed port"
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
         cwd=ROOT,

@@ -115,6 +115,12 @@ async def test_a_killed_instance_is_reported_started_again_and_missed_by_nobody(
     await asyncio.to_thread(dev.stop)
 
 
+@pytest.mark.parametrize("command", ["serve", "dev"])
+def test_no_test_listens_where_others_may(command: str) -> None:
+    with pytest.raises(AssertionError, match="fixed port"):
+        roomcast(command)
+
+
 def test_a_port_in_use_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

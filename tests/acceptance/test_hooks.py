@@ -101,7 +101,7 @@ def test_a_hook_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
         '[aws]\ntopic_arn = "arn:aws:sns:us-east-1:000000000000:roomcast"\n[hooks]\nconnect = "chat_gone:connect"\n'
         '[node]\nimds_endpoint = ""\n'
     )
-    refused = roomcast("serve", "--config", str(path))
+    refused = roomcast("serve", "--port", "0", "--config", str(path))
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr.splitlines()[-1] == (

@@ -63,6 +63,42 @@ async def test_without_a_token_only_what_is_open_to_all(
 
 
 @EITHER
+async def test_who_has_no_name_may_not_what_subscribers_may(
+    secured: Dev, peer: OpenPeer, secured_token: Token, channel: str, sdk: str
+) -> None:
+    channel = f"wall:{channel}"
+    ann = await peer(sdk, secured.ws_urls[0], secured_token("ann"))
+    nobody = await peer(sdk, secured.ws_urls[1])
+    await nobody.subscribe(channel)
+    await ann.subscribe(channel)
+    await ann.publish(channel, "hello")
+    await nobody.event("publication", channel=channel, data="hello")
+    for refused_call in (nobody.publish(channel, "I say"), nobody.history(channel)):
+        with pytest.raises(Refused, match="permission denied") as refused:
+            await refused_call
+        assert refused.value.code == 103
+    assert [each["data"] for each in (await ann.history(channel))["publications"]] == ["hello"]
+
+
+@EITHER
+async def test_a_channel_is_for_the_users_in_its_name_where_that_is_allowed(
+    secured: Dev, peer: OpenPeer, secured_token: Token, channel: str, sdk: str
+) -> None:
+    ann, bob, eve = [
+        await peer(sdk, secured.ws_urls[0], secured_token(user)) for user in ("ann", "bob", "eve")
+    ]
+    between = f"between:{channel}#ann,bob"
+    for each in (ann, bob):
+        await each.subscribe(between)
+    await ann.publish(between, "just you and me")
+    await bob.event("publication", channel=between, data="just you and me")
+    await eve.call("subscribe", channel=between)
+    assert (await eve.event("unsubscribed", channel=between))["code"] == 103
+    # This namespace lets every client in, and says nothing of lists.
+    await eve.subscribe(f"live:{channel}#ann,bob")
+
+
+@EITHER
 async def test_a_token_of_another_key_is_the_end(
     secured: Dev, peer: OpenPeer, token: Token, sdk: str
 ) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
+import aiohttp
 import jwt
 import pytest
 
+from service.core.tokens import EARLY_S_MAX
 from tests.acceptance.conftest import SECURED, OpenPeer
 from tests.acceptance.peers import CLIENTS, Refused
 from tests.acceptance.roomcast import Dev
@@ -111,3 +114,26 @@ async def test_who_refreshes_a_subscription_with_an_expired_token_is_asked_for_a
         assert [each["event"] for each in ann.events].count("connected") == 1
 
     await asyncio.gather(*(session(sdk) for sdk in CLIENTS))
+
+
+@pytest.mark.parametrize("sdk", CLIENTS)
+async def test_a_token_that_is_too_early_is_good_a_moment_later(
+    secured: Dev, peer: OpenPeer, sign: Sign, sdk: str
+) -> None:
+    """As one is to a node whose clock is behind. The SDK comes again by itself, with the same token."""
+    url = secured.urls[0]
+    before = await early_tokens(url)
+    early = sign(LONG_S, nbf=int(time.time()) + EARLY_S_MAX + 3)
+    ann = await peer(sdk, secured.ws_urls[0], early, connected=False)
+    await ann.call("connect")
+    await ann.event("connected")
+    assert await early_tokens(url) > before
+    assert "token" not in [each["event"] for each in ann.events]
+
+
+async def early_tokens(url: str) -> float:
+    """How many the node at `url` has seen."""
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
+        text = await answer.text()
+    (count,) = re.findall(r'^roomcast_token_failures_total\{reason="early"\} (\S+)$', text, re.MULTILINE)
+    return float(count)

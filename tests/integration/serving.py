@@ -147,6 +147,7 @@ class Process:
 
         `program`: what Python runs in place of roomcast itself, with the same arguments.
         """
+        assert "--port" in options, "no test has a fixed port"
         named = [] if config is None else ["--config", str(config)]
         self._process = subprocess.Popen(
             [sys.executable, *program, "serve", *named, *options],

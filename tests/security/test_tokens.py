@@ -31,6 +31,8 @@ INVALID: Final = Disconnect.INVALID_TOKEN.value.code
 # A token that is none is one that is not there: permission is denied. One for somebody else is an attempt.
 DENIED: Final = Error.PERMISSION_DENIED.value.code
 EXPIRED: Final = Error.TOKEN_EXPIRED.value.code
+# It is to come again.
+EARLY: Final = Error.INTERNAL.value.code
 
 Claims = Mapping[str, Any]
 
@@ -93,7 +95,7 @@ ATTACKS: Final[dict[str, tuple[Callable[[Claims], str], int]]] = {
     "a signature cut off": (lambda claims: hs256(claims)[:-2], INVALID),
     "expired": (lambda claims: hs256({**claims, "exp": claims["iat"] - 1}), EXPIRED),
     "expired and forged": (lambda claims: hs256({**claims, "exp": 1}, "another " + SECRET), INVALID),
-    "not yet good": (lambda claims: hs256({**claims, "nbf": claims["iat"] + 3600}), INVALID),
+    "not yet good": (lambda claims: hs256({**claims, "nbf": claims["iat"] + 3600, "exp": 2e9}), EARLY),
     "another audience": (lambda claims: hs256({**claims, "aud": "elsewhere"}), INVALID),
     "no audience": (lambda claims: hs256(without(claims, "aud")), INVALID),
     "another issuer": (lambda claims: hs256({**claims, "iss": "https://id.example.com.evil.com"}), INVALID),

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from service import census as census_module
 from service.adapters.memory import ManualClock, MemoryLeases, MemoryWorld
-from service.census import SURVEYS_MAX, Census, Counted
+from service.census import ANSWERS_AT_ONCE, SURVEYS_MAX, Census, Counted
 from service.core import survey as survey_module
 from service.core.envelope import Signal
 from service.core.survey import Answer, answer_signal, survey_signal
@@ -183,6 +183,18 @@ async def test_others_are_answered_with_what_is_here() -> None:
         alone.census.heard(survey_signal("b", "8", ""))
         await asyncio.gather(*alone.background)
     assert [entry["event"] for entry in logs] == ["answer_shed"]
+
+
+async def test_a_flood_of_surveys_is_answered_within_a_bound() -> None:
+    """Each question makes every node speak: whoever may publish to the topic could make them shout."""
+    alone = Alone()
+    for number in range(3 * ANSWERS_AT_ONCE):
+        alone.census.heard(survey_signal("b", str(number), "o*"))
+    assert len(alone.background) == ANSWERS_AT_ONCE
+    await asyncio.gather(*alone.background)
+    alone.census.heard(survey_signal("b", "later", "o*"))
+    await asyncio.gather(*alone.background)
+    assert len(alone.sent) == ANSWERS_AT_ONCE + 1
 
 
 async def test_what_nobody_asked_or_understands_is_passed_over() -> None:

@@ -581,6 +581,35 @@ def test_defaults_and_what_development_runs_with_have_no_conflicts() -> None:
     assert list(config_module._conflicts(dev_config(), {})) == []
 
 
+PERSONAL = "[client]\nsubscribe_to_user_personal_channel = true\n"
+OF_ALL = "[channel.without_namespace]\nallow_subscribe_for_client = true\n"
+OWN = 'user_personal_channel_namespace = "own"\n[[channel.namespaces]]\nname = "own"\n'
+READ = "history_size = 1\nhistory_ttl = '1s'\nallow_history_for_client = true\n"
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        (PERSONAL + OF_ALL, "channel.without_namespace.allow_subscribe_for_client"),
+        (PERSONAL + OWN + READ, "channel.namespaces[0].allow_history_for_client"),
+    ],
+)
+def test_personal_channels_that_everybody_may_read_stop_the_start(
+    tmp_path: Path, text: str, key: str
+) -> None:
+    told = refusal(write(tmp_path, text))
+    assert key in told
+    assert "needs allow_user_limited_channels too" in told
+    load(write(tmp_path, text + "allow_user_limited_channels = true\n"), {})
+    # Nothing is kept from anybody there.
+    load(write(tmp_path, text), {"ROOMCAST_CLIENT_INSECURE": "true"})
+
+
+def test_personal_channels_that_nobody_else_may_read_need_nothing(tmp_path: Path) -> None:
+    load(write(tmp_path, PERSONAL + OWN + OF_ALL), {})
+    load(write(tmp_path, PERSONAL + OF_ALL.replace("true", "false")), {})
+
+
 def test_the_documentation_is_complete_and_right() -> None:
     text = DOCUMENTATION.read_text(encoding="utf-8")
     section = text.partition("<!-- reference: begin -->\n")[2].partition("<!-- reference: end -->")[0]

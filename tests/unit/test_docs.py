@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ import pytest
 
 from service.config import OPTIONS
 from service.core.codes import Disconnect, Error, Unsubscribe
+from service.gateway.api.server import METHODS
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -98,6 +99,85 @@ def test_options_that_are_named_exist(page: Path) -> None:
     named = set(re.findall(rf"`((?:{sections})\.(?!py`)[a-z_]+)`", prose(page)))
     known = {option.key for option in OPTIONS} | {option.section for option in OPTIONS}
     assert named - known == set()
+
+
+def test_docstrings_name_what_exists() -> None:
+    packages = (ROOT / "service", ROOT / "stream_lambda")
+    assert unknown_names(*(path for package in packages for path in sorted(package.rglob("*.py")))) == []
+
+
+def test_a_docstring_that_names_what_is_gone_is_found(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(
+        'def one(kept):\n    """`kept`, `gone` and `other.place`; then call `kept` or `one`."""\n    # Not `past`.\n'
+    )
+    assert unknown_names(module) == [
+        "module.py: gone",
+        "module.py: no function kept",
+        "module.py: other.place",
+        "module.py: past",
+    ]
+
+
+def unknown_names(*modules: Path) -> list[str]:
+    """What stands in backticks, in docstrings and comments, and is the name of nothing in the code of the product."""
+    texts = {path: path.read_text(encoding="utf-8") for path in modules}
+    known, functions = names_in_code(texts)
+    missing: set[str] = set()
+    for path, text in texts.items():
+        said = [
+            ast.get_docstring(part) or ""
+            for part in ast.walk(ast.parse(text))
+            if isinstance(part, DOCUMENTED)
+        ]
+        said += re.findall(r"#(.*)$", text, flags=re.MULTILINE)
+        for each in said:
+            for named in re.findall(r"(?<!`)`([A-Za-z_][\w.]*)(?:\(\))?`(?!`)", each):
+                if not known.issuperset(named.split(".")):
+                    missing.add(f"{path.name}: {named}")
+            for called in re.findall(r"\bcalls? `(\w+)`", each):
+                if called in known and called not in functions:
+                    missing.add(f"{path.name}: no function {called}")
+    return sorted(missing)
+
+
+DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def names_in_code(texts: Mapping[Path, str]) -> tuple[set[str], set[str]]:
+    """Every name and word of a text constant in `texts`, modules and packages included; and the functions and what may be
+    called like one: parameters and attributes of that kind are not told apart from others.
+    """
+    known = {path.stem for path in texts}
+    known |= {each.name for path in texts for each in path.parents if (each / "__init__.py").exists()}
+    functions: set[str] = set()
+    for text in texts.values():
+        tree = ast.parse(text)
+        docstrings = {
+            id(part.body[0].value)
+            for part in ast.walk(tree)
+            if isinstance(part, DOCUMENTED) and part.body and isinstance(part.body[0], ast.Expr)
+        }
+        for part in ast.walk(tree):
+            match part:
+                case ast.Name(name) | ast.Attribute(attr=name) | ast.arg(name) | ast.keyword(str(name)):
+                    known.add(name)
+                case ast.alias(name):
+                    known.update(name.split("."))
+                case ast.Constant(str(value)) if id(part) not in docstrings:
+                    known.update(re.findall(r"\w+", value))
+            if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions.add(part.name)
+            if isinstance(part, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                known.add(part.name)
+    return known, functions
+
+
+def test_the_api_page_lists_as_missing_what_is_missing() -> None:
+    missing = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("## What is not there")[2]
+    named = set(re.findall(r"`([a-z_]+)`", missing.partition(": 404")[0]))
+    assert named >= {"rpc", "map_publish", "shared_poll_publish"}
+    assert named & {*METHODS, "batch"} == set()
 
 
 # ---- tables

@@ -33,7 +33,7 @@ from service.log.appender import Full, TooLarge
 from service.ports import Throttled
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, envelope, settled, until
 
-HISTORY: Final = ChannelOptions(history_size=10, history_ttl_s=60)
+HISTORY: Final = ChannelOptions(history_size=10, history_ttl_s=60, allow_positioning=True)
 RULES: Final = ChannelRules(
     without_namespace=replace(HISTORY, allow_subscribe_for_client=True, allow_publish_for_client=True),
     namespaces={
@@ -146,6 +146,30 @@ async def test_what_is_no_order_does_nothing(node: LocalNode) -> None:
         )
     assert [entry["event"] for entry in logs] == ["order_malformed"]
     assert closed_with(ann) is None
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [
+        ("disconnect", {"code": 0}),
+        ("disconnect", {"code": 1009, "reason": "an SDK would not come back"}),
+        ("disconnect", {"code": 4000, "reason": '{"reconnect":false}'}),
+        ("refresh", {"expires_at": 2**60}),
+        ("subscribe", {"since": {"offset": 2**60}}),
+    ],
+)
+async def test_an_order_that_no_server_gives_is_not_carried_out(
+    node: LocalNode, kind: str, said: dict[str, Any]
+) -> None:
+    """Whoever may publish to the topic can write one."""
+    ann = await connected(node)
+    with capture_logs() as logs:
+        node.assembly.intake.take(
+            [envelope(signals=[Signal(kind, "1", "b", "room", {"user": "ann"} | said)])]
+        )
+    assert [entry["event"] for entry in logs] == ["order_malformed"]
+    assert closed_with(ann) is None
+    assert ann.socket.pushes == []
 
 
 async def test_an_order_is_given_to_everybody_or_to_nobody(

@@ -10,6 +10,7 @@ import structlog
 
 from service.core.channels import CHANNEL_BYTES_MAX, ChannelOptions
 from service.core.codes import Error
+from service.core.envelope import EPOCH_CHARS_MAX
 from service.core.publication import Json, StreamPosition
 from service.gateway.api.fields import CHANNEL, FLAG, SAFE_MAX, Field, Object, Schema, Text, Whole
 from service.gateway.api.methods import Call, Method, Params, known
@@ -20,7 +21,6 @@ from service.ports import PortError, TooManyMembers
 __all__ = ["CHANNELS", "HISTORY", "HISTORY_REMOVE", "PRESENCE", "PRESENCE_STATS"]
 
 _LIMIT_MAX: Final = 2**31 - 1
-_EPOCH_CHARS_MAX: Final = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -132,7 +132,7 @@ HISTORY: Final = Method(
             Object(
                 (
                     Field("offset", Whole(0, SAFE_MAX), "Begin next to it.", default=0),
-                    Field("epoch", Text(_EPOCH_CHARS_MAX), "Must be the channel's; empty: any.", default=""),
+                    Field("epoch", Text(EPOCH_CHARS_MAX), "Must be the channel's; empty: any.", default=""),
                 )
             ),
             "Where to begin, exclusive. Without it: at the oldest, or with `reverse` at the newest.",

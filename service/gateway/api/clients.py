@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Final
 
 from service.core.channels import ChannelOverride
-from service.core.codes import Disconnect, DisconnectCode
+from service.core.codes import (
+    CLOSE_CODE_MAX,
+    CLOSE_CODE_MIN,
+    REASON_BYTES_MAX,
+    Disconnect,
+    DisconnectCode,
+    is_reason,
+)
+from service.core.envelope import EPOCH_CHARS_MAX
 from service.core.orders import (
+    ID_CHARS_MAX,
+    USER_CHARS_MAX,
+    WHITELIST_MAX,
     DisconnectOrder,
     Order,
     RefreshOrder,
@@ -36,25 +46,14 @@ from service.gateway.api.methods import Call, Method, Params, known, sized
 from service.gateway.api.refusals import Refused, bad_field
 from service.log.appender import Full, TooLarge
 
-__all__ = ["DISCONNECT", "REFRESH", "SUBSCRIBE", "UNSUBSCRIBE", "WHITELIST_MAX"]
-
-# No token, and so no user's name, is longer.
-_USER_CHARS_MAX: Final = 8 * 1024
-# A client's id is a UUID.
-_ID_CHARS_MAX: Final = 64
-# Clients that may be kept by one `disconnect`: they travel with it.
-WHITELIST_MAX: Final = 1000
-# Codes of a close frame that are not the WebSocket protocol's own (RFC 6455 §7.4.2), and what one holds besides it.
-_CODE_MIN, _CODE_MAX = 3000, 4999
-_REASON_BYTES_MAX: Final = 123
-_EPOCH_CHARS_MAX: Final = 64
+__all__ = ["DISCONNECT", "REFRESH", "SUBSCRIBE", "UNSUBSCRIBE"]
 
 _SINCE: Final = Object(
     (
         Field("offset", Whole(0, SAFE_MAX), "The last publication that the client has.", default=0),
         Field(
             "epoch",
-            Text(_EPOCH_CHARS_MAX),
+            Text(EPOCH_CHARS_MAX),
             "The epoch that it counts in; empty: the present one.",
             default="",
         ),
@@ -112,24 +111,19 @@ def _info(call: Call, asked: Params, name: str) -> Json:
 
 
 def _code(code: int) -> int:
-    if not _CODE_MIN <= code <= _CODE_MAX:
-        raise bad_field("disconnect.code", f"must be from {_CODE_MIN} to {_CODE_MAX}")
+    if not CLOSE_CODE_MIN <= code <= CLOSE_CODE_MAX:
+        raise bad_field("disconnect.code", f"must be from {CLOSE_CODE_MIN} to {CLOSE_CODE_MAX}")
     return code
 
 
 def _reason(reason: str) -> str:
-    if len(reason.encode()) > _REASON_BYTES_MAX:
-        raise bad_field("disconnect.reason", f"must be at most {_REASON_BYTES_MAX} bytes")
-    try:
-        json.loads(reason)
-    except ValueError:
-        return reason
-    # Older SDKs read such a reason as orders.
-    raise bad_field("disconnect.reason", "must not be JSON")
+    if not is_reason(reason):
+        raise bad_field("disconnect.reason", f"must be at most {REASON_BYTES_MAX} bytes of text, and no JSON")
+    return reason
 
 
-_USER: Final = Text(_USER_CHARS_MAX)
-_ID: Final = Text(_ID_CHARS_MAX)
+_USER: Final = Text(USER_CHARS_MAX)
+_ID: Final = Text(ID_CHARS_MAX)
 _TARGET: Final = (
     Field(
         "user", _USER, 'Whose connections; "" are those without a user. Required, unless `client` is there.'
@@ -155,12 +149,12 @@ DISCONNECT: Final = Method(
                 (
                     Field(
                         "code",
-                        Whole(0, _CODE_MAX),
-                        f"Of the close frame, {_CODE_MIN} to {_CODE_MAX}; 0: 3503. SDKs do not reconnect for 3500 to 3999 "
+                        Whole(0, CLOSE_CODE_MAX),
+                        f"Of the close frame, {CLOSE_CODE_MIN} to {CLOSE_CODE_MAX}; 0: 3503. SDKs do not reconnect for 3500 to 3999 "
                         "and 4500 to 4999.",
                         default=0,
                     ),
-                    Field("reason", Text(_REASON_BYTES_MAX), "What the client is told. No JSON.", default=""),
+                    Field("reason", Text(REASON_BYTES_MAX), "What the client is told. No JSON.", default=""),
                 )
             ),
             'Why. Without it: 3503, "force disconnect".',

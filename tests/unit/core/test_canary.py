@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from service.core.canary import (
     CANARY_CHANNEL,
     MISSED_INTERVALS,
+    NUMBER_MAX,
+    REPEATS_MAX,
     Greeting,
     Hearing,
     Latency,
     Vigil,
     canary_item,
+    is_number,
     latency,
     next_number,
 )
@@ -48,21 +51,28 @@ def test_latency_of_each_leg() -> None:
 # ---- numbers
 
 
-@given(st.integers(1, OFFSET_MAX - 1), st.integers(-(2**50), 2**50), st.integers(1000, 3_600_000))
+@given(st.integers(1, NUMBER_MAX - 1), st.integers(-(2**50), 2**50), st.integers(1000, 3_600_000))
 def test_behind_what_is_known_no_clock_counts(known: int, now_ms: int, interval_ms: int) -> None:
     assert next_number(known, now_ms, interval_ms) == known + 1
 
 
-@given(st.integers(-(2**42), 2**50), st.integers(1000, 3_600_000))
-def test_who_knows_nothing_begins_with_its_clock_as_others_do(now_ms: int, interval_ms: int) -> None:
-    number = next_number(0, now_ms, interval_ms)
-    assert 1 <= number <= OFFSET_MAX
+@given(
+    st.sampled_from([0, NUMBER_MAX, NUMBER_MAX + 1, OFFSET_MAX]),
+    st.integers(-(2**42), NUMBER_MAX * 1000),
+    st.integers(1000, 3_600_000),
+)
+def test_who_knows_nothing_begins_with_its_clock_as_others_do(
+    known: int, now_ms: int, interval_ms: int
+) -> None:
+    """So does who knows a number that nothing comes behind: another program may have written it."""
+    number = next_number(known, now_ms, interval_ms)
+    assert is_number(number)
     assert now_ms < interval_ms or number * interval_ms <= now_ms < (number + 1) * interval_ms
 
 
 def test_numbers_have_an_end_that_is_no_crash() -> None:
-    """Another program may have written it."""
-    canary_item(next_number(OFFSET_MAX, 0, 1000), node="a", batch="b", now=1000, generation="0")
+    number = next_number(OFFSET_MAX, 2**60, 1000)
+    assert canary_item(number, node="a", batch="b", now=1000, generation="0").offset == NUMBER_MAX
 
 
 # ---- turns
@@ -148,10 +158,44 @@ def test_it_is_asked_again_each_interval_until_something_is_heard() -> None:
 def test_repeats_and_stragglers_are_not_news() -> None:
     vigil = Vigil(INTERVAL_S, 0, 0.0)
     assert vigil.hear(5, 1.0, 0.0)
+    assert not vigil.hear(4, 20.0, 0.0)
     assert not vigil.hear(5, 90.0, 0.0)
     assert not vigil.hear(4, 90.0, 0.0)
     assert vigil.newest == 5
     assert vigil.is_overdue(90.0)
+
+
+@pytest.mark.parametrize("number", [NUMBER_MAX + 1, OFFSET_MAX, 0, -1])
+def test_what_no_canary_can_be_is_passed_over(number: int) -> None:
+    vigil = Vigil(INTERVAL_S, 0, 0.0)
+    vigil.hear(5, 1.0, 0.0)
+    assert not vigil.hear(number, 2.0, 0.0)
+    assert not vigil.hear(number, 200.0, 0.0)
+    vigil.taken(number)
+    assert (vigil.newest, vigil.known) == (5, 5)
+    assert vigil.is_overdue(200.0)
+
+
+def test_a_number_that_is_too_high_is_forgotten_when_nothing_follows() -> None:
+    vigil = Vigil(INTERVAL_S, 0, 0.0)
+    assert vigil.hear(5, 1.0, 0.0)
+    assert vigil.hear(NUMBER_MAX - 7, 2.0, 0.0)
+    assert not vigil.hear(6, 11.0, 0.0), "for all that it knows yet, that is an old one"
+    assert vigil.hear(7, 2.0 + 10 * MISSED_INTERVALS, 0.0)
+    assert (vigil.newest, vigil.known) == (7, 7)
+    assert vigil.hear(8, 40.0, 0.0)
+    assert not vigil.hear(6, 200.0, 0.0), "it came before"
+
+
+def test_a_repeat_is_no_sign_of_life_however_long_the_silence() -> None:
+    """What is not deleted comes again, also to a node that hears nothing new."""
+    vigil = Vigil(INTERVAL_S, 0, 0.0)
+    numbers = range(1, REPEATS_MAX + 1)
+    for number in numbers:
+        vigil.hear(number, float(number), 0.0)
+    for number in numbers:
+        assert not vigil.hear(number, 10_000.0, 0.0)
+    assert vigil.is_overdue(10_000.0)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +286,8 @@ class Fleet:
                         singer.vigil.hear(number, self.now_s, self.random.random())
                 if singer.vigil.must_sing(self.now_s):
                     self.sing(singer)
+                if singer.vigil.must_doubt(self.now_s):
+                    singer.vigil.doubted(self.now_s, self.random.random())
 
     def sing(self, singer: Singer) -> None:
         vigil, chance = singer.vigil, self.random.random()
@@ -250,6 +296,7 @@ class Fleet:
             vigil.known, round(self.clock_s(singer.clock_off_s) * 1000), round(INTERVAL_S * 1000)
         )
         if number in self.table:
+            vigil.taken(number)
             vigil.taken(max(self.table))
             return
         self.table.add(number)
@@ -329,6 +376,51 @@ def test_a_pipeline_that_falls_silent_is_nobodys_deafness(seed: int, clocks_off_
         for _ in range(3):
             for greeting in (Greeting.NOT_SENT, Greeting.NOT_HEARD):
                 assert singer.vigil.judge(greeting=greeting, newest_elsewhere=newest) is Hearing.SILENT
+
+
+# What another program writes: anything, and numbers near those of canaries above all.
+FORGED: Final = st.one_of(
+    st.sampled_from([1, NUMBER_MAX - 1, NUMBER_MAX, NUMBER_MAX + 1, OFFSET_MAX]),
+    st.integers(1, OFFSET_MAX),
+    st.integers(1, NUMBER_MAX),
+    st.integers(2 * YEAR_S // 10 - 100, 2 * YEAR_S // 10 + 1000),
+)
+# From what a node heard last until it hears again: the silence that makes it doubt and begin anew, half an interval for
+# its doubt and a turn, and the way through the pipeline.
+HEALED_S: Final = (MISSED_INTERVALS + 0.5 + 1.5) * INTERVAL_S + PIPELINE_S
+
+
+@given(
+    SEEDS,
+    st.lists(OFF_S, min_size=1, max_size=5),
+    st.lists(st.tuples(FORGED, st.booleans(), st.booleans(), st.integers(0, 100)), min_size=1, max_size=4),
+)
+def test_forged_numbers_silence_nobody_for_long(
+    seed: int, clocks_off_s: list[float], forgeries: list[tuple[int, bool, bool, int]]
+) -> None:
+    """In the table, in the topic or in both, one after the other: nobody has to be started anew."""
+    fleet = Fleet(Random(seed))
+    for off_s in clocks_off_s:
+        fleet.join(off_s)
+    fleet.until(3 * INTERVAL_S)
+    for number, in_table, in_topic, pause in forgeries:
+        if in_table:
+            fleet.table.add(number)
+        if in_topic:
+            fleet.under_way.append((fleet.now_s, number))
+        fleet.until(fleet.now_s + pause * STEP_S)
+    for _ in range(30):
+        fleet.until(fleet.now_s + INTERVAL_S)
+        assert max(singer.vigil.silence_s(fleet.now_s) for singer in fleet.singers) <= HEALED_S
+    deaf, *others = fleet.singers
+    if others:
+        deaf.deaf_from_s = fleet.now_s
+        for _ in range(8):
+            fleet.until(fleet.now_s + INTERVAL_S)
+            newest = max(singer.vigil.newest for singer in others)
+            if deaf.vigil.is_overdue(fleet.now_s):
+                hearing = deaf.vigil.judge(greeting=Greeting.NOT_HEARD, newest_elsewhere=newest)
+        assert hearing is Hearing.DEAF
 
 
 @given(SEEDS, st.lists(OFF_S, min_size=1, max_size=5))

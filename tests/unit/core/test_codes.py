@@ -7,10 +7,16 @@ from enum import Enum
 
 import pytest
 
-from service.core.codes import Disconnect, DisconnectCode, Error, Unsubscribe, code_of
+from service.core.codes import (
+    REASON_BYTES_MAX,
+    Disconnect,
+    DisconnectCode,
+    Error,
+    Unsubscribe,
+    code_of,
+    is_reason,
+)
 
-# A close frame holds 125 bytes, two of them the code.
-REASON_BYTES_MAX = 123
 # What an SDK tries again by itself.
 TEMPORARY = {100, 111}
 # The Centrifuge protocol's own, as far as the service uses them.
@@ -118,7 +124,26 @@ def test_a_hole_makes_clients_subscribe_again_and_the_applications_wish_does_not
 
 @pytest.mark.parametrize("why", [*Disconnect, *Unsubscribe], ids=str)
 def test_reasons_fit_a_close_frame_and_are_no_json(why: Disconnect | Unsubscribe) -> None:
-    assert 0 < len(why.value.reason.encode()) <= REASON_BYTES_MAX
+    assert why.value.reason
+    assert is_reason(why.value.reason)
     # Older SDKs read a JSON reason as orders.
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(why.value.reason)
+
+
+@pytest.mark.parametrize(
+    "text, is_one",
+    [
+        ("", True),
+        ("bye", True),
+        ("é" * (REASON_BYTES_MAX // 2), True),
+        ("é" * (REASON_BYTES_MAX // 2 + 1), False),
+        ('{"reconnect":true}', False),
+        ("1", False),
+        ("\ud800", False),
+        ("[" * REASON_BYTES_MAX, True),
+    ],
+)
+def test_what_a_close_frame_can_give_as_its_reason(text: str, is_one: bool) -> None:
+    """125 bytes, two of them the code; and no JSON, which older SDKs obey."""
+    assert is_reason(text) == is_one

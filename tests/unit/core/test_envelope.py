@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from service.core.envelope import (
     DEPTH_MAX,
     ENVELOPE_BYTES_MAX,
+    EPOCH_CHARS_MAX,
     Envelope,
     MalformedEnvelope,
     Signal,
@@ -24,7 +25,7 @@ from service.core.envelope import (
 )
 from service.core.log_item import LogItem
 from service.core.protocol import decode_json
-from service.core.publication import ClientInfo, MalformedPublication, Publication, Record
+from service.core.publication import TIME_MAX, ClientInfo, MalformedPublication, Publication, Record
 
 DECODERS = pytest.mark.parametrize("loads", [json.loads, decode_json], ids=["stdlib", "orjson"])
 Loads = Callable[[str], Any]
@@ -51,7 +52,7 @@ PUBLICATIONS = st.builds(
     data=JSON,
     info=st.none() | INFOS,
     tags=st.none() | st.dictionaries(TEXT, TEXT, min_size=1, max_size=2),
-    time=st.integers(0, 2**53),
+    time=st.integers(0, TIME_MAX),
 )
 
 
@@ -70,7 +71,9 @@ def records(draw: st.DrawFn) -> Record:
     last = offset + len(numbered) - 1
     epoch = draw(st.text(min_size=1, max_size=6))
     pointer = draw(st.booleans())
-    return Record(draw(TEXT), epoch, offset, last, draw(st.integers(0, 2**53)), None if pointer else numbered)
+    return Record(
+        draw(TEXT), epoch, offset, last, draw(st.integers(0, TIME_MAX)), None if pointer else numbered
+    )
 
 
 SIGNALS = st.builds(Signal, kind=TEXT, id=TEXT, node=TEXT, channel=TEXT, body=JSON)
@@ -261,6 +264,15 @@ POINTER = {"channel": "c", "epoch": "e", "offset": 2, "last": 3}
         {**GOOD, "last": 2},
         {**GOOD, "ts": "1"},
         {**GOOD, "ts": None},
+        {**GOOD, "ts": -1},
+        {**GOOD, "ts": 2**53},
+        {**GOOD, "ts": 2**63},
+        {**GOOD, "ts": True},
+        {**POINTER, "offset": True, "last": True},
+        {**POINTER, "epoch": "e" * (EPOCH_CHARS_MAX + 1)},
+        {**POINTER, "channel": "c" * 256},
+        {**GOOD, "pubs": [{"data": 1}, {"data": 2, "time": 2**53}]},
+        {**GOOD, "pubs": [{"data": 1}, {"data": 2, "time": -1}]},
         {**GOOD, "pubs": {}},
         {**GOOD, "pubs": [{"data": 1}]},
         {**GOOD, "pubs": [{"data": 1}, 2]},
@@ -277,11 +289,18 @@ def test_a_broken_record_is_counted_and_costs_no_other(loads: Loads, entry: Any)
 
 @DECODERS
 @pytest.mark.parametrize("name", ["kind", "id", "node", "channel"])
-@pytest.mark.parametrize("value", [None, 1, []])
+@pytest.mark.parametrize("value", [None, 1, [], "x" * 256])
 def test_a_broken_signal_is_counted_and_costs_no_other(loads: Loads, name: str, value: Any) -> None:
     good = {"kind": "pub", "id": "1", "node": "n", "channel": "c"}
     envelope = parse(json.dumps({"v": 1, "signals": [{**good, name: value}, "x", good]}), loads)
     assert envelope == Envelope((), (Signal("pub", "1", "n", "c", None),), 2)
+
+
+@DECODERS
+@pytest.mark.parametrize("at", [-1, 2**53, 2**64, True, "1", 1.5])
+def test_a_time_of_publishing_that_is_none_is_not_told(loads: Loads, at: Any) -> None:
+    """Figures are made of it, which no JSON would hold."""
+    assert parse(json.dumps({"v": 1, "at": at, "records": [GOOD]}), loads).at == 0
 
 
 @DECODERS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.core.codes import DisconnectCode, ErrorCode
-from service.core.hook_events import MESSAGE_CHARS_MAX, REASON_BYTES_MAX, Disconnected, Refused
+from service.core.codes import REASON_BYTES_MAX, DisconnectCode, ErrorCode
+from service.core.hook_events import MESSAGE_CHARS_MAX, Disconnected, Refused
 
 
 @pytest.mark.parametrize("code", [400, 1999, 100, 103, 109, 112])

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.channels import ChannelOverride
-from service.core.codes import DisconnectCode
-from service.core.envelope import Signal, pack, parse, signal_text
+from service.core.channels import ChannelOverride, is_valid_name
+from service.core.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
+from service.core.envelope import EPOCH_CHARS_MAX, Signal, pack, parse, signal_text
 from service.core.orders import (
+    ID_CHARS_MAX,
     ORDER_KINDS,
+    USER_CHARS_MAX,
+    WHITELIST_MAX,
     DisconnectOrder,
     MalformedOrder,
     Order,
@@ -24,8 +27,10 @@ from service.core.orders import (
     order_of,
     order_signal,
 )
-from service.core.publication import StreamPosition
-from service.core.tokens import ServerSubscription
+from service.core.protocol import encode_publication
+from service.core.publication import ClientInfo, Publication, StreamPosition
+from service.core.tokens import INFO_DEPTH_MAX, TOKEN_TIME_MAX, ServerSubscription
+from service.gateway.writer import close_frame
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 CHANNELS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=6)
@@ -41,7 +46,7 @@ ORDERS: st.SearchStrategy[Order] = st.one_of(
     st.builds(
         DisconnectOrder,
         TARGETS,
-        st.builds(DisconnectCode, st.integers(3000, 4999), TEXT),
+        st.builds(DisconnectCode, st.integers(3000, 4999), TEXT.filter(is_reason)),
         st.frozensets(TEXT, max_size=3),
     ),
     st.builds(UnsubscribeOrder, TARGETS, st.just("") | CHANNELS),
@@ -73,7 +78,12 @@ def test_what_a_later_release_adds_is_passed_over(order: Order) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([0, 999, 2999, 3000, 4999, 5000, 2**53 - 1, 2**53, 2**64, 10**400])
+    | st.sampled_from(["x" * 124, "{}", "\ud800"])
+    | TEXT,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
     max_leaves=4,
 )
@@ -107,9 +117,22 @@ def test_whatever_comes_is_an_order_or_malformed(kind: str, channel: str, body: 
         return
     assert kind in ORDER_KINDS
     assert order.target.user is not None or order.target.client
+    match order:
+        case DisconnectOrder(_, why):
+            assert CLOSE_CODE_MIN <= why.code <= CLOSE_CODE_MAX
+            assert close_frame(why)[4:].decode() == why.reason
+        case UnsubscribeOrder():
+            assert order.channel == "" or is_valid_name(order.channel)
+        case RefreshOrder() | SubscribeOrder():
+            assert order.expires_at is None or 0 < order.expires_at <= TOKEN_TIME_MAX
+            info = order.info if isinstance(order, RefreshOrder) else order.sub.info
+            encode_publication(Publication(1, info=ClientInfo("u", "c", info, info)))
 
 
 ANN: dict[str, Any] = {"user": "ann"}
+DEEP: Any = None
+for _ in range(INFO_DEPTH_MAX + 1):
+    DEEP = [DEEP]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +142,30 @@ ANN: dict[str, Any] = {"user": "ann"}
         ("disconnect", "", {}),
         ("disconnect", "", {"client": ""}),
         ("disconnect", "", {"session": "s"}),
-        ("disconnect", "", ANN | {"code": "3000"}),
-        ("disconnect", "", ANN | {"whitelist": [1]}),
+        ("disconnect", "", ANN),
+        ("disconnect", "", ANN | {"code": None, "reason": "bye"}),
+        *(
+            ("disconnect", "", ANN | {"code": code})
+            for code in ("3000", 0, -1, 999, 1000, 2999, 5000, 65535, 2**40, True)
+        ),
+        *(
+            ("disconnect", "", ANN | {"code": 4000, "reason": reason})
+            for reason in ("x" * 124, "é" * 62, "\ud800", '{"reconnect":true}', 7, None)
+        ),
+        ("disconnect", "", ANN | {"code": 4000, "whitelist": [1]}),
+        ("disconnect", "", ANN | {"code": 4000, "whitelist": ["x" * (ID_CHARS_MAX + 1)]}),
+        ("disconnect", "", ANN | {"code": 4000, "whitelist": ["x"] * (WHITELIST_MAX + 1)}),
+        ("unsubscribe", "x" * 256, ANN),
+        ("unsubscribe", "\n", ANN),
+        ("unsubscribe", "", {"user": "x" * (USER_CHARS_MAX + 1)}),
+        ("unsubscribe", "", ANN | {"client": "x" * (ID_CHARS_MAX + 1)}),
+        ("unsubscribe", "", ANN | {"session": "x" * (ID_CHARS_MAX + 1)}),
+        *(("refresh", "", ANN | {"expires_at": at}) for at in (-1, TOKEN_TIME_MAX + 1, 10**400)),
+        ("refresh", "", ANN | {"info": DEEP}),
+        *(("subscribe", "c", ANN | {name: DEEP}) for name in ("info", "data")),
+        ("subscribe", "c", ANN | {"expires_at": -1}),
+        ("subscribe", "c", ANN | {"since": {"offset": 2**53}}),
+        ("subscribe", "c", ANN | {"since": {"offset": 1, "epoch": "e" * (EPOCH_CHARS_MAX + 1)}}),
         ("refresh", "", ANN | {"expired": 1}),
         ("refresh", "", ANN | {"expires_at": 1.5}),
         ("refresh", "", ANN | {"expires_at": True}),

@@ -21,6 +21,7 @@ from service.core.protocol import (
 )
 from service.core.publication import ClientInfo, StreamPosition
 from service.core.session import (
+    AskSubscribe,
     Authenticate,
     Authorize,
     Effect,
@@ -95,7 +96,11 @@ def test_what_a_token_names_is_subscribed_to() -> None:
     "options, override, since, expected",
     [
         (HISTORY, {}, None, (False, False, None)),
-        (HISTORY, {}, SINCE, (True, False, SINCE)),
+        # Where it says that it was is history, which not everybody may read.
+        (HISTORY, {}, SINCE, (False, False, None)),
+        (replace(HISTORY, allow_recovery=True), {}, SINCE, (True, False, SINCE)),
+        (replace(HISTORY, allow_history_for_subscriber=True), {}, SINCE, (True, False, SINCE)),
+        (replace(HISTORY, force_positioning=True), {}, SINCE, (True, False, None)),
         (replace(HISTORY, force_positioning=True), {}, None, (True, False, None)),
         (replace(HISTORY, force_recovery=True), {}, None, (True, True, None)),
         (replace(HISTORY, force_recovery=True), {}, SINCE, (True, True, SINCE)),
@@ -164,7 +169,7 @@ def test_a_user_may_be_given_a_channel_of_their_own(
 
 
 def test_what_the_token_says_of_the_personal_channel_counts() -> None:
-    session = connected(policy(personal_namespace=""))
+    session = connected(policy(replace(HISTORY, force_recovery=True), personal_namespace=""))
     joins = session.joins_at_connect({"#ann": ServerSubscription(info="in")}, {"#ann": SINCE})
     assert isinstance(joins, tuple)
     [join] = joins
@@ -206,23 +211,40 @@ def test_what_others_see_may_be_replaced() -> None:
 
 # ---- channels for certain users
 
+LISTED = replace(HISTORY, allow_user_limited_channels=True)
+
 
 @pytest.mark.parametrize("channel", ["x#ann,bob", "ns:x#bob,ann", "#ann"])
 def test_who_is_listed_may_subscribe_and_nobody_else(channel: str) -> None:
-    for options in (HISTORY, replace(HISTORY, allow_subscribe_for_client=True)):
+    for options in (LISTED, replace(LISTED, allow_subscribe_for_client=True)):
         assert isinstance(say(connected(policy(options)), SubscribeRequest(channel)), Join)
         assert say(connected(policy(options), "eve"), SubscribeRequest(channel)) == DENIED
         assert say(connected(policy(options), ""), SubscribeRequest(channel)) == DENIED
-    everybody = replace(HISTORY, allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True)
+    everybody = replace(LISTED, allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True)
     assert say(connected(policy(everybody), ""), SubscribeRequest("x#")) == DENIED
     assert isinstance(say(connected(policy(insecure=True), "eve"), SubscribeRequest(channel)), Join)
 
 
+@pytest.mark.parametrize("channel", ["x#ann,bob", "ns:x#bob,ann", "#ann"])
+@pytest.mark.parametrize("user", ["ann", "eve", ""])
+def test_without_the_option_a_list_of_users_means_nothing(channel: str, user: str) -> None:
+    """Neither that who is in it may subscribe, nor that others may not."""
+    assert say(connected(policy(), user), SubscribeRequest(channel)) == DENIED
+    everybody = replace(HISTORY, allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True)
+    assert isinstance(say(connected(policy(everybody), user), SubscribeRequest(channel)), Join)
+    hooked = policy(asks_subscribe=True)
+    assert isinstance(say(connected(hooked, user), SubscribeRequest(channel)), AskSubscribe)
+    assert isinstance(
+        say(connected(policy(replace(HISTORY, allow_history_for_client=True))), HistoryRequest(channel)),
+        ReadHistory,
+    )
+
+
 def test_a_token_goes_before_the_list() -> None:
-    assert isinstance(say(connected(policy(), "eve"), SubscribeRequest("x#ann", token="t")), Authorize)
+    assert isinstance(say(connected(policy(LISTED), "eve"), SubscribeRequest("x#ann", token="t")), Authorize)
     caps = [Grant(("x#ann",), frozenset({Capability.SUBSCRIBE}))]
-    assert isinstance(say(connected(policy(), "eve", caps=caps), SubscribeRequest("x#ann")), Join)
-    assert say(connected(policy()), SubscribeRequest("$x#ann")) == DENIED, "it needs a token"
+    assert isinstance(say(connected(policy(LISTED), "eve", caps=caps), SubscribeRequest("x#ann")), Join)
+    assert say(connected(policy(LISTED)), SubscribeRequest("$x#ann")) == DENIED, "it needs a token"
 
 
 @pytest.mark.parametrize(
@@ -236,7 +258,7 @@ def test_a_token_goes_before_the_list() -> None:
 )
 def test_what_every_client_may_do_is_for_the_listed_there(request_: Request, effect: type[Effect]) -> None:
     options = replace(
-        HISTORY,
+        LISTED,
         presence=True,
         allow_publish_for_client=True,
         allow_publish_for_anonymous=True,

@@ -618,10 +618,10 @@ CASES = [
 
 
 def allowed(case: Case) -> bool:
-    """Everybody where nothing is secured; subscribers by their own option; else those with a user, or all."""
+    """Everybody where nothing is secured; else clients or subscribers, and those without a user by an option more."""
+    is_somebody = case.user != "" or case.anonymous
     by_subscription = case.subscriber and case.subscribed
-    by_being_a_client = case.client and (case.user != "" or case.anonymous)
-    return case.insecure or by_subscription or by_being_a_client
+    return case.insecure or (is_somebody and (by_subscription or case.client))
 
 
 ASK: dict[str, Callable[[str], Request]] = {
@@ -655,6 +655,89 @@ def test_who_may_publish_and_read(operation: str, channel: str) -> None:
         if operation == "presence":
             stats = say(session, PresenceStatsRequest(channel))
             assert isinstance(stats, ReadPresence) == allowed(case)
+
+
+@pytest.mark.parametrize("operation", ASK)
+def test_a_feed_that_anybody_may_read_is_written_by_nobody_without_a_user(operation: str) -> None:
+    """Being subscribed is not being somebody."""
+    by_subscription: dict[str, Any] = {
+        f"allow_{operation}_for_client": False,
+        f"allow_{operation}_for_subscriber": True,
+    }
+    options = replace(EVERYTHING, allow_subscribe_for_anonymous=True, **by_subscription)
+    for user, refused in (("", True), ("ann", False)):
+        session = connected(policy(options), user)
+        assert isinstance(say(session, SubscribeRequest("a")), Join)
+        assert (say(session, ASK[operation]("a")) == Fail(5, Error.PERMISSION_DENIED)) == refused
+    of_all: dict[str, Any] = {f"allow_{operation}_for_anonymous": True}
+    session = connected(policy(replace(options, **of_all)), "", "a")
+    assert say(session, ASK[operation]("a")) != Fail(5, Error.PERMISSION_DENIED)
+
+
+# What a subscriber asks for in its subscribe, and what it gets.
+def asked(session: Session) -> tuple[bool, bool, bool, bool]:
+    request = SubscribeRequest("a", "", True, True, True, StreamPosition("e", 0), True)
+    join = say(session, request)
+    assert isinstance(join, Join)
+    return join.positioned, join.recoverable, join.since is not None, join.join_leave
+
+
+NOTHING = (False, False, False, False)
+ALL_OF_HISTORY = (True, True, True, False)
+READABLE: dict[str, Any] = {
+    "history_size": 10,
+    "history_ttl_s": 60,
+    "presence": True,
+    "join_leave": True,
+    "allow_subscribe_for_client": True,
+    "allow_subscribe_for_anonymous": True,
+}
+
+
+@pytest.mark.parametrize(
+    "user, options, gets",
+    [
+        ("ann", {}, NOTHING),
+        ("ann", {"allow_recovery": True}, (True, True, True, False)),
+        ("ann", {"allow_positioning": True}, (True, False, False, False)),
+        ("ann", {"force_positioning": True}, (True, False, False, False)),
+        ("ann", {"force_recovery": True}, (True, True, True, False)),
+        ("ann", {"allow_history_for_client": True}, ALL_OF_HISTORY),
+        ("ann", {"allow_history_for_subscriber": True}, ALL_OF_HISTORY),
+        ("ann", {"allow_history_for_anonymous": True}, NOTHING),
+        ("", {"allow_history_for_client": True}, NOTHING),
+        ("", {"allow_history_for_subscriber": True}, NOTHING),
+        ("", {"allow_history_for_subscriber": True, "allow_history_for_anonymous": True}, ALL_OF_HISTORY),
+        ("ann", {"allow_presence_for_client": True}, (False, False, False, True)),
+        ("ann", {"allow_presence_for_subscriber": True}, (False, False, False, True)),
+        ("", {"allow_presence_for_subscriber": True}, NOTHING),
+        ("", {"force_push_join_leave": True}, (False, False, False, True)),
+    ],
+)
+def test_what_a_subscriber_may_not_read_it_does_not_recover(
+    user: str, options: dict[str, Any], gets: tuple[bool, bool, bool, bool]
+) -> None:
+    """Recovery from offset 0 is the history under another name, and joins are presence."""
+    rules = ChannelOptions(**READABLE, **options)
+    assert asked(connected(policy(rules), user)) == gets
+    assert asked(connected(policy(rules, insecure=True), user)) == (True, True, True, True)
+
+
+def test_a_token_that_lets_history_be_read_lets_it_be_recovered() -> None:
+    grant = Grant(("a",), frozenset({Capability.HISTORY, Capability.PRESENCE}))
+    session = Session("c1", policy(ChannelOptions(**READABLE)))
+    session.command(Command(1, ConnectRequest("t"), 10))
+    session.connected("", None, caps=[grant])
+    assert asked(session) == (True, True, True, True)
+    session = connected(policy(ChannelOptions(**READABLE)))
+    request = SubscribeRequest("a", "t", True, True, True, StreamPosition("e", 0))
+    effect = say(session, request)
+    assert isinstance(effect, Authorize)
+    join = session.authorized(
+        effect, SubscriptionClaims("ann", "a", None, allow=frozenset({Capability.HISTORY}))
+    )
+    assert isinstance(join, Join)
+    assert (join.recoverable, join.since, join.join_leave) == (True, StreamPosition("e", 0), False)
 
 
 def test_one_operations_permission_is_not_anothers() -> None:

@@ -43,7 +43,8 @@ from service.core.tokens import ConnectionClaims, ServerSubscription
 
 HISTORY = ChannelOptions(history_size=10, history_ttl_s=60)
 OPEN = replace(HISTORY, allow_subscribe_for_client=True, allow_publish_for_client=True)
-RULES = ChannelRules(HISTORY, {"open": OPEN, "plain": ChannelOptions()})
+LISTED = replace(HISTORY, allow_user_limited_channels=True)
+RULES = ChannelRules(HISTORY, {"open": OPEN, "plain": ChannelOptions(), "listed": LISTED})
 HOOKED = Policy(
     RULES,
     insecure=False,
@@ -143,7 +144,7 @@ def test_the_hook_is_asked_before_the_rules(channel: str) -> None:
     "request_, effect",
     [
         (SubscribeRequest("$room"), DENIED),
-        (SubscribeRequest("room#bob"), DENIED),
+        (SubscribeRequest("listed:room#bob"), DENIED),
         (SubscribeRequest("gone:room"), Fail(5, Error.UNKNOWN_CHANNEL)),
         (SubscribeRequest("room", type=1), Fail(5, Error.NOT_AVAILABLE)),
         (SubscribeRequest("room", token="t"), Authorize(5, "ann", SubscribeRequest("room", token="t"))),
@@ -155,7 +156,7 @@ def test_what_is_decided_without_the_hook(request_: SubscribeRequest, effect: Ef
 
 
 def test_who_is_in_the_list_is_not_asked_about() -> None:
-    assert isinstance(say(connected(), SubscribeRequest("room#bob,ann")), Join)
+    assert isinstance(say(connected(), SubscribeRequest("listed:room#bob,ann")), Join)
 
 
 @pytest.mark.parametrize("channel", ["room", "$room", "room#bob"])

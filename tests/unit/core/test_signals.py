@@ -46,7 +46,7 @@ def test_a_greeting_is_in_a_channel_that_no_client_can_name() -> None:
 def test_what_is_hidden_is_told_with_an_offset() -> None:
     told = trim("n", "1", "chat", 7)
     assert (told.kind, told.channel, trimmed_to(told)) == (TRIM_KIND, "chat", 7)
-    for body in (None, "7", True, [7]):
+    for body in (None, "7", True, [7], -1, 2**53):
         assert trimmed_to(Signal(TRIM_KIND, "1", "n", "chat", body)) == 0
 
 

@@ -12,7 +12,9 @@ from service.core.channels import CHANNEL_BYTES_MAX, is_valid_name
 from service.core.envelope import Signal, pack, parse, signal_text
 from service.core.survey import (
     CHANNELS_MAX,
+    PATTERN_CHARS_MAX,
     SURVEY_KINDS,
+    UNEXPECTED_MAX,
     Answer,
     MalformedAnswer,
     Tally,
@@ -46,7 +48,7 @@ def test_questions_and_answers_survive_their_way(pattern: str, answer: Answer) -
     assert not is_valid_name(question.channel)
 
 
-@pytest.mark.parametrize("body", [None, {}, {"pattern": 5}, []])
+@pytest.mark.parametrize("body", [None, {}, {"pattern": 5}, [], {"pattern": "*" * (PATTERN_CHARS_MAX + 1)}])
 def test_what_is_no_question(body: Any) -> None:
     with pytest.raises(MalformedAnswer):
         pattern_of(Signal("survey", "1", "a", "", body))
@@ -56,7 +58,9 @@ GOOD: dict[str, Any] = {"survey": "7", "lease": "l", "channels": {"c": 1}, "whol
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("wrong", [None, 5, [1], {"c": True}, {"c": "1"}])
+@pytest.mark.parametrize(
+    "wrong", [None, 5, [1], {"c": True}, {"c": "1"}, {"c": 0}, {"c": -1}, {"c": 2**31}, {"c": 2**64}]
+)
 def test_what_is_no_answer(name: str, wrong: Any) -> None:
     assert answer_of(Signal("answer", "1", "a", "", GOOD)) == ("7", Answer("l", {"c": 1}))
     with pytest.raises(MalformedAnswer):
@@ -87,6 +91,16 @@ def test_nodes_add_up() -> None:
     assert tally.result() == ({"one": 6, "two": 2}, False)
     tally.add(Answer("b", {}))
     assert tally.result() == ({"one": 6, "two": 2}, True)
+
+
+def test_answers_that_nobody_expected_are_bounded() -> None:
+    """A node may have begun to live meanwhile; a crowd of them has been made up."""
+    tally = Tally(frozenset({"a"}))
+    for number in range(3 * UNEXPECTED_MAX):
+        tally.add(Answer(f"forged-{number}", {f"c{number}": 1}))
+    tally.add(Answer("a", {"c": 1}))
+    channels, whole = tally.result()
+    assert (len(channels), whole) == (UNEXPECTED_MAX + 1, True)
 
 
 def test_what_was_left_out_is_told() -> None:

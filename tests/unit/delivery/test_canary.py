@@ -11,9 +11,9 @@ from typing import Final
 import pytest
 
 from service.adapters.memory import ManualClock, MemoryChannelTable, MemoryWorld
-from service.core.canary import CANARY_CHANNEL, MISSED_INTERVALS, Greeting, Hearing
+from service.core.canary import CANARY_CHANNEL, MISSED_INTERVALS, NUMBER_MAX, Greeting, Hearing, canary_item
 from service.core.log import MIN_RETENTION_MS
-from service.core.log_item import LogItem
+from service.core.log_item import OFFSET_MAX, LogItem
 from service.core.publication import Record
 from service.delivery import canary as canary_module
 from service.delivery.canary import REBUILD_PAUSE_MAX_S, REBUILD_PAUSE_S, Canary
@@ -274,13 +274,39 @@ async def test_who_slept_sings_what_it_knows_when_it_wakes(
         assert ears.clock.now_ms() - sung.ts <= 1000
 
 
+@pytest.mark.parametrize("in_table", [False, True])
 async def test_a_record_at_the_end_of_all_numbers_ends_nothing(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Ears, monkeypatch: pytest.MonkeyPatch, in_table: bool
+) -> None:
+    """Another program has written it: nodes sing and hear on as if it had not."""
+    forged = Record(CANARY_CHANNEL, "e", OFFSET_MAX, OFFSET_MAX, 0, None)
+    if in_table:
+        item = canary_item(OFFSET_MAX, node="b", batch="forged", now=ears.clock.now_ms(), generation="0")
+        await MemoryChannelTable(ears.world, ears.clock).put_item(item, believed_until_ms=item.ts + 1)
+    async with ears.running(monkeypatch) as pass_time:
+        ears.canary.hear(forged, 0)
+        for _ in range(5):
+            await pass_time(INTERVAL_S)
+            ears.hear(ears.sung()[-1])
+            ears.canary.hear(forged, 0)
+    assert ears.canary.hearing is Hearing.WELL
+    assert ears.canary.newest == ears.sung()[-1].offset
+    assert len(ears.sung()) == 5 + in_table
+
+
+@pytest.mark.parametrize("number", [NUMBER_MAX - 1, NUMBER_MAX])
+async def test_a_number_that_is_too_high_makes_a_node_degraded_for_one_silence(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
-        ears.canary.hear(Record(CANARY_CHANNEL, "e", 2**53 - 1, 2**53 - 1, 0, None), 0)
-        await pass_time(3 * INTERVAL_S)
-    assert ears.numbers == [2**53 - 1]
+        ears.canary.hear(Record(CANARY_CHANNEL, "e", number, number, 0, None), 0)
+        states = []
+        for _ in range(10):
+            await pass_time(INTERVAL_S)
+            ears.hear(ears.sung()[-1])
+            states.append(ears.canary.hearing)
+    assert states[-6:] == [Hearing.WELL] * 6
+    assert ears.rebuilds == 0, "its greeting came back"
 
 
 # ---- hearing

@@ -12,7 +12,7 @@ import pytest
 from service.adapters.memory import ManualClock
 from service.core.forms import PLAIN
 from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending
-from service.core.log_item import LogItem
+from service.core.log_item import Head, LogItem
 from service.core.publication import Publication, Record, StreamPosition
 from service.core.recovery import Rings, Window
 from service.delivery import dispatcher as dispatcher_module
@@ -574,6 +574,38 @@ async def test_what_another_node_removed_is_not_recovered_for_long(room: Room) -
     assert (await room.join(since=removed)).joined == Joined(removed, True, ())
     room.hint(await room.append())
     assert (await room.join(since=removed)).offsets == [5]
+
+
+async def test_a_trim_that_was_made_up_hides_nothing_for_long(room: Room) -> None:
+    """Who may publish to the topic can say that all is hidden. The head says how it is."""
+    await room.join()
+    for _ in range(4):
+        room.hint(await room.append())
+    since = await room.position(2)
+    room.dispatcher.hide(CHANNEL, 2**53 - 1)
+    assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
+    await room.catch_up()
+    assert (await room.join(since=since)).offsets == [3, 4]
+
+
+async def test_a_trim_that_is_told_while_the_head_is_read_is_not_forgotten(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.join()
+    for _ in range(4):
+        room.hint(await room.append())
+    since = await room.position(2)
+    before = await room.writer.head(CHANNEL)
+    removed = await room.writer.remove_history(CHANNEL)
+
+    async def read_before(_: str) -> Head | None:
+        room.dispatcher.hide(CHANNEL, removed.offset)
+        return before
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room.dispatcher._log, "head", read_before)
+        await room.catch_up()
+    assert (await room.join(since=since)).joined == Joined(removed, False, ())
 
 
 async def test_a_trim_that_cannot_be_read_does_not_keep_the_tail_from_being_found(room: Room) -> None:
