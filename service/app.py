@@ -317,6 +317,7 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
             subscription_arn=queue.subscription_arn or "",
             canary=assembly.canary.newest,
             lag_ms=assembly.poller.lag_ms,
+            skew_ms=assembly.poller.skew_ms,
         )
 
     def lost(next_lease: Lease) -> None:
