@@ -56,6 +56,7 @@ from service.metrics import Exposition, Source
 from service.node import Health
 from service.ports import Lease, PortError
 from service.reporter import Readings, Reporter
+from service.starting import Starting
 from service.system import SystemClock, new_nonce, random_fraction
 
 __all__ = ["serve"]
@@ -161,6 +162,7 @@ def build_app(
     app[_VERIFIER] = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
     app.cleanup_ctx.extend([_token_keys, _aws_clients, _lifecycle, _lease, _node, _queue, _ears, _reporter])
     app[_CALLS] = Calls()
+    app[_STARTING] = Starting(app[_CLOCK], random_fraction)
     handshakes = rate(config.client.handshake_rate_limit, HANDSHAKE_BURST_S)
     gateway = WebSocketGateway(
         allowed_origins=config.client.allowed_origins,
@@ -285,17 +287,14 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
         hold_queue=hold,
         newest_canary_elsewhere=lease.newest_canary_elsewhere,
     )
-    with _named(f"table {table_name}"):
-        # Fail early when it cannot be read; one throttled call is no reason.
-        await assembly.log.head(RESERVED_PREFIX + "check")
-    with _named(f"table {keys_name}"):
-        # Or it would show at the first publication with a key. This one nobody can have.
-        await assembly.log.key_position(RESERVED_PREFIX + "check", "")
-    with _named(f"table {presence_name}"):
-        # Or at the first subscription to a channel that has presence.
-        await ports.presence.members(RESERVED_PREFIX + "check")
-    with _named(f"table {nodes_name}"):
-        await ports.leases.all()
+    # End early when one cannot be read. The keys would show at the first publication with one, presence at the first
+    # subscription to a channel that has it.
+    nobodys = RESERVED_PREFIX + "check"
+    tried = app[_STARTING].tried
+    await tried(f"table {table_name}", partial(assembly.log.head, nobodys))
+    await tried(f"table {keys_name}", partial(assembly.log.key_position, nobodys, ""))
+    await tried(f"table {presence_name}", partial(ports.presence.members, nobodys))
+    await tried(f"table {nodes_name}", ports.leases.all)
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
     app[_EXPOSITION] = Exposition(Source(assembly, app[HEALTH], app[_CALLS].histograms))
     presence = assembly.node.services.presence
@@ -345,8 +344,7 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
 async def _queue(app: web.Application) -> AsyncIterator[None]:
     listener = app[_ASSEMBLY].listener
     try:
-        with _named(f"queue for topic {app[_CONFIG].aws.topic_arn}"):
-            await listener.open()
+        await app[_STARTING].tried(f"queue for topic {app[_CONFIG].aws.topic_arn}", listener.open)
         yield
     finally:
         with _reported(app, "queue_not_deleted"):
@@ -519,6 +517,7 @@ _VERIFIER: Final = web.AppKey("verifier", TokenVerifier)
 _HOOKS: Final = web.AppKey("hooks", Hooks)
 _CLOCK: Final = web.AppKey("clock", SystemClock)
 _CALLS: Final = web.AppKey("calls", Calls)
+_STARTING: Final = web.AppKey("starting", Starting)
 _EXPOSITION: Final = web.AppKey("exposition", Exposition)
 _CLIENTS: Final = web.AppKey("clients", AwsClients)
 _LEASE: Final = web.AppKey("lease", LeaseKeeper)
