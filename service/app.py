@@ -2,7 +2,7 @@
 
     start   instance metadata → clients → lease → queue and subscription → poller → own greeting heard → listen → ready
             → launch hook completed
-    end     not ready → no new clients → clients closed in slices → unsubscribe, delete the queue
+    end     not ready → no new clients → clients answered and closed in slices → unsubscribe, delete the queue
             → what was accepted is done (appends, presence, signals) → lease dropped → termination hook completed
             → clients of AWS closed
 
@@ -53,7 +53,7 @@ from service.keys import HEALTH, NODE
 from service.lease import LeaseKeeper
 from service.lifecycle import Lifecycle
 from service.metrics import Exposition, Source
-from service.node import Health
+from service.node import ANSWERS_S, Health
 from service.ports import Lease, PortError
 from service.reporter import Readings, Reporter
 from service.starting import Starting
@@ -107,7 +107,12 @@ async def _run(app: web.Application, listening: socket.socket, host: str) -> int
     # On every line from here on: the logs of several nodes are often read together.
     structlog.contextvars.bind_contextvars(node=app[_NODE_ID])
     runner = web.AppRunner(
-        app, handle_signals=False, access_log=None, shutdown_timeout=1.0, logger=server_logger()
+        app,
+        handle_signals=False,
+        access_log=None,
+        # Requests of the HTTP API are answered too.
+        shutdown_timeout=ANSWERS_S,
+        logger=server_logger(),
     )
     stop = app[_STOP]
     try:

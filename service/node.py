@@ -16,10 +16,13 @@ from service.core.canary import Hearing, Latency
 from service.core.codes import Disconnect
 from service.orders import Orders
 
-__all__ = ["BACKGROUND_MAX", "Health", "Node"]
+__all__ = ["ANSWERS_S", "BACKGROUND_MAX", "Health", "Node"]
 
 # Presence writes at once: a thousand clients that leave together must not become a thousand calls at once.
 BACKGROUND_MAX: Final = 16
+# What a connection that is closed at the end of a node may wait for the answers that it is owed. SDKs give a command up
+# after 5 s; a publication that is not answered may be published twice.
+ANSWERS_S: Final = 5.0
 # Slices in which a node's clients are closed over its drain time.
 _SLICES_MAX: Final = 100
 
@@ -149,6 +152,9 @@ class Node:
         """A new connection over `socket`; `closed` must be called at its end."""
         connection = Connection(self.services, socket)
         self._connections.add(connection)
+        if self.health.draining:
+            # Its handshake began before, and those that are to be closed may be counted already.
+            connection.close(Disconnect.SHUTDOWN)
         return connection
 
     def closed(self, connection: Connection) -> None:
@@ -157,14 +163,20 @@ class Node:
         connection.end()
 
     async def drain(self, over_s: float, random: Callable[[], float]) -> None:
-        """Close every connection with 3001, in slices over `over_s` seconds, so that the others are not stormed."""
+        """Close every connection with 3001, in slices over `over_s` seconds, so that the others are not stormed.
+
+        Each is answered first, within ANSWERS_S, what it has asked for.
+        """
         connections = list(self._connections)
         if not connections:
             return
         slices = min(_SLICES_MAX, len(connections))
         _log.info("draining", connections=len(connections), over_s=over_s)
+        closing: list[asyncio.Task[None]] = []
         for index in range(slices):
-            for connection in connections[index::slices]:
-                connection.close(Disconnect.SHUTDOWN)
+            ends = [connection.shut_down(ANSWERS_S) for connection in connections[index::slices]]
+            closing += [end for end in ends if end is not None]
             if index < slices - 1:
                 await asyncio.sleep(over_s / slices * (0.5 + random()))
+        if closing:
+            await asyncio.wait(closing)

@@ -96,9 +96,16 @@ class FaultProxy:
     `injected` counts faults, `calls` operations; `repeated`, `shuffled` and `withheld` what was done to messages.
     """
 
-    def __init__(self, upstream: str, random: Random, late_s: tuple[float, float] = LATE_S) -> None:
-        """`late_s`: how late a late request arrives, from and to."""
+    def __init__(
+        self,
+        upstream: str,
+        random: Random,
+        late_s: tuple[float, float] = LATE_S,
+        slow_s: tuple[float, float] = _LATENCY_S,
+    ) -> None:
+        """`late_s`: how late a late request arrives, from and to; `slow_s`: how much a slow one is delayed."""
         self._upstream = upstream
+        self._slow_s = slow_s
         self._late_s = late_s
         self._random = random
         self._phase = Phase("calm")
@@ -186,7 +193,7 @@ class FaultProxy:
             self.injected[fault] += 1
         match fault:
             case Fault.SLOW:
-                await asyncio.sleep(self._random.uniform(*_LATENCY_S))
+                await asyncio.sleep(self._random.uniform(*self._slow_s))
             case Fault.ERROR | Fault.THROTTLED | Fault.EXPIRED | Fault.DENIED:
                 return refusal(call, fault, self._random)
             case Fault.ERROR_AFTER:

@@ -14,7 +14,7 @@ from service.core.codes import Disconnect
 from service.delivery.deleter import FAILURES_TOLD
 from service.node import BACKGROUND_MAX, Background, Health
 from service.ports import Refused, UnknownOutcome
-from tests.unit.worlds import Fleet, no_jitter, settled, until
+from tests.unit.worlds import DEADLINE_S, Fleet, logged, no_jitter, settled, until
 
 
 @pytest.fixture
@@ -111,6 +111,111 @@ async def test_a_client_that_goes_during_a_drain_is_no_trouble(fleet: Fleet) -> 
         node.assembly.node.closed(client.connection)
     await draining
     assert len(node.assembly.node) == 0
+
+
+async def test_a_drain_answers_what_is_under_way_first(fleet: Fleet) -> None:
+    """A publication that is not answered may be published again elsewhere."""
+    node = fleet.node()
+    client, idle = await node.client(), await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    [first] = await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    [second] = await client.say({"publish": {"channel": "room", "data": 2}})
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await until(lambda: idle.socket.closed_with is Disconnect.SHUTDOWN)
+    await settled()
+    assert client.socket.closed_with is None
+    held.release()
+    await draining
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+    assert [client.socket.reply_to(each) for each in (first, second)] == [
+        {"id": first, "publish": {}},
+        {"id": second, "publish": {}},
+    ]
+    assert logged(fleet.world) == [1, 2]
+
+
+async def test_a_drain_takes_no_further_commands(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not of the frame that is being taken, nor those that wait for their time: what is not answered was not done."""
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    paused = asyncio.Event()
+    going_on = asyncio.Event()
+
+    async def keep() -> None:
+        paused.set()
+        await going_on.wait()
+
+    monkeypatch.setattr(client.connection, "_pace", SimpleNamespace(keep=keep))
+    publishes = [{"publish": {"channel": "room", "data": each}} for each in (2, 3)]
+    saying = asyncio.create_task(client.say(*publishes))
+    await paused.wait()
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await settled()
+    going_on.set()
+    await saying
+    await client.say({"publish": {"channel": "room", "data": 4}})
+    held.release()
+    await draining
+    await node.assembly.appender.drain()
+    assert logged(fleet.world) == [1]
+    assert [line["id"] for line in client.socket.lines if "publish" in line] == [2]
+
+
+async def test_what_waits_for_a_place_when_the_connection_ends_is_not_published(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client.connection.COMMANDS_UNDER_WAY_MAX", 1)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    publishes = [{"publish": {"channel": "room", "data": each}} for each in (1, 2)]
+    saying = asyncio.create_task(client.say(*publishes))
+    await held.arrived()
+    client.connection.close(Disconnect.SHUTDOWN)
+    held.release()
+    await saying
+    await node.assembly.appender.drain()
+    assert logged(fleet.world) == [1]
+
+
+async def test_a_drain_waits_for_answers_within_a_bound(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "ANSWERS_S", 0.02)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    await asyncio.wait_for(node.assembly.node.drain(0, no_jitter), DEADLINE_S)
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+    held.release()
+    await node.assembly.appender.drain()
+
+
+async def test_a_drain_does_not_wait_for_who_is_gone(fleet: Fleet) -> None:
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await settled()
+    assert not draining.done()
+    node.assembly.node.closed(client.connection)
+    await until(draining.done)
+    held.release()
+    await node.assembly.appender.drain()
+
+
+async def test_who_comes_through_the_handshake_during_a_drain_is_told_at_once(fleet: Fleet) -> None:
+    node = fleet.node()
+    node.assembly.node.health.draining = True
+    assert node.open().socket.closed_with is Disconnect.SHUTDOWN
 
 
 # ---- background
