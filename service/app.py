@@ -47,6 +47,7 @@ from service.gateway.faults import server_logger
 from service.gateway.http import add_health_routes, add_metrics_route
 from service.gateway.websocket import WebSocketGateway
 from service.hook_calls import Hooks, load_hooks
+from service.isolation import Isolation
 from service.jwks import JwksKeys
 from service.jwks_endpoint import fetch_jwks
 from service.keys import HEALTH, NODE
@@ -330,7 +331,19 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
             assembly.poller.rebuild_next()
 
     lease.report, lease.lost = report, lost
+    isolation = Isolation(
+        lease,
+        assembly.table,
+        assembly.canary,
+        app[_CLOCK],
+        random_fraction,
+        look_s=config.node.heartbeat_s,
+        canary_interval_s=config.node.canary_interval_s,
+    )
+    app[HEALTH].heartbeats_failed = lambda: lease.failures
+    app[HEALTH].cut_off = isolation.is_cut_off
     async with (
+        _task(app, isolation.run()),
         _task(app, assembly.broadcaster.run()),
         _task(app, assembly.catch_up.run()),
         _task(app, presence.run()),

@@ -60,13 +60,14 @@ class Fault(StrEnum):
 class Phase:
     """A time of trouble. `odds`: of each fault, for one call (together at most 1). `down`: nobody listens at all.
 
-    `pump`: whether the stream pump's calls suffer as well.
+    `pump`: whether the stream pump's calls suffer as well. `services`: whose calls; None = all.
     """
 
     name: str
     odds: Mapping[Fault, float] = field(default_factory=dict)
     down: bool = False
     pump: bool = False
+    services: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,8 @@ class FaultProxy:
             return None
         if call.of_instance and (planned := self._planned.get(f"{call.service}.{call.operation}")):
             return planned.popleft()
+        if self._phase.services is not None and call.service not in self._phase.services:
+            return None
         luck = self._random.random()
         for fault, odds in self._phase.odds.items():
             if luck < odds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from types import SimpleNamespace
 from typing import Final
 
@@ -317,12 +318,39 @@ def test_messages_that_cannot_be_deleted_make_it_degraded_only() -> None:
     assert health.doubts() == ["messages cannot be deleted: no permission"]
 
 
+def test_a_table_that_fails_makes_it_degraded_only() -> None:
+    """Perhaps it fails everybody: then no other node would serve its clients better."""
+    health = Health(listening=True, table=lambda: "3 reads and 2 writes", heartbeats_failed=lambda: 2)
+    assert health.reasons() == []
+    assert health.doubts() == [
+        "the channels table fails: 3 reads and 2 writes in a row",
+        "the nodes table fails: 2 heartbeats in a row",
+    ]
+    health.heartbeats_failed = lambda: 1
+    health.table = str
+    assert health.doubts() == []
+
+
+def test_a_node_that_alone_is_cut_off_is_not_ready() -> None:
+    health = Health(listening=True, cut_off=lambda: True)
+    [reason] = health.reasons()
+    assert reason.startswith("cut off")
+
+
+def test_what_is_late_is_said_when_canaries_are_not_missed_yet() -> None:
+    canary = SimpleNamespace(hearing=Hearing.SILENT, latency=None, silence_s=12.0, late_s=11.0)
+    [doubt] = Health(listening=True, canary=canary).doubts()
+    assert doubt.startswith("what was written 11 s ago has not come")
+
+
 @pytest.mark.parametrize(
     "hearing, reasons, doubts", [(Hearing.WELL, 0, 0), (Hearing.SILENT, 0, 1), (Hearing.DEAF, 1, 0)]
 )
 def test_what_the_canary_knows_is_said(hearing: Hearing, reasons: int, doubts: int) -> None:
     """A silent pipeline is no reason to end a node, or all would end."""
-    health = Health(listening=True, canary=SimpleNamespace(hearing=hearing, latency=None, silence_s=80.0))
+    health = Health(
+        listening=True, canary=SimpleNamespace(hearing=hearing, latency=None, silence_s=80.0, late_s=0.0)
+    )
     assert (len(health.reasons()), len(health.doubts())) == (reasons, doubts)
 
 
@@ -336,6 +364,33 @@ async def test_health_tells_of_undeleted_messages(fleet: Fleet) -> None:
             await until(lambda before=before: fleet.traffic.calls["delete"] > before)  # type: ignore[misc]
         await until(node.assembly.node.health.doubts)
         assert node.assembly.node.health.doubts() == ["messages cannot be deleted: no permission"]
+
+
+async def test_health_follows_the_table(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        client = await node.client()
+        fleet.world.fail_next("newest", Refused("denied"), times=3)
+        for _ in range(3):
+            assert await client.subscribe("room") == 100
+            fleet.clock.advance(1)
+        [doubt] = node.assembly.node.health.doubts()
+        assert doubt == "the channels table fails: 3 reads in a row"
+        assert node.assembly.node.health.reasons() == []
+        assert isinstance(await client.subscribe("room"), dict)
+        assert node.assembly.node.health.doubts() == []
+
+
+async def test_what_a_node_wrote_comes_round(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        client = await node.client()
+        await client.publish("room", 1)
+        rounds = node.assembly.canary._rounds
+        assert rounds.due_s < inf
+        fleet.stream_to_topic()
+        await client.publish("room", 2)
+        await until(lambda: rounds.due_s == inf)
 
 
 async def test_a_queue_that_was_rebuilt_is_followed_by_a_look_at_open_channels(
