@@ -57,8 +57,8 @@ from service.metrics import Exposition, Source
 from service.node import ANSWERS_S, Health
 from service.ports import Lease, PortError
 from service.reporter import Readings, Reporter
-from service.starting import Starting
 from service.system import SystemClock, new_nonce, random_fraction
+from service.tries import END_TRIES_S, START_TRIES_S, Tries
 
 __all__ = ["serve"]
 
@@ -168,7 +168,7 @@ def build_app(
     app[_VERIFIER] = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
     app.cleanup_ctx.extend([_token_keys, _aws_clients, _lifecycle, _lease, _node, _queue, _ears, _reporter])
     app[_CALLS] = Calls()
-    app[_STARTING] = Starting(app[_CLOCK], random_fraction)
+    app[_STARTING] = Tries(app[_CLOCK], random_fraction, START_TRIES_S)
     handshakes = rate(config.client.handshake_rate_limit, HANDSHAKE_BURST_S)
     gateway = WebSocketGateway(
         allowed_origins=config.client.allowed_origins,
@@ -265,7 +265,8 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
     with _reported(app, "lease_not_dropped"):
         async with _bounded(CALL_LIMIT_S):
             # A lease that ended tells the reaper where to look; one that was dropped tells that there is nothing.
-            await (lease.abandon(left_under) if app[_LEFT] else lease.drop())
+            given_back = partial(lease.abandon, left_under) if app[_LEFT] else lease.drop
+            await Tries(app[_CLOCK], random_fraction, END_TRIES_S).until_done("lease", given_back)
 
 
 async def _node(app: web.Application) -> AsyncIterator[None]:
@@ -296,7 +297,7 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
     # End early when one cannot be read. The keys would show at the first publication with one, presence at the first
     # subscription to a channel that has it.
     nobodys = RESERVED_PREFIX + "check"
-    tried = app[_STARTING].tried
+    tried = app[_STARTING].until_done
     await tried(f"table {table_name}", partial(assembly.log.head, nobodys))
     await tried(f"table {keys_name}", partial(assembly.log.key_position, nobodys, ""))
     await tried(f"table {presence_name}", partial(ports.presence.members, nobodys))
@@ -362,11 +363,11 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
 async def _queue(app: web.Application) -> AsyncIterator[None]:
     listener = app[_ASSEMBLY].listener
     try:
-        await app[_STARTING].tried(f"queue for topic {app[_CONFIG].aws.topic_arn}", listener.open)
+        await app[_STARTING].until_done(f"queue for topic {app[_CONFIG].aws.topic_arn}", listener.open)
         yield
     finally:
         with _reported(app, "queue_not_deleted"):
-            await listener.close()
+            await Tries(app[_CLOCK], random_fraction, END_TRIES_S).until_done("queue", listener.close)
 
 
 async def _ears(app: web.Application) -> AsyncIterator[None]:
@@ -535,7 +536,7 @@ _VERIFIER: Final = web.AppKey("verifier", TokenVerifier)
 _HOOKS: Final = web.AppKey("hooks", Hooks)
 _CLOCK: Final = web.AppKey("clock", SystemClock)
 _CALLS: Final = web.AppKey("calls", Calls)
-_STARTING: Final = web.AppKey("starting", Starting)
+_STARTING: Final = web.AppKey("starting", Tries)
 _EXPOSITION: Final = web.AppKey("exposition", Exposition)
 _CLIENTS: Final = web.AppKey("clients", AwsClients)
 _LEASE: Final = web.AppKey("lease", LeaseKeeper)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from service import app, lifecycle, node
+from service import app, lifecycle, node, tries
 from service.adapters.errors import CALL_LIMIT_S
 from service.adapters.schema import TableSchema, table_schemas
 from service.config import OPTIONS, Config
@@ -552,7 +552,7 @@ def test_drain_deregistration_hook_and_systemd_agree() -> None:
     assert noticed_s + drained_s + app.FINISH_S < min(delays)
     # systemd does not kill a node that still gives back what it holds, nor lets it live beyond its hook.
     # Also when each of these hangs: the lease, subscription, queue, the lease again, and those of the other nodes here.
-    given_back_s = 5 * CALL_LIMIT_S
+    given_back_s = 5 * CALL_LIMIT_S + tries.END_TRIES_S
     longest_s = drained_s + app.FINISH_S + given_back_s + lifecycle.RELEASE_LEAVING_S
     hook_s = seconds("Hook", "Terminate")
     assert longest_s < unit_seconds("TimeoutStopSec") < hook_s

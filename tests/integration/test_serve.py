@@ -19,7 +19,7 @@ import pytest
 
 from service.adapters.schema import idempotency_table, nodes_table, presence_table, table_schemas
 from service.auth import sign_connection, sign_subscription
-from service.starting import START_TRIES_S
+from service.tries import START_TRIES_S
 from tests.contract.backends import ROOT
 from tests.integration.serving import START_S, STOP_S, Aws, Process, deployed, environment, pump, serving
 from tests.websocket import WebSocket

@@ -1,4 +1,4 @@
-"""A start whose calls of AWS fail: what may come right is tried again, what is refused ends it, and nothing is left."""
+"""A start, or an end, whose calls of AWS fail: what may come right is tried again, what is refused is not; nothing is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from service.adapters.errors import ATTEMPTS_MAX
-from service.starting import START_TRIES_S
+from service.tries import START_TRIES_S
 from tests.chaos.proxy import Fault, FaultProxy
 from tests.integration.serving import START_S, Aws, Process, deployed
 
@@ -56,7 +56,7 @@ async def test_answers_that_are_lost_at_the_start_end_nothing(aws: Aws, proxy: F
         event = await asyncio.to_thread(process.said, "ready", START_S + START_TRIES_S)
         assert len(queues(aws)) == 1, "the one whose making was not answered is gone"
         assert len(subscriptions(aws)) == 1
-        assert process.log.count("start_tried_again") >= len(CALLS) - 1, process.log
+        assert process.log.count("tried_again") >= len(CALLS) - 1, process.log
         assert sum(proxy.injected.values()) == len(CALLS) * ATTEMPTS_MAX
         process.signal()
         assert await asyncio.to_thread(process.ended) == 0, process.log
@@ -77,11 +77,28 @@ async def test_what_is_refused_at_the_start_ends_it_at_once(
         assert await asyncio.to_thread(process.ended, START_S) == 1, process.log
     finally:
         await asyncio.to_thread(process.close)
-    assert "start_tried_again" not in process.log
+    assert "tried_again" not in process.log
     assert "Traceback" not in process.log
     [line] = [line for line in process.lines if not line.startswith("{")]
     name = operation.partition(".")[2]
     assert line.startswith("roomcast: cannot start: queue for topic ")
     assert name in line
     assert "not authorized" in line
+    assert (queues(aws), subscriptions(aws), aws.leases()) == ([], [], set())
+
+
+@pytest.mark.parametrize("operation", ["sns.Unsubscribe", "sqs.DeleteQueue", "dynamodb.DeleteItem"])
+async def test_answers_that_are_lost_at_the_end_leave_nothing(
+    aws: Aws, proxy: FaultProxy, operation: str
+) -> None:
+    process = Process(aws.config("ends", CONFIG, endpoint_url=proxy.url), "--port", "0")
+    try:
+        await asyncio.to_thread(process.ready)
+        proxy.plan(operation, Fault.RESET, ATTEMPTS_MAX)
+        process.signal()
+        assert await asyncio.to_thread(process.ended) == 0, process.log
+    finally:
+        await asyncio.to_thread(process.close)
+    assert proxy.injected == {Fault.RESET: ATTEMPTS_MAX}
+    assert "Traceback" not in process.log
     assert (queues(aws), subscriptions(aws), aws.leases()) == ([], [], set())

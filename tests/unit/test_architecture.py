@@ -84,7 +84,7 @@ ROOMS: Final = {
     ),
     "service.lease": room("core ports telemetry", "structlog"),
     "service.lifecycle": room("core ports", "structlog"),
-    "service.starting": room("ports", "structlog"),
+    "service.tries": room("ports", "structlog"),
     "service.isolation": room("core ports log delivery lease"),
     "service.metrics": room("assembly core node", "prometheus_client"),
     "service.reporter": room("ports", "structlog"),

@@ -1,4 +1,4 @@
-"""What a start does about calls that fail: again within its bound, or the end with a clear line."""
+"""What a start, or an end, does about calls that fail: again within its bound, or a clear word about it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from service import starting as starting_module
+from service import tries as tries_module
 from service.adapters.memory import ManualClock
 from service.ports import Gone, PortError, Refused, Throttled, UnknownOutcome
-from service.starting import START_TRIES_S, Starting
+from service.tries import START_TRIES_S, Tries
 
 
 class World:
@@ -17,7 +17,7 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, random: float = 1.0) -> None:
         self.clock = ManualClock()
-        self.starting = Starting(self.clock, lambda: random)
+        self.tries = Tries(self.clock, lambda: random, START_TRIES_S)
         self.pauses: list[float] = []
         self.failures: list[PortError] = []
         self.attempts = 0
@@ -29,7 +29,7 @@ class World:
             def __getattr__(self, name: str) -> object:
                 return sleep if name == "sleep" else getattr(asyncio, name)
 
-        monkeypatch.setattr(starting_module, "asyncio", Asyncio())
+        monkeypatch.setattr(tries_module, "asyncio", Asyncio())
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -47,7 +47,7 @@ class World:
 async def test_what_may_come_right_is_tried_again(monkeypatch: pytest.MonkeyPatch, error: PortError) -> None:
     world = World(monkeypatch)
     world.failures = [error] * 3
-    assert await world.starting.tried("table t", world.call) == "done"
+    assert await world.tries.until_done("table t", world.call) == "done"
     assert (world.attempts, world.pauses) == (4, [0.2, 0.4, 0.8])
 
 
@@ -55,20 +55,20 @@ async def test_a_refusal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
     world.failures = [Refused("AccessDenied")] * 2
     with pytest.raises(Refused, match=r"^table t: AccessDenied$"):
-        await world.starting.tried("table t", world.call)
+        await world.tries.until_done("table t", world.call)
     assert (world.attempts, world.pauses) == (1, [])
 
 
 @pytest.mark.parametrize("attempt_s", [0.0, 4.0])
-async def test_the_bound_is_of_the_whole_start(monkeypatch: pytest.MonkeyPatch, attempt_s: float) -> None:
+async def test_the_bound_is_of_all_calls_together(monkeypatch: pytest.MonkeyPatch, attempt_s: float) -> None:
     world = World(monkeypatch)
     world.attempt_s = attempt_s
     world.failures = [UnknownOutcome("reset")] * 3
     begun_s = world.clock.monotonic_s()
-    await world.starting.tried("table t", world.call)
+    await world.tries.until_done("table t", world.call)
     world.failures = [UnknownOutcome("reset")] * 1000
     with pytest.raises(UnknownOutcome, match=r"^queue q: reset \(tried for 30 s\)$"):
-        await world.starting.tried("queue q", world.call)
+        await world.tries.until_done("queue q", world.call)
     took_s = world.clock.monotonic_s() - begun_s
     assert took_s <= START_TRIES_S + attempt_s
     assert took_s > START_TRIES_S / 2
@@ -79,5 +79,5 @@ async def test_the_bound_is_of_the_whole_start(monkeypatch: pytest.MonkeyPatch, 
 async def test_pauses_are_jittered(monkeypatch: pytest.MonkeyPatch, random: float, first_s: float) -> None:
     world = World(monkeypatch, random)
     world.failures = [Throttled()]
-    await world.starting.tried("table t", world.call)
+    await world.tries.until_done("table t", world.call)
     assert world.pauses == pytest.approx([first_s])
