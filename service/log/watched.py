@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
 from service.core.idempotency import KeyItem
 from service.core.log_item import Head, LogItem
 from service.core.streaks import Streak
-from service.ports import BeliefEnded, ChannelTable, Clock, Page, PortError
+from service.ports import BeliefEnded, ChannelTable, Clock, Holders, Page, PortError
 
 __all__ = ["HANGS_S", "WatchedTable"]
 
@@ -68,15 +68,18 @@ class WatchedTable:
         return holder
 
     async def put_keyed_item(
-        self, item: LogItem, key: KeyItem, believed_until_ms: int
-    ) -> LogItem | KeyItem | None:
-        holder = await self._counted(self.writes, self._table.put_keyed_item(item, key, believed_until_ms))
-        if holder is None:
+        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        holders = await self._counted(self.writes, self._table.put_keyed_item(item, keys, believed_until_ms))
+        if holders is None:
             self.written()
-        return holder
+        return holders
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         return await self._counted(self.writes, self._table.put_head(head, expected_version))
+
+    async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
+        return await self._counted(self.reads, self._table.read_behind(channel, offset, items_max))
 
     async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
         return await self._counted(self.reads, self._table.read_forward(channel, from_offset, items_max))
