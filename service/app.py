@@ -2,7 +2,7 @@
 
     start   instance metadata → clients → lease → queue and subscription → poller → own greeting heard → listen → ready
             → launch hook completed
-    end     not ready → no new clients → clients closed in slices → unsubscribe, delete the queue
+    end     not ready → no new clients → clients answered and closed in slices → unsubscribe, delete the queue
             → what was accepted is done (appends, presence, signals) → lease dropped → termination hook completed
             → clients of AWS closed
 
@@ -47,16 +47,18 @@ from service.gateway.faults import server_logger
 from service.gateway.http import add_health_routes, add_metrics_route
 from service.gateway.websocket import WebSocketGateway
 from service.hook_calls import Hooks, load_hooks
+from service.isolation import Isolation
 from service.jwks import JwksKeys
 from service.jwks_endpoint import fetch_jwks
 from service.keys import HEALTH, NODE
 from service.lease import LeaseKeeper
 from service.lifecycle import Lifecycle
 from service.metrics import Exposition, Source
-from service.node import Health
+from service.node import ANSWERS_S, Health
 from service.ports import Lease, PortError
 from service.reporter import Readings, Reporter
 from service.system import SystemClock, new_nonce, random_fraction
+from service.tries import END_TRIES_S, START_TRIES_S, Tries
 
 __all__ = ["serve"]
 
@@ -106,7 +108,12 @@ async def _run(app: web.Application, listening: socket.socket, host: str) -> int
     # On every line from here on: the logs of several nodes are often read together.
     structlog.contextvars.bind_contextvars(node=app[_NODE_ID])
     runner = web.AppRunner(
-        app, handle_signals=False, access_log=None, shutdown_timeout=1.0, logger=server_logger()
+        app,
+        handle_signals=False,
+        access_log=None,
+        # Requests of the HTTP API are answered too.
+        shutdown_timeout=ANSWERS_S,
+        logger=server_logger(),
     )
     stop = app[_STOP]
     try:
@@ -161,6 +168,7 @@ def build_app(
     app[_VERIFIER] = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
     app.cleanup_ctx.extend([_token_keys, _aws_clients, _lifecycle, _lease, _node, _queue, _ears, _reporter])
     app[_CALLS] = Calls()
+    app[_STARTING] = Tries(app[_CLOCK], random_fraction, START_TRIES_S)
     handshakes = rate(config.client.handshake_rate_limit, HANDSHAKE_BURST_S)
     gateway = WebSocketGateway(
         allowed_origins=config.client.allowed_origins,
@@ -257,7 +265,8 @@ async def _lease(app: web.Application) -> AsyncIterator[None]:
     with _reported(app, "lease_not_dropped"):
         async with _bounded(CALL_LIMIT_S):
             # A lease that ended tells the reaper where to look; one that was dropped tells that there is nothing.
-            await (lease.abandon(left_under) if app[_LEFT] else lease.drop())
+            given_back = partial(lease.abandon, left_under) if app[_LEFT] else lease.drop
+            await Tries(app[_CLOCK], random_fraction, END_TRIES_S).until_done("lease", given_back)
 
 
 async def _node(app: web.Application) -> AsyncIterator[None]:
@@ -285,17 +294,14 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
         hold_queue=hold,
         newest_canary_elsewhere=lease.newest_canary_elsewhere,
     )
-    with _named(f"table {table_name}"):
-        # Fail early when it cannot be read; one throttled call is no reason.
-        await assembly.log.head(RESERVED_PREFIX + "check")
-    with _named(f"table {keys_name}"):
-        # Or it would show at the first publication with a key. This one nobody can have.
-        await assembly.log.key_position(RESERVED_PREFIX + "check", "")
-    with _named(f"table {presence_name}"):
-        # Or at the first subscription to a channel that has presence.
-        await ports.presence.members(RESERVED_PREFIX + "check")
-    with _named(f"table {nodes_name}"):
-        await ports.leases.all()
+    # End early when one cannot be read. The keys would show at the first publication with one, presence at the first
+    # subscription to a channel that has it.
+    nobodys = RESERVED_PREFIX + "check"
+    tried = app[_STARTING].until_done
+    await tried(f"table {table_name}", partial(assembly.log.head, nobodys))
+    await tried(f"table {keys_name}", partial(assembly.log.key_position, nobodys, ""))
+    await tried(f"table {presence_name}", partial(ports.presence.members, nobodys))
+    await tried(f"table {nodes_name}", ports.leases.all)
     app[_ASSEMBLY], app[NODE] = assembly, assembly.node
     app[_EXPOSITION] = Exposition(Source(assembly, app[HEALTH], app[_CALLS].histograms))
     presence = assembly.node.services.presence
@@ -317,6 +323,7 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
             subscription_arn=queue.subscription_arn or "",
             canary=assembly.canary.newest,
             lag_ms=assembly.poller.lag_ms,
+            skew_ms=assembly.poller.skew_ms,
         )
 
     def lost(next_lease: Lease) -> None:
@@ -325,7 +332,19 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
             assembly.poller.rebuild_next()
 
     lease.report, lease.lost = report, lost
+    isolation = Isolation(
+        lease,
+        assembly.table,
+        assembly.canary,
+        app[_CLOCK],
+        random_fraction,
+        look_s=config.node.heartbeat_s,
+        canary_interval_s=config.node.canary_interval_s,
+    )
+    app[HEALTH].heartbeats_failed = lambda: lease.failures
+    app[HEALTH].cut_off = isolation.is_cut_off
     async with (
+        _task(app, isolation.run()),
         _task(app, assembly.broadcaster.run()),
         _task(app, assembly.catch_up.run()),
         _task(app, presence.run()),
@@ -344,12 +363,11 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
 async def _queue(app: web.Application) -> AsyncIterator[None]:
     listener = app[_ASSEMBLY].listener
     try:
-        with _named(f"queue for topic {app[_CONFIG].aws.topic_arn}"):
-            await listener.open()
+        await app[_STARTING].until_done(f"queue for topic {app[_CONFIG].aws.topic_arn}", listener.open)
         yield
     finally:
         with _reported(app, "queue_not_deleted"):
-            await listener.close()
+            await Tries(app[_CLOCK], random_fraction, END_TRIES_S).until_done("queue", listener.close)
 
 
 async def _ears(app: web.Application) -> AsyncIterator[None]:
@@ -518,6 +536,7 @@ _VERIFIER: Final = web.AppKey("verifier", TokenVerifier)
 _HOOKS: Final = web.AppKey("hooks", Hooks)
 _CLOCK: Final = web.AppKey("clock", SystemClock)
 _CALLS: Final = web.AppKey("calls", Calls)
+_STARTING: Final = web.AppKey("starting", Tries)
 _EXPOSITION: Final = web.AppKey("exposition", Exposition)
 _CLIENTS: Final = web.AppKey("clients", AwsClients)
 _LEASE: Final = web.AppKey("lease", LeaseKeeper)

@@ -30,6 +30,7 @@ from service.delivery.poller import Poller
 from service.hook_calls import HookCalls, Hooks
 from service.log.appender import Appender
 from service.log.channel_log import ChannelLog
+from service.log.watched import WatchedTable
 from service.node import Background, Health, Node
 from service.orders import Orders, Subject
 from service.ports import ChannelTable, Clock, InstanceQueue, Leases, NewId, Presence, Topic
@@ -71,6 +72,7 @@ class Assembly:
 
     node: Node
     hub: Hub
+    table: WatchedTable
     log: ChannelLog
     appender: Appender
     dispatcher: Dispatcher
@@ -108,8 +110,9 @@ def assemble(
     canary that another live node heard. `hooks`: the application's own.
     """
     client, clock = config.client, ports.clock
+    table = WatchedTable(ports.table, clock)
     log = ChannelLog(
-        ports.table, clock, ports.new_id, ports.random, node=node_id, generation=config.aws.log_generation
+        table, clock, ports.new_id, ports.random, node=node_id, generation=config.aws.log_generation
     )
     hub = Hub()
     dispatcher = Dispatcher(
@@ -138,7 +141,7 @@ def assemble(
         catch_up=catch_up.request,
     )
     canary = Canary(
-        ports.table,
+        table,
         clock,
         ports.new_id,
         ports.random,
@@ -150,6 +153,8 @@ def assemble(
         catch_up=catch_up.request,
         newest_elsewhere=newest_canary_elsewhere,
     )
+
+    table.written = canary.wrote
 
     def canary_heard(record: Record, published_at: int) -> None:
         """It came through the queue: that proves as much as a greeting."""
@@ -176,12 +181,21 @@ def assemble(
     }
     roster: Roster[Subject] = Roster()
     intake = Intake(
-        node_id, dispatcher, hub, listener.greeted, canary_heard, has_join_leave, handlers, roster.has
+        node_id,
+        dispatcher,
+        hub,
+        listener.greeted,
+        canary_heard,
+        has_join_leave,
+        handlers,
+        roster.has,
+        canary.came,
     )
     poller = Poller(ports.queue, clock, ports.random, intake.take, listener.rebuild)
     health.deaf = lambda: poller.is_gone or poller.failures >= DEAF_FAILURES
     health.unproved = lambda: not listener.hears
     health.undeleted = lambda: poller.undeleted
+    health.table = table.trouble
     health.canary = canary
 
     def broadcast(outgoing: Signal) -> bool:
@@ -277,6 +291,7 @@ def assemble(
     return Assembly(
         node,
         hub,
+        table,
         log,
         appender,
         dispatcher,

@@ -19,8 +19,11 @@ _log = structlog.get_logger(__name__)
 
 # A heartbeat comes early by up to this part of its interval, so that nodes that started together drift apart.
 _JITTER: Final = 0.2
+# After one that failed the next comes in this part of the interval: before the lease has ended there are several, and whoever
+# looks learns of a table that fails.
+_AGAIN: Final = 1 / 3
 # Rows of lost answers that are dropped at the end as well; older ones have expired and were cleaned up after.
-_UNSURE_MAX: Final = 10
+_UNSURE_MAX: Final = 20
 
 
 class LeaseKeeper:
@@ -49,12 +52,15 @@ class LeaseKeeper:
         self._clock = clock
         self._random = random
         self._new_id = new_id
-        self._ttl_ms = round(ttl_s * 1000)
+        self.ttl_ms = round(ttl_s * 1000)
         self._heartbeat_s = heartbeat_s
         now = clock.now_ms()
         self._lease = Lease(
-            node, "", "starting", now, now, now + self._ttl_ms, instance=instance, version=version
+            node, "", "starting", now, now, now + self.ttl_ms, instance=instance, version=version
         )
+        # When the table took a heartbeat last (wall clock, ms), and how many it has not taken since.
+        self.taken_ms = now
+        self.failures = 0
         # Whether the row is there, as far as this node knows.
         self._stored = False
         # Ids whose rows may be there all the same: the answer was lost.
@@ -72,6 +78,11 @@ class LeaseKeeper:
     def held(self) -> bool:
         """Whether the last heartbeat found the lease in place."""
         return self._stored
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the table has taken no heartbeat for so long that others take this node for dead."""
+        return self._clock.now_ms() - self.taken_ms >= self.ttl_ms
 
     @property
     def id(self) -> str:
@@ -93,7 +104,8 @@ class LeaseKeeper:
     async def run(self) -> None:
         """Heartbeats until cancelled."""
         while True:
-            await asyncio.sleep(self._heartbeat_s * (1 - _JITTER * self._random()))
+            pause_s = self._heartbeat_s * (1 - _JITTER * self._random())
+            await asyncio.sleep(pause_s * _AGAIN if self.failures else pause_s)
             await self._try_beat()
 
     async def drop(self) -> None:
@@ -139,13 +151,15 @@ class LeaseKeeper:
             try:
                 await self._write("")
             except PortError as error:
-                _log.warning("heartbeat_failed", reason=str(error))
+                self.failures += 1
+                _log.warning("heartbeat_failed", failures=self.failures, reason=str(error))
 
     async def _write(self, queue_if_lost: str) -> None:
         """Renew the lease; one that is lost is followed by another, which holds `queue_if_lost`. Raises PortError."""
         self._renew()
         if self._stored:
             if await self._leases.heartbeat(self._lease):
+                self._taken()
                 return
             self._take_another(queue_if_lost)
         try:
@@ -158,9 +172,13 @@ class LeaseKeeper:
             self._lease, self._is_anew = replace(self._lease, node=self._new_id()), True
             raise
         self._stored = True
+        self._taken()
         if self._is_anew:
             self._is_anew = False
             self.lost(self._lease)
+
+    def _taken(self) -> None:
+        self.taken_ms, self.failures = self._clock.now_ms(), 0
 
     def _take_another(self, queue: str) -> None:
         """Under the old id somebody is cleaning up, or has done so: nothing new may carry it."""
@@ -170,7 +188,7 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         now = self._clock.now_ms()
-        self._lease = replace(self.report(self._lease), heartbeat_at=now, expires_at=now + self._ttl_ms)
+        self._lease = replace(self.report(self._lease), heartbeat_at=now, expires_at=now + self.ttl_ms)
 
     async def newest_canary_elsewhere(self) -> int:
         """The newest canary that another node says it heard; 0 when there is none. Raises PortError.
@@ -179,6 +197,12 @@ class LeaseKeeper:
         """
         heard = (each.canary for each in await self._leases.all() if each.node != self._lease.node)
         return max(filter(is_number, heard), default=0)
+
+    async def newest_beat_elsewhere(self) -> int:
+        """When another node's heartbeat was taken last (ms), by that node's clock and not after now; 0 = none. Raises PortError."""
+        now, own = self._clock.now_ms(), {self._lease.node, *self._unsure}
+        beats = [each.heartbeat_at for each in await self._leases.all() if each.node not in own]
+        return min(now, max(beats, default=0))
 
     async def others_here(self) -> bool:
         """Whether another node of this machine lives. Raises PortError."""

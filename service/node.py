@@ -14,12 +14,16 @@ from service.client.connection import Connection
 from service.client.services import Services, Socket
 from service.core.canary import Hearing, Latency
 from service.core.codes import Disconnect
+from service.core.streaks import FAILURES_TOLD
 from service.orders import Orders
 
-__all__ = ["BACKGROUND_MAX", "Health", "Node"]
+__all__ = ["ANSWERS_S", "BACKGROUND_MAX", "Health", "Node"]
 
 # Presence writes at once: a thousand clients that leave together must not become a thousand calls at once.
 BACKGROUND_MAX: Final = 16
+# What a connection that is closed at the end of a node may wait for the answers that it is owed. SDKs give a command up
+# after 5 s; a publication that is not answered may be published twice.
+ANSWERS_S: Final = 5.0
 # Slices in which a node's clients are closed over its drain time.
 _SLICES_MAX: Final = 100
 
@@ -35,6 +39,9 @@ class Ears(Protocol):
     @property
     def silence_s(self) -> float: ...
 
+    @property
+    def late_s(self) -> float: ...
+
 
 def _no() -> bool:
     return False
@@ -44,9 +51,15 @@ def _nothing() -> str:
     return ""
 
 
+def _none() -> int:
+    return 0
+
+
 @dataclass(slots=True)
 class Health:
-    """What readiness rests on. Not ready: this node cannot hear, or is about to end. Degraded: it may not hear all."""
+    """What readiness rests on. Not ready: this node alone cannot hear or store, or is about to end. Degraded: it may not hear
+    or store all. A fault of everybody's leaves it ready: no other node would serve its clients better.
+    """
 
     listening: bool = False
     draining: bool = False
@@ -57,6 +70,11 @@ class Health:
     # Why messages that were handed on cannot be deleted, "" as long as they can: they come again and again.
     undeleted: Callable[[], str] = _nothing
     canary: Ears | None = None
+    # What fails of the channels table's calls, "" as long as nothing does; and heartbeats not taken since the last that was.
+    table: Callable[[], str] = _nothing
+    heartbeats_failed: Callable[[], int] = _none
+    # The tables do not answer this node, and take what others write.
+    cut_off: Callable[[], bool] = _no
     # Tokens are verified with keys that could not be fetched, or not for too long.
     keyless: Callable[[], bool] = _no
 
@@ -71,10 +89,12 @@ class Health:
             reasons.append("deaf: the queue cannot be received from")
         if self.canary is not None and self.canary.hearing is Hearing.DEAF:
             reasons.append("deaf: other nodes heard newer canaries; this one tries new queues")
+        if self.cut_off():
+            reasons.append("cut off: the tables do not answer this node, and take what other nodes write")
         return reasons
 
     def doubts(self) -> list[str]:
-        """Why this node is degraded though ready: what it does not hear it reads from the log, later."""
+        """Why this node is degraded though ready: what it does not hear it reads from the log, and what fails is refused."""
         doubts = []
         if self.unproved():
             doubts.append("the queue has not brought a greeting of this node yet")
@@ -84,7 +104,17 @@ class Health:
             doubts.append(
                 "no keys from client.token.jwks_public_endpoint: clients with their tokens have to wait"
             )
-        if self.canary is not None and self.canary.hearing is Hearing.SILENT:
+        if table := self.table():
+            doubts.append(f"the channels table fails: {table} in a row")
+        if (failed := self.heartbeats_failed()) >= FAILURES_TOLD:
+            doubts.append(f"the nodes table fails: {failed} heartbeats in a row")
+        if self.canary is None or self.canary.hearing is not Hearing.SILENT:
+            return doubts
+        if late_s := self.canary.late_s:
+            doubts.append(
+                f"what was written {late_s:.0f} s ago has not come through the queue: the pipeline is silent, as far as this node can tell"
+            )
+        else:
             doubts.append(
                 f"no canary came for {self.canary.silence_s:.0f} s: the pipeline is silent, as far as this node can tell"
             )
@@ -149,6 +179,9 @@ class Node:
         """A new connection over `socket`; `closed` must be called at its end."""
         connection = Connection(self.services, socket)
         self._connections.add(connection)
+        if self.health.draining:
+            # Its handshake began before, and those that are to be closed may be counted already.
+            connection.close(Disconnect.SHUTDOWN)
         return connection
 
     def closed(self, connection: Connection) -> None:
@@ -157,14 +190,20 @@ class Node:
         connection.end()
 
     async def drain(self, over_s: float, random: Callable[[], float]) -> None:
-        """Close every connection with 3001, in slices over `over_s` seconds, so that the others are not stormed."""
+        """Close every connection with 3001, in slices over `over_s` seconds, so that the others are not stormed.
+
+        Each is answered first, within ANSWERS_S, what it has asked for.
+        """
         connections = list(self._connections)
         if not connections:
             return
         slices = min(_SLICES_MAX, len(connections))
         _log.info("draining", connections=len(connections), over_s=over_s)
+        closing: list[asyncio.Task[None]] = []
         for index in range(slices):
-            for connection in connections[index::slices]:
-                connection.close(Disconnect.SHUTDOWN)
+            ends = [connection.shut_down(ANSWERS_S) for connection in connections[index::slices]]
+            closing += [end for end in ends if end is not None]
             if index < slices - 1:
                 await asyncio.sleep(over_s / slices * (0.5 + random()))
+        if closing:
+            await asyncio.wait(closing)

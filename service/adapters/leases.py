@@ -18,7 +18,9 @@ LEASE_KEEP_S: Final = 24 * 3600
 LEASES_MAX: Final = 10_000
 # Attributes that are called what the field of a Lease is.
 _TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version")
-_NUMBERS: Final = ("started_at", "heartbeat_at", "canary", "connections", "channels", "users", "lag_ms")
+_NUMBERS: Final = (
+    "started_at", "heartbeat_at", "canary", "connections", "channels", "users", "lag_ms", "skew_ms",
+)  # fmt: skip
 
 T = TypeVar("T")
 

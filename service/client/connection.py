@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
 
@@ -75,12 +76,16 @@ class Connection:
         # Whether a frame is being taken, and since when (monotonic seconds).
         self._busy = False
         self._read_s = 0.0
+        # Whether no further command is taken: the node is about to end.
+        self._is_leaving = False
         self._peer = peer = Peer(self.session, socket, self._tally, self.end)
         places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
         self._tasks = Tasks(peer, places)
         self._turns = Turns()
         self._expiry = Expiry(services.clock, self._expired)
-        self._heartbeat = Heartbeat(services.limits, services.clock, peer, lambda: self._busy)
+        self._heartbeat = Heartbeat(
+            services.limits, services.clock, peer, lambda: self._busy or self._is_leaving
+        )
         self._subscriptions = Subscriptions(services, peer, self._expiry)
         self._joins = Joins(services, peer, self._subscriptions, self._expiry)
         self._tokens = Tokens(services, peer, self._expiry, self._subscriptions.expire)
@@ -129,14 +134,17 @@ class Connection:
         self._busy, self._read_s = True, self._services.clock.monotonic_s()
         try:
             for command in commands:
-                await self._pace.keep()
-                if self._peer.has_ended:
+                if not self._takes_nothing:
+                    await self._pace.keep()
+                if self._takes_nothing:
                     return
                 await self._take(command)
-                if self._peer.has_ended:
-                    return
         finally:
             self._busy = False
+
+    @property
+    def _takes_nothing(self) -> bool:
+        return self._is_leaving or self._peer.has_ended
 
     async def _take(self, command: Command) -> None:
         self._peer.said(command)
@@ -220,11 +228,28 @@ class Connection:
         """Close from this side. Idempotent."""
         self._peer.close(why)
 
+    def shut_down(self, within_s: float) -> asyncio.Task[None] | None:
+        """Close with 3001 when all commands that were taken are answered, `within_s` from now at the latest; take no more.
+
+        What was not taken was not done, and its client may do it elsewhere. None = nothing was owed: it is closed now.
+        """
+        self._is_leaving = True
+        if not self._peer.owes or self._peer.has_ended:
+            self.close(Disconnect.SHUTDOWN)
+            return None
+        return asyncio.create_task(self._shut_down(within_s))
+
+    async def _shut_down(self, within_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._peer.all_answered()
+        self.close(Disconnect.SHUTDOWN)
+
     def end(self) -> None:
         """The transport is closed or closing: leave every channel. Idempotent."""
         if self._peer.has_ended:
             return
-        self._peer.has_ended = True
+        self._peer.ended()
         self._services.roster.leave(self)
         self.session.close(Disconnect.CONNECTION_CLOSED)
         self._heartbeat.stop()

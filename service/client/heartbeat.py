@@ -1,4 +1,7 @@
-"""Whether the client is still there: ping and pong, the wait for `connect`, and a machine that slept."""
+"""Whether the client is still there: ping and pong, the wait for `connect`, and a machine that slept.
+
+A pong that does not come is no proof that nobody is there: the ping may wait behind what the client has not read.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class Heartbeat:
     __slots__ = (
         "_awake_ms",
         "_clock",
+        "_is_behind",
         "_is_busy",
         "_limits",
         "_peer",
@@ -37,6 +41,8 @@ class Heartbeat:
         self._clock = clock
         self._peer = peer
         self._is_busy = is_busy
+        # Whether something waited to be read when the last ping was sent: it stands behind that.
+        self._is_behind = False
         self._ping_timer: asyncio.TimerHandle | None = None
         self._pong_timer: asyncio.TimerHandle | None = None
         self._stale_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
@@ -81,6 +87,7 @@ class Heartbeat:
             self._peer.close(Disconnect.NO_PONG)
             return
         self._awake_ms = self._clock.now_ms()
+        self._is_behind = self._peer.socket.unsent_bytes > 0
         self._peer.send(PING)
         if self._pong_timer is None:
             self._pong_timer = loop.call_later(limits.pong_timeout_s, self._no_pong)
@@ -91,6 +98,9 @@ class Heartbeat:
             # It may have answered long ago: its pong waits behind the commands that this node has not taken yet.
             timeout_s = self._limits.pong_timeout_s
             self._pong_timer = asyncio.get_running_loop().call_later(timeout_s, self._no_pong)
+        elif self._is_behind or self._peer.socket.unsent_bytes > 0:
+            # It has not come to read the ping, or hardly: that is what its operator has to know.
+            self._peer.close(Disconnect.SLOW)
         else:
             self._peer.close(Disconnect.NO_PONG)
 

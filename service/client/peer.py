@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -57,7 +58,16 @@ class Peer:
     `is_welcome`: whether `connect` was answered; nothing goes out before that. `has_ended`: nothing goes out any more.
     """
 
-    __slots__ = ("_end", "_methods", "_tally", "has_ended", "is_welcome", "session", "socket")
+    __slots__ = (
+        "_answers",
+        "_end",
+        "_methods",
+        "_tally",
+        "has_ended",
+        "is_welcome",
+        "session",
+        "socket",
+    )
 
     def __init__(self, session: Session, socket: Socket, tally: ClientTally, end: Callable[[], None]) -> None:
         self.session = session
@@ -66,12 +76,30 @@ class Peer:
         self.has_ended = False
         self._tally = tally
         self._end = end
-        # The methods of the commands that are not answered yet, for the tally.
+        # The methods of the commands that are not answered yet.
         self._methods: dict[int, str] = {}
+        # Done when all of them are answered, for whoever waits for that.
+        self._answers: asyncio.Future[None] | None = None
 
     @property
     def client(self) -> str:
         return self.session.client
+
+    @property
+    def owes(self) -> bool:
+        """Whether a command waits for its answer."""
+        return bool(self._methods)
+
+    async def all_answered(self) -> None:
+        """Wait until nothing is owed, or the connection has ended. The caller bounds the time, and is the only one."""
+        if self.owes and not self.has_ended:
+            self._answers = asyncio.get_running_loop().create_future()
+            await self._answers
+
+    def ended(self) -> None:
+        """Nothing goes out any more."""
+        self.has_ended = True
+        self._tell_answers()
 
     def said(self, command: Command) -> None:
         """`command` came; count it."""
@@ -116,5 +144,12 @@ class Peer:
 
     def _answered(self, command_id: int, code: int) -> None:
         method = self._methods.pop(command_id, None)
-        if method is not None:
-            self._tally.answered(method, code)
+        if method is None:
+            return
+        self._tally.answered(method, code)
+        if not self._methods:
+            self._tell_answers()
+
+    def _tell_answers(self) -> None:
+        if self._answers is not None and not self._answers.done():
+            self._answers.set_result(None)

@@ -60,7 +60,12 @@ class Publishing:
         if not await self._is_in_time(effect.id, read_s):
             return
         await self._places.acquire()
-        self._hand_over(effect, received_ms, Place(self._places))
+        place = Place(self._places)
+        if self._peer.has_ended:
+            # It waited for its place in vain: nobody would hear that it was published, and it may come again elsewhere.
+            place.give_back()
+            return
+        self._hand_over(effect, received_ms, place)
 
     async def publish_if_allowed(self, effect: AskPublish, read_s: float) -> None:
         """As `publish`, if the application lets it: it is asked about one after the other, beside further commands."""

@@ -37,6 +37,10 @@ class Socket(Sink, Protocol):
     def is_binary(self) -> bool:
         """Whether its frames are of Protobuf."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What was sent and waits, because the peer does not read."""
+
     def close(self, why: Closing) -> None:
         """Begin to close: whatever was sent before goes out first, as far as the peer takes it. Idempotent."""
 

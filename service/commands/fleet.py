@@ -29,7 +29,8 @@ examples:
   roomcast nodes --json | jq '.[] | select(.standing == "live") | .node'
 
 One line a lease. live: heard of within node.lease_ttl_s. expired: not, so it will be cleaned up after.
-reaped: somebody is doing that. LAG is how late the newest message came out of the node's queue.
+reaped: somebody is doing that. LAG is how late the newest message came out of the node's queue, SKEW how far
+the node's clock is ahead of the queue's ("-": behind). Leases go by clocks: seconds are a matter for NTP.
 """,
     "reap": """\
 examples:
@@ -44,7 +45,7 @@ Exit code 1 when a step failed; the next run tries again.
 }
 
 _NODE_COLUMNS: Final = (
-    "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE", "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "QUEUE",
+    "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE", "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "SKEW", "QUEUE",
 )  # fmt: skip
 _STANDING_COLOURS: Final = {"live": "green", "expired": "red", "reaped": "yellow"}
 _OUTCOME_COLOURS: Final = {"found": "yellow", "removed": "green", "spared": "", "failed": "red"}
@@ -156,6 +157,7 @@ def _nodes_table(rows: Sequence[Mapping[str, Any]], now_ms: int) -> str:
             str(row["connections"]),
             str(row["channels"]),
             f"{row['lag_ms']} ms",
+            f"{row['skew_ms']:+} ms",
             row["queue"],
         )
         for row in rows

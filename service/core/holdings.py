@@ -35,6 +35,7 @@ class Lease:
 
     `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as they are not known.
     `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest message came out of the queue.
+    `skew_ms`: how far the node's clock is ahead of the queue's, negative: behind; 0 also when its release does not say.
     `users`: how many different ones are connected. `channels`: those with subscribers.
     `reaped`: since when somebody has been cleaning up after this node, 0 = nobody is.
     """
@@ -54,6 +55,7 @@ class Lease:
     channels: int = 0
     users: int = 0
     lag_ms: int = 0
+    skew_ms: int = 0
     reaped: int = 0
 
 

@@ -26,7 +26,7 @@ class Intake:
     each canary and the time its envelope was published (ms). `has_join_leave` tells whether a channel's clients are
     told who comes and goes: not every sender knows. `handlers`: by kind, who is told of signals that are for the node
     and not for a channel. `is_here` tells whether a client is connected to this node: others may have taken this node for
-    dead, and say that its clients left.
+    dead, and say that its clients left. `came` is told of each message that came from the table.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Intake:
         has_join_leave: Callable[[str], bool],
         handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
         is_here: Callable[[str], bool] = lambda _client: False,
+        came: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
         self._dispatcher = dispatcher
@@ -48,6 +49,7 @@ class Intake:
         self._has_join_leave = has_join_leave
         self._handlers = handlers
         self._is_here = is_here
+        self._came = came
         self._heard = Heard()
         # Of its own: busy channels must not make a repeated order look new.
         self._heard_of_node = Heard()
@@ -67,6 +69,8 @@ class Intake:
                 continue
             if envelope.broken:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
+            if envelope.records:
+                self._came()
             for record in envelope.records:
                 if record.channel == CANARY_CHANNEL:
                     self._canary(record, envelope.at)

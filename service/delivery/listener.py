@@ -60,7 +60,8 @@ class Listener:
         return self._hears
 
     async def open(self) -> None:
-        """Raises PortError."""
+        """A queue of its own, once what one before, or an attempt that failed, may have left is removed. Raises PortError."""
+        await self._queue.close()
         name = self._queue_name()
         await self._opened(name)
         await self._queue.open(name)
@@ -104,7 +105,6 @@ class Listener:
     async def rebuild(self) -> None:
         """A new queue in place of one that is gone. Raises PortError."""
         self._hears = False
-        await self._queue.close()
         await self.open()
         _log.warning("queue_rebuilt")
         # What was missed so far; the proof may take long when the topic itself is out of order.

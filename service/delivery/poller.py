@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from service.core.queue_clock import QueueClock
 from service.core.tallies import QueueTally
 from service.delivery.deleter import Deleter
 from service.ports import Clock, Gone, InstanceQueue, Message, PortError
@@ -52,8 +53,7 @@ class Poller:
         self._receiving: asyncio.Task[Sequence[Message]] | None = None
         self.tally = QueueTally()
         self._deleter = Deleter(queue, self.tally)
-        # How long ago the queue got the newest message of the last receive, ms; 0 when nothing came.
-        self.lag_ms = 0
+        self._queue_clock = QueueClock()
 
     @property
     def failures(self) -> int:
@@ -64,6 +64,16 @@ class Poller:
     def is_gone(self) -> bool:
         """The queue is known to be gone, or given up, and no other is there yet."""
         return self._gone
+
+    @property
+    def lag_ms(self) -> int:
+        """How late the newest message of the last receive came, less what the clocks differ; 0 when nothing came."""
+        return self._queue_clock.lag_ms
+
+    @property
+    def skew_ms(self) -> int:
+        """How far this node's clock is ahead of the queue's; negative: behind. See QueueClock."""
+        return self._queue_clock.skew_ms
 
     @property
     def left(self) -> int:
@@ -142,9 +152,12 @@ class Poller:
             self._deleter.add(message.receipt for message in messages)
 
     def _note_lag(self, messages: Sequence[Message]) -> None:
-        """By two clocks, the queue's and ours: what they say may have come before it was sent."""
         newest = max((message.sent_at_ms for message in messages), default=0)
-        self.lag_ms = max(0, self._clock.now_ms() - newest) if newest else 0
+        self._queue_clock.received(
+            self._clock.now_ms() - newest if newest else None,
+            self._clock.monotonic_s(),
+            emptied=len(messages) < _FULL,
+        )
 
     def _receive_more(self, tasks: asyncio.TaskGroup) -> None:
         """Further receivers, which end with the first receive that is not full."""

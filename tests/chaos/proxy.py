@@ -47,6 +47,7 @@ class Fault(StrEnum):
     ERROR_AFTER = "5xx, though done"
     THROTTLED = "throttled"
     EXPIRED = "credentials expired"
+    DENIED = "no permission"
     RESET = "reset before it was forwarded"
     RESET_AFTER = "answer lost"
     SWALLOWED = "swallowed by a black hole"
@@ -59,13 +60,14 @@ class Fault(StrEnum):
 class Phase:
     """A time of trouble. `odds`: of each fault, for one call (together at most 1). `down`: nobody listens at all.
 
-    `pump`: whether the stream pump's calls suffer as well.
+    `pump`: whether the stream pump's calls suffer as well. `services`: whose calls; None = all.
     """
 
     name: str
     odds: Mapping[Fault, float] = field(default_factory=dict)
     down: bool = False
     pump: bool = False
+    services: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,21 @@ class FaultProxy:
     `injected` counts faults, `calls` operations; `repeated`, `shuffled` and `withheld` what was done to messages.
     """
 
-    def __init__(self, upstream: str, random: Random, late_s: tuple[float, float] = LATE_S) -> None:
-        """`late_s`: how late a late request arrives, from and to."""
+    def __init__(
+        self,
+        upstream: str,
+        random: Random,
+        late_s: tuple[float, float] = LATE_S,
+        slow_s: tuple[float, float] = _LATENCY_S,
+    ) -> None:
+        """`late_s`: how late a late request arrives, from and to; `slow_s`: how much a slow one is delayed."""
         self._upstream = upstream
+        self._slow_s = slow_s
         self._late_s = late_s
         self._random = random
         self._phase = Phase("calm")
+        # Faults that are due whatever the phase, by operation of the instances: "sqs.CreateQueue".
+        self._planned: dict[str, deque[Fault]] = {}
         # Ends with the phase: what a black hole has swallowed is given up then.
         self._over = asyncio.Event()
         self.deliveries = Deliveries()
@@ -161,6 +172,10 @@ class FaultProxy:
         elif before.down and not phase.down:
             await self._listen()
 
+    def plan(self, operation: str, fault: Fault, times: int) -> None:
+        """The next `times` calls of one operation, such as "sqs.CreateQueue", meet `fault`."""
+        self._planned.setdefault(operation, deque()).extend([fault] * times)
+
     async def calm_down(self) -> None:
         """No more faults; returns when nothing that was delayed is still to come."""
         self.deliveries = Deliveries()
@@ -179,8 +194,8 @@ class FaultProxy:
             self.injected[fault] += 1
         match fault:
             case Fault.SLOW:
-                await asyncio.sleep(self._random.uniform(*_LATENCY_S))
-            case Fault.ERROR | Fault.THROTTLED | Fault.EXPIRED:
+                await asyncio.sleep(self._random.uniform(*self._slow_s))
+            case Fault.ERROR | Fault.THROTTLED | Fault.EXPIRED | Fault.DENIED:
                 return refusal(call, fault, self._random)
             case Fault.ERROR_AFTER:
                 await self._forward(request, body)
@@ -209,6 +224,10 @@ class FaultProxy:
 
     def _choose(self, call: Call) -> Fault | None:
         if not (call.of_instance or self._phase.pump):
+            return None
+        if call.of_instance and (planned := self._planned.get(f"{call.service}.{call.operation}")):
+            return planned.popleft()
+        if self._phase.services is not None and call.service not in self._phase.services:
             return None
         luck = self._random.random()
         for fault, odds in self._phase.odds.items():
@@ -289,6 +308,8 @@ def refusal(call: Call, fault: Fault, random: Random) -> web.Response:
             return _xml(403, "ExpiredToken", text)
         status = 400 if call.service == "dynamodb" else 403
         return _json(status, "com.amazon.coral.service#ExpiredTokenException", text)
+    if fault is Fault.DENIED:
+        return _denied(call)
     if random.random() < 0.5:
         # A load balancer in front of the service, which speaks no protocol of AWS.
         return web.Response(status=503, text="<html><body>Service Unavailable</body></html>")
@@ -296,6 +317,17 @@ def refusal(call: Call, fault: Fault, random: Random) -> web.Response:
         return _xml(500, "InternalFailure", "", kind="Receiver")
     name = "com.amazonaws.dynamodb.v20120810#InternalServerError"
     return _json(500, name if call.service == "dynamodb" else "InternalFailure", "")
+
+
+def _denied(call: Call) -> web.Response:
+    text = f"not authorized to perform: {call.service}:{call.operation}"
+    if call.service == "sns":
+        return _xml(403, "AuthorizationError", text)
+    if call.service == "sqs":
+        answer = _json(403, "com.amazonaws.sqs#AccessDenied", text)
+        answer.headers["x-amzn-query-error"] = "AccessDenied;Sender"
+        return answer
+    return _json(400, "com.amazon.coral.service#AccessDeniedException", text)
 
 
 def _throttling(call: Call, random: Random) -> web.Response:

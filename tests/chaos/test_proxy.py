@@ -11,7 +11,7 @@ import pytest
 
 from service.adapters.aws import AwsClients, connect
 from service.adapters.errors import port_errors
-from service.ports import PortError, Throttled, UnknownOutcome
+from service.ports import PortError, Refused, Throttled, UnknownOutcome
 from tests.acceptance.roomcast import emulator
 from tests.chaos.proxy import Deliveries, Fault, FaultProxy, Phase
 from tests.contract.backends import REGION, SESSION
@@ -67,6 +67,7 @@ async def every(clients: AwsClients) -> list[type[PortError] | None]:
     [
         (Fault.THROTTLED, Throttled),
         (Fault.EXPIRED, Throttled),
+        (Fault.DENIED, Refused),
         (Fault.ERROR, UnknownOutcome),
         (Fault.ERROR_AFTER, UnknownOutcome),
         (Fault.RESET, UnknownOutcome),
@@ -82,6 +83,14 @@ async def test_what_a_fault_means(
     assert proxy.injected[fault] >= len(SERVICES)
     await proxy.calm_down()
     assert await every(clients) == [None] * len(SERVICES)
+
+
+async def test_a_fault_that_is_planned_meets_one_operation(proxy: FaultProxy, clients: AwsClients) -> None:
+    proxy.plan("sqs.ListQueues", Fault.DENIED, 2)
+    assert await every(clients) == [None, None, Refused]
+    assert await every(clients) == [None, None, Refused]
+    assert await every(clients) == [None] * len(SERVICES)
+    assert proxy.injected == {Fault.DENIED: 2}
 
 
 async def test_nobody_listens_in_an_outage(proxy: FaultProxy, clients: AwsClients) -> None:

@@ -23,6 +23,7 @@ FULL = replace(
     connections=4,
     channels=5,
     lag_ms=6,
+    skew_ms=-7,
 )
 REAPED_AT = 1_700_000_060_000
 BURIED_AT = 1_700_000_061_000

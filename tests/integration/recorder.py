@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -16,12 +17,12 @@ __all__ = ["Recorder", "recorder"]
 
 
 class Recorder:
-    """Forwards everything to `upstream`. The answers of the operations in `lost` are not passed on."""
+    """Forwards everything to `upstream`. `lost`: of how many calls of an operation the next answers are not passed on."""
 
     def __init__(self, upstream: str, session: aiohttp.ClientSession) -> None:
         self._upstream = upstream
         self._session = session
-        self.lost: set[str] = set()
+        self.lost: Counter[str] = Counter()
         self.calls: list[Call] = []
         # Of queues, as they were made.
         self._tags: dict[str, Mapping[str, str]] = {}
@@ -37,7 +38,8 @@ class Recorder:
         if operation == "CreateQueue":
             self.knows(parameters["QueueName"], parameters["tags"])
         answer = await forward(self._session, self._upstream, request, body)
-        if operation in self.lost and request.transport is not None:
+        if self.lost[operation] and request.transport is not None:
+            self.lost[operation] -= 1
             request.transport.close()
         return answer
 

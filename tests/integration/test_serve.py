@@ -19,6 +19,7 @@ import pytest
 
 from service.adapters.schema import idempotency_table, nodes_table, presence_table, table_schemas
 from service.auth import sign_connection, sign_subscription
+from service.tries import START_TRIES_S
 from tests.contract.backends import ROOT
 from tests.integration.serving import START_S, STOP_S, Aws, Process, deployed, environment, pump, serving
 from tests.websocket import WebSocket
@@ -462,6 +463,8 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
         yield starts
 
 
+# Two of them try for as long as a start may.
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "start, code, words",
     [
@@ -481,16 +484,17 @@ def test_a_start_that_cannot_succeed_says_why_in_one_line(
     aws: Aws, refused: dict[str, Process], start: str, code: int, words: list[str]
 ) -> None:
     process = refused[start]
-    assert process.ended(START_S) == code, process.log
+    assert process.ended(START_S + START_TRIES_S) == code, process.log
     assert "Traceback" not in process.log
     [line] = [line for line in process.lines if not line.startswith("{")]
     assert line.startswith("roomcast: ")
     assert all(word in line for word in words), line
 
 
+@pytest.mark.timeout(120)
 def test_a_start_that_failed_leaves_nothing(aws: Aws, nodes: Nodes, refused: dict[str, Process]) -> None:
     for process in refused.values():
-        process.ended(START_S)
+        process.ended(START_S + START_TRIES_S)
     living = {nodes.first.node, nodes.second.node, nodes.impatient.node}
     assert aws.leases() == living
     queues = aws.client("sqs").list_queues(QueueNamePrefix=PREFIX).get("QueueUrls", [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -116,8 +117,8 @@ class Server:
             CHANNEL in connection._subscriptions for connection in self.node.assembly.node._connections
         )
 
-    async def publish(self, number: int) -> None:
-        published = Publication(f"{number:06d}" + "x" * PUBLICATION_BYTES)
+    async def publish(self, number: int, size: int = PUBLICATION_BYTES) -> None:
+        published = Publication(f"{number:06d}" + "x" * size)
         await self.node.assembly.appender.submit(CHANNEL, published, 300_000)
 
     @staticmethod
@@ -220,6 +221,29 @@ async def test_what_waits_for_many_that_do_not_read_is_bounded(server: Server) -
     await server.until(lambda: len(server.writers) == 1)
     for peer, _ in stalled:
         peer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what waits in the kernel")
+async def test_a_slow_client_of_small_messages_is_told_that_it_is_slow(server: Server) -> None:
+    """The kernel holds all of them, the ping too: far from the queue's bound, and a pong cannot come."""
+    reader = await server.reader()
+    peer, writer = await server.stalled()
+    idle = await server.reader()
+    number = 0
+    while not writer.unsent_bytes:
+        number += 1
+        assert number < 10_000, "the kernel's buffer ends"
+        await server.publish(number, size=0)
+        await reader.published(CHANNEL, number)
+    assert writer._transport.get_write_buffer_size() == 0, "nothing that waits in this process"
+    for connection in list(server.node.assembly.node._connections):
+        connection._heartbeat._ping()
+        connection._heartbeat._no_pong()
+    assert writer.closed_with is Disconnect.SLOW
+    assert [other.closed_with for other in server.writers if other is not writer] == [Disconnect.NO_PONG] * 2
+    for client in (reader, idle):
+        assert await client.closed() == Disconnect.NO_PONG.value.code
+    peer.close()
 
 
 def seen(frames: list[Frame]) -> tuple[str, list[int]]:

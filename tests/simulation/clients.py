@@ -40,6 +40,7 @@ class ClientSocket:
         self.open = True
         self.framer: Framer = _as_it_is
         self.is_binary = False
+        self.unsent_bytes = 0
 
     def send(self, frame: bytes) -> None:
         if self.open:

@@ -84,6 +84,8 @@ ROOMS: Final = {
     ),
     "service.lease": room("core ports telemetry", "structlog"),
     "service.lifecycle": room("core ports", "structlog"),
+    "service.tries": room("ports", "structlog"),
+    "service.isolation": room("core ports log delivery lease"),
     "service.metrics": room("assembly core node", "prometheus_client"),
     "service.reporter": room("ports", "structlog"),
     "service.assembly": room(

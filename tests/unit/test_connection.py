@@ -981,6 +981,27 @@ async def test_a_client_that_does_not_answer_pings_is_closed(fleet: Fleet) -> No
     await until(lambda: closed_with(client) is Disconnect.NO_PONG)
 
 
+@pytest.mark.parametrize(
+    "unsent_at_ping, unsent_at_deadline, why",
+    [
+        (1, 0, Disconnect.SLOW),
+        (0, 1, Disconnect.SLOW),
+        (0, 0, Disconnect.NO_PONG),
+    ],
+)
+async def test_a_pong_that_waits_behind_what_is_not_read_is_slowness(
+    node: LocalNode, unsent_at_ping: int, unsent_at_deadline: int, why: Disconnect
+) -> None:
+    """Not silence: it may answer as soon as it comes to read the ping."""
+    client = await node.client()
+    heartbeat = client.connection._heartbeat
+    client.socket.unsent_bytes = unsent_at_ping
+    heartbeat._ping()
+    client.socket.unsent_bytes = unsent_at_deadline
+    heartbeat._no_pong()
+    assert closed_with(client) is why
+
+
 async def test_a_client_that_answers_pings_stays(fleet: Fleet) -> None:
     node = fleet.node(ping_interval_s=0.001, pong_timeout_s=60)
     client = await node.client()

@@ -103,6 +103,66 @@ async def test_a_heartbeat_that_fails_is_followed_by_the_next(world: World) -> N
     assert world.keeper.held
 
 
+async def test_heartbeats_that_fail_are_counted_and_come_sooner(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def recorded(seconds: float) -> None:
+        if seconds:
+            slept.append(seconds)
+        await sleep(0)
+
+    await world.keeper.hold("queue-1")
+    monkeypatch.setattr("service.lease.asyncio.sleep", recorded)
+    world.fleet.world.fail_next("heartbeat", Throttled(), times=2)
+    failures: list[int] = []
+    async with running(world.keeper.run()):
+        while len(slept) < 5:
+            await sleep(0)
+            failures.append(world.keeper.failures)
+    assert slept[:5] == pytest.approx(
+        [HEARTBEAT_S, HEARTBEAT_S / 3, HEARTBEAT_S / 3, HEARTBEAT_S, HEARTBEAT_S]
+    )
+    assert list(dict.fromkeys(failures)) == [0, 1, 2]
+    assert world.keeper.failures == 0
+
+
+async def test_a_lease_has_ended_when_no_heartbeat_was_taken_for_its_life(world: World) -> None:
+    await world.keeper.hold("queue-1")
+    taken_ms = world.fleet.clock.now_ms()
+    world.fleet.world.fail_next("heartbeat", UnknownOutcome(), times=3)
+    for _ in range(3):
+        assert not world.keeper.has_ended
+        world.fleet.clock.advance(TTL_S / 3)
+        await world.keeper.enter("live")
+    assert (world.keeper.has_ended, world.keeper.taken_ms, world.keeper.failures) == (True, taken_ms, 3)
+    await world.keeper.enter("live")
+    assert (world.keeper.has_ended, world.keeper.taken_ms, world.keeper.failures) == (
+        False,
+        world.fleet.clock.now_ms(),
+        0,
+    )
+
+
+async def test_the_newest_heartbeat_of_others(world: World) -> None:
+    """Not its own, nor those of its own leases whose writing was not answered, nor of the future."""
+    world.fleet.world.fail_next("put", UnknownOutcome(), effect="applied")
+    with pytest.raises(PortError):
+        await world.keeper.hold("queue-1")
+    await world.keeper.hold("queue-1")
+    assert len(world.fleet.world.leases) == 2
+    assert await world.keeper.newest_beat_elsewhere() == 0
+    now = world.fleet.clock.now_ms()
+    leases = MemoryLeases(world.fleet.world)
+    await leases.put(Lease("b", "", "live", now, now - 7, now + 60_000))
+    await leases.put(Lease("c", "", "live", now, now - 70_000, now - 10_000))
+    assert await world.keeper.newest_beat_elsewhere() == now - 7
+    await leases.put(Lease("d", "", "live", now, now + 5_000, now + 65_000))
+    assert await world.keeper.newest_beat_elsewhere() == now
+
+
 async def test_a_state_that_could_not_be_written_comes_with_the_next_heartbeat(world: World) -> None:
     await world.keeper.hold("queue-1")
     world.fleet.world.fail_next("heartbeat", Throttled())

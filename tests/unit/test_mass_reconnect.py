@@ -49,6 +49,7 @@ class Peer:
         self.since = since
         self.framer: Framer = _as_it_is
         self.is_binary = False
+        self.unsent_bytes = 0
         self.frames: list[bytes] = []
         self.closed_with: Closing | None = None
 

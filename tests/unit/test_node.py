@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from types import SimpleNamespace
 from typing import Final
 
@@ -14,7 +15,7 @@ from service.core.codes import Disconnect
 from service.delivery.deleter import FAILURES_TOLD
 from service.node import BACKGROUND_MAX, Background, Health
 from service.ports import Refused, UnknownOutcome
-from tests.unit.worlds import Fleet, no_jitter, settled, until
+from tests.unit.worlds import DEADLINE_S, Fleet, logged, no_jitter, settled, until
 
 
 @pytest.fixture
@@ -111,6 +112,111 @@ async def test_a_client_that_goes_during_a_drain_is_no_trouble(fleet: Fleet) -> 
         node.assembly.node.closed(client.connection)
     await draining
     assert len(node.assembly.node) == 0
+
+
+async def test_a_drain_answers_what_is_under_way_first(fleet: Fleet) -> None:
+    """A publication that is not answered may be published again elsewhere."""
+    node = fleet.node()
+    client, idle = await node.client(), await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    [first] = await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    [second] = await client.say({"publish": {"channel": "room", "data": 2}})
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await until(lambda: idle.socket.closed_with is Disconnect.SHUTDOWN)
+    await settled()
+    assert client.socket.closed_with is None
+    held.release()
+    await draining
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+    assert [client.socket.reply_to(each) for each in (first, second)] == [
+        {"id": first, "publish": {}},
+        {"id": second, "publish": {}},
+    ]
+    assert logged(fleet.world) == [1, 2]
+
+
+async def test_a_drain_takes_no_further_commands(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not of the frame that is being taken, nor those that wait for their time: what is not answered was not done."""
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    paused = asyncio.Event()
+    going_on = asyncio.Event()
+
+    async def keep() -> None:
+        paused.set()
+        await going_on.wait()
+
+    monkeypatch.setattr(client.connection, "_pace", SimpleNamespace(keep=keep))
+    publishes = [{"publish": {"channel": "room", "data": each}} for each in (2, 3)]
+    saying = asyncio.create_task(client.say(*publishes))
+    await paused.wait()
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await settled()
+    going_on.set()
+    await saying
+    await client.say({"publish": {"channel": "room", "data": 4}})
+    held.release()
+    await draining
+    await node.assembly.appender.drain()
+    assert logged(fleet.world) == [1]
+    assert [line["id"] for line in client.socket.lines if "publish" in line] == [2]
+
+
+async def test_what_waits_for_a_place_when_the_connection_ends_is_not_published(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client.connection.COMMANDS_UNDER_WAY_MAX", 1)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    publishes = [{"publish": {"channel": "room", "data": each}} for each in (1, 2)]
+    saying = asyncio.create_task(client.say(*publishes))
+    await held.arrived()
+    client.connection.close(Disconnect.SHUTDOWN)
+    held.release()
+    await saying
+    await node.assembly.appender.drain()
+    assert logged(fleet.world) == [1]
+
+
+async def test_a_drain_waits_for_answers_within_a_bound(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "ANSWERS_S", 0.02)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    await asyncio.wait_for(node.assembly.node.drain(0, no_jitter), DEADLINE_S)
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+    held.release()
+    await node.assembly.appender.drain()
+
+
+async def test_a_drain_does_not_wait_for_who_is_gone(fleet: Fleet) -> None:
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await settled()
+    assert not draining.done()
+    node.assembly.node.closed(client.connection)
+    await until(draining.done)
+    held.release()
+    await node.assembly.appender.drain()
+
+
+async def test_who_comes_through_the_handshake_during_a_drain_is_told_at_once(fleet: Fleet) -> None:
+    node = fleet.node()
+    node.assembly.node.health.draining = True
+    assert node.open().socket.closed_with is Disconnect.SHUTDOWN
 
 
 # ---- background
@@ -212,12 +318,39 @@ def test_messages_that_cannot_be_deleted_make_it_degraded_only() -> None:
     assert health.doubts() == ["messages cannot be deleted: no permission"]
 
 
+def test_a_table_that_fails_makes_it_degraded_only() -> None:
+    """Perhaps it fails everybody: then no other node would serve its clients better."""
+    health = Health(listening=True, table=lambda: "3 reads and 2 writes", heartbeats_failed=lambda: 2)
+    assert health.reasons() == []
+    assert health.doubts() == [
+        "the channels table fails: 3 reads and 2 writes in a row",
+        "the nodes table fails: 2 heartbeats in a row",
+    ]
+    health.heartbeats_failed = lambda: 1
+    health.table = str
+    assert health.doubts() == []
+
+
+def test_a_node_that_alone_is_cut_off_is_not_ready() -> None:
+    health = Health(listening=True, cut_off=lambda: True)
+    [reason] = health.reasons()
+    assert reason.startswith("cut off")
+
+
+def test_what_is_late_is_said_when_canaries_are_not_missed_yet() -> None:
+    canary = SimpleNamespace(hearing=Hearing.SILENT, latency=None, silence_s=12.0, late_s=11.0)
+    [doubt] = Health(listening=True, canary=canary).doubts()
+    assert doubt.startswith("what was written 11 s ago has not come")
+
+
 @pytest.mark.parametrize(
     "hearing, reasons, doubts", [(Hearing.WELL, 0, 0), (Hearing.SILENT, 0, 1), (Hearing.DEAF, 1, 0)]
 )
 def test_what_the_canary_knows_is_said(hearing: Hearing, reasons: int, doubts: int) -> None:
     """A silent pipeline is no reason to end a node, or all would end."""
-    health = Health(listening=True, canary=SimpleNamespace(hearing=hearing, latency=None, silence_s=80.0))
+    health = Health(
+        listening=True, canary=SimpleNamespace(hearing=hearing, latency=None, silence_s=80.0, late_s=0.0)
+    )
     assert (len(health.reasons()), len(health.doubts())) == (reasons, doubts)
 
 
@@ -231,6 +364,33 @@ async def test_health_tells_of_undeleted_messages(fleet: Fleet) -> None:
             await until(lambda before=before: fleet.traffic.calls["delete"] > before)  # type: ignore[misc]
         await until(node.assembly.node.health.doubts)
         assert node.assembly.node.health.doubts() == ["messages cannot be deleted: no permission"]
+
+
+async def test_health_follows_the_table(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        client = await node.client()
+        fleet.world.fail_next("newest", Refused("denied"), times=3)
+        for _ in range(3):
+            assert await client.subscribe("room") == 100
+            fleet.clock.advance(1)
+        [doubt] = node.assembly.node.health.doubts()
+        assert doubt == "the channels table fails: 3 reads in a row"
+        assert node.assembly.node.health.reasons() == []
+        assert isinstance(await client.subscribe("room"), dict)
+        assert node.assembly.node.health.doubts() == []
+
+
+async def test_what_a_node_wrote_comes_round(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        client = await node.client()
+        await client.publish("room", 1)
+        rounds = node.assembly.canary._rounds
+        assert rounds.due_s < inf
+        fleet.stream_to_topic()
+        await client.publish("room", 2)
+        await until(lambda: rounds.due_s == inf)
 
 
 async def test_a_queue_that_was_rebuilt_is_followed_by_a_look_at_open_channels(

@@ -188,6 +188,8 @@ class Socket:
 
     def __init__(self, framer: Framer = as_it_is) -> None:
         self.framer = framer
+        # What its client has not read.
+        self.unsent_bytes = 0
         self.frames: list[bytes] = []
         self.closed_with: Closing | None = None
 

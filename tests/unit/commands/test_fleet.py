@@ -98,7 +98,7 @@ def test_nodes_are_listed_those_that_serve_first(account: Aws, capsys: pytest.Ca
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].split() == [
-        "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE", "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "QUEUE",
+        "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE", "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "SKEW", "QUEUE",
     ]  # fmt: skip
     assert [line.split()[:3] for line in lines[1:]] == [
         ["old", "live", "live"],
@@ -106,7 +106,20 @@ def test_nodes_are_listed_those_that_serve_first(account: Aws, capsys: pytest.Ca
         ["gone", "expired", "live"],
         ["marked", "reaped", "live"],
     ]
-    assert lines[3].split()[3:] == ["i-1", "0.1.0", "1h", "10m", "10m", "12", "3", "40", "ms", "q-gone"]
+    assert lines[3].split()[3:] == [
+        "i-1",
+        "0.1.0",
+        "1h",
+        "10m",
+        "10m",
+        "12",
+        "3",
+        "40",
+        "ms",
+        "+0",
+        "ms",
+        "q-gone",
+    ]
     assert "\x1b" not in out, "no colours for a file"
     assert err == ""
 
@@ -118,6 +131,21 @@ def test_nodes_as_json(account: Aws, capsys: pytest.CaptureFixture[str]) -> None
     assert [each["node"] for each in told] == ["old", "young", "gone", "marked"]
     assert told[3]["standing"] == "reaped"
     assert (told[0]["queue"], told[0]["lag_ms"], told[0]["expires_at"]) == ("q-old", 40, NOW + TTL_MS)
+
+
+def test_a_clock_that_is_wrong_is_told_apart_from_lag(
+    account: Aws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account.rows = [row("ahead", skew_ms=5_000), row("behind", skew_ms=-1_200, lag_ms=7_000)]
+    assert cli.main(["nodes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-5:-1] for line in lines[1:]] == [
+        ["40", "ms", "+5000", "ms"],
+        ["7000", "ms", "-1200", "ms"],
+    ]
+    assert cli.main(["nodes", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(each["lag_ms"], each["skew_ms"]) for each in told] == [(40, 5_000), (7_000, -1_200)]
 
 
 def test_no_nodes(account: Aws, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,10 @@ from service.core.canary import CANARY_CHANNEL, MISSED_INTERVALS, NUMBER_MAX, Gr
 from service.core.log import MIN_RETENTION_MS
 from service.core.log_item import OFFSET_MAX, LogItem
 from service.core.publication import Record
-from service.delivery import canary as canary_module
+from service.core.rounds import ROUND_S
 from service.delivery.canary import REBUILD_PAUSE_MAX_S, REBUILD_PAUSE_S, Canary
 from service.ports import PortError, Throttled, UnknownOutcome
-from tests.unit.worlds import Ids, no_jitter, until
+from tests.unit.worlds import Ids, no_jitter, settled, until
 
 INTERVAL_S: Final = 30.0
 OVERDUE_S: Final = MISSED_INTERVALS * INTERVAL_S
@@ -76,16 +76,18 @@ class Ears:
         wake_at_s: list[float] = []
         woken = asyncio.Event()
 
-        async def sleep(seconds: float) -> None:
+        async def pause(seconds: float) -> None:
             wake_at_s.append(self.clock.monotonic_s() + seconds)
-            await woken.wait()
+            changes = [asyncio.ensure_future(each.wait()) for each in (woken, self.canary._changed)]
+            try:
+                await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for change in changes:
+                    change.cancel()
             woken.clear()
+            self.canary._changed.clear()
 
-        class Asyncio:
-            def __getattr__(self, name: str) -> object:
-                return sleep if name == "sleep" else getattr(asyncio, name)
-
-        monkeypatch.setattr(canary_module, "asyncio", Asyncio())
+        monkeypatch.setattr(self.canary, "_pause", pause)
         task = asyncio.create_task(self.canary.run())
 
         async def pass_time(seconds: float) -> None:
@@ -375,6 +377,98 @@ async def test_what_comes_while_it_is_asked_settles_it(ears: Ears, monkeypatch: 
         assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
         await pass_time(OVERDUE_S - 2)
         assert ears.caught_up == 0
+
+
+# ---- what must come round
+
+
+async def test_what_was_written_and_does_not_come_round_is_looked_into_soon(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ears.greeting = Greeting.NOT_HEARD
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(1)
+        ears.canary.wrote()
+        await settled()
+        await pass_time(ROUND_S - 1)
+        assert (ears.canary.hearing, ears.rebuilds) == (Hearing.WELL, 0)
+        await pass_time(1)
+        assert ears.canary.hearing.value == "silent"
+        assert (ears.rebuilds, ears.caught_up) == (1, 1)
+        assert ears.canary.late_s == ROUND_S
+        for _ in range(10):
+            ears.canary.wrote()
+            await pass_time(1)
+        assert ears.caught_up == 1, "asked once, and then in each interval"
+        await pass_time(INTERVAL_S)
+        assert ears.caught_up == 2
+        ears.canary.came()
+        assert (ears.canary.hearing.value, ears.canary.late_s) == ("well", 0)
+        await pass_time(ROUND_S)
+        assert ears.caught_up == 2
+
+
+async def test_whatever_comes_from_the_table_shows_that_it_does(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ears.running(monkeypatch) as pass_time:
+        for number in range(1, 20):
+            ears.canary.wrote()
+            await settled()
+            await pass_time(ROUND_S - 1)
+            if number % 2:
+                ears.canary.came()
+            else:
+                ears.canary.hear(Record(CANARY_CHANNEL, "e", number, number, 0, None), 0)
+    assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+
+
+async def test_records_that_come_do_not_make_up_for_canaries_that_do_not(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(OVERDUE_S)
+        assert ears.canary.hearing.value == "silent"
+        ears.canary.wrote()
+        await settled()
+        await pass_time(ROUND_S)
+        ears.canary.came()
+        assert ears.canary.hearing.value == "silent"
+
+
+async def test_a_canary_that_others_sang_and_that_was_not_heard_must_come_too(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deaf node whose clients write nothing: in its turn it finds the number taken."""
+    ears.greeting = Greeting.NOT_HEARD
+    ears.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+    other = Ears(ears.world, ears.clock, name="b")
+    other.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+    await other.canary._sing()
+    async with ears.running(monkeypatch) as pass_time:
+        await pass_time(INTERVAL_S)
+        await pass_time(ROUND_S - 1)
+        assert (ears.canary.hearing, ears.rebuilds) == (Hearing.WELL, 0)
+        await pass_time(1)
+        assert (ears.canary.hearing.value, ears.rebuilds) == ("silent", 1)
+        assert ears.clock.monotonic_s() < OVERDUE_S + ears.canary.silence_s
+
+
+async def test_when_others_sang_last(ears: Ears) -> None:
+    """By their clocks, never later than now; and what this node tried to sing may be its own."""
+    now = ears.clock.now_ms()
+
+    def heard(number: int, ts: int) -> int:
+        ears.canary.hear(Record(CANARY_CHANNEL, "e", number, number, ts, None), 0)
+        return ears.canary.sung_elsewhere_ms
+
+    assert ears.canary.sung_elsewhere_ms == 0
+    assert heard(7, now - 300) == now - 300
+    assert heard(6, now) == now - 300, "old news"
+    ears.world.fail_next("put_item", UnknownOutcome(), effect="applied")
+    await ears.canary._sing()
+    assert heard(8, now) == now - 300, "perhaps its own"
+    assert heard(9, now + 5_000) == now
 
 
 # ---- new queues

@@ -274,20 +274,28 @@ async def test_the_end_does_not_wait_for_further_receivers(world: World) -> None
 
 
 async def test_how_late_the_newest_message_came(world: World) -> None:
-    """By the queue's clock and ours, which may differ."""
+    world.send("at once")
+    async with polling(world):
+        await until(lambda: world.taken)
+        assert (world.poller.lag_ms, world.poller.skew_ms) == (0, 0)
     world.send("old")
     world.fleet.clock.advance(5)
     world.send("new")
     world.fleet.clock.advance(2)
     async with polling(world):
-        await until(lambda: world.taken == ["old", "new"])
-        assert world.poller.lag_ms == 2000
+        await until(lambda: world.taken == ["at once", "old", "new"])
+        assert (world.poller.lag_ms, world.poller.skew_ms) == (2000, 0)
         await until(lambda: world.poller.lag_ms == 0)
-        world.fleet.clock.advance(-60)
-        world.send("of the future")
-        world.fleet.clock.advance(-60)
-        await until(lambda: len(world.taken) == 3)
-        assert world.poller.lag_ms == 0
+
+
+@pytest.mark.parametrize("ahead_s", [60, -60])
+async def test_a_clock_that_differs_from_the_queues_is_no_lag(world: World, ahead_s: int) -> None:
+    queue_ms = world.fleet.clock.now_ms
+    world.fleet.world.now_ms = lambda: queue_ms() - ahead_s * 1000
+    async with polling(world):
+        world.send("one")
+        await until(lambda: world.taken)
+        assert (world.poller.lag_ms, world.poller.skew_ms) == (0, ahead_s * 1000)
 
 
 async def test_messages_whose_time_is_not_known_are_not_late(world: World) -> None:
