@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ from service.gateway.api.fields import (
     ListOf,
     Schema,
     Text,
+    Whole,
 )
 from service.gateway.api.methods import BODY_ROOM_BYTES, Call, Method, Params, known, sized
 from service.gateway.api.refusals import Refused, bad_field, wire
@@ -63,6 +65,8 @@ async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
     content = _content(call, asked)
 
     async def one(channel: str) -> Mapping[str, Json]:
+        # Others have their turn between channels without history, which need not wait for anything.
+        await asyncio.sleep(0)
         try:
             if not is_valid_name(channel):
                 raise bad_field("channel", "must be a channel's name")
@@ -74,6 +78,9 @@ async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
 
 
 def _content(call: Call, asked: Params) -> _Content:
+    if asked["version"]:
+        # Centrifugo drops what is older than what it has. Passed over, it would be delivered: stale data for new.
+        raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
     if asked["b64data"] is not None:
         [data] = asked["b64data"]
     elif (data := asked["data"]) is ABSENT:
@@ -110,6 +117,9 @@ async def _published(call: Call, channel: str, content: _Content) -> Mapping[str
     return {"offset": position.offset, "epoch": position.epoch}
 
 
+# As wide as Centrifugo's API has it.
+_VERSION_MAX: Final = 2**64 - 1
+
 _CONTENT: Final = (
     Field(
         "data",
@@ -134,6 +144,12 @@ _CONTENT: Final = (
         "Subscribers who asked for it may get it as its difference from the publication before, where the channel's "
         "`allowed_delta_types` say so.",
         default=False,
+    ),
+    Field(
+        "version",
+        Whole(0, _VERSION_MAX),
+        "Not available: anything but 0 is error 108, and nothing is published.",
+        default=0,
     ),
 )
 
