@@ -17,16 +17,19 @@ from centrifuge.codecs import _ProtobufCodec as Sdk
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.core import protocol
+from service.core import protobuf, protocol
 from service.core.codes import Error, Unsubscribe
-from service.core.protobuf import decode_messages, encode_messages
+from service.core.protobuf import PROTOBUF_FRAMES, encode_messages
 from service.core.protobuf_schema import SCHEMA, Shape
 from service.core.protocol import (
     COMMANDS_MAX,
     PING,
     PUBLISH_METHOD,
+    Bounds,
     Command,
+    ConnectRequest,
     InvalidRequest,
+    OversizedRequest,
     PingRequest,
     Pong,
     ProtocolViolation,
@@ -34,7 +37,6 @@ from service.core.protocol import (
     RpcPublishRequest,
     SendRequest,
     SubscribeRequest,
-    decode_frame,
     encode_error,
     encode_lines_reply,
     encode_publication,
@@ -48,6 +50,7 @@ from service.core.protocol import (
     unsubscribe_push,
 )
 from service.core.publication import ClientInfo, Publication, StreamPosition
+from tests.frames import decode_frame, decode_messages, decoded
 from tests.protobuf import as_it_is, command, read_messages, without_empty
 
 ROOT: Final = Path(__file__).parents[3]
@@ -244,6 +247,32 @@ def test_a_publish_with_a_key() -> None:
     assert decoded.request == RpcPublishRequest("c", 1, "k")
 
 
+def test_what_is_too_large_is_not_decoded_but_for_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = command({"id": 300, "publish": {"channel": "c", "data": b'"%b"' % (b"x" * 1000)}})
+    size = len(encoded) - 2
+    [taken] = decoded(encoded, PROTOBUF_FRAMES, Bounds(size, 128))
+    assert (taken.id, type(taken.request)) == (300, PublishRequest)
+    monkeypatch.setattr(protobuf, "_COMMAND", None)
+    assert decoded(encoded, PROTOBUF_FRAMES, Bounds(size - 1, 128)) == [
+        Command(300, OversizedRequest(), size)
+    ]
+    # Without an id, and with one that is none.
+    for message in (b"\x3a" + bytes(1000), b"\x08\x00" + bytes(1000), b"\x08" + b"\xff" * 1000):
+        with pytest.raises(ProtocolViolation):
+            PROTOBUF_FRAMES.decode(message, Bounds(999, 128))
+
+
+def test_subs_of_a_connect_have_a_bound_that_is_looked_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = command({"id": 1, "connect": {"subs": {f"c{index}": {"recover": True} for index in range(4)}}})
+    [most] = decoded(encoded, PROTOBUF_FRAMES, Bounds(1000, 4))
+    assert isinstance(most.request, ConnectRequest)
+    assert len(most.request.since) == 4
+    monkeypatch.setattr(protobuf, "_read", None)
+    assert decoded(encoded, PROTOBUF_FRAMES, Bounds(1000, 3)) == [
+        Command(1, InvalidRequest("connect"), len(encoded) - 1)
+    ]
+
+
 @given(st.binary(max_size=40))
 def test_any_bytes_are_commands_or_a_violation(frame: bytes) -> None:
     try:
@@ -275,8 +304,8 @@ def test_the_parser_in_python_refuses_the_same() -> None:
     """Where there is no compiled one, Protobuf's own code in Python parses, which raises other errors."""
     program = f"""
 from google.protobuf.internal import api_implementation
-from service.core.protobuf import decode_messages
 from service.core.protocol import ProtocolViolation
+from tests.frames import decode_messages
 assert api_implementation.Type() == "python"
 for frame in {list(MALFORMED.values())!r}:
     try:
