@@ -8,6 +8,7 @@ messages, each after its length as a varint. An empty one is a ping from the ser
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -23,11 +24,14 @@ from service.core.protocol import (
     OversizedRequest,
     Pong,
     ProtocolViolation,
+    PublishRequest,
     Reader,
     command_of,
     decode_payload,
     has_too_many,
+    text_to_keep,
 )
+from service.core.publication import DATA_TEXT
 
 __all__ = ["PROTOBUF_FRAMES", "decode_message", "encode_messages", "split_messages"]
 
@@ -87,7 +91,11 @@ def decode_message(encoded: bytes, bounds: Bounds) -> Command:
     if message.id and has_too_many(message.connect.subs, bounds):
         return Command(message.id, InvalidRequest("connect"), size)
     fields, is_exact = _read(message, SCHEMA["Command"])
-    return command_of(fields, size, bounds, is_exact=is_exact)
+    command = command_of(fields, size, bounds, is_exact=is_exact)
+    if isinstance(command.request, PublishRequest):
+        text = text_to_keep(message.publish.data, command.request.data)
+        return replace(command, request=replace(command.request, text=text))
+    return command
 
 
 PROTOBUF_FRAMES: Final = Reader(split_messages, decode_message)
@@ -160,6 +168,9 @@ def _length(number: int) -> bytes:
 
 def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Field]) -> None:
     for name, value in values.items():
+        if name == DATA_TEXT and schema is SCHEMA["Publication"]:
+            message.data = value.encode()
+            continue
         field = schema.get(name)
         if field is None:
             continue

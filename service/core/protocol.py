@@ -27,6 +27,7 @@ from service.core.publication import (
 
 __all__ = [
     "COMMANDS_MAX",
+    "DATA_AND_TEXT_BYTES_MAX",
     "ID_MAX",
     "JSON_FRAMES",
     "PING",
@@ -71,6 +72,7 @@ __all__ = [
     "split_frame",
     "subscribe_push",
     "subscribe_result",
+    "text_to_keep",
     "unsubscribe_push",
 ]
 
@@ -81,6 +83,9 @@ COMMANDS_MAX: Final = 1024
 PUBLISH_METHOD: Final = "roomcast.publish"
 # Of a command: 32 bits.
 ID_MAX: Final = 2**32 - 1
+
+# A payload and its text, each as JSON, in one publication: three quarters of a log item. The rest is for who published it.
+DATA_AND_TEXT_BYTES_MAX: Final = 96 * 1024
 
 # JavaScript cuts strings anywhere, and writes half a surrogate pair as an escape of its own, which is not Unicode.
 _HALF: Final = re.compile(
@@ -149,11 +154,12 @@ class UnsubscribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
-    """`type` other than 0 is for another kind of channel."""
+    """`type` other than 0 is for another kind of channel. `text`: of its data, to be kept; see Publication."""
 
     channel: str
     data: Json
     type: int = 0
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,6 +517,22 @@ def _is_int(value: object) -> bool:
 
 
 # ---- payloads
+
+
+def text_to_keep(raw: bytes, data: Json) -> str | None:
+    """`raw`, from which `data` was decoded, if it is to be kept beside it: for clients who get payloads as bytes.
+
+    None: `data` encoded is the same; or it holds half a character, which no client is to get; or both are too large.
+    """
+    try:
+        encoded = orjson.dumps(data)
+    except orjson.JSONEncodeError:
+        # It will be refused.
+        return None
+    if encoded == raw or (b"\\u" in raw and _HALF.search(raw)):
+        return None
+    text = raw.decode()
+    return text if len(encoded) + len(orjson.dumps(text)) <= DATA_AND_TEXT_BYTES_MAX else None
 
 
 def decode_json(text: str) -> Any:

@@ -236,7 +236,7 @@ class Leave:
 class Publish:
     """Publish `data` in the name of `info`, then answer.
 
-    `rpc`: it came as a call, and the answer has the position. `key`: its idempotency key.
+    `rpc`: it came as a call, and the answer has the position. `key`: its idempotency key. `text`: of the data, to be kept.
     """
 
     id: int
@@ -246,6 +246,7 @@ class Publish:
     info: ClientInfo
     rpc: bool = False
     key: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,9 @@ class AskPublish:
         """`reply` None = no opinion."""
         if reply is None:
             return self.otherwise
-        return self.allowed if isinstance(reply.data, Unchanged) else replace(self.allowed, data=reply.data)
+        if isinstance(reply.data, Unchanged):
+            return self.allowed
+        return replace(self.allowed, data=reply.data, text=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,7 +518,9 @@ class Session:
         options = self._policy.rules.options(request.channel)
         if options is None:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
-        return self._may_publish(Publish(command_id, request.channel, options, request.data, self.info))
+        return self._may_publish(
+            Publish(command_id, request.channel, options, request.data, self.info, text=request.text)
+        )
 
     def _rpc_publish(self, command_id: int, request: RpcPublishRequest) -> Effect:
         if refusal := self._named(command_id, request.channel):

@@ -12,7 +12,7 @@ import structlog
 from service.concurrency import each
 from service.core.channels import is_valid_name
 from service.core.codes import Error
-from service.core.protocol import Unencodable
+from service.core.protocol import Unencodable, text_to_keep
 from service.core.publication import Json, Publication
 from service.gateway.api.fields import (
     ABSENT,
@@ -51,6 +51,7 @@ class _Content:
     """What is to be published, in one channel or several."""
 
     data: Json
+    text: str | None
     tags: Mapping[str, str] | None
     key: str | None
     skip_history: bool
@@ -81,12 +82,14 @@ def _content(call: Call, asked: Params) -> _Content:
     if asked["version"]:
         # Centrifugo drops what is older than what it has. Passed over, it would be delivered: stale data for new.
         raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
-    if asked["b64data"] is not None:
-        [data] = asked["b64data"]
+    text = None
+    if (encoded := asked["b64data"]) is not None:
+        data, text = encoded.value, text_to_keep(encoded.raw, encoded.value)
     elif (data := asked["data"]) is ABSENT:
         raise bad_field("data", "is required")
     return _Content(
         sized(call, "data", data),
+        text,
         asked["tags"],
         asked["idempotency_key"],
         asked["skip_history"],
@@ -101,7 +104,9 @@ async def _published(call: Call, channel: str, content: _Content) -> Mapping[str
         # It may have been published elsewhere so long ago that the key is forgotten.
         raise Refused(Error.TOO_MANY_REQUESTS)
     delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
-    published = Publication(content.data, tags=content.tags, time=call.received_ms, delta=delta)
+    published = Publication(
+        content.data, tags=content.tags, time=call.received_ms, delta=delta, text=content.text
+    )
     try:
         if not options.has_history or content.skip_history:
             if content.key is not None:
