@@ -40,8 +40,8 @@ _SENT_BYTES: Final = 160
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A publication as clients get it: `line` is its JSON, which is all that is kept of it; `ts` (ms) the time of
-    its append; `delta`: it may go out as its difference from the one before it. `text`: of its data, where that is not what
-    stands in the line.
+    its append; `delta`: it may go out as its difference from the one before it. `data_bytes`: of the line, its data
+    has so many. `text`: of its data, where that is not what stands in the line.
     """
 
     offset: int
@@ -49,6 +49,7 @@ class Sent:
     ts: int
     delta: bool = False
     text: bytes | None = None
+    data_bytes: int = 0
 
     @property
     def size(self) -> int:

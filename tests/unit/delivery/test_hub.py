@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.core.forms import PLAIN, Form, Payload, sent_of
 from service.core.protobuf import encode_messages
-from service.core.protocol import encode_publication, info_push, publication_push
+from service.core.protocol import info_push, publication_push
 from service.core.publication import ClientInfo, Publication
 from service.core.recovery import Sent
 from service.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
@@ -204,8 +204,7 @@ def test_channels_and_their_subscribers_are_counted() -> None:
 
 
 def publications(*data: Any, delta: bool = True) -> list[Sent]:
-    made = [Publication(each, offset=offset) for offset, each in enumerate(data, 1)]
-    return [Sent(each.offset, encode_publication(each), 0, delta) for each in made]
+    return [sent_of(Publication(each, offset, delta=delta), 0) for offset, each in enumerate(data, 1)]
 
 
 def test_a_number_stands_for_the_name_as_long_as_somebody_is_there() -> None:
@@ -294,18 +293,6 @@ def test_who_comes_back_after_all_had_left_starts_whole() -> None:
     made.publish("a", publications(*SCORES[2:4]))
     assert second.follow() == (SCORES[2:4], 1)
     assert plain.sink.published("a") == SCORES[:4]
-
-
-def test_in_protobuf_whole_publications_are_as_ever() -> None:
-    made = Hub()
-    subscriber = Subscriber(framer=as_it_is, form=Form(payload=Payload.BYTES, delta=True))
-    made.add("a", subscriber)
-    made.publish("a", publications(*SCORES[:2]))
-    whole, difference = (push["pub"] for push in subscriber.sink.pushes)
-    assert whole["data"] == SCORES[0]
-    assert difference["delta"] is True
-    before = json.dumps(SCORES[0], separators=(",", ":")).encode()
-    assert json.loads(bytes(apply_delta(before, difference["data"].encode()))) == SCORES[1]
 
 
 def test_in_protobuf_and_as_text_go_the_bytes_that_the_publisher_sent() -> None:
