@@ -12,12 +12,17 @@ from google.protobuf.message import Message
 from service.core.protobuf import encode_messages
 from service.core.protobuf_schema import SCHEMA, Field, Shape, message_class
 
-__all__ = ["as_it_is", "command", "read_messages", "without_empty"]
+__all__ = ["as_it_is", "command", "parsed", "read_messages", "without_empty"]
 
 
 def read_messages(payload: bytes, name: str = "Reply") -> list[dict[str, Any]]:
     """The objects that the messages of one frame's payload stand for. Fails unless it consists of such messages."""
     return [_said(_parsed(name, encoded), SCHEMA[name]) for encoded in _split(payload)]
+
+
+def parsed(payload: bytes, name: str = "Reply") -> list[Any]:
+    """The messages of one frame's payload, whose `bytes` are what they are."""
+    return [_parsed(name, encoded) for encoded in _split(payload)]
 
 
 def command(fields: Mapping[str, Any]) -> bytes:

@@ -8,9 +8,8 @@ Publications keep their order, since they are queued in it; where the applicatio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import structlog
@@ -32,7 +31,7 @@ from service.client.tokens import Tokens
 from service.client.turns import Turns
 from service.core.codes import Closing, Disconnect, Error
 from service.core.orders import RefreshOrder, SubscribeOrder
-from service.core.protocol import Command, Pong, ProtocolViolation, decode_frame
+from service.core.protocol import JSON_FRAMES, Command, OversizedRequest, Pong, ProtocolViolation, Reader
 from service.core.session import (
     AskPublish,
     AskSubscribe,
@@ -51,14 +50,19 @@ from service.core.session import (
     Refresh,
     Renew,
     Session,
+    State,
     SubRefresh,
 )
 from service.core.tallies import Limit
 
-__all__ = ["COMMANDS_UNDER_WAY_MAX", "Connection"]
+__all__ = ["COMMANDS_UNDER_WAY_MAX", "COMMAND_BYTES_MIN", "TURN_BYTES", "Connection"]
 
 # Commands of one connection that wait for the network at once; the next one is not read before one is done.
 COMMANDS_UNDER_WAY_MAX: Final = 256
+# What one connection takes before it lets the others have their turn, and what a command counts as at least. That many
+# bytes are decoded and that many commands carried out (16) in a few ms.
+TURN_BYTES: Final = 32 * 1024
+COMMAND_BYTES_MIN: Final = 2 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +82,8 @@ class Connection:
         self._read_s = 0.0
         # Whether no further command is taken: the node is about to end.
         self._is_leaving = False
+        # What was taken in this turn, as TURN_BYTES counts.
+        self._taken = 0
         self._peer = peer = Peer(self.session, socket, self._tally, self.end)
         places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
         self._tasks = Tasks(peer, places)
@@ -121,30 +127,44 @@ class Connection:
 
     # ---- what the client says
 
-    async def receive(
-        self, frame: str | bytes, decode: Callable[[Any], list[Command]] = decode_frame
-    ) -> None:
-        """Take one frame, which `decode` reads, as `decode_frame` does. Returns when the next one may be read."""
-        try:
-            commands = decode(frame)
-        except ProtocolViolation as error:
-            _log.info("frame_refused", client=self.session.client, reason=str(error))
-            self.close(Disconnect.BAD_REQUEST)
-            return
+    async def receive(self, frame: str | bytes, reader: Reader = JSON_FRAMES) -> None:
+        """Take one frame, command after command. Returns when the next one may be read."""
         self._busy, self._read_s = True, self._services.clock.monotonic_s()
         try:
-            for command in commands:
+            for encoded in reader.split(frame):
+                await self._keep_turn(len(encoded))
                 if not self._takes_nothing:
                     await self._pace.keep()
                 if self._takes_nothing:
                     return
-                await self._take(command)
+                await self._take(self._decode(encoded, reader))
+                if self._takes_nothing:
+                    return
+        except ProtocolViolation as error:
+            _log.info("frame_refused", client=self.session.client, reason=str(error))
+            self.close(Disconnect.BAD_REQUEST)
         finally:
             self._busy = False
 
     @property
     def _takes_nothing(self) -> bool:
         return self._is_leaving or self._peer.has_ended
+
+    def _decode(self, encoded: bytes, reader: Reader) -> Command:
+        """Its size is judged first. Raises ProtocolViolation."""
+        policy, is_new = self._services.policy, self.session.state is State.NEW
+        return reader.decode(encoded, policy.connect_bounds if is_new else policy.bounds)
+
+    async def _keep_turn(self, size: int) -> None:
+        """Let the others have theirs before a command of `size` bytes, when this connection has had its own.
+
+        Neither a frame of many commands nor many frames that came at once would let the event loop go by themselves.
+        """
+        cost = max(size, COMMAND_BYTES_MIN)
+        self._taken += cost
+        if self._taken > TURN_BYTES:
+            self._taken = cost
+            await asyncio.sleep(0)
 
     async def _take(self, command: Command) -> None:
         self._peer.said(command)
@@ -153,7 +173,7 @@ class Connection:
             self._heartbeat.heard_pong()
         effect = self.session.command(command)
         if isinstance(effect, Fail) and effect.error is Error.LIMIT_EXCEEDED:
-            too_large = command.size > self._services.policy.message_size_limit
+            too_large = isinstance(command.request, OversizedRequest)
             self._tally.limited(Limit.MESSAGE_SIZE if too_large else Limit.CHANNELS)
         await self._carry_out(effect)
 

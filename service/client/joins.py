@@ -17,7 +17,7 @@ from service.client.services import ANSWER_LIMIT_S, Services
 from service.client.subscriptions import Subscription, Subscriptions
 from service.concurrency import beside, each_to_its_end
 from service.core.codes import Error
-from service.core.forms import PLAIN, Form, Payload, whole
+from service.core.forms import Form, Payload, whole
 from service.core.protocol import publication_push, subscribe_push, subscribe_result
 from service.core.publication import StreamPosition
 from service.core.recovery import RING_BYTES_MAX, Window
@@ -125,7 +125,10 @@ class Joins:
         for name in ("publications", "recovered", "was_recovering"):
             result.pop(name, None)
         lines = [subscribe_push(join.channel, result)]
-        lines += [publication_push(join.channel, sent.line) for sent in joined.missed] if joined else []
+        payload = subscription.form.payload
+        lines += (
+            [publication_push(join.channel, whole(sent, payload)) for sent in joined.missed] if joined else []
+        )
         for line in lines:
             self._peer.send(line)
 
@@ -147,7 +150,7 @@ class Joins:
         def admit(joined: Sequence[Joined | None]) -> bool:
             if self._peer.has_ended:
                 return False
-            welcome(self._results(joins, joined))
+            welcome(self._results(joins, joined, subscriptions))
             self._subscriptions.add(subscriptions)
             return True
 
@@ -166,20 +169,24 @@ class Joins:
         return Joining(join.channel, subscription, join.since, window)
 
     def _results(
-        self, joins: Sequence[Join], joined: Sequence[Joined | None]
+        self,
+        joins: Sequence[Join],
+        joined: Sequence[Joined | None],
+        subscriptions: Mapping[str, Subscription],
     ) -> dict[str, dict[str, object]]:
         """What the answer to `connect` says of each channel. All recoveries together bring no more than one may."""
         results: dict[str, dict[str, object]] = {}
         room = RING_BYTES_MAX
         for join, one in zip(joins, joined, strict=True):
             if one is not None and one.recovered:
-                size = sum(len(sent.line) for sent in one.missed)
+                size = sum(sent.size for sent in one.missed)
                 if size > room:
                     one = Joined(one.position, False, ())  # noqa: PLW2901  # as if the log did not have it
                 else:
                     room -= size
-            lines = [sent.line for sent in one.missed] if one else []
-            results[join.channel] = self._subscribed(join, one, PLAIN, lines)
+            form = subscriptions[join.channel].form
+            lines = [whole(sent, form.payload) for sent in one.missed] if one else []
+            results[join.channel] = self._subscribed(join, one, form, lines)
         return results
 
     # ---- within
@@ -214,7 +221,7 @@ class Joins:
             publications=missed,
             recovered=bool(joined.recovered),
             was_recovering=joined.recovered is not None,
-            delta=form.payload is not Payload.VALUE,
+            delta=form.delta,
             number=number,
         )
 
@@ -236,12 +243,12 @@ async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Aw
 
 def _missed(joined: Joined | None, subscription: Subscription) -> list[bytes]:
     """What it missed, in its form. As text it may be more than a recovery brings: then it gets no differences."""
-    lines = [sent.line for sent in joined.missed] if joined else []
-    texts = [whole(line, subscription.form.payload) for line in lines]
-    if sum(map(len, texts)) <= RING_BYTES_MAX:
-        return texts
-    subscription.form = replace(subscription.form, payload=Payload.VALUE)
-    return lines
+    missed, payload = joined.missed if joined else (), subscription.form.payload
+    lines = [whole(sent, payload) for sent in missed]
+    if payload is not Payload.TEXT or sum(map(len, lines)) <= RING_BYTES_MAX:
+        return lines
+    subscription.form = replace(subscription.form, payload=Payload.VALUE, delta=False)
+    return [sent.line for sent in missed]
 
 
 def limit_from_now() -> float:

@@ -119,7 +119,11 @@ class Publishing:
             return
         publisher = self._services.publisher
         published = Publication(
-            effect.data, info=effect.info, time=received_ms, delta=effect.options.delta_publish
+            effect.data,
+            info=effect.info,
+            time=received_ms,
+            delta=effect.options.delta_publish,
+            text=effect.text,
         )
         try:
             if not effect.options.has_history:

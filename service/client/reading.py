@@ -10,6 +10,7 @@ import structlog
 from service.client.peer import Peer
 from service.client.services import ANSWER_LIMIT_S, Services
 from service.core.codes import Error
+from service.core.forms import Payload, whole
 from service.core.protocol import encode_lines_reply, encode_presence_reply
 from service.core.session import ReadHistory, ReadPresence
 from service.log.history import WrongEpoch, read_history
@@ -70,7 +71,9 @@ class Reading:
             self._peer.fail(effect.id, Error.INTERNAL)
         else:
             end = {"epoch": history.position.epoch, "offset": history.position.offset}
-            self._peer.reply_line(effect.id, encode_lines_reply(effect.id, "history", history.lines, end))
+            payload = Payload.BYTES if self._peer.socket.is_binary else Payload.VALUE
+            lines = [whole(sent, payload) for sent in history.sent]
+            self._peer.reply_line(effect.id, encode_lines_reply(effect.id, "history", lines, end))
 
     async def _read_presence(self, effect: ReadPresence) -> None:
         presence = self._services.presence

@@ -2,7 +2,8 @@
 
 A client may ask for shorter pushes when it subscribes: that its channel is named by a number (channel compaction), and
 that a publication comes as its difference from the one before it (Fossil delta). Those who asked for the same get the
-same bytes. In JSON, who gets differences gets whole payloads as text as well; in Protobuf payloads are text anyway.
+same bytes. In JSON, who gets differences gets whole payloads as text as well; in Protobuf payloads are bytes anyway, those
+that their publisher sent.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from typing import Final
 import orjson
 
 from service.core.fossil import delta
+from service.core.protocol import encode_publication
+from service.core.publication import DATA_TEXT, Publication
 from service.core.recovery import Sent
 
-__all__ = ["FOSSIL", "PLAIN", "Chain", "Form", "Link", "Payload", "form", "whole"]
+__all__ = ["FOSSIL", "PLAIN", "Chain", "Form", "Link", "Payload", "form", "sent_of", "whole"]
 
 # What clients call it, and `allowed_delta_types`.
 FOSSIL: Final = "fossil"
 
 
 class Payload(Enum):
-    """What stands for a publication's data. VALUE: the data. TEXT: its JSON text, or a difference of such. BYTES: the
-    data, or a difference of its JSON text.
+    """What stands for a publication's data. VALUE: the data. TEXT: its JSON text as a string. BYTES: the same as bytes, for
+    Protobuf. Those who get differences get them in place of TEXT or BYTES.
     """
 
     VALUE = auto()
@@ -35,10 +38,11 @@ class Payload(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What one subscriber gets. `numbered`: its channel's number instead of the name."""
+    """What one subscriber gets. `numbered`: its channel's number instead of the name; `delta`: differences."""
 
     numbered: bool = False
     payload: Payload = Payload.VALUE
+    delta: bool = False
 
 
 PLAIN: Final = Form()
@@ -49,53 +53,69 @@ def form(*, numbered: bool, delta: bool, binary: bool) -> Form:
 
     No numbers in Protobuf: where long.js is there, centrifuge-js has them as objects, and finds none equal to another.
     """
-    numbered = numbered and not binary
-    if not delta:
-        return Form(numbered)
-    return Form(numbered, Payload.BYTES if binary else Payload.TEXT)
+    if binary:
+        return Form(False, Payload.BYTES, delta)
+    return Form(numbered, Payload.TEXT if delta else Payload.VALUE, delta)
 
 
-def whole(line: bytes, payload: Payload) -> bytes:
-    """`line`, a publication as `encode_publication` wrote it, for those whom no publication came before."""
-    if payload is not Payload.TEXT:
-        return line
-    fields = orjson.loads(line)
-    fields["data"] = orjson.dumps(fields["data"]).decode()
-    return orjson.dumps(fields)
+# How a publication's line begins; its data follows. So nothing has to be decoded to put something else in its place.
+_HEAD: Final = b'{"data":'
+
+
+def sent_of(publication: Publication, ts: int) -> Sent:
+    """`publication`, of an append at `ts` (ms), as clients get it. Raises Unencodable."""
+    line = encode_publication(publication)
+    assert line.startswith(_HEAD), "the data comes first"
+    text = None if publication.text is None else publication.text.encode()
+    size = len(orjson.dumps(publication.data))
+    return Sent(publication.offset, line, ts, publication.delta, text, size)
+
+
+def whole(said: Sent, payload: Payload) -> bytes:
+    """`said` for those whom no publication came before."""
+    if payload is Payload.VALUE:
+        return said.line
+    text, rest = _parts(said)
+    # A line can hold no bytes: what makes messages of lines (service/core/protobuf.py) knows this name.
+    name = "data" if payload is Payload.TEXT else DATA_TEXT
+    return b'{"%b":%b%b' % (name.encode(), orjson.dumps(text.decode()), rest)
+
+
+def _parts(said: Sent) -> tuple[bytes, bytes]:
+    """The text of its data, and what follows the data in its line."""
+    end = len(_HEAD) + said.data_bytes
+    return said.line[len(_HEAD) : end] if said.text is None else said.text, said.line[end:]
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """One publication of a chain. `difference`: None = there is none, or it would be longer than the whole."""
 
-    line: bytes
+    sent: Sent
     difference: bytes | None
 
     def said(self, payload: Payload) -> bytes:
         """For those whom the publication before it has reached."""
-        return whole(self.line, payload) if self.difference is None else self.difference
+        return whole(self.sent, payload) if self.difference is None else self.difference
 
 
 class Chain:
     """A channel's publications in the order in which they go out; remembers the last one's data."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_before",)
 
     def __init__(self) -> None:
-        self._text: bytes | None = None
+        self._before: bytes | None = None
 
     def links(self, published: Sequence[Sent]) -> list[Link]:
         return [self._link(sent) for sent in published]
 
-    def _link(self, sent: Sent) -> Link:
-        fields = orjson.loads(sent.line)
-        before, text = self._text, orjson.dumps(fields["data"])
-        self._text = text
-        if not sent.delta or before is None:
-            return Link(sent.line, None)
+    def _link(self, said: Sent) -> Link:
+        before, (text, rest) = self._before, _parts(said)
+        self._before = text
+        if not said.delta or before is None:
+            return Link(said, None)
         difference = delta(before, text)
         if len(difference) >= len(text):
-            return Link(sent.line, None)
-        fields["data"] = difference.decode()
-        fields["delta"] = True
-        return Link(sent.line, orjson.dumps(fields))
+            return Link(said, None)
+        return Link(said, b'%b%b,"delta":true%b' % (_HEAD, orjson.dumps(difference.decode()), rest))

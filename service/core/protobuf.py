@@ -7,7 +7,8 @@ messages, each after its length as a varint. An empty one is a ping from the ser
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -16,17 +17,29 @@ from google.protobuf.message import DecodeError, Message
 from service.core.protobuf_schema import SCHEMA, Field, Shape, message_class
 from service.core.protocol import (
     COMMANDS_MAX,
+    ID_MAX,
+    Bounds,
     Command,
+    InvalidRequest,
+    OversizedRequest,
     Pong,
     ProtocolViolation,
+    PublishRequest,
+    Reader,
     command_of,
     decode_payload,
+    has_too_many,
+    text_to_keep,
 )
+from service.core.publication import DATA_TEXT
 
-__all__ = ["decode_messages", "encode_messages"]
+__all__ = ["PROTOBUF_FRAMES", "decode_message", "encode_messages", "split_messages"]
 
 # What Protobuf allows for 64 bits.
 _VARINT_BYTES_MAX: Final = 10
+# The first byte of a message whose first field is a command's id (field 1, a varint). Fields are written in the order of
+# their numbers.
+_ID_FIRST: Final = 0x08
 
 _COMMAND: Final = message_class("Command")
 _REPLY: Final = message_class("Reply")
@@ -35,14 +48,10 @@ _REPLY: Final = message_class("Reply")
 # ---- frames to commands
 
 
-def decode_messages(frame: bytes) -> list[Command]:
-    """The commands of one binary frame, whose size the transport has bounded. Raises ProtocolViolation."""
+def split_messages(frame: bytes) -> Sequence[bytes]:
+    """The messages of one binary frame, a command each. Raises ProtocolViolation."""
     if not frame:
         raise ProtocolViolation("an empty frame")
-    return [_decode_command(message) for message in _split(frame)]
-
-
-def _split(frame: bytes) -> list[bytes]:
     messages: list[bytes] = []
     at = 0
     while at < len(frame):
@@ -66,17 +75,40 @@ def _varint(frame: bytes, at: int) -> tuple[int, int]:
     raise ProtocolViolation("a length that does not end")
 
 
-def _decode_command(encoded: bytes) -> Command:
+def decode_message(encoded: bytes, bounds: Bounds) -> Command:
+    """The command of one message, without its length. Raises ProtocolViolation."""
     if not encoded:
         return Command(0, Pong(), 0)
-    message = _COMMAND()
+    size = len(encoded)
+    if size > bounds.command_bytes:
+        return Command(_id_of(encoded), OversizedRequest(), size)
+    message: Any = _COMMAND()
     try:
         message.ParseFromString(encoded)
     except (DecodeError, RecursionError, ValueError) as error:
         # The parser in Python lets a UnicodeDecodeError through, which is a ValueError, and older ones count no nesting.
         raise ProtocolViolation("a message that cannot be parsed") from error
+    if message.id and has_too_many(message.connect.subs, bounds):
+        return Command(message.id, InvalidRequest("connect"), size)
     fields, is_exact = _read(message, SCHEMA["Command"])
-    return command_of(fields, len(encoded), is_exact=is_exact)
+    command = command_of(fields, size, bounds, is_exact=is_exact)
+    if isinstance(command.request, PublishRequest):
+        text = text_to_keep(message.publish.data, command.request.data)
+        return replace(command, request=replace(command.request, text=text))
+    return command
+
+
+PROTOBUF_FRAMES: Final = Reader(split_messages, decode_message)
+
+
+def _id_of(encoded: bytes) -> int:
+    """The id of a command that is too large to be decoded. Raises ProtocolViolation when it is not its first field."""
+    if encoded[0] != _ID_FIRST:
+        raise ProtocolViolation("too large, and without an id that could be found")
+    command_id, _ = _varint(encoded, 1)
+    if not 0 < command_id <= ID_MAX:
+        raise ProtocolViolation("a command's id is not a positive number of 32 bits")
+    return command_id
 
 
 def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any], bool]:
@@ -101,7 +133,7 @@ def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any]
 
 def _payload(text: bytes) -> tuple[Any, bool]:
     try:
-        return decode_payload(text)
+        return decode_payload(text), True
     except ProtocolViolation:
         # Here the application wrote it, and the frame is in order all the same.
         return None, False
@@ -136,6 +168,9 @@ def _length(number: int) -> bytes:
 
 def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Field]) -> None:
     for name, value in values.items():
+        if name == DATA_TEXT and schema is SCHEMA["Publication"]:
+            message.data = value.encode()
+            continue
         field = schema.get(name)
         if field is None:
             continue

@@ -8,15 +8,14 @@ that docs/protocol.md lists.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
 from service.core.codes import Failing, Unsubscribe, error_of
-from service.core.envelope import DEPTH_MAX, is_deeper
 from service.core.idempotency import is_valid_key
 from service.core.publication import (
     ClientInfo,
@@ -28,18 +27,24 @@ from service.core.publication import (
 
 __all__ = [
     "COMMANDS_MAX",
+    "DATA_AND_TEXT_BYTES_MAX",
+    "ID_MAX",
+    "JSON_FRAMES",
     "PING",
     "PUBLISH_METHOD",
+    "Bounds",
     "Command",
     "ConnectRequest",
     "HistoryRequest",
     "InvalidRequest",
+    "OversizedRequest",
     "PingRequest",
     "Pong",
     "PresenceRequest",
     "PresenceStatsRequest",
     "ProtocolViolation",
     "PublishRequest",
+    "Reader",
     "RefreshRequest",
     "Request",
     "RpcPublishRequest",
@@ -50,7 +55,7 @@ __all__ = [
     "Unencodable",
     "UnsubscribeRequest",
     "command_of",
-    "decode_frame",
+    "decode_command",
     "decode_json",
     "decode_payload",
     "decode_publications",
@@ -59,12 +64,15 @@ __all__ = [
     "encode_publication",
     "encode_reply",
     "encode_stored",
+    "has_too_many",
     "info_push",
     "join_lines",
     "publication_push",
     "refresh_push",
+    "split_frame",
     "subscribe_push",
     "subscribe_result",
+    "text_to_keep",
     "unsubscribe_push",
 ]
 
@@ -73,7 +81,26 @@ PING: Final = b"{}"
 COMMANDS_MAX: Final = 1024
 # The one RPC method of our own: the protocol's `publish` has no room for an idempotency key.
 PUBLISH_METHOD: Final = "roomcast.publish"
-_ID_MAX: Final = 2**32 - 1
+# Of a command: 32 bits.
+ID_MAX: Final = 2**32 - 1
+
+# A payload and its text, each as JSON, in one publication: three quarters of a log item. The rest is for who published it.
+DATA_AND_TEXT_BYTES_MAX: Final = 96 * 1024
+
+# JavaScript cuts strings anywhere, and writes half a surrogate pair as an escape of its own, which is not Unicode.
+_HALF: Final = re.compile(
+    # Behind an even number of backslashes, so that it is an escape and no text: a high one that no low one follows, or
+    # a low one that no high one stands before.
+    rb"(?<!\\)((?:\\\\)*)\\u(?:"
+    rb"[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_REPLACEMENT: Final = rb"\1\\ufffd"
+# A command has two members: its id, and its request. So the id of one that is not decoded is the first or the last.
+_ID_FIRST: Final = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d{1,10})\s*,')
+_ID_LAST: Final = re.compile(rb',\s*"id"\s*:\s*(\d{1,10})\s*\}\s*$')
+# What of the end is looked at for it.
+_ID_BYTES_MAX: Final = 64
 
 
 class ProtocolViolation(ValueError):
@@ -127,11 +154,12 @@ class UnsubscribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
-    """`type` other than 0 is for another kind of channel."""
+    """`type` other than 0 is for another kind of channel. `text`: of its data, to be kept; see Publication."""
 
     channel: str
     data: Json
     type: int = 0
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +236,11 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class OversizedRequest:
+    """A command that is too large to be decoded: answered with error 106."""
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidRequest:
     """A known method whose fields are wrong: answered with error 107."""
 
@@ -229,6 +262,7 @@ Request = (
     | SubRefreshRequest
     | PingRequest
     | Pong
+    | OversizedRequest
     | InvalidRequest
 )
 
@@ -245,35 +279,69 @@ class Command:
 # ---- frames to commands
 
 
-def decode_frame(frame: str | bytes) -> list[Command]:
-    """The commands of one text frame, whose size the transport has bounded. Raises ProtocolViolation."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What of a command is decoded at all. `command_bytes`: a larger one is not. `subs`: in one `connect`."""
+
+    command_bytes: int
+    subs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How frames of one encoding are read. Both functions raise ProtocolViolation.
+
+    `split`: from a frame, whose size the transport has bounded, to its commands, which costs little; `decode`: from one of
+    those to what it says.
+    """
+
+    split: Callable[[Any], Sequence[bytes]]
+    decode: Callable[[bytes, Bounds], Command]
+
+
+def split_frame(frame: str | bytes) -> Sequence[bytes]:
+    """The lines of one text frame, a command each. Raises ProtocolViolation."""
     if isinstance(frame, str):
         try:
             frame = frame.encode()
         except UnicodeEncodeError as error:
             raise ProtocolViolation("not valid Unicode") from error
-    lines = frame.rstrip(b"\n").split(b"\n")
+    lines = frame.rstrip(b"\n").split(b"\n", COMMANDS_MAX)
     if len(lines) > COMMANDS_MAX:
         raise ProtocolViolation("too many commands in one frame")
-    return [_decode_command(line) for line in lines]
+    return lines
 
 
-def _decode_command(line: bytes) -> Command:
-    fields, is_exact = decode_payload(line)
+def decode_command(line: bytes, bounds: Bounds) -> Command:
+    """The command of one line. Raises ProtocolViolation."""
+    if len(line) > bounds.command_bytes:
+        return Command(_id_of(line), OversizedRequest(), len(line))
+    fields = decode_payload(line)
     if not isinstance(fields, dict):
         raise ProtocolViolation("a command is not an object")
     if not fields:
         return Command(0, Pong(), len(line))
-    return command_of(fields, len(line), is_exact=is_exact)
+    return command_of(fields, len(line), bounds, is_exact=True)
 
 
-def command_of(fields: dict[str, Any], size: int, *, is_exact: bool) -> Command:
+JSON_FRAMES: Final = Reader(split_frame, decode_command)
+
+
+def _id_of(line: bytes) -> int:
+    """The id of a command that is too large to be decoded. Raises ProtocolViolation when it stands neither first nor last."""
+    found = _ID_FIRST.match(line[:_ID_BYTES_MAX]) or _ID_LAST.search(line[-_ID_BYTES_MAX:])
+    if found is None or not 0 < (command_id := int(found[1])) <= ID_MAX:
+        raise ProtocolViolation("too large, and without an id that could be found")
+    return command_id
+
+
+def command_of(fields: dict[str, Any], size: int, bounds: Bounds, *, is_exact: bool) -> Command:
     """The command that `fields` are, whatever they were decoded from. Raises ProtocolViolation.
 
     `size`: of what they were decoded from, in bytes. `is_exact`: False = there is a value that cannot be passed on.
     """
     command_id = fields.get("id", 0)
-    if not _is_int(command_id) or not 0 <= command_id <= _ID_MAX:
+    if not _is_int(command_id) or not 0 <= command_id <= ID_MAX:
         raise ProtocolViolation("a command's id is not a positive number of 32 bits")
     for method, decode in _DECODERS.items():
         params = fields.get(method)
@@ -286,37 +354,32 @@ def command_of(fields: dict[str, Any], size: int, *, is_exact: bool) -> Command:
         try:
             if not is_exact:
                 raise _BadField("a value that cannot be passed on")
+            if method == "connect" and has_too_many(params.get("subs"), bounds):
+                raise _BadField("more subs than there may be")
             return Command(command_id, decode(params), size)
         except _BadField:
             return Command(command_id, InvalidRequest(method), size)
     raise ProtocolViolation("a command without a known method")
 
 
-def decode_payload(line: bytes) -> tuple[Json, bool]:
-    """The JSON value of `line`; False = it holds numbers that no double holds. Raises ProtocolViolation.
+def has_too_many(subs: object, bounds: Bounds) -> bool:
+    """Whether a `connect` has more `subs` than are looked at, each of which costs something."""
+    return isinstance(subs, Sized) and len(subs) > bounds.subs
 
-    JavaScript writes half an emoji as a lone surrogate, which orjson refuses: it becomes U+FFFD, as in a page.
+
+def decode_payload(text: bytes) -> Json:
+    """The JSON value of `text`. Raises ProtocolViolation, also for numbers that no double holds.
+
+    JavaScript writes half an emoji as a lone surrogate, which is not Unicode: it becomes U+FFFD, as in a page.
     """
     try:
-        return orjson.loads(line), True
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
         pass
     try:
-        fields = json.loads(line.decode(), parse_constant=_refuse_constant)
-        text = json.dumps(fields, ensure_ascii=False)
-        whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    except (ValueError, RecursionError) as error:
-        raise ProtocolViolation("a line is not JSON, or nested too deeply") from error
-    try:
-        return orjson.loads(whole), True
+        return orjson.loads(_HALF.sub(_REPLACEMENT, text))
     except orjson.JSONDecodeError as error:
-        if is_deeper(fields, DEPTH_MAX):
-            raise ProtocolViolation("nested too deeply") from error
-        return fields, False
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+        raise ProtocolViolation("not JSON, or nested too deeply") from error
 
 
 def _connect(params: dict[str, Any]) -> Request:
@@ -454,6 +517,22 @@ def _is_int(value: object) -> bool:
 
 
 # ---- payloads
+
+
+def text_to_keep(raw: bytes, data: Json) -> str | None:
+    """`raw`, from which `data` was decoded, if it is to be kept beside it: for clients who get payloads as bytes.
+
+    None: `data` encoded is the same; or it holds half a character, which no client is to get; or both are too large.
+    """
+    try:
+        encoded = orjson.dumps(data)
+    except orjson.JSONEncodeError:
+        # It will be refused.
+        return None
+    if encoded == raw or (b"\\u" in raw and _HALF.search(raw)):
+        return None
+    text = raw.decode()
+    return text if len(encoded) + len(orjson.dumps(text)) <= DATA_AND_TEXT_BYTES_MAX else None
 
 
 def decode_json(text: str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 __all__ = [
+    "DATA_TEXT",
     "TIME_MAX",
     "ClientInfo",
     "Json",
@@ -21,6 +22,9 @@ TIME_MAX: Final = 2**53 - 1
 
 # A decoded JSON value: dict, list, str, int, float, bool or None.
 Json = Any
+
+# Where the stored form of a publication has its data's text, and a line for clients in Protobuf in place of the data.
+DATA_TEXT: Final = "text"
 
 
 class MalformedPublication(ValueError):
@@ -72,6 +76,9 @@ class ClientInfo:
 class Publication:
     """One publication. `offset` 0 = it has none (a channel without history); `time` is in ms since 1970; `delta`: who
     asked for differences may get it as one.
+
+    `text`: the data's JSON text as its publisher wrote it, where that was bytes and `data` encoded would be others; None =
+    `data` encoded it is (service/core/protocol.py: `text_to_keep`).
     """
 
     data: Json
@@ -80,6 +87,7 @@ class Publication:
     tags: Mapping[str, str] | None = None
     time: int = 0
     delta: bool = False
+    text: str | None = None
 
     def stored(self) -> dict[str, Json]:
         """The JSON object kept in the log: everything but the offset, which the item's key gives."""
@@ -92,6 +100,9 @@ class Publication:
             stored["time"] = self.time
         if self.delta:
             stored["delta"] = True
+        if self.text is not None:
+            # Beside the data, not in its place: nodes and Lambdas of older releases pass it over, or on.
+            stored[DATA_TEXT] = self.text
         return stored
 
     def wire(self) -> dict[str, Json]:
@@ -99,6 +110,7 @@ class Publication:
         wire = self.stored()
         # On the wire it says that the data is a difference, which it is not here.
         wire.pop("delta", None)
+        wire.pop(DATA_TEXT, None)
         if self.offset:
             wire["offset"] = self.offset
         return wire
@@ -115,7 +127,9 @@ class Publication:
             raise MalformedPublication("tags are not an object of strings")
         if not isinstance(time, int) or isinstance(time, bool) or not 0 <= time <= TIME_MAX:
             raise MalformedPublication("time is not a time")
-        info = stored.get("info")
+        info, text = stored.get("info"), stored.get(DATA_TEXT)
+        if text is not None and not isinstance(text, str):
+            raise MalformedPublication("the data's text is not a string")
         return cls(
             data=stored["data"],
             offset=offset,
@@ -123,6 +137,7 @@ class Publication:
             tags=tags or None,
             time=time,
             delta=stored.get("delta") is True,
+            text=text,
         )
 
 

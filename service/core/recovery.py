@@ -40,13 +40,21 @@ _SENT_BYTES: Final = 160
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A publication as clients get it: `line` is its JSON, which is all that is kept of it; `ts` (ms) the time of
-    its append; `delta`: it may go out as its difference from the one before it.
+    its append; `delta`: it may go out as its difference from the one before it. `data_bytes`: of the line, its data
+    has so many. `text`: of its data, where that is not what stands in the line.
     """
 
     offset: int
     line: bytes
     ts: int
     delta: bool = False
+    text: bytes | None = None
+    data_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return len(self.line) + len(self.text or b"")
 
 
 class Ring:
@@ -83,9 +91,9 @@ class Ring:
             if self._sent and each.offset != self._sent[-1].offset + 1:
                 self.clear()
             self._sent.append(each)
-            self._bytes += len(each.line)
+            self._bytes += each.size
         while len(self._sent) > self._publications_max or self._bytes > RING_BYTES_MAX:
-            self._bytes -= len(self._sent.popleft().line)
+            self._bytes -= self._sent.popleft().size
 
     def prepend(self, older: Sequence[Sent], top: int) -> None:
         """Add older publications (ascending) as far as they continue the ring, or reach `top` when it is empty."""
@@ -93,11 +101,11 @@ class Ring:
             wanted = self._sent[0].offset - 1 if self._sent else top
             if each.offset > wanted:
                 continue
-            full = len(self._sent) >= self._publications_max or self._bytes + len(each.line) > RING_BYTES_MAX
+            full = len(self._sent) >= self._publications_max or self._bytes + each.size > RING_BYTES_MAX
             if each.offset != wanted or full:
                 return
             self._sent.appendleft(each)
-            self._bytes += len(each.line)
+            self._bytes += each.size
 
     def after(self, offset: int, top: int) -> list[Sent] | None:
         """Everything in (`offset`, `top`]; None when the ring does not reach back that far."""

@@ -39,7 +39,10 @@ class Next:
 def weight(record: Record) -> int:
     """Bytes of its publications as clients get them. One that cannot be written is as heavy as all that may be held."""
     try:
-        return sum(len(encode_publication(publication)) for publication in record.publications or ())
+        return sum(
+            len(encode_publication(publication)) + len(publication.text or "")
+            for publication in record.publications or ()
+        )
     except Unencodable:
         return HELD_BYTES_MAX
 

@@ -7,9 +7,10 @@ effect for the shell to carry out, which comes back with the outcome.
 
     state       command                  effect                              then
     NEW         connect                  Authenticate                        CONNECTING
-    NEW         any other                Close 3501                          CLOSED
+    NEW         any other, or too large  Close 3501                          CLOSED
     CONNECTING  any                      (the shell does not read further)
     CONNECTED   connect                  Close 3501                          CLOSED
+    CONNECTED   any that is too large    an error
     CONNECTED   subscribe                Authorize, AskSubscribe, Join       subscription is pending
                                          or an error
     CONNECTED   unsubscribe              Leave
@@ -39,10 +40,12 @@ from service.core.codes import Closing, Disconnect, Error, Failing
 from service.core.forms import FOSSIL
 from service.core.hook_events import ConnectReply, PublishReply, SubscribeReply, Unchanged
 from service.core.protocol import (
+    Bounds,
     Command,
     ConnectRequest,
     HistoryRequest,
     InvalidRequest,
+    OversizedRequest,
     PingRequest,
     Pong,
     PresenceRequest,
@@ -60,6 +63,8 @@ from service.core.publication import ClientInfo, Json, StreamPosition
 from service.core.tokens import ConnectionClaims, ServerSubscription, SubscriptionClaims
 
 __all__ = [
+    "CONNECT_BYTES_A_CHANNEL",
+    "CONNECT_BYTES_MIN",
     "Admission",
     "AskPublish",
     "AskSubscribe",
@@ -84,6 +89,12 @@ __all__ = [
 ]
 
 
+# A `connect` is decoded before anybody knows who sends it: what it may hold is a token (8 KiB at most), as much again for
+# the application's data, names, and for each channel that it may have where it was there.
+CONNECT_BYTES_MIN: Final = 16 * 1024
+CONNECT_BYTES_A_CHANNEL: Final = 128
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What every connection of this node is held to.
@@ -103,6 +114,17 @@ class Policy:
     asks_subscribe: bool = False
     asks_publish: bool = False
     has_methods: bool = False
+
+    @property
+    def connect_bounds(self) -> Bounds:
+        """Of what is decoded before `connect` was answered."""
+        most = CONNECT_BYTES_MIN + self.channel_limit * CONNECT_BYTES_A_CHANNEL
+        return Bounds(min(self.message_size_limit, most), self.channel_limit)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of what is decoded afterwards."""
+        return Bounds(self.message_size_limit, self.channel_limit)
 
 
 class State(Enum):
@@ -213,7 +235,7 @@ class Leave:
 class Publish:
     """Publish `data` in the name of `info`, then answer.
 
-    `rpc`: it came as a call, and the answer has the position. `key`: its idempotency key.
+    `rpc`: it came as a call, and the answer has the position. `key`: its idempotency key. `text`: of the data, to be kept.
     """
 
     id: int
@@ -223,6 +245,7 @@ class Publish:
     info: ClientInfo
     rpc: bool = False
     key: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +263,9 @@ class AskPublish:
         """`reply` None = no opinion."""
         if reply is None:
             return self.otherwise
-        return self.allowed if isinstance(reply.data, Unchanged) else replace(self.allowed, data=reply.data)
+        if isinstance(reply.data, Unchanged):
+            return self.allowed
+        return replace(self.allowed, data=reply.data, text=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,15 +395,10 @@ class Session:
             return self._connect(command)
         if self.state is not State.CONNECTED:
             return self.close(Disconnect.BAD_REQUEST)
-        # What has no id has no answer: see SendRequest.
-        if command.id and command.size > self._policy.message_size_limit:
-            return Fail(command.id, Error.LIMIT_EXCEEDED)
         return self._connected_command(command.id, request)
 
     def _connect(self, command: Command) -> Effect:
         if not isinstance(command.request, ConnectRequest):
-            return self.close(Disconnect.BAD_REQUEST)
-        if command.size > self._policy.message_size_limit:
             return self.close(Disconnect.BAD_REQUEST)
         self.state = State.CONNECTING
         said = command.request
@@ -400,6 +420,8 @@ class Session:
                 return self._presence(command_id, channel, stats=False)
             case PresenceStatsRequest(channel):
                 return self._presence(command_id, channel, stats=True)
+            case OversizedRequest():
+                return Fail(command_id, Error.LIMIT_EXCEEDED)
             case InvalidRequest("connect" | "send") | ConnectRequest():
                 return self.close(Disconnect.BAD_REQUEST)
             case InvalidRequest():
@@ -504,7 +526,9 @@ class Session:
         options = self._policy.rules.options(request.channel)
         if options is None:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
-        return self._may_publish(Publish(command_id, request.channel, options, request.data, self.info))
+        return self._may_publish(
+            Publish(command_id, request.channel, options, request.data, self.info, text=request.text)
+        )
 
     def _rpc_publish(self, command_id: int, request: RpcPublishRequest) -> Effect:
         if refusal := self._named(command_id, request.channel):

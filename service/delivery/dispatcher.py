@@ -19,8 +19,9 @@ from typing import Final, TypeVar
 
 import structlog
 
+from service.core.forms import sent_of
 from service.core.log_item import Head
-from service.core.protocol import Unencodable, encode_publication
+from service.core.protocol import Unencodable
 from service.core.publication import Publication, Record, StreamPosition
 from service.core.recovery import LogNeeded, Recovered, Ring, Rings, Sent, Unrecovered, Window, recover
 from service.core.resequencer import Next, Resequencer, weight
@@ -804,13 +805,9 @@ def _as_sent(record: Record) -> list[Sent]:
 
 
 def _encoded(publication: Publication, ts: int) -> Sent:
-    return Sent(publication.offset, _line(publication), ts, publication.delta)
-
-
-def _line(publication: Publication) -> bytes:
     try:
-        return encode_publication(publication)
+        return sent_of(publication, ts)
     except Unencodable:
         # Another writer may put into the log what no client could have sent. The offset must go out all the same.
         _log.warning("publication_unencodable", offset=publication.offset)
-        return encode_publication(replace(publication, data=None, info=None))
+        return sent_of(replace(publication, data=None, info=None, text=None), ts)

@@ -49,7 +49,7 @@ class _Group:
 
     def add(self, subscriber: Subscriber) -> None:
         self.members[subscriber] = None
-        if subscriber.form.payload is not Payload.VALUE:
+        if subscriber.form.delta:
             self.fresh[subscriber] = None
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -135,15 +135,18 @@ class Hub:
         """Send publications of `channel`, in order, to every subscriber, in as few writes as frames allow."""
         if (room := self._rooms.get(channel)) is None or not published:
             return
-        # By how the channel is called: most groups want the same.
-        payloads: dict[str | int, list[bytes]] = {}
+        # By how the channel is called, and what stands for the data: most groups want the same.
+        payloads: dict[tuple[str | int, Payload], list[bytes]] = {}
         links: list[Link] = []
         for (framer, form), group in room.groups.items():
             address = room.number if form.numbered else channel
-            if form.payload is Payload.VALUE:
-                if address not in payloads:
-                    payloads[address] = _payloads(publication_push(address, sent.line) for sent in published)
-                self._send(group.members, framer, payloads[address], len(published))
+            if not form.delta:
+                kind = (address, form.payload)
+                if kind not in payloads:
+                    payloads[kind] = _payloads(
+                        publication_push(address, whole(sent, form.payload)) for sent in published
+                    )
+                self._send(group.members, framer, payloads[kind], len(published))
             else:
                 links = links or room.chain.links(published)
                 self._send_links(group, framer, form.payload, address, links)
@@ -154,7 +157,7 @@ class Hub:
         """To those whom the publication before has reached, differences; to the others the first one whole."""
         said = [publication_push(address, link.said(payload)) for link in links]
         if group.fresh:
-            first = publication_push(address, whole(links[0].line, payload))
+            first = publication_push(address, whole(links[0].sent, payload))
             self._send(group.fresh, framer, _payloads([first, *said[1:]]), len(links))
         others = [each for each in group.members if each not in group.fresh] if group.fresh else group.members
         group.fresh.clear()

@@ -9,7 +9,8 @@ import structlog
 
 from service.core.canary import CANARY_CHANNEL
 from service.core.envelope import MalformedEnvelope, Signal, parse
-from service.core.protocol import Unencodable, decode_json, encode_publication
+from service.core.forms import sent_of
+from service.core.protocol import Unencodable, decode_json
 from service.core.publication import ClientInfo, MalformedPublication, Publication, Record
 from service.core.recovery import Sent
 from service.core.signals import Heard
@@ -118,8 +119,7 @@ class Intake:
         try:
             if signal.kind == "pub":
                 one = Publication.from_stored(signal.body, 0)
-                sent = Sent(0, encode_publication(one), one.time, one.delta)
-                published.setdefault(signal.channel, []).append(sent)
+                published.setdefault(signal.channel, []).append(sent_of(one, one.time))
             elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
                 # What was published before somebody left goes out before the leave.
                 self._publish(published)
@@ -130,5 +130,5 @@ class Intake:
             _log.warning("signal_malformed", kind=signal.kind, reason=str(error))
 
     def _publish(self, published: Mapping[str, Sequence[Sent]]) -> None:
-        for channel, sent in published.items():
-            self._hub.publish(channel, sent)
+        for channel, publications in published.items():
+            self._hub.publish(channel, publications)

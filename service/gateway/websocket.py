@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
@@ -15,8 +14,8 @@ from aiohttp import WSMsgType, web
 
 from service.client.connection import Connection
 from service.core.codes import Disconnect
-from service.core.protobuf import decode_messages
-from service.core.protocol import Command, decode_frame
+from service.core.protobuf import PROTOBUF_FRAMES
+from service.core.protocol import JSON_FRAMES, Reader
 from service.core.rates import Turnstile
 from service.core.tallies import Limit
 from service.gateway.address import Addresses
@@ -45,12 +44,12 @@ class _Encoding:
 
     subprotocol: str
     frames: WSMsgType
-    decode: Callable[[Any], list[Command]]
+    reader: Reader
     framer: Framer
 
 
-_JSON: Final = _Encoding("centrifuge-json", WSMsgType.TEXT, decode_frame, text_frame)
-_PROTOBUF: Final = _Encoding("centrifuge-protobuf", WSMsgType.BINARY, decode_messages, protobuf_frame)
+_JSON: Final = _Encoding("centrifuge-json", WSMsgType.TEXT, JSON_FRAMES, text_frame)
+_PROTOBUF: Final = _Encoding("centrifuge-protobuf", WSMsgType.BINARY, PROTOBUF_FRAMES, protobuf_frame)
 # For clients that cannot name a subprotocol: parameters of the URL, either of which may ask for Protobuf.
 _ENCODING_PARAMETERS: Final = ("format", "cf_protocol")
 _ENCODING_VALUE: Final = "protobuf"
@@ -184,7 +183,7 @@ class WebSocketGateway:
         while True:
             message = await response.receive()
             if message.type is encoding.frames:
-                await connection.receive(message.data, encoding.decode)
+                await connection.receive(message.data, encoding.reader)
             elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 connection.close(Disconnect.BAD_REQUEST)
             else:

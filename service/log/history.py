@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.core.channels import ChannelOptions
-from service.core.protocol import Unencodable, encode_publication
+from service.core.forms import sent_of
+from service.core.protocol import Unencodable
 from service.core.publication import Record, StreamPosition
+from service.core.recovery import Sent
 from service.log.channel_log import ITEMS_A_PAGE, ChannelLog
 from service.ports import Clock
 
@@ -29,10 +31,15 @@ class WrongEpoch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """`lines`: publications as clients get them, in the order asked for. `position`: the channel's top."""
+    """`sent`: publications as clients get them, in the order asked for. `position`: the channel's top."""
 
-    lines: tuple[bytes, ...]
+    sent: tuple[Sent, ...]
     position: StreamPosition
+
+    @property
+    def lines(self) -> tuple[bytes, ...]:
+        """In JSON."""
+        return tuple(each.line for each in self.sent)
 
 
 async def read_history(
@@ -60,36 +67,36 @@ async def read_history(
     if reverse:
         end = min(since.offset - 1 if since else position.offset, position.offset)
         records = await log.read_before(channel, position.epoch, end, limit)
-        lines = _lines(records, hidden + 1, end, cutoff_ts)[-limit:][::-1]
+        found = _shown(records, hidden + 1, end, cutoff_ts)[-limit:][::-1]
     else:
         start = max(since.offset if since else 0, hidden) + 1
-        lines = await _forward(log, channel, position, start, limit, cutoff_ts)
-    return History(tuple(_bounded(lines)), position)
+        found = await _forward(log, channel, position, start, limit, cutoff_ts)
+    return History(tuple(_bounded(found)), position)
 
 
 async def _forward(
     log: ChannelLog, channel: str, position: StreamPosition, start: int, limit: int, cutoff_ts: int
-) -> list[bytes]:
-    lines: list[bytes] = []
+) -> list[Sent]:
+    found: list[Sent] = []
     after, seeks = start - 1, 0
     for _ in range(_READS_MAX):
-        if after >= position.offset or len(lines) >= limit:
+        if after >= position.offset or len(found) >= limit:
             break
-        records = await log.read_after(channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(lines)))
+        records = await log.read_after(channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(found)))
         hole = not records or records[0].offset > after + 1
         if hole or any(record.ts < cutoff_ts for record in records):
             # What expired is hidden, and may be gone anywhere, before the run that ends at the top. Items of an
             # epoch before stand there as well, for days after they expired.
-            lines.clear()
+            found.clear()
             if seeks < _SEEKS_MAX:
                 seeks += 1
                 after = await _seek(log, channel, position, after, cutoff_ts)
                 continue
             if not records:
                 break
-        lines.extend(_lines(records, max(start, after + 1), position.offset, cutoff_ts))
+        found.extend(_shown(records, max(start, after + 1), position.offset, cutoff_ts))
         after = records[-1].last
-    return lines[:limit]
+    return found[:limit]
 
 
 async def _seek(log: ChannelLog, channel: str, position: StreamPosition, after: int, cutoff_ts: int) -> int:
@@ -108,30 +115,30 @@ async def _seek(log: ChannelLog, channel: str, position: StreamPosition, after: 
     return low - 1
 
 
-def _lines(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[bytes]:
+def _shown(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[Sent]:
     """The publications in `first`..`last` behind the last record that is older than `cutoff_ts`.
 
     Clocks of writers differ, so an old record may stand behind a younger one; leaving out single ones would
     make a hole.
     """
-    lines: list[bytes] = []
+    found: list[Sent] = []
     for record in records:
         if record.ts < cutoff_ts:
-            lines.clear()
+            found.clear()
             continue
         for publication in record.publications or ():
             if first <= publication.offset <= last:
                 try:
-                    lines.append(encode_publication(publication))
+                    found.append(sent_of(publication, record.ts))
                 except Unencodable:
                     continue
-    return lines
+    return found
 
 
-def _bounded(lines: Sequence[bytes]) -> list[bytes]:
+def _bounded(found: Sequence[Sent]) -> list[Sent]:
     size = 0
-    for count, line in enumerate(lines):
-        size += len(line)
+    for count, each in enumerate(found):
+        size += each.size
         if count and size > REPLY_BYTES_MAX:
-            return list(lines[:count])
-    return list(lines)
+            return list(found[:count])
+    return list(found)

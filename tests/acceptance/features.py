@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.acceptance.peers import CLIENTS, PROTOBUF
+from tests.acceptance.peers import CLIENTS, PROTOBUF, SDKS
 
 __all__ = ["CENT", "SECTIONS", "WITHIN", "Feature", "Section"]
 
@@ -181,6 +181,11 @@ SECTIONS: Final = (
         _COLUMNS,
         (
             Feature("publish", ["test_messages::test_a_message_crosses_instances_and_sdks"]),
+            Feature(
+                "payloads byte for byte (up to some 45 KiB)",
+                ["test_messages::test_bytes_arrive_as_they_were_sent"],
+                _no(SDKS, "payloads are values here"),
+            ),
             Feature(
                 "publish faster than allowed: it waits",
                 ["test_limits::test_who_publishes_too_fast_has_to_wait"],

@@ -122,6 +122,10 @@ class Peer(ABC):
         """Returns when it is acknowledged. Raises Refused."""
         await self.call("publish", channel=channel, data=data)
 
+    async def publish_text(self, channel: str, text: str) -> None:
+        """A payload as bytes, with Protobuf only. Returns when it is acknowledged. Raises Refused."""
+        await self.call("publish_text", channel=channel, text=text)
+
     async def history(
         self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
     ) -> Any:
@@ -303,6 +307,9 @@ class PyPeer(Peer):
     async def _publish(self, channel: str, data: Any) -> None:
         await self._client.publish(channel, self._outgoing(data))
 
+    async def _publish_text(self, channel: str, text: str) -> None:
+        await self._client.publish(channel, text.encode())
+
     async def _history(self, channel: str, limit: int, since: Position | None, reverse: bool) -> Any:
         position = centrifuge.StreamPosition(**since) if since else None
         result = await self._client.history(channel, limit=limit, since=position, reverse=reverse)
@@ -333,7 +340,13 @@ class PyPeer(Peer):
 
     def message(self, publication: Any) -> Event:
         info = publication.info and self.person(publication.info)
-        return {"offset": publication.offset, "data": self._incoming(publication.data), "info": info}
+        text = publication.data.decode() if self.protobuf else None
+        return {
+            "offset": publication.offset,
+            "data": self._incoming(publication.data),
+            "text": text,
+            "info": info,
+        }
 
     def person(self, info: Any) -> Event:
         return {"user": info.user, "client": info.client, "conn_info": self._incoming(info.conn_info)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from itertools import permutations
 from typing import Any
 
@@ -51,6 +52,26 @@ async def test_a_message_crosses_instances_and_sdks(
         message = await each.event("publication", channel=channel)
         assert message["info"]["client"] == bob.client
         assert each.received(channel) == [(1, data), (2, "back")]
+
+
+@pytest.mark.parametrize("sdk", [f"{sdk}{PROTOBUF}" for sdk in SDKS])
+async def test_bytes_arrive_as_they_were_sent(dev: Dev, peer: OpenPeer, channel: str, sdk: str) -> None:
+    """From one SDK in Protobuf to both on another instance, and from the log."""
+    ann = await peer(sdk, dev.ws_urls[0])
+    others = [await peer(f"{other}{PROTOBUF}", dev.ws_urls[1]) for other in SDKS]
+    in_json = await peer("js", dev.ws_urls[1])
+    for each in (ann, *others, in_json):
+        await each.subscribe(channel)
+    texts = ['{"input": "test"}', ' {\n\t"a" : [1.0, 1E2, "\\u00e9"] }\n', '{"compact":true}']
+    for text in texts:
+        await ann.publish_text(channel, text)
+    for each in (ann, *others):
+        assert [(await each.event("publication", channel=channel))["text"] for _ in texts] == texts
+        history = await each.history(channel)
+        assert [message["text"] for message in history["publications"]] == texts
+    assert [(await in_json.event("publication", channel=channel))["data"] for _ in texts] == [
+        json.loads(text) for text in texts
+    ]
 
 
 async def test_two_who_speak_at_once_are_heard_in_one_order(dev: Dev, peer: OpenPeer, channel: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fanout, hot_channel, lifecycle, presence, slow_consumer
+from benchmarks import fanout, hot_channel, json_floods, lifecycle, presence, slow_consumer
 from benchmarks.hot_channel import ALONE, FOUR, PAIR, THREE, Layout, Run
 from benchmarks.node import WAYS
-from benchmarks.rig import percentile, rig
+from benchmarks.rig import Process, percentile, rig
 from service.adapters.memory import ManualClock
 
 pytestmark = [
@@ -81,6 +81,22 @@ def test_what_is_too_slow_or_unfair_in_one_channel_is_named() -> None:
     assert found(FOUR, [130, 130, 130, 130], 1.0) == ["4 x 25: total ÷ one instance's 0.52, less than 0.55"]
     assert found(PAIR, [16, 20], 1.0) == ["2 x 1: poorest ÷ mean 0.89, less than 0.9"]
     assert len(found(FOUR, [0, 0, 0, 0], 1.0)) == 2, "nothing at all is uneven as well"
+
+
+def test_every_flood_is_sent_and_a_neighbour_is_answered() -> None:
+    node = Process("benchmarks.node", 1024 * 1024, 0)
+    try:
+        port = node.answer()["port"]
+        attack = Process("benchmarks.json_floods", port)
+        try:
+            for kind in json_floods.FLOODS:
+                without, flooded, sent = json_floods.none_and(kind, port, attack, asks=3)
+                assert len(without) == len(flooded) == 3
+                assert sent >= json_floods.ATTACKERS
+        finally:
+            attack.end()
+    finally:
+        node.end()
 
 
 def test_percentiles() -> None:

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.core.codes import Disconnect, Error
-from service.core.protobuf import decode_messages
+from service.core.protobuf import PROTOBUF_FRAMES
 from service.core.protobuf_schema import SCHEMA, Shape, message_class
-from service.core.protocol import decode_frame
+from service.core.protocol import JSON_FRAMES
 from tests.protobuf import command, read_messages
 from tests.security.mutator import Mutator, commands, json_frames, protobuf_frames
 from tests.security.target import DEADLINE_S, RULES, Target, target, watched
@@ -237,7 +237,7 @@ async def _carried_out(frames: list[bytes], *, protobuf: bool, connected: bool) 
             await client.connect()
         for frame in frames:
             if client.socket.closed_with is None:
-                await client.connection.receive(frame, decode_messages if protobuf else decode_frame)
+                await client.connection.receive(frame, PROTOBUF_FRAMES if protobuf else JSON_FRAMES)
         await settled()
         assert client.socket.closed_with is None or isinstance(client.socket.closed_with, Disconnect)
         for line in client.socket.lines:

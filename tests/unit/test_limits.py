@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -11,8 +14,11 @@ from service.adapters.memory import ManualClock
 from service.assembly import BURST_S, rate
 from service.auth import sign_connection
 from service.client import pace
+from service.client.connection import COMMAND_BYTES_MIN, TURN_BYTES
 from service.client.publishing import PUBLISH_WAIT_S
 from service.core.codes import Disconnect
+from service.core.protocol import JSON_FRAMES, Bounds, Command, Reader
+from service.core.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, settled, until
 
 TOO_MANY = 111
@@ -256,3 +262,102 @@ async def test_channels_and_sizes_are_told_apart() -> None:
     assert await client.subscribe("other") == 106
     assert await client.publish("room", "x" * 2000) == 106
     assert limits(node) == {"channels": 1, "message_size": 1}
+
+
+# ---- what is decoded, and how much in one turn
+
+
+class Read:
+    """What was decoded of a frame: sizes, and in which turn of the event loop. Everything else is as in JSON."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.turns: list[int] = []
+        self.turn = 0
+        self.reader = Reader(JSON_FRAMES.split, self._decode)
+
+    def _decode(self, line: bytes, bounds: Bounds) -> Command:
+        self.sizes.append(len(line) if len(line) <= bounds.command_bytes else 0)
+        self.turns.append(self.turn)
+        return JSON_FRAMES.decode(line, bounds)
+
+    async def while_others_run(self, taking: Coroutine[None, None, None]) -> None:
+        """Count the turns that the event loop takes meanwhile."""
+        task = asyncio.ensure_future(taking)
+        while not task.done():
+            self.turn += 1
+            await asyncio.sleep(0)
+        await task
+
+
+def lines(*commands: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(command) for command in commands)
+
+
+@pytest.mark.parametrize("frames", [1, 100], ids=["in one frame", "in frames that came at once"])
+async def test_many_commands_let_the_event_loop_go_by(frames: int) -> None:
+    _, node = node_of(command_rate_limit=0.0)
+    client, read, count = await node.client(), Read(), 100
+    said = [{"id": 100 + index, "ping": {}} for index in range(count)]
+
+    async def taken() -> None:
+        for chunk in range(frames):
+            await client.connection.receive(lines(*said[chunk::frames]), read.reader)
+
+    await read.while_others_run(taken())
+    assert len(read.turns) == count
+    most = TURN_BYTES // COMMAND_BYTES_MIN
+    assert max(Counter(read.turns).values()) <= most
+    # No more turns than that takes, either.
+    assert read.turn <= count // most + 3
+
+
+async def test_large_commands_let_the_event_loop_go_by() -> None:
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0)
+    client, read = await node.client(), Read()
+    data = "x" * (TURN_BYTES // 2)
+    said = [{"id": 100 + index, "publish": {"channel": "c", "data": data}} for index in range(8)]
+    await read.while_others_run(client.connection.receive(lines(*said), read.reader))
+    assert max(Counter(read.turns).values()) == 1
+
+
+async def test_before_connect_nothing_large_is_decoded() -> None:
+    _, node = node_of(channel_limit=1)
+    client, read = node.open(), Read()
+    room = CONNECT_BYTES_MIN + CONNECT_BYTES_A_CHANNEL
+    connect = lines({"id": 1, "connect": {"data": ""}}).replace('""', f'"{"x" * room}"')
+    await client.connection.receive(connect, read.reader)
+    assert client.socket.closed_with is Disconnect.BAD_REQUEST
+    assert read.sizes == [0]
+
+
+async def test_what_is_sent_with_connect_is_decoded_after_it() -> None:
+    """And not at all, if there is no connection."""
+    _, node = node_of(secret=SECRET, insecure=False)
+    client, read = node.open(), Read()
+    frame = lines({"id": 1, "connect": {"token": "none"}}, {"id": 2, "subscribe": {"channel": "c"}})
+    await client.connection.receive(frame, read.reader)
+    assert client.socket.closed_with is Disconnect.INVALID_TOKEN
+    assert len(read.sizes) == 1
+
+
+async def test_a_connect_has_no_more_subs_than_a_client_channels() -> None:
+    _, node = node_of(channel_limit=2)
+    subs = {name: {"recover": True, "epoch": "e"} for name in "abc"}
+    many = node.open()
+    await many.say({"connect": {"subs": subs}})
+    assert many.socket.closed_with is Disconnect.BAD_REQUEST
+    few = node.open()
+    del subs["a"]
+    assert await few.ask("connect", subs=subs)
+
+
+async def test_a_command_that_is_too_large_is_answered_and_not_decoded() -> None:
+    _, node = node_of(message_size_limit=1024)
+    client, read = await node.client(), Read()
+    said = lines({"publish": {"channel": "c", "data": "x" * 1024}, "id": 7}, {"ping": {}, "id": 8})
+    await client.connection.receive(said, read.reader)
+    assert read.sizes[0] == 0
+    answers = [client.socket.reply_to(command_id) for command_id in (7, 8)]
+    assert [answer and answer["error"]["code"] for answer in answers] == [106, 108]
+    assert limits(node) == {"message_size": 1}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import orjson
@@ -21,6 +22,7 @@ __all__ = [
     "BATCH_FIELDS",
     "BATCH_REPLIES_BYTES_MAX",
     "Batch",
+    "Run",
 ]
 
 BATCH_COMMANDS_MAX: Final = 1000
@@ -51,42 +53,10 @@ class Batch:
     async def carry_out(self, call: Call, params: Json) -> Mapping[str, Json]:
         """A reply for each command, in their order; one that fails is followed by the others. Raises Refused."""
         asked = read(BATCH_FIELDS, params)
-        run = _Run(self._methods, call)
-        if not asked["parallel"]:
-            return {
-                "replies": [
-                    await run.reply(command, index) for index, command in enumerate(asked["commands"])
-                ]
-            }
-        return {"replies": await run.at_once(asked["commands"])}
-
-
-class _Run:
-    """The replies of one batch, as far as there is room for them."""
-
-    def __init__(self, methods: Mapping[str, Method], call: Call) -> None:
-        self._methods = methods
-        self._call = call
-        self._room = BATCH_REPLIES_BYTES_MAX
-
-    async def at_once(self, commands: Sequence[Json]) -> Sequence[Json]:
-        async def one(numbered: tuple[int, Json]) -> Json:
-            index, command = numbered
-            return await self.reply(command, index)
-
-        return await each(BATCH_AT_ONCE, list(enumerate(commands)), one)
-
-    async def reply(self, command: Json, index: int) -> Json:
-        try:
-            if self._room <= 0:
-                raise Refused(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
-            method, params = self._chosen(command, f"commands[{index}]")
-            result = await method.handler(self._call, read(method.fields, params))
-            encoded = orjson.dumps({method.name: result})
-        except Refused as refused:
-            encoded = orjson.dumps({"error": wire(refused.error, refused.why)})
-        self._room -= len(encoded)
-        return orjson.Fragment(encoded)
+        run = Run(call, self._chosen, lambda method: method.name)
+        at_once = BATCH_AT_ONCE if asked["parallel"] else 1
+        replies = await each(at_once, list(enumerate(asked["commands"])), run.reply)
+        return {"replies": [orjson.Fragment(reply) for reply in replies]}
 
     def _chosen(self, command: Json, name: str) -> tuple[Method, Json]:
         """The first of the known methods that is named."""
@@ -96,3 +66,38 @@ class _Run:
             if (params := command.get(method_name)) is not None:
                 return method, params
         raise Refused(Error.METHOD_NOT_FOUND)
+
+
+class Run:
+    """Carries out the commands of one request, as far as there is room for their replies.
+
+    `chosen`: the method that a command names and its parameters; gets the command and what it is called in refusals, and
+    raises Refused. `under`: how a result is called in its reply.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        chosen: Callable[[Json, str], tuple[Method, Json]],
+        under: Callable[[Method], str],
+    ) -> None:
+        self._call = call
+        self._chosen = chosen
+        self._under = under
+        self._room = BATCH_REPLIES_BYTES_MAX
+
+    async def reply(self, numbered: tuple[int, Json]) -> bytes:
+        """The reply to one command, which comes with its place in the request. Raises nothing of its own."""
+        index, command = numbered
+        # Others have their turn between commands that need not wait for anything.
+        await asyncio.sleep(0)
+        try:
+            if self._room <= 0:
+                raise Refused(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
+            method, params = self._chosen(command, f"commands[{index}]")
+            result = await method.handler(self._call, read(method.fields, params))
+            encoded = orjson.dumps({self._under(method): result})
+        except Refused as refused:
+            encoded = orjson.dumps({"error": wire(refused.error, refused.why)})
+        self._room -= len(encoded)
+        return encoded

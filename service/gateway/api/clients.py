@@ -107,7 +107,7 @@ def _given(call: Call, order: Order) -> Mapping[str, Json]:
 
 def _info(call: Call, asked: Params, name: str) -> Json:
     encoded = asked[f"b64{name}"]
-    return sized(call, name, asked[name] if encoded is None else encoded[0])
+    return sized(call, name, asked[name] if encoded is None else encoded.value)
 
 
 def _code(code: int) -> int:

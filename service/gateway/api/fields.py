@@ -30,6 +30,7 @@ __all__ = [
     "PAYLOAD",
     "SAFE_MAX",
     "TAGS",
+    "Decoded",
     "Field",
     "Kind",
     "ListOf",
@@ -235,19 +236,28 @@ class _Info:
         return {}
 
 
-class _Base64:
-    """Base64 of the text of a JSON value: a tuple of one, since it may be `null`. An empty text is nothing."""
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A JSON value, which may be `null`, and the bytes that it was."""
 
-    def read(self, value: Json, name: str) -> tuple[Json] | None:
+    value: Json
+    raw: bytes
+
+
+class _Base64:
+    """Base64 of the text of a JSON value. An empty text is nothing."""
+
+    def read(self, value: Json, name: str) -> Decoded | None:
         if value == "":
             return None
         try:
             if not isinstance(value, str):
                 raise ValueError
-            decoded = orjson.loads(base64.b64decode(value, validate=True))
+            raw = base64.b64decode(value, validate=True)
+            decoded = orjson.loads(raw)
         except ValueError:
             raise bad_field(name, "must be base64 of the text of a JSON value") from None
-        return (INFO.read(decoded, name),)
+        return Decoded(INFO.read(decoded, name), raw)
 
     def schema(self) -> Schema:
         return {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/json"}

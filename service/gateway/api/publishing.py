@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +12,7 @@ import structlog
 from service.concurrency import each
 from service.core.channels import is_valid_name
 from service.core.codes import Error
-from service.core.protocol import Unencodable
+from service.core.protocol import Unencodable, text_to_keep
 from service.core.publication import Json, Publication
 from service.gateway.api.fields import (
     ABSENT,
@@ -25,6 +26,7 @@ from service.gateway.api.fields import (
     ListOf,
     Schema,
     Text,
+    Whole,
 )
 from service.gateway.api.methods import BODY_ROOM_BYTES, Call, Method, Params, known, sized
 from service.gateway.api.refusals import Refused, bad_field, wire
@@ -49,6 +51,7 @@ class _Content:
     """What is to be published, in one channel or several."""
 
     data: Json
+    text: str | None
     tags: Mapping[str, str] | None
     key: str | None
     skip_history: bool
@@ -63,6 +66,8 @@ async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
     content = _content(call, asked)
 
     async def one(channel: str) -> Mapping[str, Json]:
+        # Others have their turn between channels without history, which need not wait for anything.
+        await asyncio.sleep(0)
         try:
             if not is_valid_name(channel):
                 raise bad_field("channel", "must be a channel's name")
@@ -74,12 +79,17 @@ async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
 
 
 def _content(call: Call, asked: Params) -> _Content:
-    if asked["b64data"] is not None:
-        [data] = asked["b64data"]
+    if asked["version"]:
+        # Centrifugo drops what is older than what it has. Passed over, it would be delivered: stale data for new.
+        raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
+    text = None
+    if (encoded := asked["b64data"]) is not None:
+        data, text = encoded.value, text_to_keep(encoded.raw, encoded.value)
     elif (data := asked["data"]) is ABSENT:
         raise bad_field("data", "is required")
     return _Content(
         sized(call, "data", data),
+        text,
         asked["tags"],
         asked["idempotency_key"],
         asked["skip_history"],
@@ -94,7 +104,9 @@ async def _published(call: Call, channel: str, content: _Content) -> Mapping[str
         # It may have been published elsewhere so long ago that the key is forgotten.
         raise Refused(Error.TOO_MANY_REQUESTS)
     delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
-    published = Publication(content.data, tags=content.tags, time=call.received_ms, delta=delta)
+    published = Publication(
+        content.data, tags=content.tags, time=call.received_ms, delta=delta, text=content.text
+    )
     try:
         if not options.has_history or content.skip_history:
             if content.key is not None:
@@ -109,6 +121,9 @@ async def _published(call: Call, channel: str, content: _Content) -> Mapping[str
         raise Refused(publisher.error(failure)) from failure
     return {"offset": position.offset, "epoch": position.epoch}
 
+
+# As wide as Centrifugo's API has it.
+_VERSION_MAX: Final = 2**64 - 1
 
 _CONTENT: Final = (
     Field(
@@ -134,6 +149,12 @@ _CONTENT: Final = (
         "Subscribers who asked for it may get it as its difference from the publication before, where the channel's "
         "`allowed_delta_types` say so.",
         default=False,
+    ),
+    Field(
+        "version",
+        Whole(0, _VERSION_MAX),
+        "Not available: anything but 0 is error 108, and nothing is published.",
+        default=0,
     ),
 )
 

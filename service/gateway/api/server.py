@@ -4,6 +4,8 @@
 never reached a method (no key, no JSON, too large). A batch is answered with `{"replies": […]}`.
 
     a request → key, type, length → body → JSON → parameters (fields.py) → handler of the method → answer
+
+POST /api itself takes the older form (commands.py), on the same way.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from service.core.codes import Error
 from service.core.publication import Json
 from service.gateway.api import channels, clients, nodes, publishing
 from service.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
+from service.gateway.api.commands import Commands, split
 from service.gateway.api.fields import read
 from service.gateway.api.methods import Call, Method
 from service.gateway.api.openapi import description
@@ -28,7 +31,7 @@ from service.gateway.api.refusals import Refused, wire
 from service.gateway.api.watch import Watch
 from service.keys import NODE
 
-__all__ = ["METHODS", "Api"]
+__all__ = ["CONTAINERS_MAX", "METHODS", "Api"]
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -49,8 +52,14 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 _JSON: Final = "application/json"
+# Arrays and objects in one request: what costs most to decode, up to 10 ms then. Each has a bracket, so that they are counted
+# without decoding anything; brackets within strings count as well.
+CONTAINERS_MAX: Final = 65_536
+# How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110 §11.1).
+_KEY_SCHEME: Final = "apikey "
 
-Answering = Callable[[Call, Json], Awaitable[Json]]
+Decoding = Callable[[bytes], Json]
+Answering = Callable[[Call, Json], Awaitable[bytes]]
 
 _log = structlog.get_logger(__name__)
 
@@ -69,12 +78,14 @@ class Api:
         for method in METHODS.values():
             bytes_max = method.body_bytes_max(self._payload_bytes_max)
             app.router.add_post(f"/api/{method.name}", self._handler(_alone(method), bytes_max))
-        app.router.add_post("/api/batch", self._handler(Batch(METHODS).carry_out, BATCH_BODY_BYTES_MAX))
+        app.router.add_post("/api/batch", self._handler(_batch(Batch(METHODS)), BATCH_BODY_BYTES_MAX))
         app.router.add_post("/api/{method}", self._unknown)
+        older = self._handler(Commands(METHODS).carry_out, BATCH_BODY_BYTES_MAX, split)
+        app.router.add_post("/api", older)
         app.cleanup_ctx.append(_watch)
 
     def _handler(
-        self, answering: Answering, body_bytes_max: int
+        self, answering: Answering, body_bytes_max: int, decoding: Decoding = orjson.loads
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             # Before the body is waited for: what is sent with a key counts from here.
@@ -95,10 +106,18 @@ class Api:
                 return _refusal(
                     413, Error.LIMIT_EXCEEDED, f"the request is larger than {body_bytes_max} bytes"
                 )
+            if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
+                return _refusal(
+                    413,
+                    Error.LIMIT_EXCEEDED,
+                    f"the request has more than {CONTAINERS_MAX} arrays and objects",
+                )
             try:
-                params = orjson.loads(body)
-            except orjson.JSONDecodeError:
+                params = decoding(body)
+            except ValueError:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
+            except Refused as refused:
+                return _refusal(200, refused.error, refused.why)
             call = Call(node, received_ms, late, self._payload_bytes_max)
             try:
                 return _answer(await answering(call, params), 200)
@@ -114,7 +133,7 @@ class Api:
     async def _describe(self, request: web.Request) -> web.Response:
         if not self._may_call(request):
             return _refusal(401, Error.UNAUTHORIZED)
-        return _answer(description(METHODS.values()), 200)
+        return _answer(orjson.dumps(description(METHODS.values())), 200)
 
     async def _unknown(self, request: web.Request) -> web.Response:
         if not self._may_call(request):
@@ -124,13 +143,24 @@ class Api:
     def _may_call(self, request: web.Request) -> bool:
         if self._insecure:
             return True
-        given = request.headers.get("X-API-Key", "").encode(errors="surrogateescape")
-        return bool(self._key) and hmac.compare_digest(given, self._key)
+        given = request.headers.get("X-API-Key")
+        if given is None:
+            scheme = request.headers.get("Authorization", "")
+            given = scheme[len(_KEY_SCHEME) :] if scheme[: len(_KEY_SCHEME)].lower() == _KEY_SCHEME else ""
+        encoded = given.encode(errors="surrogateescape")
+        return bool(self._key) and hmac.compare_digest(encoded, self._key)
 
 
 def _alone(method: Method) -> Answering:
-    async def answer(call: Call, params: Json) -> Json:
-        return {"result": await method.handler(call, read(method.fields, params))}
+    async def answer(call: Call, params: Json) -> bytes:
+        return orjson.dumps({"result": await method.handler(call, read(method.fields, params))})
+
+    return answer
+
+
+def _batch(batch: Batch) -> Answering:
+    async def answer(call: Call, params: Json) -> bytes:
+        return orjson.dumps(await batch.carry_out(call, params))
 
     return answer
 
@@ -156,11 +186,11 @@ async def _watch(app: web.Application) -> AsyncIterator[None]:
 
 
 def _refusal(status: int, error: Error, why: str = "") -> web.Response:
-    return _answer({"error": wire(error, why)}, status)
+    return _answer(orjson.dumps({"error": wire(error, why)}), status)
 
 
-def _answer(body: Json, status: int) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type=_JSON)
+def _answer(body: bytes, status: int) -> web.Response:
+    return web.Response(body=body, status=status, content_type=_JSON)
 
 
 _WATCH: Final = web.AppKey("watch", Watch)

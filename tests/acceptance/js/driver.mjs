@@ -16,12 +16,15 @@ let client;
 // With Protobuf the SDK passes payloads on as bytes; what they hold is the application's business.
 let outgoing = (data) => data;
 let incoming = (data) => data;
+// Of payloads that are bytes; no application sees it of others.
+let asText = () => null;
 
 const person = (info) =>
   info && { user: info.user, client: info.client, conn_info: incoming(info.connInfo ?? null) };
 const message = (publication) => ({
   offset: publication.offset ?? 0,
   data: incoming(publication.data),
+  text: asText(publication.data),
   info: person(publication.info) ?? null,
 });
 
@@ -40,6 +43,7 @@ function open({ url, token, fresh_tokens: freshTokens, protobuf, data, retry_ms:
   if (protobuf) {
     outgoing = (data) => new TextEncoder().encode(JSON.stringify(data));
     // What is absent is empty.
+    asText = (data) => new TextDecoder().decode(data);
     incoming = (data) => (data?.length ? JSON.parse(new TextDecoder().decode(data)) : null);
   }
   client = new (protobuf ? ProtobufCentrifuge : Centrifuge)(url, {
@@ -124,6 +128,10 @@ const operations = {
   },
   async publish({ channel, data }) {
     await client.publish(channel, outgoing(data));
+  },
+  // With Protobuf only.
+  async publish_text({ channel, text }) {
+    await client.publish(channel, new TextEncoder().encode(text));
   },
   async history({ channel, limit, since, reverse }) {
     const { publications, offset, epoch } = await client.history(channel, { limit, since, reverse });

@@ -15,10 +15,12 @@ from service.core.capabilities import Capability, Grant
 from service.core.channels import ChannelOptions, ChannelOverride, ChannelRules
 from service.core.codes import Disconnect, Error
 from service.core.protocol import (
+    Bounds,
     Command,
     ConnectRequest,
     HistoryRequest,
     InvalidRequest,
+    OversizedRequest,
     PingRequest,
     Pong,
     PresenceRequest,
@@ -35,6 +37,8 @@ from service.core.protocol import (
 )
 from service.core.publication import ClientInfo, StreamPosition
 from service.core.session import (
+    CONNECT_BYTES_A_CHANNEL,
+    CONNECT_BYTES_MIN,
     Authenticate,
     Authorize,
     Close,
@@ -165,14 +169,12 @@ def test_what_each_command_does_in_each_state(state: State, name: str) -> None:
     assert session.state is after
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from(sorted(REQUESTS)), st.sampled_from([10, SIZE_MAX + 1])), max_size=12)
-)
-def test_nothing_is_done_for_a_closed_connection(names: list[tuple[str, int]]) -> None:
+@given(st.lists(st.sampled_from([*sorted(REQUESTS), "too large"]), max_size=12))
+def test_nothing_is_done_for_a_closed_connection(names: list[str]) -> None:
     session = Session("c1", policy())
     closed = False
-    for name, size in names:
-        effect = say(session, REQUESTS[name], size=size)
+    for name in names:
+        effect = say(session, REQUESTS.get(name, OversizedRequest()))
         if closed:
             assert effect == BAD
         if isinstance(effect, Authenticate):
@@ -221,24 +223,24 @@ def test_who_may_connect_without_a_token(insecure: bool, anonymous: bool) -> Non
 # ---- sizes and names
 
 
-@pytest.mark.parametrize("name", [name for name in REQUESTS if name not in ("pong", "connect")])
-def test_a_command_over_the_limit_fails_and_the_connection_stays(name: str) -> None:
-    effect = say(in_state(State.CONNECTED, policy()), REQUESTS[name], size=SIZE_MAX)
-    assert effect == WHEN_CONNECTED[name]
+def test_a_command_over_the_limit_fails_and_the_connection_stays() -> None:
     session = in_state(State.CONNECTED, policy())
-    assert say(session, REQUESTS[name], size=SIZE_MAX + 1) == Fail(5, Error.LIMIT_EXCEEDED)
+    assert say(session, OversizedRequest(), size=SIZE_MAX + 1) == Fail(5, Error.LIMIT_EXCEEDED)
     assert session.state is State.CONNECTED
     assert session.channels == set()
 
 
-def test_what_has_no_id_is_never_answered() -> None:
-    session = connected(policy())
-    effect = say(session, SendRequest(1), command_id=0, size=SIZE_MAX + 1)
-    assert effect == Close(Disconnect.NOT_AVAILABLE)
+def test_what_is_too_large_before_connect_closes() -> None:
+    assert say(Session("c1", policy()), OversizedRequest(), size=SIZE_MAX + 1) == BAD
 
 
-def test_a_connect_over_the_limit_closes() -> None:
-    assert say(Session("c1", policy()), ConnectRequest("t"), size=SIZE_MAX + 1) == BAD
+def test_what_is_decoded_grows_with_the_channels_and_no_further_than_any_command() -> None:
+    """A token and data, and where the client was in each of its channels."""
+    few = replace(policy(channel_limit=100), message_size_limit=64 * 1024)
+    many = policy(channel_limit=10_000)
+    assert few.connect_bounds == Bounds(CONNECT_BYTES_MIN + 100 * CONNECT_BYTES_A_CHANNEL, 100)
+    assert few.bounds == Bounds(64 * 1024, 100)
+    assert many.connect_bounds == many.bounds == Bounds(SIZE_MAX, 10_000)
 
 
 def on(channel: str) -> list[Request]:

@@ -9,13 +9,14 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.forms import PLAIN, Form, Payload
-from service.core.protocol import encode_publication, info_push, publication_push
+from service.core.forms import PLAIN, Form, Payload, sent_of
+from service.core.protobuf import encode_messages
+from service.core.protocol import info_push, publication_push
 from service.core.publication import ClientInfo, Publication
 from service.core.recovery import Sent
 from service.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
 from service.ports import Framer
-from tests.protobuf import as_it_is
+from tests.protobuf import as_it_is, parsed
 from tests.unit.worlds import Socket
 
 INFO = ClientInfo("ann", "1")
@@ -203,8 +204,7 @@ def test_channels_and_their_subscribers_are_counted() -> None:
 
 
 def publications(*data: Any, delta: bool = True) -> list[Sent]:
-    made = [Publication(each, offset=offset) for offset, each in enumerate(data, 1)]
-    return [Sent(each.offset, encode_publication(each), 0, delta) for each in made]
+    return [sent_of(Publication(each, offset, delta=delta), 0) for offset, each in enumerate(data, 1)]
 
 
 def test_a_number_stands_for_the_name_as_long_as_somebody_is_there() -> None:
@@ -229,7 +229,7 @@ class Follower(Subscriber):
     """One who gets differences in JSON, and puts them together as an SDK does."""
 
     def __init__(self) -> None:
-        super().__init__(framer=as_it_is, form=Form(payload=Payload.TEXT))
+        super().__init__(framer=as_it_is, form=Form(payload=Payload.TEXT, delta=True))
 
     def follow(self) -> tuple[list[Any], int]:
         """The data of what it got, and how many of them came as differences."""
@@ -295,16 +295,43 @@ def test_who_comes_back_after_all_had_left_starts_whole() -> None:
     assert plain.sink.published("a") == SCORES[:4]
 
 
-def test_in_protobuf_whole_publications_are_as_ever() -> None:
+def test_in_protobuf_and_as_text_go_the_bytes_that_the_publisher_sent() -> None:
+    """Also where one publication after another is a difference: it is one of these bytes."""
     made = Hub()
-    subscriber = Subscriber(framer=as_it_is, form=Form(payload=Payload.BYTES))
-    made.add("a", subscriber)
-    made.publish("a", publications(*SCORES[:2]))
-    whole, difference = (push["pub"] for push in subscriber.sink.pushes)
-    assert whole["data"] == SCORES[0]
-    assert difference["delta"] is True
-    before = json.dumps(SCORES[0], separators=(",", ":")).encode()
-    assert json.loads(bytes(apply_delta(before, difference["data"].encode()))) == SCORES[1]
+    plain, text, binary, chain = (
+        Subscriber(framer=framer, form=form)
+        for framer, form in (
+            (as_it_is, PLAIN),
+            (as_it_is, Form(payload=Payload.TEXT, delta=True)),
+            (encode_messages, Form(payload=Payload.BYTES)),
+            (encode_messages, Form(payload=Payload.BYTES, delta=True)),
+        )
+    )
+    for subscriber in (plain, text, binary, chain):
+        made.add("a", subscriber)
+    raws = [json.dumps(score, indent=1) + "\n" for score in SCORES[:3]]
+    stored = [
+        Publication(score, offset, text=raw, delta=True)
+        for offset, (score, raw) in enumerate(zip(SCORES, raws, strict=False), 1)
+    ]
+    made.publish("a", [sent_of(each, 0) for each in stored])
+    assert plain.sink.published("a") == SCORES[:3]
+    assert all(each.keys() == {"data", "offset"} for each in (push["pub"] for push in plain.sink.pushes))
+    pushed = [message.push.pub for frame in binary.sink.frames for message in parsed(frame)]
+    assert [pub.data.decode() for pub in pushed] == raws
+    chains = [
+        [
+            (pub["data"].encode(), pub.get("delta", False))
+            for pub in (push["pub"] for push in text.sink.pushes)
+        ],
+        [(each.push.pub.data, each.push.pub.delta) for frame in chain.sink.frames for each in parsed(frame)],
+    ]
+    for parts in chains:
+        before = b""
+        for (part, is_difference), raw in zip(parts, raws, strict=True):
+            before = bytes(apply_delta(before, part)) if is_difference else part
+            assert before.decode() == raw
+        assert [is_difference for _, is_difference in parts] == [False, True, True]
 
 
 @given(

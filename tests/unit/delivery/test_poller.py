@@ -12,7 +12,7 @@ import pytest
 from service.adapters.memory import MemoryQueue
 from service.delivery import poller as poller_module
 from service.delivery.deleter import FAILURES_TOLD
-from service.delivery.poller import POLLERS_MAX, Poller
+from service.delivery.poller import POLLERS_MAX, TAKE_CHARS, Poller
 from service.ports import Gone, PortError, Refused, Throttled, UnknownOutcome
 from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, running, settled, until
 
@@ -62,6 +62,26 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     await world.queue.open(NAME)
     return world
+
+
+async def test_large_messages_are_handed_on_in_portions_and_others_have_their_turn(world: World) -> None:
+    half, whole = "h" * (TAKE_CHARS // 2), "w" * (TAKE_CHARS + 1)
+    bodies = ["small", half, "s", half, half, whole, "last"]
+    world.send(*bodies)
+    turns, taken_in = 0, []
+
+    def take(portion: Sequence[str]) -> None:
+        taken_in.append((turns, list(portion)))
+
+    world.poller = Poller(world.queue, world.fleet.clock, no_jitter, take, world._rebuild)
+    async with polling(world):
+        while sum(len(portion) for _, portion in taken_in) < len(bodies):
+            turns += 1
+            await asyncio.sleep(0)
+        await until(lambda: world.stored == 0)
+    assert [portion for _, portion in taken_in] == [["small", half, "s"], [half, half], [whole], ["last"]]
+    at = [turn for turn, _ in taken_in]
+    assert len(set(at)) == len(at), "no two in one turn"
 
 
 async def test_messages_are_handed_on_then_deleted(world: World) -> None:

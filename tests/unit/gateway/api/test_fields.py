@@ -20,6 +20,7 @@ from service.gateway.api.fields import (
     KEY,
     PAYLOAD,
     TAGS,
+    Decoded,
     Field,
     Kind,
     ListOf,
@@ -132,8 +133,8 @@ def test_what_is_required_must_be_there(value: Any) -> None:
 
 
 def test_base64_of_a_value() -> None:
-    assert BASE64.read("bnVsbA==", "it") == (None,)
-    assert BASE64.read("WzFd", "it") == ([1],)
+    assert BASE64.read("bnVsbA==", "it") == Decoded(None, b"null")
+    assert BASE64.read("WzFd", "it") == Decoded([1], b"[1]")
     assert BASE64.read("", "it") is None
     for wrong in ("null", "é", "/w==", "eyI=", 5, None):
         with pytest.raises(Refused, match="it must be base64"):

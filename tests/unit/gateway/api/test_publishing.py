@@ -83,9 +83,38 @@ async def test_data_in_base64_is_the_text_of_a_value_and_goes_before_data(caller
     assert [entry["data"] for entry in caller.stored()] == [{"text": "hi"}, None, 5, "this"]
 
 
+async def test_bytes_in_base64_are_kept_as_they_are(caller: Caller) -> None:
+    """For clients who get payloads as bytes; values of the request's own JSON are written anew."""
+    raw = b'{ "a": 1.0 }'
+    await caller.result("publish", channel=CHANNEL, b64data=base64.b64encode(raw).decode())
+    await caller.result("publish", channel=CHANNEL, data={"a": 1.0})
+    assert caller.stored() == [
+        {"data": {"a": 1.0}, "text": raw.decode(), "time": caller.stored()[0]["time"]},
+        {"data": {"a": 1.0}, "time": caller.stored()[1]["time"]},
+    ]
+    history = await caller.result("history", channel=CHANNEL, limit=2)
+    assert [set(entry) for entry in history["publications"]] == [{"data", "offset", "time"}] * 2
+
+
 async def test_what_a_method_does_not_know_is_passed_over(caller: Caller) -> None:
-    await caller.result("publish", channel=CHANNEL, data=1, delta=True, version=7, other=[1])
+    await caller.result("publish", channel=CHANNEL, data=1, delta=True, version_epoch="e", other=[1])
     assert [entry["data"] for entry in caller.stored()] == [1]
+
+
+@pytest.mark.parametrize("version", [1, 2**64 - 1])
+async def test_a_version_is_refused_and_not_passed_over(caller: Caller, version: int) -> None:
+    """Whoever counts on older ones being dropped must not find them delivered."""
+    said = (108, "not available: versions of publications are not there")
+    one = {"channel": CHANNEL, "data": 1, "version": version}
+    assert await caller.refusal("publish", **one, version_epoch="e") == said
+    assert await caller.refusal("broadcast", channels=["a", "b"], data=1, version=version) == said
+    answer = await caller.ask("batch", commands=[{"publish": one}, {"publish": one | {"version": 0}}])
+    assert answer["replies"][0]["error"]["code"] == 108
+    assert answer["replies"][1]["publish"]["offset"] == 1
+    # As clients write it that have nothing to say there.
+    assert "result" in await caller.publish(version=0, version_epoch="")
+    assert "result" in await caller.publish(version=None)
+    assert len(caller.stored()) == 3
 
 
 async def test_an_unknown_namespace(caller: Caller) -> None:
