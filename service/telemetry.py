@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import sys
-from typing import Any, BinaryIO, Final, Literal, get_args
+import time
+from typing import Any, BinaryIO, Final, Literal, TextIO, get_args
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, WrappedLogger
+
+from service.core.rates import Rate, Seldom
+from service.core.redaction import json_printable, printable, without_passwords
 
 __all__ = ["LEVELS", "Level", "configure"]
 
@@ -18,6 +23,10 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 # A library's message is free text; this bounds what one line may hold.
 LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
+# How often a library may say the same: some do so for each request, or for each turn of the event loop.
+LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
+# Different things that libraries say, of which it is known how often they did. Then it begins anew.
+LIBRARY_MESSAGES_MAX: Final = 256
 _NUMBERS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -46,9 +55,7 @@ def configure(
         # Plain tracebacks: the others print local variables, and those hold payloads.
         processors += [
             _printable,
-            structlog.dev.ConsoleRenderer(
-                colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
-            ),
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback, pad_event_to=0),
             _encode,
         ]
     else:
@@ -85,10 +92,17 @@ class _Lines:
 
 
 class _LibraryHandler(logging.Handler):
-    """Records of the standard library's logging become `library_log` events."""
+    """Records of the standard library's logging become `library_log` events, and a flood of the same one a few of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[tuple[str, int, str], Seldom] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises, as a handler must not."""
+        passed_over = self._again(record)
+        if passed_over is None:
+            return
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001  # arguments that do not fit their format are the library's bug
@@ -99,7 +113,17 @@ class _LibraryHandler(logging.Handler):
             logger=record.name,
             message=message[:LIBRARY_MESSAGE_CHARS_MAX],
             exc_info=record.exc_info,
+            **({"passed_over": passed_over} if passed_over else {}),
         )
+
+    def _again(self, record: logging.LogRecord) -> int | None:
+        """As `Seldom.again`. Two records are the same if their formats begin with the same line."""
+        key = (record.name, record.levelno, str(record.msg).partition("\n")[0])
+        if key not in self._told:
+            if len(self._told) >= LIBRARY_MESSAGES_MAX:
+                self._told.clear()
+            self._told[key] = Seldom(LIBRARY_RATE)
+        return self._told[key].again(time.monotonic())
 
 
 def _standard(number: int) -> int:
@@ -115,10 +139,12 @@ def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     if ordered.get("exc_info", False) is None:
         del ordered["exc_info"]
     try:
-        return orjson.dumps(ordered, default=repr)
+        line = orjson.dumps(ordered, default=repr).decode()
     except TypeError:
         # Text that is no Unicode, numbers beyond 64 bits: rare, and never a reason to lose the line.
-        return json.dumps(_plain(ordered)).encode()
+        line = json.dumps(_plain(ordered))
+    # Lines are read by eye as well, in terminals and editors: JSON itself escapes less than those obey.
+    return json_printable(without_passwords(line)).encode()
 
 
 def _plain(event: EventDict) -> dict[str, Any]:
@@ -131,11 +157,17 @@ def _plain(event: EventDict) -> dict[str, Any]:
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """On a terminal, what clients are called could otherwise be lines of their own, or orders to the terminal."""
     for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[name] = value.encode("unicode_escape").decode("ascii")
+        if isinstance(value, str):
+            event[name] = printable(value)
     return event
 
 
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    """Plain, on lines of its own; an exception's text may be a client's."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(printable(text.getvalue(), keep="\n"))
+
+
 def _encode(_logger: WrappedLogger, _method: str, line: Any) -> bytes:
-    text: str = line
-    return text.encode(errors="backslashreplace")
+    return without_passwords(line).encode(errors="backslashreplace")

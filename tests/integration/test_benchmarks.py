@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks import fanout, hot_channel, lifecycle, presence, slow_consumer
+from benchmarks import fanout, floods, hot_channel, lifecycle, presence, slow_consumer
 from benchmarks.hot_channel import ALONE, FOUR, PAIR, THREE, Layout, Run
 from benchmarks.node import WAYS
-from benchmarks.rig import percentile, rig
+from benchmarks.rig import Process, percentile, rig
 from service.adapters.memory import ManualClock
 
 pytestmark = [
@@ -81,6 +82,21 @@ def test_what_is_too_slow_or_unfair_in_one_channel_is_named() -> None:
     assert found(FOUR, [130, 130, 130, 130], 1.0) == ["4 x 25: total ÷ one instance's 0.52, less than 0.55"]
     assert found(PAIR, [16, 20], 1.0) == ["2 x 1: poorest ÷ mean 0.89, less than 0.9"]
     assert len(found(FOUR, [0, 0, 0, 0], 1.0)) == 2, "nothing at all is uneven as well"
+
+
+@pytest.mark.parametrize("kind", [floods.NONE, *floods.KINDS])
+def test_a_flood_goes_on_while_the_neighbour_is_measured(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(floods, "ROUND_S", 0.2)
+    started: list[Process] = []
+    try:
+        started.append(node := Process("benchmarks.node", 1024 * 1024, 0))
+        port = node.answer()["port"]
+        started.append(flooding := Process("benchmarks.floods", "attack", port))
+        with closing(floods.Neighbour(port)) as neighbour:
+            assert floods.measured(flooding, neighbour, kind)
+    finally:
+        for process in started:
+            process.end()
 
 
 def test_percentiles() -> None:

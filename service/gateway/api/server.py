@@ -28,7 +28,7 @@ from service.gateway.api.refusals import Refused, wire
 from service.gateway.api.watch import Watch
 from service.keys import NODE
 
-__all__ = ["METHODS", "Api"]
+__all__ = ["BODY_S", "METHODS", "Api"]
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -49,6 +49,8 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 _JSON: Final = "application/json"
+# For all of a request's body, from the end of its headers: 2 MiB take no longer.
+BODY_S: Final = 10.0
 
 Answering = Callable[[Call, Json], Awaitable[Json]]
 
@@ -88,7 +90,10 @@ class Api:
             if request.content_length is None:
                 return _refusal(411, Error.BAD_REQUEST, "Content-Length is required")
             try:
-                body = await _body(request, body_bytes_max)
+                async with asyncio.timeout(BODY_S):
+                    body = await _body(request, body_bytes_max)
+            except TimeoutError:
+                return _refusal(408, Error.BAD_REQUEST, f"the body was not complete within {BODY_S:g} s")
             except web.RequestPayloadError:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not encoded as its headers say")
             if body is None:
