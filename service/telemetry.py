@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Hashable
 from typing import Any, BinaryIO, Final, Literal, TextIO, get_args
 
 import orjson
@@ -25,8 +26,13 @@ LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
 # How often a library may say the same: some do so for each request, or for each turn of the event loop.
 LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
-# Different things that libraries say, of which it is known how often they did. Then it begins anew.
-LIBRARY_MESSAGES_MAX: Final = 256
+# How often one event of ours is told, unless it is an error: clients cause most of them, a line or two for each connection
+# that they open, and a fleet that comes back at once is a thousand.
+EVENT_RATE: Final = Rate(per_s=100.0, burst=1000.0)
+# Different things that are said, of which it is known how often they were. Then it begins anew.
+KINDS_MAX: Final = 256
+_LIBRARY_EVENT: Final = "library_log"
+_ERRORS: Final = frozenset({"error", "exception", "critical"})
 _NUMBERS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -47,6 +53,7 @@ def configure(
     number = _NUMBERS[level]
     lines = _Lines(sys.stderr.buffer if stream is None else stream)
     processors: list[structlog.typing.Processor] = [
+        _Sparing(),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -91,16 +98,55 @@ class _Lines:
     debug = info = warning = error = critical = exception = msg
 
 
+class _Kinds:
+    """What is told at a rate, by kind."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._known: dict[Hashable, Seldom] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def again(self, kind: Hashable) -> int | None:
+        """As `Seldom.again`."""
+        if kind not in self._known:
+            if len(self._known) >= KINDS_MAX:
+                self._known.clear()
+            self._known[kind] = Seldom(self._rate)
+        return self._known[kind].again(time.monotonic())
+
+
+class _Sparing:
+    """A processor that drops what is told too often, of events that are no errors."""
+
+    def __init__(self) -> None:
+        self._kinds = _Kinds(EVENT_RATE)
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        # Libraries' records have their own rate.
+        if method in _ERRORS or event["event"] == _LIBRARY_EVENT:
+            return event
+        passed_over = self._kinds.again(event["event"])
+        if passed_over is None:
+            raise structlog.DropEvent
+        if passed_over:
+            event["passed_over"] = passed_over
+        return event
+
+
 class _LibraryHandler(logging.Handler):
     """Records of the standard library's logging become `library_log` events, and a flood of the same one a few of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: dict[tuple[str, int, str], Seldom] = {}
+        self._kinds = _Kinds(LIBRARY_RATE)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises, as a handler must not."""
-        passed_over = self._again(record)
+        # Two records are the same if their formats begin with the same line.
+        kind = (record.name, record.levelno, str(record.msg).partition("\n")[0])
+        passed_over = self._kinds.again(kind)
         if passed_over is None:
             return
         try:
@@ -109,21 +155,12 @@ class _LibraryHandler(logging.Handler):
             message = f"{record.msg!r} ({type(error).__name__} while formatting)"
         structlog.get_logger().log(
             _standard(record.levelno),
-            "library_log",
+            _LIBRARY_EVENT,
             logger=record.name,
             message=message[:LIBRARY_MESSAGE_CHARS_MAX],
             exc_info=record.exc_info,
             **({"passed_over": passed_over} if passed_over else {}),
         )
-
-    def _again(self, record: logging.LogRecord) -> int | None:
-        """As `Seldom.again`. Two records are the same if their formats begin with the same line."""
-        key = (record.name, record.levelno, str(record.msg).partition("\n")[0])
-        if key not in self._told:
-            if len(self._told) >= LIBRARY_MESSAGES_MAX:
-                self._told.clear()
-            self._told[key] = Seldom(LIBRARY_RATE)
-        return self._told[key].again(time.monotonic())
 
 
 def _standard(number: int) -> int:

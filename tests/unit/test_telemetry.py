@@ -181,11 +181,36 @@ def test_what_a_library_says_again_and_again_is_told_now_and_then(
 
 def test_what_libraries_say_is_remembered_of_so_many(stream: io.BytesIO) -> None:
     telemetry.configure(stream=stream)
-    for number in range(3 * telemetry.LIBRARY_MESSAGES_MAX):
+    for number in range(3 * telemetry.KINDS_MAX):
         logging.getLogger("odd").warning(f"message {number}")
-    assert len(lines(stream)) == 3 * telemetry.LIBRARY_MESSAGES_MAX
+    assert len(lines(stream)) == 3 * telemetry.KINDS_MAX
     [handler] = [each for each in logging.getLogger().handlers if isinstance(each, telemetry._LibraryHandler)]
-    assert len(handler._told) <= telemetry.LIBRARY_MESSAGES_MAX
+    assert len(handler._kinds) <= telemetry.KINDS_MAX
+
+
+def test_what_clients_cause_is_told_at_a_rate_and_errors_always(
+    stream: io.BytesIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line for each connection is a flood of lines for who connects in a flood."""
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    telemetry.configure(stream=stream)
+    log, burst = structlog.get_logger(), int(telemetry.EVENT_RATE.burst)
+    for _ in range(3 * burst):
+        log.info("client_gone")
+        log.error("poll_failed")
+    log.info("client_connected")
+    events = [line["event"] for line in lines(stream)]
+    assert events.count("client_gone") == burst
+    assert events.count("poll_failed") == 3 * burst
+    assert events.count("client_connected") == 1
+    now_s = 1.0
+    for _ in range(burst):
+        log.info("client_gone")
+    told = lines(stream)[len(events) :]
+    assert len(told) == telemetry.EVENT_RATE.per_s
+    assert told[0]["passed_over"] == 2 * burst
+    assert "passed_over" not in told[1]
 
 
 def test_no_value_can_cost_the_line(stream: io.BytesIO) -> None:
