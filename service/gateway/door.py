@@ -32,7 +32,7 @@ SERVER: Final = "roomcast"
 # Connections that wait for accept: a node that comes up meets everybody whom another one closed.
 _BACKLOG: Final = 1024
 # Of them, those that are accepted in one turn of the event loop: some milliseconds.
-_ACCEPTS_A_TURN: Final = 32
+_ACCEPTS_A_TURN: Final = 8
 # After the system had no descriptor or memory for another one.
 _PAUSE_S: Final = 1.0
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -40,7 +40,7 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 _LOOK_S: Final = 1.0
 # What the kernel hands over of one connection at a time. asyncio's own 256 KiB can hold 40,000 frames, all of which would
 # be parsed before anybody else has a turn.
-_READ_BYTES_MAX: Final = 16 * 1024
+_READ_BYTES_MAX: Final = 8 * 1024
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
@@ -72,6 +72,7 @@ class _Guest(web.RequestHandler):
 
     def set_parser(self, *arguments: Any, **options: Any) -> None:
         self.is_streaming = True
+        self._door.streams(self)
         super().set_parser(*arguments, **options)
 
     def handle_error(self, *arguments: Any, **options: Any) -> web.StreamResponse:
@@ -106,6 +107,8 @@ class Door:
         self._answer_s = answer_s
         self._loop = asyncio.get_running_loop()
         self._guests: set[_Guest] = set()
+        # Of them, those that speak plain HTTP, or nothing yet.
+        self._asking: set[_Guest] = set()
         self._coming: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._is_accepting = False
@@ -146,7 +149,12 @@ class Door:
     def left(self, guest: _Guest) -> None:
         """`guest` is gone; its place is free. Idempotent."""
         self._guests.discard(guest)
+        self._asking.discard(guest)
         self._go_on()
+
+    def streams(self, guest: _Guest) -> None:
+        """`guest` became a WebSocket: what waits for it to be read is bounded by its writer."""
+        self._asking.discard(guest)
 
     # ---- accepting
 
@@ -185,6 +193,7 @@ class Door:
             connected.setblocking(False)
             guest = self._guest()
             self._guests.add(guest)
+            self._asking.add(guest)
             coming = self._loop.create_task(self._let_in(guest, connected))
             self._coming.add(coming)
             coming.add_done_callback(self._coming.discard)
@@ -229,8 +238,8 @@ class Door:
 
     def end_unread(self, now_s: float) -> None:
         """End those whose answers have been waiting to be read for too long. `now_s`: by the event loop's clock."""
-        for guest in list(self._guests):
-            if guest.wire is None or guest.is_streaming:
+        for guest in list(self._asking):
+            if guest.wire is None:
                 continue
             if not guest.wire.get_write_buffer_size():
                 guest.unread_since_s = None
