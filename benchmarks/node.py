@@ -18,7 +18,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import WSMsgType, web
+from aiohttp.http import WebSocketWriter
 
 from benchmarks.rig import CHANNEL, MARK, PATH, quiet, widen
 from service.adapters.memory import (
@@ -36,6 +37,8 @@ from service.core.channels import ChannelOptions, ChannelRules
 from service.core.codes import code_of
 from service.core.protocol import encode_publication, publication_push
 from service.core.publication import Publication
+from service.descriptors import places, widened
+from service.gateway.door import Door
 from service.gateway.websocket import WebSocketGateway
 from service.gateway.writer import Writer, text_frame
 from service.keys import HEALTH, NODE
@@ -131,11 +134,15 @@ class Bench:
 
     async def _send_str(self, count: int, pad: str) -> None:
         """The loop that most servers have."""
-        responses = [writer._response for writer in self.writers]  # noqa: SLF001
+        # What `send_str` of a WebSocketResponse does.
+        responses = [
+            WebSocketWriter(writer._transport.get_protocol(), writer._transport)  # type: ignore[arg-type]  # noqa: SLF001
+            for writer in self.writers
+        ]
         for _ in range(count):
             text = _push(pad).decode()
             for response in responses:
-                await response.send_str(text)
+                await response.send_frame(text.encode(), WSMsgType.TEXT)
 
     async def fill(self, below: int) -> dict[str, Any]:
         """Make what waits for the one client that came last, and does not read, grow to `below` bytes under the bound.
@@ -192,7 +199,8 @@ async def main(queue_bytes_max: int, core: int) -> None:
     await runner.setup()
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    await web.SockSite(runner, listening, backlog=1024).start()
+    assert runner.server is not None
+    Door(runner.server, listening, places_max=places(widened(), 0).sockets).open()
     commands = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)

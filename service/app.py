@@ -42,8 +42,11 @@ from service.concurrency import beside
 from service.config import Config, ConfigError
 from service.core.channels import RESERVED_PREFIX
 from service.core.rates import Turnstile
+from service.core.redaction import printable, without_passwords
+from service.core.tallies import Limit
+from service.descriptors import Places, places, widened
 from service.gateway.api.server import Api
-from service.gateway.faults import server_logger
+from service.gateway.door import Door, end_proxied, name_no_version
 from service.gateway.http import add_health_routes, add_metrics_route
 from service.gateway.websocket import WebSocketGateway
 from service.hook_calls import Hooks, load_hooks
@@ -70,8 +73,6 @@ FINISH_S: Final = 15.0
 _HOST_CHARS_MAX: Final = 20
 # How many seconds' new connections may come from one address at once: an office comes back together after an outage.
 HANDSHAKE_BURST_S: Final = 10.0
-# Connections that wait for accept: a node that comes up meets everybody whom another one closed.
-_BACKLOG: Final = 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -107,25 +108,20 @@ async def _run(app: web.Application, listening: socket.socket, host: str) -> int
     """From the start to the end of `app`; the exit code."""
     # On every line from here on: the logs of several nodes are often read together.
     structlog.contextvars.bind_contextvars(node=app[_NODE_ID])
-    runner = web.AppRunner(
-        app,
-        handle_signals=False,
-        access_log=None,
-        # Requests of the HTTP API are answered too.
-        shutdown_timeout=ANSWERS_S,
-        logger=server_logger(),
-    )
-    stop = app[_STOP]
+    # Requests of the HTTP API are answered too.
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=ANSWERS_S)
+    stop, door = app[_STOP], None
     try:
         if not await _started(runner, stop):
             return _exit_code(app)
-        await web.SockSite(runner, listening, backlog=_BACKLOG).start()
+        door = _door(runner, app, listening)
+        door.open()
         app[HEALTH].listening = True
         _log.info("ready", node=app[NODE].id, host=host, port=listening.getsockname()[1])
         if (lifecycle := app.get(_LIFECYCLE)) is not None:
             lifecycle.ready()
         await stop.wait()
-        await _drain(runner, app)
+        await _drain(door, app)
     except PortError as error:
         return _refuse(f"cannot start: {error}")
     except OSError as error:
@@ -133,8 +129,20 @@ async def _run(app: web.Application, listening: socket.socket, host: str) -> int
         return _refuse(f"cannot listen on {host}:{listening.getsockname()[1]}: {error.strerror or error}")
     finally:
         await runner.cleanup()
+        if door is not None:
+            await door.end()
     _log.info("stopped", node=app[NODE].id)
     return _exit_code(app)
+
+
+def _door(runner: web.AppRunner, app: web.Application, listening: socket.socket) -> Door:
+    assert runner.server is not None, "it is set up"
+    return Door(
+        runner.server,
+        listening,
+        places_max=app[_PLACES].sockets,
+        on_full=lambda: app[NODE].services.tally.limited(Limit.SOCKETS),
+    )
 
 
 def _exit_code(app: web.Application) -> int:
@@ -156,7 +164,9 @@ def build_app(
     app = web.Application()
     app[_HOOKS] = hooks
     app[HEALTH] = Health()
-    app[_CONFIG] = config
+    app[_PLACES] = places(widened(), config.client.connection_limit)
+    client = replace(config.client, connection_limit=app[_PLACES].clients)
+    app[_CONFIG] = config = replace(config, client=client)
     app[_HOST] = host
     if machine is not None:
         app[_MACHINE] = machine
@@ -177,6 +187,7 @@ def build_app(
         turnstile=Turnstile(handshakes) if handshakes else None,
         trusted_proxies=config.client.trusted_proxies,
     )
+    app.on_response_prepare.extend([name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
     add_health_routes(app)
     add_metrics_route(app, lambda: app[_EXPOSITION].text())  # noqa: PLW0108  # it is made at the start
@@ -411,15 +422,14 @@ async def _reporter(app: web.Application) -> AsyncIterator[None]:
 # ---- the end
 
 
-async def _drain(runner: web.AppRunner, app: web.Application) -> None:
+async def _drain(door: Door, app: web.Application) -> None:
     """From ready to no client left. What the node holds is released by the cleanup contexts afterwards."""
     node, drain_s = app[NODE], app[_CONFIG].node.drain_s
     if (lifecycle := app.get(_LIFECYCLE)) is not None:
         lifecycle.drain()
         drain_s = lifecycle.drain_s(drain_s)
     app[HEALTH].draining = True
-    for site in list(runner.sites):
-        await site.stop()
+    await door.close()
     # Beside the drain: the table of leases may take its time to answer, and clients need not wait for that.
     async with beside(app[_LEASE].enter("draining")):
         await node.drain(drain_s, random_fraction)
@@ -509,7 +519,7 @@ def _stop_at_end(stop: asyncio.Event) -> None:
 
 
 def _refuse(why: str, code: int = 1) -> int:
-    sys.stderr.write(f"roomcast: {why}\n")
+    sys.stderr.write(f"roomcast: {printable(without_passwords(why))}\n")
     return code
 
 
@@ -520,6 +530,7 @@ def _node_id(host: str) -> str:
 
 
 _CONFIG: Final = web.AppKey("config", Config)
+_PLACES: Final = web.AppKey("places", Places)
 _STOP: Final = web.AppKey("stop", asyncio.Event)
 # Background tasks that ended by themselves.
 _FAULTS: Final = web.AppKey("faults", list[str])

@@ -19,6 +19,7 @@ from service import __version__
 from service.commands import channels, doctor, fleet, tail
 from service.commands.terminal import Failed, has_colours
 from service.config import Config, ConfigError, config_path, effective, effective_toml, load
+from service.core.redaction import printable, without_passwords
 
 if TYPE_CHECKING:
     from service.token_keys import SigningKey
@@ -150,7 +151,8 @@ def _told(error: Exception) -> str:
 
 
 def _complain(reason: object, code: int) -> int:
-    print(f"roomcast: {' '.join(str(reason).split())}", file=sys.stderr)
+    told = printable(without_passwords(" ".join(str(reason).split())))
+    print(f"roomcast: {told}", file=sys.stderr)
     return code
 
 
@@ -579,7 +581,8 @@ def _url(text: str) -> str:
     except ValueError:
         valid = False
     if not valid or not text.isprintable() or " " in text:
-        raise argparse.ArgumentTypeError(f"must be an address such as http://127.0.0.1:5000; found {text!r}")
+        found = without_passwords(text)
+        raise argparse.ArgumentTypeError(f"must be an address such as http://127.0.0.1:5000; found {found!r}")
     return text
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast, get_type_hints
 
 from service.core.channels import ChannelOptions, ChannelRules
+from service.core.redaction import without_passwords
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -174,7 +175,7 @@ class ClientConfig:
         (),
         "Origins whose pages may connect, such as `https://chat.example.com` or `https://*.example.com`; `*`: any. "
         "Empty: only the server's own. Programs that send no `Origin` are not concerned.",
-        pattern=r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+",
+        pattern=r"\*|[a-z][a-z0-9+.-]*://[^/\s,@]+",
         shape="origins such as https://chat.example.com (no path, no slash at the end), or *",
     )
     allow_anonymous_connect_without_token: bool = _option(
@@ -225,7 +226,8 @@ class ClientConfig:
     )
     connection_limit: int = _option(
         0,
-        "Connections of one node; more are refused with 503, so that the load balancer tries another. 0: no limit.",
+        "Connections of one node; more are refused with 503, so that the load balancer tries another. 0: as many as the "
+        "process's limit on descriptors has room for, which is also what a higher number becomes.",
         unit="connections",
         within=(0, 10_000_000),
     )
@@ -254,9 +256,9 @@ class ClientConfig:
     )
     handshake_rate_limit: float = _option(
         0.0,
-        "New connections of one address (IPv6: of one /64) in a second, in the long run; ten times as many at once. More get "
-        "HTTP 429. Behind a load balancer it needs `trusted_proxies`: otherwise all clients have the balancer's address. "
-        "0: no limit.",
+        "New connections of one address (IPv6: of one /64, four times as many of one /56, sixteen times of one /48) in a second, "
+        "in the long run; ten times as many at once. More get HTTP 429. Behind a load balancer it needs `trusted_proxies`: "
+        "otherwise all clients have the balancer's address. 0: no limit. See [below](#handshakes-behind-a-load-balancer).",
         unit="connections",
         within=(0, 1_000_000),
     )
@@ -1129,7 +1131,9 @@ def _quoted(found: object) -> str:
         return str(found).lower()
     if isinstance(found, list) and any(isinstance(entry, dict) for entry in found):
         return "a list of tables"
-    shown = ascii(found) if not str(found).isprintable() else repr(found)
+    # Masked before it is cut: the end of a password may be what is cut off.
+    text = without_passwords(str(found)) if isinstance(found, str) else found
+    shown = ascii(text) if not str(text).isprintable() else without_passwords(repr(text))
     return shown if len(shown) <= FOUND_CHARS_MAX else shown[:FOUND_CHARS_MAX] + "…"
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import sys
-from typing import Any, BinaryIO, Final, Literal, get_args
+import time
+from collections.abc import Hashable
+from typing import Any, BinaryIO, Final, Literal, TextIO, get_args
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, WrappedLogger
+
+from service.core.rates import Rate, Seldom
+from service.core.redaction import json_printable, printable, without_passwords
 
 __all__ = ["LEVELS", "Level", "configure"]
 
@@ -18,6 +24,15 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 # A library's message is free text; this bounds what one line may hold.
 LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
+# How often a library may say the same: some do so for each request, or for each turn of the event loop.
+LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
+# How often one event of ours is told, unless it is an error: clients cause most of them, a line or two for each connection
+# that they open, and a fleet that comes back at once is a thousand.
+EVENT_RATE: Final = Rate(per_s=100.0, burst=1000.0)
+# Different things that are said, of which it is known how often they were. Then it begins anew.
+KINDS_MAX: Final = 256
+_LIBRARY_EVENT: Final = "library_log"
+_ERRORS: Final = frozenset({"error", "exception", "critical"})
 _NUMBERS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -38,6 +53,7 @@ def configure(
     number = _NUMBERS[level]
     lines = _Lines(sys.stderr.buffer if stream is None else stream)
     processors: list[structlog.typing.Processor] = [
+        _Sparing(),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -46,9 +62,7 @@ def configure(
         # Plain tracebacks: the others print local variables, and those hold payloads.
         processors += [
             _printable,
-            structlog.dev.ConsoleRenderer(
-                colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
-            ),
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback, pad_event_to=0),
             _encode,
         ]
     else:
@@ -84,21 +98,68 @@ class _Lines:
     debug = info = warning = error = critical = exception = msg
 
 
+class _Kinds:
+    """What is told at a rate, by kind."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._known: dict[Hashable, Seldom] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def again(self, kind: Hashable) -> int | None:
+        """As `Seldom.again`."""
+        if kind not in self._known:
+            if len(self._known) >= KINDS_MAX:
+                self._known.clear()
+            self._known[kind] = Seldom(self._rate)
+        return self._known[kind].again(time.monotonic())
+
+
+class _Sparing:
+    """A processor that drops what is told too often, of events that are no errors."""
+
+    def __init__(self) -> None:
+        self._kinds = _Kinds(EVENT_RATE)
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        # Libraries' records have their own rate.
+        if method in _ERRORS or event["event"] == _LIBRARY_EVENT:
+            return event
+        passed_over = self._kinds.again(event["event"])
+        if passed_over is None:
+            raise structlog.DropEvent
+        if passed_over:
+            event["passed_over"] = passed_over
+        return event
+
+
 class _LibraryHandler(logging.Handler):
-    """Records of the standard library's logging become `library_log` events."""
+    """Records of the standard library's logging become `library_log` events, and a flood of the same one a few of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds = _Kinds(LIBRARY_RATE)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises, as a handler must not."""
+        # Two records are the same if their formats begin with the same line.
+        kind = (record.name, record.levelno, str(record.msg).partition("\n")[0])
+        passed_over = self._kinds.again(kind)
+        if passed_over is None:
+            return
         try:
             message = record.getMessage()
         except Exception as error:  # noqa: BLE001  # arguments that do not fit their format are the library's bug
             message = f"{record.msg!r} ({type(error).__name__} while formatting)"
         structlog.get_logger().log(
             _standard(record.levelno),
-            "library_log",
+            _LIBRARY_EVENT,
             logger=record.name,
             message=message[:LIBRARY_MESSAGE_CHARS_MAX],
             exc_info=record.exc_info,
+            **({"passed_over": passed_over} if passed_over else {}),
         )
 
 
@@ -115,10 +176,12 @@ def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     if ordered.get("exc_info", False) is None:
         del ordered["exc_info"]
     try:
-        return orjson.dumps(ordered, default=repr)
+        line = orjson.dumps(ordered, default=repr).decode()
     except TypeError:
         # Text that is no Unicode, numbers beyond 64 bits: rare, and never a reason to lose the line.
-        return json.dumps(_plain(ordered)).encode()
+        line = json.dumps(_plain(ordered))
+    # Lines are read by eye as well, in terminals and editors: JSON itself escapes less than those obey.
+    return json_printable(without_passwords(line)).encode()
 
 
 def _plain(event: EventDict) -> dict[str, Any]:
@@ -131,11 +194,17 @@ def _plain(event: EventDict) -> dict[str, Any]:
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """On a terminal, what clients are called could otherwise be lines of their own, or orders to the terminal."""
     for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[name] = value.encode("unicode_escape").decode("ascii")
+        if isinstance(value, str):
+            event[name] = printable(value)
     return event
 
 
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    """Plain, on lines of its own; an exception's text may be a client's."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(printable(text.getvalue(), keep="\n"))
+
+
 def _encode(_logger: WrappedLogger, _method: str, line: Any) -> bytes:
-    text: str = line
-    return text.encode(errors="backslashreplace")
+    return without_passwords(line).encode(errors="backslashreplace")

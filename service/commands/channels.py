@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from service.commands.terminal import Failed, has_colours, table
 from service.config import load
+from service.core.redaction import json_printable, printable
 
 if TYPE_CHECKING:
     from urllib.error import HTTPError
@@ -54,7 +55,7 @@ def publish(arguments: argparse.Namespace) -> int:
         params["skip_history"] = True
     result = _call(arguments, "publish", params)
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json_printable(json.dumps(result, ensure_ascii=False)))
     elif "offset" in result:
         print(f"offset {result['offset']}  epoch {result['epoch']}")
     else:
@@ -69,7 +70,7 @@ def history(arguments: argparse.Namespace) -> int:
         params["since"] = {"offset": arguments.since, "epoch": arguments.epoch}
     result = _call(arguments, "history", params)
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(json_printable(json.dumps(result, ensure_ascii=False, indent=2)))
     elif result["publications"]:
         colours = (lambda _: "") if has_colours(sys.stdout) else None
         print(table(("OFFSET", "TIME", "USER", "DATA"), list(map(cells, result["publications"])), colours))
@@ -85,14 +86,9 @@ def cells(publication: Mapping[str, Any]) -> Sequence[str]:
     return (
         str(publication.get("offset", "")),
         f"{at:%Y-%m-%dT%H:%M:%SZ}" if at else "",
-        _printable(str(publication.get("info", {}).get("user", ""))),
-        _printable(json.dumps(publication.get("data"), ensure_ascii=False)),
+        printable(str(publication.get("info", {}).get("user", ""))),
+        json_printable(json.dumps(publication.get("data"), ensure_ascii=False)),
     )
-
-
-def _printable(text: str) -> str:
-    """`text` on one line, for a terminal, which must not be told what to do by what somebody published."""
-    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def _data(text: str) -> Any:

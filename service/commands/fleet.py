@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from service.commands.terminal import Failed, has_colours, progress, span, table
 from service.config import Config, ConfigError, load
+from service.core.redaction import json_printable
 
 if TYPE_CHECKING:
     from service.adapters.aws import AwsClients
@@ -61,7 +62,7 @@ def nodes(arguments: argparse.Namespace) -> int:
     leases = asyncio.run(_leases(config))
     rows = _told(leases, SystemClock().now_ms())
     if arguments.json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        print(json_printable(json.dumps(rows, ensure_ascii=False, indent=2)))
     elif rows:
         print(_nodes_table(rows, SystemClock().now_ms()))
     else:
@@ -76,7 +77,7 @@ def reap(arguments: argparse.Namespace) -> int:
         raise ConfigError("aws.topic_arn is not set: it tells this deployment's queues from others'")
     report = asyncio.run(_reap(config, dry_run=arguments.dry_run))
     if arguments.json:
-        print(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
+        print(json_printable(json.dumps(report.as_json(), ensure_ascii=False, indent=2)))
     else:
         print(_report_text(report))
     if report.failed:

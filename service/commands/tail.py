@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from service import __version__
 from service.commands.channels import cells
 from service.commands.terminal import Failed
+from service.core.redaction import json_printable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -164,7 +165,7 @@ def _show(watched: _Tail, publication: Mapping[str, Any]) -> None:
     if watched.position and "offset" in publication:
         watched.position["offset"] = publication["offset"]
     if watched.as_json:
-        text = json.dumps(publication, ensure_ascii=False)
+        text = json_printable(json.dumps(publication, ensure_ascii=False))
     else:
         text = "  ".join(cell or "-" for cell in cells(publication))
     print(text, flush=True)

@@ -85,7 +85,11 @@ class Limit(Enum):
     MESSAGE_SIZE = "message_size"
     PUBLISH_RATE = "publish_rate"
     COMMAND_RATE = "command_rate"
+    # Pings and pongs of WebSocket.
+    CONTROL_RATE = "control_rate"
     HANDSHAKE_RATE = "handshake_rate"
+    # The node has no place for a further connection, of whatever kind.
+    SOCKETS = "sockets"
     # A page from elsewhere.
     ORIGIN = "origin"
 

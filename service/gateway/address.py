@@ -10,8 +10,8 @@ __all__ = ["FORWARDED_MAX", "Addresses"]
 
 # Entries of X-Forwarded-For that are looked at, from the last one: there are no longer chains of proxies of one's own.
 FORWARDED_MAX: Final = 8
-# What one customer gets of IPv6 at the least: single addresses are as many as somebody wants.
-_PREFIX_V6: Final = 64
+# What one customer gets of IPv6 at the least, often and at the most: single addresses are as many as somebody wants.
+_PREFIXES_V6: Final = (64, 56, 48)
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -23,8 +23,10 @@ class Addresses:
         """Raises ValueError for what is no network."""
         self._trusted = [ipaddress.ip_network(each) for each in trusted]
 
-    def client(self, peer: str, forwarded: Sequence[str]) -> str:
-        """The client's address, of IPv6 its /64. `forwarded`: the X-Forwarded-For headers in their order.
+    def client(self, peer: str, forwarded: Sequence[str]) -> tuple[str, ...]:
+        """The client's address; of IPv6 its networks from the narrowest on: /64, /56 and /48.
+
+        `forwarded`: the X-Forwarded-For headers in their order.
 
         Each proxy appends whom it was called by. From the end, the first one who is not trusted is the client: what
         stands before was written by itself.
@@ -32,7 +34,7 @@ class Addresses:
         address = _parsed(peer)
         if address is None:
             # No socket of the internet: those who come through it have one bucket.
-            return peer
+            return (peer,)
         entries = ",".join(forwarded).rsplit(",", FORWARDED_MAX)[-FORWARDED_MAX:] if forwarded else []
         for entry in reversed(entries):
             if not self._is_trusted(address):
@@ -64,7 +66,7 @@ def _without_port(entry: str) -> str:
     return host if port.isdigit() and "." in host else entry
 
 
-def _named(address: _Address) -> str:
+def _named(address: _Address) -> tuple[str, ...]:
     if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, _PREFIX_V6), strict=False))
-    return str(address)
+        return tuple(str(ipaddress.ip_network((address, prefix), strict=False)) for prefix in _PREFIXES_V6)
+    return (str(address),)

@@ -12,12 +12,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 __all__ = ["server_logger"]
 
 _NAME: Final = "service.gateway.server"
+_WEBSOCKET_NAME: Final = "aiohttp.websocket"
 
 _log = structlog.get_logger(__name__)
 
 
-# What is no HTTP, a body that is not encoded as its headers say, and a peer that hung up.
-_OF_PEERS: Final = (HttpProcessingError, web.RequestPayloadError, ConnectionResetError)
+# What is no HTTP, a body that is not encoded as its headers say, and a peer that hung up: aiohttp raises the general
+# ConnectionError for one that went while something waited for it to read.
+_OF_PEERS: Final = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
 
 
 class _Ours(logging.Filter):
@@ -35,11 +37,23 @@ class _Ours(logging.Filter):
         return True
 
 
+class _NoHandshakes(logging.Filter):
+    """aiohttp warns of each client that offers no subprotocol of ours, and quotes all that it offers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.WARNING and record.exc_info is None:
+            _log.debug("request_broken", reason="subprotocols")
+            return False
+        return True
+
+
 _OURS: Final = _Ours()
+_NO_HANDSHAKES: Final = _NoHandshakes()
 
 
 def server_logger() -> logging.Logger:
-    """For aiohttp's runner."""
+    """For aiohttp's connections. What it says elsewhere of handshakes is kept out of the log as well."""
+    logging.getLogger(_WEBSOCKET_NAME).addFilter(_NO_HANDSHAKES)
     logger = logging.getLogger(_NAME)
     logger.addFilter(_OURS)
     return logger

@@ -2,37 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
+from asyncio import sleep
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from service.client.connection import Connection
 from service.core.codes import Disconnect
 from service.core.protobuf import PROTOBUF_FRAMES
 from service.core.protocol import JSON_FRAMES, Reader
-from service.core.rates import Turnstile
+from service.core.rates import Bucket, Rate, Seldom, Turnstile
 from service.core.tallies import Limit
 from service.gateway.address import Addresses
-from service.gateway.writer import CLOSE_WAIT_S, Writer, protobuf_frame, text_frame
+from service.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame, protobuf_frame, text_frame
 from service.keys import NODE
 from service.node import Node
 from service.ports import Framer
 
-__all__ = ["FRAME_COMMANDS_ROOM", "WebSocketGateway", "origin_allowed"]
+__all__ = [
+    "CONTROL_FRAMES_BURST",
+    "CONTROL_FRAMES_PER_S",
+    "CONTROL_RATE",
+    "FRAME_COMMANDS_ROOM",
+    "WebSocketGateway",
+    "origin_allowed",
+]
 
 # A frame may hold several commands of the size limit: SDKs send a connect and all their subscriptions in one.
 FRAME_COMMANDS_ROOM: Final = 4
+
+# Pings and pongs of one connection. Who sends one in some seconds never waits; beyond it nothing is read for a while.
+CONTROL_FRAMES_PER_S: Final = 20.0
+CONTROL_FRAMES_BURST: Final = 40.0
+CONTROL_RATE: Final = Rate(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST)
+
+# After a close from this side: what a client may have sent before it heard of it. Beyond that nothing is read.
+_DROPPED_MAX: Final = 2048
+_DROPPED_A_TURN: Final = 64
+_FRAMES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
 
 # As browsers write it. A path, a user or a second one would let "https://*.example.com" stand for other hosts.
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,\\]*|null", re.IGNORECASE)
 # Of one that is refused, in the log.
 _ORIGIN_CHARS_MAX: Final = 200
+# Lines a second about pages that are refused: a page tries again and again, and anybody can pretend to be one.
+_TOLD: Final = Rate(per_s=1.0, burst=1.0)
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _log = structlog.get_logger(__name__)
@@ -109,6 +130,7 @@ class WebSocketGateway:
         self._allowed_origins = allowed_origins
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
+        self._refused = Seldom(_TOLD)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One client from its handshake to its end."""
@@ -116,10 +138,7 @@ class WebSocketGateway:
         origin = ", ".join(given) if (given := request.headers.getall("Origin", ())) else None
         # Not `request.host`: without the header it asks the resolver for this machine's name, and all others wait.
         if not origin_allowed(origin, request.headers.get("Host", ""), self._allowed_origins):
-            # No browser's is longer, nor has a path or a password that would be told here.
-            told = origin[:_ORIGIN_CHARS_MAX] if origin and _ORIGIN.fullmatch(origin) else "malformed"
-            _log.info("origin_refused", origin=told)
-            request.app[NODE].services.tally.limited(Limit.ORIGIN)
+            self._tell_refused(origin, request.app[NODE])
             raise web.HTTPForbidden(
                 text="This page's origin may not connect. Add it to client.allowed_origins.\n"
             )
@@ -132,6 +151,8 @@ class WebSocketGateway:
         response = web.WebSocketResponse(
             timeout=CLOSE_WAIT_S,
             autoclose=False,
+            # aiohttp answers pings as fast as they come, and lets nobody else have a turn meanwhile.
+            autoping=False,
             compress=False,
             # aiohttp refuses from the limit on.
             max_msg_size=self._frame_bytes_max + 1,
@@ -147,28 +168,36 @@ class WebSocketGateway:
         if transport is None:
             return response
         encoding = _encoding(response.ws_protocol, request)
-        writer = Writer(response, transport, self._queue_bytes_max, encoding.framer)
+        writer = Writer(transport, self._queue_bytes_max, encoding.framer)
         connection = node.open(writer)
         try:
-            await self._pump(response, connection, encoding)
+            await _pump(response, connection, encoding, writer, _Control(writer, node))
         finally:
             node.closed(connection)
             node.services.tally.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
             if writer.closed_with is None:
                 _log.info("client_gone", client=connection.session.client, code=response.close_code)
-                await response.close()
+                await _answer_close(response, transport)
             else:
                 if writer.closed_with is Disconnect.SLOW:
                     _log.warning("client_slow", client=connection.session.client)
-                await writer.closed()
+                writer.end()
         return response
+
+    def _tell_refused(self, origin: str | None, node: Node) -> None:
+        node.services.tally.limited(Limit.ORIGIN)
+        passed_over = self._refused.again(node.services.clock.monotonic_s())
+        if passed_over is not None:
+            # No browser's is longer, nor has a path or a password that would be told here.
+            told = origin[:_ORIGIN_CHARS_MAX] if origin and _ORIGIN.fullmatch(origin) else "malformed"
+            _log.info("origin_refused", origin=told, passed_over=passed_over)
 
     def _let_through(self, request: web.Request, node: Node) -> None:
         """Refuse who comes too often, before anything is spent on them. SDKs try again later, as after any other status."""
         if self._turnstile is None:
             return
-        address = self._addresses.client(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
-        wait_s = self._turnstile.wait_s(address, node.services.clock.monotonic_s())
+        names = self._addresses.client(request.remote or "", request.headers.getall("X-Forwarded-For", ()))
+        wait_s = self._turnstile.wait_s(names, node.services.clock.monotonic_s())
         if wait_s > 0:
             node.services.tally.limited(Limit.HANDSHAKE_RATE)
             raise web.HTTPTooManyRequests(
@@ -176,16 +205,61 @@ class WebSocketGateway:
                 headers={"Retry-After": str(math.ceil(wait_s))},
             )
 
-    async def _pump(
-        self, response: web.WebSocketResponse, connection: Connection, encoding: _Encoding
-    ) -> None:
-        """Hand frame after frame to the connection, one at a time: what it cannot take yet stays unread."""
-        while True:
-            message = await response.receive()
-            if message.type is encoding.frames:
-                await connection.receive(message.data, encoding.reader)
-            elif message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                connection.close(Disconnect.BAD_REQUEST)
-            else:
-                # CLOSE, CLOSING, CLOSED or ERROR: nothing more will come.
+
+class _Control:
+    """Pings and pongs of one client, at CONTROL_RATE: they are in no command, so nothing else counts them."""
+
+    def __init__(self, writer: Writer, node: Node) -> None:
+        self._writer = writer
+        self._clock = node.services.clock
+        self._tally = node.services.tally
+        self._bucket = Bucket(CONTROL_RATE, self._clock.monotonic_s())
+
+    async def take(self, message: WSMessage) -> None:
+        """Answer a ping, in its time. Nothing is read meanwhile, so a client that sends many has to wait as well."""
+        if self._writer.is_gone:
+            # What it left behind is not waited for.
+            return
+        wait_s = self._bucket.owe(CONTROL_RATE, self._clock.monotonic_s())
+        if wait_s > 0:
+            self._tally.limited(Limit.CONTROL_RATE)
+            await sleep(wait_s)
+        if message.type is WSMsgType.PING:
+            self._writer.send(pong_frame(bytes(message.data)))
+
+
+async def _pump(
+    response: web.WebSocketResponse,
+    connection: Connection,
+    encoding: _Encoding,
+    writer: Writer,
+    control: _Control,
+) -> None:
+    """Hand frame after frame to the connection, one at a time: what it cannot take yet stays unread.
+
+    Returns when nothing more will come. What comes after a close from this side is dropped, for the answer to it.
+    """
+    dropped = 0
+    while True:
+        message = await response.receive()
+        if message.type not in _FRAMES:
+            # CLOSE, CLOSING, CLOSED or ERROR.
+            return
+        if writer.closed_with is not None:
+            if writer.is_gone:
                 return
+            dropped += 1
+            if dropped % _DROPPED_A_TURN == 0:
+                await sleep(0 if dropped < _DROPPED_MAX else CLOSE_WAIT_S)
+        elif message.type is encoding.frames:
+            await connection.receive(message.data, encoding.reader)
+        elif message.type in (WSMsgType.PING, WSMsgType.PONG):
+            await control.take(message)
+        else:
+            connection.close(Disconnect.BAD_REQUEST)
+
+
+async def _answer_close(response: web.WebSocketResponse, transport: asyncio.Transport) -> None:
+    """The peer closed, or broke the protocol. It may not read what is said to that, nor what was written before."""
+    asyncio.get_running_loop().call_later(CLOSE_WAIT_S, transport.abort)
+    await response.close()

@@ -11,28 +11,23 @@ import fcntl
 import struct
 from typing import Final
 
-import structlog
-from aiohttp import web
-
 from service.core.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
 from service.core.protobuf import encode_messages
 from service.ports import Framer
 
-__all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "protobuf_frame", "text_frame"]
+__all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "pong_frame", "protobuf_frame", "text_frame"]
 
 # How long a peer has to answer our close frame, or to take what was written before it.
 CLOSE_WAIT_S: Final = 1.0
 
 _FIN: Final = 0x80
-_TEXT, _BINARY, _CLOSE = 0x1, 0x2, 0x8
+_TEXT, _BINARY, _CLOSE, _PONG = 0x1, 0x2, 0x8, 0xA
 # RFC 6455 §5.2: up to 125 in the header itself, then 16 bits, then 64.
 _LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
 # Linux, SIOCOUTQNSD of linux/sockios.h: bytes in the kernel's buffer of a socket that were never sent, since the peer
 # takes no more. Megabytes of small messages wait there before the transport's own buffer has any.
 _UNSENT_REQUEST: Final = 0x894B
 _UNSENT: Final = struct.Struct("i")
-
-_log = structlog.get_logger(__name__)
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -44,6 +39,11 @@ def protobuf_frame(lines: bytes) -> bytes:
     """`lines`, of JSON, as Protobuf messages in one unfragmented, unmasked binary frame."""
     payload = encode_messages(lines)
     return _header(_BINARY, len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping with `payload`, of at most 125 bytes (RFC 6455 §5.5.3)."""
+    return _header(_PONG, len(payload)) + payload
 
 
 def close_frame(why: Closing) -> bytes:
@@ -65,8 +65,7 @@ class Writer:
     """The Socket of a connection. `queue_bytes_max` bounds what waits for a peer that does not read."""
 
     __slots__ = (
-        "_closing",
-        "_response",
+        "_ending",
         "_transport",
         "closed_with",
         "framer",
@@ -76,16 +75,14 @@ class Writer:
 
     def __init__(
         self,
-        response: web.WebSocketResponse,
         transport: asyncio.Transport,
         queue_bytes_max: int,
         framer: Framer = text_frame,
     ) -> None:
-        self._response = response
         self._transport = transport
         self.queue_bytes_max = queue_bytes_max
         self.framer = framer
-        self._closing: asyncio.Task[None] | None = None
+        self._ending: asyncio.TimerHandle | None = None
         self.is_binary = framer is protobuf_frame
         # Why this side closed; None while it has not.
         self.closed_with: Closing | None = None
@@ -95,43 +92,39 @@ class Writer:
         """What waits because the peer does not take it, in this process and, on Linux, in the kernel."""
         return self._transport.get_write_buffer_size() + _unsent_in_kernel(self._transport)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing can be written any more, for whatever reason."""
+        return self._transport.is_closing()
+
     def send(self, frame: bytes) -> None:
         """Write one whole frame, unless the connection closes; cut the peer off if it reads too slowly."""
         if self.closed_with is not None or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > self.queue_bytes_max:
-            self._cut_off()
+            # A close frame behind a full buffer will hardly be read; it costs nothing to try.
+            self.close(Disconnect.SLOW)
             return
         self._transport.write(frame)
 
     def close(self, why: Closing) -> None:
-        """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest."""
-        if self.closed_with is None:
-            self.closed_with = why
-            self._closing = asyncio.create_task(self._close(why))
+        """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest. Idempotent.
 
-    async def closed(self) -> None:
-        """Wait until a close from this side is done."""
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
-
-    async def _close(self, why: Closing) -> None:
-        code = code_of(why)
-        try:
-            async with asyncio.timeout(CLOSE_WAIT_S):
-                # aiohttp's own close: it stops the reading side, which may be waiting in another task.
-                await self._response.close(code=code.code, message=code.reason.encode())
-        except TimeoutError:
-            pass
-        finally:
-            self._transport.abort()
-
-    def _cut_off(self) -> None:
-        """A close frame behind a full buffer will hardly be read; it costs nothing to try. Then the transport goes."""
-        self.closed_with = Disconnect.SLOW
+        Whoever reads the socket is to call `end` when the answer has come. aiohttp's own close would read on by itself,
+        whatever a peer sends meanwhile, and let nobody else have a turn.
+        """
+        if self.closed_with is not None:
+            return
+        self.closed_with = why
         if not self._transport.is_closing():
-            self._transport.write(close_frame(Disconnect.SLOW))
-        asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
+            self._transport.write(close_frame(why))
+        self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
+
+    def end(self) -> None:
+        """Let the transport go: nothing more is to be read, and nothing more is read by the peer. Idempotent."""
+        if self._ending is not None:
+            self._ending.cancel()
+        self._transport.abort()
 
 
 def _unsent_in_kernel(transport: asyncio.Transport) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks import fanout, hot_channel, json_floods, lifecycle, presence, slow_consumer
+from benchmarks import fanout, floods, hot_channel, json_floods, lifecycle, presence, slow_consumer
 from benchmarks.hot_channel import ALONE, FOUR, PAIR, THREE, Layout, Run
 from benchmarks.node import WAYS
 from benchmarks.rig import Process, percentile, rig
@@ -97,6 +98,21 @@ def test_every_flood_is_sent_and_a_neighbour_is_answered() -> None:
             attack.end()
     finally:
         node.end()
+
+
+@pytest.mark.parametrize("kind", [floods.NONE, *floods.KINDS])
+def test_a_flood_goes_on_while_the_neighbour_is_measured(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(floods, "ROUND_S", 0.2)
+    started: list[Process] = []
+    try:
+        started.append(node := Process("benchmarks.node", 1024 * 1024, 0))
+        port = node.answer()["port"]
+        started.append(flooding := Process("benchmarks.floods", "attack", port))
+        with closing(floods.Neighbour(port)) as neighbour:
+            assert floods.measured(flooding, neighbour, kind)
+    finally:
+        for process in started:
+            process.end()
 
 
 def test_percentiles() -> None:

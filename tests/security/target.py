@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from service.auth import sign_connection, sign_subscription
 from service.config import TokenConfig
 from service.core.channels import ChannelOptions, ChannelRules
 from service.gateway.api.server import Api
-from service.gateway.faults import server_logger
+from service.gateway.door import Door, end_proxied, name_no_version
 from service.gateway.http import add_health_routes
 from service.gateway.websocket import WebSocketGateway
 from service.keys import HEALTH, NODE
@@ -30,6 +31,8 @@ PATH: Final = "/connection/websocket"
 HOST: Final = "chat.example.com"
 KEY: Final = "the key of this test's back end"
 SIZE_LIMIT: Final = 4096
+# Connections at once: more than any test here opens, but for those that are about it.
+PLACES: Final = 100
 # For one answer; a loaded machine may be slow.
 DEADLINE_S: Final = 15.0
 
@@ -105,8 +108,9 @@ class Target:
     """One listening node; what is published comes back through its queue, as in a deployment."""
 
     def __init__(
-        self, node: LocalNode, port: int, session: aiohttp.ClientSession, token: TokenConfig
+        self, node: LocalNode, port: int, session: aiohttp.ClientSession, token: TokenConfig, door: Door
     ) -> None:
+        self.door = door
         self._named: dict[str, Any] = {"audience": token.audience, "issuer": token.issuer}
         self.node = node
         self.session = session
@@ -167,9 +171,16 @@ class Target:
 
 @asynccontextmanager
 async def target(
-    *, origins: tuple[str, ...] = (), size_limit: int = SIZE_LIMIT, **client: Any
+    *,
+    origins: tuple[str, ...] = (),
+    size_limit: int = SIZE_LIMIT,
+    times: Mapping[str, Any] | None = None,
+    **client: Any,
 ) -> AsyncIterator[Target]:
-    """Ends with every connection closed. `client`: options of [client]; tokens of SECRET are good unless they say otherwise."""
+    """Ends with every connection closed. `client`: options of [client]; tokens of SECRET are good unless they say otherwise.
+
+    `times`: of the door, such as `request_s`.
+    """
     fleet = Fleet()
     fleet.stream_to_topic()
     node = fleet.node(insecure=False, secret=SECRET, rules=RULES, message_size_limit=size_limit, **client)
@@ -182,14 +193,17 @@ async def target(
     add_health_routes(app)
     Api(key=KEY, insecure=False, message_size_limit=size_limit).add_routes(app)
     # As `roomcast serve` has it.
-    runner = web.AppRunner(
-        app, handle_signals=False, access_log=None, shutdown_timeout=1.0, logger=server_logger()
-    )
+    app.on_response_prepare.extend([name_no_version, end_proxied])
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
     async with node.running(), aiohttp.ClientSession() as session:
         await runner.setup()
+        listening = socket.create_server(("127.0.0.1", 0))
+        assert runner.server is not None
+        door = Door(runner.server, listening, places_max=PLACES, **(times or {}))
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            yield Target(node, runner.addresses[0][1], session, client.get("token", TokenConfig()))
+            door.open()
+            yield Target(node, listening.getsockname()[1], session, client.get("token", TokenConfig()), door)
             await until(lambda: len(node.assembly.node) == 0)
         finally:
             await runner.cleanup()
+            await door.end()

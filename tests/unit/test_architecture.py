@@ -70,6 +70,7 @@ ROOMS: Final = {
     "service.log": room("core ports log telemetry", "structlog"),
     "service.delivery": room("core ports log delivery telemetry", "structlog"),
     "service.concurrency": room(""),
+    "service.descriptors": room(""),
     "service.presence": room("core ports telemetry concurrency presence_reads", "structlog"),
     "service.presence_reads": room("core ports"),
     "service.publisher": room("core ports log delivery"),

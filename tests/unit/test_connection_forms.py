@@ -145,4 +145,4 @@ async def test_only_what_is_marked_or_published_by_clients_there_may_be_a_differ
 
 @pytest.mark.parametrize("framer, is_binary", [(text_frame, False), (protobuf_frame, True)])
 def test_a_writer_knows_its_encoding(framer: Any, is_binary: bool) -> None:
-    assert Writer(None, None, 1, framer).is_binary is is_binary  # type: ignore[arg-type]  # nothing is sent
+    assert Writer(None, 1, framer).is_binary is is_binary  # type: ignore[arg-type]  # nothing is sent

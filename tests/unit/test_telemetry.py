@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -111,6 +112,105 @@ def test_tracebacks_without_local_variables(stream: io.BytesIO, console: bool) -
     assert text.count("Traceback (most recent call last)") == 2
     assert "payload = " not in text
     assert "'payload'" not in text
+
+
+UNSEEN = "a\x9bb\u202ec\u2066d\x7fe\x1bf\U000e0041g\u2028h"
+
+
+def test_what_a_terminal_or_an_editor_would_obey_is_escaped_in_json(stream: io.BytesIO) -> None:
+    telemetry.configure(stream=stream)
+    structlog.get_logger().info("client_connected", user=UNSEEN, deep={UNSEEN: [UNSEEN]}, text="“ü”")
+    logging.getLogger("odd").warning(UNSEEN)
+    first, second = lines(stream)
+    assert (first["user"], first["deep"], first["text"]) == (UNSEEN, {UNSEEN: [UNSEEN]}, "“ü”")
+    assert second["message"] == UNSEEN
+    assert stream.getvalue().decode().replace("\n", "").isprintable()
+    assert "“ü”" in stream.getvalue().decode()
+
+
+def test_and_on_a_console_also_in_tracebacks(stream: io.BytesIO) -> None:
+    telemetry.configure(stream=stream, console=True)
+    structlog.get_logger().info("client_connected", user=UNSEEN, deep={UNSEEN: [UNSEEN]})
+    try:
+        raise ValueError(UNSEEN)
+    except ValueError:
+        structlog.get_logger().exception("odd")
+    text = stream.getvalue().decode()
+    assert text.replace("\n", "").isprintable()
+    assert text.count("\\u202e") == 4
+    assert "Traceback (most recent call last):\n" in text
+
+
+@pytest.mark.parametrize("console", [False, True])
+def test_the_password_of_an_address_is_masked(stream: io.BytesIO, console: bool) -> None:
+    """SDKs quote the address of an endpoint or a proxy that does not answer."""
+    telemetry.configure(stream=stream, console=console)
+    address = "http://ann:hush@proxy.example:3128"
+    structlog.get_logger().warning("call_failed", reason=f"Could not connect to {address!r}")
+    logging.getLogger("botocore").warning("proxy %s", address)
+    try:
+        raise OSError(address)
+    except OSError:
+        structlog.get_logger().exception("odd")
+    text = stream.getvalue().decode()
+    assert "hush" not in text
+    assert text.count("http://***@proxy.example:3128") == 3
+
+
+def test_what_a_library_says_again_and_again_is_told_now_and_then(
+    stream: io.BytesIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    telemetry.configure(stream=stream)
+    log, burst = logging.getLogger("asyncio"), int(telemetry.LIBRARY_RATE.burst)
+    for number in range(1000):
+        log.error("socket.accept() out of system resource\nsocket: %s", number)
+    assert len(lines(stream)) == burst
+    logging.getLogger("botocore").error("something else")
+    log.warning("socket.accept() out of system resource")
+    assert len(lines(stream)) == burst + 2
+    now_s = 1.0
+    for _ in range(1000):
+        log.error("socket.accept() out of system resource\nsocket: %s", "x")
+    told = lines(stream)
+    assert len(told) == burst + 3
+    assert told[-1]["passed_over"] == 1000 - burst
+    assert "passed_over" not in told[0]
+
+
+def test_what_libraries_say_is_remembered_of_so_many(stream: io.BytesIO) -> None:
+    telemetry.configure(stream=stream)
+    for number in range(3 * telemetry.KINDS_MAX):
+        logging.getLogger("odd").warning(f"message {number}")
+    assert len(lines(stream)) == 3 * telemetry.KINDS_MAX
+    [handler] = [each for each in logging.getLogger().handlers if isinstance(each, telemetry._LibraryHandler)]
+    assert len(handler._kinds) <= telemetry.KINDS_MAX
+
+
+def test_what_clients_cause_is_told_at_a_rate_and_errors_always(
+    stream: io.BytesIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line for each connection is a flood of lines for who connects in a flood."""
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    telemetry.configure(stream=stream)
+    log, burst = structlog.get_logger(), int(telemetry.EVENT_RATE.burst)
+    for _ in range(3 * burst):
+        log.info("client_gone")
+        log.error("poll_failed")
+    log.info("client_connected")
+    events = [line["event"] for line in lines(stream)]
+    assert events.count("client_gone") == burst
+    assert events.count("poll_failed") == 3 * burst
+    assert events.count("client_connected") == 1
+    now_s = 1.0
+    for _ in range(burst):
+        log.info("client_gone")
+    told = lines(stream)[len(events) :]
+    assert len(told) == telemetry.EVENT_RATE.per_s
+    assert told[0]["passed_over"] == 2 * burst
+    assert "passed_over" not in told[1]
 
 
 def test_no_value_can_cost_the_line(stream: io.BytesIO) -> None:

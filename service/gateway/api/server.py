@@ -31,7 +31,7 @@ from service.gateway.api.refusals import Refused, wire
 from service.gateway.api.watch import Watch
 from service.keys import NODE
 
-__all__ = ["CONTAINERS_MAX", "METHODS", "Api"]
+__all__ = ["BODY_S", "CONTAINERS_MAX", "METHODS", "Api"]
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -57,6 +57,8 @@ _JSON: Final = "application/json"
 CONTAINERS_MAX: Final = 65_536
 # How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110 §11.1).
 _KEY_SCHEME: Final = "apikey "
+# For all of a request's body, from the end of its headers: 2 MiB take no longer.
+BODY_S: Final = 10.0
 
 Decoding = Callable[[bytes], Json]
 Answering = Callable[[Call, Json], Awaitable[bytes]]
@@ -99,7 +101,10 @@ class Api:
             if request.content_length is None:
                 return _refusal(411, Error.BAD_REQUEST, "Content-Length is required")
             try:
-                body = await _body(request, body_bytes_max)
+                async with asyncio.timeout(BODY_S):
+                    body = await _body(request, body_bytes_max)
+            except TimeoutError:
+                return _refusal(408, Error.BAD_REQUEST, f"the body was not complete within {BODY_S:g} s")
             except web.RequestPayloadError:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not encoded as its headers say")
             if body is None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.rates import Bucket, Rate, Turnstile
+from service.core.rates import WIDER, Bucket, Rate, Seldom, Turnstile
 
 RATES: Final = st.builds(Rate, st.floats(0.01, 1000), st.floats(1, 1000))
 PAUSES_S: Final = st.lists(st.floats(0, 60), max_size=200)
@@ -70,7 +70,7 @@ def test_a_rate_always_lets_another_one_through(per_s: float, burst: float) -> N
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.floats(0, 5)), max_size=200), st.integers(1, 8), RATES
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.floats(0, 5)), max_size=200), st.integers(3, 8), RATES
 )
 def test_a_turnstile_remembers_few_and_is_as_strict_as_their_buckets(
     comers: list[tuple[str, float]], most: int, rate: Rate
@@ -78,7 +78,7 @@ def test_a_turnstile_remembers_few_and_is_as_strict_as_their_buckets(
     turnstile, now, alone = Turnstile(rate, most), 0.0, dict[str, Bucket]()
     for address, pause in comers:
         now += pause
-        allowed = turnstile.wait_s(address, now) == 0
+        allowed = turnstile.wait_s([address], now) == 0
         assert len(turnstile) <= most
         expected = alone.setdefault(address, Bucket(rate, 0.0)).take(rate, now)
         # Who was forgotten may come in once too often; nobody is kept out who would not be.
@@ -88,14 +88,53 @@ def test_a_turnstile_remembers_few_and_is_as_strict_as_their_buckets(
 
 
 def test_the_one_that_came_longest_ago_is_forgotten() -> None:
-    turnstile = Turnstile(Rate(1.0, 1.0), 2)
-    for address in "aba":
-        turnstile.wait_s(address, 0.0)
-    assert turnstile.wait_s("c", 0.0) == 0
-    assert turnstile.wait_s("a", 0.0) == 1.0
-    assert turnstile.wait_s("b", 0.0) == 0
+    turnstile = Turnstile(Rate(1.0, 1.0), 3)
+    for address in "abca":
+        turnstile.wait_s([address], 0.0)
+    assert turnstile.wait_s(["d"], 0.0) == 0
+    assert turnstile.wait_s(["a"], 0.0) == 1.0
+    assert turnstile.wait_s(["b"], 0.0) == 0
 
 
 def test_the_wait_of_an_address_shrinks() -> None:
     turnstile = Turnstile(Rate(0.5, 1.0))
-    assert [turnstile.wait_s("a", now) for now in (0.0, 0.0, 1.0, 2.0)] == [0.0, 2.0, 1.0, 0.0]
+    assert [turnstile.wait_s(["a"], now) for now in (0.0, 0.0, 1.0, 2.0)] == [0.0, 2.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("level", range(1, len(WIDER)))
+def test_a_network_has_a_rate_too_whatever_addresses_come_from_it(level: int) -> None:
+    turnstile, most = Turnstile(Rate(1.0, 2.0)), WIDER[level]
+    # All that is narrower differs.
+    comers = [[f"{number}-{narrower}" for narrower in range(level)] + ["net"] for number in range(200)]
+    assert sum(turnstile.wait_s(each, 0.0) == 0 for each in comers) == 2 * most
+    assert turnstile.wait_s(comers[-1], 0.0) == 1 / most
+    assert turnstile.wait_s(["elsewhere", "wide elsewhere"], 0.0) == 0
+
+
+def test_who_is_kept_out_uses_up_nothing_of_the_neighbours() -> None:
+    turnstile = Turnstile(Rate(1.0, 1.0))
+    assert [turnstile.wait_s(["loud", "net"], 0.0) == 0 for _ in range(100)].count(True) == 1
+    assert [turnstile.wait_s([f"quiet-{number}", "net"], 0.0) for number in range(3)] == [0, 0, 0]
+
+
+def test_from_a_network_that_is_full_no_address_is_remembered() -> None:
+    turnstile = Turnstile(Rate(1.0, 1.0))
+    for number in range(1000):
+        turnstile.wait_s([f"{number}", "net"], 0.0)
+    assert len(turnstile) == WIDER[1] + 1
+
+
+@given(RATES, PAUSES_S)
+def test_what_is_told_seldom_is_told_at_the_rate_and_counted_in_all(rate: Rate, pauses: list[float]) -> None:
+    seldom, bucket, now, told = Seldom(rate), Bucket(rate, 0.0), 0.0, 0
+    untold = 0
+    for pause in pauses:
+        now += pause
+        passed_over = seldom.again(now)
+        if bucket.take(rate, now):
+            assert passed_over == untold
+            told, untold = told + 1 + untold, 0
+        else:
+            assert passed_over is None
+            untold += 1
+    assert told + untold == len(pauses)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import structlog
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine
 
 from service.gateway.faults import server_logger
@@ -19,6 +19,9 @@ from service.gateway.faults import server_logger
         BadStatusLine("GET /?token=hush"),
         web.RequestPayloadError("hush"),
         ConnectionResetError("hush"),
+        # As aiohttp has it.
+        ConnectionError("Connection lost"),
+        ClientConnectionResetError("Cannot write to closing transport"),
     ],
     ids=repr,
 )
@@ -45,3 +48,14 @@ def test_what_we_did_is_told_whole(caplog: pytest.LogCaptureFixture) -> None:
     first, second = caplog.records
     assert first.exc_info is not None
     assert (first.levelno, second.levelno) == (logging.ERROR, logging.WARNING)
+
+
+def test_what_a_client_offers_in_a_handshake_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    server_logger()
+    logger = logging.getLogger("aiohttp.websocket")
+    with structlog.testing.capture_logs() as events:
+        logger.warning("%s: Client protocols %r don’t overlap", "192.0.2.1", ["hush"])
+        logger.error("ours")
+        logger.warning("ours", exc_info=ValueError("ours"))
+    assert events == [{"event": "request_broken", "reason": "subprotocols", "log_level": "debug"}]
+    assert [record.getMessage() for record in caplog.records] == ["ours", "ours"]

@@ -7,15 +7,14 @@ import json
 from typing import Final
 
 import pytest
-from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.codes import Disconnect
 from service.gateway import writer as writer_module
-from service.gateway.writer import Writer, close_frame, protobuf_frame, text_frame
+from service.gateway.writer import Writer, close_frame, pong_frame, protobuf_frame, text_frame
 from tests.protobuf import read_messages
-from tests.unit.gateway.frames import BINARY, CLOSE, TEXT, Frame, parsed
+from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, parsed
 from tests.unit.worlds import until
 
 QUEUE_BYTES_MAX: Final = 1000
@@ -89,25 +88,10 @@ class Transport(asyncio.Transport):
         self.aborted = True
 
 
-class Response(web.WebSocketResponse):
-    """What the writer asks of aiohttp's response: to close."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.closes: list[tuple[int, bytes]] = []
-        self.answered = asyncio.Event()
-
-    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        self.closes.append((code, message))
-        await self.answered.wait()
-        return True
-
-
 class World:
     def __init__(self) -> None:
         self.transport = Transport()
-        self.response = Response()
-        self.writer = Writer(self.response, self.transport, QUEUE_BYTES_MAX)
+        self.writer = Writer(self.transport, QUEUE_BYTES_MAX)
 
 
 @pytest.fixture
@@ -142,9 +126,8 @@ async def test_a_peer_that_reads_too_slowly_is_cut_off(world: World) -> None:
     assert not world.transport.aborted, "it may read the close yet"
     await until(lambda: world.transport.aborted)
     world.writer.close(Disconnect.SHUTDOWN)
-    await world.writer.closed()
+    world.writer.end()
     assert world.writer.closed_with is Disconnect.SLOW
-    assert world.response.closes == []
 
 
 async def test_nothing_is_written_to_a_transport_that_is_gone(world: World) -> None:
@@ -155,35 +138,33 @@ async def test_nothing_is_written_to_a_transport_that_is_gone(world: World) -> N
 
 
 async def test_a_close_is_a_handshake(world: World) -> None:
+    """Whoever reads the socket says when the answer has come."""
     world.writer.close(Disconnect.SHUTDOWN)
     world.writer.close(Disconnect.BAD_REQUEST)
     world.writer.send(b"not after the close")
-    await until(lambda: world.response.closes)
+    [frame] = parsed(world.transport.written)
+    assert (frame.opcode, frame.close_code, frame.payload[2:]) == (CLOSE, 3001, b"shutdown")
     assert not world.transport.aborted
-    world.response.answered.set()
-    await world.writer.closed()
-    assert world.response.closes == [(3001, b"shutdown")]
-    assert world.transport.written == b""
-    assert world.transport.aborted
-
-
-async def test_a_peer_that_does_not_answer_the_close_is_dropped(world: World) -> None:
-    world.writer.close(Disconnect.SHUTDOWN)
-    await world.writer.closed()
+    world.writer.end()
+    world.writer.end()
     assert world.transport.aborted
     assert world.writer.closed_with is Disconnect.SHUTDOWN
 
 
-async def test_who_waits_for_the_close_may_be_cancelled(world: World) -> None:
-    """The close goes on: nobody else drops the transport."""
+async def test_a_peer_that_does_not_answer_the_close_is_dropped(world: World) -> None:
     world.writer.close(Disconnect.SHUTDOWN)
-    waiting = asyncio.create_task(world.writer.closed())
-    await until(lambda: world.response.closes)
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
     await until(lambda: world.transport.aborted)
+    assert world.writer.closed_with is Disconnect.SHUTDOWN
 
 
-async def test_nothing_to_close_is_nothing_to_wait_for(world: World) -> None:
-    await world.writer.closed()
-    assert not world.transport.aborted
+async def test_what_is_gone_can_be_closed(world: World) -> None:
+    world.transport.abort()
+    world.writer.close(Disconnect.SHUTDOWN)
+    assert world.transport.written == b""
+    assert world.writer.closed_with is Disconnect.SHUTDOWN
+
+
+@pytest.mark.parametrize("size", [0, 125])
+def test_a_pong_has_the_payload_of_its_ping(size: int) -> None:
+    """RFC 6455 §5.5.3."""
+    assert list(parsed(pong_frame(b"x" * size))) == [Frame(PONG, b"x" * size)]

@@ -1,0 +1,122 @@
+"""A node with few descriptors, and more connections than it has: who is inside works on, and who waits gets in."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+from service.descriptors import places
+from tests.integration.serving import Aws, Process, deployed, environment
+from tests.websocket import WebSocket
+
+DESCRIPTORS: Final = 200
+CONNECTIONS: Final = 300
+PUBLICATIONS: Final = 40
+DEADLINE_S: Final = 45.0
+# As `python -m service`, under a limit that it cannot raise.
+LIMITED: Final = (
+    "-c",
+    (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS})); "
+        "from service.cli import main; sys.exit(main(sys.argv[1:]))"
+    ),
+)
+CONFIG: Final = """
+[client]
+insecure = true
+[channel.without_namespace]
+history_size = 10
+history_ttl = "60s"
+[node]
+drain_s = 0
+heartbeat_s = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    with deployed(tmp_path_factory.mktemp("few"), "few-") as aws:
+        yield aws
+
+
+@pytest.fixture
+async def node(aws: Aws) -> AsyncIterator[Process]:
+    process = Process(aws.config("few", CONFIG), "--port", "0", environ=environment(), program=LIMITED)
+    try:
+        await asyncio.to_thread(process.ready)
+        yield process
+        process.signal()
+        assert await asyncio.to_thread(process.ended) == 0
+    finally:
+        process.close()
+
+
+class Client:
+    """Of a node that may take its time."""
+
+    def __init__(self, session: aiohttp.ClientSession, node: Process) -> None:
+        self._session = session
+        self._node = node
+        self.socket: WebSocket | None = None
+
+    async def come(self) -> WebSocket:
+        async with asyncio.timeout(DEADLINE_S):
+            response = await self._session.ws_connect(f"{self._node.url}/connection/websocket")
+            self.socket = WebSocket(response)
+            assert (await self.socket.ask("connect"))["client"]
+            return self.socket
+
+
+async def published(client: WebSocket, numbers: range) -> None:
+    """Each one is acknowledged, so it is in the table."""
+    for number in numbers:
+        async with asyncio.timeout(DEADLINE_S):
+            assert await client.ask("publish", channel="room", data=number) == {}
+
+
+def told(node: Process, event: str) -> list[str]:
+    return [line for line in node.lines if f'"event":"{event}"' in line]
+
+
+async def test_silent_sockets_keep_nobody_inside_from_publishing(aws: Aws, node: Process) -> None:
+    async with aiohttp.ClientSession() as session:
+        inside = await Client(session, node).come()
+        await published(inside, range(PUBLICATIONS))
+        with ExitStack() as silent:
+            for _ in range(CONNECTIONS):
+                silent.enter_context(socket.create_connection(("127.0.0.1", node.port), DEADLINE_S))
+            await asyncio.to_thread(node.said, "places_taken", DEADLINE_S)
+            outside = asyncio.create_task(Client(session, node).come())
+            await published(inside, range(PUBLICATIONS, 2 * PUBLICATIONS))
+        # They left, or were ended for their silence: there is a place.
+        newcomer = await outside
+        await published(newcomer, range(2 * PUBLICATIONS, 2 * PUBLICATIONS + 5))
+        for each in (newcomer, inside):
+            await each.response.close()
+    offsets = {data: offset for _, offset, data in aws.log("room")}
+    assert list(offsets) == list(range(2 * PUBLICATIONS + 5))
+    assert "Traceback" not in node.log
+    assert len(told(node, "places_taken")) <= 20
+    assert len(told(node, "accept_failed") + told(node, "library_log")) == 0
+
+
+async def test_a_node_that_is_full_of_clients_refuses_and_is_still_healthy(node: Process) -> None:
+    most = places(DESCRIPTORS, 0).clients
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        come = [Client(session, node).come() for _ in range(most)]
+        clients: list[Any] = await asyncio.gather(*come)
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+            await Client(session, node).come()
+        async with session.get(f"{node.url}/health/ready") as answer:
+            assert (await answer.json())["connections"] == most
+        await published(clients[0], range(5))
+        await clients[1].response.close()
+        clients[1] = await Client(session, node).come()
+        await published(clients[1], range(5))
+        await asyncio.gather(*(each.response.close() for each in clients))

@@ -1,0 +1,368 @@
+"""Who sends too much, or nothing, or never reads: they are made to wait or are ended, and the log does not grow with them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import pytest
+
+from service.core.rates import Rate
+from service.core.tallies import Limit
+from service.gateway import door as door_module
+from service.gateway import websocket as websocket_module
+from service.gateway import writer as writer_module
+from service.gateway.api import server as api_module
+from service.gateway.websocket import CONTROL_RATE
+from service.gateway.writer import CLOSE_WAIT_S
+from tests.security.target import DEADLINE_S, HOST, KEY, PATH, Logs, Target, target, watched
+from tests.unit.gateway.frames import CLOSE, PING, PONG, TEXT, Frame, handshake, masked, parsed
+from tests.unit.worlds import until
+from tests.websocket import WebSocket
+
+# Longer than a test may take: what would wait for it fails.
+NEVER_S: Final = 3600.0
+
+
+@pytest.fixture
+async def logs() -> AsyncIterator[Logs]:
+    with watched() as logs:
+        yield logs
+    assert logs.faults() == []
+
+
+@pytest.fixture
+async def attacked(logs: Logs) -> AsyncIterator[Target]:
+    async with target() as attacked:
+        yield attacked
+        await attacked.still_serves()
+
+
+class Raw:
+    """A client after its handshake, which does what it wants."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    @asynccontextmanager
+    async def upgraded(cls, attacked: Target) -> AsyncIterator[Raw]:
+        made = cls(*await asyncio.open_connection("127.0.0.1", attacked.port))
+        try:
+            made.writer.write(handshake(PATH))
+            async with asyncio.timeout(DEADLINE_S):
+                assert (await made.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            yield made
+        finally:
+            made.writer.transport.abort()
+            with suppress(ConnectionError):
+                await made.writer.wait_closed()
+
+    async def frames(self, count: int) -> list[Frame]:
+        """The next ones, each of less than 126 bytes."""
+        found: list[Frame] = []
+        async with asyncio.timeout(DEADLINE_S):
+            while len(found) < count:
+                head = await self.reader.readexactly(2)
+                assert head[1] <= 125
+                found += parsed(head + await self.reader.readexactly(head[1]))
+        return found
+
+    async def ended(self) -> bytes:
+        """Whatever comes until the other side is gone."""
+        async with asyncio.timeout(DEADLINE_S):
+            data = b""
+            try:
+                while part := await self.reader.read(65_536):
+                    data += part
+            except ConnectionError:
+                pass
+            return data
+
+
+# ---- pings and pongs
+
+
+async def test_a_ping_is_answered_with_what_it_holds(attacked: Target) -> None:
+    async with Raw.upgraded(attacked) as client:
+        payloads = [b"", b"hello", b"x" * 125]
+        client.writer.write(b"".join(masked(PING, each) for each in payloads))
+        assert await client.frames(3) == [Frame(PONG, each) for each in payloads]
+
+
+class _Sleeps:
+    """In place of asyncio.sleep, for what waits as long as it is told to: time goes on, and the test does not wait."""
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self.slept_s: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self._clock.advance(seconds)
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG])
+async def test_control_frames_have_a_rate(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch, opcode: int
+) -> None:
+    """The first ones at once, then each in its time: whoever sends a thousand is read for 48 seconds."""
+    sleeps = _Sleeps(attacked.node.clock)
+    monkeypatch.setattr(websocket_module, "sleep", sleeps)
+    async with Raw.upgraded(attacked) as client:
+        client.writer.write(masked(opcode, b"") * 1000 + masked(PING, b"last"))
+        while Frame(PONG, b"last") not in await client.frames(1):
+            pass
+        assert len(sleeps.slept_s) == pytest.approx(1001 - CONTROL_RATE.burst, abs=2)
+        assert sum(sleeps.slept_s) == pytest.approx(
+            (1001 - CONTROL_RATE.burst) / CONTROL_RATE.per_s, rel=0.02
+        )
+        limits = attacked.node.assembly.node.services.tally.limits
+        assert limits[Limit.CONTROL_RATE.value] == len(sleeps.slept_s)
+
+
+@pytest.fixture
+def halted(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Who is to wait waits until the end of the test, however long the others take. How long they were to."""
+    del attacked
+    waits: list[float] = []
+    is_over = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await is_over.wait()
+
+    monkeypatch.setattr(websocket_module, "sleep", sleep)
+    yield waits
+    is_over.set()
+
+
+async def test_who_floods_waits_and_a_neighbour_does_not(attacked: Target, halted: list[float]) -> None:
+    async with Raw.upgraded(attacked) as flooding:
+        flooding.writer.write(masked(PING, b"") * 40_000)
+        assert len(await flooding.frames(int(CONTROL_RATE.burst))) == CONTROL_RATE.burst
+        async with await attacked.upgrade() as response:
+            neighbour = WebSocket(response)
+            assert (await neighbour.ask("connect", token=attacked.token()))["client"]
+            for number in range(50):
+                assert await neighbour.ask("publish", channel="plain:a", data=number) == {}
+
+
+@pytest.mark.usefixtures("halted")
+async def test_few_of_them_are_kept_while_it_waits(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that is not read is counted with what it costs, so that the socket's reading stops."""
+    read_bytes = 0
+    received = door_module._Guest.data_received
+
+    def data_received(self: Any, data: bytes) -> None:
+        nonlocal read_bytes
+        read_bytes += len(data)
+        received(self, data)
+
+    monkeypatch.setattr(door_module._Guest, "data_received", data_received)
+    async with Raw.upgraded(attacked) as flooding:
+        [guest] = [each for each in attacked.door._guests if each.is_streaming]
+        assert guest.wire is not None
+        flooding.writer.write(masked(PING, b"") * 1_000_000)
+        await until(lambda: guest.wire is not None and not guest.wire.is_reading())
+        assert read_bytes < 64 * 1024
+        guest.wire.abort()
+
+
+async def test_who_pings_and_reads_nothing_and_goes_is_no_fault(logs: Logs) -> None:
+    async with target() as attacked:
+        for _ in range(20):
+            async with Raw.upgraded(attacked) as client:
+                client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that reads
+                client.writer.write(masked(PING, b"x" * 125) * 1000)
+                await client.writer.drain()
+                connected = client.writer.get_extra_info("socket")
+                # It goes without a word.
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await attacked.still_serves()
+    assert logs.faults() == []
+
+
+# ---- the end of a connection
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is dropped for not answering a close in time."""
+    monkeypatch.setattr(writer_module, "CLOSE_WAIT_S", NEVER_S)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_answer_to_a_close_is_found_behind_what_was_sent_before(attacked: Target) -> None:
+    async with Raw.upgraded(attacked) as client:
+        client.writer.write(masked(TEXT, b"nonsense") + masked(PING, b"") * 500 + masked(TEXT, b"{}") * 500)
+        [close] = await client.frames(1)
+        assert close.close_code == 3501
+        client.writer.write(masked(CLOSE, close.payload[:2]))
+        assert await client.ended() == b"", "no pong and no second close"
+        await until(lambda: attacked.connections == 0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_after_a_close_only_so_much_is_read(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    is_over, is_gone = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if seconds:
+            is_over.set()
+            await is_gone.wait()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(websocket_module, "sleep", sleep)
+    async with Raw.upgraded(attacked) as client:
+        [guest] = [each for each in attacked.door._guests if each.is_streaming]
+        client.writer.write(masked(TEXT, b"nonsense") + masked(PING, b"") * 100_000)
+        async with asyncio.timeout(DEADLINE_S):
+            await is_over.wait()
+        turns = websocket_module._DROPPED_MAX // websocket_module._DROPPED_A_TURN
+        assert slept == [0.0] * (turns - 1) + [CLOSE_WAIT_S]
+        assert guest.wire is not None
+        guest.wire.abort()
+        is_gone.set()
+
+
+async def test_who_closes_and_does_not_read_is_gone_all_the_same(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_module, "CLOSE_WAIT_S", 0.02)
+    async with Raw.upgraded(attacked) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        [guest] = [each for each in attacked.door._guests if each.is_streaming]
+        assert guest.wire is not None
+        guest.wire.write(b"\x81\x7f" + struct.pack("!Q", 8 * 1024 * 1024) + bytes(8 * 1024 * 1024))
+        assert guest.wire.get_write_buffer_size() > 0
+        client.writer.write(masked(CLOSE, struct.pack("!H", 1000)))
+        await until(lambda: len(attacked.door) == 0)
+
+
+# ---- what never comes to its end
+
+
+async def test_a_silent_socket_is_ended() -> None:
+    async with target(times={"request_s": 0.05}) as attacked:
+        for said in (b"", b"G", f"GET {PATH} HTTP/1.1\r\nHost: {HOST}\r\n".encode()):
+            reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+            writer.write(said)
+            async with asyncio.timeout(DEADLINE_S):
+                assert await reader.read() == b""
+            writer.close()
+        await until(lambda: len(attacked.door) == 0)
+
+
+async def test_who_asks_and_never_reads_the_answers_is_ended() -> None:
+    """Each answer is small; there is no end to the questions."""
+    async with target(times={"answer_s": 0.05}) as attacked:
+        reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port, limit=1)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        asked = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+        while len(attacked.door) or not writer.transport.get_write_buffer_size():
+            if not writer.transport.get_write_buffer_size():
+                writer.write(asked * 5000)
+            await asyncio.sleep(0)
+        writer.transport.abort()
+        del reader
+
+
+async def test_a_body_that_comes_to_no_end_is_not_waited_for(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_module, "BODY_S", 0.05)
+    head = (
+        f"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Type: application/json\r\n"
+        'Content-Length: 100\r\n\r\n{"a'
+    )
+    assert (await attacked.raw(head.encode())).startswith(b"HTTP/1.1 408")
+
+
+UNFINISHED: Final = pytest.mark.parametrize(
+    "said",
+    [
+        masked(TEXT, b"{", final=False),
+        masked(TEXT, b"{", final=False) + masked(0, b"", final=False) * 10_000,
+        masked(TEXT, b"{" * 1000)[:-1],
+        b"\x81",
+    ],
+    ids=["a fragment", "many fragments", "most of a frame", "a byte"],
+)
+
+
+@UNFINISHED
+async def test_a_stranger_with_a_message_that_is_never_finished_is_as_stale_as_one_without(
+    said: bytes,
+) -> None:
+    async with target(stale_close_delay_s=0.1) as attacked, Raw.upgraded(attacked) as stranger:
+        stranger.writer.write(said)
+        assert struct.pack("!H", 3502) in await stranger.ended()
+
+
+@UNFINISHED
+async def test_nobody_answers_pings_within_a_message_that_is_never_finished(said: bytes) -> None:
+    async with (
+        target(ping_interval_s=0.1, pong_timeout_s=0.05) as attacked,
+        Raw.upgraded(attacked) as client,
+    ):
+        token = attacked.token().encode()
+        client.writer.write(masked(TEXT, b'{"id":1,"connect":{"token":"%s"}}' % token) + said)
+        assert struct.pack("!H", 3012) in await client.ended()
+
+
+async def test_header_fields_have_a_number_and_a_length(attacked: Target) -> None:
+    for fields in (b"X-A: 1\r\n" * 1000, b"X-A: " + b"x" * 20_000 + b"\r\n"):
+        head = await attacked.raw(b"GET /health/live HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+        assert b" 400 " in head.partition(b"\r\n")[0]
+
+
+# ---- the log
+
+
+async def test_pages_that_are_refused_are_one_line_a_second_and_counted(attacked: Target) -> None:
+    async def refused(times: int) -> list[tuple[str, int]]:
+        with watched() as logs:
+            for number in range(times):
+                said = handshake(PATH, Origin=f"https://evil-{number}.com")
+                assert (await attacked.raw(said)).startswith(b"HTTP/1.1 403")
+        return [(event["origin"], event["passed_over"]) for event in logs.events]
+
+    assert await refused(20) == [("https://evil-0.com", 0)]
+    attacked.node.clock.advance(1.0)
+    assert await refused(20) == [("https://evil-0.com", 19)]
+    assert attacked.node.assembly.node.services.tally.limits[Limit.ORIGIN.value] == 40
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"nonsense\r\n\r\n",
+        handshake(PATH, Sec_WebSocket_Protocol="xmpp"),
+        handshake(PATH).replace(b"Version: 13", b"Version: 7"),
+        handshake(PATH).replace(b"Upgrade: websocket", b"Upgrade: h2c"),
+        handshake(PATH).replace(b"Sec-WebSocket-Key", b"Sec-WebSocket-Lock"),
+    ],
+    ids=range(5),
+)
+async def test_a_malformed_handshake_is_no_line(attacked: Target, said: bytes) -> None:
+    with watched() as logs:
+        for _ in range(20):
+            head = await attacked.raw(said)
+            assert head.startswith((b"HTTP/1.0 400", b"HTTP/1.1 4", b"HTTP/1.1 101"))
+        await until(lambda: attacked.connections == 0)
+    told = [event["event"] for event in logs.events if event["log_level"] != "debug"]
+    assert [record.getMessage() for record in logs.records] == []
+    assert set(told) <= {"client_gone"}
+
+
+def test_the_rate_is_one_that_nobody_meets_who_is_honest() -> None:
+    """Browsers ping never, libraries every 10 to 30 seconds."""
+    assert Rate(per_s=20.0, burst=40.0) == CONTROL_RATE

@@ -1,0 +1,394 @@
+"""The way in: so many at once and no more, and nobody for longer than they need."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import pytest
+import structlog
+from aiohttp import WSMsgType, web
+
+from service.gateway import door as door_module
+from service.gateway.door import HEADERS_MAX, SERVER, Door, end_proxied, name_no_version
+from tests.unit.gateway.frames import BINARY, handshake, masked
+from tests.unit.worlds import DEADLINE_S, until
+
+LARGE: Final = b"x" * 8 * 1024 * 1024
+GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class Visitor:
+    """A socket that does what it wants."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def head(self) -> bytes:
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def ended(self) -> bytes:
+        """Whatever comes until the other side closes."""
+        async with asyncio.timeout(DEADLINE_S):
+            try:
+                return await self.reader.read()
+            except ConnectionError:
+                return b""
+
+    def leave(self) -> None:
+        self.writer.transport.abort()
+
+
+class Doors:
+    def __init__(self, runner: web.AppRunner) -> None:
+        self.runner = runner
+        self.opened: list[Door] = []
+        self.visitors: list[Visitor] = []
+        self.full = 0
+        self.port = 0
+
+    def open(self, listening: socket.socket | None = None, **options: Any) -> Door:
+        listening = listening or socket.create_server(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        assert self.runner.server is not None
+        door = Door(self.runner.server, listening, on_full=self._on_full, **({"places_max": 100} | options))
+        self.opened.append(door)
+        door.open()
+        return door
+
+    def _on_full(self) -> None:
+        self.full += 1
+
+    async def visit(self, said: bytes = b"") -> Visitor:
+        visitor = Visitor(*await asyncio.open_connection("127.0.0.1", self.port))
+        visitor.writer.write(said)
+        self.visitors.append(visitor)
+        return visitor
+
+
+async def _small(_request: web.Request) -> web.Response:
+    return web.Response(text="here")
+
+
+async def _large(_request: web.Request) -> web.Response:
+    return web.Response(body=LARGE)
+
+
+async def _socket(request: web.Request) -> web.WebSocketResponse:
+    """Writes more than is read."""
+    response = web.WebSocketResponse(max_msg_size=len(LARGE) + 1)
+    await response.prepare(request)
+    assert request.transport is not None
+    request.transport.write(LARGE)
+    async for message in response:
+        assert message.type is WSMsgType.BINARY
+    return response
+
+
+@pytest.fixture
+async def doors() -> AsyncIterator[Doors]:
+    app = web.Application()
+    app.on_response_prepare.extend([name_no_version, end_proxied])
+    app.router.add_get("/", _small)
+    app.router.add_get("/large", _large)
+    app.router.add_get("/socket", _socket)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
+    await runner.setup()
+    made = Doors(runner)
+    yield made
+    for visitor in made.visitors:
+        visitor.leave()
+    await runner.cleanup()
+    for door in made.opened:
+        await until(lambda door=door: len(door) == 0)  # type: ignore[misc]
+        await door.end()
+
+
+# ---- places
+
+
+async def test_who_comes_when_all_places_are_taken_gets_one_when_somebody_leaves(doors: Doors) -> None:
+    with structlog.testing.capture_logs() as events:
+        door = doors.open(places_max=3)
+        inside = [await doors.visit() for _ in range(3)]
+        await until(lambda: len(door) == 3)
+        waiting = [await doors.visit(GET) for _ in range(3)]
+        await until(lambda: doors.full == 1)
+        for number, visitor in enumerate(inside, start=1):
+            visitor.leave()
+            # One for one: the others wait on.
+            assert (await waiting[number - 1].head()).startswith(b"HTTP/1.1 200")
+            assert len(door) == 3
+    assert [event["event"] for event in events][:1] == ["places_taken"]
+    assert len(events) <= 1 + doors.full
+
+
+async def test_hundreds_at_once_come_in_turn(doors: Doors) -> None:
+    """More than the places, and more than are accepted in one turn."""
+    door = doors.open(places_max=70)
+    most = 0
+
+    async def visit() -> None:
+        nonlocal most
+        visitor = await doors.visit(GET)
+        assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+        most = max(most, len(door))
+        visitor.leave()
+
+    await asyncio.gather(*(visit() for _ in range(300)))
+    assert most <= 70
+
+
+async def test_full_again_and_again_is_told_seldom(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = doors.open(places_max=1)
+    monkeypatch.setattr(door, "_loop", _Stopped(asyncio.get_running_loop()))
+    with structlog.testing.capture_logs() as events:
+        for turn in range(1, 6):
+            visitor = await doors.visit()
+            await until(lambda turn=turn: doors.full == turn)  # type: ignore[misc]
+            visitor.leave()
+            await until(lambda: len(door) == 0)
+    assert [(event["event"], event["passed_over"]) for event in events] == [("places_taken", 0)]
+
+
+class _Stopped:
+    """An event loop whose clock stands still."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def time(self) -> float:
+        return 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+class _Poor(socket.socket):
+    """The system has no descriptor for another one, so many times."""
+
+    failures = 0
+    asked = 0
+    error = errno.EMFILE
+
+    def accept(self) -> Any:
+        self.asked += 1
+        if self.failures:
+            self.failures -= 1
+            raise OSError(self.error, "told by the system")
+        return super().accept()
+
+
+def _poor(failures: int, error: int = errno.EMFILE) -> _Poor:
+    made = _Poor()
+    made.bind(("127.0.0.1", 0))
+    made.failures, made.error = failures, error
+    return made
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_without_a_descriptor_it_waits_and_says_so_once(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    monkeypatch.setattr(door_module, "_PAUSE_S", 0.02)
+    listening = _poor(3, error)
+    with structlog.testing.capture_logs() as events:
+        doors.open(listening)
+        visitor = await doors.visit(GET)
+        assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+    told = [event for event in events if event["event"] == "accept_failed"]
+    assert len(told) == 3, "one for each pause"
+    assert told[0]["reason"] == "told by the system"
+
+
+async def test_in_a_pause_it_asks_for_nothing(doors: Doors) -> None:
+    listening = _poor(10**9)
+    door = doors.open(listening)
+    await doors.visit(GET)
+    await until(lambda: listening.asked == 1)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert listening.asked == 1
+    await door.close()
+
+
+async def test_who_is_gone_before_it_was_accepted_is_passed_over(doors: Doors) -> None:
+    doors.open(_poor(40, errno.ECONNABORTED))
+    visitor = await doors.visit(GET)
+    assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+
+
+async def test_after_the_close_nobody_gets_in_and_who_is_inside_stays(doors: Doors) -> None:
+    door = doors.open()
+    inside = await doors.visit(GET)
+    await inside.head()
+    await door.close()
+    await door.close()
+    with pytest.raises(OSError, match=r"refused|reset|Connect"):
+        await doors.visit(GET)
+    inside.writer.write(GET)
+    assert await inside.reader.readexactly(4) == b"here"
+    assert (await inside.head()).startswith(b"HTTP/1.1 200")
+
+
+# ---- who does not ask
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\n"], ids=["nothing", "a word", "most"]
+)
+async def test_who_completes_no_request_is_ended(doors: Doors, said: bytes) -> None:
+    door = doors.open(request_s=0.05)
+    visitor = await doors.visit(said)
+    assert await visitor.ended() == b""
+    await until(lambda: len(door) == 0)
+
+
+async def test_who_says_a_little_now_and_then_is_ended_too(doors: Doors) -> None:
+    doors.open(request_s=0.05)
+    visitor = await doors.visit(b"GET / HTTP/1.1\r\nHost: a\r\n")
+    ended = asyncio.create_task(visitor.ended())
+    while not ended.done():
+        visitor.writer.write(b"X: 1\r\n")
+        await asyncio.wait([ended], timeout=0.005)
+    # Some fields fewer than are too many, or some more: it is ended for the one or for the other.
+    assert not ended.result() or ended.result().startswith(b"HTTP/1.0 400")
+
+
+async def test_who_asks_no_further_is_ended(doors: Doors) -> None:
+    doors.open(request_s=0.05)
+    visitor = await doors.visit(GET)
+    assert (await visitor.ended()).endswith(b"here")
+
+
+async def test_what_came_through_a_proxy_is_the_last_request_of_its_connection(doors: Doors) -> None:
+    """Which may keep it for longer than we do, and must not send another one just then."""
+    doors.open(request_s=3600.0)
+    visitor = await doors.visit(GET.replace(b"Host", b"X-Forwarded-For: 192.0.2.1\r\nHost"))
+    answer = await visitor.ended()
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.endswith(b"here")
+    visitor = await doors.visit(handshake("/socket", X_Forwarded_For="192.0.2.1"))
+    assert b"\r\nConnection: upgrade\r\n" in await visitor.head()
+    visitor = await doors.visit(GET + GET)
+    assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+    assert (await visitor.head()).startswith(b"hereHTTP/1.1 200")
+
+
+async def test_who_becomes_a_websocket_may_be_silent(doors: Doors) -> None:
+    door = doors.open(request_s=0.02)
+    visitor = await doors.visit(handshake("/socket"))
+    await visitor.head()
+    other = await doors.visit()
+    await other.ended()
+    assert len(door) == 1
+
+
+async def test_too_many_header_fields_are_refused(doors: Doors) -> None:
+    doors.open()
+    fields = b"".join(b"X-%d: 1\r\n" % number for number in range(HEADERS_MAX))
+    visitor = await doors.visit(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    assert b" 400 " in (await visitor.head()).partition(b"\r\n")[0]
+    most = b"".join(b"X-%d: 1\r\n" % number for number in range(HEADERS_MAX - 1))
+    visitor = await doors.visit(b"GET / HTTP/1.1\r\nHost: a\r\n" + most + b"\r\n")
+    assert b" 200 " in (await visitor.head()).partition(b"\r\n")[0]
+
+
+# ---- who does not read
+
+
+async def _unread(doors: Doors, door: Door, said: bytes) -> Visitor:
+    """A visitor to whom more is written than the kernel takes."""
+    visitor = await doors.visit(said)
+    visitor.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that reads
+    await until(lambda: any(g.wire and g.wire.get_write_buffer_size() for g in door._guests))
+    return visitor
+
+
+async def test_who_does_not_read_an_answer_is_ended(doors: Doors) -> None:
+    door = doors.open(answer_s=0.02)
+    await _unread(doors, door, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    await until(lambda: len(door) == 0)
+
+
+async def test_who_is_being_closed_and_does_not_read_is_ended(doors: Doors) -> None:
+    """An idle one: the transport waits until everything is written, which it never is."""
+    door = doors.open(answer_s=0.02, request_s=0.01)
+    await _unread(doors, door, b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    await until(lambda: len(door) == 0)
+
+
+async def test_who_reads_in_time_is_not_ended(doors: Doors) -> None:
+    door = doors.open(answer_s=10.0)
+    visitor = await _unread(doors, door, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    door.end_unread(100.0)
+    door.end_unread(109.0)
+    visitor.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    await visitor.head()
+    async with asyncio.timeout(DEADLINE_S):
+        assert await visitor.reader.readexactly(len(LARGE)) == LARGE
+    door.end_unread(109.5)
+    # It counts from the next time on that something waits.
+    visitor.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    visitor.writer.write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    await until(lambda: any(g.wire and g.wire.get_write_buffer_size() for g in door._guests))
+    door.end_unread(111.0)
+    door.end_unread(120.0)
+    assert len(door) == 1
+    door.end_unread(121.0)
+    await until(lambda: len(door) == 0)
+
+
+async def test_a_websocket_that_does_not_read_is_its_writers_business(doors: Doors) -> None:
+    door = doors.open(answer_s=10.0)
+    await _unread(doors, door, handshake("/socket"))
+    for now_s in (100.0, 200.0, 300.0):
+        door.end_unread(now_s)
+    await asyncio.sleep(0)
+    assert len(door) == 1
+
+
+# ---- turns
+
+
+async def test_of_one_connection_little_is_read_in_one_turn(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    received: Callable[..., None] = door_module._Guest.data_received
+
+    def data_received(self: Any, data: bytes) -> None:
+        sizes.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(door_module._Guest, "data_received", data_received)
+    doors.open()
+    visitor = await doors.visit(handshake("/socket"))
+    await visitor.head()
+    visitor.writer.write(masked(BINARY, b"x" * 1_000_000))
+    await until(lambda: sum(sizes) > 1_000_000)
+    assert max(sizes) <= 8 * 1024
+
+
+# ---- what we are called
+
+
+@pytest.mark.parametrize(
+    "said",
+    [GET, b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n", b"nonsense\r\n\r\n", handshake("/socket")],
+    ids=["found", "not found", "no HTTP", "a WebSocket"],
+)
+async def test_no_answer_names_a_version(doors: Doors, said: bytes) -> None:
+    doors.open()
+    visitor = await doors.visit(said)
+    head = await visitor.head()
+    assert [line for line in head.split(b"\r\n") if line.lower().startswith(b"server:")] == [
+        f"Server: {SERVER}".encode()
+    ]
+    assert b"aiohttp" not in head
+    assert b"Python" not in head
