@@ -214,8 +214,9 @@ class Vigil:
         return now_s >= self._doubt_at_s
 
     def doubted(self, now_s: float, chance: float) -> None:
-        """What was wrong was asked now. The numbers may be what is wrong: the next song goes by the clock again."""
-        self.known = 0
+        """What was wrong was asked now. After a long silence the numbers may be what is wrong: the next song goes by the clock."""
+        if self.is_overdue(now_s):
+            self.known = 0
         self._doubt_at_s = now_s + (1 + _JITTER * chance) * self._interval_s
 
     def judge(self, *, greeting: Greeting, newest_elsewhere: int | None) -> Hearing:

@@ -16,7 +16,7 @@ those that it reads, and keeps to three rules:
 
 Only the time of attempts is decided here. What is written, and on what condition, is the log's (service/core/log.py).
 
-Pure: monotonic seconds and random fractions of 1 come in, seconds to wait go out. docs/decisions/0048-turns.md has the
+Pure: monotonic seconds and random fractions of 1 come in, seconds to wait go out. docs/decisions/0036-turns.md has the
 figures.
 """
 
