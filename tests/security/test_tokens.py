@@ -13,6 +13,7 @@ import pytest
 
 from service.config import TokenConfig
 from service.core.codes import Disconnect, Error
+from service.core.session import CONNECT_BYTES_MIN
 from tests.security.target import Target, target, watched
 from tests.signers import signer
 from tests.unit.worlds import SECRET
@@ -106,6 +107,7 @@ ATTACKS: Final[dict[str, tuple[Callable[[Claims], str], int]]] = {
         INVALID,
     ),
     "no token": (lambda claims: "x" * 50_000, INVALID),
+    "of more than a token's size": (lambda claims: hs256({**claims, "x": "x" * 9_000}), INVALID),
 }
 
 
@@ -125,8 +127,11 @@ def claims_of(attacked: Target, **more: Any) -> Claims:
     return {"sub": "ann", "iat": now_s, "exp": now_s + 60, **named, **more}
 
 
-def told(method: str, code: int) -> int:
-    """What `method` says where `connect` says `code`."""
+def told(method: str, code: int, token: str) -> int:
+    """What `method` says where `connect` says `code` to a token that it looks at."""
+    if method == "connect" and len(token) > CONNECT_BYTES_MIN:
+        # Not even decoded.
+        return Disconnect.BAD_REQUEST.value.code
     if method in ("subscribe", "sub_refresh") and code == INVALID:
         return DENIED
     if method == "refresh" and code == EXPIRED:
@@ -163,7 +168,7 @@ async def test_no_such_token_opens_anything(attacked: Target, name: str) -> None
                 assert "epoch" in await socket.ask(
                     "subscribe", channel="$mine", token=attacked.subscription_token("$mine")
                 )
-            assert await outcome(socket, method, **params) == told(method, code), method
+            assert await outcome(socket, method, **params) == told(method, code, token), method
             assert not attacked.node.assembly.hub.has(PRIVATE)
 
 
