@@ -1,8 +1,10 @@
 """Several nodes that write to one channel: the real appender and channel log over a table in memory, in virtual time.
 
-    python -m benchmarks.contention            every load on 1, 2, 5 and 20 nodes; a minute or two
-    python -m benchmarks.contention --quick    fewer seconds of virtual time
-    python -m benchmarks.contention --json     the rows as JSON
+    python -m benchmarks.contention                  every load on 1, 2, 5 and 20 nodes; a minute or two
+    python -m benchmarks.contention --quick          fewer seconds of virtual time
+    python -m benchmarks.contention --json           the rows as JSON
+    python -m benchmarks.contention --clients 100    another load: so many clients a node that wait for answers; no bounds
+    python -m benchmarks.contention --rate 3000      another load: so many publications a second in all; no bounds
 
 Deterministic: the same seed gives the same figures on every machine, so they are exact and not measured. A call takes
 two halves, each log-normal around 2.5 ms, one in a hundred four times as long: a round trip of 5 ms, with a tail. The
@@ -379,12 +381,23 @@ def main() -> int:
         "--quick", action="store_true", help="a fifth of the virtual time; the bounds may be missed"
     )
     parser.add_argument("--json", action="store_true", help="the rows as JSON lines")
+    parser.add_argument(
+        "--clients", type=int, default=0, metavar="N", help="one load of N clients a node instead"
+    )
+    parser.add_argument(
+        "--rate", type=int, default=0, metavar="N", help="one load of N publications a second instead"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default: 1)")
     options = parser.parse_args()
     missed: list[str] = []
     if not options.json:
         _say(HEADER)
-    for load in LOADS:
+    chosen: tuple[Load, ...] = ()
+    if options.clients:
+        chosen += (Load(f"{options.clients:,} clients a node", clients=options.clients),)
+    if options.rate:
+        chosen += (Load(f"{options.rate:,}/s in all", a_second=options.rate),)
+    for load in chosen or LOADS:
         seconds = load.seconds / (5 if options.quick else 1)
         for nodes in load.nodes:
             row = measure(load, nodes, seconds=seconds, seed=options.seed)

@@ -415,7 +415,7 @@ async def _reporter(app: web.Application) -> AsyncIterator[None]:
         # To start and to drain is no fault.
         not_ready=lambda: health.listening and not health.draining and bool(health.reasons()),
     )
-    async with _task(app, Reporter(metrics, random_fraction, readings).run()):
+    async with _task(app, Reporter(metrics, random_fraction, readings, assembly.appender.tally).run()):
         yield
 
 

@@ -400,8 +400,8 @@ class AwsConfig:
     )
     metrics_namespace: str = _option(
         "",
-        "CloudWatch namespace in which each node puts its connections, channels, lag and health once a minute; empty: none. "
-        "With `autoscaling_group`, for that group and over all groups.",
+        "CloudWatch namespace in which each node puts its connections, channels, appends, lag and health once a minute; "
+        "empty: none. With `autoscaling_group`, for that group and over all groups.",
         pattern=r"(?!AWS/)[A-Za-z0-9._/#-][A-Za-z0-9 ._/#:-]{0,254}",
         shape="a namespace such as roomcast, which does not begin with AWS/",
     )

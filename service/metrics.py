@@ -126,6 +126,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("roomcast_publish_seconds", "histogram", "From a publication to its acknowledgement.", (), _one(lambda s: s.assembly.appender.tally.latency_s)),
     Family("roomcast_append_publications", "histogram", "Publications in one append.", (), _one(lambda s: s.assembly.appender.tally.batches)),
     _counter("append_races", "Appends that another node's came before.", lambda s: s.assembly.appender.tally.races),
+    Family("roomcast_append_attempts", "histogram", "Writes sent for one append.", (), _one(lambda s: s.assembly.appender.tally.attempts)),
+    Family("roomcast_append_losses", "histogram", "Races that one append lost to other nodes.", (), _one(lambda s: s.assembly.appender.tally.losses)),
+    Family("roomcast_append_turn_seconds", "histogram", "How long one append waited for its turn.", (), _one(lambda s: s.assembly.appender.tally.turn_s)),
+    Family("roomcast_append_writers", "histogram", "Other nodes seen writing in the channel of one append.", (), _one(lambda s: s.assembly.appender.tally.writers)),
+    _counter("append_throttled", "Writes that the table had no room for.", lambda s: s.assembly.appender.tally.throttled),
     _gauge("append_waiting_bytes", "Publications not acknowledged yet.", lambda s: s.assembly.appender.waiting_bytes),
     # ---- order and recovery
     _counts("recoveries", "outcome", "Clients that came back.", lambda s: s.assembly.dispatcher.tally.recoveries),

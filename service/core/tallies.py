@@ -16,6 +16,7 @@ __all__ = [
     "BATCH_BOUNDS",
     "LATENCY_BOUNDS_S",
     "LOSS_BOUNDS",
+    "TURN_BOUNDS_S",
     "WRITER_BOUNDS",
     "AppendTally",
     "ClientTally",
@@ -37,6 +38,8 @@ BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 # Writes sent for one append, races lost before one, other writers of its channel.
 ATTEMPT_BOUNDS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 LOSS_BOUNDS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)
+# Seconds; 0: it was its turn at once.
+TURN_BOUNDS_S: Final = (0.0, *LATENCY_BOUNDS_S)
 WRITER_BOUNDS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 Key = TypeVar("Key", bound=Hashable)
@@ -66,6 +69,30 @@ class Histogram:
     def count(self) -> int:
         """Of all values."""
         return sum(self._counts)
+
+    def copy(self) -> Histogram:
+        """It as it is now."""
+        copied = Histogram(self.bounds)
+        copied._counts = list(self._counts)
+        copied.sum = self.sum
+        return copied
+
+    def since(self, earlier: Histogram) -> Histogram:
+        """What was added after `earlier` was copied from it."""
+        assert self.bounds == earlier.bounds, "one is a copy of the other"
+        added = Histogram(self.bounds)
+        added._counts = [now - then for now, then in zip(self._counts, earlier._counts, strict=True)]
+        added.sum = self.sum - earlier.sum
+        return added
+
+    def mean(self) -> float | None:
+        """None: there is no value."""
+        return self.sum / self.count if self.count else None
+
+    def quantile(self, part: float) -> float | None:
+        """The least bound that `part` of the values are not above; infinity, if they are above every one. None: no value."""
+        wanted = part * self.count
+        return next(bound for bound, number in self.cumulative() if number >= wanted) if self.count else None
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Each bound, infinity at last, with how many values are not above it."""
@@ -186,8 +213,13 @@ class AppendTally:
     throttled: int = 0
     attempts: Histogram = field(default_factory=lambda: Histogram(ATTEMPT_BOUNDS))
     losses: Histogram = field(default_factory=lambda: Histogram(LOSS_BOUNDS))
-    turn_s: Histogram = field(default_factory=Histogram)
+    turn_s: Histogram = field(default_factory=lambda: Histogram(TURN_BOUNDS_S))
     writers: Histogram = field(default_factory=lambda: Histogram(WRITER_BOUNDS))
+
+    @property
+    def rejected(self) -> int:
+        """Publications that are known not to be in the log, through no fault of their own."""
+        return self.publications["full"] + self.publications["not_stored"]
 
 
 @dataclass(slots=True)

@@ -15,9 +15,10 @@ from service.adapters.errors import CALL_LIMIT_S
 from service.adapters.schema import TableSchema, table_schemas
 from service.config import OPTIONS, Config
 from service.core.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags
+from service.core.tallies import AppendTally
 from service.dev.event_source import MappingOptions, is_append
 from service.reaper.reaper import SECOND_LOOK_S
-from service.reporter import Readings
+from service.reporter import INTERVAL_S, Appends, Readings
 from stream_lambda import handler as stream_handler
 from tests.deploy.cloudformation import (
     ROOT,
@@ -728,9 +729,14 @@ def published() -> set[str]:
         degraded=lambda: False,
         not_ready=lambda: False,
     )
+    tally = AppendTally()
+    before = Appends.counted(tally)
+    tally.attempts.add(1)
+    tally.turn_s.add(0)
+    counted = Appends.counted(tally).since(before)
     lambdas = (ROOT / "service" / "reaper" / "handler.py", ROOT / "stream_lambda" / "handler.py")
     texts = "".join(path.read_text(encoding="utf-8") for path in lambdas)
-    return {metric.name for metric in told.taken()} | set(
+    return {metric.name for metric in (*told.taken(), *counted)} | set(
         re.findall(r'"(\w+)": (?:counts\[|sum\(|planned|len\()', texts)
     )
 
@@ -754,7 +760,13 @@ def test_alarms_and_scaling_watch_metrics_that_are_published() -> None:
         for metric in own_metrics(widget["properties"]["metrics"])
     }
     assert shown <= published()
-    assert "Connections" in shown
+    assert {
+        "Connections",
+        "AppendAttempts",
+        "AppendTurnMs",
+        "PublicationsRejected",
+        "PublicationsUnknown",
+    } <= shown
 
 
 def test_the_group_tells_of_itself_what_is_watched_and_shown() -> None:
@@ -789,6 +801,23 @@ def test_alarms_tell_whoever_wants_to_know_and_say_what_they_mean() -> None:
             condition, then, _ = alarm[actions]["Fn::If"]
             assert (condition, then) == ("HasAlarmTopic", [{"Ref": "AlarmTopicArn"}]), name
         assert len(alarm["AlarmDescription"]) > 20
+
+
+@pytest.mark.parametrize(
+    "name, metric", [("RejectedAlarm", "PublicationsRejected"), ("UnknownAlarm", "PublicationsUnknown")]
+)
+def test_publications_that_fail_for_minutes_alarm_and_those_of_one_moment_do_not(
+    name: str, metric: str
+) -> None:
+    alarm = RESOURCES[name]["Properties"]
+    assert (alarm["MetricName"], found_in_map(alarm["Namespace"])) == (metric, "roomcast")
+    assert alarm["Dimensions"] == [{"Name": "AutoScalingGroupName", "Value": {"Ref": "Fleet"}}]
+    # Of all nodes together, in as many readings as there are minutes.
+    assert (alarm["Statistic"], alarm["Period"]) == ("Sum", INTERVAL_S)
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
+    assert 1 < alarm["DatapointsToAlarm"] <= alarm["EvaluationPeriods"]
+    # Whether nodes tell anything is the canary's alarm.
+    assert alarm["TreatMissingData"] == "notBreaching"
 
 
 def test_a_silent_canary_alarms_also_when_nobody_tells() -> None:

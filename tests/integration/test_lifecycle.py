@@ -138,7 +138,16 @@ async def test_the_life_of_a_machine(aws: Aws, ec2: FakeEc2, machine: FakeMachin
     ]
     assert {(each["name"], each["group"]) for each in ec2.metrics} == {
         (name, group)
-        for name in ("Connections", "Channels", "QueueLagMs", "CanaryAgeS", "Degraded", "NotReady")
+        for name in (
+            "Connections",
+            "Channels",
+            "QueueLagMs",
+            "CanaryAgeS",
+            "Degraded",
+            "NotReady",
+            "PublicationsRejected",
+            "PublicationsUnknown",
+        )
         for group in ("", GROUP)
     }
     assert {each["value"] for each in ec2.metrics if each["name"] == "NotReady"} == {0}

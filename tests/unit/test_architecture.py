@@ -88,7 +88,7 @@ ROOMS: Final = {
     "service.tries": room("ports", "structlog"),
     "service.isolation": room("core ports log delivery lease"),
     "service.metrics": room("assembly core node", "prometheus_client"),
-    "service.reporter": room("ports", "structlog"),
+    "service.reporter": room("core ports", "structlog"),
     "service.assembly": room(
         "core ports log delivery presence publisher roster orders census client node lease auth config "
         "telemetry hooks hook_calls",

@@ -18,6 +18,7 @@ from service.core.tallies import Histogram
 from service.gateway.http import add_metrics_route
 from service.metrics import FAMILIES, Exposition, Source
 from service.node import Health
+from service.ports import Throttled
 from tests.unit.worlds import Fleet, LocalNode, until
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -135,6 +136,11 @@ async def test_what_happened_is_counted(node: LocalNode) -> None:
         ("roomcast_publications_signalled_total", ()): 1,
         ("roomcast_publish_seconds_count", ()): stored,
         ("roomcast_append_publications_sum", ()): stored,
+        ("roomcast_append_attempts_sum", ()): stored,
+        ("roomcast_append_turn_seconds_count", ()): stored,
+        ("roomcast_append_losses_sum", ()): 0,
+        ("roomcast_append_writers_sum", ()): 0,
+        ("roomcast_append_throttled_total", ()): 0,
         ("roomcast_recoveries_total", (("outcome", "recovered"),)): 1,
         ("roomcast_recovered_publications_total", ()): stored,
         ("roomcast_pushes_total", ()): 2 * (stored + 1),
@@ -146,6 +152,34 @@ async def test_what_happened_is_counted(node: LocalNode) -> None:
     assert value(text, "roomcast_sent_bytes_total", to="channel") > 0
     assert value(text, "roomcast_ring_bytes") > 0
     assert value(text, "roomcast_queue_messages_total") > 0
+
+
+async def test_writers_of_one_channel_are_seen(fleet: Fleet) -> None:
+    node, other = fleet.node("here"), fleet.node("there")
+    async with node.running(), other.running():
+        here, there = await node.client(), await other.client()
+        for client in (here, there):
+            assert await client.publish("contended", 1) == {}
+        # It knows nothing yet of the other's, and loses the race; before that the table has no room twice.
+        for _ in range(2):
+            fleet.world.fail_next("put_item", Throttled("slow down"))
+        assert await here.publish("contended", 2) == {}
+        # It knows of the other now, and lets it have its turn.
+        assert await here.publish("contended", 3) == {}
+        text = text_of(node)
+    expected = {
+        "roomcast_append_attempts_count": 3,
+        "roomcast_append_attempts_sum": 6,
+        "roomcast_append_losses_sum": 1,
+        "roomcast_append_races_total": 1,
+        "roomcast_append_throttled_total": 2,
+        "roomcast_append_writers_sum": 2,
+        "roomcast_append_turn_seconds_count": 3,
+    }
+    assert {name: value(text, name) for name in expected} == expected
+    assert value(text, "roomcast_append_attempts_bucket", le="3.0") == 2
+    assert value(text, "roomcast_append_turn_seconds_bucket", le="0.0") == 2
+    assert value(text, "roomcast_append_turn_seconds_sum") > 0
 
 
 async def test_health_is_told(node: LocalNode) -> None:
