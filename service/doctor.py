@@ -26,7 +26,7 @@ from service.lease import LeaseKeeper
 from service.node import Health
 from service.ports import Clock, Member, NewId, PortError
 
-__all__ = ["PIPELINE_S", "Check", "Doctor"]
+__all__ = ["CHANNEL_WRITE_UNITS_S", "PIPELINE_S", "Check", "Doctor"]
 
 # DynamoDB's stream, the Lambda (a cold start included), SNS and SQS take a second at most in ordinary times.
 PIPELINE_S: Final = 30.0
@@ -38,17 +38,36 @@ _CLOCKS_APART_MS: Final = 2000
 _SONGS_MAX: Final = 5
 # No client can have it: everything that is written for a check is written there.
 _CHANNEL: Final = RESERVED_PREFIX + "doctor"
+# A channel's log is one partition of the table, and each partition takes so many write units a second, whatever the table is
+# set to. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
+CHANNEL_WRITE_UNITS_S: Final = 1000
+_WRITE_UNIT_BYTES: Final = 1024
 _SKIPPED: Final = "not tried: it needs what failed above"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. `outcome`: ok, warning (it works, with something to look at), failed, or skipped."""
+    """One check. `outcome`: ok, warning (it works, with something to look at), failed, skipped, or note (nothing was tried:
+    something to know).
+    """
 
     name: str
     outcome: str
     told: str
     took_ms: int = 0
+
+
+def _ceiling(config: Config) -> str:
+    """What one channel can take with these options."""
+    channel = config.channel
+    if not any(options.has_history for options in (channel.without_namespace, *channel.namespaces.values())):
+        return "no channel has history here, so nothing is written for a publication: docs/scaling.md"
+    units = config.client.message_size_limit // _WRITE_UNIT_BYTES + 1
+    return (
+        f"with history about {CHANNEL_WRITE_UNITS_S:,} write units of DynamoDB a second, on all instances together. A unit is"
+        f" a KiB of an append: some {CHANNEL_WRITE_UNITS_S // units} publications as large as client.message_size_limit"
+        " allows, thousands of small ones that share appends: docs/scaling.md"
+    )
 
 
 class Doctor:
@@ -101,6 +120,7 @@ class Doctor:
                 return "nothing is left of it"
 
             await self._check("clean-up", clean_up, needs=tables[3])
+        self._done(Check("ceiling of a channel", "note", _ceiling(self._config)))
         return self._checks
 
     async def _check(

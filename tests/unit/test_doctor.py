@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,8 +17,10 @@ from service.adapters.memory import (
     MemoryTopic,
 )
 from service.assembly import Ports
+from service.config import Config
 from service.core.canary import CANARY_CHANNEL
-from service.doctor import Check, Doctor
+from service.core.channels import ChannelOptions, ChannelRules
+from service.doctor import CHANNEL_WRITE_UNITS_S, Check, Doctor
 from service.ports import Lease, Refused
 from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, config, no_jitter
 
@@ -24,6 +28,8 @@ TABLES: Final = (
     "table roomcast-channels", "table roomcast-idempotency", "table roomcast-presence", "table roomcast-nodes",
 )  # fmt: skip
 LATER: Final = ("queue", "topic to queue", "table to queue", "clean-up")
+CEILING: Final = "ceiling of a channel"
+SCALING: Final = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 
 class World:
@@ -31,7 +37,7 @@ class World:
         self.fleet = Fleet()
         self.told: list[Check] = []
 
-    async def run(self) -> dict[str, Check]:
+    async def run(self, configured: Config | None = None) -> dict[str, Check]:
         world = self.fleet.world
         ports = Ports(
             table=MemoryChannelTable(world, self.fleet.clock),
@@ -43,7 +49,7 @@ class World:
             new_id=Ids("doctor"),
             random=no_jitter,
         )
-        checks = await Doctor(config(), ports, node="doctor-1", tell=self.told.append).run()
+        checks = await Doctor(configured or config(), ports, node="doctor-1", tell=self.told.append).run()
         assert self.told == checks, "each is told when it is done"
         assert not world.queues
         assert not world.subscriptions
@@ -65,7 +71,31 @@ def outcomes(checks: dict[str, Check]) -> dict[str, str]:
 async def test_all_is_well(world: World) -> None:
     world.fleet.stream_to_topic()
     checks = await world.run()
-    assert outcomes(checks) == dict.fromkeys((*TABLES, *LATER), "ok")
+    assert outcomes(checks) == dict.fromkeys((*TABLES, *LATER), "ok") | {CEILING: "note"}
+
+
+@pytest.mark.parametrize("kib, largest", [(1, 500), (64, 15), (96, 10)])
+async def test_it_says_what_a_channel_takes(world: World, kib: int, largest: int) -> None:
+    world.fleet.stream_to_topic()
+    checks = await world.run(config(message_size_limit=kib * 1024))
+    told = checks[CEILING].told
+    assert f"about {CHANNEL_WRITE_UNITS_S:,} write units" in told
+    assert f"some {largest} publications as large as client.message_size_limit" in told
+
+
+async def test_without_history_no_log_can_be_at_its_ceiling(world: World) -> None:
+    world.fleet.stream_to_topic()
+    checks = await world.run(config(rules=ChannelRules()))
+    assert checks[CEILING].told.startswith("no channel has history here")
+    world.told.clear()
+    one = ChannelRules(namespaces={"room": ChannelOptions(history_size=10, history_ttl_s=60)})
+    checks = await world.run(config(rules=one))
+    assert "write units" in checks[CEILING].told
+
+
+def test_the_page_that_it_names_says_the_same() -> None:
+    text = SCALING.read_text(encoding="utf-8")
+    assert re.findall(r"\*\*([\d,]+) write units a second\*\*", text) == [f"{CHANNEL_WRITE_UNITS_S:,}"]
 
 
 async def test_it_sings_behind_what_others_sang(world: World) -> None:
