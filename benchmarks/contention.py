@@ -82,8 +82,9 @@ HUNDRED: Final = Load("100/s", a_second=100)
 THOUSAND: Final = Load("1,000/s", a_second=1000)
 CLOSED: Final = Load("20 clients a node", clients=20)
 BESIDE: Final = Load("1/s beside 10 clients", clients=10, quiet_a_second=1, seconds=200.0, nodes=(2,))
+PEAK: Final = Load("2,500/s", a_second=2500, nodes=(1, 5, 20))
 FAR: Final = Load("60/s, 500 ms away", a_second=60, half_s=0.25, seconds=100.0, nodes=(1, 3))
-LOADS: Final = (HUNDRED, THOUSAND, CLOSED, BESIDE, FAR)
+LOADS: Final = (HUNDRED, THOUSAND, PEAK, CLOSED, BESIDE, FAR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,8 @@ BOUNDS: Final = (
     Bound(THOUSAND, 2, p50_ms=18, p99_ms=50),
     Bound(THOUSAND, 5, p50_ms=35, p99_ms=140),
     Bound(THOUSAND, 20, p50_ms=95, p99_ms=470),
+    Bound(PEAK, 5, p99_ms=2_000, poorest=0.9),
+    Bound(PEAK, 20, p99_ms=5_000, poorest=0.8),
     Bound(CLOSED, 2, acknowledged_s=0.97 * ALONE_BEFORE, poorest=0.95),
     Bound(CLOSED, 5, acknowledged_s=0.93 * ALONE_BEFORE, poorest=0.9),
     Bound(CLOSED, 20, acknowledged_s=0.7 * ALONE_BEFORE, poorest=0.5),

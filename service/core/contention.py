@@ -12,7 +12,8 @@ those that it reads, and keeps to three rules:
   first race that it lost, and where one other writer makes the race an even one. Otherwise it pauses for a random time
   before, twice as long with each race, up to a round trip for each writer.
 - Who was throttled leaves a gap between its appends. Each refusal makes the gap half as long again, and time in which
-  there is none adds the same rate to everybody's: so the gaps of all who share a partition become alike.
+  there is none adds the same rate to everybody's: so the gaps of all who share a partition become alike. And it tries
+  with half as much: a partition that has little left never has room for a large item while others write small ones.
 
 Only the time of attempts is decided here. What is written, and on what condition, is the log's (service/core/log.py).
 
@@ -24,6 +25,8 @@ from __future__ import annotations
 
 from math import inf
 from typing import Final
+
+from service.core.log_item import ITEM_BYTES_MAX
 
 __all__ = ["SEVERAL", "Contention", "RoundTrip"]
 
@@ -64,6 +67,10 @@ _THROTTLED_GAP_FIRST_S: Final = 0.02
 _THROTTLED_GAP_MAX_S: Final = 1.0
 _THROTTLED_GAP_GROWTH: Final = 1.5
 _THROTTLED_RATE_GROWTH: Final = 5.0
+# What an append may have when the partition throttles, at the least: some write units. And how much more with each
+# append that goes in.
+_THROTTLED_BYTES_MIN: Final = 8 * 1024
+_THROTTLED_BYTES_GROWTH: Final = 8 * 1024
 # A gap below it makes no difference.
 _THROTTLED_GAP_MIN_S: Final = 0.002
 # For so long at the most the rate grows between two appends.
@@ -91,10 +98,10 @@ class RoundTrip:
 class Contention:
     """What one node knows of the other writers of one channel, and when its own turn is.
 
-    `lost`: races lost since the last append that went in.
+    `lost`: races lost since the last append that went in. `bytes_max`: what an append may have.
     """
 
-    __slots__ = ("_gap_s", "_next_s", "_round_trip", "_seen", "_streak", "_won_s", "lost")
+    __slots__ = ("_gap_s", "_next_s", "_round_trip", "_seen", "_streak", "_won_s", "bytes_max", "lost")
 
     def __init__(self, round_trip: RoundTrip) -> None:
         self._round_trip = round_trip
@@ -107,6 +114,7 @@ class Contention:
         self._won_s = -inf
         self._gap_s = 0.0
         self.lost = 0
+        self.bytes_max = ITEM_BYTES_MAX
 
     def others(self, now_s: float) -> int:
         """How many other writers were seen lately."""
@@ -142,6 +150,7 @@ class Contention:
             self._streak = self._streak + 1 if closely else 0
             if self._streak and self._streak % _GAP_EVERY == 0:
                 self._next_s = now_s + _GAP_ROUND_TRIPS * round_trip_s
+        self.bytes_max = min(self.bytes_max + _THROTTLED_BYTES_GROWTH, ITEM_BYTES_MAX)
         self._shrink_gap(now_s)
         self._won_s = now_s
         self._next_s = max(self._next_s, sent_s + self._gap_s * (0.5 + random))
@@ -165,6 +174,7 @@ class Contention:
         """The partition refused a write."""
         gap_s = max(self._gap_s * _THROTTLED_GAP_GROWTH, _THROTTLED_GAP_FIRST_S)
         self._gap_s = min(gap_s, _THROTTLED_GAP_MAX_S)
+        self.bytes_max = max(self.bytes_max // 2, _THROTTLED_BYTES_MIN)
 
     def _shrink_gap(self, now_s: float) -> None:
         if self._gap_s:

@@ -141,8 +141,8 @@ class Pending:
         return cls(text, len(text.encode()) + 1, key)
 
 
-def fill(queue: Iterable[Pending]) -> int:
-    """How many publications from the front of `queue` fit one item: at least one, if there is one.
+def fill(queue: Iterable[Pending], bytes_max: int = ITEM_BYTES_MAX) -> int:
+    """How many publications from the front of `queue` fit one item of `bytes_max`: at least one, if there is one.
 
     One item has no key twice: the second publication of a key must find the first one in the log.
     """
@@ -150,7 +150,7 @@ def fill(queue: Iterable[Pending]) -> int:
     keys: set[str] = set()
     for pending in queue:
         size += pending.size
-        if count and (size > ITEM_BYTES_MAX or count == ITEM_PUBLICATIONS_MAX):
+        if count and (size > bytes_max or count == ITEM_PUBLICATIONS_MAX):
             break
         if pending.key is not None:
             if pending.key in keys or len(keys) == ITEM_KEYS_MAX:

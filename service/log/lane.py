@@ -72,9 +72,16 @@ class Lane:
         self.known_s = now_s
 
     def refill(self, batch: list[Waiting], now_s: float, now_ms: int) -> list[Waiting]:
-        """Fill `batch`, which is known not to be in the log, from the queue. What is overdue leaves it and is returned."""
-        count = fill(waiting.pending for waiting in chain(batch, self.queue)) - len(batch)
+        """Fill `batch`, which is known not to be in the log, from the queue. What is overdue leaves it and is returned.
+
+        What is too much for an append by now goes back to the front.
+        """
+        pending = (waiting.pending for waiting in chain(batch, self.queue))
+        count = fill(pending, self.contention.bytes_max) - len(batch)
         batch += [self.queue.popleft() for _ in range(count)]
+        if count < 0:
+            self.queue.extendleft(reversed(batch[count:]))
+            del batch[count:]
         overdue = [waiting for waiting in batch if waiting.is_overdue(now_s, now_ms)]
         if overdue:
             batch[:] = [waiting for waiting in batch if not waiting.is_overdue(now_s, now_ms)]

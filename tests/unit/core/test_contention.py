@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.contention import Contention, RoundTrip
+from service.core.log_item import ITEM_BYTES_MAX
 
 FRACTIONS: Final = st.floats(0, 1, exclude_max=True)
 R: Final = 0.005
@@ -182,6 +183,22 @@ def test_gaps_of_those_who_share_a_partition_become_alike() -> None:
             turns.throttled()
             append(turns, now_s)
     assert wide.wait_s(now_s + R) == pytest.approx(narrow.wait_s(now_s + R), rel=0.05)
+
+
+def test_who_is_throttled_tries_with_half_as_much_and_with_more_again_when_it_goes_in(
+    turns: Contention,
+) -> None:
+    """A partition that has little left never has room for a large item while others write small ones."""
+    assert turns.bytes_max == ITEM_BYTES_MAX
+    sizes = []
+    for _ in range(6):
+        turns.throttled()
+        sizes.append(turns.bytes_max)
+    assert sizes == [ITEM_BYTES_MAX // 2, ITEM_BYTES_MAX // 4, ITEM_BYTES_MAX // 8, *[8 * 1024] * 3]
+    now_s = 0.0
+    for _ in range(20):
+        now_s = append(turns, now_s)
+    assert turns.bytes_max == ITEM_BYTES_MAX
 
 
 # ---- bounds

@@ -340,6 +340,19 @@ async def test_a_log_that_has_no_offset_left_refuses_and_says_so(fleet: Fleet, w
     assert writer.appender.waiting_bytes == 0
 
 
+async def test_what_was_too_much_for_the_table_goes_in_parts_and_in_its_order(
+    fleet: Fleet, writer: Writer
+) -> None:
+    await writer.publish(0)
+    fleet.world.fail_next("put_item", Throttled(), times=2)
+    positions = [writer.submit(f"{number}".ljust(1000)) for number in range(100)]
+    assert [(await position).offset for position in positions] == list(range(2, 102))
+    assert [int(each) for each in logged(fleet.world)] == [0, *range(100)]
+    first, second, *_ = fleet.world.stream[1:]
+    assert ITEM_BYTES_MAX // 8 < len(first.pubs) <= ITEM_BYTES_MAX // 4
+    assert len(first.pubs) < len(second.pubs)
+
+
 # ---- how long anybody waits
 
 
