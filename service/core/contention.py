@@ -8,9 +8,8 @@ those that it reads, and keeps to three rules:
 - Who won gives way for a round: so long that each other writer that it saw lately can have a turn. All who do so keep
   their distance from each other, and meet less often than by chance. Who saw nobody leaves a short gap now and then,
   so that somebody who waits gets in; from then on both know of each other.
-- Who lost tries again from what it has just learned, never from what it knew before a pause. It tries at once after the
-  first race that it lost, and where one other writer makes the race an even one. Otherwise it pauses for a random time
-  before, twice as long with each race, up to a round trip for each writer.
+- Who lost tries again at once, behind the item that beat its own: that is as new as what a read would tell, a round trip
+  later. After many races in a row it pauses for a random time. It never tries with what it knew before a pause.
 - Who was throttled leaves a gap between its appends. Each refusal makes the gap half as long again, and time in which
   there is none adds the same rate to everybody's: so the gaps of all who share a partition become alike. And it tries
   with half as much: a partition that has little left never has room for a large item while others write small ones.
@@ -28,7 +27,7 @@ from typing import Final
 
 from service.core.log_item import ITEM_BYTES_MAX
 
-__all__ = ["SEVERAL", "Contention", "RoundTrip"]
+__all__ = ["Contention", "RoundTrip"]
 
 # Of a write to DynamoDB, before the first one is measured.
 _ROUND_TRIP_FIRST_S: Final = 0.01
@@ -40,8 +39,6 @@ _ROUND_TRIP_MAX_S: Final = 1.0
 _ROUND_TRIP_WEIGHT: Final = 1 / 64
 _ROUND_TRIP_OUTLIER: Final = 2.0
 
-# From how many other writers on a node looks at the log's end beside each write: one that loses then knows it at once.
-SEVERAL: Final = 4
 # How many round trips another writer is remembered, and for how long at the least and at the most. Shorter: a quiet
 # writer is forgotten between two publications, and must find a gap each time. Longer: a busy one gives way in vain.
 _SEEN_ROUND_TRIPS: Final = 100
@@ -57,8 +54,8 @@ _ATTEMPT_ROUND_TRIPS: Final = 2.0
 # needs one to read the end and one to write. It costs an eighth of a lone writer's time at the most.
 _GAP_EVERY: Final = 8
 _GAP_ROUND_TRIPS: Final = 2.0
-# Even races that are tried at once, one after the other. Each is lost with about even odds.
-_EVEN_RACES_MAX: Final = 24
+# Races in a row that are tried at once. Each is lost with about even odds, so hardly anybody comes so far.
+_RACES_AT_ONCE: Final = 24
 # The longest that anybody waits for others at once: far from the deadline of what waits.
 _PAUSE_MAX_S: Final = 3.0
 # The gap between appends of a channel whose partition throttles: its bounds, how it grows, and by how many appends a
@@ -158,17 +155,9 @@ class Contention:
     def lose(self, now_s: float, random: float) -> float:
         """A race was lost; seconds to pause before anything else. After a pause what was known is too old."""
         self.lost += 1
-        if self.lost == 1 or self.is_even(now_s):
+        if self.lost < _RACES_AT_ONCE:
             return 0.0
-        round_trips = min(self.others(now_s), 1 << min(self.lost - 1, _WRITERS_MAX))
-        return min(round_trips * self._round_trip.s, _PAUSE_MAX_S) * random
-
-    def is_even(self, now_s: float) -> bool:
-        """Whether the next race is even: the only other writer has learned the end when we did, from the item that beat ours.
-
-        Not after the first race that is lost: what was known before it may be many items old.
-        """
-        return 1 < self.lost <= _EVEN_RACES_MAX and self.others(now_s) <= 1
+        return min(self.others(now_s) * self._round_trip.s, _PAUSE_MAX_S) * random
 
     def throttled(self) -> None:
         """The partition refused a write."""

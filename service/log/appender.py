@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from service.core.contention import SEVERAL, Contention, RoundTrip
+from service.core.contention import Contention, RoundTrip
 from service.core.idempotency import COMMIT_WITHIN_MS, is_valid_key
 from service.core.log import Pending, Tail, item_tail
 from service.core.log_item import ITEM_BYTES_MAX, LogItem
@@ -33,7 +33,7 @@ from service.log.channel_log import (
     not_appended,
     record_of,
 )
-from service.log.lane import LANE_BYTES_MAX, Lane, Look, Waiting
+from service.log.lane import LANE_BYTES_MAX, Lane, Waiting
 from service.ports import Clock, PortError, Throttled
 
 __all__ = ["NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
@@ -72,7 +72,7 @@ class _TailUnread(Exception):
 class _Append:
     """One append: what it is about, and what it took so far. As long as it is known not to be in, `batch` may change.
 
-    `knows`: whether the log's end was learned since the last pause. `postponed`: refusals in a row for want of room, and
+    `looked`: whether the log's end was read since the last pause; from then on each lost race tells of it. `postponed`: refusals in a row for want of room, and
     why the last one.
     """
 
@@ -80,7 +80,7 @@ class _Append:
     attempts: int = 0
     losses: int = 0
     turn_s: float = 0.0
-    knows: bool = False
+    looked: bool = False
     postponed: int = 0
     why: Throttled | None = None
 
@@ -161,8 +161,6 @@ class Appender:
         """Wait until every accepted publication was answered. For the end of a node, after the last submit."""
         while tasks := [lane.task for lane in self._lanes.values() if lane.task is not None]:
             await asyncio.wait(tasks)
-        if looks := [lane.look for lane in self._lanes.values() if lane.look is not None]:
-            await asyncio.wait(looks)
 
     async def _run(self, channel: str, lane: Lane) -> None:
         try:
@@ -211,7 +209,6 @@ class Appender:
                 return None
             append.attempts += 1
             sent_s = self._clock.monotonic_s()
-            look = self._look_beside(channel, lane, tail, sent_s)
             outcome = await self._log.append(
                 channel,
                 tail,
@@ -234,12 +231,9 @@ class Appender:
             elif isinstance(outcome, Lost):
                 self._round_trip.took(now_s - sent_s)
                 self._beaten(channel, lane, append, outcome.holder)
-                looked = look is not None and await self._has_seen_end(channel, lane, look)
-                pause_s = lane.contention.lose(now_s, self._random())
-                append.knows = looked or lane.contention.is_even(now_s)
-                await self._pause(append, pause_s)
+                await self._pause(append, lane.contention.lose(now_s, self._random()))
             else:
-                append.knows = False
+                append.looked = False
                 append.why = outcome.error
                 self.tally.throttled += 1
                 lane.contention.throttled()
@@ -250,7 +244,7 @@ class Appender:
         """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""
         now_s = self._clock.monotonic_s()
         believed = lane.tail is not None and lane.tail.believed_until > self._clock.now_ms()
-        if believed and (append.knows or not lane.contention.must_look(now_s)):
+        if believed and (append.looked or not lane.contention.must_look(now_s)):
             assert lane.tail is not None
             return lane.tail
         try:
@@ -261,6 +255,7 @@ class Appender:
                     for item in items:
                         self._met(channel, lane, item)
                     if lane.tail is not None:
+                        append.looked = True
                         return lane.tail
             resolved = await self._log.resolve(channel)
         except PortError as error:
@@ -269,27 +264,8 @@ class Appender:
         if resolved.newest is not None:
             self._saw(lane, resolved.newest, now_s)
         lane.learn(resolved.tail, now_s)
+        append.looked = True
         return resolved.tail
-
-    def _look_beside(self, channel: str, lane: Lane, tail: Tail, now_s: float) -> Look | None:
-        """Begin to read what comes behind `tail` beside a write that one of several others may come before.
-
-        None: there are not several, or the look before is still under way.
-        """
-        if lane.contention.others(now_s) < SEVERAL or (lane.look is not None and not lane.look.done()):
-            return None
-        lane.look = asyncio.create_task(self._log.look_behind(channel, tail), name=f"look behind {channel}")
-        return lane.look
-
-    async def _has_seen_end(self, channel: str, lane: Lane, look: Look) -> bool:
-        """Whether the look beside a write that lost tells the log's end. It is about as quick as the write was."""
-        await asyncio.wait([look], timeout=self._round_trip.s)
-        if not look.done():
-            return False
-        items = [item for item in look.result() if lane.tail is not None and item.offset > lane.tail.top]
-        for item in items:
-            self._met(channel, lane, item)
-        return bool(look.result())
 
     def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:
         """A race was lost to `holder`; None: to whom is not known, nor what it wrote."""
@@ -319,7 +295,7 @@ class Appender:
     async def _pause(self, append: _Append, seconds: float) -> None:
         """Let others write."""
         if seconds > 0:
-            append.knows = False
+            append.looked = False
             append.turn_s += seconds
             await asyncio.sleep(seconds)
 

@@ -37,7 +37,6 @@ from service.ports import (
     Contended,
     Holders,
     NewId,
-    Page,
     PortError,
     Refused,
     Throttled,
@@ -152,13 +151,6 @@ def _is_in(item: LogItem, holders: Holders) -> bool:
     return (winner is not None and winner.batch == item.batch) or any(
         key.batch == item.batch for key in holders.keys
     )
-
-
-def _followers(page: Page, tail: Tail) -> Sequence[LogItem] | None:
-    """All that follows `tail`, if `page` has it; None = it does not: it is too much, or of another epoch."""
-    run = contiguous(page.items, tail.epoch)
-    whole = len(run) == len(page.items) and not page.more
-    return run if whole and (not run or run[0].offset == tail.top + 1) else None
 
 
 def record_of(item: LogItem) -> Record | None:
@@ -328,14 +320,6 @@ class ChannelLog:
         holder = await self._table.put_item(item, believed_until_ms)
         return None if holder is None else Holders(holder)
 
-    async def look_behind(self, channel: str, tail: Tail) -> Sequence[LogItem]:
-        """As `follow`, once and for what it is worth: nothing where that is not known."""
-        try:
-            page = await self._table.read_behind(channel, tail.top, FOLLOWED_ITEMS_MAX)
-        except PortError:
-            return ()
-        return _followers(page, tail) or ()
-
     async def _known(
         self, put: Callable[[], Awaitable[Holders | None]], within_s: float
     ) -> Holders | Lost | Postponed | None:
@@ -372,7 +356,9 @@ class ChannelLog:
         Raises PortError when the table does not answer within READ_DEADLINE_S.
         """
         page = await self._retried(partial(self._table.read_behind, channel, tail.top, FOLLOWED_ITEMS_MAX))
-        return _followers(page, tail)
+        run = contiguous(page.items, tail.epoch)
+        whole = len(run) == len(page.items) and not page.more
+        return run if whole and (not run or run[0].offset == tail.top + 1) else None
 
     async def read_after(self, channel: str, epoch: str, after: int, publications_max: int) -> list[Record]:
         """What the log holds of `epoch` behind offset `after`, ascending and without a hole from its first on.

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
 from service.core.contention import Contention
 from service.core.log import Pending, Tail, fill
-from service.core.log_item import ITEM_BYTES_MAX, LogItem
+from service.core.log_item import ITEM_BYTES_MAX
 from service.core.publication import Publication, StreamPosition
 from service.log.channel_log import APPEND_DEADLINE_S
 
-__all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Look", "Waiting"]
+__all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting"]
 
 # What may wait in one lane: about ten full items. A channel at its ceiling drains that in a second or two.
 LANE_PUBLICATIONS_MAX: Final = 5000
 LANE_BYTES_MAX: Final = 1280 * 1024
 assert ITEM_BYTES_MAX <= LANE_BYTES_MAX, "what fits an item fits an empty lane"
-
-# A read of what was appended behind a tail; it raises nothing.
-Look = asyncio.Task[Sequence[LogItem]]
 
 
 @dataclass(slots=True)
@@ -46,11 +42,10 @@ class Waiting:
 class Lane:
     """One channel's queue, the end of its log as far as it is known, and what is known of other writers.
 
-    `bytes`: of all that is not answered, taken or not. `known_s`: when `tail` was learned (monotonic seconds). `look`: a
-    read of the log's end beside a write.
+    `bytes`: of all that is not answered, taken or not. `known_s`: when `tail` was learned (monotonic seconds).
     """
 
-    __slots__ = ("bytes", "contention", "history_ttl_ms", "known_s", "look", "queue", "tail", "task")
+    __slots__ = ("bytes", "contention", "history_ttl_ms", "known_s", "queue", "tail", "task")
 
     def __init__(self, contention: Contention) -> None:
         self.queue: deque[Waiting] = deque()
@@ -60,7 +55,6 @@ class Lane:
         self.known_s = 0.0
         self.contention = contention
         self.task: asyncio.Task[None] | None = None
-        self.look: Look | None = None
 
     def has_room(self, size: int) -> bool:
         """For another publication of `size` bytes."""

@@ -546,7 +546,7 @@ def tail_from_before_the_pause() -> Iterator[None]:
 
     async def pause(self: Appender, append: Any, seconds: float) -> None:
         await original(self, append, seconds)
-        append.knows = append.knows or seconds > 0
+        append.looked = append.looked or seconds > 0
 
     with patch.object(Appender, "_pause", pause):
         yield

@@ -377,18 +377,8 @@ async def test_what_is_too_much_to_follow_or_of_another_epoch_is_to_be_resolved(
     for number in range(FOLLOWED_ITEMS_MAX + 1):
         await append(log, str(number))
     assert await log.follow(CHANNEL, tail) is None
-    assert await log.look_behind(CHANNEL, tail) == ()
     assert await log.follow(CHANNEL, replace(tail, top=1)) is not None
     assert await log.follow(CHANNEL, replace(tail, top=FOLLOWED_ITEMS_MAX, epoch="another")) is None
-
-
-async def test_a_look_beside_a_write_fails_for_nobody() -> None:
-    fleet = Fleet()
-    log = log_over(fleet.world, fleet.clock)
-    tail = (await log.resolve(CHANNEL)).tail
-    fleet.world.fail_next("read_behind", UnknownOutcome())
-    assert await log.look_behind(CHANNEL, tail) == ()
-    assert fleet.traffic.calls["read_behind"] == 1
 
 
 async def test_an_append_whose_outcome_stays_unknown_is_not_called_failed() -> None:
