@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from service.adapters.aws import AwsClients
@@ -21,8 +22,13 @@ __all__ = ["aws_ports", "instance_queue", "region_of"]
 
 
 def region_of(aws: AwsConfig) -> str | None:
-    """The topic's region is the only one that can work: arn:aws:sns:REGION:… None: what the environment says."""
-    return aws.region or (aws.topic_arn.split(":")[3] if aws.topic_arn else None)
+    """The topic's region is the only one that can work: arn:aws:sns:REGION:… None: what the SDK finds.
+
+    It does not look at AWS_REGION, as other AWS tools do.
+    """
+    return aws.region or (
+        aws.topic_arn.split(":")[3] if aws.topic_arn else os.environ.get("AWS_REGION") or None
+    )
 
 
 def instance_queue(aws: AwsConfig, clients: AwsClients, lease_id: Callable[[], str]) -> SqsInstanceQueue:

@@ -487,6 +487,11 @@ class Config:
 
 
 # The fields of core's ChannelOptions; there they are rules, here they are what a file may say.
+# From which part of two names on (difflib's ratio) one may be meant by the other. Variables all begin alike, so that
+# any two of them are similar: what differs must be similar as well.
+_NAMES_ALIKE: Final = 0.6
+_VARIABLES_ALIKE: Final = 0.77
+
 _CHANNEL_RULES: Final[Mapping[str, _Rules]] = {
     "history_size": _Rules(
         "Publications a channel shows at most. With `history_ttl`, switches history on.",
@@ -521,7 +526,9 @@ _CHANNEL_RULES: Final[Mapping[str, _Rules]] = {
         "Without it `#` means nothing: such a channel is open to whom the options below open any other."
     ),
     "allow_subscribe_for_client": _Rules("A client with a user may subscribe without a subscription token."),
-    "allow_subscribe_for_anonymous": _Rules("The same for clients without a user."),
+    "allow_subscribe_for_anonymous": _Rules(
+        "A client without a user may do so too, where the option above lets those with a user."
+    ),
     "allow_publish_for_client": _Rules("A client with a user may publish."),
     "allow_publish_for_subscriber": _Rules("A client that has a user and is subscribed may publish."),
     "allow_publish_for_anonymous": _Rules(
@@ -915,7 +922,7 @@ def _take_environment(environ: Mapping[str, str], values: _Values, origin: _Orig
             continue
         option = _BY_VARIABLE.get(variable)
         if option is None:
-            hint = _suggestion(variable, [*_BY_VARIABLE, *FOREIGN_VARIABLES])
+            hint = _suggestion(variable, [*_BY_VARIABLE, *FOREIGN_VARIABLES], alike=_VARIABLES_ALIKE)
             raise ConfigError(f"environment: {_shown(variable)} is not an option{hint}")
         origin.from_environment(option)
         try:
@@ -1146,10 +1153,10 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _suggestion(name: str, known: list[str]) -> str:
+def _suggestion(name: str, known: list[str], *, alike: float = _NAMES_ALIKE) -> str:
     # The right name in the wrong table is the likelier slip than a name that looks alike.
     last = name.rpartition(".")[2]
     close = [key for key in known if key.rpartition(".")[2] == last] or difflib.get_close_matches(
-        name, known, n=1
+        name, known, n=1, cutoff=alike
     )
     return f" (did you mean {close[0]}?)" if close else ""

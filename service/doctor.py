@@ -61,12 +61,12 @@ def _ceiling(config: Config) -> str:
     """What one channel can take with these options."""
     channel = config.channel
     if not any(options.has_history for options in (channel.without_namespace, *channel.namespaces.values())):
-        return "no channel has history here, so nothing is written for a publication: docs/scaling.md"
+        return "no channel has history in this configuration, so nothing is written for a publication: docs/scaling.md"
     units = config.client.message_size_limit // _WRITE_UNIT_BYTES + 1
     return (
-        f"with history about {CHANNEL_WRITE_UNITS_S:,} write units of DynamoDB a second, on all instances together. A unit is"
-        f" a KiB of an append: some {CHANNEL_WRITE_UNITS_S // units} publications as large as client.message_size_limit"
-        " allows, thousands of small ones that share appends: docs/scaling.md"
+        f"with history about {CHANNEL_WRITE_UNITS_S:,} write units of DynamoDB a second, on all instances together. Each KiB"
+        f" of an append costs one. They are enough for some {CHANNEL_WRITE_UNITS_S // units} publications as large as"
+        " client.message_size_limit allows, or for thousands of small ones that share appends: docs/scaling.md"
     )
 
 

@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
 
 def _refused(error: HTTPError, url: str) -> str:
     if error.code == _UNAUTHORIZED:
-        return f"{url} wants another key: --key, http_api.key or ROOMCAST_HTTP_API_KEY"
+        return f"{url} wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), or has none itself: its HTTP API is off"
     try:
         told = json.loads(error.read(_ANSWER_BYTES_MAX))["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -29,7 +29,8 @@ examples:
   roomcast tail news --token "$(roomcast token --user ann)" --url https://chat.example.com
 
 Shows what is published from now on, one line each: offset, time, user, data; with --json as an object. When the
-server goes away it connects again, and in channels with history nothing is left out. Ctrl-C ends it.
+server goes away it connects again. Where it may recover (force_recovery, allow_recovery, or the right to read the
+history) nothing is left out then; else a line on stderr says so. Ctrl-C ends it.
 """,
 }
 
@@ -65,6 +66,8 @@ class _Tail:
     as_json: bool
     left: int | None
     position: dict[str, Any] = field(default_factory=dict)
+    # It was subscribed before.
+    again: bool = False
     # Attempts since the last one that was answered.
     attempts: int = 0
 
@@ -145,6 +148,13 @@ async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> No
 def _subscribed(watched: _Tail, result: Mapping[str, Any]) -> None:
     if result.get("was_recovering") and not result.get("recovered"):
         print("roomcast: some publications are left out here", file=sys.stderr, flush=True)
+    elif watched.again and "epoch" not in result:
+        print(
+            "roomcast: what was published meanwhile is left out: nothing is recovered here",
+            file=sys.stderr,
+            flush=True,
+        )
+    watched.again = True
     if "epoch" in result:
         watched.position = {"epoch": result["epoch"], "offset": result.get("offset", 0)}
     for publication in result.get("publications", ()):

@@ -308,6 +308,8 @@ def test_what_a_variable_must_not_say(variable: str, value: str, message: str) -
     [
         ("ROOMCAST_CLIENT_INSECUR", " (did you mean ROOMCAST_CLIENT_INSECURE?)"),
         ("ROOMCAST_CHANNEL_NAMESPACES", ""),
+        # Nor is an option suggested that only begins alike.
+        ("ROOMCAST_CLIENT_FOO", ""),
         (
             "ROOMCAST_CHANEL_WITHOUT_NAMESPACE_PRESENCE",
             " (did you mean ROOMCAST_CHANNEL_WITHOUT_NAMESPACE_PRESENCE?)",
@@ -315,6 +317,7 @@ def test_what_a_variable_must_not_say(variable: str, value: str, message: str) -
     ],
 )
 def test_a_variable_that_nobody_knows(variable: str, hint: str) -> None:
+    assert ("did you mean" in refusal(None, {variable: "1"})) == bool(hint)
     assert f"environment: {variable} is not an option{hint}" in refusal(None, {variable: "1"})
 
 

@@ -86,7 +86,7 @@ async def test_it_says_what_a_channel_takes(world: World, kib: int, largest: int
 async def test_without_history_no_log_can_be_at_its_ceiling(world: World) -> None:
     world.fleet.stream_to_topic()
     checks = await world.run(config(rules=ChannelRules()))
-    assert checks[CEILING].told.startswith("no channel has history here")
+    assert checks[CEILING].told.startswith("no channel has history in this configuration")
     world.told.clear()
     one = ChannelRules(namespaces={"room": ChannelOptions(history_size=10, history_ttl_s=60)})
     checks = await world.run(config(rules=one))

@@ -108,7 +108,7 @@ def test_a_terminal_is_told_nothing_by_what_was_published(run: Run) -> None:
 def test_the_key_may_be_configured(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wants = "wants another key: --key, http_api.key or ROOMCAST_HTTP_API_KEY"
+    wants = "wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), or has none itself: its HTTP API is off"
     for key in (None, "", "another"):
         code, out, err = run("publish", "news", "1", key=key)
         assert (code, out) == (1, "")

@@ -165,6 +165,25 @@ def test_nothing_is_left_out_when_the_server_goes_away(
     assert err == "roomcast: the server closed the connection: shutdown (3001); connecting again\n"
 
 
+def test_where_nothing_is_recovered_that_is_told(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pause(_attempts: int) -> None:
+        pass
+
+    monkeypatch.setattr(tail_module, "_pause", pause)
+    following = follow("plain:x", "--count", "1")
+    following.subscribed()
+    following.closed(Disconnect.SHUTDOWN)
+    following.subscribed()
+    publish(served, "plain:x", 1, options=ChannelOptions())
+    assert following.ended() == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "roomcast: the server closed the connection: shutdown (3001); connecting again",
+        "roomcast: what was published meanwhile is left out: nothing is recovered here",
+    ]
+
+
 def test_what_cannot_be_recovered_is_told(
     served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
 ) -> None:
