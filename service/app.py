@@ -46,7 +46,7 @@ from service.core.redaction import printable, without_passwords
 from service.core.tallies import Limit
 from service.descriptors import Places, places, widened
 from service.gateway.api.server import Api
-from service.gateway.door import Door, end_proxied, name_no_version
+from service.gateway.door import Door, end_proxied, give_way, name_no_version
 from service.gateway.http import add_health_routes, add_metrics_route
 from service.gateway.websocket import WebSocketGateway
 from service.hook_calls import Hooks, load_hooks
@@ -187,7 +187,7 @@ def build_app(
         turnstile=Turnstile(handshakes) if handshakes else None,
         trusted_proxies=config.client.trusted_proxies,
     )
-    app.on_response_prepare.extend([name_no_version, end_proxied])
+    app.on_response_prepare.extend([give_way, name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
     add_health_routes(app)
     add_metrics_route(app, lambda: app[_EXPOSITION].text())  # noqa: PLW0108  # it is made at the start

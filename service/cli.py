@@ -19,7 +19,7 @@ from service import __version__
 from service.commands import channels, doctor, fleet, tail
 from service.commands.terminal import Failed, has_colours
 from service.config import Config, ConfigError, config_path, effective, effective_toml, load
-from service.core.redaction import printable, without_passwords
+from service.core.redaction import printable, without_passwords, without_user
 
 if TYPE_CHECKING:
     from service.token_keys import SigningKey
@@ -581,7 +581,7 @@ def _url(text: str) -> str:
     except ValueError:
         valid = False
     if not valid or not text.isprintable() or " " in text:
-        found = without_passwords(text)
+        found = without_user(text)
         raise argparse.ArgumentTypeError(f"must be an address such as http://127.0.0.1:5000; found {found!r}")
     return text
 

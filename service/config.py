@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast, get_type_hints
 
 from service.core.channels import ChannelOptions, ChannelRules
-from service.core.redaction import without_passwords
+from service.core.redaction import without_passwords, without_user
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -1139,7 +1139,7 @@ def _quoted(found: object) -> str:
     if isinstance(found, list) and any(isinstance(entry, dict) for entry in found):
         return "a list of tables"
     # Masked before it is cut: the end of a password may be what is cut off.
-    text = without_passwords(str(found)) if isinstance(found, str) else found
+    text = without_user(found) if isinstance(found, str) else found
     shown = ascii(text) if not str(text).isprintable() else without_passwords(repr(text))
     return shown if len(shown) <= FOUND_CHARS_MAX else shown[:FOUND_CHARS_MAX] + "…"
 

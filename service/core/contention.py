@@ -9,7 +9,8 @@ those that it reads, and keeps to three rules:
   their distance from each other, and meet less often than by chance. Who saw nobody leaves a short gap now and then,
   so that somebody who waits gets in; from then on both know of each other.
 - Who lost tries again at once, behind the item that beat its own: that is as new as what a read would tell, a round trip
-  later. After many races in a row it pauses for a random time. It never tries with what it knew before a pause.
+  later. After many races in a row it pauses for a random time. Who knows of others never tries with what it knew
+  before a pause.
 - Who was throttled leaves a gap between its appends. Each refusal makes the gap half as long again, and time in which
   there is none adds the same rate to everybody's: so the gaps of all who share a partition become alike. And it tries
   with half as much: a partition that has little left never has room for a large item while others write small ones.

@@ -5,16 +5,23 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["json_printable", "printable", "without_passwords"]
+__all__ = ["json_printable", "printable", "without_passwords", "without_user"]
 
 # The user part of an address (RFC 3986 §3.2.1), up to the last "@" before the path: passwords may have one, too.
 _USER: Final = re.compile(r"(?<=://)[^\s/?#\"'<>\\]+@")
 _MASKED_USER: Final = "***@"
+# The same of what is meant as one address and may be none: whatever stands before its last "@".
+_USER_OF_ONE: Final = re.compile(r"(?<=://).*@", re.DOTALL)
 
 
 def without_passwords(text: str) -> str:
     """`text` with `user:password@` of each address in it masked."""
     return _USER.sub(_MASKED_USER, text) if "@" in text else text
+
+
+def without_user(address: str) -> str:
+    """`address` with `user:password@` masked, also if it is malformed: what makes it so is often a password that is not escaped."""
+    return _USER_OF_ONE.sub(_MASKED_USER, address)
 
 
 def printable(text: str, keep: str = "") -> str:

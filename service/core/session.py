@@ -92,7 +92,7 @@ __all__ = [
 # A `connect` is decoded before anybody knows who sends it: what it may hold is a token (8 KiB at most), as much again for
 # the application's data, names, and for each channel that it may have where it was there.
 CONNECT_BYTES_MIN: Final = 16 * 1024
-CONNECT_BYTES_A_CHANNEL: Final = 128
+CONNECT_BYTES_A_CHANNEL: Final = 352
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,16 @@ from aiohttp import web
 from service.core.rates import Rate, Seldom
 from service.gateway.faults import server_logger
 
-__all__ = ["ANSWER_S", "HEADERS_MAX", "REQUEST_S", "SERVER", "Door", "end_proxied", "name_no_version"]
+__all__ = [
+    "ANSWER_S",
+    "HEADERS_MAX",
+    "REQUEST_S",
+    "SERVER",
+    "Door",
+    "end_proxied",
+    "give_way",
+    "name_no_version",
+]
 
 # From the accept, or from the answer before, until a request's headers are complete. Who sends none is not needed.
 REQUEST_S: Final = 10.0
@@ -67,8 +76,10 @@ class _Guest(web.RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        self._door.left(self)
+        try:
+            super().connection_lost(exc)
+        finally:
+            self._door.left(self)
 
     def set_parser(self, *arguments: Any, **options: Any) -> None:
         self.is_streaming = True
@@ -252,6 +263,14 @@ class Door:
 async def name_no_version(_request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler (`on_response_prepare`): aiohttp would tell its own version and Python's."""
     response.headers["Server"] = SERVER
+
+
+async def give_way(_request: web.Request, _response: web.StreamResponse) -> None:
+    """A signal handler (`on_response_prepare`): others have their turn between the requests of one connection.
+
+    From Python 3.12 on aiohttp begins and ends a request without one, so all that were sent at once would be answered at once.
+    """
+    await asyncio.sleep(0)
 
 
 async def end_proxied(request: web.Request, response: web.StreamResponse) -> None:

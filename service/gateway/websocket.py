@@ -251,6 +251,9 @@ async def _pump(
             dropped += 1
             if dropped % _DROPPED_A_TURN == 0:
                 await sleep(0 if dropped < _DROPPED_MAX else CLOSE_WAIT_S)
+        elif writer.is_gone:
+            # What it left behind is not waited for: it may be many publications, each of which has to wait for its rate.
+            return
         elif message.type is encoding.frames:
             await connection.receive(message.data, encoding.reader)
         elif message.type in (WSMsgType.PING, WSMsgType.PONG):

@@ -34,7 +34,7 @@ from service.log.channel_log import (
     record_of,
 )
 from service.log.lane import LANE_BYTES_MAX, Lane, Waiting
-from service.ports import Clock, PortError, Throttled
+from service.ports import Clock, PortError, Throttled, UnknownOutcome
 
 __all__ = ["NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
 
@@ -45,8 +45,8 @@ _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
 assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
 # Lanes kept for the tail they know, so that the next append needs no read.
 _IDLE_LANES_MAX: Final = 10_000
-# A tail that was learned at most so many round trips ago has few items behind it: they are read one by one, and local
-# subscribers get them at once. Of an older one the newest item is read alone.
+# A tail that was learned at most so many round trips ago has few items behind it, as a rule: they are read one by one, and
+# local subscribers get them at once. Of an older one, and where there are more after all, the newest item is read alone.
 _FOLLOW_ROUND_TRIPS: Final = 32
 
 _log = structlog.get_logger(__name__)
@@ -72,8 +72,8 @@ class _TailUnread(Exception):
 class _Append:
     """One append: what it is about, and what it took so far. As long as it is known not to be in, `batch` may change.
 
-    `looked`: whether the log's end was read since the last pause; from then on each lost race tells of it. `postponed`: refusals in a row for want of room, and
-    why the last one.
+    `looked`: the log's end was read since the last pause; from then on each lost race tells of it. `postponed`: refusals
+    in a row for want of room; `why`: the last of them.
     """
 
     batch: list[Waiting] = field(default_factory=list)
@@ -131,8 +131,8 @@ class Appender:
         client (wall clock; None: now). COMMIT_WITHIN_MS later its append is not sent any more.
 
         Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises NotAppended (known
-        not to be in the log) or OutcomeUnknown: no write of it begins later than APPEND_DEADLINE_S after this call.
-        Cancelling it does not take the publication back.
+        not to be in the log) or OutcomeUnknown: its first write begins within APPEND_DEADLINE_S of this call, or none
+        does; and what may be in is written again for as long. Cancelling it does not take the publication back.
         """
         assert key is None or is_valid_key(key), "a malformed key is refused before"
         pending = Pending.of(encode_stored(publication), key)
@@ -153,13 +153,13 @@ class Appender:
         lane.bytes += pending.size
         self._bytes += pending.size
         lane.history_ttl_ms = history_ttl_ms
-        if lane.task is None:
+        if lane.task is None or lane.task.done():
             lane.task = asyncio.create_task(self._run(channel, lane), name=f"append {channel}")
         return position
 
     async def drain(self) -> None:
         """Wait until every accepted publication was answered. For the end of a node, after the last submit."""
-        while tasks := [lane.task for lane in self._lanes.values() if lane.task is not None]:
+        while tasks := [lane.task for lane in self._lanes.values() if lane.task and not lane.task.done()]:
             await asyncio.wait(tasks)
 
     async def _run(self, channel: str, lane: Lane) -> None:
@@ -177,6 +177,9 @@ class Appender:
             item = await self._commit(channel, lane, append)
         except asyncio.CancelledError:
             self._fail(lane, append.batch, OutcomeUnknown("the node stopped"))
+            waiting = list(lane.queue)
+            lane.queue.clear()
+            self._fail(lane, waiting, NotAppended("the node stopped"))
             raise
         except _TailUnread as unread:
             # Of what waits behind it nothing was sent either, and each would pay for as many attempts.
@@ -214,8 +217,11 @@ class Appender:
                 tail,
                 [waiting.pending for waiting in append.batch],
                 lane.history_ttl_ms,
-                commit_by_ms=min(waiting.commit_by_ms for waiting in append.batch),
-                within_s=APPEND_DEADLINE_S - (sent_s - append.batch[0].submitted_s),
+                commit_by_ms=min(
+                    (waiting.commit_by_ms for waiting in append.batch if waiting.pending.key is not None),
+                    default=None,
+                ),
+                within_s=APPEND_DEADLINE_S - (sent_s - append.batch[-1].submitted_s),
             )
             now_s = self._clock.monotonic_s()
             if isinstance(outcome, Appended):
@@ -231,6 +237,7 @@ class Appender:
             elif isinstance(outcome, Lost):
                 self._round_trip.took(now_s - sent_s)
                 self._beaten(channel, lane, append, outcome.holder)
+                append.postponed, append.why = 0, None
                 await self._pause(append, lane.contention.lose(now_s, self._random()))
             else:
                 append.looked = False
@@ -242,29 +249,37 @@ class Appender:
 
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
         """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""
-        now_s = self._clock.monotonic_s()
-        believed = lane.tail is not None and lane.tail.believed_until > self._clock.now_ms()
-        if believed and (append.looked or not lane.contention.must_look(now_s)):
-            assert lane.tail is not None
-            return lane.tail
+        known = lane.tail
+        if known is not None and known.believed_until <= self._clock.now_ms():
+            known = None
+        if known is not None and (append.looked or not lane.contention.must_look(self._clock.monotonic_s())):
+            return known
+        append.looked = True
         try:
-            if believed and now_s - lane.known_s <= _FOLLOW_ROUND_TRIPS * self._round_trip.s:
-                assert lane.tail is not None
-                items = await self._log.follow(channel, lane.tail)
-                if items is not None:
-                    for item in items:
-                        self._met(channel, lane, item)
-                    if lane.tail is not None:
-                        append.looked = True
-                        return lane.tail
-            resolved = await self._log.resolve(channel)
+            return await self._read_end(channel, lane, known)
+        except (Throttled, UnknownOutcome) as error:
+            if known is None:
+                raise _TailUnread(error) from error
+            # To look is a courtesy to others: what is known is still to be believed, and costs a race at worst.
+            return known
         except PortError as error:
             raise _TailUnread(error) from error
+
+    async def _read_end(self, channel: str, lane: Lane, known: Tail | None) -> Tail:
+        """Read on from the tail that is known if that is young, and resolve otherwise. Raises PortError."""
+        young_s = _FOLLOW_ROUND_TRIPS * self._round_trip.s
+        if known is not None and self._clock.monotonic_s() - lane.known_s <= young_s:
+            items = await self._log.follow(channel, known)
+            if items is not None:
+                for item in items:
+                    self._met(channel, lane, item)
+                if lane.tail is not None:
+                    return lane.tail
+        resolved = await self._log.resolve(channel)
         now_s = self._clock.monotonic_s()
         if resolved.newest is not None:
             self._saw(lane, resolved.newest, now_s)
         lane.learn(resolved.tail, now_s)
-        append.looked = True
         return resolved.tail
 
     def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:

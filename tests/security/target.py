@@ -17,7 +17,7 @@ from service.auth import sign_connection, sign_subscription
 from service.config import TokenConfig
 from service.core.channels import ChannelOptions, ChannelRules
 from service.gateway.api.server import Api
-from service.gateway.door import Door, end_proxied, name_no_version
+from service.gateway.door import Door, end_proxied, give_way, name_no_version
 from service.gateway.http import add_health_routes
 from service.gateway.websocket import WebSocketGateway
 from service.keys import HEALTH, NODE
@@ -193,7 +193,7 @@ async def target(
     add_health_routes(app)
     Api(key=KEY, insecure=False, message_size_limit=size_limit).add_routes(app)
     # As `roomcast serve` has it.
-    app.on_response_prepare.extend([name_no_version, end_proxied])
+    app.on_response_prepare.extend([give_way, name_no_version, end_proxied])
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
     async with node.running(), aiohttp.ClientSession() as session:
         await runner.setup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +12,11 @@ from typing import Any, Final
 
 import pytest
 
+from service.client import pace as pace_module
 from service.core.rates import Rate
 from service.core.tallies import Limit
 from service.gateway import door as door_module
+from service.gateway import http as http_module
 from service.gateway import websocket as websocket_module
 from service.gateway import writer as writer_module
 from service.gateway.api import server as api_module
@@ -366,3 +369,53 @@ async def test_a_malformed_handshake_is_no_line(attacked: Target, said: bytes) -
 def test_the_rate_is_one_that_nobody_meets_who_is_honest() -> None:
     """Browsers ping never, libraries every 10 to 30 seconds."""
     assert Rate(per_s=20.0, burst=40.0) == CONTROL_RATE
+
+
+async def test_requests_of_one_connection_let_others_have_their_turn(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Python 3.12 on a request that need not wait is begun and ended in the turn in which it was read."""
+    loop = asyncio.get_running_loop()
+    turns = 0
+    answered_in: list[int] = []
+    made = http_module._json
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(turn)
+
+    def answered(body: object, status: int) -> Any:
+        answered_in.append(turns)
+        return made(body, status)
+
+    turn()
+    monkeypatch.setattr(http_module, "_json", answered)
+    _, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+    writer.write(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n" * 100)
+    await until(lambda: len(answered_in) == 100)
+    writer.transport.abort()
+    assert max(answered_in.count(each) for each in set(answered_in)) <= 2
+
+
+async def test_who_is_gone_publishes_no_more(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left behind would have to wait for its rate, publication after publication."""
+    async with target(publish_rate_limit=1.0) as attacked:
+        slept: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            attacked.node.clock.advance(seconds)
+            await asyncio.sleep(0)
+
+        monkeypatch.setattr(pace_module, "sleep", sleep)
+        async with Raw.upgraded(attacked) as client:
+            connect = json.dumps({"id": 1, "connect": {"token": attacked.token()}})
+            client.writer.write(masked(TEXT, connect.encode()))
+            for number in range(2, 1000):
+                said = b'{"id":%d,"publish":{"channel":"plain:a","data":1}}' % number
+                client.writer.write(masked(TEXT, said))
+            await until(lambda: len(slept) > 5)
+        before = len(slept)
+        await until(lambda: attacked.connections == 0)
+        assert len(slept) - before < 100

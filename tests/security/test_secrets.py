@@ -297,10 +297,17 @@ def test_an_environment_is_told_of_without_its_secrets(
         (["checkconfig"], {"ROOMCAST_NODE_IMDS_ENDPOINT": f"http://ann:{MARK}-{'x' * 80}@127.0.0.1"}),
         (["checkconfig"], {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": f"https://{MARK}@a.example/x"}),
         (["checkconfig"], {"ROOMCAST_CLIENT_ALLOWED_ORIGINS": f"https://ann:{MARK}@a.example"}),
+        (["checkconfig"], {"ROOMCAST_AWS_ENDPOINT_URL": f"http://ann:a/{MARK}@127.0.0.1:5000"}),
+        (["checkconfig"], {"ROOMCAST_AWS_ENDPOINT_URL": f"http://ann:a {MARK}#@127.0.0.1:5000"}),
+        (
+            ["checkconfig"],
+            {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": f"https://u:a/\"'{MARK}#@a.example"},
+        ),
         (["publish", "room", "1", "--url", f"http://ann:{MARK}@127.0.0.1:1"], {}),
+        (["publish", "room", "1", "--url", f"http://ann:a/{MARK}@127.0.0.1:1"], {}),
         (["provision", "--aws-endpoint", f"http://ann:{MARK}@127.0.0.1:1"], {}),
     ],
-    ids=range(6),
+    ids=range(10),
 )
 def test_of_an_address_that_is_wrong_the_password_is_not_told(
     monkeypatch: pytest.MonkeyPatch,

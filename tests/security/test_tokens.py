@@ -11,9 +11,9 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from service.config import TokenConfig
+from service.config import ClientConfig, TokenConfig
 from service.core.codes import Disconnect, Error
-from service.core.session import CONNECT_BYTES_MIN
+from service.core.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
 from tests.security.target import Target, target, watched
 from tests.signers import signer
 from tests.unit.worlds import SECRET
@@ -127,9 +127,12 @@ def claims_of(attacked: Target, **more: Any) -> Claims:
     return {"sub": "ann", "iat": now_s, "exp": now_s + 60, **named, **more}
 
 
+CHANNELS: Final = ClientConfig().channel_limit
+
+
 def told(method: str, code: int, token: str) -> int:
     """What `method` says where `connect` says `code` to a token that it looks at."""
-    if method == "connect" and len(token) > CONNECT_BYTES_MIN:
+    if method == "connect" and len(token) > CONNECT_BYTES_MIN + CHANNELS * CONNECT_BYTES_A_CHANNEL:
         # Not even decoded.
         return Disconnect.BAD_REQUEST.value.code
     if method in ("subscribe", "sub_refresh") and code == INVALID:

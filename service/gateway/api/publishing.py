@@ -84,6 +84,9 @@ def _content(call: Call, asked: Params) -> _Content:
         raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
     text = None
     if (encoded := asked["b64data"]) is not None:
+        if len(encoded.raw) > call.payload_bytes_max:
+            # They go out as they are, white space included.
+            raise Refused(Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes")
         data, text = encoded.value, text_to_keep(encoded.raw, encoded.value)
     elif (data := asked["data"]) is ABSENT:
         raise bad_field("data", "is required")

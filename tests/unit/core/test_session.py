@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -34,6 +35,7 @@ from service.core.protocol import (
     SubRefreshRequest,
     SubscribeRequest,
     UnsubscribeRequest,
+    decode_command,
 )
 from service.core.publication import ClientInfo, StreamPosition
 from service.core.session import (
@@ -241,6 +243,16 @@ def test_what_is_decoded_grows_with_the_channels_and_no_further_than_any_command
     assert few.connect_bounds == Bounds(CONNECT_BYTES_MIN + 100 * CONNECT_BYTES_A_CHANNEL, 100)
     assert few.bounds == Bounds(64 * 1024, 100)
     assert many.connect_bounds == many.bounds == Bounds(SIZE_MAX, 10_000)
+
+
+def test_who_was_let_in_can_come_again_with_all_of_its_channels() -> None:
+    """Also those that the server subscribed it to, of the longest names: 3501 would be the end for an SDK."""
+    few = replace(policy(channel_limit=128), message_size_limit=64 * 1024)
+    position = {"recover": True, "epoch": "0." + "f" * 32, "offset": 2**53 - 1}
+    subs = {f"{number:03}".ljust(255, "x"): position for number in range(few.channel_limit)}
+    connect = {"id": 1, "connect": {"token": "t" * 8192, "subs": subs}}
+    command = decode_command(json.dumps(connect, separators=(",", ":")).encode(), few.connect_bounds)
+    assert isinstance(command.request, ConnectRequest)
 
 
 def on(channel: str) -> list[Request]:

@@ -353,6 +353,70 @@ async def test_what_was_too_much_for_the_table_goes_in_parts_and_in_its_order(
     assert len(first.pubs) < len(second.pubs)
 
 
+@pytest.mark.parametrize("error", [Throttled, UnknownOutcome])
+async def test_who_cannot_look_tries_with_what_is_still_to_be_believed(
+    fleet: Fleet, writer: Writer, error: type[PortError]
+) -> None:
+    other = Writer(fleet, "b")
+    await writer.publish("first")
+    await other.publish("theirs")
+    await writer.publish("ours")
+    writer.step_s = 0.5
+    for call in ("read_behind", "newest"):
+        fleet.world.fail_next(call, error("simulated"), times=100)
+    positions = [writer.submit(number) for number in range(50)]
+    assert [(await position).offset for position in positions] == list(range(4, 54))
+
+
+async def test_a_fault_of_ours_in_finding_the_end_leaves_nobody_without_an_answer(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_channel: str) -> None:
+        raise RuntimeError("simulated")
+
+    monkeypatch.setattr(writer.log, "resolve", broken)
+    with pytest.raises(OutcomeUnknown):
+        await writer.publish("one")
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before its first step", "waiting for its turn"])
+async def test_a_lane_that_is_cancelled_leaves_nobody_without_an_answer(
+    fleet: Fleet, writer: Writer, begun: bool
+) -> None:
+    await writer.publish("first")
+    await Writer(fleet, "b").publish("theirs")
+    await writer.publish("ours")
+    waiting = writer.submit("one more")
+    lane = writer.appender._lanes[CHANNEL]
+    assert lane.task is not None
+    if begun:
+        await asyncio.sleep(0)
+        assert lane.contention.wait_s(fleet.clock.monotonic_s()) > 0
+    lane.task.cancel()
+    await settled()
+    after = writer.submit("after")
+    await settled()
+    await writer.appender.drain()
+    assert after.done()
+    assert waiting.done()
+    assert writer.appender.waiting_bytes == 0
+
+
+async def test_what_came_late_is_tried_for_its_own_time_when_an_answer_is_lost(
+    fleet: Fleet, writer: Writer
+) -> None:
+    await writer.publish("zero")
+    held = fleet.traffic.hold("put_item", "answer")
+    positions = [writer.submit("under way")]
+    await held.arrived()
+    positions.append(writer.submit("old"))
+    fleet.clock.advance(APPEND_DEADLINE_S)
+    positions += [writer.submit(number) for number in range(3)]
+    fleet.world.fail_next("put_item", UnknownOutcome(), "applied")
+    held.release()
+    assert [(await position).offset for position in positions] == [2, 3, 4, 5, 6]
+
+
 # ---- how long anybody waits
 
 

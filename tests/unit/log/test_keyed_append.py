@@ -13,7 +13,7 @@ from service.core.log import MARGIN_MS, MIN_RETENTION_MS
 from service.core.publication import Publication, Record, StreamPosition
 from service.log.appender import Appender
 from service.log.channel_log import APPEND_DEADLINE_S, NotAppended, OutcomeUnknown
-from service.ports import Contended, Refused, Throttled, UnknownOutcome
+from service.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled
 
@@ -283,6 +283,54 @@ async def test_a_node_that_slept_does_not_publish_what_its_key_may_have_outlived
     with pytest.raises(NotAppended):
         await sleeping
     assert logged(fleet.world) == ["zero", "one"]
+
+
+async def test_a_node_that_slept_does_not_send_what_its_key_may_have_outlived(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """Another node had published it, and nothing came behind it: neither a lost race nor a taken key would stop it."""
+    other = Writer(fleet, "b")
+    await other.appender.submit(CHANNEL, Publication(data="zero"), 7 * 24 * 3_600_000)
+    await other.publish("one", "k")
+    held = fleet.traffic.hold("put_keyed_item", "call")
+    sleeping = writer.submit("one", "k")
+    await held.arrived()
+    fleet.world.expire_key(stored_key(CHANNEL, "k"))
+    fleet.clock.advance(COMMIT_WITHIN_MS / 1000)
+    held.release()
+    with pytest.raises(NotAppended):
+        await sleeping
+    assert logged(fleet.world) == ["zero", "one"]
+
+
+async def test_the_time_of_keys_does_not_bind_what_has_none(fleet: Fleet, writer: Writer) -> None:
+    await writer.publish("zero")
+    read_ms = fleet.clock.now_ms() - COMMIT_WITHIN_MS
+    plain = writer.appender.submit(CHANNEL, Publication(data="plain"), TTL_MS, received_ms=read_ms)
+    keyed = writer.submit("keyed", "k")
+    assert [(await plain).offset, (await keyed).offset] == [2, 3]
+
+
+@pytest.mark.parametrize("error", [Contended, Throttled])
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_after_an_unknown_outcome_a_refusal_says_nothing(
+    fleet: Fleet, writer: Writer, error: type[PortError], key: str | None
+) -> None:
+    """I2: the attempt before may yet arrive, and only the same write may follow it."""
+    await writer.publish("zero")
+    put = "put_keyed_item" if key else "put_item"
+    fleet.world.fail_next(put, UnknownOutcome(), effect="late")
+    fleet.world.fail_next(put, error("simulated"))
+    lost = fleet.traffic.hold(put, "answer")
+    positions = [writer.submit("plain"), writer.submit("another", key)]
+    await lost.arrived()
+    refused = fleet.traffic.hold(put, "answer")
+    lost.release()
+    await refused.arrived()
+    fleet.world.deliver_late()
+    refused.release()
+    assert [(await position).offset for position in positions] == [2, 3]
+    assert logged(fleet.world) == ["zero", "plain", "another"]
 
 
 async def test_what_waited_beyond_its_time_is_not_sent_at_all(fleet: Fleet, writer: Writer) -> None:

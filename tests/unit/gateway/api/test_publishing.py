@@ -96,6 +96,15 @@ async def test_bytes_in_base64_are_kept_as_they_are(caller: Caller) -> None:
     assert [set(entry) for entry in history["publications"]] == [{"data", "offset", "time"}] * 2
 
 
+async def test_bytes_in_base64_have_the_size_limit_with_their_white_space(caller: Caller) -> None:
+    limit = caller.node.assembly.node.services.policy.message_size_limit
+    for spaces, code in ((limit, 106), (limit - 1, None)):
+        encoded = base64.b64encode(b"1" + b" " * spaces).decode()
+        answer = await caller.publish(b64data=encoded)
+        assert answer.get("error", {}).get("code") == code
+    assert len(caller.stored()) == 1
+
+
 async def test_what_a_method_does_not_know_is_passed_over(caller: Caller) -> None:
     await caller.result("publish", channel=CHANNEL, data=1, delta=True, version_epoch="e", other=[1])
     assert [entry["data"] for entry in caller.stored()] == [1]
