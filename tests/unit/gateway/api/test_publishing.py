@@ -96,8 +96,9 @@ async def test_bytes_in_base64_are_kept_as_they_are(caller: Caller) -> None:
     assert [set(entry) for entry in history["publications"]] == [{"data", "offset", "time"}] * 2
 
 
-async def test_bytes_in_base64_have_the_size_limit_with_their_white_space(caller: Caller) -> None:
-    limit = caller.node.assembly.node.services.policy.message_size_limit
+async def test_bytes_in_base64_have_the_size_limit_with_their_white_space(serve: Serve) -> None:
+    limit = 1000
+    caller = await serve(size_limit=limit)
     for spaces, code in ((limit, 106), (limit - 1, None)):
         encoded = base64.b64encode(b"1" + b" " * spaces).decode()
         answer = await caller.publish(b64data=encoded)
