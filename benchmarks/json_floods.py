@@ -166,7 +166,7 @@ async def measured(port: int, asks: int) -> list[float]:
     url = f"http://127.0.0.1:{port}{PATH}"
     async with (
         aiohttp.ClientSession() as session,
-        session.ws_connect(url, receive_timeout=_ANSWER_S) as response,
+        session.ws_connect(url, timeout=aiohttp.ClientWSTimeout(ws_receive=_ANSWER_S)) as response,
     ):
         await response.send_str('{"id":1,"connect":{}}')
         await response.receive()
