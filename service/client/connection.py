@@ -148,7 +148,7 @@ class Connection:
 
     @property
     def _takes_nothing(self) -> bool:
-        return self._is_leaving or self._peer.has_ended
+        return self._is_leaving or self._peer.has_ended or self.socket.is_gone
 
     def _decode(self, encoded: bytes, reader: Reader) -> Command:
         """Its size is judged first. Raises ProtocolViolation."""

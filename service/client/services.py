@@ -41,6 +41,10 @@ class Socket(Sink, Protocol):
     def unsent_bytes(self) -> int:
         """What was sent and waits, because the peer does not read."""
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing can be written any more: what it left behind is not waited for."""
+
     def close(self, why: Closing) -> None:
         """Begin to close: whatever was sent before goes out first, as far as the peer takes it. Idempotent."""
 

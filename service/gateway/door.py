@@ -81,6 +81,18 @@ class _Guest(web.RequestHandler):
         finally:
             self._door.left(self)
 
+    async def start(self) -> None:
+        """Aiohttp makes the request outside of what it guards: what fails there would leave nobody to answer or to end it."""
+        try:
+            await super().start()
+        except ValueError as error:
+            # An address that can be parsed and not decoded, such as one whose host is no IDNA.
+            _log.debug("request_broken", reason=type(error).__name__)
+            self.force_close()
+        except Exception as error:  # noqa: BLE001  # whatever it was, its place is free again
+            self.log_exception("Unhandled exception", exc_info=error)
+            self.force_close()
+
     def set_parser(self, *arguments: Any, **options: Any) -> None:
         self.is_streaming = True
         self._door.streams(self)
@@ -228,6 +240,8 @@ class Door:
             logger=server_logger(),
             access_log=None,
             max_headers=HEADERS_MAX,
+            # A body is inflated as it comes, before anybody asks for it or for a key: of 8 KiB, 8 MiB in one turn.
+            auto_decompress=False,
         )
 
     async def _let_in(self, guest: _Guest, connected: socket.socket) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import gzip
 import json
 import socket
 import struct
@@ -419,3 +421,33 @@ async def test_who_is_gone_publishes_no_more(logs: Logs, monkeypatch: pytest.Mon
         before = len(slept)
         await until(lambda: attacked.connections == 0)
         assert len(slept) - before < 100
+
+
+@pytest.mark.parametrize(
+    "host", [b"xn--" + b"a" * 100, b"xn--\xff", b"[::1", b"[v1.a]", b"a:99999", b"a:b", b"%"]
+)
+async def test_an_address_that_cannot_be_decoded_holds_no_place(logs: Logs, host: bytes) -> None:
+    """Aiohttp makes the request outside of what it guards: who sent it would be neither answered nor ended."""
+    async with target(times={"request_s": 0.2}) as attacked:
+        reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+        writer.write(b"GET http://" + host + b"/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        async with asyncio.timeout(DEADLINE_S):
+            await reader.read()
+        writer.close()
+        await until(lambda: len(attacked.door) == 0)
+        # A task that ended with an error is told of when nobody holds it any more.
+        gc.collect()
+        await asyncio.sleep(0)
+
+
+async def test_no_body_is_inflated(attacked: Target) -> None:
+    """Of 8 KiB 8 MiB would be made in one turn, for anybody and before a key is looked at."""
+    packed = gzip.compress(b" " * 1_000_000)
+    head = b"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: %s\r\nContent-Type: application/json\r\n"
+    head += b"Content-Encoding: gzip\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+    writer.write(head % (KEY.encode(), len(packed)) + packed)
+    async with asyncio.timeout(DEADLINE_S):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 415")

@@ -41,6 +41,7 @@ class ClientSocket:
         self.framer: Framer = _as_it_is
         self.is_binary = False
         self.unsent_bytes = 0
+        self.is_gone = False
 
     def send(self, frame: bytes) -> None:
         if self.open:

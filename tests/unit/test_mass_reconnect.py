@@ -50,6 +50,7 @@ class Peer:
         self.framer: Framer = _as_it_is
         self.is_binary = False
         self.unsent_bytes = 0
+        self.is_gone = False
         self.frames: list[bytes] = []
         self.closed_with: Closing | None = None
 

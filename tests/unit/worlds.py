@@ -190,6 +190,7 @@ class Socket:
         self.framer = framer
         # What its client has not read.
         self.unsent_bytes = 0
+        self.is_gone = False
         self.frames: list[bytes] = []
         self.closed_with: Closing | None = None
 

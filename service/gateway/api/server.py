@@ -98,6 +98,10 @@ class Api:
             if request.content_type != _JSON:
                 # A page of another origin cannot send this type without asking first.
                 return _refusal(415, Error.BAD_REQUEST, f"Content-Type must be {_JSON}")
+            if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+                return _refusal(
+                    415, Error.BAD_REQUEST, "a body is taken as it is, without a Content-Encoding"
+                )
             if request.content_length is None:
                 return _refusal(411, Error.BAD_REQUEST, "Content-Length is required")
             try:
