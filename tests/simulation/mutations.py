@@ -36,6 +36,7 @@ from service.delivery.poller import Poller
 from service.lease import LeaseKeeper
 from service.log.appender import Appender
 from service.log.channel_log import Appended, ChannelLog, KeysTaken, NotAppended
+from service.log.watched import WatchedTable
 from service.ports import Holders, Message, PortError, UnknownOutcome
 from tests.simulation.checker import Kind, Violation
 from tests.simulation.world import READS, SimulatedWorld
@@ -368,7 +369,9 @@ def history_deleted() -> Iterator[None]:
 
     async def remove_history(self: ChannelLog, channel: str) -> StreamPosition:
         resolved = await self.resolve(channel)
-        table = self._table
+        watched = self._table
+        assert isinstance(watched, WatchedTable)
+        table = watched._table
         assert isinstance(table, MemoryChannelTable)
         items = table._world.items.get(channel, {})
         for offset in [offset for offset in items if offset != HEAD_OFFSET]:
