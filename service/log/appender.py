@@ -191,6 +191,10 @@ class Appender:
         except Exception as error:  # noqa: BLE001  # a fault of ours must not leave publishers without an answer
             _log.exception("append_broken", channel=channel, publications=len(append.batch))
             lane.tail = None
+            if not append.batch:
+                # Or the same fault would be met again at once, for ever.
+                append.batch += lane.queue
+                lane.queue.clear()
             self._fail(lane, append.batch, OutcomeUnknown(str(error)))
         else:
             if item is not None:

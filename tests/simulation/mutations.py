@@ -477,7 +477,7 @@ def two_appends_in_flight() -> Iterator[None]:
             await asyncio.gather(self._append_next(channel, lane), self._append_next(channel, lane))
         lane.task = None
 
-    def fill(queue: Iterable[Any]) -> int:
+    def fill(queue: Iterable[Any], bytes_max: int) -> int:
         return min(1, sum(1 for _ in queue))
 
     async def append_next(self: Appender, channel: str, lane: Any) -> None:
