@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from service.adapters.errors import CALL_LIMIT_S, is_condition_failure, port_errors
 from service.ports import Grave, Lease, Refused
 
-__all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases"]
+__all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases", "lease_attributes"]
 
 # A dead node's row says what to clean up after it, so TTL removes it only when nobody did for a day.
 LEASE_KEEP_S: Final = 24 * 3600
@@ -34,14 +34,14 @@ class DynamoLeases:
 
     async def put(self, lease: Lease) -> None:
         async with port_errors(CALL_LIMIT_S):
-            await self._client.put_item(TableName=self._table, Item=_attributes(lease))
+            await self._client.put_item(TableName=self._table, Item=lease_attributes(lease))
 
     async def heartbeat(self, lease: Lease) -> bool:
         async with port_errors(CALL_LIMIT_S):
             try:
                 await self._client.put_item(
                     TableName=self._table,
-                    Item=_attributes(lease),
+                    Item=lease_attributes(lease),
                     ConditionExpression="attribute_exists(#node) AND attribute_not_exists(#reaped)",
                     ExpressionAttributeNames={"#node": "node", "#reaped": "reaped"},
                 )
@@ -131,7 +131,7 @@ class DynamoLeases:
         raise Refused("too many pages")
 
 
-def _attributes(lease: Lease) -> dict[str, dict[str, str]]:
+def lease_attributes(lease: Lease) -> dict[str, dict[str, str]]:
     """`lease_until` is the lease's own end in ms; `expires_at`, in seconds, is TTL's. `reaped` and `buried` are for others to write."""
     return {
         "node": {"S": lease.node},

@@ -35,7 +35,7 @@ class ClientSocket:
     """The Socket of one connection: what the node sends reaches the client at once, until one of them is gone."""
 
     def __init__(self, client: SimulatedClient, node: SimulatedNode) -> None:
-        self._client = client
+        self.client = client
         self.node = node
         self.open = True
         self.framer: Framer = _as_it_is
@@ -45,12 +45,12 @@ class ClientSocket:
 
     def send(self, frame: bytes) -> None:
         if self.open:
-            self._client.take(self, frame)
+            self.client.take(self, frame)
 
     def close(self, why: Closing) -> None:
         if self.open:
             self.open = False
-            self._client.dropped(self, why)
+            self.client.dropped(self, why)
 
 
 @dataclass(slots=True)

@@ -417,12 +417,17 @@ class Scenario:
 def simulate(seed: int, *, log: bool = False) -> Outcome:
     """Run the scenario of `seed`. `log`: show what the nodes log."""
     scenario = Scenario(seed)
+    perform(scenario, log=log)
+    return scenario.outcome()
+
+
+def perform(scenario: Scenario, *, log: bool = False) -> None:
+    """Run `scenario` to its end, on a loop of its own. `log`: show what the nodes log."""
     with scenario.mishaps.collected(shown=log):
         try:
             clockwork.run(scenario.run(), scenario.mishaps)
         except clockwork.Stuck as stuck:
             scenario.checker.fail(Kind.STUCK, str(stuck))
-    return scenario.outcome()
 
 
 def _faults(random: Random) -> Faults:
