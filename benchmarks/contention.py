@@ -27,12 +27,13 @@ from random import Random
 from typing import Final, TypeVar
 
 from benchmarks.rig import percentile
-from service.adapters.memory import MemoryChannelTable, MemoryWorld
-from service.core.log_item import Head, LogItem
-from service.core.publication import Publication
-from service.log.appender import Appender, Full
-from service.log.channel_log import ChannelLog, NotAppended, OutcomeUnknown
-from service.ports import Page, Throttled
+from roomcast.log.appender import Appender, Full
+from roomcast.log.channel_log import ChannelLog, NotAppended, OutcomeUnknown
+from roomcast.log.item import Head, LogItem
+from roomcast.log.ports import Page
+from roomcast.ports import Throttled
+from roomcast.testing.memory import MemoryChannelTable, MemoryWorld
+from roomcast.wire.publication import Publication
 from tests.simulation import clockwork
 from tests.simulation.mishaps import Mishaps
 
@@ -81,7 +82,9 @@ class Load:
 HUNDRED: Final = Load("100/s", a_second=100)
 THOUSAND: Final = Load("1,000/s", a_second=1000)
 CLOSED: Final = Load("20 clients a node", clients=20)
-BESIDE: Final = Load("1/s beside 10 clients", clients=10, quiet_a_second=1, seconds=200.0, nodes=(2,))
+BESIDE: Final = Load(
+    "1/s beside 10 clients", clients=10, quiet_a_second=1, seconds=200.0, nodes=(2,)
+)
 PEAK: Final = Load("2,500/s", a_second=2500, nodes=(1, 5, 20))
 FAR: Final = Load("60/s, 500 ms away", a_second=60, half_s=0.25, seconds=100.0, nodes=(1, 3))
 LOADS: Final = (HUNDRED, THOUSAND, PEAK, CLOSED, BESIDE, FAR)
@@ -199,7 +202,9 @@ class Partition(MemoryChannelTable):
         self._reads = reads
 
     async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
-        assert believed_until_ms > self._clock.now_ms(), "a run takes less time than any tail is believed"
+        assert believed_until_ms > self._clock.now_ms(), (
+            "a run takes less time than any tail is believed"
+        )
         return await self._call(lambda: self._charged_write(item))
 
     async def newest(self, channel: str) -> LogItem | Head | None:
@@ -255,7 +260,12 @@ class Writer:
     def __init__(self, name: str, table: Partition, random: Random) -> None:
         clock = VirtualClock()
         log = ChannelLog(
-            table, clock, lambda: f"{random.getrandbits(64):016x}", random.random, node=name, generation="0"
+            table,
+            clock,
+            lambda: f"{random.getrandbits(64):016x}",
+            random.random,
+            node=name,
+            generation="0",
         )
         self.appender = Appender(log, clock, lambda _: None, generation="0", random=random.random)
         self.latencies_s: list[float] = []
@@ -273,7 +283,9 @@ class Writer:
                 self.latencies_s.append(now() - begun_s)
 
 
-async def _at_random(writer: Writer, a_second: float, random: Random, tasks: set[asyncio.Task[None]]) -> None:
+async def _at_random(
+    writer: Writer, a_second: float, random: Random, tasks: set[asyncio.Task[None]]
+) -> None:
     """Publications that come whether the ones before were answered or not."""
     while True:
         await asyncio.sleep(random.expovariate(a_second))
@@ -330,8 +342,12 @@ def _row(
     counts = [len(writer.latencies_s) for writer in writers]
     shown = writers[1:] if load.quiet_a_second else writers
     latencies = [each for writer in shown for each in writer.latencies_s]
-    sent = sum(_attempts(writer)[0] - before[0] for writer, before in zip(writers, begun, strict=True))
-    appended = sum(_attempts(writer)[1] - before[1] for writer, before in zip(writers, begun, strict=True))
+    sent = sum(
+        _attempts(writer)[0] - before[0] for writer, before in zip(writers, begun, strict=True)
+    )
+    appended = sum(
+        _attempts(writer)[1] - before[1] for writer, before in zip(writers, begun, strict=True)
+    )
     total = sum(counts)
     return Row(
         load=load.name,
@@ -388,7 +404,11 @@ def main() -> int:
         "--clients", type=int, default=0, metavar="N", help="one load of N clients a node instead"
     )
     parser.add_argument(
-        "--rate", type=int, default=0, metavar="N", help="one load of N publications a second instead"
+        "--rate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="one load of N publications a second instead",
     )
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default: 1)")
     options = parser.parse_args()

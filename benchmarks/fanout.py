@@ -41,7 +41,9 @@ def main() -> None:
             turn = number % len(WAYS)
             for way in WAYS[turn:] + WAYS[:turn]:
                 cost[way].append(measured(node, crowd, way))
-    sys.stdout.write(f"{CLIENTS} clients, {PUBLICATIONS} publications of about {len(PAD)} bytes a round\n")
+    sys.stdout.write(
+        f"{CLIENTS} clients, {PUBLICATIONS} publications of about {len(PAD)} bytes a round\n"
+    )
     for way in WAYS:
         say(f"{way}: server CPU of a delivery", cost[way], " us")
     for way in WAYS[1:]:

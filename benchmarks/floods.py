@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from benchmarks.lifecycle import deployment
 from benchmarks.rig import CHANNEL, PATH, ROOT, Process, end_in_time, percentile, say, widen
-from service.dev.provision import DUMMY_CREDENTIALS
+from roomcast.dev.provision import DUMMY_CREDENTIALS
 
 __all__ = ["KINDS", "NONE", "measured"]
 
@@ -49,10 +49,10 @@ _CHUNK_BYTES: Final = 6 * 512
 _PING, _PONG = struct.pack("!BB4x", 0x89, 0x80), struct.pack("!BB4x", 0x8A, 0x80)
 _FRAGMENT, _FIRST = struct.pack("!BB4x", 0x00, 0x80), struct.pack("!BB4x", 0x01, 0x80)
 _DEADLINE_S: Final = 20.0
-# `python -m service` with few descriptors.
+# `python -m roomcast` with few descriptors.
 _LIMITED: Final = (
     f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS})); "
-    "from service.cli import main; sys.exit(main(sys.argv[1:]))"
+    "from roomcast.cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
 
 
@@ -307,7 +307,9 @@ def silent() -> None:
         neighbour = Neighbour(port)
         neighbour.publish()
         for what, count in (("nobody else", 0), (f"{SILENT} silent sockets", SILENT)):
-            sockets = [socket.create_connection(("127.0.0.1", port), _DEADLINE_S) for _ in range(count)]
+            sockets = [
+                socket.create_connection(("127.0.0.1", port), _DEADLINE_S) for _ in range(count)
+            ]
             lines = len(log)
             trips = [neighbour.publish() * 1000 for _ in range(150)]
             sys.stdout.write(
@@ -319,7 +321,9 @@ def silent() -> None:
         began_s = time.monotonic()
         Neighbour(port).close()
         neighbour.close()
-        sys.stdout.write(f"one more, when they are gone, after {time.monotonic() - began_s:.2f} s\n")
+        sys.stdout.write(
+            f"one more, when they are gone, after {time.monotonic() - began_s:.2f} s\n"
+        )
 
 
 def main(*asked: str) -> None:

@@ -137,11 +137,24 @@ def fleet(instances: int) -> Iterator[list[str]]:
         config.write_text(_CONFIG)
         dev = subprocess.Popen(
             [
-                *(sys.executable, "-m", "service", "dev", "--instances", str(instances), "--port", "0"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "roomcast",
+                    "dev",
+                    "--instances",
+                    str(instances),
+                    "--port",
+                    "0",
+                ),
                 *("--config", str(config), "--log-level", "error"),
             ],
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")},
+            env={
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith("ROOMCAST_")
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -218,7 +231,9 @@ async def measured(urls: Sequence[str], layout: Layout, seconds: float) -> Run:
                     raise SystemExit(f"an instance refused a connection: {error}")
             return publisher
 
-        places = [instance for instance in range(layout.instances) for _ in range(layout.publishers)]
+        places = [
+            instance for instance in range(layout.instances) for _ in range(layout.publishers)
+        ]
         publishers = await asyncio.gather(*(come(urls[instance]) for instance in places))
         run = Run([0] * layout.instances, seconds)
         end_s = time.monotonic() + seconds
@@ -240,10 +255,13 @@ def result(layout: Layout, runs: Sequence[Run], alone: Sequence[Run]) -> Result:
     return Result(
         layout,
         per_s=statistics.median(run.per_s for run in runs),
-        acknowledged=[sum(of_one) for of_one in zip(*(run.acknowledged for run in runs), strict=True)],
+        acknowledged=[
+            sum(of_one) for of_one in zip(*(run.acknowledged for run in runs), strict=True)
+        ],
         evenness=statistics.median(run.evenness for run in runs),
         total=statistics.median(
-            run.per_s / one.per_s if one.per_s else 0.0 for run, one in zip(runs, alone, strict=True)
+            run.per_s / one.per_s if one.per_s else 0.0
+            for run, one in zip(runs, alone, strict=True)
         ),
         p50_ms=percentile(acks_ms, 0.5),
         p99_ms=percentile(acks_ms, 0.99),
@@ -260,11 +278,17 @@ def missed(results: Sequence[Result]) -> list[str]:
         if each.errors:
             reasons.append(f"{each.layout}: errors: {each.errors}")
         if each.p99_ms > ACK_P99_MS_MAX:
-            reasons.append(f"{each.layout}: ack p99 {each.p99_ms:.0f} ms, more than {ACK_P99_MS_MAX:.0f}")
+            reasons.append(
+                f"{each.layout}: ack p99 {each.p99_ms:.0f} ms, more than {ACK_P99_MS_MAX:.0f}"
+            )
         if each.evenness < least_even:
-            reasons.append(f"{each.layout}: poorest ÷ mean {each.evenness:.2f}, less than {least_even}")
+            reasons.append(
+                f"{each.layout}: poorest ÷ mean {each.evenness:.2f}, less than {least_even}"
+            )
         if each.total < least:
-            reasons.append(f"{each.layout}: total ÷ one instance's {each.total:.2f}, less than {least}")
+            reasons.append(
+                f"{each.layout}: total ÷ one instance's {each.total:.2f}, less than {least}"
+            )
     return reasons
 
 
@@ -274,7 +298,9 @@ def table(results: Sequence[Result]) -> str:
     lines = [f"{head}{'ack p50':>9}{'p99':>8}{'max, ms':>9}   each instance's; errors by code"]
     for each in results:
         shares = " : ".join(map(str, each.acknowledged))
-        errors = ", ".join(f"{code}: {count}" for code, count in sorted(each.errors.items())) or "none"
+        errors = (
+            ", ".join(f"{code}: {count}" for code, count in sorted(each.errors.items())) or "none"
+        )
         lines.append(
             f"{each.layout!s:<24}{each.per_s:>9.0f}{each.total:>9.2f}{each.evenness:>16.2f}"
             f"{each.p50_ms:>9.0f}{each.p99_ms:>8.0f}{each.max_ms:>9.0f}   {shares}; {errors}"
@@ -305,7 +331,9 @@ def as_json(results: Sequence[Result], reasons: Sequence[str]) -> dict[str, Any]
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hot_channel", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each layout, 1 to {ROUNDS_MAX}")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"of each layout, 1 to {ROUNDS_MAX}"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
@@ -313,7 +341,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"of one run, 1 to {SECONDS_MAX:.0f}; default %(default)s",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    parser.add_argument("--no-check", action="store_true", help="print only: no bound fails the run")
+    parser.add_argument(
+        "--no-check", action="store_true", help="print only: no bound fails the run"
+    )
     options = parser.parse_args(arguments)
     if not 1 <= options.rounds <= ROUNDS_MAX or not 1 <= options.seconds <= SECONDS_MAX:
         parser.error(f"--rounds is 1 to {ROUNDS_MAX}, --seconds 1 to {SECONDS_MAX:.0f}")

@@ -81,12 +81,16 @@ class Flood:
 
 FLOODS: Final[Mapping[str, Flood]] = {
     "a number that no double holds, nested": Flood(lambda: _publish("[1e999,[]],", _FRAME_BYTES)),
-    "the same before connect": Flood(lambda: _publish("[1e999,[]],", _FRAME_BYTES), connected=False),
+    "the same before connect": Flood(
+        lambda: _publish("[1e999,[]],", _FRAME_BYTES), connected=False
+    ),
     "halves of characters": Flood(lambda: _publish('"\\ud800",', _COMMAND_BYTES)),
     "empty arrays": Flood(lambda: _publish("[],", _COMMAND_BYTES)),
     "subs before connect, Protobuf": Flood(_subs, connected=False, path=f"{PATH}?format=protobuf"),
     "1,024 commands in a frame": Flood(
-        lambda: "\n".join(json.dumps({"id": 2 + index, "rpc": {"method": "x"}}) for index in range(1024))
+        lambda: "\n".join(
+            json.dumps({"id": 2 + index, "rpc": {"method": "x"}}) for index in range(1024)
+        )
     ),
 }
 
@@ -123,7 +127,9 @@ class Attack:
                 with contextlib.suppress(aiohttp.ClientError, ConnectionError):
                     await self._connection(session, flood, frame)
 
-    async def _connection(self, session: aiohttp.ClientSession, flood: Flood, frame: str | bytes) -> None:
+    async def _connection(
+        self, session: aiohttp.ClientSession, flood: Flood, frame: str | bytes
+    ) -> None:
         async with session.ws_connect(self._url + flood.path, max_msg_size=0) as response:
             if flood.connected:
                 await response.send_str('{"id":1,"connect":{}}')
@@ -131,7 +137,11 @@ class Attack:
             reading = asyncio.create_task(_drain(response))
             try:
                 while not response.closed and not reading.done():
-                    await (response.send_str(frame) if isinstance(frame, str) else response.send_bytes(frame))
+                    await (
+                        response.send_str(frame)
+                        if isinstance(frame, str)
+                        else response.send_bytes(frame)
+                    )
                     self._sent += 1
                     await asyncio.sleep(0)
             finally:
@@ -149,7 +159,9 @@ async def _attack(port: int) -> None:
     os.nice(10)
     attack = Attack(port)
     lines = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
     while line := await lines.readline():
         asked = json.loads(line)
         answer = await getattr(attack, asked.pop("do"))(**asked)
@@ -182,7 +194,9 @@ async def measured(port: int, asks: int) -> list[float]:
     return found
 
 
-def none_and(kind: str, port: int, attack: Process, asks: int = ASKS) -> tuple[list[float], list[float], int]:
+def none_and(
+    kind: str, port: int, attack: Process, asks: int = ASKS
+) -> tuple[list[float], list[float], int]:
     """Without and with a flood, and how many frames it sent."""
     without = asyncio.run(measured(port, asks))
     attack.ask("begin", kind=kind)
@@ -207,11 +221,16 @@ def main() -> None:
     sys.stdout.write(
         f"{ATTACKERS} attackers, up to {ASKS} answers a round; 95th percentile of what a neighbour waits\n"
     )
-    say("none", [percentile(without, 0.95) for rounds in found.values() for without, _, _ in rounds], " ms")
+    say(
+        "none",
+        [percentile(without, 0.95) for rounds in found.values() for without, _, _ in rounds],
+        " ms",
+    )
     for kind, rounds in found.items():
         waits = [percentile(flooded, 0.95) for _, flooded, _ in rounds]
         ratios = [
-            wait / percentile(without, 0.95) for wait, (without, _, _) in zip(waits, rounds, strict=True)
+            wait / percentile(without, 0.95)
+            for wait, (without, _, _) in zip(waits, rounds, strict=True)
         ]
         say(kind, waits, " ms")
         say("  ÷ none", ratios)

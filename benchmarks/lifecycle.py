@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from benchmarks.rig import CLIENTS, ROOT, end_in_time, make_room, say
 from benchmarks.rig import Process as Helper
-from service.dev.provision import DUMMY_CREDENTIALS, provision
+from roomcast.dev.provision import DUMMY_CREDENTIALS, provision
 
 __all__: list[str] = []
 
@@ -35,7 +35,7 @@ _END_S: Final = 30.0
 def deployment(directory: Path) -> Iterator[Path]:
     """An embedded AWS with tables and topic; a node's configuration file."""
     emulator = subprocess.Popen(
-        [sys.executable, "-m", "service.dev.emulator", "--region", REGION],
+        [sys.executable, "-m", "roomcast.dev.emulator", "--region", REGION],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -71,7 +71,7 @@ def measured(config: Path, clients: int) -> tuple[float, float]:
     """Seconds from the start to ready, and from SIGTERM to the end, with `clients` connected then."""
     began_s = time.monotonic()
     node = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--port", "0", "--config", str(config)],
+        [sys.executable, "-m", "roomcast", "serve", "--port", "0", "--config", str(config)],
         cwd=ROOT,
         env={
             "AWS_ACCESS_KEY_ID": DUMMY_CREDENTIALS.access_key_id,

@@ -22,7 +22,17 @@ from aiohttp import WSMsgType, web
 from aiohttp.http import WebSocketWriter
 
 from benchmarks.rig import CHANNEL, MARK, PATH, quiet, widen
-from service.adapters.memory import (
+from roomcast.auth.verifier import TokenVerifier
+from roomcast.config.config import ClientConfig, Config
+from roomcast.gateway.door import Door
+from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.websocket import WebSocketGateway
+from roomcast.gateway.writer import Writer, text_frame
+from roomcast.node.assembly import Assembly, Ports, assemble
+from roomcast.node.node import Health
+from roomcast.serve.descriptors import places, widened
+from roomcast.system import SystemClock, new_id, random_fraction
+from roomcast.testing.memory import (
     MemoryChannelTable,
     MemoryLeases,
     MemoryPresence,
@@ -30,20 +40,10 @@ from service.adapters.memory import (
     MemoryTopic,
     MemoryWorld,
 )
-from service.assembly import Assembly, Ports, assemble
-from service.auth import TokenVerifier
-from service.config import ClientConfig, Config
-from service.core.channels import ChannelOptions, ChannelRules
-from service.core.codes import code_of
-from service.core.protocol import encode_publication, publication_push
-from service.core.publication import Publication
-from service.descriptors import places, widened
-from service.gateway.door import Door
-from service.gateway.websocket import WebSocketGateway
-from service.gateway.writer import Writer, text_frame
-from service.keys import HEALTH, NODE
-from service.node import Health
-from service.system import SystemClock, new_id, random_fraction
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+from roomcast.wire.codes import code_of
+from roomcast.wire.json import encode_publication, publication_push
+from roomcast.wire.publication import Publication
 
 __all__ = ["WAYS"]
 
@@ -61,9 +61,13 @@ class Bench:
     def __init__(self, queue_bytes_max: int) -> None:
         world, clock = MemoryWorld(), SystemClock()
         rules = ChannelRules(
-            without_namespace=ChannelOptions(history_size=100, history_ttl_s=300, force_recovery=True)
+            without_namespace=ChannelOptions(
+                history_size=100, history_ttl_s=300, force_recovery=True
+            )
         )
-        client = ClientConfig(insecure=True, ping_interval_s=_NEVER_S, queue_max_size=queue_bytes_max)
+        client = ClientConfig(
+            insecure=True, ping_interval_s=_NEVER_S, queue_max_size=queue_bytes_max
+        )
         config = replace(Config(), client=client, channel=rules)
         self.health = Health(listening=True)
         self.assembly: Assembly = assemble(
@@ -193,7 +197,9 @@ async def main(queue_bytes_max: int, core: int) -> None:
     bench = Bench(queue_bytes_max)
     app = web.Application()
     app[NODE], app[HEALTH] = bench.assembly.node, bench.health
-    gateway = WebSocketGateway(allowed_origins=(), message_size_limit=65_536, queue_bytes_max=queue_bytes_max)
+    gateway = WebSocketGateway(
+        allowed_origins=(), message_size_limit=65_536, queue_bytes_max=queue_bytes_max
+    )
     app.router.add_get(PATH, gateway.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()

@@ -15,13 +15,15 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from benchmarks.rig import end_in_time, say
-from service.adapters.memory import MemoryLeases, MemoryPresence, MemoryWorld
-from service.core.protocol import encode_presence_reply, encode_reply
-from service.core.publication import ClientInfo
-from service.ports import Clock, Lease, Member
-from service.presence import PresenceBook
-from service.presence_reads import CACHE_S
-from service.system import SystemClock
+from roomcast.fleet.holdings import Lease
+from roomcast.ports import Clock
+from roomcast.presence.book import PresenceBook
+from roomcast.presence.ports import Member
+from roomcast.presence.reads import CACHE_S
+from roomcast.system import SystemClock
+from roomcast.testing.memory import MemoryLeases, MemoryPresence, MemoryWorld
+from roomcast.wire.json import encode_presence_reply, encode_reply
+from roomcast.wire.publication import ClientInfo
 
 __all__ = ["LISTED", "MEMBERS", "Bench"]
 
@@ -39,13 +41,19 @@ _LEASE_MS: Final = 3_600_000
 class Bench:
     """One node, and another whose members are stored. `book` is replaced where nothing is to be known yet."""
 
-    def __init__(self, members: int = MEMBERS, listed: int = LISTED, clock: Clock | None = None) -> None:
+    def __init__(
+        self, members: int = MEMBERS, listed: int = LISTED, clock: Clock | None = None
+    ) -> None:
         self.world, self.clock = MemoryWorld(), clock or SystemClock()
         now = self.clock.now_ms()
         self.world.leases["there"] = Lease("there", "q", "live", now, now, now + _LEASE_MS)
         for channel, count in ((_CROWDED, members), (_LISTED, listed)):
-            infos = [ClientInfo(f"user {n}", f"00000000-0000-4000-8000-{n:012d}") for n in range(count)]
-            self.world.presence[channel] = {("there", each.client): Member("there", each) for each in infos}
+            infos = [
+                ClientInfo(f"user {n}", f"00000000-0000-4000-8000-{n:012d}") for n in range(count)
+            ]
+            self.world.presence[channel] = {
+                ("there", each.client): Member("there", each) for each in infos
+            }
         self.reads = 0
         self.world.pause = self._count
         self.book = self.fresh()
@@ -55,7 +63,9 @@ class Bench:
 
     def fresh(self) -> PresenceBook:
         """A book that has read nothing."""
-        return PresenceBook(MemoryPresence(self.world), MemoryLeases(self.world), self.clock, node="here")
+        return PresenceBook(
+            MemoryPresence(self.world), MemoryLeases(self.world), self.clock, node="here"
+        )
 
     async def totals(self) -> None:
         await self.book.totals(_CROWDED)
@@ -75,7 +85,9 @@ class Bench:
     async def listing_anew(self) -> None:
         """The same."""
         members = await self.book.members(_LISTED)
-        encode_reply(1, "presence", {"presence": {client: info.wire() for client, info in members.items()}})
+        encode_reply(
+            1, "presence", {"presence": {client: info.wire() for client, info in members.items()}}
+        )
 
     async def comes(self, channel: str, number: int) -> None:
         """One more member, of this node."""

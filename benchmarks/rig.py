@@ -132,7 +132,5 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 def say(what: str, values: Sequence[float], unit: str = "") -> None:
     """One line: the median and the 90th percentile over the rounds."""
-    line = (
-        f"{what:<44} median {statistics.median(values):8.2f}{unit}   p90 {percentile(values, 0.9):8.2f}{unit}"
-    )
+    line = f"{what:<44} median {statistics.median(values):8.2f}{unit}   p90 {percentile(values, 0.9):8.2f}{unit}"
     sys.stdout.write(f"{line}   ({len(values)} rounds)\n")

@@ -62,12 +62,17 @@ def main() -> None:
             else:
                 without.append(spreads(node, crowd))
                 with_one.append(stalled(node, crowd))
-    sys.stdout.write(f"{CLIENTS} clients, {PUBLICATIONS} publications of about {len(PAD)} bytes a round\n")
+    sys.stdout.write(
+        f"{CLIENTS} clients, {PUBLICATIONS} publications of about {len(PAD)} bytes a round\n"
+    )
     for what, rounds in (("none stalled", without), ("one stalled and cut off", with_one)):
         say(f"{what}: spread", [statistics.median(each) for each in rounds], " ms")
         say(f"{what}: spread, the slowest tenth", [percentile(each, 0.9) for each in rounds], " ms")
     pairs = list(zip(with_one, without, strict=True))
-    say("one / none: spread", [statistics.median(one) / statistics.median(none) for one, none in pairs])
+    say(
+        "one / none: spread",
+        [statistics.median(one) / statistics.median(none) for one, none in pairs],
+    )
     say(
         "one / none: spread, the slowest tenth",
         [percentile(one, 0.9) / percentile(none, 0.9) for one, none in pairs],

@@ -58,13 +58,14 @@ __all__ = [
 ROOT: Final = Path(__file__).resolve().parents[1]
 INSTANCE: Final = Path(__file__).resolve().parent / "instance"
 CONSTRAINTS: Final = Path(__file__).resolve().parent / "constraints.txt"
-PACKAGES: Final = ("service", "stream_lambda")
+# Where each of our packages stands, relative to the root.
+PACKAGES: Final[Mapping[str, Path]] = {"roomcast": Path("service"), "stream_lambda": Path()}
 # What the Lambda runtime has of its own.
 RUNTIME_HAS: Final = frozenset({"boto3", "botocore"})
 # Name of the zip, module of the handler, parameter of the template.
 LAMBDAS: Final = (
     ("stream_lambda", "stream_lambda.handler", "StreamLambdaKey"),
-    ("reaper_lambda", "service.reaper.handler", "ReaperLambdaKey"),
+    ("reaper_lambda", "roomcast.reaper.handler", "ReaperLambdaKey"),
 )
 # The instances': deploy/instance/install.sh.
 PYTHON_VERSION: Final = "3.12"
@@ -78,7 +79,14 @@ EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 EPOCH_S: Final = 315_532_800
 FILE_MODE: Final = 0o644
 # What the wheel is made of.
-_WHEEL_SOURCES: Final = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "service", "stream_lambda")
+_WHEEL_SOURCES: Final = (
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "service",
+    "stream_lambda",
+)
 # Of those that pyproject.toml allows. A wheel says which one made it, and another writes other metadata.
 BACKEND: Final = "setuptools==84.2.1"
 _BACKEND_LINE: Final = re.compile(r'^requires = \["setuptools[^"]*"\]$', re.MULTILINE)
@@ -137,7 +145,7 @@ def import_closure(module: str, root: Path = ROOT) -> tuple[Path, ...]:
         parent = name.rpartition(".")[0]
         if parent:
             waiting.append(parent)
-        # `from service.core import envelope` names a module, `from service.ports import Clock` does not.
+        # `from roomcast.delivery import envelope` names a module, `from roomcast.ports import Clock` does not.
         waiting.extend(
             imported if _file_of(imported, root) else imported.rpartition(".")[0]
             for imported in _imports(name, path, root)
@@ -150,7 +158,7 @@ def libraries(files: Iterable[Path], root: Path = ROOT) -> dict[str, str]:
     """Top-level names of the libraries that `files` import, each with one of the files that does."""
     found: dict[str, str] = {}
     for path in files:
-        for imported in _imports(".".join(path.with_suffix("").parts), path, root):
+        for imported in _imports(_module_of(path), path, root):
             name = imported.partition(".")[0]
             if name not in PACKAGES and name not in sys.stdlib_module_names:
                 found.setdefault(name, path.as_posix())
@@ -162,17 +170,31 @@ def lambda_zip(module: str, root: Path = ROOT) -> bytes:
     files = import_closure(module, root)
     for name, path in libraries(files, root).items():
         if name not in RUNTIME_HAS:
-            raise BuildError(f"{module} would need {name}, which the Lambda runtime does not have ({path})")
-    return zip_bytes({path.as_posix(): (root / path).read_bytes() for path in files})
+            raise BuildError(
+                f"{module} would need {name}, which the Lambda runtime does not have ({path})"
+            )
+    return zip_bytes({_place(path).as_posix(): (root / path).read_bytes() for path in files})
 
 
 def _file_of(module: str, root: Path) -> Path | None:
     """Relative to `root`; None if `module` is none of ours."""
-    base = Path(*module.split("."))
+    base = PACKAGES.get(module.partition(".")[0], Path()) / Path(*module.split("."))
     for path in (base / "__init__.py", base.with_suffix(".py")):
         if (root / path).is_file():
             return path
     return None
+
+
+def _place(path: Path) -> Path:
+    """Where a file of ours, relative to the root, stands in whatever is imported from."""
+    service = PACKAGES["roomcast"]
+    return path.relative_to(service) if path.is_relative_to(service) else path
+
+
+def _module_of(path: Path) -> str:
+    """What a file of ours is imported as."""
+    place = _place(path).with_suffix("")
+    return ".".join(place.parent.parts if place.name == "__init__" else place.parts)
 
 
 def _imports(module: str, path: Path, root: Path) -> Iterator[str]:
@@ -186,7 +208,9 @@ def _imports(module: str, path: Path, root: Path) -> Iterator[str]:
             base = part.module or ""
             if part.level:
                 parents = package.split(".")
-                base = ".".join([*parents[: len(parents) - part.level + 1], *filter(None, [part.module])])
+                base = ".".join(
+                    [*parents[: len(parents) - part.level + 1], *filter(None, [part.module])]
+                )
             yield from (f"{base}.{alias.name}" for alias in part.names)
 
 
@@ -239,9 +263,13 @@ def release_tar(arch: str, constraints: Path, scratch: Path) -> bytes:
     wheels = _wheels(arch, constraints, scratch)
     for name, version in _versions(wheels).items():
         if fixed.get(name) != version and name != OWN_NAME:
-            raise BuildError(f"{constraints} lacks {name}=={version}; --write-constraints writes it anew")
+            raise BuildError(
+                f"{constraints} lacks {name}=={version}; --write-constraints writes it anew"
+            )
     files = {path.name: path.read_bytes() for path in INSTANCE.iterdir() if path.is_file()}
-    return tar_bytes(files | {f"wheels/{path.name}": path.read_bytes() for path in wheels.iterdir()})
+    return tar_bytes(
+        files | {f"wheels/{path.name}": path.read_bytes() for path in wheels.iterdir()}
+    )
 
 
 def constrained(text: str) -> dict[str, str]:
@@ -264,8 +292,12 @@ def constraints_text(versions: Sequence[Mapping[str, str]]) -> str:
     for each in versions:
         for name, version in each.items():
             if together.setdefault(name, version) != version:
-                raise BuildError(f"{name} is {version} for one architecture and {together[name]} for another")
-    lines = (f"{name}=={version}\n" for name, version in sorted(together.items()) if name != OWN_NAME)
+                raise BuildError(
+                    f"{name} is {version} for one architecture and {together[name]} for another"
+                )
+    lines = (
+        f"{name}=={version}\n" for name, version in sorted(together.items()) if name != OWN_NAME
+    )
     return _CONSTRAINTS_HEAD + "".join(lines)
 
 
@@ -310,7 +342,9 @@ def unneeded_wheels(wheels: Path, arch: str) -> list[Path]:
     """Those among `wheels` that roomcast does not need on an instance, but may where this is built."""
     needed = _looked_through(wheels, arch)[1]
     return [
-        path for path in sorted(wheels.glob("*.whl")) if _canonical(_metadata(path)["Name"]) not in needed
+        path
+        for path in sorted(wheels.glob("*.whl"))
+        if _canonical(_metadata(path)["Name"]) not in needed
     ]
 
 
@@ -318,7 +352,9 @@ def _looked_through(wheels: Path, arch: str) -> tuple[dict[str, None], set[str]]
     """What roomcast needs on an instance: the requirements that no wheel fulfils, and the names of the wheels that do."""
     # What pip itself judges by; the library of that name need not be installed.
     requirements: Any = importlib.import_module("pip._vendor.packaging.requirements")
-    abouts = {_canonical(about["Name"]): about for about in map(_metadata, sorted(wheels.glob("*.whl")))}
+    abouts = {
+        _canonical(about["Name"]): about for about in map(_metadata, sorted(wheels.glob("*.whl")))
+    }
     missing: dict[str, None] = {}
     # A library with each of the extras that it is asked for: "" is itself. Each once, so this ends.
     seen = {(OWN_NAME, "")}
@@ -414,7 +450,15 @@ def _download(wheels: Path, arch: str, constraints: Path | None, what: Sequence[
 def _pip(command: str, *arguments: str) -> None:
     """Raises BuildError with pip's own last words."""
     done = subprocess.run(
-        [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            command,
+            "--quiet",
+            "--disable-pip-version-check",
+            *arguments,
+        ],
         env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH_S)},
         capture_output=True,
         text=True,
@@ -472,8 +516,8 @@ def _artifacts(options: argparse.Namespace) -> Iterator[Artifact]:
 
 def _checked_config(path: Path) -> bytes:
     """Better here than on every instance. Raises BuildError."""
-    sys.path.insert(0, str(ROOT))
-    from service.config import ConfigError, load
+    sys.path.insert(0, str(ROOT / PACKAGES["roomcast"]))
+    from roomcast.config.config import ConfigError, load
 
     try:
         load(path, {})
@@ -486,12 +530,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deploy/build.py", description="Build what runs in AWS.", allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, default=Path("dist"), metavar="DIR", help="(default: dist)")
     parser.add_argument(
-        "--arch", choices=tuple(ARCHITECTURES), default="arm64", help="of the instances (default: arm64)"
+        "--out", type=Path, default=Path("dist"), metavar="DIR", help="(default: dist)"
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="roomcast.toml for the instances; no secrets in it"
+        "--arch",
+        choices=tuple(ARCHITECTURES),
+        default="arm64",
+        help="of the instances (default: arm64)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="roomcast.toml for the instances; no secrets in it",
     )
     parser.add_argument(
         "--constraints",

@@ -1,7 +1,7 @@
 """The stream Lambda: what was appended to the channels table goes out to every instance over SNS.
 
 `plan` is the pure part: stream records in, PublishBatch entries out. `publish` is the shell around SNS.
-Only `service.core` and boto3, so that the zip needs no build.
+Only the envelope and the items of `roomcast` and boto3, so that the zip needs no build.
 
 Order is not kept here and nobody relies on it: DynamoDB Streams promise order for one item only, and each
 append is an item of its own. Sequence numbers serve one purpose, the partial batch response.
@@ -23,8 +23,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service.core.envelope import ENVELOPE_BYTES_MAX, checked_pubs, pack, record_text
-from service.core.log_item import HEAD_OFFSET, MalformedItem, parse_log_item
+from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, checked_pubs, pack, record_text
+from roomcast.log.item import HEAD_OFFSET, MalformedItem, parse_log_item
 
 __all__ = [
     "BATCH_BYTES_MAX",
@@ -108,7 +108,11 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[s
         _report(planned, outcome)
     if not outcome.failed:
         return {"batchItemFailures": []}
-    return {"batchItemFailures": [{"itemIdentifier": _lowest(entry.sequence for entry in outcome.failed)}]}
+    return {
+        "batchItemFailures": [
+            {"itemIdentifier": _lowest(entry.sequence for entry in outcome.failed)}
+        ]
+    }
 
 
 def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
@@ -130,7 +134,9 @@ def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
     start = 0
     for body, count in pack((append.text for append in appends), at=at):
         within = appends[start : start + count]
-        entries.append(Entry(body, len(body.encode()), _lowest(append.sequence for append in within)))
+        entries.append(
+            Entry(body, len(body.encode()), _lowest(append.sequence for append in within))
+        )
         start += count
     assert start == len(appends), "every valid append is in exactly one entry"
     return Plan(tuple(entries), sum(append.is_pointer for append in appends), skipped)
@@ -178,7 +184,9 @@ def publish(client: Any, topic_arn: str, entries: Sequence[Entry]) -> Outcome:
         published += len(call) - len(failed)
         if failed:
             codes = sorted({str(failure.get("Code")) for failure in response.get("Failed", ())})
-            return Outcome(published, (*failed, *entries[sent:]), ",".join(codes) or "missing in the answer")
+            return Outcome(
+                published, (*failed, *entries[sent:]), ",".join(codes) or "missing in the answer"
+            )
     return Outcome(published, ())
 
 
@@ -243,7 +251,9 @@ def _report(planned: Plan, outcome: Outcome) -> None:
     line = {
         "_aws": {
             "Timestamp": int(time.time() * 1000),
-            "CloudWatchMetrics": [{"Namespace": _METRICS_NAMESPACE, "Dimensions": [[]], "Metrics": metrics}],
+            "CloudWatchMetrics": [
+                {"Namespace": _METRICS_NAMESPACE, "Dimensions": [[]], "Metrics": metrics}
+            ],
         },
         "event": "stream_batch_incomplete"
         if counts["records_skipped"] or outcome.failed

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from service.core.protobuf import PROTOBUF_FRAMES
-from service.core.protocol import JSON_FRAMES, Bounds, Command, Reader
+from roomcast.wire.json import JSON_FRAMES, Bounds, Command, Reader
+from roomcast.wire.protobuf import PROTOBUF_FRAMES
 
 __all__ = ["BOUNDS", "decode_frame", "decode_messages", "decoded"]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from service import telemetry
+from roomcast.observe import logs as telemetry
 
 __all__ = ["logging_restored"]
 

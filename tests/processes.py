@@ -14,7 +14,10 @@ GONE_POLL_S: Final = 0.01
 def is_gone(pid: int) -> bool:
     """Has `pid` ended? Whoever should reap it may take its time: a zombie is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] == "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+            == "Z"
+        )
     except (FileNotFoundError, ProcessLookupError):
         return True
 

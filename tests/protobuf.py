@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from google.protobuf.message import Message
 
-from service.core.protobuf import encode_messages
-from service.core.protobuf_schema import SCHEMA, Field, Shape, message_class
+from roomcast.wire.protobuf import encode_messages
+from roomcast.wire.protobuf_schema import SCHEMA, Field, Shape, message_class
 
 __all__ = ["as_it_is", "command", "parsed", "read_messages", "without_empty"]
 
@@ -38,7 +38,9 @@ def without_empty(values: Mapping[str, Any], name: str = "Reply") -> dict[str, A
     stripped: dict[str, Any] = {}
     for key, value in values.items():
         field = SCHEMA[name].get(key)
-        assert field is not None, f"{name} has no {key}: add it to service/core/protobuf_schema.py"
+        assert field is not None, (
+            f"{name} has no {key}: add it to service/roomcast/wire/protobuf_schema.py"
+        )
         if field.shape is Shape.MESSAGE:
             stripped[key] = without_empty(value, field.of)
         elif field.shape is Shape.JSON:
@@ -120,4 +122,6 @@ def _split(payload: bytes) -> list[bytes]:
 
 
 def _varint(number: int) -> bytes:
-    return bytes([number]) if number < 0x80 else bytes([number & 0x7F | 0x80]) + _varint(number >> 7)
+    return (
+        bytes([number]) if number < 0x80 else bytes([number & 0x7F | 0x80]) + _varint(number >> 7)
+    )

@@ -41,7 +41,9 @@ def find_node(environ: Mapping[str, str] = os.environ, js_directory: Path = JS_D
     path = shutil.which("node", path=environ.get("PATH"))
     if path is None:
         raise Missing("no Node.js on the PATH")
-    for name, version in json.loads((js_directory / "package.json").read_text())["dependencies"].items():
+    for name, version in json.loads((js_directory / "package.json").read_text())[
+        "dependencies"
+    ].items():
         manifest = js_directory / "node_modules" / name / "package.json"
         if not manifest.is_file() or json.loads(manifest.read_text())["version"] != version:
             raise Missing(f"the npm package {name} {version} is not installed (make js)")
@@ -50,7 +52,9 @@ def find_node(environ: Mapping[str, str] = os.environ, js_directory: Path = JS_D
 
 def required(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     """What ROOMCAST_REQUIRE lists, with commas. Raises ValueError for a name that means nothing."""
-    names = frozenset(filter(None, (name.strip() for name in environ.get("ROOMCAST_REQUIRE", "").split(","))))
+    names = frozenset(
+        filter(None, (name.strip() for name in environ.get("ROOMCAST_REQUIRE", "").split(",")))
+    )
     if unknown := names - KNOWN:
         raise ValueError(
             f"ROOMCAST_REQUIRE: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(KNOWN))}"

@@ -57,11 +57,17 @@ class Signer:
         return {name: value for name, value in jwk.items() if value is not None}
 
     def sign(
-        self, claims: Mapping[str, Any], kid: str | None = "k1", algorithm: str | None = None, **headers: Any
+        self,
+        claims: Mapping[str, Any],
+        kid: str | None = "k1",
+        algorithm: str | None = None,
+        **headers: Any,
     ) -> str:
         if kid is not None:
             headers["kid"] = kid
-        return jwt.encode(dict(claims), self.key, algorithm=algorithm or self.algorithm, headers=headers)
+        return jwt.encode(
+            dict(claims), self.key, algorithm=algorithm or self.algorithm, headers=headers
+        )
 
 
 def signer(algorithm: str, number: int = 1) -> Signer:

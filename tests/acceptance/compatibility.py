@@ -45,7 +45,11 @@ writes it anew. Which test shows what is in [features.py](../tests/acceptance/fe
 def name_of(item: pytest.Item) -> str:
     """`file::test`, as features name it; in other directories nothing that they could mean."""
     function = getattr(item, "originalname", item.name)
-    return f"{item.path.stem}::{function}" if item.path.parent == Path(__file__).parent else item.nodeid
+    return (
+        f"{item.path.stem}::{function}"
+        if item.path.parent == Path(__file__).parent
+        else item.nodeid
+    )
 
 
 def sdks_of(name: str, parameters: Iterable[object], fixtures: Iterable[str]) -> frozenset[str]:
@@ -106,7 +110,9 @@ def named() -> Iterator[str]:
 
 def page(found: Compatibility) -> str:
     """The whole text of docs/compatibility.md."""
-    js = json.loads((JS_DIRECTORY / "package.json").read_text(encoding="utf-8"))["dependencies"]["centrifuge"]
+    js = json.loads((JS_DIRECTORY / "package.json").read_text(encoding="utf-8"))["dependencies"][
+        "centrifuge"
+    ]
     path = PAGE.relative_to(PAGE.parents[1])
     parts = [_INTRODUCTION.format(works=WORKS, option=OPTION, path=path, js=js)]
     for section in SECTIONS:

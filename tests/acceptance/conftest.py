@@ -24,7 +24,9 @@ OpenPeer = Callable[..., Awaitable[Peer]]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Known when pytest is started with this directory."""
     parser.addoption(
-        OPTION, metavar="FILE", help="write what works with which SDK into FILE (docs/compatibility.md)"
+        OPTION,
+        metavar="FILE",
+        help="write what works with which SDK into FILE (docs/compatibility.md)",
     )
 
 

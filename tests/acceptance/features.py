@@ -76,9 +76,17 @@ SECTIONS: Final = (
         _COLUMNS,
         (
             Feature("with a token", ["test_messages::test_a_message_crosses_instances_and_sdks"]),
-            Feature("without a token", ["test_permissions::test_without_a_token_only_what_is_open_to_all"]),
-            Feature("`getToken` for the first token", ["test_limits::test_the_first_token_is_asked_for"]),
-            Feature("`getToken` after error 109", ["test_permissions::test_an_expired_token_is_replaced"]),
+            Feature(
+                "without a token",
+                ["test_permissions::test_without_a_token_only_what_is_open_to_all"],
+            ),
+            Feature(
+                "`getToken` for the first token", ["test_limits::test_the_first_token_is_asked_for"]
+            ),
+            Feature(
+                "`getToken` after error 109",
+                ["test_permissions::test_an_expired_token_is_replaced"],
+            ),
             Feature(
                 "refresh of the token while connected",
                 ["test_tokens::test_sessions_go_on_with_fresh_tokens"],
@@ -118,7 +126,10 @@ SECTIONS: Final = (
                 "subscribe and unsubscribe",
                 ["test_messages::test_unsubscribed_is_silent_until_subscribed_again"],
             ),
-            Feature("subscription token", ["test_permissions::test_a_private_channel_needs_its_own_token"]),
+            Feature(
+                "subscription token",
+                ["test_permissions::test_a_private_channel_needs_its_own_token"],
+            ),
             Feature(
                 "refresh of the subscription's token",
                 [
@@ -126,7 +137,9 @@ SECTIONS: Final = (
                     "test_tokens::test_who_refreshes_a_subscription_with_an_expired_token_is_asked_for_another",
                 ],
             ),
-            Feature("`positioned`, `recoverable`", ["test_limits::test_positions_for_those_who_ask"]),
+            Feature(
+                "`positioned`, `recoverable`", ["test_limits::test_positions_for_those_who_ask"]
+            ),
             Feature(
                 "recovery",
                 [
@@ -226,9 +239,17 @@ SECTIONS: Final = (
         "cent, the server API",
         [CENT],
         (
-            Feature("`publish`", ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"]),
-            Feature("`broadcast`", ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"]),
-            Feature("`subscribe`", ["test_server_api::test_a_client_is_subscribed_and_unsubscribed"]),
+            Feature(
+                "`publish`",
+                ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"],
+            ),
+            Feature(
+                "`broadcast`",
+                ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"],
+            ),
+            Feature(
+                "`subscribe`", ["test_server_api::test_a_client_is_subscribed_and_unsubscribed"]
+            ),
             Feature(
                 "`unsubscribe`",
                 [
@@ -237,12 +258,20 @@ SECTIONS: Final = (
                 ],
             ),
             Feature("`disconnect`", ["test_server_api::test_a_client_is_disconnected"]),
-            Feature("`refresh`", ["test_server_api::test_a_connection_is_made_to_last_and_to_expire"]),
-            Feature("`presence`", ["test_server_api::test_a_client_is_subscribed_and_unsubscribed"]),
-            Feature("`presence_stats`", ["test_server_api::test_what_there_is_on_all_instances"]),
-            Feature("`history`", ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"]),
             Feature(
-                "`history_remove`", ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"]
+                "`refresh`", ["test_server_api::test_a_connection_is_made_to_last_and_to_expire"]
+            ),
+            Feature(
+                "`presence`", ["test_server_api::test_a_client_is_subscribed_and_unsubscribed"]
+            ),
+            Feature("`presence_stats`", ["test_server_api::test_what_there_is_on_all_instances"]),
+            Feature(
+                "`history`",
+                ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"],
+            ),
+            Feature(
+                "`history_remove`",
+                ["test_server_api::test_what_is_published_reaches_everybody_and_is_kept"],
             ),
             Feature("`channels`", ["test_server_api::test_what_there_is_on_all_instances"]),
             Feature("`info`", ["test_server_api::test_what_there_is_on_all_instances"]),
@@ -254,7 +283,9 @@ SECTIONS: Final = (
                 "`update_user_status`, `block_user`, `revoke_token` and others of the kind",
                 without={CENT: "status 404"},
             ),
-            Feature("`device_…`, `…_push_notification`", without={CENT: "status 404: no push service"}),
+            Feature(
+                "`device_…`, `…_push_notification`", without={CENT: "status 404: no push service"}
+            ),
         ),
     ),
 )

@@ -87,7 +87,9 @@ class Peer(ABC):
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
-            raise AssertionError(f"no {wanted} within {DEADLINE_S} s; there were {self.events}") from None
+            raise AssertionError(
+                f"no {wanted} within {DEADLINE_S} s; there were {self.events}"
+            ) from None
 
     def received(self, channel: str) -> list[tuple[int, Any]]:
         """(offset, data) of every publication of `channel` so far, in the order in which they came."""
@@ -130,7 +132,9 @@ class Peer(ABC):
         self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
     ) -> Any:
         """{"publications": […], "offset", "epoch"}. Raises Refused."""
-        return await self.call("history", channel=channel, limit=limit, since=since, reverse=reverse)
+        return await self.call(
+            "history", channel=channel, limit=limit, since=since, reverse=reverse
+        )
 
     async def presence(self, channel: str) -> Any:
         """Client id to {"user", "client", "conn_info"}. Raises Refused."""
@@ -266,7 +270,9 @@ class PyPeer(Peer):
     async def _disconnect(self) -> None:
         await self._client.disconnect()
 
-    def _giving(self, tokens: Sequence[str], event: str, **fields: Any) -> Callable[..., Any] | None:
+    def _giving(
+        self, tokens: Sequence[str], event: str, **fields: Any
+    ) -> Callable[..., Any] | None:
         """What the SDK calls when it wants another token: for the connection, or with the channel."""
         left = list(tokens)
 
@@ -310,7 +316,9 @@ class PyPeer(Peer):
     async def _publish_text(self, channel: str, text: str) -> None:
         await self._client.publish(channel, text.encode())
 
-    async def _history(self, channel: str, limit: int, since: Position | None, reverse: bool) -> Any:
+    async def _history(
+        self, channel: str, limit: int, since: Position | None, reverse: bool
+    ) -> Any:
         position = centrifuge.StreamPosition(**since) if since else None
         result = await self._client.history(channel, limit=limit, since=position, reverse=reverse)
         return {
@@ -349,7 +357,11 @@ class PyPeer(Peer):
         }
 
     def person(self, info: Any) -> Event:
-        return {"user": info.user, "client": info.client, "conn_info": self._incoming(info.conn_info)}
+        return {
+            "user": info.user,
+            "client": info.client,
+            "conn_info": self._incoming(info.conn_info),
+        }
 
 
 class _ClientEvents(centrifuge.ClientEventHandler):  # type: ignore[misc]  # the SDK ships no types

@@ -33,14 +33,18 @@ REPORT_LINES: Final = 200
 
 def _environment() -> dict[str, str]:
     """Ours, less what would configure the product or lead it to somebody's AWS."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("ROOMCAST_", "AWS_"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ROOMCAST_", "AWS_"))
+    }
 
 
 def roomcast(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one command to its end. What could listen is told where: the usual port may be somebody's."""
     assert arguments[0] not in ("serve", "dev") or "--port" in arguments, "no test has a fixed port"
     return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
+        [sys.executable, "-m", "roomcast", *arguments],
         cwd=ROOT,
         env=_environment(),
         stdin=subprocess.DEVNULL,
@@ -55,7 +59,7 @@ class Dev:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "dev", "--port", "0", *arguments],
+            [sys.executable, "-m", "roomcast", "dev", "--port", "0", *arguments],
             cwd=ROOT,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -136,7 +140,13 @@ class Dev:
     @property
     def complaints(self) -> list[str]:
         """What it says is wrong with itself."""
-        signs = ('"level":"error"', '"level":"critical"', "Traceback", "Exception ignored", "Warning: ")
+        signs = (
+            '"level":"error"',
+            '"level":"critical"',
+            "Traceback",
+            "Exception ignored",
+            "Warning: ",
+        )
         return [line for line in self.stderr.splitlines() if any(sign in line for sign in signs)]
 
     # ---- what is done to it
@@ -274,7 +284,9 @@ class Witness:
                 QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=1
             )
             for message in answer.get("Messages", ()):
-                self._aws.sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+                self._aws.sqs.delete_message(
+                    QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"]
+                )
                 self.bodies.append(message["Body"])
 
     def close(self) -> None:
@@ -286,7 +298,7 @@ class Witness:
 def emulator() -> Iterator[str]:
     """An AWS that was there before; its endpoint."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.dev.emulator", "--region", REGION],
+        [sys.executable, "-m", "roomcast.dev.emulator", "--region", REGION],
         cwd=ROOT,
         env=_environment(),
         stdin=subprocess.PIPE,

@@ -23,7 +23,9 @@ def test_the_page_says_what_the_tests_showed(pytestconfig: pytest.Config) -> Non
     shown = page(found)
     if path := pytestconfig.getoption(OPTION.lstrip("-"), None):
         Path(path).write_text(shown, encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8").splitlines() == shown.splitlines(), f"write it anew: {OPTION}"
+    assert PAGE.read_text(encoding="utf-8").splitlines() == shown.splitlines(), (
+        f"write it anew: {OPTION}"
+    )
 
 
 def test_the_page_has_a_reason_where_something_does_not_work() -> None:

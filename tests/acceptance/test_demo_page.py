@@ -25,7 +25,7 @@ from playwright.async_api import (
     expect,
 )
 
-from service.auth import sign_connection, sign_subscription
+from roomcast.auth.verifier import sign_connection, sign_subscription
 from tests.acceptance.conftest import SECURED
 from tests.acceptance.roomcast import Aws, Dev
 
@@ -147,7 +147,9 @@ async def person(chromium: Browser) -> AsyncIterator[Open]:
         page = await context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("console", lambda line: complaints.append(line.text) if is_complaint(line) else None)
+        page.on(
+            "console", lambda line: complaints.append(line.text) if is_complaint(line) else None
+        )
         return Person(page)
 
     yield open_page
@@ -159,7 +161,9 @@ def channel() -> str:
     return f"demo-{secrets.token_hex(6)}"
 
 
-async def test_two_people_on_two_instances_share_a_channel(dev: Dev, person: Open, channel: str) -> None:
+async def test_two_people_on_two_instances_share_a_channel(
+    dev: Dev, person: Open, channel: str
+) -> None:
     ann, bob = await person(), await person()
     await ann.join(dev.urls[0], "Ann", channel)
     await bob.join(dev.urls[1], "Bob", channel)
@@ -181,7 +185,9 @@ async def test_two_people_on_two_instances_share_a_channel(dev: Dev, person: Ope
 
     heard = ann.message("message 2")
     await expect(heard.locator(".author")).to_have_text("Bob")
-    await expect(heard.locator("time")).to_have_attribute("datetime", re.compile(r"^20\d\d-\d\d-\d\dT"))
+    await expect(heard.locator("time")).to_have_attribute(
+        "datetime", re.compile(r"^20\d\d-\d\d-\d\dT")
+    )
     own = ann.message("message 1")
     await expect(own.locator(".author")).to_contain_text("You")
 
@@ -226,7 +232,9 @@ async def test_who_joins_later_sees_the_history(dev: Dev, person: Open, channel:
     await expect(late.message("message 56").locator(".offset")).to_have_text("#56")
 
 
-async def test_a_dropped_connection_recovers_what_it_missed(dev: Dev, person: Open, channel: str) -> None:
+async def test_a_dropped_connection_recovers_what_it_missed(
+    dev: Dev, person: Open, channel: str
+) -> None:
     ann, bob = await person(), await person()
     await ann.join(dev.urls[0], "Ann", channel)
     await bob.join(dev.urls[1], "Bob", channel)
@@ -337,7 +345,9 @@ async def test_a_channel_of_an_unknown_namespace_is_refused_in_words(
     await ann.is_there("Ann")
 
 
-async def test_what_people_write_is_text_whatever_it_looks_like(dev: Dev, person: Open, channel: str) -> None:
+async def test_what_people_write_is_text_whatever_it_looks_like(
+    dev: Dev, person: Open, channel: str
+) -> None:
     name = '<b onclick="alert(1)">Eve</b>'
     markup = "<img src=x onerror=alert(2)><script>alert(3)</script>\n  & javascript:alert(4)"
     ann, eve = await person(), await person()
@@ -349,7 +359,10 @@ async def test_what_people_write_is_text_whatever_it_looks_like(dev: Dev, person
     assert await ann.texts() == [markup]
     await expect(ann.messages.locator(".author")).to_have_text(name)
     await expect(ann.page.locator("#people .name")).to_have_text(["Ann", name])
-    assert await ann.page.locator("#messages img, #messages script, #messages b, #people b").count() == 0
+    assert (
+        await ann.page.locator("#messages img, #messages script, #messages b, #people b").count()
+        == 0
+    )
 
 
 async def test_name_and_channel_are_remembered_and_a_link_opens_the_channel(
@@ -384,7 +397,9 @@ async def test_the_keyboard_is_enough(dev: Dev, person: Open, channel: str) -> N
     await keyboard.press("Shift+Enter")
     await keyboard.type("two / three")
     await keyboard.press("Enter")
-    await expect(ann.messages.locator(".text")).to_have_text("one\ntwo / three", use_inner_text=True)
+    await expect(ann.messages.locator(".text")).to_have_text(
+        "one\ntwo / three", use_inner_text=True
+    )
     await expect(ann.composer).to_be_focused()
     await expect(ann.composer).to_have_value("")
     await keyboard.press("Escape")
@@ -405,7 +420,9 @@ async def test_the_keyboard_is_enough(dev: Dev, person: Open, channel: str) -> N
     assert page.url.endswith(f"#{channel}")
 
 
-async def test_the_log_follows_unless_the_reader_scrolled_up(dev: Dev, person: Open, channel: str) -> None:
+async def test_the_log_follows_unless_the_reader_scrolled_up(
+    dev: Dev, person: Open, channel: str
+) -> None:
     from_bottom = "log => Math.round(log.scrollHeight - log.scrollTop - log.clientHeight)"
     ann, bob = await person(), await person(viewport={"width": 800, "height": 400})
     await ann.join(dev.urls[0], "Ann", channel)
@@ -507,7 +524,9 @@ async def test_a_private_room_of_an_insecure_server_is_said_to_be_none(
     await ann.join(dev.urls[1], "Ann", f"${channel}")
     await expect(guest.comings).to_have_text("Ann joined")
     await guest.say("hello")
-    await expect(ann.message("hello").locator(".author")).to_have_text(re.compile("^Guest [0-9a-f]{4}$"))
+    await expect(ann.message("hello").locator(".author")).to_have_text(
+        re.compile("^Guest [0-9a-f]{4}$")
+    )
 
 
 @pytest.mark.parametrize("server", ["dev", "secured"])
@@ -580,7 +599,9 @@ async def test_tokens_that_end_are_replaced_without_a_reconnect(
     await expect(facts).to_contain_text("renewed once. The page")
     await expect(facts).to_contain_text("This room's own token: renewed once")
     assert len([command for command in commands if "refresh" in command]) == 1
-    assert [command["sub_refresh"]["channel"] for command in commands if "sub_refresh" in command] == [room]
+    assert [
+        command["sub_refresh"]["channel"] for command in commands if "sub_refresh" in command
+    ] == [room]
     assert len(sockets) == 1
     await ann.say("still here")
     await expect(ann.message("still here")).to_be_visible()
@@ -614,7 +635,9 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_text_has_the_contrast_of_wcag_aa(dev: Dev, person: Open, channel: str, scheme: str) -> None:
+async def test_text_has_the_contrast_of_wcag_aa(
+    dev: Dev, person: Open, channel: str, scheme: str
+) -> None:
     ann, bob = await person(color_scheme=scheme), await person()
     await ann.join(dev.urls[0], "Ann", f"${channel}")
     await bob.join(dev.urls[1], "Bob", f"${channel}")

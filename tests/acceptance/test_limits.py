@@ -13,7 +13,7 @@ import aiohttp
 import jwt
 import pytest
 
-from service.concurrency import beside
+from roomcast.concurrency import beside
 from tests.acceptance.conftest import OpenPeer, running
 from tests.acceptance.peers import CLIENTS, DEADLINE_S, PROTOBUF, Peer, Refused
 from tests.acceptance.roomcast import Dev
@@ -109,10 +109,15 @@ async def test_what_cannot_wait_is_refused_and_the_connection_stays(
 
 
 @EITHER
-async def test_a_refused_handshake_is_tried_again(limited: Dev, peer: OpenPeer, user: str, sdk: str) -> None:
+async def test_a_refused_handshake_is_tried_again(
+    limited: Dev, peer: OpenPeer, user: str, sdk: str
+) -> None:
     client = await peer(sdk, limited.ws_urls[1], token_of(user), connected=False)
     refused = asyncio.Event()
-    async with aiohttp.ClientSession() as session, beside(_all_at_once(session, limited.urls[1], refused)):
+    async with (
+        aiohttp.ClientSession() as session,
+        beside(_all_at_once(session, limited.urls[1], refused)),
+    ):
         async with asyncio.timeout(DEADLINE_S):
             await refused.wait()
         await client.call("connect")
@@ -128,13 +133,17 @@ async def test_a_refused_handshake_is_tried_again(limited: Dev, peer: OpenPeer, 
 # ---- what clients ask for
 
 
-async def test_clients_that_answer_pings_stay(limited: Dev, peer: OpenPeer, user: str, channel: str) -> None:
+async def test_clients_that_answer_pings_stay(
+    limited: Dev, peer: OpenPeer, user: str, channel: str
+) -> None:
     clients = [await peer(sdk, limited.ws_urls[0], token_of(f"{user}-{sdk}")) for sdk in CLIENTS]
     async with aiohttp.ClientSession() as session:
         # Each of these has its first ping after half of the interval at least, and is closed when its answer does not come.
         for number in range(2):
             async with session.ws_connect(limited.ws_urls[0]) as silent:
-                await silent.send_json({"id": 1, "connect": {"token": token_of(f"{user}-{number}")}})
+                await silent.send_json(
+                    {"id": 1, "connect": {"token": token_of(f"{user}-{number}")}}
+                )
                 while (await silent.receive(DEADLINE_S)).type is aiohttp.WSMsgType.TEXT:
                     pass
                 assert silent.close_code == 3012
@@ -194,7 +203,9 @@ async def test_a_subscription_from_a_position_of_the_application(
 
 
 @EITHER
-async def test_the_first_token_is_asked_for(limited: Dev, peer: OpenPeer, user: str, sdk: str) -> None:
+async def test_the_first_token_is_asked_for(
+    limited: Dev, peer: OpenPeer, user: str, sdk: str
+) -> None:
     """`getToken` alone, without a token to begin with."""
     client = await peer(sdk, limited.ws_urls[0], fresh_tokens=[token_of(user)])
     assert events(client) == ["connecting", "token", "connected"]

@@ -25,7 +25,7 @@ BOTH_WAYS = pytest.mark.parametrize(
     ],
 )
 EITHER = pytest.mark.parametrize("sdk", CLIENTS)
-# Presence may be a second old (service/presence.py), and has no event.
+# Presence may be a second old (service/roomcast/presence/book.py), and has no event.
 PRESENCE_POLL_S = 0.1
 
 
@@ -46,7 +46,11 @@ async def test_a_message_crosses_instances_and_sdks(
         message = await each.event("publication", channel=channel)
         assert message["offset"] == 1
         assert message["data"] == data
-        assert message["info"] == {"user": "ann", "client": ann.client, "conn_info": {"name": "Ann"}}
+        assert message["info"] == {
+            "user": "ann",
+            "client": ann.client,
+            "conn_info": {"name": "Ann"},
+        }
     await bob.publish(channel, "back")
     for each in (ann, bob):
         message = await each.event("publication", channel=channel)
@@ -55,7 +59,9 @@ async def test_a_message_crosses_instances_and_sdks(
 
 
 @pytest.mark.parametrize("sdk", [f"{sdk}{PROTOBUF}" for sdk in SDKS])
-async def test_bytes_arrive_as_they_were_sent(dev: Dev, peer: OpenPeer, channel: str, sdk: str) -> None:
+async def test_bytes_arrive_as_they_were_sent(
+    dev: Dev, peer: OpenPeer, channel: str, sdk: str
+) -> None:
     """From one SDK in Protobuf to both on another instance, and from the log."""
     ann = await peer(sdk, dev.ws_urls[0])
     others = [await peer(f"{other}{PROTOBUF}", dev.ws_urls[1]) for other in SDKS]
@@ -74,11 +80,17 @@ async def test_bytes_arrive_as_they_were_sent(dev: Dev, peer: OpenPeer, channel:
     ]
 
 
-async def test_two_who_speak_at_once_are_heard_in_one_order(dev: Dev, peer: OpenPeer, channel: str) -> None:
+async def test_two_who_speak_at_once_are_heard_in_one_order(
+    dev: Dev, peer: OpenPeer, channel: str
+) -> None:
     ann, bob = await peer("js", dev.ws_urls[0]), await peer("py", dev.ws_urls[1])
     for each in (ann, bob):
         await each.subscribe(channel)
-    said = [(each, f"{name} {number}") for number in range(25) for name, each in (("ann", ann), ("bob", bob))]
+    said = [
+        (each, f"{name} {number}")
+        for number in range(25)
+        for name, each in (("ann", ann), ("bob", bob))
+    ]
     await asyncio.gather(*(each.publish(channel, text) for each, text in said))
     for each in (ann, bob):
         await each.event("publication", channel=channel, offset=len(said))
@@ -147,7 +159,9 @@ async def test_presence_and_joins_over_both_instances(
 
 
 @EITHER
-async def test_a_client_that_is_cut_off_leaves(dev: Dev, peer: OpenPeer, channel: str, sdk: str) -> None:
+async def test_a_client_that_is_cut_off_leaves(
+    dev: Dev, peer: OpenPeer, channel: str, sdk: str
+) -> None:
     ann = await peer("py", dev.ws_urls[0])
     await ann.subscribe(channel)
     async with Link(dev.ws_urls[1]) as link:
@@ -210,7 +224,9 @@ async def test_what_is_published_again_with_its_key_is_published_once(
 
 
 @EITHER
-async def test_what_is_not_provided_is_said_so(dev: Dev, peer: OpenPeer, channel: str, sdk: str) -> None:
+async def test_what_is_not_provided_is_said_so(
+    dev: Dev, peer: OpenPeer, channel: str, sdk: str
+) -> None:
     client = await peer(sdk, dev.ws_urls[0])
     with pytest.raises(Refused, match="not available") as refused:
         await client.rpc("sum", [1, 2])
@@ -244,7 +260,9 @@ _CONNECTION = ("connecting", "connected", "disconnected", "error")
 
 
 def _info(peer: Peer, everybody: tuple[Peer, ...]) -> dict[str, Any]:
-    user, info = {0: ("ann", {"name": "Ann"}), 1: ("bob", None), 2: ("ann", None)}[everybody.index(peer)]
+    user, info = {0: ("ann", {"name": "Ann"}), 1: ("bob", None), 2: ("ann", None)}[
+        everybody.index(peer)
+    ]
     return {"user": user, "client": peer.client, "conn_info": info}
 
 

@@ -146,4 +146,6 @@ def expired_token(secured_token: Token) -> str:
 
     key = SECURED.read_text(encoding="utf-8").partition('hmac_secret_key = "')[2].partition('"')[0]
     claims = jwt.decode(secured_token("ann", "--ttl", "60"), key, algorithms=["HS256"])
-    return jwt.encode({**claims, "iat": 1_000_000_000, "exp": 1_000_000_001}, key, algorithm="HS256")
+    return jwt.encode(
+        {**claims, "iat": 1_000_000_000, "exp": 1_000_000_001}, key, algorithm="HS256"
+    )

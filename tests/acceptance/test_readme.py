@@ -18,7 +18,10 @@ from tests.requirements import JS_DIRECTORY
 
 README: Final = Path(__file__).parents[2] / "README.md"
 # As the README has them: the addresses of `make run`.
-URLS: Final = ("ws://127.0.0.1:8000/connection/websocket", "ws://127.0.0.1:8001/connection/websocket")
+URLS: Final = (
+    "ws://127.0.0.1:8000/connection/websocket",
+    "ws://127.0.0.1:8001/connection/websocket",
+)
 MARK: Final = "<!-- tested: tests/acceptance/test_readme.py -->\n"
 LINE_S: Final = 20.0
 

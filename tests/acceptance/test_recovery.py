@@ -15,7 +15,9 @@ EITHER = pytest.mark.parametrize("sdk", CLIENTS)
 
 
 @EITHER
-async def test_after_disconnect_and_connect(dev: Dev, peer: OpenPeer, channel: str, sdk: str) -> None:
+async def test_after_disconnect_and_connect(
+    dev: Dev, peer: OpenPeer, channel: str, sdk: str
+) -> None:
     writer, reader = await peer("py", dev.ws_urls[0]), await peer(sdk, dev.ws_urls[1])
     await reader.subscribe(channel)
     await writer.publish(channel, "before")
@@ -57,7 +59,9 @@ async def test_fifty_missed_messages_come_once_and_in_order(
         await reader.close()
 
 
-async def test_a_cut_in_the_middle_of_a_stream_loses_nothing(dev: Dev, peer: OpenPeer, channel: str) -> None:
+async def test_a_cut_in_the_middle_of_a_stream_loses_nothing(
+    dev: Dev, peer: OpenPeer, channel: str
+) -> None:
     writer = await peer("js", dev.ws_urls[0])
     async with Link(dev.ws_urls[1]) as link:
         readers = [await peer(sdk, link.url) for sdk in CLIENTS]
@@ -75,7 +79,9 @@ async def test_a_cut_in_the_middle_of_a_stream_loses_nothing(dev: Dev, peer: Ope
             await reader.close()
 
 
-async def test_a_position_of_another_epoch_is_not_recovered(dev: Dev, peer: OpenPeer, channel: str) -> None:
+async def test_a_position_of_another_epoch_is_not_recovered(
+    dev: Dev, peer: OpenPeer, channel: str
+) -> None:
     writer, reader = await peer("py", dev.ws_urls[0]), await peer("js", dev.ws_urls[1])
     await writer.publish(channel, "of this epoch")
     since = {"offset": 1, "epoch": "of another time"}
@@ -111,7 +117,10 @@ async def test_more_than_the_history_shows_is_not_recovered(
 ) -> None:
     channel = f"short:{channel}"
     token = secured_token("ann")
-    reader, writer = await peer(sdk, secured.ws_urls[0], token), await peer("py", secured.ws_urls[1], token)
+    reader, writer = (
+        await peer(sdk, secured.ws_urls[0], token),
+        await peer("py", secured.ws_urls[1], token),
+    )
     await reader.subscribe(channel)
     for missed, recovered in ((3, True), (4, False)):
         await reader.disconnect()

@@ -46,7 +46,9 @@ async def there(dev: Dev, peer: OpenPeer, token: Token, user: str) -> Callable[.
     """Opens clients at instance 2."""
 
     async def open_there(sdk: str, name: str = user, *options: str) -> Peer:
-        return await peer(sdk, dev.ws_urls[1], token(name, *options), fresh_tokens=[token(name, *options)])
+        return await peer(
+            sdk, dev.ws_urls[1], token(name, *options), fresh_tokens=[token(name, *options)]
+        )
 
     return open_there
 
@@ -67,11 +69,15 @@ def refused(code: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("sdk", CLIENTS)
-async def test_a_client_is_disconnected(back_end: cent.Client, there: Any, user: str, sdk: str) -> None:
+async def test_a_client_is_disconnected(
+    back_end: cent.Client, there: Any, user: str, sdk: str
+) -> None:
     one, other, spared = await there(sdk), await there(sdk), await there("py")
     bystander = await there("py", f"{user}-another")
     custom = cent.Disconnect(code=4500, reason="banned")
-    await call(back_end.disconnect, cent.DisconnectRequest(user=user, client=one.client, disconnect=custom))
+    await call(
+        back_end.disconnect, cent.DisconnectRequest(user=user, client=one.client, disconnect=custom)
+    )
     await one.event("disconnected", code=4500, reason="banned")
     await call(back_end.disconnect, cent.DisconnectRequest(user=user, whitelist=[spared.client]))
     await other.event("disconnected", code=3503)
@@ -120,14 +126,18 @@ async def test_a_client_is_subscribed_and_unsubscribed(
     await ann.event("publication", channel=channel, offset=4, server_side=True)
     # A second instance looks at the entries a second later at the latest.
     await _until(
-        lambda: back_end.presence(cent.PresenceRequest(channel=channel)).presence.keys() == {ann.client}
+        lambda: (
+            back_end.presence(cent.PresenceRequest(channel=channel)).presence.keys() == {ann.client}
+        )
     )
     presence = await call(back_end.presence, cent.PresenceRequest(channel=channel))
     assert presence.presence[ann.client].chan_info == {"role": "guest"}
     await call(back_end.unsubscribe, cent.UnsubscribeRequest(user=user, channel=channel))
     await ann.event("unsubscribed", channel=channel, server_side=True)
     await call(back_end.publish, cent.PublishRequest(channel=channel, data={"n": 5}))
-    await _until(lambda: back_end.presence_stats(cent.PresenceStatsRequest(channel=channel)).num_clients == 0)
+    await _until(
+        lambda: back_end.presence_stats(cent.PresenceStatsRequest(channel=channel)).num_clients == 0
+    )
     assert [offset for offset, _ in ann.received(channel)] == [2, 3, 4]
 
 
@@ -159,15 +169,23 @@ async def test_subscriptions_come_with_the_token_and_recover(
     for sdk in CLIENTS:
         ann = await there(sdk, f"{user}-{sdk}", "--claims", json.dumps({"subs": subs}))
         await ann.event("subscribed", channel=channel, server_side=True, data={"hello": 1})
-        before = await call(back_end.publish, cent.PublishRequest(channel=channel, data=f"{sdk} is there"))
+        before = await call(
+            back_end.publish, cent.PublishRequest(channel=channel, data=f"{sdk} is there")
+        )
         await ann.event("publication", channel=channel, offset=before.offset)
         reconnect = cent.Disconnect(code=4000, reason="again")
         # Subscribed through whatever it misses between the two.
-        await call(back_end.disconnect, cent.DisconnectRequest(user=f"{user}-{sdk}", disconnect=reconnect))
+        await call(
+            back_end.disconnect, cent.DisconnectRequest(user=f"{user}-{sdk}", disconnect=reconnect)
+        )
         await call(back_end.publish, cent.PublishRequest(channel=channel, data=f"{sdk} is away"))
         await ann.event("connecting", code=4000)
-        await ann.event("subscribed", channel=channel, server_side=True, was_recovering=True, recovered=True)
-        after = await call(back_end.publish, cent.PublishRequest(channel=channel, data=f"{sdk} is back"))
+        await ann.event(
+            "subscribed", channel=channel, server_side=True, was_recovering=True, recovered=True
+        )
+        after = await call(
+            back_end.publish, cent.PublishRequest(channel=channel, data=f"{sdk} is back")
+        )
         await ann.event("publication", channel=channel, offset=after.offset)
         offsets = [offset for offset, _ in ann.received(channel)]
         assert offsets == list(range(before.offset, after.offset + 1))
@@ -266,7 +284,9 @@ def test_errors_are_cents_own(secured: Dev, back_end: cent.Client, channel: str)
         back_end.broadcast(cent.BroadcastRequest(channels=[], data={}))
     with refused(112):
         back_end.history(
-            cent.HistoryRequest(channel=channel, limit=1, since=cent.StreamPosition(offset=1, epoch="other"))
+            cent.HistoryRequest(
+                channel=channel, limit=1, since=cent.StreamPosition(offset=1, epoch="other")
+            )
         )
     stranger = cent.Client(f"{secured.urls[0]}/api", "another key")
     with pytest.raises(cent.CentUnauthorizedError):
@@ -295,7 +315,9 @@ async def test_commands_from_a_shell(dev: Dev, there: Any, channel: str) -> None
     ann = await there("js")
     await ann.subscribe(channel)
     url = ("--url", dev.urls[0])
-    published = await asyncio.to_thread(roomcast, "publish", *url, channel, '{"text":"hi"}', "--json")
+    published = await asyncio.to_thread(
+        roomcast, "publish", *url, channel, '{"text":"hi"}', "--json"
+    )
     assert published.returncode == 0, published.stderr
     await ann.event("publication", channel=channel, data={"text": "hi"}, offset=1)
     history = await asyncio.to_thread(roomcast, "history", *url, channel, "--json")

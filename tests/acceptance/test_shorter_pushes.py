@@ -41,7 +41,9 @@ async def test_differences(
         wanted = [score(number) for number in range(10)]
         assert await publications(bob, channel, 10) == wanted
         assert await publications(eve, channel, 10) == wanted
-        assert len(link.received) < len(other.received) / 3, "one whole publication and nine differences"
+        assert len(link.received) < len(other.received) / 3, (
+            "one whole publication and nine differences"
+        )
         # What was missed comes whole, and the next one is whole again.
         link.cut()
         await bob.event("connecting")

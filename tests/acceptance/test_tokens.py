@@ -14,7 +14,7 @@ import aiohttp
 import jwt
 import pytest
 
-from service.core.tokens import EARLY_S_MAX
+from roomcast.auth.claims import EARLY_S_MAX
 from tests.acceptance.conftest import SECURED, OpenPeer
 from tests.acceptance.peers import CLIENTS, Refused
 from tests.acceptance.roomcast import Dev
@@ -104,7 +104,9 @@ async def test_who_refreshes_a_subscription_with_an_expired_token_is_asked_for_a
         )
         await ann.publish(room, "before")
         await ann.event("sub_token", channel=room)
-        assert (await ann.event("subscribing", channel=room, code=2501))["reason"] == "subscription expired"
+        assert (await ann.event("subscribing", channel=room, code=2501))[
+            "reason"
+        ] == "subscription expired"
         await ann.event("sub_token", channel=room)
         again = await ann.event("subscribed", channel=room)
         assert again["recovered"] is True
@@ -135,5 +137,7 @@ async def early_tokens(url: str) -> float:
     """How many the node at `url` has seen."""
     async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
         text = await answer.text()
-    (count,) = re.findall(r'^roomcast_token_failures_total\{reason="early"\} (\S+)$', text, re.MULTILINE)
+    (count,) = re.findall(
+        r'^roomcast_token_failures_total\{reason="early"\} (\S+)$', text, re.MULTILINE
+    )
     return float(count)

@@ -14,7 +14,9 @@ from tests.acceptance.roomcast import Aws, Dev, Witness
 ROUNDS = 10
 
 
-async def _ann_and_bob(secured: Dev, peer: OpenPeer, token: Token, *channels: str) -> tuple[Peer, Peer]:
+async def _ann_and_bob(
+    secured: Dev, peer: OpenPeer, token: Token, *channels: str
+) -> tuple[Peer, Peer]:
     """Ann on instance 1, Bob on instance 2, both in `channels`."""
     ann = await peer("js", secured.ws_urls[0], token("ann"))
     bob = await peer("py", secured.ws_urls[1], token("bob"))
@@ -96,7 +98,9 @@ async def test_what_the_topic_repeats_and_reorders_comes_once_and_in_order(
     for number in (1, 2):
         await ann.publish(channel, f"message {number}")
         await bob.event("publication", channel=channel)
-    bodies = [await asyncio.to_thread(witness.until_heard, f"message {number}") for number in (2, 1, 2)]
+    bodies = [
+        await asyncio.to_thread(witness.until_heard, f"message {number}") for number in (2, 1, 2)
+    ]
     for body in bodies:
         aws.sns.publish(TopicArn=aws.topic_arn, Message=body)
     for text in ("not an envelope", '{"v":1,"records":[{"channel":""}]}', '{"v":99,"records":"?"}'):

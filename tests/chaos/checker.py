@@ -131,7 +131,9 @@ class Checker:
                 self._tell(view, None)
         elif kind == "unsubscribed":
             view.subscribed = False
-            self._fail("I3 unsubscribed", f"{subscriber} was unsubscribed from {channel}: {event['code']}")
+            self._fail(
+                "I3 unsubscribed", f"{subscriber} was unsubscribed from {channel}: {event['code']}"
+            )
 
     def _subscribed(self, view: View, event: Mapping[str, Any]) -> None:
         name = f"{view.subscriber} in {view.channel}"
@@ -148,7 +150,9 @@ class Checker:
         else:
             self.recovered += 1
             if position != view.position:
-                self._fail("I3 recovered", f"{name} stood at {view.position} and recovered from {position}")
+                self._fail(
+                    "I3 recovered", f"{name} stood at {view.position} and recovered from {position}"
+                )
                 return
         view.position = position
 
@@ -218,7 +222,9 @@ class Checker:
     def _check_run(self, channel: str, entries: Sequence[Entry]) -> None:
         for before, after in pairwise(entries):
             if after.offset != before.offset + 1:
-                self._fail("I1", f"the log of {channel} goes from {before.offset} to {after.offset}")
+                self._fail(
+                    "I1", f"the log of {channel} goes from {before.offset} to {after.offset}"
+                )
 
     def _check_order(self, channel: str, entries: Sequence[Entry]) -> None:
         """What was acknowledged before something else was published stands before it."""
@@ -229,7 +235,8 @@ class Checker:
                 continue
             if earliest is not None and earliest < publication.started:
                 self._fail(
-                    "I2 order", f"{of} was acknowledged before {entry.content} began, and is behind it"
+                    "I2 order",
+                    f"{of} was acknowledged before {entry.content} began, and is behind it",
                 )
             acknowledged = publication.acknowledged
             if acknowledged is not None and (earliest is None or acknowledged < earliest):
@@ -280,7 +287,11 @@ class Checker:
         end = _end(entries)
         if end is not None and end[0] != epoch:
             return True
-        missed = {entry.offset: entry for entry in entries if entry.epoch == epoch and entry.offset > offset}
+        missed = {
+            entry.offset: entry
+            for entry in entries
+            if entry.epoch == epoch and entry.offset > offset
+        }
         if told.answered is None:
             return end is not None and len(missed) < end[1] - offset
         answered_epoch, top = told.answered

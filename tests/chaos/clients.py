@@ -107,7 +107,9 @@ class Publisher:
         for _ in range(_LAST_ATTEMPTS_MAX):
             if await self.publish(channel):
                 return
-        raise AssertionError(f"{self._name} cannot publish in {channel}, though nothing is wrong any more")
+        raise AssertionError(
+            f"{self._name} cannot publish in {channel}, though nothing is wrong any more"
+        )
 
     async def publish_at_once(self, channel: str, seconds: float) -> tuple[int, int]:
         """For so long, one after the other as soon as the one before was answered: how many were acknowledged, and were not."""

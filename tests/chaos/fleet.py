@@ -36,7 +36,13 @@ _HEAL_S: Final = 90.0
 _LOOK_S: Final = 0.2
 _LOOK_LIMIT_S: Final = 2.0
 # What no fault of AWS and no strike may bring an instance to say.
-_NEVER_SAID: Final = ("Traceback", '"level":"critical"', "append_broken", "never awaited", "never retrieved")
+_NEVER_SAID: Final = (
+    "Traceback",
+    '"level":"critical"',
+    "append_broken",
+    "never awaited",
+    "never retrieved",
+)
 
 _STARTED: Final = re.compile(r"instance\s+(\S+)\s+(\S+), pid (\d+)")
 
@@ -73,7 +79,10 @@ class Fleet:
 
     def instances(self) -> list[Instance]:
         """The newest of each address; one that was just killed may be among them."""
-        newest = {url: Instance(url, node, int(pid)) for url, node, pid in _STARTED.findall(self._dev.stderr)}
+        newest = {
+            url: Instance(url, node, int(pid))
+            for url, node, pid in _STARTED.findall(self._dev.stderr)
+        }
         return list(newest.values())
 
     # ---- strikes
@@ -93,7 +102,9 @@ class Fleet:
             while True:
                 instances = self._random.sample(self.instances(), len(self.instances()))
                 states = await asyncio.gather(*(_state(session, each) for each in instances))
-                well = [each for each, state in zip(instances, states, strict=True) if state == "ok"]
+                well = [
+                    each for each, state in zip(instances, states, strict=True) if state == "ok"
+                ]
                 if len(well) >= len(kinds):
                     break
                 elapsed_s = time.monotonic() - since_s
@@ -163,19 +174,25 @@ class Fleet:
                     self.wounds.append(Wound(kind, instance.node, elapsed_s))
                     return
                 await asyncio.sleep(_LOOK_S)
-        self.violations.append(f"I5: {kind} of {instance.node} was not noticed within {_NOTICE_S:.0f} s")
+        self.violations.append(
+            f"I5: {kind} of {instance.node} was not noticed within {_NOTICE_S:.0f} s"
+        )
 
     # ---- what is behind them
 
     def queues(self) -> list[str]:
-        pages = self._aws.sqs.get_paginator("list_queues").paginate(PaginationConfig={"PageSize": 100})
+        pages = self._aws.sqs.get_paginator("list_queues").paginate(
+            PaginationConfig={"PageSize": 100}
+        )
         return [str(url) for page in pages for url in page.get("QueueUrls", ())]
 
     def subscriptions(self) -> list[tuple[str, str]]:
         """(ARN, endpoint) of each."""
         pages = self._aws.sns.get_paginator("list_subscriptions").paginate()
         return [
-            (each["SubscriptionArn"], each["Endpoint"]) for page in pages for each in page["Subscriptions"]
+            (each["SubscriptionArn"], each["Endpoint"])
+            for page in pages
+            for each in page["Subscriptions"]
         ]
 
     def members(self, channel: str) -> set[str]:

@@ -139,7 +139,10 @@ class FaultProxy:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self._runner is not None
         assert self._session is not None
@@ -272,14 +275,18 @@ class FaultProxy:
     async def _listen(self) -> None:
         assert self._runner is not None
         # The same port each time: that is where the instances look for AWS.
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=_BACKLOG, reuse_address=True)
+        self._site = web.TCPSite(
+            self._runner, "127.0.0.1", self.port, backlog=_BACKLOG, reuse_address=True
+        )
         await self._site.start()
         self.port = self._runner.addresses[0][1]
 
     def _cut(self) -> int:
         """Reset every connection; how many there were."""
         assert self._server is not None
-        transports = [each.transport for each in self._server.connections if each.transport is not None]
+        transports = [
+            each.transport for each in self._server.connections if each.transport is not None
+        ]
         for transport in transports:
             _abort(transport)
         return len(transports)
@@ -289,12 +296,18 @@ async def forward(
     session: aiohttp.ClientSession, upstream: str, request: web.BaseRequest, body: bytes
 ) -> web.Response:
     """The answer of `upstream` to a request whose body was read."""
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+    headers = {
+        name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP
+    }
     async with session.request(
         request.method, upstream + request.path_qs, headers=headers, data=body
     ) as response:
         content = await response.read()
-        kept = {name: value for name, value in response.headers.items() if name.lower() not in _HOP_BY_HOP}
+        kept = {
+            name: value
+            for name, value in response.headers.items()
+            if name.lower() not in _HOP_BY_HOP
+        }
         return web.Response(status=response.status, headers=kept, body=content)
 
 

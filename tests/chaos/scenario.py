@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from service.config import Config, load
+from roomcast.config.config import Config, load
 from tests.acceptance.peers import SDKS, Event, Peer
 from tests.acceptance.roomcast import Aws, Dev, emulator
 from tests.chaos.checker import Bounds, Checker, Log
@@ -65,10 +65,14 @@ class Outcome:
         width = max(len(name) for name, _ in self.numbers)
         lines = [f"  {name:<{width}}  {value}" for name, value in self.numbers]
         again = f"python -m tests.chaos {self.schedule.seed} --seconds {self.schedule.duration_s:g}"
-        return "\n".join([f"chaos, seed {self.schedule.seed}; again: {again}", *lines, *self.violations])
+        return "\n".join(
+            [f"chaos, seed {self.schedule.seed}; again: {again}", *lines, *self.violations]
+        )
 
 
-async def run(seed: int, duration_s: float, node: str | None, say: Callable[[str], None]) -> Outcome:
+async def run(
+    seed: int, duration_s: float, node: str | None, say: Callable[[str], None]
+) -> Outcome:
     """`node`: the path of Node.js, None without the JavaScript SDK. `say` is told what begins, as it begins."""
     schedule = Schedule.of(seed, duration_s)
     random = Random(f"run {seed}")
@@ -124,7 +128,8 @@ class _Chaos:
 
     async def open_clients(self, stack: AsyncExitStack, node: str | None) -> None:
         urls = [
-            f"{each.url.replace('http', 'ws', 1)}/connection/websocket" for each in self._fleet.instances()
+            f"{each.url.replace('http', 'ws', 1)}/connection/websocket"
+            for each in self._fleet.instances()
         ]
 
         async def opened(
@@ -282,7 +287,10 @@ class _Chaos:
                 "unknown",
                 f"{checker.published - checker.acknowledged} (in the log: {logged - checker.acknowledged})",
             ),
-            ("one channel, each instance", " : ".join(str(each) for each, _ in self._contest) or "-"),
+            (
+                "one channel, each instance",
+                " : ".join(str(each) for each, _ in self._contest) or "-",
+            ),
             ("delivered", f"{checker.delivered} to {SUBSCRIBERS} subscribers"),
             ("recovered", checker.recovered),
             ("told", checker.told),
@@ -291,10 +299,16 @@ class _Chaos:
             ("repeated by SQS", proxy.repeated),
             ("reordered by SQS", f"{proxy.shuffled} receives, {proxy.withheld} messages held back"),
             *((f"fault: {fault}", count) for fault, count in sorted(proxy.injected.items())),
-            *((f"strike: {strike}", count) for strike, count in sorted(self._fleet.strikes.items())),
+            *(
+                (f"strike: {strike}", count)
+                for strike, count in sorted(self._fleet.strikes.items())
+            ),
             ("clients cut", self._cuts),
             ("deafness noticed after", ", ".join(f"{each:.1f} s" for each in noticed) or "-"),
-            ("converged after", ", ".join(f"{each:.1f} s" for each in self._converged_s) or "never"),
+            (
+                "converged after",
+                ", ".join(f"{each:.1f} s" for each in self._converged_s) or "never",
+            ),
             ("violations", len(violations)),
         ]
         return Outcome(
@@ -346,7 +360,8 @@ def _bounds(config: Config) -> Callable[[str], Bounds]:
         options = config.channel.options(channel)
         assert options is not None, "the channels here have options"
         return Bounds(
-            min(options.history_size, config.client.recovery_max_publication_limit), options.history_ttl_s
+            min(options.history_size, config.client.recovery_max_publication_limit),
+            options.history_ttl_s,
         )
 
     return bounds

@@ -27,7 +27,12 @@ def subscribed(offset: int, *, recovered: bool | None = None, epoch: str = "e") 
 
 
 def publication(offset: int, content: str | None = None) -> dict[str, Any]:
-    return {"event": "publication", "channel": "red", "offset": offset, "data": content or f"p-{offset}"}
+    return {
+        "event": "publication",
+        "channel": "red",
+        "offset": offset,
+        "data": content or f"p-{offset}",
+    }
 
 
 AWAY = {"event": "subscribing", "channel": "red", "code": 1}
@@ -92,9 +97,13 @@ def test_another_epoch_must_be_in_the_log() -> None:
 
 def test_a_hole_in_the_log_is_a_reason() -> None:
     with_hole = {"red": [*LOG["red"][:3], *LOG["red"][4:]]}
-    violations = checked([*GOOD[:4], subscribed(5, recovered=False)], with_hole, acknowledged=(1, 2, 3, 5))
+    violations = checked(
+        [*GOOD[:4], subscribed(5, recovered=False)], with_hole, acknowledged=(1, 2, 3, 5)
+    )
     assert violations == ["I1"]
-    violations = checked([*GOOD[:3], LOST, subscribed(5, recovered=False)], with_hole, acknowledged=())
+    violations = checked(
+        [*GOOD[:3], LOST, subscribed(5, recovered=False)], with_hole, acknowledged=()
+    )
     assert violations == ["I1"]
 
 

@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from service.adapters.aws import AwsClients, connect
-from service.adapters.errors import port_errors
-from service.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.aws.clients import AwsClients, connect
+from roomcast.aws.errors import port_errors
+from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from tests.acceptance.roomcast import emulator
 from tests.chaos.proxy import Deliveries, Fault, FaultProxy, Phase
 from tests.contract.backends import REGION, SESSION
@@ -85,7 +85,9 @@ async def test_what_a_fault_means(
     assert await every(clients) == [None] * len(SERVICES)
 
 
-async def test_a_fault_that_is_planned_meets_one_operation(proxy: FaultProxy, clients: AwsClients) -> None:
+async def test_a_fault_that_is_planned_meets_one_operation(
+    proxy: FaultProxy, clients: AwsClients
+) -> None:
     proxy.plan("sqs.ListQueues", Fault.DENIED, 2)
     assert await every(clients) == [None, None, Refused]
     assert await every(clients) == [None, None, Refused]
@@ -130,9 +132,11 @@ async def test_what_is_late_still_arrives(proxy: FaultProxy, clients: AwsClients
 async def test_messages_come_again_and_in_any_order_but_are_all_there(
     proxy: FaultProxy, clients: AwsClients
 ) -> None:
-    url = (await clients.sqs.create_queue(QueueName="disordered", Attributes={"VisibilityTimeout": "1"}))[
-        "QueueUrl"
-    ]
+    url = (
+        await clients.sqs.create_queue(
+            QueueName="disordered", Attributes={"VisibilityTimeout": "1"}
+        )
+    )["QueueUrl"]
     proxy.deliveries = Deliveries(repeat=1.0, shuffle=1.0, withhold=0.3)
     sent = [str(number) for number in range(30)]
     for body in sent:
@@ -145,7 +149,9 @@ async def test_messages_come_again_and_in_any_order_but_are_all_there(
             )
             for message in answer.get("Messages", ()):
                 came.append(message["Body"])
-                await clients.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                await clients.sqs.delete_message(
+                    QueueUrl=url, ReceiptHandle=message["ReceiptHandle"]
+                )
     assert proxy.repeated == len(came) - len(set(came)) > 0
     assert proxy.withheld > 0
     assert proxy.shuffled > 0

@@ -14,12 +14,28 @@ from typing import Any, Final, Protocol
 
 import aioboto3
 
-from service.adapters.aws import AwsClients, connect
-from service.adapters.calls import Calls
-from service.adapters.channel_table import DynamoChannelTable
-from service.adapters.estate import SqsEstate
-from service.adapters.leases import DynamoLeases
-from service.adapters.memory import (
+from roomcast.aws.calls import Calls
+from roomcast.aws.channel_table import DynamoChannelTable
+from roomcast.aws.clients import AwsClients, connect
+from roomcast.aws.estate import SqsEstate
+from roomcast.aws.leases import DynamoLeases
+from roomcast.aws.presence import DynamoPresence
+from roomcast.aws.queue import SqsInstanceQueue
+from roomcast.aws.schema import (
+    channels_table,
+    idempotency_table,
+    nodes_table,
+    presence_table,
+    table_schemas,
+)
+from roomcast.aws.topic import SnsTopic
+from roomcast.delivery.ports import InstanceQueue, Topic
+from roomcast.fleet.holdings import Deployment
+from roomcast.fleet.ports import Leases
+from roomcast.log.ports import ChannelTable
+from roomcast.presence.ports import Presence
+from roomcast.reaper.ports import Estate
+from roomcast.testing.memory import (
     TOPIC_ARN,
     ManualClock,
     MemoryChannelTable,
@@ -30,25 +46,15 @@ from service.adapters.memory import (
     MemoryTopic,
     MemoryWorld,
 )
-from service.adapters.presence import DynamoPresence
-from service.adapters.queue import SqsInstanceQueue
-from service.adapters.schema import (
-    channels_table,
-    idempotency_table,
-    nodes_table,
-    presence_table,
-    table_schemas,
-)
-from service.adapters.topic import SnsTopic
-from service.core.holdings import Deployment
-from service.ports import ChannelTable, Estate, InstanceQueue, Leases, Presence, Topic
 
 ROOT: Final = Path(__file__).parents[2]
 REGION: Final = "eu-west-1"
 EMULATOR_START_S: Final = 30
 EMULATOR_STOP_S: Final = 10
 # Shared by all tests: the SDK reads its service models once a session.
-SESSION: Final = aioboto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
+SESSION: Final = aioboto3.Session(
+    aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION
+)
 # A long poll of these tests; SQS counts in whole seconds.
 WAIT_S: Final = 1
 TAGS: Final = {"app": "roomcast", "node": "test"}
@@ -187,7 +193,7 @@ class AwsBackend:
 
 
 @contextmanager
-def emulator(module: str = "service.dev.emulator") -> Iterator[str]:
+def emulator(module: str = "roomcast.dev.emulator") -> Iterator[str]:
     """The embedded AWS in a process of its own, which also ends when this one does; its endpoint. `module` runs it."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, "--region", REGION],
@@ -221,7 +227,9 @@ async def aws_backend(
     endpoint_url: str, prefix: str, calls: Calls | None = None
 ) -> AsyncIterator[AwsBackend]:
     """Clients, and tables and a topic of their own for one test. `calls` is told of every call."""
-    async with connect(region=REGION, endpoint_url=endpoint_url, session=SESSION, calls=calls) as clients:
+    async with connect(
+        region=REGION, endpoint_url=endpoint_url, session=SESSION, calls=calls
+    ) as clients:
         for schema in table_schemas(prefix):
             await clients.tables.create_table(**schema.create)
         topic: dict[str, Any] = await clients.sns.create_topic(Name=f"{prefix}topic")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from service.core.idempotency import KeyItem, key_items
-from service.core.log_item import Head, LogItem
+from roomcast.log.idempotency import KeyItem, key_items
+from roomcast.log.item import Head, LogItem
 
 EPOCH = "e1"
 
@@ -41,7 +41,9 @@ def keyed(
     return item, key_items(item, keys)
 
 
-def head(version: str, *, channel: str = "room", epoch: str = EPOCH, floor: int = 0, trim: int = 0) -> Head:
+def head(
+    version: str, *, channel: str = "room", epoch: str = EPOCH, floor: int = 0, trim: int = 0
+) -> Head:
     return Head(
         channel=channel,
         epoch=epoch,

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.core.idempotency import KeyItem
-from service.core.log_item import ITEM_KEYS_MAX, LogItem
-from service.ports import BeliefEnded, ChannelTable, Holders, Page
+from roomcast.log.idempotency import KeyItem
+from roomcast.log.item import ITEM_KEYS_MAX, LogItem
+from roomcast.log.ports import BeliefEnded, ChannelTable, Holders, Page
 from tests.contract.backends import Backend
 from tests.contract.items import head, keyed, log_item
 
@@ -48,7 +48,9 @@ async def test_an_item_is_stored_as_it_was_written(table: ChannelTable, believed
     assert await table.newest("room") == item
 
 
-async def test_the_second_writer_of_a_key_gets_the_winner(table: ChannelTable, believed: int) -> None:
+async def test_the_second_writer_of_a_key_gets_the_winner(
+    table: ChannelTable, believed: int
+) -> None:
     winner = log_item(1, 2, batch="first")
     await written(table, believed, winner)
     assert await table.put_item(log_item(1, batch="second"), believed) == winner
@@ -71,7 +73,9 @@ async def test_of_concurrent_writers_one_wins(backend: Backend, believed: int) -
     assert [result for result in results if result is not None] == winners * 7
 
 
-async def test_an_append_whose_belief_ended_is_not_sent(backend: Backend, table: ChannelTable) -> None:
+async def test_an_append_whose_belief_ended_is_not_sent(
+    backend: Backend, table: ChannelTable
+) -> None:
     now = backend.clock.now_ms()
     for believed_until in (now, now - 1):
         with pytest.raises(BeliefEnded):
@@ -80,13 +84,17 @@ async def test_an_append_whose_belief_ended_is_not_sent(backend: Backend, table:
     assert await table.put_item(log_item(1), now + 1) is None
 
 
-async def test_the_belief_of_an_append_does_not_bind_a_head(backend: Backend, table: ChannelTable) -> None:
+async def test_the_belief_of_an_append_does_not_bind_a_head(
+    backend: Backend, table: ChannelTable
+) -> None:
     with pytest.raises(BeliefEnded):
         await table.put_item(log_item(1), backend.clock.now_ms())
     assert await table.put_head(head("v1"), None)
 
 
-async def test_an_item_and_its_keys_are_written_together(table: ChannelTable, believed: int) -> None:
+async def test_an_item_and_its_keys_are_written_together(
+    table: ChannelTable, believed: int
+) -> None:
     item, keys = keyed(1, "k", "l", "m")
     assert await table.put_keyed_item(item, keys, believed) is None
     assert await table.newest("room") == item
@@ -101,7 +109,9 @@ async def test_an_append_carries_as_many_keys_as_a_transaction_has_room_for(
     assert await table.key(keys[-1].key) == keys[-1]
 
 
-async def test_a_key_that_is_taken_tells_what_it_was_used_for(table: ChannelTable, believed: int) -> None:
+async def test_a_key_that_is_taken_tells_what_it_was_used_for(
+    table: ChannelTable, believed: int
+) -> None:
     item, keys = keyed(1, "k", batch="first")
     await table.put_keyed_item(item, keys, believed)
     await written(table, believed, log_item(2))
@@ -110,7 +120,9 @@ async def test_a_key_that_is_taken_tells_what_it_was_used_for(table: ChannelTabl
         holders = await table.put_keyed_item(*keyed(offset, "k", batch="second"), believed)
         assert holders is not None
         assert holders.keys == keys
-    assert (await table.read_forward("room", 1, 10)).items == (item, log_item(2)), "neither was written"
+    assert (await table.read_forward("room", 1, 10)).items == (item, log_item(2)), (
+        "neither was written"
+    )
 
 
 async def test_all_keys_that_are_taken_are_told(table: ChannelTable, believed: int) -> None:
@@ -122,7 +134,9 @@ async def test_all_keys_that_are_taken_are_told(table: ChannelTable, believed: i
     assert await table.put_keyed_item(*keyed(3, "a", "c", batch="fourth"), believed) is None
 
 
-async def test_an_offset_that_is_taken_leaves_the_key_free(table: ChannelTable, believed: int) -> None:
+async def test_an_offset_that_is_taken_leaves_the_key_free(
+    table: ChannelTable, believed: int
+) -> None:
     [winner] = await written(table, believed, log_item(1, 2, batch="first"))
     holders = await table.put_keyed_item(*keyed(1, "k", batch="second"), believed)
     assert holders == Holders(winner)
@@ -134,11 +148,15 @@ async def test_the_same_keyed_append_again_gets_itself(table: ChannelTable, beli
     again = await table.put_keyed_item(item, keys, believed)
     # DynamoDB says once more that it was written, if it is asked soon.
     if again is not None:
-        assert {holder.batch for holder in (again.item, *again.keys) if holder is not None} == {"same"}
+        assert {holder.batch for holder in (again.item, *again.keys) if holder is not None} == {
+            "same"
+        }
     assert (await table.read_forward("room", 1, 10)).items == (item,)
 
 
-async def test_a_key_that_has_expired_counts_until_it_is_deleted(table: ChannelTable, believed: int) -> None:
+async def test_a_key_that_has_expired_counts_until_it_is_deleted(
+    table: ChannelTable, believed: int
+) -> None:
     item, [key] = keyed(1, "k", batch="first")
     expired = replace(key, expires_at=1)
     await table.put_keyed_item(item, [expired], believed)
@@ -155,7 +173,12 @@ async def test_a_key_can_be_looked_up(table: ChannelTable, believed: int) -> Non
 
 
 async def test_each_channel_and_each_key_is_its_own(table: ChannelTable, believed: int) -> None:
-    for offset, key, channel in ((1, "k", "room"), (2, "K", "room"), (3, "k ", "room"), (1, "k", "roomk")):
+    for offset, key, channel in (
+        (1, "k", "room"),
+        (2, "K", "room"),
+        (3, "k ", "room"),
+        (1, "k", "roomk"),
+    ):
         assert await table.put_keyed_item(*keyed(offset, key, channel=channel), believed) is None
 
 
@@ -163,25 +186,35 @@ async def test_of_concurrent_writers_with_one_key_one_wins(backend: Backend, bel
     attempts = [keyed(offset, "k", batch=f"batch-{offset}") for offset in range(1, 9)]
     plain = [log_item(offset, batch="plain") for offset in range(101, 109)]
     keyed_results, plain_results = await asyncio.gather(
-        asyncio.gather(*(backend.table().put_keyed_item(*attempt, believed) for attempt in attempts)),
+        asyncio.gather(
+            *(backend.table().put_keyed_item(*attempt, believed) for attempt in attempts)
+        ),
         asyncio.gather(*(backend.table().put_item(item, believed) for item in plain)),
     )
-    [winner] = [attempt for attempt, result in zip(attempts, keyed_results, strict=True) if result is None]
+    [winner] = [
+        attempt for attempt, result in zip(attempts, keyed_results, strict=True) if result is None
+    ]
     assert [result.keys for result in keyed_results if result is not None] == [winner[1]] * 7
     assert plain_results == [None] * 8
     # Transactions that failed took nothing of the others' back.
     assert (await backend.table().read_forward("room", 1, 20)).items == (winner[0], *plain)
 
 
-async def test_what_is_behind_an_offset_is_read_in_its_order(table: ChannelTable, believed: int) -> None:
-    items = await written(table, believed, log_item(1, 2), log_item(3), log_item(4, 9), log_item(10))
+async def test_what_is_behind_an_offset_is_read_in_its_order(
+    table: ChannelTable, believed: int
+) -> None:
+    items = await written(
+        table, believed, log_item(1, 2), log_item(3), log_item(4, 9), log_item(10)
+    )
     assert await table.read_behind("room", 2, 10) == Page(tuple(items[1:]), False)
     assert await table.read_behind("room", 2, 2) == Page(tuple(items[1:3]), True)
     assert await table.read_behind("room", 10, 10) == Page((), False)
     assert await table.read_behind("another", 0, 10) == Page((), False)
 
 
-async def test_a_keyed_append_whose_belief_ended_is_not_sent(backend: Backend, table: ChannelTable) -> None:
+async def test_a_keyed_append_whose_belief_ended_is_not_sent(
+    backend: Backend, table: ChannelTable
+) -> None:
     now = backend.clock.now_ms()
     for believed_until in (now, now - 1):
         with pytest.raises(BeliefEnded):
@@ -202,7 +235,9 @@ async def test_a_head_is_written_on_condition_of_the_version_read(table: Channel
     assert await table.head("room") == successor
 
 
-async def test_newest_is_the_head_only_without_log_items(table: ChannelTable, believed: int) -> None:
+async def test_newest_is_the_head_only_without_log_items(
+    table: ChannelTable, believed: int
+) -> None:
     assert await table.newest("room") is None
     await table.put_head(head("v1"), None)
     assert await table.newest("room") == head("v1")
@@ -238,10 +273,17 @@ async def test_a_channel_is_its_own(table: ChannelTable, believed: int) -> None:
     ],
 )
 async def test_reading_forward(
-    table: ChannelTable, believed: int, from_offset: int, items_max: int, offsets: list[int], more: bool
+    table: ChannelTable,
+    believed: int,
+    from_offset: int,
+    items_max: int,
+    offsets: list[int],
+    more: bool,
 ) -> None:
     await table.put_head(head("v1"), None)
-    items = await written(table, believed, log_item(1, 3), log_item(4), log_item(5, 7), log_item(8, 9))
+    items = await written(
+        table, believed, log_item(1, 3), log_item(4), log_item(5, 7), log_item(8, 9)
+    )
     page = await table.read_forward("room", from_offset, items_max)
     assert page == Page(tuple(item for item in items if item.offset in offsets), more)
 
@@ -260,10 +302,17 @@ async def test_reading_forward(
     ],
 )
 async def test_reading_backward(
-    table: ChannelTable, believed: int, to_offset: int, items_max: int, offsets: list[int], more: bool
+    table: ChannelTable,
+    believed: int,
+    to_offset: int,
+    items_max: int,
+    offsets: list[int],
+    more: bool,
 ) -> None:
     await table.put_head(head("v1"), None)
-    items = await written(table, believed, log_item(1, 3), log_item(4), log_item(5, 7), log_item(8, 9))
+    items = await written(
+        table, believed, log_item(1, 3), log_item(4), log_item(5, 7), log_item(8, 9)
+    )
     page = await table.read_backward("room", to_offset, items_max)
     assert page == Page(tuple(item for item in items if item.offset in offsets), more)
 
@@ -276,7 +325,9 @@ async def test_an_empty_log_reads_as_nothing(table: ChannelTable) -> None:
 
 async def test_a_read_of_several_pages(table: ChannelTable, believed: int) -> None:
     await table.put_head(head("v1"), None)
-    items = await written(table, believed, *(log_item(offset, text=LARGE) for offset in range(1, 21)))
+    items = await written(
+        table, believed, *(log_item(offset, text=LARGE) for offset in range(1, 21))
+    )
     assert await table.read_forward("room", 1, 20) == Page(tuple(items), False)
     assert await table.read_forward("room", 2, 18) == Page(tuple(items[1:19]), True)
     assert await table.read_backward("room", 20, 20) == Page(tuple(items), False)

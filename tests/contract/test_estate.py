@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from service.core.holdings import Queue, Subscription
+from roomcast.fleet.holdings import Queue, Subscription
 from tests.contract.backends import TAGS, Backend
 
 # The emulator stamps a queue with its own clock, in whole seconds.
@@ -16,7 +16,9 @@ async def test_what_a_node_made_is_found_and_removed(backend: Backend) -> None:
     await node.open(name)
     assert list(await estate.queues()) == [name]
     [subscription] = await estate.subscriptions()
-    assert subscription == Subscription(node.subscription_arn or "", backend.deployment.queue_arn(name))
+    assert subscription == Subscription(
+        node.subscription_arn or "", backend.deployment.queue_arn(name)
+    )
     assert backend.deployment.queue_of(subscription.endpoint) == name
     await estate.unsubscribe(subscription.arn)
     await estate.delete_queue(name)
@@ -46,7 +48,8 @@ async def test_a_queue_says_who_made_it_and_when(backend: Backend) -> None:
         assert isinstance(queue, Queue)
         assert (queue.name, dict(queue.tags)) == (name, TAGS)
         now_ms = min(
-            (backend.clock.now_ms(), time.time_ns() // 1_000_000), key=lambda ms: abs(ms - queue.created_at)
+            (backend.clock.now_ms(), time.time_ns() // 1_000_000),
+            key=lambda ms: abs(ms - queue.created_at),
         )
         assert abs(now_ms - queue.created_at) < CLOCK_MS
 
@@ -78,5 +81,7 @@ async def test_a_deleted_queue_keeps_its_subscription(backend: Backend) -> None:
     node, estate, name = backend.queue(), backend.estate(), backend.queue_name()
     await node.open(name)
     await estate.delete_queue(name)
-    assert [each.endpoint for each in await estate.subscriptions()] == [backend.deployment.queue_arn(name)]
+    assert [each.endpoint for each in await estate.subscriptions()] == [
+        backend.deployment.queue_arn(name)
+    ]
     assert not await estate.queues()

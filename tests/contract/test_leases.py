@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from service.ports import Grave, Lease, Leases
+from roomcast.fleet.holdings import Grave, Lease
+from roomcast.fleet.ports import Leases
 from tests.contract.backends import Backend
 
 LEASE = Lease(

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import pytest
 
-from service.adapters.presence import ENTRIES_PAGE, entry_item
-from service.adapters.schema import presence_table
-from service.concurrency import each_to_its_end
-from service.core.publication import ClientInfo
-from service.ports import Lease, Member, TooManyMembers
-from service.presence import PresenceBook
+from roomcast.aws.presence import ENTRIES_PAGE, entry_item
+from roomcast.aws.schema import presence_table
+from roomcast.concurrency import each_to_its_end
+from roomcast.fleet.holdings import Lease
+from roomcast.presence.book import PresenceBook
+from roomcast.presence.ports import Member, TooManyMembers
+from roomcast.wire.publication import ClientInfo
 from tests.contract.backends import AwsBackend, Backend, MemoryBackend
 
 
@@ -151,7 +152,9 @@ _AT_ONCE: Final = 10
 
 async def stored(backend: Backend, members: int) -> None:
     """So many members of "room" on node-1, written as fast as the backend allows."""
-    everybody = [Member("node-1", ClientInfo(f"user {n // 2}", client_id(n))) for n in range(members)]
+    everybody = [
+        Member("node-1", ClientInfo(f"user {n // 2}", client_id(n))) for n in range(members)
+    ]
     if isinstance(backend, MemoryBackend):
         backend.world.presence["room"] = {(each.node, each.info.client): each for each in everybody}
         return

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.core.envelope import ENVELOPE_BYTES_MAX
-from service.ports import Gone, Message, Refused
+from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX
+from roomcast.delivery.ports import Gone, Message
+from roomcast.ports import Refused
 from tests.contract.backends import Backend, OpenQueue
 
 # Long polls that it may take until everything has come.
@@ -63,7 +64,9 @@ async def test_what_is_deleted_does_not_come_again(backend: Backend, queue: Open
     assert not await queue.receive()
 
 
-async def test_more_than_one_batch_is_received_and_deleted(backend: Backend, queue: OpenQueue) -> None:
+async def test_more_than_one_batch_is_received_and_deleted(
+    backend: Backend, queue: OpenQueue
+) -> None:
     bodies = [f"body-{number:02}" for number in range(23)]
     for body in bodies:
         await backend.topic().publish(body)
@@ -80,7 +83,9 @@ async def test_a_large_message_arrives(backend: Backend, queue: OpenQueue) -> No
     assert [message.body for message in await received(queue, 1)] == [body]
 
 
-@pytest.mark.parametrize("body", ["x" * (ENVELOPE_BYTES_MAX + 1), "ä" * (ENVELOPE_BYTES_MAX // 2 + 1), ""])
+@pytest.mark.parametrize(
+    "body", ["x" * (ENVELOPE_BYTES_MAX + 1), "ä" * (ENVELOPE_BYTES_MAX // 2 + 1), ""]
+)
 async def test_a_message_of_a_wrong_size_is_refused(backend: Backend, body: str) -> None:
     with pytest.raises(Refused):
         await backend.topic().publish(body)

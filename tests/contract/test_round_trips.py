@@ -16,11 +16,11 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from service.adapters.calls import Calls
-from service.adapters.memory import MemoryWorld
-from service.adapters.presence import _LOCKS
-from service.client.joins import PRESENCE_ENTRIES_AT_ONCE
-from service.core.channels import ChannelOptions, ChannelRules
+from roomcast.aws.calls import Calls
+from roomcast.aws.presence import _LOCKS
+from roomcast.client.subscribe import PRESENCE_ENTRIES_AT_ONCE
+from roomcast.testing.memory import MemoryWorld
+from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.contract.backends import AwsBackend, aws_backend
 from tests.unit.worlds import SECRET, Client, LocalNode, config, local_node, settled, until
 
@@ -55,7 +55,9 @@ class Gate(Calls):
         self._waiting: list[tuple[str, asyncio.Event]] = []
         self._under_way = 0
 
-    async def call(self, operation: str, called: Callable[..., Awaitable[Any]], **params: Any) -> Any:
+    async def call(
+        self, operation: str, called: Callable[..., Awaitable[Any]], **params: Any
+    ) -> Any:
         if not self._is_open:
             go_on = asyncio.Event()
             self._waiting.append((operation.partition(".")[2], go_on))
@@ -179,9 +181,12 @@ async def recovering(bench: Bench) -> None:
         since: dict[str, Any] = {"recover": True, "epoch": epoch, "offset": 1}
         client, again = await bench.client(node := bench.node()), await bench.client(node)
         await bench.count(
-            f"subscribe and recover, the first on the node{presence}", client.subscribe(name, **since)
+            f"subscribe and recover, the first on the node{presence}",
+            client.subscribe(name, **since),
         )
-        await bench.count(f"subscribe and recover, a later one{presence}", again.subscribe(name, **since))
+        await bench.count(
+            f"subscribe and recover, a later one{presence}", again.subscribe(name, **since)
+        )
 
 
 async def publishing(bench: Bench) -> None:
@@ -194,7 +199,9 @@ async def publishing(bench: Bench) -> None:
     await bench.count(
         "publish with a key, a later one",
         one.ask(
-            "rpc", method="roomcast.publish", data={"channel": "keys", "data": 2, "idempotency_key": "k"}
+            "rpc",
+            method="roomcast.publish",
+            data={"channel": "keys", "data": 2, "idempotency_key": "k"},
         ),
     )
     await bench.count("publish in a channel without history", one.publish("plain:x", 1))
@@ -206,7 +213,8 @@ async def reading(bench: Bench) -> None:
         assert await client.publish(name, 1) == {}
     await bench.count("history", client.ask("history", channel="read", limit=10))
     await bench.count(
-        "presence, once a second of a channel on a node", client.ask("presence", channel="seen:read")
+        "presence, once a second of a channel on a node",
+        client.ask("presence", channel="seen:read"),
     )
     await bench.count("presence, again", client.ask("presence", channel="seen:read"))
 

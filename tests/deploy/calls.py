@@ -62,7 +62,9 @@ def calls(
             context["cloudwatch:namespace"] = parameters["Namespace"]
             yield _call("cloudwatch", operation, "*", context)
         case "autoscaling":
-            group = f"autoScalingGroup:uuid:autoScalingGroupName/{parameters['AutoScalingGroupName']}"
+            group = (
+                f"autoScalingGroup:uuid:autoScalingGroupName/{parameters['AutoScalingGroupName']}"
+            )
             yield _call(service, operation, _arn(service, region, group), context)
         case "secretsmanager":
             yield _call(service, operation, parameters["SecretId"], context)
@@ -97,7 +99,9 @@ def _of_queues(
     tags_of: Callable[[str], Mapping[str, str]],
 ) -> Iterator[Call]:
     name = parameters.get("QueueName") or parameters.get("QueueUrl", "").rpartition("/")[2]
-    tags = {f"aws:requesttag/{key.lower()}": value for key, value in parameters.get("tags", {}).items()}
+    tags = {
+        f"aws:requesttag/{key.lower()}": value for key, value in parameters.get("tags", {}).items()
+    }
     tags |= {f"aws:resourcetag/{key.lower()}": value for key, value in tags_of(name).items()}
     resource = _arn("sqs", region, name) if name else "*"
     yield _call("sqs", operation, resource, {**context, **tags})

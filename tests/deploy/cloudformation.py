@@ -145,7 +145,9 @@ def matches(pattern: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
             if not matches(wanted, record[key]):
                 return False
         elif not any(
-            record[key] not in rule["anything-but"] if isinstance(rule, dict) else record[key] == rule
+            record[key] not in rule["anything-but"]
+            if isinstance(rule, dict)
+            else record[key] == rule
             for rule in wanted
         ):
             return False

@@ -95,6 +95,12 @@ def as_a_shell_reads(path: Path) -> dict[str, str]:
     """Between double quotes systemd takes the same characters as special as a shell."""
     script = f"set -a; . {path}; env -0"
     done = subprocess.run(
-        ["env", "-i", "bash", "-c", script], capture_output=True, text=True, check=True, timeout=_BOOT_S
+        ["env", "-i", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=_BOOT_S,
     )
-    return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry.startswith("ROOMCAST_"))
+    return dict(
+        entry.split("=", 1) for entry in done.stdout.split("\0") if entry.startswith("ROOMCAST_")
+    )

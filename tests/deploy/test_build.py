@@ -69,7 +69,7 @@ def test_a_handler_can_be_imported_from_its_zip_alone(
     script = (
         f"import sys\nsys.path.insert(0, {str(archive)!r})\n{STUB}\nimport {module} as handler\n"
         f"assert callable(handler.handler) and handler.__file__.startswith({str(archive)!r})\n"
-        "import json; print(json.dumps(sorted(n for n in sys.modules if n.startswith(('service', 'stream_lambda')))))"
+        "import json; print(json.dumps(sorted(n for n in sys.modules if n.startswith(('roomcast', 'stream_lambda')))))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=50
@@ -77,7 +77,8 @@ def test_a_handler_can_be_imported_from_its_zip_alone(
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(archive) as opened:
         held = {
-            ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__") for name in opened.namelist()
+            ".".join(Path(name).with_suffix("").parts).removesuffix(".__init__")
+            for name in opened.namelist()
         }
     # No more than it needs, either.
     assert set(json.loads(done.stdout)) == held
@@ -90,7 +91,9 @@ def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
         command = [sys.executable, script, "--lambdas-only", "--out", out]
         subprocess.run(command, check=True, capture_output=True, timeout=50)
         files = sorted(path for path in (tmp_path / directory).rglob("*") if path.is_file())
-        contents.append([(path.relative_to(tmp_path / directory), path.read_bytes()) for path in files])
+        contents.append(
+            [(path.relative_to(tmp_path / directory), path.read_bytes()) for path in files]
+        )
     assert contents[0] == contents[1]
     assert len(contents[0]) == 3
 
@@ -140,35 +143,39 @@ def test_the_closure_follows_every_way_to_import(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
-            "service/__init__.py": "",
-            "service/core/__init__.py": "",
-            "service/core/a.py": "from . import b\nfrom .c import C",
-            "service/core/b.py": "import json",
-            "service/core/c.py": "def f():\n    from service import d",
-            "service/d.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import service.e\nelse:\n    import service.g",
-            "service/e.py": "import aiohttp",
-            "service/f.py": "import aiohttp",
-            "service/g.py": "import botocore.config",
+            "service/roomcast/__init__.py": "",
+            "service/roomcast/core/__init__.py": "",
+            "service/roomcast/core/a.py": "from . import b\nfrom .c import C",
+            "service/roomcast/core/b.py": "import json",
+            "service/roomcast/core/c.py": "def f():\n    from roomcast import d",
+            "service/roomcast/d.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import roomcast.e\nelse:\n    import roomcast.g",
+            "service/roomcast/e.py": "import aiohttp",
+            "service/roomcast/f.py": "import aiohttp",
+            "service/roomcast/g.py": "import botocore.config",
         },
     )
-    found = import_closure("service.core.a", tmp_path)
+    found = import_closure("roomcast.core.a", tmp_path)
     names = ["__init__", "core/__init__", "core/a", "core/b", "core/c", "d", "g"]
-    assert [path.as_posix() for path in found] == [f"service/{name}.py" for name in names]
-    assert libraries(found, tmp_path) == {"botocore": "service/g.py"}
+    assert [path.as_posix() for path in found] == [f"service/roomcast/{name}.py" for name in names]
+    assert libraries(found, tmp_path) == {"botocore": "service/roomcast/g.py"}
 
 
 def test_a_library_that_the_runtime_lacks_is_refused(tmp_path: Path) -> None:
     write(
         tmp_path,
-        {"service/__init__.py": "", "service/a.py": "import service.b", "service/b.py": "import aiohttp"},
+        {
+            "service/roomcast/__init__.py": "",
+            "service/roomcast/a.py": "import roomcast.b",
+            "service/roomcast/b.py": "import aiohttp",
+        },
     )
-    with pytest.raises(BuildError, match=r"would need aiohttp.*service/b\.py"):
-        lambda_zip("service.a", tmp_path)
+    with pytest.raises(BuildError, match=r"would need aiohttp.*service/roomcast/b\.py"):
+        lambda_zip("roomcast.a", tmp_path)
 
 
 def test_a_handler_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="no module service"):
-        lambda_zip("service.nothing", tmp_path)
+    with pytest.raises(BuildError, match="no module roomcast"):
+        lambda_zip("roomcast.nothing", tmp_path)
 
 
 # ---- what an instance needs
@@ -181,7 +188,9 @@ def wheel(directory: Path, name: str, version: str, *requires: str) -> None:
     (directory / f"{name}-{version}-py3-none-any.whl").write_bytes(content)
 
 
-def test_requirements_are_judged_for_the_instance_and_not_for_this_interpreter(tmp_path: Path) -> None:
+def test_requirements_are_judged_for_the_instance_and_not_for_this_interpreter(
+    tmp_path: Path,
+) -> None:
     wheel(
         tmp_path,
         "roomcast",
@@ -194,9 +203,20 @@ def test_requirements_are_judged_for_the_instance_and_not_for_this_interpreter(t
         'only-windows; sys_platform == "win32"',
         'of-an-extra; extra == "dev"',
     )
-    wheel(tmp_path, "there", "2.1", 'brought-along; extra == "extra"', 'not-asked-for; extra == "other"')
+    wheel(
+        tmp_path,
+        "there",
+        "2.1",
+        'brought-along; extra == "extra"',
+        'not-asked-for; extra == "other"',
+    )
     wheel(tmp_path, "too_old", "1.9")
-    assert missing_requirements(tmp_path, "arm64") == ["too_old>=2", "only-312", "only-arm", "brought-along"]
+    assert missing_requirements(tmp_path, "arm64") == [
+        "too_old>=2",
+        "only-312",
+        "only-arm",
+        "brought-along",
+    ]
     assert "only-arm" not in missing_requirements(tmp_path, "x86_64")
     for name in ("only_312", "only_arm", "brought_along"):
         wheel(tmp_path, name, "1")
@@ -242,7 +262,9 @@ def test_the_file_of_versions_is_as_it_is_written() -> None:
     assert text == constraints_text([constrained(text)])
     # The command in its head is one that there is.
     (arguments,) = re.findall(r"python deploy/build\.py (.+)", text)
-    assert ROOT / build._parser().parse_args(arguments.split()).write_constraints == build.CONSTRAINTS
+    assert (
+        ROOT / build._parser().parse_args(arguments.split()).write_constraints == build.CONSTRAINTS
+    )
     assert build._parser().parse_args([]).constraints == build.CONSTRAINTS
 
 
@@ -260,7 +282,9 @@ def test_a_line_that_fixes_no_version_is_refused() -> None:
             constrained(f"b==1\n{line}\n")
 
 
-@pytest.mark.parametrize("fixed, complaint", [("lib==1\n", None), ("", "lib==1"), ("lib==2\n", "lib==1")])
+@pytest.mark.parametrize(
+    "fixed, complaint", [("lib==1\n", None), ("", "lib==1"), ("lib==2\n", "lib==1")]
+)
 def test_a_release_has_no_library_of_another_version(
     fixed: str, complaint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +296,9 @@ def test_a_release_has_no_library_of_another_version(
     constraints.write_text(fixed, encoding="utf-8")
     monkeypatch.setattr(build, "_wheels", lambda *_arguments: wheels)
     if complaint is None:
-        with tarfile.open(fileobj=io.BytesIO(build.release_tar("arm64", constraints, tmp_path))) as archive:
+        with tarfile.open(
+            fileobj=io.BytesIO(build.release_tar("arm64", constraints, tmp_path))
+        ) as archive:
             assert {"install.sh", "wheels/lib-1-py3-none-any.whl"} <= set(archive.getnames())
         return
     with pytest.raises(BuildError, match=f"mine.txt lacks {complaint}"):
@@ -303,7 +329,9 @@ def test_one_setuptools_makes_the_wheel(tmp_path: Path, monkeypatch: pytest.Monk
         build._own_wheel(tmp_path / "b")
 
 
-@pytest.mark.parametrize("project", ["", 'requires = ["hatchling"]', 'requires = ["setuptools", "cython"]'])
+@pytest.mark.parametrize(
+    "project", ["", 'requires = ["hatchling"]', 'requires = ["setuptools", "cython"]']
+)
 def test_another_back_end_is_not_passed_over(project: str) -> None:
     with pytest.raises(BuildError, match="setuptools alone"):
         with_one_backend(project)

@@ -18,12 +18,24 @@ TEMPLATE: Final[dict[str, Any]] = {
         "One": {"Fn::Or": [{"Condition": "Yes"}, {"Condition": "No"}]},
     },
     "Rules": {
-        "Kept": {"RuleCondition": {"Condition": "Yes"}, "Assertions": [{"Assert": {"Condition": "One"}}]},
-        "Broken": {"RuleCondition": {"Condition": "Yes"}, "Assertions": [{"Assert": {"Condition": "No"}}]},
-        "Idle": {"RuleCondition": {"Condition": "No"}, "Assertions": [{"Assert": {"Condition": "No"}}]},
+        "Kept": {
+            "RuleCondition": {"Condition": "Yes"},
+            "Assertions": [{"Assert": {"Condition": "One"}}],
+        },
+        "Broken": {
+            "RuleCondition": {"Condition": "Yes"},
+            "Assertions": [{"Assert": {"Condition": "No"}}],
+        },
+        "Idle": {
+            "RuleCondition": {"Condition": "No"},
+            "Assertions": [{"Assert": {"Condition": "No"}}],
+        },
     },
     "Resources": {
-        "Always": {"Type": "T", "Properties": {"Size": {"Ref": "Count"}, "None": {"Ref": "AWS::NoValue"}}},
+        "Always": {
+            "Type": "T",
+            "Properties": {"Size": {"Ref": "Count"}, "None": {"Ref": "AWS::NoValue"}},
+        },
         "Sometimes": {"Type": "T", "Condition": "No", "Properties": {}},
     },
 }

@@ -17,7 +17,11 @@ def document(*statements: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def allow(**changes: Any) -> Mapping[str, Any]:
-    statement = {"Effect": "Allow", "Action": "sqs:DeleteQueue", "Resource": "arn:aws:sqs:*:*:chat-*"}
+    statement = {
+        "Effect": "Allow",
+        "Action": "sqs:DeleteQueue",
+        "Resource": "arn:aws:sqs:*:*:chat-*",
+    }
     return statement | changes
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from deploy.build import INSTANCE, tar_bytes
 from deploy.instance.secret_env import WrongSecret, environment_file
-from service.cli import _parser
-from service.config import load as load_config
+from roomcast.cli.main import _parser
+from roomcast.config.config import load as load_config
 from tests.deploy.cloudformation import load, sub_names
 from tests.deploy.machine import Machine, as_a_shell_reads, fresh_machine, settings
 
@@ -52,7 +52,8 @@ def machine(tmp_path: Path) -> Machine:
     (tmp_path / "secret").write_text(json.dumps(SECRET), encoding="utf-8")
     # s3 cp --only-show-errors --region REGION s3://BUCKET/KEY FILE
     return fresh_machine(
-        tmp_path, f'if [ "$1" = s3 ]; then cp "{tmp_path}/${{6#s3://}}" "$7"; else cat {tmp_path}/secret; fi'
+        tmp_path,
+        f'if [ "$1" = s3 ]; then cp "{tmp_path}/${{6#s3://}}" "$7"; else cat {tmp_path}/secret; fi',
     )
 
 
@@ -103,7 +104,10 @@ def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:
     assert config.aws.topic_arn == TOPIC
     assert (config.aws.table_prefix, config.aws.queue_prefix) == ("chat-", "chat-")
     assert config.aws.autoscaling_group == "chat-fleet"
-    assert (config.aws.launch_hook, config.aws.terminate_hook) == ("roomcast-launch", "roomcast-terminate")
+    assert (config.aws.launch_hook, config.aws.terminate_hook) == (
+        "roomcast-launch",
+        "roomcast-terminate",
+    )
     assert config.aws.metrics_namespace == "roomcast"
     assert config.client.token.hmac_secret_key == SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"]
     assert "ROOMCAST_CONFIG" not in environ
@@ -129,7 +133,9 @@ def test_logs_are_sent_before_anything_else_can_fail(machine: Machine) -> None:
     assert any(call.startswith("amazon-cloudwatch-agent-ctl -a fetch-config") for call in calls)
     assert not [call for call in calls if "roomcast@" in call]
     agent = json.loads(
-        (machine.root / "opt/aws/amazon-cloudwatch-agent/etc/roomcast.json").read_text(encoding="utf-8")
+        (machine.root / "opt/aws/amazon-cloudwatch-agent/etc/roomcast.json").read_text(
+            encoding="utf-8"
+        )
     )
     files = agent["logs"]["logs_collected"]["files"]["collect_list"]
     assert {each["log_group_name"] for each in files} == {"/roomcast/chat/instances"}
@@ -246,7 +252,7 @@ def test_the_unit_drains_and_does_not_come_back_when_its_machine_ends() -> None:
     # The signal is all that a drain needs: docs/decisions/0032-sigterm-drains.md.
     assert unit_values("ExecStop") == []
     assert unit_values("Restart") == ["on-failure"]
-    # Wrong configuration: service/cli.py.
+    # Wrong configuration: service/roomcast/cli/main.py.
     assert unit_values("RestartPreventExitStatus") == ["2"]
 
 
@@ -255,6 +261,10 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
         pytest.skip("there is no systemd here")
     # The program is not installed here.
     unit = tmp_path / "roomcast@8000.service"
-    unit.write_text(UNIT.replace("/opt/roomcast/bin/roomcast", shutil.which("true") or ""), encoding="utf-8")
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=50)
+    unit.write_text(
+        UNIT.replace("/opt/roomcast/bin/roomcast", shutil.which("true") or ""), encoding="utf-8"
+    )
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=50
+    )
     assert (done.returncode, done.stderr) == (0, "")

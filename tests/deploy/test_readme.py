@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from deploy import build
-from service.cli import _parser
-from service.config import load as load_config
+from roomcast.cli.main import _parser
+from roomcast.config.config import load as load_config
 from tests.deploy.cloudformation import ROOT, load, references
 from tests.unit.test_docs import dead_links
 
@@ -49,7 +49,13 @@ def table() -> dict[str, str]:
         several = re.findall(r"`(\w+)`", names)
         defaults = re.findall(r"`([^`]*)`", default)
         for index, name in enumerate(several):
-            same = defaults[index] if len(defaults) == len(several) else defaults[0] if defaults else default
+            same = (
+                defaults[index]
+                if len(defaults) == len(several)
+                else defaults[0]
+                if defaults
+                else default
+            )
             found[name] = same
     return found
 
@@ -77,12 +83,16 @@ def test_the_first_deployment_can_be_rolled_back_and_is_protected_afterwards() -
     assert overridden(DEPLOYS[0])["DeletionProtection"] == "false"
     assert overridden(DEPLOYS[1]) == {"DeletionProtection": "true"}
     protectable = {
-        each["Type"] for each in TEMPLATE["Resources"].values() if "DeletionProtection" in references(each)
+        each["Type"]
+        for each in TEMPLATE["Resources"].values()
+        if "DeletionProtection" in references(each)
     }
     # By hand, for who did it otherwise: a command for each type, and for each table.
     assert protectable == {"AWS::DynamoDB::Table", "AWS::ElasticLoadBalancingV2::LoadBalancer"}
     by_hand = [command for command in COMMANDS if "update-table" in command]
-    assert {re.findall(r"--table-name (\S+)", command)[0] for command in by_hand} == tables_that_stay()
+    assert {
+        re.findall(r"--table-name (\S+)", command)[0] for command in by_hand
+    } == tables_that_stay()
     assert all("--no-deletion-protection-enabled" in command for command in by_hand)
     (balancer,) = (command for command in COMMANDS if "modify-load-balancer-attributes" in command)
     (resource,) = re.findall(r"--logical-resource-id (\w+)", balancer)
@@ -100,7 +110,9 @@ def positions(part: str) -> list[int]:
     return [number for number, command in enumerate(ours) if part in command]
 
 
-def test_what_is_deployed_is_what_was_uploaded_and_commands_are_installed_before_they_are_used() -> None:
+def test_what_is_deployed_is_what_was_uploaded_and_commands_are_installed_before_they_are_used() -> (
+    None
+):
     (environment,), (install,) = positions("python3 -m venv"), positions("pip install")
     (configured,), (built,) = positions("cat > roomcast.toml"), positions("deploy/build.py")
     (uploaded,), (used,) = positions("s3 cp --recursive dist/s3"), positions("roomcast token")
@@ -111,7 +123,9 @@ def test_what_is_deployed_is_what_was_uploaded_and_commands_are_installed_before
 
 
 def test_the_options_that_it_begins_with_are_taken(tmp_path: Path) -> None:
-    (content,) = re.findall(r"^cat > roomcast\.toml <<'END'\n(.*?)^END$", TEXT, re.MULTILINE | re.DOTALL)
+    (content,) = re.findall(
+        r"^cat > roomcast\.toml <<'END'\n(.*?)^END$", TEXT, re.MULTILINE | re.DOTALL
+    )
     path = tmp_path / "roomcast.toml"
     path.write_text(content, encoding="utf-8")
     options = load_config(path, {}).channel.without_namespace
@@ -120,7 +134,9 @@ def test_the_options_that_it_begins_with_are_taken(tmp_path: Path) -> None:
 
 def test_a_shell_reads_every_block() -> None:
     for block in BLOCKS:
-        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=50)
+        done = subprocess.run(
+            ["bash", "-n"], input=block, capture_output=True, text=True, timeout=50
+        )
         assert (done.returncode, done.stderr) == (0, ""), block
 
 
@@ -170,7 +186,8 @@ def tables_that_stay() -> set[str]:
     return {
         each["Properties"]["TableName"]["Fn::Sub"].replace("${TablePrefix}", prefix)
         for each in TEMPLATE["Resources"].values()
-        if each["Type"] == "AWS::DynamoDB::Table" and each["DeletionPolicy"] == "RetainExceptOnCreate"
+        if each["Type"] == "AWS::DynamoDB::Table"
+        and each["DeletionPolicy"] == "RetainExceptOnCreate"
     }
 
 
@@ -185,14 +202,17 @@ def test_costs_count_what_the_template_has() -> None:
     interfaces = [
         each
         for each in resources
-        if each["Type"] == "AWS::EC2::VPCEndpoint" and each["Properties"]["VpcEndpointType"] == "Interface"
+        if each["Type"] == "AWS::EC2::VPCEndpoint"
+        and each["Properties"]["VpcEndpointType"] == "Interface"
     ]
     row = re.search(r"interface endpoints: (\d+) services × 2 zones × ([\d.]+) \| ([\d.]+)", TEXT)
     assert row
     assert int(row[1]) == len(interfaces)
     assert float(row[3]) == pytest.approx(len(interfaces) * 2 * float(row[2]))
     alarms = [
-        each for each in resources if each["Type"] == "AWS::CloudWatch::Alarm" and "Condition" not in each
+        each
+        for each in resources
+        if each["Type"] == "AWS::CloudWatch::Alarm" and "Condition" not in each
     ]
     assert f"({len(alarms)} alarms" in TEXT
     more = [

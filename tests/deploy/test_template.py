@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -10,15 +11,18 @@ from typing import Any, Final
 
 import pytest
 
-from service import app, lifecycle, node, tries
-from service.adapters.errors import CALL_LIMIT_S
-from service.adapters.schema import TableSchema, table_schemas
-from service.config import OPTIONS, Config
-from service.core.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags
-from service.core.tallies import AppendTally
-from service.dev.event_source import MappingOptions, is_append
-from service.reaper.reaper import SECOND_LOOK_S
-from service.reporter import INTERVAL_S, Appends, Readings
+from roomcast import backoff as tries
+from roomcast.aws.errors import CALL_LIMIT_S
+from roomcast.aws.schema import TableSchema, table_schemas
+from roomcast.config.config import OPTIONS, Config
+from roomcast.dev.event_source import MappingOptions, is_append
+from roomcast.ec2 import lifecycle
+from roomcast.fleet.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags
+from roomcast.node import node
+from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
+from roomcast.observe.counters import AppendTally
+from roomcast.reaper.reaper import SECOND_LOOK_S
+from roomcast.serve import serve as app
 from stream_lambda import handler as stream_handler
 from tests.deploy.cloudformation import (
     ROOT,
@@ -39,7 +43,7 @@ UNIT: Final = (ROOT / "deploy" / "instance" / "roomcast@.service").read_text(enc
 PSEUDO: Final = frozenset(
     {"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName"}
 )
-# A drain's slices may take half as long again: service/node.py.
+# A drain's slices may take half as long again: service/roomcast/node/node.py.
 JITTER: Final = 1.5
 CONFIG: Final = Config()
 
@@ -71,7 +75,8 @@ def attributes(properties: Mapping[str, Any], key: str) -> dict[str, Any]:
 def test_every_reference_resolves() -> None:
     known = PSEUDO | PARAMETERS.keys() | RESOURCES.keys()
     assert (
-        references([RESOURCES, TEMPLATE["Outputs"], TEMPLATE["Conditions"], TEMPLATE["Rules"]]) - known
+        references([RESOURCES, TEMPLATE["Outputs"], TEMPLATE["Conditions"], TEMPLATE["Rules"]])
+        - known
         == set()
     )
 
@@ -94,7 +99,9 @@ def test_what_a_resource_depends_on_is_there_whenever_it_is() -> None:
     for name, each in RESOURCES.items():
         depends = each.get("DependsOn", [])
         for other in [depends] if isinstance(depends, str) else depends:
-            assert RESOURCES[other].get("Condition") in (None, each.get("Condition")), f"{name} on {other}"
+            assert RESOURCES[other].get("Condition") in (None, each.get("Condition")), (
+                f"{name} on {other}"
+            )
 
 
 def test_every_conditional_endpoint_is_there_before_the_fleet() -> None:
@@ -130,7 +137,9 @@ OURS_ALONE: Final = EXISTING | {"EndpointSecurityGroupId": "", "DedicatedVpc": "
         ({"HostedZoneId": "Z1"}, {"AliasHasName"}),
     ],
 )
-def test_parameters_that_contradict_each_other_are_refused(given: dict[str, str], broken: set[str]) -> None:
+def test_parameters_that_contradict_each_other_are_refused(
+    given: dict[str, str], broken: set[str]
+) -> None:
     parameters = {name: str(each.get("Default")) for name, each in PARAMETERS.items()} | given
 
     def nothing(*_names: str) -> str:
@@ -307,14 +316,16 @@ def allowed(name: str) -> set[str]:
 @cache
 def called() -> frozenset[str]:
     """The permissions of all calls in the adapters and the stream Lambda."""
-    paths = [*(ROOT / "service" / "adapters").glob("*.py"), ROOT / "stream_lambda" / "handler.py"]
+    source = ROOT / "service" / "roomcast"
+    paths = [*(source / "aws").glob("*.py"), *(source / "ec2").glob("*.py")]
+    paths.append(ROOT / "stream_lambda" / "handler.py")
     found: set[str] = set()
     for path in paths:
         text = path.read_text(encoding="utf-8")
         for holder, operation in re.findall(
             r"\b(?:self\._)?(client|sqs|sns|control|poll)\.([a-z]+_?[a-z_]+)\b(?=\(|,)", text
         ):
-            if path.stem in ("memory", "aws", "threads", "errors"):
+            if path.stem in ("clients", "threads", "errors"):
                 continue
             if operation in OTHERWISE:
                 action = OTHERWISE[operation]
@@ -328,7 +339,12 @@ def called() -> frozenset[str]:
 
 
 def test_the_calls_of_the_adapters_are_found() -> None:
-    assert {"dynamodb:PutItem", "sqs:ReceiveMessage", "sns:Subscribe", "sqs:DeleteMessage"} <= called()
+    assert {
+        "dynamodb:PutItem",
+        "sqs:ReceiveMessage",
+        "sns:Subscribe",
+        "sqs:DeleteMessage",
+    } <= called()
     assert "autoscaling:CompleteLifecycleAction" in called()
 
 
@@ -370,7 +386,9 @@ def test_nobody_deletes_what_only_ttl_may_delete() -> None:
 
 
 def test_queues_are_made_and_reaped_only_with_our_tags() -> None:
-    by_sid = {statement.sid: statement for statement in [*role("InstanceRole"), *role("ReaperRole")]}
+    by_sid = {
+        statement.sid: statement for statement in [*role("InstanceRole"), *role("ReaperRole")]
+    }
     tags = queue_tags("arn:aws:sns:eu-central-1:123456789012:topic", "node")
     for sid, key in (("CreateQueue", "aws:RequestTag"), ("DeleteQueues", "aws:ResourceTag")):
         wanted = {f"{key}/{APP_TAG}": APP, f"{key}/{TOPIC_TAG}": {"Ref": "Topic"}}
@@ -438,10 +456,14 @@ def test_the_fleet_is_in_private_subnets_and_they_have_no_way_out() -> None:
     assert [route["RouteTableId"] for route in routes] == [{"Ref": "PublicRouteTable"}]
     associations = of_type("AWS::EC2::SubnetRouteTableAssociation").values()
     assert {(each["SubnetId"]["Ref"], each["RouteTableId"]["Ref"]) for each in associations} == {
-        (f"{kind}Subnet{zone}", f"{kind}RouteTable") for kind in ("Private", "Public") for zone in "AB"
+        (f"{kind}Subnet{zone}", f"{kind}RouteTable")
+        for kind in ("Private", "Public")
+        for zone in "AB"
     }
     assert not [name for name, each in RESOURCES.items() if "Nat" in each["Type"]]
-    assert all(subnet["MapPublicIpOnLaunch"] is False for subnet in of_type("AWS::EC2::Subnet").values())
+    assert all(
+        subnet["MapPublicIpOnLaunch"] is False for subnet in of_type("AWS::EC2::Subnet").values()
+    )
 
 
 def test_clients_reach_the_load_balancer_only_and_it_the_nodes_only() -> None:
@@ -474,7 +496,9 @@ def test_instances_reach_endpoints_only_on_port_443() -> None:
 
 def test_every_security_group_says_what_may_leave() -> None:
     # Without a rule of ours there is one of EC2's that lets out everything.
-    assert all(group["SecurityGroupEgress"] for group in of_type("AWS::EC2::SecurityGroup").values())
+    assert all(
+        group["SecurityGroupEgress"] for group in of_type("AWS::EC2::SecurityGroup").values()
+    )
 
 
 def test_names_of_endpoints_resolve_in_a_new_vpc() -> None:
@@ -506,7 +530,10 @@ def test_only_what_is_for_clients_and_back_ends_is_forwarded() -> None:
     assert re.findall(r"`([^`]+)`", told) == forwarded("ClientRule")[0] + forwarded("ApiRule")[0]
     listener = RESOURCES["HttpsListener"]["Properties"]
     assert [action["Type"] for action in listener["DefaultActions"]] == ["fixed-response"]
-    assert (listener["Protocol"], listener["SslPolicy"]) == ("HTTPS", "ELBSecurityPolicy-TLS13-1-2-2021-06")
+    assert (listener["Protocol"], listener["SslPolicy"]) == (
+        "HTTPS",
+        "ELBSecurityPolicy-TLS13-1-2-2021-06",
+    )
 
 
 def test_the_load_balancer_does_not_cut_off_quiet_clients() -> None:
@@ -523,7 +550,8 @@ def test_each_process_has_a_target_group_of_its_port() -> None:
     assert [each["Port"] for each in groups.values()] == list(range(8000, 8000 + len(groups)))
     # Which process a group is for is all that they differ in.
     alike = [
-        {key: value for key, value in each.items() if key != "Port"} | {"TargetGroupAttributes": None}
+        {key: value for key, value in each.items() if key != "Port"}
+        | {"TargetGroupAttributes": None}
         for each in groups.values()
     ]
     assert all(each == alike[0] for each in alike)
@@ -531,7 +559,9 @@ def test_each_process_has_a_target_group_of_its_port() -> None:
         assert each["HealthCheckPath"] == "/health/ready"
     for rule in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values():
         assert references(rule["Actions"]) - {"AWS::NoValue"} == set(groups)
-    assert references(RESOURCES["Fleet"]["Properties"]["TargetGroupARNs"]) - {"AWS::NoValue"} == set(groups)
+    assert references(RESOURCES["Fleet"]["Properties"]["TargetGroupARNs"]) - {
+        "AWS::NoValue"
+    } == set(groups)
     ports = RESOURCES["InstanceIngress"]["Properties"]
     assert (ports["FromPort"], ports["ToPort"]) == (8000, 8000 + len(groups) - 1)
 
@@ -595,7 +625,9 @@ def test_an_update_starts_new_instances_before_old_ones_end() -> None:
     assert preferences["MinHealthyPercentage"] == 100
     assert policy["AutoScalingScheduledAction"]["IgnoreUnmodifiedGroupSizeProperties"] is True
     fleet = RESOURCES["Fleet"]["Properties"]
-    assert fleet["LaunchTemplate"]["Version"] == {"Fn::GetAtt": ["LaunchTemplate", "LatestVersionNumber"]}
+    assert fleet["LaunchTemplate"]["Version"] == {
+        "Fn::GetAtt": ["LaunchTemplate", "LatestVersionNumber"]
+    }
 
 
 def test_the_fleet_has_the_name_that_the_roles_and_nodes_know() -> None:
@@ -623,13 +655,17 @@ SCHEMAS: Final = {schema.name: schema for schema in table_schemas("")}
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_tables_are_those_of_the_code(schema: TableSchema) -> None:
-    tables = {each["TableName"]["Fn::Sub"]: each for each in of_type("AWS::DynamoDB::Table").values()}
+    tables = {
+        each["TableName"]["Fn::Sub"]: each for each in of_type("AWS::DynamoDB::Table").values()
+    }
     assert len(tables) == len(SCHEMAS)
     table = tables["${TablePrefix}" + schema.name]
     for key in ("BillingMode", "AttributeDefinitions", "KeySchema"):
         assert table[key] == schema.create[key]
     stream = schema.create.get("StreamSpecification", {})
-    assert table.get("StreamSpecification", {}).get("StreamViewType") == stream.get("StreamViewType")
+    assert table.get("StreamSpecification", {}).get("StreamViewType") == stream.get(
+        "StreamViewType"
+    )
     ttl = table.get("TimeToLiveSpecification", {"AttributeName": None, "Enabled": True})
     assert ttl == {"AttributeName": schema.ttl_attribute, "Enabled": True}
 
@@ -638,7 +674,10 @@ def test_tables_are_those_of_the_code(schema: TableSchema) -> None:
 def test_what_cannot_be_had_again_is_kept_and_backed_up(name: str) -> None:
     table = RESOURCES[name]
     # But not when the deployment that made it fails: the next one would meet its name.
-    assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
+    assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == (
+        "RetainExceptOnCreate",
+        "Retain",
+    )
     properties = table["Properties"]
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert properties["DeletionProtectionEnabled"] == {"Ref": "DeletionProtection"}
@@ -661,7 +700,9 @@ def test_the_filter_takes_what_the_development_set_up_takes(name: str) -> None:
     pattern = json.loads(criteria["Pattern"])
     event = json.loads((ROOT / "tests" / "events" / f"{name}.json").read_text(encoding="utf-8"))
     records = [
-        record for record in event["Records"] if "offset" in record.get("dynamodb", {}).get("Keys", {})
+        record
+        for record in event["Records"]
+        if "offset" in record.get("dynamodb", {}).get("Keys", {})
     ]
     assert records
     taken = [matches(pattern, record) for record in records]
@@ -697,20 +738,22 @@ def test_the_stream_lambda_has_time_for_a_call_that_hangs() -> None:
 def test_handlers_exist_and_get_the_environment_that_they_read() -> None:
     read = {
         "StreamLambda": (ROOT / "stream_lambda" / "handler.py").read_text(encoding="utf-8"),
-        "Reaper": (ROOT / "service" / "reaper" / "handler.py").read_text(encoding="utf-8"),
+        "Reaper": (ROOT / "service" / "roomcast" / "reaper" / "handler.py").read_text(
+            encoding="utf-8"
+        ),
     }
     functions = of_type("AWS::Lambda::Function")
     assert functions.keys() == read.keys()
     for name, function in functions.items():
         module, _, attribute = function["Handler"].rpartition(".")
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+        assert importlib.util.find_spec(module) is not None
         assert f"\ndef {attribute}(" in read[name]
         named = set(re.findall(r'environ(?:\[|\.get\()"(ROOMCAST_\w+)"', read[name]))
         assert named == set(function["Environment"]["Variables"])
 
 
 def test_events_are_those_that_the_reaper_knows() -> None:
-    text = (ROOT / "service" / "reaper" / "handler.py").read_text(encoding="utf-8")
+    text = (ROOT / "service" / "roomcast" / "reaper" / "handler.py").read_text(encoding="utf-8")
     pattern = RESOURCES["TerminationEvents"]["Properties"]["EventPattern"]
     for name in (*pattern["source"], *pattern["detail-type"]):
         assert f'"{name}"' in text
@@ -734,7 +777,10 @@ def published() -> set[str]:
     tally.attempts.add(1)
     tally.turn_s.add(0)
     counted = Appends.counted(tally).since(before)
-    lambdas = (ROOT / "service" / "reaper" / "handler.py", ROOT / "stream_lambda" / "handler.py")
+    lambdas = (
+        ROOT / "service" / "roomcast" / "reaper" / "handler.py",
+        ROOT / "stream_lambda" / "handler.py",
+    )
     texts = "".join(path.read_text(encoding="utf-8") for path in lambdas)
     return {metric.name for metric in (*told.taken(), *counted)} | set(
         re.findall(r'"(\w+)": (?:counts\[|sum\(|planned|len\()', texts)
@@ -804,7 +850,8 @@ def test_alarms_tell_whoever_wants_to_know_and_say_what_they_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, metric", [("RejectedAlarm", "PublicationsRejected"), ("UnknownAlarm", "PublicationsUnknown")]
+    "name, metric",
+    [("RejectedAlarm", "PublicationsRejected"), ("UnknownAlarm", "PublicationsUnknown")],
 )
 def test_publications_that_fail_for_minutes_alarm_and_those_of_one_moment_do_not(
     name: str, metric: str

@@ -77,7 +77,9 @@ class FakeMachine:
 class FakeEc2:
     """One group. `events` is what EventBridge would get, `metrics` what CloudWatch was told, `calls` every call of either."""
 
-    def __init__(self, group: str, *, launch_hook: Hook | None, terminate_hook: Hook | None) -> None:
+    def __init__(
+        self, group: str, *, launch_hook: Hook | None, terminate_hook: Hook | None
+    ) -> None:
         self.group = group
         self.endpoint = ""
         self.machines: dict[str, FakeMachine] = {}
@@ -140,7 +142,9 @@ class FakeEc2:
                 async with asyncio.timeout(DEADLINE_S):
                     await self._changed.wait_for(lambda: bool(holds()))
             except TimeoutError:
-                raise AssertionError(f"it did not happen; calls: {self.calls}, {self.machines}") from None
+                raise AssertionError(
+                    f"it did not happen; calls: {self.calls}, {self.machines}"
+                ) from None
 
     def called(self, operation: str) -> list[str]:
         """The machines, or namespaces, that `operation` was called for."""
@@ -294,7 +298,11 @@ class FakeEc2:
         namespace = form["Namespace"]
         self.calls.append(("PutMetricData", namespace))
         numbers = sorted(
-            {int(found[1]) for key in form if (found := re.match(r"MetricData\.member\.(\d+)\.", key))}
+            {
+                int(found[1])
+                for key in form
+                if (found := re.match(r"MetricData\.member\.(\d+)\.", key))
+            }
         )
         for number in numbers:
             at = f"MetricData.member.{number}."
@@ -350,7 +358,9 @@ def _metadata_of(machine: FakeMachine) -> web.Application:
             "spot/instance-action": machine.notice,
         }
         text = values.get(request.match_info["path"], "")
-        return web.Response(text=text) if text else web.Response(status=404, text="<html>404</html>")
+        return (
+            web.Response(text=text) if text else web.Response(status=404, text="<html>404</html>")
+        )
 
     app = web.Application()
     app.router.add_put("/latest/api/token", token)

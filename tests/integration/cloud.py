@@ -1,6 +1,6 @@
 """The embedded AWS as an account that a template is deployed into: `python -m tests.integration.cloud`.
 
-It is service/dev/emulator.py, and takes its options, with two differences. What moto's CloudFormation does otherwise than AWS
+It is service/roomcast/dev/emulator.py, and takes its options, with two differences. What moto's CloudFormation does otherwise than AWS
 documents is put right, as far as deploy/template.yaml needs it. And roles count: a call with the credentials of a role is
 refused unless the role's policies allow it, and for a role of instances also the policy of the endpoint that the call would go
 through. Who has no role, such as a test, may do everything.
@@ -33,7 +33,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.sqs.models import sqs_backends
 from moto.sts.models import sts_backends
 
-from service.dev import emulator
+from roomcast.dev import emulator
 from tests.deploy.calls import asked, calls
 from tests.deploy.iam import Call, allowed
 
@@ -69,7 +69,9 @@ def _repair_functions() -> None:
     def cleaned(resource_json: Any, resources_map: Any) -> Any:
         part, resources = resource_json, resources_map
         if isinstance(part, list):
-            return [value for each in part if (value := parsing.clean_json(each, resources)) is not None]
+            return [
+                value for each in part if (value := parsing.clean_json(each, resources)) is not None
+            ]
         if isinstance(part, dict) and "Fn::Cidr" in part:
             block, count, bits = parsing.clean_json(part["Fn::Cidr"], resources)
             subnets = ipaddress.ip_network(block).subnets(new_prefix=32 - int(bits))
@@ -130,7 +132,9 @@ def _repair_deletions() -> None:
 
 # ---- roles that count
 
-_CREDENTIAL: Final = re.compile(r"Credential=(?P<key>[^/]+)/[^/]+/(?P<region>[^/]+)/(?P<service>[^/]+)/")
+_CREDENTIAL: Final = re.compile(
+    r"Credential=(?P<key>[^/]+)/[^/]+/(?P<region>[^/]+)/(?P<service>[^/]+)/"
+)
 _INSTANCES: Final = "ec2.amazonaws.com"
 _DENIED: Final = "is not authorized to perform"
 
@@ -182,7 +186,8 @@ def _endpoint_policies(region: str, service: str) -> list[Mapping[str, Any]]:
     return [
         _document(endpoint.policy_document)
         for endpoint in ec2_backends[DEFAULT_ACCOUNT_ID][region].vpc_end_points.values()
-        if endpoint.service_name == f"com.amazonaws.{region}.{service}" and endpoint.state == "available"
+        if endpoint.service_name == f"com.amazonaws.{region}.{service}"
+        and endpoint.state == "available"
     ]
 
 
@@ -215,7 +220,9 @@ def _refusal(environ: Mapping[str, Any], complaint: str) -> tuple[str, str, byte
     if "HTTP_X_AMZ_TARGET" in environ:
         told = {"__type": "com.amazon.coral.service#AccessDeniedException", "message": complaint}
         return "400 Bad Request", "application/x-amz-json-1.0", json.dumps(told).encode()
-    error = f"<Error><Type>Sender</Type><Code>AccessDenied</Code><Message>{complaint}</Message></Error>"
+    error = (
+        f"<Error><Type>Sender</Type><Code>AccessDenied</Code><Message>{complaint}</Message></Error>"
+    )
     if not environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
         return "403 Forbidden", "text/xml", error.encode()
     return "403 Forbidden", "text/xml", f"<ErrorResponse>{error}</ErrorResponse>".encode()

@@ -28,7 +28,9 @@ def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
     wanted, found = _pairs(wanted), _pairs(found)
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key, value in wanted.items():
-            yield from differences(value, found.get(key, _NOTHING), f"{path}.{key}" if path else str(key))
+            yield from differences(
+                value, found.get(key, _NOTHING), f"{path}.{key}" if path else str(key)
+            )
     elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
         for one, other in zip(wanted, found, strict=True):
             yield from differences(one, other, f"{path}[]")
@@ -173,14 +175,16 @@ class Created:
         found = _named(vpc, "CidrBlock") | _tagged(vpc["Tags"])
         for attribute in ("EnableDnsSupport", "EnableDnsHostnames"):
             asked = attribute[0].lower() + attribute[1:]
-            found[attribute] = ec2.describe_vpc_attribute(VpcId=name, Attribute=asked)[attribute]["Value"]
+            found[attribute] = ec2.describe_vpc_attribute(VpcId=name, Attribute=asked)[attribute][
+                "Value"
+            ]
         return found
 
     def _subnet(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         (subnet,) = self._of("ec2").describe_subnets(SubnetIds=[name])["Subnets"]
-        return _named(subnet, "VpcId", "AvailabilityZone", "CidrBlock", "MapPublicIpOnLaunch") | _tagged(
-            subnet["Tags"]
-        )
+        return _named(
+            subnet, "VpcId", "AvailabilityZone", "CidrBlock", "MapPublicIpOnLaunch"
+        ) | _tagged(subnet["Tags"])
 
     def _route_table(self, name: str) -> Mapping[str, Any]:
         (table,) = self._of("ec2").describe_route_tables(RouteTableIds=[name])["RouteTables"]
@@ -200,11 +204,15 @@ class Created:
     def _route(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         for route in self._route_table(wanted["RouteTableId"])["Routes"]:
             if route.get("DestinationCidrBlock") == wanted["DestinationCidrBlock"]:
-                return _named(route, "DestinationCidrBlock", "GatewayId") | _named(wanted, "RouteTableId")
+                return _named(route, "DestinationCidrBlock", "GatewayId") | _named(
+                    wanted, "RouteTableId"
+                )
         return {}
 
     def _internet_gateway(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
-        (gateway,) = self._of("ec2").describe_internet_gateways(InternetGatewayIds=[name])["InternetGateways"]
+        (gateway,) = self._of("ec2").describe_internet_gateways(InternetGatewayIds=[name])[
+            "InternetGateways"
+        ]
         return _tagged(gateway["Tags"])
 
     def _attachment(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,14 +221,18 @@ class Created:
             "InternetGateways"
         ]
         found = {"InternetGatewayId": gateway["InternetGatewayId"]}
-        return found | {"VpcId": gateway["Attachments"][0]["VpcId"]} if gateway["Attachments"] else {}
+        return (
+            found | {"VpcId": gateway["Attachments"][0]["VpcId"]} if gateway["Attachments"] else {}
+        )
 
     def _endpoint(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         (endpoint,) = self._of("ec2").describe_vpc_endpoints(VpcEndpointIds=[name])["VpcEndpoints"]
         if endpoint["State"] == "deleted":
             return {}
         return (
-            _named(endpoint, "VpcEndpointType", "ServiceName", "VpcId", "RouteTableIds", "SubnetIds")
+            _named(
+                endpoint, "VpcEndpointType", "ServiceName", "VpcId", "RouteTableIds", "SubnetIds"
+            )
             | _named(endpoint, "PrivateDnsEnabled")
             | {"SecurityGroupIds": [group["GroupId"] for group in endpoint.get("Groups", ())]}
             | {"PolicyDocument": _policy(endpoint["PolicyDocument"])}
@@ -262,14 +274,24 @@ class Created:
     def _table_properties(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         dynamodb, table = self._of("dynamodb"), self._table(name)
         expiry = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
-        backups = dynamodb.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
+        backups = dynamodb.describe_continuous_backups(TableName=name)[
+            "ContinuousBackupsDescription"
+        ]
         recovery = backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
         return (
             _named(table, "TableName", "AttributeDefinitions", "KeySchema", "StreamSpecification")
             | _named(table, "DeletionProtectionEnabled")
             | {"BillingMode": table.get("BillingModeSummary", {}).get("BillingMode")}
-            | {"SSESpecification": {"SSEEnabled": table.get("SSEDescription", {}).get("Status") == "ENABLED"}}
-            | {"PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": recovery == "ENABLED"}}
+            | {
+                "SSESpecification": {
+                    "SSEEnabled": table.get("SSEDescription", {}).get("Status") == "ENABLED"
+                }
+            }
+            | {
+                "PointInTimeRecoverySpecification": {
+                    "PointInTimeRecoveryEnabled": recovery == "ENABLED"
+                }
+            }
             | {
                 "TimeToLiveSpecification": {
                     "AttributeName": expiry.get("AttributeName"),
@@ -289,17 +311,23 @@ class Created:
     # ---- Lambdas and what runs them
 
     def _function(self, name: str) -> Mapping[str, Any]:
-        function: Mapping[str, Any] = self._of("lambda").get_function(FunctionName=name)["Configuration"]
+        function: Mapping[str, Any] = self._of("lambda").get_function(FunctionName=name)[
+            "Configuration"
+        ]
         return function
 
     def _function_properties(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         about = self._of("lambda").get_function(FunctionName=name)
         function = about["Configuration"]
         code = wanted["Code"]
-        content = self._of("s3").get_object(Bucket=code["S3Bucket"], Key=code["S3Key"])["Body"].read()
+        content = (
+            self._of("s3").get_object(Bucket=code["S3Bucket"], Key=code["S3Key"])["Body"].read()
+        )
         digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
         return (
-            _named(function, "Description", "Runtime", "Architectures", "Handler", "Role", "Timeout")
+            _named(
+                function, "Description", "Runtime", "Architectures", "Handler", "Role", "Timeout"
+            )
             | _named(function, "MemorySize", "Environment", "LoggingConfig")
             | _named(about.get("Concurrency", {}), "ReservedConcurrentExecutions")
             | ({"Code": code} if function["CodeSha256"] == digest else {})
@@ -311,7 +339,9 @@ class Created:
         return {**mapping, "FunctionName": mapping["FunctionArn"].rpartition(":")[2]}
 
     def _permission(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        policy = json.loads(self._of("lambda").get_policy(FunctionName=wanted["FunctionName"])["Policy"])
+        policy = json.loads(
+            self._of("lambda").get_policy(FunctionName=wanted["FunctionName"])["Policy"]
+        )
         for statement in policy["Statement"]:
             source = statement["Condition"]["ArnLike"]["AWS:SourceArn"]
             if source == wanted["SourceArn"] and statement["Effect"] == "Allow":
@@ -342,7 +372,10 @@ class Created:
     def _log_group_properties(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         group = self._log_group(name)
         tags = self._of("logs").list_tags_log_group(logGroupName=name)["tags"]
-        found = {"LogGroupName": group["logGroupName"], "RetentionInDays": group.get("retentionInDays")}
+        found = {
+            "LogGroupName": group["logGroupName"],
+            "RetentionInDays": group.get("retentionInDays"),
+        }
         return found | _tagged(tags)
 
     def _bucket(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,7 +383,9 @@ class Created:
         s3.head_bucket(Bucket=name)
         found: dict[str, Any] = {}
         with suppress(ClientError):
-            rules = s3.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
+            rules = s3.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"][
+                "Rules"
+            ]
             found["BucketEncryption"] = {
                 "ServerSideEncryptionConfiguration": [
                     {"ServerSideEncryptionByDefault": rule["ApplyServerSideEncryptionByDefault"]}
@@ -358,9 +393,13 @@ class Created:
                 ]
             }
         with suppress(ClientError):
-            found["OwnershipControls"] = s3.get_bucket_ownership_controls(Bucket=name)["OwnershipControls"]
+            found["OwnershipControls"] = s3.get_bucket_ownership_controls(Bucket=name)[
+                "OwnershipControls"
+            ]
         with suppress(ClientError):
-            found |= _named(s3.get_public_access_block(Bucket=name), "PublicAccessBlockConfiguration")
+            found |= _named(
+                s3.get_public_access_block(Bucket=name), "PublicAccessBlockConfiguration"
+            )
         with suppress(ClientError):
             rules = s3.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
             found["LifecycleConfiguration"] = {
@@ -382,7 +421,10 @@ class Created:
             _named(role, "AssumeRolePolicyDocument")
             | {
                 "Policies": [
-                    {"PolicyName": each["PolicyName"], "PolicyDocument": _policy(each["PolicyDocument"])}
+                    {
+                        "PolicyName": each["PolicyName"],
+                        "PolicyDocument": _policy(each["PolicyDocument"]),
+                    }
                     for each in policies
                 ]
             }
@@ -403,8 +445,12 @@ class Created:
     def _launch_template(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         ec2 = self._of("ec2")
         # It answers with nothing where AWS answers with an error.
-        template = _first(ec2.describe_launch_templates(LaunchTemplateIds=[name])["LaunchTemplates"])
-        versions = ec2.describe_launch_template_versions(LaunchTemplateId=name, Versions=["$Latest"])
+        template = _first(
+            ec2.describe_launch_templates(LaunchTemplateIds=[name])["LaunchTemplates"]
+        )
+        versions = ec2.describe_launch_template_versions(
+            LaunchTemplateId=name, Versions=["$Latest"]
+        )
         (version,) = versions["LaunchTemplateVersions"]
         tags = [{"ResourceType": "launch-template", "Tags": template["Tags"]}]
         return _named(version, "LaunchTemplateData") | {"TagSpecifications": tags}
@@ -416,23 +462,38 @@ class Created:
         hooks = autoscaling.describe_lifecycle_hooks(AutoScalingGroupName=name)["LifecycleHooks"]
         metrics = group["EnabledMetrics"]
         return (
-            _named(group, "AutoScalingGroupName", "LaunchTemplate", "MinSize", "MaxSize", "DesiredCapacity")
+            _named(
+                group,
+                "AutoScalingGroupName",
+                "LaunchTemplate",
+                "MinSize",
+                "MaxSize",
+                "DesiredCapacity",
+            )
             | _named(group, "TargetGroupARNs", "HealthCheckType", "HealthCheckGracePeriod")
             | _named(group, "DefaultInstanceWarmup", "TerminationPolicies")
             | {"VPCZoneIdentifier": group["VPCZoneIdentifier"].split(",")}
             | ({"LifecycleHookSpecificationList": hooks} if hooks else {})
-            | ({"MetricsCollection": [{"Metrics": [each["Metric"] for each in metrics]}]} if metrics else {})
+            | (
+                {"MetricsCollection": [{"Metrics": [each["Metric"] for each in metrics]}]}
+                if metrics
+                else {}
+            )
             | {"Tags": [_named(tag, "Key", "Value", "PropagateAtLaunch") for tag in group["Tags"]]}
         )
 
     def _balancer(self, name: str) -> Mapping[str, Any]:
-        (balancer,) = self._of("elbv2").describe_load_balancers(LoadBalancerArns=[name])["LoadBalancers"]
+        (balancer,) = self._of("elbv2").describe_load_balancers(LoadBalancerArns=[name])[
+            "LoadBalancers"
+        ]
         found: Mapping[str, Any] = balancer
         return found
 
     def _balancer_properties(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         balancer = self._balancer(name)
-        attributes = self._of("elbv2").describe_load_balancer_attributes(LoadBalancerArn=name)["Attributes"]
+        attributes = self._of("elbv2").describe_load_balancer_attributes(LoadBalancerArn=name)[
+            "Attributes"
+        ]
         return (
             _named(balancer, "Type", "Scheme", "SecurityGroups")
             | {"Subnets": [zone["SubnetId"] for zone in balancer["AvailabilityZones"]]}
@@ -464,14 +525,18 @@ class Created:
 
     def _record(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         zone, record = wanted["HostedZoneId"], wanted["Name"]
-        for found in self._of("route53").list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]:
+        for found in self._of("route53").list_resource_record_sets(HostedZoneId=zone)[
+            "ResourceRecordSets"
+        ]:
             if (found["Name"].rstrip("."), found["Type"]) == (record, wanted["Type"]):
                 return {**found, "Name": record, "HostedZoneId": zone}
         return {}
 
     def _dashboard(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         dashboard = self._of("cloudwatch").get_dashboard(DashboardName=name)
-        return _named(dashboard, "DashboardName") | {"DashboardBody": json.loads(dashboard["DashboardBody"])}
+        return _named(dashboard, "DashboardName") | {
+            "DashboardBody": json.loads(dashboard["DashboardBody"])
+        }
 
 
 def _named(found: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -500,5 +565,8 @@ def _rules(permissions: list[Mapping[str, Any]], other: str) -> list[dict[str, A
             ("UserIdGroupPairs", "GroupId", f"{other}SecurityGroupId"),
             ("PrefixListIds", "PrefixListId", f"{other}PrefixListId"),
         ):
-            found += [ports | {name: each[value]} | _named(each, "Description") for each in permission[key]]
+            found += [
+                ports | {name: each[value]} | _named(each, "Description")
+                for each in permission[key]
+            ]
     return found

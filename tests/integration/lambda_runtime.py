@@ -37,10 +37,10 @@ def _function(archive: str, handler: str, ahead_ms: int) -> Callable[[Any, Any],
     sys.path.insert(0, archive)
     function: Callable[[Any, Any], Any] = getattr(importlib.import_module(module), name)
     for loaded, about in list(sys.modules.items()):
-        if loaded.partition(".")[0] in ("service", "stream_lambda"):
+        if loaded.partition(".")[0] in ("roomcast", "stream_lambda"):
             assert str(about.__file__).startswith(archive), f"{loaded} is not out of the zip"
     if ahead_ms:
-        clock: Any = importlib.import_module("service.system").SystemClock
+        clock: Any = importlib.import_module("roomcast.system").SystemClock
         now_ms = clock.now_ms
         clock.now_ms = lambda self: now_ms(self) + ahead_ms
     return function

@@ -57,7 +57,9 @@ async def recorder(upstream: str) -> AsyncIterator[Recorder]:
         timeout=aiohttp.ClientTimeout(total=None),
     ) as session:
         recording = Recorder(upstream, session)
-        runner = web.ServerRunner(web.Server(recording.handle, access_log=None), shutdown_timeout=1.0)
+        runner = web.ServerRunner(
+            web.Server(recording.handle, access_log=None), shutdown_timeout=1.0
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

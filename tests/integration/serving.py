@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from service.adapters.schema import channels_table, nodes_table, presence_table
-from service.dev.provision import DUMMY_CREDENTIALS, Provisioned, client, provision
-from service.system import SystemClock
+from roomcast.aws.schema import channels_table, nodes_table, presence_table
+from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, client, provision
+from roomcast.system import SystemClock
 from tests.contract.backends import REGION, ROOT, emulator
 
 __all__ = [
@@ -87,20 +87,27 @@ class Aws:
         return [each["Endpoint"] for each in answer["Subscriptions"] if node in each["Endpoint"]]
 
     def leases(self) -> set[str]:
-        items = self.client("dynamodb").scan(TableName=nodes_table(self.prefix), ConsistentRead=True)["Items"]
+        items = self.client("dynamodb").scan(
+            TableName=nodes_table(self.prefix), ConsistentRead=True
+        )["Items"]
         # A grave holds nothing; it goes by itself.
         return {item["node"]["S"] for item in items if "buried" not in item}
 
     def presence_of(self, node: str) -> list[dict[str, Any]]:
-        items = self.client("dynamodb").scan(TableName=presence_table(self.prefix), ConsistentRead=True)[
-            "Items"
-        ]
+        items = self.client("dynamodb").scan(
+            TableName=presence_table(self.prefix), ConsistentRead=True
+        )["Items"]
         return [item for item in items if node in json.dumps(item)]
 
     def left_of(self, node: str) -> list[Any]:
         """Whatever is still there of `node`."""
         leases = [lease for lease in self.leases() if lease == node]
-        return [*self.queues_of(node), *self.subscriptions_of(node), *leases, *self.presence_of(node)]
+        return [
+            *self.queues_of(node),
+            *self.subscriptions_of(node),
+            *leases,
+            *self.presence_of(node),
+        ]
 
     def log(self, channel: str) -> list[tuple[str, int, Any]]:
         """(epoch, offset, data) of everything that is in the log of `channel`."""
@@ -128,7 +135,11 @@ def deployed(directory: Path, prefix: str) -> Iterator[Aws]:
     """An emulator of its own with tables and topic, and files in `directory`."""
     with emulator() as endpoint:
         made = provision(
-            endpoint, prefix, region=REGION, credentials=DUMMY_CREDENTIALS, topic_name=f"{prefix}topic"
+            endpoint,
+            prefix,
+            region=REGION,
+            credentials=DUMMY_CREDENTIALS,
+            topic_name=f"{prefix}topic",
         )
         yield Aws(endpoint, made, directory, prefix)
 
@@ -141,7 +152,7 @@ class Process:
         config: Path | None,
         *options: str,
         environ: Mapping[str, str] | None = None,
-        program: Sequence[str] = ("-m", "service"),
+        program: Sequence[str] = ("-m", "roomcast"),
     ) -> None:
         """`config` None: as the environment says. `environ`: in place of `environment()`.
 
@@ -227,7 +238,9 @@ class Process:
 def environment() -> dict[str, str]:
     """Nothing of the machine's own AWS or roomcast."""
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ROOMCAST_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AWS_", "ROOMCAST_"))
     }
     return inherited | {
         "AWS_ACCESS_KEY_ID": DUMMY_CREDENTIALS.access_key_id,
@@ -245,7 +258,7 @@ def pump(aws: Aws) -> Iterator[None]:
     """Stream and Lambda. Ends when its standard input does."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "service.dev.stream_pump"),
+            *(sys.executable, "-m", "roomcast.dev.stream_pump"),
             *("--endpoint", aws.endpoint, "--region", REGION),
             *("--stream-arn", aws.made.stream_arn, "--topic-arn", aws.made.topic_arn),
         ],

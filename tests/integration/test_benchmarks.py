@@ -13,7 +13,7 @@ from benchmarks import fanout, floods, hot_channel, json_floods, lifecycle, pres
 from benchmarks.hot_channel import ALONE, FOUR, PAIR, THREE, Layout, Run
 from benchmarks.node import WAYS
 from benchmarks.rig import Process, percentile, rig
-from service.adapters.memory import ManualClock
+from roomcast.testing.memory import ManualClock
 
 pytestmark = [
     pytest.mark.fleet,
@@ -77,9 +77,13 @@ def test_what_is_too_slow_or_unfair_in_one_channel_is_named() -> None:
 
     assert found(ALONE, [1000], 601.0) == ["1 x 30: ack p99 601 ms, more than 600"]
     assert found(ALONE, [1000], 1.0, e111=2) == ["1 x 30: errors: {'e111': 2}"]
-    assert found(THREE, [80, 80, 80], 1.0) == ["3 x 10: total ÷ one instance's 0.24, less than 0.25"]
+    assert found(THREE, [80, 80, 80], 1.0) == [
+        "3 x 10: total ÷ one instance's 0.24, less than 0.25"
+    ]
     assert found(THREE, [80, 100, 110], 1.0) == ["3 x 10: poorest ÷ mean 0.83, less than 0.85"]
-    assert found(FOUR, [130, 130, 130, 130], 1.0) == ["4 x 25: total ÷ one instance's 0.52, less than 0.55"]
+    assert found(FOUR, [130, 130, 130, 130], 1.0) == [
+        "4 x 25: total ÷ one instance's 0.52, less than 0.55"
+    ]
     assert found(PAIR, [16, 20], 1.0) == ["2 x 1: poorest ÷ mean 0.89, less than 0.9"]
     assert len(found(FOUR, [0, 0, 0, 0], 1.0)) == 2, "nothing at all is uneven as well"
 
@@ -101,7 +105,9 @@ def test_every_flood_is_sent_and_a_neighbour_is_answered() -> None:
 
 
 @pytest.mark.parametrize("kind", [floods.NONE, *floods.KINDS])
-def test_a_flood_goes_on_while_the_neighbour_is_measured(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_flood_goes_on_while_the_neighbour_is_measured(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(floods, "ROUND_S", 0.2)
     started: list[Process] = []
     try:

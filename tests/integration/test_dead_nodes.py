@@ -15,12 +15,12 @@ import aioboto3
 import aiohttp
 import pytest
 
-from service.adapters.aws import connect
-from service.core.holdings import Deployment
-from service.core.reaping import REAP_GRACE_MS
-from service.dev.provision import DUMMY_CREDENTIALS
-from service.reaper.over_aws import reaper_over_aws
-from service.reaper.reaper import Reaper, Report
+from roomcast.aws.clients import connect
+from roomcast.dev.provision import DUMMY_CREDENTIALS
+from roomcast.fleet.holdings import Deployment
+from roomcast.reaper.over_aws import reaper_over_aws
+from roomcast.reaper.reaper import Reaper, Report
+from roomcast.reaper.rules import REAP_GRACE_MS
 from tests.contract.backends import REGION
 from tests.integration.serving import Ahead, Aws, Process, deployed, no_wait, pump, serving
 from tests.websocket import WebSocket
@@ -130,7 +130,9 @@ async def test_of_five_nodes_three_are_killed(aws: Aws) -> None:
     async with fleet(aws, 5) as members, reaping(aws) as reaper:
         dead, living = members[:3], members[3:]
         holdings = {each.process.node: aws.left_of(each.process.node) for each in members}
-        assert all(len(held) >= 4 for held in holdings.values()), "queue, subscription, lease, presence"
+        assert all(len(held) >= 4 for held in holdings.values()), (
+            "queue, subscription, lease, presence"
+        )
         for each in dead:
             each.process.signal(signal.SIGKILL)
             each.process.ended()
@@ -140,7 +142,9 @@ async def test_of_five_nodes_three_are_killed(aws: Aws) -> None:
         assert {each.outcome for each in told.nodes} == {"found"}
         assert not told.queues
         assert not told.subscriptions
-        assert all(len(aws.left_of(name)) == len(holdings[name]) for name in names), "nothing was changed"
+        assert all(len(aws.left_of(name)) == len(holdings[name]) for name in names), (
+            "nothing was changed"
+        )
 
         done = await reaper.run()
         assert done.failed == 0
@@ -152,7 +156,11 @@ async def test_of_five_nodes_three_are_killed(aws: Aws) -> None:
         for each in living:
             assert len(aws.left_of(each.process.node)) == len(holdings[each.process.node])
             clients = {one.client for one in dead}
-            await each.socket.until(lambda each=each, clients=clients: clients <= set(leavers(each)))  # type: ignore[misc]
+
+            def all_left(each: Any = each, clients: set[str] = clients) -> bool:
+                return clients <= set(leavers(each))
+
+            await each.socket.until(all_left)
             assert sorted(leavers(each)) == sorted(clients), "once each"
             assert await presence(each) == {one.client for one in living}
         assert (await reaper.run()).is_empty
@@ -182,7 +190,9 @@ async def test_a_node_that_wakes_up_after_it_was_reaped_goes_on(aws: Aws) -> Non
         await sleeper.socket.until(lambda: data(sleeper) == ["before", "while it slept"])
         await other.socket.until(
             lambda: (
-                [join["info"]["client"] for join in other.socket.pushes(ROOM, "join")].count(sleeper.client)
+                [join["info"]["client"] for join in other.socket.pushes(ROOM, "join")].count(
+                    sleeper.client
+                )
                 == 1
             )
         )
@@ -205,14 +215,14 @@ async def test_a_node_that_wakes_up_after_it_was_reaped_goes_on(aws: Aws) -> Non
 # Stands for a table that throttles while a node ends.
 CANNOT_REMOVE: Final = """
 import sys
-from service.adapters.presence import DynamoPresence
-from service.ports import Throttled
+from roomcast.aws.presence import DynamoPresence
+from roomcast.ports import Throttled
 
 async def remove(self, channel, member):
     raise Throttled("too many requests")
 
 DynamoPresence.remove = remove
-from service.cli import main
+from roomcast.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -34,13 +34,13 @@ from cryptography.x509.oid import NameOID
 
 from deploy import build
 from deploy.build import INSTANCE, tar_bytes
-from service.adapters.schema import TableSchema, table_schemas
-from service.auth import sign_connection
-from service.config import Config
-from service.core.reaping import REAP_GRACE_MS
-from service.dev.event_source import MappingOptions
-from service.dev.provision import DUMMY_CREDENTIALS, Provisioned, client
-from service.dev.stream_pump import POLL_INTERVAL_S, StreamPump
+from roomcast.auth.verifier import sign_connection
+from roomcast.aws.schema import TableSchema, table_schemas
+from roomcast.config.config import Config
+from roomcast.dev.event_source import MappingOptions
+from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, client
+from roomcast.dev.stream_pump import POLL_INTERVAL_S, StreamPump
+from roomcast.reaper.rules import REAP_GRACE_MS
 from tests.contract.backends import REGION, ROOT, emulator
 from tests.deploy.cloudformation import Evaluation, load, matches
 from tests.deploy.iam import Call, allowed
@@ -131,12 +131,16 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "SecurityGroupEgress": _TEMPLATE + "test_every_security_group_says_what_may_leave",
         "SecurityGroupIngress[].Description": SCHEMA,
     },
-    "AWS::EC2::SecurityGroupEgress": {ALL: _TEMPLATE + "test_instances_reach_endpoints_only_on_port_443"},
+    "AWS::EC2::SecurityGroupEgress": {
+        ALL: _TEMPLATE + "test_instances_reach_endpoints_only_on_port_443"
+    },
     "AWS::EC2::SecurityGroupIngress": {"Description": SCHEMA},
     "AWS::EC2::SubnetRouteTableAssociation": {
         ALL: _TEMPLATE + "test_the_fleet_is_in_private_subnets_and_they_have_no_way_out"
     },
-    "AWS::EC2::VPC": {"EnableDnsHostnames": _TEMPLATE + "test_names_of_endpoints_resolve_in_a_new_vpc"},
+    "AWS::EC2::VPC": {
+        "EnableDnsHostnames": _TEMPLATE + "test_names_of_endpoints_resolve_in_a_new_vpc"
+    },
     "AWS::EC2::VPCEndpoint": {"Tags.Name": TAGS, "Tags.app": TAGS, "Tags.deployment": TAGS},
     "AWS::ElasticLoadBalancingV2::Listener": {"Tags.app": TAGS, "Tags.deployment": TAGS},
     "AWS::ElasticLoadBalancingV2::ListenerRule": {"Tags.app": TAGS, "Tags.deployment": TAGS},
@@ -211,14 +215,18 @@ def prepared(cloud: Cloud, directory: Path) -> dict[str, str]:
     assert build.main(["--lambdas-only", "--config", str(config), "--out", str(directory)]) == 0
     # The wheels need the package index; nodes run from here.
     files = {path.name: path.read_bytes() for path in INSTANCE.iterdir() if path.is_file()}
-    release = build.Artifact("release", ".tar", "ReleaseKey", tar_bytes(files | {"wheels/roomcast.whl": b""}))
+    release = build.Artifact(
+        "release", ".tar", "ReleaseKey", tar_bytes(files | {"wheels/roomcast.whl": b""})
+    )
     s3.put_object(Bucket=BUCKET, Key=release.key, Body=release.content)
     for path in (directory / "s3").rglob("*.*"):
         s3.upload_file(str(path), BUCKET, str(path.relative_to(directory / "s3")))
     # Too large to be sent with the call.
     s3.upload_file(str(ROOT / "deploy" / "template.yaml"), BUCKET, "templates/roomcast.template")
     lines = (directory / "parameters").read_text(encoding="utf-8").splitlines()
-    secret = cloud.client("secretsmanager").create_secret(Name=STACK, SecretString=json.dumps(SECRET))
+    secret = cloud.client("secretsmanager").create_secret(
+        Name=STACK, SecretString=json.dumps(SECRET)
+    )
     certificate, key = self_signed()
     imported = cloud.client("acm").import_certificate(Certificate=certificate, PrivateKey=key)
     lists = {
@@ -271,7 +279,9 @@ class Stack:
         cloudformation.create_stack(
             StackName=name,
             TemplateURL=f"https://s3.{REGION}.amazonaws.com/{BUCKET}/templates/roomcast.template",
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+            Parameters=[
+                {"ParameterKey": key, "ParameterValue": value} for key, value in given.items()
+            ],
             Capabilities=["CAPABILITY_IAM"],
         )
         cloudformation.get_waiter("stack_create_complete").wait(
@@ -330,13 +340,17 @@ class Stack:
 
     @cached_property
     def outputs(self) -> dict[str, str]:
-        (stack,) = self.cloud.client("cloudformation").describe_stacks(StackName=self.name)["Stacks"]
+        (stack,) = self.cloud.client("cloudformation").describe_stacks(StackName=self.name)[
+            "Stacks"
+        ]
         return {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}
 
     def credentials(self, role: str) -> dict[str, str]:
         """Of whoever has this role of the stack, as environment variables."""
         arn = self.created.attribute("AWS::IAM::Role", self.ref(role), "Arn")
-        given = self.cloud.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
+        given = self.cloud.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")[
+            "Credentials"
+        ]
         return {
             "AWS_ACCESS_KEY_ID": given["AccessKeyId"],
             "AWS_SECRET_ACCESS_KEY": given["SecretAccessKey"],
@@ -354,8 +368,12 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
     (vpc,) = (each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"] if each["IsDefault"])
     here = [{"Name": "vpc-id", "Values": [vpc]}]
     subnets = [each["SubnetId"] for each in ec2.describe_subnets(Filters=here)["Subnets"]]
-    (table,) = (each["RouteTableId"] for each in ec2.describe_route_tables(Filters=here)["RouteTables"])
-    group = ec2.create_security_group(GroupName="endpoints", Description="endpoints", VpcId=vpc)["GroupId"]
+    (table,) = (
+        each["RouteTableId"] for each in ec2.describe_route_tables(Filters=here)["RouteTables"]
+    )
+    group = ec2.create_security_group(GroupName="endpoints", Description="endpoints", VpcId=vpc)[
+        "GroupId"
+    ]
     zone = cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference="test")
     location = {"LocationConstraint": REGION}
     cloud.client("s3").create_bucket(Bucket="access-logs", CreateBucketConfiguration=location)
@@ -426,7 +444,9 @@ def test_parameters_are_ones_that_the_template_takes(stacks: Sequence[Stack]) ->
                 assert re.fullmatch(about.get("AllowedPattern", ".*"), value), name
 
 
-def test_everything_is_made_as_the_template_says_but_for_what_is_listed(stacks: Sequence[Stack]) -> None:
+def test_everything_is_made_as_the_template_says_but_for_what_is_listed(
+    stacks: Sequence[Stack],
+) -> None:
     lacking: set[tuple[str, str]] = set()
     for stack in stacks:
         expected = stack.evaluation.resources()
@@ -441,7 +461,9 @@ def test_everything_is_made_as_the_template_says_but_for_what_is_listed(stacks: 
             lacking |= {(kind, path) for path in missing}
     listed = {(kind, path) for kind, paths in LACKING.items() for path in paths}
     assert sorted(lacking - listed) == [], "not as the template says, and not on the list"
-    assert sorted(listed - lacking) == [], f"moto {version('moto')} does it after all: shorten the list"
+    assert sorted(listed - lacking) == [], (
+        f"moto {version('moto')} does it after all: shorten the list"
+    )
 
 
 def test_whoever_looks_after_what_is_lacking_exists() -> None:
@@ -470,7 +492,9 @@ def test_tables_are_those_that_the_code_needs(stack: Stack, schema: TableSchema)
 def queues_of(stack: Stack) -> list[str]:
     """All whose names begin as those of the stack's nodes do."""
     prefix = stack.evaluation.parameters["QueuePrefix"]
-    urls: list[str] = stack.cloud.client("sqs").list_queues(QueueNamePrefix=prefix).get("QueueUrls", [])
+    urls: list[str] = (
+        stack.cloud.client("sqs").list_queues(QueueNamePrefix=prefix).get("QueueUrls", [])
+    )
     return urls
 
 
@@ -502,7 +526,12 @@ REFUSED: Final[Sequence[tuple[str, str, str, Mapping[str, Any]]]] = [
     ("InstanceRole", "s3", "get_object", {"Bucket": BUCKET, "Key": "templates/roomcast.template"}),
     ("InstanceRole", "secretsmanager", "get_secret_value", {"SecretId": "foreign"}),
     ("InstanceRole", "sns", "publish", {"TopicArn": FOREIGN, "Message": "x"}),
-    ("InstanceRole", "sns", "subscribe", {"TopicArn": "", "Protocol": "https", "Endpoint": "https://evil"}),
+    (
+        "InstanceRole",
+        "sns",
+        "subscribe",
+        {"TopicArn": "", "Protocol": "https", "Endpoint": "https://evil"},
+    ),
     ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast-a"}),
     ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast-a", "tags": TAGGED}),
     ("InstanceRole", "sqs", "list_queues", {}),
@@ -583,7 +612,11 @@ class Function:
             env=environment()
             | stack.credentials(role)
             | function["Environment"]["Variables"]
-            | {"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": stack.cloud.endpoint}
+            | {
+                "AWS_REGION": REGION,
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_ENDPOINT_URL": stack.cloud.endpoint,
+            }
             | dict(environ or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -672,7 +705,9 @@ def booted(stack: Stack, directory: Path) -> dict[str, str]:
     machine = fresh_machine(directory, f'{exports} exec {sys.executable} {command} "$@"')
     done = machine.boot(script)
     assert (done.returncode, done.stderr) == (0, "")
-    started = [call for call in machine.calls() if call.startswith("systemctl enable --now roomcast@")]
+    started = [
+        call for call in machine.calls() if call.startswith("systemctl enable --now roomcast@")
+    ]
     assert len(started) == int(stack.evaluation.parameters["Processes"])
     etc = machine.root / "etc" / "roomcast"
     secret = as_a_shell_reads(etc / "secret.env")
@@ -707,7 +742,9 @@ class Instance:
 
 
 @asynccontextmanager
-async def fleet(stack: Stack, ec2: FakeEc2, environ: Mapping[str, str]) -> AsyncIterator[list[Instance]]:
+async def fleet(
+    stack: Stack, ec2: FakeEc2, environ: Mapping[str, str]
+) -> AsyncIterator[list[Instance]]:
     """Two instances, whose clients are in the room. `environ`: from `booted`."""
     inherited = environment()
     # Everything that is not as on an instance.
@@ -729,7 +766,9 @@ async def fleet(stack: Stack, ec2: FakeEc2, environ: Mapping[str, str]) -> Async
             for machine, process in zip(machines, processes, strict=True):
                 await asyncio.to_thread(process.ready)
                 socket = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
-                token = sign_connection(machine.id, SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"], 600)
+                token = sign_connection(
+                    machine.id, SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"], 600
+                )
                 assert (await socket.ask("connect", token=token))["client"]
                 await socket.ask("subscribe", channel=ROOM)
                 instances.append(Instance(machine, process, socket))
@@ -752,7 +791,12 @@ def hooks(stack: Stack) -> dict[str, Hook]:
 
 
 async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -> None:
-    aws = Aws(stack.cloud.endpoint, provisioned(stack), tmp_path, stack.evaluation.parameters["TablePrefix"])
+    aws = Aws(
+        stack.cloud.endpoint,
+        provisioned(stack),
+        tmp_path,
+        stack.evaluation.parameters["TablePrefix"],
+    )
     queues = queues_of(stack)
     environ = booted(stack, tmp_path / "machine")
     all_are_told_the_same(stack, environ)
@@ -768,10 +812,14 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
         with ExitStack() as ends:
             stream = ends.enter_context(running(Function(stack, "StreamLambda", tmp_path)))
             reaper = ends.enter_context(running(Function(stack, "Reaper", tmp_path, there)))
-            later = ends.enter_context(running(Function(stack, "Reaper", tmp_path, there, ahead_ms=ahead_ms)))
+            later = ends.enter_context(
+                running(Function(stack, "Reaper", tmp_path, there, ahead_ms=ahead_ms))
+            )
             ends.enter_context(pumping(stack, stream))
             async with fleet(stack, ec2, environ) as (first, second):
-                await ec2.until(lambda: {each.state for each in ec2.machines.values()} == {"InService"})
+                await ec2.until(
+                    lambda: {each.state for each in ec2.machines.values()} == {"InService"}
+                )
                 await clients_meet(first, second)
                 await back_ends_publish(first, second)
                 await asyncio.to_thread(all_is_well, stack, environ)
@@ -783,7 +831,9 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
             idle = await asyncio.to_thread(reaper, scheduled(stack))
             assert idle == {"live": 0, "reaped": 0, "orphans": 0, "failed": 0}
     assert queues_of(stack) == queues
-    assert not aws.client("sns").list_subscriptions_by_topic(TopicArn=stack.ref("Topic"))["Subscriptions"]
+    assert not aws.client("sns").list_subscriptions_by_topic(TopicArn=stack.ref("Topic"))[
+        "Subscriptions"
+    ]
 
 
 def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
@@ -797,7 +847,9 @@ def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
 
 
 def provisioned(stack: Stack) -> Provisioned:
-    stream_arn = stack.created.attribute("AWS::DynamoDB::Table", stack.ref("ChannelsTable"), "StreamArn")
+    stream_arn = stack.created.attribute(
+        "AWS::DynamoDB::Table", stack.ref("ChannelsTable"), "StreamArn"
+    )
     return Provisioned(stack.outputs["TopicArn"], stream_arn, (), ())
 
 
@@ -813,7 +865,9 @@ async def clients_meet(first: Instance, second: Instance) -> None:
 
 async def back_ends_publish(first: Instance, second: Instance) -> None:
     """Also with a key, which takes a transaction over two tables; twice is once."""
-    async with aiohttp.ClientSession(headers={"X-API-Key": SECRET["ROOMCAST_HTTP_API_KEY"]}) as session:
+    async with aiohttp.ClientSession(
+        headers={"X-API-Key": SECRET["ROOMCAST_HTTP_API_KEY"]}
+    ) as session:
         body = {"channel": ROOM, "data": "from a back end", "idempotency_key": "once"}
         results = []
         for node in (first, second):
@@ -828,7 +882,7 @@ async def back_ends_publish(first: Instance, second: Instance) -> None:
 def all_is_well(stack: Stack, environ: Mapping[str, str]) -> None:
     """`roomcast doctor`, as on an instance."""
     done = subprocess.run(
-        [sys.executable, "-m", "service", "doctor"],
+        [sys.executable, "-m", "roomcast", "doctor"],
         cwd=ROOT,
         env=environment()
         | stack.credentials("InstanceRole")
@@ -852,7 +906,9 @@ def watched(stack: Stack) -> Iterator[tuple[str, str]]:
     for name in stack.evaluation.resources():
         properties = RESOURCES[name]["Properties"]
         if RESOURCES[name]["Type"] == "AWS::AutoScaling::ScalingPolicy":
-            properties = properties["TargetTrackingConfiguration"].get("CustomizedMetricSpecification", {})
+            properties = properties["TargetTrackingConfiguration"].get(
+                "CustomizedMetricSpecification", {}
+            )
         elif RESOURCES[name]["Type"] != "AWS::CloudWatch::Alarm":
             continue
         about = stack.evaluation.value(properties)
@@ -864,7 +920,11 @@ def watched(stack: Stack) -> Iterator[tuple[str, str]]:
 
 def metrics(stack: Stack) -> set[tuple[str, str]]:
     """Those that there are."""
-    pages = stack.cloud.client("cloudwatch").get_paginator("list_metrics").paginate(Namespace="roomcast")
+    pages = (
+        stack.cloud.client("cloudwatch")
+        .get_paginator("list_metrics")
+        .paginate(Namespace="roomcast")
+    )
     return {
         (metric["MetricName"], dimension["Value"])
         for page in pages
@@ -940,7 +1000,9 @@ def test_a_stack_that_is_deleted_leaves_what_is_to_be_kept(cloud: Cloud) -> None
     stack = Stack(cloud, "gone", {**cloud.given, **names})
     wanted = {name: stack.wanted(name) for name in stack.made}
     assert all(
-        stack.found(name, each) for name, each in wanted.items() if RESOURCES[name]["Type"] not in UNSEEN
+        stack.found(name, each)
+        for name, each in wanted.items()
+        if RESOURCES[name]["Type"] not in UNSEEN
     )
     cloudformation = cloud.client("cloudformation")
     cloudformation.delete_stack(StackName=stack.name)
@@ -948,7 +1010,11 @@ def test_a_stack_that_is_deleted_leaves_what_is_to_be_kept(cloud: Cloud) -> None
         StackName=stack.name, WaiterConfig={"Delay": 1, "MaxAttempts": COMMAND_S}
     )
     stays = {name for name, each in wanted.items() if stack.found(name, each)}
-    kept = {name for name in stack.made if RESOURCES[name].get("DeletionPolicy") == "RetainExceptOnCreate"}
+    kept = {
+        name
+        for name in stack.made
+        if RESOURCES[name].get("DeletionPolicy") == "RetainExceptOnCreate"
+    }
     assert kept
     assert kept <= stays
     assert {RESOURCES[name]["Type"] for name in stays - kept} == LEFT

@@ -17,10 +17,9 @@ from typing import Any, Final
 
 import pytest
 
-from service.adapters.schema import channels_table
-from service.core.envelope import parse
-from service.core.log_item import LogItem
-from service.dev.provision import (
+from roomcast.aws.schema import channels_table
+from roomcast.delivery.envelope import parse
+from roomcast.dev.provision import (
     DUMMY_CREDENTIALS,
     EmulatorUnreachable,
     Provisioned,
@@ -28,6 +27,7 @@ from service.dev.provision import (
     client,
     provision,
 )
+from roomcast.log.item import LogItem
 
 ROOT: Final = Path(__file__).parents[2]
 REGION: Final = "us-east-1"
@@ -58,7 +58,7 @@ def child(module: str, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def emulator(*options: str) -> Iterator[str]:
-    with child("service.dev.emulator", *options) as process:
+    with child("roomcast.dev.emulator", *options) as process:
         assert process.stdout is not None
         deadline = threading.Timer(START_S, process.kill)
         deadline.start()
@@ -80,7 +80,11 @@ class Pipeline:
         self.endpoint = endpoint
         self.table = channels_table(prefix)
         self.made: Provisioned = provision(
-            endpoint, prefix, region=REGION, credentials=DUMMY_CREDENTIALS, topic_name=f"{prefix}topic"
+            endpoint,
+            prefix,
+            region=REGION,
+            credentials=DUMMY_CREDENTIALS,
+            topic_name=f"{prefix}topic",
         )
         self.dynamodb = client("dynamodb", endpoint, REGION, DUMMY_CREDENTIALS)
         self.sns = client("sns", endpoint, REGION, DUMMY_CREDENTIALS)
@@ -89,7 +93,9 @@ class Pipeline:
 
     def _queue(self, name: str) -> str:
         url = str(self.sqs.create_queue(QueueName=name)["QueueUrl"])
-        attributes = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+        attributes = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])[
+            "Attributes"
+        ]
         self.sns.subscribe(
             TopicArn=self.made.topic_arn,
             Protocol="sqs",
@@ -108,7 +114,9 @@ class Pipeline:
         found: list[tuple[str, int]] = []
         while len(set(found)) < count:
             assert time.monotonic() < give_up_s, f"only {found}"
-            answer = self.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+            answer = self.sqs.receive_message(
+                QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1
+            )
             for message in answer.get("Messages", ()):
                 self.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
                 envelope = parse(message["Body"])
@@ -119,7 +127,7 @@ class Pipeline:
     @contextmanager
     def pump(self, *options: str) -> Iterator[subprocess.Popen[str]]:
         with child(
-            "service.dev.stream_pump",
+            "roomcast.dev.stream_pump",
             *("--endpoint", self.endpoint, "--stream-arn", self.made.stream_arn),
             *("--topic-arn", self.made.topic_arn, *options),
         ) as process:
@@ -220,12 +228,17 @@ def test_a_suspended_pump_catches_up(pipeline: Pipeline) -> None:
         for offset in (2, 3, 4):
             pipeline.put("room", offset)
         os.kill(process.pid, signal.SIGCONT)
-        assert sorted(pipeline.received(pipeline.queues[0], 3)) == [("room", 2), ("room", 3), ("room", 4)]
+        assert sorted(pipeline.received(pipeline.queues[0], 3)) == [
+            ("room", 2),
+            ("room", 3),
+            ("room", 4),
+        ]
 
 
 def test_poison_does_not_hold_up_the_stream(pipeline: Pipeline) -> None:
     pipeline.dynamodb.put_item(
-        TableName=pipeline.table, Item={"channel": {"S": "room"}, "offset": {"N": "1"}, "pubs": {"S": "["}}
+        TableName=pipeline.table,
+        Item={"channel": {"S": "room"}, "offset": {"N": "1"}, "pubs": {"S": "["}},
     )
     with pipeline.pump():
         pipeline.put("room", 2)
@@ -276,7 +289,7 @@ def test_an_emulator_ends_at_once_with_a_long_poll_open(how: str) -> None:
 @contextmanager
 def emulator_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.dev.emulator"],
+        [sys.executable, "-m", "roomcast.dev.emulator"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -300,7 +313,7 @@ def test_an_emulator_whose_port_is_taken_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
-            [sys.executable, "-m", "service.dev.emulator", "--port", str(port)],
+            [sys.executable, "-m", "roomcast.dev.emulator", "--port", str(port)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,

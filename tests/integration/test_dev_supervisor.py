@@ -26,7 +26,7 @@ STUB: Final = (sys.executable, str(Path(__file__).with_name("stub_instance.py"))
 DEADLINE_S: Final = 30.0
 RUN: Final = """
 import asyncio, json, sys
-from service.dev.supervisor import DevOptions, run_dev
+from roomcast.dev.supervisor import DevOptions, run_dev
 sys.exit(asyncio.run(run_dev(DevOptions(**json.loads(sys.argv[1])))))
 """
 
@@ -70,9 +70,9 @@ class Dev:
 
     def until_said(self, text: str, times: int = 1) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: "".join(self._lines).count(text) >= times, DEADLINE_S), (
-                f"{text!r} is not in {''.join(self._lines)}"
-            )
+            assert self._changed.wait_for(
+                lambda: "".join(self._lines).count(text) >= times, DEADLINE_S
+            ), f"{text!r} is not in {''.join(self._lines)}"
 
     def wait(self) -> int:
         """The exit code; by then nothing that held our stderr is left."""
@@ -107,7 +107,7 @@ def dev(**options: Any) -> Iterator[Dev]:
 def endpoint() -> Iterator[str]:
     """An emulator that runs already."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.dev.emulator"],
+        [sys.executable, "-m", "roomcast.dev.emulator"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -28,7 +28,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 def doctor(config: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "service", "doctor", "--config", str(config), *options],
+        [sys.executable, "-m", "roomcast", "doctor", "--config", str(config), *options],
         cwd=ROOT,
         env=environment(),
         stdin=subprocess.DEVNULL,

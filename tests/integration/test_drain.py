@@ -105,7 +105,8 @@ async def test_what_is_under_way_is_answered_and_the_rest_was_not_done(aws: Aws)
             await asyncio.to_thread(process.ready)
             url = f"{process.url}/connection/websocket"
             publishers = [
-                Publisher(f"p{index}", WebSocket(await session.ws_connect(url))) for index in range(CLIENTS)
+                Publisher(f"p{index}", WebSocket(await session.ws_connect(url)))
+                for index in range(CLIENTS)
             ]
             # From here on there is always much under way.
             proxy.plan("dynamodb.PutItem", Fault.SLOW, 10_000)

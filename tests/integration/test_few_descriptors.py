@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from service.descriptors import places
+from roomcast.serve.descriptors import places
 from tests.integration.serving import Aws, Process, deployed, environment
 from tests.websocket import WebSocket
 
@@ -19,12 +19,12 @@ DESCRIPTORS: Final = 200
 CONNECTIONS: Final = 300
 PUBLICATIONS: Final = 40
 DEADLINE_S: Final = 45.0
-# As `python -m service`, under a limit that it cannot raise.
+# As `python -m roomcast`, under a limit that it cannot raise.
 LIMITED: Final = (
     "-c",
     (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS})); "
-        "from service.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from roomcast.cli.main import main; sys.exit(main(sys.argv[1:]))"
     ),
 )
 CONFIG: Final = """
@@ -47,7 +47,9 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 @pytest.fixture
 async def node(aws: Aws) -> AsyncIterator[Process]:
-    process = Process(aws.config("few", CONFIG), "--port", "0", environ=environment(), program=LIMITED)
+    process = Process(
+        aws.config("few", CONFIG), "--port", "0", environ=environment(), program=LIMITED
+    )
     try:
         await asyncio.to_thread(process.ready)
         yield process

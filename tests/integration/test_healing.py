@@ -63,7 +63,9 @@ class Place:
         return [url for url in self.aws.queues() if self.dev.nodes[index] in url]
 
     def subscriptions_of(self, index: int) -> list[dict[str, str]]:
-        return [each for each in self.aws.subscriptions() if self.dev.nodes[index] in each["Endpoint"]]
+        return [
+            each for each in self.aws.subscriptions() if self.dev.nodes[index] in each["Endpoint"]
+        ]
 
     async def said(self, index: int) -> dict[str, Any]:
         """What a node says of itself now."""
@@ -75,7 +77,9 @@ class Place:
             assert response.status == (503 if body["status"] == "unready" else 200)
             return body
 
-    async def until(self, index: int, within_s: float, wanted: Callable[[dict[str, Any]], bool]) -> float:
+    async def until(
+        self, index: int, within_s: float, wanted: Callable[[dict[str, Any]], bool]
+    ) -> float:
         """Wait until a node says what is wanted; how long that took."""
         since_s = time.monotonic()
         said = await self.said(index)
@@ -147,7 +151,9 @@ async def until_received(peer: Peer, last: str, within_s: float) -> list[Any]:
     return [data for _, data in received]
 
 
-async def test_a_deleted_queue_is_rebuilt(place: Place, peers: Callable[[str], Awaitable[Peer]]) -> None:
+async def test_a_deleted_queue_is_rebuilt(
+    place: Place, peers: Callable[[str], Awaitable[Peer]]
+) -> None:
     writer, reader = [await peers(url) for url in place.dev.ws_urls]
     await reader.subscribe("news")
     await publish(writer, "before")
@@ -219,7 +225,9 @@ async def behind_a_proxy(config: Path) -> AsyncIterator[tuple[Place, FaultProxy]
         aws.close()
 
 
-async def test_an_outage_of_aws_is_survived(config: Path, peers: Callable[[str], Awaitable[Peer]]) -> None:
+async def test_an_outage_of_aws_is_survived(
+    config: Path, peers: Callable[[str], Awaitable[Peer]]
+) -> None:
     async with behind_a_proxy(config) as (place, proxy):
         writer, reader = [await peers(url) for url in place.dev.ws_urls]
         await reader.subscribe("news")

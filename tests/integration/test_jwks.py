@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from service.auth import sign_connection
+from roomcast.auth.verifier import sign_connection
 from tests.integration.serving import deployed, serving
 from tests.signers import ALGORITHMS, jwks, signer
 from tests.websocket import WebSocket
@@ -41,7 +41,9 @@ class Provider:
     async def keys(self, _: web.Request) -> web.Response:
         if not self.up:
             raise web.HTTPServiceUnavailable
-        return web.Response(body=jwks(*(signer(algorithm).jwk(algorithm) for algorithm in ALGORITHMS)))
+        return web.Response(
+            body=jwks(*(signer(algorithm).jwk(algorithm) for algorithm in ALGORITHMS))
+        )
 
 
 @pytest.fixture
@@ -83,7 +85,9 @@ async def test_tokens_of_a_provider_that_comes_up_late(
         config = aws.config("jwks", CONFIG.format(secret=SECRET, endpoint=provider.url))
         with serving(config) as node:
             await asyncio.to_thread(node.ready)
-            assert (await asyncio.to_thread(node.said, "jwks_fetch_failed"))["reason"] == "status 503"
+            assert (await asyncio.to_thread(node.said, "jwks_fetch_failed"))[
+                "reason"
+            ] == "status 503"
             assert {await connect(token) for token in tokens.values()} == {100}
             own = await connect(sign_connection("ann", SECRET, 60, audience="chat"))
             assert own["ttl"] in (59, 60)

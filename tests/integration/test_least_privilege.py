@@ -19,9 +19,9 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from service.adapters.errors import ATTEMPTS_MAX
-from service.adapters.schema import nodes_table
-from service.core.holdings import queue_tags
+from roomcast.aws.errors import ATTEMPTS_MAX
+from roomcast.aws.schema import nodes_table
+from roomcast.fleet.holdings import queue_tags
 from tests.contract.backends import REGION, ROOT
 from tests.deploy.calls import ACCOUNT
 from tests.deploy.cloudformation import Evaluation, load, statements
@@ -260,16 +260,18 @@ print(json.dumps(handler(json.load(open("tests/events/stream_appends.json")), No
 def graves(aws: Aws) -> list[dict[str, Any]]:
     """What is kept of leases that were cleaned up."""
     dynamodb, of_leases = aws.client("dynamodb"), "attribute_exists(buried)"
-    items: list[dict[str, Any]] = dynamodb.scan(TableName=f"{PREFIX}nodes", FilterExpression=of_leases)[
-        "Items"
-    ]
+    items: list[dict[str, Any]] = dynamodb.scan(
+        TableName=f"{PREFIX}nodes", FilterExpression=of_leases
+    )["Items"]
     return items
 
 
 def age(aws: Aws, buried: Sequence[dict[str, Any]]) -> None:
     """As if it had been long ago."""
     for item in buried:
-        aws.client("dynamodb").put_item(TableName=f"{PREFIX}nodes", Item=item | {"buried": {"N": "1"}})
+        aws.client("dynamodb").put_item(
+            TableName=f"{PREFIX}nodes", Item=item | {"buried": {"N": "1"}}
+        )
 
 
 async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None:
@@ -288,7 +290,9 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         aws.client("sqs").create_queue(QueueName=orphan, tags=tags)
         at.calls.knows(orphan, tags)
 
-        event = json.loads((FIXTURES / "fixtures/events/scheduled.json").read_text(encoding="utf-8"))
+        event = json.loads(
+            (FIXTURES / "fixtures/events/scheduled.json").read_text(encoding="utf-8")
+        )
         told = await python(reap(event), environ)
         assert '"ReapedNodes":2,"Orphans":0,' in told, "an orphan is looked at, and is too young"
         assert '"members":1' in told
@@ -298,7 +302,9 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         assert graves(aws) == []
         at.ec2.terminate(machine)
         event = json.loads(
-            (FIXTURES / "fixtures/events/terminate_lifecycle_action.json").read_text(encoding="utf-8")
+            (FIXTURES / "fixtures/events/terminate_lifecycle_action.json").read_text(
+                encoding="utf-8"
+            )
         )
         event["detail"] |= {
             "AutoScalingGroupName": GROUP, "LifecycleHookName": TERMINATE, "EC2InstanceId": machine.id,
@@ -310,7 +316,7 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
 
 
 def reap(event: Mapping[str, Any]) -> str:
-    return f"from service.reaper.handler import handler; handler({dict(event)!r}, None)"
+    return f"from roomcast.reaper.handler import handler; handler({dict(event)!r}, None)"
 
 
 async def killed(aws: Aws, at: Site, metadata: str) -> None:

@@ -199,7 +199,9 @@ async def test_a_machine_that_the_load_balancer_still_holds(
     assert machine.ends == ["CONTINUE", "CONTINUE"]
 
 
-async def test_a_spot_instance_that_is_taken_away(aws: Aws, ec2: FakeEc2, machine: FakeMachine) -> None:
+async def test_a_spot_instance_that_is_taken_away(
+    aws: Aws, ec2: FakeEc2, machine: FakeMachine
+) -> None:
     async with running(aws, ec2, machine.endpoint) as node:
         machine.notice = '{"action":"terminate","time":"2017-09-18T08:22:00Z"}'
         assert await node.client.closed() == 3001
@@ -237,7 +239,9 @@ async def test_a_group_that_answers_errors_holds_up_nobody(
     assert machine.state == "Terminating:Wait", "its hook has a time-out"
 
 
-async def test_metadata_that_fail_later_change_nothing(aws: Aws, ec2: FakeEc2, machine: FakeMachine) -> None:
+async def test_metadata_that_fail_later_change_nothing(
+    aws: Aws, ec2: FakeEc2, machine: FakeMachine
+) -> None:
     async with running(aws, ec2, machine.endpoint) as node:
         await ec2.until(lambda: machine.state == "InService")
         machine.broken = 500

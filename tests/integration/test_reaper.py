@@ -20,22 +20,22 @@ import aiohttp
 import boto3
 import pytest
 
-from service.adapters.aws import connect
-from service.adapters.estate import SqsEstate
-from service.adapters.leases import DynamoLeases, _attributes
-from service.adapters.memory import ManualClock
-from service.adapters.presence import DynamoPresence
-from service.adapters.queue import SqsInstanceQueue
-from service.adapters.schema import nodes_table, presence_table
-from service.adapters.threads import ThreadedClient
-from service.core.envelope import Signal, parse
-from service.core.holdings import Deployment, Lease, queue_tags
-from service.core.publication import ClientInfo
-from service.core.reaping import ORPHAN_AGE_MS, REAP_GRACE_MS
-from service.ports import Member
-from service.reaper.handler import Clients, Settings, asked, carry_out
-from service.reaper.over_aws import reaper_over_aws
-from service.reaper.reaper import Reaper
+from roomcast.aws.clients import connect
+from roomcast.aws.estate import SqsEstate
+from roomcast.aws.leases import DynamoLeases, lease_attributes
+from roomcast.aws.presence import DynamoPresence
+from roomcast.aws.queue import SqsInstanceQueue
+from roomcast.aws.schema import nodes_table, presence_table
+from roomcast.aws.threads import ThreadedClient
+from roomcast.delivery.envelope import Signal, parse
+from roomcast.fleet.holdings import Deployment, Lease, queue_tags
+from roomcast.presence.ports import Member
+from roomcast.reaper.handler import Clients, Settings, asked, carry_out
+from roomcast.reaper.over_aws import reaper_over_aws
+from roomcast.reaper.reaper import Reaper
+from roomcast.reaper.rules import ORPHAN_AGE_MS, REAP_GRACE_MS
+from roomcast.testing.memory import ManualClock
+from roomcast.wire.publication import ClientInfo
 from tests.contract.backends import REGION, ROOT, SESSION, AwsBackend, aws_backend, emulator
 from tests.integration.serving import Ahead, deployed, no_wait, serving
 from tests.websocket import WebSocket
@@ -109,7 +109,11 @@ class Site:
         await self.leases.put(lease)
         queue = await self.queue(lease.queue, name)
         assert await self.leases.heartbeat(
-            replace(lease, queue_url=queue.queue_url or "", subscription_arn=queue.subscription_arn or "")
+            replace(
+                lease,
+                queue_url=queue.queue_url or "",
+                subscription_arn=queue.subscription_arn or "",
+            )
         )
         presence = self.presence
         for number in range(members):
@@ -136,8 +140,12 @@ class Site:
         """Whose leases, queues, subscriptions and presence entries there are."""
         prefix = self.backend.prefix
         queues = {name.removeprefix(prefix) for name in await self.estate.queues()}
-        endpoints = [self.deployment.queue_of(each.endpoint) for each in await self.estate.subscriptions()]
-        rows = await self.backend.clients.tables.scan(TableName=presence_table(prefix), ConsistentRead=True)
+        endpoints = [
+            self.deployment.queue_of(each.endpoint) for each in await self.estate.subscriptions()
+        ]
+        rows = await self.backend.clients.tables.scan(
+            TableName=presence_table(prefix), ConsistentRead=True
+        )
         owners = {
             (row["member"] if row["key"]["S"].startswith("channel#") else row["key"])["S"]
             .removeprefix("node#")
@@ -195,7 +203,9 @@ async def leaves(queue: SqsInstanceQueue, number: int) -> Sequence[Signal]:
     give_up_s = time.monotonic() + COMMAND_S
     while len(heard) < number:
         assert time.monotonic() < give_up_s, f"only {heard}"
-        heard += [signal for message in await queue.receive() for signal in parse(message.body).signals]
+        heard += [
+            signal for message in await queue.receive() for signal in parse(message.body).signals
+        ]
     return heard
 
 
@@ -271,7 +281,8 @@ async def test_a_fleet_of_more_than_a_page_of_queues(site: Site) -> None:
     async def make(name: str) -> None:
         async with gate:
             await clients.sqs.create_queue(
-                QueueName=site.backend.prefix + name, tags=queue_tags(site.deployment.topic_arn, name)
+                QueueName=site.backend.prefix + name,
+                tags=queue_tags(site.deployment.topic_arn, name),
             )
 
     async def subscribe(name: str) -> None:
@@ -286,10 +297,12 @@ async def test_a_fleet_of_more_than_a_page_of_queues(site: Site) -> None:
     await asyncio.gather(*map(make, names))
     await asyncio.gather(*map(subscribe, names[-SUBSCRIBED:]))
     site.clock.advance(ORPHAN_AGE_MS / 1000 + 60)
-    rows = [_attributes(site.lease(name)) for name in names if name != orphan]
+    rows = [lease_attributes(site.lease(name)) for name in names if name != orphan]
     for start in range(0, len(rows), BATCH):
         requests = [{"PutRequest": {"Item": row}} for row in rows[start : start + BATCH]]
-        await clients.tables.batch_write_item(RequestItems={nodes_table(site.backend.prefix): requests})
+        await clients.tables.batch_write_item(
+            RequestItems={nodes_table(site.backend.prefix): requests}
+        )
     report = await site.reaper.run()
     assert [each.queue for each in report.queues] == [site.backend.prefix + orphan]
     assert [len(each.subscriptions) for each in report.queues] == [1], "it was on the last page"
@@ -328,7 +341,9 @@ async def test_as_a_lambda_on_a_schedule(site: Site) -> None:
 async def command(config: Path, *words: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `roomcast`."""
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ROOMCAST_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AWS_", "ROOMCAST_"))
     }
     own = {
         "AWS_ACCESS_KEY_ID": "test",
@@ -340,7 +355,7 @@ async def command(config: Path, *words: str) -> tuple[int, str, str]:
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "service", *words, "--config", str(config)],
+            [sys.executable, "-m", "roomcast", *words, "--config", str(config)],
             cwd=ROOT,
             env=inherited | own,
             stdin=subprocess.DEVNULL,
@@ -427,7 +442,10 @@ async def test_from_the_command_line(site: Site, tmp_path: Path) -> None:
     code, out, err = await command(config, "nodes", "--json")
     assert (code, err) == (0, "")
     nodes = json.loads(out)
-    assert [(each["node"], each["standing"]) for each in nodes] == [("n1", "live"), ("n2", "expired")]
+    assert [(each["node"], each["standing"]) for each in nodes] == [
+        ("n1", "live"),
+        ("n2", "expired"),
+    ]
     assert (nodes[0]["version"], nodes[0]["connections"]) == ("1.2.3", 5)
     assert nodes[0]["queue_url"].endswith(f"/{site.backend.prefix}n1")
 
@@ -440,7 +458,12 @@ async def test_from_the_command_line(site: Site, tmp_path: Path) -> None:
     code, out, err = await command(config, "reap", "--json")
     assert (code, err) == (0, "")
     [node] = json.loads(out)["nodes"]
-    assert (node["node"], node["outcome"], node["channels"], node["members"]) == ("n2", "removed", 2, 4)
+    assert (node["node"], node["outcome"], node["channels"], node["members"]) == (
+        "n2",
+        "removed",
+        2,
+        4,
+    )
     assert await site.left() == whole("n1")
 
     code, out, err = await command(config, "reap")

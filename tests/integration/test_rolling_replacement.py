@@ -100,7 +100,9 @@ class Rollout:
         assert "Traceback" not in process.log, process.log
         self.gone.append(process)
 
-    async def open(self, name: str, sdk: str, told: Callable[[Event], None], node: str | None) -> Peer:
+    async def open(
+        self, name: str, sdk: str, told: Callable[[Event], None], node: str | None
+    ) -> Peer:
         link = await self.stack.enter_async_context(Balancer(self.targets, Random(name)))
         peer = open_peer(sdk, link.url, told, node)
         self.stack.push_async_callback(peer.close)
@@ -117,7 +119,9 @@ class Rollout:
         for index in range(PUBLISHERS):
             name = f"publisher {index}"
             peer = await self.open(name, SDKS[index % len(SDKS)], lambda event: None, node)
-            self.publishers.append(Publisher(f"p{index}", peer, CHANNELS, self.checker, Random(name)))
+            self.publishers.append(
+                Publisher(f"p{index}", peer, CHANNELS, self.checker, Random(name))
+            )
 
     def _teller(self, subscriber: str) -> Callable[[Event], None]:
         def told(event: Event) -> None:
@@ -139,7 +143,9 @@ class Rollout:
     async def settled(self) -> Log:
         """Wait until every subscriber stands where the log ends; nobody publishes any more."""
         log = {
-            channel: [Entry(epoch, offset, str(data)) for epoch, offset, data in self.aws.log(channel)]
+            channel: [
+                Entry(epoch, offset, str(data)) for epoch, offset, data in self.aws.log(channel)
+            ]
             for channel in CHANNELS
         }
         try:

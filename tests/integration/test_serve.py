@@ -17,11 +17,20 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from service.adapters.schema import idempotency_table, nodes_table, presence_table, table_schemas
-from service.auth import sign_connection, sign_subscription
-from service.tries import START_TRIES_S
+from roomcast.auth.verifier import sign_connection, sign_subscription
+from roomcast.aws.schema import idempotency_table, nodes_table, presence_table, table_schemas
+from roomcast.backoff import START_TRIES_S
 from tests.contract.backends import ROOT
-from tests.integration.serving import START_S, STOP_S, Aws, Process, deployed, environment, pump, serving
+from tests.integration.serving import (
+    START_S,
+    STOP_S,
+    Aws,
+    Process,
+    deployed,
+    environment,
+    pump,
+    serving,
+)
 from tests.websocket import WebSocket
 
 DELIVERY_S: Final = 20
@@ -176,7 +185,9 @@ async def test_several_commands_in_one_frame(nodes: Nodes, browser: Browser, cha
         ("x" * (4 * SIZE_LIMIT + 1), 1009),
     ],
 )
-async def test_what_ends_a_connection(nodes: Nodes, browser: Browser, frame: str, code: int) -> None:
+async def test_what_ends_a_connection(
+    nodes: Nodes, browser: Browser, frame: str, code: int
+) -> None:
     opened = await browser.connect(nodes.first)
     await opened.response.send_str(frame)
     assert await opened.closed() == code
@@ -198,7 +209,10 @@ async def test_what_is_answered_with_an_error(nodes: Nodes, browser: Browser, ch
         103: ("publish", {"channel": "readonly:room", "data": 1}),
         108: ("rpc", {"method": "m", "data": 1}),
         105: ("subscribe", {"channel": channel}),
-        112: ("history", {"channel": channel, "limit": 1, "since": {"epoch": "other", "offset": 1}}),
+        112: (
+            "history",
+            {"channel": channel, "limit": 1, "since": {"epoch": "other", "offset": 1}},
+        ),
     }
     for code, (method, params) in errors.items():
         assert await opened.ask(method, **params) == code
@@ -209,7 +223,9 @@ async def test_what_is_answered_with_an_error(nodes: Nodes, browser: Browser, ch
 
 
 async def test_connection_tokens(nodes: Nodes, browser: Browser) -> None:
-    assert (await (await browser.connect(nodes.first)).ask("subscribe", channel="readonly:room")) == {}
+    assert (
+        await (await browser.connect(nodes.first)).ask("subscribe", channel="readonly:room")
+    ) == {}
     expired = sign_connection("ann", SECRET, 1, now_s=time.time() - 10)
     for token, code in ((expired, 109), ("", 101)):
         assert await (await browser.open(nodes.first)).ask("connect", token=token) == code
@@ -244,7 +260,9 @@ async def test_origins(nodes: Nodes, browser: Browser) -> None:
 
 
 async def test_who_is_too_quiet_is_closed(nodes: Nodes, browser: Browser) -> None:
-    silent, mute = await asyncio.gather(browser.open(nodes.impatient), browser.open(nodes.impatient))
+    silent, mute = await asyncio.gather(
+        browser.open(nodes.impatient), browser.open(nodes.impatient)
+    )
     await mute.ask("connect")
     assert await silent.closed() == 3502
     await mute.until(lambda: {} in mute.lines)
@@ -279,7 +297,9 @@ async def test_a_full_node_refuses_and_has_room_again(nodes: Nodes, browser: Bro
 # ---- two nodes
 
 
-async def test_two_people_on_two_nodes_share_a_room(nodes: Nodes, browser: Browser, channel: str) -> None:
+async def test_two_people_on_two_nodes_share_a_room(
+    nodes: Nodes, browser: Browser, channel: str
+) -> None:
     ann, bob = await browser.connect(nodes.first), await browser.connect(nodes.second, "bob")
     for opened in (ann, bob):
         await opened.ask("subscribe", channel=channel)
@@ -303,7 +323,9 @@ async def test_what_has_no_history_reaches_the_other_node(
     assert "offset" not in bob.pushes(name, "pub")[0]
 
 
-async def test_presence_and_who_comes_and_goes(nodes: Nodes, browser: Browser, channel: str) -> None:
+async def test_presence_and_who_comes_and_goes(
+    nodes: Nodes, browser: Browser, channel: str
+) -> None:
     ann = await browser.connect(nodes.first)
     await ann.ask("subscribe", channel=channel)
     bob = await browser.connect(nodes.second, "bob")
@@ -315,7 +337,10 @@ async def test_presence_and_who_comes_and_goes(nodes: Nodes, browser: Browser, c
     await ann.until(lambda: users("join") == ["ann", "bob"])
     async with asyncio.timeout(DELIVERY_S):
         # What this node has read of presence may be a second old.
-        while await ann.ask("presence_stats", channel=channel) != {"num_clients": 2, "num_users": 2}:
+        while await ann.ask("presence_stats", channel=channel) != {
+            "num_clients": 2,
+            "num_users": 2,
+        }:
             pass
     presence = (await ann.ask("presence", channel=channel))["presence"]
     assert sorted(entry["user"] for entry in presence.values()) == ["ann", "bob"]
@@ -339,7 +364,9 @@ async def test_recovery_on_the_other_node(nodes: Nodes, browser: Browser, channe
         await ann.ask("publish", channel=channel, data=number)
 
     back = await browser.connect(nodes.second, "bob")
-    result = await back.ask("subscribe", channel=channel, recover=True, epoch=position["epoch"], offset=3)
+    result = await back.ask(
+        "subscribe", channel=channel, recover=True, epoch=position["epoch"], offset=3
+    )
     assert (result["recovered"], result["was_recovering"], result["offset"]) == (True, True, 3)
     assert [publication["data"] for publication in result["publications"]] == [4, 5, 6, 7]
     await ann.ask("publish", channel=channel, data=8)
@@ -352,7 +379,9 @@ async def test_recovery_on_the_other_node(nodes: Nodes, browser: Browser, channe
     assert result["offset"] == 8
 
 
-async def test_history_is_paged_in_both_directions(nodes: Nodes, browser: Browser, channel: str) -> None:
+async def test_history_is_paged_in_both_directions(
+    nodes: Nodes, browser: Browser, channel: str
+) -> None:
     ann, bob = await browser.connect(nodes.first), await browser.connect(nodes.second, "bob")
     for opened in (ann, bob):
         await opened.ask("subscribe", channel=channel)
@@ -388,7 +417,9 @@ async def test_health(nodes: Nodes, browser: Browser) -> None:
             assert (response.status, body["status"], body["node"]) == (200, "ok", nodes.first.node)
 
 
-async def test_an_orderly_end_leaves_nothing(aws: Aws, nodes: Nodes, browser: Browser, channel: str) -> None:
+async def test_an_orderly_end_leaves_nothing(
+    aws: Aws, nodes: Nodes, browser: Browser, channel: str
+) -> None:
     """I6."""
     ann = await browser.connect(nodes.first)
     await ann.ask("subscribe", channel=channel)
@@ -400,7 +431,9 @@ async def test_an_orderly_end_leaves_nothing(aws: Aws, nodes: Nodes, browser: Br
         assert len(aws.queues_of(process.node)) == len(aws.subscriptions_of(process.node)) == 1
         assert process.node in aws.leases()
         assert aws.presence_of(process.node)
-        accepted = await bob.say(*[{"publish": {"channel": channel, "data": each}} for each in range(20)])
+        accepted = await bob.say(
+            *[{"publish": {"channel": channel, "data": each}} for each in range(20)]
+        )
         process.signal()
         assert await bob.closed() == 3001
         assert await asyncio.to_thread(process.ended) == 0, process.log
@@ -446,8 +479,12 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
 
         starts = {
             "no topic": Process(config("no-topic", topic_arn=""), "--port", "0"),
-            "missing topic": Process(config("missing-topic", topic_arn=missing_topic), "--port", "0"),
-            "missing table": Process(config("missing-table", table_prefix="absent-"), "--port", "0"),
+            "missing topic": Process(
+                config("missing-topic", topic_arn=missing_topic), "--port", "0"
+            ),
+            "missing table": Process(
+                config("missing-table", table_prefix="absent-"), "--port", "0"
+            ),
             **{
                 f"missing table: {missing('')}": Process(
                     config(missing("no-"), table_prefix=_without(aws, missing)), "--port", "0"
@@ -455,7 +492,9 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
                 for missing in (idempotency_table, presence_table, nodes_table)
             },
             "port in use": Process(config("port-in-use"), "--port", str(taken.getsockname()[1])),
-            "nothing listens": Process(config("closed", endpoint_url=address(closed)), "--port", "0"),
+            "nothing listens": Process(
+                config("closed", endpoint_url=address(closed)), "--port", "0"
+            ),
             "silent": Process(config("silent", endpoint_url=address(silent)), "--port", "0"),
         }
         for process in starts.values():
@@ -492,7 +531,9 @@ def test_a_start_that_cannot_succeed_says_why_in_one_line(
 
 
 @pytest.mark.timeout(120)
-def test_a_start_that_failed_leaves_nothing(aws: Aws, nodes: Nodes, refused: dict[str, Process]) -> None:
+def test_a_start_that_failed_leaves_nothing(
+    aws: Aws, nodes: Nodes, refused: dict[str, Process]
+) -> None:
     for process in refused.values():
         process.ended(START_S + START_TRIES_S)
     living = {nodes.first.node, nodes.second.node, nodes.impatient.node}
@@ -505,13 +546,13 @@ def test_a_start_that_failed_leaves_nothing(aws: Aws, nodes: Nodes, refused: dic
 # Stands for a mistake of ours in a background task.
 FAULTY: Final = """
 import sys
-from service.delivery.poller import Poller
+from roomcast.delivery.poller import Poller
 
 async def run(self):
     raise RuntimeError("a mistake")
 
 Poller.run = run
-from service.cli import main
+from roomcast.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

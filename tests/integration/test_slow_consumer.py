@@ -15,13 +15,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from service.core.channels import ChannelRules
-from service.core.codes import Disconnect
-from service.core.publication import Publication
-from service.core.recovery import RING_BYTES_MAX
-from service.gateway.websocket import WebSocketGateway
-from service.gateway.writer import CLOSE_WAIT_S, Writer
-from service.keys import HEALTH, NODE
+from roomcast.delivery.recovery import RING_BYTES_MAX
+from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.websocket import WebSocketGateway
+from roomcast.gateway.writer import CLOSE_WAIT_S, Writer
+from roomcast.wire.channels import ChannelRules
+from roomcast.wire.codes import Disconnect
+from roomcast.wire.publication import Publication
 from tests.protobuf import command, read_messages
 from tests.unit.gateway.frames import BINARY, CLOSE, TEXT, Frame, handshake, masked, parsed
 from tests.unit.worlds import HISTORY, Fleet, LocalNode
@@ -114,7 +114,8 @@ class Server:
     @property
     def subscribers(self) -> int:
         return sum(
-            CHANNEL in connection._subscriptions for connection in self.node.assembly.node._connections
+            CHANNEL in connection._subscriptions
+            for connection in self.node.assembly.node._connections
         )
 
     async def publish(self, number: int, size: int = PUBLICATION_BYTES) -> None:
@@ -134,7 +135,9 @@ async def server() -> AsyncIterator[Server]:
     node = Fleet().node(rules=rules)
     app = web.Application()
     app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
-    gateway = WebSocketGateway(allowed_origins=(), message_size_limit=65_536, queue_bytes_max=QUEUE_BYTES_MAX)
+    gateway = WebSocketGateway(
+        allowed_origins=(), message_size_limit=65_536, queue_bytes_max=QUEUE_BYTES_MAX
+    )
     app.router.add_get(PATH, gateway.handle)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
@@ -240,7 +243,9 @@ async def test_a_slow_client_of_small_messages_is_told_that_it_is_slow(server: S
         connection._heartbeat._ping()
         connection._heartbeat._no_pong()
     assert writer.closed_with is Disconnect.SLOW
-    assert [other.closed_with for other in server.writers if other is not writer] == [Disconnect.NO_PONG] * 2
+    assert [other.closed_with for other in server.writers if other is not writer] == [
+        Disconnect.NO_PONG
+    ] * 2
     for client in (reader, idle):
         assert await client.closed() == Disconnect.NO_PONG.value.code
     peer.close()
@@ -250,6 +255,10 @@ def seen(frames: list[Frame]) -> tuple[str, list[int]]:
     """The epoch of the subscribe reply, and the numbers of the publications that came."""
     texts = [frame.payload for frame in frames if frame.opcode == TEXT]
     lines = [json.loads(line) for text in texts for line in text.split(b"\n")]
-    lines += [line for frame in frames if frame.opcode == BINARY for line in read_messages(frame.payload)]
+    lines += [
+        line for frame in frames if frame.opcode == BINARY for line in read_messages(frame.payload)
+    ]
     [reply] = [line["subscribe"] for line in lines if "subscribe" in line]
-    return reply["epoch"], [int(line["push"]["pub"]["data"][:6]) for line in lines if "push" in line]
+    return reply["epoch"], [
+        int(line["push"]["pub"]["data"][:6]) for line in lines if "push" in line
+    ]

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from service.adapters.errors import ATTEMPTS_MAX
-from service.tries import START_TRIES_S
+from roomcast.aws.errors import ATTEMPTS_MAX
+from roomcast.backoff import START_TRIES_S
 from tests.chaos.proxy import Fault, FaultProxy
 from tests.integration.serving import START_S, Aws, Process, deployed
 

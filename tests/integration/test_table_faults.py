@@ -13,7 +13,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from service.core.rounds import ROUND_S
+from roomcast.delivery.rounds import ROUND_S
 from tests.chaos.proxy import Fault, FaultProxy, Phase
 from tests.integration.serving import Aws, Process, deployed, pump
 from tests.websocket import WebSocket
@@ -57,7 +57,10 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 async def said(process: Process) -> dict[str, Any]:
     """What a node says of itself now."""
-    async with aiohttp.ClientSession() as session, session.get(f"{process.url}/health/ready") as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{process.url}/health/ready") as response,
+    ):
         body: dict[str, Any] = json.loads(await response.read())
         assert response.status == (503 if body["status"] == "unready" else 200)
         return body
@@ -68,7 +71,9 @@ async def until_said(process: Process, within_s: float, status: str, word: str =
     since_s = time.monotonic()
     while True:
         body = await said(process)
-        if body["status"] in status.split() and any(word in reason for reason in body["reasons"] or [""]):
+        if body["status"] in status.split() and any(
+            word in reason for reason in body["reasons"] or [""]
+        ):
             return time.monotonic() - since_s
         assert time.monotonic() - since_s < within_s + SLACK_S, (body, process.log[-3000:])
         await asyncio.sleep(LOOK_S)
@@ -107,7 +112,10 @@ async def subscribed(process: Process, channel: str) -> Any:
 
 
 async def test_a_node_that_alone_is_cut_off_from_the_table_is_not_ready(aws: Aws) -> None:
-    async with FaultProxy(aws.endpoint, Random(1)) as proxy, nodes(aws, proxy.url, aws.endpoint) as both:
+    async with (
+        FaultProxy(aws.endpoint, Random(1)) as proxy,
+        nodes(aws, proxy.url, aws.endpoint) as both,
+    ):
         alone, other = both
         for process in both:
             await until_said(process, TOLD_S, "ok")
@@ -124,7 +132,10 @@ async def test_a_node_that_alone_is_cut_off_from_the_table_is_not_ready(aws: Aws
 
 
 async def test_a_fault_of_the_table_for_all_leaves_them_ready(aws: Aws) -> None:
-    async with FaultProxy(aws.endpoint, Random(1)) as proxy, nodes(aws, proxy.url, proxy.url) as both:
+    async with (
+        FaultProxy(aws.endpoint, Random(1)) as proxy,
+        nodes(aws, proxy.url, proxy.url) as both,
+    ):
         for process in both:
             await until_said(process, TOLD_S, "ok")
         await proxy.enter(Phase("no table", {Fault.ERROR: 1.0}, services=DYNAMODB))
@@ -140,8 +151,13 @@ async def test_a_fault_of_the_table_for_all_leaves_them_ready(aws: Aws) -> None:
             await until_said(process, TOLD_S, "ok")
 
 
-async def test_what_was_written_and_does_not_come_round_tells_of_a_lost_subscription(aws: Aws) -> None:
-    async with nodes(aws, aws.endpoint, text=RARE) as (process,), aiohttp.ClientSession() as session:
+async def test_what_was_written_and_does_not_come_round_tells_of_a_lost_subscription(
+    aws: Aws,
+) -> None:
+    async with (
+        nodes(aws, aws.endpoint, text=RARE) as (process,),
+        aiohttp.ClientSession() as session,
+    ):
         await until_said(process, TOLD_S, "ok")
         client = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
         await client.ask("connect")

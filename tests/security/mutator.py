@@ -10,7 +10,14 @@ from typing import Any, Final
 
 from tests.protobuf import command
 
-__all__ = ["CORPUS_MAX", "MUTANT_BYTES_MAX", "Mutator", "commands", "json_frames", "protobuf_frames"]
+__all__ = [
+    "CORPUS_MAX",
+    "MUTANT_BYTES_MAX",
+    "Mutator",
+    "commands",
+    "json_frames",
+    "protobuf_frames",
+]
 
 # Inputs that are kept to mutate further: what was found late must still be chosen now and then.
 CORPUS_MAX: Final = 400
@@ -32,7 +39,21 @@ _TOKENS: Final = (
         b"1e999",
         b"-0.0",
     ),
-    *(b'""', b"[]", b"{}", b"{", b"}", b"[" * 300, b'{"a":' * 300, b'"', b"\\", b"\n", b"\r\n", b"\t", b","),
+    *(
+        b'""',
+        b"[]",
+        b"{}",
+        b"{",
+        b"}",
+        b"[" * 300,
+        b'{"a":' * 300,
+        b'"',
+        b"\\",
+        b"\n",
+        b"\r\n",
+        b"\t",
+        b",",
+    ),
     *(
         b"\x00",
         b"\\u0000",
@@ -43,7 +64,19 @@ _TOKENS: Final = (
         b"\xf0\x9f\x98\x80",
         b"\xe2\x80\xae",
     ),
-    *(b"#", b"$", b":", b",ann", b"__proto__", b"constructor", b"NaN", b"Infinity", b"%s", b"{0}", b"../"),
+    *(
+        b"#",
+        b"$",
+        b":",
+        b",ann",
+        b"__proto__",
+        b"constructor",
+        b"NaN",
+        b"Infinity",
+        b"%s",
+        b"{0}",
+        b"../",
+    ),
     *(
         b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
         b"\x80",
@@ -57,8 +90,27 @@ _TOKENS: Final = (
 # Where a value stands in JSON, but that of an id, and what may stand there instead: the object stays one.
 _VALUE: Final = re.compile(rb'(?<=[^d]": )("[^"]*"|-?\d+|true|false|null)')
 _VALUES: Final = (
-    *(b"null", b"true", b"-1", b"0", b"4294967296", b"18446744073709551616", b"1.5", b'""', b"[]", b"{}"),
-    *(b'"room"', b'"\\u0001x"', b'"\\ud800"', b'"a#ann"', b'"$p"', b'"no:where"', b'"' + b"x" * 300 + b'"'),
+    *(
+        b"null",
+        b"true",
+        b"-1",
+        b"0",
+        b"4294967296",
+        b"18446744073709551616",
+        b"1.5",
+        b'""',
+        b"[]",
+        b"{}",
+    ),
+    *(
+        b'"room"',
+        b'"\\u0001x"',
+        b'"\\ud800"',
+        b'"a#ann"',
+        b'"$p"',
+        b'"no:where"',
+        b'"' + b"x" * 300 + b'"',
+    ),
 )
 
 
@@ -82,15 +134,40 @@ def commands(token: str, subscription_token: str) -> list[dict[str, Any]]:
     """One valid command of each kind and more, without ids; a client that has said them all has used all there is."""
     since = {"offset": 1, "epoch": "e"}
     return [
-        {"connect": {"token": token, "name": "sdk", "version": "1", "data": {"a": [1, None, "é😀"]}}},
-        {"connect": {"token": token, "subs": {"room": {"recover": True, "epoch": "e", "offset": 3}}}},
+        {
+            "connect": {
+                "token": token,
+                "name": "sdk",
+                "version": "1",
+                "data": {"a": [1, None, "é😀"]},
+            }
+        },
+        {
+            "connect": {
+                "token": token,
+                "subs": {"room": {"recover": True, "epoch": "e", "offset": 3}},
+            }
+        },
         {"subscribe": {"channel": "room"}},
         {"subscribe": {"channel": "plain:a", "flag": 1, "join_leave": True, "positioned": True}},
-        {"subscribe": {"channel": "room", "recover": True, "recoverable": True, "epoch": "e", "offset": 7}},
+        {
+            "subscribe": {
+                "channel": "room",
+                "recover": True,
+                "recoverable": True,
+                "epoch": "e",
+                "offset": 7,
+            }
+        },
         {"subscribe": {"channel": "$private", "token": subscription_token, "data": {"x": 1}}},
         {"subscribe": {"channel": "dialogue#ann,bob", "delta": "fossil", "flag": 1}},
         {"unsubscribe": {"channel": "plain:a"}},
-        {"publish": {"channel": "room", "data": {"text": "hello", "n": [1.5, -2, 1e300, True, None]}}},
+        {
+            "publish": {
+                "channel": "room",
+                "data": {"text": "hello", "n": [1.5, -2, 1e300, True, None]},
+            }
+        },
         {"publish": {"channel": "plain:a", "data": "text"}},
         {"presence": {"channel": "room"}},
         {"presence_stats": {"channel": "room"}},

@@ -13,18 +13,29 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from service.auth import sign_connection, sign_subscription
-from service.config import TokenConfig
-from service.core.channels import ChannelOptions, ChannelRules
-from service.gateway.api.server import Api
-from service.gateway.door import Door, end_proxied, give_way, name_no_version
-from service.gateway.http import add_health_routes
-from service.gateway.websocket import WebSocketGateway
-from service.keys import HEALTH, NODE
+from roomcast.auth.verifier import sign_connection, sign_subscription
+from roomcast.config.config import TokenConfig
+from roomcast.gateway.api.server import Api
+from roomcast.gateway.door import Door, end_proxied, give_way, name_no_version
+from roomcast.gateway.http import add_health_routes
+from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.websocket import WebSocketGateway
+from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.worlds import SECRET, Fleet, LocalNode, until
 from tests.websocket import WebSocket
 
-__all__ = ["DEADLINE_S", "HOST", "KEY", "PATH", "RULES", "SIZE_LIMIT", "Logs", "Target", "target", "watched"]
+__all__ = [
+    "DEADLINE_S",
+    "HOST",
+    "KEY",
+    "PATH",
+    "RULES",
+    "SIZE_LIMIT",
+    "Logs",
+    "Target",
+    "target",
+    "watched",
+]
 
 PATH: Final = "/connection/websocket"
 # What clients call it; the Origin of its own pages is made of this.
@@ -108,7 +119,12 @@ class Target:
     """One listening node; what is published comes back through its queue, as in a deployment."""
 
     def __init__(
-        self, node: LocalNode, port: int, session: aiohttp.ClientSession, token: TokenConfig, door: Door
+        self,
+        node: LocalNode,
+        port: int,
+        session: aiohttp.ClientSession,
+        token: TokenConfig,
+        door: Door,
     ) -> None:
         self.door = door
         self._named: dict[str, Any] = {"audience": token.audience, "issuer": token.issuer}
@@ -132,7 +148,9 @@ class Target:
         return self.node.clock.now_ms() / 1000
 
     async def upgrade(self, **options: Any) -> aiohttp.ClientWebSocketResponse:
-        response: aiohttp.ClientWebSocketResponse = await self.session.ws_connect(self.url + PATH, **options)
+        response: aiohttp.ClientWebSocketResponse = await self.session.ws_connect(
+            self.url + PATH, **options
+        )
         return response
 
     async def raw(self, request: bytes) -> bytes:
@@ -183,7 +201,9 @@ async def target(
     """
     fleet = Fleet()
     fleet.stream_to_topic()
-    node = fleet.node(insecure=False, secret=SECRET, rules=RULES, message_size_limit=size_limit, **client)
+    node = fleet.node(
+        insecure=False, secret=SECRET, rules=RULES, message_size_limit=size_limit, **client
+    )
     app = web.Application()
     app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
     gateway = WebSocketGateway(
@@ -202,7 +222,9 @@ async def target(
         door = Door(runner.server, listening, places_max=PLACES, **(times or {}))
         try:
             door.open()
-            yield Target(node, listening.getsockname()[1], session, client.get("token", TokenConfig()), door)
+            yield Target(
+                node, listening.getsockname()[1], session, client.get("token", TokenConfig()), door
+            )
             await until(lambda: len(node.assembly.node) == 0)
         finally:
             await runner.cleanup()

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from service.core.codes import Error
-from service.gateway.api.server import METHODS
+from roomcast.gateway.api.server import METHODS
+from roomcast.wire.codes import Error
 from tests.security.mutator import Mutator
 from tests.security.target import KEY, SIZE_LIMIT, Target, target, watched
 from tests.unit.worlds import settled
@@ -26,21 +26,42 @@ BODY: Final = b'{"channel":"room","data":1}'
 
 # One valid request of each method and more.
 BODIES: Final[list[tuple[str, dict[str, Any]]]] = [
-    ("publish", {"channel": "room", "data": {"a": [1, "é😀"]}, "tags": {"a": "b"}, "idempotency_key": "k"}),
-    ("publish", {"channel": "plain:a", "b64data": "eyJhIjoxfQ==", "skip_history": True, "delta": True}),
-    ("broadcast", {"channels": ["room", "plain:a", "no:where"], "data": [1], "idempotency_key": "k"}),
-    ("subscribe", {"user": "ann", "channel": "room", "info": {"a": 1}, "client": "c", "expire_at": 4e9}),
+    (
+        "publish",
+        {"channel": "room", "data": {"a": [1, "é😀"]}, "tags": {"a": "b"}, "idempotency_key": "k"},
+    ),
+    (
+        "publish",
+        {"channel": "plain:a", "b64data": "eyJhIjoxfQ==", "skip_history": True, "delta": True},
+    ),
+    (
+        "broadcast",
+        {"channels": ["room", "plain:a", "no:where"], "data": [1], "idempotency_key": "k"},
+    ),
+    (
+        "subscribe",
+        {"user": "ann", "channel": "room", "info": {"a": 1}, "client": "c", "expire_at": 4e9},
+    ),
     ("subscribe", {"user": "ann", "channel": "room", "recover_since": {"offset": 1, "epoch": "e"}}),
     ("unsubscribe", {"user": "ann", "channel": "room"}),
-    ("disconnect", {"user": "ann", "disconnect": {"code": 4500, "reason": "go"}, "whitelist": ["c"]}),
+    (
+        "disconnect",
+        {"user": "ann", "disconnect": {"code": 4500, "reason": "go"}, "whitelist": ["c"]},
+    ),
     ("refresh", {"user": "ann", "expired": False, "expire_at": 4000000000, "info": {}}),
-    ("history", {"channel": "room", "limit": 5, "reverse": True, "since": {"offset": 1, "epoch": "e"}}),
+    (
+        "history",
+        {"channel": "room", "limit": 5, "reverse": True, "since": {"offset": 1, "epoch": "e"}},
+    ),
     ("history_remove", {"channel": "room"}),
     ("presence", {"channel": "room"}),
     ("presence_stats", {"channel": "room"}),
     ("channels", {"pattern": "ro*"}),
     ("info", {}),
-    ("batch", {"commands": [{"publish": {"channel": "room", "data": 1}}, {"info": {}}], "parallel": True}),
+    (
+        "batch",
+        {"commands": [{"publish": {"channel": "room", "data": 1}}, {"info": {}}], "parallel": True},
+    ),
 ]
 
 
@@ -129,7 +150,9 @@ async def test_what_is_no_request_is_told(attacked: Target, body: bytes) -> None
         shape(answer)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x\x80", "gzip, gzip", "identity"])
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "deflate", "br", "zstd", "x\x80", "gzip, gzip", "identity"]
+)
 async def test_what_only_says_that_it_is_compressed(attacked: Target, encoding: str) -> None:
     """It may come to nothing or be closed without an answer, and no more."""
     for body in (b"no such thing", gzip.compress(BODY)[:20], b"\x1f\x8b" + bytes(50), b""):
@@ -178,8 +201,19 @@ async def test_who_hangs_up_amidst_a_body_is_no_fault(attacked: Target) -> None:
             "/api/./publish",
             "/./api/publish",
         ),
-        *("/x/../api/publish", "/health/live/../../api/publish", "/api/%70ublish", "/%61pi/publish"),
-        *("/api%2fpublish", "/api/publish%2f", "/api/publish%00", "/api/publish%20", "/api/publish;x=1"),
+        *(
+            "/x/../api/publish",
+            "/health/live/../../api/publish",
+            "/api/%70ublish",
+            "/%61pi/publish",
+        ),
+        *(
+            "/api%2fpublish",
+            "/api/publish%2f",
+            "/api/publish%00",
+            "/api/publish%20",
+            "/api/publish;x=1",
+        ),
         *(
             "/API/publish",
             "/api/PUBLISH",
@@ -259,11 +293,19 @@ async def test_no_other_key_opens(attacked: Target, key: bytes | None) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "text/json"],
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "",
+        "text/json",
+    ],
 )
 async def test_a_page_cannot_post_what_needs_no_permission(attacked: Target, kind: str) -> None:
     """Only what a browser sends across sites after asking is taken; and it is never told that it may."""
     headers = {"X-API-Key": KEY, "Content-Type": kind, "Origin": "https://evil.com"}
-    async with attacked.session.post(f"{attacked.url}/api/publish", data=BODY, headers=headers) as response:
+    async with attacked.session.post(
+        f"{attacked.url}/api/publish", data=BODY, headers=headers
+    ) as response:
         assert response.status == 415
         assert "Access-Control-Allow-Origin" not in response.headers

@@ -14,16 +14,16 @@ from typing import Any, Final
 
 import pytest
 
-from service.client import pace as pace_module
-from service.core.rates import Rate
-from service.core.tallies import Limit
-from service.gateway import door as door_module
-from service.gateway import http as http_module
-from service.gateway import websocket as websocket_module
-from service.gateway import writer as writer_module
-from service.gateway.api import server as api_module
-from service.gateway.websocket import CONTROL_RATE
-from service.gateway.writer import CLOSE_WAIT_S
+from roomcast.client import pace as pace_module
+from roomcast.gateway import door as door_module
+from roomcast.gateway import http as http_module
+from roomcast.gateway import websocket as websocket_module
+from roomcast.gateway import writer as writer_module
+from roomcast.gateway.api import server as api_module
+from roomcast.gateway.websocket import CONTROL_RATE
+from roomcast.gateway.writer import CLOSE_WAIT_S
+from roomcast.observe.counters import Limit
+from roomcast.rates import Rate
 from tests.security.target import DEADLINE_S, HOST, KEY, PATH, Logs, Target, target, watched
 from tests.unit.gateway.frames import CLOSE, PING, PONG, TEXT, Frame, handshake, masked, parsed
 from tests.unit.worlds import until
@@ -147,7 +147,9 @@ def halted(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[f
     is_over.set()
 
 
-async def test_who_floods_waits_and_a_neighbour_does_not(attacked: Target, halted: list[float]) -> None:
+async def test_who_floods_waits_and_a_neighbour_does_not(
+    attacked: Target, halted: list[float]
+) -> None:
     async with Raw.upgraded(attacked) as flooding:
         flooding.writer.write(masked(PING, b"") * 40_000)
         assert len(await flooding.frames(int(CONTROL_RATE.burst))) == CONTROL_RATE.burst
@@ -159,7 +161,9 @@ async def test_who_floods_waits_and_a_neighbour_does_not(attacked: Target, halte
 
 
 @pytest.mark.usefixtures("halted")
-async def test_few_of_them_are_kept_while_it_waits(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_of_them_are_kept_while_it_waits(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A message that is not read is counted with what it costs, so that the socket's reading stops."""
     read_bytes = 0
     received = door_module._Guest.data_received
@@ -205,7 +209,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("patient")
 async def test_the_answer_to_a_close_is_found_behind_what_was_sent_before(attacked: Target) -> None:
     async with Raw.upgraded(attacked) as client:
-        client.writer.write(masked(TEXT, b"nonsense") + masked(PING, b"") * 500 + masked(TEXT, b"{}") * 500)
+        client.writer.write(
+            masked(TEXT, b"nonsense") + masked(PING, b"") * 500 + masked(TEXT, b"{}") * 500
+        )
         [close] = await client.frames(1)
         assert close.close_code == 3501
         client.writer.write(masked(CLOSE, close.payload[:2]))
@@ -214,7 +220,9 @@ async def test_the_answer_to_a_close_is_found_behind_what_was_sent_before(attack
 
 
 @pytest.mark.usefixtures("patient")
-async def test_after_a_close_only_so_much_is_read(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_close_only_so_much_is_read(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slept: list[float] = []
     is_over, is_gone = asyncio.Event(), asyncio.Event()
 

@@ -15,10 +15,10 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.core.codes import Disconnect, Error
-from service.core.protobuf import PROTOBUF_FRAMES
-from service.core.protobuf_schema import SCHEMA, Shape, message_class
-from service.core.protocol import JSON_FRAMES
+from roomcast.wire.codes import Disconnect, Error
+from roomcast.wire.json import JSON_FRAMES
+from roomcast.wire.protobuf import PROTOBUF_FRAMES
+from roomcast.wire.protobuf_schema import SCHEMA, Shape, message_class
 from tests.protobuf import command, read_messages
 from tests.security.mutator import Mutator, commands, json_frames, protobuf_frames
 from tests.security.target import DEADLINE_S, RULES, Target, target, watched
@@ -128,8 +128,13 @@ async def test_mutated_frames_are_answered_or_refused(protobuf: bool) -> None:
             await attacker.close()
             await attacked.still_serves()
     assert logs.faults() == []
-    outcomes = {each for outcome in mutator.outcomes if isinstance(outcome, frozenset) for each in outcome}
-    assert len([each for each in outcomes if isinstance(each, tuple) and each[0] == "error"]) >= ERRORS_MIN
+    outcomes = {
+        each for outcome in mutator.outcomes if isinstance(outcome, frozenset) for each in outcome
+    }
+    assert (
+        len([each for each in outcomes if isinstance(each, tuple) and each[0] == "error"])
+        >= ERRORS_MIN
+    )
     assert ("close", Disconnect.BAD_REQUEST.value.code) in outcomes
     assert ("push", "pub") in outcomes
     assert len(mutator.outcomes) >= OUTCOMES_MIN
@@ -151,11 +156,14 @@ values = st.recursive(
     | texts
     | st.text(max_size=20),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(texts | st.text(max_size=5), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(texts | st.text(max_size=5), inner, max_size=3)
     ),
     max_leaves=8,
 )
-METHODS: Final = {name: field.of for name, field in SCHEMA["Command"].items() if field.shape is Shape.MESSAGE}
+METHODS: Final = {
+    name: field.of for name, field in SCHEMA["Command"].items() if field.shape is Shape.MESSAGE
+}
 
 
 @st.composite
@@ -185,9 +193,9 @@ def filled(draw: st.DrawFn, name: str = "Command") -> Message:
     chosen: dict[str, list[FieldDescriptor]] = {}
     for field in message.DESCRIPTOR.fields:
         # A command is of one kind, as a rule.
-        chosen.setdefault("request" if name == "Command" and field.message_type else field.name, []).append(
-            field
-        )
+        chosen.setdefault(
+            "request" if name == "Command" and field.message_type else field.name, []
+        ).append(field)
     for alternatives in chosen.values():
         field = draw(st.sampled_from(alternatives))
         if name == "Command" or draw(st.booleans()):
@@ -206,7 +214,9 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
     elif kind == FieldDescriptor.TYPE_BOOL:
         setattr(message, field.name, draw(st.booleans()))
     elif kind == FieldDescriptor.TYPE_STRING:
-        setattr(message, field.name, draw(texts | st.text(st.characters(codec="utf-8"), max_size=20)))
+        setattr(
+            message, field.name, draw(texts | st.text(st.characters(codec="utf-8"), max_size=20))
+        )
     elif kind == FieldDescriptor.TYPE_BYTES:
         encoded = values.map(json.dumps).map(str.encode)
         setattr(message, field.name, draw(encoded | st.binary(max_size=20)))
@@ -239,7 +249,9 @@ async def _carried_out(frames: list[bytes], *, protobuf: bool, connected: bool) 
             if client.socket.closed_with is None:
                 await client.connection.receive(frame, PROTOBUF_FRAMES if protobuf else JSON_FRAMES)
         await settled()
-        assert client.socket.closed_with is None or isinstance(client.socket.closed_with, Disconnect)
+        assert client.socket.closed_with is None or isinstance(
+            client.socket.closed_with, Disconnect
+        )
         for line in client.socket.lines:
             _shape(line)
         node.assembly.node.closed(client.connection)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.gateway.websocket import origin_allowed
+from roomcast.gateway.websocket import origin_allowed
 from tests.security.target import HOST, PATH, Target, target, watched
 from tests.websocket import WebSocket
 
@@ -30,7 +30,9 @@ async def attacked() -> AsyncIterator[Target]:
     assert logs.faults() == []
 
 
-def request(*lines: bytes, path: bytes = PATH.encode(), host: bytes | None = HOST.encode()) -> bytes:
+def request(
+    *lines: bytes, path: bytes = PATH.encode(), host: bytes | None = HOST.encode()
+) -> bytes:
     """A handshake with further header lines, as bytes."""
     return b"\r\n".join(
         [
@@ -128,10 +130,14 @@ async def test_no_other_page_may(attacked: Target, origin: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "origins", [(b"https://evil.com", b"https://" + HOST.encode()), (b"https://" + HOST.encode(), b"null")]
+    "origins",
+    [(b"https://evil.com", b"https://" + HOST.encode()), (b"https://" + HOST.encode(), b"null")],
 )
 async def test_one_origin_too_many_is_none(attacked: Target, origins: tuple[bytes, ...]) -> None:
-    assert status(await attacked.raw(request(*(b"Origin: " + each for each in origins)))) in (400, 403)
+    assert status(await attacked.raw(request(*(b"Origin: " + each for each in origins)))) in (
+        400,
+        403,
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +200,9 @@ def test_any_text_is_refused_or_names_our_host(origin: str) -> None:
     ],
     ids=range(12),
 )
-async def test_nothing_in_a_header_gets_further(attacked: Target, name: bytes, value: bytes) -> None:
+async def test_nothing_in_a_header_gets_further(
+    attacked: Target, name: bytes, value: bytes
+) -> None:
     """It is refused, or let in as if it were not there: it is in no answer and makes no fault."""
     for path in (PATH, "/health/live", "/api/info"):
         head = await attacked.raw(request(name + b": " + value, path=path.encode()))
@@ -244,7 +252,9 @@ async def test_nothing_in_a_query_gets_further(attacked: Target, query: bytes) -
 async def test_a_subprotocol_is_one_of_ours_or_none(attacked: Target, offered: bytes) -> None:
     head = await attacked.raw(request(b"Sec-WebSocket-Protocol: " + offered))
     assert status(head) in (101, 400)
-    chosen = [line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-protocol:")]
+    chosen = [
+        line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-protocol:")
+    ]
     assert [line.partition(b": ")[2] for line in chosen] in (
         [],
         [b"centrifuge-json"],

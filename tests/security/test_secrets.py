@@ -16,8 +16,9 @@ import jwt
 import pytest
 import structlog
 
-from service import cli, telemetry
-from service.auth import sign_connection, sign_subscription
+from roomcast.auth.verifier import sign_connection, sign_subscription
+from roomcast.cli import main as cli
+from roomcast.observe import logs as telemetry
 from tests.contract.backends import ROOT
 from tests.integration.serving import Aws, Process, deployed, environment
 from tests.loggers import logging_restored
@@ -43,10 +44,10 @@ allow_history_for_client = true
 [node]
 drain_s = 0
 """
-# As `python -m service`, with what goes to standard output where the log goes.
+# As `python -m roomcast`, with what goes to standard output where the log goes.
 BOTH_STREAMS: Final = (
     "-c",
-    "import os, sys; os.dup2(2, 1); from service.cli import main; sys.exit(main(sys.argv[1:]))",
+    "import os, sys; os.dup2(2, 1); from roomcast.cli.main import main; sys.exit(main(sys.argv[1:]))",
 )
 
 
@@ -78,14 +79,19 @@ class Running:
     async def say(self, *commands: dict[str, Any], protobuf: bool = False) -> None:
         """Wait for an answer to each, or for the close."""
         url = f"{self.process.url}/connection/websocket?token={self.hide(f'{MARK}-query')}"
-        headers = {"Authorization": f"Bearer {self.hide(f'{MARK}-header')}", "Cookie": f"session={MARK}"}
+        headers = {
+            "Authorization": f"Bearer {self.hide(f'{MARK}-header')}",
+            "Cookie": f"session={MARK}",
+        }
         protocols = (PROTOBUF,) if protobuf else ()
         async with self.session.ws_connect(url, headers=headers, protocols=protocols) as response:
             socket = WebSocket(response)
             await socket.say(*commands)
             await socket.say({"ping": {}})
             try:
-                await socket.until(lambda: {line.get("id") for line in socket.lines} >= {len(commands) + 1})
+                await socket.until(
+                    lambda: {line.get("id") for line in socket.lines} >= {len(commands) + 1}
+                )
             except AssertionError:
                 assert response.close_code is not None
 
@@ -165,12 +171,19 @@ async def test_a_node_prints_no_secret(running: Running) -> None:
             await running.say(good, {"refresh": {"token": wrong}}, protobuf=protobuf)
     await running.say({"connect": {"token": 5, "data": data}})
     await running.say(good, {"send": {"data": data}})
-    async with running.session.ws_connect(f"{running.process.url}/connection/websocket") as response:
+    async with running.session.ws_connect(
+        f"{running.process.url}/connection/websocket"
+    ) as response:
         await response.send_str(f'{{"id":1,"{MARK}":{{}}}}')
         await response.receive()
-    for origin in ("https://evil.example.com", f"https://ann:{MARK}-password@evil.example.com/{MARK}-path"):
+    for origin in (
+        "https://evil.example.com",
+        f"https://ann:{MARK}-password@evil.example.com/{MARK}-path",
+    ):
         with pytest.raises(aiohttp.WSServerHandshakeError):
-            await running.session.ws_connect(f"{running.process.url}/connection/websocket", origin=origin)
+            await running.session.ws_connect(
+                f"{running.process.url}/connection/websocket", origin=origin
+            )
 
     # Somebody whom the API's orders are for.
     ann = WebSocket(await running.session.ws_connect(f"{running.process.url}/connection/websocket"))
@@ -181,7 +194,10 @@ async def test_a_node_prints_no_secret(running: Running) -> None:
         await running.post("publish", text, key)
     for method, body in (
         ("publish", json.dumps({"channel": 5, "data": data})),
-        ("publish", json.dumps({"channel": "no:where", "data": data, "idempotency_key": f"{MARK}-key"})),
+        (
+            "publish",
+            json.dumps({"channel": "no:where", "data": data, "idempotency_key": f"{MARK}-key"}),
+        ),
         ("publish", f'{{"{MARK}'),
         ("broadcast", json.dumps({"channels": ["room", "a"], "data": data, "tags": {MARK: MARK}})),
         ("subscribe", json.dumps({"user": "ann", "channel": "room", "info": data, "data": data})),
@@ -203,7 +219,13 @@ async def test_a_node_prints_no_secret(running: Running) -> None:
         f"{MARK} {MARK} {MARK}\r\n\r\n",
     ):
         await running.raw(broken)
-    for path in ("/metrics", "/health/live", "/health/ready", "/api/openapi.json", f"/{MARK}?token={KEY}"):
+    for path in (
+        "/metrics",
+        "/health/live",
+        "/health/ready",
+        "/api/openapi.json",
+        f"/{MARK}?token={KEY}",
+    ):
         await running.get(path)
     running.process.signal()
     assert await asyncio.to_thread(running.process.ended) == 0
@@ -294,8 +316,14 @@ def test_an_environment_is_told_of_without_its_secrets(
     "arguments, environ",
     [
         (["checkconfig"], {"ROOMCAST_AWS_ENDPOINT_URL": f"http://ann:{MARK}@127.0.0.1:5000"}),
-        (["checkconfig"], {"ROOMCAST_NODE_IMDS_ENDPOINT": f"http://ann:{MARK}-{'x' * 80}@127.0.0.1"}),
-        (["checkconfig"], {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": f"https://{MARK}@a.example/x"}),
+        (
+            ["checkconfig"],
+            {"ROOMCAST_NODE_IMDS_ENDPOINT": f"http://ann:{MARK}-{'x' * 80}@127.0.0.1"},
+        ),
+        (
+            ["checkconfig"],
+            {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": f"https://{MARK}@a.example/x"},
+        ),
         (["checkconfig"], {"ROOMCAST_CLIENT_ALLOWED_ORIGINS": f"https://ann:{MARK}@a.example"}),
         (["checkconfig"], {"ROOMCAST_AWS_ENDPOINT_URL": f"http://ann:a/{MARK}@127.0.0.1:5000"}),
         (["checkconfig"], {"ROOMCAST_AWS_ENDPOINT_URL": f"http://ann:a {MARK}#@127.0.0.1:5000"}),

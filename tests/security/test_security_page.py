@@ -38,7 +38,9 @@ def test_a_threat_has_a_defence_and_a_test(row: tuple[str, str, str]) -> None:
     assert sources(defence)
     assert all(path.startswith("service/") for path, _ in sources(defence))
     assert sources(test)
-    assert all(path.startswith("tests/") and name.startswith("test_") for path, name in sources(test))
+    assert all(
+        path.startswith("tests/") and name.startswith("test_") for path, name in sources(test)
+    )
 
 
 def test_there_are_threats() -> None:
@@ -50,6 +52,8 @@ def test_every_test_here_stands_on_the_page() -> None:
     here: set[str] = set()
     for file in HERE.glob("test_*.py"):
         if file != Path(__file__):
-            here |= {name for name in defined(f"tests/security/{file.name}") if name.startswith("test_")}
+            here |= {
+                name for name in defined(f"tests/security/{file.name}") if name.startswith("test_")
+            }
             assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     assert here - there == NO_THREAT

@@ -11,9 +11,9 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from service.config import ClientConfig, TokenConfig
-from service.core.codes import Disconnect, Error
-from service.core.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
+from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
+from roomcast.config.config import ClientConfig, TokenConfig
+from roomcast.wire.codes import Disconnect, Error
 from tests.security.target import Target, target, watched
 from tests.signers import signer
 from tests.unit.worlds import SECRET
@@ -74,12 +74,27 @@ def own_key(claims: Claims) -> str:
 # Of good claims, what somebody may make who has no key, and what the node must say to it.
 ATTACKS: Final[dict[str, tuple[Callable[[Claims], str], int]]] = {
     "no algorithm": (lambda claims: handmade({"alg": "none"}, claims, None), INVALID),
-    "no algorithm, signed": (lambda claims: handmade({"alg": "nOnE"}, claims, SECRET.encode()), INVALID),
-    "no algorithm said": (lambda claims: handmade({"typ": "JWT"}, claims, SECRET.encode()), INVALID),
+    "no algorithm, signed": (
+        lambda claims: handmade({"alg": "nOnE"}, claims, SECRET.encode()),
+        INVALID,
+    ),
+    "no algorithm said": (
+        lambda claims: handmade({"typ": "JWT"}, claims, SECRET.encode()),
+        INVALID,
+    ),
     "no signature": (lambda claims: handmade({"alg": "HS256"}, claims, None), INVALID),
-    "another algorithm of the secret": (lambda c: handmade({"alg": "HS512"}, c, SECRET.encode()), INVALID),
-    "an algorithm without a key": (lambda c: handmade({"alg": "EdDSA"}, c, SECRET.encode()), INVALID),
-    "an algorithm with another key": (lambda c: handmade({"alg": "RS256"}, c, SECRET.encode()), INVALID),
+    "another algorithm of the secret": (
+        lambda c: handmade({"alg": "HS512"}, c, SECRET.encode()),
+        INVALID,
+    ),
+    "an algorithm without a key": (
+        lambda c: handmade({"alg": "EdDSA"}, c, SECRET.encode()),
+        INVALID,
+    ),
+    "an algorithm with another key": (
+        lambda c: handmade({"alg": "RS256"}, c, SECRET.encode()),
+        INVALID,
+    ),
     "the public key as the secret": (
         lambda claims: handmade({"alg": "HS256"}, claims, signer("RS256").pem.encode()),
         INVALID,
@@ -95,11 +110,20 @@ ATTACKS: Final[dict[str, tuple[Callable[[Claims], str], int]]] = {
     "tampered claims": (tampered, INVALID),
     "a signature cut off": (lambda claims: hs256(claims)[:-2], INVALID),
     "expired": (lambda claims: hs256({**claims, "exp": claims["iat"] - 1}), EXPIRED),
-    "expired and forged": (lambda claims: hs256({**claims, "exp": 1}, "another " + SECRET), INVALID),
-    "not yet good": (lambda claims: hs256({**claims, "nbf": claims["iat"] + 3600, "exp": 2e9}), EARLY),
+    "expired and forged": (
+        lambda claims: hs256({**claims, "exp": 1}, "another " + SECRET),
+        INVALID,
+    ),
+    "not yet good": (
+        lambda claims: hs256({**claims, "nbf": claims["iat"] + 3600, "exp": 2e9}),
+        EARLY,
+    ),
     "another audience": (lambda claims: hs256({**claims, "aud": "elsewhere"}), INVALID),
     "no audience": (lambda claims: hs256(without(claims, "aud")), INVALID),
-    "another issuer": (lambda claims: hs256({**claims, "iss": "https://id.example.com.evil.com"}), INVALID),
+    "another issuer": (
+        lambda claims: hs256({**claims, "iss": "https://id.example.com.evil.com"}),
+        INVALID,
+    ),
     "no issuer": (lambda claims: hs256(without(claims, "iss")), INVALID),
     "of no size": (lambda claims: hs256({**claims, "x": "x" * 100_000}), INVALID),
     "with a large header": (
@@ -202,7 +226,9 @@ async def test_a_token_is_for_its_channel_and_its_user(attacked: Target, changes
 async def test_one_kind_of_token_is_not_the_other(attacked: Target) -> None:
     async with await attacked.upgrade() as response:
         socket = WebSocket(response)
-        assert await outcome(socket, "connect", token=attacked.subscription_token(PRIVATE)) == INVALID
+        assert (
+            await outcome(socket, "connect", token=attacked.subscription_token(PRIVATE)) == INVALID
+        )
     async with await attacked.upgrade() as response:
         socket = WebSocket(response)
         assert (await socket.ask("connect", token=attacked.token()))["client"]
@@ -219,7 +245,11 @@ async def test_a_connection_is_not_refreshed_for_somebody_else(attacked: Target)
 async def test_what_is_right_is_let_in(attacked: Target) -> None:
     """Or the others would be refused for whatever reason."""
     claims = claims_of(attacked)
-    for token in (hs256(claims), signer("RS256").sign(claims, None), signer("ES256").sign(claims, None)):
+    for token in (
+        hs256(claims),
+        signer("RS256").sign(claims, None),
+        signer("ES256").sign(claims, None),
+    ):
         async with await attacked.upgrade() as response:
             socket = WebSocket(response)
             assert (await socket.ask("connect", token=token))["client"]

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import orjson
 
-from service.core.log_item import Head, LogItem
+from roomcast.log.item import Head, LogItem
 from tests.simulation.reasons import Position, Reason, Terms, Truth, why_lost, why_unrecovered
 
 # For how long a failure of a call may be what clients are told of: as long as two appends in a row are tried, and their
@@ -115,7 +115,9 @@ class Checker:
     # Where clients were told that what they published with a key is.
     placed: dict[str, Place] = field(default_factory=dict)
     # What was published, by (client, its how manieth connection, channel), in the order of the commands.
-    commands: dict[tuple[str, int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    commands: dict[tuple[str, int, str], list[str]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     attempts: Counter[str] = field(default_factory=Counter)
     # What clients were shown at (channel, epoch, offset).
     shown: dict[Place, str] = field(default_factory=dict)
@@ -135,7 +137,9 @@ class Checker:
         self.attempts[content] += 1
         self.commands[client, connection, channel].append(content)
 
-    def publish_reply(self, client: str, channel: str, content: str, result: dict[str, object]) -> None:
+    def publish_reply(
+        self, client: str, channel: str, content: str, result: dict[str, object]
+    ) -> None:
         """To a publication with a key: it may be told more than once, and always the same."""
         epoch, offset = result.get("epoch"), result.get("offset")
         if not isinstance(epoch, str) or not isinstance(offset, int):
@@ -144,14 +148,17 @@ class Checker:
         place = (channel, epoch, offset)
         if self.placed.setdefault(content, place) != place:
             self.fail(
-                Kind.PLACE, f"{client}: {content} is said to be at {place} and at {self.placed[content]}"
+                Kind.PLACE,
+                f"{client}: {content} is said to be at {place} and at {self.placed[content]}",
             )
 
     def error_reply(self, client: str, error: object) -> None:
         """In answer to anything."""
         since_s = asyncio.get_running_loop().time() - self.troubled_s()
         if since_s > TROUBLE_S:
-            self.fail(Kind.ERROR, f"{client} was told {error}; nothing has failed for {since_s:.0f} s")
+            self.fail(
+                Kind.ERROR, f"{client} was told {error}; nothing has failed for {since_s:.0f} s"
+            )
 
     def subscribe_reply(
         self, view: View, since: Position | None, result: dict[str, object], terms: Terms
@@ -171,12 +178,16 @@ class Checker:
                 self.fail(Kind.REPLY, f"{view.client}: publications without recovery")
             truth = self.truth(view.channel)
             if epoch == truth.epoch and offset > truth.top:
-                self.fail(Kind.REPLY, f"{view.client}: at {offset} of a log that ends at {truth.top}")
+                self.fail(
+                    Kind.REPLY, f"{view.client}: at {offset} of a log that ends at {truth.top}"
+                )
             view.position = (epoch, offset)
             return
         self.recovered += 1
         if (epoch, offset) != since:
-            self.fail(Kind.REPLY, f"{view.client}: recovered from {(epoch, offset)} instead of {since}")
+            self.fail(
+                Kind.REPLY, f"{view.client}: recovered from {(epoch, offset)} instead of {since}"
+            )
         self._within_bounds(view, since, since[1] + len(publications), terms)
         view.position = since
         for publication in publications:
@@ -200,7 +211,8 @@ class Checker:
         )
         if beyond:
             self.fail(
-                Kind.BEYOND, f"{view.client} in {view.channel} recovered from {since} to {top}: {beyond}"
+                Kind.BEYOND,
+                f"{view.client} in {view.channel} recovered from {since} to {top}: {beyond}",
             )
 
     def unsubscribed(self, view: View, code: int, terms: Terms) -> None:
@@ -220,7 +232,9 @@ class Checker:
 
     def push(self, view: View, publication: dict[str, object]) -> None:
         if not view.subscribed:
-            self.fail(Kind.EARLY, f"{view.client}: a push of {view.channel} before the subscribe reply")
+            self.fail(
+                Kind.EARLY, f"{view.client}: a push of {view.channel} before the subscribe reply"
+            )
             return
         assert view.position is not None
         offset = publication.get("offset")
@@ -229,31 +243,44 @@ class Checker:
             self.fail(Kind.REPLY, f"{view.client}: a push of {view.channel} without an offset")
             return
         if offset <= top:
-            self.fail(Kind.REPEATED, f"{view.client}: {view.channel} {epoch} was at {top} and got {offset}")
+            self.fail(
+                Kind.REPEATED,
+                f"{view.client}: {view.channel} {epoch} was at {top} and got {offset}",
+            )
         elif offset > top + 1:
-            self.fail(Kind.SKIPPED, f"{view.client}: {view.channel} {epoch} went from {top} to {offset}")
+            self.fail(
+                Kind.SKIPPED, f"{view.client}: {view.channel} {epoch} went from {top} to {offset}"
+            )
         view.position = (epoch, max(top, offset))
         self._show(view.channel, epoch, offset, _content(publication), view.client)
         self.delivered += 1
 
-    def history(self, client: str, channel: str, result: dict[str, object], hidden: Position | None) -> None:
+    def history(
+        self, client: str, channel: str, result: dict[str, object], hidden: Position | None
+    ) -> None:
         publications, epoch = result.get("publications"), result.get("epoch")
         assert isinstance(publications, list)
         assert isinstance(epoch, str)
         offsets = [publication["offset"] for publication in publications]
         if offsets != list(range(offsets[0], offsets[0] + len(offsets)) if offsets else []):
             self.fail(
-                Kind.HISTORY, f"{client}: history of {channel} has a hole or is out of order: {offsets}"
+                Kind.HISTORY,
+                f"{client}: history of {channel} has a hole or is out of order: {offsets}",
             )
         if hidden is not None and hidden[0] == epoch and offsets and offsets[0] <= hidden[1]:
-            self.fail(Kind.HISTORY, f"{client}: history of {channel} shows {offsets[0]}, which was removed")
+            self.fail(
+                Kind.HISTORY,
+                f"{client}: history of {channel} shows {offsets[0]}, which was removed",
+            )
         for publication in publications:
             self._show(channel, epoch, publication["offset"], _content(publication), client)
 
     def _show(self, channel: str, epoch: str, offset: int, content: str, client: str) -> None:
         before = self.shown.setdefault((channel, epoch, offset), content)
         if before != content:
-            self.fail(Kind.REUSED, f"{client}: {channel} {epoch} {offset} was {before}, now {content}")
+            self.fail(
+                Kind.REUSED, f"{client}: {channel} {epoch} {offset} was {before}, now {content}"
+            )
 
     # ---- what the log holds
 
@@ -276,13 +303,18 @@ class Checker:
                 self.fail(Kind.TWICE, f"{content} is in the log at {where}")
         for content, place in self.placed.items():
             if bound.get(place) != content:
-                self.fail(Kind.PLACE, f"{content} is said to be at {place}, which holds {bound.get(place)}")
+                self.fail(
+                    Kind.PLACE,
+                    f"{content} is said to be at {place}, which holds {bound.get(place)}",
+                )
         for content in self.acknowledged:
             if content not in places:
                 self.fail(Kind.LOST, f"{content} was acknowledged and is not in the log")
         for place, content in self.shown.items():
             if bound.get(place) != content:
-                self.fail(Kind.CONTENT, f"{place} was shown as {content}; the log has {bound.get(place)}")
+                self.fail(
+                    Kind.CONTENT, f"{place} was shown as {content}; the log has {bound.get(place)}"
+                )
         self._check_order(written)
 
     def _following(self, stream: Iterable[LogItem], heads: Iterable[Head]) -> Iterable[LogItem]:

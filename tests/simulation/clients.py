@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.core.codes import Closing, Disconnect
-from service.core.idempotency import RETRY_WITHIN_MS
-from service.ports import Framer
+from roomcast.delivery.ports import Framer
+from roomcast.log.idempotency import RETRY_WITHIN_MS
+from roomcast.wire.codes import Closing, Disconnect
 from tests.simulation.checker import PADDING, Checker, Kind, View
 
 if TYPE_CHECKING:
@@ -204,7 +204,9 @@ class SimulatedClient:
         if not self.connected:
             return
         until_s = asyncio.get_running_loop().time() + RETRY_WITHIN_MS / 1000
-        keyed = self.unanswered[content] = Keyed(channel, content, content + PADDING * padding, until_s)
+        keyed = self.unanswered[content] = Keyed(
+            channel, content, content + PADDING * padding, until_s
+        )
         self._try(keyed)
 
     def _try(self, keyed: Keyed) -> None:
@@ -226,7 +228,9 @@ class SimulatedClient:
                     self._retry_later(keyed)
                 return
             self._checker.acknowledged[keyed.content] = loop.time()
-            self._checker.publish_reply(self.name, keyed.channel, keyed.content, reply["rpc"]["data"])
+            self._checker.publish_reply(
+                self.name, keyed.channel, keyed.content, reply["rpc"]["data"]
+            )
             if self.unanswered.pop(keyed.content, None) is keyed and keyed.timer is not None:
                 keyed.timer.cancel()
 
@@ -243,7 +247,9 @@ class SimulatedClient:
         if keyed.timer is not None:
             keyed.timer.cancel()
         keyed.pause_s = min(RETRY_S_MAX, 2 * keyed.pause_s or self._random.choice((0.0, 0.5, 2.0)))
-        keyed.timer = asyncio.get_running_loop().call_later(keyed.pause_s, _apart, self._retry, keyed)
+        keyed.timer = asyncio.get_running_loop().call_later(
+            keyed.pause_s, _apart, self._retry, keyed
+        )
 
     def _retry(self, keyed: Keyed) -> None:
         self.retries += 1
@@ -282,7 +288,9 @@ class SimulatedClient:
                 self._checker.subscribe_reply(view, since, reply["subscribe"], terms)
 
         line = self._line("subscribe", params, answered)
-        asyncio.get_running_loop().call_later(ANSWER_S, _apart, self._give_up, self._socket, self._ids)
+        asyncio.get_running_loop().call_later(
+            ANSWER_S, _apart, self._give_up, self._socket, self._ids
+        )
         return line
 
     def _subscribe_again(self, socket: ClientSocket, view: View) -> None:
@@ -294,7 +302,9 @@ class SimulatedClient:
             self._failures += 1
             self.drop()
 
-    def _line(self, method: str, params: dict[str, Any], answered: Callable[[dict[str, Any]], None]) -> bytes:
+    def _line(
+        self, method: str, params: dict[str, Any], answered: Callable[[dict[str, Any]], None]
+    ) -> bytes:
         self._ids += 1
         self._waiting[self._ids] = answered
         return orjson.dumps({"id": self._ids, method: params})

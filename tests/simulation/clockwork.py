@@ -66,7 +66,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 task.cancel()
             self.run_until_complete(asyncio.wait(pending, timeout=_ROUND_S))
         else:
-            raise AssertionError(f"tasks that do not end when they are cancelled: {asyncio.all_tasks(self)}")
+            raise AssertionError(
+                f"tasks that do not end when they are cancelled: {asyncio.all_tasks(self)}"
+            )
         # Those that nobody holds any more have told the exception handler.
         for task in self._made:
             if not task.cancelled() and task._log_traceback:

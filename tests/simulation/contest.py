@@ -10,9 +10,9 @@ import asyncio
 from random import Random
 from typing import Final
 
-from service.core.publication import Publication
-from service.log.appender import Appender
-from service.log.channel_log import ChannelLog
+from roomcast.log.appender import Appender
+from roomcast.log.channel_log import ChannelLog
+from roomcast.wire.publication import Publication
 from tests.simulation.checker import Checker, Kind
 from tests.simulation.nodes import SKEW_S_MAX, SimulatedClock
 from tests.simulation.world import SimulatedTable, SimulatedWorld

@@ -9,8 +9,8 @@ from itertools import pairwise
 from random import Random
 from typing import Final
 
-from service.core.canary import CANARY_CHANNEL, MISSED_INTERVALS
-from service.delivery.canary import REBUILD_PAUSE_MAX_S
+from roomcast.delivery.canary import REBUILD_PAUSE_MAX_S
+from roomcast.delivery.canary_rules import CANARY_CHANNEL, MISSED_INTERVALS
 from tests.simulation.checker import Checker, Kind
 from tests.simulation.nodes import MINUTES, SimulatedNode
 from tests.simulation.world import SimulatedWorld
@@ -96,7 +96,9 @@ class Ears:
         await asyncio.sleep(_LISTENED_S)
         sung = [
             (item.offset, written_s)
-            for item, written_s in zip(self._world.stream[since:], self._world.written_s[since:], strict=True)
+            for item, written_s in zip(
+                self._world.stream[since:], self._world.written_s[since:], strict=True
+            )
             if item.channel == CANARY_CHANNEL
         ]
         least = int(_LISTENED_S / (_INTERVAL_S * (1 + _JITTER))) - 1
@@ -134,7 +136,9 @@ class Ears:
         if not await self._until(noticed, NOTICE_S):
             self._checker.fail(Kind.DEAF, f"{sorted(left)} did not notice within {NOTICE_S:.0f} s")
         if not await self._until(self._caught_up, NOTICE_S):
-            self._checker.fail(Kind.DEAF, f"what {sorted(old)} did not hear was not read from the log")
+            self._checker.fail(
+                Kind.DEAF, f"what {sorted(old)} did not hear was not read from the log"
+            )
         noticed()
         if unready:
             self._checker.fail(
@@ -148,11 +152,17 @@ class Ears:
         self._world.is_cut_off = victim.owns
         self._publish()
         if not await self._until(victim.is_deaf, DEAF_S):
-            self._checker.fail(Kind.DEAF, f"{victim.name} did not say within {DEAF_S:.0f} s that it is deaf")
+            self._checker.fail(
+                Kind.DEAF, f"{victim.name} did not say within {DEAF_S:.0f} s that it is deaf"
+            )
         if not await self._until(self._caught_up, _CALLS_S):
-            self._checker.fail(Kind.DEAF, f"what {victim.name} did not hear was not read from the log")
+            self._checker.fail(
+                Kind.DEAF, f"what {victim.name} did not hear was not read from the log"
+            )
         if deaf := [node.name for node in nodes if node is not victim and node.is_unready()]:
-            self._checker.fail(Kind.DEAF, f"{victim.name} was cut off, and {deaf} said that they are deaf")
+            self._checker.fail(
+                Kind.DEAF, f"{victim.name} was cut off, and {deaf} said that they are deaf"
+            )
         self._world.is_cut_off = lambda _: False
 
     async def _silence(self, nodes: Sequence[SimulatedNode]) -> None:
@@ -174,7 +184,9 @@ class Ears:
         await asyncio.sleep(_SILENCE_S - NOTICE_S)
         noticed()
         if unready or any(node.queue_name != old[node.name] for node in nodes):
-            self._checker.fail(Kind.DEAF, f"the stream was silent; unready: {unready}, queues before: {old}")
+            self._checker.fail(
+                Kind.DEAF, f"the stream was silent; unready: {unready}, queues before: {old}"
+            )
 
     async def _all_well(self, nodes: Sequence[SimulatedNode], when: str) -> bool:
         if await self._until(lambda: not any(map(self._complaint, nodes)), HEAL_S):
@@ -202,7 +214,9 @@ class Ears:
         if lease.expires_at <= node.clock.now_ms():
             return f"its lease ended: {lease}"
         if left := [
-            each for each in (*world.queues, *world.subscriptions) if node.owns(each) and each != queue
+            each
+            for each in (*world.queues, *world.subscriptions)
+            if node.owns(each) and each != queue
         ]:
             return f"it left {left} behind"
         return ""

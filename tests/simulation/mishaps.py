@@ -51,7 +51,9 @@ class Mishaps:
                 raise structlog.DropEvent
             return event
 
-        wrapper = before["wrapper_class"] if shown else structlog.make_filtering_bound_logger(_ERROR)
+        wrapper = (
+            before["wrapper_class"] if shown else structlog.make_filtering_bound_logger(_ERROR)
+        )
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             structlog.configure(processors=[note, *before["processors"]], wrapper_class=wrapper)

@@ -14,30 +14,33 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
-import service.delivery.dispatcher as dispatcher_module
-import service.log.appender as appender_module
-import service.log.channel_log as channel_log_module
-import service.log.lane as lane_module
-from service.adapters.memory import MemoryChannelTable
-from service.client.reading import Reading
-from service.core import log as rules
-from service.core.canary import CANARY_CHANNEL, Hearing, Vigil
-from service.core.contention import Contention
-from service.core.idempotency import KeyItem
-from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending, Tail
-from service.core.log_item import HEAD_OFFSET, Head, LogItem
-from service.core.publication import Publication, Record, StreamPosition
-from service.core.recovery import Answer, LogNeeded, Ring, Sent, Unrecovered, Window, recover
-from service.core.resequencer import Next, Resequencer
-from service.delivery.canary import Canary
-from service.delivery.catch_up import CatchUp
-from service.delivery.dispatcher import Dispatcher, Joined
-from service.delivery.poller import Poller
-from service.lease import LeaseKeeper
-from service.log.appender import Appender
-from service.log.channel_log import Appended, ChannelLog, KeysTaken, NotAppended
-from service.log.watched import WatchedTable
-from service.ports import Holders, Message, PortError, UnknownOutcome
+import roomcast.delivery.dispatcher as dispatcher_module
+import roomcast.log.appender as appender_module
+import roomcast.log.channel_log as channel_log_module
+import roomcast.log.lane as lane_module
+from roomcast.client.read import Reading
+from roomcast.delivery.canary import Canary
+from roomcast.delivery.canary_rules import CANARY_CHANNEL, Hearing, Vigil
+from roomcast.delivery.catch_up import CatchUp
+from roomcast.delivery.dispatcher import Dispatcher, Joined
+from roomcast.delivery.poller import Poller
+from roomcast.delivery.ports import Message
+from roomcast.delivery.recovery import Answer, LogNeeded, Ring, Unrecovered, Window, recover
+from roomcast.delivery.resequencer import Next, Resequencer
+from roomcast.fleet.lease import LeaseKeeper
+from roomcast.log import rules
+from roomcast.log.appender import Appender
+from roomcast.log.channel_log import Appended, ChannelLog, KeysTaken, NotAppended
+from roomcast.log.contention import Contention
+from roomcast.log.idempotency import KeyItem
+from roomcast.log.item import HEAD_OFFSET, Head, LogItem
+from roomcast.log.ports import Holders
+from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending, Tail
+from roomcast.log.watched_table import WatchedTable
+from roomcast.ports import PortError, UnknownOutcome
+from roomcast.testing.memory import MemoryChannelTable
+from roomcast.wire.publication import Publication, Record, StreamPosition
+from roomcast.wire.sent import Sent
 from tests.simulation.checker import Kind, Violation
 from tests.simulation.world import READS, SimulatedWorld
 
@@ -68,7 +71,9 @@ class Mutation:
     def is_seen(self, violations: Sequence[Violation]) -> bool:
         """Whether these are what it must lead to."""
         seen = any(each.kind is self.breaks and self.text in each.what for each in violations)
-        return seen and not (self.alone and any(each.kind is not self.breaks for each in violations))
+        return seen and not (
+            self.alone and any(each.kind is not self.breaks for each in violations)
+        )
 
 
 # ---- the order of a channel
@@ -207,7 +212,9 @@ def _patched_recover(
 def log_never_asked() -> AbstractContextManager[None]:
     """Who cannot be recovered from the ring is told so at once, and the log is not read."""
 
-    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+    def answer(
+        since: StreamPosition, position: StreamPosition, ring: Ring, window: Window
+    ) -> Answer:
         found = recover(since, position, ring, window)
         return Unrecovered() if isinstance(found, LogNeeded) and not found.ahead else found
 
@@ -217,7 +224,9 @@ def log_never_asked() -> AbstractContextManager[None]:
 def who_is_ahead_is_refused() -> AbstractContextManager[None]:
     """Who has seen more than this node is told that it cannot recover."""
 
-    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+    def answer(
+        since: StreamPosition, position: StreamPosition, ring: Ring, window: Window
+    ) -> Answer:
         found = recover(since, position, ring, window)
         return Unrecovered() if isinstance(found, LogNeeded) and found.ahead else found
 
@@ -227,7 +236,9 @@ def who_is_ahead_is_refused() -> AbstractContextManager[None]:
 def as_many_as_there_are() -> AbstractContextManager[None]:
     """A recovery brings all that was missed, however much it is."""
 
-    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+    def answer(
+        since: StreamPosition, position: StreamPosition, ring: Ring, window: Window
+    ) -> Answer:
         return recover(since, position, ring, replace(window, size=10**9, limit=10**9))
 
     return _patched_recover(answer)
@@ -236,7 +247,9 @@ def as_many_as_there_are() -> AbstractContextManager[None]:
 def however_old() -> AbstractContextManager[None]:
     """A recovery brings what is too old to be shown."""
 
-    def answer(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+    def answer(
+        since: StreamPosition, position: StreamPosition, ring: Ring, window: Window
+    ) -> Answer:
         return recover(since, position, ring, replace(window, cutoff_ts=0))
 
     return _patched_recover(answer)
@@ -250,7 +263,9 @@ def no_batch_id() -> Iterator[None]:
     """Our own earlier attempt is taken for another node's append."""
     original = MemoryChannelTable.put_item
 
-    async def put_item(self: MemoryChannelTable, item: LogItem, believed_until_ms: int) -> LogItem | None:
+    async def put_item(
+        self: MemoryChannelTable, item: LogItem, believed_until_ms: int
+    ) -> LogItem | None:
         holder = await original(self, item, believed_until_ms)
         return replace(holder, batch="somebody's") if holder is not None else None
 
@@ -276,7 +291,9 @@ def no_rotation() -> AbstractContextManager[None]:
     def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
         return Tail(item.epoch, item.last, FOR_EVER_MS, item.expires_at)
 
-    def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
+    def head_tail(
+        head: Head | None, newest: LogItem | None, now: int, generation: str
+    ) -> Tail | None:
         return Tail(head.epoch, head.floor, FOR_EVER_MS, 0) if head is not None else None
 
     @contextmanager
@@ -291,7 +308,9 @@ def no_rotation() -> AbstractContextManager[None]:
 def floor_skipped() -> Iterator[None]:
     """The first offset of an epoch that follows another is left out."""
 
-    def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
+    def head_tail(
+        head: Head | None, newest: LogItem | None, now: int, generation: str
+    ) -> Tail | None:
         tail = rules.head_tail(head, newest, now, generation)
         is_new = tail is not None and (newest is None or newest.epoch != tail.epoch)
         return replace(tail, top=tail.top + 1) if tail is not None and is_new else tail
@@ -316,7 +335,11 @@ def deadlines_from_configuration() -> AbstractContextManager[None]:
 
     def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
         believed_until = item.ts + max(longest_ms, MIN_RETENTION_MS) - MARGIN_MS
-        return Tail(item.epoch, item.last, believed_until, item.expires_at) if believed_until > now else None
+        return (
+            Tail(item.epoch, item.last, believed_until, item.expires_at)
+            if believed_until > now
+            else None
+        )
 
     return _patched_tail(item_tail)
 
@@ -333,7 +356,9 @@ def append_again_after_unknown() -> Iterator[None]:
     """After a lost answer the same content is appended anew, behind whatever is the tail by then."""
     original = MemoryChannelTable.put_item
 
-    async def put_item(self: MemoryChannelTable, item: LogItem, believed_until_ms: int) -> LogItem | None:
+    async def put_item(
+        self: MemoryChannelTable, item: LogItem, believed_until_ms: int
+    ) -> LogItem | None:
         try:
             return await original(self, item, believed_until_ms)
         except UnknownOutcome as error:
@@ -341,7 +366,9 @@ def append_again_after_unknown() -> Iterator[None]:
                 raise
             raise _AppendAgain from error
 
-    async def append(self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **within: Any) -> Any:
+    async def append(
+        self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **within: Any
+    ) -> Any:
         while True:
             try:
                 return await original_append(self, channel, tail, *arguments, **within)
@@ -404,7 +431,9 @@ def inconsistent_reads() -> Iterator[None]:
         def stale() -> T:
             seen_s = asyncio.get_running_loop().time() - world.random.uniform(0, LAG_S)
             hidden: list[LogItem] = []
-            for item, written_s in zip(reversed(world.stream), reversed(world.written_s), strict=True):
+            for item, written_s in zip(
+                reversed(world.stream), reversed(world.written_s), strict=True
+            ):
                 if written_s <= seen_s:
                     break
                 if world.items[item.channel].get(item.offset) is item:
@@ -419,9 +448,14 @@ def inconsistent_reads() -> Iterator[None]:
         return stale
 
     async def perform(
-        self: SimulatedWorld, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None
+        self: SimulatedWorld,
+        call: str,
+        effect: Callable[[], T],
+        check: Callable[[], None] | None = None,
     ) -> T:
-        return await original(self, call, as_it_was(self, effect) if call in READS else effect, check)
+        return await original(
+            self, call, as_it_was(self, effect) if call in READS else effect, check
+        )
 
     with patch.object(SimulatedWorld, "perform", perform):
         yield
@@ -564,7 +598,12 @@ def key_ignored() -> Iterator[None]:
     original = ChannelLog.append
 
     async def append(
-        self: ChannelLog, channel: str, tail: Tail, publications: Sequence[Pending], *arguments: Any, **_: Any
+        self: ChannelLog,
+        channel: str,
+        tail: Tail,
+        publications: Sequence[Pending],
+        *arguments: Any,
+        **_: Any,
     ) -> Any:
         without = [replace(each, key=None) for each in publications]
         return await original(self, channel, tail, without, *arguments)
@@ -584,7 +623,8 @@ def keys_written_afterwards() -> Iterator[None]:
         taken = [
             holder
             for key in keys
-            if (holder := await self._world.perform("get_key", partial(stored.get, key.key))) is not None
+            if (holder := await self._world.perform("get_key", partial(stored.get, key.key)))
+            is not None
         ]
         if taken:
             return Holders(None, tuple(taken))
@@ -604,7 +644,9 @@ def key_taken_tells_the_tail() -> Iterator[None]:
     """Who repeats a key is told where the log ends, not where its publication is."""
     original = ChannelLog.append
 
-    async def append(self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **options: Any) -> Any:
+    async def append(
+        self: ChannelLog, channel: str, tail: Tail, *arguments: Any, **options: Any
+    ) -> Any:
         outcome = await original(self, channel, tail, *arguments, **options)
         if isinstance(outcome, KeysTaken):
             return replace(outcome, positions=dict.fromkeys(outcome.positions, tail.position))
@@ -783,12 +825,18 @@ MUTATIONS = (
     Mutation("repeats not dropped", Kind.REPEATED, no_repeats_dropped),
     Mutation("holes never read", Kind.STUCK, holes_never_read),
     Mutation("other epochs ignored", Kind.STUCK, other_epochs_ignored, seeds=2000),
-    Mutation("own epoch never doubted", Kind.REFUSED, own_epoch_never_doubted, alone=True, seeds=2000),
+    Mutation(
+        "own epoch never doubted", Kind.REFUSED, own_epoch_never_doubted, alone=True, seeds=2000
+    ),
     Mutation("no tail check", Kind.STUCK, no_tail_check),
     Mutation("reply at the read position", Kind.SKIPPED, reply_at_read_position),
     Mutation("hub before reply", Kind.EARLY, hub_before_reply),
     Mutation(
-        "one failed read of a hole is enough", Kind.ENDED, one_failed_read_is_enough, alone=True, seeds=2000
+        "one failed read of a hole is enough",
+        Kind.ENDED,
+        one_failed_read_is_enough,
+        alone=True,
+        seeds=2000,
     ),
     Mutation("a ring that begins too late", Kind.SKIPPED, ring_begins_too_late),
     Mutation("recovery refused without a read", Kind.REFUSED, log_never_asked, alone=True),
@@ -797,7 +845,9 @@ MUTATIONS = (
     Mutation("recovery of any age", Kind.BEYOND, however_old, alone=True),
     Mutation("no batch id", Kind.TWICE, no_batch_id),
     Mutation("the winner does not give way", Kind.STARVED, winner_goes_on_at_once),
-    Mutation("a retry from the tail learned before the pause", Kind.STARVED, tail_from_before_the_pause),
+    Mutation(
+        "a retry from the tail learned before the pause", Kind.STARVED, tail_from_before_the_pause
+    ),
     Mutation("no rotation", Kind.REUSED, no_rotation),
     Mutation("the floor is skipped", Kind.HOLE, floor_skipped),
     Mutation("no margin", Kind.REUSED, no_margin, seeds=2000),
@@ -810,20 +860,31 @@ MUTATIONS = (
     Mutation("ack before commit", Kind.LOST, ack_before_commit),
     Mutation("overtaken in the lane", Kind.ORDER, overtaken_in_the_lane, alone=True),
     Mutation("two appends in flight", Kind.ORDER, two_appends_in_flight, alone=True),
-    Mutation("the next offset before the last is known", Kind.HOLE, next_offset_before_the_last_is_known),
+    Mutation(
+        "the next offset before the last is known", Kind.HOLE, next_offset_before_the_last_is_known
+    ),
     Mutation("key ignored", Kind.TWICE, key_ignored),
     Mutation("key written after the append", Kind.TWICE, keys_written_afterwards),
     Mutation("a repeated key is told the tail", Kind.PLACE, key_taken_tells_the_tail),
     Mutation("keyed publications sent at any time", Kind.TWICE, keyed_sent_at_any_time, seeds=2000),
     Mutation("delete before dispatch", Kind.LATE, deleted_before_dispatched, seeds=2000),
     Mutation("silence is never looked into", Kind.DEAF, silence_never_looked_into, text="notice"),
-    Mutation("a deaf node keeps its queue", Kind.DEAF, deaf_node_keeps_its_queue, text="does not hear"),
     Mutation(
-        "nothing is caught up with", Kind.DEAF, nothing_caught_up_with, text="was not read from the log"
+        "a deaf node keeps its queue", Kind.DEAF, deaf_node_keeps_its_queue, text="does not hear"
+    ),
+    Mutation(
+        "nothing is caught up with",
+        Kind.DEAF,
+        nothing_caught_up_with,
+        text="was not read from the log",
     ),
     Mutation("everybody sings", Kind.CANARIES, everybody_sings, text=" in 300 s"),
-    Mutation("silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"),
-    Mutation("others are never asked", Kind.DEAF, others_never_asked, text="that it is deaf", alone=True),
+    Mutation(
+        "silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"
+    ),
+    Mutation(
+        "others are never asked", Kind.DEAF, others_never_asked, text="that it is deaf", alone=True
+    ),
     Mutation("no heartbeat", Kind.DEAF, no_heartbeat, text="its lease ended"),
     Mutation("a background task ends", Kind.MISHAP, background_task_ends, text="catch up of node"),
     Mutation("a task fails unseen", Kind.MISHAP, task_fails_unseen, text="simulated", alone=True),

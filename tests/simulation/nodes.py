@@ -11,19 +11,20 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from service.adapters.memory import MemoryLeases, MemoryPresence, MemoryQueue, MemoryTopic
-from service.assembly import Assembly, Ports, assemble
-from service.client.connection import Connection
-from service.client.heartbeat import SLEPT_S
-from service.config import ClientConfig, Config, NodeConfig
-from service.core.canary import Hearing
-from service.core.channels import ChannelOptions, ChannelRules
-from service.core.publication import StreamPosition
-from service.core.tokens import ConnectionClaims, SubscriptionClaims, TokenInvalid
-from service.lease import LeaseKeeper
-from service.log.lane import LANE_BYTES_MAX
-from service.node import Health
-from service.ports import Lease, PortError
+from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims, TokenInvalid
+from roomcast.client.connection import Connection
+from roomcast.client.heartbeat import SLEPT_S
+from roomcast.config.config import ClientConfig, Config, NodeConfig
+from roomcast.delivery.canary_rules import Hearing
+from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease import LeaseKeeper
+from roomcast.log.lane import LANE_BYTES_MAX
+from roomcast.node.assembly import Assembly, Ports, assemble
+from roomcast.node.node import Health
+from roomcast.ports import PortError
+from roomcast.testing.memory import MemoryLeases, MemoryPresence, MemoryQueue, MemoryTopic
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+from roomcast.wire.publication import StreamPosition
 from tests.simulation.clients import ClientSocket
 from tests.simulation.mishaps import Mishaps
 from tests.simulation.reasons import Terms
@@ -106,7 +107,7 @@ class NoTokens:
 
 
 class SimulatedNode:
-    """It starts as a real one does (service/app.py). It can freeze, and die between any two steps."""
+    """It starts as a real one does (service/roomcast/serve/serve.py). It can freeze, and die between any two steps."""
 
     def __init__(
         self, world: SimulatedWorld, random: Random, name: str, pace: Pace, mishaps: Mishaps
@@ -275,7 +276,9 @@ class SimulatedNode:
     def _start_background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """For the node's whole life."""
         task = self._start(work)
-        task.add_done_callback(partial(self._mishaps.background_task_ended, f"{name} of {self.name}"))
+        task.add_done_callback(
+            partial(self._mishaps.background_task_ended, f"{name} of {self.name}")
+        )
 
 
 def _config(random: Random, pace: Pace) -> Config:

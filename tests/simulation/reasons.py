@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from service.core.recovery import RING_BYTES_MAX
-from service.log.channel_log import READ_DEADLINE_S
+from roomcast.delivery.recovery import RING_BYTES_MAX
+from roomcast.log.channel_log import READ_DEADLINE_S
 
-__all__ = ["SILENCE_S", "Position", "Readable", "Reason", "Terms", "Truth", "why_lost", "why_unrecovered"]
+__all__ = [
+    "SILENCE_S",
+    "Position",
+    "Readable",
+    "Reason",
+    "Terms",
+    "Truth",
+    "why_lost",
+    "why_unrecovered",
+]
 
 Position = tuple[str, int]
 
@@ -65,7 +74,9 @@ class Terms:
     unanswered_s: float = 0.0
 
 
-def why_unrecovered(since: Position, answered: Position, truth: Truth, terms: Terms) -> Collection[Reason]:
+def why_unrecovered(
+    since: Position, answered: Position, truth: Truth, terms: Terms
+) -> Collection[Reason]:
     """All that justifies telling a client that stands at `since` that it cannot recover, by a node at `answered`.
 
     Exact: the node decides in the moment in which it answers. A node that lags in an epoch that is over has no

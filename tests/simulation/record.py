@@ -20,8 +20,8 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from service.adapters.leases import lease_attributes
-from service.adapters.presence import entry_item
+from roomcast.aws.leases import lease_attributes
+from roomcast.aws.presence import entry_item
 from tests.simulation.clients import ClientSocket, SimulatedClient
 from tests.simulation.scenario import Scenario, perform
 from tests.simulation.world import SimulatedWorld
@@ -100,7 +100,9 @@ def _digest(seed: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.record", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, metavar="N", help="how many (default: 200)")
+    parser.add_argument(
+        "--seeds", type=int, default=200, metavar="N", help="how many (default: 200)"
+    )
     parser.add_argument("--show", type=int, metavar="SEED", help="all frames and items of one run")
     arguments = parser.parse_args()
     quiet = partial(structlog.configure, wrapper_class=structlog.make_filtering_bound_logger(50))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from service.core.canary import CANARY_CHANNEL
-from service.core.log import MARGIN_MS, MIN_RETENTION_MS
-from service.core.log_item import LogItem
-from service.core.publication import StreamPosition
+from roomcast.delivery.canary_rules import CANARY_CHANNEL
+from roomcast.log.item import LogItem
+from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
+from roomcast.wire.publication import StreamPosition
 from tests.simulation import clockwork
 from tests.simulation.checker import Checker, Kind, Violation
 from tests.simulation.clients import SimulatedClient
@@ -105,7 +105,9 @@ class Scenario:
             self._note("contest")
             await Contest(self.world, random, self.checker).run()
         for number in range(random.randint(2, 4)):
-            client = SimulatedClient(f"client-{number}", self.channels, self.checker, random, self._pick_node)
+            client = SimulatedClient(
+                f"client-{number}", self.channels, self.checker, random, self._pick_node
+            )
             self.clients.append(client)
             client.come()
         for _ in range(random.choice((1, 1, 2, 3))):
@@ -226,20 +228,24 @@ class Scenario:
             client.come()
         if self.hints_reliable and not await self._until(self._has_everything, PROMPT_S):
             self.checker.fail(
-                Kind.LATE, f"no hint was lost for good, yet not all caught up within {PROMPT_S:.0f} s"
+                Kind.LATE,
+                f"no hint was lost for good, yet not all caught up within {PROMPT_S:.0f} s",
             )
         settled = await self._until(self._caught_up, SETTLE_S)
         await self._until(lambda: not any(client.waiting for client in self.clients), PROMPT_S)
         for client in self.clients:
             if client.waiting:
-                self.checker.fail(Kind.UNANSWERED, f"{client.name} waits for {client.waiting} answers")
+                self.checker.fail(
+                    Kind.UNANSWERED, f"{client.name} waits for {client.waiting} answers"
+                )
         if settled:
             return
         tops = self._tops()
         for client in self.clients:
             for content in client.unanswered:
                 self.checker.fail(
-                    Kind.UNANSWERED, f"{client.name}: {content} is not acknowledged for {SETTLE_S:.0f} s"
+                    Kind.UNANSWERED,
+                    f"{client.name}: {content} is not acknowledged for {SETTLE_S:.0f} s",
                 )
             for view in client.views.values():
                 if not view.subscribed or view.position != tops[view.channel]:
@@ -254,7 +260,9 @@ class Scenario:
 
     def _has_everything(self) -> bool:
         """No hint tells of an epoch that begins without a publication, so who stands at the end before it misses nothing."""
-        return self._all_stand({channel: self.world.ends_alike(channel) for channel in self.channels})
+        return self._all_stand(
+            {channel: self.world.ends_alike(channel) for channel in self.channels}
+        )
 
     def _all_stand(self, where: Mapping[str, Collection[Position]]) -> bool:
         return not any(client.unanswered for client in self.clients) and all(
@@ -379,7 +387,9 @@ class Scenario:
         self.world.down = frozenset()
 
     def _boast(self) -> None:
-        self.random.choice(self.clients).boast(self.random.choice(self.channels), self.random.randint(1, 500))
+        self.random.choice(self.clients).boast(
+            self.random.choice(self.channels), self.random.randint(1, 500)
+        )
 
     # ---- within
 

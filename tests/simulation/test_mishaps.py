@@ -113,7 +113,11 @@ def test_a_background_task_that_ends_is_seen() -> None:
     mishaps = Mishaps()
 
     async def main() -> None:
-        for name, work in {"good": wait_alone(), "done": asyncio.sleep(1), "failed": fail_later()}.items():
+        for name, work in {
+            "good": wait_alone(),
+            "done": asyncio.sleep(1),
+            "failed": fail_later(),
+        }.items():
             task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
             task.add_done_callback(partial(mishaps.background_task_ended, name))
             held.append(task)

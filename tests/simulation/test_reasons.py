@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.core.recovery import RING_BYTES_MAX
+from roomcast.delivery.recovery import RING_BYTES_MAX
 from tests.simulation.reasons import (
     SILENCE_S,
     Position,
@@ -22,12 +22,15 @@ TTL_MS = 60_000
 NOW_MS = 1_000_000
 TERMS = Terms(publications_max=5, history_size=8, history_ttl_ms=TTL_MS, now_ms=NOW_MS)
 # Offsets 1 to 10, all young and small.
-LOG = Truth("e", top=10, trim=0, readable={offset: Readable(NOW_MS, 100) for offset in range(1, 11)})
+LOG = Truth(
+    "e", top=10, trim=0, readable={offset: Readable(NOW_MS, 100) for offset in range(1, 11)}
+)
 
 
 def without(*offsets: int) -> Truth:
     return replace(
-        LOG, readable={offset: LOG.readable[offset] for offset in LOG.readable if offset not in offsets}
+        LOG,
+        readable={offset: LOG.readable[offset] for offset in LOG.readable if offset not in offsets},
     )
 
 
@@ -53,7 +56,13 @@ def changed(offset: int, ts: int = NOW_MS, size: int = 100) -> Truth:
         # Both counts bind.
         (("e", 4), ("e", 10), LOG, TERMS, {Reason.COUNT}),
         (("e", 4), ("e", 10), LOG, replace(TERMS, publications_max=6), set()),
-        (("e", 4), ("e", 10), LOG, replace(TERMS, publications_max=6, history_size=5), {Reason.COUNT}),
+        (
+            ("e", 4),
+            ("e", 10),
+            LOG,
+            replace(TERMS, publications_max=6, history_size=5),
+            {Reason.COUNT},
+        ),
         # What is hidden must have been missed.
         (("e", 7), ("e", 10), replace(LOG, trim=7), TERMS, set()),
         (("e", 7), ("e", 10), replace(LOG, trim=8), TERMS, {Reason.TRIMMED}),

@@ -65,7 +65,11 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.mark.timeout(600)
 def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
-    outcomes = [outcome for some in pool.map(simulate_some, range(0, SEEDS, SEEDS_A_JOB)) for outcome in some]
+    outcomes = [
+        outcome
+        for some in pool.map(simulate_some, range(0, SEEDS, SEEDS_A_JOB))
+        for outcome in some
+    ]
     broken = [outcome for outcome in outcomes if outcome.violations]
     message = "\n".join(
         f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation {outcome.seed})"
@@ -89,7 +93,9 @@ def test_a_seed_repeats_itself() -> None:
 
 @pytest.mark.timeout(600)
 def test_each_mutation_is_seen(pool: ProcessPoolExecutor) -> None:
-    numbers = [number for number, mutation in enumerate(MUTATIONS) if THOROUGH or mutation.name in QUICK]
+    numbers = [
+        number for number, mutation in enumerate(MUTATIONS) if THOROUGH or mutation.name in QUICK
+    ]
     caught = dict(zip(numbers, pool.map(first_caught, numbers), strict=True))
     missed = [
         f"{MUTATIONS[number].name} ({MUTATIONS[number].breaks})"

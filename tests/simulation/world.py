@@ -11,13 +11,14 @@ from math import inf
 from random import Random
 from typing import TypeVar
 
-from service.adapters.memory import MemoryChannelTable, MemoryWorld
-from service.core.envelope import checked_pubs, pack, record_text
-from service.core.log import MARGIN_MS
-from service.core.log_item import HEAD_OFFSET, Head, LogItem
-from service.core.protocol import decode_publications, encode_publication
-from service.core.publication import MalformedPublication
-from service.ports import Clock, Page, PortError, Throttled, UnknownOutcome
+from roomcast.delivery.envelope import checked_pubs, pack, record_text
+from roomcast.log.item import HEAD_OFFSET, Head, LogItem
+from roomcast.log.ports import Page
+from roomcast.log.rules import MARGIN_MS
+from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
+from roomcast.testing.memory import MemoryChannelTable, MemoryWorld
+from roomcast.wire.json import decode_publications, encode_publication
+from roomcast.wire.publication import MalformedPublication
 from tests.simulation.reasons import Position, Readable, Truth
 
 T = TypeVar("T")
@@ -105,7 +106,9 @@ class SimulatedWorld(MemoryWorld):
         self._lambda_due = False
         self._nevers: list[asyncio.Future[None]] = []
 
-    async def perform(self, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None) -> T:
+    async def perform(
+        self, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None
+    ) -> T:
         fate = FATE.get()
         self.calls += 1
         if call == "put_head":
@@ -211,7 +214,9 @@ class SimulatedWorld(MemoryWorld):
         """From the topic to each queue on its own: late, twice, or not at all."""
         loop, faults, random = asyncio.get_running_loop(), self.faults, self.random
         for name in sorted(self.subscriptions):
-            copies = 0 if random.random() < faults.hint_lost or loop.time() < self.silent_until_s else 1
+            copies = (
+                0 if random.random() < faults.hint_lost or loop.time() < self.silent_until_s else 1
+            )
             copies += random.random() < faults.hint_repeated
             for _ in range(copies):
                 loop.call_later(random.uniform(0, faults.hint_late_s), self._arrive, name, body)
@@ -234,7 +239,9 @@ class SimulatedWorld(MemoryWorld):
             if result:
                 known = {head.version for head in self.heads}
                 heads = (items.get(HEAD_OFFSET) for items in self.items.values())
-                new = [head for head in heads if isinstance(head, Head) and head.version not in known]
+                new = [
+                    head for head in heads if isinstance(head, Head) and head.version not in known
+                ]
                 if any(head.epoch not in {known.epoch for known in self.heads} for head in new):
                     # Who is about to join is asked to come again.
                     self._note_trouble()
@@ -264,10 +271,18 @@ class SimulatedWorld(MemoryWorld):
         epoch = self._epoch(channel, self.now_ms())
         if epoch is None:
             newest, head = self._newest_and_head(channel)
-            told = head if head is not None and head.floor >= (newest.last if newest else 0) else newest
+            told = (
+                head
+                if head is not None and head.floor >= (newest.last if newest else 0)
+                else newest
+            )
             epoch = told.epoch if told is not None else ""
-        written = [item.last for item in self.stream if item.channel == channel and item.epoch == epoch]
-        began = [head.floor for head in self.heads if head.channel == channel and head.epoch == epoch]
+        written = [
+            item.last for item in self.stream if item.channel == channel and item.epoch == epoch
+        ]
+        began = [
+            head.floor for head in self.heads if head.channel == channel and head.epoch == epoch
+        ]
         return epoch, max(written, default=began[0] if began else 0)
 
     def ends_alike(self, channel: str) -> set[Position]:
@@ -277,7 +292,9 @@ class SimulatedWorld(MemoryWorld):
         began = {head.epoch: head.floor for head in reversed(self.heads) if head.channel == channel}
         epochs = list(began)
         for epoch in epochs[epochs.index(end[0]) :] if end[0] in began else ():
-            written = [item.last for item in self.stream if item.channel == channel and item.epoch == epoch]
+            written = [
+                item.last for item in self.stream if item.channel == channel and item.epoch == epoch
+            ]
             alike.add((epoch, max(written, default=began[epoch])))
             if written:
                 break
@@ -295,7 +312,9 @@ class SimulatedWorld(MemoryWorld):
     def _newest_and_head(self, channel: str) -> tuple[LogItem | None, Head | None]:
         items = self.items.get(channel, {})
         newest, head = items[max(items)] if items else None, items.get(HEAD_OFFSET)
-        return newest if isinstance(newest, LogItem) else None, head if isinstance(head, Head) else None
+        return newest if isinstance(newest, LogItem) else None, head if isinstance(
+            head, Head
+        ) else None
 
     # ---- the table forgets
 

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from service.gateway.api.server import Api
-from service.gateway.websocket import WebSocketGateway
-from service.keys import NODE
+from roomcast.gateway.api.server import Api
+from roomcast.gateway.keys import NODE
+from roomcast.gateway.websocket import WebSocketGateway
 from tests.unit.worlds import Fleet, LocalNode
 
 START_S: Final = 20.0

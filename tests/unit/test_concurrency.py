@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.concurrency import beside, each, each_to_its_end
+from roomcast.concurrency import beside, each, each_to_its_end
 from tests.unit.worlds import settled, until
 
 

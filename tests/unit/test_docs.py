@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import pytest
 
-from service.config import OPTIONS
-from service.core.codes import Disconnect, Error, Unsubscribe
-from service.gateway.api.server import METHODS
+from roomcast.config.config import OPTIONS
+from roomcast.gateway.api.server import METHODS
+from roomcast.wire.codes import Disconnect, Error, Unsubscribe
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -30,7 +30,9 @@ def name(path: Path) -> str:
 
 def prose(page: Path) -> str:
     """The text of a page without its code blocks."""
-    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def anchors(page: Path) -> set[str]:
@@ -61,7 +63,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One: two\n[a](page.md#one-two) [b](gone.md) [c](#three) [d](https://example.com/x)\n")
+    page.write_text(
+        "# One: two\n[a](page.md#one-two) [b](gone.md) [c](#three) [d](https://example.com/x)\n"
+    )
     assert dead_links(page, tmp_path) == ["gone.md: no such file", "#three: no such heading"]
 
 
@@ -70,7 +74,7 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
 
 def defined() -> Iterator[str]:
     """Every function, method and class of the product."""
-    for package in ("service", "stream_lambda"):
+    for package in ("service/roomcast", "stream_lambda"):
         for path in (ROOT / package).rglob("*.py"):
             for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -103,7 +107,10 @@ def test_options_that_are_named_exist(page: Path) -> None:
 
 def test_docstrings_name_what_exists() -> None:
     packages = (ROOT / "service", ROOT / "stream_lambda")
-    assert unknown_names(*(path for package in packages for path in sorted(package.rglob("*.py")))) == []
+    assert (
+        unknown_names(*(path for package in packages for path in sorted(package.rglob("*.py"))))
+        == []
+    )
 
 
 def test_a_docstring_that_names_what_is_gone_is_found(tmp_path: Path) -> None:
@@ -149,7 +156,9 @@ def names_in_code(texts: Mapping[Path, str]) -> tuple[set[str], set[str]]:
     called like one: parameters and attributes of that kind are not told apart from others.
     """
     known = {path.stem for path in texts}
-    known |= {each.name for path in texts for each in path.parents if (each / "__init__.py").exists()}
+    known |= {
+        each.name for path in texts for each in path.parents if (each / "__init__.py").exists()
+    }
     functions: set[str] = set()
     for text in texts.values():
         tree = ast.parse(text)
@@ -160,7 +169,12 @@ def names_in_code(texts: Mapping[Path, str]) -> tuple[set[str], set[str]]:
         }
         for part in ast.walk(tree):
             match part:
-                case ast.Name(name) | ast.Attribute(attr=name) | ast.arg(name) | ast.keyword(str(name)):
+                case (
+                    ast.Name(name)
+                    | ast.Attribute(attr=name)
+                    | ast.arg(name)
+                    | ast.keyword(str(name))
+                ):
                     known.add(name)
                 case ast.alias(name):
                     known.update(name.split("."))
@@ -174,7 +188,9 @@ def names_in_code(texts: Mapping[Path, str]) -> tuple[set[str], set[str]]:
 
 
 def test_the_api_page_lists_as_missing_what_is_missing() -> None:
-    missing = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("## What is not there")[2]
+    missing = (
+        (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("## What is not there")[2]
+    )
     named = set(re.findall(r"`([a-z_]+)`", missing.partition(": 404")[0]))
     assert named >= {"rpc", "map_publish", "shared_poll_publish"}
     assert named & {*METHODS, "batch"} == set()
@@ -230,7 +246,9 @@ def test_disconnect_codes_are_those_of_the_code() -> None:
 
 
 def test_unsubscribe_codes_are_those_of_the_code() -> None:
-    expected = [[str(code.value.code), code.value.reason, yes(is_sent(code))] for code in Unsubscribe]
+    expected = [
+        [str(code.value.code), code.value.reason, yes(is_sent(code))] for code in Unsubscribe
+    ]
     assert [row[:3] for row in rows(PROTOCOL, "### Unsubscribes")] == expected
 
 
@@ -263,7 +281,9 @@ def test_decisions_are_numbered_without_a_hole_and_listed() -> None:
     records = sorted(DECISIONS.glob("[0-9]*.md"))
     assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
     listed = set(
-        re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (DECISIONS / "README.md").read_text(encoding="utf-8"))
+        re.findall(
+            r"\]\((\d{4}-[\w-]+\.md)\)", (DECISIONS / "README.md").read_text(encoding="utf-8")
+        )
     )
     assert listed == {record.name for record in records}
     for record in records:

@@ -10,11 +10,14 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
+SOURCES: Final = (ROOT / "service" / "roomcast", ROOT / "stream_lambda")
 PATHS: Final = [
-    path.relative_to(ROOT)
-    for package in ("service", "stream_lambda")
-    for path in sorted((ROOT / package).rglob("*.py"))
+    path.relative_to(source.parent) for source in SOURCES for path in sorted(source.rglob("*.py"))
 ]
+
+
+def located(path: Path) -> Path:
+    return next(source.parent / path for source in SOURCES if (source.parent / path).exists())
 
 
 def declared(source: str) -> list[str] | None:
@@ -36,7 +39,8 @@ def exports_nothing(source: str) -> bool:
         or (
             isinstance(statement, ast.Assign)
             and all(
-                isinstance(target, ast.Name) and target.id.startswith("__") for target in statement.targets
+                isinstance(target, ast.Name) and target.id.startswith("__")
+                for target in statement.targets
             )
         )
         for statement in ast.parse(source).body
@@ -45,7 +49,7 @@ def exports_nothing(source: str) -> bool:
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
 def test_module_has_what_it_exports(path: Path) -> None:
-    source = (ROOT / path).read_text(encoding="utf-8")
+    source = located(path).read_text(encoding="utf-8")
     names = declared(source)
     if path.name == "__init__.py" and exports_nothing(source):
         return
@@ -59,7 +63,7 @@ def test_module_has_what_it_exports(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
 def test_module_begins_with_its_duty(path: Path) -> None:
-    assert ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    assert ast.get_docstring(ast.parse(located(path).read_text(encoding="utf-8")))
 
 
 def test_a_missing_list_is_found() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from service.config import OPTIONS
+from roomcast.config.config import OPTIONS
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "guarantees.md"
@@ -22,9 +22,10 @@ PROMISES: Final = re.split(
 UNITS: Final = {"": 1, "KiB": 1024, "MiB": 1024 * 1024}
 SECTIONS: Final = sorted({option.section for option in OPTIONS}, key=len, reverse=True)
 
-# What stands in backticks: `file::name`, `service.module.CONSTANT`, `section.option`.
+# What stands in backticks: `file::name`, `roomcast.module.CONSTANT`, `section.option`.
 IN_FILE: Final = r"`((?:service|stream_lambda|tests|benchmarks)/[\w/]+\.py)::([\w.]+)`"
-CONSTANT: Final = r"`((?:service|stream_lambda)\.[\w.]+)`"
+# (`roomcast.publish` is a method of the protocol.)
+CONSTANT: Final = r"`((?:roomcast\.\w+|stream_lambda)\.[\w.]+)`"
 OPTION: Final = rf"`((?:{'|'.join(re.escape(section) for section in SECTIONS)})\.[a-z_0-9]+)`"
 
 
@@ -53,7 +54,7 @@ def defined(path: str) -> frozenset[str]:
 
 def value(name: str) -> Any:
     """Of a constant, or the default of an option. Raises AttributeError, ImportError, KeyError."""
-    if name.startswith(("service.", "stream_lambda.")):
+    if name.startswith(("roomcast.", "stream_lambda.")):
         module, _, constant = name.rpartition(".")
         return getattr(importlib.import_module(module), constant)
     return {option.key: option.default for option in OPTIONS}[name]
@@ -78,20 +79,24 @@ def test_everything_that_is_named_exists() -> None:
     "name",
     [
         "service/gone.py::Writer",
-        "service/gateway/writer.py::Writer.gone",
-        "tests/unit/test_node.py::test_gone",
-        "service.core.log.GONE_MS",
-        "service.gone.MARGIN_MS",
+        "service/roomcast/gateway/writer.py::Writer.gone",
+        "tests/unit/node/test_node.py::test_gone",
+        "roomcast.log.rules.GONE_MS",
+        "roomcast.gone.MARGIN_MS",
         "node.gone_s",
     ],
 )
 def test_what_does_not_exist_is_found(name: str) -> None:
-    assert unknown(f"This is `{name}`, and this `service/gateway/writer.py::Writer.send`.") == [name]
+    assert unknown(
+        f"This is `{name}`, and this `service/roomcast/gateway/writer.py::Writer.send`."
+    ) == [name]
 
 
 def test_nothing_is_named_in_another_way() -> None:
     """A name that no pattern knows would not be checked."""
-    named = {token for token in re.findall(r"`([^`\n]+)`", TEXT) if re.search(r"::|^\w+\.\w+", token)}
+    named = {
+        token for token in re.findall(r"`([^`\n]+)`", TEXT) if re.search(r"::|^\w+\.\w+", token)
+    }
     known = {f"{path}::{name}" for path, name in sources(TEXT)}
     known |= {*re.findall(CONSTANT, TEXT), *re.findall(OPTION, TEXT)}
     said = {"module.CONSTANT", "section.option", "file::function", "file::test", "roomcast.publish"}
@@ -100,7 +105,9 @@ def test_nothing_is_named_in_another_way() -> None:
 
 def part(promise: str, title: str) -> str:
     """One of a promise's three bullets."""
-    found = re.search(rf"^- \*\*{title}\*\*: (.*?)(?=^- \*\*|\Z)", promise, flags=re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^- \*\*{title}\*\*: (.*?)(?=^- \*\*|\Z)", promise, flags=re.MULTILINE | re.DOTALL
+    )
     assert found, f"no {title}"
     return found[1]
 

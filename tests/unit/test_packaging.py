@@ -12,10 +12,12 @@ from typing import Final
 
 import pytest
 
-import service
+import roomcast
 
 ROOT: Final = Path(__file__).parents[2]
-PACKAGES: Final = ("service", "stream_lambda")
+SOURCE: Final = ROOT / "service"
+# Ours, by the names that imports have.
+OWN: Final = ("roomcast", "stream_lambda")
 # Comes with another one, in a version which that one pins; or goes by another name.
 BROUGHT_BY: Final = {
     "aiobotocore": "aioboto3",
@@ -59,25 +61,27 @@ def libraries(directory: str, *, without: str = "-") -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in part.names}
             elif isinstance(part, ast.ImportFrom) and part.module and not part.level:
                 names.add(part.module.partition(".")[0])
-    return names - set(sys.stdlib_module_names) - set(PACKAGES)
+    return names - set(sys.stdlib_module_names) - set(OWN)
 
 
 def test_version_is_the_package_s(distribution: metadata.Distribution) -> None:
-    assert distribution.version == service.__version__
+    assert distribution.version == roomcast.__version__
     assert distribution.metadata["Requires-Python"] == ">=3.11"
 
 
 def test_every_library_is_declared(distribution: metadata.Distribution) -> None:
     declared = requirements(distribution, None)
-    used = {BROUGHT_BY.get(name, name) for name in libraries("service", without="service/dev")}
+    used = {
+        BROUGHT_BY.get(name, name) for name in libraries("service", without="service/roomcast/dev")
+    }
     assert used <= declared
-    dev = {BROUGHT_BY.get(name, name) for name in libraries("service/dev")}
+    dev = {BROUGHT_BY.get(name, name) for name in libraries("service/roomcast/dev")}
     assert dev <= declared | requirements(distribution, "dev")
 
 
 def test_command_is_the_command_line(distribution: metadata.Distribution) -> None:
     (command,) = (entry for entry in distribution.entry_points if entry.group == "console_scripts")
-    assert (command.name, command.value) == ("roomcast", "service.cli:main")
+    assert (command.name, command.value) == ("roomcast", "roomcast.cli.main:main")
 
 
 def test_command_answers(distribution: metadata.Distribution) -> None:
@@ -87,14 +91,19 @@ def test_command_answers(distribution: metadata.Distribution) -> None:
     assert "dev" in done.stdout
 
 
-def test_wheel_carries_every_file_of_the_packages(distribution: metadata.Distribution) -> None:
+def test_wheel_carries_every_file_under_one_name(distribution: metadata.Distribution) -> None:
     carried = {str(path) for path in distribution.files or []}
-    if not any(path.startswith("service/") for path in carried):
+    if not any(path.startswith("roomcast/") for path in carried):
         pytest.skip("roomcast is installed as a link to this directory")
     needed = {
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    # A link, which `rglob` does not follow.
+    needed |= {
+        f"roomcast/stream_lambda/{path.name}" for path in (ROOT / "stream_lambda").glob("*.py")
+    }
     assert needed - carried == set()
+    names = {path.partition("/")[0] for path in carried if not path.startswith("..")}
+    assert {each for each in names if not each.endswith(".dist-info")} == {"roomcast"}

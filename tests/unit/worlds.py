@@ -11,7 +11,19 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from service.adapters.memory import (
+from roomcast.auth.jwks import JwksKeys
+from roomcast.auth.verifier import TokenVerifier
+from roomcast.client.connection import Connection
+from roomcast.concurrency import beside
+from roomcast.config.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
+from roomcast.delivery.envelope import Signal, checked_pubs, pack, record_text, signal_text
+from roomcast.delivery.ports import Framer
+from roomcast.hooks.calls import Hooks
+from roomcast.log.channel_log import ChannelLog
+from roomcast.log.item import LogItem
+from roomcast.node.assembly import Assembly, Ports, assemble
+from roomcast.node.node import Health
+from roomcast.testing.memory import (
     ManualClock,
     MemoryChannelTable,
     MemoryLeases,
@@ -21,21 +33,9 @@ from service.adapters.memory import (
     MemoryWorld,
     Stage,
 )
-from service.assembly import Assembly, Ports, assemble
-from service.auth import TokenVerifier
-from service.client.connection import Connection
-from service.concurrency import beside
-from service.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
-from service.core.channels import ChannelOptions, ChannelRules
-from service.core.codes import Closing
-from service.core.envelope import Signal, checked_pubs, pack, record_text, signal_text
-from service.core.log_item import LogItem
-from service.core.publication import ClientInfo, Publication, Record
-from service.hook_calls import Hooks
-from service.jwks import JwksKeys
-from service.log.channel_log import ChannelLog
-from service.node import Health
-from service.ports import Framer
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+from roomcast.wire.codes import Closing
+from roomcast.wire.publication import ClientInfo, Publication, Record
 from tests.protobuf import as_it_is
 
 DEADLINE_S: Final = 5.0
@@ -214,10 +214,18 @@ class Socket:
 
     def published(self, channel: str) -> list[Any]:
         """The data of the publications of `channel` in the order they came."""
-        return [push["pub"]["data"] for push in self.pushes if push["channel"] == channel and "pub" in push]
+        return [
+            push["pub"]["data"]
+            for push in self.pushes
+            if push["channel"] == channel and "pub" in push
+        ]
 
     def offsets(self, channel: str) -> list[int]:
-        return [push["pub"]["offset"] for push in self.pushes if push["channel"] == channel and "pub" in push]
+        return [
+            push["pub"]["offset"]
+            for push in self.pushes
+            if push["channel"] == channel and "pub" in push
+        ]
 
     def told(self, channel: str, kind: str) -> list[str]:
         """The client ids of the join or leave pushes of `channel`."""
@@ -336,7 +344,12 @@ class Fleet:
         self.world.now_ms = self.clock.now_ms
 
     def node(
-        self, name: str = "a", *, jwks: JwksKeys | None = None, hooks: Hooks | None = None, **changes: Any
+        self,
+        name: str = "a",
+        *,
+        jwks: JwksKeys | None = None,
+        hooks: Hooks | None = None,
+        **changes: Any,
     ) -> LocalNode:
         return local_node(self.world, self.clock, name, config(**changes), jwks, hooks)
 
@@ -400,7 +413,9 @@ def local_node(
         configured,
         replace(memory, **ports),
         node_id=name,
-        verifier=TokenVerifier(configured.client.token, insecure=configured.client.insecure, jwks=jwks),
+        verifier=TokenVerifier(
+            configured.client.token, insecure=configured.client.insecure, jwks=jwks
+        ),
         health=Health(listening=True),
         hold_queue=hold_queue,
         newest_canary_elsewhere=nobody_else,

@@ -8,12 +8,9 @@ from typing import Any, Final
 
 import pytest
 
-from service.adapters.memory import MemoryTopic, Stage
-from service.core import signals
-from service.core.envelope import ENVELOPE_BYTES_MAX, Signal, parse, signal_text
-from service.core.publication import Publication
-from service.delivery import broadcaster as broadcaster_module
-from service.delivery.broadcaster import (
+from roomcast.delivery import broadcaster as broadcaster_module
+from roomcast.delivery import signals
+from roomcast.delivery.broadcaster import (
     MESSAGES_PER_S,
     PUBLISHES_AT_ONCE,
     SIGNAL_BYTES_MAX,
@@ -21,7 +18,10 @@ from service.delivery.broadcaster import (
     Broadcaster,
     can_be_sent,
 )
-from service.ports import Throttled
+from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, parse, signal_text
+from roomcast.ports import Throttled
+from roomcast.testing.memory import MemoryTopic, Stage
+from roomcast.wire.publication import Publication
 from tests.unit.worlds import DEADLINE_S, Fleet, settled, until
 
 CHANNEL: Final = "plain:room"
@@ -40,7 +40,8 @@ class World:
     def sent(self) -> list[list[Any]]:
         """The data in each message."""
         return [
-            [signal.body["data"] for signal in parse(body).signals] for body in self.fleet.world.published
+            [signal.body["data"] for signal in parse(body).signals]
+            for body in self.fleet.world.published
         ]
 
     async def flushed(self) -> None:

@@ -10,14 +10,21 @@ from typing import Final
 
 import pytest
 
-from service.adapters.memory import ManualClock, MemoryChannelTable, MemoryWorld
-from service.core.canary import CANARY_CHANNEL, MISSED_INTERVALS, NUMBER_MAX, Greeting, Hearing, canary_item
-from service.core.log import MIN_RETENTION_MS
-from service.core.log_item import OFFSET_MAX, LogItem
-from service.core.publication import Record
-from service.core.rounds import ROUND_S
-from service.delivery.canary import REBUILD_PAUSE_MAX_S, REBUILD_PAUSE_S, Canary
-from service.ports import PortError, Throttled, UnknownOutcome
+from roomcast.delivery.canary import REBUILD_PAUSE_MAX_S, REBUILD_PAUSE_S, Canary
+from roomcast.delivery.canary_rules import (
+    CANARY_CHANNEL,
+    MISSED_INTERVALS,
+    NUMBER_MAX,
+    Greeting,
+    Hearing,
+    canary_item,
+)
+from roomcast.delivery.rounds import ROUND_S
+from roomcast.log.item import OFFSET_MAX, LogItem
+from roomcast.log.rules import MIN_RETENTION_MS
+from roomcast.ports import PortError, Throttled, UnknownOutcome
+from roomcast.testing.memory import ManualClock, MemoryChannelTable, MemoryWorld
+from roomcast.wire.publication import Record
 from tests.unit.worlds import Ids, no_jitter, settled, until
 
 INTERVAL_S: Final = 30.0
@@ -116,7 +123,9 @@ class Ears:
         return [item.offset for item in self.sung()]
 
     def hear(self, item: LogItem) -> None:
-        self.canary.hear(Record(item.channel, item.epoch, item.offset, item.last, item.ts, None), item.ts + 5)
+        self.canary.hear(
+            Record(item.channel, item.epoch, item.offset, item.last, item.ts, None), item.ts + 5
+        )
 
 
 @pytest.fixture
@@ -127,7 +136,9 @@ def ears() -> Ears:
 # ---- singing
 
 
-async def test_who_hears_nothing_for_an_interval_sings(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_hears_nothing_for_an_interval_sings(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S - 1)
         assert ears.sung() == []
@@ -148,12 +159,17 @@ async def test_what_is_heard_is_not_sung(ears: Ears, monkeypatch: pytest.MonkeyP
         for _ in range(5):
             await pass_time(INTERVAL_S - 1)
             ears.canary.hear(
-                Record(CANARY_CHANNEL, sung.epoch, ears.canary.newest + 1000, sung.last, sung.ts, None), 0
+                Record(
+                    CANARY_CHANNEL, sung.epoch, ears.canary.newest + 1000, sung.last, sung.ts, None
+                ),
+                0,
             )
     assert ears.sung() == [sung]
 
 
-async def test_of_two_who_sing_at_once_one_is_heard(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_two_who_sing_at_once_one_is_heard(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Ears(ears.world, ears.clock, name="b")
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
@@ -283,8 +299,12 @@ async def test_a_record_at_the_end_of_all_numbers_ends_nothing(
     """Another program has written it: nodes sing and hear on as if it had not."""
     forged = Record(CANARY_CHANNEL, "e", OFFSET_MAX, OFFSET_MAX, 0, None)
     if in_table:
-        item = canary_item(OFFSET_MAX, node="b", batch="forged", now=ears.clock.now_ms(), generation="0")
-        await MemoryChannelTable(ears.world, ears.clock).put_item(item, believed_until_ms=item.ts + 1)
+        item = canary_item(
+            OFFSET_MAX, node="b", batch="forged", now=ears.clock.now_ms(), generation="0"
+        )
+        await MemoryChannelTable(ears.world, ears.clock).put_item(
+            item, believed_until_ms=item.ts + 1
+        )
     async with ears.running(monkeypatch) as pass_time:
         ears.canary.hear(forged, 0)
         for _ in range(5):
@@ -326,7 +346,9 @@ async def test_what_is_heard_keeps_all_well(ears: Ears, monkeypatch: pytest.Monk
     assert ears.canary.latency.to_lambda_ms == 5
 
 
-async def test_a_silent_pipeline_is_told_and_made_up_for(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_pipeline_is_told_and_made_up_for(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The own greeting is heard: it is not this node, and a new queue would not help."""
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S - 1)
@@ -344,7 +366,9 @@ async def test_a_silent_pipeline_is_told_and_made_up_for(ears: Ears, monkeypatch
         assert ears.caught_up == 4
 
 
-async def test_a_deaf_node_knows_though_it_sings_for_all(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deaf_node_knows_though_it_sings_for_all(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The others hear it, and have no reason to sing themselves."""
     ears.greeting = Greeting.NOT_HEARD
     other = Ears(ears.world, ears.clock, name="b")
@@ -363,7 +387,9 @@ async def test_a_deaf_node_knows_though_it_sings_for_all(ears: Ears, monkeypatch
         assert {item.node for item in ears.sung()} == {"a"}
 
 
-async def test_what_comes_while_it_is_asked_settles_it(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_comes_while_it_is_asked_settles_it(
+    ears: Ears, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that was suspended finds the canaries in its queue when it wakes."""
 
     async def greet() -> Greeting:
@@ -529,7 +555,11 @@ async def test_a_topic_that_delivers_nothing_makes_nobody_deaf(
 async def test_leases_that_could_not_be_read_once_are_no_sign_of_growth(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ears.greeting, ears.elsewhere, ears.leases_fail = Greeting.NOT_SENT, 10**9, Throttled("simulated")
+    ears.greeting, ears.elsewhere, ears.leases_fail = (
+        Greeting.NOT_SENT,
+        10**9,
+        Throttled("simulated"),
+    )
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
         assert (ears.canary.hearing.value, ears.caught_up) == ("silent", 1)

@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
-from service.adapters.memory import ManualClock
-from service.core.tail_checks import TailChecks
-from service.delivery.catch_up import FAILURES_IN_A_ROW_MAX, LOOKS_AT_ONCE, PAUSE_MAX_S, CatchUp
+from roomcast.delivery.catch_up import FAILURES_IN_A_ROW_MAX, LOOKS_AT_ONCE, PAUSE_MAX_S, CatchUp
+from roomcast.delivery.tail_checks import TailChecks
+from roomcast.testing.memory import ManualClock
 from tests.unit.worlds import no_jitter, running, settled, until
 
 # The task looks at the test's clock after half of this.

@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from service.delivery.deleter import DELETES_AT_ONCE, FAILURES_TOLD, RECEIPTS_MAX, Deleter
-from service.ports import Gone, InstanceQueue, PortError, Refused, Throttled
+from roomcast.delivery.deleter import DELETES_AT_ONCE, FAILURES_TOLD, RECEIPTS_MAX, Deleter
+from roomcast.delivery.ports import Gone, InstanceQueue
+from roomcast.ports import PortError, Refused, Throttled
 from tests.unit.worlds import running, settled, until
 
 

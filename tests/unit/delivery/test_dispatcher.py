@@ -9,18 +9,18 @@ from typing import Any, Final
 
 import pytest
 
-from service.adapters.memory import ManualClock
-from service.core.forms import PLAIN
-from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending
-from service.core.log_item import Head, LogItem
-from service.core.publication import Publication, Record, StreamPosition
-from service.core.recovery import Rings, Window
-from service.delivery import dispatcher as dispatcher_module
-from service.delivery.catch_up import CatchUp
-from service.delivery.dispatcher import Dispatcher, Joined, Joining, Timings
-from service.delivery.hub import Hub
-from service.log.channel_log import Appended, record_of
-from service.ports import PortError, Refused, Throttled
+from roomcast.delivery import dispatcher as dispatcher_module
+from roomcast.delivery.catch_up import CatchUp
+from roomcast.delivery.dispatcher import Dispatcher, Joined, Joining, Timings
+from roomcast.delivery.forms import PLAIN
+from roomcast.delivery.hub import Hub
+from roomcast.delivery.recovery import Rings, Window
+from roomcast.log.channel_log import Appended, record_of
+from roomcast.log.item import Head, LogItem
+from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending
+from roomcast.ports import PortError, Refused, Throttled
+from roomcast.testing.memory import ManualClock
+from roomcast.wire.publication import Publication, Record, StreamPosition
 from tests.unit.worlds import Fleet, Socket, log_over, no_jitter, record, settled, until
 
 CHANNEL: Final = "room"
@@ -81,7 +81,8 @@ class Room:
         """One item in the log, of which the dispatcher is not told."""
         tail = (await self.writer.resolve(CHANNEL)).tail
         pending = [
-            Pending.of(json.dumps({"data": offset})) for offset in range(tail.top + 1, tail.top + count + 1)
+            Pending.of(json.dumps({"data": offset}))
+            for offset in range(tail.top + 1, tail.top + count + 1)
         ]
         outcome = await self.writer.append(CHANNEL, tail, pending, 300_000)
         assert isinstance(outcome, Appended)
@@ -96,7 +97,9 @@ class Room:
         self, subscriber: Subscriber | None = None, since: StreamPosition | None = None
     ) -> Subscriber:
         subscriber = subscriber or Subscriber()
-        await self.dispatcher.join(CHANNEL, subscriber, since, lambda: self.window, subscriber.admit)
+        await self.dispatcher.join(
+            CHANNEL, subscriber, since, lambda: self.window, subscriber.admit
+        )
         return subscriber
 
     async def catch_up(self) -> None:
@@ -106,7 +109,9 @@ class Room:
             answered = await self.dispatcher.check_tail(name)
             self.dispatcher.tails.done(name, self.fleet.clock.monotonic_s(), 0.0, answered=answered)
 
-    def joining(self, since: StreamPosition | None = None) -> tuple[Subscriber, asyncio.Task[Subscriber]]:
+    def joining(
+        self, since: StreamPosition | None = None
+    ) -> tuple[Subscriber, asyncio.Task[Subscriber]]:
         subscriber = Subscriber()
         return subscriber, asyncio.create_task(self.join(subscriber, since))
 
@@ -514,7 +519,13 @@ async def test_a_read_ahead_that_fails_answers_nobody_else(room: Room) -> None:
     room.fleet.world.fail_next("read_forward", Refused("no permission"))
     subscribers = [room.joining(since) for _ in range(5)]
     results = await asyncio.gather(*(joining for _, joining in subscribers), return_exceptions=True)
-    assert [isinstance(result, PortError) for result in results] == [True, False, False, False, False]
+    assert [isinstance(result, PortError) for result in results] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert all(subscriber.offsets == [2] for subscriber, _ in subscribers[1:])
 
 
@@ -534,7 +545,9 @@ async def test_a_client_that_is_far_ahead_is_reached_in_several_reads(
 @pytest.mark.parametrize(
     "since", [StreamPosition("", 99), StreamPosition("other", 1), StreamPosition("_", 0)]
 )
-async def test_a_position_that_the_log_does_not_have_is_told(room: Room, since: StreamPosition) -> None:
+async def test_a_position_that_the_log_does_not_have_is_told(
+    room: Room, since: StreamPosition
+) -> None:
     await room.append(3)
     subscriber = await room.join(since=since)
     assert subscriber.joined == Joined(await room.position(3), False, ())
@@ -608,7 +621,9 @@ async def test_a_trim_that_is_told_while_the_head_is_read_is_not_forgotten(
     assert (await room.join(since=since)).joined == Joined(removed, False, ())
 
 
-async def test_a_trim_that_cannot_be_read_does_not_keep_the_tail_from_being_found(room: Room) -> None:
+async def test_a_trim_that_cannot_be_read_does_not_keep_the_tail_from_being_found(
+    room: Room,
+) -> None:
     subscriber = await room.join()
     room.hint(await room.append())
     since = await room.position(0)
@@ -781,7 +796,9 @@ async def test_a_pointer_is_read_at_once(room: Room) -> None:
     await until(lambda: subscriber.offsets == [1, 2])
 
 
-async def test_a_long_hole_is_filled_in_several_reads(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_hole_is_filled_in_several_reads(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dispatcher_module, "_GAP_PUBLICATIONS_MAX", 100)
     subscriber = await room.join()
     for _ in range(250):
@@ -849,7 +866,9 @@ async def test_a_publication_that_is_broken_in_the_log_is_a_hole(room: Room) -> 
     await until(lambda: subscriber.lost_channels == [CHANNEL])
 
 
-async def test_a_gap_read_that_fails_is_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gap_read_that_fails_is_tried_again(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dispatcher_module, "_GAP_RETRY_S", GAP_WAIT_S)
     subscriber = await room.join()
     await room.append()
@@ -908,7 +927,9 @@ async def test_the_periodic_check_finds_it_too(room: Room) -> None:
     """As soon as its time has come, and not before."""
     subscriber = await room.join()
     await room.append()
-    catch_up = CatchUp(room.dispatcher.tails, room.dispatcher.check_tail, room.fleet.clock, no_jitter)
+    catch_up = CatchUp(
+        room.dispatcher.tails, room.dispatcher.check_tail, room.fleet.clock, no_jitter
+    )
     watching = asyncio.create_task(catch_up.run())
     await settled()
     assert subscriber.offsets == []
@@ -1069,7 +1090,9 @@ async def test_who_claims_epochs_that_never_were_costs_a_read_a_second(
     await settled()
     room.pass_time()
     await asyncio.gather(*(joining for _, joining in flood))
-    assert epoch_reads() <= 3, "for the first, and a pause later for those who came when that had begun"
+    assert epoch_reads() <= 3, (
+        "for the first, and a pause later for those who came when that had begun"
+    )
     assert all(subscriber.joined == first.joined for subscriber, _ in flood)
 
 
@@ -1299,7 +1322,9 @@ async def test_a_channel_that_is_lost_meanwhile_keeps_all_out(room: Room) -> Non
 async def test_the_log_is_not_read_for_all_at_once(room: Room) -> None:
     names = [f"c{number}" for number in range(dispatcher_module._JOINS_AT_ONCE * 2)]
     held = room.fleet.traffic.hold("newest")
-    joining = asyncio.create_task(room.dispatcher.join_all(joining_all(room, *names), lambda _: True))
+    joining = asyncio.create_task(
+        room.dispatcher.join_all(joining_all(room, *names), lambda _: True)
+    )
     await held.arrived()
     await settled()
     assert held.count == dispatcher_module._JOINS_AT_ONCE

@@ -9,13 +9,13 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.forms import PLAIN, Form, Payload, sent_of
-from service.core.protobuf import encode_messages
-from service.core.protocol import info_push, publication_push
-from service.core.publication import ClientInfo, Publication
-from service.core.recovery import Sent
-from service.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
-from service.ports import Framer
+from roomcast.delivery.forms import PLAIN, Form, Payload
+from roomcast.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
+from roomcast.delivery.ports import Framer
+from roomcast.wire.json import info_push, publication_push
+from roomcast.wire.protobuf import encode_messages
+from roomcast.wire.publication import ClientInfo, Publication
+from roomcast.wire.sent import Sent, sent_of
 from tests.protobuf import as_it_is, parsed
 from tests.unit.worlds import Socket
 
@@ -47,7 +47,9 @@ class Curly:
 
 
 class Subscriber:
-    def __init__(self, *, join_leave: bool = False, framer: Framer = bracketed, form: Form = PLAIN) -> None:
+    def __init__(
+        self, *, join_leave: bool = False, framer: Framer = bracketed, form: Form = PLAIN
+    ) -> None:
         self.sink = Socket(framer)
         self.form = form
         self.join_leave = join_leave
@@ -142,7 +144,10 @@ def test_joins_and_leaves_go_to_those_who_want_them() -> None:
     [told] = subscribed(made, "a", 1, join_leave=True)
     made.tell("a", "join", INFO)
     made.tell("nobody", "join", INFO)
-    assert (quiet.sink.frames, told.sink.frames) == ([], [b"<" + info_push("a", "join", INFO) + b">"])
+    assert (quiet.sink.frames, told.sink.frames) == (
+        [],
+        [b"<" + info_push("a", "join", INFO) + b">"],
+    )
 
 
 def test_who_left_gets_nothing() -> None:
@@ -204,7 +209,9 @@ def test_channels_and_their_subscribers_are_counted() -> None:
 
 
 def publications(*data: Any, delta: bool = True) -> list[Sent]:
-    return [sent_of(Publication(each, offset, delta=delta), 0) for offset, each in enumerate(data, 1)]
+    return [
+        sent_of(Publication(each, offset, delta=delta), 0) for offset, each in enumerate(data, 1)
+    ]
 
 
 def test_a_number_stands_for_the_name_as_long_as_somebody_is_there() -> None:
@@ -238,7 +245,10 @@ class Follower(Subscriber):
             pub = push["pub"]
             assert isinstance(pub["data"], str)
             if pub.get("delta"):
-                before, differences = bytes(apply_delta(before, pub["data"].encode())), differences + 1
+                before, differences = (
+                    bytes(apply_delta(before, pub["data"].encode())),
+                    differences + 1,
+                )
             else:
                 before = pub["data"].encode()
             data.append(json.loads(before))
@@ -316,7 +326,9 @@ def test_in_protobuf_and_as_text_go_the_bytes_that_the_publisher_sent() -> None:
     ]
     made.publish("a", [sent_of(each, 0) for each in stored])
     assert plain.sink.published("a") == SCORES[:3]
-    assert all(each.keys() == {"data", "offset"} for each in (push["pub"] for push in plain.sink.pushes))
+    assert all(
+        each.keys() == {"data", "offset"} for each in (push["pub"] for push in plain.sink.pushes)
+    )
     pushed = [message.push.pub for frame in binary.sink.frames for message in parsed(frame)]
     assert [pub.data.decode() for pub in pushed] == raws
     chains = [
@@ -324,7 +336,11 @@ def test_in_protobuf_and_as_text_go_the_bytes_that_the_publisher_sent() -> None:
             (pub["data"].encode(), pub.get("delta", False))
             for pub in (push["pub"] for push in text.sink.pushes)
         ],
-        [(each.push.pub.data, each.push.pub.delta) for frame in chain.sink.frames for each in parsed(frame)],
+        [
+            (each.push.pub.data, each.push.pub.delta)
+            for frame in chain.sink.frames
+            for each in parsed(frame)
+        ],
     ]
     for parts in chains:
         before = b""

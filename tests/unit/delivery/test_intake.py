@@ -6,14 +6,14 @@ from typing import Any, Final
 
 import pytest
 
-from service.core import signals
-from service.core.envelope import Signal
-from service.core.forms import PLAIN
-from service.core.publication import Publication, Record
-from service.core.signals import HEARD_MAX
-from service.delivery.dispatcher import Dispatcher
-from service.delivery.hub import Hub
-from service.delivery.intake import Intake
+from roomcast.delivery import signals
+from roomcast.delivery.dispatcher import Dispatcher
+from roomcast.delivery.envelope import Signal
+from roomcast.delivery.forms import PLAIN
+from roomcast.delivery.hub import Hub
+from roomcast.delivery.intake import Intake
+from roomcast.delivery.signals import HEARD_MAX
+from roomcast.wire.publication import Publication, Record
 from tests.contract.items import log_item
 from tests.unit.worlds import Socket, envelope, info
 

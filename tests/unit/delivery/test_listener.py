@@ -9,13 +9,13 @@ from typing import Final
 
 import pytest
 
-from service.adapters.memory import MemoryQueue, MemoryTopic
-from service.core.envelope import parse
-from service.delivery import listener as listener_module
-from service.delivery import poller as poller_module
-from service.delivery.listener import GREETINGS_MAX, Listener
-from service.delivery.poller import Poller
-from service.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.delivery import listener as listener_module
+from roomcast.delivery import poller as poller_module
+from roomcast.delivery.envelope import parse
+from roomcast.delivery.listener import GREETINGS_MAX, Listener
+from roomcast.delivery.poller import Poller
+from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.testing.memory import MemoryQueue, MemoryTopic
 from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, no_jitter, running, settled, until
 
 # Longer than memory takes for anything; a greeting that is not heard in this time was lost.
@@ -41,7 +41,9 @@ class World:
             opened=self._opened,
             catch_up=self._catch_up,
         )
-        self.poller = Poller(self.queue, self.fleet.clock, no_jitter, self._take, self.listener.rebuild)
+        self.poller = Poller(
+            self.queue, self.fleet.clock, no_jitter, self._take, self.listener.rebuild
+        )
 
     @property
     def name(self) -> str:
@@ -169,7 +171,9 @@ async def test_a_queue_that_is_gone_is_rebuilt_proved_and_caught_up(world: World
         assert world.existing_when_told == [False, False]
 
 
-async def test_what_was_missed_is_read_at_once_and_what_came_until_the_proof_after_it(world: World) -> None:
+async def test_what_was_missed_is_read_at_once_and_what_came_until_the_proof_after_it(
+    world: World,
+) -> None:
     """Greetings may take long, when the topic itself is out of order."""
     await world.listener.open()
     async with polling(world):
@@ -200,7 +204,9 @@ async def test_nothing_is_heard_of_between_the_loss_and_the_proof(world: World) 
 
 @pytest.mark.parametrize("call", ["open", "close"])
 @pytest.mark.parametrize("effect", ["none", "applied"])
-async def test_a_rebuild_that_fails_half_way_is_completed(world: World, call: str, effect: str) -> None:
+async def test_a_rebuild_that_fails_half_way_is_completed(
+    world: World, call: str, effect: str
+) -> None:
     await world.listener.open()
     async with polling(world):
         assert await world.listener.prove()

@@ -9,11 +9,12 @@ from typing import Final
 
 import pytest
 
-from service.adapters.memory import MemoryQueue
-from service.delivery import poller as poller_module
-from service.delivery.deleter import FAILURES_TOLD
-from service.delivery.poller import POLLERS_MAX, TAKE_CHARS, Poller
-from service.ports import Gone, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.delivery import poller as poller_module
+from roomcast.delivery.deleter import FAILURES_TOLD
+from roomcast.delivery.poller import POLLERS_MAX, TAKE_CHARS, Poller
+from roomcast.delivery.ports import Gone
+from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.testing.memory import MemoryQueue
 from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, running, settled, until
 
 NAME: Final = "queue"
@@ -44,7 +45,9 @@ class World:
     @property
     def stored(self) -> int:
         """Messages that are not deleted."""
-        return sum(len(queue.waiting) + len(queue.taken) for queue in self.fleet.world.queues.values())
+        return sum(
+            len(queue.waiting) + len(queue.taken) for queue in self.fleet.world.queues.values()
+        )
 
 
 @asynccontextmanager
@@ -64,7 +67,9 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-async def test_large_messages_are_handed_on_in_portions_and_others_have_their_turn(world: World) -> None:
+async def test_large_messages_are_handed_on_in_portions_and_others_have_their_turn(
+    world: World,
+) -> None:
     half, whole = "h" * (TAKE_CHARS // 2), "w" * (TAKE_CHARS + 1)
     bodies = ["small", half, "s", half, half, whole, "last"]
     world.send(*bodies)
@@ -79,7 +84,12 @@ async def test_large_messages_are_handed_on_in_portions_and_others_have_their_tu
             turns += 1
             await asyncio.sleep(0)
         await until(lambda: world.stored == 0)
-    assert [portion for _, portion in taken_in] == [["small", half, "s"], [half, half], [whole], ["last"]]
+    assert [portion for _, portion in taken_in] == [
+        ["small", half, "s"],
+        [half, half],
+        [whole],
+        ["last"],
+    ]
     at = [turn for turn, _ in taken_in]
     assert len(set(at)) == len(at), "no two in one turn"
 
@@ -136,7 +146,9 @@ async def test_one_receive_at_a_time_when_little_comes(world: World) -> None:
         assert not world.poller._extra
 
 
-@pytest.mark.parametrize("error", [Throttled("slow down"), UnknownOutcome("reset"), Refused("no permission")])
+@pytest.mark.parametrize(
+    "error", [Throttled("slow down"), UnknownOutcome("reset"), Refused("no permission")]
+)
 async def test_an_error_is_counted_and_tried_again(world: World, error: PortError) -> None:
     world.fleet.world.fail_next("receive", error, times=7)
     failures: list[int] = []
@@ -161,7 +173,7 @@ async def test_back_off_grows_to_a_bound(world: World, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(poller_module, "_BACKOFF_FIRST_S", 0.2)
     monkeypatch.setattr(poller_module, "_BACKOFF_MAX_S", 10.0)
-    monkeypatch.setattr("service.delivery.poller.asyncio.sleep", recorded)
+    monkeypatch.setattr("roomcast.delivery.poller.asyncio.sleep", recorded)
     world.fleet.world.fail_next("receive", Throttled(), times=9)
     async with polling(world):
         await until(lambda: len(slept) == 9)
@@ -253,7 +265,9 @@ async def test_a_rebuild_that_is_asked_for_during_another_is_done(world: World) 
         await until(lambda: world.rebuilds == 2 and not world.poller.is_gone)
 
 
-async def test_what_further_receivers_have_under_way_proves_nothing_of_the_next_queue(world: World) -> None:
+async def test_what_further_receivers_have_under_way_proves_nothing_of_the_next_queue(
+    world: World,
+) -> None:
     async with polling(world):
         hold = world.fleet.traffic.hold("receive", "sent")
         world.send(*[str(number) for number in range(30)])

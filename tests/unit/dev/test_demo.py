@@ -13,19 +13,22 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 from pytest_aiohttp import AiohttpClient
 
-import service.dev.demo as demo
-from service.app import build_app
-from service.auth import TokenVerifier, sign_connection, sign_subscription
-from service.config import ClientConfig, Config, TokenConfig, dev_config, load
-from service.core.capabilities import Capability
-from service.core.channels import ChannelOptions, ChannelRules
+import roomcast.dev.demo as demo
+from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
+from roomcast.config.config import ClientConfig, Config, TokenConfig, dev_config, load
+from roomcast.serve.serve import build_app
+from roomcast.wire.capabilities import Capability
+from roomcast.wire.channels import ChannelOptions, ChannelRules
 
 SECRET = "a secret of a test, of more than 32 bytes"
 PEERS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
 PAGE = Path(demo.__file__).parent / "page"
 ROOM = ChannelOptions(allow_subscribe_for_client=True, allow_publish_for_subscriber=True)
 CHAT = ChannelOptions(
-    history_size=10, history_ttl_s=60, allow_subscribe_for_client=True, allow_publish_for_client=True
+    history_size=10,
+    history_ttl_s=60,
+    allow_subscribe_for_client=True,
+    allow_publish_for_client=True,
 )
 NEWS = ChannelOptions(history_size=10, history_ttl_s=60, allow_subscribe_for_client=True)
 Client = TestClient[web.Request, web.Application]
@@ -36,7 +39,9 @@ def application(
 ) -> web.Application:
     app = web.Application()
     client = ClientConfig(insecure=insecure, token=token)
-    demo.add_demo_routes(app, node="node-a", peers=PEERS, client=client, channels=rules or ChannelRules())
+    demo.add_demo_routes(
+        app, node="node-a", peers=PEERS, client=client, channels=rules or ChannelRules()
+    )
     return app
 
 
@@ -144,7 +149,9 @@ async def test_info_names_the_node_and_all_instances(client: Client) -> None:
 async def test_info_says_what_the_page_must_explain(
     aiohttp_client: AiohttpClient, insecure: bool, secret: str
 ) -> None:
-    client = await aiohttp_client(application(TokenConfig(hmac_secret_key=secret), insecure=insecure))
+    client = await aiohttp_client(
+        application(TokenConfig(hmac_secret_key=secret), insecure=insecure)
+    )
     info = await (await client.get("/demo/info")).json()
     assert (info["insecure"], info["signs"]) == (insecure, bool(secret))
     assert secret not in info.values() or not secret
@@ -169,20 +176,30 @@ async def test_the_first_channel_is_one_to_chat_in(
 
 @pytest.mark.parametrize(
     "entered, user",
-    [("Ann", "Ann"), ("  Ann  ", "Ann"), ("Zoë 🙂", "Zoë 🙂"), ("Zoe\u0308", "Zoë"), ("x" * 40, "x" * 40)],
+    [
+        ("Ann", "Ann"),
+        ("  Ann  ", "Ann"),
+        ("Zoë 🙂", "Zoë 🙂"),
+        ("Zoe\u0308", "Zoë"),
+        ("x" * 40, "x" * 40),
+    ],
 )
 async def test_a_token_is_good_for_the_name(client: Client, entered: str, user: str) -> None:
     status, answer = await ask(client, entered)
     assert status == 200
     now_s = time.time()
-    claims = await TokenVerifier(TokenConfig(hmac_secret_key=SECRET)).connection(answer["token"], now_s)
+    claims = await TokenVerifier(TokenConfig(hmac_secret_key=SECRET)).connection(
+        answer["token"], now_s
+    )
     assert claims.user == answer["user"] == user
     assert claims.info == {"name": user}
     assert claims.expires_at == answer["expires_at"]
     assert now_s < answer["expires_at"] <= now_s + demo.TOKEN_TTL_S
 
 
-async def test_tokens_are_for_this_audience_and_of_this_issuer(aiohttp_client: AiohttpClient) -> None:
+async def test_tokens_are_for_this_audience_and_of_this_issuer(
+    aiohttp_client: AiohttpClient,
+) -> None:
     config = TokenConfig(hmac_secret_key=SECRET, audience="chat", issuer="tests")
     client = await aiohttp_client(application(config))
     token = (await ask(client, "Ann"))[1]["token"]
@@ -198,7 +215,19 @@ async def test_a_token_is_not_to_be_stored(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "user",
-    ["", "   ", "x" * 41, "a\nb", "a\u202eb", "a\u200bb", "\ud800", None, 7, ["Ann"], {"name": "Ann"}],
+    [
+        "",
+        "   ",
+        "x" * 41,
+        "a\nb",
+        "a\u202eb",
+        "a\u200bb",
+        "\ud800",
+        None,
+        7,
+        ["Ann"],
+        {"name": "Ann"},
+    ],
 )
 async def test_names_that_are_none_are_refused(client: Client, user: Any) -> None:
     status, answer = await ask(client, user)
@@ -209,7 +238,9 @@ async def test_names_that_are_none_are_refused(client: Client, user: Any) -> Non
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"Ann"', b"\xff", b"[" * 1_000])
 async def test_bodies_that_are_no_request_are_refused(client: Client, body: bytes) -> None:
-    response = await client.post("/demo/token", data=body, headers={"Content-Type": "application/json"})
+    response = await client.post(
+        "/demo/token", data=body, headers={"Content-Type": "application/json"}
+    )
     assert response.status == 400
     assert "token" not in await response.json()
 
@@ -232,10 +263,14 @@ async def test_the_body_of_a_token_request_is_bounded(client: Client) -> None:
         assert response.status == status
 
 
-async def test_the_body_of_a_request_for_a_room_is_bounded_and_holds_the_longest(client: Client) -> None:
+async def test_the_body_of_a_request_for_a_room_is_bounded_and_holds_the_longest(
+    client: Client,
+) -> None:
     token = (await ask(client, "🙂" * demo.USER_CHARS_MAX))[1]["token"]
     assert (await ask_for_room(client, token, "$" + "x" * 254))[0] == 200
-    assert (await ask_for_room(client, "x" * demo.SUBSCRIPTION_REQUEST_BYTES_MAX, "$room"))[0] == 413
+    assert (await ask_for_room(client, "x" * demo.SUBSCRIPTION_REQUEST_BYTES_MAX, "$room"))[
+        0
+    ] == 413
 
 
 @pytest.mark.parametrize("path", ["/demo/token", "/demo/subscription-token"])
@@ -352,7 +387,9 @@ async def test_another_machine_gets_no_token(
 
 @pytest.mark.parametrize("demo_urls", [None, PEERS])
 def test_only_the_development_server_has_these_routes(demo_urls: tuple[str, ...] | None) -> None:
-    config = load(None, {"ROOMCAST_AWS_TOPIC_ARN": "arn:aws:sns:us-east-1:123456789012:t"}, demo=True)
+    config = load(
+        None, {"ROOMCAST_AWS_TOPIC_ARN": "arn:aws:sns:us-east-1:123456789012:t"}, demo=True
+    )
     app = build_app(config, demo_urls=demo_urls, machine=None)
     paths = {route.resource.canonical for route in app.router.routes() if route.resource}
     assert "/connection/websocket" in paths

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dev.event_source import (
+from roomcast.dev.event_source import (
     EventSourceMapping,
     Idle,
     Invoke,
@@ -131,7 +131,9 @@ def test_what_counts_as_complete_failure(response: object) -> None:
 
 
 @pytest.mark.parametrize("identifiers", [("3",), ("3", "4"), ("4", "3")])
-def test_a_partial_failure_goes_on_from_the_lowest_reported_record(identifiers: tuple[str, ...]) -> None:
+def test_a_partial_failure_goes_on_from_the_lowest_reported_record(
+    identifiers: tuple[str, ...],
+) -> None:
     mapping = mapping_of(5)
     invoked(mapping)
     mapping.answered(failed(*identifiers), NOW_S)
@@ -250,7 +252,9 @@ def test_every_record_is_done_with_or_discarded_in_order(
     settled: list[int] = []
     remaining = iter(choices)
     while not isinstance(step := mapping.step(now_s), Idle):
-        settled.extend(number for each in mapping.take_discarded() for number in numbers(each.records))
+        settled.extend(
+            number for each in mapping.take_discarded() for number in numbers(each.records)
+        )
         if isinstance(step, Wait):
             now_s = step.until_s
             continue
@@ -308,7 +312,11 @@ def test_the_failure_document_names_the_records() -> None:
     }
     assert document["timestamp"] == "1970-01-12T13:46:40.000Z"
     info = document["DDBStreamBatchInfo"]
-    assert (info["startSequenceNumber"], info["endSequenceNumber"], info["batchSize"]) == ("7", "9", 2)
+    assert (info["startSequenceNumber"], info["endSequenceNumber"], info["batchSize"]) == (
+        "7",
+        "9",
+        2,
+    )
     assert numbers(document["payload"]["Records"]) == [7, 9]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from service.dev.event_source import MappingOptions
-from service.dev.stream_pump import StreamPump
+from roomcast.dev.event_source import MappingOptions
+from roomcast.dev.stream_pump import StreamPump
 
 
 class Trimmed(Exception):
@@ -28,7 +28,9 @@ class FakeStreams:
         self.failing = False
         self.positions: list[str] = []
 
-    def add_shard(self, shard_id: str, *offsets: int, parent: str = "", closed: bool = False) -> None:
+    def add_shard(
+        self, shard_id: str, *offsets: int, parent: str = "", closed: bool = False
+    ) -> None:
         self.shards[shard_id] = {"parent": parent, "offsets": list(offsets), "closed": closed}
 
     def describe_stream(self, **request: str) -> dict[str, Any]:
@@ -59,7 +61,9 @@ class FakeStreams:
         shard_id, _, position = request["ShardIterator"].partition("/")
         shard = self.shards[shard_id]
         start, end = int(position), int(position) + request["Limit"]
-        answer: dict[str, Any] = {"Records": [self._record(offset) for offset in shard["offsets"][start:end]]}
+        answer: dict[str, Any] = {
+            "Records": [self._record(offset) for offset in shard["offsets"][start:end]]
+        }
         if not (shard["closed"] and end >= len(shard["offsets"])):
             answer["NextShardIterator"] = f"{shard_id}/{min(end, len(shard['offsets']))}"
         return answer
@@ -118,7 +122,9 @@ def drain(pump: StreamPump) -> None:
 def test_everything_since_the_oldest_record_is_delivered_once() -> None:
     streams, function = FakeStreams(), Function()
     streams.add_shard("s", *range(1, 8))
-    pump, _ = pump_of(streams, function, Clock(), MappingOptions(batch_size=3, record_age_max_s=None))
+    pump, _ = pump_of(
+        streams, function, Clock(), MappingOptions(batch_size=3, record_age_max_s=None)
+    )
     drain(pump)
     streams.shards["s"]["offsets"] += [8]
     drain(pump)
@@ -130,7 +136,9 @@ def test_children_wait_for_their_parent() -> None:
     streams, function, clock = FakeStreams(), Function(failures=1), Clock()
     streams.add_shard("child", 3, 4, parent="parent")
     streams.add_shard("parent", 1, 2, closed=True)
-    pump, _ = pump_of(streams, function, clock, MappingOptions(bisect_on_error=False, record_age_max_s=None))
+    pump, _ = pump_of(
+        streams, function, clock, MappingOptions(bisect_on_error=False, record_age_max_s=None)
+    )
     drain(pump)
     assert function.batches == [[1, 2]]  # read to its end, but not delivered
     clock.now_s += 1
@@ -189,5 +197,7 @@ def test_what_is_given_up_on_reaches_the_destination() -> None:
     options = MappingOptions(retries_max=0, bisect_on_error=False, record_age_max_s=None)
     pump, failures = pump_of(streams, function, clock, options)
     drain(pump)
-    assert [document["requestContext"]["condition"] for document in failures] == ["RetryAttemptsExhausted"]
+    assert [document["requestContext"]["condition"] for document in failures] == [
+        "RetryAttemptsExhausted"
+    ]
     assert failures[0]["DDBStreamBatchInfo"]["shardId"] == "s"

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from service.config import load
-from service.dev.provision import Provisioned
-from service.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
+from roomcast.config.config import load
+from roomcast.dev.provision import Provisioned
+from roomcast.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
 
 RESOURCES = Provisioned("arn:aws:sns:us-east-1:123456789012:roomcast-topic", "arn:stream", (), ())
 
@@ -27,7 +27,9 @@ def test_the_children_see_the_emulator_and_no_account() -> None:
     assert environment["ROOMCAST_CLIENT_INSECURE"] == "true"
     assert not {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_SQS"} & set(environment)
     assert environment["AWS_ENDPOINT_URL"] == "http://emulator.test:4566"
-    assert environment["AWS_CONFIG_FILE"] == environment["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
+    assert (
+        environment["AWS_CONFIG_FILE"] == environment["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
+    )
     assert environment["ROOMCAST_AWS_TOPIC_ARN"] == RESOURCES.topic_arn
     aws = [name for name in environment if name.startswith(("AWS_", "ROOMCAST_AWS_"))]
     config = load(None, {name: environment[name] for name in aws}, demo=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.gateway.address import FORWARDED_MAX, Addresses
+from roomcast.gateway.address import FORWARDED_MAX, Addresses
 
 PROXIES = ("10.0.0.0/8", "fd00::/8")
 
@@ -39,7 +39,9 @@ PROXIES = ("10.0.0.0/8", "fd00::/8")
         ("10.1.2.3", ["198.51.100.1" + ", 10.0.0.1" * FORWARDED_MAX], "10.0.0.1"),
     ],
 )
-def test_the_last_one_who_is_not_trusted_is_the_client(peer: str, forwarded: list[str], client: str) -> None:
+def test_the_last_one_who_is_not_trusted_is_the_client(
+    peer: str, forwarded: list[str], client: str
+) -> None:
     assert " ".join(Addresses(PROXIES).client(peer, forwarded)) == client
 
 

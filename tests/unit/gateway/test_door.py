@@ -12,8 +12,8 @@ import pytest
 import structlog
 from aiohttp import WSMsgType, web
 
-from service.gateway import door as door_module
-from service.gateway.door import HEADERS_MAX, SERVER, Door, end_proxied, name_no_version
+from roomcast.gateway import door as door_module
+from roomcast.gateway.door import HEADERS_MAX, SERVER, Door, end_proxied, name_no_version
 from tests.unit.gateway.frames import BINARY, handshake, masked
 from tests.unit.worlds import DEADLINE_S, until
 
@@ -56,7 +56,9 @@ class Doors:
         listening = listening or socket.create_server(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         assert self.runner.server is not None
-        door = Door(self.runner.server, listening, on_full=self._on_full, **({"places_max": 100} | options))
+        door = Door(
+            self.runner.server, listening, on_full=self._on_full, **({"places_max": 100} | options)
+        )
         self.opened.append(door)
         door.open()
         return door
@@ -112,7 +114,9 @@ async def doors() -> AsyncIterator[Doors]:
 # ---- places
 
 
-async def test_who_comes_when_all_places_are_taken_gets_one_when_somebody_leaves(doors: Doors) -> None:
+async def test_who_comes_when_all_places_are_taken_gets_one_when_somebody_leaves(
+    doors: Doors,
+) -> None:
     with structlog.testing.capture_logs() as events:
         door = doors.open(places_max=3)
         inside = [await doors.visit() for _ in range(3)]
@@ -144,7 +148,9 @@ async def test_hundreds_at_once_come_in_turn(doors: Doors) -> None:
     assert most <= 70
 
 
-async def test_full_again_and_again_is_told_seldom(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_again_and_again_is_told_seldom(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     door = doors.open(places_max=1)
     monkeypatch.setattr(door, "_loop", _Stopped(asyncio.get_running_loop()))
     with structlog.testing.capture_logs() as events:
@@ -240,7 +246,9 @@ async def test_after_the_close_nobody_gets_in_and_who_is_inside_stays(doors: Doo
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\n"], ids=["nothing", "a word", "most"]
+    "said",
+    [b"", b"GET", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\n"],
+    ids=["nothing", "a word", "most"],
 )
 async def test_who_completes_no_request_is_ended(doors: Doors, said: bytes) -> None:
     door = doors.open(request_s=0.05)
@@ -266,7 +274,9 @@ async def test_who_asks_no_further_is_ended(doors: Doors) -> None:
     assert (await visitor.ended()).endswith(b"here")
 
 
-async def test_what_came_through_a_proxy_is_the_last_request_of_its_connection(doors: Doors) -> None:
+async def test_what_came_through_a_proxy_is_the_last_request_of_its_connection(
+    doors: Doors,
+) -> None:
     """Which may keep it for longer than we do, and must not send another one just then."""
     doors.open(request_s=3600.0)
     visitor = await doors.visit(GET.replace(b"Host", b"X-Forwarded-For: 192.0.2.1\r\nHost"))

@@ -9,7 +9,7 @@ import structlog
 from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import BadHttpMessage, BadStatusLine
 
-from service.gateway.faults import server_logger
+from roomcast.gateway.faults import server_logger
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,9 @@ def test_what_we_did_is_told_whole(caplog: pytest.LogCaptureFixture) -> None:
     assert (first.levelno, second.levelno) == (logging.ERROR, logging.WARNING)
 
 
-def test_what_a_client_offers_in_a_handshake_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_client_offers_in_a_handshake_is_not_quoted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     server_logger()
     logger = logging.getLogger("aiohttp.websocket")
     with structlog.testing.capture_logs() as events:

@@ -13,12 +13,12 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
-from service.core.codes import Disconnect
-from service.core.rates import Rate, Turnstile
-from service.gateway import writer as writer_module
-from service.gateway.http import add_health_routes
-from service.gateway.websocket import FRAME_COMMANDS_ROOM, WebSocketGateway, origin_allowed
-from service.keys import HEALTH, NODE
+from roomcast.gateway import writer as writer_module
+from roomcast.gateway.http import add_health_routes
+from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.websocket import FRAME_COMMANDS_ROOM, WebSocketGateway, origin_allowed
+from roomcast.rates import Rate, Turnstile
+from roomcast.wire.codes import Disconnect
 from tests.protobuf import command, read_messages, without_empty
 from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, handshake, masked, parsed
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, no_jitter, until
@@ -104,7 +104,9 @@ class RawPeer:
         if self.is_protobuf:
             await self.write(masked(BINARY, b"".join(command(each) for each in commands)))
         else:
-            await self.write(masked(TEXT, "\n".join(json.dumps(each) for each in commands).encode()))
+            await self.write(
+                masked(TEXT, "\n".join(json.dumps(each) for each in commands).encode())
+            )
 
     def lines(self, frames: Sequence[Frame]) -> list[dict[str, Any]]:
         """What frames of its encoding say."""
@@ -291,7 +293,9 @@ async def test_a_draining_node_takes_nobody(gateway: Gateway) -> None:
 async def test_subprotocols(gateway: Gateway, offered: str, chosen: bytes | None) -> None:
     """SDKs send the JSON one, none, or (older ones for Python) an empty header."""
     peer = await gateway.raw(Sec_WebSocket_Protocol=offered)
-    headers = dict(line.lower().split(b": ", 1) for line in peer.head.split(b"\r\n")[1:] if b": " in line)
+    headers = dict(
+        line.lower().split(b": ", 1) for line in peer.head.split(b"\r\n")[1:] if b": " in line
+    )
     assert headers.get(b"sec-websocket-protocol") == chosen
     assert b"sec-websocket-extensions" not in headers
     peer.close()
@@ -391,8 +395,12 @@ async def test_text_frames_are_not_protobuf(gateway: Gateway) -> None:
     assert await client.closed() == 3501
 
 
-@pytest.mark.parametrize("frame", [b"", b"\x80", b"\x09\x08\x01", b"\x02\x08\x02", b'{"id":1,"connect":{}}'])
-async def test_a_binary_frame_that_makes_no_sense_ends_the_connection(gateway: Gateway, frame: bytes) -> None:
+@pytest.mark.parametrize(
+    "frame", [b"", b"\x80", b"\x09\x08\x01", b"\x02\x08\x02", b'{"id":1,"connect":{}}']
+)
+async def test_a_binary_frame_that_makes_no_sense_ends_the_connection(
+    gateway: Gateway, frame: bytes
+) -> None:
     client = await gateway.connect(protocols=[PROTOBUF])
     await client.ask("connect")
     await client.response.send_bytes(frame)
@@ -401,19 +409,28 @@ async def test_a_binary_frame_that_makes_no_sense_ends_the_connection(gateway: G
 
 
 async def test_clients_of_both_encodings_meet_in_a_channel(gateway: Gateway) -> None:
-    json_client, protobuf_client = [await gateway.connect(protocols=offered) for offered in OFFERS.values()]
+    json_client, protobuf_client = [
+        await gateway.connect(protocols=offered) for offered in OFFERS.values()
+    ]
     everybody = (json_client, protobuf_client)
     for client in everybody:
         await client.ask("connect")
     for client in everybody:
         assert (await client.ask("subscribe", channel="all:room"))["recoverable"] is True
-    for client, data in zip(everybody, ({"from": "json", "n": [1, 2.5, None]}, "protobuf"), strict=True):
+    for client, data in zip(
+        everybody, ({"from": "json", "n": [1, 2.5, None]}, "protobuf"), strict=True
+    ):
         assert await client.ask("publish", channel="all:room", data=data) == {}
     for client in everybody:
-        assert await client.published("all:room", 2) == [{"from": "json", "n": [1, 2.5, None]}, "protobuf"]
+        assert await client.published("all:room", 2) == [
+            {"from": "json", "n": [1, 2.5, None]},
+            "protobuf",
+        ]
     in_json = [without_empty(each, "Publication") for each in json_client.pushes("all:room", "pub")]
     assert protobuf_client.pushes("all:room", "pub") == in_json
-    members = [line["connect"]["client"] for each in everybody for line in each.lines if "connect" in line]
+    members = [
+        line["connect"]["client"] for each in everybody for line in each.lines if "connect" in line
+    ]
     joins = [push["info"]["client"] for push in json_client.pushes("all:room", "join")]
     assert joins == members
     # User "" is empty, and therefore not there in Protobuf.
@@ -439,7 +456,9 @@ async def test_a_protobuf_client_is_pinged_and_answers(serve: Serve) -> None:
     assert await client.closed() == 3012
 
 
-async def test_bytes_that_are_no_json_are_refused_and_the_connection_lives(gateway: Gateway) -> None:
+async def test_bytes_that_are_no_json_are_refused_and_the_connection_lives(
+    gateway: Gateway,
+) -> None:
     client = await gateway.connect(protocols=[PROTOBUF])
     await client.ask("connect")
     assert await client.ask("publish", channel="room", data=b"\xff\xd8\xff") == 107
@@ -466,7 +485,9 @@ async def test_a_command_that_is_too_large_is_an_error_and_a_frame_ends_the_conn
     assert await client.ask("publish", channel="room", data="x" * SIZE_LIMIT) == 106
     assert await client.ask("publish", channel="room", data="x") == {}
     too_large = b"x" * (SIZE_LIMIT * FRAME_COMMANDS_ROOM + 1)
-    await client.response.send_frame(too_large, WSMsgType.BINARY if client.is_protobuf else WSMsgType.TEXT)
+    await client.response.send_frame(
+        too_large, WSMsgType.BINARY if client.is_protobuf else WSMsgType.TEXT
+    )
     assert await client.closed() == 1009
     await until(lambda: gateway.connections == 0)
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.codes import Disconnect
-from service.gateway import writer as writer_module
-from service.gateway.writer import Writer, close_frame, pong_frame, protobuf_frame, text_frame
+from roomcast.gateway import writer as writer_module
+from roomcast.gateway.writer import Writer, close_frame, pong_frame, protobuf_frame, text_frame
+from roomcast.wire.codes import Disconnect
 from tests.protobuf import read_messages
 from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, parsed
 from tests.unit.worlds import until
@@ -20,7 +20,9 @@ from tests.unit.worlds import until
 QUEUE_BYTES_MAX: Final = 1000
 
 
-@pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 65_534, 65_535, 65_536, 65_537, 1_000_000])
+@pytest.mark.parametrize(
+    "size", [0, 1, 124, 125, 126, 127, 65_534, 65_535, 65_536, 65_537, 1_000_000]
+)
 def test_a_text_frame_holds_its_payload(size: int) -> None:
     payload = b"x" * size
     assert list(parsed(text_frame(payload))) == [Frame(TEXT, payload)]

@@ -12,14 +12,9 @@ from typing import Any, Final
 import pytest
 import structlog
 
-from service.adapters.memory import Stage
-from service.core.log import MARGIN_MS, MIN_RETENTION_MS
-from service.core.log_item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, OFFSET_MAX, LogItem
-from service.core.protocol import Unencodable
-from service.core.publication import Publication, Record, StreamPosition
-from service.log import appender as appender_module
-from service.log.appender import Appender, Full, TooLarge
-from service.log.channel_log import (
+from roomcast.log import appender as appender_module
+from roomcast.log.appender import Appender, Full, TooLarge
+from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     READ_DEADLINE_S,
     NeverAppended,
@@ -27,8 +22,13 @@ from service.log.channel_log import (
     OffsetsUsedUp,
     OutcomeUnknown,
 )
-from service.log.lane import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX
-from service.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.log.item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, OFFSET_MAX, LogItem
+from roomcast.log.lane import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX
+from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
+from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.testing.memory import Stage
+from roomcast.wire.json import Unencodable
+from roomcast.wire.publication import Publication, Record, StreamPosition
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled, until
 
@@ -81,7 +81,9 @@ def writer(fleet: Fleet) -> Writer:
     return Writer(fleet)
 
 
-async def test_a_publication_is_answered_when_it_is_in_the_log(fleet: Fleet, writer: Writer) -> None:
+async def test_a_publication_is_answered_when_it_is_in_the_log(
+    fleet: Fleet, writer: Writer
+) -> None:
     """I2."""
     held = fleet.traffic.hold("put_item", "sent")
     position = writer.submit("one")
@@ -99,7 +101,9 @@ async def test_the_record_is_offered_before_the_publisher_is_answered(fleet: Fle
     """The local fast path: what was acknowledged is on its way to local subscribers."""
     order: list[str] = []
     log = log_over(fleet.world, fleet.clock)
-    appender = Appender(log, fleet.clock, lambda _: order.append("offered"), generation="0", random=no_jitter)
+    appender = Appender(
+        log, fleet.clock, lambda _: order.append("offered"), generation="0", random=no_jitter
+    )
     position = appender.submit(CHANNEL, Publication(data=1), TTL_MS)
     position.add_done_callback(lambda _: order.append("answered"))
     await position
@@ -187,7 +191,9 @@ async def test_after_an_unknown_outcome_the_same_batch_is_sent_again(
     assert len({item.batch for item in fleet.world.stream}) == len(fleet.world.stream) == 3
 
 
-async def test_after_a_lost_race_the_winner_is_offered_and_ours_follows(fleet: Fleet, writer: Writer) -> None:
+async def test_after_a_lost_race_the_winner_is_offered_and_ours_follows(
+    fleet: Fleet, writer: Writer
+) -> None:
     other = Writer(fleet, "b")
     await writer.publish("first")
     await other.publish("theirs")
@@ -210,12 +216,16 @@ async def test_who_is_far_behind_reads_the_tail_instead_of_losing_race_after_rac
     assert fleet.traffic.calls["put_item"] - before <= 5
 
 
-async def test_nodes_that_write_at_once_leave_no_hole_and_keep_each_ones_order(fleet: Fleet) -> None:
+async def test_nodes_that_write_at_once_leave_no_hole_and_keep_each_ones_order(
+    fleet: Fleet,
+) -> None:
     writers = [Writer(fleet, name) for name in "abc"]
     fleet.world.fail_next("put_item", Throttled(), times=5)
     positions = []
     for number in range(60):
-        positions += [writer.submit([name, number]) for name, writer in zip("abc", writers, strict=True)]
+        positions += [
+            writer.submit([name, number]) for name, writer in zip("abc", writers, strict=True)
+        ]
         await asyncio.sleep(0)
     offsets = [(await position).offset for position in positions]
     assert sorted(offsets) == list(range(1, 181))
@@ -252,7 +262,9 @@ class Overtaking:
         await asyncio.sleep(0)
 
 
-async def test_an_append_that_cannot_win_is_known_not_to_be_in(fleet: Fleet, writer: Writer) -> None:
+async def test_an_append_that_cannot_win_is_known_not_to_be_in(
+    fleet: Fleet, writer: Writer
+) -> None:
     """Somebody is always quicker. Time ends it, and no number of races."""
     first = await writer.publish("first")
     overtaking = Overtaking(fleet, first.epoch, step_s=0.25)
@@ -284,7 +296,9 @@ async def test_who_loses_often_pauses_and_then_reads_the_end_again(fleet: Fleet)
     assert writer.appender.tally.losses.sum == 30
 
 
-async def test_what_comes_while_races_are_lost_joins_the_append(fleet: Fleet, writer: Writer) -> None:
+async def test_what_comes_while_races_are_lost_joins_the_append(
+    fleet: Fleet, writer: Writer
+) -> None:
     first = await writer.publish("first")
     overtaking = Overtaking(fleet, first.epoch, times=3)
     came: list[asyncio.Future[StreamPosition]] = []
@@ -309,7 +323,9 @@ async def test_a_fault_of_delivery_does_not_change_what_an_append_came_to(fleet:
     assert logged(fleet.world) == [1, "theirs", 2]
 
 
-async def test_subscribers_of_a_writing_node_get_what_others_wrote_without_a_hole(fleet: Fleet) -> None:
+async def test_subscribers_of_a_writing_node_get_what_others_wrote_without_a_hole(
+    fleet: Fleet,
+) -> None:
     """It reads on from where it was: also what it would have found much later in its queue."""
     writer, other = Writer(fleet), Writer(fleet, "b")
     await writer.publish("first")
@@ -321,7 +337,9 @@ async def test_subscribers_of_a_writing_node_get_what_others_wrote_without_a_hol
     assert writer.offered_data == ["first", 0, 1, 2, "ours", 3, 4, "last"]
 
 
-async def test_a_lone_writer_reads_nothing_and_waits_for_nobody(fleet: Fleet, writer: Writer) -> None:
+async def test_a_lone_writer_reads_nothing_and_waits_for_nobody(
+    fleet: Fleet, writer: Writer
+) -> None:
     for number in range(5):
         await writer.publish(number)
     assert fleet.traffic.reads == 1
@@ -329,7 +347,9 @@ async def test_a_lone_writer_reads_nothing_and_waits_for_nobody(fleet: Fleet, wr
     assert writer.appender.tally.writers.sum == 0
 
 
-async def test_a_log_that_has_no_offset_left_refuses_and_says_so(fleet: Fleet, writer: Writer) -> None:
+async def test_a_log_that_has_no_offset_left_refuses_and_says_so(
+    fleet: Fleet, writer: Writer
+) -> None:
     """Somebody else wrote there: no append of ours would lead to it."""
     first = await writer.publish("first")
     last = replace(log_item(OFFSET_MAX), epoch=first.epoch, batch="forged", expires_at=10**12)
@@ -379,7 +399,9 @@ async def test_a_fault_of_ours_in_finding_the_end_leaves_nobody_without_an_answe
         await writer.publish("one")
 
 
-@pytest.mark.parametrize("begun", [False, True], ids=["before its first step", "waiting for its turn"])
+@pytest.mark.parametrize(
+    "begun", [False, True], ids=["before its first step", "waiting for its turn"]
+)
 async def test_a_lane_that_is_cancelled_leaves_nobody_without_an_answer(
     fleet: Fleet, writer: Writer, begun: bool
 ) -> None:
@@ -483,7 +505,9 @@ async def test_who_waits_behind_others_does_not_pay_for_their_failures(
     assert writer.appender._bytes == 0
 
 
-@pytest.mark.parametrize("down_calls", [("put_item",), ("newest", "put_item")], ids=["writes", "all"])
+@pytest.mark.parametrize(
+    "down_calls", [("put_item",), ("newest", "put_item")], ids=["writes", "all"]
+)
 async def test_nobody_waits_for_longer_than_two_deadlines(
     fleet: Fleet, writer: Writer, down_calls: tuple[str, ...]
 ) -> None:
@@ -563,7 +587,9 @@ async def test_what_is_in_front_of_the_deadline_is_sent(fleet: Fleet, writer: Wr
     assert [(await position).offset for position in positions] == [2, 3]
 
 
-async def test_who_joins_an_append_late_has_a_deadline_of_its_own(fleet: Fleet, writer: Writer) -> None:
+async def test_who_joins_an_append_late_has_a_deadline_of_its_own(
+    fleet: Fleet, writer: Writer
+) -> None:
     first = await writer.publish("first")
     overtaking = Overtaking(fleet, first.epoch, times=4, step_s=10.0)
     late: list[asyncio.Future[StreamPosition]] = []
@@ -580,7 +606,9 @@ async def test_who_joins_an_append_late_has_a_deadline_of_its_own(fleet: Fleet, 
 
 
 @pytest.mark.parametrize("call", ["newest", "put_item"])
-async def test_what_the_table_refuses_is_never_appended(fleet: Fleet, writer: Writer, call: str) -> None:
+async def test_what_the_table_refuses_is_never_appended(
+    fleet: Fleet, writer: Writer, call: str
+) -> None:
     """It would refuse it again: not a matter of time, as a throttled call is."""
     fleet.world.fail_next(call, Refused("no permission"))
     with pytest.raises(NeverAppended):
@@ -592,7 +620,9 @@ async def test_what_the_table_refuses_is_never_appended(fleet: Fleet, writer: Wr
     assert failure.type is NotAppended
 
 
-async def test_a_belief_that_ended_before_sending_is_told_and_healed(fleet: Fleet, writer: Writer) -> None:
+async def test_a_belief_that_ended_before_sending_is_told_and_healed(
+    fleet: Fleet, writer: Writer
+) -> None:
     first = await writer.publish("one")
     held = fleet.traffic.hold("put_item", "call")
     position = writer.submit("two")
@@ -643,7 +673,9 @@ async def test_a_fault_of_ours_leaves_no_publisher_without_an_answer(
     assert (await writer.publish("two")).offset == 1
 
 
-async def test_a_channel_that_expired_goes_on_in_another_epoch(fleet: Fleet, writer: Writer) -> None:
+async def test_a_channel_that_expired_goes_on_in_another_epoch(
+    fleet: Fleet, writer: Writer
+) -> None:
     first = await writer.publish("one")
     fleet.clock.advance(BELIEF_S - 1)
     assert (await writer.publish("two")).epoch == first.epoch

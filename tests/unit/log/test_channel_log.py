@@ -9,12 +9,7 @@ from typing import Final
 
 import pytest
 
-from service.adapters.memory import ManualClock, MemoryWorld
-from service.core.log import MARGIN_MS, MIN_RETENTION_MS, Pending
-from service.core.log_item import Head, LogItem
-from service.core.protocol import encode_stored
-from service.core.publication import Publication, Record
-from service.log.channel_log import (
+from roomcast.log.channel_log import (
     FOLLOWED_ITEMS_MAX,
     ITEMS_A_PAGE,
     READ_DEADLINE_S,
@@ -26,7 +21,12 @@ from service.log.channel_log import (
     Postponed,
     record_of,
 )
-from service.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.log.item import Head, LogItem
+from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending
+from roomcast.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.testing.memory import ManualClock, MemoryWorld
+from roomcast.wire.json import encode_stored
+from roomcast.wire.publication import Publication, Record
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged
 
@@ -514,7 +514,9 @@ async def test_reads_are_tried_again_within_a_bound(fleet: Fleet) -> None:
     assert fleet.traffic.calls["read_backward"] <= READ_DEADLINE_S + 2
 
 
-@pytest.mark.parametrize("pubs", ["", "{", "[]", "[1]", '[{"data":1},{"data":2}]', '[{"nothing":1}]', "null"])
+@pytest.mark.parametrize(
+    "pubs", ["", "{", "[]", "[1]", '[{"data":1},{"data":2}]', '[{"nothing":1}]', "null"]
+)
 def test_what_somebody_else_wrote_wrongly_is_no_record(pubs: str) -> None:
     assert record_of(replace(log_item(1), pubs=pubs)) is None
 

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import pytest
 
-from service.core.channels import ChannelOptions
-from service.core.log import MIN_RETENTION_MS, Pending
-from service.core.log_item import Head
-from service.core.publication import StreamPosition
-from service.log.channel_log import ITEMS_A_PAGE, Appended, ChannelLog
-from service.log.history import REPLY_BYTES_MAX, History, WrongEpoch, read_history
-from service.ports import PortError, Throttled
+from roomcast.log.channel_log import ITEMS_A_PAGE, Appended, ChannelLog
+from roomcast.log.history import REPLY_BYTES_MAX, History, WrongEpoch, read_history
+from roomcast.log.item import Head
+from roomcast.log.rules import MIN_RETENTION_MS, Pending
+from roomcast.ports import PortError, Throttled
+from roomcast.wire.channels import ChannelOptions
+from roomcast.wire.publication import StreamPosition
 from tests.unit.worlds import Fleet, log_over
 
 CHANNEL: Final = "room"
@@ -195,7 +195,9 @@ async def test_items_of_an_epoch_before_hide_nothing(room: Room, reverse: bool, 
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-async def test_the_epoch_before_another_log_generation_is_not_shown(room: Room, reverse: bool) -> None:
+async def test_the_epoch_before_another_log_generation_is_not_shown(
+    room: Room, reverse: bool
+) -> None:
     await room.append("old")
     restored = log_over(room.fleet.world, room.fleet.clock, node="b", generation="1")
     await room.append("new", log=restored)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.core.channels import ChannelOptions
-from service.core.log import Pending
-from service.core.log_item import ITEM_PUBLICATIONS_MAX, LogItem
-from service.core.publication import StreamPosition
-from service.log.channel_log import Appended, ChannelLog
-from service.log.history import read_history
+from roomcast.log.channel_log import Appended, ChannelLog
+from roomcast.log.history import read_history
+from roomcast.log.item import ITEM_PUBLICATIONS_MAX, LogItem
+from roomcast.log.rules import Pending
+from roomcast.wire.channels import ChannelOptions
+from roomcast.wire.publication import StreamPosition
 from tests.unit.worlds import Fleet, log_over
 
 CHANNEL: Final = "room"
@@ -51,7 +51,10 @@ class World:
     @property
     def log(self) -> ChannelLog:
         return log_over(
-            self.fleet.world, self.fleet.clock, node=f"n{self.generation}", generation=str(self.generation)
+            self.fleet.world,
+            self.fleet.clock,
+            node=f"n{self.generation}",
+            generation=str(self.generation),
         )
 
     async def append(self, publications: int, items: int) -> None:
@@ -61,7 +64,9 @@ class World:
             data = range(self._count + 1, self._count + publications + 1)
             self._count += publications
             pending = [Pending.of(f'{{"data":{each}}}') for each in data]
-            outcome = await self.log.append(CHANNEL, tail, pending, self.options.history_ttl_s * 1000)
+            outcome = await self.log.append(
+                CHANNEL, tail, pending, self.options.history_ttl_s * 1000
+            )
             assert isinstance(outcome, Appended)
             item = outcome.item
             self.written += [
@@ -86,7 +91,9 @@ class World:
         expired = [
             offset
             for offset, item in items.items()
-            if isinstance(item, LogItem) and item.expires_at < now_s and (offset % 3 or not every_third_stays)
+            if isinstance(item, LogItem)
+            and item.expires_at < now_s
+            and (offset % 3 or not every_third_stays)
         ]
         for offset in expired:
             self.fleet.world.expire(CHANNEL, offset)
@@ -99,7 +106,10 @@ class World:
         seen: list[Written] = []
         wanted = position.offset
         for each in reversed(self.written):
-            hidden = each.offset <= self.trimmed or each.offset <= position.offset - self.options.history_size
+            hidden = (
+                each.offset <= self.trimmed
+                or each.offset <= position.offset - self.options.history_size
+            )
             if each.epoch != position.epoch or each.ts < cutoff or hidden or each.item not in items:
                 break
             assert each.offset == wanted, "the account itself has no hole"
@@ -167,7 +177,13 @@ STRETCHES: Final = st.lists(st.tuples(APPENDS, ACTIONS, QUIET_H), min_size=3, ma
 
 
 @settings(max_examples=30)
-@given(STRETCHES, LIMITS, SINCES, st.sampled_from([WEEK.history_size, 700]), st.sampled_from([1, 24, 168]))
+@given(
+    STRETCHES,
+    LIMITS,
+    SINCES,
+    st.sampled_from([WEEK.history_size, 700]),
+    st.sampled_from([1, 24, 168]),
+)
 def test_pages_are_what_was_written(
     stretches: list[tuple[tuple[int, int], str, int]],
     limits: list[int],
@@ -214,7 +230,9 @@ async def test_a_week_is_paged_through_far_beyond_what_a_recovery_brings(limit: 
 
 
 @pytest.mark.parametrize("limit", [1, 10, LIMIT])
-async def test_forward_begins_with_the_oldest_that_is_shown_behind_thousands_that_are_not(limit: int) -> None:
+async def test_forward_begins_with_the_oldest_that_is_shown_behind_thousands_that_are_not(
+    limit: int,
+) -> None:
     """They are kept for a day and shown for an hour."""
     world = World(replace(WEEK, history_ttl_s=3600))
     await world.append(1, 2500)

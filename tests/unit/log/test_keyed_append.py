@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import pytest
 
-from service.core.idempotency import COMMIT_WITHIN_MS, KEY_LIFE_MS, stored_key
-from service.core.log import MARGIN_MS, MIN_RETENTION_MS
-from service.core.publication import Publication, Record, StreamPosition
-from service.log.appender import Appender
-from service.log.channel_log import APPEND_DEADLINE_S, NotAppended, OutcomeUnknown
-from service.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.log.appender import Appender
+from roomcast.log.channel_log import APPEND_DEADLINE_S, NotAppended, OutcomeUnknown
+from roomcast.log.idempotency import COMMIT_WITHIN_MS, KEY_LIFE_MS, stored_key
+from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
+from roomcast.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.wire.publication import Publication, Record, StreamPosition
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled
 
@@ -37,7 +37,9 @@ class Writer:
     ) -> asyncio.Future[StreamPosition]:
         return self.appender.submit(channel, Publication(data=data), TTL_MS, key)
 
-    async def publish(self, data: Any, key: str | None = None, channel: str = CHANNEL) -> StreamPosition:
+    async def publish(
+        self, data: Any, key: str | None = None, channel: str = CHANNEL
+    ) -> StreamPosition:
         return await self.submit(data, key, channel)
 
     def _offer(self, record: Record) -> None:
@@ -70,7 +72,9 @@ async def test_a_key_is_kept_with_the_position_for_a_day(fleet: Fleet, writer: W
     assert key.expires_at * 1000 == fleet.clock.now_ms() + KEY_LIFE_MS
 
 
-async def test_the_same_key_again_is_answered_with_the_first_position(fleet: Fleet, writer: Writer) -> None:
+async def test_the_same_key_again_is_answered_with_the_first_position(
+    fleet: Fleet, writer: Writer
+) -> None:
     first = await writer.publish("one", "k")
     await writer.publish("two")
     other = Writer(fleet, "b")
@@ -88,7 +92,9 @@ async def test_keys_are_of_one_channel(fleet: Fleet, writer: Writer) -> None:
     assert logged(fleet.world, "other") == ["one"]
 
 
-async def test_publications_with_and_without_keys_share_an_append(fleet: Fleet, writer: Writer) -> None:
+async def test_publications_with_and_without_keys_share_an_append(
+    fleet: Fleet, writer: Writer
+) -> None:
     held = fleet.traffic.hold("put_item", "sent")
     positions = [writer.submit(0)]
     await held.arrived()
@@ -163,11 +169,17 @@ async def test_a_transaction_that_meets_its_own_earlier_attempt_is_sent_again_as
     assert logged(fleet.world) == ["zero", "one"]
 
 
-async def test_of_those_that_wait_with_one_key_the_first_is_published(fleet: Fleet, writer: Writer) -> None:
+async def test_of_those_that_wait_with_one_key_the_first_is_published(
+    fleet: Fleet, writer: Writer
+) -> None:
     held = fleet.traffic.hold("put_keyed_item", "sent")
     positions = [writer.submit("first", "k")]
     await held.arrived()
-    positions += [writer.submit("second", "k"), writer.submit("between"), writer.submit("third", "k")]
+    positions += [
+        writer.submit("second", "k"),
+        writer.submit("between"),
+        writer.submit("third", "k"),
+    ]
     held.release()
     assert [(await position).offset for position in positions] == [1, 1, 2, 1]
     assert logged(fleet.world) == ["first", "between"]
@@ -194,7 +206,9 @@ async def test_after_an_unknown_outcome_the_same_transaction_is_sent_again(
     assert fleet.traffic.calls["put_keyed_item"] == 3
 
 
-async def test_a_retry_elsewhere_meets_an_attempt_that_is_late(fleet: Fleet, writer: Writer) -> None:
+async def test_a_retry_elsewhere_meets_an_attempt_that_is_late(
+    fleet: Fleet, writer: Writer
+) -> None:
     """The first node gives up not knowing; the client asks another one; then the first attempt arrives."""
     await writer.publish("zero")
     writer.step_s = 6.0
@@ -223,7 +237,9 @@ async def test_a_retry_finds_what_came_late(fleet: Fleet, writer: Writer) -> Non
     assert logged(fleet.world) == ["zero", "one"]
 
 
-async def test_after_a_lost_race_the_winner_is_offered_and_ours_follows(fleet: Fleet, writer: Writer) -> None:
+async def test_after_a_lost_race_the_winner_is_offered_and_ours_follows(
+    fleet: Fleet, writer: Writer
+) -> None:
     await writer.publish("first")
     await Writer(fleet, "b").publish("theirs")
     assert (await writer.publish("ours", "k")).offset == 3
@@ -242,7 +258,9 @@ async def test_an_outcome_that_stays_unknown_is_told_within_the_deadline(
 
 
 @pytest.mark.parametrize("error", [Throttled(), Refused()])
-async def test_what_is_known_not_to_be_in_is_told_so(fleet: Fleet, writer: Writer, error: Exception) -> None:
+async def test_what_is_known_not_to_be_in_is_told_so(
+    fleet: Fleet, writer: Writer, error: Exception
+) -> None:
     writer.step_s = 10.0
     fleet.world.fail_next("put_keyed_item", error, times=100)  # type: ignore[arg-type]
     with pytest.raises(NotAppended):
@@ -250,7 +268,9 @@ async def test_what_is_known_not_to_be_in_is_told_so(fleet: Fleet, writer: Write
     assert fleet.world.keys == {}
 
 
-async def test_a_belief_that_ended_before_sending_is_told_and_healed(fleet: Fleet, writer: Writer) -> None:
+async def test_a_belief_that_ended_before_sending_is_told_and_healed(
+    fleet: Fleet, writer: Writer
+) -> None:
     """The tail's expiry ends it, when that is before the time that the publication itself has."""
     first = await writer.publish("one")
     fleet.clock.advance(BELIEF_S - 1)
@@ -337,7 +357,9 @@ async def test_what_waited_beyond_its_time_is_not_sent_at_all(fleet: Fleet, writ
     """Its time counts from when it was read, which may be long before it came into the lane."""
     read_ms = fleet.clock.now_ms() - COMMIT_WITHIN_MS
     late = writer.appender.submit(CHANNEL, Publication(data=1), TTL_MS, "late", received_ms=read_ms)
-    in_time = writer.appender.submit(CHANNEL, Publication(data=2), TTL_MS, "k", received_ms=read_ms + 1)
+    in_time = writer.appender.submit(
+        CHANNEL, Publication(data=2), TTL_MS, "k", received_ms=read_ms + 1
+    )
     with pytest.raises(NotAppended):
         await late
     assert (await in_time).offset == 1
@@ -375,13 +397,17 @@ async def test_an_offset_that_is_ours_already_is_success_whatever_the_key_says(
     assert logged(fleet.world) == ["zero", "one"]
 
 
-async def test_a_race_lost_after_an_unknown_outcome_is_lost_for_certain(fleet: Fleet, writer: Writer) -> None:
+async def test_a_race_lost_after_an_unknown_outcome_is_lost_for_certain(
+    fleet: Fleet, writer: Writer
+) -> None:
     first = await writer.publish("zero")
     fleet.world.fail_next("put_keyed_item", UnknownOutcome())
     held = fleet.traffic.hold("put_keyed_item", "answer")
     position = writer.submit("one", "k")
     await held.arrived()
-    fleet.world.items[CHANNEL][2] = replace(log_item(2, text="theirs"), epoch=first.epoch, batch="theirs")
+    fleet.world.items[CHANNEL][2] = replace(
+        log_item(2, text="theirs"), epoch=first.epoch, batch="theirs"
+    )
     held.release()
     assert (await position).offset == 3
     assert logged(fleet.world) == ["zero", "theirs", "one"]

@@ -24,13 +24,13 @@ from benchmarks.contention import (
     VirtualClock,
     measure,
 )
-from service.adapters.memory import MemoryChannelTable, MemoryWorld, Stage
-from service.core.log import Pending, item_tail
-from service.core.log_item import LogItem
-from service.core.publication import Publication
-from service.log.appender import Appender
-from service.log.channel_log import APPEND_DEADLINE_S, Appended, ChannelLog, Lost
-from service.ports import Contended, Throttled
+from roomcast.log.appender import Appender
+from roomcast.log.channel_log import APPEND_DEADLINE_S, Appended, ChannelLog, Lost
+from roomcast.log.item import LogItem
+from roomcast.log.rules import Pending, item_tail
+from roomcast.ports import Contended, Throttled
+from roomcast.testing.memory import MemoryChannelTable, MemoryWorld, Stage
+from roomcast.wire.publication import Publication
 from tests.simulation import clockwork
 from tests.simulation.mishaps import Mishaps
 
@@ -42,7 +42,9 @@ SECONDS: Final = {HUNDRED: 15.0, THOUSAND: 5.0, PEAK: 5.0, CLOSED: 5.0, BESIDE: 
 SHORT: Final = tuple(bound for bound in BOUNDS if bound.nodes <= 5)
 
 
-@pytest.mark.parametrize("bound", SHORT, ids=lambda bound: f"{bound.load.name}, {bound.nodes} nodes")
+@pytest.mark.parametrize(
+    "bound", SHORT, ids=lambda bound: f"{bound.load.name}, {bound.nodes} nodes"
+)
 def test_a_channel_of_several_nodes_is_fast_and_fair(bound: Bound) -> None:
     """Exact, as time is virtual."""
     row = measure(bound.load, bound.nodes, seconds=SECONDS[bound.load])
@@ -91,14 +93,21 @@ def test_every_publication_is_answered_in_time_while_the_table_answers(
     assert not mishaps.found, mishaps.found[:3]
 
 
-async def _publish_all(nodes: list[Node], half_s: float, even: bool, trouble: float, random: Random) -> None:
+async def _publish_all(
+    nodes: list[Node], half_s: float, even: bool, trouble: float, random: Random
+) -> None:
     world = MemoryWorld()
 
     async def pause(call: str, stage: Stage) -> None:
         if stage == "call":
             return
         await asyncio.sleep(half_s if even else half_s * random.uniform(0.6, 1.8))
-        if stage == "sent" and call.startswith("put_") and call != "put_head" and random.random() < trouble:
+        if (
+            stage == "sent"
+            and call.startswith("put_")
+            and call != "put_head"
+            and random.random() < trouble
+        ):
             error = random.choice((Throttled, Contended))("simulated")
             world.fail_next(call, error)
 
@@ -130,7 +139,9 @@ async def _publish_all(nodes: list[Node], half_s: float, even: bool, trouble: fl
     assert found == {content: position.result() for content, position in positions.items()}
 
 
-async def _answered(appender: Appender, content: str, key: str | None, waited_s: list[float]) -> int:
+async def _answered(
+    appender: Appender, content: str, key: str | None, waited_s: list[float]
+) -> int:
     now = asyncio.get_running_loop().time
     begun_s = now()
     position = await appender.submit(CHANNEL, Publication(content), TTL_MS, key)
@@ -191,7 +202,12 @@ async def appender_of_before(world: MemoryWorld, random: Random, counts: list[in
     clock = VirtualClock()
     table = MemoryChannelTable(world, clock)
     log = ChannelLog(
-        table, clock, lambda: f"{random.getrandbits(64):016x}", random.random, node="old", generation="0"
+        table,
+        clock,
+        lambda: f"{random.getrandbits(64):016x}",
+        random.random,
+        node="old",
+        generation="0",
     )
     tail, lost = (await log.resolve(CHANNEL)).tail, 0
     while True:

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import pytest
 
-from service.core.holdings import queue_tags
-from service.core.reaping import REAP_GRACE_MS, WHOLE_FLEET, Scope
-from service.reaper import handler as reaping
-from service.reaper.handler import Clients, Incomplete, Request, Settings, asked
-from service.reaper.reaper import SECOND_LOOK_S
-from service.system import SystemClock
-from tests.unit.adapters.fakes import FakeClient, client_error
+from roomcast.fleet.holdings import queue_tags
+from roomcast.reaper import handler as reaping
+from roomcast.reaper.handler import Clients, Incomplete, Request, Settings, asked
+from roomcast.reaper.reaper import SECOND_LOOK_S
+from roomcast.reaper.rules import REAP_GRACE_MS, WHOLE_FLEET, Scope
+from roomcast.system import SystemClock
+from tests.unit.aws.fakes import FakeClient, client_error
 
 EVENTS: Final = Path(__file__).parents[2] / "fixtures" / "events"
 INSTANCE: Final = "i-0a1b2c3d4e5f60718"
@@ -72,7 +72,8 @@ def test_another_group_is_nobody_of_ours(name: str) -> None:
         event("terminate_successful", EC2InstanceId=7),
         event("terminate_lifecycle_action", LifecycleHookName=None),
         event("terminate_lifecycle_action", AutoScalingGroupName=None),
-        event("terminate_lifecycle_action") | {"detail-type": "EC2 Instance-dance Lifecycle Action"},
+        event("terminate_lifecycle_action")
+        | {"detail-type": "EC2 Instance-dance Lifecycle Action"},
     ],
 )
 def test_anything_else_is_ignored(strange: Mapping[str, Any]) -> None:
@@ -117,7 +118,9 @@ class Aws:
             "update_item": lambda **_: {},
             "delete_item": lambda **_: {},
             "query": lambda **_: {"Items": []},
-            "get_queue_url": lambda **name: {"QueueUrl": f"https://sqs.example.com/{name['QueueName']}"},
+            "get_queue_url": lambda **name: {
+                "QueueUrl": f"https://sqs.example.com/{name['QueueName']}"
+            },
             "delete_queue": lambda **_: {},
             "list_queues": lambda **_: {},
             "get_queue_attributes": lambda **_: {"Attributes": {"CreatedTimestamp": "1700000000"}},
@@ -182,7 +185,11 @@ def test_what_is_ignored_is_said(name: str, function: Lambda) -> None:
     aws = Aws(row("n1", age_ms=0))
     assert function(event(name), aws) == {"ignored": True}
     assert function.lines == [
-        {"event": "event_ignored", "source": event(name)["source"], "type": event(name)["detail-type"]}
+        {
+            "event": "event_ignored",
+            "source": event(name)["source"],
+            "type": event(name)["detail-type"],
+        }
     ]
     assert not aws.names()
 
@@ -202,7 +209,9 @@ def test_a_schedule_reaps_and_counts(function: Lambda) -> None:
     }
 
     def get_queue_url(QueueName: str) -> Any:  # noqa: N803  # the SDK's name
-        return client_error("QueueDoesNotExist") if QueueName == "q-gone" else {"QueueUrl": QueueName}
+        return (
+            client_error("QueueDoesNotExist") if QueueName == "q-gone" else {"QueueUrl": QueueName}
+        )
 
     aws = Aws(
         row("n1", age_ms=0),
@@ -220,7 +229,11 @@ def test_a_schedule_reaps_and_counts(function: Lambda) -> None:
     assert (line["ReapedNodes"], line["Orphans"], line["ReaperErrors"]) == (1, 1, 0)
     [metrics] = line["_aws"]["CloudWatchMetrics"]
     assert metrics["Namespace"] == "roomcast"
-    assert [metric["Name"] for metric in metrics["Metrics"]] == ["ReapedNodes", "Orphans", "ReaperErrors"]
+    assert [metric["Name"] for metric in metrics["Metrics"]] == [
+        "ReapedNodes",
+        "Orphans",
+        "ReaperErrors",
+    ]
     assert [node["node"] for node in line["nodes"]] == ["n2"]
 
 
@@ -251,7 +264,11 @@ def test_an_instance_on_which_nothing_runs_is_let_go(ages: list[int], function: 
         }
     ]
     assert aws.names()[-1] == "complete_lifecycle_action", "after everything else"
-    assert function.lines[-1] == {"event": "lifecycle_action_completed", "instance": INSTANCE, "waited": True}
+    assert function.lines[-1] == {
+        "event": "lifecycle_action_completed",
+        "instance": INSTANCE,
+        "waited": True,
+    }
 
 
 @pytest.mark.parametrize("ages", [[0], [10 * TTL_MS, 0]])
@@ -331,7 +348,9 @@ def test_an_action_that_is_over_is_no_failure(function: Lambda) -> None:
 def test_what_fails_shows_in_the_metric_errors(
     name: str, operation: str, told: str, function: Lambda
 ) -> None:
-    aws = Aws(row("n1", age_ms=10 * TTL_MS), **{operation: lambda **_: client_error("AccessDenied", 403)})
+    aws = Aws(
+        row("n1", age_ms=10 * TTL_MS), **{operation: lambda **_: client_error("AccessDenied", 403)}
+    )
     with pytest.raises(Incomplete):
         function(event(name), aws)
     line = function.lines[-1]
@@ -341,7 +360,9 @@ def test_what_fails_shows_in_the_metric_errors(
 
 
 def test_what_could_not_be_removed_does_not_hold_up_the_instance(function: Lambda) -> None:
-    aws = Aws(row("n1", age_ms=10 * TTL_MS), delete_queue=lambda **_: client_error("AccessDenied", 403))
+    aws = Aws(
+        row("n1", age_ms=10 * TTL_MS), delete_queue=lambda **_: client_error("AccessDenied", 403)
+    )
     with pytest.raises(Incomplete):
         function(event("terminate_lifecycle_action"), aws)
     assert aws.names()[-1] == "complete_lifecycle_action"

@@ -10,8 +10,25 @@ from typing import Any, Final
 
 import pytest
 
-from service.adapters.errors import CALL_LIMIT_S
-from service.adapters.memory import (
+from roomcast.aws.errors import CALL_LIMIT_S
+from roomcast.aws.presence import ENTRIES_PAGE, MEMBERS_MAX
+from roomcast.config.config import NodeConfig
+from roomcast.delivery.envelope import Signal, parse
+from roomcast.fleet.holdings import Deployment, Lease, queue_tags
+from roomcast.fleet.lease import LeaseKeeper
+from roomcast.ports import Refused, Throttled, UnknownOutcome
+from roomcast.presence.book import PresenceBook
+from roomcast.presence.ports import Member
+from roomcast.reaper.reaper import (
+    FAILURES_MAX,
+    LEAVE_MESSAGES_PER_S,
+    SECOND_LOOK_S,
+    Failure,
+    Reaper,
+    Report,
+)
+from roomcast.reaper.rules import GRAVE_AGE_MS, ORPHAN_AGE_MS, REAP_GRACE_MS, Scope
+from roomcast.testing.memory import (
     TOPIC_ARN,
     ManualClock,
     MemoryEstate,
@@ -21,16 +38,7 @@ from service.adapters.memory import (
     MemoryWorld,
     Stage,
 )
-from service.adapters.presence import ENTRIES_PAGE, MEMBERS_MAX
-from service.config import NodeConfig
-from service.core.envelope import Signal, parse
-from service.core.holdings import Deployment, Lease, queue_tags
-from service.core.publication import ClientInfo
-from service.core.reaping import GRAVE_AGE_MS, ORPHAN_AGE_MS, REAP_GRACE_MS, Scope
-from service.lease import LeaseKeeper
-from service.ports import Member, Refused, Throttled, UnknownOutcome
-from service.presence import PresenceBook
-from service.reaper.reaper import FAILURES_MAX, LEAVE_MESSAGES_PER_S, SECOND_LOOK_S, Failure, Reaper, Report
+from roomcast.wire.publication import ClientInfo
 from tests.unit.worlds import no_jitter
 
 DEPLOYMENT: Final = Deployment(TOPIC_ARN, "roomcast-")
@@ -98,7 +106,12 @@ class World:
     def state(self) -> tuple[set[str], set[str], set[str], set[str]]:
         """Leases, queues, subscriptions, and nodes with presence entries."""
         nodes = {node for entries in self.memory.presence.values() for node, _ in entries}
-        return set(self.memory.leases), set(self.memory.queues), set(self.memory.subscriptions), nodes
+        return (
+            set(self.memory.leases),
+            set(self.memory.queues),
+            set(self.memory.subscriptions),
+            nodes,
+        )
 
     @property
     def leaves(self) -> list[Signal]:
@@ -130,7 +143,9 @@ class World:
         for name in names:
             lease = self.memory.leases[name]
             assert not lease.reaped
-            self.memory.leases[name] = replace(lease, heartbeat_at=now_ms, expires_at=now_ms + TTL_MS)
+            self.memory.leases[name] = replace(
+                lease, heartbeat_at=now_ms, expires_at=now_ms + TTL_MS
+            )
 
     def book(self, node: str) -> PresenceBook:
         """What the node itself has of its presence."""
@@ -166,7 +181,9 @@ async def test_what_dead_nodes_left_is_removed_and_nothing_else(world: World) ->
         world.node(name, silent_ms=DEAD_MS)
     report = await world.reaper.run()
     assert world.state == whole("a", "b")
-    assert [(each.node, each.outcome) for each in report.nodes] == [(name, "removed") for name in "xyz"]
+    assert [(each.node, each.outcome) for each in report.nodes] == [
+        (name, "removed") for name in "xyz"
+    ]
     assert {(each.channels, each.members) for each in report.nodes} == {(2, 4)}
     assert (report.live, report.failed, report.queues, report.subscriptions) == (2, 0, (), ())
     assert (await world.reaper.run()).is_empty
@@ -183,7 +200,12 @@ async def test_a_dry_run_says_the_same_and_changes_nothing(world: World) -> None
     assert world.memory.leases["x"].reaped == 0
     assert not world.memory.published
     [node], [queue], [subscription] = report.nodes, report.queues, report.subscriptions
-    assert (node.node, node.instance, node.queue, node.outcome) == ("x", "i-1", "roomcast-x", "found")
+    assert (node.node, node.instance, node.queue, node.outcome) == (
+        "x",
+        "i-1",
+        "roomcast-x",
+        "found",
+    )
     assert (node.subscriptions, node.channels) == ((f"{TOPIC_ARN}:roomcast-x",), 2)
     assert (queue.queue, queue.node, queue.outcome) == ("roomcast-old", "gone", "found")
     assert (subscription.queue, subscription.outcome) == ("roomcast-stale", "found")
@@ -198,7 +220,9 @@ async def test_everything_in_its_order(world: World) -> None:
     world.node("x", silent_ms=DEAD_MS)
     await world.reaper.run()
     first = {call: world.calls.index(call) for call in reversed(world.calls)}
-    assert max(first["subscriptions"], first["queues"]) < first["all"], "leases are read after the lists"
+    assert max(first["subscriptions"], first["queues"]) < first["all"], (
+        "leases are read after the lists"
+    )
     removing = ["reap", "unsubscribe", "delete_queue", "entries", "publish", "clear", "bury"]
     assert sorted(removing, key=lambda call: first[call]) == removing
     assert [call for call in world.calls if call != "graves"][-1] == "bury"
@@ -287,7 +311,9 @@ async def test_a_clock_that_is_wrong_kills_nobody(world: World) -> None:
     assert world.state == whole(*names)
 
 
-@pytest.mark.parametrize("living, dead, marked", [(0, 1, 0), (1, 1, 0), (2, 2, 0), (3, 2, 0), (1, 1, 5)])
+@pytest.mark.parametrize(
+    "living, dead, marked", [(0, 1, 0), (1, 1, 0), (2, 2, 0), (3, 2, 0), (1, 1, 5)]
+)
 async def test_where_there_is_no_doubt_nobody_waits(
     world: World, living: int, dead: int, marked: int
 ) -> None:
@@ -517,7 +543,13 @@ async def test_an_orderly_end_tells_of_entries_under_a_lease_that_was_lost(world
     world.node("a")
     ids = iter(["y"])
     keeper = LeaseKeeper(
-        world.leases, world.clock, no_jitter, node="x", new_id=lambda: next(ids), ttl_s=60, heartbeat_s=15
+        world.leases,
+        world.clock,
+        no_jitter,
+        node="x",
+        new_id=lambda: next(ids),
+        ttl_s=60,
+        heartbeat_s=15,
     )
     book, ann = world.book("x"), ClientInfo("ann", "c")
     keeper.lost = lambda lease: book.move(lease.node)
@@ -549,7 +581,9 @@ STEPS: Final = ["unsubscribe", "delete_queue", "channels", "entries", "publish",
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("effect", ["none", "applied"])
-async def test_a_step_that_fails_is_told_and_made_up_for(world: World, step: str, effect: Any) -> None:
+async def test_a_step_that_fails_is_told_and_made_up_for(
+    world: World, step: str, effect: Any
+) -> None:
     world.node("a")
     world.node("x", silent_ms=DEAD_MS)
     world.memory.fail_next(step, UnknownOutcome("told so"), effect)
@@ -667,7 +701,9 @@ async def test_a_queue_that_vanished_may_be_refused(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["roomcast-theirs", "theirs"])
-async def test_a_lease_that_names_a_queue_of_others_goes_without_it(world: World, name: str) -> None:
+async def test_a_lease_that_names_a_queue_of_others_goes_without_it(
+    world: World, name: str
+) -> None:
     """It is told once; as long as the lease stayed, every run would fail."""
     world.node("x", silent_ms=DEAD_MS)
     world.memory.create_queue(name, 0, queue_tags(f"{TOPIC_ARN}-2", "other"))
@@ -724,7 +760,10 @@ async def test_an_instance_that_was_terminated(world: World) -> None:
     world.node("z", instance="i-2", silent_ms=DEAD_MS)
     world.queue("roomcast-old", "gone", ORPHAN_AGE_MS + 1)
     report = await world.reaper.run(scope=Scope("i-1", terminated=True))
-    assert [(each.node, each.outcome) for each in report.nodes] == [("x", "removed"), ("y", "removed")]
+    assert [(each.node, each.outcome) for each in report.nodes] == [
+        ("x", "removed"),
+        ("y", "removed"),
+    ]
     assert report.live == 0
     assert not {"subscriptions", "queues"} & set(world.calls), "the leases say it all"
     assert world.state[0] == {"z"}
@@ -774,9 +813,20 @@ async def test_a_run_that_is_broken_off_is_finished_by_the_next(world: World) ->
 async def test_what_it_tells(world: World) -> None:
     world.node("x", silent_ms=DEAD_MS)
     report = await world.reaper.run()
-    assert world.told[:2] == ["listing subscriptions and queues", "1 leases, 1 queues, 1 subscriptions"]
+    assert world.told[:2] == [
+        "listing subscriptions and queues",
+        "1 leases, 1 queues, 1 subscriptions",
+    ]
     assert "cleaning up after x: no heartbeat for 90 s" in world.told
     document = json.loads(json.dumps(report.as_json()))
     assert document["dry_run"] is False
     assert document["nodes"][0]["subscriptions"] == [f"{TOPIC_ARN}:roomcast-x"]
-    assert set(document) == {"dry_run", "live", "nodes", "queues", "subscriptions", "failed", "failures"}
+    assert set(document) == {
+        "dry_run",
+        "live",
+        "nodes",
+        "queues",
+        "subscriptions",
+        "failed",
+        "failures",
+    }

@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.envelope import ENVELOPE_BYTES_MAX, parse
-from service.core.log_item import LogItem
-from service.core.publication import Record
+from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
+from roomcast.log.item import LogItem
+from roomcast.wire.publication import Record
 from stream_lambda import handler as module
 from stream_lambda.handler import (
     BATCH_BYTES_MAX,
@@ -64,7 +64,9 @@ class FakeSns:
         for entry in entries:
             number, self._entries = self._entries, self._entries + 1
             if number in self._reject:
-                answer["Failed"].append({"Id": entry["Id"], "Code": "InternalError", "SenderFault": False})
+                answer["Failed"].append(
+                    {"Id": entry["Id"], "Code": "InternalError", "SenderFault": False}
+                )
             elif number not in self._forget:
                 self.bodies.append(entry["Message"])
                 answer["Successful"].append({"Id": entry["Id"], "MessageId": str(number)})
@@ -92,7 +94,9 @@ def recorded(name: str) -> Any:
     return json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def append(offset: int, text: str = "hi", *, channel: str = "chat", epoch: str = "e", count: int = 1) -> Any:
+def append(
+    offset: int, text: str = "hi", *, channel: str = "chat", epoch: str = "e", count: int = 1
+) -> Any:
     """A stream record of an append whose sequence number is as high as `offset` says."""
     item = LogItem(
         channel=channel,
@@ -154,7 +158,9 @@ def test_heads_changes_and_ttl_deletes_are_not_published(
     assert capsys.readouterr().out == ""  # and they are no poison
 
 
-def test_poison_is_skipped_and_told_without_payload(sns: FakeSns, capsys: pytest.CaptureFixture[str]) -> None:
+def test_poison_is_skipped_and_told_without_payload(
+    sns: FakeSns, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert handler(recorded("stream_poison"), None) == DONE
     assert [record.offset for record in sns.records()] == [9]
     out = capsys.readouterr().out
@@ -162,12 +168,16 @@ def test_poison_is_skipped_and_told_without_payload(sns: FakeSns, capsys: pytest
     assert out.count("\n") == 1
     assert line["event"] == "stream_batch_incomplete"
     assert line["records_skipped"] == sum(line["skipped"].values()) == 9
-    assert line["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [{"Name": "records_skipped", "Unit": "Count"}]
+    assert line["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [
+        {"Name": "records_skipped", "Unit": "Count"}
+    ]
     assert "lobby" not in out
     assert "survives" not in out
 
 
-@pytest.mark.parametrize("poison", [None, 7, [], {}, {"eventName": "INSERT", "dynamodb": {"Keys": 3}}])
+@pytest.mark.parametrize(
+    "poison", [None, 7, [], {}, {"eventName": "INSERT", "dynamodb": {"Keys": 3}}]
+)
 def test_a_record_of_any_shape_holds_up_nobody(sns: FakeSns, poison: object) -> None:
     assert handler(event(poison, append(1)), None) == DONE
     assert len(sns.records()) == 1
@@ -205,9 +215,13 @@ def test_a_pointer_that_does_not_fit_is_poison() -> None:
     assert planned.skipped == {"MalformedItem": 1}
 
 
-def test_a_rejected_entry_is_reported_by_its_lowest_sequence_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejected_entry_is_reported_by_its_lowest_sequence_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     big = "x" * 100_000
-    records = [append(offset, big) for offset in range(1, 7)]  # two in a message, one message in a call
+    records = [
+        append(offset, big) for offset in range(1, 7)
+    ]  # two in a message, one message in a call
     fake = FakeSns(reject=[1])
     use(monkeypatch, fake)
     assert handler(event(*records), None) == failure(FIRST_SEQUENCE + 3)
@@ -253,7 +267,9 @@ def test_sequence_numbers_are_compared_as_numbers_and_reported_as_they_were(
 @pytest.mark.parametrize(
     "error",
     [
-        ClientError({"Error": {"Code": "Throttled", "Message": "the request: secret"}}, "PublishBatch"),
+        ClientError(
+            {"Error": {"Code": "Throttled", "Message": "the request: secret"}}, "PublishBatch"
+        ),
         EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
     ],
 )
@@ -268,10 +284,14 @@ def test_sns_out_of_reach_raises_while_nothing_is_known(
 def test_sns_lost_on_the_way_is_a_partial_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = ClientError({"Error": {"Code": "Throttled", "Message": "the request: secret"}}, "PublishBatch")
+    error = ClientError(
+        {"Error": {"Code": "Throttled", "Message": "the request: secret"}}, "PublishBatch"
+    )
     fake = FakeSns(raises={2: error})
     use(monkeypatch, fake)
-    assert handler(event(*(append(n, "x" * 200_000) for n in (1, 2, 3))), None) == failure(FIRST_SEQUENCE + 2)
+    assert handler(event(*(append(n, "x" * 200_000) for n in (1, 2, 3))), None) == failure(
+        FIRST_SEQUENCE + 2
+    )
     assert [record.offset for record in fake.records()] == [1]
     out = capsys.readouterr().out
     assert json.loads(out)["reason"] == "Throttled"
@@ -281,7 +301,9 @@ def test_sns_lost_on_the_way_is_a_partial_failure(
 def test_poison_is_told_also_when_sns_is_out_of_reach(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use(monkeypatch, FakeSns(raises={1: EndpointConnectionError(endpoint_url="http://127.0.0.1:1")}))
+    use(
+        monkeypatch, FakeSns(raises={1: EndpointConnectionError(endpoint_url="http://127.0.0.1:1")})
+    )
     with pytest.raises(EndpointConnectionError):
         handler(event(append(1), 7), None)
     assert json.loads(capsys.readouterr().out)["records_skipped"] == 1
@@ -318,11 +340,14 @@ def test_every_valid_record_is_published_once_or_covered_by_the_report(
 ) -> None:
     """I2, I3: whatever SNS does, an append is in exactly one accepted message or will be sent again."""
     records = [
-        text[0] if isinstance(text, tuple) else append(index + 1, text) for index, text in enumerate(texts)
+        text[0] if isinstance(text, tuple) else append(index + 1, text)
+        for index, text in enumerate(texts)
     ]
     valid = {index + 1 for index, text in enumerate(texts) if not isinstance(text, tuple)}
     error = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
-    fake = FakeSns(reject=sorted(reject), forget=sorted(forget), raises={raising: error} if raising else None)
+    fake = FakeSns(
+        reject=sorted(reject), forget=sorted(forget), raises={raising: error} if raising else None
+    )
     with pytest.MonkeyPatch.context() as monkeypatch:
         use(monkeypatch, fake)
         try:

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from service.gateway.api import server as server_module
-from service.gateway.api.server import Api
-from service.keys import NODE
+from roomcast.gateway.api import server as server_module
+from roomcast.gateway.api.server import Api
+from roomcast.gateway.keys import NODE
 from tests.unit.worlds import Fleet, LocalNode
 
 KEY = "a key of this test"

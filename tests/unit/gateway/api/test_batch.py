@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.gateway.api import batch as batch_module
-from service.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
+from roomcast.gateway.api import batch as batch_module
+from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
 from tests.unit.gateway.api.conftest import Caller
 
 NOT_FOUND = {"error": {"code": 104, "message": "method not found"}}
@@ -80,8 +80,14 @@ async def test_a_parallel_batch_is_under_way_at_once_and_not_all_of_it(
         ({"batch": {"commands": []}}, NOT_FOUND),
         ({"rpc": {}}, NOT_FOUND),
         (None, {"error": {"code": 107, "message": "bad request: commands[1] must be an object"}}),
-        ([publish(1)], {"error": {"code": 107, "message": "bad request: commands[1] must be an object"}}),
-        ({"publish": 5}, {"error": {"code": 107, "message": "bad request: the request must be an object"}}),
+        (
+            [publish(1)],
+            {"error": {"code": 107, "message": "bad request: commands[1] must be an object"}},
+        ),
+        (
+            {"publish": 5},
+            {"error": {"code": 107, "message": "bad request: the request must be an object"}},
+        ),
     ],
 )
 async def test_what_is_no_command(caller: Caller, command: Any, reply: Any) -> None:
@@ -95,7 +101,10 @@ async def test_what_is_no_command(caller: Caller, command: Any, reply: Any) -> N
     [
         ({}, "commands is required"),
         ({"commands": {}}, "commands must be an array of 0 to 1000 values"),
-        ({"commands": [{}] * (BATCH_COMMANDS_MAX + 1)}, "commands must be an array of 0 to 1000 values"),
+        (
+            {"commands": [{}] * (BATCH_COMMANDS_MAX + 1)},
+            "commands must be an array of 0 to 1000 values",
+        ),
         ({"commands": [], "parallel": 1}, "parallel must be true or false"),
     ],
 )
@@ -108,7 +117,9 @@ async def test_an_empty_batch(caller: Caller) -> None:
     assert len(await batch(caller, *[{}] * BATCH_COMMANDS_MAX)) == BATCH_COMMANDS_MAX
 
 
-async def test_replies_together_are_bounded(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replies_together_are_bounded(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch_module, "BATCH_REPLIES_BYTES_MAX", 150)
     replies = await batch(caller, *(publish(number) for number in range(5)))
     done = [reply for reply in replies if "publish" in reply]

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from service.census import Counted
-from service.core.codes import Error
-from service.ports import Lease, Refused, Throttled, TooManyMembers
+from roomcast.fleet.census import Counted
+from roomcast.fleet.holdings import Lease
+from roomcast.ports import Refused, Throttled
+from roomcast.presence.ports import TooManyMembers
+from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import Caller, Serve
 from tests.unit.worlds import until
 
@@ -19,7 +21,9 @@ CHANNEL = "lobby"
 async def filled(caller: Caller, count: int = 3) -> str:
     """`count` publications in CHANNEL; its epoch."""
     for number in range(1, count + 1):
-        answer = await caller.result("publish", channel=CHANNEL, data=number, tags={"n": str(number)})
+        answer = await caller.result(
+            "publish", channel=CHANNEL, data=number, tags={"n": str(number)}
+        )
     return str(answer["epoch"])
 
 
@@ -138,7 +142,10 @@ async def test_presence(caller: Caller) -> None:
         await client.subscribe("all:x")
     members = (await caller.result("presence", channel="all:x"))["presence"]
     assert members == {client.id: {"user": "", "client": client.id} for client in clients}
-    assert await caller.result("presence_stats", channel="all:x") == {"num_clients": 2, "num_users": 1}
+    assert await caller.result("presence_stats", channel="all:x") == {
+        "num_clients": 2,
+        "num_users": 1,
+    }
 
 
 @pytest.mark.parametrize("method", ["presence", "presence_stats"])
@@ -192,7 +199,10 @@ async def test_channels_may_be_incomplete_or_too_much(
         return counted
 
     monkeypatch.setattr(caller.node.assembly.node.census, "channels", channels)
-    assert await caller.result("channels") == {"channels": {"c": {"num_clients": 1}}, "partial": True}
+    assert await caller.result("channels") == {
+        "channels": {"c": {"num_clients": 1}},
+        "partial": True,
+    }
     counted = None
     assert await caller.refusal("channels") == (111, "too many requests")
     assert await caller.refusal("channels", pattern=5) == (

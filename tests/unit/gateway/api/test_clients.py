@@ -9,9 +9,9 @@ from typing import Any
 import jwt
 import pytest
 
-from service.core.channels import ChannelOverride
-from service.core.codes import Disconnect, DisconnectCode
-from service.core.orders import (
+from roomcast.auth.claims import ServerSubscription
+from roomcast.delivery import broadcaster as broadcaster_module
+from roomcast.fleet.order_signals import (
     WHITELIST_MAX,
     DisconnectOrder,
     Order,
@@ -20,9 +20,9 @@ from service.core.orders import (
     Target,
     UnsubscribeOrder,
 )
-from service.core.publication import StreamPosition
-from service.core.tokens import ServerSubscription
-from service.delivery import broadcaster as broadcaster_module
+from roomcast.wire.channels import ChannelOverride
+from roomcast.wire.codes import Disconnect, DisconnectCode
+from roomcast.wire.publication import StreamPosition
 from tests.unit.gateway.api.conftest import SIZE_LIMIT, Caller, Serve
 from tests.unit.worlds import SECRET, until
 
@@ -153,7 +153,12 @@ for _ in range(200):
             107,
             "client must be a string of at most 64 characters",
         ),
-        ("disconnect", {"user": "a", "session": 1}, 107, "session must be a string of at most 64 characters"),
+        (
+            "disconnect",
+            {"user": "a", "session": 1},
+            107,
+            "session must be a string of at most 64 characters",
+        ),
         (
             "disconnect",
             {"user": "a", "whitelist": "c"},
@@ -211,7 +216,12 @@ for _ in range(200):
         ("subscribe", {"user": "a"}, 107, "channel is required"),
         ("subscribe", {"user": "a", "channel": ""}, 107, CHANNEL),
         ("subscribe", {"user": "a", "channel": "no:where"}, 102, ""),
-        ("subscribe", {"user": "a", "channel": "c", "data": DEEP}, 107, "data is nested too deeply"),
+        (
+            "subscribe",
+            {"user": "a", "channel": "c", "data": DEEP},
+            107,
+            "data is nested too deeply",
+        ),
         (
             "subscribe",
             {"user": "a", "channel": "c", "b64info": encoded(DEEP)},
@@ -277,7 +287,9 @@ async def test_clients_of_this_node_and_of_another_obey(serve: Serve) -> None:
         token = jwt.encode({"sub": "ann"}, SECRET)
         ann = [await each.node.client(token=token) for each in (here, there)]
         await here.result("subscribe", user="ann", channel="all:x", data="hi")
-        await until(lambda: all(any("subscribe" in push for push in each.socket.pushes) for each in ann))
+        await until(
+            lambda: all(any("subscribe" in push for push in each.socket.pushes) for each in ann)
+        )
         for each in ann:
             [push] = [push for push in each.socket.pushes if "subscribe" in push]
             assert push["subscribe"]["data"] == "hi"
@@ -285,7 +297,9 @@ async def test_clients_of_this_node_and_of_another_obey(serve: Serve) -> None:
         await until(lambda: all(each.socket.unsubscribed("all:x") for each in ann))
         await here.result("refresh", user="ann", expire_at=here.node.clock.now_ms() // 1000 + 60)
         await until(
-            lambda: all({"refresh": {"expires": True, "ttl": 60}} in each.socket.pushes for each in ann)
+            lambda: all(
+                {"refresh": {"expires": True, "ttl": 60}} in each.socket.pushes for each in ann
+            )
         )
         await there.result("disconnect", user="ann", whitelist=[ann[0].id])
         await until(lambda: ann[1].socket.closed_with)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
-from service.gateway.api.server import CONTAINERS_MAX
+from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
+from roomcast.gateway.api.server import CONTAINERS_MAX
 from tests.unit.gateway.api.conftest import CHANNEL, KEY, Caller, Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -44,7 +44,9 @@ async def test_one_command_on_several_lines(caller: Caller) -> None:
     assert reply["result"]["offset"] == 1
 
 
-async def test_several_commands_are_carried_out_in_order_and_each_is_answered(caller: Caller) -> None:
+async def test_several_commands_are_carried_out_in_order_and_each_is_answered(
+    caller: Caller,
+) -> None:
     status, replies = await said(
         caller,
         lines(
@@ -64,7 +66,14 @@ async def test_several_commands_are_carried_out_in_order_and_each_is_answered(ca
     assert status == 200
     assert replies[0]["result"]["offset"] == 1
     assert [entry["data"] for entry in replies[2]["result"]["publications"]] == [1]
-    assert [reply["error"]["code"] for reply in (replies[1], *replies[3:8])] == [102, 104, 104, 104, 107, 107]
+    assert [reply["error"]["code"] for reply in (replies[1], *replies[3:8])] == [
+        102,
+        104,
+        104,
+        104,
+        107,
+        107,
+    ]
     assert replies[8] == {"result": {"nodes": []}}
     assert replies[9]["result"]["offset"] == 2
     assert len(replies) == 10
@@ -82,7 +91,16 @@ async def test_the_key_may_be_in_either_header(caller: Caller, name: str) -> Non
 
 @pytest.mark.parametrize(
     "given",
-    ["", KEY, f"Bearer {KEY}", "apikey ", f"apikey {KEY}x", f"apikey  {KEY}", f"apikey{KEY}", "apikey ключ"],
+    [
+        "",
+        KEY,
+        f"Bearer {KEY}",
+        "apikey ",
+        f"apikey {KEY}x",
+        f"apikey  {KEY}",
+        f"apikey{KEY}",
+        "apikey ключ",
+    ],
 )
 async def test_no_other_key_opens(caller: Caller, given: str) -> None:
     status, [reply] = await said(caller, lines(publish(1)), Authorization=given)

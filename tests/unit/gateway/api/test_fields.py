@@ -1,4 +1,4 @@
-"""service/gateway/api/fields.py: whatever comes is read as declared, or refused by name."""
+"""service/roomcast/gateway/api/fields.py: whatever comes is read as declared, or refused by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.codes import Error
-from service.gateway.api.batch import BATCH_FIELDS
-from service.gateway.api.fields import (
+from roomcast.gateway.api.batch import BATCH_FIELDS
+from roomcast.gateway.api.fields import (
     ABSENT,
     BASE64,
     CHANNEL,
@@ -30,19 +29,23 @@ from service.gateway.api.fields import (
     read,
     schema,
 )
-from service.gateway.api.refusals import Refused
-from service.gateway.api.server import METHODS
+from roomcast.gateway.api.refusals import Refused
+from roomcast.gateway.api.server import METHODS
+from roomcast.wire.codes import Error
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 FIELDS = {**{name: method.fields for name, method in METHODS.items()}, "batch": BATCH_FIELDS}
 # Every name that a parameter, or a member of one, has.
 NAMES = st.sampled_from(
     sorted(
-        {field.name for fields in FIELDS.values() for field in fields} | {"code", "value", "offset", "other"}
+        {field.name for fields in FIELDS.values() for field in fields}
+        | {"code", "value", "offset", "other"}
     )
 )
 
@@ -89,7 +92,10 @@ KINDS: list[Kind] = [
 
 @given(
     st.sampled_from(KINDS),
-    JSON | st.integers(-4, 9) | st.text("abé", max_size=4) | st.lists(st.text("a", max_size=3), max_size=3),
+    JSON
+    | st.integers(-4, 9)
+    | st.text("abé", max_size=4)
+    | st.lists(st.text("a", max_size=3), max_size=3),
 )
 def test_what_is_taken_is_what_the_schema_says(kind: Kind, value: Any) -> None:
     """But for `null`, which is as good as nothing, and numbers such as 1.0, which JSON Schema takes for whole ones."""

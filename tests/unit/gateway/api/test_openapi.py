@@ -16,11 +16,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from service.core.codes import Error
-from service.gateway.api.batch import BATCH_FIELDS
-from service.gateway.api.fields import Field, ListOf, Object
-from service.gateway.api.openapi import description
-from service.gateway.api.server import METHODS
+from roomcast.gateway.api.batch import BATCH_FIELDS
+from roomcast.gateway.api.fields import Field, ListOf, Object
+from roomcast.gateway.api.openapi import description
+from roomcast.gateway.api.server import METHODS
+from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import KEY, SIZE_LIMIT, Caller
 from tests.unit.served import Served
 
@@ -53,7 +53,9 @@ def test_every_method_is_described_and_no_other() -> None:
         assert operation(name)["operationId"] == name
         assert operation(name)["summary"]
         assert operation(name)["responses"].keys() == {"200", "400", "401", "411", "413", "415"}
-    commands = operation("batch")["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    commands = operation("batch")["requestBody"]["content"]["application/json"]["schema"][
+        "properties"
+    ]
     assert commands["commands"]["items"]["properties"].keys() == methods
 
 
@@ -114,6 +116,8 @@ CHECKS: Final = [
 
 @SCHEMA.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_the_api_does_what_its_description_says(case: schemathesis.Case[Any], served: Served) -> None:
+def test_the_api_does_what_its_description_says(
+    case: schemathesis.Case[Any], served: Served
+) -> None:
     response = case.call(base_url=served.url, headers={"X-API-Key": KEY})
     case.validate_response(response, checks=CHECKS)

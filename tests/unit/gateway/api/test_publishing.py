@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from service.core.codes import Error
-from service.core.idempotency import COMMIT_WITHIN_MS
-from service.delivery.broadcaster import SIGNAL_BYTES_MAX
-from service.gateway.api.publishing import BROADCAST_CHANNELS_MAX
-from service.ports import Refused, Throttled, UnknownOutcome
+from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
+from roomcast.gateway.api.publishing import BROADCAST_CHANNELS_MAX
+from roomcast.log.idempotency import COMMIT_WITHIN_MS
+from roomcast.ports import Refused, Throttled, UnknownOutcome
+from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import CHANNEL, KEY, SIZE_LIMIT, Caller, Serve
 from tests.unit.worlds import until
 
@@ -21,7 +21,9 @@ from tests.unit.worlds import until
 async def test_a_publication_is_in_the_log_when_it_is_answered(caller: Caller) -> None:
     first, second = await caller.publish(tags={"kind": "note"}), await caller.publish()
     assert (first["result"]["offset"], second["result"]["offset"]) == (1, 2)
-    assert first["result"]["epoch"] == second["result"]["epoch"] == caller.node.world.stream[0].epoch
+    assert (
+        first["result"]["epoch"] == second["result"]["epoch"] == caller.node.world.stream[0].epoch
+    )
     stored = caller.stored()
     assert [entry["data"] for entry in stored] == [{"text": "hi"}] * 2
     assert stored[0]["tags"] == {"kind": "note"}
@@ -52,25 +54,36 @@ async def test_a_lost_answer_and_a_retry_are_one_publication(caller: Caller) -> 
         ({"channel": "ümlaut"}, "channel must be 1 to 255 printable ASCII characters"),
         ({"channel": 5}, "channel must be 1 to 255 printable ASCII characters"),
         ({"channel": None}, "channel is required"),
-        ({"idempotency_key": "x" * 65}, "idempotency_key must be at most 64 printable ASCII characters"),
+        (
+            {"idempotency_key": "x" * 65},
+            "idempotency_key must be at most 64 printable ASCII characters",
+        ),
         ({"idempotency_key": 5}, "idempotency_key must be at most 64 printable ASCII characters"),
         ({"tags": {"a": 1}}, "tags must be an object of strings"),
         ({"tags": []}, "tags must be an object of strings"),
         ({"skip_history": "yes"}, "skip_history must be true or false"),
         ({"delta": 1}, "delta must be true or false"),
         ({"b64data": "?"}, "b64data must be base64 of the text of a JSON value"),
-        ({"b64data": base64.b64encode(b"{").decode()}, "b64data must be base64 of the text of a JSON value"),
+        (
+            {"b64data": base64.b64encode(b"{").decode()},
+            "b64data must be base64 of the text of a JSON value",
+        ),
         ({"b64data": 5}, "b64data must be base64 of the text of a JSON value"),
     ],
 )
-async def test_a_bad_request_says_what_is_wrong(caller: Caller, params: dict[str, Any], message: str) -> None:
+async def test_a_bad_request_says_what_is_wrong(
+    caller: Caller, params: dict[str, Any], message: str
+) -> None:
     answer = await caller.publish(**params)
     assert answer["error"] == {"code": 107, "message": f"bad request: {message}"}
     assert caller.stored() == []
 
 
 async def test_data_may_be_null_but_must_be_there(caller: Caller) -> None:
-    assert await caller.refusal("publish", channel=CHANNEL) == (107, "bad request: data is required")
+    assert await caller.refusal("publish", channel=CHANNEL) == (
+        107,
+        "bad request: data is required",
+    )
     await caller.result("publish", channel=CHANNEL, data=None)
     assert [entry["data"] for entry in caller.stored()] == [None]
 
@@ -107,7 +120,9 @@ async def test_bytes_in_base64_have_the_size_limit_with_their_white_space(serve:
 
 
 async def test_what_a_method_does_not_know_is_passed_over(caller: Caller) -> None:
-    await caller.result("publish", channel=CHANNEL, data=1, delta=True, version_epoch="e", other=[1])
+    await caller.result(
+        "publish", channel=CHANNEL, data=1, delta=True, version_epoch="e", other=[1]
+    )
     assert [entry["data"] for entry in caller.stored()] == [1]
 
 
@@ -118,7 +133,9 @@ async def test_a_version_is_refused_and_not_passed_over(caller: Caller, version:
     one = {"channel": CHANNEL, "data": 1, "version": version}
     assert await caller.refusal("publish", **one, version_epoch="e") == said
     assert await caller.refusal("broadcast", channels=["a", "b"], data=1, version=version) == said
-    answer = await caller.ask("batch", commands=[{"publish": one}, {"publish": one | {"version": 0}}])
+    answer = await caller.ask(
+        "batch", commands=[{"publish": one}, {"publish": one | {"version": 0}}]
+    )
     assert answer["replies"][0]["error"]["code"] == 108
     assert answer["replies"][1]["publish"]["offset"] == 1
     # As clients write it that have nothing to say there.
@@ -216,7 +233,10 @@ async def test_without_history_there_is_no_position(caller: Caller) -> None:
 async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
     responses = (
         await caller.result(
-            "broadcast", channels=["one", "nobody:knows", "", "two", "one"], data="x", tags={"a": "b"}
+            "broadcast",
+            channels=["one", "nobody:knows", "", "two", "one"],
+            data="x",
+            tags={"a": "b"},
         )
     )["responses"]
     assert responses[1] == {"error": {"code": 102, "message": "unknown channel"}}
@@ -230,7 +250,9 @@ async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
 
 async def test_a_broadcasts_key_is_one_in_each_channel(caller: Caller) -> None:
     for _ in range(2):
-        answer = await caller.result("broadcast", channels=["one", "two"], data=1, idempotency_key="k")
+        answer = await caller.result(
+            "broadcast", channels=["one", "two"], data=1, idempotency_key="k"
+        )
         assert [response["result"]["offset"] for response in answer["responses"]] == [1, 1]
     assert len(caller.stored()) == 2
 
@@ -239,12 +261,18 @@ async def test_a_broadcasts_key_is_one_in_each_channel(caller: Caller) -> None:
     "params, message",
     [
         ({"data": 1}, "channels is required"),
-        ({"channels": [], "data": 1}, f"channels must be an array of 1 to {BROADCAST_CHANNELS_MAX} values"),
+        (
+            {"channels": [], "data": 1},
+            f"channels must be an array of 1 to {BROADCAST_CHANNELS_MAX} values",
+        ),
         (
             {"channels": ["c"] * (BROADCAST_CHANNELS_MAX + 1), "data": 1},
             f"channels must be an array of 1 to {BROADCAST_CHANNELS_MAX} values",
         ),
-        ({"channels": ["a", 5], "data": 1}, "channels[1] must be a string of at most 1024 characters"),
+        (
+            {"channels": ["a", 5], "data": 1},
+            "channels[1] must be a string of at most 1024 characters",
+        ),
         ({"channels": ["a"]}, "data is required"),
     ],
 )

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.core.codes import Error
-from service.gateway.api import publishing
-from service.gateway.api.methods import BODY_ROOM_BYTES, ESCAPED_MAX
-from service.gateway.api.server import METHODS
+from roomcast.gateway.api import publishing
+from roomcast.gateway.api.methods import BODY_ROOM_BYTES, ESCAPED_MAX
+from roomcast.gateway.api.server import METHODS
+from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import CHANNEL, KEY, SIZE_LIMIT, Caller, Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -52,7 +52,10 @@ async def test_an_insecure_server_takes_every_key_but_only_json(serve: Serve) ->
 async def test_what_is_no_request(caller: Caller) -> None:
     largest = SIZE_LIMIT * ESCAPED_MAX + BODY_ROOM_BYTES
     status, answer = await caller.post(data=b"{", headers=JSON)
-    assert (status, answer["error"]) == (400, {"code": 107, "message": "bad request: the body is not JSON"})
+    assert (status, answer["error"]) == (
+        400,
+        {"code": 107, "message": "bad request: the body is not JSON"},
+    )
     assert (await caller.post(data=b"x" * largest, headers=JSON))[0] == 400
     assert (await caller.post(data=b"x" * (largest + 1), headers=JSON))[0] == 413
     bodies: list[Any] = [[], 1, "text", None]
@@ -103,7 +106,9 @@ async def test_a_fault_of_ours_tells_the_caller_nothing(
 async def test_payloads_are_not_in_the_logs(caller: Caller) -> None:
     with capture_logs() as logs:
         await caller.publish(data="a payload")
-        await caller.ask("subscribe", user="ann", channel=CHANNEL, info="a payload", data="a payload")
+        await caller.ask(
+            "subscribe", user="ann", channel=CHANNEL, info="a payload", data="a payload"
+        )
         await caller.ask("publish", channel=5, data="a payload")
         await caller.ask("broadcast", channels=[CHANNEL, "no:where"], data="a payload")
     assert "a payload" not in repr(logs)

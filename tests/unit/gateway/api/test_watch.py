@@ -6,16 +6,18 @@ from unittest.mock import ANY
 
 import pytest
 
-from service.adapters.memory import ManualClock
-from service.client.heartbeat import SLEPT_S
-from service.core.idempotency import UNREAD_WITHIN_MS
-from service.gateway.api import watch as watch_module
-from service.gateway.api.watch import AWAKE_CHECK_S, UNREAD_S, Watch
+from roomcast.client.heartbeat import SLEPT_S
+from roomcast.gateway.api import watch as watch_module
+from roomcast.gateway.api.watch import AWAKE_CHECK_S, UNREAD_S, Watch
+from roomcast.log.idempotency import UNREAD_WITHIN_MS
+from roomcast.testing.memory import ManualClock
 from tests.unit.gateway.api.conftest import Caller, Serve
 from tests.unit.worlds import until
 
 
-async def test_what_may_have_waited_in_a_socket_is_not_published_with_its_key(caller: Caller) -> None:
+async def test_what_may_have_waited_in_a_socket_is_not_published_with_its_key(
+    caller: Caller,
+) -> None:
     """Its caller may have published it elsewhere, so long ago that the key is forgotten."""
     clock = caller.node.clock
     clock.advance(AWAKE_CHECK_S + SLEPT_S)

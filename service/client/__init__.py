@@ -1,1 +1,0 @@
-"""One client: its connection, and what each part of it does."""

@@ -1,1 +1,0 @@
-"""The pure core: data in, data out. No clock, randomness, environment, logger, I/O or await."""

@@ -1,1 +1,0 @@
-"""From the queue to the sockets: poller, dispatcher, hub."""

@@ -1,1 +1,0 @@
-"""Sockets and HTTP: the outer face of a node."""

@@ -1,1 +1,0 @@
-"""The channel log: resolving tails, appending with group commit, reading."""

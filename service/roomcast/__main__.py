@@ -1,0 +1,10 @@
+"""`python -m roomcast` is `roomcast`."""
+
+from __future__ import annotations
+
+from roomcast.cli.main import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""From a token to what its bearer may do: keys, signatures, claims."""

@@ -1,0 +1,313 @@
+"""Claims of connection and subscription tokens: from decoded JSON to what a connection may rest on.
+
+The signature was verified before (service/roomcast/auth/verifier.py); time is passed in. See the tokens of the Centrifuge protocol.
+What is of a wrong shape makes the whole token invalid: to pass over it could allow what its signer did not mean.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from roomcast.wire.capabilities import Capability, Grant
+from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOverride, is_valid_name
+from roomcast.wire.depth import is_deeper
+from roomcast.wire.publication import Json
+
+__all__ = [
+    "EARLY_S_MAX",
+    "INFO_DEPTH_MAX",
+    "TOKEN_TIME_MAX",
+    "ConnectionClaims",
+    "ServerSubscription",
+    "SubscriptionClaims",
+    "TokenEarly",
+    "TokenError",
+    "TokenExpired",
+    "TokenInvalid",
+    "TokenUnverifiable",
+    "connection_claims",
+    "subscription_claims",
+]
+
+# Seconds. JavaScript's whole numbers end here; also takes the milliseconds that some signers write by mistake.
+TOKEN_TIME_MAX: Final = 2**53 - 1
+# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: who comes too late gets the next token in a moment, and
+# `iat` says when and not from when on.
+EARLY_S_MAX: Final = 30
+# Arrays and objects within each other in what is sent on: encoders write about 250, with all that stands around it.
+INFO_DEPTH_MAX: Final = 128
+
+Loads = Callable[[str], Any]
+
+
+class TokenError(Exception):
+    """Base of why a token is not accepted."""
+
+
+class TokenExpired(TokenError):
+    """It was good once: the client is to fetch a new one (error 109 to connect and subscribe, 3005 to refresh)."""
+
+    def __init__(self) -> None:
+        super().__init__("token expired")
+
+
+class TokenInvalid(TokenError):
+    """It was never good. `reason` is for the log, and holds nothing of the token's content."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TokenEarly(TokenError):
+    """It will be good in `early_s` seconds, as our clock says. Whose clock is wrong is not known: the client is to try again
+    with it (error 100), later or at another node.
+    """
+
+    def __init__(self, early_s: float) -> None:
+        super().__init__("not valid yet")
+        self.early_s = early_s
+
+
+class TokenUnverifiable(TokenError):
+    """Nobody knows: the key that it names may be one that could not be had yet. The client is to try again (error 100)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSubscription:
+    """One subscription that the server makes for who connects. `data` goes to the client, `info` to the others."""
+
+    info: Json = None
+    data: Json = None
+    override: ChannelOverride = field(default_factory=ChannelOverride)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClaims:
+    """Who connects. `user` "" = anonymous; `expires_at`: s since 1970 when a refresh is due, None = never.
+
+    `info` is for other clients, `meta` never leaves the server. `subs`: by channel; the names are valid, whether
+    their namespaces exist is not known here.
+    """
+
+    user: str
+    expires_at: int | None
+    info: Json = None
+    meta: Json = None
+    subs: Mapping[str, ServerSubscription] = field(default_factory=dict)
+    caps: tuple[Grant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionClaims:
+    """Who may subscribe to what, and with which changes to the channel's options. `allow`: what else it may do there.
+
+    The caller must compare `user` and `channel` with the connection and its request,
+    and `client` with the connection's id unless it is "" (a token bound to one connection).
+    """
+
+    user: str
+    channel: str
+    expires_at: int | None
+    info: Json = None
+    client: str = ""
+    override: ChannelOverride = field(default_factory=ChannelOverride)
+    allow: frozenset[Capability] = frozenset()
+
+
+def connection_claims(
+    claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
+) -> ConnectionClaims:
+    """Check the claims of a connection token. `audience` and `issuer` "" = not required.
+
+    `loads` decodes the JSON in `b64info`. Raises TokenExpired, TokenEarly or TokenInvalid.
+    """
+    checked = _checked(claims, now_s, audience, issuer)
+    if "channel" in checked:
+        # Otherwise a token that was given out for one channel would open a connection.
+        raise TokenInvalid("a subscription token where a connection token belongs")
+    return ConnectionClaims(
+        user=_text(checked, "sub", ""),
+        expires_at=_expires_at(checked, now_s),
+        info=_payload(checked, "info", loads),
+        meta=checked.get("meta"),
+        subs=_subs(checked, loads),
+        caps=_caps(checked),
+    )
+
+
+def subscription_claims(
+    claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
+) -> SubscriptionClaims:
+    """Check the claims of a subscription token; arguments and errors as for `connection_claims`."""
+    checked = _checked(claims, now_s, audience, issuer)
+    channel = _text(checked, "channel", "")
+    if not channel:
+        raise TokenInvalid("a subscription token without channel")
+    return SubscriptionClaims(
+        user=_text(checked, "sub", ""),
+        channel=channel,
+        expires_at=_expires_at(checked, now_s),
+        info=_payload(checked, "info", loads),
+        client=_text(checked, "client", ""),
+        override=_override(checked),
+        allow=_allow(checked),
+    )
+
+
+def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[str, Json]:
+    """What both kinds share. An invalid token is invalid even when it is expired too: a new one would not help."""
+    if not isinstance(claims, dict):
+        raise TokenInvalid("claims are not an object")
+    if audience:
+        found = claims.get("aud")
+        if found != audience and not (isinstance(found, list) and audience in found):
+            raise TokenInvalid("another audience")
+    if issuer and claims.get("iss") != issuer:
+        raise TokenInvalid("another issuer")
+    if "iat" in claims:
+        _time(claims, "iat")
+    early_s = _time(claims, "nbf") - now_s if "nbf" in claims else 0.0
+    # Expired goes first: then it helps nobody to wait.
+    if "exp" in claims and now_s >= _time(claims, "exp"):
+        raise TokenExpired
+    if early_s > EARLY_S_MAX:
+        raise TokenEarly(early_s)
+    return claims
+
+
+def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
+    """`expire_at` says how long what the token opened lasts (0 = for ever); without it that is as long as the token."""
+    if "expire_at" in claims:
+        expires_at = _time(claims, "expire_at")
+        if expires_at == 0:
+            return None
+        if now_s >= expires_at:
+            raise TokenExpired
+    elif "exp" in claims:
+        expires_at = _time(claims, "exp")
+    else:
+        return None
+    return math.ceil(expires_at)
+
+
+def _time(claims: Mapping[str, Json], name: str) -> float:
+    # A null would otherwise be a token that never expires.
+    found = claims[name]
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise TokenInvalid(f"{name} is not a number")
+    # Written so that NaN fails too.
+    if not 0 <= found <= TOKEN_TIME_MAX:
+        raise TokenInvalid(f"{name} is out of range")
+    return found
+
+
+def _text(claims: Mapping[str, Json], name: str, default: str) -> str:
+    found = claims.get(name, default)
+    if not isinstance(found, str):
+        raise TokenInvalid(f"{name} is not a string")
+    return found
+
+
+def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:
+    """What clients get to see. `b64…`, where it is set, is base64 of JSON and goes before the plain claim."""
+    encoded = _text(claims, f"b64{name}", "")
+    payload = claims.get(name)
+    if encoded:
+        try:
+            payload = loads(base64.b64decode(encoded, validate=True).decode())
+        except (binascii.Error, ValueError, RecursionError) as error:
+            raise TokenInvalid(f"b64{name} is not base64 of JSON") from error
+    if is_deeper(payload, INFO_DEPTH_MAX):
+        # It could not be written again, and would break every push that carries it.
+        raise TokenInvalid(f"{name} is nested too deeply")
+    return payload
+
+
+def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscription]:
+    """`channels` is the short form of `subs`; a channel in both is what `subs` says."""
+    subs = {channel: ServerSubscription() for channel in _texts(claims, "channels")}
+    for channel, said in _object(claims, "subs").items():
+        if not isinstance(said, dict):
+            raise TokenInvalid("subs are not objects")
+        subs[channel] = ServerSubscription(
+            info=_payload(said, "info", loads),
+            data=_payload(said, "data", loads),
+            override=_override(said),
+        )
+    if not all(is_valid_name(channel) for channel in subs):
+        raise TokenInvalid("a subscription to what is no channel name")
+    return subs
+
+
+def _override(claims: Mapping[str, Json]) -> ChannelOverride:
+    """{"presence": {"value": true}, …}: the names are those of ChannelOverride, others mean nothing."""
+    said: dict[str, bool] = {}
+    override = _object(claims, "override")
+    for each in fields(ChannelOverride):
+        if override.get(each.name) is None:
+            continue
+        value = _object(override, each.name).get("value", False)
+        if not isinstance(value, bool):
+            raise TokenInvalid(f"override of {each.name} is not true or false")
+        said[each.name] = value
+    return ChannelOverride(**said)
+
+
+_CAPABILITIES: Final = {capability.value: capability for capability in Capability}
+# By `match`. Patterns of regular expressions are refused: one can take for ever.
+_PATTERNS: Final = {"": False, "wildcard": True}
+
+
+def _caps(claims: Mapping[str, Json]) -> tuple[Grant, ...]:
+    """The first that covers a channel counts, so none may be passed over."""
+    caps = claims.get("caps")
+    if caps is None:
+        return ()
+    if not isinstance(caps, list) or not all(isinstance(entry, dict) for entry in caps):
+        raise TokenInvalid("caps are not objects")
+    return tuple(_grant(entry) for entry in caps)
+
+
+def _grant(entry: Mapping[str, Json]) -> Grant:
+    is_pattern = _PATTERNS.get(_text(entry, "match", ""))
+    if is_pattern is None:
+        raise TokenInvalid("caps with a match that is not known")
+    channels = _texts(entry, "channels")
+    if any(len(channel) > CHANNEL_BYTES_MAX for channel in channels):
+        raise TokenInvalid("caps for what is no channel name")
+    return Grant(channels, _allow(entry), is_pattern)
+
+
+def _allow(claims: Mapping[str, Json]) -> frozenset[Capability]:
+    """A capability that this release does not know allows nothing."""
+    names = _texts(claims, "allow")
+    return frozenset(_CAPABILITIES[name] for name in names if name in _CAPABILITIES)
+
+
+def _texts(claims: Mapping[str, Json], name: str) -> tuple[str, ...]:
+    found = claims.get(name)
+    if found is None:
+        return ()
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise TokenInvalid(f"{name} is not a list of strings")
+    return tuple(found)
+
+
+def _object(claims: Mapping[str, Json], name: str) -> Mapping[str, Json]:
+    found = claims.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise TokenInvalid(f"{name} is not an object")
+    return found

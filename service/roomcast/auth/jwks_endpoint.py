@@ -1,0 +1,54 @@
+"""One GET of a JWKS endpoint: bounded in size, and only of what answers under the very address that is configured."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import aiohttp
+
+from roomcast.auth.jwks import FetchFailed
+
+__all__ = ["JWKS_BYTES_MAX", "fetch_jwks"]
+
+# Identity providers send one to thirty KiB, certificates included.
+JWKS_BYTES_MAX: Final = 256 * 1024
+_CHUNK_BYTES: Final = 16 * 1024
+# What a library says about an error; one line of a log is enough.
+_REASON_CHARS_MAX: Final = 200
+
+# As it is: what has to be unpacked first could be of any size.
+_HEADERS: Final = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": "roomcast",
+}
+
+
+async def fetch_jwks(url: str) -> bytes:
+    """The body of a 200. Who calls bounds the time. Raises FetchFailed."""
+    try:
+        # A session for each fetch: they are minutes apart, and nothing is left open between them.
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=1, force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                headers=_HEADERS,
+            ) as session,
+            # Whoever can redirect could hand out keys of his own from anywhere.
+            session.get(url, allow_redirects=False) as response,
+        ):
+            if response.status != 200:
+                raise FetchFailed(f"status {response.status}")
+            return await _body(response)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise FetchFailed(f"{type(error).__name__}: {error}"[:_REASON_CHARS_MAX]) from error
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > JWKS_BYTES_MAX:
+            raise FetchFailed(f"more than {JWKS_BYTES_MAX} bytes")
+    return bytes(body)

@@ -1,0 +1,216 @@
+"""Keys of tokens, read from PEM text and from JWK sets, each bound to the algorithms that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    SECP521R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.exceptions import PyJWTError
+
+__all__ = [
+    "JWKS_KEYS_MAX",
+    "KEY_ALGORITHMS",
+    "RSA_BITS_MAX",
+    "RSA_BITS_MIN",
+    "KeyRefused",
+    "KeySet",
+    "PublicKey",
+    "SigningKey",
+    "VerifyingKey",
+    "private_key",
+    "public_key",
+    "read_jwks",
+]
+
+PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
+
+# Below, a key can be broken (NIST SP 800-131A); above, each token would cost milliseconds.
+RSA_BITS_MIN: Final = 2048
+RSA_BITS_MAX: Final = 8192
+# Of a JWK set. Identity providers publish two to about twenty.
+JWKS_KEYS_MAX: Final = 100
+# A `kid` is a short name; what is longer is not looked for.
+_KID_CHARS_MAX: Final = 256
+# Of one number of a key in base64url: an RSA modulus of RSA_BITS_MAX, and some.
+_NUMBER_CHARS_MAX: Final = 1400
+
+_RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512"})
+# RFC 7518 §3.4: each algorithm has its curve.
+_CURVES: Final = {SECP256R1: "ES256", SECP384R1: "ES384", SECP521R1: "ES512"}
+# RFC 8037 §3.1
+_EDWARDS: Final = "EdDSA"
+# Everything that a public key may be for. None of them takes a shared secret.
+KEY_ALGORITHMS: Final = _RSA_ALGORITHMS | frozenset(_CURVES.values()) | {_EDWARDS}
+
+# What makes up a public key of each type (RFC 7518 §6.2, §6.3; RFC 8037 §2). Type "oct", a shared secret, is not here:
+# what an endpoint publishes is no secret.
+_READERS: Final[Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]]] = {
+    "RSA": (RSAAlgorithm.from_jwk, ("n", "e")),
+    "EC": (ECAlgorithm.from_jwk, ("x", "y")),
+    "OKP": (OKPAlgorithm.from_jwk, ("x",)),
+}
+
+
+class KeyRefused(ValueError):
+    """A text is not the public key, or the set of keys, that it should be. The message quotes nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyingKey:
+    """A key, and the algorithms that a token which it verifies may name."""
+
+    key: PublicKey
+    algorithms: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key, and the algorithm that tokens signed with it name."""
+
+    key: PrivateKey = field(repr=False)
+    algorithm: str
+
+
+class KeySet:
+    """The keys of one JWK set, by `kid`."""
+
+    def __init__(self, keys: Iterable[tuple[str | None, VerifyingKey]] = ()) -> None:
+        self._keys = tuple(keys)
+        self.kids = frozenset(kid for kid, _ in self._keys if kid is not None)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
+        """The key of that name that is for `algorithm`; without a name, the only one that is."""
+        fitting = [
+            key for name, key in self._keys if algorithm in key.algorithms and kid in (None, name)
+        ]
+        return fitting[0] if fitting and (kid is not None or len(fitting) == 1) else None
+
+
+def public_key(pem: str, wanted: type[PublicKey]) -> VerifyingKey:
+    """The public key of type `wanted` in `pem`, whose line breaks may be written as a backslash and an n.
+
+    Raises KeyRefused.
+    """
+    try:
+        key = load_pem_public_key(pem.replace("\\n", "\n").encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyRefused("not a public key in PEM form") from error
+    if not isinstance(key, wanted):
+        raise KeyRefused("a key of another type")
+    return _bound(key)
+
+
+def private_key(pem: bytes) -> SigningKey:
+    """The private key in `pem`, which has no password. Raises KeyRefused."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyRefused("not a private key in PEM form without a password") from error
+    if not isinstance(key, PrivateKey):
+        raise KeyRefused("of another type than RSA, ECDSA or Ed25519")
+    # The first of RSA's three is the one that everybody takes; the others have one.
+    return SigningKey(key, min(_bound(key.public_key()).algorithms))
+
+
+def read_jwks(body: bytes) -> KeySet:
+    """The keys of a JWK set (RFC 7517 §5) that can verify tokens; others in it are passed over.
+
+    Raises KeyRefused when it is no set, has more than JWKS_KEYS_MAX keys, or none that is of use.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise KeyRefused("not JSON") from error
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list):
+        raise KeyRefused("not a JWK set")
+    if len(listed) > JWKS_KEYS_MAX:
+        raise KeyRefused(f"more than {JWKS_KEYS_MAX} keys")
+    keys = KeySet(_usable(listed))
+    if not len(keys):
+        raise KeyRefused("no key that can verify a token")
+    return keys
+
+
+def _usable(listed: list[Any]) -> Iterator[tuple[str | None, VerifyingKey]]:
+    for jwk in listed:
+        try:
+            yield _jwk(jwk)
+        except KeyRefused:
+            # Keys for other purposes, and of types to come, stand in the same set.
+            continue
+
+
+def _jwk(jwk: Any) -> tuple[str | None, VerifyingKey]:
+    """One key and its `kid`. Raises KeyRefused."""
+    if not isinstance(jwk, dict):
+        raise KeyRefused("not an object")
+    if jwk.get("use", "sig") != "sig" or not _may_verify(jwk.get("key_ops")):
+        raise KeyRefused("for another purpose")
+    if "d" in jwk:
+        raise KeyRefused("a private key that everybody knows")
+    kid = jwk.get("kid")
+    if kid is not None and not (isinstance(kid, str) and len(kid) <= _KID_CHARS_MAX):
+        raise KeyRefused("a kid that is no name")
+    key = _bound(_read(jwk))
+    algorithm = jwk.get("alg")
+    if algorithm is None:
+        return kid, key
+    if not isinstance(algorithm, str) or algorithm not in key.algorithms:
+        raise KeyRefused("for an algorithm that does not fit it")
+    return kid, VerifyingKey(key.key, frozenset({algorithm}))
+
+
+def _may_verify(operations: Any) -> bool:
+    return operations is None or (isinstance(operations, list) and "verify" in operations)
+
+
+def _read(jwk: Mapping[str, Any]) -> object:
+    kind = jwk.get("kty")
+    if not isinstance(kind, str) or kind not in _READERS:
+        raise KeyRefused("of a type that does not verify")
+    read, members = _READERS[kind]
+    public = {name: jwk.get(name) for name in members}
+    if not all(
+        isinstance(number, str) and len(number) <= _NUMBER_CHARS_MAX for number in public.values()
+    ):
+        raise KeyRefused("without its numbers")
+    try:
+        return read({"kty": kind, "crv": jwk.get("crv"), **public})
+    except (PyJWTError, ValueError, TypeError, OverflowError, UnsupportedAlgorithm) as error:
+        raise KeyRefused("its numbers are no key") from error
+
+
+def _bound(key: object) -> VerifyingKey:
+    """`key` with what it is for. Raises KeyRefused."""
+    match key:
+        case RSAPublicKey():
+            if not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
+                raise KeyRefused(f"an RSA key must have {RSA_BITS_MIN} to {RSA_BITS_MAX} bits")
+            return VerifyingKey(key, _RSA_ALGORITHMS)
+        case EllipticCurvePublicKey():
+            algorithm = _CURVES.get(type(key.curve))
+            if algorithm is None:
+                raise KeyRefused("its curve must be P-256, P-384 or P-521")
+            return VerifyingKey(key, frozenset({algorithm}))
+        case Ed25519PublicKey():
+            return VerifyingKey(key, frozenset({_EDWARDS}))
+    raise KeyRefused("of a type that does not verify")

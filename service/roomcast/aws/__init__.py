@@ -1,0 +1,1 @@
+"""The ports over AWS, one file each, through aioboto3."""

@@ -1,0 +1,82 @@
+"""Counts and times the calls of an SDK client, whoever makes them: by operation and by what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from roomcast.aws.errors import is_condition_failure, mapped
+from roomcast.delivery.ports import Gone
+from roomcast.observe.counters import Histogram
+from roomcast.ports import Throttled, UnknownOutcome
+
+__all__ = ["Calls", "Timed"]
+
+# The rest is "refused". A call is "given_up" when its time was over, or nobody waited for it any more.
+_OUTCOMES: Final = ((Gone, "gone"), (Throttled, "throttled"), (UnknownOutcome, "unknown"))
+
+
+class Calls:
+    """What became of the calls of one process. There are as many keys as operations, times the few outcomes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.histograms: dict[tuple[str, str], Histogram] = {}
+
+    def timed(self, client: Any, service: str) -> Any:
+        """`client` of the SDK, with its operations counted under `service`."""
+        return Timed(client, service, self)
+
+    async def call(
+        self, operation: str, called: Callable[..., Awaitable[Any]], **params: Any
+    ) -> Any:
+        """Make the call; raises what it raises."""
+        started_s, outcome = self._clock(), "ok"
+        try:
+            return await called(**params)
+        except asyncio.CancelledError:
+            outcome = "given_up"
+            raise
+        except Exception as error:
+            outcome = _outcome(error)
+            raise
+        finally:
+            key = (operation, outcome)
+            histogram = self.histograms.get(key)
+            if histogram is None:
+                histogram = self.histograms[key] = Histogram()
+            histogram.add(self._clock() - started_s)
+
+
+class Timed:
+    """Stands for a client of the SDK. What is no operation, such as `meta`, is the client's own."""
+
+    def __init__(self, client: Any, service: str, calls: Calls) -> None:
+        self._client = client
+        self._service = service
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        operation = self._client.meta.method_to_api_mapping.get(name)
+        if operation is None:
+            return found
+        calls, label = self._calls, f"{self._service}.{operation}"
+
+        async def timed(**params: Any) -> Any:
+            return await calls.call(label, found, **params)
+
+        # Looked for only once.
+        setattr(self, name, timed)
+        return timed
+
+
+def _outcome(error: Exception) -> str:
+    if isinstance(error, ClientError) and is_condition_failure(error):
+        return "condition_failed"
+    means = mapped(error)
+    return next((name for kind, name in _OUTCOMES if isinstance(means, kind)), "refused")

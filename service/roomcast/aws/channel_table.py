@@ -1,0 +1,385 @@
+"""The `channels` table in DynamoDB: one conditional write an append, and strongly consistent reads.
+
+An append with an idempotency key is a transaction with the `idempotency` table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from roomcast.aws.errors import LOG_CALL_LIMIT_S, error_code, is_condition_failure, port_errors
+from roomcast.log.idempotency import KeyItem, parse_key_item
+from roomcast.log.item import (
+    HEAD_OFFSET,
+    ITEM_KEYS_MAX,
+    OFFSET_MAX,
+    AttributeMap,
+    Head,
+    LogItem,
+    MalformedItem,
+    parse_head,
+    parse_item,
+    parse_log_item,
+)
+from roomcast.log.ports import BeliefEnded, Holders, Page
+from roomcast.ports import Clock, Contended, Refused, Throttled, UnknownOutcome
+
+__all__ = ["DynamoChannelTable"]
+
+# `offset` is a reserved word of DynamoDB's expressions, hence the placeholder.
+_NAMES: Final = {"#channel": "channel", "#offset": "offset"}
+_FIRST_OFFSET: Final = HEAD_OFFSET + 1
+# A page is cut at 1 MB and an item is at most 400 KB, so two fit: a bound on the pages of one read.
+_ITEMS_A_PAGE_MIN: Final = 2
+# What an append rests on is checked for these operations.
+_APPENDS: Final = ("PutItem", "TransactWriteItems")
+
+# DynamoDB's bound on the token that makes a transaction idempotent.
+_TOKEN_CHARS_MAX: Final = 36
+_CANCELED: Final = "TransactionCanceledException"
+_IN_PROGRESS: Final = "TransactionInProgressException"
+# Codes of the reasons for which a transaction is canceled, one for each of its writes.
+_CONDITION: Final = "ConditionalCheckFailed"
+_NO_REASON: Final = "None"
+_CONFLICT: Final = "TransactionConflict"
+_TRY_AGAIN: Final = frozenset({"ProvisionedThroughputExceeded", "ThrottlingError", _CONFLICT})
+# What a single write is refused with while a transaction holds its item.
+_CONFLICT_OF_ONE: Final = "TransactionConflictException"
+
+
+@dataclass(frozen=True, slots=True)
+class _Belief:
+    clock: Clock
+    until_ms: int
+
+    def check(self) -> None:
+        if self.clock.now_ms() >= self.until_ms:
+            raise BeliefEnded
+
+
+# The SDK's hook is given the request only; what the append rests on travels with the task.
+_belief: ContextVar[_Belief | None] = ContextVar("roomcast_belief", default=None)
+
+
+def _check_belief(**_: Any) -> None:
+    """`before-send` hook: after signing, for every attempt. What it raises ends the call unsent.
+
+    A process may be suspended anywhere. If that is before this check, the check sees it; if it is after, the
+    signature is too old when the request arrives, and AWS refuses it.
+    """
+    belief = _belief.get()
+    if belief is not None:
+        belief.check()
+
+
+class DynamoChannelTable:
+    """A ChannelTable. `client`: a DynamoDB client that does not retry."""
+
+    def __init__(
+        self, client: Any, table_name: str, idempotency_table_name: str, clock: Clock
+    ) -> None:
+        self._client = client
+        self._table = table_name
+        self._keys_table = idempotency_table_name
+        self._clock = clock
+        for operation in _APPENDS:
+            client.meta.events.register(
+                f"before-send.dynamodb.{operation}",
+                _check_belief,
+                unique_id=f"roomcast-belief-{operation}",
+            )
+
+    async def newest(self, channel: str) -> LogItem | Head | None:
+        answer = await self._query(channel, HEAD_OFFSET, OFFSET_MAX, limit=1, ascending=False)
+        items = answer["Items"]
+        return _parsed(items[0]) if items else None
+
+    async def head(self, channel: str) -> Head | None:
+        attributes = await self._get(channel, HEAD_OFFSET)
+        if attributes is None:
+            return None
+        try:
+            return parse_head(attributes)
+        except MalformedItem as error:
+            raise Refused(f"head: {error}") from error
+
+    async def key(self, key: str) -> KeyItem | None:
+        async with port_errors(LOG_CALL_LIMIT_S):
+            answer = await self._client.get_item(
+                TableName=self._keys_table, Key={"key": {"S": key}}, ConsistentRead=True
+            )
+        attributes: AttributeMap | None = answer.get("Item")
+        return _key_item(attributes) if attributes else None
+
+    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+        winner: AttributeMap | None = None
+        with self._resting_on(believed_until_ms):
+            async with port_errors(LOG_CALL_LIMIT_S):
+                try:
+                    await self._client.put_item(**self._put(item))
+                    return None
+                except ClientError as error:
+                    if error_code(error) == _CONFLICT_OF_ONE:
+                        raise Contended(_CONFLICT) from error
+                    if not is_condition_failure(error):
+                        raise
+                    winner = error.response.get("Item")
+        return await self._winner(item, winner)
+
+    async def put_keyed_item(
+        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        assert 1 <= len(keys) <= ITEM_KEYS_MAX, "what one transaction can carry"
+        with self._resting_on(believed_until_ms):
+            async with port_errors(LOG_CALL_LIMIT_S):
+                try:
+                    await self._client.transact_write_items(
+                        TransactItems=[
+                            {"Put": self._put(item)},
+                            *({"Put": self._put_key(key)} for key in keys),
+                        ],
+                        # The same for each attempt of this append, and for no other.
+                        ClientRequestToken=item.batch[:_TOKEN_CHARS_MAX],
+                    )
+                    return None
+                except ClientError as error:
+                    if error_code(error) == _IN_PROGRESS:
+                        # An earlier attempt of this append is just being carried out.
+                        raise UnknownOutcome(_IN_PROGRESS) from error
+                    if error_code(error) != _CANCELED:
+                        raise
+                    reasons = _reasons(error, 1 + len(keys))
+        codes = {str(reason.get("Code") or _NO_REASON) for reason in reasons} - {_NO_REASON}
+        if _CONDITION in codes:
+            return await self._holders(item, keys, reasons)
+        text = f"canceled: {', '.join(sorted(codes)) or 'no reason'}"
+        if codes == {_CONFLICT}:
+            raise Contended(text)
+        if codes and codes <= _TRY_AGAIN:
+            raise Throttled(text)
+        raise Refused(text)
+
+    async def put_head(self, head: Head, expected_version: str | None) -> bool:
+        condition: dict[str, Any] = {
+            "ConditionExpression": "attribute_not_exists(#offset)",
+            "ExpressionAttributeNames": {"#offset": "offset"},
+        }
+        if expected_version is not None:
+            condition = {
+                "ConditionExpression": "#version = :expected",
+                "ExpressionAttributeNames": {"#version": "version"},
+                "ExpressionAttributeValues": {":expected": {"S": expected_version}},
+            }
+        async with port_errors(LOG_CALL_LIMIT_S):
+            try:
+                await self._client.put_item(
+                    TableName=self._table, Item=head.attributes(), **condition
+                )
+            except ClientError as error:
+                if is_condition_failure(error):
+                    return False
+                raise
+        return True
+
+    async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+        items, more = await self._run(channel, offset + 1, OFFSET_MAX, items_max, ascending=True)
+        return Page(tuple(items), more)
+
+    async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+        first = max(from_offset, _FIRST_OFFSET)
+        try:
+            async with asyncio.TaskGroup() as group:
+                spanning_task = group.create_task(self._spanning(channel, first))
+                following_task = group.create_task(
+                    self._run(channel, first, OFFSET_MAX, items_max, ascending=True)
+                )
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0]  # noqa: B904  # its own cause is the one that tells something
+        spanning, (following, more) = spanning_task.result(), following_task.result()
+        if spanning is None and following and following[0].offset > first:
+            # The two reads do not see one moment: what spans `first` may have been written between them.
+            spanning = await self._spanning(channel, first)
+        items = [*([spanning] if spanning else []), *following]
+        return Page(tuple(items[:items_max]), more or len(items) > items_max)
+
+    async def read_backward(self, channel: str, to_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+        items, more = await self._run(channel, _FIRST_OFFSET, to_offset, items_max, ascending=False)
+        return Page(tuple(reversed(items)), more)
+
+    @contextmanager
+    def _resting_on(self, believed_until_ms: int) -> Iterator[None]:
+        """Calls of this task are sent only while that time is ahead."""
+        belief = _belief.set(_Belief(self._clock, believed_until_ms))
+        try:
+            yield
+        finally:
+            _belief.reset(belief)
+
+    def _put(self, item: LogItem) -> dict[str, Any]:
+        return {
+            "TableName": self._table,
+            "Item": item.attributes(),
+            "ConditionExpression": "attribute_not_exists(#offset)",
+            "ExpressionAttributeNames": {"#offset": "offset"},
+            # The winner comes with the refusal, and costs nothing.
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+    def _put_key(self, key: KeyItem) -> dict[str, Any]:
+        return {
+            "TableName": self._keys_table,
+            "Item": key.attributes(),
+            "ConditionExpression": "attribute_not_exists(#key)",
+            "ExpressionAttributeNames": {"#key": "key"},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+    async def _holders(
+        self, item: LogItem, keys: Sequence[KeyItem], reasons: Sequence[dict[str, Any]]
+    ) -> Holders:
+        """Who holds what a transaction wanted, by the `reasons` of the item and of each key."""
+        item_reason, *key_reasons = reasons
+        winner = None
+        if item_reason.get("Code") == _CONDITION:
+            winner = await self._winner(item, item_reason.get("Item"))
+        taken = [
+            await self._key_holder(key, reason.get("Item"))
+            for key, reason in zip(keys, key_reasons, strict=True)
+            if reason.get("Code") == _CONDITION
+        ]
+        return Holders(winner, tuple(taken))
+
+    async def _winner(self, item: LogItem, told: AttributeMap | None) -> LogItem:
+        """Who holds the offset of `item`. Some emulators refuse without telling."""
+        winner = told or await self._get(item.channel, item.offset)
+        if not winner:
+            raise Throttled("the offset was taken and is free again")
+        return _log_item(winner)
+
+    async def _key_holder(self, key: KeyItem, told: AttributeMap | None) -> KeyItem:
+        """Who holds `key`. Some emulators refuse without telling."""
+        holder = _key_item(told) if told else await self.key(key.key)
+        if holder is None:
+            raise Throttled("the idempotency key was taken and is free again")
+        return holder
+
+    async def _spanning(self, channel: str, offset: int) -> LogItem | None:
+        """The item that begins before `offset` and covers it, if any."""
+        before, _ = await self._run(
+            channel, _FIRST_OFFSET, offset - 1, 1, ascending=False, exact=False
+        )
+        return before[0] if before and before[0].last >= offset else None
+
+    async def _run(
+        self,
+        channel: str,
+        low: int,
+        high: int,
+        items_max: int,
+        *,
+        ascending: bool,
+        exact: bool = True,
+    ) -> tuple[list[LogItem], bool]:
+        """Up to `items_max` log items with keys low..high in the direction of reading, and whether more follow.
+
+        `exact` reads one item beyond: DynamoDB's own sign of more also stands where nothing follows.
+        """
+        items: list[LogItem] = []
+        if low > high:
+            return items, False
+        wanted = items_max + 1 if exact else items_max
+        last_key: Any = None
+        for _ in range(wanted // _ITEMS_A_PAGE_MIN + 2):
+            answer = await self._query(
+                channel,
+                low,
+                high,
+                limit=wanted - len(items),
+                ascending=ascending,
+                last_key=last_key,
+            )
+            items.extend(_log_item(attributes) for attributes in answer["Items"])
+            last_key = answer.get("LastEvaluatedKey")
+            if last_key is None or len(items) >= wanted:
+                break
+        return items[:items_max], len(items) > items_max or (
+            last_key is not None and len(items) < wanted
+        )
+
+    async def _query(
+        self,
+        channel: str,
+        low: int,
+        high: int,
+        *,
+        limit: int,
+        ascending: bool,
+        last_key: Any = None,
+    ) -> dict[str, Any]:
+        start = {} if last_key is None else {"ExclusiveStartKey": last_key}
+        async with port_errors(LOG_CALL_LIMIT_S):
+            answer: dict[str, Any] = await self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="#channel = :channel AND #offset BETWEEN :low AND :high",
+                ExpressionAttributeNames=_NAMES,
+                ExpressionAttributeValues={
+                    ":channel": {"S": channel},
+                    ":low": {"N": str(low)},
+                    ":high": {"N": str(high)},
+                },
+                ScanIndexForward=ascending,
+                Limit=limit,
+                ConsistentRead=True,
+                **start,
+            )
+            return answer
+
+    async def _get(self, channel: str, offset: int) -> AttributeMap | None:
+        async with port_errors(LOG_CALL_LIMIT_S):
+            answer = await self._client.get_item(
+                TableName=self._table,
+                Key={"channel": {"S": channel}, "offset": {"N": str(offset)}},
+                ConsistentRead=True,
+            )
+        attributes: AttributeMap | None = answer.get("Item")
+        return attributes
+
+
+def _reasons(error: ClientError, writes: int) -> Sequence[dict[str, Any]]:
+    """Why a transaction was canceled: one reason for each of its writes, in their order. Raises Refused."""
+    answer: dict[str, Any] = error.response
+    reasons: list[dict[str, Any]] = answer.get("CancellationReasons") or []
+    if len(reasons) != writes:
+        raise Refused("a transaction was canceled without reasons") from error
+    return reasons
+
+
+def _parsed(attributes: AttributeMap) -> LogItem | Head:
+    try:
+        return parse_item(attributes)
+    except MalformedItem as error:
+        raise Refused(f"stored item: {error}") from error
+
+
+def _log_item(attributes: AttributeMap) -> LogItem:
+    try:
+        return parse_log_item(attributes)
+    except MalformedItem as error:
+        raise Refused(f"stored log item: {error}") from error
+
+
+def _key_item(attributes: AttributeMap) -> KeyItem:
+    try:
+        return parse_key_item(attributes)
+    except MalformedItem as error:
+        raise Refused(f"stored key item: {error}") from error

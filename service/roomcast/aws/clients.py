@@ -1,0 +1,129 @@
+"""The AWS clients of one process: their time-outs, pools and retries.
+
+All clients are made before the process listens: making them blocks the event loop for some 200 ms in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+
+from roomcast.aws.calls import Calls
+from roomcast.aws.errors import (
+    ATTEMPTS_MAX,
+    CALL_LIMIT_S,
+    CONNECT_TIMEOUT_S,
+    POLL_READ_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    port_errors,
+)
+
+__all__ = ["AwsClients", "connect"]
+
+# One append in flight a channel, and reads beside them; each idle connection costs a socket.
+LOG_CONNECTIONS_MAX: Final = 64
+TABLES_CONNECTIONS_MAX: Final = 32
+SNS_CONNECTIONS_MAX: Final = 16
+SQS_CONNECTIONS_MAX: Final = 16
+# A long poll holds its connection for POLL_WAIT_S; nothing else may wait behind one.
+POLL_CONNECTIONS_MAX: Final = 16
+# One call at a time, and none for most of the time.
+SIDE_CONNECTIONS_MAX: Final = 2
+
+_ONE_ATTEMPT: Final = {"mode": "standard", "total_max_attempts": 1}
+_RETRIED: Final = {"mode": "standard", "total_max_attempts": ATTEMPTS_MAX}
+
+
+@dataclass(frozen=True, slots=True)
+class AwsClients:
+    """Open clients, each with a pool of its own.
+
+    `log`: DynamoDB for the channel log, never retried by the SDK, since only the log knows when the same append
+    may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long polls only. `autoscaling` and
+    `cloudwatch` are None unless they were asked for: each costs time at the start, and memory.
+    """
+
+    log: Any
+    tables: Any
+    sns: Any
+    sqs: Any
+    sqs_poll: Any
+    autoscaling: Any | None = None
+    cloudwatch: Any | None = None
+
+
+class _ReadySession(AIOHTTPSession):  # type: ignore[misc]  # the SDK has no types
+    """The SDK's HTTP session, with its TLS context made when it is opened, not by the first call.
+
+    Reading the certificates blocks the event loop for 20 ms a client.
+    """
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        await self._get_session(None)
+        return self
+
+
+@asynccontextmanager
+async def connect(
+    *,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    session: aioboto3.Session | None = None,
+    autoscaling: bool = False,
+    cloudwatch: bool = False,
+    calls: Calls | None = None,
+) -> AsyncIterator[AwsClients]:
+    """Open every client; close them at the end. None: what the environment and the instance's role say.
+
+    `calls`: is told of every call.
+
+    Raises Refused when no region can be found.
+    """
+    session = session or aioboto3.Session()
+    # None: the SDK's own choice of certificates. An emulator without TLS needs none.
+    verify = False if endpoint_url is not None and endpoint_url.startswith("http://") else None
+
+    async with AsyncExitStack() as stack:
+
+        async def opened(
+            service: str, connections_max: int, retries: dict[str, Any], read_s: float
+        ) -> Any:
+            config = AioConfig(
+                connect_timeout=CONNECT_TIMEOUT_S,
+                read_timeout=read_s,
+                max_pool_connections=connections_max,
+                retries=retries,
+                user_agent_extra="roomcast",
+                http_session_cls=_ReadySession,
+            )
+            client = session.client(
+                service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
+            )
+            entered = await stack.enter_async_context(client)
+            return entered if calls is None else calls.timed(entered, service)
+
+        async def side(service: str, is_wanted: bool) -> Any | None:
+            if not is_wanted:
+                return None
+            return await opened(service, SIDE_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S)
+
+        async with port_errors(CALL_LIMIT_S):
+            clients = AwsClients(
+                log=await opened("dynamodb", LOG_CONNECTIONS_MAX, _ONE_ATTEMPT, READ_TIMEOUT_S),
+                tables=await opened("dynamodb", TABLES_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
+                sns=await opened("sns", SNS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
+                sqs=await opened("sqs", SQS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
+                sqs_poll=await opened(
+                    "sqs", POLL_CONNECTIONS_MAX, _ONE_ATTEMPT, POLL_READ_TIMEOUT_S
+                ),
+                autoscaling=await side("autoscaling", autoscaling),
+                cloudwatch=await side("cloudwatch", cloudwatch),
+            )
+        yield clients

@@ -1,0 +1,112 @@
+"""The queues and subscriptions of a deployment, as SQS and SNS list them: for whoever cleans up after dead nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from roomcast.aws.errors import CALL_LIMIT_S, port_errors
+from roomcast.aws.topic import unsubscribe
+from roomcast.delivery.ports import Gone
+from roomcast.fleet.holdings import Deployment, Queue, Subscription
+from roomcast.ports import Refused
+
+__all__ = ["QUEUES_MAX", "SUBSCRIPTIONS_MAX", "SqsEstate"]
+
+# Far beyond any fleet; a list that is cut would look like queues that are gone.
+QUEUES_MAX: Final = 10_000
+SUBSCRIPTIONS_MAX: Final = 10_000
+# SQS lists no more at once, and goes on only if it was asked for a number.
+_QUEUES_PAGE: Final = 1000
+# SNS allows 30 calls a second for an account and region, and gives 100 subscriptions a call.
+_SUBSCRIPTION_PAGES_PER_S: Final = 25
+_ARN: Final = "arn:"
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class SqsEstate:
+    """An Estate. `sqs`, `sns`: clients that retry."""
+
+    def __init__(
+        self, sqs: Any, sns: Any, deployment: Deployment, sleep: Sleep = asyncio.sleep
+    ) -> None:
+        self._sqs = sqs
+        self._sns = sns
+        self._deployment = deployment
+        self._sleep = sleep
+        # By name, as they were listed: others have to be asked for.
+        self._urls: dict[str, str] = {}
+
+    async def queues(self) -> Sequence[str]:
+        urls: list[str] = []
+        start: dict[str, Any] = {}
+        for _ in range(QUEUES_MAX):
+            async with port_errors(CALL_LIMIT_S):
+                answer = await self._sqs.list_queues(
+                    QueueNamePrefix=self._deployment.queue_prefix, MaxResults=_QUEUES_PAGE, **start
+                )
+            urls.extend(answer.get("QueueUrls", ()))
+            if len(urls) > QUEUES_MAX:
+                break
+            if not answer.get("NextToken"):
+                self._urls = {url.rpartition("/")[2]: url for url in urls}
+                return list(self._urls)
+            start = {"NextToken": answer["NextToken"]}
+        raise Refused(f"more than {QUEUES_MAX} queues begin with {self._deployment.queue_prefix}")
+
+    async def queue(self, name: str) -> Queue | None:
+        try:
+            async with port_errors(CALL_LIMIT_S):
+                url = await self._url(name)
+                about = await self._sqs.get_queue_attributes(
+                    QueueUrl=url, AttributeNames=["CreatedTimestamp"]
+                )
+                tags = (await self._sqs.list_queue_tags(QueueUrl=url)).get("Tags", {})
+        except Gone:
+            return None
+        # In seconds; emulators give fractions of them.
+        return Queue(name, round(float(about["Attributes"]["CreatedTimestamp"]) * 1000), tags)
+
+    async def subscriptions(self) -> Sequence[Subscription]:
+        found: list[Subscription] = []
+        start: dict[str, Any] = {}
+        for _ in range(SUBSCRIPTIONS_MAX):
+            async with port_errors(CALL_LIMIT_S):
+                answer = await self._sns.list_subscriptions_by_topic(
+                    TopicArn=self._deployment.topic_arn, **start
+                )
+            found.extend(
+                Subscription(each["SubscriptionArn"], each["Endpoint"])
+                for each in answer.get("Subscriptions", ())
+                # Others are called "PendingConfirmation" or "Deleted".
+                if each["SubscriptionArn"].startswith(_ARN)
+            )
+            if len(found) > SUBSCRIPTIONS_MAX:
+                break
+            if not answer.get("NextToken"):
+                return found
+            start = {"NextToken": answer["NextToken"]}
+            await self._sleep(1 / _SUBSCRIPTION_PAGES_PER_S)
+        raise Refused(
+            f"more than {SUBSCRIPTIONS_MAX} subscriptions of {self._deployment.topic_arn}"
+        )
+
+    async def unsubscribe(self, arn: str) -> None:
+        await unsubscribe(self._sns, arn)
+
+    async def delete_queue(self, name: str) -> None:
+        try:
+            async with port_errors(CALL_LIMIT_S):
+                await self._sqs.delete_queue(QueueUrl=await self._url(name))
+        except Gone:
+            pass
+
+    async def _url(self, name: str) -> str:
+        url = self._urls.get(name)
+        return (
+            url
+            if url is not None
+            else str((await self._sqs.get_queue_url(QueueName=name))["QueueUrl"])
+        )

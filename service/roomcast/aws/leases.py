@@ -1,0 +1,166 @@
+"""The `nodes` table in DynamoDB: what each node holds and when it was last heard of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from botocore.exceptions import ClientError
+
+from roomcast.aws.errors import CALL_LIMIT_S, is_condition_failure, port_errors
+from roomcast.fleet.holdings import Grave, Lease
+from roomcast.ports import Refused
+
+__all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases", "lease_attributes"]
+
+# A dead node's row says what to clean up after it, so TTL removes it only when nobody did for a day.
+LEASE_KEEP_S: Final = 24 * 3600
+# Rows that one scan may find: far beyond any fleet, dead nodes of a day included.
+LEASES_MAX: Final = 10_000
+# Attributes that are called what the field of a Lease is.
+_TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version")
+_NUMBERS: Final = (
+    "started_at", "heartbeat_at", "canary", "connections", "channels", "users", "lag_ms", "skew_ms",
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+class DynamoLeases:
+    """A Leases. `client`: a DynamoDB client that retries."""
+
+    def __init__(self, client: Any, table_name: str) -> None:
+        self._client = client
+        self._table = table_name
+
+    async def put(self, lease: Lease) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            await self._client.put_item(TableName=self._table, Item=lease_attributes(lease))
+
+    async def heartbeat(self, lease: Lease) -> bool:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.put_item(
+                    TableName=self._table,
+                    Item=lease_attributes(lease),
+                    ConditionExpression="attribute_exists(#node) AND attribute_not_exists(#reaped)",
+                    ExpressionAttributeNames={"#node": "node", "#reaped": "reaped"},
+                )
+            except ClientError as error:
+                if is_condition_failure(error):
+                    return False
+                raise
+        return True
+
+    async def drop(self, node: str) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            await self._client.delete_item(TableName=self._table, Key={"node": {"S": node}})
+
+    async def reap(self, lease: Lease, at_ms: int) -> bool:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key={"node": {"S": lease.node}},
+                    UpdateExpression="SET #reaped = if_not_exists(#reaped, :at)",
+                    # A row that is gone has no heartbeat either.
+                    ConditionExpression="#heartbeat = :heartbeat AND attribute_not_exists(#buried)",
+                    ExpressionAttributeNames={
+                        "#reaped": "reaped",
+                        "#heartbeat": "heartbeat_at",
+                        "#buried": "buried",
+                    },
+                    ExpressionAttributeValues={
+                        ":at": {"N": str(at_ms)},
+                        ":heartbeat": {"N": str(lease.heartbeat_at)},
+                    },
+                )
+            except ClientError as error:
+                if is_condition_failure(error):
+                    return False
+                raise
+        return True
+
+    async def bury(self, node: str, at_ms: int) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key={"node": {"S": node}},
+                    UpdateExpression="SET #buried = :at",
+                    ConditionExpression="attribute_exists(#reaped)",
+                    ExpressionAttributeNames={"#buried": "buried", "#reaped": "reaped"},
+                    ExpressionAttributeValues={":at": {"N": str(at_ms)}},
+                )
+            except ClientError as error:
+                if not is_condition_failure(error):
+                    raise
+
+    async def graves(self) -> Sequence[Grave]:
+        return await self._rows(_grave)
+
+    async def drop_grave(self, grave: Grave) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.delete_item(
+                    TableName=self._table,
+                    Key={"node": {"S": grave.node}},
+                    ConditionExpression="#buried = :at",
+                    ExpressionAttributeNames={"#buried": "buried"},
+                    ExpressionAttributeValues={":at": {"N": str(grave.buried_at)}},
+                )
+            except ClientError as error:
+                if not is_condition_failure(error):
+                    raise
+
+    async def all(self) -> Sequence[Lease]:
+        return await self._rows(_lease)
+
+    async def _rows(self, read: Callable[[Mapping[str, Any]], T | None]) -> Sequence[T]:
+        """Those of the table's rows that `read` takes for one of its own."""
+        rows: list[T] = []
+        start: dict[str, Any] = {}
+        for _ in range(LEASES_MAX):
+            async with port_errors(CALL_LIMIT_S):
+                answer = await self._client.scan(
+                    TableName=self._table, ConsistentRead=True, **start
+                )
+            rows.extend(row for item in answer["Items"] if (row := read(item)) is not None)
+            if len(rows) > LEASES_MAX:
+                raise Refused(f"more than {LEASES_MAX} leases")
+            if "LastEvaluatedKey" not in answer:
+                return rows
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        raise Refused("too many pages")
+
+
+def lease_attributes(lease: Lease) -> dict[str, dict[str, str]]:
+    """`lease_until` is the lease's own end in ms; `expires_at`, in seconds, is TTL's. `reaped` and `buried` are for others to write."""
+    return {
+        "node": {"S": lease.node},
+        **{name: {"S": getattr(lease, name)} for name in _TEXTS},
+        **{name: {"N": str(getattr(lease, name))} for name in _NUMBERS},
+        "lease_until": {"N": str(lease.expires_at)},
+        "expires_at": {"N": str(lease.expires_at // 1000 + LEASE_KEEP_S)},
+    }
+
+
+def _lease(item: Mapping[str, Any]) -> Lease | None:
+    """None: not a lease; a foreign row must not hide the others. What another release does not write is left out."""
+    if "buried" in item:
+        return None
+    try:
+        fields: dict[str, Any] = {name: str(item[name]["S"]) for name in _TEXTS if name in item}
+        fields |= {name: int(item[name]["N"]) for name in (*_NUMBERS, "reaped") if name in item}
+        return Lease(node=item["node"]["S"], expires_at=int(item["lease_until"]["N"]), **fields)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _grave(item: Mapping[str, Any]) -> Grave | None:
+    """None: not a grave."""
+    try:
+        instance = str(item["instance"]["S"]) if "instance" in item else ""
+        return Grave(item["node"]["S"], instance, int(item["buried"]["N"]))
+    except (KeyError, TypeError, ValueError):
+        return None

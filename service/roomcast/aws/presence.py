@@ -1,0 +1,226 @@
+"""The `presence` table in DynamoDB: who is in a channel, and in which channels a node has members.
+
+    key = "channel#<channel>"   member = "<node>#<client>"   info = JSON of the client's info
+    key = "node#<node>"         member = "<channel>"         as long as the node has a member there
+
+The second kind tells whoever cleans up after a dead node where to look, so it is written before the first
+entry it stands for and removed after the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from roomcast.aws.errors import CALL_LIMIT_S, port_errors
+from roomcast.ports import Throttled
+from roomcast.presence.ports import Member, TooManyMembers
+from roomcast.wire.publication import ClientInfo, MalformedPublication
+
+__all__ = [
+    "CHANNELS_PAGE",
+    "ENTRIES_PAGE",
+    "MEMBERS_MAX",
+    "PAGES_MAX",
+    "DynamoPresence",
+    "channel_key",
+    "entry_item",
+    "member_key",
+    "node_key",
+]
+
+# One channel's entries that are read at once: some 3 MB, and so three or four pages.
+MEMBERS_MAX: Final = 20_000
+# Of DynamoDB, each of at most 1 MB: for members whose infos are large. A client waits for them, one after the other.
+PAGES_MAX: Final = 16
+# What is read of a dead node at once: one page of DynamoDB each, which is at most 1 MB.
+CHANNELS_PAGE: Final = 500
+ENTRIES_PAGE: Final = 500
+# BatchWriteItem takes no more.
+_DELETES_MAX: Final = 25
+# A batch may be done in part. Attempts at the rest, with a pause before each that doubles: some 3 s in all.
+_DELETE_ATTEMPTS_MAX: Final = 6
+_DELETE_PAUSE_S: Final = 0.1
+# Writes of "node" rows that may wait for each other; channels share locks by hash.
+_LOCKS: Final = 64
+_SEPARATOR: Final = "#"
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+def channel_key(channel: str) -> str:
+    """The partition of a channel's entries."""
+    return f"channel{_SEPARATOR}{channel}"
+
+
+def node_key(node: str) -> str:
+    """The partition that lists the channels in which a node has members."""
+    return f"node{_SEPARATOR}{node}"
+
+
+def member_key(node: str, client: str) -> str:
+    """The sort key of one entry. A node's id holds no "#"."""
+    return f"{node}{_SEPARATOR}{client}"
+
+
+def entry_item(channel: str, member: Member) -> dict[str, Any]:
+    """The item of one entry."""
+    return {
+        "key": {"S": channel_key(channel)},
+        "member": {"S": member_key(member.node, member.info.client)},
+        "info": {"S": json.dumps(member.info.wire(), separators=(",", ":"))},
+    }
+
+
+class DynamoPresence:
+    """A Presence. `client`: a DynamoDB client that retries."""
+
+    def __init__(self, client: Any, table_name: str, sleep: Sleep = asyncio.sleep) -> None:
+        self._client = client
+        self._table = table_name
+        self._sleep = sleep
+        # The clients added here, by node and channel: a key stands for a "node" row that is written.
+        self._clients: dict[tuple[str, str], set[str]] = {}
+        self._locks = tuple(asyncio.Lock() for _ in range(_LOCKS))
+
+    async def add(self, channel: str, member: Member) -> None:
+        node, client = member.node, member.info.client
+        async with self._lock(channel):
+            if (node, channel) not in self._clients:
+                await self._put({"key": {"S": node_key(node)}, "member": {"S": channel}})
+                self._clients[node, channel] = set()
+            self._clients[node, channel].add(client)
+        await self._put(entry_item(channel, member))
+
+    async def remove(self, channel: str, member: Member) -> None:
+        node, client = member.node, member.info.client
+        await self._delete(channel_key(channel), member_key(node, client))
+        async with self._lock(channel):
+            clients = self._clients.get((node, channel))
+            if clients is None:
+                return
+            clients.discard(client)
+            if not clients:
+                await self._delete(node_key(node), channel)
+                del self._clients[node, channel]
+
+    async def members(self, channel: str) -> Sequence[Member]:
+        members: list[Member] = []
+        start: dict[str, Any] = {}
+        for _ in range(PAGES_MAX):
+            async with port_errors(CALL_LIMIT_S):
+                answer = await self._client.query(
+                    TableName=self._table,
+                    KeyConditionExpression="#key = :key",
+                    ExpressionAttributeNames={"#key": "key"},
+                    ExpressionAttributeValues={":key": {"S": channel_key(channel)}},
+                    ConsistentRead=True,
+                    **start,
+                )
+            members.extend(
+                member for item in answer["Items"] if (member := _member(item)) is not None
+            )
+            if len(members) > MEMBERS_MAX:
+                raise TooManyMembers(f"more than {MEMBERS_MAX} members")
+            if "LastEvaluatedKey" not in answer:
+                return members
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        raise TooManyMembers(f"more than {PAGES_MAX} MB")
+
+    async def channels(self, node: str) -> Sequence[str]:
+        async with port_errors(CALL_LIMIT_S):
+            answer = await self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="#key = :key",
+                ExpressionAttributeNames={"#key": "key"},
+                ExpressionAttributeValues={":key": {"S": node_key(node)}},
+                ConsistentRead=True,
+                Limit=CHANNELS_PAGE,
+            )
+        return [item["member"]["S"] for item in answer["Items"]]
+
+    async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
+        answer = await self._entries(node, channel, "#member, #info")
+        return [_left_behind(item) for item in answer["Items"]]
+
+    async def clear(self, node: str, channel: str) -> bool:
+        answer = await self._entries(node, channel, "#member")
+        members = [item["member"] for item in answer["Items"]]
+        for start in range(0, len(members), _DELETES_MAX):
+            await self._delete_batch(channel_key(channel), members[start : start + _DELETES_MAX])
+        if "LastEvaluatedKey" in answer:
+            return False
+        async with self._lock(channel):
+            await self._delete(node_key(node), channel)
+            self._clients.pop((node, channel), None)
+        return True
+
+    async def _entries(self, node: str, channel: str, attributes: str) -> Mapping[str, Any]:
+        """A page of entries. What it holds does not depend on `attributes`: DynamoDB counts whole items."""
+        names = {"#key": "key", "#member": "member", "#info": "info"}
+        async with port_errors(CALL_LIMIT_S):
+            answer: Mapping[str, Any] = await self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="#key = :key AND begins_with(#member, :node)",
+                ProjectionExpression=attributes,
+                ExpressionAttributeNames={
+                    name: value
+                    for name, value in names.items()
+                    if name == "#key" or name in attributes
+                },
+                ExpressionAttributeValues={
+                    ":key": {"S": channel_key(channel)},
+                    ":node": {"S": member_key(node, "")},
+                },
+                ConsistentRead=True,
+                Limit=ENTRIES_PAGE,
+            )
+        return answer
+
+    async def _delete_batch(self, key: str, members: Sequence[Mapping[str, str]]) -> None:
+        left = [
+            {"DeleteRequest": {"Key": {"key": {"S": key}, "member": member}}} for member in members
+        ]
+        pause_s = _DELETE_PAUSE_S
+        for _ in range(_DELETE_ATTEMPTS_MAX):
+            async with port_errors(CALL_LIMIT_S):
+                answer = await self._client.batch_write_item(RequestItems={self._table: left})
+            left = answer.get("UnprocessedItems", {}).get(self._table, [])
+            if not left:
+                return
+            await self._sleep(pause_s)
+            pause_s *= 2
+        raise Throttled(f"{len(left)} entries were not removed")
+
+    def _lock(self, channel: str) -> asyncio.Lock:
+        return self._locks[hash(channel) % _LOCKS]
+
+    async def _put(self, item: Mapping[str, Any]) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            await self._client.put_item(TableName=self._table, Item=item)
+
+    async def _delete(self, key: str, member: str) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            await self._client.delete_item(
+                TableName=self._table, Key={"key": {"S": key}, "member": {"S": member}}
+            )
+
+
+def _member(item: Mapping[str, Any]) -> Member | None:
+    """None: not written by roomcast; one damaged entry must not hide the others."""
+    node, separator, _ = item["member"]["S"].partition(_SEPARATOR)
+    try:
+        info = ClientInfo.from_wire(json.loads(item.get("info", {}).get("S", "")))
+    except (ValueError, MalformedPublication):
+        return None
+    return Member(node, info) if separator else None
+
+
+def _left_behind(item: Mapping[str, Any]) -> ClientInfo:
+    """The info of an entry; its client's id stands in the key, also when nothing else can be read."""
+    member = _member(item)
+    if member is not None:
+        return member.info
+    return ClientInfo("", item["member"]["S"].partition(_SEPARATOR)[2])

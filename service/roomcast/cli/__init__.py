@@ -1,0 +1,1 @@
+"""The `roomcast` command, one module a command."""

@@ -1,0 +1,237 @@
+"""Tries out everything that a node needs of AWS, in the order in which it needs it, and leaves nothing behind.
+
+It does what a node does: reads and writes each table, makes a queue of its own under a lease of its own, subscribes it,
+greets itself through the topic, and sings a canary that has to come back through the stream and the Lambda.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from roomcast.auth.verifier import TokenVerifier
+from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
+from roomcast.concurrency import beside
+from roomcast.config.config import Config
+from roomcast.delivery.canary_rules import CANARY_CHANNEL, canary_item, next_number
+from roomcast.fleet.holdings import standing
+from roomcast.fleet.lease import LeaseKeeper
+from roomcast.log.item import LogItem
+from roomcast.node.assembly import Assembly, Ports, assemble
+from roomcast.node.node import Health
+from roomcast.ports import Clock, NewId, PortError
+from roomcast.presence.ports import Member
+from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.publication import ClientInfo
+
+__all__ = ["CHANNEL_WRITE_UNITS_S", "PIPELINE_S", "Check", "Doctor"]
+
+# DynamoDB's stream, the Lambda (a cold start included), SNS and SQS take a second at most in ordinary times.
+PIPELINE_S: Final = 30.0
+# How often is looked whether the canary has come: well under what is measured.
+_LOOK_S: Final = 0.02
+# A heartbeat of the future: far more than machines with NTP differ, far less than a lease lasts.
+_CLOCKS_APART_MS: Final = 2000
+# Numbers tried before it is given up: other nodes sing as well.
+_SONGS_MAX: Final = 5
+# No client can have it: everything that is written for a check is written there.
+_CHANNEL: Final = RESERVED_PREFIX + "doctor"
+# A channel's log is one partition of the table, and each partition takes so many write units a second, whatever the table is
+# set to. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
+CHANNEL_WRITE_UNITS_S: Final = 1000
+_WRITE_UNIT_BYTES: Final = 1024
+_SKIPPED: Final = "not tried: it needs what failed above"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check. `outcome`: ok, warning (it works, with something to look at), failed, skipped, or note (nothing was tried:
+    something to know).
+    """
+
+    name: str
+    outcome: str
+    told: str
+    took_ms: int = 0
+
+
+def _ceiling(config: Config) -> str:
+    """What one channel can take with these options."""
+    channel = config.channel
+    if not any(
+        options.has_history for options in (channel.without_namespace, *channel.namespaces.values())
+    ):
+        return "no channel has history in this configuration, so nothing is written for a publication: docs/scaling.md"
+    units = config.client.message_size_limit // _WRITE_UNIT_BYTES + 1
+    return (
+        f"with history about {CHANNEL_WRITE_UNITS_S:,} write units of DynamoDB a second, on all instances together. Each KiB"
+        f" of an append costs one. They are enough for some {CHANNEL_WRITE_UNITS_S // units} publications as large as"
+        " client.message_size_limit allows, or for thousands of small ones that share appends: docs/scaling.md"
+    )
+
+
+class Doctor:
+    """`tell` is told each check when it is done."""
+
+    def __init__(
+        self, config: Config, ports: Ports, *, node: str, tell: Callable[[Check], None]
+    ) -> None:
+        """`node`: the id under which everything is written, never used before."""
+        self._config = config
+        self._ports = ports
+        self._clock: Clock = ports.clock
+        self._new_id: NewId = ports.new_id
+        self._node = node
+        self._tell = tell
+        self._checks: list[Check] = []
+        self._lease = LeaseKeeper(
+            ports.leases,
+            ports.clock,
+            ports.random,
+            node=node,
+            new_id=ports.new_id,
+            ttl_s=config.node.lease_ttl_s,
+            heartbeat_s=config.node.heartbeat_s,
+        )
+        self._assembly: Assembly = assemble(
+            config,
+            ports,
+            node_id=node,
+            verifier=TokenVerifier(config.client.token, insecure=config.client.insecure),
+            health=Health(),
+            hold_queue=self._lease.hold,
+            newest_canary_elsewhere=self._lease.newest_canary_elsewhere,
+        )
+
+    async def run(self) -> list[Check]:
+        """Every check, in order. What one of them needs and did not get, it says; nothing is raised for it."""
+        prefix = self._config.aws.table_prefix
+        tables = [
+            await self._check(f"table {channels_table(prefix)}", self._channels),
+            await self._check(f"table {idempotency_table(prefix)}", self._keys),
+            await self._check(f"table {presence_table(prefix)}", self._presence),
+            await self._check(f"table {nodes_table(prefix)}", self._nodes),
+        ]
+        async with AsyncExitStack() as stack:
+            opened = await self._check("queue", lambda: self._open(stack), needs=tables[3])
+            await self._check("topic to queue", self._greet, needs=opened)
+            await self._check("table to queue", self._sing, needs=tables[0] and opened)
+
+            async def clean_up() -> str:
+                await stack.aclose()
+                return "nothing is left of it"
+
+            await self._check("clean-up", clean_up, needs=tables[3])
+        self._done(Check("ceiling of a channel", "note", _ceiling(self._config)))
+        return self._checks
+
+    async def _check(
+        self, name: str, work: Callable[[], Awaitable[str | None]], *, needs: bool = True
+    ) -> bool:
+        """Whether it is well. `work` returns what to tell; "!" before it makes it a warning."""
+        if not needs:
+            self._done(Check(name, "skipped", _SKIPPED))
+            return False
+        started_s = self._clock.monotonic_s()
+        try:
+            told = await work() or ""
+            outcome = "warning" if told.startswith("!") else "ok"
+            told = told.removeprefix("!")
+        except (PortError, TimeoutError) as error:
+            outcome, told = "failed", str(error) or type(error).__name__
+        took_ms = round((self._clock.monotonic_s() - started_s) * 1000)
+        self._done(Check(name, outcome, told, took_ms))
+        return outcome != "failed"
+
+    def _done(self, check: Check) -> None:
+        self._checks.append(check)
+        self._tell(check)
+
+    # ---- tables
+
+    async def _channels(self) -> str:
+        """Reads only: the canary writes."""
+        await self._assembly.log.head(_CHANNEL)
+        await self._ports.table.newest(CANARY_CHANNEL)
+        return "can be read"
+
+    async def _keys(self) -> str:
+        await self._assembly.log.key_position(_CHANNEL, "")
+        return "can be read"
+
+    async def _presence(self) -> str:
+        member = Member(self._node, ClientInfo("", self._node))
+        await self._ports.presence.add(_CHANNEL, member)
+        try:
+            found = await self._ports.presence.members(_CHANNEL)
+        finally:
+            await self._ports.presence.remove(_CHANNEL, member)
+        if member not in found:
+            raise PortError("what was written is not read back")
+        return "can be written and read"
+
+    async def _nodes(self) -> str:
+        leases, now = await self._ports.leases.all(), self._clock.now_ms()
+        ahead_ms = max((lease.heartbeat_at - now for lease in leases), default=0)
+        if ahead_ms > _CLOCKS_APART_MS:
+            return f"!a node's clock is {ahead_ms / 1000:.0f} s ahead of this one's: leases go by clocks; is NTP running?"
+        live = sum(standing(lease, now) == "live" for lease in leases)
+        dead = len(leases) - live
+        nodes = f"{live} live node{'' if live == 1 else 's'}"
+        if dead:
+            return f"!{nodes}, {dead} dead: is the reaper running? `roomcast reap` cleans up"
+        return nodes
+
+    # ---- queue, topic and pipeline
+
+    async def _open(self, stack: AsyncExitStack) -> str:
+        """A queue of its own, under a lease, so that the reaper finds it should this process die."""
+        stack.push_async_callback(self._lease.drop)
+        stack.push_async_callback(self._assembly.listener.close)
+        await stack.enter_async_context(beside(self._lease.run()))
+        await self._assembly.listener.open()
+        await stack.enter_async_context(beside(self._assembly.poller.run()))
+        return "made, subscribed and polled"
+
+    async def _greet(self) -> str:
+        if not await self._assembly.listener.prove():
+            raise PortError(
+                f"a message to the topic did not come back within {self._config.node.queue_probe_s:g} s: is"
+                " aws.topic_arn the topic that this account's queues may be subscribed to?"
+            )
+        return "a message came back"
+
+    async def _sing(self) -> str:
+        number = await self._sung()
+        try:
+            async with asyncio.timeout(PIPELINE_S):
+                while self._assembly.canary.newest < number:  # noqa: ASYNC110  # a canary tells nobody that it came
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise PortError(
+                f"an item in the table did not come back within {PIPELINE_S:g} s: look at the table's stream, the"
+                " Lambda's event source mapping, and the Lambda's errors"
+            ) from None
+        latency = self._assembly.canary.latency
+        assert latency is not None, "a canary was heard"
+        return f"an item came back: {latency.to_lambda_ms} ms to the Lambda, {latency.to_node_ms} ms from there"
+
+    async def _sung(self) -> int:
+        """The number of a canary that is in the table now."""
+        interval_ms = round(self._config.node.canary_interval_s * 1000)
+        for _ in range(_SONGS_MAX):
+            newest, now = await self._ports.table.newest(CANARY_CHANNEL), self._clock.now_ms()
+            known = newest.last if isinstance(newest, LogItem) else 0
+            item = canary_item(
+                next_number(known, now, interval_ms),
+                node=self._node,
+                batch=self._new_id(),
+                now=now,
+                generation=self._config.aws.log_generation,
+            )
+            if await self._ports.table.put_item(item, believed_until_ms=now + interval_ms) is None:
+                return item.last
+        raise PortError("other nodes sang at every moment; try again")

@@ -1,0 +1,198 @@
+"""`roomcast tail`: shows a channel's publications as they come, over a WebSocket, as an SDK would get them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from roomcast import __version__
+from roomcast.cli.channels import cells
+from roomcast.cli.terminal import Failed
+from roomcast.observe.redaction import json_printable
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["ANSWER_S", "ATTEMPTS_MAX", "EXAMPLES", "tail"]
+
+EXAMPLES: Final[Mapping[str, str]] = {
+    "tail": """\
+examples:
+  roomcast tail news
+  roomcast tail news --count 1 --json
+  roomcast tail news --token "$(roomcast token --user ann)" --url https://chat.example.com
+
+Shows what is published from now on, one line each: offset, time, user, data; with --json as an object. When the
+server goes away it connects again. Where it may recover (force_recovery, allow_recovery, or the right to read the
+history) nothing is left out then; else a line on stderr says so. Ctrl-C ends it.
+""",
+}
+
+# How long an answer to a command may take, and how long a server may be silent: pings come every 25 s.
+ANSWER_S: Final = 10.0
+_SILENCE_S: Final = 60.0
+# Attempts to connect in a row, with pauses of up to PAUSE_S_MAX between them.
+ATTEMPTS_MAX: Final = 10
+_PAUSE_FIRST_S: Final = 0.5
+_PAUSE_S_MAX: Final = 10.0
+# A publication and what surrounds it.
+_MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+# From here on an unsubscribe push asks for another subscribe; below, it is the end.
+_AGAIN: Final = 2500
+# Close codes for which SDKs do not come back.
+_TERMINAL: Final = ((3500, 3999), (4500, 4999))
+
+_CONNECT, _SUBSCRIBE = 1, 2
+
+
+class _Lost(Exception):
+    """The connection is gone; another one may do better."""
+
+
+@dataclass(slots=True)
+class _Tail:
+    """What is watched, and how far it was seen. `left`: lines to print, None = no end."""
+
+    url: str
+    channel: str
+    token: str
+    channel_token: str
+    as_json: bool
+    left: int | None
+    position: dict[str, Any] = field(default_factory=dict)
+    # It was subscribed before.
+    again: bool = False
+    # Attempts since the last one that was answered.
+    attempts: int = 0
+
+
+def tail(arguments: argparse.Namespace) -> int:
+    """Print publications until there were enough, or it is interrupted. Raises Failed."""
+    watched = _Tail(
+        arguments.url,
+        arguments.channel,
+        arguments.token,
+        arguments.channel_token,
+        arguments.json,
+        arguments.count,
+    )
+    try:
+        asyncio.run(_watch(watched))
+    except KeyboardInterrupt:
+        # Its ordinary end.
+        return 0
+    return 0
+
+
+async def _watch(watched: _Tail) -> None:
+    import aiohttp
+
+    address = f"{watched.url.rstrip('/').replace('http', 'ws', 1)}/connection/websocket"
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        while watched.left != 0:
+            try:
+                async with session.ws_connect(
+                    address,
+                    max_msg_size=_MESSAGE_BYTES_MAX,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                ) as socket:
+                    await _follow(watched, socket)
+            except (aiohttp.ClientError, OSError, TimeoutError, _Lost) as error:
+                watched.attempts += 1
+                told = str(error) or f"no answer within {ANSWER_S:.0f} s"
+                if watched.attempts >= ATTEMPTS_MAX:
+                    raise Failed(f"{address}: {told}") from error
+                print(f"roomcast: {told}; connecting again", file=sys.stderr, flush=True)
+                await _pause(watched.attempts)
+
+
+async def _pause(attempts: int) -> None:
+    """Longer after each attempt, and at random: others try to come back as well."""
+    await asyncio.sleep(min(_PAUSE_S_MAX, _PAUSE_FIRST_S * 2**attempts) * random.random())
+
+
+async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Connect, subscribe, and print what comes, until there was enough. Raises Failed and _Lost."""
+    connect = {"token": watched.token, "name": "roomcast tail", "version": __version__}
+    wanted = {"positioned": True, "recoverable": True, "token": watched.channel_token}
+    if watched.position:
+        wanted |= {"recover": True, **watched.position}
+    lines = [
+        {"id": _CONNECT, "connect": connect},
+        {"id": _SUBSCRIBE, "subscribe": {"channel": watched.channel, **wanted}},
+    ]
+    await socket.send_str("\n".join(map(json.dumps, lines)))
+    answered = False
+    while watched.left != 0:
+        async with asyncio.timeout(_SILENCE_S if answered else ANSWER_S):
+            message = await socket.receive()
+        if not isinstance(message.data, str):
+            raise _closed(message, socket.close_code)
+        for line in message.data.strip().split("\n"):
+            reply = json.loads(line)
+            if not reply:
+                await socket.send_str("{}")
+            elif "error" in reply:
+                raise _error(reply)
+            elif "subscribe" in reply:
+                answered, watched.attempts = True, 0
+                _subscribed(watched, reply["subscribe"])
+            else:
+                _pushed(watched, reply.get("push", {}))
+
+
+def _subscribed(watched: _Tail, result: Mapping[str, Any]) -> None:
+    if result.get("was_recovering") and not result.get("recovered"):
+        print("roomcast: some publications are left out here", file=sys.stderr, flush=True)
+    elif watched.again and "epoch" not in result:
+        print(
+            "roomcast: what was published meanwhile is left out: nothing is recovered here",
+            file=sys.stderr,
+            flush=True,
+        )
+    watched.again = True
+    if "epoch" in result:
+        watched.position = {"epoch": result["epoch"], "offset": result.get("offset", 0)}
+    for publication in result.get("publications", ()):
+        _show(watched, publication)
+
+
+def _pushed(watched: _Tail, push: Mapping[str, Any]) -> None:
+    if "unsubscribe" in push:
+        why = f"{push['unsubscribe']['reason']} ({push['unsubscribe']['code']})"
+        raise (_Lost if push["unsubscribe"]["code"] >= _AGAIN else Failed)(f"unsubscribed: {why}")
+    if "pub" in push and push.get("channel") == watched.channel:
+        _show(watched, push["pub"])
+
+
+def _show(watched: _Tail, publication: Mapping[str, Any]) -> None:
+    if watched.left == 0:
+        return
+    if watched.position and "offset" in publication:
+        watched.position["offset"] = publication["offset"]
+    if watched.as_json:
+        text = json_printable(json.dumps(publication, ensure_ascii=False))
+    else:
+        text = "  ".join(cell or "-" for cell in cells(publication))
+    print(text, flush=True)
+    if watched.left is not None:
+        watched.left -= 1
+
+
+def _error(reply: Mapping[str, Any]) -> Exception:
+    error, what = reply["error"], "connect" if reply.get("id") == _CONNECT else "subscribe"
+    told = f"{what}: {error['message']} ({error['code']})"
+    return _Lost(told) if error.get("temporary") else Failed(told)
+
+
+def _closed(message: aiohttp.WSMessage, close_code: int | None) -> Exception:
+    code = message.data if isinstance(message.data, int) else close_code or 0
+    is_final = any(first <= code <= last for first, last in _TERMINAL)
+    told = f"{message.extra} ({code})" if message.extra else str(code)
+    return (Failed if is_final else _Lost)(f"the server closed the connection: {told}")

@@ -1,0 +1,74 @@
+"""What a command shows: tables, colours where they are seen, progress for whoever watches, and why it failed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TextIO
+
+__all__ = ["COLOURS", "Failed", "has_colours", "progress", "span", "table"]
+
+COLOURS: Final[Mapping[str, str]] = {"green": "32", "yellow": "33", "red": "31", "bold": "1"}
+# The largest first; two of them say enough.
+_UNITS: Final = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+_GAP: Final = "  "
+
+
+class Failed(Exception):
+    """The command could not do it. One line."""
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether somebody sees what goes to `stream`, and has not asked for plain text."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def progress() -> Callable[[str], None]:
+    """Lines on stderr for somebody who waits; none in a script, whose stderr is for what went wrong."""
+    if not sys.stderr.isatty():
+        return lambda _line: None
+    return lambda line: print(f"… {line}", file=sys.stderr, flush=True)
+
+
+def span(milliseconds: int) -> str:
+    """How long, in two units at most: "3d 4h", "12m 5s", "0s"."""
+    left = max(milliseconds, 0) // 1000
+    parts: list[str] = []
+    for unit, seconds in _UNITS:
+        count, left = divmod(left, seconds)
+        if count or parts:
+            parts.append(f"{count}{unit}" if count else "")
+    return " ".join(part for part in parts[:2] if part) or "0s"
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    colours: Callable[[Sequence[str]], str] | None,
+) -> str:
+    """Lines with columns under their headings; numbers to the right. `colours`: of a row (a key of COLOURS, "" =
+    none), None = no colours at all.
+    """
+    columns = list(zip(*[headings, *rows], strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    to_the_right = [
+        all(cell[:1].isdigit() or not cell for cell in column[1:]) for column in columns
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(cells, widths, to_the_right, strict=True)
+        )
+        return _GAP.join(padded).rstrip()
+
+    if colours is None:
+        return "\n".join([line(headings), *map(line, rows)])
+    return "\n".join(
+        [_coloured("bold", line(headings)), *(_coloured(colours(row), line(row)) for row in rows)]
+    )
+
+
+def _coloured(colour: str, text: str) -> str:
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if colour else text

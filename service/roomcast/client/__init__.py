@@ -1,0 +1,1 @@
+"""② One client: its connection, and what each part of it does."""

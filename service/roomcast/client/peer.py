@@ -1,0 +1,157 @@
+"""The client as the parts of its connection see it: who it is, how it is answered, and how it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from roomcast.client.services import Socket
+from roomcast.client.session import Session
+from roomcast.observe.counters import ClientTally
+from roomcast.wire.codes import Closing, Error, Failing, code_of, error_of
+from roomcast.wire.json import (
+    Command,
+    ConnectRequest,
+    HistoryRequest,
+    InvalidRequest,
+    PresenceRequest,
+    PresenceStatsRequest,
+    PublishRequest,
+    RefreshRequest,
+    RpcPublishRequest,
+    RpcRequest,
+    SubRefreshRequest,
+    SubscribeRequest,
+    Unencodable,
+    UnsubscribeRequest,
+    encode_error,
+    encode_reply,
+)
+
+__all__ = ["Peer"]
+
+# How the tally calls commands; what is not here is "other".
+_METHODS: Final[dict[type, str]] = {
+    ConnectRequest: "connect",
+    SubscribeRequest: "subscribe",
+    UnsubscribeRequest: "unsubscribe",
+    PublishRequest: "publish",
+    RpcPublishRequest: "rpc_publish",
+    RpcRequest: "rpc",
+    HistoryRequest: "history",
+    PresenceRequest: "presence",
+    PresenceStatsRequest: "presence_stats",
+    RefreshRequest: "refresh",
+    SubRefreshRequest: "sub_refresh",
+    InvalidRequest: "invalid",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class Peer:
+    """One client. `end` ends its connection, once its transport begins to close.
+
+    `is_welcome`: whether `connect` was answered; nothing goes out before that. `has_ended`: nothing goes out any more.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_end",
+        "_methods",
+        "_tally",
+        "has_ended",
+        "is_welcome",
+        "session",
+        "socket",
+    )
+
+    def __init__(
+        self, session: Session, socket: Socket, tally: ClientTally, end: Callable[[], None]
+    ) -> None:
+        self.session = session
+        self.socket = socket
+        self.is_welcome = False
+        self.has_ended = False
+        self._tally = tally
+        self._end = end
+        # The methods of the commands that are not answered yet.
+        self._methods: dict[int, str] = {}
+        # Done when all of them are answered, for whoever waits for that.
+        self._answers: asyncio.Future[None] | None = None
+
+    @property
+    def client(self) -> str:
+        return self.session.client
+
+    @property
+    def owes(self) -> bool:
+        """Whether a command waits for its answer."""
+        return bool(self._methods)
+
+    async def all_answered(self) -> None:
+        """Wait until nothing is owed, or the connection has ended. The caller bounds the time, and is the only one."""
+        if self.owes and not self.has_ended:
+            self._answers = asyncio.get_running_loop().create_future()
+            await self._answers
+
+    def ended(self) -> None:
+        """Nothing goes out any more."""
+        self.has_ended = True
+        self._tell_answers()
+
+    def said(self, command: Command) -> None:
+        """`command` came; count it."""
+        self._tally.received_bytes += command.size
+        if command.id:
+            self._methods[command.id] = _METHODS.get(type(command.request), "other")
+
+    def reply(self, command_id: int, method: str, result: Mapping[str, object]) -> None:
+        """Answer with `result`; with an error if that cannot be encoded."""
+        try:
+            line = encode_reply(command_id, method, result)
+        except Unencodable:
+            self.fail(command_id, Error.INTERNAL)
+        else:
+            self.reply_line(command_id, line)
+
+    def reply_line(self, command_id: int, line: bytes) -> None:
+        """Answer with a reply that is encoded already."""
+        self._answered(command_id, 0)
+        self.send(line)
+
+    def fail(self, command_id: int, error: Failing) -> None:
+        """Answer with `error`."""
+        self._answered(command_id, error_of(error).code)
+        self.send(encode_error(command_id, error))
+
+    def send(self, line: bytes) -> None:
+        """Send a reply or a push, unless the connection has ended."""
+        if not self.has_ended:
+            frame = self.socket.framer(line)
+            self._tally.sent_frames += 1
+            self._tally.sent_bytes += len(frame)
+            self.socket.send(frame)
+
+    def close(self, why: Closing) -> None:
+        """Close from this side. Idempotent."""
+        if not self.has_ended:
+            code = code_of(why)
+            _log.info("client_closed", client=self.client, code=code.code, reason=code.reason)
+            self.socket.close(why)
+            self._end()
+
+    def _answered(self, command_id: int, code: int) -> None:
+        method = self._methods.pop(command_id, None)
+        if method is None:
+            return
+        self._tally.answered(method, code)
+        if not self._methods:
+            self._tell_answers()
+
+    def _tell_answers(self) -> None:
+        if self._answers is not None and not self._answers.done():
+            self._answers.set_result(None)

@@ -1,0 +1,95 @@
+"""What the client reads: history and presence."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from roomcast.client.peer import Peer
+from roomcast.client.services import ANSWER_LIMIT_S, Services
+from roomcast.client.session import ReadHistory, ReadPresence
+from roomcast.delivery.forms import Payload, whole
+from roomcast.log.history import WrongEpoch, read_history
+from roomcast.ports import PortError
+from roomcast.presence.ports import TooManyMembers
+from roomcast.wire.codes import Error
+from roomcast.wire.json import encode_lines_reply, encode_presence_reply
+
+__all__ = ["PRESENCE_LIMIT_S", "READS_UNDER_WAY_MAX", "Reading"]
+
+# Reads of one connection at once, of history and of presence: one client must not take the node's connections to the
+# table.
+READS_UNDER_WAY_MAX: Final = 4
+# Further commands wait behind what takes longer.
+PRESENCE_LIMIT_S: Final = ANSWER_LIMIT_S
+
+_log = structlog.get_logger(__name__)
+
+
+class Reading:
+    """Answers what a connection asks for, READS_UNDER_WAY_MAX of each kind at once."""
+
+    __slots__ = ("_histories", "_peer", "_presences", "_services")
+
+    def __init__(self, services: Services, peer: Peer) -> None:
+        self._services = services
+        self._peer = peer
+        # The one must not wait for the table of the other.
+        self._histories = asyncio.Semaphore(READS_UNDER_WAY_MAX)
+        self._presences = asyncio.Semaphore(READS_UNDER_WAY_MAX)
+
+    async def history(self, effect: ReadHistory) -> None:
+        async with self._histories:
+            await self._read_history(effect)
+
+    async def presence(self, effect: ReadPresence) -> None:
+        try:
+            async with asyncio.timeout(PRESENCE_LIMIT_S), self._presences:
+                await self._read_presence(effect)
+        except TimeoutError:
+            reason = f"not done within {PRESENCE_LIMIT_S} s"
+            _log.warning("presence_failed", channel=effect.channel, reason=reason)
+            self._peer.fail(effect.id, Error.INTERNAL)
+
+    async def _read_history(self, effect: ReadHistory) -> None:
+        request, most = effect.request, self._services.limits.history_publications_max
+        try:
+            history = await read_history(
+                self._services.log,
+                self._services.clock,
+                request.channel,
+                effect.options,
+                since=request.since,
+                limit=most if request.limit < 0 else min(request.limit, most),
+                reverse=request.reverse,
+            )
+        except WrongEpoch:
+            self._peer.fail(effect.id, Error.UNRECOVERABLE_POSITION)
+        except PortError as error:
+            _log.warning("history_failed", channel=request.channel, reason=str(error))
+            self._peer.fail(effect.id, Error.INTERNAL)
+        else:
+            end = {"epoch": history.position.epoch, "offset": history.position.offset}
+            payload = Payload.BYTES if self._peer.socket.is_binary else Payload.VALUE
+            lines = [whole(sent, payload) for sent in history.sent]
+            self._peer.reply_line(effect.id, encode_lines_reply(effect.id, "history", lines, end))
+
+    async def _read_presence(self, effect: ReadPresence) -> None:
+        presence = self._services.presence
+        try:
+            if effect.stats:
+                clients, users = await presence.totals(effect.channel)
+                self._peer.reply(
+                    effect.id, "presence_stats", {"num_clients": clients, "num_users": users}
+                )
+            else:
+                members = await presence.listing(effect.channel)
+                self._peer.reply_line(effect.id, encode_presence_reply(effect.id, members))
+        except TooManyMembers:
+            # Told so, not cut off (3008) behind a reply that fills its queue. How many there are can still be asked.
+            self._peer.fail(effect.id, Error.LIMIT_EXCEEDED)
+        except PortError as error:
+            _log.warning("presence_failed", channel=effect.channel, reason=str(error))
+            self._peer.fail(effect.id, Error.INTERNAL)

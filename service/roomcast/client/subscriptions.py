@@ -1,0 +1,188 @@
+"""The channels that the client is in: each subscription as the hub sees it, and what its end brings about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+
+import structlog
+
+from roomcast.client.expiry import Expiry
+from roomcast.client.peer import Peer
+from roomcast.client.services import Services, Socket
+from roomcast.client.session import Join
+from roomcast.delivery import signals
+from roomcast.delivery.forms import form
+from roomcast.delivery.ports import Sink
+from roomcast.ports import PortError
+from roomcast.wire.codes import Disconnect, Unsubscribe
+from roomcast.wire.json import unsubscribe_push
+from roomcast.wire.publication import ClientInfo
+
+__all__ = ["Subscription", "Subscriptions"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Subscription:
+    """One channel of one connection, as the hub sees it."""
+
+    __slots__ = (
+        "_subscriptions",
+        "form",
+        "has_join_leave",
+        "has_presence",
+        "info",
+        "is_server_side",
+        "join_leave",
+        "sink",
+    )
+
+    def __init__(self, subscriptions: Subscriptions, socket: Socket, join: Join) -> None:
+        self._subscriptions = subscriptions
+        self.sink: Sink = socket
+        self.form = form(numbered=join.numbered, delta=join.delta, binary=socket.is_binary)
+        self.info = join.info
+        # Whether join and leave pushes go to it; whether its own go to others.
+        self.join_leave = join.join_leave
+        self.has_join_leave = join.options.join_leave
+        self.has_presence = join.options.presence
+        self.is_server_side = join.is_server_side
+
+    def lost(self, channel: str) -> None:
+        self._subscriptions.lost(channel, self)
+
+
+class Subscriptions:
+    """Those that the client was told of. `make` makes one, which counts from `add` on."""
+
+    __slots__ = ("_current", "_exits", "_expiry", "_peer", "_services")
+
+    def __init__(self, services: Services, peer: Peer, expiry: Expiry) -> None:
+        self._services = services
+        self._peer = peer
+        self._expiry = expiry
+        self._current: dict[str, Subscription] = {}
+        # Presence exits under way, which the next entry to the same channel waits for.
+        self._exits: dict[str, asyncio.Task[None]] = {}
+
+    def __contains__(self, channel: str) -> bool:
+        return channel in self._current
+
+    def __getitem__(self, channel: str) -> Subscription:
+        return self._current[channel]
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    # ---- they begin
+
+    def make(self, join: Join) -> Subscription:
+        return Subscription(self, self._peer.socket, join)
+
+    def add(self, subscriptions: Mapping[str, Subscription]) -> None:
+        """The client was just told of them, each by its channel."""
+        self._current |= subscriptions
+
+    def has(self, channel: str, subscription: Subscription) -> bool:
+        """Whether it is this one that the client has for `channel`."""
+        return self._current.get(channel) is subscription
+
+    async def exited(self, channel: str) -> None:
+        """Until the presence entry of an earlier subscription to `channel` is gone."""
+        if (pending := self._exits.get(channel)) is not None:
+            await asyncio.wait([pending])
+
+    def tell_join(self, channel: str, subscription: Subscription) -> None:
+        """Tell everybody in the channel, if it is one where they are told."""
+        if subscription.has_join_leave:
+            self._services.signal(
+                signals.join(
+                    self._services.node, self._services.new_id(), channel, subscription.info
+                )
+            )
+
+    def not_joined(self, join: Join, *, entered: bool) -> None:
+        """It did not come to be. `entered`: there may be a presence entry of it."""
+        self._peer.session.left(join.channel)
+        if entered:
+            self._exit_presence(join.channel, join.info)
+
+    # ---- they end
+
+    def leave(self, channel: str) -> None:
+        """End the subscription to `channel`, if there is one. Idempotent."""
+        subscription = self._current.pop(channel, None)
+        if subscription is None:
+            return
+        self._services.dispatcher.leave(channel, subscription)
+        self._left(channel, subscription)
+
+    def leave_all(self) -> None:
+        """The connection has ended."""
+        for channel in list(self._current):
+            self.leave(channel)
+
+    def leave_by_client(self, channel: str) -> None:
+        """Leave, as the client asked for it: what the server subscribed it to is no business of its own."""
+        subscription = self._current.get(channel)
+        if subscription is None or not subscription.is_server_side:
+            self.leave(channel)
+
+    def leave_by_order(self, channel: str) -> None:
+        """Leave, as the application ordered it, and tell the client."""
+        if channel in self._current:
+            self.leave(channel)
+            self._peer.send(unsubscribe_push(channel, Unsubscribe.SERVER))
+
+    def expire(self, channel: str) -> None:
+        """No new token came for the subscription to `channel`: its client is told to come with one."""
+        if (subscription := self._current.get(channel)) is None:
+            return
+        _log.info("subscription_expired", client=self._peer.client, channel=channel)
+        if subscription.is_server_side:
+            self._peer.close(Disconnect.SUBSCRIPTION_EXPIRED)
+            return
+        self.leave(channel)
+        self._peer.send(unsubscribe_push(channel, Unsubscribe.EXPIRED))
+
+    def lost(self, channel: str, subscription: Subscription) -> None:
+        """The hub let go of the subscription: the client is told to subscribe again from where it stands."""
+        if not self.has(channel, subscription):
+            return
+        if subscription.is_server_side:
+            # Its client cannot subscribe again by itself, but as it connects.
+            self._peer.close(Disconnect.INSUFFICIENT_STATE)
+            return
+        del self._current[channel]
+        self._left(channel, subscription)
+        self._peer.send(unsubscribe_push(channel, Unsubscribe.INSUFFICIENT_STATE))
+
+    def _left(self, channel: str, subscription: Subscription) -> None:
+        self._expiry.forget(channel)
+        self._peer.session.left(channel)
+        if subscription.has_presence:
+            self._exit_presence(channel, subscription.info)
+        if subscription.has_join_leave:
+            self._services.signal(
+                signals.leave(
+                    self._services.node, self._services.new_id(), channel, subscription.info
+                )
+            )
+
+    def _exit_presence(self, channel: str, info: ClientInfo) -> None:
+        task = self._services.background(self._exit(channel, info))
+        self._exits[channel] = task
+        task.add_done_callback(partial(self._forget_exit, channel))
+
+    async def _exit(self, channel: str, info: ClientInfo) -> None:
+        try:
+            await self._services.presence.exit(channel, info)
+        except PortError as error:
+            # The entry ends with this node's lease at the latest.
+            _log.warning("presence_exit_failed", channel=channel, reason=str(error))
+
+    def _forget_exit(self, channel: str, task: asyncio.Task[None]) -> None:
+        if self._exits.get(channel) is task:
+            del self._exits[channel]

@@ -1,0 +1,128 @@
+"""Tokens that the client brings: what each of them opens or prolongs, or why it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from roomcast.auth.claims import (
+    ConnectionClaims,
+    TokenEarly,
+    TokenError,
+    TokenExpired,
+    TokenUnverifiable,
+)
+from roomcast.client.expiry import Expiry
+from roomcast.client.peer import Peer
+from roomcast.client.services import Services
+from roomcast.client.session import (
+    Authenticate,
+    Authorize,
+    Close,
+    Effect,
+    Fail,
+    Refresh,
+    Renew,
+    SubRefresh,
+)
+from roomcast.wire.codes import Disconnect, Error
+
+__all__ = ["Tokens"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Tokens:
+    """Verifies them, and says what is to be done then. `expire` ends the subscription to a channel for want of a token."""
+
+    __slots__ = ("_expire", "_expiry", "_peer", "_services")
+
+    def __init__(
+        self, services: Services, peer: Peer, expiry: Expiry, expire: Callable[[str], None]
+    ) -> None:
+        self._services = services
+        self._peer = peer
+        self._expiry = expiry
+        self._expire = expire
+
+    async def authenticate(self, effect: Authenticate) -> ConnectionClaims | Fail | Close | None:
+        """Who connects, by its token; None = it has none."""
+        verifier, session = self._services.verifier, self._peer.session
+        if effect.token and (verifier.enabled or not self._services.policy.insecure):
+            try:
+                return await verifier.connection(effect.token, self._now_s())
+            except (TokenExpired, TokenEarly, TokenUnverifiable) as error:
+                session.refused()
+                return Fail(effect.id, self._not_now(error))
+            except TokenError as error:
+                self._log_refused(error)
+                return Close(Disconnect.INVALID_TOKEN)
+        return None
+
+    async def authorize(self, effect: Authorize) -> Effect:
+        """Whether the client may subscribe by its token."""
+        try:
+            claims = await self._services.verifier.subscription(effect.request.token, self._now_s())
+        except (TokenExpired, TokenEarly, TokenUnverifiable) as error:
+            return Fail(effect.id, self._not_now(error))
+        except TokenError as error:
+            self._log_refused(error)
+            return Fail(effect.id, Error.PERMISSION_DENIED)
+        return self._peer.session.authorized(effect, claims)
+
+    async def refresh(self, effect: Refresh) -> Effect:
+        """The connection is to last longer."""
+        try:
+            claims = await self._services.verifier.connection(effect.token, self._now_s())
+        except TokenExpired:
+            # Its client reconnects, is told so (109), and asks for another.
+            return Close(Disconnect.EXPIRED)
+        except (TokenEarly, TokenUnverifiable) as error:
+            return Fail(effect.id, self._not_now(error))
+        except TokenError as error:
+            self._log_refused(error)
+            return Close(Disconnect.INVALID_TOKEN)
+        return self._peer.session.refreshed(effect, claims)
+
+    async def sub_refresh(self, effect: SubRefresh) -> Effect:
+        """A subscription is to last longer."""
+        try:
+            claims = await self._services.verifier.subscription(effect.token, self._now_s())
+        except TokenExpired as error:
+            # An SDK takes this error for the end; before it, it is told to subscribe again, with another token.
+            self._expire(effect.channel)
+            return Fail(effect.id, self._not_now(error))
+        except (TokenEarly, TokenUnverifiable) as error:
+            return Fail(effect.id, self._not_now(error))
+        except TokenError as error:
+            self._log_refused(error)
+            return Fail(effect.id, Error.PERMISSION_DENIED)
+        return self._peer.session.sub_refreshed(effect, claims)
+
+    def renew(self, effect: Renew) -> None:
+        """What was to last longer does."""
+        lasts = self._expiry.last_until(effect.channel, effect.expires_at)
+        if effect.channel is None:
+            # An SDK takes over the client id that it finds here, or that it does not find.
+            about = {"client": self._peer.client, "version": self._services.version}
+            self._peer.reply(effect.id, "refresh", about | lasts)
+        else:
+            self._peer.reply(effect.id, "sub_refresh", lasts)
+
+    def _now_s(self) -> float:
+        return self._services.clock.now_ms() / 1000
+
+    def _not_now(self, error: TokenExpired | TokenEarly | TokenUnverifiable) -> Error:
+        """What makes an SDK come again: with another token, or with this one."""
+        match error:
+            case TokenExpired():
+                return Error.TOKEN_EXPIRED
+            case TokenEarly():
+                _log.warning("token_early", client=self._peer.client, early_s=round(error.early_s))
+            case TokenUnverifiable():
+                _log.info("token_unverifiable", client=self._peer.client, reason=error.reason)
+        return Error.INTERNAL
+
+    def _log_refused(self, error: TokenError) -> None:
+        _log.info("token_refused", client=self._peer.client, reason=str(error))

@@ -1,0 +1,1 @@
+"""④ to ⑧ From the topic to the subscribers: envelope, queue, order, hub, forms."""

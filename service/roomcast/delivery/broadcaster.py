@@ -1,0 +1,143 @@
+"""Signals to the other nodes: packed into few SNS messages, held to a rate, shed when there are too many.
+
+What has an offset goes through the table; what has none (publications of channels without history, joins,
+leaves) goes straight to the topic. It is best effort, and it must not starve durable traffic of the region's
+SNS quota: hence a bound on what waits and on messages a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import structlog
+
+from roomcast.delivery.envelope import Signal, pack, signal_text
+from roomcast.delivery.ports import Topic
+from roomcast.observe.counters import SignalTally
+from roomcast.ports import Clock, PortError
+
+__all__ = [
+    "FLUSH_INTERVAL_S",
+    "MESSAGES_PER_S",
+    "PUBLISHES_AT_ONCE",
+    "SIGNAL_BYTES_MAX",
+    "WAITING_BYTES_MAX",
+    "Broadcaster",
+    "can_be_sent",
+]
+
+# How long a signal waits for company. Well under what SNS and SQS add.
+FLUSH_INTERVAL_S: Final = 0.02
+# SNS messages a second a node: the smallest regions allow 300 a second for all of an account.
+MESSAGES_PER_S: Final = 20.0
+_BURST: Final = 20.0
+# A call that hangs does so for 25 s; the others go on meanwhile. More at once would only be more that hang.
+PUBLISHES_AT_ONCE: Final = 4
+# About five seconds' worth of full messages at half that rate.
+WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
+# One signal must leave room for others in a message.
+SIGNAL_BYTES_MAX: Final = 128 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+def can_be_sent(signal: Signal) -> bool:
+    """Whether it would find room where nothing else waits; otherwise it is shed each time."""
+    try:
+        return len(signal_text(signal).encode()) <= SIGNAL_BYTES_MAX
+    except (ValueError, RecursionError):
+        return False
+
+
+class Broadcaster:
+    """This node's outgoing signals. `run` is its background task."""
+
+    def __init__(self, topic: Topic, clock: Clock) -> None:
+        self._topic = topic
+        self._clock = clock
+        self._waiting: deque[str] = deque()
+        self._bytes = 0
+        self._shed = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._places = asyncio.Semaphore(PUBLISHES_AT_ONCE)
+        self._publishing = 0
+        self.tally = SignalTally()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of signals that have not been given to the topic."""
+        return self._bytes
+
+    def send(self, signal: Signal) -> bool:
+        """Queue `signal`; False = shed, since too many wait or it is too large."""
+        try:
+            text = signal_text(signal)
+        except (ValueError, RecursionError):
+            return False
+        size = len(text.encode())
+        if size > SIGNAL_BYTES_MAX or self._bytes + size > WAITING_BYTES_MAX:
+            self._shed += 1
+            self.tally.signals["too_large" if size > SIGNAL_BYTES_MAX else "shed"] += 1
+            return False
+        self._waiting.append(text)
+        self._bytes += size
+        self._idle.clear()
+        self._wake.set()
+        return True
+
+    async def run(self) -> None:
+        """Flush what waits, until cancelled.
+
+        Signals keep their order within a message. To wait for one message before the next would not buy more: a
+        standard topic and a standard queue do not keep the order of messages.
+        """
+        tokens, at = _BURST, self._clock.monotonic_s()
+        async with asyncio.TaskGroup() as publishing:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(FLUSH_INTERVAL_S)
+                now = self._clock.monotonic_s()
+                tokens, at = min(_BURST, tokens + (now - at) * MESSAGES_PER_S), now
+                if tokens < 1:
+                    await asyncio.sleep((1 - tokens) / MESSAGES_PER_S)
+                    continue
+                tokens -= 1
+                await self._places.acquire()
+                self._publishing += 1
+                publishing.create_task(self._publish(*self._take()))
+
+    async def flushed(self) -> None:
+        """Wait until nothing waits any more. For the end of a node; the caller bounds it."""
+        await self._idle.wait()
+
+    def _take(self) -> tuple[str, int]:
+        """One message with what fits from the front, and how many signals it holds."""
+        body, count = next(pack(self._waiting, signals=True))
+        for _ in range(count):
+            self._bytes -= len(self._waiting.popleft().encode())
+        if not self._waiting:
+            self._wake.clear()
+        return body, count
+
+    async def _publish(self, body: str, count: int) -> None:
+        outcome = "not_sent"
+        try:
+            await self._topic.publish(body)
+            outcome = "sent"
+        except PortError as error:
+            # Best effort: what another attempt might repeat, nobody would miss.
+            _log.warning("signals_not_sent", signals=count, reason=str(error))
+        finally:
+            self.tally.messages[outcome] += 1
+            self.tally.signals[outcome] += count
+            self._places.release()
+            self._publishing -= 1
+        if self._shed:
+            _log.warning("signals_shed", signals=self._shed)
+            self._shed = 0
+        if not self._waiting and not self._publishing:
+            self._idle.set()

@@ -1,0 +1,123 @@
+"""The background task that keeps open channels up with the ends of their logs: a few looks at once, and slowly where they fail.
+
+One task serves both reasons for a look: each channel's own turn once in a while, and a node that could not hear and
+asks for all of them. Whoever asks does not wait. On a table that does not answer, looks are given up one by one: after
+a few in a row they go on singly, with pauses between them, until one is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
+from typing import Final
+
+import structlog
+
+from roomcast.delivery.tail_checks import TailChecks
+from roomcast.ports import Clock
+
+__all__ = ["FAILURES_IN_A_ROW_MAX", "LOOKS_AT_ONCE", "PAUSE_MAX_S", "CatchUp"]
+
+# Channels whose tails are read at once: bounds what a node asks of the table while it serves its clients.
+LOOKS_AT_ONCE: Final = 8
+# Looks that fail in a row before the rest has to wait: one round of those at once, each after the log's own retries.
+FAILURES_IN_A_ROW_MAX: Final = 8
+# Between two looks while they fail; doubled from the first to the last, and jittered.
+_PAUSE_FIRST_S: Final = 1.0
+PAUSE_MAX_S: Final = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class CatchUp:
+    """One a node. `look` reads the end of a channel's log and delivers what was missed; False = the log did not answer."""
+
+    def __init__(
+        self,
+        tails: TailChecks,
+        look: Callable[[str], Awaitable[bool]],
+        clock: Clock,
+        random: Callable[[], float],
+    ) -> None:
+        self._tails = tails
+        self._look = look
+        self._clock = clock
+        self._random = random
+        self._changed = asyncio.Event()
+        self._under_way = 0
+        self._failures = 0
+        self._pause_s = _PAUSE_FIRST_S
+        # Monotonic seconds before which no look begins.
+        self._not_before_s = -inf
+
+    @property
+    def failures(self) -> int:
+        """Looks that failed in a row."""
+        return self._failures
+
+    def request(self) -> None:
+        """Look at all open channels: this node may not have heard everything. Returns at once."""
+        self._tails.ask(self._clock.monotonic_s())
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Look at what is due until cancelled."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                while self._may_begin() and (
+                    channel := self._tails.take(self._clock.monotonic_s())
+                ):
+                    self._under_way += 1
+                    looks.create_task(self._look_at(channel))
+                await self._until_changed()
+
+    def _places(self) -> int:
+        return 1 if self._failures >= FAILURES_IN_A_ROW_MAX else LOOKS_AT_ONCE
+
+    def _may_begin(self) -> bool:
+        return self._under_way < self._places() and self._clock.monotonic_s() >= self._not_before_s
+
+    async def _until_changed(self) -> None:
+        """Until another look may begin, as far as that is known now, or until something changes."""
+        self._changed.clear()
+        # What is opened meanwhile is due after more than this.
+        wait_s = self._tails.every_s / 2
+        if self._under_way < self._places():
+            next_s = max(self._tails.next_s(), self._not_before_s)
+            wait_s = min(wait_s, max(0.0, next_s - self._clock.monotonic_s()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._changed.wait()
+
+    async def _look_at(self, channel: str) -> None:
+        answered = False
+        try:
+            answered = await self._look(channel)
+        finally:
+            self._under_way -= 1
+            self._tails.done(channel, self._clock.monotonic_s(), self._random(), answered=answered)
+            self._changed.set()
+        if answered:
+            self._succeeded()
+        else:
+            self._failed()
+
+    def _succeeded(self) -> None:
+        if self._failures >= FAILURES_IN_A_ROW_MAX:
+            _log.warning("catch_up_goes_on", channels_asked=self._tails.asked)
+        self._failures, self._pause_s, self._not_before_s = 0, _PAUSE_FIRST_S, -inf
+
+    def _failed(self) -> None:
+        self._failures += 1
+        if self._failures < FAILURES_IN_A_ROW_MAX:
+            return
+        if self._failures == FAILURES_IN_A_ROW_MAX:
+            _log.error(
+                "catch_up_interrupted", channels_asked=self._tails.asked, channels=len(self._tails)
+            )
+        self._not_before_s = self._clock.monotonic_s() + self._pause_s * (0.5 + self._random() / 2)
+        if not self._under_way:
+            # Of looks that began together the last one counts.
+            self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)

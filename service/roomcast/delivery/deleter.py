@@ -1,0 +1,101 @@
+"""Deletes messages that were handed on, beside the receiving: a slow delete holds up no receive.
+
+What waits is bounded. Beyond the bound, after a failure, and at the end, messages are left in the queue: they come again
+and are dropped as repeats, or go with the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from roomcast.delivery.ports import Gone, InstanceQueue
+from roomcast.observe.counters import QueueTally
+from roomcast.ports import PortError
+
+__all__ = ["DELETES_AT_ONCE", "FAILURES_TOLD", "RECEIPTS_MAX", "Deleter"]
+
+# As many as there may be receives, which take about as long: so deletes keep up with them.
+DELETES_AT_ONCE: Final = 4
+# Receipts that wait: a second of full receives or more. Beyond it the oldest go: their messages are the first to be
+# visible again, with other receipts.
+RECEIPTS_MAX: Final = 1000
+# Failed deletes in a row that are worth telling: one that was throttled is not.
+FAILURES_TOLD: Final = 3
+# SQS deletes as many in one call.
+_TOGETHER: Final = 10
+
+_log = structlog.get_logger(__name__)
+
+
+class Deleter:
+    """One a poller. `add` takes receipts of messages that were handed on."""
+
+    def __init__(self, queue: InstanceQueue, tally: QueueTally | None = None) -> None:
+        self._queue = queue
+        self._tally = tally or QueueTally()
+        self._waiting: deque[str] = deque()
+        self._added = asyncio.Event()
+        self._failures = 0
+        self._reason = ""
+        # Messages that were not deleted, since the start, and how many until that is logged again.
+        self.left = 0
+        self._log_at = 1
+
+    @property
+    def trouble(self) -> str:
+        """Why messages cannot be deleted; "" as long as they can."""
+        return self._reason if self._failures >= FAILURES_TOLD else ""
+
+    def add(self, receipts: Iterable[str]) -> None:
+        """Delete them soon. Returns at once."""
+        self._waiting.extend(receipts)
+        if dropped := max(0, len(self._waiting) - RECEIPTS_MAX):
+            for _ in range(dropped):
+                self._waiting.popleft()
+            self._leave(dropped, "too many wait")
+        self._added.set()
+
+    def forget(self) -> None:
+        """The queue is gone, and what waits with it."""
+        self._waiting.clear()
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Delete what is added, until cancelled."""
+        async with asyncio.TaskGroup() as deletes:
+            for _ in range(DELETES_AT_ONCE):
+                deletes.create_task(self._delete_on())
+
+    async def _delete_on(self) -> None:
+        while True:
+            while not self._waiting:
+                self._added.clear()
+                await self._added.wait()
+            receipts = [self._waiting.popleft() for _ in range(min(_TOGETHER, len(self._waiting)))]
+            try:
+                await self._queue.delete(receipts)
+            except Gone:
+                self._tally.delete_failures += 1
+                # The next receive finds it out as well, and decides.
+                self._leave(len(receipts), "the queue is gone")
+            except PortError as error:
+                self._failures += 1
+                self._tally.delete_failures += 1
+                self._reason = str(error) or type(error).__name__
+                self._leave(len(receipts), self._reason)
+            else:
+                self._failures, self._log_at = 0, self.left + 1
+                self._tally.deleted += len(receipts)
+
+    def _leave(self, messages: int, reason: str) -> None:
+        """Count them, and say so when it begins and each time their number has doubled."""
+        self.left += messages
+        if self.left < self._log_at:
+            return
+        self._log_at = 2 * self.left
+        _log.warning("messages_not_deleted", messages=messages, left=self.left, reason=reason)

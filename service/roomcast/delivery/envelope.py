@@ -1,0 +1,248 @@
+"""Envelopes: the JSON text of one SNS message, which each instance finds in its queue.
+
+Shared with the stream Lambda, so the standard library only; a reader may pass in a faster decoder.
+
+    {"v": 1, "at": 1700000000000,
+     "records": [{"channel": "c", "epoch": "e", "offset": 4, "last": 5, "ts": 1,
+                  "pubs": [{"data": …}, …]}, …],
+     "signals": [{"kind": "join", "id": "…", "node": "…", "channel": "c", "body": {…}}, …]}
+
+A record without `pubs` is a pointer: what it covers must be read from the log. A reader that does not
+know `v` takes every record for a pointer and drops the signals, so that old and new nodes run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeGuard
+
+from roomcast.log.item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
+from roomcast.wire.depth import DEPTH_MAX, is_deeper
+from roomcast.wire.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
+
+__all__ = [
+    "ENVELOPE_BYTES_MAX",
+    "ENVELOPE_VERSION",
+    "EPOCH_CHARS_MAX",
+    "Envelope",
+    "MalformedEnvelope",
+    "Signal",
+    "checked_pubs",
+    "pack",
+    "parse",
+    "record_text",
+    "signal_text",
+]
+
+ENVELOPE_VERSION: Final = 1
+# SNS takes 262,144 bytes with attributes; the rest is room for what AWS may count besides the body.
+ENVELOPE_BYTES_MAX: Final = 240 * 1024
+assert ITEM_BYTES_MAX < ENVELOPE_BYTES_MAX, "an item fits an envelope unless escapes blow it up"
+
+
+# Of what nodes write in the fields of records and signals; longer ones are somebody else's, and would be remembered.
+EPOCH_CHARS_MAX: Final = 64
+_ID_CHARS_MAX: Final = 64
+_NAME_CHARS_MAX: Final = 255
+
+_OPEN: Final = f'{{"v":{ENVELOPE_VERSION},'
+_RECORDS, _SIGNALS, _CLOSE = '"records":[', '"signals":[', "]}"
+# SQS refuses the two non-characters; inside a JSON string their escapes mean the same.
+_NON_CHARACTERS: Final = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
+
+Loads = Callable[[str], Any]
+
+
+class MalformedEnvelope(ValueError):
+    """A message of the queue that no version of roomcast wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Something without an offset, best effort: a publication without history, a join, a leave, a greeting.
+
+    `id` is unique for its `node`; `body` depends on `kind` (see service/roomcast/delivery/signals.py).
+    """
+
+    kind: str
+    id: str
+    node: str
+    channel: str
+    body: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One parsed message. `broken` counts records and signals that were skipped; `at`: when it was published (ms),
+    0 = not told.
+    """
+
+    records: tuple[Record, ...]
+    signals: tuple[Signal, ...]
+    broken: int
+    at: int = 0
+
+
+def checked_pubs(item: LogItem) -> str:
+    """The item's `pubs` as one line of JSON that is safe to embed. Raises MalformedPublication.
+
+    Somebody else may have written the item: this is the one place that looks into it before it is broadcast. It is
+    written anew, since one value that a reader's decoder refuses would cost every record of the same message.
+    """
+    try:
+        pubs = json.loads(item.pubs, parse_int=_whole_number)
+    except (ValueError, RecursionError) as error:
+        raise MalformedPublication("pubs is not JSON") from error
+    if not isinstance(pubs, list) or len(pubs) != item.last - item.offset + 1:
+        raise MalformedPublication("pubs is not an array with one entry an offset")
+    for index, stored in enumerate(pubs):
+        Publication.from_stored(stored, item.offset + index)
+    try:
+        return _one_line(pubs)
+    except ValueError as error:
+        raise MalformedPublication("pubs holds what is not JSON everywhere") from error
+
+
+def record_text(item: LogItem, pubs: str | None) -> str:
+    """One record of an envelope; `pubs` from `checked_pubs`, or None for a pointer."""
+    head = (
+        f'{{"channel":{_quoted(item.channel)},"epoch":{_quoted(item.epoch)},'
+        f'"offset":{item.offset},"last":{item.last},"ts":{item.ts}'
+    )
+    return head + "}" if pubs is None else f'{head},"pubs":{pubs}}}'
+
+
+def signal_text(signal: Signal) -> str:
+    """One signal of an envelope. Raises ValueError when `body` is not JSON that every reader takes."""
+    return _one_line(
+        {
+            "kind": signal.kind,
+            "id": signal.id,
+            "node": signal.node,
+            "channel": signal.channel,
+            "body": signal.body,
+        }
+    )
+
+
+def pack(
+    texts: Iterable[str], *, signals: bool = False, at: int = 0, bytes_max: int = ENVELOPE_BYTES_MAX
+) -> Iterator[tuple[str, int]]:
+    """Join record texts (or signal texts) into as few envelopes as fit `bytes_max` bytes each, in order.
+
+    `at`: when they are published, in ms since 1970 (0 = not told).
+
+    Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: its
+    writer must have turned it into a pointer, or refused it.
+    """
+    opening = _OPEN + (f'"at":{at},' if at else "") + (_SIGNALS if signals else _RECORDS)
+    room = bytes_max - len(opening) - len(_CLOSE)
+    batch: list[str] = []
+    used = 0
+    for text in texts:
+        size = len(text.encode()) + 1
+        if size > room:
+            raise ValueError("a record or signal that exceeds an envelope")
+        if batch and used + size > room:
+            yield opening + ",".join(batch) + _CLOSE, len(batch)
+            batch, used = [], 0
+        batch.append(text)
+        used += size
+    if batch:
+        yield opening + ",".join(batch) + _CLOSE, len(batch)
+
+
+def parse(body: str, loads: Loads = json.loads) -> Envelope:
+    """Raises MalformedEnvelope when `body` is no envelope at all; single broken entries are counted and skipped."""
+    try:
+        envelope = loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MalformedEnvelope("not JSON") from error
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("v"), int):
+        raise MalformedEnvelope("not an envelope")
+    known = envelope["v"] == ENVELOPE_VERSION
+    broken = 0
+    records: list[Record] = []
+    for entry in _entries(envelope, "records"):
+        try:
+            records.append(_record(entry, known))
+        except (MalformedPublication, MalformedEnvelope):
+            broken += 1
+    signals: list[Signal] = []
+    for entry in _entries(envelope, "signals") if known else ():
+        try:
+            signals.append(_signal(entry))
+        except MalformedEnvelope:
+            broken += 1
+    at = envelope.get("at", 0)
+    return Envelope(tuple(records), tuple(signals), broken, at if _is_whole(at, 0, TIME_MAX) else 0)
+
+
+def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:
+    entries = envelope.get(name, ())
+    return entries if isinstance(entries, list) else ()
+
+
+def _record(entry: Any, known: bool) -> Record:
+    if not isinstance(entry, dict):
+        raise MalformedEnvelope("a record is not an object")
+    channel, epoch = entry.get("channel"), entry.get("epoch")
+    offset, last, ts = entry.get("offset"), entry.get("last"), entry.get("ts", 0)
+    if not (_is_text(channel, _NAME_CHARS_MAX) and _is_text(epoch, EPOCH_CHARS_MAX) and epoch):
+        raise MalformedEnvelope("a record without channel or epoch")
+    if not (_is_whole(offset, 1, OFFSET_MAX) and _is_whole(last, offset, OFFSET_MAX)):
+        raise MalformedEnvelope("a record without offsets")
+    if not _is_whole(ts, 0, TIME_MAX):
+        raise MalformedEnvelope("a record whose time is none")
+    pubs = entry.get("pubs") if known else None
+    if pubs is None:
+        return Record(channel, epoch, offset, last, ts, None)
+    if not isinstance(pubs, list) or len(pubs) != last - offset + 1:
+        raise MalformedEnvelope("a record without one publication an offset")
+    publications = tuple(
+        Publication.from_stored(stored, offset + index) for index, stored in enumerate(pubs)
+    )
+    return Record(channel, epoch, offset, last, ts, publications)
+
+
+def _signal(entry: Any) -> Signal:
+    if not isinstance(entry, dict):
+        raise MalformedEnvelope("a signal is not an object")
+    kind, signal_id, node, channel = (entry.get(name) for name in ("kind", "id", "node", "channel"))
+    if not (_is_text(kind, _ID_CHARS_MAX) and _is_text(signal_id, _ID_CHARS_MAX)):
+        raise MalformedEnvelope("a signal without kind or id")
+    if not (_is_text(node, _NAME_CHARS_MAX) and _is_text(channel, _NAME_CHARS_MAX)):
+        raise MalformedEnvelope("a signal without node or channel")
+    return Signal(kind, signal_id, node, channel, entry.get("body"))
+
+
+def _is_text(found: Any, chars_max: int) -> TypeGuard[str]:
+    return isinstance(found, str) and len(found) <= chars_max
+
+
+def _is_whole(found: Any, minimum: int, maximum: int) -> TypeGuard[int]:
+    """JSON's true is a number to Python."""
+    return isinstance(found, int) and not isinstance(found, bool) and minimum <= found <= maximum
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def _one_line(value: Json) -> str:
+    """`value` as JSON that every decoder takes. Raises ValueError for NaN, infinity, lone surrogates and deep nesting."""
+    if is_deeper(value, DEPTH_MAX):
+        raise ValueError("nested too deeply")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text.encode()  # UnicodeEncodeError is a ValueError
+    return text.translate(_NON_CHARACTERS)
+
+
+def _whole_number(text: str) -> int:
+    """Raises ValueError for a number that is infinite for whoever reads it as a double."""
+    if math.isinf(float(text)):
+        raise ValueError("a number beyond a double")
+    return int(text)

@@ -1,0 +1,224 @@
+"""Channel to local subscribers: what goes out is made once for all who take it alike, and sent to every socket of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, Protocol
+
+from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
+from roomcast.delivery.ports import Framer, Sink
+from roomcast.observe.counters import FanoutTally
+from roomcast.wire.json import info_push, join_lines, publication_push
+from roomcast.wire.publication import ClientInfo
+from roomcast.wire.sent import Sent
+
+__all__ = ["FRAME_BYTES_SOFT_MAX", "Hub", "Subscriber"]
+
+# Lines are joined into frames up to about this size; a single longer line has a frame of its own.
+FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
+
+
+class Subscriber(Protocol):
+    """One subscription of one connection. Identity is the object's."""
+
+    @property
+    def sink(self) -> Sink: ...
+
+    @property
+    def form(self) -> Form:
+        """What it takes publications in; the same as long as it is here."""
+
+    @property
+    def join_leave(self) -> bool:
+        """Whether join and leave pushes go to it."""
+
+    def lost(self, channel: str) -> None:
+        """The channel cannot be continued: tell the client to subscribe again. Must not raise."""
+
+
+class _Group:
+    """Those of a channel who get the same bytes: an insertion-ordered set. `fresh`: whom nothing was sent yet, of those
+    who take differences.
+    """
+
+    __slots__ = ("fresh", "members")
+
+    def __init__(self) -> None:
+        self.members: dict[Subscriber, None] = {}
+        self.fresh: dict[Subscriber, None] = {}
+
+    def add(self, subscriber: Subscriber) -> None:
+        self.members[subscriber] = None
+        if subscriber.form.delta:
+            self.fresh[subscriber] = None
+
+    def remove(self, subscriber: Subscriber) -> None:
+        self.members.pop(subscriber, None)
+        self.fresh.pop(subscriber, None)
+
+
+class _Room:
+    """One channel's subscribers. `number`: what stands for its name, where that is wanted."""
+
+    __slots__ = ("chain", "groups", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.groups: dict[tuple[Framer, Form], _Group] = {}
+        self.chain = Chain()
+
+
+class Hub:
+    """All local subscriptions. Every method runs in one tick of the event loop."""
+
+    def __init__(self) -> None:
+        # None of them is empty.
+        self._rooms: dict[str, _Room] = {}
+        # Those that were given out for channels whose first subscriber is about to be added, and the last one.
+        self._reserved: dict[str, int] = {}
+        self._number = 0
+        self.tally = FanoutTally()
+
+    def number(self, channel: str) -> int:
+        """What stands for `channel` as long as it has subscribers; whoever asks adds one in the same tick."""
+        if (room := self._rooms.get(channel)) is not None:
+            return room.number
+        if channel not in self._reserved:
+            self._number += 1
+            self._reserved[channel] = self._number
+        return self._reserved[channel]
+
+    def add(self, channel: str, subscriber: Subscriber) -> None:
+        if (room := self._rooms.get(channel)) is None:
+            room = self._rooms[channel] = _Room(self.number(channel))
+            del self._reserved[channel]
+        kind = (subscriber.sink.framer, subscriber.form)
+        if (group := room.groups.get(kind)) is None:
+            group = room.groups[kind] = _Group()
+        group.add(subscriber)
+
+    def remove(self, channel: str, subscriber: Subscriber) -> None:
+        """Idempotent."""
+        if (room := self._rooms.get(channel)) is None:
+            return
+        kind = (subscriber.sink.framer, subscriber.form)
+        if (group := room.groups.get(kind)) is None:
+            return
+        group.remove(subscriber)
+        if not group.members:
+            del room.groups[kind]
+        if not room.groups:
+            del self._rooms[channel]
+
+    def has(self, channel: str) -> bool:
+        return channel in self._rooms
+
+    def __len__(self) -> int:
+        """Channels with subscribers on this node."""
+        return len(self._rooms)
+
+    @property
+    def subscriptions(self) -> int:
+        """Of all channels. Looks at each of them."""
+        return sum(map(self.count, self._rooms))
+
+    def names(self) -> Sequence[str]:
+        """Of these channels, as they are now."""
+        return list(self._rooms)
+
+    def count(self, channel: str) -> int:
+        """Subscribers of `channel` on this node."""
+        room = self._rooms.get(channel)
+        return sum(len(group.members) for group in room.groups.values()) if room else 0
+
+    def publish(self, channel: str, published: Sequence[Sent]) -> None:
+        """Send publications of `channel`, in order, to every subscriber, in as few writes as frames allow."""
+        if (room := self._rooms.get(channel)) is None or not published:
+            return
+        # By how the channel is called, and what stands for the data: most groups want the same.
+        payloads: dict[tuple[str | int, Payload], list[bytes]] = {}
+        links: list[Link] = []
+        for (framer, form), group in room.groups.items():
+            address = room.number if form.numbered else channel
+            if not form.delta:
+                kind = (address, form.payload)
+                if kind not in payloads:
+                    payloads[kind] = _payloads(
+                        publication_push(address, whole(sent, form.payload)) for sent in published
+                    )
+                self._send(group.members, framer, payloads[kind], len(published))
+            else:
+                links = links or room.chain.links(published)
+                self._send_links(group, framer, form.payload, address, links)
+
+    def _send_links(
+        self,
+        group: _Group,
+        framer: Framer,
+        payload: Payload,
+        address: str | int,
+        links: Sequence[Link],
+    ) -> None:
+        """To those whom the publication before has reached, differences; to the others the first one whole."""
+        said = [publication_push(address, link.said(payload)) for link in links]
+        if group.fresh:
+            first = publication_push(address, whole(links[0].sent, payload))
+            self._send(group.fresh, framer, _payloads([first, *said[1:]]), len(links))
+        others = (
+            [each for each in group.members if each not in group.fresh]
+            if group.fresh
+            else group.members
+        )
+        group.fresh.clear()
+        if others:
+            self._send(others, framer, _payloads(said), len(links))
+
+    def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
+        """Send a `join` or `leave` push to those who want such. Raises Unencodable."""
+        if (room := self._rooms.get(channel)) is None:
+            return
+        for (framer, form), group in room.groups.items():
+            told = [subscriber for subscriber in group.members if subscriber.join_leave]
+            if told:
+                line = info_push(room.number if form.numbered else channel, kind, info)
+                self._send(told, framer, [line], 1)
+
+    def _send(
+        self,
+        subscribers: Collection[Subscriber],
+        framer: Framer,
+        payloads: Sequence[bytes],
+        pushes: int,
+    ) -> None:
+        # Once for all of them: nothing is counted for each socket.
+        tally, count = self.tally, len(subscribers)
+        tally.pushes += pushes * count
+        tally.frames += len(payloads) * count
+        for payload in payloads:
+            frame = framer(payload)
+            tally.bytes += len(frame) * count
+            for subscriber in subscribers:
+                subscriber.sink.send(frame)
+
+    def lost(self, channel: str) -> None:
+        """End every subscription of `channel` with word that it cannot be continued."""
+        if (room := self._rooms.pop(channel, None)) is None:
+            return
+        for group in room.groups.values():
+            for subscriber in group.members:
+                subscriber.lost(channel)
+
+
+def _payloads(lines: Iterable[bytes]) -> list[bytes]:
+    payloads: list[bytes] = []
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and size + len(line) > FRAME_BYTES_SOFT_MAX:
+            payloads.append(join_lines(batch))
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line) + 1
+    if batch:
+        payloads.append(join_lines(batch))
+    return payloads

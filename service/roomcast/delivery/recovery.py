@@ -1,0 +1,180 @@
+"""What a client that comes back gets: the publications it missed, or word that they cannot be had.
+
+A ring keeps a channel's recent publications as they were sent, so that a mass of clients that
+reconnect at once costs the log one read or none.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from roomcast.wire.publication import StreamPosition
+from roomcast.wire.sent import Sent
+
+__all__ = [
+    "RINGS_BYTES_MAX",
+    "RING_BYTES_MAX",
+    "Answer",
+    "LogNeeded",
+    "Recovered",
+    "Ring",
+    "Rings",
+    "Unrecovered",
+    "Window",
+    "recover",
+]
+
+# Bytes of publications a channel's ring keeps, and so what one recovery may bring: half of the
+# smallest outgoing queue that a connection may be given, so that a recovery is never taken for slowness.
+RING_BYTES_MAX: Final = 512 * 1024
+# What the rings of all channels of a node keep together. A channel whose ring is emptied is recovered from the log.
+RINGS_BYTES_MAX: Final = 256 * 1024 * 1024
+# What a publication in a ring takes besides its line: two objects and their place in a queue.
+_SENT_BYTES: Final = 160
+
+
+class Ring:
+    """The newest publications of one channel without a hole, bounded in number and bytes."""
+
+    __slots__ = ("_bytes", "_publications_max", "_sent")
+
+    def __init__(self, publications_max: int) -> None:
+        self._sent: deque[Sent] = deque()
+        self._bytes = 0
+        self._publications_max = publications_max
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory, about."""
+        return self._bytes + len(self._sent) * _SENT_BYTES
+
+    def clear(self) -> None:
+        """Forget everything: the log has it."""
+        self._sent.clear()
+        self._bytes = 0
+
+    @property
+    def first(self) -> int:
+        """The offset of the oldest; 0 when empty."""
+        return self._sent[0].offset if self._sent else 0
+
+    def append(self, sent: Sequence[Sent]) -> None:
+        """Add newer publications; a hole before them empties the ring first."""
+        for each in sent:
+            if self._sent and each.offset != self._sent[-1].offset + 1:
+                self.clear()
+            self._sent.append(each)
+            self._bytes += each.size
+        while len(self._sent) > self._publications_max or self._bytes > RING_BYTES_MAX:
+            self._bytes -= self._sent.popleft().size
+
+    def prepend(self, older: Sequence[Sent], top: int) -> None:
+        """Add older publications (ascending) as far as they continue the ring, or reach `top` when it is empty."""
+        for each in reversed(older):
+            wanted = self._sent[0].offset - 1 if self._sent else top
+            if each.offset > wanted:
+                continue
+            full = (
+                len(self._sent) >= self._publications_max
+                or self._bytes + each.size > RING_BYTES_MAX
+            )
+            if each.offset != wanted or full:
+                return
+            self._sent.appendleft(each)
+            self._bytes += each.size
+
+    def after(self, offset: int, top: int) -> list[Sent] | None:
+        """Everything in (`offset`, `top`]; None when the ring does not reach back that far."""
+        if offset >= top:
+            return []
+        if not self._sent or self._sent[0].offset > offset + 1 or self._sent[-1].offset != top:
+            return None
+        return list(islice(self._sent, offset + 1 - self._sent[0].offset, None))
+
+
+class Rings:
+    """Bounds what all rings of a node keep: beyond it, those that were used least recently are emptied, but never
+    the one that was used last.
+    """
+
+    def __init__(self, bytes_max: int = RINGS_BYTES_MAX) -> None:
+        self._weights: OrderedDict[Ring, int] = OrderedDict()
+        self._bytes_max = bytes_max
+        self.bytes = 0
+
+    def used(self, ring: Ring) -> None:
+        """Something was added to `ring`, or it answered somebody."""
+        self.drop(ring)
+        self._weights[ring] = weight = ring.weight
+        self.bytes += weight
+        while self.bytes > self._bytes_max and len(self._weights) > 1:
+            oldest, weight = self._weights.popitem(last=False)
+            self.bytes -= weight
+            oldest.clear()
+
+    def drop(self, ring: Ring) -> None:
+        """Its channel is forgotten. Idempotent."""
+        self.bytes -= self._weights.pop(ring, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What of a channel's history may be seen: `size` publications at most, none at or before `trim`,
+    none appended before `cutoff_ts` (ms), and at most `limit` in one recovery.
+    """
+
+    size: int
+    trim: int
+    cutoff_ts: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Every publication that was missed, ascending."""
+
+    sent: tuple[Sent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unrecovered:
+    """The missed publications cannot be had, or are too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogNeeded:
+    """Read the log: `ahead` = after the channel's top (the client has seen more than this node);
+    otherwise what the ring does not hold any more.
+    """
+
+    ahead: bool
+
+
+Answer = Recovered | Unrecovered | LogNeeded
+
+
+def recover(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
+    """What to answer a client that saw everything up to `since` of a channel that stands at `position`.
+
+    An empty epoch in `since` stands for the channel's own (Centrifuge protocol: subscribe, recovery).
+    """
+    if since.epoch and since.epoch != position.epoch:
+        return Unrecovered()
+    if since.offset > position.offset:
+        return LogNeeded(ahead=True)
+    missed = position.offset - since.offset
+    if missed > min(window.limit, window.size) or since.offset < window.trim:
+        return Unrecovered() if missed else Recovered(())
+    sent = ring.after(since.offset, position.offset)
+    if sent is None:
+        return LogNeeded(ahead=False)
+    if sent and sent[0].ts < window.cutoff_ts:
+        return Unrecovered()
+    return Recovered(tuple(sent))

@@ -1,0 +1,190 @@
+"""One channel's order: which records are repeats, which come next, which must wait for a hole to be filled.
+
+Theory of operation. Records of a channel arrive repeated, reordered, or not at all; the log holds them all.
+The resequencer knows the last offset it let through (`top`) and lets a record through only when it continues
+there. A record ahead of `top` is held; the hole gets a short while to fill by itself, then it is to be read
+from the log. Holding only saves reading: whatever is dropped from the held records is in the log too. The only
+things that cannot be repaired are a hole in the log itself and another epoch: then subscribers must be told.
+
+Pure: time comes in as monotonic seconds, publications and wishes go out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from roomcast.wire.json import Unencodable, encode_publication
+from roomcast.wire.publication import Publication, Record, StreamPosition
+
+__all__ = ["HELD_BYTES_MAX", "HELD_PUBLICATIONS_MAX", "Next", "Resequencer", "weight"]
+
+# Publications held ahead of a hole, a channel. Beyond either they are dropped and read from the log.
+HELD_PUBLICATIONS_MAX: Final = 1000
+HELD_BYTES_MAX: Final = 1024 * 1024
+# Epochs that turned out not to be the channel's: stragglers of an epoch before, or of another table.
+_REFUTED_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Publications that come next, ascending, without a hole; `ts` of their append in ms."""
+
+    publications: tuple[Publication, ...]
+    ts: int
+
+
+def weight(record: Record) -> int:
+    """Bytes of its publications as clients get them. One that cannot be written is as heavy as all that may be held."""
+    try:
+        return sum(
+            len(encode_publication(publication)) + len(publication.text or "")
+            for publication in record.publications or ()
+        )
+    except Unencodable:
+        return HELD_BYTES_MAX
+
+
+class Resequencer:
+    """The order of one channel, from a position that a consistent read of the log gave.
+
+    `read_at`: from when on (monotonic seconds) the log is to be read after `top`; None = nothing is missing.
+    `doubted`: an epoch that a record claimed and that must be looked up in the log; None = no doubt.
+    """
+
+    __slots__ = (
+        "_gap_wait_s",
+        "_held",
+        "_held_bytes",
+        "_held_publications",
+        "_known",
+        "_refuted",
+        "doubted",
+        "epoch",
+        "read_at",
+        "top",
+    )
+
+    def __init__(self, position: StreamPosition, *, gap_wait_s: float) -> None:
+        assert position.epoch, "a channel always has an epoch"
+        self.epoch = position.epoch
+        self.top = position.offset
+        self.read_at: float | None = None
+        self.doubted: str | None = None
+        self._gap_wait_s = gap_wait_s
+        # By offset: the record and its weight.
+        self._held: dict[int, tuple[Record, int]] = {}
+        self._held_publications = 0
+        self._held_bytes = 0
+        # The greatest offset that is known to be in the log.
+        self._known = position.offset
+        self._refuted: deque[str] = deque(maxlen=_REFUTED_MAX)
+
+    @property
+    def position(self) -> StreamPosition:
+        return StreamPosition(self.epoch, self.top)
+
+    @property
+    def known(self) -> int:
+        """The greatest offset that is known to exist; above `top` while something is missing."""
+        return self._known
+
+    def offer(self, record: Record, now_s: float) -> list[Next]:
+        """Take one record, from wherever it comes; returns what may go to subscribers now, in order."""
+        if record.epoch != self.epoch:
+            if not self.has_refuted(record.epoch):
+                self.doubted = record.epoch
+            return []
+        if record.last <= self.top:
+            return []
+        self._known = max(self._known, record.last)
+        passed: list[Next] = []
+        if record.publications is None:
+            self.read_at = now_s
+        elif record.offset <= self.top + 1:
+            passed.append(self._pass(record))
+            self._pass_held(passed)
+        else:
+            self._hold(record)
+        self._await_hole(now_s)
+        return passed
+
+    def exists(self, top: int, now_s: float) -> None:
+        """The log was seen to reach `top`: what is missing up to there is to be read at once."""
+        if top > self._known:
+            self._known = top
+        if self.top < self._known:
+            self.read_at = now_s
+
+    def refute(self, epoch: str) -> None:
+        """The log said that `epoch` is not the channel's."""
+        self._refuted.append(epoch)
+        if self.doubted == epoch:
+            self.doubted = None
+
+    def has_refuted(self, epoch: str) -> bool:
+        """Whether the log said so not long ago. Epochs that are over do not come back."""
+        return epoch in self._refuted
+
+    def reading(self) -> int:
+        """A read of everything after `top` begins; returns the offset it must reach. See `read`."""
+        self.read_at = None
+        return self._known
+
+    def read(
+        self, records: Iterable[Record], must_reach: int, now_s: float
+    ) -> tuple[list[Next], bool]:
+        """Take what a consistent read after `top` found; False = the log has a hole: tell the subscribers.
+
+        `must_reach` from `reading`: what was known to exist before the read began must be in it.
+        """
+        passed: list[Next] = []
+        for record in records:
+            passed.extend(self.offer(record, now_s))
+        whole = self.top >= must_reach
+        if whole:
+            self._await_hole(now_s)
+        return passed, whole
+
+    def postpone(self, until_s: float) -> None:
+        """The read failed: try again at `until_s`."""
+        self.read_at = until_s
+
+    def _pass(self, record: Record) -> Next:
+        assert record.publications is not None
+        assert record.offset <= self.top + 1 <= record.last, "I3: no hole, no repeat"
+        publications = record.publications[self.top + 1 - record.offset :]
+        assert publications[0].offset == self.top + 1, "I3: offsets are those of the key"
+        self.top = record.last
+        return Next(publications, record.ts)
+
+    def _pass_held(self, passed: list[Next]) -> None:
+        while self._held:
+            first = min(self._held)
+            if first > self.top + 1:
+                return
+            record, size = self._held.pop(first)
+            self._held_publications -= record.last - record.offset + 1
+            self._held_bytes -= size
+            if record.last > self.top:
+                passed.append(self._pass(record))
+
+    def _hold(self, record: Record) -> None:
+        """Keep it if there is room. If there is none, it is known to exist, and will be a hole itself."""
+        count = record.last - record.offset + 1
+        if record.offset in self._held or self._held_publications + count > HELD_PUBLICATIONS_MAX:
+            return
+        size = weight(record)
+        if self._held_bytes + size > HELD_BYTES_MAX:
+            return
+        self._held[record.offset] = (record, size)
+        self._held_publications += count
+        self._held_bytes += size
+
+    def _await_hole(self, now_s: float) -> None:
+        if self.top >= self._known:
+            self.read_at = None
+        elif self.read_at is None:
+            self.read_at = now_s + self._gap_wait_s

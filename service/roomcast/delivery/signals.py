@@ -1,0 +1,86 @@
+"""Signals: what nodes tell each other without an offset, and what of it a node has heard before.
+
+Orders (service/roomcast/fleet/order_signals.py) and surveys (service/roomcast/fleet/survey.py) are signals as well.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from roomcast.delivery.envelope import Signal
+from roomcast.log.item import OFFSET_MAX
+from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.publication import ClientInfo, Publication
+
+__all__ = [
+    "HEARD_MAX",
+    "HELLO_CHANNEL",
+    "TRIM_KIND",
+    "Heard",
+    "hello",
+    "join",
+    "leave",
+    "publication",
+    "trim",
+    "trimmed_to",
+]
+
+# A node greets itself through the topic when it starts: the proof that its queue hears.
+HELLO_CHANNEL: Final = RESERVED_PREFIX + "hello"
+
+TRIM_KIND: Final = "trim"
+
+# Signals remembered to drop repeats: SQS repeats a message within its visibility time-out if at all.
+HEARD_MAX: Final = 10_000
+
+
+def publication(node: str, signal_id: str, channel: str, published: Publication) -> Signal:
+    """A publication of a channel without history; the body is its stored form."""
+    return Signal("pub", signal_id, node, channel, published.stored())
+
+
+def join(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
+    """`info` has come into the channel."""
+    return Signal("join", signal_id, node, channel, info.wire())
+
+
+def leave(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
+    """`info` has left the channel."""
+    return Signal("leave", signal_id, node, channel, info.wire())
+
+
+def hello(node: str, signal_id: str) -> Signal:
+    """`node` greets itself; the id tells it which greeting came back."""
+    return Signal("hello", signal_id, node, HELLO_CHANNEL, None)
+
+
+def trim(node: str, signal_id: str, channel: str, offset: int) -> Signal:
+    """What the channel's log holds up to `offset` is not shown any more: the head says so, and nodes may have kept some."""
+    return Signal(TRIM_KIND, signal_id, node, channel, offset)
+
+
+def trimmed_to(signal: Signal) -> int:
+    """The offset in a signal of TRIM_KIND; 0 when there is none."""
+    offset = signal.body
+    return offset if type(offset) is int and 0 <= offset <= OFFSET_MAX else 0
+
+
+class Heard:
+    """The newest signals' ids, bounded."""
+
+    __slots__ = ("_ids", "_max")
+
+    def __init__(self, heard_max: int = HEARD_MAX) -> None:
+        self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._max = heard_max
+
+    def first_time(self, signal: Signal) -> bool:
+        """Whether `signal` was not heard before; remembers it."""
+        key = (signal.node, signal.id)
+        if key in self._ids:
+            return False
+        self._ids[key] = None
+        if len(self._ids) > self._max:
+            self._ids.popitem(last=False)
+        return True

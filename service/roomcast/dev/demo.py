@@ -1,0 +1,338 @@
+"""The demo chat page: its files, what it must know of this server, and tokens for people on this machine. Development only.
+
+Tokens are signed with the secret of the configuration, for any name: whoever can ask can be anybody. So only a page of
+this server that is open on this machine may ask, and only `roomcast dev` has these routes. `_refuse_strangers` is the one
+place that decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ipaddress
+import json
+import time
+import unicodedata
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from aiohttp import web
+
+from roomcast.auth.claims import TokenError
+from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
+from roomcast.config.config import ClientConfig
+from roomcast.wire.capabilities import Capability
+from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name
+from roomcast.wire.publication import Json
+
+__all__ = [
+    "SUBSCRIPTION_REQUEST_BYTES_MAX",
+    "TOKEN_REQUEST_BYTES_MAX",
+    "TOKEN_TTL_S",
+    "USER_CHARS_MAX",
+    "add_demo_routes",
+]
+
+# A name of 40 characters needs 480 bytes if every one of them is a pair of escapes; the rest is room.
+TOKEN_REQUEST_BYTES_MAX: Final = 1024
+# A connection token of ours has some 1,000 bytes with the longest name, a channel 255.
+SUBSCRIPTION_REQUEST_BYTES_MAX: Final = 4096
+USER_CHARS_MAX: Final = 40
+# Short enough that a page left open shows how tokens are refreshed.
+TOKEN_TTL_S: Final = 600
+# Channels whose names begin so need a subscription token (docs/protocol.md).
+PRIVATE_PREFIX: Final = "$"
+# Where the page sends people who named no channel.
+LOBBY: Final = "lobby"
+# Of the channels that say who is typing in another one: nothing to chat in.
+TYPING_NAMESPACE: Final = "typing"
+# Who has such a token may also do these in the private channel, whatever its namespace allows.
+PRIVATE_ALLOW: Final = (Capability.PUBLISH, Capability.HISTORY, Capability.PRESENCE)
+
+_PAGE: Final = Path(__file__).parent / "page"
+_CONTENT_TYPES: Final = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+# Nothing inline and nothing from elsewhere: what somebody writes into a channel can never become code.
+# `ws:` because not every browser takes 'self' for a WebSocket of the same origin.
+_CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self' ws:; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+# A server of another version may listen at this address the next time.
+_PAGE_HEADERS: Final = {**_HEADERS, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+_PACKED_HEADERS: Final = {**_PAGE_HEADERS, "Content-Encoding": "gzip"}
+_ANSWER_HEADERS: Final = {**_HEADERS, "Cache-Control": "no-store"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _NotAccepted(Exception):
+    """A request that gets no token: HTTP status, and words for the person who entered the name."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def add_demo_routes(
+    app: web.Application,
+    *,
+    node: str,
+    peers: Sequence[str],
+    client: ClientConfig,
+    channels: ChannelRules,
+) -> None:
+    """Serve the page at `/`, its files and its calls under `/demo/`.
+
+    `peers` are the base URLs of all instances, this one among them. Tokens are signed with `client`'s secret; without one
+    nobody can sign in.
+    """
+    demo = _Demo(node, tuple(peers), client, channels, TokenVerifier(client.token, insecure=True))
+    for path in sorted(_PAGE.iterdir()):
+        # Read once and here: they are small, and a request must not wait for a disk.
+        handler = _file_handler(path.read_bytes(), _CONTENT_TYPES[path.suffix])
+        app.router.add_get("/" if path.name == "index.html" else f"/demo/{path.name}", handler)
+    app.router.add_get("/demo/info", demo.info)
+    app.router.add_post("/demo/token", _answering(demo.token))
+    app.router.add_post("/demo/subscription-token", _answering(demo.subscription_token))
+
+
+def _file_handler(body: bytes, content_type: str) -> Handler:
+    charset = None if content_type == "image/svg+xml" else "utf-8"
+    packed = gzip.compress(body, mtime=0)
+
+    async def serve_file(request: web.Request) -> web.Response:
+        wants_packed = "gzip" in request.headers.get("Accept-Encoding", "")
+        return web.Response(
+            body=packed if wants_packed else body,
+            content_type=content_type,
+            charset=charset,
+            headers=_PACKED_HEADERS if wants_packed else _PAGE_HEADERS,
+        )
+
+    return serve_file
+
+
+def _answering(call: Callable[[web.Request], Awaitable[Json]]) -> Handler:
+    """`call`'s answer as JSON, and its refusals as errors in words."""
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            _refuse_strangers(request)
+            return _answer(await call(request))
+        except _NotAccepted as refusal:
+            error = {"code": refusal.status, "message": refusal.message}
+            return _answer({"error": error}, refusal.status)
+
+    return handle
+
+
+@dataclass(frozen=True, slots=True)
+class _Demo:
+    node: str
+    peers: tuple[str, ...]
+    client: ClientConfig
+    channels: ChannelRules
+    verifier: TokenVerifier
+
+    async def info(self, _request: web.Request) -> web.Response:
+        """GET /demo/info: who serves this page, where the others are, and what this server lets people do."""
+        return _answer({
+            "node": self.node,
+            "instances": [{"url": url} for url in self.peers],
+            "insecure": self.client.insecure,
+            "signs": bool(self.client.token.hmac_secret_key),
+            "channel": _first_channel(self.client, self.channels),
+        })  # fmt: skip
+
+    async def token(self, request: web.Request) -> Json:
+        """POST /demo/token {"user": "Ann"}: a connection token for that name.
+
+        `expires_at` of the answers is in s since 1970. Raises _NotAccepted.
+        """
+        user = _user(await _body(request, TOKEN_REQUEST_BYTES_MAX))
+        now_s = int(time.time())
+        token = self.client.token
+        signed = sign_connection(
+            user,
+            self._secret(),
+            TOKEN_TTL_S,
+            {"name": user},
+            audience=token.audience,
+            issuer=token.issuer,
+            now_s=now_s,
+        )
+        return {"token": signed, "user": user, "expires_at": now_s + TOKEN_TTL_S}
+
+    async def subscription_token(self, request: web.Request) -> Json:
+        """POST /demo/subscription-token {"token": "…", "channel": "$room"}: for the user whom the connection token names.
+
+        Raises _NotAccepted.
+        """
+        body = await _body(request, SUBSCRIPTION_REQUEST_BYTES_MAX)
+        channel = _private_channel(body)
+        now_s = int(time.time())
+        user = await self._signed_in(body, now_s)
+        token = self.client.token
+        signed = sign_subscription(
+            user,
+            channel,
+            self._secret(),
+            TOKEN_TTL_S,
+            audience=token.audience,
+            issuer=token.issuer,
+            now_s=now_s,
+            claims={"allow": [capability.value for capability in PRIVATE_ALLOW]},
+        )
+        return {"token": signed, "channel": channel, "expires_at": now_s + TOKEN_TTL_S}
+
+    def _secret(self) -> str:
+        if not self.client.token.hmac_secret_key:
+            raise _NotAccepted(
+                409,
+                "This server cannot sign tokens: its configuration has no client.token.hmac_secret_key. "
+                "Set one, or join as a guest.",
+            )
+        return self.client.token.hmac_secret_key
+
+    async def _signed_in(self, body: Json, now_s: int) -> str:
+        """The user of the connection token in `body`: a name that was only said would let anybody in."""
+        token = body.get("token") if isinstance(body, dict) else None
+        if not isinstance(token, str) or not token:
+            raise _NotAccepted(
+                401, "A private room needs to know who you are: sign in with a name first."
+            )
+        try:
+            claims = await self.verifier.connection(token, now_s)
+        except TokenError as error:
+            raise _NotAccepted(401, "Your token is not good any more: sign in again.") from error
+        if not claims.user:
+            raise _NotAccepted(401, "Your token names nobody: sign in with a name.")
+        return claims.user
+
+
+def _first_channel(client: ClientConfig, channels: ChannelRules) -> str:
+    """A channel that whoever signs in can chat in; with history if there is one."""
+
+    def suits(options: ChannelOptions) -> bool:
+        may_publish = options.allow_publish_for_client or options.allow_publish_for_subscriber
+        return options.allow_subscribe_for_client and may_publish
+
+    if client.insecure or suits(channels.without_namespace):
+        return LOBBY
+    rooms = [each for each in channels.namespaces.items() if each[0] != TYPING_NAMESPACE]
+    found = [(name, options) for name, options in rooms if suits(options)]
+    found.sort(key=lambda each: not each[1].has_history)
+    return f"{found[0][0]}:{LOBBY}" if found else f"{PRIVATE_PREFIX}{LOBBY}"
+
+
+def _refuse_strangers(request: web.Request) -> None:
+    """Raises _NotAccepted unless a page of this very server, open on this machine, asks.
+
+    The address alone would not do: the browser of this machine also runs others' pages (`Origin`), a name of theirs may
+    lead here (`Host`), and a proxy here may pass on what comes from elsewhere (`X-Forwarded-For`).
+    """
+    headers = request.headers
+    forwarded = "Forwarded" in headers or "X-Forwarded-For" in headers
+    host = _parts(f"//{request.host}").hostname or ""
+    if (
+        forwarded
+        or not _is_loopback(request.remote or "")
+        or not (host == "localhost" or _is_loopback(host))
+    ):
+        raise _NotAccepted(
+            403,
+            "Tokens are signed only for a page that is open on the server's own machine. Open it there as "
+            "http://127.0.0.1 or http://localhost, or join as a guest.",
+        )
+    origin = headers.get("Origin")
+    same_origin = origin is None or _parts(origin).netloc.lower() == request.host.lower()
+    if not same_origin or headers.get("Sec-Fetch-Site", "same-origin") not in (
+        "same-origin",
+        "none",
+    ):
+        raise _NotAccepted(403, "Tokens are signed only for this server's own page.")
+
+
+def _parts(url: str) -> SplitResult:
+    """Those of `url`; none when it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
+
+
+async def _body(request: web.Request, bytes_max: int) -> Json:
+    """The request's JSON. Raises _NotAccepted."""
+    # A page of another origin cannot send this type without asking first, and is never told yes.
+    if request.content_type != "application/json":
+        raise _NotAccepted(415, "Content-Type must be application/json.")
+    try:
+        await request.content.readexactly(bytes_max + 1)
+    except asyncio.IncompleteReadError as whole:
+        body = whole.partial
+    else:
+        raise _NotAccepted(413, f"More than {bytes_max} bytes.")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _NotAccepted(400, "Not JSON.") from error
+
+
+def _private_channel(body: Json) -> str:
+    channel = body.get("channel") if isinstance(body, dict) else None
+    if (
+        not isinstance(channel, str)
+        or not is_valid_name(channel)
+        or len(channel) <= len(PRIVATE_PREFIX)
+    ):
+        raise _NotAccepted(
+            400, "Please name a channel of up to 255 plain letters, digits and signs."
+        )
+    if not channel.startswith(PRIVATE_PREFIX):
+        # Its options decide there, and a list of users in its name; a token would overrule both.
+        raise _NotAccepted(
+            400, f"Only channels that begin with {PRIVATE_PREFIX} need a token of their own."
+        )
+    return channel
+
+
+def _user(request: Json) -> str:
+    """The name in the request, trimmed. Raises _NotAccepted."""
+    name = request.get("user") if isinstance(request, dict) else None
+    if not isinstance(name, str):
+        raise _NotAccepted(400, "Please enter a name.")
+    # Composed, so that a name looks the same and is the same however it was typed.
+    user = unicodedata.normalize("NFC", name).strip()
+    if not 1 <= len(user) <= USER_CHARS_MAX:
+        raise _NotAccepted(400, f"A name has 1 to {USER_CHARS_MAX} characters.")
+    # Also refuses what is invisible or turns the direction of writing: names must not imitate others.
+    if not user.isprintable():
+        raise _NotAccepted(400, "A name has only characters that can be seen.")
+    return user
+
+
+def _answer(body: Json, status: int = 200) -> web.Response:
+    return web.json_response(body, status=status, headers=_ANSWER_HEADERS)

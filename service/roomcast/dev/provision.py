@@ -1,0 +1,194 @@
+"""Creates on an emulator what the pipeline needs: tables, stream, time to live, topic. Production uses deploy/."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, HTTPClientError
+from botocore.parsers import ResponseParserError
+
+from roomcast.aws.schema import TableSchema, channels_table, table_schemas
+
+__all__ = [
+    "DUMMY_CREDENTIALS",
+    "TOPIC_NAME",
+    "Credentials",
+    "EmulatorUnreachable",
+    "ProvisionError",
+    "Provisioned",
+    "client",
+    "provision",
+]
+
+TOPIC_NAME: Final = "roomcast-topic"
+# An emulator starts within a few seconds, also in a container beside us.
+DEADLINE_S: Final = 10.0
+_CONNECT_TIMEOUT_S: Final = 2
+_READ_TIMEOUT_S: Final = 10
+_ATTEMPTS_MAX: Final = 3
+_PROBE_INTERVAL_S: Final = 0.1
+# A real table is there after some 10 s.
+_TABLE_ACTIVE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A key pair. Emulators take any; some read an account number out of the first."""
+
+    access_key_id: str
+    secret_access_key: str
+
+
+DUMMY_CREDENTIALS: Final = Credentials("roomcast", "roomcast")
+
+
+class ProvisionError(Exception):
+    """The resources could not be created. The message is one line."""
+
+
+class EmulatorUnreachable(ProvisionError):
+    """Nothing, or nothing like AWS, answers at the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """What is there now. `created` names what was not there before."""
+
+    topic_arn: str
+    stream_arn: str
+    tables: tuple[str, ...]
+    created: tuple[str, ...]
+
+
+def provision(
+    endpoint_url: str,
+    table_prefix: str,
+    *,
+    region: str,
+    credentials: Credentials | None = None,
+    topic_name: str = TOPIC_NAME,
+    deadline_s: float = DEADLINE_S,
+) -> Provisioned:
+    """Create what is missing; a second call changes nothing. Blocks: call it in a thread.
+
+    `credentials` None: as every AWS tool finds them. Waits up to `deadline_s` for the emulator to answer. Raises
+    EmulatorUnreachable, or ProvisionError when it answers but refuses.
+    """
+    try:
+        dynamodb = client("dynamodb", endpoint_url, region, credentials)
+        sns = client("sns", endpoint_url, region, credentials)
+        probe = client("dynamodb", endpoint_url, region, credentials, attempts_max=1)
+        existing = _first_answer(probe, endpoint_url, deadline_s)
+        schemas = table_schemas(table_prefix)
+        created = [
+            schema.name
+            for schema in schemas
+            if schema.name not in existing and _create_table(dynamodb, schema)
+        ]
+        for schema in schemas:
+            _wait_active(dynamodb, schema.name)
+            _enable_ttl(dynamodb, schema)
+        # Creating a topic that is there already answers with its ARN.
+        topic_arn = str(sns.create_topic(Name=topic_name)["TopicArn"])
+        table = dynamodb.describe_table(TableName=channels_table(table_prefix))["Table"]
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
+        raise ProvisionError(
+            f"the AWS emulator at {endpoint_url} refused: {_one_line(error)}"
+        ) from error
+    if not table.get("StreamSpecification", {}).get("StreamEnabled"):
+        raise ProvisionError(
+            f"table {table['TableName']} at {endpoint_url} has no stream: delete it and try again"
+        )
+    return Provisioned(
+        topic_arn,
+        str(table["LatestStreamArn"]),
+        tuple(schema.name for schema in schemas),
+        tuple(created),
+    )
+
+
+def client(
+    service: str,
+    endpoint_url: str,
+    region: str,
+    credentials: Credentials | None,
+    attempts_max: int = _ATTEMPTS_MAX,
+) -> Any:
+    """A boto3 client of an emulator: no proxy, short time-outs, few attempts."""
+    return _session().client(
+        service,
+        endpoint_url=endpoint_url,
+        region_name=region,
+        aws_access_key_id=credentials and credentials.access_key_id,
+        aws_secret_access_key=credentials and credentials.secret_access_key,
+        config=Config(
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": attempts_max},
+            proxies={},
+        ),
+    )
+
+
+@cache
+def _session() -> Any:
+    """One for all: it keeps the services' models, which take some 100 ms to load."""
+    return boto3.session.Session()
+
+
+def _first_answer(dynamodb: Any, endpoint_url: str, deadline_s: float) -> set[str]:
+    """The names of all tables, as soon as somebody tells them."""
+    give_up_s = time.monotonic() + deadline_s
+    while True:
+        try:
+            pages = dynamodb.get_paginator("list_tables").paginate()
+            return {str(name) for page in pages for name in page["TableNames"]}
+        except (HTTPClientError, EndpointConnectionError) as error:
+            if time.monotonic() > give_up_s:
+                raise EmulatorUnreachable(f"no AWS emulator answers at {endpoint_url}") from error
+        except (ClientError, ResponseParserError, KeyError) as error:
+            # An emulator may answer oddly while it starts; another kind of server always does.
+            if time.monotonic() > give_up_s:
+                raise EmulatorUnreachable(
+                    f"what answers at {endpoint_url} is not an AWS emulator: {_one_line(error)}"
+                ) from error
+        time.sleep(_PROBE_INTERVAL_S)
+
+
+def _create_table(dynamodb: Any, schema: TableSchema) -> bool:
+    try:
+        dynamodb.create_table(**schema.create)
+    except dynamodb.exceptions.ResourceInUseException:
+        return False  # somebody else was quicker
+    return True
+
+
+def _wait_active(dynamodb: Any, name: str) -> None:
+    give_up_s = time.monotonic() + _TABLE_ACTIVE_S
+    while dynamodb.describe_table(TableName=name)["Table"]["TableStatus"] != "ACTIVE":
+        if time.monotonic() > give_up_s:
+            raise ProvisionError(
+                f"table {name} did not become active within {_TABLE_ACTIVE_S:.0f} s"
+            )
+        time.sleep(_PROBE_INTERVAL_S)
+
+
+def _enable_ttl(dynamodb: Any, schema: TableSchema) -> None:
+    if schema.ttl_attribute is None:
+        return
+    state = dynamodb.describe_time_to_live(TableName=schema.name)["TimeToLiveDescription"]
+    if state.get("TimeToLiveStatus") in ("ENABLED", "ENABLING"):
+        return
+    dynamodb.update_time_to_live(
+        TableName=schema.name,
+        TimeToLiveSpecification={"Enabled": True, "AttributeName": schema.ttl_attribute},
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""The life cycle of an instance in an Auto Scaling group. Optional."""

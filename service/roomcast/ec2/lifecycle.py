@@ -1,0 +1,217 @@
+"""This node's side of Auto Scaling: it says when it serves, ends when its machine is to end, and then lets the machine go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from roomcast.ec2.ports import Machine, ScalingGroup
+from roomcast.ec2.rules import LaunchHook, Outlook, Target, drain_within_s, reason_to_drain
+from roomcast.ports import Clock, PortError
+
+__all__ = [
+    "HEARTBEAT_S",
+    "RELEASE_FAILURES_MAX",
+    "RELEASE_LEAVING_S",
+    "RELEASE_PAUSE_S",
+    "RELEASE_S",
+    "Lifecycle",
+]
+
+# A hook waits for at least 30 s; the group is told well within that it has to wait on.
+HEARTBEAT_S: Final = 20.0
+# How long letting the machine go may take at the end of a process: when the machine goes on living, and when it does not.
+# The latter is longer than a load balancer takes to deregister a machine that has no connections any more: only
+# then does the group wait at its hook, and has to be told.
+RELEASE_S: Final = 5.0
+RELEASE_LEAVING_S: Final = 60.0
+# Between two attempts of that, and how many of them may fail.
+RELEASE_PAUSE_S: Final = 2.0
+RELEASE_FAILURES_MAX: Final = 3
+# Looks and heartbeats come early by up to this part of their interval, so that machines drift apart.
+_JITTER: Final = 0.2
+
+_log = structlog.get_logger(__name__)
+
+
+class Lifecycle:
+    """Looks at the machine's metadata every `poll_s` seconds, and speaks to its Auto Scaling group.
+
+    `stop` is called once, when the node has to end. `others_here` tells whether another node of this machine still holds a
+    lease: then that one lets the machine go. Several nodes of a machine may say the same; the group takes it once.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        group: ScalingGroup | None,
+        clock: Clock,
+        random: Callable[[], float],
+        *,
+        launch_hook: str,
+        terminate_hook: str,
+        poll_s: float,
+        stop: Callable[[], None],
+        others_here: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """`group` None, or a hook "" = nobody waits for this node."""
+        self._machine = machine
+        self._group = group
+        self._clock = clock
+        self._random = random
+        self._launch_hook = launch_hook
+        self._terminate_hook = terminate_hook
+        self._poll_s = poll_s
+        self._stop = stop
+        self._others_here = others_here
+        self._launch = LaunchHook()
+        self._outlook = Outlook()
+        self._serves = False
+        self._ends = False
+        self._wake = asyncio.Event()
+        # What fails at present, and how: each is logged once and not with every attempt.
+        self._failing: dict[str, type[PortError]] = {}
+
+    def ready(self) -> None:
+        """The node serves: the machine may come into service."""
+        self._serves = True
+        self._wake.set()
+
+    def drain(self) -> None:
+        """The node ends, for whatever reason: the group is to wait for it. Idempotent."""
+        if not self._ends:
+            self._ends = True
+            self._wake.set()
+
+    def drain_s(self, configured_s: float) -> float:
+        """Over how many seconds clients may be closed: fewer than configured when the machine is gone before."""
+        return drain_within_s(configured_s, self._outlook, self._clock.now_ms())
+
+    async def run(self) -> None:
+        """Look, then, from `drain` on, heartbeats. Until cancelled."""
+        while not self._ends:
+            await self._look()
+            await self._pause(self._poll_s)
+        while True:
+            await self._heartbeat()
+            await self._pause(HEARTBEAT_S)
+
+    async def released(self) -> None:
+        """Everything that the node held is given back: let the machine go. Bounded in time; failures are logged."""
+        if self._group is None:
+            return
+        # What it was when the node began to end may have changed since: `run` does not look any more.
+        with suppress(PortError):
+            self._outlook = await self._machine.outlook()
+        is_leaving = self._outlook.target in (Target.TERMINATED, Target.WARMED)
+        let_go = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_LEAVING_S if is_leaving else RELEASE_S):
+                let_go = await self._let_go(self._group, is_leaving)
+        if is_leaving and not let_go:
+            # Then the hook's own time-out does, or whoever cleans up after nodes.
+            _log.error("machine_not_let_go", instance=self._machine.id)
+
+    # ---- while the node serves
+
+    async def _look(self) -> None:
+        try:
+            self._outlook = await self._machine.outlook()
+        except PortError as error:
+            self._failed("instance_metadata", error)
+            return
+        self._worked("instance_metadata")
+        if reason := reason_to_drain(self._outlook):
+            _log.warning("node_has_to_end", reason=reason, instance=self._machine.id)
+            self.drain()
+            self._stop()
+        elif self._serves and self._launch.is_due(self._outlook.target, self._clock.monotonic_s()):
+            await self._complete_launch()
+
+    async def _complete_launch(self) -> None:
+        if self._group is None or not self._launch_hook:
+            self._launch.done()
+            return
+        try:
+            waited = await self._group.complete(self._launch_hook)
+        except PortError as error:
+            self._failed("launch_hook", error)
+            self._launch.failed(self._clock.monotonic_s())
+            if self._launch.is_given_up:
+                _log.error("launch_hook_given_up", hook=self._launch_hook, reason=str(error))
+            return
+        self._worked("launch_hook")
+        if not waited:
+            self._launch.unwanted(self._clock.monotonic_s())
+        else:
+            self._launch.done()
+            _log.info("launch_hook_completed", hook=self._launch_hook, instance=self._machine.id)
+
+    # ---- while the node ends
+
+    async def _heartbeat(self) -> None:
+        if self._group is None or not self._terminate_hook:
+            return
+        try:
+            await self._group.heartbeat(self._terminate_hook)
+        except PortError as error:
+            self._failed("lifecycle_heartbeat", error)
+        else:
+            self._worked("lifecycle_heartbeat")
+
+    async def _let_go(self, group: ScalingGroup, is_leaving: bool) -> bool:
+        """Whether it is done, or nothing is to be done here. The caller bounds the time."""
+        # On its way into a warm pool a new machine waits at the launch hook, one that served at the other.
+        names = [
+            self._terminate_hook,
+            self._launch_hook if self._outlook.target is Target.WARMED else "",
+        ]
+        hooks = [name for name in names if name]
+        if not hooks:
+            return True
+        if await self._is_not_the_last():
+            _log.info("machine_left_to_others", instance=self._machine.id)
+            return True
+        failures = 0
+        while True:
+            try:
+                for hook in hooks:
+                    if await group.complete(hook):
+                        _log.info("machine_let_go", hook=hook, instance=self._machine.id)
+                        return True
+            except PortError as error:
+                self._failed("terminate_hook", error)
+                failures += 1
+            if not is_leaving or failures == RELEASE_FAILURES_MAX:
+                return False
+            await asyncio.sleep(RELEASE_PAUSE_S)
+
+    async def _is_not_the_last(self) -> bool:
+        try:
+            return await self._others_here()
+        except PortError as error:
+            # Its own end comes to the others as well; a machine that nobody lets go stays for an hour.
+            _log.warning("leases_not_read", reason=str(error))
+            return False
+
+    # ---- both
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the next turn, or until something has changed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds * (1 - _JITTER * self._random())):
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _failed(self, what: str, error: PortError) -> None:
+        if self._failing.get(what) is not type(error):
+            self._failing[what] = type(error)
+            _log.warning(f"{what}_failed", reason=str(error))
+
+    def _worked(self, what: str) -> None:
+        if self._failing.pop(what, None) is not None:
+            _log.info(f"{what}_works_again")

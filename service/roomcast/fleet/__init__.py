@@ -1,0 +1,1 @@
+"""What nodes know of each other: leases, who is connected where, orders."""

@@ -1,0 +1,188 @@
+"""What all nodes have: who lives, as the leases tell, and which channels there are, as the nodes themselves answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import structlog
+
+from roomcast.delivery.envelope import Signal
+from roomcast.fleet.holdings import Lease
+from roomcast.fleet.ports import Leases
+from roomcast.fleet.survey import (
+    Answer,
+    MalformedAnswer,
+    Tally,
+    answer_of,
+    answer_signal,
+    bounded,
+    fits,
+    pattern_of,
+    survey_signal,
+)
+from roomcast.ports import Clock, NewId
+
+__all__ = ["ANSWERS_AT_ONCE", "ANSWERS_WAIT_S", "SURVEYS_MAX", "Census", "Counted", "Counts"]
+
+# How long nodes have to answer. What comes through SNS and SQS takes some 100 ms each way.
+ANSWERS_WAIT_S: Final = 2.0
+# Surveys of this node that wait for answers at once; those who ask the same wait for the same one.
+SURVEYS_MAX: Final = 8
+# Surveys that a node answers at once; others are passed over, and whoever asked says that its answer is partial.
+ANSWERS_AT_ONCE: Final = 64
+# Names that are looked at before others have their turn.
+_NAMES_A_TURN: Final = 500
+
+_log = structlog.get_logger(__name__)
+
+
+class Counts(Protocol):
+    """The channels of this node."""
+
+    def names(self) -> Sequence[str]: ...
+
+    def count(self, channel: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Clients by channel. `whole`: False = a node did not answer, or there were more channels than fit."""
+
+    channels: dict[str, int]
+    whole: bool
+
+
+@dataclass(slots=True)
+class _Survey:
+    tally: Tally
+    changed: asyncio.Event
+
+
+class Census:
+    """One a node. `lease`: the id of this node's lease as it is now. `background` runs what answers others.
+
+    `itself` gives the lease of this node the numbers that are true now.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        counts: Counts,
+        clock: Clock,
+        new_id: NewId,
+        signal: Callable[[Signal], bool],
+        background: Callable[[Coroutine[None, None, None]], object],
+        lease: Callable[[], str],
+        *,
+        node: str,
+    ) -> None:
+        self._leases = leases
+        self._counts = counts
+        self._clock = clock
+        self._new_id = new_id
+        self._signal = signal
+        self._background = background
+        self._lease = lease
+        self._node = node
+        self.itself: Callable[[Lease], Lease] = replace
+        self._surveys: dict[str, _Survey] = {}
+        self._answering = 0
+        # By pattern: whoever asks meanwhile gets the same.
+        self._under_way: dict[str, asyncio.Task[Counted | None]] = {}
+
+    async def nodes(self) -> Sequence[Lease]:
+        """The leases of the nodes that live, the oldest first. What others have is as old as their heartbeat.
+
+        Raises PortError.
+        """
+        now, own = self._clock.now_ms(), self._lease()
+        live = [
+            each for each in await self._leases.all() if each.expires_at > now and not each.reaped
+        ]
+        return sorted(
+            (self.itself(each) if each.node == own else each for each in live),
+            key=lambda each: (each.started_at, each.node),
+        )
+
+    async def channels(self, pattern: str) -> Counted | None:
+        """Ask all nodes. `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError."""
+        task = self._under_way.get(pattern)
+        if task is None:
+            if len(self._under_way) >= SURVEYS_MAX:
+                return None
+            task = self._under_way[pattern] = asyncio.create_task(self._survey(pattern))
+            task.add_done_callback(lambda done: self._done(pattern, done))
+        # One who is cancelled must not take the others' answer away.
+        return await asyncio.shield(task)
+
+    def _done(self, pattern: str, task: asyncio.Task[Counted | None]) -> None:
+        del self._under_way[pattern]
+        if not task.cancelled():
+            # Those who wait have the error; there may be nobody left who does.
+            task.exception()
+
+    async def _survey(self, pattern: str) -> Counted | None:
+        # A node that starts may not hear yet; it has no clients either.
+        expected = frozenset(each.node for each in await self.nodes() if each.state != "starting")
+        survey_id = self._new_id()
+        survey = self._surveys[survey_id] = _Survey(
+            Tally(expected | {self._lease()}), asyncio.Event()
+        )
+        try:
+            if not self._signal(survey_signal(self._node, survey_id, pattern)):
+                return None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ANSWERS_WAIT_S):
+                    while survey.tally.missing:
+                        await survey.changed.wait()
+                        survey.changed.clear()
+        finally:
+            del self._surveys[survey_id]
+        if missing := survey.tally.missing:
+            _log.info("survey_unanswered", nodes=sorted(missing))
+        return Counted(*survey.tally.result())
+
+    # ---- signals
+
+    def heard(self, signal: Signal) -> None:
+        """A survey, of this node or another, or an answer to one."""
+        try:
+            if signal.kind == "answer":
+                self._take(*answer_of(signal))
+            elif self._answering < ANSWERS_AT_ONCE:
+                answering = self._answer(signal, pattern_of(signal))
+                self._answering += 1
+                self._background(answering)
+            else:
+                _log.warning("survey_passed_over", node=signal.node)
+        except MalformedAnswer as error:
+            _log.warning("survey_malformed", kind=signal.kind, node=signal.node, reason=str(error))
+
+    def _take(self, survey_id: str, answer: Answer) -> None:
+        survey = self._surveys.get(survey_id)
+        if survey is not None:
+            survey.tally.add(answer)
+            survey.changed.set()
+
+    async def _answer(self, signal: Signal, pattern: str) -> None:
+        try:
+            answer = await self._count(pattern)
+        finally:
+            self._answering -= 1
+        if signal.node == self._node:
+            self._take(signal.id, answer)
+        elif not self._signal(answer_signal(answer, self._node, self._new_id(), signal.id)):
+            _log.warning("answer_shed", node=signal.node)
+
+    async def _count(self, pattern: str) -> Answer:
+        counted: list[tuple[str, int]] = []
+        for number, name in enumerate(self._counts.names(), start=1):
+            if fits(name, pattern) and (clients := self._counts.count(name)):
+                counted.append((name, clients))
+            if number % _NAMES_A_TURN == 0:
+                await asyncio.sleep(0)
+        return Answer(self._lease(), *bounded(counted))

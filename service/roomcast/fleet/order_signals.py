@@ -1,0 +1,255 @@
+"""Orders: what an application wants done to its clients, wherever they are, and how that travels as a signal.
+
+Every node carries out an order for the connections that it has. A node of another release that does not know the
+kind of a signal passes over it, and what it does not know of a body as well. An order is read by the rules of the server
+API: whoever may publish to the topic could have made it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from roomcast.auth.claims import INFO_DEPTH_MAX, TOKEN_TIME_MAX, ServerSubscription
+from roomcast.delivery.envelope import EPOCH_CHARS_MAX, Signal
+from roomcast.log.item import OFFSET_MAX
+from roomcast.wire.channels import ChannelOverride, is_valid_name
+from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
+from roomcast.wire.depth import is_deeper
+from roomcast.wire.publication import Json, StreamPosition
+
+__all__ = [
+    "ID_CHARS_MAX",
+    "ORDER_KINDS",
+    "USER_CHARS_MAX",
+    "WHITELIST_MAX",
+    "DisconnectOrder",
+    "MalformedOrder",
+    "Order",
+    "RefreshOrder",
+    "SubscribeOrder",
+    "Target",
+    "UnsubscribeOrder",
+    "order_of",
+    "order_signal",
+]
+
+
+ORDER_KINDS: Final = frozenset({"disconnect", "unsubscribe", "refresh", "subscribe"})
+
+# No token, and so no user's name, is longer.
+USER_CHARS_MAX: Final = 8 * 1024
+# A client's id is a UUID.
+ID_CHARS_MAX: Final = 64
+# Clients that may be kept by one `disconnect`: they travel with it.
+WHITELIST_MAX: Final = 1000
+
+
+class MalformedOrder(ValueError):
+    """A signal of an order's kind that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which connections an order is for: those that everything fits which is told.
+
+    `user` None = whoever `client` is; "" = users without a name. `client`, `session` "" = any.
+    """
+
+    user: str | None = None
+    client: str = ""
+    session: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.user is not None or self.client, "an order is never for everybody"
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectOrder:
+    """Close the connections, but for the clients in `whitelist`."""
+
+    target: Target
+    why: DisconnectCode
+    whitelist: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeOrder:
+    """End the subscription to `channel`; "" = every subscription."""
+
+    target: Target
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshOrder:
+    """The connection lasts until `expires_at` (s since 1970), None = for ever; or it is `expired`, and ends at once.
+
+    `info` None = what others see of the client stays.
+    """
+
+    target: Target
+    expired: bool = False
+    expires_at: int | None = None
+    info: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeOrder:
+    """Subscribe the connections to `channel` as `sub` says, and send what was published behind `since`.
+
+    `expires_at`: s since 1970, None = as long as the connection lasts.
+    """
+
+    target: Target
+    channel: str
+    sub: ServerSubscription = field(default_factory=ServerSubscription)
+    since: StreamPosition | None = None
+    expires_at: int | None = None
+
+
+Order = DisconnectOrder | UnsubscribeOrder | RefreshOrder | SubscribeOrder
+
+
+def order_signal(order: Order, node: str, signal_id: str) -> Signal:
+    """`order` as `node` tells it to the others."""
+    channel = ""
+    said: dict[str, Json] = {}
+    match order:
+        case DisconnectOrder(_, why, whitelist):
+            kind = "disconnect"
+            said = {"code": why.code, "reason": why.reason, "whitelist": sorted(whitelist)}
+        case UnsubscribeOrder():
+            kind, channel = "unsubscribe", order.channel
+        case RefreshOrder():
+            kind = "refresh"
+            said = {"expired": order.expired, "expires_at": order.expires_at, "info": order.info}
+        case SubscribeOrder():
+            kind, channel = "subscribe", order.channel
+            said = _subscription(order)
+    target = {
+        "user": order.target.user,
+        "client": order.target.client or None,
+        "session": order.target.session or None,
+    }
+    body = {name: value for name, value in (target | said).items() if value is not None}
+    return Signal(kind, signal_id, node, channel, body)
+
+
+def _subscription(order: SubscribeOrder) -> dict[str, Json]:
+    since, override = order.since, order.sub.override
+    said = {each.name: getattr(override, each.name) for each in fields(ChannelOverride)}
+    return {
+        "info": order.sub.info,
+        "data": order.sub.data,
+        "override": {name: value for name, value in said.items() if value is not None},
+        "since": None if since is None else {"epoch": since.epoch, "offset": since.offset},
+        "expires_at": order.expires_at,
+    }
+
+
+def order_of(signal: Signal) -> Order:
+    """The order in a signal of one of ORDER_KINDS. Raises MalformedOrder."""
+    body = signal.body
+    if not isinstance(body, dict):
+        raise MalformedOrder("the body of an order is not an object")
+    target = _target(body)
+    match signal.kind:
+        case "disconnect":
+            return DisconnectOrder(target, _why(body), _ids(body, "whitelist"))
+        case "unsubscribe" if signal.channel == "" or is_valid_name(signal.channel):
+            return UnsubscribeOrder(target, signal.channel)
+        case "refresh":
+            return RefreshOrder(target, _flag(body, "expired"), _time(body), _payload(body, "info"))
+        case "subscribe" if is_valid_name(signal.channel):
+            sub = ServerSubscription(
+                _payload(body, "info"), _payload(body, "data"), _override(body)
+            )
+            return SubscribeOrder(target, signal.channel, sub, _since(body), _time(body))
+    raise MalformedOrder("an order of an unknown kind, or for no channel")
+
+
+def _target(body: Mapping[str, Any]) -> Target:
+    user = _text(body, "user", USER_CHARS_MAX) if body.get("user") is not None else None
+    client, session = _text(body, "client", ID_CHARS_MAX), _text(body, "session", ID_CHARS_MAX)
+    if user is None and not client:
+        raise MalformedOrder("an order for nobody")
+    return Target(user, client, session)
+
+
+def _why(body: Mapping[str, Any]) -> DisconnectCode:
+    code, reason = _whole(body, "code", CLOSE_CODE_MIN, CLOSE_CODE_MAX), body.get("reason", "")
+    if code is None:
+        raise MalformedOrder("a close without a code")
+    if not isinstance(reason, str) or not is_reason(reason):
+        raise MalformedOrder("a reason that no close frame can give")
+    return DisconnectCode(code, reason)
+
+
+def _text(body: Mapping[str, Any], name: str, chars_max: int) -> str:
+    found = body.get(name, "")
+    if not isinstance(found, str) or len(found) > chars_max:
+        raise MalformedOrder(f"{name} is not a string of at most {chars_max} characters")
+    return found
+
+
+def _ids(body: Mapping[str, Any], name: str) -> frozenset[str]:
+    found = body.get(name, [])
+    if not isinstance(found, list) or len(found) > WHITELIST_MAX:
+        raise MalformedOrder(f"{name} is not a list of at most {WHITELIST_MAX} ids")
+    if not all(isinstance(each, str) and len(each) <= ID_CHARS_MAX for each in found):
+        raise MalformedOrder(f"{name} is not a list of ids")
+    return frozenset(found)
+
+
+def _payload(body: Mapping[str, Any], name: str) -> Json:
+    found = body.get(name)
+    if is_deeper(found, INFO_DEPTH_MAX):
+        # Encoders would give up, and with them everything that it is sent together with.
+        raise MalformedOrder(f"{name} is nested too deeply")
+    return found
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    found = body.get(name, False)
+    if not isinstance(found, bool):
+        raise MalformedOrder(f"{name} is not true or false")
+    return found
+
+
+def _whole(body: Mapping[str, Any], name: str, minimum: int, maximum: int) -> int | None:
+    found = body.get(name)
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int) or not minimum <= found <= maximum:
+        raise MalformedOrder(f"{name} is not a whole number from {minimum} to {maximum}")
+    return found
+
+
+def _time(body: Mapping[str, Any]) -> int | None:
+    """0 is no time, as in the API, and not one that is over."""
+    return _whole(body, "expires_at", 0, TOKEN_TIME_MAX) or None
+
+
+def _override(body: Mapping[str, Any]) -> ChannelOverride:
+    said = body.get("override", {})
+    if not isinstance(said, dict):
+        raise MalformedOrder("override is not an object")
+    return ChannelOverride(
+        **{
+            each.name: _flag(said, each.name)
+            for each in fields(ChannelOverride)
+            if each.name in said
+        }
+    )
+
+
+def _since(body: Mapping[str, Any]) -> StreamPosition | None:
+    said = body.get("since")
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        raise MalformedOrder("since is not an object")
+    offset = _whole(said, "offset", 0, OFFSET_MAX) or 0
+    return StreamPosition(_text(said, "epoch", EPOCH_CHARS_MAX), offset)

@@ -1,0 +1,47 @@
+"""The `nodes` table as the fleet needs it: who lives, and who is to be cleaned up after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from roomcast.fleet.holdings import Grave, Lease
+
+__all__ = ["Leases"]
+
+
+class Leases(Protocol):
+    """The `nodes` table."""
+
+    async def put(self, lease: Lease) -> None:
+        """Write the lease, unconditionally: the node's own id is new."""
+
+    async def heartbeat(self, lease: Lease) -> bool:
+        """Replace the node's lease. False = it is gone or was marked `reaped`: the node must rebuild."""
+
+    async def drop(self, node: str) -> None:
+        """Idempotent."""
+
+    async def all(self) -> Sequence[Lease]:
+        """Every lease that was stored before the call, expired ones included, buried ones not.
+
+        Raises Refused beyond the adapter's bound.
+        """
+
+    async def reap(self, lease: Lease, at_ms: int) -> bool:
+        """Mark the lease as reaped, unless its node beat since `lease` was read: from then on heartbeats are refused.
+
+        True also when it was marked before, whose time then stays. False = the node lives, or the lease is gone.
+        """
+
+    async def bury(self, node: str, at_ms: int) -> None:
+        """Make a grave of a lease that is marked, or say of a grave that it was cleared again. Idempotent.
+
+        A lease that is not marked stays what it is. Heartbeats of a buried one are refused; `put` makes it a lease again.
+        """
+
+    async def graves(self) -> Sequence[Grave]:
+        """Every grave. Raises Refused beyond the adapter's bound."""
+
+    async def drop_grave(self, grave: Grave) -> None:
+        """Idempotent. One that was cleared again since it was read stays."""

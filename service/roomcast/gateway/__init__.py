@@ -1,0 +1,1 @@
+"""⑨ Sockets and HTTP: the outer face of a node."""

@@ -1,0 +1,103 @@
+"""batch: several methods in one request, in order or at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import orjson
+
+from roomcast.concurrency import each
+from roomcast.gateway.api.fields import FLAG, PAYLOAD, Field, ListOf, read
+from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.refusals import Refused, bad_field, wire
+from roomcast.wire.codes import Error
+from roomcast.wire.publication import Json
+
+__all__ = [
+    "BATCH_AT_ONCE",
+    "BATCH_BODY_BYTES_MAX",
+    "BATCH_COMMANDS_MAX",
+    "BATCH_FIELDS",
+    "BATCH_REPLIES_BYTES_MAX",
+    "Batch",
+    "Run",
+]
+
+BATCH_COMMANDS_MAX: Final = 1000
+# Of a request, whatever is in it.
+BATCH_BODY_BYTES_MAX: Final = 2 * 1024 * 1024
+# Of all replies together. Beyond it, what is left is not carried out.
+BATCH_REPLIES_BYTES_MAX: Final = 8 * 1024 * 1024
+# Commands of one `parallel` batch that are under way at once.
+BATCH_AT_ONCE: Final = 64
+
+BATCH_FIELDS: Final = (
+    Field(
+        "commands",
+        ListOf(PAYLOAD, BATCH_COMMANDS_MAX),
+        "Each an object with one member: a method's name, and its parameters.",
+        required=True,
+    ),
+    Field("parallel", FLAG, "Carry them out at once, and not one after the other.", default=False),
+)
+
+
+class Batch:
+    """`methods`: what a command may be, by name."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+
+    async def carry_out(self, call: Call, params: Json) -> Mapping[str, Json]:
+        """A reply for each command, in their order; one that fails is followed by the others. Raises Refused."""
+        asked = read(BATCH_FIELDS, params)
+        run = Run(call, self._chosen, lambda method: method.name)
+        at_once = BATCH_AT_ONCE if asked["parallel"] else 1
+        replies = await each(at_once, list(enumerate(asked["commands"])), run.reply)
+        return {"replies": [orjson.Fragment(reply) for reply in replies]}
+
+    def _chosen(self, command: Json, name: str) -> tuple[Method, Json]:
+        """The first of the known methods that is named."""
+        if not isinstance(command, dict):
+            raise bad_field(name, "must be an object")
+        for method_name, method in self._methods.items():
+            if (params := command.get(method_name)) is not None:
+                return method, params
+        raise Refused(Error.METHOD_NOT_FOUND)
+
+
+class Run:
+    """Carries out the commands of one request, as far as there is room for their replies.
+
+    `chosen`: the method that a command names and its parameters; gets the command and what it is called in refusals, and
+    raises Refused. `under`: how a result is called in its reply.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        chosen: Callable[[Json, str], tuple[Method, Json]],
+        under: Callable[[Method], str],
+    ) -> None:
+        self._call = call
+        self._chosen = chosen
+        self._under = under
+        self._room = BATCH_REPLIES_BYTES_MAX
+
+    async def reply(self, numbered: tuple[int, Json]) -> bytes:
+        """The reply to one command, which comes with its place in the request. Raises nothing of its own."""
+        index, command = numbered
+        # Others have their turn between commands that need not wait for anything.
+        await asyncio.sleep(0)
+        try:
+            if self._room <= 0:
+                raise Refused(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
+            method, params = self._chosen(command, f"commands[{index}]")
+            result = await method.handler(self._call, read(method.fields, params))
+            encoded = orjson.dumps({self._under(method): result})
+        except Refused as refused:
+            encoded = orjson.dumps({"error": wire(refused.error, refused.why)})
+        self._room -= len(encoded)
+        return encoded

@@ -1,0 +1,249 @@
+"""subscribe, unsubscribe, disconnect and refresh: orders to the clients of a user, on whatever node they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Final
+
+from roomcast.auth.claims import ServerSubscription
+from roomcast.delivery.envelope import EPOCH_CHARS_MAX
+from roomcast.fleet.order_signals import (
+    ID_CHARS_MAX,
+    USER_CHARS_MAX,
+    WHITELIST_MAX,
+    DisconnectOrder,
+    Order,
+    RefreshOrder,
+    SubscribeOrder,
+    Target,
+    UnsubscribeOrder,
+)
+from roomcast.gateway.api.fields import (
+    BASE64,
+    CHANNEL,
+    FLAG,
+    INFO,
+    SAFE_MAX,
+    Field,
+    ListOf,
+    Object,
+    Schema,
+    Text,
+    Whole,
+)
+from roomcast.gateway.api.methods import Call, Method, Params, known, sized
+from roomcast.gateway.api.refusals import Refused, bad_field
+from roomcast.log.appender import Full, TooLarge
+from roomcast.wire.channels import ChannelOverride
+from roomcast.wire.codes import (
+    CLOSE_CODE_MAX,
+    CLOSE_CODE_MIN,
+    REASON_BYTES_MAX,
+    Disconnect,
+    DisconnectCode,
+    is_reason,
+)
+from roomcast.wire.publication import Json, StreamPosition
+
+__all__ = ["DISCONNECT", "REFRESH", "SUBSCRIBE", "UNSUBSCRIBE"]
+
+_SINCE: Final = Object(
+    (
+        Field("offset", Whole(0, SAFE_MAX), "The last publication that the client has.", default=0),
+        Field(
+            "epoch",
+            Text(EPOCH_CHARS_MAX),
+            "The epoch that it counts in; empty: the present one.",
+            default="",
+        ),
+    )
+)
+
+
+async def _disconnect(call: Call, asked: Params) -> Mapping[str, Json]:
+    why = Disconnect.FORCE_NO_RECONNECT.value
+    if (said := asked["disconnect"]) is not None and (said["code"] or said["reason"]):
+        why = DisconnectCode(
+            _code(said["code"]) if said["code"] else why.code, _reason(said["reason"])
+        )
+    return _given(call, DisconnectOrder(_target(asked), why, frozenset(asked["whitelist"])))
+
+
+async def _unsubscribe(call: Call, asked: Params) -> Mapping[str, Json]:
+    if channel := asked["channel"]:
+        known(call, CHANNEL.read(channel, "channel"))
+    return _given(call, UnsubscribeOrder(_target(asked), channel))
+
+
+async def _refresh(call: Call, asked: Params) -> Mapping[str, Json]:
+    info = sized(call, "info", asked["info"])
+    return _given(
+        call, RefreshOrder(_target(asked), asked["expired"], asked["expire_at"] or None, info)
+    )
+
+
+async def _subscribe(call: Call, asked: Params) -> Mapping[str, Json]:
+    known(call, asked["channel"])
+    given = asked["override"] or {}
+    said = {name: switch["value"] for name, switch in given.items() if switch is not None}
+    sub = ServerSubscription(
+        _info(call, asked, "info"), _info(call, asked, "data"), ChannelOverride(**said)
+    )
+    since = asked["recover_since"]
+    position = None if since is None else StreamPosition(since["epoch"], since["offset"])
+    order = SubscribeOrder(
+        _target(asked), asked["channel"], sub, position, asked["expire_at"] or None
+    )
+    return _given(call, order)
+
+
+def _target(asked: Params) -> Target:
+    user, client = asked["user"], asked["client"]
+    if user is None and not client:
+        raise bad_field("user", "is required, unless there is a client")
+    return Target(user, client, asked["session"])
+
+
+def _given(call: Call, order: Order) -> Mapping[str, Json]:
+    try:
+        call.node.orders.give(order)
+    except (Full, TooLarge) as failure:
+        raise Refused(call.node.services.publisher.error(failure)) from None
+    return {}
+
+
+def _info(call: Call, asked: Params, name: str) -> Json:
+    encoded = asked[f"b64{name}"]
+    return sized(call, name, asked[name] if encoded is None else encoded.value)
+
+
+def _code(code: int) -> int:
+    if not CLOSE_CODE_MIN <= code <= CLOSE_CODE_MAX:
+        raise bad_field("disconnect.code", f"must be from {CLOSE_CODE_MIN} to {CLOSE_CODE_MAX}")
+    return code
+
+
+def _reason(reason: str) -> str:
+    if not is_reason(reason):
+        raise bad_field(
+            "disconnect.reason", f"must be at most {REASON_BYTES_MAX} bytes of text, and no JSON"
+        )
+    return reason
+
+
+_USER: Final = Text(USER_CHARS_MAX)
+_ID: Final = Text(ID_CHARS_MAX)
+_TARGET: Final = (
+    Field(
+        "user",
+        _USER,
+        'Whose connections; "" are those without a user. Required, unless `client` is there.',
+    ),
+    Field("client", _ID, "Only the connection with this id.", default=""),
+    Field(
+        "session",
+        _ID,
+        "Only the connection with this session. WebSocket connections have none.",
+        default="",
+    ),
+)
+_EMPTY: Final[Schema] = {"type": "object"}
+_SWITCH: Final = Object((Field("value", FLAG, "On or off.", required=True),))
+_EXPIRE_AT: Final = Whole(0, SAFE_MAX)
+
+DISCONNECT: Final = Method(
+    "disconnect",
+    "Close connections.",
+    (
+        *_TARGET,
+        Field(
+            "whitelist",
+            ListOf(_ID, WHITELIST_MAX),
+            "Ids of clients whose connections stay.",
+            default=(),
+        ),
+        Field(
+            "disconnect",
+            Object(
+                (
+                    Field(
+                        "code",
+                        Whole(0, CLOSE_CODE_MAX),
+                        f"Of the close frame, {CLOSE_CODE_MIN} to {CLOSE_CODE_MAX}; 0: 3503. SDKs do not reconnect for 3500 to 3999 "
+                        "and 4500 to 4999.",
+                        default=0,
+                    ),
+                    Field(
+                        "reason",
+                        Text(REASON_BYTES_MAX),
+                        "What the client is told. No JSON.",
+                        default="",
+                    ),
+                )
+            ),
+            'Why. Without it: 3503, "force disconnect".',
+        ),
+    ),
+    _EMPTY,
+    _disconnect,
+)
+UNSUBSCRIBE: Final = Method(
+    "unsubscribe",
+    "End subscriptions, whoever made them.",
+    (
+        *_TARGET,
+        Field("channel", Text(255), "Of which channel; empty: of every one.", required=True),
+    ),
+    _EMPTY,
+    _unsubscribe,
+)
+REFRESH: Final = Method(
+    "refresh",
+    "Set how long connections last.",
+    (
+        *_TARGET,
+        Field("expired", FLAG, "They have expired: close them with 3005.", default=False),
+        Field(
+            "expire_at",
+            _EXPIRE_AT,
+            "When they expire, in s since 1970. 0, or without it: never.",
+            default=0,
+        ),
+        Field("info", INFO, "What others see of the client from now on."),
+    ),
+    _EMPTY,
+    _refresh,
+)
+SUBSCRIBE: Final = Method(
+    "subscribe",
+    "Subscribe connections to a channel for as long as they last.",
+    (
+        *_TARGET,
+        Field("channel", CHANNEL, "Which channel.", required=True),
+        Field("info", INFO, "What others in the channel see of the client there."),
+        Field("b64info", BASE64, "The same as base64 of its JSON text; goes before `info`."),
+        Field("data", INFO, "Goes to the client with the news that it is subscribed."),
+        Field("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
+        Field("recover_since", _SINCE, "Send what was published since."),
+        Field(
+            "override",
+            Object(
+                tuple(
+                    Field(each.name, _SWITCH, f"In place of the channel's `{each.name}`.")
+                    for each in fields(ChannelOverride)
+                )
+            ),
+            "Options of this subscription.",
+        ),
+        Field(
+            "expire_at",
+            _EXPIRE_AT,
+            "When it ends, in s since 1970: the connection is then closed with 3006.",
+            default=0,
+        ),
+    ),
+    _EMPTY,
+    _subscribe,
+    payloads=2,
+)

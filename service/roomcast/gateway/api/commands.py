@@ -1,0 +1,59 @@
+"""The older form of Centrifugo's server API: one command a line, {"method", "params"}, all of them to POST /api.
+
+Back ends that were written for it, and the Go client gocent up to 3.2, speak nothing else. What a command does, its parameters and its
+result are those of the method of that name; bounds are those of a batch, whose commands are carried out in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import orjson
+
+from roomcast.concurrency import each
+from roomcast.gateway.api.batch import BATCH_COMMANDS_MAX, Run
+from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.refusals import Refused, bad_field
+from roomcast.wire.codes import Error
+from roomcast.wire.publication import Json
+
+__all__ = ["Commands", "split"]
+
+
+def split(body: bytes) -> Sequence[Json]:
+    """The values in `body`: one, on however many lines, or one a line. Raises ValueError for what is no JSON, Refused for
+    too many lines.
+    """
+    try:
+        return [orjson.loads(body)]
+    except ValueError:
+        lines = [line for line in body.split(b"\n", BATCH_COMMANDS_MAX) if line.strip()]
+    if not lines:
+        raise ValueError("no command")
+    if len(lines) > BATCH_COMMANDS_MAX:
+        raise Refused(Error.LIMIT_EXCEEDED, f"more than {BATCH_COMMANDS_MAX} commands")
+    return [orjson.loads(line) for line in lines]
+
+
+class Commands:
+    """`methods`: what a command may name."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+
+    async def carry_out(self, call: Call, commands: Sequence[Json]) -> bytes:
+        """A reply for each command, one a line, in their order."""
+        run = Run(call, self._chosen, lambda _: "result")
+        replies = await each(1, list(enumerate(commands)), run.reply)
+        return b"".join(reply + b"\n" for reply in replies)
+
+    def _chosen(self, command: Json, name: str) -> tuple[Method, Json]:
+        if not isinstance(command, dict):
+            raise bad_field(name, "must be an object")
+        method = (
+            self._methods.get(named) if isinstance(named := command.get("method"), str) else None
+        )
+        if method is None:
+            raise Refused(Error.METHOD_NOT_FOUND)
+        params = command.get("params")
+        return method, {} if params is None else params

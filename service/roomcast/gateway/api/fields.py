@@ -1,0 +1,287 @@
+"""Parameters of methods, declared once: what is read by them, and what the description of the API says of them.
+
+`null` is as good as nothing, as in the client protocol, but where any JSON value is meant. What is not declared is
+passed over: it may be of another release.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+
+from roomcast.auth.claims import INFO_DEPTH_MAX
+from roomcast.gateway.api.refusals import bad_field
+from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
+from roomcast.wire.depth import is_deeper
+from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
+from roomcast.wire.publication import Json
+
+__all__ = [
+    "ABSENT",
+    "BASE64",
+    "CHANNEL",
+    "FLAG",
+    "INFO",
+    "KEY",
+    "PAYLOAD",
+    "SAFE_MAX",
+    "TAGS",
+    "Decoded",
+    "Field",
+    "Kind",
+    "ListOf",
+    "Object",
+    "Schema",
+    "Text",
+    "Whole",
+    "read",
+    "schema",
+]
+
+Schema = dict[str, Any]
+
+# The default of a parameter for which `null` is a value.
+ABSENT: Final = object()
+
+# The greatest whole number that JavaScript and JSON libraries of other languages hold exactly.
+SAFE_MAX: Final = 2**53 - 1
+_PRINTABLE: Final = r"^[ -~]+$"
+
+
+class Kind(Protocol):
+    """What a parameter takes."""
+
+    def read(self, value: Json, name: str) -> Any:
+        """The value that the method gets. Raises Refused, which says what is wrong with `name`."""
+
+    def schema(self) -> Schema:
+        """The same as JSON Schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One parameter. `default`: what the method gets when it is not there."""
+
+    name: str
+    kind: Kind
+    doc: str
+    required: bool = False
+    default: Any = None
+
+
+def read(fields: Sequence[Field], params: Json, within: str = "") -> dict[str, Any]:
+    """The values of all `fields` in `params`, by name. Raises Refused. `within`: the name of what `params` is."""
+    if not isinstance(params, dict):
+        raise bad_field(within or "the request", "must be an object")
+    values: dict[str, Any] = {}
+    for field in fields:
+        name = f"{within}.{field.name}" if within else field.name
+        value = params.get(field.name)
+        if value is None and not (field.default is ABSENT and field.name in params):
+            if field.required:
+                raise bad_field(name, "is required")
+            values[field.name] = field.default
+        else:
+            values[field.name] = field.kind.read(value, name)
+    return values
+
+
+def schema(fields: Sequence[Field]) -> Schema:
+    """An object with `fields`, as JSON Schema."""
+    described: Schema = {
+        "type": "object",
+        "properties": {
+            field.name: {**field.kind.schema(), "description": field.doc} for field in fields
+        },
+    }
+    if required := [field.name for field in fields if field.required]:
+        described["required"] = required
+    return described
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string of at most `chars_max` characters."""
+
+    chars_max: int
+
+    def read(self, value: Json, name: str) -> str:
+        if not isinstance(value, str) or len(value) > self.chars_max:
+            raise bad_field(name, f"must be a string of at most {self.chars_max} characters")
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "string", "maxLength": self.chars_max}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number within bounds."""
+
+    minimum: int
+    maximum: int
+
+    def read(self, value: Json, name: str) -> int:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or not self.minimum <= value <= self.maximum
+        ):
+            raise bad_field(name, f"must be a whole number from {self.minimum} to {self.maximum}")
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """An array of at most `most` values."""
+
+    kind: Kind
+    most: int
+    least: int = 0
+
+    def read(self, value: Json, name: str) -> tuple[Any, ...]:
+        if not isinstance(value, list) or not self.least <= len(value) <= self.most:
+            raise bad_field(name, f"must be an array of {self.least} to {self.most} values")
+        return tuple(self.kind.read(each, f"{name}[{index}]") for index, each in enumerate(value))
+
+    def schema(self) -> Schema:
+        return {
+            "type": "array",
+            "items": self.kind.schema(),
+            "minItems": self.least,
+            "maxItems": self.most,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object with parameters of its own, read as a dictionary."""
+
+    fields: tuple[Field, ...]
+
+    def read(self, value: Json, name: str) -> Mapping[str, Any]:
+        return read(self.fields, value, name)
+
+    def schema(self) -> Schema:
+        return schema(self.fields)
+
+
+class _Flag:
+    def read(self, value: Json, name: str) -> bool:
+        if not isinstance(value, bool):
+            raise bad_field(name, "must be true or false")
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
+
+class _Channel:
+    """The name of a channel, whether its namespace exists or not."""
+
+    def read(self, value: Json, name: str) -> str:
+        if not isinstance(value, str) or not is_valid_name(value):
+            raise bad_field(name, f"must be 1 to {CHANNEL_BYTES_MAX} printable ASCII characters")
+        return value
+
+    def schema(self) -> Schema:
+        return {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": CHANNEL_BYTES_MAX,
+            "pattern": _PRINTABLE,
+        }
+
+
+class _Key:
+    """An idempotency key; an empty one is none, as in Centrifugo's API."""
+
+    def read(self, value: Json, name: str) -> str | None:
+        if value == "":
+            return None
+        if not isinstance(value, str) or not is_valid_key(value):
+            raise bad_field(name, f"must be at most {KEY_CHARS_MAX} printable ASCII characters")
+        return value
+
+    def schema(self) -> Schema:
+        return {"type": "string", "maxLength": KEY_CHARS_MAX, "pattern": r"^[ -~]*$"}
+
+
+class _Tags:
+    def read(self, value: Json, name: str) -> dict[str, str] | None:
+        if not isinstance(value, dict) or not all(isinstance(tag, str) for tag in value.values()):
+            raise bad_field(name, "must be an object of strings")
+        return value or None
+
+    def schema(self) -> Schema:
+        return {"type": "object", "additionalProperties": {"type": "string"}}
+
+
+class _Payload:
+    """Any JSON value, `null` too."""
+
+    def read(self, value: Json, name: str) -> Json:  # noqa: ARG002  # as all kinds
+        return value
+
+    def schema(self) -> Schema:
+        return {}
+
+
+class _Info:
+    """A JSON value that is sent on within others."""
+
+    def read(self, value: Json, name: str) -> Json:
+        if is_deeper(value, INFO_DEPTH_MAX):
+            # Encoders would give up, and with them everything that it is sent together with.
+            raise bad_field(name, "is nested too deeply")
+        return value
+
+    def schema(self) -> Schema:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A JSON value, which may be `null`, and the bytes that it was."""
+
+    value: Json
+    raw: bytes
+
+
+class _Base64:
+    """Base64 of the text of a JSON value. An empty text is nothing."""
+
+    def read(self, value: Json, name: str) -> Decoded | None:
+        if value == "":
+            return None
+        try:
+            if not isinstance(value, str):
+                raise ValueError
+            raw = base64.b64decode(value, validate=True)
+            decoded = orjson.loads(raw)
+        except ValueError:
+            raise bad_field(name, "must be base64 of the text of a JSON value") from None
+        return Decoded(INFO.read(decoded, name), raw)
+
+    def schema(self) -> Schema:
+        return {
+            "type": "string",
+            "contentEncoding": "base64",
+            "contentMediaType": "application/json",
+        }
+
+
+FLAG: Final = _Flag()
+CHANNEL: Final = _Channel()
+KEY: Final = _Key()
+TAGS: Final = _Tags()
+PAYLOAD: Final = _Payload()
+INFO: Final = _Info()
+BASE64: Final = _Base64()

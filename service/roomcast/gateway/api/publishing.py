@@ -1,0 +1,215 @@
+"""publish and broadcast."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from roomcast.concurrency import each
+from roomcast.gateway.api.fields import (
+    ABSENT,
+    BASE64,
+    CHANNEL,
+    FLAG,
+    KEY,
+    PAYLOAD,
+    TAGS,
+    Field,
+    ListOf,
+    Schema,
+    Text,
+    Whole,
+)
+from roomcast.gateway.api.methods import BODY_ROOM_BYTES, Call, Method, Params, known, sized
+from roomcast.gateway.api.refusals import Refused, bad_field, wire
+from roomcast.log.appender import Full, TooLarge
+from roomcast.log.channel_log import NotAppended, OutcomeUnknown
+from roomcast.wire.channels import is_valid_name
+from roomcast.wire.codes import Error
+from roomcast.wire.json import Unencodable, text_to_keep
+from roomcast.wire.publication import Json, Publication
+
+__all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
+
+# Each is an append of its own; more channels take several calls.
+BROADCAST_CHANNELS_MAX: Final = 1000
+# Appends of one broadcast that are under way at once.
+BROADCAST_AT_ONCE: Final = 256
+# A name in a request, with quotes, comma and room for white space. Longer ones are refused one by one.
+_NAME_CHARS_MAX: Final = 1024
+_NAME_BYTES: Final = 260
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What is to be published, in one channel or several."""
+
+    data: Json
+    text: str | None
+    tags: Mapping[str, str] | None
+    key: str | None
+    skip_history: bool
+    delta: bool
+
+
+async def _publish(call: Call, asked: Params) -> Mapping[str, Json]:
+    return await _published(call, asked["channel"], _content(call, asked))
+
+
+async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
+    content = _content(call, asked)
+
+    async def one(channel: str) -> Mapping[str, Json]:
+        # Others have their turn between channels without history, which need not wait for anything.
+        await asyncio.sleep(0)
+        try:
+            if not is_valid_name(channel):
+                raise bad_field("channel", "must be a channel's name")
+            return {"result": await _published(call, channel, content)}
+        except Refused as refused:
+            return {"error": wire(refused.error, refused.why)}
+
+    return {"responses": await each(BROADCAST_AT_ONCE, asked["channels"], one)}
+
+
+def _content(call: Call, asked: Params) -> _Content:
+    if asked["version"]:
+        # Centrifugo drops what is older than what it has. Passed over, it would be delivered: stale data for new.
+        raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
+    text = None
+    if (encoded := asked["b64data"]) is not None:
+        if len(encoded.raw) > call.payload_bytes_max:
+            # They go out as they are, white space included.
+            raise Refused(
+                Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes"
+            )
+        data, text = encoded.value, text_to_keep(encoded.raw, encoded.value)
+    elif (data := asked["data"]) is ABSENT:
+        raise bad_field("data", "is required")
+    return _Content(
+        sized(call, "data", data),
+        text,
+        asked["tags"],
+        asked["idempotency_key"],
+        asked["skip_history"],
+        asked["delta"],
+    )
+
+
+async def _published(call: Call, channel: str, content: _Content) -> Mapping[str, Json]:
+    """Raises Refused."""
+    options, publisher = known(call, channel), call.node.services.publisher
+    if content.key is not None and call.late:
+        # It may have been published elsewhere so long ago that the key is forgotten.
+        raise Refused(Error.TOO_MANY_REQUESTS)
+    delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
+    published = Publication(
+        content.data, tags=content.tags, time=call.received_ms, delta=delta, text=content.text
+    )
+    try:
+        if not options.has_history or content.skip_history:
+            if content.key is not None:
+                raise Refused(Error.NOT_AVAILABLE, "an idempotency_key needs history")
+            publisher.send(channel, published)
+            return {}
+        position = await publisher.store(channel, options, published, content.key, call.received_ms)
+    except (Full, TooLarge, Unencodable) as failure:
+        raise Refused(publisher.error(failure)) from None
+    except (NotAppended, OutcomeUnknown) as failure:
+        _log.warning("api_publish_failed", channel=channel, reason=str(failure))
+        raise Refused(publisher.error(failure)) from failure
+    return {"offset": position.offset, "epoch": position.epoch}
+
+
+# As wide as Centrifugo's API has it.
+_VERSION_MAX: Final = 2**64 - 1
+
+_CONTENT: Final = (
+    Field(
+        "data",
+        PAYLOAD,
+        "What is published: any JSON value. Required, unless `b64data` is there.",
+        default=ABSENT,
+    ),
+    Field("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
+    Field("tags", TAGS, "Strings that go to subscribers with the publication."),
+    Field(
+        "idempotency_key",
+        KEY,
+        "In each channel, what is published with one key is published once, for 24 hours. At most 64 printable ASCII "
+        "characters; empty: none.",
+    ),
+    Field(
+        "skip_history",
+        FLAG,
+        "Send it without storing: best effort, and without an offset.",
+        default=False,
+    ),
+    Field(
+        "delta",
+        FLAG,
+        "Subscribers who asked for it may get it as its difference from the publication before, where the channel's "
+        "`allowed_delta_types` say so.",
+        default=False,
+    ),
+    Field(
+        "version",
+        Whole(0, _VERSION_MAX),
+        "Not available: anything but 0 is error 108, and nothing is published.",
+        default=0,
+    ),
+)
+
+_POSITION: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "offset": {
+            "type": "integer",
+            "minimum": 1,
+            "description": "Where it is in the channel's log.",
+        },
+        "epoch": {"type": "string", "description": "The epoch that `offset` counts in."},
+    },
+    "description": "Empty when it was not stored.",
+}
+_ERROR: Final[Schema] = {"$ref": "#/components/schemas/Error"}
+
+PUBLISH: Final = Method(
+    "publish",
+    "Publish in one channel.",
+    (Field("channel", CHANNEL, "Where to publish.", required=True), *_CONTENT),
+    _POSITION,
+    _publish,
+)
+BROADCAST: Final = Method(
+    "broadcast",
+    "Publish the same in many channels.",
+    (
+        Field(
+            "channels",
+            ListOf(Text(_NAME_CHARS_MAX), BROADCAST_CHANNELS_MAX, 1),
+            "Where to publish. One name that no channel can have does not keep the others from it.",
+            required=True,
+        ),
+        *_CONTENT,
+    ),
+    {
+        "type": "object",
+        "required": ["responses"],
+        "properties": {
+            "responses": {
+                "type": "array",
+                "description": "One for each channel, in the order of `channels`.",
+                "items": {"type": "object", "properties": {"result": _POSITION, "error": _ERROR}},
+            }
+        },
+    },
+    _broadcast,
+    room_bytes=BODY_ROOM_BYTES + BROADCAST_CHANNELS_MAX * _NAME_BYTES,
+)

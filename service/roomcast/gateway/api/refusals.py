@@ -1,0 +1,28 @@
+"""How a method says no: an error of the protocol, and what is wrong with what it was asked."""
+
+from __future__ import annotations
+
+from roomcast.wire.codes import Error
+from roomcast.wire.publication import Json
+
+__all__ = ["Refused", "bad_field", "wire"]
+
+
+class Refused(Exception):
+    """The method answers with `error`. `why`: in words, for the caller; holds nothing of a payload."""
+
+    def __init__(self, error: Error, why: str = "") -> None:
+        super().__init__(f"{error.name}: {why}")
+        self.error = error
+        self.why = why
+
+
+def bad_field(name: str, what: str) -> Refused:
+    """A parameter that the method cannot take. `what`: "must be …"."""
+    return Refused(Error.BAD_REQUEST, f"{name} {what}")
+
+
+def wire(error: Error, why: str = "") -> dict[str, Json]:
+    """The JSON object of an error."""
+    message = error.value.message
+    return {"code": error.value.code, "message": f"{message}: {why}" if why else message}

@@ -1,0 +1,215 @@
+"""POST /api/<method>: from a request to a method and back. JSON in and out, as in Centrifugo's server API.
+
+`{"result": {…}}` or `{"error": {"code", "message"}}`, both with status 200; other statuses are for requests that
+never reached a method (no key, no JSON, too large). A batch is answered with `{"replies": […]}`.
+
+    a request → key, type, length → body → JSON → parameters (fields.py) → handler of the method → answer
+
+POST /api itself takes the older form (commands.py), on the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final
+
+import orjson
+import structlog
+from aiohttp import web
+
+from roomcast.gateway.api import channels, clients, nodes, publishing
+from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
+from roomcast.gateway.api.commands import Commands, split
+from roomcast.gateway.api.fields import read
+from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.openapi import description
+from roomcast.gateway.api.refusals import Refused, wire
+from roomcast.gateway.api.watch import Watch
+from roomcast.gateway.keys import NODE
+from roomcast.wire.codes import Error
+from roomcast.wire.publication import Json
+
+__all__ = ["BODY_S", "CONTAINERS_MAX", "METHODS", "Api"]
+
+METHODS: Final[Mapping[str, Method]] = {
+    method.name: method
+    for method in (
+        publishing.PUBLISH,
+        publishing.BROADCAST,
+        clients.SUBSCRIBE,
+        clients.UNSUBSCRIBE,
+        clients.DISCONNECT,
+        clients.REFRESH,
+        channels.HISTORY,
+        channels.HISTORY_REMOVE,
+        channels.PRESENCE,
+        channels.PRESENCE_STATS,
+        channels.CHANNELS,
+        nodes.INFO,
+    )
+}
+
+_JSON: Final = "application/json"
+# Arrays and objects in one request: what costs most to decode, up to 10 ms then. Each has a bracket, so that they are counted
+# without decoding anything; brackets within strings count as well.
+CONTAINERS_MAX: Final = 65_536
+# How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110 §11.1).
+_KEY_SCHEME: Final = "apikey "
+# For all of a request's body, from the end of its headers: 2 MiB take no longer.
+BODY_S: Final = 10.0
+
+Decoding = Callable[[bytes], Json]
+Answering = Callable[[Call, Json], Awaitable[bytes]]
+
+_log = structlog.get_logger(__name__)
+
+
+class Api:
+    """`key` "" = no call is taken, unless `insecure`. `message_size_limit`: bytes of a publication's data."""
+
+    def __init__(self, *, key: str, insecure: bool, message_size_limit: int) -> None:
+        self._key = key.encode()
+        self._insecure = insecure
+        self._payload_bytes_max = message_size_limit
+
+    def add_routes(self, app: web.Application) -> None:
+        """A route for each method, one for their description, and a task that runs as long as the application does."""
+        app.router.add_get("/api/openapi.json", self._describe)
+        for method in METHODS.values():
+            bytes_max = method.body_bytes_max(self._payload_bytes_max)
+            app.router.add_post(f"/api/{method.name}", self._handler(_alone(method), bytes_max))
+        app.router.add_post(
+            "/api/batch", self._handler(_batch(Batch(METHODS)), BATCH_BODY_BYTES_MAX)
+        )
+        app.router.add_post("/api/{method}", self._unknown)
+        older = self._handler(Commands(METHODS).carry_out, BATCH_BODY_BYTES_MAX, split)
+        app.router.add_post("/api", older)
+        app.cleanup_ctx.append(_watch)
+
+    def _handler(
+        self, answering: Answering, body_bytes_max: int, decoding: Decoding = orjson.loads
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            # Before the body is waited for: what is sent with a key counts from here.
+            node = request.app[NODE]
+            received_ms, late = node.services.clock.now_ms(), request.app[_WATCH].may_have_waited()
+            if not self._may_call(request):
+                return _refusal(401, Error.UNAUTHORIZED)
+            if request.content_type != _JSON:
+                # A page of another origin cannot send this type without asking first.
+                return _refusal(415, Error.BAD_REQUEST, f"Content-Type must be {_JSON}")
+            if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+                return _refusal(
+                    415, Error.BAD_REQUEST, "a body is taken as it is, without a Content-Encoding"
+                )
+            if request.content_length is None:
+                return _refusal(411, Error.BAD_REQUEST, "Content-Length is required")
+            try:
+                async with asyncio.timeout(BODY_S):
+                    body = await _body(request, body_bytes_max)
+            except TimeoutError:
+                return _refusal(
+                    408, Error.BAD_REQUEST, f"the body was not complete within {BODY_S:g} s"
+                )
+            except web.RequestPayloadError:
+                return _refusal(
+                    400, Error.BAD_REQUEST, "the body is not encoded as its headers say"
+                )
+            if body is None:
+                return _refusal(
+                    413, Error.LIMIT_EXCEEDED, f"the request is larger than {body_bytes_max} bytes"
+                )
+            if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
+                return _refusal(
+                    413,
+                    Error.LIMIT_EXCEEDED,
+                    f"the request has more than {CONTAINERS_MAX} arrays and objects",
+                )
+            try:
+                params = decoding(body)
+            except ValueError:
+                return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
+            except Refused as refused:
+                return _refusal(200, refused.error, refused.why)
+            call = Call(node, received_ms, late, self._payload_bytes_max)
+            try:
+                return _answer(await answering(call, params), 200)
+            except Refused as refused:
+                return _refusal(200, refused.error, refused.why)
+            except Exception:  # noqa: BLE001  # a caller gets JSON, whatever happened
+                # A fault of ours: the caller is told no more than that.
+                _log.exception("api_fault", path=request.path)
+                return _refusal(500, Error.INTERNAL)
+
+        return handle
+
+    async def _describe(self, request: web.Request) -> web.Response:
+        if not self._may_call(request):
+            return _refusal(401, Error.UNAUTHORIZED)
+        return _answer(orjson.dumps(description(METHODS.values())), 200)
+
+    async def _unknown(self, request: web.Request) -> web.Response:
+        if not self._may_call(request):
+            return _refusal(401, Error.UNAUTHORIZED)
+        return _refusal(404, Error.METHOD_NOT_FOUND)
+
+    def _may_call(self, request: web.Request) -> bool:
+        if self._insecure:
+            return True
+        given = request.headers.get("X-API-Key")
+        if given is None:
+            scheme = request.headers.get("Authorization", "")
+            given = (
+                scheme[len(_KEY_SCHEME) :]
+                if scheme[: len(_KEY_SCHEME)].lower() == _KEY_SCHEME
+                else ""
+            )
+        encoded = given.encode(errors="surrogateescape")
+        return bool(self._key) and hmac.compare_digest(encoded, self._key)
+
+
+def _alone(method: Method) -> Answering:
+    async def answer(call: Call, params: Json) -> bytes:
+        return orjson.dumps({"result": await method.handler(call, read(method.fields, params))})
+
+    return answer
+
+
+def _batch(batch: Batch) -> Answering:
+    async def answer(call: Call, params: Json) -> bytes:
+        return orjson.dumps(await batch.carry_out(call, params))
+
+    return answer
+
+
+async def _body(request: web.Request, bytes_max: int) -> bytes | None:
+    """None: it is too large, as it says or as it turns out: it may be compressed. Raises RequestPayloadError."""
+    if request.content_length is not None and request.content_length > bytes_max:
+        return None
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > bytes_max:
+            return None
+    return bytes(body)
+
+
+async def _watch(app: web.Application) -> AsyncIterator[None]:
+    app[_WATCH] = watch = Watch(app[NODE].services.clock)
+    running = asyncio.create_task(watch.run())
+    yield
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def _refusal(status: int, error: Error, why: str = "") -> web.Response:
+    return _answer(orjson.dumps({"error": wire(error, why)}), status)
+
+
+def _answer(body: bytes, status: int) -> web.Response:
+    return web.Response(body=body, status=status, content_type=_JSON)
+
+
+_WATCH: Final = web.AppKey("watch", Watch)

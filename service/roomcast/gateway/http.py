@@ -1,0 +1,61 @@
+"""GET /health/live and /health/ready: whether this process runs, and whether it should get clients. GET /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from roomcast.gateway.keys import HEALTH, NODE
+
+__all__ = ["add_health_routes", "add_metrics_route"]
+
+# Prometheus's text format.
+_METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def add_health_routes(app: web.Application) -> None:
+    """For the load balancer and for people; both answer with a JSON object."""
+    app.router.add_get("/health/live", _live)
+    app.router.add_get("/health/ready", _ready)
+
+
+def add_metrics_route(app: web.Application, text: Callable[[], bytes]) -> None:
+    """For who watches from inside the network: the load balancer does not forward it."""
+
+    async def metrics(_request: web.Request) -> web.Response:
+        headers = {"Content-Type": _METRICS_TYPE, "Cache-Control": "no-store"}
+        return web.Response(body=text(), headers=headers)
+
+    app.router.add_get("/metrics", metrics)
+
+
+async def _live(request: web.Request) -> web.Response:
+    return _json({"status": "ok", "node": request.app[NODE].id}, 200)
+
+
+async def _ready(request: web.Request) -> web.Response:
+    """Ready speaks of this node alone: it can hear its queue and is not about to end."""
+    node = request.app[NODE]
+    health = request.app[HEALTH]
+    reasons, doubts = health.reasons(), health.doubts()
+    latency = health.canary.latency if health.canary is not None else None
+    body = {
+        "status": "unready" if reasons else "degraded" if doubts else "ok",
+        "node": node.id,
+        "connections": len(node),
+        "reasons": reasons + doubts,
+        "pipeline_ms": None if latency is None else latency.to_lambda_ms + latency.to_node_ms,
+    }
+    return _json(body, 503 if reasons else 200)
+
+
+def _json(body: object, status: int) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

@@ -1,0 +1,139 @@
+"""Bytes to one socket: frames that were made once are written as they are, and a slow peer is cut off.
+
+aiohttp's `send_str` frames each payload again for every socket and waits for none of them to be read; here
+the frame is shared and the transport's buffer is the queue, whose size is looked at before each write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import struct
+from typing import Final
+
+from roomcast.delivery.ports import Framer
+from roomcast.wire.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
+from roomcast.wire.protobuf import encode_messages
+
+__all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "pong_frame", "protobuf_frame", "text_frame"]
+
+# How long a peer has to answer our close frame, or to take what was written before it.
+CLOSE_WAIT_S: Final = 1.0
+
+_FIN: Final = 0x80
+_TEXT, _BINARY, _CLOSE, _PONG = 0x1, 0x2, 0x8, 0xA
+# RFC 6455 §5.2: up to 125 in the header itself, then 16 bits, then 64.
+_LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
+# Linux, SIOCOUTQNSD of linux/sockios.h: bytes in the kernel's buffer of a socket that were never sent, since the peer
+# takes no more. Megabytes of small messages wait there before the transport's own buffer has any.
+_UNSENT_REQUEST: Final = 0x894B
+_UNSENT: Final = struct.Struct("i")
+
+
+def text_frame(payload: bytes) -> bytes:
+    """`payload` (UTF-8) as one unfragmented, unmasked text frame (RFC 6455 §5.2)."""
+    return _header(_TEXT, len(payload)) + payload
+
+
+def protobuf_frame(lines: bytes) -> bytes:
+    """`lines`, of JSON, as Protobuf messages in one unfragmented, unmasked binary frame."""
+    payload = encode_messages(lines)
+    return _header(_BINARY, len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping with `payload`, of at most 125 bytes (RFC 6455 §5.5.3)."""
+    return _header(_PONG, len(payload)) + payload
+
+
+def close_frame(why: Closing) -> bytes:
+    """The close frame with the code and reason of `why` (RFC 6455 §5.5.1)."""
+    code = code_of(why)
+    payload = struct.pack("!H", code.code) + code.reason.encode()[:REASON_BYTES_MAX]
+    return _header(_CLOSE, len(payload)) + payload
+
+
+def _header(opcode: int, length: int) -> bytes:
+    if length <= _LENGTH_7_MAX:
+        return struct.pack("!BB", _FIN | opcode, length)
+    if length <= _LENGTH_16_MAX:
+        return struct.pack("!BBH", _FIN | opcode, 126, length)
+    return struct.pack("!BBQ", _FIN | opcode, 127, length)
+
+
+class Writer:
+    """The Socket of a connection. `queue_bytes_max` bounds what waits for a peer that does not read."""
+
+    __slots__ = (
+        "_ending",
+        "_transport",
+        "closed_with",
+        "framer",
+        "is_binary",
+        "queue_bytes_max",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        queue_bytes_max: int,
+        framer: Framer = text_frame,
+    ) -> None:
+        self._transport = transport
+        self.queue_bytes_max = queue_bytes_max
+        self.framer = framer
+        self._ending: asyncio.TimerHandle | None = None
+        self.is_binary = framer is protobuf_frame
+        # Why this side closed; None while it has not.
+        self.closed_with: Closing | None = None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits because the peer does not take it, in this process and, on Linux, in the kernel."""
+        return self._transport.get_write_buffer_size() + _unsent_in_kernel(self._transport)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing can be written any more, for whatever reason."""
+        return self._transport.is_closing()
+
+    def send(self, frame: bytes) -> None:
+        """Write one whole frame, unless the connection closes; cut the peer off if it reads too slowly."""
+        if self.closed_with is not None or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size() > self.queue_bytes_max:
+            # A close frame behind a full buffer will hardly be read; it costs nothing to try.
+            self.close(Disconnect.SLOW)
+            return
+        self._transport.write(frame)
+
+    def close(self, why: Closing) -> None:
+        """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest. Idempotent.
+
+        Whoever reads the socket is to call `end` when the answer has come. aiohttp's own close would read on by itself,
+        whatever a peer sends meanwhile, and let nobody else have a turn.
+        """
+        if self.closed_with is not None:
+            return
+        self.closed_with = why
+        if not self._transport.is_closing():
+            self._transport.write(close_frame(why))
+        self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
+
+    def end(self) -> None:
+        """Let the transport go: nothing more is to be read, and nothing more is read by the peer. Idempotent."""
+        if self._ending is not None:
+            self._ending.cancel()
+        self._transport.abort()
+
+
+def _unsent_in_kernel(transport: asyncio.Transport) -> int:
+    """Bytes; 0 where the system does not tell."""
+    socket = transport.get_extra_info("socket")
+    try:
+        answer = fcntl.ioctl(socket.fileno(), _UNSENT_REQUEST, bytes(_UNSENT.size))
+    except (AttributeError, OSError, ValueError):
+        # No socket, another system, or closed meanwhile.
+        return 0
+    unsent: int = _UNSENT.unpack(answer)[0]
+    return unsent

@@ -1,0 +1,108 @@
+"""The interface for an application's own code: what hooks are given, what they return, and how they say no.
+
+Everything here is public, and docs/hooks.md describes it. A hook is an async function that the section [hooks] of the
+configuration names; it runs in the server's process, on its event loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from roomcast.auth.claims import ServerSubscription
+from roomcast.hooks.events import (
+    UNCHANGED,
+    ConnectEvent,
+    ConnectReply,
+    Disconnected,
+    PublishEvent,
+    PublishReply,
+    Refused,
+    RpcEvent,
+    SubscribeEvent,
+    SubscribeReply,
+)
+from roomcast.wire.capabilities import Capability, Grant
+from roomcast.wire.channels import ChannelOverride
+from roomcast.wire.publication import Json
+
+__all__ = [
+    "METHOD_CHARS_MAX",
+    "RESERVED_METHODS",
+    "UNCHANGED",
+    "Capability",
+    "ChannelOverride",
+    "ConnectEvent",
+    "ConnectHook",
+    "ConnectReply",
+    "Disconnected",
+    "Grant",
+    "Json",
+    "PublishEvent",
+    "PublishHook",
+    "PublishReply",
+    "Refused",
+    "RpcEvent",
+    "RpcMethod",
+    "RpcRegistry",
+    "ServerSubscription",
+    "SubscribeEvent",
+    "SubscribeHook",
+    "SubscribeReply",
+    "is_async",
+]
+
+# None: no opinion, what is configured decides.
+ConnectHook = Callable[[ConnectEvent], Awaitable[ConnectReply | None]]
+SubscribeHook = Callable[[SubscribeEvent], Awaitable[SubscribeReply | None]]
+PublishHook = Callable[[PublishEvent], Awaitable[PublishReply | None]]
+# What it returns is the answer.
+RpcMethod = Callable[[RpcEvent], Awaitable[Json]]
+
+_Method = TypeVar("_Method", bound=RpcMethod)
+
+# Names of the server's own methods begin so.
+RESERVED_METHODS: Final = "roomcast."
+METHOD_CHARS_MAX: Final = 255
+
+
+class RpcRegistry:
+    """The methods that clients may call, by name."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, RpcMethod] = {}
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def method(self, name: str) -> Callable[[_Method], _Method]:
+        """A decorator: the function is what `name` calls. Raises ValueError for a name that cannot be, TypeError for
+        what is no async function.
+        """
+        if not isinstance(name, str) or not 0 < len(name) <= METHOD_CHARS_MAX:
+            raise ValueError(f"the name of a method has 1 to {METHOD_CHARS_MAX} characters")
+        if name.startswith(RESERVED_METHODS):
+            raise ValueError(
+                f"methods that begin with {RESERVED_METHODS} are the server's own: {name}"
+            )
+        if name in self._methods:
+            raise ValueError(f"two methods are called {name}")
+
+        def register(function: _Method) -> _Method:
+            if not is_async(function):
+                raise TypeError(f"the method {name} is not an async function")
+            self._methods[name] = function
+            return function
+
+        return register
+
+    def find(self, name: str) -> RpcMethod | None:
+        """What `name` calls; None = nothing."""
+        return self._methods.get(name)
+
+
+def is_async(function: object) -> bool:
+    """Whether `function` is an async function, or an object that is called as one."""
+    called = getattr(type(function), "__call__", None)  # noqa: B004  # its kind is asked for, not whether it exists
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

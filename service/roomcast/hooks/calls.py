@@ -1,0 +1,327 @@
+"""Finds the application's hooks by their configured names, and calls them: bounded in time and number, whatever they do.
+
+To a caller each call has four ends: a reply of the right type, or None; `Refused`, also for what went wrong in the hook;
+`Disconnected`; or its own cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import orjson
+import structlog
+
+from roomcast.auth.claims import INFO_DEPTH_MAX, TOKEN_TIME_MAX
+from roomcast.config.config import ConfigError, HooksConfig
+from roomcast.hooks import (
+    Capability,
+    ConnectEvent,
+    ConnectHook,
+    ConnectReply,
+    Disconnected,
+    Grant,
+    Json,
+    PublishEvent,
+    PublishHook,
+    PublishReply,
+    Refused,
+    RpcEvent,
+    RpcRegistry,
+    ServerSubscription,
+    SubscribeEvent,
+    SubscribeHook,
+    SubscribeReply,
+    is_async,
+)
+from roomcast.hooks.events import Unchanged
+from roomcast.observe.counters import Histogram, HookOutcome, HookTally
+from roomcast.wire.channels import ChannelOverride, is_valid_name
+from roomcast.wire.codes import Error
+from roomcast.wire.depth import is_deeper
+
+__all__ = ["CALLS_UNDER_WAY_MAX", "HookCalls", "Hooks", "load_hooks", "refused"]
+
+# Calls of hooks that a node waits for at once. What they wait for, such as a database, is down when there are more.
+CALLS_UNDER_WAY_MAX: Final = 1000
+
+# Dates and objects would become texts unseen: an application says itself how they are written.
+_STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+
+E = TypeVar("E", ConnectEvent, SubscribeEvent, PublishEvent, RpcEvent)
+R = TypeVar("R")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What an application has of its own; None = nothing."""
+
+    connect: ConnectHook | None = None
+    subscribe: SubscribeHook | None = None
+    publish: PublishHook | None = None
+    rpc: RpcRegistry | None = None
+
+    def names(self) -> list[str]:
+        """Of those that there are."""
+        return [each.name for each in fields(self) if getattr(self, each.name) is not None]
+
+
+# ---- from names to functions
+
+
+def load_hooks(config: HooksConfig) -> Hooks:
+    """Import what is configured. Raises ConfigError, in one line, for what is not there or is no hook.
+
+    The configured directory is looked at last, so no file in it can take the place of an installed package.
+    """
+    named = {name: getattr(config, name) for name in ("connect", "subscribe", "publish", "rpc")}
+    if any(named.values()) and config.directory:
+        directory = str(Path(config.directory).resolve())
+        if directory not in sys.path:
+            sys.path.append(directory)
+    found: dict[str, Any] = {
+        name: _imported(f"hooks.{name}", path) for name, path in named.items() if path
+    }
+    for name, hook in found.items():
+        if name == "rpc":
+            if not isinstance(hook, RpcRegistry):
+                raise ConfigError(f"hooks.rpc: {named[name]} is no RpcRegistry of roomcast.hooks")
+        elif not is_async(hook):
+            raise ConfigError(f"hooks.{name}: {named[name]} is not an async function")
+    return Hooks(**found)
+
+
+# Where hooks were imported from before roomcast 0.2.
+_OLD_NAMES: Final = ("service", "service.hooks")
+
+
+def _imported(key: str, path: str) -> object:
+    """What `path`, "package.module:name", names."""
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing runs whatever the module has
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        if isinstance(error, ModuleNotFoundError) and error.name in _OLD_NAMES:
+            said += " (write `from roomcast.hooks import …`)"
+        raise ConfigError(f"{key}: {module_name} cannot be imported: {said}") from error
+    try:
+        return reduce(getattr, name.split("."), cast("object", module))
+    except AttributeError:
+        raise ConfigError(f"{key}: {module_name} has no {name}") from None
+
+
+# ---- calls
+
+
+class HookCalls:
+    """Calls what `hooks` has. A method may be awaited only for a hook that there is; all raise Refused and Disconnected.
+
+    `timeout_s`: of one call.
+    """
+
+    def __init__(self, hooks: Hooks, timeout_s: float, tally: HookTally | None = None) -> None:
+        self.hooks = hooks
+        self.tally = tally or HookTally()
+        self.timeout_s = timeout_s
+        for name in hooks.names():
+            self.tally.expect(name)
+
+    async def connect(self, event: ConnectEvent) -> ConnectReply | None:
+        """None = no opinion."""
+        assert self.hooks.connect is not None, "asked for first"
+        return await self._call(
+            "connect", self.hooks.connect, event, partial(_connect_reply, event)
+        )
+
+    async def subscribe(self, event: SubscribeEvent) -> SubscribeReply | None:
+        """None = no opinion."""
+        assert self.hooks.subscribe is not None, "asked for first"
+        return await self._call("subscribe", self.hooks.subscribe, event, _subscribe_reply)
+
+    async def publish(self, event: PublishEvent) -> PublishReply | None:
+        """None = no opinion."""
+        assert self.hooks.publish is not None, "asked for first"
+        return await self._call("publish", self.hooks.publish, event, _publish_reply)
+
+    async def rpc(self, event: RpcEvent) -> Json:
+        """The answer of the method that `event` names, a JSON value."""
+        assert self.hooks.rpc is not None, "asked for first"
+        method = self.hooks.rpc.find(event.method)
+        if method is None:
+            raise refused(Error.METHOD_NOT_FOUND)
+        return await self._call("rpc", method, event, _json)
+
+    async def _call(
+        self,
+        hook: str,
+        function: Callable[[E], Awaitable[object]],
+        event: E,
+        checked: Callable[[object], R],
+    ) -> R:
+        tally, loop = self.tally, asyncio.get_running_loop()
+        if tally.under_way >= CALLS_UNDER_WAY_MAX:
+            tally.ended(hook, HookOutcome.SHED)
+            raise refused(Error.TOO_MANY_REQUESTS)
+        tally.under_way += 1
+        began_s, outcome = loop.time(), HookOutcome.CANCELLED
+        log = _log.bind(hook=hook, client=event.client)
+        limit = asyncio.timeout(self.timeout_s)
+        try:
+            async with limit:
+                said = await function(event)
+            reply = checked(said)
+            outcome = HookOutcome.ANSWERED
+        except Refused:
+            outcome = HookOutcome.REFUSED
+            raise
+        except Disconnected:
+            outcome = HookOutcome.DISCONNECTED
+            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Something that the hook waited for was cancelled, and not this call.
+            outcome = HookOutcome.FAILED
+            log.error("hook_failed", exc_info=error)
+            raise refused(Error.INTERNAL) from None
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # whatever it is, such as SystemExit, it is the application's; its client is answered
+            if isinstance(error, TimeoutError) and limit.expired():
+                outcome = HookOutcome.TIMED_OUT
+                log.warning("hook_timed_out", timeout_s=self.timeout_s)
+            else:
+                outcome = HookOutcome.FAILED
+                log.error("hook_failed", exc_info=error)
+            raise refused(Error.INTERNAL) from None
+        finally:
+            tally.under_way -= 1
+            tally.ended(hook, outcome)
+            tally.seconds.setdefault(hook, Histogram()).add(loop.time() - began_s)
+        return reply
+
+
+def refused(error: Error) -> Refused:
+    """An error of the server's own, as SDKs know it from everything else."""
+    return Refused(error.value.code, error.value.message, temporary=error.value.temporary)
+
+
+# ---- what they return: what is wrong raises TypeError or ValueError, and goes into the log
+
+
+def _connect_reply(event: ConnectEvent, said: object) -> ConnectReply | None:
+    if said is None:
+        return None
+    reply = _of_type(said, ConnectReply)
+    user = _text(reply.user, "user")
+    if event.has_token and (user not in ("", event.user) or reply.expires_at is not None):
+        raise ValueError("user and expires_at are for connections without token")
+    if not isinstance(reply.subs, Mapping):
+        raise TypeError("subs is not a mapping")
+    subs = {_channel(channel): _subscription(sub) for channel, sub in reply.subs.items()}
+    return replace(
+        reply,
+        expires_at=_time(reply.expires_at),
+        info=_json(reply.info),
+        data=_json(reply.data),
+        subs=subs,
+        caps=tuple(_grant(grant) for grant in reply.caps),
+    )
+
+
+def _subscribe_reply(said: object) -> SubscribeReply | None:
+    if said is None:
+        return None
+    reply = _of_type(said, SubscribeReply)
+    return replace(
+        reply,
+        info=_json(reply.info),
+        data=_json(reply.data),
+        expires_at=_time(reply.expires_at),
+        override=_override(reply.override),
+        allow=_capabilities(reply.allow),
+    )
+
+
+def _publish_reply(said: object) -> PublishReply | None:
+    if said is None:
+        return None
+    reply = _of_type(said, PublishReply)
+    return reply if isinstance(reply.data, Unchanged) else PublishReply(_json(reply.data))
+
+
+def _subscription(found: object) -> ServerSubscription:
+    sub = _of_type(found, ServerSubscription)
+    return ServerSubscription(_json(sub.info), _json(sub.data), _override(sub.override))
+
+
+def _grant(found: object) -> Grant:
+    grant = _of_type(found, Grant)
+    channels = tuple(_text(channel, "a channel of caps") for channel in grant.channels)
+    return Grant(channels, _capabilities(grant.allow), bool(grant.is_pattern))
+
+
+def _override(found: object) -> ChannelOverride:
+    override = _of_type(found, ChannelOverride)
+    if not all(getattr(override, each.name) in (None, True, False) for each in fields(override)):
+        raise TypeError("an override is neither True, False nor None")
+    return override
+
+
+def _capabilities(found: object) -> frozenset[Capability]:
+    if not isinstance(found, frozenset | set | tuple | list):
+        raise TypeError("allow is not a set")
+    return frozenset(_of_type(each, Capability) for each in found)
+
+
+def _channel(found: object) -> str:
+    channel = _text(found, "a channel")
+    if not is_valid_name(channel):
+        raise ValueError("a subscription to what is no channel name")
+    return channel
+
+
+def _time(found: object) -> int | None:
+    """Seconds since 1970. Fractions mean nothing to clients."""
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise TypeError("expires_at is not a number of seconds")
+    if not 0 < found <= TOKEN_TIME_MAX:
+        raise ValueError("expires_at is no time")
+    return int(found)
+
+
+def _text(found: object, name: str) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"{name} is not a text")
+    found.encode()
+    return found
+
+
+def _of_type(found: object, wanted: type[R]) -> R:
+    if not isinstance(found, wanted):
+        raise TypeError(f"a {type(found).__name__} where a {wanted.__name__} belongs")
+    return found
+
+
+def _json(found: object) -> Json:
+    """A copy, as clients will read it: the application may change its own later. Not nested so deeply that it, with what
+    stands around it, could not be written.
+    """
+    if found is None or isinstance(found, bool):
+        return found
+    copy = orjson.loads(orjson.dumps(found, option=_STRICT))
+    if is_deeper(copy, INFO_DEPTH_MAX):
+        raise ValueError("nested too deeply")
+    return copy

@@ -1,0 +1,1 @@
+"""③ The channel log in DynamoDB: items, rules, appends in turns, history, idempotency."""

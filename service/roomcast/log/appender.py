@@ -1,0 +1,419 @@
+"""Group commit: what is published to a channel while one append is under way goes into the next.
+
+A lane a channel: one append in flight, the next offset never tried before the last one is known to be in. So a channel's
+rate is bound by appends of many publications, not by single writes. Where other nodes write to the channel as well, a
+lane takes turns with theirs (service/roomcast/log/contention.py); what comes while it waits joins the append.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import structlog
+
+from roomcast.log.channel_log import (
+    APPEND_DEADLINE_S,
+    Appended,
+    ChannelLog,
+    KeysTaken,
+    Lost,
+    NotAppended,
+    OutcomeUnknown,
+    not_appended,
+    record_of,
+)
+from roomcast.log.contention import Contention, RoundTrip
+from roomcast.log.idempotency import COMMIT_WITHIN_MS
+from roomcast.log.item import ITEM_BYTES_MAX, LogItem
+from roomcast.log.lane import LANE_BYTES_MAX, Lane, Waiting
+from roomcast.log.rules import Pending, Tail, item_tail
+from roomcast.observe.counters import AppendTally
+from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
+from roomcast.wire.json import encode_stored
+from roomcast.wire.keys import is_valid_key
+from roomcast.wire.publication import Publication, Record, StreamPosition
+
+__all__ = ["NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
+
+# What may wait on the whole node.
+NODE_BYTES_MAX: Final = 64 * 1024 * 1024
+# One publication, with the brackets around it; it must find room in a lane that is empty.
+_PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
+assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
+# Lanes kept for the tail they know, so that the next append needs no read.
+_IDLE_LANES_MAX: Final = 10_000
+# A tail that was learned at most so many round trips ago has few items behind it, as a rule: they are read one by one, and
+# local subscribers get them at once. Of an older one, and where there are more after all, the newest item is read alone.
+_FOLLOW_ROUND_TRIPS: Final = 32
+
+_log = structlog.get_logger(__name__)
+
+
+class Full(Exception):
+    """The lane or the node has no room: not accepted, try later."""
+
+
+class TooLarge(Exception):
+    """It exceeds what can be stored or sent: not accepted, now or later."""
+
+
+class _TailUnread(Exception):
+    """The channel's tail could not be read."""
+
+    def __init__(self, error: PortError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True)
+class _Append:
+    """One append: what it is about, and what it took so far. As long as it is known not to be in, `batch` may change.
+
+    `looked`: the log's end was read since the last pause; from then on each lost race tells of it. `postponed`: refusals
+    in a row for want of room; `why`: the last of them.
+    """
+
+    batch: list[Waiting] = field(default_factory=list)
+    attempts: int = 0
+    losses: int = 0
+    turn_s: float = 0.0
+    looked: bool = False
+    postponed: int = 0
+    why: Throttled | None = None
+
+
+class Appender:
+    """Every channel's lane on this node. `offer` gets each committed record at once: the local fast path.
+
+    `random` gives fractions of 1.
+    """
+
+    def __init__(
+        self,
+        log: ChannelLog,
+        clock: Clock,
+        offer: Callable[[Record], None],
+        *,
+        generation: str,
+        random: Callable[[], float],
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._offer = offer
+        self._generation = generation
+        self._random = random
+        self._round_trip = RoundTrip()
+        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._bytes = 0
+        self.tally = AppendTally()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of publications that are not answered yet."""
+        return self._bytes
+
+    def submit(
+        self,
+        channel: str,
+        publication: Publication,
+        history_ttl_ms: int,
+        key: str | None = None,
+        *,
+        received_ms: int | None = None,
+    ) -> asyncio.Future[StreamPosition]:
+        """Queue `publication`; the future has its position once it is committed.
+
+        `key` (see service/roomcast/log/idempotency.py): what was published with it in this channel before is not
+        published again; the future then has the position of that. `received_ms`: when it was read from the
+        client (wall clock; None: now). COMMIT_WITHIN_MS later its append is not sent any more.
+
+        Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises NotAppended (known
+        not to be in the log) or OutcomeUnknown: its first write begins within APPEND_DEADLINE_S of this call, or none
+        does; and what may be in is written again for as long. Cancelling it does not take the publication back.
+        """
+        assert key is None or is_valid_key(key), "a malformed key is refused before"
+        pending = Pending.of(encode_stored(publication), key)
+        if pending.size > _PUBLICATION_BYTES_MAX:
+            self.tally.publications["too_large"] += 1
+            raise TooLarge("a publication that exceeds a log item")
+        lane = self._lanes.get(channel)
+        if lane is None:
+            lane = self._lanes[channel] = Lane(Contention(self._round_trip))
+        self._lanes.move_to_end(channel)
+        if not lane.has_room(pending.size) or self._bytes + pending.size > NODE_BYTES_MAX:
+            self.tally.publications["full"] += 1
+            raise Full("too many publications wait to be appended")
+        position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
+        commit_by_ms = (
+            self._clock.now_ms() if received_ms is None else received_ms
+        ) + COMMIT_WITHIN_MS
+        submitted_s = self._clock.monotonic_s()
+        lane.queue.append(Waiting(pending, publication, position, submitted_s, commit_by_ms))
+        lane.bytes += pending.size
+        self._bytes += pending.size
+        lane.history_ttl_ms = history_ttl_ms
+        if lane.task is None or lane.task.done():
+            lane.task = asyncio.create_task(self._run(channel, lane), name=f"append {channel}")
+        return position
+
+    async def drain(self) -> None:
+        """Wait until every accepted publication was answered. For the end of a node, after the last submit."""
+        while tasks := [
+            lane.task for lane in self._lanes.values() if lane.task and not lane.task.done()
+        ]:
+            await asyncio.wait(tasks)
+
+    async def _run(self, channel: str, lane: Lane) -> None:
+        try:
+            while lane.queue:
+                await self._append_next(channel, lane)
+        finally:
+            lane.task = None
+            self._forget_idle()
+
+    async def _append_next(self, channel: str, lane: Lane) -> None:
+        """Append what waits in the lane, as often as it takes; then answer its publishers."""
+        append = _Append()
+        try:
+            item = await self._commit(channel, lane, append)
+        except asyncio.CancelledError:
+            self._fail(lane, append.batch, OutcomeUnknown("the node stopped"))
+            waiting = list(lane.queue)
+            lane.queue.clear()
+            self._fail(lane, waiting, NotAppended("the node stopped"))
+            raise
+        except _TailUnread as unread:
+            # Of what waits behind it nothing was sent either, and each would pay for as many attempts.
+            append.batch += lane.queue
+            lane.queue.clear()
+            self._failed(channel, lane, append.batch, not_appended(unread.error))
+        except (NotAppended, OutcomeUnknown) as error:
+            self._failed(channel, lane, append.batch, error)
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not leave publishers without an answer
+            _log.exception("append_broken", channel=channel, publications=len(append.batch))
+            lane.tail = None
+            if not append.batch:
+                # Or the same fault would be met again at once, for ever.
+                append.batch += lane.queue
+                lane.queue.clear()
+            self._fail(lane, append.batch, OutcomeUnknown(str(error)))
+        else:
+            if item is not None:
+                self._appended(lane, append, item)
+
+    async def _commit(self, channel: str, lane: Lane, append: _Append) -> LogItem | None:
+        """Write what waits in the lane behind the log's end, in this node's turn; None = nothing was left to write.
+
+        Raises _TailUnread, NotAppended, OutcomeUnknown. What `append.batch` holds then shares that outcome.
+        """
+        await self._pause(append, lane.contention.wait_s(self._clock.monotonic_s()))
+        while True:
+            self._refill(channel, lane, append)
+            if not append.batch:
+                return None
+            tail = await self._end_of_log(channel, lane, append)
+            self._refill(channel, lane, append)
+            if not append.batch:
+                return None
+            append.attempts += 1
+            sent_s = self._clock.monotonic_s()
+            outcome = await self._log.append(
+                channel,
+                tail,
+                [waiting.pending for waiting in append.batch],
+                lane.history_ttl_ms,
+                commit_by_ms=min(
+                    (
+                        waiting.commit_by_ms
+                        for waiting in append.batch
+                        if waiting.pending.key is not None
+                    ),
+                    default=None,
+                ),
+                within_s=APPEND_DEADLINE_S - (sent_s - append.batch[-1].submitted_s),
+            )
+            now_s = self._clock.monotonic_s()
+            if isinstance(outcome, Appended):
+                self._round_trip.took(now_s - sent_s)
+                lane.learn(self._tail_of(outcome.item), now_s)
+                self._offer_safely(channel, _record(outcome.item, append.batch))
+                lane.contention.won(sent_s, now_s, self._random())
+                return outcome.item
+            if isinstance(outcome, KeysTaken):
+                self._repeated(lane, append, outcome)
+                if outcome.holder is not None:
+                    self._beaten(channel, lane, append, outcome.holder)
+            elif isinstance(outcome, Lost):
+                self._round_trip.took(now_s - sent_s)
+                self._beaten(channel, lane, append, outcome.holder)
+                append.postponed, append.why = 0, None
+                await self._pause(append, lane.contention.lose(now_s, self._random()))
+            else:
+                append.looked = False
+                append.why = outcome.error
+                self.tally.throttled += 1
+                lane.contention.throttled()
+                await self._log.back_off(append.postponed)
+                append.postponed += 1
+
+    async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
+        """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""
+        known = lane.tail
+        if known is not None and known.believed_until <= self._clock.now_ms():
+            known = None
+        if known is not None and (
+            append.looked or not lane.contention.must_look(self._clock.monotonic_s())
+        ):
+            return known
+        append.looked = True
+        try:
+            return await self._read_end(channel, lane, known)
+        except (Throttled, UnknownOutcome) as error:
+            if known is None:
+                raise _TailUnread(error) from error
+            # To look is a courtesy to others: what is known is still to be believed, and costs a race at worst.
+            return known
+        except PortError as error:
+            raise _TailUnread(error) from error
+
+    async def _read_end(self, channel: str, lane: Lane, known: Tail | None) -> Tail:
+        """Read on from the tail that is known if that is young, and resolve otherwise. Raises PortError."""
+        young_s = _FOLLOW_ROUND_TRIPS * self._round_trip.s
+        if known is not None and self._clock.monotonic_s() - lane.known_s <= young_s:
+            items = await self._log.follow(channel, known)
+            if items is not None:
+                for item in items:
+                    self._met(channel, lane, item)
+                if lane.tail is not None:
+                    return lane.tail
+        resolved = await self._log.resolve(channel)
+        now_s = self._clock.monotonic_s()
+        if resolved.newest is not None:
+            self._saw(lane, resolved.newest, now_s)
+        lane.learn(resolved.tail, now_s)
+        return resolved.tail
+
+    def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:
+        """A race was lost to `holder`; None: to whom is not known, nor what it wrote."""
+        append.losses += 1
+        self.tally.races += 1
+        if holder is not None:
+            self._met(channel, lane, holder)
+        else:
+            lane.tail = None
+
+    def _met(self, channel: str, lane: Lane, item: LogItem) -> None:
+        """The item that follows what is known of the log: its new end, and a free catch-up for local subscribers."""
+        now_s = self._clock.monotonic_s()
+        lane.learn(self._tail_of(item), now_s)
+        self._saw(lane, item, now_s)
+        record = record_of(item)
+        if record is not None:
+            self._offer_safely(channel, record)
+
+    def _saw(self, lane: Lane, item: LogItem, now_s: float) -> None:
+        if item.node != self._log.node:
+            lane.contention.saw(item.node, now_s)
+
+    def _tail_of(self, item: LogItem) -> Tail | None:
+        return item_tail(item, self._clock.now_ms(), self._generation)
+
+    async def _pause(self, append: _Append, seconds: float) -> None:
+        """Let others write."""
+        if seconds > 0:
+            append.looked = False
+            append.turn_s += seconds
+            await asyncio.sleep(seconds)
+
+    def _refill(self, channel: str, lane: Lane, append: _Append) -> None:
+        """Let what came meanwhile join the append, and answer those whose time is over: they are known not to be in."""
+        overdue = lane.refill(append.batch, self._clock.monotonic_s(), self._clock.now_ms())
+        if overdue:
+            _log.warning("append_overdue", channel=channel, publications=len(overdue))
+            why = (
+                not_appended(append.why)
+                if append.why
+                else NotAppended("waited too long for its turn")
+            )
+            self._fail(lane, overdue, why)
+
+    def _offer_safely(self, channel: str, record: Record) -> None:
+        """It is in the log, and whoever waits for an answer gets one, whatever becomes of delivering it here."""
+        try:
+            self._offer(record)
+        except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more
+            _log.exception("offer_broken", channel=channel)
+
+    # ---- answers
+
+    def _appended(self, lane: Lane, append: _Append, item: LogItem) -> None:
+        tally, now_s = self.tally, self._clock.monotonic_s()
+        tally.batches.add(len(append.batch))
+        tally.publications["stored"] += len(append.batch)
+        tally.attempts.add(append.attempts)
+        tally.losses.add(append.losses)
+        tally.turn_s.add(append.turn_s)
+        tally.writers.add(lane.contention.others(now_s))
+        for index, waiting in enumerate(append.batch):
+            self._answer(waiting, StreamPosition(item.epoch, item.offset + index), now_s)
+        self._leave(lane, append.batch)
+
+    def _repeated(self, lane: Lane, append: _Append, taken: KeysTaken) -> None:
+        """Answer those whose keys were used before; the others go on."""
+        now_s = self._clock.monotonic_s()
+        repeated = [waiting for waiting in append.batch if waiting.pending.key in taken.positions]
+        append.batch = [
+            waiting for waiting in append.batch if waiting.pending.key not in taken.positions
+        ]
+        self.tally.publications["repeated"] += len(repeated)
+        for waiting in repeated:
+            assert waiting.pending.key is not None
+            self._answer(waiting, taken.positions[waiting.pending.key], now_s)
+        self._leave(lane, repeated)
+
+    def _answer(self, waiting: Waiting, position: StreamPosition, now_s: float) -> None:
+        self.tally.latency_s.add(now_s - waiting.submitted_s)
+        if not waiting.position.done():
+            waiting.position.set_result(position)
+
+    def _failed(self, channel: str, lane: Lane, batch: Sequence[Waiting], error: Exception) -> None:
+        _log.warning("append_failed", channel=channel, publications=len(batch), reason=str(error))
+        lane.tail = None
+        self._fail(lane, batch, error)
+
+    def _fail(self, lane: Lane, batch: Sequence[Waiting], error: Exception) -> None:
+        outcome = "not_stored" if isinstance(error, NotAppended) else "unknown"
+        self.tally.publications[outcome] += len(batch)
+        for waiting in batch:
+            if not waiting.position.done():
+                waiting.position.set_exception(error)
+                # The publisher may have gone: an outcome that nobody reads is no fault.
+                waiting.position.exception()
+        self._leave(lane, batch)
+
+    def _leave(self, lane: Lane, answered: Sequence[Waiting]) -> None:
+        """What was answered takes no room any more."""
+        size = sum(waiting.pending.size for waiting in answered)
+        lane.bytes -= size
+        self._bytes -= size
+
+    def _forget_idle(self) -> None:
+        while len(self._lanes) > _IDLE_LANES_MAX:
+            oldest = next(iter(self._lanes))
+            if self._lanes[oldest].task is not None:
+                self._lanes.move_to_end(oldest)
+                return
+            del self._lanes[oldest]
+
+
+def _record(item: LogItem, batch: Sequence[Waiting]) -> Record:
+    """The committed item as a record, without parsing what this node has just written."""
+    publications = tuple(
+        replace(waiting.publication, offset=item.offset + index)
+        for index, waiting in enumerate(batch)
+    )
+    return Record(item.channel, item.epoch, item.offset, item.last, item.ts, publications)

@@ -1,0 +1,469 @@
+"""The channel log over the `channels` table: resolve a tail, renew it, append behind it, read.
+
+The rules are in service/roomcast/log/rules.py; here is what it takes to follow them over a network: retries with
+jitter within a bound, answers that are lost, and writers that lose a race. docs/architecture.md, "The log".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+
+from roomcast.log.idempotency import key_items, stored_key
+from roomcast.log.item import OFFSET_MAX, Head, LogItem
+from roomcast.log.ports import BeliefEnded, ChannelTable, Holders
+from roomcast.log.rules import (
+    MARGIN_MS,
+    Pending,
+    Tail,
+    append_item,
+    contiguous,
+    head_tail,
+    item_tail,
+    new_epoch,
+    next_head,
+    renewal_due,
+)
+from roomcast.ports import Clock, Contended, NewId, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.wire.json import decode_publications
+from roomcast.wire.publication import MalformedPublication, Record, StreamPosition
+
+__all__ = [
+    "APPEND_DEADLINE_S",
+    "FOLLOWED_ITEMS_MAX",
+    "ITEMS_A_PAGE",
+    "READ_DEADLINE_S",
+    "Appended",
+    "ChannelLog",
+    "KeysTaken",
+    "Lost",
+    "NeverAppended",
+    "NotAppended",
+    "OffsetsUsedUp",
+    "OutcomeUnknown",
+    "Postponed",
+    "Resolved",
+    "not_appended",
+    "record_of",
+]
+
+# How long one append may be tried before its publishers are told that its outcome is not known.
+APPEND_DEADLINE_S: Final = 30.0
+# A read is waited for by a client whose SDK gives up after 5 s.
+READ_DEADLINE_S: Final = 4.0
+# Log items in one read: with small publications well under DynamoDB's page of 1 MB.
+ITEMS_A_PAGE: Final = 100
+# Items read behind a known tail. Whoever is further behind reads the newest one alone.
+FOLLOWED_ITEMS_MAX: Final = 32
+# Rotations that a resolve may lose or win before it gives up: each loss means that another node's won.
+_RESOLVE_ROUNDS_MAX: Final = 8
+# Full jitter: a random part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back together.
+_BACKOFF_FIRST_S: Final = 0.025
+_BACKOFF_MAX_S: Final = 1.0
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class NotAppended(Exception):
+    """Known not to be in the log."""
+
+
+class NeverAppended(NotAppended):
+    """Known not to be in the log, and the table would refuse it again: trying once more is no use."""
+
+
+class OffsetsUsedUp(NeverAppended):
+    """Known not to be in the log, in which there is no offset left. No append of ours leads there: it was written to."""
+
+
+class OutcomeUnknown(Exception):
+    """May be in the log, or may yet come to be: must not be appended again by anybody but its client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`item` is in the log."""
+
+    item: LogItem
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The offset was taken by `holder`, which is another append: ours is not in the log.
+
+    `holder` None: another write was just being carried out there, and it is not known how it ended.
+    """
+
+    holder: LogItem | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeysTaken:
+    """Some idempotency keys were used before: none of this append is in the log.
+
+    `positions`: by key, where what was published with it is. `holder`: who took the offset as well, if that is known.
+    """
+
+    positions: Mapping[str, StreamPosition]
+    holder: LogItem | None
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The table has no room for it now: ours is not in the log."""
+
+    error: Throttled
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`newest`: the newest log item if there is one."""
+
+    tail: Tail
+    newest: LogItem | None
+
+
+def not_appended(error: PortError) -> NotAppended:
+    """What a call that is known not to have happened means to those whose append rested on it."""
+    return (NeverAppended if isinstance(error, Refused) else NotAppended)(str(error))
+
+
+def _is_in(item: LogItem, holders: Holders) -> bool:
+    """Whether what stands in the way of `item` is `item` itself: an earlier attempt whose answer was lost."""
+    winner = holders.item
+    return (winner is not None and winner.batch == item.batch) or any(
+        key.batch == item.batch for key in holders.keys
+    )
+
+
+def record_of(item: LogItem) -> Record | None:
+    """The item as a record for the dispatcher; None when its publications are broken (they are skipped)."""
+    try:
+        publications = decode_publications(item.pubs, item.offset)
+        if len(publications) != item.last - item.offset + 1:
+            raise MalformedPublication("not one publication an offset")
+        return Record(item.channel, item.epoch, item.offset, item.last, item.ts, publications)
+    except MalformedPublication:
+        _log.warning("log_item_broken", channel=item.channel, offset=item.offset)
+        return None
+
+
+class ChannelLog:
+    """All channels' logs, as one node sees them. Holds no state of its own."""
+
+    def __init__(
+        self,
+        table: ChannelTable,
+        clock: Clock,
+        new_id: NewId,
+        random: Callable[[], float],
+        *,
+        node: str,
+        generation: str,
+    ) -> None:
+        self._table = table
+        self._clock = clock
+        self._new_id = new_id
+        self._random = random
+        self.node = node
+        self._generation = generation
+
+    async def resolve(self, channel: str) -> Resolved:
+        """The channel's tail, from a consistent read; a new epoch begins when no tail is to be believed.
+
+        Raises PortError when the table does not answer within READ_DEADLINE_S.
+        """
+        deadline = self._clock.monotonic_s() + READ_DEADLINE_S
+        for attempt in range(_RESOLVE_ROUNDS_MAX):
+            try:
+                read_at = self._clock.now_ms()
+                newest, head = await self._newest(channel)
+                now = self._clock.now_ms()
+                tail = item_tail(newest, now, self._generation) if newest else None
+                if tail is None:
+                    if newest is not None:
+                        head = await self._table.head(channel)
+                    tail = head_tail(head, newest, now, self._generation)
+                if tail is not None:
+                    return Resolved(tail, newest)
+                rotated = await self._rotate(channel, head, newest, read_at)
+                if rotated is not None and head is None and newest is None:
+                    # A channel that did not exist: nobody can have appended before there was a head.
+                    return Resolved(
+                        Tail(rotated.epoch, 0, rotated.believe_until - MARGIN_MS, 0), None
+                    )
+            except (Throttled, UnknownOutcome):
+                if attempt == _RESOLVE_ROUNDS_MAX - 1 or self._clock.monotonic_s() > deadline:
+                    raise
+                await self.back_off(attempt)
+        raise UnknownOutcome(
+            f"the tail of a channel changed {_RESOLVE_ROUNDS_MAX} times while it was looked for"
+        )
+
+    async def renew(self, channel: str) -> Resolved:
+        """Resolve, and keep the epoch of a quiet channel alive when under half of its life remains."""
+        read_at = self._clock.now_ms()
+        resolved = await self.resolve(channel)
+        if not renewal_due(resolved.tail, read_at):
+            return resolved
+        try:
+            await self._renew_head(channel, resolved, read_at)
+        except PortError as error:
+            # The tail is known all the same, and hours remain to renew it.
+            _log.warning("renewal_failed", channel=channel, reason=str(error))
+        return resolved
+
+    async def _renew_head(self, channel: str, resolved: Resolved, read_at: int) -> None:
+        head, tail = await self._table.head(channel), resolved.tail
+        told = head_tail(head, resolved.newest, read_at, self._generation)
+        if told is not None and not renewal_due(told, read_at):
+            return
+        renewed = next_head(
+            channel,
+            head,
+            resolved.newest,
+            epoch=tail.epoch,
+            version=self._new_id(),
+            read_at=read_at,
+        )
+        if renewed.floor == tail.top:
+            # Another node may have won, or appended meanwhile: either keeps the epoch as well.
+            await self._table.put_head(renewed, head.version if head else None)
+
+    async def remove_history(self, channel: str) -> StreamPosition:
+        """Hide everything up to the tail from readers; nothing is deleted, so no offset can be used twice.
+
+        Returns the tail's position. Raises PortError.
+        """
+        for _ in range(_RESOLVE_ROUNDS_MAX):
+            read_at = self._clock.now_ms()
+            resolved = await self.resolve(channel)
+            head = await self.head(channel)
+            tail = resolved.tail
+            hiding = next_head(
+                channel,
+                head,
+                resolved.newest,
+                epoch=tail.epoch,
+                version=self._new_id(),
+                read_at=read_at,
+                trim=tail.top,
+            )
+            if hiding.floor == tail.top and await self._retried(
+                partial(self._table.put_head, hiding, head.version if head else None)
+            ):
+                return tail.position
+        raise UnknownOutcome(
+            f"the head of a channel changed {_RESOLVE_ROUNDS_MAX} times while it was written"
+        )
+
+    async def append(
+        self,
+        channel: str,
+        tail: Tail,
+        publications: Sequence[Pending],
+        history_ttl_ms: int,
+        *,
+        commit_by_ms: int | None = None,
+        within_s: float = APPEND_DEADLINE_S,
+    ) -> Appended | Lost | KeysTaken | Postponed:
+        """Append `publications` as one item behind `tail`, unless something was published with one of their keys.
+
+        Once it is not known whether a write is in, the same write is tried until it is, for `within_s`. Nothing is
+        sent after `commit_by_ms` (wall clock): by then a key that was free because it is new could be free because
+        it has expired.
+
+        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not believed, the
+        tail must be resolved anew.
+        """
+        if tail.top + len(publications) > OFFSET_MAX:
+            raise OffsetsUsedUp(
+                f"the log ends at offset {tail.top}, and there are none beyond {OFFSET_MAX}"
+            )
+        item = append_item(
+            channel,
+            tail,
+            publications,
+            batch=self._new_id(),
+            node=self.node,
+            now=self._clock.now_ms(),
+            history_ttl_ms=history_ttl_ms,
+        )
+        keys = key_items(item, (each.key for each in publications))
+        if not keys:
+            put = partial(self._put, item, tail.believed_until)
+        else:
+            send_until = (
+                tail.believed_until
+                if commit_by_ms is None
+                else min(tail.believed_until, commit_by_ms)
+            )
+            put = partial(self._table.put_keyed_item, item, keys, send_until)
+        holders = await self._known(put, within_s)
+        if isinstance(holders, (Lost, Postponed)):
+            return holders
+        if holders is None or _is_in(item, holders):
+            return Appended(item)
+        if holders.keys:
+            taken = {holder.key: holder.position for holder in holders.keys}
+            by_key = {
+                each.key: taken.get(stored_key(channel, each.key))
+                for each in publications
+                if each.key
+            }
+            return KeysTaken(
+                {key: at for key, at in by_key.items() if at is not None}, holders.item
+            )
+        return Lost(holders.item)
+
+    async def _put(self, item: LogItem, believed_until_ms: int) -> Holders | None:
+        holder = await self._table.put_item(item, believed_until_ms)
+        return None if holder is None else Holders(holder)
+
+    async def _known(
+        self, put: Callable[[], Awaitable[Holders | None]], within_s: float
+    ) -> Holders | Lost | Postponed | None:
+        """Try the same write until its outcome is known, if it may be in. Raises NotAppended, OutcomeUnknown."""
+        deadline = self._clock.monotonic_s() + within_s
+        maybe_in = False
+        attempt = 0
+        while True:
+            failure: PortError
+            try:
+                return await put()
+            except UnknownOutcome as error:
+                maybe_in, failure = True, error
+            # The other attempts are known not to be in; an earlier one may be.
+            except Contended as error:
+                if not maybe_in:
+                    return Lost(None)
+                failure = error
+            except Throttled as error:
+                if not maybe_in:
+                    return Postponed(error)
+                failure = error
+            except (Refused, BeliefEnded) as error:
+                raise (OutcomeUnknown(str(error)) if maybe_in else not_appended(error)) from error
+            if self._clock.monotonic_s() < deadline:
+                await self.back_off(attempt)
+                attempt += 1
+            if self._clock.monotonic_s() >= deadline:
+                raise OutcomeUnknown(str(failure)) from failure
+
+    async def follow(self, channel: str, tail: Tail) -> Sequence[LogItem] | None:
+        """What was appended behind `tail`, ascending, without a hole; None = it must be resolved: too much, another epoch.
+
+        Raises PortError when the table does not answer within READ_DEADLINE_S.
+        """
+        page = await self._retried(
+            partial(self._table.read_behind, channel, tail.top, FOLLOWED_ITEMS_MAX)
+        )
+        run = contiguous(page.items, tail.epoch)
+        whole = len(run) == len(page.items) and not page.more
+        return run if whole and (not run or run[0].offset == tail.top + 1) else None
+
+    async def read_after(
+        self, channel: str, epoch: str, after: int, publications_max: int
+    ) -> list[Record]:
+        """What the log holds of `epoch` behind offset `after`, ascending and without a hole from its first on.
+
+        Stops behind `publications_max` publications. The first record may begin at or before `after`, or
+        beyond `after` + 1 when the log has a hole there. Raises PortError.
+        """
+        records: list[Record] = []
+        start, count = after + 1, 0
+        while count < publications_max:
+            page = await self._retried(
+                partial(self._table.read_forward, channel, start, ITEMS_A_PAGE)
+            )
+            for item in page.items:
+                if item.epoch != epoch or (records and item.offset != records[-1].last + 1):
+                    return records
+                record = record_of(item)
+                if record is None:
+                    return records
+                records.append(record)
+                count += item.last - item.offset + 1
+            if not page.more or not page.items:
+                break
+            start = page.items[-1].last + 1
+        return records
+
+    async def read_before(
+        self, channel: str, epoch: str, top: int, publications_max: int
+    ) -> list[Record]:
+        """The run of `epoch` that ends at offset `top`, ascending, at least its last `publications_max`. Raises PortError."""
+        items: list[LogItem] = []
+        end, count = top, 0
+        while count < publications_max and end >= 1:
+            page = await self._retried(
+                partial(self._table.read_backward, channel, end, ITEMS_A_PAGE)
+            )
+            run = contiguous((*page.items, *items), epoch)
+            items = list(run)
+            if len(run) < len(page.items) or not page.more or not page.items:
+                break
+            count = sum(item.last - item.offset + 1 for item in items)
+            end = items[0].offset - 1
+        records = [record_of(item) for item in items]
+        broken = max((index for index, record in enumerate(records) if record is None), default=-1)
+        return [record for record in records[broken + 1 :] if record is not None]
+
+    async def read_at(self, channel: str, epoch: str, offset: int) -> Record | None:
+        """The record of `epoch` that holds `offset`, if the log has it and it is not broken. Raises PortError."""
+        page = await self._retried(partial(self._table.read_forward, channel, offset, 1))
+        if not page.items or page.items[0].offset > offset or page.items[0].epoch != epoch:
+            return None
+        return record_of(page.items[0])
+
+    async def head(self, channel: str) -> Head | None:
+        """The channel's head, which has what was trimmed. Raises PortError."""
+        return await self._retried(partial(self._table.head, channel))
+
+    async def key_position(self, channel: str, key: str) -> StreamPosition | None:
+        """Where the publication is that was made with `key` in the channel, if there is one. Raises PortError."""
+        item = await self._retried(partial(self._table.key, stored_key(channel, key)))
+        return item.position if item is not None else None
+
+    async def _newest(self, channel: str) -> tuple[LogItem | None, Head | None]:
+        newest = await self._table.newest(channel)
+        if isinstance(newest, LogItem):
+            return newest, None
+        return None, newest
+
+    async def _rotate(
+        self, channel: str, head: Head | None, newest: LogItem | None, read_at: int
+    ) -> Head | None:
+        """Begin an epoch; None = another node wrote the head meanwhile."""
+        epoch = new_epoch(self._generation, self._new_id())
+        rotated = next_head(
+            channel, head, newest, epoch=epoch, version=self._new_id(), read_at=read_at
+        )
+        if not await self._table.put_head(rotated, head.version if head else None):
+            return None
+        if head or newest:
+            _log.info("epoch_rotated", channel=channel, floor=rotated.floor)
+        return rotated
+
+    async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
+        deadline = self._clock.monotonic_s() + READ_DEADLINE_S
+        attempt = 0
+        while True:
+            try:
+                return await call()
+            except (Throttled, UnknownOutcome):
+                if self._clock.monotonic_s() > deadline:
+                    raise
+            await self.back_off(attempt)
+            attempt += 1
+
+    async def back_off(self, attempt: int) -> None:
+        """Wait before attempt number `attempt` + 1 of something that failed or lost, counted from 0."""
+        await asyncio.sleep(self._random() * min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt))

@@ -1,0 +1,170 @@
+"""The items of the `channels` table: log items, head items, and how DynamoDB spells them.
+
+Shared with the stream Lambda, so the standard library only. One log item holds the publications
+of one append; its key is the offset of its first publication. Offset 0 is the channel's head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = [
+    "HEAD_OFFSET",
+    "ITEM_BYTES_MAX",
+    "ITEM_KEYS_MAX",
+    "ITEM_PUBLICATIONS_MAX",
+    "OFFSET_MAX",
+    "AttributeMap",
+    "Head",
+    "LogItem",
+    "MalformedItem",
+    "parse_head",
+    "parse_item",
+    "parse_log_item",
+]
+
+# An item as DynamoDB's JSON has it: {"channel": {"S": "…"}, "offset": {"N": "1"}, …}.
+AttributeMap = Mapping[str, Mapping[str, Any]]
+
+HEAD_OFFSET: Final = 0
+# One append: small enough that an item and its envelope fit one SNS message of 256 KiB with room
+# for escapes; large enough that a hot channel is not bound by items a second.
+ITEM_BYTES_MAX: Final = 128 * 1024
+ITEM_PUBLICATIONS_MAX: Final = 500
+# DynamoDB, TransactWriteItems: "up to 100 actions". One is the log item, the others are idempotency keys.
+ITEM_KEYS_MAX: Final = 99
+# JavaScript clients hold offsets in doubles.
+OFFSET_MAX: Final = 2**53 - 1
+
+
+class MalformedItem(ValueError):
+    """An item of the table that is not of our making, or is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogItem:
+    """One append. `pubs` is the JSON text of an array with one object an offset; times: `ts` ms, `expires_at` s.
+
+    `batch` identifies this append for ever: it tells our own earlier attempt from another's item.
+    """
+
+    channel: str
+    offset: int
+    last: int
+    epoch: str
+    pubs: str
+    batch: str
+    node: str
+    ts: int
+    expires_at: int
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.offset <= self.last <= OFFSET_MAX, (
+            "I1: a log item covers at least one offset"
+        )
+        assert self.last - self.offset < ITEM_PUBLICATIONS_MAX, "I7: bounded item"
+        assert self.epoch, "an epoch is never empty"
+
+    def attributes(self) -> dict[str, dict[str, str]]:
+        return {
+            "channel": {"S": self.channel},
+            "offset": {"N": str(self.offset)},
+            "last": {"N": str(self.last)},
+            "epoch": {"S": self.epoch},
+            "pubs": {"S": self.pubs},
+            "batch": {"S": self.batch},
+            "node": {"S": self.node},
+            "ts": {"N": str(self.ts)},
+            "expires_at": {"N": str(self.expires_at)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A channel's head: `epoch` begins after `floor`; the tail it implies holds until `believe_until` (ms).
+
+    Publications with offsets up to `trim` are hidden. `version` is random and changes with every write.
+    """
+
+    channel: str
+    epoch: str
+    floor: int
+    believe_until: int
+    trim: int
+    version: str
+    expires_at: int
+
+    def __post_init__(self) -> None:
+        assert self.epoch, "an epoch is never empty"
+        assert 0 <= self.floor <= OFFSET_MAX, "a floor is an offset"
+
+    def attributes(self) -> dict[str, dict[str, str]]:
+        return {
+            "channel": {"S": self.channel},
+            "offset": {"N": str(HEAD_OFFSET)},
+            "epoch": {"S": self.epoch},
+            "floor": {"N": str(self.floor)},
+            "believe_until": {"N": str(self.believe_until)},
+            "trim": {"N": str(self.trim)},
+            "version": {"S": self.version},
+            "expires_at": {"N": str(self.expires_at)},
+        }
+
+
+def parse_item(attributes: AttributeMap) -> LogItem | Head:
+    """Raises MalformedItem."""
+    if _number(attributes, "offset") == HEAD_OFFSET:
+        return parse_head(attributes)
+    return parse_log_item(attributes)
+
+
+def parse_log_item(attributes: AttributeMap) -> LogItem:
+    """Raises MalformedItem; `pubs` is not looked into."""
+    offset, last = _number(attributes, "offset"), _number(attributes, "last")
+    epoch = _text(attributes, "epoch")
+    if not epoch or not 1 <= offset <= last <= OFFSET_MAX or last - offset >= ITEM_PUBLICATIONS_MAX:
+        raise MalformedItem("offsets or epoch of a log item out of range")
+    return LogItem(
+        channel=_text(attributes, "channel"),
+        offset=offset,
+        last=last,
+        epoch=epoch,
+        pubs=_text(attributes, "pubs"),
+        batch=_text(attributes, "batch"),
+        node=_text(attributes, "node", ""),
+        ts=_number(attributes, "ts", 0),
+        expires_at=_number(attributes, "expires_at"),
+    )
+
+
+def parse_head(attributes: AttributeMap) -> Head:
+    """Raises MalformedItem."""
+    epoch, floor = _text(attributes, "epoch"), _number(attributes, "floor")
+    if not epoch or not 0 <= floor <= OFFSET_MAX:
+        raise MalformedItem("epoch or floor of a head out of range")
+    return Head(
+        channel=_text(attributes, "channel"),
+        epoch=epoch,
+        floor=floor,
+        believe_until=_number(attributes, "believe_until"),
+        trim=_number(attributes, "trim", 0),
+        version=_text(attributes, "version"),
+        expires_at=_number(attributes, "expires_at"),
+    )
+
+
+def _text(attributes: AttributeMap, name: str, default: str | None = None) -> str:
+    value = attributes.get(name, {}).get("S", default)
+    if not isinstance(value, str):
+        raise MalformedItem(f"attribute {name} is not a string")
+    return value
+
+
+def _number(attributes: AttributeMap, name: str, default: int | None = None) -> int:
+    value = attributes.get(name, {}).get("N", default)
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise MalformedItem(f"attribute {name} is not a whole number") from error

@@ -1,0 +1,113 @@
+"""The channels table with a watch on it: whether it answers, and that something was written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Final, TypeVar
+
+from roomcast.log.idempotency import KeyItem
+from roomcast.log.item import Head, LogItem
+from roomcast.log.ports import BeliefEnded, ChannelTable, Holders, Page
+from roomcast.ports import Clock, PortError
+from roomcast.streaks import Streak
+
+__all__ = ["HANGS_S", "WatchedTable"]
+
+# Whoever gives up a call after this waited for a table that does not answer: DynamoDB takes milliseconds.
+HANGS_S: Final = 2.0
+
+T = TypeVar("T")
+
+
+def _nobody() -> None:
+    pass
+
+
+class WatchedTable:
+    """A ChannelTable: `table`, whose calls are counted. `written` is called when an item is in, and must not raise.
+
+    Reads and writes are counted apart: a permission may be missing, or a partition throttled, for one of them.
+    """
+
+    def __init__(self, table: ChannelTable, clock: Clock) -> None:
+        self._table = table
+        self._clock = clock
+        self.reads = Streak()
+        self.writes = Streak()
+        self.written = _nobody
+
+    @property
+    def fails(self) -> bool:
+        """Whether reads or writes fail one after the other."""
+        now_s = self._clock.monotonic_s()
+        return self.reads.is_bad(now_s) or self.writes.is_bad(now_s)
+
+    def trouble(self) -> str:
+        """What fails, in words; "" as long as nothing does."""
+        now_s = self._clock.monotonic_s()
+        parts = [
+            f"{streak.failures} {what}"
+            for streak, what in ((self.reads, "reads"), (self.writes, "writes"))
+            if streak.is_bad(now_s)
+        ]
+        return " and ".join(parts)
+
+    async def newest(self, channel: str) -> LogItem | Head | None:
+        return await self._counted(self.reads, self._table.newest(channel))
+
+    async def head(self, channel: str) -> Head | None:
+        return await self._counted(self.reads, self._table.head(channel))
+
+    async def key(self, key: str) -> KeyItem | None:
+        return await self._counted(self.reads, self._table.key(key))
+
+    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+        holder = await self._counted(self.writes, self._table.put_item(item, believed_until_ms))
+        if holder is None:
+            self.written()
+        return holder
+
+    async def put_keyed_item(
+        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        holders = await self._counted(
+            self.writes, self._table.put_keyed_item(item, keys, believed_until_ms)
+        )
+        if holders is None:
+            self.written()
+        return holders
+
+    async def put_head(self, head: Head, expected_version: str | None) -> bool:
+        return await self._counted(self.writes, self._table.put_head(head, expected_version))
+
+    async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
+        return await self._counted(self.reads, self._table.read_behind(channel, offset, items_max))
+
+    async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
+        return await self._counted(
+            self.reads, self._table.read_forward(channel, from_offset, items_max)
+        )
+
+    async def read_backward(self, channel: str, to_offset: int, items_max: int) -> Page:
+        return await self._counted(
+            self.reads, self._table.read_backward(channel, to_offset, items_max)
+        )
+
+    async def _counted(self, streak: Streak, call: Awaitable[T]) -> T:
+        begun_s = self._clock.monotonic_s()
+        try:
+            result = await call
+        except BeliefEnded:
+            # It was not sent.
+            raise
+        except PortError:
+            streak.failed(self._clock.monotonic_s())
+            raise
+        except asyncio.CancelledError:
+            now_s = self._clock.monotonic_s()
+            if now_s - begun_s >= HANGS_S:
+                streak.failed(now_s)
+            raise
+        streak.succeeded()
+        return result

@@ -1,0 +1,83 @@
+"""Whether the tables answer this node, and if not, whether they answer others: then it is this node alone that is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from roomcast.delivery.canary import Canary
+from roomcast.delivery.canary_rules import MISSED_INTERVALS
+from roomcast.fleet.lease import LeaseKeeper
+from roomcast.log.watched_table import WatchedTable
+from roomcast.node.isolation_rules import is_alone
+from roomcast.ports import Clock, PortError
+from roomcast.wire.channels import RESERVED_PREFIX
+
+__all__ = ["LOOK_LIMIT_S", "Isolation"]
+
+# For a look at the leases, and for one at the log.
+LOOK_LIMIT_S: Final = 5.0
+_JITTER: Final = 0.2
+
+
+class Isolation:
+    """What others are known to have written comes from two places: their leases, where those can be read, and the canaries
+    that they sing, which come through the queue while the table does not answer.
+
+    A canary says that the channels table takes writes, and nothing of the nodes table. So it counts only where the
+    channels table fails this node as well: an outage of the nodes table alone must not look like many nodes' isolation.
+    """
+
+    def __init__(
+        self,
+        lease: LeaseKeeper,
+        table: WatchedTable,
+        canary: Canary,
+        clock: Clock,
+        random: Callable[[], float],
+        *,
+        look_s: float,
+        canary_interval_s: float,
+    ) -> None:
+        """`look_s`: between two looks, while the lease has ended."""
+        self._lease = lease
+        self._table = table
+        self._canary = canary
+        self._clock = clock
+        self._random = random
+        self._look_s = look_s
+        # Signs come with each heartbeat, or with each canary.
+        self._fresh_ms = max(lease.ttl_ms, round(MISSED_INTERVALS * canary_interval_s * 1000))
+        # The newest heartbeat of another node, as it was read.
+        self._beat_ms = 0
+
+    def is_cut_off(self) -> bool:
+        """Whether this node alone cannot reach the tables."""
+        sung_ms = self._canary.sung_elsewhere_ms if self._table.fails else 0
+        return is_alone(
+            taken_ms=self._lease.taken_ms,
+            ttl_ms=self._lease.ttl_ms,
+            sign_ms=max(self._beat_ms, sung_ms),
+            fresh_ms=self._fresh_ms,
+            now_ms=self._clock.now_ms(),
+        )
+
+    async def run(self) -> None:
+        """Look around while the lease has ended. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._look_s * (1 - _JITTER * self._random()))
+            if self._lease.has_ended:
+                await asyncio.gather(self._look_at_leases(), self._look_at_log())
+
+    async def _look_at_leases(self) -> None:
+        with suppress(PortError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                self._beat_ms = await self._lease.newest_beat_elsewhere()
+
+    async def _look_at_log(self) -> None:
+        """What comes of it is counted by the table: perhaps nobody else reads or writes now."""
+        with suppress(PortError, TimeoutError):
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                await self._table.head(RESERVED_PREFIX + "check")

@@ -1,0 +1,218 @@
+"""What Prometheus is told of a node, read from plain numbers when it asks: nothing here runs beside what is measured.
+
+No label names a channel, a user or a client, and each has few values, so the size of an answer does not grow with use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from roomcast import __version__
+from roomcast.delivery.canary_rules import Hearing
+from roomcast.node.assembly import Assembly
+from roomcast.node.node import Health
+from roomcast.observe.counters import Histogram
+
+__all__ = ["FAMILIES", "Exposition", "Family", "Source"]
+
+Kind = Literal["gauge", "counter", "histogram"]
+# By the values of the labels.
+Samples = Mapping[tuple[str, ...], float | Histogram]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """`calls`: of AWS, by (operation, outcome)."""
+
+    assembly: Assembly
+    health: Health
+    calls: Mapping[tuple[str, str], Histogram]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. `name` is as Prometheus shows it; a histogram's has three endings more."""
+
+    name: str
+    kind: Kind
+    doc: str
+    labels: tuple[str, ...]
+    read: Callable[[Source], Samples]
+
+
+def _one(read: Callable[[Source], float | Histogram]) -> Callable[[Source], Samples]:
+    """A metric without labels."""
+    return lambda source: {(): read(source)}
+
+
+def _by(read: Callable[[Source], Mapping[str, float]]) -> Callable[[Source], Samples]:
+    """A metric with one label."""
+    return lambda source: {(name,): number for name, number in read(source).items()}
+
+
+def _gauge(name: str, doc: str, read: Callable[[Source], float]) -> Family:
+    return Family(f"roomcast_{name}", "gauge", doc, (), _one(read))
+
+
+def _counter(name: str, doc: str, read: Callable[[Source], float]) -> Family:
+    return Family(f"roomcast_{name}_total", "counter", doc, (), _one(read))
+
+
+def _counts(
+    name: str, label: str, doc: str, read: Callable[[Source], Mapping[str, float]]
+) -> Family:
+    return Family(f"roomcast_{name}_total", "counter", doc, (label,), _by(read))
+
+
+def _commands(source: Source) -> Samples:
+    commands = source.assembly.node.services.tally.commands
+    return {(method, str(code)): number for (method, code), number in commands.items()}
+
+
+def _hook_calls(source: Source) -> Samples:
+    return dict(source.assembly.hooks.tally.calls.items())
+
+
+def _hook_seconds(source: Source) -> Samples:
+    return {(hook,): took for hook, took in source.assembly.hooks.tally.seconds.items()}
+
+
+def _latencies(source: Source) -> Samples:
+    latency = source.assembly.canary.latency
+    if latency is None:
+        return {}
+    return {("to_lambda",): latency.to_lambda_ms / 1000, ("to_node",): latency.to_node_ms / 1000}
+
+
+# In the order of docs/metrics.md.
+FAMILIES: Final[tuple[Family, ...]] = (
+    # ---- the node
+    Family("roomcast_info", "gauge", "1; the version.", ("version",), lambda _: {(__version__,): 1}),
+    _gauge("ready", "1 = the node is ready.", lambda s: not s.health.reasons()),
+    _gauge("degraded", "1 = the node may not hear all.", lambda s: bool(s.health.doubts())),
+    _gauge("draining", "1 = the node is about to end.", lambda s: s.health.draining),
+    # ---- clients
+    _gauge("connections", "Open connections.", lambda s: len(s.assembly.node)),
+    _gauge("users", "Different users among them.", lambda s: s.assembly.node.services.roster.users),
+    _gauge("subscriptions", "Subscriptions.", lambda s: s.assembly.hub.subscriptions),
+    _gauge("channels", "Channels with subscribers here.", lambda s: len(s.assembly.hub)),
+    _gauge("channels_open", "Channels with history that are kept in order here.", lambda s: len(s.assembly.dispatcher)),
+    _counter("connections_opened", "Connections opened.", lambda s: s.assembly.node.services.tally.connections),
+    _counts("disconnects", "code", "Connections ended, by code.", lambda s: s.assembly.node.services.tally.disconnects),
+    Family("roomcast_commands_total", "counter", "Commands answered, by method and code (0 = done).", ("method", "code"), _commands),
+    _counts("limits_hit", "limit", "What clients were refused or made to wait for.", lambda s: s.assembly.node.services.tally.limits),
+    _counter("commands_delayed_seconds", "Time commands waited for their rate.", lambda s: s.assembly.node.services.tally.throttled_s),
+    _counts("token_failures", "reason", "Tokens not accepted.", lambda s: s.assembly.node.services.tally.token_failures),
+    _counter("received_bytes", "Of commands.", lambda s: s.assembly.node.services.tally.received_bytes),
+    _counts("sent_frames", "to", "Frames, to one client or to the subscribers of a channel.", lambda s: {
+        "client": s.assembly.node.services.tally.sent_frames, "channel": s.assembly.hub.tally.frames,
+    }),
+    _counts("sent_bytes", "to", "Bytes of these frames.", lambda s: {
+        "client": s.assembly.node.services.tally.sent_bytes, "channel": s.assembly.hub.tally.bytes,
+    }),
+    _counter("pushes", "Pushes to subscribers of channels, each once a subscriber.", lambda s: s.assembly.hub.tally.pushes),
+    # ---- the application's own code
+    Family("roomcast_hook_calls_total", "counter", "Calls of the application's code.", ("hook", "outcome"), _hook_calls),
+    Family("roomcast_hook_seconds", "histogram", "How long they took.", ("hook",), _hook_seconds),
+    _gauge("hook_calls_under_way", "Calls that are not done.", lambda s: s.assembly.hooks.tally.under_way),
+    # ---- publishing
+    _counts("publications", "outcome", "Publications to channels with history.", lambda s: s.assembly.appender.tally.publications),
+    _counter("publications_signalled", "Publications to channels without history.", lambda s: s.assembly.node.services.publisher.signalled),
+    Family("roomcast_publish_seconds", "histogram", "From a publication to its acknowledgement.", (), _one(lambda s: s.assembly.appender.tally.latency_s)),
+    Family("roomcast_append_publications", "histogram", "Publications in one append.", (), _one(lambda s: s.assembly.appender.tally.batches)),
+    _counter("append_races", "Appends that another node's came before.", lambda s: s.assembly.appender.tally.races),
+    Family("roomcast_append_attempts", "histogram", "Writes sent for one append.", (), _one(lambda s: s.assembly.appender.tally.attempts)),
+    Family("roomcast_append_losses", "histogram", "Races that one append lost to other nodes.", (), _one(lambda s: s.assembly.appender.tally.losses)),
+    Family("roomcast_append_turn_seconds", "histogram", "How long one append waited for its turn.", (), _one(lambda s: s.assembly.appender.tally.turn_s)),
+    Family("roomcast_append_writers", "histogram", "Other nodes seen writing in the channel of one append.", (), _one(lambda s: s.assembly.appender.tally.writers)),
+    _counter("append_throttled", "Writes that the table had no room for.", lambda s: s.assembly.appender.tally.throttled),
+    _gauge("append_waiting_bytes", "Publications not acknowledged yet.", lambda s: s.assembly.appender.waiting_bytes),
+    # ---- order and recovery
+    _counts("recoveries", "outcome", "Clients that came back.", lambda s: s.assembly.dispatcher.tally.recoveries),
+    _counter("recovered_publications", "What they got.", lambda s: s.assembly.dispatcher.tally.recovered_publications),
+    _counter("gaps_filled", "Holes read from the log.", lambda s: s.assembly.dispatcher.tally.gaps_filled),
+    _counter("gap_publications", "Publications in them.", lambda s: s.assembly.dispatcher.tally.gap_publications),
+    _counter("gap_read_failures", "Reads of holes that failed.", lambda s: s.assembly.dispatcher.tally.gap_read_failures),
+    _counts("tail_checks", "outcome", "Looks at the ends of logs.", lambda s: s.assembly.dispatcher.tally.tail_checks),
+    _counter("channels_lost", "Channels whose subscribers started afresh.", lambda s: s.assembly.dispatcher.tally.channels_lost),
+    _gauge("ring_bytes", "Publications kept for recoveries.", lambda s: s.assembly.dispatcher.ring_bytes),
+    # ---- between nodes
+    _counts("signals", "outcome", "Signals to the other nodes.", lambda s: s.assembly.broadcaster.tally.signals),
+    _counts("signal_messages", "outcome", "Messages that held them.", lambda s: s.assembly.broadcaster.tally.messages),
+    _gauge("signal_waiting_bytes", "Signals that wait.", lambda s: s.assembly.broadcaster.waiting_bytes),
+    _counts("queue_receives", "outcome", "Receives of the queue.", lambda s: s.assembly.poller.tally.receives),
+    _counter("queue_messages", "Messages received.", lambda s: s.assembly.poller.tally.messages),
+    _counter("queue_malformed", "Of them, those that nobody understands.", lambda s: s.assembly.intake.malformed),
+    _counter("queue_deleted", "Messages deleted.", lambda s: s.assembly.poller.tally.deleted),
+    _counter("queue_delete_failures", "Calls to delete that failed.", lambda s: s.assembly.poller.tally.delete_failures),
+    _counter("queue_left", "Messages that were not deleted.", lambda s: s.assembly.poller.left),
+    _counter("queue_rebuilds", "Queues replaced by another.", lambda s: s.assembly.poller.tally.rebuilds),
+    _gauge("queue_lag_seconds", "How late the newest message came.", lambda s: s.assembly.poller.lag_ms / 1000),
+    _gauge("canary_age_seconds", "Since a new canary was heard.", lambda s: s.assembly.canary.silence_s),
+    Family("roomcast_canary_latency_seconds", "gauge", "What the newest canary took.", ("part",), _latencies),
+    Family("roomcast_canary_hearing", "gauge", "1 = what the node hears of canaries.", ("state",), lambda s: {
+        (each.value,): s.assembly.canary.hearing is each for each in Hearing
+    }),
+    _counter("canaries_heard", "New canaries heard.", lambda s: s.assembly.canary.heard),
+    _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.sung),
+    # ---- AWS
+    Family("roomcast_aws_call_seconds", "histogram", "Calls of AWS, with the SDK's retries.", ("operation", "outcome"), lambda s: dict(s.calls.items())),
+)  # fmt: skip
+
+
+class _Node(Collector):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def describe(self) -> list[Metric]:
+        """Nothing is read while it is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for family in FAMILIES:
+            yield _collected(family, family.read(self._source))
+
+
+class Exposition:
+    """The metrics of one node and of its process, in a registry of their own."""
+
+    def __init__(self, source: Source) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Node(source))
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """All of them now, in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+def _collected(family: Family, samples: Samples) -> Metric:
+    if family.kind == "histogram":
+        histograms = HistogramMetricFamily(family.name, family.doc, labels=family.labels)
+        for labels, histogram in samples.items():
+            assert isinstance(histogram, Histogram)
+            buckets = [
+                ("+Inf" if bound == inf else str(bound), float(number))
+                for bound, number in histogram.cumulative()
+            ]
+            histograms.add_metric(labels, buckets, histogram.sum)
+        return histograms
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    numbers = kind(family.name, family.doc, labels=family.labels)
+    for labels, number in samples.items():
+        assert not isinstance(number, Histogram)
+        numbers.add_metric(labels, float(number))
+    return numbers

@@ -1,0 +1,220 @@
+"""Logs: one structlog pipeline to stderr, JSON lines or a console, for our events and for the libraries' records."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import time
+from collections.abc import Hashable
+from typing import Any, BinaryIO, Final, Literal, TextIO, get_args
+
+import orjson
+import structlog
+from structlog.typing import EventDict, ExcInfo, WrappedLogger
+
+from roomcast.observe.redaction import json_printable, printable, without_passwords
+from roomcast.rates import Rate, Seldom
+
+__all__ = ["LEVELS", "Level", "configure"]
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+# A library's message is free text; this bounds what one line may hold.
+LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
+# How often a library may say the same: some do so for each request, or for each turn of the event loop.
+LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
+# How often one event of ours is told, unless it is an error: clients cause most of them, a line or two for each connection
+# that they open, and a fleet that comes back at once is a thousand.
+EVENT_RATE: Final = Rate(per_s=100.0, burst=1000.0)
+# Different things that are said, of which it is known how often they were. Then it begins anew.
+KINDS_MAX: Final = 256
+_LIBRARY_EVENT: Final = "library_log"
+_ERRORS: Final = frozenset({"error", "exception", "critical"})
+_NUMBERS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure(
+    level: Level = "info",
+    *,
+    stream: BinaryIO | None = None,
+    console: bool = False,
+    colors: bool = False,
+) -> None:
+    """Set up logging for this process, in place of whatever set-up there was.
+
+    `stream`: bytes go there (default: stderr). `console`: lines for people instead of JSON; `colors` in them.
+    Our events are written from `level` on. Libraries' records only from warning on, also at level debug:
+    below that they tell payloads and signed requests.
+    """
+    number = _NUMBERS[level]
+    lines = _Lines(sys.stderr.buffer if stream is None else stream)
+    processors: list[structlog.typing.Processor] = [
+        _Sparing(),
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if console:
+        # Plain tracebacks: the others print local variables, and those hold payloads.
+        processors += [
+            _printable,
+            structlog.dev.ConsoleRenderer(
+                colors=colors, exception_formatter=_traceback, pad_event_to=0
+            ),
+            _encode,
+        ]
+    else:
+        processors += [structlog.processors.format_exc_info, _render]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *_names: lines,
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, _LibraryHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(_LibraryHandler())
+    root.setLevel(max(number, logging.WARNING))
+
+
+class _Lines:
+    """structlog's innermost logger: writes a finished line, and never fails.
+
+    Whoever reads our stderr may be gone while we still have a queue to delete: that must not stop us.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: bytes) -> None:
+        # ValueError: the stream is closed.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(line + b"\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _Kinds:
+    """What is told at a rate, by kind."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._known: dict[Hashable, Seldom] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def again(self, kind: Hashable) -> int | None:
+        """As `Seldom.again`."""
+        if kind not in self._known:
+            if len(self._known) >= KINDS_MAX:
+                self._known.clear()
+            self._known[kind] = Seldom(self._rate)
+        return self._known[kind].again(time.monotonic())
+
+
+class _Sparing:
+    """A processor that drops what is told too often, of events that are no errors."""
+
+    def __init__(self) -> None:
+        self._kinds = _Kinds(EVENT_RATE)
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        # Libraries' records have their own rate.
+        if method in _ERRORS or event["event"] == _LIBRARY_EVENT:
+            return event
+        passed_over = self._kinds.again(event["event"])
+        if passed_over is None:
+            raise structlog.DropEvent
+        if passed_over:
+            event["passed_over"] = passed_over
+        return event
+
+
+class _LibraryHandler(logging.Handler):
+    """Records of the standard library's logging become `library_log` events, and a flood of the same one a few of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds = _Kinds(LIBRARY_RATE)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never raises, as a handler must not."""
+        # Two records are the same if their formats begin with the same line.
+        kind = (record.name, record.levelno, str(record.msg).partition("\n")[0])
+        passed_over = self._kinds.again(kind)
+        if passed_over is None:
+            return
+        try:
+            message = record.getMessage()
+        except Exception as error:  # noqa: BLE001  # arguments that do not fit their format are the library's bug
+            message = f"{record.msg!r} ({type(error).__name__} while formatting)"
+        structlog.get_logger().log(
+            _standard(record.levelno),
+            _LIBRARY_EVENT,
+            logger=record.name,
+            message=message[:LIBRARY_MESSAGE_CHARS_MAX],
+            exc_info=record.exc_info,
+            **({"passed_over": passed_over} if passed_over else {}),
+        )
+
+
+def _standard(number: int) -> int:
+    """Libraries may make levels of their own; structlog knows the standard ones only."""
+    return max(
+        each
+        for each in (logging.WARNING, logging.ERROR, logging.CRITICAL)
+        if each <= max(number, 30)
+    )
+
+
+def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    # What reads the lines by eye wants time, level and event first.
+    ordered = {
+        name: event.pop(name) for name in ("timestamp", "level", "event") if name in event
+    } | dict(event)
+    if ordered.get("exc_info", False) is None:
+        del ordered["exc_info"]
+    try:
+        line = orjson.dumps(ordered, default=repr).decode()
+    except TypeError:
+        # Text that is no Unicode, numbers beyond 64 bits: rare, and never a reason to lose the line.
+        line = json.dumps(_plain(ordered))
+    # Lines are read by eye as well, in terminals and editors: JSON itself escapes less than those obey.
+    return json_printable(without_passwords(line)).encode()
+
+
+def _plain(event: EventDict) -> dict[str, Any]:
+    return {
+        str(name): value if isinstance(value, str | int | float | bool | None) else repr(value)
+        for name, value in event.items()
+    }
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """On a terminal, what clients are called could otherwise be lines of their own, or orders to the terminal."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = printable(value)
+    return event
+
+
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    """Plain, on lines of its own; an exception's text may be a client's."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(printable(text.getvalue(), keep="\n"))
+
+
+def _encode(_logger: WrappedLogger, _method: str, line: Any) -> bytes:
+    return without_passwords(line).encode(errors="backslashreplace")

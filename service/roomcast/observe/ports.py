@@ -1,0 +1,25 @@
+"""Where readings go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Metric", "Metrics"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One reading. `unit`: Count, Milliseconds, Seconds or None (a plain number)."""
+
+    name: str
+    value: float
+    unit: str
+
+
+class Metrics(Protocol):
+    """Where readings of this node are put for dashboards and alarms."""
+
+    async def put(self, readings: Sequence[Metric]) -> None:
+        """All of them or none. A repeat after UnknownOutcome counts twice. Raises Throttled, UnknownOutcome, Refused."""

@@ -1,0 +1,117 @@
+"""Who is in one channel, ready to be told: those of this node as they come and go, and the others as they were read.
+
+Each member is encoded once. What is told is joined of that, so that asking costs little when many ask, also while
+members come and go; and a list that is too large is refused before it is made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from roomcast.wire.json import Unencodable, encode_member
+from roomcast.wire.publication import ClientInfo
+
+__all__ = ["Crowd", "ListTooLarge", "crowd_of", "listing", "together", "totals"]
+
+
+# What a member's part of a list has beside the user and, twice, the client: "":{"user":"","client":""} and a comma.
+_PART_BYTES_MIN: Final = 27
+
+
+class ListTooLarge(Exception):
+    """All members together are more than the caller takes."""
+
+
+class Crowd:
+    """Members of one channel by client id."""
+
+    __slots__ = ("_bytes", "_encoded", "bytes_min", "infos", "users")
+
+    def __init__(self) -> None:
+        self.infos: dict[str, ClientInfo] = {}
+        # How many members each user has.
+        self.users: Counter[str] = Counter()
+        # What all parts of a list have together at least, known without making them.
+        self.bytes_min = 0
+        # Once somebody asked for the list: each member's part of it, and the size of all, with a comma each.
+        self._encoded: dict[str, bytes] | None = None
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def add(self, info: ClientInfo) -> None:
+        """Replaces an earlier one of the same client."""
+        self.discard(info.client)
+        self.infos[info.client] = info
+        self.users[info.user] += 1
+        self.bytes_min += _bytes_min(info)
+        if self._encoded is not None:
+            self._encode(self._encoded, info)
+
+    def discard(self, client: str) -> None:
+        """Idempotent."""
+        info = self.infos.pop(client, None)
+        if info is None:
+            return
+        self.users[info.user] -= 1
+        if not self.users[info.user]:
+            del self.users[info.user]
+        self.bytes_min -= _bytes_min(info)
+        if self._encoded is not None:
+            self._bytes -= len(self._encoded.pop(client)) + 1
+
+    def parts(self) -> tuple[Iterable[bytes], int]:
+        """Each member's part of a list, and how large they are together, with a comma each."""
+        if self._encoded is None:
+            self._encoded = {}
+            for info in self.infos.values():
+                self._encode(self._encoded, info)
+        return filter(None, self._encoded.values()), self._bytes
+
+    def _encode(self, encoded: dict[str, bytes], info: ClientInfo) -> None:
+        try:
+            part = encode_member(info)
+        except Unencodable:
+            # One that no client could be told of must not hide the others.
+            part = b""
+        encoded[info.client] = part
+        self._bytes += len(part) + 1
+
+
+def _bytes_min(info: ClientInfo) -> int:
+    return _PART_BYTES_MIN + 2 * len(info.client) + len(info.user)
+
+
+def crowd_of(infos: Iterable[ClientInfo]) -> Crowd:
+    """Of members that were read."""
+    crowd = Crowd()
+    for info in infos:
+        crowd.add(info)
+    return crowd
+
+
+def together(own: Crowd, others: Crowd) -> Mapping[str, ClientInfo]:
+    """All members by client id."""
+    return {**others.infos, **own.infos}
+
+
+def totals(own: Crowd, others: Crowd) -> tuple[int, int]:
+    """How many clients, and how many users. A client is in one of the two at most."""
+    more, fewer = (own, others) if len(own.users) > len(others.users) else (others, own)
+    users = len(more.users) + sum(user not in more.users for user in fewer.users)
+    return len(own) + len(others), users
+
+
+def listing(own: Crowd, others: Crowd, bytes_max: int) -> bytes:
+    """The JSON object of all members' infos by client id. Raises ListTooLarge beyond `bytes_max`."""
+    # Of very many, nothing is encoded that is not told.
+    if own.bytes_min + others.bytes_min > bytes_max:
+        raise ListTooLarge
+    (here, here_bytes), (there, there_bytes) = own.parts(), others.parts()
+    # One comma less than parts, and two braces.
+    if here_bytes + there_bytes + 1 > bytes_max:
+        raise ListTooLarge
+    return b"{%b}" % b",".join((*there, *here))

@@ -1,0 +1,241 @@
+"""The reaper as a Lambda: on a schedule for the whole fleet, and at once for an instance that Auto Scaling ends.
+
+`asked` is the pure part: what an event of EventBridge asks for. The zip has what this module
+imports of `roomcast` (deploy/build.py finds it); the SDK is the runtime's boto3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from roomcast.aws.errors import ATTEMPTS_MAX, CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from roomcast.aws.threads import ThreadedClient
+from roomcast.ec2.autoscaling import AutoScalingInstance
+from roomcast.fleet.holdings import Deployment
+from roomcast.ports import PortError
+from roomcast.reaper.over_aws import reaper_over_aws
+from roomcast.reaper.reaper import Reaper, Report, Sleep
+from roomcast.reaper.rules import WHOLE_FLEET, Scope
+from roomcast.system import SystemClock
+
+__all__ = ["Clients", "Incomplete", "Request", "Settings", "asked", "carry_out", "handler"]
+
+_METRICS_NAMESPACE: Final = "roomcast"
+_SCHEDULED: Final = "Scheduled Event"
+_TERMINATED: Final = "EC2 Instance Terminate Successful"
+_TERMINATING: Final = "EC2 Instance-terminate Lifecycle Action"
+_AUTO_SCALING: Final = "aws.autoscaling"
+# Where an instance goes that is kept for later: its processes may live on.
+_WARM_POOL: Final = "WarmPool"
+# As many threads as Python gives one small machine call at a time.
+_CONNECTIONS_MAX: Final = 16
+# Of what an event says, and of what a run found, as much as a log line needs.
+_TEXT_CHARS_MAX: Final = 100
+_TOLD_MAX: Final = 20
+
+
+class Incomplete(Exception):
+    """Something was left undone, and said in the log; the next run tries again. For the function's metric Errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an event asks for. `hook`: the lifecycle hook at which `group` waits for the scope's instance."""
+
+    scope: Scope
+    group: str = ""
+    hook: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`group`: whose lifecycle actions may be completed; "" = those of whatever events arrive."""
+
+    deployment: Deployment
+    table_prefix: str
+    group: str = ""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Settings:
+        """Raises KeyError or ValueError when something is missing or wrong."""
+        return cls(
+            Deployment(environ["ROOMCAST_AWS_TOPIC_ARN"], environ["ROOMCAST_AWS_QUEUE_PREFIX"]),
+            environ["ROOMCAST_AWS_TABLE_PREFIX"],
+            environ.get("ROOMCAST_AWS_AUTOSCALING_GROUP", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """SDK clients whose operations are awaited."""
+
+    dynamodb: Any
+    sns: Any
+    sqs: Any
+    autoscaling: Any
+
+
+def handler(event: Mapping[str, Any], _context: object) -> dict[str, Any]:
+    """Do what `event` asks for. Raises Incomplete when a step failed: to try it again does no harm."""
+    settings = Settings.of(os.environ)
+    request = asked(event, settings.group)
+    if request is None:
+        _write(
+            {
+                "event": "event_ignored",
+                "source": _text(event, "source"),
+                "type": _text(event, "detail-type"),
+            }
+        )
+        return {"ignored": True}
+    return asyncio.run(carry_out(request, settings, _clients()))
+
+
+def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
+    """None: nothing that concerns the reaper, or the event of another group than `group` ("" = any)."""
+    kind, detail = event.get("detail-type"), event.get("detail")
+    if kind == _SCHEDULED:
+        return Request(WHOLE_FLEET)
+    if event.get("source") != _AUTO_SCALING or not isinstance(detail, Mapping):
+        return None
+    instance, whose = detail.get("EC2InstanceId"), detail.get("AutoScalingGroupName")
+    if not (isinstance(instance, str) and instance and isinstance(whose, str)) or group not in (
+        "",
+        whose,
+    ):
+        return None
+    if kind == _TERMINATED:
+        return Request(Scope(instance, terminated=detail.get("Destination") != _WARM_POOL))
+    hook = detail.get("LifecycleHookName")
+    if kind == _TERMINATING and isinstance(hook, str) and hook:
+        return Request(Scope(instance), whose, hook)
+    return None
+
+
+async def carry_out(
+    request: Request, settings: Settings, clients: Clients, sleep: Sleep = asyncio.sleep
+) -> dict[str, Any]:
+    """Reap, and let the group go on without an instance that nothing runs on any more. Raises Incomplete.
+
+    As long as a lease of the instance is fresh its node drains, and completes the lifecycle action itself.
+    """
+    reaper = reaper_over_aws(
+        settings.deployment,
+        settings.table_prefix,
+        SystemClock(),
+        dynamodb=clients.dynamodb,
+        sns=clients.sns,
+        sqs=clients.sqs,
+        sleep=sleep,
+    )
+    try:
+        report = await reaper.run(scope=request.scope)
+        _report(report)
+        if request.hook:
+            await _let_go(request, report, reaper, clients)
+    except PortError as error:
+        _report(Report(dry_run=False, live=0, failed=1), str(error))
+        raise Incomplete(str(error)) from error
+    if report.failed:
+        raise Incomplete(f"{report.failed} steps failed")
+    return _counts(report)
+
+
+async def _let_go(request: Request, report: Report, reaper: Reaper, clients: Clients) -> None:
+    """Complete the lifecycle action, unless the instance turns out to live. Raises PortError."""
+    live = report.live
+    if not live and any(node.outcome == "spared" for node in report.nodes):
+        # Alive after all, or another reaper was quicker: the leases tell.
+        live = (await reaper.run(dry_run=True, scope=request.scope)).live
+    if live:
+        _write({"event": "lifecycle_action_left_to_node", "instance": request.scope.instance})
+        return
+    instance = AutoScalingInstance(
+        clients.autoscaling, group=request.group, instance=request.scope.instance or ""
+    )
+    # Whatever could not be removed, the next run removes it without the instance.
+    waited = await instance.complete(request.hook)
+    _write(
+        {
+            "event": "lifecycle_action_completed",
+            "instance": request.scope.instance,
+            "waited": waited,
+        }
+    )
+
+
+@cache
+def _clients() -> Clients:
+    """Made on first use and kept for the life of the execution environment; region and endpoint as boto3 finds them."""
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=_CONNECTIONS_MAX,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+    )
+    services = ("dynamodb", "sns", "sqs", "autoscaling")
+    return Clients(*(ThreadedClient(boto3.client(service, config=config)) for service in services))
+
+
+def _counts(report: Report) -> dict[str, int]:
+    return {
+        "live": report.live,
+        "reaped": sum(node.outcome == "removed" for node in report.nodes),
+        "orphans": sum(queue.outcome == "removed" for queue in report.queues)
+        + sum(subscription.outcome == "removed" for subscription in report.subscriptions),
+        "failed": report.failed,
+    }
+
+
+def _report(report: Report, reason: str = "") -> None:
+    """One line in CloudWatch's embedded metric format; none when there was nothing to do, as is usual."""
+    if report.is_empty:
+        return
+    counts = _counts(report)
+    metrics = {
+        "ReapedNodes": counts["reaped"],
+        "Orphans": counts["orphans"],
+        "ReaperErrors": counts["failed"],
+    }
+    _write(
+        {
+            "_aws": {
+                "Timestamp": int(time.time() * 1000),
+                "CloudWatchMetrics": [
+                    {
+                        "Namespace": _METRICS_NAMESPACE,
+                        "Dimensions": [[]],
+                        "Metrics": [{"Name": name, "Unit": "Count"} for name in metrics],
+                    }
+                ],
+            },
+            "event": "reaping_incomplete" if report.failed else "reaped",
+            **metrics,
+            "nodes": [asdict(each) for each in report.nodes[:_TOLD_MAX]],
+            "queues": [asdict(each) for each in report.queues[:_TOLD_MAX]],
+            "subscriptions": [asdict(each) for each in report.subscriptions[:_TOLD_MAX]],
+            "failures": [asdict(each) for each in report.failures[:_TOLD_MAX]],
+            "reason": reason,
+        }
+    )
+
+
+def _text(event: Mapping[str, Any], name: str) -> str:
+    return str(event.get(name))[:_TEXT_CHARS_MAX]
+
+
+def _write(line: Mapping[str, Any]) -> None:
+    # Not through logging: the runtime's handler puts a prefix before the line, and then it is no metric.
+    sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+    sys.stdout.flush()

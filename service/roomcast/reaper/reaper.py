@@ -1,0 +1,607 @@
+"""Finds what dead nodes left behind and removes it: queues, subscriptions, presence entries, leases.
+
+Whatever runs twice, at once with another reaper, or is broken off half-way, does no harm: a lease goes last, so that the
+next run finds what is left. Its grave stays for a while, and what a node that wakes writes under it is found by later runs. Nothing here needs more than the standard library: a Lambda runs it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from roomcast.concurrency import each
+from roomcast.delivery import signals
+from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, pack, signal_text
+from roomcast.delivery.ports import Topic
+from roomcast.fleet.holdings import Deployment, Grave, Lease, Queue
+from roomcast.fleet.ports import Leases
+from roomcast.ports import Clock, PortError, Refused
+from roomcast.presence.ports import Presence
+from roomcast.reaper.ports import Estate
+from roomcast.reaper.rules import (
+    WHOLE_FLEET,
+    DeadNode,
+    Findings,
+    OrphanQueue,
+    Scope,
+    StaleSubscription,
+    dead_nodes,
+    doubtful,
+    is_old,
+    judge,
+    leave_id,
+    unexplained,
+)
+from roomcast.wire.publication import ClientInfo
+
+__all__ = [
+    "FAILURES_MAX",
+    "LEAVE_MESSAGES_PER_S",
+    "SECOND_LOOK_S",
+    "Failure",
+    "NodeReport",
+    "QueueReport",
+    "Reaper",
+    "Report",
+    "Sleep",
+    "SubscriptionReport",
+    "Tell",
+    "silent",
+]
+
+# Of the smallest regions' SNS quota of 300 a second for all of an account: as one more node.
+LEAVE_MESSAGES_PER_S: Final = 20
+# SNS allows 100 a second; nodes that end need some of them.
+_UNSUBSCRIBES_PER_S: Final = 50
+# SQS gives tags 30 times a second for an account and region.
+_LOOKS_PER_S: Final = 20
+# Between two looks at leases that are in doubt: longer than a node that lives goes without a heartbeat, which is 15 s
+# (`node.heartbeat_s`) and one call of 25 s. The Lambda has 120 s in all.
+SECOND_LOOK_S: Final = 45
+# How often whoever waits for that is told.
+_WAIT_TOLD_S: Final = 15
+# Dead nodes cleaned up at once, and channels of each. An EC2 instance has a node a core.
+_NODES_AT_ONCE: Final = 4
+_CHANNELS_AT_ONCE: Final = 8
+_AT_ONCE: Final = 8
+# Channels whose leaves share messages. Each has a page of entries, up to 1 MB, in memory meanwhile.
+_CHANNELS_TOGETHER: Final = 64
+# Pages of entries of one channel, and of channels of one node: several times what a node can hold.
+_PAGES_MAX: Final = 1000
+# Failures that are told; those beyond it are counted.
+FAILURES_MAX: Final = 100
+# What a single leave may take in a message, so that others fit beside it.
+_LEAVE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
+
+# What became of one find: only found (a dry run), removed, left in part to the next run, or spared: its node beat
+# meanwhile, or another reaper was done with it first.
+Outcome = Literal["found", "removed", "spared", "failed"]
+
+Sleep = Callable[[float], Awaitable[None]]
+Tell = Callable[[str], None]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """One dead node. `channels`: with entries of it, as far as they were listed; `members`: whose leaves were sent."""
+
+    node: str
+    instance: str
+    queue: str
+    subscriptions: tuple[str, ...]
+    why: str
+    outcome: Outcome
+    channels: int = 0
+    members: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReport:
+    """One queue without a lease. `node`: the lease under which it was made."""
+
+    queue: str
+    node: str
+    subscriptions: tuple[str, ...]
+    why: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionReport:
+    """One subscription whose queue does not exist."""
+
+    arn: str
+    queue: str
+    why: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that did not succeed, and is left to the next run."""
+
+    step: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one run found and did. `live`: leases looked at whose nodes were not found dead.
+
+    `failures` has the first FAILURES_MAX of `failed` in all.
+    """
+
+    dry_run: bool
+    live: int
+    nodes: tuple[NodeReport, ...] = ()
+    queues: tuple[QueueReport, ...] = ()
+    subscriptions: tuple[SubscriptionReport, ...] = ()
+    failed: int = 0
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found, and nothing failed."""
+        return not (self.nodes or self.queues or self.subscriptions or self.failed)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Freed:
+    """A dead node after the first pass. `outcome` None: its lease is marked, and the second pass goes on."""
+
+    dead: DeadNode
+    outcome: Outcome | None = None
+    complete: bool = False
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    kept: list[Failure] = field(default_factory=list)
+
+    def add(self, step: str, what: str, reason: object) -> None:
+        self.count += 1
+        if len(self.kept) < FAILURES_MAX:
+            self.kept.append(Failure(step, what, str(reason)))
+
+
+class _Pace:
+    """Lets `per_s` callers a second pass."""
+
+    def __init__(self, per_s: float, sleep: Sleep) -> None:
+        self._pause_s = 1 / per_s
+        self._sleep = sleep
+        self._door = asyncio.Lock()
+
+    async def turn(self) -> None:
+        async with self._door:
+            await self._sleep(self._pause_s)
+
+
+def silent(_line: str) -> None:
+    """A Tell that nobody listens to."""
+
+
+class Reaper:
+    """Cleans up a deployment. `tell` gets a line when something begins that takes a while."""
+
+    def __init__(
+        self,
+        *,
+        leases: Leases,
+        presence: Presence,
+        estate: Estate,
+        topic: Topic,
+        clock: Clock,
+        deployment: Deployment,
+        tell: Tell = silent,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._leases = leases
+        self._presence = presence
+        self._estate = estate
+        self._topic = topic
+        self._clock = clock
+        self._deployment = deployment
+        self._tell = tell
+        self._sleep = sleep
+        self._messages = _Pace(LEAVE_MESSAGES_PER_S, sleep)
+        self._unsubscribes = _Pace(_UNSUBSCRIBES_PER_S, sleep)
+        self._looks = _Pace(_LOOKS_PER_S, sleep)
+
+    async def run(self, *, dry_run: bool = False, scope: Scope = WHOLE_FLEET) -> Report:
+        """Find and remove; `dry_run`: find only. With a `scope` of one instance only its leases are looked at.
+
+        A step that fails is in the report and stops nothing else. Raises PortError when the leases cannot be read:
+        without them nothing can be known.
+        """
+        failures = _Failures()
+        if scope == WHOLE_FLEET:
+            findings, live = await self._look_at_all(failures)
+        else:
+            findings, live = await self._look_at_some(scope, failures)
+        if dry_run:
+            nodes = await each(
+                _NODES_AT_ONCE, findings.nodes, lambda dead: self._shown(dead, failures)
+            )
+            queues = [_queue_report(orphan, "found") for orphan in findings.queues]
+            subscriptions = [
+                _subscription_report(stale, "found") for stale in findings.subscriptions
+            ]
+        else:
+            # After the leases: one that is buried in between is found in both, and in neither never.
+            graves = await self._leases.graves()
+            gone = frozenset(
+                (*(one.lease.node for one in findings.nodes), *(one.node for one in graves))
+            )
+            nodes = [*await self._reap(findings.nodes, gone, failures)]
+            if scope == WHOLE_FLEET:
+                nodes += await self._tend(graves, gone, failures)
+            queues = await each(
+                _AT_ONCE, findings.queues, lambda orphan: self._remove(orphan, failures)
+            )
+            subscriptions = await each(
+                _AT_ONCE, findings.subscriptions, lambda stale: self._end(stale, failures)
+            )
+        return Report(
+            dry_run,
+            live,
+            tuple(nodes),
+            tuple(queues),
+            tuple(subscriptions),
+            failures.count,
+            tuple(failures.kept),
+        )
+
+    # ---- looking
+
+    async def _look_at_all(self, failures: _Failures) -> tuple[Findings, int]:
+        """In the order that service/roomcast/reaper/rules.py asks for."""
+        self._tell("listing subscriptions and queues")
+        subscriptions, names = await asyncio.gather(
+            self._listed("list_subscriptions", self._estate.subscriptions, failures),
+            self._listed("list_queues", self._estate.queues, failures),
+        )
+        leases, now_ms, beating = await self._look_at_leases(WHOLE_FLEET)
+        self._tell(
+            f"{len(leases)} leases, {len(names or ())} queues, {len(subscriptions or ())} subscriptions"
+        )
+        if subscriptions is None or names is None:
+            # What is not known to be complete says nothing about what is missing in it.
+            dead = dead_nodes(
+                leases, subscriptions or (), self._deployment, now_ms, beating=beating
+            )
+            return Findings(dead, (), ()), len(leases) - len(dead)
+        suspects = unexplained(names, subscriptions, leases, self._deployment, now_ms)
+        if suspects:
+            self._tell(f"looking at {len(suspects)} queues that no lease explains")
+        looked_at = await each(_AT_ONCE, suspects, lambda name: self._look_at(name, failures))
+        known = {name: queue for seen in looked_at if seen is not None for name, queue in (seen,)}
+        findings = judge(leases, subscriptions, known, self._deployment, now_ms, beating)
+        return findings, len(leases) - len(findings.nodes)
+
+    async def _look_at_some(self, scope: Scope, failures: _Failures) -> tuple[Findings, int]:
+        """Only leases: quick, and all that there is to know about an instance."""
+        leases, now_ms, beating = await self._look_at_leases(scope)
+        dead = dead_nodes(leases, (), self._deployment, now_ms, scope, beating)
+        live = sum(scope.covers(lease) for lease in leases) - len(dead)
+        if not all(_is_complete(each) for each in dead):
+            subscriptions = await self._listed(
+                "list_subscriptions", self._estate.subscriptions, failures
+            )
+            dead = dead_nodes(leases, subscriptions or (), self._deployment, now_ms, scope, beating)
+        return Findings(dead, (), ()), live
+
+    async def _look_at_leases(self, scope: Scope) -> tuple[Sequence[Lease], int, Collection[str]]:
+        """The leases, the time at which they were first looked at (ms), and the nodes that beat since then.
+
+        There is a second look only when the first leaves a doubt. Who is dead is judged by the time of the first: a lease
+        that ended since then has not been looked at twice.
+        """
+        leases = await self._leases.all()
+        now_ms = self._clock.now_ms()
+        doubted = doubtful(leases, now_ms, scope)
+        if not doubted:
+            return leases, now_ms, ()
+        for left_s in range(SECOND_LOOK_S, 0, -_WAIT_TOLD_S):
+            self._tell(
+                f"{len(doubted)} of {len(leases)} leases look expired; a second look in {left_s} s"
+            )
+            await self._sleep(min(left_s, _WAIT_TOLD_S))
+        leases = await self._leases.all()
+        before = {node: lease.heartbeat_at for node, lease in doubted.items()}
+        beating = {
+            lease.node
+            for lease in leases
+            if before.get(lease.node, lease.heartbeat_at) != lease.heartbeat_at
+        }
+        return leases, now_ms, beating
+
+    async def _listed(
+        self, step: str, ask: Callable[[], Awaitable[Sequence[T]]], failures: _Failures
+    ) -> Sequence[T] | None:
+        """None: it could not be listed."""
+        try:
+            return await ask()
+        except PortError as error:
+            failures.add(step, self._deployment.topic_arn, error)
+            return None
+
+    async def _look_at(self, name: str, failures: _Failures) -> tuple[str, Queue | None] | None:
+        """None: it is not known whether there is such a queue."""
+        await self._looks.turn()
+        try:
+            return name, await self._estate.queue(name)
+        except PortError as error:
+            failures.add("look_at_queue", name, error)
+            return None
+
+    async def _shown(self, dead: DeadNode, failures: _Failures) -> NodeReport:
+        channels: Sequence[str] = ()
+        try:
+            channels = await self._presence.channels(dead.lease.node)
+        except PortError as error:
+            failures.add("list_channels", dead.lease.node, error)
+        return _node_report(dead, "found", channels=len(channels))
+
+    # ---- removing
+
+    async def _reap(
+        self, dead: Sequence[DeadNode], gone: Collection[str], failures: _Failures
+    ) -> Sequence[NodeReport]:
+        """All that dead nodes held, the lease last: as long as that is there, the next run finds the rest.
+
+        `gone`: all the nodes that are dead. Of all of them what costs money and messages goes first: presence takes as long as there are channels.
+        """
+        freed = await each(_AT_ONCE, dead, lambda one: self._free(one, failures))
+        return await each(_NODES_AT_ONCE, freed, lambda one: self._forget(one, gone, failures))
+
+    async def _free(self, dead: DeadNode, failures: _Failures) -> _Freed:
+        """First pass: mark the lease, end the subscription, delete the queue."""
+        lease = dead.lease
+        try:
+            if not await self._leases.reap(lease, self._clock.now_ms()):
+                return _Freed(dead, "spared")
+        except PortError as error:
+            failures.add("mark_lease", lease.node, error)
+            return _Freed(dead, "failed")
+        self._tell(f"cleaning up after {lease.node}: {dead.why}")
+        steps = [await self._unsubscribe(arn, failures) for arn in dead.subscriptions]
+        if dead.queue:
+            steps.append(await self._delete_queue(dead.queue, failures))
+        return _Freed(dead, complete=all(steps))
+
+    async def _forget(
+        self, freed: _Freed, gone: Collection[str], failures: _Failures
+    ) -> NodeReport:
+        """Second pass: presence, then the lease."""
+        if freed.outcome is not None:
+            return _node_report(freed.dead, freed.outcome)
+        node = freed.dead.lease.node
+        clearing = _Clearing(self._presence, self._send, self._tell, node, gone)
+        done = await _done("clear_presence", node, clearing.run(), failures) and freed.complete
+        if done:
+            done = await _done(
+                "bury", node, self._leases.bury(node, self._clock.now_ms()), failures
+            )
+        return _node_report(
+            freed.dead,
+            "removed" if done else "failed",
+            channels=clearing.channels,
+            members=clearing.members,
+        )
+
+    async def _tend(
+        self, graves: Sequence[Grave], gone: Collection[str], failures: _Failures
+    ) -> Sequence[NodeReport]:
+        """Presence that was written under leases when they were buried already. The graves under which there was some."""
+        tended = await each(
+            _NODES_AT_ONCE, graves, lambda grave: self._tend_one(grave, gone, failures)
+        )
+        return [report for report in tended if report is not None]
+
+    async def _tend_one(
+        self, grave: Grave, gone: Collection[str], failures: _Failures
+    ) -> NodeReport | None:
+        node, now_ms = grave.node, self._clock.now_ms()
+        clearing = _Clearing(self._presence, self._send, self._tell, node, gone)
+        done = await _done("clear_presence", node, clearing.run(), failures)
+        if done and clearing.channels:
+            # Its node was awake just now: from here on the time counts.
+            done = await _done("bury", node, self._leases.bury(node, now_ms), failures)
+        elif done and is_old(grave, now_ms):
+            done = await _done("drop_grave", node, self._leases.drop_grave(grave), failures)
+        if done and not clearing.channels:
+            return None
+        return NodeReport(
+            node,
+            grave.instance,
+            "",
+            (),
+            "written after it was found dead",
+            "removed" if done else "failed",
+            clearing.channels,
+            clearing.members,
+        )
+
+    async def _remove(self, orphan: OrphanQueue, failures: _Failures) -> QueueReport:
+        """The subscription first: once the queue is gone, only the subscription's own name leads to it."""
+        self._tell(f"removing queue {orphan.queue.name}: {orphan.why}")
+        steps = [await self._unsubscribe(arn, failures) for arn in orphan.subscriptions]
+        steps.append(await self._delete_queue(orphan.queue.name, failures))
+        return _queue_report(orphan, "removed" if all(steps) else "failed")
+
+    async def _end(self, stale: StaleSubscription, failures: _Failures) -> SubscriptionReport:
+        ended = await self._unsubscribe(stale.arn, failures)
+        return _subscription_report(stale, "removed" if ended else "failed")
+
+    async def _unsubscribe(self, arn: str, failures: _Failures) -> bool:
+        await self._unsubscribes.turn()
+        return await _done("unsubscribe", arn, self._estate.unsubscribe(arn), failures)
+
+    async def _delete_queue(self, name: str, failures: _Failures) -> bool:
+        """Whether there is nothing of ours left of it."""
+        try:
+            await self._estate.delete_queue(name)
+        except Refused as error:
+            return await self._is_not_ours(name, error, failures)
+        except PortError as error:
+            failures.add("delete_queue", name, error)
+            return False
+        return True
+
+    async def _is_not_ours(self, name: str, refusal: Refused, failures: _Failures) -> bool:
+        """Whether a queue that may not be deleted is gone, or is none of this deployment: a lease may name any queue.
+
+        One that is gone has no tags, on which the permission depends. One of others is told as a failure, and left alone:
+        the lease goes, so it is told once.
+        """
+        if name.startswith(self._deployment.queue_prefix):
+            try:
+                queue = await self._estate.queue(name)
+            except PortError:
+                failures.add("delete_queue", name, refusal)
+                return False
+            if queue is None:
+                return True
+            if self._deployment.is_ours(queue):
+                failures.add("delete_queue", name, refusal)
+                return False
+        failures.add("leave_foreign_queue", name, refusal)
+        return True
+
+    async def _send(self, texts: Iterable[str]) -> None:
+        """Signals to all nodes, in as few messages as they fit. Raises PortError."""
+        for body, _ in pack(texts, signals=True):
+            await self._messages.turn()
+            await self._topic.publish(body)
+
+
+class _Clearing:
+    """Removes the presence entries of one node, after everybody was told that its clients have left.
+
+    `gone`: nodes that are dead, this one among them. A client with an entry under another node has not left: its node was
+    only silent, and goes on under another lease.
+    """
+
+    def __init__(
+        self,
+        presence: Presence,
+        send: Callable[[Iterable[str]], Awaitable[None]],
+        tell: Tell,
+        node: str,
+        gone: Collection[str],
+    ) -> None:
+        self._presence = presence
+        self._send = send
+        self._tell = tell
+        self._node = node
+        self._gone = gone
+        self.channels = 0
+        self.members = 0
+
+    async def run(self) -> None:
+        """Raises PortError; what was done by then stays done."""
+        for _ in range(_PAGES_MAX):
+            channels = await self._presence.channels(self._node)
+            if not channels:
+                return
+            for start in range(0, len(channels), _CHANNELS_TOGETHER):
+                await self._clear(channels[start : start + _CHANNELS_TOGETHER])
+                self._tell(f"{self._node}: {self.channels} channels, {self.members} members")
+        raise Refused(f"more than {_PAGES_MAX} pages of channels")
+
+    async def _clear(self, channels: Sequence[str]) -> None:
+        left = channels
+        for _ in range(_PAGES_MAX):
+            if not left:
+                break
+            pages = await each(_CHANNELS_AT_ONCE, left, self._leavers)
+            leaving = [(channel, info) for channel, infos in pages for info in infos]
+            # First told, then removed: broken off in between, it is told again, and repeats are known.
+            await self._send(
+                filter(None, (self._leave(channel, info) for channel, info in leaving))
+            )
+            self.members += len(leaving)
+            cleared = await each(_CHANNELS_AT_ONCE, left, self._cleared)
+            left = [
+                channel for channel, all_of_it in zip(left, cleared, strict=True) if not all_of_it
+            ]
+        self.channels += len(channels) - len(left)
+
+    async def _leavers(self, channel: str) -> tuple[str, Sequence[ClientInfo]]:
+        """Whose leaves are told of a page of entries."""
+        infos = await self._presence.entries(self._node, channel)
+        elsewhere = await self._elsewhere(channel) if infos else ()
+        return channel, [info for info in infos if info.client not in elsewhere]
+
+    async def _elsewhere(self, channel: str) -> Collection[str]:
+        """The clients that are in the channel under other nodes; ids of clients are unique."""
+        try:
+            members = await self._presence.members(channel)
+        except Refused:
+            # More than can be looked at: a leave too many is put right by the node that has the client.
+            return ()
+        return {member.info.client for member in members if member.node not in self._gone}
+
+    async def _cleared(self, channel: str) -> bool:
+        return await self._presence.clear(self._node, channel)
+
+    def _leave(self, channel: str, info: ClientInfo) -> str:
+        """The text of one leave; "" when it would not fit a message."""
+        signal = signals.leave(
+            self._node, leave_id(self._node, channel, info.client), channel, info
+        )
+        try:
+            text = signal_text(signal)
+        except (ValueError, RecursionError):
+            return ""
+        return text if len(text.encode()) <= _LEAVE_BYTES_MAX else ""
+
+
+def _is_complete(dead: DeadNode) -> bool:
+    """Whether its lease names the subscription; a node that died young did not get to write it down."""
+    return bool(dead.lease.subscription_arn) or not dead.queue
+
+
+async def _done(step: str, what: str, call: Awaitable[None], failures: _Failures) -> bool:
+    """Whether `call` succeeded."""
+    try:
+        await call
+    except PortError as error:
+        failures.add(step, what, error)
+        return False
+    return True
+
+
+def _node_report(
+    dead: DeadNode, outcome: Outcome, *, channels: int = 0, members: int = 0
+) -> NodeReport:
+    lease = dead.lease
+    return NodeReport(
+        lease.node,
+        lease.instance,
+        dead.queue,
+        dead.subscriptions,
+        dead.why,
+        outcome,
+        channels,
+        members,
+    )
+
+
+def _queue_report(orphan: OrphanQueue, outcome: Outcome) -> QueueReport:
+    return QueueReport(orphan.queue.name, orphan.node, orphan.subscriptions, orphan.why, outcome)
+
+
+def _subscription_report(stale: StaleSubscription, outcome: Outcome) -> SubscriptionReport:
+    return SubscriptionReport(stale.arn, stale.queue, stale.why, outcome)

@@ -1,0 +1,1 @@
+"""One process: a node from its configuration, over AWS, started and ended in order."""

@@ -1,0 +1,62 @@
+"""The ports of a node over AWS: which client of the SDK, which table and which tags each of them gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from roomcast.aws.channel_table import DynamoChannelTable
+from roomcast.aws.clients import AwsClients
+from roomcast.aws.leases import DynamoLeases
+from roomcast.aws.presence import DynamoPresence
+from roomcast.aws.queue import SqsInstanceQueue
+from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
+from roomcast.aws.topic import SnsTopic
+from roomcast.config.config import AwsConfig
+from roomcast.fleet.holdings import queue_tags
+from roomcast.node.assembly import Ports
+from roomcast.ports import Clock
+from roomcast.system import new_id, random_fraction
+
+__all__ = ["aws_ports", "instance_queue", "region_of"]
+
+
+def region_of(aws: AwsConfig) -> str | None:
+    """The topic's region is the only one that can work: arn:aws:sns:REGION:… None: what the SDK finds.
+
+    It does not look at AWS_REGION, as other AWS tools do.
+    """
+    return aws.region or (
+        aws.topic_arn.split(":")[3] if aws.topic_arn else os.environ.get("AWS_REGION") or None
+    )
+
+
+def instance_queue(
+    aws: AwsConfig, clients: AwsClients, lease_id: Callable[[], str]
+) -> SqsInstanceQueue:
+    """The queue of a node; `lease_id` is asked for whenever one is made."""
+    return SqsInstanceQueue(
+        control=clients.sqs,
+        poll=clients.sqs_poll,
+        sns=clients.sns,
+        topic_arn=aws.topic_arn,
+        # What the reaper goes by: a queue is ours by its tags, never by its name.
+        tags=lambda: queue_tags(aws.topic_arn, lease_id()),
+    )
+
+
+def aws_ports(aws: AwsConfig, clients: AwsClients, clock: Clock, queue: SqsInstanceQueue) -> Ports:
+    """Everything else, with `queue`."""
+    prefix = aws.table_prefix
+    return Ports(
+        table=DynamoChannelTable(
+            clients.log, channels_table(prefix), idempotency_table(prefix), clock
+        ),
+        presence=DynamoPresence(clients.tables, presence_table(prefix)),
+        leases=DynamoLeases(clients.tables, nodes_table(prefix)),
+        queue=queue,
+        topic=SnsTopic(clients.sns, aws.topic_arn),
+        clock=clock,
+        new_id=new_id,
+        random=random_fraction,
+    )

@@ -1,0 +1,592 @@
+"""In-memory twins of every port over one shared world, for tests and simulation.
+
+They give the guarantees of service/roomcast/ports.py, own no clock and no randomness, and do what AWS does to those who
+trust it too much: a test makes a call fail, or happen although its answer is lost, or happen much later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeVar
+
+from roomcast.aws.presence import CHANNELS_PAGE, ENTRIES_PAGE, MEMBERS_MAX
+from roomcast.aws.queue import RECEIVE_MAX, is_queue_name
+from roomcast.aws.topic import check_body
+from roomcast.delivery.ports import Gone, Message
+from roomcast.fleet.holdings import Deployment, Grave, Lease, Queue, Subscription
+from roomcast.log.idempotency import KeyItem
+from roomcast.log.item import HEAD_OFFSET, Head, LogItem
+from roomcast.log.ports import BeliefEnded, Holders, Page
+from roomcast.ports import Clock, PortError, Refused
+from roomcast.presence.ports import Member, TooManyMembers
+from roomcast.wire.publication import ClientInfo
+
+__all__ = [
+    "TOPIC_ARN",
+    "Effect",
+    "ManualClock",
+    "MemoryChannelTable",
+    "MemoryEstate",
+    "MemoryLeases",
+    "MemoryPresence",
+    "MemoryQueue",
+    "MemoryTopic",
+    "MemoryWorld",
+    "Stage",
+]
+
+# Of the one topic that there is.
+TOPIC_ARN: Final = "arn:aws:sns:eu-west-1:000000000000:memory"
+# SQS holds no more in flight; here it bounds what waits. The oldest go first, as when they expire.
+QUEUED_MAX: Final = 120_000
+
+# Where a call may be held: before anything, on the way to the table, on the way back.
+Stage = Literal["call", "sent", "answer"]
+# What a failing call does to the world: nothing, its effect, or its effect when `deliver_late` is called.
+Effect = Literal["none", "applied", "late"]
+
+T = TypeVar("T")
+
+
+async def _yield(_call: str, _stage: Stage) -> None:
+    await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class _Fault:
+    error: PortError
+    effect: Effect
+
+
+@dataclass(slots=True)
+class _Queue:
+    """`waiting` and `taken` have messages by their receipts; `arrived` is set as long as a receive need not wait."""
+
+    created_at: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    waiting: dict[str, Message] = field(default_factory=dict)
+    taken: dict[str, Message] = field(default_factory=dict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    deleted: bool = False
+
+
+@dataclass(slots=True)
+class ManualClock:
+    """A Clock that stands still until it is told to move."""
+
+    ms: int = 1_700_000_000_000
+    elapsed_s: float = 0.0
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic_s(self) -> float:
+        return self.elapsed_s
+
+    def advance(self, seconds: float) -> None:
+        self.ms += round(seconds * 1000)
+        self.elapsed_s += seconds
+
+
+class MemoryWorld:
+    """Tables, topic and queues that several nodes share.
+
+    `stream`: every log item in the order of writing, as the table's stream has them. `on_insert`: called with
+    each, at once. `pause`: awaited at every stage of every call; a simulation decides there who goes on. `now_ms`: the
+    clock by which queues say when they got a message.
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[int, LogItem | Head]] = {}
+        self.keys: dict[str, KeyItem] = {}
+        self.stream: list[LogItem] = []
+        self.on_insert: list[Callable[[LogItem], None]] = []
+        self.pause: Callable[[str, Stage], Awaitable[None]] = _yield
+        self.now_ms: Callable[[], int] = int
+        self.published: list[str] = []
+        self.queues: dict[str, _Queue] = {}
+        self.subscriptions: set[str] = set()
+        self.leases: dict[str, Lease] = {}
+        self.graves: dict[str, Grave] = {}
+        self.presence: dict[str, dict[tuple[str, str], Member]] = {}
+        self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
+        self._late: list[Callable[[], object]] = []
+        self._receipts = 0
+
+    def fail_next(
+        self, call: str, error: PortError, effect: Effect = "none", times: int = 1
+    ) -> None:
+        """The next `times` calls of the port method `call`, by any node, raise `error`."""
+        self._faults[call].extend(_Fault(error, effect) for _ in range(times))
+
+    def deliver_late(self) -> None:
+        """What was on its way for long arrives now, in the order of sending."""
+        late, self._late = self._late, []
+        for effect in late:
+            effect()
+
+    def expire(self, channel: str, offset: int) -> None:
+        """TTL deletes an item."""
+        self.items.get(channel, {}).pop(offset, None)
+
+    def expire_key(self, key: str) -> None:
+        """TTL deletes a key item."""
+        self.keys.pop(key, None)
+
+    def reap(self, node: str, at_ms: int = 1) -> None:
+        """A reaper marks the node's lease."""
+        self.leases[node] = replace(self.leases[node], reaped=at_ms)
+
+    def create_queue(
+        self, name: str, created_at: int = 0, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Somebody makes a queue; nothing happens if there is one of that name."""
+        self.queues.setdefault(name, _Queue(created_at, tags or {}))
+
+    def delete_queue(self, name: str) -> None:
+        """The queue is gone; its subscription stays, as in AWS. A receive that waits ends."""
+        queue = self.queues.pop(name, None)
+        if queue is not None:
+            queue.deleted = True
+            queue.arrived.set()
+
+    def redeliver(self, name: str) -> None:
+        """The visibility time-out of every message that was received and not deleted ends."""
+        queue = self.queues[name]
+        queue.waiting |= queue.taken
+        queue.taken.clear()
+        if queue.waiting:
+            queue.arrived.set()
+
+    def send(self, body: str) -> None:
+        """What SNS does with a message: a copy for every subscribed queue that exists."""
+        for name in sorted(self.subscriptions):
+            queue = self.queues.get(name)
+            if queue is None:
+                continue
+            self._receipts += 1
+            message = Message(body, f"receipt-{self._receipts}", self.now_ms())
+            queue.waiting[message.receipt] = message
+            if len(queue.waiting) > QUEUED_MAX:
+                del queue.waiting[next(iter(queue.waiting))]
+            queue.arrived.set()
+
+    async def perform(
+        self, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None
+    ) -> T:
+        """One call of a port: `check` when it is sent, `effect` when it arrives, and the faults in its way."""
+        await self.pause(call, "call")
+        if check is not None:
+            check()
+        await self.pause(call, "sent")
+        fault = self._faults[call].popleft() if self._faults[call] else None
+        if fault is None:
+            result = effect()
+            await self.pause(call, "answer")
+            return result
+        if fault.effect == "applied":
+            effect()
+        elif fault.effect == "late":
+            self._late.append(effect)
+        await self.pause(call, "answer")
+        raise fault.error
+
+
+class MemoryChannelTable:
+    """A ChannelTable."""
+
+    def __init__(self, world: MemoryWorld, clock: Clock) -> None:
+        self._world = world
+        self._clock = clock
+
+    async def newest(self, channel: str) -> LogItem | Head | None:
+        def effect() -> LogItem | Head | None:
+            items = self._items(channel)
+            return items[max(items)] if items else None
+
+        return await self._world.perform("newest", effect)
+
+    async def head(self, channel: str) -> Head | None:
+        return await self._world.perform("head", lambda: self._head(channel))
+
+    async def key(self, key: str) -> KeyItem | None:
+        return await self._world.perform("key", lambda: self._world.keys.get(key))
+
+    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+        return await self._world.perform(
+            "put_item", lambda: self._write(item), self._belief(believed_until_ms)
+        )
+
+    async def put_keyed_item(
+        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+    ) -> Holders | None:
+        def effect() -> Holders | None:
+            taken = tuple(self._world.keys[key.key] for key in keys if key.key in self._world.keys)
+            winner = self._winner(item)
+            if taken or winner is not None:
+                return Holders(winner, taken)
+            self._write(item)
+            self._world.keys |= {key.key: key for key in keys}
+            return None
+
+        return await self._world.perform("put_keyed_item", effect, self._belief(believed_until_ms))
+
+    async def put_head(self, head: Head, expected_version: str | None) -> bool:
+        def effect() -> bool:
+            stored = self._head(head.channel)
+            if (None if stored is None else stored.version) != expected_version:
+                return False
+            self._world.items.setdefault(head.channel, {})[HEAD_OFFSET] = head
+            return True
+
+        return await self._world.perform("put_head", effect)
+
+    async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+
+        def effect() -> Page:
+            items = [item for item in self._log_items(channel) if item.offset > offset]
+            return Page(tuple(items[:items_max]), len(items) > items_max)
+
+        return await self._world.perform("read_behind", effect)
+
+    async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+
+        def effect() -> Page:
+            items = self._log_items(channel)
+            before = [item for item in items if item.offset < from_offset]
+            spanning = [item for item in before[-1:] if item.last >= from_offset]
+            items = spanning + items[len(before) :]
+            return Page(tuple(items[:items_max]), len(items) > items_max)
+
+        return await self._world.perform("read_forward", effect)
+
+    async def read_backward(self, channel: str, to_offset: int, items_max: int) -> Page:
+        assert items_max >= 1, "a page holds an item"
+
+        def effect() -> Page:
+            items = [item for item in self._log_items(channel) if item.offset <= to_offset]
+            return Page(tuple(items[-items_max:]), len(items) > items_max)
+
+        return await self._world.perform("read_backward", effect)
+
+    def _belief(self, until_ms: int) -> Callable[[], None]:
+        def check() -> None:
+            if self._clock.now_ms() >= until_ms:
+                raise BeliefEnded
+
+        return check
+
+    def _write(self, item: LogItem) -> LogItem | None:
+        """Put `item` in if its key is free; otherwise the item that holds it."""
+        winner = self._winner(item)
+        if winner is not None:
+            return winner
+        self._world.items.setdefault(item.channel, {})[item.offset] = item
+        self._world.stream.append(item)
+        for listener in self._world.on_insert:
+            listener(item)
+        return None
+
+    def _winner(self, item: LogItem) -> LogItem | None:
+        """Who holds the offset of `item`."""
+        winner = self._items(item.channel).get(item.offset)
+        assert not isinstance(winner, Head), "I1: only the head has offset 0"
+        return winner
+
+    def _items(self, channel: str) -> dict[int, LogItem | Head]:
+        return self._world.items.get(channel, {})
+
+    def _head(self, channel: str) -> Head | None:
+        head = self._items(channel).get(HEAD_OFFSET)
+        assert head is None or isinstance(head, Head), "only a head has offset 0"
+        return head
+
+    def _log_items(self, channel: str) -> list[LogItem]:
+        return [
+            item for _, item in sorted(self._items(channel).items()) if isinstance(item, LogItem)
+        ]
+
+
+class MemoryPresence:
+    """A Presence."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    async def add(self, channel: str, member: Member) -> None:
+        def effect() -> None:
+            self._world.presence.setdefault(channel, {})[member.node, member.info.client] = member
+
+        await self._world.perform("add", effect)
+
+    async def remove(self, channel: str, member: Member) -> None:
+        def effect() -> None:
+            members = self._world.presence.get(channel, {})
+            members.pop((member.node, member.info.client), None)
+            if not members:
+                self._world.presence.pop(channel, None)
+
+        await self._world.perform("remove", effect)
+
+    async def members(self, channel: str) -> Sequence[Member]:
+        def effect() -> Sequence[Member]:
+            members = list(self._world.presence.get(channel, {}).values())
+            if len(members) > MEMBERS_MAX:
+                raise TooManyMembers(f"more than {MEMBERS_MAX} members")
+            return members
+
+        return await self._world.perform("members", effect)
+
+    async def channels(self, node: str) -> Sequence[str]:
+        return await self._world.perform("channels", lambda: self._channels(node)[:CHANNELS_PAGE])
+
+    async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
+        def effect() -> Sequence[ClientInfo]:
+            return [member.info for member in self._entries(node, channel)[:ENTRIES_PAGE]]
+
+        return await self._world.perform("entries", effect)
+
+    async def clear(self, node: str, channel: str) -> bool:
+        def effect() -> bool:
+            entries = self._entries(node, channel)
+            for member in entries[:ENTRIES_PAGE]:
+                del self._world.presence[channel][node, member.info.client]
+            if not self._world.presence.get(channel, True):
+                del self._world.presence[channel]
+            return len(entries) <= ENTRIES_PAGE
+
+        return await self._world.perform("clear", effect)
+
+    def _channels(self, node: str) -> list[str]:
+        return sorted(channel for channel in self._world.presence if self._entries(node, channel))
+
+    def _entries(self, node: str, channel: str) -> list[Member]:
+        members = self._world.presence.get(channel, {})
+        return [members[key] for key in sorted(members) if key[0] == node]
+
+
+class MemoryLeases:
+    """A Leases."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    async def put(self, lease: Lease) -> None:
+        def effect() -> None:
+            self._world.graves.pop(lease.node, None)
+            self._world.leases[lease.node] = replace(lease, reaped=0)
+
+        await self._world.perform("put", effect)
+
+    async def heartbeat(self, lease: Lease) -> bool:
+        def effect() -> bool:
+            stored = self._world.leases.get(lease.node)
+            if stored is None or stored.reaped:
+                return False
+            self._world.leases[lease.node] = replace(lease, reaped=0)
+            return True
+
+        return await self._world.perform("heartbeat", effect)
+
+    async def drop(self, node: str) -> None:
+        def effect() -> None:
+            self._world.graves.pop(node, None)
+            self._world.leases.pop(node, None)
+
+        await self._world.perform("drop", effect)
+
+    async def all(self) -> Sequence[Lease]:
+        return await self._world.perform("all", lambda: list(self._world.leases.values()))
+
+    async def reap(self, lease: Lease, at_ms: int) -> bool:
+        def effect() -> bool:
+            stored = self._world.leases.get(lease.node)
+            if stored is None or stored.heartbeat_at != lease.heartbeat_at:
+                return False
+            self._world.reap(lease.node, stored.reaped or at_ms)
+            return True
+
+        return await self._world.perform("reap", effect)
+
+    async def bury(self, node: str, at_ms: int) -> None:
+        def effect() -> None:
+            grave, lease = self._world.graves.get(node), self._world.leases.get(node)
+            if grave is not None:
+                self._world.graves[node] = replace(grave, buried_at=at_ms)
+            elif lease is not None and lease.reaped:
+                del self._world.leases[node]
+                self._world.graves[node] = Grave(node, lease.instance, at_ms)
+
+        await self._world.perform("bury", effect)
+
+    async def graves(self) -> Sequence[Grave]:
+        return await self._world.perform("graves", lambda: list(self._world.graves.values()))
+
+    async def drop_grave(self, grave: Grave) -> None:
+        def effect() -> None:
+            if self._world.graves.get(grave.node) == grave:
+                del self._world.graves[grave.node]
+
+        await self._world.perform("drop_grave", effect)
+
+
+class MemoryQueue:
+    """An InstanceQueue. `wait_s` bounds a long poll; `clock` and `tags` say what others see of the queue."""
+
+    def __init__(
+        self,
+        world: MemoryWorld,
+        wait_s: float,
+        *,
+        clock: Clock | None = None,
+        tags: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._world = world
+        self._wait_s = wait_s
+        self._clock = clock
+        self._tags = tags
+        self._name: str | None = None
+
+    @property
+    def queue_url(self) -> str | None:
+        return None if self._name is None else f"memory:queue:{self._name}"
+
+    @property
+    def subscription_arn(self) -> str | None:
+        return None if self._name is None else _subscription_arn(self._name)
+
+    async def open(self, name: str) -> None:
+        if self._name is not None:
+            raise Refused("close the queue before another is opened")
+        if not is_queue_name(name):
+            raise Refused(f"not a queue name: {name[:100]!r}")
+        self._name = name
+
+        def effect() -> None:
+            self._world.create_queue(
+                name, self._clock.now_ms() if self._clock else 0, dict(self._tags())
+            )
+            self._world.subscriptions.add(name)
+
+        try:
+            await self._world.perform("open", effect)
+        except Refused:
+            self._name = None
+            raise
+
+    async def receive(self) -> Sequence[Message]:
+        queue = self._queue()
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await queue.arrived.wait()
+        except TimeoutError:
+            pass
+
+        def effect() -> Sequence[Message]:
+            if queue.deleted:
+                raise Gone("the queue was deleted")
+            receipts = list(queue.waiting)[:RECEIVE_MAX]
+            for receipt in receipts:
+                queue.taken[receipt] = queue.waiting.pop(receipt)
+            if not queue.waiting:
+                queue.arrived.clear()
+            return [queue.taken[receipt] for receipt in receipts]
+
+        return await self._world.perform("receive", effect)
+
+    async def delete(self, receipts: Sequence[str]) -> None:
+        queue = self._queue()
+
+        def effect() -> None:
+            for receipt in receipts:
+                queue.taken.pop(receipt, None)
+
+        await self._world.perform("delete", effect)
+
+    async def close(self) -> None:
+        name = self._name
+        if name is None:
+            return
+
+        def effect() -> None:
+            self._world.subscriptions.discard(name)
+            self._world.delete_queue(name)
+
+        await self._world.perform("close", effect)
+        self._name = None
+
+    def _queue(self) -> _Queue:
+        queue = None if self._name is None else self._world.queues.get(self._name)
+        if queue is None:
+            raise Gone("the queue is not open, or was deleted")
+        return queue
+
+
+class MemoryEstate:
+    """An Estate. The deployment's topic is TOPIC_ARN."""
+
+    def __init__(self, world: MemoryWorld, deployment: Deployment) -> None:
+        self._world = world
+        self._deployment = deployment
+
+    async def queues(self) -> Sequence[str]:
+        def effect() -> Sequence[str]:
+            return [
+                name
+                for name in self._world.queues
+                if name.startswith(self._deployment.queue_prefix)
+            ]
+
+        return await self._world.perform("queues", effect)
+
+    async def queue(self, name: str) -> Queue | None:
+        def effect() -> Queue | None:
+            queue = self._world.queues.get(name)
+            return None if queue is None else Queue(name, queue.created_at, queue.tags)
+
+        return await self._world.perform("queue", effect)
+
+    async def subscriptions(self) -> Sequence[Subscription]:
+        def effect() -> Sequence[Subscription]:
+            return [
+                Subscription(_subscription_arn(name), self._deployment.queue_arn(name))
+                for name in sorted(self._world.subscriptions)
+            ]
+
+        return await self._world.perform("subscriptions", effect)
+
+    async def unsubscribe(self, arn: str) -> None:
+        def effect() -> None:
+            self._world.subscriptions = {
+                name for name in self._world.subscriptions if _subscription_arn(name) != arn
+            }
+
+        await self._world.perform("unsubscribe", effect)
+
+    async def delete_queue(self, name: str) -> None:
+        await self._world.perform("delete_queue", lambda: self._world.delete_queue(name))
+
+
+def _subscription_arn(queue: str) -> str:
+    return f"{TOPIC_ARN}:{queue}"
+
+
+class MemoryTopic:
+    """A Topic. `world.published` keeps every body, in order."""
+
+    def __init__(self, world: MemoryWorld) -> None:
+        self._world = world
+
+    async def publish(self, body: str) -> None:
+        check_body(body)
+
+        def effect() -> None:
+            self._world.published.append(body)
+            self._world.send(body)
+
+        await self._world.perform("publish", effect)

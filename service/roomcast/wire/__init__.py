@@ -1,0 +1,1 @@
+"""① The Centrifuge protocol: frames to commands, replies and pushes to frames, in JSON and Protobuf; codes and channel names."""

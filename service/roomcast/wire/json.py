@@ -1,0 +1,675 @@
+"""The Centrifuge client protocol, version 2, in JSON: frames to commands, and replies and pushes to lines.
+
+A text frame holds one or more JSON objects, one a line, in both directions. A command has an `id` and
+exactly one request; a reply echoes the id with an error or a result of the same name; a push has no id.
+`{}` is a ping from the server and a pong from the client. Empty fields are left out, with the exceptions
+that docs/protocol.md lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from roomcast.wire.codes import Failing, Unsubscribe, error_of
+from roomcast.wire.keys import is_valid_key
+from roomcast.wire.publication import (
+    ClientInfo,
+    Json,
+    MalformedPublication,
+    Publication,
+    StreamPosition,
+)
+
+__all__ = [
+    "COMMANDS_MAX",
+    "DATA_AND_TEXT_BYTES_MAX",
+    "ID_MAX",
+    "JSON_FRAMES",
+    "PING",
+    "PUBLISH_METHOD",
+    "Bounds",
+    "Command",
+    "ConnectRequest",
+    "HistoryRequest",
+    "InvalidRequest",
+    "OversizedRequest",
+    "PingRequest",
+    "Pong",
+    "PresenceRequest",
+    "PresenceStatsRequest",
+    "ProtocolViolation",
+    "PublishRequest",
+    "Reader",
+    "RefreshRequest",
+    "Request",
+    "RpcPublishRequest",
+    "RpcRequest",
+    "SendRequest",
+    "SubRefreshRequest",
+    "SubscribeRequest",
+    "Unencodable",
+    "UnsubscribeRequest",
+    "command_of",
+    "decode_command",
+    "decode_json",
+    "decode_payload",
+    "decode_publications",
+    "encode_error",
+    "encode_lines_reply",
+    "encode_publication",
+    "encode_reply",
+    "encode_stored",
+    "has_too_many",
+    "info_push",
+    "join_lines",
+    "publication_push",
+    "refresh_push",
+    "split_frame",
+    "subscribe_push",
+    "subscribe_result",
+    "text_to_keep",
+    "unsubscribe_push",
+]
+
+PING: Final = b"{}"
+# Commands in one frame: SDKs send a connect and all their subscriptions (128 at most) in one.
+COMMANDS_MAX: Final = 1024
+# The one RPC method of our own: the protocol's `publish` has no room for an idempotency key.
+PUBLISH_METHOD: Final = "roomcast.publish"
+# Of a command: 32 bits.
+ID_MAX: Final = 2**32 - 1
+
+# A payload and its text, each as JSON, in one publication: three quarters of a log item. The rest is for who published it.
+DATA_AND_TEXT_BYTES_MAX: Final = 96 * 1024
+
+# JavaScript cuts strings anywhere, and writes half a surrogate pair as an escape of its own, which is not Unicode.
+_HALF: Final = re.compile(
+    # Behind an even number of backslashes, so that it is an escape and no text: a high one that no low one follows, or
+    # a low one that no high one stands before.
+    rb"(?<!\\)((?:\\\\)*)\\u(?:"
+    rb"[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_REPLACEMENT: Final = rb"\1\\ufffd"
+# A command has two members: its id, and its request. So the id of one that is not decoded is the first or the last.
+_ID_FIRST: Final = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d{1,10})\s*,')
+_ID_LAST: Final = re.compile(rb',\s*"id"\s*:\s*(\d{1,10})\s*\}\s*$')
+# What of the end is looked at for it.
+_ID_BYTES_MAX: Final = 64
+
+
+class ProtocolViolation(ValueError):
+    """A frame that is not of this protocol: the connection is closed with 3501."""
+
+
+class Unencodable(ValueError):
+    """A payload that cannot be written as JSON again: it is nested too deeply."""
+
+
+class _BadField(ValueError):
+    """A field of a request has a wrong type or value: error 107."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequest:
+    """`since`: from where the client wants to recover which of its server-side subscriptions."""
+
+    token: str = ""
+    data: Json = None
+    name: str = ""
+    version: str = ""
+    since: Mapping[str, StreamPosition] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeRequest:
+    """`since` is set when the client asks to recover. `type` other than 0 is another kind of subscription. `numbered`: the
+    client understands a number for the channel's name; `delta`: the kind of differences that it wants.
+    """
+
+    channel: str
+    token: str = ""
+    positioned: bool = False
+    recoverable: bool = False
+    join_leave: bool = False
+    since: StreamPosition | None = None
+    reject_unrecovered: bool = False
+    type: int = 0
+    numbered: bool = False
+    delta: str = ""
+    data: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeRequest:
+    """Leave a channel; answered also when it was not subscribed to."""
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """`type` other than 0 is for another kind of channel. `text`: of its data, to be kept; see Publication."""
+
+    channel: str
+    data: Json
+    type: int = 0
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceRequest:
+    """Who is in a channel."""
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceStatsRequest:
+    """How many are in a channel."""
+
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRequest:
+    """`limit` 0 = the position only, negative = all up to the cap. `since` is exclusive."""
+
+    channel: str
+    limit: int = 0
+    since: StreamPosition | None = None
+    reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RpcRequest:
+    """A call of a method of the application."""
+
+    method: str
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class RpcPublishRequest:
+    """A call of PUBLISH_METHOD: a publish whose answer has the position. `key` is valid where there is one."""
+
+    channel: str
+    data: Json
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendRequest:
+    """A message to the application, which is not answered and has no id."""
+
+    data: Json
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshRequest:
+    """A new connection token."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubRefreshRequest:
+    """A new subscription token."""
+
+    channel: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequest:
+    """A client's own ping command: answered with error 108."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to our ping."""
+
+
+@dataclass(frozen=True, slots=True)
+class OversizedRequest:
+    """A command that is too large to be decoded: answered with error 106."""
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRequest:
+    """A known method whose fields are wrong: answered with error 107."""
+
+    method: str
+
+
+Request = (
+    ConnectRequest
+    | SubscribeRequest
+    | UnsubscribeRequest
+    | PublishRequest
+    | PresenceRequest
+    | PresenceStatsRequest
+    | HistoryRequest
+    | RpcRequest
+    | RpcPublishRequest
+    | SendRequest
+    | RefreshRequest
+    | SubRefreshRequest
+    | PingRequest
+    | Pong
+    | OversizedRequest
+    | InvalidRequest
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`id` is 0 for `send` and pong only; `size` is the length of the command's line, or message, in bytes."""
+
+    id: int
+    request: Request
+    size: int
+
+
+# ---- frames to commands
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What of a command is decoded at all. `command_bytes`: a larger one is not. `subs`: in one `connect`."""
+
+    command_bytes: int
+    subs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How frames of one encoding are read. Both functions raise ProtocolViolation.
+
+    `split`: from a frame, whose size the transport has bounded, to its commands, which costs little; `decode`: from one of
+    those to what it says.
+    """
+
+    split: Callable[[Any], Sequence[bytes]]
+    decode: Callable[[bytes, Bounds], Command]
+
+
+def split_frame(frame: str | bytes) -> Sequence[bytes]:
+    """The lines of one text frame, a command each. Raises ProtocolViolation."""
+    if isinstance(frame, str):
+        try:
+            frame = frame.encode()
+        except UnicodeEncodeError as error:
+            raise ProtocolViolation("not valid Unicode") from error
+    lines = frame.rstrip(b"\n").split(b"\n", COMMANDS_MAX)
+    if len(lines) > COMMANDS_MAX:
+        raise ProtocolViolation("too many commands in one frame")
+    return lines
+
+
+def decode_command(line: bytes, bounds: Bounds) -> Command:
+    """The command of one line. Raises ProtocolViolation."""
+    if len(line) > bounds.command_bytes:
+        return Command(_id_of(line), OversizedRequest(), len(line))
+    fields = decode_payload(line)
+    if not isinstance(fields, dict):
+        raise ProtocolViolation("a command is not an object")
+    if not fields:
+        return Command(0, Pong(), len(line))
+    return command_of(fields, len(line), bounds, is_exact=True)
+
+
+JSON_FRAMES: Final = Reader(split_frame, decode_command)
+
+
+def _id_of(line: bytes) -> int:
+    """The id of a command that is too large to be decoded. Raises ProtocolViolation when it stands neither first nor last."""
+    found = _ID_FIRST.match(line[:_ID_BYTES_MAX]) or _ID_LAST.search(line[-_ID_BYTES_MAX:])
+    if found is None or not 0 < (command_id := int(found[1])) <= ID_MAX:
+        raise ProtocolViolation("too large, and without an id that could be found")
+    return command_id
+
+
+def command_of(fields: dict[str, Any], size: int, bounds: Bounds, *, is_exact: bool) -> Command:
+    """The command that `fields` are, whatever they were decoded from. Raises ProtocolViolation.
+
+    `size`: of what they were decoded from, in bytes. `is_exact`: False = there is a value that cannot be passed on.
+    """
+    command_id = fields.get("id", 0)
+    if not _is_int(command_id) or not 0 <= command_id <= ID_MAX:
+        raise ProtocolViolation("a command's id is not a positive number of 32 bits")
+    for method, decode in _DECODERS.items():
+        params = fields.get(method)
+        if params is None:
+            continue
+        if command_id == 0 and method != "send":
+            raise ProtocolViolation("a command without id")
+        if not isinstance(params, dict):
+            raise ProtocolViolation("a request is not an object")
+        try:
+            if not is_exact:
+                raise _BadField("a value that cannot be passed on")
+            if method == "connect" and has_too_many(params.get("subs"), bounds):
+                raise _BadField("more subs than there may be")
+            return Command(command_id, decode(params), size)
+        except _BadField:
+            return Command(command_id, InvalidRequest(method), size)
+    raise ProtocolViolation("a command without a known method")
+
+
+def has_too_many(subs: object, bounds: Bounds) -> bool:
+    """Whether a `connect` has more `subs` than are looked at, each of which costs something."""
+    return isinstance(subs, Sized) and len(subs) > bounds.subs
+
+
+def decode_payload(text: bytes) -> Json:
+    """The JSON value of `text`. Raises ProtocolViolation, also for numbers that no double holds.
+
+    JavaScript writes half an emoji as a lone surrogate, which is not Unicode: it becomes U+FFFD, as in a page.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return orjson.loads(_HALF.sub(_REPLACEMENT, text))
+    except orjson.JSONDecodeError as error:
+        raise ProtocolViolation("not JSON, or nested too deeply") from error
+
+
+def _connect(params: dict[str, Any]) -> Request:
+    return ConnectRequest(
+        token=_text(params, "token"),
+        data=params.get("data"),
+        name=_text(params, "name"),
+        version=_text(params, "version"),
+        since=_recoveries(params),
+    )
+
+
+def _recoveries(params: dict[str, Any]) -> dict[str, StreamPosition]:
+    """The positions in a connect's `subs`: SDKs name those of their server-side subscriptions that can be recovered."""
+    subs = params.get("subs")
+    if subs is None:
+        return {}
+    if not isinstance(subs, dict) or not all(isinstance(sub, dict) for sub in subs.values()):
+        raise _BadField("subs are not objects")
+    return {
+        channel: StreamPosition(_text(sub, "epoch"), _count(sub, "offset"))
+        for channel, sub in subs.items()
+        if _flag(sub, "recover")
+    }
+
+
+# Bits of SubscribeRequest.flag.
+_COMPACTION: Final = 1
+_REJECT_UNRECOVERED: Final = 2
+
+
+def _subscribe(params: dict[str, Any]) -> Request:
+    recover = _flag(params, "recover")
+    position = StreamPosition(_text(params, "epoch"), _count(params, "offset"))
+    return SubscribeRequest(
+        channel=_text(params, "channel"),
+        token=_text(params, "token"),
+        positioned=_flag(params, "positioned"),
+        recoverable=_flag(params, "recoverable"),
+        join_leave=_flag(params, "join_leave"),
+        since=position if recover else None,
+        reject_unrecovered=bool(_count(params, "flag") & _REJECT_UNRECOVERED),
+        numbered=bool(_count(params, "flag") & _COMPACTION),
+        delta=_text(params, "delta"),
+        type=_count(params, "type"),
+        data=params.get("data"),
+    )
+
+
+def _publish(params: dict[str, Any]) -> Request:
+    if "data" not in params:
+        raise _BadField("publish without data")
+    return PublishRequest(_text(params, "channel"), params["data"], _count(params, "type"))
+
+
+def _history(params: dict[str, Any]) -> Request:
+    since = params.get("since")
+    if since is not None:
+        if not isinstance(since, dict):
+            raise _BadField("since is not an object")
+        since = StreamPosition(_text(since, "epoch"), _count(since, "offset"))
+    limit = params.get("limit", 0)
+    if limit is None:
+        limit = 0
+    if not _is_int(limit):
+        raise _BadField("limit is not a whole number")
+    reverse = _flag(params, "reverse")
+    if reverse and since is not None and since.offset == 0:
+        raise _BadField("nothing is before offset 0")
+    return HistoryRequest(_text(params, "channel"), limit, since, reverse)
+
+
+def _rpc(params: dict[str, Any]) -> Request:
+    method, data = _text(params, "method"), params.get("data")
+    if method != PUBLISH_METHOD:
+        return RpcRequest(method, data)
+    if not isinstance(data, dict) or "data" not in data:
+        raise _BadField("a publication without data")
+    channel, key = _text(data, "channel"), data.get("idempotency_key")
+    if not channel:
+        # What is wrong inside a call does not end the connection.
+        raise _BadField("a publication without channel")
+    # An empty key is a mistake: taken for none, it would let a retry publish twice.
+    if key is not None and not (isinstance(key, str) and is_valid_key(key)):
+        raise _BadField("not an idempotency key")
+    return RpcPublishRequest(channel, data["data"], key)
+
+
+# In the order in which the first one present wins.
+_DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], Request]]] = {
+    "connect": _connect,
+    "ping": lambda _: PingRequest(),
+    "subscribe": _subscribe,
+    "unsubscribe": lambda params: UnsubscribeRequest(_text(params, "channel")),
+    "publish": _publish,
+    "presence": lambda params: PresenceRequest(_text(params, "channel")),
+    "presence_stats": lambda params: PresenceStatsRequest(_text(params, "channel")),
+    "history": _history,
+    "rpc": _rpc,
+    "send": lambda params: SendRequest(params.get("data")),
+    "refresh": lambda params: RefreshRequest(_text(params, "token")),
+    "sub_refresh": lambda params: SubRefreshRequest(
+        _text(params, "channel"), _text(params, "token")
+    ),
+}
+
+
+def _text(params: dict[str, Any], name: str) -> str:
+    value = params.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _BadField(f"{name} is not a string")
+    return value
+
+
+def _flag(params: dict[str, Any], name: str) -> bool:
+    value = params.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise _BadField(f"{name} is not true or false")
+    return value
+
+
+def _count(params: dict[str, Any], name: str) -> int:
+    value = params.get(name)
+    if value is None:
+        return 0
+    if not _is_int(value) or value < 0:
+        raise _BadField(f"{name} is not a number from 0")
+    return int(value)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# ---- payloads
+
+
+def text_to_keep(raw: bytes, data: Json) -> str | None:
+    """`raw`, from which `data` was decoded, if it is to be kept beside it: for clients who get payloads as bytes.
+
+    None: `data` encoded is the same; or it holds half a character, which no client is to get; or both are too large.
+    """
+    try:
+        encoded = orjson.dumps(data)
+    except orjson.JSONEncodeError:
+        # It will be refused.
+        return None
+    if encoded == raw or (b"\\u" in raw and _HALF.search(raw)):
+        return None
+    text = raw.decode()
+    return text if len(encoded) + len(orjson.dumps(text)) <= DATA_AND_TEXT_BYTES_MAX else None
+
+
+def decode_json(text: str) -> Any:
+    """`json.loads`, faster and stricter. Raises ValueError."""
+    return orjson.loads(text)
+
+
+def decode_publications(pubs: str, offset: int) -> tuple[Publication, ...]:
+    """The publications of a log item whose first has `offset`. Raises MalformedPublication."""
+    try:
+        stored = orjson.loads(pubs)
+    except orjson.JSONDecodeError as error:
+        raise MalformedPublication("pubs is not JSON") from error
+    if not isinstance(stored, list):
+        raise MalformedPublication("pubs is not an array")
+    return tuple(
+        Publication.from_stored(entry, offset + index) for index, entry in enumerate(stored)
+    )
+
+
+def encode_stored(publication: Publication) -> str:
+    """The text of a publication for the log. Raises Unencodable."""
+    return _dumps(publication.stored()).decode()
+
+
+def encode_publication(publication: Publication) -> bytes:
+    """A publication as clients get it, without what surrounds it in a push or a reply. Raises Unencodable."""
+    return _dumps(publication.wire())
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise Unencodable("nested too deeply") from error
+
+
+# ---- replies and pushes to lines
+
+
+def encode_reply(command_id: int, method: str, result: Mapping[str, Json]) -> bytes:
+    """One reply line; `result` is always there, even when empty: SDKs look into it. Raises Unencodable."""
+    return _dumps({"id": command_id, method: result})
+
+
+def encode_lines_reply(
+    command_id: int, method: str, publications: Sequence[bytes], result: Mapping[str, Json]
+) -> bytes:
+    """A reply whose result holds `publications`, as `encode_publication` wrote them, also when there are none."""
+    lines = [orjson.Fragment(line) for line in publications]
+    return orjson.dumps({"id": command_id, method: {"publications": lines, **result}})
+
+
+def encode_member(info: ClientInfo) -> bytes:
+    """A member's part of the object in a presence reply: its client id, and its info. Raises Unencodable."""
+    return b"%b:%b" % (_dumps(info.client), _dumps(info.wire()))
+
+
+def encode_presence_reply(command_id: int, members: bytes) -> bytes:
+    """The reply to `presence`; `members` is the JSON object of infos by client id."""
+    return orjson.dumps({"id": command_id, "presence": {"presence": orjson.Fragment(members)}})
+
+
+def encode_error(command_id: int, error: Failing) -> bytes:
+    """The line that answers a command with an error."""
+    code = error_of(error)
+    fields: dict[str, Json] = {"code": code.code, "message": code.message}
+    if code.temporary:
+        fields["temporary"] = True
+    return orjson.dumps({"id": command_id, "error": fields})
+
+
+def subscribe_result(
+    *,
+    position: StreamPosition | None,
+    recoverable: bool,
+    publications: Sequence[bytes] = (),
+    recovered: bool = False,
+    was_recovering: bool = False,
+    delta: bool = False,
+    number: int = 0,
+) -> dict[str, Json]:
+    """The result of a subscribe command; `publications` as `encode_publication` wrote them. `number`: the channel's."""
+    result: dict[str, Json] = {}
+    if recoverable:
+        result["recoverable"] = True
+    if position is not None:
+        result["positioned"] = True
+        result["epoch"] = position.epoch
+        if position.offset:
+            result["offset"] = position.offset
+    if publications:
+        result["publications"] = [orjson.Fragment(line) for line in publications]
+    if recovered:
+        result["recovered"] = True
+    if was_recovering:
+        result["was_recovering"] = True
+    if delta:
+        result["delta"] = True
+    if number:
+        result["id"] = number
+    return result
+
+
+def publication_push(channel: str | int, publication: bytes) -> bytes:
+    """`publication` as `encode_publication` wrote it. `channel`: its name, or its number for those who were told that."""
+    if isinstance(channel, int):
+        return b'{"push":{"id":%d,"pub":%b}}' % (channel, publication)
+    return b'{"push":{"channel":' + orjson.dumps(channel) + b',"pub":' + publication + b"}}"
+
+
+def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
+    """A `join` or `leave` push; `channel` as above. Raises Unencodable."""
+    address = {"id" if isinstance(channel, int) else "channel": channel}
+    return _dumps({"push": address | {kind: {"info": info.wire()}}})
+
+
+def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
+    """The line that ends a subscription from the server's side."""
+    code = why.value
+    return orjson.dumps(
+        {"push": {"channel": channel, "unsubscribe": {"code": code.code, "reason": code.reason}}}
+    )
+
+
+def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
+    """The line that tells of a subscription which the server made. Raises Unencodable."""
+    return _dumps({"push": {"channel": channel, "subscribe": result}})
+
+
+def refresh_push(lasts: Mapping[str, Json]) -> bytes:
+    """The line that tells how long the connection lasts now. `lasts`: `expires` and `ttl`, or nothing: for ever."""
+    return orjson.dumps({"push": {"refresh": lasts}})
+
+
+def join_lines(lines: Iterable[bytes]) -> bytes:
+    """Several lines as the payload of one frame."""
+    return b"\n".join(lines)

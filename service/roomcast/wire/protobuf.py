@@ -1,0 +1,206 @@
+"""The protocol in Protobuf: frames to commands, and lines to the messages of a frame.
+
+What a node has to say exists as lines of JSON (service/roomcast/wire/json.py); here they become messages, and commands
+become what their JSON would have been, so that nothing else knows of two encodings. A frame holds one or more
+messages, each after its length as a varint. An empty one is a ping from the server and a pong from the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+from google.protobuf.message import DecodeError, Message
+
+from roomcast.wire.json import (
+    COMMANDS_MAX,
+    ID_MAX,
+    Bounds,
+    Command,
+    InvalidRequest,
+    OversizedRequest,
+    Pong,
+    ProtocolViolation,
+    PublishRequest,
+    Reader,
+    command_of,
+    decode_payload,
+    has_too_many,
+    text_to_keep,
+)
+from roomcast.wire.protobuf_schema import SCHEMA, Field, Shape, message_class
+from roomcast.wire.publication import DATA_TEXT
+
+__all__ = ["PROTOBUF_FRAMES", "decode_message", "encode_messages", "split_messages"]
+
+# What Protobuf allows for 64 bits.
+_VARINT_BYTES_MAX: Final = 10
+# The first byte of a message whose first field is a command's id (field 1, a varint). Fields are written in the order of
+# their numbers.
+_ID_FIRST: Final = 0x08
+
+_COMMAND: Final = message_class("Command")
+_REPLY: Final = message_class("Reply")
+
+
+# ---- frames to commands
+
+
+def split_messages(frame: bytes) -> Sequence[bytes]:
+    """The messages of one binary frame, a command each. Raises ProtocolViolation."""
+    if not frame:
+        raise ProtocolViolation("an empty frame")
+    messages: list[bytes] = []
+    at = 0
+    while at < len(frame):
+        length, at = _varint(frame, at)
+        if length > len(frame) - at:
+            raise ProtocolViolation("a message longer than its frame")
+        if len(messages) == COMMANDS_MAX:
+            raise ProtocolViolation("too many commands in one frame")
+        messages.append(frame[at : at + length])
+        at += length
+    return messages
+
+
+def _varint(frame: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where it has ended."""
+    number = 0
+    for index, byte in enumerate(frame[at : at + _VARINT_BYTES_MAX]):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, at + index + 1
+    raise ProtocolViolation("a length that does not end")
+
+
+def decode_message(encoded: bytes, bounds: Bounds) -> Command:
+    """The command of one message, without its length. Raises ProtocolViolation."""
+    if not encoded:
+        return Command(0, Pong(), 0)
+    size = len(encoded)
+    if size > bounds.command_bytes:
+        return Command(_id_of(encoded), OversizedRequest(), size)
+    message: Any = _COMMAND()
+    try:
+        message.ParseFromString(encoded)
+    except (DecodeError, RecursionError, ValueError) as error:
+        # The parser in Python lets a UnicodeDecodeError through, which is a ValueError, and older ones count no nesting.
+        raise ProtocolViolation("a message that cannot be parsed") from error
+    if message.id and has_too_many(message.connect.subs, bounds):
+        return Command(message.id, InvalidRequest("connect"), size)
+    fields, is_exact = _read(message, SCHEMA["Command"])
+    command = command_of(fields, size, bounds, is_exact=is_exact)
+    if isinstance(command.request, PublishRequest):
+        text = text_to_keep(message.publish.data, command.request.data)
+        return replace(command, request=replace(command.request, text=text))
+    return command
+
+
+PROTOBUF_FRAMES: Final = Reader(split_messages, decode_message)
+
+
+def _id_of(encoded: bytes) -> int:
+    """The id of a command that is too large to be decoded. Raises ProtocolViolation when it is not its first field."""
+    if encoded[0] != _ID_FIRST:
+        raise ProtocolViolation("too large, and without an id that could be found")
+    command_id, _ = _varint(encoded, 1)
+    if not 0 < command_id <= ID_MAX:
+        raise ProtocolViolation("a command's id is not a positive number of 32 bits")
+    return command_id
+
+
+def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any], bool]:
+    """What the JSON of a request would be; False = it holds bytes that are no JSON which can be passed on."""
+    fields: dict[str, Any] = {}
+    is_exact = True
+    for descriptor, value in message.ListFields():
+        field = schema[descriptor.name]
+        if field.shape is Shape.MESSAGE:
+            fields[field.name], is_right = _read(value, SCHEMA[field.of])
+        elif field.shape is Shape.MAP:
+            read = {key: _read(each, SCHEMA[field.of]) for key, each in value.items()}
+            fields[field.name] = {key: each for key, (each, _) in read.items()}
+            is_right = all(right for _, right in read.values())
+        elif field.shape is Shape.JSON:
+            fields[field.name], is_right = _payload(value)
+        else:
+            fields[field.name], is_right = value, True
+        is_exact = is_exact and is_right
+    return fields, is_exact
+
+
+def _payload(text: bytes) -> tuple[Any, bool]:
+    try:
+        return decode_payload(text), True
+    except ProtocolViolation:
+        # Here the application wrote it, and the frame is in order all the same.
+        return None, False
+
+
+# ---- lines to messages
+
+
+def encode_messages(lines: bytes) -> bytes:
+    """The payload of one binary frame with what `lines` say: one or more replies and pushes, as `join_lines` made them.
+
+    What the table does not know is left out, as is what a field cannot hold.
+    """
+    return b"".join(_encode_reply(orjson.loads(line)) for line in lines.split(b"\n"))
+
+
+def _encode_reply(values: Mapping[str, Any]) -> bytes:
+    message = _REPLY()
+    _fill(message, values, SCHEMA["Reply"])
+    encoded: bytes = message.SerializeToString()
+    return _length(len(encoded)) + encoded
+
+
+def _length(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Field]) -> None:
+    for name, value in values.items():
+        if name == DATA_TEXT and schema is SCHEMA["Publication"]:
+            message.data = value.encode()
+            continue
+        field = schema.get(name)
+        if field is None:
+            continue
+        if field.shape is Shape.JSON:
+            # A difference is no JSON: it is written as it is.
+            is_difference = schema is SCHEMA["Publication"] and values.get("delta") is True
+            setattr(message, name, value.encode() if is_difference else orjson.dumps(value))
+        elif field.shape is Shape.SCALAR:
+            try:
+                setattr(message, name, value)
+            except (TypeError, ValueError):
+                # Another writer's, such as a time that 64 bits do not hold: nobody is to miss the rest for it.
+                continue
+        else:
+            _fill_messages(getattr(message, name), value, field)
+
+
+def _fill_messages(target: Any, value: Any, field: Field) -> None:
+    """`target`: the message, list or map of messages that is to hold `value`."""
+    if field.shape is Shape.TEXTS:
+        target.update(value)
+        return
+    schema = SCHEMA[field.of]
+    if field.shape is Shape.LIST:
+        for each in value:
+            _fill(target.add(), each, schema)
+    elif field.shape is Shape.MAP:
+        for key, each in value.items():
+            _fill(target[key], each, schema)
+    else:
+        # Also an empty result is there: SDKs look into it.
+        target.SetInParent()
+        _fill(target, value, schema)

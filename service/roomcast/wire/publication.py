@@ -1,0 +1,163 @@
+"""What is published: publications, who published them, and where they stand in a channel's log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = [
+    "DATA_TEXT",
+    "TIME_MAX",
+    "ClientInfo",
+    "Json",
+    "MalformedPublication",
+    "Publication",
+    "Record",
+    "StreamPosition",
+]
+
+# Of times in ms: what every client's JSON and Protobuf, and every sum of two, holds exactly.
+TIME_MAX: Final = 2**53 - 1
+
+# A decoded JSON value: dict, list, str, int, float, bool or None.
+Json = Any
+
+# Where the stored form of a publication has its data's text, and a line for clients in Protobuf in place of the data.
+DATA_TEXT: Final = "text"
+
+
+class MalformedPublication(ValueError):
+    """A stored or received publication does not have the shape of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPosition:
+    """A place in a channel's log: `offset` counts publications within `epoch`, from 1; 0 = before the first."""
+
+    epoch: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """Who a connection is, as other clients see it (PROTOCOL: ClientInfo).
+
+    `user` may be "" (anonymous); `client` is the connection's id. Absent info is None, which no
+    JSON payload of ours is: `conn_info: null` is treated as absent.
+    """
+
+    user: str
+    client: str
+    conn_info: Json = None
+    chan_info: Json = None
+
+    def wire(self) -> dict[str, Json]:
+        """The JSON object of the protocol; `user` and `client` are always present."""
+        wire: dict[str, Json] = {"user": self.user, "client": self.client}
+        if self.conn_info is not None:
+            wire["conn_info"] = self.conn_info
+        if self.chan_info is not None:
+            wire["chan_info"] = self.chan_info
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Json) -> ClientInfo:
+        """Raises MalformedPublication unless `wire` is an object with two string ids."""
+        if not isinstance(wire, dict):
+            raise MalformedPublication("client info is not an object")
+        user, client = wire.get("user", ""), wire.get("client", "")
+        if not isinstance(user, str) or not isinstance(client, str):
+            raise MalformedPublication("client info without string ids")
+        return cls(user, client, wire.get("conn_info"), wire.get("chan_info"))
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One publication. `offset` 0 = it has none (a channel without history); `time` is in ms since 1970; `delta`: who
+    asked for differences may get it as one.
+
+    `text`: the data's JSON text as its publisher wrote it, where that was bytes and `data` encoded would be others; None =
+    `data` encoded it is (service/roomcast/wire/json.py: `text_to_keep`).
+    """
+
+    data: Json
+    offset: int = 0
+    info: ClientInfo | None = None
+    tags: Mapping[str, str] | None = None
+    time: int = 0
+    delta: bool = False
+    text: str | None = None
+
+    def stored(self) -> dict[str, Json]:
+        """The JSON object kept in the log: everything but the offset, which the item's key gives."""
+        stored: dict[str, Json] = {"data": self.data}
+        if self.info is not None:
+            stored["info"] = self.info.wire()
+        if self.tags:
+            stored["tags"] = dict(self.tags)
+        if self.time:
+            stored["time"] = self.time
+        if self.delta:
+            stored["delta"] = True
+        if self.text is not None:
+            # Beside the data, not in its place: nodes and Lambdas of older releases pass it over, or on.
+            stored[DATA_TEXT] = self.text
+        return stored
+
+    def wire(self) -> dict[str, Json]:
+        """The JSON object of the protocol (PROTOCOL §6 Publication)."""
+        wire = self.stored()
+        # On the wire it says that the data is a difference, which it is not here.
+        wire.pop("delta", None)
+        wire.pop(DATA_TEXT, None)
+        if self.offset:
+            wire["offset"] = self.offset
+        return wire
+
+    @classmethod
+    def from_stored(cls, stored: Json, offset: int) -> Publication:
+        """Raises MalformedPublication when a field has a shape that must not reach a client."""
+        if not isinstance(stored, dict) or "data" not in stored:
+            raise MalformedPublication("publication without data")
+        tags, time = stored.get("tags"), stored.get("time", 0)
+        if tags is not None and not (
+            isinstance(tags, dict) and all(isinstance(tag, str) for tag in tags.values())
+        ):
+            raise MalformedPublication("tags are not an object of strings")
+        if not isinstance(time, int) or isinstance(time, bool) or not 0 <= time <= TIME_MAX:
+            raise MalformedPublication("time is not a time")
+        info, text = stored.get("info"), stored.get(DATA_TEXT)
+        if text is not None and not isinstance(text, str):
+            raise MalformedPublication("the data's text is not a string")
+        return cls(
+            data=stored["data"],
+            offset=offset,
+            info=None if info is None else ClientInfo.from_wire(info),
+            tags=tags or None,
+            time=time,
+            delta=stored.get("delta") is True,
+            text=text,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One log item on its way to subscribers: offsets `offset`..`last` of (channel, epoch).
+
+    `ts`: when its append was made, in ms since 1970 (0 = unknown). `publications` holds one entry an offset,
+    ascending; None = a pointer: only where to read them.
+    """
+
+    channel: str
+    epoch: str
+    offset: int
+    last: int
+    ts: int
+    publications: tuple[Publication, ...] | None
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.offset <= self.last, "I1: a record covers at least one offset, from 1"
+        assert self.publications is None or len(self.publications) == self.last - self.offset + 1, (
+            "I1: one publication an offset"
+        )

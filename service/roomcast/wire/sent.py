@@ -1,0 +1,46 @@
+"""A publication as clients get it, made once for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from roomcast.wire.json import encode_publication
+from roomcast.wire.publication import Publication
+
+__all__ = ["DATA_HEAD", "Sent", "sent_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A publication as clients get it: `line` is its JSON, which is all that is kept of it; `ts` (ms) the time of
+    its append; `delta`: it may go out as its difference from the one before it. `data_bytes`: of the line, its data
+    has so many. `text`: of its data, where that is not what stands in the line.
+    """
+
+    offset: int
+    line: bytes
+    ts: int
+    delta: bool = False
+    text: bytes | None = None
+    data_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return len(self.line) + len(self.text or b"")
+
+
+# How a publication's line begins; its data follows. So nothing has to be decoded to put something else in its place.
+DATA_HEAD: Final = b'{"data":'
+
+
+def sent_of(publication: Publication, ts: int) -> Sent:
+    """`publication`, of an append at `ts` (ms), as clients get it. Raises Unencodable."""
+    line = encode_publication(publication)
+    assert line.startswith(DATA_HEAD), "the data comes first"
+    text = None if publication.text is None else publication.text.encode()
+    size = len(orjson.dumps(publication.data))
+    return Sent(publication.offset, line, ts, publication.delta, text, size)

@@ -1,0 +1,122 @@
+"""A server that answers as it is told, and SDK clients that record their calls."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aioboto3
+from botocore.exceptions import ClientError
+
+from roomcast.aws.clients import AwsClients, connect
+
+REGION: Final = "eu-west-1"
+SESSION: Final = aioboto3.Session(
+    aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION
+)
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+def client_error(
+    code: str, status: int = 400, operation: str = "PutItem", **extra: Any
+) -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": "told so"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+        **extra,
+    }
+    return ClientError(response, operation)
+
+
+class FakeServer:
+    """Counts the requests that reach it, and answers each with `answer`."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.requests = 0
+        self._answer = answer
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                int(line.split(b":")[1])
+                for line in head.splitlines()
+                if line.lower().startswith(b"content-length:")
+            )
+            await reader.readexactly(length)
+            self.requests += 1
+            await self._answer(writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close in good order, without an answer."""
+
+
+async def reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def say(status: int, body: str = "{}", length: int | None = None) -> Answer:
+    """One answer of HTTP; `length` beyond the body's breaks off in its middle."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            f"HTTP/1.1 {status} Told\r\nContent-Type: application/x-amz-json-1.0\r\n"
+            f"Content-Length: {len(body) if length is None else length}\r\nConnection: close\r\n\r\n{body}".encode()
+        )
+        await writer.drain()
+
+    return answer
+
+
+@asynccontextmanager
+async def faked(answer: Answer) -> AsyncIterator[tuple[AwsClients, FakeServer]]:
+    """Real clients of a fake server."""
+    fake = FakeServer(answer)
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with (
+        server,
+        connect(region=REGION, endpoint_url=f"http://127.0.0.1:{port}", session=SESSION) as clients,
+    ):
+        yield clients, fake
+
+
+class FakeClient:
+    """An SDK client whose operations are given as functions; `calls` keeps (operation, arguments)."""
+
+    def __init__(self, **operations: Callable[..., Any]) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.meta = self
+        self.events = self
+        self._operations = operations
+
+    def register(self, *_: Any, **__: Any) -> None:
+        """Stands for `client.meta.events.register`."""
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        operation = self._operations[name]
+
+        async def call(**arguments: Any) -> Any:
+            self.calls.append((name, arguments))
+            answer = operation(**arguments)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]

@@ -1,0 +1,179 @@
+"""The listing of a node, bounds, and damaged entries."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from roomcast.aws.presence import ENTRIES_PAGE, MEMBERS_MAX, DynamoPresence
+from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.presence.ports import Member
+from roomcast.wire.publication import ClientInfo
+from tests.unit.aws.fakes import FakeClient, client_error
+
+
+class Rows(FakeClient):
+    """A table's keys, as writes leave them; each write takes a turn of the loop."""
+
+    def __init__(self) -> None:
+        super().__init__(put_item=self._put, delete_item=self._delete)
+        self.keys: set[tuple[str, str]] = set()
+        self.failures: list[Exception] = []
+
+    def _put(self, Item: Any, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        if self.failures:
+            return self.failures.pop()
+        self.keys.add((Item["key"]["S"], Item["member"]["S"]))
+        return {}
+
+    def _delete(self, Key: Any, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        self.keys.discard((Key["key"]["S"], Key["member"]["S"]))
+        return {}
+
+
+def member(client: str) -> Member:
+    return Member("n1", ClientInfo("ann", client))
+
+
+async def test_the_node_is_listed_as_long_as_it_has_members() -> None:
+    rows = Rows()
+    presence = DynamoPresence(rows, "presence")
+    await presence.add("room", member("c1"))
+    assert rows.keys == {("node#n1", "room"), ("channel#room", "n1#c1")}
+    assert rows.calls[0][1]["Item"]["key"] == {"S": "node#n1"}, (
+        "listed before there is anything to clean up"
+    )
+    await presence.add("room", member("c2"))
+    await presence.add("other", member("c1"))
+    assert len(rows.calls) == 5, "the second member costs one write"
+    await presence.remove("room", member("c1"))
+    assert ("node#n1", "room") in rows.keys
+    await presence.remove("room", member("c2"))
+    assert rows.keys == {("node#n1", "other"), ("channel#other", "n1#c1")}
+
+
+async def test_a_listing_that_failed_is_written_the_next_time() -> None:
+    rows = Rows()
+    presence = DynamoPresence(rows, "presence")
+    rows.failures = [client_error("InternalServerError", 500)]
+    with pytest.raises(UnknownOutcome):
+        await presence.add("room", member("c1"))
+    await presence.add("room", member("c1"))
+    assert rows.keys == {("node#n1", "room"), ("channel#room", "n1#c1")}
+
+
+async def test_coming_and_going_at_once_keeps_the_listing() -> None:
+    rows = Rows()
+    presence = DynamoPresence(rows, "presence")
+    for number in range(20):
+        await presence.add("room", member(f"c{number}"))
+        await asyncio.gather(
+            presence.remove("room", member(f"c{number}")),
+            presence.add("room", member(f"d{number}")),
+        )
+        assert ("node#n1", "room") in rows.keys
+        await presence.remove("room", member(f"d{number}"))
+        assert rows.keys == set()
+
+
+@pytest.mark.parametrize(
+    "page_size, error", [(MEMBERS_MAX // 2, None), (MEMBERS_MAX // 2 + 1, Refused)]
+)
+async def test_reading_is_bounded(page_size: int, error: type[PortError] | None) -> None:
+    item = {"member": {"S": "n1#c1"}, "info": {"S": '{"user":"u","client":"c1"}'}}
+
+    def query(ExclusiveStartKey: Any = None, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        more = {} if ExclusiveStartKey else {"LastEvaluatedKey": {"key": {"S": "k"}}}
+        return {"Items": [item] * page_size, **more}
+
+    presence = DynamoPresence(FakeClient(query=query), "presence")
+    if error is None:
+        assert len(await presence.members("room")) == MEMBERS_MAX
+    else:
+        with pytest.raises(error):
+            await presence.members("room")
+
+
+async def test_a_damaged_entry_does_not_hide_the_others() -> None:
+    items = [
+        {"member": {"S": "n1#c1"}, "info": {"S": "{"}},
+        {"member": {"S": "n1#c2"}},
+        {"member": {"S": "stray"}, "info": {"S": '{"user":"u","client":"c"}'}},
+        {"member": {"S": "n1#c3"}, "info": {"S": '{"user":"u","client":7}'}},
+        {"member": {"S": "n1#c4"}, "info": {"S": '{"user":"ann","client":"c4"}'}},
+    ]
+    presence = DynamoPresence(FakeClient(query=lambda **_: {"Items": items}), "presence")
+    assert list(await presence.members("room")) == [member("c4")]
+
+
+def keys_of(requests: Any) -> list[str]:
+    return [request["DeleteRequest"]["Key"]["member"]["S"] for request in requests]
+
+
+async def test_a_damaged_entry_still_tells_who_left() -> None:
+    items = [{"member": {"S": "n1#c1"}, "info": {"S": "{"}}, {"member": {"S": "n1#c#2"}}]
+    presence = DynamoPresence(FakeClient(query=lambda **_: {"Items": items}), "presence")
+    assert await presence.entries("n1", "room") == [ClientInfo("", "c1"), ClientInfo("", "c#2")]
+
+
+async def test_entries_are_removed_in_batches_and_the_listing_last() -> None:
+    items = [{"member": {"S": f"n1#c{number:02}"}} for number in range(60)]
+    client = FakeClient(
+        query=lambda **_: {"Items": items},
+        batch_write_item=lambda **_: {},
+        delete_item=lambda **_: {},
+    )
+    assert await DynamoPresence(client, "presence").clear("n1", "room")
+    assert client.names == ["query", *["batch_write_item"] * 3, "delete_item"]
+    batches = [
+        arguments["RequestItems"]["presence"]
+        for name, arguments in client.calls
+        if name == "batch_write_item"
+    ]
+    assert [len(batch) for batch in batches] == [25, 25, 10]
+    assert [key for batch in batches for key in keys_of(batch)] == [
+        item["member"]["S"] for item in items
+    ]
+    assert client.calls[-1][1]["Key"] == {"key": {"S": "node#n1"}, "member": {"S": "room"}}
+    assert client.calls[0][1]["Limit"] == ENTRIES_PAGE
+
+
+async def test_the_listing_stays_as_long_as_there_may_be_entries() -> None:
+    page = {"Items": [{"member": {"S": "n1#c1"}}], "LastEvaluatedKey": {"key": {"S": "k"}}}
+    client = FakeClient(query=lambda **_: page, batch_write_item=lambda **_: {})
+    assert not await DynamoPresence(client, "presence").clear("n1", "room")
+
+
+@pytest.mark.parametrize("rounds, error", [(3, None), (1000, Throttled)])
+async def test_what_a_batch_leaves_is_tried_again_for_a_while(
+    rounds: int, error: type[PortError] | None
+) -> None:
+    slept: list[float] = []
+    left = iter(range(rounds - 1, -1, -1))
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    def batch_write_item(RequestItems: Any) -> Any:  # noqa: N803  # the SDK's name
+        return {
+            "UnprocessedItems": {"presence": RequestItems["presence"][:1]} if next(left) else {}
+        }
+
+    items = [{"member": {"S": "n1#c1"}}, {"member": {"S": "n1#c2"}}]
+    client = FakeClient(
+        query=lambda **_: {"Items": items},
+        batch_write_item=batch_write_item,
+        delete_item=lambda **_: {},
+    )
+    presence = DynamoPresence(client, "presence", sleep)
+    if error is None:
+        assert await presence.clear("n1", "room")
+        assert slept == [0.1, 0.2]
+        assert keys_of(client.calls[2][1]["RequestItems"]["presence"]) == ["n1#c1"]
+    else:
+        with pytest.raises(error):
+            await presence.clear("n1", "room")
+        assert "delete_item" not in client.names, "the listing stays"
+        assert sum(slept) < 10

@@ -1,0 +1,278 @@
+"""The life of a queue where calls fail, and what exactly is asked of AWS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from roomcast.aws.queue import SqsInstanceQueue
+from roomcast.delivery.ports import Gone, Message
+from roomcast.ports import Refused, Throttled, UnknownOutcome
+from tests.unit.aws.fakes import FakeClient, client_error
+
+TOPIC_ARN = "arn:aws-cn:sns:cn-north-1:123456789012:roomcast-topic"
+QUEUE_ARN = "arn:aws-cn:sqs:cn-north-1:123456789012:roomcast-n1"
+URL = "https://sqs.example/123456789012/roomcast-n1"
+GONE = "AWS.SimpleQueueService.NonExistentQueue"
+
+
+class Fixture:
+    """A queue with recording clients; any operation can be replaced. `order` has calls and sleeps as they came."""
+
+    def __init__(self, **operations: Callable[..., Any]) -> None:
+        answers: dict[str, Callable[..., Any]] = {
+            "create_queue": lambda **_: {"QueueUrl": URL},
+            "get_queue_url": lambda **_: {"QueueUrl": URL},
+            "subscribe": lambda **_: {"SubscriptionArn": "arn:subscription"},
+            "unsubscribe": lambda **_: {},
+            "delete_queue": lambda **_: {},
+            "delete_message_batch": lambda **_: {"Successful": []},
+            "receive_message": lambda **_: {},
+        }
+        self.client = FakeClient(**(answers | operations))
+        self.queue = SqsInstanceQueue(
+            control=self.client,
+            poll=self.client,
+            sns=self.client,
+            topic_arn=TOPIC_ARN,
+            tags=lambda: {"app": "roomcast", "node": "n1"},
+            sleep=self.sleep,
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.client.calls.append(("sleep", {"seconds": seconds}))
+
+    async def opened(self) -> SqsInstanceQueue:
+        await self.queue.open("roomcast-n1")
+        return self.queue
+
+    def arguments(self, name: str) -> list[dict[str, Any]]:
+        return [arguments for called, arguments in self.client.calls if called == name]
+
+
+async def test_opening_creates_waits_and_subscribes() -> None:
+    fixture = Fixture()
+    queue = await fixture.opened()
+    assert fixture.client.names == ["create_queue", "sleep", "subscribe"]
+    assert fixture.arguments("sleep")[0]["seconds"] >= 1
+    [subscribe] = fixture.arguments("subscribe")
+    assert subscribe == {
+        "TopicArn": TOPIC_ARN,
+        "Protocol": "sqs",
+        "Endpoint": QUEUE_ARN,
+        "Attributes": {"RawMessageDelivery": "true"},
+        "ReturnSubscriptionArn": True,
+    }
+    assert (queue.queue_url, queue.subscription_arn) == (URL, "arn:subscription")
+
+
+async def test_the_create_call_carries_everything() -> None:
+    fixture = Fixture()
+    await fixture.opened()
+    [create] = fixture.arguments("create_queue")
+    policy = json.loads(create["Attributes"].pop("Policy"))
+    assert create == {
+        "QueueName": "roomcast-n1",
+        "tags": {"app": "roomcast", "node": "n1"},
+        "Attributes": {
+            "MessageRetentionPeriod": "300",
+            "VisibilityTimeout": "10",
+            "ReceiveMessageWaitTimeSeconds": "20",
+            "SqsManagedSseEnabled": "true",
+        },
+    }
+    [statement] = policy["Statement"]
+    assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
+    assert statement["Action"] == "sqs:SendMessage"
+    assert statement["Resource"] == QUEUE_ARN
+    # Nothing beside it: SNS does not say that it sends aws:SourceAccount.
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": TOPIC_ARN}}
+
+
+async def test_closing_unsubscribes_before_it_deletes() -> None:
+    fixture = Fixture()
+    queue = await fixture.opened()
+    await queue.close()
+    await queue.close()
+    assert fixture.client.names[3:] == ["unsubscribe", "delete_queue"]
+
+
+async def test_what_is_gone_already_is_success() -> None:
+    fixture = Fixture(
+        unsubscribe=lambda **_: client_error("NotFound", 404, "Unsubscribe"),
+        delete_queue=lambda **_: client_error(GONE, 400, "DeleteQueue"),
+    )
+    queue = await fixture.opened()
+    await queue.close()
+    assert queue.queue_url is None
+    assert queue.subscription_arn is None
+
+
+async def test_the_queue_is_deleted_though_unsubscribing_failed_and_closing_can_be_repeated() -> (
+    None
+):
+    failures = iter([client_error("AuthorizationError", 403, "Unsubscribe"), {}])
+    fixture = Fixture(unsubscribe=lambda **_: next(failures))
+    queue = await fixture.opened()
+    with pytest.raises(Refused):
+        await queue.close()
+    assert queue.queue_url is None
+    assert queue.subscription_arn == "arn:subscription"
+    await queue.close()
+    assert fixture.client.names.count("unsubscribe") == 2
+    assert queue.subscription_arn is None
+
+
+async def test_a_queue_whose_creation_is_unknown_is_found_and_deleted() -> None:
+    fixture = Fixture(create_queue=lambda **_: client_error("InternalFailure", 500, "CreateQueue"))
+    with pytest.raises(UnknownOutcome):
+        await fixture.opened()
+    await fixture.queue.close()
+    assert fixture.client.names == ["create_queue", "get_queue_url", "delete_queue"]
+    assert fixture.arguments("delete_queue") == [{"QueueUrl": URL}]
+
+
+async def test_a_queue_that_was_not_created_needs_no_closing() -> None:
+    fixture = Fixture(create_queue=lambda **_: client_error("AccessDenied", 403, "CreateQueue"))
+    with pytest.raises(Refused):
+        await fixture.opened()
+    await fixture.queue.close()
+    assert fixture.client.names == ["create_queue"]
+
+
+async def test_a_subscription_whose_answer_was_lost_is_ended() -> None:
+    answers = iter(
+        [client_error("InternalError", 500, "Subscribe"), {"SubscriptionArn": "arn:found"}]
+    )
+    fixture = Fixture(subscribe=lambda **_: next(answers))
+    with pytest.raises(UnknownOutcome):
+        await fixture.opened()
+    await fixture.queue.close()
+    assert fixture.arguments("unsubscribe") == [{"SubscriptionArn": "arn:found"}]
+    assert fixture.client.names[-1] == "delete_queue"
+
+
+async def test_an_opening_that_is_cancelled_leaves_nothing_after_closing() -> None:
+    fixture, entered = Fixture(), asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    fixture.queue._sleep = sleep
+    task = asyncio.create_task(fixture.opened())
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await fixture.queue.close()
+    assert fixture.client.names == ["create_queue", "delete_queue"]
+
+
+async def test_receipts_are_deleted_ten_at_a_time() -> None:
+    fixture = Fixture()
+    queue = await fixture.opened()
+    await queue.delete([f"r{number}" for number in range(21)])
+    batches = fixture.arguments("delete_message_batch")
+    assert [len(batch["Entries"]) for batch in batches] == [10, 10, 1]
+    receipts = [entry["ReceiptHandle"] for batch in batches for entry in batch["Entries"]]
+    assert receipts == [f"r{number}" for number in range(21)]
+    assert all(
+        len({entry["Id"] for entry in batch["Entries"]}) == len(batch["Entries"])
+        for batch in batches
+    )
+
+
+async def test_entries_that_failed_are_tried_once_more() -> None:
+    def answer(Entries: Any, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        ours = {"SenderFault": False, "Code": "InternalError"}
+        theirs = {"SenderFault": True, "Code": "ReceiptHandleIsInvalid"}
+        faults = {"r0": theirs, "r1": ours}
+        return {
+            "Failed": [
+                {"Id": entry["Id"], **faults[entry["ReceiptHandle"]]}
+                for entry in reversed(Entries)
+                if entry["ReceiptHandle"] in faults
+            ]
+        }
+
+    fixture = Fixture(delete_message_batch=answer)
+    queue = await fixture.opened()
+    with pytest.raises(Throttled, match="1 of 3 messages were not deleted: InternalError"):
+        await queue.delete(["r0", "r1", "r2"])
+    batches = fixture.arguments("delete_message_batch")
+    assert [[entry["ReceiptHandle"] for entry in batch["Entries"]] for batch in batches] == [
+        ["r0", "r1", "r2"],
+        ["r1"],
+    ]
+
+
+async def test_one_batch_that_fails_keeps_no_other_from_being_deleted() -> None:
+    answers = iter(
+        [client_error("InternalError", 500), {}, client_error("RequestThrottled", 403), {}]
+    )
+    fixture = Fixture(delete_message_batch=lambda **_: next(answers))
+    queue = await fixture.opened()
+    with pytest.raises(UnknownOutcome):
+        await queue.delete([f"r{number}" for number in range(20)])
+    with pytest.raises(Throttled):
+        await queue.delete([f"r{number}" for number in range(20)])
+    assert len(fixture.arguments("delete_message_batch")) == 4
+
+
+@pytest.mark.parametrize("code, error", [("AccessDenied", Refused), (GONE, Gone)])
+async def test_what_all_batches_would_meet_is_told_at_once(
+    code: str, error: type[Exception]
+) -> None:
+    fixture = Fixture(delete_message_batch=lambda **_: client_error(code, 403))
+    queue = await fixture.opened()
+    with pytest.raises(error):
+        await queue.delete([f"r{number}" for number in range(20)])
+    assert len(fixture.arguments("delete_message_batch")) == 1
+
+
+async def test_the_batches_of_one_delete_go_to_one_queue() -> None:
+    """Another may be opened in its place meanwhile, to which the receipts mean nothing."""
+
+    def answer(QueueUrl: str, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        fixture.queue._queue_url = "https://sqs.example/another"
+        return {}
+
+    fixture = Fixture(delete_message_batch=answer)
+    queue = await fixture.opened()
+    await queue.delete([f"r{number}" for number in range(20)])
+    assert [call["QueueUrl"] for call in fixture.arguments("delete_message_batch")] == [URL, URL]
+
+
+async def test_receiving_waits_as_long_as_sqs_allows() -> None:
+    fixture = Fixture()
+    queue = await fixture.opened()
+    assert not await queue.receive()
+    assert fixture.arguments("receive_message") == [
+        {
+            "QueueUrl": URL,
+            "MaxNumberOfMessages": 10,
+            "WaitTimeSeconds": 20,
+            "MessageSystemAttributeNames": ["SentTimestamp"],
+        }
+    ]
+
+
+async def test_a_message_says_when_the_queue_got_it_if_the_queue_does() -> None:
+    dated = {"Body": "one", "ReceiptHandle": "r1", "Attributes": {"SentTimestamp": "1700000000123"}}
+    fixture = Fixture(
+        receive_message=lambda **_: {"Messages": [dated, {"Body": "two", "ReceiptHandle": "r2"}]}
+    )
+    queue = await fixture.opened()
+    assert await queue.receive() == [Message("one", "r1", 1_700_000_000_123), Message("two", "r2")]
+
+
+@pytest.mark.parametrize("arn", ["", "roomcast-topic", QUEUE_ARN])
+def test_a_topic_is_named_by_its_arn(arn: str) -> None:
+    client = FakeClient()
+    with pytest.raises(ValueError, match="ARN"):
+        SqsInstanceQueue(control=client, poll=client, sns=client, topic_arn=arn, tags=dict)

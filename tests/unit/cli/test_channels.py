@@ -1,0 +1,214 @@
+"""`roomcast publish` and `roomcast history` against a node over memory: what they print, and how they end."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from structlog.testing import capture_logs
+
+from roomcast.cli import main as cli
+from tests.unit.served import Served
+
+KEY: Final = "a key of this test"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("ROOMCAST_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What the node logs is not what the command prints."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    started = Served(key=KEY)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def run(served: Served, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code, stdout and stderr of a command against the node."""
+
+    def run(*arguments: str, key: str | None = KEY) -> tuple[int, str, str]:
+        given = ["--url", served.url, *(["--key", key] if key is not None else [])]
+        code = cli.main([*arguments[:1], *given, *arguments[1:]])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_what_is_published_is_in_the_history(run: Run) -> None:
+    code, out, err = run("publish", "news", '{"text":"hi"}')
+    assert (code, err) == (0, "")
+    epoch = out.split()[-1]
+    assert out == f"offset 1  epoch {epoch}\n"
+    assert json.loads(run("publish", "news", "null", "--json")[1]) == {"offset": 2, "epoch": epoch}
+    code, out, err = run("history", "news")
+    assert (code, err) == (0, "")
+    heading, first, second = out.splitlines()
+    assert heading.split() == ["OFFSET", "TIME", "USER", "DATA"]
+    assert first.split() == ["1", "2023-11-14T22:13:20Z", '{"text":', '"hi"}']
+    assert second.split() == ["2", "2023-11-14T22:13:20Z", "null"]
+
+
+def test_a_part_of_the_history(run: Run) -> None:
+    for number in range(1, 5):
+        assert run("publish", "part", str(number))[0] == 0
+
+    def offsets(*arguments: str) -> list[int]:
+        history = json.loads(run("history", "part", "--json", *arguments)[1])
+        return [publication["offset"] for publication in history["publications"]]
+
+    assert offsets() == [1, 2, 3, 4]
+    assert offsets("--limit", "2") == [1, 2]
+    assert offsets("--limit", "2", "--reverse") == [4, 3]
+    assert offsets("--since", "3") == [4]
+    assert run("history", "part", "--since", "1", "--epoch", "another")[0] == 1
+    assert run("history", "empty") == (0, "Nothing is shown; the top is offset 0.\n", "")
+
+
+def test_a_key_publishes_once(run: Run) -> None:
+    answers = {run("publish", "keyed", "1", "--idempotency-key", "k") for _ in range(2)}
+    assert len(answers) == 1
+    assert run("publish", "keyed", "1", "--skip-history") == (0, "sent, not stored\n", "")
+
+
+def test_data_on_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"from": "a file"}\n'))
+    assert run("publish", "piped", "-")[0] == 0
+    assert '{"from": "a file"}' in run("history", "piped")[1]
+
+
+def test_a_terminal_is_told_nothing_by_what_was_published(run: Run) -> None:
+    assert run("publish", "rude", '"\\u001b[2J\\u009b é\\u2028 \\n"')[0] == 0
+    out = run("history", "rude")[1]
+    assert '"\\u001b[2J\\u009b é\\u2028 \\n"' in out
+    assert out.replace("\n", "").isprintable()
+
+
+def test_the_key_may_be_configured(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wants = "wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), or has none itself: its HTTP API is off"
+    for key in (None, "", "another"):
+        code, out, err = run("publish", "news", "1", key=key)
+        assert (code, out) == (1, "")
+        assert err.startswith("roomcast: http://127.0.0.1:")
+        assert err.endswith(f"{wants}\n")
+    config = tmp_path / "roomcast.toml"
+    config.write_text(f'[http_api]\nkey = "{KEY}"\n')
+    assert run("history", "news", "--config", str(config), key=None)[0] == 0
+    monkeypatch.setenv("ROOMCAST_HTTP_API_KEY", KEY)
+    assert run("history", "news", key=None)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (("publish", "no:where", "1"), "publish: unknown channel (102)"),
+        (("history", "plain:x"), "history: not available: the channel has no history (108)"),
+        (
+            ("publish", "", "1"),
+            "publish: bad request: channel must be 1 to 255 printable ASCII characters (107)",
+        ),
+        (("publish", "news", "hi"), "what is published must be JSON: a text is written '\"text\"'"),
+        (
+            ("publish", "news", "NaN"),
+            "what is published must be JSON: a text is written '\"text\"'",
+        ),
+        (
+            ("publish", "news", f'"{"x" * 5000}"'),
+            "publish: limit exceeded: data is larger than 4096 bytes (106)",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_one_line(run: Run, arguments: tuple[str, ...], told: str) -> None:
+    assert run(*arguments) == (1, "", f"roomcast: {told}\n")
+
+
+def test_a_request_that_is_too_large(run: Run, served: Served) -> None:
+    code, out, err = run("publish", "news", f'"{"x" * 100_000}"')
+    assert (code, out) == (1, "")
+    assert err == (
+        f"roomcast: {served.url} refuses the request: limit exceeded: the request is larger than 28672 bytes "
+        "(HTTP 413)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["publish", "news"], "the following arguments are required: JSON"),
+        (["history", "news", "--limit", "0"], "--limit: must be a whole number from 1"),
+        (["history", "news", "--since", "-1"], "--since: must be a whole number from 0"),
+        (["tail", "news", "--url", "ftp://here"], "--url: must be an address such as"),
+        (["history", "news", "--url", "http://user:pw@here"], "--url: must be an address such as"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_nobody_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert cli.main(["publish", "--url", url, "news", "1"]) == 1
+    assert capsys.readouterr().err == f"roomcast: {url}: Connection refused\n"
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Another server at the address."""
+
+    status, body = 200, b"<html>"
+
+    def do_POST(self) -> None:  # the library's name
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *_: Any) -> None:  # noqa: A002  # the library's name
+        """Not to stderr, which the test reads."""
+
+
+@pytest.mark.parametrize(
+    "status, told",
+    [
+        (200, "/api/history answers with what is no JSON: is it a roomcast server?"),
+        (404, " refuses the request: Not Found (HTTP 404)"),
+        (502, " refuses the request: Bad Gateway (HTTP 502)"),
+    ],
+)
+def test_somebody_else_is_there(
+    status: int, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stranger, "status", status)
+    with http.server.HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert cli.main(["history", "--url", url, "news"]) == 1
+        answering.join()
+    assert capsys.readouterr().err == f"roomcast: {url}{told}\n"

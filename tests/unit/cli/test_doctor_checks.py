@@ -1,0 +1,166 @@
+"""The doctor: what a node needs is there, or the check says what is not; and nothing of it is left."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from roomcast.cli import doctor_checks as doctor_module
+from roomcast.cli.doctor_checks import CHANNEL_WRITE_UNITS_S, Check, Doctor
+from roomcast.config.config import Config
+from roomcast.delivery.canary_rules import CANARY_CHANNEL
+from roomcast.fleet.holdings import Lease
+from roomcast.node.assembly import Ports
+from roomcast.ports import Refused
+from roomcast.testing.memory import (
+    MemoryChannelTable,
+    MemoryLeases,
+    MemoryPresence,
+    MemoryQueue,
+    MemoryTopic,
+)
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, config, no_jitter
+
+TABLES: Final = (
+    "table roomcast-channels", "table roomcast-idempotency", "table roomcast-presence", "table roomcast-nodes",
+)  # fmt: skip
+LATER: Final = ("queue", "topic to queue", "table to queue", "clean-up")
+CEILING: Final = "ceiling of a channel"
+SCALING: Final = Path(__file__).parents[3] / "docs" / "scaling.md"
+
+
+class World:
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.told: list[Check] = []
+
+    async def run(self, configured: Config | None = None) -> dict[str, Check]:
+        world = self.fleet.world
+        ports = Ports(
+            table=MemoryChannelTable(world, self.fleet.clock),
+            presence=MemoryPresence(world),
+            leases=MemoryLeases(world),
+            queue=MemoryQueue(world, POLL_WAIT_S),
+            topic=MemoryTopic(world),
+            clock=self.fleet.clock,
+            new_id=Ids("doctor"),
+            random=no_jitter,
+        )
+        checks = await Doctor(
+            configured or config(), ports, node="doctor-1", tell=self.told.append
+        ).run()
+        assert self.told == checks, "each is told when it is done"
+        assert not world.queues
+        assert not world.subscriptions
+        assert "doctor-1" not in world.leases
+        assert not world.presence
+        return {check.name: check for check in checks}
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(doctor_module, "PIPELINE_S", 1.0)
+    return World()
+
+
+def outcomes(checks: dict[str, Check]) -> dict[str, str]:
+    return {name: check.outcome for name, check in checks.items()}
+
+
+async def test_all_is_well(world: World) -> None:
+    world.fleet.stream_to_topic()
+    checks = await world.run()
+    assert outcomes(checks) == dict.fromkeys((*TABLES, *LATER), "ok") | {CEILING: "note"}
+
+
+@pytest.mark.parametrize("kib, largest", [(1, 500), (64, 15), (96, 10)])
+async def test_it_says_what_a_channel_takes(world: World, kib: int, largest: int) -> None:
+    world.fleet.stream_to_topic()
+    checks = await world.run(config(message_size_limit=kib * 1024))
+    told = checks[CEILING].told
+    assert f"about {CHANNEL_WRITE_UNITS_S:,} write units" in told
+    assert f"some {largest} publications as large as client.message_size_limit" in told
+
+
+async def test_without_history_no_log_can_be_at_its_ceiling(world: World) -> None:
+    world.fleet.stream_to_topic()
+    checks = await world.run(config(rules=ChannelRules()))
+    assert checks[CEILING].told.startswith("no channel has history in this configuration")
+    world.told.clear()
+    one = ChannelRules(namespaces={"room": ChannelOptions(history_size=10, history_ttl_s=60)})
+    checks = await world.run(config(rules=one))
+    assert "write units" in checks[CEILING].told
+
+
+def test_the_page_that_it_names_says_the_same() -> None:
+    text = SCALING.read_text(encoding="utf-8")
+    assert re.findall(r"\*\*([\d,]+) write units a second\*\*", text) == [
+        f"{CHANNEL_WRITE_UNITS_S:,}"
+    ]
+
+
+async def test_it_sings_behind_what_others_sang(world: World) -> None:
+    world.fleet.stream_to_topic()
+    await world.run()
+    world.told.clear()
+    checks = await world.run()
+    assert checks["table to queue"].outcome == "ok"
+    assert len(world.fleet.world.items[CANARY_CHANNEL]) == 2
+
+
+async def test_a_pipeline_that_is_broken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_module, "PIPELINE_S", 0.05)
+    checks = await world.run()
+    assert checks["topic to queue"].outcome == "ok"
+    assert checks["table to queue"].outcome == "failed"
+    assert "event source mapping" in checks["table to queue"].told
+
+
+@pytest.mark.parametrize(
+    "call, failed, skipped",
+    [
+        ("head", TABLES[0], {"table to queue"}),
+        ("add", TABLES[2], set()),
+        ("members", TABLES[2], set()),
+        ("all", TABLES[3], set(LATER)),
+        ("put", "queue", {"topic to queue", "table to queue"}),
+        ("open", "queue", {"topic to queue", "table to queue"}),
+        ("publish", "topic to queue", set()),
+        ("put_item", "table to queue", set()),
+    ],
+)
+async def test_what_is_refused_is_named(
+    world: World, call: str, failed: str, skipped: set[str]
+) -> None:
+    world.fleet.stream_to_topic()
+    world.fleet.world.fail_next(call, Refused("AccessDenied: no permission"))
+    checks = await world.run()
+    assert checks[failed].outcome == "failed"
+    if call != "publish":
+        assert "no permission" in checks[failed].told
+    assert {name for name, check in checks.items() if check.outcome == "skipped"} == skipped
+    assert sum(check.outcome == "failed" for check in checks.values()) == 1
+
+
+async def test_clocks_that_do_not_agree_are_pointed_out(world: World) -> None:
+    world.fleet.stream_to_topic()
+    later = world.fleet.clock.now_ms() + 120_000
+    world.fleet.world.leases["ahead"] = Lease("ahead", "q", "live", later, later, later + 60_000)
+    checks = await world.run()
+    assert checks[TABLES[3]].outcome == "warning"
+    assert "clock is 120 s ahead" in checks[TABLES[3]].told
+
+
+async def test_dead_nodes_are_pointed_out(world: World) -> None:
+    world.fleet.stream_to_topic()
+    now = world.fleet.clock.now_ms()
+    world.fleet.world.leases["dead"] = Lease("dead", "q", "live", now - 200, now - 200, now - 100)
+    world.fleet.world.leases["live"] = Lease("live", "q", "live", now, now, now + 60_000)
+    checks = await world.run()
+    assert checks[TABLES[3]].outcome == "warning"
+    assert "1 live node, 1 dead" in checks[TABLES[3]].told
+    assert set(world.fleet.world.leases) == {"dead", "live"}

@@ -1,0 +1,297 @@
+"""`roomcast tail` against a node over memory: what it shows, that nothing is left out, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jwt
+import pytest
+from structlog.testing import capture_logs
+
+from roomcast.cli import main as cli
+from roomcast.cli import tail as tail_module
+from roomcast.wire.channels import ChannelOptions
+from roomcast.wire.codes import Closing, Disconnect, DisconnectCode
+from roomcast.wire.publication import ClientInfo, Publication
+from tests.unit.served import Served
+from tests.unit.worlds import HISTORY, SECRET, LocalNode, until
+
+Follow = Callable[..., "Following"]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("ROOMCAST_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(tail_module, "_PAUSE_FIRST_S", 0.001)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What the node logs is not what the command prints."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    started = Served(key="", insecure=True)
+    yield started
+    started.close()
+
+
+class Following:
+    """One `roomcast tail` in a thread of its own."""
+
+    def __init__(self, served: Served, channel: str, *arguments: str) -> None:
+        self._served = served
+        self.channel = channel
+        self.code = -1
+        self._before: list[Any] = served.do(connections)
+
+        def run() -> None:
+            self.code = cli.main(["tail", "--url", served.url, channel, *arguments])
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def subscribed(self) -> None:
+        async def wait(node: LocalNode) -> None:
+            await until(
+                lambda: any(
+                    self.channel in connection._subscriptions
+                    for connection in node.assembly.node._connections
+                    if connection not in self._before
+                )
+            )
+
+        self._served.do(wait)
+
+    def closed(self, why: Closing) -> None:
+        """The server closes it."""
+
+        async def close(node: LocalNode) -> None:
+            for connection in list(node.assembly.node._connections):
+                if connection not in self._before:
+                    connection.close(why)
+
+        self._served.do(close)
+
+    def ended(self) -> int:
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.code
+
+
+async def connections(node: LocalNode) -> list[Any]:
+    return list(node.assembly.node._connections)
+
+
+@pytest.fixture
+def follow(served: Served) -> Follow:
+    return lambda channel, *arguments: Following(served, channel, *arguments)
+
+
+def publish(
+    served: Served, channel: str, *contents: Any, options: ChannelOptions = HISTORY
+) -> None:
+    async def publish(node: LocalNode) -> None:
+        publisher = node.assembly.node.services.publisher
+        for data in contents:
+            published = Publication(data, info=ClientInfo("ann", "c"), time=1_700_000_000_000)
+            if options.has_history:
+                await publisher.store(channel, options, published, None, node.clock.now_ms())
+            else:
+                publisher.send(channel, published)
+
+    served.do(publish)
+
+
+def test_what_is_published_is_shown(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(served, "seen", "before")
+    following = follow("seen", "--count", "2")
+    following.subscribed()
+    publish(served, "seen", {"text": "hi"}, "\x1b[2J", "too much")
+    assert following.ended() == 0
+    assert capsys.readouterr() == (
+        '2  2023-11-14T22:13:20Z  ann  {"text": "hi"}\n3  2023-11-14T22:13:20Z  ann  "\\u001b[2J"\n',
+        "",
+    )
+
+
+def test_without_history_and_as_json(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = follow("plain:x", "--count", "1", "--json")
+    following.subscribed()
+    publish(served, "plain:x", 1, options=ChannelOptions())
+    assert following.ended() == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "data": 1,
+        "info": {"user": "ann", "client": "c"},
+        "time": 1_700_000_000_000,
+    }
+
+
+def test_nothing_is_left_out_when_the_server_goes_away(
+    served: Served,
+    follow: Follow,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone, back = threading.Event(), threading.Event()
+
+    async def pause(_attempts: int) -> None:
+        gone.set()
+        await asyncio.to_thread(back.wait, 20)
+
+    following = follow("gap", "--count", "3", "--json")
+    following.subscribed()
+    publish(served, "gap", 1)
+    monkeypatch.setattr(tail_module, "_pause", pause)
+    following.closed(Disconnect.SHUTDOWN)
+    assert gone.wait(20)
+    publish(served, "gap", 2)
+    back.set()
+    following.subscribed()
+    publish(served, "gap", 3)
+    assert following.ended() == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["data"] for line in out.splitlines()] == [1, 2, 3]
+    assert err == "roomcast: the server closed the connection: shutdown (3001); connecting again\n"
+
+
+def test_where_nothing_is_recovered_that_is_told(
+    served: Served,
+    follow: Follow,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def pause(_attempts: int) -> None:
+        pass
+
+    monkeypatch.setattr(tail_module, "_pause", pause)
+    following = follow("plain:x", "--count", "1")
+    following.subscribed()
+    following.closed(Disconnect.SHUTDOWN)
+    following.subscribed()
+    publish(served, "plain:x", 1, options=ChannelOptions())
+    assert following.ended() == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "roomcast: the server closed the connection: shutdown (3001); connecting again",
+        "roomcast: what was published meanwhile is left out: nothing is recovered here",
+    ]
+
+
+def test_what_cannot_be_recovered_is_told(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = follow("lost", "--count", "1")
+    following.subscribed()
+
+    async def lose(node: LocalNode) -> None:
+        """Another epoch begins."""
+        node.world.items.pop("lost")
+        await node.assembly.dispatcher.check_tail("lost")
+
+    served.do(lose)
+    following.subscribed()
+    publish(served, "lost", 1)
+    assert following.ended() == 0
+    assert capsys.readouterr().err == (
+        "roomcast: unsubscribed: insufficient state (2500); connecting again\n"
+        "roomcast: some publications are left out here\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "why, told",
+    [
+        (DisconnectCode(4500, "banned"), "the server closed the connection: banned (4500)"),
+        (
+            Disconnect.FORCE_NO_RECONNECT,
+            "the server closed the connection: force disconnect (3503)",
+        ),
+    ],
+)
+def test_what_is_final_ends_it(
+    follow: Follow, capsys: pytest.CaptureFixture[str], why: Closing, told: str
+) -> None:
+    following = follow("final")
+    following.subscribed()
+    following.closed(why)
+    assert following.ended() == 1
+    assert capsys.readouterr() == ("", f"roomcast: {told}\n")
+
+
+def test_an_unsubscribe_by_the_server_ends_it(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = follow("ended")
+    following.subscribed()
+
+    async def unsubscribe(node: LocalNode) -> None:
+        for connection in node.assembly.node._connections:
+            connection.order_unsubscribe("ended")
+
+    served.do(unsubscribe)
+    assert following.ended() == 1
+    assert capsys.readouterr().err == "roomcast: unsubscribed: server unsubscribe (2000)\n"
+
+
+@pytest.mark.parametrize(
+    "channel, told",
+    [("no:where", "subscribe: unknown channel (102)"), ("é", "subscribe: bad request (107)")],
+)
+def test_a_channel_that_cannot_be_watched(
+    follow: Follow, capsys: pytest.CaptureFixture[str], channel: str, told: str
+) -> None:
+    assert follow(channel).ended() == 1
+    assert capsys.readouterr().err == f"roomcast: {told}\n"
+
+
+def test_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    secured = Served(key="", insecure=False, secret=SECRET)
+    try:
+        assert Following(secured, "news").ended() == 1
+        assert capsys.readouterr().err == "roomcast: connect: unauthorized (101)\n"
+        token = jwt.encode({"sub": "ann"}, SECRET)
+        assert Following(secured, "news", "--token", token).ended() == 1
+        assert capsys.readouterr().err == "roomcast: subscribe: permission denied (103)\n"
+        of_channel = jwt.encode({"sub": "ann", "channel": "news"}, SECRET)
+        following = Following(
+            secured, "news", "--token", token, "--channel-token", of_channel, "--count", "1"
+        )
+        following.subscribed()
+        publish(secured, "news", "hi")
+        assert following.ended() == 0
+    finally:
+        secured.close()
+
+
+def test_nobody_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert cli.main(["tail", "--url", url, "news"]) == 1
+    *tries, last = capsys.readouterr().err.splitlines()
+    assert len(tries) == tail_module.ATTEMPTS_MAX - 1
+    assert all(line.endswith("; connecting again") for line in tries)
+    assert last.startswith(f"roomcast: ws{url.removeprefix('http')}/connection/websocket: ")
+
+
+def test_ctrl_c_is_its_ordinary_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(_watched: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tail_module, "_watch", interrupted)
+    assert cli.main(["tail", "news"]) == 0

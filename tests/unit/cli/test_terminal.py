@@ -1,0 +1,70 @@
+"""Tables, spans of time, and who gets colours."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from roomcast.cli.terminal import has_colours, progress, span, table
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    "milliseconds, told",
+    [
+        (-5, "0s"),
+        (0, "0s"),
+        (999, "0s"),
+        (61_000, "1m 1s"),
+        (3_600_000, "1h"),
+        (3_600_000 * 25 + 59_000, "1d 1h"),
+        (86_400_000 + 59_000, "1d"),
+    ],
+)
+def test_how_long(milliseconds: int, told: str) -> None:
+    assert span(milliseconds) == told
+
+
+def test_columns_stand_under_their_headings() -> None:
+    rows = [("a-long-name", "1", "x"), ("b", "200", "")]
+    assert table(("NAME", "COUNT", "REST"), rows, None).split("\n") == [
+        "NAME         COUNT  REST",
+        "a-long-name      1  x",
+        "b              200",
+    ]
+
+
+def test_colours_end_with_their_line() -> None:
+    lines = table(("A",), [("x",), ("y",)], lambda row: "red" if row[0] == "x" else "").split("\n")
+    assert lines == ["\x1b[1mA\x1b[0m", "\x1b[31mx\x1b[0m", "y"]
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_colours(Screen())
+    assert not has_colours(io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    assert not has_colours(Screen())
+    monkeypatch.delenv("TERM")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not has_colours(Screen())
+
+
+@pytest.mark.parametrize("stream, told", [(Screen(), "… half-way\n"), (io.StringIO(), "")])
+def test_progress_is_for_who_watches(
+    stream: io.StringIO, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress()("half-way")
+    assert stream.getvalue() == told

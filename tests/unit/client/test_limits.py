@@ -1,0 +1,369 @@
+"""What one client may do: connections of a user, publications and commands a second, and what happens beyond."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from roomcast.auth.verifier import sign_connection
+from roomcast.client import pace
+from roomcast.client.connection import COMMAND_BYTES_MIN, TURN_BYTES
+from roomcast.client.publish import PUBLISH_WAIT_S
+from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
+from roomcast.node.assembly import BURST_S, rate
+from roomcast.testing.memory import ManualClock
+from roomcast.wire.codes import Disconnect
+from roomcast.wire.json import JSON_FRAMES, Bounds, Command, Reader
+from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, settled, until
+
+TOO_MANY = 111
+
+
+def node_of(**client: Any) -> tuple[Fleet, LocalNode]:
+    fleet = Fleet()
+    return fleet, fleet.node(**client)
+
+
+def limits(node: LocalNode) -> dict[str, int]:
+    return {name: hits for name, hits in node.assembly.node.services.tally.limits.items() if hits}
+
+
+def token(user: str) -> str:
+    return sign_connection(user, SECRET, 60)
+
+
+async def refused(client: Client, **connect: Any) -> None:
+    await client.say({"connect": connect})
+    assert client.socket.closed_with is Disconnect.CONNECTION_LIMIT
+
+
+# ---- connections of a user
+
+
+async def test_a_user_has_so_many_connections_and_no_more() -> None:
+    _, node = node_of(secret=SECRET, insecure=False, user_connection_limit=2)
+    ann = [await node.client(token=token("ann")) for _ in range(2)]
+    await refused(node.open(), token=token("ann"))
+    assert limits(node) == {"user_connections": 1}
+    # Others are not concerned.
+    await node.client(token=token("bob"))
+    # One that ends makes room for another.
+    node.assembly.node.closed(ann[0].connection)
+    await node.client(token=token("ann"))
+    await refused(node.open(), token=token("ann"))
+
+
+async def test_of_those_who_come_together_no_more_are_let_in() -> None:
+    _, node = node_of(secret=SECRET, insecure=False, user_connection_limit=3)
+    clients = [node.open() for _ in range(10)]
+    await asyncio.gather(*(client.say({"connect": {"token": token("ann")}}) for client in clients))
+    assert sum(client.socket.closed_with is None for client in clients) == 3
+
+
+async def test_who_has_no_name_is_not_counted() -> None:
+    _, node = node_of(user_connection_limit=1)
+    for _ in range(3):
+        await node.client()
+    assert limits(node) == {}
+
+
+def test_3504_is_final_to_sdks() -> None:
+    assert Disconnect.CONNECTION_LIMIT.value.code == 3504
+    assert Disconnect.CONNECTION_LIMIT.value.terminal
+
+
+# ---- publications
+
+
+class Waits:
+    """Who waits for its rate: the clock goes on for as long as that takes, without anybody waiting in truth."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.seconds: list[float] = []
+        # Cleared: who waits goes on waiting.
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await self.go_on.wait()
+        self.clock.advance(seconds)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    waits = Waits()
+    monkeypatch.setattr(pace, "sleep", waits.sleep)
+    return waits
+
+
+def publishing_node(waits: Waits, rate_limit: float, **client: Any) -> tuple[Fleet, LocalNode]:
+    fleet, node = node_of(publish_rate_limit=rate_limit, **client)
+    waits.clock = fleet.clock
+    return fleet, node
+
+
+def throttled_s(node: LocalNode) -> float:
+    return node.assembly.node.services.tally.throttled_s
+
+
+async def test_a_loop_of_publications_is_held_to_the_rate_and_never_refused(waits: Waits) -> None:
+    fleet, node = publishing_node(waits, 10.0)
+    client = await node.client()
+    answers = [await client.publish("room", number) for number in range(50)]
+    assert answers == [{}] * 50
+    assert logged(fleet.world) == list(range(50))
+    # Twice the rate at once, then a tenth of a second each.
+    assert waits.seconds == pytest.approx([0.1] * 30)
+    assert limits(node) == {"publish_rate": 30}
+    assert throttled_s(node) == pytest.approx(3.0)
+
+
+async def test_publications_of_one_frame_wait_as_long_as_they_can(waits: Waits) -> None:
+    fleet, node = publishing_node(waits, 10.0)
+    client = await node.client()
+    ids = await client.say(
+        *({"publish": {"channel": "room", "data": number}} for number in range(60))
+    )
+    codes = [(await client.answer(each)).get("error", {}).get("code") for each in ids]
+    # Twice the rate at once, and what there is room for in the time in which they can still be answered.
+    in_time = 20 + round(10 * PUBLISH_WAIT_S)
+    assert codes == [None] * in_time + [TOO_MANY] * (60 - in_time)
+    assert logged(fleet.world) == list(range(in_time)), "refused is not published"
+    assert sum(waits.seconds) == pytest.approx(PUBLISH_WAIT_S)
+    assert throttled_s(node) == pytest.approx(PUBLISH_WAIT_S)
+    assert limits(node) == {"publish_rate": 40}
+    # What was refused does not count.
+    assert await client.publish("room", "next") == {}
+    assert waits.seconds[-1] == pytest.approx(0.1)
+
+
+async def test_a_publication_that_cannot_wait_is_refused_at_once_and_did_not_happen(
+    waits: Waits,
+) -> None:
+    fleet, node = publishing_node(waits, 0.4)
+    client = await node.client()
+    assert [await client.publish("room", number) for number in range(3)] == [{}, TOO_MANY, TOO_MANY]
+    assert logged(fleet.world) == [0]
+    assert waits.seconds == []
+    assert throttled_s(node) == 0
+    fleet.clock.advance(2.5)
+    assert await client.publish("room", "later") == {}
+
+
+async def test_signals_and_calls_count_and_other_commands_do_not(waits: Waits) -> None:
+    _, node = publishing_node(waits, 1.0)
+    client = await node.client()
+    call = {"method": "roomcast.publish", "data": {"channel": "room", "data": 2}}
+    assert await client.publish("plain:x", 1) == {}
+    assert (await client.ask("rpc", **call))["data"]["offset"] == 1
+    assert waits.seconds == []
+    assert await client.publish("plain:x", 3) == {}
+    assert waits.seconds == [1.0]
+    assert (await client.ask("rpc", **call))["data"]["offset"] == 2
+    assert waits.seconds == [1.0, 1.0]
+    assert isinstance(await client.ask("history", channel="room", limit=0), dict)
+    assert waits.seconds == [1.0, 1.0]
+
+
+async def test_connections_have_rates_of_their_own(waits: Waits) -> None:
+    _, node = publishing_node(waits, 0.4)
+    one, other = await node.client(), await node.client()
+    assert [await one.publish("room", 1), await one.publish("room", 2)] == [{}, TOO_MANY]
+    assert await other.publish("room", 3) == {}
+
+
+async def test_nothing_is_read_while_a_publication_waits_and_the_end_of_its_connection_is_its_own(
+    waits: Waits,
+) -> None:
+    fleet, node = publishing_node(waits, 1.0)
+    client = await node.client()
+    assert [await client.publish("room", number) for number in range(2)] == [{}, {}]
+    waits.go_on.clear()
+    saying = asyncio.create_task(
+        client.say(
+            {"publish": {"channel": "room", "data": 2}}, {"presence_stats": {"channel": "room"}}
+        )
+    )
+    await until(lambda: waits.seconds)
+    await settled()
+    assert not saying.done()
+    client.connection.close(Disconnect.SHUTDOWN)
+    waits.go_on.set()
+    ids = await saying
+    await settled()
+    assert logged(fleet.world) == [0, 1]
+    assert [client.socket.reply_to(each) for each in ids] == [None, None]
+
+
+# ---- commands
+
+
+async def test_commands_beyond_the_rate_wait_and_keep_their_order() -> None:
+    _, node = node_of(command_rate_limit=50.0, channel_limit=1)
+    client = node.open()
+    reads: list[dict[str, Any]] = [{"presence_stats": {"channel": "room"}}] * 100
+    ids = await client.say({"connect": {}}, *reads, {"history": {"channel": "room", "limit": 0}})
+    # 101 at once; the clock of the node stands still, so the last one has to wait for a fiftieth of a second.
+    tally = node.assembly.node.services.tally
+    assert limits(node) == {"command_rate": 1}
+    assert tally.throttled_s == pytest.approx(1 / 50)
+    await until(lambda: all(client.socket.reply_to(each) for each in ids))
+    assert client.socket.closed_with is None
+
+
+async def test_who_waits_is_not_read_from_and_may_be_closed() -> None:
+    _, node = node_of(command_rate_limit=0.01, channel_limit=1)
+    client = node.open()
+    await client.say({"connect": {}})
+    saying = asyncio.create_task(client.say({"publish": {"channel": "room", "data": 1}}))
+    await until(lambda: limits(node))
+    assert not saying.done()
+    client.connection.close(Disconnect.SHUTDOWN)
+    saying.cancel()
+    await asyncio.gather(saying, return_exceptions=True)
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+
+
+async def test_a_client_that_comes_back_subscribes_to_all_its_channels_at_once() -> None:
+    _, node = node_of(command_rate_limit=1.0, channel_limit=50)
+    client = node.open()
+    subscribes = [{"subscribe": {"channel": f"plain:{number}"}} for number in range(50)]
+    ids = await client.say({"connect": {}}, *subscribes)
+    await until(lambda: all(client.socket.reply_to(each) for each in ids))
+    assert limits(node) == {}
+
+
+async def test_limits_that_are_off_hold_nobody_up() -> None:
+    _, node = node_of(command_rate_limit=0, publish_rate_limit=0, user_connection_limit=0)
+    client = await node.client()
+    for number in range(1500):
+        assert await client.publish("plain:x", number) == {}
+    assert limits(node) == {}
+
+
+def test_a_rate_is_what_is_configured() -> None:
+    assert rate(0, BURST_S) is None
+    hundred = rate(100.0, BURST_S, 28)
+    assert hundred is not None
+    assert (hundred.per_s, hundred.burst) == (100.0, 228.0)
+    slow = rate(0.1, BURST_S)
+    assert slow is not None
+    assert slow.burst == 1.0
+
+
+# ---- those that answer with error 106
+
+
+async def test_channels_and_sizes_are_told_apart() -> None:
+    _, node = node_of(channel_limit=1, message_size_limit=1024)
+    client = await node.client()
+    await client.subscribe("room")
+    assert await client.subscribe("other") == 106
+    assert await client.publish("room", "x" * 2000) == 106
+    assert limits(node) == {"channels": 1, "message_size": 1}
+
+
+# ---- what is decoded, and how much in one turn
+
+
+class Read:
+    """What was decoded of a frame: sizes, and in which turn of the event loop. Everything else is as in JSON."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.turns: list[int] = []
+        self.turn = 0
+        self.reader = Reader(JSON_FRAMES.split, self._decode)
+
+    def _decode(self, line: bytes, bounds: Bounds) -> Command:
+        self.sizes.append(len(line) if len(line) <= bounds.command_bytes else 0)
+        self.turns.append(self.turn)
+        return JSON_FRAMES.decode(line, bounds)
+
+    async def while_others_run(self, taking: Coroutine[None, None, None]) -> None:
+        """Count the turns that the event loop takes meanwhile."""
+        task = asyncio.ensure_future(taking)
+        while not task.done():
+            self.turn += 1
+            await asyncio.sleep(0)
+        await task
+
+
+def lines(*commands: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(command) for command in commands)
+
+
+@pytest.mark.parametrize("frames", [1, 100], ids=["in one frame", "in frames that came at once"])
+async def test_many_commands_let_the_event_loop_go_by(frames: int) -> None:
+    _, node = node_of(command_rate_limit=0.0)
+    client, read, count = await node.client(), Read(), 100
+    said = [{"id": 100 + index, "ping": {}} for index in range(count)]
+
+    async def taken() -> None:
+        for chunk in range(frames):
+            await client.connection.receive(lines(*said[chunk::frames]), read.reader)
+
+    await read.while_others_run(taken())
+    assert len(read.turns) == count
+    most = TURN_BYTES // COMMAND_BYTES_MIN
+    assert max(Counter(read.turns).values()) <= most
+    # No more turns than that takes, either.
+    assert read.turn <= count // most + 3
+
+
+async def test_large_commands_let_the_event_loop_go_by() -> None:
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0)
+    client, read = await node.client(), Read()
+    data = "x" * (TURN_BYTES // 2)
+    said = [{"id": 100 + index, "publish": {"channel": "c", "data": data}} for index in range(8)]
+    await read.while_others_run(client.connection.receive(lines(*said), read.reader))
+    assert max(Counter(read.turns).values()) == 1
+
+
+async def test_before_connect_nothing_large_is_decoded() -> None:
+    _, node = node_of(channel_limit=1)
+    client, read = node.open(), Read()
+    room = CONNECT_BYTES_MIN + CONNECT_BYTES_A_CHANNEL
+    connect = lines({"id": 1, "connect": {"data": ""}}).replace('""', f'"{"x" * room}"')
+    await client.connection.receive(connect, read.reader)
+    assert client.socket.closed_with is Disconnect.BAD_REQUEST
+    assert read.sizes == [0]
+
+
+async def test_what_is_sent_with_connect_is_decoded_after_it() -> None:
+    """And not at all, if there is no connection."""
+    _, node = node_of(secret=SECRET, insecure=False)
+    client, read = node.open(), Read()
+    frame = lines({"id": 1, "connect": {"token": "none"}}, {"id": 2, "subscribe": {"channel": "c"}})
+    await client.connection.receive(frame, read.reader)
+    assert client.socket.closed_with is Disconnect.INVALID_TOKEN
+    assert len(read.sizes) == 1
+
+
+async def test_a_connect_has_no_more_subs_than_a_client_channels() -> None:
+    _, node = node_of(channel_limit=2)
+    subs = {name: {"recover": True, "epoch": "e"} for name in "abc"}
+    many = node.open()
+    await many.say({"connect": {"subs": subs}})
+    assert many.socket.closed_with is Disconnect.BAD_REQUEST
+    few = node.open()
+    del subs["a"]
+    assert await few.ask("connect", subs=subs)
+
+
+async def test_a_command_that_is_too_large_is_answered_and_not_decoded() -> None:
+    _, node = node_of(message_size_limit=1024)
+    client, read = await node.client(), Read()
+    said = lines({"publish": {"channel": "c", "data": "x" * 1024}, "id": 7}, {"ping": {}, "id": 8})
+    await client.connection.receive(said, read.reader)
+    assert read.sizes[0] == 0
+    answers = [client.socket.reply_to(command_id) for command_id in (7, 8)]
+    assert [answer and answer["error"]["code"] for answer in answers] == [106, 108]
+    assert limits(node) == {"message_size": 1}

@@ -1,0 +1,491 @@
+"""Orders of the application: found, carried out and told by connections of this node and of another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, Final
+
+import jwt
+import pytest
+from structlog.testing import capture_logs
+
+from roomcast.auth.claims import ServerSubscription
+from roomcast.client import server_orders as orders_module
+from roomcast.client import subscribe as joins_module
+from roomcast.delivery import broadcaster as broadcaster_module
+from roomcast.delivery.envelope import Signal
+from roomcast.fleet.order_signals import (
+    DisconnectOrder,
+    Order,
+    RefreshOrder,
+    SubscribeOrder,
+    Target,
+    UnsubscribeOrder,
+    order_signal,
+)
+from roomcast.log.appender import Full, TooLarge
+from roomcast.ports import Throttled
+from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
+from roomcast.wire.codes import Disconnect, DisconnectCode
+from roomcast.wire.publication import StreamPosition
+from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, envelope, settled, until
+
+HISTORY: Final = ChannelOptions(history_size=10, history_ttl_s=60, allow_positioning=True)
+RULES: Final = ChannelRules(
+    without_namespace=replace(
+        HISTORY, allow_subscribe_for_client=True, allow_publish_for_client=True
+    ),
+    namespaces={
+        "plain": ChannelOptions(allow_subscribe_for_client=True),
+        "sure": replace(HISTORY, force_recovery=True),
+        "seen": replace(HISTORY, presence=True, join_leave=True, force_push_join_leave=True),
+    },
+)
+BANNED: Final = DisconnectCode(4500, "banned")
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+@pytest.fixture
+async def nodes(fleet: Fleet) -> AsyncIterator[tuple[LocalNode, LocalNode]]:
+    """Two nodes that hear each other."""
+    made = (secured(fleet, "a"), secured(fleet, "b"))
+    fleet.stream_to_topic()
+    async with AsyncExitStack() as running:
+        for node in made:
+            await running.enter_async_context(node.running())
+        yield made
+        for node in made:
+            await node.close()
+
+
+def secured(fleet: Fleet, name: str, **changes: Any) -> LocalNode:
+    return fleet.node(name, insecure=False, secret=SECRET, rules=RULES, **changes)
+
+
+@pytest.fixture
+async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
+    made = secured(fleet, "a")
+    yield made
+    await made.close()
+
+
+async def connected(node: LocalNode, user: str = "ann", **claims: Any) -> Client:
+    return await node.client(token=jwt.encode({"sub": user, **claims}, SECRET))
+
+
+def give(node: LocalNode, order: Order) -> None:
+    node.assembly.node.orders.give(order)
+
+
+def closed_with(client: Client) -> Any:
+    return client.socket.closed_with
+
+
+def subscribed(client: Client, channel: str) -> list[Any]:
+    """What the client was told of its subscription by the server."""
+    return [
+        push["subscribe"]
+        for push in client.socket.pushes
+        if push.get("channel") == channel and "subscribe" in push
+    ]
+
+
+# ---- who is meant
+
+
+async def test_an_order_is_for_the_user_on_whatever_node(
+    nodes: tuple[LocalNode, LocalNode],
+) -> None:
+    here, there = nodes
+    ann_here, ann_there, bob = (
+        await connected(here),
+        await connected(there),
+        await connected(there, "bob"),
+    )
+    give(here, DisconnectOrder(Target("ann"), BANNED))
+    assert closed_with(ann_here) == BANNED, "here it is carried out at once"
+    await until(lambda: closed_with(ann_there))
+    assert closed_with(ann_there) == BANNED
+    assert closed_with(bob) is None
+
+
+async def test_an_order_may_be_for_one_client_or_all_but_some(node: LocalNode) -> None:
+    ann = [await connected(node) for _ in range(4)]
+    bob = await connected(node, "bob")
+    give(node, DisconnectOrder(Target("ann", ann[0].id), BANNED))
+    give(node, DisconnectOrder(Target(None, ann[1].id), BANNED))
+    give(node, DisconnectOrder(Target("ann", bob.id), BANNED))
+    give(node, DisconnectOrder(Target("ann", session="s"), BANNED))
+    give(node, DisconnectOrder(Target(""), BANNED))
+    assert [closed_with(each) for each in (*ann, bob)] == [BANNED, BANNED, None, None, None]
+    give(node, DisconnectOrder(Target("ann"), BANNED, frozenset({ann[2].id})))
+    assert [closed_with(each) for each in (*ann, bob)] == [BANNED, BANNED, None, BANNED, None]
+    assert node.assembly.node.services.roster.users == 2
+
+
+async def test_a_repeat_is_known_however_much_came_between(node: LocalNode) -> None:
+    """Whoever was disconnected may have come back."""
+    body = envelope(signals=[order_signal(DisconnectOrder(Target("ann"), BANNED), "b", "1")])
+    first = await connected(node)
+    node.assembly.intake.take([body])
+    assert closed_with(first) == BANNED
+    noise = [Signal("join", str(number), "b", "plain:x", {}) for number in range(10_100)]
+    node.assembly.intake.take(
+        [envelope(signals=noise[at : at + 1000]) for at in range(0, len(noise), 1000)]
+    )
+    second = await connected(node)
+    node.assembly.intake.take([body])
+    assert closed_with(second) is None
+
+
+async def test_what_is_no_order_does_nothing(node: LocalNode) -> None:
+    ann = await connected(node)
+    with capture_logs() as logs:
+        node.assembly.intake.take(
+            [
+                envelope(signals=[Signal("disconnect", "1", "b", "", {"client": 5})]),
+                envelope(signals=[Signal("unheard-of", "2", "b", "", {"user": "ann"})]),
+            ]
+        )
+    assert [entry["event"] for entry in logs] == ["order_malformed"]
+    assert closed_with(ann) is None
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [
+        ("disconnect", {"code": 0}),
+        ("disconnect", {"code": 1009, "reason": "an SDK would not come back"}),
+        ("disconnect", {"code": 4000, "reason": '{"reconnect":false}'}),
+        ("refresh", {"expires_at": 2**60}),
+        ("subscribe", {"since": {"offset": 2**60}}),
+    ],
+)
+async def test_an_order_that_no_server_gives_is_not_carried_out(
+    node: LocalNode, kind: str, said: dict[str, Any]
+) -> None:
+    """Whoever may publish to the topic can write one."""
+    ann = await connected(node)
+    with capture_logs() as logs:
+        node.assembly.intake.take(
+            [envelope(signals=[Signal(kind, "1", "b", "room", {"user": "ann"} | said)])]
+        )
+    assert [entry["event"] for entry in logs] == ["order_malformed"]
+    assert closed_with(ann) is None
+    assert ann.socket.pushes == []
+
+
+async def test_an_order_is_given_to_everybody_or_to_nobody(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = await connected(node)
+    whitelist = frozenset(f"{number:064d}" for number in range(3000))
+    with pytest.raises(TooLarge):
+        give(node, DisconnectOrder(Target("ann"), BANNED, whitelist))
+    monkeypatch.setattr(broadcaster_module, "WAITING_BYTES_MAX", 0)
+    with pytest.raises(Full):
+        give(node, DisconnectOrder(Target("ann"), BANNED))
+    assert closed_with(ann) is None
+
+
+# ---- unsubscribe
+
+
+async def test_a_subscription_is_ended_whoever_made_it(nodes: tuple[LocalNode, LocalNode]) -> None:
+    here, there = nodes
+    ann, bob = (
+        await connected(there, channels=["seen:x"]),
+        await connected(there, "bob", channels=["seen:x"]),
+    )
+    await ann.subscribe("room")
+    for channel in ("room", "seen:x"):
+        give(here, UnsubscribeOrder(Target("ann"), channel))
+    await until(lambda: ann.socket.unsubscribed("room") and ann.socket.unsubscribed("seen:x"))
+    assert ann.socket.unsubscribed("room") == ann.socket.unsubscribed("seen:x") == [2000]
+    await until(lambda: bob.socket.told("seen:x", "leave"))
+    assert bob.socket.told("seen:x", "leave") == [ann.id]
+    await there.assembly.background.finish()
+    assert (await there.assembly.node.services.presence.members("seen:x")).keys() == {bob.id}
+    assert ann.connection.session.channels == set()
+    # It may subscribe again.
+    assert isinstance(await ann.subscribe("room"), dict)
+
+
+async def test_what_a_client_says_does_not_meet_an_order_half_way(
+    fleet: Fleet, node: LocalNode
+) -> None:
+    """Also one that came while it waited for another."""
+    ann = await connected(node)
+    held = fleet.traffic.hold("newest")
+    give(node, SubscribeOrder(Target("ann"), "room"))
+    await held.arrived()
+    saying = asyncio.create_task(ann.say({"subscribe": {"channel": "room"}}))
+    await settled()
+    give(node, UnsubscribeOrder(Target("ann"), "room"))
+    held.release()
+    [command] = await saying
+    assert "subscribe" in await ann.answer(command)
+    assert ann.socket.unsubscribed("room") == [2000]
+    assert not ann.connection._subscriptions["room"].is_server_side
+
+
+async def test_all_subscriptions_may_be_ended_at_once(node: LocalNode) -> None:
+    ann = await connected(node)
+    for channel in ("one", "two", "plain:x"):
+        await ann.subscribe(channel)
+    give(node, UnsubscribeOrder(Target("ann"), "not:subscribed"))
+    give(node, UnsubscribeOrder(Target("ann"), ""))
+    await until(lambda: len(ann.socket.pushes) == 3)
+    assert {push["channel"] for push in ann.socket.pushes} == {"one", "two", "plain:x"}
+    assert not len(node.assembly.hub)
+
+
+async def test_a_subscription_that_is_being_made_is_ended_after_it(
+    fleet: Fleet, node: LocalNode
+) -> None:
+    ann = await connected(node)
+    held = fleet.traffic.hold("newest")
+    [command] = await ann.say({"subscribe": {"channel": "room"}})
+    await held.arrived()
+    give(node, UnsubscribeOrder(Target("ann"), "room"))
+    await settled()
+    assert ann.socket.pushes == []
+    held.release()
+    assert "subscribe" in await ann.answer(command)
+    await until(lambda: ann.socket.unsubscribed("room"))
+    # What the client says after it waits for it as well.
+    held = fleet.traffic.hold("newest")
+    [command] = await ann.say({"subscribe": {"channel": "room"}})
+    await held.arrived()
+    give(node, UnsubscribeOrder(Target("ann"), "room"))
+    give(node, SubscribeOrder(Target("ann"), "room"))
+    saying = asyncio.create_task(ann.say({"subscribe": {"channel": "room"}}))
+    await settled()
+    held.release()
+    [again] = await saying
+    assert (await ann.answer(again))["error"]["code"] == 105
+    assert [next(iter(push.keys() - {"channel"})) for push in ann.socket.pushes] == [
+        "unsubscribe",
+        "unsubscribe",
+        "subscribe",
+    ]
+
+
+# ---- subscribe
+
+
+async def test_a_client_is_subscribed_and_told(nodes: tuple[LocalNode, LocalNode]) -> None:
+    here, there = nodes
+    bob, ann = await connected(there, "bob", channels=["seen:x"]), await connected(there)
+    sub = ServerSubscription(info={"role": "guest"}, data={"hello": 1})
+    give(here, SubscribeOrder(Target("ann"), "seen:x", sub))
+    await until(lambda: subscribed(ann, "seen:x"))
+    assert subscribed(ann, "seen:x") == [{"data": {"hello": 1}}]
+    await until(lambda: bob.socket.told("seen:x", "join") == [bob.id, ann.id])
+    members = await there.assembly.node.services.presence.members("seen:x")
+    assert members[ann.id].chan_info == {"role": "guest"}
+    await bob.connection.receive(b'{"id":99,"publish":{"channel":"seen:x","data":1}}')
+    assert ann.connection._subscriptions["seen:x"].is_server_side
+
+
+async def test_publications_follow_the_news(node: LocalNode) -> None:
+    writer, ann = await connected(node, "bob"), await connected(node)
+    for number in range(1, 4):
+        assert await writer.publish("room", number) == {}
+    epoch = (await writer.subscribe("room", positioned=True))["epoch"]
+    order = SubscribeOrder(Target("ann"), "room", since=StreamPosition(epoch, 1))
+    give(node, order)
+    await until(lambda: ann.socket.offsets("room") == [2, 3])
+    assert subscribed(ann, "room") == [{"positioned": True, "epoch": epoch, "offset": 1}]
+    assert "subscribe" in ann.socket.pushes[0], "the news comes first"
+    await writer.publish("room", 4)
+    await until(lambda: ann.socket.offsets("room") == [2, 3, 4])
+
+
+async def test_what_cannot_be_recovered_begins_at_the_top(node: LocalNode) -> None:
+    writer, ann = await connected(node, "bob"), await connected(node)
+    await writer.publish("room", 1)
+    epoch = (await writer.subscribe("room", positioned=True))["epoch"]
+    give(node, SubscribeOrder(Target("ann"), "room", since=StreamPosition("another", 0)))
+    await until(lambda: subscribed(ann, "room"))
+    assert subscribed(ann, "room") == [{"positioned": True, "epoch": epoch, "offset": 1}]
+    assert ann.socket.offsets("room") == []
+
+
+async def test_options_of_the_subscription_may_be_others(node: LocalNode) -> None:
+    ann = await connected(node)
+    sub = ServerSubscription(override=ChannelOverride(force_recovery=True, presence=True))
+    give(node, SubscribeOrder(Target("ann"), "room", sub))
+    await until(lambda: subscribed(ann, "room"))
+    [told] = subscribed(ann, "room")
+    assert told["recoverable"] is True
+    assert "offset" not in told
+    assert (await node.assembly.node.services.presence.members("room")).keys() == {ann.id}
+
+
+async def test_whoever_is_subscribed_stays_as_they_are(node: LocalNode) -> None:
+    ann = await connected(node)
+    await ann.subscribe("room")
+    give(node, SubscribeOrder(Target("ann"), "room", ServerSubscription(data=1)))
+    give(node, SubscribeOrder(Target("ann"), "no:where"))
+    await until(lambda: not ann.connection._turns)
+    assert ann.socket.pushes == []
+    assert not ann.connection._subscriptions["room"].is_server_side
+    await ann.ask("unsubscribe", channel="room")
+    assert ann.connection.session.channels == set()
+
+
+async def test_a_client_cannot_end_what_the_server_made(node: LocalNode) -> None:
+    ann = await connected(node, channels=["room"])
+    assert await ann.ask("unsubscribe", channel="room") == {}
+    assert await ann.subscribe("room") == 105
+    assert await ann.ask("publish", channel="room", data=1) == {}
+    assert ann.socket.offsets("room") == [1]
+
+
+async def test_a_subscription_that_the_log_does_not_answer_for_leaves_nothing(
+    fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.01)
+    ann = await connected(node)
+    held = fleet.traffic.hold("newest")
+    with capture_logs() as logs:
+        give(node, SubscribeOrder(Target("ann"), "seen:x"))
+        await held.arrived()
+        await until(lambda: not ann.connection._turns)
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
+        "subscribe_failed"
+    ]
+    held.release()
+    await node.assembly.background.finish()
+    assert ann.connection.session.channels == set()
+    assert ann.socket.pushes == []
+    assert await node.assembly.node.services.presence.members("seen:x") == {}
+
+
+async def test_a_hole_in_what_the_server_made_closes_the_connection(node: LocalNode) -> None:
+    """Its client cannot subscribe again by itself."""
+    ann = await connected(node, channels=["room", "seen:x"])
+    node.assembly.hub.lost("room")
+    assert closed_with(ann) is Disconnect.INSUFFICIENT_STATE
+    assert not len(node.assembly.hub)
+
+
+async def test_a_subscription_for_a_time_ends_with_the_connection(
+    fleet: Fleet, node: LocalNode
+) -> None:
+    ann, bob = await connected(node), await connected(node, "bob")
+    now_s = fleet.clock.now_ms() // 1000
+    give(node, SubscribeOrder(Target("ann"), "room", expires_at=now_s + 60))
+    give(node, SubscribeOrder(Target("bob"), "room", expires_at=now_s))
+    await until(lambda: closed_with(bob))
+    assert closed_with(bob) is Disconnect.SUBSCRIPTION_EXPIRED
+    await until(lambda: not ann.connection._turns)
+    ends_in = ann.connection._expiry._deadlines._ends["room"] - asyncio.get_running_loop().time()
+    assert 58 < ends_in <= 60
+    await ann.say({"sub_refresh": {"channel": "room", "token": "t"}})
+    assert closed_with(ann) is Disconnect.BAD_REQUEST
+
+
+async def test_orders_that_wait_are_bounded(
+    fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders_module, "ORDERS_UNDER_WAY_MAX", 2)
+    ann = await connected(node)
+    held = fleet.traffic.hold("newest")
+    for channel in ("one", "two", "three"):
+        give(node, SubscribeOrder(Target("ann"), channel))
+    await held.arrived(2)
+    held.release()
+    await until(lambda: not ann.connection._turns)
+    assert ann.connection.session.channels == {"one", "two"}
+    give(node, SubscribeOrder(Target("ann"), "three"))
+    await until(lambda: ann.connection.session.channels == {"one", "two", "three"})
+
+
+async def test_an_order_ends_with_its_connection(fleet: Fleet, node: LocalNode) -> None:
+    ann = await connected(node)
+    held = fleet.traffic.hold("newest")
+    give(node, SubscribeOrder(Target("ann"), "seen:x"))
+    await held.arrived()
+    give(node, UnsubscribeOrder(Target("ann"), "seen:x"))
+    ann.connection.close(Disconnect.SHUTDOWN)
+    held.release()
+    await node.assembly.background.finish()
+    await until(lambda: not ann.connection._tasks)
+    assert not len(node.assembly.hub)
+    assert await node.assembly.node.services.presence.members("seen:x") == {}
+    assert node.assembly.node.services.roster.find(Target("ann")) == []
+
+
+# ---- refresh
+
+
+async def test_how_long_a_connection_lasts_may_be_set(
+    fleet: Fleet, nodes: tuple[LocalNode, LocalNode]
+) -> None:
+    here, there = nodes
+    ann = await connected(there)
+    now_s = fleet.clock.now_ms() // 1000
+    give(here, RefreshOrder(Target("ann"), expires_at=now_s + 60, info={"name": "Ann"}))
+    await until(lambda: ann.socket.pushes)
+    assert ann.socket.pushes == [{"refresh": {"expires": True, "ttl": 60}}]
+    assert None in ann.connection._expiry._deadlines._ends
+    assert ann.connection.session.info.conn_info == {"name": "Ann"}
+    give(here, RefreshOrder(Target("ann")))
+    await until(lambda: len(ann.socket.pushes) == 2)
+    assert ann.socket.pushes[1] == {"refresh": {}}
+    assert len(ann.connection._expiry._deadlines) == 0
+    assert ann.connection.session.info.conn_info == {"name": "Ann"}
+
+
+async def test_a_connection_may_have_expired(fleet: Fleet, node: LocalNode) -> None:
+    ann, bob = await connected(node), await connected(node, "bob")
+    give(node, RefreshOrder(Target("ann"), expired=True))
+    assert closed_with(ann) is Disconnect.EXPIRED
+    give(node, RefreshOrder(Target("bob"), expires_at=fleet.clock.now_ms() // 1000 - 1))
+    assert closed_with(bob) is Disconnect.EXPIRED
+
+
+# ---- what the log says of it
+
+
+async def test_an_order_is_logged_where_it_finds_somebody(node: LocalNode) -> None:
+    ann = await connected(node)
+    with capture_logs() as logs:
+        give(node, SubscribeOrder(Target("ann"), "room", ServerSubscription("private", "private")))
+        give(node, RefreshOrder(Target(None, ann.id)))
+        give(node, RefreshOrder(Target("nobody")))
+        await until(lambda: not ann.connection._turns)
+    assert [entry for entry in logs if entry["event"] == "order"] == [
+        {
+            "event": "order",
+            "log_level": "info",
+            "kind": "subscribe",
+            "connections": 1,
+            "user": "ann",
+        },
+        {
+            "event": "order",
+            "log_level": "info",
+            "kind": "refresh",
+            "connections": 1,
+            "client": ann.id,
+        },
+    ]
+    assert "private" not in repr(logs)
+
+
+async def test_the_table_may_fail(fleet: Fleet, node: LocalNode) -> None:
+    ann = await connected(node)
+    fleet.world.fail_next("add", Throttled("simulated"))
+    give(node, SubscribeOrder(Target("ann"), "seen:x"))
+    await until(lambda: not ann.connection._turns)
+    assert ann.connection.session.channels == set()

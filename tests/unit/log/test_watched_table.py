@@ -1,0 +1,118 @@
+"""The watch on the channels table: what is counted, and what is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from roomcast.log.channel_log import ChannelLog
+from roomcast.log.item import Head
+from roomcast.log.ports import BeliefEnded
+from roomcast.log.watched_table import HANGS_S, WatchedTable
+from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.streaks import LASTS_S
+from roomcast.testing.memory import MemoryChannelTable
+from tests.unit.worlds import Fleet, Ids, no_jitter, until
+
+
+class World:
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.clock = self.fleet.clock
+        self.table = WatchedTable(MemoryChannelTable(self.fleet.world, self.clock), self.clock)
+        self.log = ChannelLog(self.table, self.clock, Ids("a"), no_jitter, node="a", generation="0")
+        self.written = 0
+        self.table.written = self._written
+
+    def _written(self) -> None:
+        self.written += 1
+
+    async def reads_fail(self, error: PortError, times: int = 1) -> None:
+        self.fleet.world.fail_next("head", error, times=times)
+        for _ in range(times):
+            with pytest.raises(type(error)):
+                await self.table.head("room")
+
+    async def writes_fail(self, error: PortError, times: int = 1) -> None:
+        self.fleet.world.fail_next("put_head", error, times=times)
+        for _ in range(times):
+            with pytest.raises(type(error)):
+                await self.table.put_head(Head("room", "e", 0, 0, 0, "v", 0), None)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.mark.parametrize("error", [Throttled(), UnknownOutcome(), Refused("denied")])
+async def test_reads_that_fail_one_after_the_other_are_told(world: World, error: PortError) -> None:
+    await world.reads_fail(error)
+    world.clock.advance(LASTS_S)
+    assert (world.table.fails, world.table.trouble()) == (False, "")
+    await world.reads_fail(error)
+    assert (world.table.fails, world.table.trouble()) == (True, "2 reads")
+    await world.table.head("room")
+    assert (world.table.fails, world.table.trouble()) == (False, "")
+
+
+@pytest.mark.parametrize("error", [Throttled(), UnknownOutcome(), Refused("denied")])
+async def test_reads_that_work_do_not_hide_writes_that_fail(world: World, error: PortError) -> None:
+    await world.writes_fail(error)
+    world.clock.advance(LASTS_S)
+    await world.table.head("room")
+    await world.writes_fail(error)
+    await world.table.head("room")
+    assert world.table.trouble() == "2 writes"
+    await world.reads_fail(error)
+    world.clock.advance(LASTS_S)
+    await world.reads_fail(error)
+    assert world.table.trouble() == "2 reads and 2 writes"
+
+
+async def test_who_gives_up_waiting_has_met_a_table_that_hangs(world: World) -> None:
+    """A subscribe waits for less than a call may take."""
+    for waited_s, failures in ((HANGS_S / 2, 0), (HANGS_S, 1), (HANGS_S, 2)):
+        held = world.fleet.traffic.hold("head")
+        reading = asyncio.create_task(world.table.head("room"))
+        await held.arrived()
+        world.clock.advance(waited_s)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        held.release()
+        assert world.table.reads.failures == failures
+    assert world.table.trouble() == "2 reads"
+
+
+async def test_what_was_not_sent_says_nothing_of_the_table(world: World) -> None:
+    for _ in range(3):
+        world.fleet.world.fail_next("put_head", BeliefEnded())
+        with pytest.raises(BeliefEnded):
+            await world.table.put_head(Head("room", "e", 0, 0, 0, "v", 0), None)
+        world.clock.advance(LASTS_S)
+    assert world.table.trouble() == ""
+
+
+async def test_whoever_listens_is_told_of_what_is_in(world: World) -> None:
+    """Of appends, with a key or without; and not of heads, which do not come round, nor of races that were lost."""
+    node, other = world.fleet.node("a"), world.fleet.node("b")
+    told: list[str] = []
+    node.assembly.table.written = lambda: told.append("a")
+    other.assembly.table.written = lambda: told.append("b")
+    client = await node.client()
+    await client.subscribe("room")
+    assert told == []
+    await client.publish("room", 1)
+    assert told == ["a"]
+    rival = await other.client()
+    await rival.publish("room", 2)
+    await client.publish("room", 3)
+    assert told == ["a", "b", "a"], "the first attempt for offset 3 lost"
+    await client.ask(
+        "rpc",
+        method="roomcast.publish",
+        data={"channel": "room", "data": 4, "idempotency_key": "k"},
+    )
+    assert told == ["a", "b", "a", "a"]
+    await until(lambda: len(world.fleet.world.stream) == 4)

@@ -1,0 +1,431 @@
+"""One node: its connections and their limit, its background, its drain, and what its health says."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from types import SimpleNamespace
+from typing import Final
+
+import pytest
+
+from roomcast.delivery.canary_rules import Hearing
+from roomcast.delivery.deleter import FAILURES_TOLD
+from roomcast.node import node as node_module
+from roomcast.node.node import BACKGROUND_MAX, Background, Health
+from roomcast.ports import Refused, UnknownOutcome
+from roomcast.wire.codes import Disconnect
+from tests.unit.worlds import DEADLINE_S, Fleet, logged, no_jitter, settled, until
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+# ---- connections
+
+
+async def test_connections_are_counted_until_they_are_closed(fleet: Fleet) -> None:
+    node = fleet.node()
+    clients = [node.open() for _ in range(3)]
+    assert len(node.assembly.node) == 3
+    for client in clients:
+        node.assembly.node.closed(client.connection)
+        node.assembly.node.closed(client.connection)
+    assert len(node.assembly.node) == 0
+
+
+async def test_a_full_node_takes_no_clients(fleet: Fleet) -> None:
+    node = fleet.node(connection_limit=2)
+    first = node.open()
+    assert node.assembly.node.takes_clients()
+    second = node.open()
+    assert not node.assembly.node.takes_clients()
+    for client in (first, second):
+        node.assembly.node.closed(client.connection)
+    assert node.assembly.node.takes_clients()
+
+
+async def test_without_a_limit_there_is_always_room(fleet: Fleet) -> None:
+    node = fleet.node(connection_limit=0)
+    clients = [node.open() for _ in range(50)]
+    assert node.assembly.node.takes_clients()
+    for client in clients:
+        node.assembly.node.closed(client.connection)
+
+
+async def test_a_draining_node_takes_no_clients(fleet: Fleet) -> None:
+    node = fleet.node()
+    node.assembly.node.health.draining = True
+    assert not node.assembly.node.takes_clients()
+
+
+# ---- drain
+
+
+async def test_a_drain_tells_every_client_to_go_elsewhere(fleet: Fleet) -> None:
+    node = fleet.node()
+    clients = [await node.client() for _ in range(5)]
+    for client in clients:
+        await client.subscribe("all:room")
+    await node.assembly.node.drain(0, no_jitter)
+    assert {client.socket.closed_with for client in clients} == {Disconnect.SHUTDOWN}
+    await node.assembly.background.finish()
+    assert fleet.world.presence == {}
+    assert len(node.assembly.dispatcher) == 0
+
+
+async def test_a_drain_of_nobody_takes_no_time(fleet: Fleet) -> None:
+    await asyncio.wait_for(fleet.node().assembly.node.drain(3600, no_jitter), 1)
+
+
+async def test_a_drain_closes_in_slices_over_its_time(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices: Final = 10
+    monkeypatch.setattr(node_module, "_SLICES_MAX", slices)
+    node = fleet.node()
+    clients = [node.open() for _ in range(95)]
+    slept: list[float] = []
+    open_before: list[int] = []
+
+    def still_open() -> int:
+        return sum(client.socket.closed_with is None for client in clients)
+
+    async def recorded(delay: float) -> None:
+        slept.append(delay)
+        open_before.append(still_open())
+
+    monkeypatch.setattr("roomcast.node.node.asyncio.sleep", recorded)
+    await node.assembly.node.drain(30, lambda: 0.5)
+    assert slept == pytest.approx([3.0] * (slices - 1))
+    closed = [
+        before - after for before, after in zip([95, *open_before], [*open_before, 0], strict=True)
+    ]
+    assert all(9 <= count <= 10 for count in closed)
+    assert still_open() == 0
+
+
+async def test_a_client_that_goes_during_a_drain_is_no_trouble(fleet: Fleet) -> None:
+    node = fleet.node()
+    clients = [node.open() for _ in range(3)]
+    draining = asyncio.create_task(node.assembly.node.drain(0.01, no_jitter))
+    await asyncio.sleep(0)
+    for client in clients:
+        node.assembly.node.closed(client.connection)
+    await draining
+    assert len(node.assembly.node) == 0
+
+
+async def test_a_drain_answers_what_is_under_way_first(fleet: Fleet) -> None:
+    """A publication that is not answered may be published again elsewhere."""
+    node = fleet.node()
+    client, idle = await node.client(), await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    [first] = await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    [second] = await client.say({"publish": {"channel": "room", "data": 2}})
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await until(lambda: idle.socket.closed_with is Disconnect.SHUTDOWN)
+    await settled()
+    assert client.socket.closed_with is None
+    held.release()
+    await draining
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+    assert [client.socket.reply_to(each) for each in (first, second)] == [
+        {"id": first, "publish": {}},
+        {"id": second, "publish": {}},
+    ]
+    assert logged(fleet.world) == [1, 2]
+
+
+async def test_a_drain_takes_no_further_commands(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not of the frame that is being taken, nor those that wait for their time: what is not answered was not done."""
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    paused = asyncio.Event()
+    going_on = asyncio.Event()
+
+    async def keep() -> None:
+        paused.set()
+        await going_on.wait()
+
+    monkeypatch.setattr(client.connection, "_pace", SimpleNamespace(keep=keep))
+    publishes = [{"publish": {"channel": "room", "data": each}} for each in (2, 3)]
+    saying = asyncio.create_task(client.say(*publishes))
+    await paused.wait()
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await settled()
+    going_on.set()
+    await saying
+    await client.say({"publish": {"channel": "room", "data": 4}})
+    held.release()
+    await draining
+    await node.assembly.appender.drain()
+    assert logged(fleet.world) == [1]
+    assert [line["id"] for line in client.socket.lines if "publish" in line] == [2]
+
+
+async def test_what_waits_for_a_place_when_the_connection_ends_is_not_published(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roomcast.client.connection.COMMANDS_UNDER_WAY_MAX", 1)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item", "answer")
+    publishes = [{"publish": {"channel": "room", "data": each}} for each in (1, 2)]
+    saying = asyncio.create_task(client.say(*publishes))
+    await held.arrived()
+    client.connection.close(Disconnect.SHUTDOWN)
+    held.release()
+    await saying
+    await node.assembly.appender.drain()
+    assert logged(fleet.world) == [1]
+
+
+async def test_a_drain_waits_for_answers_within_a_bound(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "ANSWERS_S", 0.02)
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    await asyncio.wait_for(node.assembly.node.drain(0, no_jitter), DEADLINE_S)
+    assert client.socket.closed_with is Disconnect.SHUTDOWN
+    held.release()
+    await node.assembly.appender.drain()
+
+
+async def test_a_drain_does_not_wait_for_who_is_gone(fleet: Fleet) -> None:
+    node = fleet.node()
+    client = await node.client()
+    held = fleet.traffic.hold("put_item")
+    await client.say({"publish": {"channel": "room", "data": 1}})
+    await held.arrived()
+    draining = asyncio.create_task(node.assembly.node.drain(0, no_jitter))
+    await settled()
+    assert not draining.done()
+    node.assembly.node.closed(client.connection)
+    await until(draining.done)
+    held.release()
+    await node.assembly.appender.drain()
+
+
+async def test_who_comes_through_the_handshake_during_a_drain_is_told_at_once(fleet: Fleet) -> None:
+    node = fleet.node()
+    node.assembly.node.health.draining = True
+    assert node.open().socket.closed_with is Disconnect.SHUTDOWN
+
+
+# ---- background
+
+
+async def test_background_work_is_bounded_in_how_much_runs_at_once() -> None:
+    background, release = Background(), asyncio.Event()
+    running = most = done = 0
+
+    async def work() -> None:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await release.wait()
+        running -= 1
+        done += 1
+
+    for _ in range(5 * BACKGROUND_MAX):
+        background.start(work())
+    await settled()
+    assert running == BACKGROUND_MAX
+    finishing = asyncio.create_task(background.finish())
+    release.set()
+    await finishing
+    assert (done, most) == (5 * BACKGROUND_MAX, BACKGROUND_MAX)
+
+
+async def test_waiting_for_the_background_includes_what_it_starts() -> None:
+    background, order = Background(), list[str]()
+
+    async def second() -> None:
+        order.append("second")
+
+    async def first() -> None:
+        background.start(second())
+        order.append("first")
+
+    background.start(first())
+    await background.finish()
+    assert order == ["first", "second"]
+
+
+async def test_cancelled_work_that_waited_for_a_place_never_begins() -> None:
+    """And is closed: a coroutine that was never awaited is a warning, and so an error here."""
+    background, release = Background(), asyncio.Event()
+    begun: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await release.wait()
+
+    tasks = [background.start(work(number)) for number in range(BACKGROUND_MAX + 1)]
+    await until(lambda: len(begun) == BACKGROUND_MAX)
+    tasks[-1].cancel()
+    await settled()
+    release.set()
+    await background.finish()
+    assert begun == list(range(BACKGROUND_MAX))
+
+
+# ---- health
+
+
+def test_a_node_that_hears_and_listens_is_ready() -> None:
+    health = Health(listening=True)
+    assert (health.reasons(), health.doubts()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "health, word",
+    [
+        (Health(), "starting"),
+        (Health(listening=True, draining=True), "draining"),
+        (Health(listening=True, deaf=lambda: True), "deaf"),
+    ],
+)
+def test_what_makes_a_node_unready_is_said(health: Health, word: str) -> None:
+    [reason] = health.reasons()
+    assert reason.startswith(word)
+    assert health.doubts() == []
+
+
+def test_what_is_not_proved_makes_it_degraded_only() -> None:
+    health = Health(listening=True, unproved=lambda: True)
+    assert health.reasons() == []
+    assert len(health.doubts()) == 1
+
+
+def test_keys_that_could_not_be_fetched_make_it_degraded_only() -> None:
+    health = Health(listening=True, keyless=lambda: True)
+    assert health.reasons() == []
+    [doubt] = health.doubts()
+    assert "client.token.jwks_public_endpoint" in doubt
+
+
+def test_messages_that_cannot_be_deleted_make_it_degraded_only() -> None:
+    health = Health(listening=True, undeleted=lambda: "no permission")
+    assert health.reasons() == []
+    assert health.doubts() == ["messages cannot be deleted: no permission"]
+
+
+def test_a_table_that_fails_makes_it_degraded_only() -> None:
+    """Perhaps it fails everybody: then no other node would serve its clients better."""
+    health = Health(
+        listening=True, table=lambda: "3 reads and 2 writes", heartbeats_failed=lambda: 2
+    )
+    assert health.reasons() == []
+    assert health.doubts() == [
+        "the channels table fails: 3 reads and 2 writes in a row",
+        "the nodes table fails: 2 heartbeats in a row",
+    ]
+    health.heartbeats_failed = lambda: 1
+    health.table = str
+    assert health.doubts() == []
+
+
+def test_a_node_that_alone_is_cut_off_is_not_ready() -> None:
+    health = Health(listening=True, cut_off=lambda: True)
+    [reason] = health.reasons()
+    assert reason.startswith("cut off")
+
+
+def test_what_is_late_is_said_when_canaries_are_not_missed_yet() -> None:
+    canary = SimpleNamespace(hearing=Hearing.SILENT, latency=None, silence_s=12.0, late_s=11.0)
+    [doubt] = Health(listening=True, canary=canary).doubts()
+    assert doubt.startswith("what was written 11 s ago has not come")
+
+
+@pytest.mark.parametrize(
+    "hearing, reasons, doubts", [(Hearing.WELL, 0, 0), (Hearing.SILENT, 0, 1), (Hearing.DEAF, 1, 0)]
+)
+def test_what_the_canary_knows_is_said(hearing: Hearing, reasons: int, doubts: int) -> None:
+    """A silent pipeline is no reason to end a node, or all would end."""
+    health = Health(
+        listening=True,
+        canary=SimpleNamespace(hearing=hearing, latency=None, silence_s=80.0, late_s=0.0),
+    )
+    assert (len(health.reasons()), len(health.doubts())) == (reasons, doubts)
+
+
+async def test_health_tells_of_undeleted_messages(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        for _ in range(FAILURES_TOLD):
+            fleet.world.fail_next("delete", Refused("no permission"))
+            before = fleet.traffic.calls["delete"]
+            fleet.world.send("{}")
+            await until(lambda before=before: fleet.traffic.calls["delete"] > before)  # type: ignore[misc]
+        await until(node.assembly.node.health.doubts)
+        assert node.assembly.node.health.doubts() == ["messages cannot be deleted: no permission"]
+
+
+async def test_health_follows_the_table(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        client = await node.client()
+        fleet.world.fail_next("newest", Refused("denied"), times=3)
+        for _ in range(3):
+            assert await client.subscribe("room") == 100
+            fleet.clock.advance(1)
+        [doubt] = node.assembly.node.health.doubts()
+        assert doubt == "the channels table fails: 3 reads in a row"
+        assert node.assembly.node.health.reasons() == []
+        assert isinstance(await client.subscribe("room"), dict)
+        assert node.assembly.node.health.doubts() == []
+
+
+async def test_what_a_node_wrote_comes_round(fleet: Fleet) -> None:
+    node = fleet.node()
+    async with node.running():
+        client = await node.client()
+        await client.publish("room", 1)
+        rounds = node.assembly.canary._rounds
+        assert rounds.due_s < inf
+        fleet.stream_to_topic()
+        await client.publish("room", 2)
+        await until(lambda: rounds.due_s == inf)
+
+
+async def test_a_queue_that_was_rebuilt_is_followed_by_a_look_at_open_channels(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I5: what was published while the node could not hear."""
+    monkeypatch.setattr("roomcast.delivery.poller._BACKOFF_FIRST_S", 0.0)
+    node, other = fleet.node(), fleet.node("b")
+    async with node.running():
+        client = await node.client()
+        await client.subscribe("all:room")
+        fleet.world.delete_queue(node.queue_names[-1])
+        writer = await other.client()
+        await writer.publish("all:room", "missed")
+        await until(lambda: client.socket.published("all:room") == ["missed"])
+
+
+async def test_health_follows_the_queue(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roomcast.delivery.poller._BACKOFF_FIRST_S", 0.0)
+    node = fleet.node()
+    health = node.assembly.node.health
+    assert health.doubts(), "nothing was heard yet"
+    async with node.running():
+        assert (health.reasons(), health.doubts()) == ([], [])
+        fleet.world.fail_next("open", UnknownOutcome(), times=20)
+        fleet.world.delete_queue(node.queue_names[-1])
+        await until(health.reasons)
+        assert health.reasons()[0].startswith("deaf")
+        await until(lambda: not health.reasons() and not health.doubts())

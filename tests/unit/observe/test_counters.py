@@ -1,0 +1,95 @@
+"""Histograms that count each value once, and labels that stay few."""
+
+from __future__ import annotations
+
+from functools import reduce
+from math import inf
+from operator import add
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roomcast.observe.counters import (
+    ATTEMPT_BOUNDS,
+    LATENCY_BOUNDS_S,
+    AppendTally,
+    ClientTally,
+    Histogram,
+    Limit,
+)
+from roomcast.wire.codes import Disconnect, DisconnectCode
+
+
+@given(st.lists(st.one_of(st.floats(0, 100), st.sampled_from(LATENCY_BOUNDS_S)), max_size=50))
+def test_a_bucket_holds_what_is_not_above_its_bound(values: list[float]) -> None:
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    assert histogram.count == len(values)
+    # One after the other: from Python 3.12 on, sum() makes up for what rounding loses.
+    assert histogram.sum == reduce(add, values, 0.0)
+    buckets = list(histogram.cumulative())
+    assert [bound for bound, _ in buckets] == [*LATENCY_BOUNDS_S, inf]
+    assert [number for _, number in buckets] == [
+        sum(value <= bound for value in values) for bound, _ in buckets
+    ]
+
+
+@given(st.lists(st.integers(1, 30)), st.lists(st.integers(1, 30)))
+def test_what_was_added_since_is_what_was_added(before: list[int], after: list[int]) -> None:
+    histogram, alone = Histogram(ATTEMPT_BOUNDS), Histogram(ATTEMPT_BOUNDS)
+    for value in before:
+        histogram.add(value)
+    earlier = histogram.copy()
+    for value in after:
+        histogram.add(value)
+        alone.add(value)
+    added = histogram.since(earlier)
+    assert list(added.cumulative()) == list(alone.cumulative())
+    assert (added.count, added.sum) == (alone.count, alone.sum)
+    assert added.mean() == (sum(after) / len(after) if after else None)
+    assert earlier.count == len(before), "a copy stays as it is"
+
+
+@given(st.lists(st.floats(0, 100), min_size=1), st.floats(0.01, 1))
+def test_a_quantile_is_a_bound_that_so_many_are_not_above(values: list[float], part: float) -> None:
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    told = histogram.quantile(part)
+    assert told is not None
+    assert sum(value <= told for value in values) >= part * len(values)
+    smaller = [bound for bound in LATENCY_BOUNDS_S if bound < told]
+    assert all(sum(value <= bound for value in values) < part * len(values) for bound in smaller)
+
+
+def test_of_no_value_there_is_no_quantile_and_no_mean() -> None:
+    assert Histogram().quantile(0.5) is None
+    assert Histogram().mean() is None
+    beyond = Histogram()
+    beyond.add(LATENCY_BOUNDS_S[-1] + 1)
+    assert beyond.quantile(0.5) == inf
+
+
+def test_what_is_rejected_is_known_not_to_be_in_and_may_be_tried_again() -> None:
+    tally = AppendTally()
+    for index, outcome in enumerate(tally.publications):
+        tally.publications[outcome] = 10**index
+    assert tally.rejected == tally.publications["full"] + tally.publications["not_stored"]
+
+
+def test_codes_that_applications_make_up_are_counted_together() -> None:
+    tally = ClientTally()
+    for code in range(4000, 4999):
+        tally.closed(DisconnectCode(code, "mine"))
+    tally.closed(DisconnectCode(3500, "another reason"))
+    tally.closed(Disconnect.SLOW)
+    tally.closed(Disconnect.SLOW.value)
+    assert tally.disconnects == {"application": 1000, "3008": 2}
+
+
+def test_every_limit_is_there_before_it_is_hit() -> None:
+    tally = ClientTally()
+    assert tally.limits == {limit.value: 0 for limit in Limit}
+    tally.limited(Limit.CHANNELS)
+    assert tally.limits["channels"] == 1
