@@ -1,0 +1,147 @@
+"""The way of one publication through the files: from a frame on one node to the pushes of two.
+
+`python -m benchmarks.walk` prints which files run, in the order in which they are first entered, and how many moves
+there are: calls of a function in another file. What other libraries do in between is passed over. The tables, the
+topic and the Lambda are those of tests/unit/worlds.py, so their files do not count; AWS's adapters are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from roomcast.gateway.keys import NODE
+from roomcast.gateway.websocket import WebSocketGateway
+from tests.unit.worlds import Fleet, LocalNode
+from tests.websocket import WebSocket
+
+__all__ = ["Walk", "main"]
+
+SOURCE: Final = str(Path(__file__).parents[1] / "service" / "roomcast") + "/"
+# In-memory twins stand for AWS.
+LEFT_OUT: Final = ("testing/",)
+FRAME_BYTES_MAX: Final = 65536
+
+
+@dataclass(slots=True)
+class Walk:
+    """`files`: in the order of their first call. `moves`: calls from one of them into another, or a callback's begin."""
+
+    files: list[str] = field(default_factory=list)
+    moves: list[tuple[str, str]] = field(default_factory=list)
+    # Kept, or another frame could have the id of one that is gone.
+    _seen: dict[int, FrameType] = field(default_factory=dict)
+
+    def event(self, frame: FrameType, event: str, _: Any) -> None:
+        """For sys.setprofile. A coroutine that goes on is no new call."""
+        file = _file(frame)
+        if event != "call" or file is None or id(frame) in self._seen:
+            return
+        self._seen[id(frame)] = frame
+        before = _caller(frame)
+        if before is None and self.files:
+            before = self._last
+        if file not in self.files:
+            self.files.append(file)
+        if before is not None and before != file:
+            self.moves.append((before, file))
+        self._last = file
+
+    _last: str = ""
+
+
+def _file(frame: FrameType) -> str | None:
+    name = frame.f_code.co_filename
+    if not name.startswith(SOURCE):
+        return None
+    file = name.removeprefix(SOURCE)
+    return None if file.startswith(LEFT_OUT) else file
+
+
+def _caller(frame: FrameType) -> str | None:
+    """The file of ours from which `frame` was called, through whatever library; None: from the event loop."""
+    caller = frame.f_back
+    while caller is not None:
+        file = _file(caller)
+        if file is not None:
+            return file
+        caller = caller.f_back
+    return None
+
+
+async def walk() -> Walk:
+    """Publish once, from a client of one node, with a subscriber on each of two."""
+    fleet = Fleet()
+    fleet.stream_to_topic()
+    walked = Walk()
+    async with (
+        _served(fleet.node("a")) as publisher,
+        _served(fleet.node("b")) as listener,
+    ):
+        for number, socket in enumerate((publisher, listener), 1):
+            await socket.say({"connect": {}}, {"subscribe": {"channel": "room"}})
+            await socket.until(lambda socket=socket: any(line.get("id") == 2 for line in socket.lines))
+            assert number
+        # The first publication finds the end of the log; the second is the usual one.
+        for data in ("first", "second"):
+            with _profiled(walked) if data == "second" else _unprofiled():
+                await publisher.say({"publish": {"channel": "room", "data": data}})
+                for socket in (publisher, listener):
+                    await socket.until(lambda socket=socket: _has(socket, data))
+    return walked
+
+
+def _has(socket: WebSocket, data: str) -> bool:
+    return any(data in json.dumps(line.get("push", "")) for line in socket.lines)
+
+
+@contextmanager
+def _profiled(walked: Walk) -> Iterator[None]:
+    sys.setprofile(walked.event)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@contextmanager
+def _unprofiled() -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def _served(node: LocalNode) -> AsyncIterator[WebSocket]:
+    app = web.Application()
+    app[NODE] = node.assembly.node
+    gateway = WebSocketGateway(
+        allowed_origins=(), message_size_limit=FRAME_BYTES_MAX, queue_bytes_max=1024 * 1024
+    )
+    app.router.add_get("/connection/websocket", gateway.handle)
+    async with node.running(), TestServer(app) as server, aiohttp.ClientSession() as session:
+        async with session.ws_connect(server.make_url("/connection/websocket")) as response:
+            yield WebSocket(response)
+
+
+def main() -> int:
+    """Exit code."""
+    argparse.ArgumentParser(prog="python -m benchmarks.walk", description=__doc__).parse_args()
+    walked = asyncio.run(walk())
+    sys.stdout.write("".join(f"{file}\n" for file in walked.files))
+    sys.stdout.write(f"{len(walked.files)} files, {len(walked.moves)} moves\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
