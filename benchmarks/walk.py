@@ -11,9 +11,10 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -90,35 +91,33 @@ async def walk() -> Walk:
         _served(fleet.node("a")) as publisher,
         _served(fleet.node("b")) as listener,
     ):
-        for number, socket in enumerate((publisher, listener), 1):
+        for socket in (publisher, listener):
             await socket.say({"connect": {}}, {"subscribe": {"channel": "room"}})
-            await socket.until(lambda socket=socket: any(line.get("id") == 2 for line in socket.lines))
-            assert number
+            await _until(socket, lambda line: line.get("id") == 2)
         # The first publication finds the end of the log; the second is the usual one.
-        for data in ("first", "second"):
-            with _profiled(walked) if data == "second" else _unprofiled():
+        for data, profile in (("first", None), ("second", walked.event)):
+            with _profiled(profile):
                 await publisher.say({"publish": {"channel": "room", "data": data}})
                 for socket in (publisher, listener):
-                    await socket.until(lambda socket=socket: _has(socket, data))
+                    await _until(socket, partial(_brings, data))
     return walked
 
 
-def _has(socket: WebSocket, data: str) -> bool:
-    return any(data in json.dumps(line.get("push", "")) for line in socket.lines)
+async def _until(socket: WebSocket, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    await socket.until(lambda: any(wanted(line) for line in socket.lines))
+
+
+def _brings(data: str, line: dict[str, Any]) -> bool:
+    return data in json.dumps(line.get("push", ""))
 
 
 @contextmanager
-def _profiled(walked: Walk) -> Iterator[None]:
-    sys.setprofile(walked.event)
+def _profiled(event: Callable[[FrameType, str, Any], None] | None) -> Iterator[None]:
+    sys.setprofile(event)
     try:
         yield
     finally:
         sys.setprofile(None)
-
-
-@contextmanager
-def _unprofiled() -> Iterator[None]:
-    yield
 
 
 @asynccontextmanager
@@ -129,9 +128,13 @@ async def _served(node: LocalNode) -> AsyncIterator[WebSocket]:
         allowed_origins=(), message_size_limit=FRAME_BYTES_MAX, queue_bytes_max=1024 * 1024
     )
     app.router.add_get("/connection/websocket", gateway.handle)
-    async with node.running(), TestServer(app) as server, aiohttp.ClientSession() as session:
-        async with session.ws_connect(server.make_url("/connection/websocket")) as response:
-            yield WebSocket(response)
+    async with (
+        node.running(),
+        TestServer(app) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.make_url("/connection/websocket")) as response,
+    ):
+        yield WebSocket(response)
 
 
 def main() -> int:

@@ -119,7 +119,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "aws": _room(
         "the ports over AWS, one file each",
         "delivery fleet log observe ports presence wire",
-        "aioboto3 aiobotocore botocore",
+        "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "ports", "structlog"),
     "observe": _room(

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Clock", "Contended", "NewId", "PortError", "Refused", "Throttled", "UnknownOutcome"]
+__all__ = [
+    "Clock",
+    "Contended",
+    "Malformed",
+    "NewId",
+    "PortError",
+    "Refused",
+    "Throttled",
+    "UnknownOutcome",
+]
 
 
 class PortError(Exception):
@@ -27,6 +36,10 @@ class UnknownOutcome(PortError):
 
 class Refused(PortError):
     """Known not to have happened, and would not the next time: permission, validation, a missing resource."""
+
+
+class Malformed(Refused):
+    """The table answered, with an item that no node wrote. It would be the same the next time."""
 
 
 class Contended(PortError):

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from botocore.exceptions import ClientError
 
 from roomcast.aws.errors import LOG_CALL_LIMIT_S, error_code, is_condition_failure, port_errors
@@ -29,7 +30,7 @@ from roomcast.log.item import (
     parse_log_item,
 )
 from roomcast.log.ports import BeliefEnded, Holders, Page
-from roomcast.ports import Clock, Contended, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Clock, Contended, Malformed, Refused, Throttled, UnknownOutcome
 
 __all__ = ["DynamoChannelTable"]
 
@@ -52,6 +53,8 @@ _CONFLICT: Final = "TransactionConflict"
 _TRY_AGAIN: Final = frozenset({"ProvisionedThroughputExceeded", "ThrottlingError", _CONFLICT})
 # What a single write is refused with while a transaction holds its item.
 _CONFLICT_OF_ONE: Final = "TransactionConflictException"
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,7 @@ class DynamoChannelTable:
             )
 
     async def newest(self, channel: str) -> LogItem | Head | None:
-        answer = await self._query(channel, HEAD_OFFSET, OFFSET_MAX, limit=1, ascending=False)
-        items = answer["Items"]
+        items, _ = await self._query(channel, HEAD_OFFSET, OFFSET_MAX, limit=1, ascending=False)
         return _parsed(items[0]) if items else None
 
     async def head(self, channel: str) -> Head | None:
@@ -108,7 +110,7 @@ class DynamoChannelTable:
         try:
             return parse_head(attributes)
         except MalformedItem as error:
-            raise Refused(f"head: {error}") from error
+            raise Malformed(f"head: {error}") from error
 
     async def key(self, key: str) -> KeyItem | None:
         async with port_errors(LOG_CALL_LIMIT_S):
@@ -300,7 +302,7 @@ class DynamoChannelTable:
         wanted = items_max + 1 if exact else items_max
         last_key: Any = None
         for _ in range(wanted // _ITEMS_A_PAGE_MIN + 2):
-            answer = await self._query(
+            page, last_key = await self._query(
                 channel,
                 low,
                 high,
@@ -308,8 +310,7 @@ class DynamoChannelTable:
                 ascending=ascending,
                 last_key=last_key,
             )
-            items.extend(_log_item(attributes) for attributes in answer["Items"])
-            last_key = answer.get("LastEvaluatedKey")
+            items.extend(item for each in page if (item := _one_of_many(each)) is not None)
             if last_key is None or len(items) >= wanted:
                 break
         return items[:items_max], len(items) > items_max or (
@@ -325,10 +326,11 @@ class DynamoChannelTable:
         limit: int,
         ascending: bool,
         last_key: Any = None,
-    ) -> dict[str, Any]:
+    ) -> tuple[Sequence[AttributeMap], Any]:
+        """A page of items, and where the next one begins; None = there is none."""
         start = {} if last_key is None else {"ExclusiveStartKey": last_key}
         async with port_errors(LOG_CALL_LIMIT_S):
-            answer: dict[str, Any] = await self._client.query(
+            answer = await self._client.query(
                 TableName=self._table,
                 KeyConditionExpression="#channel = :channel AND #offset BETWEEN :low AND :high",
                 ExpressionAttributeNames=_NAMES,
@@ -342,7 +344,7 @@ class DynamoChannelTable:
                 ConsistentRead=True,
                 **start,
             )
-            return answer
+            return answer["Items"], answer.get("LastEvaluatedKey")
 
     async def _get(self, channel: str, offset: int) -> AttributeMap | None:
         async with port_errors(LOG_CALL_LIMIT_S):
@@ -368,18 +370,29 @@ def _parsed(attributes: AttributeMap) -> LogItem | Head:
     try:
         return parse_item(attributes)
     except MalformedItem as error:
-        raise Refused(f"stored item: {error}") from error
+        raise Malformed(f"stored item: {error}") from error
 
 
 def _log_item(attributes: AttributeMap) -> LogItem:
     try:
         return parse_log_item(attributes)
     except MalformedItem as error:
-        raise Refused(f"stored log item: {error}") from error
+        raise Malformed(f"stored log item: {error}") from error
+
+
+def _one_of_many(attributes: AttributeMap) -> LogItem | None:
+    """None: no node wrote it. The others must not be hidden by it: whoever needs what is missing is told of a hole."""
+    try:
+        return parse_log_item(attributes)
+    except MalformedItem as error:
+        _log.warning(
+            "log_item_malformed", channel=attributes["channel"].get("S"), reason=str(error)
+        )
+        return None
 
 
 def _key_item(attributes: AttributeMap) -> KeyItem:
     try:
         return parse_key_item(attributes)
     except MalformedItem as error:
-        raise Refused(f"stored key item: {error}") from error
+        raise Malformed(f"stored key item: {error}") from error

@@ -100,19 +100,26 @@ _GONE_CODES: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "Queu
 _HTTP_TOO_MANY_REQUESTS: Final = 429
 _HTTP_SERVER_ERROR: Final = 500
 
-# Everything the SDK raises for a call that failed. Cancellation is not among them, nor are our own mistakes.
+# Everything the SDK raises for a call that failed. Cancellation is not among them.
 # OSError includes TimeoutError, from the limit on the whole call.
 _CALL_ERRORS: Final = (ClientError, BotoCoreError, ResponseParserError, OSError)
+# What reading an answer comes to that is none of the service's: whoever stands between gave it, or it is damaged.
+_UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 @asynccontextmanager
 async def port_errors(limit_s: float) -> AsyncIterator[None]:
-    """Around SDK calls: bounds them to `limit_s` seconds and turns what they raise into a PortError."""
+    """Around SDK calls and the reading of their answers: bounds them to `limit_s` seconds and turns what they raise into a
+    PortError.
+    """
     try:
         async with asyncio.timeout(limit_s):
             yield
     except _CALL_ERRORS as error:
         raise mapped(error) from error
+    except _UNREADABLE as error:
+        text = f"the answer cannot be read: {type(error).__name__}: {error}"
+        raise UnknownOutcome(text[:_MESSAGE_CHARS_MAX]) from error
     except RuntimeError as error:
         # The SDK's own word for credentials that were renewed and are still expired: nothing was signed or sent.
         if "credentials" not in str(error).lower():

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 from roomcast.aws.errors import CALL_LIMIT_S, is_condition_failure, port_errors
 from roomcast.fleet.holdings import Grave, Lease
 from roomcast.ports import Refused
+from roomcast.wire.publication import TIME_MAX
 
 __all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases", "lease_attributes"]
 
@@ -125,7 +126,7 @@ class DynamoLeases:
                 answer = await self._client.scan(
                     TableName=self._table, ConsistentRead=True, **start
                 )
-            rows.extend(row for item in answer["Items"] if (row := read(item)) is not None)
+                rows.extend(row for item in answer["Items"] if (row := read(item)) is not None)
             if len(rows) > LEASES_MAX:
                 raise Refused(f"more than {LEASES_MAX} leases")
             if "LastEvaluatedKey" not in answer:
@@ -151,8 +152,8 @@ def _lease(item: Mapping[str, Any]) -> Lease | None:
         return None
     try:
         fields: dict[str, Any] = {name: str(item[name]["S"]) for name in _TEXTS if name in item}
-        fields |= {name: int(item[name]["N"]) for name in (*_NUMBERS, "reaped") if name in item}
-        return Lease(node=item["node"]["S"], expires_at=int(item["lease_until"]["N"]), **fields)
+        fields |= {name: _number(item, name) for name in (*_NUMBERS, "reaped") if name in item}
+        return Lease(node=item["node"]["S"], expires_at=_number(item, "lease_until"), **fields)
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -161,6 +162,14 @@ def _grave(item: Mapping[str, Any]) -> Grave | None:
     """None: not a grave."""
     try:
         instance = str(item["instance"]["S"]) if "instance" in item else ""
-        return Grave(item["node"]["S"], instance, int(item["buried"]["N"]))
+        return Grave(item["node"]["S"], instance, _number(item, "buried"))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _number(item: Mapping[str, Any], name: str) -> int:
+    """Raises KeyError, TypeError and ValueError, also for what JSON could not tell of."""
+    number = int(item[name]["N"])
+    if abs(number) > TIME_MAX:
+        raise ValueError(f"{name} is beyond every clock and count")
+    return number

@@ -119,9 +119,9 @@ class DynamoPresence:
                     ConsistentRead=True,
                     **start,
                 )
-            members.extend(
-                member for item in answer["Items"] if (member := _member(item)) is not None
-            )
+                members.extend(
+                    member for item in answer["Items"] if (member := _member(item)) is not None
+                )
             if len(members) > MEMBERS_MAX:
                 raise TooManyMembers(f"more than {MEMBERS_MAX} members")
             if "LastEvaluatedKey" not in answer:
@@ -139,29 +139,31 @@ class DynamoPresence:
                 ConsistentRead=True,
                 Limit=CHANNELS_PAGE,
             )
-        return [item["member"]["S"] for item in answer["Items"]]
+            return [item["member"]["S"] for item in answer["Items"]]
 
     async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
-        answer = await self._entries(node, channel, "#member, #info")
-        return [_left_behind(item) for item in answer["Items"]]
+        items, _ = await self._entries(node, channel, "#member, #info")
+        return [_left_behind(item) for item in items]
 
     async def clear(self, node: str, channel: str) -> bool:
-        answer = await self._entries(node, channel, "#member")
-        members = [item["member"] for item in answer["Items"]]
+        items, more = await self._entries(node, channel, "#member")
+        members = [item["member"] for item in items]
         for start in range(0, len(members), _DELETES_MAX):
             await self._delete_batch(channel_key(channel), members[start : start + _DELETES_MAX])
-        if "LastEvaluatedKey" in answer:
+        if more:
             return False
         async with self._lock(channel):
             await self._delete(node_key(node), channel)
             self._clients.pop((node, channel), None)
         return True
 
-    async def _entries(self, node: str, channel: str, attributes: str) -> Mapping[str, Any]:
-        """A page of entries. What it holds does not depend on `attributes`: DynamoDB counts whole items."""
+    async def _entries(
+        self, node: str, channel: str, attributes: str
+    ) -> tuple[Sequence[Mapping[str, Any]], bool]:
+        """A page of entries, and whether there are more. What it holds does not depend on `attributes`: DynamoDB counts whole items."""
         names = {"#key": "key", "#member": "member", "#info": "info"}
         async with port_errors(CALL_LIMIT_S):
-            answer: Mapping[str, Any] = await self._client.query(
+            answer = await self._client.query(
                 TableName=self._table,
                 KeyConditionExpression="#key = :key AND begins_with(#member, :node)",
                 ProjectionExpression=attributes,
@@ -177,7 +179,7 @@ class DynamoPresence:
                 ConsistentRead=True,
                 Limit=ENTRIES_PAGE,
             )
-        return answer
+            return answer["Items"], "LastEvaluatedKey" in answer
 
     async def _delete_batch(self, key: str, members: Sequence[Mapping[str, str]]) -> None:
         left = [
@@ -213,7 +215,7 @@ def _member(item: Mapping[str, Any]) -> Member | None:
     node, separator, _ = item["member"]["S"].partition(_SEPARATOR)
     try:
         info = ClientInfo.from_wire(json.loads(item.get("info", {}).get("S", "")))
-    except (ValueError, MalformedPublication):
+    except (ValueError, RecursionError, MalformedPublication):
         return None
     return Member(node, info) if separator else None
 

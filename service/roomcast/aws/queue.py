@@ -91,10 +91,10 @@ class SqsInstanceQueue:
                 answer = await self._control.create_queue(
                     QueueName=name, Attributes=self._attributes(name), tags=dict(self._tags())
                 )
+                self._queue_url = answer["QueueUrl"]
         except Refused:
             self._name = None
             raise
-        self._queue_url = answer["QueueUrl"]
         await self._sleep(_CREATED_WAIT_S)
         try:
             self._subscription_arn = await self._subscribe(name)
@@ -113,7 +113,7 @@ class SqsInstanceQueue:
                 WaitTimeSeconds=self._wait_s,
                 MessageSystemAttributeNames=["SentTimestamp"],
             )
-        return [_message(message) for message in answer.get("Messages", ())]
+            return [_message(message) for message in answer.get("Messages", ())]
 
     async def delete(self, receipts: Sequence[str]) -> None:
         # Another queue may be open by the time of the last batch.

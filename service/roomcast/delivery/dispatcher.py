@@ -34,7 +34,7 @@ from roomcast.delivery.tail_checks import TailChecks
 from roomcast.log.channel_log import ChannelLog, Resolved, record_of
 from roomcast.log.item import Head
 from roomcast.observe.counters import DeliveryTally
-from roomcast.ports import Clock, PortError
+from roomcast.ports import Clock, Malformed, PortError
 from roomcast.wire.json import Unencodable
 from roomcast.wire.publication import Publication, Record, StreamPosition
 from roomcast.wire.sent import Sent, sent_of
@@ -558,6 +558,10 @@ class Dispatcher:
                 self._log.read_before(channel.name, resequencer.epoch, top, wanted),
                 self._log.head(channel.name),
             )
+        except Malformed:
+            # What is hidden is not known, nor will it be: nobody is kept out for that.
+            channel.unreachable = top
+            return
         except BaseException:
             # Failed, or nobody waits for it any more.
             channel.behind.pause()

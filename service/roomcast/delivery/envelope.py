@@ -107,9 +107,12 @@ def checked_pubs(item: LogItem) -> str:
 
 
 def record_text(item: LogItem, pubs: str | None) -> str:
-    """One record of an envelope; `pubs` from `checked_pubs`, or None for a pointer."""
+    """One record of an envelope; `pubs` from `checked_pubs`, or None for a pointer.
+
+    Raises ValueError for names that no reader's decoder takes: they would cost every record of the same message.
+    """
     head = (
-        f'{{"channel":{_quoted(item.channel)},"epoch":{_quoted(item.epoch)},'
+        f'{{"channel":{_one_line(item.channel)},"epoch":{_one_line(item.epoch)},'
         f'"offset":{item.offset},"last":{item.last},"ts":{item.ts}'
     )
     return head + "}" if pubs is None else f'{head},"pubs":{pubs}}}'
@@ -226,10 +229,6 @@ def _is_text(found: Any, chars_max: int) -> TypeGuard[str]:
 def _is_whole(found: Any, minimum: int, maximum: int) -> TypeGuard[int]:
     """JSON's true is a number to Python."""
     return isinstance(found, int) and not isinstance(found, bool) and minimum <= found <= maximum
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
 
 
 def _one_line(value: Json) -> str:

@@ -83,7 +83,10 @@ def spot_notice(text: str) -> SpotNotice | None:
         document = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(document, dict) or document.get("action") not in _SPOT_ENDS:
+    if not isinstance(document, dict):
+        return None
+    action = document.get("action")
+    if not isinstance(action, str) or action not in _SPOT_ENDS:
         return None
     try:
         at = datetime.fromisoformat(document["time"])
@@ -91,7 +94,7 @@ def spot_notice(text: str) -> SpotNotice | None:
         at_ms = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
     except (KeyError, TypeError, ValueError, OverflowError):
         at_ms = 0
-    return SpotNotice(document["action"], at_ms)
+    return SpotNotice(action, at_ms)
 
 
 def reason_to_drain(outlook: Outlook) -> str:

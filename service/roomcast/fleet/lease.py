@@ -62,6 +62,8 @@ class LeaseKeeper:
         # When the table took a heartbeat last (wall clock, ms), and how many it has not taken since.
         self.taken_ms = now
         self.failures = 0
+        # The newest canaries that other leases told, by node, when they were looked at last.
+        self._canaries: dict[str, int] = {}
         # Whether the row is there, as far as this node knows.
         self._stored = False
         # Ids whose rows may be there all the same: the answer was lost.
@@ -196,18 +198,28 @@ class LeaseKeeper:
         )
 
     async def newest_canary_elsewhere(self) -> int:
-        """The newest canary that another node says it heard; 0 when there is none. Raises PortError.
+        """The newest canary of another node whose lease told an older one when this was asked before; 0 = none. Raises PortError.
 
-        Also of leases that have ended: whether they have is a matter of clocks, and what they heard grows no more.
+        A number that does not grow proves nothing, and must not hide those that do: whoever may write to the table could
+        have made it up. Whether leases have ended is a matter of clocks, and not looked at.
         """
-        heard = (each.canary for each in await self._leases.all() if each.node != self._lease.node)
-        return max(filter(is_number, heard), default=0)
+        before, leases = self._canaries, await self._leases.all()
+        self._canaries = {
+            each.node: each.canary for each in leases if each.node != self._lease.node
+        }
+        grown = (
+            number for node, number in self._canaries.items() if number > before.get(node, number)
+        )
+        return max(filter(is_number, grown), default=0)
 
     async def newest_beat_elsewhere(self) -> int:
-        """When another node's heartbeat was taken last (ms), by that node's clock and not after now; 0 = none. Raises PortError."""
+        """When another node's heartbeat was taken last (ms), by that node's clock and not after now; 0 = none. Raises PortError.
+
+        What is further ahead than a lease lives is no heartbeat, or of a clock that tells nothing: it would look new for ever.
+        """
         now, own = self._clock.now_ms(), {self._lease.node, *self._unsure}
         beats = [each.heartbeat_at for each in await self._leases.all() if each.node not in own]
-        return min(now, max(beats, default=0))
+        return min(now, max((beat for beat in beats if beat <= now + self.ttl_ms), default=0))
 
     async def others_here(self) -> bool:
         """Whether another node of this machine lives. Raises PortError."""

@@ -211,14 +211,11 @@ class Appender:
         Raises _TailUnread, NotAppended, OutcomeUnknown. What `append.batch` holds then shares that outcome.
         """
         await self._pause(append, lane.contention.wait_s(self._clock.monotonic_s()))
-        while True:
-            self._refill(channel, lane, append)
-            if not append.batch:
-                return None
+        while append.batch or lane.queue:
             tail = await self._end_of_log(channel, lane, append)
             self._refill(channel, lane, append)
             if not append.batch:
-                return None
+                continue
             append.attempts += 1
             sent_s = self._clock.monotonic_s()
             outcome = await self._log.append(
@@ -259,6 +256,7 @@ class Appender:
                 lane.contention.throttled()
                 await self._log.back_off(append.postponed)
                 append.postponed += 1
+        return None
 
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
         """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""

@@ -37,7 +37,11 @@ class Page:
 
 
 class ChannelTable(Protocol):
-    """The items of the `channels` table, and the keys of table `idempotency`. Every read is strongly consistent; malformed items raise Refused."""
+    """The items of the `channels` table, and the keys of table `idempotency`.
+
+    Every read is strongly consistent. An item that no node wrote raises Malformed, or is left out
+    where several are read: a hole then.
+    """
 
     async def newest(self, channel: str) -> LogItem | Head | None:
         """The item with the greatest key: the newest log item, else the head, else None."""

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import Head, LogItem
 from roomcast.log.ports import BeliefEnded, ChannelTable, Holders, Page
-from roomcast.ports import Clock, PortError
+from roomcast.ports import Clock, Malformed, PortError
 from roomcast.streaks import Streak
 
 __all__ = ["HANGS_S", "WatchedTable"]
@@ -100,6 +100,10 @@ class WatchedTable:
             result = await call
         except BeliefEnded:
             # It was not sent.
+            raise
+        except Malformed:
+            # What it has is wrong; that it answers is what counts here.
+            streak.succeeded()
             raise
         except PortError:
             streak.failed(self._clock.monotonic_s())

@@ -73,7 +73,9 @@ def say(status: int, body: str = "{}", length: int | None = None) -> Answer:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(
             f"HTTP/1.1 {status} Told\r\nContent-Type: application/x-amz-json-1.0\r\n"
-            f"Content-Length: {len(body) if length is None else length}\r\nConnection: close\r\n\r\n{body}".encode()
+            f"Content-Length: {len(body) if length is None else length}\r\nConnection: close\r\n\r\n{body}".encode(
+                errors="surrogateescape"
+            )
         )
         await writer.drain()
 

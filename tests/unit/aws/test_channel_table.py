@@ -6,10 +6,11 @@ import asyncio
 from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.log.ports import BeliefEnded, Holders
-from roomcast.ports import Contended, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Contended, Malformed, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
 from tests.contract.items import head, keyed, log_item
 from tests.unit.aws.fakes import FakeClient, client_error, faked, reset, say
@@ -103,6 +104,41 @@ async def test_a_winner_that_is_gone_again_leaves_the_key_to_another_attempt() -
     )
     with pytest.raises(Throttled):
         await table(client).put_item(log_item(1), believed())
+
+
+async def test_an_item_that_no_node_wrote_is_a_hole_among_others() -> None:
+    """Whoever reads across it is told that something is missing, and not refused for as long as it is there."""
+    items = [log_item(offset).attributes() for offset in (1, 2, 3)]
+    items[1]["last"] = {"S": "two"}
+
+    def query(ScanIndexForward: bool, Limit: int, **_: Any) -> Any:  # noqa: N803  # the SDK's names
+        return {"Items": items[:Limit] if ScanIndexForward else items[::-1][:Limit]}
+
+    channels = table(FakeClient(query=query))
+    with capture_logs() as logs:
+        behind = await channels.read_behind("room", 0, 10)
+        before = await channels.read_backward("room", 3, 10)
+    assert ([item.offset for item in behind.items], behind.more) == ([1, 3], False)
+    assert ([item.offset for item in before.items], before.more) == ([1, 3], False)
+    assert [line["event"] for line in logs] == ["log_item_malformed"] * 2
+
+
+async def test_an_item_that_no_node_wrote_is_refused_where_it_is_all_there_is() -> None:
+    broken: Any = {**log_item(1).attributes(), "last": {"S": "one"}}
+    client = FakeClient(
+        query=lambda **_: {"Items": [broken]},
+        get_item=lambda **_: {"Item": {**head("v").attributes(), "floor": {"N": "-1"}}},
+        put_item=lambda **_: client_error(CONDITION_FAILED, Item=broken),
+    )
+    channels = table(client)
+    for call in (
+        channels.newest("room"),
+        channels.head("room"),
+        channels.key("room\nk"),
+        channels.put_item(log_item(1), believed()),
+    ):
+        with pytest.raises(Malformed):
+            await call
 
 
 # Of a key that is taken.
@@ -249,28 +285,6 @@ async def test_what_a_failed_transaction_means(error: Any, port_error: type[Exce
     client = FakeClient(transact_write_items=lambda **_: error)
     with pytest.raises(port_error):
         await table(client).put_keyed_item(*keyed(1, "k"), believed())
-
-
-async def test_a_damaged_item_is_refused() -> None:
-    broken = {**log_item(1).attributes(), "last": {"S": "many"}}
-    broken_head = {**head("v").attributes(), "floor": {"N": "-1"}}
-    channels = table(
-        FakeClient(
-            put_item=lambda **_: client_error(CONDITION_FAILED, Item=broken),
-            query=lambda **_: {"Items": [broken]},
-            get_item=lambda **_: {"Item": broken_head},
-        )
-    )
-    for call in (
-        channels.newest("room"),
-        channels.head("room"),
-        channels.put_item(log_item(1), believed()),
-        channels.read_forward("room", 1, 1),
-        channels.read_forward("room", 5, 1),
-        channels.read_backward("room", 9, 1),
-    ):
-        with pytest.raises(Refused):
-            await call
 
 
 async def test_a_read_of_which_one_half_fails_raises_its_error() -> None:

@@ -21,10 +21,13 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from roomcast.aws import errors
+from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.aws.clients import connect
+from roomcast.aws.leases import DynamoLeases
 from roomcast.delivery.ports import Gone
 from roomcast.log.ports import BeliefEnded
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.testing.memory import ManualClock
 from tests.unit.aws.fakes import SESSION, Answer, client_error, faked, hang_up, reset, say
 
 URL = "https://dynamodb.example"
@@ -141,9 +144,22 @@ async def test_cancellation_stays_cancellation() -> None:
 
 
 async def test_our_own_mistakes_stay_what_they_are() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(AssertionError):
         async with errors.port_errors(5):
-            raise KeyError("Item")
+            raise AssertionError("a mistake of ours")
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    "body", ["[]", "null", '"x"', "1", "\udcff", "[" * 10_000, '{"__type":7}', "{}"]
+)
+async def test_an_answer_that_is_none_is_no_fault_of_the_node(status: int, body: str) -> None:
+    """It would end the task that asked, and with that the node."""
+    async with faked(say(status, body)) as (clients, _):
+        with pytest.raises(PortError):
+            await DynamoLeases(clients.log, "nodes").all()
+        with pytest.raises(PortError):
+            await DynamoChannelTable(clients.log, "channels", "keys", ManualClock()).newest("room")
 
 
 @pytest.mark.parametrize(

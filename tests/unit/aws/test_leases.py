@@ -70,6 +70,19 @@ async def test_all_pages_are_read_and_strange_rows_skipped() -> None:
     assert [lease.node for lease in leases] == ["n1", "n2"]
 
 
+@pytest.mark.parametrize("name", ["connections", "started_at", "lease_until", "reaped"])
+async def test_a_row_with_a_number_that_json_does_not_hold_is_no_lease(name: str) -> None:
+    """It would make an internal error of each answer that tells of nodes."""
+    client = FakeClient(put_item=lambda **_: {})
+    await DynamoLeases(client, "nodes").put(LEASE)
+    item = client.calls[0][1]["Item"]
+    rows = [{**item, name: {"N": sign + "9" * 38}, "node": {"S": f"n{sign}"}} for sign in ("", "-")]
+    leases = await DynamoLeases(
+        FakeClient(scan=lambda **_: {"Items": [*rows, item]}), "nodes"
+    ).all()
+    assert leases == [LEASE]
+
+
 async def test_a_scan_is_bounded() -> None:
     client = FakeClient(put_item=lambda **_: {})
     await DynamoLeases(client, "nodes").put(LEASE)

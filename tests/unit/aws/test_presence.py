@@ -13,6 +13,9 @@ from roomcast.presence.ports import Member
 from roomcast.wire.publication import ClientInfo
 from tests.unit.aws.fakes import FakeClient, client_error
 
+# More than Python's decoder takes.
+DEEP = "[" * 10_000 + "]" * 10_000
+
 
 class Rows(FakeClient):
     """A table's keys, as writes leave them; each write takes a turn of the loop."""
@@ -102,6 +105,7 @@ async def test_a_damaged_entry_does_not_hide_the_others() -> None:
         {"member": {"S": "n1#c2"}},
         {"member": {"S": "stray"}, "info": {"S": '{"user":"u","client":"c"}'}},
         {"member": {"S": "n1#c3"}, "info": {"S": '{"user":"u","client":7}'}},
+        {"member": {"S": "n1#c5"}, "info": {"S": DEEP}},
         {"member": {"S": "n1#c4"}, "info": {"S": '{"user":"ann","client":"c4"}'}},
     ]
     presence = DynamoPresence(FakeClient(query=lambda **_: {"Items": items}), "presence")
@@ -113,9 +117,15 @@ def keys_of(requests: Any) -> list[str]:
 
 
 async def test_a_damaged_entry_still_tells_who_left() -> None:
-    items = [{"member": {"S": "n1#c1"}, "info": {"S": "{"}}, {"member": {"S": "n1#c#2"}}]
+    items = [
+        {"member": {"S": "n1#c1"}, "info": {"S": "{"}},
+        {"member": {"S": "n1#c#2"}},
+        {"member": {"S": "n1#c3"}, "info": {"S": DEEP}},
+    ]
     presence = DynamoPresence(FakeClient(query=lambda **_: {"Items": items}), "presence")
-    assert await presence.entries("n1", "room") == [ClientInfo("", "c1"), ClientInfo("", "c#2")]
+    assert await presence.entries("n1", "room") == [
+        ClientInfo("", client) for client in ("c1", "c#2", "c3")
+    ]
 
 
 async def test_entries_are_removed_in_batches_and_the_listing_last() -> None:

@@ -18,7 +18,7 @@ from roomcast.delivery.recovery import Rings, Window
 from roomcast.log.channel_log import Appended, record_of
 from roomcast.log.item import Head, LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending
-from roomcast.ports import PortError, Refused, Throttled
+from roomcast.ports import Malformed, PortError, Refused, Throttled
 from roomcast.testing.memory import ManualClock
 from roomcast.wire.publication import Publication, Record, StreamPosition
 from tests.unit.worlds import Fleet, Socket, log_over, no_jitter, record, settled, until
@@ -599,6 +599,14 @@ async def test_a_trim_that_was_made_up_hides_nothing_for_long(room: Room) -> Non
     assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
     await room.catch_up()
     assert (await room.join(since=since)).offsets == [3, 4]
+
+
+async def test_a_head_that_no_node_wrote_keeps_nobody_out(room: Room) -> None:
+    """Clients come again with the same position for as long as they are refused."""
+    await room.append(4)
+    since = await room.position(2)
+    room.fleet.world.fail_next("head", Malformed("head"), times=1000)
+    assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
 
 
 async def test_a_trim_that_is_told_while_the_head_is_read_is_not_forgotten(

@@ -60,6 +60,8 @@ def test_a_target_state_is_read(text: str, target: Target) -> None:
         ('{"action":"dance"}', None),
         ('{"time":"2023-11-14T22:13:20Z"}', None),
         ("[]", None),
+        ('{"action":["stop"]}', None),
+        ('{"action":{}}', None),
         ("<html>", None),
         ("[" * 100_000, None),
         ("", None),

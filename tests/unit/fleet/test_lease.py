@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from roomcast.delivery.canary_rules import NUMBER_MAX
 from roomcast.fleet.holdings import Lease
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.ports import PortError, Throttled, UnknownOutcome
@@ -168,6 +169,16 @@ async def test_the_newest_heartbeat_of_others(world: World) -> None:
     assert await world.keeper.newest_beat_elsewhere() == now
 
 
+async def test_a_heartbeat_of_the_far_future_is_none(world: World) -> None:
+    """It would be as new as can be for ever, and make a fault for all look like each node's own."""
+    await world.keeper.hold("queue-1")
+    now = world.fleet.clock.now_ms()
+    leases = MemoryLeases(world.fleet.world)
+    await leases.put(Lease("b", "", "live", now, now - 7, now + 60_000))
+    await leases.put(Lease("c", "", "live", now, 2**53 - 1, 2**53 - 1))
+    assert await world.keeper.newest_beat_elsewhere() == now - 7
+
+
 async def test_a_state_that_could_not_be_written_comes_with_the_next_heartbeat(
     world: World,
 ) -> None:
@@ -307,9 +318,24 @@ async def test_what_others_heard_is_no_matter_of_clocks(world: World) -> None:
     """To a node whose clock is ahead the leases of all others have ended."""
     await world.keeper.hold("queue-1")
     long_ago = world.fleet.clock.now_ms() - 120_000
-    world.fleet.world.leases["b"] = Lease("b", "q", "live", 0, long_ago, long_ago, canary=7)
-    world.fleet.world.leases["a"] = replace(world.fleet.world.leases["a"], canary=9)
-    assert await world.keeper.newest_canary_elsewhere() == 7, "its own does not count"
+    leases = world.fleet.world.leases
+    for heard in (6, 7):
+        leases["b"] = Lease("b", "q", "live", 0, long_ago, long_ago, canary=heard)
+        leases["a"] = replace(leases["a"], canary=heard + 2)
+        newest = await world.keeper.newest_canary_elsewhere()
+    assert newest == 7, "its own does not count"
+
+
+async def test_a_lease_whose_canary_stays_the_same_hides_no_other(world: World) -> None:
+    """Who is deaf would not find out for as long as somebody's row is there."""
+    await world.keeper.hold("queue-1")
+    leases, now = world.fleet.world.leases, world.fleet.clock.now_ms()
+    leases["forged"] = Lease("forged", "q", "live", 0, now, now + 60_000, canary=NUMBER_MAX)
+    newest = []
+    for heard in (6, 6, 7, 8):
+        leases["b"] = Lease("b", "q", "live", 0, now, now + 60_000, canary=heard)
+        newest.append(await world.keeper.newest_canary_elsewhere())
+    assert newest == [0, 0, 7, 8]
 
 
 async def test_heartbeats_say_how_the_node_is_doing(world: World) -> None:

@@ -347,6 +347,75 @@ async def test_a_lone_writer_reads_nothing_and_waits_for_nobody(
     assert writer.appender.tally.writers.sum == 0
 
 
+async def test_who_is_met_at_the_end_of_the_log_is_another_writer(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """Also by a node that knew nothing of the channel before, and lost no race."""
+    await Writer(fleet, "b").publish("theirs")
+    await writer.publish("ours")
+    tally = writer.appender.tally
+    assert (tally.losses.sum, tally.writers.sum) == (0, 1)
+
+
+async def test_nobody_gives_way_to_itself(fleet: Fleet, writer: Writer) -> None:
+    await writer.publish("ours")
+    again = Writer(fleet)
+    await again.publish("ours, whose end was read")
+    assert again.appender.tally.writers.sum == 0
+
+
+async def test_the_end_is_read_again_after_each_refusal_for_want_of_room(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """Others write while it waits."""
+    await writer.publish("first")
+    await Writer(fleet, "b").publish("theirs")
+    await writer.publish("ours")
+    before = fleet.traffic.calls["read_behind"]
+    fleet.world.fail_next("put_item", Throttled(), times=3)
+    await writer.publish("at last")
+    assert fleet.traffic.calls["read_behind"] - before == 1 + 3
+
+
+async def test_who_took_the_offset_of_a_repeated_key_is_known_from_then_on(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """The others of that append go behind it at once, and subscribers here get it."""
+    await writer.publish("first")
+    theirs = Writer(fleet, "b")
+    assert (await theirs.submit("once", key="k")).offset == 2
+    before = fleet.traffic.calls["put_keyed_item"]
+    positions = [writer.submit("once", key="k"), writer.submit("ours", key="l")]
+    assert [(await position).offset for position in positions] == [2, 3]
+    assert fleet.traffic.calls["put_keyed_item"] - before == 2
+    assert writer.offered_data == ["first", "once", "ours"]
+
+
+async def test_an_end_that_was_learned_long_ago_is_not_followed(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """There may be much behind it. The node remembers that others write for longer than that."""
+    await writer.publish("first")
+    await Writer(fleet, "b").publish("theirs")
+    await writer.publish("ours")
+    calls = fleet.traffic.calls
+    for age_s, followed, resolved in ((0.02, 1, 0), (0.1, 0, 1)):
+        before = calls.copy()
+        fleet.clock.advance(age_s)
+        await writer.publish("ours")
+        assert (calls - before)["read_behind"] == followed
+        assert (calls - before)["newest"] == resolved
+
+
+async def test_races_that_are_lost_tell_how_long_a_write_takes(fleet: Fleet) -> None:
+    """Or who loses most would pause as if the table were as near as ever."""
+    writer = Writer(fleet, chance=0.5)
+    first = await writer.publish("first")
+    Overtaking(fleet, first.epoch, times=24, step_s=0.05)
+    await writer.publish("ours at last")
+    assert writer.appender.tally.turn_s.sum > 0.004
+
+
 async def test_a_log_that_has_no_offset_left_refuses_and_says_so(
     fleet: Fleet, writer: Writer
 ) -> None:

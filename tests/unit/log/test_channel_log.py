@@ -381,6 +381,17 @@ async def test_what_is_too_much_to_follow_or_of_another_epoch_is_to_be_resolved(
     assert await log.follow(CHANNEL, replace(tail, top=FOLLOWED_ITEMS_MAX, epoch="another")) is None
 
 
+async def test_what_does_not_begin_next_to_the_tail_is_no_continuation_of_it() -> None:
+    fleet = Fleet()
+    log = log_over(fleet.world, fleet.clock)
+    first = await append(log, "one")
+    for text in ("two", "three"):
+        await append(log, text)
+    tail = (await log.resolve(CHANNEL)).tail
+    del fleet.world.items[CHANNEL][first.last + 1]
+    assert await log.follow(CHANNEL, replace(tail, top=first.last)) is None
+
+
 async def test_an_append_whose_outcome_stays_unknown_is_not_called_failed() -> None:
     fleet = Fleet()
     log = log_over(fleet.world, fleet.clock, random=lambda: ticking(fleet.clock))

@@ -93,6 +93,24 @@ def test_appends_that_do_not_follow_each_other_need_no_gap(turns: Contention) ->
         assert turns.wait_s(now_s - 2 * R) == 0
 
 
+def test_a_gap_comes_after_appends_that_followed_each_other_all_the_way(turns: Contention) -> None:
+    """What came before a pause, or before others were seen, does not count."""
+    now_s = 100.0
+    for _ in range(8):
+        now_s = append(turns, now_s)
+        assert turns.wait_s(now_s) == 0
+    now_s = append(turns, now_s + 2 * R)
+    for _ in range(7):
+        now_s = append(turns, now_s)
+        assert turns.wait_s(now_s) == 0
+    turns.saw("b", now_s)
+    while turns.others(now_s):
+        now_s = append(turns, now_s)
+    assert turns.wait_s(now_s) <= 2 * R, "the last turn that was given"
+    now_s = append(turns, now_s)
+    assert turns.wait_s(now_s) == 0
+
+
 # ---- several
 
 
@@ -156,6 +174,18 @@ def test_refusals_make_a_gap_and_time_closes_it(turns: Contention) -> None:
         now_s += 5
         append(turns, now_s)
     assert turns.wait_s(now_s + R) == 0
+
+
+def test_those_who_are_throttled_together_do_not_come_back_together() -> None:
+    """From half to one and a half of the gap, by chance."""
+    waits = []
+    for chance in (0.0, 0.5, 0.999):
+        turns = contention()
+        turns.throttled()
+        turns.won(0, 0, chance)
+        waits.append(turns.wait_s(0))
+    assert waits == pytest.approx([0.5 * waits[1], waits[1], 1.499 * waits[1]])
+    assert waits[1] > 0
 
 
 def test_gaps_of_those_who_share_a_partition_become_alike() -> None:

@@ -10,7 +10,7 @@ from roomcast.log.channel_log import ChannelLog
 from roomcast.log.item import Head
 from roomcast.log.ports import BeliefEnded
 from roomcast.log.watched_table import HANGS_S, WatchedTable
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Malformed, PortError, Refused, Throttled, UnknownOutcome
 from roomcast.streaks import LASTS_S
 from roomcast.testing.memory import MemoryChannelTable
 from tests.unit.worlds import Fleet, Ids, no_jitter, until
@@ -92,6 +92,15 @@ async def test_what_was_not_sent_says_nothing_of_the_table(world: World) -> None
             await world.table.put_head(Head("room", "e", 0, 0, 0, "v", 0), None)
         world.clock.advance(LASTS_S)
     assert world.table.trouble() == ""
+
+
+async def test_an_item_that_no_node_wrote_says_that_the_table_answers(world: World) -> None:
+    """One of them, which all nodes meet, must not make all of them degraded."""
+    for _ in range(3):
+        await world.reads_fail(Malformed("stored item"))
+        await world.writes_fail(Malformed("stored log item"))
+        world.clock.advance(LASTS_S)
+    assert (world.table.fails, world.table.trouble()) == (False, "")
 
 
 async def test_whoever_listens_is_told_of_what_is_in(world: World) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
 from roomcast.log.item import LogItem
+from roomcast.wire.json import decode_json
 from roomcast.wire.publication import Record
 from stream_lambda import handler as module
 from stream_lambda.handler import (
@@ -213,6 +214,16 @@ def test_a_pointer_that_does_not_fit_is_poison() -> None:
     planned = plan(event(append(1, "x" * 1000, epoch="e" * RECORD_BYTES_MAX)))
     assert planned.entries == ()
     assert planned.skipped == {"MalformedItem": 1}
+
+
+@pytest.mark.parametrize("name", ["channel", "epoch"])
+def test_a_name_that_no_decoder_takes_costs_no_other_record(name: str) -> None:
+    strange: Any = append(1)
+    strange["dynamodb"]["NewImage"][name] = {"S": "\ud800"}
+    planned = plan(event(strange, append(2)))
+    assert planned.skipped == {"UnicodeEncodeError": 1}
+    [entry] = planned.entries
+    assert [record.offset for record in parse(entry.body, decode_json).records] == [2]
 
 
 def test_a_rejected_entry_is_reported_by_its_lowest_sequence_number(
