@@ -1018,18 +1018,27 @@ def _conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str,
         yield from _channel_conflicts(options, places.get(name, _NAMESPACES))
 
 
+# Options of a namespace that open all of its channels to every client with a user.
+_OPENING: Final = (
+    "allow_subscribe_for_client",
+    "allow_publish_for_client",
+    "allow_presence_for_client",
+    "allow_history_for_client",
+)
+
+
 def _personal_channel_conflicts(
     config: Config, namespace: str, places: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Personal channels that others could listen to: `#` alone keeps nobody out."""
+    """Personal channels that others could use: `#` alone keeps nobody out."""
     options, table = config.channel.without_namespace, _WITHOUT_NAMESPACE
     if namespace:
         options, table = config.channel.namespaces[namespace], places.get(namespace, _NAMESPACES)
-    for name in ("allow_subscribe_for_client", "allow_history_for_client"):
+    for name in _OPENING:
         if getattr(options, name) and not options.allow_user_limited_channels:
             yield (
                 f"{table}.{name}",
-                "needs allow_user_limited_channels too: others could read personal channels",
+                "needs allow_user_limited_channels too: others could use personal channels",
             )
 
 

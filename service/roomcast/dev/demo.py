@@ -24,6 +24,7 @@ from aiohttp import web
 from roomcast.auth.claims import TokenError
 from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
 from roomcast.config.config import ClientConfig
+from roomcast.gateway.api.server import BODY_S
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name
 from roomcast.wire.publication import Json
@@ -247,7 +248,9 @@ def _refuse_strangers(request: web.Request) -> None:
     """
     headers = request.headers
     forwarded = "Forwarded" in headers or "X-Forwarded-For" in headers
-    host = _parts(f"//{request.host}").hostname or ""
+    # Not `request.host`: without the header it asks the resolver for this machine's name, and all others wait.
+    named = headers.get("Host", "")
+    host = _parts(f"//{named}").hostname or ""
     if (
         forwarded
         or not _is_loopback(request.remote or "")
@@ -259,7 +262,7 @@ def _refuse_strangers(request: web.Request) -> None:
             "http://127.0.0.1 or http://localhost, or join as a guest.",
         )
     origin = headers.get("Origin")
-    same_origin = origin is None or _parts(origin).netloc.lower() == request.host.lower()
+    same_origin = origin is None or _parts(origin).netloc.lower() == named.lower()
     if not same_origin or headers.get("Sec-Fetch-Site", "same-origin") not in (
         "same-origin",
         "none",
@@ -290,7 +293,10 @@ async def _body(request: web.Request, bytes_max: int) -> Json:
     if request.content_type != "application/json":
         raise _NotAccepted(415, "Content-Type must be application/json.")
     try:
-        await request.content.readexactly(bytes_max + 1)
+        async with asyncio.timeout(BODY_S):
+            await request.content.readexactly(bytes_max + 1)
+    except TimeoutError:
+        raise _NotAccepted(408, f"The request was not complete within {BODY_S:g} s.") from None
     except asyncio.IncompleteReadError as whole:
         body = whole.partial
     else:

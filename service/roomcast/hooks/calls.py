@@ -42,14 +42,18 @@ from roomcast.hooks import (
 )
 from roomcast.hooks.events import Unchanged
 from roomcast.observe.counters import Histogram, HookOutcome, HookTally
+from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.depth import is_deeper
 
-__all__ = ["CALLS_UNDER_WAY_MAX", "HookCalls", "Hooks", "load_hooks", "refused"]
+__all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 
 # Calls of hooks that a node waits for at once. What they wait for, such as a database, is down when there are more.
 CALLS_UNDER_WAY_MAX: Final = 1000
+# Of one hook in the log, each with its traceback: what a client found that makes it fail, it can
+# send again and again.
+FAILURES_TOLD: Final = Rate(per_s=1.0, burst=10.0)
 
 # Dates and objects would become texts unseen: an application says itself how they are written.
 _STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
@@ -132,8 +136,10 @@ class HookCalls:
         self.hooks = hooks
         self.tally = tally or HookTally()
         self.timeout_s = timeout_s
+        self._failures: dict[str, Seldom] = {}
         for name in hooks.names():
             self.tally.expect(name)
+            self._failures[name] = Seldom(FAILURES_TOLD)
 
     async def connect(self, event: ConnectEvent) -> ConnectReply | None:
         """None = no opinion."""
@@ -173,7 +179,6 @@ class HookCalls:
             raise refused(Error.TOO_MANY_REQUESTS)
         tally.under_way += 1
         began_s, outcome = loop.time(), HookOutcome.CANCELLED
-        log = _log.bind(hook=hook, client=event.client)
         limit = asyncio.timeout(self.timeout_s)
         try:
             async with limit:
@@ -192,23 +197,36 @@ class HookCalls:
                 raise
             # Something that the hook waited for was cancelled, and not this call.
             outcome = HookOutcome.FAILED
-            log.error("hook_failed", exc_info=error)
+            self._tell_failure(hook, event.client, error)
             raise refused(Error.INTERNAL) from None
         except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:  # whatever it is, such as SystemExit, it is the application's; its client is answered
+        except BaseException as error:  # noqa: BLE001  # SystemExit too: its client is answered
             if isinstance(error, TimeoutError) and limit.expired():
                 outcome = HookOutcome.TIMED_OUT
-                log.warning("hook_timed_out", timeout_s=self.timeout_s)
+                _log.warning(
+                    "hook_timed_out", hook=hook, client=event.client, timeout_s=self.timeout_s
+                )
             else:
                 outcome = HookOutcome.FAILED
-                log.error("hook_failed", exc_info=error)
+                self._tell_failure(hook, event.client, error)
             raise refused(Error.INTERNAL) from None
         finally:
             tally.under_way -= 1
             tally.ended(hook, outcome)
             tally.seconds.setdefault(hook, Histogram()).add(loop.time() - began_s)
         return reply
+
+    def _tell_failure(self, hook: str, client: str, error: BaseException) -> None:
+        passed_over = self._failures[hook].again(asyncio.get_running_loop().time())
+        if passed_over is not None:
+            _log.error(
+                "hook_failed",
+                hook=hook,
+                client=client,
+                passed_over=passed_over,
+                exc_info=error,
+            )
 
 
 def refused(error: Error) -> Refused:

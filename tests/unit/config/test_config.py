@@ -624,6 +624,8 @@ def test_defaults_and_what_development_runs_with_have_no_conflicts() -> None:
 PERSONAL = "[client]\nsubscribe_to_user_personal_channel = true\n"
 OF_ALL = "[channel.without_namespace]\nallow_subscribe_for_client = true\n"
 OWN = 'user_personal_channel_namespace = "own"\n[[channel.namespaces]]\nname = "own"\n'
+WRITE = "allow_publish_for_client = true\n"
+SEE = "presence = true\nallow_presence_for_client = true\n"
 READ = "history_size = 1\nhistory_ttl = '1s'\nallow_history_for_client = true\n"
 
 
@@ -632,9 +634,11 @@ READ = "history_size = 1\nhistory_ttl = '1s'\nallow_history_for_client = true\n"
     [
         (PERSONAL + OF_ALL, "channel.without_namespace.allow_subscribe_for_client"),
         (PERSONAL + OWN + READ, "channel.namespaces[0].allow_history_for_client"),
+        (PERSONAL + OWN + WRITE, "channel.namespaces[0].allow_publish_for_client"),
+        (PERSONAL + OWN + SEE, "channel.namespaces[0].allow_presence_for_client"),
     ],
 )
-def test_personal_channels_that_everybody_may_read_stop_the_start(
+def test_personal_channels_that_everybody_may_use_stop_the_start(
     tmp_path: Path, text: str, key: str
 ) -> None:
     told = refusal(write(tmp_path, text))
@@ -645,8 +649,10 @@ def test_personal_channels_that_everybody_may_read_stop_the_start(
     load(write(tmp_path, text), {"ROOMCAST_CLIENT_INSECURE": "true"})
 
 
-def test_personal_channels_that_nobody_else_may_read_need_nothing(tmp_path: Path) -> None:
+def test_personal_channels_that_nobody_else_may_use_need_nothing(tmp_path: Path) -> None:
     load(write(tmp_path, PERSONAL + OWN + OF_ALL), {})
+    # Who is in them: the user alone.
+    load(write(tmp_path, PERSONAL + OWN + WRITE.replace("client", "subscriber")), {})
     load(write(tmp_path, PERSONAL + OF_ALL.replace("true", "false")), {})
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -359,6 +361,40 @@ async def test_only_a_page_of_this_server_on_this_machine_gets_a_token(
     response = await client.post(path, json=body, headers=headers)
     assert response.status in ({400, 403} if headers == {"Host": "["} else {403})
     assert "eyJ" not in await response.text()
+
+
+async def raw(client: Client, request: bytes) -> bytes:
+    """The whole answer to what no HTTP client would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.server.port)
+    writer.write(request)
+    async with asyncio.timeout(15):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return answer
+
+
+async def test_who_names_no_host_gets_no_token_and_nobody_waits_for_the_resolver(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def getfqdn() -> str:
+        nonlocal asked
+        asked += 1
+        return "localhost"
+
+    monkeypatch.setattr(socket, "getfqdn", getfqdn)
+    body = b'Content-Type: application/json\r\nContent-Length: 14\r\n\r\n{"user":"Ann"}'
+    assert b" 403 " in await raw(client, b"POST /demo/token HTTP/1.0\r\n" + body)
+    assert asked == 0
+
+
+async def test_a_request_that_comes_to_no_end_is_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "BODY_S", 0.05)
+    head = b"POST /demo/token HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    assert b" 408 " in await raw(client, head + b"Content-Length: 14\r\n\r\n{")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "127.8.8.8"])

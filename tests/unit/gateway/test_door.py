@@ -223,10 +223,25 @@ async def test_in_a_pause_it_asks_for_nothing(doors: Doors) -> None:
     await door.close()
 
 
-async def test_who_is_gone_before_it_was_accepted_is_passed_over(doors: Doors) -> None:
-    doors.open(_poor(40, errno.ECONNABORTED))
-    visitor = await doors.visit(GET)
-    assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+@pytest.mark.parametrize("error", [errno.ECONNABORTED, errno.EPROTO, errno.ENETUNREACH])
+async def test_who_is_gone_before_it_was_accepted_is_passed_over(doors: Doors, error: int) -> None:
+    with structlog.testing.capture_logs() as events:
+        doors.open(_poor(40, error))
+        visitor = await doors.visit(GET)
+        assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+    assert events == []
+
+
+async def test_what_is_said_again_at_once_is_waited_for_and_told(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of one who came: it would be said in every turn, for a whole core, and nobody would know."""
+    monkeypatch.setattr(door_module, "_PAUSE_S", 0.02)
+    with structlog.testing.capture_logs() as events:
+        doors.open(_poor(2, errno.EINVAL))
+        visitor = await doors.visit(GET)
+        assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+    assert [event["event"] for event in events] == ["accept_failed"] * 2
 
 
 async def test_after_the_close_nobody_gets_in_and_who_is_inside_stays(doors: Doors) -> None:

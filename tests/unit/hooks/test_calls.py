@@ -300,6 +300,22 @@ async def test_a_fault_is_an_error_that_passes(hook: str, reply: object) -> None
     assert asked.tally.under_way == 0
 
 
+async def test_who_makes_a_hook_fail_again_and_again_fills_no_log() -> None:
+    """The text of an exception, such as that of `int("…")`, may be all that a client sent; each is counted."""
+    asked = hooked("rpc", ValueError("x" * 10_000))
+    hooked_too = hooked("publish", ValueError("another"))
+    with capture_logs() as logs:
+        for _ in range(200):
+            with pytest.raises(Refused):
+                await ask(asked, "rpc")
+        with pytest.raises(Refused):
+            await ask(hooked_too, "publish")
+    assert counted(asked) == {("rpc", "failed"): 200}
+    told = [line["hook"] for line in logs]
+    assert hook_calls.FAILURES_TOLD.burst <= told.count("rpc") < 2 * hook_calls.FAILURES_TOLD.burst
+    assert told[-1] == "publish"
+
+
 async def test_what_it_returns_is_a_copy() -> None:
     data = {"list": [1, 2.5, None, True, "é"]}
     asked = hooked("rpc", data)
