@@ -102,7 +102,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "hooks": _room(
         "what an application imports, and how its code is called",
-        "auth config observe wire",
+        "auth config observe rates wire",
         "orjson structlog",
     ),
     "node": _room(
@@ -137,7 +137,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "dev": _room(
         "`roomcast dev`: embedded AWS, supervisor, demo page",
-        "auth aws config stream_lambda wire",
+        "auth aws config gateway stream_lambda wire",
         "aiohttp boto3 botocore moto werkzeug",
         environment=True,
     ),
