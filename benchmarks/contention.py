@@ -328,8 +328,8 @@ async def _run(load: Load, nodes: int, seconds: float, seed: int) -> Row:
 
 def _attempts(writer: Writer) -> tuple[int, int]:
     """Writes that cost units: those that won and those that lost a race; and appends that went in."""
-    tally = writer.appender.tally
-    return tally.races + tally.batches.count, tally.batches.count
+    counters = writer.appender.counters
+    return counters.races + counters.batches.count, counters.batches.count
 
 
 def _row(

@@ -35,7 +35,7 @@ from roomcast.log.channel_log import ChannelLog
 from roomcast.log.ports import ChannelTable
 from roomcast.log.watched_table import WatchedTable
 from roomcast.node.node import Background, Health, Node
-from roomcast.observe.counters import ClientTally
+from roomcast.observe.counters import ClientCounters
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Presence
@@ -240,7 +240,7 @@ def assemble(
         lambda: presence.node,
         node=node_id,
     )
-    tally = ClientTally()
+    counters = ClientCounters()
     hook_calls = HookCalls(hooks, config.hooks.timeout_s)
     node = Node(
         Services(
@@ -271,7 +271,7 @@ def assemble(
                 # A client that comes back subscribes to all its channels at once.
                 commands=rate(client.command_rate_limit, BURST_S, client.channel_limit),
             ),
-            verifier=CountedVerifier(verifier, tally.token_failures),
+            verifier=CountedVerifier(verifier, counters.token_failures),
             clock=clock,
             new_id=ports.new_id,
             random=ports.random,
@@ -285,7 +285,7 @@ def assemble(
             hide=hide,
             background=background.start,
             hooks=hook_calls,
-            tally=tally,
+            counters=counters,
         ),
         health,
         orders,

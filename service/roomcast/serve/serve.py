@@ -151,7 +151,7 @@ def _door(runner: web.AppRunner, app: web.Application, listening: socket.socket)
         runner.server,
         listening,
         places_max=app[_PLACES].sockets,
-        on_full=lambda: app[NODE].services.tally.limited(Limit.SOCKETS),
+        on_full=lambda: app[NODE].services.counters.limited(Limit.SOCKETS),
     )
 
 
@@ -436,7 +436,7 @@ async def _reporter(app: web.Application) -> AsyncIterator[None]:
         not_ready=lambda: health.listening and not health.draining and bool(health.reasons()),
     )
     async with _task(
-        app, Reporter(metrics, random_fraction, readings, assembly.appender.tally).run()
+        app, Reporter(metrics, random_fraction, readings, assembly.appender.counters).run()
     ):
         yield
 

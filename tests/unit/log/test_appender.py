@@ -292,8 +292,8 @@ async def test_who_loses_often_pauses_and_then_reads_the_end_again(fleet: Fleet)
     assert (await writer.publish("ours at last")).offset == 32
     # After the first race, for which it had not looked, and after each one for which it paused.
     assert reads == [1, *range(24, 31)]
-    assert writer.appender.tally.turn_s.sum > 0
-    assert writer.appender.tally.losses.sum == 30
+    assert writer.appender.counters.turn_s.sum > 0
+    assert writer.appender.counters.losses.sum == 30
 
 
 async def test_what_comes_while_races_are_lost_joins_the_append(
@@ -344,7 +344,7 @@ async def test_a_lone_writer_reads_nothing_and_waits_for_nobody(
         await writer.publish(number)
     assert fleet.traffic.reads == 1
     assert fleet.traffic.calls["put_item"] == 5
-    assert writer.appender.tally.writers.sum == 0
+    assert writer.appender.counters.writers.sum == 0
 
 
 async def test_a_log_that_has_no_offset_left_refuses_and_says_so(

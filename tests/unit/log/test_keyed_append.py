@@ -127,7 +127,7 @@ async def test_those_whose_keys_were_used_are_told_where_and_the_others_go_on(
     assert [await positions[0], await positions[2]] == used
     assert [(await positions[1]).offset, (await positions[3]).offset] == [4, 5]
     assert logged(fleet.world) == ["theirs a", "theirs c", "ours", "ours b", "ours None"]
-    assert writer.appender.tally.publications["repeated"] == 2
+    assert writer.appender.counters.publications["repeated"] == 2
     assert writer.appender.waiting_bytes == 0
 
 
@@ -154,8 +154,8 @@ async def test_a_transaction_that_meets_another_is_a_lost_race_and_no_throttling
     before = fleet.traffic.reads
     assert (await writer.publish("one", "k")).offset == 2
     assert fleet.traffic.reads == before + 1
-    assert writer.appender.tally.races == 1
-    assert writer.appender.tally.throttled == 0
+    assert writer.appender.counters.races == 1
+    assert writer.appender.counters.throttled == 0
 
 
 async def test_a_transaction_that_meets_its_own_earlier_attempt_is_sent_again_as_it_is(
