@@ -201,9 +201,9 @@ class Partition(MemoryChannelTable):
         self._writes = writes
         self._reads = reads
 
-    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
-        assert believed_until_ms > self._clock.now_ms(), (
-            "a run takes less time than any tail is believed"
+    async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
+        assert tail_valid_until_ms > self._clock.now_ms(), (
+            "a run takes less time than any tail is valid"
         )
         return await self._call(lambda: self._charged_write(item))
 

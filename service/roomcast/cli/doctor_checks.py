@@ -232,6 +232,9 @@ class Doctor:
                 now=now,
                 generation=self._config.aws.log_generation,
             )
-            if await self._ports.table.put_item(item, believed_until_ms=now + interval_ms) is None:
+            if (
+                await self._ports.table.put_item(item, tail_valid_until_ms=now + interval_ms)
+                is None
+            ):
                 return item.last
         raise PortError("other nodes sang at every moment; try again")

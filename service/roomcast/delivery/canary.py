@@ -182,7 +182,7 @@ class Canary:
         """Raises PortError."""
         self._tried.append(number)
         # In this turn or not at all: who sleeps before it is sent may know more when it wakes.
-        if await self._table.put_item(item, believed_until_ms=now + self._interval_ms) is None:
+        if await self._table.put_item(item, tail_valid_until_ms=now + self._interval_ms) is None:
             self.sung += 1
             self._vigil.sung(number, self._clock.monotonic_s(), self._random())
             return

@@ -263,7 +263,7 @@ class Appender:
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
         """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""
         known = lane.tail
-        if known is not None and known.believed_until <= self._clock.now_ms():
+        if known is not None and known.valid_until <= self._clock.now_ms():
             known = None
         if known is not None and (
             append.looked or not lane.contention.must_look(self._clock.monotonic_s())
@@ -275,7 +275,7 @@ class Appender:
         except (Throttled, UnknownOutcome) as error:
             if known is None:
                 raise _TailUnread(error) from error
-            # To look is a courtesy to others: what is known is still to be believed, and costs a race at worst.
+            # To look is a courtesy to others: the known tail is valid, and costs a race at worst.
             return known
         except PortError as error:
             raise _TailUnread(error) from error

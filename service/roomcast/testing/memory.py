@@ -19,7 +19,7 @@ from roomcast.delivery.ports import Gone, Message
 from roomcast.fleet.holdings import Deployment, Grave, Lease, Queue, Subscription
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import HEAD_OFFSET, Head, LogItem
-from roomcast.log.ports import BeliefEnded, Holders, Page
+from roomcast.log.ports import Holders, Page, TailExpired
 from roomcast.ports import Clock, PortError, Refused
 from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo
@@ -215,13 +215,13 @@ class MemoryChannelTable:
     async def key(self, key: str) -> KeyItem | None:
         return await self._world.perform("key", lambda: self._world.keys.get(key))
 
-    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+    async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
         return await self._world.perform(
-            "put_item", lambda: self._write(item), self._belief(believed_until_ms)
+            "put_item", lambda: self._write(item), self._resting_on(tail_valid_until_ms)
         )
 
     async def put_keyed_item(
-        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+        self, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
     ) -> Holders | None:
         def effect() -> Holders | None:
             taken = tuple(self._world.keys[key.key] for key in keys if key.key in self._world.keys)
@@ -232,7 +232,9 @@ class MemoryChannelTable:
             self._world.keys |= {key.key: key for key in keys}
             return None
 
-        return await self._world.perform("put_keyed_item", effect, self._belief(believed_until_ms))
+        return await self._world.perform(
+            "put_keyed_item", effect, self._resting_on(tail_valid_until_ms)
+        )
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         def effect() -> bool:
@@ -274,10 +276,10 @@ class MemoryChannelTable:
 
         return await self._world.perform("read_backward", effect)
 
-    def _belief(self, until_ms: int) -> Callable[[], None]:
+    def _resting_on(self, until_ms: int) -> Callable[[], None]:
         def check() -> None:
             if self._clock.now_ms() >= until_ms:
-                raise BeliefEnded
+                raise TailExpired
 
         return check
 

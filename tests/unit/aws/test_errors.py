@@ -23,7 +23,7 @@ from botocore.parsers import ResponseParserError
 from roomcast.aws import errors
 from roomcast.aws.clients import connect
 from roomcast.delivery.ports import Gone
-from roomcast.log.ports import BeliefEnded
+from roomcast.log.ports import TailExpired
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import SESSION, Answer, client_error, faked, hang_up, reset, say
 
@@ -86,7 +86,7 @@ def test_an_answer_of_aws_means(code: str, status: int, expected: type[PortError
         (NoCredentialsError(), Refused),
         (NoRegionError(), Refused),
         (ParamValidationError(report="x"), Refused),
-        (BeliefEnded(), BeliefEnded),
+        (TailExpired(), TailExpired),
     ],
 )
 def test_a_failed_call_means(error: Exception, expected: type[PortError]) -> None:

@@ -303,7 +303,7 @@ async def test_a_record_at_the_end_of_all_numbers_ends_nothing(
             OFFSET_MAX, node="b", batch="forged", now=ears.clock.now_ms(), generation="0"
         )
         await MemoryChannelTable(ears.world, ears.clock).put_item(
-            item, believed_until_ms=item.ts + 1
+            item, tail_valid_until_ms=item.ts + 1
         )
     async with ears.running(monkeypatch) as pass_time:
         ears.canary.hear(forged, 0)

@@ -34,7 +34,7 @@ from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled, until
 
 CHANNEL: Final = "room"
 TTL_MS: Final = 300_000
-BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+TAIL_VALID_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
 # What one call takes that is not answered.
 HANGS_S: Final = 8.0
 
@@ -374,7 +374,7 @@ async def test_what_was_too_much_for_the_table_goes_in_parts_and_in_its_order(
 
 
 @pytest.mark.parametrize("error", [Throttled, UnknownOutcome])
-async def test_who_cannot_look_tries_with_what_is_still_to_be_believed(
+async def test_who_cannot_look_tries_with_a_tail_that_is_still_valid(
     fleet: Fleet, writer: Writer, error: type[PortError]
 ) -> None:
     other = Writer(fleet, "b")
@@ -620,14 +620,14 @@ async def test_what_the_table_refuses_is_never_appended(
     assert failure.type is NotAppended
 
 
-async def test_a_belief_that_ended_before_sending_is_told_and_healed(
+async def test_a_tail_that_expired_before_sending_is_told_and_healed(
     fleet: Fleet, writer: Writer
 ) -> None:
     first = await writer.publish("one")
     held = fleet.traffic.hold("put_item", "call")
     position = writer.submit("two")
     await held.arrived()
-    fleet.clock.advance(BELIEF_S)
+    fleet.clock.advance(TAIL_VALID_S)
     held.release()
     with pytest.raises(NotAppended):
         await position
@@ -677,7 +677,7 @@ async def test_a_channel_that_expired_goes_on_in_another_epoch(
     fleet: Fleet, writer: Writer
 ) -> None:
     first = await writer.publish("one")
-    fleet.clock.advance(BELIEF_S - 1)
+    fleet.clock.advance(TAIL_VALID_S - 1)
     assert (await writer.publish("two")).epoch == first.epoch
     fleet.clock.advance(MIN_RETENTION_MS / 1000)
     third = await writer.publish("three")

@@ -19,7 +19,7 @@ from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled
 
 CHANNEL: Final = "room"
 TTL_MS: Final = 300_000
-BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+TAIL_VALID_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
 
 
 class Writer:
@@ -268,12 +268,12 @@ async def test_what_is_known_not_to_be_in_is_told_so(
     assert fleet.world.keys == {}
 
 
-async def test_a_belief_that_ended_before_sending_is_told_and_healed(
+async def test_a_tail_that_expired_before_sending_is_told_and_healed(
     fleet: Fleet, writer: Writer
 ) -> None:
     """The tail's expiry ends it, when that is before the time that the publication itself has."""
     first = await writer.publish("one")
-    fleet.clock.advance(BELIEF_S - 1)
+    fleet.clock.advance(TAIL_VALID_S - 1)
     held = fleet.traffic.hold("put_keyed_item", "call")
     position = writer.submit("two", "k")
     await held.arrived()
@@ -289,7 +289,7 @@ async def test_a_belief_that_ended_before_sending_is_told_and_healed(
 async def test_a_node_that_slept_does_not_publish_what_its_key_may_have_outlived(
     fleet: Fleet, writer: Writer, stage: str
 ) -> None:
-    """Meanwhile another node published it, and TTL deleted the key. The tail is still believed."""
+    """Meanwhile another node published it, and TTL deleted the key. The tail is still valid."""
     other = Writer(fleet, "b")
     await other.appender.submit(CHANNEL, Publication(data="zero"), 7 * 24 * 3_600_000)
     held = fleet.traffic.hold(stage, "call")
