@@ -17,7 +17,7 @@ from roomcast.aws.schema import TableSchema, table_schemas
 from roomcast.config.config import OPTIONS, Config
 from roomcast.dev.event_source import MappingOptions, is_append
 from roomcast.ec2 import lifecycle
-from roomcast.fleet.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags
+from roomcast.fleet.deployment import APP, APP_TAG, TOPIC_TAG, queue_tags
 from roomcast.node import node
 from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
 from roomcast.observe.counters import AppendCounters

@@ -20,7 +20,7 @@ import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
 from roomcast.client.read import Reading
 from roomcast.delivery.canary import Canary
-from roomcast.delivery.canary_rules import CANARY_CHANNEL, Hearing, Vigil
+from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher, Joined
 from roomcast.delivery.poller import Poller
@@ -720,17 +720,17 @@ def nothing_caught_up_with() -> Iterator[None]:
 
 
 @contextmanager
-def everybody_sings() -> Iterator[None]:
-    """A node sings in its turn though it heard another's canary."""
-    original = Vigil.hear
+def everybody_emits() -> Iterator[None]:
+    """A node emits in its turn though it heard another's canary."""
+    original = CanarySchedule.hear
 
-    def hear(self: Vigil, number: int, now_s: float, chance: float) -> bool:
-        sing_at_s = self._sing_at_s
+    def hear(self: CanarySchedule, number: int, now_s: float, chance: float) -> bool:
+        emit_at_s = self._emit_at_s
         new = original(self, number, now_s, chance)
-        self._sing_at_s = sing_at_s
+        self._emit_at_s = emit_at_s
         return new
 
-    with patch.object(Vigil, "hear", hear):
+    with patch.object(CanarySchedule, "hear", hear):
         yield
 
 
@@ -738,10 +738,10 @@ def everybody_sings() -> Iterator[None]:
 def silence_is_deafness() -> Iterator[None]:
     """Who hears no canary takes itself for deaf, whatever others hear."""
 
-    def judge(self: Vigil, **_: Any) -> Hearing:
+    def judge(self: CanarySchedule, **_: Any) -> Hearing:
         return Hearing.DEAF
 
-    with patch.object(Vigil, "judge", judge):
+    with patch.object(CanarySchedule, "judge", judge):
         yield
 
 
@@ -876,7 +876,7 @@ MUTATIONS = (
         nothing_caught_up_with,
         text="was not read from the log",
     ),
-    Mutation("everybody sings", Kind.CANARIES, everybody_sings, text=" in 300 s"),
+    Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),
     Mutation(
         "silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"
     ),

@@ -23,12 +23,12 @@ from roomcast.delivery.listener import Listener
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import InstanceQueue, Topic
 from roomcast.delivery.publisher import Publisher
-from roomcast.fleet.census import Census
+from roomcast.fleet.node_info import NodeInfo
+from roomcast.fleet.node_info_signals import SURVEY_KINDS
 from roomcast.fleet.order_signals import ORDER_KINDS
 from roomcast.fleet.orders import Orders, Subject
 from roomcast.fleet.ports import Leases
 from roomcast.fleet.roster import Roster
-from roomcast.fleet.survey import SURVEY_KINDS
 from roomcast.hooks.calls import HookCalls, Hooks
 from roomcast.log.appender import Appender
 from roomcast.log.channel_log import ChannelLog
@@ -173,7 +173,7 @@ def assemble(
         orders.heard(signal)
 
     def surveyed(signal: Signal) -> None:
-        census.heard(signal)
+        node_info.heard(signal)
 
     def trimmed(signal: Signal) -> None:
         dispatcher.hide(signal.channel, signals.trimmed_to(signal))
@@ -230,7 +230,7 @@ def assemble(
 
     presence.entered_again = entered_again
     orders = Orders(roster, broadcast, ports.new_id, node=node_id)
-    census = Census(
+    node_info = NodeInfo(
         ports.leases,
         hub,
         clock,
@@ -289,7 +289,7 @@ def assemble(
         ),
         health,
         orders,
-        census,
+        node_info,
         connection_limit=client.connection_limit,
     )
     return Assembly(

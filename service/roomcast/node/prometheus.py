@@ -166,7 +166,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         (each.value,): s.assembly.canary.hearing is each for each in Hearing
     }),
     _counter("canaries_heard", "New canaries heard.", lambda s: s.assembly.canary.heard),
-    _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.sung),
+    _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.emitted),
     # ---- AWS
     Family("roomcast_aws_call_seconds", "histogram", "Calls of AWS, with the SDK's retries.", ("operation", "outcome"), lambda s: dict(s.calls.items())),
 )  # fmt: skip
