@@ -201,9 +201,9 @@ class Partition(MemoryChannelTable):
         self._writes = writes
         self._reads = reads
 
-    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
-        assert believed_until_ms > self._clock.now_ms(), (
-            "a run takes less time than any tail is believed"
+    async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
+        assert tail_valid_until_ms > self._clock.now_ms(), (
+            "a run takes less time than any tail is valid"
         )
         return await self._call(lambda: self._charged_write(item))
 
@@ -328,8 +328,8 @@ async def _run(load: Load, nodes: int, seconds: float, seed: int) -> Row:
 
 def _attempts(writer: Writer) -> tuple[int, int]:
     """Writes that cost units: those that won and those that lost a race; and appends that went in."""
-    tally = writer.appender.tally
-    return tally.races + tally.batches.count, tally.batches.count
+    counters = writer.appender.counters
+    return counters.races + counters.batches.count, counters.batches.count
 
 
 def _row(

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from benchmarks.rig import end_in_time, say
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Clock
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Member

@@ -179,8 +179,8 @@ PURE: Final = frozenset(
         "wire", "auth.claims", "client.session", "hooks.api", "hooks.events", "log.contention", "log.idempotency",
         "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer", "delivery.rounds",
-        "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.holdings",
-        "fleet.order_signals", "fleet.roster", "fleet.survey", "node.isolation_rules", "observe.counters",
+        "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.deployment", "fleet.lease_record",
+        "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "streaks",
     }
 )  # fmt: skip

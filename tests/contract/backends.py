@@ -30,7 +30,7 @@ from roomcast.aws.schema import (
 )
 from roomcast.aws.topic import SnsTopic
 from roomcast.delivery.ports import InstanceQueue, Topic
-from roomcast.fleet.holdings import Deployment
+from roomcast.fleet.deployment import Deployment
 from roomcast.fleet.ports import Leases
 from roomcast.log.ports import ChannelTable
 from roomcast.presence.ports import Presence

@@ -48,7 +48,7 @@ def head(
         channel=channel,
         epoch=epoch,
         floor=floor,
-        believe_until=1_700_086_400_000,
+        tail_valid_until=1_700_086_400_000,
         trim=trim,
         version=version,
         expires_at=1_700_172_800,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from roomcast.fleet.holdings import Queue, Subscription
+from roomcast.fleet.deployment import Queue, Subscription
 from tests.contract.backends import TAGS, Backend
 
 # The emulator stamps a queue with its own clock, in whole seconds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from roomcast.fleet.holdings import Grave, Lease
+from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.fleet.ports import Leases
 from tests.contract.backends import Backend
 
@@ -27,7 +27,7 @@ FULL = replace(
     skew_ms=-7,
 )
 REAPED_AT = 1_700_000_060_000
-BURIED_AT = 1_700_000_061_000
+CLEARED_AT = 1_700_000_061_000
 
 
 async def stored(leases: Leases) -> Lease:
@@ -99,66 +99,68 @@ async def test_a_lease_that_is_gone_cannot_be_marked(backend: Backend) -> None:
     assert not await leases.all()
 
 
-async def test_only_a_marked_lease_is_buried(backend: Backend) -> None:
+async def test_only_a_marked_lease_becomes_a_tombstone(backend: Backend) -> None:
     leases = backend.leases()
-    await leases.bury(FULL.node, BURIED_AT)
-    assert not await leases.graves()
+    await leases.put_tombstone(FULL.node, CLEARED_AT)
+    assert not await leases.tombstones()
     await leases.put(FULL)
-    await leases.bury(FULL.node, BURIED_AT)
+    await leases.put_tombstone(FULL.node, CLEARED_AT)
     assert await stored(leases) == FULL
-    assert not await leases.graves()
+    assert not await leases.tombstones()
     await leases.reap(FULL, REAPED_AT)
-    await leases.bury(FULL.node, BURIED_AT)
+    await leases.put_tombstone(FULL.node, CLEARED_AT)
     assert not await leases.all()
-    assert list(await backend.leases().graves()) == [Grave(FULL.node, "i-1", BURIED_AT)]
-    await leases.bury(FULL.node, BURIED_AT + 1)
-    assert list(await leases.graves()) == [Grave(FULL.node, "i-1", BURIED_AT + 1)]
+    assert list(await backend.leases().tombstones()) == [Tombstone(FULL.node, "i-1", CLEARED_AT)]
+    await leases.put_tombstone(FULL.node, CLEARED_AT + 1)
+    assert list(await leases.tombstones()) == [Tombstone(FULL.node, "i-1", CLEARED_AT + 1)]
 
 
-async def buried(leases: Leases) -> Grave:
+async def with_tombstone(leases: Leases) -> Tombstone:
     await leases.put(LEASE)
     await leases.reap(LEASE, REAPED_AT)
-    await leases.bury(LEASE.node, BURIED_AT)
-    [grave] = await leases.graves()
-    return grave
+    await leases.put_tombstone(LEASE.node, CLEARED_AT)
+    [tombstone] = await leases.tombstones()
+    return tombstone
 
 
-async def test_who_is_buried_neither_beats_nor_dies_again(backend: Backend) -> None:
+async def test_who_has_a_tombstone_neither_beats_nor_dies_again(backend: Backend) -> None:
     leases = backend.leases()
-    grave = await buried(leases)
+    tombstone = await with_tombstone(leases)
     assert not await leases.heartbeat(LEASE)
     assert not await leases.reap(LEASE, REAPED_AT + 1)
     assert not await leases.all()
-    assert list(await leases.graves()) == [grave]
+    assert list(await leases.tombstones()) == [tombstone]
 
 
-async def test_a_grave_that_was_cleared_again_is_not_dropped(backend: Backend) -> None:
+async def test_a_tombstone_that_was_cleared_again_is_not_dropped(backend: Backend) -> None:
     leases = backend.leases()
-    grave = await buried(leases)
-    await leases.bury(grave.node, BURIED_AT + 1)
-    await leases.drop_grave(grave)
-    [again] = await leases.graves()
-    assert again.buried_at == BURIED_AT + 1
+    tombstone = await with_tombstone(leases)
+    await leases.put_tombstone(tombstone.node, CLEARED_AT + 1)
+    await leases.drop_tombstone(tombstone)
+    [again] = await leases.tombstones()
+    assert again.cleared_at == CLEARED_AT + 1
     for _ in range(2):
-        await leases.drop_grave(again)
-        assert not await leases.graves()
+        await leases.drop_tombstone(again)
+        assert not await leases.tombstones()
 
 
-async def test_a_lease_that_is_written_over_a_grave_is_one_like_any_other(backend: Backend) -> None:
+async def test_a_lease_that_is_written_over_a_tombstone_is_one_like_any_other(
+    backend: Backend,
+) -> None:
     leases = backend.leases()
-    grave = await buried(leases)
+    tombstone = await with_tombstone(leases)
     await leases.put(LEASE)
     assert await stored(leases) == LEASE
-    assert not await leases.graves()
-    await leases.drop_grave(grave)
+    assert not await leases.tombstones()
+    await leases.drop_tombstone(tombstone)
     assert await leases.heartbeat(LEASE)
     assert await leases.reap(LEASE, REAPED_AT)
 
 
-async def test_a_grave_may_be_dropped_like_a_lease(backend: Backend) -> None:
+async def test_a_tombstone_may_be_dropped_like_a_lease(backend: Backend) -> None:
     leases = backend.leases()
-    await leases.drop((await buried(leases)).node)
-    assert not await leases.graves()
+    await leases.drop((await with_tombstone(leases)).node)
+    assert not await leases.tombstones()
 
 
 async def test_an_id_that_is_used_again_is_not_marked(backend: Backend) -> None:

@@ -12,7 +12,7 @@ import pytest
 from roomcast.aws.presence import ENTRIES_PAGE, entry_item
 from roomcast.aws.schema import presence_table
 from roomcast.concurrency import each_to_its_end
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo

@@ -17,10 +17,10 @@ from roomcast.aws.schema import TableSchema, table_schemas
 from roomcast.config.config import OPTIONS, Config
 from roomcast.dev.event_source import MappingOptions, is_append
 from roomcast.ec2 import lifecycle
-from roomcast.fleet.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags
+from roomcast.fleet.deployment import APP, APP_TAG, TOPIC_TAG, queue_tags
 from roomcast.node import node
 from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
-from roomcast.observe.counters import AppendTally
+from roomcast.observe.counters import AppendCounters
 from roomcast.reaper.reaper import SECOND_LOOK_S
 from roomcast.serve import serve as app
 from stream_lambda import handler as stream_handler
@@ -772,11 +772,11 @@ def published() -> set[str]:
         degraded=lambda: False,
         not_ready=lambda: False,
     )
-    tally = AppendTally()
-    before = Appends.counted(tally)
-    tally.attempts.add(1)
-    tally.turn_s.add(0)
-    counted = Appends.counted(tally).since(before)
+    counters = AppendCounters()
+    before = Appends.counted(counters)
+    counters.attempts.add(1)
+    counters.turn_s.add(0)
+    counted = Appends.counted(counters).since(before)
     lambdas = (
         ROOT / "service" / "roomcast" / "reaper" / "handler.py",
         ROOT / "stream_lambda" / "handler.py",

@@ -90,7 +90,7 @@ class Aws:
         items = self.client("dynamodb").scan(
             TableName=nodes_table(self.prefix), ConsistentRead=True
         )["Items"]
-        # A grave holds nothing; it goes by itself.
+        # A tombstone holds nothing; it goes by itself.
         return {item["node"]["S"] for item in items if "buried" not in item}
 
     def presence_of(self, node: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import pytest
 
 from roomcast.aws.clients import connect
 from roomcast.dev.provision import DUMMY_CREDENTIALS
-from roomcast.fleet.holdings import Deployment
+from roomcast.fleet.deployment import Deployment
 from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.reaper import Reaper, Report
 from roomcast.reaper.rules import REAP_GRACE_MS

@@ -21,7 +21,7 @@ import pytest
 
 from roomcast.aws.errors import ATTEMPTS_MAX
 from roomcast.aws.schema import nodes_table
-from roomcast.fleet.holdings import queue_tags
+from roomcast.fleet.deployment import queue_tags
 from tests.contract.backends import REGION, ROOT
 from tests.deploy.calls import ACCOUNT
 from tests.deploy.cloudformation import Evaluation, load, statements
@@ -257,7 +257,7 @@ print(json.dumps(handler(json.load(open("tests/events/stream_appends.json")), No
         assert unused("StreamLambdaRole", at.all_calls, aws.made.topic_arn) == set()
 
 
-def graves(aws: Aws) -> list[dict[str, Any]]:
+def tombstones(aws: Aws) -> list[dict[str, Any]]:
     """What is kept of leases that were cleaned up."""
     dynamodb, of_leases = aws.client("dynamodb"), "attribute_exists(buried)"
     items: list[dict[str, Any]] = dynamodb.scan(
@@ -297,9 +297,9 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         assert '"ReapedNodes":2,"Orphans":0,' in told, "an orphan is looked at, and is too young"
         assert '"members":1' in told
         # What stays of their leases is removed a while later.
-        age(aws, graves(aws))
+        age(aws, tombstones(aws))
         await python(reap(event), environ)
-        assert graves(aws) == []
+        assert tombstones(aws) == []
         at.ec2.terminate(machine)
         event = json.loads(
             (FIXTURES / "fixtures/events/terminate_lifecycle_action.json").read_text(

@@ -28,7 +28,8 @@ from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.aws.schema import nodes_table, presence_table
 from roomcast.aws.threads import ThreadedClient
 from roomcast.delivery.envelope import Signal, parse
-from roomcast.fleet.holdings import Deployment, Lease, queue_tags
+from roomcast.fleet.deployment import Deployment, queue_tags
+from roomcast.fleet.lease_record import Lease
 from roomcast.presence.ports import Member
 from roomcast.reaper.handler import Clients, Settings, asked, carry_out
 from roomcast.reaper.over_aws import reaper_over_aws

@@ -128,7 +128,7 @@ async def test_control_frames_have_a_rate(
         assert sum(sleeps.slept_s) == pytest.approx(
             (1001 - CONTROL_RATE.burst) / CONTROL_RATE.per_s, rel=0.02
         )
-        limits = attacked.node.assembly.node.services.tally.limits
+        limits = attacked.node.assembly.node.services.counters.limits
         assert limits[Limit.CONTROL_RATE.value] == len(sleeps.slept_s)
 
 
@@ -352,7 +352,7 @@ async def test_pages_that_are_refused_are_one_line_a_second_and_counted(attacked
     assert await refused(20) == [("https://evil-0.com", 0)]
     attacked.node.clock.advance(1.0)
     assert await refused(20) == [("https://evil-0.com", 19)]
-    assert attacked.node.assembly.node.services.tally.limits[Limit.ORIGIN.value] == 40
+    assert attacked.node.assembly.node.services.counters.limits[Limit.ORIGIN.value] == 40
 
 
 @pytest.mark.parametrize(

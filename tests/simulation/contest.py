@@ -90,9 +90,9 @@ class Contest:
             self._fail(f"one of {WRITERS} writers got {poorest:.2f} of what each got on average")
         if self._slowest_s > WAIT_S_MAX:
             self._fail(f"a publication waited for {self._slowest_s:.1f} s while nothing failed")
-        tallies = [appender.tally for appender in self._appenders]
-        appended = sum(tally.batches.count for tally in tallies)
-        attempts = 1 + sum(tally.races for tally in tallies) / appended
+        counted = [appender.counters for appender in self._appenders]
+        appended = sum(each.batches.count for each in counted)
+        attempts = 1 + sum(each.races for each in counted) / appended
         if attempts > ATTEMPTS_MAX:
             self._fail(f"an append took {attempts:.2f} writes on average")
 

@@ -78,7 +78,7 @@ class Ears:
         self._note = note
 
     async def try_all(self, nodes: Sequence[SimulatedNode]) -> None:
-        """After all faults: everybody hears, one node sings for all, and who loses its ears gets others."""
+        """After all faults: everybody hears, one node emits for all, and who loses its ears gets others."""
         if not await self._all_well(nodes, "after all faults"):
             return
         await self._listen(nodes)
@@ -94,7 +94,7 @@ class Ears:
         await asyncio.sleep(2 * _INTERVAL_S)
         since = len(self._world.stream)
         await asyncio.sleep(_LISTENED_S)
-        sung = [
+        emitted = [
             (item.offset, written_s)
             for item, written_s in zip(
                 self._world.stream[since:], self._world.written_s[since:], strict=True
@@ -103,15 +103,18 @@ class Ears:
         ]
         least = int(_LISTENED_S / (_INTERVAL_S * (1 + _JITTER))) - 1
         most = int(_LISTENED_S / _INTERVAL_S) + 1
-        if not least <= len(sung) <= most:
+        if not least <= len(emitted) <= most:
             self._checker.fail(
-                Kind.CANARIES, f"{len(sung)} in {_LISTENED_S:.0f} s, of {len(nodes)} nodes: {sung}"
+                Kind.CANARIES,
+                f"{len(emitted)} in {_LISTENED_S:.0f} s, of {len(nodes)} nodes: {emitted}",
             )
-        if any(after <= before for (before, _), (after, _) in pairwise(sung)):
-            self._checker.fail(Kind.CANARIES, f"numbers do not grow: {sung}")
+        if any(after <= before for (before, _), (after, _) in pairwise(emitted)):
+            self._checker.fail(Kind.CANARIES, f"numbers do not grow: {emitted}")
         heard = {node.name: node.assembly.canary.newest for node in nodes}
-        if len(sung) > 1 and min(heard.values()) < sung[-2][0]:
-            self._checker.fail(Kind.CANARIES, f"{sung} were sung, and the newest heard are {heard}")
+        if len(emitted) > 1 and min(heard.values()) < emitted[-2][0]:
+            self._checker.fail(
+                Kind.CANARIES, f"{emitted} were emitted, and the newest heard are {heard}"
+            )
 
     async def _wound_some(self, nodes: Sequence[SimulatedNode]) -> None:
         """They say so, take other queues, and read what they missed; the others stay as ready as they were."""

@@ -20,7 +20,7 @@ import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
 from roomcast.client.read import Reading
 from roomcast.delivery.canary import Canary
-from roomcast.delivery.canary_rules import CANARY_CHANNEL, Hearing, Vigil
+from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher, Joined
 from roomcast.delivery.poller import Poller
@@ -264,9 +264,9 @@ def no_batch_id() -> Iterator[None]:
     original = MemoryChannelTable.put_item
 
     async def put_item(
-        self: MemoryChannelTable, item: LogItem, believed_until_ms: int
+        self: MemoryChannelTable, item: LogItem, tail_valid_until_ms: int
     ) -> LogItem | None:
-        holder = await original(self, item, believed_until_ms)
+        holder = await original(self, item, tail_valid_until_ms)
         return replace(holder, batch="somebody's") if holder is not None else None
 
     with patch.object(MemoryChannelTable, "put_item", put_item):
@@ -286,7 +286,7 @@ def _patched_tail(tail: Callable[[LogItem, int, str], Tail | None]) -> AbstractC
 
 
 def no_rotation() -> AbstractContextManager[None]:
-    """The newest item is believed for ever, and where there is none the head is."""
+    """The tail of the newest item is valid for ever, and where there is none that of the head."""
 
     def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
         return Tail(item.epoch, item.last, FOR_EVER_MS, item.expires_at)
@@ -320,34 +320,32 @@ def floor_skipped() -> Iterator[None]:
 
 
 def no_margin() -> AbstractContextManager[None]:
-    """A tail is believed until it expires, by one's own clock."""
+    """A tail is valid until its item expires, by one's own clock."""
 
     def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
         tail = rules.item_tail(item, now - MARGIN_MS, generation)
-        return replace(tail, believed_until=tail.believed_until + MARGIN_MS) if tail else None
+        return replace(tail, valid_until=tail.valid_until + MARGIN_MS) if tail else None
 
     return _patched_tail(item_tail)
 
 
 def deadlines_from_configuration() -> AbstractContextManager[None]:
-    """Belief rests on what this release and configuration would keep, not on what the item says."""
+    """How long a tail is valid rests on this release and its configuration, not on the item."""
     longest_ms = 3 * 86_400 * 1000
 
     def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
-        believed_until = item.ts + max(longest_ms, MIN_RETENTION_MS) - MARGIN_MS
+        valid_until = item.ts + max(longest_ms, MIN_RETENTION_MS) - MARGIN_MS
         return (
-            Tail(item.epoch, item.last, believed_until, item.expires_at)
-            if believed_until > now
-            else None
+            Tail(item.epoch, item.last, valid_until, item.expires_at) if valid_until > now else None
         )
 
     return _patched_tail(item_tail)
 
 
 @contextmanager
-def belief_not_checked_late() -> Iterator[None]:
+def expired_tail_used_late() -> Iterator[None]:
     """A writer that was suspended between its decision and its write goes on as if no time had passed."""
-    with patch.object(MemoryChannelTable, "_belief", lambda self, until_ms: lambda: None):
+    with patch.object(MemoryChannelTable, "_resting_on", lambda self, until_ms: lambda: None):
         yield
 
 
@@ -357,10 +355,10 @@ def append_again_after_unknown() -> Iterator[None]:
     original = MemoryChannelTable.put_item
 
     async def put_item(
-        self: MemoryChannelTable, item: LogItem, believed_until_ms: int
+        self: MemoryChannelTable, item: LogItem, tail_valid_until_ms: int
     ) -> LogItem | None:
         try:
-            return await original(self, item, believed_until_ms)
+            return await original(self, item, tail_valid_until_ms)
         except UnknownOutcome as error:
             if item.channel == CANARY_CHANNEL:
                 raise
@@ -617,7 +615,7 @@ def keys_written_afterwards() -> Iterator[None]:
     """Calls of their own instead of a transaction: read the keys, write the item, write the keys."""
 
     async def put_keyed_item(
-        self: MemoryChannelTable, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+        self: MemoryChannelTable, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
     ) -> Holders | None:
         stored = self._world.keys
         taken = [
@@ -628,7 +626,7 @@ def keys_written_afterwards() -> Iterator[None]:
         ]
         if taken:
             return Holders(None, tuple(taken))
-        winner = await self.put_item(item, believed_until_ms)
+        winner = await self.put_item(item, tail_valid_until_ms)
         if winner is not None and winner.batch != item.batch:
             return Holders(winner)
         for key in keys:
@@ -722,17 +720,17 @@ def nothing_caught_up_with() -> Iterator[None]:
 
 
 @contextmanager
-def everybody_sings() -> Iterator[None]:
-    """A node sings in its turn though it heard another's canary."""
-    original = Vigil.hear
+def everybody_emits() -> Iterator[None]:
+    """A node emits in its turn though it heard another's canary."""
+    original = CanarySchedule.hear
 
-    def hear(self: Vigil, number: int, now_s: float, chance: float) -> bool:
-        sing_at_s = self._sing_at_s
+    def hear(self: CanarySchedule, number: int, now_s: float, chance: float) -> bool:
+        emit_at_s = self._emit_at_s
         new = original(self, number, now_s, chance)
-        self._sing_at_s = sing_at_s
+        self._emit_at_s = emit_at_s
         return new
 
-    with patch.object(Vigil, "hear", hear):
+    with patch.object(CanarySchedule, "hear", hear):
         yield
 
 
@@ -740,10 +738,10 @@ def everybody_sings() -> Iterator[None]:
 def silence_is_deafness() -> Iterator[None]:
     """Who hears no canary takes itself for deaf, whatever others hear."""
 
-    def judge(self: Vigil, **_: Any) -> Hearing:
+    def judge(self: CanarySchedule, **_: Any) -> Hearing:
         return Hearing.DEAF
 
-    with patch.object(Vigil, "judge", judge):
+    with patch.object(CanarySchedule, "judge", judge):
         yield
 
 
@@ -852,7 +850,7 @@ MUTATIONS = (
     Mutation("the floor is skipped", Kind.HOLE, floor_skipped),
     Mutation("no margin", Kind.REUSED, no_margin, seeds=2000),
     Mutation("deadlines from configuration", Kind.REUSED, deadlines_from_configuration),
-    Mutation("belief not checked late", Kind.REUSED, belief_not_checked_late, seeds=2000),
+    Mutation("expired tail used late", Kind.REUSED, expired_tail_used_late, seeds=2000),
     Mutation("a second append after an unknown outcome", Kind.TWICE, append_again_after_unknown),
     Mutation("history deleted instead of trimmed", Kind.REUSED, history_deleted),
     Mutation("removed history shown", Kind.HISTORY, removed_history_shown),
@@ -878,7 +876,7 @@ MUTATIONS = (
         nothing_caught_up_with,
         text="was not read from the log",
     ),
-    Mutation("everybody sings", Kind.CANARIES, everybody_sings, text=" in 300 s"),
+    Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),
     Mutation(
         "silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"
     ),

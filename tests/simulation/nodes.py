@@ -16,8 +16,8 @@ from roomcast.client.connection import Connection
 from roomcast.client.heartbeat import SLEPT_S
 from roomcast.config.config import ClientConfig, Config, NodeConfig
 from roomcast.delivery.canary_rules import Hearing
-from roomcast.fleet.holdings import Lease
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease_record import Lease
 from roomcast.log.lane import LANE_BYTES_MAX
 from roomcast.node.assembly import Assembly, Ports, assemble
 from roomcast.node.node import Health
@@ -58,7 +58,7 @@ _OPENINGS_MAX: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a run lasts, about: in quiet times of days nobody can sing twice a minute. All in seconds.
+    """How long a run lasts, about: in quiet times of days nobody can emit twice a minute. All in seconds.
 
     `skew_s`: by how much a clock may be wrong.
     """

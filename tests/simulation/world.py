@@ -301,11 +301,11 @@ class SimulatedWorld(MemoryWorld):
         return alike
 
     def _epoch(self, channel: str, now_ms: int) -> str | None:
-        """What the newest item, and else the head, can be believed for at `now_ms`; None = another epoch begins."""
+        """The tail that the newest item, and else the head, tells at `now_ms`; None = a new epoch begins."""
         newest, head = self._newest_and_head(channel)
         if newest is not None and newest.expires_at * 1000 - MARGIN_MS > now_ms:
             return newest.epoch
-        if head is None or head.believe_until - MARGIN_MS <= now_ms:
+        if head is None or head.tail_valid_until - MARGIN_MS <= now_ms:
             return None
         return head.epoch if newest is None or head.floor >= newest.last else None
 

@@ -29,7 +29,7 @@ from roomcast.log.item import (
     parse_item,
     parse_log_item,
 )
-from roomcast.log.ports import BeliefEnded, Holders, Page
+from roomcast.log.ports import Holders, Page, TailExpired
 from roomcast.ports import Clock, Contended, Malformed, Refused, Throttled, UnknownOutcome
 
 __all__ = ["DynamoChannelTable"]
@@ -58,28 +58,28 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Belief:
+class _Validity:
     clock: Clock
     until_ms: int
 
     def check(self) -> None:
         if self.clock.now_ms() >= self.until_ms:
-            raise BeliefEnded
+            raise TailExpired
 
 
 # The SDK's hook is given the request only; what the append rests on travels with the task.
-_belief: ContextVar[_Belief | None] = ContextVar("roomcast_belief", default=None)
+_validity: ContextVar[_Validity | None] = ContextVar("roomcast_tail_validity", default=None)
 
 
-def _check_belief(**_: Any) -> None:
+def _check_validity(**_: Any) -> None:
     """`before-send` hook: after signing, for every attempt. What it raises ends the call unsent.
 
     A process may be suspended anywhere. If that is before this check, the check sees it; if it is after, the
     signature is too old when the request arrives, and AWS refuses it.
     """
-    belief = _belief.get()
-    if belief is not None:
-        belief.check()
+    validity = _validity.get()
+    if validity is not None:
+        validity.check()
 
 
 class DynamoChannelTable:
@@ -95,8 +95,8 @@ class DynamoChannelTable:
         for operation in _APPENDS:
             client.meta.events.register(
                 f"before-send.dynamodb.{operation}",
-                _check_belief,
-                unique_id=f"roomcast-belief-{operation}",
+                _check_validity,
+                unique_id=f"roomcast-tail-{operation}",
             )
 
     async def newest(self, channel: str) -> LogItem | Head | None:
@@ -120,9 +120,9 @@ class DynamoChannelTable:
         attributes: AttributeMap | None = answer.get("Item")
         return _key_item(attributes) if attributes else None
 
-    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+    async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
         winner: AttributeMap | None = None
-        with self._resting_on(believed_until_ms):
+        with self._resting_on(tail_valid_until_ms):
             async with port_errors(LOG_CALL_LIMIT_S):
                 try:
                     await self._client.put_item(**self._put(item))
@@ -136,10 +136,10 @@ class DynamoChannelTable:
         return await self._winner(item, winner)
 
     async def put_keyed_item(
-        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+        self, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
     ) -> Holders | None:
         assert 1 <= len(keys) <= ITEM_KEYS_MAX, "what one transaction can carry"
-        with self._resting_on(believed_until_ms):
+        with self._resting_on(tail_valid_until_ms):
             async with port_errors(LOG_CALL_LIMIT_S):
                 try:
                     await self._client.transact_write_items(
@@ -219,13 +219,13 @@ class DynamoChannelTable:
         return Page(tuple(reversed(items)), more)
 
     @contextmanager
-    def _resting_on(self, believed_until_ms: int) -> Iterator[None]:
+    def _resting_on(self, tail_valid_until_ms: int) -> Iterator[None]:
         """Calls of this task are sent only while that time is ahead."""
-        belief = _belief.set(_Belief(self._clock, believed_until_ms))
+        token = _validity.set(_Validity(self._clock, tail_valid_until_ms))
         try:
             yield
         finally:
-            _belief.reset(belief)
+            _validity.reset(token)
 
     def _put(self, item: LogItem) -> dict[str, Any]:
         return {

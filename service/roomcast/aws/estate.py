@@ -9,7 +9,7 @@ from typing import Any, Final
 from roomcast.aws.errors import CALL_LIMIT_S, port_errors
 from roomcast.aws.topic import unsubscribe
 from roomcast.delivery.ports import Gone
-from roomcast.fleet.holdings import Deployment, Queue, Subscription
+from roomcast.fleet.deployment import Deployment, Queue, Subscription
 from roomcast.ports import Refused
 
 __all__ = ["QUEUES_MAX", "SUBSCRIPTIONS_MAX", "SqsEstate"]

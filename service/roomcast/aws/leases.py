@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from botocore.exceptions import ClientError
 
 from roomcast.aws.errors import CALL_LIMIT_S, is_condition_failure, port_errors
-from roomcast.fleet.holdings import Grave, Lease
+from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.ports import Refused
 from roomcast.wire.publication import TIME_MAX
 
@@ -82,7 +82,7 @@ class DynamoLeases:
                 raise
         return True
 
-    async def bury(self, node: str, at_ms: int) -> None:
+    async def put_tombstone(self, node: str, at_ms: int) -> None:
         async with port_errors(CALL_LIMIT_S):
             try:
                 await self._client.update_item(
@@ -97,18 +97,18 @@ class DynamoLeases:
                 if not is_condition_failure(error):
                     raise
 
-    async def graves(self) -> Sequence[Grave]:
-        return await self._rows(_grave)
+    async def tombstones(self) -> Sequence[Tombstone]:
+        return await self._rows(_tombstone)
 
-    async def drop_grave(self, grave: Grave) -> None:
+    async def drop_tombstone(self, tombstone: Tombstone) -> None:
         async with port_errors(CALL_LIMIT_S):
             try:
                 await self._client.delete_item(
                     TableName=self._table,
-                    Key={"node": {"S": grave.node}},
+                    Key={"node": {"S": tombstone.node}},
                     ConditionExpression="#buried = :at",
                     ExpressionAttributeNames={"#buried": "buried"},
-                    ExpressionAttributeValues={":at": {"N": str(grave.buried_at)}},
+                    ExpressionAttributeValues={":at": {"N": str(tombstone.cleared_at)}},
                 )
             except ClientError as error:
                 if not is_condition_failure(error):
@@ -158,11 +158,11 @@ def _lease(item: Mapping[str, Any]) -> Lease | None:
         return None
 
 
-def _grave(item: Mapping[str, Any]) -> Grave | None:
-    """None: not a grave."""
+def _tombstone(item: Mapping[str, Any]) -> Tombstone | None:
+    """None: not a tombstone."""
     try:
         instance = str(item["instance"]["S"]) if "instance" in item else ""
-        return Grave(item["node"]["S"], instance, _number(item, "buried"))
+        return Tombstone(item["node"]["S"], instance, _number(item, "buried"))
     except (KeyError, TypeError, ValueError):
         return None
 

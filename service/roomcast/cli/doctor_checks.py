@@ -1,7 +1,7 @@
 """Tries out everything that a node needs of AWS, in the order in which it needs it, and leaves nothing behind.
 
 It does what a node does: reads and writes each table, makes a queue of its own under a lease of its own, subscribes it,
-greets itself through the topic, and sings a canary that has to come back through the stream and the Lambda.
+greets itself through the topic, and emits a canary that has to come back through the stream and the Lambda.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, 
 from roomcast.concurrency import beside
 from roomcast.config.config import Config
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, canary_item, next_number
-from roomcast.fleet.holdings import standing
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease_record import standing
 from roomcast.log.item import LogItem
 from roomcast.node.assembly import Assembly, Ports, assemble
 from roomcast.node.node import Health
@@ -35,8 +35,8 @@ PIPELINE_S: Final = 30.0
 _LOOK_S: Final = 0.02
 # A heartbeat of the future: far more than machines with NTP differ, far less than a lease lasts.
 _CLOCKS_APART_MS: Final = 2000
-# Numbers tried before it is given up: other nodes sing as well.
-_SONGS_MAX: Final = 5
+# Numbers tried before it is given up: other nodes emit as well.
+_TRIES_MAX: Final = 5
 # No client can have it: everything that is written for a check is written there.
 _CHANNEL: Final = RESERVED_PREFIX + "doctor"
 # A channel's log is one partition of the table, and each partition takes so many write units a second, whatever the table is
@@ -118,7 +118,7 @@ class Doctor:
         async with AsyncExitStack() as stack:
             opened = await self._check("queue", lambda: self._open(stack), needs=tables[3])
             await self._check("topic to queue", self._greet, needs=opened)
-            await self._check("table to queue", self._sing, needs=tables[0] and opened)
+            await self._check("table to queue", self._emit, needs=tables[0] and opened)
 
             async def clean_up() -> str:
                 await stack.aclose()
@@ -204,8 +204,8 @@ class Doctor:
             )
         return "a message came back"
 
-    async def _sing(self) -> str:
-        number = await self._sung()
+    async def _emit(self) -> str:
+        number = await self._emitted()
         try:
             async with asyncio.timeout(PIPELINE_S):
                 while self._assembly.canary.newest < number:  # noqa: ASYNC110  # a canary tells nobody that it came
@@ -219,10 +219,10 @@ class Doctor:
         assert latency is not None, "a canary was heard"
         return f"an item came back: {latency.to_lambda_ms} ms to the Lambda, {latency.to_node_ms} ms from there"
 
-    async def _sung(self) -> int:
+    async def _emitted(self) -> int:
         """The number of a canary that is in the table now."""
         interval_ms = round(self._config.node.canary_interval_s * 1000)
-        for _ in range(_SONGS_MAX):
+        for _ in range(_TRIES_MAX):
             newest, now = await self._ports.table.newest(CANARY_CHANNEL), self._clock.now_ms()
             known = newest.last if isinstance(newest, LogItem) else 0
             item = canary_item(
@@ -232,6 +232,9 @@ class Doctor:
                 now=now,
                 generation=self._config.aws.log_generation,
             )
-            if await self._ports.table.put_item(item, believed_until_ms=now + interval_ms) is None:
+            if (
+                await self._ports.table.put_item(item, tail_valid_until_ms=now + interval_ms)
+                is None
+            ):
                 return item.last
-        raise PortError("other nodes sang at every moment; try again")
+        raise PortError("other nodes emitted canaries at every moment; try again")

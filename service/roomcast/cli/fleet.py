@@ -18,7 +18,7 @@ from roomcast.observe.redaction import json_printable
 
 if TYPE_CHECKING:
     from roomcast.aws.clients import AwsClients
-    from roomcast.fleet.holdings import Lease
+    from roomcast.fleet.lease_record import Lease
     from roomcast.reaper.reaper import Report
 
 __all__ = ["EXAMPLES", "nodes", "reap"]
@@ -116,7 +116,7 @@ async def _leases(config: Config) -> Sequence[Lease]:
 
 async def _reap(config: Config, *, dry_run: bool) -> Report:
     from roomcast.aws.schema import nodes_table
-    from roomcast.fleet.holdings import Deployment
+    from roomcast.fleet.deployment import Deployment
     from roomcast.ports import PortError
     from roomcast.reaper.over_aws import reaper_over_aws
     from roomcast.system import SystemClock
@@ -141,7 +141,7 @@ async def _reap(config: Config, *, dry_run: bool) -> Report:
 
 def _told(leases: Sequence[Lease], now_ms: int) -> list[dict[str, Any]]:
     """What is told of each lease, those that serve first, the oldest of them first."""
-    from roomcast.fleet.holdings import standing
+    from roomcast.fleet.lease_record import standing
 
     told = [asdict(lease) | {"standing": standing(lease, now_ms)} for lease in leases]
     return sorted(

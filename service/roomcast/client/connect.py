@@ -114,7 +114,7 @@ class Connecting:
         claims = admission.claims
         most = self._services.limits.user_connections
         if most and claims.user and roster.of_user(claims.user) >= most:
-            self._services.tally.limited(Limit.USER_CONNECTIONS)
+            self._services.counters.limited(Limit.USER_CONNECTIONS)
             self._peer.close(Disconnect.CONNECTION_LIMIT)
             return
         session.connected(

@@ -79,11 +79,13 @@ class Connection:
 
     def __init__(self, services: Services, socket: Socket) -> None:
         self._services = services
-        self._tally = services.tally
-        self._tally.connections += 1
+        self._counters = services.counters
+        self._counters.connections += 1
         self.socket = socket
         self.session = Session(str(uuid4()), services.policy)
-        self._pace = Pace(services.limits.commands, Limit.COMMAND_RATE, services.clock, self._tally)
+        self._pace = Pace(
+            services.limits.commands, Limit.COMMAND_RATE, services.clock, self._counters
+        )
         # Whether a frame is being taken, and since when (monotonic seconds).
         self._busy = False
         self._read_s = 0.0
@@ -91,7 +93,7 @@ class Connection:
         self._is_leaving = False
         # What was taken in this turn, as TURN_BYTES counts.
         self._taken = 0
-        self._peer = peer = Peer(self.session, socket, self._tally, self.end)
+        self._peer = peer = Peer(self.session, socket, self._counters, self.end)
         places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
         self._tasks = Tasks(peer, places)
         self._turns = Turns()
@@ -187,7 +189,7 @@ class Connection:
         effect = self.session.command(command)
         if isinstance(effect, Fail) and effect.error is Error.LIMIT_EXCEEDED:
             too_large = isinstance(command.request, OversizedRequest)
-            self._tally.limited(Limit.MESSAGE_SIZE if too_large else Limit.CHANNELS)
+            self._counters.limited(Limit.MESSAGE_SIZE if too_large else Limit.CHANNELS)
         await self._carry_out(effect)
 
     async def _carry_out(self, effect: Effect) -> None:

@@ -10,7 +10,7 @@ import structlog
 
 from roomcast.client.services import Socket
 from roomcast.client.session import Session
-from roomcast.observe.counters import ClientTally
+from roomcast.observe.counters import ClientCounters
 from roomcast.wire.codes import Closing, Error, Failing, code_of, error_of
 from roomcast.wire.json import (
     Command,
@@ -33,7 +33,7 @@ from roomcast.wire.json import (
 
 __all__ = ["Peer"]
 
-# How the tally calls commands; what is not here is "other".
+# The names of commands in the counters; what is not here is "other".
 _METHODS: Final[dict[type, str]] = {
     ConnectRequest: "connect",
     SubscribeRequest: "subscribe",
@@ -60,9 +60,9 @@ class Peer:
 
     __slots__ = (
         "_answers",
+        "_counters",
         "_end",
         "_methods",
-        "_tally",
         "has_ended",
         "is_welcome",
         "session",
@@ -70,13 +70,13 @@ class Peer:
     )
 
     def __init__(
-        self, session: Session, socket: Socket, tally: ClientTally, end: Callable[[], None]
+        self, session: Session, socket: Socket, counters: ClientCounters, end: Callable[[], None]
     ) -> None:
         self.session = session
         self.socket = socket
         self.is_welcome = False
         self.has_ended = False
-        self._tally = tally
+        self._counters = counters
         self._end = end
         # The methods of the commands that are not answered yet.
         self._methods: dict[int, str] = {}
@@ -105,7 +105,7 @@ class Peer:
 
     def said(self, command: Command) -> None:
         """`command` came; count it."""
-        self._tally.received_bytes += command.size
+        self._counters.received_bytes += command.size
         if command.id:
             self._methods[command.id] = _METHODS.get(type(command.request), "other")
 
@@ -132,8 +132,8 @@ class Peer:
         """Send a reply or a push, unless the connection has ended."""
         if not self.has_ended:
             frame = self.socket.framer(line)
-            self._tally.sent_frames += 1
-            self._tally.sent_bytes += len(frame)
+            self._counters.sent_frames += 1
+            self._counters.sent_bytes += len(frame)
             self.socket.send(frame)
 
     def close(self, why: Closing) -> None:
@@ -148,7 +148,7 @@ class Peer:
         method = self._methods.pop(command_id, None)
         if method is None:
             return
-        self._tally.answered(method, code)
+        self._counters.answered(method, code)
         if not self._methods:
             self._tell_answers()
 

@@ -50,7 +50,7 @@ class Publishing:
         # The newest one that the application is, or was, asked about: the next one waits for it.
         self._asked: asyncio.Task[None] | None = None
         self._pace = Pace(
-            services.limits.publishes, Limit.PUBLISH_RATE, services.clock, services.tally
+            services.limits.publishes, Limit.PUBLISH_RATE, services.clock, services.counters
         )
 
     async def publish(self, effect: Publish, read_s: float) -> None:

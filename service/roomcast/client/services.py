@@ -17,7 +17,7 @@ from roomcast.fleet.orders import Subject
 from roomcast.fleet.roster import Roster
 from roomcast.hooks.calls import HookCalls
 from roomcast.log.channel_log import ChannelLog
-from roomcast.observe.counters import ClientTally
+from roomcast.observe.counters import ClientCounters
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
 from roomcast.rates import Rate
@@ -101,4 +101,4 @@ class Services:
     hide: Callable[[str, int], None]
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
     hooks: HookCalls
-    tally: ClientTally = field(default_factory=ClientTally)
+    counters: ClientCounters = field(default_factory=ClientCounters)

@@ -15,7 +15,7 @@ import structlog
 
 from roomcast.delivery.envelope import Signal, pack, signal_text
 from roomcast.delivery.ports import Topic
-from roomcast.observe.counters import SignalTally
+from roomcast.observe.counters import SignalCounters
 from roomcast.ports import Clock, PortError
 
 __all__ = [
@@ -65,7 +65,7 @@ class Broadcaster:
         self._idle.set()
         self._places = asyncio.Semaphore(PUBLISHES_AT_ONCE)
         self._publishing = 0
-        self.tally = SignalTally()
+        self.counters = SignalCounters()
 
     @property
     def waiting_bytes(self) -> int:
@@ -81,7 +81,7 @@ class Broadcaster:
         size = len(text.encode())
         if size > SIGNAL_BYTES_MAX or self._bytes + size > WAITING_BYTES_MAX:
             self._shed += 1
-            self.tally.signals["too_large" if size > SIGNAL_BYTES_MAX else "shed"] += 1
+            self.counters.signals["too_large" if size > SIGNAL_BYTES_MAX else "shed"] += 1
             return False
         self._waiting.append(text)
         self._bytes += size
@@ -132,8 +132,8 @@ class Broadcaster:
             # Best effort: what another attempt might repeat, nobody would miss.
             _log.warning("signals_not_sent", signals=count, reason=str(error))
         finally:
-            self.tally.messages[outcome] += 1
-            self.tally.signals[outcome] += count
+            self.counters.messages[outcome] += 1
+            self.counters.signals[outcome] += count
             self._places.release()
             self._publishing -= 1
         if self._shed:

@@ -1,7 +1,7 @@
-"""The background task that sings and listens: finds out when this node, or the whole pipeline, cannot be heard.
+"""The background task that emits and listens: finds out when this node, or the whole pipeline, cannot be heard.
 
 A canary that does not come is missed after some intervals. What this node has written itself, and what it knows to have been
-sung, must come round sooner; when that is late, the same questions are asked at once.
+emitted, must come round sooner; when that is late, the same questions are asked at once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import structlog
 
 from roomcast.delivery.canary_rules import (
     CANARY_CHANNEL,
+    CanarySchedule,
     Greeting,
     Hearing,
     Latency,
-    Vigil,
     canary_item,
     latency,
     next_number,
@@ -40,7 +40,7 @@ REBUILD_PAUSE_MAX_S: Final = 960.0
 
 # For a canary to be written, and for the leases to be read: a table that hangs must not put off what is to be found out.
 ASK_LIMIT_S: Final = 5.0
-# Numbers that this node tried to sing, whatever came of it: when one of them is heard, it may be its own.
+# Numbers that this node tried to emit, whatever came of it: when one of them is heard, it may be its own.
 _TRIED_MAX: Final = 16
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class Canary:
         self._rebuild = rebuild
         self._catch_up = catch_up
         self._newest_elsewhere = newest_elsewhere
-        self._vigil = Vigil(interval_s, clock.monotonic_s(), random())
+        self._schedule = CanarySchedule(interval_s, clock.monotonic_s(), random())
         self._rounds = Rounds()
         self._changed = asyncio.Event()
         self._tried: deque[int] = deque(maxlen=_TRIED_MAX)
@@ -85,21 +85,22 @@ class Canary:
         self._rebuild_pause_s = REBUILD_PAUSE_S
         self.hearing = Hearing.WELL
         self.latency: Latency | None = None
-        # When the newest canary was sung that others sang: by their clocks, in ms, and not after it was heard; 0 = none.
-        self.sung_elsewhere_ms = 0
+        # When the newest canary of others was emitted: by their clocks, in ms, not later than it was
+        # heard; 0 = none.
+        self.emitted_elsewhere_ms = 0
         # New ones that were heard, and those that this node made.
         self.heard = 0
-        self.sung = 0
+        self.emitted = 0
 
     @property
     def newest(self) -> int:
         """The number of the newest canary heard: what this node's lease tells the others."""
-        return self._vigil.newest
+        return self._schedule.newest
 
     @property
     def silence_s(self) -> float:
         """Seconds since a new canary was heard."""
-        return self._vigil.silence_s(self._clock.monotonic_s())
+        return self._schedule.silence_s(self._clock.monotonic_s())
 
     @property
     def late_s(self) -> float:
@@ -117,18 +118,18 @@ class Canary:
         """Something from the table came through the queue."""
         was_late = self._rounds.is_late
         self._rounds.came()
-        if was_late and not self._vigil.is_overdue(self._clock.monotonic_s()):
+        if was_late and not self._schedule.is_overdue(self._clock.monotonic_s()):
             self._hears_again()
 
     def hear(self, record: Record, published_at: int) -> None:
         """A canary came through the queue."""
         self.came()
-        if not self._vigil.hear(record.offset, self._clock.monotonic_s(), self._random()):
+        if not self._schedule.hear(record.offset, self._clock.monotonic_s(), self._random()):
             return
         self.heard += 1
         self.latency = latency(record, published_at, self._clock.now_ms())
         if record.offset not in self._tried:
-            self.sung_elsewhere_ms = min(record.ts, self._clock.now_ms())
+            self.emitted_elsewhere_ms = min(record.ts, self._clock.now_ms())
         self._rebuild_pause_s = REBUILD_PAUSE_S
         self._hears_again()
         _log.debug(
@@ -144,18 +145,18 @@ class Canary:
             self.hearing = Hearing.WELL
 
     async def run(self) -> None:
-        """Sing where nobody else did, and ask what is wrong when nothing is heard. Runs until cancelled."""
-        vigil, clock = self._vigil, self._clock
+        """Emit where nobody else did, and ask what is wrong when nothing is heard. Runs until cancelled."""
+        schedule, clock = self._schedule, self._clock
         while True:
             # What is heard meanwhile puts it off: then there is nothing to do yet.
-            turn_s = min(vigil.next_turn_s, self._rounds.due_s)
+            turn_s = min(schedule.next_turn_s, self._rounds.due_s)
             await self._pause(max(0.0, turn_s - clock.monotonic_s()))
-            if vigil.must_sing(now_s := clock.monotonic_s()):
-                vigil.singing(now_s, self._random())
-                await self._sing()
+            if schedule.must_emit(now_s := clock.monotonic_s()):
+                schedule.emitting(now_s, self._random())
+                await self._emit()
             is_late = self._rounds.must_tell(now_s := clock.monotonic_s())
-            if is_late or vigil.must_doubt(now_s):
-                vigil.doubted(now_s, self._random())
+            if is_late or schedule.must_doubt(now_s):
+                schedule.doubted(now_s, self._random())
                 await self._diagnose()
 
     async def _pause(self, seconds: float) -> None:
@@ -165,10 +166,10 @@ class Canary:
                 await self._changed.wait()
         self._changed.clear()
 
-    async def _sing(self) -> None:
+    async def _emit(self) -> None:
         """One write, and one read if its number was taken."""
         now = self._clock.now_ms()
-        number = next_number(self._vigil.known, now, self._interval_ms)
+        number = next_number(self._schedule.known, now, self._interval_ms)
         item = canary_item(
             number, node=self._node, batch=self._new_id(), now=now, generation=self._generation
         )
@@ -182,24 +183,24 @@ class Canary:
         """Raises PortError."""
         self._tried.append(number)
         # In this turn or not at all: who sleeps before it is sent may know more when it wakes.
-        if await self._table.put_item(item, believed_until_ms=now + self._interval_ms) is None:
-            self.sung += 1
-            self._vigil.sung(number, self._clock.monotonic_s(), self._random())
+        if await self._table.put_item(item, tail_valid_until_ms=now + self._interval_ms) is None:
+            self.emitted += 1
+            self._schedule.emitted(number, self._clock.monotonic_s(), self._random())
             return
-        self._vigil.taken(number)
+        self._schedule.taken(number)
         if self.newest and number == self.newest + 1:
-            # Sung since this node heard the one before it.
+            # Emitted since this node heard the one before it.
             self.wrote()
         newest = await self._table.newest(CANARY_CHANNEL)
         if isinstance(newest, LogItem):
-            self._vigil.taken(newest.last)
+            self._schedule.taken(newest.last)
 
     async def _diagnose(self) -> None:
         greeting, elsewhere = await asyncio.gather(self._greet(), self._heard_elsewhere())
         now_s = self._clock.monotonic_s()
-        if not (self._rounds.is_late or self._vigil.is_overdue(now_s)):
+        if not (self._rounds.is_late or self._schedule.is_overdue(now_s)):
             return
-        hearing = self._vigil.judge(greeting=greeting, newest_elsewhere=elsewhere)
+        hearing = self._schedule.judge(greeting=greeting, newest_elsewhere=elsewhere)
         if hearing is not self.hearing:
             _log.error(
                 "canary_missed",

@@ -1,7 +1,7 @@
 """The canary's rules: one record an interval, written by whoever is first, through the whole pipeline to every node.
 
-Canaries are numbered, and the number only grows. Who has heard no new one for an interval sings the next, and a
-conditional write of that number elects the one whose song it is. Numbers are compared with each other and never
+Canaries are numbered, and the number only grows. Who has heard no new one for an interval emits the next, and a
+conditional write of that number elects the one whose it is. Numbers are compared with each other and never
 with a clock: a node whose clock is wrong, or that has slept, changes nothing for the others.
 
 Another program that can write to the table or the topic can make up a number. One that no canary has is passed over; one
@@ -28,10 +28,10 @@ __all__ = [
     "MISSED_INTERVALS",
     "NUMBER_MAX",
     "REPEATS_MAX",
+    "CanarySchedule",
     "Greeting",
     "Hearing",
     "Latency",
-    "Vigil",
     "canary_item",
     "is_number",
     "latency",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 CANARY_CHANNEL: Final = RESERVED_PREFIX + "canary"
-# Intervals without a canary before a node doubts. Somebody's turn to sing comes after one to one and a half; if that
+# Intervals without a canary before a node doubts. Somebody's turn to emit comes after one to one and a half; if that
 # was in vain (its writer died, DynamoDB throttled, the number was taken), another comes within a half to three quarters.
 MISSED_INTERVALS: Final = 2.5
 # No canary has a greater number: one a second since 1970, the shortest interval there is, comes to that in 2286.
@@ -88,10 +88,10 @@ def is_number(number: int) -> bool:
 
 
 def next_number(known: int, now_ms: int, interval_ms: int) -> int:
-    """The number to sing behind `known`, the greatest that this node knows of; 0 = it knows none.
+    """The number to emit behind `known`, the greatest that this node knows of; 0 = it knows none.
 
-    Only then the clock is asked, so that a fleet that starts anew begins above what it sang before. If it does not,
-    because a clock was wrong then or is now, the number may be taken: see `Vigil.singing`.
+    Only then the clock is asked, so that a fleet that starts anew begins above what it emitted before. If it does not,
+    because a clock was wrong then or is now, the number may be taken: see `CanarySchedule.emitting`.
     """
     if 0 < known < NUMBER_MAX:
         return known + 1
@@ -120,16 +120,16 @@ def latency(record: Record, published_at: int, now: int) -> Latency:
     )
 
 
-class Vigil:
-    """What one node heard, and when it is to sing or to doubt. Seconds are monotonic; `chance` is random, in [0, 1)."""
+class CanarySchedule:
+    """What one node heard, and when it is to emit or to doubt. Seconds are monotonic; `chance` is random, in [0, 1)."""
 
     __slots__ = (
         "_doubt_at_s",
         "_elsewhere",
+        "_emit_at_s",
         "_heard_at_s",
         "_interval_s",
         "_repeats",
-        "_sing_at_s",
         "known",
         "newest",
     )
@@ -146,37 +146,37 @@ class Vigil:
     def _listen_from(self, now_s: float, chance: float) -> None:
         later_s = _JITTER * chance * self._interval_s
         self._heard_at_s = now_s
-        self._sing_at_s = now_s + self._interval_s + later_s
+        self._emit_at_s = now_s + self._interval_s + later_s
         self._doubt_at_s = now_s + MISSED_INTERVALS * self._interval_s + later_s
         # What the leases said when this silence was first looked into; None = that was not yet.
         self._elsewhere: int | None = None
 
-    # ---- singing
+    # ---- emitting
 
     @property
     def next_turn_s(self) -> float:
         """When there is something to do, if nothing is heard before."""
-        return min(self._sing_at_s, self._doubt_at_s)
+        return min(self._emit_at_s, self._doubt_at_s)
 
-    def must_sing(self, now_s: float) -> bool:
-        """Nobody's new canary was heard for an interval, nor did this node sing one."""
-        return now_s >= self._sing_at_s
+    def must_emit(self, now_s: float) -> bool:
+        """Nobody's new canary was heard for an interval, nor did this node emit one."""
+        return now_s >= self._emit_at_s
 
-    def singing(self, now_s: float, chance: float) -> None:
-        """This node tries to sing now. In vain, it tries again after half an interval if it hears nothing by then.
+    def emitting(self, now_s: float, chance: float) -> None:
+        """This node tries to emit now. In vain, it tries again after half an interval if it hears nothing by then.
 
-        That is time to hear who was faster. But who holds a number may have sung it long ago, without this node
-        hearing it: then the next song goes behind it, before the silence becomes a doubt.
+        That is time to hear who was faster. But who holds a number may have emitted it long ago, without this node
+        hearing it: then the next canary goes behind it, before the silence becomes a doubt.
         """
-        self._sing_at_s = now_s + (1 + _JITTER * chance) * self._interval_s / 2
+        self._emit_at_s = now_s + (1 + _JITTER * chance) * self._interval_s / 2
 
-    def sung(self, number: int, now_s: float, chance: float) -> None:
+    def emitted(self, number: int, now_s: float, chance: float) -> None:
         """This node's canary `number` is in the table."""
         self.taken(number)
-        self._sing_at_s = max(self._sing_at_s, now_s + (1 + _JITTER * chance) * self._interval_s)
+        self._emit_at_s = max(self._emit_at_s, now_s + (1 + _JITTER * chance) * self._interval_s)
 
     def taken(self, number: int) -> None:
-        """Canary `number` is in the table, whoever sang it. The last there is does not count: nothing can be sung behind it."""
+        """Canary `number` is in the table, whoever emitted it. The last there is does not count: nothing can be emitted behind it."""
         if number < NUMBER_MAX:
             self.known = max(self.known, number)
 
@@ -216,7 +216,7 @@ class Vigil:
         return now_s >= self._doubt_at_s
 
     def doubted(self, now_s: float, chance: float) -> None:
-        """What was wrong was asked now. After a long silence the numbers may be what is wrong: the next song goes by the clock."""
+        """What was wrong was asked now. After a long silence the numbers may be what is wrong: the next canary goes by the clock."""
         if self.is_overdue(now_s):
             self.known = 0
         self._doubt_at_s = now_s + (1 + _JITTER * chance) * self._interval_s

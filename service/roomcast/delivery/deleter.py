@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from roomcast.delivery.ports import Gone, InstanceQueue
-from roomcast.observe.counters import QueueTally
+from roomcast.observe.counters import QueueCounters
 from roomcast.ports import PortError
 
 __all__ = ["DELETES_AT_ONCE", "FAILURES_TOLD", "RECEIPTS_MAX", "Deleter"]
@@ -35,9 +35,9 @@ _log = structlog.get_logger(__name__)
 class Deleter:
     """One a poller. `add` takes receipts of messages that were handed on."""
 
-    def __init__(self, queue: InstanceQueue, tally: QueueTally | None = None) -> None:
+    def __init__(self, queue: InstanceQueue, counters: QueueCounters | None = None) -> None:
         self._queue = queue
-        self._tally = tally or QueueTally()
+        self._counters = counters or QueueCounters()
         self._waiting: deque[str] = deque()
         self._added = asyncio.Event()
         self._failures = 0
@@ -80,17 +80,17 @@ class Deleter:
             try:
                 await self._queue.delete(receipts)
             except Gone:
-                self._tally.delete_failures += 1
+                self._counters.delete_failures += 1
                 # The next receive finds it out as well, and decides.
                 self._leave(len(receipts), "the queue is gone")
             except PortError as error:
                 self._failures += 1
-                self._tally.delete_failures += 1
+                self._counters.delete_failures += 1
                 self._reason = str(error) or type(error).__name__
                 self._leave(len(receipts), self._reason)
             else:
                 self._failures, self._log_at = 0, self.left + 1
-                self._tally.deleted += len(receipts)
+                self._counters.deleted += len(receipts)
 
     def _leave(self, messages: int, reason: str) -> None:
         """Count them, and say so when it begins and each time their number has doubled."""

@@ -33,7 +33,7 @@ from roomcast.delivery.resequencer import Next, Resequencer, weight
 from roomcast.delivery.tail_checks import TailChecks
 from roomcast.log.channel_log import ChannelLog, Resolved, record_of
 from roomcast.log.item import Head
-from roomcast.observe.counters import DeliveryTally
+from roomcast.observe.counters import DeliveryCounters
 from roomcast.ports import Clock, Malformed, PortError
 from roomcast.wire.json import Unencodable
 from roomcast.wire.publication import Publication, Record, StreamPosition
@@ -254,7 +254,7 @@ class Dispatcher:
         # When the end of which channel is to be looked at, which is what `check_tail` does.
         self.tails = TailChecks(timings.tail_check_s)
         self._tasks: set[asyncio.Task[object]] = set()
-        self.tally = DeliveryTally()
+        self.counters = DeliveryCounters()
 
     @property
     def ring_bytes(self) -> int:
@@ -374,8 +374,8 @@ class Dispatcher:
     def _count_recoveries(self, joined: Sequence[Joined | None]) -> None:
         for one in joined:
             if one is not None and one.recovered is not None:
-                self.tally.recoveries["recovered" if one.recovered else "not_recovered"] += 1
-                self.tally.recovered_publications += len(one.missed)
+                self.counters.recoveries["recovered" if one.recovered else "not_recovered"] += 1
+                self.counters.recovered_publications += len(one.missed)
 
     def _placing(self, joining: Joining, places: asyncio.Semaphore) -> _Placing | None:
         if joining.window is None:
@@ -670,8 +670,8 @@ class Dispatcher:
         passed, whole = resequencer.read(records, reach, self._clock.monotonic_s())
         sent = self._sent(channel, passed)
         if sent:
-            self.tally.gaps_filled += 1
-            self.tally.gap_publications += len(sent)
+            self.counters.gaps_filled += 1
+            self.counters.gap_publications += len(sent)
             _log.info("gap_filled", channel=channel.name, after=after, publications=len(sent))
             self._hub.publish(channel.name, sent)
         if not whole and resequencer.top > max(after, records[-1].last if records else 0):
@@ -689,7 +689,7 @@ class Dispatcher:
         self, channel: _Channel, resequencer: Resequencer, error: PortError
     ) -> None:
         channel.failures += 1
-        self.tally.gap_read_failures += 1
+        self.counters.gap_read_failures += 1
         _log.warning(
             "gap_read_failed", channel=channel.name, failures=channel.failures, reason=str(error)
         )
@@ -742,10 +742,10 @@ class Dispatcher:
         try:
             resolved = await self._log.renew(channel.name)
         except PortError as error:
-            self.tally.tail_checks["failed"] += 1
+            self.counters.tail_checks["failed"] += 1
             _log.warning("tail_check_failed", channel=channel.name, reason=str(error))
             return False
-        self.tally.tail_checks["answered"] += 1
+        self.counters.tail_checks["answered"] += 1
         self._compare(channel, resequencer, resolved)
         await self._check_trim(channel)
         return True
@@ -800,7 +800,7 @@ class Dispatcher:
             self._rings.used(channel.ring)
 
     def _lose(self, channel: _Channel, why: str) -> None:
-        self.tally.channels_lost += 1
+        self.counters.channels_lost += 1
         _log.warning("channel_lost", channel=channel.name, reason=why)
         self._forget(channel)
         self._hub.lost(channel.name)

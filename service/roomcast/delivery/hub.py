@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
 from roomcast.delivery.ports import Framer, Sink
-from roomcast.observe.counters import FanoutTally
+from roomcast.observe.counters import FanoutCounters
 from roomcast.wire.json import info_push, join_lines, publication_push
 from roomcast.wire.publication import ClientInfo
 from roomcast.wire.sent import Sent
@@ -77,7 +77,7 @@ class Hub:
         # Those that were given out for channels whose first subscriber is about to be added, and the last one.
         self._reserved: dict[str, int] = {}
         self._number = 0
-        self.tally = FanoutTally()
+        self.counters = FanoutCounters()
 
     def number(self, channel: str) -> int:
         """What stands for `channel` as long as it has subscribers; whoever asks adds one in the same tick."""
@@ -191,12 +191,12 @@ class Hub:
         pushes: int,
     ) -> None:
         # Once for all of them: nothing is counted for each socket.
-        tally, count = self.tally, len(subscribers)
-        tally.pushes += pushes * count
-        tally.frames += len(payloads) * count
+        counters, count = self.counters, len(subscribers)
+        counters.pushes += pushes * count
+        counters.frames += len(payloads) * count
         for payload in payloads:
             frame = framer(payload)
-            tally.bytes += len(frame) * count
+            counters.bytes += len(frame) * count
             for subscriber in subscribers:
                 subscriber.sink.send(frame)
 

@@ -11,7 +11,7 @@ import structlog
 from roomcast.delivery.deleter import Deleter
 from roomcast.delivery.ports import Gone, InstanceQueue, Message
 from roomcast.delivery.queue_clock import QueueClock
-from roomcast.observe.counters import QueueTally
+from roomcast.observe.counters import QueueCounters
 from roomcast.ports import Clock, PortError
 
 __all__ = ["POLLERS_MAX", "TAKE_CHARS", "Poller"]
@@ -55,8 +55,8 @@ class Poller:
         # How often a rebuild was asked for.
         self._asked = 0
         self._receiving: asyncio.Task[Sequence[Message]] | None = None
-        self.tally = QueueTally()
-        self._deleter = Deleter(queue, self.tally)
+        self.counters = QueueCounters()
+        self._deleter = Deleter(queue, self.counters)
         self._queue_clock = QueueClock()
 
     @property
@@ -118,12 +118,12 @@ class Poller:
         try:
             messages = await self._receive()
         except Gone:
-            self.tally.receives["failed"] += 1
+            self.counters.receives["failed"] += 1
             _log.error("queue_gone")
             self._gone = True
             return False
         except PortError as error:
-            self.tally.receives["failed"] += 1
+            self.counters.receives["failed"] += 1
             await self._back_off(error)
             return False
         if self._gone and not messages:
@@ -148,9 +148,11 @@ class Poller:
             self._receiving = None
 
     async def _hand_on(self, messages: Sequence[Message]) -> None:
-        tally = self.tally
-        tally.receives["full" if len(messages) == _FULL else "some" if messages else "empty"] += 1
-        tally.messages += len(messages)
+        counters = self.counters
+        counters.receives[
+            "full" if len(messages) == _FULL else "some" if messages else "empty"
+        ] += 1
+        counters.messages += len(messages)
         for number, portion in enumerate(_portions(messages)):
             if number:
                 # Clients have their turn: what a full receive brings is up to 2.5 MB to decode.
@@ -180,7 +182,7 @@ class Poller:
                 messages = await self._queue.receive()
             except PortError:
                 # The main receiver meets the same error and decides.
-                self.tally.receives["failed"] += 1
+                self.counters.receives["failed"] += 1
                 return
             self._note_lag(messages)
             await self._hand_on(messages)
@@ -194,7 +196,7 @@ class Poller:
         except PortError as error:
             await self._back_off(error)
         else:
-            self.tally.rebuilds += 1
+            self.counters.rebuilds += 1
             # Asked for meanwhile: the new queue belongs to what is lost as well.
             self._gone = self._asked != asked
             self._failures = 0

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from roomcast.delivery.canary_rules import is_number
-from roomcast.fleet.holdings import Lease, standing
+from roomcast.fleet.lease_record import Lease, standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from roomcast.fleet.holdings import Grave, Lease
+from roomcast.fleet.lease_record import Lease, Tombstone
 
 __all__ = ["Leases"]
 
@@ -23,7 +23,7 @@ class Leases(Protocol):
         """Idempotent."""
 
     async def all(self) -> Sequence[Lease]:
-        """Every lease that was stored before the call, expired ones included, buried ones not.
+        """Every lease that was stored before the call, expired ones included, tombstones not.
 
         Raises Refused beyond the adapter's bound.
         """
@@ -34,14 +34,15 @@ class Leases(Protocol):
         True also when it was marked before, whose time then stays. False = the node lives, or the lease is gone.
         """
 
-    async def bury(self, node: str, at_ms: int) -> None:
-        """Make a grave of a lease that is marked, or say of a grave that it was cleared again. Idempotent.
+    async def put_tombstone(self, node: str, at_ms: int) -> None:
+        """Make a tombstone of a lease that is marked, or say of a tombstone that it was cleared again.
 
-        A lease that is not marked stays what it is. Heartbeats of a buried one are refused; `put` makes it a lease again.
+        Idempotent. A lease that is not marked stays what it is. Heartbeats of a tombstone are refused;
+        `put` makes it a lease again.
         """
 
-    async def graves(self) -> Sequence[Grave]:
-        """Every grave. Raises Refused beyond the adapter's bound."""
+    async def tombstones(self) -> Sequence[Tombstone]:
+        """Every tombstone. Raises Refused beyond the adapter's bound."""
 
-    async def drop_grave(self, grave: Grave) -> None:
+    async def drop_tombstone(self, tombstone: Tombstone) -> None:
         """Idempotent. One that was cleared again since it was read stays."""

@@ -147,7 +147,7 @@ class WebSocketGateway:
         node = request.app[NODE]
         self._let_through(request, node)
         if not node.takes_clients():
-            node.services.tally.limited(Limit.CONNECTIONS)
+            node.services.counters.limited(Limit.CONNECTIONS)
             # Not a close code: SDKs try again after this, and a load balancer may find another node for them.
             raise web.HTTPServiceUnavailable(text="This node takes no further connections.\n")
         response = web.WebSocketResponse(
@@ -176,7 +176,7 @@ class WebSocketGateway:
             await _pump(response, connection, encoding, writer, _Control(writer, node))
         finally:
             node.closed(connection)
-            node.services.tally.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
+            node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
             if writer.closed_with is None:
                 _log.info("client_gone", client=connection.session.client, code=response.close_code)
                 await _answer_close(response, transport)
@@ -187,7 +187,7 @@ class WebSocketGateway:
         return response
 
     def _tell_refused(self, origin: str | None, node: Node) -> None:
-        node.services.tally.limited(Limit.ORIGIN)
+        node.services.counters.limited(Limit.ORIGIN)
         passed_over = self._refused.again(node.services.clock.monotonic_s())
         if passed_over is not None:
             # No browser's is longer, nor has a path or a password that would be told here.
@@ -205,7 +205,7 @@ class WebSocketGateway:
         )
         wait_s = self._turnstile.wait_s(names, node.services.clock.monotonic_s())
         if wait_s > 0:
-            node.services.tally.limited(Limit.HANDSHAKE_RATE)
+            node.services.counters.limited(Limit.HANDSHAKE_RATE)
             raise web.HTTPTooManyRequests(
                 text="Too many connections are opened from this address.\n",
                 headers={"Retry-After": str(math.ceil(wait_s))},
@@ -218,7 +218,7 @@ class _Control:
     def __init__(self, writer: Writer, node: Node) -> None:
         self._writer = writer
         self._clock = node.services.clock
-        self._tally = node.services.tally
+        self._counters = node.services.counters
         self._bucket = Bucket(CONTROL_RATE, self._clock.monotonic_s())
 
     async def take(self, message: WSMessage) -> None:
@@ -228,7 +228,7 @@ class _Control:
             return
         wait_s = self._bucket.owe(CONTROL_RATE, self._clock.monotonic_s())
         if wait_s > 0:
-            self._tally.limited(Limit.CONTROL_RATE)
+            self._counters.limited(Limit.CONTROL_RATE)
             await sleep(wait_s)
         if message.type is WSMsgType.PING:
             self._writer.send(pong_frame(bytes(message.data)))

@@ -41,7 +41,7 @@ from roomcast.hooks import (
     is_async,
 )
 from roomcast.hooks.events import Unchanged
-from roomcast.observe.counters import Histogram, HookOutcome, HookTally
+from roomcast.observe.counters import Histogram, HookCounters, HookOutcome
 from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
@@ -132,13 +132,15 @@ class HookCalls:
     `timeout_s`: of one call.
     """
 
-    def __init__(self, hooks: Hooks, timeout_s: float, tally: HookTally | None = None) -> None:
+    def __init__(
+        self, hooks: Hooks, timeout_s: float, counters: HookCounters | None = None
+    ) -> None:
         self.hooks = hooks
-        self.tally = tally or HookTally()
+        self.counters = counters or HookCounters()
         self.timeout_s = timeout_s
         self._failures: dict[str, Seldom] = {}
         for name in hooks.names():
-            self.tally.expect(name)
+            self.counters.expect(name)
             self._failures[name] = Seldom(FAILURES_TOLD)
 
     async def connect(self, event: ConnectEvent) -> ConnectReply | None:
@@ -173,11 +175,11 @@ class HookCalls:
         event: E,
         checked: Callable[[object], R],
     ) -> R:
-        tally, loop = self.tally, asyncio.get_running_loop()
-        if tally.under_way >= CALLS_UNDER_WAY_MAX:
-            tally.ended(hook, HookOutcome.SHED)
+        counters, loop = self.counters, asyncio.get_running_loop()
+        if counters.under_way >= CALLS_UNDER_WAY_MAX:
+            counters.ended(hook, HookOutcome.SHED)
             raise refused(Error.TOO_MANY_REQUESTS)
-        tally.under_way += 1
+        counters.under_way += 1
         began_s, outcome = loop.time(), HookOutcome.CANCELLED
         limit = asyncio.timeout(self.timeout_s)
         try:
@@ -212,9 +214,9 @@ class HookCalls:
                 self._tell_failure(hook, event.client, error)
             raise refused(Error.INTERNAL) from None
         finally:
-            tally.under_way -= 1
-            tally.ended(hook, outcome)
-            tally.seconds.setdefault(hook, Histogram()).add(loop.time() - began_s)
+            counters.under_way -= 1
+            counters.ended(hook, outcome)
+            counters.seconds.setdefault(hook, Histogram()).add(loop.time() - began_s)
         return reply
 
     def _tell_failure(self, hook: str, client: str, error: BaseException) -> None:

@@ -31,7 +31,7 @@ from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.log.item import ITEM_BYTES_MAX, LogItem
 from roomcast.log.lane import LANE_BYTES_MAX, Lane, Waiting
 from roomcast.log.rules import Pending, Tail, item_tail
-from roomcast.observe.counters import AppendTally
+from roomcast.observe.counters import AppendCounters
 from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
 from roomcast.wire.json import encode_stored
 from roomcast.wire.keys import is_valid_key
@@ -109,7 +109,7 @@ class Appender:
         self._round_trip = RoundTrip()
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._bytes = 0
-        self.tally = AppendTally()
+        self.counters = AppendCounters()
 
     @property
     def waiting_bytes(self) -> int:
@@ -138,14 +138,14 @@ class Appender:
         assert key is None or is_valid_key(key), "a malformed key is refused before"
         pending = Pending.of(encode_stored(publication), key)
         if pending.size > _PUBLICATION_BYTES_MAX:
-            self.tally.publications["too_large"] += 1
+            self.counters.publications["too_large"] += 1
             raise TooLarge("a publication that exceeds a log item")
         lane = self._lanes.get(channel)
         if lane is None:
             lane = self._lanes[channel] = Lane(Contention(self._round_trip))
         self._lanes.move_to_end(channel)
         if not lane.has_room(pending.size) or self._bytes + pending.size > NODE_BYTES_MAX:
-            self.tally.publications["full"] += 1
+            self.counters.publications["full"] += 1
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
         commit_by_ms = (
@@ -252,7 +252,7 @@ class Appender:
             else:
                 append.looked = False
                 append.why = outcome.error
-                self.tally.throttled += 1
+                self.counters.throttled += 1
                 lane.contention.throttled()
                 await self._log.back_off(append.postponed)
                 append.postponed += 1
@@ -261,7 +261,7 @@ class Appender:
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
         """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""
         known = lane.tail
-        if known is not None and known.believed_until <= self._clock.now_ms():
+        if known is not None and known.valid_until <= self._clock.now_ms():
             known = None
         if known is not None and (
             append.looked or not lane.contention.must_look(self._clock.monotonic_s())
@@ -273,7 +273,7 @@ class Appender:
         except (Throttled, UnknownOutcome) as error:
             if known is None:
                 raise _TailUnread(error) from error
-            # To look is a courtesy to others: what is known is still to be believed, and costs a race at worst.
+            # To look is a courtesy to others: the known tail is valid, and costs a race at worst.
             return known
         except PortError as error:
             raise _TailUnread(error) from error
@@ -298,7 +298,7 @@ class Appender:
     def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:
         """A race was lost to `holder`; None: to whom is not known, nor what it wrote."""
         append.losses += 1
-        self.tally.races += 1
+        self.counters.races += 1
         if holder is not None:
             self._met(channel, lane, holder)
         else:
@@ -349,13 +349,13 @@ class Appender:
     # ---- answers
 
     def _appended(self, lane: Lane, append: _Append, item: LogItem) -> None:
-        tally, now_s = self.tally, self._clock.monotonic_s()
-        tally.batches.add(len(append.batch))
-        tally.publications["stored"] += len(append.batch)
-        tally.attempts.add(append.attempts)
-        tally.losses.add(append.losses)
-        tally.turn_s.add(append.turn_s)
-        tally.writers.add(lane.contention.others(now_s))
+        counters, now_s = self.counters, self._clock.monotonic_s()
+        counters.batches.add(len(append.batch))
+        counters.publications["stored"] += len(append.batch)
+        counters.attempts.add(append.attempts)
+        counters.losses.add(append.losses)
+        counters.turn_s.add(append.turn_s)
+        counters.writers.add(lane.contention.others(now_s))
         for index, waiting in enumerate(append.batch):
             self._answer(waiting, StreamPosition(item.epoch, item.offset + index), now_s)
         self._leave(lane, append.batch)
@@ -367,14 +367,14 @@ class Appender:
         append.batch = [
             waiting for waiting in append.batch if waiting.pending.key not in taken.positions
         ]
-        self.tally.publications["repeated"] += len(repeated)
+        self.counters.publications["repeated"] += len(repeated)
         for waiting in repeated:
             assert waiting.pending.key is not None
             self._answer(waiting, taken.positions[waiting.pending.key], now_s)
         self._leave(lane, repeated)
 
     def _answer(self, waiting: Waiting, position: StreamPosition, now_s: float) -> None:
-        self.tally.latency_s.add(now_s - waiting.submitted_s)
+        self.counters.latency_s.add(now_s - waiting.submitted_s)
         if not waiting.position.done():
             waiting.position.set_result(position)
 
@@ -385,7 +385,7 @@ class Appender:
 
     def _fail(self, lane: Lane, batch: Sequence[Waiting], error: Exception) -> None:
         outcome = "not_stored" if isinstance(error, NotAppended) else "unknown"
-        self.tally.publications[outcome] += len(batch)
+        self.counters.publications[outcome] += len(batch)
         for waiting in batch:
             if not waiting.position.done():
                 waiting.position.set_exception(error)

@@ -16,7 +16,7 @@ import structlog
 
 from roomcast.log.idempotency import key_items, stored_key
 from roomcast.log.item import OFFSET_MAX, Head, LogItem
-from roomcast.log.ports import BeliefEnded, ChannelTable, Holders
+from roomcast.log.ports import ChannelTable, Holders, TailExpired
 from roomcast.log.rules import (
     MARGIN_MS,
     Pending,
@@ -176,7 +176,7 @@ class ChannelLog:
         self._generation = generation
 
     async def resolve(self, channel: str) -> Resolved:
-        """The channel's tail, from a consistent read; a new epoch begins when no tail is to be believed.
+        """The channel's tail, from a consistent read; a new epoch begins when none is valid.
 
         Raises PortError when the table does not answer within READ_DEADLINE_S.
         """
@@ -197,7 +197,7 @@ class ChannelLog:
                 if rotated is not None and head is None and newest is None:
                     # A channel that did not exist: nobody can have appended before there was a head.
                     return Resolved(
-                        Tail(rotated.epoch, 0, rotated.believe_until - MARGIN_MS, 0), None
+                        Tail(rotated.epoch, 0, rotated.tail_valid_until - MARGIN_MS, 0), None
                     )
             except (Throttled, UnknownOutcome):
                 if attempt == _RESOLVE_ROUNDS_MAX - 1 or self._clock.monotonic_s() > deadline:
@@ -280,7 +280,7 @@ class ChannelLog:
         sent after `commit_by_ms` (wall clock): by then a key that was free because it is new could be free because
         it has expired.
 
-        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not believed, the
+        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not valid, the
         tail must be resolved anew.
         """
         if tail.top + len(publications) > OFFSET_MAX:
@@ -298,12 +298,10 @@ class ChannelLog:
         )
         keys = key_items(item, (each.key for each in publications))
         if not keys:
-            put = partial(self._put, item, tail.believed_until)
+            put = partial(self._put, item, tail.valid_until)
         else:
             send_until = (
-                tail.believed_until
-                if commit_by_ms is None
-                else min(tail.believed_until, commit_by_ms)
+                tail.valid_until if commit_by_ms is None else min(tail.valid_until, commit_by_ms)
             )
             put = partial(self._table.put_keyed_item, item, keys, send_until)
         holders = await self._known(put, within_s)
@@ -323,8 +321,8 @@ class ChannelLog:
             )
         return Lost(holders.item)
 
-    async def _put(self, item: LogItem, believed_until_ms: int) -> Holders | None:
-        holder = await self._table.put_item(item, believed_until_ms)
+    async def _put(self, item: LogItem, tail_valid_until_ms: int) -> Holders | None:
+        holder = await self._table.put_item(item, tail_valid_until_ms)
         return None if holder is None else Holders(holder)
 
     async def _known(
@@ -349,7 +347,7 @@ class ChannelLog:
                 if not maybe_in:
                     return Postponed(error)
                 failure = error
-            except (Refused, BeliefEnded) as error:
+            except (Refused, TailExpired) as error:
                 raise (OutcomeUnknown(str(error)) if maybe_in else not_appended(error)) from error
             if self._clock.monotonic_s() < deadline:
                 await self.back_off(attempt)

@@ -83,7 +83,7 @@ class LogItem:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A channel's head: `epoch` begins after `floor`; the tail it implies holds until `believe_until` (ms).
+    """A channel's head: `epoch` begins after `floor`; the tail it implies holds until `tail_valid_until` (ms).
 
     Publications with offsets up to `trim` are hidden. `version` is random and changes with every write.
     """
@@ -91,7 +91,7 @@ class Head:
     channel: str
     epoch: str
     floor: int
-    believe_until: int
+    tail_valid_until: int
     trim: int
     version: str
     expires_at: int
@@ -106,7 +106,7 @@ class Head:
             "offset": {"N": str(HEAD_OFFSET)},
             "epoch": {"S": self.epoch},
             "floor": {"N": str(self.floor)},
-            "believe_until": {"N": str(self.believe_until)},
+            "believe_until": {"N": str(self.tail_valid_until)},
             "trim": {"N": str(self.trim)},
             "version": {"S": self.version},
             "expires_at": {"N": str(self.expires_at)},
@@ -148,7 +148,7 @@ def parse_head(attributes: AttributeMap) -> Head:
         channel=_text(attributes, "channel"),
         epoch=epoch,
         floor=floor,
-        believe_until=_number(attributes, "believe_until"),
+        tail_valid_until=_number(attributes, "believe_until"),
         trim=_number(attributes, "trim", 0),
         version=_text(attributes, "version"),
         expires_at=_number(attributes, "expires_at"),

@@ -10,11 +10,11 @@ from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import Head, LogItem
 from roomcast.ports import PortError
 
-__all__ = ["BeliefEnded", "ChannelTable", "Holders", "Page"]
+__all__ = ["ChannelTable", "Holders", "Page", "TailExpired"]
 
 
-class BeliefEnded(PortError):
-    """Not sent: the tail on which this append rests is no longer to be believed (checked after signing)."""
+class TailExpired(PortError):
+    """Not sent: the tail on which this append rests is no longer valid (checked after signing)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +52,16 @@ class ChannelTable(Protocol):
     async def key(self, key: str) -> KeyItem | None:
         """The key item (see `stored_key`), expired or not."""
 
-    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+    async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
         """Write `item` if its key is free: None = it is written now. Otherwise the item that holds the key
         (the caller compares `batch`). One attempt, no retry inside.
 
-        Raises BeliefEnded (the wall clock, read after signing, is past `believed_until_ms`: not sent),
+        Raises TailExpired (the wall clock, read after signing, is past `tail_valid_until_ms`: not sent),
         Contended, Throttled, UnknownOutcome, Refused.
         """
 
     async def put_keyed_item(
-        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+        self, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
     ) -> Holders | None:
         """Write `item` and all `keys` (into table `idempotency`) if all their keys are free, or none of them:
         None = they are written now. Otherwise who holds them (the caller compares `batch`). A key item counts as

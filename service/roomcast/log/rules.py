@@ -3,9 +3,9 @@
 Theory of operation. A channel's publications are numbered within an epoch, from the head's floor + 1,
 with no hole and no number used twice. The newest log item tells the tail, but only while it is certain
 not to be deleted: DynamoDB deletes expired items in any order, so a tail that is about to expire may be
-an older one by the time somebody appends behind it. Hence every tail carries the time until which it may be
-believed, stored in the table, never derived from configuration. When no tail can be believed any more, the
-head is rewritten with a new epoch (rotation); while one can, a quiet channel's head is rewritten with the
+an older one by the time somebody appends behind it. Hence every tail is valid until a certain time, which is
+stored in the table and never derived from configuration. When no tail is valid any more, the head is
+rewritten with a new epoch (rotation); while one is, a quiet channel's head is rewritten with the
 same epoch (renewal). docs/architecture.md tells the whole protocol.
 
 All times in ms since 1970 unless a name says otherwise.
@@ -37,13 +37,13 @@ __all__ = [
     "renewal_due",
 ]
 
-# What a log item lives at the least, in every release there was or will be: believing rests on it.
+# What a log item lives at the least, in every release there was or will be: that a tail is valid rests on it.
 MIN_RETENTION_MS: Final = 24 * 60 * 60 * 1000
-# Clock skew between nodes, plus the longest time from believing a tail to the commit of an append on it.
+# Clock skew between nodes, plus the longest time from reading a tail to the commit of an append on it.
 MARGIN_MS: Final = 30 * 60 * 1000
 # A head outlives its own word, and every history_ttl there is (366 days at most): what it hides stays hidden.
 HEAD_GRACE_MS: Final = 400 * 24 * 60 * 60 * 1000
-assert MARGIN_MS * 4 < MIN_RETENTION_MS, "a fresh tail must be believed for most of its life"
+assert MARGIN_MS * 4 < MIN_RETENTION_MS, "a fresh tail must be valid for most of its life"
 
 # Separates the log generation from the random part of an epoch.
 _GENERATION_SEPARATOR: Final = "."
@@ -51,7 +51,7 @@ _GENERATION_SEPARATOR: Final = "."
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The end of a channel's log: the next append goes to `top` + 1 of `epoch`, if committed by `believed_until`.
+    """The end of a channel's log: the next append goes to `top` + 1 of `epoch`, if committed by `valid_until`.
 
     `expires_at` (s) is the tail item's: an append never sets an earlier one. When the head of a quiet channel is to be
     renewed, lest the epoch ends, tells `renewal_due`.
@@ -59,7 +59,7 @@ class Tail:
 
     epoch: str
     top: int
-    believed_until: int
+    valid_until: int
     expires_at: int
 
     @property
@@ -78,21 +78,21 @@ def is_of_generation(epoch: str, generation: str) -> bool:
 
 
 def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
-    """The tail that `item`, the newest of its channel, tells; None when it is not to be believed any more."""
-    believed_until = item.expires_at * 1000 - MARGIN_MS
-    if believed_until <= now or not is_of_generation(item.epoch, generation):
+    """The tail that `item`, the newest of its channel, tells; None when it is not valid any more."""
+    valid_until = item.expires_at * 1000 - MARGIN_MS
+    if valid_until <= now or not is_of_generation(item.epoch, generation):
         return None
-    return Tail(item.epoch, item.last, believed_until, item.expires_at)
+    return Tail(item.epoch, item.last, valid_until, item.expires_at)
 
 
 def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
-    """The tail that `head` tells beside a newest log item which is not believed itself; None: rotate."""
+    """The tail that `head` tells beside a newest log item whose own tail is not valid; None: rotate."""
     if head is None or not is_of_generation(head.epoch, generation):
         return None
-    believed_until = head.believe_until - MARGIN_MS
-    if believed_until <= now or head.floor < (newest.last if newest else 0):
+    valid_until = head.tail_valid_until - MARGIN_MS
+    if valid_until <= now or head.floor < (newest.last if newest else 0):
         return None
-    return Tail(head.epoch, head.floor, believed_until, newest.expires_at if newest else 0)
+    return Tail(head.epoch, head.floor, valid_until, newest.expires_at if newest else 0)
 
 
 def next_head(
@@ -110,21 +110,21 @@ def next_head(
     `read_at`: the time BEFORE `head` and `newest` were read; the new word holds from there, not from now. It never
     ends before the old one: others rest on that, and a process may have slept since `read_at`.
     """
-    believe_until = max(read_at + MIN_RETENTION_MS, head.believe_until if head else 0)
+    tail_valid_until = max(read_at + MIN_RETENTION_MS, head.tail_valid_until if head else 0)
     return Head(
         channel=channel,
         epoch=epoch,
         floor=max(newest.last if newest else 0, head.floor if head else 0),
-        believe_until=believe_until,
+        tail_valid_until=tail_valid_until,
         trim=max(trim, head.trim if head else 0),
         version=version,
-        expires_at=(believe_until + HEAD_GRACE_MS) // 1000,
+        expires_at=(tail_valid_until + HEAD_GRACE_MS) // 1000,
     )
 
 
 def renewal_due(tail: Tail, now: int) -> bool:
     """Under half of the shortest life remains: whoever serves subscribers of the channel renews its head."""
-    return tail.believed_until - now < MIN_RETENTION_MS // 2
+    return tail.valid_until - now < MIN_RETENTION_MS // 2
 
 
 @dataclass(frozen=True, slots=True)

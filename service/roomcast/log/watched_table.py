@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import Head, LogItem
-from roomcast.log.ports import BeliefEnded, ChannelTable, Holders, Page
+from roomcast.log.ports import ChannelTable, Holders, Page, TailExpired
 from roomcast.ports import Clock, Malformed, PortError
 from roomcast.streaks import Streak
 
@@ -62,17 +62,17 @@ class WatchedTable:
     async def key(self, key: str) -> KeyItem | None:
         return await self._counted(self.reads, self._table.key(key))
 
-    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
-        holder = await self._counted(self.writes, self._table.put_item(item, believed_until_ms))
+    async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
+        holder = await self._counted(self.writes, self._table.put_item(item, tail_valid_until_ms))
         if holder is None:
             self.written()
         return holder
 
     async def put_keyed_item(
-        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+        self, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
     ) -> Holders | None:
         holders = await self._counted(
-            self.writes, self._table.put_keyed_item(item, keys, believed_until_ms)
+            self.writes, self._table.put_keyed_item(item, keys, tail_valid_until_ms)
         )
         if holders is None:
             self.written()
@@ -98,7 +98,7 @@ class WatchedTable:
         begun_s = self._clock.monotonic_s()
         try:
             result = await call
-        except BeliefEnded:
+        except TailExpired:
             # It was not sent.
             raise
         except Malformed:

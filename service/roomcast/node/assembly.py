@@ -23,19 +23,19 @@ from roomcast.delivery.listener import Listener
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import InstanceQueue, Topic
 from roomcast.delivery.publisher import Publisher
-from roomcast.fleet.census import Census
+from roomcast.fleet.node_info import NodeInfo
+from roomcast.fleet.node_info_signals import SURVEY_KINDS
 from roomcast.fleet.order_signals import ORDER_KINDS
 from roomcast.fleet.orders import Orders, Subject
 from roomcast.fleet.ports import Leases
 from roomcast.fleet.roster import Roster
-from roomcast.fleet.survey import SURVEY_KINDS
 from roomcast.hooks.calls import HookCalls, Hooks
 from roomcast.log.appender import Appender
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.ports import ChannelTable
 from roomcast.log.watched_table import WatchedTable
 from roomcast.node.node import Background, Health, Node
-from roomcast.observe.counters import ClientTally
+from roomcast.observe.counters import ClientCounters
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Presence
@@ -173,7 +173,7 @@ def assemble(
         orders.heard(signal)
 
     def surveyed(signal: Signal) -> None:
-        census.heard(signal)
+        node_info.heard(signal)
 
     def trimmed(signal: Signal) -> None:
         dispatcher.hide(signal.channel, signals.trimmed_to(signal))
@@ -230,7 +230,7 @@ def assemble(
 
     presence.entered_again = entered_again
     orders = Orders(roster, broadcast, ports.new_id, node=node_id)
-    census = Census(
+    node_info = NodeInfo(
         ports.leases,
         hub,
         clock,
@@ -240,7 +240,7 @@ def assemble(
         lambda: presence.node,
         node=node_id,
     )
-    tally = ClientTally()
+    counters = ClientCounters()
     hook_calls = HookCalls(hooks, config.hooks.timeout_s)
     node = Node(
         Services(
@@ -271,7 +271,7 @@ def assemble(
                 # A client that comes back subscribes to all its channels at once.
                 commands=rate(client.command_rate_limit, BURST_S, client.channel_limit),
             ),
-            verifier=CountedVerifier(verifier, tally.token_failures),
+            verifier=CountedVerifier(verifier, counters.token_failures),
             clock=clock,
             new_id=ports.new_id,
             random=ports.random,
@@ -285,11 +285,11 @@ def assemble(
             hide=hide,
             background=background.start,
             hooks=hook_calls,
-            tally=tally,
+            counters=counters,
         ),
         health,
         orders,
-        census,
+        node_info,
         connection_limit=client.connection_limit,
     )
     return Assembly(

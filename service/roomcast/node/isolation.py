@@ -24,7 +24,7 @@ _JITTER: Final = 0.2
 
 class Isolation:
     """What others are known to have written comes from two places: their leases, where those can be read, and the canaries
-    that they sing, which come through the queue while the table does not answer.
+    that they emit, which come through the queue while the table does not answer.
 
     A canary says that the channels table takes writes, and nothing of the nodes table. So it counts only where the
     channels table fails this node as well: an outage of the nodes table alone must not look like many nodes' isolation.
@@ -55,11 +55,11 @@ class Isolation:
 
     def is_cut_off(self) -> bool:
         """Whether this node alone cannot reach the tables."""
-        sung_ms = self._canary.sung_elsewhere_ms if self._table.fails else 0
+        emitted_ms = self._canary.emitted_elsewhere_ms if self._table.fails else 0
         return is_alone(
             taken_ms=self._lease.taken_ms,
             ttl_ms=self._lease.ttl_ms,
-            sign_ms=max(self._beat_ms, sung_ms),
+            sign_ms=max(self._beat_ms, emitted_ms),
             fresh_ms=self._fresh_ms,
             now_ms=self._clock.now_ms(),
         )

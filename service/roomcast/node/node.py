@@ -12,7 +12,7 @@ import structlog
 from roomcast.client.connection import Connection
 from roomcast.client.services import Services, Socket
 from roomcast.delivery.canary_rules import Hearing, Latency
-from roomcast.fleet.census import Census
+from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.orders import Orders
 from roomcast.streaks import FAILURES_TOLD
 from roomcast.wire.codes import Disconnect
@@ -152,21 +152,21 @@ class Background:
 
 
 class Node:
-    """All connections of this process. `orders` and `census` are for its HTTP API."""
+    """All connections of this process. `orders` and `node_info` are for its HTTP API."""
 
     def __init__(
         self,
         services: Services,
         health: Health,
         orders: Orders,
-        census: Census,
+        node_info: NodeInfo,
         *,
         connection_limit: int,
     ) -> None:
         self.services = services
         self.health = health
         self.orders = orders
-        self.census = census
+        self.node_info = node_info
         self._connection_limit = connection_limit
         self._connections: set[Connection] = set()
 

@@ -77,16 +77,16 @@ def _counts(
 
 
 def _commands(source: Source) -> Samples:
-    commands = source.assembly.node.services.tally.commands
+    commands = source.assembly.node.services.counters.commands
     return {(method, str(code)): number for (method, code), number in commands.items()}
 
 
 def _hook_calls(source: Source) -> Samples:
-    return dict(source.assembly.hooks.tally.calls.items())
+    return dict(source.assembly.hooks.counters.calls.items())
 
 
 def _hook_seconds(source: Source) -> Samples:
-    return {(hook,): took for hook, took in source.assembly.hooks.tally.seconds.items()}
+    return {(hook,): took for hook, took in source.assembly.hooks.counters.seconds.items()}
 
 
 def _latencies(source: Source) -> Samples:
@@ -109,56 +109,56 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("subscriptions", "Subscriptions.", lambda s: s.assembly.hub.subscriptions),
     _gauge("channels", "Channels with subscribers here.", lambda s: len(s.assembly.hub)),
     _gauge("channels_open", "Channels with history that are kept in order here.", lambda s: len(s.assembly.dispatcher)),
-    _counter("connections_opened", "Connections opened.", lambda s: s.assembly.node.services.tally.connections),
-    _counts("disconnects", "code", "Connections ended, by code.", lambda s: s.assembly.node.services.tally.disconnects),
+    _counter("connections_opened", "Connections opened.", lambda s: s.assembly.node.services.counters.connections),
+    _counts("disconnects", "code", "Connections ended, by code.", lambda s: s.assembly.node.services.counters.disconnects),
     Family("roomcast_commands_total", "counter", "Commands answered, by method and code (0 = done).", ("method", "code"), _commands),
-    _counts("limits_hit", "limit", "What clients were refused or made to wait for.", lambda s: s.assembly.node.services.tally.limits),
-    _counter("commands_delayed_seconds", "Time commands waited for their rate.", lambda s: s.assembly.node.services.tally.throttled_s),
-    _counts("token_failures", "reason", "Tokens not accepted.", lambda s: s.assembly.node.services.tally.token_failures),
-    _counter("received_bytes", "Of commands.", lambda s: s.assembly.node.services.tally.received_bytes),
+    _counts("limits_hit", "limit", "What clients were refused or made to wait for.", lambda s: s.assembly.node.services.counters.limits),
+    _counter("commands_delayed_seconds", "Time commands waited for their rate.", lambda s: s.assembly.node.services.counters.throttled_s),
+    _counts("token_failures", "reason", "Tokens not accepted.", lambda s: s.assembly.node.services.counters.token_failures),
+    _counter("received_bytes", "Of commands.", lambda s: s.assembly.node.services.counters.received_bytes),
     _counts("sent_frames", "to", "Frames, to one client or to the subscribers of a channel.", lambda s: {
-        "client": s.assembly.node.services.tally.sent_frames, "channel": s.assembly.hub.tally.frames,
+        "client": s.assembly.node.services.counters.sent_frames, "channel": s.assembly.hub.counters.frames,
     }),
     _counts("sent_bytes", "to", "Bytes of these frames.", lambda s: {
-        "client": s.assembly.node.services.tally.sent_bytes, "channel": s.assembly.hub.tally.bytes,
+        "client": s.assembly.node.services.counters.sent_bytes, "channel": s.assembly.hub.counters.bytes,
     }),
-    _counter("pushes", "Pushes to subscribers of channels, each once a subscriber.", lambda s: s.assembly.hub.tally.pushes),
+    _counter("pushes", "Pushes to subscribers of channels, each once a subscriber.", lambda s: s.assembly.hub.counters.pushes),
     # ---- the application's own code
     Family("roomcast_hook_calls_total", "counter", "Calls of the application's code.", ("hook", "outcome"), _hook_calls),
     Family("roomcast_hook_seconds", "histogram", "How long they took.", ("hook",), _hook_seconds),
-    _gauge("hook_calls_under_way", "Calls that are not done.", lambda s: s.assembly.hooks.tally.under_way),
+    _gauge("hook_calls_under_way", "Calls that are not done.", lambda s: s.assembly.hooks.counters.under_way),
     # ---- publishing
-    _counts("publications", "outcome", "Publications to channels with history.", lambda s: s.assembly.appender.tally.publications),
+    _counts("publications", "outcome", "Publications to channels with history.", lambda s: s.assembly.appender.counters.publications),
     _counter("publications_signalled", "Publications to channels without history.", lambda s: s.assembly.node.services.publisher.signalled),
-    Family("roomcast_publish_seconds", "histogram", "From a publication to its acknowledgement.", (), _one(lambda s: s.assembly.appender.tally.latency_s)),
-    Family("roomcast_append_publications", "histogram", "Publications in one append.", (), _one(lambda s: s.assembly.appender.tally.batches)),
-    _counter("append_races", "Appends that another node's came before.", lambda s: s.assembly.appender.tally.races),
-    Family("roomcast_append_attempts", "histogram", "Writes sent for one append.", (), _one(lambda s: s.assembly.appender.tally.attempts)),
-    Family("roomcast_append_losses", "histogram", "Races that one append lost to other nodes.", (), _one(lambda s: s.assembly.appender.tally.losses)),
-    Family("roomcast_append_turn_seconds", "histogram", "How long one append waited for its turn.", (), _one(lambda s: s.assembly.appender.tally.turn_s)),
-    Family("roomcast_append_writers", "histogram", "Other nodes seen writing in the channel of one append.", (), _one(lambda s: s.assembly.appender.tally.writers)),
-    _counter("append_throttled", "Writes that the table had no room for.", lambda s: s.assembly.appender.tally.throttled),
+    Family("roomcast_publish_seconds", "histogram", "From a publication to its acknowledgement.", (), _one(lambda s: s.assembly.appender.counters.latency_s)),
+    Family("roomcast_append_publications", "histogram", "Publications in one append.", (), _one(lambda s: s.assembly.appender.counters.batches)),
+    _counter("append_races", "Appends that another node's came before.", lambda s: s.assembly.appender.counters.races),
+    Family("roomcast_append_attempts", "histogram", "Writes sent for one append.", (), _one(lambda s: s.assembly.appender.counters.attempts)),
+    Family("roomcast_append_losses", "histogram", "Races that one append lost to other nodes.", (), _one(lambda s: s.assembly.appender.counters.losses)),
+    Family("roomcast_append_turn_seconds", "histogram", "How long one append waited for its turn.", (), _one(lambda s: s.assembly.appender.counters.turn_s)),
+    Family("roomcast_append_writers", "histogram", "Other nodes seen writing in the channel of one append.", (), _one(lambda s: s.assembly.appender.counters.writers)),
+    _counter("append_throttled", "Writes that the table had no room for.", lambda s: s.assembly.appender.counters.throttled),
     _gauge("append_waiting_bytes", "Publications not acknowledged yet.", lambda s: s.assembly.appender.waiting_bytes),
     # ---- order and recovery
-    _counts("recoveries", "outcome", "Clients that came back.", lambda s: s.assembly.dispatcher.tally.recoveries),
-    _counter("recovered_publications", "What they got.", lambda s: s.assembly.dispatcher.tally.recovered_publications),
-    _counter("gaps_filled", "Holes read from the log.", lambda s: s.assembly.dispatcher.tally.gaps_filled),
-    _counter("gap_publications", "Publications in them.", lambda s: s.assembly.dispatcher.tally.gap_publications),
-    _counter("gap_read_failures", "Reads of holes that failed.", lambda s: s.assembly.dispatcher.tally.gap_read_failures),
-    _counts("tail_checks", "outcome", "Looks at the ends of logs.", lambda s: s.assembly.dispatcher.tally.tail_checks),
-    _counter("channels_lost", "Channels whose subscribers started afresh.", lambda s: s.assembly.dispatcher.tally.channels_lost),
+    _counts("recoveries", "outcome", "Clients that came back.", lambda s: s.assembly.dispatcher.counters.recoveries),
+    _counter("recovered_publications", "What they got.", lambda s: s.assembly.dispatcher.counters.recovered_publications),
+    _counter("gaps_filled", "Holes read from the log.", lambda s: s.assembly.dispatcher.counters.gaps_filled),
+    _counter("gap_publications", "Publications in them.", lambda s: s.assembly.dispatcher.counters.gap_publications),
+    _counter("gap_read_failures", "Reads of holes that failed.", lambda s: s.assembly.dispatcher.counters.gap_read_failures),
+    _counts("tail_checks", "outcome", "Looks at the ends of logs.", lambda s: s.assembly.dispatcher.counters.tail_checks),
+    _counter("channels_lost", "Channels whose subscribers started afresh.", lambda s: s.assembly.dispatcher.counters.channels_lost),
     _gauge("ring_bytes", "Publications kept for recoveries.", lambda s: s.assembly.dispatcher.ring_bytes),
     # ---- between nodes
-    _counts("signals", "outcome", "Signals to the other nodes.", lambda s: s.assembly.broadcaster.tally.signals),
-    _counts("signal_messages", "outcome", "Messages that held them.", lambda s: s.assembly.broadcaster.tally.messages),
+    _counts("signals", "outcome", "Signals to the other nodes.", lambda s: s.assembly.broadcaster.counters.signals),
+    _counts("signal_messages", "outcome", "Messages that held them.", lambda s: s.assembly.broadcaster.counters.messages),
     _gauge("signal_waiting_bytes", "Signals that wait.", lambda s: s.assembly.broadcaster.waiting_bytes),
-    _counts("queue_receives", "outcome", "Receives of the queue.", lambda s: s.assembly.poller.tally.receives),
-    _counter("queue_messages", "Messages received.", lambda s: s.assembly.poller.tally.messages),
+    _counts("queue_receives", "outcome", "Receives of the queue.", lambda s: s.assembly.poller.counters.receives),
+    _counter("queue_messages", "Messages received.", lambda s: s.assembly.poller.counters.messages),
     _counter("queue_malformed", "Of them, those that nobody understands.", lambda s: s.assembly.intake.malformed),
-    _counter("queue_deleted", "Messages deleted.", lambda s: s.assembly.poller.tally.deleted),
-    _counter("queue_delete_failures", "Calls to delete that failed.", lambda s: s.assembly.poller.tally.delete_failures),
+    _counter("queue_deleted", "Messages deleted.", lambda s: s.assembly.poller.counters.deleted),
+    _counter("queue_delete_failures", "Calls to delete that failed.", lambda s: s.assembly.poller.counters.delete_failures),
     _counter("queue_left", "Messages that were not deleted.", lambda s: s.assembly.poller.left),
-    _counter("queue_rebuilds", "Queues replaced by another.", lambda s: s.assembly.poller.tally.rebuilds),
+    _counter("queue_rebuilds", "Queues replaced by another.", lambda s: s.assembly.poller.counters.rebuilds),
     _gauge("queue_lag_seconds", "How late the newest message came.", lambda s: s.assembly.poller.lag_ms / 1000),
     _gauge("canary_age_seconds", "Since a new canary was heard.", lambda s: s.assembly.canary.silence_s),
     Family("roomcast_canary_latency_seconds", "gauge", "What the newest canary took.", ("part",), _latencies),
@@ -166,7 +166,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         (each.value,): s.assembly.canary.hearing is each for each in Hearing
     }),
     _counter("canaries_heard", "New canaries heard.", lambda s: s.assembly.canary.heard),
-    _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.sung),
+    _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.emitted),
     # ---- AWS
     Family("roomcast_aws_call_seconds", "histogram", "Calls of AWS, with the SDK's retries.", ("operation", "outcome"), lambda s: dict(s.calls.items())),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.observe.counters import AppendTally, Histogram
+from roomcast.observe.counters import AppendCounters, Histogram
 from roomcast.observe.ports import Metric, Metrics
 from roomcast.ports import PortError
 
@@ -52,7 +52,7 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class Appends:
-    """What an AppendTally had counted at one moment."""
+    """What AppendCounters had counted at one moment."""
 
     attempts: Histogram
     turn_s: Histogram
@@ -60,13 +60,13 @@ class Appends:
     unknown: int
 
     @classmethod
-    def counted(cls, tally: AppendTally) -> Appends:
+    def counted(cls, counters: AppendCounters) -> Appends:
         """Up to now."""
         return cls(
-            tally.attempts.copy(),
-            tally.turn_s.copy(),
-            tally.rejected,
-            tally.publications["unknown"],
+            counters.attempts.copy(),
+            counters.turn_s.copy(),
+            counters.rejected,
+            counters.publications["unknown"],
         )
 
     def since(self, earlier: Appends) -> Iterator[Metric]:
@@ -89,12 +89,12 @@ class Reporter:
         metrics: Metrics,
         random: Callable[[], float],
         readings: Readings,
-        appends: AppendTally,
+        appends: AppendCounters,
     ) -> None:
         self._metrics = metrics
         self._random = random
         self._readings = readings
-        self._tally = appends
+        self._counters = appends
         # What was told of them up to now.
         self._told = Appends.counted(appends)
         self._failing: type[PortError] | None = None
@@ -113,7 +113,7 @@ class Reporter:
             wait_s = INTERVAL_S
 
     async def _report(self) -> None:
-        appends = Appends.counted(self._tally)
+        appends = Appends.counted(self._counters)
         try:
             await self._metrics.put((*self._readings.taken(), *appends.since(self._told)))
         except PortError as error:

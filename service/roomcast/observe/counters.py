@@ -18,16 +18,16 @@ __all__ = [
     "LOSS_BOUNDS",
     "TURN_BOUNDS_S",
     "WRITER_BOUNDS",
-    "AppendTally",
-    "ClientTally",
-    "DeliveryTally",
-    "FanoutTally",
+    "AppendCounters",
+    "ClientCounters",
+    "DeliveryCounters",
+    "FanoutCounters",
     "Histogram",
+    "HookCounters",
     "HookOutcome",
-    "HookTally",
     "Limit",
-    "QueueTally",
-    "SignalTally",
+    "QueueCounters",
+    "SignalCounters",
     "count",
 ]
 
@@ -143,7 +143,7 @@ class Limit(Enum):
 
 
 @dataclass(slots=True)
-class ClientTally:
+class ClientCounters:
     """What the clients of a node did, and what became of it.
 
     `commands`: by method and the code of the answer, 0 = a result; `disconnects`: by code. Codes that applications made up
@@ -195,7 +195,7 @@ class HookOutcome(Enum):
 
 
 @dataclass(slots=True)
-class HookTally:
+class HookCounters:
     """Calls of the application's code. `calls`: by hook and outcome; `seconds`: by hook, of the calls that were made."""
 
     calls: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -212,7 +212,7 @@ class HookTally:
 
 
 @dataclass(slots=True)
-class AppendTally:
+class AppendCounters:
     """What became of publications that were to be stored.
 
     `publications`: by outcome. `latency_s`: from the submit to the answer of those that are in the log. `batches`: how many
@@ -244,7 +244,7 @@ class AppendTally:
 
 
 @dataclass(slots=True)
-class DeliveryTally:
+class DeliveryCounters:
     """What it took to bring publications in order. Counts, but for what says otherwise."""
 
     recoveries: dict[str, int] = field(
@@ -262,7 +262,7 @@ class DeliveryTally:
 
 
 @dataclass(slots=True)
-class FanoutTally:
+class FanoutCounters:
     """What went to the subscribers of channels: a push counts for each of them, before it is known who reads it."""
 
     pushes: int = 0
@@ -271,7 +271,7 @@ class FanoutTally:
 
 
 @dataclass(slots=True)
-class SignalTally:
+class SignalCounters:
     """What goes to other nodes beside the log. `messages`: of the topic, by outcome; `signals`: in them, or shed before."""
 
     signals: dict[str, int] = field(
@@ -281,7 +281,7 @@ class SignalTally:
 
 
 @dataclass(slots=True)
-class QueueTally:
+class QueueCounters:
     """What came out of a node's queue, and what was deleted from it."""
 
     receives: dict[str, int] = field(

@@ -36,7 +36,7 @@ LIST_BYTES_MAX: Final = 512 * 1024
 EXIT_RETRY_S: Final = 5.0
 # How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node ended and the reaper came.
 EXITS_MAX: Final = 20_000
-# Lost leases that are told of at the end: those of some hours. Older ones were buried long ago.
+# Lost leases that are told of at the end: those of some hours. Of older ones there is a tombstone, or nothing.
 LEASES_LEFT_MAX: Final = 100
 # Entries that are written at once when all of them must be.
 ENTRIES_AT_ONCE: Final = 16

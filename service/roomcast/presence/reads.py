@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from roomcast.fleet.holdings import standing
+from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, Throttled
 from roomcast.presence.lists import Crowd, ListTooLarge, crowd_of, listing, together, totals

@@ -22,7 +22,7 @@ from botocore.config import Config
 from roomcast.aws.errors import ATTEMPTS_MAX, CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 from roomcast.aws.threads import ThreadedClient
 from roomcast.ec2.autoscaling import AutoScalingInstance
-from roomcast.fleet.holdings import Deployment
+from roomcast.fleet.deployment import Deployment
 from roomcast.ports import PortError
 from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.reaper import Reaper, Report, Sleep

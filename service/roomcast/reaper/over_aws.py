@@ -10,7 +10,7 @@ from roomcast.aws.leases import DynamoLeases
 from roomcast.aws.presence import DynamoPresence
 from roomcast.aws.schema import nodes_table, presence_table
 from roomcast.aws.topic import SnsTopic
-from roomcast.fleet.holdings import Deployment
+from roomcast.fleet.deployment import Deployment
 from roomcast.ports import Clock
 from roomcast.reaper.reaper import Reaper, Sleep, Tell, silent
 

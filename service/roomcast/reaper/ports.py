@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from roomcast.fleet.holdings import Queue, Subscription
+from roomcast.fleet.deployment import Queue, Subscription
 
 __all__ = ["Estate"]
 

@@ -1,7 +1,7 @@
 """Finds what dead nodes left behind and removes it: queues, subscriptions, presence entries, leases.
 
 Whatever runs twice, at once with another reaper, or is broken off half-way, does no harm: a lease goes last, so that the
-next run finds what is left. Its grave stays for a while, and what a node that wakes writes under it is found by later runs. Nothing here needs more than the standard library: a Lambda runs it too.
+next run finds what is left. Its tombstone stays for a while, and what a node that wakes writes under it is found by later runs. Nothing here needs more than the standard library: a Lambda runs it too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from roomcast.concurrency import each
 from roomcast.delivery import signals
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, pack, signal_text
 from roomcast.delivery.ports import Topic
-from roomcast.fleet.holdings import Deployment, Grave, Lease, Queue
+from roomcast.fleet.deployment import Deployment, Queue
+from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError, Refused
 from roomcast.presence.ports import Presence
@@ -238,14 +239,14 @@ class Reaper:
                 _subscription_report(stale, "found") for stale in findings.subscriptions
             ]
         else:
-            # After the leases: one that is buried in between is found in both, and in neither never.
-            graves = await self._leases.graves()
+            # After the leases: a tombstone that is made in between is found in both, never in neither.
+            tombstones = await self._leases.tombstones()
             gone = frozenset(
-                (*(one.lease.node for one in findings.nodes), *(one.node for one in graves))
+                (*(one.lease.node for one in findings.nodes), *(one.node for one in tombstones))
             )
             nodes = [*await self._reap(findings.nodes, gone, failures)]
             if scope == WHOLE_FLEET:
-                nodes += await self._tend(graves, gone, failures)
+                nodes += await self._tend(tombstones, gone, failures)
             queues = await each(
                 _AT_ONCE, findings.queues, lambda orphan: self._remove(orphan, failures)
             )
@@ -391,7 +392,7 @@ class Reaper:
         done = await _done("clear_presence", node, clearing.run(), failures) and freed.complete
         if done:
             done = await _done(
-                "bury", node, self._leases.bury(node, self._clock.now_ms()), failures
+                "bury", node, self._leases.put_tombstone(node, self._clock.now_ms()), failures
             )
         return _node_report(
             freed.dead,
@@ -401,30 +402,30 @@ class Reaper:
         )
 
     async def _tend(
-        self, graves: Sequence[Grave], gone: Collection[str], failures: _Failures
+        self, tombstones: Sequence[Tombstone], gone: Collection[str], failures: _Failures
     ) -> Sequence[NodeReport]:
-        """Presence that was written under leases when they were buried already. The graves under which there was some."""
+        """Presence that was written under tombstones. Those under which there was some."""
         tended = await each(
-            _NODES_AT_ONCE, graves, lambda grave: self._tend_one(grave, gone, failures)
+            _NODES_AT_ONCE, tombstones, lambda tombstone: self._tend_one(tombstone, gone, failures)
         )
         return [report for report in tended if report is not None]
 
     async def _tend_one(
-        self, grave: Grave, gone: Collection[str], failures: _Failures
+        self, tombstone: Tombstone, gone: Collection[str], failures: _Failures
     ) -> NodeReport | None:
-        node, now_ms = grave.node, self._clock.now_ms()
+        node, now_ms = tombstone.node, self._clock.now_ms()
         clearing = _Clearing(self._presence, self._send, self._tell, node, gone)
         done = await _done("clear_presence", node, clearing.run(), failures)
         if done and clearing.channels:
             # Its node was awake just now: from here on the time counts.
-            done = await _done("bury", node, self._leases.bury(node, now_ms), failures)
-        elif done and is_old(grave, now_ms):
-            done = await _done("drop_grave", node, self._leases.drop_grave(grave), failures)
+            done = await _done("bury", node, self._leases.put_tombstone(node, now_ms), failures)
+        elif done and is_old(tombstone, now_ms):
+            done = await _done("drop_grave", node, self._leases.drop_tombstone(tombstone), failures)
         if done and not clearing.channels:
             return None
         return NodeReport(
             node,
-            grave.instance,
+            tombstone.instance,
             "",
             (),
             "written after it was found dead",

@@ -16,13 +16,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from roomcast.fleet.holdings import NODE_TAG, Deployment, Grave, Lease, Queue, Subscription
+from roomcast.fleet.deployment import NODE_TAG, Deployment, Queue, Subscription
+from roomcast.fleet.lease_record import Lease, Tombstone
 
 __all__ = [
-    "GRAVE_AGE_MS",
     "LOOKED_AT_MAX",
     "ORPHAN_AGE_MS",
     "REAP_GRACE_MS",
+    "TOMBSTONE_AGE_MS",
     "WHOLE_FLEET",
     "DeadNode",
     "Findings",
@@ -43,7 +44,7 @@ REAP_GRACE_MS: Final = 30_000
 ORPHAN_AGE_MS: Final = 15 * 60 * 1000
 # A node that wakes learns of the loss of its lease with its next heartbeat: until then it writes presence entries under it. It
 # beats every 15 s, and a call takes 25 s at most; the rest is for a table that fails it several times.
-GRAVE_AGE_MS: Final = 15 * 60 * 1000
+TOMBSTONE_AGE_MS: Final = 15 * 60 * 1000
 # Queues that one run looks at one by one, two calls each: only those that no lease explains, which are few.
 LOOKED_AT_MAX: Final = 500
 
@@ -172,9 +173,9 @@ def doubtful(
     }
 
 
-def is_old(grave: Grave, now_ms: int) -> bool:
+def is_old(tombstone: Tombstone, now_ms: int) -> bool:
     """Whether nobody can be expected to write anything more under that lease."""
-    return now_ms - grave.buried_at > GRAVE_AGE_MS
+    return now_ms - tombstone.cleared_at > TOMBSTONE_AGE_MS
 
 
 def unexplained(

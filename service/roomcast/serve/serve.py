@@ -42,8 +42,8 @@ from roomcast.config.config import Config, ConfigError
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.instance_metadata import InstanceMetadata, this_machine
 from roomcast.ec2.lifecycle import Lifecycle
-from roomcast.fleet.holdings import Lease
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease_record import Lease
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.door import Door, end_proxied, give_way, name_no_version
 from roomcast.gateway.http import add_health_routes, add_metrics_route
@@ -151,7 +151,7 @@ def _door(runner: web.AppRunner, app: web.Application, listening: socket.socket)
         runner.server,
         listening,
         places_max=app[_PLACES].sockets,
-        on_full=lambda: app[NODE].services.tally.limited(Limit.SOCKETS),
+        on_full=lambda: app[NODE].services.counters.limited(Limit.SOCKETS),
     )
 
 
@@ -341,7 +341,7 @@ async def _node(app: web.Application) -> AsyncIterator[None]:
             users=assembly.node.services.roster.users,
         )
 
-    assembly.node.census.itself = numbers
+    assembly.node.node_info.itself = numbers
 
     def report(held: Lease) -> Lease:
         return replace(
@@ -436,7 +436,7 @@ async def _reporter(app: web.Application) -> AsyncIterator[None]:
         not_ready=lambda: health.listening and not health.draining and bool(health.reasons()),
     )
     async with _task(
-        app, Reporter(metrics, random_fraction, readings, assembly.appender.tally).run()
+        app, Reporter(metrics, random_fraction, readings, assembly.appender.counters).run()
     ):
         yield
 

@@ -16,10 +16,11 @@ from roomcast.aws.presence import CHANNELS_PAGE, ENTRIES_PAGE, MEMBERS_MAX
 from roomcast.aws.queue import RECEIVE_MAX, is_queue_name
 from roomcast.aws.topic import check_body
 from roomcast.delivery.ports import Gone, Message
-from roomcast.fleet.holdings import Deployment, Grave, Lease, Queue, Subscription
+from roomcast.fleet.deployment import Deployment, Queue, Subscription
+from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import HEAD_OFFSET, Head, LogItem
-from roomcast.log.ports import BeliefEnded, Holders, Page
+from roomcast.log.ports import Holders, Page, TailExpired
 from roomcast.ports import Clock, PortError, Refused
 from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo
@@ -110,7 +111,7 @@ class MemoryWorld:
         self.queues: dict[str, _Queue] = {}
         self.subscriptions: set[str] = set()
         self.leases: dict[str, Lease] = {}
-        self.graves: dict[str, Grave] = {}
+        self.tombstones: dict[str, Tombstone] = {}
         self.presence: dict[str, dict[tuple[str, str], Member]] = {}
         self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
         self._late: list[Callable[[], object]] = []
@@ -215,13 +216,13 @@ class MemoryChannelTable:
     async def key(self, key: str) -> KeyItem | None:
         return await self._world.perform("key", lambda: self._world.keys.get(key))
 
-    async def put_item(self, item: LogItem, believed_until_ms: int) -> LogItem | None:
+    async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
         return await self._world.perform(
-            "put_item", lambda: self._write(item), self._belief(believed_until_ms)
+            "put_item", lambda: self._write(item), self._resting_on(tail_valid_until_ms)
         )
 
     async def put_keyed_item(
-        self, item: LogItem, keys: Sequence[KeyItem], believed_until_ms: int
+        self, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
     ) -> Holders | None:
         def effect() -> Holders | None:
             taken = tuple(self._world.keys[key.key] for key in keys if key.key in self._world.keys)
@@ -232,7 +233,9 @@ class MemoryChannelTable:
             self._world.keys |= {key.key: key for key in keys}
             return None
 
-        return await self._world.perform("put_keyed_item", effect, self._belief(believed_until_ms))
+        return await self._world.perform(
+            "put_keyed_item", effect, self._resting_on(tail_valid_until_ms)
+        )
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         def effect() -> bool:
@@ -274,10 +277,10 @@ class MemoryChannelTable:
 
         return await self._world.perform("read_backward", effect)
 
-    def _belief(self, until_ms: int) -> Callable[[], None]:
+    def _resting_on(self, until_ms: int) -> Callable[[], None]:
         def check() -> None:
             if self._clock.now_ms() >= until_ms:
-                raise BeliefEnded
+                raise TailExpired
 
         return check
 
@@ -378,7 +381,7 @@ class MemoryLeases:
 
     async def put(self, lease: Lease) -> None:
         def effect() -> None:
-            self._world.graves.pop(lease.node, None)
+            self._world.tombstones.pop(lease.node, None)
             self._world.leases[lease.node] = replace(lease, reaped=0)
 
         await self._world.perform("put", effect)
@@ -395,7 +398,7 @@ class MemoryLeases:
 
     async def drop(self, node: str) -> None:
         def effect() -> None:
-            self._world.graves.pop(node, None)
+            self._world.tombstones.pop(node, None)
             self._world.leases.pop(node, None)
 
         await self._world.perform("drop", effect)
@@ -413,26 +416,28 @@ class MemoryLeases:
 
         return await self._world.perform("reap", effect)
 
-    async def bury(self, node: str, at_ms: int) -> None:
+    async def put_tombstone(self, node: str, at_ms: int) -> None:
         def effect() -> None:
-            grave, lease = self._world.graves.get(node), self._world.leases.get(node)
-            if grave is not None:
-                self._world.graves[node] = replace(grave, buried_at=at_ms)
+            tombstone, lease = self._world.tombstones.get(node), self._world.leases.get(node)
+            if tombstone is not None:
+                self._world.tombstones[node] = replace(tombstone, cleared_at=at_ms)
             elif lease is not None and lease.reaped:
                 del self._world.leases[node]
-                self._world.graves[node] = Grave(node, lease.instance, at_ms)
+                self._world.tombstones[node] = Tombstone(node, lease.instance, at_ms)
 
-        await self._world.perform("bury", effect)
+        await self._world.perform("put_tombstone", effect)
 
-    async def graves(self) -> Sequence[Grave]:
-        return await self._world.perform("graves", lambda: list(self._world.graves.values()))
+    async def tombstones(self) -> Sequence[Tombstone]:
+        return await self._world.perform(
+            "tombstones", lambda: list(self._world.tombstones.values())
+        )
 
-    async def drop_grave(self, grave: Grave) -> None:
+    async def drop_tombstone(self, tombstone: Tombstone) -> None:
         def effect() -> None:
-            if self._world.graves.get(grave.node) == grave:
-                del self._world.graves[grave.node]
+            if self._world.tombstones.get(tombstone.node) == tombstone:
+                del self._world.tombstones[tombstone.node]
 
-        await self._world.perform("drop_grave", effect)
+        await self._world.perform("drop_tombstone", effect)
 
 
 class MemoryQueue:

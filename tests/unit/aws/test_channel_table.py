@@ -1,4 +1,4 @@
-"""The belief check on the wire, and what the emulator never answers."""
+"""The check of the tail on the wire, and what the emulator never answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from roomcast.aws.channel_table import DynamoChannelTable
-from roomcast.log.ports import BeliefEnded, Holders
+from roomcast.log.ports import Holders, TailExpired
 from roomcast.ports import Contended, Malformed, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
 from tests.contract.items import head, keyed, log_item
@@ -24,22 +24,22 @@ def table(client: Any, clock: ManualClock | None = None) -> DynamoChannelTable:
     return DynamoChannelTable(client, "channels", "idempotency", clock or ManualClock())
 
 
-def believed() -> int:
+def valid_until() -> int:
     return ManualClock().now_ms() + 1
 
 
-async def test_nothing_is_sent_when_the_belief_has_ended() -> None:
+async def test_nothing_is_sent_when_the_tail_has_expired() -> None:
     clock = ManualClock()
     async with faked(say(200)) as (clients, server):
         channels = table(clients.log, clock)
-        with pytest.raises(BeliefEnded):
+        with pytest.raises(TailExpired):
             await channels.put_item(log_item(1), clock.now_ms())
         assert server.requests == 0
         assert await channels.put_item(log_item(1), clock.now_ms() + 1) is None
         assert server.requests == 1
 
 
-async def test_the_belief_is_checked_after_signing() -> None:
+async def test_the_tail_is_checked_after_signing() -> None:
     """A process that is suspended while it signs must not send."""
     clock = ManualClock()
     async with faked(say(200)) as (clients, server):
@@ -50,12 +50,12 @@ async def test_the_belief_is_checked_after_signing() -> None:
 
         # The same event as the signer's, after it: a more specific name would come before.
         clients.log.meta.events.register_last("request-created.dynamodb", suspend)
-        with pytest.raises(BeliefEnded):
+        with pytest.raises(TailExpired):
             await channels.put_item(log_item(1), clock.now_ms() + 59_000)
         assert server.requests == 0
 
 
-async def test_each_append_has_its_own_belief() -> None:
+async def test_each_append_has_its_own_tail() -> None:
     clock = ManualClock()
     async with faked(say(200)) as (clients, server):
         channels, other = table(clients.log, clock), table(clients.log, ManualClock(clock.ms + 10))
@@ -66,13 +66,13 @@ async def test_each_append_has_its_own_belief() -> None:
             return_exceptions=True,
         )
         assert server.requests == 1
-    assert [type(result) for result in results] == [type(None), BeliefEnded, BeliefEnded]
+    assert [type(result) for result in results] == [type(None), TailExpired, TailExpired]
 
 
 async def test_an_append_is_tried_once() -> None:
     async with faked(reset) as (clients, server):
         with pytest.raises(UnknownOutcome):
-            await table(clients.log).put_item(log_item(1), believed())
+            await table(clients.log).put_item(log_item(1), valid_until())
         with pytest.raises(UnknownOutcome):
             await table(clients.log).put_head(head("v1"), None)
         assert server.requests == 2
@@ -83,7 +83,7 @@ async def test_the_winner_comes_with_the_refusal() -> None:
     client = FakeClient(
         put_item=lambda **_: client_error(CONDITION_FAILED, Item=winner.attributes())
     )
-    assert await table(client).put_item(log_item(1), believed()) == winner
+    assert await table(client).put_item(log_item(1), valid_until()) == winner
     assert client.names == ["put_item"]
     assert client.calls[0][1]["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
 
@@ -94,7 +94,7 @@ async def test_a_winner_that_is_not_handed_over_is_read() -> None:
         put_item=lambda **_: client_error(CONDITION_FAILED),
         get_item=lambda **_: {"Item": winner.attributes()},
     )
-    assert await table(client).put_item(log_item(1), believed()) == winner
+    assert await table(client).put_item(log_item(1), valid_until()) == winner
     assert client.calls[1][1]["ConsistentRead"]
 
 
@@ -103,7 +103,7 @@ async def test_a_winner_that_is_gone_again_leaves_the_key_to_another_attempt() -
         put_item=lambda **_: client_error(CONDITION_FAILED), get_item=lambda **_: {}
     )
     with pytest.raises(Throttled):
-        await table(client).put_item(log_item(1), believed())
+        await table(client).put_item(log_item(1), valid_until())
 
 
 async def test_an_item_that_no_node_wrote_is_a_hole_among_others() -> None:
@@ -135,7 +135,7 @@ async def test_an_item_that_no_node_wrote_is_refused_where_it_is_all_there_is() 
         channels.newest("room"),
         channels.head("room"),
         channels.key("room\nk"),
-        channels.put_item(log_item(1), believed()),
+        channels.put_item(log_item(1), valid_until()),
     ):
         with pytest.raises(Malformed):
             await call
@@ -148,7 +148,7 @@ HOLDER: Final = keyed(7, "k")[1][0]
 async def test_a_write_that_meets_a_transaction_is_contended() -> None:
     client = FakeClient(put_item=lambda **_: client_error("TransactionConflictException"))
     with pytest.raises(Contended):
-        await table(client).put_item(log_item(1), believed())
+        await table(client).put_item(log_item(1), valid_until())
 
 
 def canceled(*reasons: dict[str, Any]) -> Any:
@@ -156,7 +156,7 @@ def canceled(*reasons: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("put", ["put_item", "put_keyed_item"])
-async def test_the_belief_of_each_kind_of_append_is_checked_after_signing(put: str) -> None:
+async def test_the_tail_of_each_kind_of_append_is_checked_after_signing(put: str) -> None:
     clock = ManualClock()
     async with faked(say(200)) as (clients, server):
         write = getattr(table(clients.log, clock), put)
@@ -164,7 +164,7 @@ async def test_the_belief_of_each_kind_of_append_is_checked_after_signing(put: s
         clients.log.meta.events.register_last(
             "request-created.dynamodb", lambda **_: clock.advance(60)
         )
-        with pytest.raises(BeliefEnded):
+        with pytest.raises(TailExpired):
             await write(*append, clock.now_ms() + 59_000)
         assert server.requests == 0
         assert await write(*append, clock.now_ms() + 61_000) is None
@@ -175,7 +175,7 @@ async def test_a_keyed_append_is_one_transaction_whose_token_is_its_batch() -> N
     client = FakeClient(transact_write_items=lambda **_: {})
     item, keys = keyed(1, "k", "l", batch="b" * 50)
     for _ in range(2):
-        assert await table(client).put_keyed_item(item, keys, believed()) is None
+        assert await table(client).put_keyed_item(item, keys, valid_until()) is None
     [(_, first), (_, second)] = client.calls
     assert first == second
     assert first["ClientRequestToken"] == "b" * 36
@@ -191,7 +191,7 @@ async def test_a_keyed_append_is_one_transaction_whose_token_is_its_batch() -> N
 async def test_a_keyed_append_is_tried_once() -> None:
     async with faked(reset) as (clients, server):
         with pytest.raises(UnknownOutcome):
-            await table(clients.log).put_keyed_item(*keyed(1, "k"), believed())
+            await table(clients.log).put_keyed_item(*keyed(1, "k"), valid_until())
         assert server.requests == 1
 
 
@@ -224,7 +224,7 @@ async def test_a_keyed_append_is_tried_once() -> None:
 )
 async def test_the_holder_comes_with_the_cancellation(reasons: Any, holder: Any) -> None:
     client = FakeClient(transact_write_items=lambda **_: canceled(*reasons))
-    assert await table(client).put_keyed_item(*keyed(1, "k", "l"), believed()) == holder
+    assert await table(client).put_keyed_item(*keyed(1, "k", "l"), valid_until()) == holder
     assert client.names == ["transact_write_items"]
 
 
@@ -242,7 +242,7 @@ async def test_a_holder_that_is_not_handed_over_is_read(
         transact_write_items=lambda **_: canceled(*reasons),
         get_item=lambda **_: {"Item": holder.attributes()},
     )
-    assert await table(client).put_keyed_item(*keyed(1, "k"), believed()) == holders
+    assert await table(client).put_keyed_item(*keyed(1, "k"), valid_until()) == holders
     assert client.calls[1][1]["ConsistentRead"]
 
 
@@ -254,7 +254,7 @@ async def test_a_holder_that_is_gone_again_leaves_its_place_to_another_attempt(
         transact_write_items=lambda **_: canceled(*reasons), get_item=lambda **_: {}
     )
     with pytest.raises(Throttled):
-        await table(client).put_keyed_item(*keyed(1, "k"), believed())
+        await table(client).put_keyed_item(*keyed(1, "k"), valid_until())
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ async def test_a_holder_that_is_gone_again_leaves_its_place_to_another_attempt(
 async def test_what_a_failed_transaction_means(error: Any, port_error: type[Exception]) -> None:
     client = FakeClient(transact_write_items=lambda **_: error)
     with pytest.raises(port_error):
-        await table(client).put_keyed_item(*keyed(1, "k"), believed())
+        await table(client).put_keyed_item(*keyed(1, "k"), valid_until())
 
 
 async def test_a_read_of_which_one_half_fails_raises_its_error() -> None:

@@ -25,7 +25,7 @@ from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.aws.clients import connect
 from roomcast.aws.leases import DynamoLeases
 from roomcast.delivery.ports import Gone
-from roomcast.log.ports import BeliefEnded
+from roomcast.log.ports import TailExpired
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
 from tests.unit.aws.fakes import SESSION, Answer, client_error, faked, hang_up, reset, say
@@ -89,7 +89,7 @@ def test_an_answer_of_aws_means(code: str, status: int, expected: type[PortError
         (NoCredentialsError(), Refused),
         (NoRegionError(), Refused),
         (ParamValidationError(report="x"), Refused),
-        (BeliefEnded(), BeliefEnded),
+        (TailExpired(), TailExpired),
     ],
 )
 def test_a_failed_call_means(error: Exception, expected: type[PortError]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from roomcast.aws.estate import QUEUES_MAX, SUBSCRIPTIONS_MAX, SqsEstate
-from roomcast.fleet.holdings import Deployment, Queue, Subscription
+from roomcast.fleet.deployment import Deployment, Queue, Subscription
 from roomcast.ports import Refused, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import FakeClient, client_error
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from roomcast.aws.leases import LEASES_MAX, DynamoLeases
-from roomcast.fleet.holdings import Grave, Lease
+from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.ports import Refused, Throttled
 from tests.unit.aws.fakes import FakeClient, client_error
 
@@ -28,8 +28,8 @@ async def test_ttl_counts_in_seconds_and_comes_long_after_the_end_of_the_lease()
     [
         ("put_item", lambda leases: leases.heartbeat(LEASE), False),
         ("update_item", lambda leases: leases.reap(LEASE, 1), False),
-        ("update_item", lambda leases: leases.bury("n1", 1), None),
-        ("delete_item", lambda leases: leases.drop_grave(Grave("n1", "", 1)), None),
+        ("update_item", lambda leases: leases.put_tombstone("n1", 1), None),
+        ("delete_item", lambda leases: leases.drop_tombstone(Tombstone("n1", "", 1)), None),
     ],
 )
 async def test_only_a_failed_condition_is_a_no(

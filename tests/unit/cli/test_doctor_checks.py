@@ -12,7 +12,7 @@ from roomcast.cli import doctor_checks as doctor_module
 from roomcast.cli.doctor_checks import CHANNEL_WRITE_UNITS_S, Check, Doctor
 from roomcast.config.config import Config
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
 from roomcast.node.assembly import Ports
 from roomcast.ports import Refused
 from roomcast.testing.memory import (
@@ -103,7 +103,7 @@ def test_the_page_that_it_names_says_the_same() -> None:
     ]
 
 
-async def test_it_sings_behind_what_others_sang(world: World) -> None:
+async def test_it_emits_behind_what_others_emitted(world: World) -> None:
     world.fleet.stream_to_topic()
     await world.run()
     world.told.clear()

@@ -55,7 +55,7 @@ async def node(fleet: Fleet, hooks: Hooks, **changes: Any) -> AsyncIterator[Loca
     made = fleet.node(hooks=hooks, **secure | changes)
     yield made
     await made.close()
-    await until(lambda: made.assembly.hooks.tally.under_way == 0)
+    await until(lambda: made.assembly.hooks.counters.under_way == 0)
 
 
 def token(user: str, **claims: Any) -> str:
@@ -102,7 +102,7 @@ def saying(reply: object) -> Callable[[Any], Any]:
 
 
 def outcomes(node: LocalNode, hook: str) -> dict[str, int]:
-    calls = node.assembly.hooks.tally.calls
+    calls = node.assembly.hooks.counters.calls
     return {outcome: number for (name, outcome), number in calls.items() if name == hook and number}
 
 
@@ -671,7 +671,7 @@ async def test_a_call_that_fails(fleet: Fleet, reply: object, code: int) -> None
     async with node(fleet, Hooks(rpc=registry(m=saying(reply))), insecure=True) as served:
         client = await served.client()
         assert await client.ask("rpc", method="m") == code
-        counted = served.assembly.node.services.tally.commands
+        counted = served.assembly.node.services.counters.commands
         assert counted["rpc", "application" if code == 999 else 100] == 1
 
 

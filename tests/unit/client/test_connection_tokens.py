@@ -196,7 +196,7 @@ async def test_a_node_whose_clock_is_behind_lets_nobody_in_and_refuses_nobody_fo
     )
     assert closed_with(client) is None
     assert client.socket.pushes == [], "the subscription goes on as well"
-    assert node.assembly.node.services.tally.token_failures["early"] == 4
+    assert node.assembly.node.services.counters.token_failures["early"] == 4
     fleet.clock.advance(behind_s - EARLY_S_MAX)
     assert isinstance(await node.open().connect(token=token(fleet, **fresh)), dict)
 

@@ -30,7 +30,9 @@ def node_of(**client: Any) -> tuple[Fleet, LocalNode]:
 
 
 def limits(node: LocalNode) -> dict[str, int]:
-    return {name: hits for name, hits in node.assembly.node.services.tally.limits.items() if hits}
+    return {
+        name: hits for name, hits in node.assembly.node.services.counters.limits.items() if hits
+    }
 
 
 def token(user: str) -> str:
@@ -110,7 +112,7 @@ def publishing_node(waits: Waits, rate_limit: float, **client: Any) -> tuple[Fle
 
 
 def throttled_s(node: LocalNode) -> float:
-    return node.assembly.node.services.tally.throttled_s
+    return node.assembly.node.services.counters.throttled_s
 
 
 async def test_a_loop_of_publications_is_held_to_the_rate_and_never_refused(waits: Waits) -> None:
@@ -211,9 +213,9 @@ async def test_commands_beyond_the_rate_wait_and_keep_their_order() -> None:
     reads: list[dict[str, Any]] = [{"presence_stats": {"channel": "room"}}] * 100
     ids = await client.say({"connect": {}}, *reads, {"history": {"channel": "room", "limit": 0}})
     # 101 at once; the clock of the node stands still, so the last one has to wait for a fiftieth of a second.
-    tally = node.assembly.node.services.tally
+    counters = node.assembly.node.services.counters
     assert limits(node) == {"command_rate": 1}
-    assert tally.throttled_s == pytest.approx(1 / 50)
+    assert counters.throttled_s == pytest.approx(1 / 50)
     await until(lambda: all(client.socket.reply_to(each) for each in ids))
     assert client.socket.closed_with is None
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from roomcast.client import read as reading
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
 from roomcast.presence.ports import Member
 from tests.unit.worlds import Fleet, LocalNode, info
 

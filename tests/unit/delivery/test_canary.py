@@ -1,4 +1,4 @@
-"""The canary's task over memory: one node sings, the others hear it, and silence is looked into."""
+"""The canary's task over memory: one node emits, the others hear it, and silence is looked into."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ class Ears:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def sung(self) -> list[LogItem]:
+    def emitted(self) -> list[LogItem]:
         return [item for item in self.world.stream if item.channel == CANARY_CHANNEL]
 
     @property
     def numbers(self) -> list[int]:
-        return [item.offset for item in self.sung()]
+        return [item.offset for item in self.emitted()]
 
     def hear(self, item: LogItem) -> None:
         self.canary.hear(
@@ -133,54 +133,59 @@ def ears() -> Ears:
     return Ears(MemoryWorld(), ManualClock())
 
 
-# ---- singing
+# ---- emitting
 
 
-async def test_who_hears_nothing_for_an_interval_sings(
+async def test_who_hears_nothing_for_an_interval_emits(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S - 1)
-        assert ears.sung() == []
+        assert ears.emitted() == []
         await pass_time(1)
-        [first] = ears.sung()
+        [first] = ears.emitted()
         assert first.offset == ears.clock.now_ms() // round(INTERVAL_S * 1000)
         assert first.expires_at == (first.ts + MIN_RETENTION_MS) // 1000
         for _ in range(5):
-            ears.hear(ears.sung()[-1])
+            ears.hear(ears.emitted()[-1])
             await pass_time(INTERVAL_S)
     assert ears.numbers == list(range(first.offset, first.offset + 6))
 
 
-async def test_what_is_heard_is_not_sung(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_heard_is_not_emitted(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
-        [sung] = ears.sung()
+        [emitted] = ears.emitted()
         for _ in range(5):
             await pass_time(INTERVAL_S - 1)
             ears.canary.hear(
                 Record(
-                    CANARY_CHANNEL, sung.epoch, ears.canary.newest + 1000, sung.last, sung.ts, None
+                    CANARY_CHANNEL,
+                    emitted.epoch,
+                    ears.canary.newest + 1000,
+                    emitted.last,
+                    emitted.ts,
+                    None,
                 ),
                 0,
             )
-    assert ears.sung() == [sung]
+    assert ears.emitted() == [emitted]
 
 
-async def test_of_two_who_sing_at_once_one_is_heard(
+async def test_of_two_who_emit_at_once_one_is_heard(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Ears(ears.world, ears.clock, name="b")
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
-        [first] = ears.sung()
+        [first] = ears.emitted()
         for each in (ears, other):
             each.hear(first)
         await pass_time(INTERVAL_S)
-        await other.canary._sing()
-        assert [item.node for item in ears.sung()] == ["a", "a"]
+        await other.canary._emit()
+        assert [item.node for item in ears.emitted()] == ["a", "a"]
         for each in (ears, other):
-            each.hear(ears.sung()[-1])
+            each.hear(ears.emitted()[-1])
         await pass_time(INTERVAL_S)
     assert ears.numbers == [first.offset + number for number in range(3)]
 
@@ -190,25 +195,25 @@ async def test_a_node_whose_clock_is_wrong_changes_nothing_when_it_leaves(
     ears: Ears, monkeypatch: pytest.MonkeyPatch, off_s: float
 ) -> None:
     wrong = Ears(ears.world, ManualClock(ears.clock.ms + round(off_s * 1000)), name="wrong")
-    await wrong.canary._sing()
-    ears.hear(ears.sung()[-1])
+    await wrong.canary._emit()
+    ears.hear(ears.emitted()[-1])
     async with ears.running(monkeypatch) as pass_time:
         for _ in range(5):
             await pass_time(INTERVAL_S)
-            ears.hear(ears.sung()[-1])
-    assert [item.node for item in ears.sung()] == ["wrong", *"aaaaa"]
+            ears.hear(ears.emitted()[-1])
+    assert [item.node for item in ears.emitted()] == ["wrong", *"aaaaa"]
     assert ears.numbers == list(range(ears.numbers[0], ears.numbers[0] + 6))
     assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
 
 
 @pytest.mark.parametrize("old", [1, 2, 40])
-async def test_a_fleet_that_starts_anew_below_what_was_sung_goes_behind_it(
+async def test_a_fleet_that_starts_anew_below_what_was_emitted_goes_behind_it(
     ears: Ears, monkeypatch: pytest.MonkeyPatch, old: int
 ) -> None:
     """A clock was ahead then, or is behind now: the number is taken by a canary that nobody hears any more."""
     before = Ears(ears.world, ManualClock(ears.clock.ms + round(INTERVAL_S * 1000)), name="before")
     for _ in range(old):
-        await before.canary._sing()
+        await before.canary._emit()
     reads: list[str] = []
     pause = ears.world.pause
 
@@ -220,17 +225,17 @@ async def test_a_fleet_that_starts_anew_below_what_was_sung_goes_behind_it(
     ears.world.pause = counted
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
-        assert len(ears.sung()) == old
+        assert len(ears.emitted()) == old
         await pass_time(INTERVAL_S / 2)
         assert ears.numbers[old:] == [ears.numbers[old - 1] + 1]
-        ears.hear(ears.sung()[-1])
+        ears.hear(ears.emitted()[-1])
         await pass_time(INTERVAL_S)
         assert ears.numbers[old:] == [ears.numbers[old - 1] + 1, ears.numbers[old - 1] + 2]
     assert reads == ["newest"], "one read a turn, where a number was taken"
     assert ears.caught_up == 0
 
 
-async def test_a_song_whose_answer_was_lost_is_followed_by_the_next(
+async def test_a_canary_whose_answer_was_lost_is_followed_by_the_next(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
@@ -250,7 +255,7 @@ async def test_who_lost_and_cannot_read_the_newest_goes_behind_who_won(
     before = Ears(ears.world, ears.clock, name="before")
     for each in (ears, before):
         each.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
-    await before.canary._sing()
+    await before.canary._emit()
     ears.world.fail_next("newest", Throttled("simulated"))
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
@@ -265,8 +270,8 @@ async def test_one_failure_of_the_table_is_made_up_for_before_anybody_doubts(
     async with ears.running(monkeypatch) as pass_time:
         ears.world.fail_next("put_item", Throttled("simulated"), times=2)
         await pass_time(2 * INTERVAL_S)
-        assert len(ears.sung()) == 1
-        ears.hear(ears.sung()[-1])
+        assert len(ears.emitted()) == 1
+        ears.hear(ears.emitted()[-1])
         await pass_time(INTERVAL_S)
     assert ears.caught_up == 0
 
@@ -286,34 +291,34 @@ async def test_who_slept_sings_what_it_knows_when_it_wakes(
         ears.world.pause = asleep
         await pass_time(INTERVAL_S)
         ears.world.pause = pause
-        assert ears.sung() == []
+        assert ears.emitted() == []
         await pass_time(1)
-        [sung] = ears.sung()
-        assert ears.clock.now_ms() - sung.ts <= 1000
+        [emitted] = ears.emitted()
+        assert ears.clock.now_ms() - emitted.ts <= 1000
 
 
 @pytest.mark.parametrize("in_table", [False, True])
 async def test_a_record_at_the_end_of_all_numbers_ends_nothing(
     ears: Ears, monkeypatch: pytest.MonkeyPatch, in_table: bool
 ) -> None:
-    """Another program has written it: nodes sing and hear on as if it had not."""
+    """Another program has written it: nodes emit and hear on as if it had not."""
     forged = Record(CANARY_CHANNEL, "e", OFFSET_MAX, OFFSET_MAX, 0, None)
     if in_table:
         item = canary_item(
             OFFSET_MAX, node="b", batch="forged", now=ears.clock.now_ms(), generation="0"
         )
         await MemoryChannelTable(ears.world, ears.clock).put_item(
-            item, believed_until_ms=item.ts + 1
+            item, tail_valid_until_ms=item.ts + 1
         )
     async with ears.running(monkeypatch) as pass_time:
         ears.canary.hear(forged, 0)
         for _ in range(5):
             await pass_time(INTERVAL_S)
-            ears.hear(ears.sung()[-1])
+            ears.hear(ears.emitted()[-1])
             ears.canary.hear(forged, 0)
     assert ears.canary.hearing is Hearing.WELL
-    assert ears.canary.newest == ears.sung()[-1].offset
-    assert len(ears.sung()) == 5 + in_table
+    assert ears.canary.newest == ears.emitted()[-1].offset
+    assert len(ears.emitted()) == 5 + in_table
 
 
 @pytest.mark.parametrize("number", [NUMBER_MAX - 1, NUMBER_MAX])
@@ -325,7 +330,7 @@ async def test_a_number_that_is_too_high_makes_a_node_degraded_for_one_silence(
         states = []
         for _ in range(10):
             await pass_time(INTERVAL_S)
-            ears.hear(ears.sung()[-1])
+            ears.hear(ears.emitted()[-1])
             states.append(ears.canary.hearing)
     assert states[-6:] == [Hearing.WELL] * 6
     assert ears.rebuilds == 0, "its greeting came back"
@@ -338,10 +343,10 @@ async def test_what_is_heard_keeps_all_well(ears: Ears, monkeypatch: pytest.Monk
     async with ears.running(monkeypatch) as pass_time:
         for _ in range(6):
             await pass_time(INTERVAL_S)
-            ears.hear(ears.sung()[-1])
+            ears.hear(ears.emitted()[-1])
     assert ears.canary.hearing is Hearing.WELL
     assert (ears.rebuilds, ears.caught_up) == (0, 0)
-    assert ears.canary.newest == ears.sung()[-1].offset
+    assert ears.canary.newest == ears.emitted()[-1].offset
     assert ears.canary.latency is not None
     assert ears.canary.latency.to_lambda_ms == 5
 
@@ -359,22 +364,22 @@ async def test_a_silent_pipeline_is_told_and_made_up_for(
         for looks in (1, 2, 3):
             assert ears.caught_up == looks
             await pass_time(INTERVAL_S)
-        assert len(ears.sung()) >= 5, "it goes on singing"
-        ears.hear(ears.sung()[-1])
+        assert len(ears.emitted()) >= 5, "it goes on emitting"
+        ears.hear(ears.emitted()[-1])
         assert ears.canary.hearing.value == "well"
         await pass_time(OVERDUE_S - 1)
         assert ears.caught_up == 4
 
 
-async def test_a_deaf_node_knows_though_it_sings_for_all(
+async def test_a_deaf_node_knows_though_it_emits_for_all(
     ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others hear it, and have no reason to sing themselves."""
+    """The others hear it, and have no reason to emit themselves."""
     ears.greeting = Greeting.NOT_HEARD
     other = Ears(ears.world, ears.clock, name="b")
 
     async def newest_elsewhere() -> int:
-        other.hear(ears.sung()[-1])
+        other.hear(ears.emitted()[-1])
         return other.canary.newest
 
     ears.canary._newest_elsewhere = newest_elsewhere
@@ -384,7 +389,7 @@ async def test_a_deaf_node_knows_though_it_sings_for_all(
         assert (ears.rebuilds, ears.caught_up) == (1, 1)
         await pass_time(INTERVAL_S)
         assert ears.canary.hearing is Hearing.DEAF
-        assert {item.node for item in ears.sung()} == {"a"}
+        assert {item.node for item in ears.emitted()} == {"a"}
 
 
 async def test_what_comes_while_it_is_asked_settles_it(
@@ -393,7 +398,7 @@ async def test_what_comes_while_it_is_asked_settles_it(
     """A process that was suspended finds the canaries in its queue when it wakes."""
 
     async def greet() -> Greeting:
-        ears.hear(ears.sung()[-1])
+        ears.hear(ears.emitted()[-1])
         return Greeting.HEARD
 
     ears.canary._greet = greet
@@ -470,7 +475,7 @@ async def test_a_canary_that_others_sang_and_that_was_not_heard_must_come_too(
     ears.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
     other = Ears(ears.world, ears.clock, name="b")
     other.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
-    await other.canary._sing()
+    await other.canary._emit()
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
         await pass_time(ROUND_S - 1)
@@ -481,18 +486,18 @@ async def test_a_canary_that_others_sang_and_that_was_not_heard_must_come_too(
 
 
 async def test_when_others_sang_last(ears: Ears) -> None:
-    """By their clocks, never later than now; and what this node tried to sing may be its own."""
+    """By their clocks, never later than now; and what this node tried to emit may be its own."""
     now = ears.clock.now_ms()
 
     def heard(number: int, ts: int) -> int:
         ears.canary.hear(Record(CANARY_CHANNEL, "e", number, number, ts, None), 0)
-        return ears.canary.sung_elsewhere_ms
+        return ears.canary.emitted_elsewhere_ms
 
-    assert ears.canary.sung_elsewhere_ms == 0
+    assert ears.canary.emitted_elsewhere_ms == 0
     assert heard(7, now - 300) == now - 300
     assert heard(6, now) == now - 300, "old news"
     ears.world.fail_next("put_item", UnknownOutcome(), effect="applied")
-    await ears.canary._sing()
+    await ears.canary._emit()
     assert heard(8, now) == now - 300, "perhaps its own"
     assert heard(9, now + 5_000) == now
 
@@ -592,5 +597,5 @@ async def test_a_fault_of_the_table_or_of_the_leases_ends_nothing(
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S + 3 * INTERVAL_S)
         assert ears.canary.hearing is Hearing.SILENT
-        assert len(ears.sung()) == 1
+        assert len(ears.emitted()) == 1
         assert ears.caught_up >= 3

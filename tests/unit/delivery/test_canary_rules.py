@@ -15,10 +15,10 @@ from roomcast.delivery.canary_rules import (
     MISSED_INTERVALS,
     NUMBER_MAX,
     REPEATS_MAX,
+    CanarySchedule,
     Greeting,
     Hearing,
     Latency,
-    Vigil,
     canary_item,
     is_number,
     latency,
@@ -78,128 +78,128 @@ def test_numbers_have_an_end_that_is_no_crash() -> None:
 # ---- turns
 
 
-def test_an_interval_without_news_makes_a_node_sing() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    assert not vigil.must_sing(9.9)
-    assert vigil.must_sing(10.0)
-    vigil.hear(5, 9.0, 0.0)
-    assert not vigil.must_sing(18.9)
-    vigil.hear(5, 18.0, 0.0)
-    vigil.hear(4, 18.5, 0.0)
-    assert vigil.must_sing(19.0), "what is not new puts nothing off"
+def test_an_interval_without_news_makes_a_node_emit() -> None:
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    assert not schedule.must_emit(9.9)
+    assert schedule.must_emit(10.0)
+    schedule.hear(5, 9.0, 0.0)
+    assert not schedule.must_emit(18.9)
+    schedule.hear(5, 18.0, 0.0)
+    schedule.hear(4, 18.5, 0.0)
+    assert schedule.must_emit(19.0), "what is not new puts nothing off"
 
 
 @given(st.floats(0, 1, exclude_max=True))
 def test_turns_spread_over_half_an_interval(chance: float) -> None:
-    vigil = Vigil(INTERVAL_S, 0, chance)
-    assert 10 <= vigil.next_turn_s <= 15
-    vigil.hear(5, 100.0, chance)
-    assert 110 <= vigil.next_turn_s <= 115
+    schedule = CanarySchedule(INTERVAL_S, 0, chance)
+    assert 10 <= schedule.next_turn_s <= 15
+    schedule.hear(5, 100.0, chance)
+    assert 110 <= schedule.next_turn_s <= 115
 
 
 def test_who_sang_waits_an_interval_and_who_could_not_half_of_one() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    vigil.singing(10.0, 0.0)
-    assert not vigil.must_sing(14.9)
-    assert vigil.must_sing(15.0)
-    vigil.singing(15.0, 0.0)
-    vigil.sung(7, 15.5, 0.0)
-    assert not vigil.must_sing(25.4)
-    assert vigil.must_sing(25.5)
-    assert (vigil.known, vigil.newest) == (7, 0)
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    schedule.emitting(10.0, 0.0)
+    assert not schedule.must_emit(14.9)
+    assert schedule.must_emit(15.0)
+    schedule.emitting(15.0, 0.0)
+    schedule.emitted(7, 15.5, 0.0)
+    assert not schedule.must_emit(25.4)
+    assert schedule.must_emit(25.5)
+    assert (schedule.known, schedule.newest) == (7, 0)
 
 
 def test_what_is_heard_while_singing_counts() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    vigil.singing(10.0, 0.0)
-    vigil.hear(8, 10.5, 0.0)
-    vigil.taken(7)
-    assert vigil.known == 8
-    assert not vigil.must_sing(20.4)
-    vigil.singing(20.5, 0.0)
-    vigil.hear(9, 20.9, 1.0)
-    vigil.sung(10, 21.0, 0.0)
-    assert not vigil.must_sing(35.8)
-    assert vigil.must_sing(35.9)
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    schedule.emitting(10.0, 0.0)
+    schedule.hear(8, 10.5, 0.0)
+    schedule.taken(7)
+    assert schedule.known == 8
+    assert not schedule.must_emit(20.4)
+    schedule.emitting(20.5, 0.0)
+    schedule.hear(9, 20.9, 1.0)
+    schedule.emitted(10, 21.0, 0.0)
+    assert not schedule.must_emit(35.8)
+    assert schedule.must_emit(35.9)
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
-def test_a_song_in_vain_is_followed_by_another_before_anybody_doubts(
+def test_a_canary_in_vain_is_followed_by_another_before_anybody_doubts(
     first: float, second: float
 ) -> None:
-    vigil = Vigil(INTERVAL_S, 0, first)
-    vigil.singing(vigil.next_turn_s, second)
-    assert not vigil.is_overdue(vigil.next_turn_s)
+    schedule = CanarySchedule(INTERVAL_S, 0, first)
+    schedule.emitting(schedule.next_turn_s, second)
+    assert not schedule.is_overdue(schedule.next_turn_s)
 
 
 # ---- silence
 
 
 def test_silence_is_noticed_after_its_bound() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    assert vigil.hear(5, 3.0, 0.999)
-    assert not vigil.is_overdue(2.9 + 10 * MISSED_INTERVALS)
-    assert vigil.is_overdue(3.0 + 10 * MISSED_INTERVALS)
-    assert not vigil.must_doubt(3.0 + 10 * MISSED_INTERVALS), (
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    assert schedule.hear(5, 3.0, 0.999)
+    assert not schedule.is_overdue(2.9 + 10 * MISSED_INTERVALS)
+    assert schedule.is_overdue(3.0 + 10 * MISSED_INTERVALS)
+    assert not schedule.must_doubt(3.0 + 10 * MISSED_INTERVALS), (
         "nodes fall silent together and ask one by one"
     )
-    assert vigil.must_doubt(8.0 + 10 * MISSED_INTERVALS)
-    assert vigil.silence_s(13.0) == 10.0
+    assert schedule.must_doubt(8.0 + 10 * MISSED_INTERVALS)
+    assert schedule.silence_s(13.0) == 10.0
 
 
 def test_it_is_asked_again_each_interval_until_something_is_heard() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    vigil.singing(25.0, 0.999)
-    assert vigil.must_doubt(25.0)
-    vigil.doubted(25.0, 0.0)
-    assert not vigil.must_doubt(34.9)
-    assert vigil.must_doubt(35.0)
-    vigil.doubted(35.0, 0.0)
-    vigil.hear(1, 36.0, 0.0)
-    assert not vigil.must_doubt(60.9)
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    schedule.emitting(25.0, 0.999)
+    assert schedule.must_doubt(25.0)
+    schedule.doubted(25.0, 0.0)
+    assert not schedule.must_doubt(34.9)
+    assert schedule.must_doubt(35.0)
+    schedule.doubted(35.0, 0.0)
+    schedule.hear(1, 36.0, 0.0)
+    assert not schedule.must_doubt(60.9)
 
 
 def test_repeats_and_stragglers_are_not_news() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    assert vigil.hear(5, 1.0, 0.0)
-    assert not vigil.hear(4, 20.0, 0.0)
-    assert not vigil.hear(5, 90.0, 0.0)
-    assert not vigil.hear(4, 90.0, 0.0)
-    assert vigil.newest == 5
-    assert vigil.is_overdue(90.0)
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    assert schedule.hear(5, 1.0, 0.0)
+    assert not schedule.hear(4, 20.0, 0.0)
+    assert not schedule.hear(5, 90.0, 0.0)
+    assert not schedule.hear(4, 90.0, 0.0)
+    assert schedule.newest == 5
+    assert schedule.is_overdue(90.0)
 
 
 @pytest.mark.parametrize("number", [NUMBER_MAX + 1, OFFSET_MAX, 0, -1])
 def test_what_no_canary_can_be_is_passed_over(number: int) -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    vigil.hear(5, 1.0, 0.0)
-    assert not vigil.hear(number, 2.0, 0.0)
-    assert not vigil.hear(number, 200.0, 0.0)
-    vigil.taken(number)
-    assert (vigil.newest, vigil.known) == (5, 5)
-    assert vigil.is_overdue(200.0)
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    schedule.hear(5, 1.0, 0.0)
+    assert not schedule.hear(number, 2.0, 0.0)
+    assert not schedule.hear(number, 200.0, 0.0)
+    schedule.taken(number)
+    assert (schedule.newest, schedule.known) == (5, 5)
+    assert schedule.is_overdue(200.0)
 
 
 def test_a_number_that_is_too_high_is_forgotten_when_nothing_follows() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    assert vigil.hear(5, 1.0, 0.0)
-    assert vigil.hear(NUMBER_MAX - 7, 2.0, 0.0)
-    assert not vigil.hear(6, 11.0, 0.0), "for all that it knows yet, that is an old one"
-    assert vigil.hear(7, 2.0 + 10 * MISSED_INTERVALS, 0.0)
-    assert (vigil.newest, vigil.known) == (7, 7)
-    assert vigil.hear(8, 40.0, 0.0)
-    assert not vigil.hear(6, 200.0, 0.0), "it came before"
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    assert schedule.hear(5, 1.0, 0.0)
+    assert schedule.hear(NUMBER_MAX - 7, 2.0, 0.0)
+    assert not schedule.hear(6, 11.0, 0.0), "for all that it knows yet, that is an old one"
+    assert schedule.hear(7, 2.0 + 10 * MISSED_INTERVALS, 0.0)
+    assert (schedule.newest, schedule.known) == (7, 7)
+    assert schedule.hear(8, 40.0, 0.0)
+    assert not schedule.hear(6, 200.0, 0.0), "it came before"
 
 
 def test_a_repeat_is_no_sign_of_life_however_long_the_silence() -> None:
     """What is not deleted comes again, also to a node that hears nothing new."""
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
     numbers = range(1, REPEATS_MAX + 1)
     for number in numbers:
-        vigil.hear(number, float(number), 0.0)
+        schedule.hear(number, float(number), 0.0)
     for number in numbers:
-        assert not vigil.hear(number, 10_000.0, 0.0)
-    assert vigil.is_overdue(10_000.0)
+        assert not schedule.hear(number, 10_000.0, 0.0)
+    assert schedule.is_overdue(10_000.0)
 
 
 @pytest.mark.parametrize(
@@ -230,34 +230,34 @@ def test_a_repeat_is_no_sign_of_life_however_long_the_silence() -> None:
 def test_what_silence_means(
     greeting: Greeting, elsewhere: list[int | None], hearing: Hearing
 ) -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    vigil.hear(5, 0.0, 0.0)
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    schedule.hear(5, 0.0, 0.0)
     for newest in elsewhere:
-        judged = vigil.judge(greeting=greeting, newest_elsewhere=newest)
+        judged = schedule.judge(greeting=greeting, newest_elsewhere=newest)
     assert judged is hearing
 
 
 def test_another_silence_is_another_matter() -> None:
-    vigil = Vigil(INTERVAL_S, 0, 0.0)
-    vigil.hear(5, 0.0, 0.0)
-    vigil.judge(greeting=Greeting.NOT_SENT, newest_elsewhere=6)
-    vigil.hear(6, 30.0, 0.0)
-    assert vigil.judge(greeting=Greeting.NOT_SENT, newest_elsewhere=7) is Hearing.SILENT
+    schedule = CanarySchedule(INTERVAL_S, 0, 0.0)
+    schedule.hear(5, 0.0, 0.0)
+    schedule.judge(greeting=Greeting.NOT_SENT, newest_elsewhere=6)
+    schedule.hear(6, 30.0, 0.0)
+    assert schedule.judge(greeting=Greeting.NOT_SENT, newest_elsewhere=7) is Hearing.SILENT
 
 
 # ---- whole fleets, whatever their clocks say
 
 STEP_S: Final = 0.1
-# From a song to every node; with a turn in vain it stays under what makes a node doubt.
+# From a canary to every node; with a turn in vain it stays under what makes a node doubt.
 PIPELINE_S: Final = 1.0
 YEAR_S: Final = 31_536_000
 
 
 @dataclass
-class Singer:
-    """A node of the model: its vigil, its clock, and whether it hears."""
+class Emitter:
+    """A node of the model: its schedule, its clock, and whether it hears."""
 
-    vigil: Vigil
+    schedule: CanarySchedule
     clock_off_s: float
     deaf_from_s: float = float("inf")
 
@@ -268,15 +268,15 @@ class Fleet:
 
     random: Random
     now_s: float = 0.0
-    singers: list[Singer] = field(default_factory=list)
+    emitters: list[Emitter] = field(default_factory=list)
     table: set[int] = field(default_factory=set)
     under_way: list[tuple[float, int]] = field(default_factory=list)
-    songs: int = 0
+    canaries: int = 0
 
-    def join(self, clock_off_s: float) -> Singer:
-        singer = Singer(Vigil(INTERVAL_S, self.now_s, self.random.random()), clock_off_s)
-        self.singers.append(singer)
-        return singer
+    def join(self, clock_off_s: float) -> Emitter:
+        emitter = Emitter(CanarySchedule(INTERVAL_S, self.now_s, self.random.random()), clock_off_s)
+        self.emitters.append(emitter)
+        return emitter
 
     def clock_s(self, off_s: float) -> float:
         return 2 * YEAR_S + self.now_s + off_s
@@ -286,34 +286,36 @@ class Fleet:
             self.now_s += STEP_S
             arrived = [number for at_s, number in self.under_way if at_s <= self.now_s]
             self.under_way = [each for each in self.under_way if each[0] > self.now_s]
-            for singer in self.random.sample(self.singers, len(self.singers)):
+            for emitter in self.random.sample(self.emitters, len(self.emitters)):
                 for number in arrived:
-                    if self.now_s < singer.deaf_from_s:
-                        singer.vigil.hear(number, self.now_s, self.random.random())
-                if singer.vigil.must_sing(self.now_s):
-                    self.sing(singer)
-                if singer.vigil.must_doubt(self.now_s):
-                    singer.vigil.doubted(self.now_s, self.random.random())
+                    if self.now_s < emitter.deaf_from_s:
+                        emitter.schedule.hear(number, self.now_s, self.random.random())
+                if emitter.schedule.must_emit(self.now_s):
+                    self.emit(emitter)
+                if emitter.schedule.must_doubt(self.now_s):
+                    emitter.schedule.doubted(self.now_s, self.random.random())
 
-    def sing(self, singer: Singer) -> None:
-        vigil, chance = singer.vigil, self.random.random()
-        vigil.singing(self.now_s, chance)
+    def emit(self, emitter: Emitter) -> None:
+        schedule, chance = emitter.schedule, self.random.random()
+        schedule.emitting(self.now_s, chance)
         number = next_number(
-            vigil.known, round(self.clock_s(singer.clock_off_s) * 1000), round(INTERVAL_S * 1000)
+            schedule.known,
+            round(self.clock_s(emitter.clock_off_s) * 1000),
+            round(INTERVAL_S * 1000),
         )
         if number in self.table:
-            vigil.taken(number)
-            vigil.taken(max(self.table))
+            schedule.taken(number)
+            schedule.taken(max(self.table))
             return
         self.table.add(number)
-        self.songs += 1
-        vigil.sung(number, self.now_s, chance)
-        # Sometimes it comes twice, and the order is not that of the songs.
+        self.canaries += 1
+        schedule.emitted(number, self.now_s, chance)
+        # Sometimes it comes twice, and the order is not that of the canaries.
         for _ in range(self.random.choice((1, 1, 2))):
             self.under_way.append((self.now_s + self.random.uniform(0, PIPELINE_S), number))
 
-    def overdue(self) -> list[Singer]:
-        return [singer for singer in self.singers if singer.vigil.is_overdue(self.now_s)]
+    def overdue(self) -> list[Emitter]:
+        return [emitter for emitter in self.emitters if emitter.schedule.is_overdue(self.now_s)]
 
 
 SEEDS: Final = st.integers(0, 2**32)
@@ -333,14 +335,14 @@ def test_nobody_doubts_whoever_comes_goes_or_starts_anew(
             fleet.until(fleet.now_s + 10 * STEP_S)
             assert fleet.overdue() == []
         match data.draw(st.sampled_from(["leave", "join", "all anew"])):
-            case "leave" if len(fleet.singers) > 1:
-                fleet.singers.pop(data.draw(st.integers(0, len(fleet.singers) - 1)))
+            case "leave" if len(fleet.emitters) > 1:
+                fleet.emitters.pop(data.draw(st.integers(0, len(fleet.emitters) - 1)))
             case "all anew":
-                count = len(fleet.singers)
-                fleet.singers.clear()
-                # Clocks that are set back: by them it is the time of a canary that was sung before.
-                sung = data.draw(st.sampled_from(sorted(fleet.table) or [1]))
-                back_s = INTERVAL_S * sung - fleet.clock_s(0)
+                count = len(fleet.emitters)
+                fleet.emitters.clear()
+                # Clocks that are set back: by them it is the time of a canary that was emitted before.
+                emitted = data.draw(st.sampled_from(sorted(fleet.table) or [1]))
+                back_s = INTERVAL_S * emitted - fleet.clock_s(0)
                 for off_s in data.draw(
                     st.lists(st.just(back_s) | OFF_S, min_size=count, max_size=count)
                 ):
@@ -351,7 +353,7 @@ def test_nobody_doubts_whoever_comes_goes_or_starts_anew(
 
 @given(SEEDS, st.lists(OFF_S, min_size=2, max_size=5))
 def test_a_deaf_node_is_found_whatever_its_clock_says(seed: int, clocks_off_s: list[float]) -> None:
-    """It goes on singing and keeps the others well, and knows itself to be deaf all the same."""
+    """It goes on emitting and keeps the others well, and knows itself to be deaf all the same."""
     fleet = Fleet(Random(seed))
     deaf, *others = [fleet.join(off_s) for off_s in clocks_off_s]
     fleet.until(3 * INTERVAL_S)
@@ -361,9 +363,9 @@ def test_a_deaf_node_is_found_whatever_its_clock_says(seed: int, clocks_off_s: l
         fleet.until(fleet.now_s + INTERVAL_S)
         assert fleet.overdue() in ([], [deaf])
         if fleet.overdue():
-            newest = max(singer.vigil.newest for singer in others)
-            looks.append(deaf.vigil.judge(greeting=Greeting.NOT_SENT, newest_elsewhere=newest))
-    assert deaf.vigil.judge(greeting=Greeting.NOT_HEARD, newest_elsewhere=newest) is Hearing.DEAF
+            newest = max(emitter.schedule.newest for emitter in others)
+            looks.append(deaf.schedule.judge(greeting=Greeting.NOT_SENT, newest_elsewhere=newest))
+    assert deaf.schedule.judge(greeting=Greeting.NOT_HEARD, newest_elsewhere=newest) is Hearing.DEAF
     assert looks[2:] == [Hearing.DEAF] * len(looks[2:])
     assert len(looks) >= 5
 
@@ -377,16 +379,17 @@ def test_a_pipeline_that_falls_silent_is_nobodys_deafness(
     for off_s in clocks_off_s:
         fleet.join(off_s)
     fleet.until(3 * INTERVAL_S)
-    for singer in fleet.singers:
-        singer.deaf_from_s = fleet.now_s + fleet.random.uniform(0, 3)
+    for emitter in fleet.emitters:
+        emitter.deaf_from_s = fleet.now_s + fleet.random.uniform(0, 3)
     fleet.until(fleet.now_s + 5 * INTERVAL_S)
-    assert fleet.overdue() == fleet.singers
-    newest = max(singer.vigil.newest for singer in fleet.singers)
-    for singer in fleet.singers:
+    assert fleet.overdue() == fleet.emitters
+    newest = max(emitter.schedule.newest for emitter in fleet.emitters)
+    for emitter in fleet.emitters:
         for _ in range(3):
             for greeting in (Greeting.NOT_SENT, Greeting.NOT_HEARD):
                 assert (
-                    singer.vigil.judge(greeting=greeting, newest_elsewhere=newest) is Hearing.SILENT
+                    emitter.schedule.judge(greeting=greeting, newest_elsewhere=newest)
+                    is Hearing.SILENT
                 )
 
 
@@ -425,20 +428,22 @@ def test_forged_numbers_silence_nobody_for_long(
         fleet.until(fleet.now_s + pause * STEP_S)
     for _ in range(30):
         fleet.until(fleet.now_s + INTERVAL_S)
-        assert max(singer.vigil.silence_s(fleet.now_s) for singer in fleet.singers) <= HEALED_S
-    deaf, *others = fleet.singers
+        assert (
+            max(emitter.schedule.silence_s(fleet.now_s) for emitter in fleet.emitters) <= HEALED_S
+        )
+    deaf, *others = fleet.emitters
     if others:
         deaf.deaf_from_s = fleet.now_s
         for _ in range(8):
             fleet.until(fleet.now_s + INTERVAL_S)
-            newest = max(singer.vigil.newest for singer in others)
-            if deaf.vigil.is_overdue(fleet.now_s):
-                hearing = deaf.vigil.judge(greeting=Greeting.NOT_HEARD, newest_elsewhere=newest)
+            newest = max(emitter.schedule.newest for emitter in others)
+            if deaf.schedule.is_overdue(fleet.now_s):
+                hearing = deaf.schedule.judge(greeting=Greeting.NOT_HEARD, newest_elsewhere=newest)
         assert hearing is Hearing.DEAF
 
 
 @given(SEEDS, st.lists(OFF_S, min_size=1, max_size=5))
-def test_about_one_song_an_interval_whatever_the_clocks_say(
+def test_about_one_canary_an_interval_whatever_the_clocks_say(
     seed: int, clocks_off_s: list[float]
 ) -> None:
     fleet = Fleet(Random(seed))
@@ -446,6 +451,6 @@ def test_about_one_song_an_interval_whatever_the_clocks_say(
         fleet.join(off_s)
     # By then all have heard the same.
     fleet.until(5 * INTERVAL_S)
-    before = fleet.songs
+    before = fleet.canaries
     fleet.until(105 * INTERVAL_S)
-    assert fleet.songs - before <= 101
+    assert fleet.canaries - before <= 101

@@ -30,7 +30,7 @@ GAP_WAIT_S: Final = 0.001
 TAIL_CHECK_S: Final = 0.002
 RECOVERED_MAX: Final = 300
 REPLY: Final = b'{"id":1}'
-BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+TAIL_VALID_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
 
 
 class Subscriber:
@@ -745,7 +745,7 @@ def _items(room: Room) -> list[LogItem]:
 
 
 async def _begin_another_epoch(room: Room) -> LogItem:
-    room.fleet.clock.advance(BELIEF_S + 3600)
+    room.fleet.clock.advance(TAIL_VALID_S + 3600)
     item = await room.append()
     room.hint(item)
     return item
@@ -1028,7 +1028,7 @@ async def test_who_comes_from_the_next_epoch_is_not_refused_by_a_node_that_misse
 ) -> None:
     subscriber = await room.join()
     room.hint(await room.append())
-    room.fleet.clock.advance(BELIEF_S + 3600)
+    room.fleet.clock.advance(TAIL_VALID_S + 3600)
     items = [await room.append(), await room.append()]
     since = StreamPosition(items[0].epoch, items[0].last)
     with pytest.raises(PortError):
@@ -1038,14 +1038,14 @@ async def test_who_comes_from_the_next_epoch_is_not_refused_by_a_node_that_misse
 
 
 async def test_a_client_cannot_make_a_node_deaf_to_an_epoch_that_has_just_begun(room: Room) -> None:
-    """A node whose clock is behind believes the epoch before a little longer, and then denies the next one."""
+    """To a node whose clock is behind the epoch before is valid a little longer, and then denies the next one."""
     subscriber = await room.join()
     room.hint(await room.append())
     clock = ManualClock()
-    clock.advance((room.fleet.clock.now_ms() - clock.now_ms()) / 1000 + BELIEF_S + 1)
+    clock.advance((room.fleet.clock.now_ms() - clock.now_ms()) / 1000 + TAIL_VALID_S + 1)
     ahead = log_over(room.fleet.world, clock, node="ahead")
     tail = (await ahead.renew(CHANNEL)).tail
-    room.fleet.clock.advance(BELIEF_S - 1)
+    room.fleet.clock.advance(TAIL_VALID_S - 1)
     comer = await room.join(since=tail.position)
     assert comer.joined is not None
     assert comer.joined.recovered is False
@@ -1115,7 +1115,7 @@ async def test_a_log_that_does_not_say_its_epoch_refuses_nobody(room: Room) -> N
 
 async def test_the_periodic_check_finds_another_epoch(room: Room) -> None:
     subscriber = await room.join()
-    room.fleet.clock.advance(BELIEF_S + 3600)
+    room.fleet.clock.advance(TAIL_VALID_S + 3600)
     await room.append()
     await room.catch_up()
     assert subscriber.lost_channels == [CHANNEL]
@@ -1143,7 +1143,7 @@ def retried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_doubt_that_could_not_be_cleared_is_looked_into_again(room: Room) -> None:
     """Without another record, which may never come."""
     subscriber = await room.join()
-    room.fleet.clock.advance(BELIEF_S + 3600)
+    room.fleet.clock.advance(TAIL_VALID_S + 3600)
     item = await room.append()
     before = room.fleet.traffic.calls["newest"]
     room.fleet.world.fail_next("newest", Refused("no permission"), times=3)

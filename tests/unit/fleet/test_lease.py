@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 
 from roomcast.delivery.canary_rules import NUMBER_MAX
-from roomcast.fleet.holdings import Lease
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease_record import Lease
 from roomcast.ports import PortError, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryLeases
 from tests.unit.worlds import Fleet, Ids, running, settled, until

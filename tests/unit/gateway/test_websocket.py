@@ -206,7 +206,7 @@ async def test_a_foreign_page_is_refused(gateway: Gateway) -> None:
         await gateway.session.ws_connect(gateway.url(), origin="https://evil.example.com")
     assert refused.value.status == 403
     assert gateway.connections == 0
-    assert gateway.node.assembly.node.services.tally.limits["origin"] == 1
+    assert gateway.node.assembly.node.services.counters.limits["origin"] == 1
 
 
 async def test_an_allowed_page_is_welcome(serve: Serve) -> None:
@@ -244,8 +244,8 @@ async def test_an_address_that_comes_too_often_is_told_when_to_come_again(serve:
         assert refused.value.status == 429
         assert refused.value.headers is not None
         assert refused.value.headers["Retry-After"] == "2"
-    tally = gateway.node.assembly.node.services.tally
-    assert tally.limits["handshake_rate"] == 3
+    counters = gateway.node.assembly.node.services.counters
+    assert counters.limits["handshake_rate"] == 3
     assert gateway.connections == 2
     gateway.fleet.clock.advance(2.0)
     await gateway.connect()
@@ -267,9 +267,9 @@ async def test_how_connections_end_is_counted(serve: Serve) -> None:
         await gateway.connect()
     await gone.response.close()
     await bad.response.send_str("no JSON")
-    tally = gateway.node.assembly.node.services.tally
-    await until(lambda: tally.disconnects == {"3000": 1, "3501": 1})
-    assert tally.limits["connections"] == 1
+    counters = gateway.node.assembly.node.services.counters
+    await until(lambda: counters.disconnects == {"3000": 1, "3501": 1})
+    assert counters.limits["connections"] == 1
     await bad.response.close()
 
 

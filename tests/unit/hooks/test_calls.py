@@ -172,7 +172,7 @@ def registry(reply: object) -> RpcRegistry:
 
 
 def counted(calls: HookCalls) -> dict[tuple[str, str], int]:
-    return {key: number for key, number in calls.tally.calls.items() if number}
+    return {key: number for key, number in calls.counters.calls.items() if number}
 
 
 async def ask(calls: HookCalls, hook: str, event: object = None) -> Any:
@@ -194,8 +194,8 @@ async def test_no_opinion(hook: str) -> None:
     asked = hooked(hook, None)
     assert await ask(asked, hook) is None
     assert counted(asked) == {(hook, "answered"): 1}
-    assert asked.tally.seconds[hook].count == 1
-    assert asked.tally.under_way == 0
+    assert asked.counters.seconds[hook].count == 1
+    assert asked.counters.under_way == 0
 
 
 async def test_the_hook_gets_the_event() -> None:
@@ -297,7 +297,7 @@ async def test_a_fault_is_an_error_that_passes(hook: str, reply: object) -> None
         "c1",
     )
     assert isinstance(line["exc_info"], BaseException)
-    assert asked.tally.under_way == 0
+    assert asked.counters.under_way == 0
 
 
 async def test_who_makes_a_hook_fail_again_and_again_fills_no_log() -> None:
@@ -390,10 +390,10 @@ async def test_a_call_that_is_given_up() -> None:
     asked = calls(subscribe=slow)
     async with running(ask(asked, "subscribe")):
         await started.wait()
-        assert asked.tally.under_way == 1
+        assert asked.counters.under_way == 1
     await until(cancelled.is_set)
     assert counted(asked) == {("subscribe", "cancelled"): 1}
-    assert asked.tally.under_way == 0
+    assert asked.counters.under_way == 0
 
 
 async def test_no_more_than_so_many_are_called_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,5 +422,5 @@ async def test_no_more_than_so_many_are_called_at_once(monkeypatch: pytest.Monke
 
 def test_what_is_configured_is_shown_before_it_is_called() -> None:
     asked = calls(publish=saying(None))
-    assert asked.tally.calls == {("publish", outcome.value): 0 for outcome in HookOutcome}
-    assert set(asked.tally.seconds) == {"publish"}
+    assert asked.counters.calls == {("publish", outcome.value): 0 for outcome in HookOutcome}
+    assert set(asked.counters.seconds) == {"publish"}

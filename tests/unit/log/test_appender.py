@@ -34,7 +34,7 @@ from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled, until
 
 CHANNEL: Final = "room"
 TTL_MS: Final = 300_000
-BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+TAIL_VALID_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
 # What one call takes that is not answered.
 HANGS_S: Final = 8.0
 
@@ -292,8 +292,8 @@ async def test_who_loses_often_pauses_and_then_reads_the_end_again(fleet: Fleet)
     assert (await writer.publish("ours at last")).offset == 32
     # After the first race, for which it had not looked, and after each one for which it paused.
     assert reads == [1, *range(24, 31)]
-    assert writer.appender.tally.turn_s.sum > 0
-    assert writer.appender.tally.losses.sum == 30
+    assert writer.appender.counters.turn_s.sum > 0
+    assert writer.appender.counters.losses.sum == 30
 
 
 async def test_what_comes_while_races_are_lost_joins_the_append(
@@ -344,7 +344,7 @@ async def test_a_lone_writer_reads_nothing_and_waits_for_nobody(
         await writer.publish(number)
     assert fleet.traffic.reads == 1
     assert fleet.traffic.calls["put_item"] == 5
-    assert writer.appender.tally.writers.sum == 0
+    assert writer.appender.counters.writers.sum == 0
 
 
 async def test_who_is_met_at_the_end_of_the_log_is_another_writer(
@@ -353,15 +353,15 @@ async def test_who_is_met_at_the_end_of_the_log_is_another_writer(
     """Also by a node that knew nothing of the channel before, and lost no race."""
     await Writer(fleet, "b").publish("theirs")
     await writer.publish("ours")
-    tally = writer.appender.tally
-    assert (tally.losses.sum, tally.writers.sum) == (0, 1)
+    counters = writer.appender.counters
+    assert (counters.losses.sum, counters.writers.sum) == (0, 1)
 
 
 async def test_nobody_gives_way_to_itself(fleet: Fleet, writer: Writer) -> None:
     await writer.publish("ours")
     again = Writer(fleet)
     await again.publish("ours, whose end was read")
-    assert again.appender.tally.writers.sum == 0
+    assert again.appender.counters.writers.sum == 0
 
 
 async def test_the_end_is_read_again_after_each_refusal_for_want_of_room(
@@ -413,7 +413,7 @@ async def test_races_that_are_lost_tell_how_long_a_write_takes(fleet: Fleet) -> 
     first = await writer.publish("first")
     Overtaking(fleet, first.epoch, times=24, step_s=0.05)
     await writer.publish("ours at last")
-    assert writer.appender.tally.turn_s.sum > 0.004
+    assert writer.appender.counters.turn_s.sum > 0.004
 
 
 async def test_a_log_that_has_no_offset_left_refuses_and_says_so(
@@ -443,7 +443,7 @@ async def test_what_was_too_much_for_the_table_goes_in_parts_and_in_its_order(
 
 
 @pytest.mark.parametrize("error", [Throttled, UnknownOutcome])
-async def test_who_cannot_look_tries_with_what_is_still_to_be_believed(
+async def test_who_cannot_look_tries_with_a_tail_that_is_still_valid(
     fleet: Fleet, writer: Writer, error: type[PortError]
 ) -> None:
     other = Writer(fleet, "b")
@@ -689,14 +689,14 @@ async def test_what_the_table_refuses_is_never_appended(
     assert failure.type is NotAppended
 
 
-async def test_a_belief_that_ended_before_sending_is_told_and_healed(
+async def test_a_tail_that_expired_before_sending_is_told_and_healed(
     fleet: Fleet, writer: Writer
 ) -> None:
     first = await writer.publish("one")
     held = fleet.traffic.hold("put_item", "call")
     position = writer.submit("two")
     await held.arrived()
-    fleet.clock.advance(BELIEF_S)
+    fleet.clock.advance(TAIL_VALID_S)
     held.release()
     with pytest.raises(NotAppended):
         await position
@@ -746,7 +746,7 @@ async def test_a_channel_that_expired_goes_on_in_another_epoch(
     fleet: Fleet, writer: Writer
 ) -> None:
     first = await writer.publish("one")
-    fleet.clock.advance(BELIEF_S - 1)
+    fleet.clock.advance(TAIL_VALID_S - 1)
     assert (await writer.publish("two")).epoch == first.epoch
     fleet.clock.advance(MIN_RETENTION_MS / 1000)
     third = await writer.publish("three")

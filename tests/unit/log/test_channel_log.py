@@ -33,7 +33,7 @@ from tests.unit.worlds import Fleet, log_over, logged
 CHANNEL: Final = "room"
 TTL_MS: Final = 300_000
 HOUR_S: Final = 3600.0
-BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+TAIL_VALID_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
 
 
 def pending(*texts: str) -> list[Pending]:
@@ -96,17 +96,17 @@ async def test_the_newest_item_tells_the_tail() -> None:
     resolved = await log.resolve(CHANNEL)
     assert resolved.newest == item
     assert (resolved.tail.epoch, resolved.tail.top) == (item.epoch, 3)
-    assert resolved.tail.believed_until == item.expires_at * 1000 - MARGIN_MS
+    assert resolved.tail.valid_until == item.expires_at * 1000 - MARGIN_MS
 
 
 @pytest.mark.parametrize("items", [0, 2])
-async def test_a_tail_is_believed_until_shortly_before_it_may_be_deleted(items: int) -> None:
+async def test_a_tail_is_valid_until_shortly_before_it_may_be_deleted(items: int) -> None:
     fleet = Fleet()
     log = log_over(fleet.world, fleet.clock)
     first = (await log.resolve(CHANNEL)).tail
     for _ in range(items):
         await append(log, "x")
-    fleet.clock.advance(BELIEF_S - 1)
+    fleet.clock.advance(TAIL_VALID_S - 1)
     assert (await log.resolve(CHANNEL)).tail.epoch == first.epoch
     fleet.clock.advance(1)
     rotated = (await log.resolve(CHANNEL)).tail
@@ -119,7 +119,7 @@ async def test_after_a_rotation_items_may_be_deleted_in_any_order() -> None:
     log = log_over(fleet.world, fleet.clock)
     for text in ("one", "two", "three"):
         await append(log, text)
-    fleet.clock.advance(BELIEF_S)
+    fleet.clock.advance(TAIL_VALID_S)
     rotated = (await log.resolve(CHANNEL)).tail
     for offset in (3, 1, 2):
         fleet.world.expire(CHANNEL, offset)
@@ -134,10 +134,10 @@ async def test_offsets_go_on_when_everything_expired_before_the_rotation() -> No
     fleet = Fleet()
     log = log_over(fleet.world, fleet.clock)
     await append(log, "one")
-    fleet.clock.advance(BELIEF_S)
+    fleet.clock.advance(TAIL_VALID_S)
     first = (await log.resolve(CHANNEL)).tail
     fleet.world.expire(CHANNEL, 1)
-    fleet.clock.advance(BELIEF_S)
+    fleet.clock.advance(TAIL_VALID_S)
     second = (await log.resolve(CHANNEL)).tail
     assert second.epoch != first.epoch
     assert second.top == 1
@@ -402,22 +402,22 @@ async def test_an_append_whose_outcome_stays_unknown_is_not_called_failed() -> N
         await log.append(CHANNEL, tail, pending("one"), TTL_MS)
 
 
-async def test_nothing_is_sent_when_the_belief_has_ended() -> None:
+async def test_nothing_is_sent_when_the_tail_has_expired() -> None:
     fleet = Fleet()
     log = log_over(fleet.world, fleet.clock)
     tail = (await log.resolve(CHANNEL)).tail
-    fleet.clock.advance(BELIEF_S)
+    fleet.clock.advance(TAIL_VALID_S)
     with pytest.raises(NotAppended):
         await log.append(CHANNEL, tail, pending("one"), TTL_MS)
     assert fleet.world.stream == []
 
 
-async def test_a_belief_that_ends_between_attempts_leaves_the_outcome_unknown() -> None:
+async def test_a_tail_that_expires_between_attempts_leaves_the_outcome_unknown() -> None:
     """The first attempt may arrive yet: nobody but its client may send the content again."""
     fleet = Fleet()
     log = log_over(fleet.world, fleet.clock, random=lambda: ticking(fleet.clock))
     tail = (await log.resolve(CHANNEL)).tail
-    fleet.clock.advance(BELIEF_S - 2)
+    fleet.clock.advance(TAIL_VALID_S - 2)
     fleet.world.fail_next("put_item", UnknownOutcome(), effect="late")
     with pytest.raises(OutcomeUnknown):
         await log.append(CHANNEL, tail, pending("one"), TTL_MS)

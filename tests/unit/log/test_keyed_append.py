@@ -19,7 +19,7 @@ from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled
 
 CHANNEL: Final = "room"
 TTL_MS: Final = 300_000
-BELIEF_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
+TAIL_VALID_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
 
 
 class Writer:
@@ -127,7 +127,7 @@ async def test_those_whose_keys_were_used_are_told_where_and_the_others_go_on(
     assert [await positions[0], await positions[2]] == used
     assert [(await positions[1]).offset, (await positions[3]).offset] == [4, 5]
     assert logged(fleet.world) == ["theirs a", "theirs c", "ours", "ours b", "ours None"]
-    assert writer.appender.tally.publications["repeated"] == 2
+    assert writer.appender.counters.publications["repeated"] == 2
     assert writer.appender.waiting_bytes == 0
 
 
@@ -154,8 +154,8 @@ async def test_a_transaction_that_meets_another_is_a_lost_race_and_no_throttling
     before = fleet.traffic.reads
     assert (await writer.publish("one", "k")).offset == 2
     assert fleet.traffic.reads == before + 1
-    assert writer.appender.tally.races == 1
-    assert writer.appender.tally.throttled == 0
+    assert writer.appender.counters.races == 1
+    assert writer.appender.counters.throttled == 0
 
 
 async def test_a_transaction_that_meets_its_own_earlier_attempt_is_sent_again_as_it_is(
@@ -268,12 +268,12 @@ async def test_what_is_known_not_to_be_in_is_told_so(
     assert fleet.world.keys == {}
 
 
-async def test_a_belief_that_ended_before_sending_is_told_and_healed(
+async def test_a_tail_that_expired_before_sending_is_told_and_healed(
     fleet: Fleet, writer: Writer
 ) -> None:
     """The tail's expiry ends it, when that is before the time that the publication itself has."""
     first = await writer.publish("one")
-    fleet.clock.advance(BELIEF_S - 1)
+    fleet.clock.advance(TAIL_VALID_S - 1)
     held = fleet.traffic.hold("put_keyed_item", "call")
     position = writer.submit("two", "k")
     await held.arrived()
@@ -289,7 +289,7 @@ async def test_a_belief_that_ended_before_sending_is_told_and_healed(
 async def test_a_node_that_slept_does_not_publish_what_its_key_may_have_outlived(
     fleet: Fleet, writer: Writer, stage: str
 ) -> None:
-    """Meanwhile another node published it, and TTL deleted the key. The tail is still believed."""
+    """Meanwhile another node published it, and TTL deleted the key. The tail is still valid."""
     other = Writer(fleet, "b")
     await other.appender.submit(CHANNEL, Publication(data="zero"), 7 * 24 * 3_600_000)
     held = fleet.traffic.hold(stage, "call")

@@ -1,4 +1,4 @@
-"""service/roomcast/log/rules.py: what may be believed until when, what an append and a head say, what a reader sees."""
+"""service/roomcast/log/rules.py: until when a tail is valid, what an append and a head say, what a reader sees."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def item(
     return LogItem("c", offset, last or offset, epoch, "[]", "b", "n", NOW, expires_at)
 
 
-def head(floor: int = 0, *, epoch: str = EPOCH, believe_until: int = NOW, trim: int = 0) -> Head:
-    return Head("c", epoch, floor, believe_until, trim, "v", 0)
+def head(floor: int = 0, *, epoch: str = EPOCH, tail_valid_until: int = NOW, trim: int = 0) -> Head:
+    return Head("c", epoch, floor, tail_valid_until, trim, "v", 0)
 
 
 def test_the_constants_that_no_release_may_lower() -> None:
@@ -71,10 +71,10 @@ def test_two_epochs_of_a_generation_differ() -> None:
     assert new_epoch("g", "a") != new_epoch("g", "b")
 
 
-# ---- how long a tail is believed
+# ---- how long a tail is valid
 
 
-def test_a_log_item_is_believed_until_half_an_hour_before_it_may_be_deleted() -> None:
+def test_a_log_item_is_a_tail_until_half_an_hour_before_it_may_be_deleted() -> None:
     newest = item(4, 6, expires_at=NOW // 1000)
     end = NOW - MARGIN_MS
     assert item_tail(newest, end - 1, "g1") == Tail(EPOCH, 6, end, NOW // 1000)
@@ -82,7 +82,7 @@ def test_a_log_item_is_believed_until_half_an_hour_before_it_may_be_deleted() ->
     assert item_tail(newest, end + 1, "g1") is None
 
 
-def test_a_head_is_believed_until_half_an_hour_before_its_word_ends() -> None:
+def test_a_head_is_a_tail_until_half_an_hour_before_its_word_ends() -> None:
     end = NOW - MARGIN_MS
     newest = item(1, 5, expires_at=77)
     assert head_tail(head(5), newest, end - 1, "g1") == Tail(EPOCH, 5, end, 77)
@@ -141,12 +141,14 @@ def test_a_head_never_takes_back(
     )
     assert (made.channel, made.epoch, made.version) == ("c", "g1.new", "w")
     # Its word counts from before the read on which it rests, and never ends before the old one.
-    assert made.believe_until == max(read_at + MIN_RETENTION_MS, old.believe_until if old else 0)
-    assert made.expires_at * 1000 > made.believe_until + HEAD_GRACE_MS - 1000
+    assert made.tail_valid_until == max(
+        read_at + MIN_RETENTION_MS, old.tail_valid_until if old else 0
+    )
+    assert made.expires_at * 1000 > made.tail_valid_until + HEAD_GRACE_MS - 1000
 
 
 @given(st.integers(0, 9), st.none() | st.integers(1, 9))
-def test_a_fresh_head_is_believed_at_once_and_for_most_of_a_day(
+def test_a_fresh_head_is_a_tail_at_once_and_for_most_of_a_day(
     floor: int, newest: int | None
 ) -> None:
     last = None if newest is None else item(1, newest, expires_at=NOW // 1000)

@@ -8,7 +8,7 @@ import pytest
 
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.item import Head
-from roomcast.log.ports import BeliefEnded
+from roomcast.log.ports import TailExpired
 from roomcast.log.watched_table import HANGS_S, WatchedTable
 from roomcast.ports import Malformed, PortError, Refused, Throttled, UnknownOutcome
 from roomcast.streaks import LASTS_S
@@ -87,8 +87,8 @@ async def test_who_gives_up_waiting_has_met_a_table_that_hangs(world: World) -> 
 
 async def test_what_was_not_sent_says_nothing_of_the_table(world: World) -> None:
     for _ in range(3):
-        world.fleet.world.fail_next("put_head", BeliefEnded())
-        with pytest.raises(BeliefEnded):
+        world.fleet.world.fail_next("put_head", TailExpired())
+        with pytest.raises(TailExpired):
             await world.table.put_head(Head("room", "e", 0, 0, 0, "v", 0), None)
         world.clock.advance(LASTS_S)
     assert world.table.trouble() == ""

@@ -7,8 +7,8 @@ from typing import Final
 import pytest
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.fleet.holdings import Lease
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease_record import Lease
 from roomcast.node.isolation import Isolation
 from roomcast.ports import PortError, UnknownOutcome
 from roomcast.streaks import LASTS_S
@@ -52,7 +52,7 @@ class World:
         self.fleet.clock.advance(TTL_S)
         assert self.lease.has_ended
 
-    def b_sings(self) -> None:
+    def b_emits(self) -> None:
         canary, now = self.node.assembly.canary, self.fleet.clock.now_ms()
         canary.hear(Record(CANARY_CHANNEL, "e", canary.newest + 1, 1, now, None), now)
 
@@ -96,7 +96,7 @@ async def test_canaries_tell_while_neither_table_answers(world: World) -> None:
     await world.log_fails()
     async with running(world.isolation.run()):
         assert not world.isolation.is_cut_off(), "nothing was heard of others"
-        world.b_sings()
+        world.b_emits()
         assert world.isolation.is_cut_off()
         world.fleet.clock.advance(76)
         await world.log_fails()
@@ -110,7 +110,7 @@ async def test_canaries_do_not_tell_of_the_nodes_table(world: World) -> None:
     await world.lease_ends()
     world.fleet.world.fail_next("all", UnknownOutcome(), times=1000)
     async with running(world.isolation.run()):
-        world.b_sings()
+        world.b_emits()
         await until(lambda: world.fleet.traffic.calls["head"] > 2)
         assert not world.isolation.is_cut_off()
 
@@ -119,7 +119,7 @@ async def test_the_log_is_tried_where_nobody_else_does(world: World) -> None:
     await world.lease_ends()
     world.fleet.world.fail_next("all", UnknownOutcome(), times=1000)
     world.fleet.world.fail_next("head", UnknownOutcome(), times=1000)
-    world.b_sings()
+    world.b_emits()
     async with running(world.isolation.run()):
         await until(lambda: world.node.assembly.table.reads.failures >= 2)
         world.fleet.clock.advance(LASTS_S)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from roomcast.observe import cloudwatch as reporter_module
 from roomcast.observe.cloudwatch import INTERVAL_S, Readings, Reporter
-from roomcast.observe.counters import AppendTally
+from roomcast.observe.counters import AppendCounters
 from roomcast.observe.ports import Metric
 from roomcast.ports import PortError, Refused, Throttled
 from tests.unit.worlds import running, until
@@ -37,8 +37,8 @@ class World:
             degraded=lambda: True,
             not_ready=lambda: False,
         )
-        self.tally = AppendTally()
-        self.reporter = Reporter(self, lambda: 0.5, readings, self.tally)
+        self.counters = AppendCounters()
+        self.reporter = Reporter(self, lambda: 0.5, readings, self.counters)
 
     async def put(self, readings: Sequence[Metric]) -> None:
         self.attempts += 1
@@ -55,8 +55,8 @@ class World:
 
     def append(self, attempts: int, turn_s: float) -> None:
         """One went in."""
-        self.tally.attempts.add(attempts)
-        self.tally.turn_s.add(turn_s)
+        self.counters.attempts.add(attempts)
+        self.counters.turn_s.add(turn_s)
 
     def running(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
         return running(self.reporter.run())
@@ -102,7 +102,7 @@ async def test_what_was_counted_is_told_once_with_what_appends_took(slept: list[
     world = World()
     # Before it runs, nobody has told of it.
     world.append(3, 0.2)
-    world.tally.publications |= {
+    world.counters.publications |= {
         "full": 1,
         "not_stored": 2,
         "unknown": 4,
@@ -115,7 +115,7 @@ async def test_what_was_counted_is_told_once_with_what_appends_took(slept: list[
         for _ in range(99):
             world.append(1, 0.0)
         world.append(11, 0.03)
-        world.tally.publications["not_stored"] += 5
+        world.counters.publications["not_stored"] += 5
         seen = len(world.put_readings)
         await until(lambda: len(world.put_readings) > seen + 3)
     reports = len(world.put_readings)
@@ -146,11 +146,11 @@ async def test_what_was_counted_while_readings_were_not_put_is_told_later(
         async with world.running():
             await until(lambda: world.put_readings)
             world.fails = Throttled("slow down")
-            world.tally.publications["full"] += 7
+            world.counters.publications["full"] += 7
             world.append(2, 0.0)
             seen = world.attempts
             await until(lambda: world.attempts > seen + 3)
-            world.tally.publications["full"] += 1
+            world.counters.publications["full"] += 1
             world.fails = None
             reports = len(world.put_readings)
             await until(lambda: len(world.put_readings) > reports + 1)
@@ -166,7 +166,7 @@ async def test_what_is_counted_while_a_reading_is_on_its_way_is_told_by_the_next
 
     async def counted_meanwhile(readings: Sequence[Metric]) -> None:
         if len(world.put_readings) == 1:
-            world.tally.publications["unknown"] += 1
+            world.counters.publications["unknown"] += 1
         await put(readings)
 
     world.put = counted_meanwhile  # type: ignore[method-assign]

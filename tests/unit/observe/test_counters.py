@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from roomcast.observe.counters import (
     ATTEMPT_BOUNDS,
     LATENCY_BOUNDS_S,
-    AppendTally,
-    ClientTally,
+    AppendCounters,
+    ClientCounters,
     Histogram,
     Limit,
 )
@@ -72,24 +72,24 @@ def test_of_no_value_there_is_no_quantile_and_no_mean() -> None:
 
 
 def test_what_is_rejected_is_known_not_to_be_in_and_may_be_tried_again() -> None:
-    tally = AppendTally()
-    for index, outcome in enumerate(tally.publications):
-        tally.publications[outcome] = 10**index
-    assert tally.rejected == tally.publications["full"] + tally.publications["not_stored"]
+    counters = AppendCounters()
+    for index, outcome in enumerate(counters.publications):
+        counters.publications[outcome] = 10**index
+    assert counters.rejected == counters.publications["full"] + counters.publications["not_stored"]
 
 
 def test_codes_that_applications_make_up_are_counted_together() -> None:
-    tally = ClientTally()
+    counters = ClientCounters()
     for code in range(4000, 4999):
-        tally.closed(DisconnectCode(code, "mine"))
-    tally.closed(DisconnectCode(3500, "another reason"))
-    tally.closed(Disconnect.SLOW)
-    tally.closed(Disconnect.SLOW.value)
-    assert tally.disconnects == {"application": 1000, "3008": 2}
+        counters.closed(DisconnectCode(code, "mine"))
+    counters.closed(DisconnectCode(3500, "another reason"))
+    counters.closed(Disconnect.SLOW)
+    counters.closed(Disconnect.SLOW.value)
+    assert counters.disconnects == {"application": 1000, "3008": 2}
 
 
 def test_every_limit_is_there_before_it_is_hit() -> None:
-    tally = ClientTally()
-    assert tally.limits == {limit.value: 0 for limit in Limit}
-    tally.limited(Limit.CHANNELS)
-    assert tally.limits["channels"] == 1
+    counters = ClientCounters()
+    assert counters.limits == {limit.value: 0 for limit in Limit}
+    counters.limited(Limit.CHANNELS)
+    assert counters.limits["channels"] == 1

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
 from roomcast.ports import PortError, Throttled, UnknownOutcome
 from roomcast.presence import book as presence_module
 from roomcast.presence import reads as presence_reads

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from roomcast.aws.presence import DynamoPresence
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Refused, Throttled
 from roomcast.presence import lists as presence_lists
 from roomcast.presence import reads as presence_reads

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from roomcast.fleet.holdings import queue_tags
+from roomcast.fleet.deployment import queue_tags
 from roomcast.reaper import handler as reaping
 from roomcast.reaper.handler import Clients, Incomplete, Request, Settings, asked
 from roomcast.reaper.reaper import SECOND_LOOK_S
@@ -197,7 +197,7 @@ def test_what_is_ignored_is_said(name: str, function: Lambda) -> None:
 def test_a_schedule_looks_at_everything_and_is_silent_when_all_is_well(function: Lambda) -> None:
     aws = Aws(row("n1", age_ms=0))
     assert function(event("scheduled"), aws) == {"live": 1, "reaped": 0, "orphans": 0, "failed": 0}
-    # One scan for leases, one for graves.
+    # One scan for leases, one for tombstones.
     assert sorted(aws.names()) == ["list_queues", "list_subscriptions_by_topic", "scan", "scan"]
     assert function.lines == []
 

@@ -14,8 +14,9 @@ from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.presence import ENTRIES_PAGE, MEMBERS_MAX
 from roomcast.config.config import NodeConfig
 from roomcast.delivery.envelope import Signal, parse
-from roomcast.fleet.holdings import Deployment, Lease, queue_tags
+from roomcast.fleet.deployment import Deployment, queue_tags
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Refused, Throttled, UnknownOutcome
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Member
@@ -27,7 +28,7 @@ from roomcast.reaper.reaper import (
     Reaper,
     Report,
 )
-from roomcast.reaper.rules import GRAVE_AGE_MS, ORPHAN_AGE_MS, REAP_GRACE_MS, Scope
+from roomcast.reaper.rules import ORPHAN_AGE_MS, REAP_GRACE_MS, TOMBSTONE_AGE_MS, Scope
 from roomcast.testing.memory import (
     TOPIC_ARN,
     ManualClock,
@@ -223,9 +224,17 @@ async def test_everything_in_its_order(world: World) -> None:
     assert max(first["subscriptions"], first["queues"]) < first["all"], (
         "leases are read after the lists"
     )
-    removing = ["reap", "unsubscribe", "delete_queue", "entries", "publish", "clear", "bury"]
+    removing = [
+        "reap",
+        "unsubscribe",
+        "delete_queue",
+        "entries",
+        "publish",
+        "clear",
+        "put_tombstone",
+    ]
     assert sorted(removing, key=lambda call: first[call]) == removing
-    assert [call for call in world.calls if call != "graves"][-1] == "bury"
+    assert [call for call in world.calls if call != "tombstones"][-1] == "put_tombstone"
 
 
 async def test_a_node_that_beats_meanwhile_is_spared(world: World) -> None:
@@ -247,7 +256,7 @@ async def test_a_node_that_beats_meanwhile_is_spared(world: World) -> None:
 async def test_a_marked_node_is_refused_its_heartbeat(world: World) -> None:
     """It was silent, and lives: it must learn that what it held is gone."""
     lease = world.node("x", silent_ms=DEAD_MS)
-    world.memory.fail_next("bury", Throttled("told so"))
+    world.memory.fail_next("put_tombstone", Throttled("told so"))
     await world.reaper.run()
     assert world.memory.leases["x"].reaped == world.clock.now_ms()
     assert not await world.leases.heartbeat(replace(lease, heartbeat_at=world.clock.now_ms()))
@@ -445,7 +454,7 @@ async def test_a_leave_that_fits_no_message_is_not_told(world: World) -> None:
     assert world.state == whole()
 
 
-# ---- graves
+# ---- tombstones
 
 
 async def test_what_a_node_writes_after_it_was_found_dead_goes_too(world: World) -> None:
@@ -471,41 +480,43 @@ async def test_what_a_node_writes_after_it_was_found_dead_goes_too(world: World)
     assert (await world.later("a", "b")).is_empty
 
 
-async def test_a_grave_is_there_for_a_while_after_it_was_written_to_last(world: World) -> None:
+async def test_a_tombstone_is_there_for_a_while_after_it_was_written_to_last(world: World) -> None:
     world.node("a")
     world.node("x", silent_ms=DEAD_MS)
     await world.reaper.run()
     first = world.clock.now_ms()
-    assert (await world.later("a", seconds=GRAVE_AGE_MS / 1000)).is_empty
-    assert world.memory.graves["x"].buried_at == first
+    assert (await world.later("a", seconds=TOMBSTONE_AGE_MS / 1000)).is_empty
+    assert world.memory.tombstones["x"].cleared_at == first
     await world.book("x").enter(ROOM, ClientInfo("ann", "late"))
     await world.later("a", seconds=1)
     again = world.clock.now_ms()
-    assert world.memory.graves["x"].buried_at == again
-    assert (await world.later("a", seconds=GRAVE_AGE_MS / 1000)).is_empty
-    assert set(world.memory.graves) == {"x"}
+    assert world.memory.tombstones["x"].cleared_at == again
+    assert (await world.later("a", seconds=TOMBSTONE_AGE_MS / 1000)).is_empty
+    assert set(world.memory.tombstones) == {"x"}
     assert (await world.later("a", seconds=1)).is_empty
-    assert not world.memory.graves
+    assert not world.memory.tombstones
 
 
-@pytest.mark.parametrize("step", ["channels", "entries", "publish", "clear", "bury", "drop_grave"])
-async def test_a_step_at_a_grave_that_fails_is_made_up_for(world: World, step: str) -> None:
+@pytest.mark.parametrize(
+    "step", ["channels", "entries", "publish", "clear", "put_tombstone", "drop_tombstone"]
+)
+async def test_a_step_at_a_tombstone_that_fails_is_made_up_for(world: World, step: str) -> None:
     world.node("a")
     world.node("x", silent_ms=DEAD_MS)
     await world.reaper.run()
-    if step == "drop_grave":
-        world.clock.advance(GRAVE_AGE_MS / 1000)
+    if step == "drop_tombstone":
+        world.clock.advance(TOMBSTONE_AGE_MS / 1000)
     else:
         await world.book("x").enter(ROOM, ClientInfo("ann", "late"))
     world.memory.fail_next(step, UnknownOutcome("told so"))
     report = await world.later("a")
     assert ([each.outcome for each in report.nodes], report.failed) == (["failed"], 1)
-    assert "x" in world.memory.graves
+    assert "x" in world.memory.tombstones
     assert (await world.later("a")).failed == 0
     assert world.state == whole("a")
 
 
-async def test_an_entry_under_a_buried_lease_holds_nobody(world: World) -> None:
+async def test_an_entry_under_a_tombstone_holds_nobody(world: World) -> None:
     """A client that was there under two leases of a node that is dead by now has left."""
     world.node("a")
     world.node("x", silent_ms=DEAD_MS, members=0)
@@ -517,7 +528,7 @@ async def test_an_entry_under_a_buried_lease_holds_nobody(world: World) -> None:
     assert {leave.node for leave in world.leaves} == {"x", "y"}
 
 
-async def test_graves_are_for_whole_runs_that_remove(world: World) -> None:
+async def test_tombstones_are_for_whole_runs_that_remove(world: World) -> None:
     world.node("a")
     world.node("x", silent_ms=DEAD_MS, instance="i-1")
     await world.reaper.run()
@@ -528,7 +539,7 @@ async def test_graves_are_for_whole_runs_that_remove(world: World) -> None:
     assert world.state == before
 
 
-async def test_a_queue_that_a_node_made_under_a_buried_lease_is_an_orphan(world: World) -> None:
+async def test_a_queue_that_a_node_made_under_a_tombstone_is_an_orphan(world: World) -> None:
     world.node("a")
     world.node("x", silent_ms=DEAD_MS)
     await world.reaper.run()
@@ -556,8 +567,8 @@ async def test_an_orderly_end_tells_of_entries_under_a_lease_that_was_lost(world
     await keeper.hold("roomcast-x")
     await world.later("a", seconds=(DEAD_MS + 1) / 1000)
     await book.enter(ROOM, ann)
-    world.clock.advance(GRAVE_AGE_MS / 1000)
-    world.memory.graves.clear()
+    world.clock.advance(TOMBSTONE_AGE_MS / 1000)
+    world.memory.tombstones.clear()
     await keeper.enter("live")
     assert book.node == "y"
 
@@ -576,7 +587,15 @@ async def test_an_orderly_end_tells_of_entries_under_a_lease_that_was_lost(world
 
 # ---- failures
 
-STEPS: Final = ["unsubscribe", "delete_queue", "channels", "entries", "publish", "clear", "bury"]
+STEPS: Final = [
+    "unsubscribe",
+    "delete_queue",
+    "channels",
+    "entries",
+    "publish",
+    "clear",
+    "put_tombstone",
+]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -594,7 +613,7 @@ async def test_a_step_that_fails_is_told_and_made_up_for(
     assert failure.reason == "told so"
     others = set(STEPS[:3]) - {step}
     assert others <= set(world.calls), "the other steps were taken"
-    if step != "bury" or effect == "none":
+    if step != "put_tombstone" or effect == "none":
         assert world.memory.leases["x"].reaped, "what is left is found by the next run"
     again = await world.reaper.run()
     assert again.failed == 0

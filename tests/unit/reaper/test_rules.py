@@ -10,20 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.fleet.holdings import (
-    Deployment,
-    Grave,
-    Lease,
-    Queue,
-    Subscription,
-    queue_tags,
-    standing,
-)
+from roomcast.fleet.deployment import Deployment, Queue, Subscription, queue_tags
+from roomcast.fleet.lease_record import Lease, Tombstone, standing
 from roomcast.reaper.rules import (
-    GRAVE_AGE_MS,
     LOOKED_AT_MAX,
     ORPHAN_AGE_MS,
     REAP_GRACE_MS,
+    TOMBSTONE_AGE_MS,
     DeadNode,
     Findings,
     Scope,
@@ -128,10 +121,10 @@ def test_a_node_is_dead_some_time_after_its_lease_ended(left_ms: int, is_dead: b
 
 
 @pytest.mark.parametrize(
-    "age_ms, old", [(0, False), (GRAVE_AGE_MS, False), (GRAVE_AGE_MS + 1, True)]
+    "age_ms, old", [(0, False), (TOMBSTONE_AGE_MS, False), (TOMBSTONE_AGE_MS + 1, True)]
 )
-def test_a_grave_stays_for_a_while(age_ms: int, old: bool) -> None:
-    assert is_old(Grave("n1", "", NOW - age_ms), NOW) is old
+def test_a_tombstone_stays_for_a_while(age_ms: int, old: bool) -> None:
+    assert is_old(Tombstone("n1", "", NOW - age_ms), NOW) is old
 
 
 def test_a_lease_that_was_marked_is_cleaned_up_after_whatever_it_says() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from roomcast.delivery.ports import Gone
 from roomcast.log.item import LogItem
-from roomcast.log.ports import BeliefEnded
+from roomcast.log.ports import TailExpired
 from roomcast.ports import Throttled, UnknownOutcome
 from roomcast.testing.memory import (
     ManualClock,
@@ -27,7 +27,7 @@ def table(world: MemoryWorld, clock: ManualClock | None = None) -> MemoryChannel
     return MemoryChannelTable(world, clock or ManualClock())
 
 
-def believed() -> int:
+def valid_until() -> int:
     return ManualClock().now_ms() + 1
 
 
@@ -36,7 +36,7 @@ async def test_the_stream_has_log_items_in_the_order_of_writing() -> None:
     world.on_insert.append(heard.append)
     await table(world).put_head(head("v1"), None)
     for item in (log_item(1), log_item(1, batch="loser"), log_item(1, channel="b"), log_item(2)):
-        await table(world).put_item(item, believed())
+        await table(world).put_item(item, valid_until())
     assert world.stream == heard == [log_item(1), log_item(1, channel="b"), log_item(2)]
 
 
@@ -45,16 +45,16 @@ async def test_a_fault_hits_as_many_calls_as_it_should() -> None:
     world.fail_next("put_item", Throttled(), times=2)
     for _ in range(2):
         with pytest.raises(Throttled):
-            await table(world).put_item(log_item(1), believed())
+            await table(world).put_item(log_item(1), valid_until())
     assert await table(world).newest("room") is None
-    assert await table(world).put_item(log_item(1), believed()) is None
+    assert await table(world).put_item(log_item(1), valid_until()) is None
 
 
 async def test_a_lost_answer_is_of_a_call_that_happened() -> None:
     world = MemoryWorld()
     world.fail_next("put_item", UnknownOutcome(), effect="applied")
     with pytest.raises(UnknownOutcome):
-        await table(world).put_item(log_item(1), believed())
+        await table(world).put_item(log_item(1), valid_until())
     assert world.stream == [log_item(1)]
 
 
@@ -62,14 +62,14 @@ async def test_a_late_request_happens_when_it_arrives() -> None:
     world = MemoryWorld()
     world.fail_next("put_item", UnknownOutcome(), effect="late")
     with pytest.raises(UnknownOutcome):
-        await table(world).put_item(log_item(1, batch="late"), believed())
+        await table(world).put_item(log_item(1, batch="late"), valid_until())
     assert world.stream == []
     world.deliver_late()
     world.deliver_late()
     assert world.stream == [log_item(1, batch="late")]
 
 
-async def test_the_belief_is_checked_when_the_request_is_sent() -> None:
+async def test_the_tail_is_checked_when_the_request_is_sent() -> None:
     world, clock, suspended_at = MemoryWorld(), ManualClock(), "sent"
 
     async def suspend(call: str, stage: Stage) -> None:
@@ -79,14 +79,14 @@ async def test_the_belief_is_checked_when_the_request_is_sent() -> None:
     world.pause = suspend
     assert await table(world, clock).put_item(log_item(1), clock.now_ms() + 1) is None
     suspended_at = "call"
-    with pytest.raises(BeliefEnded):
+    with pytest.raises(TailExpired):
         await table(world, clock).put_item(log_item(2), clock.now_ms() + 1)
 
 
 async def test_ttl_deletes_in_any_order() -> None:
     world = MemoryWorld()
     for offset in (1, 2):
-        await table(world).put_item(log_item(offset), believed())
+        await table(world).put_item(log_item(offset), valid_until())
     world.expire("room", 2)
     world.expire("room", 2)
     assert await table(world).newest("room") == log_item(1)

@@ -78,7 +78,7 @@ async def _presence_stats(call: Call, asked: Params) -> Mapping[str, Json]:
 
 async def _channels(call: Call, asked: Params) -> Mapping[str, Json]:
     try:
-        counted = await call.node.census.channels(asked["pattern"])
+        counted = await call.node.node_info.channels(asked["pattern"])
     except PortError as error:
         raise _failed("channels", "", error) from error
     if counted is None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
 from roomcast.gateway.api.fields import Schema
 from roomcast.gateway.api.methods import Call, Method, Params
 from roomcast.gateway.api.refusals import Refused
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 async def _info(call: Call, _asked: Params) -> Mapping[str, Json]:
     try:
-        leases = await call.node.census.nodes()
+        leases = await call.node.node_info.nodes()
     except PortError as error:
         _log.warning("api_failed", method="info", reason=str(error))
         raise Refused(Error.INTERNAL) from error

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from roomcast.fleet.census import Counted
-from roomcast.fleet.holdings import Lease
+from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.node_info import Counted
 from roomcast.ports import Refused, Throttled
 from roomcast.presence.ports import TooManyMembers
 from roomcast.wire.codes import Error
@@ -198,7 +198,7 @@ async def test_channels_may_be_incomplete_or_too_much(
     async def channels(pattern: str) -> Counted | None:
         return counted
 
-    monkeypatch.setattr(caller.node.assembly.node.census, "channels", channels)
+    monkeypatch.setattr(caller.node.assembly.node.node_info, "channels", channels)
     assert await caller.result("channels") == {
         "channels": {"c": {"num_clients": 1}},
         "partial": True,

@@ -23,8 +23,8 @@ __all__ = [
     "SURVEY_KINDS",
     "UNEXPECTED_MAX",
     "Answer",
+    "Answers",
     "MalformedAnswer",
-    "Tally",
     "answer_of",
     "answer_signal",
     "bounded",
@@ -123,7 +123,7 @@ def bounded(channels: Iterable[tuple[str, int]]) -> tuple[dict[str, int], bool]:
 
 
 @dataclass(slots=True)
-class Tally:
+class Answers:
     """The answers to one survey. `expected`: the leases of those who should answer."""
 
     expected: frozenset[str]

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from roomcast.fleet.holdings import Deployment, Queue, queue_tags
+from roomcast.fleet.deployment import Deployment, Queue, queue_tags
 
 TOPIC: Final = "arn:aws:sns:eu-west-1:000000000000:topic"
 DEPLOYMENT: Final = Deployment(TOPIC, "roomcast-")

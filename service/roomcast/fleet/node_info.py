@@ -11,12 +11,11 @@ from typing import Final, Protocol
 import structlog
 
 from roomcast.delivery.envelope import Signal
-from roomcast.fleet.holdings import Lease
-from roomcast.fleet.ports import Leases
-from roomcast.fleet.survey import (
+from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.node_info_signals import (
     Answer,
+    Answers,
     MalformedAnswer,
-    Tally,
     answer_of,
     answer_signal,
     bounded,
@@ -24,9 +23,10 @@ from roomcast.fleet.survey import (
     pattern_of,
     survey_signal,
 )
+from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, NewId
 
-__all__ = ["ANSWERS_AT_ONCE", "ANSWERS_WAIT_S", "SURVEYS_MAX", "Census", "Counted", "Counts"]
+__all__ = ["ANSWERS_AT_ONCE", "ANSWERS_WAIT_S", "SURVEYS_MAX", "Counted", "Counts", "NodeInfo"]
 
 # How long nodes have to answer. What comes through SNS and SQS takes some 100 ms each way.
 ANSWERS_WAIT_S: Final = 2.0
@@ -58,11 +58,11 @@ class Counted:
 
 @dataclass(slots=True)
 class _Survey:
-    tally: Tally
+    answers: Answers
     changed: asyncio.Event
 
 
-class Census:
+class NodeInfo:
     """One a node. `lease`: the id of this node's lease as it is now. `background` runs what answers others.
 
     `itself` gives the lease of this node the numbers that are true now.
@@ -130,21 +130,21 @@ class Census:
         expected = frozenset(each.node for each in await self.nodes() if each.state != "starting")
         survey_id = self._new_id()
         survey = self._surveys[survey_id] = _Survey(
-            Tally(expected | {self._lease()}), asyncio.Event()
+            Answers(expected | {self._lease()}), asyncio.Event()
         )
         try:
             if not self._signal(survey_signal(self._node, survey_id, pattern)):
                 return None
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANSWERS_WAIT_S):
-                    while survey.tally.missing:
+                    while survey.answers.missing:
                         await survey.changed.wait()
                         survey.changed.clear()
         finally:
             del self._surveys[survey_id]
-        if missing := survey.tally.missing:
+        if missing := survey.answers.missing:
             _log.info("survey_unanswered", nodes=sorted(missing))
-        return Counted(*survey.tally.result())
+        return Counted(*survey.answers.result())
 
     # ---- signals
 
@@ -165,7 +165,7 @@ class Census:
     def _take(self, survey_id: str, answer: Answer) -> None:
         survey = self._surveys.get(survey_id)
         if survey is not None:
-            survey.tally.add(answer)
+            survey.answers.add(answer)
             survey.changed.set()
 
     async def _answer(self, signal: Signal, pattern: str) -> None:

@@ -1,4 +1,4 @@
-"""service/roomcast/fleet/survey.py: answers are added up, bounded, and known to be incomplete."""
+"""service/roomcast/fleet/node_info_signals.py: answers are added up, bounded, and known to be incomplete."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
 from roomcast.delivery.envelope import Signal, pack, parse, signal_text
-from roomcast.fleet.survey import (
+from roomcast.fleet.node_info_signals import (
     CHANNELS_MAX,
     PATTERN_CHARS_MAX,
     SURVEY_KINDS,
     UNEXPECTED_MAX,
     Answer,
+    Answers,
     MalformedAnswer,
-    Tally,
     answer_of,
     answer_signal,
     bounded,
@@ -84,33 +84,33 @@ def test_the_fullest_answer_fits_a_signal(char: str) -> None:
 
 
 def test_nodes_add_up() -> None:
-    tally = Tally(frozenset({"a", "b"}))
-    assert set(tally.missing) == {"a", "b"}
-    tally.add(Answer("a", {"one": 1, "two": 2}))
-    assert tally.result() == ({"two": 2, "one": 1}, False)
+    answers = Answers(frozenset({"a", "b"}))
+    assert set(answers.missing) == {"a", "b"}
+    answers.add(Answer("a", {"one": 1, "two": 2}))
+    assert answers.result() == ({"two": 2, "one": 1}, False)
     # A repeat counts once, and who was not expected counts too.
-    tally.add(Answer("a", {"one": 1}))
-    tally.add(Answer("c", {"one": 5}))
-    assert tally.result() == ({"one": 6, "two": 2}, False)
-    tally.add(Answer("b", {}))
-    assert tally.result() == ({"one": 6, "two": 2}, True)
+    answers.add(Answer("a", {"one": 1}))
+    answers.add(Answer("c", {"one": 5}))
+    assert answers.result() == ({"one": 6, "two": 2}, False)
+    answers.add(Answer("b", {}))
+    assert answers.result() == ({"one": 6, "two": 2}, True)
 
 
 def test_answers_that_nobody_expected_are_bounded() -> None:
     """A node may have begun to live meanwhile; a crowd of them has been made up."""
-    tally = Tally(frozenset({"a"}))
+    answers = Answers(frozenset({"a"}))
     for number in range(3 * UNEXPECTED_MAX):
-        tally.add(Answer(f"forged-{number}", {f"c{number}": 1}))
-    tally.add(Answer("a", {"c": 1}))
-    channels, whole = tally.result()
+        answers.add(Answer(f"forged-{number}", {f"c{number}": 1}))
+    answers.add(Answer("a", {"c": 1}))
+    channels, whole = answers.result()
     assert (len(channels), whole) == (UNEXPECTED_MAX + 1, True)
 
 
 def test_what_was_left_out_is_told() -> None:
-    cut = Tally(frozenset({"a"}))
+    cut = Answers(frozenset({"a"}))
     cut.add(Answer("a", {"c": 1}, whole=False))
     assert cut.result() == ({"c": 1}, False)
-    many = Tally(frozenset({"a"}))
+    many = Answers(frozenset({"a"}))
     many.add(Answer("a", {f"c{number}": number for number in range(1, CHANNELS_MAX + 2)}))
     channels, whole = many.result()
     assert (len(channels), whole, "c1" in channels) == (CHANNELS_MAX, False, False)

@@ -1,0 +1,62 @@
+"""What stands in the `nodes` table, as data: the leases of nodes, and the tombstones of dead ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Lease", "Standing", "Tombstone", "standing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a node holds, and how it is doing. Times in ms. `queue` is the queue's name, `state` starting | live | draining.
+
+    `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as they are not known.
+    `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest message came out of the queue.
+    `skew_ms`: how far the node's clock is ahead of the queue's, negative: behind; 0 also when its release does not say.
+    `users`: how many different ones are connected. `channels`: those with subscribers.
+    `reaped`: since when somebody has been cleaning up after this node, 0 = nobody is.
+    """
+
+    node: str
+    queue: str
+    state: str
+    started_at: int
+    heartbeat_at: int
+    expires_at: int
+    canary: int = 0
+    queue_url: str = ""
+    subscription_arn: str = ""
+    instance: str = ""
+    version: str = ""
+    connections: int = 0
+    channels: int = 0
+    users: int = 0
+    lag_ms: int = 0
+    skew_ms: int = 0
+    reaped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What stays of the lease of a dead node when all that it held was removed.
+
+    `cleared_at` in ms: when that was last so; the table calls it `buried`.
+
+    Its node may wake, and write presence entries before its next heartbeat tells it that the lease is lost.
+    """
+
+    node: str
+    instance: str
+    cleared_at: int
+
+
+Standing = Literal["live", "expired", "reaped"]
+
+
+def standing(lease: Lease, now_ms: int) -> Standing:
+    """What a lease says about its node."""
+    if lease.reaped:
+        return "reaped"
+    return "live" if lease.expires_at > now_ms else "expired"
