@@ -11,7 +11,7 @@ effect for the shell to carry out, which comes back with the outcome.
     CONNECTING  any                      (the shell does not read further)
     CONNECTED   connect                  Close 3501                          CLOSED
     CONNECTED   any that is too large    an error
-    CONNECTED   subscribe                Authorize, AskSubscribe, Join       subscription is pending
+    CONNECTED   subscribe                Authorize, AskSubscribe, Subscribe       subscription is pending
                                          or an error
     CONNECTED   unsubscribe              Leave
     CONNECTED   refresh, sub_refresh     Refresh, SubRefresh, an error,      then Renew or Close
@@ -70,7 +70,6 @@ __all__ = [
     "Effect",
     "Fail",
     "Ignore",
-    "Join",
     "Leave",
     "Policy",
     "Publish",
@@ -81,6 +80,7 @@ __all__ = [
     "Session",
     "State",
     "SubRefresh",
+    "Subscribe",
 ]
 
 
@@ -188,7 +188,7 @@ class AskSubscribe:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class Subscribe:
     """Subscribe to `channel`, and call `left` if that does not come to be.
 
     `positioned`: the reply carries a position and order is kept (channels with history). `since` is set only
@@ -245,7 +245,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class AskPublish:
-    """Ask the publish hook, then do what `said` tells. `otherwise`: what the channel's rules come to.
+    """Ask the publish hook, then do what `decided` returns. `otherwise`: what the channel's rules come to.
 
     Everything was decided as the command came: a publication waits for its hook, and what follows it does not.
     """
@@ -254,7 +254,7 @@ class AskPublish:
     allowed: Publish
     otherwise: Publish | Fail
 
-    def said(self, reply: PublishReply | None) -> Publish | Fail:
+    def decided(self, reply: PublishReply | None) -> Publish | Fail:
         """`reply` None = no opinion."""
         if reply is None:
             return self.otherwise
@@ -323,7 +323,7 @@ Effect = (
     | Authenticate
     | Authorize
     | AskSubscribe
-    | Join
+    | Subscribe
     | Leave
     | Publish
     | AskPublish
@@ -459,15 +459,15 @@ class Session:
             return AskSubscribe(command_id, request)
         if not self._may_subscribe(channel, options):
             return Fail(command_id, Error.PERMISSION_DENIED)
-        return self._join(command_id, request, options, None)
+        return self._subscribe_effect(command_id, request, options, None)
 
-    def _join(
+    def _subscribe_effect(
         self,
         command_id: int,
         request: SubscribeRequest,
         options: ChannelOptions,
         claims: SubscriptionClaims | None,
-    ) -> Join:
+    ) -> Subscribe:
         self.channels.add(request.channel)
         if claims is not None:
             options = claims.override.over(options)
@@ -486,7 +486,7 @@ class Session:
         wants_join_leave = options.force_push_join_leave or (
             request.join_leave and self._may_see_presence(request.channel, options, subscribed=True)
         )
-        return Join(
+        return Subscribe(
             id=command_id,
             channel=request.channel,
             options=options,
@@ -735,7 +735,7 @@ class Session:
         options = self._policy.rules.options(channel)
         if options is None or channel in self.channels:
             return Fail(effect.id, Error.BAD_REQUEST)
-        return self._join(effect.id, effect.request, options, claims)
+        return self._subscribe_effect(effect.id, effect.request, options, claims)
 
     def answered(self, effect: AskSubscribe, reply: SubscribeReply | None) -> Effect:
         """The subscribe hook has no objection to `effect`; None = no opinion, so the channel's rules decide."""
@@ -748,11 +748,11 @@ class Session:
             if not self._may_subscribe(channel, options):
                 self.left(channel)
                 return Fail(effect.id, Error.PERMISSION_DENIED)
-            return self._join(effect.id, effect.request, options, None)
+            return self._subscribe_effect(effect.id, effect.request, options, None)
         claims = SubscriptionClaims(
             self.user, channel, None, reply.info, override=reply.override, allow=reply.allow
         )
-        join = self._join(effect.id, effect.request, options, claims)
+        join = self._subscribe_effect(effect.id, effect.request, options, claims)
         return replace(join, data=reply.data, ends_at=reply.expires_at)
 
     def refreshed(self, effect: Refresh, claims: ConnectionClaims) -> Effect:
@@ -792,9 +792,9 @@ class Session:
 
     # ---- what the server wants it to be subscribed to
 
-    def joins_at_connect(
+    def subscribe_at_connect(
         self, subs: Mapping[str, ServerSubscription], since: Mapping[str, StreamPosition]
-    ) -> tuple[Join, ...] | Error | Disconnect:
+    ) -> tuple[Subscribe, ...] | Error | Disconnect:
         """The subscriptions of the token and the personal channel, or what the connect command comes to instead."""
         wanted = dict(subs)
         if self._policy.personal_namespace is not None:
@@ -806,7 +806,7 @@ class Session:
         if any(self._policy.rules.options(channel) is None for channel in wanted):
             return Error.UNKNOWN_CHANNEL
         joins = (
-            self.server_join(channel, sub, self._granted_since(channel, sub, since))
+            self.subscribe_by_server(channel, sub, self._granted_since(channel, sub, since))
             for channel, sub in wanted.items()
         )
         return tuple(join for join in joins if join is not None)
@@ -820,13 +820,13 @@ class Session:
             return None
         return since.get(channel)
 
-    def server_join(
+    def subscribe_by_server(
         self,
         channel: str,
         sub: ServerSubscription,
         since: StreamPosition | None,
         expires_at: int | None = None,
-    ) -> Join | None:
+    ) -> Subscribe | None:
         """A subscription by the server's wish; then call `left` if it does not come to be.
 
         None: it is subscribed already, its namespace is not known here, or it has as many as it may have.
@@ -846,7 +846,7 @@ class Session:
         positioned = options.has_history and (
             recoverable or options.force_positioning or since is not None
         )
-        return Join(
+        return Subscribe(
             id=0,
             channel=channel,
             options=options,
