@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import structlog
 
 from roomcast.auth.claims import ConnectionClaims
+from roomcast.client.effects import Authenticate, Close, Fail
 from roomcast.client.hooks import ClientHooks
 from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import Services
-from roomcast.client.session import Admission, Authenticate, Close, Fail
+from roomcast.client.session import Admission
 from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.tokens import Tokens
 from roomcast.client.work import Work

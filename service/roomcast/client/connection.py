@@ -16,14 +16,7 @@ from uuid import uuid4
 import structlog
 
 from roomcast.client.connect import Connecting
-from roomcast.client.hooks import ClientHooks
-from roomcast.client.lifetime import Lifetime
-from roomcast.client.peer import Peer
-from roomcast.client.publish import Publishing
-from roomcast.client.read import Reading
-from roomcast.client.server_orders import ClientOrders
-from roomcast.client.services import Services, Socket
-from roomcast.client.session import (
+from roomcast.client.effects import (
     AskPublish,
     AskSubscribe,
     Authenticate,
@@ -39,11 +32,17 @@ from roomcast.client.session import (
     ReadPresence,
     Refresh,
     Renew,
-    Session,
-    State,
     SubRefresh,
     Subscribe,
 )
+from roomcast.client.hooks import ClientHooks
+from roomcast.client.lifetime import Lifetime
+from roomcast.client.peer import Peer
+from roomcast.client.publish import Publishing
+from roomcast.client.read import Reading
+from roomcast.client.server_orders import ClientOrders
+from roomcast.client.services import Services, Socket
+from roomcast.client.session import Session
 from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.subscriptions import Subscriptions
 from roomcast.client.tokens import Tokens
@@ -129,7 +128,7 @@ class Connection:
                     await self._pace.keep()
                     if self._takes_nothing:
                         return
-                await self._take(self._decode(encoded, reader))
+                await self._take(reader.decode(encoded, self.session.bounds))
                 if self._takes_nothing:
                     return
         except ProtocolViolation as error:
@@ -141,11 +140,6 @@ class Connection:
     @property
     def _takes_nothing(self) -> bool:
         return self._is_leaving or self._peer.has_ended or self.socket.is_gone
-
-    def _decode(self, encoded: bytes, reader: Reader) -> Command:
-        """Judge the size of a command, then decode it. Raises ProtocolViolation."""
-        policy, is_new = self._services.policy, self.session.state is State.NEW
-        return reader.decode(encoded, policy.connect_bounds if is_new else policy.bounds)
 
     async def _keep_turn(self, size: int) -> None:
         """Let the others have their turn before a command of `size` bytes, if this one is over.
@@ -237,7 +231,7 @@ class Connection:
         return self._busy or self._is_leaving
 
     def expired(self, name: str | None) -> None:
-        """No new token came for the subscription to channel `name`, or for the connection (None)."""
+        """No new token came for channel `name`, or for the connection (None)."""
         if name is None:
             self.close(Disconnect.EXPIRED)
         else:

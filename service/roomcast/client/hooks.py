@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from roomcast.auth.claims import ConnectionClaims
-from roomcast.client.peer import Peer
-from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import (
+from roomcast.client.effects import (
     AskPublish,
     AskSubscribe,
     Authenticate,
@@ -20,6 +18,8 @@ from roomcast.client.session import (
     Fail,
     Publish,
 )
+from roomcast.client.peer import Peer
+from roomcast.client.services import ANSWER_LIMIT_S, Services
 from roomcast.hooks.calls import CALLS_UNDER_WAY_MAX, refused
 from roomcast.hooks.events import (
     ConnectEvent,

@@ -144,7 +144,7 @@ class Lifetime:
         self._stale_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             limits.stale_close_delay_s, self._stale
         )
-        # When a ping was last due. Wall clock: the monotonic one of a suspended machine stands still.
+        # When a ping was last due. Wall clock: a suspended machine's monotonic one stands still.
         self._awake_ms = clock.now_ms()
 
     def stop(self) -> None:
@@ -211,10 +211,10 @@ class Lifetime:
     # ---- until when it may stay
 
     def last_until(self, name: str | None, expires_at: int | None) -> dict[str, object]:
-        """Hold the subscription to channel `name`, or the connection (None), to the end of its token.
+        """Hold channel `name`, or the connection (None), to the end of its token.
 
         `expires_at`: s since 1970, None = never. Its client has EXPIRY_GRACE_S more to come with a
-        new token. Returns what the reply says of it.
+        new token. Returns what the reply has of it.
         """
         if expires_at is None:
             self.forget(name)

@@ -1,4 +1,4 @@
-"""The client as the parts of its connection see it: who it is, how it is answered, and how it is closed."""
+"""The client as the parts of its connection see it: who it is, how to answer and close it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the client publishes: kept to its rate, appended in its order, answered when it is durable."""
+"""The client publishes: within its rate, in its order, and answered when it is durable."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from functools import partial
 from typing import Final
 
+from roomcast.client.effects import AskPublish, Close, Publish
 from roomcast.client.hooks import ClientHooks
 from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import AskPublish, Close, Publish
 from roomcast.client.work import Pace, Place, Work
 from roomcast.log.appender import Full, TooLarge
 from roomcast.observe.counters import Limit
@@ -98,7 +98,7 @@ class Publishing:
             self._peer.fail(decision.id, decision.error)
 
     async def _is_in_time(self, command_id: int, read_s: float) -> bool:
-        """Wait for its rate. False: it cannot wait that long, which is its answer; or all has ended."""
+        """Wait for its rate. False: it was refused, or the connection has ended."""
         if self._pace is not None and not await self._pace.keep(read_s + PUBLISH_WAIT_S):
             self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
             return False

@@ -7,9 +7,9 @@ from typing import Final
 
 import structlog
 
+from roomcast.client.effects import ReadHistory, ReadPresence
 from roomcast.client.peer import Peer
 from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import ReadHistory, ReadPresence
 from roomcast.delivery.forms import Payload, whole
 from roomcast.log.history import WrongEpoch, read_history
 from roomcast.ports import PortError

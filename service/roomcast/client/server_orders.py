@@ -1,4 +1,4 @@
-"""What the application orders for the client: carried out in turn with what the client does itself."""
+"""The application's orders for the client: each in turn with what the client does itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ClientOrders:
-    """Those for one connection. Nothing is carried out before `connect` is answered."""
+    """Carries out orders for one connection, once its `connect` is answered."""
 
     __slots__ = (
         "_clock",

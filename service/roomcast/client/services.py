@@ -27,7 +27,8 @@ __all__ = ["ANSWER_LIMIT_S", "Limits", "Services", "Socket", "Verifier"]
 
 
 # Seconds within which a command that waits for others (the log, presence, the application) is
-# answered, with an error if need be. SDKs give a command up after 5, and reconnect after a subscribe.
+# answered, with an error if need be. SDKs give a command up after 5. After a subscribe, they
+# reconnect then.
 ANSWER_LIMIT_S: Final = 4.5
 
 
@@ -47,7 +48,10 @@ class Socket(Sink, Protocol):
         """Whether nothing can be written any more: what it left behind is not waited for."""
 
     def close(self, why: Closing) -> None:
-        """Begin to close: whatever was sent before goes out first, as far as the peer takes it. Idempotent."""
+        """Begin to close. Idempotent.
+
+        Whatever was sent before goes out first, as far as the peer takes it.
+        """
 
 
 class Verifier(Protocol):
@@ -85,10 +89,10 @@ class Limits:
 class Services:
     """What a connection works with: one of each on a node.
 
-    `roster` has the connections that have said who they are. `signal` delivers a signal to this node
-    and the others, False = shed. `hide` tells all nodes that what a channel has up to an offset is
-    not shown any more. `background` runs what must be done after a connection is gone. `hooks` calls
-    the application's own code.
+    `roster` has the connections that have said who they are. `signal` delivers a signal to this
+    node and the others, False = shed. `hide` tells all nodes that what a channel has up to an
+    offset is not shown any more. `background` runs what must be done after a connection is gone.
+    `hooks` calls the application's own code.
     """
 
     version: str

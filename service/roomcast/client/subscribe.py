@@ -11,10 +11,10 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.client.effects import Subscribe
 from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import Subscribe
 from roomcast.client.subscriptions import Subscription, Subscriptions
 from roomcast.client.work import Work
 from roomcast.concurrency import beside, each_to_its_end
@@ -159,9 +159,10 @@ class Subscribing:
     async def subscribe_all(
         self, effects: Sequence[Subscribe], answer: ConnectAnswer, limit_s: float
     ) -> None:
-        """Make the server's subscriptions and send `answer`, all in one tick; or refuse, and have none.
+        """Make the server's subscriptions and send `answer`, all in one tick.
 
-        `limit_s`: as from `limit_from_now`.
+        If one of them fails, none is made, and `connect` is refused. `limit_s`: as from
+        `limit_from_now`.
         """
         subscriptions = {effect.channel: self._subscriptions.make(effect) for effect in effects}
         done = asyncio.get_running_loop().create_future()
@@ -207,7 +208,7 @@ class Subscribing:
             await self._services.dispatcher.join_all(joining, admit, entering)
 
     async def _enter_all(self, effects: Sequence[Subscribe]) -> None:
-        """Enter presence where the channels have it. Raises PortError, when all of them are done."""
+        """Enter presence where the channels have it. Raises PortError when all are done."""
         entering = [effect for effect in effects if effect.options.presence]
         for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, self._enter):
             raise failure

@@ -13,10 +13,10 @@ from functools import partial
 
 import structlog
 
+from roomcast.client.effects import Subscribe
 from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import Services, Socket
-from roomcast.client.session import Subscribe
 from roomcast.delivery import signals
 from roomcast.delivery.forms import form
 from roomcast.delivery.ports import Sink
@@ -63,7 +63,7 @@ class Subscription:
 
 
 class Subscriptions:
-    """Those that the client has heard of, by channel. `make` makes one, which counts from `add` on."""
+    """Those of one client, by channel. `make` makes one, which counts from `add` on."""
 
     __slots__ = ("_current", "_exits", "_lifetime", "_peer", "_services")
 

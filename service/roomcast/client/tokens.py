@@ -11,10 +11,7 @@ from roomcast.auth.claims import (
     TokenExpired,
     TokenUnverifiable,
 )
-from roomcast.client.lifetime import Lifetime
-from roomcast.client.peer import Peer
-from roomcast.client.services import Services
-from roomcast.client.session import (
+from roomcast.client.effects import (
     Authenticate,
     Authorize,
     Close,
@@ -24,6 +21,9 @@ from roomcast.client.session import (
     Renew,
     SubRefresh,
 )
+from roomcast.client.lifetime import Lifetime
+from roomcast.client.peer import Peer
+from roomcast.client.services import Services
 from roomcast.client.subscriptions import Subscriptions
 from roomcast.wire.codes import Disconnect, Error
 

@@ -53,7 +53,7 @@ class Place:
 
 
 class Work:
-    """The tasks of one connection, its places, and whose turn it is. A task that fails closes it."""
+    """The tasks of one connection, its places and turns. A task that fails closes it."""
 
     __slots__ = ("_changes", "_first_change", "_is_over", "_peer", "_places", "_tasks")
 

@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 
 from roomcast.auth.claims import ServerSubscription
-from roomcast.client.session import (
+from roomcast.client.effects import (
     AskSubscribe,
     Authenticate,
     Authorize,
     Effect,
     Fail,
-    Policy,
     Publish,
     ReadHistory,
     ReadPresence,
-    Session,
-    State,
     Subscribe,
 )
+from roomcast.client.session import Policy, Session, State
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
 from roomcast.wire.codes import Disconnect, Error

@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims
-from roomcast.client.session import (
-    CONNECT_BYTES_A_CHANNEL,
-    CONNECT_BYTES_MIN,
+from roomcast.client.effects import (
     Authenticate,
     Authorize,
     Close,
@@ -23,16 +21,20 @@ from roomcast.client.session import (
     Fail,
     Ignore,
     Leave,
-    Policy,
     Publish,
     ReadHistory,
     ReadPresence,
     Refresh,
     Renew,
-    Session,
-    State,
     SubRefresh,
     Subscribe,
+)
+from roomcast.client.session import (
+    CONNECT_BYTES_A_CHANNEL,
+    CONNECT_BYTES_MIN,
+    Policy,
+    Session,
+    State,
 )
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from roomcast.auth.claims import ConnectionClaims, ServerSubscription
-from roomcast.client.session import (
-    Admission,
+from roomcast.client.effects import (
     AskPublish,
     AskSubscribe,
     Authenticate,
@@ -18,12 +17,11 @@ from roomcast.client.session import (
     Effect,
     Fail,
     Ignore,
-    Policy,
     Publish,
     ReadHistory,
-    Session,
     Subscribe,
 )
+from roomcast.client.session import Admission, Policy, Session
 from roomcast.hooks.events import ConnectReply, PublishReply, SubscribeReply
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
