@@ -181,8 +181,8 @@ class Connection:
             case Authorize():
                 await self._carry_out(await self._tokens.authorize(effect))
             case AskSubscribe():
-                asking = self._subscribe_if_allowed(effect, limit_from_now())
-                await self._work.start_change(effect.request.channel, asking)
+                deciding = self._subscribe_if_allowed(effect, limit_from_now())
+                await self._work.start_change(effect.request.channel, deciding)
             case Refresh():
                 await self._carry_out(await self._tokens.refresh(effect))
             case SubRefresh():

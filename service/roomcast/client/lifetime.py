@@ -157,7 +157,7 @@ class Lifetime:
     # ---- whether the client is there
 
     def connected(self) -> None:
-        """The client has said who it is: `connect` is not waited for any more."""
+        """`connect` has come, and is answered. It is not waited for any more."""
         if self._stale_timer is not None:
             self._stale_timer.cancel()
             self._stale_timer = None

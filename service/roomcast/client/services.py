@@ -89,7 +89,7 @@ class Limits:
 class Services:
     """What a connection works with: one of each on a node.
 
-    `roster` has the connections that have said who they are. `signal` delivers a signal to this
+    `roster` has the connections whose user is known. `signal` delivers a signal to this
     node and the others, False = shed. `hide` tells all nodes that what a channel has up to an
     offset is not shown any more. `background` runs what must be done after a connection is gone.
     `hooks` calls the application's own code.

@@ -1,6 +1,6 @@
 """What one connection may do, in which state: pure decisions. The connection carries them out.
 
-Theory of operation. The session is told of each command, and returns an effect (effects.py). What
+Theory of operation. The session takes each command, and returns an effect (effects.py). What
 state and options decide is decided at once: a refusal is the effect Fail or Close. What needs a
 token's verification, a hook's reply or the network comes back with its outcome, to the method that
 the effect names. So the session never waits, and holds all there is to know of the connection:
@@ -183,7 +183,7 @@ class Session:
         self._policy = policy
         self._permissions = Permissions(insecure=policy.insecure)
         self._conn_info: Json = None
-        # What the connect hook returned: it holds beside what a token says, also a later one.
+        # What the connect hook returned. It holds beside the claims of tokens, also of later ones.
         self._hook_reply = ConnectReply()
         # Whether the client knows when to refresh its connection, and which of its subscriptions.
         self._expires = False
@@ -329,7 +329,7 @@ class Session:
             ),
             expires_at=claims.expires_at if claims else None,
             numbered=request.numbered and options.allow_channel_compaction,
-            # Without a log nothing says which publication came before.
+            # Without a log it is not known which publication came before.
             delta=request.delta in options.allowed_delta_types and options.has_history,
         )
 

@@ -110,7 +110,7 @@ class Subscriptions:
             self._exit_presence(effect.channel, effect.info)
 
     def announce(self, channel: str, subscription: Subscription) -> None:
-        """Tell the channel that it came, where that is told, unless it has left already."""
+        """Signal the join, if the channel has join pushes and it has not left already."""
         if subscription.has_join_leave and self.has(channel, subscription):
             node, signal_id = self._services.node, self._services.new_id()
             self._services.signal(signals.join(node, signal_id, channel, subscription.info))

@@ -68,27 +68,27 @@ async def test_what_waits_for_a_place_and_is_given_up_never_begins(
 
 async def test_changes_of_one_channel_come_one_after_the_other(work: Work) -> None:
     done: list[str] = []
-    first = asyncio.get_running_loop().create_future()
+    let = {name: asyncio.get_running_loop().create_future() for name in ("first", "second")}
 
     async def change(name: str) -> None:
+        if name in let:
+            await let[name]
         done.append(name)
 
-    async def wait() -> None:
-        await first
-        done.append("first")
-
-    await work.start_change("a", wait())
+    await work.start_change("a", change("first"))
     work.track_change("a", lambda: change("second"))
     work.track_change("b", lambda: change("another channel's"))
     turn = asyncio.create_task(work.turn("a"))
     await settled()
     assert done == ["another channel's"]
-    assert not turn.done()
     assert work.changes == 1
-    first.set_result(None)
+    let["first"].set_result(None)
+    await settled()
+    assert done == ["another channel's", "first"]
+    assert not turn.done(), "an order came behind what it waited for"
+    let["second"].set_result(None)
     await turn
     assert done == ["another channel's", "first", "second"]
-    await settled()
     assert work.changes == 0
 
 
