@@ -69,7 +69,10 @@ class ClientHooks:
     async def connect(
         self, effect: Authenticate, claims: ConnectionClaims | None
     ) -> ConnectReply | Fail | Close | None:
-        """Whether the client may connect. `claims` None: it has no token. None: no opinion."""
+        """Whether the client may connect. `claims` None: it has no token.
+
+        Returns None when the hook has no opinion.
+        """
         by_token = claims or ConnectionClaims("", None)
         event = ConnectEvent(
             self._peer.client,
