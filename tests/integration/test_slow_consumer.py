@@ -240,8 +240,8 @@ async def test_a_slow_client_of_small_messages_is_told_that_it_is_slow(server: S
         await reader.published(CHANNEL, number)
     assert writer._transport.get_write_buffer_size() == 0, "nothing that waits in this process"
     for connection in list(server.node.assembly.node._connections):
-        connection._heartbeat._ping()
-        connection._heartbeat._no_pong()
+        connection._lifetime._ping()
+        connection._lifetime._no_pong()
     assert writer.closed_with is Disconnect.SLOW
     assert [other.closed_with for other in server.writers if other is not writer] == [
         Disconnect.NO_PONG

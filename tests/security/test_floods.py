@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from roomcast.client import pace as pace_module
+from roomcast.client import work as work_module
 from roomcast.gateway import door as door_module
 from roomcast.gateway import http as http_module
 from roomcast.gateway import websocket as websocket_module
@@ -419,7 +419,7 @@ async def test_who_is_gone_publishes_no_more(logs: Logs, monkeypatch: pytest.Mon
             attacked.node.clock.advance(seconds)
             await asyncio.sleep(0)
 
-        monkeypatch.setattr(pace_module, "sleep", sleep)
+        monkeypatch.setattr(work_module, "sleep", sleep)
         async with Raw.upgraded(attacked) as client:
             connect = json.dumps({"id": 1, "connect": {"token": attacked.token()}})
             client.writer.write(masked(TEXT, connect.encode()))

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims, TokenInvalid
 from roomcast.client.connection import Connection
-from roomcast.client.heartbeat import SLEPT_S
+from roomcast.client.lifetime import SLEPT_S
 from roomcast.config.config import ClientConfig, Config, NodeConfig
 from roomcast.delivery.canary_rules import Hearing
 from roomcast.fleet.lease import LeaseKeeper
@@ -227,7 +227,7 @@ class SimulatedNode:
         if slept_s > SLEPT_S:
             self.slept = True
             for connection in self._connections:
-                connection._heartbeat._awake_ms -= round((PING_S + slept_s) * 1000)
+                connection._lifetime._awake_ms -= round((PING_S + slept_s) * 1000)
 
     async def _run(self) -> None:
         assembly = self.assembly

@@ -1,29 +1,25 @@
-"""How the client connects: who it is, what the server subscribes it to, and the answer with all of that."""
+"""How the client connects: who it is, what the server subscribes it to, and the answer to that."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 
 import structlog
 
 from roomcast.auth.claims import ConnectionClaims
-from roomcast.client.ask import Asking
-from roomcast.client.expiry import Expiry
-from roomcast.client.heartbeat import Heartbeat
+from roomcast.client.effects import Authenticate, Close, Fail
+from roomcast.client.hooks import ClientHooks
+from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import Services
-from roomcast.client.session import Admission, Authenticate, Close, Fail, Join
-from roomcast.client.subscribe import Joins, limit_from_now, reason_of
-from roomcast.client.subscriptions import Subscriptions
-from roomcast.client.tasks import Tasks
+from roomcast.client.session import Admission
+from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.tokens import Tokens
-from roomcast.client.turns import Turns
+from roomcast.client.work import Work
 from roomcast.fleet.orders import Subject
 from roomcast.hooks.events import ConnectReply
 from roomcast.observe.counters import Limit
-from roomcast.ports import PortError
 from roomcast.wire.codes import Disconnect, Error, Failing
 
 __all__ = ["Connecting"]
@@ -32,20 +28,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Connecting:
-    """Carries out `connect`, once. `subject`: what orders find in the roster, once the client has said who it is."""
+    """Carries out `connect`, once. `subject`: what orders find in the roster from then on."""
 
     __slots__ = (
-        "_asking",
-        "_expiry",
-        "_heartbeat",
-        "_joins",
+        "_hooks",
+        "_lifetime",
         "_peer",
         "_services",
         "_subject",
-        "_subscriptions",
-        "_tasks",
+        "_subscribing",
         "_tokens",
-        "_turns",
+        "_work",
     )
 
     def __init__(
@@ -53,26 +46,20 @@ class Connecting:
         services: Services,
         subject: Subject,
         peer: Peer,
-        expiry: Expiry,
-        heartbeat: Heartbeat,
+        lifetime: Lifetime,
+        work: Work,
         tokens: Tokens,
-        asking: Asking,
-        subscriptions: Subscriptions,
-        joins: Joins,
-        tasks: Tasks,
-        turns: Turns,
+        hooks: ClientHooks,
+        subscribing: Subscribing,
     ) -> None:
         self._services = services
         self._subject = subject
         self._peer = peer
-        self._expiry = expiry
-        self._heartbeat = heartbeat
+        self._lifetime = lifetime
+        self._work = work
         self._tokens = tokens
-        self._asking = asking
-        self._subscriptions = subscriptions
-        self._joins = joins
-        self._tasks = tasks
-        self._turns = turns
+        self._hooks = hooks
+        self._subscribing = subscribing
 
     async def connect(self, effect: Authenticate) -> None:
         """Returns when the command is answered, or the connection closed."""
@@ -81,15 +68,15 @@ class Connecting:
                 self._peer.fail(command_id, error)
             case Close(why):
                 self._peer.close(why)
-            case claims if self._asking.is_asked_to_connect and not self._peer.has_ended:
+            case claims if self._hooks.has_connect and not self._peer.has_ended:
                 # A task of the connection's: it is given up when that ends.
-                await asyncio.wait([self._tasks.track(self._ask(effect, claims))])
+                await asyncio.wait([self._work.track(self._ask(effect, claims))])
             case claims:
                 await self._let_in(effect, claims, None, limit_from_now())
 
     async def _ask(self, effect: Authenticate, claims: ConnectionClaims | None) -> None:
         limit_s = limit_from_now()
-        match await self._asking.connect(effect, claims):
+        match await self._hooks.connect(effect, claims):
             case Fail(command_id, error):
                 self._refuse(command_id, error)
             case Close(why):
@@ -122,37 +109,21 @@ class Connecting:
         )
         # From here on orders find it.
         roster.enter(self._subject)
-        joins = session.joins_at_connect(claims.subs, effect.since)
-        if isinstance(joins, Disconnect):
-            self._peer.close(joins)
-        elif isinstance(joins, Error):
-            self._refuse(effect.id, joins)
-        elif joins:
-            await self._join_all(effect.id, admission, joins, limit_s)
+        effects = session.subscribe_at_connect(claims.subs, effect.since)
+        if isinstance(effects, Disconnect):
+            self._peer.close(effects)
+        elif isinstance(effects, Error):
+            self._refuse(effect.id, effects)
+        elif effects:
+            answer = _Answer(self, effect.id, admission)
+            await self._subscribing.subscribe_all(effects, answer, limit_s)
         else:
-            self._welcome(effect.id, admission, {})
+            self.welcome(effect.id, admission, {})
 
-    async def _join_all(
-        self, command_id: int, admission: Admission, joins: Sequence[Join], limit_s: float
-    ) -> None:
-        """Make the server's subscriptions and answer `connect`, all in one tick, or be refused and have none."""
-        subscriptions = {join.channel: self._subscriptions.make(join) for join in joins}
-        settled = asyncio.get_running_loop().create_future()
-        self._turns.take_first(subscriptions, settled)
-        try:
-            welcome = partial(self._welcome, command_id, admission)
-            await self._joins.join_all(joins, subscriptions, welcome, limit_s)
-        except (PortError, TimeoutError) as error:
-            _log.warning("connect_failed", client=self._peer.client, reason=reason_of(error))
-            self._refuse(command_id, Error.INTERNAL)
-        finally:
-            settled.set_result(None)
-            for join in joins:
-                if not self._subscriptions.has(join.channel, subscriptions[join.channel]):
-                    self._subscriptions.not_joined(join, entered=join.options.presence)
-        for channel, subscription in subscriptions.items():
-            if self._subscriptions.has(channel, subscription):
-                self._subscriptions.tell_join(channel, subscription)
+    def failed(self, command_id: int, reason: str) -> None:
+        """A subscription of the server's could not be made."""
+        _log.warning("connect_failed", client=self._peer.client, reason=reason)
+        self._refuse(command_id, Error.INTERNAL)
 
     def _refuse(self, command_id: int, error: Failing) -> None:
         """It wanted to be connected, and will not be."""
@@ -160,14 +131,15 @@ class Connecting:
         self._peer.session.refused()
         self._peer.fail(command_id, error)
 
-    def _welcome(
+    def welcome(
         self, command_id: int, admission: Admission, subs: Mapping[str, Mapping[str, object]]
     ) -> None:
+        """Answer, and ping from now on. `subs`: what there is to say of each subscription."""
         self._peer.is_welcome = True
-        self._heartbeat.connected()
-        lasts = self._expiry.last_until(None, admission.claims.expires_at)
+        self._lifetime.connected()
+        lasts = self._lifetime.last_until(None, admission.claims.expires_at)
         if admission.ends_at is not None:
-            self._expiry.end_at(None, admission.ends_at)
+            self._lifetime.end_at(None, admission.ends_at)
         self._peer.reply(
             command_id,
             "connect",
@@ -181,5 +153,22 @@ class Connecting:
                 "pong": True,
             },
         )
-        self._heartbeat.begin(self._services.random())
+        self._lifetime.begin_pings(self._services.random())
         _log.info("client_connected", client=self._peer.client, user=self._peer.session.user)
+
+
+class _Answer:
+    """The answer to command `command_id`, once its subscriptions are made."""
+
+    __slots__ = ("_admission", "_command_id", "_connecting")
+
+    def __init__(self, connecting: Connecting, command_id: int, admission: Admission) -> None:
+        self._connecting = connecting
+        self._command_id = command_id
+        self._admission = admission
+
+    def send(self, subs: Mapping[str, Mapping[str, object]]) -> None:
+        self._connecting.welcome(self._command_id, self._admission, subs)
+
+    def refuse(self, reason: str) -> None:
+        self._connecting.failed(self._command_id, reason)

@@ -1,10 +1,10 @@
-"""The client as the parts of its connection see it: who it is, how it is answered, and how it is closed."""
+"""The client as the parts of its connection see it: who it is, how to answer and close it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Protocol
 
 import structlog
 
@@ -31,9 +31,9 @@ from roomcast.wire.json import (
     encode_reply,
 )
 
-__all__ = ["Peer"]
+__all__ = ["Ends", "Peer"]
 
-# The names of commands in the counters; what is not here is "other".
+# The names of commands in the counters. What is not here is "other".
 _METHODS: Final[dict[type, str]] = {
     ConnectRequest: "connect",
     SubscribeRequest: "subscribe",
@@ -52,16 +52,24 @@ _METHODS: Final[dict[type, str]] = {
 _log = structlog.get_logger(__name__)
 
 
-class Peer:
-    """One client. `end` ends its connection, once its transport begins to close.
+class Ends(Protocol):
+    """The connection of a peer."""
 
-    `is_welcome`: whether `connect` was answered; nothing goes out before that. `has_ended`: nothing goes out any more.
+    def end(self) -> None:
+        """Its transport begins to close. Idempotent."""
+
+
+class Peer:
+    """One client. Its `connection` is ended once its transport begins to close.
+
+    `is_welcome`: whether `connect` was answered; nothing goes out before that. `has_ended`: nothing
+    goes out any more.
     """
 
     __slots__ = (
         "_answers",
+        "_connection",
         "_counters",
-        "_end",
         "_methods",
         "has_ended",
         "is_welcome",
@@ -70,14 +78,14 @@ class Peer:
     )
 
     def __init__(
-        self, session: Session, socket: Socket, counters: ClientCounters, end: Callable[[], None]
+        self, session: Session, socket: Socket, counters: ClientCounters, connection: Ends
     ) -> None:
         self.session = session
         self.socket = socket
         self.is_welcome = False
         self.has_ended = False
         self._counters = counters
-        self._end = end
+        self._connection = connection
         # The methods of the commands that are not answered yet.
         self._methods: dict[int, str] = {}
         # Done when all of them are answered, for whoever waits for that.
@@ -93,7 +101,10 @@ class Peer:
         return bool(self._methods)
 
     async def all_answered(self) -> None:
-        """Wait until nothing is owed, or the connection has ended. The caller bounds the time, and is the only one."""
+        """Wait until nothing is owed, or the connection has ended.
+
+        There is one caller, which bounds the time.
+        """
         if self.owes and not self.has_ended:
             self._answers = asyncio.get_running_loop().create_future()
             await self._answers
@@ -101,10 +112,10 @@ class Peer:
     def ended(self) -> None:
         """Nothing goes out any more."""
         self.has_ended = True
-        self._tell_answers()
+        self._wake_waiter()
 
-    def said(self, command: Command) -> None:
-        """`command` came; count it."""
+    def received(self, command: Command) -> None:
+        """Count `command`. From here on it is owed an answer, if it has an id."""
         self._counters.received_bytes += command.size
         if command.id:
             self._methods[command.id] = _METHODS.get(type(command.request), "other")
@@ -142,7 +153,7 @@ class Peer:
             code = code_of(why)
             _log.info("client_closed", client=self.client, code=code.code, reason=code.reason)
             self.socket.close(why)
-            self._end()
+            self._connection.end()
 
     def _answered(self, command_id: int, code: int) -> None:
         method = self._methods.pop(command_id, None)
@@ -150,8 +161,8 @@ class Peer:
             return
         self._counters.answered(method, code)
         if not self._methods:
-            self._tell_answers()
+            self._wake_waiter()
 
-    def _tell_answers(self) -> None:
+    def _wake_waiter(self) -> None:
         if self._answers is not None and not self._answers.done():
             self._answers.set_result(None)

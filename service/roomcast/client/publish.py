@@ -1,18 +1,17 @@
-"""What the client publishes: kept to its rate, handed to the publisher, and answered when it is durable."""
+"""The client publishes: within its rate, in its order, and answered when it is durable."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from roomcast.client.ask import Asking
-from roomcast.client.pace import Pace
+from roomcast.client.effects import AskPublish, Close, Publish
+from roomcast.client.hooks import ClientHooks
+from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import AskPublish, Close, Publish
-from roomcast.client.tasks import Place, Tasks
+from roomcast.client.work import Pace, Place, Work
 from roomcast.log.appender import Full, TooLarge
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Disconnect, Error
@@ -21,63 +20,56 @@ from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["PUBLISH_WAIT_S", "Publishing"]
 
-# How long a publication waits for its rate after its frame was read. Its client gives it up after 5 s: what is left is for
-# the append, and for the application's say.
+# Seconds that a publication waits for its rate after its frame was read. Its client gives it up
+# after 5: the rest is for the append, and for the application's hook.
 PUBLISH_WAIT_S: Final = 2.0
-assert PUBLISH_WAIT_S < ANSWER_LIMIT_S, "who waited can still be answered in time"
+assert PUBLISH_WAIT_S < ANSWER_LIMIT_S, "what waited can still be answered in time"
 
 
 class Publishing:
-    """`places`: for what is under way at once. `slept`: whether this process was suspended (service/roomcast/client/heartbeat.py)."""
+    """Carries out `publish` for one client. A publication holds a place until it is answered."""
 
-    __slots__ = ("_asked", "_asking", "_pace", "_peer", "_places", "_services", "_slept", "_tasks")
+    __slots__ = ("_asked", "_hooks", "_lifetime", "_pace", "_peer", "_services", "_work")
 
     def __init__(
-        self,
-        services: Services,
-        peer: Peer,
-        asking: Asking,
-        tasks: Tasks,
-        places: asyncio.Semaphore,
-        slept: Callable[[], bool],
+        self, services: Services, peer: Peer, lifetime: Lifetime, work: Work, hooks: ClientHooks
     ) -> None:
         self._services = services
         self._peer = peer
-        self._asking = asking
-        self._tasks = tasks
-        self._places = places
-        self._slept = slept
-        # The newest one that the application is, or was, asked about: the next one waits for it.
+        self._lifetime = lifetime
+        self._work = work
+        self._hooks = hooks
+        # The newest publication that the hook is, or was, called for. The next one waits for it.
         self._asked: asyncio.Task[None] | None = None
-        self._pace = Pace(
-            services.limits.publishes, Limit.PUBLISH_RATE, services.clock, services.counters
+        rate = services.limits.publishes
+        self._pace = (
+            Pace(rate, Limit.PUBLISH_RATE, services.clock, services.counters) if rate else None
         )
 
     async def publish(self, effect: Publish, read_s: float) -> None:
-        """Take it, as soon as its rate lets it and there is a place; publications keep their order. It is answered later.
+        """Hand `effect` over as soon as its rate and a place let it. It is answered later.
 
-        `read_s`: when its frame was read (monotonic seconds).
+        `read_s`: when its frame was read (monotonic seconds). Publications keep their order.
         """
         received_ms = self._services.clock.now_ms()
         if not await self._is_in_time(effect.id, read_s):
             return
-        await self._places.acquire()
-        place = Place(self._places)
+        place = await self._work.place()
         if self._peer.has_ended:
-            # It waited for its place in vain: nobody would hear that it was published, and it may come again elsewhere.
+            # It waited for its place in vain. Nobody would hear that it was published, and it may
+            # come again elsewhere.
             place.give_back()
             return
         self._hand_over(effect, received_ms, place)
 
     async def publish_if_allowed(self, effect: AskPublish, read_s: float) -> None:
-        """As `publish`, if the application lets it: it is asked about one after the other, beside further commands."""
+        """As `publish`, if the hook lets it, which is called for one after the other."""
         received_ms = self._services.clock.now_ms()
-        limit_s = asyncio.get_running_loop().time() + self._asking.wait_s
+        limit_s = asyncio.get_running_loop().time() + self._hooks.wait_s
         if not await self._is_in_time(effect.id, read_s):
             return
-        await self._places.acquire()
-        place = Place(self._places)
-        self._asked = self._tasks.track(self._ask(effect, self._asked, received_ms, limit_s, place))
+        place = await self._work.place()
+        self._asked = self._work.track(self._ask(effect, self._asked, received_ms, limit_s, place))
         # Also when it is cancelled before its first step: whoever waits for a place must get one.
         self._asked.add_done_callback(lambda _: place.give_back())
 
@@ -95,32 +87,32 @@ class Publishing:
             # The next one waits for this: it must not overtake those before it.
             await asyncio.wait([before])
             return
-        said = await self._asking.publish(effect)
-        if isinstance(said, Publish):
-            self._hand_over(said, received_ms, place.hand_over())
+        decision = await self._hooks.publish(effect)
+        if isinstance(decision, Publish):
+            self._hand_over(decision, received_ms, place.hand_over())
             return
         place.give_back()
-        if isinstance(said, Close):
-            self._peer.close(said.why)
+        if isinstance(decision, Close):
+            self._peer.close(decision.why)
         else:
-            self._peer.fail(said.id, said.error)
+            self._peer.fail(decision.id, decision.error)
 
     async def _is_in_time(self, command_id: int, read_s: float) -> bool:
-        """Wait until its rate lets it. False = it cannot wait that long, and was told so; or the connection has ended."""
-        if not await self._pace.keep(read_s + PUBLISH_WAIT_S):
+        """Wait for its rate. False: it was refused, or the connection has ended."""
+        if self._pace is not None and not await self._pace.keep(read_s + PUBLISH_WAIT_S):
             self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
             return False
         return not self._peer.has_ended
 
     def _hand_over(self, effect: Publish, received_ms: int, place: Place) -> None:
-        """`place` is given back with the answer."""
-        if effect.key is not None and self._slept():
+        """Give `effect` to the publisher. `place` is given back with the answer."""
+        if effect.key is not None and self._lifetime.slept():
             # Its client may have published it elsewhere so long ago that the key is forgotten.
             place.give_back()
             self._peer.close(Disconnect.NO_PONG)
             return
         publisher = self._services.publisher
-        published = Publication(
+        publication = Publication(
             effect.data,
             info=effect.info,
             time=received_ms,
@@ -129,12 +121,12 @@ class Publishing:
         )
         try:
             if not effect.options.has_history:
-                publisher.send(effect.channel, published)
+                publisher.send(effect.channel, publication)
                 place.give_back()
                 self._peer.reply(effect.id, "publish", {})
                 return
             position = publisher.store(
-                effect.channel, effect.options, published, effect.key, received_ms
+                effect.channel, effect.options, publication, effect.key, received_ms
             )
         except (Full, TooLarge, Unencodable) as error:
             place.give_back()
@@ -159,7 +151,7 @@ class Publishing:
 
 
 async def _is_over(before: asyncio.Task[None], limit_s: float) -> bool:
-    """Wait for it, until the limit, which is in the event loop's time."""
+    """Wait for `before` until the limit, which is in the event loop's time."""
     left_s = limit_s - asyncio.get_running_loop().time()
     await asyncio.wait([before], timeout=max(0.0, left_s))
     return before.done()

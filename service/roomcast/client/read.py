@@ -1,4 +1,4 @@
-"""What the client reads: history and presence."""
+"""The client reads: history and presence."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final
 
 import structlog
 
+from roomcast.client.effects import ReadHistory, ReadPresence
 from roomcast.client.peer import Peer
 from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import ReadHistory, ReadPresence
 from roomcast.delivery.forms import Payload, whole
 from roomcast.log.history import WrongEpoch, read_history
 from roomcast.ports import PortError
@@ -19,32 +19,34 @@ from roomcast.wire.json import encode_lines_reply, encode_presence_reply
 
 __all__ = ["PRESENCE_LIMIT_S", "READS_UNDER_WAY_MAX", "Reading"]
 
-# Reads of one connection at once, of history and of presence: one client must not take the node's connections to the
-# table.
+# Reads of one connection at once, of history and of presence each: one client must not take the
+# node's connections to the table.
 READS_UNDER_WAY_MAX: Final = 4
-# Further commands wait behind what takes longer.
+# Seconds for an answer about presence: further reads of it wait behind.
 PRESENCE_LIMIT_S: Final = ANSWER_LIMIT_S
 
 _log = structlog.get_logger(__name__)
 
 
 class Reading:
-    """Answers what a connection asks for, READS_UNDER_WAY_MAX of each kind at once."""
+    """Carries out `history`, `presence` and `presence_stats` for one client."""
 
     __slots__ = ("_histories", "_peer", "_presences", "_services")
 
     def __init__(self, services: Services, peer: Peer) -> None:
         self._services = services
         self._peer = peer
-        # The one must not wait for the table of the other.
+        # They are of two tables: neither waits for the other.
         self._histories = asyncio.Semaphore(READS_UNDER_WAY_MAX)
         self._presences = asyncio.Semaphore(READS_UNDER_WAY_MAX)
 
     async def history(self, effect: ReadHistory) -> None:
+        """Answer with publications of a channel's log."""
         async with self._histories:
             await self._read_history(effect)
 
     async def presence(self, effect: ReadPresence) -> None:
+        """Answer with who is in a channel, or how many."""
         try:
             async with asyncio.timeout(PRESENCE_LIMIT_S), self._presences:
                 await self._read_presence(effect)
@@ -88,7 +90,8 @@ class Reading:
                 members = await presence.listing(effect.channel)
                 self._peer.reply_line(effect.id, encode_presence_reply(effect.id, members))
         except TooManyMembers:
-            # Told so, not cut off (3008) behind a reply that fills its queue. How many there are can still be asked.
+            # An error, or a reply that fills its queue would have it cut off (3008). How many there
+            # are can still be asked.
             self._peer.fail(effect.id, Error.LIMIT_EXCEEDED)
         except PortError as error:
             _log.warning("presence_failed", channel=effect.channel, reason=str(error))

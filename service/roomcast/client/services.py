@@ -26,8 +26,9 @@ from roomcast.wire.codes import Closing
 __all__ = ["ANSWER_LIMIT_S", "Limits", "Services", "Socket", "Verifier"]
 
 
-# Within this, in seconds, what waits for others (the log, presence, the application) is answered, with an error if need be:
-# SDKs give a command up after 5, and of a subscribe they reconnect then.
+# Seconds within which a command that waits for others (the log, presence, the application) is
+# answered, with an error if need be. SDKs give a command up after 5. After a subscribe, they
+# reconnect then.
 ANSWER_LIMIT_S: Final = 4.5
 
 
@@ -47,11 +48,17 @@ class Socket(Sink, Protocol):
         """Whether nothing can be written any more: what it left behind is not waited for."""
 
     def close(self, why: Closing) -> None:
-        """Begin to close: whatever was sent before goes out first, as far as the peer takes it. Idempotent."""
+        """Begin to close. Idempotent.
+
+        Whatever was sent before goes out first, as far as the peer takes it.
+        """
 
 
 class Verifier(Protocol):
-    """Verifies tokens (service/roomcast/auth/verifier.py). Both methods raise TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable."""
+    """Verifies tokens (service/roomcast/auth/verifier.py).
+
+    Both methods raise TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable.
+    """
 
     @property
     def enabled(self) -> bool: ...
@@ -63,7 +70,10 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What holds for every connection; seconds and counts. `user_connections` 0, and a rate of None: no limit."""
+    """What holds for every connection: seconds, counts and rates.
+
+    `user_connections` 0, and a rate of None: no limit.
+    """
 
     ping_interval_s: float
     pong_timeout_s: float
@@ -79,9 +89,10 @@ class Limits:
 class Services:
     """What a connection works with: one of each on a node.
 
-    `signal` delivers a signal locally and to the other nodes, False = shed. `background` runs what must be done
-    after a connection is gone. `roster` has the connections that have said who they are. `hide` tells all nodes that
-    what a channel has up to an offset is not shown any more. `hooks` calls the application's own code.
+    `roster` has the connections whose user is known. `signal` delivers a signal to this
+    node and the others, False = shed. `hide` tells all nodes that what a channel has up to an
+    offset is not shown any more. `background` runs what must be done after a connection is gone.
+    `hooks` calls the application's own code.
     """
 
     version: str

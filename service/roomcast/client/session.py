@@ -1,40 +1,68 @@
-"""One connection's side of the protocol: which command is allowed in which state, and what must be done for it.
+"""What one connection may do, in which state: pure decisions. The connection carries them out.
 
-Theory of operation. A connection is NEW until its `connect` command, CONNECTING while that is being
-authenticated, then CONNECTED until it is CLOSED. What breaks that order closes it (3501). A command is answered
-at once where its state and the channel's options decide (errors, unsupported methods); otherwise it becomes an
-effect for the shell to carry out, which comes back with the outcome.
+Theory of operation. The session takes each command, and returns an effect (effects.py). What
+state and options decide is decided at once: a refusal is the effect Fail or Close. What needs a
+token's verification, a hook's reply or the network comes back with its outcome, to the method that
+the effect names. So the session never waits, and holds all there is to know of the connection:
+
+    NEW ── connect ──> CONNECTING ── connected() ──> CONNECTED
+     └─────────────────────┴──────── close(), refused() ──┴──> CLOSED
 
     state       command                  effect                              then
     NEW         connect                  Authenticate                        CONNECTING
     NEW         any other, or too large  Close 3501                          CLOSED
-    CONNECTING  any                      (the shell does not read further)
+    CONNECTING  any                      Close 3501; the connection does     CLOSED
+                                         not read further meanwhile
     CONNECTED   connect                  Close 3501                          CLOSED
     CONNECTED   any that is too large    an error
-    CONNECTED   subscribe                Authorize, AskSubscribe, Join       subscription is pending
+    CONNECTED   subscribe                Authorize, AskSubscribe, Subscribe  it is in `channels`
                                          or an error
     CONNECTED   unsubscribe              Leave
-    CONNECTED   refresh, sub_refresh     Refresh, SubRefresh, an error,      then Renew or Close
+    CONNECTED   refresh, sub_refresh     Refresh, SubRefresh, an error,      Renew or Close
                                          or Close 3501
     CONNECTED   publish                  AskPublish, Publish or an error
-    CONNECTED   rpc                      Call, Publish or an error
+    CONNECTED   rpc                      Call, AskPublish, Publish or an
+                                         error
     CONNECTED   history, presence, …     ReadHistory, … or an error
     CONNECTED   send                     Close 3508                          CLOSED
+
+A channel is in `channels` from its Subscribe on (with a hook, from its AskSubscribe on) until
+`left()`: a second subscribe meanwhile is an error, and so is one beyond the limit of channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
 from roomcast.auth.claims import ConnectionClaims, ServerSubscription, SubscriptionClaims
+from roomcast.client.effects import (
+    AskPublish,
+    AskSubscribe,
+    Authenticate,
+    Authorize,
+    Call,
+    Close,
+    Effect,
+    Fail,
+    Ignore,
+    Leave,
+    Publish,
+    ReadHistory,
+    ReadPresence,
+    Refresh,
+    Renew,
+    SubRefresh,
+    Subscribe,
+)
+from roomcast.client.permissions import Permissions
 from roomcast.delivery.forms import FOSSIL
-from roomcast.hooks.events import ConnectReply, PublishReply, SubscribeReply, Unchanged
-from roomcast.wire.capabilities import Capability, Grant, granted
+from roomcast.hooks.events import ConnectReply, SubscribeReply
+from roomcast.wire.capabilities import Grant
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name, personal_channel
-from roomcast.wire.codes import Closing, Disconnect, Error, Failing
+from roomcast.wire.codes import Disconnect, Error
 from roomcast.wire.json import (
     Bounds,
     Command,
@@ -61,31 +89,14 @@ __all__ = [
     "CONNECT_BYTES_A_CHANNEL",
     "CONNECT_BYTES_MIN",
     "Admission",
-    "AskPublish",
-    "AskSubscribe",
-    "Authenticate",
-    "Authorize",
-    "Call",
-    "Close",
-    "Effect",
-    "Fail",
-    "Ignore",
-    "Join",
-    "Leave",
     "Policy",
-    "Publish",
-    "ReadHistory",
-    "ReadPresence",
-    "Refresh",
-    "Renew",
     "Session",
     "State",
-    "SubRefresh",
 ]
 
-
-# A `connect` is decoded before anybody knows who sends it: what it may hold is a token (8 KiB at most), as much again for
-# the application's data, names, and for each channel that it may have where it was there.
+# Bytes of a `connect`, which is decoded before anybody knows who sends it: for a token (8 KiB at
+# most), as much again for the application's data, names, and a position in each channel that the
+# client may have.
 CONNECT_BYTES_MIN: Final = 16 * 1024
 CONNECT_BYTES_A_CHANNEL: Final = 352
 
@@ -94,10 +105,10 @@ CONNECT_BYTES_A_CHANNEL: Final = 352
 class Policy:
     """What every connection of this node is held to.
 
-    `insecure`: no token is needed and every channel operation is allowed that the channel's options provide.
-    `message_size_limit`: bytes of one command. `personal_namespace`: of the channels that users are subscribed to as
-    they connect; None = they are not. `asks_subscribe`, `asks_publish`: the application has a hook for it; `has_methods`: it
-    has methods that clients may call.
+    `insecure`: no token is needed, and every operation is allowed that a channel's options provide.
+    `message_size_limit`: bytes of one command. `personal_namespace`: users are subscribed to their
+    channels in it as they connect; None = they are not. `asks_subscribe`, `asks_publish`: the
+    application has a hook for it. `has_methods`: it has methods that clients may call.
     """
 
     rules: ChannelRules
@@ -112,7 +123,7 @@ class Policy:
 
     @property
     def connect_bounds(self) -> Bounds:
-        """Of what is decoded before `connect` was answered."""
+        """Of what is decoded before the `connect` command has come."""
         most = CONNECT_BYTES_MIN + self.channel_limit * CONNECT_BYTES_A_CHANNEL
         return Bounds(min(self.message_size_limit, most), self.channel_limit)
 
@@ -131,215 +142,12 @@ class State(Enum):
     CLOSED = auto()
 
 
-# ---- effects
-
-
-@dataclass(frozen=True, slots=True)
-class Ignore:
-    """Nothing is to be done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Answer command `id` with `error`."""
-
-    id: int
-    error: Failing
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close the connection."""
-
-    why: Closing
-
-
-@dataclass(frozen=True, slots=True)
-class Authenticate:
-    """Verify `token`, ask the connect hook if there is one, let `admitted` decide, then call `connected` or `refused`.
-
-    An empty token: who it is may be known to the hook, else it is an anonymous connection. `since`: where the client
-    wants to recover its server-side subscriptions from. `data`, `name`, `version`: what it says to the hook.
-    """
-
-    id: int
-    token: str
-    since: Mapping[str, StreamPosition] = field(default_factory=dict)
-    data: Json = None
-    name: str = ""
-    version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Authorize:
-    """Verify the subscription token for (`channel`, `user`), then call `authorized`."""
-
-    id: int
-    user: str
-    request: SubscribeRequest
-
-
-@dataclass(frozen=True, slots=True)
-class AskSubscribe:
-    """Ask the subscribe hook, then call `answered`; or `left` when it says no. The subscription is pending meanwhile."""
-
-    id: int
-    request: SubscribeRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Subscribe to `channel`, and call `left` if that does not come to be.
-
-    `positioned`: the reply carries a position and order is kept (channels with history). `since` is set only
-    with it. `join_leave`: join and leave pushes go to this subscription. `numbered`, `delta`: it gets its channel's
-    number for the name, and differences of publications. `expires_at`: s since 1970 when its token
-    must be refreshed, None = never.
-
-    `is_server_side`: no command asked for it, `id` means nothing, `data` goes to the client with the news, and the
-    client can neither refresh nor end it. `ends_at`: s since 1970 when it ends though nobody can refresh it, and its client
-    is not told before; None = never.
-    """
-
-    id: int
-    channel: str
-    options: ChannelOptions
-    positioned: bool
-    recoverable: bool
-    since: StreamPosition | None
-    reject_unrecovered: bool
-    join_leave: bool
-    info: ClientInfo
-    expires_at: int | None = None
-    is_server_side: bool = False
-    data: Json = None
-    ends_at: int | None = None
-    numbered: bool = False
-    delta: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """End the subscription if there is one, then answer."""
-
-    id: int
-    channel: str
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Publish `data` in the name of `info`, then answer.
-
-    `rpc`: it came as a call, and the answer has the position. `key`: its idempotency key. `text`: of the data, to be kept.
-    """
-
-    id: int
-    channel: str
-    options: ChannelOptions
-    data: Json
-    info: ClientInfo
-    rpc: bool = False
-    key: str | None = None
-    text: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AskPublish:
-    """Ask the publish hook, then do what `said` tells. `otherwise`: what the channel's rules come to.
-
-    Everything was decided as the command came: a publication waits for its hook, and what follows it does not.
-    """
-
-    id: int
-    allowed: Publish
-    otherwise: Publish | Fail
-
-    def said(self, reply: PublishReply | None) -> Publish | Fail:
-        """`reply` None = no opinion."""
-        if reply is None:
-            return self.otherwise
-        if isinstance(reply.data, Unchanged):
-            return self.allowed
-        return replace(self.allowed, data=reply.data, text=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Call the application's `method`, then answer with what it returns."""
-
-    id: int
-    method: str
-    data: Json
-
-
-@dataclass(frozen=True, slots=True)
-class ReadHistory:
-    """Read what the request asks for, then answer."""
-
-    id: int
-    options: ChannelOptions
-    request: HistoryRequest
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPresence:
-    """`stats`: only the numbers are wanted."""
-
-    id: int
-    channel: str
-    stats: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """Verify the connection token, then call `refreshed`."""
-
-    id: int
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class SubRefresh:
-    """Verify the subscription token, then call `sub_refreshed`. `channel` "": the one that the token names."""
-
-    id: int
-    channel: str
-    token: str
-
-
-@dataclass(frozen=True, slots=True)
-class Renew:
-    """The subscription to `channel`, or the connection (None), lasts until `expires_at` now; then answer."""
-
-    id: int
-    channel: str | None
-    expires_at: int | None
-
-
-Effect = (
-    Ignore
-    | Fail
-    | Close
-    | Authenticate
-    | Authorize
-    | AskSubscribe
-    | Join
-    | Leave
-    | Publish
-    | AskPublish
-    | Call
-    | ReadHistory
-    | ReadPresence
-    | Refresh
-    | SubRefresh
-    | Renew
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may connect. `data`: for the answer. `ends_at`: s since 1970 when the connection ends though nobody can
-    refresh it, and its client is not told before; None = never.
+    """Who may connect. `data`: for the answer.
+
+    `ends_at`: s since 1970 when the connection ends without a word before, since nobody can refresh
+    it; None = never.
     """
 
     claims: ConnectionClaims
@@ -347,39 +155,51 @@ class Admission:
     ends_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """What a subscription's own token gave it. `expires`: its client was told when to refresh it."""
-
-    allow: frozenset[Capability]
-    expires: bool
-
-
-_NO_TICKET: Final = _Ticket(frozenset(), expires=False)
-
-
 class Session:
-    """The state of one connection. `client` is its id, unique over all nodes."""
+    """The state of one connection.
+
+    `client`: its id, unique over all nodes. `bounds`: of the next command. `channels`: those that
+    the client is subscribed to or about to be.
+    """
+
+    __slots__ = (
+        "_conn_info",
+        "_expires",
+        "_hook_reply",
+        "_permissions",
+        "_policy",
+        "_refreshable",
+        "bounds",
+        "channels",
+        "client",
+        "state",
+    )
 
     def __init__(self, client: str, policy: Policy) -> None:
         self.client = client
         self.state = State.NEW
-        self.user = ""
-        self._conn_info: Json = None
-        self._policy = policy
-        self._caps: tuple[Grant, ...] = ()
-        self._hook_says = ConnectReply()
-        # Whether the client was told when to refresh its token.
-        self._expires = False
-        # Channels subscribed to or about to be, and those of them that came by a token.
+        self.bounds = policy.connect_bounds
         self.channels: set[str] = set()
-        self._tickets: dict[str, _Ticket] = {}
+        self._policy = policy
+        self._permissions = Permissions(insecure=policy.insecure)
+        self._conn_info: Json = None
+        # What the connect hook returned. It holds beside the claims of tokens, also of later ones.
+        self._hook_reply = ConnectReply()
+        # Whether the client knows when to refresh its connection, and which of its subscriptions.
+        self._expires = False
+        self._refreshable: set[str] = set()
+
+    @property
+    def user(self) -> str:
+        """Who connected. "": nobody yet, or somebody without a user."""
+        return self._permissions.user
 
     @property
     def info(self) -> ClientInfo:
+        """What others see of the client, but for what a subscription adds."""
         return ClientInfo(self.user, self.client, self._conn_info)
 
-    # ---- what the client says
+    # ---- commands
 
     def command(self, command: Command) -> Effect:
         """What to do for `command`, as the state stands now."""
@@ -396,8 +216,11 @@ class Session:
         if not isinstance(command.request, ConnectRequest):
             return self.close(Disconnect.BAD_REQUEST)
         self.state = State.CONNECTING
-        said = command.request
-        return Authenticate(command.id, said.token, said.since, said.data, said.name, said.version)
+        self.bounds = self._policy.bounds
+        asked = command.request
+        return Authenticate(
+            command.id, asked.token, asked.since, asked.data, asked.name, asked.version
+        )
 
     def _connected_command(self, command_id: int, request: object) -> Effect:
         match request:
@@ -454,25 +277,28 @@ class Session:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
         if request.token and not self._policy.insecure:
             return Authorize(command_id, self.user, request)
-        if self._policy.asks_subscribe and self._is_open_to_hook(channel, options):
+        if self._policy.asks_subscribe and self._permissions.is_open_to_hook(channel, options):
             self.channels.add(channel)
             return AskSubscribe(command_id, request)
-        if not self._may_subscribe(channel, options):
+        if not self._permissions.may_subscribe(channel, options):
             return Fail(command_id, Error.PERMISSION_DENIED)
-        return self._join(command_id, request, options, None)
+        return self._granted(command_id, request, options, None)
 
-    def _join(
+    def _granted(
         self,
         command_id: int,
         request: SubscribeRequest,
         options: ChannelOptions,
         claims: SubscriptionClaims | None,
-    ) -> Join:
+    ) -> Subscribe:
+        """What the client gets of what it asks for. `claims`: of its token, or by the hook."""
         self.channels.add(request.channel)
         if claims is not None:
             options = claims.override.over(options)
-            self._tickets[request.channel] = _Ticket(claims.allow, claims.expires_at is not None)
-        may_recover = self._may_recover(request.channel, options)
+            self._permissions.grant_in(request.channel, claims.allow)
+            if claims.expires_at is not None:
+                self._refreshable.add(request.channel)
+        may_recover = self._permissions.may_recover(request.channel, options)
         since = request.since if may_recover else None
         recoverable = options.has_history and (
             options.force_recovery or (request.recoverable and may_recover)
@@ -480,13 +306,16 @@ class Session:
         positioned = options.has_history and (
             recoverable
             or options.force_positioning
-            or (request.positioned and self._may_be_positioned(request.channel, options))
+            or (
+                request.positioned and self._permissions.may_be_positioned(request.channel, options)
+            )
             or since is not None
         )
         wants_join_leave = options.force_push_join_leave or (
-            request.join_leave and self._may_see_presence(request.channel, options, subscribed=True)
+            request.join_leave
+            and self._permissions.may_see_presence(request.channel, options, subscribed=True)
         )
-        return Join(
+        return Subscribe(
             id=command_id,
             channel=request.channel,
             options=options,
@@ -500,7 +329,7 @@ class Session:
             ),
             expires_at=claims.expires_at if claims else None,
             numbered=request.numbered and options.allow_channel_compaction,
-            # Without a log nothing says which publication came before.
+            # Without a log it is not known which publication came before.
             delta=request.delta in options.allowed_delta_types and options.has_history,
         )
 
@@ -515,7 +344,7 @@ class Session:
     def _not_refreshable(self, command_id: int, channel: str) -> Effect | None:
         if channel not in self.channels:
             return Fail(command_id, Error.PERMISSION_DENIED)
-        if not self._tickets.get(channel, _NO_TICKET).expires:
+        if channel not in self._refreshable:
             return self.close(Disconnect.BAD_REQUEST)
         return None
 
@@ -527,19 +356,17 @@ class Session:
         options = self._policy.rules.options(request.channel)
         if options is None:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
-        return self._may_publish(
+        return self._publish_or_ask(
             Publish(
                 command_id, request.channel, options, request.data, self.info, text=request.text
             )
         )
 
     def _rpc_publish(self, command_id: int, request: RpcPublishRequest) -> Effect:
-        if refusal := self._named(command_id, request.channel):
-            return refusal
-        options = self._policy.rules.options(request.channel)
-        if options is None:
-            return Fail(command_id, Error.UNKNOWN_CHANNEL)
-        effect = self._may_publish(
+        options = self._options(command_id, request.channel)
+        if not isinstance(options, ChannelOptions):
+            return options
+        effect = self._publish_or_ask(
             Publish(
                 command_id,
                 request.channel,
@@ -551,177 +378,99 @@ class Session:
             )
         )
         if not isinstance(effect, Fail) and not options.has_history:
-            # Without a log there is neither a position to tell nor a key to keep.
+            # Without a log there is neither a position to return nor a key to keep.
             return Fail(command_id, Error.NOT_AVAILABLE)
         return effect
 
-    def _may_publish(self, effect: Publish) -> Publish | Fail | AskPublish:
-        options = effect.options
-        otherwise: Publish | Fail = effect
-        if not self._may(
-            effect.channel,
-            options,
-            Capability.PUBLISH,
-            subscribed=effect.channel in self.channels,
-            client=options.allow_publish_for_client,
-            subscriber=options.allow_publish_for_subscriber,
-            anonymous=options.allow_publish_for_anonymous,
-        ):
+    def _publish_or_ask(self, effect: Publish) -> Publish | Fail | AskPublish:
+        """`effect`, if it is allowed; where there is a hook, that is asked in any case."""
+        channel = effect.channel
+        subscribed = channel in self.channels
+        if self._permissions.may_publish(channel, effect.options, subscribed=subscribed):
+            otherwise: Publish | Fail = effect
+        else:
             otherwise = Fail(effect.id, Error.PERMISSION_DENIED)
         return AskPublish(effect.id, effect, otherwise) if self._policy.asks_publish else otherwise
 
     def _history(self, command_id: int, request: HistoryRequest) -> Effect:
-        if refusal := self._named(command_id, request.channel):
-            return refusal
-        options = self._policy.rules.options(request.channel)
-        if options is None:
-            return Fail(command_id, Error.UNKNOWN_CHANNEL)
+        channel = request.channel
+        options = self._options(command_id, channel)
+        if not isinstance(options, ChannelOptions):
+            return options
         if not options.has_history:
             return Fail(command_id, Error.NOT_AVAILABLE)
-        if not self._may_read_history(
-            request.channel, options, subscribed=request.channel in self.channels
-        ):
+        subscribed = channel in self.channels
+        if not self._permissions.may_read_history(channel, options, subscribed=subscribed):
             return Fail(command_id, Error.PERMISSION_DENIED)
         return ReadHistory(command_id, options, request)
 
     def _presence(self, command_id: int, channel: str, *, stats: bool) -> Effect:
-        if refusal := self._named(command_id, channel):
-            return refusal
-        options = self._policy.rules.options(channel)
-        if options is None:
-            return Fail(command_id, Error.UNKNOWN_CHANNEL)
+        options = self._options(command_id, channel)
+        if not isinstance(options, ChannelOptions):
+            return options
         if not options.presence:
             return Fail(command_id, Error.NOT_AVAILABLE)
-        if not self._may_see_presence(channel, options, subscribed=channel in self.channels):
+        subscribed = channel in self.channels
+        if not self._permissions.may_see_presence(channel, options, subscribed=subscribed):
             return Fail(command_id, Error.PERMISSION_DENIED)
         return ReadPresence(command_id, channel, stats)
 
+    def _options(self, command_id: int, channel: str) -> ChannelOptions | Effect:
+        """The options of `channel`, or the refusal of one that there is not."""
+        if refusal := self._named(command_id, channel):
+            return refusal
+        options = self._policy.rules.options(channel)
+        return Fail(command_id, Error.UNKNOWN_CHANNEL) if options is None else options
+
     def _named(self, command_id: int, channel: str) -> Effect | None:
-        """The refusal of a channel name that no channel can have (empty: 3501 as the protocol says; else 107)."""
+        """The refusal of a name that no channel can have: 3501 for none at all, else error 107."""
         if not channel:
             return self.close(Disconnect.BAD_REQUEST)
         return None if is_valid_name(channel) else Fail(command_id, Error.BAD_REQUEST)
 
-    def _is_open_to_hook(self, channel: str, options: ChannelOptions) -> bool:
-        """Not where a token, or a list of users, decides."""
-        if self._policy.insecure:
-            return True
-        return not channel.startswith("$") and options.users_of(channel) is None
-
-    def _may_subscribe(self, channel: str, options: ChannelOptions) -> bool:
-        if self._policy.insecure:
-            return True
-        if channel.startswith("$"):
-            return False
-        if (users := options.users_of(channel)) is not None:
-            # To be in the list is enough.
-            open_to_client = bool(self.user) and self.user in users
-        else:
-            open_to_client = options.allow_subscribe_for_client and (
-                bool(self.user) or options.allow_subscribe_for_anonymous
-            )
-        return open_to_client or Capability.SUBSCRIBE in granted(self._caps, channel)
-
-    def _may_read_history(self, channel: str, options: ChannelOptions, *, subscribed: bool) -> bool:
-        return self._may(
-            channel,
-            options,
-            Capability.HISTORY,
-            subscribed=subscribed,
-            client=options.allow_history_for_client,
-            subscriber=options.allow_history_for_subscriber,
-            anonymous=options.allow_history_for_anonymous,
-        )
-
-    def _may_see_presence(self, channel: str, options: ChannelOptions, *, subscribed: bool) -> bool:
-        return self._may(
-            channel,
-            options,
-            Capability.PRESENCE,
-            subscribed=subscribed,
-            client=options.allow_presence_for_client,
-            subscriber=options.allow_presence_for_subscriber,
-            anonymous=options.allow_presence_for_anonymous,
-        )
-
-    def _may_recover(self, channel: str, options: ChannelOptions) -> bool:
-        """Whether a subscriber gets what it says it missed: that is history, of a place that it chooses."""
-        return (
-            options.force_recovery
-            or options.allow_recovery
-            or self._may_read_history(channel, options, subscribed=True)
-        )
-
-    def _may_be_positioned(self, channel: str, options: ChannelOptions) -> bool:
-        return options.allow_positioning or self._may_read_history(
-            channel, options, subscribed=True
-        )
-
-    def _may(
-        self,
-        channel: str,
-        options: ChannelOptions,
-        capability: Capability,
-        *,
-        subscribed: bool,
-        client: bool,
-        subscriber: bool,
-        anonymous: bool,
-    ) -> bool:
-        """`client`: whoever has a user; `subscriber`: who has one and is `subscribed`; `anonymous`: those without a user
-        as well. Else by the subscription's token, or the connection's. In a user-limited channel, a client is who is listed.
-        """
-        if self._policy.insecure:
-            return True
-        is_somebody = bool(self.user) or anonymous
-        if is_somebody and subscriber and subscribed:
-            return True
-        users = options.users_of(channel)
-        if is_somebody and client and (users is None or self.user in users):
-            return True
-        allowed = self._tickets.get(channel, _NO_TICKET).allow
-        return capability in allowed or capability in granted(self._caps, channel)
-
-    # ---- how it went
+    # ---- outcomes of what was asked for
 
     def may_connect_without_token(self) -> bool:
+        """Whether a client without a token may connect when no hook names its user."""
         return self._policy.insecure or self._policy.allow_anonymous
 
     def admitted(
         self, claims: ConnectionClaims | None, reply: ConnectReply | None
     ) -> Admission | Error:
-        """Who connects, by what its token and the connect hook say. `claims` None = no token; `reply` None = no hook, or
-        no opinion. A token that names its user is never overruled: what the hook says of other things is added.
+        """Who connects, by its token and the connect hook.
+
+        `claims` None: no token. `reply` None: no hook, or no opinion. The hook adds to a token, and
+        never overrules the user that it names.
         """
-        self._hook_says = says = reply or ConnectReply()
-        if claims is None and not says.user and not self.may_connect_without_token():
+        self._hook_reply = reply = reply or ConnectReply()
+        if claims is None and not reply.user and not self.may_connect_without_token():
             return Error.UNAUTHORIZED
-        by_both = self._with_hook(claims or ConnectionClaims(says.user, None))
-        return Admission(by_both, says.data, says.expires_at if claims is None else None)
+        by_both = self._with_hook(claims or ConnectionClaims(reply.user, None))
+        return Admission(by_both, reply.data, reply.expires_at if claims is None else None)
 
     def _with_hook(self, claims: ConnectionClaims) -> ConnectionClaims:
-        """What a token says, and what the connect hook said once, for as long as the connection lasts."""
-        says = self._hook_says
+        """A token's claims, and what the connect hook returned once, which stays."""
+        reply = self._hook_reply
         return replace(
             claims,
-            info=says.info if claims.info is None else claims.info,
-            subs={**says.subs, **claims.subs},
-            caps=(*claims.caps, *says.caps),
+            info=reply.info if claims.info is None else claims.info,
+            subs={**reply.subs, **claims.subs},
+            caps=(*claims.caps, *reply.caps),
         )
 
     def connected(
         self, user: str, info: Json, *, caps: Iterable[Grant] = (), expires: bool = False
     ) -> None:
-        """The connect command is answered: further commands are welcome. `expires`: and one of them is `refresh`."""
+        """The client may go on with other commands. `expires`: one of them is `refresh`."""
         assert self.state is State.CONNECTING, "connect is answered once"
         self.state = State.CONNECTED
-        self.user = user
+        self._permissions.user = user
+        self._permissions.grant(caps)
         self._conn_info = info
-        self._caps = tuple(caps)
         self._expires = expires
 
     def refused(self) -> None:
-        """The connect command was answered with an error: any further command closes the connection."""
+        """`connect` is answered with an error. Any further command closes the connection."""
         self.state = State.CLOSED
 
     def authorized(self, effect: Authorize, claims: SubscriptionClaims) -> Effect:
@@ -735,39 +484,39 @@ class Session:
         options = self._policy.rules.options(channel)
         if options is None or channel in self.channels:
             return Fail(effect.id, Error.BAD_REQUEST)
-        return self._join(effect.id, effect.request, options, claims)
+        return self._granted(effect.id, effect.request, options, claims)
 
     def answered(self, effect: AskSubscribe, reply: SubscribeReply | None) -> Effect:
-        """The subscribe hook has no objection to `effect`; None = no opinion, so the channel's rules decide."""
+        """The subscribe hook lets `effect` be. None: no opinion, so the channel's rules decide."""
         channel = effect.request.channel
         if self.state is not State.CONNECTED:
             return Ignore()
         options = self._policy.rules.options(channel)
         assert options is not None, "it was known when the hook was asked"
         if reply is None:
-            if not self._may_subscribe(channel, options):
+            if not self._permissions.may_subscribe(channel, options):
                 self.left(channel)
                 return Fail(effect.id, Error.PERMISSION_DENIED)
-            return self._join(effect.id, effect.request, options, None)
+            return self._granted(effect.id, effect.request, options, None)
         claims = SubscriptionClaims(
             self.user, channel, None, reply.info, override=reply.override, allow=reply.allow
         )
-        join = self._join(effect.id, effect.request, options, claims)
-        return replace(join, data=reply.data, ends_at=reply.expires_at)
+        subscribe = self._granted(effect.id, effect.request, options, claims)
+        return replace(subscribe, data=reply.data, ends_at=reply.expires_at)
 
     def refreshed(self, effect: Refresh, claims: ConnectionClaims) -> Effect:
-        """The connection token of `effect` is genuine. What it says of subscriptions is for the next connection."""
+        """The connection token of `effect` is genuine. Its `subs` wait for the next connect."""
         if self.state is not State.CONNECTED:
             return Ignore()
         if claims.user != self.user:
             return self.close(Disconnect.INVALID_TOKEN)
         by_both = self._with_hook(claims)
         self._conn_info = by_both.info
-        self._caps = by_both.caps
+        self._permissions.grant(by_both.caps)
         return Renew(effect.id, None, claims.expires_at)
 
     def sub_refreshed(self, effect: SubRefresh, claims: SubscriptionClaims) -> Effect:
-        """The subscription token of `effect` is genuine. The channel's options stay as they were at the subscribe."""
+        """The subscription token of `effect` is genuine. The options stay as they were."""
         if self.state is not State.CONNECTED:
             return Ignore()
         if not self._is_ours(claims, effect.channel or claims.channel):
@@ -775,27 +524,27 @@ class Session:
         # It may have ended while the token was verified.
         if refusal := self._not_refreshable(effect.id, claims.channel):
             return refusal
-        self._tickets[claims.channel] = _Ticket(claims.allow, expires=True)
+        self._permissions.grant_in(claims.channel, claims.allow)
         return Renew(effect.id, claims.channel, claims.expires_at)
 
     def _is_ours(self, claims: SubscriptionClaims, channel: str) -> bool:
-        """Whether a subscription token was made for `channel`, this user, and this connection if for one."""
+        """Whether a subscription token is for `channel`, this user, and this connection if any."""
         return (claims.channel, claims.user) == (channel, self.user) and claims.client in (
             "",
             self.client,
         )
 
     def refreshed_by_server(self, info: Json) -> None:
-        """The application has set how long the connection lasts. `info` None = what others see of it stays."""
+        """The application ordered a refresh. `info` None: others see what they did before."""
         if info is not None:
             self._conn_info = info
 
-    # ---- what the server wants it to be subscribed to
+    # ---- subscriptions by the server
 
-    def joins_at_connect(
+    def subscribe_at_connect(
         self, subs: Mapping[str, ServerSubscription], since: Mapping[str, StreamPosition]
-    ) -> tuple[Join, ...] | Error | Disconnect:
-        """The subscriptions of the token and the personal channel, or what the connect command comes to instead."""
+    ) -> tuple[Subscribe, ...] | Error | Disconnect:
+        """The token's and hook's subscriptions and the personal channel, or why `connect` fails."""
         wanted = dict(subs)
         if self._policy.personal_namespace is not None:
             personal = personal_channel(self.user, self._policy.personal_namespace)
@@ -805,31 +554,34 @@ class Session:
             return Disconnect.CHANNEL_LIMIT
         if any(self._policy.rules.options(channel) is None for channel in wanted):
             return Error.UNKNOWN_CHANNEL
-        joins = (
-            self.server_join(channel, sub, self._granted_since(channel, sub, since))
+        effects = (
+            self.subscribe_by_server(channel, sub, self._granted_since(channel, sub, since))
             for channel, sub in wanted.items()
         )
-        return tuple(join for join in joins if join is not None)
+        return tuple(effect for effect in effects if effect is not None)
 
     def _granted_since(
         self, channel: str, sub: ServerSubscription, since: Mapping[str, StreamPosition]
     ) -> StreamPosition | None:
-        """Where a server-side subscription is recovered from by its client's wish."""
+        """Where a server-side subscription is recovered from, if its client may."""
         configured = self._policy.rules.options(channel)
-        if configured is None or not self._may_recover(channel, sub.override.over(configured)):
+        if configured is None or not self._permissions.may_recover(
+            channel, sub.override.over(configured)
+        ):
             return None
         return since.get(channel)
 
-    def server_join(
+    def subscribe_by_server(
         self,
         channel: str,
         sub: ServerSubscription,
         since: StreamPosition | None,
         expires_at: int | None = None,
-    ) -> Join | None:
-        """A subscription by the server's wish; then call `left` if it does not come to be.
+    ) -> Subscribe | None:
+        """Subscribe the client to `channel`. `expires_at`: s since 1970 when it ends.
 
-        None: it is subscribed already, its namespace is not known here, or it has as many as it may have.
+        None: it is subscribed already, the channel's namespace is not known here, or it has as many
+        channels as it may have.
         """
         configured = self._policy.rules.options(channel)
         is_full = len(self.channels) >= self._policy.channel_limit
@@ -846,7 +598,7 @@ class Session:
         positioned = options.has_history and (
             recoverable or options.force_positioning or since is not None
         )
-        return Join(
+        return Subscribe(
             id=0,
             channel=channel,
             options=options,
@@ -864,8 +616,10 @@ class Session:
     def left(self, channel: str) -> None:
         """The subscription ended, or did not come to be."""
         self.channels.discard(channel)
-        self._tickets.pop(channel, None)
+        self._refreshable.discard(channel)
+        self._permissions.left(channel)
 
     def close(self, why: Disconnect) -> Close:
+        """Nothing is allowed any more."""
         self.state = State.CLOSED
         return Close(why)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-from roomcast.client.expiry import Expiry
+from roomcast.client.effects import Subscribe
+from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import Join
 from roomcast.client.subscriptions import Subscription, Subscriptions
+from roomcast.client.work import Work
 from roomcast.concurrency import beside, each_to_its_end
 from roomcast.delivery.dispatcher import Joined, Joining
 from roomcast.delivery.forms import Form, Payload, whole
@@ -25,215 +26,257 @@ from roomcast.wire.codes import Error
 from roomcast.wire.json import publication_push, subscribe_push, subscribe_result
 from roomcast.wire.publication import StreamPosition
 
-__all__ = ["PRESENCE_ENTRIES_AT_ONCE", "SUBSCRIBE_LIMIT_S", "Joins", "limit_from_now", "reason_of"]
+__all__ = [
+    "PRESENCE_ENTRIES_AT_ONCE",
+    "SUBSCRIBE_LIMIT_S",
+    "ConnectAnswer",
+    "Subscribing",
+    "limit_from_now",
+]
 
-# Presence entries that are made at once for a client that is subscribed to many channels as it connects.
+# Presence entries that are made at once for a client that is subscribed to many channels as it
+# connects.
 PRESENCE_ENTRIES_AT_ONCE: Final = 16
-# Of a subscribe, or a connect with subscriptions.
+# Seconds for a subscribe, or a connect with subscriptions.
 SUBSCRIBE_LIMIT_S: Final = ANSWER_LIMIT_S
 
 _log = structlog.get_logger(__name__)
 
 
-class Joins:
-    """Carries out what the session calls a Join: one, or many at once."""
+class ConnectAnswer(Protocol):
+    """The answer to a `connect` with subscriptions. One of the two is called, at most once."""
 
-    __slots__ = ("_expiry", "_peer", "_services", "_subscriptions")
+    def send(self, subs: Mapping[str, Mapping[str, object]]) -> None:
+        """The client is connected. `subs`: what there is to say of each channel."""
+
+    def refuse(self, reason: str) -> None:
+        """One of the subscriptions could not be made."""
+
+
+class Subscribing:
+    """Carries out what the session calls a Subscribe: one, or many at once."""
+
+    __slots__ = ("_lifetime", "_peer", "_services", "_subscriptions", "_work")
 
     def __init__(
-        self, services: Services, peer: Peer, subscriptions: Subscriptions, expiry: Expiry
+        self,
+        services: Services,
+        peer: Peer,
+        lifetime: Lifetime,
+        work: Work,
+        subscriptions: Subscriptions,
     ) -> None:
         self._services = services
         self._peer = peer
+        self._lifetime = lifetime
+        self._work = work
         self._subscriptions = subscriptions
-        self._expiry = expiry
 
     # ---- one channel
 
-    async def join(self, join: Join, limit_s: float | None = None) -> None:
-        """Enter presence and find the position, at the same time, and be let in; whatever fails leaves nothing behind.
+    async def subscribe(self, effect: Subscribe, limit_s: float | None = None) -> None:
+        """Enter presence and find the position, at the same time, and let the client in.
 
-        `limit_s`: as from `limit_from_now`, when a part of the time is over.
+        What fails leaves nothing behind. `limit_s`: as from `limit_from_now`, when a part of the
+        time is over.
         """
-        channel, subscription = join.channel, self._subscriptions.make(join)
+        channel, subscription = effect.channel, self._subscriptions.make(effect)
         entered = False
         try:
             async with asyncio.timeout_at(limit_s or limit_from_now()):
                 await self._subscriptions.exited(channel)
                 entered = subscription.has_presence
-                if not join.options.has_history:
+                if not effect.options.has_history:
                     if entered:
-                        await self._enter(join)
+                        await self._enter(effect)
                     self._services.dispatcher.join_unordered(
-                        channel, subscription, partial(self._admit_unordered, join, subscription)
+                        channel, subscription, partial(self._admit, effect, subscription, None)
                     )
                 elif entered:
-                    async with _to_its_end(self._enter(join)) as entering:
-                        await self._join_ordered(join, subscription, entering)
+                    async with _to_its_end(self._enter(effect)) as entering:
+                        await self._join(effect, subscription, entering)
                 else:
-                    await self._join_ordered(join, subscription)
+                    await self._join(effect, subscription)
         except (PortError, TimeoutError) as error:
             _log.warning(
                 "subscribe_failed",
                 channel=channel,
                 client=self._peer.client,
-                reason=reason_of(error),
+                reason=_reason_of(error),
             )
-            if not join.is_server_side:
-                self._peer.fail(join.id, Error.INTERNAL)
+            if not effect.is_server_side:
+                self._peer.fail(effect.id, Error.INTERNAL)
         finally:
             if not self._subscriptions.has(channel, subscription):
-                self._subscriptions.not_joined(join, entered=entered)
-        if self._subscriptions.has(channel, subscription):
-            self._subscriptions.tell_join(channel, subscription)
+                self._subscriptions.abandon(effect, entered=entered)
+        self._subscriptions.announce(channel, subscription)
 
-    async def _enter(self, join: Join) -> None:
-        await self._services.presence.enter(join.channel, join.info)
-
-    async def _join_ordered(
-        self, join: Join, subscription: Subscription, ready: Awaitable[None] | None = None
+    async def _join(
+        self, effect: Subscribe, subscription: Subscription, ready: Awaitable[None] | None = None
     ) -> None:
         await self._services.dispatcher.join(
-            join.channel,
+            effect.channel,
             subscription,
-            join.since,
-            partial(self._window, join),
-            partial(self._admit, join, subscription),
+            effect.since,
+            partial(self._window, effect),
+            partial(self._admit, effect, subscription),
             ready,
         )
 
-    def _admit(self, join: Join, subscription: Subscription, joined: Joined) -> bool:
-        """Queue the reply; the dispatcher adds the subscription in the same tick. I4."""
+    def _admit(self, effect: Subscribe, subscription: Subscription, start: Joined | None) -> bool:
+        """Queue the reply. The dispatcher adds the subscription in the same tick. I4.
+
+        `start`: where it starts. None: the channel has no history.
+        """
         if self._peer.has_ended:
             return False
-        if joined.recovered is False and join.reject_unrecovered:
-            self._peer.fail(join.id, Error.UNRECOVERABLE_POSITION)
+        if start is not None and start.recovered is False and effect.reject_unrecovered:
+            self._peer.fail(effect.id, Error.UNRECOVERABLE_POSITION)
             return False
-        self._tell_subscribed(join, subscription, joined)
-        self._subscriptions.add({join.channel: subscription})
+        missed = _missed(start, subscription)
+        result = self._result(effect, start, subscription.form, missed)
+        if effect.is_server_side:
+            self._push(effect.channel, start, subscription.form, result)
+        else:
+            self._peer.reply(effect.id, "subscribe", result)
+        self._subscriptions.add({effect.channel: subscription})
         return True
 
-    def _admit_unordered(self, join: Join, subscription: Subscription) -> bool:
-        if self._peer.has_ended:
-            return False
-        self._tell_subscribed(join, subscription, None)
-        self._subscriptions.add({join.channel: subscription})
-        return True
-
-    def _tell_subscribed(
-        self, join: Join, subscription: Subscription, joined: Joined | None
+    def _push(
+        self, channel: str, start: Joined | None, form: Form, result: dict[str, object]
     ) -> None:
-        missed = _missed(joined, subscription)
-        result = self._subscribed(join, joined, subscription.form, missed)
-        if not join.is_server_side:
-            self._peer.reply(join.id, "subscribe", result)
-            return
-        # The push has a position only, so what was missed follows as pushes of its own.
+        """Push a server-side subscription. What was missed follows as pushes of its own."""
         for name in ("publications", "recovered", "was_recovering"):
             result.pop(name, None)
-        lines = [subscribe_push(join.channel, result)]
-        payload = subscription.form.payload
-        lines += (
-            [publication_push(join.channel, whole(sent, payload)) for sent in joined.missed]
-            if joined
-            else []
-        )
+        lines = [subscribe_push(channel, result)]
+        if start is not None:
+            lines += [publication_push(channel, whole(sent, form.payload)) for sent in start.missed]
         for line in lines:
             self._peer.send(line)
 
-    # ---- many at once
+    # ---- many at once, for `connect`
 
-    async def join_all(
+    async def subscribe_all(
+        self, effects: Sequence[Subscribe], answer: ConnectAnswer, limit_s: float
+    ) -> None:
+        """Make the server's subscriptions and send `answer`, all in one tick.
+
+        If one of them fails, none is made, and `connect` is refused. `limit_s`: as from
+        `limit_from_now`.
+        """
+        subscriptions = {effect.channel: self._subscriptions.make(effect) for effect in effects}
+        done = asyncio.get_running_loop().create_future()
+        self._work.first_change(subscriptions, done)
+        try:
+            await self._join_all(effects, subscriptions, answer, limit_s)
+        except (PortError, TimeoutError) as error:
+            answer.refuse(_reason_of(error))
+        finally:
+            done.set_result(None)
+            for effect in effects:
+                if not self._subscriptions.has(effect.channel, subscriptions[effect.channel]):
+                    self._subscriptions.abandon(effect, entered=effect.options.presence)
+        for channel, subscription in subscriptions.items():
+            self._subscriptions.announce(channel, subscription)
+
+    async def _join_all(
         self,
-        joins: Sequence[Join],
+        effects: Sequence[Subscribe],
         subscriptions: Mapping[str, Subscription],
-        welcome: Callable[[Mapping[str, Mapping[str, object]]], None],
+        answer: ConnectAnswer,
         limit_s: float,
     ) -> None:
-        """Make the server's `subscriptions`, those of `joins`, all in one tick, or none.
+        """Raises PortError and TimeoutError. Then there may be presence entries."""
 
-        In that tick `welcome` is called first, to answer with what there is to say of each channel. Raises PortError
-        and, at `limit_s`, TimeoutError; then there may be presence entries.
-        """
-
-        def admit(joined: Sequence[Joined | None]) -> bool:
+        def admit(starts: Sequence[Joined | None]) -> bool:
             if self._peer.has_ended:
                 return False
-            welcome(self._results(joins, joined, subscriptions))
+            answer.send(self._results(effects, starts, subscriptions))
             self._subscriptions.add(subscriptions)
             return True
 
-        joining = [self._joining(join, subscriptions[join.channel]) for join in joins]
-        async with asyncio.timeout_at(limit_s), _to_its_end(self._enter_all(joins)) as entering:
+        joining = [
+            Joining(
+                effect.channel,
+                subscriptions[effect.channel],
+                effect.since,
+                partial(self._window, effect) if effect.options.has_history else None,
+            )
+            for effect in effects
+        ]
+        async with asyncio.timeout_at(limit_s), _to_its_end(self._enter_all(effects)) as entering:
             await self._services.dispatcher.join_all(joining, admit, entering)
 
-    async def _enter_all(self, joins: Sequence[Join]) -> None:
-        """Enter presence where the channels have it. Raises PortError, when all of them are done."""
-        entering = [join for join in joins if join.options.presence]
+    async def _enter_all(self, effects: Sequence[Subscribe]) -> None:
+        """Enter presence where the channels have it. Raises PortError when all are done."""
+        entering = [effect for effect in effects if effect.options.presence]
         for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, self._enter):
             raise failure
 
-    def _joining(self, join: Join, subscription: Subscription) -> Joining:
-        window = partial(self._window, join) if join.options.has_history else None
-        return Joining(join.channel, subscription, join.since, window)
-
     def _results(
         self,
-        joins: Sequence[Join],
-        joined: Sequence[Joined | None],
+        effects: Sequence[Subscribe],
+        starts: Sequence[Joined | None],
         subscriptions: Mapping[str, Subscription],
     ) -> dict[str, dict[str, object]]:
-        """What the answer to `connect` says of each channel. All recoveries together bring no more than one may."""
+        """What the answer to `connect` has of each channel.
+
+        All recoveries together bring no more than one may. Beyond it, a channel counts as not
+        recovered.
+        """
         results: dict[str, dict[str, object]] = {}
         room = RING_BYTES_MAX
-        for join, one in zip(joins, joined, strict=True):
-            if one is not None and one.recovered:
-                size = sum(sent.size for sent in one.missed)
+        for effect, start in zip(effects, starts, strict=True):
+            if start is not None and start.recovered:
+                size = sum(sent.size for sent in start.missed)
                 if size > room:
-                    one = Joined(one.position, False, ())  # noqa: PLW2901  # as if the log did not have it
+                    start = Joined(start.position, False, ())  # noqa: PLW2901  # for what follows
                 else:
                     room -= size
-            form = subscriptions[join.channel].form
-            lines = [whole(sent, form.payload) for sent in one.missed] if one else []
-            results[join.channel] = self._subscribed(join, one, form, lines)
+            form = subscriptions[effect.channel].form
+            lines = [whole(sent, form.payload) for sent in start.missed] if start else []
+            results[effect.channel] = self._result(effect, start, form, lines)
         return results
 
     # ---- within
 
-    def _window(self, join: Join) -> Window:
+    async def _enter(self, effect: Subscribe) -> None:
+        await self._services.presence.enter(effect.channel, effect.info)
+
+    def _window(self, effect: Subscribe) -> Window:
         return Window(
-            size=join.options.history_size,
+            size=effect.options.history_size,
             trim=0,
-            cutoff_ts=self._services.clock.now_ms() - join.options.history_ttl_s * 1000,
+            cutoff_ts=self._services.clock.now_ms() - effect.options.history_ttl_s * 1000,
             limit=self._services.limits.recovery_publications_max,
         )
 
-    def _subscribed(
-        self, join: Join, joined: Joined | None, form: Form, missed: Sequence[bytes]
+    def _result(
+        self, effect: Subscribe, start: Joined | None, form: Form, missed: Sequence[bytes]
     ) -> dict[str, object]:
-        """What a client is told of its new subscription. `joined` None = the channel has no history."""
+        """What a client hears of its new subscription, which lasts from here on."""
         result = (
-            self._expiry.last_until(join.channel, join.expires_at)
-            if not join.is_server_side
+            self._lifetime.last_until(effect.channel, effect.expires_at)
+            if not effect.is_server_side
             else {}
         )
-        if join.ends_at is not None:
-            self._expiry.end_at(join.channel, join.ends_at)
-        if join.data is not None:
-            result["data"] = join.data
-        number = self._services.dispatcher.number(join.channel) if form.numbered else 0
-        if joined is None:
+        if effect.ends_at is not None:
+            self._lifetime.end_at(effect.channel, effect.ends_at)
+        if effect.data is not None:
+            result["data"] = effect.data
+        number = self._services.dispatcher.number(effect.channel) if form.numbered else 0
+        if start is None:
             return result | subscribe_result(position=None, recoverable=False, number=number)
-        position = joined.position
-        if joined.recovered and join.since is not None:
+        position = start.position
+        if start.recovered and effect.since is not None:
             # The client goes on from its own position through what it gets now.
-            position = StreamPosition(position.epoch, join.since.offset)
+            position = StreamPosition(position.epoch, effect.since.offset)
         return result | subscribe_result(
-            position=position if join.positioned else None,
-            recoverable=join.recoverable,
+            position=position if effect.positioned else None,
+            recoverable=effect.recoverable,
             publications=missed,
-            recovered=bool(joined.recovered),
-            was_recovering=joined.recovered is not None,
+            recovered=bool(start.recovered),
+            was_recovering=start.recovered is not None,
             delta=form.delta,
             number=number,
         )
@@ -241,10 +284,10 @@ class Joins:
 
 @asynccontextmanager
 async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Awaitable[None]]:
-    """Presence is entered beside the reads of the log, which wait for it at last.
+    """Enter presence beside the reads of the log, which wait for it at last.
 
-    When those fail, it ends first: an entry that is on its way could arrive after it was removed. It is given up only when
-    its time is over, or nobody waits any more.
+    When those fail, it ends first: an entry that is on its way could arrive after it was removed.
+    It is given up only when its time is over, or nobody waits any more.
     """
     async with beside(entering) as task:
         try:
@@ -254,9 +297,12 @@ async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Aw
             raise
 
 
-def _missed(joined: Joined | None, subscription: Subscription) -> list[bytes]:
-    """What it missed, in its form. As text it may be more than a recovery brings: then it gets no differences."""
-    missed, payload = joined.missed if joined else (), subscription.form.payload
+def _missed(start: Joined | None, subscription: Subscription) -> list[bytes]:
+    """What a subscription missed, in its form.
+
+    As text it may be more than a recovery brings. Then the subscription gets no differences.
+    """
+    missed, payload = start.missed if start else (), subscription.form.payload
     lines = [whole(sent, payload) for sent in missed]
     if payload is not Payload.TEXT or sum(map(len, lines)) <= RING_BYTES_MAX:
         return lines
@@ -269,6 +315,6 @@ def limit_from_now() -> float:
     return asyncio.get_running_loop().time() + SUBSCRIBE_LIMIT_S
 
 
-def reason_of(error: PortError | TimeoutError) -> str:
-    """Why a join failed, for the log."""
+def _reason_of(error: PortError | TimeoutError) -> str:
+    """Why a subscribe failed, for the log."""
     return str(error) or f"not done within {SUBSCRIBE_LIMIT_S} s"

@@ -1,4 +1,9 @@
-"""The channels that the client is in: each subscription as the hub sees it, and what its end brings about."""
+"""The client's subscriptions: the state of each, and what its end brings about.
+
+A subscription is made, then added in the tick in which the client hears of it, and ends by one of
+five: the client's `unsubscribe`, an order, its token's end, the hub's letting go, or the end of the
+connection. Then its presence entry is removed, and others in the channel hear that it left.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,10 @@ from functools import partial
 
 import structlog
 
-from roomcast.client.expiry import Expiry
+from roomcast.client.effects import Subscribe
+from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import Services, Socket
-from roomcast.client.session import Join
 from roomcast.delivery import signals
 from roomcast.delivery.forms import form
 from roomcast.delivery.ports import Sink
@@ -26,7 +31,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Subscription:
-    """One channel of one connection, as the hub sees it."""
+    """One channel of one connection, as the hub sees it.
+
+    `join_leave`: join and leave pushes go to it. `has_join_leave`: its own go to others.
+    """
 
     __slots__ = (
         "_subscriptions",
@@ -39,32 +47,32 @@ class Subscription:
         "sink",
     )
 
-    def __init__(self, subscriptions: Subscriptions, socket: Socket, join: Join) -> None:
+    def __init__(self, subscriptions: Subscriptions, socket: Socket, effect: Subscribe) -> None:
         self._subscriptions = subscriptions
         self.sink: Sink = socket
-        self.form = form(numbered=join.numbered, delta=join.delta, binary=socket.is_binary)
-        self.info = join.info
-        # Whether join and leave pushes go to it; whether its own go to others.
-        self.join_leave = join.join_leave
-        self.has_join_leave = join.options.join_leave
-        self.has_presence = join.options.presence
-        self.is_server_side = join.is_server_side
+        self.form = form(numbered=effect.numbered, delta=effect.delta, binary=socket.is_binary)
+        self.info = effect.info
+        self.join_leave = effect.join_leave
+        self.has_join_leave = effect.options.join_leave
+        self.has_presence = effect.options.presence
+        self.is_server_side = effect.is_server_side
 
     def lost(self, channel: str) -> None:
+        """The hub has let go of it."""
         self._subscriptions.lost(channel, self)
 
 
 class Subscriptions:
-    """Those that the client was told of. `make` makes one, which counts from `add` on."""
+    """Those of one client, by channel. `make` makes one, which counts from `add` on."""
 
-    __slots__ = ("_current", "_exits", "_expiry", "_peer", "_services")
+    __slots__ = ("_current", "_exits", "_lifetime", "_peer", "_services")
 
-    def __init__(self, services: Services, peer: Peer, expiry: Expiry) -> None:
+    def __init__(self, services: Services, peer: Peer, lifetime: Lifetime) -> None:
         self._services = services
         self._peer = peer
-        self._expiry = expiry
+        self._lifetime = lifetime
         self._current: dict[str, Subscription] = {}
-        # Presence exits under way, which the next entry to the same channel waits for.
+        # Presence exits under way. The next entry to the same channel waits for its exit.
         self._exits: dict[str, asyncio.Task[None]] = {}
 
     def __contains__(self, channel: str) -> bool:
@@ -78,36 +86,34 @@ class Subscriptions:
 
     # ---- they begin
 
-    def make(self, join: Join) -> Subscription:
-        return Subscription(self, self._peer.socket, join)
+    def make(self, effect: Subscribe) -> Subscription:
+        """One for `effect`, which does not count yet."""
+        return Subscription(self, self._peer.socket, effect)
 
     def add(self, subscriptions: Mapping[str, Subscription]) -> None:
-        """The client was just told of them, each by its channel."""
+        """The client has just heard of `subscriptions`, each by its channel."""
         self._current |= subscriptions
 
     def has(self, channel: str, subscription: Subscription) -> bool:
-        """Whether it is this one that the client has for `channel`."""
+        """Whether `subscription` is the one that the client has for `channel`."""
         return self._current.get(channel) is subscription
 
     async def exited(self, channel: str) -> None:
-        """Until the presence entry of an earlier subscription to `channel` is gone."""
+        """Wait until the presence entry of an earlier subscription to `channel` is gone."""
         if (pending := self._exits.get(channel)) is not None:
             await asyncio.wait([pending])
 
-    def tell_join(self, channel: str, subscription: Subscription) -> None:
-        """Tell everybody in the channel, if it is one where they are told."""
-        if subscription.has_join_leave:
-            self._services.signal(
-                signals.join(
-                    self._services.node, self._services.new_id(), channel, subscription.info
-                )
-            )
-
-    def not_joined(self, join: Join, *, entered: bool) -> None:
-        """It did not come to be. `entered`: there may be a presence entry of it."""
-        self._peer.session.left(join.channel)
+    def abandon(self, effect: Subscribe, *, entered: bool) -> None:
+        """`effect` did not come to be. `entered`: there may be a presence entry of it."""
+        self._peer.session.left(effect.channel)
         if entered:
-            self._exit_presence(join.channel, join.info)
+            self._exit_presence(effect.channel, effect.info)
+
+    def announce(self, channel: str, subscription: Subscription) -> None:
+        """Signal the join, if the channel has join pushes and it has not left already."""
+        if subscription.has_join_leave and self.has(channel, subscription):
+            node, signal_id = self._services.node, self._services.new_id()
+            self._services.signal(signals.join(node, signal_id, channel, subscription.info))
 
     # ---- they end
 
@@ -125,19 +131,22 @@ class Subscriptions:
             self.leave(channel)
 
     def leave_by_client(self, channel: str) -> None:
-        """Leave, as the client asked for it: what the server subscribed it to is no business of its own."""
+        """Leave, as the client wishes. What the server subscribed it to stays."""
         subscription = self._current.get(channel)
         if subscription is None or not subscription.is_server_side:
             self.leave(channel)
 
     def leave_by_order(self, channel: str) -> None:
-        """Leave, as the application ordered it, and tell the client."""
+        """Leave, as the application ordered, and push it to the client."""
         if channel in self._current:
             self.leave(channel)
             self._peer.send(unsubscribe_push(channel, Unsubscribe.SERVER))
 
     def expire(self, channel: str) -> None:
-        """No new token came for the subscription to `channel`: its client is told to come with one."""
+        """No new token came for the subscription to `channel`: the push makes its client fetch one.
+
+        A client has no token of its own for a server-side subscription. It reconnects.
+        """
         if (subscription := self._current.get(channel)) is None:
             return
         _log.info("subscription_expired", client=self._peer.client, channel=channel)
@@ -148,11 +157,13 @@ class Subscriptions:
         self._peer.send(unsubscribe_push(channel, Unsubscribe.EXPIRED))
 
     def lost(self, channel: str, subscription: Subscription) -> None:
-        """The hub let go of the subscription: the client is told to subscribe again from where it stands."""
+        """The hub let go of `subscription`: the push makes its client subscribe again, and recover.
+
+        A client subscribes again to what is server-side only as it connects.
+        """
         if not self.has(channel, subscription):
             return
         if subscription.is_server_side:
-            # Its client cannot subscribe again by itself, but as it connects.
             self._peer.close(Disconnect.INSUFFICIENT_STATE)
             return
         del self._current[channel]
@@ -160,16 +171,13 @@ class Subscriptions:
         self._peer.send(unsubscribe_push(channel, Unsubscribe.INSUFFICIENT_STATE))
 
     def _left(self, channel: str, subscription: Subscription) -> None:
-        self._expiry.forget(channel)
+        self._lifetime.forget(channel)
         self._peer.session.left(channel)
         if subscription.has_presence:
             self._exit_presence(channel, subscription.info)
         if subscription.has_join_leave:
-            self._services.signal(
-                signals.leave(
-                    self._services.node, self._services.new_id(), channel, subscription.info
-                )
-            )
+            node, signal_id = self._services.node, self._services.new_id()
+            self._services.signal(signals.leave(node, signal_id, channel, subscription.info))
 
     def _exit_presence(self, channel: str, info: ClientInfo) -> None:
         task = self._services.background(self._exit(channel, info))

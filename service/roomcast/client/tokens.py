@@ -1,8 +1,6 @@
-"""Tokens that the client brings: what each of them opens or prolongs, or why it does not."""
+"""The client's tokens: what each of them opens or prolongs, or why it does not."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import structlog
 
@@ -13,10 +11,7 @@ from roomcast.auth.claims import (
     TokenExpired,
     TokenUnverifiable,
 )
-from roomcast.client.expiry import Expiry
-from roomcast.client.peer import Peer
-from roomcast.client.services import Services
-from roomcast.client.session import (
+from roomcast.client.effects import (
     Authenticate,
     Authorize,
     Close,
@@ -26,6 +21,10 @@ from roomcast.client.session import (
     Renew,
     SubRefresh,
 )
+from roomcast.client.lifetime import Lifetime
+from roomcast.client.peer import Peer
+from roomcast.client.services import Services
+from roomcast.client.subscriptions import Subscriptions
 from roomcast.wire.codes import Disconnect, Error
 
 __all__ = ["Tokens"]
@@ -34,20 +33,20 @@ _log = structlog.get_logger(__name__)
 
 
 class Tokens:
-    """Verifies them, and says what is to be done then. `expire` ends the subscription to a channel for want of a token."""
+    """Verifies tokens, and returns what is to be done then."""
 
-    __slots__ = ("_expire", "_expiry", "_peer", "_services")
+    __slots__ = ("_lifetime", "_peer", "_services", "_subscriptions")
 
     def __init__(
-        self, services: Services, peer: Peer, expiry: Expiry, expire: Callable[[str], None]
+        self, services: Services, peer: Peer, lifetime: Lifetime, subscriptions: Subscriptions
     ) -> None:
         self._services = services
         self._peer = peer
-        self._expiry = expiry
-        self._expire = expire
+        self._lifetime = lifetime
+        self._subscriptions = subscriptions
 
     async def authenticate(self, effect: Authenticate) -> ConnectionClaims | Fail | Close | None:
-        """Who connects, by its token; None = it has none."""
+        """Who connects, by its token. None: it has none."""
         verifier, session = self._services.verifier, self._peer.session
         if effect.token and (verifier.enabled or not self._services.policy.insecure):
             try:
@@ -72,11 +71,11 @@ class Tokens:
         return self._peer.session.authorized(effect, claims)
 
     async def refresh(self, effect: Refresh) -> Effect:
-        """The connection is to last longer."""
+        """Whether the connection may last longer."""
         try:
             claims = await self._services.verifier.connection(effect.token, self._now_s())
         except TokenExpired:
-            # Its client reconnects, is told so (109), and asks for another.
+            # Its client reconnects, gets error 109, and fetches another.
             return Close(Disconnect.EXPIRED)
         except (TokenEarly, TokenUnverifiable) as error:
             return Fail(effect.id, self._not_now(error))
@@ -86,12 +85,13 @@ class Tokens:
         return self._peer.session.refreshed(effect, claims)
 
     async def sub_refresh(self, effect: SubRefresh) -> Effect:
-        """A subscription is to last longer."""
+        """Whether a subscription may last longer."""
         try:
             claims = await self._services.verifier.subscription(effect.token, self._now_s())
         except TokenExpired as error:
-            # An SDK takes this error for the end; before it, it is told to subscribe again, with another token.
-            self._expire(effect.channel)
+            # An SDK takes this error for the end. The push before it makes it subscribe again, with
+            # another token.
+            self._subscriptions.expire(effect.channel)
             return Fail(effect.id, self._not_now(error))
         except (TokenEarly, TokenUnverifiable) as error:
             return Fail(effect.id, self._not_now(error))
@@ -101,10 +101,10 @@ class Tokens:
         return self._peer.session.sub_refreshed(effect, claims)
 
     def renew(self, effect: Renew) -> None:
-        """What was to last longer does."""
-        lasts = self._expiry.last_until(effect.channel, effect.expires_at)
+        """Let the connection, or a subscription, last longer, and answer."""
+        lasts = self._lifetime.last_until(effect.channel, effect.expires_at)
         if effect.channel is None:
-            # An SDK takes over the client id that it finds here, or that it does not find.
+            # An SDK takes over the client id from here, also one that is missing.
             about = {"client": self._peer.client, "version": self._services.version}
             self._peer.reply(effect.id, "refresh", about | lasts)
         else:
@@ -114,7 +114,7 @@ class Tokens:
         return self._services.clock.now_ms() / 1000
 
     def _not_now(self, error: TokenExpired | TokenEarly | TokenUnverifiable) -> Error:
-        """What makes an SDK come again: with another token, or with this one."""
+        """The error that makes an SDK come again: with another token, or with this one."""
         match error:
             case TokenExpired():
                 return Error.TOKEN_EXPIRED

@@ -12,10 +12,10 @@ import jwt
 import pytest
 
 from roomcast.auth.verifier import sign_connection, sign_subscription
-from roomcast.client import connection as connection_module
-from roomcast.client import expiry as expiry_module
-from roomcast.client import subscribe as joins_module
-from roomcast.client.heartbeat import SLEPT_S
+from roomcast.client import lifetime as lifetime_module
+from roomcast.client import subscribe as subscribe_module
+from roomcast.client import work as work_module
+from roomcast.client.lifetime import SLEPT_S
 from roomcast.client.read import READS_UNDER_WAY_MAX
 from roomcast.config.config import OPTIONS
 from roomcast.delivery.canary_rules import canary_item
@@ -331,14 +331,14 @@ async def test_what_a_client_may_do_depends_on_the_channel(fleet: Fleet, secure:
 async def test_a_connection_ends_some_time_after_its_token(
     fleet: Fleet, secure: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry_module, "EXPIRY_GRACE_S", 0.01)
+    monkeypatch.setattr(lifetime_module, "EXPIRY_GRACE_S", 0.01)
     token = connection_token(fleet, ttl_s=1)
     fleet.clock.advance(0.99)
     client = await secure.client(token=token)
     assert closed_with(client) is None
     await until(lambda: closed_with(client) is Disconnect.EXPIRED)
     lasting = await secure.client(token=connection_token(fleet, ttl_s=0))
-    assert len(lasting.connection._expiry._deadlines) == 0
+    assert len(lasting.connection._lifetime._deadlines) == 0
 
 
 # ---- subscribe and unsubscribe
@@ -521,7 +521,7 @@ async def test_a_client_that_goes_while_it_subscribes_leaves_nothing(
     await held.arrived()
     node.assembly.node.closed(client.connection)
     await settled()
-    assert not client.connection._tasks, "nobody works for a client that is gone"
+    assert not client.connection._work.tasks, "nobody works for a client that is gone"
     held.release()
     await nothing_left(fleet, node)
     assert client.connection.session.channels == set()
@@ -763,7 +763,7 @@ async def test_who_publishes_and_goes_has_published(fleet: Fleet, node: LocalNod
 async def test_commands_under_way_are_bounded(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "COMMANDS_UNDER_WAY_MAX", 3)
+    monkeypatch.setattr(work_module, "COMMANDS_UNDER_WAY_MAX", 3)
     node = fleet.node()
     client = await node.client()
     held = fleet.traffic.hold("put_item", "sent")
@@ -783,7 +783,7 @@ async def test_a_subscribe_that_waited_for_its_turn_too_long_leaves_nothing(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client is gone when its turn comes."""
-    monkeypatch.setattr(connection_module, "COMMANDS_UNDER_WAY_MAX", 1)
+    monkeypatch.setattr(work_module, "COMMANDS_UNDER_WAY_MAX", 1)
     node = fleet.node()
     client = await node.client()
     held = fleet.traffic.hold("put_item", "sent")
@@ -898,7 +898,7 @@ async def test_a_key_counts_from_when_its_publication_was_read(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not from when there was room for it."""
-    monkeypatch.setattr(connection_module, "COMMANDS_UNDER_WAY_MAX", 1)
+    monkeypatch.setattr(work_module, "COMMANDS_UNDER_WAY_MAX", 1)
     node = fleet.node()
     client = await node.client()
     held = fleet.traffic.hold("put_item", "answer")
@@ -917,7 +917,7 @@ async def test_a_key_counts_from_when_its_publication_was_read(
 async def test_a_ping_that_is_far_too_late_ends_the_connection(fleet: Fleet) -> None:
     node = fleet.node(ping_interval_s=0.001, pong_timeout_s=60)
     client = await node.client()
-    await until(lambda: client.connection._heartbeat._pong_timer)
+    await until(lambda: client.connection._lifetime._pong_timer)
     fleet.clock.advance(SLEPT_S + 1)
     await until(lambda: closed_with(client) is Disconnect.NO_PONG)
     node.assembly.node.closed(client.connection)
@@ -1039,7 +1039,7 @@ async def test_a_pong_that_waits_behind_what_is_not_read_is_slowness(
 ) -> None:
     """Not silence: it may answer as soon as it comes to read the ping."""
     client = await node.client()
-    heartbeat = client.connection._heartbeat
+    heartbeat = client.connection._lifetime
     client.socket.unsent_bytes = unsent_at_ping
     heartbeat._ping()
     client.socket.unsent_bytes = unsent_at_deadline
@@ -1051,8 +1051,8 @@ async def test_a_client_that_answers_pings_stays(fleet: Fleet) -> None:
     node = fleet.node(ping_interval_s=0.001, pong_timeout_s=60)
     client = await node.client()
     for _ in range(5):
-        await until(lambda: client.connection._heartbeat._pong_timer)
-        timer = client.connection._heartbeat._pong_timer
+        await until(lambda: client.connection._lifetime._pong_timer)
+        timer = client.connection._lifetime._pong_timer
         await client.connection.receive("{}")
         assert timer is not None
         assert timer.cancelled()
@@ -1118,7 +1118,7 @@ async def test_a_pong_behind_commands_that_wait_is_waited_for(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client cannot know that this node does not read: it has answered."""
-    monkeypatch.setattr(connection_module, "COMMANDS_UNDER_WAY_MAX", 1)
+    monkeypatch.setattr(work_module, "COMMANDS_UNDER_WAY_MAX", 1)
     node = fleet.node(ping_interval_s=0.01, pong_timeout_s=0.005)
     client = await node.client()
     held = fleet.traffic.hold("newest")
@@ -1128,7 +1128,7 @@ async def test_a_pong_behind_commands_that_wait_is_waited_for(
     timers: set[int] = set()
 
     def pongs_were_missed() -> bool:
-        timers.add(id(client.connection._heartbeat._pong_timer))
+        timers.add(id(client.connection._lifetime._pong_timer))
         return len(timers) > 3
 
     await until(pongs_were_missed)
@@ -1141,13 +1141,13 @@ async def test_a_pong_behind_commands_that_wait_is_waited_for(
 async def test_a_subscribe_that_takes_too_long_is_answered_in_time(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.02)
     client = await node.client()
     held = fleet.traffic.hold("newest")
     assert await client.subscribe("room") == 100
     assert client.connection.session.channels == set()
     held.release()
-    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 4.5)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 4.5)
     assert "epoch" in await client.subscribe("room")
 
 
@@ -1171,14 +1171,14 @@ async def test_what_waits_for_its_turn_ends_with_its_connection(
     await client.say(*({"history": {"channel": "room", "limit": 1}} for _ in range(20)))
     await held.arrived(READS_UNDER_WAY_MAX)
     node.assembly.node.closed(client.connection)
-    await until(lambda: not client.connection._tasks)
+    await until(lambda: not client.connection._work.tasks)
     held.release()
 
 
 async def test_a_subscribe_waits_for_a_presence_exit_but_not_for_long(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.02)
     client = await node.client()
     assert "epoch" in await client.subscribe("all:room")
     held = fleet.traffic.hold("remove")

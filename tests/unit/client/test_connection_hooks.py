@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 
 from roomcast.auth.verifier import sign_connection, sign_subscription
-from roomcast.client import ask as asking
-from roomcast.client import subscribe as joins
-from roomcast.client.ask import ASKS_UNDER_WAY_MAX
-from roomcast.client.connection import COMMANDS_UNDER_WAY_MAX
+from roomcast.client import hooks as hooks_module
+from roomcast.client import subscribe as subscribe_module
+from roomcast.client.hooks import ASKS_UNDER_WAY_MAX
+from roomcast.client.work import COMMANDS_UNDER_WAY_MAX
 from roomcast.hooks import (
     Capability,
     ConnectEvent,
@@ -257,7 +257,7 @@ async def test_a_connection_that_the_hook_lets_last_a_while(fleet: Fleet) -> Non
         # Its client could only refresh a token, and has none.
         assert "expires" not in result
         assert "ttl" not in result
-        assert len(client.connection._expiry._deadlines) == 1
+        assert len(client.connection._lifetime._deadlines) == 1
         await client.say({"refresh": {"token": token("ann")}})
         assert client.socket.closed_with is Disconnect.BAD_REQUEST
         over = ConnectReply("ann", expires_at=1)
@@ -403,7 +403,7 @@ async def test_a_subscription_that_the_hook_lets_last_a_while(fleet: Fleet) -> N
         assert client.socket.unsubscribed("room") == [2501]
         subscribe.answer(1, SubscribeReply(expires_at=fleet.clock.now_ms() // 1000 + 60))
         await client.subscribe("room")
-        assert len(client.connection._expiry._deadlines) == 1
+        assert len(client.connection._lifetime._deadlines) == 1
 
 
 async def test_a_token_for_the_channel_decides(fleet: Fleet) -> None:
@@ -433,7 +433,7 @@ async def test_a_hook_may_change_what_is_published(fleet: Fleet) -> None:
         assert await client.publish("room", "hi") == {}
         assert await client.publish("room", "as it is") == {}
         assert await client.publish("room", "none") == 103
-        assert client.connection._publishing._places._value == COMMANDS_UNDER_WAY_MAX
+        assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
         answer = await client.ask(
             "rpc", method="roomcast.publish", data={"channel": "room", "data": "rpc"}
         )
@@ -453,7 +453,7 @@ async def test_a_publication_that_is_refused_is_not_in_the_log(
         assert await client.publish("room", "hi") == code
         assert "room" not in fleet.world.items or logged(fleet.world) == []
         # Its place is free again.
-        assert client.connection._publishing._places._value == COMMANDS_UNDER_WAY_MAX
+        assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
 
 
 async def test_publications_keep_their_order(fleet: Fleet) -> None:
@@ -475,13 +475,13 @@ async def test_publications_keep_their_order(fleet: Fleet) -> None:
         for command in commands:
             await client.answer(command)
         assert logged(fleet.world) == [1, 3]
-        assert client.connection._publishing._places._value == COMMANDS_UNDER_WAY_MAX
+        assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
 
 
 async def test_a_publication_that_waits_too_long_is_known_not_to_be(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "ASK_LIMIT_S", 60.0 + SHORT_S)
+    monkeypatch.setattr(hooks_module, "ASK_LIMIT_S", 60.0 + SHORT_S)
     publish = Script()
     async with node(fleet, Hooks(publish=publish), insecure=True, hook_timeout_s=60.0) as served:
         client = await served.client()
@@ -491,7 +491,7 @@ async def test_a_publication_that_waits_too_long_is_known_not_to_be(
         for command in (second, third):
             assert (await client.answer(command))["error"]["code"] == 111
         [last] = await client.say({"publish": {"channel": "room", "data": 4}})
-        monkeypatch.setattr(asking, "ASK_LIMIT_S", 120.0)
+        monkeypatch.setattr(hooks_module, "ASK_LIMIT_S", 120.0)
         [late] = await client.say({"publish": {"channel": "room", "data": 5}})
         await settled()
         assert len(publish.events) == 1
@@ -504,7 +504,7 @@ async def test_a_publication_that_waits_too_long_is_known_not_to_be(
         assert [event.data for event in publish.events][-1] == 5
         assert logged(fleet.world)[0] == 1
         assert 2 not in logged(fleet.world)
-        assert client.connection._publishing._places._value == COMMANDS_UNDER_WAY_MAX
+        assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
 
 
 async def test_the_rate_is_looked_at_before_the_hook(fleet: Fleet) -> None:
@@ -556,8 +556,8 @@ async def test_who_waits_for_a_place_when_the_connection_ends_does_not_wait_for_
         client.connection.close(Disconnect.EXPIRED)
         await asyncio.wait_for(saying_them, 10)
         await settled()
-        assert client.connection._publishing._places._value == COMMANDS_UNDER_WAY_MAX
-        assert len(client.connection._tasks) == 0
+        assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
+        assert client.connection._work.tasks == 0
 
 
 async def test_the_server_api_is_not_asked_about(fleet: Fleet) -> None:
@@ -591,7 +591,7 @@ async def test_what_does_not_find_a_place_in_time_is_not_asked_about(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, hook: str
 ) -> None:
     """Its client would have given up before the answer, and would reconnect."""
-    monkeypatch.setattr(asking, "ASK_LIMIT_S", SHORT_S)
+    monkeypatch.setattr(hooks_module, "ASK_LIMIT_S", SHORT_S)
     script = Script()
     hooks = Hooks(subscribe=script) if hook == "subscribe" else Hooks(rpc=registry(wait=script))
     commands: list[dict[str, Any]] = [
@@ -698,7 +698,7 @@ async def test_a_call_that_ends_the_connection(fleet: Fleet) -> None:
 async def test_the_time_of_the_hook_is_a_part_of_the_subscribes(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joins, "SUBSCRIBE_LIMIT_S", SHORT_S)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", SHORT_S)
     subscribe = Script()
     async with node(fleet, Hooks(subscribe=subscribe), insecure=True) as served:
         client = await served.client()

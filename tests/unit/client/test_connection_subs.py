@@ -10,7 +10,7 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from roomcast.client import subscribe as joins_module
+from roomcast.client import subscribe as subscribe_module
 from roomcast.fleet.order_signals import (
     DisconnectOrder,
     RefreshOrder,
@@ -132,7 +132,7 @@ async def test_all_recoveries_together_bring_no_more_than_one_may(
     node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or they would be taken for slowness."""
-    monkeypatch.setattr(joins_module, "RING_BYTES_MAX", 2500)
+    monkeypatch.setattr(subscribe_module, "RING_BYTES_MAX", 2500)
     channels = ("one", "two", "three")
     for channel in channels:
         await publish(node, channel, "x" * 1000)
@@ -232,7 +232,7 @@ async def test_more_channels_than_a_connection_may_have(fleet: Fleet) -> None:
 async def test_when_the_table_fails_nothing_is_left_and_it_may_come_again(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.05)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.05)
     held = fleet.traffic.hold(call)
     ann = node.open()
     assert await ann.connect(token=token(channels=["room", "seen:x"])) == 100
@@ -242,7 +242,7 @@ async def test_when_the_table_fails_nothing_is_left_and_it_may_come_again(
     assert not len(node.assembly.hub)
     assert not len(node.assembly.dispatcher)
     assert await node.assembly.node.services.presence.members("seen:x") == {}
-    assert not ann.connection._turns
+    assert not ann.connection._work.changes
     fleet.world.fail_next("add", Throttled("simulated"))
     assert await node.open().connect(token=token(channels=["seen:x"])) == 100
     _, result = await connect(node, "room", "seen:x")

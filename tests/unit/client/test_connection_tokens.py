@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from roomcast.auth.claims import EARLY_S_MAX
 from roomcast.auth.jwks import DEMAND_PAUSE_S, FetchFailed, JwksKeys
-from roomcast.client import expiry as expiry_module
-from roomcast.client.expiry import EXPIRY_GRACE_S
+from roomcast.client import lifetime as lifetime_module
+from roomcast.client.lifetime import EXPIRY_GRACE_S
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Closing, Disconnect
 from tests.signers import jwks, signer
@@ -51,7 +51,7 @@ async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """What expires ends at once: a token's end is as far away as the test's clock says when it is presented."""
-    monkeypatch.setattr(expiry_module, "EXPIRY_GRACE_S", 0.0)
+    monkeypatch.setattr(lifetime_module, "EXPIRY_GRACE_S", 0.0)
 
 
 def token(fleet: Fleet, ttl_s: float | None = 60, **claims: Any) -> str:
@@ -65,7 +65,7 @@ def closed_with(client: Client) -> Closing | None:
 
 async def late(client: Client, name: str | None = None) -> float:
     """In how many seconds the connection, or its subscription, ends if nothing is done."""
-    return client.connection._expiry._deadlines._ends[name] - asyncio.get_running_loop().time()
+    return client.connection._lifetime._deadlines._ends[name] - asyncio.get_running_loop().time()
 
 
 # ---- connections
@@ -91,7 +91,7 @@ async def test_connect_says_when_the_token_must_be_refreshed(fleet: Fleet, node:
         result = await client.connect(token=lasting)
         assert "expires" not in result
         assert "ttl" not in result
-        assert len(client.connection._expiry._deadlines) == 0
+        assert len(client.connection._lifetime._deadlines) == 0
 
 
 async def test_a_time_to_live_is_never_left_out(fleet: Fleet, node: LocalNode) -> None:
@@ -120,7 +120,7 @@ async def test_a_refresh_makes_the_connection_last(fleet: Fleet, node: LocalNode
         "client": client.id,
         "version": result["version"],
     }
-    assert len(client.connection._expiry._deadlines) == 0
+    assert len(client.connection._lifetime._deadlines) == 0
     assert (await client.ask("refresh", token=token(fleet)))["ttl"] == 60
 
 
@@ -236,10 +236,10 @@ async def test_subscribe_says_when_its_token_must_be_refreshed(
     assert result["epoch"]
     assert result["ttl"] == 7
     assert await client.subscribe("$c", token=token(fleet, None, channel="$c")) == {}
-    assert len(client.connection._expiry._deadlines) == 3
+    assert len(client.connection._lifetime._deadlines) == 3
     for channel in ("$room", "plain:a", "$b"):
         await client.ask("unsubscribe", channel=channel)
-    assert len(client.connection._expiry._deadlines) == 0
+    assert len(client.connection._lifetime._deadlines) == 0
 
 
 async def test_a_sub_refresh_makes_the_subscription_last(fleet: Fleet, node: LocalNode) -> None:
@@ -261,7 +261,7 @@ async def test_a_sub_refresh_makes_the_subscription_last(fleet: Fleet, node: Loc
     }
     lasting = token(fleet, None, channel="$room")
     assert await client.ask("sub_refresh", channel="$room", token=lasting) == {}
-    assert len(client.connection._expiry._deadlines) == 0
+    assert len(client.connection._lifetime._deadlines) == 0
 
 
 @pytest.mark.usefixtures("no_grace")
@@ -378,13 +378,13 @@ async def test_a_connection_has_one_timer_for_all_that_expires(
         assert isinstance(
             await client.subscribe(channel, token=token(fleet, 90, channel=channel)), dict
         )
-    assert len(client.connection._expiry._deadlines) == 101
+    assert len(client.connection._lifetime._deadlines) == 101
     alive = [each for each in loop._scheduled if not each.cancelled()]  # type: ignore[attr-defined]  # as above
     assert len(alive) <= timers
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
     client.connection.end()
-    assert len(client.connection._expiry._deadlines) == 0
-    assert client.connection._expiry._deadlines._timer is None
+    assert len(client.connection._lifetime._deadlines) == 0
+    assert client.connection._lifetime._deadlines._timer is None
 
 
 # ---- keys of an endpoint
@@ -470,7 +470,7 @@ async def test_an_endpoint_that_is_down_is_a_temporary_error(
         == 100
     )
     assert closed_with(member) is None
-    assert len(member.connection._expiry._deadlines) == 2
+    assert len(member.connection._lifetime._deadlines) == 2
     # It answers again: so do we.
     provider.body = jwks(signer("ES256").jwk("k1"))
     fleet.clock.advance(DEMAND_PAUSE_S)

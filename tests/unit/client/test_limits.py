@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from roomcast.auth.verifier import sign_connection
-from roomcast.client import pace
+from roomcast.client import work as work_module
 from roomcast.client.connection import COMMAND_BYTES_MIN, TURN_BYTES
 from roomcast.client.publish import PUBLISH_WAIT_S
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
@@ -101,7 +101,7 @@ class Waits:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
     waits = Waits()
-    monkeypatch.setattr(pace, "sleep", waits.sleep)
+    monkeypatch.setattr(work_module, "sleep", waits.sleep)
     return waits
 
 

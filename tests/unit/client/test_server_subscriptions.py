@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 
 from roomcast.auth.claims import ServerSubscription
-from roomcast.client.session import (
+from roomcast.client.effects import (
     AskSubscribe,
     Authenticate,
     Authorize,
     Effect,
     Fail,
-    Join,
-    Policy,
     Publish,
     ReadHistory,
     ReadPresence,
-    Session,
-    State,
+    Subscribe,
 )
+from roomcast.client.session import Policy, Session, State
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
 from roomcast.wire.codes import Disconnect, Error
@@ -59,8 +57,8 @@ def say(session: Session, request: Request) -> Effect:
 
 def joined(
     session: Session, sub: ServerSubscription | None = None, **since: StreamPosition
-) -> list[Join]:
-    joins = session.joins_at_connect({"a": sub or ServerSubscription()}, since)
+) -> list[Subscribe]:
+    joins = session.subscribe_at_connect({"a": sub or ServerSubscription()}, since)
     assert isinstance(joins, tuple)
     return list(joins)
 
@@ -77,7 +75,7 @@ def test_connect_says_where_to_recover_from() -> None:
 def test_what_a_token_names_is_subscribed_to() -> None:
     session = connected(policy())
     [join] = joined(session, ServerSubscription(info="in", data="data"))
-    assert join == Join(
+    assert join == Subscribe(
         id=0,
         channel="a",
         options=HISTORY,
@@ -142,7 +140,7 @@ def test_joins_are_pushed_to_it_where_they_are_to_everybody(join_leave: bool, fo
 def test_options_and_permissions_of_clients_do_not_matter() -> None:
     session = connected(policy(ChannelOptions()))
     subs = {"$a": ServerSubscription(), "x#bob": ServerSubscription(), "ns:a": ServerSubscription()}
-    joins = session.joins_at_connect(subs, {})
+    joins = session.subscribe_at_connect(subs, {})
     assert isinstance(joins, tuple)
     assert [join.channel for join in joins] == ["$a", "x#bob", "ns:a"]
 
@@ -150,11 +148,14 @@ def test_options_and_permissions_of_clients_do_not_matter() -> None:
 def test_a_token_with_too_many_or_unknown_channels_is_no_good() -> None:
     many = {name: ServerSubscription() for name in "abcd"}
     session = connected(policy())
-    assert session.joins_at_connect(many, {}) is Disconnect.CHANNEL_LIMIT
-    assert session.joins_at_connect({"no:where": ServerSubscription()}, {}) is Error.UNKNOWN_CHANNEL
+    assert session.subscribe_at_connect(many, {}) is Disconnect.CHANNEL_LIMIT
+    assert (
+        session.subscribe_at_connect({"no:where": ServerSubscription()}, {})
+        is Error.UNKNOWN_CHANNEL
+    )
     assert session.channels == set()
     del many["d"]
-    assert isinstance(session.joins_at_connect(many, {}), tuple)
+    assert isinstance(session.subscribe_at_connect(many, {}), tuple)
     assert session.channels == set(many)
 
 
@@ -172,14 +173,14 @@ def test_a_user_may_be_given_a_channel_of_their_own(
     user: str, namespace: str | None, channels: list[str]
 ) -> None:
     session = connected(policy(personal_namespace=namespace), user)
-    joins = session.joins_at_connect({}, {})
+    joins = session.subscribe_at_connect({}, {})
     assert isinstance(joins, tuple)
     assert [join.channel for join in joins] == channels
 
 
 def test_what_the_token_says_of_the_personal_channel_counts() -> None:
     session = connected(policy(replace(HISTORY, force_recovery=True), personal_namespace=""))
-    joins = session.joins_at_connect({"#ann": ServerSubscription(info="in")}, {"#ann": SINCE})
+    joins = session.subscribe_at_connect({"#ann": ServerSubscription(info="in")}, {"#ann": SINCE})
     assert isinstance(joins, tuple)
     [join] = joins
     assert (join.info.chan_info, join.since) == ("in", SINCE)
@@ -190,24 +191,24 @@ def test_what_the_token_says_of_the_personal_channel_counts() -> None:
 
 def test_a_subscription_by_order() -> None:
     session = connected(policy())
-    join = session.server_join("a", ServerSubscription(data=1), SINCE, 77)
+    join = session.subscribe_by_server("a", ServerSubscription(data=1), SINCE, 77)
     assert join is not None
     assert (join.data, join.since, join.expires_at, join.is_server_side) == (1, SINCE, 77, True)
-    assert session.server_join("a", ServerSubscription(), None) is None, "it is subscribed"
+    assert session.subscribe_by_server("a", ServerSubscription(), None) is None, "it is subscribed"
     session.left("a")
-    assert session.server_join("a", ServerSubscription(), None) is not None
+    assert session.subscribe_by_server("a", ServerSubscription(), None) is not None
 
 
 def test_a_subscription_by_order_that_cannot_be() -> None:
     session = connected(policy())
-    assert session.server_join("no:where", ServerSubscription(), None) is None
+    assert session.subscribe_by_server("no:where", ServerSubscription(), None) is None
     for name in "abc":
-        assert session.server_join(name, ServerSubscription(), None) is not None
-    assert session.server_join("d", ServerSubscription(), None) is None
+        assert session.subscribe_by_server(name, ServerSubscription(), None) is not None
+    assert session.subscribe_by_server("d", ServerSubscription(), None) is None
     session.close(Disconnect.SHUTDOWN)
     assert session.state is State.CLOSED
     session.left("a")
-    assert session.server_join("a", ServerSubscription(), None) is None
+    assert session.subscribe_by_server("a", ServerSubscription(), None) is None
 
 
 def test_what_others_see_may_be_replaced() -> None:
@@ -226,12 +227,14 @@ LISTED = replace(HISTORY, allow_user_limited_channels=True)
 @pytest.mark.parametrize("channel", ["x#ann,bob", "ns:x#bob,ann", "#ann"])
 def test_who_is_listed_may_subscribe_and_nobody_else(channel: str) -> None:
     for options in (LISTED, replace(LISTED, allow_subscribe_for_client=True)):
-        assert isinstance(say(connected(policy(options)), SubscribeRequest(channel)), Join)
+        assert isinstance(say(connected(policy(options)), SubscribeRequest(channel)), Subscribe)
         assert say(connected(policy(options), "eve"), SubscribeRequest(channel)) == DENIED
         assert say(connected(policy(options), ""), SubscribeRequest(channel)) == DENIED
     everybody = replace(LISTED, allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True)
     assert say(connected(policy(everybody), ""), SubscribeRequest("x#")) == DENIED
-    assert isinstance(say(connected(policy(insecure=True), "eve"), SubscribeRequest(channel)), Join)
+    assert isinstance(
+        say(connected(policy(insecure=True), "eve"), SubscribeRequest(channel)), Subscribe
+    )
 
 
 @pytest.mark.parametrize("channel", ["x#ann,bob", "ns:x#bob,ann", "#ann"])
@@ -242,7 +245,7 @@ def test_without_the_option_a_list_of_users_means_nothing(channel: str, user: st
     everybody = replace(
         HISTORY, allow_subscribe_for_client=True, allow_subscribe_for_anonymous=True
     )
-    assert isinstance(say(connected(policy(everybody), user), SubscribeRequest(channel)), Join)
+    assert isinstance(say(connected(policy(everybody), user), SubscribeRequest(channel)), Subscribe)
     hooked = policy(asks_subscribe=True)
     assert isinstance(say(connected(hooked, user), SubscribeRequest(channel)), AskSubscribe)
     assert isinstance(
@@ -260,7 +263,7 @@ def test_a_token_goes_before_the_list() -> None:
     )
     caps = [Grant(("x#ann",), frozenset({Capability.SUBSCRIBE}))]
     assert isinstance(
-        say(connected(policy(LISTED), "eve", caps=caps), SubscribeRequest("x#ann")), Join
+        say(connected(policy(LISTED), "eve", caps=caps), SubscribeRequest("x#ann")), Subscribe
     )
     assert say(connected(policy(LISTED)), SubscribeRequest("$x#ann")) == DENIED, "it needs a token"
 

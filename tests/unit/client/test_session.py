@@ -13,26 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims
-from roomcast.client.session import (
-    CONNECT_BYTES_A_CHANNEL,
-    CONNECT_BYTES_MIN,
+from roomcast.client.effects import (
     Authenticate,
     Authorize,
     Close,
     Effect,
     Fail,
     Ignore,
-    Join,
     Leave,
-    Policy,
     Publish,
     ReadHistory,
     ReadPresence,
     Refresh,
     Renew,
+    SubRefresh,
+    Subscribe,
+)
+from roomcast.client.session import (
+    CONNECT_BYTES_A_CHANNEL,
+    CONNECT_BYTES_MIN,
+    Policy,
     Session,
     State,
-    SubRefresh,
 )
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
@@ -136,7 +138,7 @@ NOT_AVAILABLE = Fail(5, Error.NOT_AVAILABLE)
 ANN = ClientInfo("ann", "c1")
 WHEN_CONNECTED: dict[str, Effect] = {
     "connect": BAD,
-    "subscribe": Join(5, "a", EVERYTHING, False, False, None, False, False, ANN),
+    "subscribe": Subscribe(5, "a", EVERYTHING, False, False, None, False, False, ANN),
     "unsubscribe": Leave(5, "a"),
     "publish": Publish(5, "a", EVERYTHING, 1, ANN),
     "presence": ReadPresence(5, "a", stats=False),
@@ -181,7 +183,7 @@ def test_nothing_is_done_for_a_closed_connection(names: list[str]) -> None:
             assert effect == BAD
         if isinstance(effect, Authenticate):
             session.connected("ann", None)
-        if isinstance(effect, Join):
+        if isinstance(effect, Subscribe):
             assert effect.channel in session.channels
         closed = isinstance(effect, Close)
         assert (session.state is State.CLOSED) == closed
@@ -323,23 +325,23 @@ def test_a_call_publishes_only_where_there_is_a_position_to_answer() -> None:
 
 def test_a_channel_is_subscribed_to_once() -> None:
     session = connected(policy())
-    assert isinstance(say(session, SubscribeRequest("a")), Join)
+    assert isinstance(say(session, SubscribeRequest("a")), Subscribe)
     assert say(session, SubscribeRequest("a")) == Fail(5, Error.ALREADY_SUBSCRIBED)
     assert say(session, SubscribeRequest("a", token="t")) == Fail(5, Error.ALREADY_SUBSCRIBED)
     session.left("a")
     session.left("a")
-    assert isinstance(say(session, SubscribeRequest("a")), Join)
+    assert isinstance(say(session, SubscribeRequest("a")), Subscribe)
 
 
 def test_channels_of_a_connection_are_bounded() -> None:
     session = connected(policy(channel_limit=2))
-    assert isinstance(say(session, SubscribeRequest("a")), Join)
-    assert isinstance(say(session, SubscribeRequest("b")), Join)
+    assert isinstance(say(session, SubscribeRequest("a")), Subscribe)
+    assert isinstance(say(session, SubscribeRequest("b")), Subscribe)
     assert say(session, SubscribeRequest("c")) == Fail(5, Error.LIMIT_EXCEEDED)
     assert say(session, SubscribeRequest("c", token="t")) == Fail(5, Error.LIMIT_EXCEEDED)
     assert say(session, SubscribeRequest("a")) == Fail(5, Error.ALREADY_SUBSCRIBED)
     session.left("a")
-    assert isinstance(say(session, SubscribeRequest("c")), Join)
+    assert isinstance(say(session, SubscribeRequest("c")), Subscribe)
     assert session.channels == {"b", "c"}
 
 
@@ -358,10 +360,10 @@ def test_a_private_channel_needs_a_token(channel: str) -> None:
     assert effect == Authorize(5, "ann", SubscribeRequest(channel, token="t"))
     assert isinstance(effect, Authorize)
     joined = session.authorized(effect, SubscriptionClaims("ann", channel, None, {"role": "admin"}))
-    assert isinstance(joined, Join)
+    assert isinstance(joined, Subscribe)
     assert joined.info == ClientInfo("ann", "c1", {"name": "ann"}, {"role": "admin"})
     assert session.channels == {channel}
-    assert isinstance(say(connected(policy(insecure=True)), SubscribeRequest(channel)), Join)
+    assert isinstance(say(connected(policy(insecure=True)), SubscribeRequest(channel)), Subscribe)
 
 
 def test_a_token_opens_what_the_options_do_not() -> None:
@@ -369,7 +371,7 @@ def test_a_token_opens_what_the_options_do_not() -> None:
     session = connected(held, "")
     effect = say(session, SubscribeRequest("a", token="t"))
     assert isinstance(effect, Authorize)
-    assert isinstance(session.authorized(effect, SubscriptionClaims("", "a", None)), Join)
+    assert isinstance(session.authorized(effect, SubscriptionClaims("", "a", None)), Subscribe)
 
 
 ELSEWHERE = [
@@ -391,7 +393,9 @@ def test_somebody_elses_token_closes(claims: SubscriptionClaims) -> None:
 
 
 def test_an_insecure_node_looks_at_no_subscription_token() -> None:
-    assert isinstance(say(connected(policy(insecure=True)), SubscribeRequest("a", token="x")), Join)
+    assert isinstance(
+        say(connected(policy(insecure=True)), SubscribeRequest("a", token="x")), Subscribe
+    )
 
 
 def test_a_connection_that_closed_meanwhile_joins_nothing() -> None:
@@ -403,11 +407,11 @@ def test_a_connection_that_closed_meanwhile_joins_nothing() -> None:
     assert session.channels == set()
 
 
-def subscribed(session: Session, claims: SubscriptionClaims) -> Join:
+def subscribed(session: Session, claims: SubscriptionClaims) -> Subscribe:
     effect = say(session, SubscribeRequest(claims.channel, token="t"))
     assert isinstance(effect, Authorize)
     join = session.authorized(effect, claims)
-    assert isinstance(join, Join)
+    assert isinstance(join, Subscribe)
     return join
 
 
@@ -423,7 +427,7 @@ def test_a_subscription_token_may_change_what_the_subscription_gets() -> None:
     )
     # And nothing for others, or for other commands.
     plain = say(connected(policy()), SubscribeRequest("a"))
-    assert isinstance(plain, Join)
+    assert isinstance(plain, Subscribe)
     assert (plain.options, plain.expires_at) == (EVERYTHING, None)
 
 
@@ -607,7 +611,7 @@ def test_what_a_subscription_gets(history: bool, flags: tuple[bool, ...]) -> Non
         since = StreamPosition("e", 3) if recover else None
         request = SubscribeRequest("a", "", positioned, recoverable, wants_joins, since, True)
         join = say(connected(policy(options)), request)
-        assert isinstance(join, Join)
+        assert isinstance(join, Subscribe)
         assert join.recoverable == (history and (force_recovery or recoverable))
         assert join.positioned == (
             history
@@ -694,7 +698,7 @@ def test_a_feed_that_anybody_may_read_is_written_by_nobody_without_a_user(operat
     options = replace(EVERYTHING, allow_subscribe_for_anonymous=True, **by_subscription)
     for user, refused in (("", True), ("ann", False)):
         session = connected(policy(options), user)
-        assert isinstance(say(session, SubscribeRequest("a")), Join)
+        assert isinstance(say(session, SubscribeRequest("a")), Subscribe)
         assert (say(session, ASK[operation]("a")) == Fail(5, Error.PERMISSION_DENIED)) == refused
     of_all: dict[str, Any] = {f"allow_{operation}_for_anonymous": True}
     session = connected(policy(replace(options, **of_all)), "", "a")
@@ -705,7 +709,7 @@ def test_a_feed_that_anybody_may_read_is_written_by_nobody_without_a_user(operat
 def asked(session: Session) -> tuple[bool, bool, bool, bool]:
     request = SubscribeRequest("a", "", True, True, True, StreamPosition("e", 0), True)
     join = say(session, request)
-    assert isinstance(join, Join)
+    assert isinstance(join, Subscribe)
     return join.positioned, join.recoverable, join.since is not None, join.join_leave
 
 
@@ -767,7 +771,7 @@ def test_a_token_that_lets_history_be_read_lets_it_be_recovered() -> None:
     join = session.authorized(
         effect, SubscriptionClaims("ann", "a", None, allow=frozenset({Capability.HISTORY}))
     )
-    assert isinstance(join, Join)
+    assert isinstance(join, Subscribe)
     assert (join.recoverable, join.since, join.join_leave) == (True, StreamPosition("e", 0), False)
 
 
@@ -791,7 +795,7 @@ def test_who_may_subscribe(channel: str) -> None:
         )
         effect = say(connected(policy(options, insecure=insecure), user), SubscribeRequest(channel))
         may = insecure or (channel[0] != "$" and client and (user == "ann" or anonymous))
-        assert isinstance(effect, Join) == may
+        assert isinstance(effect, Subscribe) == may
         assert may or effect == Fail(5, Error.PERMISSION_DENIED)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from roomcast.auth.claims import ConnectionClaims, ServerSubscription
-from roomcast.client.session import (
-    Admission,
+from roomcast.client.effects import (
     AskPublish,
     AskSubscribe,
     Authenticate,
@@ -18,12 +17,11 @@ from roomcast.client.session import (
     Effect,
     Fail,
     Ignore,
-    Join,
-    Policy,
     Publish,
     ReadHistory,
-    Session,
+    Subscribe,
 )
+from roomcast.client.session import Admission, Policy, Session
 from roomcast.hooks.events import ConnectReply, PublishReply, SubscribeReply
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
@@ -171,7 +169,7 @@ def test_what_is_decided_without_the_hook(request_: SubscribeRequest, effect: Ef
 
 
 def test_who_is_in_the_list_is_not_asked_about() -> None:
-    assert isinstance(say(connected(), SubscribeRequest("listed:room#bob,ann")), Join)
+    assert isinstance(say(connected(), SubscribeRequest("listed:room#bob,ann")), Subscribe)
 
 
 @pytest.mark.parametrize("channel", ["room", "$room", "room#bob"])
@@ -180,7 +178,7 @@ def test_an_insecure_server_asks_too(channel: str) -> None:
     request = SubscribeRequest(channel, token="t")
     asked = say(session, request)
     assert asked == AskSubscribe(5, request)
-    assert isinstance(session.answered(asked, None), Join)
+    assert isinstance(session.answered(asked, None), Subscribe)
 
 
 def asked(session: Session, request: SubscribeRequest) -> AskSubscribe:
@@ -197,7 +195,7 @@ def test_without_an_opinion_the_rules_decide() -> None:
     assert with_hook == say(connected(UNHOOKED), SubscribeRequest("open:room"))
     caps = (Grant(("room",), frozenset({Capability.SUBSCRIBE})),)
     session = connected(caps=caps)
-    assert isinstance(session.answered(asked(session, SubscribeRequest("room")), None), Join)
+    assert isinstance(session.answered(asked(session, SubscribeRequest("room")), None), Subscribe)
 
 
 def test_the_hook_allows_what_the_rules_do_not() -> None:
@@ -210,7 +208,7 @@ def test_the_hook_allows_what_the_rules_do_not() -> None:
         frozenset({Capability.HISTORY}),
     )
     request = SubscribeRequest("room", positioned=True)
-    assert session.answered(asked(session, request), reply) == Join(
+    assert session.answered(asked(session, request), reply) == Subscribe(
         id=5,
         channel="room",
         options=replace(HISTORY, presence=True),
@@ -264,10 +262,10 @@ def test_what_may_be_published(channel: str, options: ChannelOptions, is_open: b
     allowed = Publish(channel=channel, options=options, **PUBLISHED)
     effect = say(connected(), PublishRequest(channel, "hi"))
     assert effect == AskPublish(5, allowed, allowed if is_open else DENIED)
-    assert effect.said(None) == (allowed if is_open else DENIED)
-    assert effect.said(PublishReply()) == allowed
-    assert effect.said(PublishReply("ho")) == replace(allowed, data="ho")
-    assert effect.said(PublishReply(None)) == replace(allowed, data=None)
+    assert effect.decided(None) == (allowed if is_open else DENIED)
+    assert effect.decided(PublishReply()) == allowed
+    assert effect.decided(PublishReply("ho")) == replace(allowed, data="ho")
+    assert effect.decided(PublishReply(None)) == replace(allowed, data=None)
 
 
 def test_a_call_that_publishes_is_a_publication() -> None:

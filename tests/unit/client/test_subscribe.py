@@ -9,7 +9,7 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from roomcast.client import subscribe as joins_module
+from roomcast.client import subscribe as subscribe_module
 from roomcast.ports import Refused, Throttled
 from roomcast.wire.channels import ChannelRules
 from roomcast.wire.publication import Publication
@@ -186,7 +186,7 @@ async def test_when_the_log_fails_the_entry_is_written_first_and_then_removed(
 async def test_what_takes_too_long_leaves_nothing(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch, way: str, call: str
 ) -> None:
-    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.02)
     held = fleet.traffic.hold(call, "sent")
     join = await joining(node, way)
     assert await join.answer() == 100
@@ -202,7 +202,7 @@ async def test_when_both_are_too_slow_or_fail_it_is_one_error(
         fleet.world.fail_next(call, Refused("no permission"))
     assert await (await joining(node, way)).answer() == 100
     await nothing_left(fleet, node)
-    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.02)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.02)
     held = both_held(fleet)
     assert await (await joining(node, way)).answer() == 100
     for each in held.values():
@@ -225,7 +225,7 @@ async def test_who_goes_away_meanwhile_leaves_nothing(
     node.assembly.node.closed(join.client.connection)
     join.give_up()
     await settled()
-    assert not join.client.connection._tasks, "nobody works for a client that is gone"
+    assert not join.client.connection._work.tasks, "nobody works for a client that is gone"
     for each in held.values():
         each.release()
     await nothing_left(fleet, node)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from roomcast.auth.claims import ServerSubscription
 from roomcast.client import server_orders as orders_module
-from roomcast.client import subscribe as joins_module
+from roomcast.client import subscribe as subscribe_module
 from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.order_signals import (
@@ -335,7 +335,7 @@ async def test_whoever_is_subscribed_stays_as_they_are(node: LocalNode) -> None:
     await ann.subscribe("room")
     give(node, SubscribeOrder(Target("ann"), "room", ServerSubscription(data=1)))
     give(node, SubscribeOrder(Target("ann"), "no:where"))
-    await until(lambda: not ann.connection._turns)
+    await until(lambda: not ann.connection._work.changes)
     assert ann.socket.pushes == []
     assert not ann.connection._subscriptions["room"].is_server_side
     await ann.ask("unsubscribe", channel="room")
@@ -353,13 +353,13 @@ async def test_a_client_cannot_end_what_the_server_made(node: LocalNode) -> None
 async def test_a_subscription_that_the_log_does_not_answer_for_leaves_nothing(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joins_module, "SUBSCRIBE_LIMIT_S", 0.01)
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.01)
     ann = await connected(node)
     held = fleet.traffic.hold("newest")
     with capture_logs() as logs:
         give(node, SubscribeOrder(Target("ann"), "seen:x"))
         await held.arrived()
-        await until(lambda: not ann.connection._turns)
+        await until(lambda: not ann.connection._work.changes)
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
         "subscribe_failed"
     ]
@@ -387,8 +387,8 @@ async def test_a_subscription_for_a_time_ends_with_the_connection(
     give(node, SubscribeOrder(Target("bob"), "room", expires_at=now_s))
     await until(lambda: closed_with(bob))
     assert closed_with(bob) is Disconnect.SUBSCRIPTION_EXPIRED
-    await until(lambda: not ann.connection._turns)
-    ends_in = ann.connection._expiry._deadlines._ends["room"] - asyncio.get_running_loop().time()
+    await until(lambda: not ann.connection._work.changes)
+    ends_in = ann.connection._lifetime._deadlines._ends["room"] - asyncio.get_running_loop().time()
     assert 58 < ends_in <= 60
     await ann.say({"sub_refresh": {"channel": "room", "token": "t"}})
     assert closed_with(ann) is Disconnect.BAD_REQUEST
@@ -404,7 +404,7 @@ async def test_orders_that_wait_are_bounded(
         give(node, SubscribeOrder(Target("ann"), channel))
     await held.arrived(2)
     held.release()
-    await until(lambda: not ann.connection._turns)
+    await until(lambda: not ann.connection._work.changes)
     assert ann.connection.session.channels == {"one", "two"}
     give(node, SubscribeOrder(Target("ann"), "three"))
     await until(lambda: ann.connection.session.channels == {"one", "two", "three"})
@@ -419,7 +419,7 @@ async def test_an_order_ends_with_its_connection(fleet: Fleet, node: LocalNode) 
     ann.connection.close(Disconnect.SHUTDOWN)
     held.release()
     await node.assembly.background.finish()
-    await until(lambda: not ann.connection._tasks)
+    await until(lambda: not ann.connection._work.tasks)
     assert not len(node.assembly.hub)
     assert await node.assembly.node.services.presence.members("seen:x") == {}
     assert node.assembly.node.services.roster.find(Target("ann")) == []
@@ -437,12 +437,12 @@ async def test_how_long_a_connection_lasts_may_be_set(
     give(here, RefreshOrder(Target("ann"), expires_at=now_s + 60, info={"name": "Ann"}))
     await until(lambda: ann.socket.pushes)
     assert ann.socket.pushes == [{"refresh": {"expires": True, "ttl": 60}}]
-    assert None in ann.connection._expiry._deadlines._ends
+    assert None in ann.connection._lifetime._deadlines._ends
     assert ann.connection.session.info.conn_info == {"name": "Ann"}
     give(here, RefreshOrder(Target("ann")))
     await until(lambda: len(ann.socket.pushes) == 2)
     assert ann.socket.pushes[1] == {"refresh": {}}
-    assert len(ann.connection._expiry._deadlines) == 0
+    assert len(ann.connection._lifetime._deadlines) == 0
     assert ann.connection.session.info.conn_info == {"name": "Ann"}
 
 
@@ -463,7 +463,7 @@ async def test_an_order_is_logged_where_it_finds_somebody(node: LocalNode) -> No
         give(node, SubscribeOrder(Target("ann"), "room", ServerSubscription("private", "private")))
         give(node, RefreshOrder(Target(None, ann.id)))
         give(node, RefreshOrder(Target("nobody")))
-        await until(lambda: not ann.connection._turns)
+        await until(lambda: not ann.connection._work.changes)
     assert [entry for entry in logs if entry["event"] == "order"] == [
         {
             "event": "order",
@@ -487,5 +487,5 @@ async def test_the_table_may_fail(fleet: Fleet, node: LocalNode) -> None:
     ann = await connected(node)
     fleet.world.fail_next("add", Throttled("simulated"))
     give(node, SubscribeOrder(Target("ann"), "seen:x"))
-    await until(lambda: not ann.connection._turns)
+    await until(lambda: not ann.connection._work.changes)
     assert ann.connection.session.channels == set()

@@ -175,7 +175,7 @@ async def test_a_drain_takes_no_further_commands(
 async def test_what_waits_for_a_place_when_the_connection_ends_is_not_published(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roomcast.client.connection.COMMANDS_UNDER_WAY_MAX", 1)
+    monkeypatch.setattr("roomcast.client.work.COMMANDS_UNDER_WAY_MAX", 1)
     node = fleet.node()
     client = await node.client()
     held = fleet.traffic.hold("put_item", "answer")

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.client.heartbeat import SLEPT_S
+from roomcast.client.lifetime import SLEPT_S
 from roomcast.ports import Clock
 
 __all__ = ["AWAKE_CHECK_S", "UNREAD_S", "Watch"]

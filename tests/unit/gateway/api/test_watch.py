@@ -6,7 +6,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from roomcast.client.heartbeat import SLEPT_S
+from roomcast.client.lifetime import SLEPT_S
 from roomcast.gateway.api import watch as watch_module
 from roomcast.gateway.api.watch import AWAKE_CHECK_S, UNREAD_S, Watch
 from roomcast.log.idempotency import UNREAD_WITHIN_MS

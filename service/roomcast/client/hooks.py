@@ -1,4 +1,4 @@
-"""What the application's own code is asked about the client: whether it may connect, subscribe and publish, and its calls."""
+"""The application's hooks for one client: may it connect, subscribe, publish; and its calls."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from roomcast.auth.claims import ConnectionClaims
-from roomcast.client.peer import Peer
-from roomcast.client.services import ANSWER_LIMIT_S, Services
-from roomcast.client.session import (
+from roomcast.client.effects import (
     AskPublish,
     AskSubscribe,
     Authenticate,
@@ -20,6 +18,8 @@ from roomcast.client.session import (
     Fail,
     Publish,
 )
+from roomcast.client.peer import Peer
+from roomcast.client.services import ANSWER_LIMIT_S, Services
 from roomcast.hooks.calls import CALLS_UNDER_WAY_MAX, refused
 from roomcast.hooks.events import (
     ConnectEvent,
@@ -33,18 +33,21 @@ from roomcast.hooks.events import (
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
 
-__all__ = ["ASKS_UNDER_WAY_MAX", "ASK_LIMIT_S", "Asking"]
+__all__ = ["ASKS_UNDER_WAY_MAX", "ASK_LIMIT_S", "ClientHooks"]
 
-# Subscribes and calls of one connection that wait for the application's code at once: one client must not take all that
-# a node may have.
+# Subscribes and calls of one connection that wait for the application's code at once: one client
+# must not take all that a node may have.
 ASKS_UNDER_WAY_MAX: Final = 32
-# For what comes before the call and the call together.
+# Seconds for the wait before a call and the call together.
 ASK_LIMIT_S: Final = ANSWER_LIMIT_S
 assert ASKS_UNDER_WAY_MAX < CALLS_UNDER_WAY_MAX, "no client takes all of them"
 
 
-class Asking:
-    """Asks, and says what is to be done then. To be used only for hooks that there are: the session knows which."""
+class ClientHooks:
+    """Calls the hooks, and returns what is to be done then.
+
+    Only `connect` may be absent. For the others, the session knows whether there is a hook.
+    """
 
     __slots__ = ("_hooks", "_peer", "_places")
 
@@ -55,18 +58,21 @@ class Asking:
 
     @property
     def wait_s(self) -> float:
-        """For how long something may wait before the application is asked, so that it is answered in time."""
+        """How long a command may wait before its hook is called, to be answered in time."""
         return max(0.0, ASK_LIMIT_S - self._hooks.timeout_s)
 
     @property
-    def is_asked_to_connect(self) -> bool:
+    def has_connect(self) -> bool:
         """Whether there is a connect hook."""
         return self._hooks.hooks.connect is not None
 
     async def connect(
         self, effect: Authenticate, claims: ConnectionClaims | None
     ) -> ConnectReply | Fail | Close | None:
-        """`claims` None = it has no token."""
+        """Whether the client may connect. `claims` None: it has no token.
+
+        Returns None when the hook has no opinion.
+        """
         by_token = claims or ConnectionClaims("", None)
         event = ConnectEvent(
             self._peer.client,
@@ -80,48 +86,52 @@ class Asking:
         )
         try:
             return await self._hooks.connect(event)
-        except (Refused, Disconnected) as no:
-            return _no(effect.id, no)
+        except (Refused, Disconnected) as refusal:
+            return _effect_of(effect.id, refusal)
 
     async def subscribe(self, effect: AskSubscribe) -> Effect:
-        """Whether the client may subscribe."""
+        """Whether the client may subscribe: a Subscribe if so."""
         session, request = self._peer.session, effect.request
         try:
             async with self._place():
                 event = SubscribeEvent(
-                    self._peer.client, *self._as_seen(), request.channel, request.data
+                    self._peer.client, *self._user_and_info(), request.channel, request.data
                 )
                 reply = await self._hooks.subscribe(event)
-        except (Refused, Disconnected) as no:
+        except (Refused, Disconnected) as refusal:
             session.left(request.channel)
-            return _no(effect.id, no)
+            return _effect_of(effect.id, refusal)
         return session.answered(effect, reply)
 
     async def publish(self, effect: AskPublish) -> Publish | Fail | Close:
-        """Whether the client may publish, and what then. The caller keeps the order of publications."""
+        """Whether the client may publish, and what. The caller keeps the order of publications."""
         allowed = effect.allowed
-        event = PublishEvent(self._peer.client, *self._as_seen(), allowed.channel, allowed.data)
+        event = PublishEvent(
+            self._peer.client, *self._user_and_info(), allowed.channel, allowed.data
+        )
         try:
-            return effect.said(await self._hooks.publish(event))
-        except (Refused, Disconnected) as no:
-            return _no(effect.id, no)
+            return effect.decided(await self._hooks.publish(event))
+        except (Refused, Disconnected) as refusal:
+            return _effect_of(effect.id, refusal)
 
     async def call(self, effect: Call) -> None:
-        """Answer a call of a method."""
+        """Call a method, and answer with what it returns."""
         try:
             async with self._place():
-                event = RpcEvent(self._peer.client, *self._as_seen(), effect.method, effect.data)
-                answer = await self._hooks.rpc(event)
-        except Refused as no:
-            self._peer.fail(effect.id, no.error)
-        except Disconnected as no:
-            self._peer.close(no.why)
+                event = RpcEvent(
+                    self._peer.client, *self._user_and_info(), effect.method, effect.data
+                )
+                result = await self._hooks.rpc(event)
+        except Refused as refusal:
+            self._peer.fail(effect.id, refusal.error)
+        except Disconnected as refusal:
+            self._peer.close(refusal.why)
         else:
-            self._peer.reply(effect.id, "rpc", {"data": answer})
+            self._peer.reply(effect.id, "rpc", {"data": result})
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
-        """Raises Refused when there is none in time: its client would have given up before the answer."""
+        """Hold a place for a call. Raises Refused when there is none before its client gives up."""
         try:
             async with asyncio.timeout(self.wait_s):
                 await self._places.acquire()
@@ -132,11 +142,13 @@ class Asking:
         finally:
             self._places.release()
 
-    def _as_seen(self) -> tuple[str, Json]:
+    def _user_and_info(self) -> tuple[str, Json]:
         """The user, and what others see of it."""
         info = self._peer.session.info
         return info.user, info.conn_info
 
 
-def _no(command_id: int, no: Refused | Disconnected) -> Fail | Close:
-    return Fail(command_id, no.error) if isinstance(no, Refused) else Close(no.why)
+def _effect_of(command_id: int, refusal: Refused | Disconnected) -> Fail | Close:
+    if isinstance(refusal, Refused):
+        return Fail(command_id, refusal.error)
+    return Close(refusal.why)

@@ -1,0 +1,194 @@
+"""What one connection has under way beside its commands: how much, in which order, how fast.
+
+Commands are taken one after the other. What waits for the network runs as a task beside the next
+ones, within three bounds: a place for each task, a turn for each change of one subscription, and
+the rates that the configuration sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import sleep
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from math import inf
+from typing import Final
+
+import structlog
+
+from roomcast.client.peer import Peer
+from roomcast.observe.counters import ClientCounters, Limit
+from roomcast.ports import Clock
+from roomcast.rates import Bucket, Rate
+from roomcast.wire.codes import Disconnect
+
+__all__ = ["COMMANDS_UNDER_WAY_MAX", "Pace", "Place", "Work"]
+
+# Commands of one connection that wait for the network at once. The next one waits for a place.
+COMMANDS_UNDER_WAY_MAX: Final = 256
+
+_log = structlog.get_logger(__name__)
+
+
+class Place:
+    """One of a connection's places, held from its making on."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        """One of `places` that was acquired."""
+        self._places: asyncio.Semaphore | None = places
+
+    def hand_over(self) -> Place:
+        """The same place for another holder. From here on, this one gives nothing back."""
+        assert self._places is not None, "handed over while it is held"
+        places, self._places = self._places, None
+        return Place(places)
+
+    def give_back(self) -> None:
+        """Idempotent, and nothing after it was handed over."""
+        if self._places is not None:
+            self._places.release()
+            self._places = None
+
+
+class Work:
+    """The tasks of one connection, its places and turns. A task that fails closes it."""
+
+    __slots__ = ("_changes", "_first_change", "_is_over", "_peer", "_places", "_tasks")
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
+        self._is_over = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        # The newest change of each subscription that is under way, by channel.
+        self._changes: dict[str, asyncio.Future[None]] = {}
+        # That of `connect`, which orders for any channel wait for.
+        self._first_change: asyncio.Future[None] | None = None
+
+    @property
+    def tasks(self) -> int:
+        """How many run."""
+        return len(self._tasks)
+
+    @property
+    def changes(self) -> int:
+        """Of how many channels a subscription is being changed."""
+        return len(self._changes)
+
+    def cancel(self) -> None:
+        """The connection has ended."""
+        self._is_over = True
+        for task in self._tasks:
+            task.cancel()
+
+    # ---- how much
+
+    async def place(self) -> Place:
+        """A place, as soon as there is one. The caller gives it back."""
+        await self._places.acquire()
+        return Place(self._places)
+
+    async def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run `work` beside the commands that follow, as soon as there is a place."""
+        try:
+            await self._places.acquire()
+        except asyncio.CancelledError:
+            work.close()
+            raise
+        task = self.track(work)
+        task.add_done_callback(lambda _: self._places.release())
+        return task
+
+    def track(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run `work` at once. The caller bounds how much that is.
+
+        After the end of the connection it is cancelled before its first step.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        if self._is_over:
+            task.cancel()
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A fault of ours: the client must not be left waiting for an answer.
+            _log.error("command_failed", client=self._peer.client, exc_info=error)
+            self._peer.close(Disconnect.SERVER_ERROR)
+
+    # ---- in which order: changes of the subscription to one channel, one after the other
+
+    async def turn(self, channel: str) -> None:
+        """Wait until nothing is under way for `channel`."""
+        # What was waited for may have been followed by an order.
+        while (change := self._changes.get(channel)) is not None and not change.done():
+            await asyncio.wait([change])
+
+    async def start_change(self, channel: str, work: Coroutine[None, None, None]) -> None:
+        """As `start`. What concerns the subscription to `channel` waits until `work` is done."""
+        self._change(channel, await self.start(work))
+
+    def track_change(
+        self, channel: str, work: Callable[[], Coroutine[None, None, None]]
+    ) -> asyncio.Task[None]:
+        """As `track`, in the turn of `channel`: after what is under way, before what comes."""
+        task = self.track(_after(self._changes.get(channel, self._first_change), work))
+        self._change(channel, task)
+        return task
+
+    def first_change(self, channels: Iterable[str], change: asyncio.Future[None]) -> None:
+        """Until `change` is done, what concerns `channels` waits, and orders for all others too."""
+        self._first_change = change
+        for channel in channels:
+            self._change(channel, change)
+
+    def _change(self, channel: str, change: asyncio.Future[None]) -> None:
+        self._changes[channel] = change
+        change.add_done_callback(partial(self._changed, channel))
+
+    def _changed(self, channel: str, change: asyncio.Future[None]) -> None:
+        if self._changes.get(channel) is change:
+            del self._changes[channel]
+
+
+async def _after(
+    change: asyncio.Future[None] | None, work: Callable[[], Coroutine[None, None, None]]
+) -> None:
+    if change is not None:
+        await asyncio.wait([change])
+    await work()
+
+
+class Pace:
+    """How fast one connection may do one kind of thing. A wait is counted under `limit`."""
+
+    __slots__ = ("_bucket", "_clock", "_counters", "_limit", "_rate")
+
+    def __init__(self, rate: Rate, limit: Limit, clock: Clock, counters: ClientCounters) -> None:
+        self._rate = rate
+        self._limit = limit
+        self._clock = clock
+        self._counters = counters
+        self._bucket = Bucket(rate, clock.monotonic_s())
+
+    async def keep(self, until_s: float = inf) -> bool:
+        """Wait until it is time for the next one. The caller reads nothing meanwhile.
+
+        So the client waits as well. False, at once: that would be after `until_s` (monotonic
+        seconds). Then the next one does not count.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._bucket.take(self._rate, now_s):
+            return True
+        self._counters.limited(self._limit)
+        wait_s = self._bucket.wait_s(self._rate, now_s)
+        if now_s + wait_s > until_s:
+            return False
+        self._bucket.owe(self._rate, now_s)
+        self._counters.throttled_s += wait_s
+        await sleep(wait_s)
+        return True
