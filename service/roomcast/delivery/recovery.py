@@ -10,8 +10,10 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import Final
 
+from roomcast.log.item import Head
 from roomcast.wire.publication import StreamPosition
 from roomcast.wire.sent import Sent
 
@@ -23,6 +25,7 @@ __all__ = [
     "Recovered",
     "Ring",
     "Rings",
+    "Trim",
     "Unrecovered",
     "Window",
     "recover",
@@ -122,6 +125,33 @@ class Rings:
     def drop(self, ring: Ring) -> None:
         """Its channel is forgotten. Idempotent."""
         self.bytes -= self._weights.pop(ring, 0)
+
+
+@dataclass(slots=True)
+class Trim:
+    """Which offsets of a channel are hidden: those up to `offset`.
+
+    The channel's head says so when it is read (`read_at_s`, monotonic). Between two reads other nodes hint at more
+    to hide; `hints` counts these.
+    """
+
+    offset: int = 0
+    hints: int = 0
+    read_at_s: float = -inf
+
+    def hint(self, offset: int) -> None:
+        """Another node says that offsets up to `offset` are hidden."""
+        self.offset = max(self.offset, offset)
+        self.hints += 1
+
+    def read(self, head: Head | None, hints: int, now_s: float) -> None:
+        """Take the head's word, even where it hides less than a hint: a hint may be made up.
+
+        `hints`: how many had come before the head was read. A later one may know more than the head did.
+        """
+        offset = head.trim if head else 0
+        self.offset = offset if self.hints == hints else max(self.offset, offset)
+        self.read_at_s = now_s
 
 
 @dataclass(frozen=True, slots=True)
