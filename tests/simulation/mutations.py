@@ -156,6 +156,7 @@ def no_tail_check() -> Iterator[None]:
 @contextmanager
 def reply_at_read_position() -> Iterator[None]:
     """The reply tells the position that was read, though time passed before the subscriber joined the hub."""
+
     async def late(joiners: Sequence[Joiner | None]) -> Sequence[Joined | None]:
         joined = await results(joiners)
         await asyncio.sleep(0.05)

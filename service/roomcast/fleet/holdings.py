@@ -16,7 +16,7 @@ __all__ = [
     "Lease",
     "Queue",
     "Standing",
-    "Subscription",
+    "TopicSubscription",
     "queue_tags",
     "standing",
 ]
@@ -83,7 +83,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class TopicSubscription:
     """One subscription of the topic. `endpoint` is whatever was subscribed: a queue's ARN, an address."""
 
     arn: str

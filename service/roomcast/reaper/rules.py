@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from roomcast.fleet.holdings import NODE_TAG, Deployment, Grave, Lease, Queue, Subscription
+from roomcast.fleet.holdings import NODE_TAG, Deployment, Grave, Lease, Queue, TopicSubscription
 
 __all__ = [
     "GRAVE_AGE_MS",
@@ -117,7 +117,7 @@ class Findings:
 
 def dead_nodes(
     leases: Sequence[Lease],
-    subscriptions: Sequence[Subscription],
+    subscriptions: Sequence[TopicSubscription],
     deployment: Deployment,
     now_ms: int,
     scope: Scope = WHOLE_FLEET,
@@ -179,7 +179,7 @@ def is_old(grave: Grave, now_ms: int) -> bool:
 
 def unexplained(
     queue_names: Iterable[str],
-    subscriptions: Sequence[Subscription],
+    subscriptions: Sequence[TopicSubscription],
     leases: Sequence[Lease],
     deployment: Deployment,
     now_ms: int,
@@ -206,7 +206,7 @@ def unexplained(
 
 def judge(
     leases: Sequence[Lease],
-    subscriptions: Sequence[Subscription],
+    subscriptions: Sequence[TopicSubscription],
     looked_at: Mapping[str, Queue | None],
     deployment: Deployment,
     now_ms: int,
@@ -273,7 +273,7 @@ def _others(leases: Iterable[Lease], nodes: Iterable[str]) -> Sequence[Lease]:
 
 
 def _by_queue(
-    subscriptions: Iterable[Subscription], deployment: Deployment
+    subscriptions: Iterable[TopicSubscription], deployment: Deployment
 ) -> Mapping[str, Sequence[str]]:
     """The ARNs of subscriptions, by the queue that they lead to. Others are nobody's business here."""
     found: defaultdict[str, list[str]] = defaultdict(list)
