@@ -144,7 +144,7 @@ class Hub:
                 kind = (address, form.payload)
                 if kind not in payloads:
                     payloads[kind] = _payloads(
-                        publication_push(address, whole(sent, form.payload)) for sent in published
+                        publication_push(address, line) for line in _lines(published, form.payload)
                     )
                 self._send(group.members, framer, payloads[kind], len(published))
             else:
@@ -207,6 +207,13 @@ class Hub:
         for group in room.groups.values():
             for subscriber in group.members:
                 subscriber.lost(channel)
+
+
+def _lines(published: Iterable[Sent], payload: Payload) -> Iterable[bytes]:
+    if payload is Payload.VALUE:
+        # What most take: the line as it was made.
+        return [sent.line for sent in published]
+    return [whole(sent, payload) for sent in published]
 
 
 def _payloads(lines: Iterable[bytes]) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+import orjson
 import structlog
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
@@ -12,7 +13,7 @@ from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.signals import Heard
-from roomcast.wire.json import Unencodable, decode_json
+from roomcast.wire.json import Unencodable
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 from roomcast.wire.sent import Sent, sent_of
 
@@ -62,7 +63,7 @@ class Intake:
         signals: list[Signal] = []
         for body in bodies:
             try:
-                envelope = parse(body, decode_json)
+                envelope = parse(body, orjson.loads)
             except MalformedEnvelope as error:
                 self.malformed += 1
                 _log.warning("message_malformed", reason=str(error), size=len(body))

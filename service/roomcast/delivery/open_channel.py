@@ -218,8 +218,7 @@ class OpenChannel:
         """Encode what passed the resequencer, and keep it in the ring."""
         sent = [_encoded(each, run.ts) for run in passed for each in run.publications]
         if sent:
-            self.ring.append(sent)
-            self.ring_used()
+            self._shared.rings.append(self.ring, sent)
         return sent
 
     # ---- the end

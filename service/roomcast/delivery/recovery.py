@@ -112,6 +112,11 @@ class Rings:
         self._bytes_max = bytes_max
         self.bytes = 0
 
+    def append(self, ring: Ring, sent: Sequence[Sent]) -> None:
+        """Add newer publications to `ring`."""
+        ring.append(sent)
+        self.used(ring)
+
     def used(self, ring: Ring) -> None:
         """Something was added to `ring`, or it answered somebody."""
         self.drop(ring)
