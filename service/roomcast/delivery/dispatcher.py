@@ -1,10 +1,10 @@
 """The open channels of a node by name: records go to them, subscribers come and go.
 
-Theory of operation. A channel opens with its first subscriber, and closes when the last one has left
-(delivery/open_channel.py). Records come from the local appender, from the queue, and from reads of the log, in
-any order and any number of times; those of channels that are not open are passed over. A subscriber that joins may
-need reads of the log first (delivery/join_reads.py). It is let in within one tick: its reply is queued, then it
-joins the hub, so that no push falls in between.
+Theory of operation. A channel opens with its first subscriber, and closes when the last one has
+left (open_channel.py). Records come from the local appender, from the queue, and from reads of the
+log, in any order and any number of times. Those of channels that are not open are passed over. A
+subscriber that joins may need reads of the log first (join_reads.py). It is let in within one tick:
+its reply is queued, then it joins the hub, so that no push falls in between.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from roomcast.delivery.hub import Hub, Subscriber
-from roomcast.delivery.join_reads import Evicted, Joined, Joiner, JoinReads, results
+from roomcast.delivery.join_reads import Evicted, Joined, Joiner, Joining, JoinReads, results
 from roomcast.delivery.open_channel import OpenChannel, Shared, Tasks, Timings
 from roomcast.delivery.recovery import Rings, Window
 from roomcast.delivery.tail_checks import TailChecks
@@ -24,24 +24,10 @@ from roomcast.observe.counters import DeliveryTally
 from roomcast.ports import Clock
 from roomcast.wire.publication import Record, StreamPosition
 
-__all__ = ["Dispatcher", "Joining"]
+__all__ = ["Dispatcher"]
 
 # Channels that one connection's join reads for at once.
 _JOINS_AT_ONCE: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Joining:
-    """A subscriber that is to be let into channel `name`. `since`: the position it wants to recover from.
-
-    `window`: what of the history it may see; None = a channel without history, which has neither
-    positions nor order.
-    """
-
-    name: str
-    subscriber: Subscriber
-    since: StreamPosition | None = None
-    window: Callable[[], Window] | None = None
 
 
 @dataclass(slots=True)
@@ -90,7 +76,7 @@ class Dispatcher:
     # ---- records come in
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Take records from anywhere. What one call brings for a channel goes out in one write a socket."""
+        """Take records from anywhere. Those of one channel go out in one write a socket."""
         by_channel: dict[str, list[Record]] = {}
         for record in records:
             if record.channel in self._entries:
@@ -103,19 +89,22 @@ class Dispatcher:
         self.offer((record,))
 
     def hide(self, name: str, offset: int) -> None:
-        """What channel `name` has up to `offset` is not shown any more, as its head says by now."""
+        """Another node says that channel `name` is not shown up to `offset` any more."""
         if (entry := self._entries.get(name)) is not None:
             entry.channel.trim.hint(offset)
 
     async def check_tail(self, name: str) -> bool:
-        """Look at the end of a channel's log now, if it is open. False = the log did not answer."""
+        """Catch up with the end of a channel's log, if it is open.
+
+        False = the log did not answer.
+        """
         entry = self._entries.get(name)
         return entry is None or await entry.channel.check_tail()
 
     # ---- subscribers come and go
 
     def number(self, name: str) -> int:
-        """What stands for channel `name` on this node, for the reply to a subscriber that is let in in this tick."""
+        """What stands for channel `name`, for the reply to a subscriber that joins in this tick."""
         return self._hub.number(name)
 
     async def join(
@@ -129,10 +118,11 @@ class Dispatcher:
     ) -> None:
         """Let `subscriber` into channel `name`.
 
-        In one tick, `admit` is called to queue the reply, and, if it returns True, the subscriber joins the hub.
-        `since`: the position it wants to recover from. `ready`: what else must be done before. It is waited for when
-        the log was read, so that it may be under way meanwhile. Raises PortError when the log does not answer, and
-        whatever `ready` raises: then `admit` was not called.
+        In one tick, `admit` is called to queue the reply, and, if it returns True, the subscriber
+        joins the hub. `since`: the position it wants to recover from. `ready`: what else must be
+        done before. It may be under way meanwhile: it is waited for when the log was read. Raises
+        PortError when the log does not answer, and whatever `ready` raises: then `admit` was not
+        called.
         """
 
         def admit_one(joined: Sequence[Joined | None]) -> bool:
@@ -148,29 +138,30 @@ class Dispatcher:
         admit: Callable[[Sequence[Joined | None]], bool],
         ready: Awaitable[None] | None = None,
     ) -> None:
-        """Let subscribers into their channels, all of them in the same tick, as `join` does for one.
+        """Let subscribers into their channels, all in the same tick, as `join` does for one.
 
-        `admit` gets where each of them starts, in the order of `joinings`; None = in a channel without history.
-        Raises PortError when the log does not answer for one of them, and whatever `ready` raises.
+        `admit` gets where each of them starts, in the order of `joinings`; None = in a channel
+        without history. Raises PortError when the log does not answer for one of them, and whatever
+        `ready` raises.
         """
         places = asyncio.Semaphore(_JOINS_AT_ONCE)
-        entries = [None if each.window is None else self._entry(each.name) for each in joinings]
-        held = [entry for entry in entries if entry is not None]
-        joiners = [
-            None
-            if entry is None or each.window is None
-            else Joiner(entry.reads, each.since, each.window, places)
-            for entry, each in zip(entries, joinings, strict=True)
-        ]
-        for entry in held:
+        held: list[_Entry] = []
+        joiners: list[Joiner | None] = []
+        for each in joinings:
+            if each.window is None:
+                joiners.append(None)
+                continue
+            entry = self._entry(each.name)
             entry.joining += 1
+            held.append(entry)
+            joiners.append(Joiner(entry.reads, each.since, each.window, places))
         try:
             joined = await results(joiners)
             if ready is not None:
                 await ready
                 # The channels went on meanwhile: where each subscriber starts is as of this tick.
                 joined = await results(joiners)
-            # From here to the end of the last `add`: no await, so that no push falls between reply and hub.
+            # No await from here to the last `add`, so that no push falls between reply and hub.
             for entry in held:
                 if not entry.channel.is_open:
                     raise Evicted(entry.channel.name)
@@ -184,7 +175,7 @@ class Dispatcher:
                 self._close_if_idle(entry)
 
     def join_unordered(self, name: str, subscriber: Subscriber, admit: Callable[[], bool]) -> None:
-        """Let `subscriber` into a channel without history, which has neither positions nor order."""
+        """Let `subscriber` into a channel without history."""
         if admit():
             self._hub.add(name, subscriber)
 

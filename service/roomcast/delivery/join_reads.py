@@ -1,14 +1,14 @@
 """Reads of the log that clients cause by joining a channel, shared by those who ask at once.
 
-Theory of operation. A subscriber that joins may need a read: the first one of a channel opens it, and one
-that wants to recover may claim a position that this node cannot judge. There are three such claims: behind what the
-ring keeps, ahead of what the node has seen, and in another epoch. Clients can claim anything, as often as they
-like. So the reads for one channel are made one after the other, each by the first subscriber whom no other's
-read has served, and a read that was in vain, failed or was given up is followed by a pause, which everybody who
-comes meanwhile waits for together.
+Theory of operation. A subscriber that joins may need a read. The first one of a channel opens it.
+One that wants to recover may claim a position that this node cannot judge: behind what the ring
+keeps, ahead of what the node has seen, or in another epoch. Clients can claim anything, as often as
+they like. So the reads for one channel are made one after the other, each by the first subscriber
+whom no other's read has served. A read that was in vain, failed or was given up is followed by a
+pause; everybody who comes meanwhile waits for its end together.
 
-A `Joiner` is one subscriber on its way in. It looks at the channel (`result`), has something read if that is not
-enough (`read`), and looks again, a few times at most; then it is told that it cannot recover.
+A `Joiner` is one subscriber on its way in. It looks at the channel (`result`), has something read
+if that is not enough (`read`), and looks again, a few times at most. Then it cannot recover.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
+from roomcast.delivery.hub import Subscriber
 from roomcast.delivery.open_channel import (
     GAP_PUBLICATIONS_MAX,
     OpenChannel,
@@ -32,9 +33,9 @@ from roomcast.ports import PortError
 from roomcast.wire.publication import StreamPosition
 from roomcast.wire.sent import Sent
 
-__all__ = ["Evicted", "JoinReads", "Joined", "Joiner", "results"]
+__all__ = ["Evicted", "JoinReads", "Joined", "Joiner", "Joining", "results"]
 
-# Reads of the log that one joining subscriber may cause before it is told that it cannot recover.
+# Reads of the log that one joining subscriber may cause. After that it cannot recover.
 _JOIN_READS_MAX: Final = 3
 # Minimum pause between log reads that clients can cause by claiming false positions. It is short
 # beside what a subscribe may take, and costs the log one read a second at most.
@@ -51,10 +52,25 @@ class Evicted(PortError):
 
 
 @dataclass(frozen=True, slots=True)
+class Joining:
+    """A subscriber that is to be let into channel `name`.
+
+    `since`: the position it wants to recover from. `window`: what of the history it may see; None =
+    a channel without history, which has neither positions nor order.
+    """
+
+    name: str
+    subscriber: Subscriber
+    since: StreamPosition | None = None
+    window: Callable[[], Window] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """Where a new subscriber starts.
 
-    `recovered`: None = it did not ask; False = it could not be, and is to be told.
+    `recovered`: None = it did not ask; False = it could not be recovered, and must learn that.
+    `missed`: what it gets before the pushes.
     """
 
     position: StreamPosition
@@ -64,10 +80,11 @@ class Joined:
 
 @dataclass(slots=True)
 class _SharedReads:
-    """Reads of one channel for one kind of claim. `next_at_s`: no read begins before (event loop's time).
+    """Reads of one channel for one kind of claim.
 
-    `begun` numbers the reads; `answered` is the number of the last one that the log answered. Whoever begins one
-    holds `turn`, which all kinds of a channel share.
+    `begun` numbers the reads. `answered`: the number of the last one that the log answered.
+    `next_at_s`: when the next one may begin, in the event loop's time. Whoever begins one holds
+    `turn`, which all kinds of a channel share.
     """
 
     turn: asyncio.Lock
@@ -87,7 +104,10 @@ class _SharedReads:
 
 @dataclass(slots=True)
 class _AheadReads(_SharedReads):
-    """For clients that are ahead of this node. `reached_end`: whether the last one reached the log's end."""
+    """For clients that are ahead of this node.
+
+    `reached_end`: whether the last one reached the end of the log.
+    """
 
     reached_end: bool = False
 
@@ -96,14 +116,15 @@ class _AheadReads(_SharedReads):
 class _EpochReads(_SharedReads):
     """For clients that claim another epoch. `denied`: claimed, and not the channel's.
 
-    None of these is held against a record: a node whose clock is behind may deny an epoch that has just begun.
+    None of these is held against a record: a node whose clock is behind may deny an epoch that has
+    just begun.
     """
 
     denied: deque[str] = field(default_factory=lambda: deque(maxlen=_DENIED_MAX))
 
 
 class JoinReads:
-    """Those of one channel."""
+    """The reads for those who join one channel."""
 
     __slots__ = ("_ahead", "_behind", "_opening", "_shared", "_unreachable", "channel", "epochs")
 
@@ -114,20 +135,20 @@ class JoinReads:
         self._ahead, self._behind = _AheadReads(turn), _SharedReads(turn)
         self.epochs = _EpochReads(turn)
         self._opening: asyncio.Task[None] | None = None
-        # Reads for positions before this offset were in vain: the log has a hole there, or a recovery
-        # does not bring so many bytes.
+        # Reads for positions before this offset were in vain: the log has a hole there, or a
+        # recovery does not bring so many bytes.
         self._unreachable = 0
 
     # ---- the first read
 
     async def open(self) -> None:
-        """Read the position where the channel starts; one read for all who wait. Raises PortError."""
+        """Read the position where the channel starts. Raises PortError."""
         if self._opening is None:
             self._opening = self._shared.tasks.start(
                 self._read_position(), name=f"open {self.channel.name}"
             )
             self._opening.add_done_callback(self._opened)
-        # One who is cancelled must not take the others' read away.
+        # One read serves all who wait: one of them who is cancelled must not take it away.
         await asyncio.shield(self._opening)
 
     async def _read_position(self) -> None:
@@ -140,13 +161,13 @@ class JoinReads:
     def _opened(self, opening: asyncio.Task[None]) -> None:
         self._opening = None
         if not opening.cancelled():
-            # Those who wait have the error; there may be nobody left who does.
+            # Those who wait get the error. There may be nobody left who does.
             opening.exception()
 
     # ---- another epoch
 
     def denies(self, epoch: str) -> bool:
-        """Whether the log said that `epoch` is not the channel's."""
+        """Whether `epoch` is known not to be the channel's."""
         return epoch in self.epochs.denied or self.channel.order.has_refuted(epoch)
 
     async def ask_epoch(self, joiner: Joiner, since: StreamPosition) -> None:
@@ -196,7 +217,7 @@ class JoinReads:
         channel.trim.read(head, hints, self._shared.clock.monotonic_s())
         channel.keep_older(records, top)
         if channel.ring.first <= top + 1:
-            # Otherwise so much came meanwhile that the ring has no room for what was read: try again.
+            # Otherwise so much came meanwhile that the ring has no room for it: try again.
             self._unreachable = channel.ring.first - 1 if channel.ring else top
 
     # ---- ahead of this node
@@ -204,7 +225,8 @@ class JoinReads:
     async def reach(self, joiner: Joiner, since: StreamPosition) -> bool:
         """Read on to a position that is ahead. False = the log does not reach it. Raises PortError.
 
-        A read is not held against who came after it began: what it claims may have been appended since.
+        A read is not held against a client that came after it began: what that one claims may have
+        been appended since.
         """
         ahead, begun, order = self._ahead, self._ahead.begun, self.channel.order
         await self._share(
@@ -260,8 +282,8 @@ class JoinReads:
 class Joiner:
     """One subscriber on its way into a channel.
 
-    `since`: the position that it wants to recover from; None = it starts at the end. `window`: what of the history
-    it may see. `places`: for reads that are under way at once for its connection.
+    `since`: the position that it wants to recover from; None = it starts at the end. `window`: what
+    of the history it may see. `places`: for the reads of its connection that are under way at once.
     """
 
     __slots__ = (
@@ -335,7 +357,7 @@ class Joiner:
         return recover(since, channel.order.position, channel.ring, visible)
 
     def may_be_of_next_epoch(self) -> bool:
-        """Whether it claims another epoch than this node's, and the log was not asked since it came.
+        """Whether it claims another epoch than this node's, and the log was not asked since.
 
         The node may have slept through the beginning of the next epoch.
         """

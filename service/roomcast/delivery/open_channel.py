@@ -1,13 +1,15 @@
-"""One channel that has subscribers on this node: its order, its holes, its epoch, its recent publications.
+"""One channel that has subscribers on this node: its order, holes, epoch and recent publications.
 
-Theory of operation. A channel opens with a consistent read of the log, which gives the position where it
-starts (`open_at`). Records that come before that wait, within bounds. From then on the channel's resequencer
-lets each publication through once, in order; what passes is encoded once, kept in the ring, and published to
-the subscribers. The resequencer says when the log must be read: to fill a hole, or because a record claims
-another epoch. One such read is under way at a time; a failed one is followed by a pause.
+Theory of operation. A channel opens with a consistent read of the log, which gives the position
+where it starts (`open_at`). Records that come before that wait, within bounds. From then on the
+channel's resequencer lets each publication through once, in order. What passes is encoded once,
+kept in the ring, and published to the subscribers. The resequencer also says when the log must be
+read: to fill a hole, or because a record claims another epoch. One such read is under way at a
+time. A failed one is followed by a pause.
 
-A channel that cannot be continued is lost: it closes, and its subscribers are told to subscribe again. A closed
-channel stays closed. What was under way for it is dropped, and whoever subscribes next opens another.
+A channel that cannot be continued is lost: it closes, and its subscribers are told to subscribe
+again. A closed channel stays closed. What was under way for it is dropped, and the next subscriber
+opens another.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ __all__ = [
     "publication_count",
 ]
 
-# Records kept for a channel while it is being opened. Beyond either bound the log is read once more.
+# Records kept for a channel until it has a position. Beyond either bound the log is read once more.
 _OPENING_RECORDS_MAX: Final = 1000
 _OPENING_BYTES_MAX: Final = 1024 * 1024
 # Publications asked for in one read of a hole. A longer hole takes several reads.
@@ -125,7 +127,7 @@ class Shared:
 
 
 class OpenChannel:
-    """One channel, from its first subscriber on its way in to the last one that leaves, or its loss."""
+    """One channel, from its first subscriber until the last one leaves, or until it is lost."""
 
     __slots__ = (
         "_doubt_at_s",
@@ -327,8 +329,8 @@ class OpenChannel:
             self.lose("the log has a hole")
             return
         if not whole or reach < must_reach:
-            # Either what the log has not any more came by another way, so that the hole is a smaller
-            # one now, or the read was cut off.
+            # Either what the log has not any more came by another way, so that the hole is a
+            # smaller one now, or the read was cut off.
             self.order.exists(must_reach, now_s)
         self._read_what_is_missing()
 

@@ -46,7 +46,7 @@ class Publisher:
 
     @staticmethod
     def error(failure: BaseException) -> Error:
-        """The error for whoever published, by what `send`, `Appender.submit` or its future raised."""
+        """The error reply for what `send`, `Appender.submit` or its future raised."""
         match failure:
             case Unencodable():
                 return Error.BAD_REQUEST

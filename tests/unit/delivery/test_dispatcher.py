@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from roomcast.delivery import dispatcher as dispatcher_module
-from roomcast.delivery.dispatcher import Joining
-from roomcast.delivery.join_reads import Joined
+from roomcast.delivery.join_reads import Joined, Joining
 from roomcast.log.rules import Pending
 from roomcast.ports import PortError, Refused
 from roomcast.wire.publication import StreamPosition
