@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from roomcast.fleet.deployment import Queue, Subscription
+from roomcast.fleet.deployment import Queue, TopicSubscription
 from tests.contract.backends import TAGS, Backend
 
 # The emulator stamps a queue with its own clock, in whole seconds.
@@ -16,7 +16,7 @@ async def test_what_a_node_made_is_found_and_removed(backend: Backend) -> None:
     await node.open(name)
     assert list(await estate.queues()) == [name]
     [subscription] = await estate.subscriptions()
-    assert subscription == Subscription(
+    assert subscription == TopicSubscription(
         node.subscription_arn or "", backend.deployment.queue_arn(name)
     )
     assert backend.deployment.queue_of(subscription.endpoint) == name

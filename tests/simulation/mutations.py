@@ -15,6 +15,8 @@ from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 import roomcast.delivery.dispatcher as dispatcher_module
+import roomcast.delivery.join_reads as join_reads_module
+import roomcast.delivery.open_channel as open_channel_module
 import roomcast.log.appender as appender_module
 import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
@@ -22,7 +24,9 @@ from roomcast.client.read import Reading
 from roomcast.delivery.canary import Canary
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing
 from roomcast.delivery.catch_up import CatchUp
-from roomcast.delivery.dispatcher import Dispatcher, Joined
+from roomcast.delivery.dispatcher import Dispatcher
+from roomcast.delivery.join_reads import Joined, Joiner, results
+from roomcast.delivery.open_channel import OpenChannel
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import Message
 from roomcast.delivery.recovery import Answer, LogNeeded, Ring, Unrecovered, Window, recover
@@ -111,30 +115,30 @@ def no_repeats_dropped() -> Iterator[None]:
 def holes_never_read() -> Iterator[None]:
     """A hole is left to fill by itself."""
 
-    async def fill_hole(self: Dispatcher, channel: Any, resequencer: Resequencer) -> None:
-        channel.task = None
+    async def fill_hole(self: OpenChannel) -> None:
+        self._reading = None
 
-    with patch.object(Dispatcher, "_fill_hole", fill_hole):
+    with patch.object(OpenChannel, "_fill_hole", fill_hole):
         yield
 
 
 @contextmanager
 def other_epochs_ignored() -> Iterator[None]:
     """A channel whose epoch ended is served as if it had not."""
-    original = Dispatcher._compare
+    original = OpenChannel.compare
 
-    def compare(self: Dispatcher, channel: Any, resequencer: Resequencer, resolved: Any) -> None:
-        if resolved.tail.epoch == resequencer.epoch:
-            original(self, channel, resequencer, resolved)
+    def compare(self: OpenChannel, resolved: Any) -> None:
+        if resolved.tail.epoch == self.order.epoch:
+            original(self, resolved)
 
-    with patch.object(Dispatcher, "_compare", compare):
+    with patch.object(OpenChannel, "compare", compare):
         yield
 
 
 @contextmanager
 def own_epoch_never_doubted() -> Iterator[None]:
     """A node takes its epoch for the channel's, whatever clients come with."""
-    with patch.object(Dispatcher, "_may_be_behind", lambda self, placing: False):
+    with patch.object(Joiner, "may_be_of_next_epoch", lambda self: False):
         yield
 
 
@@ -142,24 +146,23 @@ def own_epoch_never_doubted() -> Iterator[None]:
 def no_tail_check() -> Iterator[None]:
     """Nobody looks for a last publication whose hints were all lost."""
 
-    async def check_tail(self: Dispatcher, channel: Any) -> bool:
+    async def check_tail(self: OpenChannel) -> bool:
         return True
 
-    with patch.object(Dispatcher, "_check_tail", check_tail):
+    with patch.object(OpenChannel, "check_tail", check_tail):
         yield
 
 
 @contextmanager
 def reply_at_read_position() -> Iterator[None]:
     """The reply tells the position that was read, though time passed before the subscriber joined the hub."""
-    original = Dispatcher._placed
 
-    async def placed(self: Dispatcher, placings: Sequence[Any]) -> Sequence[Joined | None]:
-        joined = await original(self, placings)
+    async def late(joiners: Sequence[Joiner | None]) -> Sequence[Joined | None]:
+        joined = await results(joiners)
         await asyncio.sleep(0.05)
         return joined
 
-    with patch.object(Dispatcher, "_placed", placed):
+    with patch.object(dispatcher_module, "results", late):
         yield
 
 
@@ -180,7 +183,7 @@ def hub_before_reply() -> Iterator[None]:
 @contextmanager
 def one_failed_read_is_enough() -> Iterator[None]:
     """Subscribers are told of a hole as soon as one read of it has failed."""
-    with patch.object(dispatcher_module, "_GAP_FAILURES_MAX", 1):
+    with patch.object(open_channel_module, "_GAP_FAILURES_MAX", 1):
         yield
 
 
@@ -203,7 +206,7 @@ def _patched_recover(
 ) -> AbstractContextManager[None]:
     @contextmanager
     def apply() -> Iterator[None]:
-        with patch.object(dispatcher_module, "recover", answer):
+        with patch.object(join_reads_module, "recover", answer):
             yield
 
     return apply()
@@ -781,29 +784,29 @@ def background_task_ends() -> Iterator[None]:
 @contextmanager
 def task_fails_unseen() -> Iterator[None]:
     """A hole is read, and then something fails that nobody waits for."""
-    original = Dispatcher._fill_hole
+    original = OpenChannel._fill_hole
 
-    async def fill_hole(self: Dispatcher, *arguments: Any) -> None:
-        await original(self, *arguments)
+    async def fill_hole(self: OpenChannel) -> None:
+        await original(self)
         raise RuntimeError("simulated")
 
-    with patch.object(Dispatcher, "_fill_hole", fill_hole):
+    with patch.object(OpenChannel, "_fill_hole", fill_hole):
         yield
 
 
 @contextmanager
 def task_forgotten() -> Iterator[None]:
     """Something goes on after a hole was read, and nobody holds it: it may vanish at any moment."""
-    original = Dispatcher._fill_hole
+    original = OpenChannel._fill_hole
 
     async def go_on() -> None:
         await asyncio.get_running_loop().create_future()
 
-    async def fill_hole(self: Dispatcher, *arguments: Any) -> None:
-        await original(self, *arguments)
+    async def fill_hole(self: OpenChannel) -> None:
+        await original(self)
         asyncio.ensure_future(go_on())  # noqa: RUF006  # nobody holds it
 
-    with patch.object(Dispatcher, "_fill_hole", fill_hole):
+    with patch.object(OpenChannel, "_fill_hole", fill_hole):
         yield
 
 

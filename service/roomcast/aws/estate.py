@@ -9,7 +9,7 @@ from typing import Any, Final
 from roomcast.aws.errors import CALL_LIMIT_S, port_errors
 from roomcast.aws.topic import unsubscribe
 from roomcast.delivery.ports import Gone
-from roomcast.fleet.deployment import Deployment, Queue, Subscription
+from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
 from roomcast.ports import Refused
 
 __all__ = ["QUEUES_MAX", "SUBSCRIPTIONS_MAX", "SqsEstate"]
@@ -69,8 +69,8 @@ class SqsEstate:
         # In seconds; emulators give fractions of them.
         return Queue(name, round(float(about["Attributes"]["CreatedTimestamp"]) * 1000), tags)
 
-    async def subscriptions(self) -> Sequence[Subscription]:
-        found: list[Subscription] = []
+    async def subscriptions(self) -> Sequence[TopicSubscription]:
+        found: list[TopicSubscription] = []
         start: dict[str, Any] = {}
         for _ in range(SUBSCRIPTIONS_MAX):
             async with port_errors(CALL_LIMIT_S):
@@ -78,7 +78,7 @@ class SqsEstate:
                     TopicArn=self._deployment.topic_arn, **start
                 )
             found.extend(
-                Subscription(each["SubscriptionArn"], each["Endpoint"])
+                TopicSubscription(each["SubscriptionArn"], each["Endpoint"])
                 for each in answer.get("Subscriptions", ())
                 # Others are called "PendingConfirmation" or "Deleted".
                 if each["SubscriptionArn"].startswith(_ARN)

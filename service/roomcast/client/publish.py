@@ -1,4 +1,4 @@
-"""The client publishes: within its rate, in its order, and answered when it is durable."""
+"""What the client publishes: kept to its rate, appended or sent as a signal, and answered when it is durable."""
 
 from __future__ import annotations
 
@@ -125,8 +125,12 @@ class Publishing:
                 place.give_back()
                 self._peer.reply(effect.id, "publish", {})
                 return
-            position = publisher.store(
-                effect.channel, effect.options, publication, effect.key, received_ms
+            position = self._services.appender.submit(
+                effect.channel,
+                publication,
+                effect.options.history_ttl_s * 1000,
+                effect.key,
+                received_ms=received_ms,
             )
         except (Full, TooLarge, Unencodable) as error:
             place.give_back()

@@ -16,6 +16,7 @@ from roomcast.delivery.publisher import Publisher
 from roomcast.fleet.orders import Subject
 from roomcast.fleet.roster import Roster
 from roomcast.hooks.calls import HookCalls
+from roomcast.log.appender import Appender
 from roomcast.log.channel_log import ChannelLog
 from roomcast.observe.counters import ClientCounters
 from roomcast.ports import Clock, NewId
@@ -104,6 +105,7 @@ class Services:
     random: Callable[[], float]
     node: str
     log: ChannelLog
+    appender: Appender
     publisher: Publisher
     dispatcher: Dispatcher
     presence: PresenceBook

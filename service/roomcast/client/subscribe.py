@@ -18,8 +18,8 @@ from roomcast.client.services import ANSWER_LIMIT_S, Services
 from roomcast.client.subscriptions import Subscription, Subscriptions
 from roomcast.client.work import Work
 from roomcast.concurrency import beside, each_to_its_end
-from roomcast.delivery.dispatcher import Joined, Joining
 from roomcast.delivery.forms import Form, Payload, whole
+from roomcast.delivery.join_reads import Joined, Joining
 from roomcast.delivery.recovery import RING_BYTES_MAX, Window
 from roomcast.ports import PortError
 from roomcast.wire.codes import Error

@@ -1,14 +1,15 @@
 """Envelopes: the JSON text of one SNS message, which each instance finds in its queue.
 
-Shared with the stream Lambda, so the standard library only; a reader may pass in a faster decoder.
+Shared with the stream Lambda, so the standard library only. A reader may pass in a faster decoder.
 
     {"v": 1, "at": 1700000000000,
      "records": [{"channel": "c", "epoch": "e", "offset": 4, "last": 5, "ts": 1,
                   "pubs": [{"data": …}, …]}, …],
      "signals": [{"kind": "join", "id": "…", "node": "…", "channel": "c", "body": {…}}, …]}
 
-A record without `pubs` is a pointer: what it covers must be read from the log. A reader that does not
-know `v` takes every record for a pointer and drops the signals, so that old and new nodes run side by side.
+A record without `pubs` is a pointer: what it covers must be read from the log. A reader that does
+not know `v` takes every record for a pointer and drops the signals. So old and new nodes run side
+by side.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ ENVELOPE_BYTES_MAX: Final = 240 * 1024
 assert ITEM_BYTES_MAX < ENVELOPE_BYTES_MAX, "an item fits an envelope unless escapes blow it up"
 
 
-# Of what nodes write in the fields of records and signals; longer ones are somebody else's, and would be remembered.
+# The longest texts that nodes write in the fields of records and signals. Longer ones are somebody
+# else's, and would be remembered.
 EPOCH_CHARS_MAX: Final = 64
 _ID_CHARS_MAX: Final = 64
 _NAME_CHARS_MAX: Final = 255
@@ -62,9 +64,9 @@ class MalformedEnvelope(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Something without an offset, best effort: a publication without history, a join, a leave, a greeting.
+    """Something without an offset, best effort: a publication without history, a join, a greeting.
 
-    `id` is unique for its `node`; `body` depends on `kind` (see service/roomcast/delivery/signals.py).
+    `id` is unique for its `node`. `body` depends on `kind` (service/roomcast/delivery/signals.py).
     """
 
     kind: str
@@ -76,8 +78,10 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One parsed message. `broken` counts records and signals that were skipped; `at`: when it was published (ms),
-    0 = not told.
+    """One parsed message.
+
+    `broken`: records and signals that were skipped. `at`: when it was published (ms); 0 = not
+    known.
     """
 
     records: tuple[Record, ...]
@@ -89,8 +93,9 @@ class Envelope:
 def checked_pubs(item: LogItem) -> str:
     """The item's `pubs` as one line of JSON that is safe to embed. Raises MalformedPublication.
 
-    Somebody else may have written the item: this is the one place that looks into it before it is broadcast. It is
-    written anew, since one value that a reader's decoder refuses would cost every record of the same message.
+    Somebody else may have written the item, and this is the one place that looks into it before it
+    is broadcast. It is written anew: one value that a reader's decoder refuses would cost every
+    record of the same message.
     """
     try:
         pubs = json.loads(item.pubs, parse_int=_whole_number)
@@ -119,7 +124,10 @@ def record_text(item: LogItem, pubs: str | None) -> str:
 
 
 def signal_text(signal: Signal) -> str:
-    """One signal of an envelope. Raises ValueError when `body` is not JSON that every reader takes."""
+    """One signal of an envelope.
+
+    Raises ValueError when `body` is not JSON that every reader takes.
+    """
     return _one_line(
         {
             "kind": signal.kind,
@@ -134,9 +142,9 @@ def signal_text(signal: Signal) -> str:
 def pack(
     texts: Iterable[str], *, signals: bool = False, at: int = 0, bytes_max: int = ENVELOPE_BYTES_MAX
 ) -> Iterator[tuple[str, int]]:
-    """Join record texts (or signal texts) into as few envelopes as fit `bytes_max` bytes each, in order.
+    """Join record texts (or signal texts), in order, into as few envelopes as fit `bytes_max`.
 
-    `at`: when they are published, in ms since 1970 (0 = not told).
+    `at`: when they are published, in ms since 1970 (0 = not known).
 
     Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: its
     writer must have turned it into a pointer, or refused it.
@@ -159,7 +167,10 @@ def pack(
 
 
 def parse(body: str, loads: Loads = json.loads) -> Envelope:
-    """Raises MalformedEnvelope when `body` is no envelope at all; single broken entries are counted and skipped."""
+    """The envelope in `body`. Single broken entries are counted and skipped.
+
+    Raises MalformedEnvelope when `body` is no envelope at all.
+    """
     try:
         envelope = loads(body)
     except (ValueError, RecursionError) as error:
@@ -232,7 +243,10 @@ def _is_whole(found: Any, minimum: int, maximum: int) -> TypeGuard[int]:
 
 
 def _one_line(value: Json) -> str:
-    """`value` as JSON that every decoder takes. Raises ValueError for NaN, infinity, lone surrogates and deep nesting."""
+    """`value` as JSON that every decoder takes.
+
+    Raises ValueError for NaN, infinity, lone surrogates and deep nesting.
+    """
     if is_deeper(value, DEPTH_MAX):
         raise ValueError("nested too deeply")
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,9 +1,9 @@
-"""In what form a channel's publications go to a subscriber: under its name or number, whole or as differences.
+"""The form in which publications go to a subscriber: by name or number, whole or as differences.
 
-A client may ask for shorter pushes when it subscribes: that its channel is named by a number (channel compaction), and
-that a publication comes as its difference from the one before it (Fossil delta). Those who asked for the same get the
-same bytes. In JSON, who gets differences gets whole payloads as text as well; in Protobuf payloads are bytes anyway, those
-that their publisher sent.
+A client may ask for shorter pushes when it subscribes. Channel compaction: a number stands for the
+channel's name. Fossil delta: a publication comes as its difference from the one before it. Those
+who asked for the same get the same bytes. In JSON, a client that gets differences gets whole
+payloads as text as well. In Protobuf payloads are bytes anyway: those that their publisher sent.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ FOSSIL: Final = "fossil"
 
 
 class Payload(Enum):
-    """What stands for a publication's data. VALUE: the data. TEXT: its JSON text as a string. BYTES: the same as bytes, for
-    Protobuf. Those who get differences get them in place of TEXT or BYTES.
+    """What stands for a publication's data.
+
+    VALUE: the data. TEXT: its JSON text as a string. BYTES: the same as bytes, for Protobuf.
+    Differences come in place of TEXT or BYTES.
     """
 
     VALUE = auto()
@@ -37,7 +39,10 @@ class Payload(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What one subscriber gets. `numbered`: its channel's number instead of the name; `delta`: differences."""
+    """What one subscriber gets.
+
+    `numbered`: its channel's number instead of the name. `delta`: differences.
+    """
 
     numbered: bool = False
     payload: Payload = Payload.VALUE
@@ -48,45 +53,53 @@ PLAIN: Final = Form()
 
 
 def form(*, numbered: bool, delta: bool, binary: bool) -> Form:
-    """What a client gets that may have a number, or differences, and speaks Protobuf or JSON.
+    """The form for a client that may have a number, or differences, and speaks Protobuf or JSON.
 
-    No numbers in Protobuf: where long.js is there, centrifuge-js has them as objects, and finds none equal to another.
+    There are no numbers in Protobuf: with long.js, centrifuge-js has them as objects, and finds
+    none equal to another.
     """
     if binary:
         return Form(False, Payload.BYTES, delta)
     return Form(numbered, Payload.TEXT if delta else Payload.VALUE, delta)
 
 
-def whole(said: Sent, payload: Payload) -> bytes:
-    """`said` for those whom no publication came before."""
+def whole(sent: Sent, payload: Payload) -> bytes:
+    """The line of `sent` for a subscriber that did not get the publication before it."""
     if payload is Payload.VALUE:
-        return said.line
-    text, rest = _parts(said)
-    # A line can hold no bytes: what makes messages of lines (service/roomcast/wire/protobuf.py) knows this name.
+        return sent.line
+    text, rest = _parts(sent)
+    # A line can hold no bytes. What makes messages of lines (service/roomcast/wire/protobuf.py)
+    # knows this name.
     name = "data" if payload is Payload.TEXT else DATA_TEXT
     return b'{"%b":%b%b' % (name.encode(), orjson.dumps(text.decode()), rest)
 
 
-def _parts(said: Sent) -> tuple[bytes, bytes]:
+def _parts(sent: Sent) -> tuple[bytes, bytes]:
     """The text of its data, and what follows the data in its line."""
-    end = len(DATA_HEAD) + said.data_bytes
-    return said.line[len(DATA_HEAD) : end] if said.text is None else said.text, said.line[end:]
+    end = len(DATA_HEAD) + sent.data_bytes
+    return sent.line[len(DATA_HEAD) : end] if sent.text is None else sent.text, sent.line[end:]
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One publication of a chain. `difference`: None = there is none, or it would be longer than the whole."""
+    """One publication of a chain.
+
+    `difference`: None = there is none, or it would be longer than the whole.
+    """
 
     sent: Sent
     difference: bytes | None
 
-    def said(self, payload: Payload) -> bytes:
-        """For those whom the publication before it has reached."""
+    def line(self, payload: Payload) -> bytes:
+        """For a subscriber that got the publication before it."""
         return whole(self.sent, payload) if self.difference is None else self.difference
 
 
 class Chain:
-    """A channel's publications in the order in which they go out; remembers the last one's data."""
+    """A channel's publications in the order in which they go out.
+
+    It remembers the last one's data.
+    """
 
     __slots__ = ("_before",)
 
@@ -96,14 +109,14 @@ class Chain:
     def links(self, published: Sequence[Sent]) -> list[Link]:
         return [self._link(sent) for sent in published]
 
-    def _link(self, said: Sent) -> Link:
-        before, (text, rest) = self._before, _parts(said)
+    def _link(self, sent: Sent) -> Link:
+        before, (text, rest) = self._before, _parts(sent)
         self._before = text
-        if not said.delta or before is None:
-            return Link(said, None)
+        if not sent.delta or before is None:
+            return Link(sent, None)
         difference = delta(before, text)
         if len(difference) >= len(text):
-            return Link(said, None)
+            return Link(sent, None)
         return Link(
-            said, b'%b%b,"delta":true%b' % (DATA_HEAD, orjson.dumps(difference.decode()), rest)
+            sent, b'%b%b,"delta":true%b' % (DATA_HEAD, orjson.dumps(difference.decode()), rest)
         )

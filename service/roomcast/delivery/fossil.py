@@ -1,10 +1,10 @@
 """Differences in Fossil's delta format: how to make a payload from the one before it.
 
-The format (fossil-scm.org, "The Fossil Delta Format"): the size of the target and a line break; then commands, `N@P,` =
-copy N bytes from P of the source, `N:` and N bytes = insert these; then a checksum of the target and `;`. Numbers are
-in base 64, with digits of their own.
+The format (fossil-scm.org, "The Fossil Delta Format"): the size of the target and a line break;
+then commands; then a checksum of the target and `;`. `N@P,` copies N bytes from P of the source.
+`N:` inserts the N bytes behind it. Numbers are in base 64, with digits of their own.
 
-Where both payloads are UTF-8, so is the difference: nothing is copied that begins or ends within a character.
+Where both payloads are UTF-8, so is the difference: no copy begins or ends within a character.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 
 __all__ = ["SEARCHED_BYTES_MAX", "delta"]
 
-# What is searched for copies at most between what two payloads have in common at both ends: up to 0.5 µs a byte, in
-# which nothing else is done.
+# Bytes between the common head and the common tail of two payloads that are searched for copies.
+# A search takes up to 0.5 µs a byte, in which nothing else is done.
 SEARCHED_BYTES_MAX: Final = 4 * 1024
-# What is looked for: a copy of less is hardly shorter than what it stands for.
+# The shortest copy: a copy of less is hardly shorter than what it stands for.
 _BLOCK_BYTES: Final = 16
 _DIGITS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 
@@ -46,7 +46,10 @@ def _insert(out: list[bytes], literal: bytes) -> None:
 
 
 def _copies(source: bytes, target: bytes) -> list[tuple[int, int, int]]:
-    """Where parts of `target` are in `source`: (place in source, start and end in target), ascending, not overlapping."""
+    """Where parts of `target` are in `source`: (place in source, start and end in target).
+
+    Ascending, not overlapping.
+    """
     shorter = min(len(source), len(target))
     head = _common(source, 0, target, 0, shorter)
     tail = _common_tail(source, target, shorter - head)
@@ -58,7 +61,7 @@ def _copies(source: bytes, target: bytes) -> list[tuple[int, int, int]]:
 
 
 def _found(source: bytes, target: bytes, start: int, end: int) -> list[tuple[int, int, int]]:
-    """Copies within `target[start:end]`. The newest SEARCHED_BYTES_MAX of `source` are looked through."""
+    """Copies within `target[start:end]`, from the last SEARCHED_BYTES_MAX of `source`."""
     if end - start < _BLOCK_BYTES:
         return []
     blocks: dict[bytes, int] = {}
@@ -72,7 +75,7 @@ def _found(source: bytes, target: bytes, start: int, end: int) -> list[tuple[int
         if at is None:
             here += 1
             continue
-        # Blocks begin anywhere in what is alike: back to its beginning, and on to its end.
+        # A block lies anywhere in what is alike: go back to its beginning, and on to its end.
         while here > done and at > 0 and source[at - 1] == target[here - 1]:
             here, at = here - 1, at - 1
         length = _common(source, at, target, here, min(len(source) - at, end - here))
@@ -100,7 +103,11 @@ def _common_tail(source: bytes, target: bytes, most: int) -> int:
 
 
 def _longest(most: int, alike: Callable[[int, int], bool]) -> int:
-    """How far it is alike, by halves that are compared whole: `alike` says so of what lies between two distances."""
+    """The greatest distance, up to `most`, within which everything is alike.
+
+    `alike(low, high)` compares what lies between two distances. The rest is halved until one is
+    left.
+    """
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,8 @@
-"""Channel to local subscribers: what goes out is made once for all who take it alike, and sent to every socket of them."""
+"""From a channel to its subscribers on this node.
+
+Frames are made once for all who take publications in the same form, and sent to each of their
+sockets.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class Subscriber(Protocol):
 
     @property
     def form(self) -> Form:
-        """What it takes publications in; the same as long as it is here."""
+        """The form in which it takes publications: the same as long as it is here."""
 
     @property
     def join_leave(self) -> bool:
@@ -37,8 +41,9 @@ class Subscriber(Protocol):
 
 
 class _Group:
-    """Those of a channel who get the same bytes: an insertion-ordered set. `fresh`: whom nothing was sent yet, of those
-    who take differences.
+    """Subscribers of a channel that get the same bytes, in the order in which they came.
+
+    `fresh`: those that take differences and have got nothing yet.
     """
 
     __slots__ = ("fresh", "members")
@@ -58,7 +63,7 @@ class _Group:
 
 
 class _Room:
-    """One channel's subscribers. `number`: what stands for its name, where that is wanted."""
+    """One channel's subscribers. `number` stands for its name, for those who asked for that."""
 
     __slots__ = ("chain", "groups", "number")
 
@@ -74,13 +79,17 @@ class Hub:
     def __init__(self) -> None:
         # None of them is empty.
         self._rooms: dict[str, _Room] = {}
-        # Those that were given out for channels whose first subscriber is about to be added, and the last one.
+        # Numbers for channels whose first subscriber is about to be added, and the last number
+        # given.
         self._reserved: dict[str, int] = {}
         self._number = 0
         self.counters = FanoutCounters()
 
     def number(self, channel: str) -> int:
-        """What stands for `channel` as long as it has subscribers; whoever asks adds one in the same tick."""
+        """What stands for `channel` as long as it has subscribers.
+
+        Whoever asks adds a subscriber in the same tick.
+        """
         if (room := self._rooms.get(channel)) is not None:
             return room.number
         if channel not in self._reserved:
@@ -132,10 +141,13 @@ class Hub:
         return sum(len(group.members) for group in room.groups.values()) if room else 0
 
     def publish(self, channel: str, published: Sequence[Sent]) -> None:
-        """Send publications of `channel`, in order, to every subscriber, in as few writes as frames allow."""
+        """Send publications of `channel`, in order, to every subscriber.
+
+        There are as few writes as frames allow.
+        """
         if (room := self._rooms.get(channel)) is None or not published:
             return
-        # By how the channel is called, and what stands for the data: most groups want the same.
+        # By the channel's address and what stands for the data: most groups want the same.
         payloads: dict[tuple[str | int, Payload], list[bytes]] = {}
         links: list[Link] = []
         for (framer, form), group in room.groups.items():
@@ -144,7 +156,7 @@ class Hub:
                 kind = (address, form.payload)
                 if kind not in payloads:
                     payloads[kind] = _payloads(
-                        publication_push(address, whole(sent, form.payload)) for sent in published
+                        publication_push(address, line) for line in _lines(published, form.payload)
                     )
                 self._send(group.members, framer, payloads[kind], len(published))
             else:
@@ -159,11 +171,14 @@ class Hub:
         address: str | int,
         links: Sequence[Link],
     ) -> None:
-        """To those whom the publication before has reached, differences; to the others the first one whole."""
-        said = [publication_push(address, link.said(payload)) for link in links]
+        """Send differences.
+
+        Subscribers that have got nothing yet get the first publication whole.
+        """
+        lines = [publication_push(address, link.line(payload)) for link in links]
         if group.fresh:
             first = publication_push(address, whole(links[0].sent, payload))
-            self._send(group.fresh, framer, _payloads([first, *said[1:]]), len(links))
+            self._send(group.fresh, framer, _payloads([first, *lines[1:]]), len(links))
         others = (
             [each for each in group.members if each not in group.fresh]
             if group.fresh
@@ -171,17 +186,17 @@ class Hub:
         )
         group.fresh.clear()
         if others:
-            self._send(others, framer, _payloads(said), len(links))
+            self._send(others, framer, _payloads(lines), len(links))
 
     def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
-        """Send a `join` or `leave` push to those who want such. Raises Unencodable."""
+        """Send a `join` or `leave` push to those who take such. Raises Unencodable."""
         if (room := self._rooms.get(channel)) is None:
             return
         for (framer, form), group in room.groups.items():
-            told = [subscriber for subscriber in group.members if subscriber.join_leave]
-            if told:
+            takers = [subscriber for subscriber in group.members if subscriber.join_leave]
+            if takers:
                 line = info_push(room.number if form.numbered else channel, kind, info)
-                self._send(told, framer, [line], 1)
+                self._send(takers, framer, [line], 1)
 
     def _send(
         self,
@@ -201,7 +216,7 @@ class Hub:
                 subscriber.sink.send(frame)
 
     def lost(self, channel: str) -> None:
-        """End every subscription of `channel` with word that it cannot be continued."""
+        """End every subscription of `channel`: it cannot be continued."""
         if (room := self._rooms.pop(channel, None)) is None:
             return
         for group in room.groups.values():
@@ -209,7 +224,15 @@ class Hub:
                 subscriber.lost(channel)
 
 
+def _lines(published: Iterable[Sent], payload: Payload) -> Iterable[bytes]:
+    if payload is Payload.VALUE:
+        # What most take: the line as it was made.
+        return [sent.line for sent in published]
+    return [whole(sent, payload) for sent in published]
+
+
 def _payloads(lines: Iterable[bytes]) -> list[bytes]:
+    """Lines joined for as few frames as FRAME_BYTES_SOFT_MAX allows."""
     payloads: list[bytes] = []
     batch: list[bytes] = []
     size = 0

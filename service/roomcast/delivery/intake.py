@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+import orjson
 import structlog
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
@@ -12,7 +13,7 @@ from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.signals import Heard
-from roomcast.wire.json import Unencodable, decode_json
+from roomcast.wire.json import Unencodable
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 from roomcast.wire.sent import Sent, sent_of
 
@@ -22,11 +23,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Intake:
-    """What the queue brings. `greeted` is called with the id of each hello that this node sent itself, `canary` with
-    each canary and the time its envelope was published (ms). `has_join_leave` tells whether a channel's clients are
-    told who comes and goes: not every sender knows. `handlers`: by kind, who is told of signals that are for the node
-    and not for a channel. `is_here` tells whether a client is connected to this node: others may have taken this node for
-    dead, and say that its clients left. `came` is told of each message that came from the table.
+    """What the queue brings.
+
+    `greeted` gets the id of each hello that this node sent itself. `canary` gets each canary, and
+    the time its envelope was published (ms). `came` is called for each message that came from the
+    table. `handlers`, by kind, get the signals that are for the node and not for a channel.
+
+    `has_join_leave` says whether a channel's clients see who comes and goes: not every sender
+    knows. `is_here` says whether a client is connected to this node: others may have taken this
+    node for dead, and say that its clients left.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Intake:
         signals: list[Signal] = []
         for body in bodies:
             try:
-                envelope = parse(body, decode_json)
+                envelope = parse(body, orjson.loads)
             except MalformedEnvelope as error:
                 self.malformed += 1
                 _log.warning("message_malformed", reason=str(error), size=len(body))
@@ -81,7 +86,10 @@ class Intake:
         self._deliver_signals(signals)
 
     def deliver_own(self, signal: Signal) -> None:
-        """Deliver a signal of this node to its own clients at once; its copy from the queue is dropped."""
+        """Deliver a signal of this node to its own clients at once.
+
+        Its copy from the queue is dropped.
+        """
         published: dict[str, list[Sent]] = {}
         self._deliver(signal, published)
         self._publish(published)
@@ -97,7 +105,7 @@ class Intake:
         self._publish(published)
 
     def _is_refuted(self, signal: Signal) -> bool:
-        """Whether it says of a client of this node that it left another: ids are unique, so it is here."""
+        """Whether it is a leave of a client that is here. Ids are unique, so it has not left."""
         if signal.kind != "leave" or not isinstance(signal.body, Mapping):
             return False
         client = signal.body.get("client")

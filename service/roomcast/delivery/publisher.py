@@ -1,52 +1,40 @@
-"""Publishing as a channel's options say: into the log where it has history, else as a signal to all nodes."""
+"""Publishing to channels without history: as a signal to all nodes."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from roomcast.delivery import signals
 from roomcast.delivery.broadcaster import can_be_sent
 from roomcast.delivery.envelope import Signal
-from roomcast.log.appender import Appender, Full, TooLarge
+from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NeverAppended, NotAppended, OffsetsUsedUp
 from roomcast.ports import NewId
-from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Error
 from roomcast.wire.json import Unencodable, encode_stored
-from roomcast.wire.publication import Publication, StreamPosition
+from roomcast.wire.publication import Publication
 
 __all__ = ["Publisher"]
 
 
 class Publisher:
-    """One a node. `signal` delivers a signal to this node's clients and the others', False = shed."""
+    """One a node.
 
-    def __init__(
-        self, appender: Appender, new_id: NewId, signal: Callable[[Signal], bool], *, node: str
-    ) -> None:
-        self._appender = appender
+    `signal` delivers a signal to this node's clients and the others'; False = it was shed.
+    """
+
+    def __init__(self, new_id: NewId, signal: Callable[[Signal], bool], *, node: str) -> None:
         self._new_id = new_id
         self._signal = signal
         self._node = node
         # Publications that went to nodes and clients without a log.
         self.signalled = 0
 
-    def store(
-        self,
-        channel: str,
-        options: ChannelOptions,
-        published: Publication,
-        key: str | None,
-        received_ms: int,
-    ) -> asyncio.Future[StreamPosition]:
-        """Append to a channel with history; see `Appender.submit`, also for what is raised and when."""
-        return self._appender.submit(
-            channel, published, options.history_ttl_s * 1000, key, received_ms=received_ms
-        )
-
     def send(self, channel: str, published: Publication) -> None:
-        """Best effort, without an offset. Raises Full (to everybody or to nobody), TooLarge and Unencodable."""
+        """Best effort, without an offset: everybody gets it, or nobody.
+
+        Raises Full, TooLarge and Unencodable.
+        """
         encode_stored(published)
         signal = signals.publication(self._node, self._new_id(), channel, published)
         if self._signal(signal):
@@ -58,7 +46,7 @@ class Publisher:
 
     @staticmethod
     def error(failure: BaseException) -> Error:
-        """What a publisher is told of what `store` (or its future) or `send` raised."""
+        """The error reply for what `send`, `Appender.submit` or its future raised."""
         match failure:
             case Unencodable():
                 return Error.BAD_REQUEST

@@ -10,8 +10,10 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import Final
 
+from roomcast.log.item import Head
 from roomcast.wire.publication import StreamPosition
 from roomcast.wire.sent import Sent
 
@@ -23,17 +25,20 @@ __all__ = [
     "Recovered",
     "Ring",
     "Rings",
+    "Trim",
     "Unrecovered",
     "Window",
     "recover",
 ]
 
-# Bytes of publications a channel's ring keeps, and so what one recovery may bring: half of the
-# smallest outgoing queue that a connection may be given, so that a recovery is never taken for slowness.
+# Bytes of publications that a channel's ring keeps, and so what one recovery may bring. Half of the
+# smallest outgoing queue of a connection, so that a recovery is never taken for slowness.
 RING_BYTES_MAX: Final = 512 * 1024
-# What the rings of all channels of a node keep together. A channel whose ring is emptied is recovered from the log.
+# Bytes that the rings of all channels of a node keep together. A channel whose ring was emptied is
+# recovered from the log.
 RINGS_BYTES_MAX: Final = 256 * 1024 * 1024
-# What a publication in a ring takes besides its line: two objects and their place in a queue.
+# Bytes that a publication in a ring takes besides its line: two objects, and their place in a
+# queue.
 _SENT_BYTES: Final = 160
 
 
@@ -76,7 +81,10 @@ class Ring:
             self._bytes -= self._sent.popleft().size
 
     def prepend(self, older: Sequence[Sent], top: int) -> None:
-        """Add older publications (ascending) as far as they continue the ring, or reach `top` when it is empty."""
+        """Add older publications (ascending), as far as they continue the ring and there is room.
+
+        Those of an empty ring must reach `top`.
+        """
         for each in reversed(older):
             wanted = self._sent[0].offset - 1 if self._sent else top
             if each.offset > wanted:
@@ -100,14 +108,20 @@ class Ring:
 
 
 class Rings:
-    """Bounds what all rings of a node keep: beyond it, those that were used least recently are emptied, but never
-    the one that was used last.
+    """Bounds what all rings of a node keep.
+
+    Beyond the bound, rings that were used least recently are emptied, but never the last one used.
     """
 
     def __init__(self, bytes_max: int = RINGS_BYTES_MAX) -> None:
         self._weights: OrderedDict[Ring, int] = OrderedDict()
         self._bytes_max = bytes_max
         self.bytes = 0
+
+    def append(self, ring: Ring, sent: Sequence[Sent]) -> None:
+        """Add newer publications to `ring`."""
+        ring.append(sent)
+        self.used(ring)
 
     def used(self, ring: Ring) -> None:
         """Something was added to `ring`, or it answered somebody."""
@@ -124,10 +138,40 @@ class Rings:
         self.bytes -= self._weights.pop(ring, 0)
 
 
+@dataclass(slots=True)
+class Trim:
+    """Which offsets of a channel are hidden: those up to `offset`.
+
+    The channel's head has the offset; it was last read at `read_at_s` (monotonic). Between two
+    reads other nodes hint at more to hide. `hints` counts these.
+    """
+
+    offset: int = 0
+    hints: int = 0
+    read_at_s: float = -inf
+
+    def hint(self, offset: int) -> None:
+        """Another node says that offsets up to `offset` are hidden."""
+        self.offset = max(self.offset, offset)
+        self.hints += 1
+
+    def read(self, head: Head | None, hints: int, now_s: float) -> None:
+        """Take the head's word, even where it hides less than a hint: a hint may be made up.
+
+        `hints`: how many had come before the head was read. A later one may know more than the
+        head.
+        """
+        offset = head.trim if head else 0
+        self.offset = offset if self.hints == hints else max(self.offset, offset)
+        self.read_at_s = now_s
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What of a channel's history may be seen: `size` publications at most, none at or before `trim`,
-    none appended before `cutoff_ts` (ms), and at most `limit` in one recovery.
+    """What of a channel's history may be seen.
+
+    `size`: the newest so many publications, in one recovery `limit` at most. None of them is at or
+    before `trim`, or was appended before `cutoff_ts` (ms).
     """
 
     size: int
@@ -150,8 +194,10 @@ class Unrecovered:
 
 @dataclass(frozen=True, slots=True)
 class LogNeeded:
-    """Read the log: `ahead` = after the channel's top (the client has seen more than this node);
-    otherwise what the ring does not hold any more.
+    """The log must be read first.
+
+    `ahead`: after the channel's top, because the client has seen more than this node. Otherwise
+    what the ring does not hold any more.
     """
 
     ahead: bool
@@ -161,9 +207,10 @@ Answer = Recovered | Unrecovered | LogNeeded
 
 
 def recover(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
-    """What to answer a client that saw everything up to `since` of a channel that stands at `position`.
+    """The answer to a client that saw everything up to `since`; the channel stands at `position`.
 
-    An empty epoch in `since` stands for the channel's own (Centrifuge protocol: subscribe, recovery).
+    An empty epoch in `since` stands for the channel's own (Centrifuge protocol: subscribe,
+    recovery).
     """
     if since.epoch and since.epoch != position.epoch:
         return Unrecovered()

@@ -1,10 +1,24 @@
-"""One channel's order: which records are repeats, which come next, which must wait for a hole to be filled.
+"""One channel's order: which records are repeats, which come next, which wait for a hole to fill.
 
-Theory of operation. Records of a channel arrive repeated, reordered, or not at all; the log holds them all.
-The resequencer knows the last offset it let through (`top`) and lets a record through only when it continues
-there. A record ahead of `top` is held; the hole gets a short while to fill by itself, then it is to be read
-from the log. Holding only saves reading: whatever is dropped from the held records is in the log too. The only
-things that cannot be repaired are a hole in the log itself and another epoch: then subscribers must be told.
+Theory of operation. Records of a channel arrive repeated, reordered, or not at all; the log holds
+them all. The resequencer knows the last offset it let through (`top`), and lets a record through
+only when it continues there. A record ahead of `top` is held. The hole before it gets a short while
+to fill by itself; then it is to be read from the log. Holding only saves reads: whatever is dropped
+from the held records is in the log too. Two things cannot be repaired: a hole in the log itself,
+and another epoch. Then subscribers must be told.
+
+Why there are epochs. An offset alone does not say which publication is meant, because offsets can
+be used again: a channel whose items have all expired starts at 1 again. Take a channel of three
+publications, and a client that sees them and goes away:
+
+    epoch x    1 "a"    2 "b"    3 "c"    the client leaves with offset 3; then all three expire
+    epoch y    1 "d"    2 "e"    3 "f"    the client comes back with offset 3
+
+By its offset the client stands at the end and has missed nothing, though it has seen none of "d",
+"e" and "f". Had it left with offset 1, it would get "e" and "f" behind "a", as if nothing were
+missing. A position is therefore an epoch and an offset: (x, 3) is no place in y, and the client
+learns that it cannot be recovered. The same holds for records. One of x says nothing of what comes
+next in y, so the resequencer drops it, and wants the log asked which of the two is the channel's.
 
 Pure: time comes in as monotonic seconds, publications and wishes go out.
 """
@@ -21,10 +35,11 @@ from roomcast.wire.publication import Publication, Record, StreamPosition
 
 __all__ = ["HELD_BYTES_MAX", "HELD_PUBLICATIONS_MAX", "Next", "Resequencer", "weight"]
 
-# Publications held ahead of a hole, a channel. Beyond either they are dropped and read from the log.
+# Publications held ahead of a hole, a channel. Beyond either bound they are dropped, and read from
+# the log.
 HELD_PUBLICATIONS_MAX: Final = 1000
 HELD_BYTES_MAX: Final = 1024 * 1024
-# Epochs that turned out not to be the channel's: stragglers of an epoch before, or of another table.
+# Epochs known not to be the channel's: stragglers of an epoch before, or of another table.
 _REFUTED_MAX: Final = 8
 
 
@@ -37,7 +52,10 @@ class Next:
 
 
 def weight(record: Record) -> int:
-    """Bytes of its publications as clients get them. One that cannot be written is as heavy as all that may be held."""
+    """Bytes of its publications as clients get them.
+
+    A publication that cannot be encoded weighs as much as all that may be held.
+    """
     try:
         return sum(
             len(encode_publication(publication)) + len(publication.text or "")
@@ -50,8 +68,8 @@ def weight(record: Record) -> int:
 class Resequencer:
     """The order of one channel, from a position that a consistent read of the log gave.
 
-    `read_at`: from when on (monotonic seconds) the log is to be read after `top`; None = nothing is missing.
-    `doubted`: an epoch that a record claimed and that must be looked up in the log; None = no doubt.
+    `read_at`: when the log is to be read after `top` (monotonic s); None = nothing is missing.
+    `doubted`: an epoch that a record claims, to be looked up in the log; None = no doubt.
     """
 
     __slots__ = (
@@ -92,7 +110,10 @@ class Resequencer:
         return self._known
 
     def offer(self, record: Record, now_s: float) -> list[Next]:
-        """Take one record, from wherever it comes; returns what may go to subscribers now, in order."""
+        """Take one record, from wherever it comes.
+
+        Returns what may go to subscribers now, in order.
+        """
         if record.epoch != self.epoch:
             if not self.has_refuted(record.epoch):
                 self.doubted = record.epoch
@@ -112,33 +133,34 @@ class Resequencer:
         return passed
 
     def exists(self, top: int, now_s: float) -> None:
-        """The log was seen to reach `top`: what is missing up to there is to be read at once."""
+        """The log reaches `top`: what is missing up to there is to be read at once."""
         if top > self._known:
             self._known = top
         if self.top < self._known:
             self.read_at = now_s
 
     def refute(self, epoch: str) -> None:
-        """The log said that `epoch` is not the channel's."""
+        """`epoch` is not the channel's: that is the log's answer."""
         self._refuted.append(epoch)
         if self.doubted == epoch:
             self.doubted = None
 
     def has_refuted(self, epoch: str) -> bool:
-        """Whether the log said so not long ago. Epochs that are over do not come back."""
+        """Whether `epoch` was refuted lately. Epochs that are over do not come back."""
         return epoch in self._refuted
 
     def reading(self) -> int:
-        """A read of everything after `top` begins; returns the offset it must reach. See `read`."""
+        """A read of everything after `top` begins. Returns the offset it must reach, for `read`."""
         self.read_at = None
         return self._known
 
     def read(
         self, records: Iterable[Record], must_reach: int, now_s: float
     ) -> tuple[list[Next], bool]:
-        """Take what a consistent read after `top` found; False = the log has a hole: tell the subscribers.
+        """Take what a consistent read after `top` found.
 
-        `must_reach` from `reading`: what was known to exist before the read began must be in it.
+        Returns what may go to subscribers, and False if the log has a hole: then tell them.
+        `must_reach` is from `reading`: what was known to exist before the read began must be in it.
         """
         passed: list[Next] = []
         for record in records:
@@ -172,7 +194,10 @@ class Resequencer:
                 passed.append(self._pass(record))
 
     def _hold(self, record: Record) -> None:
-        """Keep it if there is room. If there is none, it is known to exist, and will be a hole itself."""
+        """Keep `record` if there is room.
+
+        Otherwise it is known to exist, and becomes a hole itself.
+        """
         count = record.last - record.offset + 1
         if record.offset in self._held or self._held_publications + count > HELD_PUBLICATIONS_MAX:
             return

@@ -1,6 +1,7 @@
 """Signals: what nodes tell each other without an offset, and what of it a node has heard before.
 
-Orders (service/roomcast/fleet/order_signals.py) and surveys (service/roomcast/fleet/node_info_signals.py) are signals as well.
+Orders (service/roomcast/fleet/order_signals.py) and surveys (service/roomcast/fleet/node_info_signals.py) are
+signals as well.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ HELLO_CHANNEL: Final = RESERVED_PREFIX + "hello"
 
 TRIM_KIND: Final = "trim"
 
-# Signals remembered to drop repeats: SQS repeats a message within its visibility time-out if at all.
+# Signals remembered to drop repeats. SQS repeats a message within its visibility time-out, if at
+# all.
 HEARD_MAX: Final = 10_000
 
 
@@ -56,7 +58,10 @@ def hello(node: str, signal_id: str) -> Signal:
 
 
 def trim(node: str, signal_id: str, channel: str, offset: int) -> Signal:
-    """What the channel's log holds up to `offset` is not shown any more: the head says so, and nodes may have kept some."""
+    """The channel's log up to `offset` is not shown any more.
+
+    The channel's head has it too. Nodes may have kept some of what is hidden.
+    """
     return Signal(TRIM_KIND, signal_id, node, channel, offset)
 
 

@@ -1,7 +1,8 @@
-"""When the end of each open channel's log is to be looked at: once in a while each, and all of them soon when asked.
+"""When to look at the end of each open channel's log: once in a while, and soon when asked.
 
-What is asked for comes first, in the order of asking. A channel that waits for its look when all are asked for again
-keeps its place and is looked at once; one that had its look, or whose look is under way, gets another.
+Looks that were asked for come first, in the order of asking. When all are asked for again, a
+channel that still waits keeps its place and gets one look. A channel that had its look, or whose
+look is under way, gets another.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ __all__ = ["TailChecks"]
 # Looks come at a random moment from 3/4 to 5/4 of their interval.
 _EARLIEST: Final = 0.75
 _JITTER: Final = 0.5
-# A look that failed is repeated sooner than the interval says, but not at once: the channel may be what is broken.
+# A look that failed is repeated sooner than the interval says, but not at once: the channel may be
+# what is broken.
 _RETRY_S: Final = 30.0
-# Entries of the heap that count no more, beyond which (and beyond those that do) they are thrown away.
+# Stale entries of the heap, besides as many as there are channels, before it is made anew.
 _STALE_MAX: Final = 64
 
 
@@ -47,7 +49,10 @@ class TailChecks:
         return len(self._asked)
 
     def opened(self, channel: str, read_at_s: float, chance: float) -> None:
-        """Its end was read, by a read that began at `read_at_s`: before that was asked for, or since."""
+        """Its end was found by a read that began at `read_at_s`.
+
+        If all looks were asked for since then, it gets another one.
+        """
         self._plan(channel, read_at_s + self._interval_s(self.every_s, chance))
         if read_at_s <= self._asked_at_s:
             self._asked[channel] = None
@@ -63,7 +68,7 @@ class TailChecks:
         self._asked_at_s = now_s
 
     def take(self, now_s: float) -> str | None:
-        """The channel to look at next, if there is one: then its look is under way until `done`."""
+        """The channel to look at next, if there is one. Its look is under way until `done`."""
         channel: str | None = None
         if self._asked:
             channel, _ = self._asked.popitem(last=False)
@@ -74,13 +79,16 @@ class TailChecks:
         return channel
 
     def done(self, channel: str, now_s: float, chance: float, *, answered: bool) -> None:
-        """The look is over. `answered`: the log told its end."""
+        """The look is over. `answered`: whether the log answered."""
         if channel in self._due:
             every_s = self.every_s if answered else min(self.every_s, _RETRY_S)
             self._plan(channel, now_s + self._interval_s(every_s, chance))
 
     def next_s(self) -> float:
-        """When something is due; infinity = nothing is. What is opened from now on is due later than half an interval."""
+        """When the next look is due; infinity = nothing is open.
+
+        What is opened from now on is due later than half an interval.
+        """
         return -inf if self._asked else self._earliest_s()
 
     def _interval_s(self, every_s: float, chance: float) -> float:

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from roomcast.ec2.ports import Machine, ScalingGroup
-from roomcast.ec2.rules import LaunchHook, Outlook, Target, drain_within_s, reason_to_drain
+from roomcast.ec2.rules import LaunchHook, Outlook, TargetState, drain_within_s, reason_to_drain
 from roomcast.ports import Clock, PortError
 
 __all__ = [
@@ -107,7 +107,7 @@ class Lifecycle:
         # What it was when the node began to end may have changed since: `run` does not look any more.
         with suppress(PortError):
             self._outlook = await self._machine.outlook()
-        is_leaving = self._outlook.target in (Target.TERMINATED, Target.WARMED)
+        is_leaving = self._outlook.target in (TargetState.TERMINATED, TargetState.WARMED)
         let_go = False
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_LEAVING_S if is_leaving else RELEASE_S):
@@ -168,7 +168,7 @@ class Lifecycle:
         # On its way into a warm pool a new machine waits at the launch hook, one that served at the other.
         names = [
             self._terminate_hook,
-            self._launch_hook if self._outlook.target is Target.WARMED else "",
+            self._launch_hook if self._outlook.target is TargetState.WARMED else "",
         ]
         hooks = [name for name in names if name]
         if not hooks:

@@ -17,7 +17,7 @@ __all__ = [
     "LaunchHook",
     "Outlook",
     "SpotNotice",
-    "Target",
+    "TargetState",
     "drain_within_s",
     "reason_to_drain",
     "spot_notice",
@@ -40,7 +40,7 @@ _WARM_POOL: Final = "Warmed:"
 _SPOT_ENDS: Final = frozenset({"stop", "terminate"})
 
 
-class Target(Enum):
+class TargetState(Enum):
     """The state that Auto Scaling takes this machine to."""
 
     IN_SERVICE = "InService"
@@ -63,17 +63,17 @@ class SpotNotice:
 class Outlook:
     """What the instance metadata say of the machine's future."""
 
-    target: Target = Target.OTHER
+    target: TargetState = TargetState.OTHER
     notice: SpotNotice | None = None
 
 
-def target_of(text: str) -> Target:
+def target_of(text: str) -> TargetState:
     """The value of `autoscaling/target-lifecycle-state`; "" when there is none."""
     if text.startswith(_WARM_POOL):
-        return Target.WARMED
+        return TargetState.WARMED
     return next(
-        (each for each in (Target.IN_SERVICE, Target.TERMINATED) if each.value == text),
-        Target.OTHER,
+        (each for each in (TargetState.IN_SERVICE, TargetState.TERMINATED) if each.value == text),
+        TargetState.OTHER,
     )
 
 
@@ -101,9 +101,9 @@ def reason_to_drain(outlook: Outlook) -> str:
     """Why the node has to end, for the log; "" as long as it may go on."""
     if outlook.notice is not None:
         return f"the spot instance is about to {outlook.notice.action}"
-    if outlook.target is Target.TERMINATED:
+    if outlook.target is TargetState.TERMINATED:
         return "Auto Scaling terminates this instance"
-    if outlook.target is Target.WARMED:
+    if outlook.target is TargetState.WARMED:
         return "Auto Scaling keeps this instance in the warm pool"
     return ""
 
@@ -137,9 +137,9 @@ class LaunchHook:
         """Whether there were as many attempts as there may be, and all of them failed."""
         return not self._done and self._attempts >= LAUNCH_ATTEMPTS_MAX
 
-    def is_due(self, target: Target, now_s: float) -> bool:
+    def is_due(self, target: TargetState, now_s: float) -> bool:
         """Whether to complete it now, on a node that serves."""
-        if target is not Target.IN_SERVICE:
+        if target is not TargetState.IN_SERVICE:
             # From wherever it goes now it may come back, and wait for the hook again.
             self._begin_anew()
             return False

@@ -13,7 +13,7 @@ __all__ = [
     "TOPIC_TAG",
     "Deployment",
     "Queue",
-    "Subscription",
+    "TopicSubscription",
     "queue_tags",
 ]
 
@@ -37,7 +37,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class TopicSubscription:
     """One subscription of the topic. `endpoint` is whatever was subscribed: a queue's ARN, an address."""
 
     arn: str

@@ -15,11 +15,12 @@ from roomcast.delivery import signals
 from roomcast.delivery.broadcaster import Broadcaster
 from roomcast.delivery.canary import Canary
 from roomcast.delivery.catch_up import CatchUp
-from roomcast.delivery.dispatcher import Dispatcher, Timings
+from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.listener import Listener
+from roomcast.delivery.open_channel import Timings
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import InstanceQueue, Topic
 from roomcast.delivery.publisher import Publisher
@@ -277,7 +278,8 @@ def assemble(
             random=ports.random,
             node=node_id,
             log=log,
-            publisher=Publisher(appender, ports.new_id, broadcast, node=node_id),
+            appender=appender,
+            publisher=Publisher(ports.new_id, broadcast, node=node_id),
             dispatcher=dispatcher,
             presence=presence,
             roster=roster,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from roomcast.fleet.deployment import Queue, Subscription
+from roomcast.fleet.deployment import Queue, TopicSubscription
 
 __all__ = ["Estate"]
 
@@ -19,7 +19,7 @@ class Estate(Protocol):
     async def queue(self, name: str) -> Queue | None:
         """What is known of a queue. None = there is none of that name."""
 
-    async def subscriptions(self) -> Sequence[Subscription]:
+    async def subscriptions(self) -> Sequence[TopicSubscription]:
         """Of the topic, those that can be ended: whatever waits for a confirmation is left out."""
 
     async def unsubscribe(self, arn: str) -> None:

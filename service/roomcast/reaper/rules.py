@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from roomcast.fleet.deployment import NODE_TAG, Deployment, Queue, Subscription
+from roomcast.fleet.deployment import NODE_TAG, Deployment, Queue, TopicSubscription
 from roomcast.fleet.lease_record import Lease, Tombstone
 
 __all__ = [
@@ -118,7 +118,7 @@ class Findings:
 
 def dead_nodes(
     leases: Sequence[Lease],
-    subscriptions: Sequence[Subscription],
+    subscriptions: Sequence[TopicSubscription],
     deployment: Deployment,
     now_ms: int,
     scope: Scope = WHOLE_FLEET,
@@ -180,7 +180,7 @@ def is_old(tombstone: Tombstone, now_ms: int) -> bool:
 
 def unexplained(
     queue_names: Iterable[str],
-    subscriptions: Sequence[Subscription],
+    subscriptions: Sequence[TopicSubscription],
     leases: Sequence[Lease],
     deployment: Deployment,
     now_ms: int,
@@ -207,7 +207,7 @@ def unexplained(
 
 def judge(
     leases: Sequence[Lease],
-    subscriptions: Sequence[Subscription],
+    subscriptions: Sequence[TopicSubscription],
     looked_at: Mapping[str, Queue | None],
     deployment: Deployment,
     now_ms: int,
@@ -274,7 +274,7 @@ def _others(leases: Iterable[Lease], nodes: Iterable[str]) -> Sequence[Lease]:
 
 
 def _by_queue(
-    subscriptions: Iterable[Subscription], deployment: Deployment
+    subscriptions: Iterable[TopicSubscription], deployment: Deployment
 ) -> Mapping[str, Sequence[str]]:
     """The ARNs of subscriptions, by the queue that they lead to. Others are nobody's business here."""
     found: defaultdict[str, list[str]] = defaultdict(list)

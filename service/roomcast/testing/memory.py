@@ -16,7 +16,7 @@ from roomcast.aws.presence import CHANNELS_PAGE, ENTRIES_PAGE, MEMBERS_MAX
 from roomcast.aws.queue import RECEIVE_MAX, is_queue_name
 from roomcast.aws.topic import check_body
 from roomcast.delivery.ports import Gone, Message
-from roomcast.fleet.deployment import Deployment, Queue, Subscription
+from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
 from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import HEAD_OFFSET, Head, LogItem
@@ -556,10 +556,10 @@ class MemoryEstate:
 
         return await self._world.perform("queue", effect)
 
-    async def subscriptions(self) -> Sequence[Subscription]:
-        def effect() -> Sequence[Subscription]:
+    async def subscriptions(self) -> Sequence[TopicSubscription]:
+        def effect() -> Sequence[TopicSubscription]:
             return [
-                Subscription(_subscription_arn(name), self._deployment.queue_arn(name))
+                TopicSubscription(_subscription_arn(name), self._deployment.queue_arn(name))
                 for name in sorted(self._world.subscriptions)
             ]
 

@@ -15,9 +15,11 @@ __all__ = ["DATA_HEAD", "Sent", "sent_of"]
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A publication as clients get it: `line` is its JSON, which is all that is kept of it; `ts` (ms) the time of
-    its append; `delta`: it may go out as its difference from the one before it. `data_bytes`: of the line, its data
-    has so many. `text`: of its data, where that is not what stands in the line.
+    """A publication as clients get it.
+
+    `line`: its JSON, which is all that is kept of it. `ts`: when it was appended (ms). `delta`:
+    whether it may go out as its difference from the one before it. `data_bytes`: of its data, in
+    the line. `text`: of its data, where another text stands in the line.
     """
 
     offset: int
@@ -33,7 +35,7 @@ class Sent:
         return len(self.line) + len(self.text or b"")
 
 
-# How a publication's line begins; its data follows. So nothing has to be decoded to put something else in its place.
+# How a publication's line begins; its data follows. So the data can be replaced without decoding.
 DATA_HEAD: Final = b'{"data":'
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from roomcast.aws.estate import QUEUES_MAX, SUBSCRIPTIONS_MAX, SqsEstate
-from roomcast.fleet.deployment import Deployment, Queue, Subscription
+from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
 from roomcast.ports import Refused, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import FakeClient, client_error
 
@@ -91,7 +91,7 @@ async def test_what_waits_for_a_confirmation_is_left_out() -> None:
     arns = ["PendingConfirmation", f"{TOPIC}:1", "Deleted"]
     page = {"Subscriptions": [{"SubscriptionArn": arn, "Endpoint": "e"} for arn in arns]}
     sns = FakeClient(list_subscriptions_by_topic=lambda **_: page)
-    assert await estate(sns=sns).subscriptions() == [Subscription(f"{TOPIC}:1", "e")]
+    assert await estate(sns=sns).subscriptions() == [TopicSubscription(f"{TOPIC}:1", "e")]
 
 
 async def test_a_listed_queue_needs_no_look_for_its_address() -> None:

@@ -103,13 +103,13 @@ def publish(
     served: Served, channel: str, *contents: Any, options: ChannelOptions = HISTORY
 ) -> None:
     async def publish(node: LocalNode) -> None:
-        publisher = node.assembly.node.services.publisher
+        services = node.assembly.node.services
         for data in contents:
             published = Publication(data, info=ClientInfo("ann", "c"), time=1_700_000_000_000)
             if options.has_history:
-                await publisher.store(channel, options, published, None, node.clock.now_ms())
+                await services.appender.submit(channel, published, options.history_ttl_s * 1000)
             else:
-                publisher.send(channel, published)
+                services.publisher.send(channel, published)
 
     served.do(publish)
 

@@ -564,9 +564,9 @@ async def test_the_server_api_is_not_asked_about(fleet: Fleet) -> None:
     # What a hook refuses to clients, the application's back end may say.
     publish = Script()
     async with node(fleet, Hooks(publish=publish), insecure=True) as served:
-        publisher = served.assembly.node.services.publisher
-        await publisher.store(
-            "room", HISTORY, Publication("from the back end"), None, fleet.clock.now_ms()
+        appender = served.assembly.node.services.appender
+        await appender.submit(
+            "room", Publication("from the back end"), HISTORY.history_ttl_s * 1000
         )
         assert logged(fleet.world) == ["from the back end"]
         assert publish.events == []

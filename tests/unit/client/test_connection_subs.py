@@ -55,8 +55,8 @@ def token(user: str = "ann", **claims: Any) -> str:
 async def publish(node: LocalNode, channel: str, *contents: Any) -> None:
     """As a back end does."""
     for data in contents:
-        await node.assembly.node.services.publisher.store(
-            channel, SURE, Publication(data), None, node.clock.now_ms()
+        await node.assembly.node.services.appender.submit(
+            channel, Publication(data), SURE.history_ttl_s * 1000
         )
 
 

@@ -41,8 +41,8 @@ def token(*channels: str) -> str:
 async def publish(node: LocalNode, *contents: Any) -> None:
     """As a back end does."""
     for data in contents:
-        await node.assembly.node.services.publisher.store(
-            "room", EVERYTHING, Publication(data), None, node.clock.now_ms()
+        await node.assembly.node.services.appender.submit(
+            "room", Publication(data), EVERYTHING.history_ttl_s * 1000
         )
 
 

@@ -16,10 +16,12 @@ from roomcast.delivery.recovery import (
     Recovered,
     Ring,
     Rings,
+    Trim,
     Unrecovered,
     Window,
     recover,
 )
+from roomcast.log.item import Head
 from roomcast.wire.publication import StreamPosition
 from roomcast.wire.sent import Sent
 
@@ -334,3 +336,29 @@ def test_a_read_of_the_log_settles_it(since: int, top: int, first: int) -> None:
         assert recover(StreamPosition("e", since), position, ring, OPEN) == Recovered(
             tuple(run(since + 1, top))
         )
+
+
+# ---- what is hidden
+
+
+def head(trim: int) -> Head:
+    return Head("c", "e", 9, 1, trim, "v", 1)
+
+
+def test_what_another_node_hides_is_hidden_until_the_head_is_read() -> None:
+    trim = Trim()
+    trim.hint(5)
+    trim.hint(3)
+    assert trim.offset == 5
+    trim.read(head(4), hints=2, now_s=7.0)
+    assert (trim.offset, trim.read_at_s) == (4, 7.0)
+    trim.read(None, hints=2, now_s=8.0)
+    assert trim.offset == 0
+
+
+def test_a_head_that_was_read_before_a_hint_takes_nothing_back() -> None:
+    trim = Trim()
+    before = trim.hints
+    trim.hint(5)
+    trim.read(head(4), before, now_s=7.0)
+    assert trim.offset == 5

@@ -23,7 +23,7 @@ from roomcast.ec2.instance_metadata import (
     says_ec2,
     this_machine,
 )
-from roomcast.ec2.rules import Outlook, SpotNotice, Target
+from roomcast.ec2.rules import Outlook, SpotNotice, TargetState
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
 from tests.fakes.ec2 import FakeEc2, FakeMachine, fake_ec2
@@ -77,14 +77,14 @@ async def test_a_machine_is_known_by_its_id(
 @pytest.mark.parametrize(
     "target, notice, outlook",
     [
-        ("InService", "", Outlook(Target.IN_SERVICE)),
-        ("Terminated", "", Outlook(Target.TERMINATED)),
-        ("Warmed:Stopped", "", Outlook(Target.WARMED)),
-        ("", "", Outlook(Target.OTHER)),
+        ("InService", "", Outlook(TargetState.IN_SERVICE)),
+        ("Terminated", "", Outlook(TargetState.TERMINATED)),
+        ("Warmed:Stopped", "", Outlook(TargetState.WARMED)),
+        ("", "", Outlook(TargetState.OTHER)),
         (
             "InService",
             '{"action":"terminate","time":"2023-11-14T22:13:20Z"}',
-            Outlook(Target.IN_SERVICE, SpotNotice("terminate", 1_700_000_000_000)),
+            Outlook(TargetState.IN_SERVICE, SpotNotice("terminate", 1_700_000_000_000)),
         ),
     ],
 )
@@ -111,7 +111,7 @@ async def test_a_token_that_is_void_is_replaced(
     machine: FakeMachine, metadata: InstanceMetadata
 ) -> None:
     machine.forget_tokens()
-    assert await metadata.outlook() == Outlook(Target.IN_SERVICE)
+    assert await metadata.outlook() == Outlook(TargetState.IN_SERVICE)
     assert machine.tokens_given == 2
 
 
@@ -132,7 +132,7 @@ async def test_answers_that_say_nothing(
     with pytest.raises(error):
         await metadata.outlook()
     machine.broken = 0
-    assert await metadata.outlook() == Outlook(Target.IN_SERVICE)
+    assert await metadata.outlook() == Outlook(TargetState.IN_SERVICE)
 
 
 async def test_a_token_that_is_never_taken_is_an_error(clock: ManualClock) -> None:

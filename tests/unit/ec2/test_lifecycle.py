@@ -19,7 +19,7 @@ from roomcast.ec2.rules import (
     LAUNCH_WAIT_S,
     Outlook,
     SpotNotice,
-    Target,
+    TargetState,
 )
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
@@ -27,8 +27,8 @@ from tests.unit.worlds import no_jitter, running, settled, until
 
 LAUNCH = "launching"
 TERMINATE = "terminating"
-SERVES = Outlook(Target.IN_SERVICE)
-ENDS = Outlook(Target.TERMINATED)
+SERVES = Outlook(TargetState.IN_SERVICE)
+ENDS = Outlook(TargetState.TERMINATED)
 
 
 class World:
@@ -206,9 +206,9 @@ async def test_metadata_that_cannot_be_read_change_nothing_and_are_logged_once()
     "outlook",
     [
         ENDS,
-        Outlook(Target.WARMED),
-        Outlook(Target.IN_SERVICE, SpotNotice("terminate", 0)),
-        Outlook(Target.OTHER, SpotNotice("stop", 0)),
+        Outlook(TargetState.WARMED),
+        Outlook(TargetState.IN_SERVICE, SpotNotice("terminate", 0)),
+        Outlook(TargetState.OTHER, SpotNotice("stop", 0)),
     ],
 )
 async def test_a_machine_that_is_to_end_ends_its_node_once(outlook: Outlook) -> None:
@@ -351,7 +351,7 @@ async def test_not_knowing_of_others_it_lets_the_machine_go() -> None:
 
 async def test_a_new_machine_on_its_way_to_the_warm_pool_waits_at_the_launch_hook() -> None:
     world = World()
-    world.now = Outlook(Target.WARMED)
+    world.now = Outlook(TargetState.WARMED)
     world.waiting.add(LAUNCH)
     await world.lifecycle.released()
     assert not world.waiting
@@ -384,7 +384,9 @@ async def test_metadata_that_are_gone_at_the_end_are_remembered() -> None:
 
 async def test_a_spot_instance_drains_in_the_time_that_is_left() -> None:
     world = World()
-    world.now = Outlook(Target.IN_SERVICE, SpotNotice("terminate", world.clock.now_ms() + 45_000))
+    world.now = Outlook(
+        TargetState.IN_SERVICE, SpotNotice("terminate", world.clock.now_ms() + 45_000)
+    )
     assert world.lifecycle.drain_s(300) == 300
     async with world.running():
         await until(lambda: world.stops)

@@ -15,7 +15,7 @@ from roomcast.ec2.rules import (
     LaunchHook,
     Outlook,
     SpotNotice,
-    Target,
+    TargetState,
     drain_within_s,
     reason_to_drain,
     spot_notice,
@@ -28,22 +28,22 @@ NOW_MS = 1_700_000_000_000
 @pytest.mark.parametrize(
     "text, target",
     [
-        ("InService", Target.IN_SERVICE),
-        ("Terminated", Target.TERMINATED),
-        ("Warmed:Stopped", Target.WARMED),
-        ("Warmed:Running", Target.WARMED),
-        ("Warmed:Hibernated", Target.WARMED),
-        ("Warmed:Terminated", Target.WARMED),
-        ("Warmed", Target.OTHER),
-        ("Standby", Target.OTHER),
-        ("Detached", Target.OTHER),
-        ("terminated", Target.OTHER),
-        ("Terminated:Soon", Target.OTHER),
-        ("other", Target.OTHER),
-        ("", Target.OTHER),
+        ("InService", TargetState.IN_SERVICE),
+        ("Terminated", TargetState.TERMINATED),
+        ("Warmed:Stopped", TargetState.WARMED),
+        ("Warmed:Running", TargetState.WARMED),
+        ("Warmed:Hibernated", TargetState.WARMED),
+        ("Warmed:Terminated", TargetState.WARMED),
+        ("Warmed", TargetState.OTHER),
+        ("Standby", TargetState.OTHER),
+        ("Detached", TargetState.OTHER),
+        ("terminated", TargetState.OTHER),
+        ("Terminated:Soon", TargetState.OTHER),
+        ("other", TargetState.OTHER),
+        ("", TargetState.OTHER),
     ],
 )
-def test_a_target_state_is_read(text: str, target: Target) -> None:
+def test_a_target_state_is_read(text: str, target: TargetState) -> None:
     assert target_of(text) is target
 
 
@@ -74,18 +74,18 @@ def test_a_spot_notice_is_read(text: str, notice: SpotNotice | None) -> None:
 @pytest.mark.parametrize(
     "outlook, word",
     [
-        (Outlook(Target.TERMINATED), "terminates"),
-        (Outlook(Target.WARMED), "warm pool"),
-        (Outlook(Target.IN_SERVICE, SpotNotice("stop", 0)), "stop"),
-        (Outlook(Target.OTHER, SpotNotice("terminate", 0)), "terminate"),
+        (Outlook(TargetState.TERMINATED), "terminates"),
+        (Outlook(TargetState.WARMED), "warm pool"),
+        (Outlook(TargetState.IN_SERVICE, SpotNotice("stop", 0)), "stop"),
+        (Outlook(TargetState.OTHER, SpotNotice("terminate", 0)), "terminate"),
     ],
 )
 def test_what_makes_a_node_drain_is_said(outlook: Outlook, word: str) -> None:
     assert word in reason_to_drain(outlook)
 
 
-@pytest.mark.parametrize("target", [Target.IN_SERVICE, Target.OTHER])
-def test_nothing_else_makes_it_drain(target: Target) -> None:
+@pytest.mark.parametrize("target", [TargetState.IN_SERVICE, TargetState.OTHER])
+def test_nothing_else_makes_it_drain(target: TargetState) -> None:
     assert reason_to_drain(Outlook(target)) == ""
 
 
@@ -101,11 +101,11 @@ def test_nothing_else_makes_it_drain(target: Target) -> None:
 )
 def test_a_drain_ends_before_the_machine_does(left_s: float, drain_s: float) -> None:
     notice = SpotNotice("terminate", NOW_MS + round(left_s * 1000))
-    assert drain_within_s(60.0, Outlook(Target.IN_SERVICE, notice), NOW_MS) == drain_s
+    assert drain_within_s(60.0, Outlook(TargetState.IN_SERVICE, notice), NOW_MS) == drain_s
 
 
 @pytest.mark.parametrize(
-    "outlook", [Outlook(Target.TERMINATED), Outlook(notice=SpotNotice("stop", 0))]
+    "outlook", [Outlook(TargetState.TERMINATED), Outlook(notice=SpotNotice("stop", 0))]
 )
 def test_a_drain_takes_its_time_when_no_end_is_known(outlook: Outlook) -> None:
     assert drain_within_s(60.0, outlook, NOW_MS) == 60.0
@@ -116,47 +116,47 @@ def test_a_drain_takes_its_time_when_no_end_is_known(outlook: Outlook) -> None:
 
 def test_it_is_completed_once() -> None:
     hook = LaunchHook()
-    assert hook.is_due(Target.IN_SERVICE, 0)
+    assert hook.is_due(TargetState.IN_SERVICE, 0)
     hook.done()
-    assert not hook.is_due(Target.IN_SERVICE, 1_000_000)
+    assert not hook.is_due(TargetState.IN_SERVICE, 1_000_000)
 
 
-@pytest.mark.parametrize("target", [Target.OTHER, Target.TERMINATED, Target.WARMED])
-def test_it_is_completed_only_on_the_way_into_service(target: Target) -> None:
+@pytest.mark.parametrize("target", [TargetState.OTHER, TargetState.TERMINATED, TargetState.WARMED])
+def test_it_is_completed_only_on_the_way_into_service(target: TargetState) -> None:
     hook = LaunchHook()
     assert not hook.is_due(target, 0)
-    assert hook.is_due(Target.IN_SERVICE, 0)
+    assert hook.is_due(TargetState.IN_SERVICE, 0)
 
 
 def test_a_machine_that_comes_back_completes_it_again() -> None:
     hook = LaunchHook()
     hook.done()
-    assert not hook.is_due(Target.OTHER, 0)
-    assert hook.is_due(Target.IN_SERVICE, 0)
+    assert not hook.is_due(TargetState.OTHER, 0)
+    assert hook.is_due(TargetState.IN_SERVICE, 0)
 
 
 def test_failed_attempts_come_ever_more_seldom_and_have_an_end() -> None:
     hook, now_s, pauses = LaunchHook(), 0.0, list[float]()
     while not hook.is_given_up:
-        assert hook.is_due(Target.IN_SERVICE, now_s)
+        assert hook.is_due(TargetState.IN_SERVICE, now_s)
         hook.failed(now_s)
         before_s = now_s
-        while not hook.is_due(Target.IN_SERVICE, now_s) and not hook.is_given_up:
+        while not hook.is_due(TargetState.IN_SERVICE, now_s) and not hook.is_given_up:
             now_s += 1
         pauses.append(now_s - before_s)
     assert len(pauses) == LAUNCH_ATTEMPTS_MAX
     assert pauses[0] == LAUNCH_PAUSE_FIRST_S
     assert pauses[:-1] == sorted(pauses[:-1])
     assert max(pauses) == LAUNCH_PAUSE_MAX_S
-    assert not hook.is_due(Target.IN_SERVICE, now_s + 1_000_000)
-    hook.is_due(Target.OTHER, now_s)
+    assert not hook.is_due(TargetState.IN_SERVICE, now_s + 1_000_000)
+    hook.is_due(TargetState.OTHER, now_s)
     assert not hook.is_given_up
 
 
 def test_who_is_not_waited_for_asks_ever_more_seldom_and_not_for_ever() -> None:
     hook, asked_s = LaunchHook(), list[float]()
     for now_s in range(round(2 * LAUNCH_WAIT_S)):
-        if hook.is_due(Target.IN_SERVICE, now_s):
+        if hook.is_due(TargetState.IN_SERVICE, now_s):
             asked_s.append(now_s)
             hook.unwanted(now_s)
     assert asked_s[1] == LAUNCH_PAUSE_FIRST_S
@@ -169,7 +169,7 @@ def test_who_is_not_waited_for_asks_ever_more_seldom_and_not_for_ever() -> None:
 def test_a_machine_that_comes_back_is_waited_for_anew() -> None:
     hook = LaunchHook()
     hook.unwanted(0)
-    hook.is_due(Target.OTHER, LAUNCH_WAIT_S)
-    assert hook.is_due(Target.IN_SERVICE, LAUNCH_WAIT_S)
+    hook.is_due(TargetState.OTHER, LAUNCH_WAIT_S)
+    assert hook.is_due(TargetState.IN_SERVICE, LAUNCH_WAIT_S)
     hook.unwanted(LAUNCH_WAIT_S)
-    assert hook.is_due(Target.IN_SERVICE, LAUNCH_WAIT_S + LAUNCH_PAUSE_FIRST_S)
+    assert hook.is_due(TargetState.IN_SERVICE, LAUNCH_WAIT_S + LAUNCH_PAUSE_FIRST_S)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.fleet.deployment import Deployment, Queue, Subscription, queue_tags
+from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription, queue_tags
 from roomcast.fleet.lease_record import Lease, Tombstone, standing
 from roomcast.reaper.rules import (
     LOOKED_AT_MAX,
@@ -42,8 +42,8 @@ def lease(node: str = "n1", *, left_ms: int = TTL_MS, **changes: object) -> Leas
     return replace(made, **changes)  # type: ignore[arg-type]  # fields of a lease
 
 
-def subscription(queue: str, number: int = 1) -> Subscription:
-    return Subscription(f"{TOPIC}:{queue}-{number}", DEPLOYMENT.queue_arn(queue))
+def subscription(queue: str, number: int = 1) -> TopicSubscription:
+    return TopicSubscription(f"{TOPIC}:{queue}-{number}", DEPLOYMENT.queue_arn(queue))
 
 
 def made_by(node: str, name: str | None = None, age_ms: int = ORPHAN_AGE_MS + 1) -> Queue:
@@ -56,7 +56,7 @@ class World:
 
     leases: Sequence[Lease] = ()
     queues: Sequence[Queue] = ()
-    subscriptions: Sequence[Subscription] = ()
+    subscriptions: Sequence[TopicSubscription] = ()
 
     def findings(self, now_ms: int = NOW) -> Findings:
         names = [queue.name for queue in self.queues]
@@ -194,7 +194,7 @@ def test_a_subscription_whose_queue_is_gone_is_ended() -> None:
     ],
 )
 def test_a_subscription_of_others_is_left_alone(endpoint: str) -> None:
-    assert World([], [], [Subscription(f"{TOPIC}:1", endpoint)]).findings() == NOTHING
+    assert World([], [], [TopicSubscription(f"{TOPIC}:1", endpoint)]).findings() == NOTHING
 
 
 def test_an_instance_that_is_terminated_takes_its_fresh_leases_with_it() -> None:
@@ -301,7 +301,7 @@ def worlds(draw: st.DrawFn) -> World:
     return World(
         [draw(leases_of(node)) for node in nodes],
         [Queue(name, NOW - draw(AGES), draw(tags)) for name in names],
-        [Subscription(arn, draw(st.sampled_from(ENDPOINTS))) for arn in arns],
+        [TopicSubscription(arn, draw(st.sampled_from(ENDPOINTS))) for arn in arns],
     )
 
 
@@ -367,7 +367,7 @@ class Node:
     name: str
     leases: dict[str, Lease] = field(default_factory=dict)
     queues: dict[str, Queue] = field(default_factory=dict)
-    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    subscriptions: dict[str, TopicSubscription] = field(default_factory=dict)
 
     def script(self) -> Sequence[tuple[str, str]]:
         """Start, rebuild once, end."""
@@ -410,7 +410,7 @@ MOMENTS: Final = st.tuples(*[st.integers(0, 12)] * 4, st.booleans())
 def test_a_node_that_goes_on_meanwhile_is_never_harmed(
     moments: list[tuple[int, int, int, int, bool]],
 ) -> None:
-    subscriptions: list[Subscription] = []
+    subscriptions: list[TopicSubscription] = []
     names: list[str] = []
     leases: list[Lease] = []
     there: dict[str, Queue] = {}

@@ -104,7 +104,7 @@ def _content(call: Call, asked: Params) -> _Content:
 
 async def _published(call: Call, channel: str, content: _Content) -> Mapping[str, Json]:
     """Raises Refused."""
-    options, publisher = known(call, channel), call.node.services.publisher
+    options, services = known(call, channel), call.node.services
     if content.key is not None and call.late:
         # It may have been published elsewhere so long ago that the key is forgotten.
         raise Refused(Error.TOO_MANY_REQUESTS)
@@ -116,14 +116,20 @@ async def _published(call: Call, channel: str, content: _Content) -> Mapping[str
         if not options.has_history or content.skip_history:
             if content.key is not None:
                 raise Refused(Error.NOT_AVAILABLE, "an idempotency_key needs history")
-            publisher.send(channel, published)
+            services.publisher.send(channel, published)
             return {}
-        position = await publisher.store(channel, options, published, content.key, call.received_ms)
+        position = await services.appender.submit(
+            channel,
+            published,
+            options.history_ttl_s * 1000,
+            content.key,
+            received_ms=call.received_ms,
+        )
     except (Full, TooLarge, Unencodable) as failure:
-        raise Refused(publisher.error(failure)) from None
+        raise Refused(services.publisher.error(failure)) from None
     except (NotAppended, OutcomeUnknown) as failure:
         _log.warning("api_publish_failed", channel=channel, reason=str(failure))
-        raise Refused(publisher.error(failure)) from failure
+        raise Refused(services.publisher.error(failure)) from failure
     return {"offset": position.offset, "epoch": position.epoch}
 
 

@@ -1,0 +1,440 @@
+"""One channel that has subscribers on this node: its order, holes, epoch and recent publications.
+
+Theory of operation. A channel opens with a consistent read of the log, which gives the position
+where it starts (`open_at`). Records that come before that wait, within bounds. From then on the
+channel's resequencer lets each publication through once, in order. What passes is encoded once,
+kept in the ring, and published to the subscribers. The resequencer also says when the log must be
+read: to fill a hole, or because a record claims another epoch. One such read is under way at a
+time. A failed one is followed by a pause.
+
+A channel that cannot be continued is lost: it closes, and its subscribers are told to subscribe
+again. A closed channel stays closed. What was under way for it is dropped, and the next subscriber
+opens another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final, Protocol, TypeVar
+
+import structlog
+
+from roomcast.delivery.recovery import Ring, Rings, Trim, Window
+from roomcast.delivery.resequencer import Next, Resequencer, weight
+from roomcast.delivery.tail_checks import TailChecks
+from roomcast.log.channel_log import ChannelLog, Resolved, record_of
+from roomcast.observe.counters import DeliveryCounters
+from roomcast.ports import Clock, PortError
+from roomcast.wire.json import Unencodable
+from roomcast.wire.publication import Publication, Record
+from roomcast.wire.sent import Sent, sent_of
+
+__all__ = [
+    "GAP_PUBLICATIONS_MAX",
+    "OpenChannel",
+    "Outlet",
+    "Registry",
+    "Shared",
+    "Tasks",
+    "Timings",
+    "publication_count",
+]
+
+# Records kept for a channel until it has a position. Beyond either bound the log is read once more.
+_OPENING_RECORDS_MAX: Final = 1000
+_OPENING_BYTES_MAX: Final = 1024 * 1024
+# Publications asked for in one read of a hole. A longer hole takes several reads.
+GAP_PUBLICATIONS_MAX: Final = 1000
+# Failed reads of one hole, each after the log's own retries, before subscribers are told.
+_GAP_FAILURES_MAX: Final = 20
+_GAP_RETRY_S: Final = 1.0
+# Failed checks of an epoch that a record claims, until its next record or the periodic check.
+_DOUBT_FAILURES_MAX: Final = 8
+# Pause after the first failed check; doubled for each further one.
+_DOUBT_RETRY_S: Final = 1.0
+_DOUBT_RETRY_MAX_S: Final = 30.0
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds. `gap_wait_s`: how long a hole may fill by itself.
+
+    `tail_check_s`: how often the tails of open channels are read.
+    """
+
+    gap_wait_s: float
+    tail_check_s: float
+
+
+class Outlet(Protocol):
+    """Where a channel's publications go: to its subscribers on this node."""
+
+    def publish(self, channel: str, published: Sequence[Sent]) -> None:
+        """Send publications, in order, to every subscriber of `channel`."""
+
+    def lost(self, channel: str) -> None:
+        """Tell every subscriber of `channel` to subscribe again."""
+
+
+class Registry(Protocol):
+    """Where an open channel is found by its name."""
+
+    def closed(self, channel: OpenChannel) -> None:
+        """`channel` has closed: its name is free for another."""
+
+
+class Tasks:
+    """The tasks of all channels. They are held here until they are done."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def start(self, work: Coroutine[None, None, T], name: str | None = None) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def cancel(self) -> None:
+        """End all of them, and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all open channels of a node work with. `random` gives [0, 1)."""
+
+    log: ChannelLog
+    outlet: Outlet
+    registry: Registry
+    clock: Clock
+    random: Callable[[], float]
+    timings: Timings
+    rings: Rings
+    tails: TailChecks
+    tasks: Tasks
+    counters: DeliveryCounters
+
+
+class OpenChannel:
+    """One channel, from its first subscriber until the last one leaves, or until it is lost."""
+
+    __slots__ = (
+        "_doubt_at_s",
+        "_doubt_failures",
+        "_gap_failures",
+        "_order",
+        "_reading",
+        "_shared",
+        "_timer",
+        "_waiting",
+        "_waiting_bytes",
+        "_waiting_dropped",
+        "is_open",
+        "name",
+        "ring",
+        "trim",
+    )
+
+    def __init__(self, name: str, shared: Shared, *, recovery_publications_max: int) -> None:
+        self.name = name
+        self._shared = shared
+        self.is_open = True
+        self.ring = Ring(recovery_publications_max)
+        self.trim = Trim()
+        # None until the channel has a position.
+        self._order: Resequencer | None = None
+        # Records that came before the channel had a position, and whether some found no room.
+        self._waiting: list[Record] = []
+        self._waiting_bytes = 0
+        self._waiting_dropped = False
+        # The read of the log that is under way, or the timer for the next one.
+        self._reading: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._gap_failures = 0
+        self._doubt_failures = 0
+        self._doubt_at_s = -inf
+
+    @property
+    def has_position(self) -> bool:
+        """Whether the log has said where the channel starts."""
+        return self._order is not None
+
+    @property
+    def order(self) -> Resequencer:
+        """For a channel that has a position."""
+        assert self._order is not None, "the channel has a position"
+        return self._order
+
+    # ---- records come in
+
+    def offer(self, records: Iterable[Record]) -> None:
+        """Take records from anywhere. What one call brings goes out in one write a socket."""
+        if (order := self._order) is None:
+            for record in records:
+                self._wait(record)
+            return
+        now_s = self._shared.clock.monotonic_s()
+        sent: list[Sent] = []
+        for record in records:
+            sent += self._passed(order.offer(record, now_s))
+        if sent:
+            self._shared.outlet.publish(self.name, sent)
+        self._read_what_is_missing()
+
+    def open_at(self, resolved: Resolved, read_at_s: float) -> None:
+        """Start at the end of the log, as a read that began at `read_at_s` (monotonic) found it."""
+        self._order = Resequencer(
+            resolved.tail.position, gap_wait_s=self._shared.timings.gap_wait_s
+        )
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if not self.is_open:
+            return
+        self._shared.tails.opened(self.name, read_at_s, self._shared.random())
+        self.offer(waiting)
+        if self._waiting_dropped:
+            # Nobody will hint at those again: let the log tell.
+            self._shared.tasks.start(self.check_tail())
+
+    def _wait(self, record: Record) -> None:
+        """Keep `record` until the channel has a position, if there is room."""
+        if len(self._waiting) < _OPENING_RECORDS_MAX:
+            size = weight(record)
+            if self._waiting_bytes + size <= _OPENING_BYTES_MAX:
+                self._waiting.append(record)
+                self._waiting_bytes += size
+                return
+        self._waiting_dropped = True
+
+    def _passed(self, passed: Iterable[Next]) -> list[Sent]:
+        """Encode what passed the resequencer, and keep it in the ring."""
+        sent = [_encoded(each, run.ts) for run in passed for each in run.publications]
+        if sent:
+            self._shared.rings.append(self.ring, sent)
+        return sent
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Forget everything. Subscribers are not told. Idempotent."""
+        if self.is_open:
+            self.is_open = False
+            self._shared.registry.closed(self)
+            self._shared.tails.closed(self.name)
+        self._shared.rings.drop(self.ring)
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin no further read by time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def lose(self, why: str) -> None:
+        """The channel cannot be continued: close it and tell its subscribers."""
+        self._shared.counters.channels_lost += 1
+        _log.warning("channel_lost", channel=self.name, reason=why)
+        self.close()
+        self._shared.outlet.lost(self.name)
+
+    # ---- what is kept for recoveries
+
+    def keep_older(self, records: Iterable[Record], top: int) -> None:
+        """Put what was read of the log up to `top` before what the ring has."""
+        older = [
+            _encoded(each, record.ts)
+            for record in records
+            for each in record.publications or ()
+            if each.offset <= top
+        ]
+        self.ring.prepend(older, top)
+        self.ring_used()
+
+    def ring_used(self) -> None:
+        """Count the ring as the one used last: of all rings, others are emptied before it."""
+        if self.is_open:
+            self._shared.rings.used(self.ring)
+
+    def visible(self, window: Window) -> Window:
+        """`window`, less what is hidden."""
+        return replace(window, trim=max(window.trim, self.trim.offset))
+
+    # ---- holes
+
+    def _read_what_is_missing(self) -> None:
+        """Begin the read that the resequencer asks for, or set the timer for it."""
+        if self._reading is not None or not self.is_open:
+            return
+        self.stop()
+        order = self.order
+        now_s = self._shared.clock.monotonic_s()
+        doubted, read_at = order.doubted, order.read_at
+        if doubted is not None and self._doubt_at_s <= now_s:
+            self._reading = self._shared.tasks.start(self._check_epoch(doubted))
+        elif read_at is not None and read_at <= now_s:
+            self._reading = self._shared.tasks.start(self._fill_hole())
+        else:
+            next_at_s = min(
+                inf if doubted is None else self._doubt_at_s, inf if read_at is None else read_at
+            )
+            if next_at_s < inf:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(next_at_s - now_s, self._read_what_is_missing)
+
+    async def _fill_hole(self) -> None:
+        after, must_reach = self.order.top, self.order.reading()
+        records: Sequence[Record] = ()
+        failure: PortError | None = None
+        try:
+            records = await self._shared.log.read_after(
+                self.name, self.order.epoch, after, GAP_PUBLICATIONS_MAX
+            )
+        except PortError as error:
+            failure = error
+        finally:
+            self._reading = None
+        if not self.is_open:
+            # Whoever subscribes now has nothing to do with this hole.
+            return
+        if failure is not None:
+            self._gap_read_failed(failure)
+        else:
+            self._gap_read(records, after, must_reach)
+
+    def _gap_read(self, records: Sequence[Record], after: int, must_reach: int) -> None:
+        """Take what a read after `after` found. It must reach `must_reach`, or be cut off."""
+        self._gap_failures = 0
+        # A read that was cut off reaches as far as it reaches; the rest is another hole.
+        is_cut_off = publication_count(records) >= GAP_PUBLICATIONS_MAX
+        reach = min(must_reach, records[-1].last) if is_cut_off else must_reach
+        now_s = self._shared.clock.monotonic_s()
+        passed, whole = self.order.read(records, reach, now_s)
+        sent = self._passed(passed)
+        if sent:
+            self._shared.counters.gaps_filled += 1
+            self._shared.counters.gap_publications += len(sent)
+            _log.info("gap_filled", channel=self.name, after=after, publications=len(sent))
+            self._shared.outlet.publish(self.name, sent)
+        if not whole and self.order.top <= max(after, records[-1].last if records else 0):
+            self.lose("the log has a hole")
+            return
+        if not whole or reach < must_reach:
+            # Either what the log has not any more came by another way, so that the hole is a
+            # smaller one now, or the read was cut off.
+            self.order.exists(must_reach, now_s)
+        self._read_what_is_missing()
+
+    def _gap_read_failed(self, error: PortError) -> None:
+        self._gap_failures += 1
+        self._shared.counters.gap_read_failures += 1
+        _log.warning(
+            "gap_read_failed", channel=self.name, failures=self._gap_failures, reason=str(error)
+        )
+        if self._gap_failures >= _GAP_FAILURES_MAX:
+            self.lose("the log did not answer")
+        else:
+            pause_s = _GAP_RETRY_S * (0.5 + self._shared.random())
+            self.order.postpone(self._shared.clock.monotonic_s() + pause_s)
+            self._read_what_is_missing()
+
+    # ---- epoch and tail
+
+    async def _check_epoch(self, doubted: str) -> None:
+        """A record claims that `doubted` is the channel's epoch: ask the log."""
+        resolved: Resolved | None = None
+        try:
+            resolved = await self._shared.log.resolve(self.name)
+        except PortError as error:
+            _log.warning("epoch_check_failed", channel=self.name, reason=str(error))
+        finally:
+            self._reading = None
+        if not self.is_open:
+            return
+        if resolved is None:
+            self._epoch_check_failed()
+        else:
+            self._doubt_failures, self._doubt_at_s = 0, -inf
+            self.order.refute(doubted)
+            self.compare(resolved)
+
+    def _epoch_check_failed(self) -> None:
+        pause_s = min(_DOUBT_RETRY_MAX_S, _DOUBT_RETRY_S * 2**self._doubt_failures)
+        pause_s *= 0.5 + self._shared.random()
+        self._doubt_at_s = self._shared.clock.monotonic_s() + pause_s
+        self._doubt_failures += 1
+        if self._doubt_failures >= _DOUBT_FAILURES_MAX:
+            # The next record of that epoch raises the doubt again; the periodic check does not
+            # forget it.
+            self._doubt_failures = 0
+            self.order.doubted = None
+        self._read_what_is_missing()
+
+    async def check_tail(self) -> bool:
+        """Read the tail and catch up with it; keep a quiet channel's epoch alive.
+
+        False = the log did not answer.
+        """
+        if self._order is None:
+            return True
+        try:
+            resolved = await self._shared.log.renew(self.name)
+        except PortError as error:
+            self._shared.counters.tail_checks["failed"] += 1
+            _log.warning("tail_check_failed", channel=self.name, reason=str(error))
+            return False
+        self._shared.counters.tail_checks["answered"] += 1
+        self.compare(resolved)
+        await self._check_trim()
+        return True
+
+    async def _check_trim(self) -> None:
+        """Another node may have hidden what is in this one's ring."""
+        hints, age_s = self.trim.hints, self._shared.clock.monotonic_s() - self.trim.read_at_s
+        is_recent = age_s < self._shared.timings.tail_check_s / 2
+        if not self.is_open or not len(self.ring) or is_recent:
+            return
+        try:
+            head = await self._shared.log.head(self.name)
+        except PortError as error:
+            _log.warning("trim_check_failed", channel=self.name, reason=str(error))
+        else:
+            self.trim.read(head, hints, self._shared.clock.monotonic_s())
+
+    def compare(self, resolved: Resolved) -> None:
+        """Catch up with the end of the log, or be lost to another epoch."""
+        if not self.is_open:
+            return
+        if resolved.tail.epoch != self.order.epoch:
+            self.lose("another epoch began")
+            return
+        if resolved.tail.top > self.order.top:
+            self.order.exists(resolved.tail.top, self._shared.clock.monotonic_s())
+            newest = record_of(resolved.newest) if resolved.newest else None
+            if newest is not None:
+                self.offer((newest,))
+        self._read_what_is_missing()
+
+
+def publication_count(records: Iterable[Record]) -> int:
+    """Publications in `records`."""
+    return sum(record.last - record.offset + 1 for record in records)
+
+
+def _encoded(publication: Publication, ts: int) -> Sent:
+    try:
+        return sent_of(publication, ts)
+    except Unencodable:
+        # Another writer may put into the log what no client could have sent. The offset must go out
+        # all the same.
+        _log.warning("publication_unencodable", offset=publication.offset)
+        return sent_of(replace(publication, data=None, info=None, text=None), ts)
