@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from roomcast.ec2.ports import Machine, ScalingGroup
+from roomcast.ec2.ports import Machine, Neighbours, ScalingGroup, StopRequest
 from roomcast.ec2.rules import LaunchHook, Outlook, Target, drain_within_s, reason_to_drain
 from roomcast.ports import Clock, PortError
 
@@ -41,8 +41,8 @@ _log = structlog.get_logger(__name__)
 class Lifecycle:
     """Looks at the machine's metadata every `poll_s` seconds, and speaks to its Auto Scaling group.
 
-    `stop` is called once, when the node has to end. `others_here` tells whether another node of this machine still holds a
-    lease: then that one lets the machine go. Several nodes of a machine may say the same; the group takes it once.
+    `stop` is set once, when the node has to end. Where another node of this machine still holds a lease,
+    that one lets the machine go. Several nodes of a machine may say the same; the group takes it once.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Lifecycle:
         launch_hook: str,
         terminate_hook: str,
         poll_s: float,
-        stop: Callable[[], None],
-        others_here: Callable[[], Awaitable[bool]],
+        stop: StopRequest,
+        neighbours: Neighbours,
     ) -> None:
         """`group` None, or a hook "" = nobody waits for this node."""
         self._machine = machine
@@ -67,7 +67,7 @@ class Lifecycle:
         self._terminate_hook = terminate_hook
         self._poll_s = poll_s
         self._stop = stop
-        self._others_here = others_here
+        self._neighbours = neighbours
         self._launch = LaunchHook()
         self._outlook = Outlook()
         self._serves = False
@@ -128,7 +128,7 @@ class Lifecycle:
         if reason := reason_to_drain(self._outlook):
             _log.warning("node_has_to_end", reason=reason, instance=self._machine.id)
             self.drain()
-            self._stop()
+            self._stop.set()
         elif self._serves and self._launch.is_due(self._outlook.target, self._clock.monotonic_s()):
             await self._complete_launch()
 
@@ -192,7 +192,7 @@ class Lifecycle:
 
     async def _is_not_the_last(self) -> bool:
         try:
-            return await self._others_here()
+            return await self._neighbours.others_here()
         except PortError as error:
             # Its own end comes to the others as well; a machine that nobody lets go stays for an hour.
             _log.warning("leases_not_read", reason=str(error))

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from roomcast.ec2.rules import Outlook
 
-__all__ = ["Machine", "ScalingGroup"]
+__all__ = ["Machine", "Neighbours", "ScalingGroup", "StopRequest"]
 
 
 class Machine(Protocol):
@@ -31,3 +31,16 @@ class ScalingGroup(Protocol):
 
     async def heartbeat(self, hook: str) -> bool:
         """The group is to wait at `hook` for another time-out. False = it does not wait. Errors as `complete`."""
+
+
+class Neighbours(Protocol):
+    """The other nodes of this machine."""
+
+    async def others_here(self) -> bool:
+        """Whether one of them still holds a lease. Raises PortError."""
+
+
+class StopRequest(Protocol):
+    """How this process is told to end: an `asyncio.Event`."""
+
+    def set(self) -> None: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -14,7 +14,7 @@ from roomcast.fleet.lease_record import Lease, standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseKeeper", "LeaseOwner", "NothingToReport"]
 
 _log = structlog.get_logger(__name__)
 
@@ -27,12 +27,35 @@ _AGAIN: Final = 1 / 3
 _UNSURE_MAX: Final = 20
 
 
+class LeaseOwner(Protocol):
+    """The node whose lease it is."""
+
+    def report(self, held: Lease) -> Lease:
+        """Asked at each heartbeat: the lease with what the node holds and hears now."""
+
+    def lost(self, next_lease: Lease) -> None:
+        """The lease was lost, and the next one is written.
+
+        Its queue is "" unless the queue is just being replaced.
+        """
+
+
+class NothingToReport:
+    """The owner of a lease that holds a queue and nothing else."""
+
+    def report(self, held: Lease) -> Lease:
+        return held
+
+    def lost(self, next_lease: Lease) -> None:
+        pass
+
+
 class LeaseKeeper:
     """Writes, renews and drops the lease of one node.
 
     A heartbeat that is refused says that somebody took this node for dead and cleans up after it, as happens to a node that
     could not reach the table for a while. What the old lease held is then lost: the node goes on under a
-    new lease, of another id, and tells `lost`.
+    new lease, of another id, and its owner is told.
     """
 
     def __init__(
@@ -41,6 +64,7 @@ class LeaseKeeper:
         clock: Clock,
         random: Callable[[], float],
         *,
+        owner: LeaseOwner,
         node: str,
         new_id: Callable[[], str],
         ttl_s: float,
@@ -52,6 +76,7 @@ class LeaseKeeper:
         self._leases = leases
         self._clock = clock
         self._random = random
+        self._owner = owner
         self._new_id = new_id
         self.ttl_ms = round(ttl_s * 1000)
         self._heartbeat_s = heartbeat_s
@@ -70,10 +95,6 @@ class LeaseKeeper:
         self._wanted = False
         self._is_anew = False
         self._writing = asyncio.Lock()
-        # Asked at each heartbeat: the lease with what the node holds and hears now.
-        self.report: Callable[[Lease], Lease] = _as_it_is
-        # Told the new lease once it is written. Its queue is "" unless the queue is just being replaced.
-        self.lost: Callable[[Lease], None] = _nobody
 
     @property
     def held(self) -> bool:
@@ -176,7 +197,7 @@ class LeaseKeeper:
         self._taken()
         if self._is_anew:
             self._is_anew = False
-            self.lost(self._lease)
+            self._owner.lost(self._lease)
 
     def _taken(self) -> None:
         self.taken_ms, self.failures = self._clock.now_ms(), 0
@@ -192,7 +213,7 @@ class LeaseKeeper:
     def _renew(self) -> None:
         now = self._clock.now_ms()
         self._lease = replace(
-            self.report(self._lease), heartbeat_at=now, expires_at=now + self.ttl_ms
+            self._owner.report(self._lease), heartbeat_at=now, expires_at=now + self.ttl_ms
         )
 
     async def newest_canary_elsewhere(self) -> int:
@@ -218,11 +239,3 @@ class LeaseKeeper:
             and standing(each, now) == "live"
             for each in await self._leases.all()
         )
-
-
-def _as_it_is(lease: Lease) -> Lease:
-    return lease
-
-
-def _nobody(lease: Lease) -> None:
-    pass

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
 
 from roomcast.delivery.broadcaster import can_be_sent
 from roomcast.delivery.envelope import Signal
+from roomcast.delivery.signal_bus import SignalBus
 from roomcast.fleet.order_signals import (
     DisconnectOrder,
     MalformedOrder,
@@ -54,17 +55,15 @@ class Subjects(Protocol):
 
 
 class Orders:
-    """One a node. `signal` delivers a signal to this node and the others, False = shed.
+    """One a node. `bus` takes orders to this node and the others.
 
     Best effort, as all signals are: a node that does not hear an order does not carry it out, nobody is told whom it
     was carried out for, and two orders that are given one after the other may arrive in another order.
     """
 
-    def __init__(
-        self, subjects: Subjects, signal: Callable[[Signal], bool], new_id: NewId, *, node: str
-    ) -> None:
+    def __init__(self, subjects: Subjects, bus: SignalBus, new_id: NewId, *, node: str) -> None:
         self._subjects = subjects
-        self._signal = signal
+        self._bus = bus
         self._new_id = new_id
         self._node = node
         self._places = asyncio.Semaphore(JOINS_AT_ONCE)
@@ -72,7 +71,7 @@ class Orders:
     def give(self, order: Order) -> None:
         """Have `order` carried out, here at once, or by nobody: raises Full and TooLarge."""
         signal = order_signal(order, self._node, self._new_id())
-        if self._signal(signal):
+        if self._bus.send(signal):
             return
         if not can_be_sent(signal):
             raise TooLarge("an order that exceeds a signal")

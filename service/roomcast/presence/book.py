@@ -1,4 +1,6 @@
-"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left; written here, read as presence_reads.py does.
+"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left.
+
+It is written here, and read as presence/reads.py does.
 
 Entries belong to a lease. A node that lost its own writes them again under its next one.
 """
@@ -10,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -28,6 +30,7 @@ __all__ = [
     "LEASES_LEFT_MAX",
     "LIST_BYTES_MAX",
     "PresenceBook",
+    "ReentryListener",
 ]
 
 # Of one list of members, where nothing else is said: half of what may wait for a client, as recovery and history.
@@ -46,10 +49,18 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class PresenceBook:
-    """Presence as this node writes and reads it. `run` removes what `exit` could not, and writes again after `move`.
+class ReentryListener(Protocol):
+    """Who is told of entries that were written again under another lease."""
 
-    `node` is the id of the lease that entries belong to. `list_bytes_max` bounds what `listing` gives.
+    def entered_again(self, channel: str, info: ClientInfo) -> None:
+        """The client is still here; others were told that it left."""
+
+
+class PresenceBook:
+    """Presence as this node writes and reads it.
+
+    `run` removes what `exit` could not, and writes again after `move`. `node` is the id of the lease
+    that entries belong to. `list_bytes_max` bounds what `listing` gives.
     """
 
     def __init__(
@@ -60,6 +71,7 @@ class PresenceBook:
         *,
         node: str,
         list_bytes_max: int = LIST_BYTES_MAX,
+        listener: ReentryListener | None = None,
     ) -> None:
         self._presence = presence
         self._node = node
@@ -75,8 +87,7 @@ class PresenceBook:
         self._leaving: Counter[str] = Counter()
         self._forgotten: dict[str, None] = {}
         self._wake = asyncio.Event()
-        # Told of everybody whose entry was written again: others were told that they left.
-        self.entered_again: Callable[[str, ClientInfo], None] = _nobody
+        self._listener = listener
         # By channel and client.
         self._exits: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
         # Held while one of them is tried again: a client that comes back must not be removed by it.
@@ -231,7 +242,8 @@ class PresenceBook:
             self._unwritten[key] = here
         elif node == self._node:
             self._unwritten.pop(key, None)
-            self.entered_again(channel, info)
+            if self._listener is not None:
+                self._listener.entered_again(channel, info)
 
     async def _retry_exits(self) -> None:
         for key, info in list(self._exits.items()):
@@ -267,7 +279,3 @@ async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> 
     for failure in await each_to_its_end(ENTRIES_AT_ONCE, entries, work):
         if not isinstance(failure, PortError):
             raise failure
-
-
-def _nobody(channel: str, info: ClientInfo) -> None:
-    pass

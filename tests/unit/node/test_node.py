@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from math import inf
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from roomcast.delivery.canary_rules import Hearing
 from roomcast.delivery.deleter import FAILURES_TOLD
+from roomcast.delivery.greetings import Greetings
 from roomcast.node import node as node_module
-from roomcast.node.node import BACKGROUND_MAX, Background, Health
+from roomcast.node.health import Health
+from roomcast.node.node import BACKGROUND_MAX, Background
 from roomcast.ports import Refused, UnknownOutcome
 from roomcast.wire.codes import Disconnect
 from tests.unit.worlds import DEADLINE_S, Fleet, logged, no_jitter, settled, until
@@ -286,6 +288,11 @@ async def test_cancelled_work_that_waited_for_a_place_never_begins() -> None:
 # ---- health
 
 
+def queue(**changes: Any) -> Any:
+    """What the poller knows."""
+    return SimpleNamespace(**({"is_gone": False, "failures": 0, "undeleted": ""} | changes))
+
+
 def test_a_node_that_hears_and_listens_is_ready() -> None:
     health = Health(listening=True)
     assert (health.reasons(), health.doubts()) == ([], [])
@@ -296,7 +303,7 @@ def test_a_node_that_hears_and_listens_is_ready() -> None:
     [
         (Health(), "starting"),
         (Health(listening=True, draining=True), "draining"),
-        (Health(listening=True, deaf=lambda: True), "deaf"),
+        (Health(listening=True, queue=queue(is_gone=True)), "deaf"),
     ],
 )
 def test_what_makes_a_node_unready_is_said(health: Health, word: str) -> None:
@@ -306,41 +313,41 @@ def test_what_makes_a_node_unready_is_said(health: Health, word: str) -> None:
 
 
 def test_what_is_not_proved_makes_it_degraded_only() -> None:
-    health = Health(listening=True, unproved=lambda: True)
+    health = Health(listening=True, greetings=Greetings())
     assert health.reasons() == []
     assert len(health.doubts()) == 1
 
 
 def test_keys_that_could_not_be_fetched_make_it_degraded_only() -> None:
-    health = Health(listening=True, keyless=lambda: True)
+    health = Health(listening=True, keys=SimpleNamespace(usable=False))
     assert health.reasons() == []
     [doubt] = health.doubts()
     assert "client.token.jwks_public_endpoint" in doubt
 
 
 def test_messages_that_cannot_be_deleted_make_it_degraded_only() -> None:
-    health = Health(listening=True, undeleted=lambda: "no permission")
+    health = Health(listening=True, queue=queue(undeleted="no permission"))
     assert health.reasons() == []
     assert health.doubts() == ["messages cannot be deleted: no permission"]
 
 
 def test_a_table_that_fails_makes_it_degraded_only() -> None:
     """Perhaps it fails everybody: then no other node would serve its clients better."""
-    health = Health(
-        listening=True, table=lambda: "3 reads and 2 writes", heartbeats_failed=lambda: 2
-    )
+    table = SimpleNamespace(trouble=lambda: "3 reads and 2 writes")
+    lease = SimpleNamespace(failures=2)
+    health = Health(listening=True, table=table, lease=lease)
     assert health.reasons() == []
     assert health.doubts() == [
         "the channels table fails: 3 reads and 2 writes in a row",
         "the nodes table fails: 2 heartbeats in a row",
     ]
-    health.heartbeats_failed = lambda: 1
-    health.table = str
+    lease.failures = 1
+    table.trouble = str
     assert health.doubts() == []
 
 
 def test_a_node_that_alone_is_cut_off_is_not_ready() -> None:
-    health = Health(listening=True, cut_off=lambda: True)
+    health = Health(listening=True, isolation=SimpleNamespace(is_cut_off=lambda: True))
     [reason] = health.reasons()
     assert reason.startswith("cut off")
 
@@ -395,7 +402,7 @@ async def test_what_a_node_wrote_comes_round(fleet: Fleet) -> None:
     async with node.running():
         client = await node.client()
         await client.publish("room", 1)
-        rounds = node.assembly.canary._rounds
+        rounds = node.assembly.ears.rounds
         assert rounds.due_s < inf
         fleet.stream_to_topic()
         await client.publish("room", 2)
