@@ -32,7 +32,10 @@ class Announcements:
         self._node = node
 
     def hide(self, channel: str, offset: int) -> None:
-        """History up to `offset` was removed. Who does not hear it finds out at the channel's head."""
+        """History up to `offset` was removed.
+
+        Who does not hear it finds out at the channel's head.
+        """
         self._bus.send(signals.trim(self._node, self._new_id(), channel, offset))
 
     def trimmed(self, signal: Signal) -> None:

@@ -1,7 +1,10 @@
-"""What this node hears of canaries, and the background task that emits them and asks what is wrong when none comes.
+"""What this node hears of canaries, and the background task that emits them.
 
-A canary that does not come is missed after some intervals. What this node has written itself, and what it knows to have been
-emitted, must come round sooner; when that is late, the same questions are asked at once.
+The task also asks what is wrong when none comes.
+
+A canary that does not come is missed after some intervals. What this node has written itself, and
+what it knows to have been emitted, must come round sooner; when that is late, the same questions
+are asked at once.
 """
 
 from __future__ import annotations
@@ -42,15 +45,17 @@ __all__ = [
     "Neighbours",
 ]
 
-# Between the first two rebuilds of a queue that does not hear: SQS takes a minute to forget one. It doubles with each
-# rebuild that did not help: when SNS takes messages and delivers none, a new queue helps nobody, and a fleet must not
-# go on making them.
+# Between the first two rebuilds of a queue that does not hear: SQS takes a minute to forget one. It
+# doubles with each rebuild that did not help: when SNS takes messages and delivers none, a new
+# queue helps nobody, and a fleet must not go on making them.
 REBUILD_PAUSE_S: Final = 60.0
 REBUILD_PAUSE_MAX_S: Final = 960.0
 
-# For a canary to be written, and for the leases to be read: a table that hangs must not put off what is to be found out.
+# For a canary to be written, and for the leases to be read: a table that hangs must not put off
+# what is to be found out.
 ASK_LIMIT_S: Final = 5.0
-# Numbers that this node tried to emit, whatever came of it: when one of them is heard, it may be its own.
+# Numbers that this node tried to emit, whatever came of it: when one of them is heard, it may be
+# its own.
 _TRIED_MAX: Final = 16
 
 _log = structlog.get_logger(__name__)
@@ -94,8 +99,8 @@ class CanaryEars:
         self.tried: deque[int] = deque(maxlen=_TRIED_MAX)
         self.hearing = Hearing.WELL
         self.latency: Latency | None = None
-        # When the newest canary of others was emitted: by their clocks, in ms, not later than it was
-        # heard; 0 = none.
+        # When the newest canary of others was emitted: by their clocks, in ms, not later than it
+        # was heard; 0 = none.
         self.emitted_elsewhere_ms = 0
         # New canaries that were heard.
         self.heard = 0
@@ -112,7 +117,10 @@ class CanaryEars:
 
     @property
     def late_s(self) -> float:
-        """For how long something has been on its way that should have come round; 0 when nothing is late."""
+        """For how long something has been on its way that should have come round.
+
+        0 when nothing is late.
+        """
         return self.rounds.late_s(self._clock.monotonic_s())
 
     def wrote(self) -> None:
@@ -192,7 +200,10 @@ class Canary:
         self.emitted = 0
 
     async def run(self) -> None:
-        """Emit where nobody else did, and ask what is wrong when nothing is heard. Runs until cancelled."""
+        """Emit where nobody else did, and ask what is wrong when nothing is heard.
+
+        Runs until cancelled.
+        """
         schedule, clock = self._ears.schedule, self._clock
         while True:
             # What is heard meanwhile puts it off: then there is nothing to do yet.
@@ -256,9 +267,9 @@ class Canary:
                 late_s=round(self._ears.late_s),
             )
             self._ears.hearing = hearing
-        # Not heard: perhaps the subscription is gone, and a new queue with a new one is the cure, harmless if it is not.
-        # Not sent: a new queue could not be subscribed either when the topic is out of order for all. Only where others
-        # hear on is it this node's own trouble.
+        # Not heard: perhaps the subscription is gone, and a new queue with a new one is the cure,
+        # harmless if it is not. Not sent: a new queue could not be subscribed either when the topic
+        # is out of order for all. Only where others hear on is it this node's own trouble.
         if greeting is Greeting.NOT_HEARD or hearing is Hearing.DEAF:
             self._rebuild_in_time(now_s)
         self._catch_up.request()

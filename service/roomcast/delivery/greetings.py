@@ -7,8 +7,8 @@ from typing import Final
 
 __all__ = ["GREETINGS_MAX", "Greetings"]
 
-# Greetings that are remembered, since one that comes late proves as much. After so many a rebuilt queue is
-# taken for working all the same; the periodic look at the logs finds the rest.
+# Greetings that are remembered, since one that comes late proves as much. After so many a rebuilt
+# queue is taken for working all the same; the periodic look at the logs finds the rest.
 GREETINGS_MAX: Final = 10
 
 

@@ -1,7 +1,10 @@
-"""This node's queue from start to end: opened, proved by a greeting of its own, rebuilt when it is gone, closed.
+"""This node's queue from start to end.
 
-The greeting goes to the topic and comes back through the queue. Until it was heard nothing proves that the
-subscription works; a position read from the log before that might miss what is published meanwhile.
+It is opened, proved by a greeting of its own, rebuilt when it is gone, and closed.
+
+The greeting goes to the topic and comes back through the queue. Until it was heard nothing proves
+that the subscription works; a position read from the log before that might miss what is published
+meanwhile.
 """
 
 from __future__ import annotations
@@ -81,7 +84,10 @@ class Listener:
         await self._queue.open(name)
 
     async def prove(self) -> bool:
-        """Greet and wait until it is heard; False = not within the time configured. The poller must run."""
+        """Greet and wait until it is heard; False = not within the time configured.
+
+        The poller must run.
+        """
         return await self.greet() is Greeting.HEARD
 
     async def greet(self) -> Greeting:

@@ -1,4 +1,7 @@
-"""The background task that listens: long-polls this node's queue and rebuilds it when it is gone."""
+"""The background task that listens.
+
+It long-polls this node's queue and has it rebuilt when it is gone.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ __all__ = ["POLLERS_MAX", "TAKE_CHARS", "MessageTaker", "Poller", "QueueOwner"]
 # Receives at once while messages keep coming ten at a time; one long poll when they do not.
 POLLERS_MAX: Final = 4
 _FULL: Final = 10
-# Of messages that are decoded in one turn of the event loop: what clients publish decides what that costs, some 10 ms for an
-# envelope of 240 KiB at the worst.
+# Of messages that are decoded in one turn of the event loop: what clients publish decides what that
+# costs, some 10 ms for an envelope of 240 KiB at the worst.
 TAKE_CHARS: Final = 128 * 1024
 _BACKOFF_FIRST_S: Final = 0.2
 _BACKOFF_MAX_S: Final = 10.0
@@ -85,7 +88,9 @@ class Poller:
         return self._deleter.trouble
 
     async def run(self) -> None:
-        """Poll until cancelled; what a cancelled receive had taken comes again after its visibility time-out.
+        """Poll until cancelled.
+
+        What a cancelled receive had taken comes again after its visibility time-out.
 
         Messages that wait to be deleted are left: at the end of a node they go with their queue.
         """
@@ -120,7 +125,10 @@ class Poller:
         return len(messages) == _FULL
 
     async def _receive(self) -> Sequence[Message]:
-        """One long poll, which `rebuild_next` may end: what it took is with the queue that is replaced."""
+        """One long poll, which `rebuild_next` may end.
+
+        What it took is with the queue that is replaced.
+        """
         self._state.receiving = asyncio.ensure_future(self._queue.receive())
         try:
             return await self._state.receiving

@@ -12,10 +12,14 @@ __all__ = ["QueueState"]
 
 
 class QueueState:
-    """One a node. The poller keeps it; whoever finds that the queue does not bring what it should asks here."""
+    """One a node.
+
+    The poller keeps it; whoever finds that the queue does not bring what it should asks here.
+    """
 
     def __init__(self) -> None:
-        # A rebuild is due. One that failed may have left a queue that can be received from, but is not subscribed.
+        # A rebuild is due. One that failed may have left a queue that can be received from, but is
+        # not subscribed.
         self.is_gone = False
         # How often a rebuild was asked for.
         self.asked = 0
@@ -26,7 +30,10 @@ class QueueState:
 
     @property
     def lag_ms(self) -> int:
-        """How late the newest message of the last receive came, less what the clocks differ; 0 = nothing came."""
+        """How late the newest message of the last receive came, less what the clocks differ.
+
+        0 = nothing came.
+        """
         return self.clock.lag_ms
 
     @property
@@ -35,7 +42,10 @@ class QueueState:
         return self.clock.skew_ms
 
     def rebuild_next(self) -> None:
-        """Replace the queue now: it does not bring what it should. The receive that is under way is given up."""
+        """Replace the queue now: it does not bring what it should.
+
+        The receive that is under way is given up.
+        """
         self.is_gone = True
         self.asked += 1
         if self.receiving is not None:

@@ -1,4 +1,4 @@
-"""Signals of this node to all nodes, itself included, and who on this node listens to which kind."""
+"""Signals to all nodes, and who on this node listens to which kind."""
 
 from __future__ import annotations
 

@@ -17,20 +17,31 @@ class Machine(Protocol):
         """The instance id."""
 
     async def outlook(self) -> Outlook:
-        """What is about to happen to it. Within a few seconds. Raises Throttled, UnknownOutcome, Refused."""
+        """What is about to happen to it.
+
+        Within a few seconds. Raises Throttled, UnknownOutcome, Refused.
+        """
 
 
 class ScalingGroup(Protocol):
-    """One machine in its Auto Scaling group, which waits at a lifecycle hook for what the machine has to say."""
+    """One machine in its Auto Scaling group.
+
+    The group waits at a lifecycle hook for what the machine has to say.
+    """
 
     async def complete(self, hook: str) -> bool:
-        """The machine may go on to its next state. False = nothing waited at `hook` for it, which is no failure.
+        """The machine may go on to its next state.
+
+        False = nothing waited at `hook` for it, which is no failure.
 
         Raises Throttled, UnknownOutcome, Refused.
         """
 
     async def heartbeat(self, hook: str) -> bool:
-        """The group is to wait at `hook` for another time-out. False = it does not wait. Errors as `complete`."""
+        """The group is to wait at `hook` for another time-out.
+
+        False = it does not wait. Errors as `complete`.
+        """
 
 
 class Neighbours(Protocol):

@@ -1,4 +1,7 @@
-"""This node's lease: that it lives, and what it holds. Who finds a lease expired may clean up after its node."""
+"""This node's lease: that it lives, and what it holds.
+
+Who finds a lease expired may clean up after its node.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,14 @@ __all__ = ["LeaseKeeper", "LeaseOwner", "NothingToReport"]
 
 _log = structlog.get_logger(__name__)
 
-# A heartbeat comes early by up to this part of its interval, so that nodes that started together drift apart.
+# A heartbeat comes early by up to this part of its interval, so that nodes that started together
+# drift apart.
 _JITTER: Final = 0.2
-# After one that failed the next comes in this part of the interval: before the lease has ended there are several, and whoever
-# looks learns of a table that fails.
+# After one that failed the next comes in this part of the interval: before the lease has ended
+# there are several, and whoever looks learns of a table that fails.
 _AGAIN: Final = 1 / 3
-# Rows of lost answers that are dropped at the end as well; older ones have expired and were cleaned up after.
+# Rows of lost answers that are dropped at the end as well; older ones have expired and were cleaned
+# up after.
 _UNSURE_MAX: Final = 20
 
 
@@ -53,9 +58,9 @@ class NothingToReport:
 class LeaseKeeper:
     """Writes, renews and drops the lease of one node.
 
-    A heartbeat that is refused says that somebody took this node for dead and cleans up after it, as happens to a node that
-    could not reach the table for a while. What the old lease held is then lost: the node goes on under a
-    new lease, of another id, and its owner is told.
+    A heartbeat that is refused says that somebody took this node for dead and cleans up after it,
+    as happens to a node that could not reach the table for a while. What the old lease held is then
+    lost: the node goes on under a new lease, of another id, and its owner is told.
     """
 
     def __init__(
@@ -84,7 +89,8 @@ class LeaseKeeper:
         self._lease = Lease(
             node, "", "starting", now, now, now + self.ttl_ms, instance=instance, version=version
         )
-        # When the table took a heartbeat last (wall clock, ms), and how many it has not taken since.
+        # When the table took a heartbeat last (wall clock, ms), and how many it has not taken
+        # since.
         self.taken_ms = now
         self.failures = 0
         # Whether the row is there, as far as this node knows.
@@ -103,7 +109,7 @@ class LeaseKeeper:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the table has taken no heartbeat for so long that others take this node for dead."""
+        """Whether others take this node for dead: so long has the table taken no heartbeat."""
         return self._clock.now_ms() - self.taken_ms >= self.ttl_ms
 
     @property
@@ -131,7 +137,10 @@ class LeaseKeeper:
             await self._try_beat()
 
     async def drop(self) -> None:
-        """This node holds nothing any more. Raises PortError; what is left then expires, and is cleaned up after."""
+        """This node holds nothing any more.
+
+        Raises PortError; what is left then expires, and is cleaned up after.
+        """
         async with self._writing:
             self._wanted = False
             for node in (*self._unsure, *((self._lease.node,) if self._stored else ())):
@@ -140,10 +149,12 @@ class LeaseKeeper:
             self._stored = False
 
     async def abandon(self, left_under: Collection[str] = ()) -> None:
-        """This node ends and leaves something behind: its lease ends now, so that somebody cleans up. Raises PortError.
+        """This node ends and leaves something behind.
 
-        `left_under`: the leases under which there may be presence entries. For those that were lost a lease is
-        written that has ended: whoever took them may be through with them.
+        Its lease ends now, so that somebody cleans up. Raises PortError.
+
+        `left_under`: the leases under which there may be presence entries. For those that were lost
+        a lease is written that has ended: whoever took them may be through with them.
         """
         async with self._writing:
             self._wanted = False
@@ -177,7 +188,10 @@ class LeaseKeeper:
                 _log.warning("heartbeat_failed", failures=self.failures, reason=str(error))
 
     async def _write(self, queue_if_lost: str) -> None:
-        """Renew the lease; one that is lost is followed by another, which holds `queue_if_lost`. Raises PortError."""
+        """Renew the lease; one that is lost is followed by another, which holds `queue_if_lost`.
+
+        Raises PortError.
+        """
         self._renew()
         if self._stored:
             if await self._leases.heartbeat(self._lease):
@@ -187,8 +201,8 @@ class LeaseKeeper:
         try:
             await self._leases.put(self._lease)
         except BaseException:
-            # It may be there, and be taken for dead before the next attempt: a row is put once, so that none that
-            # somebody cleans up after comes to life again.
+            # It may be there, and be taken for dead before the next attempt: a row is put once, so
+            # that none that somebody cleans up after comes to life again.
             self._unsure.append(self._lease.node)
             del self._unsure[:-_UNSURE_MAX]
             self._lease, self._is_anew = replace(self._lease, node=self._new_id()), True
@@ -217,15 +231,21 @@ class LeaseKeeper:
         )
 
     async def newest_canary_elsewhere(self) -> int:
-        """The newest canary that another node says it heard; 0 when there is none. Raises PortError.
+        """The newest canary that another node says it heard; 0 when there is none.
 
-        Also of leases that have ended: whether they have is a matter of clocks, and what they heard grows no more.
+        Raises PortError.
+
+        Also of leases that have ended: whether they have is a matter of clocks, and what they heard
+        grows no more.
         """
         heard = (each.canary for each in await self._leases.all() if each.node != self._lease.node)
         return max(filter(is_number, heard), default=0)
 
     async def newest_beat_elsewhere(self) -> int:
-        """When another node's heartbeat was taken last (ms), by that node's clock and not after now; 0 = none. Raises PortError."""
+        """When another node's heartbeat was taken last (ms); 0 = none.
+
+        By that node's clock, and not after now. Raises PortError.
+        """
         now, own = self._clock.now_ms(), {self._lease.node, *self._unsure}
         beats = [each.heartbeat_at for each in await self._leases.all() if each.node not in own]
         return min(now, max(beats, default=0))

@@ -1,4 +1,7 @@
-"""What all nodes have: who lives, as the leases tell, and which channels there are, as the nodes themselves answer."""
+"""What all nodes have: who lives, and which channels there are.
+
+The leases tell the one, the nodes themselves answer the other.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ __all__ = ["ANSWERS_AT_ONCE", "ANSWERS_WAIT_S", "SURVEYS_MAX", "Counted", "Count
 ANSWERS_WAIT_S: Final = 2.0
 # Surveys of this node that wait for answers at once; those who ask the same wait for the same one.
 SURVEYS_MAX: Final = 8
-# Surveys that a node answers at once; others are passed over, and whoever asked says that its answer is partial.
+# Surveys that a node answers at once; others are passed over, and whoever asked says that its
+# answer is partial.
 ANSWERS_AT_ONCE: Final = 64
 # Names that are looked at before others have their turn.
 _NAMES_A_TURN: Final = 500
@@ -51,7 +55,10 @@ class Counts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Clients by channel. `whole`: False = a node did not answer, or there were more channels than fit."""
+    """Clients by channel.
+
+    `whole`: False = a node did not answer, or there were more channels than fit.
+    """
 
     channels: dict[str, int]
     whole: bool
@@ -109,7 +116,9 @@ class NodeInfo:
         self._under_way: dict[str, asyncio.Task[Counted | None]] = {}
 
     async def nodes(self) -> Sequence[Lease]:
-        """The leases of the nodes that live, the oldest first. What others have is as old as their heartbeat.
+        """The leases of the nodes that live, the oldest first.
+
+        What others have is as old as their heartbeat.
 
         Raises PortError.
         """
@@ -123,7 +132,10 @@ class NodeInfo:
         )
 
     async def channels(self, pattern: str) -> Counted | None:
-        """Ask all nodes. `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError."""
+        """Ask all nodes.
+
+        `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError.
+        """
         task = self._under_way.get(pattern)
         if task is None:
             if len(self._under_way) >= SURVEYS_MAX:

@@ -1,4 +1,7 @@
-"""Orders of the application: told to every node, and carried out for the connections of this one."""
+"""Orders of the application.
+
+They are told to every node, and carried out for the connections of this one.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ from roomcast.wire.codes import Closing
 
 __all__ = ["JOINS_AT_ONCE", "Orders", "Subject", "Subjects"]
 
-# Subscriptions by order that are made at once on a node: one order may be for thousands of connections, whose clients
-# do not wait for it, and others do for the table.
+# Subscriptions by order that are made at once on a node: one order may be for thousands of
+# connections, whose clients do not wait for it, and others do for the table.
 JOINS_AT_ONCE: Final = 32
 
 _log = structlog.get_logger(__name__)
@@ -57,8 +60,9 @@ class Subjects(Protocol):
 class Orders:
     """One a node. `bus` takes orders to this node and the others.
 
-    Best effort, as all signals are: a node that does not hear an order does not carry it out, nobody is told whom it
-    was carried out for, and two orders that are given one after the other may arrive in another order.
+    Best effort, as all signals are: a node that does not hear an order does not carry it out,
+    nobody is told whom it was carried out for, and two orders that are given one after the other
+    may arrive in another order.
     """
 
     def __init__(self, subjects: Subjects, bus: SignalBus, new_id: NewId, *, node: str) -> None:

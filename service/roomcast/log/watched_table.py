@@ -28,7 +28,7 @@ class WriteListener(Protocol):
 
 
 class WatchedTable:
-    """A ChannelTable that counts the calls of another one, and tells `listener` of items that are in.
+    """A ChannelTable that counts another one's calls, and tells `listener` of new items.
 
     Reads and writes are counted apart. A permission may be missing for one of them, or a partition
     throttle one of them.

@@ -1,9 +1,11 @@
-"""Everything between the sockets and the ports, put together once: by the application, by tests, by the simulation.
+"""Everything between the sockets and the ports, put together once.
 
-A node's lease tells how the node does, and the node's queue is held by the lease. So a node is built in
-two steps, and whoever builds it makes the lease between them:
+The application, the tests and the simulation all do it here.
 
-    core = build_core(...)          hub, log, dispatcher, signals, presence; what is heard of the queue
+A node's lease tells how the node does, and the node's queue is held by the lease. So a node is
+built in two steps, and whoever builds it makes the lease between them:
+
+    core = build_core(...)          hub, log, dispatcher, signals, presence; what is heard
     lease = LeaseKeeper(...)        reports what the core knows
     assembly = assemble(core, ...)  listener, poller, canary, health, the node itself
 """
@@ -99,7 +101,10 @@ class NodeLease(QueueHolder, Neighbours, LeaseHealth, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What a node needs no lease for: what its lease tells of it, and what its queue brings it to."""
+    """The first half of a node.
+
+    Its lease tells of it, and its queue brings messages to it.
+    """
 
     config: Config
     ports: Ports

@@ -20,7 +20,8 @@ __all__ = [
     "TableHealth",
 ]
 
-# Receives that fail in a row before a node counts as deaf: well over the time that a throttled call takes.
+# Receives that fail in a row before a node counts as deaf: well over the time that a throttled call
+# takes.
 DEAF_FAILURES: Final = 5
 
 
@@ -94,8 +95,9 @@ class KeysHealth(Protocol):
 class Health:
     """What readiness rests on; of a part that is None nothing is said.
 
-    Not ready: this node alone cannot hear or store, or is about to end. Degraded: it may not hear or
-    store all. A fault of everybody's leaves it ready: no other node would serve its clients better.
+    Not ready: this node alone cannot hear or store, or is about to end. Degraded: it may not hear
+    or store all. A fault of everybody's leaves it ready: no other node would serve its clients
+    better.
     """
 
     listening: bool = False
@@ -126,7 +128,10 @@ class Health:
         return reasons
 
     def doubts(self) -> list[str]:
-        """Why this node is degraded though ready: what it does not hear it reads from the log, and what fails is refused."""
+        """Why this node is degraded though ready.
+
+        What it does not hear it reads from the log, and what fails is refused.
+        """
         doubts = []
         if self.greetings is not None and not self.greetings.hears:
             doubts.append("the queue has not brought a greeting of this node yet")
@@ -134,7 +139,8 @@ class Health:
             doubts.append(f"messages cannot be deleted: {undeleted}")
         if self.keys is not None and not self.keys.usable:
             doubts.append(
-                "no keys from client.token.jwks_public_endpoint: clients with their tokens have to wait"
+                "no keys from client.token.jwks_public_endpoint:"
+                " clients with their tokens have to wait"
             )
         if self.table is not None and (table := self.table.trouble()):
             doubts.append(f"the channels table fails: {table} in a row")
@@ -144,11 +150,13 @@ class Health:
             return doubts
         if late_s := self.canary.late_s:
             doubts.append(
-                f"what was written {late_s:.0f} s ago has not come through the queue: the pipeline is silent, as far as this node can tell"
+                f"what was written {late_s:.0f} s ago has not come through the queue:"
+                " the pipeline is silent, as far as this node can tell"
             )
         else:
             doubts.append(
-                f"no canary came for {self.canary.silence_s:.0f} s: the pipeline is silent, as far as this node can tell"
+                f"no canary came for {self.canary.silence_s:.0f} s:"
+                " the pipeline is silent, as far as this node can tell"
             )
         return doubts
 

@@ -25,11 +25,12 @@ _JITTER: Final = 0.2
 class Isolation:
     """What others are known to have written comes from two places.
 
-    One is their leases, where those can be read. The other is the canaries that they emit, which come
-    through the queue while the table does not answer.
+    One is their leases, where those can be read. The other is the canaries that they emit, which
+    come through the queue while the table does not answer.
 
-    A canary says that the channels table takes writes, and nothing of the nodes table. So it counts only where the
-    channels table fails this node as well: an outage of the nodes table alone must not look like many nodes' isolation.
+    A canary says that the channels table takes writes, and nothing of the nodes table. So it counts
+    only where the channels table fails this node as well: an outage of the nodes table alone must
+    not look like many nodes' isolation.
     """
 
     def __init__(

@@ -17,10 +17,11 @@ from roomcast.wire.codes import Disconnect
 
 __all__ = ["ANSWERS_S", "BACKGROUND_MAX", "Background", "Node"]
 
-# Presence writes at once: a thousand clients that leave together must not become a thousand calls at once.
+# Presence writes at once: a thousand clients that leave together must not become a thousand calls
+# at once.
 BACKGROUND_MAX: Final = 16
-# What a connection that is closed at the end of a node may wait for the answers that it is owed. SDKs give a command up
-# after 5 s; a publication that is not answered may be published twice.
+# What a connection that is closed at the end of a node may wait for the answers that it is owed.
+# SDKs give a command up after 5 s; a publication that is not answered may be published twice.
 ANSWERS_S: Final = 5.0
 # Slices in which a node's clients are closed over its drain time.
 _SLICES_MAX: Final = 100
@@ -105,7 +106,9 @@ class Node:
         connection.end()
 
     async def drain(self, over_s: float, random: Callable[[], float]) -> None:
-        """Close every connection with 3001, in slices over `over_s` seconds, so that the others are not stormed.
+        """Close every connection with 3001, in slices over `over_s` seconds.
+
+        So the other nodes are not stormed.
 
         Each is answered first, within ANSWERS_S, what it has asked for.
         """

@@ -1,4 +1,7 @@
-"""The HTTP application of a node: WebSocket, health, metrics, the server API, and the demo page in development."""
+"""The HTTP application of a node.
+
+WebSocket, health, metrics, the server API, and the demo page in development.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from roomcast.rates import Turnstile
 
 __all__ = ["HANDSHAKE_BURST_S", "build_app"]
 
-# How many seconds' new connections may come from one address at once: an office comes back together after an outage.
+# How many seconds' new connections may come from one address at once: an office comes back together
+# after an outage.
 HANDSHAKE_BURST_S: Final = 10.0
 
 
@@ -32,7 +36,8 @@ def build_app(
 ) -> web.Application:
     """The application that serves `node`. `metrics`: what Prometheus is told.
 
-    `demo_urls`: base URLs of all instances of a development set-up; None = production, without its page.
+    `demo_urls`: base URLs of all instances of a development set-up; None = production, without its
+    page.
     """
     client = config.client
     app = web.Application()

@@ -1,4 +1,7 @@
-"""What one process is to be, from its configuration and its machine: decided before anything is started."""
+"""What one process is to be, from its configuration and its machine.
+
+It is decided before anything is started.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from roomcast.system import SystemClock, new_nonce, random_fraction
 
 __all__ = ["Plan", "planned"]
 
-# A name is for people and for AWS resource names, of letters that both take. With prefix and nonces a queue's name
-# stays within the 80 characters of SQS.
+# A name is for people and for AWS resource names, of letters that both take. With prefix and nonces
+# a queue's name stays within the 80 characters of SQS.
 _HOST_CHARS_MAX: Final = 20
 
 

@@ -1,13 +1,13 @@
 """One node over AWS, from its start to its end, each in order.
 
-    start   keys of tokens → clients of AWS → life cycle → lease → tables read → queue and subscription
-            → poller → own greeting heard → live → canary → listen → ready → launch hook completed
+    start   keys of tokens → clients of AWS → life cycle → lease → tables read
+            → queue and subscription → poller → own greeting heard → live → canary → listen → ready → launch hook completed
     end     not ready → no new clients → clients answered and closed in slices → canary, poller
             → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
             → lease dropped → termination hook completed → clients of AWS closed
 
-`start` puts the end of each step on one stack when the step begins, so the end is the start backwards,
-also of a start that failed half-way.
+`start` puts the end of each step on one stack when the step begins, so the end is the start
+backwards, also of a start that failed half-way.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ from roomcast.wire.channels import RESERVED_PREFIX
 
 __all__ = ["FINISH_S", "NodeProcess"]
 
-# What the end of a node may take beyond its drain: answering accepted publications, presence entries of clients
-# that left, signals that wait. Each is bounded by the time-outs of single calls; this bounds them together.
+# What the end of a node may take beyond its drain: answering accepted publications, presence
+# entries of clients that left, signals that wait. Each is bounded by the time-outs of single calls;
+# this bounds them together.
 FINISH_S: Final = 15.0
 # A channel that nobody has: what is read of it tells whether a table answers.
 _NOBODYS: Final = RESERVED_PREFIX + "check"
@@ -130,7 +131,10 @@ class _Parts:
 
 
 class NodeProcess:
-    """One a process. `stop` is set by whoever ends it, and by a background task that ends by itself."""
+    """One a process.
+
+    `stop` is set by whoever ends it, and by a background task that ends by itself.
+    """
 
     def __init__(
         self,
@@ -159,7 +163,10 @@ class NodeProcess:
 
     @property
     def exit_code(self) -> int:
-        """Whoever watches this process starts it again after a fault, and not after an orderly end."""
+        """1 after a fault, else 0.
+
+        Whoever watches this process starts it again after a fault, and not after an orderly end.
+        """
         return 1 if self._faults else 0
 
     async def run(self, listening: socket.socket, host: str) -> bool:
@@ -243,8 +250,8 @@ class NodeProcess:
     async def _read_tables(self, parts: _Parts) -> None:
         """End early when one cannot be read. Raises PortError.
 
-        The keys would show at the first publication with one, presence at the first subscription to a
-        channel that has it.
+        The keys would show at the first publication with one, presence at the first subscription to
+        a channel that has it.
         """
         prefix, tried = self._plan.config.aws.table_prefix, self._starting.until_done
         log, ports = parts.assembly.log, parts.ports
@@ -262,10 +269,11 @@ class NodeProcess:
         )
 
     async def _start_ears(self, parts: _Parts) -> None:
-        """Poll, and hear the own greeting before anything is read from the log or any client is let in.
+        """Poll, and hear the own greeting before anything is read or any client is let in.
 
-        A topic that refuses the greeting is no reason to refuse the start: durable publications go through
-        the table and the Lambda. The node is degraded until it hears something, and the log says why.
+        A topic that refuses the greeting is no reason to refuse the start: durable publications go
+        through the table and the Lambda. The node is degraded until it hears something, and the log
+        says why.
         """
         assembly = parts.assembly
         await self._beside(assembly.poller.run())
@@ -307,7 +315,8 @@ class NodeProcess:
             drain_s = parts.lifecycle.drain_s(drain_s)
         node.health.draining = True
         await door.close()
-        # Beside the drain: the table of leases may take its time to answer, and clients need not wait for that.
+        # Beside the drain: the table of leases may take its time to answer, and clients need not
+        # wait for that.
         async with beside(parts.lease.enter("draining")):
             await node.drain(drain_s, random_fraction)
 
@@ -329,7 +338,8 @@ class NodeProcess:
     async def _give_lease_back(self, lease: LeaseKeeper) -> None:
         with self._reported("lease_not_dropped"):
             async with _bounded(CALL_LIMIT_S):
-                # A lease that ended tells the reaper where to look; one that was dropped tells that there is nothing.
+                # A lease that ended tells the reaper where to look; one that was dropped tells that
+                # there is nothing.
                 given_back = partial(lease.abandon, self._left_under) if self._left else lease.drop
                 await self._ending().until_done("lease", given_back)
 
@@ -355,7 +365,8 @@ class NodeProcess:
     def _unexpected_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             _log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
-            # A node that does not poll, beat or flush is worse than none: end in order, so that another takes over.
+            # A node that does not poll, beat or flush is worse than none: end in order, so that
+            # another takes over.
             self._faults.append(task.get_name())
             self._stop.set()
 

@@ -37,7 +37,8 @@ async def serve(
 ) -> int:
     """Run one node until SIGTERM or SIGINT (or the end of standard input). Returns the exit code.
 
-    `demo_urls`: base URLs of all instances of a development set-up, which serves the demo page; None = production.
+    `demo_urls`: base URLs of all instances of a development set-up, which serves the demo page;
+    None = production.
     """
     try:
         listening = _bound(host, port)
@@ -71,7 +72,8 @@ async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) 
     except PortError as error:
         return _refuse(f"cannot start: {error}")
     except OSError as error:
-        # Another process that started at the same moment may have bound the address as well, and listened first.
+        # Another process that started at the same moment may have bound the address as well, and
+        # listened first.
         return _refuse(
             f"cannot listen on {host}:{listening.getsockname()[1]}: {error.strerror or error}"
         )
@@ -82,7 +84,10 @@ async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) 
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that holds the address from now on; it listens only when the node is ready. Raises OSError."""
+    """A socket that holds the address from now on; it listens only when the node is ready.
+
+    Raises OSError.
+    """
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
@@ -97,7 +102,10 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _stop_at_end(stop: asyncio.Event) -> None:
-    """Standard input is readable: at its end, whoever started this process is gone or wants it to stop."""
+    """Standard input is readable.
+
+    At its end, whoever started this process is gone or wants it to stop.
+    """
     if not os.read(sys.stdin.fileno(), _STDIN_BYTES):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         stop.set()
