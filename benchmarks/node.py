@@ -28,8 +28,7 @@ from roomcast.gateway.door import Door
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import Writer, text_frame
-from roomcast.node.assembly import Assembly, Ports, assemble
-from roomcast.node.node import Health
+from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.serve.descriptors import places, widened
 from roomcast.system import SystemClock, new_id, random_fraction
 from roomcast.testing.memory import (
@@ -55,6 +54,18 @@ TOGETHER: Final = 10
 _NEVER_S: Final = 3600.0
 
 
+class _NoLease:
+    """A NodeLease that writes nothing: nobody else is there to read it."""
+
+    failures = 0
+
+    async def hold(self, queue: str) -> None:  # noqa: ARG002
+        return
+
+    async def newest_canary_elsewhere(self) -> int:
+        return 0
+
+
 class Bench:
     """The node and the ways to its clients."""
 
@@ -69,8 +80,7 @@ class Bench:
             insecure=True, ping_interval_s=_NEVER_S, queue_max_size=queue_bytes_max
         )
         config = replace(Config(), client=client, channel=rules)
-        self.health = Health(listening=True)
-        self.assembly: Assembly = assemble(
+        core = build_core(
             config,
             Ports(
                 table=MemoryChannelTable(world, clock),
@@ -83,10 +93,12 @@ class Bench:
                 random=random_fraction,
             ),
             node_id="bench",
+        )
+        self.assembly: Assembly = assemble(
+            core,
+            lease=_NoLease(),
             verifier=TokenVerifier(client.token, insecure=True),
-            health=self.health,
-            hold_queue=_hold,
-            newest_canary_elsewhere=_nobody,
+            listening=True,
         )
         self._ways: Mapping[str, Callable[[int, str], Awaitable[None]]] = {
             "floor": self._floor,
@@ -182,21 +194,13 @@ def _push(pad: str) -> bytes:
     return publication_push(CHANNEL, encode_publication(Publication(MARK + pad, offset=1000)))
 
 
-async def _hold(_queue: str) -> None:
-    return
-
-
-async def _nobody() -> int:
-    return 0
-
-
 async def main(queue_bytes_max: int, core: int) -> None:
     """Serve until the end of standard input."""
     widen(core)
     quiet(structlog)
     bench = Bench(queue_bytes_max)
     app = web.Application()
-    app[NODE], app[HEALTH] = bench.assembly.node, bench.health
+    app[NODE], app[HEALTH] = bench.assembly.node, bench.assembly.node.health
     gateway = WebSocketGateway(
         allowed_origins=(), message_size_limit=65_536, queue_bytes_max=queue_bytes_max
     )

@@ -22,7 +22,7 @@ from roomcast.node import node
 from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
 from roomcast.observe.counters import AppendCounters
 from roomcast.reaper.reaper import SECOND_LOOK_S
-from roomcast.serve import serve as app
+from roomcast.serve import process as app
 from stream_lambda import handler as stream_handler
 from tests.deploy.cloudformation import (
     ROOT,

@@ -110,7 +110,7 @@ class Ears:
             )
         if any(after <= before for (before, _), (after, _) in pairwise(emitted)):
             self._checker.fail(Kind.CANARIES, f"numbers do not grow: {emitted}")
-        heard = {node.name: node.assembly.canary.newest for node in nodes}
+        heard = {node.name: node.assembly.ears.newest for node in nodes}
         if len(emitted) > 1 and min(heard.values()) < emitted[-2][0]:
             self._checker.fail(
                 Kind.CANARIES, f"{emitted} were emitted, and the newest heard are {heard}"

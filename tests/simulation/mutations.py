@@ -683,7 +683,7 @@ def deleted_before_dispatched() -> Iterator[None]:
         if messages:
             self._deleter.add(message.receipt for message in messages)
             if self._random() > 0.5:
-                self._take([message.body for message in messages])
+                self._intake.take([message.body for message in messages])
 
     with patch.object(Poller, "_hand_on", hand_on):
         yield

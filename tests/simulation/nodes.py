@@ -19,8 +19,7 @@ from roomcast.delivery.canary_rules import Hearing
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
 from roomcast.log.lane import LANE_BYTES_MAX
-from roomcast.node.assembly import Assembly, Ports, assemble
-from roomcast.node.node import Health
+from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.ports import PortError
 from roomcast.testing.memory import MemoryLeases, MemoryPresence, MemoryQueue, MemoryTopic
 from roomcast.wire.channels import ChannelOptions, ChannelRules
@@ -107,7 +106,7 @@ class NoTokens:
 
 
 class SimulatedNode:
-    """It starts as a real one does (service/roomcast/serve/serve.py). It can freeze, and die between any two steps."""
+    """It starts as a real one does (service/roomcast/serve/process.py). It can freeze, and die between any two steps."""
 
     def __init__(
         self, world: SimulatedWorld, random: Random, name: str, pace: Pace, mishaps: Mishaps
@@ -124,23 +123,11 @@ class SimulatedNode:
         self._connections: set[Connection] = set()
         self._tasks: list[asyncio.Task[Any]] = []
         self.ready = False
-        self.health = Health(listening=True)
         self.clock = clock = SimulatedClock(random.uniform(-pace.skew_s, pace.skew_s))
         self._table = SimulatedTable(world, clock)
         self._queue = MemoryQueue(world, wait_s=HOUR_S)
         leases = MemoryLeases(world)
-        self.lease = LeaseKeeper(
-            leases,
-            clock,
-            random.random,
-            node=name,
-            new_id=lambda: f"{name}-{random.getrandbits(32):08x}",
-            ttl_s=config.node.lease_ttl_s,
-            heartbeat_s=config.node.heartbeat_s,
-        )
-        self.lease.report = self._report
-        self.lease.lost = self._lost
-        self.assembly: Assembly = assemble(
+        core = self._core = build_core(
             config,
             Ports(
                 table=self._table,
@@ -153,11 +140,21 @@ class SimulatedNode:
                 random=random.random,
             ),
             node_id=name,
-            verifier=NoTokens(),
-            health=self.health,
-            hold_queue=self.lease.hold,
-            newest_canary_elsewhere=self.lease.newest_canary_elsewhere,
         )
+        self.lease = LeaseKeeper(
+            leases,
+            clock,
+            random.random,
+            owner=self,
+            node=name,
+            new_id=lambda: f"{name}-{random.getrandbits(32):08x}",
+            ttl_s=config.node.lease_ttl_s,
+            heartbeat_s=config.node.heartbeat_s,
+        )
+        self.assembly: Assembly = assemble(
+            core, lease=self.lease, verifier=NoTokens(), listening=True
+        )
+        self.health = self.assembly.node.health
         self._start(self._run())
 
     @property
@@ -206,7 +203,7 @@ class SimulatedNode:
 
     def is_deaf(self) -> bool:
         """Whether it says that others hear what it does not."""
-        return self.assembly.canary.hearing is Hearing.DEAF and self.is_unready()
+        return self.assembly.ears.hearing is Hearing.DEAF and self.is_unready()
 
     def is_in_doubt(self) -> bool:
         """Whether it says that it may not hear everything."""
@@ -250,13 +247,15 @@ class SimulatedNode:
         self._start_background("canary", assembly.canary.run())
         self.ready = not self.fate.dead
 
-    def _report(self, held: Lease) -> Lease:
-        return replace(held, canary=self.assembly.canary.newest)
+    def report(self, held: Lease) -> Lease:
+        """Of a LeaseOwner: as a real one, less what changes without telling anything."""
+        return replace(held, canary=self._core.ears.newest)
 
-    def _lost(self, next_lease: Lease) -> None:
-        self.assembly.node.services.presence.move(next_lease.node)
+    def lost(self, next_lease: Lease) -> None:
+        """Of a LeaseOwner: as a real one."""
+        self._core.presence.move(next_lease.node)
         if not next_lease.queue:
-            self.assembly.poller.rebuild_next()
+            self._core.queue_state.rebuild_next()
 
     async def _pump(self, socket: ClientSocket, inbox: asyncio.Queue[bytes]) -> None:
         connection = self.assembly.node.open(socket)

@@ -21,8 +21,7 @@ from roomcast.delivery.ports import Framer
 from roomcast.hooks.calls import Hooks
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.item import LogItem
-from roomcast.node.assembly import Assembly, Ports, assemble
-from roomcast.node.node import Health
+from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.testing.memory import (
     ManualClock,
     MemoryChannelTable,
@@ -379,9 +378,19 @@ def config(
     )
 
 
-async def nobody_else() -> int:
-    """No other node has heard a canary."""
-    return 0
+class OnlyQueues:
+    """A NodeLease that knows which queues the node has had. No other node has heard a canary."""
+
+    failures = 0
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def hold(self, queue: str) -> None:
+        self.names.append(queue)
+
+    async def newest_canary_elsewhere(self) -> int:
+        return 0
 
 
 def local_node(
@@ -394,11 +403,7 @@ def local_node(
     **ports: Any,
 ) -> LocalNode:
     """`ports`: those that are not memory's."""
-    queue_names: list[str] = []
-
-    async def hold_queue(queue: str) -> None:
-        queue_names.append(queue)
-
+    lease = OnlyQueues()
     memory = Ports(
         table=MemoryChannelTable(world, clock),
         presence=MemoryPresence(world),
@@ -406,25 +411,21 @@ def local_node(
         queue=MemoryQueue(world, POLL_WAIT_S),
         topic=MemoryTopic(world),
         clock=clock,
-        new_id=_ids(name),
+        new_id=ids(name),
         random=no_jitter,
     )
     assembly = assemble(
-        configured,
-        replace(memory, **ports),
-        node_id=name,
+        build_core(configured, replace(memory, **ports), node_id=name, hooks=hooks or Hooks()),
+        lease=lease,
         verifier=TokenVerifier(
             configured.client.token, insecure=configured.client.insecure, jwks=jwks
         ),
-        health=Health(listening=True),
-        hold_queue=hold_queue,
-        newest_canary_elsewhere=nobody_else,
-        hooks=hooks or Hooks(),
+        listening=True,
     )
-    return LocalNode(world, clock, assembly, queue_names)
+    return LocalNode(world, clock, assembly, lease.names)
 
 
-def _ids(name: str) -> Callable[[], str]:
+def ids(name: str) -> Callable[[], str]:
     """The first eight characters differ too: they name the node's queues."""
     numbers = itertools.count(1)
     return lambda: f"{next(numbers):08d}{name}"

@@ -17,11 +17,10 @@ from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, 
 from roomcast.concurrency import beside
 from roomcast.config.config import Config
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, canary_item, next_number
-from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease import LeaseKeeper, NothingToReport
 from roomcast.fleet.lease_record import standing
 from roomcast.log.item import LogItem
-from roomcast.node.assembly import Assembly, Ports, assemble
-from roomcast.node.node import Health
+from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.ports import Clock, NewId, PortError
 from roomcast.presence.ports import Member
 from roomcast.wire.channels import RESERVED_PREFIX
@@ -91,19 +90,16 @@ class Doctor:
             ports.leases,
             ports.clock,
             ports.random,
+            owner=NothingToReport(),
             node=node,
             new_id=ports.new_id,
             ttl_s=config.node.lease_ttl_s,
             heartbeat_s=config.node.heartbeat_s,
         )
         self._assembly: Assembly = assemble(
-            config,
-            ports,
-            node_id=node,
+            build_core(config, ports, node_id=node),
+            lease=self._lease,
             verifier=TokenVerifier(config.client.token, insecure=config.client.insecure),
-            health=Health(),
-            hold_queue=self._lease.hold,
-            newest_canary_elsewhere=self._lease.newest_canary_elsewhere,
         )
 
     async def run(self) -> list[Check]:
@@ -208,14 +204,14 @@ class Doctor:
         number = await self._emitted()
         try:
             async with asyncio.timeout(PIPELINE_S):
-                while self._assembly.canary.newest < number:  # noqa: ASYNC110  # a canary tells nobody that it came
+                while self._assembly.ears.newest < number:  # noqa: ASYNC110  # a canary tells nobody that it came
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             raise PortError(
                 f"an item in the table did not come back within {PIPELINE_S:g} s: look at the table's stream, the"
                 " Lambda's event source mapping, and the Lambda's errors"
             ) from None
-        latency = self._assembly.canary.latency
+        latency = self._assembly.ears.latency
         assert latency is not None, "a canary was heard"
         return f"an item came back: {latency.to_lambda_ms} ms to the Lambda, {latency.to_node_ms} ms from there"
 

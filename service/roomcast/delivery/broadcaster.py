@@ -1,8 +1,10 @@
-"""Signals to the other nodes: packed into few SNS messages, held to a rate, shed when there are too many.
+"""Signals to the other nodes.
 
-What has an offset goes through the table; what has none (publications of channels without history, joins,
-leaves) goes straight to the topic. It is best effort, and it must not starve durable traffic of the region's
-SNS quota: hence a bound on what waits and on messages a second.
+They are packed into few SNS messages, held to a rate, and shed when there are too many.
+
+What has an offset goes through the table; what has none (publications of channels without history,
+joins, leaves) goes straight to the topic. It is best effort, and it must not starve durable traffic
+of the region's SNS quota: hence a bound on what waits and on messages a second.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ FLUSH_INTERVAL_S: Final = 0.02
 # SNS messages a second a node: the smallest regions allow 300 a second for all of an account.
 MESSAGES_PER_S: Final = 20.0
 _BURST: Final = 20.0
-# A call that hangs does so for 25 s; the others go on meanwhile. More at once would only be more that hang.
+# A call that hangs does so for 25 s; the others go on meanwhile. More at once would only be more
+# that hang.
 PUBLISHES_AT_ONCE: Final = 4
 # About five seconds' worth of full messages at half that rate.
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -92,8 +95,8 @@ class Broadcaster:
     async def run(self) -> None:
         """Flush what waits, until cancelled.
 
-        Signals keep their order within a message. To wait for one message before the next would not buy more: a
-        standard topic and a standard queue do not keep the order of messages.
+        Signals keep their order within a message. To wait for one message before the next would not
+        buy more: a standard topic and a standard queue do not keep the order of messages.
         """
         tokens, at = _BURST, self._clock.monotonic_s()
         async with asyncio.TaskGroup() as publishing:

@@ -1,16 +1,19 @@
-"""The background task that emits and listens: finds out when this node, or the whole pipeline, cannot be heard.
+"""What this node hears of canaries, and the background task that emits them.
 
-A canary that does not come is missed after some intervals. What this node has written itself, and what it knows to have been
-emitted, must come round sooner; when that is late, the same questions are asked at once.
+The task also asks what is wrong when none comes.
+
+A canary that does not come is missed after some intervals. What this node has written itself, and
+what it knows to have been emitted, must come round sooner; when that is late, the same questions
+are asked at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -24,113 +27,126 @@ from roomcast.delivery.canary_rules import (
     latency,
     next_number,
 )
+from roomcast.delivery.greetings import Greetings
+from roomcast.delivery.ports import CatchUpRequest, QueueRebuilder
 from roomcast.delivery.rounds import Rounds
 from roomcast.log.item import LogItem
 from roomcast.log.ports import ChannelTable
 from roomcast.ports import Clock, NewId, PortError
 from roomcast.wire.publication import Record
 
-__all__ = ["ASK_LIMIT_S", "REBUILD_PAUSE_MAX_S", "REBUILD_PAUSE_S", "Canary"]
+__all__ = [
+    "ASK_LIMIT_S",
+    "REBUILD_PAUSE_MAX_S",
+    "REBUILD_PAUSE_S",
+    "Canary",
+    "CanaryEars",
+    "Greeter",
+    "Neighbours",
+]
 
-# Between the first two rebuilds of a queue that does not hear: SQS takes a minute to forget one. It doubles with each
-# rebuild that did not help: when SNS takes messages and delivers none, a new queue helps nobody, and a fleet must not
-# go on making them.
+# Between the first two rebuilds of a queue that does not hear: SQS takes a minute to forget one. It
+# doubles with each rebuild that did not help: when SNS takes messages and delivers none, a new
+# queue helps nobody, and a fleet must not go on making them.
 REBUILD_PAUSE_S: Final = 60.0
 REBUILD_PAUSE_MAX_S: Final = 960.0
 
-# For a canary to be written, and for the leases to be read: a table that hangs must not put off what is to be found out.
+# For a canary to be written, and for the leases to be read: a table that hangs must not put off
+# what is to be found out.
 ASK_LIMIT_S: Final = 5.0
-# Numbers that this node tried to emit, whatever came of it: when one of them is heard, it may be its own.
+# Numbers that this node tried to emit, whatever came of it: when one of them is heard, it may be
+# its own.
 _TRIED_MAX: Final = 16
 
 _log = structlog.get_logger(__name__)
 
 
-class Canary:
-    """One a node. `greet` greets this node through the topic; `rebuild` asks the poller for a new queue; `catch_up` asks for
-    a look at the ends of all open channels; `newest_elsewhere` gives the newest canary in other live nodes' leases.
+class Greeter(Protocol):
+    """Greets this node through the topic."""
+
+    async def greet(self) -> Greeting: ...
+
+
+class Neighbours(Protocol):
+    """What the leases of other nodes tell."""
+
+    async def newest_canary_elsewhere(self) -> int:
+        """The newest canary that another node says it heard; 0 = none. Raises PortError."""
+
+
+class CanaryEars:
+    """What this node hears of canaries, and of everything else that must come round.
+
+    One a node. It starts nothing: the intake and the table tell it, `Canary` asks it.
     """
 
     def __init__(
         self,
-        table: ChannelTable,
+        greetings: Greetings,
         clock: Clock,
-        new_id: NewId,
         random: Callable[[], float],
         *,
-        node: str,
-        generation: str,
         interval_s: float,
-        greet: Callable[[], Awaitable[Greeting]],
-        rebuild: Callable[[], None],
-        catch_up: Callable[[], None],
-        newest_elsewhere: Callable[[], Awaitable[int]],
     ) -> None:
-        self._table = table
+        self._greetings = greetings
         self._clock = clock
-        self._new_id = new_id
         self._random = random
-        self._node = node
-        self._generation = generation
-        self._interval_ms = round(interval_s * 1000)
-        self._greet = greet
-        self._rebuild = rebuild
-        self._catch_up = catch_up
-        self._newest_elsewhere = newest_elsewhere
-        self._schedule = CanarySchedule(interval_s, clock.monotonic_s(), random())
-        self._rounds = Rounds()
-        self._changed = asyncio.Event()
-        self._tried: deque[int] = deque(maxlen=_TRIED_MAX)
-        self._rebuild_not_before_s = float("-inf")
-        self._rebuild_pause_s = REBUILD_PAUSE_S
+        self.schedule = CanarySchedule(interval_s, clock.monotonic_s(), random())
+        self.rounds = Rounds()
+        # Set when something is due sooner than was known.
+        self.changed = asyncio.Event()
+        # Numbers that this node tried to emit.
+        self.tried: deque[int] = deque(maxlen=_TRIED_MAX)
         self.hearing = Hearing.WELL
         self.latency: Latency | None = None
-        # When the newest canary of others was emitted: by their clocks, in ms, not later than it was
-        # heard; 0 = none.
+        # When the newest canary of others was emitted: by their clocks, in ms, not later than it
+        # was heard; 0 = none.
         self.emitted_elsewhere_ms = 0
-        # New ones that were heard, and those that this node made.
+        # New canaries that were heard.
         self.heard = 0
-        self.emitted = 0
 
     @property
     def newest(self) -> int:
         """The number of the newest canary heard: what this node's lease tells the others."""
-        return self._schedule.newest
+        return self.schedule.newest
 
     @property
     def silence_s(self) -> float:
         """Seconds since a new canary was heard."""
-        return self._schedule.silence_s(self._clock.monotonic_s())
+        return self.schedule.silence_s(self._clock.monotonic_s())
 
     @property
     def late_s(self) -> float:
-        """For how long something has been on its way that should have come round; 0 when nothing is late."""
-        return self._rounds.late_s(self._clock.monotonic_s())
+        """For how long something has been on its way that should have come round.
+
+        0 when nothing is late.
+        """
+        return self.rounds.late_s(self._clock.monotonic_s())
 
     def wrote(self) -> None:
         """Something of this node is in the table as of now: it must come round."""
-        before_s = self._rounds.due_s
-        self._rounds.wrote(self._clock.monotonic_s(), self._random())
-        if self._rounds.due_s < before_s:
-            self._changed.set()
+        before_s = self.rounds.due_s
+        self.rounds.wrote(self._clock.monotonic_s(), self._random())
+        if self.rounds.due_s < before_s:
+            self.changed.set()
 
     def came(self) -> None:
         """Something from the table came through the queue."""
-        was_late = self._rounds.is_late
-        self._rounds.came()
-        if was_late and not self._schedule.is_overdue(self._clock.monotonic_s()):
+        was_late = self.rounds.is_late
+        self.rounds.came()
+        if was_late and not self.schedule.is_overdue(self._clock.monotonic_s()):
             self._hears_again()
 
     def hear(self, record: Record, published_at: int) -> None:
-        """A canary came through the queue."""
+        """A canary came through the queue: that proves as much as a greeting."""
+        self._greetings.heard()
         self.came()
-        if not self._schedule.hear(record.offset, self._clock.monotonic_s(), self._random()):
+        if not self.schedule.hear(record.offset, self._clock.monotonic_s(), self._random()):
             return
         self.heard += 1
         self.latency = latency(record, published_at, self._clock.now_ms())
-        if record.offset not in self._tried:
+        if record.offset not in self.tried:
             self.emitted_elsewhere_ms = min(record.ts, self._clock.now_ms())
-        self._rebuild_pause_s = REBUILD_PAUSE_S
         self._hears_again()
         _log.debug(
             "canary_heard",
@@ -144,17 +160,59 @@ class Canary:
             _log.warning("canary_heard_again", was=self.hearing.value)
             self.hearing = Hearing.WELL
 
+
+class Canary:
+    """The background task: one a node."""
+
+    def __init__(
+        self,
+        ears: CanaryEars,
+        table: ChannelTable,
+        clock: Clock,
+        new_id: NewId,
+        random: Callable[[], float],
+        *,
+        node: str,
+        generation: str,
+        interval_s: float,
+        greeter: Greeter,
+        rebuilder: QueueRebuilder,
+        catch_up: CatchUpRequest,
+        neighbours: Neighbours,
+    ) -> None:
+        self._ears = ears
+        self._table = table
+        self._clock = clock
+        self._new_id = new_id
+        self._random = random
+        self._node = node
+        self._generation = generation
+        self._interval_ms = round(interval_s * 1000)
+        self._greeter = greeter
+        self._rebuilder = rebuilder
+        self._catch_up = catch_up
+        self._neighbours = neighbours
+        self._rebuild_not_before_s = float("-inf")
+        self._rebuild_pause_s = REBUILD_PAUSE_S
+        # How many canaries had been heard at the last rebuild.
+        self._heard_at_rebuild = 0
+        # Canaries that this node made.
+        self.emitted = 0
+
     async def run(self) -> None:
-        """Emit where nobody else did, and ask what is wrong when nothing is heard. Runs until cancelled."""
-        schedule, clock = self._schedule, self._clock
+        """Emit where nobody else did, and ask what is wrong when nothing is heard.
+
+        Runs until cancelled.
+        """
+        schedule, clock = self._ears.schedule, self._clock
         while True:
             # What is heard meanwhile puts it off: then there is nothing to do yet.
-            turn_s = min(schedule.next_turn_s, self._rounds.due_s)
+            turn_s = min(schedule.next_turn_s, self._ears.rounds.due_s)
             await self._pause(max(0.0, turn_s - clock.monotonic_s()))
             if schedule.must_emit(now_s := clock.monotonic_s()):
                 schedule.emitting(now_s, self._random())
                 await self._emit()
-            is_late = self._rounds.must_tell(now_s := clock.monotonic_s())
+            is_late = self._ears.rounds.must_tell(now_s := clock.monotonic_s())
             if is_late or schedule.must_doubt(now_s):
                 schedule.doubted(now_s, self._random())
                 await self._diagnose()
@@ -163,13 +221,13 @@ class Canary:
         """Until the next turn, or until that comes sooner than was known."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        self._changed.clear()
+                await self._ears.changed.wait()
+        self._ears.changed.clear()
 
     async def _emit(self) -> None:
         """One write, and one read if its number was taken."""
         now = self._clock.now_ms()
-        number = next_number(self._schedule.known, now, self._interval_ms)
+        number = next_number(self._ears.schedule.known, now, self._interval_ms)
         item = canary_item(
             number, node=self._node, batch=self._new_id(), now=now, generation=self._generation
         )
@@ -181,45 +239,45 @@ class Canary:
 
     async def _write(self, number: int, item: LogItem, now: int) -> None:
         """Raises PortError."""
-        self._tried.append(number)
+        self._ears.tried.append(number)
         # In this turn or not at all: who sleeps before it is sent may know more when it wakes.
         if await self._table.put_item(item, tail_valid_until_ms=now + self._interval_ms) is None:
             self.emitted += 1
-            self._schedule.emitted(number, self._clock.monotonic_s(), self._random())
+            self._ears.schedule.emitted(number, self._clock.monotonic_s(), self._random())
             return
-        self._schedule.taken(number)
-        if self.newest and number == self.newest + 1:
+        self._ears.schedule.taken(number)
+        if self._ears.newest and number == self._ears.newest + 1:
             # Emitted since this node heard the one before it.
-            self.wrote()
+            self._ears.wrote()
         newest = await self._table.newest(CANARY_CHANNEL)
         if isinstance(newest, LogItem):
-            self._schedule.taken(newest.last)
+            self._ears.schedule.taken(newest.last)
 
     async def _diagnose(self) -> None:
-        greeting, elsewhere = await asyncio.gather(self._greet(), self._heard_elsewhere())
+        greeting, elsewhere = await asyncio.gather(self._greeter.greet(), self._heard_elsewhere())
         now_s = self._clock.monotonic_s()
-        if not (self._rounds.is_late or self._schedule.is_overdue(now_s)):
+        if not (self._ears.rounds.is_late or self._ears.schedule.is_overdue(now_s)):
             return
-        hearing = self._schedule.judge(greeting=greeting, newest_elsewhere=elsewhere)
-        if hearing is not self.hearing:
+        hearing = self._ears.schedule.judge(greeting=greeting, newest_elsewhere=elsewhere)
+        if hearing is not self._ears.hearing:
             _log.error(
                 "canary_missed",
                 hearing=hearing.value,
-                silence_s=round(self.silence_s),
-                late_s=round(self.late_s),
+                silence_s=round(self._ears.silence_s),
+                late_s=round(self._ears.late_s),
             )
-            self.hearing = hearing
-        # Not heard: perhaps the subscription is gone, and a new queue with a new one is the cure, harmless if it is not.
-        # Not sent: a new queue could not be subscribed either when the topic is out of order for all. Only where others
-        # hear on is it this node's own trouble.
+            self._ears.hearing = hearing
+        # Not heard: perhaps the subscription is gone, and a new queue with a new one is the cure,
+        # harmless if it is not. Not sent: a new queue could not be subscribed either when the topic
+        # is out of order for all. Only where others hear on is it this node's own trouble.
         if greeting is Greeting.NOT_HEARD or hearing is Hearing.DEAF:
             self._rebuild_in_time(now_s)
-        self._catch_up()
+        self._catch_up.request()
 
     async def _heard_elsewhere(self) -> int | None:
         try:
             async with asyncio.timeout(ASK_LIMIT_S):
-                return await self._newest_elsewhere()
+                return await self._neighbours.newest_canary_elsewhere()
         except (PortError, TimeoutError) as error:
             _log.warning("leases_not_read", reason=str(error) or "no answer in time")
             return None
@@ -227,6 +285,8 @@ class Canary:
     def _rebuild_in_time(self, now_s: float) -> None:
         if now_s < self._rebuild_not_before_s:
             return
+        if self._ears.heard != self._heard_at_rebuild:
+            self._heard_at_rebuild, self._rebuild_pause_s = self._ears.heard, REBUILD_PAUSE_S
         self._rebuild_not_before_s = now_s + self._rebuild_pause_s
         self._rebuild_pause_s = min(2 * self._rebuild_pause_s, REBUILD_PAUSE_MAX_S)
-        self._rebuild()
+        self._rebuilder.rebuild_next()

@@ -1,14 +1,19 @@
-"""The canary's rules: one record an interval, written by whoever is first, through the whole pipeline to every node.
+"""The canary's rules.
 
-Canaries are numbered, and the number only grows. Who has heard no new one for an interval emits the next, and a
-conditional write of that number elects the one whose it is. Numbers are compared with each other and never
-with a clock: a node whose clock is wrong, or that has slept, changes nothing for the others.
+One record an interval goes through the whole pipeline to every node. Whoever is first writes it.
 
-Another program that can write to the table or the topic can make up a number. One that no canary has is passed over; one
-that is too high is forgotten when nothing follows it: after a silence, a lower number is news again.
+Canaries are numbered, and the number only grows. Who has heard no new one for an interval emits the
+next, and a conditional write of that number elects the one whose it is. Numbers are compared with
+each other and never with a clock: a node whose clock is wrong, or that has slept, changes nothing
+for the others.
 
-A node that has heard no canary for some intervals asks: is it me, or is it the pipeline? Its own greeting through
-the topic tells whether its queue hears; other nodes' leases tell whether they heard newer canaries.
+Another program that can write to the table or the topic can make up a number. One that no canary
+has is passed over; one that is too high is forgotten when nothing follows it: after a silence, a
+lower number is news again.
+
+A node that has heard no canary for some intervals asks: is it me, or is it the pipeline? Its own
+greeting through the topic tells whether its queue hears; other nodes' leases tell whether they
+heard newer canaries.
 """
 
 from __future__ import annotations
@@ -39,14 +44,18 @@ __all__ = [
 ]
 
 CANARY_CHANNEL: Final = RESERVED_PREFIX + "canary"
-# Intervals without a canary before a node doubts. Somebody's turn to emit comes after one to one and a half; if that
-# was in vain (its writer died, DynamoDB throttled, the number was taken), another comes within a half to three quarters.
+# Intervals without a canary before a node doubts. Somebody's turn to emit comes after one to one
+# and a half; if that was in vain (its writer died, DynamoDB throttled, the number was taken),
+# another comes within a half to three quarters.
 MISSED_INTERVALS: Final = 2.5
-# No canary has a greater number: one a second since 1970, the shortest interval there is, comes to that in 2286.
+# No canary has a greater number: one a second since 1970, the shortest interval there is, comes to
+# that in 2286.
 NUMBER_MAX: Final = 10_000_000_000
-# Numbers heard lately, which are no news a second time: SQS keeps a message for 300 s at most, and brings it again.
+# Numbers heard lately, which are no news a second time: SQS keeps a message for 300 s at most, and
+# brings it again.
 REPEATS_MAX: Final = 300
-# By up to this part of an interval a turn comes later than it might: so that one node is first, and the rest hear it.
+# By up to this part of an interval a turn comes later than it might: so that one node is first, and
+# the rest hear it.
 _JITTER: Final = 0.5
 
 
@@ -55,7 +64,8 @@ class Hearing(Enum):
 
     # Canaries come.
     WELL = "well"
-    # None comes, to anybody as far as this node can tell: publications are found by reading the log.
+    # None comes, to anybody as far as this node can tell: publications are found by reading the
+    # log.
     SILENT = "silent"
     # Others hear what this node does not.
     DEAF = "deaf"
@@ -73,7 +83,9 @@ class Greeting(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long the newest canary took, in ms: from its write to the Lambda, and from there to this node.
+    """How long the newest canary took, in ms.
+
+    From its write to the Lambda, and from there to this node.
 
     Clocks of three machines: small figures may be negative.
     """
@@ -90,8 +102,9 @@ def is_number(number: int) -> bool:
 def next_number(known: int, now_ms: int, interval_ms: int) -> int:
     """The number to emit behind `known`, the greatest that this node knows of; 0 = it knows none.
 
-    Only then the clock is asked, so that a fleet that starts anew begins above what it emitted before. If it does not,
-    because a clock was wrong then or is now, the number may be taken: see `CanarySchedule.emitting`.
+    Only then the clock is asked, so that a fleet that starts anew begins above what it emitted
+    before. If it does not, because a clock was wrong then or is now, the number may be taken: see
+    `CanarySchedule.emitting`.
     """
     if 0 < known < NUMBER_MAX:
         return known + 1
@@ -121,7 +134,10 @@ def latency(record: Record, published_at: int, now: int) -> Latency:
 
 
 class CanarySchedule:
-    """What one node heard, and when it is to emit or to doubt. Seconds are monotonic; `chance` is random, in [0, 1)."""
+    """What one node heard, and when it is to emit or to doubt.
+
+    Seconds are monotonic; `chance` is random, in [0, 1).
+    """
 
     __slots__ = (
         "_doubt_at_s",
@@ -136,7 +152,8 @@ class CanarySchedule:
 
     def __init__(self, interval_s: float, now_s: float, chance: float) -> None:
         self._interval_s = interval_s
-        # The number of the newest canary heard; 0 = none yet. And those heard lately, in the order in which they came.
+        # The number of the newest canary heard; 0 = none yet. And those heard lately, in the order
+        # in which they came.
         self.newest = 0
         self._repeats: deque[int] = deque(maxlen=REPEATS_MAX)
         # The greatest number that is known to be in the table, heard or not.
@@ -163,10 +180,13 @@ class CanarySchedule:
         return now_s >= self._emit_at_s
 
     def emitting(self, now_s: float, chance: float) -> None:
-        """This node tries to emit now. In vain, it tries again after half an interval if it hears nothing by then.
+        """This node tries to emit now.
 
-        That is time to hear who was faster. But who holds a number may have emitted it long ago, without this node
-        hearing it: then the next canary goes behind it, before the silence becomes a doubt.
+        In vain, it tries again after half an interval if it hears nothing by then.
+
+        That is time to hear who was faster. But who holds a number may have emitted it long ago,
+        without this node hearing it: then the next canary goes behind it, before the silence
+        becomes a doubt.
         """
         self._emit_at_s = now_s + (1 + _JITTER * chance) * self._interval_s / 2
 
@@ -176,7 +196,10 @@ class CanarySchedule:
         self._emit_at_s = max(self._emit_at_s, now_s + (1 + _JITTER * chance) * self._interval_s)
 
     def taken(self, number: int) -> None:
-        """Canary `number` is in the table, whoever emitted it. The last there is does not count: nothing can be emitted behind it."""
+        """Canary `number` is in the table, whoever emitted it.
+
+        The last there is does not count: nothing can be emitted behind it.
+        """
         if number < NUMBER_MAX:
             self.known = max(self.known, number)
 
@@ -185,8 +208,8 @@ class CanarySchedule:
     def hear(self, number: int, now_s: float, chance: float) -> bool:
         """A canary came; False = an older one, the same again, or none.
 
-        In a silence that is overdue a lower number is news as well, and the numbers go on from there: what was heard
-        before it was no canary, since nothing followed.
+        In a silence that is overdue a lower number is news as well, and the numbers go on from
+        there: what was heard before it was no canary, since nothing followed.
         """
         if not is_number(number):
             return False
@@ -216,17 +239,23 @@ class CanarySchedule:
         return now_s >= self._doubt_at_s
 
     def doubted(self, now_s: float, chance: float) -> None:
-        """What was wrong was asked now. After a long silence the numbers may be what is wrong: the next canary goes by the clock."""
+        """What was wrong was asked now.
+
+        After a long silence the numbers may be what is wrong: the next canary goes by the clock.
+        """
         if self.is_overdue(now_s):
             self.known = 0
         self._doubt_at_s = now_s + (1 + _JITTER * chance) * self._interval_s
 
     def judge(self, *, greeting: Greeting, newest_elsewhere: int | None) -> Hearing:
-        """What an overdue canary means. `newest_elsewhere`: the newest that another live node heard; None = not known.
+        """What an overdue canary means.
 
-        A greeting comes through topic and queue only: who hears it has ears, and it is the table's stream or the
-        Lambda that is silent. In an outage of the topic the last canary reached some nodes and not others, so what
-        others heard counts only if it goes on growing while this node hears nothing: then this node is deaf.
+        `newest_elsewhere`: the newest that another live node heard; None = not known.
+
+        A greeting comes through topic and queue only: who hears it has ears, and it is the table's
+        stream or the Lambda that is silent. In an outage of the topic the last canary reached some
+        nodes and not others, so what others heard counts only if it goes on growing while this node
+        hears nothing: then this node is deaf.
         """
         before = self._elsewhere
         if newest_elsewhere is not None and before is None:

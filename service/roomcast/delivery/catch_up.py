@@ -1,8 +1,11 @@
-"""The background task that keeps open channels up with the ends of their logs: a few looks at once, and slowly where they fail.
+"""The background task that keeps open channels up with the ends of their logs.
 
-One task serves both reasons for a look: each channel's own turn once in a while, and a node that could not hear and
-asks for all of them. Whoever asks does not wait. On a table that does not answer, looks are given up one by one: after
-a few in a row they go on singly, with pauses between them, until one is answered.
+It takes a few looks at once, and slowly where they fail.
+
+One task serves both reasons for a look: each channel's own turn once in a while, and a node that
+could not hear and asks for all of them. Whoever asks does not wait. On a table that does not
+answer, looks are given up one by one: after a few in a row they go on singly, with pauses between
+them, until one is answered.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from roomcast.ports import Clock
 
 __all__ = ["FAILURES_IN_A_ROW_MAX", "LOOKS_AT_ONCE", "PAUSE_MAX_S", "CatchUp"]
 
-# Channels whose tails are read at once: bounds what a node asks of the table while it serves its clients.
+# Channels whose tails are read at once: bounds what a node asks of the table while it serves its
+# clients.
 LOOKS_AT_ONCE: Final = 8
-# Looks that fail in a row before the rest has to wait: one round of those at once, each after the log's own retries.
+# Looks that fail in a row before the rest has to wait: one round of those at once, each after the
+# log's own retries.
 FAILURES_IN_A_ROW_MAX: Final = 8
 # Between two looks while they fail; doubled from the first to the last, and jittered.
 _PAUSE_FIRST_S: Final = 1.0
@@ -32,7 +37,11 @@ _log = structlog.get_logger(__name__)
 
 
 class CatchUp:
-    """One a node. `look` reads the end of a channel's log and delivers what was missed; False = the log did not answer."""
+    """One a node.
+
+    `look` reads the end of a channel's log and delivers what was missed; False = the log did not
+    answer.
+    """
 
     def __init__(
         self,

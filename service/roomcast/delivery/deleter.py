@@ -1,7 +1,7 @@
 """Deletes messages that were handed on, beside the receiving: a slow delete holds up no receive.
 
-What waits is bounded. Beyond the bound, after a failure, and at the end, messages are left in the queue: they come again
-and are dropped as repeats, or go with the queue.
+What waits is bounded. Beyond the bound, after a failure, and at the end, messages are left in the
+queue: they come again and are dropped as repeats, or go with the queue.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["DELETES_AT_ONCE", "FAILURES_TOLD", "RECEIPTS_MAX", "Deleter"]
 
 # As many as there may be receives, which take about as long: so deletes keep up with them.
 DELETES_AT_ONCE: Final = 4
-# Receipts that wait: a second of full receives or more. Beyond it the oldest go: their messages are the first to be
-# visible again, with other receipts.
+# Receipts that wait: a second of full receives or more. Beyond it the oldest go: their messages are
+# the first to be visible again, with other receipts.
 RECEIPTS_MAX: Final = 1000
 # Failed deletes in a row that are worth telling: one that was throttled is not.
 FAILURES_TOLD: Final = 3

@@ -1,94 +1,100 @@
-"""This node's queue from start to end: opened, proved by a greeting of its own, rebuilt when it is gone, closed.
+"""This node's queue from start to end.
 
-The greeting goes to the topic and comes back through the queue. Until it was heard nothing proves that the
-subscription works; a position read from the log before that might miss what is published meanwhile.
+It is opened, proved by a greeting of its own, rebuilt when it is gone, and closed.
+
+The greeting goes to the topic and comes back through the queue. Until it was heard nothing proves
+that the subscription works; a position read from the log before that might miss what is published
+meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from roomcast.delivery import signals
 from roomcast.delivery.canary_rules import Greeting
 from roomcast.delivery.envelope import pack, signal_text
-from roomcast.delivery.ports import InstanceQueue, Topic
+from roomcast.delivery.greetings import GREETINGS_MAX, Greetings
+from roomcast.delivery.ports import CatchUpRequest, InstanceQueue, Topic
 from roomcast.ports import NewId, PortError
 
-__all__ = ["GREETINGS_MAX", "Listener"]
-
-# Greetings before a rebuilt queue is taken for working all the same; the periodic tail check finds the rest.
-GREETINGS_MAX: Final = 10
+__all__ = ["Listener", "QueueHolder"]
 
 _log = structlog.get_logger(__name__)
 
 
+# Letters of a random id in the name of a queue.
+_NONCE_CHARS: Final = 8
+
+
+class QueueHolder(Protocol):
+    """This node's lease, which says what it holds."""
+
+    async def hold(self, queue: str) -> None:
+        """Say that this node holds `queue`, before it is created. Raises PortError."""
+
+
 class Listener:
-    """Owns the queue. `catch_up` asks for a look at the ends of all open channels, after a time of not hearing."""
+    """Owns the queue. After a time of not hearing it asks for a look at all open channels."""
 
     def __init__(
         self,
         queue: InstanceQueue,
         topic: Topic,
+        greetings: Greetings,
         new_id: NewId,
         *,
         node: str,
-        queue_name: Callable[[], str],
+        queue_prefix: str,
         greeting_wait_s: float,
-        opened: Callable[[str], Awaitable[None]],
-        catch_up: Callable[[], None],
+        holder: QueueHolder,
+        catch_up: CatchUpRequest,
     ) -> None:
-        """`queue_name` gives a fresh name a call; `opened` is told the name before the queue is created."""
+        """`queue_prefix`: a queue's name is that, and something new.
+
+        SQS refuses a name that was deleted less than a minute ago.
+        """
         self._queue = queue
         self._topic = topic
         self._new_id = new_id
         self._node = node
-        self._queue_name = queue_name
+        self._queue_prefix = queue_prefix
         self._greeting_wait_s = greeting_wait_s
-        self._opened = opened
+        self._holder = holder
         self._catch_up = catch_up
-        # The newest greetings by id: one that comes late proves as much.
-        self._greetings: dict[str, asyncio.Event] = {}
-        self._hears = False
+        self._greetings = greetings
         self._proving: asyncio.Task[None] | None = None
 
     @property
     def hears(self) -> bool:
         """Whether this queue was proved to bring what the topic gets."""
-        return self._hears
+        return self._greetings.hears
 
     async def open(self) -> None:
-        """A queue of its own, once what one before, or an attempt that failed, may have left is removed. Raises PortError."""
+        """A queue of its own, once what an earlier one, or a failed attempt, left is removed.
+
+        Raises PortError.
+        """
         await self._queue.close()
-        name = self._queue_name()
-        await self._opened(name)
+        name = f"{self._queue_prefix}{self._new_id()[:_NONCE_CHARS]}"
+        await self._holder.hold(name)
         await self._queue.open(name)
 
-    def greeted(self, signal_id: str) -> None:
-        """A greeting of this node came back."""
-        heard = self._greetings.get(signal_id)
-        if heard is not None:
-            self._hears = True
-            heard.set()
-
-    def heard(self) -> None:
-        """Something that only the topic can have brought came through the queue."""
-        self._hears = True
-
     async def prove(self) -> bool:
-        """Greet and wait until it is heard; False = not within the time configured. The poller must run."""
+        """Greet and wait until it is heard; False = not within the time configured.
+
+        The poller must run.
+        """
         return await self.greet() is Greeting.HEARD
 
     async def greet(self) -> Greeting:
         """One greeting, and what became of it within the time configured. The poller must run."""
         greeting = signals.hello(self._node, self._new_id())
         body, _ = next(pack([signal_text(greeting)], signals=True))
-        heard = self._greetings[greeting.id] = asyncio.Event()
-        if len(self._greetings) > GREETINGS_MAX:
-            del self._greetings[next(iter(self._greetings))]
+        heard = self._greetings.sent(greeting.id)
         try:
             async with asyncio.timeout(self._greeting_wait_s):
                 await self._topic.publish(body)
@@ -108,11 +114,11 @@ class Listener:
 
     async def rebuild(self) -> None:
         """A new queue in place of one that is gone. Raises PortError."""
-        self._hears = False
+        self._greetings.hears = False
         await self.open()
         _log.warning("queue_rebuilt")
         # What was missed so far; the proof may take long when the topic itself is out of order.
-        self._catch_up()
+        self._catch_up.request()
         self.prove_later()
 
     def prove_later(self) -> None:
@@ -131,7 +137,7 @@ class Listener:
 
     async def _prove_and_catch_up(self) -> None:
         for _ in range(GREETINGS_MAX):
-            if await self.prove() or self._hears:
+            if await self.prove() or self.hears:
                 break
             await asyncio.sleep(self._greeting_wait_s)
-        self._catch_up()
+        self._catch_up.request()

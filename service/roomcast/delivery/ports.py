@@ -8,7 +8,16 @@ from typing import Protocol
 
 from roomcast.ports import PortError
 
-__all__ = ["Framer", "Gone", "InstanceQueue", "Message", "Sink", "Topic"]
+__all__ = [
+    "CatchUpRequest",
+    "Framer",
+    "Gone",
+    "InstanceQueue",
+    "Message",
+    "QueueRebuilder",
+    "Sink",
+    "Topic",
+]
 
 
 class Gone(PortError):
@@ -56,6 +65,20 @@ class Topic(Protocol):
 
     async def publish(self, body: str) -> None:
         """One message of at most ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
+
+
+class CatchUpRequest(Protocol):
+    """Whoever may not have heard everything asks for a look at the ends of all open channels."""
+
+    def request(self) -> None:
+        """Returns at once."""
+
+
+class QueueRebuilder(Protocol):
+    """Whoever finds that the queue does not bring what it should asks for another one."""
+
+    def rebuild_next(self) -> None:
+        """Returns at once."""
 
 
 class Sink(Protocol):

@@ -1,4 +1,7 @@
-"""Lifecycle hooks of an Auto Scaling group: one instance says that the group may go on, or is to wait."""
+"""Lifecycle hooks of an Auto Scaling group.
+
+One instance says that the group may go on, or is to wait.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ _NOTHING_WAITS: Final = "no active lifecycle action found"
 
 
 class AutoScalingInstance:
-    """A ScalingGroup. `client`: an Auto Scaling client; a repeated attempt of its own is harmless."""
+    """A ScalingGroup.
+
+    `client`: an Auto Scaling client; a repeated attempt of its own is harmless.
+    """
 
     def __init__(self, client: Any, *, group: str, instance: str) -> None:
         self._client = client
-        # By instance id: the token is only in the event, and an instance waits at one hook at a time.
+        # By instance id: the token is only in the event, and an instance waits at one hook at a
+        # time.
         self._whom = {"AutoScalingGroupName": group, "InstanceId": instance}
 
     async def complete(self, hook: str) -> bool:

@@ -1,4 +1,6 @@
-"""The EC2 instance metadata service, version 2: what this machine is, and what is about to happen to it.
+"""The EC2 instance metadata service, version 2.
+
+It tells what this machine is, and what is about to happen to it.
 
 A plain HTTP service at a link-local address, read with a session token that it gives out itself.
 """
@@ -62,10 +64,12 @@ _log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def this_machine(endpoint: str, clock: Clock) -> AsyncIterator[InstanceMetadata | None]:
-    """This machine's metadata; None where it is no EC2 instance, or one whose metadata may not be read.
+    """This machine's metadata.
 
-    `endpoint` "" = do not ask. At the default address only a machine that says it is of EC2 is asked, so that no other
-    one waits for an answer.
+    None where it is no EC2 instance, or one whose metadata may not be read.
+
+    `endpoint` "" = do not ask. At the default address only a machine that says it is of EC2 is
+    asked, so that no other one waits for an answer.
     """
     if not endpoint or (
         endpoint.rstrip("/") == DEFAULT_ENDPOINT and not await asyncio.to_thread(says_ec2)
@@ -80,7 +84,10 @@ async def this_machine(endpoint: str, clock: Clock) -> AsyncIterator[InstanceMet
 
 
 def says_ec2(sys_directory: Path = Path("/sys")) -> bool:
-    """Whether this machine says that it is an EC2 instance: on Nitro and bare metal its vendor, on Xen the hypervisor."""
+    """Whether this machine says that it is an EC2 instance.
+
+    On Nitro and bare metal its vendor tells, on Xen the hypervisor.
+    """
     vendor = _line(sys_directory / "devices/virtual/dmi/id/sys_vendor")
     return vendor == "Amazon EC2" or _line(sys_directory / "hypervisor/uuid").startswith("ec2")
 

@@ -1,15 +1,18 @@
-"""This node's side of Auto Scaling: it says when it serves, ends when its machine is to end, and then lets the machine go."""
+"""This node's side of Auto Scaling.
+
+It says when it serves, ends when its machine is to end, and then lets the machine go.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from roomcast.ec2.ports import Machine, ScalingGroup
+from roomcast.ec2.ports import Machine, Neighbours, ScalingGroup, StopRequest
 from roomcast.ec2.rules import LaunchHook, Outlook, TargetState, drain_within_s, reason_to_drain
 from roomcast.ports import Clock, PortError
 
@@ -24,15 +27,16 @@ __all__ = [
 
 # A hook waits for at least 30 s; the group is told well within that it has to wait on.
 HEARTBEAT_S: Final = 20.0
-# How long letting the machine go may take at the end of a process: when the machine goes on living, and when it does not.
-# The latter is longer than a load balancer takes to deregister a machine that has no connections any more: only
-# then does the group wait at its hook, and has to be told.
+# How long letting the machine go may take at the end of a process: when the machine goes on living,
+# and when it does not. The latter is longer than a load balancer takes to deregister a machine that
+# has no connections any more: only then does the group wait at its hook, and has to be told.
 RELEASE_S: Final = 5.0
 RELEASE_LEAVING_S: Final = 60.0
 # Between two attempts of that, and how many of them may fail.
 RELEASE_PAUSE_S: Final = 2.0
 RELEASE_FAILURES_MAX: Final = 3
-# Looks and heartbeats come early by up to this part of their interval, so that machines drift apart.
+# Looks and heartbeats come early by up to this part of their interval, so that machines drift
+# apart.
 _JITTER: Final = 0.2
 
 _log = structlog.get_logger(__name__)
@@ -41,8 +45,9 @@ _log = structlog.get_logger(__name__)
 class Lifecycle:
     """Looks at the machine's metadata every `poll_s` seconds, and speaks to its Auto Scaling group.
 
-    `stop` is called once, when the node has to end. `others_here` tells whether another node of this machine still holds a
-    lease: then that one lets the machine go. Several nodes of a machine may say the same; the group takes it once.
+    `stop` is set once, when the node has to end. Where another node of this machine still holds a
+    lease, that one lets the machine go. Several nodes of a machine may say the same; the group
+    takes it once.
     """
 
     def __init__(
@@ -55,8 +60,8 @@ class Lifecycle:
         launch_hook: str,
         terminate_hook: str,
         poll_s: float,
-        stop: Callable[[], None],
-        others_here: Callable[[], Awaitable[bool]],
+        stop: StopRequest,
+        neighbours: Neighbours,
     ) -> None:
         """`group` None, or a hook "" = nobody waits for this node."""
         self._machine = machine
@@ -67,7 +72,7 @@ class Lifecycle:
         self._terminate_hook = terminate_hook
         self._poll_s = poll_s
         self._stop = stop
-        self._others_here = others_here
+        self._neighbours = neighbours
         self._launch = LaunchHook()
         self._outlook = Outlook()
         self._serves = False
@@ -88,7 +93,10 @@ class Lifecycle:
             self._wake.set()
 
     def drain_s(self, configured_s: float) -> float:
-        """Over how many seconds clients may be closed: fewer than configured when the machine is gone before."""
+        """Over how many seconds clients may be closed.
+
+        Fewer than configured when the machine is gone before.
+        """
         return drain_within_s(configured_s, self._outlook, self._clock.now_ms())
 
     async def run(self) -> None:
@@ -101,10 +109,14 @@ class Lifecycle:
             await self._pause(HEARTBEAT_S)
 
     async def released(self) -> None:
-        """Everything that the node held is given back: let the machine go. Bounded in time; failures are logged."""
+        """Everything that the node held is given back: let the machine go.
+
+        Bounded in time; failures are logged.
+        """
         if self._group is None:
             return
-        # What it was when the node began to end may have changed since: `run` does not look any more.
+        # What it was when the node began to end may have changed since: `run` does not look any
+        # more.
         with suppress(PortError):
             self._outlook = await self._machine.outlook()
         is_leaving = self._outlook.target in (TargetState.TERMINATED, TargetState.WARMED)
@@ -128,7 +140,7 @@ class Lifecycle:
         if reason := reason_to_drain(self._outlook):
             _log.warning("node_has_to_end", reason=reason, instance=self._machine.id)
             self.drain()
-            self._stop()
+            self._stop.set()
         elif self._serves and self._launch.is_due(self._outlook.target, self._clock.monotonic_s()):
             await self._complete_launch()
 
@@ -165,7 +177,8 @@ class Lifecycle:
 
     async def _let_go(self, group: ScalingGroup, is_leaving: bool) -> bool:
         """Whether it is done, or nothing is to be done here. The caller bounds the time."""
-        # On its way into a warm pool a new machine waits at the launch hook, one that served at the other.
+        # On its way into a warm pool a new machine waits at the launch hook, one that served at the
+        # other.
         names = [
             self._terminate_hook,
             self._launch_hook if self._outlook.target is TargetState.WARMED else "",
@@ -192,9 +205,10 @@ class Lifecycle:
 
     async def _is_not_the_last(self) -> bool:
         try:
-            return await self._others_here()
+            return await self._neighbours.others_here()
         except PortError as error:
-            # Its own end comes to the others as well; a machine that nobody lets go stays for an hour.
+            # Its own end comes to the others as well; a machine that nobody lets go stays for an
+            # hour.
             _log.warning("leases_not_read", reason=str(error))
             return False
 

@@ -1,4 +1,7 @@
-"""What the life of the machine asks of its node: pure decisions from what the instance metadata say."""
+"""What the life of the machine asks of its node.
+
+Pure decisions from what the instance metadata say.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,16 @@ LAUNCH_PAUSE_FIRST_S: Final = 5.0
 LAUNCH_PAUSE_MAX_S: Final = 60.0
 # About an hour of attempts: that is how long a hook waits unless its group says otherwise.
 LAUNCH_ATTEMPTS_MAX: Final = 60
-# A group that does not wait for this machine may not wait yet: it comes to its hook some time after the machine has begun to
-# run. From its first such answer on it is asked for so long; the longest machine that Auto Scaling prepares takes minutes.
+# A group that does not wait for this machine may not wait yet: it comes to its hook some time after
+# the machine has begun to run. From its first such answer on it is asked for so long; the longest
+# machine that Auto Scaling prepares takes minutes.
 LAUNCH_WAIT_S: Final = 600.0
 # Of the two minutes that a spot instance has left: for what comes after the clients were closed.
 SPOT_RESERVE_S: Final = 30.0
 
 _WARM_POOL: Final = "Warmed:"
-# What happens to a spot instance; the third, "hibernate", begins at once and leaves no time for anything.
+# What happens to a spot instance; the third, "hibernate", begins at once and leaves no time for
+# anything.
 _SPOT_ENDS: Final = frozenset({"stop", "terminate"})
 
 
@@ -47,13 +52,17 @@ class TargetState(Enum):
     TERMINATED = "Terminated"
     # To wait in a warm pool, or from there to its end: nobody is served from it.
     WARMED = "Warmed"
-    # In no group, on standby, detached, or a word that this release does not know: nothing follows from it.
+    # In no group, on standby, detached, or a word that this release does not know: nothing follows
+    # from it.
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class SpotNotice:
-    """A spot instance is about to be taken away: `action` is stop or terminate. `at_ms` 0: it is not said when."""
+    """A spot instance is about to be taken away: `action` is stop or terminate.
+
+    `at_ms` 0: it is not said when.
+    """
 
     action: str
     at_ms: int
@@ -109,7 +118,10 @@ def reason_to_drain(outlook: Outlook) -> str:
 
 
 def drain_within_s(configured_s: float, outlook: Outlook, now_ms: int) -> float:
-    """Over how many seconds clients may be closed: fewer than configured when the machine is gone before."""
+    """Over how many seconds clients may be closed.
+
+    Fewer than configured when the machine is gone before.
+    """
     if outlook.notice is None or not outlook.notice.at_ms:
         return configured_s
     left_s = (outlook.notice.at_ms - now_ms) / 1000 - SPOT_RESERVE_S
@@ -119,8 +131,9 @@ def drain_within_s(configured_s: float, outlook: Outlook, now_ms: int) -> float:
 class LaunchHook:
     """Whether the launch hook is still to be completed. Seconds are monotonic.
 
-    The metadata tell where the machine goes, not whether its group waits there at a hook, or will: so each time that it comes
-    into service the hook is completed once, and asked for some time whether somebody waits for that.
+    The metadata tell where the machine goes, not whether its group waits there at a hook, or will:
+    so each time that it comes into service the hook is completed once, and asked for some time
+    whether somebody waits for that.
     """
 
     __slots__ = ("_attempts", "_done", "_not_before_s", "_unwanted_since_s")
@@ -160,7 +173,8 @@ class LaunchHook:
 
     def failed(self, now_s: float) -> None:
         """It is tried again, later each time."""
-        # 2**5 pauses are beyond the longest: the exponent stays small whatever the number of attempts.
+        # 2**5 pauses are beyond the longest: the exponent stays small whatever the number of
+        # attempts.
         pause_s = LAUNCH_PAUSE_FIRST_S * 2 ** min(self._attempts, 5)
         self._attempts += 1
         self._not_before_s = now_s + min(LAUNCH_PAUSE_MAX_S, pause_s)

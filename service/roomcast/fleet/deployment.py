@@ -17,13 +17,15 @@ __all__ = [
     "queue_tags",
 ]
 
-# Tags of every queue that a node makes. A name says nothing: anybody may begin a name with our prefix.
+# Tags of every queue that a node makes. A name says nothing: anybody may begin a name with our
+# prefix.
 APP_TAG: Final = "app"
 APP: Final = "roomcast"
 TOPIC_TAG: Final = "topic"
 # The lease under which the queue was made.
 NODE_TAG: Final = "node"
-# AWS takes no longer value of a tag. Only a topic with a very long name has a longer ARN; its end tells it apart.
+# AWS takes no longer value of a tag. Only a topic with a very long name has a longer ARN; its end
+# tells it apart.
 _TAG_CHARS_MAX: Final = 256
 
 
@@ -38,7 +40,10 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class TopicSubscription:
-    """One subscription of the topic. `endpoint` is whatever was subscribed: a queue's ARN, an address."""
+    """One subscription of the topic.
+
+    `endpoint` is whatever was subscribed: a queue's ARN, an address.
+    """
 
     arn: str
     endpoint: str
@@ -46,7 +51,10 @@ class TopicSubscription:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What tells one set of nodes from another in the same account. Raises ValueError when `topic_arn` is none."""
+    """What tells one set of nodes from another in the same account.
+
+    Raises ValueError when `topic_arn` is none.
+    """
 
     topic_arn: str
     queue_prefix: str
@@ -62,7 +70,10 @@ class Deployment:
         return f"arn:{partition}:sqs:{region}:{account}:{name}"
 
     def queue_of(self, endpoint: str) -> str | None:
-        """The name of the queue that a subscription leads to; None: it is of another kind, account or region."""
+        """The name of the queue that a subscription leads to.
+
+        None: it is of another kind, account or region.
+        """
         before = self.queue_arn("")
         name = endpoint.removeprefix(before)
         return name if endpoint.startswith(before) and name and ":" not in name else None

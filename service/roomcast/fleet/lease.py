@@ -1,11 +1,14 @@
-"""This node's lease: that it lives, and what it holds. Who finds a lease expired may clean up after its node."""
+"""This node's lease: that it lives, and what it holds.
+
+Who finds a lease expired may clean up after its node.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -14,25 +17,50 @@ from roomcast.fleet.lease_record import Lease, standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseKeeper", "LeaseOwner", "NothingToReport"]
 
 _log = structlog.get_logger(__name__)
 
-# A heartbeat comes early by up to this part of its interval, so that nodes that started together drift apart.
+# A heartbeat comes early by up to this part of its interval, so that nodes that started together
+# drift apart.
 _JITTER: Final = 0.2
-# After one that failed the next comes in this part of the interval: before the lease has ended there are several, and whoever
-# looks learns of a table that fails.
+# After one that failed the next comes in this part of the interval: before the lease has ended
+# there are several, and whoever looks learns of a table that fails.
 _AGAIN: Final = 1 / 3
-# Rows of lost answers that are dropped at the end as well; older ones have expired and were cleaned up after.
+# Rows of lost answers that are dropped at the end as well; older ones have expired and were cleaned
+# up after.
 _UNSURE_MAX: Final = 20
+
+
+class LeaseOwner(Protocol):
+    """The node whose lease it is."""
+
+    def report(self, held: Lease) -> Lease:
+        """Asked at each heartbeat: the lease with what the node holds and hears now."""
+
+    def lost(self, next_lease: Lease) -> None:
+        """The lease was lost, and the next one is written.
+
+        Its queue is "" unless the queue is just being replaced.
+        """
+
+
+class NothingToReport:
+    """The owner of a lease that holds a queue and nothing else."""
+
+    def report(self, held: Lease) -> Lease:
+        return held
+
+    def lost(self, next_lease: Lease) -> None:
+        pass
 
 
 class LeaseKeeper:
     """Writes, renews and drops the lease of one node.
 
-    A heartbeat that is refused says that somebody took this node for dead and cleans up after it, as happens to a node that
-    could not reach the table for a while. What the old lease held is then lost: the node goes on under a
-    new lease, of another id, and tells `lost`.
+    A heartbeat that is refused says that somebody took this node for dead and cleans up after it,
+    as happens to a node that could not reach the table for a while. What the old lease held is then
+    lost: the node goes on under a new lease, of another id, and its owner is told.
     """
 
     def __init__(
@@ -41,6 +69,7 @@ class LeaseKeeper:
         clock: Clock,
         random: Callable[[], float],
         *,
+        owner: LeaseOwner,
         node: str,
         new_id: Callable[[], str],
         ttl_s: float,
@@ -52,6 +81,7 @@ class LeaseKeeper:
         self._leases = leases
         self._clock = clock
         self._random = random
+        self._owner = owner
         self._new_id = new_id
         self.ttl_ms = round(ttl_s * 1000)
         self._heartbeat_s = heartbeat_s
@@ -59,7 +89,8 @@ class LeaseKeeper:
         self._lease = Lease(
             node, "", "starting", now, now, now + self.ttl_ms, instance=instance, version=version
         )
-        # When the table took a heartbeat last (wall clock, ms), and how many it has not taken since.
+        # When the table took a heartbeat last (wall clock, ms), and how many it has not taken
+        # since.
         self.taken_ms = now
         self.failures = 0
         # The newest canaries that other leases told, by node, when they were looked at last.
@@ -72,10 +103,6 @@ class LeaseKeeper:
         self._wanted = False
         self._is_anew = False
         self._writing = asyncio.Lock()
-        # Asked at each heartbeat: the lease with what the node holds and hears now.
-        self.report: Callable[[Lease], Lease] = _as_it_is
-        # Told the new lease once it is written. Its queue is "" unless the queue is just being replaced.
-        self.lost: Callable[[Lease], None] = _nobody
 
     @property
     def held(self) -> bool:
@@ -84,7 +111,7 @@ class LeaseKeeper:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the table has taken no heartbeat for so long that others take this node for dead."""
+        """Whether others take this node for dead: so long has the table taken no heartbeat."""
         return self._clock.now_ms() - self.taken_ms >= self.ttl_ms
 
     @property
@@ -112,7 +139,10 @@ class LeaseKeeper:
             await self._try_beat()
 
     async def drop(self) -> None:
-        """This node holds nothing any more. Raises PortError; what is left then expires, and is cleaned up after."""
+        """This node holds nothing any more.
+
+        Raises PortError; what is left then expires, and is cleaned up after.
+        """
         async with self._writing:
             self._wanted = False
             for node in (*self._unsure, *((self._lease.node,) if self._stored else ())):
@@ -121,10 +151,12 @@ class LeaseKeeper:
             self._stored = False
 
     async def abandon(self, left_under: Collection[str] = ()) -> None:
-        """This node ends and leaves something behind: its lease ends now, so that somebody cleans up. Raises PortError.
+        """This node ends and leaves something behind.
 
-        `left_under`: the leases under which there may be presence entries. For those that were lost a lease is
-        written that has ended: whoever took them may be through with them.
+        Its lease ends now, so that somebody cleans up. Raises PortError.
+
+        `left_under`: the leases under which there may be presence entries. For those that were lost
+        a lease is written that has ended: whoever took them may be through with them.
         """
         async with self._writing:
             self._wanted = False
@@ -158,7 +190,10 @@ class LeaseKeeper:
                 _log.warning("heartbeat_failed", failures=self.failures, reason=str(error))
 
     async def _write(self, queue_if_lost: str) -> None:
-        """Renew the lease; one that is lost is followed by another, which holds `queue_if_lost`. Raises PortError."""
+        """Renew the lease; one that is lost is followed by another, which holds `queue_if_lost`.
+
+        Raises PortError.
+        """
         self._renew()
         if self._stored:
             if await self._leases.heartbeat(self._lease):
@@ -168,8 +203,8 @@ class LeaseKeeper:
         try:
             await self._leases.put(self._lease)
         except BaseException:
-            # It may be there, and be taken for dead before the next attempt: a row is put once, so that none that
-            # somebody cleans up after comes to life again.
+            # It may be there, and be taken for dead before the next attempt: a row is put once, so
+            # that none that somebody cleans up after comes to life again.
             self._unsure.append(self._lease.node)
             del self._unsure[:-_UNSURE_MAX]
             self._lease, self._is_anew = replace(self._lease, node=self._new_id()), True
@@ -178,7 +213,7 @@ class LeaseKeeper:
         self._taken()
         if self._is_anew:
             self._is_anew = False
-            self.lost(self._lease)
+            self._owner.lost(self._lease)
 
     def _taken(self) -> None:
         self.taken_ms, self.failures = self._clock.now_ms(), 0
@@ -194,14 +229,15 @@ class LeaseKeeper:
     def _renew(self) -> None:
         now = self._clock.now_ms()
         self._lease = replace(
-            self.report(self._lease), heartbeat_at=now, expires_at=now + self.ttl_ms
+            self._owner.report(self._lease), heartbeat_at=now, expires_at=now + self.ttl_ms
         )
 
     async def newest_canary_elsewhere(self) -> int:
-        """The newest canary of another node whose lease told an older one when this was asked before; 0 = none. Raises PortError.
+        """The newest canary of another node whose number grew; 0 = none. Raises PortError.
 
-        A number that does not grow proves nothing, and must not hide those that do: whoever may write to the table could
-        have made it up. Whether leases have ended is a matter of clocks, and not looked at.
+        It grew since this was asked before. A number that does not grow proves nothing, and must
+        not hide those that do: whoever may write to the table could have made it up. Whether
+        leases have ended is a matter of clocks, and is not looked at.
         """
         before, leases = self._canaries, await self._leases.all()
         self._canaries = {
@@ -213,9 +249,10 @@ class LeaseKeeper:
         return max(filter(is_number, grown), default=0)
 
     async def newest_beat_elsewhere(self) -> int:
-        """When another node's heartbeat was taken last (ms), by that node's clock and not after now; 0 = none. Raises PortError.
+        """When another node's heartbeat was taken last (ms); 0 = none. Raises PortError.
 
-        What is further ahead than a lease lives is no heartbeat, or of a clock that tells nothing: it would look new for ever.
+        By that node's clock, and not after now. What is further ahead than a lease lives is no
+        heartbeat, or of a clock that tells nothing: it would look new for ever.
         """
         now, own = self._clock.now_ms(), {self._lease.node, *self._unsure}
         beats = [each.heartbeat_at for each in await self._leases.all() if each.node not in own]
@@ -230,11 +267,3 @@ class LeaseKeeper:
             and standing(each, now) == "live"
             for each in await self._leases.all()
         )
-
-
-def _as_it_is(lease: Lease) -> Lease:
-    return lease
-
-
-def _nobody(lease: Lease) -> None:
-    pass

@@ -1,4 +1,4 @@
-"""What stands in the `nodes` table, as data: the leases of nodes, and the tombstones of dead ones."""
+"""What stands in the `nodes` table, as data: leases, and the tombstones of dead nodes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ __all__ = ["Lease", "Standing", "Tombstone", "standing"]
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a node holds, and how it is doing. Times in ms. `queue` is the queue's name, `state` starting | live | draining.
+    """What a node holds, and how it is doing.
 
-    `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as they are not known.
-    `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest message came out of the queue.
-    `skew_ms`: how far the node's clock is ahead of the queue's, negative: behind; 0 also when its release does not say.
-    `users`: how many different ones are connected. `channels`: those with subscribers.
-    `reaped`: since when somebody has been cleaning up after this node, 0 = nobody is.
+    Times in ms. `queue` is the queue's name, `state` starting | live | draining.
+
+    `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as
+    they are not known. `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest
+    message came out of the queue. `skew_ms`: how far the node's clock is ahead of the queue's,
+    negative: behind; 0 also when its release does not say. `users`: how many different ones are
+    connected. `channels`: those with subscribers. `reaped`: since when somebody has been cleaning
+    up after this node, 0 = nobody is.
     """
 
     node: str
@@ -44,7 +47,8 @@ class Tombstone:
 
     `cleared_at` in ms: when that was last so; the table calls it `buried`.
 
-    Its node may wake, and write presence entries before its next heartbeat tells it that the lease is lost.
+    Its node may wake, and write presence entries before its next heartbeat tells it that the lease
+    is lost.
     """
 
     node: str

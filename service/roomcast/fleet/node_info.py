@@ -1,16 +1,20 @@
-"""What all nodes have: who lives, as the leases tell, and which channels there are, as the nodes themselves answer."""
+"""What all nodes have: who lives, and which channels there are.
+
+The leases tell the one, the nodes themselves answer the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 
 from roomcast.delivery.envelope import Signal
+from roomcast.delivery.signal_bus import SignalBus
 from roomcast.fleet.lease_record import Lease
 from roomcast.fleet.node_info_signals import (
     Answer,
@@ -32,7 +36,8 @@ __all__ = ["ANSWERS_AT_ONCE", "ANSWERS_WAIT_S", "SURVEYS_MAX", "Counted", "Count
 ANSWERS_WAIT_S: Final = 2.0
 # Surveys of this node that wait for answers at once; those who ask the same wait for the same one.
 SURVEYS_MAX: Final = 8
-# Surveys that a node answers at once; others are passed over, and whoever asked says that its answer is partial.
+# Surveys that a node answers at once; others are passed over, and whoever asked says that its
+# answer is partial.
 ANSWERS_AT_ONCE: Final = 64
 # Names that are looked at before others have their turn.
 _NAMES_A_TURN: Final = 500
@@ -50,7 +55,10 @@ class Counts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Clients by channel. `whole`: False = a node did not answer, or there were more channels than fit."""
+    """Clients by channel.
+
+    `whole`: False = a node did not answer, or there were more channels than fit.
+    """
 
     channels: dict[str, int]
     whole: bool
@@ -62,11 +70,25 @@ class _Survey:
     changed: asyncio.Event
 
 
-class NodeInfo:
-    """One a node. `lease`: the id of this node's lease as it is now. `background` runs what answers others.
+class Background(Protocol):
+    """Runs what answers others."""
 
-    `itself` gives the lease of this node the numbers that are true now.
-    """
+    def start(self, work: Coroutine[None, None, None]) -> object: ...
+
+
+class ThisNode(Protocol):
+    """What stands of this node in no table, or is newer than there."""
+
+    @property
+    def lease(self) -> str:
+        """The id of its lease as it is now."""
+
+    def numbers(self, held: Lease) -> Lease:
+        """Its lease with the numbers that are true now."""
+
+
+class NodeInfo:
+    """One a node."""
 
     def __init__(
         self,
@@ -74,9 +96,9 @@ class NodeInfo:
         counts: Counts,
         clock: Clock,
         new_id: NewId,
-        signal: Callable[[Signal], bool],
-        background: Callable[[Coroutine[None, None, None]], object],
-        lease: Callable[[], str],
+        bus: SignalBus,
+        background: Background,
+        itself: ThisNode,
         *,
         node: str,
     ) -> None:
@@ -84,32 +106,36 @@ class NodeInfo:
         self._counts = counts
         self._clock = clock
         self._new_id = new_id
-        self._signal = signal
+        self._bus = bus
         self._background = background
-        self._lease = lease
+        self._itself = itself
         self._node = node
-        self.itself: Callable[[Lease], Lease] = replace
         self._surveys: dict[str, _Survey] = {}
         self._answering = 0
         # By pattern: whoever asks meanwhile gets the same.
         self._under_way: dict[str, asyncio.Task[Counted | None]] = {}
 
     async def nodes(self) -> Sequence[Lease]:
-        """The leases of the nodes that live, the oldest first. What others have is as old as their heartbeat.
+        """The leases of the nodes that live, the oldest first.
+
+        What others have is as old as their heartbeat.
 
         Raises PortError.
         """
-        now, own = self._clock.now_ms(), self._lease()
+        now, own = self._clock.now_ms(), self._itself.lease
         live = [
             each for each in await self._leases.all() if each.expires_at > now and not each.reaped
         ]
         return sorted(
-            (self.itself(each) if each.node == own else each for each in live),
+            (self._itself.numbers(each) if each.node == own else each for each in live),
             key=lambda each: (each.started_at, each.node),
         )
 
     async def channels(self, pattern: str) -> Counted | None:
-        """Ask all nodes. `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError."""
+        """Ask all nodes.
+
+        `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError.
+        """
         task = self._under_way.get(pattern)
         if task is None:
             if len(self._under_way) >= SURVEYS_MAX:
@@ -130,10 +156,10 @@ class NodeInfo:
         expected = frozenset(each.node for each in await self.nodes() if each.state != "starting")
         survey_id = self._new_id()
         survey = self._surveys[survey_id] = _Survey(
-            Answers(expected | {self._lease()}), asyncio.Event()
+            Answers(expected | {self._itself.lease}), asyncio.Event()
         )
         try:
-            if not self._signal(survey_signal(self._node, survey_id, pattern)):
+            if not self._bus.send(survey_signal(self._node, survey_id, pattern)):
                 return None
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANSWERS_WAIT_S):
@@ -156,7 +182,7 @@ class NodeInfo:
             elif self._answering < ANSWERS_AT_ONCE:
                 answering = self._answer(signal, pattern_of(signal))
                 self._answering += 1
-                self._background(answering)
+                self._background.start(answering)
             else:
                 _log.warning("survey_passed_over", node=signal.node)
         except MalformedAnswer as error:
@@ -175,7 +201,7 @@ class NodeInfo:
             self._answering -= 1
         if signal.node == self._node:
             self._take(signal.id, answer)
-        elif not self._signal(answer_signal(answer, self._node, self._new_id(), signal.id)):
+        elif not self._bus.send(answer_signal(answer, self._node, self._new_id(), signal.id)):
             _log.warning("answer_shed", node=signal.node)
 
     async def _count(self, pattern: str) -> Answer:
@@ -185,4 +211,4 @@ class NodeInfo:
                 counted.append((name, clients))
             if number % _NAMES_A_TURN == 0:
                 await asyncio.sleep(0)
-        return Answer(self._lease(), *bounded(counted))
+        return Answer(self._itself.lease, *bounded(counted))

@@ -1,7 +1,9 @@
-"""A survey: which channels have how many clients, as all nodes answer, and when enough of them have.
+"""A survey: which channels have how many clients.
 
-One node asks, through the topic, and every node answers once, through the topic as well, with no more than fits. The
-answers are for the one that asked; the others pass over them.
+All nodes answer. Here is also when enough of them have.
+
+One node asks, through the topic, and every node answers once, through the topic as well, with no
+more than fits. The answers are for the one that asked; the others pass over them.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ __all__ = [
 ANSWER_BYTES_MAX: Final = 96 * 1024
 # Of a pattern: no channel has a longer name.
 PATTERN_CHARS_MAX: Final = CHANNEL_BYTES_MAX
-# Nodes whose answers count though nobody expected them: they began to live after the leases were read.
+# Nodes whose answers count though nobody expected them: they began to live after the leases were
+# read.
 UNEXPECTED_MAX: Final = 100
 # Clients of one channel on one node.
 _CLIENTS_MAX: Final = 10_000_000
@@ -56,7 +59,10 @@ class MalformedAnswer(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one node has: clients by channel. `lease`: under which the node lives. `whole`: nothing was left out."""
+    """What one node has: clients by channel.
+
+    `lease`: under which the node lives. `whole`: nothing was left out.
+    """
 
     lease: str
     channels: Mapping[str, int]
@@ -105,7 +111,10 @@ def answer_of(signal: Signal) -> tuple[str, Answer]:
 
 
 def fits(channel: str, pattern: str) -> bool:
-    """`*` stands for any text, `?` for one character, `[ab]` for one of several. "" fits every channel."""
+    """Whether `channel` fits; "" fits every channel.
+
+    `*` stands for any text, `?` for one character, `[ab]` for one of several.
+    """
     return not pattern or fnmatchcase(channel, pattern)
 
 

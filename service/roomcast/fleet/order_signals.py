@@ -1,8 +1,8 @@
-"""Orders: what an application wants done to its clients, wherever they are, and how that travels as a signal.
+"""Orders: what an application wants done to its clients, and how that travels as a signal.
 
-Every node carries out an order for the connections that it has. A node of another release that does not know the
-kind of a signal passes over it, and what it does not know of a body as well. An order is read by the rules of the server
-API: whoever may publish to the topic could have made it up.
+Every node carries out an order for the connections that it has. A node of another release that does
+not know the kind of a signal passes over it, and what it does not know of a body as well. An order
+is read by the rules of the server API: whoever may publish to the topic could have made it up.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class UnsubscribeOrder:
 
 @dataclass(frozen=True, slots=True)
 class RefreshOrder:
-    """The connection lasts until `expires_at` (s since 1970), None = for ever; or it is `expired`, and ends at once.
+    """The connection lasts until `expires_at` (s since 1970), None = for ever.
+
+    Or it is `expired`, and ends at once.
 
     `info` None = what others see of the client stays.
     """
@@ -97,7 +99,7 @@ class RefreshOrder:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOrder:
-    """Subscribe the connections to `channel` as `sub` says, and send what was published behind `since`.
+    """Subscribe the connections to `channel` as `sub` says, from behind `since`.
 
     `expires_at`: s since 1970, None = as long as the connection lasts.
     """

@@ -1,15 +1,19 @@
-"""Orders of the application: told to every node, and carried out for the connections of this one."""
+"""Orders of the application.
+
+They are told to every node, and carried out for the connections of this one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
 
 from roomcast.delivery.broadcaster import can_be_sent
 from roomcast.delivery.envelope import Signal
+from roomcast.delivery.signal_bus import SignalBus
 from roomcast.fleet.order_signals import (
     DisconnectOrder,
     MalformedOrder,
@@ -28,8 +32,8 @@ from roomcast.wire.codes import Closing
 
 __all__ = ["JOINS_AT_ONCE", "Orders", "Subject", "Subjects"]
 
-# Subscriptions by order that are made at once on a node: one order may be for thousands of connections, whose clients
-# do not wait for it, and others do for the table.
+# Subscriptions by order that are made at once on a node: one order may be for thousands of
+# connections, whose clients do not wait for it, and others do for the table.
 JOINS_AT_ONCE: Final = 32
 
 _log = structlog.get_logger(__name__)
@@ -54,17 +58,16 @@ class Subjects(Protocol):
 
 
 class Orders:
-    """One a node. `signal` delivers a signal to this node and the others, False = shed.
+    """One a node. `bus` takes orders to this node and the others.
 
-    Best effort, as all signals are: a node that does not hear an order does not carry it out, nobody is told whom it
-    was carried out for, and two orders that are given one after the other may arrive in another order.
+    Best effort, as all signals are: a node that does not hear an order does not carry it out,
+    nobody is told whom it was carried out for, and two orders that are given one after the other
+    may arrive in another order.
     """
 
-    def __init__(
-        self, subjects: Subjects, signal: Callable[[Signal], bool], new_id: NewId, *, node: str
-    ) -> None:
+    def __init__(self, subjects: Subjects, bus: SignalBus, new_id: NewId, *, node: str) -> None:
         self._subjects = subjects
-        self._signal = signal
+        self._bus = bus
         self._new_id = new_id
         self._node = node
         self._places = asyncio.Semaphore(JOINS_AT_ONCE)
@@ -72,7 +75,7 @@ class Orders:
     def give(self, order: Order) -> None:
         """Have `order` carried out, here at once, or by nobody: raises Full and TooLarge."""
         signal = order_signal(order, self._node, self._new_id())
-        if self._signal(signal):
+        if self._bus.send(signal):
             return
         if not can_be_sent(signal):
             raise TooLarge("an order that exceeds a signal")

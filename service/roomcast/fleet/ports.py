@@ -17,7 +17,10 @@ class Leases(Protocol):
         """Write the lease, unconditionally: the node's own id is new."""
 
     async def heartbeat(self, lease: Lease) -> bool:
-        """Replace the node's lease. False = it is gone or was marked `reaped`: the node must rebuild."""
+        """Replace the node's lease.
+
+        False = it is gone or was marked `reaped`: the node must rebuild.
+        """
 
     async def drop(self, node: str) -> None:
         """Idempotent."""
@@ -29,16 +32,19 @@ class Leases(Protocol):
         """
 
     async def reap(self, lease: Lease, at_ms: int) -> bool:
-        """Mark the lease as reaped, unless its node beat since `lease` was read: from then on heartbeats are refused.
+        """Mark the lease as reaped, unless its node beat since `lease` was read.
 
-        True also when it was marked before, whose time then stays. False = the node lives, or the lease is gone.
+        From then on heartbeats are refused.
+
+        True also when it was marked before, whose time then stays. False = the node lives, or the
+        lease is gone.
         """
 
     async def put_tombstone(self, node: str, at_ms: int) -> None:
-        """Make a tombstone of a lease that is marked, or say of a tombstone that it was cleared again.
+        """Make a tombstone of a marked lease, or say that a tombstone was cleared again.
 
-        Idempotent. A lease that is not marked stays what it is. Heartbeats of a tombstone are refused;
-        `put` makes it a lease again.
+        Idempotent. A lease that is not marked stays what it is. Heartbeats of a tombstone are
+        refused; `put` makes it a lease again.
         """
 
     async def tombstones(self) -> Sequence[Tombstone]:

@@ -1,4 +1,7 @@
-"""Who is connected here: connections by user and by client id, found without looking at the others."""
+"""Who is connected here.
+
+Connections are found by user and by client id, without looking at the others.
+"""
 
 from __future__ import annotations
 

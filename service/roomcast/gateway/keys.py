@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from roomcast.node.node import Health, Node
+from roomcast.node.health import Health
+from roomcast.node.node import Node
 
 __all__ = ["HEALTH", "NODE"]
 

@@ -1,8 +1,9 @@
 """Group commit: what is published to a channel while one append is under way goes into the next.
 
-A lane a channel: one append in flight, the next offset never tried before the last one is known to be in. So a channel's
-rate is bound by appends of many publications, not by single writes. Where other nodes write to the channel as well, a
-lane takes turns with theirs (service/roomcast/log/contention.py); what comes while it waits joins the append.
+A lane a channel: one append in flight, the next offset never tried before the last one is known to
+be in. So a channel's rate is bound by appends of many publications, not by single writes. Where
+other nodes write to the channel as well, a lane takes turns with theirs
+(service/roomcast/log/contention.py); what comes while it waits joins the append.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
 assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
 # Lanes kept for the tail they know, so that the next append needs no read.
 _IDLE_LANES_MAX: Final = 10_000
-# A tail that was learned at most so many round trips ago has few items behind it, as a rule: they are read one by one, and
-# local subscribers get them at once. Of an older one, and where there are more after all, the newest item is read alone.
+# A tail that was learned at most so many round trips ago has few items behind it, as a rule: they
+# are read one by one, and local subscribers get them at once. Of an older one, and where there are
+# more after all, the newest item is read alone.
 _FOLLOW_ROUND_TRIPS: Final = 32
 
 _log = structlog.get_logger(__name__)
@@ -71,10 +73,12 @@ class _TailUnread(Exception):
 
 @dataclass(slots=True)
 class _Append:
-    """One append: what it is about, and what it took so far. As long as it is known not to be in, `batch` may change.
+    """One append: what it is about, and what it took so far.
 
-    `looked`: the log's end was read since the last pause; from then on each lost race tells of it. `postponed`: refusals
-    in a row for want of room; `why`: the last of them.
+    As long as it is known not to be in, `batch` may change.
+
+    `looked`: the log's end was read since the last pause; from then on each lost race tells of it.
+    `postponed`: refusals in a row for want of room; `why`: the last of them.
     """
 
     batch: list[Waiting] = field(default_factory=list)
@@ -87,7 +91,9 @@ class _Append:
 
 
 class Appender:
-    """Every channel's lane on this node. `offer` gets each committed record at once: the local fast path.
+    """Every channel's lane on this node.
+
+    `offer` gets each committed record at once: the local fast path.
 
     `random` gives fractions of 1.
     """
@@ -127,13 +133,15 @@ class Appender:
     ) -> asyncio.Future[StreamPosition]:
         """Queue `publication`; the future has its position once it is committed.
 
-        `key` (see service/roomcast/log/idempotency.py): what was published with it in this channel before is not
-        published again; the future then has the position of that. `received_ms`: when it was read from the
-        client (wall clock; None: now). COMMIT_WITHIN_MS later its append is not sent any more.
+        `key` (see service/roomcast/log/idempotency.py): what was published with it in this channel
+        before is not published again; the future then has the position of that. `received_ms`: when
+        it was read from the client (wall clock; None: now). COMMIT_WITHIN_MS later its append is
+        not sent any more.
 
-        Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises NotAppended (known
-        not to be in the log) or OutcomeUnknown: its first write begins within APPEND_DEADLINE_S of this call, or none
-        does; and what may be in is written again for as long. Cancelling it does not take the publication back.
+        Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises
+        NotAppended (known not to be in the log) or OutcomeUnknown: its first write begins within
+        APPEND_DEADLINE_S of this call, or none does; and what may be in is written again for as
+        long. Cancelling it does not take the publication back.
         """
         assert key is None or is_valid_key(key), "a malformed key is refused before"
         pending = Pending.of(encode_stored(publication), key)
@@ -161,7 +169,10 @@ class Appender:
         return position
 
     async def drain(self) -> None:
-        """Wait until every accepted publication was answered. For the end of a node, after the last submit."""
+        """Wait until every accepted publication was answered.
+
+        For the end of a node, after the last submit.
+        """
         while tasks := [
             lane.task for lane in self._lanes.values() if lane.task and not lane.task.done()
         ]:
@@ -187,7 +198,8 @@ class Appender:
             self._fail(lane, waiting, NotAppended("the node stopped"))
             raise
         except _TailUnread as unread:
-            # Of what waits behind it nothing was sent either, and each would pay for as many attempts.
+            # Of what waits behind it nothing was sent either, and each would pay for as many
+            # attempts.
             append.batch += lane.queue
             lane.queue.clear()
             self._failed(channel, lane, append.batch, not_appended(unread.error))
@@ -206,9 +218,12 @@ class Appender:
                 self._appended(lane, append, item)
 
     async def _commit(self, channel: str, lane: Lane, append: _Append) -> LogItem | None:
-        """Write what waits in the lane behind the log's end, in this node's turn; None = nothing was left to write.
+        """Write what waits in the lane behind the log's end, in this node's turn.
 
-        Raises _TailUnread, NotAppended, OutcomeUnknown. What `append.batch` holds then shares that outcome.
+        None = nothing was left to write.
+
+        Raises _TailUnread, NotAppended, OutcomeUnknown. What `append.batch` holds then shares that
+        outcome.
         """
         await self._pause(append, lane.contention.wait_s(self._clock.monotonic_s()))
         while append.batch or lane.queue:
@@ -259,7 +274,10 @@ class Appender:
         return None
 
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
-        """The tail to append behind: as it is known, or read again because others write as well. Raises _TailUnread."""
+        """The tail to append behind: as it is known, or read again because others write as well.
+
+        Raises _TailUnread.
+        """
         known = lane.tail
         if known is not None and known.valid_until <= self._clock.now_ms():
             known = None
@@ -279,7 +297,10 @@ class Appender:
             raise _TailUnread(error) from error
 
     async def _read_end(self, channel: str, lane: Lane, known: Tail | None) -> Tail:
-        """Read on from the tail that is known if that is young, and resolve otherwise. Raises PortError."""
+        """Read on from the tail that is known if that is young, and resolve otherwise.
+
+        Raises PortError.
+        """
         young_s = _FOLLOW_ROUND_TRIPS * self._round_trip.s
         if known is not None and self._clock.monotonic_s() - lane.known_s <= young_s:
             items = await self._log.follow(channel, known)
@@ -305,7 +326,10 @@ class Appender:
             lane.tail = None
 
     def _met(self, channel: str, lane: Lane, item: LogItem) -> None:
-        """The item that follows what is known of the log: its new end, and a free catch-up for local subscribers."""
+        """The item that follows what is known of the log.
+
+        It is the log's new end, and a free catch-up for local subscribers.
+        """
         now_s = self._clock.monotonic_s()
         lane.learn(self._tail_of(item), now_s)
         self._saw(lane, item, now_s)
@@ -328,7 +352,10 @@ class Appender:
             await asyncio.sleep(seconds)
 
     def _refill(self, channel: str, lane: Lane, append: _Append) -> None:
-        """Let what came meanwhile join the append, and answer those whose time is over: they are known not to be in."""
+        """Let what came meanwhile join the append, and answer those whose time is over.
+
+        The latter are known not to be in.
+        """
         overdue = lane.refill(append.batch, self._clock.monotonic_s(), self._clock.now_ms())
         if overdue:
             _log.warning("append_overdue", channel=channel, publications=len(overdue))
@@ -340,7 +367,10 @@ class Appender:
             self._fail(lane, overdue, why)
 
     def _offer_safely(self, channel: str, record: Record) -> None:
-        """It is in the log, and whoever waits for an answer gets one, whatever becomes of delivering it here."""
+        """It is in the log, and whoever waits for an answer gets one.
+
+        Whatever becomes of delivering it here.
+        """
         try:
             self._offer(record)
         except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more

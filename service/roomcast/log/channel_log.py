@@ -1,7 +1,8 @@
 """The channel log over the `channels` table: resolve a tail, renew it, append behind it, read.
 
-The rules are in service/roomcast/log/rules.py; here is what it takes to follow them over a network: retries with
-jitter within a bound, answers that are lost, and writers that lose a race. docs/architecture.md, "The log".
+The rules are in service/roomcast/log/rules.py; here is what it takes to follow them over a network:
+retries with jitter within a bound, answers that are lost, and writers that lose a race.
+docs/architecture.md, "The log".
 """
 
 from __future__ import annotations
@@ -60,9 +61,11 @@ READ_DEADLINE_S: Final = 4.0
 ITEMS_A_PAGE: Final = 100
 # Items read behind a known tail. Whoever is further behind reads the newest one alone.
 FOLLOWED_ITEMS_MAX: Final = 32
-# Rotations that a resolve may lose or win before it gives up: each loss means that another node's won.
+# Rotations that a resolve may lose or win before it gives up: each loss means that another node's
+# won.
 _RESOLVE_ROUNDS_MAX: Final = 8
-# Full jitter: a random part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back together.
+# Full jitter: a random part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back
+# together.
 _BACKOFF_FIRST_S: Final = 0.025
 _BACKOFF_MAX_S: Final = 1.0
 
@@ -76,15 +79,24 @@ class NotAppended(Exception):
 
 
 class NeverAppended(NotAppended):
-    """Known not to be in the log, and the table would refuse it again: trying once more is no use."""
+    """Known not to be in the log.
+
+    The table would refuse it again, so trying once more is no use.
+    """
 
 
 class OffsetsUsedUp(NeverAppended):
-    """Known not to be in the log, in which there is no offset left. No append of ours leads there: it was written to."""
+    """Known not to be in the log, in which there is no offset left.
+
+    No append of ours leads there: it was written to.
+    """
 
 
 class OutcomeUnknown(Exception):
-    """May be in the log, or may yet come to be: must not be appended again by anybody but its client."""
+    """May be in the log, or may yet come to be.
+
+    Nobody but its client may append it again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +120,8 @@ class Lost:
 class KeysTaken:
     """Some idempotency keys were used before: none of this append is in the log.
 
-    `positions`: by key, where what was published with it is. `holder`: who took the offset as well, if that is known.
+    `positions`: by key, where what was published with it is. `holder`: who took the offset as well,
+    if that is known.
     """
 
     positions: Mapping[str, StreamPosition]
@@ -136,7 +149,10 @@ def not_appended(error: PortError) -> NotAppended:
 
 
 def _is_in(item: LogItem, holders: Holders) -> bool:
-    """Whether what stands in the way of `item` is `item` itself: an earlier attempt whose answer was lost."""
+    """Whether what stands in the way of `item` is `item` itself.
+
+    Then an earlier attempt is in, whose answer was lost.
+    """
     winner = holders.item
     return (winner is not None and winner.batch == item.batch) or any(
         key.batch == item.batch for key in holders.keys
@@ -144,7 +160,10 @@ def _is_in(item: LogItem, holders: Holders) -> bool:
 
 
 def record_of(item: LogItem) -> Record | None:
-    """The item as a record for the dispatcher; None when its publications are broken (they are skipped)."""
+    """The item as a record for the dispatcher.
+
+    None when its publications are broken (they are skipped).
+    """
     try:
         publications = decode_publications(item.pubs, item.offset)
         if len(publications) != item.last - item.offset + 1:
@@ -195,7 +214,8 @@ class ChannelLog:
                     return Resolved(tail, newest)
                 rotated = await self._rotate(channel, head, newest, read_at)
                 if rotated is not None and head is None and newest is None:
-                    # A channel that did not exist: nobody can have appended before there was a head.
+                    # A channel that did not exist: nobody can have appended before there was a
+                    # head.
                     return Resolved(
                         Tail(rotated.epoch, 0, rotated.tail_valid_until - MARGIN_MS, 0), None
                     )
@@ -208,7 +228,10 @@ class ChannelLog:
         )
 
     async def renew(self, channel: str) -> Resolved:
-        """Resolve, and keep the epoch of a quiet channel alive when under half of its life remains."""
+        """Resolve, and renew the head of a quiet channel whose epoch is about to end.
+
+        That is when under half of its life remains.
+        """
         read_at = self._clock.now_ms()
         resolved = await self.resolve(channel)
         if not renewal_due(resolved.tail, read_at):
@@ -238,7 +261,9 @@ class ChannelLog:
             await self._table.put_head(renewed, head.version if head else None)
 
     async def remove_history(self, channel: str) -> StreamPosition:
-        """Hide everything up to the tail from readers; nothing is deleted, so no offset can be used twice.
+        """Hide everything up to the tail from readers.
+
+        Nothing is deleted, so no offset can be used twice.
 
         Returns the tail's position. Raises PortError.
         """
@@ -274,14 +299,14 @@ class ChannelLog:
         commit_by_ms: int | None = None,
         within_s: float = APPEND_DEADLINE_S,
     ) -> Appended | Lost | KeysTaken | Postponed:
-        """Append `publications` as one item behind `tail`, unless something was published with one of their keys.
+        """Append `publications` as one item behind `tail`, unless one of their keys is taken.
 
-        Once it is not known whether a write is in, the same write is tried until it is, for `within_s`. Nothing is
-        sent after `commit_by_ms` (wall clock): by then a key that was free because it is new could be free because
-        it has expired.
+        Once it is not known whether a write is in, the same write is tried until it is, for
+        `within_s`. Nothing is sent after `commit_by_ms` (wall clock): by then a key that was free
+        because it is new could be free because it has expired.
 
-        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not valid, the
-        tail must be resolved anew.
+        Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not
+        valid, the tail must be resolved anew.
         """
         if tail.top + len(publications) > OFFSET_MAX:
             raise OffsetsUsedUp(
@@ -328,7 +353,10 @@ class ChannelLog:
     async def _known(
         self, put: Callable[[], Awaitable[Holders | None]], within_s: float
     ) -> Holders | Lost | Postponed | None:
-        """Try the same write until its outcome is known, if it may be in. Raises NotAppended, OutcomeUnknown."""
+        """Try the same write until its outcome is known, if it may be in.
+
+        Raises NotAppended, OutcomeUnknown.
+        """
         deadline = self._clock.monotonic_s() + within_s
         maybe_in = False
         attempt = 0
@@ -356,7 +384,9 @@ class ChannelLog:
                 raise OutcomeUnknown(str(failure)) from failure
 
     async def follow(self, channel: str, tail: Tail) -> Sequence[LogItem] | None:
-        """What was appended behind `tail`, ascending, without a hole; None = it must be resolved: too much, another epoch.
+        """What was appended behind `tail`, ascending, without a hole.
+
+        None = it must be resolved: too much, another epoch.
 
         Raises PortError when the table does not answer within READ_DEADLINE_S.
         """
@@ -370,10 +400,12 @@ class ChannelLog:
     async def read_after(
         self, channel: str, epoch: str, after: int, publications_max: int
     ) -> list[Record]:
-        """What the log holds of `epoch` behind offset `after`, ascending and without a hole from its first on.
+        """What the log holds of `epoch` behind offset `after`.
 
-        Stops behind `publications_max` publications. The first record may begin at or before `after`, or
-        beyond `after` + 1 when the log has a hole there. Raises PortError.
+        Ascending, and without a hole from its first on.
+
+        Stops behind `publications_max` publications. The first record may begin at or before
+        `after`, or beyond `after` + 1 when the log has a hole there. Raises PortError.
         """
         records: list[Record] = []
         start, count = after + 1, 0
@@ -397,7 +429,10 @@ class ChannelLog:
     async def read_before(
         self, channel: str, epoch: str, top: int, publications_max: int
     ) -> list[Record]:
-        """The run of `epoch` that ends at offset `top`, ascending, at least its last `publications_max`. Raises PortError."""
+        """The run of `epoch` that ends at offset `top`, ascending.
+
+        At least its last `publications_max`. Raises PortError.
+        """
         items: list[LogItem] = []
         end, count = top, 0
         while count < publications_max and end >= 1:
@@ -415,7 +450,10 @@ class ChannelLog:
         return [record for record in records[broken + 1 :] if record is not None]
 
     async def read_at(self, channel: str, epoch: str, offset: int) -> Record | None:
-        """The record of `epoch` that holds `offset`, if the log has it and it is not broken. Raises PortError."""
+        """The record of `epoch` that holds `offset`, if the log has it and it is not broken.
+
+        Raises PortError.
+        """
         page = await self._retried(partial(self._table.read_forward, channel, offset, 1))
         if not page.items or page.items[0].offset > offset or page.items[0].epoch != epoch:
             return None
@@ -426,7 +464,10 @@ class ChannelLog:
         return await self._retried(partial(self._table.head, channel))
 
     async def key_position(self, channel: str, key: str) -> StreamPosition | None:
-        """Where the publication is that was made with `key` in the channel, if there is one. Raises PortError."""
+        """Where the publication is that was made with `key` in the channel, if there is one.
+
+        Raises PortError.
+        """
         item = await self._retried(partial(self._table.key, stored_key(channel, key)))
         return item.position if item is not None else None
 
@@ -463,5 +504,5 @@ class ChannelLog:
             attempt += 1
 
     async def back_off(self, attempt: int) -> None:
-        """Wait before attempt number `attempt` + 1 of something that failed or lost, counted from 0."""
+        """Wait before another attempt of what failed or lost. `attempt` counts from 0."""
         await asyncio.sleep(self._random() * min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt))

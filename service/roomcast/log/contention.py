@@ -1,24 +1,30 @@
-"""Turns in a channel that several nodes append to: who gives way, for how long, and whose knowledge is too old.
+"""Turns in a channel that several nodes append to.
 
-Theory of operation. An append is a race for the next offset, and whoever wins it knows the new end first. If the winner
-went on at once it would win again, the others would starve, and each race that they lose costs write units of the
-channel's partition. Nobody coordinates the nodes. Each sees who else writes, from the items that beat its own and from
-those that it reads, and keeps to three rules:
+Who gives way, for how long, and whose knowledge is too old.
 
-- Who won gives way for a round: so long that each other writer that it saw lately can have a turn. All who do so keep
-  their distance from each other, and meet less often than by chance. Who saw nobody leaves a short gap now and then,
-  so that somebody who waits gets in; from then on both know of each other.
-- Who lost tries again at once, behind the item that beat its own: that is as new as what a read would tell, a round trip
-  later. After many races in a row it pauses for a random time. Who knows of others never tries with what it knew
-  before a pause.
-- Who was throttled leaves a gap between its appends. Each refusal makes the gap half as long again, and time in which
-  there is none adds the same rate to everybody's: so the gaps of all who share a partition become alike. And it tries
-  with half as much: a partition that has little left never has room for a large item while others write small ones.
+Theory of operation. An append is a race for the next offset, and whoever wins it knows the new end
+first. If the winner went on at once it would win again, the others would starve, and each race that
+they lose costs write units of the channel's partition. Nobody coordinates the nodes. Each sees who
+else writes, from the items that beat its own and from those that it reads, and keeps to three
+rules:
 
-Only the time of attempts is decided here. What is written, and on what condition, is the log's (service/roomcast/log/rules.py).
+- Who won gives way for a round: so long that each other writer that it saw lately can have a turn.
+  All who do so keep their distance from each other, and meet less often than by chance. Who saw
+  nobody leaves a short gap now and then, so that somebody who waits gets in; from then on both know
+  of each other.
+- Who lost tries again at once, behind the item that beat its own: that is as new as what a read
+  would tell, a round trip later. After many races in a row it pauses for a random time. Who knows
+  of others never tries with what it knew before a pause.
+- Who was throttled leaves a gap between its appends. Each refusal makes the gap half as long again,
+  and time in which there is none adds the same rate to everybody's: so the gaps of all who share a
+  partition become alike. And it tries with half as much: a partition that has little left never has
+  room for a large item while others write small ones.
 
-Pure: monotonic seconds and random fractions of 1 come in, seconds to wait go out. docs/decisions/0036-turns.md has the
-figures.
+Only the time of attempts is decided here. What is written, and on what condition, is the log's
+(service/roomcast/log/rules.py).
+
+Pure: monotonic seconds and random fractions of 1 come in, seconds to wait go out.
+docs/decisions/0036-turns.md has the figures.
 """
 
 from __future__ import annotations
@@ -32,41 +38,47 @@ __all__ = ["Contention", "RoundTrip"]
 
 # Of a write to DynamoDB, before the first one is measured.
 _ROUND_TRIP_FIRST_S: Final = 0.01
-# Below it the event loop's own time counts for more; above it a wait would be longer than publishers have patience.
+# Below it the event loop's own time counts for more; above it a wait would be longer than
+# publishers have patience.
 _ROUND_TRIP_MIN_S: Final = 0.001
 _ROUND_TRIP_MAX_S: Final = 1.0
-# The least weight of a measurement: all writers of a channel must come to nearly the same average, or their rounds
-# drift into each other. And how far one may exceed the average: a call that hung tells nothing.
+# The least weight of a measurement: all writers of a channel must come to nearly the same average,
+# or their rounds drift into each other. And how far one may exceed the average: a call that hung
+# tells nothing.
 _ROUND_TRIP_WEIGHT: Final = 1 / 64
 _ROUND_TRIP_OUTLIER: Final = 2.0
 
-# How many round trips another writer is remembered, and for how long at the least and at the most. Shorter: a quiet
-# writer is forgotten between two publications, and must find a gap each time. Longer: a busy one gives way in vain.
+# How many round trips another writer is remembered, and for how long at the least and at the most.
+# Shorter: a quiet writer is forgotten between two publications, and must find a gap each time.
+# Longer: a busy one gives way in vain.
 _SEEN_ROUND_TRIPS: Final = 100
 _SEEN_MIN_S: Final = 0.8
 _SEEN_MAX_S: Final = 10.0
 # Other writers that are remembered; with more, waits are as long as with these.
 _WRITERS_MAX: Final = 64
-# A turn, in round trips: to learn of the item before takes half of one, to write behind it a whole one.
+# A turn, in round trips: to learn of the item before takes half of one, to write behind it a whole
+# one.
 _TURN_ROUND_TRIPS: Final = 1.5
 # What an attempt takes from the end of its wait: a read of the log's end, and a write.
 _ATTEMPT_ROUND_TRIPS: Final = 2.0
-# Who sees nobody leaves a gap of so many round trips after so many appends that followed each other closely: a newcomer
-# needs one to read the end and one to write. It costs an eighth of a lone writer's time at the most.
+# Who sees nobody leaves a gap of so many round trips after so many appends that followed each other
+# closely: a newcomer needs one to read the end and one to write. It costs an eighth of a lone
+# writer's time at the most.
 _GAP_EVERY: Final = 8
 _GAP_ROUND_TRIPS: Final = 2.0
-# Races in a row that are tried at once. Each is lost with about even odds, so hardly anybody comes so far.
+# Races in a row that are tried at once. Each is lost with about even odds, so hardly anybody comes
+# so far.
 _RACES_AT_ONCE: Final = 24
 # The longest that anybody waits for others at once: far from the deadline of what waits.
 _PAUSE_MAX_S: Final = 3.0
-# The gap between appends of a channel whose partition throttles: its bounds, how it grows, and by how many appends a
-# second each second makes its rate higher again.
+# The gap between appends of a channel whose partition throttles: its bounds, how it grows, and by
+# how many appends a second each second makes its rate higher again.
 _THROTTLED_GAP_FIRST_S: Final = 0.02
 _THROTTLED_GAP_MAX_S: Final = 1.0
 _THROTTLED_GAP_GROWTH: Final = 1.5
 _THROTTLED_RATE_GROWTH: Final = 5.0
-# What an append may have when the partition throttles, at the least: some write units. And how much more with each
-# append that goes in.
+# What an append may have when the partition throttles, at the least: some write units. And how much
+# more with each append that goes in.
 _THROTTLED_BYTES_MIN: Final = 8 * 1024
 _THROTTLED_BYTES_GROWTH: Final = 8 * 1024
 # A gap below it makes no difference.
@@ -76,7 +88,10 @@ _THROTTLED_REST_S: Final = 5.0
 
 
 class RoundTrip:
-    """How long a write takes, from sending to its answer: an average over all channels of a node, of the last ones mostly."""
+    """How long a write takes, from sending to its answer.
+
+    An average over all channels of a node, of the last writes mostly.
+    """
 
     __slots__ = ("_count", "s")
 
@@ -116,7 +131,8 @@ class Contention:
         self._seen: dict[str, float] = {}
         # When this node's next turn is.
         self._next_s = 0.0
-        # Appends in a row that followed each other closely with nobody seen, and when the last one ended.
+        # Appends in a row that followed each other closely with nobody seen, and when the last one
+        # ended.
         self._streak = 0
         self._won_s = -inf
         self._gap_s = 0.0
@@ -144,7 +160,10 @@ class Contention:
         return self.others(now_s) > 0
 
     def won(self, sent_s: float, now_s: float, random: float) -> None:
-        """An append that was last sent at `sent_s` went in. `random`: a fraction of 1, as everywhere here."""
+        """An append that was last sent at `sent_s` went in.
+
+        `random`: a fraction of 1, as everywhere here.
+        """
         others, round_trip_s = self.others(now_s), self._round_trip.s
         self.lost = 0
         self._next_s = 0.0
@@ -163,7 +182,10 @@ class Contention:
         self._next_s = max(self._next_s, sent_s + self._gap_s * (0.5 + random))
 
     def lose(self, now_s: float, random: float) -> float:
-        """A race was lost; seconds to pause before anything else. After a pause what was known is too old."""
+        """A race was lost; seconds to pause before anything else.
+
+        After a pause what was known is too old.
+        """
         self.lost += 1
         if self.lost < _RACES_AT_ONCE:
             return 0.0

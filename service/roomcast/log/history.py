@@ -1,4 +1,7 @@
-"""A channel's history as clients may see it: the run that ends at the top, less what is trimmed, old or too much."""
+"""A channel's history as clients may see it.
+
+The run that ends at the top, less what is trimmed, old or too much.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ __all__ = ["REPLY_BYTES_MAX", "History", "WrongEpoch", "read_history"]
 
 # Publications in one reply, in bytes: a client pages on from the last one it got.
 REPLY_BYTES_MAX: Final = 512 * 1024
-# Pages that one request may read, and how often it may look for the first publication that is shown: once where
-# no clock is wrong and nothing is broken. Each look reads one item for each power of two in what it halves.
+# Pages that one request may read, and how often it may look for the first publication that is
+# shown: once where no clock is wrong and nothing is broken. Each look reads one item for each power
+# of two in what it halves.
 _READS_MAX: Final = 20
 _SEEKS_MAX: Final = 3
 
@@ -30,7 +34,10 @@ class WrongEpoch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """`sent`: publications as clients get them, in the order asked for. `position`: the channel's top."""
+    """`sent`: publications as clients get them, in the order asked for.
+
+    `position`: the channel's top.
+    """
 
     sent: tuple[Sent, ...]
     position: StreamPosition
@@ -51,7 +58,9 @@ async def read_history(
     limit: int,
     reverse: bool,
 ) -> History:
-    """At most `limit` publications, beginning next to `since` (exclusive), else at the end that `reverse` says.
+    """At most `limit` publications.
+
+    They begin next to `since` (exclusive), else at the end that `reverse` says.
 
     Raises WrongEpoch, PortError.
     """
@@ -86,8 +95,8 @@ async def _forward(
         )
         hole = not records or records[0].offset > after + 1
         if hole or any(record.ts < cutoff_ts for record in records):
-            # What expired is hidden, and may be gone anywhere, before the run that ends at the top. Items of an
-            # epoch before stand there as well, for days after they expired.
+            # What expired is hidden, and may be gone anywhere, before the run that ends at the top.
+            # Items of an epoch before stand there as well, for days after they expired.
             found.clear()
             if seeks < _SEEKS_MAX:
                 seeks += 1
@@ -103,9 +112,10 @@ async def _forward(
 async def _seek(
     log: ChannelLog, channel: str, position: StreamPosition, after: int, cutoff_ts: int
 ) -> int:
-    """The offset behind `after` before the first one that is shown, by halving what is between: a channel may hold
-    many times more than it shows. Where that is not one stretch of hidden ones and one of others, it is before
-    one of several.
+    """The offset behind `after` before the first one that is shown.
+
+    Found by halving what is between: a channel may hold many times more than it shows. Where that
+    is not one stretch of hidden ones and one of others, it is before one of several.
     """
     low, high = after + 1, position.offset + 1
     while low < high:
@@ -121,8 +131,8 @@ async def _seek(
 def _shown(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[Sent]:
     """The publications in `first`..`last` behind the last record that is older than `cutoff_ts`.
 
-    Clocks of writers differ, so an old record may stand behind a younger one; leaving out single ones would
-    make a hole.
+    Clocks of writers differ, so an old record may stand behind a younger one; leaving out single
+    ones would make a hole.
     """
     found: list[Sent] = []
     for record in records:

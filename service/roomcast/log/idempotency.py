@@ -1,11 +1,12 @@
-"""Idempotency keys: which a client may choose, and the item that remembers what was published with one.
+"""Idempotency keys, and the item that remembers what was published with one.
 
-Theory of operation. Publications with keys are appended in one transaction with their key items, on condition that
-all these keys are free; so of all attempts with one key, on whatever node, one is in the log, and every later one is
-answered with its position. That lasts as long as the key item does, and a process may be suspended anywhere:
-one that wakes a day later must not find the key free again. Hence bounds on time. Whoever retries stops
-RETRY_WITHIN_MS after the first attempt; a node does not take what may have waited longer than UNREAD_WITHIN_MS to
-be read, and sends what it took within COMMIT_WITHIN_MS. docs/architecture.md tells the whole.
+Theory of operation. Publications with keys are appended in one transaction with their key items, on
+condition that all these keys are free; so of all attempts with one key, on whatever node, one is in
+the log, and every later one is answered with its position. That lasts as long as the key item does,
+and a process may be suspended anywhere: one that wakes a day later must not find the key free
+again. Hence bounds on time. Whoever retries stops RETRY_WITHIN_MS after the first attempt; a node
+does not take what may have waited longer than UNREAD_WITHIN_MS to be read, and sends what it took
+within COMMIT_WITHIN_MS. docs/architecture.md tells the whole.
 
 Times in ms since 1970 unless a name says otherwise.
 """
@@ -31,11 +32,14 @@ __all__ = [
     "stored_key",
 ]
 
-# As long as the log item at the least: a client that was away for a day is still told where its publication is.
+# As long as the log item at the least: a client that was away for a day is still told where its
+# publication is.
 KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
-# From reading a publication to the last time that its append may be sent. A healthy append takes milliseconds.
+# From reading a publication to the last time that its append may be sent. A healthy append takes
+# milliseconds.
 COMMIT_WITHIN_MS: Final = 15 * 60 * 1000
-# From a client's sending to reading. The longest ping interval, and a suspension that no ping reveals.
+# From a client's sending to reading. The longest ping interval, and a suspension that no ping
+# reveals.
 UNREAD_WITHIN_MS: Final = 75 * 60 * 1000
 # From the first attempt with a key to the last one. What remains is for clocks that differ.
 RETRY_WITHIN_MS: Final = 22 * 60 * 60 * 1000
@@ -50,7 +54,9 @@ _SEPARATOR: Final = "\n"
 
 @dataclass(frozen=True, slots=True)
 class KeyItem:
-    """What was published with `key` (see `stored_key`) is at (`epoch`, `offset`), appended as `batch`.
+    """What was published with `key` (see `stored_key`), and where it is.
+
+    It is at (`epoch`, `offset`), appended as `batch`.
 
     `expires_at` in s. It counts for as long as it is in the table, also after that.
     """
@@ -86,7 +92,10 @@ def stored_key(channel: str, key: str) -> str:
 
 
 def key_items(item: LogItem, keys: Iterable[str | None]) -> tuple[KeyItem, ...]:
-    """What is written together with `item`, whose publications have these `keys`, in their order (None: no key)."""
+    """The keys that are written together with `item`.
+
+    `keys`: of its publications, in their order; None = no key.
+    """
     return tuple(
         KeyItem(
             key=stored_key(item.channel, key),

@@ -33,7 +33,8 @@ HEAD_OFFSET: Final = 0
 # for escapes; large enough that a hot channel is not bound by items a second.
 ITEM_BYTES_MAX: Final = 128 * 1024
 ITEM_PUBLICATIONS_MAX: Final = 500
-# DynamoDB, TransactWriteItems: "up to 100 actions". One is the log item, the others are idempotency keys.
+# DynamoDB, TransactWriteItems: "up to 100 actions". One is the log item, the others are idempotency
+# keys.
 ITEM_KEYS_MAX: Final = 99
 # JavaScript clients hold offsets in doubles.
 OFFSET_MAX: Final = 2**53 - 1
@@ -45,7 +46,9 @@ class MalformedItem(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LogItem:
-    """One append. `pubs` is the JSON text of an array with one object an offset; times: `ts` ms, `expires_at` s.
+    """One append.
+
+    `pubs` is the JSON text of an array with one object an offset; times: `ts` ms, `expires_at` s.
 
     `batch` identifies this append for ever: it tells our own earlier attempt from another's item.
     """
@@ -83,9 +86,12 @@ class LogItem:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A channel's head: `epoch` begins after `floor`; the tail it implies holds until `tail_valid_until` (ms).
+    """A channel's head: `epoch` begins after `floor`.
 
-    Publications with offsets up to `trim` are hidden. `version` is random and changes with every write.
+    The tail it implies holds until `tail_valid_until` (ms).
+
+    Publications with offsets up to `trim` are hidden. `version` is random and changes with every
+    write.
     """
 
     channel: str

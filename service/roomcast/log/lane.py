@@ -16,7 +16,8 @@ from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting"]
 
-# What may wait in one lane: about ten full items. A channel at its ceiling drains that in a second or two.
+# What may wait in one lane: about ten full items. A channel at its ceiling drains that in a second
+# or two.
 LANE_PUBLICATIONS_MAX: Final = 5000
 LANE_BYTES_MAX: Final = 1280 * 1024
 assert ITEM_BYTES_MAX <= LANE_BYTES_MAX, "what fits an item fits an empty lane"
@@ -24,7 +25,10 @@ assert ITEM_BYTES_MAX <= LANE_BYTES_MAX, "what fits an item fits an empty lane"
 
 @dataclass(slots=True)
 class Waiting:
-    """A publication that is not answered yet. `commit_by_ms`: until when (wall clock) its key may be sent."""
+    """A publication that is not answered yet.
+
+    `commit_by_ms`: until when (wall clock) its key may be sent.
+    """
 
     pending: Pending
     publication: Publication
@@ -33,16 +37,20 @@ class Waiting:
     commit_by_ms: int
 
     def is_overdue(self, now_s: float, now_ms: int) -> bool:
-        """Whether it waited for as long as an append is tried, or its key might be forgotten when it is sent."""
+        """Whether it has waited for too long.
+
+        As long as an append is tried, or until its key might be forgotten when it is sent.
+        """
         if self.pending.key is not None and now_ms >= self.commit_by_ms:
             return True
         return now_s - self.submitted_s > APPEND_DEADLINE_S
 
 
 class Lane:
-    """One channel's queue, the end of its log as far as it is known, and what is known of other writers.
+    """One channel's queue, and what is known of the end of its log and of other writers.
 
-    `bytes`: of all that is not answered, taken or not. `known_s`: when `tail` was learned (monotonic seconds).
+    `bytes`: of all that is not answered, taken or not. `known_s`: when `tail` was learned
+    (monotonic seconds).
     """
 
     __slots__ = ("bytes", "contention", "history_ttl_ms", "known_s", "queue", "tail", "task")
@@ -66,7 +74,9 @@ class Lane:
         self.known_s = now_s
 
     def refill(self, batch: list[Waiting], now_s: float, now_ms: int) -> list[Waiting]:
-        """Fill `batch`, which is known not to be in the log, from the queue. What is overdue leaves it and is returned.
+        """Fill `batch`, which is known not to be in the log, from the queue.
+
+        What is overdue leaves it and is returned.
 
         What is too much for an append by now goes back to the front.
         """

@@ -1,12 +1,12 @@
-"""The channel log's rules: what the tail of a channel is, how it is appended to, what a reader sees.
+"""The channel log's rules: its tail, how it is appended to, what a reader sees.
 
-Theory of operation. A channel's publications are numbered within an epoch, from the head's floor + 1,
-with no hole and no number used twice. The newest log item tells the tail, but only while it is certain
-not to be deleted: DynamoDB deletes expired items in any order, so a tail that is about to expire may be
-an older one by the time somebody appends behind it. Hence every tail is valid until a certain time, which is
-stored in the table and never derived from configuration. When no tail is valid any more, the head is
-rewritten with a new epoch (rotation); while one is, a quiet channel's head is rewritten with the
-same epoch (renewal). docs/architecture.md tells the whole protocol.
+Theory of operation. A channel's publications are numbered within an epoch, from the head's floor +
+1, with no hole and no number used twice. The newest log item tells the tail, but only while it is
+certain not to be deleted: DynamoDB deletes expired items in any order, so a tail that is about to
+expire may be an older one by the time somebody appends behind it. Hence every tail is valid until a
+certain time, which is stored in the table and never derived from configuration. When no tail is
+valid any more, the head is rewritten with a new epoch (rotation); while one is, a quiet channel's
+head is rewritten with the same epoch (renewal). docs/architecture.md tells the whole protocol.
 
 All times in ms since 1970 unless a name says otherwise.
 """
@@ -37,11 +37,14 @@ __all__ = [
     "renewal_due",
 ]
 
-# What a log item lives at the least, in every release there was or will be: that a tail is valid rests on it.
+# What a log item lives at the least, in every release there was or will be: that a tail is valid
+# rests on it.
 MIN_RETENTION_MS: Final = 24 * 60 * 60 * 1000
-# Clock skew between nodes, plus the longest time from reading a tail to the commit of an append on it.
+# Clock skew between nodes, plus the longest time from reading a tail to the commit of an append on
+# it.
 MARGIN_MS: Final = 30 * 60 * 1000
-# A head outlives its own word, and every history_ttl there is (366 days at most): what it hides stays hidden.
+# A head outlives its own word, and every history_ttl there is (366 days at most): what it hides
+# stays hidden.
 HEAD_GRACE_MS: Final = 400 * 24 * 60 * 60 * 1000
 assert MARGIN_MS * 4 < MIN_RETENTION_MS, "a fresh tail must be valid for most of its life"
 
@@ -51,10 +54,12 @@ _GENERATION_SEPARATOR: Final = "."
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The end of a channel's log: the next append goes to `top` + 1 of `epoch`, if committed by `valid_until`.
+    """The end of a channel's log.
 
-    `expires_at` (s) is the tail item's: an append never sets an earlier one. When the head of a quiet channel is to be
-    renewed, lest the epoch ends, tells `renewal_due`.
+    The next append goes to `top` + 1 of `epoch`, if committed by `valid_until`.
+
+    `expires_at` (s) is the tail item's: an append never sets an earlier one. When the head of a
+    quiet channel is to be renewed, lest the epoch ends, tells `renewal_due`.
     """
 
     epoch: str
@@ -78,7 +83,10 @@ def is_of_generation(epoch: str, generation: str) -> bool:
 
 
 def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
-    """The tail that `item`, the newest of its channel, tells; None when it is not valid any more."""
+    """The tail that `item`, the newest of its channel, tells.
+
+    None when it is not valid any more.
+    """
     valid_until = item.expires_at * 1000 - MARGIN_MS
     if valid_until <= now or not is_of_generation(item.epoch, generation):
         return None
@@ -86,7 +94,10 @@ def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
 
 
 def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
-    """The tail that `head` tells beside a newest log item whose own tail is not valid; None: rotate."""
+    """The tail that `head` tells beside a newest log item whose own tail is not valid.
+
+    None: rotate.
+    """
     if head is None or not is_of_generation(head.epoch, generation):
         return None
     valid_until = head.tail_valid_until - MARGIN_MS
@@ -105,10 +116,13 @@ def next_head(
     read_at: int,
     trim: int = 0,
 ) -> Head:
-    """The head that rotates (a new `epoch`) or renews (the tail's own) a channel, and hides offsets up to `trim`.
+    """The head that rotates or renews a channel, and hides offsets up to `trim`.
 
-    `read_at`: the time BEFORE `head` and `newest` were read; the new word holds from there, not from now. It never
-    ends before the old one: others rest on that, and a process may have slept since `read_at`.
+    It rotates with a new `epoch`, and renews with the tail's own.
+
+    `read_at`: the time BEFORE `head` and `newest` were read; the new word holds from there, not
+    from now. It never ends before the old one: others rest on that, and a process may have slept
+    since `read_at`.
     """
     tail_valid_until = max(read_at + MIN_RETENTION_MS, head.tail_valid_until if head else 0)
     return Head(
@@ -123,13 +137,19 @@ def next_head(
 
 
 def renewal_due(tail: Tail, now: int) -> bool:
-    """Under half of the shortest life remains: whoever serves subscribers of the channel renews its head."""
+    """Whether under half of the shortest life remains.
+
+    Then whoever serves subscribers of the channel renews its head.
+    """
     return tail.valid_until - now < MIN_RETENTION_MS // 2
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """One publication that waits to be appended: the JSON text of its stored form, and its idempotency key."""
+    """One publication that waits to be appended.
+
+    The JSON text of its stored form, and its idempotency key.
+    """
 
     text: str
     size: int
@@ -142,7 +162,9 @@ class Pending:
 
 
 def fill(queue: Iterable[Pending], bytes_max: int = ITEM_BYTES_MAX) -> int:
-    """How many publications from the front of `queue` fit one item of `bytes_max`: at least one, if there is one.
+    """How many publications from the front of `queue` fit one item of `bytes_max`.
+
+    At least one, if there is one.
 
     One item has no key twice: the second publication of a key must find the first one in the log.
     """
@@ -170,7 +192,10 @@ def append_item(
     now: int,
     history_ttl_ms: int,
 ) -> LogItem:
-    """The item that appends `publications` behind `tail`; it never expires before what it stands on."""
+    """The item that appends `publications` behind `tail`.
+
+    It never expires before what it stands on.
+    """
     lives_until = (now + max(history_ttl_ms, MIN_RETENTION_MS)) // 1000
     return LogItem(
         channel=channel,

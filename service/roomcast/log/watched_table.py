@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import Head, LogItem
@@ -12,30 +12,34 @@ from roomcast.log.ports import ChannelTable, Holders, Page, TailExpired
 from roomcast.ports import Clock, Malformed, PortError
 from roomcast.streaks import Streak
 
-__all__ = ["HANGS_S", "WatchedTable"]
+__all__ = ["HANGS_S", "WatchedTable", "WriteListener"]
 
-# Whoever gives up a call after this waited for a table that does not answer: DynamoDB takes milliseconds.
+# A call that is given up after so long counts as a failure: DynamoDB takes milliseconds.
 HANGS_S: Final = 2.0
 
 T = TypeVar("T")
 
 
-def _nobody() -> None:
-    pass
+class WriteListener(Protocol):
+    """Who is told of what this node writes."""
+
+    def wrote(self) -> None:
+        """An item is in the table as of now. Must not raise."""
 
 
 class WatchedTable:
-    """A ChannelTable: `table`, whose calls are counted. `written` is called when an item is in, and must not raise.
+    """A ChannelTable that counts another one's calls, and tells `listener` of new items.
 
-    Reads and writes are counted apart: a permission may be missing, or a partition throttled, for one of them.
+    Reads and writes are counted apart. A permission may be missing for one of them, or a partition
+    throttle one of them.
     """
 
-    def __init__(self, table: ChannelTable, clock: Clock) -> None:
+    def __init__(self, table: ChannelTable, clock: Clock, listener: WriteListener) -> None:
         self._table = table
         self._clock = clock
+        self._listener = listener
         self.reads = Streak()
         self.writes = Streak()
-        self.written = _nobody
 
     @property
     def fails(self) -> bool:
@@ -65,7 +69,7 @@ class WatchedTable:
     async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
         holder = await self._counted(self.writes, self._table.put_item(item, tail_valid_until_ms))
         if holder is None:
-            self.written()
+            self._listener.wrote()
         return holder
 
     async def put_keyed_item(
@@ -75,7 +79,7 @@ class WatchedTable:
             self.writes, self._table.put_keyed_item(item, keys, tail_valid_until_ms)
         )
         if holders is None:
-            self.written()
+            self._listener.wrote()
         return holders
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:

@@ -1,29 +1,43 @@
-"""Everything between the sockets and the ports, put together once: by the application, by tests, by the simulation."""
+"""Everything between the sockets and the ports, put together once.
+
+The application, the tests and the simulation all do it here.
+
+A node's lease tells how the node does, and the node's queue is held by the lease. So a node is
+built in two steps, and whoever builds it makes the lease between them:
+
+    core = build_core(...)          hub, log, dispatcher, signals, presence; what is heard
+    lease = LeaseKeeper(...)        reports what the core knows
+    assembly = assemble(core, ...)  listener, poller, canary, health, the node itself
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from roomcast import __version__
 from roomcast.auth.verifier import CountedVerifier
+from roomcast.client.connection import Connection
 from roomcast.client.services import Limits, Services, Verifier
 from roomcast.client.session import Policy
-from roomcast.config.config import Config
+from roomcast.config.config import ClientConfig, Config
 from roomcast.delivery import signals
+from roomcast.delivery.announcements import Announcements
 from roomcast.delivery.broadcaster import Broadcaster
-from roomcast.delivery.canary import Canary
+from roomcast.delivery.canary import Canary, CanaryEars, Neighbours
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
-from roomcast.delivery.envelope import Signal
+from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
-from roomcast.delivery.listener import Listener
+from roomcast.delivery.listener import Listener, QueueHolder
 from roomcast.delivery.open_channel import Timings
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import InstanceQueue, Topic
 from roomcast.delivery.publisher import Publisher
+from roomcast.delivery.queue_state import QueueState
+from roomcast.delivery.signal_bus import NodeBus, SignalBus, SignalListeners
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.node_info_signals import SURVEY_KINDS
 from roomcast.fleet.order_signals import ORDER_KINDS
@@ -35,25 +49,36 @@ from roomcast.log.appender import Appender
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.ports import ChannelTable
 from roomcast.log.watched_table import WatchedTable
-from roomcast.node.node import Background, Health, Node
+from roomcast.node.health import Health, IsolationHealth, KeysHealth, LeaseHealth
+from roomcast.node.node import Background, Node
+from roomcast.node.own_lease import OwnNumbers
 from roomcast.observe.counters import ClientCounters
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Presence
 from roomcast.rates import Rate
-from roomcast.wire.publication import ClientInfo, Record
 
-__all__ = ["BURST_S", "DEAF_FAILURES", "Assembly", "Ports", "assemble", "rate"]
+__all__ = [
+    "BURST_S",
+    "Assembly",
+    "Core",
+    "NodeLease",
+    "Ports",
+    "assemble",
+    "build_core",
+    "rate",
+]
 
-# Receives that fail in a row before a node counts as deaf: well over the time that a throttled call takes.
-DEAF_FAILURES = 5
 # What a client may do at once: as much as in so many seconds. People are not evenly busy.
 BURST_S: Final = 2.0
 _NO_HOOKS: Final = Hooks()
 
 
 def rate(per_s: float, burst_s: float, more: int = 0) -> Rate | None:
-    """As it is configured: 0 = no limit. `burst_s`: seconds whose things may be done at once, and `more` of them."""
+    """As it is configured: 0 = no limit.
+
+    `burst_s`: seconds whose things may be done at once, and `more` of them.
+    """
     return Rate(per_s, max(1.0, per_s * burst_s + more)) if per_s else None
 
 
@@ -71,6 +96,43 @@ class Ports:
     random: Callable[[], float]
 
 
+class NodeLease(QueueHolder, Neighbours, LeaseHealth, Protocol):
+    """This node's lease: a LeaseKeeper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The first half of a node.
+
+    Its lease tells of it, and its queue brings messages to it.
+    """
+
+    config: Config
+    ports: Ports
+    node_id: str
+    hooks: Hooks
+    connections: set[Connection]
+    ears: CanaryEars
+    greetings: Greetings
+    queue_state: QueueState
+    table: WatchedTable
+    log: ChannelLog
+    hub: Hub
+    dispatcher: Dispatcher
+    catch_up: CatchUp
+    appender: Appender
+    broadcaster: Broadcaster
+    intake: Intake
+    bus: SignalBus
+    announcements: Announcements
+    presence: PresenceBook
+    roster: Roster[Subject]
+    background: Background
+    numbers: OwnNumbers
+    orders: Orders
+    node_info: NodeInfo
+
+
 @dataclass(frozen=True, slots=True)
 class Assembly:
     """The parts that somebody must start and end; `node` has the rest."""
@@ -85,228 +147,247 @@ class Assembly:
     intake: Intake
     listener: Listener
     poller: Poller
+    queue_state: QueueState
+    ears: CanaryEars
     canary: Canary
     catch_up: CatchUp
     background: Background
     hooks: HookCalls
 
     async def finish(self) -> None:
-        """Wait until what was accepted is done: appends, presence entries, signals. The caller bounds the time."""
+        """Wait until what was accepted is done: appends, presence entries, signals.
+
+        The caller bounds the time.
+        """
         await self.appender.drain()
         await self.background.finish()
         await self.broadcaster.flushed()
         await self.node.services.presence.finish()
 
 
-def assemble(
-    config: Config,
-    ports: Ports,
-    *,
-    node_id: str,
-    verifier: Verifier,
-    health: Health,
-    hold_queue: Callable[[str], Awaitable[None]],
-    newest_canary_elsewhere: Callable[[], Awaitable[int]],
-    hooks: Hooks = _NO_HOOKS,
-) -> Assembly:
-    """Build a node; nothing is started and no port is called.
+def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO_HOOKS) -> Core:
+    """Build the first half of a node. Nothing is started and no port is called.
 
-    `hold_queue` is told each queue name before its queue is created; `newest_canary_elsewhere` gives the newest
-    canary that another live node heard. `hooks`: the application's own.
+    `hooks`: the application's own.
     """
-    client, clock = config.client, ports.clock
-    table = WatchedTable(ports.table, clock)
-    log = ChannelLog(
-        table, clock, ports.new_id, ports.random, node=node_id, generation=config.aws.log_generation
-    )
+    client, rules, generation = config.client, config.channel, config.aws.log_generation
+    clock, new_id, random = ports.clock, ports.new_id, ports.random
+    connections: set[Connection] = set()
+    roster: Roster[Subject] = Roster()
+    background = Background()
+    queue_state = QueueState()
+    greetings = Greetings()
+    ears = CanaryEars(greetings, clock, random, interval_s=config.node.canary_interval_s)
+    # ---- the log
+    table = WatchedTable(ports.table, clock, ears)
+    log = ChannelLog(table, clock, new_id, random, node=node_id, generation=generation)
+    # ---- delivery
     hub = Hub()
     dispatcher = Dispatcher(
         log,
         hub,
         clock,
-        ports.random,
+        random,
         Timings(gap_wait_s=config.node.gap_wait_ms / 1000, tail_check_s=config.node.tail_check_s),
         recovery_publications_max=client.recovery_max_publication_limit,
     )
-    catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, ports.random)
-    appender = Appender(
-        log, clock, dispatcher.offer_one, generation=config.aws.log_generation, random=ports.random
-    )
+    catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
+    appender = Appender(log, clock, dispatcher.offer_one, generation=generation, random=random)
+    # ---- signals
     broadcaster = Broadcaster(ports.topic, clock)
-    background = Background()
-    listener = Listener(
-        ports.queue,
-        ports.topic,
-        ports.new_id,
-        node=node_id,
-        # A name of its own for each queue: SQS refuses one that was deleted less than a minute ago.
-        queue_name=lambda: f"{config.aws.queue_prefix}{node_id}-{ports.new_id()[:8]}",
-        greeting_wait_s=config.node.queue_probe_s,
-        opened=hold_queue,
-        catch_up=catch_up.request,
-    )
-    canary = Canary(
-        table,
-        clock,
-        ports.new_id,
-        ports.random,
-        node=node_id,
-        generation=config.aws.log_generation,
-        interval_s=config.node.canary_interval_s,
-        greet=listener.greet,
-        rebuild=lambda: poller.rebuild_next(),  # noqa: PLW0108  # the poller is made below
-        catch_up=catch_up.request,
-        newest_elsewhere=newest_canary_elsewhere,
-    )
-
-    table.written = canary.wrote
-
-    def canary_heard(record: Record, published_at: int) -> None:
-        """It came through the queue: that proves as much as a greeting."""
-        listener.heard()
-        canary.hear(record, published_at)
-
-    def has_join_leave(channel: str) -> bool:
-        options = config.channel.options(channel)
-        return options is not None and options.join_leave
-
-    def ordered(signal: Signal) -> None:
-        orders.heard(signal)
-
-    def surveyed(signal: Signal) -> None:
-        node_info.heard(signal)
-
-    def trimmed(signal: Signal) -> None:
-        dispatcher.hide(signal.channel, signals.trimmed_to(signal))
-
-    handlers = {
-        **dict.fromkeys(ORDER_KINDS, ordered),
-        **dict.fromkeys(SURVEY_KINDS, surveyed),
-        signals.TRIM_KIND: trimmed,
-    }
-    roster: Roster[Subject] = Roster()
+    listeners = SignalListeners()
     intake = Intake(
         node_id,
         dispatcher,
         hub,
-        listener.greeted,
-        canary_heard,
-        has_join_leave,
-        handlers,
+        greetings.greeted,
+        ears.hear,
+        rules.has_join_leave,
+        listeners,
         roster.has,
-        canary.came,
+        ears.came,
     )
-    poller = Poller(ports.queue, clock, ports.random, intake.take, listener.rebuild)
-    health.deaf = lambda: poller.is_gone or poller.failures >= DEAF_FAILURES
-    health.unproved = lambda: not listener.hears
-    health.undeleted = lambda: poller.undeleted
-    health.table = table.trouble
-    health.canary = canary
-
-    def broadcast(outgoing: Signal) -> bool:
-        """To the other nodes and to this one's clients, or to nobody."""
-        accepted = broadcaster.send(outgoing)
-        if accepted:
-            intake.deliver_own(outgoing)
-        return accepted
-
-    def hide(channel: str, offset: int) -> None:
-        """Whoever does not hear it finds out when it looks at the channel's head."""
-        broadcast(signals.trim(node_id, ports.new_id(), channel, offset))
-
+    bus = NodeBus(broadcaster, intake)
+    announcements = Announcements(bus, dispatcher, rules, new_id, node=node_id)
+    # ---- who is here, and there
     presence = PresenceBook(
         ports.presence,
         ports.leases,
         clock,
         node=node_id,
         # Half, as with recovery and history: what else goes to the client has room behind it.
-        list_bytes_max=config.client.queue_max_size // 2,
+        list_bytes_max=client.queue_max_size // 2,
+        listener=announcements,
     )
-
-    def entered_again(channel: str, info: ClientInfo) -> None:
-        """Whoever took this node for dead told everybody that its clients left."""
-        options = config.channel.options(channel)
-        if options is not None and options.join_leave:
-            broadcast(signals.join(node_id, ports.new_id(), channel, info))
-
-    presence.entered_again = entered_again
-    orders = Orders(roster, broadcast, ports.new_id, node=node_id)
-    node_info = NodeInfo(
-        ports.leases,
+    numbers = OwnNumbers(presence, connections, hub, roster)
+    orders = Orders(roster, bus, new_id, node=node_id)
+    node_info = NodeInfo(ports.leases, hub, clock, new_id, bus, background, numbers, node=node_id)
+    listeners.add(ORDER_KINDS, orders.heard)
+    listeners.add(SURVEY_KINDS, node_info.heard)
+    listeners.add({signals.TRIM_KIND}, announcements.trimmed)
+    return Core(
+        config,
+        ports,
+        node_id,
+        hooks,
+        connections,
+        ears,
+        greetings,
+        queue_state,
+        table,
+        log,
         hub,
-        clock,
-        ports.new_id,
-        broadcast,
-        background.start,
-        lambda: presence.node,
-        node=node_id,
-    )
-    counters = ClientCounters()
-    hook_calls = HookCalls(hooks, config.hooks.timeout_s)
-    node = Node(
-        Services(
-            version=f"roomcast {__version__}",
-            policy=Policy(
-                rules=config.channel,
-                insecure=client.insecure,
-                allow_anonymous=client.allow_anonymous_connect_without_token,
-                channel_limit=client.channel_limit,
-                message_size_limit=client.message_size_limit,
-                personal_namespace=(
-                    client.user_personal_channel_namespace
-                    if client.subscribe_to_user_personal_channel
-                    else None
-                ),
-                asks_subscribe=hooks.subscribe is not None,
-                asks_publish=hooks.publish is not None,
-                has_methods=hooks.rpc is not None,
-            ),
-            limits=Limits(
-                ping_interval_s=client.ping_interval_s,
-                pong_timeout_s=client.pong_timeout_s,
-                stale_close_delay_s=client.stale_close_delay_s,
-                history_publications_max=client.history_max_publication_limit,
-                recovery_publications_max=client.recovery_max_publication_limit,
-                user_connections=client.user_connection_limit,
-                publishes=rate(client.publish_rate_limit, BURST_S),
-                # A client that comes back subscribes to all its channels at once.
-                commands=rate(client.command_rate_limit, BURST_S, client.channel_limit),
-            ),
-            verifier=CountedVerifier(verifier, counters.token_failures),
-            clock=clock,
-            new_id=ports.new_id,
-            random=ports.random,
-            node=node_id,
-            log=log,
-            appender=appender,
-            publisher=Publisher(ports.new_id, broadcast, node=node_id),
-            dispatcher=dispatcher,
-            presence=presence,
-            roster=roster,
-            signal=broadcast,
-            hide=hide,
-            background=background.start,
-            hooks=hook_calls,
-            counters=counters,
-        ),
-        health,
+        dispatcher,
+        catch_up,
+        appender,
+        broadcaster,
+        intake,
+        bus,
+        announcements,
+        presence,
+        roster,
+        background,
+        numbers,
         orders,
         node_info,
-        connection_limit=client.connection_limit,
+    )
+
+
+def assemble(
+    core: Core,
+    *,
+    lease: NodeLease,
+    verifier: Verifier,
+    isolation: IsolationHealth | None = None,
+    keys: KeysHealth | None = None,
+    listening: bool = False,
+) -> Assembly:
+    """Build the node around `core`. Nothing is started and no port is called.
+
+    `isolation`, `keys`: what the node's health says of them; None = nothing. `listening`: whether
+    clients are let in already.
+    """
+    config, ports, node_id = core.config, core.ports, core.node_id
+    clock, new_id, random = ports.clock, ports.new_id, ports.random
+    listener = Listener(
+        ports.queue,
+        ports.topic,
+        core.greetings,
+        new_id,
+        node=node_id,
+        queue_prefix=f"{config.aws.queue_prefix}{node_id}-",
+        greeting_wait_s=config.node.queue_probe_s,
+        holder=lease,
+        catch_up=core.catch_up,
+    )
+    poller = Poller(ports.queue, clock, random, core.queue_state, core.intake, listener)
+    canary = Canary(
+        core.ears,
+        core.table,
+        clock,
+        new_id,
+        random,
+        node=node_id,
+        generation=config.aws.log_generation,
+        interval_s=config.node.canary_interval_s,
+        greeter=listener,
+        rebuilder=core.queue_state,
+        catch_up=core.catch_up,
+        neighbours=lease,
+    )
+    health = Health(
+        listening=listening,
+        queue=poller,
+        greetings=core.greetings,
+        canary=core.ears,
+        table=core.table,
+        lease=lease,
+        isolation=isolation,
+        keys=keys,
+    )
+    hook_calls = HookCalls(core.hooks, config.hooks.timeout_s)
+    node = Node(
+        _services(core, verifier, hook_calls),
+        health,
+        core.orders,
+        core.node_info,
+        core.connections,
+        connection_limit=config.client.connection_limit,
     )
     return Assembly(
         node,
-        hub,
-        table,
-        log,
-        appender,
-        dispatcher,
-        broadcaster,
-        intake,
+        core.hub,
+        core.table,
+        core.log,
+        core.appender,
+        core.dispatcher,
+        core.broadcaster,
+        core.intake,
         listener,
         poller,
+        core.queue_state,
+        core.ears,
         canary,
-        catch_up,
-        background,
+        core.catch_up,
+        core.background,
         hook_calls,
+    )
+
+
+def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services:
+    """What connections work with."""
+    config, ports, counters = core.config, core.ports, ClientCounters()
+    return Services(
+        version=f"roomcast {__version__}",
+        policy=_policy(config, core.hooks),
+        limits=_limits(config.client),
+        verifier=CountedVerifier(verifier, counters.token_failures),
+        clock=ports.clock,
+        new_id=ports.new_id,
+        random=ports.random,
+        node=core.node_id,
+        log=core.log,
+        appender=core.appender,
+        publisher=Publisher(ports.new_id, core.bus.send, node=core.node_id),
+        dispatcher=core.dispatcher,
+        presence=core.presence,
+        roster=core.roster,
+        signal=core.bus.send,
+        hide=core.announcements.hide,
+        background=core.background.start,
+        hooks=hook_calls,
+        counters=counters,
+    )
+
+
+def _policy(config: Config, hooks: Hooks) -> Policy:
+    client = config.client
+    return Policy(
+        rules=config.channel,
+        insecure=client.insecure,
+        allow_anonymous=client.allow_anonymous_connect_without_token,
+        channel_limit=client.channel_limit,
+        message_size_limit=client.message_size_limit,
+        personal_namespace=(
+            client.user_personal_channel_namespace
+            if client.subscribe_to_user_personal_channel
+            else None
+        ),
+        asks_subscribe=hooks.subscribe is not None,
+        asks_publish=hooks.publish is not None,
+        has_methods=hooks.rpc is not None,
+    )
+
+
+def _limits(client: ClientConfig) -> Limits:
+    return Limits(
+        ping_interval_s=client.ping_interval_s,
+        pong_timeout_s=client.pong_timeout_s,
+        stale_close_delay_s=client.stale_close_delay_s,
+        history_publications_max=client.history_max_publication_limit,
+        recovery_publications_max=client.recovery_max_publication_limit,
+        user_connections=client.user_connection_limit,
+        publishes=rate(client.publish_rate_limit, BURST_S),
+        # A client that comes back subscribes to all its channels at once.
+        commands=rate(client.command_rate_limit, BURST_S, client.channel_limit),
     )

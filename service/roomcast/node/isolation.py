@@ -1,4 +1,4 @@
-"""Whether the tables answer this node, and if not, whether they answer others: then it is this node alone that is cut off."""
+"""Whether the tables answer others and not this node: then this node alone is cut off."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from roomcast.delivery.canary import Canary
+from roomcast.delivery.canary import CanaryEars
 from roomcast.delivery.canary_rules import MISSED_INTERVALS
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.log.watched_table import WatchedTable
@@ -23,18 +23,21 @@ _JITTER: Final = 0.2
 
 
 class Isolation:
-    """What others are known to have written comes from two places: their leases, where those can be read, and the canaries
-    that they emit, which come through the queue while the table does not answer.
+    """What others are known to have written comes from two places.
 
-    A canary says that the channels table takes writes, and nothing of the nodes table. So it counts only where the
-    channels table fails this node as well: an outage of the nodes table alone must not look like many nodes' isolation.
+    One is their leases, where those can be read. The other is the canaries that they emit, which
+    come through the queue while the table does not answer.
+
+    A canary says that the channels table takes writes, and nothing of the nodes table. So it counts
+    only where the channels table fails this node as well: an outage of the nodes table alone must
+    not look like many nodes' isolation.
     """
 
     def __init__(
         self,
         lease: LeaseKeeper,
         table: WatchedTable,
-        canary: Canary,
+        ears: CanaryEars,
         clock: Clock,
         random: Callable[[], float],
         *,
@@ -44,7 +47,7 @@ class Isolation:
         """`look_s`: between two looks, while the lease has ended."""
         self._lease = lease
         self._table = table
-        self._canary = canary
+        self._ears = ears
         self._clock = clock
         self._random = random
         self._look_s = look_s
@@ -55,7 +58,7 @@ class Isolation:
 
     def is_cut_off(self) -> bool:
         """Whether this node alone cannot reach the tables."""
-        emitted_ms = self._canary.emitted_elsewhere_ms if self._table.fails else 0
+        emitted_ms = self._ears.emitted_elsewhere_ms if self._table.fails else 0
         return is_alone(
             taken_ms=self._lease.taken_ms,
             ttl_ms=self._lease.ttl_ms,

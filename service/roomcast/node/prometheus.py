@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from roomcast import __version__
 from roomcast.delivery.canary_rules import Hearing
 from roomcast.node.assembly import Assembly
-from roomcast.node.node import Health
+from roomcast.node.health import Health
 from roomcast.observe.counters import Histogram
 
 __all__ = ["FAMILIES", "Exposition", "Family", "Source"]
@@ -90,7 +90,7 @@ def _hook_seconds(source: Source) -> Samples:
 
 
 def _latencies(source: Source) -> Samples:
-    latency = source.assembly.canary.latency
+    latency = source.assembly.ears.latency
     if latency is None:
         return {}
     return {("to_lambda",): latency.to_lambda_ms / 1000, ("to_node",): latency.to_node_ms / 1000}
@@ -159,13 +159,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counter("queue_delete_failures", "Calls to delete that failed.", lambda s: s.assembly.poller.counters.delete_failures),
     _counter("queue_left", "Messages that were not deleted.", lambda s: s.assembly.poller.left),
     _counter("queue_rebuilds", "Queues replaced by another.", lambda s: s.assembly.poller.counters.rebuilds),
-    _gauge("queue_lag_seconds", "How late the newest message came.", lambda s: s.assembly.poller.lag_ms / 1000),
-    _gauge("canary_age_seconds", "Since a new canary was heard.", lambda s: s.assembly.canary.silence_s),
+    _gauge("queue_lag_seconds", "How late the newest message came.", lambda s: s.assembly.queue_state.lag_ms / 1000),
+    _gauge("canary_age_seconds", "Since a new canary was heard.", lambda s: s.assembly.ears.silence_s),
     Family("roomcast_canary_latency_seconds", "gauge", "What the newest canary took.", ("part",), _latencies),
     Family("roomcast_canary_hearing", "gauge", "1 = what the node hears of canaries.", ("state",), lambda s: {
-        (each.value,): s.assembly.canary.hearing is each for each in Hearing
+        (each.value,): s.assembly.ears.hearing is each for each in Hearing
     }),
-    _counter("canaries_heard", "New canaries heard.", lambda s: s.assembly.canary.heard),
+    _counter("canaries_heard", "New canaries heard.", lambda s: s.assembly.ears.heard),
     _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.emitted),
     # ---- AWS
     Family("roomcast_aws_call_seconds", "histogram", "Calls of AWS, with the SDK's retries.", ("operation", "outcome"), lambda s: dict(s.calls.items())),

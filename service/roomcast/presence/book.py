@@ -1,4 +1,6 @@
-"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left; written here, read as presence_reads.py does.
+"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left.
+
+It is written here, and read as presence/reads.py does.
 
 Entries belong to a lease. A node that lost its own writes them again under its next one.
 """
@@ -10,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -28,15 +30,20 @@ __all__ = [
     "LEASES_LEFT_MAX",
     "LIST_BYTES_MAX",
     "PresenceBook",
+    "ReentryListener",
 ]
 
-# Of one list of members, where nothing else is said: half of what may wait for a client, as recovery and history.
+# Of one list of members, where nothing else is said: half of what may wait for a client, as
+# recovery and history.
 LIST_BYTES_MAX: Final = 512 * 1024
-# Entries that could not be removed are tried again; who left must not be there for as long as this node lives.
+# Entries that could not be removed are tried again; who left must not be there for as long as this
+# node lives.
 EXIT_RETRY_S: Final = 5.0
-# How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node ended and the reaper came.
+# How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node
+# ended and the reaper came.
 EXITS_MAX: Final = 20_000
-# Lost leases that are told of at the end: those of some hours. Of older ones there is a tombstone, or nothing.
+# Lost leases that are told of at the end: those of some hours. Of older ones there is a tombstone,
+# or nothing.
 LEASES_LEFT_MAX: Final = 100
 # Entries that are written at once when all of them must be.
 ENTRIES_AT_ONCE: Final = 16
@@ -46,10 +53,18 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class PresenceBook:
-    """Presence as this node writes and reads it. `run` removes what `exit` could not, and writes again after `move`.
+class ReentryListener(Protocol):
+    """Who is told of entries that were written again under another lease."""
 
-    `node` is the id of the lease that entries belong to. `list_bytes_max` bounds what `listing` gives.
+    def entered_again(self, channel: str, info: ClientInfo) -> None:
+        """The client is still here; others were told that it left."""
+
+
+class PresenceBook:
+    """Presence as this node writes and reads it.
+
+    `run` removes what `exit` could not, and writes again after `move`. `node` is the id of the
+    lease that entries belong to. `list_bytes_max` bounds what `listing` gives.
     """
 
     def __init__(
@@ -60,23 +75,25 @@ class PresenceBook:
         *,
         node: str,
         list_bytes_max: int = LIST_BYTES_MAX,
+        listener: ReentryListener | None = None,
     ) -> None:
         self._presence = presence
         self._node = node
         self._list_bytes_max = list_bytes_max
         self._reads = PresenceReads(presence, leases, clock, lambda: self._node)
-        # Who is here, by channel and client; and whose entry under the present lease is still to be written.
+        # Who is here, by channel and client; and whose entry under the present lease is still to be
+        # written.
         self._here: dict[tuple[str, str], ClientInfo] = {}
         self._unwritten: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
-        # Entries under leases that were lost, by lease, channel and client. Whoever took the lease may have looked before
-        # they were written.
+        # Entries under leases that were lost, by lease, channel and client. Whoever took the lease
+        # may have looked before they were written.
         self._old: OrderedDict[tuple[str, str, str], ClientInfo] = OrderedDict()
-        # Entries that are being removed, by lease; and the leases of those that could not be removed, nor remembered.
+        # Entries that are being removed, by lease; and the leases of those that could not be
+        # removed, nor remembered.
         self._leaving: Counter[str] = Counter()
         self._forgotten: dict[str, None] = {}
         self._wake = asyncio.Event()
-        # Told of everybody whose entry was written again: others were told that they left.
-        self.entered_again: Callable[[str, ClientInfo], None] = _nobody
+        self._listener = listener
         # By channel and client.
         self._exits: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
         # Held while one of them is tried again: a client that comes back must not be removed by it.
@@ -131,7 +148,10 @@ class PresenceBook:
 
     @property
     def left_under(self) -> Collection[str]:
-        """The leases under which something may be stored when `is_clean` is False: the present one, and lost ones."""
+        """The leases under which something may be stored when `is_clean` is False.
+
+        The present one, and lost ones.
+        """
         lost = (
             {node: None for node, _, _ in self._old}
             | self._forgotten
@@ -140,9 +160,12 @@ class PresenceBook:
         return [self._node, *list(lost)[-LEASES_LEFT_MAX:]]
 
     def move(self, node: str) -> None:
-        """The lease was lost, `node` is the next one's id: entries are written again under it, and the old ones removed.
+        """The lease was lost; `node` is the next one's id.
 
-        Whoever took the old lease removes those as well, but only those that were there when it looked.
+        Entries are written again under it, and the old ones removed.
+
+        Whoever took the old lease removes those as well, but only those that were there when it
+        looked.
         """
         old, self._node = self._node, node
         for (channel, _), info in (*self._here.items(), *self._exits.items()):
@@ -173,7 +196,10 @@ class PresenceBook:
             del self._forgotten[next(iter(self._forgotten))]
 
     async def run(self) -> None:
-        """Try again what could not be written or removed. Runs until cancelled; what is left then ends with the lease."""
+        """Try again what could not be written or removed.
+
+        Runs until cancelled; what is left then ends with the lease.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(EXIT_RETRY_S):
@@ -184,12 +210,18 @@ class PresenceBook:
             await self._retry_exits()
 
     async def finish(self) -> None:
-        """Try once more what could not be removed: for the end, when all have left. The caller bounds the time."""
+        """Try once more what could not be removed: for the end, when all have left.
+
+        The caller bounds the time.
+        """
         await self._remove_old()
         await self._retry_exits()
 
     async def _remove_old(self) -> None:
-        """Of leases that were lost; the new entries are there by now, so that nobody seems to have left."""
+        """Of leases that were lost.
+
+        The new entries are there by now, so that nobody seems to have left.
+        """
 
         async def remove(entry: tuple[tuple[str, str, str], ClientInfo]) -> None:
             key, info = entry
@@ -231,7 +263,8 @@ class PresenceBook:
             self._unwritten[key] = here
         elif node == self._node:
             self._unwritten.pop(key, None)
-            self.entered_again(channel, info)
+            if self._listener is not None:
+                self._listener.entered_again(channel, info)
 
     async def _retry_exits(self) -> None:
         for key, info in list(self._exits.items()):
@@ -250,7 +283,10 @@ class PresenceBook:
                     del self._exits[key]
 
     async def members(self, channel: str) -> Mapping[str, ClientInfo]:
-        """By client id; those of other nodes at most CACHE_S old. Raises PortError, of which TooManyMembers."""
+        """By client id; those of other nodes at most CACHE_S old.
+
+        Raises PortError, of which TooManyMembers.
+        """
         return await self._reads.members(channel)
 
     async def totals(self, channel: str) -> tuple[int, int]:
@@ -258,7 +294,10 @@ class PresenceBook:
         return await self._reads.totals(channel)
 
     async def listing(self, channel: str) -> bytes:
-        """The JSON object of `members`, each as clients are told. Errors as there; TooManyMembers also if it is too large."""
+        """The JSON object of `members`, each as clients are told.
+
+        Errors as there; TooManyMembers also if it is too large.
+        """
         return await self._reads.listing(channel, self._list_bytes_max)
 
 
@@ -267,7 +306,3 @@ async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> 
     for failure in await each_to_its_end(ENTRIES_AT_ONCE, entries, work):
         if not isinstance(failure, PortError):
             raise failure
-
-
-def _nobody(channel: str, info: ClientInfo) -> None:
-    pass

@@ -1,7 +1,9 @@
-"""Who is in one channel, ready to be told: those of this node as they come and go, and the others as they were read.
+"""Who is in one channel, ready to be told.
 
-Each member is encoded once. What is told is joined of that, so that asking costs little when many ask, also while
-members come and go; and a list that is too large is refused before it is made.
+Those of this node as they come and go, and the others as they were read.
+
+Each member is encoded once. What is told is joined of that, so that asking costs little when many
+ask, also while members come and go; and a list that is too large is refused before it is made.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from roomcast.wire.publication import ClientInfo
 __all__ = ["Crowd", "ListTooLarge", "crowd_of", "listing", "together", "totals"]
 
 
-# What a member's part of a list has beside the user and, twice, the client: "":{"user":"","client":""} and a comma.
+# What a member's part of a list has beside the user and, twice, the client:
+# "":{"user":"","client":""} and a comma.
 _PART_BYTES_MIN: Final = 27
 
 
@@ -35,7 +38,8 @@ class Crowd:
         self.users: Counter[str] = Counter()
         # What all parts of a list have together at least, known without making them.
         self.bytes_min = 0
-        # Once somebody asked for the list: each member's part of it, and the size of all, with a comma each.
+        # Once somebody asked for the list: each member's part of it, and the size of all, with a
+        # comma each.
         self._encoded: dict[str, bytes] | None = None
         self._bytes = 0
 
@@ -106,7 +110,10 @@ def totals(own: Crowd, others: Crowd) -> tuple[int, int]:
 
 
 def listing(own: Crowd, others: Crowd, bytes_max: int) -> bytes:
-    """The JSON object of all members' infos by client id. Raises ListTooLarge beyond `bytes_max`."""
+    """The JSON object of all members' infos by client id.
+
+    Raises ListTooLarge beyond `bytes_max`.
+    """
     # Of very many, nothing is encoded that is not told.
     if own.bytes_min + others.bytes_min > bytes_max:
         raise ListTooLarge

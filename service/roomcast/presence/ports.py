@@ -34,19 +34,29 @@ class Presence(Protocol):
         """Idempotent."""
 
     async def members(self, channel: str) -> Sequence[Member]:
-        """Every stored entry, in no order, entries of dead nodes included (the caller filters by leases).
+        """Every stored entry, in no order.
+
+        Entries of dead nodes included: the caller filters by leases.
 
         Raises TooManyMembers beyond the adapter's bounds on entries and on what is read.
         """
 
     async def channels(self, node: str) -> Sequence[str]:
-        """Channels in which `node` may have entries: some of them if there are many, so ask again after `clear`."""
+        """Channels in which `node` may have entries.
+
+        Some of them if there are many, so ask again after `clear`.
+        """
 
     async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
-        """Entries of `node` in `channel`, those of damaged ones with the client's id alone. Some if there are many."""
+        """Entries of `node` in `channel`, those of damaged ones with the client's id alone.
+
+        Some if there are many.
+        """
 
     async def clear(self, node: str, channel: str) -> bool:
-        """Remove the entries that `entries` gives, or would give: for whoever cleans up after a dead node.
+        """Remove the entries that `entries` gives, or would give.
+
+        For whoever cleans up after a dead node.
 
         True = that were all, and `node` is not listed with this channel any more. Idempotent.
         """

@@ -1,7 +1,8 @@
 """Who is in a channel, read once for all who ask within a second.
 
-Of its own members a node knows itself: what is read of them is not looked at, and whoever comes or goes here makes nobody read again. So
-what presence costs does not grow with those who ask or with those who come, but with channels, nodes and seconds.
+Of its own members a node knows itself: what is read of them is not looked at, and whoever comes or
+goes here makes nobody read again. So what presence costs does not grow with those who ask or with
+those who come, but with channels, nodes and seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ CACHE_CHANNELS_MAX: Final = 1000
 CACHE_MEMBERS_MAX: Final = 100_000
 # Of channels, by a node: they must not take all of its connections to the table.
 READS_AT_ONCE: Final = 16
-# And of those that wait for their turn: beyond it, who asks is refused. The table does not answer then.
+# And of those that wait for their turn: beyond it, who asks is refused. The table does not answer
+# then.
 READS_WAITING_MAX: Final = 1000
 
 _NOBODY: Final = Crowd()
@@ -44,7 +46,10 @@ _NOBODY: Final = Crowd()
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A read that is done. What it tells is as old as `began_s` at the most; `members` is how many it keeps in memory."""
+    """A read that is done.
+
+    What it tells is as old as `began_s` at the most; `members` is how many it keeps in memory.
+    """
 
     read: asyncio.Task[Crowd]
     began_s: float
@@ -52,7 +57,10 @@ class _Kept:
 
 
 class PresenceReads:
-    """At most one read of a channel at a time, and one in CACHE_S. `node` tells the id of this node's present lease."""
+    """At most one read of a channel at a time, and one in CACHE_S.
+
+    `node` tells the id of this node's present lease.
+    """
 
     def __init__(
         self, presence: Presence, leases: Leases, clock: Clock, node: Callable[[], str]
@@ -97,7 +105,10 @@ class PresenceReads:
         return totals(self._own.get(channel, _NOBODY), others)
 
     async def listing(self, channel: str, bytes_max: int) -> bytes:
-        """The JSON object of infos by client id. Raises TooManyMembers beyond `bytes_max`, and PortError."""
+        """The JSON object of infos by client id.
+
+        Raises TooManyMembers beyond `bytes_max`, and PortError.
+        """
         others = await self._others(channel)
         try:
             return listing(self._own.get(channel, _NOBODY), others, bytes_max)
@@ -107,7 +118,10 @@ class PresenceReads:
     # ---- within
 
     async def _others(self, channel: str) -> Crowd:
-        """Members on other nodes: what is read now, or was within CACHE_S. Failures are kept as well."""
+        """Members on other nodes: what is read now, or was within CACHE_S.
+
+        Failures are kept as well.
+        """
         read = self._under_way.get(channel)
         if read is None:
             kept, now_s = self._kept.get(channel), self._clock.monotonic_s()
@@ -122,7 +136,10 @@ class PresenceReads:
         return await asyncio.shield(read)
 
     def _was_read(self, channel: str, began_s: float, read: asyncio.Task[Crowd]) -> None:
-        """Keep it, unless it is too old to be told; drop what is, and the oldest of what is too much."""
+        """Keep it, unless it is too old to be told.
+
+        Drop what is, and the oldest of what is too much.
+        """
         del self._under_way[channel]
         self._drop(channel)
         # Those who wait have the error; there may be nobody left who does.
@@ -153,7 +170,8 @@ class PresenceReads:
         return crowd_of(
             member.info
             for member in members
-            # What stands there of this node is its own, or has just left. Under a lease that it lost it may, too.
+            # What stands there of this node is its own, or has just left. Under a lease that it
+            # lost it may, too.
             if member.node in live and member.node != node and member.info.client not in own.infos
         )
 

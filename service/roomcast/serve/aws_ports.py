@@ -1,4 +1,7 @@
-"""The ports of a node over AWS: which client of the SDK, which table and which tags each of them gets."""
+"""The ports of a node over AWS.
+
+Which client of the SDK, which table and which tags each of them gets.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ __all__ = ["aws_ports", "instance_queue", "region_of"]
 
 
 def region_of(aws: AwsConfig) -> str | None:
-    """The topic's region is the only one that can work: arn:aws:sns:REGION:… None: what the SDK finds.
+    """The region to work in; None = what the SDK finds.
+
+    The topic's is the only one that can work: arn:aws:sns:REGION:…
 
     It does not look at AWS_REGION, as other AWS tools do.
     """

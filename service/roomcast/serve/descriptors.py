@@ -1,4 +1,7 @@
-"""How many descriptors this process may have, and how they are shared out: its sockets to AWS must never be missing."""
+"""How many descriptors this process may have, and how they are shared out.
+
+Its sockets to AWS must never be missing.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,24 @@ from typing import Final
 
 __all__ = ["RESERVED", "Places", "places", "widened"]
 
-# For all that is no client's: pools of connections to AWS, the JWKS endpoint, instance metadata, name resolution, the
-# event loop, standard streams, and what the application's hooks open.
+# For all that is no client's: pools of connections to AWS, the JWKS endpoint, instance metadata,
+# name resolution, the event loop, standard streams, and what the application's hooks open.
 RESERVED: Final = 256
-# Of the places, a tenth and between these many are for who is not a client: who is not let in yet, refused, or speaks
-# plain HTTP, such as the load balancer's health checks. They leave within seconds.
+# Of the places, a tenth and between these many are for who is not a client: who is not let in yet,
+# refused, or speaks plain HTTP, such as the load balancer's health checks. They leave within
+# seconds.
 _STRANGERS_MIN, _STRANGERS_MAX = 1, 256
-# Beyond `client.connection_limit`, when that is what bounds the places: as many as come at once in a storm, and are told
-# to go elsewhere.
+# Beyond `client.connection_limit`, when that is what bounds the places: as many as come at once in
+# a storm, and are told to go elsewhere.
 _REFUSED_MIN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`sockets`: connections that may be open at once, whatever they are; `clients`: of them, those of clients."""
+    """`sockets`: connections that may be open at once, whatever they are.
+
+    `clients`: of them, those of clients.
+    """
 
     sockets: int
     clients: int

@@ -104,6 +104,11 @@ class ChannelRules:
             return self.without_namespace
         return self.namespaces.get(namespace)
 
+    def has_join_leave(self, channel: str) -> bool:
+        """Whether clients of `channel` are told who comes and goes."""
+        options = self.options(channel)
+        return options is not None and options.join_leave
+
 
 def listed_users(channel: str) -> frozenset[str] | None:
     """The users that a channel's name lists; None = it has no list. Whether that means something: `users_of`."""

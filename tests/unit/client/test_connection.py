@@ -1192,4 +1192,4 @@ async def test_a_canary_proves_the_queue(fleet: Fleet, node: LocalNode) -> None:
     assert not node.assembly.listener.hears
     node.assembly.intake.take([envelope([item])])
     assert node.assembly.listener.hears
-    assert node.assembly.canary.newest == 7
+    assert node.assembly.ears.newest == 7

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from roomcast.delivery.canary import REBUILD_PAUSE_MAX_S, REBUILD_PAUSE_S, Canary
+from roomcast.delivery.canary import REBUILD_PAUSE_MAX_S, REBUILD_PAUSE_S, Canary, CanaryEars
 from roomcast.delivery.canary_rules import (
     CANARY_CHANNEL,
     MISSED_INTERVALS,
@@ -19,6 +19,7 @@ from roomcast.delivery.canary_rules import (
     Hearing,
     canary_item,
 )
+from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.rounds import ROUND_S
 from roomcast.log.item import OFFSET_MAX, LogItem
 from roomcast.log.rules import MIN_RETENTION_MS
@@ -33,7 +34,7 @@ PassTime = Callable[[float], Awaitable[None]]
 
 
 @dataclass
-class Ears:
+class Heard:
     """One node's canary, with what it asks for recorded. Time passes as the test says."""
 
     world: MemoryWorld
@@ -48,7 +49,9 @@ class Ears:
     caught_up: int = 0
 
     def __post_init__(self) -> None:
+        self.ears = CanaryEars(Greetings(), self.clock, no_jitter, interval_s=INTERVAL_S)
         self.canary = Canary(
+            self.ears,
             MemoryChannelTable(self.world, self.clock),
             self.clock,
             Ids(f"batch-of-{self.name}-"),
@@ -56,22 +59,22 @@ class Ears:
             node=self.name,
             generation="0",
             interval_s=INTERVAL_S,
-            greet=self._greet,
-            rebuild=self._rebuild,
-            catch_up=self._catch_up,
-            newest_elsewhere=self._newest_elsewhere,
+            greeter=self,
+            rebuilder=self,
+            catch_up=self,
+            neighbours=self,
         )
 
-    async def _greet(self) -> Greeting:
+    async def greet(self) -> Greeting:
         return self.greeting
 
-    def _rebuild(self) -> None:
+    def rebuild_next(self) -> None:
         self.rebuilds += 1
 
-    def _catch_up(self) -> None:
+    def request(self) -> None:
         self.caught_up += 1
 
-    async def _newest_elsewhere(self) -> int:
+    async def newest_canary_elsewhere(self) -> int:
         if self.leases_fail is not None:
             raise self.leases_fail
         self.elsewhere += self.elsewhere_grows
@@ -85,14 +88,14 @@ class Ears:
 
         async def pause(seconds: float) -> None:
             wake_at_s.append(self.clock.monotonic_s() + seconds)
-            changes = [asyncio.ensure_future(each.wait()) for each in (woken, self.canary._changed)]
+            changes = [asyncio.ensure_future(each.wait()) for each in (woken, self.ears.changed)]
             try:
                 await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for change in changes:
                     change.cancel()
             woken.clear()
-            self.canary._changed.clear()
+            self.ears.changed.clear()
 
         monkeypatch.setattr(self.canary, "_pause", pause)
         task = asyncio.create_task(self.canary.run())
@@ -123,21 +126,21 @@ class Ears:
         return [item.offset for item in self.emitted()]
 
     def hear(self, item: LogItem) -> None:
-        self.canary.hear(
+        self.ears.hear(
             Record(item.channel, item.epoch, item.offset, item.last, item.ts, None), item.ts + 5
         )
 
 
 @pytest.fixture
-def ears() -> Ears:
-    return Ears(MemoryWorld(), ManualClock())
+def ears() -> Heard:
+    return Heard(MemoryWorld(), ManualClock())
 
 
 # ---- emitting
 
 
 async def test_who_hears_nothing_for_an_interval_emits(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S - 1)
@@ -152,17 +155,17 @@ async def test_who_hears_nothing_for_an_interval_emits(
     assert ears.numbers == list(range(first.offset, first.offset + 6))
 
 
-async def test_what_is_heard_is_not_emitted(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_heard_is_not_emitted(ears: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
         [emitted] = ears.emitted()
         for _ in range(5):
             await pass_time(INTERVAL_S - 1)
-            ears.canary.hear(
+            ears.ears.hear(
                 Record(
                     CANARY_CHANNEL,
                     emitted.epoch,
-                    ears.canary.newest + 1000,
+                    ears.ears.newest + 1000,
                     emitted.last,
                     emitted.ts,
                     None,
@@ -173,9 +176,9 @@ async def test_what_is_heard_is_not_emitted(ears: Ears, monkeypatch: pytest.Monk
 
 
 async def test_of_two_who_emit_at_once_one_is_heard(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Ears(ears.world, ears.clock, name="b")
+    other = Heard(ears.world, ears.clock, name="b")
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
         [first] = ears.emitted()
@@ -192,9 +195,9 @@ async def test_of_two_who_emit_at_once_one_is_heard(
 
 @pytest.mark.parametrize("off_s", [-86_400, -600, 600, 86_400])
 async def test_a_node_whose_clock_is_wrong_changes_nothing_when_it_leaves(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch, off_s: float
+    ears: Heard, monkeypatch: pytest.MonkeyPatch, off_s: float
 ) -> None:
-    wrong = Ears(ears.world, ManualClock(ears.clock.ms + round(off_s * 1000)), name="wrong")
+    wrong = Heard(ears.world, ManualClock(ears.clock.ms + round(off_s * 1000)), name="wrong")
     await wrong.canary._emit()
     ears.hear(ears.emitted()[-1])
     async with ears.running(monkeypatch) as pass_time:
@@ -203,15 +206,15 @@ async def test_a_node_whose_clock_is_wrong_changes_nothing_when_it_leaves(
             ears.hear(ears.emitted()[-1])
     assert [item.node for item in ears.emitted()] == ["wrong", *"aaaaa"]
     assert ears.numbers == list(range(ears.numbers[0], ears.numbers[0] + 6))
-    assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+    assert (ears.ears.hearing, ears.caught_up) == (Hearing.WELL, 0)
 
 
 @pytest.mark.parametrize("old", [1, 2, 40])
 async def test_a_fleet_that_starts_anew_below_what_was_emitted_goes_behind_it(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch, old: int
+    ears: Heard, monkeypatch: pytest.MonkeyPatch, old: int
 ) -> None:
     """A clock was ahead then, or is behind now: the number is taken by a canary that nobody hears any more."""
-    before = Ears(ears.world, ManualClock(ears.clock.ms + round(INTERVAL_S * 1000)), name="before")
+    before = Heard(ears.world, ManualClock(ears.clock.ms + round(INTERVAL_S * 1000)), name="before")
     for _ in range(old):
         await before.canary._emit()
     reads: list[str] = []
@@ -236,10 +239,10 @@ async def test_a_fleet_that_starts_anew_below_what_was_emitted_goes_behind_it(
 
 
 async def test_a_canary_whose_answer_was_lost_is_followed_by_the_next(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
-        ears.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+        ears.ears.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
         ears.world.fail_next("put_item", UnknownOutcome(), effect="applied")
         await pass_time(INTERVAL_S)
         assert ears.numbers == [8]
@@ -250,11 +253,11 @@ async def test_a_canary_whose_answer_was_lost_is_followed_by_the_next(
 
 
 async def test_who_lost_and_cannot_read_the_newest_goes_behind_who_won(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = Ears(ears.world, ears.clock, name="before")
+    before = Heard(ears.world, ears.clock, name="before")
     for each in (ears, before):
-        each.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+        each.ears.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
     await before.canary._emit()
     ears.world.fail_next("newest", Throttled("simulated"))
     async with ears.running(monkeypatch) as pass_time:
@@ -265,7 +268,7 @@ async def test_who_lost_and_cannot_read_the_newest_goes_behind_who_won(
 
 
 async def test_one_failure_of_the_table_is_made_up_for_before_anybody_doubts(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
         ears.world.fail_next("put_item", Throttled("simulated"), times=2)
@@ -277,7 +280,7 @@ async def test_one_failure_of_the_table_is_made_up_for_before_anybody_doubts(
 
 
 async def test_who_slept_sings_what_it_knows_when_it_wakes(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the decision and the request; wall clock and monotonic clock may both have gone on."""
     pause = ears.world.pause
@@ -299,7 +302,7 @@ async def test_who_slept_sings_what_it_knows_when_it_wakes(
 
 @pytest.mark.parametrize("in_table", [False, True])
 async def test_a_record_at_the_end_of_all_numbers_ends_nothing(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch, in_table: bool
+    ears: Heard, monkeypatch: pytest.MonkeyPatch, in_table: bool
 ) -> None:
     """Another program has written it: nodes emit and hear on as if it had not."""
     forged = Record(CANARY_CHANNEL, "e", OFFSET_MAX, OFFSET_MAX, 0, None)
@@ -311,27 +314,27 @@ async def test_a_record_at_the_end_of_all_numbers_ends_nothing(
             item, tail_valid_until_ms=item.ts + 1
         )
     async with ears.running(monkeypatch) as pass_time:
-        ears.canary.hear(forged, 0)
+        ears.ears.hear(forged, 0)
         for _ in range(5):
             await pass_time(INTERVAL_S)
             ears.hear(ears.emitted()[-1])
-            ears.canary.hear(forged, 0)
-    assert ears.canary.hearing is Hearing.WELL
-    assert ears.canary.newest == ears.emitted()[-1].offset
+            ears.ears.hear(forged, 0)
+    assert ears.ears.hearing is Hearing.WELL
+    assert ears.ears.newest == ears.emitted()[-1].offset
     assert len(ears.emitted()) == 5 + in_table
 
 
 @pytest.mark.parametrize("number", [NUMBER_MAX - 1, NUMBER_MAX])
 async def test_a_number_that_is_too_high_makes_a_node_degraded_for_one_silence(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch, number: int
+    ears: Heard, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
-        ears.canary.hear(Record(CANARY_CHANNEL, "e", number, number, 0, None), 0)
+        ears.ears.hear(Record(CANARY_CHANNEL, "e", number, number, 0, None), 0)
         states = []
         for _ in range(10):
             await pass_time(INTERVAL_S)
             ears.hear(ears.emitted()[-1])
-            states.append(ears.canary.hearing)
+            states.append(ears.ears.hearing)
     assert states[-6:] == [Hearing.WELL] * 6
     assert ears.rebuilds == 0, "its greeting came back"
 
@@ -339,61 +342,61 @@ async def test_a_number_that_is_too_high_makes_a_node_degraded_for_one_silence(
 # ---- hearing
 
 
-async def test_what_is_heard_keeps_all_well(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_heard_keeps_all_well(ears: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
     async with ears.running(monkeypatch) as pass_time:
         for _ in range(6):
             await pass_time(INTERVAL_S)
             ears.hear(ears.emitted()[-1])
-    assert ears.canary.hearing is Hearing.WELL
+    assert ears.ears.hearing is Hearing.WELL
     assert (ears.rebuilds, ears.caught_up) == (0, 0)
-    assert ears.canary.newest == ears.emitted()[-1].offset
-    assert ears.canary.latency is not None
-    assert ears.canary.latency.to_lambda_ms == 5
+    assert ears.ears.newest == ears.emitted()[-1].offset
+    assert ears.ears.latency is not None
+    assert ears.ears.latency.to_lambda_ms == 5
 
 
 async def test_a_silent_pipeline_is_told_and_made_up_for(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The own greeting is heard: it is not this node, and a new queue would not help."""
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S - 1)
-        assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+        assert (ears.ears.hearing, ears.caught_up) == (Hearing.WELL, 0)
         await pass_time(1)
-        assert ears.canary.hearing.value == "silent"
+        assert ears.ears.hearing.value == "silent"
         assert ears.rebuilds == 0
         for looks in (1, 2, 3):
             assert ears.caught_up == looks
             await pass_time(INTERVAL_S)
         assert len(ears.emitted()) >= 5, "it goes on emitting"
         ears.hear(ears.emitted()[-1])
-        assert ears.canary.hearing.value == "well"
+        assert ears.ears.hearing.value == "well"
         await pass_time(OVERDUE_S - 1)
         assert ears.caught_up == 4
 
 
 async def test_a_deaf_node_knows_though_it_emits_for_all(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others hear it, and have no reason to emit themselves."""
     ears.greeting = Greeting.NOT_HEARD
-    other = Ears(ears.world, ears.clock, name="b")
+    other = Heard(ears.world, ears.clock, name="b")
 
     async def newest_elsewhere() -> int:
         other.hear(ears.emitted()[-1])
-        return other.canary.newest
+        return other.ears.newest
 
-    ears.canary._newest_elsewhere = newest_elsewhere
+    monkeypatch.setattr(ears, "newest_canary_elsewhere", newest_elsewhere)
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
-        assert ears.canary.hearing.value == "silent", "the others may have heard the last one"
+        assert ears.ears.hearing.value == "silent", "the others may have heard the last one"
         assert (ears.rebuilds, ears.caught_up) == (1, 1)
         await pass_time(INTERVAL_S)
-        assert ears.canary.hearing is Hearing.DEAF
+        assert ears.ears.hearing is Hearing.DEAF
         assert {item.node for item in ears.emitted()} == {"a"}
 
 
 async def test_what_comes_while_it_is_asked_settles_it(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was suspended finds the canaries in its queue when it wakes."""
 
@@ -401,11 +404,11 @@ async def test_what_comes_while_it_is_asked_settles_it(
         ears.hear(ears.emitted()[-1])
         return Greeting.HEARD
 
-    ears.canary._greet = greet
+    monkeypatch.setattr(ears, "greet", greet)
     async with ears.running(monkeypatch) as pass_time:
         ears.clock.advance(10_000)
         await pass_time(1)
-        assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+        assert (ears.ears.hearing, ears.caught_up) == (Hearing.WELL, 0)
         await pass_time(OVERDUE_S - 2)
         assert ears.caught_up == 0
 
@@ -414,86 +417,86 @@ async def test_what_comes_while_it_is_asked_settles_it(
 
 
 async def test_what_was_written_and_does_not_come_round_is_looked_into_soon(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ears.greeting = Greeting.NOT_HEARD
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(1)
-        ears.canary.wrote()
+        ears.ears.wrote()
         await settled()
         await pass_time(ROUND_S - 1)
-        assert (ears.canary.hearing, ears.rebuilds) == (Hearing.WELL, 0)
+        assert (ears.ears.hearing, ears.rebuilds) == (Hearing.WELL, 0)
         await pass_time(1)
-        assert ears.canary.hearing.value == "silent"
+        assert ears.ears.hearing.value == "silent"
         assert (ears.rebuilds, ears.caught_up) == (1, 1)
-        assert ears.canary.late_s == ROUND_S
+        assert ears.ears.late_s == ROUND_S
         for _ in range(10):
-            ears.canary.wrote()
+            ears.ears.wrote()
             await pass_time(1)
         assert ears.caught_up == 1, "asked once, and then in each interval"
         await pass_time(INTERVAL_S)
         assert ears.caught_up == 2
-        ears.canary.came()
-        assert (ears.canary.hearing.value, ears.canary.late_s) == ("well", 0)
+        ears.ears.came()
+        assert (ears.ears.hearing.value, ears.ears.late_s) == ("well", 0)
         await pass_time(ROUND_S)
         assert ears.caught_up == 2
 
 
 async def test_whatever_comes_from_the_table_shows_that_it_does(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
         for number in range(1, 20):
-            ears.canary.wrote()
+            ears.ears.wrote()
             await settled()
             await pass_time(ROUND_S - 1)
             if number % 2:
-                ears.canary.came()
+                ears.ears.came()
             else:
-                ears.canary.hear(Record(CANARY_CHANNEL, "e", number, number, 0, None), 0)
-    assert (ears.canary.hearing, ears.caught_up) == (Hearing.WELL, 0)
+                ears.ears.hear(Record(CANARY_CHANNEL, "e", number, number, 0, None), 0)
+    assert (ears.ears.hearing, ears.caught_up) == (Hearing.WELL, 0)
 
 
 async def test_records_that_come_do_not_make_up_for_canaries_that_do_not(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
-        assert ears.canary.hearing.value == "silent"
-        ears.canary.wrote()
+        assert ears.ears.hearing.value == "silent"
+        ears.ears.wrote()
         await settled()
         await pass_time(ROUND_S)
-        ears.canary.came()
-        assert ears.canary.hearing.value == "silent"
+        ears.ears.came()
+        assert ears.ears.hearing.value == "silent"
 
 
 async def test_a_canary_that_others_sang_and_that_was_not_heard_must_come_too(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deaf node whose clients write nothing: in its turn it finds the number taken."""
     ears.greeting = Greeting.NOT_HEARD
-    ears.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
-    other = Ears(ears.world, ears.clock, name="b")
-    other.canary.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+    ears.ears.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
+    other = Heard(ears.world, ears.clock, name="b")
+    other.ears.hear(Record(CANARY_CHANNEL, "e", 7, 7, 0, None), 0)
     await other.canary._emit()
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(INTERVAL_S)
         await pass_time(ROUND_S - 1)
-        assert (ears.canary.hearing, ears.rebuilds) == (Hearing.WELL, 0)
+        assert (ears.ears.hearing, ears.rebuilds) == (Hearing.WELL, 0)
         await pass_time(1)
-        assert (ears.canary.hearing.value, ears.rebuilds) == ("silent", 1)
-        assert ears.clock.monotonic_s() < OVERDUE_S + ears.canary.silence_s
+        assert (ears.ears.hearing.value, ears.rebuilds) == ("silent", 1)
+        assert ears.clock.monotonic_s() < OVERDUE_S + ears.ears.silence_s
 
 
-async def test_when_others_sang_last(ears: Ears) -> None:
+async def test_when_others_sang_last(ears: Heard) -> None:
     """By their clocks, never later than now; and what this node tried to emit may be its own."""
     now = ears.clock.now_ms()
 
     def heard(number: int, ts: int) -> int:
-        ears.canary.hear(Record(CANARY_CHANNEL, "e", number, number, ts, None), 0)
-        return ears.canary.emitted_elsewhere_ms
+        ears.ears.hear(Record(CANARY_CHANNEL, "e", number, number, ts, None), 0)
+        return ears.ears.emitted_elsewhere_ms
 
-    assert ears.canary.emitted_elsewhere_ms == 0
+    assert ears.ears.emitted_elsewhere_ms == 0
     assert heard(7, now - 300) == now - 300
     assert heard(6, now) == now - 300, "old news"
     ears.world.fail_next("put_item", UnknownOutcome(), effect="applied")
@@ -506,14 +509,14 @@ async def test_when_others_sang_last(ears: Ears) -> None:
 
 
 async def test_a_deaf_node_gets_a_new_queue_but_not_without_end(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ears.greeting, ears.elsewhere, ears.elsewhere_grows = Greeting.NOT_HEARD, 10**9, True
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
-        assert (ears.canary.hearing.value, ears.rebuilds, ears.caught_up) == ("silent", 1, 1)
+        assert (ears.ears.hearing.value, ears.rebuilds, ears.caught_up) == ("silent", 1, 1)
         await pass_time(REBUILD_PAUSE_S - 1)
-        assert (ears.canary.hearing.value, ears.rebuilds) == ("deaf", 1)
+        assert (ears.ears.hearing.value, ears.rebuilds) == ("deaf", 1)
         await pass_time(1)
         assert ears.rebuilds == 2
         # After 120, 240, 480, 960 s, and so on.
@@ -523,23 +526,23 @@ async def test_a_deaf_node_gets_a_new_queue_but_not_without_end(
             await pass_time(REBUILD_PAUSE_MAX_S)
         assert ears.rebuilds == 10
         # Heard in between: another silence is another fault.
-        ears.canary.hear(Record(CANARY_CHANNEL, "e", 10**9, 10**9, 0, None), 0)
+        ears.ears.hear(Record(CANARY_CHANNEL, "e", 10**9, 10**9, 0, None), 0)
         ears.elsewhere = 2 * 10**9
-        assert ears.canary.hearing.value == "well"
+        assert ears.ears.hearing.value == "well"
         await pass_time(REBUILD_PAUSE_MAX_S + REBUILD_PAUSE_S)
         assert ears.rebuilds == 14
 
 
 async def test_a_deaf_node_that_cannot_greet_gets_a_new_queue_too(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others go on hearing: topic and pipeline are in order, and it is this node."""
     ears.greeting, ears.elsewhere, ears.elsewhere_grows = Greeting.NOT_SENT, 10**9, True
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
-        assert (ears.canary.hearing.value, ears.rebuilds) == ("silent", 0)
+        assert (ears.ears.hearing.value, ears.rebuilds) == ("silent", 0)
         await pass_time(INTERVAL_S)
-        assert (ears.canary.hearing.value, ears.rebuilds) == ("deaf", 1)
+        assert (ears.ears.hearing.value, ears.rebuilds) == ("deaf", 1)
         await pass_time(REBUILD_PAUSE_S - 1)
         assert ears.rebuilds == 1
         await pass_time(3600)
@@ -547,18 +550,18 @@ async def test_a_deaf_node_that_cannot_greet_gets_a_new_queue_too(
 
 
 async def test_a_topic_that_delivers_nothing_makes_nobody_deaf(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others heard one canary more before it began: that is all, and it grows no more."""
     ears.greeting, ears.elsewhere = Greeting.NOT_HEARD, 10**9
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(3600)
-        assert ears.canary.hearing is Hearing.SILENT
+        assert ears.ears.hearing is Hearing.SILENT
         assert ears.rebuilds > 1, "but perhaps the subscription is gone"
 
 
 async def test_leases_that_could_not_be_read_once_are_no_sign_of_growth(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ears.greeting, ears.elsewhere, ears.leases_fail = (
         Greeting.NOT_SENT,
@@ -567,35 +570,35 @@ async def test_leases_that_could_not_be_read_once_are_no_sign_of_growth(
     )
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S)
-        assert (ears.canary.hearing.value, ears.caught_up) == ("silent", 1)
+        assert (ears.ears.hearing.value, ears.caught_up) == ("silent", 1)
         ears.leases_fail = None
         await pass_time(5 * INTERVAL_S)
-        assert (ears.canary.hearing.value, ears.rebuilds) == ("silent", 0)
+        assert (ears.ears.hearing.value, ears.rebuilds) == ("silent", 0)
         ears.elsewhere += 1
         await pass_time(INTERVAL_S)
-        assert (ears.canary.hearing.value, ears.rebuilds) == ("deaf", 1)
+        assert (ears.ears.hearing.value, ears.rebuilds) == ("deaf", 1)
 
 
 @pytest.mark.parametrize("elsewhere", [0, 10**9])
 async def test_an_outage_of_the_topic_makes_nobody_change_queues(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch, elsewhere: int
+    ears: Heard, monkeypatch: pytest.MonkeyPatch, elsewhere: int
 ) -> None:
     """The last canary reached some nodes and not others, and nothing comes after it: new queues could not be subscribed."""
     ears.greeting, ears.elsewhere = Greeting.NOT_SENT, elsewhere
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(3600)
-    assert ears.canary.hearing is Hearing.SILENT
+    assert ears.ears.hearing is Hearing.SILENT
     assert ears.rebuilds == 0
     assert ears.caught_up > 100
 
 
 async def test_a_fault_of_the_table_or_of_the_leases_ends_nothing(
-    ears: Ears, monkeypatch: pytest.MonkeyPatch
+    ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ears.world.fail_next("put_item", Throttled("simulated"), times=8)
     ears.leases_fail = Throttled("simulated")
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(OVERDUE_S + 3 * INTERVAL_S)
-        assert ears.canary.hearing is Hearing.SILENT
+        assert ears.ears.hearing is Hearing.SILENT
         assert len(ears.emitted()) == 1
         assert ears.caught_up >= 3

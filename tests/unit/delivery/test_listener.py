@@ -12,11 +12,13 @@ import pytest
 from roomcast.delivery import listener as listener_module
 from roomcast.delivery import poller as poller_module
 from roomcast.delivery.envelope import parse
-from roomcast.delivery.listener import GREETINGS_MAX, Listener
+from roomcast.delivery.greetings import GREETINGS_MAX, Greetings
+from roomcast.delivery.listener import Listener
 from roomcast.delivery.poller import Poller
+from roomcast.delivery.queue_state import QueueState
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryQueue, MemoryTopic
-from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, no_jitter, running, settled, until
+from tests.unit.worlds import POLL_WAIT_S, Fleet, ids, no_jitter, running, settled, until
 
 # Longer than memory takes for anything; a greeting that is not heard in this time was lost.
 GREETING_WAIT_S: Final = 0.05
@@ -31,36 +33,38 @@ class World:
         self.existing_when_told: list[bool] = []
         self.caught_up = 0
         self.deaf = False
+        self.greetings = Greetings()
         self.listener = Listener(
             self.queue,
             MemoryTopic(self.world),
-            Ids("id"),
+            self.greetings,
+            ids("a"),
             node="a",
-            queue_name=Ids("queue"),
+            queue_prefix="queue-",
             greeting_wait_s=GREETING_WAIT_S,
-            opened=self._opened,
-            catch_up=self._catch_up,
+            holder=self,
+            catch_up=self,
         )
         self.poller = Poller(
-            self.queue, self.fleet.clock, no_jitter, self._take, self.listener.rebuild
+            self.queue, self.fleet.clock, no_jitter, QueueState(), self, self.listener
         )
 
     @property
     def name(self) -> str:
         return self.opened[-1]
 
-    async def _opened(self, name: str) -> None:
-        self.opened.append(name)
-        self.existing_when_told.append(name in self.world.queues)
+    async def hold(self, queue: str) -> None:
+        self.opened.append(queue)
+        self.existing_when_told.append(queue in self.world.queues)
 
-    def _catch_up(self) -> None:
+    def request(self) -> None:
         self.caught_up += 1
 
-    def _take(self, bodies: Sequence[str]) -> None:
+    def take(self, bodies: Sequence[str]) -> None:
         for body in bodies:
             for signal in parse(body).signals:
                 if not self.deaf:
-                    self.listener.greeted(signal.id)
+                    self.greetings.greeted(signal.id)
 
 
 @asynccontextmanager
@@ -86,11 +90,13 @@ async def test_the_lease_knows_the_queue_before_it_exists(world: World) -> None:
     await world.listener.close()
 
 
-async def test_a_queue_is_not_created_when_the_lease_cannot_be_written(world: World) -> None:
+async def test_a_queue_is_not_created_when_the_lease_cannot_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def refused(_: str) -> None:
         raise Refused("no permission")
 
-    world.listener._opened = refused
+    monkeypatch.setattr(world, "hold", refused)
     with pytest.raises(Refused):
         await world.listener.open()
     assert world.world.queues == {}
@@ -121,7 +127,7 @@ async def test_a_greeting_that_cannot_be_sent_proves_nothing(world: World) -> No
 
 
 async def test_somebody_elses_greeting_proves_nothing(world: World) -> None:
-    world.listener.greeted("unknown")
+    world.greetings.greeted("unknown")
     assert not world.listener.hears
 
 

@@ -13,6 +13,7 @@ from roomcast.delivery import poller as poller_module
 from roomcast.delivery.deleter import FAILURES_TOLD
 from roomcast.delivery.poller import POLLERS_MAX, TAKE_CHARS, Poller
 from roomcast.delivery.ports import Gone
+from roomcast.delivery.queue_state import QueueState
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryQueue
 from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, running, settled, until
@@ -27,13 +28,14 @@ class World:
         self.taken: list[str] = []
         self.receives: list[int] = []
         self.rebuilds = 0
-        self.poller = Poller(self.queue, self.fleet.clock, no_jitter, self._take, self._rebuild)
+        self.state = QueueState()
+        self.poller = Poller(self.queue, self.fleet.clock, no_jitter, self.state, self, self)
 
-    def _take(self, bodies: Sequence[str]) -> None:
+    def take(self, bodies: Sequence[str]) -> None:
         self.taken.extend(bodies)
         self.receives.append(len(bodies))
 
-    async def _rebuild(self) -> None:
+    async def rebuild(self) -> None:
         self.rebuilds += 1
         await self.queue.close()
         await self.queue.open(f"{NAME}{self.rebuilds}")
@@ -68,7 +70,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 async def test_large_messages_are_handed_on_in_portions_and_others_have_their_turn(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half, whole = "h" * (TAKE_CHARS // 2), "w" * (TAKE_CHARS + 1)
     bodies = ["small", half, "s", half, half, whole, "last"]
@@ -78,7 +80,7 @@ async def test_large_messages_are_handed_on_in_portions_and_others_have_their_tu
     def take(portion: Sequence[str]) -> None:
         taken_in.append((turns, list(portion)))
 
-    world.poller = Poller(world.queue, world.fleet.clock, no_jitter, take, world._rebuild)
+    monkeypatch.setattr(world, "take", take)
     async with polling(world):
         while sum(len(portion) for _, portion in taken_in) < len(bodies):
             turns += 1
@@ -135,7 +137,7 @@ async def test_full_receives_call_for_more_at_once_within_a_bound(world: World) 
         await until(lambda: len(world.taken) == 500 and world.stored == 0)
         assert sorted(map(int, world.taken)) == list(range(500))
         assert 1 < most <= POLLERS_MAX
-        await until(lambda: not world.poller._extra)
+        await until(lambda: not world.state.extra)
 
 
 async def test_one_receive_at_a_time_when_little_comes(world: World) -> None:
@@ -143,7 +145,7 @@ async def test_one_receive_at_a_time_when_little_comes(world: World) -> None:
         for number in range(20):
             world.send(str(number))
             await until(lambda number=number: len(world.taken) == number + 1)  # type: ignore[misc]
-        assert not world.poller._extra
+        assert not world.state.extra
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ async def test_what_waits_to_be_deleted_goes_with_a_queue_that_is_replaced(world
         world.send(*[str(number) for number in range(200)])
         await until(lambda: len(world.taken) == 200)
         deletes = held.count
-        world.poller.rebuild_next()
+        world.state.rebuild_next()
         await until(lambda: world.rebuilds == 1 and not world.poller.is_gone)
         held.release()
         world.send("another")
@@ -257,10 +259,10 @@ async def test_a_rebuild_that_is_asked_for_during_another_is_done(world: World) 
     """The lease was lost meanwhile: the queue that was just made belongs to the old one."""
     held = world.fleet.traffic.hold("open")
     async with polling(world):
-        await until(lambda: world.poller._receiving)
-        world.poller.rebuild_next()
+        await until(lambda: world.state.receiving)
+        world.state.rebuild_next()
         await held.arrived()
-        world.poller.rebuild_next()
+        world.state.rebuild_next()
         held.release()
         await until(lambda: world.rebuilds == 2 and not world.poller.is_gone)
 
@@ -277,9 +279,9 @@ async def test_what_further_receivers_have_under_way_proves_nothing_of_the_next_
         late = world.fleet.traffic.hold("receive", "answer")
         world.send(*[str(number) for number in range(30, 50)])
         await late.arrived()
-        world.poller.rebuild_next()
+        world.state.rebuild_next()
         await settled()
-        assert not world.poller._extra
+        assert not world.state.extra
         late.release()
         await until(lambda: world.rebuilds == 1 and not world.poller.is_gone)
 
@@ -299,7 +301,7 @@ async def test_a_further_receiver_that_fails_leaves_it_to_the_first(world: World
 async def test_the_end_does_not_wait_for_further_receivers(world: World) -> None:
     task = asyncio.create_task(world.poller.run())
     world.send(*[str(number) for number in range(10)])
-    await until(lambda: world.poller._extra)
+    await until(lambda: world.state.extra)
     held = world.fleet.traffic.hold("receive")
     await held.arrived(2)
     task.cancel()
@@ -311,15 +313,15 @@ async def test_how_late_the_newest_message_came(world: World) -> None:
     world.send("at once")
     async with polling(world):
         await until(lambda: world.taken)
-        assert (world.poller.lag_ms, world.poller.skew_ms) == (0, 0)
+        assert (world.state.lag_ms, world.state.skew_ms) == (0, 0)
     world.send("old")
     world.fleet.clock.advance(5)
     world.send("new")
     world.fleet.clock.advance(2)
     async with polling(world):
         await until(lambda: world.taken == ["at once", "old", "new"])
-        assert (world.poller.lag_ms, world.poller.skew_ms) == (2000, 0)
-        await until(lambda: world.poller.lag_ms == 0)
+        assert (world.state.lag_ms, world.state.skew_ms) == (2000, 0)
+        await until(lambda: world.state.lag_ms == 0)
 
 
 @pytest.mark.parametrize("ahead_s", [60, -60])
@@ -329,7 +331,7 @@ async def test_a_clock_that_differs_from_the_queues_is_no_lag(world: World, ahea
     async with polling(world):
         world.send("one")
         await until(lambda: world.taken)
-        assert (world.poller.lag_ms, world.poller.skew_ms) == (0, ahead_s * 1000)
+        assert (world.state.lag_ms, world.state.skew_ms) == (0, ahead_s * 1000)
 
 
 async def test_messages_whose_time_is_not_known_are_not_late(world: World) -> None:
@@ -337,16 +339,16 @@ async def test_messages_whose_time_is_not_known_are_not_late(world: World) -> No
     world.send("one")
     async with polling(world):
         await until(lambda: world.taken)
-        assert world.poller.lag_ms == 0
+        assert world.state.lag_ms == 0
 
 
 async def test_a_queue_that_is_given_up_counts_as_gone_until_there_is_another(world: World) -> None:
     """A receive that was cancelled for a rebuild is no sign of health."""
     world.poller._failures = 7
     async with polling(world):
-        await until(lambda: world.poller._receiving)
+        await until(lambda: world.state.receiving)
         world.fleet.world.fail_next("open", Throttled("simulated"))
-        world.poller.rebuild_next()
+        world.state.rebuild_next()
         assert world.poller.is_gone
         await until(lambda: world.poller.failures == 8)
         assert world.poller.is_gone

@@ -18,9 +18,10 @@ from pytest_aiohttp import AiohttpClient
 import roomcast.dev.demo as demo
 from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
 from roomcast.config.config import ClientConfig, Config, TokenConfig, dev_config, load
-from roomcast.serve.serve import build_app
+from roomcast.serve.http_app import build_app
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules
+from tests.unit.worlds import Fleet
 
 SECRET = "a secret of a test, of more than 32 bytes"
 PEERS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
@@ -426,7 +427,8 @@ def test_only_the_development_server_has_these_routes(demo_urls: tuple[str, ...]
     config = load(
         None, {"ROOMCAST_AWS_TOPIC_ARN": "arn:aws:sns:us-east-1:123456789012:t"}, demo=True
     )
-    app = build_app(config, demo_urls=demo_urls, machine=None)
+    node = Fleet().node().assembly.node
+    app = build_app(config, node, metrics=bytes, demo_urls=demo_urls)
     paths = {route.resource.canonical for route in app.router.routes() if route.resource}
     assert "/connection/websocket" in paths
     assert bool({path for path in paths if path.startswith("/demo") or path == "/"}) is (

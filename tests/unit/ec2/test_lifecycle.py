@@ -56,8 +56,8 @@ class World:
             launch_hook=launch_hook,
             terminate_hook=terminate_hook,
             poll_s=0.0,
-            stop=self._stop,
-            others_here=self._others_here,
+            stop=self,
+            neighbours=self,
         )
 
     async def outlook(self) -> Outlook:
@@ -83,10 +83,10 @@ class World:
         if self.refuses is not None:
             raise self.refuses
 
-    def _stop(self) -> None:
+    def set(self) -> None:
         self.stops += 1
 
-    async def _others_here(self) -> bool:
+    async def others_here(self) -> bool:
         await asyncio.sleep(0)
         if isinstance(self.others, PortError):
             raise self.others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -23,15 +23,24 @@ class World:
     def __init__(self) -> None:
         self.fleet = Fleet()
         self.slept: list[float] = []
-        self.lost: list[Lease] = []
+        # Those that were written after another one was lost.
+        self.next: list[Lease] = []
+        # What is reported.
+        self.changes: dict[str, Any] = {}
         self.keeper = self.made(0.0)
-        self.keeper.lost = self.lost.append
+
+    def report(self, held: Lease) -> Lease:
+        return replace(held, **self.changes)
+
+    def lost(self, next_lease: Lease) -> None:
+        self.next.append(next_lease)
 
     def made(self, random: float) -> LeaseKeeper:
         return LeaseKeeper(
             MemoryLeases(self.fleet.world),
             self.fleet.clock,
             lambda: random,
+            owner=self,
             node="a",
             new_id=Ids("next"),
             ttl_s=TTL_S,
@@ -194,7 +203,7 @@ async def test_nothing_is_written_before_there_is_a_queue_to_hold(world: World) 
     async with running(world.keeper.run()):
         await settled()
     assert not world.fleet.world.leases
-    assert not world.lost
+    assert not world.next
 
 
 async def test_a_lease_that_was_reaped_is_followed_by_another(world: World) -> None:
@@ -203,11 +212,11 @@ async def test_a_lease_that_was_reaped_is_followed_by_another(world: World) -> N
     before = world.lease()
     world.fleet.world.reap("a")
     async with running(world.keeper.run()):
-        await until(lambda: world.lost)
+        await until(lambda: world.next)
         assert world.keeper.id != "a"
         await settled()
     assert world.lease() == replace(before, reaped=1), "what the reaper works on is left alone"
-    [another] = world.lost
+    [another] = world.next
     assert world.fleet.world.leases[world.keeper.id].state == "live"
     assert another.queue == "", "the old queue is lost: the reaper is to delete it"
     assert world.keeper.held
@@ -222,10 +231,10 @@ async def test_a_lease_that_is_gone_is_followed_by_another(world: World) -> None
     await world.keeper.hold("queue-1")
     del world.fleet.world.leases["a"]
     await world.keeper.enter("live")
-    assert [lease.node for lease in world.lost] == [world.keeper.id]
+    assert [lease.node for lease in world.next] == [world.keeper.id]
     assert set(world.fleet.world.leases) == {world.keeper.id}
     await world.keeper.enter("draining")
-    assert len(world.lost) == 1
+    assert len(world.next) == 1
 
 
 async def test_a_loss_that_shows_while_the_queue_is_replaced_costs_no_second_queue(
@@ -234,7 +243,7 @@ async def test_a_loss_that_shows_while_the_queue_is_replaced_costs_no_second_que
     await world.keeper.hold("queue-1")
     world.fleet.world.reap("a")
     await world.keeper.hold("queue-2")
-    assert [lease.queue for lease in world.lost] == ["queue-2"]
+    assert [lease.queue for lease in world.next] == ["queue-2"]
 
 
 async def test_the_next_lease_is_written_until_it_is_there(world: World) -> None:
@@ -243,10 +252,10 @@ async def test_the_next_lease_is_written_until_it_is_there(world: World) -> None
     world.fleet.world.fail_next("put", Throttled(), times=2)
     await world.keeper.enter("live")
     assert not world.keeper.held
-    assert not world.lost, "nothing may be held under a lease that is not there"
+    assert not world.next, "nothing may be held under a lease that is not there"
     async with running(world.keeper.run()):
-        await until(lambda: world.lost)
-    assert len(world.lost) == 1
+        await until(lambda: world.next)
+    assert len(world.next) == 1
     assert world.keeper.held
 
 
@@ -259,7 +268,7 @@ async def test_a_row_whose_answer_was_lost_never_comes_to_life_again(world: Worl
     reaped = world.lease()
     await world.keeper.hold("queue-1")
     assert world.lease() == reaped
-    assert [lease.node for lease in world.lost] == [world.keeper.id] != ["a"]
+    assert [lease.node for lease in world.next] == [world.keeper.id] != ["a"]
     await world.keeper.drop()
     assert not world.fleet.world.leases, "the end drops what may be there as well"
 
@@ -339,7 +348,7 @@ async def test_a_lease_whose_canary_stays_the_same_hides_no_other(world: World) 
 
 
 async def test_heartbeats_say_how_the_node_is_doing(world: World) -> None:
-    world.keeper.report = lambda lease: replace(lease, connections=7, lag_ms=3)
+    world.changes = {"connections": 7, "lag_ms": 3}
     await world.keeper.hold("queue-1")
     assert (world.lease().connections, world.lease().lag_ms) == (7, 3)
 
@@ -369,6 +378,7 @@ async def test_it_knows_whether_another_node_of_its_machine_lives(world: World) 
         MemoryLeases(world.fleet.world),
         world.fleet.clock,
         lambda: 0.0,
+        owner=world,
         node="a",
         new_id=Ids("next"),
         ttl_s=TTL_S,

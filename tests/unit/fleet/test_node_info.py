@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
@@ -72,7 +72,7 @@ async def test_those_who_ask_at_once_share_the_answer(
         asked.append(signal)
         heard(signal)
 
-    monkeypatch.setattr(there.assembly.node.node_info, "heard", note)
+    monkeypatch.setitem(there.assembly.intake._handlers._by_kind, "survey", note)  # type: ignore[attr-defined]
     results = await asyncio.gather(*(here.assembly.node.node_info.channels("") for _ in range(5)))
     assert results == [Counted({}, whole=True)] * 5
     assert [signal.kind for signal in asked if signal.node == "a"] == ["survey"]
@@ -141,7 +141,9 @@ async def test_too_many_surveys_at_once(
 
 
 class Alone:
-    """A node_info without a node around it."""
+    """A NodeInfo without a node around it."""
+
+    lease = "a"
 
     def __init__(self) -> None:
         self.world = MemoryWorld()
@@ -153,11 +155,17 @@ class Alone:
             self,
             ManualClock(),
             lambda: str(len(self.sent)),
-            self._send,
-            lambda work: self.background.add(asyncio.ensure_future(work)),
-            lambda: "a",
+            self,
+            self,
+            self,
             node="a",
         )
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        self.background.add(asyncio.ensure_future(work))
+
+    def numbers(self, held: Lease) -> Lease:
+        return replace(held, connections=77)
 
     def names(self) -> list[str]:
         return ["one", "gone"]
@@ -165,7 +173,7 @@ class Alone:
     def count(self, channel: str) -> int:
         return 1 if channel == "one" else 0
 
-    def _send(self, signal: Signal) -> bool:
+    def send(self, signal: Signal) -> bool:
         self.sent.append(signal)
         return self.takes
 
@@ -238,7 +246,6 @@ async def test_the_nodes_that_live_are_listed_the_oldest_first() -> None:
         "reaped": lease("reaped", reaped=3),
         "old": lease("old", started_at=2),
     }
-    alone.node_info.itself = lambda held: replace(held, connections=77)
     found = await alone.node_info.nodes()
     assert [(each.node, each.connections) for each in found] == [
         ("old", 0),

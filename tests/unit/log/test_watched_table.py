@@ -20,12 +20,13 @@ class World:
     def __init__(self) -> None:
         self.fleet = Fleet()
         self.clock = self.fleet.clock
-        self.table = WatchedTable(MemoryChannelTable(self.fleet.world, self.clock), self.clock)
+        self.table = WatchedTable(
+            MemoryChannelTable(self.fleet.world, self.clock), self.clock, self
+        )
         self.log = ChannelLog(self.table, self.clock, Ids("a"), no_jitter, node="a", generation="0")
         self.written = 0
-        self.table.written = self._written
 
-    def _written(self) -> None:
+    def wrote(self) -> None:
         self.written += 1
 
     async def reads_fail(self, error: PortError, times: int = 1) -> None:
@@ -103,12 +104,14 @@ async def test_an_item_that_no_node_wrote_says_that_the_table_answers(world: Wor
     assert (world.table.fails, world.table.trouble()) == (False, "")
 
 
-async def test_whoever_listens_is_told_of_what_is_in(world: World) -> None:
+async def test_whoever_listens_is_told_of_what_is_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of appends, with a key or without; and not of heads, which do not come round, nor of races that were lost."""
     node, other = world.fleet.node("a"), world.fleet.node("b")
     told: list[str] = []
-    node.assembly.table.written = lambda: told.append("a")
-    other.assembly.table.written = lambda: told.append("b")
+    monkeypatch.setattr(node.assembly.ears, "wrote", lambda: told.append("a"))
+    monkeypatch.setattr(other.assembly.ears, "wrote", lambda: told.append("b"))
     client = await node.client()
     await client.subscribe("room")
     assert told == []

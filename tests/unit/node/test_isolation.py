@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.lease import LeaseKeeper, NothingToReport
 from roomcast.fleet.lease_record import Lease
 from roomcast.node.isolation import Isolation
 from roomcast.ports import PortError, UnknownOutcome
@@ -32,6 +32,7 @@ class World:
             self.leases,
             clock,
             no_jitter,
+            owner=NothingToReport(),
             node="a",
             new_id=Ids("next"),
             ttl_s=TTL_S,
@@ -40,7 +41,7 @@ class World:
         self.isolation = Isolation(
             self.lease,
             self.node.assembly.table,
-            self.node.assembly.canary,
+            self.node.assembly.ears,
             clock,
             no_jitter,
             look_s=LOOK_S,
@@ -53,8 +54,8 @@ class World:
         assert self.lease.has_ended
 
     def b_emits(self) -> None:
-        canary, now = self.node.assembly.canary, self.fleet.clock.now_ms()
-        canary.hear(Record(CANARY_CHANNEL, "e", canary.newest + 1, 1, now, None), now)
+        ears, now = self.node.assembly.ears, self.fleet.clock.now_ms()
+        ears.hear(Record(CANARY_CHANNEL, "e", ears.newest + 1, 1, now, None), now)
 
     async def b_beats(self) -> None:
         now = self.fleet.clock.now_ms()

@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from roomcast.gateway.http import add_metrics_route
-from roomcast.node.node import Health
+from roomcast.node.health import Health
 from roomcast.node.prometheus import FAMILIES, Exposition, Source
 from roomcast.observe.counters import Histogram
 from roomcast.ports import Throttled

@@ -14,6 +14,7 @@ from roomcast.presence import reads as presence_reads
 from roomcast.presence.book import LEASES_LEFT_MAX, PresenceBook
 from roomcast.presence.reads import CACHE_S
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
+from roomcast.wire.publication import ClientInfo
 from tests.unit.worlds import Fleet, info, settled, until
 
 CHANNEL: Final = "room"
@@ -23,11 +24,18 @@ LEASE_S: Final = 60
 class World:
     def __init__(self) -> None:
         self.fleet = Fleet()
+        # Whose entries were written again, by channel and client.
+        self.again: list[tuple[str, str]] = []
         self.books = {name: self.book(name) for name in "ab"}
 
     def book(self, node: str) -> PresenceBook:
         world = self.fleet.world
-        return PresenceBook(MemoryPresence(world), MemoryLeases(world), self.fleet.clock, node=node)
+        return PresenceBook(
+            MemoryPresence(world), MemoryLeases(world), self.fleet.clock, node=node, listener=self
+        )
+
+    def entered_again(self, channel: str, info: ClientInfo) -> None:
+        self.again.append((channel, info.client))
 
     def live(self, node: str, for_s: float = LEASE_S) -> None:
         now = self.fleet.clock.now_ms()
@@ -235,8 +243,7 @@ async def test_entries_are_written_again_under_another_lease(world: World) -> No
     for client in clients:
         await book.enter(CHANNEL, client)
     await book.exit(CHANNEL, clients[0])
-    again: list[tuple[str, str]] = []
-    book.entered_again = lambda channel, client: again.append((channel, client.client))
+    again = world.again
     running = asyncio.create_task(book.run())
     del world.fleet.world.leases["a"]
     world.live("a2")
@@ -253,8 +260,7 @@ async def test_entries_are_written_again_under_another_lease(world: World) -> No
 async def test_who_leaves_while_entries_are_written_again_is_gone(world: World) -> None:
     book = world.books["a"]
     await book.enter(CHANNEL, info("c1"))
-    again: list[str] = []
-    book.entered_again = lambda channel, client: again.append(client.client)
+    again = world.again
     held = world.fleet.traffic.hold("add", "call")
     running = asyncio.create_task(book.run())
     book.move("a2")

@@ -549,21 +549,34 @@ async def test_a_queue_that_a_node_made_under_a_tombstone_is_an_orphan(world: Wo
     assert world.state == whole("a")
 
 
+class Moves:
+    """The owner of a lease with presence entries."""
+
+    def __init__(self, book: PresenceBook) -> None:
+        self._book = book
+
+    def report(self, held: Lease) -> Lease:
+        return held
+
+    def lost(self, next_lease: Lease) -> None:
+        self._book.move(next_lease.node)
+
+
 async def test_an_orderly_end_tells_of_entries_under_a_lease_that_was_lost(world: World) -> None:
     """The lease was lost and dropped long ago, and the entry under it could not be removed."""
     world.node("a")
     ids = iter(["y"])
+    book, ann = world.book("x"), ClientInfo("ann", "c")
     keeper = LeaseKeeper(
         world.leases,
         world.clock,
         no_jitter,
+        owner=Moves(book),
         node="x",
         new_id=lambda: next(ids),
         ttl_s=60,
         heartbeat_s=15,
     )
-    book, ann = world.book("x"), ClientInfo("ann", "c")
-    keeper.lost = lambda lease: book.move(lease.node)
     await keeper.hold("roomcast-x")
     await world.later("a", seconds=(DEAD_MS + 1) / 1000)
     await book.enter(ROOM, ann)

@@ -1,0 +1,48 @@
+"""What nodes tell each other of a channel besides publications and who comes and goes."""
+
+from __future__ import annotations
+
+from roomcast.delivery import signals
+from roomcast.delivery.dispatcher import Dispatcher
+from roomcast.delivery.envelope import Signal
+from roomcast.delivery.signal_bus import SignalBus
+from roomcast.ports import NewId
+from roomcast.wire.channels import ChannelRules
+from roomcast.wire.publication import ClientInfo
+
+__all__ = ["Announcements"]
+
+
+class Announcements:
+    """One a node: of history that was removed, and of members that are here after all."""
+
+    def __init__(
+        self,
+        bus: SignalBus,
+        dispatcher: Dispatcher,
+        rules: ChannelRules,
+        new_id: NewId,
+        *,
+        node: str,
+    ) -> None:
+        self._bus = bus
+        self._dispatcher = dispatcher
+        self._rules = rules
+        self._new_id = new_id
+        self._node = node
+
+    def hide(self, channel: str, offset: int) -> None:
+        """History up to `offset` was removed.
+
+        Who does not hear it finds out at the channel's head.
+        """
+        self._bus.send(signals.trim(self._node, self._new_id(), channel, offset))
+
+    def trimmed(self, signal: Signal) -> None:
+        """Another node, or this one, removed history."""
+        self._dispatcher.hide(signal.channel, signals.trimmed_to(signal))
+
+    def entered_again(self, channel: str, info: ClientInfo) -> None:
+        """Whoever took this node for dead told everybody that its clients left."""
+        if self._rules.has_join_leave(channel):
+            self._bus.send(signals.join(self._node, self._new_id(), channel, info))

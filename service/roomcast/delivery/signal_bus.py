@@ -1,0 +1,71 @@
+"""Signals to all nodes, and who on this node listens to which kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+from roomcast.delivery.envelope import Signal
+
+__all__ = ["NodeBus", "SignalBus", "SignalListener", "SignalListeners"]
+
+
+class SignalBus(Protocol):
+    """How a part of a node speaks to all nodes."""
+
+    def send(self, signal: Signal) -> bool:
+        """To the other nodes and to this one's clients, or to nobody: False = shed."""
+
+
+class SignalListener(Protocol):
+    """What a kind of signals is for."""
+
+    def __call__(self, signal: Signal, /) -> None: ...
+
+
+class SignalListeners(Mapping[str, SignalListener]):
+    """By kind, who is told of signals that are for the node and not for a channel."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, SignalListener] = {}
+
+    def add(self, kinds: Iterable[str], listener: SignalListener) -> None:
+        """Each kind has one listener."""
+        for kind in kinds:
+            assert kind not in self._by_kind, kind
+            self._by_kind[kind] = listener
+
+    def __getitem__(self, kind: str) -> SignalListener:
+        return self._by_kind[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_kind)
+
+    def __len__(self) -> int:
+        return len(self._by_kind)
+
+
+class OtherNodes(Protocol):
+    """The broadcaster."""
+
+    def send(self, signal: Signal) -> bool: ...
+
+
+class OwnClients(Protocol):
+    """The intake."""
+
+    def deliver_own(self, signal: Signal) -> None: ...
+
+
+class NodeBus:
+    """A SignalBus: the broadcaster for the others, the intake for this node."""
+
+    def __init__(self, others: OtherNodes, own: OwnClients) -> None:
+        self._others = others
+        self._own = own
+
+    def send(self, signal: Signal) -> bool:
+        accepted = self._others.send(signal)
+        if accepted:
+            self._own.deliver_own(signal)
+        return accepted

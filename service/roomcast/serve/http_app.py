@@ -1,0 +1,66 @@
+"""The HTTP application of a node.
+
+WebSocket, health, metrics, the server API, and the demo page in development.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aiohttp import web
+
+from roomcast.config.config import Config
+from roomcast.gateway.api.server import Api
+from roomcast.gateway.door import end_proxied, give_way, name_no_version
+from roomcast.gateway.http import add_health_routes, add_metrics_route
+from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.websocket import WebSocketGateway
+from roomcast.node.assembly import rate
+from roomcast.node.node import Node
+from roomcast.rates import Turnstile
+
+__all__ = ["HANDSHAKE_BURST_S", "build_app"]
+
+# How many seconds' new connections may come from one address at once: an office comes back together
+# after an outage.
+HANDSHAKE_BURST_S: Final = 10.0
+
+
+def build_app(
+    config: Config,
+    node: Node,
+    *,
+    metrics: Callable[[], bytes],
+    demo_urls: Sequence[str] | None,
+) -> web.Application:
+    """The application that serves `node`. `metrics`: what Prometheus is told.
+
+    `demo_urls`: base URLs of all instances of a development set-up; None = production, without its
+    page.
+    """
+    client = config.client
+    app = web.Application()
+    app[NODE], app[HEALTH] = node, node.health
+    handshakes = rate(client.handshake_rate_limit, HANDSHAKE_BURST_S)
+    gateway = WebSocketGateway(
+        allowed_origins=client.allowed_origins,
+        message_size_limit=client.message_size_limit,
+        queue_bytes_max=client.queue_max_size,
+        turnstile=Turnstile(handshakes) if handshakes else None,
+        trusted_proxies=client.trusted_proxies,
+    )
+    app.on_response_prepare.extend([give_way, name_no_version, end_proxied])
+    app.router.add_get("/connection/websocket", gateway.handle)
+    add_health_routes(app)
+    add_metrics_route(app, metrics)
+    Api(
+        key=config.http_api.key,
+        insecure=client.insecure,
+        message_size_limit=client.message_size_limit,
+    ).add_routes(app)
+    if demo_urls is not None:
+        from roomcast.dev.demo import add_demo_routes
+
+        add_demo_routes(app, node=node.id, peers=demo_urls, client=client, channels=config.channel)
+    return app

@@ -1,0 +1,417 @@
+"""One node over AWS, from its start to its end, each in order.
+
+    start   keys of tokens → clients of AWS → life cycle → lease → tables read
+            → queue and subscription → poller → own greeting heard → live → canary → listen → ready → launch hook completed
+    end     not ready → no new clients → clients answered and closed in slices → canary, poller
+            → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
+            → lease dropped → termination hook completed → clients of AWS closed
+
+`start` puts the end of each step on one stack when the step begins, so the end is the start
+backwards, also of a start that failed half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from roomcast import __version__
+from roomcast.aws.calls import Calls
+from roomcast.aws.clients import AwsClients, connect
+from roomcast.aws.errors import CALL_LIMIT_S
+from roomcast.aws.metrics import CloudWatchMetrics
+from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
+from roomcast.backoff import END_TRIES_S, START_TRIES_S, Tries
+from roomcast.concurrency import beside
+from roomcast.ec2.autoscaling import AutoScalingInstance
+from roomcast.ec2.lifecycle import Lifecycle
+from roomcast.fleet.lease import LeaseKeeper
+from roomcast.gateway.door import Door
+from roomcast.node.assembly import Assembly, Ports, assemble, build_core
+from roomcast.node.isolation import Isolation
+from roomcast.node.node import ANSWERS_S
+from roomcast.node.own_lease import ItsLease
+from roomcast.node.prometheus import Exposition, Source
+from roomcast.observe.cloudwatch import Reporter
+from roomcast.observe.counters import Limit
+from roomcast.ports import PortError
+from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
+from roomcast.serve.http_app import build_app
+from roomcast.serve.plan import Plan
+from roomcast.serve.readings import readings_of
+from roomcast.system import random_fraction
+from roomcast.wire.channels import RESERVED_PREFIX
+
+__all__ = ["FINISH_S", "NodeProcess"]
+
+# What the end of a node may take beyond its drain: answering accepted publications, presence
+# entries of clients that left, signals that wait. Each is bounded by the time-outs of single calls;
+# this bounds them together.
+FINISH_S: Final = 15.0
+# A channel that nobody has: what is read of it tells whether a table answers.
+_NOBODYS: Final = RESERVED_PREFIX + "check"
+
+_log = structlog.get_logger(__name__)
+
+
+class _NamedLease:
+    """The lease as the queue's listener and the canary need it. An error of `hold` names the table.
+
+    It comes while the queue is opened, whose name the error would have alone.
+    """
+
+    def __init__(self, lease: LeaseKeeper, table: str) -> None:
+        self._lease = lease
+        self._table = table
+
+    @property
+    def failures(self) -> int:
+        return self._lease.failures
+
+    async def hold(self, queue: str) -> None:
+        try:
+            await self._lease.hold(queue)
+        except PortError as error:
+            raise type(error)(f"table {self._table}: {error}") from error
+
+    async def newest_canary_elsewhere(self) -> int:
+        return await self._lease.newest_canary_elsewhere()
+
+
+class _Parts:
+    """What one process consists of, put together over `clients`; nothing is started."""
+
+    def __init__(self, plan: Plan, clients: AwsClients, calls: Calls, stop: asyncio.Event) -> None:
+        config, aws, clock = plan.config, plan.config.aws, plan.clock
+        # The tags of a queue name the lease, and the lease reports the queue.
+        queue = instance_queue(aws, clients, lambda: self.lease.id)
+        self.ports: Ports = aws_ports(aws, clients, clock, queue)
+        core = build_core(config, self.ports, node_id=plan.node_id, hooks=plan.hooks)
+        self.presence = core.presence
+        self.lease = LeaseKeeper(
+            self.ports.leases,
+            clock,
+            random_fraction,
+            owner=ItsLease(core.numbers, queue, core.queue_state, core.ears, core.presence),
+            node=plan.node_id,
+            new_id=plan.new_id,
+            ttl_s=config.node.lease_ttl_s,
+            heartbeat_s=config.node.heartbeat_s,
+            instance="" if plan.machine is None else plan.host,
+            version=__version__,
+        )
+        self.isolation = Isolation(
+            self.lease,
+            core.table,
+            core.ears,
+            clock,
+            random_fraction,
+            look_s=config.node.heartbeat_s,
+            canary_interval_s=config.node.canary_interval_s,
+        )
+        self.assembly: Assembly = assemble(
+            core,
+            lease=_NamedLease(self.lease, nodes_table(aws.table_prefix)),
+            verifier=plan.verifier,
+            isolation=self.isolation,
+            keys=plan.keys,
+        )
+        self.exposition = Exposition(
+            Source(self.assembly, self.assembly.node.health, calls.histograms)
+        )
+        self.lifecycle = _lifecycle(plan, clients, self.lease, stop)
+        self.reporter = _reporter(plan, clients, self.assembly)
+
+
+class NodeProcess:
+    """One a process.
+
+    `stop` is set by whoever ends it, and by a background task that ends by itself.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        stop: asyncio.Event,
+        *,
+        demo_urls: Sequence[str] | None,
+    ) -> None:
+        self._plan = plan
+        self._stop = stop
+        self._demo_urls = demo_urls
+        self._calls = Calls()
+        self._starting = Tries(plan.clock, random_fraction, START_TRIES_S)
+        # The ends of what was started.
+        self._stack = AsyncExitStack()
+        # Background tasks that ended by themselves.
+        self._faults: list[str] = []
+        # What the end could not remove.
+        self._left: list[str] = []
+        # The leases under which presence entries are among that.
+        self._left_under: list[str] = []
+
+    @property
+    def node_id(self) -> str:
+        return self._plan.node_id
+
+    @property
+    def exit_code(self) -> int:
+        """1 after a fault, else 0.
+
+        Whoever watches this process starts it again after a fault, and not after an orderly end.
+        """
+        return 1 if self._faults else 0
+
+    async def run(self, listening: socket.socket, host: str) -> bool:
+        """Until no client is left; False = it was told to stop before it was ready.
+
+        `end` must follow. Raises PortError, and OSError of `listening`.
+        """
+        parts = await self._started()
+        if parts is None:
+            return False
+        door = await self._stack.enter_async_context(self._served(parts, listening))
+        parts.assembly.node.health.listening = True
+        _log.info("ready", node=self._plan.node_id, host=host, port=listening.getsockname()[1])
+        if parts.lifecycle is not None:
+            parts.lifecycle.ready()
+        await self._stop.wait()
+        await self._drain(parts, door)
+        return True
+
+    async def end(self) -> None:
+        """Give back what the node holds, whatever came of `run`."""
+        await self._stack.aclose()
+
+    # ---- the start, step by step; each step ends in the reverse order
+
+    async def _started(self) -> _Parts | None:
+        """Run the start; None when it was told to stop before it was done. Raises PortError."""
+        start = asyncio.create_task(self._start())
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((start, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not start.done():
+                start.cancel()
+                await asyncio.gather(start, return_exceptions=True)
+                return None
+            return await start
+        finally:
+            stopped.cancel()
+
+    async def _start(self) -> _Parts:
+        plan, stack = self._plan, self._stack
+        aws = plan.config.aws
+        if plan.keys is not None:
+            # The start does not wait for them: who comes before is asked to come again.
+            await self._beside(plan.keys.run())
+        clients = await stack.enter_async_context(
+            connect(
+                region=region_of(aws),
+                endpoint_url=aws.endpoint_url or None,
+                autoscaling=plan.machine is not None and bool(aws.autoscaling_group),
+                cloudwatch=bool(aws.metrics_namespace),
+                calls=self._calls,
+            )
+        )
+        parts = _Parts(plan, clients, self._calls, self._stop)
+        if parts.lifecycle is not None:
+            await self._beside(parts.lifecycle.run())
+            # The last that the group hears of this node.
+            stack.push_async_callback(parts.lifecycle.released)
+        stack.push_async_callback(self._give_lease_back, parts.lease)
+        await self._beside(parts.lease.run())
+        await self._start_node(parts)
+        await self._start_queue(parts)
+        await self._start_ears(parts)
+        if parts.reporter is not None:
+            await self._beside(parts.reporter.run())
+        return parts
+
+    async def _start_node(self, parts: _Parts) -> None:
+        """Everything between the sockets and the ports; its end waits for what was accepted."""
+        assembly, stack = parts.assembly, self._stack
+        await self._read_tables(parts)
+        stack.push_async_callback(assembly.dispatcher.close)
+        stack.callback(self._note_presence_left, parts)
+        await self._beside(parts.isolation.run())
+        await self._beside(assembly.broadcaster.run())
+        await self._beside(assembly.catch_up.run())
+        await self._beside(parts.presence.run())
+        stack.push_async_callback(self._finish, assembly)
+
+    async def _read_tables(self, parts: _Parts) -> None:
+        """End early when one cannot be read. Raises PortError.
+
+        The keys would show at the first publication with one, presence at the first subscription to
+        a channel that has it.
+        """
+        prefix, tried = self._plan.config.aws.table_prefix, self._starting.until_done
+        log, ports = parts.assembly.log, parts.ports
+        await tried(f"table {channels_table(prefix)}", partial(log.head, _NOBODYS))
+        await tried(f"table {idempotency_table(prefix)}", partial(log.key_position, _NOBODYS, ""))
+        await tried(f"table {presence_table(prefix)}", partial(ports.presence.members, _NOBODYS))
+        await tried(f"table {nodes_table(prefix)}", ports.leases.all)
+
+    async def _start_queue(self, parts: _Parts) -> None:
+        listener = parts.assembly.listener
+        # Before it is opened: an attempt that failed may have left something.
+        self._stack.push_async_callback(self._give_queue_back, parts)
+        await self._starting.until_done(
+            f"queue for topic {self._plan.config.aws.topic_arn}", listener.open
+        )
+
+    async def _start_ears(self, parts: _Parts) -> None:
+        """Poll, and hear the own greeting before anything is read or any client is let in.
+
+        A topic that refuses the greeting is no reason to refuse the start: durable publications go
+        through the table and the Lambda. The node is degraded until it hears something, and the log
+        says why.
+        """
+        assembly = parts.assembly
+        await self._beside(assembly.poller.run())
+        if not await assembly.listener.prove():
+            assembly.listener.prove_later()
+        await parts.lease.enter("live")
+        await self._beside(assembly.canary.run())
+
+    @asynccontextmanager
+    async def _served(self, parts: _Parts, listening: socket.socket) -> AsyncIterator[Door]:
+        """The node's HTTP application behind an open door. Raises OSError."""
+        node = parts.assembly.node
+        app = build_app(
+            self._plan.config, node, metrics=parts.exposition.text, demo_urls=self._demo_urls
+        )
+        # Requests of the HTTP API are answered too.
+        runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=ANSWERS_S)
+        async with AsyncExitStack() as ends:
+            await runner.setup()
+            assert runner.server is not None, "it is set up"
+            door = Door(
+                runner.server,
+                listening,
+                places_max=self._plan.places.sockets,
+                on_full=partial(node.services.counters.limited, Limit.SOCKETS),
+            )
+            ends.push_async_callback(door.end)
+            ends.push_async_callback(runner.cleanup)
+            door.open()
+            yield door
+
+    # ---- the end
+
+    async def _drain(self, parts: _Parts, door: Door) -> None:
+        """From ready to no client left. What the node holds is released by the stack afterwards."""
+        node, drain_s = parts.assembly.node, self._plan.config.node.drain_s
+        if parts.lifecycle is not None:
+            parts.lifecycle.drain()
+            drain_s = parts.lifecycle.drain_s(drain_s)
+        node.health.draining = True
+        await door.close()
+        # Beside the drain: the table of leases may take its time to answer, and clients need not
+        # wait for that.
+        async with beside(parts.lease.enter("draining")):
+            await node.drain(drain_s, random_fraction)
+
+    async def _give_queue_back(self, parts: _Parts) -> None:
+        with self._reported("queue_not_deleted"):
+            await self._ending().until_done("queue", parts.assembly.listener.close)
+
+    async def _finish(self, assembly: Assembly) -> None:
+        with self._reported("not_finished"):
+            async with _bounded(FINISH_S):
+                await assembly.finish()
+
+    def _note_presence_left(self, parts: _Parts) -> None:
+        if not parts.presence.is_clean:
+            self._left.append("presence")
+            self._left_under.extend(parts.presence.left_under)
+            _log.error("presence_left_behind")
+
+    async def _give_lease_back(self, lease: LeaseKeeper) -> None:
+        with self._reported("lease_not_dropped"):
+            async with _bounded(CALL_LIMIT_S):
+                # A lease that ended tells the reaper where to look; one that was dropped tells that
+                # there is nothing.
+                given_back = partial(lease.abandon, self._left_under) if self._left else lease.drop
+                await self._ending().until_done("lease", given_back)
+
+    def _ending(self) -> Tries:
+        return Tries(self._plan.clock, random_fraction, END_TRIES_S)
+
+    @contextmanager
+    def _reported(self, event: str) -> Iterator[None]:
+        """For the end: a failure is logged and remembered, and what comes after it goes on."""
+        try:
+            yield
+        except PortError as error:
+            self._left.append(event)
+            _log.error(event, reason=str(error) or type(error).__name__)
+
+    # ---- background tasks
+
+    async def _beside(self, work: Coroutine[None, None, None]) -> None:
+        """A background task until the end. One that ends by itself is a fault: it is logged."""
+        task = await self._stack.enter_async_context(beside(work))
+        task.add_done_callback(self._unexpected_end)
+
+    def _unexpected_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            _log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
+            # A node that does not poll, beat or flush is worse than none: end in order, so that
+            # another takes over.
+            self._faults.append(task.get_name())
+            self._stop.set()
+
+
+def _lifecycle(
+    plan: Plan, clients: AwsClients, lease: LeaseKeeper, stop: asyncio.Event
+) -> Lifecycle | None:
+    """On a machine whose life others decide; None elsewhere."""
+    config, machine = plan.config, plan.machine
+    if machine is None or not config.node.lifecycle_poll_s:
+        return None
+    group = None
+    if clients.autoscaling is not None:
+        group = AutoScalingInstance(
+            clients.autoscaling, group=config.aws.autoscaling_group, instance=machine.id
+        )
+    return Lifecycle(
+        machine,
+        group,
+        plan.clock,
+        random_fraction,
+        launch_hook=config.aws.launch_hook,
+        terminate_hook=config.aws.terminate_hook,
+        poll_s=config.node.lifecycle_poll_s,
+        stop=stop,
+        neighbours=lease,
+    )
+
+
+def _reporter(plan: Plan, clients: AwsClients, assembly: Assembly) -> Reporter | None:
+    """None where CloudWatch is told nothing."""
+    aws = plan.config.aws
+    if not aws.metrics_namespace:
+        return None
+    metrics = CloudWatchMetrics(
+        clients.cloudwatch, namespace=aws.metrics_namespace, group=aws.autoscaling_group
+    )
+    return Reporter(metrics, random_fraction, readings_of(assembly), assembly.appender.counters)
+
+
+@asynccontextmanager
+async def _bounded(within_s: float) -> AsyncIterator[None]:
+    """Raises PortError when it takes longer."""
+    try:
+        async with asyncio.timeout(within_s):
+            yield
+    except TimeoutError:
+        raise PortError(f"not done within {within_s:g} s") from None
