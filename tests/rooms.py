@@ -176,7 +176,8 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "auth.claims", "client.session", "hooks.api", "hooks.events", "log.contention", "log.idempotency",
+        "wire", "auth.claims", "client.session", "config.channel_options", "config.checks", "config.declaration",
+        "config.messages", "config.options", "config.rendering", "hooks.api", "hooks.events", "log.contention", "log.idempotency",
         "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer", "delivery.rounds",
         "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.holdings",

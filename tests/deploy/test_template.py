@@ -14,7 +14,7 @@ import pytest
 from roomcast import backoff as tries
 from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.schema import TableSchema, table_schemas
-from roomcast.config.config import OPTIONS, Config
+from roomcast.config import OPTIONS, Config
 from roomcast.dev.event_source import MappingOptions, is_append
 from roomcast.ec2 import lifecycle
 from roomcast.fleet.holdings import APP, APP_TAG, TOPIC_TAG, queue_tags

@@ -41,7 +41,7 @@ from roomcast.auth.keys import (
     VerifyingKey,
     public_key,
 )
-from roomcast.config.config import ConfigError, TokenConfig
+from roomcast.config import ConfigError, TokenConfig
 from roomcast.wire.publication import Json
 
 __all__ = [

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from roomcast.cli.terminal import Failed, has_colours, table
-from roomcast.config.config import load
+from roomcast.config import load
 from roomcast.observe.redaction import json_printable, printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from roomcast.cli.terminal import COLOURS, Failed, has_colours
-from roomcast.config.config import Config, ConfigError, load
+from roomcast.config import Config, ConfigError, load
 
 if TYPE_CHECKING:
     from roomcast.cli.doctor_checks import Check

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from roomcast.cli.terminal import Failed, has_colours, progress, span, table
-from roomcast.config.config import Config, ConfigError, load
+from roomcast.config import Config, ConfigError, load
 from roomcast.observe.redaction import json_printable
 
 if TYPE_CHECKING:

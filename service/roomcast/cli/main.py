@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from roomcast import __version__
 from roomcast.cli import channels, doctor, fleet, tail
 from roomcast.cli.terminal import Failed, has_colours
-from roomcast.config.config import Config, ConfigError, config_path, effective, effective_toml, load
+from roomcast.config import Config, ConfigError, config_path, effective, effective_toml, load
 from roomcast.observe.redaction import printable, without_passwords, without_user
 
 if TYPE_CHECKING:

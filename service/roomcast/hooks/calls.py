@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from roomcast.auth.claims import INFO_DEPTH_MAX, TOKEN_TIME_MAX
-from roomcast.config.config import ConfigError, HooksConfig
+from roomcast.config import ConfigError, HooksConfig
 from roomcast.hooks import (
     Capability,
     ConnectEvent,

@@ -10,7 +10,7 @@ from roomcast import __version__
 from roomcast.auth.verifier import CountedVerifier
 from roomcast.client.services import Limits, Services, Verifier
 from roomcast.client.session import Policy
-from roomcast.config.config import Config
+from roomcast.config import Config
 from roomcast.delivery import signals
 from roomcast.delivery.broadcaster import Broadcaster
 from roomcast.delivery.canary import Canary

@@ -38,7 +38,7 @@ from roomcast.aws.metrics import CloudWatchMetrics
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.backoff import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.concurrency import beside
-from roomcast.config.config import Config, ConfigError
+from roomcast.config import Config, ConfigError
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.instance_metadata import InstanceMetadata, this_machine
 from roomcast.ec2.lifecycle import Lifecycle

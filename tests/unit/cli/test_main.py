@@ -23,7 +23,7 @@ import structlog
 
 import roomcast.serve
 from roomcast.cli import main as cli
-from roomcast.config.config import DEV_SECRET, Config, ConfigError, dev_config
+from roomcast.config import DEV_SECRET, Config, ConfigError, dev_config
 from roomcast.dev import provision as provisioning
 from roomcast.dev import supervisor
 from roomcast.observe import logs as telemetry
