@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from roomcast import __version__
-from roomcast.cli.channels import cells
+from roomcast.cli.arguments import COUNT_MAX, Commands, add_command, add_server, text, whole
+from roomcast.cli.history import cells
 from roomcast.cli.terminal import Failed
 from roomcast.observe.redaction import json_printable
 
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["ANSWER_S", "ATTEMPTS_MAX", "EXAMPLES", "tail"]
+__all__ = ["ANSWER_S", "ATTEMPTS_MAX", "add"]
 
-EXAMPLES: Final[Mapping[str, str]] = {
-    "tail": """\
+_EXAMPLES: Final = """\
 examples:
   roomcast tail news
   roomcast tail news --count 1 --json
@@ -31,8 +31,7 @@ examples:
 Shows what is published from now on, one line each: offset, time, user, data; with --json as an object. When the
 server goes away it connects again. Where it may recover (force_recovery, allow_recovery, or the right to read the
 history) nothing is left out then; else a line on stderr says so. Ctrl-C ends it.
-""",
-}
+"""
 
 # How long an answer to a command may take, and how long a server may be silent: pings come every 25 s.
 ANSWER_S: Final = 10.0
@@ -70,6 +69,34 @@ class _Tail:
     again: bool = False
     # Attempts since the last one that was answered.
     attempts: int = 0
+
+
+def add(commands: Commands) -> None:
+    """Add `roomcast tail`."""
+    parser = add_command(
+        commands,
+        "tail",
+        tail,
+        "show what is published in a channel as it comes, over a WebSocket",
+        _EXAMPLES,
+    )
+    add_server(parser)
+    parser.add_argument(
+        "--token",
+        type=text,
+        default="",
+        help="connection token (default: none; roomcast token makes one)",
+    )
+    parser.add_argument(
+        "--channel-token",
+        type=text,
+        default="",
+        metavar="TOKEN",
+        help="subscription token, if it takes one",
+    )
+    parser.add_argument(
+        "--count", type=whole(1, COUNT_MAX), metavar="N", help="end after so many publications"
+    )
 
 
 def tail(arguments: argparse.Namespace) -> int:

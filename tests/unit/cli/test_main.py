@@ -23,6 +23,7 @@ import structlog
 
 import roomcast.serve
 from roomcast.cli import main as cli
+from roomcast.cli import serve as serve_command
 from roomcast.config import DEV_SECRET, Config, ConfigError, dev_config
 from roomcast.dev import provision as provisioning
 from roomcast.dev import supervisor
@@ -292,7 +293,7 @@ def test_ctrl_c_before_anything_is_there_to_stop(
     def interrupted(*_arguments: Any, **_options: Any) -> Config:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", interrupted)
+    monkeypatch.setattr(serve_command, "load", interrupted)
     assert cli.main(["serve"]) == 1
     assert told() == "interrupted"
 
