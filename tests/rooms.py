@@ -77,7 +77,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "delivery": _room(
         "④–⑧ envelope, poller, intake, order, hub, forms; canary and catch-up beside them",
-        "log observe ports wire",
+        "concurrency log observe ports wire",
         "orjson structlog",
     ),
     "gateway": _room(
@@ -88,7 +88,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "presence": _room("who is in a channel", "concurrency fleet ports wire", "structlog"),
     "fleet": _room(
         "what nodes know of each other: lease, roster, orders, what they hold",
-        "auth delivery log ports wire",
+        "auth concurrency delivery log ports wire",
         "structlog",
     ),
     "reaper": _room(

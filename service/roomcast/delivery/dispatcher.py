@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from roomcast.concurrency import SharedCall
 from roomcast.delivery.hub import Hub, Subscriber
 from roomcast.delivery.recovery import (
     LogNeeded,
@@ -174,7 +175,7 @@ class _Channel:
         self.waiting: list[Record] = []
         self.waiting_bytes = 0
         self.waiting_dropped = False
-        self.opening: asyncio.Task[None] | None = None
+        self.opening: SharedCall[None] | None = None
         self.ring = Ring(publications_max)
         self.joining = 0
         # Offsets up to it are hidden, as the head said when it was last read (monotonic seconds).
@@ -445,12 +446,12 @@ class Dispatcher:
     async def _open(self, channel: _Channel) -> None:
         """Read the position where the channel starts; one read for all who wait. Raises PortError."""
         if channel.opening is None:
-            channel.opening = asyncio.create_task(
-                self._read_position(channel), name=f"open {channel.name}"
+            channel.opening = SharedCall(
+                self._read_position(channel),
+                partial(_opened, channel),
+                name=f"open {channel.name}",
             )
-            channel.opening.add_done_callback(partial(_opened, channel))
-        # One who is cancelled must not take the others' read away.
-        await asyncio.shield(channel.opening)
+        await channel.opening.result()
 
     async def _read_position(self, channel: _Channel) -> None:
         read_at_s = self._clock.monotonic_s()
@@ -775,7 +776,8 @@ class Dispatcher:
         for channel in self._channels.values():
             if channel.timer is not None:
                 channel.timer.cancel()
-        tasks = [*self._tasks, *(each.opening for each in self._channels.values() if each.opening)]
+        opening = [each.opening.task for each in self._channels.values() if each.opening]
+        tasks = [*self._tasks, *opening]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -821,11 +823,8 @@ class Dispatcher:
         return task
 
 
-def _opened(channel: _Channel, opening: asyncio.Task[None]) -> None:
+def _opened(channel: _Channel) -> None:
     channel.opening = None
-    if not opening.cancelled():
-        # Those who wait have the error; there may be nobody left who does.
-        opening.exception()
 
 
 class _Evicted(PortError):

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.concurrency import SharedCall
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.holdings import Lease
 from roomcast.fleet.ports import Leases
@@ -92,7 +93,7 @@ class Census:
         self._surveys: dict[str, _Survey] = {}
         self._answering = 0
         # By pattern: whoever asks meanwhile gets the same.
-        self._under_way: dict[str, asyncio.Task[Counted | None]] = {}
+        self._under_way: dict[str, SharedCall[Counted | None]] = {}
 
     async def nodes(self) -> Sequence[Lease]:
         """The leases of the nodes that live, the oldest first. What others have is as old as their heartbeat.
@@ -110,20 +111,14 @@ class Census:
 
     async def channels(self, pattern: str) -> Counted | None:
         """Ask all nodes. `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError."""
-        task = self._under_way.get(pattern)
-        if task is None:
+        asked = self._under_way.get(pattern)
+        if asked is None:
             if len(self._under_way) >= SURVEYS_MAX:
                 return None
-            task = self._under_way[pattern] = asyncio.create_task(self._survey(pattern))
-            task.add_done_callback(lambda done: self._done(pattern, done))
-        # One who is cancelled must not take the others' answer away.
-        return await asyncio.shield(task)
-
-    def _done(self, pattern: str, task: asyncio.Task[Counted | None]) -> None:
-        del self._under_way[pattern]
-        if not task.cancelled():
-            # Those who wait have the error; there may be nobody left who does.
-            task.exception()
+            asked = self._under_way[pattern] = SharedCall(
+                self._survey(pattern), lambda: self._under_way.pop(pattern)
+            )
+        return await asked.result()
 
     async def _survey(self, pattern: str) -> Counted | None:
         # A node that starts may not hear yet; it has no clients either.
