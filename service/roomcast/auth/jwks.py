@@ -16,6 +16,7 @@ import structlog
 
 from roomcast.auth.claims import TokenUnverifiable
 from roomcast.auth.keys import KeyRefused, KeySet, VerifyingKey, read_jwks
+from roomcast.backoff import FROM_HALF, Backoff
 from roomcast.ports import Clock
 
 __all__ = [
@@ -39,9 +40,8 @@ KEY_WAIT_S: Final = 2.0
 # For how long keys count when the endpoint does not answer any more: longer than its outages, and yet a key that
 # was withdrawn meanwhile does not open connections for ever.
 STALE_S_MAX: Final = 6 * 3600.0
-# Between attempts after failures: doubling from the first to the second.
-_RETRY_S_MIN: Final = 1.0
-_RETRY_S_MAX: Final = 30.0
+# Between attempts after failures.
+_BACKOFF: Final = Backoff(1.0, 30.0, FROM_HALF)
 # Names of keys in one line of the log.
 _KIDS_TOLD_MAX: Final = 10
 
@@ -151,6 +151,4 @@ class JwksKeys:
         """Nodes that started together must not fetch together."""
         if failures == 0:
             return REFRESH_S * (0.9 + 0.2 * self._random())
-        # The exponent is bounded too: a float ends at 2.0**1024.
-        pause_s = min(_RETRY_S_MAX, _RETRY_S_MIN * 2.0 ** min(failures - 1, 10))
-        return pause_s * (0.5 + 0.5 * self._random())
+        return _BACKOFF.pause_s(failures, self._random())

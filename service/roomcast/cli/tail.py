@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from roomcast import __version__
+from roomcast.backoff import FROM_NOTHING, Backoff
 from roomcast.cli.arguments import COUNT_MAX, Commands, add_command, add_server, text, whole
 from roomcast.cli.history import cells
 from roomcast.cli.terminal import Failed
@@ -36,10 +37,9 @@ history) nothing is left out then; else a line on stderr says so. Ctrl-C ends it
 # How long an answer to a command may take, and how long a server may be silent: pings come every 25 s.
 ANSWER_S: Final = 10.0
 _SILENCE_S: Final = 60.0
-# Attempts to connect in a row, with pauses of up to PAUSE_S_MAX between them.
+# Attempts to connect in a row. Others try to come back as well, so chance decides when.
 ATTEMPTS_MAX: Final = 10
-_PAUSE_FIRST_S: Final = 0.5
-_PAUSE_S_MAX: Final = 10.0
+_BACKOFF: Final = Backoff(1.0, 10.0, FROM_NOTHING)
 # A publication and what surrounds it.
 _MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 # From here on an unsubscribe push asks for another subscribe; below, it is the end.
@@ -140,8 +140,7 @@ async def _watch(watched: _Tail) -> None:
 
 
 async def _pause(attempts: int) -> None:
-    """Longer after each attempt, and at random: others try to come back as well."""
-    await asyncio.sleep(min(_PAUSE_S_MAX, _PAUSE_FIRST_S * 2**attempts) * random.random())
+    await asyncio.sleep(_BACKOFF.pause_s(attempts, random.random()))
 
 
 async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from roomcast.backoff import Backoff
 from roomcast.delivery.canary_rules import (
     CANARY_CHANNEL,
     Greeting,
@@ -37,6 +38,7 @@ __all__ = ["ASK_LIMIT_S", "REBUILD_PAUSE_MAX_S", "REBUILD_PAUSE_S", "Canary"]
 # go on making them.
 REBUILD_PAUSE_S: Final = 60.0
 REBUILD_PAUSE_MAX_S: Final = 960.0
+_REBUILDS: Final = Backoff(REBUILD_PAUSE_S, REBUILD_PAUSE_MAX_S)
 
 # For a canary to be written, and for the leases to be read: a table that hangs must not put off what is to be found out.
 ASK_LIMIT_S: Final = 5.0
@@ -82,7 +84,7 @@ class Canary:
         self._changed = asyncio.Event()
         self._tried: deque[int] = deque(maxlen=_TRIED_MAX)
         self._rebuild_not_before_s = float("-inf")
-        self._rebuild_pause_s = REBUILD_PAUSE_S
+        self._rebuilds_in_a_row = 0
         self.hearing = Hearing.WELL
         self.latency: Latency | None = None
         # When the newest canary was sung that others sang: by their clocks, in ms, and not after it was heard; 0 = none.
@@ -129,7 +131,7 @@ class Canary:
         self.latency = latency(record, published_at, self._clock.now_ms())
         if record.offset not in self._tried:
             self.sung_elsewhere_ms = min(record.ts, self._clock.now_ms())
-        self._rebuild_pause_s = REBUILD_PAUSE_S
+        self._rebuilds_in_a_row = 0
         self._hears_again()
         _log.debug(
             "canary_heard",
@@ -226,6 +228,6 @@ class Canary:
     def _rebuild_in_time(self, now_s: float) -> None:
         if now_s < self._rebuild_not_before_s:
             return
-        self._rebuild_not_before_s = now_s + self._rebuild_pause_s
-        self._rebuild_pause_s = min(2 * self._rebuild_pause_s, REBUILD_PAUSE_MAX_S)
+        self._rebuilds_in_a_row += 1
+        self._rebuild_not_before_s = now_s + _REBUILDS.pause_s(self._rebuilds_in_a_row)
         self._rebuild()

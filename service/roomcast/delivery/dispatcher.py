@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from roomcast.backoff import Backoff
 from roomcast.concurrency import SharedCall
 from roomcast.delivery.hub import Hub, Subscriber
 from roomcast.delivery.recovery import (
@@ -63,8 +64,7 @@ _GAP_RETRY_S: Final = 1.0
 # Failed looks at an epoch that a record claims, until the next record of it or the periodic check; each after twice
 # the pause of the one before.
 _DOUBT_FAILURES_MAX: Final = 8
-_DOUBT_RETRY_S: Final = 1.0
-_DOUBT_RETRY_MAX_S: Final = 30.0
+_DOUBT_BACKOFF: Final = Backoff(1.0, 30.0, (0.5, 1.5))
 
 T = TypeVar("T")
 
@@ -715,11 +715,9 @@ class Dispatcher:
             self._compare(channel, resequencer, resolved)
 
     def _epoch_check_failed(self, channel: _Channel, resequencer: Resequencer) -> None:
-        pause = min(_DOUBT_RETRY_MAX_S, _DOUBT_RETRY_S * 2**channel.doubt_failures) * (
-            0.5 + self._random()
-        )
-        channel.doubt_at = self._clock.monotonic_s() + pause
         channel.doubt_failures += 1
+        pause_s = _DOUBT_BACKOFF.pause_s(channel.doubt_failures, self._random())
+        channel.doubt_at = self._clock.monotonic_s() + pause_s
         if channel.doubt_failures >= _DOUBT_FAILURES_MAX:
             # The next record of that epoch raises the doubt again; the periodic check does not forget it.
             channel.doubt_failures = 0

@@ -20,6 +20,7 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from roomcast.backoff import Backoff
 from roomcast.dev.event_source import (
     EventSourceMapping,
     Idle,
@@ -39,8 +40,7 @@ __all__ = ["Handler", "OnFailure", "StreamPump", "main"]
 POLL_INTERVAL_S: Final = 0.1
 # Shards split and end every few hours (on emulators: never).
 _SHARDS_INTERVAL_S: Final = 30.0
-_ERROR_BACKOFF_FIRST_S: Final = 0.1
-_ERROR_BACKOFF_MAX_S: Final = 5.0
+_ERROR_BACKOFF: Final = Backoff(0.1, 5.0)
 _SDK_ERRORS: Final = (BotoCoreError, ClientError, ResponseParserError)
 
 Handler = Callable[[Mapping[str, Any], object], object]
@@ -182,13 +182,10 @@ class StreamPump:
             )
 
     def _back_off(self, error: Exception) -> None:
-        wait_s = min(
-            _ERROR_BACKOFF_FIRST_S * 2.0 ** min(self._errors_in_a_row, 30), _ERROR_BACKOFF_MAX_S
-        )
         if self._errors_in_a_row == 0:
             logger.warning("cannot read the stream, trying again: %s", _one_line(error))
         self._errors_in_a_row += 1
-        self._not_before_s = self._clock_s() + wait_s
+        self._not_before_s = self._clock_s() + _ERROR_BACKOFF.pause_s(self._errors_in_a_row)
 
 
 class _Shard:

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from roomcast.backoff import Backoff
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, ProvisionError, provision
 
 __all__ = ["DevOptions", "run_dev"]
@@ -42,8 +43,7 @@ READY_REQUEST_S: Final = 2.0
 INSTANCE_STOP_S: Final = 45.0
 HELPER_STOP_S: Final = 5.0
 # Between two starts of something that dies, with --restart. An instance that lived for a while starts at once.
-RESTART_FIRST_S: Final = 0.5
-RESTART_MAX_S: Final = 30.0
+RESTARTS: Final = Backoff(0.5, 30.0)
 RESTART_FORGIVEN_S: Final = 60.0
 
 _EMULATOR: Final = (sys.executable, "-m", "roomcast.dev.emulator")
@@ -288,7 +288,7 @@ class _Supervisor:
 
     async def _watch_instance(self, instance: _Instance, urls: Sequence[str]) -> None:
         """Report its end, and start it again if that was asked for. Returns when it is gone for good."""
-        wait_s = RESTART_FIRST_S
+        restarts = 0
         while True:
             started_s = time.monotonic()
             await instance.process.wait()
@@ -298,9 +298,9 @@ class _Supervisor:
             if not self._options.restart:
                 return
             if time.monotonic() - started_s > RESTART_FORGIVEN_S:
-                wait_s = RESTART_FIRST_S
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RESTART_MAX_S)
+                restarts = 0
+            restarts += 1
+            await asyncio.sleep(RESTARTS.pause_s(restarts))
             instance.process = await self._spawn(self._serve(instance.port, urls))
             try:
                 await self._become_ready(instance)
@@ -309,7 +309,7 @@ class _Supervisor:
                 await _end([instance.process], 0.0, self._kill)
 
     async def _watch_pump(self, endpoint: str, resources: Provisioned) -> None:
-        wait_s = RESTART_FIRST_S
+        restarts = 0
         while self._pump is not None:
             await self._pump.wait()
             self._screen.failure(
@@ -317,8 +317,8 @@ class _Supervisor:
             )
             if not self._options.restart:
                 return
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RESTART_MAX_S)
+            restarts += 1
+            await asyncio.sleep(RESTARTS.pause_s(restarts))
             await self._start_pump(endpoint, resources)
 
     async def _watch_emulator(self) -> None:

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from roomcast.backoff import FROM_NOTHING, Backoff
 from roomcast.log.idempotency import key_items, stored_key
 from roomcast.log.item import OFFSET_MAX, Head, LogItem
 from roomcast.log.ports import BeliefEnded, ChannelTable, Holders
@@ -62,9 +63,8 @@ ITEMS_A_PAGE: Final = 100
 FOLLOWED_ITEMS_MAX: Final = 32
 # Rotations that a resolve may lose or win before it gives up: each loss means that another node's won.
 _RESOLVE_ROUNDS_MAX: Final = 8
-# Full jitter: a random part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back together.
-_BACKOFF_FIRST_S: Final = 0.025
-_BACKOFF_MAX_S: Final = 1.0
+# Any part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back together.
+_BACKOFF: Final = Backoff(0.025, 1.0, FROM_NOTHING)
 
 T = TypeVar("T")
 
@@ -466,4 +466,4 @@ class ChannelLog:
 
     async def back_off(self, attempt: int) -> None:
         """Wait before attempt number `attempt` + 1 of something that failed or lost, counted from 0."""
-        await asyncio.sleep(self._random() * min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt))
+        await asyncio.sleep(_BACKOFF.pause_s(attempt + 1, self._random()))

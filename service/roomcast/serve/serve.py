@@ -36,7 +36,6 @@ from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.leases import DynamoLeases
 from roomcast.aws.metrics import CloudWatchMetrics
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
-from roomcast.backoff import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.concurrency import beside
 from roomcast.config import Config, ConfigError
 from roomcast.ec2.autoscaling import AutoScalingInstance
@@ -61,6 +60,7 @@ from roomcast.ports import PortError
 from roomcast.rates import Turnstile
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.descriptors import Places, places, widened
+from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.system import SystemClock, new_nonce, random_fraction
 from roomcast.wire.channels import RESERVED_PREFIX
 

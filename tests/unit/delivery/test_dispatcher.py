@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from roomcast.backoff import Backoff
 from roomcast.delivery import dispatcher as dispatcher_module
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher, Joined, Joining, Timings
@@ -1127,8 +1128,8 @@ async def test_a_straggler_of_an_epoch_before_is_looked_up_once(room: Room) -> N
 
 @pytest.fixture
 def retried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher_module, "_DOUBT_RETRY_S", GAP_WAIT_S)
-    monkeypatch.setattr(dispatcher_module, "_DOUBT_RETRY_MAX_S", GAP_WAIT_S)
+    at_once = Backoff(GAP_WAIT_S, GAP_WAIT_S, (0.5, 1.5))
+    monkeypatch.setattr(dispatcher_module, "_DOUBT_BACKOFF", at_once)
 
 
 @pytest.mark.usefixtures("retried_at_once")
