@@ -18,6 +18,17 @@ from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOverride, is_valid_name
 from roomcast.wire.depth import is_deeper
 from roomcast.wire.publication import Json
+from roomcast.wire.shapes import (
+    FLAG,
+    NUMBER,
+    OBJECT,
+    OBJECTS,
+    TEXT,
+    TEXTS,
+    checked,
+    member,
+    member_or_null,
+)
 
 __all__ = [
     "EARLY_S_MAX",
@@ -132,17 +143,17 @@ def connection_claims(
 
     `loads` decodes the JSON in `b64info`. Raises TokenExpired, TokenEarly or TokenInvalid.
     """
-    checked = _checked(claims, now_s, audience, issuer)
-    if "channel" in checked:
+    valid = _checked(claims, now_s, audience, issuer)
+    if "channel" in valid:
         # Otherwise a token that was given out for one channel would open a connection.
         raise TokenInvalid("a subscription token where a connection token belongs")
     return ConnectionClaims(
-        user=_text(checked, "sub", ""),
-        expires_at=_expires_at(checked, now_s),
-        info=_payload(checked, "info", loads),
-        meta=checked.get("meta"),
-        subs=_subs(checked, loads),
-        caps=_caps(checked),
+        user=_text(valid, "sub", ""),
+        expires_at=_expires_at(valid, now_s),
+        info=_payload(valid, "info", loads),
+        meta=valid.get("meta"),
+        subs=_subs(valid, loads),
+        caps=_caps(valid),
     )
 
 
@@ -150,18 +161,18 @@ def subscription_claims(
     claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
 ) -> SubscriptionClaims:
     """Check the claims of a subscription token; arguments and errors as for `connection_claims`."""
-    checked = _checked(claims, now_s, audience, issuer)
-    channel = _text(checked, "channel", "")
+    valid = _checked(claims, now_s, audience, issuer)
+    channel = _text(valid, "channel", "")
     if not channel:
         raise TokenInvalid("a subscription token without channel")
     return SubscriptionClaims(
-        user=_text(checked, "sub", ""),
+        user=_text(valid, "sub", ""),
         channel=channel,
-        expires_at=_expires_at(checked, now_s),
-        info=_payload(checked, "info", loads),
-        client=_text(checked, "client", ""),
-        override=_override(checked),
-        allow=_allow(checked),
+        expires_at=_expires_at(valid, now_s),
+        info=_payload(valid, "info", loads),
+        client=_text(valid, "client", ""),
+        override=_override(valid),
+        allow=_allow(valid),
     )
 
 
@@ -203,9 +214,7 @@ def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
 
 def _time(claims: Mapping[str, Json], name: str) -> float:
     # A null would otherwise be a token that never expires.
-    found = claims[name]
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise TokenInvalid(f"{name} is not a number")
+    found = checked(claims[name], name, NUMBER, TokenInvalid)
     # Written so that NaN fails too.
     if not 0 <= found <= TOKEN_TIME_MAX:
         raise TokenInvalid(f"{name} is out of range")
@@ -213,10 +222,7 @@ def _time(claims: Mapping[str, Json], name: str) -> float:
 
 
 def _text(claims: Mapping[str, Json], name: str, default: str) -> str:
-    found = claims.get(name, default)
-    if not isinstance(found, str):
-        raise TokenInvalid(f"{name} is not a string")
-    return found
+    return member(claims, name, TEXT, default, TokenInvalid)
 
 
 def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:
@@ -258,9 +264,7 @@ def _override(claims: Mapping[str, Json]) -> ChannelOverride:
         if override.get(each.name) is None:
             continue
         value = _object(override, each.name).get("value", False)
-        if not isinstance(value, bool):
-            raise TokenInvalid(f"override of {each.name} is not true or false")
-        said[each.name] = value
+        said[each.name] = checked(value, f"override of {each.name}", FLAG, TokenInvalid)
     return ChannelOverride(**said)
 
 
@@ -274,7 +278,7 @@ def _caps(claims: Mapping[str, Json]) -> tuple[Grant, ...]:
     caps = claims.get("caps")
     if caps is None:
         return ()
-    if not isinstance(caps, list) or not all(isinstance(entry, dict) for entry in caps):
+    if not OBJECTS.fits(caps):
         raise TokenInvalid("caps are not objects")
     return tuple(_grant(entry) for entry in caps)
 
@@ -296,18 +300,8 @@ def _allow(claims: Mapping[str, Json]) -> frozenset[Capability]:
 
 
 def _texts(claims: Mapping[str, Json], name: str) -> tuple[str, ...]:
-    found = claims.get(name)
-    if found is None:
-        return ()
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
-        raise TokenInvalid(f"{name} is not a list of strings")
-    return tuple(found)
+    return tuple(member_or_null(claims, name, TEXTS, [], TokenInvalid))
 
 
 def _object(claims: Mapping[str, Json], name: str) -> Mapping[str, Json]:
-    found = claims.get(name)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise TokenInvalid(f"{name} is not an object")
-    return found
+    return member_or_null(claims, name, OBJECT, {}, TokenInvalid)

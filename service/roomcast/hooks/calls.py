@@ -45,6 +45,7 @@ from roomcast.observe.counters import Histogram, HookOutcome, HookTally
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.depth import is_deeper
+from roomcast.wire.shapes import NUMBER, TEXT
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "HookCalls", "Hooks", "load_hooks", "refused"]
 
@@ -295,7 +296,7 @@ def _time(found: object) -> int | None:
     """Seconds since 1970. Fractions mean nothing to clients."""
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    if not NUMBER.fits(found):
         raise TypeError("expires_at is not a number of seconds")
     if not 0 < found <= TOKEN_TIME_MAX:
         raise ValueError("expires_at is no time")
@@ -303,7 +304,7 @@ def _time(found: object) -> int | None:
 
 
 def _text(found: object, name: str) -> str:
-    if not isinstance(found, str):
+    if not TEXT.fits(found):
         raise TypeError(f"{name} is not a text")
     found.encode()
     return found

@@ -9,16 +9,18 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
 from roomcast.auth.claims import INFO_DEPTH_MAX
 from roomcast.gateway.api.refusals import bad_field
+from roomcast.wire import shapes
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
 from roomcast.wire.depth import is_deeper
 from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
 from roomcast.wire.publication import Json
+from roomcast.wire.shapes import Shape
 
 __all__ = [
     "ABSENT",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 Schema = dict[str, Any]
+T = TypeVar("T")
 
 # The default of a parameter for which `null` is a value.
 ABSENT: Final = object()
@@ -75,13 +78,12 @@ class Field:
 
 def read(fields: Sequence[Field], params: Json, within: str = "") -> dict[str, Any]:
     """The values of all `fields` in `params`, by name. Raises Refused. `within`: the name of what `params` is."""
-    if not isinstance(params, dict):
-        raise bad_field(within or "the request", "must be an object")
+    members = _checked(params, within or "the request", shapes.OBJECT)
     values: dict[str, Any] = {}
     for field in fields:
         name = f"{within}.{field.name}" if within else field.name
-        value = params.get(field.name)
-        if value is None and not (field.default is ABSENT and field.name in params):
+        value = members.get(field.name)
+        if value is None and not (field.default is ABSENT and field.name in members):
             if field.required:
                 raise bad_field(name, "is required")
             values[field.name] = field.default
@@ -103,6 +105,12 @@ def schema(fields: Sequence[Field]) -> Schema:
     return described
 
 
+def _checked(value: Json, name: str, shape: Shape[T]) -> T:
+    if not shape.fits(value):
+        raise bad_field(name, f"must be {shape.words}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A string of at most `chars_max` characters."""
@@ -110,9 +118,7 @@ class Text:
     chars_max: int
 
     def read(self, value: Json, name: str) -> str:
-        if not isinstance(value, str) or len(value) > self.chars_max:
-            raise bad_field(name, f"must be a string of at most {self.chars_max} characters")
-        return value
+        return _checked(value, name, shapes.text(self.chars_max))
 
     def schema(self) -> Schema:
         return {"type": "string", "maxLength": self.chars_max}
@@ -126,13 +132,7 @@ class Whole:
     maximum: int
 
     def read(self, value: Json, name: str) -> int:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or not self.minimum <= value <= self.maximum
-        ):
-            raise bad_field(name, f"must be a whole number from {self.minimum} to {self.maximum}")
-        return value
+        return _checked(value, name, shapes.whole(self.minimum, self.maximum))
 
     def schema(self) -> Schema:
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
@@ -175,9 +175,7 @@ class Object:
 
 class _Flag:
     def read(self, value: Json, name: str) -> bool:
-        if not isinstance(value, bool):
-            raise bad_field(name, "must be true or false")
-        return value
+        return _checked(value, name, shapes.FLAG)
 
     def schema(self) -> Schema:
         return {"type": "boolean"}
@@ -216,9 +214,7 @@ class _Key:
 
 class _Tags:
     def read(self, value: Json, name: str) -> dict[str, str] | None:
-        if not isinstance(value, dict) or not all(isinstance(tag, str) for tag in value.values()):
-            raise bad_field(name, "must be an object of strings")
-        return value or None
+        return _checked(value, name, shapes.OBJECT_OF_TEXTS) or None
 
     def schema(self) -> Schema:
         return {"type": "object", "additionalProperties": {"type": "string"}}
