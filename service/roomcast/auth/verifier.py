@@ -10,7 +10,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 import structlog
@@ -41,6 +41,7 @@ from roomcast.auth.keys import (
     VerifyingKey,
     public_key,
 )
+from roomcast.auth.ports import Verifier
 from roomcast.config import ConfigError, TokenConfig
 from roomcast.wire.publication import Json
 
@@ -89,17 +90,6 @@ def _jws() -> PyJWS:
     for name, hash_function in _HASHES.items():
         jws.register_algorithm(name, _CheckedHmac(hash_function))
     return jws
-
-
-class Verifier(Protocol):
-    """What is counted: see TokenVerifier."""
-
-    @property
-    def enabled(self) -> bool: ...
-
-    async def connection(self, token: str, now_s: float) -> ConnectionClaims: ...
-
-    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims: ...
 
 
 class TokenVerifier:

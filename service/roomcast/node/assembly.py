@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from roomcast import __version__
+from roomcast.auth.ports import Verifier
 from roomcast.auth.verifier import CountedVerifier
-from roomcast.client.services import Limits, Services, Verifier
+from roomcast.client.services import Limits, Services
 from roomcast.client.session import Policy
 from roomcast.config import Config
 from roomcast.delivery import signals

@@ -12,7 +12,7 @@ import orjson
 
 from roomcast.concurrency import each
 from roomcast.gateway.api.batch import BATCH_COMMANDS_MAX, Run
-from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.methods import ApiCall, Method
 from roomcast.gateway.api.refusals import Refused, bad_field
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
@@ -41,7 +41,7 @@ class Commands:
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
 
-    async def carry_out(self, call: Call, commands: Sequence[Json]) -> bytes:
+    async def carry_out(self, call: ApiCall, commands: Sequence[Json]) -> bytes:
         """A reply for each command, one a line, in their order."""
         run = Run(call, self._chosen, lambda _: "result")
         replies = await each(1, list(enumerate(commands)), run.reply)

@@ -33,10 +33,10 @@ __all__ = [
     "SAFE_MAX",
     "TAGS",
     "Decoded",
-    "Field",
     "Kind",
     "ListOf",
     "Object",
+    "Parameter",
     "Schema",
     "Text",
     "Whole",
@@ -66,7 +66,7 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Parameter:
     """One parameter. `default`: what the method gets when it is not there."""
 
     name: str
@@ -76,7 +76,7 @@ class Field:
     default: Any = None
 
 
-def read(fields: Sequence[Field], params: Json, within: str = "") -> dict[str, Any]:
+def read(fields: Sequence[Parameter], params: Json, within: str = "") -> dict[str, Any]:
     """The values of all `fields` in `params`, by name. Raises Refused. `within`: the name of what `params` is."""
     members = _checked(params, within or "the request", shapes.OBJECT)
     values: dict[str, Any] = {}
@@ -92,7 +92,7 @@ def read(fields: Sequence[Field], params: Json, within: str = "") -> dict[str, A
     return values
 
 
-def schema(fields: Sequence[Field]) -> Schema:
+def schema(fields: Sequence[Parameter]) -> Schema:
     """An object with `fields`, as JSON Schema."""
     described: Schema = {
         "type": "object",
@@ -164,7 +164,7 @@ class ListOf:
 class Object:
     """An object with parameters of its own, read as a dictionary."""
 
-    fields: tuple[Field, ...]
+    fields: tuple[Parameter, ...]
 
     def read(self, value: Json, name: str) -> Mapping[str, Any]:
         return read(self.fields, value, name)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from roomcast.gateway.api.fields import Field, Schema
+from roomcast.gateway.api.fields import Parameter, Schema
 from roomcast.gateway.api.refusals import Refused
 from roomcast.node.node import Node
 from roomcast.wire.channels import ChannelOptions
@@ -18,7 +18,7 @@ from roomcast.wire.publication import Json
 __all__ = [
     "BODY_ROOM_BYTES",
     "ESCAPED_MAX",
-    "Call",
+    "ApiCall",
     "Handler",
     "Method",
     "Params",
@@ -35,7 +35,7 @@ Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """What a method works with. `received_ms`: when the first bytes of the request were read (wall clock).
 
     `late`: they may have waited for that for long. `payload_bytes_max`: of a publication's data.
@@ -47,7 +47,7 @@ class Call:
     payload_bytes_max: int
 
 
-Handler = Callable[[Call, Params], Awaitable[Mapping[str, Json]]]
+Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Method:
 
     name: str
     summary: str
-    fields: tuple[Field, ...]
+    fields: tuple[Parameter, ...]
     result: Schema
     handler: Handler
     doc: str = ""
@@ -71,7 +71,7 @@ class Method:
         return self.payloads * payload_bytes_max * ESCAPED_MAX + self.room_bytes
 
 
-def known(call: Call, channel: str) -> ChannelOptions:
+def known(call: ApiCall, channel: str) -> ChannelOptions:
     """The options of `channel`. Raises Refused when its namespace is not configured."""
     options = call.node.services.policy.rules.options(channel)
     if options is None:
@@ -79,7 +79,7 @@ def known(call: Call, channel: str) -> ChannelOptions:
     return options
 
 
-def sized(call: Call, name: str, payload: Json) -> Json:
+def sized(call: ApiCall, name: str, payload: Json) -> Json:
     """`payload`, which is parameter `name`. Raises Refused when it is too large."""
     try:
         size = len(orjson.dumps(payload))

@@ -23,7 +23,7 @@ from roomcast.gateway.api import channels, clients, nodes, publishing
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
 from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
-from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.methods import ApiCall, Method
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refused, wire
 from roomcast.gateway.api.watch import Watch
@@ -61,7 +61,7 @@ _KEY_SCHEME: Final = "apikey "
 BODY_S: Final = 10.0
 
 Decoding = Callable[[bytes], Json]
-Answering = Callable[[Call, Json], Awaitable[bytes]]
+Answering = Callable[[ApiCall, Json], Awaitable[bytes]]
 
 _log = structlog.get_logger(__name__)
 
@@ -133,7 +133,7 @@ class Api:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
             except Refused as refused:
                 return _refusal(200, refused.error, refused.why)
-            call = Call(node, received_ms, late, self._payload_bytes_max)
+            call = ApiCall(node, received_ms, late, self._payload_bytes_max)
             try:
                 return _answer(await answering(call, params), 200)
             except Refused as refused:
@@ -171,14 +171,14 @@ class Api:
 
 
 def _alone(method: Method) -> Answering:
-    async def answer(call: Call, params: Json) -> bytes:
+    async def answer(call: ApiCall, params: Json) -> bytes:
         return orjson.dumps({"result": await method.handler(call, read(method.fields, params))})
 
     return answer
 
 
 def _batch(batch: Batch) -> Answering:
-    async def answer(call: Call, params: Json) -> bytes:
+    async def answer(call: ApiCall, params: Json) -> bytes:
         return orjson.dumps(await batch.carry_out(call, params))
 
     return answer
