@@ -1,4 +1,6 @@
-"""Work beside other work: for the time of a context, so many at a time, or one call for all who ask."""
+"""Work beside other work: for the time of a context, so many at a time, or one call for all who
+ask.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ async def each(at_once: int, items: Sequence[T], work: Callable[[T], Awaitable[R
 async def each_to_its_end(
     at_once: int, items: Sequence[T], work: Callable[[T], Awaitable[object]]
 ) -> list[Exception]:
-    """`work` of every item, whatever becomes of the others, `at_once` of them at a time. The errors."""
+    """`work` of every item, whatever becomes of the others, `at_once` of them at a time.
+
+    The errors.
+    """
     failures: list[Exception] = []
 
     async def to_its_end(item: T) -> None:

@@ -1,7 +1,8 @@
 """Claims of connection and subscription tokens: from decoded JSON to what a connection may rest on.
 
-The signature was verified before (service/roomcast/auth/verifier.py); time is passed in. See the tokens of the Centrifuge protocol.
-What is of a wrong shape makes the whole token invalid: to pass over it could allow what its signer did not mean.
+The signature was verified before (service/roomcast/auth/verifier.py); time is passed in. See the
+tokens of the Centrifuge protocol. What is of a wrong shape makes the whole token invalid: to pass
+over it could allow what its signer did not mean.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ __all__ = [
     "subscription_claims",
 ]
 
-# Seconds. JavaScript's whole numbers end here; also takes the milliseconds that some signers write by mistake.
+# Seconds. JavaScript's whole numbers end here; also takes the milliseconds that some signers write
+# by mistake.
 TOKEN_TIME_MAX: Final = 2**53 - 1
-# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: who comes too late gets the next token in a moment, and
-# `iat` says when and not from when on.
+# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: who comes too late gets the
+# next token in a moment, and `iat` says when and not from when on.
 EARLY_S_MAX: Final = 30
-# Arrays and objects within each other in what is sent on: encoders write about 250, with all that stands around it.
+# Arrays and objects within each other in what is sent on: encoders write about 250, with all that
+# stands around it.
 INFO_DEPTH_MAX: Final = 128
 
 Loads = Callable[[str], Any]
@@ -62,7 +65,9 @@ class TokenError(Exception):
 
 
 class TokenExpired(TokenError):
-    """It was good once: the client is to fetch a new one (error 109 to connect and subscribe, 3005 to refresh)."""
+    """It was good once: the client is to fetch a new one (error 109 to connect and subscribe, 3005
+    to refresh).
+    """
 
     def __init__(self) -> None:
         super().__init__("token expired")
@@ -77,8 +82,10 @@ class TokenInvalid(TokenError):
 
 
 class TokenEarly(TokenError):
-    """It will be good in `early_s` seconds, as our clock says. Whose clock is wrong is not known: the client is to try again
-    with it (error 100), later or at another node.
+    """It will be good in `early_s` seconds, as our clock says.
+
+    Whose clock is wrong is not known: the client is to try again with it (error 100), later or at
+    another node.
     """
 
     def __init__(self, early_s: float) -> None:
@@ -87,7 +94,10 @@ class TokenEarly(TokenError):
 
 
 class TokenUnverifiable(TokenError):
-    """Nobody knows: the key that it names may be one that could not be had yet. The client is to try again (error 100)."""
+    """Nobody knows: the key that it names may be one that could not be had yet.
+
+    The client is to try again (error 100).
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -96,7 +106,10 @@ class TokenUnverifiable(TokenError):
 
 @dataclass(frozen=True, slots=True)
 class ServerSubscription:
-    """One subscription that the server makes for who connects. `data` goes to the client, `info` to the others."""
+    """One subscription that the server makes for who connects.
+
+    `data` goes to the client, `info` to the others.
+    """
 
     info: Json = None
     data: Json = None
@@ -105,10 +118,11 @@ class ServerSubscription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """Who connects. `user` "" = anonymous; `expires_at`: s since 1970 when a refresh is due, None = never.
+    """Who connects. `user` "" = anonymous; `expires_at`: s since 1970 when a refresh is due, None =
+    never.
 
-    `info` is for other clients, `meta` never leaves the server. `subs`: by channel; the names are valid, whether
-    their namespaces exist is not known here.
+    `info` is for other clients, `meta` never leaves the server. `subs`: by channel; the names are
+    valid, whether their namespaces exist is not known here.
     """
 
     user: str
@@ -121,7 +135,9 @@ class ConnectionClaims:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionClaims:
-    """Who may subscribe to what, and with which changes to the channel's options. `allow`: what else it may do there.
+    """Who may subscribe to what, and with which changes to the channel's options.
+
+    `allow`: what else it may do there.
 
     The caller must compare `user` and `channel` with the connection and its request,
     and `client` with the connection's id unless it is "" (a token bound to one connection).
@@ -177,7 +193,10 @@ def subscription_claims(
 
 
 def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[str, Json]:
-    """What both kinds share. An invalid token is invalid even when it is expired too: a new one would not help."""
+    """What both kinds share.
+
+    An invalid token is invalid even when it is expired too: a new one would not help.
+    """
     if not isinstance(claims, dict):
         raise TokenInvalid("claims are not an object")
     if audience:
@@ -198,7 +217,9 @@ def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[
 
 
 def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
-    """`expire_at` says how long what the token opened lasts (0 = for ever); without it that is as long as the token."""
+    """`expire_at` says how long what the token opened lasts (0 = for ever); without it that is as
+    long as the token.
+    """
     if "expire_at" in claims:
         expires_at = _time(claims, "expire_at")
         if expires_at == 0:
@@ -226,7 +247,10 @@ def _text(claims: Mapping[str, Json], name: str, default: str) -> str:
 
 
 def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:
-    """What clients get to see. `b64…`, where it is set, is base64 of JSON and goes before the plain claim."""
+    """What clients get to see.
+
+    `b64…`, where it is set, is base64 of JSON and goes before the plain claim.
+    """
     encoded = _text(claims, f"b64{name}", "")
     payload = claims.get(name)
     if encoded:
@@ -257,7 +281,9 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
 
 
 def _override(claims: Mapping[str, Json]) -> ChannelOverride:
-    """{"presence": {"value": true}, …}: the names are those of ChannelOverride, others mean nothing."""
+    """{"presence": {"value": true}, …}: the names are those of ChannelOverride, others mean
+    nothing.
+    """
     said: dict[str, bool] = {}
     override = _object(claims, "override")
     for each in fields(ChannelOverride):

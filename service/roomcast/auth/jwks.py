@@ -1,8 +1,10 @@
-"""The keys behind a JWKS endpoint: fetched ahead of need, kept while it is down, never asked for more often than bounded.
+"""The keys behind a JWKS endpoint: fetched ahead of need, kept while it is down, never asked for
+more often than bounded.
 
-One task, `run`, does all fetching, so there is never more than one fetch under way. It fetches at the start and
-then every REFRESH_S. A token that names a key which is not known (the signer may have a new one) makes it fetch
-at once, but not within DEMAND_PAUSE_S of the fetch before, whoever asks and how often.
+One task, `run`, does all fetching, so there is never more than one fetch under way. It fetches at
+the start and then every REFRESH_S. A token that names a key which is not known (the signer may have
+a new one) makes it fetch at once, but not within DEMAND_PAUSE_S of the fetch before, whoever asks
+and how often.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ __all__ = [
     "JwksKeys",
 ]
 
-# Between fetches when all is well: for so long after it was withdrawn, a key still opens connections.
+# Between fetches when all is well: for so long after it was withdrawn, a key still opens
+# connections.
 REFRESH_S: Final = 300.0
 # From one fetch to the next that an unknown key may cause.
 DEMAND_PAUSE_S: Final = 30.0
@@ -37,8 +40,8 @@ DEMAND_PAUSE_S: Final = 30.0
 FETCH_LIMIT_S: Final = 5.0
 # How long a token waits for its key. SDKs give up, and reconnect, after 5 s.
 KEY_WAIT_S: Final = 2.0
-# For how long keys count when the endpoint does not answer any more: longer than its outages, and yet a key that
-# was withdrawn meanwhile does not open connections for ever.
+# For how long keys count when the endpoint does not answer any more: longer than its outages, and
+# yet a key that was withdrawn meanwhile does not open connections for ever.
 STALE_S_MAX: Final = 6 * 3600.0
 # Between attempts after failures.
 _BACKOFF: Final = Backoff(1.0, 30.0, FROM_HALF)
@@ -53,7 +56,9 @@ class FetchFailed(Exception):
 
 
 class JwksKeys:
-    """`fetch` gets the endpoint's answer, bounded in size, or raises FetchFailed; `random` gives [0, 1) for jitter."""
+    """`fetch` gets the endpoint's answer, bounded in size, or raises FetchFailed; `random` gives
+    [0, 1) for jitter.
+    """
 
     def __init__(
         self, fetch: Callable[[], Awaitable[bytes]], clock: Clock, random: Callable[[], float]
@@ -62,7 +67,8 @@ class JwksKeys:
         self._clock = clock
         self._random = random
         self._keys = KeySet()
-        # How many fetches have begun, and when the last one did; which of them brought the keys, and when it began.
+        # How many fetches have begun, and when the last one did; which of them brought the keys,
+        # and when it began.
         self._begun = 0
         self._begun_s = float("-inf")
         self._got = 0
@@ -82,15 +88,19 @@ class JwksKeys:
         return self._keys.find(kid, algorithm) if self.usable else None
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
-        """The same, fetched if need be; None: the endpoint has no such key. Takes KEY_WAIT_S at most.
+        """The same, fetched if need be; None: the endpoint has no such key.
 
-        Raises TokenUnverifiable when that cannot be told: the last fetch failed, or began before the token came.
+        Takes KEY_WAIT_S at most.
+
+        Raises TokenUnverifiable when that cannot be told: the last fetch failed, or began before
+        the token came.
         """
         asked = self._begun
         with suppress(TimeoutError):
             async with asyncio.timeout(KEY_WAIT_S):
                 while (key := self.known(kid, algorithm)) is None:
-                    # Without a kid, or with one that is there for other algorithms, a fetch would not help.
+                    # Without a kid, or with one that is there for other algorithms, a fetch would
+                    # not help.
                     settled = kid is None or kid in self._keys.kids or self._got > asked
                     if self.usable and settled:
                         return None

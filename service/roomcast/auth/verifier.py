@@ -1,7 +1,9 @@
-"""JSON Web Tokens: verify the signature and hand the claims to claims.py; sign tokens for trying things out.
+"""JSON Web Tokens: verify the signature and hand the claims to claims.py; sign tokens for trying
+things out.
 
-Which algorithms are accepted follows from the keys that are configured, never from the token: each algorithm has its
-key, or the JWKS endpoint, in a table that is made at the start. A header only chooses among them.
+Which algorithms are accepted follows from the keys that are configured, never from the token: each
+algorithm has its key, or the JWKS endpoint, in a table that is made at the start. A header only
+chooses among them.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ __all__ = [
 
 # Checked before anything is decoded: what an unknown peer can make us compute is bounded.
 TOKEN_CHARS_MAX: Final = 8 * 1024
-# Of its first part, which is decoded before the signature can be looked at. An algorithm, a type and a kid take 150.
+# Of its first part, which is decoded before the signature can be looked at. An algorithm, a type
+# and a kid take 150.
 HEADER_CHARS_MAX: Final = 2 * 1024
 # As long as the digest of HS256; shorter keys can be searched for offline (RFC 7518 §3.2).
 HMAC_KEY_BYTES_MIN: Final = 32
@@ -76,7 +79,9 @@ _log = structlog.get_logger()
 
 
 class _CheckedHmac(HMACAlgorithm):
-    """HMAC with a key that was checked once, when the configuration was read, and not for every token."""
+    """HMAC with a key that was checked once, when the configuration was read, and not for every
+    token.
+    """
 
     def prepare_key(self, key: str | bytes) -> bytes:
         return key.encode() if isinstance(key, str) else key
@@ -98,7 +103,9 @@ class TokenVerifier:
     def __init__(
         self, config: TokenConfig, *, insecure: bool = False, jwks: JwksKeys | None = None
     ) -> None:
-        """Raises ConfigError for a key that cannot be one. `insecure`: a weak key is nothing to log.
+        """Raises ConfigError for a key that cannot be one.
+
+        `insecure`: a weak key is nothing to log.
 
         `jwks`: the keys of the configured endpoint; without it, none of theirs is known.
         """
@@ -122,7 +129,10 @@ class TokenVerifier:
         return bool(self._keys) or self._jwks is not None
 
     async def connection(self, token: str, now_s: float) -> ConnectionClaims:
-        """`now_s`: s since 1970. Raises TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable."""
+        """`now_s`: s since 1970.
+
+        Raises TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable.
+        """
         return self._checked(connection_claims, await self._claims(token, now_s), now_s)
 
     async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
@@ -165,7 +175,8 @@ class TokenVerifier:
         key = jwks.known(kid, algorithm)
         if key is None:
             if _says_it_expired(token, now_s):
-                # Its key may be gone by now, and the client could not know: it is told what helps in any case.
+                # Its key may be gone by now, and the client could not know: it is told what helps
+                # in any case.
                 raise TokenExpired
             key = await jwks.find(kid, algorithm)
         if key is None:
@@ -245,7 +256,9 @@ def _configured(option: str, pem: str, kind: type[PublicKey]) -> VerifyingKey:
 
 
 def _named(token: str) -> tuple[str, str | None]:
-    """Algorithm and `kid` of the header: nothing but a choice among our keys, since the library compares it again."""
+    """Algorithm and `kid` of the header: nothing but a choice among our keys, since the library
+    compares it again.
+    """
     first = token.partition(".")[0]
     if len(first) > HEADER_CHARS_MAX:
         raise TokenInvalid("header too long")
@@ -288,7 +301,8 @@ def sign_connection(
     kid: str = "",
     claims: Mapping[str, Json] | None = None,
 ) -> str:
-    """A connection token for `user`, good for `ttl_s` seconds (0 = for ever), with further `claims`.
+    """A connection token for `user`, good for `ttl_s` seconds (0 = for ever), with further
+    `claims`.
 
     `key`: a secret (HS256) or a private key. Raises ValueError without one.
     """

@@ -1,4 +1,7 @@
-"""The `roomcast` command: arguments in, exit code out. What a command needs is imported when it runs."""
+"""The `roomcast` command: arguments in, exit code out.
+
+What a command needs is imported when it runs.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ _COMMANDS: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0 done, 1 failed, 2 wrong usage or configuration; never raises for those."""
+    """Run one command.
+
+    Returns 0 done, 1 failed, 2 wrong usage or configuration; never raises for those.
+    """
     try:
         arguments = _parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = arguments.run
@@ -63,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failed as error:
         return _complain(error, EXIT_FAILED)
     except BrokenPipeError:
-        # Whoever read our output has gone, for example `| head`; Python would complain once more at exit.
+        # Whoever read our output has gone, for example `| head`; Python would complain once more at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:

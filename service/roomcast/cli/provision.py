@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     region = (
         config.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     )
-    # Some emulators keep resources by account and read it out of the key: the servers' key, if they have one.
+    # Some emulators keep resources by account and read it out of the key: the servers' key, if they
+    # have one.
     own_key = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
     try:
         made = provision(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CALL_TIMEOUT_S", "add_key", "call"]
 
-# A publication may take a minute when DynamoDB does not answer; then it is known whether it happened.
+# A publication may take a minute when DynamoDB does not answer; then it is known whether it
+# happened.
 CALL_TIMEOUT_S: Final = 70.0
 # The answer of an API that is asked for no more than an answer holds.
 _ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -30,7 +31,10 @@ def add_key(parser: argparse.ArgumentParser) -> None:
 
 
 def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) -> Any:
-    """The result of `method`. Raises ConfigError, and Failed with what the server, or the way to it, says."""
+    """The result of `method`.
+
+    Raises ConfigError, and Failed with what the server, or the way to it, says.
+    """
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen

@@ -12,7 +12,10 @@ __all__ = ["concerns", "look_at_hooks", "start_logs"]
 
 
 def look_at_hooks(config: Config) -> None:
-    """Raises ConfigError when one of them is not there. Importing them runs what their modules do when imported."""
+    """Raises ConfigError when one of them is not there.
+
+    Importing them runs what their modules do when imported.
+    """
     from roomcast.hooks.calls import load_hooks
 
     load_hooks(config.hooks)

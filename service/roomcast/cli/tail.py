@@ -1,4 +1,6 @@
-"""`roomcast tail`: shows a channel's publications as they come, over a WebSocket, as an SDK would get them."""
+"""`roomcast tail`: shows a channel's publications as they come, over a WebSocket, as an SDK would
+get them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ server goes away it connects again. Where it may recover (force_recovery, allow_
 history) nothing is left out then; else a line on stderr says so. Ctrl-C ends it.
 """
 
-# How long an answer to a command may take, and how long a server may be silent: pings come every 25 s.
+# How long an answer to a command may take, and how long a server may be silent: pings come every 25
+# s.
 ANSWER_S: Final = 10.0
 _SILENCE_S: Final = 60.0
 # Attempts to connect in a row. Others try to come back as well, so chance decides when.

@@ -22,9 +22,9 @@ __all__ = [
 # Longer names would leave little of a channel's 255 bytes.
 NAMESPACE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-# There they are rules, here they are what a file may say.
-# The fields of core's ChannelOptions; there they are rules, here they are what a file may say.
-# From which part of two names on (difflib's ratio) one may be meant by the other. Variables all begin alike, so that
+# There they are rules, here they are what a file may say. The fields of core's ChannelOptions;
+# there they are rules, here they are what a file may say. From which part of two names on
+# (difflib's ratio) one may be meant by the other. Variables all begin alike, so that
 
 _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
     "history_size": Rules(
@@ -44,20 +44,22 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         "Every subscription is checked for gaps, and told when one cannot be closed. Needs history."
     ),
     "allow_recovery": Rules(
-        "A subscriber who asks for it recovers what it missed, though it may not read the history otherwise. Who may "
-        "(`allow_history_for_…`, `hst` of a token) needs no such option."
+        "A subscriber who asks for it recovers what it missed, though it may not read the history "
+        "otherwise. Who may (`allow_history_for_…`, `hst` of a token) needs no such option."
     ),
     "allow_positioning": Rules(
         "A subscriber who asks for it is checked for gaps, though it may not read the history."
     ),
     "presence": Rules("Keep who is in the channel. Costs two writes a member."),
     "join_leave": Rules(
-        "Tell subscribers who ask for it, and may ask who is there (`allow_presence_for_…`), when a client comes and goes."
+        "Tell subscribers who ask for it, and may ask who is there (`allow_presence_for_…`), when "
+        "a client comes and goes."
     ),
     "force_push_join_leave": Rules("Tell all subscribers. Needs `join_leave`."),
     "allow_user_limited_channels": Rules(
-        "A name such as `dialogue#ann,bob` lists who may be in: they may subscribe, and nobody else does without a token. "
-        "Without it `#` means nothing: such a channel is open to whom the options below open any other."
+        "A name such as `dialogue#ann,bob` lists who may be in: they may subscribe, and nobody "
+        "else does without a token. Without it `#` means nothing: such a channel is open to whom "
+        "the options below open any other."
     ),
     "allow_subscribe_for_client": Rules(
         "A client with a user may subscribe without a subscription token."
@@ -70,33 +72,38 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         "A client that has a user and is subscribed may publish."
     ),
     "allow_publish_for_anonymous": Rules(
-        "A client without a user may do so too, where one of the two options above lets those with a user."
+        "A client without a user may do so too, where one of the two options above lets those "
+        "with a user."
     ),
     "allow_presence_for_client": Rules("A client with a user may ask who is there."),
     "allow_presence_for_subscriber": Rules(
         "A client that has a user and is subscribed may ask who is there."
     ),
     "allow_presence_for_anonymous": Rules(
-        "A client without a user may do so too, where one of the two options above lets those with a user."
+        "A client without a user may do so too, where one of the two options above lets those "
+        "with a user."
     ),
     "allow_history_for_client": Rules("A client with a user may read the history."),
     "allow_history_for_subscriber": Rules(
         "A client that has a user and is subscribed may read the history."
     ),
     "allow_history_for_anonymous": Rules(
-        "A client without a user may do so too, where one of the two options above lets those with a user."
+        "A client without a user may do so too, where one of the two options above lets those "
+        "with a user."
     ),
     "allow_channel_compaction": Rules(
-        "Call the channel by a number in the pushes of clients that offer it, as SDKs do: shorter than a long name."
+        "Call the channel by a number in the pushes of clients that offer it, as SDKs do: shorter "
+        "than a long name."
     ),
     "allowed_delta_types": Rules(
-        "Ways in which a client may ask for publications as differences from the one before: `fossil`. Needs history.",
+        "Ways in which a client may ask for publications as differences from the one before: "
+        "`fossil`. Needs history.",
         pattern="fossil",
         shape="`fossil`, or nothing",
     ),
     "delta_publish": Rules(
-        "Publications may go out as differences; without it, those that the server API marks with `delta`. Needs "
-        "`allowed_delta_types`."
+        "Publications may go out as differences; without it, those that the server API marks with "
+        "`delta`. Needs `allowed_delta_types`."
     ),
 }
 NAMESPACES_MAX: Final = 1000

@@ -66,7 +66,8 @@ def config_path(path: str | Path | None, environ: Mapping[str, str]) -> Path | N
 
 
 def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = False) -> Config:
-    """The configuration of a file (or ROOMCAST_CONFIG's, or none) with the environment's variables over it.
+    """The configuration of a file (or ROOMCAST_CONFIG's, or none) with the environment's variables
+    over it.
 
     `demo`: when there is no file, begin with `dev_config()` rather than with production's defaults.
     Raises ConfigError for the first thing that is wrong.

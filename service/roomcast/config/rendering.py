@@ -13,7 +13,10 @@ __all__ = ["effective", "effective_toml", "reference"]
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """The configuration as a file would have it, every option included; secrets masked. Only JSON types."""
+    """The configuration as a file would have it, every option included; secrets masked.
+
+    Only JSON types.
+    """
     holders: dict[str, object] = {
         "client": config.client,
         "client.token": config.client.token,

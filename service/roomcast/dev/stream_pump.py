@@ -1,8 +1,10 @@
-"""The Lambda's place in `roomcast dev`: reads the table's stream and calls the real `stream_lambda.handler`.
+"""The Lambda's place in `roomcast dev`: reads the table's stream and calls the real
+`stream_lambda.handler`.
 
-`python -m roomcast.dev.stream_pump --endpoint URL --stream-arn ARN --topic-arn ARN` starts at the oldest record
-and runs until SIGTERM or the end of standard input. When a batch is sent again and what is given up on follows
-`roomcast.dev.event_source`; here is the I/O around it. One thread: shards take turns.
+`python -m roomcast.dev.stream_pump --endpoint URL --stream-arn ARN --topic-arn ARN` starts at the
+oldest record and runs until SIGTERM or the end of standard input. When a batch is sent again and
+what is given up on follows `roomcast.dev.event_source`; here is the I/O around it. One thread:
+shards take turns.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from roomcast.dev.provision import DUMMY_CREDENTIALS, client
 
 __all__ = ["Handler", "OnFailure", "StreamPump", "main"]
 
-# Lambda reads an idle shard 4 times a second; a developer likes it quicker. Costs 5 % of one core with moto.
+# Lambda reads an idle shard 4 times a second; a developer likes it quicker. Costs 5 % of one core
+# with moto.
 POLL_INTERVAL_S: Final = 0.1
 # Shards split and end every few hours (on emulators: never).
 _SHARDS_INTERVAL_S: Final = 30.0
@@ -76,7 +79,9 @@ class StreamPump:
         self._not_before_s = 0.0
 
     def turn(self) -> bool:
-        """Give every shard one step. True = something was done, so that the next turn should follow at once.
+        """Give every shard one step.
+
+        True = something was done, so that the next turn should follow at once.
 
         Never raises for what the emulator answers: it backs off and reads on where it was.
         """

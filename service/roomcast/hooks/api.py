@@ -1,7 +1,8 @@
-"""The interface for an application's own code: what hooks are given, what they return, and how they say no.
+"""The interface for an application's own code: what hooks are given, what they return, and how they
+say no.
 
-Everything here is public, and docs/hooks.md describes it. A hook is an async function that the section [hooks] of the
-configuration names; it runs in the server's process, on its event loop.
+Everything here is public, and docs/hooks.md describes it. A hook is an async function that the
+section [hooks] of the configuration names; it runs in the server's process, on its event loop.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ class RpcRegistry:
         return len(self._methods)
 
     def method(self, name: str) -> Callable[[_Method], _Method]:
-        """A decorator: the function is what `name` calls. Raises ValueError for a name that cannot be, TypeError for
-        what is no async function.
+        """A decorator: the function is what `name` calls.
+
+        Raises ValueError for a name that cannot be, TypeError for what is no async function.
         """
         if not isinstance(name, str) or not 0 < len(name) <= METHOD_CHARS_MAX:
             raise ValueError(f"the name of a method has 1 to {METHOD_CHARS_MAX} characters")

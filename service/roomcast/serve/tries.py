@@ -1,4 +1,6 @@
-"""Calls of AWS at the start and the end of a node: tried again while that can help, and not for ever."""
+"""Calls of AWS at the start and the end of a node: tried again while that can help, and not for
+ever.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ from roomcast.ports import Clock, PortError, Refused
 
 __all__ = ["END_TRIES_S", "START_TRIES_S", "Tries"]
 
-# No attempt begins later than this after the first: an answer that was lost, a throttled call, a few seconds of an outage.
-# Whoever watches the process starts it again after that.
+# No attempt begins later than this after the first: an answer that was lost, a throttled call, a
+# few seconds of an outage. Whoever watches the process starts it again after that.
 START_TRIES_S: Final = 30.0
-# The same for what a node gives back at its end. Whoever stops it waits; the reaper does what is left.
+# The same for what a node gives back at its end. Whoever stops it waits; the reaper does what is
+# left.
 END_TRIES_S: Final = 5.0
 # Nodes that start together do not try together.
 _BACKOFF: Final = Backoff(0.2, 5.0, FROM_HALF)
@@ -36,9 +39,12 @@ class Tries:
         self._ends_s: float | None = None
 
     async def until_done(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        """The result of `call`, which must be safe to repeat. `what` it is about: AWS's own words seldom say.
+        """The result of `call`, which must be safe to repeat.
 
-        Raises Refused at once, since it would be refused again, and any other PortError when the time is over.
+        `what` it is about: AWS's own words seldom say.
+
+        Raises Refused at once, since it would be refused again, and any other PortError when the
+        time is over.
         """
         if self._ends_s is None:
             self._ends_s = self._clock.monotonic_s() + self._within_s

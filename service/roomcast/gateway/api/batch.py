@@ -53,7 +53,10 @@ class Batch:
         self._methods = methods
 
     async def carry_out(self, call: ApiCall, params: Json) -> Mapping[str, Json]:
-        """A reply for each command, in their order; one that fails is followed by the others. Raises Refused."""
+        """A reply for each command, in their order; one that fails is followed by the others.
+
+        Raises Refused.
+        """
         asked = read(BATCH_FIELDS, params)
         run = Run(call, self._chosen, lambda method: method.name)
         at_once = BATCH_AT_ONCE if asked["parallel"] else 1
@@ -73,8 +76,8 @@ class Batch:
 class Run:
     """Carries out the commands of one request, as far as there is room for their replies.
 
-    `chosen`: the method that a command names and its parameters; gets the command and what it is called in refusals, and
-    raises Refused. `under`: how a result is called in its reply.
+    `chosen`: the method that a command names and its parameters; gets the command and what it is
+    called in refusals, and raises Refused. `under`: how a result is called in its reply.
     """
 
     def __init__(
@@ -89,7 +92,10 @@ class Run:
         self._room = BATCH_REPLIES_BYTES_MAX
 
     async def reply(self, numbered: tuple[int, Json]) -> bytes:
-        """The reply to one command, which comes with its place in the request. Raises nothing of its own."""
+        """The reply to one command, which comes with its place in the request.
+
+        Raises nothing of its own.
+        """
         index, command = numbered
         # Others have their turn between commands that need not wait for anything.
         await asyncio.sleep(0)

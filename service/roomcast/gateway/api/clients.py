@@ -1,4 +1,6 @@
-"""subscribe, unsubscribe, disconnect and refresh: orders to the clients of a user, on whatever node they are."""
+"""subscribe, unsubscribe, disconnect and refresh: orders to the clients of a user, on whatever node
+they are.
+"""
 
 from __future__ import annotations
 

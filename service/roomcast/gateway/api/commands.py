@@ -1,7 +1,9 @@
-"""The older form of Centrifugo's server API: one command a line, {"method", "params"}, all of them to POST /api.
+"""The older form of Centrifugo's server API: one command a line, {"method", "params"}, all of them
+to POST /api.
 
-Back ends that were written for it, and the Go client gocent up to 3.2, speak nothing else. What a command does, its parameters and its
-result are those of the method of that name; bounds are those of a batch, whose commands are carried out in order.
+Back ends that were written for it, and the Go client gocent up to 3.2, speak nothing else. What a
+command does, its parameters and its result are those of the method of that name; bounds are those
+of a batch, whose commands are carried out in order.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ __all__ = ["Commands", "split"]
 
 
 def split(body: bytes) -> Sequence[Json]:
-    """The values in `body`: one, on however many lines, or one a line. Raises ValueError for what is no JSON, Refused for
-    too many lines.
+    """The values in `body`: one, on however many lines, or one a line.
+
+    Raises ValueError for what is no JSON, Refused for too many lines.
     """
     try:
         return [orjson.loads(body)]

@@ -1,7 +1,8 @@
-"""Parameters of methods, declared once: what is read by them, and what the description of the API says of them.
+"""Parameters of methods, declared once: what is read by them, and what the description of the API
+says of them.
 
-`null` is as good as nothing, as in the client protocol, but where any JSON value is meant. What is not declared is
-passed over: it may be of another release.
+`null` is as good as nothing, as in the client protocol, but where any JSON value is meant. What is
+not declared is passed over: it may be of another release.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ class Parameter:
 
 
 def read(fields: Sequence[Parameter], params: Json, within: str = "") -> dict[str, Any]:
-    """The values of all `fields` in `params`, by name. Raises Refused. `within`: the name of what `params` is."""
+    """The values of all `fields` in `params`, by name.
+
+    Raises Refused. `within`: the name of what `params` is.
+    """
     members = _checked(params, within or "the request", shapes.OBJECT)
     values: dict[str, Any] = {}
     for field in fields:

@@ -28,7 +28,8 @@ __all__ = [
 
 # What a request may hold besides payloads.
 BODY_ROOM_BYTES: Final = 16 * 1024
-# How much longer a payload may be in a request than as it is kept: JSON may escape each character, "é" as "\\u00e9".
+# How much longer a payload may be in a request than as it is kept: JSON may escape each character,
+# "é" as "\\u00e9".
 ESCAPED_MAX: Final = 3
 
 Params = Mapping[str, Any]
@@ -36,7 +37,9 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """What a method works with. `received_ms`: when the first bytes of the request were read (wall clock).
+    """What a method works with.
+
+    `received_ms`: when the first bytes of the request were read (wall clock).
 
     `late`: they may have waited for that for long. `payload_bytes_max`: of a publication's data.
     """
@@ -52,9 +55,11 @@ Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method. `result`: what the handler returns, as JSON Schema. `payloads`: how many a request may hold.
+    """One method. `result`: what the handler returns, as JSON Schema. `payloads`: how many a
+    request may hold.
 
-    `room_bytes`: what a request may hold besides them. The handler raises Refused, and nothing else.
+    `room_bytes`: what a request may hold besides them. The handler raises Refused, and nothing
+    else.
     """
 
     name: str

@@ -1,9 +1,13 @@
-"""POST /api/<method>: from a request to a method and back. JSON in and out, as in Centrifugo's server API.
+"""POST /api/<method>: from a request to a method and back.
 
-`{"result": {…}}` or `{"error": {"code", "message"}}`, both with status 200; other statuses are for requests that
-never reached a method (no key, no JSON, too large). A batch is answered with `{"replies": […]}`.
+JSON in and out, as in Centrifugo's server API.
 
-    a request → key, type, length → body → JSON → parameters (fields.py) → handler of the method → answer
+`{"result": {…}}` or `{"error": {"code", "message"}}`, both with status 200; other statuses are for
+requests that never reached a method (no key, no JSON, too large). A batch is answered with
+`{"replies": […]}`.
+
+a request → key, type, length → body → JSON → parameters (fields.py) → handler of the method →
+answer
 
 POST /api itself takes the older form (commands.py), on the same way.
 """
@@ -52,10 +56,12 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 _JSON: Final = "application/json"
-# Arrays and objects in one request: what costs most to decode, up to 10 ms then. Each has a bracket, so that they are counted
-# without decoding anything; brackets within strings count as well.
+# Arrays and objects in one request: what costs most to decode, up to 10 ms then. Each has a
+# bracket, so that they are counted without decoding anything; brackets within strings count as
+# well.
 CONTAINERS_MAX: Final = 65_536
-# How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110 §11.1).
+# How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110
+# §11.1).
 _KEY_SCHEME: Final = "apikey "
 # For all of a request's body, from the end of its headers: 2 MiB take no longer.
 BODY_S: Final = 10.0
@@ -67,7 +73,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Api:
-    """`key` "" = no call is taken, unless `insecure`. `message_size_limit`: bytes of a publication's data."""
+    """`key` "" = no call is taken, unless `insecure`.
+
+    `message_size_limit`: bytes of a publication's data.
+    """
 
     def __init__(self, *, key: str, insecure: bool, message_size_limit: int) -> None:
         self._key = key.encode()
@@ -75,7 +84,9 @@ class Api:
         self._payload_bytes_max = message_size_limit
 
     def add_routes(self, app: web.Application) -> None:
-        """A route for each method, one for their description, and a task that runs as long as the application does."""
+        """A route for each method, one for their description, and a task that runs as long as the
+        application does.
+        """
         app.router.add_get("/api/openapi.json", self._describe)
         for method in METHODS.values():
             bytes_max = method.body_bytes_max(self._payload_bytes_max)
@@ -185,7 +196,10 @@ def _batch(batch: Batch) -> Answering:
 
 
 async def _body(request: web.Request, bytes_max: int) -> bytes | None:
-    """None: it is too large, as it says or as it turns out: it may be compressed. Raises RequestPayloadError."""
+    """None: it is too large, as it says or as it turns out: it may be compressed.
+
+    Raises RequestPayloadError.
+    """
     if request.content_length is not None and request.content_length > bytes_max:
         return None
     body = bytearray()
