@@ -1,6 +1,4 @@
-"""Work beside other work: for the time of a context, so many at a time, or one call for all who
-ask.
-"""
+"""Work beside other work: within a context, so many at a time, or one call for all who ask."""
 
 from __future__ import annotations
 

@@ -77,9 +77,7 @@ class Bucket:
 
 
 class Seldom:
-    """For the log, about what somebody may cause as often as they like: it is told at a rate, with
-    a count of the rest.
-    """
+    """For the log of what somebody may cause at will: told at a rate, with a count of the rest."""
 
     __slots__ = ("_bucket", "_passed_over", "_rate")
 

@@ -65,8 +65,9 @@ class TokenError(Exception):
 
 
 class TokenExpired(TokenError):
-    """It was good once: the client is to fetch a new one (error 109 to connect and subscribe, 3005
-    to refresh).
+    """It was good once: the client is to fetch a new one.
+
+    Error 109 to connect and subscribe, 3005 to refresh.
     """
 
     def __init__(self) -> None:
@@ -118,8 +119,9 @@ class ServerSubscription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """Who connects. `user` "" = anonymous; `expires_at`: s since 1970 when a refresh is due, None =
-    never.
+    """Who connects. `user` "" = anonymous.
+
+    `expires_at`: s since 1970 when a refresh is due, None = never.
 
     `info` is for other clients, `meta` never leaves the server. `subs`: by channel; the names are
     valid, whether their namespaces exist is not known here.
@@ -217,9 +219,7 @@ def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[
 
 
 def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
-    """`expire_at` says how long what the token opened lasts (0 = for ever); without it that is as
-    long as the token.
-    """
+    """When what the token opened ends: `expire_at` (0 = never), else with the token."""
     if "expire_at" in claims:
         expires_at = _time(claims, "expire_at")
         if expires_at == 0:
@@ -281,9 +281,7 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
 
 
 def _override(claims: Mapping[str, Json]) -> ChannelOverride:
-    """{"presence": {"value": true}, …}: the names are those of ChannelOverride, others mean
-    nothing.
-    """
+    """{"presence": {"value": true}, …}, by the names of ChannelOverride; others mean nothing."""
     said: dict[str, bool] = {}
     override = _object(claims, "override")
     for each in fields(ChannelOverride):

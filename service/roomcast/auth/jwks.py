@@ -1,5 +1,6 @@
-"""The keys behind a JWKS endpoint: fetched ahead of need, kept while it is down, never asked for
-more often than bounded.
+"""The keys behind a JWKS endpoint: fetched ahead of need, kept while it is down.
+
+How often the endpoint is asked is bounded.
 
 One task, `run`, does all fetching, so there is never more than one fetch under way. It fetches at
 the start and then every REFRESH_S. A token that names a key which is not known (the signer may have
@@ -56,8 +57,9 @@ class FetchFailed(Exception):
 
 
 class JwksKeys:
-    """`fetch` gets the endpoint's answer, bounded in size, or raises FetchFailed; `random` gives
-    [0, 1) for jitter.
+    """The keys of one endpoint.
+
+    `fetch` gets its answer, bounded in size, or raises FetchFailed. `random`: [0, 1), for jitter.
     """
 
     def __init__(

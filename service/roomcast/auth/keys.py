@@ -1,6 +1,4 @@
-"""Keys of tokens, read from PEM text and from JWK sets, each bound to the algorithms that it is
-for.
-"""
+"""Keys of tokens, read from PEM text and JWK sets, each bound to its algorithms."""
 
 from __future__ import annotations
 
@@ -110,8 +108,7 @@ class KeySet:
 
 
 def public_key(pem: str, wanted: type[PublicKey]) -> VerifyingKey:
-    """The public key of type `wanted` in `pem`, whose line breaks may be written as a backslash and
-    an n.
+    """The public key of type `wanted` in `pem`; a line break may be a backslash and an n.
 
     Raises KeyRefused.
     """

@@ -1,5 +1,4 @@
-"""JSON Web Tokens: verify the signature and hand the claims to claims.py; sign tokens for trying
-things out.
+"""JSON Web Tokens: signatures are verified here, claims in claims.py; tokens for trying things out.
 
 Which algorithms are accepted follows from the keys that are configured, never from the token: each
 algorithm has its key, or the JWKS endpoint, in a table that is made at the start. A header only
@@ -79,9 +78,7 @@ _log = structlog.get_logger()
 
 
 class _CheckedHmac(HMACAlgorithm):
-    """HMAC with a key that was checked once, when the configuration was read, and not for every
-    token.
-    """
+    """HMAC with a key that was checked once, when the configuration was read."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
         return key.encode() if isinstance(key, str) else key
@@ -256,9 +253,7 @@ def _configured(option: str, pem: str, kind: type[PublicKey]) -> VerifyingKey:
 
 
 def _named(token: str) -> tuple[str, str | None]:
-    """Algorithm and `kid` of the header: nothing but a choice among our keys, since the library
-    compares it again.
-    """
+    """Algorithm and `kid` of the header: a choice among our keys. The library compares it again."""
     first = token.partition(".")[0]
     if len(first) > HEADER_CHARS_MAX:
         raise TokenInvalid("header too long")
@@ -301,8 +296,7 @@ def sign_connection(
     kid: str = "",
     claims: Mapping[str, Json] | None = None,
 ) -> str:
-    """A connection token for `user`, good for `ttl_s` seconds (0 = for ever), with further
-    `claims`.
+    """A connection token for `user`, good for `ttl_s` seconds (0 = for ever).
 
     `key`: a secret (HS256) or a private key. Raises ValueError without one.
     """

@@ -1,6 +1,4 @@
-"""Counts and times the calls of an SDK client, whoever makes them: by operation and by what became
-of them.
-"""
+"""Counts and times the calls of an SDK client: by operation, and by what became of them."""
 
 from __future__ import annotations
 

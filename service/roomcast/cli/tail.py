@@ -1,6 +1,4 @@
-"""`roomcast tail`: shows a channel's publications as they come, over a WebSocket, as an SDK would
-get them.
-"""
+"""`roomcast tail`: a channel's publications as they come, over a WebSocket, as an SDK gets them."""
 
 from __future__ import annotations
 

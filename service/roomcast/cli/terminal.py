@@ -1,6 +1,4 @@
-"""What a command shows: tables, colours where they are seen, progress for whoever watches, and why
-it failed.
-"""
+"""What a command shows: tables, colours, progress for whoever watches, and why it failed."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ def has_colours(stream: TextIO) -> bool:
 
 
 def progress() -> Callable[[str], None]:
-    """Lines on stderr for somebody who waits; none in a script, whose stderr is for what went
-    wrong.
-    """
+    """Lines on stderr for somebody who waits. A script's stderr is for what went wrong."""
     if not sys.stderr.isatty():
         return lambda _line: None
     return lambda line: print(f"… {line}", file=sys.stderr, flush=True)

@@ -66,8 +66,9 @@ def config_path(path: str | Path | None, environ: Mapping[str, str]) -> Path | N
 
 
 def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = False) -> Config:
-    """The configuration of a file (or ROOMCAST_CONFIG's, or none) with the environment's variables
-    over it.
+    """The configuration of a file, with the environment's variables over it.
+
+    The file: `path`, else what ROOMCAST_CONFIG names, else none.
 
     `demo`: when there is no file, begin with `dev_config()` rather than with production's defaults.
     Raises ConfigError for the first thing that is wrong.

@@ -471,9 +471,7 @@ TABLES: Final = frozenset({"channel", *(option.section for option in OPTIONS)})
 
 
 def dev_config() -> Config:
-    """What `roomcast dev` runs with when there is no file: insecure, with all a chat room can show
-    switched on.
-    """
+    """What `roomcast dev` runs with when there is no file: insecure, with all of a chat room."""
     return Config(
         client=ClientConfig(insecure=True, token=TokenConfig(hmac_secret_key=DEV_SECRET)),
         channel=ChannelRules(

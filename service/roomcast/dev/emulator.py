@@ -1,5 +1,6 @@
-"""The embedded AWS: moto's server in a process of its own, on loopback, for as long as standard
-input is open.
+"""The embedded AWS: moto's server in a process of its own, on loopback.
+
+It ends with its standard input.
 
 `python -m roomcast.dev.emulator --port N` prints
 {"event":"listening","endpoint":"http://127.0.0.1:N"} when it listens. Nothing is kept: with the
@@ -66,8 +67,7 @@ class _QuietHandler(MotoRequestHandler):
 
 
 def correct_moto(region: str) -> None:
-    """Bound what moto would keep for ever, and make it deliver as SNS does and write as DynamoDB
-    does.
+    """Bound what moto would keep for ever; make it deliver as SNS and write as DynamoDB.
 
     A subscribed queue that is gone costs the publisher nothing on AWS (the delivery is dropped);
     moto fails the whole publish, so that one killed instance would silence all others.
@@ -91,8 +91,7 @@ def correct_moto(region: str) -> None:
 
 
 def _correct_transactions() -> None:
-    """Look at the conditions of a transaction before anything is written, and at one write at a
-    time.
+    """Look at the conditions of a transaction before anything is written, one write at a time.
 
     moto writes first. To cancel, it replaces each table by a copy from before: what others wrote
     meanwhile is lost, a reader of the table's stream has seen what never was, and then reads a
@@ -124,8 +123,9 @@ def _correct_transactions() -> None:
 def _reason_against(
     backend: DynamoDBBackend, put: dict[str, Any]
 ) -> tuple[str | None, str | None, Any]:
-    """Code, message and item of the reason to cancel a transaction with `put`; None three times:
-    its condition holds.
+    """Code, message and item of the reason to cancel a transaction with `put`.
+
+    None three times: its condition holds.
     """
     table = backend.get_table(put["TableName"])
     names = (table.hash_key_attr, table.range_key_attr)

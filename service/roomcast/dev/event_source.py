@@ -1,5 +1,4 @@
-"""What Lambda's event source mapping does with the records of one DynamoDB stream shard, without
-any I/O.
+"""What Lambda's event source mapping does with the records of one stream shard, without any I/O.
 
     mapping = EventSourceMapping(MappingOptions(), is_append)
     mapping.add(records)                 # as read from the shard, in order, once `step` says Idle
@@ -225,18 +224,14 @@ class EventSourceMapping:
 
 
 def is_append(record: StreamRecord) -> bool:
-    """The filter of the mapping in production: only INSERTs, and not of a channel's head (offset
-    0).
-    """
+    """The filter of the mapping in production: INSERTs, but of a channel's head (offset 0)."""
     return bool(
         record["eventName"] == "INSERT" and record["dynamodb"]["Keys"]["offset"]["N"] != "0"
     )
 
 
 def event_record(record: Mapping[str, Any], stream_arn: str, region: str) -> StreamRecord:
-    """A record of boto3's GetRecords as the function gets it: times are seconds, binaries base64
-    text.
-    """
+    """A record of boto3's GetRecords as the function gets it: times in s, binaries in base64."""
     plain: StreamRecord = {
         **{name: _plain(value) for name, value in record.items()},
         "eventSource": "aws:dynamodb",

@@ -1,5 +1,4 @@
-"""How a child process of the supervisor learns that it is to end: a signal, or the end of its
-standard input.
+"""How a child of the supervisor learns that it is to end: a signal, or the end of its input.
 
 The supervisor holds the other end of that pipe, so its children end with it, also when it is
 killed.

@@ -1,5 +1,4 @@
-"""The Lambda's place in `roomcast dev`: reads the table's stream and calls the real
-`stream_lambda.handler`.
+"""The Lambda's place in `roomcast dev`: reads the table's stream and calls the real handler.
 
 `python -m roomcast.dev.stream_pump --endpoint URL --stream-arn ARN --topic-arn ARN` starts at the
 oldest record and runs until SIGTERM or the end of standard input. When a batch is sent again and

@@ -1,5 +1,4 @@
-"""`roomcast dev`: emulator, resources, stream pump and instances as processes of this one, which
-outlives them.
+"""`roomcast dev`: emulator, stream pump and instances, as processes that this one outlives.
 
 Children run in sessions of their own, so that Ctrl-C in the terminal reaches only the supervisor,
 which ends them in order: the instances first (they delete their queues), then the pump, then the
@@ -82,8 +81,7 @@ class _DevError(Exception):
 
 
 async def run_dev(options: DevOptions) -> int:
-    """Run until SIGINT or SIGTERM (0), or until nothing is left to run (1; one line on stderr says
-    why).
+    """Run until SIGINT or SIGTERM: 0. Or until nothing is left to run: 1, and a line on stderr.
 
     Prints the ready line on stdout once every instance is ready; everything else goes to stderr.
     """
@@ -417,9 +415,7 @@ def _ending(process: Process) -> str:
 def _child_environment(
     inherited: Mapping[str, str], endpoint: str, resources: Provisioned
 ) -> dict[str, str]:
-    """The emulator and nothing else: no variable or file may lead a child to a real AWS account, no
-    proxy between.
-    """
+    """The emulator and nothing else: nothing leads a child to a real AWS account, or to a proxy."""
     environment = {name: value for name, value in inherited.items() if not name.startswith("AWS_")}
     direct = ["127.0.0.1", "localhost", urlsplit(endpoint).hostname or ""]
     no_proxy = ",".join(

@@ -19,8 +19,9 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Addresses:
-    """`trusted`: networks whose hosts say the truth about who called them; a host of any other one
-    says what it likes.
+    """Addresses of clients.
+
+    `trusted`: networks whose hosts say the truth about who called them; others say what they like.
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:

@@ -1,6 +1,4 @@
-"""What the HTTP server logs of requests that failed: our faults as they are, and of the peers' only
-that there was one.
-"""
+"""What the HTTP server logs of requests that failed: our faults in full, the peers' counted."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ class _Ours(logging.Filter):
 
 
 class _NoHandshakes(logging.Filter):
-    """aiohttp warns of each client that offers no subprotocol of ours, and quotes all that it
-    offers.
-    """
+    """Drops aiohttp's warning of an unknown subprotocol: it quotes all that is offered."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno == logging.WARNING and record.exc_info is None:

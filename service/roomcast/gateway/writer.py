@@ -1,5 +1,4 @@
-"""Bytes to one socket: frames that were made once are written as they are, and a slow peer is cut
-off.
+"""Bytes to one socket: frames are written as they were made; a slow peer is cut off.
 
 aiohttp's `send_str` frames each payload again for every socket and waits for none of them to be
 read; here the frame is shared and the transport's buffer is the queue, whose size is looked at
@@ -95,9 +94,7 @@ class Writer:
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits because the peer does not take it, in this process and, on Linux, in the
-        kernel.
-        """
+        """What the peer has not taken: in this process, and on Linux in the kernel."""
         return self._transport.get_write_buffer_size() + _unsent_in_kernel(self._transport)
 
     @property
@@ -106,9 +103,7 @@ class Writer:
         return self._transport.is_closing()
 
     def send(self, frame: bytes) -> None:
-        """Write one whole frame, unless the connection closes; cut the peer off if it reads too
-        slowly.
-        """
+        """Write one frame, unless the connection closes; cut off a peer that reads too slowly."""
         if self.closed_with is not None or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > self.queue_bytes_max:

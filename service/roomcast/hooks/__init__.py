@@ -1,5 +1,6 @@
-"""What an application imports to host hooks: events, replies, and ways to say no. docs/hooks.md
-describes it.
+"""What an application imports for its hooks: events, replies, and ways to say no.
+
+docs/hooks.md describes it.
 """
 
 from __future__ import annotations

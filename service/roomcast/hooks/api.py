@@ -1,5 +1,4 @@
-"""The interface for an application's own code: what hooks are given, what they return, and how they
-say no.
+"""The interface for an application's own code: what hooks get, return, and how they say no.
 
 Everything here is public, and docs/hooks.md describes it. A hook is an async function that the
 section [hooks] of the configuration names; it runs in the server's process, on its event loop.

@@ -1,5 +1,4 @@
-"""What passes between the server and the application's own code: events, replies, and ways to say
-no.
+"""What passes between server and application: events, replies, and ways to say no.
 
 Part of the public interface: applications import all of it from service/roomcast/hooks/api.py.
 """

@@ -1,5 +1,6 @@
-"""Logs: one structlog pipeline to stderr, JSON lines or a console, for our events and for the
-libraries' records.
+"""Logs: one structlog pipeline to stderr, as JSON lines or for a console.
+
+It has our events and the libraries' records.
 """
 
 from __future__ import annotations
@@ -146,9 +147,7 @@ class _Sparing:
 
 
 class _LibraryHandler(logging.Handler):
-    """Records of the standard library's logging become `library_log` events, and a flood of the
-    same one a few of them.
-    """
+    """Makes `library_log` events of the standard library's records, few of a flood of one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,9 +209,7 @@ def _plain(event: EventDict) -> dict[str, Any]:
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """On a terminal, what clients are called could otherwise be lines of their own, or orders to
-    the terminal.
-    """
+    """Without what a terminal obeys: clients' names could be lines, or orders to it."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = printable(value)

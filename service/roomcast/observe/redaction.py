@@ -1,6 +1,4 @@
-"""What of a text may be shown: no password of an address, and nothing that a terminal or an editor
-would obey.
-"""
+"""What of a text may be shown: no passwords, and nothing that a terminal or an editor obeys."""
 
 from __future__ import annotations
 
@@ -23,8 +21,9 @@ def without_passwords(text: str) -> str:
 
 
 def without_user(address: str) -> str:
-    """`address` with `user:password@` masked, also if it is malformed: what makes it so is often a
-    password that is not escaped.
+    """`address` with `user:password@` masked, also if it is malformed.
+
+    A password that is not escaped is what often makes it so.
     """
     return _USER_OF_ONE.sub(_MASKED_USER, address)
 
@@ -45,8 +44,9 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def json_printable(document: str) -> str:
-    """The same for a JSON document, which means the same afterwards: but for line breaks, only
-    texts in it can hold such characters.
+    """The same for a JSON document, which means the same afterwards.
+
+    But for line breaks, only texts in it can hold such characters.
     """
     if document.isprintable():
         return document

@@ -1,6 +1,4 @@
-"""Calls of AWS at the start and the end of a node: tried again while that can help, and not for
-ever.
-"""
+"""Calls of AWS at a node's start and end: tried again while that can help, and not for ever."""
 
 from __future__ import annotations
 

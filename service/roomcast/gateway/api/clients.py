@@ -1,6 +1,4 @@
-"""subscribe, unsubscribe, disconnect and refresh: orders to the clients of a user, on whatever node
-they are.
-"""
+"""subscribe, unsubscribe, disconnect and refresh: orders to a user's clients, wherever they are."""
 
 from __future__ import annotations
 

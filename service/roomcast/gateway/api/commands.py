@@ -1,5 +1,4 @@
-"""The older form of Centrifugo's server API: one command a line, {"method", "params"}, all of them
-to POST /api.
+"""The older form of Centrifugo's server API: POST /api with one command a line.
 
 Back ends that were written for it, and the Go client gocent up to 3.2, speak nothing else. What a
 command does, its parameters and its result are those of the method of that name; bounds are those

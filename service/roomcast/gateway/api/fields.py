@@ -1,5 +1,4 @@
-"""Parameters of methods, declared once: what is read by them, and what the description of the API
-says of them.
+"""Parameters of methods, declared once: for reading them, and for the description of the API.
 
 `null` is as good as nothing, as in the client protocol, but where any JSON value is meant. What is
 not declared is passed over: it may be of another release.

@@ -55,8 +55,9 @@ Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method. `result`: what the handler returns, as JSON Schema. `payloads`: how many a
-    request may hold.
+    """One method. `result`: what the handler returns, as JSON Schema.
+
+    `payloads`: how many a request may hold.
 
     `room_bytes`: what a request may hold besides them. The handler raises Refused, and nothing
     else.

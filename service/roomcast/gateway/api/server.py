@@ -84,9 +84,7 @@ class Api:
         self._payload_bytes_max = message_size_limit
 
     def add_routes(self, app: web.Application) -> None:
-        """A route for each method, one for their description, and a task that runs as long as the
-        application does.
-        """
+        """A route for each method, one for their description, and a task beside the application."""
         app.router.add_get("/api/openapi.json", self._describe)
         for method in METHODS.values():
             bytes_max = method.body_bytes_max(self._payload_bytes_max)
