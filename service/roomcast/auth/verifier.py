@@ -11,7 +11,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import orjson
 import structlog
@@ -50,6 +50,7 @@ __all__ = [
     "HEADER_CHARS_MAX",
     "HMAC_KEY_BYTES_MIN",
     "TOKEN_CHARS_MAX",
+    "Chosen",
     "CountedVerifier",
     "TokenVerifier",
     "sign_connection",
@@ -284,24 +285,31 @@ def _segment(segment: str) -> Json:
         return None
 
 
+class Chosen(TypedDict, total=False):
+    """What a token may have besides: nothing of it is needed. `now_s`: instead of the time it is.
+
+    `claims`: further ones. `kid`: the name of the key, for the header.
+    """
+
+    audience: str
+    issuer: str
+    now_s: float | None
+    kid: str
+    claims: Mapping[str, Json] | None
+
+
 def sign_connection(
     user: str,
     key: str | SigningKey,
     ttl_s: int,
     info: Json = None,
-    *,
-    audience: str = "",
-    issuer: str = "",
-    now_s: float | None = None,
-    kid: str = "",
-    claims: Mapping[str, Json] | None = None,
+    **chosen: Unpack[Chosen],
 ) -> str:
     """A connection token for `user`, good for `ttl_s` seconds (0 = for ever).
 
     `key`: a secret (HS256) or a private key. Raises ValueError without one.
     """
-    named = {"sub": user}
-    return _signed({**(claims or {}), **named}, key, ttl_s, info, audience, issuer, now_s, kid)
+    return _signed({"sub": user}, key, ttl_s, info, chosen)
 
 
 def sign_subscription(
@@ -310,40 +318,29 @@ def sign_subscription(
     key: str | SigningKey,
     ttl_s: int,
     info: Json = None,
-    *,
-    audience: str = "",
-    issuer: str = "",
-    now_s: float | None = None,
-    kid: str = "",
-    claims: Mapping[str, Json] | None = None,
+    **chosen: Unpack[Chosen],
 ) -> str:
     """A subscription token for `user` and `channel`; the rest as for `sign_connection`."""
-    named = {"sub": user, "channel": channel}
-    return _signed({**(claims or {}), **named}, key, ttl_s, info, audience, issuer, now_s, kid)
+    return _signed({"sub": user, "channel": channel}, key, ttl_s, info, chosen)
 
 
 def _signed(
-    claims: Mapping[str, Json],
-    key: str | SigningKey,
-    ttl_s: int,
-    info: Json,
-    audience: str,
-    issuer: str,
-    now_s: float | None,
-    kid: str,
+    named: Mapping[str, Json], key: str | SigningKey, ttl_s: int, info: Json, chosen: Chosen
 ) -> str:
     if not key:
         raise ValueError("a token cannot be signed without a secret")
+    now_s = chosen.get("now_s")
     issued_at = int(time.time() if now_s is None else now_s)
-    payload: dict[str, Any] = {**claims, "iat": issued_at}
+    payload: dict[str, Any] = {**(chosen.get("claims") or {}), **named, "iat": issued_at}
     if ttl_s:
         payload["exp"] = issued_at + ttl_s
     if info is not None:
         payload["info"] = info
-    if audience:
+    if audience := chosen.get("audience"):
         payload["aud"] = audience
-    if issuer:
+    if issuer := chosen.get("issuer"):
         payload["iss"] = issuer
+    kid = chosen.get("kid")
     headers = {"kid": kid} if kid else None
     if isinstance(key, SigningKey):
         return _jws().encode(

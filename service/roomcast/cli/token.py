@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from roomcast.cli.arguments import (
     Commands,
@@ -92,10 +92,10 @@ def token(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, os.environ, demo=True)
     configured = config.client.token
     key = _signing_key(arguments, config)
-    from roomcast.auth.verifier import sign_connection, sign_subscription
+    from roomcast.auth.verifier import Chosen, sign_connection, sign_subscription
 
     now_s = int(time.time())
-    common: dict[str, Any] = {
+    chosen: Chosen = {
         "audience": configured.audience,
         "issuer": configured.issuer,
         "now_s": now_s,
@@ -103,10 +103,10 @@ def token(arguments: argparse.Namespace) -> int:
         "claims": arguments.claims,
     }
     if arguments.channel is None:
-        signed = sign_connection(arguments.user, key, arguments.ttl, arguments.info, **common)
+        signed = sign_connection(arguments.user, key, arguments.ttl, arguments.info, **chosen)
     else:
         signed = sign_subscription(
-            arguments.user, arguments.channel, key, arguments.ttl, arguments.info, **common
+            arguments.user, arguments.channel, key, arguments.ttl, arguments.info, **chosen
         )
     if arguments.json:
         answer = {

@@ -1,6 +1,6 @@
-"""The interface for an application's own code: what hooks get, return, and how they say no.
+"""What an application's hooks are, and the registry of the methods that its clients may call.
 
-Everything here is public, and docs/hooks.md describes it. A hook is an async function that the
+Applications import it, and what hooks get and return, from `roomcast.hooks`. A hook is an async function that the
 section [hooks] of the configuration names; it runs in the server's process, on its event loop.
 """
 
@@ -10,46 +10,25 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from roomcast.auth.claims import ServerSubscription
 from roomcast.hooks.events import (
-    UNCHANGED,
     ConnectEvent,
     ConnectReply,
-    Disconnected,
     PublishEvent,
     PublishReply,
-    Refused,
     RpcEvent,
     SubscribeEvent,
     SubscribeReply,
 )
-from roomcast.wire.capabilities import Capability, Grant
-from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.publication import Json
 
 __all__ = [
     "METHOD_CHARS_MAX",
     "RESERVED_METHODS",
-    "UNCHANGED",
-    "Capability",
-    "ChannelOverride",
-    "ConnectEvent",
     "ConnectHook",
-    "ConnectReply",
-    "Disconnected",
-    "Grant",
-    "Json",
-    "PublishEvent",
     "PublishHook",
-    "PublishReply",
-    "Refused",
-    "RpcEvent",
     "RpcMethod",
     "RpcRegistry",
-    "ServerSubscription",
-    "SubscribeEvent",
     "SubscribeHook",
-    "SubscribeReply",
     "is_async",
 ]
 

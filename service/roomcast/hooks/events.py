@@ -1,6 +1,6 @@
 """What passes between server and application: events, replies, and ways to say no.
 
-Part of the public interface: applications import all of it from service/roomcast/hooks/api.py.
+Part of the public interface: applications import all of it from `roomcast.hooks`.
 """
 
 from __future__ import annotations
