@@ -23,7 +23,7 @@ from aiohttp.http import WebSocketWriter
 
 from benchmarks.rig import CHANNEL, MARK, PATH, quiet, widen
 from roomcast.auth.verifier import TokenVerifier
-from roomcast.config.config import ClientConfig, Config
+from roomcast.config import ClientConfig, Config
 from roomcast.gateway.door import Door
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway

@@ -517,7 +517,7 @@ def _artifacts(options: argparse.Namespace) -> Iterator[Artifact]:
 def _checked_config(path: Path) -> bytes:
     """Better here than on every instance. Raises BuildError."""
     sys.path.insert(0, str(ROOT / PACKAGES["roomcast"]))
-    from roomcast.config.config import ConfigError, load
+    from roomcast.config import ConfigError, load
 
     try:
         load(path, {})

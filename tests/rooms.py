@@ -72,12 +72,12 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "log": _room(
         "③ the channel log: items, rules, turns, appends, history, idempotency",
-        "observe ports streaks wire",
+        "backoff observe ports streaks wire",
         "structlog",
     ),
     "delivery": _room(
         "④–⑧ envelope, poller, intake, order, hub, forms; canary and catch-up beside them",
-        "log observe ports wire",
+        "backoff concurrency log observe ports wire",
         "orjson structlog",
     ),
     "gateway": _room(
@@ -88,7 +88,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "presence": _room("who is in a channel", "concurrency fleet ports wire", "structlog"),
     "fleet": _room(
         "what nodes know of each other: lease, roster, orders, what they hold",
-        "auth delivery log ports wire",
+        "auth concurrency delivery log ports wire",
         "structlog",
     ),
     "reaper": _room(
@@ -97,7 +97,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "auth": _room(
         "from a token to its claims: keys, signatures, JWKS",
-        "config ports wire",
+        "backoff config ports wire",
         "cryptography jwt orjson structlog",
     ),
     "hooks": _room(
@@ -118,10 +118,10 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "aws": _room(
         "the ports over AWS, one file each",
-        "delivery fleet log observe ports presence wire",
+        "backoff delivery fleet log observe ports presence wire",
         "aioboto3 aiobotocore botocore structlog",
     ),
-    "ec2": _room("the life cycle of an Auto Scaling group; optional", "ports", "structlog"),
+    "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
     "observe": _room(
         "what a node tells of itself: logs, counters, CloudWatch",
         "ports rates wire",
@@ -130,14 +130,14 @@ ROOMS: Final[Mapping[str, Room]] = {
     "config": _room("what may be set, and where it is read from", "observe wire"),
     "cli": _room(
         "the `roomcast` command, one module a command",
-        "auth aws concurrency config delivery dev fleet hooks log node observe ports presence reaper serve system "
+        "auth aws backoff concurrency config delivery dev fleet hooks log node observe ports presence reaper serve system "
         "wire __version__",
         "aiohttp structlog",
         environment=True,
     ),
     "dev": _room(
         "`roomcast dev`: embedded AWS, supervisor, demo page",
-        "auth aws config gateway stream_lambda wire",
+        "auth aws backoff config gateway stream_lambda wire",
         "aiohttp boto3 botocore moto werkzeug",
         environment=True,
     ),
@@ -152,7 +152,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "system": _room("the real clock and real chance", ""),
     "concurrency": _room("work beside work"),
     "rates": _room("token buckets"),
-    "backoff": _room("calls tried again, and not for ever", "ports", "structlog"),
+    "backoff": _room("pauses between attempts that fail"),
     "streaks": _room("calls that fail one after the other"),
     "__main__": _room("`python -m roomcast`", "cli"),
     "__version__": _room("the version"),
@@ -176,7 +176,8 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "auth.claims", "client.effects", "client.permissions", "client.session", "hooks.api",
+        "wire", "auth.claims", "backoff", "client.effects", "client.permissions", "client.session", "config.channel_options", "config.checks", "config.declaration",
+        "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer", "delivery.rounds",
         "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.deployment", "fleet.lease_record",

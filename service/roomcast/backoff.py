@@ -1,67 +1,42 @@
-"""Calls of AWS at the start and the end of a node: tried again while that can help, and not for ever."""
+"""Pauses between attempts that fail: each twice as long as the one before, up to the longest."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Final
 
-import structlog
+__all__ = ["EVEN", "FROM_HALF", "FROM_NOTHING", "Backoff"]
 
-from roomcast.ports import Clock, PortError, Refused
+# What chance makes of a pause: nothing, half to all of it, any part of it.
+EVEN: Final = (1.0, 1.0)
+FROM_HALF: Final = (0.5, 1.0)
+FROM_NOTHING: Final = (0.0, 1.0)
 
-__all__ = ["END_TRIES_S", "START_TRIES_S", "Tries"]
-
-# No attempt begins later than this after the first: an answer that was lost, a throttled call, a few seconds of an outage.
-# Whoever watches the process starts it again after that.
-START_TRIES_S: Final = 30.0
-# The same for what a node gives back at its end. Whoever stops it waits; the reaper does what is left.
-END_TRIES_S: Final = 5.0
-# Half to all of 0.2 s, 0.4 s, … up to 5 s, so that nodes that start together do not try together.
-_PAUSE_FIRST_S: Final = 0.2
-_PAUSE_MAX_S: Final = 5.0
-
-T = TypeVar("T")
-
-_log = structlog.get_logger(__name__)
+# 2.0 ** 1024 is beyond a float. No pause needs so many steps from the first to the longest.
+_DOUBLINGS_MAX: Final = 32
 
 
-class Tries:
-    """Of several calls: `within_s` seconds are for all of them together, from the first one on."""
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """`first_s` after one failure, twice that after two in a row, and so on up to `max_s`; seconds.
 
-    def __init__(self, clock: Clock, random: Callable[[], float], within_s: float) -> None:
-        self._clock = clock
-        self._random = random
-        self._within_s = within_s
-        self._ends_s: float | None = None
+    `jitter`: the factors between which chance chooses, so that those who failed together do not all
+    come back together.
+    """
 
-    async def until_done(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        """The result of `call`, which must be safe to repeat. `what` it is about: AWS's own words seldom say.
+    first_s: float
+    max_s: float
+    jitter: tuple[float, float] = EVEN
 
-        Raises Refused at once, since it would be refused again, and any other PortError when the time is over.
-        """
-        if self._ends_s is None:
-            self._ends_s = self._clock.monotonic_s() + self._within_s
-        failures = 0
-        while True:
-            try:
-                return await call()
-            except Refused as error:
-                raise Refused(f"{what}: {error}") from error
-            except PortError as error:
-                failures += 1
-                pause_s = self._pause_s(failures)
-                if self._clock.monotonic_s() + pause_s >= self._ends_s:
-                    raise type(error)(
-                        f"{what}: {_why(error)} (tried for {self._within_s:.0f} s)"
-                    ) from error
-                _log.warning("tried_again", what=what, failures=failures, reason=_why(error))
-            await asyncio.sleep(pause_s)
+    def __post_init__(self) -> None:
+        assert 0 <= self.first_s <= self.max_s <= self.first_s * 2**_DOUBLINGS_MAX, (
+            "the longest pause can be reached"
+        )
+        assert 0 <= self.jitter[0] <= self.jitter[1], "no pause is negative"
 
-    def _pause_s(self, failures: int) -> float:
-        longest_s: float = min(_PAUSE_MAX_S, _PAUSE_FIRST_S * 2 ** min(failures - 1, 10))
-        return longest_s * (0.5 + self._random() / 2)
-
-
-def _why(error: PortError) -> str:
-    return str(error) or type(error).__name__
+    def pause_s(self, failures: int, random: float = 0.0) -> float:
+        """The pause after so many failures in a row, at least one. `random`: from [0, 1)."""
+        assert failures >= 1, "nobody pauses after a success"
+        longest_s = min(self.max_s, self.first_s * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
+        least, most = self.jitter
+        return longest_s * (least + random * (most - least))

@@ -1,7 +1,9 @@
-"""Rates: token buckets, one by one and one for each of many addresses. Whoever asks says what time it is.
+"""Rates: token buckets, one by one and one for each of many addresses.
 
-A bucket holds `burst` tokens at most and gets `per_s` new ones a second; what is done takes one. So in any T seconds no
-more than burst + per_s × T things are done.
+Whoever asks says what time it is.
+
+A bucket holds `burst` tokens at most and gets `per_s` new ones a second; what is done takes one. So
+in any T seconds no more than burst + per_s × T things are done.
 """
 
 from __future__ import annotations
@@ -13,16 +15,21 @@ from typing import Final
 
 __all__ = ["ADDRESSES_MAX", "WIDER", "Bucket", "Rate", "Seldom", "Turnstile"]
 
-# Addresses that are remembered: some 20 MB. One that is forgotten early begins afresh, with a full bucket.
+# Addresses that are remembered: some 20 MB. One that is forgotten early begins afresh, with a full
+# bucket.
 ADDRESSES_MAX: Final = 65_536
-# How much more than one address a network may bring, from the narrowest to the widest that an address stands for: a
-# provider has many customers in one, and one customer may have many addresses in it.
+# How much more than one address a network may bring, from the narrowest to the widest that an
+# address stands for: a provider has many customers in one, and one customer may have many addresses
+# in it.
 WIDER: Final = (1, 4, 16)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`per_s` a second in the long run, `burst` at once. Both at least 1, so that there is always a next one."""
+    """`per_s` a second in the long run, `burst` at once.
+
+    Both at least 1, so that there is always a next one.
+    """
 
     per_s: float
     burst: float
@@ -33,7 +40,10 @@ class Rate:
 
 
 class Bucket:
-    """What one of those that a rate holds for has left. Times are monotonic seconds; one that went back counts as now."""
+    """What one of those that a rate holds for has left.
+
+    Times are monotonic seconds; one that went back counts as now.
+    """
 
     __slots__ = ("_at_s", "_tokens")
 
@@ -67,7 +77,7 @@ class Bucket:
 
 
 class Seldom:
-    """For the log, about what somebody may cause as often as they like: it is told at a rate, with a count of the rest."""
+    """For the log of what somebody may cause at will: told at a rate, with a count of the rest."""
 
     __slots__ = ("_bucket", "_passed_over", "_rate")
 
@@ -77,7 +87,10 @@ class Seldom:
         self._passed_over = 0
 
     def again(self, now_s: float) -> int | None:
-        """It happened again. None: say nothing. Otherwise how many were not told since the last one that was."""
+        """It happened again.
+
+        None: say nothing. Otherwise how many were not told since the last one that was.
+        """
         if self._bucket is None:
             self._bucket = Bucket(self._rate, now_s)
         if not self._bucket.take(self._rate, now_s):
@@ -90,8 +103,9 @@ class Seldom:
 class Turnstile:
     """A bucket for each address and each network that it is in, of those that came last.
 
-    A bucket that was not asked for long is full, and so can be forgotten; beyond `addresses_max` one that is not may be:
-    then there are more strangers than one node can tell apart. The rate of a network is that of an address times WIDER.
+    A bucket that was not asked for long is full, and so can be forgotten; beyond `addresses_max`
+    one that is not may be: then there are more strangers than one node can tell apart. The rate of
+    a network is that of an address times WIDER.
     """
 
     __slots__ = ("_addresses_max", "_buckets", "_rates")
@@ -110,8 +124,9 @@ class Turnstile:
     def wait_s(self, names: Sequence[str], now_s: float) -> float:
         """0 = come in; otherwise how many seconds to stay away.
 
-        `names`: the address, then the networks that it is in, at most as many as WIDER has. Who is kept out by one of
-        them takes nothing from the others, so that nobody uses up what their neighbours have.
+        `names`: the address, then the networks that it is in, at most as many as WIDER has. Who is
+        kept out by one of them takes nothing from the others, so that nobody uses up what their
+        neighbours have.
         """
         taking: list[tuple[Bucket, Rate]] = []
         # The widest first: from a network that is full, no further address makes others forgotten.

@@ -9,7 +9,8 @@ __all__ = ["FAILURES_TOLD", "FAILURE_COUNTS_S", "LASTS_S", "Streak"]
 # In a row, and over this time: a throttled moment fails many calls at once.
 FAILURES_TOLD: Final = 2
 LASTS_S: Final = 2.0
-# For how long a failure counts when nobody calls any more. What has come right since would not show.
+# For how long a failure counts when nobody calls any more. What has come right since would not
+# show.
 FAILURE_COUNTS_S: Final = 60.0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from roomcast.config.config import Config, load
+from roomcast.config import Config, load
 from tests.acceptance.peers import SDKS, Event, Peer
 from tests.acceptance.roomcast import Aws, Dev, emulator
 from tests.chaos.checker import Bounds, Checker, Log

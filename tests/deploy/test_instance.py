@@ -17,7 +17,7 @@ import pytest
 from deploy.build import INSTANCE, tar_bytes
 from deploy.instance.secret_env import WrongSecret, environment_file
 from roomcast.cli.main import _parser
-from roomcast.config.config import load as load_config
+from roomcast.config import load as load_config
 from tests.deploy.cloudformation import load, sub_names
 from tests.deploy.machine import Machine, as_a_shell_reads, fresh_machine, settings
 

@@ -11,7 +11,7 @@ import pytest
 
 from deploy import build
 from roomcast.cli.main import _parser
-from roomcast.config.config import load as load_config
+from roomcast.config import load as load_config
 from tests.deploy.cloudformation import ROOT, load, references
 from tests.unit.test_docs import dead_links
 

@@ -11,10 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from roomcast import backoff as tries
 from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.schema import TableSchema, table_schemas
-from roomcast.config.config import OPTIONS, Config
+from roomcast.config import OPTIONS, Config
 from roomcast.dev.event_source import MappingOptions, is_append
 from roomcast.ec2 import lifecycle
 from roomcast.fleet.deployment import APP, APP_TAG, TOPIC_TAG, queue_tags
@@ -23,6 +22,7 @@ from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
 from roomcast.observe.counters import AppendCounters
 from roomcast.reaper.reaper import SECOND_LOOK_S
 from roomcast.serve import process as app
+from roomcast.serve.tries import END_TRIES_S
 from stream_lambda import handler as stream_handler
 from tests.deploy.cloudformation import (
     ROOT,
@@ -590,7 +590,7 @@ def test_drain_deregistration_hook_and_systemd_agree() -> None:
     assert noticed_s + drained_s + app.FINISH_S < min(delays)
     # systemd does not kill a node that still gives back what it holds, nor lets it live beyond its hook.
     # Also when each of these hangs: the lease, subscription, queue, the lease again, and those of the other nodes here.
-    given_back_s = 5 * CALL_LIMIT_S + tries.END_TRIES_S
+    given_back_s = 5 * CALL_LIMIT_S + END_TRIES_S
     longest_s = drained_s + app.FINISH_S + given_back_s + lifecycle.RELEASE_LEAVING_S
     hook_s = seconds("Hook", "Terminate")
     assert longest_s < unit_seconds("TimeoutStopSec") < hook_s

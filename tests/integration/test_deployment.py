@@ -36,7 +36,7 @@ from deploy import build
 from deploy.build import INSTANCE, tar_bytes
 from roomcast.auth.verifier import sign_connection
 from roomcast.aws.schema import TableSchema, table_schemas
-from roomcast.config.config import Config
+from roomcast.config import Config
 from roomcast.dev.event_source import MappingOptions
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, client
 from roomcast.dev.stream_pump import POLL_INTERVAL_S, StreamPump

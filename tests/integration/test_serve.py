@@ -19,7 +19,7 @@ import pytest
 
 from roomcast.auth.verifier import sign_connection, sign_subscription
 from roomcast.aws.schema import idempotency_table, nodes_table, presence_table, table_schemas
-from roomcast.backoff import START_TRIES_S
+from roomcast.serve.tries import START_TRIES_S
 from tests.contract.backends import ROOT
 from tests.integration.serving import (
     START_S,

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from roomcast.aws.errors import ATTEMPTS_MAX
-from roomcast.backoff import START_TRIES_S
+from roomcast.serve.tries import START_TRIES_S
 from tests.chaos.proxy import Fault, FaultProxy
 from tests.integration.serving import START_S, Aws, Process, deployed
 

@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from roomcast.auth.verifier import sign_connection, sign_subscription
-from roomcast.config.config import TokenConfig
+from roomcast.config import TokenConfig
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.door import Door, end_proxied, give_way, name_no_version
 from roomcast.gateway.http import add_health_routes

@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
-from roomcast.config.config import ClientConfig, TokenConfig
+from roomcast.config import ClientConfig, TokenConfig
 from roomcast.wire.codes import Disconnect, Error
 from tests.security.target import Target, target, watched
 from tests.signers import signer

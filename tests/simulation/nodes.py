@@ -14,7 +14,7 @@ from typing import Any, Final
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims, TokenInvalid
 from roomcast.client.connection import Connection
 from roomcast.client.lifetime import SLEPT_S
-from roomcast.config.config import ClientConfig, Config, NodeConfig
+from roomcast.config import ClientConfig, Config, NodeConfig
 from roomcast.delivery.canary_rules import Hearing
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease

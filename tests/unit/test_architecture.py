@@ -111,7 +111,7 @@ def test_what_is_allowed_is_no_breach(module: str, source: str) -> None:
 
 def test_an_allowance_without_use_is_found() -> None:
     modules = [module for module in read() if module.name != "serve.process"]
-    assert "serve: imports nothing of backoff" in list(unused(modules))
+    assert "serve: imports nothing of wire" in list(unused(modules))
 
 
 def test_the_table_of_the_page_is_made_from_the_rules() -> None:

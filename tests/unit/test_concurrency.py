@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from roomcast.concurrency import beside, each, each_to_its_end
+from roomcast.concurrency import SharedCall, beside, each, each_to_its_end
 from tests.unit.worlds import settled, until
 
 
@@ -84,3 +85,77 @@ async def test_work_ends_with_its_context() -> None:
         await until(lambda: works.at_once == 1)
     assert task.cancelled()
     assert works.at_once == 0
+
+
+class Answer:
+    """A call that waits until it is let go."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.go_on = asyncio.Event()
+        self.calls = 0
+        self.ends = 0
+        self._error = error
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        await self.go_on.wait()
+        if self._error is not None:
+            raise self._error
+        return "answer"
+
+    def ended(self) -> None:
+        self.ends += 1
+
+
+async def test_one_call_for_all_who_ask() -> None:
+    answer = Answer()
+    shared = SharedCall(answer(), answer.ended)
+    asking = [asyncio.create_task(shared.result()) for _ in range(3)]
+    await settled()
+    assert not shared.done
+    answer.go_on.set()
+    assert await asyncio.gather(*asking) == ["answer"] * 3
+    assert (answer.calls, answer.ends, shared.done) == (1, 1, True)
+    assert await shared.result() == "answer"
+
+
+async def test_who_gives_up_takes_nothing_from_the_others() -> None:
+    answer = Answer()
+    shared = SharedCall(answer(), answer.ended)
+    leaving, staying = (asyncio.create_task(shared.result()) for _ in range(2))
+    await settled()
+    leaving.cancel()
+    await settled()
+    assert leaving.cancelled()
+    assert not staying.done()
+    answer.go_on.set()
+    assert await staying == "answer"
+
+
+async def test_an_error_is_for_all_who_wait_and_for_nobody_else() -> None:
+    answer = Answer(ValueError("no"))
+    shared = SharedCall(answer(), answer.ended)
+    asking = [asyncio.create_task(shared.result()) for _ in range(2)]
+    await settled()
+    answer.go_on.set()
+    errors = await asyncio.gather(*asking, return_exceptions=True)
+    assert [str(error) for error in errors] == ["no", "no"]
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, about: unheard.append(about))
+    SharedCall(answer(), answer.ended)
+    await settled()
+    gc.collect()
+    await settled()
+    assert unheard == []
+    assert answer.ends == 2
+
+
+async def test_a_call_that_is_cancelled_itself_has_ended() -> None:
+    answer = Answer()
+    shared = SharedCall(answer(), answer.ended)
+    asking = asyncio.create_task(shared.result())
+    await settled()
+    shared.task.cancel()
+    await settled()
+    assert asking.cancelled()
+    assert answer.ends == 1

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from roomcast.config.config import OPTIONS
+from roomcast.config import OPTIONS
 from roomcast.gateway.api.server import METHODS
 from roomcast.wire.codes import Disconnect, Error, Unsubscribe
 

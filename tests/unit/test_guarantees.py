@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from roomcast.config.config import OPTIONS
+from roomcast.config import OPTIONS
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "guarantees.md"

@@ -15,7 +15,7 @@ from roomcast.auth.jwks import JwksKeys
 from roomcast.auth.verifier import TokenVerifier
 from roomcast.client.connection import Connection
 from roomcast.concurrency import beside
-from roomcast.config.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
+from roomcast.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
 from roomcast.delivery.envelope import Signal, checked_pubs, pack, record_text, signal_text
 from roomcast.delivery.ports import Framer
 from roomcast.hooks.calls import Hooks

@@ -1,7 +1,8 @@
 """Claims of connection and subscription tokens: from decoded JSON to what a connection may rest on.
 
-The signature was verified before (service/roomcast/auth/verifier.py); time is passed in. See the tokens of the Centrifuge protocol.
-What is of a wrong shape makes the whole token invalid: to pass over it could allow what its signer did not mean.
+The signature was verified before (service/roomcast/auth/verifier.py); time is passed in. See the
+tokens of the Centrifuge protocol. What is of a wrong shape makes the whole token invalid: to pass
+over it could allow what its signer did not mean.
 """
 
 from __future__ import annotations
@@ -18,6 +19,17 @@ from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOverride, is_valid_name
 from roomcast.wire.depth import is_deeper
 from roomcast.wire.publication import Json
+from roomcast.wire.shapes import (
+    FLAG,
+    NUMBER,
+    OBJECT,
+    OBJECTS,
+    TEXT,
+    TEXTS,
+    checked,
+    member,
+    member_or_null,
+)
 
 __all__ = [
     "EARLY_S_MAX",
@@ -35,12 +47,14 @@ __all__ = [
     "subscription_claims",
 ]
 
-# Seconds. JavaScript's whole numbers end here; also takes the milliseconds that some signers write by mistake.
+# Seconds. JavaScript's whole numbers end here; also takes the milliseconds that some signers write
+# by mistake.
 TOKEN_TIME_MAX: Final = 2**53 - 1
-# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: who comes too late gets the next token in a moment, and
-# `iat` says when and not from when on.
+# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: who comes too late gets the
+# next token in a moment, and `iat` says when and not from when on.
 EARLY_S_MAX: Final = 30
-# Arrays and objects within each other in what is sent on: encoders write about 250, with all that stands around it.
+# Arrays and objects within each other in what is sent on: encoders write about 250, with all that
+# stands around it.
 INFO_DEPTH_MAX: Final = 128
 
 Loads = Callable[[str], Any]
@@ -51,7 +65,10 @@ class TokenError(Exception):
 
 
 class TokenExpired(TokenError):
-    """It was good once: the client is to fetch a new one (error 109 to connect and subscribe, 3005 to refresh)."""
+    """It was good once: the client is to fetch a new one.
+
+    Error 109 to connect and subscribe, 3005 to refresh.
+    """
 
     def __init__(self) -> None:
         super().__init__("token expired")
@@ -66,8 +83,10 @@ class TokenInvalid(TokenError):
 
 
 class TokenEarly(TokenError):
-    """It will be good in `early_s` seconds, as our clock says. Whose clock is wrong is not known: the client is to try again
-    with it (error 100), later or at another node.
+    """It will be good in `early_s` seconds, as our clock says.
+
+    Whose clock is wrong is not known: the client is to try again with it (error 100), later or at
+    another node.
     """
 
     def __init__(self, early_s: float) -> None:
@@ -76,7 +95,10 @@ class TokenEarly(TokenError):
 
 
 class TokenUnverifiable(TokenError):
-    """Nobody knows: the key that it names may be one that could not be had yet. The client is to try again (error 100)."""
+    """Nobody knows: the key that it names may be one that could not be had yet.
+
+    The client is to try again (error 100).
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -85,7 +107,10 @@ class TokenUnverifiable(TokenError):
 
 @dataclass(frozen=True, slots=True)
 class ServerSubscription:
-    """One subscription that the server makes for who connects. `data` goes to the client, `info` to the others."""
+    """One subscription that the server makes for who connects.
+
+    `data` goes to the client, `info` to the others.
+    """
 
     info: Json = None
     data: Json = None
@@ -94,10 +119,12 @@ class ServerSubscription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """Who connects. `user` "" = anonymous; `expires_at`: s since 1970 when a refresh is due, None = never.
+    """Who connects. `user` "" = anonymous.
 
-    `info` is for other clients, `meta` never leaves the server. `subs`: by channel; the names are valid, whether
-    their namespaces exist is not known here.
+    `expires_at`: s since 1970 when a refresh is due, None = never.
+
+    `info` is for other clients, `meta` never leaves the server. `subs`: by channel; the names are
+    valid, whether their namespaces exist is not known here.
     """
 
     user: str
@@ -110,7 +137,9 @@ class ConnectionClaims:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionClaims:
-    """Who may subscribe to what, and with which changes to the channel's options. `allow`: what else it may do there.
+    """Who may subscribe to what, and with which changes to the channel's options.
+
+    `allow`: what else it may do there.
 
     The caller must compare `user` and `channel` with the connection and its request,
     and `client` with the connection's id unless it is "" (a token bound to one connection).
@@ -132,17 +161,17 @@ def connection_claims(
 
     `loads` decodes the JSON in `b64info`. Raises TokenExpired, TokenEarly or TokenInvalid.
     """
-    checked = _checked(claims, now_s, audience, issuer)
-    if "channel" in checked:
+    valid = _checked(claims, now_s, audience, issuer)
+    if "channel" in valid:
         # Otherwise a token that was given out for one channel would open a connection.
         raise TokenInvalid("a subscription token where a connection token belongs")
     return ConnectionClaims(
-        user=_text(checked, "sub", ""),
-        expires_at=_expires_at(checked, now_s),
-        info=_payload(checked, "info", loads),
-        meta=checked.get("meta"),
-        subs=_subs(checked, loads),
-        caps=_caps(checked),
+        user=_text(valid, "sub", ""),
+        expires_at=_expires_at(valid, now_s),
+        info=_payload(valid, "info", loads),
+        meta=valid.get("meta"),
+        subs=_subs(valid, loads),
+        caps=_caps(valid),
     )
 
 
@@ -150,23 +179,26 @@ def subscription_claims(
     claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
 ) -> SubscriptionClaims:
     """Check the claims of a subscription token; arguments and errors as for `connection_claims`."""
-    checked = _checked(claims, now_s, audience, issuer)
-    channel = _text(checked, "channel", "")
+    valid = _checked(claims, now_s, audience, issuer)
+    channel = _text(valid, "channel", "")
     if not channel:
         raise TokenInvalid("a subscription token without channel")
     return SubscriptionClaims(
-        user=_text(checked, "sub", ""),
+        user=_text(valid, "sub", ""),
         channel=channel,
-        expires_at=_expires_at(checked, now_s),
-        info=_payload(checked, "info", loads),
-        client=_text(checked, "client", ""),
-        override=_override(checked),
-        allow=_allow(checked),
+        expires_at=_expires_at(valid, now_s),
+        info=_payload(valid, "info", loads),
+        client=_text(valid, "client", ""),
+        override=_override(valid),
+        allow=_allow(valid),
     )
 
 
 def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[str, Json]:
-    """What both kinds share. An invalid token is invalid even when it is expired too: a new one would not help."""
+    """What both kinds share.
+
+    An invalid token is invalid even when it is expired too: a new one would not help.
+    """
     if not isinstance(claims, dict):
         raise TokenInvalid("claims are not an object")
     if audience:
@@ -187,7 +219,7 @@ def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[
 
 
 def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
-    """`expire_at` says how long what the token opened lasts (0 = for ever); without it that is as long as the token."""
+    """When what the token opened ends: `expire_at` (0 = never), else with the token."""
     if "expire_at" in claims:
         expires_at = _time(claims, "expire_at")
         if expires_at == 0:
@@ -203,9 +235,7 @@ def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
 
 def _time(claims: Mapping[str, Json], name: str) -> float:
     # A null would otherwise be a token that never expires.
-    found = claims[name]
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise TokenInvalid(f"{name} is not a number")
+    found = checked(claims[name], name, NUMBER, TokenInvalid)
     # Written so that NaN fails too.
     if not 0 <= found <= TOKEN_TIME_MAX:
         raise TokenInvalid(f"{name} is out of range")
@@ -213,14 +243,14 @@ def _time(claims: Mapping[str, Json], name: str) -> float:
 
 
 def _text(claims: Mapping[str, Json], name: str, default: str) -> str:
-    found = claims.get(name, default)
-    if not isinstance(found, str):
-        raise TokenInvalid(f"{name} is not a string")
-    return found
+    return member(claims, name, TEXT, default, TokenInvalid)
 
 
 def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:
-    """What clients get to see. `b64…`, where it is set, is base64 of JSON and goes before the plain claim."""
+    """What clients get to see.
+
+    `b64…`, where it is set, is base64 of JSON and goes before the plain claim.
+    """
     encoded = _text(claims, f"b64{name}", "")
     payload = claims.get(name)
     if encoded:
@@ -251,16 +281,14 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
 
 
 def _override(claims: Mapping[str, Json]) -> ChannelOverride:
-    """{"presence": {"value": true}, …}: the names are those of ChannelOverride, others mean nothing."""
+    """{"presence": {"value": true}, …}, by the names of ChannelOverride; others mean nothing."""
     said: dict[str, bool] = {}
     override = _object(claims, "override")
     for each in fields(ChannelOverride):
         if override.get(each.name) is None:
             continue
         value = _object(override, each.name).get("value", False)
-        if not isinstance(value, bool):
-            raise TokenInvalid(f"override of {each.name} is not true or false")
-        said[each.name] = value
+        said[each.name] = checked(value, f"override of {each.name}", FLAG, TokenInvalid)
     return ChannelOverride(**said)
 
 
@@ -274,7 +302,7 @@ def _caps(claims: Mapping[str, Json]) -> tuple[Grant, ...]:
     caps = claims.get("caps")
     if caps is None:
         return ()
-    if not isinstance(caps, list) or not all(isinstance(entry, dict) for entry in caps):
+    if not OBJECTS.fits(caps):
         raise TokenInvalid("caps are not objects")
     return tuple(_grant(entry) for entry in caps)
 
@@ -296,18 +324,8 @@ def _allow(claims: Mapping[str, Json]) -> frozenset[Capability]:
 
 
 def _texts(claims: Mapping[str, Json], name: str) -> tuple[str, ...]:
-    found = claims.get(name)
-    if found is None:
-        return ()
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
-        raise TokenInvalid(f"{name} is not a list of strings")
-    return tuple(found)
+    return tuple(member_or_null(claims, name, TEXTS, [], TokenInvalid))
 
 
 def _object(claims: Mapping[str, Json], name: str) -> Mapping[str, Json]:
-    found = claims.get(name)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise TokenInvalid(f"{name} is not an object")
-    return found
+    return member_or_null(claims, name, OBJECT, {}, TokenInvalid)

@@ -1,8 +1,11 @@
-"""The keys behind a JWKS endpoint: fetched ahead of need, kept while it is down, never asked for more often than bounded.
+"""The keys behind a JWKS endpoint: fetched ahead of need, kept while it is down.
 
-One task, `run`, does all fetching, so there is never more than one fetch under way. It fetches at the start and
-then every REFRESH_S. A token that names a key which is not known (the signer may have a new one) makes it fetch
-at once, but not within DEMAND_PAUSE_S of the fetch before, whoever asks and how often.
+How often the endpoint is asked is bounded.
+
+One task, `run`, does all fetching, so there is never more than one fetch under way. It fetches at
+the start and then every REFRESH_S. A token that names a key which is not known (the signer may have
+a new one) makes it fetch at once, but not within DEMAND_PAUSE_S of the fetch before, whoever asks
+and how often.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import structlog
 
 from roomcast.auth.claims import TokenUnverifiable
 from roomcast.auth.keys import KeyRefused, KeySet, VerifyingKey, read_jwks
+from roomcast.backoff import FROM_HALF, Backoff
 from roomcast.ports import Clock
 
 __all__ = [
@@ -28,7 +32,8 @@ __all__ = [
     "JwksKeys",
 ]
 
-# Between fetches when all is well: for so long after it was withdrawn, a key still opens connections.
+# Between fetches when all is well: for so long after it was withdrawn, a key still opens
+# connections.
 REFRESH_S: Final = 300.0
 # From one fetch to the next that an unknown key may cause.
 DEMAND_PAUSE_S: Final = 30.0
@@ -36,12 +41,11 @@ DEMAND_PAUSE_S: Final = 30.0
 FETCH_LIMIT_S: Final = 5.0
 # How long a token waits for its key. SDKs give up, and reconnect, after 5 s.
 KEY_WAIT_S: Final = 2.0
-# For how long keys count when the endpoint does not answer any more: longer than its outages, and yet a key that
-# was withdrawn meanwhile does not open connections for ever.
+# For how long keys count when the endpoint does not answer any more: longer than its outages, and
+# yet a key that was withdrawn meanwhile does not open connections for ever.
 STALE_S_MAX: Final = 6 * 3600.0
-# Between attempts after failures: doubling from the first to the second.
-_RETRY_S_MIN: Final = 1.0
-_RETRY_S_MAX: Final = 30.0
+# Between attempts after failures.
+_BACKOFF: Final = Backoff(1.0, 30.0, FROM_HALF)
 # Names of keys in one line of the log.
 _KIDS_TOLD_MAX: Final = 10
 
@@ -53,7 +57,10 @@ class FetchFailed(Exception):
 
 
 class JwksKeys:
-    """`fetch` gets the endpoint's answer, bounded in size, or raises FetchFailed; `random` gives [0, 1) for jitter."""
+    """The keys of one endpoint.
+
+    `fetch` gets its answer, bounded in size, or raises FetchFailed. `random`: [0, 1), for jitter.
+    """
 
     def __init__(
         self, fetch: Callable[[], Awaitable[bytes]], clock: Clock, random: Callable[[], float]
@@ -62,7 +69,8 @@ class JwksKeys:
         self._clock = clock
         self._random = random
         self._keys = KeySet()
-        # How many fetches have begun, and when the last one did; which of them brought the keys, and when it began.
+        # How many fetches have begun, and when the last one did; which of them brought the keys,
+        # and when it began.
         self._begun = 0
         self._begun_s = float("-inf")
         self._got = 0
@@ -82,15 +90,19 @@ class JwksKeys:
         return self._keys.find(kid, algorithm) if self.usable else None
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
-        """The same, fetched if need be; None: the endpoint has no such key. Takes KEY_WAIT_S at most.
+        """The same, fetched if need be; None: the endpoint has no such key.
 
-        Raises TokenUnverifiable when that cannot be told: the last fetch failed, or began before the token came.
+        Takes KEY_WAIT_S at most.
+
+        Raises TokenUnverifiable when that cannot be told: the last fetch failed, or began before
+        the token came.
         """
         asked = self._begun
         with suppress(TimeoutError):
             async with asyncio.timeout(KEY_WAIT_S):
                 while (key := self.known(kid, algorithm)) is None:
-                    # Without a kid, or with one that is there for other algorithms, a fetch would not help.
+                    # Without a kid, or with one that is there for other algorithms, a fetch would
+                    # not help.
                     settled = kid is None or kid in self._keys.kids or self._got > asked
                     if self.usable and settled:
                         return None
@@ -151,6 +163,4 @@ class JwksKeys:
         """Nodes that started together must not fetch together."""
         if failures == 0:
             return REFRESH_S * (0.9 + 0.2 * self._random())
-        # The exponent is bounded too: a float ends at 2.0**1024.
-        pause_s = min(_RETRY_S_MAX, _RETRY_S_MIN * 2.0 ** min(failures - 1, 10))
-        return pause_s * (0.5 + 0.5 * self._random())
+        return _BACKOFF.pause_s(failures, self._random())

@@ -1,4 +1,4 @@
-"""One GET of a JWKS endpoint: bounded in size, and only of what answers under the very address that is configured."""
+"""One GET of a JWKS endpoint: bounded in size, and from the very address that is configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of tokens, read from PEM text and from JWK sets, each bound to the algorithms that it is for."""
+"""Keys of tokens, read from PEM text and JWK sets, each bound to its algorithms."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ _EDWARDS: Final = "EdDSA"
 # Everything that a public key may be for. None of them takes a shared secret.
 KEY_ALGORITHMS: Final = _RSA_ALGORITHMS | frozenset(_CURVES.values()) | {_EDWARDS}
 
-# What makes up a public key of each type (RFC 7518 §6.2, §6.3; RFC 8037 §2). Type "oct", a shared secret, is not here:
-# what an endpoint publishes is no secret.
+# What makes up a public key of each type (RFC 7518 §6.2, §6.3; RFC 8037 §2). Type "oct", a shared
+# secret, is not here: what an endpoint publishes is no secret.
 _READERS: Final[Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]]] = {
     "RSA": (RSAAlgorithm.from_jwk, ("n", "e")),
     "EC": (ECAlgorithm.from_jwk, ("x", "y")),
@@ -67,7 +67,10 @@ _READERS: Final[Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str
 
 
 class KeyRefused(ValueError):
-    """A text is not the public key, or the set of keys, that it should be. The message quotes nothing of it."""
+    """A text is not the public key, or the set of keys, that it should be.
+
+    The message quotes nothing of it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class KeySet:
 
 
 def public_key(pem: str, wanted: type[PublicKey]) -> VerifyingKey:
-    """The public key of type `wanted` in `pem`, whose line breaks may be written as a backslash and an n.
+    """The public key of type `wanted` in `pem`; a line break may be a backslash and an n.
 
     Raises KeyRefused.
     """

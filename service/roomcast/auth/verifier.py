@@ -1,7 +1,8 @@
-"""JSON Web Tokens: verify the signature and hand the claims to claims.py; sign tokens for trying things out.
+"""JSON Web Tokens: signatures are verified here, claims in claims.py; tokens for trying things out.
 
-Which algorithms are accepted follows from the keys that are configured, never from the token: each algorithm has its
-key, or the JWKS endpoint, in a table that is made at the start. A header only chooses among them.
+Which algorithms are accepted follows from the keys that are configured, never from the token: each
+algorithm has its key, or the JWKS endpoint, in a table that is made at the start. A header only
+chooses among them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import orjson
 import structlog
@@ -41,13 +42,15 @@ from roomcast.auth.keys import (
     VerifyingKey,
     public_key,
 )
-from roomcast.config.config import ConfigError, TokenConfig
+from roomcast.auth.ports import Verifier
+from roomcast.config import ConfigError, TokenConfig
 from roomcast.wire.publication import Json
 
 __all__ = [
     "HEADER_CHARS_MAX",
     "HMAC_KEY_BYTES_MIN",
     "TOKEN_CHARS_MAX",
+    "Chosen",
     "CountedVerifier",
     "TokenVerifier",
     "sign_connection",
@@ -56,7 +59,8 @@ __all__ = [
 
 # Checked before anything is decoded: what an unknown peer can make us compute is bounded.
 TOKEN_CHARS_MAX: Final = 8 * 1024
-# Of its first part, which is decoded before the signature can be looked at. An algorithm, a type and a kid take 150.
+# Of its first part, which is decoded before the signature can be looked at. An algorithm, a type
+# and a kid take 150.
 HEADER_CHARS_MAX: Final = 2 * 1024
 # As long as the digest of HS256; shorter keys can be searched for offline (RFC 7518 §3.2).
 HMAC_KEY_BYTES_MIN: Final = 32
@@ -75,7 +79,7 @@ _log = structlog.get_logger()
 
 
 class _CheckedHmac(HMACAlgorithm):
-    """HMAC with a key that was checked once, when the configuration was read, and not for every token."""
+    """HMAC with a key that was checked once, when the configuration was read."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
         return key.encode() if isinstance(key, str) else key
@@ -91,24 +95,15 @@ def _jws() -> PyJWS:
     return jws
 
 
-class Verifier(Protocol):
-    """What is counted: see TokenVerifier."""
-
-    @property
-    def enabled(self) -> bool: ...
-
-    async def connection(self, token: str, now_s: float) -> ConnectionClaims: ...
-
-    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims: ...
-
-
 class TokenVerifier:
     """Verifies tokens as the configuration says."""
 
     def __init__(
         self, config: TokenConfig, *, insecure: bool = False, jwks: JwksKeys | None = None
     ) -> None:
-        """Raises ConfigError for a key that cannot be one. `insecure`: a weak key is nothing to log.
+        """Raises ConfigError for a key that cannot be one.
+
+        `insecure`: a weak key is nothing to log.
 
         `jwks`: the keys of the configured endpoint; without it, none of theirs is known.
         """
@@ -132,7 +127,10 @@ class TokenVerifier:
         return bool(self._keys) or self._jwks is not None
 
     async def connection(self, token: str, now_s: float) -> ConnectionClaims:
-        """`now_s`: s since 1970. Raises TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable."""
+        """`now_s`: s since 1970.
+
+        Raises TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable.
+        """
         return self._checked(connection_claims, await self._claims(token, now_s), now_s)
 
     async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
@@ -175,7 +173,8 @@ class TokenVerifier:
         key = jwks.known(kid, algorithm)
         if key is None:
             if _says_it_expired(token, now_s):
-                # Its key may be gone by now, and the client could not know: it is told what helps in any case.
+                # Its key may be gone by now, and the client could not know: it is told what helps
+                # in any case.
                 raise TokenExpired
             key = await jwks.find(kid, algorithm)
         if key is None:
@@ -255,7 +254,7 @@ def _configured(option: str, pem: str, kind: type[PublicKey]) -> VerifyingKey:
 
 
 def _named(token: str) -> tuple[str, str | None]:
-    """Algorithm and `kid` of the header: nothing but a choice among our keys, since the library compares it again."""
+    """Algorithm and `kid` of the header: a choice among our keys. The library compares it again."""
     first = token.partition(".")[0]
     if len(first) > HEADER_CHARS_MAX:
         raise TokenInvalid("header too long")
@@ -286,24 +285,31 @@ def _segment(segment: str) -> Json:
         return None
 
 
+class Chosen(TypedDict, total=False):
+    """What a token may have besides: nothing of it is needed. `now_s`: instead of the time it is.
+
+    `claims`: further ones. `kid`: the name of the key, for the header.
+    """
+
+    audience: str
+    issuer: str
+    now_s: float | None
+    kid: str
+    claims: Mapping[str, Json] | None
+
+
 def sign_connection(
     user: str,
     key: str | SigningKey,
     ttl_s: int,
     info: Json = None,
-    *,
-    audience: str = "",
-    issuer: str = "",
-    now_s: float | None = None,
-    kid: str = "",
-    claims: Mapping[str, Json] | None = None,
+    **chosen: Unpack[Chosen],
 ) -> str:
-    """A connection token for `user`, good for `ttl_s` seconds (0 = for ever), with further `claims`.
+    """A connection token for `user`, good for `ttl_s` seconds (0 = for ever).
 
     `key`: a secret (HS256) or a private key. Raises ValueError without one.
     """
-    named = {"sub": user}
-    return _signed({**(claims or {}), **named}, key, ttl_s, info, audience, issuer, now_s, kid)
+    return _signed({"sub": user}, key, ttl_s, info, chosen)
 
 
 def sign_subscription(
@@ -312,40 +318,29 @@ def sign_subscription(
     key: str | SigningKey,
     ttl_s: int,
     info: Json = None,
-    *,
-    audience: str = "",
-    issuer: str = "",
-    now_s: float | None = None,
-    kid: str = "",
-    claims: Mapping[str, Json] | None = None,
+    **chosen: Unpack[Chosen],
 ) -> str:
     """A subscription token for `user` and `channel`; the rest as for `sign_connection`."""
-    named = {"sub": user, "channel": channel}
-    return _signed({**(claims or {}), **named}, key, ttl_s, info, audience, issuer, now_s, kid)
+    return _signed({"sub": user, "channel": channel}, key, ttl_s, info, chosen)
 
 
 def _signed(
-    claims: Mapping[str, Json],
-    key: str | SigningKey,
-    ttl_s: int,
-    info: Json,
-    audience: str,
-    issuer: str,
-    now_s: float | None,
-    kid: str,
+    named: Mapping[str, Json], key: str | SigningKey, ttl_s: int, info: Json, chosen: Chosen
 ) -> str:
     if not key:
         raise ValueError("a token cannot be signed without a secret")
+    now_s = chosen.get("now_s")
     issued_at = int(time.time() if now_s is None else now_s)
-    payload: dict[str, Any] = {**claims, "iat": issued_at}
+    payload: dict[str, Any] = {**(chosen.get("claims") or {}), **named, "iat": issued_at}
     if ttl_s:
         payload["exp"] = issued_at + ttl_s
     if info is not None:
         payload["info"] = info
-    if audience:
+    if audience := chosen.get("audience"):
         payload["aud"] = audience
-    if issuer:
+    if issuer := chosen.get("issuer"):
         payload["iss"] = issuer
+    kid = chosen.get("kid")
     headers = {"kid": kid} if kid else None
     if isinstance(key, SigningKey):
         return _jws().encode(

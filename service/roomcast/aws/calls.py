@@ -1,4 +1,4 @@
-"""Counts and times the calls of an SDK client, whoever makes them: by operation and by what became of them."""
+"""Counts and times the calls of an SDK client: by operation, and by what became of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from roomcast.ports import Throttled, UnknownOutcome
 
 __all__ = ["Calls", "Timed"]
 
-# The rest is "refused". A call is "given_up" when its time was over, or nobody waited for it any more.
+# The rest is "refused". A call is "given_up" when its time was over, or nobody waited for it any
+# more.
 _OUTCOMES: Final = ((Gone, "gone"), (Throttled, "throttled"), (UnknownOutcome, "unknown"))
 
 
 class Calls:
-    """What became of the calls of one process. There are as many keys as operations, times the few outcomes."""
+    """What became of the calls of one process.
+
+    There are as many keys as operations, times the few outcomes.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,6 +1,7 @@
 """The AWS clients of one process: their time-outs, pools and retries.
 
-All clients are made before the process listens: making them blocks the event loop for some 200 ms in all.
+All clients are made before the process listens: making them blocks the event loop for some 200 ms
+in all.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ _RETRIED: Final = {"mode": "standard", "total_max_attempts": ATTEMPTS_MAX}
 class AwsClients:
     """Open clients, each with a pool of its own.
 
-    `log`: DynamoDB for the channel log, never retried by the SDK, since only the log knows when the same append
-    may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long polls only. `autoscaling` and
-    `cloudwatch` are None unless they were asked for: each costs time at the start, and memory.
+    `log`: DynamoDB for the channel log, never retried by the SDK, since only the log knows when the
+    same append may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long polls
+    only. `autoscaling` and `cloudwatch` are None unless they were asked for: each costs time at the
+    start, and memory.
     """
 
     log: Any
@@ -80,7 +82,9 @@ async def connect(
     cloudwatch: bool = False,
     calls: Calls | None = None,
 ) -> AsyncIterator[AwsClients]:
-    """Open every client; close them at the end. None: what the environment and the instance's role say.
+    """Open every client; close them at the end.
+
+    None: what the environment and the instance's role say.
 
     `calls`: is told of every call.
 

@@ -17,7 +17,9 @@ READINGS_MAX: Final = 500
 
 
 class CloudWatchMetrics:
-    """A Metrics. Each reading is put for the group, and once more without a dimension: over groups that replace each other.
+    """A Metrics. Each reading is put for the group, and once more without a dimension.
+
+    Groups replace each other; without a dimension they are one line.
 
     Not for each node: nodes come and go, and a metric of its own for each would cost by the month.
     """

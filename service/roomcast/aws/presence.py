@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from roomcast.aws.errors import CALL_LIMIT_S, port_errors
+from roomcast.backoff import Backoff
 from roomcast.ports import Throttled
 from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo, MalformedPublication
@@ -40,9 +41,9 @@ CHANNELS_PAGE: Final = 500
 ENTRIES_PAGE: Final = 500
 # BatchWriteItem takes no more.
 _DELETES_MAX: Final = 25
-# A batch may be done in part. Attempts at the rest, with a pause before each that doubles: some 3 s in all.
+# A batch may be done in part. Attempts at the rest, with a pause before each: some 3 s in all.
 _DELETE_ATTEMPTS_MAX: Final = 6
-_DELETE_PAUSE_S: Final = 0.1
+_DELETE_BACKOFF: Final = Backoff(0.1, 3.2)
 # Writes of "node" rows that may wait for each other; channels share locks by hash.
 _LOCKS: Final = 64
 _SEPARATOR: Final = "#"
@@ -185,15 +186,13 @@ class DynamoPresence:
         left = [
             {"DeleteRequest": {"Key": {"key": {"S": key}, "member": member}}} for member in members
         ]
-        pause_s = _DELETE_PAUSE_S
-        for _ in range(_DELETE_ATTEMPTS_MAX):
+        for attempt in range(1, _DELETE_ATTEMPTS_MAX + 1):
             async with port_errors(CALL_LIMIT_S):
                 answer = await self._client.batch_write_item(RequestItems={self._table: left})
             left = answer.get("UnprocessedItems", {}).get(self._table, [])
             if not left:
                 return
-            await self._sleep(pause_s)
-            pause_s *= 2
+            await self._sleep(_DELETE_BACKOFF.pause_s(attempt))
         raise Throttled(f"{len(left)} entries were not removed")
 
     def _lock(self, channel: str) -> asyncio.Lock:

@@ -1,4 +1,4 @@
-"""What the DynamoDB tables look like: names, keys, stream and TTL, as data for whoever creates them.
+"""What the DynamoDB tables look like: names, keys, stream and TTL, as data.
 
 Production creates the same tables from deploy/: what changes here changes there.
 """
@@ -24,7 +24,10 @@ TTL_ATTRIBUTE: Final = "expires_at"
 
 @dataclass(frozen=True, slots=True)
 class TableSchema:
-    """One table: the arguments of CreateTable, and the attribute of UpdateTimeToLive (None: rows do not expire)."""
+    """One table: the arguments of CreateTable, and the attribute of UpdateTimeToLive.
+
+    No attribute: rows do not expire.
+    """
 
     create: dict[str, Any]
     ttl_attribute: str | None

@@ -12,7 +12,8 @@ __all__ = ["ThreadedClient"]
 class ThreadedClient:
     """The operations of a boto3 client, which may be used by several threads at once.
 
-    A call that is cancelled goes on in its thread until the client's own time-outs end it: it may have happened.
+    A call that is cancelled goes on in its thread until the client's own time-outs end it: it may
+    have happened.
     """
 
     def __init__(self, client: Any) -> None:

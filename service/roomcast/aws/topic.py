@@ -19,7 +19,7 @@ _SUBSCRIPTION_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
 
 
 class SnsTopic:
-    """A Topic. `client`: an SNS client; a repeated attempt of its own may publish twice, which readers bear."""
+    """A Topic. `client`: an SNS client. Its own retries may publish twice; readers bear that."""
 
     def __init__(self, client: Any, topic_arn: str) -> None:
         self._client = client

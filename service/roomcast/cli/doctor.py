@@ -8,20 +8,20 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from roomcast.cli.arguments import Commands, add_command
+from roomcast.cli.over_aws import connected
 from roomcast.cli.terminal import COLOURS, Failed, has_colours
-from roomcast.config.config import Config, ConfigError, load
+from roomcast.config import Config, ConfigError, load
 
 if TYPE_CHECKING:
     from roomcast.cli.doctor_checks import Check
 
-__all__ = ["EXAMPLES", "doctor"]
+__all__ = ["add"]
 
-EXAMPLES: Final[Mapping[str, str]] = {
-    "doctor": """\
+_EXAMPLES: Final = """\
 examples:
   roomcast doctor --config /etc/roomcast.toml
   roomcast doctor --json | jq '.[] | select(.outcome | IN("warning", "failed", "skipped"))'
@@ -30,8 +30,7 @@ Does what an instance does, under the same credentials: reads and writes the tab
 and sends a message and an item round. Then it removes what it made, and says what one channel can take. Run it where
 instances run, as they run.
 Exit code 1 when a check failed.
-""",
-}
+"""
 
 _COLOURS: Final = {
     "ok": "green",
@@ -42,6 +41,20 @@ _COLOURS: Final = {
 }
 _OUTCOME_CHARS: Final = 7
 _NAME_CHARS: Final = 30
+
+
+def add(commands: Commands) -> None:
+    """Add `roomcast doctor`."""
+    parser = add_command(
+        commands,
+        "doctor",
+        doctor,
+        "try out configuration, permissions and the pipeline from end to end",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print an array with an object for each check"
+    )
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -66,15 +79,12 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 async def _checks(config: Config, *, as_json: bool) -> list[Check]:
-    from roomcast.aws.clients import connect
     from roomcast.cli.doctor_checks import Doctor
-    from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
+    from roomcast.serve.aws_ports import aws_ports, instance_queue
     from roomcast.system import SystemClock, new_nonce
 
     node = f"doctor-{new_nonce()}"
-    async with connect(
-        region=region_of(config.aws), endpoint_url=config.aws.endpoint_url or None
-    ) as clients:
+    async with connected(config) as clients:
         queue = instance_queue(config.aws, clients, lambda: node)
         ports = aws_ports(config.aws, clients, SystemClock(), queue)
         return await Doctor(config, ports, node=node, tell=_unseen if as_json else _print).run()

@@ -15,7 +15,7 @@ from typing import Final
 from roomcast.auth.verifier import TokenVerifier
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.concurrency import beside
-from roomcast.config.config import Config
+from roomcast.config import Config
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, canary_item, next_number
 from roomcast.fleet.lease import LeaseKeeper, NothingToReport
 from roomcast.fleet.lease_record import standing

@@ -1,4 +1,4 @@
-"""`roomcast tail`: shows a channel's publications as they come, over a WebSocket, as an SDK would get them."""
+"""`roomcast tail`: a channel's publications as they come, over a WebSocket, as an SDK gets them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from roomcast import __version__
-from roomcast.cli.channels import cells
+from roomcast.backoff import FROM_NOTHING, Backoff
+from roomcast.cli.arguments import COUNT_MAX, Commands, add_command, add_server, text, whole
+from roomcast.cli.history import cells
 from roomcast.cli.terminal import Failed
 from roomcast.observe.redaction import json_printable
 
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["ANSWER_S", "ATTEMPTS_MAX", "EXAMPLES", "tail"]
+__all__ = ["ANSWER_S", "ATTEMPTS_MAX", "add"]
 
-EXAMPLES: Final[Mapping[str, str]] = {
-    "tail": """\
+_EXAMPLES: Final = """\
 examples:
   roomcast tail news
   roomcast tail news --count 1 --json
@@ -31,16 +32,15 @@ examples:
 Shows what is published from now on, one line each: offset, time, user, data; with --json as an object. When the
 server goes away it connects again. Where it may recover (force_recovery, allow_recovery, or the right to read the
 history) nothing is left out then; else a line on stderr says so. Ctrl-C ends it.
-""",
-}
+"""
 
-# How long an answer to a command may take, and how long a server may be silent: pings come every 25 s.
+# How long an answer to a command may take, and how long a server may be silent: pings come every 25
+# s.
 ANSWER_S: Final = 10.0
 _SILENCE_S: Final = 60.0
-# Attempts to connect in a row, with pauses of up to PAUSE_S_MAX between them.
+# Attempts to connect in a row. Others try to come back as well, so chance decides when.
 ATTEMPTS_MAX: Final = 10
-_PAUSE_FIRST_S: Final = 0.5
-_PAUSE_S_MAX: Final = 10.0
+_BACKOFF: Final = Backoff(1.0, 10.0, FROM_NOTHING)
 # A publication and what surrounds it.
 _MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 # From here on an unsubscribe push asks for another subscribe; below, it is the end.
@@ -70,6 +70,34 @@ class _Tail:
     again: bool = False
     # Attempts since the last one that was answered.
     attempts: int = 0
+
+
+def add(commands: Commands) -> None:
+    """Add `roomcast tail`."""
+    parser = add_command(
+        commands,
+        "tail",
+        tail,
+        "show what is published in a channel as it comes, over a WebSocket",
+        _EXAMPLES,
+    )
+    add_server(parser)
+    parser.add_argument(
+        "--token",
+        type=text,
+        default="",
+        help="connection token (default: none; roomcast token makes one)",
+    )
+    parser.add_argument(
+        "--channel-token",
+        type=text,
+        default="",
+        metavar="TOKEN",
+        help="subscription token, if it takes one",
+    )
+    parser.add_argument(
+        "--count", type=whole(1, COUNT_MAX), metavar="N", help="end after so many publications"
+    )
 
 
 def tail(arguments: argparse.Namespace) -> int:
@@ -113,8 +141,7 @@ async def _watch(watched: _Tail) -> None:
 
 
 async def _pause(attempts: int) -> None:
-    """Longer after each attempt, and at random: others try to come back as well."""
-    await asyncio.sleep(min(_PAUSE_S_MAX, _PAUSE_FIRST_S * 2**attempts) * random.random())
+    await asyncio.sleep(_BACKOFF.pause_s(attempts, random.random()))
 
 
 async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> None:

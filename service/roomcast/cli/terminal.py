@@ -1,4 +1,4 @@
-"""What a command shows: tables, colours where they are seen, progress for whoever watches, and why it failed."""
+"""What a command shows: tables, colours, progress for whoever watches, and why it failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def has_colours(stream: TextIO) -> bool:
 
 
 def progress() -> Callable[[str], None]:
-    """Lines on stderr for somebody who waits; none in a script, whose stderr is for what went wrong."""
+    """Lines on stderr for somebody who waits. A script's stderr is for what went wrong."""
     if not sys.stderr.isatty():
         return lambda _line: None
     return lambda line: print(f"… {line}", file=sys.stderr, flush=True)
@@ -47,8 +47,9 @@ def table(
     rows: Sequence[Sequence[str]],
     colours: Callable[[Sequence[str]], str] | None,
 ) -> str:
-    """Lines with columns under their headings; numbers to the right. `colours`: of a row (a key of COLOURS, "" =
-    none), None = no colours at all.
+    """Lines with columns under their headings; numbers to the right.
+
+    `colours`: of a row (a key of COLOURS, "" = none), None = no colours at all.
     """
     columns = list(zip(*[headings, *rows], strict=True))
     widths = [max(map(len, column)) for column in columns]

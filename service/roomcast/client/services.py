@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims
+from roomcast.auth.ports import Verifier
 from roomcast.client.session import Policy
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
@@ -24,7 +24,7 @@ from roomcast.presence.book import PresenceBook
 from roomcast.rates import Rate
 from roomcast.wire.codes import Closing
 
-__all__ = ["ANSWER_LIMIT_S", "Limits", "Services", "Socket", "Verifier"]
+__all__ = ["ANSWER_LIMIT_S", "Limits", "Services", "Socket"]
 
 
 # Seconds within which a command that waits for others (the log, presence, the application) is
@@ -53,20 +53,6 @@ class Socket(Sink, Protocol):
 
         Whatever was sent before goes out first, as far as the peer takes it.
         """
-
-
-class Verifier(Protocol):
-    """Verifies tokens (service/roomcast/auth/verifier.py).
-
-    Both methods raise TokenExpired, TokenEarly, TokenInvalid or TokenUnverifiable.
-    """
-
-    @property
-    def enabled(self) -> bool: ...
-
-    async def connection(self, token: str, now_s: float) -> ConnectionClaims: ...
-
-    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims: ...
 
 
 @dataclass(frozen=True, slots=True)

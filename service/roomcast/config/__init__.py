@@ -1,1 +1,49 @@
-"""What may be set, and where it is read from."""
+"""What may be set, and where it is read from.
+
+`load` makes a `Config` of a file and the environment; `ConfigError` says in one line what is wrong.
+"""
+
+from __future__ import annotations
+
+from roomcast.config.declaration import MASK, Option, format_duration
+from roomcast.config.loading import config_path, load
+from roomcast.config.messages import ConfigError
+from roomcast.config.options import (
+    DEV_SECRET,
+    HOOK_TIMEOUT_S_MAX,
+    MESSAGE_SIZE_LIMIT_MAX,
+    OPTIONS,
+    AwsConfig,
+    ClientConfig,
+    Config,
+    HooksConfig,
+    HttpApiConfig,
+    NodeConfig,
+    TokenConfig,
+    dev_config,
+)
+from roomcast.config.rendering import effective, effective_toml, reference
+
+__all__ = [
+    "DEV_SECRET",
+    "HOOK_TIMEOUT_S_MAX",
+    "MASK",
+    "MESSAGE_SIZE_LIMIT_MAX",
+    "OPTIONS",
+    "AwsConfig",
+    "ClientConfig",
+    "Config",
+    "ConfigError",
+    "HooksConfig",
+    "HttpApiConfig",
+    "NodeConfig",
+    "Option",
+    "TokenConfig",
+    "config_path",
+    "dev_config",
+    "effective",
+    "effective_toml",
+    "format_duration",
+    "load",
+    "reference",
+]

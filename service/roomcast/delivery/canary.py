@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.backoff import Backoff
 from roomcast.delivery.canary_rules import (
     CANARY_CHANNEL,
     CanarySchedule,
@@ -50,6 +51,7 @@ __all__ = [
 # queue helps nobody, and a fleet must not go on making them.
 REBUILD_PAUSE_S: Final = 60.0
 REBUILD_PAUSE_MAX_S: Final = 960.0
+_REBUILDS: Final = Backoff(REBUILD_PAUSE_S, REBUILD_PAUSE_MAX_S)
 
 # For a canary to be written, and for the leases to be read: a table that hangs must not put off
 # what is to be found out.
@@ -193,7 +195,7 @@ class Canary:
         self._catch_up = catch_up
         self._neighbours = neighbours
         self._rebuild_not_before_s = float("-inf")
-        self._rebuild_pause_s = REBUILD_PAUSE_S
+        self._rebuilds_in_a_row = 0
         # How many canaries had been heard at the last rebuild.
         self._heard_at_rebuild = 0
         # Canaries that this node made.
@@ -286,7 +288,7 @@ class Canary:
         if now_s < self._rebuild_not_before_s:
             return
         if self._ears.heard != self._heard_at_rebuild:
-            self._heard_at_rebuild, self._rebuild_pause_s = self._ears.heard, REBUILD_PAUSE_S
-        self._rebuild_not_before_s = now_s + self._rebuild_pause_s
-        self._rebuild_pause_s = min(2 * self._rebuild_pause_s, REBUILD_PAUSE_MAX_S)
+            self._heard_at_rebuild, self._rebuilds_in_a_row = self._ears.heard, 0
+        self._rebuilds_in_a_row += 1
+        self._rebuild_not_before_s = now_s + _REBUILDS.pause_s(self._rebuilds_in_a_row)
         self._rebuilder.rebuild_next()

@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from roomcast.backoff import FROM_HALF, Backoff
 from roomcast.delivery.tail_checks import TailChecks
 from roomcast.ports import Clock
 
@@ -29,9 +30,9 @@ LOOKS_AT_ONCE: Final = 8
 # Looks that fail in a row before the rest has to wait: one round of those at once, each after the
 # log's own retries.
 FAILURES_IN_A_ROW_MAX: Final = 8
-# Between two looks while they fail; doubled from the first to the last, and jittered.
-_PAUSE_FIRST_S: Final = 1.0
+# Between two looks while they fail.
 PAUSE_MAX_S: Final = 30.0
+_BACKOFF: Final = Backoff(1.0, PAUSE_MAX_S, FROM_HALF)
 
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +58,8 @@ class CatchUp:
         self._changed = asyncio.Event()
         self._under_way = 0
         self._failures = 0
-        self._pause_s = _PAUSE_FIRST_S
+        # Of looks that began together the last one counts.
+        self._failed_rounds = 0
         # Monotonic seconds before which no look begins.
         self._not_before_s = -inf
 
@@ -116,7 +118,7 @@ class CatchUp:
     def _succeeded(self) -> None:
         if self._failures >= FAILURES_IN_A_ROW_MAX:
             _log.warning("catch_up_goes_on", channels_asked=self._tails.asked)
-        self._failures, self._pause_s, self._not_before_s = 0, _PAUSE_FIRST_S, -inf
+        self._failures, self._failed_rounds, self._not_before_s = 0, 0, -inf
 
     def _failed(self) -> None:
         self._failures += 1
@@ -126,7 +128,7 @@ class CatchUp:
             _log.error(
                 "catch_up_interrupted", channels_asked=self._tails.asked, channels=len(self._tails)
             )
-        self._not_before_s = self._clock.monotonic_s() + self._pause_s * (0.5 + self._random() / 2)
+        pause_s = _BACKOFF.pause_s(self._failed_rounds + 1, self._random())
+        self._not_before_s = self._clock.monotonic_s() + pause_s
         if not self._under_way:
-            # Of looks that began together the last one counts.
-            self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
+            self._failed_rounds += 1

@@ -21,6 +21,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
+from roomcast.concurrency import SharedCall
 from roomcast.delivery.hub import Subscriber
 from roomcast.delivery.open_channel import (
     GAP_PUBLICATIONS_MAX,
@@ -134,7 +135,7 @@ class JoinReads:
         turn = asyncio.Lock()
         self._ahead, self._behind = _AheadReads(turn), _SharedReads(turn)
         self.epochs = _EpochReads(turn)
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: SharedCall[None] | None = None
         # Reads for positions before this offset were in vain: the log has a hole there, or a
         # recovery does not bring so many bytes.
         self._unreachable = 0
@@ -144,12 +145,11 @@ class JoinReads:
     async def open(self) -> None:
         """Read the position where the channel starts. Raises PortError."""
         if self._opening is None:
-            self._opening = self._shared.tasks.start(
-                self._read_position(), name=f"open {self.channel.name}"
+            self._opening = SharedCall(
+                self._read_position(), self._opened, name=f"open {self.channel.name}"
             )
-            self._opening.add_done_callback(self._opened)
-        # One read serves all who wait: one of them who is cancelled must not take it away.
-        await asyncio.shield(self._opening)
+            self._shared.tasks.hold(self._opening.task)
+        await self._opening.result()
 
     async def _read_position(self) -> None:
         read_at_s = self._shared.clock.monotonic_s()
@@ -158,11 +158,8 @@ class JoinReads:
         self.epochs.answered = number
         self.channel.open_at(resolved, read_at_s)
 
-    def _opened(self, opening: asyncio.Task[None]) -> None:
+    def _opened(self) -> None:
         self._opening = None
-        if not opening.cancelled():
-            # Those who wait get the error. There may be nobody left who does.
-            opening.exception()
 
     # ---- another epoch
 

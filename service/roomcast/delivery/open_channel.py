@@ -22,6 +22,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from roomcast.backoff import Backoff
 from roomcast.delivery.recovery import Ring, Rings, Trim, Window
 from roomcast.delivery.resequencer import Next, Resequencer, weight
 from roomcast.delivery.tail_checks import TailChecks
@@ -54,8 +55,7 @@ _GAP_RETRY_S: Final = 1.0
 # Failed checks of an epoch that a record claims, until its next record or the periodic check.
 _DOUBT_FAILURES_MAX: Final = 8
 # Pause after the first failed check; doubled for each further one.
-_DOUBT_RETRY_S: Final = 1.0
-_DOUBT_RETRY_MAX_S: Final = 30.0
+_DOUBT_BACKOFF: Final = Backoff(1.0, 30.0, (0.5, 1.5))
 
 T = TypeVar("T")
 
@@ -98,9 +98,13 @@ class Tasks:
 
     def start(self, work: Coroutine[None, None, T], name: str | None = None) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)
+        self.hold(task)
+        return task
+
+    def hold(self, task: asyncio.Task[T]) -> None:
+        """Keep a task that somebody else has started."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     async def cancel(self) -> None:
         """End all of them, and wait until they have ended."""
@@ -368,10 +372,9 @@ class OpenChannel:
             self.compare(resolved)
 
     def _epoch_check_failed(self) -> None:
-        pause_s = min(_DOUBT_RETRY_MAX_S, _DOUBT_RETRY_S * 2**self._doubt_failures)
-        pause_s *= 0.5 + self._shared.random()
-        self._doubt_at_s = self._shared.clock.monotonic_s() + pause_s
         self._doubt_failures += 1
+        pause_s = _DOUBT_BACKOFF.pause_s(self._doubt_failures, self._shared.random())
+        self._doubt_at_s = self._shared.clock.monotonic_s() + pause_s
         if self._doubt_failures >= _DOUBT_FAILURES_MAX:
             # The next record of that epoch raises the doubt again; the periodic check does not
             # forget it.

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.backoff import FROM_HALF, Backoff
 from roomcast.delivery.deleter import Deleter
 from roomcast.delivery.ports import Gone, InstanceQueue, Message
 from roomcast.delivery.queue_state import QueueState
@@ -25,8 +26,7 @@ _FULL: Final = 10
 # Of messages that are decoded in one turn of the event loop: what clients publish decides what that
 # costs, some 10 ms for an envelope of 240 KiB at the worst.
 TAKE_CHARS: Final = 128 * 1024
-_BACKOFF_FIRST_S: Final = 0.2
-_BACKOFF_MAX_S: Final = 10.0
+_BACKOFF: Final = Backoff(0.4, 10.0, FROM_HALF)
 
 _log = structlog.get_logger(__name__)
 
@@ -196,11 +196,10 @@ class Poller:
 
     async def _back_off(self, error: PortError) -> None:
         self._failures += 1
-        longest = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(self._failures, 10))
         _log.warning(
             "poll_failed", failures=self._failures, reason=str(error) or type(error).__name__
         )
-        await asyncio.sleep(longest * (0.5 + self._random() / 2))
+        await asyncio.sleep(_BACKOFF.pause_s(self._failures, self._random()))
 
 
 def _portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

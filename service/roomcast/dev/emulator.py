@@ -1,7 +1,10 @@
-"""The embedded AWS: moto's server in a process of its own, on loopback, for as long as standard input is open.
+"""The embedded AWS: moto's server in a process of its own, on loopback.
 
-`python -m roomcast.dev.emulator --port N` prints {"event":"listening","endpoint":"http://127.0.0.1:N"} when it
-listens. Nothing is kept: with the process its tables, topics and queues are gone.
+It ends with its standard input.
+
+`python -m roomcast.dev.emulator --port N` prints
+{"event":"listening","endpoint":"http://127.0.0.1:N"} when it listens. Nothing is kept: with the
+process its tables, topics and queues are gone.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ __all__ = ["main"]
 
 _HOST: Final = "127.0.0.1"
 _BACKLOG: Final = 128
-# moto remembers every shard iterator it ever gave out, some ten a second. This many are 16 MB, and as on AWS
-# one that is a quarter of an hour old is of no use any more.
+# moto remembers every shard iterator it ever gave out, some ten a second. This many are 16 MB, and
+# as on AWS one that is a quarter of an hour old is of no use any more.
 _SHARD_ITERATORS_MAX: Final = 10_000
 # moto keeps every message ever published for the assertions of unit tests.
 _SENT_NOTIFICATIONS_MAX: Final = 16
@@ -64,10 +67,10 @@ class _QuietHandler(MotoRequestHandler):
 
 
 def correct_moto(region: str) -> None:
-    """Bound what moto would keep for ever, and make it deliver as SNS does and write as DynamoDB does.
+    """Bound what moto would keep for ever; make it deliver as SNS and write as DynamoDB.
 
-    A subscribed queue that is gone costs the publisher nothing on AWS (the delivery is dropped); moto fails the
-    whole publish, so that one killed instance would silence all others.
+    A subscribed queue that is gone costs the publisher nothing on AWS (the delivery is dropped);
+    moto fails the whole publish, so that one killed instance would silence all others.
     """
     dynamodbstreams_backends[DEFAULT_ACCOUNT_ID][region].shard_iterators = _Newest()
     deliver = Subscription.publish
@@ -88,10 +91,11 @@ def correct_moto(region: str) -> None:
 
 
 def _correct_transactions() -> None:
-    """Look at the conditions of a transaction before anything is written, and at one write at a time.
+    """Look at the conditions of a transaction before anything is written, one write at a time.
 
-    moto writes first. To cancel, it replaces each table by a copy from before: what others wrote meanwhile is
-    lost, a reader of the table's stream has seen what never was, and then reads a stream that gets nothing more.
+    moto writes first. To cancel, it replaces each table by a copy from before: what others wrote
+    meanwhile is lost, a reader of the table's stream has seen what never was, and then reads a
+    stream that gets nothing more.
     """
     writing = threading.RLock()
     put_item, transact = DynamoDBBackend.put_item, DynamoDBBackend.transact_write_items
@@ -119,7 +123,10 @@ def _correct_transactions() -> None:
 def _reason_against(
     backend: DynamoDBBackend, put: dict[str, Any]
 ) -> tuple[str | None, str | None, Any]:
-    """Code, message and item of the reason to cancel a transaction with `put`; None three times: its condition holds."""
+    """Code, message and item of the reason to cancel a transaction with `put`.
+
+    None three times: its condition holds.
+    """
     table = backend.get_table(put["TableName"])
     names = (table.hash_key_attr, table.range_key_attr)
     current = backend.get_item(

@@ -1,4 +1,4 @@
-"""What Lambda's event source mapping does with the records of one DynamoDB stream shard, without any I/O.
+"""What Lambda's event source mapping does with the records of one stream shard, without any I/O.
 
     mapping = EventSourceMapping(MappingOptions(), is_append)
     mapping.add(records)                 # as read from the shard, in order, once `step` says Idle
@@ -8,10 +8,11 @@
         case Idle(): …                   # read more
     mapping.take_discarded()             # what the on-failure destination receives
 
-The rules are those of the Lambda developer guide ("Using AWS Lambda with Amazon DynamoDB"): one batch of a
-shard at a time and strictly in order; an error repeats the batch; a partial batch response moves the start to
-the lowest reported sequence number; bisecting halves a failing batch without using up its retries; records
-too old or tried too often go to the on-failure destination, and the shard goes on.
+The rules are those of the Lambda developer guide ("Using AWS Lambda with Amazon DynamoDB"): one
+batch of a shard at a time and strictly in order; an error repeats the batch; a partial batch
+response moves the start to the lowest reported sequence number; bisecting halves a failing batch
+without using up its retries; records too old or tried too often go to the on-failure destination,
+and the shard goes on.
 
 Times are wall clock seconds: the age of a record is counted from its ApproximateCreationDateTime.
 """
@@ -49,8 +50,9 @@ _EVENT_BYTES_MAX: Final = 6 * 1024 * 1024
 class MappingOptions:
     """Parameters of an event source mapping; None = without bound.
 
-    `retries_max` is MaximumRetryAttempts, `record_age_max_s` MaximumRecordAgeInSeconds. AWS does not publish its
-    back-off between attempts; this one is short, as a developer sits in front of it.
+    `retries_max` is MaximumRetryAttempts, `record_age_max_s` MaximumRecordAgeInSeconds. AWS does
+    not publish its back-off between attempts; this one is short, as a developer sits in front of
+    it.
     """
 
     batch_size: int = 100
@@ -103,7 +105,8 @@ class EventSourceMapping:
         self._options = options
         self._accepts = accepts
         self._fresh: deque[StreamRecord] = deque()
-        # The batch under way and, after bisecting, the later parts of it; bounded by the batch size.
+        # The batch under way and, after bisecting, the later parts of it; bounded by the batch
+        # size.
         self._batches: deque[_Batch] = deque()
         self._discarded: list[Discarded] = []
         self._failures_in_a_row = 0
@@ -131,7 +134,9 @@ class EventSourceMapping:
         return Invoke(self._batches[0].records)
 
     def answered(self, response: object, now_s: float) -> None:
-        """The function returned `response`: success, a partial batch response, or nothing that can be understood."""
+        """The function returned `response`: success, a partial batch response, or nothing that can
+        be understood.
+        """
         batch = self._invoked()
         done = _records_done(response, batch.records)
         if done == len(batch.records):
@@ -219,14 +224,14 @@ class EventSourceMapping:
 
 
 def is_append(record: StreamRecord) -> bool:
-    """The filter of the mapping in production: only INSERTs, and not of a channel's head (offset 0)."""
+    """The filter of the mapping in production: INSERTs, but of a channel's head (offset 0)."""
     return bool(
         record["eventName"] == "INSERT" and record["dynamodb"]["Keys"]["offset"]["N"] != "0"
     )
 
 
 def event_record(record: Mapping[str, Any], stream_arn: str, region: str) -> StreamRecord:
-    """A record of boto3's GetRecords as the function gets it: times are seconds, binaries base64 text."""
+    """A record of boto3's GetRecords as the function gets it: times in s, binaries in base64."""
     plain: StreamRecord = {
         **{name: _plain(value) for name, value in record.items()},
         "eventSource": "aws:dynamodb",
@@ -262,10 +267,12 @@ def failure_document(
 
 
 def _records_done(response: object, records: Sequence[StreamRecord]) -> int:
-    """How many records, from the first, are done with. The guide's rules for ReportBatchItemFailures:
+    """How many records, from the first, are done with.
 
-    null, {} and an empty or null list are success; an identifier that is missing, empty or not of this batch
-    is a failure of everything; otherwise the lowest identifier is where to go on.
+    The guide's rules for ReportBatchItemFailures:
+
+    null, {} and an empty or null list are success; an identifier that is missing, empty or not of
+    this batch is a failure of everything; otherwise the lowest identifier is where to go on.
     """
     if response is None:
         return len(records)

@@ -1,6 +1,7 @@
-"""How a child process of the supervisor learns that it is to end: a signal, or the end of its standard input.
+"""How a child of the supervisor learns that it is to end: a signal, or the end of its input.
 
-The supervisor holds the other end of that pipe, so its children end with it, also when it is killed.
+The supervisor holds the other end of that pipe, so its children end with it, also when it is
+killed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _READ_BYTES: Final = 4096
 class Lifeline:
     """To be made once, in the main thread: it takes over SIGTERM and SIGINT.
 
-    One thread and `select`, no Event: a signal handler must not take the lock that the code it interrupts holds.
+    One thread and `select`, no Event: a signal handler must not take the lock that the code it
+    interrupts holds.
     """
 
     def __init__(self) -> None:

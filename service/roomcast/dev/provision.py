@@ -1,4 +1,7 @@
-"""Creates on an emulator what the pipeline needs: tables, stream, time to live, topic. Production uses deploy/."""
+"""Creates on an emulator what the pipeline needs: tables, stream, time to live, topic.
+
+Production uses deploy/.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +79,8 @@ def provision(
 ) -> Provisioned:
     """Create what is missing; a second call changes nothing. Blocks: call it in a thread.
 
-    `credentials` None: as every AWS tool finds them. Waits up to `deadline_s` for the emulator to answer. Raises
-    EmulatorUnreachable, or ProvisionError when it answers but refuses.
+    `credentials` None: as every AWS tool finds them. Waits up to `deadline_s` for the emulator to
+    answer. Raises EmulatorUnreachable, or ProvisionError when it answers but refuses.
     """
     try:
         dynamodb = client("dynamodb", endpoint_url, region, credentials)

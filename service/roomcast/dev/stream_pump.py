@@ -1,8 +1,9 @@
-"""The Lambda's place in `roomcast dev`: reads the table's stream and calls the real `stream_lambda.handler`.
+"""The Lambda's place in `roomcast dev`: reads the table's stream and calls the real handler.
 
-`python -m roomcast.dev.stream_pump --endpoint URL --stream-arn ARN --topic-arn ARN` starts at the oldest record
-and runs until SIGTERM or the end of standard input. When a batch is sent again and what is given up on follows
-`roomcast.dev.event_source`; here is the I/O around it. One thread: shards take turns.
+`python -m roomcast.dev.stream_pump --endpoint URL --stream-arn ARN --topic-arn ARN` starts at the
+oldest record and runs until SIGTERM or the end of standard input. When a batch is sent again and
+what is given up on follows `roomcast.dev.event_source`; here is the I/O around it. One thread:
+shards take turns.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from roomcast.backoff import Backoff
 from roomcast.dev.event_source import (
     EventSourceMapping,
     Idle,
@@ -35,12 +37,12 @@ from roomcast.dev.provision import DUMMY_CREDENTIALS, client
 
 __all__ = ["Handler", "OnFailure", "StreamPump", "main"]
 
-# Lambda reads an idle shard 4 times a second; a developer likes it quicker. Costs 5 % of one core with moto.
+# Lambda reads an idle shard 4 times a second; a developer likes it quicker. Costs 5 % of one core
+# with moto.
 POLL_INTERVAL_S: Final = 0.1
 # Shards split and end every few hours (on emulators: never).
 _SHARDS_INTERVAL_S: Final = 30.0
-_ERROR_BACKOFF_FIRST_S: Final = 0.1
-_ERROR_BACKOFF_MAX_S: Final = 5.0
+_ERROR_BACKOFF: Final = Backoff(0.1, 5.0)
 _SDK_ERRORS: Final = (BotoCoreError, ClientError, ResponseParserError)
 
 Handler = Callable[[Mapping[str, Any], object], object]
@@ -76,7 +78,9 @@ class StreamPump:
         self._not_before_s = 0.0
 
     def turn(self) -> bool:
-        """Give every shard one step. True = something was done, so that the next turn should follow at once.
+        """Give every shard one step.
+
+        True = something was done, so that the next turn should follow at once.
 
         Never raises for what the emulator answers: it backs off and reads on where it was.
         """
@@ -182,13 +186,10 @@ class StreamPump:
             )
 
     def _back_off(self, error: Exception) -> None:
-        wait_s = min(
-            _ERROR_BACKOFF_FIRST_S * 2.0 ** min(self._errors_in_a_row, 30), _ERROR_BACKOFF_MAX_S
-        )
         if self._errors_in_a_row == 0:
             logger.warning("cannot read the stream, trying again: %s", _one_line(error))
         self._errors_in_a_row += 1
-        self._not_before_s = self._clock_s() + wait_s
+        self._not_before_s = self._clock_s() + _ERROR_BACKOFF.pause_s(self._errors_in_a_row)
 
 
 class _Shard:

@@ -1,8 +1,9 @@
-"""`roomcast dev`: emulator, resources, stream pump and instances as processes of this one, which outlives them.
+"""`roomcast dev`: emulator, stream pump and instances, as processes that this one outlives.
 
-Children run in sessions of their own, so that Ctrl-C in the terminal reaches only the supervisor, which ends them
-in order: the instances first (they delete their queues), then the pump, then the emulator. They also end by
-themselves when their standard input does, that is when the supervisor was killed.
+Children run in sessions of their own, so that Ctrl-C in the terminal reaches only the supervisor,
+which ends them in order: the instances first (they delete their queues), then the pump, then the
+emulator. They also end by themselves when their standard input does, that is when the supervisor
+was killed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from roomcast.backoff import Backoff
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, ProvisionError, provision
 
 __all__ = ["DevOptions", "run_dev"]
@@ -32,7 +34,8 @@ __all__ = ["DevOptions", "run_dev"]
 REGION: Final = "us-east-1"
 TABLE_PREFIX: Final = "roomcast-"
 PORT_MAX: Final = 65_535
-# Start-up: Python with all of AWS in it takes a second or two on a small machine, several on a busy one.
+# Start-up: Python with all of AWS in it takes a second or two on a small machine, several on a busy
+# one.
 EMULATOR_START_S: Final = 30.0
 PROVISION_S: Final = 3.0
 INSTANCE_START_S: Final = 60.0
@@ -41,9 +44,9 @@ READY_REQUEST_S: Final = 2.0
 # Longer than the longest drain by default (`node.drain_s`, 30 s); without a file it is one second.
 INSTANCE_STOP_S: Final = 45.0
 HELPER_STOP_S: Final = 5.0
-# Between two starts of something that dies, with --restart. An instance that lived for a while starts at once.
-RESTART_FIRST_S: Final = 0.5
-RESTART_MAX_S: Final = 30.0
+# Between two starts of something that dies, with --restart. An instance that lived for a while
+# starts at once.
+RESTARTS: Final = Backoff(0.5, 30.0)
 RESTART_FORGIVEN_S: Final = 60.0
 
 _EMULATOR: Final = (sys.executable, "-m", "roomcast.dev.emulator")
@@ -56,9 +59,9 @@ _GREEN, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 class DevOptions:
     """What `roomcast dev` was asked for.
 
-    Port 0: any free one. `aws_endpoint`: an emulator that runs already. `config`: the file of every instance.
-    `environment` is what the children inherit, less everything about AWS. `serve` is the command of one instance,
-    before its options.
+    Port 0: any free one. `aws_endpoint`: an emulator that runs already. `config`: the file of every
+    instance. `environment` is what the children inherit, less everything about AWS. `serve` is the
+    command of one instance, before its options.
     """
 
     instances: int = 2
@@ -78,7 +81,7 @@ class _DevError(Exception):
 
 
 async def run_dev(options: DevOptions) -> int:
-    """Run until SIGINT or SIGTERM (0), or until nothing is left to run (1; one line on stderr says why).
+    """Run until SIGINT or SIGTERM: 0. Or until nothing is left to run: 1, and a line on stderr.
 
     Prints the ready line on stdout once every instance is ready; everything else goes to stderr.
     """
@@ -235,7 +238,10 @@ class _Supervisor:
         ]
 
     async def _spawn(self, command: Sequence[str], stdout: int = _STDERR) -> Process:
-        """A child whose stdin ends with us. Its logs go to our stderr; our stdout is for the ready line."""
+        """A child whose stdin ends with us.
+
+        Its logs go to our stderr; our stdout is for the ready line.
+        """
         return await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=stdout, env=self._environment, start_new_session=True
         )
@@ -287,8 +293,11 @@ class _Supervisor:
         sys.stdout.flush()
 
     async def _watch_instance(self, instance: _Instance, urls: Sequence[str]) -> None:
-        """Report its end, and start it again if that was asked for. Returns when it is gone for good."""
-        wait_s = RESTART_FIRST_S
+        """Report its end, and start it again if that was asked for.
+
+        Returns when it is gone for good.
+        """
+        restarts = 0
         while True:
             started_s = time.monotonic()
             await instance.process.wait()
@@ -298,9 +307,9 @@ class _Supervisor:
             if not self._options.restart:
                 return
             if time.monotonic() - started_s > RESTART_FORGIVEN_S:
-                wait_s = RESTART_FIRST_S
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RESTART_MAX_S)
+                restarts = 0
+            restarts += 1
+            await asyncio.sleep(RESTARTS.pause_s(restarts))
             instance.process = await self._spawn(self._serve(instance.port, urls))
             try:
                 await self._become_ready(instance)
@@ -309,7 +318,7 @@ class _Supervisor:
                 await _end([instance.process], 0.0, self._kill)
 
     async def _watch_pump(self, endpoint: str, resources: Provisioned) -> None:
-        wait_s = RESTART_FIRST_S
+        restarts = 0
         while self._pump is not None:
             await self._pump.wait()
             self._screen.failure(
@@ -317,8 +326,8 @@ class _Supervisor:
             )
             if not self._options.restart:
                 return
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RESTART_MAX_S)
+            restarts += 1
+            await asyncio.sleep(RESTARTS.pause_s(restarts))
             await self._start_pump(endpoint, resources)
 
     async def _watch_emulator(self) -> None:
@@ -335,7 +344,10 @@ class _Supervisor:
 
 
 async def _provisioned(endpoint: str) -> Provisioned:
-    """`provision` beside the event loop. Not `asyncio.to_thread`: Ctrl-C must not wait for its deadlines."""
+    """`provision` beside the event loop.
+
+    Not `asyncio.to_thread`: Ctrl-C must not wait for its deadlines.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Provisioned] = loop.create_future()
 
@@ -403,7 +415,7 @@ def _ending(process: Process) -> str:
 def _child_environment(
     inherited: Mapping[str, str], endpoint: str, resources: Provisioned
 ) -> dict[str, str]:
-    """The emulator and nothing else: no variable or file may lead a child to a real AWS account, no proxy between."""
+    """The emulator and nothing else: nothing leads a child to a real AWS account, or to a proxy."""
     environment = {name: value for name, value in inherited.items() if not name.startswith("AWS_")}
     direct = ["127.0.0.1", "localhost", urlsplit(endpoint).hostname or ""]
     no_proxy = ",".join(
@@ -422,7 +434,8 @@ def _child_environment(
         "ROOMCAST_AWS_REGION": REGION,
         "ROOMCAST_AWS_TABLE_PREFIX": TABLE_PREFIX,
         "ROOMCAST_AWS_TOPIC_ARN": resources.topic_arn,
-        # Readings of a laptop are nobody's; the instance metadata are off by the AWS tools' own variable.
+        # Readings of a laptop are nobody's; the instance metadata are off by the AWS tools' own
+        # variable.
         "ROOMCAST_AWS_METRICS_NAMESPACE": "",
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
@@ -430,7 +443,10 @@ def _child_environment(
 
 
 def _usable_ports(options: DevOptions) -> Sequence[int]:
-    """The instances' ports, all of them free a moment ago. Raises _DevError before anything was started."""
+    """The instances' ports, all of them free a moment ago.
+
+    Raises _DevError before anything was started.
+    """
     wanted = [options.port + index if options.port else 0 for index in range(options.instances)]
     if options.emulator_port and options.emulator_port in wanted and options.aws_endpoint is None:
         raise _DevError(

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
 
+from roomcast.backoff import Backoff
+
 __all__ = [
     "LAUNCH_ATTEMPTS_MAX",
     "LAUNCH_PAUSE_FIRST_S",
@@ -30,6 +32,7 @@ __all__ = [
 # Between attempts to complete the launch hook, doubled each time.
 LAUNCH_PAUSE_FIRST_S: Final = 5.0
 LAUNCH_PAUSE_MAX_S: Final = 60.0
+_LAUNCH_BACKOFF: Final = Backoff(LAUNCH_PAUSE_FIRST_S, LAUNCH_PAUSE_MAX_S)
 # About an hour of attempts: that is how long a hook waits unless its group says otherwise.
 LAUNCH_ATTEMPTS_MAX: Final = 60
 # A group that does not wait for this machine may not wait yet: it comes to its hook some time after
@@ -173,8 +176,5 @@ class LaunchHook:
 
     def failed(self, now_s: float) -> None:
         """It is tried again, later each time."""
-        # 2**5 pauses are beyond the longest: the exponent stays small whatever the number of
-        # attempts.
-        pause_s = LAUNCH_PAUSE_FIRST_S * 2 ** min(self._attempts, 5)
         self._attempts += 1
-        self._not_before_s = now_s + min(LAUNCH_PAUSE_MAX_S, pause_s)
+        self._not_before_s = now_s + _LAUNCH_BACKOFF.pause_s(self._attempts)

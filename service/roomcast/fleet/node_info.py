@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.concurrency import SharedCall
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.signal_bus import SignalBus
 from roomcast.fleet.lease_record import Lease
@@ -113,7 +114,7 @@ class NodeInfo:
         self._surveys: dict[str, _Survey] = {}
         self._answering = 0
         # By pattern: whoever asks meanwhile gets the same.
-        self._under_way: dict[str, asyncio.Task[Counted | None]] = {}
+        self._under_way: dict[str, SharedCall[Counted | None]] = {}
 
     async def nodes(self) -> Sequence[Lease]:
         """The leases of the nodes that live, the oldest first.
@@ -136,20 +137,14 @@ class NodeInfo:
 
         `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError.
         """
-        task = self._under_way.get(pattern)
-        if task is None:
+        asked = self._under_way.get(pattern)
+        if asked is None:
             if len(self._under_way) >= SURVEYS_MAX:
                 return None
-            task = self._under_way[pattern] = asyncio.create_task(self._survey(pattern))
-            task.add_done_callback(lambda done: self._done(pattern, done))
-        # One who is cancelled must not take the others' answer away.
-        return await asyncio.shield(task)
-
-    def _done(self, pattern: str, task: asyncio.Task[Counted | None]) -> None:
-        del self._under_way[pattern]
-        if not task.cancelled():
-            # Those who wait have the error; there may be nobody left who does.
-            task.exception()
+            asked = self._under_way[pattern] = SharedCall(
+                self._survey(pattern), lambda: self._under_way.pop(pattern)
+            )
+        return await asked.result()
 
     async def _survey(self, pattern: str) -> Counted | None:
         # A node that starts may not hear yet; it has no clients either.

@@ -17,6 +17,7 @@ from typing import Final
 
 from roomcast.delivery.envelope import Signal
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, RESERVED_PREFIX
+from roomcast.wire.shapes import FLAG, OBJECT, TEXT, checked, text, whole
 
 __all__ = [
     "ANSWER_BYTES_MAX",
@@ -51,6 +52,8 @@ _ENTRY_BYTES: Final = 16
 
 SURVEY_KINDS: Final = frozenset({"survey", "answer"})
 _CHANNEL: Final = RESERVED_PREFIX + "survey"
+_PATTERN: Final = text(PATTERN_CHARS_MAX)
+_CLIENTS: Final = whole(1, _CLIENTS_MAX)
 
 
 class MalformedAnswer(ValueError):
@@ -76,8 +79,8 @@ def survey_signal(node: str, signal_id: str, pattern: str) -> Signal:
 
 def pattern_of(signal: Signal) -> str:
     """Which channels a survey asks for. Raises MalformedAnswer."""
-    pattern = signal.body.get("pattern") if isinstance(signal.body, dict) else None
-    if not isinstance(pattern, str) or len(pattern) > PATTERN_CHARS_MAX:
+    pattern = signal.body.get("pattern") if OBJECT.fits(signal.body) else None
+    if not _PATTERN.fits(pattern):
         raise MalformedAnswer("a survey without a pattern")
     return pattern
 
@@ -95,19 +98,17 @@ def answer_signal(answer: Answer, node: str, signal_id: str, survey_id: str) -> 
 
 def answer_of(signal: Signal) -> tuple[str, Answer]:
     """The id of the survey that is answered, and what is said. Raises MalformedAnswer."""
-    body = signal.body
-    if not isinstance(body, dict):
-        raise MalformedAnswer("the body of an answer is not an object")
-    survey_id, lease, channels, whole = (
+    body = checked(signal.body, "the body of an answer", OBJECT, MalformedAnswer)
+    survey_id, lease, channels, is_whole = (
         body.get(name) for name in ("survey", "lease", "channels", "whole")
     )
-    if not isinstance(survey_id, str) or not isinstance(lease, str) or not isinstance(whole, bool):
+    if not (TEXT.fits(survey_id) and TEXT.fits(lease) and FLAG.fits(is_whole)):
         raise MalformedAnswer("an answer to nothing, or of nobody")
-    if not isinstance(channels, dict):
+    if not OBJECT.fits(channels):
         raise MalformedAnswer("channels are not an object")
-    if not all(type(count) is int and 0 < count <= _CLIENTS_MAX for count in channels.values()):
+    if not all(map(_CLIENTS.fits, channels.values())):
         raise MalformedAnswer("channels are not numbers of clients")
-    return survey_id, Answer(lease, channels, whole)
+    return survey_id, Answer(lease, channels, is_whole)
 
 
 def fits(channel: str, pattern: str) -> bool:

@@ -18,6 +18,7 @@ from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
 from roomcast.wire.depth import is_deeper
 from roomcast.wire.publication import Json, StreamPosition
+from roomcast.wire.shapes import FLAG, OBJECT, checked, member, text, whole
 
 __all__ = [
     "ID_CHARS_MAX",
@@ -153,9 +154,7 @@ def _subscription(order: SubscribeOrder) -> dict[str, Json]:
 
 def order_of(signal: Signal) -> Order:
     """The order in a signal of one of ORDER_KINDS. Raises MalformedOrder."""
-    body = signal.body
-    if not isinstance(body, dict):
-        raise MalformedOrder("the body of an order is not an object")
+    body = checked(signal.body, "the body of an order", OBJECT, MalformedOrder)
     target = _target(body)
     match signal.kind:
         case "disconnect":
@@ -190,10 +189,7 @@ def _why(body: Mapping[str, Any]) -> DisconnectCode:
 
 
 def _text(body: Mapping[str, Any], name: str, chars_max: int) -> str:
-    found = body.get(name, "")
-    if not isinstance(found, str) or len(found) > chars_max:
-        raise MalformedOrder(f"{name} is not a string of at most {chars_max} characters")
-    return found
+    return member(body, name, text(chars_max), "", MalformedOrder)
 
 
 def _ids(body: Mapping[str, Any], name: str) -> frozenset[str]:
@@ -214,19 +210,14 @@ def _payload(body: Mapping[str, Any], name: str) -> Json:
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:
-    found = body.get(name, False)
-    if not isinstance(found, bool):
-        raise MalformedOrder(f"{name} is not true or false")
-    return found
+    return member(body, name, FLAG, False, MalformedOrder)
 
 
 def _whole(body: Mapping[str, Any], name: str, minimum: int, maximum: int) -> int | None:
     found = body.get(name)
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int) or not minimum <= found <= maximum:
-        raise MalformedOrder(f"{name} is not a whole number from {minimum} to {maximum}")
-    return found
+    return checked(found, name, whole(minimum, maximum), MalformedOrder)
 
 
 def _time(body: Mapping[str, Any]) -> int | None:
@@ -235,9 +226,7 @@ def _time(body: Mapping[str, Any]) -> int | None:
 
 
 def _override(body: Mapping[str, Any]) -> ChannelOverride:
-    said = body.get("override", {})
-    if not isinstance(said, dict):
-        raise MalformedOrder("override is not an object")
+    said = member(body, "override", OBJECT, {}, MalformedOrder)
     return ChannelOverride(
         **{
             each.name: _flag(said, each.name)
@@ -251,7 +240,6 @@ def _since(body: Mapping[str, Any]) -> StreamPosition | None:
     said = body.get("since")
     if said is None:
         return None
-    if not isinstance(said, dict):
-        raise MalformedOrder("since is not an object")
+    said = checked(said, "since", OBJECT, MalformedOrder)
     offset = _whole(said, "offset", 0, OFFSET_MAX) or 0
     return StreamPosition(_text(said, "epoch", EPOCH_CHARS_MAX), offset)

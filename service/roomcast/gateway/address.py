@@ -8,16 +8,21 @@ from typing import Final
 
 __all__ = ["FORWARDED_MAX", "Addresses"]
 
-# Entries of X-Forwarded-For that are looked at, from the last one: there are no longer chains of proxies of one's own.
+# Entries of X-Forwarded-For that are looked at, from the last one: there are no longer chains of
+# proxies of one's own.
 FORWARDED_MAX: Final = 8
-# What one customer gets of IPv6 at the least, often and at the most: single addresses are as many as somebody wants.
+# What one customer gets of IPv6 at the least, often and at the most: single addresses are as many
+# as somebody wants.
 _PREFIXES_V6: Final = (64, 56, 48)
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Addresses:
-    """`trusted`: networks whose hosts say the truth about who called them; a host of any other one says what it likes."""
+    """Addresses of clients.
+
+    `trusted`: networks whose hosts say the truth about who called them; others say what they like.
+    """
 
     def __init__(self, trusted: Sequence[str]) -> None:
         """Raises ValueError for what is no network."""
@@ -28,8 +33,8 @@ class Addresses:
 
         `forwarded`: the X-Forwarded-For headers in their order.
 
-        Each proxy appends whom it was called by. From the end, the first one who is not trusted is the client: what
-        stands before was written by itself.
+        Each proxy appends whom it was called by. From the end, the first one who is not trusted is
+        the client: what stands before was written by itself.
         """
         address = _parsed(peer)
         if address is None:

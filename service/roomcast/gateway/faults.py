@@ -1,4 +1,4 @@
-"""What the HTTP server logs of requests that failed: our faults as they are, and of the peers' only that there was one."""
+"""What the HTTP server logs of requests that failed: our faults in full, the peers' counted."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _WEBSOCKET_NAME: Final = "aiohttp.websocket"
 _log = structlog.get_logger(__name__)
 
 
-# What is no HTTP, a body that is not encoded as its headers say, and a peer that hung up: aiohttp raises the general
-# ConnectionError for one that went while something waited for it to read.
+# What is no HTTP, a body that is not encoded as its headers say, and a peer that hung up: aiohttp
+# raises the general ConnectionError for one that went while something waited for it to read.
 _OF_PEERS: Final = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
 
 
 class _Ours(logging.Filter):
     """Lets pass what is not a peer's doing.
 
-    aiohttp tells with a traceback of every request that it cannot parse, and quotes the line: whoever can reach the
-    port could fill the log, and a client's faulty header would put its key or token there.
+    aiohttp tells with a traceback of every request that it cannot parse, and quotes the line:
+    whoever can reach the port could fill the log, and a client's faulty header would put its key or
+    token there.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -38,7 +39,7 @@ class _Ours(logging.Filter):
 
 
 class _NoHandshakes(logging.Filter):
-    """aiohttp warns of each client that offers no subprotocol of ours, and quotes all that it offers."""
+    """Drops aiohttp's warning of an unknown subprotocol: it quotes all that is offered."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno == logging.WARNING and record.exc_info is None:
@@ -52,7 +53,10 @@ _NO_HANDSHAKES: Final = _NoHandshakes()
 
 
 def server_logger() -> logging.Logger:
-    """For aiohttp's connections. What it says elsewhere of handshakes is kept out of the log as well."""
+    """For aiohttp's connections.
+
+    What it says elsewhere of handshakes is kept out of the log as well.
+    """
     logging.getLogger(_WEBSOCKET_NAME).addFilter(_NO_HANDSHAKES)
     logger = logging.getLogger(_NAME)
     logger.addFilter(_OURS)

@@ -1,4 +1,7 @@
-"""GET /health/live and /health/ready: whether this process runs, and whether it should get clients. GET /metrics."""
+"""GET /health/live and /health/ready: whether this process runs, and whether it should get clients.
+
+GET /metrics.
+"""
 
 from __future__ import annotations
 

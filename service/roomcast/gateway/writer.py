@@ -1,7 +1,8 @@
-"""Bytes to one socket: frames that were made once are written as they are, and a slow peer is cut off.
+"""Bytes to one socket: frames are written as they were made; a slow peer is cut off.
 
-aiohttp's `send_str` frames each payload again for every socket and waits for none of them to be read; here
-the frame is shared and the transport's buffer is the queue, whose size is looked at before each write.
+aiohttp's `send_str` frames each payload again for every socket and waits for none of them to be
+read; here the frame is shared and the transport's buffer is the queue, whose size is looked at
+before each write.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _FIN: Final = 0x80
 _TEXT, _BINARY, _CLOSE, _PONG = 0x1, 0x2, 0x8, 0xA
 # RFC 6455 §5.2: up to 125 in the header itself, then 16 bits, then 64.
 _LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
-# Linux, SIOCOUTQNSD of linux/sockios.h: bytes in the kernel's buffer of a socket that were never sent, since the peer
-# takes no more. Megabytes of small messages wait there before the transport's own buffer has any.
+# Linux, SIOCOUTQNSD of linux/sockios.h: bytes in the kernel's buffer of a socket that were never
+# sent, since the peer takes no more. Megabytes of small messages wait there before the transport's
+# own buffer has any.
 _UNSENT_REQUEST: Final = 0x894B
 _UNSENT: Final = struct.Struct("i")
 
@@ -62,7 +64,10 @@ def _header(opcode: int, length: int) -> bytes:
 
 
 class Writer:
-    """The Socket of a connection. `queue_bytes_max` bounds what waits for a peer that does not read."""
+    """The Socket of a connection.
+
+    `queue_bytes_max` bounds what waits for a peer that does not read.
+    """
 
     __slots__ = (
         "_ending",
@@ -89,7 +94,7 @@ class Writer:
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits because the peer does not take it, in this process and, on Linux, in the kernel."""
+        """What the peer has not taken: in this process, and on Linux in the kernel."""
         return self._transport.get_write_buffer_size() + _unsent_in_kernel(self._transport)
 
     @property
@@ -98,7 +103,7 @@ class Writer:
         return self._transport.is_closing()
 
     def send(self, frame: bytes) -> None:
-        """Write one whole frame, unless the connection closes; cut the peer off if it reads too slowly."""
+        """Write one frame, unless the connection closes; cut off a peer that reads too slowly."""
         if self.closed_with is not None or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > self.queue_bytes_max:
@@ -108,10 +113,12 @@ class Writer:
         self._transport.write(frame)
 
     def close(self, why: Closing) -> None:
-        """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest. Idempotent.
+        """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest.
 
-        Whoever reads the socket is to call `end` when the answer has come. aiohttp's own close would read on by itself,
-        whatever a peer sends meanwhile, and let nobody else have a turn.
+        Idempotent.
+
+        Whoever reads the socket is to call `end` when the answer has come. aiohttp's own close
+        would read on by itself, whatever a peer sends meanwhile, and let nobody else have a turn.
         """
         if self.closed_with is not None:
             return
@@ -121,7 +128,10 @@ class Writer:
         self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 
     def end(self) -> None:
-        """Let the transport go: nothing more is to be read, and nothing more is read by the peer. Idempotent."""
+        """Let the transport go: nothing more is to be read, and nothing more is read by the peer.
+
+        Idempotent.
+        """
         if self._ending is not None:
             self._ending.cancel()
         self._transport.abort()

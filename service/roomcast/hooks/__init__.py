@@ -1,32 +1,36 @@
-"""What an application imports to host hooks: events, replies, and ways to say no. docs/hooks.md describes it."""
+"""What an application imports for its hooks: events, replies, and ways to say no.
+
+docs/hooks.md describes it.
+"""
 
 from __future__ import annotations
 
+from roomcast.auth.claims import ServerSubscription
 from roomcast.hooks.api import (
     METHOD_CHARS_MAX,
     RESERVED_METHODS,
-    UNCHANGED,
-    Capability,
-    ChannelOverride,
-    ConnectEvent,
     ConnectHook,
+    PublishHook,
+    RpcMethod,
+    RpcRegistry,
+    SubscribeHook,
+    is_async,
+)
+from roomcast.hooks.events import (
+    UNCHANGED,
+    ConnectEvent,
     ConnectReply,
     Disconnected,
-    Grant,
-    Json,
     PublishEvent,
-    PublishHook,
     PublishReply,
     Refused,
     RpcEvent,
-    RpcMethod,
-    RpcRegistry,
-    ServerSubscription,
     SubscribeEvent,
-    SubscribeHook,
     SubscribeReply,
-    is_async,
 )
+from roomcast.wire.capabilities import Capability, Grant
+from roomcast.wire.channels import ChannelOverride
+from roomcast.wire.publication import Json
 
 __all__ = [
     "METHOD_CHARS_MAX",

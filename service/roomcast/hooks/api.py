@@ -1,7 +1,7 @@
-"""The interface for an application's own code: what hooks are given, what they return, and how they say no.
+"""What an application's hooks are, and the registry of the methods that its clients may call.
 
-Everything here is public, and docs/hooks.md describes it. A hook is an async function that the section [hooks] of the
-configuration names; it runs in the server's process, on its event loop.
+Applications import it, and what hooks get and return, from `roomcast.hooks`. A hook is an async function that the
+section [hooks] of the configuration names; it runs in the server's process, on its event loop.
 """
 
 from __future__ import annotations
@@ -10,46 +10,25 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from roomcast.auth.claims import ServerSubscription
 from roomcast.hooks.events import (
-    UNCHANGED,
     ConnectEvent,
     ConnectReply,
-    Disconnected,
     PublishEvent,
     PublishReply,
-    Refused,
     RpcEvent,
     SubscribeEvent,
     SubscribeReply,
 )
-from roomcast.wire.capabilities import Capability, Grant
-from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.publication import Json
 
 __all__ = [
     "METHOD_CHARS_MAX",
     "RESERVED_METHODS",
-    "UNCHANGED",
-    "Capability",
-    "ChannelOverride",
-    "ConnectEvent",
     "ConnectHook",
-    "ConnectReply",
-    "Disconnected",
-    "Grant",
-    "Json",
-    "PublishEvent",
     "PublishHook",
-    "PublishReply",
-    "Refused",
-    "RpcEvent",
     "RpcMethod",
     "RpcRegistry",
-    "ServerSubscription",
-    "SubscribeEvent",
     "SubscribeHook",
-    "SubscribeReply",
     "is_async",
 ]
 
@@ -77,8 +56,9 @@ class RpcRegistry:
         return len(self._methods)
 
     def method(self, name: str) -> Callable[[_Method], _Method]:
-        """A decorator: the function is what `name` calls. Raises ValueError for a name that cannot be, TypeError for
-        what is no async function.
+        """A decorator: the function is what `name` calls.
+
+        Raises ValueError for a name that cannot be, TypeError for what is no async function.
         """
         if not isinstance(name, str) or not 0 < len(name) <= METHOD_CHARS_MAX:
             raise ValueError(f"the name of a method has 1 to {METHOD_CHARS_MAX} characters")

@@ -19,7 +19,7 @@ import orjson
 import structlog
 
 from roomcast.auth.claims import INFO_DEPTH_MAX, TOKEN_TIME_MAX
-from roomcast.config.config import ConfigError, HooksConfig
+from roomcast.config import ConfigError, HooksConfig
 from roomcast.hooks import (
     Capability,
     ConnectEvent,
@@ -46,6 +46,7 @@ from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.depth import is_deeper
+from roomcast.wire.shapes import NUMBER, TEXT
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 
@@ -315,7 +316,7 @@ def _time(found: object) -> int | None:
     """Seconds since 1970. Fractions mean nothing to clients."""
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    if not NUMBER.fits(found):
         raise TypeError("expires_at is not a number of seconds")
     if not 0 < found <= TOKEN_TIME_MAX:
         raise ValueError("expires_at is no time")
@@ -323,7 +324,7 @@ def _time(found: object) -> int | None:
 
 
 def _text(found: object, name: str) -> str:
-    if not isinstance(found, str):
+    if not TEXT.fits(found):
         raise TypeError(f"{name} is not a text")
     found.encode()
     return found

@@ -1,6 +1,6 @@
-"""What passes between the server and the application's own code: events, replies, and ways to say no.
+"""What passes between server and application: events, replies, and ways to say no.
 
-Part of the public interface: applications import all of it from service/roomcast/hooks/api.py.
+Part of the public interface: applications import all of it from `roomcast.hooks`.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 class ConnectEvent:
     """Somebody connects. `client` is the connection's id.
 
-    `user`, `info`, `meta`: of the token, which was verified; without one (`has_token`) there are none. `data`, `name`
-    and `version`: what the client said, and nobody has verified.
+    `user`, `info`, `meta`: of the token, which was verified; without one (`has_token`) there are
+    none. `data`, `name` and `version`: what the client said, and nobody has verified.
     """
 
     client: str
@@ -85,10 +85,11 @@ class ConnectEvent:
 class ConnectReply:
     """It may connect.
 
-    `user`: who it is, where there was no token; "" = nothing is said of it. `expires_at`: only with `user`: s since 1970
-    when the connection is closed (3005), so that its client comes back and the hook is asked again; None = never.
-    `info`: what other clients see of it, unless the token has some. `data`: for the client. `subs`: channels that it
-    is subscribed to at once, beside the token's; `caps`: what it may do, beyond the token's.
+    `user`: who it is, where there was no token; "" = nothing is said of it. `expires_at`: only with
+    `user`: s since 1970 when the connection is closed (3005), so that its client comes back and the
+    hook is asked again; None = never. `info`: what other clients see of it, unless the token has
+    some. `data`: for the client. `subs`: channels that it is subscribed to at once, beside the
+    token's; `caps`: what it may do, beyond the token's.
     """
 
     user: str = ""
@@ -101,7 +102,10 @@ class ConnectReply:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeEvent:
-    """A client without a subscription token wants to subscribe to `channel`. `data`: what it said with that."""
+    """A client without a subscription token wants to subscribe to `channel`.
+
+    `data`: what it said with that.
+    """
 
     client: str
     user: str
@@ -114,9 +118,10 @@ class SubscribeEvent:
 class SubscribeReply:
     """It may subscribe.
 
-    `info`: what others in the channel see of it, beside what they see of the connection. `data`: for the client.
-    `expires_at`: s since 1970 when the subscription ends, so that its client subscribes again and the hook is asked
-    again; None = never. `override`: instead of the channel's options. `allow`: what else it may do in the channel.
+    `info`: what others in the channel see of it, beside what they see of the connection. `data`:
+    for the client. `expires_at`: s since 1970 when the subscription ends, so that its client
+    subscribes again and the hook is asked again; None = never. `override`: instead of the channel's
+    options. `allow`: what else it may do in the channel.
     """
 
     info: Json = None
@@ -158,8 +163,9 @@ class RpcEvent:
 class Refused(Exception):
     """Raise it in a hook: the command is answered with this error.
 
-    `code`: 400 to 1999 is the application's; the protocol's own mean to SDKs what they always mean. `temporary`: SDKs try
-    the same again by themselves. `message` is seen by clients. Raises ValueError for what is no such error.
+    `code`: 400 to 1999 is the application's; the protocol's own mean to SDKs what they always mean.
+    `temporary`: SDKs try the same again by themselves. `message` is seen by clients. Raises
+    ValueError for what is no such error.
     """
 
     def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
@@ -182,8 +188,8 @@ class Refused(Exception):
 class Disconnected(Exception):
     """Raise it in a hook: the connection is closed.
 
-    `code`: 4000 to 4499 and the client comes back, 4500 to 4999 and it does not; or one of the protocol's. `reason` is seen
-    by clients. Raises ValueError for what a close frame cannot say.
+    `code`: 4000 to 4499 and the client comes back, 4500 to 4999 and it does not; or one of the
+    protocol's. `reason` is seen by clients. Raises ValueError for what a close frame cannot say.
     """
 
     def __init__(self, code: int, reason: str) -> None:

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from roomcast.backoff import FROM_NOTHING, Backoff
 from roomcast.log.idempotency import key_items, stored_key
 from roomcast.log.item import OFFSET_MAX, Head, LogItem
 from roomcast.log.ports import ChannelTable, Holders, TailExpired
@@ -64,10 +65,9 @@ FOLLOWED_ITEMS_MAX: Final = 32
 # Rotations that a resolve may lose or win before it gives up: each loss means that another node's
 # won.
 _RESOLVE_ROUNDS_MAX: Final = 8
-# Full jitter: a random part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back
+# Any part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back
 # together.
-_BACKOFF_FIRST_S: Final = 0.025
-_BACKOFF_MAX_S: Final = 1.0
+_BACKOFF: Final = Backoff(0.025, 1.0, FROM_NOTHING)
 
 T = TypeVar("T")
 
@@ -505,4 +505,4 @@ class ChannelLog:
 
     async def back_off(self, attempt: int) -> None:
         """Wait before another attempt of what failed or lost. `attempt` counts from 0."""
-        await asyncio.sleep(self._random() * min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2**attempt))
+        await asyncio.sleep(_BACKOFF.pause_s(attempt + 1, self._random()))

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from roomcast import __version__
+from roomcast.auth.ports import Verifier
 from roomcast.auth.verifier import CountedVerifier
 from roomcast.client.connection import Connection
-from roomcast.client.services import Limits, Services, Verifier
+from roomcast.client.services import Limits, Services
 from roomcast.client.session import Policy
-from roomcast.config.config import ClientConfig, Config
+from roomcast.config import ClientConfig, Config
 from roomcast.delivery import signals
 from roomcast.delivery.announcements import Announcements
 from roomcast.delivery.broadcaster import Broadcaster

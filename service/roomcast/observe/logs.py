@@ -1,4 +1,7 @@
-"""Logs: one structlog pipeline to stderr, JSON lines or a console, for our events and for the libraries' records."""
+"""Logs: one structlog pipeline to stderr, as JSON lines or for a console.
+
+It has our events and the libraries' records.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,11 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 # A library's message is free text; this bounds what one line may hold.
 LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
-# How often a library may say the same: some do so for each request, or for each turn of the event loop.
+# How often a library may say the same: some do so for each request, or for each turn of the event
+# loop.
 LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
-# How often one event of ours is told, unless it is an error: clients cause most of them, a line or two for each connection
-# that they open, and a fleet that comes back at once is a thousand.
+# How often one event of ours is told, unless it is an error: clients cause most of them, a line or
+# two for each connection that they open, and a fleet that comes back at once is a thousand.
 EVENT_RATE: Final = Rate(per_s=100.0, burst=1000.0)
 # Different things that are said, of which it is known how often they were. Then it begins anew.
 KINDS_MAX: Final = 256
@@ -50,9 +54,9 @@ def configure(
 ) -> None:
     """Set up logging for this process, in place of whatever set-up there was.
 
-    `stream`: bytes go there (default: stderr). `console`: lines for people instead of JSON; `colors` in them.
-    Our events are written from `level` on. Libraries' records only from warning on, also at level debug:
-    below that they tell payloads and signed requests.
+    `stream`: bytes go there (default: stderr). `console`: lines for people instead of JSON;
+    `colors` in them. Our events are written from `level` on. Libraries' records only from warning
+    on, also at level debug: below that they tell payloads and signed requests.
     """
     number = _NUMBERS[level]
     lines = _Lines(sys.stderr.buffer if stream is None else stream)
@@ -89,7 +93,8 @@ def configure(
 class _Lines:
     """structlog's innermost logger: writes a finished line, and never fails.
 
-    Whoever reads our stderr may be gone while we still have a queue to delete: that must not stop us.
+    Whoever reads our stderr may be gone while we still have a queue to delete: that must not stop
+    us.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -142,7 +147,7 @@ class _Sparing:
 
 
 class _LibraryHandler(logging.Handler):
-    """Records of the standard library's logging become `library_log` events, and a flood of the same one a few of them."""
+    """Makes `library_log` events of the standard library's records, few of a flood of one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,9 +193,11 @@ def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     try:
         line = orjson.dumps(ordered, default=repr).decode()
     except TypeError:
-        # Text that is no Unicode, numbers beyond 64 bits: rare, and never a reason to lose the line.
+        # Text that is no Unicode, numbers beyond 64 bits: rare, and never a reason to lose the
+        # line.
         line = json.dumps(_plain(ordered))
-    # Lines are read by eye as well, in terminals and editors: JSON itself escapes less than those obey.
+    # Lines are read by eye as well, in terminals and editors: JSON itself escapes less than those
+    # obey.
     return json_printable(without_passwords(line)).encode()
 
 
@@ -202,7 +209,7 @@ def _plain(event: EventDict) -> dict[str, Any]:
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """On a terminal, what clients are called could otherwise be lines of their own, or orders to the terminal."""
+    """Without what a terminal obeys: clients' names could be lines, or orders to it."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = printable(value)

@@ -22,4 +22,7 @@ class Metrics(Protocol):
     """Where readings of this node are put for dashboards and alarms."""
 
     async def put(self, readings: Sequence[Metric]) -> None:
-        """All of them or none. A repeat after UnknownOutcome counts twice. Raises Throttled, UnknownOutcome, Refused."""
+        """All of them or none.
+
+        A repeat after UnknownOutcome counts twice. Raises Throttled, UnknownOutcome, Refused.
+        """

@@ -1,4 +1,4 @@
-"""What of a text may be shown: no password of an address, and nothing that a terminal or an editor would obey."""
+"""What of a text may be shown: no passwords, and nothing that a terminal or an editor obeys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Final
 
 __all__ = ["json_printable", "printable", "without_passwords", "without_user"]
 
-# The user part of an address (RFC 3986 §3.2.1), up to the last "@" before the path: passwords may have one, too.
+# The user part of an address (RFC 3986 §3.2.1), up to the last "@" before the path: passwords may
+# have one, too.
 _USER: Final = re.compile(r"(?<=://)[^\s/?#\"'<>\\]+@")
 _MASKED_USER: Final = "***@"
 # The same of what is meant as one address and may be none: whatever stands before its last "@".
@@ -20,13 +21,17 @@ def without_passwords(text: str) -> str:
 
 
 def without_user(address: str) -> str:
-    """`address` with `user:password@` masked, also if it is malformed: what makes it so is often a password that is not escaped."""
+    """`address` with `user:password@` masked, also if it is malformed.
+
+    A password that is not escaped is what often makes it so.
+    """
     return _USER_OF_ONE.sub(_MASKED_USER, address)
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with what is not printable escaped: control characters of either kind, marks that turn the direction of
-    writing, line separators, spaces that look like others, halves of surrogate pairs. `keep`: characters that stay.
+    """`text` with what is not printable escaped: control characters of either kind, marks that turn
+    the direction of writing, line separators, spaces that look like others, halves of surrogate
+    pairs. `keep`: characters that stay.
     """
     if text.isprintable():
         return text
@@ -39,8 +44,9 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def json_printable(document: str) -> str:
-    """The same for a JSON document, which means the same afterwards: but for line breaks, only texts in it can hold such
-    characters.
+    """The same for a JSON document, which means the same afterwards.
+
+    But for line breaks, only texts in it can hold such characters.
     """
     if document.isprintable():
         return document

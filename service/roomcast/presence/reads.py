@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from roomcast.concurrency import SharedCall
 from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, Throttled
@@ -51,7 +52,7 @@ class _Kept:
     What it tells is as old as `began_s` at the most; `members` is how many it keeps in memory.
     """
 
-    read: asyncio.Task[Crowd]
+    read: SharedCall[Crowd]
     began_s: float
     members: int
 
@@ -71,11 +72,11 @@ class PresenceReads:
         self._node = node
         self._own: dict[str, Crowd] = {}
         # Those under way; and those that are done, the oldest first.
-        self._under_way: dict[str, asyncio.Task[Crowd]] = {}
+        self._under_way: dict[str, SharedCall[Crowd]] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._kept_members = 0
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
-        self._live: asyncio.Task[frozenset[str]] | None = None
+        self._live: SharedCall[frozenset[str]] | None = None
         self._live_began_s = float("-inf")
 
     # ---- this node's own
@@ -126,25 +127,25 @@ class PresenceReads:
         if read is None:
             kept, now_s = self._kept.get(channel), self._clock.monotonic_s()
             if kept is not None and kept.began_s + CACHE_S >= now_s:
-                return kept.read.result()
+                return kept.read.task.result()
             if len(self._under_way) >= READS_WAITING_MAX:
                 raise Throttled("too many channels' members are being read")
-            read = self._under_way[channel] = asyncio.create_task(
-                self._read(channel), name=f"presence {channel}"
+            read = self._under_way[channel] = SharedCall(
+                self._read(channel),
+                partial(self._was_read, channel, now_s),
+                name=f"presence {channel}",
             )
-            read.add_done_callback(partial(self._was_read, channel, now_s))
-        return await asyncio.shield(read)
+        return await read.result()
 
-    def _was_read(self, channel: str, began_s: float, read: asyncio.Task[Crowd]) -> None:
+    def _was_read(self, channel: str, began_s: float) -> None:
         """Keep it, unless it is too old to be told.
 
         Drop what is, and the oldest of what is too much.
         """
-        del self._under_way[channel]
+        read = self._under_way.pop(channel)
         self._drop(channel)
-        # Those who wait have the error; there may be nobody left who does.
-        if not read.cancelled():
-            members = len(read.result()) if read.exception() is None else 0
+        if not read.task.cancelled():
+            members = len(read.task.result()) if read.task.exception() is None else 0
             self._kept[channel] = _Kept(read, began_s, members)
             self._kept_members += members
         now_s = self._clock.monotonic_s()
@@ -178,20 +179,13 @@ class PresenceReads:
     async def _live_nodes(self) -> frozenset[str]:
         now_s = self._clock.monotonic_s()
         live = self._live
-        if live is None or (live.done() and self._live_began_s + CACHE_S < now_s):
-            live = self._live = asyncio.create_task(self._read_leases(), name="presence leases")
-            live.add_done_callback(_seen)
+        if live is None or (live.done and self._live_began_s + CACHE_S < now_s):
+            live = self._live = SharedCall(self._read_leases(), name="presence leases")
             self._live_began_s = now_s
-        return await asyncio.shield(live)
+        return await live.result()
 
     async def _read_leases(self) -> frozenset[str]:
         now = self._clock.now_ms()
         return frozenset(
             lease.node for lease in await self._leases.all() if standing(lease, now) == "live"
         )
-
-
-def _seen(read: asyncio.Task[frozenset[str]]) -> None:
-    if not read.cancelled():
-        # Those who wait have the error; there may be nobody left who does.
-        read.exception()

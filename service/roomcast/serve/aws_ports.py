@@ -15,7 +15,7 @@ from roomcast.aws.presence import DynamoPresence
 from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.aws.topic import SnsTopic
-from roomcast.config.config import AwsConfig
+from roomcast.config import AwsConfig
 from roomcast.fleet.deployment import queue_tags
 from roomcast.node.assembly import Ports
 from roomcast.ports import Clock

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from roomcast.config.config import Config
+from roomcast.config import Config
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.door import end_proxied, give_way, name_no_version
 from roomcast.gateway.http import add_health_routes, add_metrics_route

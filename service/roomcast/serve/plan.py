@@ -14,7 +14,7 @@ from typing import Final
 from roomcast.auth.jwks import JwksKeys
 from roomcast.auth.jwks_endpoint import fetch_jwks
 from roomcast.auth.verifier import TokenVerifier
-from roomcast.config.config import Config, ConfigError
+from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import InstanceMetadata
 from roomcast.hooks.calls import Hooks, load_hooks
 from roomcast.serve.descriptors import Places, places, widened

@@ -28,7 +28,6 @@ from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.metrics import CloudWatchMetrics
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
-from roomcast.backoff import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.concurrency import beside
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.lifecycle import Lifecycle
@@ -46,6 +45,7 @@ from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.http_app import build_app
 from roomcast.serve.plan import Plan
 from roomcast.serve.readings import readings_of
+from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.system import random_fraction
 from roomcast.wire.channels import RESERVED_PREFIX
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.config.config import Config, ConfigError
+from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import this_machine
 from roomcast.observe.redaction import printable, without_passwords
 from roomcast.ports import PortError

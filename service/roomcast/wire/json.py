@@ -24,6 +24,16 @@ from roomcast.wire.publication import (
     Publication,
     StreamPosition,
 )
+from roomcast.wire.shapes import (
+    COUNT,
+    FLAG,
+    INTEGER,
+    OBJECT,
+    OBJECT_OF_OBJECTS,
+    TEXT,
+    checked,
+    member_or_null,
+)
 
 __all__ = [
     "COMMANDS_MAX",
@@ -341,7 +351,7 @@ def command_of(fields: dict[str, Any], size: int, bounds: Bounds, *, is_exact: b
     `size`: of what they were decoded from, in bytes. `is_exact`: False = there is a value that cannot be passed on.
     """
     command_id = fields.get("id", 0)
-    if not _is_int(command_id) or not 0 <= command_id <= ID_MAX:
+    if not INTEGER.fits(command_id) or not 0 <= command_id <= ID_MAX:
         raise ProtocolViolation("a command's id is not a positive number of 32 bits")
     for method, decode in _DECODERS.items():
         params = fields.get(method)
@@ -397,7 +407,7 @@ def _recoveries(params: dict[str, Any]) -> dict[str, StreamPosition]:
     subs = params.get("subs")
     if subs is None:
         return {}
-    if not isinstance(subs, dict) or not all(isinstance(sub, dict) for sub in subs.values()):
+    if not OBJECT_OF_OBJECTS.fits(subs):
         raise _BadField("subs are not objects")
     return {
         channel: StreamPosition(_text(sub, "epoch"), _count(sub, "offset"))
@@ -438,14 +448,9 @@ def _publish(params: dict[str, Any]) -> Request:
 def _history(params: dict[str, Any]) -> Request:
     since = params.get("since")
     if since is not None:
-        if not isinstance(since, dict):
-            raise _BadField("since is not an object")
+        since = checked(since, "since", OBJECT, _BadField)
         since = StreamPosition(_text(since, "epoch"), _count(since, "offset"))
-    limit = params.get("limit", 0)
-    if limit is None:
-        limit = 0
-    if not _is_int(limit):
-        raise _BadField("limit is not a whole number")
+    limit = member_or_null(params, "limit", INTEGER, 0, _BadField)
     reverse = _flag(params, "reverse")
     if reverse and since is not None and since.offset == 0:
         raise _BadField("nothing is before offset 0")
@@ -488,34 +493,15 @@ _DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], Request]]] = {
 
 
 def _text(params: dict[str, Any], name: str) -> str:
-    value = params.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _BadField(f"{name} is not a string")
-    return value
+    return member_or_null(params, name, TEXT, "", _BadField)
 
 
 def _flag(params: dict[str, Any], name: str) -> bool:
-    value = params.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise _BadField(f"{name} is not true or false")
-    return value
+    return member_or_null(params, name, FLAG, False, _BadField)
 
 
 def _count(params: dict[str, Any], name: str) -> int:
-    value = params.get(name)
-    if value is None:
-        return 0
-    if not _is_int(value) or value < 0:
-        raise _BadField(f"{name} is not a number from 0")
-    return int(value)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return member_or_null(params, name, COUNT, 0, _BadField)
 
 
 # ---- payloads

@@ -37,7 +37,7 @@ from roomcast.auth.verifier import (
     sign_connection,
     sign_subscription,
 )
-from roomcast.config.config import ConfigError, TokenConfig
+from roomcast.config import ConfigError, TokenConfig
 from roomcast.testing.memory import ManualClock
 from tests.signers import ALGORITHMS, Signer, jwks, signer
 from tests.unit.worlds import until

@@ -10,7 +10,7 @@ import pytest
 
 from roomcast.cli import doctor_checks as doctor_module
 from roomcast.cli.doctor_checks import CHANNEL_WRITE_UNITS_S, Check, Doctor
-from roomcast.config.config import Config
+from roomcast.config import Config
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.fleet.lease_record import Lease
 from roomcast.node.assembly import Ports

@@ -14,6 +14,7 @@ import jwt
 import pytest
 from structlog.testing import capture_logs
 
+from roomcast.backoff import Backoff
 from roomcast.cli import main as cli
 from roomcast.cli import tail as tail_module
 from roomcast.wire.channels import ChannelOptions
@@ -30,7 +31,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("ROOMCAST_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(tail_module, "_PAUSE_FIRST_S", 0.001)
+    monkeypatch.setattr(tail_module, "_BACKOFF", Backoff(0.002, 1.0))
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from roomcast.client import subscribe as subscribe_module
 from roomcast.client import work as work_module
 from roomcast.client.lifetime import SLEPT_S
 from roomcast.client.read import READS_UNDER_WAY_MAX
-from roomcast.config.config import OPTIONS
+from roomcast.config import OPTIONS
 from roomcast.delivery.canary_rules import canary_item
 from roomcast.log import lane as lane_module
 from roomcast.log.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from roomcast.backoff import Backoff
 from roomcast.delivery import listener as listener_module
 from roomcast.delivery import poller as poller_module
 from roomcast.delivery.envelope import parse
@@ -78,7 +79,7 @@ async def polling(world: World) -> AsyncIterator[None]:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(poller_module, "_BACKOFF_FIRST_S", 0.0001)
+    monkeypatch.setattr(poller_module, "_BACKOFF", Backoff(0.0002, 0.001))
     return World()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from roomcast.backoff import Backoff
 from roomcast.delivery import open_channel as open_channel_module
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.join_reads import Joined
@@ -420,8 +421,8 @@ async def test_a_straggler_of_an_epoch_before_is_looked_up_once(room: Room) -> N
 
 @pytest.fixture
 def retried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_channel_module, "_DOUBT_RETRY_S", GAP_WAIT_S)
-    monkeypatch.setattr(open_channel_module, "_DOUBT_RETRY_MAX_S", GAP_WAIT_S)
+    at_once = Backoff(GAP_WAIT_S, GAP_WAIT_S, (0.5, 1.5))
+    monkeypatch.setattr(open_channel_module, "_DOUBT_BACKOFF", at_once)
 
 
 @pytest.mark.usefixtures("retried_at_once")

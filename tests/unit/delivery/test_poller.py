@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from roomcast.backoff import Backoff
 from roomcast.delivery import poller as poller_module
 from roomcast.delivery.deleter import FAILURES_TOLD
 from roomcast.delivery.poller import POLLERS_MAX, TAKE_CHARS, Poller
@@ -19,6 +20,9 @@ from roomcast.testing.memory import MemoryQueue
 from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, running, settled, until
 
 NAME: Final = "queue"
+
+# As it is for production; the tests do not wait for it.
+BACKOFF = poller_module._BACKOFF
 
 
 class World:
@@ -62,8 +66,7 @@ async def polling(world: World) -> AsyncIterator[asyncio.Task[None]]:
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(poller_module, "_BACKOFF_FIRST_S", 0.0001)
-    monkeypatch.setattr(poller_module, "_BACKOFF_MAX_S", 0.001)
+    monkeypatch.setattr(poller_module, "_BACKOFF", Backoff(0.0002, 0.001))
     world = World()
     await world.queue.open(NAME)
     return world
@@ -173,8 +176,7 @@ async def test_back_off_grows_to_a_bound(world: World, monkeypatch: pytest.Monke
             slept.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr(poller_module, "_BACKOFF_FIRST_S", 0.2)
-    monkeypatch.setattr(poller_module, "_BACKOFF_MAX_S", 10.0)
+    monkeypatch.setattr(poller_module, "_BACKOFF", BACKOFF)
     monkeypatch.setattr("roomcast.delivery.poller.asyncio.sleep", recorded)
     world.fleet.world.fail_next("receive", Throttled(), times=9)
     async with polling(world):

@@ -17,7 +17,7 @@ from pytest_aiohttp import AiohttpClient
 
 import roomcast.dev.demo as demo
 from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
-from roomcast.config.config import ClientConfig, Config, TokenConfig, dev_config, load
+from roomcast.config import ClientConfig, Config, TokenConfig, dev_config, load
 from roomcast.serve.http_app import build_app
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules

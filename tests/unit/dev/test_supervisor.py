@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from roomcast.config.config import load
+from roomcast.config import load
 from roomcast.dev.provision import Provisioned
 from roomcast.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
 

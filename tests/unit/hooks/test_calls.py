@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from roomcast.config.config import ConfigError, HooksConfig
+from roomcast.config import ConfigError, HooksConfig
 from roomcast.hooks import (
     UNCHANGED,
     Capability,

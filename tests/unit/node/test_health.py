@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from roomcast.backoff import Backoff
 from roomcast.delivery.canary_rules import Hearing
 from roomcast.delivery.deleter import FAILURES_TOLD
 from roomcast.delivery.greetings import Greetings
@@ -130,7 +131,7 @@ async def test_health_follows_the_table(fleet: Fleet) -> None:
 
 
 async def test_health_follows_the_queue(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roomcast.delivery.poller._BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr("roomcast.delivery.poller._BACKOFF", Backoff(0.0, 0.0))
     node = fleet.node()
     health = node.assembly.node.health
     assert health.doubts(), "nothing was heard yet"

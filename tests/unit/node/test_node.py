@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from roomcast.backoff import Backoff
 from roomcast.node import node as node_module
 from roomcast.node.node import BACKGROUND_MAX, Background
 from roomcast.wire.codes import Disconnect
@@ -296,7 +297,7 @@ async def test_a_queue_that_was_rebuilt_is_followed_by_a_look_at_open_channels(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I5: what was published while the node could not hear."""
-    monkeypatch.setattr("roomcast.delivery.poller._BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr("roomcast.delivery.poller._BACKOFF", Backoff(0.0, 0.0))
     node, other = fleet.node(), fleet.node("b")
     async with node.running():
         client = await node.client()

@@ -12,7 +12,7 @@ import pytest
 
 from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.presence import ENTRIES_PAGE, MEMBERS_MAX
-from roomcast.config.config import NodeConfig
+from roomcast.config import NodeConfig
 from roomcast.delivery.envelope import Signal, parse
 from roomcast.fleet.deployment import Deployment, queue_tags
 from roomcast.fleet.lease import LeaseKeeper

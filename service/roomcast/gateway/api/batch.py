@@ -9,8 +9,8 @@ from typing import Final
 import orjson
 
 from roomcast.concurrency import each
-from roomcast.gateway.api.fields import FLAG, PAYLOAD, Field, ListOf, read
-from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.fields import FLAG, PAYLOAD, ListOf, Parameter, read
+from roomcast.gateway.api.methods import ApiCall, Method
 from roomcast.gateway.api.refusals import Refused, bad_field, wire
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
@@ -34,13 +34,15 @@ BATCH_REPLIES_BYTES_MAX: Final = 8 * 1024 * 1024
 BATCH_AT_ONCE: Final = 64
 
 BATCH_FIELDS: Final = (
-    Field(
+    Parameter(
         "commands",
         ListOf(PAYLOAD, BATCH_COMMANDS_MAX),
         "Each an object with one member: a method's name, and its parameters.",
         required=True,
     ),
-    Field("parallel", FLAG, "Carry them out at once, and not one after the other.", default=False),
+    Parameter(
+        "parallel", FLAG, "Carry them out at once, and not one after the other.", default=False
+    ),
 )
 
 
@@ -50,8 +52,11 @@ class Batch:
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
 
-    async def carry_out(self, call: Call, params: Json) -> Mapping[str, Json]:
-        """A reply for each command, in their order; one that fails is followed by the others. Raises Refused."""
+    async def carry_out(self, call: ApiCall, params: Json) -> Mapping[str, Json]:
+        """A reply for each command, in their order; one that fails is followed by the others.
+
+        Raises Refused.
+        """
         asked = read(BATCH_FIELDS, params)
         run = Run(call, self._chosen, lambda method: method.name)
         at_once = BATCH_AT_ONCE if asked["parallel"] else 1
@@ -71,13 +76,13 @@ class Batch:
 class Run:
     """Carries out the commands of one request, as far as there is room for their replies.
 
-    `chosen`: the method that a command names and its parameters; gets the command and what it is called in refusals, and
-    raises Refused. `under`: how a result is called in its reply.
+    `chosen`: the method that a command names and its parameters; gets the command and what it is
+    called in refusals, and raises Refused. `under`: how a result is called in its reply.
     """
 
     def __init__(
         self,
-        call: Call,
+        call: ApiCall,
         chosen: Callable[[Json, str], tuple[Method, Json]],
         under: Callable[[Method], str],
     ) -> None:
@@ -87,7 +92,10 @@ class Run:
         self._room = BATCH_REPLIES_BYTES_MAX
 
     async def reply(self, numbered: tuple[int, Json]) -> bytes:
-        """The reply to one command, which comes with its place in the request. Raises nothing of its own."""
+        """The reply to one command, which comes with its place in the request.
+
+        Raises nothing of its own.
+        """
         index, command = numbered
         # Others have their turn between commands that need not wait for anything.
         await asyncio.sleep(0)

@@ -9,8 +9,17 @@ import orjson
 import structlog
 
 from roomcast.delivery.envelope import EPOCH_CHARS_MAX
-from roomcast.gateway.api.fields import CHANNEL, FLAG, SAFE_MAX, Field, Object, Schema, Text, Whole
-from roomcast.gateway.api.methods import Call, Method, Params, known
+from roomcast.gateway.api.fields import (
+    CHANNEL,
+    FLAG,
+    SAFE_MAX,
+    Object,
+    Parameter,
+    Schema,
+    Text,
+    Whole,
+)
+from roomcast.gateway.api.methods import ApiCall, Method, Params, known
 from roomcast.gateway.api.refusals import Refused, bad_field
 from roomcast.log.history import WrongEpoch, read_history
 from roomcast.ports import PortError
@@ -28,7 +37,7 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-async def _history(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _history(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     options, services = _with_history(call, asked["channel"]), call.node.services
     said, reverse, most = asked["since"], asked["reverse"], services.limits.history_publications_max
     since = None if said is None else StreamPosition(said["epoch"], said["offset"])
@@ -55,7 +64,7 @@ async def _history(call: Call, asked: Params) -> Mapping[str, Json]:
     }
 
 
-async def _history_remove(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _history_remove(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     channel, services = asked["channel"], call.node.services
     _with_history(call, channel)
     try:
@@ -66,17 +75,17 @@ async def _history_remove(call: Call, asked: Params) -> Mapping[str, Json]:
     return {}
 
 
-async def _presence(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _presence(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     members = await _read(call, asked["channel"], call.node.services.presence.members)
     return {"presence": {client: info.wire() for client, info in members.items()}}
 
 
-async def _presence_stats(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _presence_stats(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     clients, users = await _read(call, asked["channel"], call.node.services.presence.totals)
     return {"num_clients": clients, "num_users": users}
 
 
-async def _channels(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _channels(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     try:
         counted = await call.node.node_info.channels(asked["pattern"])
     except PortError as error:
@@ -89,14 +98,14 @@ async def _channels(call: Call, asked: Params) -> Mapping[str, Json]:
     }
 
 
-def _with_history(call: Call, channel: str) -> ChannelOptions:
+def _with_history(call: ApiCall, channel: str) -> ChannelOptions:
     options = known(call, channel)
     if not options.has_history:
         raise Refused(Error.NOT_AVAILABLE, "the channel has no history")
     return options
 
 
-async def _read(call: Call, channel: str, read: Callable[[str], Awaitable[T]]) -> T:
+async def _read(call: ApiCall, channel: str, read: Callable[[str], Awaitable[T]]) -> T:
     if not known(call, channel).presence:
         raise Refused(Error.NOT_AVAILABLE, "the channel has no presence")
     try:
@@ -112,7 +121,7 @@ def _failed(method: str, channel: str, error: PortError) -> Refused:
     return Refused(Error.INTERNAL)
 
 
-_CHANNEL: Final = Field("channel", CHANNEL, "Which channel.", required=True)
+_CHANNEL: Final = Parameter("channel", CHANNEL, "Which channel.", required=True)
 _INFO: Final[Schema] = {"$ref": "#/components/schemas/ClientInfo"}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
@@ -121,19 +130,19 @@ HISTORY: Final = Method(
     "Read publications that a channel keeps.",
     (
         _CHANNEL,
-        Field(
+        Parameter(
             "limit",
             Whole(-_LIMIT_MAX - 1, _LIMIT_MAX),
             "How many at most. 0: only the position; below 0: as many as an answer may hold "
             "(`client.history_max_publication_limit`, and 512 KiB).",
             default=0,
         ),
-        Field(
+        Parameter(
             "since",
             Object(
                 (
-                    Field("offset", Whole(0, SAFE_MAX), "Begin next to it.", default=0),
-                    Field(
+                    Parameter("offset", Whole(0, SAFE_MAX), "Begin next to it.", default=0),
+                    Parameter(
                         "epoch",
                         Text(EPOCH_CHARS_MAX),
                         "Must be the channel's; empty: any.",
@@ -143,7 +152,7 @@ HISTORY: Final = Method(
             ),
             "Where to begin, exclusive. Without it: at the oldest, or with `reverse` at the newest.",
         ),
-        Field("reverse", FLAG, "From the newest to the oldest.", default=False),
+        Parameter("reverse", FLAG, "From the newest to the oldest.", default=False),
     ),
     {
         "type": "object",
@@ -198,7 +207,7 @@ CHANNELS: Final = Method(
     "channels",
     "List channels that have subscribers, on all nodes.",
     (
-        Field(
+        Parameter(
             "pattern",
             Text(CHANNEL_BYTES_MAX),
             "Which: `*` stands for any text, `?` for one character, `[ab]` for one of several. Empty: all.",

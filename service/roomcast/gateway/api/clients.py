@@ -1,4 +1,4 @@
-"""subscribe, unsubscribe, disconnect and refresh: orders to the clients of a user, on whatever node they are."""
+"""subscribe, unsubscribe, disconnect and refresh: orders to a user's clients, wherever they are."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from roomcast.gateway.api.fields import (
     FLAG,
     INFO,
     SAFE_MAX,
-    Field,
     ListOf,
     Object,
+    Parameter,
     Schema,
     Text,
     Whole,
 )
-from roomcast.gateway.api.methods import Call, Method, Params, known, sized
+from roomcast.gateway.api.methods import ApiCall, Method, Params, known, sized
 from roomcast.gateway.api.refusals import Refused, bad_field
 from roomcast.log.appender import Full, TooLarge
 from roomcast.wire.channels import ChannelOverride
@@ -50,8 +50,10 @@ __all__ = ["DISCONNECT", "REFRESH", "SUBSCRIBE", "UNSUBSCRIBE"]
 
 _SINCE: Final = Object(
     (
-        Field("offset", Whole(0, SAFE_MAX), "The last publication that the client has.", default=0),
-        Field(
+        Parameter(
+            "offset", Whole(0, SAFE_MAX), "The last publication that the client has.", default=0
+        ),
+        Parameter(
             "epoch",
             Text(EPOCH_CHARS_MAX),
             "The epoch that it counts in; empty: the present one.",
@@ -61,7 +63,7 @@ _SINCE: Final = Object(
 )
 
 
-async def _disconnect(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _disconnect(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     why = Disconnect.FORCE_NO_RECONNECT.value
     if (said := asked["disconnect"]) is not None and (said["code"] or said["reason"]):
         why = DisconnectCode(
@@ -70,20 +72,20 @@ async def _disconnect(call: Call, asked: Params) -> Mapping[str, Json]:
     return _given(call, DisconnectOrder(_target(asked), why, frozenset(asked["whitelist"])))
 
 
-async def _unsubscribe(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _unsubscribe(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     if channel := asked["channel"]:
         known(call, CHANNEL.read(channel, "channel"))
     return _given(call, UnsubscribeOrder(_target(asked), channel))
 
 
-async def _refresh(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _refresh(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     info = sized(call, "info", asked["info"])
     return _given(
         call, RefreshOrder(_target(asked), asked["expired"], asked["expire_at"] or None, info)
     )
 
 
-async def _subscribe(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _subscribe(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     known(call, asked["channel"])
     given = asked["override"] or {}
     said = {name: switch["value"] for name, switch in given.items() if switch is not None}
@@ -105,7 +107,7 @@ def _target(asked: Params) -> Target:
     return Target(user, client, asked["session"])
 
 
-def _given(call: Call, order: Order) -> Mapping[str, Json]:
+def _given(call: ApiCall, order: Order) -> Mapping[str, Json]:
     try:
         call.node.orders.give(order)
     except (Full, TooLarge) as failure:
@@ -113,7 +115,7 @@ def _given(call: Call, order: Order) -> Mapping[str, Json]:
     return {}
 
 
-def _info(call: Call, asked: Params, name: str) -> Json:
+def _info(call: ApiCall, asked: Params, name: str) -> Json:
     encoded = asked[f"b64{name}"]
     return sized(call, name, asked[name] if encoded is None else encoded.value)
 
@@ -135,13 +137,13 @@ def _reason(reason: str) -> str:
 _USER: Final = Text(USER_CHARS_MAX)
 _ID: Final = Text(ID_CHARS_MAX)
 _TARGET: Final = (
-    Field(
+    Parameter(
         "user",
         _USER,
         'Whose connections; "" are those without a user. Required, unless `client` is there.',
     ),
-    Field("client", _ID, "Only the connection with this id.", default=""),
-    Field(
+    Parameter("client", _ID, "Only the connection with this id.", default=""),
+    Parameter(
         "session",
         _ID,
         "Only the connection with this session. WebSocket connections have none.",
@@ -149,7 +151,7 @@ _TARGET: Final = (
     ),
 )
 _EMPTY: Final[Schema] = {"type": "object"}
-_SWITCH: Final = Object((Field("value", FLAG, "On or off.", required=True),))
+_SWITCH: Final = Object((Parameter("value", FLAG, "On or off.", required=True),))
 _EXPIRE_AT: Final = Whole(0, SAFE_MAX)
 
 DISCONNECT: Final = Method(
@@ -157,24 +159,24 @@ DISCONNECT: Final = Method(
     "Close connections.",
     (
         *_TARGET,
-        Field(
+        Parameter(
             "whitelist",
             ListOf(_ID, WHITELIST_MAX),
             "Ids of clients whose connections stay.",
             default=(),
         ),
-        Field(
+        Parameter(
             "disconnect",
             Object(
                 (
-                    Field(
+                    Parameter(
                         "code",
                         Whole(0, CLOSE_CODE_MAX),
                         f"Of the close frame, {CLOSE_CODE_MIN} to {CLOSE_CODE_MAX}; 0: 3503. SDKs do not reconnect for 3500 to 3999 "
                         "and 4500 to 4999.",
                         default=0,
                     ),
-                    Field(
+                    Parameter(
                         "reason",
                         Text(REASON_BYTES_MAX),
                         "What the client is told. No JSON.",
@@ -193,7 +195,7 @@ UNSUBSCRIBE: Final = Method(
     "End subscriptions, whoever made them.",
     (
         *_TARGET,
-        Field("channel", Text(255), "Of which channel; empty: of every one.", required=True),
+        Parameter("channel", Text(255), "Of which channel; empty: of every one.", required=True),
     ),
     _EMPTY,
     _unsubscribe,
@@ -203,14 +205,14 @@ REFRESH: Final = Method(
     "Set how long connections last.",
     (
         *_TARGET,
-        Field("expired", FLAG, "They have expired: close them with 3005.", default=False),
-        Field(
+        Parameter("expired", FLAG, "They have expired: close them with 3005.", default=False),
+        Parameter(
             "expire_at",
             _EXPIRE_AT,
             "When they expire, in s since 1970. 0, or without it: never.",
             default=0,
         ),
-        Field("info", INFO, "What others see of the client from now on."),
+        Parameter("info", INFO, "What others see of the client from now on."),
     ),
     _EMPTY,
     _refresh,
@@ -220,23 +222,23 @@ SUBSCRIBE: Final = Method(
     "Subscribe connections to a channel for as long as they last.",
     (
         *_TARGET,
-        Field("channel", CHANNEL, "Which channel.", required=True),
-        Field("info", INFO, "What others in the channel see of the client there."),
-        Field("b64info", BASE64, "The same as base64 of its JSON text; goes before `info`."),
-        Field("data", INFO, "Goes to the client with the news that it is subscribed."),
-        Field("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
-        Field("recover_since", _SINCE, "Send what was published since."),
-        Field(
+        Parameter("channel", CHANNEL, "Which channel.", required=True),
+        Parameter("info", INFO, "What others in the channel see of the client there."),
+        Parameter("b64info", BASE64, "The same as base64 of its JSON text; goes before `info`."),
+        Parameter("data", INFO, "Goes to the client with the news that it is subscribed."),
+        Parameter("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
+        Parameter("recover_since", _SINCE, "Send what was published since."),
+        Parameter(
             "override",
             Object(
                 tuple(
-                    Field(each.name, _SWITCH, f"In place of the channel's `{each.name}`.")
+                    Parameter(each.name, _SWITCH, f"In place of the channel's `{each.name}`.")
                     for each in fields(ChannelOverride)
                 )
             ),
             "Options of this subscription.",
         ),
-        Field(
+        Parameter(
             "expire_at",
             _EXPIRE_AT,
             "When it ends, in s since 1970: the connection is then closed with 3006.",

@@ -1,7 +1,8 @@
-"""The older form of Centrifugo's server API: one command a line, {"method", "params"}, all of them to POST /api.
+"""The older form of Centrifugo's server API: POST /api with one command a line.
 
-Back ends that were written for it, and the Go client gocent up to 3.2, speak nothing else. What a command does, its parameters and its
-result are those of the method of that name; bounds are those of a batch, whose commands are carried out in order.
+Back ends that were written for it, and the Go client gocent up to 3.2, speak nothing else. What a
+command does, its parameters and its result are those of the method of that name; bounds are those
+of a batch, whose commands are carried out in order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import orjson
 
 from roomcast.concurrency import each
 from roomcast.gateway.api.batch import BATCH_COMMANDS_MAX, Run
-from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.methods import ApiCall, Method
 from roomcast.gateway.api.refusals import Refused, bad_field
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
@@ -21,8 +22,9 @@ __all__ = ["Commands", "split"]
 
 
 def split(body: bytes) -> Sequence[Json]:
-    """The values in `body`: one, on however many lines, or one a line. Raises ValueError for what is no JSON, Refused for
-    too many lines.
+    """The values in `body`: one, on however many lines, or one a line.
+
+    Raises ValueError for what is no JSON, Refused for too many lines.
     """
     try:
         return [orjson.loads(body)]
@@ -41,7 +43,7 @@ class Commands:
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
 
-    async def carry_out(self, call: Call, commands: Sequence[Json]) -> bytes:
+    async def carry_out(self, call: ApiCall, commands: Sequence[Json]) -> bytes:
         """A reply for each command, one a line, in their order."""
         run = Run(call, self._chosen, lambda _: "result")
         replies = await each(1, list(enumerate(commands)), run.reply)

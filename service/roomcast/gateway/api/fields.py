@@ -1,7 +1,7 @@
-"""Parameters of methods, declared once: what is read by them, and what the description of the API says of them.
+"""Parameters of methods, declared once: for reading them, and for the description of the API.
 
-`null` is as good as nothing, as in the client protocol, but where any JSON value is meant. What is not declared is
-passed over: it may be of another release.
+`null` is as good as nothing, as in the client protocol, but where any JSON value is meant. What is
+not declared is passed over: it may be of another release.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
 from roomcast.auth.claims import INFO_DEPTH_MAX
 from roomcast.gateway.api.refusals import bad_field
+from roomcast.wire import shapes
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
 from roomcast.wire.depth import is_deeper
 from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
 from roomcast.wire.publication import Json
+from roomcast.wire.shapes import Shape
 
 __all__ = [
     "ABSENT",
@@ -31,10 +33,10 @@ __all__ = [
     "SAFE_MAX",
     "TAGS",
     "Decoded",
-    "Field",
     "Kind",
     "ListOf",
     "Object",
+    "Parameter",
     "Schema",
     "Text",
     "Whole",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 Schema = dict[str, Any]
+T = TypeVar("T")
 
 # The default of a parameter for which `null` is a value.
 ABSENT: Final = object()
@@ -63,7 +66,7 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Parameter:
     """One parameter. `default`: what the method gets when it is not there."""
 
     name: str
@@ -73,15 +76,17 @@ class Field:
     default: Any = None
 
 
-def read(fields: Sequence[Field], params: Json, within: str = "") -> dict[str, Any]:
-    """The values of all `fields` in `params`, by name. Raises Refused. `within`: the name of what `params` is."""
-    if not isinstance(params, dict):
-        raise bad_field(within or "the request", "must be an object")
+def read(fields: Sequence[Parameter], params: Json, within: str = "") -> dict[str, Any]:
+    """The values of all `fields` in `params`, by name.
+
+    Raises Refused. `within`: the name of what `params` is.
+    """
+    members = _checked(params, within or "the request", shapes.OBJECT)
     values: dict[str, Any] = {}
     for field in fields:
         name = f"{within}.{field.name}" if within else field.name
-        value = params.get(field.name)
-        if value is None and not (field.default is ABSENT and field.name in params):
+        value = members.get(field.name)
+        if value is None and not (field.default is ABSENT and field.name in members):
             if field.required:
                 raise bad_field(name, "is required")
             values[field.name] = field.default
@@ -90,7 +95,7 @@ def read(fields: Sequence[Field], params: Json, within: str = "") -> dict[str, A
     return values
 
 
-def schema(fields: Sequence[Field]) -> Schema:
+def schema(fields: Sequence[Parameter]) -> Schema:
     """An object with `fields`, as JSON Schema."""
     described: Schema = {
         "type": "object",
@@ -103,6 +108,12 @@ def schema(fields: Sequence[Field]) -> Schema:
     return described
 
 
+def _checked(value: Json, name: str, shape: Shape[T]) -> T:
+    if not shape.fits(value):
+        raise bad_field(name, f"must be {shape.words}")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A string of at most `chars_max` characters."""
@@ -110,9 +121,7 @@ class Text:
     chars_max: int
 
     def read(self, value: Json, name: str) -> str:
-        if not isinstance(value, str) or len(value) > self.chars_max:
-            raise bad_field(name, f"must be a string of at most {self.chars_max} characters")
-        return value
+        return _checked(value, name, shapes.text(self.chars_max))
 
     def schema(self) -> Schema:
         return {"type": "string", "maxLength": self.chars_max}
@@ -126,13 +135,7 @@ class Whole:
     maximum: int
 
     def read(self, value: Json, name: str) -> int:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or not self.minimum <= value <= self.maximum
-        ):
-            raise bad_field(name, f"must be a whole number from {self.minimum} to {self.maximum}")
-        return value
+        return _checked(value, name, shapes.whole(self.minimum, self.maximum))
 
     def schema(self) -> Schema:
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
@@ -164,7 +167,7 @@ class ListOf:
 class Object:
     """An object with parameters of its own, read as a dictionary."""
 
-    fields: tuple[Field, ...]
+    fields: tuple[Parameter, ...]
 
     def read(self, value: Json, name: str) -> Mapping[str, Any]:
         return read(self.fields, value, name)
@@ -175,9 +178,7 @@ class Object:
 
 class _Flag:
     def read(self, value: Json, name: str) -> bool:
-        if not isinstance(value, bool):
-            raise bad_field(name, "must be true or false")
-        return value
+        return _checked(value, name, shapes.FLAG)
 
     def schema(self) -> Schema:
         return {"type": "boolean"}
@@ -216,9 +217,7 @@ class _Key:
 
 class _Tags:
     def read(self, value: Json, name: str) -> dict[str, str] | None:
-        if not isinstance(value, dict) or not all(isinstance(tag, str) for tag in value.values()):
-            raise bad_field(name, "must be an object of strings")
-        return value or None
+        return _checked(value, name, shapes.OBJECT_OF_TEXTS) or None
 
     def schema(self) -> Schema:
         return {"type": "object", "additionalProperties": {"type": "string"}}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from roomcast.gateway.api.fields import Field, Schema
+from roomcast.gateway.api.fields import Parameter, Schema
 from roomcast.gateway.api.refusals import Refused
 from roomcast.node.node import Node
 from roomcast.wire.channels import ChannelOptions
@@ -18,7 +18,7 @@ from roomcast.wire.publication import Json
 __all__ = [
     "BODY_ROOM_BYTES",
     "ESCAPED_MAX",
-    "Call",
+    "ApiCall",
     "Handler",
     "Method",
     "Params",
@@ -28,15 +28,18 @@ __all__ = [
 
 # What a request may hold besides payloads.
 BODY_ROOM_BYTES: Final = 16 * 1024
-# How much longer a payload may be in a request than as it is kept: JSON may escape each character, "é" as "\\u00e9".
+# How much longer a payload may be in a request than as it is kept: JSON may escape each character,
+# "é" as "\\u00e9".
 ESCAPED_MAX: Final = 3
 
 Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What a method works with. `received_ms`: when the first bytes of the request were read (wall clock).
+class ApiCall:
+    """What a method works with.
+
+    `received_ms`: when the first bytes of the request were read (wall clock).
 
     `late`: they may have waited for that for long. `payload_bytes_max`: of a publication's data.
     """
@@ -47,19 +50,22 @@ class Call:
     payload_bytes_max: int
 
 
-Handler = Callable[[Call, Params], Awaitable[Mapping[str, Json]]]
+Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method. `result`: what the handler returns, as JSON Schema. `payloads`: how many a request may hold.
+    """One method. `result`: what the handler returns, as JSON Schema.
 
-    `room_bytes`: what a request may hold besides them. The handler raises Refused, and nothing else.
+    `payloads`: how many a request may hold.
+
+    `room_bytes`: what a request may hold besides them. The handler raises Refused, and nothing
+    else.
     """
 
     name: str
     summary: str
-    fields: tuple[Field, ...]
+    fields: tuple[Parameter, ...]
     result: Schema
     handler: Handler
     doc: str = ""
@@ -71,7 +77,7 @@ class Method:
         return self.payloads * payload_bytes_max * ESCAPED_MAX + self.room_bytes
 
 
-def known(call: Call, channel: str) -> ChannelOptions:
+def known(call: ApiCall, channel: str) -> ChannelOptions:
     """The options of `channel`. Raises Refused when its namespace is not configured."""
     options = call.node.services.policy.rules.options(channel)
     if options is None:
@@ -79,7 +85,7 @@ def known(call: Call, channel: str) -> ChannelOptions:
     return options
 
 
-def sized(call: Call, name: str, payload: Json) -> Json:
+def sized(call: ApiCall, name: str, payload: Json) -> Json:
     """`payload`, which is parameter `name`. Raises Refused when it is too large."""
     try:
         size = len(orjson.dumps(payload))

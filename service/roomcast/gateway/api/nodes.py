@@ -9,7 +9,7 @@ import structlog
 
 from roomcast.fleet.lease_record import Lease
 from roomcast.gateway.api.fields import Schema
-from roomcast.gateway.api.methods import Call, Method, Params
+from roomcast.gateway.api.methods import ApiCall, Method, Params
 from roomcast.gateway.api.refusals import Refused
 from roomcast.ports import PortError
 from roomcast.wire.codes import Error
@@ -20,7 +20,7 @@ __all__ = ["INFO"]
 _log = structlog.get_logger(__name__)
 
 
-async def _info(call: Call, _asked: Params) -> Mapping[str, Json]:
+async def _info(call: ApiCall, _asked: Params) -> Mapping[str, Json]:
     try:
         leases = await call.node.node_info.nodes()
     except PortError as error:

@@ -18,13 +18,13 @@ from roomcast.gateway.api.fields import (
     KEY,
     PAYLOAD,
     TAGS,
-    Field,
     ListOf,
+    Parameter,
     Schema,
     Text,
     Whole,
 )
-from roomcast.gateway.api.methods import BODY_ROOM_BYTES, Call, Method, Params, known, sized
+from roomcast.gateway.api.methods import BODY_ROOM_BYTES, ApiCall, Method, Params, known, sized
 from roomcast.gateway.api.refusals import Refused, bad_field, wire
 from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NotAppended, OutcomeUnknown
@@ -58,11 +58,11 @@ class _Content:
     delta: bool
 
 
-async def _publish(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _publish(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     return await _published(call, asked["channel"], _content(call, asked))
 
 
-async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
+async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content = _content(call, asked)
 
     async def one(channel: str) -> Mapping[str, Json]:
@@ -78,7 +78,7 @@ async def _broadcast(call: Call, asked: Params) -> Mapping[str, Json]:
     return {"responses": await each(BROADCAST_AT_ONCE, asked["channels"], one)}
 
 
-def _content(call: Call, asked: Params) -> _Content:
+def _content(call: ApiCall, asked: Params) -> _Content:
     if asked["version"]:
         # Centrifugo drops what is older than what it has. Passed over, it would be delivered: stale data for new.
         raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
@@ -102,7 +102,7 @@ def _content(call: Call, asked: Params) -> _Content:
     )
 
 
-async def _published(call: Call, channel: str, content: _Content) -> Mapping[str, Json]:
+async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[str, Json]:
     """Raises Refused."""
     options, services = known(call, channel), call.node.services
     if content.key is not None and call.late:
@@ -137,34 +137,34 @@ async def _published(call: Call, channel: str, content: _Content) -> Mapping[str
 _VERSION_MAX: Final = 2**64 - 1
 
 _CONTENT: Final = (
-    Field(
+    Parameter(
         "data",
         PAYLOAD,
         "What is published: any JSON value. Required, unless `b64data` is there.",
         default=ABSENT,
     ),
-    Field("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
-    Field("tags", TAGS, "Strings that go to subscribers with the publication."),
-    Field(
+    Parameter("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
+    Parameter("tags", TAGS, "Strings that go to subscribers with the publication."),
+    Parameter(
         "idempotency_key",
         KEY,
         "In each channel, what is published with one key is published once, for 24 hours. At most 64 printable ASCII "
         "characters; empty: none.",
     ),
-    Field(
+    Parameter(
         "skip_history",
         FLAG,
         "Send it without storing: best effort, and without an offset.",
         default=False,
     ),
-    Field(
+    Parameter(
         "delta",
         FLAG,
         "Subscribers who asked for it may get it as its difference from the publication before, where the channel's "
         "`allowed_delta_types` say so.",
         default=False,
     ),
-    Field(
+    Parameter(
         "version",
         Whole(0, _VERSION_MAX),
         "Not available: anything but 0 is error 108, and nothing is published.",
@@ -189,7 +189,7 @@ _ERROR: Final[Schema] = {"$ref": "#/components/schemas/Error"}
 PUBLISH: Final = Method(
     "publish",
     "Publish in one channel.",
-    (Field("channel", CHANNEL, "Where to publish.", required=True), *_CONTENT),
+    (Parameter("channel", CHANNEL, "Where to publish.", required=True), *_CONTENT),
     _POSITION,
     _publish,
 )
@@ -197,7 +197,7 @@ BROADCAST: Final = Method(
     "broadcast",
     "Publish the same in many channels.",
     (
-        Field(
+        Parameter(
             "channels",
             ListOf(Text(_NAME_CHARS_MAX), BROADCAST_CHANNELS_MAX, 1),
             "Where to publish. One name that no channel can have does not keep the others from it.",

@@ -1,9 +1,13 @@
-"""POST /api/<method>: from a request to a method and back. JSON in and out, as in Centrifugo's server API.
+"""POST /api/<method>: from a request to a method and back.
 
-`{"result": {…}}` or `{"error": {"code", "message"}}`, both with status 200; other statuses are for requests that
-never reached a method (no key, no JSON, too large). A batch is answered with `{"replies": […]}`.
+JSON in and out, as in Centrifugo's server API.
 
-    a request → key, type, length → body → JSON → parameters (fields.py) → handler of the method → answer
+`{"result": {…}}` or `{"error": {"code", "message"}}`, both with status 200; other statuses are for
+requests that never reached a method (no key, no JSON, too large). A batch is answered with
+`{"replies": […]}`.
+
+a request → key, type, length → body → JSON → parameters (fields.py) → handler of the method →
+answer
 
 POST /api itself takes the older form (commands.py), on the same way.
 """
@@ -23,7 +27,7 @@ from roomcast.gateway.api import channels, clients, nodes, publishing
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
 from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
-from roomcast.gateway.api.methods import Call, Method
+from roomcast.gateway.api.methods import ApiCall, Method
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refused, wire
 from roomcast.gateway.api.watch import Watch
@@ -52,22 +56,27 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 _JSON: Final = "application/json"
-# Arrays and objects in one request: what costs most to decode, up to 10 ms then. Each has a bracket, so that they are counted
-# without decoding anything; brackets within strings count as well.
+# Arrays and objects in one request: what costs most to decode, up to 10 ms then. Each has a
+# bracket, so that they are counted without decoding anything; brackets within strings count as
+# well.
 CONTAINERS_MAX: Final = 65_536
-# How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110 §11.1).
+# How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110
+# §11.1).
 _KEY_SCHEME: Final = "apikey "
 # For all of a request's body, from the end of its headers: 2 MiB take no longer.
 BODY_S: Final = 10.0
 
 Decoding = Callable[[bytes], Json]
-Answering = Callable[[Call, Json], Awaitable[bytes]]
+Answering = Callable[[ApiCall, Json], Awaitable[bytes]]
 
 _log = structlog.get_logger(__name__)
 
 
 class Api:
-    """`key` "" = no call is taken, unless `insecure`. `message_size_limit`: bytes of a publication's data."""
+    """`key` "" = no call is taken, unless `insecure`.
+
+    `message_size_limit`: bytes of a publication's data.
+    """
 
     def __init__(self, *, key: str, insecure: bool, message_size_limit: int) -> None:
         self._key = key.encode()
@@ -75,7 +84,7 @@ class Api:
         self._payload_bytes_max = message_size_limit
 
     def add_routes(self, app: web.Application) -> None:
-        """A route for each method, one for their description, and a task that runs as long as the application does."""
+        """A route for each method, one for their description, and a task beside the application."""
         app.router.add_get("/api/openapi.json", self._describe)
         for method in METHODS.values():
             bytes_max = method.body_bytes_max(self._payload_bytes_max)
@@ -133,7 +142,7 @@ class Api:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
             except Refused as refused:
                 return _refusal(200, refused.error, refused.why)
-            call = Call(node, received_ms, late, self._payload_bytes_max)
+            call = ApiCall(node, received_ms, late, self._payload_bytes_max)
             try:
                 return _answer(await answering(call, params), 200)
             except Refused as refused:
@@ -171,21 +180,24 @@ class Api:
 
 
 def _alone(method: Method) -> Answering:
-    async def answer(call: Call, params: Json) -> bytes:
+    async def answer(call: ApiCall, params: Json) -> bytes:
         return orjson.dumps({"result": await method.handler(call, read(method.fields, params))})
 
     return answer
 
 
 def _batch(batch: Batch) -> Answering:
-    async def answer(call: Call, params: Json) -> bytes:
+    async def answer(call: ApiCall, params: Json) -> bytes:
         return orjson.dumps(await batch.carry_out(call, params))
 
     return answer
 
 
 async def _body(request: web.Request, bytes_max: int) -> bytes | None:
-    """None: it is too large, as it says or as it turns out: it may be compressed. Raises RequestPayloadError."""
+    """None: it is too large, as it says or as it turns out: it may be compressed.
+
+    Raises RequestPayloadError.
+    """
     if request.content_length is not None and request.content_length > bytes_max:
         return None
     body = bytearray()

@@ -20,10 +20,10 @@ from roomcast.gateway.api.fields import (
     PAYLOAD,
     TAGS,
     Decoded,
-    Field,
     Kind,
     ListOf,
     Object,
+    Parameter,
     Text,
     Whole,
     read,
@@ -50,7 +50,7 @@ NAMES = st.sampled_from(
 )
 
 
-def attempt(fields: tuple[Field, ...], params: Any) -> dict[str, Any] | Refused:
+def attempt(fields: tuple[Parameter, ...], params: Any) -> dict[str, Any] | Refused:
     try:
         return read(fields, params)
     except Refused as refused:
@@ -86,7 +86,7 @@ KINDS: list[Kind] = [
     Text(3),
     Whole(-2, 7),
     ListOf(Text(2), 2, 1),
-    Object((Field("a", FLAG, "A.", required=True), Field("b", Whole(0, 1), "B."))),
+    Object((Parameter("a", FLAG, "A.", required=True), Parameter("b", Whole(0, 1), "B."))),
 ]
 
 
@@ -112,9 +112,9 @@ def test_what_is_taken_is_what_the_schema_says(kind: Kind, value: Any) -> None:
 
 def test_null_is_nothing_except_where_it_is_a_value() -> None:
     fields = (
-        Field("flag", FLAG, "A flag.", default=False),
-        Field("data", PAYLOAD, "Data.", default=ABSENT),
-        Field("info", INFO, "Info."),
+        Parameter("flag", FLAG, "A flag.", default=False),
+        Parameter("data", PAYLOAD, "Data.", default=ABSENT),
+        Parameter("info", INFO, "Info."),
     )
     assert read(fields, {}) == {"flag": False, "data": ABSENT, "info": None}
     assert read(fields, {"flag": None, "data": None, "info": None}) == {
@@ -126,7 +126,7 @@ def test_null_is_nothing_except_where_it_is_a_value() -> None:
 
 @pytest.mark.parametrize("value", [None, "", "x", 5])
 def test_what_is_required_must_be_there(value: Any) -> None:
-    field = Field("name", Text(1), "A name.", required=True)
+    field = Parameter("name", Text(1), "A name.", required=True)
     given_it = {} if value is None else {"name": value}
     if value in ("", "x"):
         assert read((field,), given_it) == {"name": value}
@@ -148,7 +148,7 @@ def test_base64_of_a_value() -> None:
 
 
 def test_names_within_others_are_whole() -> None:
-    field = Field("outer", ListOf(Object((Field("inner", Whole(0, 1), "In."),)), 3), "Out.")
+    field = Parameter("outer", ListOf(Object((Parameter("inner", Whole(0, 1), "In."),)), 3), "Out.")
     with pytest.raises(Refused) as caught:
         read((field,), {"outer": [{"inner": 1}, {"inner": 2}]})
     assert caught.value.why.startswith("outer[1].inner must")

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from roomcast.gateway.api.batch import BATCH_FIELDS
-from roomcast.gateway.api.fields import Field, ListOf, Object
+from roomcast.gateway.api.fields import ListOf, Object, Parameter
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.server import METHODS
 from roomcast.wire.codes import Error
@@ -59,7 +59,7 @@ def test_every_method_is_described_and_no_other() -> None:
     assert commands["commands"]["items"]["properties"].keys() == methods
 
 
-def fields_of(described: dict[str, Any], fields: tuple[Field, ...]) -> None:
+def fields_of(described: dict[str, Any], fields: tuple[Parameter, ...]) -> None:
     """All `fields` are in `described`, down to the innermost."""
     assert described["properties"].keys() == {field.name for field in fields}
     assert described.get("required", []) == [field.name for field in fields if field.required]

@@ -1,0 +1,54 @@
+"""`roomcast checkconfig`: is the configuration right, and what is in effect?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import Final
+
+from roomcast.cli.arguments import Commands, add_command
+from roomcast.cli.start import concerns, look_at_hooks
+from roomcast.config import effective, effective_toml, load
+
+__all__ = ["add"]
+
+
+_EXAMPLES: Final = """\
+examples:
+  roomcast checkconfig --config roomcast.toml
+  roomcast checkconfig --json | jq .client
+
+Prints the configuration in effect, file and environment together; secrets are masked.
+Exit code 2 and one line on stderr when something in it is wrong.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add `roomcast checkconfig`."""
+    parser = add_command(
+        commands,
+        "checkconfig",
+        checkconfig,
+        "validate the configuration and print what is in effect",
+        _EXAMPLES,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of TOML")
+
+
+def checkconfig(arguments: argparse.Namespace) -> int:
+    """Print what is in effect. Raises ConfigError."""
+    config = load(arguments.config, os.environ)
+    from roomcast.auth.verifier import TokenVerifier
+
+    # Looks at the keys; that one is short is said below, not logged.
+    TokenVerifier(config.client.token, insecure=True)
+    look_at_hooks(config)
+    if arguments.json:
+        print(json.dumps(effective(config), ensure_ascii=False, indent=2))
+    else:
+        print(effective_toml(config), end="")
+    for _event, reason in concerns(config):
+        print(f"roomcast: warning: {reason}", file=sys.stderr)
+    return 0

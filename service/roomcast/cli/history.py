@@ -1,0 +1,94 @@
+"""`roomcast history`: what a channel keeps, through a running server's HTTP API."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from roomcast.cli.arguments import COUNT_MAX, Commands, add_command, add_server, text, whole
+from roomcast.cli.server_api import add_key, call
+from roomcast.cli.terminal import has_colours, table
+from roomcast.observe.redaction import json_printable, printable
+
+__all__ = ["add", "cells"]
+
+_EXAMPLES: Final = """\
+examples:
+  roomcast history news
+  roomcast history news --limit 5 --reverse
+  roomcast history news --since 41 --json | jq .publications
+
+Prints what the channel shows of its history, the oldest first. The key as for `roomcast publish`.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add `roomcast history`."""
+    parser = add_command(
+        commands,
+        "history",
+        history,
+        "print what a channel keeps, through a server's HTTP API",
+        _EXAMPLES,
+    )
+    add_server(parser)
+    add_key(parser)
+    parser.add_argument(
+        "--limit",
+        type=whole(1, COUNT_MAX),
+        default=COUNT_MAX,
+        metavar="N",
+        help="publications at most (default: what the server gives at once)",
+    )
+    parser.add_argument("--reverse", action="store_true", help="the newest first")
+    parser.add_argument(
+        "--since",
+        type=whole(0, COUNT_MAX),
+        metavar="OFFSET",
+        help="begin next to this publication",
+    )
+    parser.add_argument(
+        "--epoch",
+        type=text,
+        default="",
+        metavar="E",
+        help="that --since counts in (default: the present one)",
+    )
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """Print publications. Raises ConfigError and Failed."""
+    params = {"channel": arguments.channel, "limit": arguments.limit, "reverse": arguments.reverse}
+    if arguments.since is not None:
+        params["since"] = {"offset": arguments.since, "epoch": arguments.epoch}
+    result = call(arguments, "history", params)
+    if arguments.json:
+        print(json_printable(json.dumps(result, ensure_ascii=False, indent=2)))
+    elif result["publications"]:
+        colours = (lambda _: "") if has_colours(sys.stdout) else None
+        print(
+            table(
+                ("OFFSET", "TIME", "USER", "DATA"),
+                list(map(cells, result["publications"])),
+                colours,
+            )
+        )
+    else:
+        print(f"Nothing is shown; the top is offset {result['offset']}.")
+    return 0
+
+
+def cells(publication: Mapping[str, Any]) -> Sequence[str]:
+    """One publication in four texts: offset, time, user, data."""
+    published_ms = publication.get("time", 0)
+    at = datetime.fromtimestamp(published_ms / 1000, UTC) if published_ms else None
+    return (
+        str(publication.get("offset", "")),
+        f"{at:%Y-%m-%dT%H:%M:%SZ}" if at else "",
+        printable(str(publication.get("info", {}).get("user", ""))),
+        json_printable(json.dumps(publication.get("data"), ensure_ascii=False)),
+    )

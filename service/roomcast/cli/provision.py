@@ -1,0 +1,90 @@
+"""`roomcast provision`: what an emulator needs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from typing import Final
+
+from roomcast.cli.arguments import Commands, UsageError, add_command, add_log_level, url
+from roomcast.cli.start import start_logs
+from roomcast.cli.terminal import Failed
+from roomcast.config import load
+
+__all__ = ["add"]
+
+
+# What every emulator takes when nobody names a region.
+EMULATOR_REGION: Final = "us-east-1"
+
+
+_EXAMPLES: Final = """\
+examples:
+  roomcast provision --aws-endpoint http://127.0.0.1:4566
+
+For emulators. In production deploy/template.yaml creates them: see deploy/README.md.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add `roomcast provision`."""
+    parser = add_command(
+        commands,
+        "provision",
+        run,
+        "create tables, topic and what else is needed, on an emulator",
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "--aws-endpoint",
+        type=url,
+        metavar="URL",
+        help="the emulator (default: as configured, AWS_ENDPOINT_URL)",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print an object: topic_arn, stream_arn, tables, created",
+    )
+    add_log_level(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Create what is not there, and say what is. Raises ConfigError, UsageError and Failed."""
+    config = load(arguments.config, os.environ)
+    endpoint = (
+        arguments.aws_endpoint or config.aws.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    if not endpoint:
+        # Never AWS itself by accident: there the templates own these resources.
+        raise UsageError(
+            "provision is for emulators: give --aws-endpoint, aws.endpoint_url or AWS_ENDPOINT_URL"
+        )
+    start_logs(arguments)
+    from roomcast.dev.provision import DUMMY_CREDENTIALS, TOPIC_NAME, ProvisionError, provision
+
+    region = (
+        config.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    )
+    # Some emulators keep resources by account and read it out of the key: the servers' key, if they
+    # have one.
+    own_key = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
+    try:
+        made = provision(
+            endpoint,
+            config.aws.table_prefix,
+            region=region or EMULATOR_REGION,
+            credentials=None if own_key else DUMMY_CREDENTIALS,
+            topic_name=config.aws.topic_arn.rpartition(":")[2] or TOPIC_NAME,
+        )
+    except ProvisionError as error:
+        raise Failed(str(error)) from error
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(made)))
+    else:
+        for table in made.tables:
+            print(f"table  {table}{'  (new)' if table in made.created else ''}")
+        print(f"topic  {made.topic_arn}\nstream {made.stream_arn}")
+    return 0

@@ -1,0 +1,73 @@
+"""`roomcast publish`: one publication, through a running server's HTTP API."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, Final
+
+from roomcast.cli.arguments import Commands, add_command, add_server, text
+from roomcast.cli.server_api import add_key, call
+from roomcast.cli.terminal import Failed
+from roomcast.observe.redaction import json_printable
+
+__all__ = ["add"]
+
+_EXAMPLES: Final = """\
+examples:
+  roomcast publish news '{"text":"hi"}'
+  roomcast publish news - < message.json
+  roomcast publish news '"hi"' --idempotency-key order-7 --url http://10.0.0.5:8000
+
+Prints where it is in the channel's log. The key is http_api.key, or ROOMCAST_HTTP_API_KEY; a server of
+`roomcast dev` needs none. With an idempotency key the same command may be repeated, and publishes once.
+"""
+
+
+def add(commands: Commands) -> None:
+    """Add `roomcast publish`."""
+    parser = add_command(
+        commands, "publish", publish, "publish in a channel, through a server's HTTP API", _EXAMPLES
+    )
+    add_server(parser)
+    parser.add_argument(
+        "data", type=text, metavar="JSON", help="what is published; - = standard input"
+    )
+    parser.add_argument(
+        "--idempotency-key",
+        type=text,
+        metavar="K",
+        help="publish once, however often it is repeated",
+    )
+    parser.add_argument("--skip-history", action="store_true", help="send it without storing")
+    add_key(parser)
+
+
+def publish(arguments: argparse.Namespace) -> int:
+    """Publish. Raises ConfigError, and Failed when it did not happen, or may not have."""
+    params: dict[str, Any] = {"channel": arguments.channel, "data": _data(arguments.data)}
+    if arguments.idempotency_key is not None:
+        params["idempotency_key"] = arguments.idempotency_key
+    if arguments.skip_history:
+        params["skip_history"] = True
+    result = call(arguments, "publish", params)
+    if arguments.json:
+        print(json_printable(json.dumps(result, ensure_ascii=False)))
+    elif "offset" in result:
+        print(f"offset {result['offset']}  epoch {result['epoch']}")
+    else:
+        print("sent, not stored")
+    return 0
+
+
+def _data(text: str) -> Any:
+    """The JSON value in `text`, or on standard input. Raises Failed."""
+    try:
+        return json.loads(sys.stdin.read() if text == "-" else text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise Failed("what is published must be JSON: a text is written '\"text\"'") from None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,136 @@
+"""What may be set for channels: the fields of `ChannelOptions`, with their limits and reasons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Final, get_type_hints
+
+from roomcast.config.declaration import Option, Rules, kind_of
+from roomcast.wire.channels import ChannelOptions
+
+__all__ = [
+    "NAMESPACES",
+    "NAMESPACES_MAX",
+    "NAMESPACE_NAME",
+    "NAMESPACE_OPTIONS",
+    "WITHOUT_NAMESPACE",
+    "WITHOUT_NAMESPACE_OPTIONS",
+]
+
+# Longer names would leave little of a channel's 255 bytes.
+NAMESPACE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+# There they are rules, here they are what a file may say. The fields of core's ChannelOptions;
+# there they are rules, here they are what a file may say. From which part of two names on
+# (difflib's ratio) one may be meant by the other. Variables all begin alike, so that
+
+_CHANNEL_RULES: Final[Mapping[str, Rules]] = {
+    "history_size": Rules(
+        "Publications a channel shows at most. With `history_ttl`, switches history on.",
+        "publications",
+        0,
+        1_000_000,
+    ),
+    "history_ttl": Rules(
+        'For how long they are shown: `"300s"`, `"5m"`, `"12h"`, `"7d"`. Needs `history_size`.',
+        "",
+        0,
+        366 * 86_400,
+    ),
+    "force_recovery": Rules("Every subscription recovers what it missed. Needs history."),
+    "force_positioning": Rules(
+        "Every subscription is checked for gaps, and told when one cannot be closed. Needs history."
+    ),
+    "allow_recovery": Rules(
+        "A subscriber who asks for it recovers what it missed, though it may not read the history "
+        "otherwise. Who may (`allow_history_for_…`, `hst` of a token) needs no such option."
+    ),
+    "allow_positioning": Rules(
+        "A subscriber who asks for it is checked for gaps, though it may not read the history."
+    ),
+    "presence": Rules("Keep who is in the channel. Costs two writes a member."),
+    "join_leave": Rules(
+        "Tell subscribers who ask for it, and may ask who is there (`allow_presence_for_…`), when "
+        "a client comes and goes."
+    ),
+    "force_push_join_leave": Rules("Tell all subscribers. Needs `join_leave`."),
+    "allow_user_limited_channels": Rules(
+        "A name such as `dialogue#ann,bob` lists who may be in: they may subscribe, and nobody "
+        "else does without a token. Without it `#` means nothing: such a channel is open to whom "
+        "the options below open any other."
+    ),
+    "allow_subscribe_for_client": Rules(
+        "A client with a user may subscribe without a subscription token."
+    ),
+    "allow_subscribe_for_anonymous": Rules(
+        "A client without a user may do so too, where the option above lets those with a user."
+    ),
+    "allow_publish_for_client": Rules("A client with a user may publish."),
+    "allow_publish_for_subscriber": Rules(
+        "A client that has a user and is subscribed may publish."
+    ),
+    "allow_publish_for_anonymous": Rules(
+        "A client without a user may do so too, where one of the two options above lets those "
+        "with a user."
+    ),
+    "allow_presence_for_client": Rules("A client with a user may ask who is there."),
+    "allow_presence_for_subscriber": Rules(
+        "A client that has a user and is subscribed may ask who is there."
+    ),
+    "allow_presence_for_anonymous": Rules(
+        "A client without a user may do so too, where one of the two options above lets those "
+        "with a user."
+    ),
+    "allow_history_for_client": Rules("A client with a user may read the history."),
+    "allow_history_for_subscriber": Rules(
+        "A client that has a user and is subscribed may read the history."
+    ),
+    "allow_history_for_anonymous": Rules(
+        "A client without a user may do so too, where one of the two options above lets those "
+        "with a user."
+    ),
+    "allow_channel_compaction": Rules(
+        "Call the channel by a number in the pushes of clients that offer it, as SDKs do: shorter "
+        "than a long name."
+    ),
+    "allowed_delta_types": Rules(
+        "Ways in which a client may ask for publications as differences from the one before: "
+        "`fossil`. Needs history.",
+        pattern="fossil",
+        shape="`fossil`, or nothing",
+    ),
+    "delta_publish": Rules(
+        "Publications may go out as differences; without it, those that the server API marks with "
+        "`delta`. Needs `allowed_delta_types`."
+    ),
+}
+NAMESPACES_MAX: Final = 1000
+
+
+def _channel_options(section: str) -> tuple[Option, ...]:
+    hints = get_type_hints(ChannelOptions)
+    attributes = {each.name.removesuffix("_s"): each for each in fields(ChannelOptions)}
+    assert attributes.keys() == _CHANNEL_RULES.keys(), (
+        "every field of ChannelOptions can be set, and nothing else"
+    )
+    return tuple(
+        Option(
+            f"{section}.{name}",
+            attributes[name].name,
+            "duration" if attributes[name].name != name else kind_of(hints[name]),
+            attributes[name].default,
+            rules,
+        )
+        for name, rules in _CHANNEL_RULES.items()
+    )
+
+
+NAMESPACES: Final = "channel.namespaces"
+WITHOUT_NAMESPACE: Final = "channel.without_namespace"
+NAMESPACE_OPTIONS: Final = {
+    option.key.rpartition(".")[2]: option for option in _channel_options(NAMESPACES)
+}
+# Of the channels that are in no namespace.
+WITHOUT_NAMESPACE_OPTIONS: Final = _channel_options(WITHOUT_NAMESPACE)

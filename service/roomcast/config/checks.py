@@ -1,0 +1,102 @@
+"""What must hold between options that are fine alone. Nothing is asked of anybody for it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from roomcast.config.channel_options import NAMESPACES, WITHOUT_NAMESPACE
+from roomcast.config.messages import quoted
+from roomcast.config.options import Config
+from roomcast.wire.channels import ChannelOptions
+
+__all__ = ["conflicts"]
+
+
+def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Keys and messages for options that are fine alone but not together."""
+    client, node, aws = config.client, config.node, config.aws
+    if client.pong_timeout_s >= client.ping_interval_s:
+        yield (
+            "client.pong_timeout_s",
+            f"must be below client.ping_interval_s ({client.ping_interval_s:g}); found {client.pong_timeout_s:g}",
+        )
+    for network in client.trusted_proxies:
+        if not _is_network(network):
+            yield (
+                "client.trusted_proxies",
+                f"must be networks such as 10.0.0.0/16; found {quoted(network)}",
+            )
+    namespace = client.user_personal_channel_namespace
+    if namespace and namespace not in config.channel.namespaces:
+        yield (
+            "client.user_personal_channel_namespace",
+            f"must be the name of one of [[{NAMESPACES}]]; found {quoted(namespace)}",
+        )
+    elif client.subscribe_to_user_personal_channel and not client.insecure:
+        yield from _personal_channel_conflicts(config, namespace, places)
+    if node.heartbeat_s >= node.lease_ttl_s / 2:
+        yield (
+            "node.heartbeat_s",
+            f"must be below half of node.lease_ttl_s ({node.lease_ttl_s:g}); found {node.heartbeat_s:g}",
+        )
+    for name in ("launch_hook", "terminate_hook"):
+        if getattr(aws, name) and not aws.autoscaling_group:
+            yield f"aws.{name}", "needs aws.autoscaling_group"
+    if aws.topic_arn and aws.region and aws.topic_arn.split(":")[3] != aws.region:
+        yield (
+            "aws.topic_arn",
+            f"must be in aws.region ({aws.region}); found {quoted(aws.topic_arn)}",
+        )
+    yield from _channel_conflicts(config.channel.without_namespace, WITHOUT_NAMESPACE)
+    for name, options in config.channel.namespaces.items():
+        yield from _channel_conflicts(options, places.get(name, NAMESPACES))
+
+
+# Options of a namespace that open all of its channels to every client with a user.
+_OPENING: Final = (
+    "allow_subscribe_for_client",
+    "allow_publish_for_client",
+    "allow_presence_for_client",
+    "allow_history_for_client",
+)
+
+
+def _personal_channel_conflicts(
+    config: Config, namespace: str, places: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Personal channels that others could use: `#` alone keeps nobody out."""
+    options, table = config.channel.without_namespace, WITHOUT_NAMESPACE
+    if namespace:
+        options, table = config.channel.namespaces[namespace], places.get(namespace, NAMESPACES)
+    for name in _OPENING:
+        if getattr(options, name) and not options.allow_user_limited_channels:
+            yield (
+                f"{table}.{name}",
+                "needs allow_user_limited_channels too: others could use personal channels",
+            )
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[str, str]]:
+    if options.history_size and not options.history_ttl_s:
+        yield f"{table}.history_size", "needs history_ttl too"
+    if options.history_ttl_s and not options.history_size:
+        yield f"{table}.history_ttl", "needs history_size too"
+    for name in ("force_recovery", "force_positioning"):
+        if getattr(options, name) and not options.has_history:
+            yield f"{table}.{name}", "needs history_size and history_ttl"
+    if options.allowed_delta_types and not options.has_history:
+        yield f"{table}.allowed_delta_types", "needs history_size and history_ttl"
+    if options.delta_publish and not options.allowed_delta_types:
+        yield f"{table}.delta_publish", "needs allowed_delta_types"
+    if options.force_push_join_leave and not options.join_leave:
+        yield f"{table}.force_push_join_leave", "needs join_leave"

@@ -1,0 +1,193 @@
+"""From a file and the environment to a `Config`. The only I/O is reading that one file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from roomcast.config.channel_options import (
+    NAMESPACE_NAME,
+    NAMESPACE_OPTIONS,
+    NAMESPACES,
+    NAMESPACES_MAX,
+    WITHOUT_NAMESPACE,
+)
+from roomcast.config.checks import conflicts
+from roomcast.config.declaration import ENVIRONMENT_PREFIX, Option, WrongValue, must_be
+from roomcast.config.messages import (
+    VARIABLES_ALIKE,
+    ConfigError,
+    Origin,
+    one_line,
+    quoted,
+    shown,
+    suggestion,
+)
+from roomcast.config.options import (
+    BY_KEY,
+    BY_VARIABLE,
+    CONFIG_VARIABLE,
+    FOREIGN_VARIABLES,
+    TABLES,
+    Config,
+    dev_config,
+)
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+
+__all__ = ["config_path", "load"]
+
+# What every AWS tool goes by; it wins over our own option.
+_NO_METADATA: Final = "AWS_EC2_METADATA_DISABLED"
+
+
+@dataclass(slots=True)
+class _Values:
+    """What was set so far: dataclass fields by table."""
+
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    namespaces: dict[str, ChannelOptions] = field(default_factory=dict)
+    # Where each namespace stands in the file, for messages.
+    places: dict[str, str] = field(default_factory=dict)
+
+    def set(self, option: Option, value: object) -> None:
+        self.sections.setdefault(option.section, {})[option.attribute] = value
+
+    def of(self, section: str) -> dict[str, Any]:
+        return self.sections.get(section, {})
+
+
+def config_path(path: str | Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to read: the one given, else what ROOMCAST_CONFIG names, else none."""
+    chosen = str(path) if path is not None else environ.get(CONFIG_VARIABLE, "")
+    return Path(chosen) if chosen else None
+
+
+def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = False) -> Config:
+    """The configuration of a file, with the environment's variables over it.
+
+    The file: `path`, else what ROOMCAST_CONFIG names, else none.
+
+    `demo`: when there is no file, begin with `dev_config()` rather than with production's defaults.
+    Raises ConfigError for the first thing that is wrong.
+    """
+    file = config_path(path, environ)
+    text = "" if file is None else _file_text(file)
+    origin = Origin("" if file is None else str(file), text)
+    values = _Values()
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {one_line(str(error))}") from error
+    _take_table(document, "", values, origin)
+    _take_environment(environ, values, origin)
+    config = _built(dev_config() if demo and file is None else Config(), values)
+    if environ.get(_NO_METADATA, "").lower() == "true":
+        config = replace(config, node=replace(config.node, imds_endpoint=""))
+    for key, message in conflicts(config, values.places):
+        raise origin.error(key, message)
+    return config
+
+
+def _file_text(path: Path) -> str:
+    try:
+        # Some editors begin a file with a byte order mark, which TOML does not know.
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{one_line(str(path))}: not UTF-8 text") from error
+
+
+def _take_table(table: Mapping[str, Any], path: str, values: _Values, origin: Origin) -> None:
+    for name, found in table.items():
+        key = f"{path}.{shown(name)}".removeprefix(".")
+        if option := BY_KEY.get(key):
+            values.set(option, _file_value(option, key, found, origin))
+        elif key == NAMESPACES:
+            _take_namespaces(found, values, origin)
+        elif key not in TABLES:
+            raise origin.error(
+                key, f"is not an option{suggestion(key, [*BY_KEY, *TABLES, NAMESPACES])}"
+            )
+        elif not isinstance(found, dict):
+            raise origin.error(key, f"must be a table, written [{key}]; found {quoted(found)}")
+        else:
+            _take_table(found, key, values, origin)
+
+
+def _take_namespaces(found: object, values: _Values, origin: Origin) -> None:
+    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+        raise origin.error(
+            NAMESPACES, f"must be tables, each written [[{NAMESPACES}]] with a name in it"
+        )
+    if len(found) > NAMESPACES_MAX:
+        raise origin.error(
+            NAMESPACES, f"must be at most {NAMESPACES_MAX} tables; found {len(found)}"
+        )
+    for index, table in enumerate(found):
+        place = f"{NAMESPACES}[{index}]"
+        name = table.get("name")
+        if name is None:
+            raise origin.error(place, "needs a name")
+        if not isinstance(name, str) or not NAMESPACE_NAME.fullmatch(name):
+            raise origin.error(
+                f"{place}.name",
+                f"must be 1 to 64 letters, digits, -, _ or .; found {quoted(name)}",
+            )
+        if name in values.namespaces:
+            raise origin.error(
+                f"{place}.name", f"must differ from the others; found {quoted(name)} again"
+            )
+        chosen: dict[str, Any] = {}
+        for each, value in table.items():
+            key = f"{place}.{shown(each)}"
+            if each == "name":
+                continue
+            if each not in NAMESPACE_OPTIONS:
+                raise origin.error(
+                    key, f"is not an option{suggestion(each, [*NAMESPACE_OPTIONS, 'name'])}"
+                )
+            option = NAMESPACE_OPTIONS[each]
+            chosen[option.attribute] = _file_value(option, key, value, origin)
+        values.namespaces[name] = ChannelOptions(**chosen)
+        values.places[name] = place
+
+
+def _file_value(option: Option, key: str, found: object, origin: Origin) -> object:
+    try:
+        return option.from_file(found)
+    except WrongValue:
+        raise origin.error(key, must_be(option, found)) from None
+
+
+def _take_environment(environ: Mapping[str, str], values: _Values, origin: Origin) -> None:
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in FOREIGN_VARIABLES:
+            continue
+        option = BY_VARIABLE.get(variable)
+        if option is None:
+            hint = suggestion(variable, [*BY_VARIABLE, *FOREIGN_VARIABLES], alike=VARIABLES_ALIKE)
+            raise ConfigError(f"environment: {shown(variable)} is not an option{hint}")
+        origin.from_environment(option.key, option.variable)
+        try:
+            values.set(option, option.from_variable(environ[variable]))
+        except WrongValue:
+            raise origin.error(option.key, must_be(option, environ[variable])) from None
+
+
+def _built(base: Config, values: _Values) -> Config:
+    token = replace(base.client.token, **values.of("client.token"))
+    return Config(
+        client=replace(base.client, token=token, **values.of("client")),
+        channel=ChannelRules(
+            replace(base.channel.without_namespace, **values.of(WITHOUT_NAMESPACE)),
+            {**base.channel.namespaces, **values.namespaces},
+        ),
+        http_api=replace(base.http_api, **values.of("http_api")),
+        hooks=replace(base.hooks, **values.of("hooks")),
+        aws=replace(base.aws, **values.of("aws")),
+        node=replace(base.node, **values.of("node")),
+    )

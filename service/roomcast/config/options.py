@@ -1,0 +1,495 @@
+"""What may be set: every option with its unit, default, range and reason, next to its field.
+
+The tables in docs/configuration.md are made from these declarations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from roomcast.config.channel_options import NAMESPACE_NAME, WITHOUT_NAMESPACE_OPTIONS
+from roomcast.config.declaration import Option, declare, declared
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+
+__all__ = [
+    "BY_KEY",
+    "BY_VARIABLE",
+    "CONFIG_VARIABLE",
+    "DEV_SECRET",
+    "FOREIGN_VARIABLES",
+    "HOOK_TIMEOUT_S_MAX",
+    "MESSAGE_SIZE_LIMIT_MAX",
+    "OPTIONS",
+    "TABLES",
+    "AwsConfig",
+    "ClientConfig",
+    "Config",
+    "HooksConfig",
+    "HttpApiConfig",
+    "NodeConfig",
+    "TokenConfig",
+    "dev_config",
+]
+
+CONFIG_VARIABLE: Final = "ROOMCAST_CONFIG"
+# Variables with our prefix that configure something else: the test run and the stream Lambda.
+FOREIGN_VARIABLES: Final = frozenset(
+    {CONFIG_VARIABLE, "ROOMCAST_REQUIRE", "ROOMCAST_CHROMIUM", "ROOMCAST_TOPIC_ARN"}
+)
+# A publication, with what the log adds to it, must fit one item of 128 KiB.
+MESSAGE_SIZE_LIMIT_MAX: Final = 96 * 1024
+# What `roomcast dev` signs and verifies with, so that examples can name it. Never a production key.
+DEV_SECRET: Final = "secret"  # noqa: S105  # meant to be known
+# SDKs give up, and reconnect, after 5 s; what a hook allowed takes its time too.
+HOOK_TIMEOUT_S_MAX: Final = 4.0
+
+
+def _public_key(doc: str) -> str:
+    return declare(
+        "",
+        f"{doc} A line break may be written as `\\n`.",
+        pattern=r"(?s)\s*-----BEGIN (RSA )?PUBLIC KEY-----.+-----END (RSA )?PUBLIC KEY-----\s*",
+        shape="a public key in PEM form (-----BEGIN PUBLIC KEY-----…)",
+        lines=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenConfig:
+    """[client.token]: how connection and subscription tokens are verified.
+
+    Without any key, no token is accepted.
+    """
+
+    hmac_secret_key: str = declare(
+        "",
+        "Key of HS256, HS384 and HS512 tokens; empty: none of them is accepted. "
+        "At least 32 bytes, or it can be guessed offline from one token.",
+        secret=True,
+    )
+    rsa_public_key: str = _public_key(
+        "Key of RS256, RS384 and RS512 tokens, of 2,048 to 8,192 bits; empty: none but those of "
+        "keys of the endpoint below."
+    )
+    ecdsa_public_key: str = _public_key(
+        "The same for ES256 (curve P-256), ES384 (P-384) or ES512 (P-521) tokens."
+    )
+    ed25519_public_key: str = _public_key("The same for EdDSA tokens.")
+    jwks_public_endpoint: str = declare(
+        "",
+        "Where an identity provider publishes its public keys as a JWK set: for RS…, ES… and "
+        "EdDSA tokens, beside the keys above. Fetched at the start, every 5 minutes, and when a "
+        "token names a key that is not known; kept for 6 hours if it cannot be. Set `issuer` and "
+        "`audience` too: others' tokens may have the same keys. Nodes in subnets without a way "
+        "out cannot reach it.",
+        # No user:password@ in it; redirects are not followed.
+        pattern=r"https://[^/\s@?#{}]+(/[^\s#{}]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[^\s#{}]*)?",
+        shape="an https:// address (http:// only of this machine)",
+    )
+    audience: str = declare("", "Required `aud` of a token; empty: not checked.")
+    issuer: str = declare("", "Required `iss` of a token; empty: not checked.")
+
+    @property
+    def has_key(self) -> bool:
+        """Whether any token can be good."""
+        return any(
+            (
+                self.hmac_secret_key,
+                self.rsa_public_key,
+                self.ecdsa_public_key,
+                self.ed25519_public_key,
+                self.jwks_public_endpoint,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """[client]: connections, and what one of them may use."""
+
+    insecure: bool = declare(
+        False,
+        "No token needed and everything allowed; binds loopback only unless `--host` is given. "
+        "For development.",
+    )
+    allowed_origins: tuple[str, ...] = declare(
+        (),
+        "Origins whose pages may connect, such as `https://chat.example.com` or "
+        "`https://*.example.com`; `*`: any. Empty: only the server's own. Programs that send no "
+        "`Origin` are not concerned.",
+        pattern=r"\*|[a-z][a-z0-9+.-]*://[^/\s,@]+",
+        shape="origins such as https://chat.example.com (no path, no slash at the end), or *",
+    )
+    allow_anonymous_connect_without_token: bool = declare(
+        False, "Let clients without a token connect, as the user with the empty name."
+    )
+    subscribe_to_user_personal_channel: bool = declare(
+        False,
+        "Subscribe each client that has a user to the channel `#` and the user's name as it "
+        "connects, without asking it. Not for users whose name has `#`, `,` or other than "
+        "printable ASCII characters, or `:` without the option below.",
+    )
+    user_personal_channel_namespace: str = declare(
+        "",
+        "Namespace of those channels, `alerts` makes `alerts:#ann`; empty: none.",
+        pattern=NAMESPACE_NAME.pattern,
+        shape="the name of a namespace",
+    )
+    channel_limit: int = declare(
+        128,
+        "Subscriptions of one connection. Bounds what a single client costs.",
+        unit="channels",
+        within=(1, 10_000),
+    )
+    queue_max_size: int = declare(
+        1024 * 1024,
+        "What may wait to be sent to one connection; a client that is further behind is "
+        "disconnected (3008) and recovers from the log. At least 1 MiB: twice what one recovery "
+        "or one page of history may bring. Half of it is what one list of a channel's members may "
+        "have; a longer one gets error 106.",
+        unit="bytes",
+        within=(1024 * 1024, 256 * 1024 * 1024),
+    )
+    ping_interval_s: float = declare(
+        25.0,
+        "Time between the server's pings. Below the idle time-out of load balancers (60 s is "
+        "common).",
+        unit="s",
+        within=(1, 3600),
+    )
+    pong_timeout_s: float = declare(
+        8.0,
+        "How long a client may take to answer a ping (3012). Below `ping_interval_s`.",
+        unit="s",
+        within=(0.1, 3600),
+    )
+    stale_close_delay_s: float = declare(
+        10.0,
+        "How long a socket may stay open without a successful `connect` (3502).",
+        unit="s",
+        within=(0.1, 3600),
+    )
+    connection_limit: int = declare(
+        0,
+        "Connections of one node; more are refused with 503, so that the load balancer tries "
+        "another. 0: as many as the process's limit on descriptors has room for, which is also "
+        "what a higher number becomes.",
+        unit="connections",
+        within=(0, 10_000_000),
+    )
+    user_connection_limit: int = declare(
+        0,
+        "Connections of one user on one node; a further one is closed for good (3504). Leave room "
+        "for those that are gone and not missed yet: up to `ping_interval_s` and "
+        "`pong_timeout_s`. Clients without a name are not counted. 0: no limit.",
+        unit="connections",
+        within=(0, 1_000_000),
+    )
+    publish_rate_limit: float = declare(
+        100.0,
+        "Publications that one connection may publish in a second, in the long run; twice as many "
+        "at once. More have to wait: they are taken later. What would wait for more than 2 s "
+        "after its frame was read gets error 111: more of one frame than that has time for, and "
+        "below one in 2 s any. 0: no limit.",
+        unit="publications",
+        within=(0, 1_000_000),
+    )
+    command_rate_limit: float = declare(
+        500.0,
+        "Commands of any kind that are taken from one connection in a second, in the long run; "
+        "twice as many at once, and `channel_limit` more, for the subscriptions of a client that "
+        "comes back. More have to wait: they are read later. 0: no limit.",
+        unit="commands",
+        within=(0, 1_000_000),
+    )
+    handshake_rate_limit: float = declare(
+        0.0,
+        "New connections of one address (IPv6: of one /64, four times as many of one /56, sixteen "
+        "times of one /48) in a second, in the long run; ten times as many at once. More get HTTP "
+        "429. Behind a load balancer it needs `trusted_proxies`: otherwise all clients have the "
+        "balancer's address. 0: no limit. See [below](#handshakes-behind-a-load-balancer).",
+        unit="connections",
+        within=(0, 1_000_000),
+    )
+    trusted_proxies: tuple[str, ...] = declare(
+        (),
+        "Networks of the load balancers in front of this server, such as `10.0.0.0/16`: who comes "
+        "from there has the address that `X-Forwarded-For` says. Empty: the header is not looked "
+        "at.",
+        pattern=r"[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?",
+        shape="networks such as 10.0.0.0/16",
+    )
+    message_size_limit: int = declare(
+        64 * 1024,
+        "Largest command a client may send (error 106); a frame of several may be four times as "
+        "large (close code 1009). At most 98,304: a publication must fit a log item.",
+        unit="bytes",
+        within=(1024, MESSAGE_SIZE_LIMIT_MAX),
+    )
+    history_max_publication_limit: int = declare(
+        300,
+        "Publications in one `history` reply, whatever was asked for.",
+        unit="publications",
+        within=(1, 10_000),
+    )
+    recovery_max_publication_limit: int = declare(
+        300,
+        "Publications a client can recover at once; one that missed more is told to start afresh.",
+        unit="publications",
+        within=(1, 10_000),
+    )
+    token: TokenConfig = field(default_factory=TokenConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpApiConfig:
+    """[http_api]: publishing from a back end."""
+
+    key: str = declare(
+        "",
+        "Key that callers send as `X-API-Key`; empty: the API is off, unless the server is "
+        "insecure.",
+        secret=True,
+    )
+
+
+def _hook(doc: str) -> str:
+    return declare(
+        "",
+        doc,
+        pattern=r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*",
+        shape="a name such as package.module:function",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HooksConfig:
+    """[hooks]: the application's own code, in this process. See docs/hooks.md."""
+
+    connect: str = _hook(
+        "Async function that is asked when a client connects, `package.module:function`; empty: "
+        "none."
+    )
+    subscribe: str = _hook("The same when a client subscribes without a token.")
+    publish: str = _hook("The same when a client publishes.")
+    rpc: str = _hook(
+        "Registry of the methods that clients may call, `package.module:registry`; empty: none."
+    )
+    timeout_s: float = declare(
+        3.0,
+        "How long a call of them may take; then the client gets error 100. SDKs wait 5 s for all "
+        "of an answer.",
+        unit="s",
+        within=(0.01, HOOK_TIMEOUT_S_MAX),
+    )
+    directory: str = declare(
+        ".",
+        "Where their modules are looked for, besides the installed packages, which come first; "
+        "relative to where the server is started. Empty: nowhere else.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AwsConfig:
+    """[aws]: which resources are ours.
+
+    Credentials come as every AWS tool takes them, never from here.
+    """
+
+    region: str = declare(
+        "",
+        "Region; empty: as the AWS tools find it (`AWS_REGION`, profile, instance).",
+        pattern=r"[a-z]{2}(-[a-z]+)+-[0-9]",
+        shape="a region such as eu-central-1",
+    )
+    endpoint_url: str = declare(
+        "",
+        "Endpoint of an emulator; empty: `AWS_ENDPOINT_URL`, else AWS itself.",
+        # No user:password@ in it: it is logged.
+        pattern=r"https?://[^/\s@?#]+/?",
+        shape="an address such as http://127.0.0.1:5000",
+    )
+    table_prefix: str = declare(
+        "roomcast-",
+        "Prefix of the tables' names: …channels, …nodes, …presence, …idempotency. Tells "
+        "deployments in one account apart.",
+        pattern=r"[A-Za-z0-9_.-]{1,200}",
+        shape="1 to 200 letters, digits, -, _ or .",
+    )
+    topic_arn: str = declare(
+        "",
+        "ARN of the SNS topic that every node's queue is subscribed to; `roomcast serve` needs it. "
+        "deploy/ makes the topic, for emulators `roomcast provision`, which prints its ARN.",
+        pattern=r"arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}",
+        shape="the ARN of an SNS topic",
+    )
+    queue_prefix: str = declare(
+        "roomcast-",
+        "Prefix of the queues' names; the node's name follows. At most 40 characters: SQS takes "
+        "80 in all.",
+        pattern=r"[A-Za-z0-9_-]{1,40}",
+        shape="1 to 40 letters, digits, - or _",
+    )
+    log_generation: str = declare(
+        "0",
+        "Change it after the tables were restored from a backup: every channel then begins a new "
+        "epoch, because offsets went back.",
+        pattern=r"[0-9a-z]{1,8}",
+        shape="1 to 8 digits or small letters",
+    )
+    autoscaling_group: str = declare(
+        "",
+        "Name of the Auto Scaling group that the instance is in; empty: none. The nodes tell it "
+        "when they serve and when they have drained, at the two hooks below.",
+        pattern=r"[!-~]([ -~]{0,253}[!-~])?",
+        shape="the name of an Auto Scaling group",
+    )
+    launch_hook: str = declare(
+        "",
+        "Lifecycle hook of the group at which a new instance waits until one of its nodes serves; "
+        "empty: none.",
+        pattern=r"[A-Za-z0-9_/-]{1,255}",
+        shape="the name of a lifecycle hook",
+    )
+    terminate_hook: str = declare(
+        "",
+        "Lifecycle hook of the group at which an instance waits until its nodes have drained; "
+        "empty: none. Its heartbeat time-out may be short: it is renewed every 20 s.",
+        pattern=r"[A-Za-z0-9_/-]{1,255}",
+        shape="the name of a lifecycle hook",
+    )
+    metrics_namespace: str = declare(
+        "",
+        "CloudWatch namespace in which each node puts its connections, channels, appends, lag and "
+        "health once a minute; empty: none. With `autoscaling_group`, for that group and over all "
+        "groups.",
+        pattern=r"(?!AWS/)[A-Za-z0-9._/#-][A-Za-z0-9 ._/#:-]{0,254}",
+        shape="a namespace such as roomcast, which does not begin with AWS/",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """[node]: the life of one server process, and how it stays in step with the log."""
+
+    drain_s: float = declare(
+        30.0,
+        "Time over which a stopping node closes its connections, so that they do not all "
+        "reconnect at once. Below the load balancer's deregistration delay.",
+        unit="s",
+        within=(0, 3600),
+    )
+    lease_ttl_s: float = declare(
+        60.0,
+        "A node whose heartbeat is older counts as dead: its presence entries are ignored, its "
+        "queue is up for removal.",
+        unit="s",
+        within=(1, 3600),
+    )
+    heartbeat_s: float = declare(
+        15.0,
+        "Time between heartbeats. Below half of `lease_ttl_s`: one may be lost.",
+        unit="s",
+        within=(0.1, 1800),
+    )
+    gap_wait_ms: int = declare(
+        200,
+        "How long a publication that came too early waits for the ones before it, before the log "
+        "is read. SNS and SQS reorder, and a read costs money.",
+        unit="ms",
+        within=(0, 10_000),
+    )
+    tail_check_s: float = declare(
+        300.0,
+        "Time between looks at the log's end for each channel with local subscribers (jittered): "
+        "finds a lost last publication. Costs one read each.",
+        unit="s",
+        within=(1, 86_400),
+    )
+    canary_interval_s: float = declare(
+        30.0,
+        "Time between canaries: records that one node writes and every node must hear. A node "
+        "that misses two or three finds out whether it is deaf or the pipeline is silent.",
+        unit="s",
+        within=(1, 3600),
+    )
+    queue_probe_s: float = declare(
+        5.0,
+        "How long a starting node waits to hear its own greeting through its queue before it "
+        "serves all the same.",
+        unit="s",
+        within=(0.1, 300),
+    )
+    imds_endpoint: str = declare(
+        "http://169.254.169.254",
+        "Instance metadata service (version 2) of an EC2 instance: its id becomes part of the "
+        "node's, and it says when the instance is to end. At this address only machines that say "
+        "they are of EC2 are asked. Empty, or `AWS_EC2_METADATA_DISABLED=true`: never.",
+        pattern=r"(https?://[^/\s@?#]+/?)?",
+        shape="an address such as http://169.254.169.254, or empty",
+    )
+    lifecycle_poll_s: float = declare(
+        5.0,
+        "Time between looks at the instance metadata (jittered): an instance that Auto Scaling "
+        "terminates, or a spot instance that is taken away, drains as after SIGTERM. 0: never.",
+        unit="s",
+        within=(0, 3600),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set.
+
+    Build it with `load`, or from the parts: the defaults are those of production.
+    """
+
+    client: ClientConfig = field(default_factory=ClientConfig)
+    channel: ChannelRules = field(default_factory=ChannelRules)
+    http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
+    aws: AwsConfig = field(default_factory=AwsConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)
+
+
+# Every option that both the file and the environment can set, in the order of the documentation.
+OPTIONS: Final[tuple[Option, ...]] = (
+    *declared("client", ClientConfig),
+    *declared("client.token", TokenConfig),
+    *WITHOUT_NAMESPACE_OPTIONS,
+    *declared("http_api", HttpApiConfig),
+    *declared("hooks", HooksConfig),
+    *declared("aws", AwsConfig),
+    *declared("node", NodeConfig),
+)
+BY_KEY: Final = {option.key: option for option in OPTIONS}
+BY_VARIABLE: Final = {option.variable: option for option in OPTIONS}
+assert len(BY_VARIABLE) == len(OPTIONS), "no two options share a variable"
+assert not FOREIGN_VARIABLES & BY_VARIABLE.keys(), "no option hides behind somebody else's variable"
+TABLES: Final = frozenset({"channel", *(option.section for option in OPTIONS)})
+
+
+def dev_config() -> Config:
+    """What `roomcast dev` runs with when there is no file: insecure, with all of a chat room."""
+    return Config(
+        client=ClientConfig(insecure=True, token=TokenConfig(hmac_secret_key=DEV_SECRET)),
+        channel=ChannelRules(
+            ChannelOptions(
+                history_size=100,
+                history_ttl_s=300,
+                force_recovery=True,
+                presence=True,
+                join_leave=True,
+                force_push_join_leave=True,
+            ),
+            # What nobody wants to read later: it goes straight to the topic, and is stored nowhere.
+            {
+                "typing": ChannelOptions(
+                    allow_subscribe_for_client=True, allow_publish_for_subscriber=True
+                )
+            },
+        ),
+        # A short drain: Ctrl-C is pressed often, and few are connected.
+        node=NodeConfig(drain_s=1.0),
+    )

@@ -1,0 +1,98 @@
+"""A configuration as a file would have it, and the tables of docs/configuration.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from roomcast.config.channel_options import NAMESPACE_OPTIONS, NAMESPACES, WITHOUT_NAMESPACE
+from roomcast.config.options import OPTIONS, Config
+
+__all__ = ["effective", "effective_toml", "reference"]
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """The configuration as a file would have it, every option included; secrets masked.
+
+    Only JSON types.
+    """
+    holders: dict[str, object] = {
+        "client": config.client,
+        "client.token": config.client.token,
+        WITHOUT_NAMESPACE: config.channel.without_namespace,
+        "http_api": config.http_api,
+        "hooks": config.hooks,
+        "aws": config.aws,
+        "node": config.node,
+    }
+    document: dict[str, Any] = {}
+    for option in OPTIONS:
+        table = document
+        for part in option.section.split("."):
+            table = table.setdefault(part, {})
+        table[option.key.rpartition(".")[2]] = option.to_file(
+            getattr(holders[option.section], option.attribute)
+        )
+    document["channel"]["namespaces"] = [
+        {"name": name}
+        | {
+            key: option.to_file(getattr(options, option.attribute))
+            for key, option in NAMESPACE_OPTIONS.items()
+        }
+        for name, options in config.channel.namespaces.items()
+    ]
+    return document
+
+
+def effective_toml(config: Config) -> str:
+    """`effective` as TOML: apart from the masks, a file that means the same."""
+    document = effective(config)
+    lines: list[str] = []
+
+    def put(header: str, table: Mapping[str, Any]) -> None:
+        lines.append(header)
+        # JSON's texts, numbers, switches and lists are also TOML's.
+        lines.extend(
+            f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            for key, value in table.items()
+            if not isinstance(value, dict)
+        )
+        lines.append("")
+
+    put("[client]", document["client"])
+    put("[client.token]", document["client"]["token"])
+    put(f"[{WITHOUT_NAMESPACE}]", document["channel"]["without_namespace"])
+    for namespace in document["channel"]["namespaces"]:
+        put(f"[[{NAMESPACES}]]", namespace)
+    put("[http_api]", document["http_api"])
+    put("[hooks]", document["hooks"])
+    put("[aws]", document["aws"])
+    put("[node]", document["node"])
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def reference() -> str:
+    """The tables of docs/configuration.md, as Markdown."""
+    lines: list[str] = []
+    sections = list(dict.fromkeys(option.section for option in OPTIONS))
+    for section in sections:
+        title = f"`[{section}]`"
+        if section == WITHOUT_NAMESPACE:
+            title += f" and `[[{NAMESPACES}]]`"
+        lines += [
+            f"### {title}",
+            "",
+            "| option | takes | default | what and why |",
+            "| --- | --- | --- | --- |",
+        ]
+        for option in OPTIONS:
+            if option.section != section:
+                continue
+            unit = f", {option.rules.unit}" if option.rules.unit else ""
+            takes = option.expected().replace("*", r"\*")
+            default = json.dumps(option.to_file(option.default))
+            name = option.key.rpartition(".")[2]
+            lines.append(f"| `{name}` | {takes}{unit} | `{default}` | {option.rules.doc} |")
+        lines.append("")
+    return "\n".join(lines)

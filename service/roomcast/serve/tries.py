@@ -1,0 +1,67 @@
+"""Calls of AWS at a node's start and end: tried again while that can help, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from roomcast.backoff import FROM_HALF, Backoff
+from roomcast.ports import Clock, PortError, Refused
+
+__all__ = ["END_TRIES_S", "START_TRIES_S", "Tries"]
+
+# No attempt begins later than this after the first: an answer that was lost, a throttled call, a
+# few seconds of an outage. Whoever watches the process starts it again after that.
+START_TRIES_S: Final = 30.0
+# The same for what a node gives back at its end. Whoever stops it waits; the reaper does what is
+# left.
+END_TRIES_S: Final = 5.0
+# Nodes that start together do not try together.
+_BACKOFF: Final = Backoff(0.2, 5.0, FROM_HALF)
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class Tries:
+    """Of several calls: `within_s` seconds are for all of them together, from the first one on."""
+
+    def __init__(self, clock: Clock, random: Callable[[], float], within_s: float) -> None:
+        self._clock = clock
+        self._random = random
+        self._within_s = within_s
+        self._ends_s: float | None = None
+
+    async def until_done(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of `call`, which must be safe to repeat.
+
+        `what` it is about: AWS's own words seldom say.
+
+        Raises Refused at once, since it would be refused again, and any other PortError when the
+        time is over.
+        """
+        if self._ends_s is None:
+            self._ends_s = self._clock.monotonic_s() + self._within_s
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except Refused as error:
+                raise Refused(f"{what}: {error}") from error
+            except PortError as error:
+                failures += 1
+                pause_s = _BACKOFF.pause_s(failures, self._random())
+                if self._clock.monotonic_s() + pause_s >= self._ends_s:
+                    raise type(error)(
+                        f"{what}: {_why(error)} (tried for {self._within_s:.0f} s)"
+                    ) from error
+                _log.warning("tried_again", what=what, failures=failures, reason=_why(error))
+            await asyncio.sleep(pause_s)
+
+
+def _why(error: PortError) -> str:
+    return str(error) or type(error).__name__

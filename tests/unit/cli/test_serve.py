@@ -1,0 +1,160 @@
+"""service/roomcast/cli/serve.py: what `roomcast serve` passes on, warns of, and how it fails."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+import roomcast.serve
+from roomcast.cli import main as cli
+from roomcast.cli import serve as serve_command
+from roomcast.config import Config, ConfigError, dev_config
+from roomcast.ports import Refused
+from tests.unit.cli.conftest import Told
+
+
+class App:
+    """roomcast.serve.serve, in so far as the command line knows it."""
+
+    def __init__(self) -> None:
+        self.result: int | Exception = 0
+        self.config: Config | None = None
+        self.options: dict[str, Any] = {}
+
+    async def serve(self, config: Config, **options: Any) -> int:
+        self.config, self.options = config, options
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> App:
+    fake = App()
+    module = types.ModuleType("roomcast.serve.serve")
+    module.serve = fake.serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "roomcast.serve.serve", module)
+    monkeypatch.setattr(roomcast.serve, "serve", module, raising=False)
+    return fake
+
+
+@pytest.mark.parametrize(
+    "arguments, insecure, host",
+    [
+        ([], False, "0.0.0.0"),
+        ([], True, "127.0.0.1"),
+        (["--demo"], False, "127.0.0.1"),
+        (["--host", "0.0.0.0"], True, "0.0.0.0"),
+        (["--host", "::1"], False, "::1"),
+    ],
+)
+def test_insecure_servers_stay_on_this_machine(
+    arguments: list[str], insecure: bool, host: str, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOMCAST_CLIENT_INSECURE", str(insecure))
+    assert cli.main(["serve", *arguments]) == 0
+    assert app.config is not None
+    assert app.config.client.insecure == insecure
+    assert app.options["host"] == host
+
+
+def test_what_serve_passes_on(app: App) -> None:
+    assert cli.main(["serve"]) == 0
+    assert app.config == Config()
+    assert app.options == {
+        "host": "0.0.0.0", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False
+    }  # fmt: skip
+    peers = ["http://127.0.0.1:8000", "http://127.0.0.1:8001"]
+    arguments = [
+        "serve",
+        "--demo",
+        "--peers",
+        ",".join(peers),
+        "--port",
+        "8001",
+        "--exit-on-stdin-close",
+    ]
+    assert cli.main(arguments) == 0
+    assert app.config == dev_config()
+    assert list(app.options.pop("demo_urls")) == peers
+    assert app.options == {"host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True}
+    assert cli.main(["serve", "--demo"]) == 0
+    assert list(app.options["demo_urls"]) == []
+
+
+def test_serve_with_a_file_of_its_own(app: App, tmp_path: Path) -> None:
+    path = tmp_path / "roomcast.toml"
+    path.write_text("[client]\nchannel_limit = 5\n")
+    assert cli.main(["serve", "--demo", "--config", str(path)]) == 0
+    assert app.config is not None
+    assert app.config.client.channel_limit == 5
+    assert not app.config.client.insecure
+
+
+@pytest.mark.parametrize(
+    "environ, events",
+    [
+        ({}, ["nobody_can_connect"]),
+        ({"ROOMCAST_CLIENT_INSECURE": "true"}, ["insecure_mode"]),
+        ({"ROOMCAST_CLIENT_ALLOW_ANONYMOUS_CONNECT_WITHOUT_TOKEN": "true"}, []),
+        ({"ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": "k" * 32}, []),
+    ],
+)
+def test_serve_warns(
+    environ: dict[str, str], events: list[str], app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with structlog.testing.capture_logs() as logs:
+        assert cli.main(["serve"]) == 0
+    assert [(log["event"], log["log_level"]) for log in logs] == [
+        (event, "warning") for event in events
+    ]
+
+
+@pytest.mark.parametrize(
+    "result, code, message, events",
+    [
+        (1, 1, None, []),
+        (OSError(errno.EADDRINUSE, "address in use"), 1, "roomcast: address in use", []),
+        (
+            Refused("no permission to create the queue"),
+            1,
+            "roomcast: no permission to create the queue",
+            [],
+        ),
+        (ConfigError("aws.topic_arn is not set"), 2, "roomcast: aws.topic_arn is not set", []),
+        (RuntimeError("two\nlines"), 1, "roomcast: RuntimeError: two lines", ["serve_failed"]),
+        (RuntimeError(), 1, "roomcast: RuntimeError", ["serve_failed"]),
+    ],
+)
+def test_how_serve_fails(
+    result: int | Exception,
+    code: int,
+    message: str | None,
+    events: list[str],
+    app: App,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app.result = result
+    with structlog.testing.capture_logs() as logs:
+        assert cli.main(["serve"]) == code
+    assert capsys.readouterr().err.splitlines() == ([message] if message else [])
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == events
+
+
+def test_ctrl_c_before_anything_is_there_to_stop(
+    app: App, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: Any, **_options: Any) -> Config:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve_command, "load", interrupted)
+    assert cli.main(["serve"]) == 1
+    assert told() == "interrupted"

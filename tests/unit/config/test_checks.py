@@ -1,0 +1,140 @@
+"""service/roomcast/config/checks.py: options that are fine alone and not together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from roomcast.config import (
+    Config,
+    dev_config,
+    load,
+)
+from roomcast.config.checks import conflicts
+from tests.unit.config.files import refusal, write
+
+HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "[client]\npong_timeout_s = 25",
+            "line 2: client.pong_timeout_s must be below client.ping_interval_s (25); found 25",
+        ),
+        (
+            "[node]\nheartbeat_s = 30",
+            "line 2: node.heartbeat_s must be below half of node.lease_ttl_s (60); found 30",
+        ),
+        # Only the other option of the two is in the file: its table is named.
+        (
+            "[node]\nlease_ttl_s = 30",
+            "line 1: node.heartbeat_s must be below half of node.lease_ttl_s (30); found 15",
+        ),
+        (
+            "[aws]\nregion = 'us-east-1'\ntopic_arn = 'arn:aws:sns:eu-west-1:123456789012:t'",
+            "line 3: aws.topic_arn must be in aws.region (us-east-1)",
+        ),
+        (
+            "[channel.without_namespace]\nhistory_size = 1",
+            "line 2: channel.without_namespace.history_size needs history_ttl",
+        ),
+        (
+            "[channel.without_namespace]\nhistory_ttl = '1s'",
+            "channel.without_namespace.history_ttl needs history_size",
+        ),
+        (
+            "[channel.without_namespace]\nforce_recovery = true",
+            "force_recovery needs history_size and history_ttl",
+        ),
+        (
+            "[channel.without_namespace]\nforce_positioning = true",
+            "force_positioning needs history_size and history_ttl",
+        ),
+        (
+            "[channel.without_namespace]\nforce_push_join_leave = true",
+            "force_push_join_leave needs join_leave",
+        ),
+        (
+            (
+                f"[[channel.namespaces]]\nname = 'a'\n{HISTORY}force_recovery = true\n"
+                "[[channel.namespaces]]\nname = 'b'\nforce_recovery = true"
+            ),
+            "line 8: channel.namespaces[1].force_recovery needs history_size and history_ttl",
+        ),
+        ("[aws]\nlaunch_hook = 'h'", "line 2: aws.launch_hook needs aws.autoscaling_group"),
+        ("[aws]\nterminate_hook = 'h'", "line 2: aws.terminate_hook needs aws.autoscaling_group"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refusal(write(tmp_path, text))
+
+
+def test_a_conflict_that_comes_from_the_environment_says_so() -> None:
+    told = refusal(None, {"ROOMCAST_NODE_HEARTBEAT_S": "31"})
+    assert told.startswith(
+        "environment: ROOMCAST_NODE_HEARTBEAT_S must be below half of node.lease_ttl_s (60)"
+    )
+
+
+def test_options_that_go_together(tmp_path: Path) -> None:
+    text = f"[channel.without_namespace]\n{HISTORY}force_recovery = true\nforce_positioning = true"
+    assert load(write(tmp_path, text), {}).channel.without_namespace.has_history
+
+
+def test_defaults_and_what_development_runs_with_have_no_conflicts() -> None:
+    assert list(conflicts(Config(), {})) == []
+    assert list(conflicts(dev_config(), {})) == []
+
+
+PERSONAL = "[client]\nsubscribe_to_user_personal_channel = true\n"
+
+
+OF_ALL = "[channel.without_namespace]\nallow_subscribe_for_client = true\n"
+
+
+OWN = 'user_personal_channel_namespace = "own"\n[[channel.namespaces]]\nname = "own"\n'
+
+
+WRITE = "allow_publish_for_client = true\n"
+SEE = "presence = true\nallow_presence_for_client = true\n"
+READ = "history_size = 1\nhistory_ttl = '1s'\nallow_history_for_client = true\n"
+
+
+@pytest.mark.parametrize(
+    "text, key",
+    [
+        (PERSONAL + OF_ALL, "channel.without_namespace.allow_subscribe_for_client"),
+        (PERSONAL + OWN + READ, "channel.namespaces[0].allow_history_for_client"),
+        (PERSONAL + OWN + WRITE, "channel.namespaces[0].allow_publish_for_client"),
+        (PERSONAL + OWN + SEE, "channel.namespaces[0].allow_presence_for_client"),
+    ],
+)
+def test_personal_channels_that_everybody_may_use_stop_the_start(
+    tmp_path: Path, text: str, key: str
+) -> None:
+    told = refusal(write(tmp_path, text))
+    assert key in told
+    assert "needs allow_user_limited_channels too" in told
+    load(write(tmp_path, text + "allow_user_limited_channels = true\n"), {})
+    # Nothing is kept from anybody there.
+    load(write(tmp_path, text), {"ROOMCAST_CLIENT_INSECURE": "true"})
+
+
+def test_personal_channels_that_nobody_else_may_use_need_nothing(tmp_path: Path) -> None:
+    load(write(tmp_path, PERSONAL + OWN + OF_ALL), {})
+    # Who is in them: the user alone.
+    load(write(tmp_path, PERSONAL + OWN + WRITE.replace("client", "subscriber")), {})
+    load(write(tmp_path, PERSONAL + OF_ALL.replace("true", "false")), {})
+
+
+@pytest.mark.parametrize(
+    "network", ["10.0.0.0/33", "10.0.0.1/8", "1.2.3", "300.0.0.1", "fd00::/129"]
+)
+def test_a_trusted_proxy_is_a_network(tmp_path: Path, network: str) -> None:
+    text = f"[client]\ntrusted_proxies = ['10.0.0.0/8', '{network}']"
+    assert "client.trusted_proxies must be networks" in refusal(write(tmp_path, text))
+    good = load(None, {"ROOMCAST_CLIENT_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8"})
+    assert good.client.trusted_proxies == ("10.0.0.0/8", "fd00::/8")

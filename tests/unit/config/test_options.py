@@ -1,0 +1,177 @@
+"""service/roomcast/config/options.py: what may be set, and its defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roomcast.config import (
+    OPTIONS,
+    AwsConfig,
+    ClientConfig,
+    Config,
+    HooksConfig,
+    HttpApiConfig,
+    NodeConfig,
+    Option,
+    TokenConfig,
+    dev_config,
+    effective_toml,
+    format_duration,
+    load,
+)
+from roomcast.wire.channels import ChannelOptions
+from tests.unit.config.files import refusal, write
+
+
+def test_what_development_runs_with() -> None:
+    development = dev_config()
+    assert development.client.insecure
+    assert development.client.token.hmac_secret_key == "secret"
+    assert development.channel.options("room") == ChannelOptions(
+        history_size=100,
+        history_ttl_s=300,
+        force_recovery=True,
+        presence=True,
+        join_leave=True,
+        force_push_join_leave=True,
+    )
+    typing = development.channel.options("typing:room")
+    assert typing is not None
+    assert not typing.has_history
+
+
+PEM = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\nAAAA\n-----END PUBLIC KEY-----"
+
+
+def test_a_public_key_may_have_lines(tmp_path: Path) -> None:
+    for text in (
+        PEM,
+        PEM + "\n",
+        PEM.replace("\n", "\r\n"),
+        PEM.replace("\n", "\\n"),
+        PEM.replace("PUBLIC", "RSA PUBLIC"),
+    ):
+        loaded = load(None, {"ROOMCAST_CLIENT_TOKEN_RSA_PUBLIC_KEY": text})
+        assert loaded.client.token.rsa_public_key == text
+        assert loaded.client.token.has_key
+        assert load(write(tmp_path, effective_toml(loaded)), {}) == loaded
+    lines = f'[client.token]\ned25519_public_key = """\n{PEM}\n"""'
+    assert load(write(tmp_path, lines), {}).client.token.ed25519_public_key == f"{PEM}\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PEM.replace("PUBLIC", "PRIVATE"),
+        PEM.replace("PUBLIC", "RSA PRIVATE"),
+        PEM.replace("PUBLIC KEY", "CERTIFICATE"),
+        PEM + "\x00",
+        PEM + "secret",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey",
+        "of-the-wrong-kind",
+    ],
+)
+def test_what_is_no_public_key_is_refused_and_not_told(value: str) -> None:
+    """It may be the private one."""
+    assert refusal(None, {"ROOMCAST_CLIENT_TOKEN_ECDSA_PUBLIC_KEY": value}) == (
+        "environment: ROOMCAST_CLIENT_TOKEN_ECDSA_PUBLIC_KEY must be a public key in PEM form "
+        "(-----BEGIN PUBLIC KEY-----…)"
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbC/.well-known/jwks.json",
+        "https://example.eu.auth0.com/.well-known/jwks.json",
+        "https://login.example.com:8443/keys?policy=sign-in",
+        "https://example.com",
+        "http://localhost:8080/jwks",
+        "http://127.0.0.1/jwks",
+        "http://[::1]:8080/jwks",
+    ],
+)
+def test_where_keys_may_be_published(address: str) -> None:
+    token = load(None, {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": address}).client.token
+    assert token.jwks_public_endpoint == address
+    assert token.has_key
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://example.com/jwks",
+        "http://localhost.example.com/jwks",
+        "http://127.0.0.1.example.com/jwks",
+        "http://127.0.0.1@example.com/jwks",
+        "http://localhost@example.com/jwks",
+        "https://user:password@example.com/jwks",
+        "https://",
+        "https:///jwks",
+        "HTTPS://example.com/jwks",
+        "file:///etc/keys",
+        "//example.com/jwks",
+        "example.com/jwks",
+        "https://example.com/jwks#fragment",
+        "https://example.com/a b",
+        "https://{{tenant}}.example.com/jwks",
+        "https://example.com/\n",
+    ],
+)
+def test_where_keys_must_not_come_from(address: str) -> None:
+    told = refusal(None, {"ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": address})
+    assert "must be an https:// address (http:// only of this machine)" in told
+
+
+def test_without_any_key_no_token_is_good() -> None:
+    assert not TokenConfig(audience="chat", issuer="us").has_key
+    assert TokenConfig(hmac_secret_key="k").has_key
+
+
+@pytest.mark.parametrize("name", ["AWS/EC2", ":x", " x", "x" * 256])
+def test_a_namespace_of_metrics_is_one_that_cloudwatch_takes(tmp_path: Path, name: str) -> None:
+    assert "aws.metrics_namespace must be" in refusal(
+        write(tmp_path, f"[aws]\nmetrics_namespace = '{name}'")
+    )
+    assert load(
+        write(tmp_path, "[aws]\nmetrics_namespace = 'my rooms/chat'"), {}
+    ).aws.metrics_namespace
+
+
+def test_every_field_is_an_option() -> None:
+    declared = {each.key for each in OPTIONS}
+    parts: dict[str, Any] = {
+        "client": ClientConfig,
+        "client.token": TokenConfig,
+        "channel.without_namespace": ChannelOptions,
+        "http_api": HttpApiConfig,
+        "hooks": HooksConfig,
+        "aws": AwsConfig,
+        "node": NodeConfig,
+    }
+    expected = {
+        f"{section}.{each.name}".replace("history_ttl_s", "history_ttl")
+        for section, part in parts.items()
+        for each in dataclasses.fields(part)
+    }
+    assert declared == expected - {"client.token"}
+    assert {each.name for each in dataclasses.fields(Config)} == {
+        "client",
+        "channel",
+        "http_api",
+        "hooks",
+        "aws",
+        "node",
+    }
+
+
+@pytest.mark.parametrize("each", OPTIONS, ids=lambda each: each.key)
+def test_every_default_is_one_of_the_values_it_stands_among(each: Option) -> None:
+    assert each.rules.doc
+    assert each.kind in ("true or false", "text", "list") or each.rules.maximum is not None
+    shown = each.default if each.kind != "duration" else format_duration(each.default)
+    assert each.from_file(list(shown) if each.kind == "list" else shown) == each.default

@@ -1,0 +1,109 @@
+"""service/roomcast/config/rendering.py: what is shown of a configuration, and the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from roomcast.config import (
+    MASK,
+    OPTIONS,
+    ClientConfig,
+    Config,
+    NodeConfig,
+    TokenConfig,
+    effective,
+    effective_toml,
+    load,
+    reference,
+)
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+from tests.unit.config.files import write
+
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "configuration.md"
+
+
+def test_secrets_are_masked_wherever_a_configuration_is_shown() -> None:
+    secretive = Config(client=ClientConfig(token=TokenConfig(hmac_secret_key="hush-hush")))
+    for shown in (repr(secretive), json.dumps(effective(secretive)), effective_toml(secretive)):
+        assert "hush" not in shown
+    assert effective(secretive)["client"]["token"]["hmac_secret_key"] == MASK
+    assert effective(Config())["client"]["token"]["hmac_secret_key"] == ""
+
+
+def test_the_documentation_is_complete_and_right() -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    section = text.partition("<!-- reference: begin -->\n")[2].partition("<!-- reference: end -->")[
+        0
+    ]
+    assert section.strip() == reference().strip(), (
+        'out of date: put what `python -c "from roomcast.config import reference; print(reference())"` prints between the marks'
+    )
+    # And the table as a reader sees it names every option with its default.
+    rows = re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \| .+ \|$", section, re.MULTILINE)
+    assert [name for name, _ in rows] == [each.key.rpartition(".")[2] for each in OPTIONS]
+    assert [json.loads(default) for _, default in rows] == [
+        each.to_file(each.default) for each in OPTIONS
+    ]
+
+
+def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
+    (example,) = re.findall(
+        r"```toml\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert load(write(tmp_path, example), {}) != Config()
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> Config:
+    def channel_options() -> ChannelOptions:
+        size = draw(st.integers(0, 1000))
+        join_leave = draw(st.booleans())
+        return ChannelOptions(
+            history_size=size,
+            history_ttl_s=draw(st.integers(1, 366 * 86_400)) if size else 0,
+            force_recovery=bool(size) and draw(st.booleans()),
+            presence=draw(st.booleans()),
+            join_leave=join_leave,
+            force_push_join_leave=join_leave and draw(st.booleans()),
+            allow_history_for_client=draw(st.booleans()),
+        )
+
+    ping_interval_s = draw(st.floats(1, 3600))
+    names = draw(
+        st.lists(st.from_regex(r"[A-Za-z0-9_.-]{1,8}", fullmatch=True), unique=True, max_size=3)
+    )
+    return Config(
+        client=ClientConfig(
+            insecure=draw(st.booleans()),
+            allowed_origins=tuple(
+                draw(st.lists(st.sampled_from(["*", "https://a.example", "http://*.b:80"])))
+            ),
+            ping_interval_s=ping_interval_s,
+            pong_timeout_s=min(8.0, ping_interval_s / 2),
+            connection_limit=draw(st.integers(0, 10_000_000)),
+            publish_rate_limit=draw(st.floats(0, 1_000_000)),
+            trusted_proxies=tuple(draw(st.lists(st.ip_addresses().map(str), max_size=3))),
+            token=TokenConfig(audience=draw(st.text().filter(str.isprintable))),
+        ),
+        channel=ChannelRules(channel_options(), {name: channel_options() for name in names}),
+        node=NodeConfig(drain_s=draw(st.floats(0, 3600))),
+    )
+
+
+@given(configurations())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_in_effect_means_the_same_when_it_is_loaded_again(
+    tmp_path: Path, config: Config
+) -> None:
+    text = effective_toml(config)
+    document = tomllib.loads(text)
+    # An array of tables that has none is not written at all.
+    document["channel"].setdefault("namespaces", [])
+    assert document == effective(config)
+    assert load(write(tmp_path, text), {}) == config
