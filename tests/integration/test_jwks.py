@@ -18,6 +18,8 @@ from tests.integration.serving import deployed, serving
 from tests.signers import ALGORITHMS, jwks, signer
 from tests.websocket import WebSocket
 
+pytest_plugins = ("pytest_aiohttp.plugin",)
+
 SECRET: Final = "a secret of the tests, long enough to be no warning"
 CONFIG: Final = """
 [client.token]

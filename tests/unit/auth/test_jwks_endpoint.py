@@ -22,6 +22,8 @@ from cryptography.x509.oid import NameOID
 from roomcast.auth.jwks import FetchFailed
 from roomcast.auth.jwks_endpoint import JWKS_BYTES_MAX, fetch_jwks
 
+pytest_plugins = ("pytest_aiohttp.plugin",)
+
 Serve = Callable[[web.Application], Awaitable[TestServer]]
 BODY = b'{"keys":[]}'
 

@@ -20,6 +20,8 @@ from roomcast.serve.serve import build_app
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 
+pytest_plugins = ("pytest_aiohttp.plugin",)
+
 SECRET = "a secret of a test, of more than 32 bytes"
 PEERS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
 PAGE = Path(demo.__file__).parent / "page"

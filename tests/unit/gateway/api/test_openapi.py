@@ -24,6 +24,9 @@ from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import KEY, SIZE_LIMIT, Caller
 from tests.unit.served import Served
 
+# Half a second to import; setup.cfg keeps pytest from loading it for every test.
+pytest_plugins = ("schemathesis.pytest.plugin",)
+
 DESCRIPTION: Final = description(METHODS.values())
 # Requests for each method, good and bad ones.
 EXAMPLES: Final = 60
