@@ -75,7 +75,7 @@ NODES: Final = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     nodes=NODES,
     half_s=st.sampled_from([0.0005, 0.0025, 0.02, 0.25]),
