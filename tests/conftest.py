@@ -30,7 +30,9 @@ def _load_profile(name: str) -> None:
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
-    """Set Hypothesis' bounds before a file that uses it is imported: `@settings` reads them there."""
+    """Set Hypothesis' bounds before a file that uses it is imported:
+    `@settings` reads them there.
+    """
     if isinstance(collector, pytest.Module) and b"hypothesis" in collector.path.read_bytes():
         _load_profile(collector.config.getoption("--hypothesis-profile") or "roomcast")
 
@@ -55,11 +57,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> str:
-    """The path of a Chromium. Without one the test is skipped, or fails if ROOMCAST_REQUIRE lists `browser`."""
+    """The path of a Chromium. Without one the test is skipped,
+    or fails if ROOMCAST_REQUIRE lists `browser`.
+    """
     return obtain("browser", find_browser)
 
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """The path of Node.js; the packages of tests/acceptance/js are there. Else as with `browser`."""
+    """The path of Node.js; the packages of tests/acceptance/js are there.
+    Else as with `browser`.
+    """
     return obtain("node", find_node)

@@ -1,4 +1,6 @@
-"""A real node whose keys come from an identity provider: one that is down at first, and then is not."""
+"""A real node whose keys come from an identity provider:
+one that is down at first, and then is not.
+"""
 
 from __future__ import annotations
 

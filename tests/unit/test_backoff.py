@@ -1,4 +1,6 @@
-"""What a start, or an end, does about calls that fail: again within its bound, or a clear word about it."""
+"""What a start, or an end, does about calls that fail: again within its bound,
+or a clear word about it.
+"""
 
 from __future__ import annotations
 

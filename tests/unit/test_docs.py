@@ -124,7 +124,8 @@ def test_docstrings_name_what_exists() -> None:
 def test_a_docstring_that_names_what_is_gone_is_found(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text(
-        'def one(kept):\n    """`kept`, `gone` and `other.place`; then call `kept` or `one`."""\n    # Not `past`.\n'
+        'def one(kept):\n    """`kept`, `gone` and `other.place`; then call `kept` or `one`."""\n'
+        "    # Not `past`.\n"
     )
     assert unknown_names(module) == [
         "module.py: gone",
@@ -135,7 +136,9 @@ def test_a_docstring_that_names_what_is_gone_is_found(tmp_path: Path) -> None:
 
 
 def unknown_names(*modules: Path) -> list[str]:
-    """What stands in backticks, in docstrings and comments, and is the name of nothing in the code of the product."""
+    """What stands in backticks, in docstrings and comments,
+    and is the name of nothing in the code of the product.
+    """
     texts = {path: path.read_text(encoding="utf-8") for path in modules}
     known, functions = names_in_code(texts)
     missing: set[str] = set()
@@ -160,8 +163,9 @@ DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctio
 
 
 def names_in_code(texts: Mapping[Path, str]) -> tuple[set[str], set[str]]:
-    """Every name and word of a text constant in `texts`, modules and packages included; and the functions and what may be
-    called like one: parameters and attributes of that kind are not told apart from others.
+    """Every name and word of a text constant in `texts`, modules and packages included;
+    and the functions and what may be called like one:
+    parameters and attributes of that kind are not told apart from others.
     """
     known = {path.stem for path in texts}
     known |= {

@@ -1,4 +1,6 @@
-"""Nodes over memory: what the tests of the asynchronous shells stand on, and how they wait without sleeping."""
+"""Nodes over memory: what the tests of the asynchronous shells stand on,
+and how they wait without sleeping.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ from roomcast.wire.codes import Closing
 from roomcast.wire.publication import ClientInfo, Publication, Record
 from tests.protobuf import as_it_is
 
-# What does not happen fails the test all the same; a machine that does something else meanwhile is slow.
+# What does not happen fails the test all the same;
+# a machine that does something else meanwhile is slow.
 DEADLINE_S: Final = 30.0
 _READS: Final = ("newest", "head", "read_behind", "read_forward", "read_backward")
 # Turns of the event loop in which everything that can happen in memory has happened.
@@ -73,14 +76,18 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def settled() -> None:
-    """Let everything happen that needs no time to pass: before a test says that something did NOT happen."""
+    """Let everything happen that needs no time to pass:
+    before a test says that something did NOT happen.
+    """
     for _ in range(SETTLED_TURNS):
         await asyncio.sleep(0)
 
 
 @contextmanager
 def standing_still() -> Iterator[None]:
-    """The event loop's clock stands still: what is timed inside is timed at one moment, however long it takes."""
+    """The event loop's clock stands still: what is timed inside is timed at one moment,
+    however long it takes.
+    """
     loop = asyncio.get_running_loop()
     now = loop.time()
     loop.time = lambda: now  # type: ignore[method-assign]  # nothing else stops it
@@ -370,7 +377,9 @@ class Fleet:
         return local_node(self.world, self.clock, name, config(**changes), jwks, hooks)
 
     def stream_to_topic(self) -> None:
-        """From now on, whatever is appended is broadcast: the stream, its Lambda and the topic in one."""
+        """From now on, whatever is appended is broadcast: the stream,
+        its Lambda and the topic in one.
+        """
         self.world.on_insert.append(lambda item: self.world.send(envelope([item])))
 
 
