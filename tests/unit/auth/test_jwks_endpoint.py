@@ -1,4 +1,6 @@
-"""service/roomcast/auth/jwks_endpoint.py: one answer, of bounded size, from the address that is configured and no other."""
+"""service/roomcast/auth/jwks_endpoint.py: one answer, of bounded size,
+from the address that is configured and no other.
+"""
 
 from __future__ import annotations
 

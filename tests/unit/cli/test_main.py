@@ -1,4 +1,6 @@
-"""service/roomcast/cli/main.py: exit codes, one line for what is wrong, and what each command passes on."""
+"""service/roomcast/cli/main.py: exit codes, one line for what is wrong,
+and what each command passes on.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,10 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "--conf", "x"], "unrecognized arguments: --conf x"),
         (
             ["serve", "--port", "65536"],
-            "--port: must be a whole number from 0 to 65535; found '65536' (see roomcast serve --help)",
+            (
+                "--port: must be a whole number from 0 to 65535; found '65536' (see roomcast "
+                "serve --help)"
+            ),
         ),
         (["serve", "--port", "-1"], "--port"),
         (["serve", "--port", "8_0"], "found '8_0'"),
@@ -310,7 +315,8 @@ def test_what_dev_passes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     path.write_text("")
     monkeypatch.setenv("ROOMCAST_CONFIG", str(path))
     everything = (
-        "dev --instances 3 --host ::1 --port 9000 --aws-endpoint http://127.0.0.1:4566 --emulator-port 5001 "
+        "dev --instances 3 --host ::1 --port 9000 --aws-endpoint http://127.0.0.1:4566 "
+        "--emulator-port 5001 "
         "--restart --log-level debug"
     )
     assert cli.main(everything.split()) == 0
@@ -378,7 +384,8 @@ def test_provision(
 ) -> None:
     assert cli.main(["provision", "--aws-endpoint", "http://127.0.0.1:4566"]) == 0
     assert capsys.readouterr().out.split() == [
-        "table", "a-channels", "table", "a-nodes", "(new)", "topic", "arn:topic", "stream", "arn:stream"
+        "table", "a-channels", "table", "a-nodes", "(new)",
+        "topic", "arn:topic", "stream", "arn:stream"
     ]  # fmt: skip
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:5000")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
@@ -525,9 +532,8 @@ def test_checkconfig_looks_at_the_key(monkeypatch: pytest.MonkeyPatch, told: Tol
 def test_checkconfig_looks_at_public_keys(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
     monkeypatch.setenv("ROOMCAST_CLIENT_TOKEN_RSA_PUBLIC_KEY", signer("ES256").pem)
     assert cli.main(["checkconfig"]) == 2
-    assert (
-        told()
-        == "client.token.rsa_public_key must be a public key of its type; found a key of another type"
+    assert told() == (
+        "client.token.rsa_public_key must be a public key of its type; found a key of another type"
     )
 
 

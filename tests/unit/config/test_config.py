@@ -1,4 +1,6 @@
-"""service/roomcast/config/config.py: what is accepted, what is refused, and how the refusal reads."""
+"""service/roomcast/config/config.py: what is accepted, what is refused,
+and how the refusal reads.
+"""
 
 from __future__ import annotations
 
@@ -284,7 +286,10 @@ def test_variables_leave_the_namespaces_of_development_alone() -> None:
             "line 4: channel.namespaces[1].name must differ from the others; found 'a' again",
         ),
         (
-            "[[channel.namespaces]]\nname = 'a'\n[[channel.namespaces]]\nname = 'b'\npresense = true",
+            (
+                "[[channel.namespaces]]\nname = 'a'\n[[channel.namespaces]]\nname = 'b'\n"
+                "presense = true"
+            ),
             "line 5: channel.namespaces[1].presense is not an option (did you mean presence?)",
         ),
         (
@@ -656,7 +661,8 @@ def test_the_documentation_is_complete_and_right() -> None:
         0
     ]
     assert section.strip() == reference().strip(), (
-        'out of date: put what `python -c "from roomcast.config.config import reference; print(reference())"` prints between the marks'
+        'out of date: put what `python -c "from roomcast.config.config import reference; '
+        'print(reference())"` prints between the marks'
     )
     # And the table as a reader sees it names every option with its default.
     rows = re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \| .+ \|$", section, re.MULTILINE)

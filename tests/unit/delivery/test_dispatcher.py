@@ -1,4 +1,6 @@
-"""The dispatcher over memory: who joins, what is let through in which order, and what cannot be repaired."""
+"""The dispatcher over memory: who joins, what is let through in which order,
+and what cannot be repaired.
+"""
 
 from __future__ import annotations
 
@@ -54,14 +56,18 @@ class Subscriber:
 
     @property
     def offsets(self) -> list[int]:
-        """Of the recovered and the pushed publications. Fails if a push came before the reply (I4)."""
+        """Of the recovered and the pushed publications.
+        Fails if a push came before the reply (I4).
+        """
         assert self.joined is not None, "not joined"
         assert self.sink.frames[0] == REPLY, "I4: the reply comes first"
         return [sent.offset for sent in self.joined.missed] + self.sink.offsets(CHANNEL)
 
 
 class Room:
-    """One node's dispatcher, and another writer to its channel, whose records arrive when the test says so."""
+    """One node's dispatcher, and another writer to its channel,
+    whose records arrive when the test says so.
+    """
 
     def __init__(self, *, size: int = 10_000, recovered_max: int = RECOVERED_MAX) -> None:
         self.fleet = Fleet()
@@ -397,7 +403,8 @@ async def test_who_claims_to_be_ahead_of_the_log_costs_a_read_a_second(
     liar = await room.join(since=since)
     assert liar.joined == Joined(await room.position(3), False, ())
     assert ahead_reads(room) == 1
-    # Who comes within the second after it waits for the next read; everybody else is served meanwhile.
+    # Who comes within the second after it waits for the next read;
+    # everybody else is served meanwhile.
     flood = [room.joining(since) for _ in range(50)]
     await settled()
     assert (await room.join(since=await room.position(2))).offsets == [3]
@@ -489,7 +496,9 @@ async def test_a_pause_for_one_channel_holds_up_no_other_of_the_same_connection(
 async def test_who_waited_for_a_read_ahead_has_one_that_began_after_it_came(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What others claimed in vain says nothing of a client that has seen what was appended since."""
+    """What others claimed in vain says nothing of a client that has seen
+    what was appended since.
+    """
     monkeypatch.setattr(dispatcher_module, "_READ_PAUSE_S", 0.001)
     await room.append(3)
     await room.join()
@@ -696,7 +705,9 @@ async def test_a_recovery_whose_read_fails_is_told(room: Room) -> None:
 
 
 async def _opened_again(room: Room) -> Subscriber:
-    """Somebody in a channel of three publications which this node has forgotten: its ring is empty."""
+    """Somebody in a channel of three publications which this node has
+    forgotten: its ring is empty.
+    """
     first = await room.join()
     await room.append(3)
     room.hint(*_items(room))
@@ -972,7 +983,9 @@ async def test_a_look_says_whether_the_log_answered(room: Room) -> None:
 
 
 async def test_catching_up_costs_one_read_a_channel_when_nothing_was_missed(room: Room) -> None:
-    """And now and then one for what was trimmed, where something could be recovered without a read."""
+    """And now and then one for what was trimmed,
+    where something could be recovered without a read.
+    """
     await room.join()
     before = room.fleet.traffic.reads
     await room.catch_up()
@@ -1030,7 +1043,9 @@ async def test_who_comes_from_the_next_epoch_is_not_refused_by_a_node_that_misse
 
 
 async def test_a_client_cannot_make_a_node_deaf_to_an_epoch_that_has_just_begun(room: Room) -> None:
-    """A node whose clock is behind believes the epoch before a little longer, and then denies the next one."""
+    """A node whose clock is behind believes the epoch before a little longer,
+    and then denies the next one.
+    """
     subscriber = await room.join()
     room.hint(await room.append())
     clock = ManualClock()

@@ -95,7 +95,9 @@ async def test_what_was_not_sent_says_nothing_of_the_table(world: World) -> None
 
 
 async def test_whoever_listens_is_told_of_what_is_in(world: World) -> None:
-    """Of appends, with a key or without; and not of heads, which do not come round, nor of races that were lost."""
+    """Of appends, with a key or without; and not of heads, which do not come round,
+    nor of races that were lost.
+    """
     node, other = world.fleet.node("a"), world.fleet.node("b")
     told: list[str] = []
     node.assembly.table.written = lambda: told.append("a")

@@ -1,4 +1,6 @@
-"""The description of the API: that it has everything, and that the API keeps to it whatever it is asked."""
+"""The description of the API: that it has everything, and that the API keeps to it
+whatever it is asked.
+"""
 
 from __future__ import annotations
 
