@@ -136,8 +136,10 @@ def test_without_hooks_nothing_is_looked_at(application: Path) -> None:
         (
             "connect",
             "hooked_before:f",
-            "hooked_before cannot be imported: ModuleNotFoundError: No module named "
-            "'service.hooks' (write `from roomcast.hooks import …`)",
+            (
+                "hooked_before cannot be imported: ModuleNotFoundError: No module named "
+                "'service.hooks' (write `from roomcast.hooks import …`)"
+            ),
         ),
         ("rpc", "hooked_exits:f", "hooked_exits cannot be imported: SystemExit: no way"),
         ("connect", "hooked_app:gone", "hooked_app has no gone"),
