@@ -106,7 +106,7 @@ async def walk() -> Walk:
             with _profiled(walked) if data == "second" else _unprofiled():
                 await publisher.say({"publish": {"channel": "room", "data": data}})
                 for socket in (publisher, listener):
-                    await socket.until(lambda socket=socket: _has(socket, data))
+                    await socket.until(lambda socket=socket, data=data: _has(socket, data))
     return walked
 
 
@@ -136,9 +136,13 @@ async def _served(node: LocalNode) -> AsyncIterator[WebSocket]:
         allowed_origins=(), message_size_limit=FRAME_BYTES_MAX, queue_bytes_max=1024 * 1024
     )
     app.router.add_get("/connection/websocket", gateway.handle)
-    async with node.running(), TestServer(app) as server, aiohttp.ClientSession() as session:
-        async with session.ws_connect(server.make_url("/connection/websocket")) as response:
-            yield WebSocket(response)
+    async with (
+        node.running(),
+        TestServer(app) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.make_url("/connection/websocket")) as response,
+    ):
+        yield WebSocket(response)
 
 
 def main() -> int:
