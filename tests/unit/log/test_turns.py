@@ -79,6 +79,8 @@ NODES: Final = st.lists(
 )
 
 
+# Thousands of publications; a machine that does something else meanwhile takes longer.
+@pytest.mark.timeout(240)
 @settings(max_examples=30, deadline=None)
 @given(
     nodes=NODES,
