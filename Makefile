@@ -1,20 +1,29 @@
-# Two commands: `make run` and `make test`. Both make what they need; a Python of 3.11 or newer is all they ask.
+# Each command makes what it needs; a Python of 3.11 or newer is all they ask. CONTRIBUTING.md says when to use which.
 #
 #   PYTHON=python3.12   the interpreter to build on (default: python3)
-#   ARGS="…"            more arguments for `roomcast dev` or `tox run`
+#   ARGS="…"            more arguments for `roomcast dev`, pytest (`make one`) or `tox run-parallel`
+#   T=tests/…           what `make one` runs
 
 PYTHON ?= python3
 ARGS ?=
+T ?=
 
 VENV := .venv
 TOX_VENV := .venv-tox
 JS := tests/acceptance/js
+# The versions that the linter and the type checker are pinned to.
+PINS := $(shell grep -oE '(ruff|mypy)==[0-9.]+' tox.ini)
+# Unit tests run in so many processes: more than the machine has cores is no use.
+WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test format clean python js
+.PHONY: help run dev one check test format clean python js
 
 help:
 	@echo 'make run     start roomcast on this machine: embedded AWS, two instances and the demo page'
+	@echo 'make dev     everything for development into $(VENV), with this directory linked in'
+	@echo 'make one     one test, or one file or directory of them: make one T=tests/unit/test_rates.py'
+	@echo 'make check   lint, format, types and unit tests: before each commit'
 	@echo 'make test    everything that must hold: tests under every Python ≥ 3.11 here, lint, types, template'
 	@echo 'make format  repair format and what the linter can repair'
 	@echo 'make clean   remove what the others made'
@@ -24,6 +33,28 @@ help:
 # exec: Ctrl-C reaches roomcast as one signal, and make waits until it has stopped everything.
 run: $(VENV)/.installed
 	@exec $(VENV)/bin/roomcast dev $(ARGS)
+
+dev: $(VENV)/.everything
+	@echo 'Ready: . $(VENV)/bin/activate, or make one T=tests/unit/test_rates.py'
+
+# Neither several processes nor a cache of results: one test has begun before they are there.
+one: $(VENV)/.everything
+	@test -n '$(T)' || { echo 'Which? For example: make one T=tests/unit/test_rates.py' >&2; exit 2; }
+	@$(VENV)/bin/pytest -p no:xdist -p no:cacheprovider -q $(ARGS) '$(T)'
+
+# One step after the other, each with the time it took; the first that fails ends it.
+check: $(VENV)/.everything
+	@all=$$(date +%s); \
+	step() { \
+	  echo "==> $$*"; begin=$$(date +%s); \
+	  "$$@" || { echo "==> FAILED after $$(($$(date +%s) - begin)) s: $$*" >&2; exit 1; }; \
+	  echo "    $$(($$(date +%s) - begin)) s"; \
+	}; \
+	step $(VENV)/bin/ruff check --quiet; \
+	step $(VENV)/bin/ruff format --check --quiet; \
+	step $(VENV)/bin/mypy; \
+	step $(VENV)/bin/pytest -q -n $(WORKERS) tests/unit; \
+	echo "All is well after $$(($$(date +%s) - all)) s. make test has the rest: other interpreters, processes, AWS."
 
 # tox knows the interpreters that the PATH leads to. pyenv's commands lead to the chosen version only, so those of
 # all its versions are put before them, for tox alone. tox also passes when it has skipped every interpreter; so
@@ -44,7 +75,8 @@ test: $(TOX_VENV)/.installed js
 	    echo "Python $$version: not here, its tests are skipped"; \
 	  fi; \
 	done; \
-	$(TOX_VENV)/bin/tox run $(ARGS) || exit $$?; \
+	echo 'Independent environments run beside each other; each is named when it is done, with its output if it failed.'; \
+	$(TOX_VENV)/bin/tox run-parallel $(ARGS) || exit $$?; \
 	if [ -z "$$known" ]; then \
 	  echo "None of these is here: testing with Python $$own"; \
 	  exec $(TOX_VENV)/bin/tox run -e py; \
@@ -55,7 +87,7 @@ format: $(TOX_VENV)/.installed
 
 clean:
 	rm -rf $(VENV) $(TOX_VENV) .tox build dist *.egg-info .hypothesis $(JS)/node_modules
-	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .coverage
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -69,6 +101,13 @@ $(VENV)/.installed: setup.cfg pyproject.toml | python
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+# Into the same place, so what `make run` needs is there as well.
+$(VENV)/.everything: setup.cfg pyproject.toml tox.ini | python
+	@echo 'Installing roomcast and what its tests and tools need into $(VENV) …'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,test]' $(PINS)
+	@touch $@ $(VENV)/.installed
 
 $(TOX_VENV)/.installed: Makefile | python
 	@echo 'Installing tox into $(TOX_VENV) …'

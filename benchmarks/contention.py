@@ -1,16 +1,21 @@
-"""Several nodes that write to one channel: the real appender and channel log over a table in memory, in virtual time.
+"""Several nodes that write to one channel: the real appender and channel log over a table in
+memory, in virtual time.
 
-    python -m benchmarks.contention                  every load on 1, 2, 5 and 20 nodes; a minute or two
-    python -m benchmarks.contention --quick          fewer seconds of virtual time
-    python -m benchmarks.contention --json           the rows as JSON
-    python -m benchmarks.contention --clients 100    another load: so many clients a node that wait for answers; no bounds
-    python -m benchmarks.contention --rate 3000      another load: so many publications a second in all; no bounds
+    python -m benchmarks.contention               every load on 1, 2, 5 and 20 nodes: two minutes
+    python -m benchmarks.contention --quick       fewer seconds of virtual time
+    python -m benchmarks.contention --json        the rows as JSON
 
-Deterministic: the same seed gives the same figures on every machine, so they are exact and not measured. A call takes
-two halves, each log-normal around 2.5 ms, one in a hundred four times as long: a round trip of 5 ms, with a tail. The
-channel's partition has 1,000 write units and 3,000 read units a second, and a second of burst; a call beyond them is
-throttled and costs nothing. A lost race costs what the item that was there first costs. Exits with 1 if a bound in
-BOUNDS is missed.
+Two loads of one's own, without bounds:
+
+    python -m benchmarks.contention --clients 100  so many clients a node that wait for answers
+    python -m benchmarks.contention --rate 3000    so many publications a second in all
+
+Deterministic: the same seed gives the same figures on every machine,
+so they are exact and not measured. A call takes two halves, each log-normal around 2.5 ms,
+one in a hundred four times as long: a round trip of 5 ms, with a tail.
+The channel's partition has 1,000 write units and 3,000 read units a second, and a second of burst;
+a call beyond them is throttled and costs nothing. A lost race costs what the item that was there
+first costs. Exits with 1 if a bound in BOUNDS is missed.
 """
 
 from __future__ import annotations
@@ -57,17 +62,19 @@ WARM_UP_S: Final = 5.0
 # Between an answer and the next publication of a client that waits for answers, on average.
 THINK_S: Final = 0.0002
 EPOCH_MS: Final = 1_800_000_000_000
-# What one node alone acknowledges a second for 20 clients that wait for answers, and beside nobody for 10: of the
-# appender as it was in version 0.1, by this program. The bounds on throughput are parts of it.
+# What one node alone acknowledges a second for 20 clients that wait for answers,
+# and beside nobody for 10: of the appender as it was in version 0.1, by this program.
+# The bounds on throughput are parts of it.
 ALONE_BEFORE: Final = 1887.0
 BUSY_BEFORE: Final = 940.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`a_second`: publications in all, spread over the nodes. `clients`: of each node, that publish again when they
-    are answered. `quiet_a_second`: publications of a second node beside these clients on the first. `half_s`: what half a
-    round trip takes. `seconds`: of virtual time that are measured, on `nodes` nodes.
+    """`a_second`: publications in all, spread over the nodes.
+    `clients`: of each node, that publish again when they are answered.
+    `quiet_a_second`: publications of a second node beside these clients on the first. `half_s`:
+    what half a round trip takes. `seconds`: of virtual time that are measured, on `nodes` nodes.
     """
 
     name: str
@@ -92,8 +99,9 @@ LOADS: Final = (HUNDRED, THOUSAND, PEAK, CLOSED, BESIDE, FAR)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one run gave. Times in ms; `attempts`: of each append; units: of the table, a publication; `poorest`: the least
-    that a node got, as a part of what each got on average. Beside a busy node, the times are the quiet one's.
+    """What one run gave. Times in ms; `attempts`: of each append; units: of the table,
+    a publication; `poorest`: the least that a node got, as a part of what each got on average.
+    Beside a busy node, the times are the quiet one's.
     """
 
     load: str
@@ -131,15 +139,15 @@ class Bound:
             ("refused", self.refused),
             ("attempts", self.attempts),
         ):
-            if getattr(row, name) > most:
-                yield f"{self.load.name}, {self.nodes} nodes: {name} {getattr(row, name):.2f} > {most:g}"
+            if (found := getattr(row, name)) > most:
+                yield f"{self.load.name}, {self.nodes} nodes: {name} {found:.2f} > {most:g}"
         for name, least in (
             ("acknowledged_s", self.acknowledged_s),
             ("poorest", self.poorest),
             ("busy_s", self.busy_s),
         ):
-            if getattr(row, name) < least:
-                yield f"{self.load.name}, {self.nodes} nodes: {name} {getattr(row, name):.2f} < {least:g}"
+            if (found := getattr(row, name)) < least:
+                yield f"{self.load.name}, {self.nodes} nodes: {name} {found:.2f} < {least:g}"
 
 
 BOUNDS: Final = (
@@ -255,7 +263,9 @@ def _read_units(items: Sequence[LogItem]) -> float:
 
 
 class Writer:
-    """A node, as far as it writes: what its publishers were answered after the warm-up, and when."""
+    """A node, as far as it writes: what its publishers were answered after
+    the warm-up, and when.
+    """
 
     def __init__(self, name: str, table: Partition, random: Random) -> None:
         clock = VirtualClock()
@@ -327,7 +337,9 @@ async def _run(load: Load, nodes: int, seconds: float, seed: int) -> Row:
 
 
 def _attempts(writer: Writer) -> tuple[int, int]:
-    """Writes that cost units: those that won and those that lost a race; and appends that went in."""
+    """Writes that cost units: those that won and those that lost a race;
+    and appends that went in.
+    """
     counters = writer.appender.counters
     return counters.races + counters.batches.count, counters.batches.count
 

@@ -1,7 +1,9 @@
-"""The processes that are not measured: many clients that subscribe and read, without an event loop's cost.
+"""The processes that are not measured: many clients that subscribe and read,
+without an event loop's cost.
 
-Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output; it ends with its
-input. When bytes arrive is what the kernel says (SO_TIMESTAMPNS): it does not depend on how soon they are read.
+Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output;
+it ends with its input. When bytes arrive is what the kernel says (SO_TIMESTAMPNS):
+it does not depend on how soon they are read.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Crowd:
         return {}
 
     def read(self, publications: int) -> dict[str, Any]:
-        """Wait until every client has `publications` more; ms from the first to the last one that had the last of them."""
+        """Wait until every client has `publications` more;
+        ms from the first to the last one that had the last of them.
+        """
         left = dict.fromkeys(self._sockets, publications)
         missing, first, last = len(left), float("inf"), 0.0
         until = time.monotonic() + _PATIENCE_S
@@ -98,7 +102,8 @@ class Crowd:
                     continue
                 except ConnectionError:
                     part = b""
-                # Nothing else is said while they leave; a frame that came before may share the part.
+                # Nothing else is said while they leave;
+                # a frame that came before may share the part.
                 at = part.find(_CLOSE_3001)
                 if not part or at >= 0:
                     closed += at >= 0
@@ -126,7 +131,8 @@ class Crowd:
         key = base64.b64encode(os.urandom(16)).decode()
         connected.sendall(
             (
-                f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+                "Connection: Upgrade\r\n"
                 f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
             ).encode()
         )

@@ -1,6 +1,8 @@
-"""Server CPU of one delivery: roomcast's way to the sockets, aiohttp's `send_str` for each, and a plain write.
+"""Server CPU of one delivery: roomcast's way to the sockets,
+aiohttp's `send_str` for each, and a plain write.
 
-All of them over the same thousand connections of one process, in rounds that take turns, with the same bytes.
+All of them over the same thousand connections of one process, in rounds that take turns,
+with the same bytes.
 
     python -m benchmarks.fanout
 """

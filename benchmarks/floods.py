@@ -1,9 +1,10 @@
 """What a flood from somebody without a token costs a neighbour: the round trip of its publications.
 
-One node over memory in a process of its own; who floods is another process. Rounds of each kind of flood take turns with
-rounds without any (the floor). A publication is answered by the node itself, so what is measured is how long it let the
-neighbour wait. `silent` measures something else: a node of few descriptors, against the embedded AWS, while more
-connections than it has descriptors are opened and say nothing.
+One node over memory in a process of its own; who floods is another process.
+Rounds of each kind of flood take turns with rounds without any (the floor). A publication
+is answered by the node itself, so what is measured is how long it let the neighbour wait.
+`silent` measures something else: a node of few descriptors, against the embedded AWS,
+while more connections than it has descriptors are opened and say nothing.
 
     python -m benchmarks.floods
     python -m benchmarks.floods silent
@@ -51,7 +52,8 @@ _FRAGMENT, _FIRST = struct.pack("!BB4x", 0x00, 0x80), struct.pack("!BB4x", 0x01,
 _DEADLINE_S: Final = 20.0
 # `python -m roomcast` with few descriptors.
 _LIMITED: Final = (
-    f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS})); "
+    f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, "
+    f"{DESCRIPTORS})); "
     "from roomcast.cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
 
@@ -313,7 +315,8 @@ def silent() -> None:
             lines = len(log)
             trips = [neighbour.publish() * 1000 for _ in range(150)]
             sys.stdout.write(
-                f"{what:<24} p50 {statistics.median(trips):8.1f} ms   p99 {percentile(trips, 0.99):8.1f} ms   "
+                f"{what:<24} p50 {statistics.median(trips):8.1f} ms   p99 "
+                f"{percentile(trips, 0.99):8.1f} ms   "
                 f"{len(log) - lines} lines of log\n"
             )
             for each in sockets:

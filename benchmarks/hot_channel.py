@@ -1,8 +1,9 @@
 """One channel that is published to from several instances: is it as fast, and as fair, as from one?
 
-`roomcast dev` as its users have it: an embedded AWS, a stream pump and four instances, each a process. Publishers are
-WebSocket clients that publish again as soon as they were answered. Layouts take turns, on the same four instances and
-each time in a new channel, so that ratios hold where absolute figures are the machine's.
+`roomcast dev` as its users have it: an embedded AWS, a stream pump and four instances,
+each a process. Publishers are WebSocket clients that publish again as soon as they were answered.
+Layouts take turns, on the same four instances and each time in a new channel,
+so that ratios hold where absolute figures are the machine's.
 
     python -m benchmarks.hot_channel --rounds 3 --seconds 10
 
@@ -85,8 +86,8 @@ LAYOUTS: Final = (ALONE, THREE, FOUR, PAIR)
 ACK_P99_MS_MAX: Final = 600.0
 # The poorest instance's part of what an instance acknowledged on average.
 EVENNESS_MIN: Final = {THREE: 0.85, FOUR: 0.85, PAIR: 0.9}
-# Of what ALONE acknowledged. The emulator takes some twenty appends a second whoever writes, and one of ten publishers
-# carries a third of one of thirty.
+# Of what ALONE acknowledged. The emulator takes some twenty appends a second whoever writes,
+# and one of ten publishers carries a third of one of thirty.
 TOTAL_MIN: Final = {THREE: 0.25, FOUR: 0.55}
 
 
@@ -112,7 +113,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All runs of a layout. Rates and ratios are medians of the runs; times and errors are of all of them."""
+    """All runs of a layout. Rates and ratios are medians of the runs;
+    times and errors are of all of them.
+    """
 
     layout: Layout
     per_s: float
@@ -364,7 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run = asyncio.run(measured(urls, layout, options.seconds))
                 runs[layout].append(run)
                 sys.stderr.write(
-                    f"round {number + 1} of {options.rounds}, {layout}: {run.per_s:.0f} acknowledged/s, "
+                    f"round {number + 1} of {options.rounds}, {layout}: {run.per_s:.0f} "
+                    "acknowledged/s, "
                     f"{sum(run.errors.values())} errors\n"
                 )
     results = [result(layout, runs[layout], runs[ALONE]) for layout in LAYOUTS]

@@ -1,7 +1,9 @@
-"""What frames that are made to be slow to read cost a neighbour: how long it waits for an answer meanwhile.
+"""What frames that are made to be slow to read cost a neighbour:
+how long it waits for an answer meanwhile.
 
-One node, one neighbour that asks and waits, and one process with the attackers, who send one kind of frame as fast as they are
-let. Rounds take turns: each kind, and none. Nobody has a token that an outsider could not have.
+One node, one neighbour that asks and waits, and one process with the attackers,
+who send one kind of frame as fast as they are let. Rounds take turns: each kind, and none.
+Nobody has a token that an outsider could not have.
 
     python -m benchmarks.json_floods
 """
@@ -56,7 +58,9 @@ def _varint(number: int) -> bytes:
 
 
 def _subs() -> bytes:
-    """A `connect` in Protobuf with as many positions as a frame holds (fields: id 1, connect 4, its subs 3)."""
+    """A `connect` in Protobuf with as many positions as a frame holds (fields:
+    id 1, connect 4, its subs 3).
+    """
     entries: list[bytes] = []
     size = 0
     while size < _FRAME_BYTES - 64:
@@ -219,7 +223,8 @@ def main() -> None:
         attack.end()
         node.end()
     sys.stdout.write(
-        f"{ATTACKERS} attackers, up to {ASKS} answers a round; 95th percentile of what a neighbour waits\n"
+        f"{ATTACKERS} attackers, up to {ASKS} answers a round; 95th percentile of what a "
+        "neighbour waits\n"
     )
     say(
         "none",

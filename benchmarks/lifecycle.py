@@ -1,7 +1,8 @@
 """How long a node takes to come and to go: `roomcast serve` as a process, against the embedded AWS.
 
-From the start of the process until it is ready, and from SIGTERM until it has ended, with nobody and with a thousand clients
-connected. `node.drain_s` is 0, so that what is measured is what the node needs, not what it is told to wait.
+From the start of the process until it is ready, and from SIGTERM until it has ended,
+with nobody and with a thousand clients connected. `node.drain_s` is 0,
+so that what is measured is what the node needs, not what it is told to wait.
 
     python -m benchmarks.lifecycle
 """
@@ -68,7 +69,9 @@ topic_arn = "{made.topic_arn}"
 
 
 def measured(config: Path, clients: int) -> tuple[float, float]:
-    """Seconds from the start to ready, and from SIGTERM to the end, with `clients` connected then."""
+    """Seconds from the start to ready, and from SIGTERM to the end,
+    with `clients` connected then.
+    """
     began_s = time.monotonic()
     node = subprocess.Popen(
         [sys.executable, "-m", "roomcast", "serve", "--port", "0", "--config", str(config)],

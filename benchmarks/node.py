@@ -1,8 +1,9 @@
-"""The process that is measured: one node over memory behind a real gateway, told what to do line by line.
+"""The process that is measured: one node over memory behind a real gateway,
+told what to do line by line.
 
-Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output; it ends with its
-input. Besides the product's own way to the sockets it has the two that it is compared with, over the same
-connections: see `WAYS`.
+Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output;
+it ends with its input. Besides the product's own way to the sockets it has the two that it is
+compared with, over the same connections: see `WAYS`.
 """
 
 from __future__ import annotations
@@ -117,12 +118,15 @@ class Bench:
         """Wait until `count` clients are in the channel."""
         while sum(len(each._subscriptions) for each in self.assembly.node._connections) < count:  # noqa: ASYNC110, SLF001
             await asyncio.sleep(0.01)
-        # What the clients have left behind by now is not to be collected in the middle of a measurement.
+        # What the clients have left behind by now is not to be collected in the
+        # middle of a measurement.
         self._known = set(self.writers)
         return {}
 
     async def broadcast(self, way: str, count: int, pad: str) -> dict[str, Any]:
-        """`count` publications to everybody; CPU seconds of this process (user and system) and wall seconds."""
+        """`count` publications to everybody;
+        CPU seconds of this process (user and system) and wall seconds.
+        """
         cpu, wall = time.process_time(), time.perf_counter()
         await self._ways[way](count, pad)
         return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
@@ -161,7 +165,8 @@ class Bench:
                 await response.send_frame(text.encode(), WSMsgType.TEXT)
 
     async def fill(self, below: int) -> dict[str, Any]:
-        """Make what waits for the one client that came last, and does not read, grow to `below` bytes under the bound.
+        """Make what waits for the one client that came last, and does not read,
+        grow to `below` bytes under the bound.
 
         It is then the first that each publication is sent to: where it could do most harm.
         """

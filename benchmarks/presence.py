@@ -1,7 +1,8 @@
-"""What it costs a node to say who is in a channel of 10,000: how many and who, once and again, while members come.
+"""What it costs a node to say who is in a channel of 10,000: how many and who,
+once and again, while members come.
 
-One process over memory instead of AWS: the read itself takes no time here, so that what is measured is the node's own
-work. It is compared with making each answer anew from all members.
+One process over memory instead of AWS: the read itself takes no time here, so that what is measured
+is the node's own work. It is compared with making each answer anew from all members.
 
     python -m benchmarks.presence
 """
@@ -39,7 +40,9 @@ _LEASE_MS: Final = 3_600_000
 
 
 class Bench:
-    """One node, and another whose members are stored. `book` is replaced where nothing is to be known yet."""
+    """One node, and another whose members are stored.
+    `book` is replaced where nothing is to be known yet.
+    """
 
     def __init__(
         self, members: int = MEMBERS, listed: int = LISTED, clock: Clock | None = None

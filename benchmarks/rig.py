@@ -1,4 +1,6 @@
-"""What the benchmarks share: two processes, one measured and one with the clients, and how results are printed."""
+"""What the benchmarks share: two processes, one measured and one with the clients,
+and how results are printed.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,9 @@ def make_room() -> None:
 
 
 def widen(core: int) -> None:
-    """For the two processes: room for a thousand sockets, and a core of its own where there are two."""
+    """For the two processes: room for a thousand sockets,
+    and a core of its own where there are two.
+    """
     make_room()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
@@ -132,5 +136,6 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 def say(what: str, values: Sequence[float], unit: str = "") -> None:
     """One line: the median and the 90th percentile over the rounds."""
-    line = f"{what:<44} median {statistics.median(values):8.2f}{unit}   p90 {percentile(values, 0.9):8.2f}{unit}"
+    median, p90 = statistics.median(values), percentile(values, 0.9)
+    line = f"{what:<44} median {median:8.2f}{unit}   p90 {p90:8.2f}{unit}"
     sys.stdout.write(f"{line}   ({len(values)} rounds)\n")

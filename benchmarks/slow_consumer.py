@@ -1,7 +1,8 @@
-"""What one client that does not read costs the others: from the first to the last recipient of each publication.
+"""What one client that does not read costs the others:
+from the first to the last recipient of each publication.
 
-A thousand clients, in rounds that take turns: with one that stands still and is cut off in the middle of the
-round, and without. When a publication arrived is what the kernel says.
+A thousand clients, in rounds that take turns: with one that stands still and is cut off in the
+middle of the round, and without. When a publication arrived is what the kernel says.
 
     python -m benchmarks.slow_consumer
 """

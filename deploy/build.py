@@ -1,16 +1,19 @@
 """Builds what runs in AWS: the zips of the two Lambdas, and the release that instances install.
 
-    python deploy/build.py                              everything, for arm64 (the release needs the package index)
+    python deploy/build.py                    everything, for arm64; needs the package index
     python deploy/build.py --arch x86_64 --config roomcast.toml
-    python deploy/build.py --lambdas-only               no network
-    python deploy/build.py --write-constraints deploy/constraints.txt     nothing; the newest libraries from now on
+    python deploy/build.py --lambdas-only     no network
+    python deploy/build.py --write-constraints deploy/constraints.txt
+                                              nothing; the newest libraries from now on
 
-Under OUT/s3/ everything lies under the key that it is to have in the bucket; OUT/parameters has the template's
-parameters, one a line. A key ends in the SHA-256 of what it names, so that a new build is a new key: CloudFormation
-sees that something changed, instances check what they fetch, and an older build is still there to go back to. The same
-sources are the same bytes, whatever machine builds them: nothing is compressed, since compressors differ; the wheel of
-roomcast is made by one version of setuptools; and deploy/constraints.txt, one of the sources, has the version of every
-library. What an index gives for a version it could still change: keep what was built.
+Under OUT/s3/ everything lies under the key that it is to have in the bucket;
+OUT/parameters has the template's parameters, one a line. A key ends in the SHA-256 of what
+it names, so that a new build is a new key: CloudFormation sees that something changed,
+instances check what they fetch, and an older build is still there to go back to.
+The same sources are the same bytes, whatever machine builds them: nothing is compressed,
+since compressors differ; the wheel of roomcast is made by one version of setuptools;
+and deploy/constraints.txt, one of the sources, has the version of every library.
+What an index gives for a version it could still change: keep what was built.
 
 Only the standard library and pip.
 """
@@ -72,7 +75,8 @@ PYTHON_VERSION: Final = "3.12"
 OWN_NAME: Final = "roomcast"
 # By the names that EC2 gives them, those that wheels and uname have.
 ARCHITECTURES: Final[Mapping[str, str]] = {"arm64": "aarch64", "x86_64": "x86_64"}
-# Wheels say which C library they need at least; Amazon Linux 2023 has 2.34. Newer first: pip does not infer the rest.
+# Wheels say which C library they need at least; Amazon Linux 2023 has 2.34.
+# Newer first: pip does not infer the rest.
 GLIBC_MINORS: Final = range(34, 16, -1)
 # The first moment that a zip can hold.
 EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -87,18 +91,20 @@ _WHEEL_SOURCES: Final = (
     "service",
     "stream_lambda",
 )
-# Of those that pyproject.toml allows. A wheel says which one made it, and another writes other metadata.
+# Of those that pyproject.toml allows. A wheel says which one made it,
+# and another writes other metadata.
 BACKEND: Final = "setuptools==84.2.1"
 _BACKEND_LINE: Final = re.compile(r'^requires = \["setuptools[^"]*"\]$', re.MULTILINE)
 # Of the file that --constraints names: a comment, or a library and its version.
 _CONSTRAINT: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
 _CONSTRAINTS_HEAD: Final = """\
-# The version of every library in a release: deploy/build.py takes these and no others. Newer ones, when their tests
-# have passed, are written by
+# The version of every library in a release: deploy/build.py takes these and no others.
+# Newer ones, when their tests have passed, are written by
 #
 #     python deploy/build.py --write-constraints deploy/constraints.txt
 """
-# Rounds of looking for what a library of another platform needs, which this interpreter's markers hid.
+# Rounds of looking for what a library of another platform needs,
+# which this interpreter's markers hid.
 _ROUNDS_MAX: Final = 10
 
 
@@ -128,9 +134,11 @@ class Artifact:
 
 
 def import_closure(module: str, root: Path = ROOT) -> tuple[Path, ...]:
-    """The files of ours that importing `module` may run, sorted; relative to `root`. Raises BuildError.
+    """The files of ours that importing `module` may run, sorted;
+    relative to `root`. Raises BuildError.
 
-    Read from the import statements, those in functions included and those for type checkers left out.
+    Read from the import statements, those in functions included and those for
+    type checkers left out.
     """
     found: set[Path] = set()
     waiting = [module]
@@ -145,7 +153,8 @@ def import_closure(module: str, root: Path = ROOT) -> tuple[Path, ...]:
         parent = name.rpartition(".")[0]
         if parent:
             waiting.append(parent)
-        # `from roomcast.delivery import envelope` names a module, `from roomcast.ports import Clock` does not.
+        # `from roomcast.delivery import envelope` names a module,
+        # `from roomcast.ports import Clock` does not.
         waiting.extend(
             imported if _file_of(imported, root) else imported.rpartition(".")[0]
             for imported in _imports(name, path, root)
@@ -155,7 +164,9 @@ def import_closure(module: str, root: Path = ROOT) -> tuple[Path, ...]:
 
 
 def libraries(files: Iterable[Path], root: Path = ROOT) -> dict[str, str]:
-    """Top-level names of the libraries that `files` import, each with one of the files that does."""
+    """Top-level names of the libraries that `files` import,
+    each with one of the files that does.
+    """
     found: dict[str, str] = {}
     for path in files:
         for imported in _imports(_module_of(path), path, root):
@@ -166,7 +177,9 @@ def libraries(files: Iterable[Path], root: Path = ROOT) -> dict[str, str]:
 
 
 def lambda_zip(module: str, root: Path = ROOT) -> bytes:
-    """The zip of a Lambda whose handler is in `module`. Raises BuildError if it would need more than its runtime has."""
+    """The zip of a Lambda whose handler is in `module`.
+    Raises BuildError if it would need more than its runtime has.
+    """
     files = import_closure(module, root)
     for name, path in libraries(files, root).items():
         if name not in RUNTIME_HAS:
@@ -255,7 +268,8 @@ def tar_bytes(files: Mapping[str, bytes]) -> bytes:
 
 
 def release_tar(arch: str, constraints: Path, scratch: Path) -> bytes:
-    """What an instance unpacks: wheels of roomcast and of all that it needs, and what installs them. Raises BuildError.
+    """What an instance unpacks: wheels of roomcast and of all that it needs,
+    and what installs them. Raises BuildError.
 
     `constraints`: of exactly which versions. One that is needed and not in there is refused.
     """
@@ -273,7 +287,9 @@ def release_tar(arch: str, constraints: Path, scratch: Path) -> bytes:
 
 
 def constrained(text: str) -> dict[str, str]:
-    """Version by name. Raises BuildError for a line that is neither empty, nor a comment, nor a name and a version."""
+    """Version by name. Raises BuildError for a line that is neither empty, nor a comment,
+    nor a name and a version.
+    """
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         said = line.partition("#")[0].strip()
@@ -287,7 +303,9 @@ def constrained(text: str) -> dict[str, str]:
 
 
 def constraints_text(versions: Sequence[Mapping[str, str]]) -> str:
-    """The file for the libraries of several architectures, by name. Raises BuildError if they are not the same."""
+    """The file for the libraries of several architectures, by name.
+    Raises BuildError if they are not the same.
+    """
     together: dict[str, str] = {}
     for each in versions:
         for name, version in each.items():
@@ -333,13 +351,16 @@ def _canonical(name: str) -> str:
 def missing_requirements(wheels: Path, arch: str) -> list[str]:
     """What wheels among `wheels` require on an instance, and no other one there is.
 
-    pip judges by the interpreter that runs it, which may need less than the instances': this looks through their eyes.
+    pip judges by the interpreter that runs it, which may need less than the instances':
+    this looks through their eyes.
     """
     return list(_looked_through(wheels, arch)[0])
 
 
 def unneeded_wheels(wheels: Path, arch: str) -> list[Path]:
-    """Those among `wheels` that roomcast does not need on an instance, but may where this is built."""
+    """Those among `wheels` that roomcast does not need on an instance,
+    but may where this is built.
+    """
     needed = _looked_through(wheels, arch)[1]
     return [
         path
@@ -349,7 +370,9 @@ def unneeded_wheels(wheels: Path, arch: str) -> list[Path]:
 
 
 def _looked_through(wheels: Path, arch: str) -> tuple[dict[str, None], set[str]]:
-    """What roomcast needs on an instance: the requirements that no wheel fulfils, and the names of the wheels that do."""
+    """What roomcast needs on an instance: the requirements that no wheel fulfils,
+    and the names of the wheels that do.
+    """
     # What pip itself judges by; the library of that name need not be installed.
     requirements: Any = importlib.import_module("pip._vendor.packaging.requirements")
     abouts = {
@@ -426,7 +449,9 @@ def _own_wheel(scratch: Path) -> Path:
 
 
 def with_one_backend(project: str) -> str:
-    """pyproject.toml, allowing BACKEND only. Raises BuildError if it asks for something else than a setuptools."""
+    """pyproject.toml, allowing BACKEND only.
+    Raises BuildError if it asks for something else than a setuptools.
+    """
     changed, count = _BACKEND_LINE.subn(f'requires = ["{BACKEND}"]', project)
     if count != 1:
         raise BuildError("pyproject.toml does not ask for setuptools alone")
@@ -495,7 +520,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _newest() -> str:
-    """Constraints of the newest libraries that go with each other, for all architectures. Raises BuildError."""
+    """Constraints of the newest libraries that go with each other,
+    for all architectures. Raises BuildError.
+    """
     versions = []
     for arch in ARCHITECTURES:
         with tempfile.TemporaryDirectory(prefix="roomcast-build-") as scratch:

@@ -1,4 +1,6 @@
-"""Writes what tests/rooms.py says of the rooms into docs/architecture.md: `python -m docs.rooms [--check]`."""
+"""Writes what tests/rooms.py says of the rooms into docs/architecture.md:
+`python -m docs.rooms [--check]`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def with_table(page: str) -> str:
 
 
 def _table() -> str:
-    head = "| room | what it is | may import | libraries | pure modules |\n| --- | --- | --- | --- | --- |\n"
+    head = "| room | what it is | may import | libraries | pure modules |\n"
+    head += "| --- | --- | --- | --- | --- |\n"
     return head + "".join(_row(name, room) for name, room in ROOMS.items() if name != "__version__")
 
 

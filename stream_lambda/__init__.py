@@ -1,1 +1,3 @@
-"""The Lambda behind the stream of the `channels` table. Needs boto3 and the standard library only."""
+"""The Lambda behind the stream of the `channels` table.
+Needs boto3 and the standard library only.
+"""

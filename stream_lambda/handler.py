@@ -1,10 +1,11 @@
 """The stream Lambda: what was appended to the channels table goes out to every instance over SNS.
 
-`plan` is the pure part: stream records in, PublishBatch entries out. `publish` is the shell around SNS.
-Only the envelope and the items of `roomcast` and boto3, so that the zip needs no build.
+`plan` is the pure part: stream records in, PublishBatch entries out. `publish` is the shell around
+SNS. Only the envelope and the items of `roomcast` and boto3, so that the zip needs no build.
 
-Order is not kept here and nobody relies on it: DynamoDB Streams promise order for one item only, and each
-append is an item of its own. Sequence numbers serve one purpose, the partial batch response.
+Order is not kept here and nobody relies on it: DynamoDB Streams promise order for one item only,
+and each append is an item of its own. Sequence numbers serve one purpose,
+the partial batch response.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ __all__ = [
     "publish",
 ]
 
-# PublishBatch: both bounds hold for one call (SNS API reference). Emulators do not check the second.
+# PublishBatch: both bounds hold for one call (SNS API reference).
+# Emulators do not check the second.
 BATCH_ENTRIES_MAX: Final = 10
 BATCH_BYTES_MAX: Final = 256 * 1024
 # One record alone in an envelope; the rest is for the envelope's own text.
 RECORD_BYTES_MAX: Final = ENVELOPE_BYTES_MAX - 64
 assert ENVELOPE_BYTES_MAX <= BATCH_BYTES_MAX, "every envelope fits a call of its own"
 
-# SNS answers in tens of ms. A call that hangs is cut off well before the function's own time-out, since
-# the event source mapping sends the records again anyway.
+# SNS answers in tens of ms. A call that hangs is cut off well before the function's own time-out,
+# since the event source mapping sends the records again anyway.
 _SNS_CONNECT_TIMEOUT_S: Final = 2
 _SNS_READ_TIMEOUT_S: Final = 5
 _SNS_ATTEMPTS_MAX: Final = 3
@@ -56,7 +58,9 @@ _METRICS_NAMESPACE: Final = "roomcast"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One SNS message. `sequence` is the lowest sequence number of the records in `body`, as the event has it."""
+    """One SNS message. `sequence` is the lowest sequence number of the records in `body`,
+    as the event has it.
+    """
 
     body: str
     body_bytes: int
@@ -67,8 +71,8 @@ class Entry:
 class Plan:
     """What to publish for one event.
 
-    `entries` cover every valid append once. `pointers` counts records that travel without their publications;
-    `skipped` counts poison by the name of what was wrong.
+    `entries` cover every valid append once. `pointers` counts records that travel without their
+    publications; `skipped` counts poison by the name of what was wrong.
     """
 
     entries: tuple[Entry, ...]
@@ -93,11 +97,13 @@ class _Append:
 
 
 def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[str, str]]]:
-    """Publish the appends in `event`; answer with the partial batch response of an event source mapping.
+    """Publish the appends in `event`; answer with the partial batch response of an
+    event source mapping.
 
-    The one identifier in the response is the lowest sequence number in any failed entry: the mapping sends that
-    record and everything after it again. Raises BotoCoreError or ClientError if the very first call fails, so
-    that nothing went out: the mapping retries the whole batch and the function's Errors metric tells.
+    The one identifier in the response is the lowest sequence number in any failed entry:
+    the mapping sends that record and everything after it again.
+    Raises BotoCoreError or ClientError if the very first call fails, so that nothing went out:
+    the mapping retries the whole batch and the function's Errors metric tells.
     """
     planned = plan(event, at=time.time_ns() // 1_000_000)
     outcome = Outcome(0, ())
@@ -116,7 +122,8 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[s
 
 
 def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
-    """Turn the stream records of `event` into as few SNS messages as hold them. Never raises: poison is skipped.
+    """Turn the stream records of `event` into as few SNS messages as hold them.
+    Never raises: poison is skipped.
 
     `at`: the time to write into them, in ms since 1970.
     """
@@ -158,11 +165,11 @@ def calls(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 
 
 def publish(client: Any, topic_arn: str, entries: Sequence[Entry]) -> Outcome:
-    """Send `entries` through `client`, boto3's for SNS. Stops after the first call with a failure: what comes after
-    is sent again anyway.
+    """Send `entries` through `client`, boto3's for SNS. Stops after the first call with a failure:
+    what comes after is sent again anyway.
 
-    An entry counts as published only when the answer lists it as successful. A call that raises failed as a
-    whole. Raises BotoCoreError or ClientError if it was the first one.
+    An entry counts as published only when the answer lists it as successful. A call that raises
+    failed as a whole. Raises BotoCoreError or ClientError if it was the first one.
     """
     published = 0
     sent = 0
@@ -209,13 +216,17 @@ def _append(record: Mapping[str, Any]) -> _Append | None:
 
 
 def _lowest(sequences: Iterable[str]) -> str:
-    """Compared as numbers: their length varies, and some emulators pad them. Raises ValueError for other text."""
+    """Compared as numbers: their length varies, and some emulators pad them.
+    Raises ValueError for other text.
+    """
     return min(sequences, key=int)
 
 
 @cache
 def _sns() -> Any:
-    """Made on first use and kept for the life of the execution environment; region and endpoint as boto3 finds them."""
+    """Made on first use and kept for the life of the execution environment;
+    region and endpoint as boto3 finds them.
+    """
     config = Config(
         connect_timeout=_SNS_CONNECT_TIMEOUT_S,
         read_timeout=_SNS_READ_TIMEOUT_S,
@@ -236,9 +247,11 @@ def _reason(error: Exception) -> str:
 
 
 def _report(planned: Plan, outcome: Outcome) -> None:
-    """Say what is out of the ordinary, as one line in CloudWatch's embedded metric format; no payload, no names.
+    """Say what is out of the ordinary, as one line in CloudWatch's embedded metric format;
+    no payload, no names.
 
-    An event that went out as it should is silent: lines and custom metrics cost more than the function.
+    An event that went out as it should is silent:
+    lines and custom metrics cost more than the function.
     """
     counts = {
         "records_skipped": sum(planned.skipped.values()),
@@ -263,6 +276,7 @@ def _report(planned: Plan, outcome: Outcome) -> None:
         "skipped": dict(planned.skipped),
         "reason": outcome.reason,
     }
-    # Not through logging: the runtime's handler puts a prefix before the line, and then it is no metric.
+    # Not through logging: the runtime's handler puts a prefix before the line,
+    # and then it is no metric.
     sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,6 @@
-"""Logging belongs to the process: how a test that configures it leaves it to the others as it was."""
+"""Logging belongs to the process: how a test that configures it leaves it to
+the others as it was.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-# The end of somebody else's child has no event; it closes its files first, and is gone a moment later.
+# The end of somebody else's child has no event; it closes its files first,
+# and is gone a moment later.
 GONE_POLL_S: Final = 0.01
 
 
@@ -23,7 +24,9 @@ def is_gone(pid: int) -> bool:
 
 
 def left_behind(pids: Iterable[int], deadline_s: float) -> list[int]:
-    """Those of `pids` that are still there when `deadline_s` seconds have passed; returns as soon as all are gone."""
+    """Those of `pids` that are still there when `deadline_s` seconds have passed;
+    returns as soon as all are gone.
+    """
     give_up_s = time.monotonic() + deadline_s
     left = list(pids)
     while left := [pid for pid in left if not is_gone(pid)]:

@@ -1,4 +1,6 @@
-"""What Protobuf messages say, as the JSON that they stand for: to compare one encoding with the other."""
+"""What Protobuf messages say, as the JSON that they stand for:
+to compare one encoding with the other.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ __all__ = ["as_it_is", "command", "parsed", "read_messages", "without_empty"]
 
 
 def read_messages(payload: bytes, name: str = "Reply") -> list[dict[str, Any]]:
-    """The objects that the messages of one frame's payload stand for. Fails unless it consists of such messages."""
+    """The objects that the messages of one frame's payload stand for.
+    Fails unless it consists of such messages.
+    """
     return [_said(_parsed(name, encoded), SCHEMA[name]) for encoded in _split(payload)]
 
 
@@ -55,7 +59,9 @@ def without_empty(values: Mapping[str, Any], name: str = "Reply") -> dict[str, A
 
 
 def as_it_is(payload: bytes) -> bytes:
-    """A framer that leaves lines as they are, having seen that Protobuf says all that is in them."""
+    """A framer that leaves lines as they are,
+    having seen that Protobuf says all that is in them.
+    """
     lines = [without_empty(orjson.loads(line)) for line in payload.split(b"\n")]
     assert read_messages(encode_messages(payload)) == lines
     return payload

@@ -37,7 +37,9 @@ def find_browser(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def find_node(environ: Mapping[str, str] = os.environ, js_directory: Path = JS_DIRECTORY) -> str:
-    """The path of Node.js, once the packages of tests/acceptance/js are installed. Raises Missing."""
+    """The path of Node.js, once the packages of tests/acceptance/js are
+    installed. Raises Missing.
+    """
     path = shutil.which("node", path=environ.get("PATH"))
     if path is None:
         raise Missing("no Node.js on the PATH")
@@ -57,13 +59,16 @@ def required(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     )
     if unknown := names - KNOWN:
         raise ValueError(
-            f"ROOMCAST_REQUIRE: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(KNOWN))}"
+            f"ROOMCAST_REQUIRE: unknown {', '.join(sorted(unknown))}; known: "
+            f"{', '.join(sorted(KNOWN))}"
         )
     return names
 
 
 def obtain(name: str, find: Callable[[], str], environ: Mapping[str, str] = os.environ) -> str:
-    """What `find` finds. Without it, skips the running test; fails it when ROOMCAST_REQUIRE lists `name`."""
+    """What `find` finds. Without it, skips the running test;
+    fails it when ROOMCAST_REQUIRE lists `name`.
+    """
     try:
         return find()
     except Missing as missing:

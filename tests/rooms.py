@@ -1,12 +1,13 @@
 """The rooms of the code: what each of them may import, and what its modules do import.
 
-The rules are data. `breaches` and `unused` hold the code against them; docs/rooms.py makes the table and the picture
-in docs/architecture.md from them.
+The rules are data. `breaches` and `unused` hold the code against them;
+docs/rooms.py makes the table and the picture in docs/architecture.md from them.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ __all__ = [
 ROOT: Final = Path(__file__).parents[1]
 SOURCE: Final = ROOT / "service"
 
-# What a pure module cannot use: clocks, chance, the machine, the loop, logs. Nor is any of it asynchronous.
+# What a pure module cannot use: clocks, chance, the machine, the loop, logs.
+# Nor is any of it asynchronous.
 IMPURE: Final = frozenset(
     {
         "asyncio", "concurrent", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select",
@@ -45,7 +47,8 @@ ENVIRONMENT: Final = frozenset({"environ", "environb", "getenv", "getenvb"})
 class Room:
     """What the modules of a room may import besides each other and the standard library.
 
-    `about`: one line, for people. `rooms`: other rooms. `environment`: whether it may read the environment.
+    `about`: one line, for people. `rooms`: other rooms. `environment`:
+    whether it may read the environment.
     """
 
     about: str
@@ -162,7 +165,8 @@ ROOMS: Final[Mapping[str, Room]] = {
 MODULES: Final[Mapping[str, Room]] = {
     # One GET, which no SDK makes.
     "auth.jwks_endpoint": _room("", "", "aiohttp"),
-    # Not of the SDK, which reads nothing of what is asked here: a small HTTP service on the machine itself.
+    # Not of the SDK, which reads nothing of what is asked here:
+    # a small HTTP service on the machine itself.
     "ec2.instance_metadata": _room("", "", "aiohttp"),
     "ec2.autoscaling": _room("", "aws", "botocore"),
     "node.prometheus": _room("", "", "prometheus_client"),
@@ -186,13 +190,16 @@ PURE: Final = frozenset(
     }
 )  # fmt: skip
 
-# Libraries that no pure module imports, whatever its room may: those that are not data in, data out.
+# Libraries that no pure module imports, whatever its room may:
+# those that are not data in, data out.
 LIBRARIES: Final = frozenset({"orjson", "google", "jwt"})
 
 
 @dataclass(slots=True)
 class Module:
-    """What one file does, by line. `imports`: absolute dotted names. `name`: without the leading `roomcast.`."""
+    """What one file does, by line. `imports`: absolute dotted names.
+    `name`: without the leading `roomcast.`.
+    """
 
     name: str
     imports: list[tuple[int, str]] = field(default_factory=list)
@@ -206,7 +213,9 @@ def room_of(name: str) -> str:
 
 
 def parse(name: str, source: str) -> Module:
-    """What `source`, the text of module `name`, does. Imports within functions and for type checkers count."""
+    """What `source`, the text of module `name`, does.
+    Imports within functions and for type checkers count.
+    """
     module = Module(name)
     for part in ast.walk(ast.parse(source)):
         line = getattr(part, "lineno", 0)
@@ -222,6 +231,7 @@ def parse(name: str, source: str) -> Module:
     return module
 
 
+@functools.cache
 def read() -> list[Module]:
     """Every module of the packages."""
     files = [*(SOURCE / "roomcast").rglob("*.py"), *(ROOT / "stream_lambda").rglob("*.py")]
@@ -305,7 +315,9 @@ def _covers(title: str, name: str) -> bool:
 
 
 def _is_pure(name: str) -> bool:
-    """Whether a module, or a name in one, is pure; a room's face (__init__) that hands names on is not asked."""
+    """Whether a module, or a name in one, is pure;
+    a room's face (__init__) that hands names on is not asked.
+    """
     return any(_covers(title, name) for title in PURE)
 
 

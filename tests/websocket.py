@@ -1,4 +1,6 @@
-"""A WebSocket client that says exactly what a test wants said, in the Centrifuge protocol's JSON or Protobuf."""
+"""A WebSocket client that says exactly what a test wants said,
+in the Centrifuge protocol's JSON or Protobuf.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ DEADLINE_S: Final = 15.0
 
 
 class WebSocket:
-    """One connection. `lines` keeps everything that came, replies and pushes, in order, as JSON has them."""
+    """One connection. `lines` keeps everything that came, replies and pushes,
+    in order, as JSON has them.
+    """
 
     def __init__(self, response: aiohttp.ClientWebSocketResponse) -> None:
         self.response = response

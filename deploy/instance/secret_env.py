@@ -1,4 +1,6 @@
-"""Turns the secret, a JSON object of environment variables on standard input, into a file for systemd's EnvironmentFile."""
+"""Turns the secret, a JSON object of environment variables on standard input,
+into a file for systemd's EnvironmentFile.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Final
 
 __all__ = ["WrongSecret", "environment_file"]
 
-# Nothing else may come from there: PATH or LD_PRELOAD in a secret would run a program of its author's.
+# Nothing else may come from there: PATH or LD_PRELOAD in a secret would run a
+# program of its author's.
 _NAME: Final = re.compile(r"ROOMCAST_[A-Z0-9_]+")
 # What systemd takes as special between double quotes.
 _SPECIAL: Final = re.compile(r'(["\\`$])')

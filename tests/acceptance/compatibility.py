@@ -1,4 +1,6 @@
-"""Collects what the tests showed for each feature and SDK, and writes docs/compatibility.md of it."""
+"""Collects what the tests showed for each feature and SDK,
+and writes docs/compatibility.md of it.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ class Compatibility:
         return not (chosen or self._left_out) and set(named()) <= collected
 
     def works(self, feature: Feature, sdk: str) -> bool:
-        """Each test that the feature names and that is for `sdk` ran and did not fail, and there is one."""
+        """Each test that the feature names and that is for `sdk` ran and did not
+        fail, and there is one.
+        """
         names = set(feature.shown_by)
         runs = [node for node, (name, sdks) in self._runs.items() if name in names and sdk in sdks]
         return bool(runs) and all(self._ended[node] and self._ended[node] <= _GOOD for node in runs)

@@ -69,7 +69,9 @@ def dev() -> Iterator[Dev]:
 
 @pytest.fixture(scope="session")
 def secured() -> Iterator[Dev]:
-    """`roomcast dev --config secured.toml`, for all tests of permissions, and those that meddle with its AWS."""
+    """`roomcast dev --config secured.toml`, for all tests of permissions,
+    and those that meddle with its AWS.
+    """
     with running("--config", str(SECURED)) as started:
         yield started
 

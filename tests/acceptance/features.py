@@ -1,7 +1,9 @@
-"""What the published SDKs offer, and which test shows for which SDK that it works here: docs/compatibility.md is made of it.
+"""What the published SDKs offer, and which test shows for which SDK that it works here:
+docs/compatibility.md is made of it.
 
-To add a feature, add a row; to show it for more SDKs, name another test. A test counts for the SDKs in its parameters
-`sdk`, `here` and `there`, for those of its own that `WITHIN` names, and for cent where it uses a client of the back end.
+To add a feature, add a row; to show it for more SDKs, name another test.
+A test counts for the SDKs in its parameters `sdk`, `here` and `there`,
+for those of its own that `WITHIN` names, and for cent where it uses a client of the back end.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _COLUMNS: Final = (*_JS, *_PY)
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One row. `shown_by`: file and test, without directory and ending. `without`: why it does not work, by SDK; those are not tested."""
+    """One row. `shown_by`: file and test, without directory and ending.
+    `without`: why it does not work, by SDK; those are not tested.
+    """
 
     title: str
     shown_by: Sequence[str] = ()

@@ -14,8 +14,8 @@ _KEPT_BYTES_MAX = 1024 * 1024
 
 
 class Link:
-    """A TCP relay on loopback. `url` is what the client is given in place of the instance's; `received` is what came to it
-    from there, the first MiB of it.
+    """A TCP relay on loopback. `url` is what the client is given in place of the instance's;
+    `received` is what came to it from there, the first MiB of it.
     """
 
     def __init__(self, target: str) -> None:

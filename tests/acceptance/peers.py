@@ -1,4 +1,6 @@
-"""Clients as applications have them: the published SDKs, unchanged, behind one interface for the tests."""
+"""Clients as applications have them: the published SDKs, unchanged,
+behind one interface for the tests.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ PROTOBUF: Final = "-protobuf"
 CLIENTS: Final = (*SDKS, *(f"{sdk}{PROTOBUF}" for sdk in SDKS))
 # Of one step, on a machine that does much else.
 DEADLINE_S: Final = 20.0
-# Between attempts to connect. The SDKs' own pauses are for a fleet; here nobody else wants to connect.
+# Between attempts to connect. The SDKs' own pauses are for a fleet;
+# here nobody else wants to connect.
 RETRY_S: Final = 0.1
 # One line of the JavaScript driver: a history reply is up to half a MiB.
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -40,14 +43,16 @@ class Refused(Exception):
 
 
 class Peer(ABC):
-    """One client. `events` holds everything that happened to it, in order; `event` takes from it."""
+    """One client. `events` holds everything that happened to it, in order;
+    `event` takes from it.
+    """
 
     def __init__(
         self, url: str, token: str = "", fresh_tokens: Sequence[str] = (), *, data: Any = None
     ) -> None:
-        """`data` goes with each connect. `token` is presented first; `fresh_tokens` are what the application gives when the SDK asks for another:
-        one after the other, the last one again and again. That it asked is an event `token`, for a subscription
-        `sub_token`.
+        """`data` goes with each connect. `token` is presented first; `fresh_tokens` are what the
+        application gives when the SDK asks for another: one after the other, the last one again and
+        again. That it asked is an event `token`, for a subscription `sub_token`.
         """
         self.url = url
         self.token = token
@@ -76,7 +81,9 @@ class Peer(ABC):
         self._more.set()
 
     async def event(self, name: str, **fields: Any) -> Event:
-        """The first event that was not taken yet of that name and with those fields; waits for it."""
+        """The first event that was not taken yet of that name and with those
+        fields; waits for it.
+        """
         wanted = {"event": name, **fields}
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -92,7 +99,9 @@ class Peer(ABC):
             ) from None
 
     def received(self, channel: str) -> list[tuple[int, Any]]:
-        """(offset, data) of every publication of `channel` so far, in the order in which they came."""
+        """(offset, data) of every publication of `channel` so far,
+        in the order in which they came.
+        """
         return [
             (event["offset"], event["data"])
             for event in self.events
@@ -110,8 +119,8 @@ class Peer(ABC):
         await self.event("disconnected")
 
     async def subscribe(self, channel: str, **options: Any) -> Event:
-        """`options`: token, fresh_tokens, delta; since, which the SDK for Python asks the application for; `asks`, of
-        positioned, recoverable and join_leave.
+        """`options`: token, fresh_tokens, delta; since, which the SDK for Python asks the
+        application for; `asks`, of positioned, recoverable and join_leave.
         """
         await self.call("subscribe", channel=channel, **options)
         return await self.event("subscribed", channel=channel)
@@ -125,7 +134,9 @@ class Peer(ABC):
         await self.call("publish", channel=channel, data=data)
 
     async def publish_text(self, channel: str, text: str) -> None:
-        """A payload as bytes, with Protobuf only. Returns when it is acknowledged. Raises Refused."""
+        """A payload as bytes, with Protobuf only.
+        Returns when it is acknowledged. Raises Refused.
+        """
         await self.call("publish_text", channel=channel, text=text)
 
     async def history(
@@ -273,7 +284,9 @@ class PyPeer(Peer):
     def _giving(
         self, tokens: Sequence[str], event: str, **fields: Any
     ) -> Callable[..., Any] | None:
-        """What the SDK calls when it wants another token: for the connection, or with the channel."""
+        """What the SDK calls when it wants another token: for the connection,
+        or with the channel.
+        """
         left = list(tokens)
 
         async def give(*_: str) -> str:
@@ -338,7 +351,8 @@ class PyPeer(Peer):
     async def _rpc(self, method: str, data: Any) -> Any:
         return self._incoming((await self._client.rpc(method, self._outgoing(data))).data)
 
-    # With Protobuf the SDK passes payloads on as bytes; what they hold is the application's business.
+    # With Protobuf the SDK passes payloads on as bytes;
+    # what they hold is the application's business.
 
     def _outgoing(self, data: Any) -> Any:
         return json.dumps(data).encode() if self.protobuf else data

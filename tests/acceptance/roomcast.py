@@ -1,4 +1,6 @@
-"""The product as its users start it: `roomcast` commands as processes, and the AWS that they talk to."""
+"""The product as its users start it: `roomcast` commands as processes,
+and the AWS that they talk to.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def _environment() -> dict[str, str]:
 
 
 def roomcast(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end. What could listen is told where: the usual port may be somebody's."""
+    """Run one command to its end. What could listen is told where:
+    the usual port may be somebody's.
+    """
     assert arguments[0] not in ("serve", "dev") or "--port" in arguments, "no test has a fixed port"
     return subprocess.run(
         [sys.executable, "-m", "roomcast", *arguments],
@@ -168,7 +172,9 @@ class Dev:
         assert code == 0, self.report
 
     def until_nobody_is_left(self) -> None:
-        """Every process that it started holds its stderr, so the end of that is the end of the last one."""
+        """Every process that it started holds its stderr,
+        so the end of that is the end of the last one.
+        """
         self._reader.join(STOP_S)
         assert not self._reader.is_alive(), f"a process was left behind:\n{self.report}"
         left = left_behind((*self.pids, self.pump_pid), STOP_S)

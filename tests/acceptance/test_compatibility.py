@@ -1,4 +1,6 @@
-"""docs/compatibility.md is what this run of the tests showed. Runs behind all others (compatibility.py)."""
+"""docs/compatibility.md is what this run of the tests showed.
+Runs behind all others (compatibility.py).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The demo page in a browser, against `roomcast dev`: people on two instances, failures, keyboard, phones, contrast."""
+"""The demo page in a browser, against `roomcast dev`: people on two instances, failures,
+keyboard, phones, contrast.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,8 @@ Open = Callable[..., Awaitable[Person]]
 
 
 def is_complaint(line: ConsoleMessage) -> bool:
-    # The browser reports each refused request; a name that is refused is shown to whoever entered it.
+    # The browser reports each refused request;
+    # a name that is refused is shown to whoever entered it.
     return line.type in {"error", "warning"} and "status of 400" not in line.text
 
 
@@ -139,7 +142,9 @@ async def chromium(browser: str) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def person(chromium: Browser) -> AsyncIterator[Open]:
-    """Opens pages, each of a person of its own (storage is not shared); whatever a page complains of fails the test."""
+    """Opens pages, each of a person of its own (storage is not shared);
+    whatever a page complains of fails the test.
+    """
     complaints: list[str] = []
 
     async def open_page(**options: Any) -> Person:
@@ -607,7 +612,8 @@ async def test_tokens_that_end_are_replaced_without_a_reconnect(
     await expect(ann.message("still here")).to_be_visible()
 
 
-# Every element with text of its own, its colour over the colours behind it: the least contrast first.
+# Every element with text of its own, its colour over the colours behind it:
+# the least contrast first.
 CONTRASTS = """() => {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const over = (colours) => {

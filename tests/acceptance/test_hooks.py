@@ -30,7 +30,9 @@ def snippet(language: str) -> str:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The example's files, in a directory of their own; the section that ends the configuration is told of it."""
+    """The example's files, in a directory of their own;
+    the section that ends the configuration is told of it.
+    """
     directory = tmp_path_factory.mktemp("chat")
     (directory / "chat_hooks.py").write_text(snippet("python"))
     path = directory / "roomcast.toml"
@@ -98,12 +100,14 @@ def test_the_example_is_in_order(config: str) -> None:
 def test_a_hook_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "roomcast.toml"
     path.write_text(
-        '[aws]\ntopic_arn = "arn:aws:sns:us-east-1:000000000000:roomcast"\n[hooks]\nconnect = "chat_gone:connect"\n'
+        '[aws]\ntopic_arn = "arn:aws:sns:us-east-1:000000000000:roomcast"\n[hooks]\n'
+        'connect = "chat_gone:connect"\n'
         '[node]\nimds_endpoint = ""\n'
     )
     refused = roomcast("serve", "--port", "0", "--config", str(path))
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr.splitlines()[-1] == (
-        "roomcast: hooks.connect: chat_gone cannot be imported: ModuleNotFoundError: No module named 'chat_gone'"
+        "roomcast: hooks.connect: chat_gone cannot be imported: ModuleNotFoundError: No module "
+        "named 'chat_gone'"
     )

@@ -1,4 +1,6 @@
-"""Limits as the SDKs see them, and what clients ask for themselves: one server with a configuration of its own."""
+"""Limits as the SDKs see them, and what clients ask for themselves:
+one server with a configuration of its own.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +140,8 @@ async def test_clients_that_answer_pings_stay(
 ) -> None:
     clients = [await peer(sdk, limited.ws_urls[0], token_of(f"{user}-{sdk}")) for sdk in CLIENTS]
     async with aiohttp.ClientSession() as session:
-        # Each of these has its first ping after half of the interval at least, and is closed when its answer does not come.
+        # Each of these has its first ping after half of the interval at least,
+        # and is closed when its answer does not come.
         for number in range(2):
             async with session.ws_connect(limited.ws_urls[0]) as silent:
                 await silent.send_json(

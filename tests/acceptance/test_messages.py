@@ -1,4 +1,6 @@
-"""What two people on two instances do, with the published SDKs for JavaScript and Python, unchanged."""
+"""What two people on two instances do, with the published SDKs for JavaScript
+and Python, unchanged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The two clients of README.md do what it says: what one publishes at one instance, the other prints at another."""
+"""The two clients of README.md do what it says: what one publishes at one instance,
+the other prints at another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Connections that end and come back: nothing is missed, nothing comes twice, and a loss is never kept quiet."""
+"""Connections that end and come back: nothing is missed, nothing comes twice,
+and a loss is never kept quiet.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Numbers for channels, and differences for publications: the SDKs ask for them, and show their applications the same."""
+"""Numbers for channels, and differences for publications: the SDKs ask for them,
+and show their applications the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tokens that end while a client is connected: the SDKs ask the application for others, and their sessions go on."""
+"""Tokens that end while a client is connected: the SDKs ask the application for others,
+and their sessions go on.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ async def test_who_refreshes_a_subscription_with_an_expired_token_is_asked_for_a
 async def test_a_token_that_is_too_early_is_good_a_moment_later(
     secured: Dev, peer: OpenPeer, sign: Sign, sdk: str
 ) -> None:
-    """As one is to a node whose clock is behind. The SDK comes again by itself, with the same token."""
+    """As one is to a node whose clock is behind. The SDK comes again by itself,
+    with the same token.
+    """
     url = secured.urls[0]
     before = await early_tokens(url)
     early = sign(LONG_S, nbf=int(time.time()) + EARLY_S_MAX + 3)

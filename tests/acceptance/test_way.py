@@ -1,4 +1,6 @@
-"""The way of a message from one instance to another: table, stream, Lambda, topic, queue, and no other."""
+"""The way of a message from one instance to another: table, stream, Lambda, topic,
+queue, and no other.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ async def test_only_the_stream_leads_from_one_instance_to_another(
         # Acknowledged is in the table, and on its way to those who are on the same instance.
         assert aws.log(stored) == [(1, "by the table")]
         await ann.event("publication", channel=stored)
-        # Without history it goes straight to the topic: topic and queues work, for far longer than the way by
-        # the table takes, and what is on that way does not come.
+        # Without history it goes straight to the topic: topic and queues work,
+        # for far longer than the way by the table takes, and what is on that way does not come.
         for number in range(ROUNDS):
             await ann.publish(live, f"round {number}")
             await bob.event("publication", channel=live, data=f"round {number}")

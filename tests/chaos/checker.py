@@ -1,4 +1,6 @@
-"""Holds what publishers were told and what subscribers saw against what the log holds at the end."""
+"""Holds what publishers were told and what subscribers saw against what the
+log holds at the end.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ class Bounds:
 
 @dataclass(slots=True)
 class View:
-    """One subscriber's subscription. `position`: of the last publication it knows of, across reconnects."""
+    """One subscriber's subscription. `position`:
+    of the last publication it knows of, across reconnects.
+    """
 
     subscriber: str
     channel: str
@@ -59,8 +63,8 @@ class _Publication:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """A subscriber that stood at `since` was told that it cannot go on: by a reply that puts it at `answered`, or, when
-    that is None, by the end of its subscription.
+    """A subscriber that stood at `since` was told that it cannot go on:
+    by a reply that puts it at `answered`, or, when that is None, by the end of its subscription.
     """
 
     view: View
@@ -71,7 +75,8 @@ class _Told:
 
 @dataclass(slots=True)
 class Checker:
-    """Takes events as they happen; `finish` adds what only the log can tell. Counts are for the table.
+    """Takes events as they happen; `finish` adds what only the log can tell.
+    Counts are for the table.
 
     `bounds`: of a channel's recoveries. `now_s`: monotonic seconds.
     """
@@ -107,7 +112,9 @@ class Checker:
         self._publications[content] = _Publication(channel, self._next(), self.now_s())
 
     def burst(self, contents: Sequence[str]) -> None:
-        """One client publishes them in one channel in this order, without waiting for answers between them."""
+        """One client publishes them in one channel in this order,
+        without waiting for answers between them.
+        """
         self._bursts.append(contents)
 
     def acknowledge(self, content: str) -> None:
@@ -180,7 +187,9 @@ class Checker:
     # ---- the end
 
     def lagging(self, log: Log) -> list[str]:
-        """Views that do not stand where the log ends; it may be they that are ahead of a log read earlier."""
+        """Views that do not stand where the log ends;
+        it may be they that are ahead of a log read earlier.
+        """
         return [
             f"{view.subscriber} in {view.channel} stands at {view.position}, the log ends at {end}"
             for view in self.views.values()
@@ -206,7 +215,8 @@ class Checker:
             if holds != content:
                 self._fail(
                     "I3 content",
-                    f"{view.subscriber} was shown {content} at {position} of {view.channel}; it is {holds}",
+                    f"{view.subscriber} was shown {content} at {position} of {view.channel}; "
+                    f"it is {holds}",
                 )
         for view in self.views.values():
             end = _end(log.get(view.channel, ()))
@@ -275,13 +285,15 @@ class Checker:
                 kind = "I3 ended" if told.answered is None else "I3 refused"
                 self._fail(
                     f"{kind} without a reason",
-                    f"{told.view.subscriber} stood at {told.since} of {told.view.channel}, and was put at "
+                    f"{told.view.subscriber} stood at {told.since} of {told.view.channel}, "
+                    "and was put at "
                     f"{told.answered}; the log ends at {_end(entries)} and has it all",
                 )
 
     def _has_reason(self, told: _Told, entries: Sequence[Entry]) -> bool:
-        """Nothing is deleted here, no history is removed, no publication is large, and no fault of AWS lasts for as
-        long as a node goes on reading: what is left are other epochs, holes, and the bounds.
+        """Nothing is deleted here, no history is removed, no publication is large,
+        and no fault of AWS lasts for as long as a node goes on reading:
+        what is left are other epochs, holes, and the bounds.
         """
         epoch, offset = told.since
         end = _end(entries)

@@ -58,12 +58,16 @@ class _Py(PyPeer):
 
 
 def open_peer(sdk: str, url: str, told: Told, node: str | None) -> Peer:
-    """`told` gets every event. `node`: the path of Node.js; None: the Python SDK stands in for the other."""
+    """`told` gets every event. `node`: the path of Node.js;
+    None: the Python SDK stands in for the other.
+    """
     return _Js(url, told, node) if sdk == "js" and node is not None else _Py(url, told)
 
 
 class Publisher:
-    """Publishes numbered messages. One that was not acknowledged is left alone: it may be in the log."""
+    """Publishes numbered messages. One that was not acknowledged is left alone:
+    it may be in the log.
+    """
 
     def __init__(
         self, name: str, peer: Peer, channels: Sequence[str], checker: Checker, random: Random
@@ -103,7 +107,9 @@ class Publisher:
         return True
 
     async def publish_last(self, channel: str) -> None:
-        """One that must be acknowledged, as an application would: a new message for each attempt."""
+        """One that must be acknowledged, as an application would:
+        a new message for each attempt.
+        """
         for _ in range(_LAST_ATTEMPTS_MAX):
             if await self.publish(channel):
                 return
@@ -112,7 +118,9 @@ class Publisher:
         )
 
     async def publish_at_once(self, channel: str, seconds: float) -> tuple[int, int]:
-        """For so long, one after the other as soon as the one before was answered: how many were acknowledged, and were not."""
+        """For so long, one after the other as soon as the one before was answered:
+        how many were acknowledged, and were not.
+        """
         loop = asyncio.get_running_loop()
         end_s, counts = loop.time() + seconds, [0, 0]
         while loop.time() < end_s:

@@ -26,11 +26,12 @@ __all__ = ["CONFIG", "Fleet", "Instance", "Wound"]
 CONFIG: Final = Path(__file__).with_name("chaos.toml")
 # How long an instance stands still.
 _SUSPENDED_S: Final = (2.0, 6.0)
-# A node that cannot hear says so within this time. A deleted queue shows at the end of a long poll (20 s) at the
-# latest, a missing subscription 2.5 canaries and a probe later; the rest is for faults at the same time.
+# A node that cannot hear says so within this time. A deleted queue shows at the end of a
+# long poll (20 s) at the latest, a missing subscription 2.5 canaries and a probe later;
+# the rest is for faults at the same time.
 _NOTICE_S: Final = 45.0
-# After all faults at least two of three nodes are well within this time. A node that was deaf twice waits a minute
-# before it rebuilds its queue again.
+# After all faults at least two of three nodes are well within this time.
+# A node that was deaf twice waits a minute before it rebuilds its queue again.
 _HEAL_S: Final = 90.0
 # Between two looks at what a node says of itself, which has no event.
 _LOOK_S: Final = 0.2
@@ -58,7 +59,9 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Wound:
-    """A node whose ears were taken. `noticed_s`: how long until it said so; None: it was killed before."""
+    """A node whose ears were taken. `noticed_s`: how long until it said so;
+    None: it was killed before.
+    """
 
     strike: Strike
     node: str
@@ -234,7 +237,9 @@ class Fleet:
         return self._dev.stderr
 
     def stop(self) -> None:
-        """The orderly end of all; what living nodes left behind, and what was never to be said, are violations."""
+        """The orderly end of all; what living nodes left behind,
+        and what was never to be said, are violations.
+        """
         living = [instance for instance in self.instances() if _signal(instance, 0)]
         self._dev.stop()
         left = [*self.queues(), *(endpoint for _, endpoint in self.subscriptions())]

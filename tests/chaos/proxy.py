@@ -1,4 +1,6 @@
-"""Stands between the instances and their AWS, and does to calls what networks and AWS do on bad days. Loopback only."""
+"""Stands between the instances and their AWS, and does to calls what networks and AWS do on bad
+days. Loopback only.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ __all__ = ["LATE_S", "Call", "Deliveries", "Fault", "FaultProxy", "Phase", "forw
 
 # Of what a latency phase adds to a call.
 _LATENCY_S: Final = (0.05, 1.5)
-# A request that arrives after its sender has given up: the instances wait 5 s for DynamoDB's answer.
+# A request that arrives after its sender has given up:
+# the instances wait 5 s for DynamoDB's answer.
 LATE_S: Final = (5.5, 8.0)
 # SQS's bound on one answer.
 _RECEIVE_MAX: Final = 10
@@ -31,7 +34,8 @@ _RECEIVE_MAX: Final = 10
 _SEEN_MAX: Final = 100
 # Every connection of the instances, and the pump's, at once.
 _BACKLOG: Final = 512
-# What names a call of an instance; the stream pump, as the Lambda in its place, uses the SDK's own name.
+# What names a call of an instance; the stream pump, as the Lambda in its place,
+# uses the SDK's own name.
 _INSTANCE_AGENT: Final = "roomcast"
 # Of one connection only.
 _HOP_BY_HOP: Final = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
@@ -58,7 +62,8 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A time of trouble. `odds`: of each fault, for one call (together at most 1). `down`: nobody listens at all.
+    """A time of trouble. `odds`: of each fault, for one call (together at most 1).
+    `down`: nobody listens at all.
 
     `pump`: whether the stream pump's calls suffer as well. `services`: whose calls; None = all.
     """
@@ -72,9 +77,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Deliveries:
-    """What is done to the answers of ReceiveMessage, each with its odds for one answer (`withhold`: one message).
+    """What is done to the answers of ReceiveMessage, each with its odds for one answer
+    (`withhold`: one message).
 
-    A message that is withheld comes again after its visibility time-out: far behind those that came after it.
+    A message that is withheld comes again after its visibility time-out:
+    far behind those that came after it.
     """
 
     repeat: float = 0.0
@@ -92,9 +99,11 @@ class Call:
 
 
 class FaultProxy:
-    """Forwards to `upstream`, apart from what `phase` and `deliveries` say; both may be changed at any time.
+    """Forwards to `upstream`, apart from what `phase` and `deliveries` say;
+    both may be changed at any time.
 
-    `injected` counts faults, `calls` operations; `repeated`, `shuffled` and `withheld` what was done to messages.
+    `injected` counts faults, `calls` operations;
+    `repeated`, `shuffled` and `withheld` what was done to messages.
     """
 
     def __init__(
@@ -104,7 +113,9 @@ class FaultProxy:
         late_s: tuple[float, float] = LATE_S,
         slow_s: tuple[float, float] = _LATENCY_S,
     ) -> None:
-        """`late_s`: how late a late request arrives, from and to; `slow_s`: how much a slow one is delayed."""
+        """`late_s`: how late a late request arrives, from and to; `slow_s`:
+        how much a slow one is delayed.
+        """
         self._upstream = upstream
         self._slow_s = slow_s
         self._late_s = late_s

@@ -1,4 +1,6 @@
-"""One run: a fleet behind a proxy that misbehaves, clients that stay, and at the end nothing lost and nothing twice."""
+"""One run: a fleet behind a proxy that misbehaves, clients that stay,
+and at the end nothing lost and nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,13 @@ CHANNELS: Final = ("red", "green", "blue", "hot", "short:grey")
 # What a publisher on each instance publishes to all the time, and at the end as fast as it can.
 HOT: Final = "hot"
 CONTEST_S: Final = 5.0
-# Of what the instances' publishers got on average, the least that one may get when nothing is wrong.
+# Of what the instances' publishers got on average, the least that one may get
+# when nothing is wrong.
 POOREST_MIN: Final = 0.3
 PUBLISHERS: Final = 3
 SUBSCRIBERS: Final = 7
-# From the last fault to the last delivery: a long poll (20 s), a back-off (10 s), a client's pause (20 s).
+# From the last fault to the last delivery: a long poll (20 s), a back-off (10 s),
+# a client's pause (20 s).
 CONVERGENCE_S: Final = 75.0
 # A peer that waits in vain tells all that ever happened to it.
 _REASON_CHARS_MAX: Final = 1000
@@ -47,7 +51,9 @@ _DISORDER: Final = Deliveries(repeat=0.8, shuffle=0.5, withhold=0.2)
 
 @dataclass(slots=True)
 class Outcome:
-    """What happened. `events`: everything subscribers were told, for a checker to be fed with it again."""
+    """What happened. `events`: everything subscribers were told,
+    for a checker to be fed with it again.
+    """
 
     schedule: Schedule
     checker: Checker
@@ -73,7 +79,9 @@ class Outcome:
 async def run(
     seed: int, duration_s: float, node: str | None, say: Callable[[str], None]
 ) -> Outcome:
-    """`node`: the path of Node.js, None without the JavaScript SDK. `say` is told what begins, as it begins."""
+    """`node`: the path of Node.js, None without the JavaScript SDK.
+    `say` is told what begins, as it begins.
+    """
     schedule = Schedule.of(seed, duration_s)
     random = Random(f"run {seed}")
     with emulator() as endpoint, _looked_at(endpoint) as aws:
@@ -204,7 +212,9 @@ class _Chaos:
     # ---- after
 
     async def converge(self) -> None:
-        """Wait until every subscriber stands where the log ends, and that does not move any more."""
+        """Wait until every subscriber stands where the log ends,
+        and that does not move any more.
+        """
         begin_s = time.monotonic()
         log = await asyncio.to_thread(self._read_log)
         try:
@@ -224,7 +234,9 @@ class _Chaos:
             self._log = log
 
     async def contend(self) -> None:
-        """When all is well: a publisher on each instance publishes to one channel as fast as it is answered."""
+        """When all is well: a publisher on each instance publishes to one channel as
+        fast as it is answered.
+        """
         for contender in self._contenders:
             await contender.publish_last(HOT)
         work = (contender.publish_at_once(HOT, CONTEST_S) for contender in self._contenders)
@@ -285,7 +297,10 @@ class _Chaos:
             ("acknowledged", checker.acknowledged),
             (
                 "unknown",
-                f"{checker.published - checker.acknowledged} (in the log: {logged - checker.acknowledged})",
+                (
+                    f"{checker.published - checker.acknowledged} (in the log: "
+                    f"{logged - checker.acknowledged})"
+                ),
             ),
             (
                 "one channel, each instance",

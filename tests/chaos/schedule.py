@@ -1,4 +1,6 @@
-"""What goes wrong when, from a seed: phases of trouble with AWS one after the other, and strikes at the instances."""
+"""What goes wrong when, from a seed: phases of trouble with AWS one after the other,
+and strikes at the instances.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ _PHASES: Final[tuple[tuple[float, Phase], ...]] = (
 _CALM: Final = Phase("calm")
 # Part of a phase's time that is calm after it: one kind of trouble shall not only hide the next.
 _CALM_PART: Final = 0.2
-# How long each lasts, about; a long run has more of them, a short one shorter ones. The outage takes twice as long.
+# How long each lasts, about; a long run has more of them, a short one shorter ones.
+# The outage takes twice as long.
 _PHASE_S: Final = 5.0
 # Between two strikes, on average.
 _STRIKE_EVERY_S: Final = 5.0

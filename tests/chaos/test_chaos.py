@@ -1,6 +1,8 @@
-"""Real processes among failing AWS calls, kills and lost queues: what was acknowledged arrives once, in order.
+"""Real processes among failing AWS calls, kills and lost queues:
+what was acknowledged arrives once, in order.
 
-ROOMCAST_CHAOS_S sets for how many seconds faults go on, ROOMCAST_CHAOS_SEED which (default: a random seed, printed).
+ROOMCAST_CHAOS_S sets for how many seconds faults go on, ROOMCAST_CHAOS_SEED which (default:
+a random seed, printed).
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def checked(
     acknowledged: tuple[int, ...] = (1, 2, 3, 4, 5),
     took_s: float = 0.0,
 ) -> list[str]:
-    """Violations, after p-1 to p-5 were published one after the other; it took so long until anybody came."""
+    """Violations, after p-1 to p-5 were published one after the other;
+    it took so long until anybody came.
+    """
     now_s = 0.0
     checker = Checker(lambda channel: BOUNDS, lambda: now_s)
     for number in range(1, 6):

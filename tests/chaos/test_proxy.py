@@ -1,4 +1,6 @@
-"""The proxy's faults are what the instances take them for: otherwise the chaos would be of another kind than meant."""
+"""The proxy's faults are what the instances take them for:
+otherwise the chaos would be of another kind than meant.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ async def call(clients: AwsClients, service: str, limit_s: float = LIMIT_S) -> N
 
 
 async def every(clients: AwsClients) -> list[type[PortError] | None]:
-    """What calls of all services raise; at the same time, as the SDK's own attempts take a while."""
+    """What calls of all services raise; at the same time,
+    as the SDK's own attempts take a while.
+    """
     calls = (call(clients, service) for service in SERVICES)
     raised = await asyncio.gather(*calls, return_exceptions=True)
     return [type(each) if isinstance(each, PortError) else None for each in raised]
@@ -98,7 +102,8 @@ async def test_a_fault_that_is_planned_meets_one_operation(
 async def test_nobody_listens_in_an_outage(proxy: FaultProxy, clients: AwsClients) -> None:
     assert await every(clients) == [None] * len(SERVICES)
     await proxy.enter(Phase("down", down=True))
-    # Connections of before were cut, which may have been after a request was sent. New ones cannot be made.
+    # Connections of before were cut, which may have been after a request was sent.
+    # New ones cannot be made.
     assert all(await every(clients))
     assert await every(clients) == [Throttled] * len(SERVICES)
     assert proxy.injected[Fault.DOWN] >= len(SERVICES)

@@ -1,4 +1,6 @@
-"""The two worlds that the contract suite runs on: memory, and the real adapters against the embedded AWS."""
+"""The two worlds that the contract suite runs on: memory,
+and the real adapters against the embedded AWS.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +196,9 @@ class AwsBackend:
 
 @contextmanager
 def emulator(module: str = "roomcast.dev.emulator") -> Iterator[str]:
-    """The embedded AWS in a process of its own, which also ends when this one does; its endpoint. `module` runs it."""
+    """The embedded AWS in a process of its own, which also ends when this one does;
+    its endpoint. `module` runs it.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", module, "--region", REGION],
         cwd=ROOT,

@@ -1,7 +1,8 @@
-"""How many round trips to AWS an answer takes, one after the other: the table of docs/architecture.md, counted.
+"""How many round trips to AWS an answer takes, one after the other:
+the table of docs/architecture.md, counted.
 
-A node over the real adapters and the embedded AWS. Its calls wait at a gate. Whatever waits there when nothing else can
-happen goes through together, and that is one round trip.
+A node over the real adapters and the embedded AWS. Its calls wait at a gate.
+Whatever waits there when nothing else can happen goes through together, and that is one round trip.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ async def connecting(bench: Bench) -> None:
     for channel in channels:
         assert await writer.publish(channel, 1) == {}
     await bench.count(
-        "connect, with up to 16 server-side subscriptions, each the first on the node, with presence",
+        "connect, with up to 16 server-side subscriptions, each the first on the node, "
+        "with presence",
         node.open().connect(token=token(channels)),
     )
 

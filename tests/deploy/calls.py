@@ -1,4 +1,6 @@
-"""What IAM is asked for a request to AWS: the action, the resource and the condition keys of each of its calls."""
+"""What IAM is asked for a request to AWS: the action, the resource and the condition keys
+of each of its calls.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ _S3_OPERATIONS: Final = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObj
 
 
 def asked(target: str, body: bytes) -> tuple[str, dict[str, Any]]:
-    """Operation and parameters, in the JSON protocol (`target`: its header) or in the older one of forms."""
+    """Operation and parameters, in the JSON protocol (`target`:
+    its header) or in the older one of forms.
+    """
     if target:
         return target.rpartition(".")[2], json.loads(body or b"{}")
     form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
@@ -43,8 +47,8 @@ def calls(
 ) -> Iterator[Call]:
     """One for each resource that a request is about.
 
-    `service`: as the signature names it. `tags_of` gives the tags of a queue, none of one that is not there. `method` and `path`: of S3, whose
-    operations are told by them.
+    `service`: as the signature names it. `tags_of` gives the tags of a queue,
+    none of one that is not there. `method` and `path`: of S3, whose operations are told by them.
     """
     context = {"aws:principalaccount": ACCOUNT}
     match service:

@@ -1,4 +1,6 @@
-"""Reads deploy/template.yaml: YAML with CloudFormation's short functions, what they come to, and what tests ask of it."""
+"""Reads deploy/template.yaml: YAML with CloudFormation's short functions, what they come to,
+and what tests ask of it.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ class Statement:
 
 
 def statements(name: str, resource: Mapping[str, Any]) -> list[Statement]:
-    """Of all policies that `resource`, a role, an endpoint or a bucket's policy, carries; not who may assume a role."""
+    """Of all policies that `resource`, a role, an endpoint or a bucket's policy, carries;
+    not who may assume a role.
+    """
     properties = resource["Properties"]
     documents = [policy["PolicyDocument"] for policy in properties.get("Policies", ())]
     if "PolicyDocument" in properties:
@@ -164,8 +168,9 @@ _NO_VALUE: Final = object()
 class Evaluation:
     """A template with its parameters, worked out as CloudFormation documents its functions.
 
-    `parameters` are all that the template has, `pseudo` those that every template has, but for AWS::NoValue. `zones`: the
-    region's. `name` tells what Ref makes of a resource, `attribute` what GetAtt does.
+    `parameters` are all that the template has, `pseudo` those that every template has,
+    but for AWS::NoValue. `zones`: the region's. `name` tells what Ref makes of a resource,
+    `attribute` what GetAtt does.
     """
 
     template: Mapping[str, Any]

@@ -1,4 +1,6 @@
-"""Decides as IAM does whether policies allow a call: the part of its language that deploy/template.yaml speaks."""
+"""Decides as IAM does whether policies allow a call:
+the part of its language that deploy/template.yaml speaks.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ __all__ = ["Call", "allowed"]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What somebody wants to do. `context`: the condition keys that the call has, by their names in small letters."""
+    """What somebody wants to do. `context`: the condition keys that the call has,
+    by their names in small letters.
+    """
 
     action: str
     resource: str
@@ -20,7 +24,8 @@ class Call:
 
 
 def allowed(documents: Iterable[Mapping[str, Any]], call: Call) -> bool:
-    """Whether a statement of `documents` allows `call` and none denies it. Raises NotImplementedError for what is not known here.
+    """Whether a statement of `documents` allows `call` and none denies it.
+    Raises NotImplementedError for what is not known here.
 
     Who calls is not looked at: every policy that is given is about them.
     """

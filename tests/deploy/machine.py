@@ -1,4 +1,6 @@
-"""A directory in which user data and install.sh run for real, among commands that only note how they were called."""
+"""A directory in which user data and install.sh run for real,
+among commands that only note how they were called.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def put_command(directory: Path, name: str, body: str) -> None:
 
 
 def fresh_machine(home: Path, aws: str) -> Machine:
-    """Everything that an instance of Amazon Linux has and the scripts use. `aws`: the body of the command of that name."""
+    """Everything that an instance of Amazon Linux has and the scripts use.
+    `aws`: the body of the command of that name.
+    """
     commands = home / "bin"
     commands.mkdir()
     agent = home / "root" / "opt" / "aws" / "amazon-cloudwatch-agent" / "bin"

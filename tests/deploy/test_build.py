@@ -1,4 +1,6 @@
-"""deploy/build.py: the same sources are the same bytes, and a Lambda's zip holds what its handler imports and no more."""
+"""deploy/build.py: the same sources are the same bytes, and a Lambda's zip holds what its handler
+imports and no more.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ def test_a_handler_can_be_imported_from_its_zip_alone(
     script = (
         f"import sys\nsys.path.insert(0, {str(archive)!r})\n{STUB}\nimport {module} as handler\n"
         f"assert callable(handler.handler) and handler.__file__.startswith({str(archive)!r})\n"
-        "import json; print(json.dumps(sorted(n for n in sys.modules if n.startswith(('roomcast', 'stream_lambda')))))"
+        "import json; print(json.dumps(sorted(n for n in sys.modules if n.startswith(('roomcast', "
+        "'stream_lambda')))))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=50
@@ -148,7 +151,10 @@ def test_the_closure_follows_every_way_to_import(tmp_path: Path) -> None:
             "service/roomcast/core/a.py": "from . import b\nfrom .c import C",
             "service/roomcast/core/b.py": "import json",
             "service/roomcast/core/c.py": "def f():\n    from roomcast import d",
-            "service/roomcast/d.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import roomcast.e\nelse:\n    import roomcast.g",
+            "service/roomcast/d.py": (
+                "from typing import TYPE_CHECKING\n"
+                "if TYPE_CHECKING:\n    import roomcast.e\nelse:\n    import roomcast.g"
+            ),
             "service/roomcast/e.py": "import aiohttp",
             "service/roomcast/f.py": "import aiohttp",
             "service/roomcast/g.py": "import botocore.config",

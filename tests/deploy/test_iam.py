@@ -1,4 +1,6 @@
-"""tests/deploy/iam.py decides as IAM does: what is not allowed is refused, and a denial is stronger."""
+"""tests/deploy/iam.py decides as IAM does: what is not allowed is refused,
+and a denial is stronger.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What makes an instance a node: user data, install.sh and the unit, run for real in a directory, around commands of a test."""
+"""What makes an instance a node: user data, install.sh and the unit, run for real in a directory,
+around commands of a test.
+"""
 
 from __future__ import annotations
 

@@ -110,9 +110,7 @@ def positions(part: str) -> list[int]:
     return [number for number, command in enumerate(ours) if part in command]
 
 
-def test_what_is_deployed_is_what_was_uploaded_and_commands_are_installed_before_they_are_used() -> (
-    None
-):
+def test_what_is_deployed_was_uploaded_and_commands_are_installed_before_they_are_used() -> None:
     (environment,), (install,) = positions("python3 -m venv"), positions("pip install")
     (configured,), (built,) = positions("cat > roomcast.toml"), positions("deploy/build.py")
     (uploaded,), (used,) = positions("s3 cp --recursive dist/s3"), positions("roomcast token")

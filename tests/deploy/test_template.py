@@ -1,4 +1,6 @@
-"""deploy/template.yaml: it refers to what exists, allows no more than is needed, and agrees with the code."""
+"""deploy/template.yaml: it refers to what exists, allows no more than is needed,
+and agrees with the code.
+"""
 
 from __future__ import annotations
 
@@ -262,7 +264,8 @@ ANYWHERE: Final = {
         "ssmmessages:OpenDataChannel",
     },
 }
-# What user data, the CloudWatch agent, Lambda and the event source mapping call; the rest is called by the adapters.
+# What user data, the CloudWatch agent, Lambda and the event source mapping call;
+# the rest is called by the adapters.
 NOT_OURS: Final = frozenset(
     {
         "dynamodb:DescribeStream",
@@ -585,11 +588,13 @@ def test_drain_deregistration_hook_and_systemd_agree() -> None:
         for each in groups
     }
     assert delays == {seconds("Drain", "Deregistration")}
-    # The last connection, and then requests of the HTTP API, may wait for answers; what hangs is given up as late again.
+    # The last connection, and then requests of the HTTP API, may wait for answers;
+    # what hangs is given up as late again.
     drained_s = drain_s * JITTER + 3 * node.ANSWERS_S
     assert noticed_s + drained_s + app.FINISH_S < min(delays)
-    # systemd does not kill a node that still gives back what it holds, nor lets it live beyond its hook.
-    # Also when each of these hangs: the lease, subscription, queue, the lease again, and those of the other nodes here.
+    # systemd does not kill a node that still gives back what it holds,
+    # nor lets it live beyond its hook. Also when each of these hangs: the lease, subscription,
+    # queue, the lease again, and those of the other nodes here.
     given_back_s = 5 * CALL_LIMIT_S + END_TRIES_S
     longest_s = drained_s + app.FINISH_S + given_back_s + lifecycle.RELEASE_LEAVING_S
     hook_s = seconds("Hook", "Terminate")

@@ -1,7 +1,8 @@
-"""EC2 as far as a node meets it, over HTTP: instance metadata, an Auto Scaling group with hooks, and CloudWatch.
+"""EC2 as far as a node meets it, over HTTP: instance metadata,
+an Auto Scaling group with hooks, and CloudWatch.
 
-The emulator has no lifecycle hooks. What is here follows the documentation: states, the order in which a machine goes through them,
-the time-out of a hook, and the events.
+The emulator has no lifecycle hooks. What is here follows the documentation:
+states, the order in which a machine goes through them, the time-out of a hook, and the events.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class FakeMachine:
 
 
 class FakeEc2:
-    """One group. `events` is what EventBridge would get, `metrics` what CloudWatch was told, `calls` every call of either."""
+    """One group. `events` is what EventBridge would get, `metrics` what CloudWatch was told,
+    `calls` every call of either.
+    """
 
     def __init__(
         self, group: str, *, launch_hook: Hook | None, terminate_hook: Hook | None
@@ -100,7 +103,9 @@ class FakeEc2:
     # ---- what happens to machines
 
     async def launch(self, *, prepared: bool = True) -> FakeMachine:
-        """A new one, which waits at the launch hook, or does once it is `prepared`: it runs before its group waits."""
+        """A new one, which waits at the launch hook, or does once it is `prepared`:
+        it runs before its group waits.
+        """
         machine = FakeMachine(f"i-{next(self._numbers):017x}")
         machine.endpoint = await self._listen(_metadata_of(machine))
         self.machines[machine.id] = machine
@@ -213,7 +218,10 @@ class FakeEc2:
         )
 
     def _emit(self, kind: str, detail: dict[str, Any]) -> None:
-        arn = f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:{uuid.uuid4()}:autoScalingGroupName/{self.group}"
+        arn = (
+            f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:{uuid.uuid4()}"
+            f":autoScalingGroupName/{self.group}"
+        )
         self.events.append(
             {
                 "version": "0",

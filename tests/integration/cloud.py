@@ -1,9 +1,11 @@
-"""The embedded AWS as an account that a template is deployed into: `python -m tests.integration.cloud`.
+"""The embedded AWS as an account that a template is deployed into:
+`python -m tests.integration.cloud`.
 
-It is service/roomcast/dev/emulator.py, and takes its options, with two differences. What moto's CloudFormation does otherwise than AWS
-documents is put right, as far as deploy/template.yaml needs it. And roles count: a call with the credentials of a role is
-refused unless the role's policies allow it, and for a role of instances also the policy of the endpoint that the call would go
-through. Who has no role, such as a test, may do everything.
+It is service/roomcast/dev/emulator.py, and takes its options, with two differences.
+What moto's CloudFormation does otherwise than AWS documents is put right,
+as far as deploy/template.yaml needs it. And roles count: a call with the credentials of a role
+is refused unless the role's policies allow it, and for a role of instances also the policy of the
+endpoint that the call would go through. Who has no role, such as a test, may do everything.
 """
 
 from __future__ import annotations
@@ -95,7 +97,9 @@ def _repair_functions() -> None:
 
 
 def _repair_deletions() -> None:
-    """Of what moto makes in a stack and does not remove with it; a VPC that still has them cannot go either."""
+    """Of what moto makes in a stack and does not remove with it;
+    a VPC that still has them cannot go either.
+    """
 
     def delete_route_table(self: RouteTable, account: str, region: str) -> None:
         backend = ec2_backends[account][region]
@@ -121,7 +125,9 @@ def _repair_deletions() -> None:
     delete_all = parsing.ResourceMap.delete
 
     def keeping(self: parsing.ResourceMap) -> None:
-        """It knows Retain only. Here stacks are deleted and never rolled back, so that the two are the same."""
+        """It knows Retain only. Here stacks are deleted and never rolled back,
+        so that the two are the same.
+        """
         for each in self._resource_json_map.values():
             if each.get("DeletionPolicy") == "RetainExceptOnCreate":
                 each["DeletionPolicy"] = "Retain"

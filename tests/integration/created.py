@@ -24,7 +24,9 @@ _RESERVED: Final = "aws:"
 
 
 def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
-    """Where `found` is not as `wanted`: dotted names, [] for any place in a list. What else `found` has does not matter."""
+    """Where `found` is not as `wanted`: dotted names, [] for any place in a list.
+    What else `found` has does not matter.
+    """
     wanted, found = _pairs(wanted), _pairs(found)
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key, value in wanted.items():

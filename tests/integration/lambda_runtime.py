@@ -1,8 +1,9 @@
-"""What AWS Lambda is to a function: `python -I tests/integration/lambda_runtime.py ZIP HANDLER [AHEAD_MS]`.
+"""What AWS Lambda is to a function: `python -I tests/integration/lambda_runtime.py ZIP
+HANDLER [AHEAD_MS]`.
 
-Calls HANDLER, out of ZIP and nowhere else, with each event that comes as a line of JSON on standard input, and answers each
-with a line on standard output: what it returned, or the error that it raised. What it prints goes to standard error.
-AHEAD_MS: by how much the machine's clock is ahead.
+Calls HANDLER, out of ZIP and nowhere else, with each event that comes as a line of JSON on standard
+input, and answers each with a line on standard output: what it returned, or the error that it
+raised. What it prints goes to standard error. AHEAD_MS: by how much the machine's clock is ahead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Stands between a process and its AWS and writes down what IAM is asked for each of its calls. Loopback only."""
+"""Stands between a process and its AWS and writes down what IAM is asked for each of its
+calls. Loopback only.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ __all__ = ["Recorder", "recorder"]
 
 
 class Recorder:
-    """Forwards everything to `upstream`. `lost`: of how many calls of an operation the next answers are not passed on."""
+    """Forwards everything to `upstream`. `lost`: of how many calls of an operation the next
+    answers are not passed on.
+    """
 
     def __init__(self, upstream: str, session: aiohttp.ClientSession) -> None:
         self._upstream = upstream
@@ -70,7 +74,9 @@ async def recorder(upstream: str) -> AsyncIterator[Recorder]:
 
 
 def _signed_for(request: web.BaseRequest) -> tuple[str, str]:
-    """Region and service, as the signature has them: Credential=KEY/DATE/REGION/SERVICE/aws4_request."""
+    """Region and service, as the signature has them:
+    Credential=KEY/DATE/REGION/SERVICE/aws4_request.
+    """
     scope = request.headers["Authorization"].partition("Credential=")[2].partition(",")[0]
     _, _, region, service, _ = scope.split("/")
     return region, service

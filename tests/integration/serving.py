@@ -1,4 +1,6 @@
-"""`roomcast serve` as processes against an emulator, and what they leave there, seen from outside."""
+"""`roomcast serve` as processes against an emulator,
+and what they leave there, seen from outside.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ STOP_S: Final = 30
 
 
 class Ahead(SystemClock):
-    """The clock of a machine that is ahead of the others: to it, leases end that are not renewed for a while."""
+    """The clock of a machine that is ahead of the others:
+    to it, leases end that are not renewed for a while.
+    """
 
     def __init__(self, by_ms: int) -> None:
         self._by_ms = by_ms
@@ -48,7 +52,9 @@ class Ahead(SystemClock):
 
 
 async def no_wait(_seconds: float) -> None:
-    """In place of pauses: the emulator's queues are there at once, it has no quotas, and who is silent here is dead."""
+    """In place of pauses: the emulator's queues are there at once, it has no quotas,
+    and who is silent here is dead.
+    """
     await asyncio.sleep(0)
 
 

@@ -1,4 +1,6 @@
-"""Stands in for `roomcast serve` where the supervisor is tested: answers the readiness probe, and ends as told."""
+"""Stands in for `roomcast serve` where the supervisor is tested:
+answers the readiness probe, and ends as told.
+"""
 
 from __future__ import annotations
 

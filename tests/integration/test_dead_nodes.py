@@ -1,4 +1,6 @@
-"""I6: real nodes that are killed or suspended, and the reaper: what is removed, what stays, and who comes back."""
+"""I6: real nodes that are killed or suspended, and the reaper: what is removed,
+what stays, and who comes back.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ TTL_S: Final = 60
 # For what has no event: that a node beat, or found out that it may not.
 DEADLINE_S: Final = 45
 LOOK_S: Final = 0.1
-# A node that did not beat for so long is dead to this test's reaper, however slow the machine; the others beat
-# twice a second.
+# A node that did not beat for so long is dead to this test's reaper, however slow the machine;
+# the others beat twice a second.
 SILENT_S: Final = 10
 
 CONFIG: Final = f"""

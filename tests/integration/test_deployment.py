@@ -1,7 +1,8 @@
-"""deploy/template.yaml, deployed into the emulator: what was made is what it says, and the service runs on it.
+"""deploy/template.yaml, deployed into the emulator: what was made is what it says,
+and the service runs on it.
 
-What the emulator does not do stands below as data, with what looks after it instead. A test fails when something on that
-list works after all, and when something does not work that is not on it.
+What the emulator does not do stands below as data, with what looks after it instead. A test fails
+when something on that list works after all, and when something does not work that is not on it.
 """
 
 from __future__ import annotations
@@ -84,12 +85,17 @@ lifecycle_poll_s = 0.1
 # ---- what the emulator does not do, and what looks after it instead
 #
 # What is not a matter of types and properties:
-# - It runs no functions without Docker, and no schedules: Function runs them, `pumping` stands for the event source mapping,
+# - It runs no functions without Docker, and no schedules: Function runs them,
+#   `pumping` stands for the event source mapping,
 #   and events are passed by hand when the rule that was made lets them through.
-# - It starts no machines, balances no load and has no lifecycle hooks: Process is a node, FakeEc2 the group.
-# - It refuses nobody anything: tests/integration/cloud.py does. What Lambda, the CloudWatch agent and Auto Scaling are asked for
-#   does not get there, and is judged from the policies alone: ALLOWED. Policies of queues and topics nobody looks at.
-# - It judges neither rules nor patterns of parameters: test_parameters_are_ones_that_the_template_takes does.
+# - It starts no machines, balances no load and has no lifecycle hooks:
+#   Process is a node, FakeEc2 the group.
+# - It refuses nobody anything: tests/integration/cloud.py does.
+#   What Lambda, the CloudWatch agent and Auto Scaling are asked for
+#   does not get there, and is judged from the policies alone: ALLOWED.
+#   Policies of queues and topics nobody looks at.
+# - It judges neither rules nor patterns of parameters:
+#   test_parameters_are_ones_that_the_template_takes does.
 # - It cannot update a stack: of that the tests see only what stands in the template.
 
 # Nothing but cfn-lint, which holds the property to AWS's schema, and checkov.
@@ -107,7 +113,8 @@ ALL: Final = ""
 LACKING: Final[Mapping[str, Mapping[str, str]]] = {
     "AWS::AutoScaling::AutoScalingGroup": {
         "DefaultInstanceWarmup": SCHEMA,
-        # How nodes and the reaper use them: tests/integration/test_lifecycle.py, and below with the names in the template.
+        # How nodes and the reaper use them: tests/integration/test_lifecycle.py,
+        # and below with the names in the template.
         "LifecycleHookSpecificationList": _TEMPLATE
         + "test_the_hooks_are_those_of_the_fleet_from_the_beginning",
         "MetricsCollection": _TEMPLATE + "test_the_group_tells_of_itself_what_is_watched_and_shown",
@@ -182,7 +189,8 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
 }
 # Those of the types that it makes without any effect.
 UNSEEN: Final = frozenset(kind for kind, paths in LACKING.items() if ALL in paths)
-# Types that a deleted stack leaves behind here, and not in AWS. What else moto would leave, cloud.py makes it remove.
+# Types that a deleted stack leaves behind here, and not in AWS. What else moto would leave,
+# cloud.py makes it remove.
 LEFT: Final = frozenset({"AWS::EC2::InternetGateway", "AWS::EC2::VPCGatewayAttachment"})
 
 
@@ -363,7 +371,9 @@ class Stack:
 
 
 def everything_else(cloud: Cloud) -> dict[str, str]:
-    """What the first stack does without: all options, in a VPC that is there, with interface endpoints of its own."""
+    """What the first stack does without: all options, in a VPC that is there,
+    with interface endpoints of its own.
+    """
     ec2 = cloud.client("ec2")
     (vpc,) = (each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"] if each["IsDefault"])
     here = [{"Name": "vpc-id", "Values": [vpc]}]
@@ -587,7 +597,9 @@ def test_what_cannot_be_tried_here_is_allowed_as_well(
 
 
 class Function:
-    """A Lambda of the stack in a process of its own: the code, environment and role that it was made with."""
+    """A Lambda of the stack in a process of its own: the code,
+    environment and role that it was made with.
+    """
 
     def __init__(
         self,
@@ -658,7 +670,9 @@ def running(function: Function) -> Iterator[Function]:
 
 @contextmanager
 def pumping(stack: Stack, function: Function) -> Iterator[None]:
-    """The event source mapping: the table's stream into the function, with the rights of the function's role."""
+    """The event source mapping: the table's stream into the function,
+    with the rights of the function's role.
+    """
     mapping = stack.found("StreamMapping", {})
     assert mapping["FunctionName"] == stack.ref("StreamLambda")
     retries = mapping["MaximumRetryAttempts"]
@@ -694,7 +708,9 @@ def pumping(stack: Stack, function: Function) -> Iterator[None]:
 
 
 def booted(stack: Stack, directory: Path) -> dict[str, str]:
-    """What nodes find in their environment once the launch template's user data have run, with the instances' rights."""
+    """What nodes find in their environment once the launch template's user data have run,
+    with the instances' rights.
+    """
     launch = stack.found("LaunchTemplate", {})["LaunchTemplateData"]
     script = base64.b64decode(launch["UserData"]).decode()
     directory.mkdir()
@@ -780,7 +796,9 @@ async def fleet(
 
 
 def hooks(stack: Stack) -> dict[str, Hook]:
-    """Of the fleet, by the transition at which they are. The emulator has none, so they come from the template."""
+    """Of the fleet, by the transition at which they are. The emulator has none,
+    so they come from the template.
+    """
     listed = stack.wanted("Fleet")["LifecycleHookSpecificationList"]
     return {
         each["LifecycleTransition"]: Hook(
@@ -956,7 +974,9 @@ def invoked_by(stack: Stack, rule: str) -> list[str]:
 async def one_is_killed(
     stack: Stack, aws: Aws, ec2: FakeEc2, reaper: Function, dead: Instance, living: Instance
 ) -> None:
-    """What Auto Scaling tells about its machine, the rule lets through, and the reaper does what is left to do."""
+    """What Auto Scaling tells about its machine, the rule lets through,
+    and the reaper does what is left to do.
+    """
     held = await asyncio.to_thread(aws.left_of, living.process.node)
     assert len(await asyncio.to_thread(aws.left_of, dead.process.node)) == len(held) >= 4
     dead.process.signal(9)
@@ -983,7 +1003,9 @@ async def one_is_killed(
 
 
 async def the_other_is_drained(aws: Aws, ec2: FakeEc2, instance: Instance) -> None:
-    """As Auto Scaling ends it: it lets its client go, takes everything with it, and completes the hook."""
+    """As Auto Scaling ends it: it lets its client go, takes everything with it,
+    and completes the hook.
+    """
     ec2.terminate(instance.machine)
     assert await instance.client.closed() == 3001
     await ec2.until(lambda: instance.machine.state == "Terminated")

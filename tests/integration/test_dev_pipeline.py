@@ -1,4 +1,6 @@
-"""The embedded AWS: resources, and the way of an append through stream, Lambda and topic into queues."""
+"""The embedded AWS: resources, and the way of an append through stream,
+Lambda and topic into queues.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ DELIVERY_S: Final = 15
 
 @contextmanager
 def child(module: str, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of `roomcast dev`, ended by closing its standard input, as when the supervisor is gone."""
+    """A process of `roomcast dev`, ended by closing its standard input,
+    as when the supervisor is gone.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", module, *options],
         cwd=ROOT,
@@ -109,7 +113,9 @@ class Pipeline:
         self.dynamodb.put_item(TableName=self.table, Item=item.attributes())
 
     def received(self, queue: str, count: int) -> list[tuple[str, int]]:
-        """(channel, offset) of the records that come into `queue`, until there are `count` different ones."""
+        """(channel, offset) of the records that come into `queue`,
+        until there are `count` different ones.
+        """
         give_up_s = time.monotonic() + DELIVERY_S
         found: list[tuple[str, int]] = []
         while len(set(found)) < count:
@@ -272,7 +278,8 @@ def test_an_emulator_ends_at_once_with_a_long_poll_open(how: str) -> None:
             body = json.dumps({"QueueUrl": queue, "WaitTimeSeconds": 20}).encode()
             poll.sendall(
                 b"POST / HTTP/1.1\r\nHost: sqs\r\nX-Amz-Target: AmazonSQS.ReceiveMessage\r\n"
-                b"Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/sqs/aws4_request\r\n"
+                b"Authorization: AWS4-HMAC-SHA256 "
+                b"Credential=a/20260101/us-east-1/sqs/aws4_request\r\n"
                 b"Content-Type: application/x-amz-json-1.0\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
             )

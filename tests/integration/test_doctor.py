@@ -1,4 +1,6 @@
-"""`roomcast doctor` against the embedded AWS: what it says, its exit code, and that nothing is left."""
+"""`roomcast doctor` against the embedded AWS: what it says, its exit code,
+and that nothing is left.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SIGTERM under load: what a node took is answered before it closes, and what it did not answer it did not do."""
+"""SIGTERM under load: what a node took is answered before it closes,
+and what it did not answer it did not do.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
 
 class Publisher:
-    """Publishes on and on, UNDER_WAY at a time, until the node closes, and remembers what was answered."""
+    """Publishes on and on, UNDER_WAY at a time, until the node closes,
+    and remembers what was answered.
+    """
 
     def __init__(self, name: str, socket: WebSocket) -> None:
         self._name = name

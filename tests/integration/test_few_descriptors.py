@@ -1,4 +1,6 @@
-"""A node with few descriptors, and more connections than it has: who is inside works on, and who waits gets in."""
+"""A node with few descriptors, and more connections than it has: who is inside works on,
+and who waits gets in.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ DEADLINE_S: Final = 45.0
 LIMITED: Final = (
     "-c",
     (
-        f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS})); "
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, "
+        f"{DESCRIPTORS})); "
         "from roomcast.cli.main import main; sys.exit(main(sys.argv[1:]))"
     ),
 )

@@ -1,4 +1,6 @@
-"""I5: a node that cannot hear notices within a bound, says so, heals itself, and its subscribers miss nothing."""
+"""I5: a node that cannot hear notices within a bound, says so, heals itself,
+and its subscribers miss nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from tests.chaos.proxy import FaultProxy, Phase
 
 CANARY_S: Final = 1
 PROBE_S: Final = 1
-# The canary's turn comes once an interval, at a random time; 2.5 intervals of silence make it doubt.
+# The canary's turn comes once an interval, at a random time;
+# 2.5 intervals of silence make it doubt.
 NOTICE_S: Final = 4 * CANARY_S + PROBE_S
 # A long poll of SQS ends first, then a new queue is there after 1.5 s, and is proved.
 POLL_S: Final = 20

@@ -1,4 +1,6 @@
-"""A real node whose keys come from an identity provider: one that is down at first, and then is not."""
+"""A real node whose keys come from an identity provider:
+one that is down at first, and then is not.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,8 @@ from roomcast.auth.verifier import sign_connection
 from tests.integration.serving import deployed, serving
 from tests.signers import ALGORITHMS, jwks, signer
 from tests.websocket import WebSocket
+
+pytest_plugins = ("pytest_aiohttp.plugin",)
 
 SECRET: Final = "a secret of the tests, long enough to be no warning"
 CONFIG: Final = """

@@ -1,6 +1,8 @@
-"""The roles of deploy/template.yaml against what the code really calls: all of it is allowed, and nothing else.
+"""The roles of deploy/template.yaml against what the code really calls:
+all of it is allowed, and nothing else.
 
-A node, the stream Lambda and the reaper run as processes of their own, each behind a recorder of its own.
+A node, the stream Lambda and the reaper run as processes of their own,
+each behind a recorder of its own.
 """
 
 from __future__ import annotations
@@ -81,10 +83,12 @@ def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
 
     def attribute(resource: str, name: str) -> str:
         assert (RESOURCES[resource]["Type"], name) == ("AWS::DynamoDB::Table", "Arn")
-        return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{evaluation.properties(resource)['TableName']}"
+        table = evaluation.properties(resource)["TableName"]
+        return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{table}"
 
     pseudo = {
-        "AWS::Partition": "aws", "AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::StackName": STACK,
+        "AWS::Partition": "aws", "AWS::Region": REGION,
+        "AWS::AccountId": ACCOUNT, "AWS::StackName": STACK,
     }  # fmt: skip
     evaluation = Evaluation(
         load(),
@@ -171,7 +175,8 @@ async def site(aws: Aws) -> AsyncIterator[Site]:
 def node_config(aws: Aws, metadata: str) -> Path:
     return aws.config(
         "least",
-        f'{CONFIG}\n[node]\ndrain_s = 0\nheartbeat_s = 0.5\nlifecycle_poll_s = 0.1\nimds_endpoint = "{metadata}"\n',
+        f"{CONFIG}\n[node]\ndrain_s = 0\nheartbeat_s = 0.5\nlifecycle_poll_s = 0.1\n"
+        f'imds_endpoint = "{metadata}"\n',
         # From the environment.
         endpoint_url="",
         autoscaling_group=GROUP,
@@ -224,7 +229,8 @@ async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) ->
     async with site(aws) as at:
         machine = await at.ec2.launch()
         config = node_config(aws, machine.endpoint)
-        # A start whose CreateQueue is not answered: it asks whether there is a queue, to delete it, and makes another.
+        # A start whose CreateQueue is not answered: it asks whether there is a queue,
+        # to delete it, and makes another.
         at.calls.lost["CreateQueue"] = ATTEMPTS_MAX
         process = Process(config, "--port", "0", environ=at.environ())
         try:
@@ -307,7 +313,8 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
             )
         )
         event["detail"] |= {
-            "AutoScalingGroupName": GROUP, "LifecycleHookName": TERMINATE, "EC2InstanceId": machine.id,
+            "AutoScalingGroupName": GROUP, "LifecycleHookName": TERMINATE,
+            "EC2InstanceId": machine.id,
         }  # fmt: skip
         await python(reap(event), environ)
         assert machine.state == "Terminated"
@@ -320,7 +327,9 @@ def reap(event: Mapping[str, Any]) -> str:
 
 
 async def killed(aws: Aws, at: Site, metadata: str) -> None:
-    """Two nodes that died a while ago, one of them with a member in a room; its calls are not the reaper's."""
+    """Two nodes that died a while ago, one of them with a member in a room;
+    its calls are not the reaper's.
+    """
     environ = at.environ() | {
         "AWS_ENDPOINT_URL": aws.endpoint,
         "AWS_ENDPOINT_URL_CLOUDWATCH": at.ec2.endpoint,

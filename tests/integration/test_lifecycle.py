@@ -1,4 +1,6 @@
-"""A real node on a machine of an Auto Scaling group: it says that it serves, drains when its machine ends, and lets it go."""
+"""A real node on a machine of an Auto Scaling group: it says that it serves,
+drains when its machine ends, and lets it go.
+"""
 
 from __future__ import annotations
 
@@ -186,7 +188,9 @@ async def test_a_node_that_never_becomes_ready_lets_its_machine_be_given_up(
 async def test_a_machine_that_the_load_balancer_still_holds(
     aws: Aws, ec2: FakeEc2, machine: FakeMachine
 ) -> None:
-    """It drains at once, which is what the load balancer waits for, and is there when the group asks."""
+    """It drains at once, which is what the load balancer waits for,
+    and is there when the group asks.
+    """
     async with running(aws, ec2, machine.endpoint) as node:
         await ec2.until(lambda: machine.state == "InService")
         ec2.deregister(machine)

@@ -1,4 +1,6 @@
-"""The reaper against the embedded AWS, through each of its doors: as the Lambda, from the command line, by itself."""
+"""The reaper against the embedded AWS, through each of its doors: as the Lambda,
+from the command line, by itself.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ _prefixes: Final = (f"reaper{number}-" for number in count(1))
 
 @dataclass(slots=True)
 class Site:
-    """One deployment, its nodes made with the adapters that nodes use, and a clock for its reaper."""
+    """One deployment, its nodes made with the adapters that nodes use,
+    and a clock for its reaper.
+    """
 
     backend: AwsBackend
     endpoint: str
@@ -164,7 +168,8 @@ class Site:
         """A configuration file that leads here."""
         path = directory / "roomcast.toml"
         path.write_text(
-            f'[aws]\nregion = "{REGION}"\nendpoint_url = "{self.endpoint}"\ntopic_arn = "{self.deployment.topic_arn}"\n'
+            f'[aws]\nregion = "{REGION}"\nendpoint_url = "{self.endpoint}"\n'
+            f'topic_arn = "{self.deployment.topic_arn}"\n'
             f'table_prefix = "{self.backend.prefix}"\nqueue_prefix = "{self.backend.prefix}"\n'
         )
         return path
@@ -369,7 +374,8 @@ async def command(config: Path, *words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-# Two nodes that beat often: how far the reaper's clock goes ahead decides which of them it takes for dead.
+# Two nodes that beat often: how far the reaper's clock goes ahead decides which of
+# them it takes for dead.
 KILLED: Final = f"""
 [client]
 insecure = true

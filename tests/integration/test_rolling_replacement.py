@@ -1,4 +1,6 @@
-"""Every node of a fleet is replaced by a new one while people talk: nobody misses anything, and nothing is left."""
+"""Every node of a fleet is replaced by a new one while people talk: nobody misses anything,
+and nothing is left.
+"""
 
 from __future__ import annotations
 

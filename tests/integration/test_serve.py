@@ -510,7 +510,8 @@ def refused(aws: Aws) -> Iterator[dict[str, Process]]:
         ("no topic", 2, ["aws.topic_arn"]),
         ("missing topic", 1, ["topic"]),
         ("missing table", 1, ["absent-"]),
-        # It would show only when somebody publishes with a key, or subscribes where there is presence.
+        # It would show only when somebody publishes with a key,
+        # or subscribes where there is presence.
         ("missing table: idempotency", 1, ["cannot start: table no-idempotency-idempotency: "]),
         ("missing table: presence", 1, ["cannot start: table no-presence-presence: "]),
         ("missing table: nodes", 1, ["cannot start: table no-nodes-nodes: "]),

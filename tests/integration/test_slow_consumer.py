@@ -1,4 +1,6 @@
-"""One client that stops reading, and fifty that do not, over real sockets: it is cut off, and they notice nothing."""
+"""One client that stops reading, and fifty that do not, over real sockets:
+it is cut off, and they notice nothing.
+"""
 
 from __future__ import annotations
 
@@ -228,7 +230,9 @@ async def test_what_waits_for_many_that_do_not_read_is_bounded(server: Server) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what waits in the kernel")
 async def test_a_slow_client_of_small_messages_is_told_that_it_is_slow(server: Server) -> None:
-    """The kernel holds all of them, the ping too: far from the queue's bound, and a pong cannot come."""
+    """The kernel holds all of them, the ping too: far from the queue's bound,
+    and a pong cannot come.
+    """
     reader = await server.reader()
     peer, writer = await server.stalled()
     idle = await server.reader()

@@ -1,4 +1,6 @@
-"""A start, or an end, whose calls of AWS fail: what may come right is tried again, what is refused is not; nothing is left."""
+"""A start, or an end, whose calls of AWS fail: what may come right is tried again,
+what is refused is not; nothing is left.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What nodes say of themselves when DynamoDB fails one of them, or all; and when what they write does not come round."""
+"""What nodes say of themselves when DynamoDB fails one of them, or all;
+and when what they write does not come round.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ LEASE_S: Final = 4.0
 PROBE_S: Final = 1.0
 # What a node says of itself has no event.
 LOOK_S: Final = 0.1
-# From a fault to a word about it: heartbeats twice a second, each of which may hang for as long as its retries.
+# From a fault to a word about it: heartbeats twice a second,
+# each of which may hang for as long as its retries.
 TOLD_S: Final = 30.0
 # A machine that does much else is late.
 SLACK_S: Final = 15.0
@@ -67,7 +70,9 @@ async def said(process: Process) -> dict[str, Any]:
 
 
 async def until_said(process: Process, within_s: float, status: str, word: str = "") -> float:
-    """Wait until a node says `status`, or one of several, and `word` among its reasons; how long that took."""
+    """Wait until a node says `status`, or one of several,
+    and `word` among its reasons; how long that took.
+    """
     since_s = time.monotonic()
     while True:
         body = await said(process)

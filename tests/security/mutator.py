@@ -1,4 +1,6 @@
-"""Mutations of valid input, as a fuzzer makes them: the same for the same seed, and a corpus that grows by what is new."""
+"""Mutations of valid input, as a fuzzer makes them: the same for the same seed,
+and a corpus that grows by what is new.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,8 @@ _TOKENS: Final = (
         b"\x3a\x00",
     ),
 )
-# Where a value stands in JSON, but that of an id, and what may stand there instead: the object stays one.
+# Where a value stands in JSON, but that of an id, and what may stand there instead:
+# the object stays one.
 _VALUE: Final = re.compile(rb'(?<=[^d]": )("[^"]*"|-?\d+|true|false|null)')
 _VALUES: Final = (
     *(
@@ -131,7 +134,9 @@ _NO_COMMANDS: Final = (
 
 
 def commands(token: str, subscription_token: str) -> list[dict[str, Any]]:
-    """One valid command of each kind and more, without ids; a client that has said them all has used all there is."""
+    """One valid command of each kind and more, without ids;
+    a client that has said them all has used all there is.
+    """
     since = {"offset": 1, "epoch": "e"}
     return [
         {
@@ -204,7 +209,9 @@ def protobuf_frames(said: Sequence[dict[str, Any]]) -> list[bytes]:
 
 
 class Mutator:
-    """Hands out mutants of its corpus; one that had an outcome unlike any before is mutated further."""
+    """Hands out mutants of its corpus; one that had an outcome unlike any
+    before is mutated further.
+    """
 
     def __init__(self, corpus: Sequence[bytes], seed: int) -> None:
         self.corpus = list(corpus)

@@ -1,4 +1,6 @@
-"""A node that is attacked: its whole HTTP surface over memory, with tokens and a key, and everything that it logs."""
+"""A node that is attacked: its whole HTTP surface over memory, with tokens and a key,
+and everything that it logs.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ _OPEN: Final[dict[str, Any]] = {
     "allow_presence_for_client": True,
     "allow_history_for_client": True,
 }
-# As much as there is behind a frame: history, recovery, presence, differences, channels without any of it.
+# As much as there is behind a frame: history, recovery, presence, differences,
+# channels without any of it.
 RULES: Final = ChannelRules(
     without_namespace=ChannelOptions(
         history_size=20,
@@ -154,7 +157,9 @@ class Target:
         return response
 
     async def raw(self, request: bytes) -> bytes:
-        """The head of the answer to what no HTTP client would send, without anything after it; b"" = none came."""
+        """The head of the answer to what no HTTP client would send,
+        without anything after it; b"" = none came.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(request)
@@ -168,7 +173,9 @@ class Target:
         return head
 
     async def still_serves(self) -> None:
-        """A client connects, subscribes, publishes and gets it; the API publishes; nobody else is connected."""
+        """A client connects, subscribes, publishes and gets it; the API publishes;
+        nobody else is connected.
+        """
         await until(lambda: self.connections == 0)
         channel = "plain:after"
         async with await self.upgrade() as response:
@@ -195,7 +202,8 @@ async def target(
     times: Mapping[str, Any] | None = None,
     **client: Any,
 ) -> AsyncIterator[Target]:
-    """Ends with every connection closed. `client`: options of [client]; tokens of SECRET are good unless they say otherwise.
+    """Ends with every connection closed. `client`: options of [client];
+    tokens of SECRET are good unless they say otherwise.
 
     `times`: of the door, such as `request_s`.
     """

@@ -1,4 +1,6 @@
-"""The server API: nothing without its key by whatever path, and whatever a body holds is answered, without a fault of ours."""
+"""The server API: nothing without its key by whatever path, and whatever a body holds is answered,
+without a fault of ours.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ async def called(attacked: Target, method: str, body: bytes, **headers: str) -> 
 
 
 def shape(answer: Any) -> Any:
-    """What an answer says, without whatever differs from one time to the next. Fails unless it is one of the API's."""
+    """What an answer says, without whatever differs from one time to the next.
+    Fails unless it is one of the API's.
+    """
     if "replies" in answer:
         return tuple(shape(reply) for reply in answer["replies"])
     if "error" in answer:
@@ -98,7 +102,9 @@ def test_every_method_is_attacked() -> None:
 
 
 async def test_mutated_bodies_are_answered_or_refused(attacked: Target) -> None:
-    """A corpus of valid requests, mutated, with the key: also a back end must not be able to harm a node."""
+    """A corpus of valid requests, mutated, with the key:
+    also a back end must not be able to harm a node.
+    """
     async with await attacked.upgrade() as response:
         # Somebody whom orders are for.
         await response.send_str(json.dumps({"id": 1, "connect": {"token": attacked.token()}}))
@@ -157,7 +163,8 @@ async def test_what_only_says_that_it_is_compressed(attacked: Target, encoding: 
     """It may come to nothing or be closed without an answer, and no more."""
     for body in (b"no such thing", gzip.compress(BODY)[:20], b"\x1f\x8b" + bytes(50), b""):
         head = await attacked.raw(
-            b"POST /api/publish HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nX-API-Key: "
+            b"POST /api/publish HTTP/1.1\r\nHost: a\r\n"
+            b"Content-Type: application/json\r\nX-API-Key: "
             + KEY.encode()
             + b"\r\nContent-Encoding: "
             + encoding.encode("latin-1")
@@ -178,7 +185,8 @@ async def test_a_body_that_never_comes_to_its_end(attacked: Target) -> None:
 
 async def test_who_hangs_up_amidst_a_body_is_no_fault(attacked: Target) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
-    head = f"POST /api/publish HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nX-API-Key: {KEY}"
+    head = "POST /api/publish HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += f"X-API-Key: {KEY}"
     writer.write(f"{head}\r\nContent-Length: 1000\r\n\r\n{{".encode())
     await writer.drain()
     # It has come to the handler: what is sent later is dealt with later.
@@ -237,7 +245,8 @@ async def test_no_path_leads_past_the_key(attacked: Target, path: str) -> None:
     body = b'{"commands":[{"publish":{"channel":"room","data":1}}],"channel":"room","data":1}'
     for method in ("POST", "GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "post"):
         head = await attacked.raw(
-            f"{method} {path} HTTP/1.1\r\nHost: a\r\nX-HTTP-Method-Override: POST\r\nX-Original-URL: /health/live\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: a\r\nX-HTTP-Method-Override: POST\r\n"
+            "X-Original-URL: /health/live\r\n"
             "Content-Type: application/json\r\nContent-Length: ".encode()
             + b"%d\r\n\r\n" % len(body)
             + body
@@ -302,7 +311,9 @@ async def test_no_other_key_opens(attacked: Target, key: bytes | None) -> None:
     ],
 )
 async def test_a_page_cannot_post_what_needs_no_permission(attacked: Target, kind: str) -> None:
-    """Only what a browser sends across sites after asking is taken; and it is never told that it may."""
+    """Only what a browser sends across sites after asking is taken;
+    and it is never told that it may.
+    """
     headers = {"X-API-Key": KEY, "Content-Type": kind, "Origin": "https://evil.com"}
     async with attacked.session.post(
         f"{attacked.url}/api/publish", data=BODY, headers=headers

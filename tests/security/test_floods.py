@@ -1,4 +1,6 @@
-"""Who sends too much, or nothing, or never reads: they are made to wait or are ended, and the log does not grow with them."""
+"""Who sends too much, or nothing, or never reads: they are made to wait or are ended,
+and the log does not grow with them.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ async def test_a_ping_is_answered_with_what_it_holds(attacked: Target) -> None:
 
 
 class _Sleeps:
-    """In place of asyncio.sleep, for what waits as long as it is told to: time goes on, and the test does not wait."""
+    """In place of asyncio.sleep, for what waits as long as it is told to:
+    time goes on, and the test does not wait.
+    """
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
@@ -117,7 +121,9 @@ class _Sleeps:
 async def test_control_frames_have_a_rate(
     attacked: Target, monkeypatch: pytest.MonkeyPatch, opcode: int
 ) -> None:
-    """The first ones at once, then each in its time: whoever sends a thousand is read for 48 seconds."""
+    """The first ones at once, then each in its time:
+    whoever sends a thousand is read for 48 seconds.
+    """
     sleeps = _Sleeps(attacked.node.clock)
     monkeypatch.setattr(websocket_module, "sleep", sleeps)
     async with Raw.upgraded(attacked) as client:
@@ -134,7 +140,9 @@ async def test_control_frames_have_a_rate(
 
 @pytest.fixture
 def halted(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Who is to wait waits until the end of the test, however long the others take. How long they were to."""
+    """Who is to wait waits until the end of the test, however long the others take.
+    How long they were to.
+    """
     del attacked
     waits: list[float] = []
     is_over = asyncio.Event()
@@ -165,7 +173,9 @@ async def test_who_floods_waits_and_a_neighbour_does_not(
 async def test_few_of_them_are_kept_while_it_waits(
     attacked: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that is not read is counted with what it costs, so that the socket's reading stops."""
+    """A message that is not read is counted with what it costs,
+    so that the socket's reading stops.
+    """
     read_bytes = 0
     received = door_module._Guest.data_received
 
@@ -294,7 +304,8 @@ async def test_a_body_that_comes_to_no_end_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(api_module, "BODY_S", 0.05)
     head = (
-        f"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Type: application/json\r\n"
+        f"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\n"
+        "Content-Type: application/json\r\n"
         'Content-Length: 100\r\n\r\n{"a'
     )
     assert (await attacked.raw(head.encode())).startswith(b"HTTP/1.1 408")
@@ -385,7 +396,9 @@ def test_the_rate_is_one_that_nobody_meets_who_is_honest() -> None:
 async def test_requests_of_one_connection_let_others_have_their_turn(
     attacked: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From Python 3.12 on a request that need not wait is begun and ended in the turn in which it was read."""
+    """From Python 3.12 on a request that need not wait is begun and ended in the turn
+    in which it was read.
+    """
     loop = asyncio.get_running_loop()
     turns = 0
     answered_in: list[int] = []
@@ -436,7 +449,9 @@ async def test_who_is_gone_publishes_no_more(logs: Logs, monkeypatch: pytest.Mon
     "host", [b"xn--" + b"a" * 100, b"xn--\xff", b"[::1", b"[v1.a]", b"a:99999", b"a:b", b"%"]
 )
 async def test_an_address_that_cannot_be_decoded_holds_no_place(logs: Logs, host: bytes) -> None:
-    """Aiohttp makes the request outside of what it guards: who sent it would be neither answered nor ended."""
+    """Aiohttp makes the request outside of what it guards:
+    who sent it would be neither answered nor ended.
+    """
     async with target(times={"request_s": 0.2}) as attacked:
         reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
         writer.write(b"GET http://" + host + b"/ HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -464,7 +479,8 @@ async def test_no_route_is_looked_for_where_a_path_has_thousands_of_parts(attack
 async def test_no_body_is_inflated(attacked: Target) -> None:
     """Of 8 KiB 8 MiB would be made in one turn, for anybody and before a key is looked at."""
     packed = gzip.compress(b" " * 1_000_000)
-    head = b"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: %s\r\nContent-Type: application/json\r\n"
+    head = b"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: %s\r\n"
+    head += b"Content-Type: application/json\r\n"
     head += b"Content-Encoding: gzip\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
     writer.write(head % (KEY.encode(), len(packed)) + packed)

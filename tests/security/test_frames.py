@@ -1,4 +1,6 @@
-"""Whatever a client says, in either encoding: an answer or a close, no fault of ours, and everybody else is served."""
+"""Whatever a client says, in either encoding: an answer or a close, no fault of ours,
+and everybody else is served.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from tests.unit.worlds import SECRET, Fleet, settled
 from tests.websocket import PROTOBUF
 
 MUTANTS: Final = 1500
-# Outcomes (answers, pushes, codes of a close) that differ; fewer mean that the mutants do not get past the parser.
+# Outcomes (answers, pushes, codes of a close) that differ;
+# fewer mean that the mutants do not get past the parser.
 OUTCOMES_MIN: Final = 25
 # One of so many of the attacker's connections does not say `connect` by itself.
 UNCONNECTED_EVERY: Final = 10
@@ -34,7 +37,8 @@ UNCONNECTED_EVERY: Final = 10
 ERRORS_MIN: Final = 4
 EXAMPLES: Final = 60
 SEED: Final = 20_231
-# What a close may say: the protocol's codes, and those of WebSocket for frames that break its rules or bounds.
+# What a close may say: the protocol's codes, and those of WebSocket for frames that break
+# its rules or bounds.
 CLOSES: Final = {each.value.code for each in Disconnect} | {1007, 1009}
 CODES: Final = {each.value.code for each in Error}
 
@@ -55,7 +59,8 @@ class Attacker:
             response = self._response = await self._connected()
         kind = WSMsgType.BINARY if self.protobuf else WSMsgType.TEXT
         await response.send_frame(frame, kind)
-        # What is read after the frame is answered after it. Twice: a close comes a turn later than what was read with it,
+        # What is read after the frame is answered after it.
+        # Twice: a close comes a turn later than what was read with it,
         # and the next frame must not be lost to a connection that is about to end.
         await response.ping(b"1")
         came: set[Hashable] = set()
@@ -177,7 +182,8 @@ def spoken(draw: st.DrawFn) -> bytes:
     if draw(st.integers(0, 9)) == 0:
         params = draw(values)
     number = draw(st.integers(1, 50) | values)
-    # A line may also be no object at all, and the same thing may be deeper than anything can be written again.
+    # A line may also be no object at all, and the same thing may be deeper than anything
+    # can be written again.
     said: Any = draw(st.one_of(*[st.just({"id": number, method: params})] * 9, values))
     line = json.dumps(said)
     if draw(st.integers(0, 19)) == 0:

@@ -1,4 +1,6 @@
-"""Pages of other sites, and requests that no browser and no SDK would send: refused before anything is spent on them."""
+"""Pages of other sites, and requests that no browser and no SDK would send:
+refused before anything is spent on them.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ async def test_a_page_of_ours_may_connect(attacked: Target, origin: bytes) -> No
 
 
 async def test_who_has_no_origin_is_no_page_and_needs_a_token(attacked: Target) -> None:
-    """It is let in, since it brings no one's cookies, and there are none here: without a token it is nobody."""
+    """It is let in, since it brings no one's cookies, and there are none here:
+    without a token it is nobody.
+    """
     async with await attacked.upgrade() as response:
         assert await WebSocket(response).ask("connect") == 101
 
@@ -273,7 +277,10 @@ async def test_a_subprotocol_is_one_of_ours_or_none(attacked: Target, offered: b
         b"CONNECT evil.com:443 HTTP/1.1\r\nHost: evil.com\r\n\r\n",
         b"GET http://evil.com" + PATH.encode() + b" HTTP/1.1\r\nHost: evil.com\r\n\r\n",
         b"GET " + PATH.encode() + b" HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        (
+            b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
         b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
         b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     ],

@@ -1,4 +1,6 @@
-"""Secrets, tokens and payloads stay out of everything that a node or a command prints, at every level and whatever happens."""
+"""Secrets, tokens and payloads stay out of everything that a node or a command prints,
+at every level and whatever happens.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ drain_s = 0
 # As `python -m roomcast`, with what goes to standard output where the log goes.
 BOTH_STREAMS: Final = (
     "-c",
-    "import os, sys; os.dup2(2, 1); from roomcast.cli.main import main; sys.exit(main(sys.argv[1:]))",
+    (
+        "import os, sys; os.dup2(2, 1); from roomcast.cli.main import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    ),
 )
 
 
@@ -214,7 +219,10 @@ async def test_a_node_prints_no_secret(running: Running) -> None:
     for broken in (
         f"POST /api/publish?api_key={KEY} HTTP/9.9\r\n\r\n",
         f"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\x00\r\n\r\n",
-        f"GET /connection/websocket HTTP/1.1\r\nHost: a\r\n Authorization: Bearer {MARK}-token\r\n\r\n",
+        (
+            f"GET /connection/websocket HTTP/1.1\r\nHost: a\r\n"
+            f" Authorization: Bearer {MARK}-token\r\n\r\n"
+        ),
         f"GET /{MARK}\x7f\xff?token={MARK} HTTP/1.1\r\nAuthorization: {MARK}\r\n\r\n",
         f"{MARK} {MARK} {MARK}\r\n\r\n",
     ):
@@ -250,7 +258,8 @@ def _expired() -> str:
 
 def _has_none_of(secrets: list[str], text: str) -> None:
     for secret in secrets:
-        # Each part of a token by itself too: a payload can be read without the signature, and that one be put to use.
+        # Each part of a token by itself too: a payload can be read without the signature,
+        # and that one be put to use.
         for part in {secret, *secret.split(".")}:
             assert len(part) < 8 or part not in text, part
 
@@ -285,7 +294,10 @@ def test_a_configuration_is_shown_without_its_secrets(
         f'[http_api]\nkey = "{KEY}\\u0000"',
         f'[http_api]\nkeys = "{KEY}"',
         f'[http_api]\nkey = "{KEY}"\n[http_api]\nkey = "{KEY}"',
-        f'[aws]\ntopic_arn = "x"\n[client.token]\nrsa_public_key = "-----BEGIN PRIVATE KEY-----\\n{MARK}"',
+        (
+            f'[aws]\ntopic_arn = "x"\n[client.token]\n'
+            f'rsa_public_key = "-----BEGIN PRIVATE KEY-----\\n{MARK}"'
+        ),
     ],
     ids=range(13),
 )

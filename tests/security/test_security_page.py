@@ -1,4 +1,6 @@
-"""docs/security.md: every threat has a defence and a test, all of them exist, and every test here is named there."""
+"""docs/security.md: every threat has a defence and a test, all of them exist,
+and every test here is named there.
+"""
 
 from __future__ import annotations
 

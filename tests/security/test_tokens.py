@@ -1,4 +1,6 @@
-"""Forged, stolen and stale tokens, one after the other to a listening node: none lets anybody in or into a channel."""
+"""Forged, stolen and stale tokens, one after the other to a listening node:
+none lets anybody in or into a channel.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ TOKENS: Final = TokenConfig(
 )
 PRIVATE: Final = "$private"
 INVALID: Final = Disconnect.INVALID_TOKEN.value.code
-# A token that is none is one that is not there: permission is denied. One for somebody else is an attempt.
+# A token that is none is one that is not there: permission is denied.
+# One for somebody else is an attempt.
 DENIED: Final = Error.PERMISSION_DENIED.value.code
 EXPIRED: Final = Error.TOKEN_EXPIRED.value.code
 # It is to come again.

@@ -1,4 +1,6 @@
-"""Run one seed again and tell what happened: python -m tests.simulation SEED [--mutation NAME] [--log]."""
+"""Run one seed again and tell what happened:
+python -m tests.simulation SEED [--mutation NAME] [--log].
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def main() -> int:
     lines = [
         *outcome.trace,
         (
-            f"published {outcome.published}, acknowledged {outcome.acknowledged}, delivered {outcome.delivered}, "
+            f"published {outcome.published}, acknowledged {outcome.acknowledged}, delivered "
+            f"{outcome.delivered}, "
             f"recovered {outcome.recovered}, retries {outcome.retries}, calls {outcome.calls}"
         ),
         *(f"told {count} times: {reason}" for reason, count in outcome.told.items()),

@@ -1,5 +1,5 @@
-"""Holds what clients saw against what the log holds: the invariants I1 to I4, each client's order, and that nobody
-waits for ever or is told without a reason that it cannot go on.
+"""Holds what clients saw against what the log holds: the invariants I1 to I4, each client's order,
+and that nobody waits for ever or is told without a reason that it cannot go on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import orjson
 from roomcast.log.item import Head, LogItem
 from tests.simulation.reasons import Position, Reason, Terms, Truth, why_lost, why_unrecovered
 
-# For how long a failure of a call may be what clients are told of: as long as two appends in a row are tried, and their
-# last calls take.
+# For how long a failure of a call may be what clients are told of:
+# as long as two appends in a row are tried, and their last calls take.
 TROUBLE_S = 180.0
 
 __all__ = ["PADDING", "Checker", "Kind", "View", "Violation"]
@@ -31,7 +31,8 @@ Place = tuple[str, str, int]
 class Kind(StrEnum):
     """What can be violated."""
 
-    # An item is not written behind the end of its epoch, or an epoch does not begin behind its floor.
+    # An item is not written behind the end of its epoch,
+    # or an epoch does not begin behind its floor.
     HOLE = "I1 hole"
     # One offset of an epoch had two contents.
     REUSED = "I1 reused"
@@ -47,7 +48,8 @@ class Kind(StrEnum):
     REPEATED = "I3 repeated"
     # A client was shown what is not in the log there.
     CONTENT = "I3 content"
-    # A reply without a position, with publications that nobody asked for, or recovered from elsewhere.
+    # A reply without a position, with publications that nobody asked for,
+    # or recovered from elsewhere.
     REPLY = "I3 reply"
     # Told that it cannot recover, or that its subscription ends, and nothing speaks for it.
     REFUSED = "I3 refused without a reason"
@@ -59,7 +61,8 @@ class Kind(StrEnum):
     STUCK = "I3 stuck"
     # A publication with a key that is tried again and again is not acknowledged.
     UNANSWERED = "I2 unanswered"
-    # Of several writers of one channel one is not served, waits for long, or pays for too many races.
+    # Of several writers of one channel one is not served, waits for long,
+    # or pays for too many races.
     STARVED = "a writer is starved"
     # A push before the reply.
     EARLY = "I4 early"
@@ -104,7 +107,8 @@ class View:
 class Checker:
     """Collects violations as they happen; `finish` adds what only the whole log can tell.
 
-    `truth` gives what the log of a channel is right now, `troubled_s` when a call last failed or was slow.
+    `truth` gives what the log of a channel is right now,
+    `troubled_s` when a call last failed or was slow.
     """
 
     truth: Callable[[str], Truth]
@@ -114,7 +118,8 @@ class Checker:
     acknowledged: dict[str, float] = field(default_factory=dict)
     # Where clients were told that what they published with a key is.
     placed: dict[str, Place] = field(default_factory=dict)
-    # What was published, by (client, its how manieth connection, channel), in the order of the commands.
+    # What was published, by (client, its how manieth connection, channel),
+    # in the order of the commands.
     commands: dict[tuple[str, int, str], list[str]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -200,7 +205,8 @@ class Checker:
         if not reasons:
             self.fail(
                 Kind.REFUSED,
-                f"{view.client} in {view.channel} stands at {since}, was answered {answered}; the log is at "
+                f"{view.client} in {view.channel} stands at {since}, was answered {answered}; "
+                "the log is at "
                 f"{(truth.epoch, truth.top)}, trimmed to {truth.trim}, and has it all: {terms}",
             )
 
@@ -226,8 +232,10 @@ class Checker:
         if not reasons:
             self.fail(
                 Kind.ENDED,
-                f"{view.client} in {view.channel} stood at {view.position} and was unsubscribed ({code}); the "
-                f"log is at {(truth.epoch, truth.top)} and has it all; reads failed for {terms.unanswered_s:.0f} s",
+                f"{view.client} in {view.channel} stood at {view.position} and was unsubscribed "
+                f"({code}); the "
+                f"log is at {(truth.epoch, truth.top)} and has it all; reads failed for "
+                f"{terms.unanswered_s:.0f} s",
             )
 
     def push(self, view: View, publication: dict[str, object]) -> None:
@@ -341,7 +349,8 @@ class Checker:
                 if written[before] > written[after]:
                     self.fail(
                         Kind.ORDER,
-                        f"{client}, connection {connection}: {before} was published before {after} in "
+                        f"{client}, connection {connection}: {before} was published "
+                        f"before {after} in "
                         f"{channel}, and is behind it in the log",
                     )
 

@@ -1,4 +1,6 @@
-"""A client as the published SDKs behave: remembers its position, subscribes again when told, trusts the server's order."""
+"""A client as the published SDKs behave: remembers its position, subscribes again when told,
+trusts the server's order.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def _as_it_is(payload: bytes) -> bytes:
 
 
 class ClientSocket:
-    """The Socket of one connection: what the node sends reaches the client at once, until one of them is gone."""
+    """The Socket of one connection: what the node sends reaches the client at once,
+    until one of them is gone.
+    """
 
     def __init__(self, client: SimulatedClient, node: SimulatedNode) -> None:
         self.client = client
@@ -200,7 +204,9 @@ class SimulatedClient:
         self._write(self._line("publish", {"channel": channel, "data": data}, answered))
 
     def publish_keyed(self, channel: str, content: str, padding: int = 0) -> None:
-        """Publish with a key, again and again until it is acknowledged, wherever the client is connected by then."""
+        """Publish with a key, again and again until it is acknowledged,
+        wherever the client is connected by then.
+        """
         if not self.connected:
             return
         until_s = asyncio.get_running_loop().time() + RETRY_WITHIN_MS / 1000

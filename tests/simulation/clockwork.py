@@ -1,4 +1,6 @@
-"""An event loop whose time is virtual: it jumps to the next timer instead of waiting, so that days take milliseconds."""
+"""An event loop whose time is virtual: it jumps to the next timer instead of waiting,
+so that days take milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,11 @@ class _TimeTravel(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Deterministic: the order of callbacks is the order in which they were made, or of their timers.
+    """Deterministic: the order of callbacks is the order in which they were
+    made, or of their timers.
 
-    Errors that nobody awaits are mishaps: those of callbacks, and of tasks that were forgotten before or after
-    their end.
+    Errors that nobody awaits are mishaps: those of callbacks,
+    and of tasks that were forgotten before or after their end.
     """
 
     def __init__(self, mishaps: Mishaps) -> None:

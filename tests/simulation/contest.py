@@ -1,7 +1,9 @@
-"""A channel that several writers publish to at once while nothing fails: each is served, soon, and at a fair price.
+"""A channel that several writers publish to at once while nothing fails: each is served, soon,
+and at a fair price.
 
-The writers are appenders over the simulated table, each with a clock of its own: what a node is to a log. The channel
-is theirs alone, so that what they publish is no reason for anything that clients are told elsewhere.
+The writers are appenders over the simulated table, each with a clock of its own:
+what a node is to a log. The channel is theirs alone, so that what they publish is no reason for
+anything that clients are told elsewhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""I5: a node that cannot hear notices within its bound, says so, heals, and what it missed is read from the log."""
+"""I5: a node that cannot hear notices within its bound, says so, heals,
+and what it missed is read from the log.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ __all__ = ["Ears", "Wound", "wound"]
 _INTERVAL_S: Final = MINUTES.canary_interval_s
 # By how much of an interval turns come later, at random.
 _JITTER: Final = 0.5
-# What calls, messages and probes take in a world without faults: a probe is sent and heard within 5 s each.
+# What calls, messages and probes take in a world without faults:
+# a probe is sent and heard within 5 s each.
 _CALLS_S: Final = 15.0
-# From the last thing heard to a node's word that it does not hear, and a look at the log. That it alone is deaf shows when what
-# others heard has grown from its first look to the next.
+# From the last thing heard to a node's word that it does not hear, and a look at the log.
+# That it alone is deaf shows when what others heard has grown from its first look to the next.
 NOTICE_S: Final = (MISSED_INTERVALS + _JITTER + 1 + _JITTER) * _INTERVAL_S + 2 * _CALLS_S
-# From there to its word that it is deaf: others' canaries must be seen to grow, and meanwhile it may take another queue.
+# From there to its word that it is deaf: others' canaries must be seen to grow,
+# and meanwhile it may take another queue.
 DEAF_S: Final = NOTICE_S + (1 + _JITTER) * _INTERVAL_S + 2 * _CALLS_S
-# From the first word to a queue that hears, and the next canary in it. The pause of an earlier rebuild may not be over.
+# From the first word to a queue that hears, and the next canary in it.
+# The pause of an earlier rebuild may not be over.
 HEAL_S: Final = NOTICE_S + REBUILD_PAUSE_MAX_S + 2 * _INTERVAL_S + _CALLS_S
 # How long all canaries are counted.
 _LISTENED_S: Final = 10 * _INTERVAL_S
@@ -57,7 +62,8 @@ def wound(world: SimulatedWorld, queue: str, kind: Wound) -> None:
 class Ears:
     """Tries the ears of a fleet in a world without faults.
 
-    `publish`: somebody publishes in every channel. `caught_up`: whether all clients have what is in the log.
+    `publish`: somebody publishes in every channel. `caught_up`:
+    whether all clients have what is in the log.
     """
 
     def __init__(
@@ -78,7 +84,9 @@ class Ears:
         self._note = note
 
     async def try_all(self, nodes: Sequence[SimulatedNode]) -> None:
-        """After all faults: everybody hears, one node emits for all, and who loses its ears gets others."""
+        """After all faults: everybody hears, one node emits for all,
+        and who loses its ears gets others.
+        """
         if not await self._all_well(nodes, "after all faults"):
             return
         await self._listen(nodes)
@@ -117,7 +125,9 @@ class Ears:
             )
 
     async def _wound_some(self, nodes: Sequence[SimulatedNode]) -> None:
-        """They say so, take other queues, and read what they missed; the others stay as ready as they were."""
+        """They say so, take other queues, and read what they missed;
+        the others stay as ready as they were.
+        """
         wounded = self._random.sample(nodes, self._random.randint(1, len(nodes)))
         others = [node for node in nodes if node not in wounded]
         old = {node.name: node.queue_name for node in wounded}
@@ -149,7 +159,9 @@ class Ears:
             )
 
     async def _cut_off(self, nodes: Sequence[SimulatedNode]) -> None:
-        """One hears nothing, whatever queue it takes: it must say that it is not ready as long as others hear."""
+        """One hears nothing, whatever queue it takes:
+        it must say that it is not ready as long as others hear.
+        """
         victim = self._random.choice(nodes)
         self._note(f"{victim.name} is cut off")
         self._world.is_cut_off = victim.owns

@@ -1,4 +1,6 @@
-"""What goes wrong inside without a client's seeing it: errors nobody awaits, background tasks that end, error logs."""
+"""What goes wrong inside without a client's seeing it: errors nobody awaits,
+background tasks that end, error logs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import structlog
 
 __all__ = ["Mishaps"]
 
-# What faults of AWS may bring a node to say at this level. Everything else there is a fault of ours.
+# What faults of AWS may bring a node to say at this level.
+# Everything else there is a fault of ours.
 _EXPECTED: Final = frozenset(
     {"queue_gone", "queue_not_proved", "canary_missed", "lease_lost", "catch_up_interrupted"}
 )
@@ -41,7 +44,9 @@ class Mishaps:
 
     @contextmanager
     def collected(self, *, shown: bool = False) -> Iterator[None]:
-        """Take note of error logs and warnings meanwhile. `shown`: logs go where they went before as well."""
+        """Take note of error logs and warnings meanwhile. `shown`:
+        logs go where they went before as well.
+        """
         before = structlog.get_config()
 
         def note(logger: object, method: str, event: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Ways to break the code that the checker must notice: each takes away one thing that an invariant rests on.
+"""Ways to break the code that the checker must notice:
+each takes away one thing that an invariant rests on.
 
-They are applied to the real classes for the time of one run, and undone. Each says which violation shows that it was
-seen: another one may come along, but does not count.
+They are applied to the real classes for the time of one run, and undone.
+Each says which violation shows that it was seen: another one may come along, but does not count.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ LAG_S: Final = 1.0
 class Mutation:
     """`apply` patches the code for the time of its context.
 
-    `breaks`, `text`: the kind of violation that must be seen, and what it must say. `alone`: the run that shows it
-    shows nothing else. `seeds` bounds how many runs may be needed.
+    `breaks`, `text`: the kind of violation that must be seen, and what it must say.
+    `alone`: the run that shows it shows nothing else. `seeds` bounds how many runs may be needed.
     """
 
     name: str
@@ -155,7 +156,9 @@ def no_tail_check() -> Iterator[None]:
 
 @contextmanager
 def reply_at_read_position() -> Iterator[None]:
-    """The reply tells the position that was read, though time passed before the subscriber joined the hub."""
+    """The reply tells the position that was read, though time passed before the
+    subscriber joined the hub.
+    """
 
     async def late(joiners: Sequence[Joiner | None]) -> Sequence[Joined | None]:
         joined = await results(joiners)
@@ -192,7 +195,9 @@ def one_failed_read_is_enough() -> Iterator[None]:
 
 @contextmanager
 def ring_begins_too_late() -> Iterator[None]:
-    """What a ring has is taken for all that was missed, though it does not reach back to what the client has."""
+    """What a ring has is taken for all that was missed, though it does not reach back to
+    what the client has.
+    """
 
     def after(self: Ring, offset: int, top: int) -> list[Sent] | None:
         return [sent for sent in self._sent if sent.offset > offset]
@@ -347,14 +352,18 @@ def deadlines_from_configuration() -> AbstractContextManager[None]:
 
 @contextmanager
 def expired_tail_used_late() -> Iterator[None]:
-    """A writer that was suspended between its decision and its write goes on as if no time had passed."""
+    """A writer that was suspended between its decision and its write goes on as
+    if no time had passed.
+    """
     with patch.object(MemoryChannelTable, "_resting_on", lambda self, until_ms: lambda: None):
         yield
 
 
 @contextmanager
 def append_again_after_unknown() -> Iterator[None]:
-    """After a lost answer the same content is appended anew, behind whatever is the tail by then."""
+    """After a lost answer the same content is appended anew,
+    behind whatever is the tail by then.
+    """
     original = MemoryChannelTable.put_item
 
     async def put_item(
@@ -505,7 +514,9 @@ def overtaken_in_the_lane() -> Iterator[None]:
 
 @contextmanager
 def two_appends_in_flight() -> Iterator[None]:
-    """A lane appends its next publication while the one before is under way, behind the same tail."""
+    """A lane appends its next publication while the one before is under way,
+    behind the same tail.
+    """
 
     async def run(self: Appender, channel: str, lane: Any) -> None:
         while lane.queue:
@@ -615,7 +626,9 @@ def key_ignored() -> Iterator[None]:
 
 @contextmanager
 def keys_written_afterwards() -> Iterator[None]:
-    """Calls of their own instead of a transaction: read the keys, write the item, write the keys."""
+    """Calls of their own instead of a transaction: read the keys,
+    write the item, write the keys.
+    """
 
     async def put_keyed_item(
         self: MemoryChannelTable, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
@@ -659,7 +672,9 @@ def key_taken_tells_the_tail() -> Iterator[None]:
 
 @contextmanager
 def keyed_sent_at_any_time() -> Iterator[None]:
-    """What a node took before it was suspended for a day is sent when it wakes, the key long forgotten."""
+    """What a node took before it was suspended for a day is sent when it wakes,
+    the key long forgotten.
+    """
     original = ChannelLog.append
 
     async def append(self: ChannelLog, *arguments: Any, commit_by_ms: int, **options: Any) -> Any:
@@ -677,7 +692,9 @@ def keyed_sent_at_any_time() -> Iterator[None]:
 
 @contextmanager
 def deleted_before_dispatched() -> Iterator[None]:
-    """Messages are acknowledged first; an interruption before they are taken (here every other one) loses them."""
+    """Messages are acknowledged first; an interruption before they are taken (here every
+    other one) loses them.
+    """
 
     def hand_on(self: Poller, messages: Sequence[Message]) -> None:
         if messages:

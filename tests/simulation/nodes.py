@@ -57,7 +57,8 @@ _OPENINGS_MAX: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a run lasts, about: in quiet times of days nobody can emit twice a minute. All in seconds.
+    """How long a run lasts, about: in quiet times of days nobody can emit twice a
+    minute. All in seconds.
 
     `skew_s`: by how much a clock may be wrong.
     """
@@ -106,7 +107,9 @@ class NoTokens:
 
 
 class SimulatedNode:
-    """It starts as a real one does (service/roomcast/serve/process.py). It can freeze, and die between any two steps."""
+    """It starts as a real one does (service/roomcast/serve/process.py).
+    It can freeze, and die between any two steps.
+    """
 
     def __init__(
         self, world: SimulatedWorld, random: Random, name: str, pace: Pace, mishaps: Mishaps
@@ -159,7 +162,9 @@ class SimulatedNode:
 
     @property
     def may_have_a_full_lane(self) -> bool:
-        """Whether so much waits to be appended that another large publication might find no room in a channel's lane."""
+        """Whether so much waits to be appended that another large publication might find no room
+        in a channel's lane.
+        """
         return self.assembly.appender.waiting_bytes + _LARGE_BYTES > LANE_BYTES_MAX
 
     @property
@@ -219,7 +224,8 @@ class SimulatedNode:
     def _woken(self, slept_s: float) -> None:
         """What waited to be read may be as old as the sleep.
 
-        Here timers go on meanwhile, and there are no pings: the time of the last one is set back instead.
+        Here timers go on meanwhile, and there are no pings:
+        the time of the last one is set back instead.
         """
         if slept_s > SLEPT_S:
             self.slept = True
@@ -281,7 +287,9 @@ class SimulatedNode:
 
 
 def _config(random: Random, pace: Pace) -> Config:
-    """Nodes of one fleet may differ in what they keep, show and bring: a rolling change of configuration."""
+    """Nodes of one fleet may differ in what they keep, show and bring:
+    a rolling change of configuration.
+    """
     return Config(
         client=ClientConfig(
             insecure=True,

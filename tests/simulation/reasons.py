@@ -1,4 +1,6 @@
-"""Why a client may be told that it cannot go on from its position: only for what is in the log and in the bounds."""
+"""Why a client may be told that it cannot go on from its position:
+only for what is in the log and in the bounds.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ __all__ = [
 
 Position = tuple[str, int]
 
-# Reads of one hole that fail in a row before subscribers may be told (docs/guarantees.md, I3); each is tried for
-# READ_DEADLINE_S.
+# Reads of one hole that fail in a row before subscribers may be told (docs/guarantees.md, I3);
+# each is tried for READ_DEADLINE_S.
 _GAP_FAILURES: Final = 20
 SILENCE_S: Final = _GAP_FAILURES * READ_DEADLINE_S
 
@@ -44,7 +46,9 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """One publication that a reader of the log finds: `ts` of its append (ms), `size` of its JSON in bytes."""
+    """One publication that a reader of the log finds: `ts` of its append (ms),
+    `size` of its JSON in bytes.
+    """
 
     ts: int
     size: int
@@ -52,8 +56,9 @@ class Readable:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a channel's log is at one moment. `epoch`: the one that a reader finds; `top`: where it ends; `readable`: all
-    that a reader of this epoch finds, by offset. `is_ending`: whether some node's clock says that another one begins.
+    """What a channel's log is at one moment. `epoch`: the one that a reader finds;
+    `top`: where it ends; `readable`: all that a reader of this epoch finds, by offset.
+    `is_ending`: whether some node's clock says that another one begins.
     """
 
     epoch: str
@@ -65,7 +70,9 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the node that speaks allows, what its clock says, and for how long all of its reads of the channel failed."""
+    """What the node that speaks allows, what its clock says,
+    and for how long all of its reads of the channel failed.
+    """
 
     publications_max: int
     history_size: int
@@ -77,11 +84,13 @@ class Terms:
 def why_unrecovered(
     since: Position, answered: Position, truth: Truth, terms: Terms
 ) -> Collection[Reason]:
-    """All that justifies telling a client that stands at `since` that it cannot recover, by a node at `answered`.
+    """All that justifies telling a client that stands at `since` that it cannot recover,
+    by a node at `answered`.
 
-    Exact: the node decides in the moment in which it answers. A node that lags in an epoch that is over has no
-    reason to refuse a client of the one that is not. That more was published while the log was read than a ring
-    holds is no reason of its own: then it is too much for a recovery as well.
+    Exact: the node decides in the moment in which it answers. A node that lags in
+    an epoch that is over has no reason to refuse a client of the one that is not.
+    That more was published while the log was read than a ring holds is no reason of its own:
+    then it is too much for a recovery as well.
     """
     epoch, offset = since
     if epoch != truth.epoch:

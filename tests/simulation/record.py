@@ -1,7 +1,9 @@
-"""Every frame and every stored item of simulated runs, so that two versions of the code can be compared.
+"""Every frame and every stored item of simulated runs,
+so that two versions of the code can be compared.
 
-`python -m tests.simulation.record --seeds 200` prints one line a seed: how many frames and items there were, and
-the SHA-256 of all of them. `--show SEED` prints the frames and items themselves, for `diff`.
+`python -m tests.simulation.record --seeds 200` prints one line a seed:
+how many frames and items there were, and the SHA-256 of all of them.
+`--show SEED` prints the frames and items themselves, for `diff`.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def _frames(note: Callable[[str], None]) -> Iterator[None]:
 
 
 def _items(world: SimulatedWorld) -> Iterator[str]:
-    """All log items and heads that there ever were; of the other tables what is there at the end."""
+    """All log items and heads that there ever were;
+    of the other tables what is there at the end.
+    """
     for item in world.stream:
         yield _line("log", item.attributes())
     for head in world.heads:
@@ -78,7 +82,9 @@ def _items(world: SimulatedWorld) -> Iterator[str]:
 
 
 def _with_ids_numbered(lines: list[str]) -> list[str]:
-    """Connections' ids are the only thing that no seed repeats: `id-1` stands for the first of them."""
+    """Connections' ids are the only thing that no seed repeats:
+    `id-1` stands for the first of them.
+    """
     numbers: dict[str, str] = {}
 
     def number(found: re.Match[str]) -> str:

@@ -31,13 +31,16 @@ from tests.simulation.nodes import (
 from tests.simulation.reasons import Position, Reason
 from tests.simulation.world import READS, Faults, SimulatedTable, SimulatedWorld
 
-# The part of runs that last for minutes, in which nodes must notice that they cannot hear; the others last for days.
+# The part of runs that last for minutes, in which nodes must notice that they cannot hear;
+# the others last for days.
 SHORT = 0.35
 # When all faults are over, everybody has caught up after two tail checks.
 SETTLE_S = 2.6 * TAIL_CHECK_S
-# How soon, when no hint is lost: requests under way, visibility time-outs and back-offs are over by then.
+# How soon, when no hint is lost: requests under way,
+# visibility time-outs and back-offs are over by then.
 PROMPT_S = 400.0
-# The part of publications that have a key, and of publishers that lose their connection before an answer comes.
+# The part of publications that have a key, and of publishers that lose their connection
+# before an answer comes.
 KEYED = 0.25
 CUT_OFF = 0.1
 # The part of runs in which half of the publications are large, and how large.
@@ -192,8 +195,8 @@ class Scenario:
             client.come()
 
     async def _outlive_epochs(self) -> None:
-        """A node sleeps, with its clients and an append under way, while the epochs of its channels end and others begin
-        elsewhere.
+        """A node sleeps, with its clients and an append under way,
+        while the epochs of its channels end and others begin elsewhere.
         """
         self._note("outlive epochs")
         sleeper = self.random.choice(self.nodes)
@@ -259,7 +262,9 @@ class Scenario:
         return self._all_stand({channel: {end} for channel, end in self._tops().items()})
 
     def _has_everything(self) -> bool:
-        """No hint tells of an epoch that begins without a publication, so who stands at the end before it misses nothing."""
+        """No hint tells of an epoch that begins without a publication,
+        so who stands at the end before it misses nothing.
+        """
         return self._all_stand(
             {channel: self.world.ends_alike(channel) for channel in self.channels}
         )
@@ -373,7 +378,9 @@ class Scenario:
         )
 
     def _outage(self) -> None:
-        """Nothing answers, or what is written cannot be read, for a while; it may be too long for who waits for a hole."""
+        """Nothing answers, or what is written cannot be read, for a while;
+        it may be too long for who waits for a hole.
+        """
         loop = asyncio.get_running_loop()
         self.world.down = self.random.choice((None, READS))
         if self.world.down is READS and self.random.random() < 0.8:
@@ -415,7 +422,9 @@ class Scenario:
         return True
 
     def _troubled_s(self) -> float:
-        """When something failed last, or was slow: now, as long as a node is suspended or may have a full lane."""
+        """When something failed last, or was slow:
+        now, as long as a node is suspended or may have a full lane.
+        """
         if any(node.fate.frozen is not None or node.may_have_a_full_lane for node in self.nodes):
             return asyncio.get_running_loop().time()
         return max(self.world.troubled_s, *(node.fate.thawed_at_s for node in self.nodes))

@@ -1,4 +1,6 @@
-"""What justifies telling a client that it cannot go on, at its edges: a checker that accepts too much sees nothing."""
+"""What justifies telling a client that it cannot go on, at its edges:
+a checker that accepts too much sees nothing.
+"""
 
 from __future__ import annotations
 

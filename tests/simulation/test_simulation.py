@@ -1,6 +1,7 @@
 """The invariants hold under every schedule tried, and the checker sees each way of breaking them.
 
-ROOMCAST_SIMULATION_SEEDS sets how many schedules (200 by default; the tox environment `simulation` runs thousands).
+ROOMCAST_SIMULATION_SEEDS sets how many schedules (200 by default;
+the tox environment `simulation` runs thousands).
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
     ]
     broken = [outcome for outcome in outcomes if outcome.violations]
     message = "\n".join(
-        f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation {outcome.seed})"
+        f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation "
+        f"{outcome.seed})"
         for outcome in broken
     )
     assert not broken, message

@@ -1,4 +1,6 @@
-"""The simulated AWS: tables, stream, Lambda, topic and queues that delay, repeat, reorder, lose, throttle and forget."""
+"""The simulated AWS: tables, stream, Lambda, topic and queues that delay, repeat, reorder, lose,
+throttle and forget.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ READS = frozenset({"newest", "head", "read_behind", "read_forward", "read_backwa
 
 
 class SimulatedWorld(MemoryWorld):
-    """A MemoryWorld in which every call meets the faults of the moment. `random` decides, so a seed repeats all."""
+    """A MemoryWorld in which every call meets the faults of the moment.
+    `random` decides, so a seed repeats all.
+    """
 
     def __init__(self, random: Random, faults: Faults) -> None:
         super().__init__()
@@ -91,7 +95,8 @@ class SimulatedWorld(MemoryWorld):
         self.written_s: list[float] = []
         # Calls that are refused for now; None = all of them.
         self.down: frozenset[str] | None = frozenset()
-        # When a call was last refused, lost, slow or suspended: errors that clients are told come from that.
+        # When a call was last refused, lost, slow or suspended:
+        # errors that clients are told come from that.
         self.troubled_s = -inf
         # Until then nothing arrives in a queue.
         self.silent_until_s = 0.0
@@ -150,7 +155,9 @@ class SimulatedWorld(MemoryWorld):
         raise UnknownOutcome("simulated")
 
     async def _stand_still(self, fate: Fate | None) -> None:
-        """A process that is suspended goes on later as if nothing had happened; a dead one never."""
+        """A process that is suspended goes on later as if nothing had
+        happened; a dead one never.
+        """
         if fate is None:
             return
         if fate.dead:
@@ -172,7 +179,9 @@ class SimulatedWorld(MemoryWorld):
         return self.random.uniform(0, self.faults.latency_s)
 
     async def _never(self) -> None:
-        """What a dead process waits for. Kept, or its tasks would be taken for tasks that nobody holds."""
+        """What a dead process waits for. Kept, or its tasks would be taken for
+        tasks that nobody holds.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._nevers.append(future)
         await future
@@ -267,7 +276,9 @@ class SimulatedWorld(MemoryWorld):
         return Truth(epoch, top, trim, readable, is_ending=len(current | {epoch}) > 1)
 
     def end(self, channel: str) -> Position:
-        """Where its log ends: of the epoch that a reader would find now, or else of the one that was the last."""
+        """Where its log ends: of the epoch that a reader would find now,
+        or else of the one that was the last.
+        """
         epoch = self._epoch(channel, self.now_ms())
         if epoch is None:
             newest, head = self._newest_and_head(channel)
@@ -286,7 +297,9 @@ class SimulatedWorld(MemoryWorld):
         return epoch, max(written, default=began[0] if began else 0)
 
     def ends_alike(self, channel: str) -> set[Position]:
-        """Where the log ends, and where the epochs before ended since which nothing was published."""
+        """Where the log ends, and where the epochs before ended since which
+        nothing was published.
+        """
         end = self.end(channel)
         alike = {end}
         began = {head.epoch: head.floor for head in reversed(self.heads) if head.channel == channel}
@@ -301,7 +314,9 @@ class SimulatedWorld(MemoryWorld):
         return alike
 
     def _epoch(self, channel: str, now_ms: int) -> str | None:
-        """The tail that the newest item, and else the head, tells at `now_ms`; None = a new epoch begins."""
+        """The tail that the newest item, and else the head, tells at `now_ms`;
+        None = a new epoch begins.
+        """
         newest, head = self._newest_and_head(channel)
         if newest is not None and newest.expires_at * 1000 - MARGIN_MS > now_ms:
             return newest.epoch

@@ -1,4 +1,6 @@
-"""A node over memory that is served over HTTP and WebSocket from a thread, for callers that block."""
+"""A node over memory that is served over HTTP and WebSocket from a thread,
+for callers that block.
+"""
 
 from __future__ import annotations
 

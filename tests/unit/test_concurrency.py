@@ -1,4 +1,6 @@
-"""Work beside other work: it ends with its context, so many run at a time, and errors go where they belong."""
+"""Work beside other work: it ends with its context, so many run at a time,
+and errors go where they belong.
+"""
 
 from __future__ import annotations
 

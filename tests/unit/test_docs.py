@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def prose(page: Path) -> str:
     """The text of a page without its code blocks."""
     return re.sub(
@@ -35,6 +37,7 @@ def prose(page: Path) -> str:
     )
 
 
+@functools.cache
 def anchors(page: Path) -> set[str]:
     """What code hosts make of the headings: small letters, dashes for spaces, no punctuation."""
     headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
@@ -72,8 +75,13 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
 # ---- names
 
 
-def defined() -> Iterator[str]:
+@functools.cache
+def defined() -> frozenset[str]:
     """Every function, method and class of the product."""
+    return frozenset(_defined())
+
+
+def _defined() -> Iterator[str]:
     for package in ("service/roomcast", "stream_lambda"):
         for path in (ROOT / package).rglob("*.py"):
             for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -88,7 +96,7 @@ def defined() -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_functions_that_are_named_exist(page: Path) -> None:
     named = set(re.findall(r"`([A-Za-z_][\w.]*)\(\)`", prose(page)))
-    assert named - set(defined()) == set()
+    assert named - defined() == set()
 
 
 def test_the_architecture_names_functions() -> None:
@@ -116,7 +124,8 @@ def test_docstrings_name_what_exists() -> None:
 def test_a_docstring_that_names_what_is_gone_is_found(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text(
-        'def one(kept):\n    """`kept`, `gone` and `other.place`; then call `kept` or `one`."""\n    # Not `past`.\n'
+        'def one(kept):\n    """`kept`, `gone` and `other.place`; then call `kept` or `one`."""\n'
+        "    # Not `past`.\n"
     )
     assert unknown_names(module) == [
         "module.py: gone",
@@ -127,7 +136,9 @@ def test_a_docstring_that_names_what_is_gone_is_found(tmp_path: Path) -> None:
 
 
 def unknown_names(*modules: Path) -> list[str]:
-    """What stands in backticks, in docstrings and comments, and is the name of nothing in the code of the product."""
+    """What stands in backticks, in docstrings and comments,
+    and is the name of nothing in the code of the product.
+    """
     texts = {path: path.read_text(encoding="utf-8") for path in modules}
     known, functions = names_in_code(texts)
     missing: set[str] = set()
@@ -152,8 +163,9 @@ DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctio
 
 
 def names_in_code(texts: Mapping[Path, str]) -> tuple[set[str], set[str]]:
-    """Every name and word of a text constant in `texts`, modules and packages included; and the functions and what may be
-    called like one: parameters and attributes of that kind are not told apart from others.
+    """Every name and word of a text constant in `texts`, modules and packages included;
+    and the functions and what may be called like one:
+    parameters and attributes of that kind are not told apart from others.
     """
     known = {path.stem for path in texts}
     known |= {

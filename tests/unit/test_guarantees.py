@@ -1,4 +1,6 @@
-"""docs/guarantees.md: every function, bound, option and test that it names exists, and bounds are what it says."""
+"""docs/guarantees.md: every function, bound, option and test that it names exists,
+and bounds are what it says.
+"""
 
 from __future__ import annotations
 

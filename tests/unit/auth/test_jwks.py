@@ -1,4 +1,6 @@
-"""service/roomcast/auth/jwks.py: keys are there when they are needed, and the endpoint is asked no more often than bounded."""
+"""service/roomcast/auth/jwks.py: keys are there when they are needed,
+and the endpoint is asked no more often than bounded.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ OLD, NEW = signer("ES256", 1), signer("ES256", 2)
 
 
 class Endpoint:
-    """What is published, and how often that was asked for. `gate`: closed, an answer has to wait."""
+    """What is published, and how often that was asked for.
+    `gate`: closed, an answer has to wait.
+    """
 
     def __init__(self, *keys: Any) -> None:
         self.body = jwks(*keys)
@@ -182,7 +186,9 @@ async def test_whatever_the_flood_there_is_one_fetch_within_the_bound(clock: Man
 
 
 async def test_too_soon_after_a_fetch_nobody_knows(clock: ManualClock) -> None:
-    """The signer may have taken a new key a moment ago: refusing it for good would shut its bearer out."""
+    """The signer may have taken a new key a moment ago:
+    refusing it for good would shut its bearer out.
+    """
     endpoint = Endpoint(OLD.jwk("old"))
     async with running(endpoint, clock) as keys:
         endpoint.publish(OLD.jwk("old"), NEW.jwk("new"))

@@ -1,4 +1,6 @@
-"""service/roomcast/auth/jwks_endpoint.py: one answer, of bounded size, from the address that is configured and no other."""
+"""service/roomcast/auth/jwks_endpoint.py: one answer, of bounded size,
+from the address that is configured and no other.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,8 @@ from cryptography.x509.oid import NameOID
 
 from roomcast.auth.jwks import FetchFailed
 from roomcast.auth.jwks_endpoint import JWKS_BYTES_MAX, fetch_jwks
+
+pytest_plugins = ("pytest_aiohttp.plugin",)
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
 BODY = b'{"keys":[]}'

@@ -1,4 +1,6 @@
-"""service/roomcast/auth/keys.py: a key is taken for what it is, for the algorithms that are its own, or not at all."""
+"""service/roomcast/auth/keys.py: a key is taken for what it is,
+for the algorithms that are its own, or not at all.
+"""
 
 from __future__ import annotations
 

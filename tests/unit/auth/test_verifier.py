@@ -1,4 +1,6 @@
-"""service/roomcast/auth/verifier.py: only what our key signed, with an algorithm of that key, gets through."""
+"""service/roomcast/auth/verifier.py: only what our key signed,
+with an algorithm of that key, gets through.
+"""
 
 from __future__ import annotations
 
@@ -466,7 +468,8 @@ async def test_what_only_looks_like_a_token_is_not_told_that_it_expired(
     provider: Provider, payload: bytes
 ) -> None:
     provider.clock.advance(DEMAND_PAUSE_S)
-    token = f"{segment(json.dumps({'alg': 'ES256', 'kid': 'unknown'}).encode())}.{segment(payload)}.AAAA"
+    head = json.dumps({"alg": "ES256", "kid": "unknown"}).encode()
+    token = f"{segment(head)}.{segment(payload)}.AAAA"
     with pytest.raises(TokenInvalid):
         await provider.verifier().connection(token, NOW_S)
     provider.clock.advance(DEMAND_PAUSE_S)

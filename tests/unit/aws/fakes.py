@@ -73,9 +73,8 @@ def say(status: int, body: str = "{}", length: int | None = None) -> Answer:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(
             f"HTTP/1.1 {status} Told\r\nContent-Type: application/x-amz-json-1.0\r\n"
-            f"Content-Length: {len(body) if length is None else length}\r\nConnection: close\r\n\r\n{body}".encode(
-                errors="surrogateescape"
-            )
+            f"Content-Length: {len(body) if length is None else length}\r\n"
+            f"Connection: close\r\n\r\n{body}".encode(errors="surrogateescape")
         )
         await writer.drain()
 
@@ -96,7 +95,9 @@ async def faked(answer: Answer) -> AsyncIterator[tuple[AwsClients, FakeServer]]:
 
 
 class FakeClient:
-    """An SDK client whose operations are given as functions; `calls` keeps (operation, arguments)."""
+    """An SDK client whose operations are given as functions;
+    `calls` keeps (operation, arguments).
+    """
 
     def __init__(self, **operations: Callable[..., Any]) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []

@@ -21,7 +21,9 @@ GONE = "AWS.SimpleQueueService.NonExistentQueue"
 
 
 class Fixture:
-    """A queue with recording clients; any operation can be replaced. `order` has calls and sleeps as they came."""
+    """A queue with recording clients; any operation can be replaced.
+    `order` has calls and sleeps as they came.
+    """
 
     def __init__(self, **operations: Callable[..., Any]) -> None:
         answers: dict[str, Callable[..., Any]] = {

@@ -1,4 +1,6 @@
-"""The doctor: what a node needs is there, or the check says what is not; and nothing of it is left."""
+"""The doctor: what a node needs is there, or the check says what is not;
+and nothing of it is left.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.worlds import POLL_WAIT_S, Fleet, Ids, config, no_jitter
 
 TABLES: Final = (
-    "table roomcast-channels", "table roomcast-idempotency", "table roomcast-presence", "table roomcast-nodes",
+    "table roomcast-channels", "table roomcast-idempotency",
+    "table roomcast-presence", "table roomcast-nodes",
 )  # fmt: skip
 LATER: Final = ("queue", "topic to queue", "table to queue", "clean-up")
 CEILING: Final = "ceiling of a channel"

@@ -1,4 +1,6 @@
-"""service/roomcast/cli/main.py: exit codes, one line for what is wrong, and what each command passes on."""
+"""service/roomcast/cli/main.py: exit codes, one line for what is wrong,
+and what each command passes on.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,10 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "--conf", "x"], "unrecognized arguments: --conf x"),
         (
             ["serve", "--port", "65536"],
-            "--port: must be a whole number from 0 to 65535; found '65536' (see roomcast serve --help)",
+            (
+                "--port: must be a whole number from 0 to 65535; found '65536' (see roomcast "
+                "serve --help)"
+            ),
         ),
         (["serve", "--port", "-1"], "--port"),
         (["serve", "--port", "8_0"], "found '8_0'"),

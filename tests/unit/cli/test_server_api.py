@@ -1,4 +1,6 @@
-"""`roomcast publish` and `roomcast history` against a node over memory: what they print, and how they end."""
+"""`roomcast publish` and `roomcast history` against a node over memory:
+what they print, and how they end.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,10 @@ def test_a_terminal_is_told_nothing_by_what_was_published(run: Run) -> None:
 def test_the_key_may_be_configured(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wants = "wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), or has none itself: its HTTP API is off"
+    wants = (
+        "wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), "
+        "or has none itself: its HTTP API is off"
+    )
     for key in (None, "", "another"):
         code, out, err = run("publish", "news", "1", key=key)
         assert (code, out) == (1, "")
@@ -149,7 +154,8 @@ def test_a_request_that_is_too_large(run: Run, served: Served) -> None:
     code, out, err = run("publish", "news", f'"{"x" * 100_000}"')
     assert (code, out) == (1, "")
     assert err == (
-        f"roomcast: {served.url} refuses the request: limit exceeded: the request is larger than 28672 bytes "
+        f"roomcast: {served.url} refuses the request: limit exceeded: the request is larger "
+        "than 28672 bytes "
         "(HTTP 413)\n"
     )
 

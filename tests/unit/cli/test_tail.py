@@ -1,4 +1,6 @@
-"""`roomcast tail` against a node over memory: what it shows, that nothing is left out, and how it ends."""
+"""`roomcast tail` against a node over memory: what it shows,
+that nothing is left out, and how it ends.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,10 @@ def test_what_is_published_is_shown(
     publish(served, "seen", {"text": "hi"}, "\x1b[2J", "too much")
     assert following.ended() == 0
     assert capsys.readouterr() == (
-        '2  2023-11-14T22:13:20Z  ann  {"text": "hi"}\n3  2023-11-14T22:13:20Z  ann  "\\u001b[2J"\n',
+        (
+            '2  2023-11-14T22:13:20Z  ann  {"text": "hi"}\n'
+            '3  2023-11-14T22:13:20Z  ann  "\\u001b[2J"\n'
+        ),
         "",
     )
 

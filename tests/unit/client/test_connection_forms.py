@@ -1,4 +1,6 @@
-"""Shorter pushes, as a client asks for them: what is granted, and that nobody gets a difference from what it does not have."""
+"""Shorter pushes, as a client asks for them: what is granted,
+and that nobody gets a difference from what it does not have.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A connection and the application's hooks: what is asked when, in which order, and what becomes of the answers."""
+"""A connection and the application's hooks: what is asked when, in which order,
+and what becomes of the answers.
+"""
 
 from __future__ import annotations
 
@@ -539,7 +541,9 @@ async def test_more_publications_than_there_are_places(fleet: Fleet) -> None:
 async def test_who_waits_for_a_place_when_the_connection_ends_does_not_wait_for_ever(
     fleet: Fleet,
 ) -> None:
-    """Otherwise nobody would ever see that the socket is closed: the connection would count as open."""
+    """Otherwise nobody would ever see that the socket is closed:
+    the connection would count as open.
+    """
     publish = Script()
     async with node(
         fleet, Hooks(publish=publish), insecure=True, publish_rate_limit=0, command_rate_limit=0

@@ -1,4 +1,6 @@
-"""Server-side subscriptions as a client connects: all of them, with what it missed, and the answer, in one tick."""
+"""Server-side subscriptions as a client connects: all of them, with what it missed,
+and the answer, in one tick.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tokens over the life of a connection: when they end, what replaces them, and keys that are slow to come."""
+"""Tokens over the life of a connection: when they end, what replaces them,
+and keys that are slow to come.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
 
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What expires ends at once: a token's end is as far away as the test's clock says when it is presented."""
+    """What expires ends at once: a token's end is as far away as the test's clock says
+    when it is presented.
+    """
     monkeypatch.setattr(lifetime_module, "EXPIRY_GRACE_S", 0.0)
 
 
@@ -176,7 +180,9 @@ async def test_a_refresh_with_no_token_of_ours(fleet: Fleet, node: LocalNode, wr
 async def test_a_node_whose_clock_is_behind_lets_nobody_in_and_refuses_nobody_for_good(
     fleet: Fleet, node: LocalNode
 ) -> None:
-    """SDKs come again by themselves after a temporary error, with the same token: by then it is good, here or elsewhere."""
+    """SDKs come again by themselves after a temporary error, with the same token:
+    by then it is good, here or elsewhere.
+    """
     behind_s = EARLY_S_MAX + 20
     issued_s = fleet.clock.now_ms() / 1000 + behind_s
     fresh = {"nbf": issued_s, "exp": issued_s + 3600}
@@ -300,7 +306,9 @@ async def test_a_subscription_that_is_not_refreshed_ends_and_the_connection_stay
 async def test_an_expired_token_in_a_sub_refresh_makes_the_client_subscribe_again(
     fleet: Fleet, node: LocalNode
 ) -> None:
-    """An SDK takes the error for the end of the subscription, unless it has been told to subscribe again before."""
+    """An SDK takes the error for the end of the subscription,
+    unless it has been told to subscribe again before.
+    """
     client = await node.client(token=token(fleet, None))
     await client.subscribe("$room", token=token(fleet, channel="$room"))
     old = token(fleet, -1, channel="$room")

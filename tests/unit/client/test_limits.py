@@ -1,4 +1,6 @@
-"""What one client may do: connections of a user, publications and commands a second, and what happens beyond."""
+"""What one client may do: connections of a user, publications and commands a second,
+and what happens beyond.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def test_3504_is_final_to_sdks() -> None:
 
 
 class Waits:
-    """Who waits for its rate: the clock goes on for as long as that takes, without anybody waiting in truth."""
+    """Who waits for its rate: the clock goes on for as long as that takes,
+    without anybody waiting in truth.
+    """
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -134,7 +138,8 @@ async def test_publications_of_one_frame_wait_as_long_as_they_can(waits: Waits) 
         *({"publish": {"channel": "room", "data": number}} for number in range(60))
     )
     codes = [(await client.answer(each)).get("error", {}).get("code") for each in ids]
-    # Twice the rate at once, and what there is room for in the time in which they can still be answered.
+    # Twice the rate at once, and what there is room for in the time in which they
+    # can still be answered.
     in_time = 20 + round(10 * PUBLISH_WAIT_S)
     assert codes == [None] * in_time + [TOO_MANY] * (60 - in_time)
     assert logged(fleet.world) == list(range(in_time)), "refused is not published"
@@ -212,7 +217,8 @@ async def test_commands_beyond_the_rate_wait_and_keep_their_order() -> None:
     client = node.open()
     reads: list[dict[str, Any]] = [{"presence_stats": {"channel": "room"}}] * 100
     ids = await client.say({"connect": {}}, *reads, {"history": {"channel": "room", "limit": 0}})
-    # 101 at once; the clock of the node stands still, so the last one has to wait for a fiftieth of a second.
+    # 101 at once; the clock of the node stands still, so the last one has to wait for a
+    # fiftieth of a second.
     counters = node.assembly.node.services.counters
     assert limits(node) == {"command_rate": 1}
     assert counters.throttled_s == pytest.approx(1 / 50)
@@ -276,7 +282,9 @@ async def test_channels_and_sizes_are_told_apart() -> None:
 
 
 class Read:
-    """What was decoded of a frame: sizes, and in which turn of the event loop. Everything else is as in JSON."""
+    """What was decoded of a frame: sizes, and in which turn of the event loop.
+    Everything else is as in JSON.
+    """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

@@ -1,4 +1,6 @@
-"""Thousands of clients that come back at once, each from where it stood: what it costs, and that nobody misses anything."""
+"""Thousands of clients that come back at once, each from where it stood:
+what it costs, and that nobody misses anything.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from roomcast.wire.publication import Publication, StreamPosition
 from tests.unit.worlds import HISTORY, Fleet, LocalNode, log_over, settled
 
 CHANNEL: Final = "room"
-CLIENTS: Final = 5_000
+CLIENTS: Final = 2_000
 # The positions of those who come back are spread over the last so many publications.
 SPREAD: Final = 200
 # Those who come while publications go on come in so many waves.
@@ -34,7 +36,8 @@ PUBLICATIONS_DURING_MAX: Final = 60
 # For whatever a storm makes happen; a machine that does something else meanwhile is slow.
 DEADLINE_S: Final = 30.0
 RULES: Final = ChannelRules(without_namespace=replace(HISTORY, history_size=1_000))
-# What a fresh node reads for a whole storm: its position, the head, and the pages of the last 300 publications.
+# What a fresh node reads for a whole storm: its position, the head,
+# and the pages of the last 300 publications.
 FRESH_READS_MAX: Final = 5
 
 
@@ -74,7 +77,9 @@ class Peer:
         return [orjson.loads(line) for line in self.got[1].split(b"\n")]
 
     def assert_whole(self, log: Sequence[Any]) -> None:
-        """I3, I4: everything behind its position, once and in order, as `log` (the data by offset) has it."""
+        """I3, I4: everything behind its position, once and in order,
+        as `log` (the data by offset) has it.
+        """
         assert self.closed_with is None
         subscribe, *pushes = self.lines()
         result = subscribe["subscribe"]
@@ -223,7 +228,9 @@ async def test_a_node_whose_ring_covers_them_reads_nothing(fleet: Fleet) -> None
 
 @pytest.mark.parametrize("items", [SPREAD + 50, 7])
 async def test_a_fresh_node_reads_once_for_all(fleet: Fleet, items: int) -> None:
-    """Its ring is empty: who comes first has the window read, and the others are answered from it."""
+    """Its ring is empty: who comes first has the window read,
+    and the others are answered from it.
+    """
     top = await append(fleet, range(SPREAD + 50), items)
     node = fleet.node(rules=RULES)
     peers, before = spread(top), fleet.traffic.calls.copy()
@@ -284,7 +291,8 @@ async def test_they_come_to_three_nodes(fleet: Fleet) -> None:
                 )
             await storm
             made = calls(fleet, before)
-            # Two nodes with empty rings; and each of the three writers looked for the tail, once or when it lost a race.
+            # Two nodes with empty rings; and each of the three writers looked for the tail,
+            # once or when it lost a race.
             assert made["read_backward"] <= 2 * FRESH_READS_MAX, made
             await publish(nodes[2], "the last")
             log = logged(fleet.world)
@@ -293,7 +301,9 @@ async def test_they_come_to_three_nodes(fleet: Fleet) -> None:
 
 
 async def test_those_who_cannot_be_recovered_cost_no_read_each(fleet: Fleet) -> None:
-    """More bytes than a recovery brings: the first read shows it, for everybody who stood as far back."""
+    """More bytes than a recovery brings: the first read shows it,
+    for everybody who stood as far back.
+    """
     top = await append(fleet, ["x" * 10_000] * SPREAD, SPREAD)
     node = fleet.node(rules=RULES)
     far = [Peer(StreamPosition(top.epoch, index % 100)) for index in range(500)]
@@ -304,8 +314,9 @@ async def test_those_who_cannot_be_recovered_cost_no_read_each(fleet: Fleet) -> 
     assert made.total() <= FRESH_READS_MAX, made
     for peer in far:
         peer.assert_told()
+    log = logged(fleet.world)
     for peer in near:
-        peer.assert_whole(logged(fleet.world))
+        peer.assert_whole(log)
 
 
 async def test_a_hole_in_the_log_costs_no_read_each(fleet: Fleet) -> None:

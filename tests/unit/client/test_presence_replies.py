@@ -1,4 +1,6 @@
-"""Presence as clients get it: of few members, and of so many that a reply would fill the client's queue."""
+"""Presence as clients get it: of few members, and of so many that a reply would
+fill the client's queue.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ async def test_a_reply_leaves_half_of_the_queue(queue_bytes: int) -> None:
 async def test_a_table_that_does_not_answer_is_an_error_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Otherwise SDKs reconnect, and all that the client asks for later waits behind it. History has a table of its own."""
+    """Otherwise SDKs reconnect, and all that the client asks for later waits behind it.
+    History has a table of its own.
+    """
     monkeypatch.setattr(reading, "PRESENCE_LIMIT_S", 0.02)
     fleet, node = crowded(2)
     client = await node.client()

@@ -1,4 +1,6 @@
-"""service/roomcast/client/session.py: what the server subscribes a client to, and channels that are for certain users."""
+"""service/roomcast/client/session.py: what the server subscribes a client to,
+and channels that are for certain users.
+"""
 
 from __future__ import annotations
 

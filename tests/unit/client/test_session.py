@@ -248,7 +248,9 @@ def test_what_is_decoded_grows_with_the_channels_and_no_further_than_any_command
 
 
 def test_who_was_let_in_can_come_again_with_all_of_its_channels() -> None:
-    """Also those that the server subscribed it to, of the longest names: 3501 would be the end for an SDK."""
+    """Also those that the server subscribed it to, of the longest names:
+    3501 would be the end for an SDK.
+    """
     few = replace(policy(channel_limit=128), message_size_limit=64 * 1024)
     position = {"recover": True, "epoch": "0." + "f" * 32, "offset": 2**53 - 1}
     subs = {f"{number:03}".ljust(255, "x"): position for number in range(few.channel_limit)}
@@ -647,7 +649,9 @@ CASES = [
 
 
 def allowed(case: Case) -> bool:
-    """Everybody where nothing is secured; else clients or subscribers, and those without a user by an option more."""
+    """Everybody where nothing is secured; else clients or subscribers,
+    and those without a user by an option more.
+    """
     is_somebody = case.user != "" or case.anonymous
     by_subscription = case.subscriber and case.subscribed
     return case.insecure or (is_somebody and (by_subscription or case.client))

@@ -1,4 +1,6 @@
-"""service/roomcast/client/session.py: what an application's hooks are asked, and what follows from what they say."""
+"""service/roomcast/client/session.py: what an application's hooks are asked,
+and what follows from what they say.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A subscriber enters presence while its position is read: I4 all the same, and nothing is left when one of the two fails."""
+"""A subscriber enters presence while its position is read: I4 all the same,
+and nothing is left when one of the two fails.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from roomcast.wire.publication import Publication
 from tests.unit.worlds import EVERYTHING, SECRET, Client, Fleet, Held, LocalNode, settled, until
 
 RULES: Final = ChannelRules(without_namespace=EVERYTHING)
-# The two ways into a channel: a command of the client, and what the server subscribes it to as it connects.
+# The two ways into a channel: a command of the client, and what the server subscribes
+# it to as it connects.
 WAYS = pytest.mark.parametrize("way", ["command", "connect"])
 BOTH = pytest.mark.parametrize("first, last", [("add", "newest"), ("newest", "add")])
 
@@ -112,7 +115,9 @@ async def test_both_are_under_way_at_once_and_the_answer_waits_for_both(
 
 @WAYS
 async def test_the_position_is_that_of_the_answer(fleet: Fleet, node: LocalNode, way: str) -> None:
-    """I4: what is published while presence is entered is before the position, and what follows is pushed."""
+    """I4: what is published while presence is entered is before the position,
+    and what follows is pushed.
+    """
     await publish(node, 1)
     held = fleet.traffic.hold("add", "sent")
     join = await joining(node, way)

@@ -82,7 +82,9 @@ class Heard:
 
     @asynccontextmanager
     async def running(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PassTime]:
-        """Yields a call that lets so many seconds pass, and waits until what is due in them is done."""
+        """Yields a call that lets so many seconds pass,
+        and waits until what is due in them is done.
+        """
         wake_at_s: list[float] = []
         woken = asyncio.Event()
 
@@ -213,7 +215,9 @@ async def test_a_node_whose_clock_is_wrong_changes_nothing_when_it_leaves(
 async def test_a_fleet_that_starts_anew_below_what_was_emitted_goes_behind_it(
     ears: Heard, monkeypatch: pytest.MonkeyPatch, old: int
 ) -> None:
-    """A clock was ahead then, or is behind now: the number is taken by a canary that nobody hears any more."""
+    """A clock was ahead then, or is behind now:
+    the number is taken by a canary that nobody hears any more.
+    """
     before = Heard(ears.world, ManualClock(ears.clock.ms + round(INTERVAL_S * 1000)), name="before")
     for _ in range(old):
         await before.canary._emit()
@@ -282,7 +286,9 @@ async def test_one_failure_of_the_table_is_made_up_for_before_anybody_doubts(
 async def test_who_slept_sings_what_it_knows_when_it_wakes(
     ears: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the decision and the request; wall clock and monotonic clock may both have gone on."""
+    """Between the decision and the request;
+    wall clock and monotonic clock may both have gone on.
+    """
     pause = ears.world.pause
 
     async def asleep(call: str, stage: str) -> None:
@@ -583,7 +589,9 @@ async def test_leases_that_could_not_be_read_once_are_no_sign_of_growth(
 async def test_an_outage_of_the_topic_makes_nobody_change_queues(
     ears: Heard, monkeypatch: pytest.MonkeyPatch, elsewhere: int
 ) -> None:
-    """The last canary reached some nodes and not others, and nothing comes after it: new queues could not be subscribed."""
+    """The last canary reached some nodes and not others, and nothing comes after it:
+    new queues could not be subscribed.
+    """
     ears.greeting, ears.elsewhere = Greeting.NOT_SENT, elsewhere
     async with ears.running(monkeypatch) as pass_time:
         await pass_time(3600)

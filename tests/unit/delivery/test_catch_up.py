@@ -1,4 +1,6 @@
-"""The task that keeps channels up with their logs: a few looks at once, one round for many requests, slow where it fails."""
+"""The task that keeps channels up with their logs: a few looks at once,
+one round for many requests, slow where it fails.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The deleter: tens at a time beside whoever adds, bounded in what waits, and honest about what it could not delete."""
+"""The deleter: tens at a time beside whoever adds, bounded in what waits,
+and honest about what it could not delete.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""service/roomcast/delivery/envelope.py: what is packed is what is parsed, within the bounds, whoever wrote it."""
+"""service/roomcast/delivery/envelope.py: what is packed is what is parsed,
+within the bounds, whoever wrote it.
+"""
 
 from __future__ import annotations
 
@@ -175,7 +177,8 @@ def test_as_few_messages_as_the_budget_allows(texts: list[str], bytes_max: int) 
         assert len(body.encode()) <= bytes_max
         start += count
         if start < len(texts):
-            # The next text did not fit; one byte may be given away for a comma that the last one does not need.
+            # The next text did not fit; one byte may be given away for a comma that the
+            # last one does not need.
             assert len(f"{body},{texts[start]}".encode()) > bytes_max - 1
 
 

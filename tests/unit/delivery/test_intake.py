@@ -123,7 +123,9 @@ def test_a_publication_and_the_leave_after_it_stay_in_order(world: World) -> Non
 
 
 def test_comings_and_goings_are_told_only_where_the_channel_has_them(world: World) -> None:
-    """Whoever cleans up after a dead node does not know the options, and says of everybody that they left."""
+    """Whoever cleans up after a dead node does not know the options,
+    and says of everybody that they left.
+    """
     world.hub.add(QUIET, world.subscriber)
     world.take(
         signals.leave("gone", "id1", QUIET, info("c1")),

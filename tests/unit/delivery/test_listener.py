@@ -1,4 +1,6 @@
-"""The listener over memory: a queue is proved by a greeting, rebuilt when it is gone, and gone at the end."""
+"""The listener over memory: a queue is proved by a greeting, rebuilt when it is gone,
+and gone at the end.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The poller over memory: what was handed on is deleted, what was not comes again, a queue that is gone is rebuilt."""
+"""The poller over memory: what was handed on is deleted, what was not comes again,
+a queue that is gone is rebuilt.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""service/roomcast/delivery/recovery.py: the ring against a plain list, and what a client that comes back is told."""
+"""service/roomcast/delivery/recovery.py: the ring against a plain list,
+and what a client that comes back is told.
+"""
 
 from __future__ import annotations
 

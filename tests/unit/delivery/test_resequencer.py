@@ -1,4 +1,6 @@
-"""service/roomcast/delivery/resequencer.py: everything once, in order, without a hole, whatever arrives in whatever order."""
+"""service/roomcast/delivery/resequencer.py: everything once, in order, without a hole,
+whatever arrives in whatever order.
+"""
 
 from __future__ import annotations
 
@@ -285,12 +287,15 @@ def test_refuted_epochs_are_bounded() -> None:
     assert order.doubted == "0"
 
 
-# ---- all together: any log, any order of arrival, with a shell that reads the log when it is asked to
+# ---- all together: any log, any order of arrival, with a shell that reads the
+# log when it is asked to
 
 
 @dataclass
 class Shell:
-    """Does for one resequencer what the dispatcher does: reads when `read_at` has come, and tells of a hole."""
+    """Does for one resequencer what the dispatcher does: reads when `read_at` has come,
+    and tells of a hole.
+    """
 
     log: list[Record]
     order: Resequencer
@@ -315,7 +320,9 @@ class Shell:
             self.begin_read()
 
     def begin_read(self) -> None:
-        """What a consistent read gives: from the item that spans the next offset, to a hole or the limit."""
+        """What a consistent read gives: from the item that spans the next offset,
+        to a hole or the limit.
+        """
         must_reach, after = self.order.reading(), self.order.top
         found: list[Record] = []
         count = 0

@@ -1,4 +1,6 @@
-"""service/roomcast/delivery/signals.py: what nodes tell each other, and that a repeat is known for one."""
+"""service/roomcast/delivery/signals.py: what nodes tell each other,
+and that a repeat is known for one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""When which channel is looked at: each at its own time, all when asked, and none forgotten or looked at for nothing."""
+"""When which channel is looked at: each at its own time, all when asked,
+and none forgotten or looked at for nothing.
+"""
 
 from __future__ import annotations
 

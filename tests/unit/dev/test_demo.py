@@ -23,6 +23,8 @@ from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.worlds import Fleet
 
+pytest_plugins = ("pytest_aiohttp.plugin",)
+
 SECRET = "a secret of a test, of more than 32 bytes"
 PEERS = ("http://127.0.0.1:8000", "http://127.0.0.1:8001")
 PAGE = Path(demo.__file__).parent / "page"

@@ -1,4 +1,6 @@
-"""The pump between a stream and the function: shards and their order, and what it does when reading fails."""
+"""The pump between a stream and the function: shards and their order,
+and what it does when reading fails.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Trimmed(Exception):
 
 
 class FakeStreams:
-    """DynamoDB Streams' client over shards in memory; one shard a page. Iterators are "shard/position"."""
+    """DynamoDB Streams' client over shards in memory; one shard a page.
+    Iterators are "shard/position".
+    """
 
     exceptions = SimpleNamespace(TrimmedDataAccessException=Trimmed)
 

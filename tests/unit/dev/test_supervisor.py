@@ -58,7 +58,8 @@ async def test_a_port_in_use_is_one_line_and_exit_code_1(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        f"roomcast dev: port {port} is in use: stop what listens there, or choose another with {option}\n"
+        f"roomcast dev: port {port} is in use: stop what listens there, or choose another "
+        f"with {option}\n"
     )
 
 

@@ -1,4 +1,6 @@
-"""The instance metadata service over HTTP: tokens, answers of every kind, and machines that have none."""
+"""The instance metadata service over HTTP: tokens, answers of every kind,
+and machines that have none.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The lease keeper: written before the queue exists, renewed, told when lost, dropped at the end."""
+"""The lease keeper: written before the queue exists, renewed,
+told when lost, dropped at the end.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +164,9 @@ async def test_a_lease_has_ended_when_no_heartbeat_was_taken_for_its_life(world:
 
 
 async def test_the_newest_heartbeat_of_others(world: World) -> None:
-    """Not its own, nor those of its own leases whose writing was not answered, nor of the future."""
+    """Not its own, nor those of its own leases whose writing was not
+    answered, nor of the future.
+    """
     world.fleet.world.fail_next("put", UnknownOutcome(), effect="applied")
     with pytest.raises(PortError):
         await world.keeper.hold("queue-1")
@@ -260,7 +264,9 @@ async def test_the_next_lease_is_written_until_it_is_there(world: World) -> None
 
 
 async def test_a_row_whose_answer_was_lost_never_comes_to_life_again(world: World) -> None:
-    """It may have been reaped since: writing it again would wipe the mark, under which its entries are being removed."""
+    """It may have been reaped since: writing it again would wipe the mark,
+    under which its entries are being removed.
+    """
     world.fleet.world.fail_next("put", UnknownOutcome(), "applied")
     with pytest.raises(PortError):
         await world.keeper.hold("queue-1")

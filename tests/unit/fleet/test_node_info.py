@@ -1,4 +1,6 @@
-"""Surveys and the list of nodes: what all nodes have, as the leases and the nodes themselves tell."""
+"""Surveys and the list of nodes: what all nodes have,
+as the leases and the nodes themselves tell.
+"""
 
 from __future__ import annotations
 
@@ -197,7 +199,9 @@ async def test_others_are_answered_with_what_is_here() -> None:
 
 
 async def test_a_flood_of_surveys_is_answered_within_a_bound() -> None:
-    """Each question makes every node speak: whoever may publish to the topic could make them shout."""
+    """Each question makes every node speak:
+    whoever may publish to the topic could make them shout.
+    """
     alone = Alone()
     for number in range(3 * ANSWERS_AT_ONCE):
         alone.node_info.heard(survey_signal("b", str(number), "o*"))

@@ -1,4 +1,6 @@
-"""service/roomcast/fleet/order_signals.py: an order is the same after its way through the topic, and what is none is known for it."""
+"""service/roomcast/fleet/order_signals.py: an order is the same after its way through the topic,
+and what is none is known for it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Orders of the application: found, carried out and told by connections of this node and of another."""
+"""Orders of the application: found, carried out and told by connections of this
+node and of another.
+"""
 
 from __future__ import annotations
 

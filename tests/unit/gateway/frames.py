@@ -25,7 +25,9 @@ class Frame:
 
 
 def parsed(data: bytes) -> Iterator[Frame]:
-    """The frames in `data`, which must end with a whole one: final, unmasked, with the shortest length that fits."""
+    """The frames in `data`, which must end with a whole one: final, unmasked,
+    with the shortest length that fits.
+    """
     while data:
         first, second = data[0], data[1]
         assert first & 0xF0 == 0x80, "final, and no reserved bit set"

@@ -24,6 +24,8 @@ from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, handshak
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, no_jitter, until
 from tests.websocket import PROTOBUF, WebSocket
 
+pytest_plugins = ("pytest_aiohttp.plugin",)
+
 PATH: Final = "/connection/websocket"
 SIZE_LIMIT: Final = 65_536
 QUEUE_BYTES_MAX: Final = 64 * 1024

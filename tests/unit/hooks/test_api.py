@@ -1,4 +1,6 @@
-"""service/roomcast/hooks/api.py: the registry of the methods that clients may call, and what counts as an async function."""
+"""service/roomcast/hooks/api.py: the registry of the methods that clients may call,
+and what counts as an async function.
+"""
 
 from __future__ import annotations
 

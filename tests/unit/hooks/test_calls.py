@@ -1,4 +1,6 @@
-"""service/roomcast/hooks/calls.py: hooks are found or the start is refused, and a call has one of four ends, whatever a hook does."""
+"""service/roomcast/hooks/calls.py: hooks are found or the start is refused,
+and a call has one of four ends, whatever a hook does.
+"""
 
 from __future__ import annotations
 
@@ -121,22 +123,37 @@ def test_without_hooks_nothing_is_looked_at(application: Path) -> None:
 @pytest.mark.parametrize(
     "option, path, complaint",
     [
-        ("connect", "hooked_gone:f", "hooks.connect: hooked_gone cannot be imported: ModuleNotFoundError: No module named 'hooked_gone'"),
-        ("publish", "hooked_needs:f", "hooks.publish: hooked_needs cannot be imported: ModuleNotFoundError: No module named 'hooked_gone'"),
-        ("connect", "hooked_before:f", "hooks.connect: hooked_before cannot be imported: ModuleNotFoundError: No module named 'service.hooks' (write `from roomcast.hooks import …`)"),
-        ("rpc", "hooked_exits:f", "hooks.rpc: hooked_exits cannot be imported: SystemExit: no way"),
-        ("connect", "hooked_app:gone", "hooks.connect: hooked_app has no gone"),
-        ("connect", "hooked_app:Nested.gone", "hooks.connect: hooked_app has no Nested.gone"),
-        ("subscribe", "hooked_app:plain", "hooks.subscribe: hooked_app:plain is not an async function"),
-        ("publish", "hooked_app:rpc", "hooks.publish: hooked_app:rpc is not an async function"),
-        ("rpc", "hooked_app:connect", "hooks.rpc: hooked_app:connect is no RpcRegistry of roomcast.hooks"),
+        (
+            "connect",
+            "hooked_gone:f",
+            "hooked_gone cannot be imported: ModuleNotFoundError: No module named 'hooked_gone'",
+        ),
+        (
+            "publish",
+            "hooked_needs:f",
+            "hooked_needs cannot be imported: ModuleNotFoundError: No module named 'hooked_gone'",
+        ),
+        (
+            "connect",
+            "hooked_before:f",
+            (
+                "hooked_before cannot be imported: ModuleNotFoundError: No module named "
+                "'service.hooks' (write `from roomcast.hooks import …`)"
+            ),
+        ),
+        ("rpc", "hooked_exits:f", "hooked_exits cannot be imported: SystemExit: no way"),
+        ("connect", "hooked_app:gone", "hooked_app has no gone"),
+        ("connect", "hooked_app:Nested.gone", "hooked_app has no Nested.gone"),
+        ("subscribe", "hooked_app:plain", "hooked_app:plain is not an async function"),
+        ("publish", "hooked_app:rpc", "hooked_app:rpc is not an async function"),
+        ("rpc", "hooked_app:connect", "hooked_app:connect is no RpcRegistry of roomcast.hooks"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_hook(application: Path, option: str, path: str, complaint: str) -> None:
     named: dict[str, Any] = {option: path}
     with pytest.raises(ConfigError) as caught:
         load_hooks(HooksConfig(directory=str(application), **named))
-    assert str(caught.value) == complaint
+    assert str(caught.value) == f"hooks.{option}: {complaint}"
 
 
 def test_a_module_that_does_not_compile(application: Path) -> None:
@@ -243,7 +260,8 @@ def deep(levels: int) -> Json:
 
 NO_REPLIES: list[object] = [True, {}, "yes", CALL]
 NOT_JSON: list[object] = [
-    {1, 2}, b"bytes", object(), {1: 2}, "\ud800", 2**64, deep(129), deep(2000), datetime.now(UTC), CALL,
+    {1, 2}, b"bytes", object(), {1: 2}, "\ud800", 2**64, deep(129), deep(2000),
+    datetime.now(UTC), CALL,
 ]  # fmt: skip
 
 

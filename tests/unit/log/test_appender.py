@@ -1,4 +1,6 @@
-"""Group commit over memory: one append in flight a channel, every accepted publication answered once."""
+"""Group commit over memory: one append in flight a channel,
+every accepted publication answered once.
+"""
 
 from __future__ import annotations
 
@@ -239,7 +241,9 @@ async def test_nodes_that_write_at_once_leave_no_hole_and_keep_each_ones_order(
 
 
 class Overtaking:
-    """Another node that comes before each of the next `times` appends, which take `step_s` on the clock each."""
+    """Another node that comes before each of the next `times` appends,
+    which take `step_s` on the clock each.
+    """
 
     def __init__(self, fleet: Fleet, epoch: str, times: float = inf, step_s: float = 0.0) -> None:
         self.races = 0
@@ -276,7 +280,9 @@ async def test_an_append_that_cannot_win_is_known_not_to_be_in(
 
 
 async def test_who_loses_often_pauses_and_then_reads_the_end_again(fleet: Fleet) -> None:
-    """So that many writers of one channel do not spin, and nobody tries with what it knew before a pause."""
+    """So that many writers of one channel do not spin,
+    and nobody tries with what it knew before a pause.
+    """
     writer = Writer(fleet, chance=0.5)
     first = await writer.publish("first")
     overtaking = Overtaking(fleet, first.epoch, times=30)
@@ -512,7 +518,9 @@ async def test_what_came_late_is_tried_for_its_own_time_when_an_answer_is_lost(
 
 
 class Down:
-    """The named calls of the world hang, for `HANGS_S` on the clock each, and fail. None hangs before `begin` is set."""
+    """The named calls of the world hang, for `HANGS_S` on the clock each, and fail.
+    None hangs before `begin` is set.
+    """
 
     def __init__(self, fleet: Fleet, *calls: str, error: type[PortError] = UnknownOutcome) -> None:
         self.calls = 0
@@ -555,7 +563,9 @@ class Waits:
 async def test_who_waits_behind_others_does_not_pay_for_their_failures(
     fleet: Fleet, writer: Writer, keyed: bool
 ) -> None:
-    """Only what was sent is unknown. What was not is failed when its turn comes too late, and known not to be in."""
+    """Only what was sent is unknown. What was not is failed when its turn comes too late,
+    and known not to be in.
+    """
     await writer.publish("zero")
     put = "put_keyed_item" if keyed else "put_item"
     down, waits = Down(fleet, put), Waits(fleet)
@@ -580,7 +590,9 @@ async def test_who_waits_behind_others_does_not_pay_for_their_failures(
 async def test_nobody_waits_for_longer_than_two_deadlines(
     fleet: Fleet, writer: Writer, down_calls: tuple[str, ...]
 ) -> None:
-    """Whatever is in front when it comes: others that are tried, and others that come all the time."""
+    """Whatever is in front when it comes: others that are tried,
+    and others that come all the time.
+    """
     await writer.publish("zero")
     down, waits = Down(fleet, *down_calls), Waits(fleet)
     hang = fleet.world.pause

@@ -1,4 +1,6 @@
-"""The channel log over memory: resolving, rotating and renewing tails, appending once, reading runs."""
+"""The channel log over memory: resolving, rotating and renewing tails,
+appending once, reading runs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Turns: who gives way, who tries again at once, who looks before it tries; with times and chance of the test."""
+"""Turns: who gives way, who tries again at once, who looks before it tries;
+with times and chance of the test.
+"""
 
 from __future__ import annotations
 
@@ -206,7 +208,9 @@ def test_gaps_of_those_who_share_a_partition_become_alike() -> None:
 def test_who_is_throttled_tries_with_half_as_much_and_with_more_again_when_it_goes_in(
     turns: Contention,
 ) -> None:
-    """A partition that has little left never has room for a large item while others write small ones."""
+    """A partition that has little left never has room for a large item while
+    others write small ones.
+    """
     assert turns.bytes_max == ITEM_BYTES_MAX
     sizes = []
     for _ in range(6):

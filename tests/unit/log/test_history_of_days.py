@@ -1,4 +1,6 @@
-"""A channel's history over days, against a naive model: many items, several epochs, a trimmed head, TTL at work."""
+"""A channel's history over days, against a naive model: many items, several epochs,
+a trimmed head, TTL at work.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ class World:
             self.fleet.world.expire(CHANNEL, offset)
 
     async def visible(self) -> tuple[StreamPosition, list[Written]]:
-        """What a client may see now, from the account: one publication after the other, from the top down."""
+        """What a client may see now, from the account:
+        one publication after the other, from the top down.
+        """
         position = (await self.log.resolve(CHANNEL)).tail.position
         cutoff = self.fleet.clock.now_ms() - self.options.history_ttl_s * 1000
         items = self.fleet.world.items[CHANNEL]

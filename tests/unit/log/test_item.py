@@ -1,4 +1,6 @@
-"""service/roomcast/log/item.py: items as DynamoDB spells them, there and back, and what is not one of ours."""
+"""service/roomcast/log/item.py: items as DynamoDB spells them, there and back,
+and what is not one of ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Publications with an idempotency key: in the log once, however often they are tried, and told where."""
+"""Publications with an idempotency key: in the log once,
+however often they are tried, and told where.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,9 @@ async def test_an_append_of_many_keys_whose_answer_was_lost_is_known_by_its_batc
 async def test_a_transaction_that_meets_another_is_a_lost_race_and_no_throttling(
     fleet: Fleet, writer: Writer
 ) -> None:
-    """Who was first is not told, nor whether it got in: the end is read again, and nothing backs off."""
+    """Who was first is not told, nor whether it got in: the end is read again,
+    and nothing backs off.
+    """
     await writer.publish("zero")
     fleet.world.fail_next("put_keyed_item", Contended("simulated"))
     before = fleet.traffic.reads
@@ -209,7 +213,9 @@ async def test_after_an_unknown_outcome_the_same_transaction_is_sent_again(
 async def test_a_retry_elsewhere_meets_an_attempt_that_is_late(
     fleet: Fleet, writer: Writer
 ) -> None:
-    """The first node gives up not knowing; the client asks another one; then the first attempt arrives."""
+    """The first node gives up not knowing; the client asks another one;
+    then the first attempt arrives.
+    """
     await writer.publish("zero")
     writer.step_s = 6.0
     fleet.world.fail_next("put_keyed_item", UnknownOutcome(), effect="late", times=50)
@@ -308,7 +314,9 @@ async def test_a_node_that_slept_does_not_publish_what_its_key_may_have_outlived
 async def test_a_node_that_slept_does_not_send_what_its_key_may_have_outlived(
     fleet: Fleet, writer: Writer
 ) -> None:
-    """Another node had published it, and nothing came behind it: neither a lost race nor a taken key would stop it."""
+    """Another node had published it, and nothing came behind it:
+    neither a lost race nor a taken key would stop it.
+    """
     other = Writer(fleet, "b")
     await other.appender.submit(CHANNEL, Publication(data="zero"), 7 * 24 * 3_600_000)
     await other.publish("one", "k")

@@ -1,4 +1,6 @@
-"""service/roomcast/log/rules.py: until when a tail is valid, what an append and a head say, what a reader sees."""
+"""service/roomcast/log/rules.py: until when a tail is valid,
+what an append and a head say, what a reader sees.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ def head(floor: int = 0, *, epoch: str = EPOCH, tail_valid_until: int = NOW, tri
 def test_the_constants_that_no_release_may_lower() -> None:
     assert MIN_RETENTION_MS >= 24 * HOUR_MS
     assert MARGIN_MS >= HOUR_MS // 2
-    # Longer than the longest history_ttl: what a head hides must not come back while its items live.
+    # Longer than the longest history_ttl: what a head hides must not come back
+    # while its items live.
     assert HEAD_GRACE_MS > 366 * 24 * HOUR_MS
 
 
@@ -286,10 +289,11 @@ def test_history_is_the_whole_run_at_the_end(items: list[LogItem], epoch: str) -
 
 @dataclass
 class Model:
-    """One channel's table in true time, written by nodes whose clocks differ by less than half of MARGIN.
+    """One channel's table in true time, written by nodes whose clocks differ by less
+    than half of MARGIN.
 
-    A write happens between reading and deletion without pause: what a paused writer may do is the business of
-    the append's own check, and of the simulation.
+    A write happens between reading and deletion without pause:
+    what a paused writer may do is the business of the append's own check, and of the simulation.
     """
 
     now: int = NOW

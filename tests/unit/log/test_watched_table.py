@@ -107,7 +107,9 @@ async def test_an_item_that_no_node_wrote_says_that_the_table_answers(world: Wor
 async def test_whoever_listens_is_told_of_what_is_in(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of appends, with a key or without; and not of heads, which do not come round, nor of races that were lost."""
+    """Of appends, with a key or without; and not of heads, which do not come round,
+    nor of races that were lost.
+    """
     node, other = world.fleet.node("a"), world.fleet.node("b")
     told: list[str] = []
     monkeypatch.setattr(node.assembly.ears, "wrote", lambda: told.append("a"))

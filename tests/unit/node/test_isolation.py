@@ -1,4 +1,6 @@
-"""A node looks around when its lease has ended: it is alone, or everybody is in the same trouble."""
+"""A node looks around when its lease has ended: it is alone,
+or everybody is in the same trouble.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ async def test_canaries_tell_while_neither_table_answers(world: World) -> None:
 
 
 async def test_canaries_do_not_tell_of_the_nodes_table(world: World) -> None:
-    """The channels table takes everybody's writes, this node's too: it is the other table that is out of order."""
+    """The channels table takes everybody's writes, this node's too:
+    it is the other table that is out of order.
+    """
     await world.lease_ends()
     world.fleet.world.fail_next("all", UnknownOutcome(), times=1000)
     async with running(world.isolation.run()):

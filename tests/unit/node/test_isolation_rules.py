@@ -49,7 +49,9 @@ def test_an_outage_for_all_makes_nobody_alone(
     skew_ms: int,
     looks_ms: list[int],
 ) -> None:
-    """Whatever others wrote before it, however late that is heard, with clocks that are wrong by seconds."""
+    """Whatever others wrote before it, however late that is heard,
+    with clocks that are wrong by seconds.
+    """
     taken_ms = outage_ms - since_beat_ms
     for look_ms in looks_ms:
         now_ms = outage_ms + look_ms

@@ -1,4 +1,6 @@
-"""One node: its connections and their limit, its background, its drain, and what comes round."""
+"""One node: its connections and their limit, its background, its drain,
+and what comes round.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,9 @@ async def test_a_drain_answers_what_is_under_way_first(fleet: Fleet) -> None:
 async def test_a_drain_takes_no_further_commands(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also not of the frame that is being taken, nor those that wait for their time: what is not answered was not done."""
+    """Also not of the frame that is being taken, nor those that wait for their time:
+    what is not answered was not done.
+    """
     node = fleet.node()
     client = await node.client()
     held = fleet.traffic.hold("put_item", "answer")

@@ -171,7 +171,8 @@ async def test_writers_of_one_channel_are_seen(fleet: Fleet) -> None:
         here, there = await node.client(), await other.client()
         for client in (here, there):
             assert await client.publish("contended", 1) == {}
-        # It knows nothing yet of the other's, and loses the race; before that the table has no room twice.
+        # It knows nothing yet of the other's, and loses the race;
+        # before that the table has no room twice.
         for _ in range(2):
             fleet.world.fail_next("put_item", Throttled("slow down"))
         assert await here.publish("contended", 2) == {}

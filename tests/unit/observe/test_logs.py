@@ -1,4 +1,6 @@
-"""service/roomcast/observe/logs.py: every line is complete, parsable, and free of what must not be logged."""
+"""service/roomcast/observe/logs.py: every line is complete, parsable,
+and free of what must not be logged.
+"""
 
 from __future__ import annotations
 

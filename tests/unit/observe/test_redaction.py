@@ -1,4 +1,6 @@
-"""What is shown of a text: no password, nothing that a terminal obeys, and otherwise what it was."""
+"""What is shown of a text: no password, nothing that a terminal obeys,
+and otherwise what it was.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 
 from roomcast.observe.redaction import json_printable, printable, without_passwords
 
-# Of both kinds of control characters, of direction, of lines, of width, of nothing, of another plane, and no text.
+# Of both kinds of control characters, of direction, of lines, of width, of nothing,
+# of another plane, and no text.
 UNSEEN = [
     "\x00",
     "\x1b",

@@ -170,7 +170,9 @@ async def test_a_failure_is_told_and_not_kept_for_long(world: World) -> None:
 
 
 async def test_a_failure_that_nobody_waits_for_is_no_noise(world: World) -> None:
-    """An exception that nobody read would be reported by the event loop: here a warning, and so an error."""
+    """An exception that nobody read would be reported by the event loop:
+    here a warning, and so an error.
+    """
     world.fleet.world.fail_next("all", Throttled())
     asking = asyncio.create_task(world.members())
     await until(lambda: world.reads)
@@ -383,7 +385,9 @@ async def test_a_node_knows_whether_anything_of_it_is_left(world: World) -> None
 
 
 async def test_a_node_knows_under_which_leases_something_may_be_left(world: World) -> None:
-    """Its own, and lost ones: of entries that wait to be removed, are being removed, or were given up."""
+    """Its own, and lost ones: of entries that wait to be removed,
+    are being removed, or were given up.
+    """
     book = world.books["a"]
     for client in ("c1", "c2", "c3"):
         await book.enter(CHANNEL, info(client))

@@ -1,4 +1,6 @@
-"""What presence costs: reads are counted, whoever asks, comes or goes; and a list that is too large is refused."""
+"""What presence costs: reads are counted, whoever asks, comes or goes;
+and a list that is too large is refused.
+"""
 
 from __future__ import annotations
 

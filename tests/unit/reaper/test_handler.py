@@ -1,4 +1,6 @@
-"""The Lambda: what it makes of events, when it lets an instance go, and what it writes. SDK clients are faked."""
+"""The Lambda: what it makes of events, when it lets an instance go, and what it writes.
+SDK clients are faked.
+"""
 
 from __future__ import annotations
 

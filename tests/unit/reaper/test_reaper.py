@@ -1,4 +1,6 @@
-"""Cleaning up over memory: what is done and in which order, what failures leave, and who is spared."""
+"""Cleaning up over memory: what is done and in which order,
+what failures leave, and who is spared.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ class World:
         )
 
     def node(self, name: str, *, silent_ms: int = 0, members: int = 2, **changes: Any) -> Lease:
-        """A node that was last heard of `silent_ms` ago, with members in ROOM and in a channel of its own."""
+        """A node that was last heard of `silent_ms` ago,
+        with members in ROOM and in a channel of its own.
+        """
         heard = self.clock.now_ms() - silent_ms
         queue = f"roomcast-{name}"
         lease = replace(
@@ -351,7 +355,9 @@ def test_a_node_that_lives_has_beaten_between_two_looks() -> None:
 
 
 async def test_who_is_there_under_another_lease_has_not_left(world: World) -> None:
-    """A node that was only silent wrote its entries again, and told so: a leave after that would be the last word."""
+    """A node that was only silent wrote its entries again, and told so:
+    a leave after that would be the last word.
+    """
     world.node("a")
     world.node("x", silent_ms=DEAD_MS, members=2)
     world.enter(ROOM, "x2", ["x-c0"])
@@ -377,7 +383,9 @@ async def test_an_entry_under_another_dead_node_holds_nobody(world: World) -> No
 
 
 async def test_in_a_crowd_everybody_is_said_to_have_left(world: World) -> None:
-    """Who is still there is not looked up among so many; its own node knows better, and drops the leave."""
+    """Who is still there is not looked up among so many; its own node knows better,
+    and drops the leave.
+    """
     world.node("x", silent_ms=DEAD_MS, members=1)
     world.enter(ROOM, "z", (f"z{number}" for number in range(MEMBERS_MAX + 1)))
     await world.reaper.run()
@@ -388,7 +396,10 @@ async def test_everybody_is_told_who_left(world: World) -> None:
     world.node("a", members=1)
     world.node("x", silent_ms=DEAD_MS, members=2)
     await world.reaper.run()
-    assert sorted((leave.node, leave.channel, ClientInfo.from_wire(leave.body).client) for leave in world.leaves) == [
+    assert sorted(
+        (leave.node, leave.channel, ClientInfo.from_wire(leave.body).client)
+        for leave in world.leaves
+    ) == [
         ("x", channel, f"x-c{number}") for channel in ("own-x", ROOM) for number in range(2)
     ]  # fmt: skip
     assert len({leave.id for leave in world.leaves}) == 4

@@ -1,4 +1,6 @@
-"""What is reaped, and above all what is not: by example, and for worlds and moments of every kind."""
+"""What is reaped, and above all what is not: by example,
+and for worlds and moments of every kind.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +172,9 @@ def test_a_queue_of_others_is_left_alone_whatever_its_name(queue: Queue) -> None
 
 
 def test_a_queue_that_its_node_has_left_is_its_own_to_remove() -> None:
-    """A node that rebuilds closes the old queue first. If that failed, it goes when the node does."""
+    """A node that rebuilds closes the old queue first.
+    If that failed, it goes when the node does.
+    """
     old = made_by("n1", "roomcast-n1-old")
     assert World([lease()], [old, made_by("n1")]).findings() == NOTHING
     found = World([lease(left_ms=-TTL_MS)], [old, made_by("n1")]).findings()
@@ -362,7 +366,9 @@ def test_a_young_queue_without_a_lease_waits(world: World) -> None:
 
 @dataclass(slots=True)
 class Node:
-    """What one node does, step by step, in the order of service/roomcast/aws/queue.py and service/roomcast/delivery/listener.py."""
+    """What one node does, step by step, in the order of service/roomcast/aws/queue.py and
+    service/roomcast/delivery/listener.py.
+    """
 
     name: str
     leases: dict[str, Lease] = field(default_factory=dict)
@@ -401,8 +407,8 @@ class Node:
                 del self.leases[self.name]
 
 
-# How many of its steps a node has done when the reaper lists subscriptions, and queues, reads leases, and looks at
-# single queues; and whether SQS lists a queue that was just made.
+# How many of its steps a node has done when the reaper lists subscriptions, and queues,
+# reads leases, and looks at single queues; and whether SQS lists a queue that was just made.
 MOMENTS: Final = st.tuples(*[st.integers(0, 12)] * 4, st.booleans())
 
 

@@ -1,4 +1,6 @@
-"""service/roomcast/serve/descriptors.py: whatever the limits are, there is something for clients and something for AWS."""
+"""service/roomcast/serve/descriptors.py: whatever the limits are,
+there is something for clients and something for AWS.
+"""
 
 from __future__ import annotations
 

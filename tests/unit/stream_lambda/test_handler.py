@@ -1,4 +1,6 @@
-"""The stream Lambda: what is published for an event, and what it reports when SNS does not take it."""
+"""The stream Lambda: what is published for an event,
+and what it reports when SNS does not take it.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class FakeSns:
         forget: Sequence[int] = (),
         raises: Mapping[int, Exception] | None = None,
     ) -> None:
-        """`reject` and `forget`: numbers of entries, counted over all calls; `raises`: by number of call."""
+        """`reject` and `forget`: numbers of entries, counted over all calls;
+        `raises`: by number of call.
+        """
         self.bodies: list[str] = []
         self.calls = 0
         self._entries = 0
@@ -349,7 +353,9 @@ POISON: Final = st.sampled_from([None, {}, recorded("stream_poison")["Records"][
 def test_every_valid_record_is_published_once_or_covered_by_the_report(
     texts: list[Any], reject: set[int], forget: set[int], raising: int | None
 ) -> None:
-    """I2, I3: whatever SNS does, an append is in exactly one accepted message or will be sent again."""
+    """I2, I3: whatever SNS does, an append is in exactly one accepted message
+    or will be sent again.
+    """
     records = [
         text[0] if isinstance(text, tuple) else append(index + 1, text)
         for index, text in enumerate(texts)

@@ -1,4 +1,6 @@
-"""service/roomcast/wire/json.py: frames to commands, and replies and pushes to lines that SDKs can read."""
+"""service/roomcast/wire/json.py: frames to commands,
+and replies and pushes to lines that SDKs can read.
+"""
 
 from __future__ import annotations
 
@@ -368,11 +370,14 @@ def test_half_a_character_becomes_the_replacement_character(sent: str, received:
     )
 )
 def test_halves_are_found_wherever_they_stand(text: str) -> None:
-    """As JavaScript writes them, and as a page shows them. A backslash before an escape is text, and the rest is too."""
+    """As JavaScript writes them, and as a page shows them. A backslash before an escape is text,
+    and the rest is too.
+    """
     written = json.dumps(text)
     shown = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if re.search(r"\\\\u[dD]", written):
-        # Whether a pair begins there cannot always be seen from its second half; then it may be refused.
+        # Whether a pair begins there cannot always be seen from its second half;
+        # then it may be refused.
         return
     assert decode_payload(written.encode()) == shown
 

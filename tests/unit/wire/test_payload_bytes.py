@@ -1,4 +1,6 @@
-"""What a client publishes as bytes, in Protobuf, is what clients in Protobuf get, by whatever way it comes to them."""
+"""What a client publishes as bytes, in Protobuf, is what clients in Protobuf get,
+by whatever way it comes to them.
+"""
 
 from __future__ import annotations
 

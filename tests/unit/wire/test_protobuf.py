@@ -1,4 +1,6 @@
-"""service/roomcast/wire/protobuf.py: whatever is said in JSON can be said in Protobuf, and means the same."""
+"""service/roomcast/wire/protobuf.py: whatever is said in JSON can be said in
+Protobuf, and means the same.
+"""
 
 from __future__ import annotations
 
@@ -312,7 +314,9 @@ def written(draw: st.DrawFn) -> bytes:
 
 @given(written(), st.booleans())
 def test_bytes_come_out_as_they_went_in(raw: bytes, older: bool) -> None:
-    """From the client through the log, the Lambda and the topic to another client; JSON gets the same value on one line."""
+    """From the client through the log, the Lambda and the topic to another client;
+    JSON gets the same value on one line.
+    """
     said = decode({"id": 1, "publish": {"channel": "c", "data": raw}}).request
     assert isinstance(said, PublishRequest)
     published = Publication(said.data, text=said.text)
@@ -414,7 +418,9 @@ def test_damaged_frames_are_commands_or_a_violation(
 
 
 def test_the_parser_in_python_refuses_the_same() -> None:
-    """Where there is no compiled one, Protobuf's own code in Python parses, which raises other errors."""
+    """Where there is no compiled one, Protobuf's own code in Python parses,
+    which raises other errors.
+    """
     program = f"""
 from google.protobuf.internal import api_implementation
 from roomcast.wire.json import ProtocolViolation

@@ -1,4 +1,6 @@
-"""service/roomcast/wire/protobuf_schema.py: the table has the protocol's numbers, and what the rest of the code needs."""
+"""service/roomcast/wire/protobuf_schema.py: the table has the protocol's numbers,
+and what the rest of the code needs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ THEIRS: Final = messages(client_pb2.DESCRIPTOR)
 
 
 def _fields(message: descriptor_pb2.DescriptorProto) -> Mapping[str, tuple[Any, ...]]:
-    """(number, type, one or many, last part of the message's name), and those of a map's entries."""
+    """(number, type, one or many, last part of the message's name),
+    and those of a map's entries.
+    """
     entries = {
         entry.name: _fields(entry) for entry in message.nested_type if entry.options.map_entry
     }

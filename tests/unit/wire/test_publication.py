@@ -1,4 +1,6 @@
-"""service/roomcast/wire/publication.py: what of a publication is stored, what clients get, and what is refused."""
+"""service/roomcast/wire/publication.py: what of a publication is stored, what clients get,
+and what is refused.
+"""
 
 from __future__ import annotations
 

@@ -25,6 +25,11 @@ Connect = Callable[[web.Application], Awaitable[TestClient[web.Request, web.Appl
 Serve = Callable[..., Awaitable["Caller"]]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the plug-in of `aiohttp_client`, which setup.cfg keeps from tests that need it not."""
+    config.pluginmanager.import_plugin("pytest_aiohttp.plugin")
+
+
 class Caller:
     """A back end that calls one node."""
 

@@ -1,4 +1,6 @@
-"""batch: replies in the order of the commands, each on its own, and no more than there is room for."""
+"""batch: replies in the order of the commands, each on its own,
+and no more than there is room for.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""POST /api: commands of Centrifugo's older API, one a line, each with its reply on a line of its own."""
+"""POST /api: commands of Centrifugo's older API, one a line,
+each with its reply on a line of its own.
+"""
 
 from __future__ import annotations
 

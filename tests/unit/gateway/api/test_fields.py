@@ -1,4 +1,6 @@
-"""service/roomcast/gateway/api/fields.py: whatever comes is read as declared, or refused by name."""
+"""service/roomcast/gateway/api/fields.py:
+whatever comes is read as declared, or refused by name.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ KINDS: list[Kind] = [
     | st.lists(st.text("a", max_size=3), max_size=3),
 )
 def test_what_is_taken_is_what_the_schema_says(kind: Kind, value: Any) -> None:
-    """But for `null`, which is as good as nothing, and numbers such as 1.0, which JSON Schema takes for whole ones."""
+    """But for `null`, which is as good as nothing, and numbers such as 1.0,
+    which JSON Schema takes for whole ones.
+    """
     try:
         kind.read(value, "it")
     except Refused:

@@ -1,4 +1,6 @@
-"""The description of the API: that it has everything, and that the API keeps to it whatever it is asked."""
+"""The description of the API: that it has everything, and that the API keeps to it
+whatever it is asked.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,9 @@ from roomcast.gateway.api.server import METHODS
 from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import KEY, SIZE_LIMIT, Caller
 from tests.unit.served import Served
+
+# Half a second to import; setup.cfg keeps pytest from loading it for every test.
+pytest_plugins = ("schemathesis.pytest.plugin",)
 
 DESCRIPTION: Final = description(METHODS.values())
 # Requests for each method, good and bad ones.

@@ -1,4 +1,6 @@
-"""publish and broadcast over a node in memory: what is stored, what is refused, and one publication a key."""
+"""publish and broadcast over a node in memory: what is stored, what is refused,
+and one publication a key.
+"""
 
 from __future__ import annotations
 
