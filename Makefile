@@ -11,11 +11,12 @@ TOX_VENV := .venv-tox
 JS := tests/acceptance/js
 
 .DEFAULT_GOAL := help
-.PHONY: help run test format clean python js
+.PHONY: help run test docs format clean python js
 
 help:
 	@echo 'make run     start roomcast on this machine: embedded AWS, two instances and the demo page'
 	@echo 'make test    everything that must hold: tests under every Python ≥ 3.11 here, lint, types, template'
+	@echo 'make docs    build the documentation into site/: open site/index.html'
 	@echo 'make format  repair format and what the linter can repair'
 	@echo 'make clean   remove what the others made'
 	@echo
@@ -50,11 +51,15 @@ test: $(TOX_VENV)/.installed js
 	  exec $(TOX_VENV)/bin/tox run -e py; \
 	fi
 
+docs: $(TOX_VENV)/.installed
+	@$(TOX_VENV)/bin/tox run -q -e docs
+	@echo 'Open site/index.html'
+
 format: $(TOX_VENV)/.installed
 	@$(TOX_VENV)/bin/tox run -q -e format
 
 clean:
-	rm -rf $(VENV) $(TOX_VENV) .tox build dist *.egg-info .hypothesis $(JS)/node_modules
+	rm -rf $(VENV) $(TOX_VENV) .tox build dist site *.egg-info .hypothesis $(JS)/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 
 python:

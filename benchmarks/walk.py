@@ -92,14 +92,16 @@ async def walk() -> Walk:
     ):
         for number, socket in enumerate((publisher, listener), 1):
             await socket.say({"connect": {}}, {"subscribe": {"channel": "room"}})
-            await socket.until(lambda socket=socket: any(line.get("id") == 2 for line in socket.lines))
+            await socket.until(
+                lambda socket=socket: any(line.get("id") == 2 for line in socket.lines)
+            )
             assert number
         # The first publication finds the end of the log; the second is the usual one.
         for data in ("first", "second"):
             with _profiled(walked) if data == "second" else _unprofiled():
                 await publisher.say({"publish": {"channel": "room", "data": data}})
                 for socket in (publisher, listener):
-                    await socket.until(lambda socket=socket: _has(socket, data))
+                    await socket.until(lambda socket=socket, data=data: _has(socket, data))
     return walked
 
 
@@ -129,9 +131,13 @@ async def _served(node: LocalNode) -> AsyncIterator[WebSocket]:
         allowed_origins=(), message_size_limit=FRAME_BYTES_MAX, queue_bytes_max=1024 * 1024
     )
     app.router.add_get("/connection/websocket", gateway.handle)
-    async with node.running(), TestServer(app) as server, aiohttp.ClientSession() as session:
-        async with session.ws_connect(server.make_url("/connection/websocket")) as response:
-            yield WebSocket(response)
+    async with (
+        node.running(),
+        TestServer(app) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.make_url("/connection/websocket")) as response,
+    ):
+        yield WebSocket(response)
 
 
 def main() -> int:
