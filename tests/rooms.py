@@ -18,6 +18,7 @@ __all__ = [
     "MODULES",
     "PURE",
     "ROOMS",
+    "SOURCE",
     "Module",
     "Room",
     "breaches",
