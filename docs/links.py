@@ -53,7 +53,7 @@ LOADED: Final = re.compile(
 
 # Lists and tables that Python-Markdown takes for text: it wants an empty line before them, and four
 # spaces before what belongs to an item of a list. Git hosts want less.
-MISREAD: Final = re.compile(r"^\s*(?:- |\d+\. |\| |```).*", re.MULTILINE)
+MISREAD: Final = re.compile(r"^\s*(?:- |\d\d?\. |\| |```).*", re.MULTILINE)
 PARAGRAPH: Final = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 
 
