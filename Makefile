@@ -53,7 +53,7 @@ test: $(TOX_VENV)/.installed js
 
 docs: $(TOX_VENV)/.installed
 	@$(TOX_VENV)/bin/tox run -q -e docs
-	@echo 'Open site/index.html'
+	@echo 'Open site/index.html; to search as well: $(PYTHON) -m http.server --directory site'
 
 format: $(TOX_VENV)/.installed
 	@$(TOX_VENV)/bin/tox run -q -e format
