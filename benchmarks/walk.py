@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -92,17 +93,19 @@ async def walk() -> Walk:
     ):
         for number, socket in enumerate((publisher, listener), 1):
             await socket.say({"connect": {}}, {"subscribe": {"channel": "room"}})
-            await socket.until(
-                lambda socket=socket: any(line.get("id") == 2 for line in socket.lines)
-            )
+            await socket.until(partial(_is_subscribed, socket))
             assert number
         # The first publication finds the end of the log; the second is the usual one.
         for data in ("first", "second"):
             with _profiled(walked) if data == "second" else _unprofiled():
                 await publisher.say({"publish": {"channel": "room", "data": data}})
                 for socket in (publisher, listener):
-                    await socket.until(lambda socket=socket, data=data: _has(socket, data))
+                    await socket.until(partial(_has, socket, data))
     return walked
+
+
+def _is_subscribed(socket: WebSocket) -> bool:
+    return any(line.get("id") == 2 for line in socket.lines)
 
 
 def _has(socket: WebSocket, data: str) -> bool:
