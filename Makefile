@@ -17,7 +17,7 @@ PINS := $(shell grep -oE '(ruff|mypy)==[0-9.]+' tox.ini)
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev one check test format clean python js
+.PHONY: help run dev one check test docs format clean python js
 
 help:
 	@echo 'make run     start roomcast on this machine: embedded AWS, two instances and the demo page'
@@ -25,6 +25,7 @@ help:
 	@echo 'make one     one test, or one file or directory of them: make one T=tests/unit/test_rates.py'
 	@echo 'make check   lint, format, types and unit tests: before each commit'
 	@echo 'make test    everything that must hold: tests under every Python ≥ 3.11 here, lint, types, template'
+	@echo 'make docs    build the documentation into site/: open site/index.html'
 	@echo 'make format  repair format and what the linter can repair'
 	@echo 'make clean   remove what the others made'
 	@echo
@@ -82,11 +83,15 @@ test: $(TOX_VENV)/.installed js
 	  exec $(TOX_VENV)/bin/tox run -e py; \
 	fi
 
+docs: $(TOX_VENV)/.installed
+	@$(TOX_VENV)/bin/tox run -q -e docs
+	@echo 'Open site/index.html; to search as well: $(PYTHON) -m http.server --directory site'
+
 format: $(TOX_VENV)/.installed
 	@$(TOX_VENV)/bin/tox run -q -e format
 
 clean:
-	rm -rf $(VENV) $(TOX_VENV) .tox build dist *.egg-info .hypothesis $(JS)/node_modules
+	rm -rf $(VENV) $(TOX_VENV) .tox build dist site *.egg-info .hypothesis $(JS)/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .coverage
 
 python:

@@ -1,8 +1,9 @@
 """The way of one publication through the files: from a frame on one node to the pushes of two.
 
-`python -m benchmarks.walk` prints which files run, in the order in which they are first entered, and how many moves
-there are: calls of a function in another file. What other libraries do in between is passed over. The tables, the
-topic and the Lambda are those of tests/unit/worlds.py, so their files do not count; AWS's adapters are left out.
+`python -m benchmarks.walk` prints which files run, in the order in which they are first entered,
+and how many moves there are: calls of a function in another file. What other libraries do in
+between is passed over. The tables, the topic and the Lambda are those of tests/unit/worlds.py, so
+their files do not count; AWS's adapters are left out.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ FRAME_BYTES_MAX: Final = 65536
 
 @dataclass(slots=True)
 class Walk:
-    """`files`: in the order of their first call. `moves`: calls from one of them into another, or a callback's begin."""
+    """`files`: in the order of their first call. `moves`: calls from one of them into another.
+
+    A callback that begins in another file than the last call is a move as well.
+    """
 
     files: list[str] = field(default_factory=list)
     moves: list[tuple[str, str]] = field(default_factory=list)
@@ -72,7 +76,10 @@ def _file(frame: FrameType) -> str | None:
 
 
 def _caller(frame: FrameType) -> str | None:
-    """The file of ours from which `frame` was called, through whatever library; None: from the event loop."""
+    """The file of ours that called `frame`, through whatever library.
+
+    None: the event loop did.
+    """
     caller = frame.f_back
     while caller is not None:
         file = _file(caller)

@@ -1,5 +1,6 @@
-"""Writes what tests/rooms.py says of the rooms into docs/architecture.md:
-`python -m docs.rooms [--check]`.
+"""Writes what tests/rooms.py says of the rooms: `python -m docs.rooms [--check]`.
+
+The table goes into docs/architecture.md, the picture into docs/rooms.svg.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.rooms import MODULES, PURE, ROOMS, Room
+from docs.rooms_picture import Box, picture
+from tests.rooms import MODULES, PURE, ROOMS, SOURCE, Room
 
-__all__ = ["main", "with_table"]
+__all__ = ["main", "svg", "with_table"]
 
 PAGE: Final = Path(__file__).with_name("architecture.md")
+PICTURE: Final = Path(__file__).with_name("rooms.svg")
+# No rooms: they would be a box without meaning.
+LEFT_OUT: Final = frozenset({"__main__", "__version__"})
 BEGIN: Final = "<!-- begin of the table: python -m docs.rooms -->\n"
 END: Final = "<!-- end of the table -->\n"
 
@@ -25,6 +30,27 @@ def with_table(page: str) -> str:
     if not after:
         raise ValueError("docs/architecture.md has no place for the table")
     return f"{before}{BEGIN}\n{_table()}\n{END}{after}"
+
+
+def svg() -> str:
+    """The picture as the rules are now. What a rule allows is imported: a test fails on anything else."""
+    names = [name for name in ROOMS if name not in LEFT_OUT]
+    boxes = {
+        name: Box(ROOMS[name].about, is_file=(SOURCE / "roomcast" / f"{name}.py").exists())
+        for name in names
+    }
+    imports = {
+        name: frozenset().union(
+            *(
+                rules.rooms
+                for title, rules in (*ROOMS.items(), *MODULES.items())
+                if title.partition(".")[0] == name
+            )
+        )
+        - LEFT_OUT
+        for name in names
+    }
+    return picture(boxes, imports)
 
 
 def _table() -> str:
@@ -65,18 +91,22 @@ def _joined(parts: list[str]) -> str:
 
 
 def main() -> int:
-    """Exit code: 1 if `--check` finds another table than the rules make."""
+    """Exit code: 1 if `--check` finds another table or picture than the rules make."""
     parser = argparse.ArgumentParser(prog="python -m docs.rooms", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether it is current")
+    parser.add_argument("--check", action="store_true", help="only say whether they are current")
     check = parser.parse_args().check
-    page = PAGE.read_text(encoding="utf-8")
-    current = with_table(page)
-    if check:
-        if page != current:
-            sys.stderr.write("docs/architecture.md: run python -m docs.rooms\n")
-        return int(page != current)
-    PAGE.write_text(current, encoding="utf-8")
-    return 0
+    current = {PAGE: with_table(PAGE.read_text(encoding="utf-8")), PICTURE: svg()}
+    stale = [path for path, text in current.items() if not _is(path, text)]
+    for path in stale:
+        if check:
+            sys.stderr.write(f"docs/{path.name}: run python -m docs.rooms\n")
+        else:
+            path.write_text(current[path], encoding="utf-8")
+    return int(check and bool(stale))
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
 
 
 if __name__ == "__main__":

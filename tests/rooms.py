@@ -19,6 +19,7 @@ __all__ = [
     "MODULES",
     "PURE",
     "ROOMS",
+    "SOURCE",
     "Module",
     "Room",
     "breaches",

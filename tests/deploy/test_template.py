@@ -524,12 +524,8 @@ def test_only_what_is_for_clients_and_back_ends_is_forwarded() -> None:
     assert set(of_type("AWS::ElasticLoadBalancingV2::ListenerRule")) == {"ClientRule", "ApiRule"}
     assert forwarded("ClientRule") == (["/connection/*", "/emulation"], [])
     assert forwarded("ApiRule") == (["/api/*"], [{"Ref": "ApiCidr"}])
-    told = (
-        (ROOT / "docs" / "metrics.md")
-        .read_text(encoding="utf-8")
-        .partition("forwards ")[2]
-        .partition(" only")[0]
-    )
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    told = page.partition("forwards ")[2].partition("only")[0]
     assert re.findall(r"`([^`]+)`", told) == forwarded("ClientRule")[0] + forwarded("ApiRule")[0]
     listener = RESOURCES["HttpsListener"]["Properties"]
     assert [action["Type"] for action in listener["DefaultActions"]] == ["fixed-response"]

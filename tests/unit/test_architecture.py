@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from docs.rooms import PAGE, with_table
+from docs.rooms import PAGE, PICTURE, svg, with_table
 from tests.rooms import ROOMS, breaches, parse, read, room_of, unused
 
 ROOT: Final = Path(__file__).parents[2]
@@ -121,6 +121,10 @@ def test_an_allowance_without_use_is_found() -> None:
 def test_the_table_of_the_page_is_made_from_the_rules() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert with_table(page) == page, "run python -m docs.rooms"
+
+
+def test_the_picture_is_made_from_the_rules() -> None:
+    assert PICTURE.read_text(encoding="utf-8") == svg(), "run python -m docs.rooms"
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -72,6 +72,43 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert dead_links(page, tmp_path) == ["gone.md: no such file", "#three: no such heading"]
 
 
+# ---- lines
+
+COLUMNS_MAX: Final = 100
+# Lists of tests and of changes, records, and what a test writes.
+UNWRAPPED: Final = ("CHANGELOG.md", "compatibility.md", "guarantees.md", "security.md")
+
+
+def long_lines(text: str) -> list[str]:
+    """Lines of prose that could be broken and are too long. Tables, pictures and code are no prose."""
+    found = []
+    for line in re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE).splitlines():
+        # A break within backticks would be one within a command or a name.
+        words = re.sub(r"`[^`]*`", lambda code: "x" * len(code[0]), line)
+        begin = re.match(r" *(?:[-*] |\d+\. )?", words)
+        assert begin, "matches nothing as well"
+        room = words[begin.end() : COLUMNS_MAX]
+        is_prose = not line.startswith(("|", "![", "#", "    ", "<!--"))
+        if len(line) > COLUMNS_MAX and is_prose and " " in room:
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name not in UNWRAPPED and page.parent != DECISIONS],
+    ids=name,
+)
+def test_prose_is_wrapped(page: Path) -> None:
+    assert long_lines(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_long_line_is_found() -> None:
+    long = "word " * 25
+    assert long_lines(f"{long}\n- {long}") == [long, f"- {long}"]
+    assert long_lines(f"| {long}\n```\n{long}\n```\n`{long}`\n- https://{'a' * 120} x") == []
+
+
 # ---- names
 
 

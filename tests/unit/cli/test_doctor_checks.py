@@ -101,7 +101,7 @@ async def test_without_history_no_log_can_be_at_its_ceiling(world: World) -> Non
 
 def test_the_page_that_it_names_says_the_same() -> None:
     text = SCALING.read_text(encoding="utf-8")
-    assert re.findall(r"\*\*([\d,]+) write units a second\*\*", text) == [
+    assert re.findall(r"\*\*([\d,]+)\s+write\s+units\s+a\s+second\*\*", text) == [
         f"{CHANNEL_WRITE_UNITS_S:,}"
     ]
 
