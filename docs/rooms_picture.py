@@ -25,6 +25,8 @@ CHARACTER_WIDTH: Final = 8.6
 BADGE_WIDTH: Final = 26
 GAP: Final = 22
 MARGIN: Final = 24
+# The legend is one line of text.
+LEGEND_WIDTH: Final = 600
 LEGEND_HEIGHT: Final = 58
 # A place that an arrow keeps in each layer it passes through.
 PASSAGE_WIDTH: Final = 10
@@ -107,7 +109,8 @@ def picture(boxes: Mapping[str, Box], imports: Mapping[str, frozenset[str]]) -> 
     arrows = reduced(imports)
     layers, segments = _ordered(arrows)
     at = _placed(layers, segments, boxes)
-    width = max(at[node] + _width(node, boxes) / 2 for layer in layers for node in layer) + MARGIN
+    right = max(at[node] + _width(node, boxes) / 2 for layer in layers for node in layer)
+    width = max(right + MARGIN, LEGEND_WIDTH)
     height = len(layers) * LAYER_HEIGHT + LEGEND_HEIGHT
     return "".join(_drawn(boxes, arrows, layers, at, round(width), height))
 
