@@ -17,7 +17,7 @@ PINS := $(shell grep -oE '(ruff|mypy)==[0-9.]+' tox.ini)
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev one check test docs format clean python js
+.PHONY: help run dev one check test docs format clean named python js
 
 help:
 	@echo 'make run     start roomcast on this machine: embedded AWS, two instances and the demo page'
@@ -39,8 +39,7 @@ dev: $(VENV)/.everything
 	@echo 'Ready: . $(VENV)/bin/activate, or make one T=tests/unit/test_rates.py'
 
 # Neither several processes nor a cache of results: one test has begun before they are there.
-one: $(VENV)/.everything
-	@test -n '$(T)' || { echo 'Which? For example: make one T=tests/unit/test_rates.py' >&2; exit 2; }
+one: named $(VENV)/.everything
 	@$(VENV)/bin/pytest -p no:xdist -p no:cacheprovider -q $(ARGS) '$(T)'
 
 # One step after the other, each with the time it took; the first that fails ends it.
@@ -93,6 +92,10 @@ format: $(TOX_VENV)/.installed
 clean:
 	rm -rf $(VENV) $(TOX_VENV) .tox build dist site *.egg-info .hypothesis $(JS)/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .coverage
+
+# Before anything is installed for it.
+named:
+	@test -n '$(T)' || { echo 'Which? For example: make one T=tests/unit/test_rates.py' >&2; exit 2; }
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from roomcast.cli import main as cli
 from roomcast.config import OPTIONS
 from roomcast.gateway.api.server import METHODS
 from roomcast.wire.codes import Disconnect, Error, Unsubscribe
@@ -148,6 +149,29 @@ def test_options_that_are_named_exist(page: Path) -> None:
     named = set(re.findall(rf"`((?:{sections})\.(?!py`)[a-z_]+)`", prose(page)))
     known = {option.key for option in OPTIONS} | {option.section for option in OPTIONS}
     assert named - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_and_commands_that_are_named_exist(page: Path) -> None:
+    assert absent(prose(page)) == set()
+
+
+def test_a_file_or_command_that_is_not_there_is_found() -> None:
+    text = "`tests/gone.py` `tests/rooms.py::ROOMS` `log/item.py` `roomcast sing` `roomcast dev`"
+    assert absent(text) == {"tests/gone.py", "roomcast sing"}
+
+
+def absent(text: str) -> set[str]:
+    """Files of Python and commands of roomcast that stand in backticks, and are not there."""
+    files = re.findall(r"`([a-z]\w*/[\w/]+\.py)(?:::[\w.]+)?`", text)
+    roots = (ROOT, ROOT / "service" / "roomcast")
+    named = {each for each in files if not any((root / each).exists() for root in roots)}
+    used = set(re.findall(r"`roomcast\s([a-z]+)", text))
+    return named | {f"roomcast {each}" for each in used - COMMANDS}
+
+
+# A module each.
+COMMANDS: Final = frozenset(each.__name__.rpartition(".")[2] for each in cli._COMMANDS)
 
 
 def test_docstrings_name_what_exists() -> None:

@@ -55,13 +55,13 @@ class Poller:
         random: Callable[[], float],
         state: QueueState,
         intake: MessageTaker,
-        rebuilder: QueueOwner,
+        owner: QueueOwner,
     ) -> None:
         self._queue = queue
         self._clock = clock
         self._random = random
         self._intake = intake
-        self._rebuilder = rebuilder
+        self._owner = owner
         self._state = state
         self._failures = 0
         self.counters = QueueCounters()
@@ -185,7 +185,7 @@ class Poller:
         self._deleter.forget()
         asked = self._state.asked
         try:
-            await self._rebuilder.rebuild()
+            await self._owner.rebuild()
         except PortError as error:
             await self._back_off(error)
         else:

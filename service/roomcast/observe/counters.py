@@ -129,6 +129,7 @@ class Limit(Enum):
     # The node has client.connection_limit connections, or drains.
     CONNECTIONS = "connections"
     USER_CONNECTIONS = "user_connections"
+    # client.channel_limit, of one connection.
     CHANNELS = "channels"
     MESSAGE_SIZE = "message_size"
     PUBLISH_RATE = "publish_rate"
@@ -146,10 +147,12 @@ class Limit(Enum):
 class ClientCounters:
     """What the clients of a node did, and what became of it.
 
-    `commands`: by method and the code of the answer, 0 = a result; `disconnects`: by code. Codes that applications made up
-    are "application". `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`, `sent_bytes`: what goes to
-    one client, such as answers; the hub counts what goes to the subscribers of a channel. `throttled_s`: how long
-    commands, and publications among them, had to wait for their rates.
+    `connections`: those that were opened. `commands`: by method and the code of the answer, 0 = a
+    result; `disconnects`: by code. Codes that applications made up are "application". `limits`: by
+    the value of a Limit. `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`,
+    `sent_bytes`: what goes to one client, such as answers; the hub counts what goes to the
+    subscribers of a channel. `throttled_s`: how long commands, and publications among them, had to
+    wait for their rates.
     """
 
     connections: int = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from docs.options import BEGIN, END, PAGE, with_tables
 from roomcast.config import (
     MASK,
     OPTIONS,
@@ -20,12 +21,9 @@ from roomcast.config import (
     effective,
     effective_toml,
     load,
-    reference,
 )
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.config.files import write
-
-DOCUMENTATION = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 
 def test_secrets_are_masked_wherever_a_configuration_is_shown() -> None:
@@ -37,13 +35,9 @@ def test_secrets_are_masked_wherever_a_configuration_is_shown() -> None:
 
 
 def test_the_documentation_is_complete_and_right() -> None:
-    text = DOCUMENTATION.read_text(encoding="utf-8")
-    section = text.partition("<!-- reference: begin -->\n")[2].partition("<!-- reference: end -->")[
-        0
-    ]
-    assert section.strip() == reference().strip(), (
-        'out of date: put what `python -c "from roomcast.config import reference; print(reference())"` prints between the marks'
-    )
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == with_tables(text), "out of date: run python -m docs.options"
+    section = text.partition(BEGIN)[2].partition(END)[0]
     # And the table as a reader sees it names every option with its default.
     rows = re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \| .+ \|$", section, re.MULTILINE)
     assert [name for name, _ in rows] == [each.key.rpartition(".")[2] for each in OPTIONS]
@@ -53,9 +47,7 @@ def test_the_documentation_is_complete_and_right() -> None:
 
 
 def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
-    (example,) = re.findall(
-        r"```toml\n(.*?)```", DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL
-    )
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert load(write(tmp_path, example), {}) != Config()
 
 
