@@ -42,7 +42,8 @@ def test_the_documentation_is_complete_and_right() -> None:
         0
     ]
     assert section.strip() == reference().strip(), (
-        'out of date: put what `python -c "from roomcast.config import reference; print(reference())"` prints between the marks'
+        "out of date: between the marks, put what this prints: "
+        'python -c "from roomcast.config import reference; print(reference())"'
     )
     # And the table as a reader sees it names every option with its default.
     rows = re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \| .+ \|$", section, re.MULTILINE)
