@@ -132,7 +132,7 @@ def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
     for record in event.get("Records", ()):
         try:
             append = _append(record)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with ONE record must not hold up the shard
+        except Exception as error:  # noqa: BLE001 - one bad record must not hold up a shard
             skipped[type(error).__name__] += 1
         else:
             if append is not None:

@@ -1,4 +1,6 @@
-"""What the client publishes: kept to its rate, appended or sent as a signal, and answered when it is durable."""
+"""What the client publishes: kept to its rate, appended or sent as a signal, and answered when it
+is durable.
+"""
 
 from __future__ import annotations
 

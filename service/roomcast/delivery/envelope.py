@@ -114,7 +114,8 @@ def checked_pubs(item: LogItem) -> str:
 def record_text(item: LogItem, pubs: str | None) -> str:
     """One record of an envelope; `pubs` from `checked_pubs`, or None for a pointer.
 
-    Raises ValueError for names that no reader's decoder takes: they would cost every record of the same message.
+    Raises ValueError for names that no reader's decoder takes: they would cost every record of the
+    same message.
     """
     head = (
         f'{{"channel":{_one_line(item.channel)},"epoch":{_one_line(item.epoch)},'

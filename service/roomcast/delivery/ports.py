@@ -24,8 +24,8 @@ class Gone(PortError):
     """The queue does not exist any more."""
 
 
-# Turns lines of JSON, joined by line breaks, into one frame of the transport, in the encoding that its clients asked
-# for: once for all the sinks that it goes to.
+# Turns lines of JSON, joined by line breaks, into one frame of the transport, in the encoding that
+# its clients asked for: once for all the sinks that it goes to.
 Framer = Callable[[bytes], bytes]
 
 
@@ -42,18 +42,28 @@ class Message:
 
 
 class InstanceQueue(Protocol):
-    """This instance's own queue and its subscription to the topic. Delivery is at least once, in any order."""
+    """This instance's own queue and its subscription to the topic.
+
+    Delivery is at least once, in any order.
+    """
 
     async def open(self, name: str) -> None:
-        """Create the queue (policy and tags in the create call) and subscribe it. Raises Refused, Throttled, UnknownOutcome."""
+        """Create the queue (policy and tags in the create call) and subscribe it.
+
+        Raises Refused, Throttled, UnknownOutcome.
+        """
 
     async def receive(self) -> Sequence[Message]:
-        """Long poll: up to 10 messages, empty after about 20 s. Raises Gone, Throttled, UnknownOutcome, Refused."""
+        """Long poll: up to 10 messages, empty after about 20 s.
+
+        Raises Gone, Throttled, UnknownOutcome, Refused.
+        """
 
     async def delete(self, receipts: Sequence[str]) -> None:
         """Acknowledge any number of messages, in batches of 10.
 
-        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be: they come again. What is gone is success.
+        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be: they come again. What
+        is gone is success.
         """
 
     async def close(self) -> None:
@@ -86,7 +96,12 @@ class Sink(Protocol):
 
     @property
     def framer(self) -> Framer:
-        """Makes its frames: the same object for all sinks of one encoding, always the same for one sink."""
+        """Makes its frames: the same object for all sinks of one encoding, always the same for one
+        sink.
+        """
 
     def send(self, frame: bytes) -> None:
-        """Queue one whole frame, made by its framer. Never blocks, never raises; a slow peer is cut off."""
+        """Queue one whole frame, made by its framer.
+
+        Never blocks, never raises; a slow peer is cut off.
+        """

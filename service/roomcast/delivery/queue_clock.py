@@ -1,8 +1,10 @@
-"""How late messages come out of a queue, and how far this node's clock is from the queue's: two readings of one difference.
+"""How late messages come out of a queue, and how far this node's clock is from the queue's: two
+readings of one difference.
 
-A message says when the queue got it, by the queue's clock. What passed until then on this node's clock is how late it came,
-and how far the clocks differ. The smallest difference of the last minutes tells the latter: among many messages some come
-at once. Only receives count that emptied the queue: behind a backlog even the quickest message is late.
+A message says when the queue got it, by the queue's clock. What passed until then on this node's
+clock is how late it came, and how far the clocks differ. The smallest difference of the last
+minutes tells the latter: among many messages some come at once. Only receives count that emptied
+the queue: behind a backlog even the quickest message is late.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Final
 
 __all__ = ["WINDOW_S", "QueueClock"]
 
-# For so long a difference is remembered: longer than a node is without any message, since canaries come.
+# For so long a difference is remembered: longer than a node is without any message, since canaries
+# come.
 WINDOW_S: Final = 300.0
 # In so many parts, of each of which the smallest difference is kept.
 _PARTS: Final = 10
@@ -29,11 +32,13 @@ class QueueClock:
         self._parts: deque[tuple[float, int]] = deque()
         # How late the newest message of the last receive came; 0 when there was none.
         self.lag_ms = 0
-        # How far this node's clock is ahead of the queue's; negative: behind. The few ms that each message takes are in it.
+        # How far this node's clock is ahead of the queue's; negative: behind. The few ms that each
+        # message takes are in it.
         self.skew_ms = 0
 
     def received(self, difference_ms: int | None, now_s: float, *, emptied: bool) -> None:
-        """One receive. `difference_ms`: this node's clock, less when the queue got the newest message; None = no message.
+        """One receive. `difference_ms`: this node's clock, less when the queue got the newest
+        message; None = no message.
 
         `emptied`: nothing is left in the queue, as far as can be told.
         """

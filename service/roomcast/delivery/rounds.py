@@ -1,7 +1,8 @@
-"""What is known to be in the table must come round, through stream, Lambda, topic and queue: soon, or something is wrong.
+"""What is known to be in the table must come round, through stream, Lambda, topic and queue: soon,
+or something is wrong.
 
-Whatever comes through the queue from the table shows that all of them work. So only the oldest write counts behind which
-nothing came.
+Whatever comes through the queue from the table shows that all of them work. So only the oldest
+write counts behind which nothing came.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Final
 
 __all__ = ["ROUND_S", "Rounds"]
 
-# The way round takes 0.3 s, and 1 s once in a hundred times. A stream that divides its shards, or a Lambda that starts,
-# takes some seconds: those are no fault.
+# The way round takes 0.3 s, and 1 s once in a hundred times. A stream that divides its shards, or a
+# Lambda that starts, takes some seconds: those are no fault.
 ROUND_S: Final = 10.0
 # Up to this part later, so that nodes which lose the pipeline together do not ask together.
 _JITTER: Final = 0.5

@@ -1,7 +1,7 @@
 """Signals: what nodes tell each other without an offset, and what of it a node has heard before.
 
-Orders (service/roomcast/fleet/order_signals.py) and surveys (service/roomcast/fleet/node_info_signals.py) are
-signals as well.
+Orders (service/roomcast/fleet/order_signals.py) and surveys
+(service/roomcast/fleet/node_info_signals.py) are signals as well.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""One node over AWS, from its start to its end, each in order.
+"""The start and the end of one node over AWS, step by step.
 
     start   keys of tokens → clients of AWS → life cycle → lease → tables read
-            → queue and subscription → poller → own greeting heard → live → canary → listen → ready → launch hook completed
+            → queue and subscription → poller → own greeting heard → live → canary
+            → listen → ready → launch hook completed
     end     not ready → no new clients → clients answered and closed in slices → canary, poller
             → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
             → lease dropped → termination hook completed → clients of AWS closed
 
-`start` puts the end of each step on one stack when the step begins, so the end is the start
-backwards, also of a start that failed half-way.
+As each step of the start begins, it puts its end on one stack. So the end is the start backwards,
+even when the start failed half-way.
 """
 
 from __future__ import annotations
