@@ -1,4 +1,4 @@
-"""The topic, this instance's queue, and the sockets, as delivery needs them."""
+"""The ports of delivery: the topic, this instance's queue, and the sockets."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Gone(PortError):
 
 
 # Turns lines of JSON, joined by line breaks, into one frame of the transport, in the encoding that
-# its clients asked for: once for all the sinks that it goes to.
+# its clients asked for. The same frame goes to many sinks.
 Framer = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the queue; `receipt` is needed to delete it.
+    """One message of the queue. `receipt` is needed to delete it.
 
     `sent_at_ms`: when the queue got it, by the clock of the queue; 0 = not known.
     """
@@ -62,30 +62,32 @@ class InstanceQueue(Protocol):
     async def delete(self, receipts: Sequence[str]) -> None:
         """Acknowledge any number of messages, in batches of 10.
 
-        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be: they come again. What
-        is gone is success.
+        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be deleted: they come
+        again. A message that is already deleted counts as success.
         """
 
     async def close(self) -> None:
-        """Unsubscribe, then delete the queue. Idempotent; what is gone already is success."""
+        """Unsubscribe, then delete the queue. Idempotent: what is already gone is no error."""
 
 
 class Topic(Protocol):
     """The SNS topic that every instance's queue is subscribed to."""
 
     async def publish(self, body: str) -> None:
-        """One message of at most ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
+        """Send a message of up to ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
 
 
 class CatchUpRequest(Protocol):
-    """Whoever may not have heard everything asks for a look at the ends of all open channels."""
+    """Takes requests for a look at the tails of all open channels, when messages may have been
+    lost.
+    """
 
     def request(self) -> None:
         """Returns at once."""
 
 
 class QueueRebuilder(Protocol):
-    """Whoever finds that the queue does not bring what it should asks for another one."""
+    """Takes requests for another queue, when the present one does not bring what it should."""
 
     def rebuild_next(self) -> None:
         """Returns at once."""
@@ -96,12 +98,10 @@ class Sink(Protocol):
 
     @property
     def framer(self) -> Framer:
-        """Makes its frames: the same object for all sinks of one encoding, always the same for one
-        sink.
-        """
+        """Makes its frames. All sinks of one encoding share it, and a sink always keeps it."""
 
     def send(self, frame: bytes) -> None:
         """Queue one whole frame, made by its framer.
 
-        Never blocks, never raises; a slow peer is cut off.
+        Never blocks and never raises. A slow peer is cut off.
         """
