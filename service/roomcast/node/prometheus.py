@@ -30,13 +30,13 @@ from roomcast.observe.counters import Histogram
 __all__ = ["FAMILIES", "Exposition", "Family", "Source"]
 
 Kind = Literal["gauge", "counter", "histogram"]
-# By the values of the labels.
+# The values of a metric, by the values of its labels.
 Samples = Mapping[tuple[str, ...], float | Histogram]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`calls`: of AWS, by (operation, outcome)."""
+    """The sources of all metrics. `calls`: the calls of AWS, by (operation, outcome)."""
 
     assembly: Assembly
     health: Health
@@ -45,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. `name` is as Prometheus shows it; a histogram's has three endings more."""
+    """One metric. `name` is as Prometheus shows it; a histogram has three names with endings."""
 
     name: str
     kind: Kind
@@ -55,12 +55,12 @@ class Family:
 
 
 def _one(read: Callable[[Source], float | Histogram]) -> Callable[[Source], Samples]:
-    """A metric without labels."""
+    """The reader of a metric without labels."""
     return lambda source: {(): read(source)}
 
 
 def _by(read: Callable[[Source], Mapping[str, float]]) -> Callable[[Source], Samples]:
-    """A metric with one label."""
+    """The reader of a metric with one label."""
     return lambda source: {(name,): number for name, number in read(source).items()}
 
 
@@ -323,7 +323,7 @@ class _Node(Collector):
         self._source = source
 
     def describe(self) -> list[Metric]:
-        """Nothing is read while it is registered."""
+        """Empty, so that nothing is read while the collector is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -341,7 +341,7 @@ class Exposition:
         GCCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """All of them now, in Prometheus's text format."""
+        """All metrics as of now, in Prometheus's text format."""
         return generate_latest(self._registry)
 
 
