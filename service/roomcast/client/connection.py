@@ -85,7 +85,7 @@ class Connection:
         # Whether a frame is being taken, and when it was read (monotonic seconds).
         self._busy = False
         self._read_s = 0.0
-        # Whether no further command is taken: the node is about to end.
+        # Whether no further command is taken, because the node is about to end.
         self._is_leaving = False
         # Bytes taken in this turn, counted as for TURN_BYTES.
         self._taken = 0
@@ -217,7 +217,7 @@ class Connection:
         self._orders.subscribe(order, places)
 
     def order_unsubscribe(self, channel: str) -> None:
-        """End the subscription to `channel`, whoever made it; "" = every one."""
+        """End the subscription to `channel`, client-side or server-side; "" = every one."""
         self._orders.unsubscribe(channel)
 
     def order_refresh(self, order: RefreshOrder) -> None:

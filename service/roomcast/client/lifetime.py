@@ -232,7 +232,7 @@ class Lifetime:
         return {"expires": True, "ttl": min(math.ceil(left_s) or 1, TTL_S_MAX)}
 
     def end_at(self, name: str | None, ends_at: int) -> None:
-        """Have `name` end at `ends_at` (s since 1970), without grace, as nobody can refresh it."""
+        """Have `name` end at `ends_at` (s since 1970), without grace: it cannot be refreshed."""
         self._deadlines.set(name, self._left_s(ends_at))
 
     def forget(self, name: str | None) -> None:

@@ -77,7 +77,7 @@ class ClientOrders:
                 self._lifetime.end_at(order.channel, order.expires_at)
 
     def unsubscribe(self, channel: str) -> None:
-        """End the subscription to `channel`, whoever made it; "" = every one."""
+        """End the subscription to `channel`, client-side or server-side; "" = every one."""
         for name in [channel] if channel else list(self._peer.session.channels):
             self._in_turn(name, partial(self._unsubscribe, name))
 

@@ -1,4 +1,4 @@
-"""Canaries: the state of what this node hears of them, and the background task that emits them.
+"""Emits canaries, and keeps what this node hears of them.
 
 The task also looks for the fault when none comes.
 

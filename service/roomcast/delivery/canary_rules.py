@@ -198,7 +198,7 @@ class CanarySchedule:
         self._emit_at_s = max(self._emit_at_s, now_s + (1 + _JITTER * chance) * self._interval_s)
 
     def taken(self, number: int) -> None:
-        """Canary `number` is in the table, whoever emitted it.
+        """Canary `number` is in the table, from this node or another.
 
         The greatest number does not count, because no other can follow it.
         """

@@ -1,6 +1,7 @@
 """Envelopes: the JSON texts of the SNS messages that each instance finds in its queue.
 
-Shared with the stream Lambda, so the standard library only. A reader may pass in a faster decoder.
+The stream Lambda shares this module, so it needs only the standard library. A reader may pass in a
+faster decoder.
 
     {"v": 1, "at": 1700000000000,
      "records": [{"channel": "c", "epoch": "e", "offset": 4, "last": 5, "ts": 1,

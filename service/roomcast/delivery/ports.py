@@ -87,7 +87,7 @@ class CatchUpRequest(Protocol):
 
 
 class QueueRebuilder(Protocol):
-    """Takes requests for another queue, when the present one does not bring what it should."""
+    """Takes requests to replace the queue, when messages are missing."""
 
     def rebuild_next(self) -> None:
         """Returns at once."""

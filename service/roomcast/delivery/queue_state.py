@@ -14,8 +14,7 @@ __all__ = ["QueueState"]
 class QueueState:
     """One a node.
 
-    The poller keeps it. Parts that find that the queue does not bring what it should request a
-    rebuild here.
+    The poller keeps it. A part of the node that misses messages requests a rebuild here.
     """
 
     def __init__(self) -> None:
@@ -43,7 +42,7 @@ class QueueState:
         return self.clock.skew_ms
 
     def rebuild_next(self) -> None:
-        """Have the queue replaced now, because it does not bring what it should.
+        """Have the queue replaced now, because messages are missing.
 
         The receive that is under way is given up.
         """

@@ -225,7 +225,7 @@ class ChannelLog:
         )
 
     async def renew(self, channel: str) -> Resolved:
-        """Resolve, and renew the head of a quiet channel whose epoch is about to end.
+        """Resolve, and renew the head of a quiet channel before its epoch ends.
 
         That is when under half of its life remains.
         """

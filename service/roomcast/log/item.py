@@ -1,7 +1,8 @@
 """The items of the `channels` table: log items and heads, and their form in DynamoDB.
 
-Shared with the stream Lambda, so the standard library only. One log item holds the publications of
-one append; its key is the offset of its first publication. Offset 0 is the channel's head.
+The stream Lambda shares this module, so it needs only the standard library. One log item holds the
+publications of one append. Its key is the offset of its first publication. Offset 0 is the
+channel's head.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def region_of(aws: AwsConfig) -> str | None:
 
     Only the region of the topic can work: arn:aws:sns:REGION:…
 
-    The environment variable AWS_REGION is not read here, unlike in other AWS tools.
+    AWS_REGION is read here because the SDK does not read it, unlike other AWS tools.
     """
     return aws.region or (
         aws.topic_arn.split(":")[3] if aws.topic_arn else os.environ.get("AWS_REGION") or None
