@@ -1,6 +1,6 @@
 """Emits canaries, and keeps what this node hears of them.
 
-The task also looks for the fault when none comes.
+The background task emits them, and looks for the fault when none comes.
 
 A canary that does not come is missed after some intervals. An item that this node wrote, or a
 canary that it knows to be in the table, must come through the queue sooner. When that is late, the

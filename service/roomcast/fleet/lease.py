@@ -110,9 +110,7 @@ class LeaseKeeper:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the lease has expired for lack of heartbeats, so that others take this node for
-        dead.
-        """
+        """Whether the lease has expired, so that others take this node for dead."""
         return self._clock.now_ms() - self.taken_ms >= self.ttl_ms
 
     @property

@@ -1,4 +1,4 @@
-"""Surveys as signals: which channels have how many clients, on which all nodes answer.
+"""Surveys: signals that ask all nodes for their channels and clients, and the answers.
 
 This module also decides when all answers are in.
 

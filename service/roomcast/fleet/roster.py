@@ -72,7 +72,8 @@ class Roster(Generic[Connected]):
     def find(self, target: Target) -> Sequence[Connected]:
         """The connections that match `target`, as of now."""
         if target.session:
-            # Only transports without one lasting connection have sessions, and WebSocket has one.
+            # Only transports without a lasting connection have sessions. WebSocket is a lasting
+            # one.
             return []
         if target.client:
             found = self._by_client.get(target.client)

@@ -49,9 +49,7 @@ class QueueHealth(Protocol):
 
     @property
     def undeleted(self) -> str:
-        """The reason why messages cannot be deleted, so that they come again and again; "" = they
-        can.
-        """
+        """Why messages cannot be deleted and come again and again; "" = they can."""
 
 
 class GreetingsHealth(Protocol):
