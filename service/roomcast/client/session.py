@@ -530,9 +530,7 @@ class Session:
         return Renew(effect.id, claims.channel, claims.expires_at)
 
     def _is_ours(self, claims: SubscriptionClaims, channel: str) -> bool:
-        """Whether a subscription token is for `channel`, this user and this client, if it names
-        one.
-        """
+        """Whether a subscription token is for `channel`, this user and any client or this one."""
         return (claims.channel, claims.user) == (channel, self.user) and claims.client in (
             "",
             self.client,

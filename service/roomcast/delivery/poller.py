@@ -209,9 +209,7 @@ class Poller:
 
 
 def _portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """`messages` in order, in portions of up to TAKE_CHARS; a longer message is a portion of its
-    own.
-    """
+    """`messages` in order, in portions of up to TAKE_CHARS, or of one longer message."""
     portion: list[Message] = []
     size = 0
     for message in messages:

@@ -78,9 +78,7 @@ class Topic(Protocol):
 
 
 class CatchUpRequest(Protocol):
-    """Takes requests for a look at the tails of all open channels, when messages may have been
-    lost.
-    """
+    """Takes requests to look at all open channels' tails, when messages may be lost."""
 
     def request(self) -> None:
         """Returns at once."""

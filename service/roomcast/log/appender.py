@@ -189,9 +189,7 @@ class Appender:
             self._forget_idle()
 
     async def _append_next(self, channel: str, lane: Lane) -> None:
-        """Append waiting publications of the lane, with as many attempts as it takes, and answer
-        them.
-        """
+        """Append waiting publications of the lane, and answer them when the outcome is known."""
         append = _Append()
         try:
             item = await self._commit(channel, lane, append)
