@@ -56,7 +56,7 @@ _REBUILDS: Final = Backoff(REBUILD_PAUSE_S, REBUILD_PAUSE_MAX_S)
 # Time limit for writing a canary, and for reading the leases. A table that hangs must not delay the
 # search for the fault.
 ASK_LIMIT_S: Final = 5.0
-# How many numbers that this node tried to emit are remembered, whatever the outcome. A canary with
+# Numbers that are remembered because this node tried to emit them, with any outcome. A canary with
 # one of them may be its own.
 _TRIED_MAX: Final = 16
 

@@ -1,7 +1,7 @@
 """The rules of canaries: who emits one, and what a missing one means.
 
-A canary is one record an interval, which goes through the whole pipeline to every node. The first
-node to write it emits it.
+A canary is a record that goes through the whole pipeline to every node, once an interval. One of
+the nodes writes it for all.
 
 Canaries are numbered, and the number only grows. A node that has heard no new one for an interval
 emits the next. A conditional write of that number elects one node. Numbers are compared with each

@@ -2,8 +2,8 @@
 
 It takes a few looks at once, and slows down when they fail.
 
-A look has one of two reasons. Each channel has its turn once in a while; and a node that may have
-missed something requests a look at all of them. A request does not wait for the looks. When the
+A look has one of two reasons. Each channel has its turn once in a while. And a node that may have
+missed messages requests a look at all of them. A request does not wait for the looks. When the
 table does not answer, looks fail one by one. After a few failures in a row, single looks follow
 with pauses between them, until one is answered.
 """

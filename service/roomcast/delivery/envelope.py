@@ -243,7 +243,7 @@ def _is_text(found: Any, chars_max: int) -> TypeGuard[str]:
 def _is_whole(found: Any, minimum: int, maximum: int) -> TypeGuard[int]:
     """Whether `found` is an integer from `minimum` to `maximum`.
 
-    In Python, JSON's true would be one as well.
+    JSON's true is refused: Python takes it for an integer as well.
     """
     return isinstance(found, int) and not isinstance(found, bool) and minimum <= found <= maximum
 

@@ -55,8 +55,8 @@ PLAIN: Final = Form()
 def form(*, numbered: bool, delta: bool, binary: bool) -> Form:
     """The form for a client that asked for numbers or differences, in Protobuf (`binary`) or JSON.
 
-    Protobuf has no numbers: with long.js, centrifuge-js decodes them as objects, of which no two
-    are equal.
+    Channel numbers are not used in Protobuf: with long.js, centrifuge-js decodes them as objects,
+    of which no two are equal.
     """
     if binary:
         return Form(False, Payload.BYTES, delta)
