@@ -1,3 +1,4 @@
 """The Lambda behind the stream of the `channels` table.
-Needs boto3 and the standard library only.
+
+It needs only boto3 and the standard library.
 """

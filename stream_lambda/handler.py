@@ -1,11 +1,11 @@
-"""The stream Lambda: what was appended to the channels table goes out to every instance over SNS.
+"""The stream Lambda: sends each append to the `channels` table to all instances over SNS.
 
 `plan` is the pure part: stream records in, PublishBatch entries out. `publish` is the shell around
-SNS. Only the envelope and the items of `roomcast` and boto3, so that the zip needs no build.
+SNS. The module imports only boto3 and the modules of `roomcast` for envelopes and items, so that
+the zip needs no build.
 
-Order is not kept here and nobody relies on it: DynamoDB Streams promise order for one item only,
-and each append is an item of its own. Sequence numbers serve one purpose,
-the partial batch response.
+Order is not kept here, and no reader relies on it: DynamoDB Streams promise order for one item
+only, and each append is an item of its own. Sequence numbers serve only the partial batch response.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
 # Emulators do not check the second.
 BATCH_ENTRIES_MAX: Final = 10
 BATCH_BYTES_MAX: Final = 256 * 1024
-# One record alone in an envelope; the rest is for the envelope's own text.
+# The largest single record in an envelope. The rest is for the envelope's own text.
 RECORD_BYTES_MAX: Final = ENVELOPE_BYTES_MAX - 64
 assert ENVELOPE_BYTES_MAX <= BATCH_BYTES_MAX, "every envelope fits a call of its own"
 
 # SNS answers in tens of ms. A call that hangs is cut off well before the function's own time-out,
-# since the event source mapping sends the records again anyway.
+# because the event source mapping sends the records again anyway.
 _SNS_CONNECT_TIMEOUT_S: Final = 2
 _SNS_READ_TIMEOUT_S: Final = 5
 _SNS_ATTEMPTS_MAX: Final = 3
@@ -71,8 +71,8 @@ class Entry:
 class Plan:
     """What to publish for one event.
 
-    `entries` cover every valid append once. `pointers` counts records that travel without their
-    publications; `skipped` counts poison by the name of what was wrong.
+    `entries` have every valid append once. `pointers` counts records without their publications.
+    `skipped` counts unreadable records by the name of the error.
     """
 
     entries: tuple[Entry, ...]
@@ -82,7 +82,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`published` messages went out; `failed` are to be sent again (their fate may be unknown)."""
+    """`published` messages went out. `failed` ones must be sent again; they may have gone out."""
 
     published: int
     failed: tuple[Entry, ...]
@@ -97,13 +97,13 @@ class _Append:
 
 
 def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[str, str]]]:
-    """Publish the appends in `event`; answer with the partial batch response of an
-    event source mapping.
+    """Publish the appends in `event`. Returns the partial batch response for the mapping.
 
-    The one identifier in the response is the lowest sequence number in any failed entry:
-    the mapping sends that record and everything after it again.
-    Raises BotoCoreError or ClientError if the very first call fails, so that nothing went out:
-    the mapping retries the whole batch and the function's Errors metric tells.
+    The one identifier in the response is the lowest sequence number in any failed entry. The event
+    source mapping sends that record and all later ones again.
+
+    Raises BotoCoreError or ClientError if the very first call fails, so that nothing went out. Then
+    the mapping retries the whole batch, and the function's Errors metric shows it.
     """
     planned = plan(event, at=time.time_ns() // 1_000_000)
     outcome = Outcome(0, ())
@@ -122,17 +122,18 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[s
 
 
 def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
-    """Turn the stream records of `event` into as few SNS messages as hold them.
-    Never raises: poison is skipped.
+    """Pack the stream records of `event` into as few SNS messages as possible.
 
-    `at`: the time to write into them, in ms since 1970.
+    Never raises: records that cannot be read are skipped.
+
+    `at`: the time to write into the messages, in ms since 1970.
     """
     appends: list[_Append] = []
     skipped: Counter[str] = Counter()
     for record in event.get("Records", ()):
         try:
             append = _append(record)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with ONE record must not hold up the shard
+        except Exception as error:  # noqa: BLE001 - one bad record must not hold up a shard
             skipped[type(error).__name__] += 1
         else:
             if append is not None:
@@ -165,11 +166,12 @@ def calls(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 
 
 def publish(client: Any, topic_arn: str, entries: Sequence[Entry]) -> Outcome:
-    """Send `entries` through `client`, boto3's for SNS. Stops after the first call with a failure:
-    what comes after is sent again anyway.
+    """Send `entries` through `client`, boto3's for SNS.
 
-    An entry counts as published only when the answer lists it as successful. A call that raises
-    failed as a whole. Raises BotoCoreError or ClientError if it was the first one.
+    It stops after the first call with a failure: the mapping sends all later records again anyway.
+
+    An entry counts as published only if the answer lists it as successful. If a call raises, all
+    its entries failed. Raises BotoCoreError or ClientError if that was the first call.
     """
     published = 0
     sent = 0
@@ -198,7 +200,7 @@ def publish(client: Any, topic_arn: str, entries: Sequence[Entry]) -> Outcome:
 
 
 def _append(record: Mapping[str, Any]) -> _Append | None:
-    """One record's text, or None if it is not an append. Raises whatever is wrong with it."""
+    """One record's text, or None if it is no append. Raises any error of an unreadable one."""
     if record["eventName"] != "INSERT":
         return None
     change = record["dynamodb"]
@@ -216,16 +218,19 @@ def _append(record: Mapping[str, Any]) -> _Append | None:
 
 
 def _lowest(sequences: Iterable[str]) -> str:
-    """Compared as numbers: their length varies, and some emulators pad them.
-    Raises ValueError for other text.
+    """The lowest sequence number.
+
+    They are compared as numbers: their length varies, and some emulators pad them. Raises
+    ValueError for other text.
     """
     return min(sequences, key=int)
 
 
 @cache
 def _sns() -> Any:
-    """Made on first use and kept for the life of the execution environment;
-    region and endpoint as boto3 finds them.
+    """The SNS client, made on first use and kept for the life of the environment.
+
+    Region and endpoint are as boto3 finds them.
     """
     config = Config(
         connect_timeout=_SNS_CONNECT_TIMEOUT_S,
@@ -240,18 +245,18 @@ def _topic_arn() -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What may be logged of an SDK error: its message can quote the request."""
+    """The part of an SDK error that may be logged: its message can quote the request."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "ClientError"))
     return type(error).__name__
 
 
 def _report(planned: Plan, outcome: Outcome) -> None:
-    """Say what is out of the ordinary, as one line in CloudWatch's embedded metric format;
-    no payload, no names.
+    """Log anything unusual, as one line in CloudWatch's embedded metric format.
 
-    An event that went out as it should is silent:
-    lines and custom metrics cost more than the function.
+    The line has no payloads and no names.
+
+    An event without trouble logs nothing: lines and custom metrics cost more than the function.
     """
     counts = {
         "records_skipped": sum(planned.skipped.values()),
@@ -276,7 +281,7 @@ def _report(planned: Plan, outcome: Outcome) -> None:
         "skipped": dict(planned.skipped),
         "reason": outcome.reason,
     }
-    # Not through logging: the runtime's handler puts a prefix before the line,
-    # and then it is no metric.
+    # Not through `logging`: the runtime's handler puts a prefix before the line, which is then no
+    # metric.
     sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
     sys.stdout.flush()

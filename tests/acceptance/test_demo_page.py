@@ -622,15 +622,19 @@ CONTRASTS = """() => {
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
   const luminance = (rgb) => {
-    const [r, g, b] = rgb.map((c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const linear = (c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = rgb.map((c) => linear(c / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const found = [];
   for (const node of document.querySelectorAll('body *')) {
     const text = [...node.childNodes].filter((child) => child.nodeType === 3 && child.data.trim());
-    if (!text.length || !node.checkVisibility({ visibilityProperty: true }) || node.closest('.sr, .skip')) continue;
+    if (!text.length || node.closest('.sr, .skip')) continue;
+    if (!node.checkVisibility({ visibilityProperty: true })) continue;
     const behind = [];
-    for (let up = node; up; up = up.parentElement) behind.unshift(getComputedStyle(up).backgroundColor);
+    for (let up = node; up; up = up.parentElement) {
+      behind.unshift(getComputedStyle(up).backgroundColor);
+    }
     const back = luminance(over(behind));
     const front = luminance(over([...behind, getComputedStyle(node).color]));
     const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);

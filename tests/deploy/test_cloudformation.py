@@ -56,8 +56,19 @@ EVALUATION: Final = Evaluation(
         ({"Ref": "AWS::Region"}, "eu-west-1"),
         ({"Ref": "Always"}, "physical-Always"),
         ({"Fn::GetAtt": ["Always", "Arn"]}, "Always/Arn"),
-        ({"Fn::Sub": "${AWS::Region} ${Always} ${Always.Arn} ${!x}"}, "eu-west-1 physical-Always Always/Arn ${x}"),
-        ({"Fn::Sub": ["${Own}-${Count}", {"Own": {"Fn::FindInMap": ["Seconds", "Drain", "Node"]}}]}, "30-1"),
+        (
+            {"Fn::Sub": "${AWS::Region} ${Always} ${Always.Arn} ${!x}"},
+            "eu-west-1 physical-Always Always/Arn ${x}",
+        ),
+        (
+            {
+                "Fn::Sub": [
+                    "${Own}-${Count}",
+                    {"Own": {"Fn::FindInMap": ["Seconds", "Drain", "Node"]}},
+                ]
+            },
+            "30-1",
+        ),
         ({"Fn::If": ["Yes", {"Ref": "Count"}, 2]}, "1"),
         ([1, {"Fn::If": ["No", 2, {"Ref": "AWS::NoValue"}]}], [1]),
         ({"Fn::Split": [",", {"Ref": "List"}]}, ["a", "b"]),

@@ -216,19 +216,22 @@ def test_a_broken_reference_is_found() -> None:
 # Those of these types that CloudFormation can tag.
 TAGGED: Final = frozenset(
     {
-        "AWS::AutoScaling::AutoScalingGroup", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::DynamoDB::Table",
-        "AWS::EC2::InternetGateway", "AWS::EC2::LaunchTemplate", "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup",
-        "AWS::EC2::Subnet", "AWS::EC2::VPC", "AWS::EC2::VPCEndpoint", "AWS::ElasticLoadBalancingV2::Listener",
-        "AWS::ElasticLoadBalancingV2::ListenerRule", "AWS::ElasticLoadBalancingV2::LoadBalancer",
-        "AWS::ElasticLoadBalancingV2::TargetGroup", "AWS::Events::Rule", "AWS::IAM::Role", "AWS::Lambda::EventSourceMapping",
+        "AWS::AutoScaling::AutoScalingGroup", "AWS::CloudWatch::Alarm",
+        "AWS::CloudWatch::Dashboard", "AWS::DynamoDB::Table", "AWS::EC2::InternetGateway",
+        "AWS::EC2::LaunchTemplate", "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup",
+        "AWS::EC2::Subnet", "AWS::EC2::VPC", "AWS::EC2::VPCEndpoint",
+        "AWS::ElasticLoadBalancingV2::Listener", "AWS::ElasticLoadBalancingV2::ListenerRule",
+        "AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ElasticLoadBalancingV2::TargetGroup",
+        "AWS::Events::Rule", "AWS::IAM::Role", "AWS::Lambda::EventSourceMapping",
         "AWS::Lambda::Function", "AWS::Logs::LogGroup", "AWS::S3::Bucket", "AWS::SNS::Topic",
     }
 )  # fmt: skip
 UNTAGGED: Final = frozenset(
     {
         "AWS::AutoScaling::ScalingPolicy", "AWS::EC2::Route", "AWS::EC2::SecurityGroupEgress",
-        "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation", "AWS::EC2::VPCGatewayAttachment",
-        "AWS::IAM::InstanceProfile", "AWS::Lambda::EventInvokeConfig", "AWS::Lambda::Permission", "AWS::Route53::RecordSet",
+        "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation",
+        "AWS::EC2::VPCGatewayAttachment", "AWS::IAM::InstanceProfile",
+        "AWS::Lambda::EventInvokeConfig", "AWS::Lambda::Permission", "AWS::Route53::RecordSet",
         "AWS::S3::BucketPolicy",
     }
 )  # fmt: skip

@@ -465,7 +465,10 @@ async def test_an_address_that_cannot_be_decoded_holds_no_place(logs: Logs, host
 
 
 async def test_no_route_is_looked_for_where_a_path_has_thousands_of_parts(attacked: Target) -> None:
-    """For each part aiohttp looks it up and copies what stands before: 8 KiB took 20 ms of all others' time."""
+    """For each part, aiohttp searches and copies what stands before it.
+
+    8 KiB took 20 ms, in which nobody else was served.
+    """
     for path in (b"/" * 8000, b"/a" * 4000, b"http://a" + b"/" * 8000, b"/" * (SLASHES_MAX + 1)):
         assert await attacked.raw(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n") == b"", path[
             :20

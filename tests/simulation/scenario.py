@@ -323,7 +323,7 @@ class Scenario:
         self._add_node()
 
     def _freeze_node(self) -> None:
-        """Suspended for moments, for longer than a tail is valid beyond its margin, or for a day."""
+        """Suspend it for moments, for longer than a tail is valid beyond its margin, or a day."""
         seconds = self.random.choice((0.1, 30.0, 25 * 60.0, 26 * HOUR_S, 26 * HOUR_S))
         self.random.choice(self.nodes).fate.freeze(seconds)
 

@@ -81,7 +81,7 @@ UNWRAPPED: Final = ("CHANGELOG.md", "compatibility.md", "guarantees.md", "securi
 
 
 def long_lines(text: str) -> list[str]:
-    """Lines of prose that could be broken and are too long. Tables, pictures and code are no prose."""
+    """Lines of prose that are too long and could be broken; not tables, pictures or code."""
     found = []
     for line in re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE).splitlines():
         # A break within backticks would be one within a command or a name.

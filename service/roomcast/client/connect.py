@@ -1,4 +1,4 @@
-"""How the client connects: who it is, what the server subscribes it to, and the answer to that."""
+"""Carries out `connect`: checks who the client is, makes the server's subscriptions and answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Connecting:
-    """Carries out `connect`, once. `subject`: what orders find in the roster from then on."""
+    """Carries out `connect`, once.
+
+    `subject`: the connection as orders find it in the roster, once the client is connected.
+    """
 
     __slots__ = (
         "_hooks",
@@ -69,7 +72,7 @@ class Connecting:
             case Close(why):
                 self._peer.close(why)
             case claims if self._hooks.has_connect and not self._peer.has_ended:
-                # A task of the connection's: it is given up when that ends.
+                # A task of the connection: it is cancelled when the connection ends.
                 await asyncio.wait([self._work.track(self._ask(effect, claims))])
             case claims:
                 await self._let_in(effect, claims, None, limit_from_now())
@@ -107,7 +110,7 @@ class Connecting:
         session.connected(
             claims.user, claims.info, caps=claims.caps, expires=claims.expires_at is not None
         )
-        # From here on orders find it.
+        # From here on, orders find the connection.
         roster.enter(self._subject)
         effects = session.subscribe_at_connect(claims.subs, effect.since)
         if isinstance(effects, Disconnect):
@@ -121,12 +124,12 @@ class Connecting:
             self.welcome(effect.id, admission, {})
 
     def failed(self, command_id: int, reason: str) -> None:
-        """A subscription of the server's could not be made."""
+        """One of the server's subscriptions could not be made."""
         _log.warning("connect_failed", client=self._peer.client, reason=reason)
         self._refuse(command_id, Error.INTERNAL)
 
     def _refuse(self, command_id: int, error: Failing) -> None:
-        """It wanted to be connected, and will not be."""
+        """Answer `connect` with `error`. The client is not connected."""
         self._services.roster.leave(self._subject)
         self._peer.session.refused()
         self._peer.fail(command_id, error)
@@ -134,7 +137,7 @@ class Connecting:
     def welcome(
         self, command_id: int, admission: Admission, subs: Mapping[str, Mapping[str, object]]
     ) -> None:
-        """Answer, and ping from now on. `subs`: what there is to say of each subscription."""
+        """Answer, and ping from now on. `subs`: the result of each subscription, by channel."""
         self._peer.is_welcome = True
         self._lifetime.connected()
         lasts = self._lifetime.last_until(None, admission.claims.expires_at)

@@ -1,9 +1,9 @@
-"""One client's connection: takes its commands, carries out what its session decides, and ends.
+"""One client's connection: it takes commands and carries out what the session decides.
 
-Commands are taken one after the other. What waits for the network runs beside the next commands,
-with two exceptions: nothing overtakes `connect`, and nothing overtakes a subscribe or unsubscribe
-of its own channel. Publications keep their order: they are queued in it, and where the application
-has a hook for them, it is called for one after the other.
+Commands are taken one after the other. A command that waits for the network runs beside the next
+ones, with two exceptions. Nothing overtakes `connect`. Nothing overtakes a subscribe or unsubscribe
+for the same channel. Publications keep their order: they are queued in it, and a publish hook is
+called for one after the other.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ from roomcast.wire.json import (
 
 __all__ = ["COMMAND_BYTES_MIN", "TURN_BYTES", "Connection"]
 
-# What one connection takes before the others have their turn, and what a command counts as at
-# least. That many bytes are decoded and that many commands (16) carried out in a few ms.
+# The bytes of commands that one connection takes before the others have their turn, and the least
+# that a command counts as. So many bytes, or 16 commands, take a few ms.
 TURN_BYTES: Final = 32 * 1024
 COMMAND_BYTES_MIN: Final = 2 * 1024
 
@@ -82,12 +82,12 @@ class Connection:
         self._pace = (
             Pace(rate, Limit.COMMAND_RATE, services.clock, self._counters) if rate else None
         )
-        # Whether a frame is being taken, and since when (monotonic seconds).
+        # Whether a frame is being taken, and when it was read (monotonic seconds).
         self._busy = False
         self._read_s = 0.0
-        # Whether no further command is taken: the node is about to end.
+        # Whether no further command is taken, because the node is about to end.
         self._is_leaving = False
-        # What was taken in this turn, as TURN_BYTES counts.
+        # Bytes taken in this turn, counted as for TURN_BYTES.
         self._taken = 0
 
         self._peer = peer = Peer(self.session, socket, self._counters, self)
@@ -144,10 +144,9 @@ class Connection:
         return self._is_leaving or self._peer.has_ended or self.socket.is_gone
 
     async def _keep_turn(self, size: int) -> None:
-        """Let the others have their turn before a command of `size` bytes, if this one is over.
+        """Let other connections run before a command of `size` bytes, if this turn is used up.
 
-        Neither a frame of many commands nor many frames that came at once would let the event loop
-        go by themselves.
+        Otherwise a frame of many commands, or many frames at once, would hold the event loop.
         """
         cost = max(size, COMMAND_BYTES_MIN)
         self._taken += cost
@@ -214,11 +213,11 @@ class Connection:
     # ---- the application's orders
 
     def order_subscribe(self, order: SubscribeOrder, places: asyncio.Semaphore) -> None:
-        """Subscribe to a channel, as soon as there is one of `places`."""
+        """Subscribe to a channel as soon as one of `places` is free."""
         self._orders.subscribe(order, places)
 
     def order_unsubscribe(self, channel: str) -> None:
-        """End the subscription to `channel`, whoever made it; "" = every one."""
+        """End the subscription to `channel`, client-side or server-side; "" = every one."""
         self._orders.unsubscribe(channel)
 
     def order_refresh(self, order: RefreshOrder) -> None:
@@ -229,7 +228,7 @@ class Connection:
 
     @property
     def reads_no_pong(self) -> bool:
-        """Whether a pong that came in time may still wait behind commands that are not taken."""
+        """Whether a timely pong may still wait behind commands that are not taken yet."""
         return self._busy or self._is_leaving
 
     def expired(self, name: str | None) -> None:
@@ -248,8 +247,9 @@ class Connection:
     def shut_down(self, within_s: float) -> asyncio.Task[None] | None:
         """Take no more commands, answer those that were taken, then close with 3001.
 
-        It is closed `within_s` from now at the latest. What was not taken was not done, and its
-        client may do it elsewhere. None: nothing was owed, and it is closed now.
+        It is closed `within_s` from now at the latest. Commands that were not taken were not
+        carried out: the client may send them to another node. Returns None when no answer was owed
+        and the connection is closed already.
         """
         self._is_leaving = True
         if not self._peer.owes or self._peer.has_ended:

@@ -1,7 +1,7 @@
-"""What the session of a connection wants done: one kind of effect for each.
+"""Effects: the decisions of a connection's session, as data.
 
 The session (session.py) decides, and returns an effect. The connection (connection.py) carries it
-out, and hands the outcome to that method of the session which the effect names.
+out, and hands the outcome to the session's method that the effect names.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Close:
 class Authenticate:
     """Verify `token`, call the connect hook, ask `admitted`, then call `connected` or `refused`.
 
-    An empty token: the hook may know who it is, else the connection is anonymous. `since`: where
-    the client wants to recover its server-side subscriptions from. `data`, `name`, `version`: for
-    the hook.
+    With an empty token, the hook may name the user; otherwise the connection is anonymous. `since`:
+    the positions from which the client wants to recover its server-side subscriptions. `data`,
+    `name` and `version` are for the hook.
     """
 
     id: int
@@ -84,7 +84,7 @@ class Authorize:
 
 @dataclass(frozen=True, slots=True)
 class AskSubscribe:
-    """Call the subscribe hook, then `answered`; or `left`, when it refuses.
+    """Call the subscribe hook, then `answered`; or `left`, if the hook refuses.
 
     The subscription is pending meanwhile.
     """
@@ -95,16 +95,17 @@ class AskSubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Subscribe to `channel`, and call `left` if that does not come to be.
+    """Subscribe to `channel`, and call `left` if that fails.
 
     `positioned`: the reply carries a position and order is kept (channels with history). `since` is
-    set only with it. `join_leave`: join and leave pushes go to this subscription. `numbered`,
-    `delta`: its pushes have its channel's number for the name, and differences of publications.
-    `expires_at`: s since 1970 when its token must be refreshed, None = never.
+    set only with it. `join_leave`: join and leave pushes go to this subscription. `numbered`: its
+    pushes carry the channel's number instead of the name. `delta`: they carry the differences
+    between publications. `expires_at`: s since 1970 when its token must be refreshed, None = never.
 
-    `is_server_side`: the server subscribes the client, which can neither refresh nor end it. `id`
-    means nothing then, and `data` goes with the push. `ends_at`: s since 1970 when the subscription
-    ends without a word before, since nobody can refresh it; None = never.
+    `is_server_side`: the server subscribes the client, which can neither refresh nor end the
+    subscription. `id` then has no meaning, and `data` goes with the push. `ends_at`: s since 1970
+    when the subscription ends; None = never. It cannot be refreshed, so the client is not told in
+    advance.
     """
 
     id: int
@@ -136,8 +137,8 @@ class Leave:
 class Publish:
     """Publish `data` in the name of `info`, then answer.
 
-    `rpc`: it came as a call, and the answer has the position. `key`: its idempotency key. `text`:
-    of the data, to be kept.
+    `rpc`: the command was a call, and the answer has the position. `key`: the idempotency key.
+    `text`: the JSON text of the data as it came, which is kept.
     """
 
     id: int
@@ -154,8 +155,8 @@ class Publish:
 class AskPublish:
     """Call the publish hook, then do what `decided` returns.
 
-    Both outcomes are decided as the command comes: a publication waits for its hook, and the
-    commands that follow it do not. `otherwise`: what the channel's rules come to.
+    Both outcomes are decided when the command comes, because the commands behind it do not wait for
+    the hook. `otherwise`: the outcome by the channel's rules.
     """
 
     id: int
@@ -163,7 +164,7 @@ class AskPublish:
     otherwise: Publish | Fail
 
     def decided(self, reply: PublishReply | None) -> Publish | Fail:
-        """What is to be done by the hook's `reply`. None = no opinion."""
+        """The effect of the hook's `reply`. None = the hook has no opinion."""
         if reply is None:
             return self.otherwise
         if isinstance(reply.data, Unchanged):
@@ -191,7 +192,7 @@ class ReadHistory:
 
 @dataclass(frozen=True, slots=True)
 class ReadPresence:
-    """Read who is in `channel`, or with `stats` how many, then answer."""
+    """Read the members of `channel`, or with `stats` their number, then answer."""
 
     id: int
     channel: str
@@ -210,7 +211,7 @@ class Refresh:
 class SubRefresh:
     """Verify the subscription token, then call `sub_refreshed`.
 
-    `channel` "": the one that the token names.
+    `channel` "" = the channel that the token names.
     """
 
     id: int

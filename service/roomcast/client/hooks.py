@@ -1,4 +1,4 @@
-"""The application's hooks for one client: may it connect, subscribe, publish; and its calls."""
+"""Calls the application's hooks for one client: connect, subscribe, publish and its methods."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from roomcast.wire.publication import Json
 
 __all__ = ["ASKS_UNDER_WAY_MAX", "ASK_LIMIT_S", "ClientHooks"]
 
-# Subscribes and calls of one connection that wait for the application's code at once: one client
-# must not take all that a node may have.
+# Subscribes and calls of one connection that may wait for the application's code at once. One
+# client must not take all of a node's hook calls.
 ASKS_UNDER_WAY_MAX: Final = 32
 # Seconds for the wait before a call and the call together.
 ASK_LIMIT_S: Final = ANSWER_LIMIT_S
@@ -44,9 +44,9 @@ assert ASKS_UNDER_WAY_MAX < CALLS_UNDER_WAY_MAX, "no client takes all of them"
 
 
 class ClientHooks:
-    """Calls the hooks, and returns what is to be done then.
+    """Calls the hooks, and returns the effects of their replies.
 
-    Only `connect` may be absent. For the others, the session knows whether there is a hook.
+    `has_connect` tells whether there is a connect hook. For the other hooks, the session knows.
     """
 
     __slots__ = ("_hooks", "_peer", "_places")
@@ -58,7 +58,7 @@ class ClientHooks:
 
     @property
     def wait_s(self) -> float:
-        """How long a command may wait before its hook is called, to be answered in time."""
+        """How long a command may wait for its hook call and still be answered in time."""
         return max(0.0, ASK_LIMIT_S - self._hooks.timeout_s)
 
     @property
@@ -69,7 +69,7 @@ class ClientHooks:
     async def connect(
         self, effect: Authenticate, claims: ConnectionClaims | None
     ) -> ConnectReply | Fail | Close | None:
-        """Whether the client may connect. `claims` None: it has no token.
+        """Ask whether the client may connect. `claims` None: it has no token.
 
         Returns None when the hook has no opinion.
         """
@@ -90,7 +90,7 @@ class ClientHooks:
             return _effect_of(effect.id, refusal)
 
     async def subscribe(self, effect: AskSubscribe) -> Effect:
-        """Whether the client may subscribe: a Subscribe if so."""
+        """Ask whether the client may subscribe. If so, the effect is a Subscribe."""
         session, request = self._peer.session, effect.request
         try:
             async with self._place():
@@ -104,7 +104,7 @@ class ClientHooks:
         return session.answered(effect, reply)
 
     async def publish(self, effect: AskPublish) -> Publish | Fail | Close:
-        """Whether the client may publish, and what. The caller keeps the order of publications."""
+        """Ask whether the client may publish, and what. The caller keeps publications in order."""
         allowed = effect.allowed
         event = PublishEvent(
             self._peer.client, *self._user_and_info(), allowed.channel, allowed.data
@@ -131,7 +131,7 @@ class ClientHooks:
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
-        """Hold a place for a call. Raises Refused when there is none before its client gives up."""
+        """Hold a place for a call. Raises Refused when none is free before the client gives up."""
         try:
             async with asyncio.timeout(self.wait_s):
                 await self._places.acquire()
@@ -143,7 +143,7 @@ class ClientHooks:
             self._places.release()
 
     def _user_and_info(self) -> tuple[str, Json]:
-        """The user, and what others see of it."""
+        """The user, and the info that others see."""
         info = self._peer.session.info
         return info.user, info.conn_info
 

@@ -1,7 +1,7 @@
-"""How long a client stays: pings, the wait for `connect`, and what ends with its token.
+"""The timers of one connection: pings, the wait for `connect`, and the ends of tokens.
 
-One connection has three timers at most: one for its next ping (before `connect`, one for that), one
-for the pong that is awaited, and one for the earliest end of the connection or a subscription.
+A connection has three timers at most: one for the next ping (before that, one for `connect`), one
+for the awaited pong, and one for the earliest end of the connection or of a subscription.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ __all__ = [
     "Mortal",
 ]
 
-# What a token opened stays open for this long after it ran out. Its client fetches a new one.
+# A connection or subscription stays open for this long after its token has expired. Meanwhile the
+# client fetches a new one.
 EXPIRY_GRACE_S: Final = 25.0
-# The longest time until a token ends that a reply names: the protocol's field has 32 bits.
+# The longest time to expiry that a reply can name: the protocol's field has 32 bits.
 TTL_S_MAX: Final = 2**31 - 1
-# A ping that is this late: the process was suspended, and its clients have long gone elsewhere.
+# When a ping is this late, the process was suspended, and its clients have long gone elsewhere.
 SLEPT_S: Final = 15 * 60.0
-# Some event loops refuse timers beyond a month or two. A later deadline is looked at again then.
+# Some event loops refuse timers beyond a month or two. A later deadline is checked again after this
+# time.
 TIMER_S_MAX: Final = 30 * 24 * 3600.0
 
 
 class Expires(Protocol):
-    """What has deadlines."""
+    """The owner of deadlines."""
 
     def expired(self, name: str | None) -> None:
-        """The deadline of `name` is over: a channel's name, or None for the connection."""
+        """The deadline of `name` has passed: a channel's name, or None for the connection."""
 
 
 class Mortal(Expires, Protocol):
@@ -49,11 +51,11 @@ class Mortal(Expires, Protocol):
 
     @property
     def reads_no_pong(self) -> bool:
-        """Whether a pong that came in time may still wait behind commands that are not taken."""
+        """Whether a timely pong may still wait behind commands that are not taken yet."""
 
 
 class Deadlines:
-    """Deadlines by name, and one timer for all of them. `owner` hears of each that is over, once.
+    """Deadlines by name, and one timer for all of them. `owner` is told once of each that passes.
 
     A name is a channel's, or None for the connection.
     """
@@ -71,9 +73,9 @@ class Deadlines:
         return len(self._ends)
 
     def set(self, name: str | None, in_s: float | None) -> None:
-        """Have `name` end `in_s` seconds from now. None: never, or not any more."""
+        """Have `name` end `in_s` seconds from now. None: it has no deadline any more."""
         if in_s is None:
-            # The timer may fire for nothing, once.
+            # The timer stays, and may fire once in vain.
             self._ends.pop(name, None)
             return
         self._ends[name] = asyncio.get_running_loop().time() + in_s
@@ -97,13 +99,13 @@ class Deadlines:
         self._timer, self._fires_at = None, float("inf")
 
     def _fire(self) -> None:
-        # A timer may come before its time, by the loop's resolution.
+        # A timer may fire early by the loop's resolution.
         now = max(asyncio.get_running_loop().time(), self._fires_at)
         self._timer, self._fires_at = None, float("inf")
         for name in sorted(
             (name for name, ends in self._ends.items() if ends <= now), key=self._ends.__getitem__
         ):
-            # What was due before it may have ended this one too.
+            # An earlier one of these may have ended this one as well.
             if self._ends.pop(name, None) is not None:
                 self._owner.expired(name)
         if self._ends:
@@ -113,9 +115,9 @@ class Deadlines:
 class Lifetime:
     """The timers of one connection, from its first tick on.
 
-    A pong that does not come is no proof that nobody is there: the ping may wait behind what the
-    client has not read, and the pong behind what this node has not read. The first closes the
-    connection as slow (3008), the second does not close it.
+    A missing pong does not prove that the client is gone. The ping may wait behind data that the
+    client has not read: then the connection is closed as slow (3008). Or the pong may wait behind
+    data that this node has not read: then the connection stays open.
     """
 
     __slots__ = (
@@ -137,14 +139,15 @@ class Lifetime:
         self._peer = peer
         self._owner = owner
         self._deadlines = Deadlines(owner)
-        # Whether the last ping was sent behind something that its client had not read.
+        # Whether the last ping was sent behind data that the client had not read.
         self._is_behind = False
         self._ping_timer: asyncio.TimerHandle | None = None
         self._pong_timer: asyncio.TimerHandle | None = None
         self._stale_timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             limits.stale_close_delay_s, self._stale
         )
-        # When a ping was last due. Wall clock: a suspended machine's monotonic one stands still.
+        # When the last ping was sent, or pings began. By the wall clock, since the monotonic clock
+        # of a suspended machine stands still.
         self._awake_ms = clock.now_ms()
 
     def stop(self) -> None:
@@ -157,28 +160,31 @@ class Lifetime:
     # ---- whether the client is there
 
     def connected(self) -> None:
-        """`connect` has come, and is answered. It is not waited for any more."""
+        """`connect` is answered: stop the timer that waits for it."""
         if self._stale_timer is not None:
             self._stale_timer.cancel()
             self._stale_timer = None
 
     def begin_pings(self, chance: float) -> None:
-        """Ping from now on. `chance`: at random between 0 and 1.
+        """Ping from now on. `chance`: a random number from 0 to 1.
 
-        It spreads the first pings of clients that came together.
+        It spreads the first pings of clients that connected together.
         """
         self._awake_ms = self._clock.now_ms()
         first = self._limits.ping_interval_s * (0.5 + chance / 2)
         self._ping_timer = asyncio.get_running_loop().call_later(first, self._ping)
 
     def heard_pong(self) -> None:
-        """The client is there."""
+        """A pong came: stop the timer that waits for it."""
         if self._pong_timer is not None:
             self._pong_timer.cancel()
             self._pong_timer = None
 
     def slept(self) -> bool:
-        """Whether this process was suspended: what is read now may have been sent long ago."""
+        """Whether this process was suspended.
+
+        Commands that are read now may have been sent long ago.
+        """
         since_s = (self._clock.now_ms() - self._awake_ms) / 1000
         return since_s > self._limits.ping_interval_s + SLEPT_S
 
@@ -199,7 +205,8 @@ class Lifetime:
             timeout_s = self._limits.pong_timeout_s
             self._pong_timer = asyncio.get_running_loop().call_later(timeout_s, self._no_pong)
         elif self._is_behind or self._peer.socket.unsent_bytes > 0:
-            # It has not come to read the ping, or hardly: that is what its operator has to know.
+            # The client may not have read the ping yet. The operator should see slowness, not a
+            # missing pong.
             self._peer.close(Disconnect.SLOW)
         else:
             self._peer.close(Disconnect.NO_PONG)
@@ -213,23 +220,23 @@ class Lifetime:
     def last_until(self, name: str | None, expires_at: int | None) -> dict[str, object]:
         """Hold channel `name`, or the connection (None), to the end of its token.
 
-        `expires_at`: s since 1970, None = never. Its client has EXPIRY_GRACE_S more to come with a
-        new token. Returns what the reply has of it.
+        `expires_at`: s since 1970, None = never. The client has EXPIRY_GRACE_S more to send a new
+        token. Returns the fields for the reply.
         """
         if expires_at is None:
             self.forget(name)
             return {}
         left_s = self._left_s(expires_at)
         self._deadlines.set(name, left_s + EXPIRY_GRACE_S)
-        # Never 0, which would be left out: SDKs need it.
+        # Never 0: a 0 would be left out, and SDKs need the field.
         return {"expires": True, "ttl": min(math.ceil(left_s) or 1, TTL_S_MAX)}
 
     def end_at(self, name: str | None, ends_at: int) -> None:
-        """Have `name` end then (s since 1970), without grace: its client cannot refresh it."""
+        """Have `name` end at `ends_at` (s since 1970), without grace: it cannot be refreshed."""
         self._deadlines.set(name, self._left_s(ends_at))
 
     def forget(self, name: str | None) -> None:
-        """`name` does not end by time, or has ended."""
+        """Remove the deadline of `name`."""
         self._deadlines.set(name, None)
 
     def _left_s(self, expires_at: int) -> float:

@@ -1,4 +1,4 @@
-"""The client as the parts of its connection see it: who it is, how to answer and close it."""
+"""The client as the parts of its connection see it: its id, its answers and its close."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from roomcast.wire.json import (
 
 __all__ = ["Ends", "Peer"]
 
-# The names of commands in the counters. What is not here is "other".
+# The names of commands in the counters. Any other is counted as "other".
 _METHODS: Final[dict[type, str]] = {
     ConnectRequest: "connect",
     SubscribeRequest: "subscribe",
@@ -88,7 +88,7 @@ class Peer:
         self._connection = connection
         # The methods of the commands that are not answered yet.
         self._methods: dict[int, str] = {}
-        # Done when all of them are answered, for whoever waits for that.
+        # Set while somebody waits for all of them to be answered; done when they are.
         self._answers: asyncio.Future[None] | None = None
 
     @property
@@ -121,7 +121,7 @@ class Peer:
             self._methods[command.id] = _METHODS.get(type(command.request), "other")
 
     def reply(self, command_id: int, method: str, result: Mapping[str, object]) -> None:
-        """Answer with `result`; with an error if that cannot be encoded."""
+        """Answer with `result`, or with an error if it cannot be encoded."""
         try:
             line = encode_reply(command_id, method, result)
         except Unencodable:
@@ -130,7 +130,7 @@ class Peer:
             self.reply_line(command_id, line)
 
     def reply_line(self, command_id: int, line: bytes) -> None:
-        """Answer with a reply that is encoded already."""
+        """Answer with a reply that is already encoded."""
         self._answered(command_id, 0)
         self.send(line)
 

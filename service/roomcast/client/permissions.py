@@ -1,8 +1,8 @@
-"""Who may do what: one client in one channel, by the channel's options, tokens and hooks.
+"""What one client may do in a channel, by the channel's options, tokens and hooks.
 
-An action is allowed by any of three: an option of the channel that opens it to clients, to
-subscribers or to those without a user; a capability of the subscription's own token; or one of the
-connection's. `client.insecure` allows everything that the channel provides.
+Any of three things allows an action: an option of the channel, which opens it to clients, to
+subscribers or to anonymous clients; a capability in the subscription's token; or a capability in
+the connection's token. `client.insecure` allows everything that the channel provides.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _NOTHING: Final[frozenset[Capability]] = frozenset()
 
 
 class Permissions:
-    """Those of one client. Before `connect` it has no `user` (""), and nothing is asked.
+    """The permissions of one client. Before `connect`, `user` is "" and no permission is checked.
 
-    `subscribed` of the methods: whether the client is subscribed to the channel, or about to be.
+    In the methods, `subscribed` says whether the client is subscribed to the channel, or about to
+    be.
     """
 
     __slots__ = ("_by_token", "_caps", "_insecure", "user")
@@ -29,41 +30,41 @@ class Permissions:
     def __init__(self, *, insecure: bool) -> None:
         self.user = ""
         self._insecure = insecure
-        # By the connection's token and the connect hook, for channels by pattern.
+        # From the connection's token and the connect hook: for channels that match a pattern.
         self._caps: tuple[Grant, ...] = ()
-        # By the token of a subscription, or its hook, for its channel.
+        # From a subscription's token or hook: for its channel.
         self._by_token: dict[str, frozenset[Capability]] = {}
 
     # ---- what is granted
 
     def grant(self, caps: Iterable[Grant]) -> None:
-        """`caps` holds for the connection from now on, instead of what did."""
+        """Replace the connection's capabilities with `caps`."""
         self._caps = tuple(caps)
 
     def grant_in(self, channel: str, allow: frozenset[Capability]) -> None:
-        """`allow` holds in `channel` until `left`."""
+        """Allow `allow` in `channel` until `left`."""
         self._by_token[channel] = allow
 
     def left(self, channel: str) -> None:
-        """The subscription to `channel` has ended, and what its token granted with it."""
+        """The subscription to `channel` has ended, and with it the capabilities of its token."""
         self._by_token.pop(channel, None)
 
     # ---- what is allowed
 
     def is_open_to_hook(self, channel: str, options: ChannelOptions) -> bool:
-        """Whether the subscribe hook is called: not where a token, or a list of users, decides."""
+        """Whether the subscribe hook decides, and not a token or a list of users."""
         if self._insecure:
             return True
         return not channel.startswith("$") and options.users_of(channel) is None
 
     def may_subscribe(self, channel: str, options: ChannelOptions) -> bool:
-        """Without a token for `channel`."""
+        """Whether the client may subscribe without a token for `channel`."""
         if self._insecure:
             return True
         if channel.startswith("$"):
             return False
         if (users := options.users_of(channel)) is not None:
-            # To be in the list is enough.
+            # A user on the list needs nothing else.
             open_to_client = bool(self.user) and self.user in users
         else:
             open_to_client = options.allow_subscribe_for_client and (
@@ -105,7 +106,7 @@ class Permissions:
         )
 
     def may_recover(self, channel: str, options: ChannelOptions) -> bool:
-        """Whether a subscriber gets what it missed: history, from a place that it chooses."""
+        """Whether a subscriber may recover. That is history from a position of its choice."""
         return (
             options.force_recovery
             or options.allow_recovery
@@ -113,7 +114,7 @@ class Permissions:
         )
 
     def may_be_positioned(self, channel: str, options: ChannelOptions) -> bool:
-        """Whether a subscriber gets its position, and order kept, by its own wish."""
+        """Whether a subscriber may ask for a position, and for order to be kept."""
         return options.allow_positioning or self.may_read_history(channel, options, subscribed=True)
 
     def _may(
@@ -127,10 +128,11 @@ class Permissions:
         subscriber: bool,
         anonymous: bool,
     ) -> bool:
-        """`client`: whoever has a user may; `subscriber`: whoever has one and is subscribed.
+        """Whether a capability or one of the options allows the action.
 
-        `anonymous`: with either, those without a user as well. In a channel for certain users, a
-        client is who is listed.
+        `client`: any client with a user may. `subscriber`: any subscriber with a user may.
+        `anonymous`: with either of these, clients without a user may as well. In a channel for
+        certain users, only the listed users count as clients.
         """
         if self._insecure:
             return True

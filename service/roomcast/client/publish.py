@@ -1,4 +1,8 @@
-"""What the client publishes: kept to its rate, appended or sent as a signal, and answered when it is durable."""
+"""Carries out `publish` for one client.
+
+A publication waits for its rate, is appended to the log or sent as a signal, and is answered when
+it is durable.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,8 @@ from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["PUBLISH_WAIT_S", "Publishing"]
 
-# Seconds that a publication waits for its rate after its frame was read. Its client gives it up
-# after 5: the rest is for the append, and for the application's hook.
+# Seconds that a publication may wait for its rate after its frame was read. A client gives it up
+# after 5. The rest is for the append and for the application's hook.
 PUBLISH_WAIT_S: Final = 2.0
 assert PUBLISH_WAIT_S < ANSWER_LIMIT_S, "what waited can still be answered in time"
 
@@ -39,7 +43,7 @@ class Publishing:
         self._lifetime = lifetime
         self._work = work
         self._hooks = hooks
-        # The newest publication that the hook is, or was, called for. The next one waits for it.
+        # The last publication for which the hook was called, or will be. The next one waits for it.
         self._asked: asyncio.Task[None] | None = None
         rate = services.limits.publishes
         self._pace = (
@@ -47,7 +51,9 @@ class Publishing:
         )
 
     async def publish(self, effect: Publish, read_s: float) -> None:
-        """Hand `effect` over as soon as its rate and a place let it. It is answered later.
+        """Hand `effect` over as soon as its rate allows it and a place is free.
+
+        It is answered later.
 
         `read_s`: when its frame was read (monotonic seconds). Publications keep their order.
         """
@@ -56,21 +62,21 @@ class Publishing:
             return
         place = await self._work.place()
         if self._peer.has_ended:
-            # It waited for its place in vain. Nobody would hear that it was published, and it may
-            # come again elsewhere.
+            # The connection ended during the wait. The client would not hear that this was
+            # published, and may publish it again elsewhere.
             place.give_back()
             return
         self._hand_over(effect, received_ms, place)
 
     async def publish_if_allowed(self, effect: AskPublish, read_s: float) -> None:
-        """As `publish`, if the hook lets it, which is called for one after the other."""
+        """As `publish`, if the hook allows it. The hook is called for one publication at a time."""
         received_ms = self._services.clock.now_ms()
         limit_s = asyncio.get_running_loop().time() + self._hooks.wait_s
         if not await self._is_in_time(effect.id, read_s):
             return
         place = await self._work.place()
         self._asked = self._work.track(self._ask(effect, self._asked, received_ms, limit_s, place))
-        # Also when it is cancelled before its first step: whoever waits for a place must get one.
+        # A task that is cancelled before its first step must give its place back, too.
         self._asked.add_done_callback(lambda _: place.give_back())
 
     async def _ask(
@@ -84,7 +90,7 @@ class Publishing:
         if before is not None and not await _is_over(before, limit_s):
             place.give_back()
             self._peer.fail(effect.id, Error.TOO_MANY_REQUESTS)
-            # The next one waits for this: it must not overtake those before it.
+            # The next publication waits for this task, and must not overtake the earlier ones.
             await asyncio.wait([before])
             return
         decision = await self._hooks.publish(effect)
@@ -98,7 +104,7 @@ class Publishing:
             self._peer.fail(decision.id, decision.error)
 
     async def _is_in_time(self, command_id: int, read_s: float) -> bool:
-        """Wait for its rate. False: it was refused, or the connection has ended."""
+        """Wait until the rate allows it. False: it was refused, or the connection has ended."""
         if self._pace is not None and not await self._pace.keep(read_s + PUBLISH_WAIT_S):
             self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
             return False
@@ -107,7 +113,7 @@ class Publishing:
     def _hand_over(self, effect: Publish, received_ms: int, place: Place) -> None:
         """Give `effect` to the publisher. `place` is given back with the answer."""
         if effect.key is not None and self._lifetime.slept():
-            # Its client may have published it elsewhere so long ago that the key is forgotten.
+            # The client may have published it elsewhere so long ago that its key has expired.
             place.give_back()
             self._peer.close(Disconnect.NO_PONG)
             return
@@ -141,7 +147,7 @@ class Publishing:
     def _published(
         self, command_id: int, rpc: bool, place: Place, position: asyncio.Future[StreamPosition]
     ) -> None:
-        """I2: answered only now, when the publication is in the log."""
+        """Answer. The publication is in the log now, as I2 demands."""
         place.give_back()
         if position.cancelled():
             self._peer.fail(command_id, Error.INTERNAL)

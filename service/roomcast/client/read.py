@@ -1,4 +1,4 @@
-"""The client reads: history and presence."""
+"""Carries out the client's reads of history and presence."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from roomcast.wire.json import encode_lines_reply, encode_presence_reply
 
 __all__ = ["PRESENCE_LIMIT_S", "READS_UNDER_WAY_MAX", "Reading"]
 
-# Reads of one connection at once, of history and of presence each: one client must not take the
-# node's connections to the table.
+# Reads of history that one connection may have under way, and as many of presence. One client must
+# not take all of the node's connections to the table.
 READS_UNDER_WAY_MAX: Final = 4
-# Seconds for an answer about presence: further reads of it wait behind.
+# Seconds for an answer about presence. Further reads of presence wait behind it.
 PRESENCE_LIMIT_S: Final = ANSWER_LIMIT_S
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Reading:
     def __init__(self, services: Services, peer: Peer) -> None:
         self._services = services
         self._peer = peer
-        # They are of two tables: neither waits for the other.
+        # The reads go to two tables: neither kind waits for the other.
         self._histories = asyncio.Semaphore(READS_UNDER_WAY_MAX)
         self._presences = asyncio.Semaphore(READS_UNDER_WAY_MAX)
 
@@ -46,7 +46,7 @@ class Reading:
             await self._read_history(effect)
 
     async def presence(self, effect: ReadPresence) -> None:
-        """Answer with who is in a channel, or how many."""
+        """Answer with the members of a channel, or with their number."""
         try:
             async with asyncio.timeout(PRESENCE_LIMIT_S), self._presences:
                 await self._read_presence(effect)
@@ -90,8 +90,8 @@ class Reading:
                 members = await presence.listing(effect.channel)
                 self._peer.reply_line(effect.id, encode_presence_reply(effect.id, members))
         except TooManyMembers:
-            # An error, or a reply that fills its queue would have it cut off (3008). How many there
-            # are can still be asked.
+            # A reply that fills the client's queue would have the client cut off (3008). It can
+            # still ask how many members there are.
             self._peer.fail(effect.id, Error.LIMIT_EXCEEDED)
         except PortError as error:
             _log.warning("presence_failed", channel=effect.channel, reason=str(error))

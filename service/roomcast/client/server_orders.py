@@ -1,4 +1,4 @@
-"""The application's orders for the client: each in turn with what the client does itself."""
+"""Carries out the application's orders for one client, in turn with the client's own commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from roomcast.wire.json import refresh_push
 
 __all__ = ["ORDERS_UNDER_WAY_MAX", "ClientOrders"]
 
-# Orders for one connection that wait, for each other or for the network. More are not carried out.
+# Orders for one connection that may wait, for each other or for the network. More are dropped.
 ORDERS_UNDER_WAY_MAX: Final = 1000
 
 _log = structlog.get_logger(__name__)
@@ -58,9 +58,9 @@ class ClientOrders:
         self._under_way = 0
 
     def subscribe(self, order: SubscribeOrder, places: asyncio.Semaphore) -> None:
-        """Subscribe to a channel, as soon as there is one of `places`.
+        """Subscribe to a channel as soon as one of `places` is free.
 
-        Whoever is subscribed stays as they are.
+        A subscription that exists stays as it is.
         """
         self._in_turn(order.channel, partial(self._subscribe, order, places))
 
@@ -77,7 +77,7 @@ class ClientOrders:
                 self._lifetime.end_at(order.channel, order.expires_at)
 
     def unsubscribe(self, channel: str) -> None:
-        """End the subscription to `channel`, whoever made it; "" = every one."""
+        """End the subscription to `channel`, client-side or server-side; "" = every one."""
         for name in [channel] if channel else list(self._peer.session.channels):
             self._in_turn(name, partial(self._unsubscribe, name))
 
@@ -97,7 +97,7 @@ class ClientOrders:
             self._peer.send(refresh_push(lasts))
 
     def _in_turn(self, channel: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Do `work` after what is under way for `channel`, and before what comes."""
+        """Do `work` after the changes that are under way for `channel`, and before later ones."""
         if self._under_way >= ORDERS_UNDER_WAY_MAX:
             _log.warning("order_shed", client=self._peer.client, channel=channel)
             return

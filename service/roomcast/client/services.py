@@ -1,4 +1,4 @@
-"""What the connections of a node work with, and what holds for all of them."""
+"""The services and limits that all connections of a node share."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from roomcast.wire.codes import Closing
 __all__ = ["ANSWER_LIMIT_S", "Limits", "Services", "Socket"]
 
 
-# Seconds within which a command that waits for others (the log, presence, the application) is
-# answered, with an error if need be. SDKs give a command up after 5. After a subscribe, they
-# reconnect then.
+# Seconds within which a command that waits for the log, presence or the application is answered,
+# with an error if need be. SDKs give a command up after 5 s; after a subscribe, they then
+# reconnect.
 ANSWER_LIMIT_S: Final = 4.5
 
 
@@ -38,26 +38,26 @@ class Socket(Sink, Protocol):
 
     @property
     def is_binary(self) -> bool:
-        """Whether its frames are of Protobuf."""
+        """Whether its frames are in Protobuf."""
 
     @property
     def unsent_bytes(self) -> int:
-        """What was sent and waits, because the peer does not read."""
+        """Bytes that were sent and still wait, because the peer does not read."""
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing can be written any more: what it left behind is not waited for."""
+        """Whether nothing can be written any more. Then nobody waits for what is unsent."""
 
     def close(self, why: Closing) -> None:
         """Begin to close. Idempotent.
 
-        Whatever was sent before goes out first, as far as the peer takes it.
+        Frames that were sent before go out first, as far as the peer reads them.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What holds for every connection: seconds, counts and rates.
+    """The limits of every connection: seconds, counts and rates.
 
     `user_connections` 0, and a rate of None: no limit.
     """
@@ -74,12 +74,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a connection works with: one of each on a node.
+    """The services of a connection: one of each on a node.
 
-    `roster` has the connections whose user is known. `signal` delivers a signal to this
-    node and the others, False = shed. `hide` tells all nodes that what a channel has up to an
-    offset is not shown any more. `background` runs what must be done after a connection is gone.
-    `hooks` calls the application's own code.
+    `roster` has the connections whose user is known. `signal` delivers a signal to this node and
+    the others; False = it was dropped. `hide` tells all nodes to hide a channel's publications up
+    to an offset. `background` runs work that outlives a connection. `hooks` calls the application's
+    code.
     """
 
     version: str

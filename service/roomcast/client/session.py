@@ -1,9 +1,10 @@
-"""What one connection may do, in which state: pure decisions. The connection carries them out.
+"""Decides what one connection may do in which state. It is pure: the connection carries it out.
 
 Theory of operation. The session takes each command, and returns an effect (effects.py). What
-state and options decide is decided at once: a refusal is the effect Fail or Close. What needs a
-token's verification, a hook's reply or the network comes back with its outcome, to the method that
-the effect names. So the session never waits, and holds all there is to know of the connection:
+depends on state and options alone is decided at once: a refusal is the effect Fail or Close. Other
+decisions need a token to be verified, a hook's reply or the network. The connection gets that, and
+hands the outcome to the method that the effect names. So the session never waits, and holds the
+whole state of the connection:
 
     NEW ── connect ──> CONNECTING ── connected() ──> CONNECTED
      └─────────────────────┴──────── close(), refused() ──┴──> CLOSED
@@ -94,21 +95,22 @@ __all__ = [
     "State",
 ]
 
-# Bytes of a `connect`, which is decoded before anybody knows who sends it: for a token (8 KiB at
-# most), as much again for the application's data, names, and a position in each channel that the
-# client may have.
+# Bytes of a `connect`, which is decoded before its sender is known. They hold a token (8 KiB at
+# most), as much again for the application's data and the names, and a position in each channel that
+# the client may have.
 CONNECT_BYTES_MIN: Final = 16 * 1024
 CONNECT_BYTES_A_CHANNEL: Final = 352
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What every connection of this node is held to.
+    """The policy for every connection of this node.
 
-    `insecure`: no token is needed, and every operation is allowed that a channel's options provide.
-    `message_size_limit`: bytes of one command. `personal_namespace`: users are subscribed to their
-    channels in it as they connect; None = they are not. `asks_subscribe`, `asks_publish`: the
-    application has a hook for it. `has_methods`: it has methods that clients may call.
+    `insecure`: no token is needed, and every operation that a channel's options provide is allowed.
+    `message_size_limit`: bytes of one command. `personal_namespace`: the namespace of the personal
+    channels to which users are subscribed as they connect; None = there are none. `asks_subscribe`,
+    `asks_publish`: the application has this hook. `has_methods`: the application has methods that
+    clients may call.
     """
 
     rules: ChannelRules
@@ -123,18 +125,18 @@ class Policy:
 
     @property
     def connect_bounds(self) -> Bounds:
-        """Of what is decoded before the `connect` command has come."""
+        """Bounds of the first command, which must be `connect`."""
         most = CONNECT_BYTES_MIN + self.channel_limit * CONNECT_BYTES_A_CHANNEL
         return Bounds(min(self.message_size_limit, most), self.channel_limit)
 
     @property
     def bounds(self) -> Bounds:
-        """Of what is decoded afterwards."""
+        """Bounds of all later commands."""
         return Bounds(self.message_size_limit, self.channel_limit)
 
 
 class State(Enum):
-    """Of a connection; see the table above."""
+    """The state of a connection; see the table above."""
 
     NEW = auto()
     CONNECTING = auto()
@@ -144,10 +146,10 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may connect. `data`: for the answer.
+    """A client that may connect. `data`: for the answer.
 
-    `ends_at`: s since 1970 when the connection ends without a word before, since nobody can refresh
-    it; None = never.
+    `ends_at`: s since 1970 when the connection ends; None = never. It cannot be refreshed, so the
+    client is not told in advance.
     """
 
     claims: ConnectionClaims
@@ -158,8 +160,8 @@ class Admission:
 class Session:
     """The state of one connection.
 
-    `client`: its id, unique over all nodes. `bounds`: of the next command. `channels`: those that
-    the client is subscribed to or about to be.
+    `client`: its id, unique over all nodes. `bounds`: the bounds of the next command. `channels`:
+    the channels that the client is subscribed to, or about to be.
     """
 
     __slots__ = (
@@ -183,26 +185,26 @@ class Session:
         self._policy = policy
         self._permissions = Permissions(insecure=policy.insecure)
         self._conn_info: Json = None
-        # What the connect hook returned. It holds beside the claims of tokens, also of later ones.
+        # The connect hook's reply. It holds beside the claims of every token, also of later ones.
         self._hook_reply = ConnectReply()
-        # Whether the client knows when to refresh its connection, and which of its subscriptions.
+        # Whether the connection can be refreshed, and which subscriptions can be.
         self._expires = False
         self._refreshable: set[str] = set()
 
     @property
     def user(self) -> str:
-        """Who connected. "": nobody yet, or somebody without a user."""
+        """The user that connected. "": none yet, or an anonymous client."""
         return self._permissions.user
 
     @property
     def info(self) -> ClientInfo:
-        """What others see of the client, but for what a subscription adds."""
+        """What others see of the client, without the info that a subscription adds."""
         return ClientInfo(self.user, self.client, self._conn_info)
 
     # ---- commands
 
     def command(self, command: Command) -> Effect:
-        """What to do for `command`, as the state stands now."""
+        """The effect of `command` in the present state."""
         request = command.request
         if isinstance(request, Pong):
             return Ignore() if self.state is State.CONNECTED else self.close(Disconnect.BAD_REQUEST)
@@ -291,7 +293,7 @@ class Session:
         options: ChannelOptions,
         claims: SubscriptionClaims | None,
     ) -> Subscribe:
-        """What the client gets of what it asks for. `claims`: of its token, or by the hook."""
+        """The subscription that the client gets. `claims`: from its token or the hook."""
         self.channels.add(request.channel)
         if claims is not None:
             options = claims.override.over(options)
@@ -329,12 +331,12 @@ class Session:
             ),
             expires_at=claims.expires_at if claims else None,
             numbered=request.numbered and options.allow_channel_compaction,
-            # Without a log it is not known which publication came before.
+            # Without a log, nobody knows which publication came before.
             delta=request.delta in options.allowed_delta_types and options.has_history,
         )
 
     def _sub_refresh(self, command_id: int, channel: str, token: str) -> Effect:
-        """Some SDKs leave the channel out: the token names it."""
+        """The channel may be "": some SDKs leave it out, since the token names it."""
         if not token or (channel and not is_valid_name(channel)):
             return Fail(command_id, Error.BAD_REQUEST)
         if channel and (refusal := self._not_refreshable(command_id, channel)):
@@ -378,12 +380,12 @@ class Session:
             )
         )
         if not isinstance(effect, Fail) and not options.has_history:
-            # Without a log there is neither a position to return nor a key to keep.
+            # Without a log there is no position to return and no key to keep.
             return Fail(command_id, Error.NOT_AVAILABLE)
         return effect
 
     def _publish_or_ask(self, effect: Publish) -> Publish | Fail | AskPublish:
-        """`effect`, if it is allowed; where there is a hook, that is asked in any case."""
+        """`effect` if it is allowed. A publish hook is asked in any case."""
         channel = effect.channel
         subscribed = channel in self.channels
         if self._permissions.may_publish(channel, effect.options, subscribed=subscribed):
@@ -416,14 +418,14 @@ class Session:
         return ReadPresence(command_id, channel, stats)
 
     def _options(self, command_id: int, channel: str) -> ChannelOptions | Effect:
-        """The options of `channel`, or the refusal of one that there is not."""
+        """The options of `channel`, or the refusal of a channel that does not exist."""
         if refusal := self._named(command_id, channel):
             return refusal
         options = self._policy.rules.options(channel)
         return Fail(command_id, Error.UNKNOWN_CHANNEL) if options is None else options
 
     def _named(self, command_id: int, channel: str) -> Effect | None:
-        """The refusal of a name that no channel can have: 3501 for none at all, else error 107."""
+        """The refusal of an invalid channel name: 3501 for an empty one, else error 107."""
         if not channel:
             return self.close(Disconnect.BAD_REQUEST)
         return None if is_valid_name(channel) else Fail(command_id, Error.BAD_REQUEST)
@@ -431,16 +433,16 @@ class Session:
     # ---- outcomes of what was asked for
 
     def may_connect_without_token(self) -> bool:
-        """Whether a client without a token may connect when no hook names its user."""
+        """Whether a client without a token may connect if no hook names its user."""
         return self._policy.insecure or self._policy.allow_anonymous
 
     def admitted(
         self, claims: ConnectionClaims | None, reply: ConnectReply | None
     ) -> Admission | Error:
-        """Who connects, by its token and the connect hook.
+        """The client that connects, by its token and the connect hook.
 
-        `claims` None: no token. `reply` None: no hook, or no opinion. The hook adds to a token, and
-        never overrules the user that it names.
+        `claims` None: no token. `reply` None: no hook, or it has no opinion. The hook adds to a
+        token, and never changes the token's user.
         """
         self._hook_reply = reply = reply or ConnectReply()
         if claims is None and not reply.user and not self.may_connect_without_token():
@@ -449,7 +451,7 @@ class Session:
         return Admission(by_both, reply.data, reply.expires_at if claims is None else None)
 
     def _with_hook(self, claims: ConnectionClaims) -> ConnectionClaims:
-        """A token's claims, and what the connect hook returned once, which stays."""
+        """A token's claims and the connect hook's reply, which holds for later tokens too."""
         reply = self._hook_reply
         return replace(
             claims,
@@ -461,7 +463,7 @@ class Session:
     def connected(
         self, user: str, info: Json, *, caps: Iterable[Grant] = (), expires: bool = False
     ) -> None:
-        """The client may go on with other commands. `expires`: one of them is `refresh`."""
+        """The client may send other commands now. `expires`: `refresh` is one of them."""
         assert self.state is State.CONNECTING, "connect is answered once"
         self.state = State.CONNECTED
         self._permissions.user = user
@@ -470,14 +472,14 @@ class Session:
         self._expires = expires
 
     def refused(self) -> None:
-        """`connect` is answered with an error. Any further command closes the connection."""
+        """`connect` was answered with an error. Any further command closes the connection."""
         self.state = State.CLOSED
 
     def authorized(self, effect: Authorize, claims: SubscriptionClaims) -> Effect:
-        """The subscription token of `effect` is genuine."""
+        """The subscription token of `effect` was verified."""
         channel = effect.request.channel
         if self.state is not State.CONNECTED:
-            # Closed while the token was verified.
+            # The connection was closed while the token was verified.
             return Ignore()
         if not self._is_ours(claims, channel):
             return self.close(Disconnect.INVALID_TOKEN)
@@ -487,7 +489,7 @@ class Session:
         return self._granted(effect.id, effect.request, options, claims)
 
     def answered(self, effect: AskSubscribe, reply: SubscribeReply | None) -> Effect:
-        """The subscribe hook lets `effect` be. None: no opinion, so the channel's rules decide."""
+        """The subscribe hook allows `effect`. None: no opinion, so the channel's rules decide."""
         channel = effect.request.channel
         if self.state is not State.CONNECTED:
             return Ignore()
@@ -505,7 +507,7 @@ class Session:
         return replace(subscribe, data=reply.data, ends_at=reply.expires_at)
 
     def refreshed(self, effect: Refresh, claims: ConnectionClaims) -> Effect:
-        """The connection token of `effect` is genuine. Its `subs` wait for the next connect."""
+        """The connection token of `effect` was verified. Its `subs` wait for the next connect."""
         if self.state is not State.CONNECTED:
             return Ignore()
         if claims.user != self.user:
@@ -516,26 +518,26 @@ class Session:
         return Renew(effect.id, None, claims.expires_at)
 
     def sub_refreshed(self, effect: SubRefresh, claims: SubscriptionClaims) -> Effect:
-        """The subscription token of `effect` is genuine. The options stay as they were."""
+        """The subscription token of `effect` was verified. The options stay as they were."""
         if self.state is not State.CONNECTED:
             return Ignore()
         if not self._is_ours(claims, effect.channel or claims.channel):
             return self.close(Disconnect.INVALID_TOKEN)
-        # It may have ended while the token was verified.
+        # The subscription may have ended while the token was verified.
         if refusal := self._not_refreshable(effect.id, claims.channel):
             return refusal
         self._permissions.grant_in(claims.channel, claims.allow)
         return Renew(effect.id, claims.channel, claims.expires_at)
 
     def _is_ours(self, claims: SubscriptionClaims, channel: str) -> bool:
-        """Whether a subscription token is for `channel`, this user, and this connection if any."""
+        """Whether a subscription token is for `channel`, this user and any client or this one."""
         return (claims.channel, claims.user) == (channel, self.user) and claims.client in (
             "",
             self.client,
         )
 
     def refreshed_by_server(self, info: Json) -> None:
-        """The application ordered a refresh. `info` None: others see what they did before."""
+        """The application ordered a refresh. `info` None: others see the same info as before."""
         if info is not None:
             self._conn_info = info
 
@@ -544,7 +546,7 @@ class Session:
     def subscribe_at_connect(
         self, subs: Mapping[str, ServerSubscription], since: Mapping[str, StreamPosition]
     ) -> tuple[Subscribe, ...] | Error | Disconnect:
-        """The token's and hook's subscriptions and the personal channel, or why `connect` fails."""
+        """The subscriptions of token and hook and the personal channel, or why `connect` fails."""
         wanted = dict(subs)
         if self._policy.personal_namespace is not None:
             personal = personal_channel(self.user, self._policy.personal_namespace)
@@ -563,7 +565,7 @@ class Session:
     def _granted_since(
         self, channel: str, sub: ServerSubscription, since: Mapping[str, StreamPosition]
     ) -> StreamPosition | None:
-        """Where a server-side subscription is recovered from, if its client may."""
+        """The position from which a server-side subscription is recovered, if the client may."""
         configured = self._policy.rules.options(channel)
         if configured is None or not self._permissions.may_recover(
             channel, sub.override.over(configured)
@@ -580,8 +582,8 @@ class Session:
     ) -> Subscribe | None:
         """Subscribe the client to `channel`. `expires_at`: s since 1970 when it ends.
 
-        None: it is subscribed already, the channel's namespace is not known here, or it has as many
-        channels as it may have.
+        None: the client is not connected, is subscribed already, or is at its limit of channels; or
+        the channel's namespace is not known here.
         """
         configured = self._policy.rules.options(channel)
         is_full = len(self.channels) >= self._policy.channel_limit
@@ -614,12 +616,12 @@ class Session:
         )
 
     def left(self, channel: str) -> None:
-        """The subscription ended, or did not come to be."""
+        """The subscription ended, or could not be made."""
         self.channels.discard(channel)
         self._refreshable.discard(channel)
         self._permissions.left(channel)
 
     def close(self, why: Disconnect) -> Close:
-        """Nothing is allowed any more."""
+        """Close the connection. Nothing is allowed any more."""
         self.state = State.CLOSED
         return Close(why)

@@ -1,4 +1,4 @@
-"""How the client gets into a channel: presence, its position, and the reply before any push."""
+"""Carries out subscriptions: enters presence, finds the position, and replies before any push."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ __all__ = [
     "limit_from_now",
 ]
 
-# Presence entries that are made at once for a client that is subscribed to many channels as it
-# connects.
+# Presence entries that are made at once for one client. The server may subscribe it to many
+# channels as it connects.
 PRESENCE_ENTRIES_AT_ONCE: Final = 16
 # Seconds for a subscribe, or a connect with subscriptions.
 SUBSCRIBE_LIMIT_S: Final = ANSWER_LIMIT_S
@@ -47,14 +47,14 @@ class ConnectAnswer(Protocol):
     """The answer to a `connect` with subscriptions. One of the two is called, at most once."""
 
     def send(self, subs: Mapping[str, Mapping[str, object]]) -> None:
-        """The client is connected. `subs`: what there is to say of each channel."""
+        """The client is connected. `subs`: the result of each subscription, by channel."""
 
     def refuse(self, reason: str) -> None:
         """One of the subscriptions could not be made."""
 
 
 class Subscribing:
-    """Carries out what the session calls a Subscribe: one, or many at once."""
+    """Carries out the effect Subscribe: one, or many at once."""
 
     __slots__ = ("_lifetime", "_peer", "_services", "_subscriptions", "_work")
 
@@ -75,10 +75,10 @@ class Subscribing:
     # ---- one channel
 
     async def subscribe(self, effect: Subscribe, limit_s: float | None = None) -> None:
-        """Enter presence and find the position, at the same time, and let the client in.
+        """Enter presence, find the position at the same time, and let the client in.
 
-        What fails leaves nothing behind. `limit_s`: as from `limit_from_now`, when a part of the
-        time is over.
+        A failed subscribe leaves nothing behind. `limit_s`: a deadline from an earlier
+        `limit_from_now`; None = one from now.
         """
         channel, subscription = effect.channel, self._subscriptions.make(effect)
         entered = False
@@ -126,7 +126,7 @@ class Subscribing:
     def _admit(self, effect: Subscribe, subscription: Subscription, start: Joined | None) -> bool:
         """Queue the reply. The dispatcher adds the subscription in the same tick. I4.
 
-        `start`: where it starts. None: the channel has no history.
+        `start`: the position where it starts. None: the channel has no history.
         """
         if self._peer.has_ended:
             return False
@@ -145,7 +145,7 @@ class Subscribing:
     def _push(
         self, channel: str, start: Joined | None, form: Form, result: dict[str, object]
     ) -> None:
-        """Push a server-side subscription. What was missed follows as pushes of its own."""
+        """Push a server-side subscription. Each missed publication follows as a push of its own."""
         for name in ("publications", "recovered", "was_recovering"):
             result.pop(name, None)
         lines = [subscribe_push(channel, result)]
@@ -161,7 +161,7 @@ class Subscribing:
     ) -> None:
         """Make the server's subscriptions and send `answer`, all in one tick.
 
-        If one of them fails, none is made, and `connect` is refused. `limit_s`: as from
+        If one of them fails, none is made, and `connect` is refused. `limit_s`: a deadline from
         `limit_from_now`.
         """
         subscriptions = {effect.channel: self._subscriptions.make(effect) for effect in effects}
@@ -186,7 +186,7 @@ class Subscribing:
         answer: ConnectAnswer,
         limit_s: float,
     ) -> None:
-        """Raises PortError and TimeoutError. Then there may be presence entries."""
+        """Join all channels. Raises PortError and TimeoutError; presence entries may remain."""
 
         def admit(starts: Sequence[Joined | None]) -> bool:
             if self._peer.has_ended:
@@ -208,7 +208,7 @@ class Subscribing:
             await self._services.dispatcher.join_all(joining, admit, entering)
 
     async def _enter_all(self, effects: Sequence[Subscribe]) -> None:
-        """Enter presence where the channels have it. Raises PortError when all are done."""
+        """Enter presence where the channels have it. Raises PortError after all have ended."""
         entering = [effect for effect in effects if effect.options.presence]
         for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, self._enter):
             raise failure
@@ -219,10 +219,10 @@ class Subscribing:
         starts: Sequence[Joined | None],
         subscriptions: Mapping[str, Subscription],
     ) -> dict[str, dict[str, object]]:
-        """What the answer to `connect` has of each channel.
+        """The result of each subscription, for the answer to `connect`.
 
-        All recoveries together bring no more than one may. Beyond it, a channel counts as not
-        recovered.
+        All recoveries together may bring as many bytes as a single one. A channel beyond that
+        counts as not recovered.
         """
         results: dict[str, dict[str, object]] = {}
         room = RING_BYTES_MAX
@@ -254,7 +254,7 @@ class Subscribing:
     def _result(
         self, effect: Subscribe, start: Joined | None, form: Form, missed: Sequence[bytes]
     ) -> dict[str, object]:
-        """What a client hears of its new subscription, which lasts from here on."""
+        """The result for the client. From here on, the subscription's deadline runs."""
         result = (
             self._lifetime.last_until(effect.channel, effect.expires_at)
             if not effect.is_server_side
@@ -269,7 +269,7 @@ class Subscribing:
             return result | subscribe_result(position=None, recoverable=False, number=number)
         position = start.position
         if start.recovered and effect.since is not None:
-            # The client goes on from its own position through what it gets now.
+            # The client applies the missed publications from its own position on.
             position = StreamPosition(position.epoch, effect.since.offset)
         return result | subscribe_result(
             position=position if effect.positioned else None,
@@ -284,10 +284,10 @@ class Subscribing:
 
 @asynccontextmanager
 async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Awaitable[None]]:
-    """Enter presence beside the reads of the log, which wait for it at last.
+    """Enter presence beside the reads of the log. The reads wait for it at their end.
 
-    When those fail, it ends first: an entry that is on its way could arrive after it was removed.
-    It is given up only when its time is over, or nobody waits any more.
+    When the reads fail, the entry is completed first: an entry on its way could arrive after its
+    removal. It is cancelled only when the time is over or nobody waits any more.
     """
     async with beside(entering) as task:
         try:
@@ -298,9 +298,10 @@ async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Aw
 
 
 def _missed(start: Joined | None, subscription: Subscription) -> list[bytes]:
-    """What a subscription missed, in its form.
+    """The publications that a subscription missed, as lines in its form.
 
-    As text it may be more than a recovery brings. Then the subscription gets no differences.
+    As text they may exceed the bytes of a recovery. Then the subscription gets whole publications
+    and no differences.
     """
     missed, payload = start.missed if start else (), subscription.form.payload
     lines = [whole(sent, payload) for sent in missed]
@@ -311,7 +312,7 @@ def _missed(start: Joined | None, subscription: Subscription) -> list[bytes]:
 
 
 def limit_from_now() -> float:
-    """Until when what begins now must be answered, in the event loop's time."""
+    """The deadline of a command that begins now, in the event loop's time."""
     return asyncio.get_running_loop().time() + SUBSCRIBE_LIMIT_S
 
 

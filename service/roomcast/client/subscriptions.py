@@ -1,8 +1,9 @@
-"""The client's subscriptions: the state of each, and what its end brings about.
+"""The client's subscriptions, and how each of them ends.
 
-A subscription is made, then added in the tick in which the client hears of it, and ends by one of
-five: the client's `unsubscribe`, an order, its token's end, the hub's letting go, or the end of the
-connection. Then its presence entry is removed, and others in the channel hear that it left.
+A subscription is made, and then added in the tick in which the client is told. Any of five things
+ends it: the client's `unsubscribe`, an order, the expiry of its token, the loss of the channel by
+the hub, or the end of the connection. Then its presence entry is removed, and others in the channel
+are told that it left.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _log = structlog.get_logger(__name__)
 class Subscription:
     """One channel of one connection, as the hub sees it.
 
-    `join_leave`: join and leave pushes go to it. `has_join_leave`: its own go to others.
+    `join_leave`: it gets join and leave pushes. `has_join_leave`: others get its own.
     """
 
     __slots__ = (
@@ -58,12 +59,12 @@ class Subscription:
         self.is_server_side = effect.is_server_side
 
     def lost(self, channel: str) -> None:
-        """The hub has let go of it."""
+        """The hub has ended it: the channel cannot be continued."""
         self._subscriptions.lost(channel, self)
 
 
 class Subscriptions:
-    """Those of one client, by channel. `make` makes one, which counts from `add` on."""
+    """The subscriptions of one client, by channel. One from `make` counts from `add` on."""
 
     __slots__ = ("_current", "_exits", "_lifetime", "_peer", "_services")
 
@@ -72,7 +73,7 @@ class Subscriptions:
         self._peer = peer
         self._lifetime = lifetime
         self._current: dict[str, Subscription] = {}
-        # Presence exits under way. The next entry to the same channel waits for its exit.
+        # Presence exits under way, by channel. The next entry to a channel waits for its exit.
         self._exits: dict[str, asyncio.Task[None]] = {}
 
     def __contains__(self, channel: str) -> bool:
@@ -87,15 +88,15 @@ class Subscriptions:
     # ---- they begin
 
     def make(self, effect: Subscribe) -> Subscription:
-        """One for `effect`, which does not count yet."""
+        """A subscription for `effect`, which does not count yet."""
         return Subscription(self, self._peer.socket, effect)
 
     def add(self, subscriptions: Mapping[str, Subscription]) -> None:
-        """The client has just heard of `subscriptions`, each by its channel."""
+        """The client has just been told of `subscriptions`, which are by channel."""
         self._current |= subscriptions
 
     def has(self, channel: str, subscription: Subscription) -> bool:
-        """Whether `subscription` is the one that the client has for `channel`."""
+        """Whether `subscription` is the client's present one to `channel`."""
         return self._current.get(channel) is subscription
 
     async def exited(self, channel: str) -> None:
@@ -104,13 +105,13 @@ class Subscriptions:
             await asyncio.wait([pending])
 
     def abandon(self, effect: Subscribe, *, entered: bool) -> None:
-        """`effect` did not come to be. `entered`: there may be a presence entry of it."""
+        """The subscription of `effect` failed. `entered`: it may have a presence entry."""
         self._peer.session.left(effect.channel)
         if entered:
             self._exit_presence(effect.channel, effect.info)
 
     def announce(self, channel: str, subscription: Subscription) -> None:
-        """Signal the join, if the channel has join pushes and it has not left already."""
+        """Signal the join, if the channel has join pushes and `subscription` has not ended yet."""
         if subscription.has_join_leave and self.has(channel, subscription):
             node, signal_id = self._services.node, self._services.new_id()
             self._services.signal(signals.join(node, signal_id, channel, subscription.info))
@@ -131,21 +132,21 @@ class Subscriptions:
             self.leave(channel)
 
     def leave_by_client(self, channel: str) -> None:
-        """Leave, as the client wishes. What the server subscribed it to stays."""
+        """Leave, as the client wishes. A server-side subscription stays."""
         subscription = self._current.get(channel)
         if subscription is None or not subscription.is_server_side:
             self.leave(channel)
 
     def leave_by_order(self, channel: str) -> None:
-        """Leave, as the application ordered, and push it to the client."""
+        """Leave, as the application ordered, and tell the client by a push."""
         if channel in self._current:
             self.leave(channel)
             self._peer.send(unsubscribe_push(channel, Unsubscribe.SERVER))
 
     def expire(self, channel: str) -> None:
-        """No new token came for the subscription to `channel`: the push makes its client fetch one.
+        """No new token came for the subscription to `channel`. A push makes the client fetch one.
 
-        A client has no token of its own for a server-side subscription. It reconnects.
+        For a server-side subscription the client has no token. The close makes it reconnect.
         """
         if (subscription := self._current.get(channel)) is None:
             return
@@ -157,9 +158,10 @@ class Subscriptions:
         self._peer.send(unsubscribe_push(channel, Unsubscribe.EXPIRED))
 
     def lost(self, channel: str, subscription: Subscription) -> None:
-        """The hub let go of `subscription`: the push makes its client subscribe again, and recover.
+        """The hub ended `subscription`. A push makes the client subscribe again and recover.
 
-        A client subscribes again to what is server-side only as it connects.
+        A server-side subscription is only made again as the client connects, so the close makes it
+        reconnect.
         """
         if not self.has(channel, subscription):
             return
@@ -188,7 +190,7 @@ class Subscriptions:
         try:
             await self._services.presence.exit(channel, info)
         except PortError as error:
-            # The entry ends with this node's lease at the latest.
+            # The entry expires with this node's lease at the latest.
             _log.warning("presence_exit_failed", channel=channel, reason=str(error))
 
     def _forget_exit(self, channel: str, task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""The client's tokens: what each of them opens or prolongs, or why it does not."""
+"""Verifies the client's tokens, and returns the effect of each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Tokens:
-    """Verifies tokens, and returns what is to be done then."""
+    """Verifies tokens, and returns the effects."""
 
     __slots__ = ("_lifetime", "_peer", "_services", "_subscriptions")
 
@@ -46,7 +46,7 @@ class Tokens:
         self._subscriptions = subscriptions
 
     async def authenticate(self, effect: Authenticate) -> ConnectionClaims | Fail | Close | None:
-        """Who connects, by its token. None: it has none."""
+        """The claims of the connection token. None: the client has none."""
         verifier, session = self._services.verifier, self._peer.session
         if effect.token and (verifier.enabled or not self._services.policy.insecure):
             try:
@@ -60,7 +60,7 @@ class Tokens:
         return None
 
     async def authorize(self, effect: Authorize) -> Effect:
-        """Whether the client may subscribe by its token."""
+        """Verify the token of a subscribe."""
         try:
             claims = await self._services.verifier.subscription(effect.request.token, self._now_s())
         except (TokenExpired, TokenEarly, TokenUnverifiable) as error:
@@ -71,11 +71,11 @@ class Tokens:
         return self._peer.session.authorized(effect, claims)
 
     async def refresh(self, effect: Refresh) -> Effect:
-        """Whether the connection may last longer."""
+        """Verify a new token for the connection."""
         try:
             claims = await self._services.verifier.connection(effect.token, self._now_s())
         except TokenExpired:
-            # Its client reconnects, gets error 109, and fetches another.
+            # The client reconnects, gets error 109, and fetches another token.
             return Close(Disconnect.EXPIRED)
         except (TokenEarly, TokenUnverifiable) as error:
             return Fail(effect.id, self._not_now(error))
@@ -85,12 +85,12 @@ class Tokens:
         return self._peer.session.refreshed(effect, claims)
 
     async def sub_refresh(self, effect: SubRefresh) -> Effect:
-        """Whether a subscription may last longer."""
+        """Verify a new token for a subscription."""
         try:
             claims = await self._services.verifier.subscription(effect.token, self._now_s())
         except TokenExpired as error:
-            # An SDK takes this error for the end. The push before it makes it subscribe again, with
-            # another token.
+            # By this error alone, an SDK would end the subscription. The push before it makes the
+            # SDK subscribe again with another token.
             self._subscriptions.expire(effect.channel)
             return Fail(effect.id, self._not_now(error))
         except (TokenEarly, TokenUnverifiable) as error:
@@ -101,10 +101,10 @@ class Tokens:
         return self._peer.session.sub_refreshed(effect, claims)
 
     def renew(self, effect: Renew) -> None:
-        """Let the connection, or a subscription, last longer, and answer."""
+        """Prolong the connection or a subscription, and answer."""
         lasts = self._lifetime.last_until(effect.channel, effect.expires_at)
         if effect.channel is None:
-            # An SDK takes over the client id from here, also one that is missing.
+            # An SDK takes its client id from this reply, even if it is missing here.
             about = {"client": self._peer.client, "version": self._services.version}
             self._peer.reply(effect.id, "refresh", about | lasts)
         else:
@@ -114,7 +114,7 @@ class Tokens:
         return self._services.clock.now_ms() / 1000
 
     def _not_now(self, error: TokenExpired | TokenEarly | TokenUnverifiable) -> Error:
-        """The error that makes an SDK come again: with another token, or with this one."""
+        """The error that makes an SDK try again, with another token or with the same one."""
         match error:
             case TokenExpired():
                 return Error.TOKEN_EXPIRED

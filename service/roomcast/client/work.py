@@ -1,8 +1,8 @@
-"""What one connection has under way beside its commands: how much, in which order, how fast.
+"""Bounds the tasks of one connection in number, order and rate.
 
-Commands are taken one after the other. What waits for the network runs as a task beside the next
-ones, within three bounds: a place for each task, a turn for each change of one subscription, and
-the rates that the configuration sets.
+Commands are taken one after the other. A command that waits for the network runs as a task beside
+the next ones. Three things bound these tasks: each needs a place, changes of one subscription wait
+their turn, and the configuration sets rates.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from roomcast.wire.codes import Disconnect
 
 __all__ = ["COMMANDS_UNDER_WAY_MAX", "Pace", "Place", "Work"]
 
-# Commands of one connection that wait for the network at once. The next one waits for a place.
+# Commands of one connection that may wait for the network at once. The next one waits for a place.
 COMMANDS_UNDER_WAY_MAX: Final = 256
 
 _log = structlog.get_logger(__name__)
 
 
 class Place:
-    """One of a connection's places, held from its making on."""
+    """One of a connection's places. It is held from the start."""
 
     __slots__ = ("_places",)
 
     def __init__(self, places: asyncio.Semaphore) -> None:
-        """One of `places` that was acquired."""
+        """The caller has acquired one of `places`."""
         self._places: asyncio.Semaphore | None = places
 
     def hand_over(self) -> Place:
-        """The same place for another holder. From here on, this one gives nothing back."""
+        """Return the same place for another holder. This one then gives nothing back."""
         assert self._places is not None, "handed over while it is held"
         places, self._places = self._places, None
         return Place(places)
 
     def give_back(self) -> None:
-        """Idempotent, and nothing after it was handed over."""
+        """Give the place back. Idempotent; does nothing after `hand_over`."""
         if self._places is not None:
             self._places.release()
             self._places = None
 
 
 class Work:
-    """The tasks of one connection, its places and turns. A task that fails closes it."""
+    """The tasks, places and turns of one connection. A task that fails closes the connection."""
 
     __slots__ = ("_changes", "_first_change", "_is_over", "_peer", "_places", "_tasks")
 
@@ -62,19 +62,19 @@ class Work:
         self._places = asyncio.Semaphore(COMMANDS_UNDER_WAY_MAX)
         self._is_over = False
         self._tasks: set[asyncio.Task[None]] = set()
-        # The newest change of each subscription that is under way, by channel.
+        # The newest unfinished change of each subscription, by channel.
         self._changes: dict[str, asyncio.Future[None]] = {}
-        # That of `connect`, which orders for any channel wait for.
+        # The change by `connect`. Orders for any channel wait for it.
         self._first_change: asyncio.Future[None] | None = None
 
     @property
     def tasks(self) -> int:
-        """How many run."""
+        """The number of running tasks."""
         return len(self._tasks)
 
     @property
     def changes(self) -> int:
-        """Of how many channels a subscription is being changed."""
+        """The number of channels whose subscription is being changed."""
         return len(self._changes)
 
     def cancel(self) -> None:
@@ -86,12 +86,12 @@ class Work:
     # ---- how much
 
     async def place(self) -> Place:
-        """A place, as soon as there is one. The caller gives it back."""
+        """Wait for a place and return it. The caller gives it back."""
         await self._places.acquire()
         return Place(self._places)
 
     async def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run `work` beside the commands that follow, as soon as there is a place."""
+        """Run `work` beside the commands that follow, as soon as a place is free."""
         try:
             await self._places.acquire()
         except asyncio.CancelledError:
@@ -102,9 +102,9 @@ class Work:
         return task
 
     def track(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run `work` at once. The caller bounds how much that is.
+        """Run `work` at once. The caller bounds the number of such tasks.
 
-        After the end of the connection it is cancelled before its first step.
+        After the end of the connection, `work` is cancelled before its first step.
         """
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -116,32 +116,32 @@ class Work:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A fault of ours: the client must not be left waiting for an answer.
+            # A bug: the client must not be left waiting for an answer.
             _log.error("command_failed", client=self._peer.client, exc_info=error)
             self._peer.close(Disconnect.SERVER_ERROR)
 
     # ---- in which order: changes of the subscription to one channel, one after the other
 
     async def turn(self, channel: str) -> None:
-        """Wait until nothing is under way for `channel`."""
-        # What was waited for may have been followed by an order.
+        """Wait until no change is under way for `channel`."""
+        # Meanwhile an order may have begun another change.
         while (change := self._changes.get(channel)) is not None and not change.done():
             await asyncio.wait([change])
 
     async def start_change(self, channel: str, work: Coroutine[None, None, None]) -> None:
-        """As `start`. What concerns the subscription to `channel` waits until `work` is done."""
+        """As `start`. Other changes of the subscription to `channel` wait until `work` is done."""
         self._change(channel, await self.start(work))
 
     def track_change(
         self, channel: str, work: Callable[[], Coroutine[None, None, None]]
     ) -> asyncio.Task[None]:
-        """As `track`, in the turn of `channel`: after what is under way, before what comes."""
+        """As `track`, but `work` waits its turn among the changes of `channel`."""
         task = self.track(_after(self._changes.get(channel, self._first_change), work))
         self._change(channel, task)
         return task
 
     def first_change(self, channels: Iterable[str], change: asyncio.Future[None]) -> None:
-        """Until `change` is done, what concerns `channels` waits, and orders for all others too."""
+        """Have `channels`, and orders for all other channels, wait until `change` is done."""
         self._first_change = change
         for channel in channels:
             self._change(channel, change)
@@ -164,7 +164,7 @@ async def _after(
 
 
 class Pace:
-    """How fast one connection may do one kind of thing. A wait is counted under `limit`."""
+    """The rate of one kind of thing on one connection. A wait is counted under `limit`."""
 
     __slots__ = ("_bucket", "_clock", "_counters", "_limit", "_rate")
 
@@ -176,10 +176,10 @@ class Pace:
         self._bucket = Bucket(rate, clock.monotonic_s())
 
     async def keep(self, until_s: float = inf) -> bool:
-        """Wait until it is time for the next one. The caller reads nothing meanwhile.
+        """Wait until the rate allows the next one. The caller reads nothing meanwhile.
 
-        So the client waits as well. False, at once: that would be after `until_s` (monotonic
-        seconds). Then the next one does not count.
+        So the client waits as well. Returns False at once if the wait would last beyond `until_s`
+        (monotonic seconds). Then the next one does not count against the rate.
         """
         now_s = self._clock.monotonic_s()
         if self._bucket.take(self._rate, now_s):

@@ -1,4 +1,4 @@
-"""What nodes tell each other of a channel besides publications and who comes and goes."""
+"""Announces to all nodes that history was removed, or that a member is still here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Announcements"]
 
 
 class Announcements:
-    """One a node: of history that was removed, and of members that are here after all."""
+    """The announcements of one node."""
 
     def __init__(
         self,
@@ -32,9 +32,9 @@ class Announcements:
         self._node = node
 
     def hide(self, channel: str, offset: int) -> None:
-        """History up to `offset` was removed.
+        """Tell all nodes that history up to `offset` was removed.
 
-        Who does not hear it finds out at the channel's head.
+        A node that does not hear it finds it in the channel's head.
         """
         self._bus.send(signals.trim(self._node, self._new_id(), channel, offset))
 
@@ -43,6 +43,9 @@ class Announcements:
         self._dispatcher.hide(signal.channel, signals.trimmed_to(signal))
 
     def entered_again(self, channel: str, info: ClientInfo) -> None:
-        """Whoever took this node for dead told everybody that its clients left."""
+        """Signal the join of a client again.
+
+        Another node took this one for dead, and told all nodes that its clients had left.
+        """
         if self._rules.has_join_leave(channel):
             self._bus.send(signals.join(self._node, self._new_id(), channel, info))

@@ -1,10 +1,11 @@
-"""Signals to the other nodes.
+"""Sends this node's signals to the other nodes.
 
-They are packed into few SNS messages, held to a rate, and shed when there are too many.
+Signals are packed into few SNS messages, sent at a bounded rate, and dropped when too many wait.
 
-What has an offset goes through the table; what has none (publications of channels without history,
-joins, leaves) goes straight to the topic. It is best effort, and it must not starve durable traffic
-of the region's SNS quota: hence a bound on what waits and on messages a second.
+Everything that has an offset goes through the table. Everything else (publications of channels
+without history, joins, leaves) goes straight to the topic, as best effort. It must not use up the
+region's SNS quota, which durable traffic needs. Hence the bounds on waiting bytes and on messages a
+second.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ __all__ = [
     "can_be_sent",
 ]
 
-# How long a signal waits for company. Well under what SNS and SQS add.
+# How long a signal waits for others to share its message. SNS and SQS add far more.
 FLUSH_INTERVAL_S: Final = 0.02
-# SNS messages a second a node: the smallest regions allow 300 a second for all of an account.
+# SNS messages a second from one node. The smallest regions allow 300 a second for a whole account.
 MESSAGES_PER_S: Final = 20.0
 _BURST: Final = 20.0
-# A call that hangs does so for 25 s; the others go on meanwhile. More at once would only be more
-# that hang.
+# Calls at once. One that hangs does so for 25 s, and the others go on. With more at once, more
+# would hang.
 PUBLISHES_AT_ONCE: Final = 4
-# About five seconds' worth of full messages at half that rate.
+# Bytes of signals that may wait: 34 full messages, which take two seconds at that rate.
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 # One signal must leave room for others in a message.
 SIGNAL_BYTES_MAX: Final = 128 * 1024
@@ -47,7 +48,7 @@ _log = structlog.get_logger(__name__)
 
 
 def can_be_sent(signal: Signal) -> bool:
-    """Whether it would find room where nothing else waits; otherwise it is shed each time."""
+    """Whether `signal` is small enough to be sent at all. A larger one is dropped each time."""
     try:
         return len(signal_text(signal).encode()) <= SIGNAL_BYTES_MAX
     except (ValueError, RecursionError):
@@ -72,11 +73,11 @@ class Broadcaster:
 
     @property
     def waiting_bytes(self) -> int:
-        """Of signals that have not been given to the topic."""
+        """Bytes of signals that have not been given to the topic yet."""
         return self._bytes
 
     def send(self, signal: Signal) -> bool:
-        """Queue `signal`; False = shed, since too many wait or it is too large."""
+        """Queue `signal`. False = it was dropped, because too many wait or it is too large."""
         try:
             text = signal_text(signal)
         except (ValueError, RecursionError):
@@ -93,10 +94,11 @@ class Broadcaster:
         return True
 
     async def run(self) -> None:
-        """Flush what waits, until cancelled.
+        """Send the waiting signals, until cancelled.
 
-        Signals keep their order within a message. To wait for one message before the next would not
-        buy more: a standard topic and a standard queue do not keep the order of messages.
+        Signals keep their order within a message. To send one message after the other would not
+        keep more order, because a standard topic and a standard queue do not keep the order of
+        messages.
         """
         tokens, at = _BURST, self._clock.monotonic_s()
         async with asyncio.TaskGroup() as publishing:
@@ -114,11 +116,11 @@ class Broadcaster:
                 publishing.create_task(self._publish(*self._take()))
 
     async def flushed(self) -> None:
-        """Wait until nothing waits any more. For the end of a node; the caller bounds it."""
+        """Wait until all signals are sent. For the end of a node; the caller bounds the time."""
         await self._idle.wait()
 
     def _take(self) -> tuple[str, int]:
-        """One message with what fits from the front, and how many signals it holds."""
+        """One message with the signals that fit, from the front, and their number."""
         body, count = next(pack(self._waiting, signals=True))
         for _ in range(count):
             self._bytes -= len(self._waiting.popleft().encode())
@@ -132,7 +134,8 @@ class Broadcaster:
             await self._topic.publish(body)
             outcome = "sent"
         except PortError as error:
-            # Best effort: what another attempt might repeat, nobody would miss.
+            # Signals are best effort: another attempt might repeat them, and nobody would miss
+            # them.
             _log.warning("signals_not_sent", signals=count, reason=str(error))
         finally:
             self.counters.messages[outcome] += 1

@@ -1,10 +1,10 @@
-"""What this node hears of canaries, and the background task that emits them.
+"""Emits canaries, and keeps what this node hears of them.
 
-The task also asks what is wrong when none comes.
+The background task emits them, and looks for the fault when none comes.
 
-A canary that does not come is missed after some intervals. What this node has written itself, and
-what it knows to have been emitted, must come round sooner; when that is late, the same questions
-are asked at once.
+A canary that does not come is missed after some intervals. An item that this node wrote, or a
+canary that it knows to be in the table, must come through the queue sooner. When that is late, the
+task looks for the fault at once.
 """
 
 from __future__ import annotations
@@ -46,40 +46,43 @@ __all__ = [
     "Neighbours",
 ]
 
-# Between the first two rebuilds of a queue that does not hear: SQS takes a minute to forget one. It
-# doubles with each rebuild that did not help: when SNS takes messages and delivers none, a new
-# queue helps nobody, and a fleet must not go on making them.
+# Pause between the first two rebuilds of a queue that brings nothing: SQS takes a minute to forget
+# a queue. The pause doubles with each rebuild that did not help. When SNS takes messages and
+# delivers none, a new queue helps nobody, and a fleet must not go on making queues.
 REBUILD_PAUSE_S: Final = 60.0
 REBUILD_PAUSE_MAX_S: Final = 960.0
 _REBUILDS: Final = Backoff(REBUILD_PAUSE_S, REBUILD_PAUSE_MAX_S)
 
-# For a canary to be written, and for the leases to be read: a table that hangs must not put off
-# what is to be found out.
+# Time limit for writing a canary, and for reading the leases. A table that hangs must not delay the
+# search for the fault.
 ASK_LIMIT_S: Final = 5.0
-# Numbers that this node tried to emit, whatever came of it: when one of them is heard, it may be
-# its own.
+# Numbers that are remembered because this node tried to emit them, with any outcome. A canary with
+# one of them may be its own.
 _TRIED_MAX: Final = 16
 
 _log = structlog.get_logger(__name__)
 
 
 class Greeter(Protocol):
-    """Greets this node through the topic."""
+    """Sends a greeting to this node through the topic."""
 
     async def greet(self) -> Greeting: ...
 
 
 class Neighbours(Protocol):
-    """What the leases of other nodes tell."""
+    """What the leases of other nodes say."""
 
     async def newest_canary_elsewhere(self) -> int:
-        """The newest canary that another node says it heard; 0 = none. Raises PortError."""
+        """The newest canary that another node has heard, as its lease says; 0 = none.
+
+        Raises PortError.
+        """
 
 
 class CanaryEars:
-    """What this node hears of canaries, and of everything else that must come round.
+    """What this node hears of canaries, and of everything else that must come through the queue.
 
-    One a node. It starts nothing: the intake and the table tell it, `Canary` asks it.
+    One a node. It starts nothing: the intake and the table report to it, and `Canary` reads it.
     """
 
     def __init__(
@@ -95,21 +98,21 @@ class CanaryEars:
         self._random = random
         self.schedule = CanarySchedule(interval_s, clock.monotonic_s(), random())
         self.rounds = Rounds()
-        # Set when something is due sooner than was known.
+        # Set when something is due sooner than it was before.
         self.changed = asyncio.Event()
         # Numbers that this node tried to emit.
         self.tried: deque[int] = deque(maxlen=_TRIED_MAX)
         self.hearing = Hearing.WELL
         self.latency: Latency | None = None
-        # When the newest canary of others was emitted: by their clocks, in ms, not later than it
-        # was heard; 0 = none.
+        # When the newest canary of another node was emitted, in ms by that node's clock, but not
+        # after it was heard; 0 = none.
         self.emitted_elsewhere_ms = 0
         # New canaries that were heard.
         self.heard = 0
 
     @property
     def newest(self) -> int:
-        """The number of the newest canary heard: what this node's lease tells the others."""
+        """The number of the newest canary heard. This node's lease tells it to the others."""
         return self.schedule.newest
 
     @property
@@ -119,14 +122,14 @@ class CanaryEars:
 
     @property
     def late_s(self) -> float:
-        """For how long something has been on its way that should have come round.
+        """Seconds for which the oldest missing item has been on its way.
 
         0 when nothing is late.
         """
         return self.rounds.late_s(self._clock.monotonic_s())
 
     def wrote(self) -> None:
-        """Something of this node is in the table as of now: it must come round."""
+        """An item is in the table as of now: it must come through the queue."""
         before_s = self.rounds.due_s
         self.rounds.wrote(self._clock.monotonic_s(), self._random())
         if self.rounds.due_s < before_s:
@@ -140,7 +143,7 @@ class CanaryEars:
             self._hears_again()
 
     def hear(self, record: Record, published_at: int) -> None:
-        """A canary came through the queue: that proves as much as a greeting."""
+        """A canary came through the queue. That proves as much as a greeting."""
         self._greetings.heard()
         self.came()
         if not self.schedule.hear(record.offset, self._clock.monotonic_s(), self._random()):
@@ -164,7 +167,7 @@ class CanaryEars:
 
 
 class Canary:
-    """The background task: one a node."""
+    """The background task that emits canaries and looks for faults. One a node."""
 
     def __init__(
         self,
@@ -196,19 +199,19 @@ class Canary:
         self._neighbours = neighbours
         self._rebuild_not_before_s = float("-inf")
         self._rebuilds_in_a_row = 0
-        # How many canaries had been heard at the last rebuild.
+        # The number of canaries heard until the last rebuild.
         self._heard_at_rebuild = 0
         # Canaries that this node made.
         self.emitted = 0
 
     async def run(self) -> None:
-        """Emit where nobody else did, and ask what is wrong when nothing is heard.
+        """Emit a canary when no other node does, and look for the fault when none is heard.
 
         Runs until cancelled.
         """
         schedule, clock = self._ears.schedule, self._clock
         while True:
-            # What is heard meanwhile puts it off: then there is nothing to do yet.
+            # A canary that is heard during the pause postpones both turns.
             turn_s = min(schedule.next_turn_s, self._ears.rounds.due_s)
             await self._pause(max(0.0, turn_s - clock.monotonic_s()))
             if schedule.must_emit(now_s := clock.monotonic_s()):
@@ -220,14 +223,14 @@ class Canary:
                 await self._diagnose()
 
     async def _pause(self, seconds: float) -> None:
-        """Until the next turn, or until that comes sooner than was known."""
+        """Wait until the next turn, or until one is due sooner."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ears.changed.wait()
         self._ears.changed.clear()
 
     async def _emit(self) -> None:
-        """One write, and one read if its number was taken."""
+        """Write one canary. If its number was taken, read the newest one."""
         now = self._clock.now_ms()
         number = next_number(self._ears.schedule.known, now, self._interval_ms)
         item = canary_item(
@@ -242,14 +245,15 @@ class Canary:
     async def _write(self, number: int, item: LogItem, now: int) -> None:
         """Raises PortError."""
         self._ears.tried.append(number)
-        # In this turn or not at all: who sleeps before it is sent may know more when it wakes.
+        # Send it within an interval or not at all: a node that sleeps before it sends may know more
+        # when it wakes.
         if await self._table.put_item(item, tail_valid_until_ms=now + self._interval_ms) is None:
             self.emitted += 1
             self._ears.schedule.emitted(number, self._clock.monotonic_s(), self._random())
             return
         self._ears.schedule.taken(number)
         if self._ears.newest and number == self._ears.newest + 1:
-            # Emitted since this node heard the one before it.
+            # Another node emitted it after this one heard the number before it.
             self._ears.wrote()
         newest = await self._table.newest(CANARY_CHANNEL)
         if isinstance(newest, LogItem):
@@ -269,9 +273,10 @@ class Canary:
                 late_s=round(self._ears.late_s),
             )
             self._ears.hearing = hearing
-        # Not heard: perhaps the subscription is gone, and a new queue with a new one is the cure,
-        # harmless if it is not. Not sent: a new queue could not be subscribed either when the topic
-        # is out of order for all. Only where others hear on is it this node's own trouble.
+        # Not heard: the subscription may be gone. A new queue with a new subscription would cure
+        # that, and does no harm otherwise. Not sent: if the topic fails for all nodes, a new queue
+        # could not be subscribed either. Only if others go on hearing does the fault lie with this
+        # node.
         if greeting is Greeting.NOT_HEARD or hearing is Hearing.DEAF:
             self._rebuild_in_time(now_s)
         self._catch_up.request()

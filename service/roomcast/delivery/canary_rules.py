@@ -1,19 +1,20 @@
-"""The canary's rules.
+"""The rules of canaries: who emits one, and what a missing one means.
 
-One record an interval goes through the whole pipeline to every node. Whoever is first writes it.
+A canary is a record that goes through the whole pipeline to every node, once an interval. One of
+the nodes writes it for all.
 
-Canaries are numbered, and the number only grows. Who has heard no new one for an interval emits the
-next, and a conditional write of that number elects the one whose it is. Numbers are compared with
-each other and never with a clock: a node whose clock is wrong, or that has slept, changes nothing
+Canaries are numbered, and the number only grows. A node that has heard no new one for an interval
+emits the next. A conditional write of that number elects one node. Numbers are compared with each
+other and never with a clock. So a node whose clock is wrong, or that was suspended, changes nothing
 for the others.
 
-Another program that can write to the table or the topic can make up a number. One that no canary
-has is passed over; one that is too high is forgotten when nothing follows it: after a silence, a
-lower number is news again.
+Another program that can write to the table or the topic can make up a number. An invalid number is
+ignored. One that is too high is forgotten when no other follows it: after a silence, a lower number
+counts as new again.
 
-A node that has heard no canary for some intervals asks: is it me, or is it the pipeline? Its own
-greeting through the topic tells whether its queue hears; other nodes' leases tell whether they
-heard newer canaries.
+When a node has heard no canary for some intervals, either the node or the pipeline is at fault. Its
+own greeting through the topic tells whether its queue works. The leases of other nodes tell whether
+those heard newer canaries.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ __all__ = [
 ]
 
 CANARY_CHANNEL: Final = RESERVED_PREFIX + "canary"
-# Intervals without a canary before a node doubts. Somebody's turn to emit comes after one to one
-# and a half; if that was in vain (its writer died, DynamoDB throttled, the number was taken),
-# another comes within a half to three quarters.
+# Intervals without a canary before a node looks for a fault. A node emits after one to one and a
+# half intervals. If that failed (the node died, DynamoDB throttled, the number was taken), it or
+# another tries after a half to three quarters more.
 MISSED_INTERVALS: Final = 2.5
-# No canary has a greater number: one a second since 1970, the shortest interval there is, comes to
-# that in 2286.
+# The greatest number of a canary. The shortest interval is a second, and one a second since 1970
+# gets there in 2286.
 NUMBER_MAX: Final = 10_000_000_000
-# Numbers heard lately, which are no news a second time: SQS keeps a message for 300 s at most, and
-# brings it again.
+# Numbers heard lately, which do not count as new again. SQS may repeat a message, and keeps it for
+# 300 s at most.
 REPEATS_MAX: Final = 300
-# By up to this part of an interval a turn comes later than it might: so that one node is first, and
-# the rest hear it.
+# A turn comes later by up to this part of an interval, so that one node is first and the rest hear
+# it.
 _JITTER: Final = 0.5
 
 
@@ -64,20 +65,20 @@ class Hearing(Enum):
 
     # Canaries come.
     WELL = "well"
-    # None comes, to anybody as far as this node can tell: publications are found by reading the
-    # log.
+    # None comes, and as far as this node can tell, none comes to others. Publications are found by
+    # reading the log.
     SILENT = "silent"
-    # Others hear what this node does not.
+    # Others hear canaries and this node does not.
     DEAF = "deaf"
 
 
 class Greeting(Enum):
-    """What became of a greeting that a node sent to itself through the topic."""
+    """The outcome of a greeting that a node sent to itself through the topic."""
 
     HEARD = "heard"
-    # The topic took it; the queue did not bring it.
+    # The topic took it, but the queue did not bring it.
     NOT_HEARD = "not heard"
-    # The topic did not take it: that says nothing of the queue.
+    # The topic did not take it. That says nothing about the queue.
     NOT_SENT = "not sent"
 
 
@@ -87,7 +88,7 @@ class Latency:
 
     From its write to the Lambda, and from there to this node.
 
-    Clocks of three machines: small figures may be negative.
+    The clocks of three machines measure it, so small figures may be negative.
     """
 
     to_lambda_ms: int
@@ -95,15 +96,15 @@ class Latency:
 
 
 def is_number(number: int) -> bool:
-    """Whether a canary may have it."""
+    """Whether a canary may have this number."""
     return 0 < number <= NUMBER_MAX
 
 
 def next_number(known: int, now_ms: int, interval_ms: int) -> int:
-    """The number to emit behind `known`, the greatest that this node knows of; 0 = it knows none.
+    """The number to emit after `known`, the greatest that this node knows; 0 = it knows none.
 
-    Only then the clock is asked, so that a fleet that starts anew begins above what it emitted
-    before. If it does not, because a clock was wrong then or is now, the number may be taken: see
+    Only a node that knows none uses the clock. So a fleet that starts anew begins above the numbers
+    that it emitted before. If a clock was wrong then or is wrong now, the number may be taken: see
     `CanarySchedule.emitting`.
     """
     if 0 < known < NUMBER_MAX:
@@ -112,7 +113,7 @@ def next_number(known: int, now_ms: int, interval_ms: int) -> int:
 
 
 def canary_item(number: int, *, node: str, batch: str, now: int, generation: str) -> LogItem:
-    """The record of canary `number`: the number is the key, so only one node can write it."""
+    """The item of canary `number`. The number is its key, so only one node can write it."""
     return LogItem(
         channel=CANARY_CHANNEL,
         offset=number,
@@ -127,14 +128,14 @@ def canary_item(number: int, *, node: str, batch: str, now: int, generation: str
 
 
 def latency(record: Record, published_at: int, now: int) -> Latency:
-    """`published_at`: when the Lambda published (ms), 0 = unknown."""
+    """The latency of one canary. `published_at`: when the Lambda published (ms), 0 = unknown."""
     return Latency(
         to_lambda_ms=(published_at or now) - record.ts, to_node_ms=now - (published_at or now)
     )
 
 
 class CanarySchedule:
-    """What one node heard, and when it is to emit or to doubt.
+    """The canaries that one node heard, and when it must emit one or look for a fault.
 
     Seconds are monotonic; `chance` is random, in [0, 1).
     """
@@ -152,8 +153,8 @@ class CanarySchedule:
 
     def __init__(self, interval_s: float, now_s: float, chance: float) -> None:
         self._interval_s = interval_s
-        # The number of the newest canary heard; 0 = none yet. And those heard lately, in the order
-        # in which they came.
+        # The number of the newest canary heard, 0 = none yet; and the numbers heard lately, in the
+        # order of their coming.
         self.newest = 0
         self._repeats: deque[int] = deque(maxlen=REPEATS_MAX)
         # The greatest number that is known to be in the table, heard or not.
@@ -165,28 +166,29 @@ class CanarySchedule:
         self._heard_at_s = now_s
         self._emit_at_s = now_s + self._interval_s + later_s
         self._doubt_at_s = now_s + MISSED_INTERVALS * self._interval_s + later_s
-        # What the leases said when this silence was first looked into; None = that was not yet.
+        # The newest canary elsewhere, by the first look at the leases in this silence; None = no
+        # look yet.
         self._elsewhere: int | None = None
 
     # ---- emitting
 
     @property
     def next_turn_s(self) -> float:
-        """When there is something to do, if nothing is heard before."""
+        """When there is something to do, if no canary is heard before."""
         return min(self._emit_at_s, self._doubt_at_s)
 
     def must_emit(self, now_s: float) -> bool:
-        """Nobody's new canary was heard for an interval, nor did this node emit one."""
+        """Whether no new canary was heard for an interval and this node emitted none."""
         return now_s >= self._emit_at_s
 
     def emitting(self, now_s: float, chance: float) -> None:
         """This node tries to emit now.
 
-        In vain, it tries again after half an interval if it hears nothing by then.
+        If it fails and hears none, it tries again after half an interval.
 
-        That is time to hear who was faster. But who holds a number may have emitted it long ago,
-        without this node hearing it: then the next canary goes behind it, before the silence
-        becomes a doubt.
+        Within half an interval it would hear the canary of a faster node. But a number may have
+        been taken long ago, by a canary that this node did not hear. Then its next canary gets a
+        higher number, before the silence is long enough to look for a fault.
         """
         self._emit_at_s = now_s + (1 + _JITTER * chance) * self._interval_s / 2
 
@@ -196,9 +198,9 @@ class CanarySchedule:
         self._emit_at_s = max(self._emit_at_s, now_s + (1 + _JITTER * chance) * self._interval_s)
 
     def taken(self, number: int) -> None:
-        """Canary `number` is in the table, whoever emitted it.
+        """Canary `number` is in the table, from this node or another.
 
-        The last there is does not count: nothing can be emitted behind it.
+        The greatest number does not count, because no other can follow it.
         """
         if number < NUMBER_MAX:
             self.known = max(self.known, number)
@@ -206,10 +208,10 @@ class CanarySchedule:
     # ---- hearing
 
     def hear(self, number: int, now_s: float, chance: float) -> bool:
-        """A canary came; False = an older one, the same again, or none.
+        """A canary came. False = it is an older one, a repeat, or has an invalid number.
 
-        In a silence that is overdue a lower number is news as well, and the numbers go on from
-        there: what was heard before it was no canary, since nothing followed.
+        After a long silence, a lower number counts as new, and the numbers go on from it. The
+        higher one before the silence was made up, since no other followed it.
         """
         if not is_number(number):
             return False
@@ -227,35 +229,36 @@ class CanarySchedule:
         return True
 
     def silence_s(self, now_s: float) -> float:
-        """How long no new canary has come."""
+        """Seconds since a new canary came."""
         return now_s - self._heard_at_s
 
     def is_overdue(self, now_s: float) -> bool:
-        """Long enough to ask what is wrong."""
+        """Whether the silence is long enough to look for a fault."""
         return self.silence_s(now_s) >= MISSED_INTERVALS * self._interval_s
 
     def must_doubt(self, now_s: float) -> bool:
-        """It is overdue, and time to ask (again)."""
+        """Whether the silence is long enough, and a look for the fault is due."""
         return now_s >= self._doubt_at_s
 
     def doubted(self, now_s: float, chance: float) -> None:
-        """What was wrong was asked now.
+        """This node looks for the fault now.
 
-        After a long silence the numbers may be what is wrong: the next canary goes by the clock.
+        After a long silence the numbers themselves may be wrong, so the next one comes from the
+        clock.
         """
         if self.is_overdue(now_s):
             self.known = 0
         self._doubt_at_s = now_s + (1 + _JITTER * chance) * self._interval_s
 
     def judge(self, *, greeting: Greeting, newest_elsewhere: int | None) -> Hearing:
-        """What an overdue canary means.
+        """Judge what the missing canary means.
 
-        `newest_elsewhere`: the newest that another live node heard; None = not known.
+        `newest_elsewhere`: the newest canary that another node heard; None = not known.
 
-        A greeting comes through topic and queue only: who hears it has ears, and it is the table's
-        stream or the Lambda that is silent. In an outage of the topic the last canary reached some
-        nodes and not others, so what others heard counts only if it goes on growing while this node
-        hears nothing: then this node is deaf.
+        A greeting goes through topic and queue only. If this node hears it, its queue works, and
+        the table's stream or the Lambda is silent. In an outage of the topic, the last canary
+        reached some nodes and not others. So the others' newest number counts only if it goes on
+        growing while this node hears nothing. Then this node is deaf.
         """
         before = self._elsewhere
         if newest_elsewhere is not None and before is None:

@@ -1,11 +1,11 @@
-"""The background task that keeps open channels up with the ends of their logs.
+"""The background task that reads the ends of open channels' logs and delivers what was missed.
 
-It takes a few looks at once, and slowly where they fail.
+It takes a few looks at once, and slows down when they fail.
 
-One task serves both reasons for a look: each channel's own turn once in a while, and a node that
-could not hear and asks for all of them. Whoever asks does not wait. On a table that does not
-answer, looks are given up one by one: after a few in a row they go on singly, with pauses between
-them, until one is answered.
+A look has one of two reasons. Each channel has its turn once in a while. And a node that may have
+missed messages requests a look at all of them. A request does not wait for the looks. When the
+table does not answer, looks fail one by one. After a few failures in a row, single looks follow
+with pauses between them, until one is answered.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from roomcast.ports import Clock
 
 __all__ = ["FAILURES_IN_A_ROW_MAX", "LOOKS_AT_ONCE", "PAUSE_MAX_S", "CatchUp"]
 
-# Channels whose tails are read at once: bounds what a node asks of the table while it serves its
+# Channels whose tails are read at once. This bounds the load on the table while the node serves its
 # clients.
 LOOKS_AT_ONCE: Final = 8
-# Looks that fail in a row before the rest has to wait: one round of those at once, each after the
-# log's own retries.
+# Looks that may fail in a row before the others must wait: as many as go on at once. Each failed
+# after the log's own retries.
 FAILURES_IN_A_ROW_MAX: Final = 8
-# Between two looks while they fail.
+# The longest pause between two looks while they fail.
 PAUSE_MAX_S: Final = 30.0
 _BACKOFF: Final = Backoff(1.0, PAUSE_MAX_S, FROM_HALF)
 
@@ -58,23 +58,26 @@ class CatchUp:
         self._changed = asyncio.Event()
         self._under_way = 0
         self._failures = 0
-        # Of looks that began together the last one counts.
+        # Failed looks that began together count as one.
         self._failed_rounds = 0
         # Monotonic seconds before which no look begins.
         self._not_before_s = -inf
 
     @property
     def failures(self) -> int:
-        """Looks that failed in a row."""
+        """The number of looks that failed in a row."""
         return self._failures
 
     def request(self) -> None:
-        """Look at all open channels: this node may not have heard everything. Returns at once."""
+        """Request a look at all open channels, as this node may have missed something.
+
+        Returns at once.
+        """
         self._tails.ask(self._clock.monotonic_s())
         self._changed.set()
 
     async def run(self) -> None:
-        """Look at what is due until cancelled."""
+        """Take the looks that are due, until cancelled."""
         async with asyncio.TaskGroup() as looks:
             while True:
                 while self._may_begin() and (
@@ -91,9 +94,9 @@ class CatchUp:
         return self._under_way < self._places() and self._clock.monotonic_s() >= self._not_before_s
 
     async def _until_changed(self) -> None:
-        """Until another look may begin, as far as that is known now, or until something changes."""
+        """Wait until another look may begin, as far as is known now, or until something changes."""
         self._changed.clear()
-        # What is opened meanwhile is due after more than this.
+        # A channel that opens meanwhile is due later than this.
         wait_s = self._tails.every_s / 2
         if self._under_way < self._places():
             next_s = max(self._tails.next_s(), self._not_before_s)

@@ -1,7 +1,8 @@
-"""Deletes messages that were handed on, beside the receiving: a slow delete holds up no receive.
+"""Deletes handled messages from the queue, so that a slow delete delays no receive.
 
-What waits is bounded. Beyond the bound, after a failure, and at the end, messages are left in the
-queue: they come again and are dropped as repeats, or go with the queue.
+The number of waiting receipts is bounded. Beyond the bound, after a failure, and at the end,
+messages are left in the queue. They come again and are dropped as repeats, or they go with the
+queue.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from roomcast.ports import PortError
 
 __all__ = ["DELETES_AT_ONCE", "FAILURES_TOLD", "RECEIPTS_MAX", "Deleter"]
 
-# As many as there may be receives, which take about as long: so deletes keep up with them.
+# As many as the receives at once. Both take about as long, so deletes keep up.
 DELETES_AT_ONCE: Final = 4
-# Receipts that wait: a second of full receives or more. Beyond it the oldest go: their messages are
-# the first to be visible again, with other receipts.
+# Receipts that may wait: a second of full receives or more. Beyond it the oldest are dropped. Their
+# messages are the first to become visible again, with other receipts.
 RECEIPTS_MAX: Final = 1000
-# Failed deletes in a row that are worth telling: one that was throttled is not.
+# Failed deletes in a row before the node reports trouble. A single throttled one is no trouble.
 FAILURES_TOLD: Final = 3
-# SQS deletes as many in one call.
+# The most that SQS deletes in one call.
 _TOGETHER: Final = 10
 
 _log = structlog.get_logger(__name__)
 
 
 class Deleter:
-    """One a poller. `add` takes receipts of messages that were handed on."""
+    """One a poller. `add` takes the receipts of handled messages."""
 
     def __init__(self, queue: InstanceQueue, counters: QueueCounters | None = None) -> None:
         self._queue = queue
@@ -42,13 +43,14 @@ class Deleter:
         self._added = asyncio.Event()
         self._failures = 0
         self._reason = ""
-        # Messages that were not deleted, since the start, and how many until that is logged again.
+        # Messages that were not deleted since the start, and the number at which that is logged
+        # again.
         self.left = 0
         self._log_at = 1
 
     @property
     def trouble(self) -> str:
-        """Why messages cannot be deleted; "" as long as they can."""
+        """The reason why messages cannot be deleted; "" as long as they can."""
         return self._reason if self._failures >= FAILURES_TOLD else ""
 
     def add(self, receipts: Iterable[str]) -> None:
@@ -61,12 +63,12 @@ class Deleter:
         self._added.set()
 
     def forget(self) -> None:
-        """The queue is gone, and what waits with it."""
+        """The queue is gone: drop the waiting receipts."""
         self._waiting.clear()
         self._failures = 0
 
     async def run(self) -> None:
-        """Delete what is added, until cancelled."""
+        """Delete the messages of added receipts, until cancelled."""
         async with asyncio.TaskGroup() as deletes:
             for _ in range(DELETES_AT_ONCE):
                 deletes.create_task(self._delete_on())
@@ -81,7 +83,7 @@ class Deleter:
                 await self._queue.delete(receipts)
             except Gone:
                 self._counters.delete_failures += 1
-                # The next receive finds it out as well, and decides.
+                # The next receive finds that out as well, and has the queue rebuilt.
                 self._leave(len(receipts), "the queue is gone")
             except PortError as error:
                 self._failures += 1
@@ -93,7 +95,7 @@ class Deleter:
                 self._counters.deleted += len(receipts)
 
     def _leave(self, messages: int, reason: str) -> None:
-        """Count them, and say so when it begins and each time their number has doubled."""
+        """Count `messages` as left. The first are logged, and then each doubling of the number."""
         self.left += messages
         if self.left < self._log_at:
             return

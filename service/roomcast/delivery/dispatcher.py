@@ -1,10 +1,10 @@
-"""The open channels of a node by name: records go to them, subscribers come and go.
+"""The register of a node's open channels: it routes records and subscribers to them.
 
 Theory of operation. A channel opens with its first subscriber, and closes when the last one has
 left (open_channel.py). Records come from the local appender, from the queue, and from reads of the
-log, in any order and any number of times. Those of channels that are not open are passed over. A
-subscriber that joins may need reads of the log first (join_reads.py). It is let in within one tick:
-its reply is queued, then it joins the hub, so that no push falls in between.
+log, in any order and any number of times. Records of channels that are not open are ignored. A
+subscriber that joins may need reads of the log first (join_reads.py). It is then let in within one
+tick: its reply is queued, and it joins the hub, so that no push falls in between.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from roomcast.wire.publication import Record, StreamPosition
 
 __all__ = ["Dispatcher"]
 
-# Channels that one connection's join reads for at once.
+# Channels for which one `join_all` reads at once.
 _JOINS_AT_ONCE: Final = 32
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A channel, the reads for those who join it, and how many of them are on their way in."""
+    """A channel, the reads for its joining subscribers, and the number of these."""
 
     channel: OpenChannel
     reads: JoinReads
@@ -55,7 +55,7 @@ class Dispatcher:
         self._hub = hub
         self._publications_max = recovery_publications_max
         self._entries: dict[str, _Entry] = {}
-        # When the end of which channel is to be looked at. `check_tail` does it.
+        # When to check the tail of which channel. `check_tail` does it.
         self.tails = TailChecks(timings.tail_check_s)
         self.counters = DeliveryCounters()
         self._rings = Rings()
@@ -75,17 +75,17 @@ class Dispatcher:
 
     @property
     def ring_bytes(self) -> int:
-        """Of the publications that all channels keep for recoveries."""
+        """Bytes of the publications that all channels keep for recoveries."""
         return self._rings.bytes
 
     def __len__(self) -> int:
-        """Channels that are open."""
+        """The number of open channels."""
         return len(self._entries)
 
     # ---- records come in
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Take records from anywhere. Those of one channel go out in one write a socket."""
+        """Take records from any source. Those of one channel go out in one write a socket."""
         by_channel: dict[str, list[Record]] = {}
         for record in records:
             if record.channel in self._entries:
@@ -98,12 +98,12 @@ class Dispatcher:
         self.offer((record,))
 
     def hide(self, name: str, offset: int) -> None:
-        """Another node says that channel `name` is not shown up to `offset` any more."""
+        """Another node hides the publications of channel `name` up to `offset`."""
         if (entry := self._entries.get(name)) is not None:
             entry.channel.trim.hint(offset)
 
     async def check_tail(self, name: str) -> bool:
-        """Catch up with the end of a channel's log, if it is open.
+        """Catch up with the end of the log of channel `name`, if the channel is open.
 
         False = the log did not answer.
         """
@@ -113,7 +113,7 @@ class Dispatcher:
     # ---- subscribers come and go
 
     def number(self, name: str) -> int:
-        """What stands for channel `name`, for the reply to a subscriber that joins in this tick."""
+        """The number of channel `name`, for the reply to a subscriber that joins in this tick."""
         return self._hub.number(name)
 
     async def join(
@@ -127,10 +127,10 @@ class Dispatcher:
     ) -> None:
         """Let `subscriber` into channel `name`.
 
-        In one tick, `admit` is called to queue the reply, and, if it returns True, the subscriber
-        joins the hub. `since`: the position it wants to recover from. `ready`: what else must be
-        done before. It may be under way meanwhile: it is waited for when the log was read. Raises
-        PortError when the log does not answer, and whatever `ready` raises: then `admit` was not
+        In one tick, `admit` is called to queue the reply and, if it returns True, the subscriber
+        joins the hub. `since`: the position to recover from. `ready`: something else that must be
+        done before; it is awaited after the log was read, and may run meanwhile. Raises PortError
+        when the log does not answer, and whatever `ready` raises. In both cases `admit` was not
         called.
         """
 
@@ -149,8 +149,8 @@ class Dispatcher:
     ) -> None:
         """Let subscribers into their channels, all in the same tick, as `join` does for one.
 
-        `admit` gets where each of them starts, in the order of `joinings`; None = in a channel
-        without history. Raises PortError when the log does not answer for one of them, and whatever
+        `admit` gets the start of each of them, in the order of `joinings`; None = its channel has
+        no history. Raises PortError when the log does not answer for one of them, and whatever
         `ready` raises.
         """
         places = asyncio.Semaphore(_JOINS_AT_ONCE)
@@ -168,7 +168,7 @@ class Dispatcher:
             joined = await results(joiners)
             if ready is not None:
                 await ready
-                # The channels went on meanwhile: where each subscriber starts is as of this tick.
+                # The channels went on meanwhile, so the starts are determined again in this tick.
                 joined = await results(joiners)
             # No await from here to the last `add`, so that no push falls between reply and hub.
             for entry in held:
@@ -203,7 +203,7 @@ class Dispatcher:
     # ---- the register
 
     def _entry(self, name: str) -> _Entry:
-        """Of the open channel `name`; a new one if there is none."""
+        """The entry of channel `name`, which opens if it is not open."""
         if (entry := self._entries.get(name)) is None:
             channel = OpenChannel(
                 name, self._shared, recovery_publications_max=self._publications_max
@@ -216,11 +216,11 @@ class Dispatcher:
             entry.channel.close()
 
     def closed(self, channel: OpenChannel) -> None:
-        """`channel` has closed: its name is free for another."""
+        """`channel` has closed: another may have its name."""
         del self._entries[channel.name]
 
     async def close(self) -> None:
-        """Stop what is under way. For the end of a node."""
+        """Stop all reads. For the end of a node."""
         for entry in self._entries.values():
             entry.channel.stop()
         await self._tasks.cancel()

@@ -1,15 +1,16 @@
-"""Envelopes: the JSON text of one SNS message, which each instance finds in its queue.
+"""Envelopes: the JSON texts of the SNS messages that each instance finds in its queue.
 
-Shared with the stream Lambda, so the standard library only. A reader may pass in a faster decoder.
+The stream Lambda shares this module, so it needs only the standard library. A reader may pass in a
+faster decoder.
 
     {"v": 1, "at": 1700000000000,
      "records": [{"channel": "c", "epoch": "e", "offset": 4, "last": 5, "ts": 1,
                   "pubs": [{"data": …}, …]}, …],
      "signals": [{"kind": "join", "id": "…", "node": "…", "channel": "c", "body": {…}}, …]}
 
-A record without `pubs` is a pointer: what it covers must be read from the log. A reader that does
-not know `v` takes every record for a pointer and drops the signals. So old and new nodes run side
-by side.
+A record without `pubs` is a pointer: its publications must be read from the log. A reader that does
+not know `v` takes every record for a pointer and drops the signals. So old and new nodes can run
+side by side.
 """
 
 from __future__ import annotations
@@ -39,32 +40,33 @@ __all__ = [
 ]
 
 ENVELOPE_VERSION: Final = 1
-# SNS takes 262,144 bytes with attributes; the rest is room for what AWS may count besides the body.
+# SNS takes 262,144 bytes with attributes. The difference is for what AWS may count besides the
+# body.
 ENVELOPE_BYTES_MAX: Final = 240 * 1024
 assert ITEM_BYTES_MAX < ENVELOPE_BYTES_MAX, "an item fits an envelope unless escapes blow it up"
 
 
-# The longest texts that nodes write in the fields of records and signals. Longer ones are somebody
-# else's, and would be remembered.
+# The longest texts that nodes write in the fields of records and signals. Longer ones come from
+# another program; readers remember some of these fields, and must not remember long ones.
 EPOCH_CHARS_MAX: Final = 64
 _ID_CHARS_MAX: Final = 64
 _NAME_CHARS_MAX: Final = 255
 
 _OPEN: Final = f'{{"v":{ENVELOPE_VERSION},'
 _RECORDS, _SIGNALS, _CLOSE = '"records":[', '"signals":[', "]}"
-# SQS refuses the two non-characters; inside a JSON string their escapes mean the same.
+# SQS refuses these two non-characters. Inside a JSON string their escapes mean the same.
 _NON_CHARACTERS: Final = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
 
 Loads = Callable[[str], Any]
 
 
 class MalformedEnvelope(ValueError):
-    """A message of the queue that no version of roomcast wrote."""
+    """A message that no version of roomcast wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Something without an offset, best effort: a publication without history, a join, a greeting.
+    """A best-effort message without an offset: a publication without history, a join, a greeting.
 
     `id` is unique for its `node`. `body` depends on `kind` (service/roomcast/delivery/signals.py).
     """
@@ -93,9 +95,9 @@ class Envelope:
 def checked_pubs(item: LogItem) -> str:
     """The item's `pubs` as one line of JSON that is safe to embed. Raises MalformedPublication.
 
-    Somebody else may have written the item, and this is the one place that looks into it before it
-    is broadcast. It is written anew: one value that a reader's decoder refuses would cost every
-    record of the same message.
+    Another program may have written the item, and nothing else checks it before the broadcast. The
+    JSON is encoded anew: a single value that a reader's decoder refuses would lose every record of
+    the same message.
     """
     try:
         pubs = json.loads(item.pubs, parse_int=_whole_number)
@@ -114,7 +116,8 @@ def checked_pubs(item: LogItem) -> str:
 def record_text(item: LogItem, pubs: str | None) -> str:
     """One record of an envelope; `pubs` from `checked_pubs`, or None for a pointer.
 
-    Raises ValueError for names that no reader's decoder takes: they would cost every record of the same message.
+    Raises ValueError for names that readers' decoders refuse: they would lose every record of the
+    same message.
     """
     head = (
         f'{{"channel":{_one_line(item.channel)},"epoch":{_one_line(item.epoch)},'
@@ -146,8 +149,8 @@ def pack(
 
     `at`: when they are published, in ms since 1970 (0 = not known).
 
-    Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: its
-    writer must have turned it into a pointer, or refused it.
+    Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: the
+    caller must turn it into a pointer or refuse it before.
     """
     opening = _OPEN + (f'"at":{at},' if at else "") + (_SIGNALS if signals else _RECORDS)
     room = bytes_max - len(opening) - len(_CLOSE)
@@ -238,7 +241,10 @@ def _is_text(found: Any, chars_max: int) -> TypeGuard[str]:
 
 
 def _is_whole(found: Any, minimum: int, maximum: int) -> TypeGuard[int]:
-    """JSON's true is a number to Python."""
+    """Whether `found` is an integer from `minimum` to `maximum`.
+
+    JSON's true is refused: Python takes it for an integer as well.
+    """
     return isinstance(found, int) and not isinstance(found, bool) and minimum <= found <= maximum
 
 
@@ -255,7 +261,7 @@ def _one_line(value: Json) -> str:
 
 
 def _whole_number(text: str) -> int:
-    """Raises ValueError for a number that is infinite for whoever reads it as a double."""
+    """Raises ValueError for a number that is infinite as a double."""
     if math.isinf(float(text)):
         raise ValueError("a number beyond a double")
     return int(text)

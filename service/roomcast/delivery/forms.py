@@ -1,9 +1,9 @@
-"""The form in which publications go to a subscriber: by name or number, whole or as differences.
+"""Encodes publications in the form that a subscriber takes: name or number, whole or differences.
 
 A client may ask for shorter pushes when it subscribes. Channel compaction: a number stands for the
-channel's name. Fossil delta: a publication comes as its difference from the one before it. Those
-who asked for the same get the same bytes. In JSON, a client that gets differences gets whole
-payloads as text as well. In Protobuf payloads are bytes anyway: those that their publisher sent.
+channel's name. Fossil delta: a publication comes as its difference from the one before it.
+Subscribers with the same form get the same bytes. In JSON, a client that takes differences gets
+whole payloads as text as well. In Protobuf, payloads are always bytes, as the publisher sent them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from roomcast.wire.sent import DATA_HEAD, Sent
 
 __all__ = ["FOSSIL", "PLAIN", "Chain", "Form", "Link", "Payload", "form", "whole"]
 
-# What clients call it, and `allowed_delta_types`.
+# The name of the delta format in the protocol and in `allowed_delta_types`.
 FOSSIL: Final = "fossil"
 
 
 class Payload(Enum):
-    """What stands for a publication's data.
+    """How a publication's data is encoded.
 
     VALUE: the data. TEXT: its JSON text as a string. BYTES: the same as bytes, for Protobuf.
     Differences come in place of TEXT or BYTES.
@@ -39,9 +39,9 @@ class Payload(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What one subscriber gets.
+    """The form of one subscriber's pushes.
 
-    `numbered`: its channel's number instead of the name. `delta`: differences.
+    `numbered`: the channel's number stands for the name. `delta`: it takes differences.
     """
 
     numbered: bool = False
@@ -53,10 +53,10 @@ PLAIN: Final = Form()
 
 
 def form(*, numbered: bool, delta: bool, binary: bool) -> Form:
-    """The form for a client that may have a number, or differences, and speaks Protobuf or JSON.
+    """The form for a client that asked for numbers or differences, in Protobuf (`binary`) or JSON.
 
-    There are no numbers in Protobuf: with long.js, centrifuge-js has them as objects, and finds
-    none equal to another.
+    Channel numbers are not used in Protobuf: with long.js, centrifuge-js decodes them as objects,
+    of which no two are equal.
     """
     if binary:
         return Form(False, Payload.BYTES, delta)
@@ -68,30 +68,30 @@ def whole(sent: Sent, payload: Payload) -> bytes:
     if payload is Payload.VALUE:
         return sent.line
     text, rest = _parts(sent)
-    # A line can hold no bytes. What makes messages of lines (service/roomcast/wire/protobuf.py)
+    # A line of JSON cannot hold bytes. The encoder to Protobuf (service/roomcast/wire/protobuf.py)
     # knows this name.
     name = "data" if payload is Payload.TEXT else DATA_TEXT
     return b'{"%b":%b%b' % (name.encode(), orjson.dumps(text.decode()), rest)
 
 
 def _parts(sent: Sent) -> tuple[bytes, bytes]:
-    """The text of its data, and what follows the data in its line."""
+    """The text of the data, and the rest of the line behind it."""
     end = len(DATA_HEAD) + sent.data_bytes
     return sent.line[len(DATA_HEAD) : end] if sent.text is None else sent.text, sent.line[end:]
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One publication of a chain.
+    """One publication of a chain, and its difference from the one before.
 
-    `difference`: None = there is none, or it would be longer than the whole.
+    `difference`: None = there is none, or it would be longer than the whole data.
     """
 
     sent: Sent
     difference: bytes | None
 
     def line(self, payload: Payload) -> bytes:
-        """For a subscriber that got the publication before it."""
+        """The line for a subscriber that got the publication before it."""
         return whole(self.sent, payload) if self.difference is None else self.difference
 
 

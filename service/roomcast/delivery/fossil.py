@@ -1,4 +1,4 @@
-"""Differences in Fossil's delta format: how to make a payload from the one before it.
+"""Computes the difference between two payloads, in Fossil's delta format.
 
 The format (fossil-scm.org, "The Fossil Delta Format"): the size of the target and a line break;
 then commands; then a checksum of the target and `;`. `N@P,` copies N bytes from P of the source.
@@ -15,21 +15,21 @@ from typing import Final
 
 __all__ = ["SEARCHED_BYTES_MAX", "delta"]
 
-# Bytes between the common head and the common tail of two payloads that are searched for copies.
-# A search takes up to 0.5 µs a byte, in which nothing else is done.
+# Bytes that are searched for copies, between the common head and the common tail of two payloads. A
+# search takes up to 0.5 µs a byte, and blocks the event loop.
 SEARCHED_BYTES_MAX: Final = 4 * 1024
-# The shortest copy: a copy of less is hardly shorter than what it stands for.
+# The shortest copy. The command for a shorter one is hardly shorter than its bytes.
 _BLOCK_BYTES: Final = 16
 _DIGITS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 
 
 def delta(source: bytes, target: bytes) -> bytes:
-    """What makes `target` of `source`. It may be longer than `target`: compare."""
+    """The difference that turns `source` into `target`. It may be longer than `target`: compare."""
     out = [_number(len(target)), b"\n"]
     done = 0
     for copy in _copies(source, target):
         at, start, end = _whole_characters(target, *copy)
-        # What a copy costs must not exceed what it saves.
+        # The command for a copy must not be longer than the bytes that it saves.
         if start < done or end - start < _BLOCK_BYTES:
             continue
         _insert(out, target[done:start])
@@ -46,7 +46,7 @@ def _insert(out: list[bytes], literal: bytes) -> None:
 
 
 def _copies(source: bytes, target: bytes) -> list[tuple[int, int, int]]:
-    """Where parts of `target` are in `source`: (place in source, start and end in target).
+    """The parts of `target` that are in `source`: (place in source, start and end in target).
 
     Ascending, not overlapping.
     """
@@ -75,7 +75,8 @@ def _found(source: bytes, target: bytes, start: int, end: int) -> list[tuple[int
         if at is None:
             here += 1
             continue
-        # A block lies anywhere in what is alike: go back to its beginning, and on to its end.
+        # The block lies somewhere in the common part. Go back to the beginning of that, and on to
+        # its end.
         while here > done and at > 0 and source[at - 1] == target[here - 1]:
             here, at = here - 1, at - 1
         length = _common(source, at, target, here, min(len(source) - at, end - here))
@@ -85,14 +86,14 @@ def _found(source: bytes, target: bytes, start: int, end: int) -> list[tuple[int
 
 
 def _common(source: bytes, at: int, target: bytes, here: int, most: int) -> int:
-    """How many bytes from `at` of `source` and `here` of `target` are alike, `most` at most."""
+    """How many bytes from `at` of `source` and from `here` of `target` are equal, up to `most`."""
     return _longest(
         most, lambda low, high: source[at + low : at + high] == target[here + low : here + high]
     )
 
 
 def _common_tail(source: bytes, target: bytes, most: int) -> int:
-    """How many bytes at the end of both are alike, `most` at most."""
+    """How many bytes at the ends of both are equal, up to `most`."""
     ends = len(source), len(target)
     return _longest(
         most,
@@ -103,10 +104,10 @@ def _common_tail(source: bytes, target: bytes, most: int) -> int:
 
 
 def _longest(most: int, alike: Callable[[int, int], bool]) -> int:
-    """The greatest distance, up to `most`, within which everything is alike.
+    """The greatest distance, up to `most`, within which all bytes are equal.
 
-    `alike(low, high)` compares what lies between two distances. The rest is halved until one is
-    left.
+    `alike(low, high)` compares the bytes between two distances. The search halves the rest until
+    one byte is left.
     """
     low, high = 0, most
     while low < high:
@@ -141,7 +142,7 @@ def _number(value: int) -> bytes:
 
 
 def _checksum(target: bytes) -> int:
-    """The sum of its words of 32 bits, the most significant byte first, as 32 bits."""
+    """The sum of the words of 32 bits of `target`, the most significant byte first, modulo 2³²."""
     padded = target + bytes(-len(target) % 4)
     words: tuple[int, ...] = struct.unpack(f">{len(padded) // 4}I", padded)
     return sum(words) & 0xFFFFFFFF

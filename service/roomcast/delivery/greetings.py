@@ -1,4 +1,4 @@
-"""The greetings of this node that are under way, and whether its queue was proved to hear."""
+"""Keeps this node's greetings that are under way, and whether one has proved the queue."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Final
 
 __all__ = ["GREETINGS_MAX", "Greetings"]
 
-# Greetings that are remembered, since one that comes late proves as much. After so many a rebuilt
-# queue is taken for working all the same; the periodic look at the logs finds the rest.
+# Greetings that are remembered: one that comes late proves as much. After so many, a rebuilt queue
+# counts as working without a proof, and the periodic tail checks find what it misses.
 GREETINGS_MAX: Final = 10
 
 
 class Greetings:
-    """One a node. The listener sends greetings, the intake tells which came back."""
+    """One a node. The listener sends greetings, and the intake reports those that come back."""
 
     def __init__(self) -> None:
-        # Whether the queue was proved to bring what the topic gets.
+        # Whether it is proved that the queue gets the topic's messages.
         self.hears = False
-        # By id, the newest last.
+        # The event of each greeting by its id, the newest last.
         self._under_way: dict[str, asyncio.Event] = {}
 
     def sent(self, signal_id: str) -> asyncio.Event:
-        """A greeting goes out: what is set when it comes back."""
+        """A greeting goes out. Returns the event that is set when it comes back."""
         came = self._under_way[signal_id] = asyncio.Event()
         if len(self._under_way) > GREETINGS_MAX:
             del self._under_way[next(iter(self._under_way))]
@@ -36,5 +36,5 @@ class Greetings:
             came.set()
 
     def heard(self) -> None:
-        """Something that only the topic can have brought came through the queue."""
+        """A message that must have gone through the topic came through the queue."""
         self.hears = True

@@ -1,7 +1,6 @@
-"""From a channel to its subscribers on this node.
+"""Sends a channel's publications, joins and leaves to its subscribers on this node.
 
-Frames are made once for all who take publications in the same form, and sent to each of their
-sockets.
+A frame is made once for all subscribers that take the same form, and sent to each of their sockets.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from roomcast.wire.sent import Sent
 
 __all__ = ["FRAME_BYTES_SOFT_MAX", "Hub", "Subscriber"]
 
-# Lines are joined into frames up to about this size; a single longer line has a frame of its own.
+# Lines are joined into frames of up to about this size. A longer line has a frame of its own.
 FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
 
 
 class Subscriber(Protocol):
-    """One subscription of one connection. Identity is the object's."""
+    """One subscription of one connection. It is compared by identity."""
 
     @property
     def sink(self) -> Sink: ...
 
     @property
     def form(self) -> Form:
-        """The form in which it takes publications: the same as long as it is here."""
+        """The form in which it takes publications. It does not change while it is in the hub."""
 
     @property
     def join_leave(self) -> bool:
-        """Whether join and leave pushes go to it."""
+        """Whether it gets join and leave pushes."""
 
     def lost(self, channel: str) -> None:
         """The channel cannot be continued: tell the client to subscribe again. Must not raise."""
@@ -43,7 +42,7 @@ class Subscriber(Protocol):
 class _Group:
     """Subscribers of a channel that get the same bytes, in the order in which they came.
 
-    `fresh`: those that take differences and have got nothing yet.
+    `fresh`: the ones that take differences and have got no publication yet.
     """
 
     __slots__ = ("fresh", "members")
@@ -63,7 +62,7 @@ class _Group:
 
 
 class _Room:
-    """One channel's subscribers. `number` stands for its name, for those who asked for that."""
+    """One channel's subscribers. For some of them, `number` stands for its name."""
 
     __slots__ = ("chain", "groups", "number")
 
@@ -77,18 +76,18 @@ class Hub:
     """All local subscriptions. Every method runs in one tick of the event loop."""
 
     def __init__(self) -> None:
-        # None of them is empty.
+        # By channel. None of them is empty.
         self._rooms: dict[str, _Room] = {}
-        # Numbers for channels whose first subscriber is about to be added, and the last number
+        # The numbers of channels whose first subscriber is about to be added, and the last number
         # given.
         self._reserved: dict[str, int] = {}
         self._number = 0
         self.counters = FanoutCounters()
 
     def number(self, channel: str) -> int:
-        """What stands for `channel` as long as it has subscribers.
+        """The number that stands for `channel` as long as it has subscribers.
 
-        Whoever asks adds a subscriber in the same tick.
+        The caller must add a subscriber in the same tick.
         """
         if (room := self._rooms.get(channel)) is not None:
             return room.number
@@ -123,31 +122,31 @@ class Hub:
         return channel in self._rooms
 
     def __len__(self) -> int:
-        """Channels with subscribers on this node."""
+        """The number of channels with subscribers on this node."""
         return len(self._rooms)
 
     @property
     def subscriptions(self) -> int:
-        """Of all channels. Looks at each of them."""
+        """The number of subscriptions to all channels. Takes time for each channel."""
         return sum(map(self.count, self._rooms))
 
     def names(self) -> Sequence[str]:
-        """Of these channels, as they are now."""
+        """The names of these channels, as of now."""
         return list(self._rooms)
 
     def count(self, channel: str) -> int:
-        """Subscribers of `channel` on this node."""
+        """The number of subscribers of `channel` on this node."""
         room = self._rooms.get(channel)
         return sum(len(group.members) for group in room.groups.values()) if room else 0
 
     def publish(self, channel: str, published: Sequence[Sent]) -> None:
         """Send publications of `channel`, in order, to every subscriber.
 
-        There are as few writes as frames allow.
+        Each socket gets as few writes as the size of frames allows.
         """
         if (room := self._rooms.get(channel)) is None or not published:
             return
-        # By the channel's address and what stands for the data: most groups want the same.
+        # By the channel's name or number and the payload: most groups share them.
         payloads: dict[tuple[str | int, Payload], list[bytes]] = {}
         links: list[Link] = []
         for (framer, form), group in room.groups.items():
@@ -173,7 +172,7 @@ class Hub:
     ) -> None:
         """Send differences.
 
-        Subscribers that have got nothing yet get the first publication whole.
+        A subscriber that has got none yet gets the first publication whole.
         """
         lines = [publication_push(address, link.line(payload)) for link in links]
         if group.fresh:
@@ -189,7 +188,7 @@ class Hub:
             self._send(others, framer, _payloads(lines), len(links))
 
     def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
-        """Send a `join` or `leave` push to those who take such. Raises Unencodable."""
+        """Send a `join` or `leave` push to the subscribers that take them. Raises Unencodable."""
         if (room := self._rooms.get(channel)) is None:
             return
         for (framer, form), group in room.groups.items():
@@ -205,7 +204,7 @@ class Hub:
         payloads: Sequence[bytes],
         pushes: int,
     ) -> None:
-        # Once for all of them: nothing is counted for each socket.
+        # Counted for all at once, because counting for each socket would cost time.
         counters, count = self.counters, len(subscribers)
         counters.pushes += pushes * count
         counters.frames += len(payloads) * count
@@ -226,13 +225,13 @@ class Hub:
 
 def _lines(published: Iterable[Sent], payload: Payload) -> Iterable[bytes]:
     if payload is Payload.VALUE:
-        # What most take: the line as it was made.
+        # The form that most take: the line as it was made.
         return [sent.line for sent in published]
     return [whole(sent, payload) for sent in published]
 
 
 def _payloads(lines: Iterable[bytes]) -> list[bytes]:
-    """Lines joined for as few frames as FRAME_BYTES_SOFT_MAX allows."""
+    """The lines, joined into as few parts as FRAME_BYTES_SOFT_MAX allows, one for each frame."""
     payloads: list[bytes] = []
     batch: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""From message bodies to the dispatcher and the hub: opens envelopes, drops repeats of signals."""
+"""Opens envelopes from the queue, and gives records to the dispatcher and signals to the hub."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _log = structlog.get_logger(__name__)
 
 
 class Intake:
-    """What the queue brings.
+    """Takes the messages of the queue. Repeated signals are dropped.
 
-    `greeted` gets the id of each hello that this node sent itself. `canary` gets each canary, and
-    the time its envelope was published (ms). `came` is called for each message that came from the
-    table. `handlers`, by kind, get the signals that are for the node and not for a channel.
+    `greeted` gets the id of each hello that this node sent to itself. `canary` gets each canary,
+    and the time at which its envelope was published (ms). `came` is called for each message that
+    came from the table. `handlers`, by kind, get the signals that are for the node and not for a
+    channel.
 
-    `has_join_leave` says whether a channel's clients see who comes and goes: not every sender
-    knows. `is_here` says whether a client is connected to this node: others may have taken this
-    node for dead, and say that its clients left.
+    `has_join_leave` says whether a channel has join and leave pushes: not every sender knows.
+    `is_here` says whether a client is connected to this node: others may have taken this node for
+    dead, and signal that its clients left.
     """
 
     def __init__(
@@ -56,13 +57,14 @@ class Intake:
         self._is_here = is_here
         self._came = came
         self._heard = Heard()
-        # Of its own: busy channels must not make a repeated order look new.
+        # Signals for the node have a memory of their own. Otherwise many signals of channels would
+        # push out orders, and a repeated order would look new.
         self._heard_of_node = Heard()
-        # Messages that nobody understands.
+        # Messages that are no envelopes.
         self.malformed = 0
 
     def take(self, bodies: Sequence[str]) -> None:
-        """Deliver what one receive brought. Never raises for what a message holds."""
+        """Deliver the messages of one receive. Never raises for the content of a message."""
         records: list[Record] = []
         signals: list[Signal] = []
         for body in bodies:
@@ -105,7 +107,10 @@ class Intake:
         self._publish(published)
 
     def _is_refuted(self, signal: Signal) -> bool:
-        """Whether it is a leave of a client that is here. Ids are unique, so it has not left."""
+        """Whether `signal` is the leave of a client that is still here.
+
+        Client ids are unique, so it has not left.
+        """
         if signal.kind != "leave" or not isinstance(signal.body, Mapping):
             return False
         client = signal.body.get("client")
@@ -116,7 +121,7 @@ class Intake:
 
     def _deliver(self, signal: Signal, published: dict[str, list[Sent]]) -> None:
         if (handler := self._handlers.get(signal.kind)) is not None:
-            # What was published before an order goes out before it is carried out.
+            # Publications before an order go out before the order is carried out.
             self._publish(published)
             published.clear()
             handler(signal)
@@ -128,7 +133,7 @@ class Intake:
                 one = Publication.from_stored(signal.body, 0)
                 published.setdefault(signal.channel, []).append(sent_of(one, one.time))
             elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
-                # What was published before somebody left goes out before the leave.
+                # Publications before a join or leave go out before it.
                 self._publish(published)
                 published.clear()
                 info = ClientInfo.from_wire(signal.body)

@@ -1,14 +1,14 @@
-"""Reads of the log that clients cause by joining a channel, shared by those who ask at once.
+"""Reads the log for subscribers that join a channel, and shares each read among them.
 
-Theory of operation. A subscriber that joins may need a read. The first one of a channel opens it.
-One that wants to recover may claim a position that this node cannot judge: behind what the ring
-keeps, ahead of what the node has seen, or in another epoch. Clients can claim anything, as often as
-they like. So the reads for one channel are made one after the other, each by the first subscriber
-whom no other's read has served. A read that was in vain, failed or was given up is followed by a
-pause; everybody who comes meanwhile waits for its end together.
+Theory of operation. A subscriber that joins may need a read. The first read of a channel opens it.
+A subscriber that wants to recover may claim a position that this node cannot judge: older than the
+ring, ahead of the node, or in another epoch. Clients can claim any position, as often as they like.
+So the reads for one channel are made one after the other, each by the first subscriber that no
+other's read has served. A pause follows a read that found nothing, failed or was given up. All
+subscribers that come meanwhile wait for its end together.
 
-A `Joiner` is one subscriber on its way in. It looks at the channel (`result`), has something read
-if that is not enough (`read`), and looks again, a few times at most. Then it cannot recover.
+A `Joiner` is one subscriber on its way in. It looks at the channel (`result`), causes a read if
+that is not enough (`read`), and looks again. After a few reads it gives up the recovery.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from roomcast.wire.sent import Sent
 
 __all__ = ["Evicted", "JoinReads", "Joined", "Joiner", "Joining", "results"]
 
-# Reads of the log that one joining subscriber may cause. After that it cannot recover.
+# Reads of the log that one joining subscriber may cause. After them it cannot recover.
 _JOIN_READS_MAX: Final = 3
 # Minimum pause between log reads that clients can cause by claiming false positions. It is short
 # beside what a subscribe may take, and costs the log one read a second at most.
 _READ_PAUSE_S: Final = 1.0
-# Epochs that clients claimed and the log did not confirm. They are not asked for again.
+# Epochs that clients claimed and the log did not confirm, which are remembered and not looked up
+# again.
 _DENIED_MAX: Final = 8
 
 
 class Evicted(PortError):
-    """The channel was lost while a subscriber joined; the client tries again."""
+    """The channel was lost while a subscriber joined. The client tries again."""
 
     def __init__(self, channel: str) -> None:
         super().__init__(f"channel {channel} was closed while a subscriber joined")
@@ -56,8 +57,8 @@ class Evicted(PortError):
 class Joining:
     """A subscriber that is to be let into channel `name`.
 
-    `since`: the position it wants to recover from. `window`: what of the history it may see; None =
-    a channel without history, which has neither positions nor order.
+    `since`: the position to recover from. `window`: the part of the history that it may see; None =
+    the channel has no history, and so neither positions nor order.
     """
 
     name: str
@@ -68,10 +69,10 @@ class Joining:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Where a new subscriber starts.
+    """The start of a new subscriber.
 
-    `recovered`: None = it did not ask; False = it could not be recovered, and must learn that.
-    `missed`: what it gets before the pushes.
+    `recovered`: None = it did not ask; False = it could not be recovered, and must be told.
+    `missed`: the publications that it gets before any push.
     """
 
     position: StreamPosition
@@ -83,9 +84,9 @@ class Joined:
 class _SharedReads:
     """Reads of one channel for one kind of claim.
 
-    `begun` numbers the reads. `answered`: the number of the last one that the log answered.
-    `next_at_s`: when the next one may begin, in the event loop's time. Whoever begins one holds
-    `turn`, which all kinds of a channel share.
+    `begun` numbers the reads. `answered`: the number of the last read that the log answered.
+    `next_at_s`: when the next one may begin, in the event loop's time. A subscriber that begins one
+    holds `turn`, which all kinds of reads of a channel share.
     """
 
     turn: asyncio.Lock
@@ -94,20 +95,20 @@ class _SharedReads:
     next_at_s: float = -inf
 
     def begin(self) -> int:
-        """The number of the read that begins."""
+        """Begin a read. Returns its number."""
         self.begun += 1
         return self.begun
 
     def pause(self) -> None:
-        """The next read is not to follow at once."""
+        """Have the next read wait."""
         self.next_at_s = asyncio.get_running_loop().time() + _READ_PAUSE_S
 
 
 @dataclass(slots=True)
 class _AheadReads(_SharedReads):
-    """For clients that are ahead of this node.
+    """Reads for clients that are ahead of this node.
 
-    `reached_end`: whether the last one reached the end of the log.
+    `reached_end`: whether the last read reached the end of the log.
     """
 
     reached_end: bool = False
@@ -115,17 +116,19 @@ class _AheadReads(_SharedReads):
 
 @dataclass(slots=True)
 class _EpochReads(_SharedReads):
-    """For clients that claim another epoch. `denied`: claimed, and not the channel's.
+    """Reads for clients that claim another epoch.
 
-    None of these is held against a record: a node whose clock is behind may deny an epoch that has
-    just begun.
+    `denied`: claimed epochs that are not the channel's.
+
+    A denied epoch counts against clients only, not against records. A node whose clock is behind
+    may deny an epoch that has just begun.
     """
 
     denied: deque[str] = field(default_factory=lambda: deque(maxlen=_DENIED_MAX))
 
 
 class JoinReads:
-    """The reads for those who join one channel."""
+    """The reads for the subscribers that join one channel."""
 
     __slots__ = ("_ahead", "_behind", "_opening", "_shared", "_unreachable", "channel", "epochs")
 
@@ -136,8 +139,8 @@ class JoinReads:
         self._ahead, self._behind = _AheadReads(turn), _SharedReads(turn)
         self.epochs = _EpochReads(turn)
         self._opening: SharedCall[None] | None = None
-        # Reads for positions before this offset were in vain: the log has a hole there, or a
-        # recovery does not bring so many bytes.
+        # Reads for positions before this offset found too little: the log has a hole there, or the
+        # publications are too many bytes for a recovery.
         self._unreachable = 0
 
     # ---- the first read
@@ -168,7 +171,7 @@ class JoinReads:
         return epoch in self.epochs.denied or self.channel.order.has_refuted(epoch)
 
     async def ask_epoch(self, joiner: Joiner, since: StreamPosition) -> None:
-        """Have the log say which epoch is the channel's. Raises PortError."""
+        """Look up in the log which epoch is the channel's. Raises PortError."""
         await self._share(joiner, self.epochs, joiner.may_be_of_next_epoch, self._read_epoch)
         if not self.channel.is_open:
             raise Evicted(self.channel.name)
@@ -188,7 +191,10 @@ class JoinReads:
     # ---- behind the ring
 
     async def read_back(self, joiner: Joiner, since: StreamPosition) -> bool:
-        """Read what a recovery needs. False = the log does not have it. Raises PortError."""
+        """Read the publications for a recovery.
+
+        False = the log does not have them. Raises PortError.
+        """
 
         def is_needed() -> bool:
             return isinstance(joiner.answer(since), LogNeeded) and since.offset >= self._unreachable
@@ -198,7 +204,7 @@ class JoinReads:
         return since.offset >= self._unreachable
 
     async def _read_window(self, window: Callable[[], Window]) -> None:
-        """Read the whole window into the ring: one read serves everybody who comes back."""
+        """Read the whole window into the ring. One read serves all clients that come back."""
         channel = self.channel
         top, hints = channel.order.top, channel.trim.hints
         wanted = min(window().limit, window().size, top)
@@ -208,26 +214,28 @@ class JoinReads:
                 self._shared.log.head(channel.name),
             )
         except Malformed:
-            # What is hidden is not known, nor will it be: nobody is kept out for that.
+            # The head is broken, so what is hidden is not known. Clients get in, but cannot
+            # recover.
             self._unreachable = top
             return
         except BaseException:
-            # It failed, or nobody waits for it any more.
+            # The read failed, or nobody waits for it any more.
             self._behind.pause()
             raise
         channel.trim.read(head, hints, self._shared.clock.monotonic_s())
         channel.keep_older(records, top)
         if channel.ring.first <= top + 1:
-            # Otherwise so much came meanwhile that the ring has no room for it: try again.
+            # Otherwise so much was published meanwhile that the ring has no room for the read: try
+            # again.
             self._unreachable = channel.ring.first - 1 if channel.ring else top
 
     # ---- ahead of this node
 
     async def reach(self, joiner: Joiner, since: StreamPosition) -> bool:
-        """Read on to a position that is ahead. False = the log does not reach it. Raises PortError.
+        """Read on to a position that is ahead. False = the log ends before it. Raises PortError.
 
-        A read is not held against a client that came after it began: what that one claims may have
-        been appended since.
+        A read does not count against a client that came after it began: the position that the
+        client claims may have been appended since.
         """
         ahead, begun, order = self._ahead, self._ahead.begun, self.channel.order
         await self._share(
@@ -264,7 +272,7 @@ class JoinReads:
         is_needed: Callable[[], bool],
         read: Callable[[], Coroutine[None, None, None]],
     ) -> None:
-        """Do `read` when it is its turn and no pause is left, unless others' reads are enough.
+        """Wait for the turn and the end of a pause, and do `read` unless others' reads are enough.
 
         Raises PortError.
         """
@@ -283,8 +291,8 @@ class JoinReads:
 class Joiner:
     """One subscriber on its way into a channel.
 
-    `since`: the position that it wants to recover from; None = it starts at the end. `window`: what
-    of the history it may see. `places`: for the reads of its connection that are under way at once.
+    `since`: the position to recover from; None = it starts at the end. `window`: the part of the
+    history that it may see. `places`: bounds the reads of its connection at once.
     """
 
     __slots__ = (
@@ -310,11 +318,11 @@ class Joiner:
         self._since = since
         self._read_count = 0
         self._given_up = False
-        # Reads of the epoch that were begun before it came say nothing of what it claims.
+        # Reads of the epoch that began before it came say nothing about its claim.
         self._epochs_begun = reads.epochs.begun
 
     def result(self) -> Joined | None:
-        """Where it may start now; None = the log must be read first."""
+        """The start as the channel is now; None = the log must be read first."""
         channel, since = self._reads.channel, self._since
         if not channel.has_position:
             return None
@@ -333,7 +341,7 @@ class Joiner:
         return None
 
     async def read(self) -> None:
-        """Read what the next look needs, or give up on a recovery. Raises PortError."""
+        """Do the read that is needed next, or give up the recovery. Raises PortError."""
         channel, since = self._reads.channel, self._since
         if not channel.has_position:
             async with self.places:
@@ -352,15 +360,15 @@ class Joiner:
             self._given_up = not await self._reads.read_back(self, since)
 
     def answer(self, since: StreamPosition) -> Recovered | Unrecovered | LogNeeded:
-        """What a recovery from `since` brings as the channel is now."""
+        """The outcome of a recovery from `since` as the channel is now."""
         channel = self._reads.channel
         visible = channel.visible(self.window())
         return recover(since, channel.order.position, channel.ring, visible)
 
     def may_be_of_next_epoch(self) -> bool:
-        """Whether it claims another epoch than this node's, and the log was not asked since.
+        """Whether it claims another epoch than this node's, and the log was not read since.
 
-        The node may have slept through the beginning of the next epoch.
+        The node may have been suspended when the next epoch began.
         """
         since, order = self._since, self._reads.channel.order
         if since is None or since.epoch in ("", order.epoch) or self._given_up:
@@ -370,9 +378,9 @@ class Joiner:
 
 
 async def results(joiners: Sequence[Joiner | None]) -> Sequence[Joined | None]:
-    """Where subscribers may start, as of the last tick, for all of them alike. Raises PortError.
+    """The starts of all subscribers as of one tick, after all reads. Raises PortError.
 
-    None stands for one that starts nowhere: its channel has no history.
+    None stands for a subscriber whose channel has no history.
     """
     while True:
         joined = [None if joiner is None else joiner.result() for joiner in joiners]
@@ -386,7 +394,7 @@ async def results(joiners: Sequence[Joiner | None]) -> Sequence[Joined | None]:
         if len(behind) == 1:
             await behind[0].read()
             continue
-        # One that fails must not leave the others' reads without anybody who waits for them.
+        # If one fails, the others' reads must still be awaited.
         reads = (joiner.read() for joiner in behind)
         for failure in filter(None, await asyncio.gather(*reads, return_exceptions=True)):
             raise failure

@@ -1,10 +1,8 @@
-"""This node's queue from start to end.
+"""Opens, proves, rebuilds and closes this node's queue.
 
-It is opened, proved by a greeting of its own, rebuilt when it is gone, and closed.
-
-The greeting goes to the topic and comes back through the queue. Until it was heard nothing proves
-that the subscription works; a position read from the log before that might miss what is published
-meanwhile.
+A greeting goes to the topic and comes back through the queue. Until then nothing proves that the
+subscription works. A position that was read from the log before the proof might miss later
+publications.
 """
 
 from __future__ import annotations
@@ -31,14 +29,14 @@ _NONCE_CHARS: Final = 8
 
 
 class QueueHolder(Protocol):
-    """This node's lease, which says what it holds."""
+    """This node's lease, which records its queue."""
 
     async def hold(self, queue: str) -> None:
-        """Say that this node holds `queue`, before it is created. Raises PortError."""
+        """Record that this node holds `queue`, before it is created. Raises PortError."""
 
 
 class Listener:
-    """Owns the queue. After a time of not hearing it asks for a look at all open channels."""
+    """Owns the queue. After a time without one it requests a look at all open channels."""
 
     def __init__(
         self,
@@ -53,7 +51,7 @@ class Listener:
         holder: QueueHolder,
         catch_up: CatchUpRequest,
     ) -> None:
-        """`queue_prefix`: a queue's name is that, and something new.
+        """`queue_prefix`: the beginning of queue names. The rest is new for each queue.
 
         SQS refuses a name that was deleted less than a minute ago.
         """
@@ -70,11 +68,11 @@ class Listener:
 
     @property
     def hears(self) -> bool:
-        """Whether this queue was proved to bring what the topic gets."""
+        """Whether it is proved that this queue gets the topic's messages."""
         return self._greetings.hears
 
     async def open(self) -> None:
-        """A queue of its own, once what an earlier one, or a failed attempt, left is removed.
+        """Open a queue. First, the remains of an earlier one or of a failed attempt are removed.
 
         Raises PortError.
         """
@@ -84,14 +82,14 @@ class Listener:
         await self._queue.open(name)
 
     async def prove(self) -> bool:
-        """Greet and wait until it is heard; False = not within the time configured.
+        """Send a greeting and wait for it. False = it did not come within the configured time.
 
         The poller must run.
         """
         return await self.greet() is Greeting.HEARD
 
     async def greet(self) -> Greeting:
-        """One greeting, and what became of it within the time configured. The poller must run."""
+        """Send one greeting. Returns its outcome in the configured time. The poller must run."""
         greeting = signals.hello(self._node, self._new_id())
         body, _ = next(pack([signal_text(greeting)], signals=True))
         heard = self._greetings.sent(greeting.id)
@@ -113,23 +111,23 @@ class Listener:
         return Greeting.HEARD
 
     async def rebuild(self) -> None:
-        """A new queue in place of one that is gone. Raises PortError."""
+        """Open a new queue in place of one that is gone. Raises PortError."""
         self._greetings.hears = False
         await self.open()
         _log.warning("queue_rebuilt")
-        # What was missed so far; the proof may take long when the topic itself is out of order.
+        # For what was missed so far. The proof may take long when the topic itself fails.
         self._catch_up.request()
         self.prove_later()
 
     def prove_later(self) -> None:
-        """Greet in the background until it is heard, then have read what was missed meanwhile."""
+        """Send greetings in the background until one comes back, then request a catch-up."""
         if self._proving is not None:
-            # Of a queue before this one: what it has found out does not hold any more.
+            # A proof of an earlier queue says nothing about this one.
             self._proving.cancel()
         self._proving = asyncio.create_task(self._prove_and_catch_up(), name="prove queue")
 
     async def close(self) -> None:
-        """Raises PortError when the queue or its subscription may still be there."""
+        """Remove the queue. Raises PortError when the queue or its subscription may still exist."""
         if self._proving is not None:
             self._proving.cancel()
             await asyncio.gather(self._proving, return_exceptions=True)

@@ -1,15 +1,15 @@
-"""One channel that has subscribers on this node: its order, holes, epoch and recent publications.
+"""Keeps one channel with subscribers on this node in order, and fills its holes from the log.
 
 Theory of operation. A channel opens with a consistent read of the log, which gives the position
 where it starts (`open_at`). Records that come before that wait, within bounds. From then on the
-channel's resequencer lets each publication through once, in order. What passes is encoded once,
+channel's resequencer lets each publication through once, in order. Each of these is encoded once,
 kept in the ring, and published to the subscribers. The resequencer also says when the log must be
 read: to fill a hole, or because a record claims another epoch. One such read is under way at a
-time. A failed one is followed by a pause.
+time. A pause follows a failed one.
 
 A channel that cannot be continued is lost: it closes, and its subscribers are told to subscribe
-again. A closed channel stays closed. What was under way for it is dropped, and the next subscriber
-opens another.
+again. A closed channel stays closed. The results of its reads are dropped, and the next subscriber
+opens another channel object.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
     "publication_count",
 ]
 
-# Records kept for a channel until it has a position. Beyond either bound the log is read once more.
+# Records kept for a channel until it has a position. Beyond either bound, the log is read again.
 _OPENING_RECORDS_MAX: Final = 1000
 _OPENING_BYTES_MAX: Final = 1024 * 1024
 # Publications asked for in one read of a hole. A longer hole takes several reads.
@@ -52,7 +52,8 @@ GAP_PUBLICATIONS_MAX: Final = 1000
 # Failed reads of one hole, each after the log's own retries, before subscribers are told.
 _GAP_FAILURES_MAX: Final = 20
 _GAP_RETRY_S: Final = 1.0
-# Failed checks of an epoch that a record claims, until its next record or the periodic check.
+# Failed checks of an epoch that a record claims. After them, the next such record or the periodic
+# tail check checks it again.
 _DOUBT_FAILURES_MAX: Final = 8
 # Pause after the first failed check; doubled for each further one.
 _DOUBT_BACKOFF: Final = Backoff(1.0, 30.0, (0.5, 1.5))
@@ -74,7 +75,7 @@ class Timings:
 
 
 class Outlet(Protocol):
-    """Where a channel's publications go: to its subscribers on this node."""
+    """The way to a channel's subscribers on this node."""
 
     def publish(self, channel: str, published: Sequence[Sent]) -> None:
         """Send publications, in order, to every subscriber of `channel`."""
@@ -84,14 +85,14 @@ class Outlet(Protocol):
 
 
 class Registry(Protocol):
-    """Where an open channel is found by its name."""
+    """The register of open channels by name."""
 
     def closed(self, channel: OpenChannel) -> None:
-        """`channel` has closed: its name is free for another."""
+        """`channel` has closed: another may have its name."""
 
 
 class Tasks:
-    """The tasks of all channels. They are held here until they are done."""
+    """The tasks of all channels, held until they are done."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
@@ -102,7 +103,7 @@ class Tasks:
         return task
 
     def hold(self, task: asyncio.Task[T]) -> None:
-        """Keep a task that somebody else has started."""
+        """Hold a task that the caller has started."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -116,7 +117,7 @@ class Tasks:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all open channels of a node work with. `random` gives [0, 1)."""
+    """The parts that all open channels of a node share. `random` gives [0, 1)."""
 
     log: ChannelLog
     outlet: Outlet
@@ -158,7 +159,8 @@ class OpenChannel:
         self.trim = Trim()
         # None until the channel has a position.
         self._order: Resequencer | None = None
-        # Records that came before the channel had a position, and whether some found no room.
+        # Records that came before the channel had a position, and whether some were dropped for
+        # lack of room.
         self._waiting: list[Record] = []
         self._waiting_bytes = 0
         self._waiting_dropped = False
@@ -176,14 +178,14 @@ class OpenChannel:
 
     @property
     def order(self) -> Resequencer:
-        """For a channel that has a position."""
+        """The resequencer of a channel that has a position."""
         assert self._order is not None, "the channel has a position"
         return self._order
 
     # ---- records come in
 
     def offer(self, records: Iterable[Record]) -> None:
-        """Take records from anywhere. What one call brings goes out in one write a socket."""
+        """Take records from any source. Those of one call go out in one write a socket."""
         if (order := self._order) is None:
             for record in records:
                 self._wait(record)
@@ -197,7 +199,7 @@ class OpenChannel:
         self._read_what_is_missing()
 
     def open_at(self, resolved: Resolved, read_at_s: float) -> None:
-        """Start at the end of the log, as a read that began at `read_at_s` (monotonic) found it."""
+        """Start at the end of the log, by a read that began at `read_at_s` (monotonic s)."""
         self._order = Resequencer(
             resolved.tail.position, gap_wait_s=self._shared.timings.gap_wait_s
         )
@@ -207,7 +209,7 @@ class OpenChannel:
         self._shared.tails.opened(self.name, read_at_s, self._shared.random())
         self.offer(waiting)
         if self._waiting_dropped:
-            # Nobody will hint at those again: let the log tell.
+            # The dropped records may not come again: read them from the log.
             self._shared.tasks.start(self.check_tail())
 
     def _wait(self, record: Record) -> None:
@@ -221,7 +223,7 @@ class OpenChannel:
         self._waiting_dropped = True
 
     def _passed(self, passed: Iterable[Next]) -> list[Sent]:
-        """Encode what passed the resequencer, and keep it in the ring."""
+        """Encode the publications that passed the resequencer, and keep them in the ring."""
         sent = [_encoded(each, run.ts) for run in passed for each in run.publications]
         if sent:
             self._shared.rings.append(self.ring, sent)
@@ -230,7 +232,7 @@ class OpenChannel:
     # ---- the end
 
     def close(self) -> None:
-        """Forget everything. Subscribers are not told. Idempotent."""
+        """Close the channel. Subscribers are not told. Idempotent."""
         if self.is_open:
             self.is_open = False
             self._shared.registry.closed(self)
@@ -239,7 +241,7 @@ class OpenChannel:
         self.stop()
 
     def stop(self) -> None:
-        """Begin no further read by time."""
+        """Stop the timer of the next read."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -254,7 +256,7 @@ class OpenChannel:
     # ---- what is kept for recoveries
 
     def keep_older(self, records: Iterable[Record], top: int) -> None:
-        """Put what was read of the log up to `top` before what the ring has."""
+        """Put records that were read from the log, up to `top`, before the ring's publications."""
         older = [
             _encoded(each, record.ts)
             for record in records
@@ -265,12 +267,12 @@ class OpenChannel:
         self.ring_used()
 
     def ring_used(self) -> None:
-        """Count the ring as the one used last: of all rings, others are emptied before it."""
+        """Mark the ring as the last used, so that other rings are emptied before it."""
         if self.is_open:
             self._shared.rings.used(self.ring)
 
     def visible(self, window: Window) -> Window:
-        """`window`, less what is hidden."""
+        """`window` without the hidden offsets."""
         return replace(window, trim=max(window.trim, self.trim.offset))
 
     # ---- holes
@@ -308,7 +310,7 @@ class OpenChannel:
         finally:
             self._reading = None
         if not self.is_open:
-            # Whoever subscribes now has nothing to do with this hole.
+            # The channel was closed. A new subscriber starts behind this hole.
             return
         if failure is not None:
             self._gap_read_failed(failure)
@@ -316,9 +318,9 @@ class OpenChannel:
             self._gap_read(records, after, must_reach)
 
     def _gap_read(self, records: Sequence[Record], after: int, must_reach: int) -> None:
-        """Take what a read after `after` found. It must reach `must_reach`, or be cut off."""
+        """Take the records of a read after `after`. They must reach `must_reach`, or be cut off."""
         self._gap_failures = 0
-        # A read that was cut off reaches as far as it reaches; the rest is another hole.
+        # A read that was cut off need not reach it. The rest is another hole.
         is_cut_off = publication_count(records) >= GAP_PUBLICATIONS_MAX
         reach = min(must_reach, records[-1].last) if is_cut_off else must_reach
         now_s = self._shared.clock.monotonic_s()
@@ -333,8 +335,8 @@ class OpenChannel:
             self.lose("the log has a hole")
             return
         if not whole or reach < must_reach:
-            # Either what the log has not any more came by another way, so that the hole is a
-            # smaller one now, or the read was cut off.
+            # Either the read was cut off; or the log no longer has the records, but some came from
+            # another source, so that a smaller hole is left.
             self.order.exists(must_reach, now_s)
         self._read_what_is_missing()
 
@@ -354,7 +356,7 @@ class OpenChannel:
     # ---- epoch and tail
 
     async def _check_epoch(self, doubted: str) -> None:
-        """A record claims that `doubted` is the channel's epoch: ask the log."""
+        """A record claims that `doubted` is the channel's epoch: read the log to decide."""
         resolved: Resolved | None = None
         try:
             resolved = await self._shared.log.resolve(self.name)
@@ -376,14 +378,14 @@ class OpenChannel:
         pause_s = _DOUBT_BACKOFF.pause_s(self._doubt_failures, self._shared.random())
         self._doubt_at_s = self._shared.clock.monotonic_s() + pause_s
         if self._doubt_failures >= _DOUBT_FAILURES_MAX:
-            # The next record of that epoch raises the doubt again; the periodic check does not
-            # forget it.
+            # The next record of that epoch raises the doubt again, and the periodic tail check
+            # finds a new epoch anyway.
             self._doubt_failures = 0
             self.order.doubted = None
         self._read_what_is_missing()
 
     async def check_tail(self) -> bool:
-        """Read the tail and catch up with it; keep a quiet channel's epoch alive.
+        """Read the tail and catch up with it. Renew a quiet channel's epoch.
 
         False = the log did not answer.
         """
@@ -401,7 +403,7 @@ class OpenChannel:
         return True
 
     async def _check_trim(self) -> None:
-        """Another node may have hidden what is in this one's ring."""
+        """Read the trim: another node may have hidden publications of this node's ring."""
         hints, age_s = self.trim.hints, self._shared.clock.monotonic_s() - self.trim.read_at_s
         is_recent = age_s < self._shared.timings.tail_check_s / 2
         if not self.is_open or not len(self.ring) or is_recent:
@@ -414,7 +416,7 @@ class OpenChannel:
             self.trim.read(head, hints, self._shared.clock.monotonic_s())
 
     def compare(self, resolved: Resolved) -> None:
-        """Catch up with the end of the log, or be lost to another epoch."""
+        """Catch up with the end of the log. If another epoch began, the channel is lost."""
         if not self.is_open:
             return
         if resolved.tail.epoch != self.order.epoch:
@@ -429,7 +431,7 @@ class OpenChannel:
 
 
 def publication_count(records: Iterable[Record]) -> int:
-    """Publications in `records`."""
+    """The number of publications in `records`."""
     return sum(record.last - record.offset + 1 for record in records)
 
 
@@ -437,7 +439,7 @@ def _encoded(publication: Publication, ts: int) -> Sent:
     try:
         return sent_of(publication, ts)
     except Unencodable:
-        # Another writer may put into the log what no client could have sent. The offset must go out
-        # all the same.
+        # Another program may write into the log what no client could have sent. The offset must go
+        # out all the same.
         _log.warning("publication_unencodable", offset=publication.offset)
         return sent_of(replace(publication, data=None, info=None, text=None), ts)

@@ -1,6 +1,6 @@
-"""The background task that listens.
+"""The background task that receives this node's messages from its queue.
 
-It long-polls this node's queue and has it rebuilt when it is gone.
+It long-polls the queue, hands messages on, has them deleted, and has a queue that is gone rebuilt.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from roomcast.ports import Clock, PortError
 
 __all__ = ["POLLERS_MAX", "TAKE_CHARS", "MessageTaker", "Poller", "QueueOwner"]
 
-# Receives at once while messages keep coming ten at a time; one long poll when they do not.
+# Receives at once while each is full (ten messages). Otherwise there is one long poll.
 POLLERS_MAX: Final = 4
 _FULL: Final = 10
-# Of messages that are decoded in one turn of the event loop: what clients publish decides what that
-# costs, some 10 ms for an envelope of 240 KiB at the worst.
+# Characters of messages that are decoded in one turn of the event loop. Their content decides the
+# time: at worst some 10 ms for an envelope of 240 KiB.
 TAKE_CHARS: Final = 128 * 1024
 _BACKOFF: Final = Backoff(0.4, 10.0, FROM_HALF)
 
@@ -32,21 +32,24 @@ _log = structlog.get_logger(__name__)
 
 
 class MessageTaker(Protocol):
-    """Where messages go."""
+    """The receiver of messages."""
 
     def take(self, bodies: Sequence[str]) -> None:
         """Handle the bodies of one receive, TAKE_CHARS at a time. Must not raise."""
 
 
 class QueueOwner(Protocol):
-    """Who can replace the queue."""
+    """The owner of the queue, who can replace it."""
 
     async def rebuild(self) -> None:
-        """Leave an open queue behind. Raises PortError: then it is called again after a pause."""
+        """Open another queue. Raises PortError; then it is called again after a pause."""
 
 
 class Poller:
-    """Receives, hands on, then has deleted: what was not handed on comes again."""
+    """Receives messages, hands them on, and then has them deleted.
+
+    A message that was not handed on comes again.
+    """
 
     def __init__(
         self,
@@ -69,30 +72,30 @@ class Poller:
 
     @property
     def failures(self) -> int:
-        """Receives that failed in a row."""
+        """The number of receives that failed in a row."""
         return self._failures
 
     @property
     def is_gone(self) -> bool:
-        """The queue is known to be gone, or given up, and no other is there yet."""
+        """Whether the queue is gone, or given up, and not yet replaced."""
         return self._state.is_gone
 
     @property
     def left(self) -> int:
-        """Messages that were not deleted, since the start."""
+        """The number of messages that were not deleted, since the start."""
         return self._deleter.left
 
     @property
     def undeleted(self) -> str:
-        """Why messages cannot be deleted; "" as long as they can."""
+        """The reason why messages cannot be deleted; "" as long as they can."""
         return self._deleter.trouble
 
     async def run(self) -> None:
         """Poll until cancelled.
 
-        What a cancelled receive had taken comes again after its visibility time-out.
+        Messages that a cancelled receive had taken come again after their visibility time-out.
 
-        Messages that wait to be deleted are left: at the end of a node they go with their queue.
+        Messages that wait to be deleted are left. At the end of a node they go with the queue.
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._deleter.run())
@@ -101,7 +104,10 @@ class Poller:
                     self._receive_more(tasks)
 
     async def _poll_once(self) -> bool:
-        """One receive, or what has to be done instead. True = it was full: others may wait."""
+        """Receive once, or rebuild the queue.
+
+        True = the receive was full, so more messages may wait.
+        """
         if self._state.is_gone:
             await self._try_rebuild()
             return False
@@ -117,7 +123,7 @@ class Poller:
             await self._back_off(error)
             return False
         if self._state.is_gone and not messages:
-            # Given up for a rebuild: that says nothing of how the queue does.
+            # The receive was given up for a rebuild. That says nothing about the queue.
             return False
         self._failures = 0
         self._note_lag(messages)
@@ -127,7 +133,7 @@ class Poller:
     async def _receive(self) -> Sequence[Message]:
         """One long poll, which `rebuild_next` may end.
 
-        What it took is with the queue that is replaced.
+        Messages that it took go with the old queue.
         """
         self._state.receiving = asyncio.ensure_future(self._queue.receive())
         try:
@@ -148,7 +154,7 @@ class Poller:
         counters.messages += len(messages)
         for number, portion in enumerate(_portions(messages)):
             if number:
-                # Clients have their turn: what a full receive brings is up to 2.5 MB to decode.
+                # Clients have their turn. A full receive brings up to 2.5 MB to decode.
                 await asyncio.sleep(0)
             self._intake.take([message.body for message in portion])
             self._deleter.add(message.receipt for message in portion)
@@ -162,7 +168,7 @@ class Poller:
         )
 
     def _receive_more(self, tasks: asyncio.TaskGroup) -> None:
-        """Further receivers, which end with the first receive that is not full."""
+        """Start another receiver. It ends with its first receive that is not full."""
         if len(self._state.extra) < POLLERS_MAX - 1:
             task = tasks.create_task(self._drain())
             self._state.extra.add(task)
@@ -174,7 +180,7 @@ class Poller:
             try:
                 messages = await self._queue.receive()
             except PortError:
-                # The main receiver meets the same error and decides.
+                # The main receiver meets the same error and handles it.
                 self.counters.receives["failed"] += 1
                 return
             self._note_lag(messages)
@@ -190,7 +196,7 @@ class Poller:
             await self._back_off(error)
         else:
             self.counters.rebuilds += 1
-            # Asked for meanwhile: the new queue belongs to what is lost as well.
+            # If another rebuild was requested meanwhile, the new queue is to be replaced as well.
             self._state.is_gone = self._state.asked != asked
             self._failures = 0
 
@@ -203,7 +209,7 @@ class Poller:
 
 
 def _portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """`messages` in order, as many together as have TAKE_CHARS, or one that is longer."""
+    """`messages` in order, in portions of up to TAKE_CHARS, or of one longer message."""
     portion: list[Message] = []
     size = 0
     for message in messages:

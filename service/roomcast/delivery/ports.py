@@ -1,4 +1,4 @@
-"""The topic, this instance's queue, and the sockets, as delivery needs them."""
+"""The ports of delivery: the topic, this instance's queue, and the sockets."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Gone(PortError):
     """The queue does not exist any more."""
 
 
-# Turns lines of JSON, joined by line breaks, into one frame of the transport, in the encoding that its clients asked
-# for: once for all the sinks that it goes to.
+# Turns lines of JSON, joined by line breaks, into one frame of the transport, in the encoding that
+# its clients asked for. The same frame goes to many sinks.
 Framer = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the queue; `receipt` is needed to delete it.
+    """One message of the queue. `receipt` is needed to delete it.
 
     `sent_at_ms`: when the queue got it, by the clock of the queue; 0 = not known.
     """
@@ -42,40 +42,50 @@ class Message:
 
 
 class InstanceQueue(Protocol):
-    """This instance's own queue and its subscription to the topic. Delivery is at least once, in any order."""
+    """This instance's own queue and its subscription to the topic.
+
+    Delivery is at least once, in any order.
+    """
 
     async def open(self, name: str) -> None:
-        """Create the queue (policy and tags in the create call) and subscribe it. Raises Refused, Throttled, UnknownOutcome."""
+        """Create the queue (policy and tags in the create call) and subscribe it.
+
+        Raises Refused, Throttled, UnknownOutcome.
+        """
 
     async def receive(self) -> Sequence[Message]:
-        """Long poll: up to 10 messages, empty after about 20 s. Raises Gone, Throttled, UnknownOutcome, Refused."""
+        """Long poll: up to 10 messages, empty after about 20 s.
+
+        Raises Gone, Throttled, UnknownOutcome, Refused.
+        """
 
     async def delete(self, receipts: Sequence[str]) -> None:
         """Acknowledge any number of messages, in batches of 10.
 
-        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be: they come again. What is gone is success.
+        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be deleted: they come
+        again. A message that is already deleted counts as success.
         """
 
     async def close(self) -> None:
-        """Unsubscribe, then delete the queue. Idempotent; what is gone already is success."""
+        """Unsubscribe, then delete the queue. Idempotent: what is already gone is no error."""
 
 
 class Topic(Protocol):
     """The SNS topic that every instance's queue is subscribed to."""
 
     async def publish(self, body: str) -> None:
-        """One message of at most ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
+        """Send a message of up to ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
 
 
 class CatchUpRequest(Protocol):
-    """Whoever may not have heard everything asks for a look at the ends of all open channels."""
+    """Takes requests to look at all open channels' tails, when messages may be lost."""
 
     def request(self) -> None:
         """Returns at once."""
 
 
 class QueueRebuilder(Protocol):
-    """Whoever finds that the queue does not bring what it should asks for another one."""
+    """Takes requests to replace the queue, when messages are missing."""
 
     def rebuild_next(self) -> None:
         """Returns at once."""
@@ -86,7 +96,10 @@ class Sink(Protocol):
 
     @property
     def framer(self) -> Framer:
-        """Makes its frames: the same object for all sinks of one encoding, always the same for one sink."""
+        """Makes its frames. All sinks of one encoding share it, and a sink always keeps it."""
 
     def send(self, frame: bytes) -> None:
-        """Queue one whole frame, made by its framer. Never blocks, never raises; a slow peer is cut off."""
+        """Queue one whole frame, made by its framer.
+
+        Never blocks and never raises. A slow peer is cut off.
+        """

@@ -1,4 +1,4 @@
-"""Publishing to channels without history: as a signal to all nodes."""
+"""Publishes to channels without history, by a signal to all nodes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["Publisher"]
 class Publisher:
     """One a node.
 
-    `signal` delivers a signal to this node's clients and the others'; False = it was shed.
+    `signal` delivers a signal to the clients of all nodes; False = it was dropped.
     """
 
     def __init__(self, new_id: NewId, signal: Callable[[Signal], bool], *, node: str) -> None:
         self._new_id = new_id
         self._signal = signal
         self._node = node
-        # Publications that went to nodes and clients without a log.
+        # The number of publications that were sent as signals.
         self.signalled = 0
 
     def send(self, channel: str, published: Publication) -> None:
-        """Best effort, without an offset: everybody gets it, or nobody.
+        """Publish as best effort, without an offset: to all nodes or to none.
 
         Raises Full, TooLarge and Unencodable.
         """
@@ -59,5 +59,5 @@ class Publisher:
             case Full() | NotAppended():
                 return Error.TOO_MANY_REQUESTS
             case _:
-                # Nobody knows whether it is in the log, or will be.
+                # It may be in the log, now or later.
                 return Error.INTERNAL

@@ -1,8 +1,9 @@
-"""How late messages come out of a queue, and how far this node's clock is from the queue's: two readings of one difference.
+"""Measures how late a queue's messages come, and how far this node's clock is from the queue's.
 
-A message says when the queue got it, by the queue's clock. What passed until then on this node's clock is how late it came,
-and how far the clocks differ. The smallest difference of the last minutes tells the latter: among many messages some come
-at once. Only receives count that emptied the queue: behind a backlog even the quickest message is late.
+A message says when the queue got it, by the queue's clock. The difference to this node's clock on
+receipt has two parts: how late the message is, and how far the clocks differ. The smallest
+difference of the last minutes shows the second part, because among many messages some are not late.
+Only receives that emptied the queue count: behind a backlog even the quickest message is late.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from typing import Final
 
 __all__ = ["WINDOW_S", "QueueClock"]
 
-# For so long a difference is remembered: longer than a node is without any message, since canaries come.
+# How long a difference is remembered. Canaries come more often, so a node always has one.
 WINDOW_S: Final = 300.0
-# In so many parts, of each of which the smallest difference is kept.
+# The window has so many parts. For each of them, the smallest difference is kept.
 _PARTS: Final = 10
 _PART_S: Final = WINDOW_S / _PARTS
 
 
 class QueueClock:
-    """Milliseconds; `now_s` is monotonic."""
+    """The two readings, in ms. `now_s` is monotonic."""
 
     __slots__ = ("_parts", "lag_ms", "skew_ms")
 
@@ -29,13 +30,17 @@ class QueueClock:
         self._parts: deque[tuple[float, int]] = deque()
         # How late the newest message of the last receive came; 0 when there was none.
         self.lag_ms = 0
-        # How far this node's clock is ahead of the queue's; negative: behind. The few ms that each message takes are in it.
+        # How far this node's clock is ahead of the queue's; negative: behind. It includes the few
+        # ms that each message takes.
         self.skew_ms = 0
 
     def received(self, difference_ms: int | None, now_s: float, *, emptied: bool) -> None:
-        """One receive. `difference_ms`: this node's clock, less when the queue got the newest message; None = no message.
+        """Take the result of one receive.
 
-        `emptied`: nothing is left in the queue, as far as can be told.
+        `difference_ms`: this node's clock minus the time when the queue got the newest message;
+        None = no message.
+
+        `emptied`: the queue is probably empty now.
         """
         if difference_ms is None:
             self.lag_ms = 0

@@ -1,4 +1,4 @@
-"""How this node's queue does: whether it has to be replaced, and how late it brings messages."""
+"""The state of this node's queue: whether it must be replaced, and how late its messages come."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["QueueState"]
 class QueueState:
     """One a node.
 
-    The poller keeps it; whoever finds that the queue does not bring what it should asks here.
+    The poller keeps it. A part of the node that misses messages requests a rebuild here.
     """
 
     def __init__(self) -> None:
-        # A rebuild is due. One that failed may have left a queue that can be received from, but is
+        # Whether a rebuild is due. A failed rebuild may leave a queue that can be polled, but is
         # not subscribed.
         self.is_gone = False
-        # How often a rebuild was asked for.
+        # How often a rebuild was requested.
         self.asked = 0
-        # The receive that is under way, and the receivers beside it.
+        # The receive that is under way, and the additional receivers.
         self.receiving: asyncio.Task[Sequence[Message]] | None = None
         self.extra: set[asyncio.Task[None]] = set()
         self.clock = QueueClock()
 
     @property
     def lag_ms(self) -> int:
-        """How late the newest message of the last receive came, less what the clocks differ.
+        """How late the newest message of the last receive came, in ms, corrected by the skew.
 
         0 = nothing came.
         """
@@ -42,7 +42,7 @@ class QueueState:
         return self.clock.skew_ms
 
     def rebuild_next(self) -> None:
-        """Replace the queue now: it does not bring what it should.
+        """Have the queue replaced now, because messages are missing.
 
         The receive that is under way is given up.
         """
@@ -50,6 +50,6 @@ class QueueState:
         self.asked += 1
         if self.receiving is not None:
             self.receiving.cancel()
-        # What they bring would be taken for a proof that the next queue hears.
+        # Their messages would count as a proof of the next queue.
         for extra in self.extra:
             extra.cancel()

@@ -1,7 +1,7 @@
-"""What a client that comes back gets: the publications it missed, or word that they cannot be had.
+"""Recovers clients that come back: finds the missed publications, or that they cannot be had.
 
-A ring keeps a channel's recent publications as they were sent, so that a mass of clients that
-reconnect at once costs the log one read or none.
+A ring keeps a channel's recent publications as they were sent. So many clients that reconnect at
+once cost the log one read or none.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = [
     "recover",
 ]
 
-# Bytes of publications that a channel's ring keeps, and so what one recovery may bring. Half of the
-# smallest outgoing queue of a connection, so that a recovery is never taken for slowness.
+# Bytes of publications that a channel's ring keeps, and so the bytes of one recovery. It is half of
+# a connection's smallest outgoing queue, so that a recovery never makes a client look slow.
 RING_BYTES_MAX: Final = 512 * 1024
-# Bytes that the rings of all channels of a node keep together. A channel whose ring was emptied is
-# recovered from the log.
+# Bytes that the rings of all channels of a node keep together. When a ring was emptied, its channel
+# is recovered from the log.
 RINGS_BYTES_MAX: Final = 256 * 1024 * 1024
-# Bytes that a publication in a ring takes besides its line: two objects, and their place in a
-# queue.
+# Bytes of memory that a publication in a ring takes besides its line: two objects and their place
+# in a queue.
 _SENT_BYTES: Final = 160
 
 
@@ -57,21 +57,21 @@ class Ring:
 
     @property
     def weight(self) -> int:
-        """Bytes of memory, about."""
+        """Bytes of memory, approximately."""
         return self._bytes + len(self._sent) * _SENT_BYTES
 
     def clear(self) -> None:
-        """Forget everything: the log has it."""
+        """Empty the ring. The log has the publications."""
         self._sent.clear()
         self._bytes = 0
 
     @property
     def first(self) -> int:
-        """The offset of the oldest; 0 when empty."""
+        """The offset of the oldest publication; 0 when empty."""
         return self._sent[0].offset if self._sent else 0
 
     def append(self, sent: Sequence[Sent]) -> None:
-        """Add newer publications; a hole before them empties the ring first."""
+        """Add newer publications. A hole before them empties the ring first."""
         for each in sent:
             if self._sent and each.offset != self._sent[-1].offset + 1:
                 self.clear()
@@ -99,7 +99,7 @@ class Ring:
             self._bytes += each.size
 
     def after(self, offset: int, top: int) -> list[Sent] | None:
-        """Everything in (`offset`, `top`]; None when the ring does not reach back that far."""
+        """The publications in (`offset`, `top`]; None when the ring does not reach back so far."""
         if offset >= top:
             return []
         if not self._sent or self._sent[0].offset > offset + 1 or self._sent[-1].offset != top:
@@ -108,9 +108,9 @@ class Ring:
 
 
 class Rings:
-    """Bounds what all rings of a node keep.
+    """Bounds the memory of all rings of a node.
 
-    Beyond the bound, rings that were used least recently are emptied, but never the last one used.
+    Beyond the bound, the least recently used rings are emptied, but never the last one used.
     """
 
     def __init__(self, bytes_max: int = RINGS_BYTES_MAX) -> None:
@@ -124,7 +124,7 @@ class Rings:
         self.used(ring)
 
     def used(self, ring: Ring) -> None:
-        """Something was added to `ring`, or it answered somebody."""
+        """Mark `ring` as used: it got publications or served a recovery."""
         self.drop(ring)
         self._weights[ring] = weight = ring.weight
         self.bytes += weight
@@ -134,16 +134,16 @@ class Rings:
             oldest.clear()
 
     def drop(self, ring: Ring) -> None:
-        """Its channel is forgotten. Idempotent."""
+        """Remove the ring of a closed channel. Idempotent."""
         self.bytes -= self._weights.pop(ring, 0)
 
 
 @dataclass(slots=True)
 class Trim:
-    """Which offsets of a channel are hidden: those up to `offset`.
+    """The hidden offsets of a channel: those up to `offset`.
 
-    The channel's head has the offset; it was last read at `read_at_s` (monotonic). Between two
-    reads other nodes hint at more to hide. `hints` counts these.
+    The channel's head has the offset. It was last read at `read_at_s` (monotonic s). Between two
+    reads, other nodes send hints that more is hidden. `hints` counts them.
     """
 
     offset: int = 0
@@ -156,10 +156,9 @@ class Trim:
         self.hints += 1
 
     def read(self, head: Head | None, hints: int, now_s: float) -> None:
-        """Take the head's word, even where it hides less than a hint: a hint may be made up.
+        """Take the offset of the head, even if it is less than a hint's: a hint may be made up.
 
-        `hints`: how many had come before the head was read. A later one may know more than the
-        head.
+        `hints`: their count before the head was read. A later hint may be newer than the head.
         """
         offset = head.trim if head else 0
         self.offset = offset if self.hints == hints else max(self.offset, offset)
@@ -168,10 +167,10 @@ class Trim:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What of a channel's history may be seen.
+    """The visible part of a channel's history.
 
-    `size`: the newest so many publications, in one recovery `limit` at most. None of them is at or
-    before `trim`, or was appended before `cutoff_ts` (ms).
+    It has the newest `size` publications, but none at or before offset `trim`, and none that was
+    appended before `cutoff_ts` (ms). One recovery brings `limit` at most.
     """
 
     size: int
@@ -182,7 +181,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Every publication that was missed, ascending."""
+    """All missed publications, ascending."""
 
     sent: tuple[Sent, ...]
 
@@ -196,8 +195,8 @@ class Unrecovered:
 class LogNeeded:
     """The log must be read first.
 
-    `ahead`: after the channel's top, because the client has seen more than this node. Otherwise
-    what the ring does not hold any more.
+    `ahead`: read after the channel's top, because the client has seen more than this node.
+    Otherwise read what the ring no longer holds.
     """
 
     ahead: bool
@@ -207,7 +206,7 @@ Answer = Recovered | Unrecovered | LogNeeded
 
 
 def recover(since: StreamPosition, position: StreamPosition, ring: Ring, window: Window) -> Answer:
-    """The answer to a client that saw everything up to `since`; the channel stands at `position`.
+    """The answer to a client that saw everything up to `since`, with the channel at `position`.
 
     An empty epoch in `since` stands for the channel's own (Centrifuge protocol: subscribe,
     recovery).

@@ -1,11 +1,11 @@
-"""One channel's order: which records are repeats, which come next, which wait for a hole to fill.
+"""Puts one channel's records in order: drops repeats and holds records until holes are filled.
 
 Theory of operation. Records of a channel arrive repeated, reordered, or not at all; the log holds
 them all. The resequencer knows the last offset it let through (`top`), and lets a record through
 only when it continues there. A record ahead of `top` is held. The hole before it gets a short while
-to fill by itself; then it is to be read from the log. Holding only saves reads: whatever is dropped
-from the held records is in the log too. Two things cannot be repaired: a hole in the log itself,
-and another epoch. Then subscribers must be told.
+to fill by itself. Then it must be read from the log. Holding only saves reads: a held record that
+is dropped is in the log too. Two things cannot be repaired: a hole in the log itself, and another
+epoch. Then subscribers must be told.
 
 Why there are epochs. An offset alone does not say which publication is meant, because offsets can
 be used again: a channel whose items have all expired starts at 1 again. Take a channel of three
@@ -17,10 +17,11 @@ publications, and a client that sees them and goes away:
 By its offset the client stands at the end and has missed nothing, though it has seen none of "d",
 "e" and "f". Had it left with offset 1, it would get "e" and "f" behind "a", as if nothing were
 missing. A position is therefore an epoch and an offset: (x, 3) is no place in y, and the client
-learns that it cannot be recovered. The same holds for records. One of x says nothing of what comes
-next in y, so the resequencer drops it, and wants the log asked which of the two is the channel's.
+learns that it cannot be recovered. The same holds for records. A record of x says nothing about
+what comes next in y. So the resequencer drops it, and asks for a read of the log to decide which of
+the two is the channel's epoch.
 
-Pure: time comes in as monotonic seconds, publications and wishes go out.
+Pure: monotonic seconds come in; publications and requests for reads go out.
 """
 
 from __future__ import annotations
@@ -35,26 +36,30 @@ from roomcast.wire.publication import Publication, Record, StreamPosition
 
 __all__ = ["HELD_BYTES_MAX", "HELD_PUBLICATIONS_MAX", "Next", "Resequencer", "weight"]
 
-# Publications held ahead of a hole, a channel. Beyond either bound they are dropped, and read from
-# the log.
+# Publications of one channel that are held ahead of a hole. Beyond either bound they are dropped,
+# and read from the log later.
 HELD_PUBLICATIONS_MAX: Final = 1000
 HELD_BYTES_MAX: Final = 1024 * 1024
-# Epochs known not to be the channel's: stragglers of an epoch before, or of another table.
+# Epochs that are known not to be the channel's. Their records are late ones of an earlier epoch, or
+# come from another table.
 _REFUTED_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """Publications that come next, ascending, without a hole; `ts` of their append in ms."""
+    """Publications that come next, ascending and without a hole.
+
+    `ts`: the time of their append in ms.
+    """
 
     publications: tuple[Publication, ...]
     ts: int
 
 
 def weight(record: Record) -> int:
-    """Bytes of its publications as clients get them.
+    """Bytes of the record's publications as clients get them.
 
-    A publication that cannot be encoded weighs as much as all that may be held.
+    A publication that cannot be encoded counts as much as everything that may be held.
     """
     try:
         return sum(
@@ -68,8 +73,8 @@ def weight(record: Record) -> int:
 class Resequencer:
     """The order of one channel, from a position that a consistent read of the log gave.
 
-    `read_at`: when the log is to be read after `top` (monotonic s); None = nothing is missing.
-    `doubted`: an epoch that a record claims, to be looked up in the log; None = no doubt.
+    `read_at`: when the log must be read after `top` (monotonic s); None = nothing is missing.
+    `doubted`: an epoch that a record claims and that must be looked up in the log; None = no doubt.
     """
 
     __slots__ = (
@@ -92,7 +97,7 @@ class Resequencer:
         self.read_at: float | None = None
         self.doubted: str | None = None
         self._gap_wait_s = gap_wait_s
-        # By offset: the record and its weight.
+        # The held records and their weights, by first offset.
         self._held: dict[int, tuple[Record, int]] = {}
         self._held_publications = 0
         self._held_bytes = 0
@@ -110,9 +115,9 @@ class Resequencer:
         return self._known
 
     def offer(self, record: Record, now_s: float) -> list[Next]:
-        """Take one record, from wherever it comes.
+        """Take one record, from any source.
 
-        Returns what may go to subscribers now, in order.
+        Returns the publications that may go to subscribers now, in order.
         """
         if record.epoch != self.epoch:
             if not self.has_refuted(record.epoch):
@@ -133,14 +138,14 @@ class Resequencer:
         return passed
 
     def exists(self, top: int, now_s: float) -> None:
-        """The log reaches `top`: what is missing up to there is to be read at once."""
+        """The log reaches `top`. Missing publications up to there must be read at once."""
         if top > self._known:
             self._known = top
         if self.top < self._known:
             self.read_at = now_s
 
     def refute(self, epoch: str) -> None:
-        """`epoch` is not the channel's: that is the log's answer."""
+        """The log says that `epoch` is not the channel's."""
         self._refuted.append(epoch)
         if self.doubted == epoch:
             self.doubted = None
@@ -150,17 +155,18 @@ class Resequencer:
         return epoch in self._refuted
 
     def reading(self) -> int:
-        """A read of everything after `top` begins. Returns the offset it must reach, for `read`."""
+        """A read after `top` begins. Returns the offset that it must reach, for `read`."""
         self.read_at = None
         return self._known
 
     def read(
         self, records: Iterable[Record], must_reach: int, now_s: float
     ) -> tuple[list[Next], bool]:
-        """Take what a consistent read after `top` found.
+        """Take the records of a consistent read after `top`.
 
-        Returns what may go to subscribers, and False if the log has a hole: then tell them.
-        `must_reach` is from `reading`: what was known to exist before the read began must be in it.
+        Returns the publications that may go to subscribers, and False if the log has a hole, of
+        which they must be told. `must_reach` is from `reading`: the read must have everything that
+        was known to exist before it began.
         """
         passed: list[Next] = []
         for record in records:
@@ -196,7 +202,7 @@ class Resequencer:
     def _hold(self, record: Record) -> None:
         """Keep `record` if there is room.
 
-        Otherwise it is known to exist, and becomes a hole itself.
+        Otherwise the record is dropped. It is known to exist, so it becomes a part of the hole.
         """
         count = record.last - record.offset + 1
         if record.offset in self._held or self._held_publications + count > HELD_PUBLICATIONS_MAX:

@@ -1,4 +1,4 @@
-"""Signals to all nodes, and who on this node listens to which kind."""
+"""Sends signals to all nodes, and registers this node's listeners by kind of signal."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["NodeBus", "SignalBus", "SignalListener", "SignalListeners"]
 
 
 class SignalBus(Protocol):
-    """How a part of a node speaks to all nodes."""
+    """The way of a node's parts to send signals to all nodes."""
 
     def send(self, signal: Signal) -> bool:
-        """To the other nodes and to this one's clients, or to nobody: False = shed."""
+        """Send to the other nodes and this one's clients, or to nobody: False = it was dropped."""
 
 
 class SignalListener(Protocol):
-    """What a kind of signals is for."""
+    """The listener of a kind of signals."""
 
     def __call__(self, signal: Signal, /) -> None: ...
 
 
 class SignalListeners(Mapping[str, SignalListener]):
-    """By kind, who is told of signals that are for the node and not for a channel."""
+    """By kind, the listeners of signals that are for the node and not for a channel."""
 
     def __init__(self) -> None:
         self._by_kind: dict[str, SignalListener] = {}

@@ -1,7 +1,7 @@
-"""Signals: what nodes tell each other without an offset, and what of it a node has heard before.
+"""Signals, the messages between nodes that have no offset, and a memory that drops repeats.
 
-Orders (service/roomcast/fleet/order_signals.py) and surveys (service/roomcast/fleet/node_info_signals.py) are
-signals as well.
+Orders (service/roomcast/fleet/order_signals.py) and surveys
+(service/roomcast/fleet/node_info_signals.py) are signals as well.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = [
     "trimmed_to",
 ]
 
-# A node greets itself through the topic when it starts: the proof that its queue hears.
+# A node sends itself a greeting through the topic when it starts, to prove its queue.
 HELLO_CHANNEL: Final = RESERVED_PREFIX + "hello"
 
 TRIM_KIND: Final = "trim"
 
-# Signals remembered to drop repeats. SQS repeats a message within its visibility time-out, if at
-# all.
+# Signals that are remembered to drop repeats. SQS repeats a message within its visibility time-out,
+# if at all.
 HEARD_MAX: Final = 10_000
 
 
 def publication(node: str, signal_id: str, channel: str, published: Publication) -> Signal:
-    """A publication of a channel without history; the body is its stored form."""
+    """A publication of a channel without history. The body is its stored form."""
     return Signal("pub", signal_id, node, channel, published.stored())
 
 
@@ -53,14 +53,14 @@ def leave(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
 
 
 def hello(node: str, signal_id: str) -> Signal:
-    """`node` greets itself; the id tells it which greeting came back."""
+    """A greeting of `node` to itself. By the id it knows which greeting came back."""
     return Signal("hello", signal_id, node, HELLO_CHANNEL, None)
 
 
 def trim(node: str, signal_id: str, channel: str, offset: int) -> Signal:
-    """The channel's log up to `offset` is not shown any more.
+    """The channel's log is hidden up to `offset`.
 
-    The channel's head has it too. Nodes may have kept some of what is hidden.
+    The channel's head has the offset too. But nodes may keep hidden publications in memory.
     """
     return Signal(TRIM_KIND, signal_id, node, channel, offset)
 
@@ -72,7 +72,7 @@ def trimmed_to(signal: Signal) -> int:
 
 
 class Heard:
-    """The newest signals' ids, bounded."""
+    """The ids of the newest signals, bounded in number."""
 
     __slots__ = ("_ids", "_max")
 
@@ -81,7 +81,7 @@ class Heard:
         self._max = heard_max
 
     def first_time(self, signal: Signal) -> bool:
-        """Whether `signal` was not heard before; remembers it."""
+        """Whether `signal` is new. Remembers it."""
         key = (signal.node, signal.id)
         if key in self._ids:
             return False

@@ -1,8 +1,8 @@
-"""When to look at the end of each open channel's log: once in a while, and soon when asked.
+"""Schedules checks of each open channel's tail: once in a while, and soon on request.
 
-Looks that were asked for come first, in the order of asking. When all are asked for again, a
-channel that still waits keeps its place and gets one look. A channel that had its look, or whose
-look is under way, gets another.
+Requested looks come first, in the order of the requests. A request is for all channels. At another
+request, a channel that still waits keeps its place and gets one look. A channel that had its look,
+or whose look is under way, gets another.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 
 __all__ = ["TailChecks"]
 
-# Looks come at a random moment from 3/4 to 5/4 of their interval.
+# Looks come at a random time from 3/4 to 5/4 of their interval.
 _EARLIEST: Final = 0.75
 _JITTER: Final = 0.5
-# A look that failed is repeated sooner than the interval says, but not at once: the channel may be
-# what is broken.
+# A failed look is repeated before its interval is over, but not at once: the channel itself may be
+# broken.
 _RETRY_S: Final = 30.0
-# Stale entries of the heap, besides as many as there are channels, before it is made anew.
+# The heap is rebuilt when its stale entries exceed the number of channels by this.
 _STALE_MAX: Final = 64
 
 
@@ -31,27 +31,28 @@ class TailChecks:
 
     def __init__(self, every_s: float) -> None:
         self.every_s = every_s
-        # When each open channel is due; infinity = its look is under way.
+        # When the look of each open channel is due; infinity = it is under way.
         self._due: dict[str, float] = {}
-        # The same, the earliest first; an entry that differs from `_due` counts no more.
+        # The same, the earliest first. An entry that differs from `_due` is stale.
         self._heap: list[tuple[float, str]] = []
-        # A plain dict takes ever longer for its first key as the ones before it go.
+        # Channels with requested looks. Not a plain dict: that takes ever longer to find its first
+        # key as earlier keys are removed.
         self._asked: OrderedDict[str, None] = OrderedDict()
         self._asked_at_s = -inf
 
     def __len__(self) -> int:
-        """Open channels."""
+        """The number of open channels."""
         return len(self._due)
 
     @property
     def asked(self) -> int:
-        """Channels whose looks were asked for and have not begun."""
+        """The number of channels whose requested looks have not begun."""
         return len(self._asked)
 
     def opened(self, channel: str, read_at_s: float, chance: float) -> None:
-        """Its end was found by a read that began at `read_at_s`.
+        """A channel opened: its tail is from a read that began at `read_at_s`.
 
-        If all looks were asked for since then, it gets another one.
+        If looks were requested since then, it gets one.
         """
         self._plan(channel, read_at_s + self._interval_s(self.every_s, chance))
         if read_at_s <= self._asked_at_s:
@@ -63,12 +64,12 @@ class TailChecks:
         self._due.pop(channel, None)
 
     def ask(self, now_s: float) -> None:
-        """Each open channel is to have a look that begins after now."""
+        """Request a look at each open channel that begins after now."""
         self._asked |= dict.fromkeys(self._due)
         self._asked_at_s = now_s
 
     def take(self, now_s: float) -> str | None:
-        """The channel to look at next, if there is one. Its look is under way until `done`."""
+        """The channel to look at next, if one is due. Its look is under way until `done`."""
         channel: str | None = None
         if self._asked:
             channel, _ = self._asked.popitem(last=False)
@@ -85,9 +86,9 @@ class TailChecks:
             self._plan(channel, now_s + self._interval_s(every_s, chance))
 
     def next_s(self) -> float:
-        """When the next look is due; infinity = nothing is open.
+        """When the next look is due; infinity = no channel is open.
 
-        What is opened from now on is due later than half an interval.
+        A channel that opens from now on is due after more than half an interval.
         """
         return -inf if self._asked else self._earliest_s()
 

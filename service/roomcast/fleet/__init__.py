@@ -1,1 +1,1 @@
-"""What nodes know of each other: leases, who is connected where, orders."""
+"""The fleet of nodes: leases, connected clients, node info and orders."""

@@ -1,4 +1,4 @@
-"""The queues and subscriptions of a deployment, as data, and how one tells whose a queue is."""
+"""The queues and subscriptions of a deployment, as data, and the test of a queue's ownership."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ __all__ = [
     "queue_tags",
 ]
 
-# Tags of every queue that a node makes. A name says nothing: anybody may begin a name with our
-# prefix.
+# Tags of every queue that a node makes. A name proves nothing: any program may use our prefix.
 APP_TAG: Final = "app"
 APP: Final = "roomcast"
 TOPIC_TAG: Final = "topic"
 # The lease under which the queue was made.
 NODE_TAG: Final = "node"
-# AWS takes no longer value of a tag. Only a topic with a very long name has a longer ARN; its end
-# tells it apart.
+# The longest value of a tag in AWS. Only a topic with a very long name has a longer ARN. The end of
+# it identifies the topic.
 _TAG_CHARS_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue that exists, whoever made it. `created_at` in ms."""
+    """An existing queue, of any owner. `created_at` is in ms."""
 
     name: str
     created_at: int
@@ -42,7 +41,7 @@ class Queue:
 class TopicSubscription:
     """One subscription of the topic.
 
-    `endpoint` is whatever was subscribed: a queue's ARN, an address.
+    `endpoint` is the subscriber: a queue's ARN, or an address.
     """
 
     arn: str
@@ -51,9 +50,9 @@ class TopicSubscription:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What tells one set of nodes from another in the same account.
+    """Identifies one set of nodes in an AWS account.
 
-    Raises ValueError when `topic_arn` is none.
+    Raises ValueError when `topic_arn` is no ARN of a topic.
     """
 
     topic_arn: str
@@ -70,24 +69,24 @@ class Deployment:
         return f"arn:{partition}:sqs:{region}:{account}:{name}"
 
     def queue_of(self, endpoint: str) -> str | None:
-        """The name of the queue that a subscription leads to.
+        """The name of the queue that is the `endpoint` of a subscription.
 
-        None: it is of another kind, account or region.
+        None: the endpoint is of another kind, account or region.
         """
         before = self.queue_arn("")
         name = endpoint.removeprefix(before)
         return name if endpoint.startswith(before) and name and ":" not in name else None
 
     def has_subscription(self, arn: str) -> bool:
-        """Whether `arn` is that of a subscription of this topic."""
+        """Whether `arn` is the ARN of a subscription of this topic."""
         return arn.startswith(f"{self.topic_arn}:")
 
     def is_ours(self, queue: Queue) -> bool:
-        """Whether a node of this deployment made it, as its tags say."""
+        """Whether a node of this deployment made `queue`, according to its tags."""
         tags = queue.tags
         return queue_tags(self.topic_arn, tags.get(NODE_TAG, "")).items() <= tags.items()
 
 
 def queue_tags(topic_arn: str, node: str) -> dict[str, str]:
-    """The tags with which the node of lease `node` makes its queue."""
+    """The tags of a queue that the node with lease `node` makes."""
     return {APP_TAG: APP, TOPIC_TAG: topic_arn[-_TAG_CHARS_MAX:], NODE_TAG: node}

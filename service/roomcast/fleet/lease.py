@@ -1,6 +1,6 @@
-"""This node's lease: that it lives, and what it holds.
+"""Writes this node's lease, which says that the node lives and what it holds.
 
-Who finds a lease expired may clean up after its node.
+Any process that finds a lease expired may clean up after its node.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["LeaseKeeper", "LeaseOwner", "NothingToReport"]
 
 _log = structlog.get_logger(__name__)
 
-# A heartbeat comes early by up to this part of its interval, so that nodes that started together
+# A heartbeat comes earlier by up to this part of its interval, so that nodes that started together
 # drift apart.
 _JITTER: Final = 0.2
-# After one that failed the next comes in this part of the interval: before the lease has ended
-# there are several, and whoever looks learns of a table that fails.
+# After a failed heartbeat, the next one comes after this part of the interval. So several are tried
+# before the lease expires, and the health check soon sees that the table fails.
 _AGAIN: Final = 1 / 3
-# Rows of lost answers that are dropped at the end as well; older ones have expired and were cleaned
-# up after.
+# Ids of rows with unknown outcome that are dropped at the end as well. Older ones have expired and
+# were cleaned up.
 _UNSURE_MAX: Final = 20
 
 
@@ -36,12 +36,12 @@ class LeaseOwner(Protocol):
     """The node whose lease it is."""
 
     def report(self, held: Lease) -> Lease:
-        """Asked at each heartbeat: the lease with what the node holds and hears now."""
+        """Complete the lease at each heartbeat: with what the node holds and hears now."""
 
     def lost(self, next_lease: Lease) -> None:
         """The lease was lost, and the next one is written.
 
-        Its queue is "" unless the queue is just being replaced.
+        The queue of the next lease is "" unless the queue is just being replaced.
         """
 
 
@@ -58,9 +58,9 @@ class NothingToReport:
 class LeaseKeeper:
     """Writes, renews and drops the lease of one node.
 
-    A heartbeat that is refused says that somebody took this node for dead and cleans up after it,
-    as happens to a node that could not reach the table for a while. What the old lease held is then
-    lost: the node goes on under a new lease, of another id, and its owner is told.
+    If a heartbeat is refused, another process took this node for dead and cleans up after it. That
+    happens when the node could not reach the table for a while. Everything that the old lease held
+    is then lost. The node goes on under a new lease with another id, and its owner is told.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LeaseKeeper:
         instance: str = "",
         version: str = "",
     ) -> None:
-        """`node`: the id of the first lease; `new_id` gives another one, never used before."""
+        """`node`: the id of the first lease. `new_id` returns ids that were never used before."""
         self._leases = leases
         self._clock = clock
         self._random = random
@@ -89,17 +89,16 @@ class LeaseKeeper:
         self._lease = Lease(
             node, "", "starting", now, now, now + self.ttl_ms, instance=instance, version=version
         )
-        # When the table took a heartbeat last (wall clock, ms), and how many it has not taken
-        # since.
+        # When the table last took a heartbeat (wall clock, ms), and how many have failed since.
         self.taken_ms = now
         self.failures = 0
-        # The newest canaries that other leases told, by node, when they were looked at last.
+        # The newest canaries of other nodes by the last read of the leases, by node.
         self._canaries: dict[str, int] = {}
-        # Whether the row is there, as far as this node knows.
+        # Whether the row exists, as far as this node knows.
         self._stored = False
-        # Ids whose rows may be there all the same: the answer was lost.
+        # Ids whose rows may exist as well, because the answer was lost.
         self._unsure: list[str] = []
-        # From the first `hold` to `drop`: the time in which a row should be there.
+        # Whether a row should exist: from the first `hold` to `drop`.
         self._wanted = False
         self._is_anew = False
         self._writing = asyncio.Lock()
@@ -111,37 +110,40 @@ class LeaseKeeper:
 
     @property
     def has_ended(self) -> bool:
-        """Whether others take this node for dead: so long has the table taken no heartbeat."""
+        """Whether the lease has expired, so that others take this node for dead."""
         return self._clock.now_ms() - self.taken_ms >= self.ttl_ms
 
     @property
     def id(self) -> str:
-        """Of the lease as it is now: whom queue and presence entries belong to."""
+        """The id of the present lease, to which the queue and presence entries belong."""
         return self._lease.node
 
     async def hold(self, queue: str) -> None:
-        """Say that this node holds `queue`, before it is created. Raises PortError."""
+        """Record that this node holds `queue`, before it is created. Raises PortError."""
         async with self._writing:
             self._wanted = True
             self._lease = replace(self._lease, queue=queue)
             await self._write(queue)
 
     async def enter(self, state: str) -> None:
-        """Write a new state at once: live or draining. Errors are left to the next heartbeat."""
+        """Write a new state at once: live or draining.
+
+        After an error, the next heartbeat writes it.
+        """
         self._lease = replace(self._lease, state=state)
         await self._try_beat()
 
     async def run(self) -> None:
-        """Heartbeats until cancelled."""
+        """Send heartbeats until cancelled."""
         while True:
             pause_s = self._heartbeat_s * (1 - _JITTER * self._random())
             await asyncio.sleep(pause_s * _AGAIN if self.failures else pause_s)
             await self._try_beat()
 
     async def drop(self) -> None:
-        """This node holds nothing any more.
+        """Remove the lease: this node holds nothing any more.
 
-        Raises PortError; what is left then expires, and is cleaned up after.
+        Raises PortError. Then the remaining rows expire and are cleaned up.
         """
         async with self._writing:
             self._wanted = False
@@ -151,12 +153,12 @@ class LeaseKeeper:
             self._stored = False
 
     async def abandon(self, left_under: Collection[str] = ()) -> None:
-        """This node ends and leaves something behind.
+        """Expire the lease, because this node ends and leaves something behind.
 
-        Its lease ends now, so that somebody cleans up. Raises PortError.
+        Another process then cleans up. Raises PortError.
 
-        `left_under`: the leases under which there may be presence entries. For those that were lost
-        a lease is written that has ended: whoever took them may be through with them.
+        `left_under`: the leases under which presence entries may exist. For each lost one, an
+        expired lease is written again, because the clean-up of the first may be finished.
         """
         async with self._writing:
             self._wanted = False
@@ -190,7 +192,7 @@ class LeaseKeeper:
                 _log.warning("heartbeat_failed", failures=self.failures, reason=str(error))
 
     async def _write(self, queue_if_lost: str) -> None:
-        """Renew the lease; one that is lost is followed by another, which holds `queue_if_lost`.
+        """Renew the lease. If it is lost, write another, which holds `queue_if_lost`.
 
         Raises PortError.
         """
@@ -203,8 +205,8 @@ class LeaseKeeper:
         try:
             await self._leases.put(self._lease)
         except BaseException:
-            # It may be there, and be taken for dead before the next attempt: a row is put once, so
-            # that none that somebody cleans up after comes to life again.
+            # The row may exist, and its lease may expire before the next attempt. Each id is put
+            # only once, so that a row that is being cleaned up never comes to life again.
             self._unsure.append(self._lease.node)
             del self._unsure[:-_UNSURE_MAX]
             self._lease, self._is_anew = replace(self._lease, node=self._new_id()), True
@@ -219,7 +221,7 @@ class LeaseKeeper:
         self.taken_ms, self.failures = self._clock.now_ms(), 0
 
     def _take_another(self, queue: str) -> None:
-        """Under the old id somebody is cleaning up, or has done so: nothing new may carry it."""
+        """Go on under a new id. The old one is being cleaned up, so nothing new may use it."""
         lost, self._stored, self._is_anew = self._lease.node, False, True
         self._lease = replace(
             self._lease, node=self._new_id(), queue=queue, started_at=self._clock.now_ms()
@@ -235,9 +237,9 @@ class LeaseKeeper:
     async def newest_canary_elsewhere(self) -> int:
         """The newest canary of another node whose number grew; 0 = none. Raises PortError.
 
-        It grew since this was asked before. A number that does not grow proves nothing, and must
-        not hide those that do: whoever may write to the table could have made it up. Whether
-        leases have ended is a matter of clocks, and is not looked at.
+        It must have grown since the last call. A number that does not grow proves nothing: any
+        program that can write to the table could have made it up. It must not hide numbers that
+        grow. Expired leases count as well, because expiry depends on clocks.
         """
         before, leases = self._canaries, await self._leases.all()
         self._canaries = {
@@ -249,17 +251,17 @@ class LeaseKeeper:
         return max(filter(is_number, grown), default=0)
 
     async def newest_beat_elsewhere(self) -> int:
-        """When another node's heartbeat was taken last (ms); 0 = none. Raises PortError.
+        """The time of the newest heartbeat of another node (ms); 0 = none. Raises PortError.
 
-        By that node's clock, and not after now. What is further ahead than a lease lives is no
-        heartbeat, or of a clock that tells nothing: it would look new for ever.
+        It is by that node's clock, but not after now. A time that is ahead by more than a lease's
+        life does not count: it is made up or from a wrong clock, and would look new for ever.
         """
         now, own = self._clock.now_ms(), {self._lease.node, *self._unsure}
         beats = [each.heartbeat_at for each in await self._leases.all() if each.node not in own]
         return min(now, max((beat for beat in beats if beat <= now + self.ttl_ms), default=0))
 
     async def others_here(self) -> bool:
-        """Whether another node of this machine lives. Raises PortError."""
+        """Whether another node on this machine lives. Raises PortError."""
         now, own = self._clock.now_ms(), self._lease
         return any(
             each.instance == own.instance

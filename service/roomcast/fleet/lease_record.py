@@ -1,4 +1,4 @@
-"""What stands in the `nodes` table, as data: leases, and the tombstones of dead nodes."""
+"""The rows of the `nodes` table, as data: leases, and the tombstones of dead nodes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["Lease", "Standing", "Tombstone", "standing"]
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What a node holds, and how it is doing.
+    """What a node holds, and its figures.
 
-    Times in ms. `queue` is the queue's name, `state` starting | live | draining.
+    Times are in ms. `queue` is the queue's name, `state` is starting | live | draining.
 
     `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as
     they are not known. `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest
     message came out of the queue. `skew_ms`: how far the node's clock is ahead of the queue's,
-    negative: behind; 0 also when its release does not say. `users`: how many different ones are
-    connected. `channels`: those with subscribers. `reaped`: since when somebody has been cleaning
-    up after this node, 0 = nobody is.
+    negative: behind; 0 also when its release does not report it. `users`: the number of different
+    users connected. `channels`: the number of channels with subscribers. `reaped`: when the
+    clean-up after this node began, 0 = it has not.
     """
 
     node: str
@@ -43,11 +43,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """What stays of the lease of a dead node when all that it held was removed.
+    """The remains of a dead node's lease, after everything that it held was removed.
 
-    `cleared_at` in ms: when that was last so; the table calls it `buried`.
+    `cleared_at`: when the last removal ended (ms). The table calls it `buried`.
 
-    Its node may wake, and write presence entries before its next heartbeat tells it that the lease
+    The node may wake up, and write presence entries before its next heartbeat shows that the lease
     is lost.
     """
 
@@ -60,7 +60,7 @@ Standing = Literal["live", "expired", "reaped"]
 
 
 def standing(lease: Lease, now_ms: int) -> Standing:
-    """What a lease says about its node."""
+    """The standing of a lease's node."""
     if lease.reaped:
         return "reaped"
     return "live" if lease.expires_at > now_ms else "expired"

@@ -1,6 +1,6 @@
-"""What all nodes have: who lives, and which channels there are.
+"""Collects information of all nodes: the live nodes, and the channels with their clients.
 
-The leases tell the one, the nodes themselves answer the other.
+The first comes from the leases. For the second, the nodes are asked by a survey.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from roomcast.ports import Clock, NewId
 
 __all__ = ["ANSWERS_AT_ONCE", "ANSWERS_WAIT_S", "SURVEYS_MAX", "Counted", "Counts", "NodeInfo"]
 
-# How long nodes have to answer. What comes through SNS and SQS takes some 100 ms each way.
+# Seconds to wait for answers. SNS and SQS take some 100 ms each way.
 ANSWERS_WAIT_S: Final = 2.0
-# Surveys of this node that wait for answers at once; those who ask the same wait for the same one.
+# Surveys of this node that wait for answers at once. Equal requests share one survey.
 SURVEYS_MAX: Final = 8
-# Surveys that a node answers at once; others are passed over, and whoever asked says that its
-# answer is partial.
+# Surveys that a node answers at once. It ignores further ones, and the results of these are marked
+# as partial.
 ANSWERS_AT_ONCE: Final = 64
-# Names that are looked at before others have their turn.
+# Names that are matched before other tasks have their turn.
 _NAMES_A_TURN: Final = 500
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class Counts(Protocol):
 class Counted:
     """Clients by channel.
 
-    `whole`: False = a node did not answer, or there were more channels than fit.
+    `whole`: False = a node did not answer, or there were too many channels.
     """
 
     channels: dict[str, int]
@@ -72,20 +72,20 @@ class _Survey:
 
 
 class Background(Protocol):
-    """Runs what answers others."""
+    """Runs the answers to surveys."""
 
     def start(self, work: Coroutine[None, None, None]) -> object: ...
 
 
 class ThisNode(Protocol):
-    """What stands of this node in no table, or is newer than there."""
+    """Information about this node that is in no table, or newer than there."""
 
     @property
     def lease(self) -> str:
-        """The id of its lease as it is now."""
+        """The id of its present lease."""
 
     def numbers(self, held: Lease) -> Lease:
-        """Its lease with the numbers that are true now."""
+        """Its lease with the present figures."""
 
 
 class NodeInfo:
@@ -113,13 +113,13 @@ class NodeInfo:
         self._node = node
         self._surveys: dict[str, _Survey] = {}
         self._answering = 0
-        # By pattern: whoever asks meanwhile gets the same.
+        # By pattern. Further requests for a pattern share the survey.
         self._under_way: dict[str, SharedCall[Counted | None]] = {}
 
     async def nodes(self) -> Sequence[Lease]:
-        """The leases of the nodes that live, the oldest first.
+        """The leases of the live nodes, the oldest first.
 
-        What others have is as old as their heartbeat.
+        The figures of other nodes are as old as their last heartbeat.
 
         Raises PortError.
         """
@@ -133,9 +133,9 @@ class NodeInfo:
         )
 
     async def channels(self, pattern: str) -> Counted | None:
-        """Ask all nodes.
+        """Count the clients of all nodes by channel.
 
-        `pattern`: see `fits`. None = not now: too much is asked at once. Raises PortError.
+        `pattern`: see `fits`. None = too many surveys are under way. Raises PortError.
         """
         asked = self._under_way.get(pattern)
         if asked is None:
@@ -147,7 +147,7 @@ class NodeInfo:
         return await asked.result()
 
     async def _survey(self, pattern: str) -> Counted | None:
-        # A node that starts may not hear yet; it has no clients either.
+        # A node that starts may not hear yet, and has no clients.
         expected = frozenset(each.node for each in await self.nodes() if each.state != "starting")
         survey_id = self._new_id()
         survey = self._surveys[survey_id] = _Survey(
@@ -170,7 +170,7 @@ class NodeInfo:
     # ---- signals
 
     def heard(self, signal: Signal) -> None:
-        """A survey, of this node or another, or an answer to one."""
+        """Take a survey of this node or another, or an answer to one."""
         try:
             if signal.kind == "answer":
                 self._take(*answer_of(signal))

@@ -1,9 +1,9 @@
-"""A survey: which channels have how many clients.
+"""Surveys: signals that ask all nodes for their channels and clients, and the answers.
 
-All nodes answer. Here is also when enough of them have.
+This module also decides when all answers are in.
 
-One node asks, through the topic, and every node answers once, through the topic as well, with no
-more than fits. The answers are for the one that asked; the others pass over them.
+One node asks through the topic. Every node answers once, also through the topic, with as many
+channels as fit. The answers are for the node that asked; others ignore them.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ __all__ = [
     "survey_signal",
 ]
 
-# Names and numbers in one answer: it must leave room in a signal, which may hold 128 KiB.
+# Bytes of names and numbers in one answer. It must fit a signal of 128 KiB.
 ANSWER_BYTES_MAX: Final = 96 * 1024
-# Of a pattern: no channel has a longer name.
+# The longest pattern: no channel has a longer name.
 PATTERN_CHARS_MAX: Final = CHANNEL_BYTES_MAX
-# Nodes whose answers count though nobody expected them: they began to live after the leases were
+# Nodes whose answers count though they were not expected: they became live after the leases were
 # read.
 UNEXPECTED_MAX: Final = 100
-# Clients of one channel on one node.
+# The most clients of one channel on one node.
 _CLIENTS_MAX: Final = 10_000_000
-# Channels in one result, from all nodes together.
+# The most channels in one result, from all nodes together.
 CHANNELS_MAX: Final = 10_000
-# Of a channel besides its name: colon, comma and a number.
+# Bytes of a channel besides its name: colon, comma and a number.
 _ENTRY_BYTES: Final = 16
 
 SURVEY_KINDS: Final = frozenset({"survey", "answer"})
@@ -57,14 +57,14 @@ _CLIENTS: Final = whole(1, _CLIENTS_MAX)
 
 
 class MalformedAnswer(ValueError):
-    """A signal of a survey's kind that is none."""
+    """A signal of a survey's kind with a malformed body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one node has: clients by channel.
+    """The answer of one node: clients by channel.
 
-    `lease`: under which the node lives. `whole`: nothing was left out.
+    `lease`: the node's present lease. `whole`: no channel was left out.
     """
 
     lease: str
@@ -73,12 +73,12 @@ class Answer:
 
 
 def survey_signal(node: str, signal_id: str, pattern: str) -> Signal:
-    """`node` asks; its answers name `signal_id`. `pattern`: see `fits`."""
+    """A survey of `node`. Its answers name `signal_id`. `pattern`: see `fits`."""
     return Signal("survey", signal_id, node, _CHANNEL, {"pattern": pattern})
 
 
 def pattern_of(signal: Signal) -> str:
-    """Which channels a survey asks for. Raises MalformedAnswer."""
+    """The pattern of a survey. Raises MalformedAnswer."""
     pattern = signal.body.get("pattern") if OBJECT.fits(signal.body) else None
     if not _PATTERN.fits(pattern):
         raise MalformedAnswer("a survey without a pattern")
@@ -86,7 +86,7 @@ def pattern_of(signal: Signal) -> str:
 
 
 def answer_signal(answer: Answer, node: str, signal_id: str, survey_id: str) -> Signal:
-    """What `node` has to say to the survey `survey_id`."""
+    """The answer of `node` to the survey `survey_id`."""
     body = {
         "survey": survey_id,
         "lease": answer.lease,
@@ -97,7 +97,7 @@ def answer_signal(answer: Answer, node: str, signal_id: str, survey_id: str) -> 
 
 
 def answer_of(signal: Signal) -> tuple[str, Answer]:
-    """The id of the survey that is answered, and what is said. Raises MalformedAnswer."""
+    """The id of the answered survey, and the answer. Raises MalformedAnswer."""
     body = checked(signal.body, "the body of an answer", OBJECT, MalformedAnswer)
     survey_id, lease, channels, is_whole = (
         body.get(name) for name in ("survey", "lease", "channels", "whole")
@@ -112,7 +112,7 @@ def answer_of(signal: Signal) -> tuple[str, Answer]:
 
 
 def fits(channel: str, pattern: str) -> bool:
-    """Whether `channel` fits; "" fits every channel.
+    """Whether `channel` matches `pattern`; "" matches every channel.
 
     `*` stands for any text, `?` for one character, `[ab]` for one of several.
     """
@@ -120,11 +120,11 @@ def fits(channel: str, pattern: str) -> bool:
 
 
 def bounded(channels: Iterable[tuple[str, int]]) -> tuple[dict[str, int], bool]:
-    """The first of `channels` that one answer has room for; False = not all of them."""
+    """As many of `channels` as fit one answer, from the first on. False = not all of them fit."""
     kept: dict[str, int] = {}
     size = 0
     for channel, clients in channels:
-        # A name may hold what JSON escapes.
+        # JSON may escape characters of a name.
         size += len(json.dumps(channel)) + _ENTRY_BYTES
         if size > ANSWER_BYTES_MAX:
             return kept, False
@@ -134,7 +134,7 @@ def bounded(channels: Iterable[tuple[str, int]]) -> tuple[dict[str, int], bool]:
 
 @dataclass(slots=True)
 class Answers:
-    """The answers to one survey. `expected`: the leases of those who should answer."""
+    """The answers to one survey. `expected`: the leases of the nodes that should answer."""
 
     expected: frozenset[str]
     _answered: set[str] = field(default_factory=set)
@@ -142,7 +142,7 @@ class Answers:
     _cut: bool = False
 
     def add(self, answer: Answer) -> None:
-        """Of each node, the first answer counts."""
+        """Add an answer. Of each node, the first one counts."""
         if (
             answer.lease not in self.expected
             and len(self._answered - self.expected) >= UNEXPECTED_MAX
@@ -155,10 +155,10 @@ class Answers:
 
     @property
     def missing(self) -> Collection[str]:
-        """Who has not answered yet."""
+        """The leases of nodes that have not answered yet."""
         return self.expected - self._answered
 
     def result(self) -> tuple[dict[str, int], bool]:
-        """Clients by channel; False = there may be more, of either."""
+        """Clients by channel. False = there may be more channels, or more clients."""
         most = self._channels.most_common(CHANNELS_MAX)
         return dict(most), not self.missing and not self._cut and len(most) == len(self._channels)

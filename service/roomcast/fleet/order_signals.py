@@ -1,8 +1,8 @@
-"""Orders: what an application wants done to its clients, and how that travels as a signal.
+"""Orders of the application for its clients, and their form as signals.
 
-Every node carries out an order for the connections that it has. A node of another release that does
-not know the kind of a signal passes over it, and what it does not know of a body as well. An order
-is read by the rules of the server API: whoever may publish to the topic could have made it up.
+Every node carries out an order for its own connections. A node of another release ignores kinds of
+signals, and members of a body, that it does not know. An order is checked by the rules of the
+server API, because any program that can publish to the topic could have made it up.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ __all__ = [
 
 ORDER_KINDS: Final = frozenset({"disconnect", "unsubscribe", "refresh", "subscribe"})
 
-# No token, and so no user's name, is longer.
+# The longest user name: no token is longer.
 USER_CHARS_MAX: Final = 8 * 1024
 # A client's id is a UUID.
 ID_CHARS_MAX: Final = 64
-# Clients that may be kept by one `disconnect`: they travel with it.
+# Clients that one `disconnect` may spare. They are listed in the order.
 WHITELIST_MAX: Final = 1000
 
 
 class MalformedOrder(ValueError):
-    """A signal of an order's kind that is none."""
+    """A signal of an order's kind with a malformed body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which connections an order is for: those that everything fits which is told.
+    """The connections that an order is for. All given fields must match.
 
-    `user` None = whoever `client` is; "" = users without a name. `client`, `session` "" = any.
+    `user` None = any user, so `client` decides; "" = anonymous users. `client`, `session` "" = any.
     """
 
     user: str | None = None
@@ -68,7 +68,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class DisconnectOrder:
-    """Close the connections, but for the clients in `whitelist`."""
+    """Close the connections, except those of the clients in `whitelist`."""
 
     target: Target
     why: DisconnectCode
@@ -87,9 +87,9 @@ class UnsubscribeOrder:
 class RefreshOrder:
     """The connection lasts until `expires_at` (s since 1970), None = for ever.
 
-    Or it is `expired`, and ends at once.
+    If `expired`, it ends at once.
 
-    `info` None = what others see of the client stays.
+    `info` None = the info that others see stays.
     """
 
     target: Target
@@ -100,7 +100,7 @@ class RefreshOrder:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOrder:
-    """Subscribe the connections to `channel` as `sub` says, from behind `since`.
+    """Subscribe the connections to `channel` as `sub` says, from position `since` on.
 
     `expires_at`: s since 1970, None = as long as the connection lasts.
     """
@@ -116,7 +116,7 @@ Order = DisconnectOrder | UnsubscribeOrder | RefreshOrder | SubscribeOrder
 
 
 def order_signal(order: Order, node: str, signal_id: str) -> Signal:
-    """`order` as `node` tells it to the others."""
+    """The signal by which `node` sends `order` to the others."""
     channel = ""
     said: dict[str, Json] = {}
     match order:
@@ -204,7 +204,7 @@ def _ids(body: Mapping[str, Any], name: str) -> frozenset[str]:
 def _payload(body: Mapping[str, Any], name: str) -> Json:
     found = body.get(name)
     if is_deeper(found, INFO_DEPTH_MAX):
-        # Encoders would give up, and with them everything that it is sent together with.
+        # Encoders would fail, and lose everything that is sent in the same message.
         raise MalformedOrder(f"{name} is nested too deeply")
     return found
 
@@ -221,7 +221,7 @@ def _whole(body: Mapping[str, Any], name: str, minimum: int, maximum: int) -> in
 
 
 def _time(body: Mapping[str, Any]) -> int | None:
-    """0 is no time, as in the API, and not one that is over."""
+    """The time of an order. 0 stands for no time, as in the API, and not for a past one."""
     return _whole(body, "expires_at", 0, TOKEN_TIME_MAX) or None
 
 

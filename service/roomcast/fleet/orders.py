@@ -1,7 +1,4 @@
-"""Orders of the application.
-
-They are told to every node, and carried out for the connections of this one.
-"""
+"""Sends orders of the application to all nodes, and carries them out on this one."""
 
 from __future__ import annotations
 
@@ -32,15 +29,15 @@ from roomcast.wire.codes import Closing
 
 __all__ = ["JOINS_AT_ONCE", "Orders", "Subject", "Subjects"]
 
-# Subscriptions by order that are made at once on a node: one order may be for thousands of
-# connections, whose clients do not wait for it, and others do for the table.
+# Subscriptions by order that a node makes at once. One order may be for thousands of connections.
+# Nobody waits for it, but other clients wait for the table.
 JOINS_AT_ONCE: Final = 32
 
 _log = structlog.get_logger(__name__)
 
 
 class Subject(Present, Protocol):
-    """A connection that takes orders. None of them raises."""
+    """A connection that takes orders. None of its methods raises."""
 
     def close(self, why: Closing) -> None: ...
 
@@ -58,11 +55,11 @@ class Subjects(Protocol):
 
 
 class Orders:
-    """One a node. `bus` takes orders to this node and the others.
+    """One a node. `bus` brings orders to this node and the others.
 
-    Best effort, as all signals are: a node that does not hear an order does not carry it out,
-    nobody is told whom it was carried out for, and two orders that are given one after the other
-    may arrive in another order.
+    Orders are best effort, as all signals are. A node that does not get an order does not carry it
+    out. There is no answer about the connections that were found. And two orders may arrive in
+    another order than they were given.
     """
 
     def __init__(self, subjects: Subjects, bus: SignalBus, new_id: NewId, *, node: str) -> None:
@@ -73,7 +70,10 @@ class Orders:
         self._places = asyncio.Semaphore(JOINS_AT_ONCE)
 
     def give(self, order: Order) -> None:
-        """Have `order` carried out, here at once, or by nobody: raises Full and TooLarge."""
+        """Have `order` carried out, on this node at once.
+
+        Raises Full and TooLarge: then no node does.
+        """
         signal = order_signal(order, self._node, self._new_id())
         if self._bus.send(signal):
             return

@@ -1,4 +1,4 @@
-"""The `nodes` table as the fleet needs it: who lives, and who is to be cleaned up after."""
+"""The port of the fleet: the `nodes` table, with leases and tombstones."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ class Leases(Protocol):
     """The `nodes` table."""
 
     async def put(self, lease: Lease) -> None:
-        """Write the lease, unconditionally: the node's own id is new."""
+        """Write the lease without a condition, because its id is new."""
 
     async def heartbeat(self, lease: Lease) -> bool:
         """Replace the node's lease.
 
-        False = it is gone or was marked `reaped`: the node must rebuild.
+        False = it is gone or was marked as reaped: the node must take another lease.
         """
 
     async def drop(self, node: str) -> None:
         """Idempotent."""
 
     async def all(self) -> Sequence[Lease]:
-        """Every lease that was stored before the call, expired ones included, tombstones not.
+        """Every lease that was stored before the call, with expired ones, without tombstones.
 
         Raises Refused beyond the adapter's bound.
         """
 
     async def reap(self, lease: Lease, at_ms: int) -> bool:
-        """Mark the lease as reaped, unless its node beat since `lease` was read.
+        """Mark the lease as reaped, unless there was a heartbeat since `lease` was read.
 
         From then on heartbeats are refused.
 
-        True also when it was marked before, whose time then stays. False = the node lives, or the
-        lease is gone.
+        Returns True also when it was marked before; the earlier time then stays. False = the node
+        lives, or the lease is gone.
         """
 
     async def put_tombstone(self, node: str, at_ms: int) -> None:
-        """Make a tombstone of a marked lease, or say that a tombstone was cleared again.
+        """Turn a marked lease into a tombstone, or set the time of an existing tombstone.
 
-        Idempotent. A lease that is not marked stays what it is. Heartbeats of a tombstone are
-        refused; `put` makes it a lease again.
+        Idempotent. A lease that is not marked stays as it is. A tombstone refuses heartbeats; `put`
+        makes it a lease again.
         """
 
     async def tombstones(self) -> Sequence[Tombstone]:
-        """Every tombstone. Raises Refused beyond the adapter's bound."""
+        """Every tombstone. Raises Refused when there are more than the adapter's bound."""
 
     async def drop_tombstone(self, tombstone: Tombstone) -> None:
-        """Idempotent. One that was cleared again since it was read stays."""
+        """Remove the tombstone, unless its time was set again since it was read. Idempotent."""

@@ -1,6 +1,6 @@
-"""Who is connected here.
+"""The register of this node's connections by user and client id.
 
-Connections are found by user and by client id, without looking at the others.
+Connections are found without a search through the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Present", "Roster"]
 
 
 class Present(Protocol):
-    """A connection that has said who it is. Its identity is the object's."""
+    """A connection whose user is known. It is compared by identity."""
 
     @property
     def client(self) -> str:
@@ -22,7 +22,7 @@ class Present(Protocol):
 
     @property
     def user(self) -> str:
-        """Empty = without a name."""
+        """Its user; "" = anonymous."""
 
 
 Connected = TypeVar("Connected", bound=Present)
@@ -33,16 +33,17 @@ class Roster(Generic[Connected]):
 
     def __init__(self) -> None:
         self._by_client: dict[str, Connected] = {}
-        # None of them is empty. Dictionaries for their order: tests and logs are easier to follow.
+        # By user, then by client id; no inner dictionary is empty. Dictionaries keep an order,
+        # which makes tests and logs easier to follow.
         self._by_user: dict[str, dict[str, Connected]] = {}
 
     def __len__(self) -> int:
-        """Connections."""
+        """The number of connections."""
         return len(self._by_client)
 
     @property
     def users(self) -> int:
-        """How many different users have connections here, those without a name as one."""
+        """The number of different users here. All anonymous clients count as one."""
         return len(self._by_user)
 
     def has(self, client: str) -> bool:
@@ -50,11 +51,11 @@ class Roster(Generic[Connected]):
         return client in self._by_client
 
     def of_user(self, user: str) -> int:
-        """Connections of `user`."""
+        """The number of connections of `user`."""
         return len(self._by_user.get(user, ()))
 
     def enter(self, connection: Connected) -> None:
-        """Its user must not change from now on."""
+        """Add a connection. Its user must not change any more."""
         self._by_client[connection.client] = connection
         self._by_user.setdefault(connection.user, {})[connection.client] = connection
 
@@ -69,9 +70,10 @@ class Roster(Generic[Connected]):
             del self._by_user[connection.user]
 
     def find(self, target: Target) -> Sequence[Connected]:
-        """The connections that `target` means, as they are now."""
+        """The connections that match `target`, as of now."""
         if target.session:
-            # Sessions are for transports that are not one lasting connection, and WebSocket is.
+            # Only transports without a lasting connection have sessions. WebSocket is a lasting
+            # one.
             return []
         if target.client:
             found = self._by_client.get(target.client)

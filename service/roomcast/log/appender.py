@@ -1,9 +1,10 @@
-"""Group commit: what is published to a channel while one append is under way goes into the next.
+"""Group commit: appends the publications of a channel, many at a time.
 
-A lane a channel: one append in flight, the next offset never tried before the last one is known to
-be in. So a channel's rate is bound by appends of many publications, not by single writes. Where
-other nodes write to the channel as well, a lane takes turns with theirs
-(service/roomcast/log/contention.py); what comes while it waits joins the append.
+Each channel has a lane, with one append in flight. Publications that come meanwhile go into the
+next append. An offset is never tried before the one below it is known to be in the log. So a
+channel's rate is bound by appends of many publications, not by single writes. If other nodes write
+to the channel as well, the lanes take turns (service/roomcast/log/contention.py). Publications that
+come while a lane waits for its turn join the append.
 """
 
 from __future__ import annotations
@@ -40,27 +41,27 @@ from roomcast.wire.publication import Publication, Record, StreamPosition
 
 __all__ = ["NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
 
-# What may wait on the whole node.
+# Bytes of publications that may wait on the whole node.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
-# One publication, with the brackets around it; it must find room in a lane that is empty.
+# The largest publication, without the brackets around it. An empty lane must have room for it.
 _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
 assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
-# Lanes kept for the tail they know, so that the next append needs no read.
+# Idle lanes that are kept. They know a tail, so that the next append needs no read.
 _IDLE_LANES_MAX: Final = 10_000
-# A tail that was learned at most so many round trips ago has few items behind it, as a rule: they
-# are read one by one, and local subscribers get them at once. Of an older one, and where there are
-# more after all, the newest item is read alone.
+# A tail that was learned at most so many round trips ago usually has few items behind it. They are
+# all read, and local subscribers get them at once. Otherwise, or if there are more after all, only
+# the newest item is read.
 _FOLLOW_ROUND_TRIPS: Final = 32
 
 _log = structlog.get_logger(__name__)
 
 
 class Full(Exception):
-    """The lane or the node has no room: not accepted, try later."""
+    """The lane or the node has no room. The publication was not accepted: try later."""
 
 
 class TooLarge(Exception):
-    """It exceeds what can be stored or sent: not accepted, now or later."""
+    """The publication is too large to be stored or sent. It will never be accepted."""
 
 
 class _TailUnread(Exception):
@@ -73,12 +74,12 @@ class _TailUnread(Exception):
 
 @dataclass(slots=True)
 class _Append:
-    """One append: what it is about, and what it took so far.
+    """The state of one append: its publications, and the effort so far.
 
-    As long as it is known not to be in, `batch` may change.
+    As long as the append is known not to be in the log, `batch` may change.
 
-    `looked`: the log's end was read since the last pause; from then on each lost race tells of it.
-    `postponed`: refusals in a row for want of room; `why`: the last of them.
+    `looked`: the tail was read since the last pause; from then on, each lost race shows the new
+    one. `postponed`: refusals in a row because the table was throttled. `why`: the last of them.
     """
 
     batch: list[Waiting] = field(default_factory=list)
@@ -91,9 +92,10 @@ class _Append:
 
 
 class Appender:
-    """Every channel's lane on this node.
+    """The lanes of all channels on this node.
 
-    `offer` gets each committed record at once: the local fast path.
+    `offer` gets each committed record at once, so that local subscribers need not wait for the
+    queue.
 
     `random` gives fractions of 1.
     """
@@ -119,7 +121,7 @@ class Appender:
 
     @property
     def waiting_bytes(self) -> int:
-        """Of publications that are not answered yet."""
+        """Bytes of publications that are not answered yet."""
         return self._bytes
 
     def submit(
@@ -131,17 +133,17 @@ class Appender:
         *,
         received_ms: int | None = None,
     ) -> asyncio.Future[StreamPosition]:
-        """Queue `publication`; the future has its position once it is committed.
+        """Queue `publication`. The future gets its position when it is committed.
 
-        `key` (see service/roomcast/log/idempotency.py): what was published with it in this channel
-        before is not published again; the future then has the position of that. `received_ms`: when
-        it was read from the client (wall clock; None: now). COMMIT_WITHIN_MS later its append is
-        not sent any more.
+        `key` (see service/roomcast/log/idempotency.py): if a publication was made with it in this
+        channel before, nothing is published, and the future gets the position of the earlier one.
+        `received_ms`: when the publication was read from the client (wall clock; None = now). With
+        a key, nothing is sent later than COMMIT_WITHIN_MS after that.
 
         Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises
-        NotAppended (known not to be in the log) or OutcomeUnknown: its first write begins within
-        APPEND_DEADLINE_S of this call, or none does; and what may be in is written again for as
-        long. Cancelling it does not take the publication back.
+        NotAppended (known not to be in the log) or OutcomeUnknown. The first write begins within
+        APPEND_DEADLINE_S of this call, or not at all. A write that may be in is tried again for as
+        long. Cancelling the future does not take the publication back.
         """
         assert key is None or is_valid_key(key), "a malformed key is refused before"
         pending = Pending.of(encode_stored(publication), key)
@@ -187,7 +189,7 @@ class Appender:
             self._forget_idle()
 
     async def _append_next(self, channel: str, lane: Lane) -> None:
-        """Append what waits in the lane, as often as it takes; then answer its publishers."""
+        """Append waiting publications of the lane, and answer them when the outcome is known."""
         append = _Append()
         try:
             item = await self._commit(channel, lane, append)
@@ -198,7 +200,7 @@ class Appender:
             self._fail(lane, waiting, NotAppended("the node stopped"))
             raise
         except _TailUnread as unread:
-            # Of what waits behind it nothing was sent either, and each would pay for as many
+            # The publications that wait behind were not sent either. Each would cost as many
             # attempts.
             append.batch += lane.queue
             lane.queue.clear()
@@ -209,7 +211,7 @@ class Appender:
             _log.exception("append_broken", channel=channel, publications=len(append.batch))
             lane.tail = None
             if not append.batch:
-                # Or the same fault would be met again at once, for ever.
+                # Otherwise the lane would meet the same bug again at once, for ever.
                 append.batch += lane.queue
                 lane.queue.clear()
             self._fail(lane, append.batch, OutcomeUnknown(str(error)))
@@ -218,12 +220,12 @@ class Appender:
                 self._appended(lane, append, item)
 
     async def _commit(self, channel: str, lane: Lane, append: _Append) -> LogItem | None:
-        """Write what waits in the lane behind the log's end, in this node's turn.
+        """Append waiting publications of the lane behind the tail, in this node's turn.
 
-        None = nothing was left to write.
+        Returns None when nothing was left to write.
 
-        Raises _TailUnread, NotAppended, OutcomeUnknown. What `append.batch` holds then shares that
-        outcome.
+        Raises _TailUnread, NotAppended, OutcomeUnknown. Then that is the outcome of all of
+        `append.batch`.
         """
         await self._pause(append, lane.contention.wait_s(self._clock.monotonic_s()))
         while append.batch or lane.queue:
@@ -274,7 +276,7 @@ class Appender:
         return None
 
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
-        """The tail to append behind: as it is known, or read again because others write as well.
+        """The tail to append behind. It is read again if other nodes write to the channel.
 
         Raises _TailUnread.
         """
@@ -291,13 +293,14 @@ class Appender:
         except (Throttled, UnknownOutcome) as error:
             if known is None:
                 raise _TailUnread(error) from error
-            # To look is a courtesy to others: the known tail is valid, and costs a race at worst.
+            # The look only helps other writers. The known tail is valid, and costs a lost race at
+            # worst.
             return known
         except PortError as error:
             raise _TailUnread(error) from error
 
     async def _read_end(self, channel: str, lane: Lane, known: Tail | None) -> Tail:
-        """Read on from the tail that is known if that is young, and resolve otherwise.
+        """Read on from `known` if it was learned lately, and resolve otherwise.
 
         Raises PortError.
         """
@@ -317,7 +320,7 @@ class Appender:
         return resolved.tail
 
     def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:
-        """A race was lost to `holder`; None: to whom is not known, nor what it wrote."""
+        """The append lost a race to `holder`; None = the winner and its item are not known."""
         append.losses += 1
         self.counters.races += 1
         if holder is not None:
@@ -326,9 +329,9 @@ class Appender:
             lane.tail = None
 
     def _met(self, channel: str, lane: Lane, item: LogItem) -> None:
-        """The item that follows what is known of the log.
+        """Take `item`, which follows the known tail.
 
-        It is the log's new end, and a free catch-up for local subscribers.
+        It gives the new tail, and local subscribers get its record.
         """
         now_s = self._clock.monotonic_s()
         lane.learn(self._tail_of(item), now_s)
@@ -345,16 +348,16 @@ class Appender:
         return item_tail(item, self._clock.now_ms(), self._generation)
 
     async def _pause(self, append: _Append, seconds: float) -> None:
-        """Let others write."""
+        """Wait, so that others can write."""
         if seconds > 0:
             append.looked = False
             append.turn_s += seconds
             await asyncio.sleep(seconds)
 
     def _refill(self, channel: str, lane: Lane, append: _Append) -> None:
-        """Let what came meanwhile join the append, and answer those whose time is over.
+        """Add publications that came meanwhile to the append, and fail the overdue ones.
 
-        The latter are known not to be in.
+        The overdue ones are known not to be in the log.
         """
         overdue = lane.refill(append.batch, self._clock.monotonic_s(), self._clock.now_ms())
         if overdue:
@@ -367,9 +370,9 @@ class Appender:
             self._fail(lane, overdue, why)
 
     def _offer_safely(self, channel: str, record: Record) -> None:
-        """It is in the log, and whoever waits for an answer gets one.
+        """Offer a record that is in the log to the dispatcher.
 
-        Whatever becomes of delivering it here.
+        An error there must not leave a publisher without an answer.
         """
         try:
             self._offer(record)
@@ -391,7 +394,7 @@ class Appender:
         self._leave(lane, append.batch)
 
     def _repeated(self, lane: Lane, append: _Append, taken: KeysTaken) -> None:
-        """Answer those whose keys were used before; the others go on."""
+        """Answer the publications whose keys were used before. The others stay in the append."""
         now_s = self._clock.monotonic_s()
         repeated = [waiting for waiting in append.batch if waiting.pending.key in taken.positions]
         append.batch = [
@@ -419,12 +422,12 @@ class Appender:
         for waiting in batch:
             if not waiting.position.done():
                 waiting.position.set_exception(error)
-                # The publisher may have gone: an outcome that nobody reads is no fault.
+                # The publisher may have gone. Mark the exception as retrieved.
                 waiting.position.exception()
         self._leave(lane, batch)
 
     def _leave(self, lane: Lane, answered: Sequence[Waiting]) -> None:
-        """What was answered takes no room any more."""
+        """Free the room of answered publications."""
         size = sum(waiting.pending.size for waiting in answered)
         lane.bytes -= size
         self._bytes -= size
@@ -439,7 +442,7 @@ class Appender:
 
 
 def _record(item: LogItem, batch: Sequence[Waiting]) -> Record:
-    """The committed item as a record, without parsing what this node has just written."""
+    """The committed item as a record, made without parsing the item."""
     publications = tuple(
         replace(waiting.publication, offset=item.offset + index)
         for index, waiting in enumerate(batch)

@@ -1,8 +1,7 @@
-"""The channel log over the `channels` table: resolve a tail, renew it, append behind it, read.
+"""The channel log over the `channels` table: resolves and renews tails, appends, and reads.
 
-The rules are in service/roomcast/log/rules.py; here is what it takes to follow them over a network:
-retries with jitter within a bound, answers that are lost, and writers that lose a race.
-docs/architecture.md, "The log".
+The rules are in service/roomcast/log/rules.py. This module follows them over a network: with
+bounded retries, lost answers, and writers that lose a race. See docs/architecture.md, "The log".
 """
 
 from __future__ import annotations
@@ -54,18 +53,17 @@ __all__ = [
     "record_of",
 ]
 
-# How long one append may be tried before its publishers are told that its outcome is not known.
+# How long one append may be tried. Then its publishers are told that the outcome is not known.
 APPEND_DEADLINE_S: Final = 30.0
-# A read is waited for by a client whose SDK gives up after 5 s.
+# How long a read may take. A client may wait for it, whose SDK gives up after 5 s.
 READ_DEADLINE_S: Final = 4.0
-# Log items in one read: with small publications well under DynamoDB's page of 1 MB.
+# Log items in one read. With small publications they are well below DynamoDB's page of 1 MB.
 ITEMS_A_PAGE: Final = 100
-# Items read behind a known tail. Whoever is further behind reads the newest one alone.
+# Items that are read behind a known tail. A node that is further behind reads only the newest.
 FOLLOWED_ITEMS_MAX: Final = 32
-# Rotations that a resolve may lose or win before it gives up: each loss means that another node's
-# won.
+# Rotations after which a resolve gives up. For each one that it lost, another node has won.
 _RESOLVE_ROUNDS_MAX: Final = 8
-# Any part of 25 ms, 50 ms, … up to a second, so that many nodes do not come back
+# Pauses are a random part of 25 ms, 50 ms, … up to a second, so that nodes do not come back
 # together.
 _BACKOFF: Final = Backoff(0.025, 1.0, FROM_NOTHING)
 
@@ -86,16 +84,16 @@ class NeverAppended(NotAppended):
 
 
 class OffsetsUsedUp(NeverAppended):
-    """Known not to be in the log, in which there is no offset left.
+    """Known not to be in the log, which has no offset left.
 
-    No append of ours leads there: it was written to.
+    Appends alone never get there: another program wrote the item.
     """
 
 
 class OutcomeUnknown(Exception):
-    """May be in the log, or may yet come to be.
+    """May be in the log, now or later.
 
-    Nobody but its client may append it again.
+    Only its client may publish it again.
     """
 
 
@@ -108,9 +106,9 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The offset was taken by `holder`, which is another append: ours is not in the log.
+    """Another append, `holder`, took the offset. Ours is not in the log.
 
-    `holder` None: another write was just being carried out there, and it is not known how it ended.
+    `holder` None: another write was in progress there, and its outcome is not known.
     """
 
     holder: LogItem | None
@@ -120,8 +118,8 @@ class Lost:
 class KeysTaken:
     """Some idempotency keys were used before: none of this append is in the log.
 
-    `positions`: by key, where what was published with it is. `holder`: who took the offset as well,
-    if that is known.
+    `positions`: the position of the earlier publication, by key. `holder`: the item that took the
+    offset as well, if it is known.
     """
 
     positions: Mapping[str, StreamPosition]
@@ -130,28 +128,28 @@ class KeysTaken:
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The table has no room for it now: ours is not in the log."""
+    """The table throttled the write: ours is not in the log."""
 
     error: Throttled
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`newest`: the newest log item if there is one."""
+    """A tail that was read. `newest`: the newest log item, if there is one."""
 
     tail: Tail
     newest: LogItem | None
 
 
 def not_appended(error: PortError) -> NotAppended:
-    """What a call that is known not to have happened means to those whose append rested on it."""
+    """The outcome of an append that failed by `error` and is known not to be in the log."""
     return (NeverAppended if isinstance(error, Refused) else NotAppended)(str(error))
 
 
 def _is_in(item: LogItem, holders: Holders) -> bool:
-    """Whether what stands in the way of `item` is `item` itself.
+    """Whether `holders` are `item` itself and its keys.
 
-    Then an earlier attempt is in, whose answer was lost.
+    If so, an earlier attempt succeeded, and its answer was lost.
     """
     winner = holders.item
     return (winner is not None and winner.batch == item.batch) or any(
@@ -162,7 +160,7 @@ def _is_in(item: LogItem, holders: Holders) -> bool:
 def record_of(item: LogItem) -> Record | None:
     """The item as a record for the dispatcher.
 
-    None when its publications are broken (they are skipped).
+    None when its publications are broken. Readers skip them.
     """
     try:
         publications = decode_publications(item.pubs, item.offset)
@@ -195,7 +193,7 @@ class ChannelLog:
         self._generation = generation
 
     async def resolve(self, channel: str) -> Resolved:
-        """The channel's tail, from a consistent read; a new epoch begins when none is valid.
+        """The channel's tail, by a consistent read. If no tail is valid, a new epoch begins.
 
         Raises PortError when the table does not answer within READ_DEADLINE_S.
         """
@@ -214,8 +212,7 @@ class ChannelLog:
                     return Resolved(tail, newest)
                 rotated = await self._rotate(channel, head, newest, read_at)
                 if rotated is not None and head is None and newest is None:
-                    # A channel that did not exist: nobody can have appended before there was a
-                    # head.
+                    # The channel is new. Nobody can have appended before it had a head.
                     return Resolved(
                         Tail(rotated.epoch, 0, rotated.tail_valid_until - MARGIN_MS, 0), None
                     )
@@ -228,7 +225,7 @@ class ChannelLog:
         )
 
     async def renew(self, channel: str) -> Resolved:
-        """Resolve, and renew the head of a quiet channel whose epoch is about to end.
+        """Resolve, and renew the head of a quiet channel before its epoch ends.
 
         That is when under half of its life remains.
         """
@@ -239,7 +236,7 @@ class ChannelLog:
         try:
             await self._renew_head(channel, resolved, read_at)
         except PortError as error:
-            # The tail is known all the same, and hours remain to renew it.
+            # The tail is still valid, and hours remain to renew it.
             _log.warning("renewal_failed", channel=channel, reason=str(error))
         return resolved
 
@@ -257,7 +254,8 @@ class ChannelLog:
             read_at=read_at,
         )
         if renewed.floor == tail.top:
-            # Another node may have won, or appended meanwhile: either keeps the epoch as well.
+            # Another node may win this write, or have appended meanwhile. Either keeps the epoch,
+            # too.
             await self._table.put_head(renewed, head.version if head else None)
 
     async def remove_history(self, channel: str) -> StreamPosition:
@@ -301,9 +299,9 @@ class ChannelLog:
     ) -> Appended | Lost | KeysTaken | Postponed:
         """Append `publications` as one item behind `tail`, unless one of their keys is taken.
 
-        Once it is not known whether a write is in, the same write is tried until it is, for
-        `within_s`. Nothing is sent after `commit_by_ms` (wall clock): by then a key that was free
-        because it is new could be free because it has expired.
+        When the outcome of a write is unknown, the same write is tried for `within_s`, until its
+        outcome is known. With keys, nothing is sent after `commit_by_ms` (wall clock): a used key
+        may have expired by then and look free.
 
         Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not
         valid, the tail must be resolved anew.
@@ -353,7 +351,7 @@ class ChannelLog:
     async def _known(
         self, put: Callable[[], Awaitable[Holders | None]], within_s: float
     ) -> Holders | Lost | Postponed | None:
-        """Try the same write until its outcome is known, if it may be in.
+        """Try a write, and repeat it as long as an earlier attempt may be in the log.
 
         Raises NotAppended, OutcomeUnknown.
         """
@@ -366,7 +364,7 @@ class ChannelLog:
                 return await put()
             except UnknownOutcome as error:
                 maybe_in, failure = True, error
-            # The other attempts are known not to be in; an earlier one may be.
+            # With the errors below, this attempt is not in the log; an earlier one may be.
             except Contended as error:
                 if not maybe_in:
                     return Lost(None)
@@ -384,9 +382,9 @@ class ChannelLog:
                 raise OutcomeUnknown(str(failure)) from failure
 
     async def follow(self, channel: str, tail: Tail) -> Sequence[LogItem] | None:
-        """What was appended behind `tail`, ascending, without a hole.
+        """The items behind `tail`, ascending and without a hole.
 
-        None = it must be resolved: too much, another epoch.
+        None = there are too many, or another epoch began: the caller must resolve.
 
         Raises PortError when the table does not answer within READ_DEADLINE_S.
         """
@@ -400,12 +398,12 @@ class ChannelLog:
     async def read_after(
         self, channel: str, epoch: str, after: int, publications_max: int
     ) -> list[Record]:
-        """What the log holds of `epoch` behind offset `after`.
+        """The records of `epoch` behind offset `after`.
 
-        Ascending, and without a hole from its first on.
+        They are ascending, and have no hole behind the first one.
 
-        Stops behind `publications_max` publications. The first record may begin at or before
-        `after`, or beyond `after` + 1 when the log has a hole there. Raises PortError.
+        The read stops after `publications_max` publications. The first record may begin at or
+        before `after`, or beyond `after` + 1 when the log has a hole there. Raises PortError.
         """
         records: list[Record] = []
         start, count = after + 1, 0
@@ -431,7 +429,7 @@ class ChannelLog:
     ) -> list[Record]:
         """The run of `epoch` that ends at offset `top`, ascending.
 
-        At least its last `publications_max`. Raises PortError.
+        It has at least the last `publications_max` publications of the run. Raises PortError.
         """
         items: list[LogItem] = []
         end, count = top, 0
@@ -450,7 +448,7 @@ class ChannelLog:
         return [record for record in records[broken + 1 :] if record is not None]
 
     async def read_at(self, channel: str, epoch: str, offset: int) -> Record | None:
-        """The record of `epoch` that holds `offset`, if the log has it and it is not broken.
+        """The record of `epoch` with `offset`, if the log has it and it is not broken.
 
         Raises PortError.
         """
@@ -460,11 +458,11 @@ class ChannelLog:
         return record_of(page.items[0])
 
     async def head(self, channel: str) -> Head | None:
-        """The channel's head, which has what was trimmed. Raises PortError."""
+        """The channel's head, which tells what was trimmed. Raises PortError."""
         return await self._retried(partial(self._table.head, channel))
 
     async def key_position(self, channel: str, key: str) -> StreamPosition | None:
-        """Where the publication is that was made with `key` in the channel, if there is one.
+        """The position of the publication that was made with `key` in the channel, if any.
 
         Raises PortError.
         """
@@ -480,7 +478,7 @@ class ChannelLog:
     async def _rotate(
         self, channel: str, head: Head | None, newest: LogItem | None, read_at: int
     ) -> Head | None:
-        """Begin an epoch; None = another node wrote the head meanwhile."""
+        """Begin an epoch. None = another node wrote the head meanwhile."""
         epoch = new_epoch(self._generation, self._new_id())
         rotated = next_head(
             channel, head, newest, epoch=epoch, version=self._new_id(), read_at=read_at
@@ -504,5 +502,5 @@ class ChannelLog:
             attempt += 1
 
     async def back_off(self, attempt: int) -> None:
-        """Wait before another attempt of what failed or lost. `attempt` counts from 0."""
+        """Wait before another attempt of a failed call or a lost race. `attempt` counts from 0."""
         await asyncio.sleep(_BACKOFF.pause_s(attempt + 1, self._random()))

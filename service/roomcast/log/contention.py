@@ -1,27 +1,26 @@
-"""Turns in a channel that several nodes append to.
+"""Decides the turns of nodes that append to the same channel.
 
-Who gives way, for how long, and whose knowledge is too old.
-
-Theory of operation. An append is a race for the next offset, and whoever wins it knows the new end
-first. If the winner went on at once it would win again, the others would starve, and each race that
-they lose costs write units of the channel's partition. Nobody coordinates the nodes. Each sees who
-else writes, from the items that beat its own and from those that it reads, and keeps to three
+Theory of operation. An append is a race for the next offset, and the winner knows the new tail
+first. If the winner went on at once, it would win again, and the others would starve. Each race
+that they lose costs write units of the channel's partition. Nobody coordinates the nodes. Each node
+sees other writers by the items that beat its own and by the items that it reads, and follows three
 rules:
 
-- Who won gives way for a round: so long that each other writer that it saw lately can have a turn.
-  All who do so keep their distance from each other, and meet less often than by chance. Who saw
-  nobody leaves a short gap now and then, so that somebody who waits gets in; from then on both know
-  of each other.
-- Who lost tries again at once, behind the item that beat its own: that is as new as what a read
-  would tell, a round trip later. After many races in a row it pauses for a random time. Who knows
-  of others never tries with what it knew before a pause.
-- Who was throttled leaves a gap between its appends. Each refusal makes the gap half as long again,
-  and time in which there is none adds the same rate to everybody's: so the gaps of all who share a
-  partition become alike. And it tries with half as much: a partition that has little left never has
-  room for a large item while others write small ones.
+- The winner of a race gives way for a round, so that each other writer that it saw lately can have
+  a turn. Nodes that all do so keep their distance, and collide less often than by chance. A winner
+  that saw no other writer leaves a short gap now and then, in which a newcomer gets in. From then
+  on both know of each other.
+- The loser tries again at once, behind the item that beat its own. A read would show nothing newer,
+  and take a round trip more. After many lost races in a row it pauses for a random time. A node
+  that knows of other writers never appends behind a tail that it knew before a pause.
+- A node that was throttled leaves a gap between its appends. Each refusal makes the gap half as
+  long again. Time without a refusal raises the rate of every node by the same amount, so the gaps
+  of all nodes that share a partition become alike. Each refusal also halves the bytes of an append:
+  a partition with little capacity left never has room for a large item while others write small
+  ones.
 
-Only the time of attempts is decided here. What is written, and on what condition, is the log's
-(service/roomcast/log/rules.py).
+This module decides only the time of attempts. The rules of the log decide what is written and on
+which condition (service/roomcast/log/rules.py).
 
 Pure: monotonic seconds and random fractions of 1 come in, seconds to wait go out.
 docs/decisions/0036-turns.md has the figures.
@@ -36,61 +35,61 @@ from roomcast.log.item import ITEM_BYTES_MAX
 
 __all__ = ["Contention", "RoundTrip"]
 
-# Of a write to DynamoDB, before the first one is measured.
+# The round trip of a write to DynamoDB, before the first one is measured.
 _ROUND_TRIP_FIRST_S: Final = 0.01
-# Below it the event loop's own time counts for more; above it a wait would be longer than
-# publishers have patience.
+# Bounds of the average. Below them the event loop's own time matters more. Above them a wait would
+# be too long for publishers.
 _ROUND_TRIP_MIN_S: Final = 0.001
 _ROUND_TRIP_MAX_S: Final = 1.0
-# The least weight of a measurement: all writers of a channel must come to nearly the same average,
-# or their rounds drift into each other. And how far one may exceed the average: a call that hung
-# tells nothing.
+# The least weight of a measurement. All writers of a channel must have nearly the same average, or
+# their turns collide. The next bound limits how far a measurement may exceed the average, because a
+# call that hung says nothing.
 _ROUND_TRIP_WEIGHT: Final = 1 / 64
 _ROUND_TRIP_OUTLIER: Final = 2.0
 
-# How many round trips another writer is remembered, and for how long at the least and at the most.
-# Shorter: a quiet writer is forgotten between two publications, and must find a gap each time.
-# Longer: a busy one gives way in vain.
+# How long another writer is remembered, in round trips, and the bounds of that. With less, a quiet
+# writer is forgotten between two publications, and must find a gap each time. With more, a busy
+# writer gives way in vain.
 _SEEN_ROUND_TRIPS: Final = 100
 _SEEN_MIN_S: Final = 0.8
 _SEEN_MAX_S: Final = 10.0
-# Other writers that are remembered; with more, waits are as long as with these.
+# Other writers that are remembered. With more writers, waits do not grow.
 _WRITERS_MAX: Final = 64
-# A turn, in round trips: to learn of the item before takes half of one, to write behind it a whole
-# one.
+# The length of a turn in round trips. To learn of the item before takes half of one, and to write
+# behind it a whole one.
 _TURN_ROUND_TRIPS: Final = 1.5
-# What an attempt takes from the end of its wait: a read of the log's end, and a write.
+# The length of an attempt after its wait: a read of the tail, and a write.
 _ATTEMPT_ROUND_TRIPS: Final = 2.0
-# Who sees nobody leaves a gap of so many round trips after so many appends that followed each other
-# closely: a newcomer needs one to read the end and one to write. It costs an eighth of a lone
-# writer's time at the most.
+# A writer that sees no other leaves a gap of so many round trips after so many close appends. A
+# newcomer needs one round trip to read the tail and one to write. The gap costs a lone writer an
+# eighth of its time at most.
 _GAP_EVERY: Final = 8
 _GAP_ROUND_TRIPS: Final = 2.0
-# Races in a row that are tried at once. Each is lost with about even odds, so hardly anybody comes
-# so far.
+# Races in a row that a node tries without a pause. About half of all races are lost, so few nodes
+# get so far.
 _RACES_AT_ONCE: Final = 24
-# The longest that anybody waits for others at once: far from the deadline of what waits.
+# The longest single wait for others. It is far below the deadline of waiting publications.
 _PAUSE_MAX_S: Final = 3.0
-# The gap between appends of a channel whose partition throttles: its bounds, how it grows, and by
-# how many appends a second each second makes its rate higher again.
+# The gap between appends of a channel whose partition throttles: its bounds and its growth; and by
+# how many appends a second the rate recovers each second.
 _THROTTLED_GAP_FIRST_S: Final = 0.02
 _THROTTLED_GAP_MAX_S: Final = 1.0
 _THROTTLED_GAP_GROWTH: Final = 1.5
 _THROTTLED_RATE_GROWTH: Final = 5.0
-# What an append may have when the partition throttles, at the least: some write units. And how much
-# more with each append that goes in.
+# The least bound on an append's bytes when the partition throttles, which is some write units; and
+# its growth with each append that goes in.
 _THROTTLED_BYTES_MIN: Final = 8 * 1024
 _THROTTLED_BYTES_GROWTH: Final = 8 * 1024
 # A gap below it makes no difference.
 _THROTTLED_GAP_MIN_S: Final = 0.002
-# For so long at the most the rate grows between two appends.
+# The longest time between two appends for which the rate recovers.
 _THROTTLED_REST_S: Final = 5.0
 
 
 class RoundTrip:
-    """How long a write takes, from sending to its answer.
+    """The time of a write, from sending it to its answer.
 
-    An average over all channels of a node, of the last writes mostly.
+    It is an average over all channels of a node, mostly of the last writes.
     """
 
     __slots__ = ("_count", "s")
@@ -102,16 +101,16 @@ class RoundTrip:
     def took(self, seconds: float) -> None:
         """A write was answered after `seconds`."""
         self._count += 1
-        # The guess bounds nothing: the table may be far away.
+        # The first measurement is not bounded by the initial guess: the table may be far away.
         bounded = min(seconds, self.s * _ROUND_TRIP_OUTLIER) if self._count > 1 else seconds
         average = self.s + (bounded - self.s) * max(1 / self._count, _ROUND_TRIP_WEIGHT)
         self.s = min(max(average, _ROUND_TRIP_MIN_S), _ROUND_TRIP_MAX_S)
 
 
 class Contention:
-    """What one node knows of the other writers of one channel, and when its own turn is.
+    """What one node knows about the other writers of one channel, and when its own turn is.
 
-    `lost`: races lost since the last append that went in. `bytes_max`: what an append may have.
+    `lost`: races lost since the last append that went in. `bytes_max`: the bound on an append.
     """
 
     __slots__ = (
@@ -131,8 +130,7 @@ class Contention:
         self._seen: dict[str, float] = {}
         # When this node's next turn is.
         self._next_s = 0.0
-        # Appends in a row that followed each other closely with nobody seen, and when the last one
-        # ended.
+        # The number of close appends in a row without another writer, and when the last one ended.
         self._streak = 0
         self._won_s = -inf
         self._gap_s = 0.0
@@ -147,7 +145,7 @@ class Contention:
         return len(self._seen)
 
     def saw(self, node: str, now_s: float) -> None:
-        """Another node's item was met."""
+        """An item of another node was seen."""
         if node in self._seen or len(self._seen) < _WRITERS_MAX:
             self._seen[node] = now_s
 
@@ -156,7 +154,7 @@ class Contention:
         return max(0.0, self._next_s - now_s)
 
     def must_look(self, now_s: float) -> bool:
-        """Whether the log's end is to be read again before an attempt: somebody else moves it."""
+        """Whether the tail must be read again before an attempt, because others write as well."""
         return self.others(now_s) > 0
 
     def won(self, sent_s: float, now_s: float, random: float) -> None:
@@ -182,9 +180,9 @@ class Contention:
         self._next_s = max(self._next_s, sent_s + self._gap_s * (0.5 + random))
 
     def lose(self, now_s: float, random: float) -> float:
-        """A race was lost; seconds to pause before anything else.
+        """A race was lost. Returns the seconds to pause before the next step.
 
-        After a pause what was known is too old.
+        After a pause, the known tail is too old.
         """
         self.lost += 1
         if self.lost < _RACES_AT_ONCE:

@@ -1,6 +1,7 @@
-"""A channel's history as clients may see it.
+"""Reads a channel's history as clients may see it.
 
-The run that ends at the top, less what is trimmed, old or too much.
+History is the run of publications that ends at the top, without those that are trimmed, expired, or
+beyond the history's size.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from roomcast.wire.sent import Sent, sent_of
 
 __all__ = ["REPLY_BYTES_MAX", "History", "WrongEpoch", "read_history"]
 
-# Publications in one reply, in bytes: a client pages on from the last one it got.
+# Bytes of publications in one reply. A client reads on from the last one that it got.
 REPLY_BYTES_MAX: Final = 512 * 1024
-# Pages that one request may read, and how often it may look for the first publication that is
-# shown: once where no clock is wrong and nothing is broken. Each look reads one item for each power
-# of two in what it halves.
+# Pages that one request may read, and how often it may search for the first visible publication.
+# One search is enough unless a clock is wrong or an item is broken. A search is binary, and reads
+# one item a step.
 _READS_MAX: Final = 20
 _SEEKS_MAX: Final = 3
 
@@ -34,7 +35,9 @@ class WrongEpoch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """`sent`: publications as clients get them, in the order asked for.
+    """A part of a channel's history.
+
+    `sent`: publications as clients get them, in the requested order.
 
     `position`: the channel's top.
     """
@@ -44,7 +47,7 @@ class History:
 
     @property
     def lines(self) -> tuple[bytes, ...]:
-        """In JSON."""
+        """The publications as lines of JSON."""
         return tuple(each.line for each in self.sent)
 
 
@@ -58,9 +61,10 @@ async def read_history(
     limit: int,
     reverse: bool,
 ) -> History:
-    """At most `limit` publications.
+    """Read up to `limit` publications.
 
-    They begin next to `since` (exclusive), else at the end that `reverse` says.
+    They begin next to `since` (exclusive). Without it, they begin with the oldest, or in `reverse`
+    with the newest.
 
     Raises WrongEpoch, PortError.
     """
@@ -95,8 +99,8 @@ async def _forward(
         )
         hole = not records or records[0].offset > after + 1
         if hole or any(record.ts < cutoff_ts for record in records):
-            # What expired is hidden, and may be gone anywhere, before the run that ends at the top.
-            # Items of an epoch before stand there as well, for days after they expired.
+            # Before the visible run, expired records are hidden, and any of them may be deleted.
+            # Items of an earlier epoch may be there as well, for days after they expired.
             found.clear()
             if seeks < _SEEKS_MAX:
                 seeks += 1
@@ -112,10 +116,10 @@ async def _forward(
 async def _seek(
     log: ChannelLog, channel: str, position: StreamPosition, after: int, cutoff_ts: int
 ) -> int:
-    """The offset behind `after` before the first one that is shown.
+    """The last hidden offset behind `after`; the first visible one follows it.
 
-    Found by halving what is between: a channel may hold many times more than it shows. Where that
-    is not one stretch of hidden ones and one of others, it is before one of several.
+    It is found by binary search, because a channel may hold many times more than is visible. If
+    hidden and visible records alternate, it is the end of one of several hidden runs.
     """
     low, high = after + 1, position.offset + 1
     while low < high:
@@ -129,10 +133,10 @@ async def _seek(
 
 
 def _shown(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[Sent]:
-    """The publications in `first`..`last` behind the last record that is older than `cutoff_ts`.
+    """The publications in `first`..`last` that follow the last record older than `cutoff_ts`.
 
-    Clocks of writers differ, so an old record may stand behind a younger one; leaving out single
-    ones would make a hole.
+    Clocks of writers differ, so an older record may follow a newer one. To leave out single records
+    would make a hole.
     """
     found: list[Sent] = []
     for record in records:

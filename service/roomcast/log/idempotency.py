@@ -1,12 +1,13 @@
-"""Idempotency keys, and the item that remembers what was published with one.
+"""Idempotency keys, and the items that remember the position of a key's publication.
 
 Theory of operation. Publications with keys are appended in one transaction with their key items, on
-condition that all these keys are free; so of all attempts with one key, on whatever node, one is in
-the log, and every later one is answered with its position. That lasts as long as the key item does,
-and a process may be suspended anywhere: one that wakes a day later must not find the key free
-again. Hence bounds on time. Whoever retries stops RETRY_WITHIN_MS after the first attempt; a node
-does not take what may have waited longer than UNREAD_WITHIN_MS to be read, and sends what it took
-within COMMIT_WITHIN_MS. docs/architecture.md tells the whole.
+condition that all these keys are free. So of all attempts with one key, on any node, one is in the
+log. Every later attempt is answered with its position. That holds as long as the key item exists. A
+process may be suspended at any point, and one that wakes a day later must not find the key free
+again. Hence three bounds on time. A client that retries stops RETRY_WITHIN_MS after its first
+attempt. A node does not accept a publication that may have waited longer than UNREAD_WITHIN_MS to
+be read. And it sends an accepted one within COMMIT_WITHIN_MS. docs/architecture.md has the whole
+argument.
 
 Times in ms since 1970 unless a name says otherwise.
 """
@@ -32,33 +33,34 @@ __all__ = [
     "stored_key",
 ]
 
-# As long as the log item at the least: a client that was away for a day is still told where its
-# publication is.
+# The life of a key item. A log item lives at least as long, so a client that was away for a day can
+# still get the position of its publication.
 KEY_LIFE_MS: Final = 24 * 60 * 60 * 1000
-# From reading a publication to the last time that its append may be sent. A healthy append takes
+# The time from reading a publication until its append may last be sent. A normal append takes
 # milliseconds.
 COMMIT_WITHIN_MS: Final = 15 * 60 * 1000
-# From a client's sending to reading. The longest ping interval, and a suspension that no ping
-# reveals.
+# The time from a client's sending to the node's reading: the longest ping interval, and a
+# suspension that no ping reveals.
 UNREAD_WITHIN_MS: Final = 75 * 60 * 1000
-# From the first attempt with a key to the last one. What remains is for clocks that differ.
+# The time from the first attempt with a key to the last one. The rest of a key's life is for clocks
+# that differ.
 RETRY_WITHIN_MS: Final = 22 * 60 * 60 * 1000
 assert RETRY_WITHIN_MS + UNREAD_WITHIN_MS + COMMIT_WITHIN_MS + MARGIN_MS <= KEY_LIFE_MS, (
     "no attempt outlives the first one's key"
 )
 assert KEY_LIFE_MS <= MIN_RETENTION_MS, "a key does not outlive what it tells of"
 
-# In no channel's name and in no key, both of which are printable.
+# Channel names and keys are printable, so neither contains it.
 _SEPARATOR: Final = "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyItem:
-    """What was published with `key` (see `stored_key`), and where it is.
+    """The position of the publication that was made with `key` (see `stored_key`).
 
-    It is at (`epoch`, `offset`), appended as `batch`.
+    The publication is at (`epoch`, `offset`), and was appended as `batch`.
 
-    `expires_at` in s. It counts for as long as it is in the table, also after that.
+    `expires_at` in s. The item counts as long as it is in the table, also after that time.
     """
 
     key: str
@@ -87,14 +89,14 @@ class KeyItem:
 
 
 def stored_key(channel: str, key: str) -> str:
-    """A client's key as the table has it: each channel has its own keys."""
+    """A client's key as the table stores it. Each channel has its own keys."""
     return f"{channel}{_SEPARATOR}{key}"
 
 
 def key_items(item: LogItem, keys: Iterable[str | None]) -> tuple[KeyItem, ...]:
     """The keys that are written together with `item`.
 
-    `keys`: of its publications, in their order; None = no key.
+    `keys`: the keys of its publications, in their order; None = no key.
     """
     return tuple(
         KeyItem(

@@ -1,7 +1,8 @@
-"""The items of the `channels` table: log items, head items, and how DynamoDB spells them.
+"""The items of the `channels` table: log items and heads, and their form in DynamoDB.
 
-Shared with the stream Lambda, so the standard library only. One log item holds the publications
-of one append; its key is the offset of its first publication. Offset 0 is the channel's head.
+The stream Lambda shares this module, so it needs only the standard library. One log item holds the
+publications of one append. Its key is the offset of its first publication. Offset 0 is the
+channel's head.
 """
 
 from __future__ import annotations
@@ -25,32 +26,33 @@ __all__ = [
     "parse_log_item",
 ]
 
-# An item as DynamoDB's JSON has it: {"channel": {"S": "…"}, "offset": {"N": "1"}, …}.
+# An item in DynamoDB's JSON: {"channel": {"S": "…"}, "offset": {"N": "1"}, …}.
 AttributeMap = Mapping[str, Mapping[str, Any]]
 
 HEAD_OFFSET: Final = 0
-# One append: small enough that an item and its envelope fit one SNS message of 256 KiB with room
-# for escapes; large enough that a hot channel is not bound by items a second.
+# Bytes of one append. An item and its envelope must fit one SNS message of 256 KiB, with room for
+# escapes. And a busy channel must not be bound by the rate of items.
 ITEM_BYTES_MAX: Final = 128 * 1024
 ITEM_PUBLICATIONS_MAX: Final = 500
 # DynamoDB, TransactWriteItems: "up to 100 actions". One is the log item, the others are idempotency
 # keys.
 ITEM_KEYS_MAX: Final = 99
-# JavaScript clients hold offsets in doubles.
+# The greatest offset: JavaScript clients hold offsets in doubles.
 OFFSET_MAX: Final = 2**53 - 1
 
 
 class MalformedItem(ValueError):
-    """An item of the table that is not of our making, or is damaged."""
+    """An item of the table that no node wrote, or that is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogItem:
     """One append.
 
-    `pubs` is the JSON text of an array with one object an offset; times: `ts` ms, `expires_at` s.
+    `pubs` is the JSON text of an array with one object an offset. `ts` is in ms, `expires_at` in s.
 
-    `batch` identifies this append for ever: it tells our own earlier attempt from another's item.
+    `batch` identifies this append for ever. By it a node tells its own earlier attempt from another
+    node's item.
     """
 
     channel: str
@@ -88,7 +90,7 @@ class LogItem:
 class Head:
     """A channel's head: `epoch` begins after `floor`.
 
-    The tail it implies holds until `tail_valid_until` (ms).
+    The tail that it implies is valid until `tail_valid_until` (ms).
 
     Publications with offsets up to `trim` are hidden. `version` is random and changes with every
     write.
@@ -127,7 +129,7 @@ def parse_item(attributes: AttributeMap) -> LogItem | Head:
 
 
 def parse_log_item(attributes: AttributeMap) -> LogItem:
-    """Raises MalformedItem; `pubs` is not looked into."""
+    """Raises MalformedItem. `pubs` is not checked."""
     offset, last = _number(attributes, "offset"), _number(attributes, "last")
     epoch = _text(attributes, "epoch")
     if not epoch or not 1 <= offset <= last <= OFFSET_MAX or last - offset >= ITEM_PUBLICATIONS_MAX:

@@ -1,4 +1,4 @@
-"""A lane: what waits to be appended to one channel on this node, in its order, within bounds."""
+"""A lane: the bounded queue of publications that one node appends to one channel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting"]
 
-# What may wait in one lane: about ten full items. A channel at its ceiling drains that in a second
-# or two.
+# Bounds of one lane: about ten full items. At a channel's highest rate, they take a second or two.
 LANE_PUBLICATIONS_MAX: Final = 5000
 LANE_BYTES_MAX: Final = 1280 * 1024
 assert ITEM_BYTES_MAX <= LANE_BYTES_MAX, "what fits an item fits an empty lane"
@@ -27,7 +26,7 @@ assert ITEM_BYTES_MAX <= LANE_BYTES_MAX, "what fits an item fits an empty lane"
 class Waiting:
     """A publication that is not answered yet.
 
-    `commit_by_ms`: until when (wall clock) its key may be sent.
+    `commit_by_ms`: when its key may last be sent (wall clock).
     """
 
     pending: Pending
@@ -37,9 +36,9 @@ class Waiting:
     commit_by_ms: int
 
     def is_overdue(self, now_s: float, now_ms: int) -> bool:
-        """Whether it has waited for too long.
+        """Whether it has waited too long.
 
-        As long as an append is tried, or until its key might be forgotten when it is sent.
+        That is as long as an append may be tried, or until its key must not be sent any more.
         """
         if self.pending.key is not None and now_ms >= self.commit_by_ms:
             return True
@@ -47,10 +46,10 @@ class Waiting:
 
 
 class Lane:
-    """One channel's queue, and what is known of the end of its log and of other writers.
+    """One channel's queue, its known tail, and what is known about other writers.
 
-    `bytes`: of all that is not answered, taken or not. `known_s`: when `tail` was learned
-    (monotonic seconds).
+    `bytes`: bytes of all publications that are not answered, whether in the append or in the queue.
+    `known_s`: when `tail` was learned (monotonic seconds).
     """
 
     __slots__ = ("bytes", "contention", "history_ttl_ms", "known_s", "queue", "tail", "task")
@@ -65,20 +64,20 @@ class Lane:
         self.task: asyncio.Task[None] | None = None
 
     def has_room(self, size: int) -> bool:
-        """For another publication of `size` bytes."""
+        """Whether there is room for another publication of `size` bytes."""
         return len(self.queue) < LANE_PUBLICATIONS_MAX and self.bytes + size <= LANE_BYTES_MAX
 
     def learn(self, tail: Tail | None, now_s: float) -> None:
-        """The log ends there; None = not known any more."""
+        """The log ends at `tail`; None = its end is not known any more."""
         self.tail = tail
         self.known_s = now_s
 
     def refill(self, batch: list[Waiting], now_s: float, now_ms: int) -> list[Waiting]:
-        """Fill `batch`, which is known not to be in the log, from the queue.
+        """Fill `batch` from the queue. It is known not to be in the log.
 
-        What is overdue leaves it and is returned.
+        Overdue publications leave it and are returned.
 
-        What is too much for an append by now goes back to the front.
+        Publications that are now too many for one append go back to the front of the queue.
         """
         pending = (waiting.pending for waiting in chain(batch, self.queue))
         count = fill(pending, self.contention.bytes_max) - len(batch)

@@ -1,4 +1,4 @@
-"""The channel table as the log needs it: conditional writes and strongly consistent reads."""
+"""The port of the log: a channel table with conditional writes and strongly consistent reads."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["ChannelTable", "Holders", "Page", "TailExpired"]
 
 
 class TailExpired(PortError):
-    """Not sent: the tail on which this append rests is no longer valid (checked after signing)."""
+    """The write was not sent: its tail was no longer valid when the request had been signed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """What stands in the way of a conditional write.
+    """The items for which a conditional write failed.
 
-    The log item at its offset, and the key items of keys that are taken.
+    They are the log item at its offset, and the key items of keys that are taken.
 
-    At least one of them. DynamoDB may name some of several reasons only.
+    There is at least one. DynamoDB may report only some of several reasons.
     """
 
     item: LogItem | None = None
@@ -34,7 +34,7 @@ class Holders:
 class Page:
     """Log items ascending by offset.
 
-    `more`: the table holds further items in the direction of reading.
+    `more`: the table has further items in the direction of the read.
     """
 
     items: tuple[LogItem, ...]
@@ -44,8 +44,8 @@ class Page:
 class ChannelTable(Protocol):
     """The items of the `channels` table, and the keys of table `idempotency`.
 
-    Every read is strongly consistent. An item that no node wrote raises Malformed, or is left out
-    where several are read: a hole then.
+    Every read is strongly consistent. A read of one item that no node wrote raises Malformed. A
+    read of several leaves such an item out, which makes a hole.
     """
 
     async def newest(self, channel: str) -> LogItem | Head | None:
@@ -60,29 +60,29 @@ class ChannelTable(Protocol):
     async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
         """Write `item` if its key is free: None = it is written now.
 
-        Otherwise the item that holds the key (the caller compares `batch`). One attempt, no retry
-        inside.
+        Otherwise it returns the item with that key; the caller compares `batch`. It makes one
+        attempt, without retries.
 
-        Raises TailExpired (the wall clock, read after signing, is past `tail_valid_until_ms`: not
-        sent), Contended, Throttled, UnknownOutcome, Refused.
+        Raises TailExpired (not sent: the wall clock, read after signing, was past
+        `tail_valid_until_ms`), Contended, Throttled, UnknownOutcome, Refused.
         """
 
     async def put_keyed_item(
         self, item: LogItem, keys: Sequence[KeyItem], tail_valid_until_ms: int
     ) -> Holders | None:
-        """Write `item` and all `keys` if all their keys are free, or none of them.
+        """Write `item` and all `keys` if all of their keys are free. Otherwise write nothing.
 
-        Keys go into table `idempotency`. None = they are written now. Otherwise who holds them (the
-        caller compares `batch`). A key item counts as long as it is there, expired or not. `keys`:
-        1 to ITEM_KEYS_MAX, all different.
+        Keys go into table `idempotency`. None = all are written now. Otherwise it returns the items
+        that hold the keys; the caller compares `batch`. A key item counts as long as it exists,
+        expired or not. `keys`: 1 to ITEM_KEYS_MAX, all different.
 
-        One attempt, and the same errors as `put_item`.
+        It makes one attempt, and raises the same errors as `put_item`.
         """
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         """Write `head` if the stored head's version is `expected_version`.
 
-        None: if there is no head.
+        With None, write it if there is no head.
 
         False = the condition failed. Raises Throttled, UnknownOutcome, Refused.
         """
@@ -90,13 +90,13 @@ class ChannelTable(Protocol):
     async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:
         """Items whose key is > `offset`, ascending.
 
-        What was appended behind an item that ends at `offset`.
+        These were appended behind the item that ends at `offset`.
         """
 
     async def read_forward(self, channel: str, from_offset: int, items_max: int) -> Page:
         """Items that cover offsets ≥ `from_offset`, ascending.
 
-        They begin with the one that spans it, if any.
+        They begin with the item that spans it, if any.
         """
 
     async def read_backward(self, channel: str, to_offset: int, items_max: int) -> Page:

@@ -1,12 +1,13 @@
-"""The channel log's rules: its tail, how it is appended to, what a reader sees.
+"""The rules of the channel log: tails, appends, and what a reader sees.
 
 Theory of operation. A channel's publications are numbered within an epoch, from the head's floor +
-1, with no hole and no number used twice. The newest log item tells the tail, but only while it is
-certain not to be deleted: DynamoDB deletes expired items in any order, so a tail that is about to
-expire may be an older one by the time somebody appends behind it. Hence every tail is valid until a
-certain time, which is stored in the table and never derived from configuration. When no tail is
-valid any more, the head is rewritten with a new epoch (rotation); while one is, a quiet channel's
-head is rewritten with the same epoch (renewal). docs/architecture.md tells the whole protocol.
+1, without a hole, and no number is used twice. The newest log item tells the tail, but only while
+it is certain that the item was not deleted. DynamoDB deletes expired items in any order. So when a
+tail is about to expire, the newest item may be gone, and an older one may look like the tail. Hence
+every tail is valid until a certain time, which is stored in the table and never derived from
+configuration. When no tail is valid any more, the head is rewritten with a new epoch (rotation).
+While one is valid, a quiet channel's head is rewritten with the same epoch (renewal).
+docs/architecture.md has the whole protocol.
 
 All times in ms since 1970 unless a name says otherwise.
 """
@@ -37,14 +38,14 @@ __all__ = [
     "renewal_due",
 ]
 
-# What a log item lives at the least, in every release there was or will be: that a tail is valid
-# rests on it.
-MIN_RETENTION_MS: Final = 24 * 60 * 60 * 1000
-# Clock skew between nodes, plus the longest time from reading a tail to the commit of an append on
+# The least life of a log item. No release may shorten it, because the validity of tails rests on
 # it.
+MIN_RETENTION_MS: Final = 24 * 60 * 60 * 1000
+# The clock skew between nodes, plus the longest time from reading a tail to the commit of an append
+# behind it.
 MARGIN_MS: Final = 30 * 60 * 1000
-# A head outlives its own word, and every history_ttl there is (366 days at most): what it hides
-# stays hidden.
+# How long a head lives after its tail has expired. That is longer than any history_ttl (366 days at
+# most), so that hidden publications stay hidden.
 HEAD_GRACE_MS: Final = 400 * 24 * 60 * 60 * 1000
 assert MARGIN_MS * 4 < MIN_RETENTION_MS, "a fresh tail must be valid for most of its life"
 
@@ -58,8 +59,8 @@ class Tail:
 
     The next append goes to `top` + 1 of `epoch`, if committed by `valid_until`.
 
-    `expires_at` (s) is the tail item's: an append never sets an earlier one. When the head of a
-    quiet channel is to be renewed, lest the epoch ends, tells `renewal_due`.
+    `expires_at` (s) is the tail item's: an append never sets an earlier one. `renewal_due` tells
+    when the head of a quiet channel must be renewed, so that the epoch goes on.
     """
 
     epoch: str
@@ -73,7 +74,7 @@ class Tail:
 
 
 def new_epoch(generation: str, random_text: str) -> str:
-    """An epoch of `generation`: restoring the table from a backup calls for another generation."""
+    """An epoch of `generation`. A table that is restored from a backup needs another generation."""
     return f"{generation}{_GENERATION_SEPARATOR}{random_text}"
 
 
@@ -83,7 +84,7 @@ def is_of_generation(epoch: str, generation: str) -> bool:
 
 
 def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
-    """The tail that `item`, the newest of its channel, tells.
+    """The tail by `item`, the newest of its channel.
 
     None when it is not valid any more.
     """
@@ -94,9 +95,9 @@ def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
 
 
 def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
-    """The tail that `head` tells beside a newest log item whose own tail is not valid.
+    """The tail by `head`, when the newest log item gives no valid one.
 
-    None: rotate.
+    None when the head gives none either: the caller must rotate.
     """
     if head is None or not is_of_generation(head.epoch, generation):
         return None
@@ -118,11 +119,11 @@ def next_head(
 ) -> Head:
     """The head that rotates or renews a channel, and hides offsets up to `trim`.
 
-    It rotates with a new `epoch`, and renews with the tail's own.
+    With a new `epoch` it rotates, with the tail's own it renews.
 
-    `read_at`: the time BEFORE `head` and `newest` were read; the new word holds from there, not
-    from now. It never ends before the old one: others rest on that, and a process may have slept
-    since `read_at`.
+    `read_at`: the time BEFORE `head` and `newest` were read. The new validity is counted from
+    there, not from now. It never ends before the old one, on which others rely: a process may have
+    been suspended since `read_at`.
     """
     tail_valid_until = max(read_at + MIN_RETENTION_MS, head.tail_valid_until if head else 0)
     return Head(
@@ -137,9 +138,9 @@ def next_head(
 
 
 def renewal_due(tail: Tail, now: int) -> bool:
-    """Whether under half of the shortest life remains.
+    """Whether less than half of the least life remains.
 
-    Then whoever serves subscribers of the channel renews its head.
+    Then a node with subscribers of the channel renews its head.
     """
     return tail.valid_until - now < MIN_RETENTION_MS // 2
 
@@ -148,7 +149,7 @@ def renewal_due(tail: Tail, now: int) -> bool:
 class Pending:
     """One publication that waits to be appended.
 
-    The JSON text of its stored form, and its idempotency key.
+    `text`: the JSON text of its stored form. `key`: its idempotency key.
     """
 
     text: str
@@ -157,16 +158,17 @@ class Pending:
 
     @classmethod
     def of(cls, text: str, key: str | None = None) -> Pending:
-        """`size` in bytes of UTF-8, with the comma that joins it to the next."""
+        """Compute `size`: bytes of UTF-8, with the comma that joins it to the next."""
         return cls(text, len(text.encode()) + 1, key)
 
 
 def fill(queue: Iterable[Pending], bytes_max: int = ITEM_BYTES_MAX) -> int:
     """How many publications from the front of `queue` fit one item of `bytes_max`.
 
-    At least one, if there is one.
+    It is at least one, if there is one.
 
-    One item has no key twice: the second publication of a key must find the first one in the log.
+    One item never has a key twice: the second publication with a key must find the first in the
+    log.
     """
     size, count = 2, 0
     keys: set[str] = set()
@@ -194,7 +196,7 @@ def append_item(
 ) -> LogItem:
     """The item that appends `publications` behind `tail`.
 
-    It never expires before what it stands on.
+    It never expires before the item that it follows.
     """
     lives_until = (now + max(history_ttl_ms, MIN_RETENTION_MS)) // 1000
     return LogItem(

@@ -1,4 +1,4 @@
-"""The channels table with a watch on it: whether it answers, and that something was written."""
+"""Watches a channel table: whether it answers, and when an item was written."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from roomcast.streaks import Streak
 
 __all__ = ["HANGS_S", "WatchedTable", "WriteListener"]
 
-# A call that is given up after so long counts as a failure: DynamoDB takes milliseconds.
+# A call that is cancelled after so long counts as a failure: DynamoDB takes milliseconds.
 HANGS_S: Final = 2.0
 
 T = TypeVar("T")
 
 
 class WriteListener(Protocol):
-    """Who is told of what this node writes."""
+    """The listener for this node's writes."""
 
     def wrote(self) -> None:
         """An item is in the table as of now. Must not raise."""
 
 
 class WatchedTable:
-    """A ChannelTable that counts another one's calls, and tells `listener` of new items.
+    """A ChannelTable that watches the calls of another one, and tells `listener` about new items.
 
-    Reads and writes are counted apart. A permission may be missing for one of them, or a partition
-    throttle one of them.
+    Reads and writes are counted apart: a permission may be missing for one of them, or a partition
+    may throttle one of them.
     """
 
     def __init__(self, table: ChannelTable, clock: Clock, listener: WriteListener) -> None:
@@ -48,7 +48,7 @@ class WatchedTable:
         return self.reads.is_bad(now_s) or self.writes.is_bad(now_s)
 
     def trouble(self) -> str:
-        """What fails, in words; "" as long as nothing does."""
+        """A text about the calls that fail; "" as long as none do."""
         now_s = self._clock.monotonic_s()
         parts = [
             f"{streak.failures} {what}"
@@ -106,7 +106,7 @@ class WatchedTable:
             # It was not sent.
             raise
         except Malformed:
-            # What it has is wrong; that it answers is what counts here.
+            # The item is malformed, but the table has answered.
             streak.succeeded()
             raise
         except PortError:

@@ -1,9 +1,9 @@
-"""Everything between the sockets and the ports, put together once.
+"""Builds everything between the sockets and the ports of a node.
 
-The application, the tests and the simulation all do it here.
+The application, the tests and the simulation all use it.
 
-A node's lease tells how the node does, and the node's queue is held by the lease. So a node is
-built in two steps, and whoever builds it makes the lease between them:
+A node's lease reports on the node, and the node's queue is recorded in the lease: each needs the
+other. So a node is built in two steps, and the caller makes the lease between them:
 
     core = build_core(...)          hub, log, dispatcher, signals, presence; what is heard
     lease = LeaseKeeper(...)        reports what the core knows
@@ -70,22 +70,22 @@ __all__ = [
     "rate",
 ]
 
-# What a client may do at once: as much as in so many seconds. People are not evenly busy.
+# The burst of a client, in seconds of its rate. People are not evenly busy.
 BURST_S: Final = 2.0
 _NO_HOOKS: Final = Hooks()
 
 
 def rate(per_s: float, burst_s: float, more: int = 0) -> Rate | None:
-    """As it is configured: 0 = no limit.
+    """A rate from the configuration; 0 a second = no limit.
 
-    `burst_s`: seconds whose things may be done at once, and `more` of them.
+    The burst is what `burst_s` seconds allow, and `more` on top.
     """
     return Rate(per_s, max(1.0, per_s * burst_s + more)) if per_s else None
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """All that a node has of the outside. `random` gives [0, 1)."""
+    """Everything that a node gets from outside. `random` gives [0, 1)."""
 
     table: ChannelTable
     presence: Presence
@@ -105,7 +105,7 @@ class NodeLease(QueueHolder, Neighbours, LeaseHealth, Protocol):
 class Core:
     """The first half of a node.
 
-    Its lease tells of it, and its queue brings messages to it.
+    The lease reports on it, and the queue brings messages to it.
     """
 
     config: Config
@@ -136,7 +136,7 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """The parts that somebody must start and end; `node` has the rest."""
+    """The parts that the caller must start and end. `node` has the rest."""
 
     node: Node
     hub: Hub
@@ -156,7 +156,7 @@ class Assembly:
     hooks: HookCalls
 
     async def finish(self) -> None:
-        """Wait until what was accepted is done: appends, presence entries, signals.
+        """Wait until all accepted work is done: appends, presence entries, signals.
 
         The caller bounds the time.
         """
@@ -169,7 +169,7 @@ class Assembly:
 def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO_HOOKS) -> Core:
     """Build the first half of a node. Nothing is started and no port is called.
 
-    `hooks`: the application's own.
+    `hooks`: the application's hooks.
     """
     client, rules, generation = config.client, config.channel, config.aws.log_generation
     clock, new_id, random = ports.clock, ports.new_id, ports.random
@@ -216,7 +216,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         ports.leases,
         clock,
         node=node_id,
-        # Half, as with recovery and history: what else goes to the client has room behind it.
+        # Half of the client's queue, as for recovery and history, so that other data has room as
+        # well.
         list_bytes_max=client.queue_max_size // 2,
         listener=announcements,
     )
@@ -265,8 +266,8 @@ def assemble(
 ) -> Assembly:
     """Build the node around `core`. Nothing is started and no port is called.
 
-    `isolation`, `keys`: what the node's health says of them; None = nothing. `listening`: whether
-    clients are let in already.
+    `isolation`, `keys`: parts that the node's health reports on; None = it does not. `listening`:
+    whether clients are let in from the start.
     """
     config, ports, node_id = core.config, core.ports, core.node_id
     clock, new_id, random = ports.clock, ports.new_id, ports.random
@@ -336,7 +337,7 @@ def assemble(
 
 
 def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services:
-    """What connections work with."""
+    """The services of connections."""
     config, ports, counters = core.config, core.ports, ClientCounters()
     return Services(
         version=f"roomcast {__version__}",
@@ -389,6 +390,6 @@ def _limits(client: ClientConfig) -> Limits:
         recovery_publications_max=client.recovery_max_publication_limit,
         user_connections=client.user_connection_limit,
         publishes=rate(client.publish_rate_limit, BURST_S),
-        # A client that comes back subscribes to all its channels at once.
+        # A client that reconnects subscribes to all its channels at once.
         commands=rate(client.command_rate_limit, BURST_S, client.channel_limit),
     )

@@ -1,4 +1,4 @@
-"""Whether a node can hear and store: what `GET /health/ready` tells."""
+"""Judges whether a node can hear and store, for `GET /health/ready`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ __all__ = [
     "TableHealth",
 ]
 
-# Receives that fail in a row before a node counts as deaf: well over the time that a throttled call
-# takes.
+# Receives that fail in a row before a node counts as deaf. Throttled calls end well before that.
 DEAF_FAILURES: Final = 5
 
 
 class Ears(Protocol):
-    """What the canary knows."""
+    """The state of the canaries."""
 
     hearing: Hearing
     latency: Latency | None
@@ -39,65 +38,65 @@ class Ears(Protocol):
 
 
 class QueueHealth(Protocol):
-    """What the poller knows."""
+    """The state of the queue, from the poller."""
 
     @property
     def is_gone(self) -> bool: ...
 
     @property
     def failures(self) -> int:
-        """Receives that failed in a row."""
+        """The number of receives that failed in a row."""
 
     @property
     def undeleted(self) -> str:
-        """Why messages cannot be deleted, "" = they can: they come again and again."""
+        """Why messages cannot be deleted and come again and again; "" = they can."""
 
 
 class GreetingsHealth(Protocol):
-    """What greetings prove."""
+    """The state of the greetings."""
 
     @property
     def hears(self) -> bool:
-        """Whether the queue was proved to bring what the topic gets."""
+        """Whether it is proved that the queue gets the topic's messages."""
 
 
 class TableHealth(Protocol):
-    """What the watch of the channels table knows."""
+    """The state of the channels table."""
 
     def trouble(self) -> str:
-        """What fails of its calls, "" = nothing does."""
+        """A text about the calls that fail; "" = none do."""
 
 
 class LeaseHealth(Protocol):
-    """What the keeper of the lease knows."""
+    """The state of the lease."""
 
     @property
     def failures(self) -> int:
-        """Heartbeats that were not taken since the last that was."""
+        """The number of heartbeats that failed in a row."""
 
 
 class IsolationHealth(Protocol):
-    """What this node knows of others."""
+    """The state of this node in comparison with others."""
 
     def is_cut_off(self) -> bool:
-        """The tables do not answer this node, and take what others write."""
+        """Whether the tables fail for this node, but take writes of others."""
 
 
 class KeysHealth(Protocol):
-    """The keys that tokens are verified with."""
+    """The state of the keys that verify tokens."""
 
     @property
     def usable(self) -> bool:
-        """False: they could not be fetched, or not for too long."""
+        """False = they were never fetched, or not for too long."""
 
 
 @dataclass(slots=True)
 class Health:
-    """What readiness rests on; of a part that is None nothing is said.
+    """The health of a node. A part that is None is not judged.
 
     Not ready: this node alone cannot hear or store, or is about to end. Degraded: it may not hear
-    or store all. A fault of everybody's leaves it ready: no other node would serve its clients
-    better.
+    or store everything. A fault that all nodes share leaves a node ready, because no other node
+    would serve its clients better.
     """
 
     listening: bool = False
@@ -111,7 +110,7 @@ class Health:
     keys: KeysHealth | None = None
 
     def reasons(self) -> list[str]:
-        """Why this node is not ready; empty when it is."""
+        """The reasons why this node is not ready; empty when it is."""
         reasons = []
         if not self.listening:
             reasons.append("starting: clients are not let in yet")
@@ -128,9 +127,9 @@ class Health:
         return reasons
 
     def doubts(self) -> list[str]:
-        """Why this node is degraded though ready.
+        """The reasons why this node is degraded; empty when it is not.
 
-        What it does not hear it reads from the log, and what fails is refused.
+        A degraded node reads from the log what it does not hear, and refuses what fails.
         """
         doubts = []
         if self.greetings is not None and not self.greetings.hears:

@@ -1,4 +1,4 @@
-"""Whether the tables answer others and not this node: then this node alone is cut off."""
+"""Watches whether this node alone is cut off: the tables answer others, but not this node."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from roomcast.wire.channels import RESERVED_PREFIX
 
 __all__ = ["LOOK_LIMIT_S", "Isolation"]
 
-# For a look at the leases, and for one at the log.
+# Time limit of a look at the leases, and of one at the log.
 LOOK_LIMIT_S: Final = 5.0
 _JITTER: Final = 0.2
 
 
 class Isolation:
-    """What others are known to have written comes from two places.
+    """Knows the writes of other nodes from two sources.
 
-    One is their leases, where those can be read. The other is the canaries that they emit, which
-    come through the queue while the table does not answer.
+    One is their leases, if these can be read. The other is their canaries, which come through the
+    queue even while the tables do not answer.
 
-    A canary says that the channels table takes writes, and nothing of the nodes table. So it counts
-    only where the channels table fails this node as well: an outage of the nodes table alone must
-    not look like many nodes' isolation.
+    A canary proves that the channels table takes writes. It says nothing about the nodes table. So
+    it counts only if the channels table fails for this node as well. Otherwise an outage of the
+    nodes table alone would make many nodes look cut off.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Isolation:
         look_s: float,
         canary_interval_s: float,
     ) -> None:
-        """`look_s`: between two looks, while the lease has ended."""
+        """`look_s`: seconds between two looks while the lease has expired."""
         self._lease = lease
         self._table = table
         self._ears = ears
         self._clock = clock
         self._random = random
         self._look_s = look_s
-        # Signs come with each heartbeat, or with each canary.
+        # Signs of other nodes come with each heartbeat, or with each canary.
         self._fresh_ms = max(lease.ttl_ms, round(MISSED_INTERVALS * canary_interval_s * 1000))
-        # The newest heartbeat of another node, as it was read.
+        # The newest heartbeat of another node, from the last read of the leases.
         self._beat_ms = 0
 
     def is_cut_off(self) -> bool:
@@ -68,7 +68,7 @@ class Isolation:
         )
 
     async def run(self) -> None:
-        """Look around while the lease has ended. Runs until cancelled."""
+        """Look at leases and log while the lease has expired. Runs until cancelled."""
         while True:
             await asyncio.sleep(self._look_s * (1 - _JITTER * self._random()))
             if self._lease.has_ended:
@@ -80,7 +80,7 @@ class Isolation:
                 self._beat_ms = await self._lease.newest_beat_elsewhere()
 
     async def _look_at_log(self) -> None:
-        """What comes of it is counted by the table: perhaps nobody else reads or writes now."""
+        """Read once, for the watch of the table: nothing else may be reading or writing now."""
         with suppress(PortError, TimeoutError):
             async with asyncio.timeout(LOOK_LIMIT_S):
                 await self._table.head(RESERVED_PREFIX + "check")

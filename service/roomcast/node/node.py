@@ -1,4 +1,4 @@
-"""One node: its connections, and what it does in the background."""
+"""One node: its connections, its background work, and its drain."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from roomcast.wire.codes import Disconnect
 
 __all__ = ["ANSWERS_S", "BACKGROUND_MAX", "Background", "Node"]
 
-# Presence writes at once: a thousand clients that leave together must not become a thousand calls
-# at once.
+# Background tasks at once, mostly presence writes. A thousand clients that leave together must not
+# cause a thousand calls at once.
 BACKGROUND_MAX: Final = 16
-# What a connection that is closed at the end of a node may wait for the answers that it is owed.
-# SDKs give a command up after 5 s; a publication that is not answered may be published twice.
+# Seconds that a connection may wait for owed answers when the node ends. SDKs give a command up
+# after 5 s. A publication without an answer may be published twice.
 ANSWERS_S: Final = 5.0
-# Slices in which a node's clients are closed over its drain time.
+# The most slices in which a node's clients are closed during its drain.
 _SLICES_MAX: Final = 100
 
 _log = structlog.get_logger(__name__)
 
 
 class Background:
-    """Work that outlives the connection it was for, bounded in how much runs at once."""
+    """Work that outlives its connection. The number of tasks at once is bounded."""
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(BACKGROUND_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """`work` handles its own errors."""
+        """Run `work` as soon as a place is free. It must handle its own errors."""
         task = asyncio.create_task(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def finish(self) -> None:
-        """Wait for what was started; the caller bounds the time."""
+        """Wait for all started work. The caller bounds the time."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -53,12 +53,12 @@ class Background:
             async with self._places:
                 await work
         finally:
-            # Cancelled while it waited for a place: it never began.
+            # The task was cancelled while it waited for a place, so `work` never began.
             work.close()
 
 
 class Node:
-    """All connections of this process. `orders` and `node_info` are for its HTTP API."""
+    """All connections of this process. `orders` and `node_info` serve its HTTP API."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Node:
         *,
         connection_limit: int,
     ) -> None:
-        """`connections`: filled from here on; empty."""
+        """`connections`: an empty set, which the node fills."""
         self.services = services
         self.health = health
         self.orders = orders
@@ -83,20 +83,20 @@ class Node:
         return self.services.node
 
     def __len__(self) -> int:
-        """Open connections."""
+        """The number of open connections."""
         return len(self._connections)
 
     def takes_clients(self) -> bool:
-        """Whether a further connection is welcome: this node does not drain and is not full."""
+        """Whether another connection may be opened: this node does not drain and is not full."""
         full = self._connection_limit and len(self._connections) >= self._connection_limit
         return not (self.health.draining or full)
 
     def open(self, socket: Socket) -> Connection:
-        """A new connection over `socket`; `closed` must be called at its end."""
+        """Open a connection over `socket`. `closed` must be called at its end."""
         connection = Connection(self.services, socket)
         self._connections.add(connection)
         if self.health.draining:
-            # Its handshake began before, and those that are to be closed may be counted already.
+            # Its handshake began before the drain, which may have counted the connections already.
             connection.close(Disconnect.SHUTDOWN)
         return connection
 
@@ -108,9 +108,9 @@ class Node:
     async def drain(self, over_s: float, random: Callable[[], float]) -> None:
         """Close every connection with 3001, in slices over `over_s` seconds.
 
-        So the other nodes are not stormed.
+        The slices protect the other nodes from a storm of reconnects.
 
-        Each is answered first, within ANSWERS_S, what it has asked for.
+        Each connection first gets its owed answers, within ANSWERS_S.
         """
         connections = list(self._connections)
         if not connections:

@@ -1,4 +1,4 @@
-"""This node as its lease tells of it, and what it does when the lease is lost."""
+"""The owner of the node's lease: reports the node's figures, and acts when the lease is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Users(Protocol):
 
 
 class QueueAddress(Protocol):
-    """Where the queue of a node is; None = there is none."""
+    """The address of a node's queue; None = it has none."""
 
     @property
     def queue_url(self) -> str | None: ...
@@ -33,7 +33,7 @@ class QueueAddress(Protocol):
 
 
 class OwnNumbers:
-    """What a node's own row would say if it were written now."""
+    """A node's own row, as it would be written now."""
 
     def __init__(self, presence: PresenceBook, connections: Sized, hub: Hub, roster: Users) -> None:
         self._presence = presence
@@ -43,11 +43,11 @@ class OwnNumbers:
 
     @property
     def lease(self) -> str:
-        """The id of its lease as it is now."""
+        """The id of its present lease."""
         return self._presence.node
 
     def numbers(self, held: Lease) -> Lease:
-        """Its lease with the numbers that are true now."""
+        """Its lease with the present figures."""
         return replace(
             held,
             connections=len(self._connections),
@@ -74,7 +74,7 @@ class ItsLease:
         self._presence = presence
 
     def report(self, held: Lease) -> Lease:
-        """Asked at each heartbeat."""
+        """Complete the lease, at each heartbeat."""
         return replace(
             self._numbers.numbers(held),
             queue_url=self._queue.queue_url or "",
@@ -85,7 +85,7 @@ class ItsLease:
         )
 
     def lost(self, next_lease: Lease) -> None:
-        """Presence moves to the next lease, and the queue of the lost one is replaced."""
+        """Move presence to the next lease, and have the queue of the lost one replaced."""
         self._presence.move(next_lease.node)
         if not next_lease.queue:
             self._queue_state.rebuild_next()

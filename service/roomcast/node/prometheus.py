@@ -1,6 +1,8 @@
-"""What Prometheus is told of a node, read from plain numbers when it asks: nothing here runs beside what is measured.
+"""A node's metrics for Prometheus.
 
-No label names a channel, a user or a client, and each has few values, so the size of an answer does not grow with use.
+They are read from plain counters when Prometheus asks, so nothing here runs beside the code that is
+measured. No label names a channel, a user or a client, and each label has few values. So the size
+of an answer does not grow with use.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from roomcast.observe.counters import Histogram
 __all__ = ["FAMILIES", "Exposition", "Family", "Source"]
 
 Kind = Literal["gauge", "counter", "histogram"]
-# By the values of the labels.
+# The values of a metric, by the values of its labels.
 Samples = Mapping[tuple[str, ...], float | Histogram]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`calls`: of AWS, by (operation, outcome)."""
+    """The sources of all metrics. `calls`: the calls of AWS, by (operation, outcome)."""
 
     assembly: Assembly
     health: Health
@@ -43,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. `name` is as Prometheus shows it; a histogram's has three endings more."""
+    """One metric. `name` is as Prometheus shows it; a histogram has three names with endings."""
 
     name: str
     kind: Kind
@@ -53,12 +55,12 @@ class Family:
 
 
 def _one(read: Callable[[Source], float | Histogram]) -> Callable[[Source], Samples]:
-    """A metric without labels."""
+    """The reader of a metric without labels."""
     return lambda source: {(): read(source)}
 
 
 def _by(read: Callable[[Source], Mapping[str, float]]) -> Callable[[Source], Samples]:
-    """A metric with one label."""
+    """The reader of a metric with one label."""
     return lambda source: {(name,): number for name, number in read(source).items()}
 
 
@@ -99,7 +101,10 @@ def _latencies(source: Source) -> Samples:
 # In the order of docs/metrics.md.
 FAMILIES: Final[tuple[Family, ...]] = (
     # ---- the node
-    Family("roomcast_info", "gauge", "1; the version.", ("version",), lambda _: {(__version__,): 1}),
+    Family(
+        "roomcast_info", "gauge", "1; the version.", ("version",),
+        lambda _: {(__version__,): 1},
+    ),
     _gauge("ready", "1 = the node is ready.", lambda s: not s.health.reasons()),
     _gauge("degraded", "1 = the node may not hear all.", lambda s: bool(s.health.doubts())),
     _gauge("draining", "1 = the node is about to end.", lambda s: s.health.draining),
@@ -108,67 +113,208 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("users", "Different users among them.", lambda s: s.assembly.node.services.roster.users),
     _gauge("subscriptions", "Subscriptions.", lambda s: s.assembly.hub.subscriptions),
     _gauge("channels", "Channels with subscribers here.", lambda s: len(s.assembly.hub)),
-    _gauge("channels_open", "Channels with history that are kept in order here.", lambda s: len(s.assembly.dispatcher)),
-    _counter("connections_opened", "Connections opened.", lambda s: s.assembly.node.services.counters.connections),
-    _counts("disconnects", "code", "Connections ended, by code.", lambda s: s.assembly.node.services.counters.disconnects),
-    Family("roomcast_commands_total", "counter", "Commands answered, by method and code (0 = done).", ("method", "code"), _commands),
-    _counts("limits_hit", "limit", "What clients were refused or made to wait for.", lambda s: s.assembly.node.services.counters.limits),
-    _counter("commands_delayed_seconds", "Time commands waited for their rate.", lambda s: s.assembly.node.services.counters.throttled_s),
-    _counts("token_failures", "reason", "Tokens not accepted.", lambda s: s.assembly.node.services.counters.token_failures),
-    _counter("received_bytes", "Of commands.", lambda s: s.assembly.node.services.counters.received_bytes),
-    _counts("sent_frames", "to", "Frames, to one client or to the subscribers of a channel.", lambda s: {
-        "client": s.assembly.node.services.counters.sent_frames, "channel": s.assembly.hub.counters.frames,
-    }),
-    _counts("sent_bytes", "to", "Bytes of these frames.", lambda s: {
-        "client": s.assembly.node.services.counters.sent_bytes, "channel": s.assembly.hub.counters.bytes,
-    }),
-    _counter("pushes", "Pushes to subscribers of channels, each once a subscriber.", lambda s: s.assembly.hub.counters.pushes),
+    _gauge(
+        "channels_open", "Channels with history that are kept in order here.",
+        lambda s: len(s.assembly.dispatcher),
+    ),
+    _counter(
+        "connections_opened", "Connections opened.",
+        lambda s: s.assembly.node.services.counters.connections,
+    ),
+    _counts(
+        "disconnects", "code", "Connections ended, by code.",
+        lambda s: s.assembly.node.services.counters.disconnects,
+    ),
+    Family(
+        "roomcast_commands_total", "counter", "Commands answered, by method and code (0 = done).",
+        ("method", "code"), _commands,
+    ),
+    _counts(
+        "limits_hit", "limit", "What clients were refused or made to wait for.",
+        lambda s: s.assembly.node.services.counters.limits,
+    ),
+    _counter(
+        "commands_delayed_seconds", "Time commands waited for their rate.",
+        lambda s: s.assembly.node.services.counters.throttled_s,
+    ),
+    _counts(
+        "token_failures", "reason", "Tokens not accepted.",
+        lambda s: s.assembly.node.services.counters.token_failures,
+    ),
+    _counter(
+        "received_bytes", "Of commands.",
+        lambda s: s.assembly.node.services.counters.received_bytes,
+    ),
+    _counts(
+        "sent_frames", "to", "Frames, to one client or to the subscribers of a channel.",
+        lambda s: {
+            "client": s.assembly.node.services.counters.sent_frames,
+            "channel": s.assembly.hub.counters.frames,
+        },
+    ),
+    _counts(
+        "sent_bytes", "to", "Bytes of these frames.",
+        lambda s: {
+            "client": s.assembly.node.services.counters.sent_bytes,
+            "channel": s.assembly.hub.counters.bytes,
+        },
+    ),
+    _counter(
+        "pushes", "Pushes to subscribers of channels, each once a subscriber.",
+        lambda s: s.assembly.hub.counters.pushes,
+    ),
     # ---- the application's own code
-    Family("roomcast_hook_calls_total", "counter", "Calls of the application's code.", ("hook", "outcome"), _hook_calls),
+    Family(
+        "roomcast_hook_calls_total",
+        "counter",
+        "Calls of the application's code.",
+        ("hook", "outcome"),
+        _hook_calls,
+    ),
     Family("roomcast_hook_seconds", "histogram", "How long they took.", ("hook",), _hook_seconds),
-    _gauge("hook_calls_under_way", "Calls that are not done.", lambda s: s.assembly.hooks.counters.under_way),
+    _gauge(
+        "hook_calls_under_way", "Calls that are not done.",
+        lambda s: s.assembly.hooks.counters.under_way,
+    ),
     # ---- publishing
-    _counts("publications", "outcome", "Publications to channels with history.", lambda s: s.assembly.appender.counters.publications),
-    _counter("publications_signalled", "Publications to channels without history.", lambda s: s.assembly.node.services.publisher.signalled),
-    Family("roomcast_publish_seconds", "histogram", "From a publication to its acknowledgement.", (), _one(lambda s: s.assembly.appender.counters.latency_s)),
-    Family("roomcast_append_publications", "histogram", "Publications in one append.", (), _one(lambda s: s.assembly.appender.counters.batches)),
-    _counter("append_races", "Appends that another node's came before.", lambda s: s.assembly.appender.counters.races),
-    Family("roomcast_append_attempts", "histogram", "Writes sent for one append.", (), _one(lambda s: s.assembly.appender.counters.attempts)),
-    Family("roomcast_append_losses", "histogram", "Races that one append lost to other nodes.", (), _one(lambda s: s.assembly.appender.counters.losses)),
-    Family("roomcast_append_turn_seconds", "histogram", "How long one append waited for its turn.", (), _one(lambda s: s.assembly.appender.counters.turn_s)),
-    Family("roomcast_append_writers", "histogram", "Other nodes seen writing in the channel of one append.", (), _one(lambda s: s.assembly.appender.counters.writers)),
-    _counter("append_throttled", "Writes that the table had no room for.", lambda s: s.assembly.appender.counters.throttled),
-    _gauge("append_waiting_bytes", "Publications not acknowledged yet.", lambda s: s.assembly.appender.waiting_bytes),
+    _counts(
+        "publications", "outcome", "Publications to channels with history.",
+        lambda s: s.assembly.appender.counters.publications,
+    ),
+    _counter(
+        "publications_signalled", "Publications to channels without history.",
+        lambda s: s.assembly.node.services.publisher.signalled,
+    ),
+    Family(
+        "roomcast_publish_seconds", "histogram", "From a publication to its acknowledgement.", (),
+        _one(lambda s: s.assembly.appender.counters.latency_s),
+    ),
+    Family(
+        "roomcast_append_publications", "histogram", "Publications in one append.", (),
+        _one(lambda s: s.assembly.appender.counters.batches),
+    ),
+    _counter(
+        "append_races", "Appends that another node's came before.",
+        lambda s: s.assembly.appender.counters.races,
+    ),
+    Family(
+        "roomcast_append_attempts", "histogram", "Writes sent for one append.", (),
+        _one(lambda s: s.assembly.appender.counters.attempts),
+    ),
+    Family(
+        "roomcast_append_losses", "histogram", "Races that one append lost to other nodes.", (),
+        _one(lambda s: s.assembly.appender.counters.losses),
+    ),
+    Family(
+        "roomcast_append_turn_seconds", "histogram", "How long one append waited for its turn.", (),
+        _one(lambda s: s.assembly.appender.counters.turn_s),
+    ),
+    Family(
+        "roomcast_append_writers",
+        "histogram",
+        "Other nodes seen writing in the channel of one append.",
+        (),
+        _one(lambda s: s.assembly.appender.counters.writers),
+    ),
+    _counter(
+        "append_throttled", "Writes that the table had no room for.",
+        lambda s: s.assembly.appender.counters.throttled,
+    ),
+    _gauge(
+        "append_waiting_bytes", "Publications not acknowledged yet.",
+        lambda s: s.assembly.appender.waiting_bytes,
+    ),
     # ---- order and recovery
-    _counts("recoveries", "outcome", "Clients that came back.", lambda s: s.assembly.dispatcher.counters.recoveries),
-    _counter("recovered_publications", "What they got.", lambda s: s.assembly.dispatcher.counters.recovered_publications),
-    _counter("gaps_filled", "Holes read from the log.", lambda s: s.assembly.dispatcher.counters.gaps_filled),
-    _counter("gap_publications", "Publications in them.", lambda s: s.assembly.dispatcher.counters.gap_publications),
-    _counter("gap_read_failures", "Reads of holes that failed.", lambda s: s.assembly.dispatcher.counters.gap_read_failures),
-    _counts("tail_checks", "outcome", "Looks at the ends of logs.", lambda s: s.assembly.dispatcher.counters.tail_checks),
-    _counter("channels_lost", "Channels whose subscribers started afresh.", lambda s: s.assembly.dispatcher.counters.channels_lost),
-    _gauge("ring_bytes", "Publications kept for recoveries.", lambda s: s.assembly.dispatcher.ring_bytes),
+    _counts(
+        "recoveries", "outcome", "Clients that came back.",
+        lambda s: s.assembly.dispatcher.counters.recoveries,
+    ),
+    _counter(
+        "recovered_publications", "What they got.",
+        lambda s: s.assembly.dispatcher.counters.recovered_publications,
+    ),
+    _counter(
+        "gaps_filled", "Holes read from the log.",
+        lambda s: s.assembly.dispatcher.counters.gaps_filled,
+    ),
+    _counter(
+        "gap_publications", "Publications in them.",
+        lambda s: s.assembly.dispatcher.counters.gap_publications,
+    ),
+    _counter(
+        "gap_read_failures", "Reads of holes that failed.",
+        lambda s: s.assembly.dispatcher.counters.gap_read_failures,
+    ),
+    _counts(
+        "tail_checks", "outcome", "Looks at the ends of logs.",
+        lambda s: s.assembly.dispatcher.counters.tail_checks,
+    ),
+    _counter(
+        "channels_lost", "Channels whose subscribers started afresh.",
+        lambda s: s.assembly.dispatcher.counters.channels_lost,
+    ),
+    _gauge(
+        "ring_bytes", "Publications kept for recoveries.",
+        lambda s: s.assembly.dispatcher.ring_bytes,
+    ),
     # ---- between nodes
-    _counts("signals", "outcome", "Signals to the other nodes.", lambda s: s.assembly.broadcaster.counters.signals),
-    _counts("signal_messages", "outcome", "Messages that held them.", lambda s: s.assembly.broadcaster.counters.messages),
-    _gauge("signal_waiting_bytes", "Signals that wait.", lambda s: s.assembly.broadcaster.waiting_bytes),
-    _counts("queue_receives", "outcome", "Receives of the queue.", lambda s: s.assembly.poller.counters.receives),
+    _counts(
+        "signals", "outcome", "Signals to the other nodes.",
+        lambda s: s.assembly.broadcaster.counters.signals,
+    ),
+    _counts(
+        "signal_messages", "outcome", "Messages that held them.",
+        lambda s: s.assembly.broadcaster.counters.messages,
+    ),
+    _gauge(
+        "signal_waiting_bytes", "Signals that wait.",
+        lambda s: s.assembly.broadcaster.waiting_bytes,
+    ),
+    _counts(
+        "queue_receives", "outcome", "Receives of the queue.",
+        lambda s: s.assembly.poller.counters.receives,
+    ),
     _counter("queue_messages", "Messages received.", lambda s: s.assembly.poller.counters.messages),
-    _counter("queue_malformed", "Of them, those that nobody understands.", lambda s: s.assembly.intake.malformed),
+    _counter(
+        "queue_malformed", "Of them, those that nobody understands.",
+        lambda s: s.assembly.intake.malformed,
+    ),
     _counter("queue_deleted", "Messages deleted.", lambda s: s.assembly.poller.counters.deleted),
-    _counter("queue_delete_failures", "Calls to delete that failed.", lambda s: s.assembly.poller.counters.delete_failures),
+    _counter(
+        "queue_delete_failures", "Calls to delete that failed.",
+        lambda s: s.assembly.poller.counters.delete_failures,
+    ),
     _counter("queue_left", "Messages that were not deleted.", lambda s: s.assembly.poller.left),
-    _counter("queue_rebuilds", "Queues replaced by another.", lambda s: s.assembly.poller.counters.rebuilds),
-    _gauge("queue_lag_seconds", "How late the newest message came.", lambda s: s.assembly.queue_state.lag_ms / 1000),
-    _gauge("canary_age_seconds", "Since a new canary was heard.", lambda s: s.assembly.ears.silence_s),
-    Family("roomcast_canary_latency_seconds", "gauge", "What the newest canary took.", ("part",), _latencies),
-    Family("roomcast_canary_hearing", "gauge", "1 = what the node hears of canaries.", ("state",), lambda s: {
-        (each.value,): s.assembly.ears.hearing is each for each in Hearing
-    }),
+    _counter(
+        "queue_rebuilds", "Queues replaced by another.",
+        lambda s: s.assembly.poller.counters.rebuilds,
+    ),
+    _gauge(
+        "queue_lag_seconds", "How late the newest message came.",
+        lambda s: s.assembly.queue_state.lag_ms / 1000,
+    ),
+    _gauge(
+        "canary_age_seconds", "Since a new canary was heard.",
+        lambda s: s.assembly.ears.silence_s,
+    ),
+    Family(
+        "roomcast_canary_latency_seconds", "gauge", "What the newest canary took.", ("part",),
+        _latencies,
+    ),
+    Family(
+        "roomcast_canary_hearing", "gauge", "1 = what the node hears of canaries.", ("state",),
+        lambda s: {(each.value,): s.assembly.ears.hearing is each for each in Hearing},
+    ),
     _counter("canaries_heard", "New canaries heard.", lambda s: s.assembly.ears.heard),
     _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.emitted),
     # ---- AWS
-    Family("roomcast_aws_call_seconds", "histogram", "Calls of AWS, with the SDK's retries.", ("operation", "outcome"), lambda s: dict(s.calls.items())),
+    Family(
+        "roomcast_aws_call_seconds",
+        "histogram",
+        "Calls of AWS, with the SDK's retries.",
+        ("operation", "outcome"),
+        lambda s: dict(s.calls.items()),
+    ),
 )  # fmt: skip
 
 
@@ -177,7 +323,7 @@ class _Node(Collector):
         self._source = source
 
     def describe(self) -> list[Metric]:
-        """Nothing is read while it is registered."""
+        """Empty, so that nothing is read while the collector is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -195,7 +341,7 @@ class Exposition:
         GCCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """All of them now, in Prometheus's text format."""
+        """All metrics as of now, in Prometheus's text format."""
         return generate_latest(self._registry)
 
 

@@ -1,1 +1,1 @@
-"""Who is in a channel, over all nodes."""
+"""Presence: the members of a channel over all nodes."""

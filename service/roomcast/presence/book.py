@@ -1,8 +1,8 @@
-"""Who is in a channel, over all live nodes: what is stored, less what dead nodes left.
+"""Writes this node's presence entries, and gives the members of a channel over all live nodes.
 
-It is written here, and read as presence/reads.py does.
+Reads are in presence/reads.py.
 
-Entries belong to a lease. A node that lost its own writes them again under its next one.
+Entries belong to a lease. A node that lost its lease writes them again under its next one.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = [
     "ReentryListener",
 ]
 
-# Of one list of members, where nothing else is said: half of what may wait for a client, as
-# recovery and history.
+# Default bytes of one list of members: half of a client's outgoing queue, as for recovery and
+# history.
 LIST_BYTES_MAX: Final = 512 * 1024
-# Entries that could not be removed are tried again; who left must not be there for as long as this
-# node lives.
+# Pause before entries that could not be removed are tried again. A member that left must not stay
+# for the life of this node.
 EXIT_RETRY_S: Final = 5.0
-# How many such entries are remembered, some 500 bytes each. Those beyond it stay until the node
-# ended and the reaper came.
+# Such entries that are remembered, some 500 bytes each. Further ones stay until the node has ended
+# and the reaper removes them.
 EXITS_MAX: Final = 20_000
-# Lost leases that are told of at the end: those of some hours. Of older ones there is a tombstone,
-# or nothing.
+# Lost leases that are reported at the end: those of some hours. Older ones are tombstones by then,
+# or gone.
 LEASES_LEFT_MAX: Final = 100
-# Entries that are written at once when all of them must be.
+# Entries that are written or removed at once.
 ENTRIES_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
@@ -54,17 +54,18 @@ T = TypeVar("T")
 
 
 class ReentryListener(Protocol):
-    """Who is told of entries that were written again under another lease."""
+    """The listener for entries that were written again under another lease."""
 
     def entered_again(self, channel: str, info: ClientInfo) -> None:
-        """The client is still here; others were told that it left."""
+        """The client is still here, but others were told that it left."""
 
 
 class PresenceBook:
     """Presence as this node writes and reads it.
 
-    `run` removes what `exit` could not, and writes again after `move`. `node` is the id of the
-    lease that entries belong to. `list_bytes_max` bounds what `listing` gives.
+    `run` removes entries that `exit` could not remove, and writes all entries again after `move`.
+    `node` is the id of the lease that entries belong to. `list_bytes_max` bounds the result of
+    `listing`.
     """
 
     def __init__(
@@ -81,22 +82,23 @@ class PresenceBook:
         self._node = node
         self._list_bytes_max = list_bytes_max
         self._reads = PresenceReads(presence, leases, clock, lambda: self._node)
-        # Who is here, by channel and client; and whose entry under the present lease is still to be
-        # written.
+        # The members on this node, by channel and client; and those whose entry under the present
+        # lease is not written yet.
         self._here: dict[tuple[str, str], ClientInfo] = {}
         self._unwritten: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
-        # Entries under leases that were lost, by lease, channel and client. Whoever took the lease
-        # may have looked before they were written.
+        # Entries under lost leases, by lease, channel and client. The reaper may have looked before
+        # they were written.
         self._old: OrderedDict[tuple[str, str, str], ClientInfo] = OrderedDict()
-        # Entries that are being removed, by lease; and the leases of those that could not be
-        # removed, nor remembered.
+        # The number of entries that are being removed, by lease; and the leases of entries that
+        # could neither be removed nor remembered.
         self._leaving: Counter[str] = Counter()
         self._forgotten: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._listener = listener
-        # By channel and client.
+        # Entries that could not be removed, by channel and client.
         self._exits: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
-        # Held while one of them is tried again: a client that comes back must not be removed by it.
+        # Held while one of them is tried again, so that it does not remove a client that comes
+        # back.
         self._retrying = asyncio.Lock()
 
     @property
@@ -105,23 +107,26 @@ class PresenceBook:
         return self._node
 
     async def enter(self, channel: str, info: ClientInfo) -> None:
-        """Raises PortError."""
+        """Write an entry. Raises PortError."""
         key = (channel, info.client)
         if key in self._exits:
             async with self._retrying:
                 self._exits.pop(key, None)
-        # Before it is written: if the lease is lost meanwhile, the entry has to move as well.
+        # Set before the write: if the lease is lost meanwhile, the entry has to move as well.
         self._here[key] = info
         node = self._node
         await self._presence.add(channel, Member(node, info))
         if node != self._node:
-            # `move` may have removed it before it was there.
+            # `move` may have removed the entry before it was written.
             self._leave_old(node, channel, info)
         if self._here.get(key) is info:
             self._reads.entered(channel, info)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
-        """Also after an `enter` that failed. Raises PortError: then it is tried again, by `run`."""
+        """Remove an entry, also after a failed `enter`.
+
+        Raises PortError; `run` then tries again.
+        """
         key, node = (channel, info.client), self._node
         self._here.pop(key, None)
         self._unwritten.pop(key, None)
@@ -142,15 +147,15 @@ class PresenceBook:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing of this node is stored any more, once all have left."""
+        """Whether no entry of this node is stored any more, after all clients have left."""
         here = self._here or self._unwritten
         return not (here or self._exits or self._old or self._leaving or self._forgotten)
 
     @property
     def left_under(self) -> Collection[str]:
-        """The leases under which something may be stored when `is_clean` is False.
+        """The leases under which entries may be stored when `is_clean` is False.
 
-        The present one, and lost ones.
+        They are the present one and lost ones.
         """
         lost = (
             {node: None for node, _, _ in self._old}
@@ -160,12 +165,11 @@ class PresenceBook:
         return [self._node, *list(lost)[-LEASES_LEFT_MAX:]]
 
     def move(self, node: str) -> None:
-        """The lease was lost; `node` is the next one's id.
+        """Move all entries to the next lease, `node`, because the present one was lost.
 
-        Entries are written again under it, and the old ones removed.
+        `run` writes them again under it, and removes the old ones.
 
-        Whoever took the old lease removes those as well, but only those that were there when it
-        looked.
+        The reaper removes the old ones as well, but only those that existed when it looked.
         """
         old, self._node = self._node, node
         for (channel, _), info in (*self._here.items(), *self._exits.items()):
@@ -175,7 +179,10 @@ class PresenceBook:
         self._wake.set()
 
     def _not_removed(self, node: str, channel: str, info: ClientInfo) -> None:
-        """There may be an entry under `node` of somebody who is not here: it is removed later."""
+        """Remember an entry under `node` that may exist though its client has left.
+
+        It is removed later.
+        """
         if node != self._node:
             self._leave_old(node, channel, info)
         elif len(self._exits) < EXITS_MAX:
@@ -196,9 +203,9 @@ class PresenceBook:
             del self._forgotten[next(iter(self._forgotten))]
 
     async def run(self) -> None:
-        """Try again what could not be written or removed.
+        """Write and remove the entries that are left to do, again and again.
 
-        Runs until cancelled; what is left then ends with the lease.
+        Runs until cancelled. Entries that are left then end with the lease.
         """
         while True:
             with suppress(TimeoutError):
@@ -210,7 +217,7 @@ class PresenceBook:
             await self._retry_exits()
 
     async def finish(self) -> None:
-        """Try once more what could not be removed: for the end, when all have left.
+        """Try once more to remove what is left. For the end, after all clients have left.
 
         The caller bounds the time.
         """
@@ -218,9 +225,9 @@ class PresenceBook:
         await self._retry_exits()
 
     async def _remove_old(self) -> None:
-        """Of leases that were lost.
+        """Remove entries of lost leases.
 
-        The new entries are there by now, so that nobody seems to have left.
+        The new entries exist by now, so that nobody seems to have left.
         """
 
         async def remove(entry: tuple[tuple[str, str, str], ClientInfo]) -> None:
@@ -240,7 +247,10 @@ class PresenceBook:
         _log.warning("presence_entered_again", entries=entries, left=len(self._unwritten))
 
     async def _write_one_again(self, node: str, entry: tuple[tuple[str, str], ClientInfo]) -> None:
-        """Raises PortError: then the next round does it."""
+        """Write one entry under the present lease.
+
+        Raises PortError; the next round then tries again.
+        """
         key, info = entry
         if node != self._node or self._unwritten.get(key) is not info:
             return
@@ -248,18 +258,18 @@ class PresenceBook:
         try:
             await self._presence.add(channel, Member(node, info))
             if self._here.get(key) is None:
-                # Left meanwhile, perhaps before this entry was there to be removed.
+                # The client left meanwhile, perhaps before this entry could be removed.
                 await self._presence.remove(channel, Member(node, info))
         except (PortError, asyncio.CancelledError):
             if self._here.get(key) is None:
-                # Nobody else knows that it may be there.
+                # Nothing else knows that the entry may exist.
                 self._not_removed(node, channel, info)
             raise
         here = self._here.get(key)
         if here is None:
             return
         if here is not info:
-            # Came back meanwhile, with what this entry may just have replaced.
+            # The client came back meanwhile, and this write may have replaced its new entry.
             self._unwritten[key] = here
         elif node == self._node:
             self._unwritten.pop(key, None)
@@ -275,34 +285,34 @@ class PresenceBook:
                 try:
                     await self._presence.remove(channel, Member(self._node, info))
                 except PortError as error:
-                    # The others would fare no better.
+                    # The other entries would fail as well.
                     _log.warning("presence_exits_wait", entries=len(self._exits), reason=str(error))
                     return
-                # Not if the lease was lost meanwhile: then it is among the old ones.
+                # If the lease was lost meanwhile, the entry is among the old ones.
                 if self._exits.get(key) is info:
                     del self._exits[key]
 
     async def members(self, channel: str) -> Mapping[str, ClientInfo]:
-        """By client id; those of other nodes at most CACHE_S old.
+        """The members by client id. Those of other nodes are up to CACHE_S old.
 
-        Raises PortError, of which TooManyMembers.
+        Raises PortError, such as TooManyMembers.
         """
         return await self._reads.members(channel)
 
     async def totals(self, channel: str) -> tuple[int, int]:
-        """How many clients and users `members` has, without making it. Errors as there."""
+        """The numbers of clients and users in `members`, with the same errors."""
         return await self._reads.totals(channel)
 
     async def listing(self, channel: str) -> bytes:
-        """The JSON object of `members`, each as clients are told.
+        """The JSON object of `members`, as clients get it.
 
-        Errors as there; TooManyMembers also if it is too large.
+        Raises the same errors, and TooManyMembers also if it is too large.
         """
         return await self._reads.listing(channel, self._list_bytes_max)
 
 
 async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """What AWS does not take now is left to the next round."""
+    """Do `work` for all entries. Those for which it raises PortError are left to the next round."""
     for failure in await each_to_its_end(ENTRIES_AT_ONCE, entries, work):
         if not isinstance(failure, PortError):
             raise failure

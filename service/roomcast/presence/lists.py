@@ -1,9 +1,9 @@
-"""Who is in one channel, ready to be told.
+"""Keeps and encodes the members of one channel.
 
-Those of this node as they come and go, and the others as they were read.
+The members of this node are kept as they come and go, those of other nodes as they were read.
 
-Each member is encoded once. What is told is joined of that, so that asking costs little when many
-ask, also while members come and go; and a list that is too large is refused before it is made.
+Each member is encoded once, and lists are joined from these parts. So many requests cost little,
+also while members come and go. And a list that is too large is refused before it is made.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from roomcast.wire.publication import ClientInfo
 __all__ = ["Crowd", "ListTooLarge", "crowd_of", "listing", "together", "totals"]
 
 
-# What a member's part of a list has beside the user and, twice, the client:
+# Bytes of a member's part of a list, besides the user once and the client id twice:
 # "":{"user":"","client":""} and a comma.
 _PART_BYTES_MIN: Final = 27
 
 
 class ListTooLarge(Exception):
-    """All members together are more than the caller takes."""
+    """The list is larger than the caller's bound."""
 
 
 class Crowd:
-    """Members of one channel by client id."""
+    """The members of one channel by client id."""
 
     __slots__ = ("_bytes", "_encoded", "bytes_min", "infos", "users")
 
     def __init__(self) -> None:
         self.infos: dict[str, ClientInfo] = {}
-        # How many members each user has.
+        # The number of members by user.
         self.users: Counter[str] = Counter()
-        # What all parts of a list have together at least, known without making them.
+        # A lower bound on the bytes of all parts of a list, known without encoding them.
         self.bytes_min = 0
-        # Once somebody asked for the list: each member's part of it, and the size of all, with a
-        # comma each.
+        # After the first request for a list: each member's part, and the size of all, with a comma
+        # each.
         self._encoded: dict[str, bytes] | None = None
         self._bytes = 0
 
@@ -47,7 +47,7 @@ class Crowd:
         return len(self.infos)
 
     def add(self, info: ClientInfo) -> None:
-        """Replaces an earlier one of the same client."""
+        """Add a member. It replaces an earlier one of the same client."""
         self.discard(info.client)
         self.infos[info.client] = info
         self.users[info.user] += 1
@@ -68,7 +68,7 @@ class Crowd:
             self._bytes -= len(self._encoded.pop(client)) + 1
 
     def parts(self) -> tuple[Iterable[bytes], int]:
-        """Each member's part of a list, and how large they are together, with a comma each."""
+        """Each member's part of a list, and the size of all, with a comma each."""
         if self._encoded is None:
             self._encoded = {}
             for info in self.infos.values():
@@ -79,7 +79,7 @@ class Crowd:
         try:
             part = encode_member(info)
         except Unencodable:
-            # One that no client could be told of must not hide the others.
+            # A member that cannot be encoded must not hide the others.
             part = b""
         encoded[info.client] = part
         self._bytes += len(part) + 1
@@ -90,7 +90,7 @@ def _bytes_min(info: ClientInfo) -> int:
 
 
 def crowd_of(infos: Iterable[ClientInfo]) -> Crowd:
-    """Of members that were read."""
+    """The crowd of members that were read."""
     crowd = Crowd()
     for info in infos:
         crowd.add(info)
@@ -103,7 +103,7 @@ def together(own: Crowd, others: Crowd) -> Mapping[str, ClientInfo]:
 
 
 def totals(own: Crowd, others: Crowd) -> tuple[int, int]:
-    """How many clients, and how many users. A client is in one of the two at most."""
+    """The numbers of clients and of users. A client is in one of the two crowds at most."""
     more, fewer = (own, others) if len(own.users) > len(others.users) else (others, own)
     users = len(more.users) + sum(user not in more.users for user in fewer.users)
     return len(own) + len(others), users
@@ -114,11 +114,11 @@ def listing(own: Crowd, others: Crowd, bytes_max: int) -> bytes:
 
     Raises ListTooLarge beyond `bytes_max`.
     """
-    # Of very many, nothing is encoded that is not told.
+    # Do not encode many members for a list that is refused.
     if own.bytes_min + others.bytes_min > bytes_max:
         raise ListTooLarge
     (here, here_bytes), (there, there_bytes) = own.parts(), others.parts()
-    # One comma less than parts, and two braces.
+    # Two braces, and one comma less than parts.
     if here_bytes + there_bytes + 1 > bytes_max:
         raise ListTooLarge
     return b"{%b}" % b",".join((*there, *here))

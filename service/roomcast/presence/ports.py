@@ -1,4 +1,4 @@
-"""The `presence` table as presence needs it: who is in a channel, by node."""
+"""The port of presence: the `presence` table, with the members of channels by node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Member", "Presence", "TooManyMembers"]
 
 
 class TooManyMembers(Refused):
-    """A channel has more members than are told of at once."""
+    """A channel has more members than one answer may list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +25,39 @@ class Member:
 
 
 class Presence(Protocol):
-    """Who is in a channel, over all nodes. Entries belong to their node's lease."""
+    """The members of channels over all nodes. Entries belong to their node's lease."""
 
     async def add(self, channel: str, member: Member) -> None:
-        """Idempotent; replaces an earlier entry of the same (node, client)."""
+        """Write an entry. It replaces an earlier one of the same (node, client). Idempotent."""
 
     async def remove(self, channel: str, member: Member) -> None:
         """Idempotent."""
 
     async def members(self, channel: str) -> Sequence[Member]:
-        """Every stored entry, in no order.
+        """Every stored entry, in no particular order.
 
-        Entries of dead nodes included: the caller filters by leases.
+        Entries of dead nodes are included: the caller filters by leases.
 
-        Raises TooManyMembers beyond the adapter's bounds on entries and on what is read.
+        Raises TooManyMembers beyond the adapter's bounds on entries and on bytes that are read.
         """
 
     async def channels(self, node: str) -> Sequence[str]:
         """Channels in which `node` may have entries.
 
-        Some of them if there are many, so ask again after `clear`.
+        If there are many, it returns some of them: call it again after `clear`.
         """
 
     async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
-        """Entries of `node` in `channel`, those of damaged ones with the client's id alone.
+        """Entries of `node` in `channel`. A damaged one has only the client's id.
 
-        Some if there are many.
+        If there are many, it returns some of them.
         """
 
     async def clear(self, node: str, channel: str) -> bool:
-        """Remove the entries that `entries` gives, or would give.
+        """Remove the entries that `entries` returns.
 
-        For whoever cleans up after a dead node.
+        It is for the clean-up after a dead node.
 
-        True = that were all, and `node` is not listed with this channel any more. Idempotent.
+        True = those were all, and `channels` of `node` does not list this channel any more.
+        Idempotent.
         """

@@ -1,8 +1,8 @@
-"""Who is in a channel, read once for all who ask within a second.
+"""Reads the members of a channel once for all requests within a second.
 
-Of its own members a node knows itself: what is read of them is not looked at, and whoever comes or
-goes here makes nobody read again. So what presence costs does not grow with those who ask or with
-those who come, but with channels, nodes and seconds.
+A node knows its own members without a read: their stored entries are ignored, and their joins and
+leaves cause no read. So the cost of presence grows with channels, nodes and seconds, but not with
+requests or members that come and go.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = [
     "PresenceReads",
 ]
 
-# A thousand clients that ask at once cost one read. Joins and leaves come as pushes meanwhile.
+# Seconds for which a read is kept. A thousand clients that ask at once cost one read. Meanwhile
+# joins and leaves come as pushes.
 CACHE_S: Final = 1.0
-# What is kept of all channels together: members that are on other nodes, some 1 KB each.
+# Bounds of all reads that are kept together. A member on another node takes some 1 KB.
 CACHE_CHANNELS_MAX: Final = 1000
 CACHE_MEMBERS_MAX: Final = 100_000
-# Of channels, by a node: they must not take all of its connections to the table.
+# Channels that a node reads at once. Reads must not take all of its connections to the table.
 READS_AT_ONCE: Final = 16
-# And of those that wait for their turn: beyond it, who asks is refused. The table does not answer
-# then.
+# Reads that run or wait. Further requests are refused: the table does not answer then.
 READS_WAITING_MAX: Final = 1000
 
 _NOBODY: Final = Crowd()
@@ -47,9 +47,9 @@ _NOBODY: Final = Crowd()
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A read that is done.
+    """A finished read.
 
-    What it tells is as old as `began_s` at the most; `members` is how many it keeps in memory.
+    Its result is not older than `began_s`. `members`: how many it keeps in memory.
     """
 
     read: SharedCall[Crowd]
@@ -58,9 +58,9 @@ class _Kept:
 
 
 class PresenceReads:
-    """At most one read of a channel at a time, and one in CACHE_S.
+    """Makes one read of a channel at a time, and one in CACHE_S.
 
-    `node` tells the id of this node's present lease.
+    `node` returns the id of this node's present lease.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PresenceReads:
         self._clock = clock
         self._node = node
         self._own: dict[str, Crowd] = {}
-        # Those under way; and those that are done, the oldest first.
+        # Reads under way; and finished ones, the oldest first.
         self._under_way: dict[str, SharedCall[Crowd]] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._kept_members = 0
@@ -82,11 +82,11 @@ class PresenceReads:
     # ---- this node's own
 
     def entered(self, channel: str, info: ClientInfo) -> None:
-        """`info` is stored now."""
+        """The entry of `info` is stored now."""
         self._own.setdefault(channel, Crowd()).add(info)
 
     def left(self, channel: str, client: str) -> None:
-        """It is to be removed. Idempotent."""
+        """The entry of `client` is about to be removed. Idempotent."""
         own = self._own.get(channel)
         if own is not None:
             own.discard(client)
@@ -96,17 +96,17 @@ class PresenceReads:
     # ---- what others ask
 
     async def members(self, channel: str) -> Mapping[str, ClientInfo]:
-        """By client id. Raises PortError."""
+        """The members by client id. Raises PortError."""
         others = await self._others(channel)
         return together(self._own.get(channel, _NOBODY), others)
 
     async def totals(self, channel: str) -> tuple[int, int]:
-        """How many clients, and how many users. Raises PortError."""
+        """The numbers of clients and of users. Raises PortError."""
         others = await self._others(channel)
         return totals(self._own.get(channel, _NOBODY), others)
 
     async def listing(self, channel: str, bytes_max: int) -> bytes:
-        """The JSON object of infos by client id.
+        """The JSON object of members by client id.
 
         Raises TooManyMembers beyond `bytes_max`, and PortError.
         """
@@ -119,7 +119,7 @@ class PresenceReads:
     # ---- within
 
     async def _others(self, channel: str) -> Crowd:
-        """Members on other nodes: what is read now, or was within CACHE_S.
+        """Members on other nodes, read now or within the last CACHE_S.
 
         Failures are kept as well.
         """
@@ -138,9 +138,9 @@ class PresenceReads:
         return await read.result()
 
     def _was_read(self, channel: str, began_s: float) -> None:
-        """Keep it, unless it is too old to be told.
+        """Keep the finished read of `channel`, unless it is already too old.
 
-        Drop what is, and the oldest of what is too much.
+        Also drop other reads that are too old, and the oldest if there are too many.
         """
         read = self._under_way.pop(channel)
         self._drop(channel)
@@ -171,8 +171,8 @@ class PresenceReads:
         return crowd_of(
             member.info
             for member in members
-            # What stands there of this node is its own, or has just left. Under a lease that it
-            # lost it may, too.
+            # Entries of this node are its own members, or have just left. Its own members may also
+            # have entries under a lost lease.
             if member.node in live and member.node != node and member.info.client not in own.infos
         )
 

@@ -1,7 +1,4 @@
-"""The ports of a node over AWS.
-
-Which client of the SDK, which table and which tags each of them gets.
-"""
+"""Makes the ports of a node over AWS, each with its SDK client, table and tags."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ __all__ = ["aws_ports", "instance_queue", "region_of"]
 
 
 def region_of(aws: AwsConfig) -> str | None:
-    """The region to work in; None = what the SDK finds.
+    """The region of the AWS clients; None = the region that the SDK finds.
 
-    The topic's is the only one that can work: arn:aws:sns:REGION:…
+    Only the region of the topic can work: arn:aws:sns:REGION:…
 
-    It does not look at AWS_REGION, as other AWS tools do.
+    AWS_REGION is read here because the SDK does not read it, unlike other AWS tools.
     """
     return aws.region or (
         aws.topic_arn.split(":")[3] if aws.topic_arn else os.environ.get("AWS_REGION") or None
@@ -39,19 +36,19 @@ def region_of(aws: AwsConfig) -> str | None:
 def instance_queue(
     aws: AwsConfig, clients: AwsClients, lease_id: Callable[[], str]
 ) -> SqsInstanceQueue:
-    """The queue of a node; `lease_id` is asked for whenever one is made."""
+    """The queue of a node. `lease_id` is called whenever a queue is made."""
     return SqsInstanceQueue(
         control=clients.sqs,
         poll=clients.sqs_poll,
         sns=clients.sns,
         topic_arn=aws.topic_arn,
-        # What the reaper goes by: a queue is ours by its tags, never by its name.
+        # The reaper knows our queues by their tags, never by their names.
         tags=lambda: queue_tags(aws.topic_arn, lease_id()),
     )
 
 
 def aws_ports(aws: AwsConfig, clients: AwsClients, clock: Clock, queue: SqsInstanceQueue) -> Ports:
-    """Everything else, with `queue`."""
+    """All ports, with `queue` among them."""
     prefix = aws.table_prefix
     return Ports(
         table=DynamoChannelTable(

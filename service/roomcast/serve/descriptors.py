@@ -1,6 +1,6 @@
-"""How many descriptors this process may have, and how they are shared out.
+"""Shares this process's descriptors out between clients, other connections and AWS.
 
-Its sockets to AWS must never be missing.
+There must always be enough for the sockets to AWS.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import Final
 
 __all__ = ["RESERVED", "Places", "places", "widened"]
 
-# For all that is no client's: pools of connections to AWS, the JWKS endpoint, instance metadata,
-# name resolution, the event loop, standard streams, and what the application's hooks open.
+# Descriptors that are not for clients: connections to AWS, the JWKS endpoint, instance metadata,
+# name resolution, the event loop, standard streams, and the application's hooks.
 RESERVED: Final = 256
-# Of the places, a tenth and between these many are for who is not a client: who is not let in yet,
-# refused, or speaks plain HTTP, such as the load balancer's health checks. They leave within
-# seconds.
+# Bounds of the places for connections that are no clients, which are a tenth of all places. These
+# connections are not let in yet, are refused, or use plain HTTP, as health checks of a load
+# balancer do. They end within seconds.
 _STRANGERS_MIN, _STRANGERS_MAX = 1, 256
-# Beyond `client.connection_limit`, when that is what bounds the places: as many as come at once in
-# a storm, and are told to go elsewhere.
+# Places beyond `client.connection_limit`, when that bounds the places: for connections that come at
+# once in a storm and are refused.
 _REFUSED_MIN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`sockets`: connections that may be open at once, whatever they are.
+    """`sockets`: connections of any kind that may be open at once.
 
-    `clients`: of them, those of clients.
+    `clients`: how many of them may be clients.
     """
 
     sockets: int
@@ -35,20 +35,20 @@ class Places:
 
 
 def widened() -> int:
-    """Raise this process's limit on descriptors to what it may raise it to. What it is then."""
+    """Raise this process's limit on descriptors as far as allowed. Returns the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        # Where the hard limit is none at all, the kernel has one of its own that it does not tell.
+        # Without a hard limit, the kernel has a limit of its own that it does not report.
         return soft
     return hard
 
 
 def places(descriptors: int, connection_limit: int) -> Places:
-    """How many connections there may be. `connection_limit`: `client.connection_limit`, 0 = none.
+    """The places for connections. `connection_limit`: `client.connection_limit`, 0 = no limit.
 
     A process with few descriptors keeps half of them for itself.
     """

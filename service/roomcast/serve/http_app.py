@@ -1,6 +1,6 @@
-"""The HTTP application of a node.
+"""Builds the HTTP application of a node.
 
-WebSocket, health, metrics, the server API, and the demo page in development.
+It has WebSocket, health, metrics, the server API, and the demo page in development.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from roomcast.rates import Turnstile
 
 __all__ = ["HANDSHAKE_BURST_S", "build_app"]
 
-# How many seconds' new connections may come from one address at once: an office comes back together
-# after an outage.
+# The burst of new connections from one address, in seconds of their rate. After an outage, a whole
+# office comes back at once.
 HANDSHAKE_BURST_S: Final = 10.0
 
 
@@ -34,10 +34,10 @@ def build_app(
     metrics: Callable[[], bytes],
     demo_urls: Sequence[str] | None,
 ) -> web.Application:
-    """The application that serves `node`. `metrics`: what Prometheus is told.
+    """The application that serves `node`. `metrics`: returns the text for Prometheus.
 
-    `demo_urls`: base URLs of all instances of a development set-up; None = production, without its
-    page.
+    `demo_urls`: base URLs of all instances of a development set-up; None = production, without the
+    demo page.
     """
     client = config.client
     app = web.Application()

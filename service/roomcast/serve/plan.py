@@ -1,7 +1,4 @@
-"""What one process is to be, from its configuration and its machine.
-
-It is decided before anything is started.
-"""
+"""Plans one process from its configuration and its machine, before anything is started."""
 
 from __future__ import annotations
 
@@ -22,17 +19,19 @@ from roomcast.system import SystemClock, new_nonce, random_fraction
 
 __all__ = ["Plan", "planned"]
 
-# A name is for people and for AWS resource names, of letters that both take. With prefix and nonces
-# a queue's name stays within the 80 characters of SQS.
+# Characters of a host name in ids. The ids are for people and for AWS resource names: with prefix
+# and nonces, a queue's name must stay within the 80 characters of SQS.
 _HOST_CHARS_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`config`: with the places that this process has. `machine`: None outside EC2.
+    """`config`: the configuration, with this process's own number of places.
 
-    `host`: what the machine is called, its instance id or else its host name. `keys`: None where no
-    endpoint of keys is configured.
+    `machine`: None outside EC2.
+
+    `host`: the machine's instance id, or else its host name. `keys`: None if no JWKS endpoint is
+    configured.
     """
 
     config: Config
@@ -46,12 +45,12 @@ class Plan:
     verifier: TokenVerifier
 
     def new_id(self) -> str:
-        """An id of a lease of this process, never used before."""
+        """A new id for a lease of this process, never used before."""
         return _node_id(self.host)
 
 
 def planned(config: Config, machine: InstanceMetadata | None) -> Plan:
-    """Raises ConfigError. Widens this process's limit on descriptors."""
+    """The plan of this process. Raises its limit on descriptors. Raises ConfigError."""
     if not config.aws.topic_arn:
         raise ConfigError(
             "aws.topic_arn is not set: give the ARN of the SNS topic that connects the instances"
@@ -69,6 +68,6 @@ def planned(config: Config, machine: InstanceMetadata | None) -> Plan:
 
 
 def _node_id(host: str) -> str:
-    """Unique for each start of each process: instance id or host name, then a nonce."""
+    """An id that is unique for each start of each process: the host's name, then a nonce."""
     name = re.sub(r"[^a-z0-9]+", "-", host.lower().partition(".")[0]).strip("-")[:_HOST_CHARS_MAX]
     return f"{name or 'node'}-{new_nonce()}"

@@ -1,13 +1,14 @@
-"""One node over AWS, from its start to its end, each in order.
+"""The start and the end of one node over AWS, step by step.
 
     start   keys of tokens → clients of AWS → life cycle → lease → tables read
-            → queue and subscription → poller → own greeting heard → live → canary → listen → ready → launch hook completed
+            → queue and subscription → poller → own greeting heard → live → canary
+            → listen → ready → launch hook completed
     end     not ready → no new clients → clients answered and closed in slices → canary, poller
             → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
             → lease dropped → termination hook completed → clients of AWS closed
 
-`start` puts the end of each step on one stack when the step begins, so the end is the start
-backwards, also of a start that failed half-way.
+As each step of the start begins, it puts its end on one stack. So the end is the start backwards,
+even when the start failed half-way.
 """
 
 from __future__ import annotations
@@ -51,20 +52,20 @@ from roomcast.wire.channels import RESERVED_PREFIX
 
 __all__ = ["FINISH_S", "NodeProcess"]
 
-# What the end of a node may take beyond its drain: answering accepted publications, presence
-# entries of clients that left, signals that wait. Each is bounded by the time-outs of single calls;
-# this bounds them together.
+# Seconds that a node may take after its drain to finish accepted work: publications to answer,
+# presence entries of clients that left, and waiting signals. Time-outs bound each single call; this
+# bounds them together.
 FINISH_S: Final = 15.0
-# A channel that nobody has: what is read of it tells whether a table answers.
+# A channel that nobody uses. A read of it tells whether a table answers.
 _NOBODYS: Final = RESERVED_PREFIX + "check"
 
 _log = structlog.get_logger(__name__)
 
 
 class _NamedLease:
-    """The lease as the queue's listener and the canary need it. An error of `hold` names the table.
+    """The lease as the listener and the canary need it. An error of `hold` names the table.
 
-    It comes while the queue is opened, whose name the error would have alone.
+    Otherwise the error, which comes while the queue is opened, would name only the queue.
     """
 
     def __init__(self, lease: LeaseKeeper, table: str) -> None:
@@ -86,11 +87,11 @@ class _NamedLease:
 
 
 class _Parts:
-    """What one process consists of, put together over `clients`; nothing is started."""
+    """The parts of one process, built over `clients`. Nothing is started."""
 
     def __init__(self, plan: Plan, clients: AwsClients, calls: Calls, stop: asyncio.Event) -> None:
         config, aws, clock = plan.config, plan.config.aws, plan.clock
-        # The tags of a queue name the lease, and the lease reports the queue.
+        # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
         self.ports: Ports = aws_ports(aws, clients, clock, queue)
         core = build_core(config, self.ports, node_id=plan.node_id, hooks=plan.hooks)
@@ -133,7 +134,7 @@ class _Parts:
 class NodeProcess:
     """One a process.
 
-    `stop` is set by whoever ends it, and by a background task that ends by itself.
+    The caller sets `stop` to end it. A background task that ends by itself sets it as well.
     """
 
     def __init__(
@@ -148,13 +149,13 @@ class NodeProcess:
         self._demo_urls = demo_urls
         self._calls = Calls()
         self._starting = Tries(plan.clock, random_fraction, START_TRIES_S)
-        # The ends of what was started.
+        # The ends of all steps that were started.
         self._stack = AsyncExitStack()
         # Background tasks that ended by themselves.
         self._faults: list[str] = []
-        # What the end could not remove.
+        # Things that the end could not remove.
         self._left: list[str] = []
-        # The leases under which presence entries are among that.
+        # The leases of presence entries that could not be removed.
         self._left_under: list[str] = []
 
     @property
@@ -165,12 +166,12 @@ class NodeProcess:
     def exit_code(self) -> int:
         """1 after a fault, else 0.
 
-        Whoever watches this process starts it again after a fault, and not after an orderly end.
+        A supervisor restarts this process after a fault, and not after an orderly end.
         """
         return 1 if self._faults else 0
 
     async def run(self, listening: socket.socket, host: str) -> bool:
-        """Until no client is left; False = it was told to stop before it was ready.
+        """Run until no client is left. False = it was told to stop before it was ready.
 
         `end` must follow. Raises PortError, and OSError of `listening`.
         """
@@ -187,13 +188,13 @@ class NodeProcess:
         return True
 
     async def end(self) -> None:
-        """Give back what the node holds, whatever came of `run`."""
+        """Release everything that the node holds, whether or not `run` succeeded."""
         await self._stack.aclose()
 
     # ---- the start, step by step; each step ends in the reverse order
 
     async def _started(self) -> _Parts | None:
-        """Run the start; None when it was told to stop before it was done. Raises PortError."""
+        """Run the start. None when it was told to stop meanwhile. Raises PortError."""
         start = asyncio.create_task(self._start())
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -210,7 +211,7 @@ class NodeProcess:
         plan, stack = self._plan, self._stack
         aws = plan.config.aws
         if plan.keys is not None:
-            # The start does not wait for them: who comes before is asked to come again.
+            # The start does not wait for the keys. Clients that come before them are told to retry.
             await self._beside(plan.keys.run())
         clients = await stack.enter_async_context(
             connect(
@@ -224,7 +225,7 @@ class NodeProcess:
         parts = _Parts(plan, clients, self._calls, self._stop)
         if parts.lifecycle is not None:
             await self._beside(parts.lifecycle.run())
-            # The last that the group hears of this node.
+            # The last call to the Auto Scaling group.
             stack.push_async_callback(parts.lifecycle.released)
         stack.push_async_callback(self._give_lease_back, parts.lease)
         await self._beside(parts.lease.run())
@@ -236,7 +237,7 @@ class NodeProcess:
         return parts
 
     async def _start_node(self, parts: _Parts) -> None:
-        """Everything between the sockets and the ports; its end waits for what was accepted."""
+        """Start everything between the sockets and the ports. Its end waits for accepted work."""
         assembly, stack = parts.assembly, self._stack
         await self._read_tables(parts)
         stack.push_async_callback(assembly.dispatcher.close)
@@ -248,10 +249,10 @@ class NodeProcess:
         stack.push_async_callback(self._finish, assembly)
 
     async def _read_tables(self, parts: _Parts) -> None:
-        """End early when one cannot be read. Raises PortError.
+        """Read each table once, so that the start fails if one cannot be read. Raises PortError.
 
-        The keys would show at the first publication with one, presence at the first subscription to
-        a channel that has it.
+        Otherwise a fault of the idempotency table would only show at the first publication with a
+        key, and one of the presence table at the first subscription to a channel with presence.
         """
         prefix, tried = self._plan.config.aws.table_prefix, self._starting.until_done
         log, ports = parts.assembly.log, parts.ports
@@ -262,18 +263,17 @@ class NodeProcess:
 
     async def _start_queue(self, parts: _Parts) -> None:
         listener = parts.assembly.listener
-        # Before it is opened: an attempt that failed may have left something.
+        # Pushed before the queue is opened: a failed attempt may leave something behind.
         self._stack.push_async_callback(self._give_queue_back, parts)
         await self._starting.until_done(
             f"queue for topic {self._plan.config.aws.topic_arn}", listener.open
         )
 
     async def _start_ears(self, parts: _Parts) -> None:
-        """Poll, and hear the own greeting before anything is read or any client is let in.
+        """Poll, and wait for the own greeting before anything is read or any client is let in.
 
-        A topic that refuses the greeting is no reason to refuse the start: durable publications go
-        through the table and the Lambda. The node is degraded until it hears something, and the log
-        says why.
+        If the topic refuses the greeting, the start goes on: durable publications go through the
+        table and the Lambda. The node is degraded until it hears something, and the log says why.
         """
         assembly = parts.assembly
         await self._beside(assembly.poller.run())
@@ -284,12 +284,12 @@ class NodeProcess:
 
     @asynccontextmanager
     async def _served(self, parts: _Parts, listening: socket.socket) -> AsyncIterator[Door]:
-        """The node's HTTP application behind an open door. Raises OSError."""
+        """Serve the node's HTTP application behind an open door. Raises OSError."""
         node = parts.assembly.node
         app = build_app(
             self._plan.config, node, metrics=parts.exposition.text, demo_urls=self._demo_urls
         )
-        # Requests of the HTTP API are answered too.
+        # Requests of the HTTP API have as much time for their answers as clients.
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=ANSWERS_S)
         async with AsyncExitStack() as ends:
             await runner.setup()
@@ -308,15 +308,15 @@ class NodeProcess:
     # ---- the end
 
     async def _drain(self, parts: _Parts, door: Door) -> None:
-        """From ready to no client left. What the node holds is released by the stack afterwards."""
+        """Drain until no client is left. The stack releases everything else afterwards."""
         node, drain_s = parts.assembly.node, self._plan.config.node.drain_s
         if parts.lifecycle is not None:
             parts.lifecycle.drain()
             drain_s = parts.lifecycle.drain_s(drain_s)
         node.health.draining = True
         await door.close()
-        # Beside the drain: the table of leases may take its time to answer, and clients need not
-        # wait for that.
+        # Beside the drain, because the table of leases may answer slowly, and clients need not wait
+        # for it.
         async with beside(parts.lease.enter("draining")):
             await node.drain(drain_s, random_fraction)
 
@@ -338,8 +338,8 @@ class NodeProcess:
     async def _give_lease_back(self, lease: LeaseKeeper) -> None:
         with self._reported("lease_not_dropped"):
             async with _bounded(CALL_LIMIT_S):
-                # A lease that ended tells the reaper where to look; one that was dropped tells that
-                # there is nothing.
+                # An expired lease makes the reaper clean up. A dropped one says that nothing is
+                # left.
                 given_back = partial(lease.abandon, self._left_under) if self._left else lease.drop
                 await self._ending().until_done("lease", given_back)
 
@@ -348,7 +348,7 @@ class NodeProcess:
 
     @contextmanager
     def _reported(self, event: str) -> Iterator[None]:
-        """For the end: a failure is logged and remembered, and what comes after it goes on."""
+        """For steps of the end: log and remember a failure, and go on with the next step."""
         try:
             yield
         except PortError as error:
@@ -358,14 +358,17 @@ class NodeProcess:
     # ---- background tasks
 
     async def _beside(self, work: Coroutine[None, None, None]) -> None:
-        """A background task until the end. One that ends by itself is a fault: it is logged."""
+        """Run a background task until the end.
+
+        If it ends by itself, that is a fault, and logged.
+        """
         task = await self._stack.enter_async_context(beside(work))
         task.add_done_callback(self._unexpected_end)
 
     def _unexpected_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             _log.critical("background_task_ended", task=task.get_name(), exc_info=task.exception())
-            # A node that does not poll, beat or flush is worse than none: end in order, so that
+            # A node that does not poll, beat or flush is worse than none. End in order, so that
             # another takes over.
             self._faults.append(task.get_name())
             self._stop.set()
@@ -374,7 +377,7 @@ class NodeProcess:
 def _lifecycle(
     plan: Plan, clients: AwsClients, lease: LeaseKeeper, stop: asyncio.Event
 ) -> Lifecycle | None:
-    """On a machine whose life others decide; None elsewhere."""
+    """The life cycle of a machine in an Auto Scaling group; None elsewhere."""
     config, machine = plan.config, plan.machine
     if machine is None or not config.node.lifecycle_poll_s:
         return None
@@ -397,7 +400,7 @@ def _lifecycle(
 
 
 def _reporter(plan: Plan, clients: AwsClients, assembly: Assembly) -> Reporter | None:
-    """None where CloudWatch is told nothing."""
+    """The reporter of metrics to CloudWatch; None if that is not configured."""
     aws = plan.config.aws
     if not aws.metrics_namespace:
         return None
@@ -409,7 +412,7 @@ def _reporter(plan: Plan, clients: AwsClients, assembly: Assembly) -> Reporter |
 
 @asynccontextmanager
 async def _bounded(within_s: float) -> AsyncIterator[None]:
-    """Raises PortError when it takes longer."""
+    """Bound a step of the start. Raises PortError when it takes longer."""
     try:
         async with asyncio.timeout(within_s):
             yield

@@ -1,4 +1,4 @@
-"""What CloudWatch is told of a node."""
+"""The readings of a node for CloudWatch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["readings_of"]
 
 
 def readings_of(assembly: Assembly) -> Readings:
-    """Where they come from; nothing is read yet."""
+    """The functions that read them. Nothing is read yet."""
     health = assembly.node.health
     return Readings(
         connections=lambda: len(assembly.node),
@@ -17,6 +17,6 @@ def readings_of(assembly: Assembly) -> Readings:
         queue_lag_ms=lambda: assembly.queue_state.lag_ms,
         canary_age_s=lambda: assembly.ears.silence_s,
         degraded=lambda: bool(health.doubts()),
-        # To start and to drain is no fault.
+        # A node that starts or drains is not ready, but has no fault.
         not_ready=lambda: health.listening and not health.draining and bool(health.reasons()),
     )

@@ -1,4 +1,4 @@
-"""`roomcast serve`: one node in this process, until it is told to end."""
+"""Runs one node in this process until it is told to end: `roomcast serve`."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ async def serve(
                 plan = planned(config, machine)
             except ConfigError as error:
                 return _refuse(str(error), code=2)
-            # On every line from here on: the logs of several nodes are often read together.
+            # On every log line from here on, because logs of several nodes are often read together.
             structlog.contextvars.bind_contextvars(node=plan.node_id)
             process = NodeProcess(plan, stop, demo_urls=demo_urls)
             return await _exit_code(process, listening, host)
 
 
 async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) -> int:
-    """Run `process` to its end."""
+    """Run `process` to its end. Returns the exit code."""
     try:
         if not await process.run(listening, host):
             return process.exit_code
     except PortError as error:
         return _refuse(f"cannot start: {error}")
     except OSError as error:
-        # Another process that started at the same moment may have bound the address as well, and
+        # Another process that started at the same time may have bound the address, too, and
         # listened first.
         return _refuse(
             f"cannot listen on {host}:{listening.getsockname()[1]}: {error.strerror or error}"
@@ -84,7 +84,7 @@ async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) 
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that holds the address from now on; it listens only when the node is ready.
+    """A socket that holds the address from now on. It listens only when the node is ready.
 
     Raises OSError.
     """
@@ -102,9 +102,9 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _stop_at_end(stop: asyncio.Event) -> None:
-    """Standard input is readable.
+    """Set `stop` at the end of standard input, which is readable now.
 
-    At its end, whoever started this process is gone or wants it to stop.
+    At that end, the parent process is gone or wants this one to stop.
     """
     if not os.read(sys.stdin.fileno(), _STDIN_BYTES):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())

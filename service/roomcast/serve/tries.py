@@ -1,4 +1,4 @@
-"""Calls of AWS at a node's start and end: tried again while that can help, and not for ever."""
+"""Repeats calls of AWS at a node's start and end, within a bound of time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from roomcast.ports import Clock, PortError, Refused
 
 __all__ = ["END_TRIES_S", "START_TRIES_S", "Tries"]
 
-# No attempt begins later than this after the first: an answer that was lost, a throttled call, a
-# few seconds of an outage. Whoever watches the process starts it again after that.
+# Seconds from the first attempt until the last may begin. It is enough for a lost answer, a
+# throttled call, or a few seconds of an outage. After that, a supervisor starts the process again.
 START_TRIES_S: Final = 30.0
-# The same for what a node gives back at its end. Whoever stops it waits; the reaper does what is
-# left.
+# The same for what a node releases at its end. Somebody waits for that end, and the reaper does the
+# rest.
 END_TRIES_S: Final = 5.0
-# Nodes that start together do not try together.
+# Random, so that nodes that start together do not try together.
 _BACKOFF: Final = Backoff(0.2, 5.0, FROM_HALF)
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Tries:
-    """Of several calls: `within_s` seconds are for all of them together, from the first one on."""
+    """Repeats several calls. All of them share `within_s` seconds, from the first one on."""
 
     def __init__(self, clock: Clock, random: Callable[[], float], within_s: float) -> None:
         self._clock = clock
@@ -37,11 +37,11 @@ class Tries:
         self._ends_s: float | None = None
 
     async def until_done(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        """The result of `call`, which must be safe to repeat.
+        """Repeat `call`, which must be safe to repeat, and return its result.
 
-        `what` it is about: AWS's own words seldom say.
+        `what` names the call in errors and logs, because messages of AWS seldom do.
 
-        Raises Refused at once, since it would be refused again, and any other PortError when the
+        Raises Refused at once, since it would be refused again. Raises any other PortError when the
         time is over.
         """
         if self._ends_s is None:

@@ -107,7 +107,10 @@ async def test_a_winner_that_is_gone_again_leaves_the_key_to_another_attempt() -
 
 
 async def test_an_item_that_no_node_wrote_is_a_hole_among_others() -> None:
-    """Whoever reads across it is told that something is missing, and not refused for as long as it is there."""
+    """A read across a broken item reports a hole.
+
+    It is not refused for as long as the item is there.
+    """
     items = [log_item(offset).attributes() for offset in (1, 2, 3)]
     items[1]["last"] = {"S": "two"}
 

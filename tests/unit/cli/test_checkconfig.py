@@ -46,9 +46,8 @@ def test_checkconfig_looks_at_the_key(monkeypatch: pytest.MonkeyPatch, told: Tol
 def test_checkconfig_looks_at_public_keys(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
     monkeypatch.setenv("ROOMCAST_CLIENT_TOKEN_RSA_PUBLIC_KEY", signer("ES256").pem)
     assert cli.main(["checkconfig"]) == 2
-    assert (
-        told()
-        == "client.token.rsa_public_key must be a public key of its type; found a key of another type"
+    assert told() == (
+        "client.token.rsa_public_key must be a public key of its type; found a key of another type"
     )
 
 

@@ -25,8 +25,8 @@ def test_what_dev_passes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     path.write_text("")
     monkeypatch.setenv("ROOMCAST_CONFIG", str(path))
     everything = (
-        "dev --instances 3 --host ::1 --port 9000 --aws-endpoint http://127.0.0.1:4566 --emulator-port 5001 "
-        "--restart --log-level debug"
+        "dev --instances 3 --host ::1 --port 9000 --aws-endpoint http://127.0.0.1:4566 "
+        "--emulator-port 5001 --restart --log-level debug"
     )
     assert cli.main(everything.split()) == 0
     first, second = asked

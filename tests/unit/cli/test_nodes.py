@@ -19,7 +19,8 @@ def test_nodes_are_listed_those_that_serve_first(
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].split() == [
-        "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE", "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "SKEW", "QUEUE",
+        "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE", "HEARTBEAT",
+        "CONNECTIONS", "CHANNELS", "LAG", "SKEW", "QUEUE",
     ]  # fmt: skip
     assert [line.split()[:3] for line in lines[1:]] == [
         ["old", "live", "live"],

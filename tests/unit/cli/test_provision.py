@@ -40,7 +40,8 @@ def test_provision(
 ) -> None:
     assert cli.main(["provision", "--aws-endpoint", "http://127.0.0.1:4566"]) == 0
     assert capsys.readouterr().out.split() == [
-        "table", "a-channels", "table", "a-nodes", "(new)", "topic", "arn:topic", "stream", "arn:stream"
+        "table", "a-channels", "table", "a-nodes", "(new)", "topic", "arn:topic",
+        "stream", "arn:stream",
     ]  # fmt: skip
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:5000")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")

@@ -1,4 +1,7 @@
-"""service/roomcast/client/permissions.py: what tokens grant, for how long; the options are in test_session.py."""
+"""service/roomcast/client/permissions.py: what tokens grant, and for how long.
+
+The options are in test_session.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""service/roomcast/client/work.py: places, turns, and the end of what is under way; rates are in test_limits.py."""
+"""service/roomcast/client/work.py: places, turns, and the end of running tasks.
+
+Rates are in test_limits.py.
+"""
 
 from __future__ import annotations
 

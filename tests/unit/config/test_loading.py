@@ -1,4 +1,4 @@
-"""service/roomcast/config/loading.py: what a file and the environment come to, and what they must not say."""
+"""service/roomcast/config/loading.py: options from a file and the environment, and their errors."""
 
 from __future__ import annotations
 
@@ -235,7 +235,10 @@ def test_variables_leave_the_namespaces_of_development_alone() -> None:
             "line 4: channel.namespaces[1].name must differ from the others; found 'a' again",
         ),
         (
-            "[[channel.namespaces]]\nname = 'a'\n[[channel.namespaces]]\nname = 'b'\npresense = true",
+            (
+                "[[channel.namespaces]]\nname = 'a'\n"
+                "[[channel.namespaces]]\nname = 'b'\npresense = true"
+            ),
             "line 5: channel.namespaces[1].presense is not an option (did you mean presence?)",
         ),
         (

@@ -1,4 +1,4 @@
-"""One channel on one node, with another writer to it, for tests of what is between the log and the hub."""
+"""One channel on one node and another writer to it, to test what lies between log and hub."""
 
 from __future__ import annotations
 
@@ -63,14 +63,17 @@ class Subscriber:
 
     @property
     def offsets(self) -> list[int]:
-        """Of the recovered and the pushed publications. Fails if a push came before the reply (I4)."""
+        """Of recovered and pushed publications. Fails if a push came before the reply (I4)."""
         assert self.joined is not None, "not joined"
         assert self.sink.frames[0] == REPLY, "I4: the reply comes first"
         return [sent.offset for sent in self.joined.missed] + self.sink.offsets(CHANNEL)
 
 
 class Room:
-    """One node's dispatcher, and another writer to its channel, whose records arrive when the test says so."""
+    """One node's dispatcher, and another writer to its channel.
+
+    That writer's records arrive when the test says so.
+    """
 
     def __init__(self, *, size: int = 10_000, recovered_max: int = RECOVERED_MAX) -> None:
         self.fleet = Fleet()
@@ -158,7 +161,7 @@ def append_raw(room: Room, offset: int) -> LogItem:
 
 
 async def opened_again(room: Room) -> Subscriber:
-    """Somebody in a channel of three publications which this node has forgotten: its ring is empty."""
+    """One subscriber of a channel with three publications; the ring of this node is empty."""
     first = await room.join()
     await room.append(3)
     room.hint(*items(room))

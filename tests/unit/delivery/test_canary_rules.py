@@ -344,7 +344,8 @@ def test_nobody_doubts_whoever_comes_goes_or_starts_anew(
             case "all anew":
                 count = len(fleet.emitters)
                 fleet.emitters.clear()
-                # Clocks that are set back: by them it is the time of a canary that was emitted before.
+                # Clocks that are set back: by them it is the time of a canary that was emitted
+                # before.
                 emitted = data.draw(st.sampled_from(sorted(fleet.table) or [1]))
                 back_s = INTERVAL_S * emitted - fleet.clock_s(0)
                 for off_s in data.draw(

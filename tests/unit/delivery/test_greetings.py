@@ -1,4 +1,4 @@
-"""A greeting proves the queue when it comes back, however late; what was not sent proves nothing."""
+"""service/roomcast/delivery/greetings.py: a late greeting proves the queue, an unsent none."""
 
 from __future__ import annotations
 

@@ -155,7 +155,8 @@ async def test_who_claims_to_be_ahead_of_the_log_costs_a_read_a_second(
     liar = await room.join(since=since)
     assert liar.joined == Joined(await room.position(3), False, ())
     assert ahead_reads(room) == 1
-    # Who comes within the second after it waits for the next read; everybody else is served meanwhile.
+    # A client that comes within the second after it waits for the next read. All others are served
+    # meanwhile.
     flood = [room.joining(since) for _ in range(50)]
     await settled()
     assert (await room.join(since=await room.position(2))).offsets == [3]
@@ -227,7 +228,7 @@ async def test_who_goes_away_while_it_is_read_for_does_not_make_the_next_one_rea
 async def test_who_waited_for_a_read_ahead_has_one_that_began_after_it_came(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What others claimed in vain says nothing of a client that has seen what was appended since."""
+    """A claim that failed says nothing about a client that has seen a later append."""
     monkeypatch.setattr(join_reads_module, "_READ_PAUSE_S", 0.001)
     await room.append(3)
     await room.join()
@@ -363,7 +364,10 @@ async def test_who_comes_from_the_next_epoch_is_not_refused_by_a_node_that_misse
 
 
 async def test_a_client_cannot_make_a_node_deaf_to_an_epoch_that_has_just_begun(room: Room) -> None:
-    """A node whose clock is behind believes the epoch before a little longer, and then denies the next one."""
+    """A node whose clock is behind keeps to the old epoch a little longer.
+
+    It then denies the next one.
+    """
     subscriber = await room.join()
     room.hint(await room.append())
     clock = ManualClock()

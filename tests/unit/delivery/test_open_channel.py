@@ -368,7 +368,7 @@ async def test_a_look_says_whether_the_log_answered(room: Room) -> None:
 
 
 async def test_catching_up_costs_one_read_a_channel_when_nothing_was_missed(room: Room) -> None:
-    """And now and then one for what was trimmed, where something could be recovered without a read."""
+    """It also reads the trim now and then, where a recovery could need no read."""
     await room.join()
     before = room.fleet.traffic.reads
     await room.catch_up()

@@ -1,4 +1,7 @@
-"""service/roomcast/fleet/node_info_signals.py: answers are added up, bounded, and known to be incomplete."""
+"""service/roomcast/fleet/node_info_signals.py: answers are added up and bounded.
+
+A result says whether it is complete.
+"""
 
 from __future__ import annotations
 

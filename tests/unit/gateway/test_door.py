@@ -235,7 +235,7 @@ async def test_who_is_gone_before_it_was_accepted_is_passed_over(doors: Doors, e
 async def test_what_is_said_again_at_once_is_waited_for_and_told(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not of one who came: it would be said in every turn, for a whole core, and nobody would know."""
+    """A failed accept is retried after a pause: at once, it would take a whole core."""
     monkeypatch.setattr(door_module, "_PAUSE_S", 0.02)
     with structlog.testing.capture_logs() as events:
         doors.open(_poor(2, errno.EINVAL))

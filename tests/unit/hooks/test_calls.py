@@ -319,7 +319,10 @@ async def test_a_fault_is_an_error_that_passes(hook: str, reply: object) -> None
 
 
 async def test_who_makes_a_hook_fail_again_and_again_fills_no_log() -> None:
-    """The text of an exception, such as that of `int("…")`, may be all that a client sent; each is counted."""
+    """An exception's text may quote all that a client sent, as that of `int("…")` does.
+
+    Each failure is counted.
+    """
     asked = hooked("rpc", ValueError("x" * 10_000))
     hooked_too = hooked("publish", ValueError("another"))
     with capture_logs() as logs:

@@ -1,4 +1,7 @@
-"""What a start, or an end, does about calls that fail: again within its bound, or a clear word about it."""
+"""service/roomcast/serve/tries.py: calls that fail are tried again within a bound.
+
+Beyond it, the error says clearly what failed.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ from roomcast.wire.shapes import (
 
 # One value of each kind that JSON has, and some at the edges.
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2.5, "", "abc", "abcd", [], ["a"], ["a", 1], [{}], {}, {"a": "b"}, {"a": {}}, {"a": 1},
+    None, True, False, 0, 1, -1, 2.5, "", "abc", "abcd", [], ["a"], ["a", 1],
+    [{}], {}, {"a": "b"}, {"a": {}}, {"a": 1},
 ]  # fmt: skip
 
 
