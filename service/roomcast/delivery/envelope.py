@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from roomcast.log.item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
-from roomcast.wire.depth import DEPTH_MAX, is_deeper
 from roomcast.wire.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
+from roomcast.wire.shapes import DEPTH_MAX, is_deeper
 
 __all__ = [
     "ENVELOPE_BYTES_MAX",
