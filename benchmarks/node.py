@@ -42,8 +42,9 @@ from roomcast.testing.memory import (
 )
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import code_of
-from roomcast.wire.json import encode_publication, publication_push
+from roomcast.wire.json import publication_push
 from roomcast.wire.publication import Publication
+from roomcast.wire.sent import encode_publication
 
 __all__ = ["WAYS"]
 

@@ -76,7 +76,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "log": _room(
         "③ the channel log: items, rules, turns, appends, history, idempotency",
-        "backoff observe ports streaks wire",
+        "backoff observe ports wire",
         "structlog",
     ),
     "delivery": _room(
@@ -111,7 +111,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "node": _room(
         "one node put together, and its health",
-        "auth client config delivery fleet hooks log observe ports presence rates streaks wire __version__",
+        "auth client config delivery fleet hooks log observe ports presence rates wire __version__",
         "structlog",
     ),
     "serve": _room(
@@ -157,7 +157,6 @@ ROOMS: Final[Mapping[str, Room]] = {
     "concurrency": _room("work beside work"),
     "rates": _room("token buckets"),
     "backoff": _room("pauses between attempts that fail"),
-    "streaks": _room("calls that fail one after the other"),
     "__main__": _room("`python -m roomcast`", "cli"),
     "__version__": _room("the version"),
 }
@@ -184,10 +183,10 @@ PURE: Final = frozenset(
         "wire", "auth.claims", "backoff", "client.effects", "client.permissions", "client.session", "config.channel_options", "config.checks", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
-        "delivery.queue_clock", "delivery.recovery", "delivery.resequencer", "delivery.rounds",
+        "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
         "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
-        "observe.redaction", "presence.lists", "rates", "reaper.rules", "streaks",
+        "observe.redaction", "presence.lists", "rates", "reaper.rules",
     }
 )  # fmt: skip
 

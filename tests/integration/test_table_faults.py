@@ -15,7 +15,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from roomcast.delivery.rounds import ROUND_S
+from roomcast.delivery.canary_rules import ROUND_S
 from tests.chaos.proxy import Fault, FaultProxy, Phase
 from tests.integration.serving import Aws, Process, deployed, pump
 from tests.websocket import WebSocket

@@ -580,9 +580,10 @@ def winner_goes_on_at_once() -> Iterator[None]:
     """Who won a race does not give way to those it saw."""
     original = Contention.won
 
-    def won(self: Contention, *arguments: Any) -> None:
-        original(self, *arguments)
+    def won(self: Contention, *arguments: Any) -> int:
+        others = original(self, *arguments)
         self._next_s = 0.0
+        return others
 
     with patch.object(Contention, "won", won):
         yield

@@ -19,8 +19,9 @@ from roomcast.log.ports import Page
 from roomcast.log.rules import MARGIN_MS
 from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryChannelTable, MemoryWorld
-from roomcast.wire.json import decode_publications, encode_publication
+from roomcast.wire.json import decode_publications
 from roomcast.wire.publication import MalformedPublication
+from roomcast.wire.sent import encode_publication
 from tests.simulation.reasons import Position, Readable, Truth
 
 T = TypeVar("T")

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOverride, is_valid_name
-from roomcast.wire.depth import is_deeper
 from roomcast.wire.publication import Json
 from roomcast.wire.shapes import (
     FLAG,
@@ -27,6 +26,7 @@ from roomcast.wire.shapes import (
     TEXT,
     TEXTS,
     checked,
+    is_deeper,
     member,
     member_or_null,
 )

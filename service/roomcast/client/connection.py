@@ -126,13 +126,10 @@ class Connection:
                 await self._keep_turn(len(encoded))
                 if self._takes_nothing:
                     return
-                if self._pace is not None:
-                    await self._pace.keep()
-                    if self._takes_nothing:
-                        return
-                await self._take(reader.decode(encoded, self.session.bounds))
-                if self._takes_nothing:
+                if self._pace is not None and await self._pace.keep() and self._takes_nothing:
+                    # It ended while the command waited.
                     return
+                await self._take(reader.decode(encoded, self.session.bounds))
         except ProtocolViolation as error:
             _log.info("frame_refused", client=self.session.client, reason=str(error))
             self.close(Disconnect.BAD_REQUEST)

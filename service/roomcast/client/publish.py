@@ -58,23 +58,15 @@ class Publishing:
         `read_s`: when its frame was read (monotonic seconds). Publications keep their order.
         """
         received_ms = self._services.clock.now_ms()
-        if not await self._is_in_time(effect.id, read_s):
-            return
-        place = await self._work.place()
-        if self._peer.has_ended:
-            # The connection ended during the wait. The client would not hear that this was
-            # published, and may publish it again elsewhere.
-            place.give_back()
-            return
-        self._hand_over(effect, received_ms, place)
+        if (place := await self._place(effect.id, read_s)) is not None:
+            self._hand_over(effect, received_ms, place)
 
     async def publish_if_allowed(self, effect: AskPublish, read_s: float) -> None:
         """As `publish`, if the hook allows it. The hook is called for one publication at a time."""
         received_ms = self._services.clock.now_ms()
         limit_s = asyncio.get_running_loop().time() + self._hooks.wait_s
-        if not await self._is_in_time(effect.id, read_s):
+        if (place := await self._place(effect.id, read_s)) is None:
             return
-        place = await self._work.place()
         self._asked = self._work.track(self._ask(effect, self._asked, received_ms, limit_s, place))
         # A task that is cancelled before its first step must give its place back, too.
         self._asked.add_done_callback(lambda _: place.give_back())
@@ -103,12 +95,17 @@ class Publishing:
         else:
             self._peer.fail(decision.id, decision.error)
 
-    async def _is_in_time(self, command_id: int, read_s: float) -> bool:
-        """Wait until the rate allows it. False: it was refused, or the connection has ended."""
-        if self._pace is not None and not await self._pace.keep(read_s + PUBLISH_WAIT_S):
+    async def _place(self, command_id: int, read_s: float) -> Place | None:
+        """Wait for its rate and a place. None: it was refused, or the connection has ended."""
+        place = await self._work.place_in_time(self._pace, read_s + PUBLISH_WAIT_S)
+        if place is None:
             self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
-            return False
-        return not self._peer.has_ended
+        elif self._peer.has_ended:
+            # It waited in vain. Nobody would hear that it was published, and it may come again
+            # elsewhere.
+            place.give_back()
+            return None
+        return place
 
     def _hand_over(self, effect: Publish, received_ms: int, place: Place) -> None:
         """Give `effect` to the publisher. `place` is given back with the answer."""

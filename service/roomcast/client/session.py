@@ -351,13 +351,11 @@ class Session:
         return None
 
     def _publish(self, command_id: int, request: PublishRequest) -> Effect:
-        if refusal := self._named(command_id, request.channel):
-            return refusal
         if request.type != 0:
-            return Fail(command_id, Error.NOT_AVAILABLE)
-        options = self._policy.rules.options(request.channel)
-        if options is None:
-            return Fail(command_id, Error.UNKNOWN_CHANNEL)
+            return self._named(command_id, request.channel) or Fail(command_id, Error.NOT_AVAILABLE)
+        options = self._options(command_id, request.channel)
+        if not isinstance(options, ChannelOptions):
+            return options
         return self._publish_or_ask(
             Publish(
                 command_id, request.channel, options, request.data, self.info, text=request.text
@@ -419,10 +417,10 @@ class Session:
 
     def _options(self, command_id: int, channel: str) -> ChannelOptions | Effect:
         """The options of `channel`, or the refusal of a channel that does not exist."""
-        if refusal := self._named(command_id, channel):
-            return refusal
-        options = self._policy.rules.options(channel)
-        return Fail(command_id, Error.UNKNOWN_CHANNEL) if options is None else options
+        if not channel:
+            return self.close(Disconnect.BAD_REQUEST)
+        found = self._policy.rules.find(channel)
+        return found if isinstance(found, ChannelOptions) else Fail(command_id, found)
 
     def _named(self, command_id: int, channel: str) -> Effect | None:
         """The refusal of an invalid channel name: 3501 for an empty one, else error 107."""

@@ -90,6 +90,15 @@ class Work:
         await self._places.acquire()
         return Place(self._places)
 
+    async def place_in_time(self, pace: Pace | None, until_s: float) -> Place | None:
+        """A place, as soon as `pace` lets it and there is one. The caller gives it back.
+
+        None, at once: it would not be its time by `until_s` (monotonic seconds).
+        """
+        if pace is not None and await pace.keep(until_s) is None:
+            return None
+        return await self.place()
+
     async def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` beside the commands that follow, as soon as a place is free."""
         try:
@@ -175,20 +184,20 @@ class Pace:
         self._counters = counters
         self._bucket = Bucket(rate, clock.monotonic_s())
 
-    async def keep(self, until_s: float = inf) -> bool:
-        """Wait until the rate allows the next one. The caller reads nothing meanwhile.
+    async def keep(self, until_s: float = inf) -> float | None:
+        """Wait until the rate allows the next one; returns for how long (s). 0 = it was, at once.
 
-        So the client waits as well. Returns False at once if the wait would last beyond `until_s`
-        (monotonic seconds). Then the next one does not count against the rate.
+        The caller reads nothing meanwhile, so the client waits as well. None, at once: it would not
+        be its time by `until_s` (monotonic seconds). Then the next one does not count.
         """
         now_s = self._clock.monotonic_s()
         if self._bucket.take(self._rate, now_s):
-            return True
+            return 0.0
         self._counters.limited(self._limit)
         wait_s = self._bucket.wait_s(self._rate, now_s)
         if now_s + wait_s > until_s:
-            return False
+            return None
         self._bucket.owe(self._rate, now_s)
         self._counters.throttled_s += wait_s
         await sleep(wait_s)
-        return True
+        return wait_s

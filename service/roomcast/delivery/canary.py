@@ -24,13 +24,13 @@ from roomcast.delivery.canary_rules import (
     Greeting,
     Hearing,
     Latency,
+    Rounds,
     canary_item,
     latency,
     next_number,
 )
 from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.ports import CatchUpRequest, QueueRebuilder
-from roomcast.delivery.rounds import Rounds
 from roomcast.log.item import LogItem
 from roomcast.log.ports import ChannelTable
 from roomcast.ports import Clock, NewId, PortError
@@ -137,9 +137,7 @@ class CanaryEars:
 
     def came(self) -> None:
         """Something from the table came through the queue."""
-        was_late = self.rounds.is_late
-        self.rounds.came()
-        if was_late and not self.schedule.is_overdue(self._clock.monotonic_s()):
+        if self.rounds.came() and not self.schedule.is_overdue(self._clock.monotonic_s()):
             self._hears_again()
 
     def hear(self, record: Record, published_at: int) -> None:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from roomcast.log.item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
-from roomcast.wire.depth import DEPTH_MAX, is_deeper
 from roomcast.wire.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
+from roomcast.wire.shapes import DEPTH_MAX, is_deeper
 
 __all__ = [
     "ENVELOPE_BYTES_MAX",
@@ -120,7 +120,7 @@ def record_text(item: LogItem, pubs: str | None) -> str:
     same message.
     """
     head = (
-        f'{{"channel":{_one_line(item.channel)},"epoch":{_one_line(item.epoch)},'
+        f'{{"channel":{_written(item.channel)},"epoch":{_written(item.epoch)},'
         f'"offset":{item.offset},"last":{item.last},"ts":{item.ts}'
     )
     return head + "}" if pubs is None else f'{head},"pubs":{pubs}}}'
@@ -214,15 +214,9 @@ def _record(entry: Any, known: bool) -> Record:
         raise MalformedEnvelope("a record without offsets")
     if not _is_whole(ts, 0, TIME_MAX):
         raise MalformedEnvelope("a record whose time is none")
-    pubs = entry.get("pubs") if known else None
-    if pubs is None:
-        return Record(channel, epoch, offset, last, ts, None)
-    if not isinstance(pubs, list) or len(pubs) != last - offset + 1:
-        raise MalformedEnvelope("a record without one publication an offset")
-    publications = tuple(
-        Publication.from_stored(stored, offset + index) for index, stored in enumerate(pubs)
+    return Record.from_stored(
+        channel, epoch, offset, last, ts, entry.get("pubs") if known else None
     )
-    return Record(channel, epoch, offset, last, ts, publications)
 
 
 def _signal(entry: Any) -> Signal:
@@ -255,6 +249,11 @@ def _one_line(value: Json) -> str:
     """
     if is_deeper(value, DEPTH_MAX):
         raise ValueError("nested too deeply")
+    return _written(value)
+
+
+def _written(value: Json) -> str:
+    """The same, of a value that is known not to be deep."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     text.encode()  # UnicodeEncodeError is a ValueError
     return text.translate(_NON_CHARACTERS)

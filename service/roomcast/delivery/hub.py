@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
 from roomcast.delivery.ports import Framer, Sink
 from roomcast.observe.counters import FanoutCounters
-from roomcast.wire.json import info_push, join_lines, publication_push
+from roomcast.wire.json import LINE_END, info_push, publication_push, publication_pushes
 from roomcast.wire.publication import ClientInfo
 from roomcast.wire.sent import Sent
 
@@ -154,9 +154,8 @@ class Hub:
             if not form.delta:
                 kind = (address, form.payload)
                 if kind not in payloads:
-                    payloads[kind] = _payloads(
-                        publication_push(address, line) for line in _lines(published, form.payload)
-                    )
+                    lines = _lines(published, form.payload)
+                    payloads[kind] = _payloads(publication_pushes(address, lines))
                 self._send(group.members, framer, payloads[kind], len(published))
             else:
                 links = links or room.chain.links(published)
@@ -174,7 +173,7 @@ class Hub:
 
         A subscriber that has got none yet gets the first publication whole.
         """
-        lines = [publication_push(address, link.line(payload)) for link in links]
+        lines = publication_pushes(address, [link.line(payload) for link in links])
         if group.fresh:
             first = publication_push(address, whole(links[0].sent, payload))
             self._send(group.fresh, framer, _payloads([first, *lines[1:]]), len(links))
@@ -237,10 +236,10 @@ def _payloads(lines: Iterable[bytes]) -> list[bytes]:
     size = 0
     for line in lines:
         if batch and size + len(line) > FRAME_BYTES_SOFT_MAX:
-            payloads.append(join_lines(batch))
+            payloads.append(LINE_END.join(batch))
             batch, size = [], 0
         batch.append(line)
         size += len(line) + 1
     if batch:
-        payloads.append(join_lines(batch))
+        payloads.append(LINE_END.join(batch))
     return payloads

@@ -157,7 +157,7 @@ class Poller:
                 # Clients have their turn. A full receive brings up to 2.5 MB to decode.
                 await asyncio.sleep(0)
             self._intake.take([message.body for message in portion])
-            self._deleter.add(message.receipt for message in portion)
+            self._deleter.add([message.receipt for message in portion])
 
     def _note_lag(self, messages: Sequence[Message]) -> None:
         newest = max((message.sent_at_ms for message in messages), default=0)

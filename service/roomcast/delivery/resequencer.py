@@ -31,8 +31,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from roomcast.wire.json import Unencodable, encode_publication
+from roomcast.wire.json import Unencodable
 from roomcast.wire.publication import Publication, Record, StreamPosition
+from roomcast.wire.sent import encode_publication
 
 __all__ = ["HELD_BYTES_MAX", "HELD_PUBLICATIONS_MAX", "Next", "Resequencer", "weight"]
 

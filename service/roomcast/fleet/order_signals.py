@@ -16,9 +16,8 @@ from roomcast.delivery.envelope import EPOCH_CHARS_MAX, Signal
 from roomcast.log.item import OFFSET_MAX
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
-from roomcast.wire.depth import is_deeper
 from roomcast.wire.publication import Json, StreamPosition
-from roomcast.wire.shapes import FLAG, OBJECT, checked, member, text, whole
+from roomcast.wire.shapes import FLAG, OBJECT, checked, is_deeper, member, text, whole
 
 __all__ = [
     "ID_CHARS_MAX",

@@ -45,8 +45,7 @@ from roomcast.observe.counters import Histogram, HookCounters, HookOutcome
 from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
-from roomcast.wire.depth import is_deeper
-from roomcast.wire.shapes import NUMBER, TEXT
+from roomcast.wire.shapes import NUMBER, TEXT, is_deeper
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 

@@ -78,6 +78,7 @@ class _Append:
 
     As long as the append is known not to be in the log, `batch` may change.
 
+    `writers`: other nodes that were seen writing in the channel, when it went in.
     `looked`: the tail was read since the last pause; from then on, each lost race shows the new
     one. `postponed`: refusals in a row because the table was throttled. `why`: the last of them.
     """
@@ -86,6 +87,7 @@ class _Append:
     attempts: int = 0
     losses: int = 0
     turn_s: float = 0.0
+    writers: int = 0
     looked: bool = False
     postponed: int = 0
     why: Throttled | None = None
@@ -252,20 +254,18 @@ class Appender:
             )
             now_s = self._clock.monotonic_s()
             if isinstance(outcome, Appended):
-                self._round_trip.took(now_s - sent_s)
                 lane.learn(self._tail_of(outcome.item), now_s)
                 self._offer_safely(channel, _record(outcome.item, append.batch))
-                lane.contention.won(sent_s, now_s, self._random())
+                append.writers = lane.contention.won(sent_s, now_s, self._random())
                 return outcome.item
             if isinstance(outcome, KeysTaken):
                 self._repeated(lane, append, outcome)
                 if outcome.holder is not None:
                     self._beaten(channel, lane, append, outcome.holder)
             elif isinstance(outcome, Lost):
-                self._round_trip.took(now_s - sent_s)
                 self._beaten(channel, lane, append, outcome.holder)
                 append.postponed, append.why = 0, None
-                await self._pause(append, lane.contention.lose(now_s, self._random()))
+                await self._pause(append, lane.contention.lose(sent_s, now_s, self._random()))
             else:
                 append.looked = False
                 append.why = outcome.error
@@ -382,15 +382,16 @@ class Appender:
     # ---- answers
 
     def _appended(self, lane: Lane, append: _Append, item: LogItem) -> None:
-        counters, now_s = self.counters, self._clock.monotonic_s()
-        counters.batches.add(len(append.batch))
-        counters.publications["stored"] += len(append.batch)
-        counters.attempts.add(append.attempts)
-        counters.losses.add(append.losses)
-        counters.turn_s.add(append.turn_s)
-        counters.writers.add(lane.contention.others(now_s))
+        now_s = self._clock.monotonic_s()
+        self.counters.appended(
+            [now_s - waiting.submitted_s for waiting in append.batch],
+            attempts=append.attempts,
+            losses=append.losses,
+            turn_s=append.turn_s,
+            writers=append.writers,
+        )
         for index, waiting in enumerate(append.batch):
-            self._answer(waiting, StreamPosition(item.epoch, item.offset + index), now_s)
+            _answer(waiting, StreamPosition(item.epoch, item.offset + index))
         self._leave(lane, append.batch)
 
     def _repeated(self, lane: Lane, append: _Append, taken: KeysTaken) -> None:
@@ -400,16 +401,11 @@ class Appender:
         append.batch = [
             waiting for waiting in append.batch if waiting.pending.key not in taken.positions
         ]
-        self.counters.publications["repeated"] += len(repeated)
+        self.counters.repeated(now_s - waiting.submitted_s for waiting in repeated)
         for waiting in repeated:
             assert waiting.pending.key is not None
-            self._answer(waiting, taken.positions[waiting.pending.key], now_s)
+            _answer(waiting, taken.positions[waiting.pending.key])
         self._leave(lane, repeated)
-
-    def _answer(self, waiting: Waiting, position: StreamPosition, now_s: float) -> None:
-        self.counters.latency_s.add(now_s - waiting.submitted_s)
-        if not waiting.position.done():
-            waiting.position.set_result(position)
 
     def _failed(self, channel: str, lane: Lane, batch: Sequence[Waiting], error: Exception) -> None:
         _log.warning("append_failed", channel=channel, publications=len(batch), reason=str(error))
@@ -439,6 +435,11 @@ class Appender:
                 self._lanes.move_to_end(oldest)
                 return
             del self._lanes[oldest]
+
+
+def _answer(waiting: Waiting, position: StreamPosition) -> None:
+    if not waiting.position.done():
+        waiting.position.set_result(position)
 
 
 def _record(item: LogItem, batch: Sequence[Waiting]) -> Record:

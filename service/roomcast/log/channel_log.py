@@ -319,10 +319,10 @@ class ChannelLog:
             now=self._clock.now_ms(),
             history_ttl_ms=history_ttl_ms,
         )
-        keys = key_items(item, (each.key for each in publications))
-        if not keys:
+        if all(each.key is None for each in publications):
             put = partial(self._put, item, tail.valid_until)
         else:
+            keys = key_items(item, [each.key for each in publications])
             send_until = (
                 tail.valid_until if commit_by_ms is None else min(tail.valid_until, commit_by_ms)
             )

@@ -157,11 +157,12 @@ class Contention:
         """Whether the tail must be read again before an attempt, because others write as well."""
         return self.others(now_s) > 0
 
-    def won(self, sent_s: float, now_s: float, random: float) -> None:
-        """An append that was last sent at `sent_s` went in.
+    def won(self, sent_s: float, now_s: float, random: float) -> int:
+        """An append that was last sent at `sent_s` went in. Returns how many others write.
 
         `random`: a fraction of 1, as everywhere here.
         """
+        self._round_trip.took(now_s - sent_s)
         others, round_trip_s = self.others(now_s), self._round_trip.s
         self.lost = 0
         self._next_s = 0.0
@@ -178,12 +179,16 @@ class Contention:
         self._shrink_gap(now_s)
         self._won_s = now_s
         self._next_s = max(self._next_s, sent_s + self._gap_s * (0.5 + random))
+        return others
 
-    def lose(self, now_s: float, random: float) -> float:
-        """A race was lost. Returns the seconds to pause before the next step.
+    def lose(self, sent_s: float, now_s: float, random: float) -> float:
+        """A race that was entered at `sent_s` was lost.
+
+        Returns the seconds to pause before the next step.
 
         After a pause, the known tail is too old.
         """
+        self._round_trip.took(now_s - sent_s)
         self.lost += 1
         if self.lost < _RACES_AT_ONCE:
             return 0.0

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
 from roomcast.log.channel_log import APPEND_DEADLINE_S
 from roomcast.log.contention import Contention
-from roomcast.log.item import ITEM_BYTES_MAX
-from roomcast.log.rules import Pending, Tail, fill
+from roomcast.log.item import ITEM_BYTES_MAX, ITEM_KEYS_MAX, ITEM_PUBLICATIONS_MAX
+from roomcast.log.rules import Pending, Tail
 from roomcast.wire.publication import Publication, StreamPosition
 
-__all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting"]
+__all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting", "fill"]
 
 # Bounds of one lane: about ten full items. At a channel's highest rate, they take a second or two.
 LANE_PUBLICATIONS_MAX: Final = 5000
@@ -89,3 +90,24 @@ class Lane:
         if overdue:
             batch[:] = [waiting for waiting in batch if not waiting.is_overdue(now_s, now_ms)]
         return overdue
+
+
+def fill(queue: Iterable[Pending], bytes_max: int = ITEM_BYTES_MAX) -> int:
+    """How many publications from the front of `queue` fit one item of `bytes_max`.
+
+    At least one, if there is one.
+
+    One item has no key twice: the second publication of a key must find the first one in the log.
+    """
+    size, count = 2, 0
+    keys: set[str] = set()
+    for pending in queue:
+        size += pending.size
+        if count and (size > bytes_max or count == ITEM_PUBLICATIONS_MAX):
+            break
+        if pending.key is not None:
+            if pending.key in keys or len(keys) == ITEM_KEYS_MAX:
+                break
+            keys.add(pending.key)
+        count += 1
+    return count

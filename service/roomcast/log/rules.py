@@ -14,11 +14,11 @@ All times in ms since 1970 unless a name says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from roomcast.log.item import ITEM_BYTES_MAX, ITEM_KEYS_MAX, ITEM_PUBLICATIONS_MAX, Head, LogItem
+from roomcast.log.item import Head, LogItem
 from roomcast.wire.publication import StreamPosition
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Tail",
     "append_item",
     "contiguous",
-    "fill",
     "head_tail",
     "is_of_generation",
     "item_tail",
@@ -160,28 +159,6 @@ class Pending:
     def of(cls, text: str, key: str | None = None) -> Pending:
         """Compute `size`: bytes of UTF-8, with the comma that joins it to the next."""
         return cls(text, len(text.encode()) + 1, key)
-
-
-def fill(queue: Iterable[Pending], bytes_max: int = ITEM_BYTES_MAX) -> int:
-    """How many publications from the front of `queue` fit one item of `bytes_max`.
-
-    It is at least one, if there is one.
-
-    One item never has a key twice: the second publication with a key must find the first in the
-    log.
-    """
-    size, count = 2, 0
-    keys: set[str] = set()
-    for pending in queue:
-        size += pending.size
-        if count and (size > bytes_max or count == ITEM_PUBLICATIONS_MAX):
-            break
-        if pending.key is not None:
-            if pending.key in keys or len(keys) == ITEM_KEYS_MAX:
-                break
-            keys.add(pending.key)
-        count += 1
-    return count
 
 
 def append_item(

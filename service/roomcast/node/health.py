@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from roomcast.delivery.canary_rules import Hearing, Latency
-from roomcast.streaks import FAILURES_TOLD
+from roomcast.log.watched_table import FAILURES_TOLD
 
 __all__ = [
     "DEAF_FAILURES",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -239,6 +239,25 @@ class AppendCounters:
     losses: Histogram = field(default_factory=lambda: Histogram(LOSS_BOUNDS))
     turn_s: Histogram = field(default_factory=lambda: Histogram(TURN_BOUNDS_S))
     writers: Histogram = field(default_factory=lambda: Histogram(WRITER_BOUNDS))
+
+    def appended(
+        self, waited_s: Sequence[float], *, attempts: int, losses: int, turn_s: float, writers: int
+    ) -> None:
+        """An append went in. `waited_s`: how long each of its publications had waited for that."""
+        self.batches.add(len(waited_s))
+        self.publications["stored"] += len(waited_s)
+        self.attempts.add(attempts)
+        self.losses.add(losses)
+        self.turn_s.add(turn_s)
+        self.writers.add(writers)
+        for each in waited_s:
+            self.latency_s.add(each)
+
+    def repeated(self, waited_s: Iterable[float]) -> None:
+        """Publications turned out to be in the log already, by their keys."""
+        for each in waited_s:
+            self.publications["repeated"] += 1
+            self.latency_s.add(each)
 
     @property
     def rejected(self) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
+from roomcast.wire.codes import Error
+
 __all__ = [
     "CHANNEL_BYTES_MAX",
     "NAMESPACE_SEPARATOR",
@@ -103,6 +105,15 @@ class ChannelRules:
         if not separator:
             return self.without_namespace
         return self.namespaces.get(namespace)
+
+    def find(self, channel: str) -> ChannelOptions | Error:
+        """The options of `channel` as a client names it, or why there is no such channel.
+
+        BAD_REQUEST: nothing can have that name. UNKNOWN_CHANNEL: its namespace is unknown.
+        """
+        if not is_valid_name(channel):
+            return Error.BAD_REQUEST
+        return self.options(channel) or Error.UNKNOWN_CHANNEL
 
     def has_join_leave(self, channel: str) -> bool:
         """Whether clients of `channel` are told who comes and goes."""

@@ -40,6 +40,7 @@ __all__ = [
     "DATA_AND_TEXT_BYTES_MAX",
     "ID_MAX",
     "JSON_FRAMES",
+    "LINE_END",
     "PING",
     "PUBLISH_METHOD",
     "Bounds",
@@ -71,13 +72,12 @@ __all__ = [
     "decode_publications",
     "encode_error",
     "encode_lines_reply",
-    "encode_publication",
     "encode_reply",
     "encode_stored",
     "has_too_many",
     "info_push",
-    "join_lines",
     "publication_push",
+    "publication_pushes",
     "refresh_push",
     "split_frame",
     "subscribe_push",
@@ -87,6 +87,8 @@ __all__ = [
 ]
 
 PING: Final = b"{}"
+# Between the lines of one frame.
+LINE_END: Final = b"\n"
 # Commands in one frame: SDKs send a connect and all their subscriptions (128 at most) in one.
 COMMANDS_MAX: Final = 1024
 # The one RPC method of our own: the protocol's `publish` has no room for an idempotency key.
@@ -316,7 +318,7 @@ def split_frame(frame: str | bytes) -> Sequence[bytes]:
             frame = frame.encode()
         except UnicodeEncodeError as error:
             raise ProtocolViolation("not valid Unicode") from error
-    lines = frame.rstrip(b"\n").split(b"\n", COMMANDS_MAX)
+    lines = frame.rstrip(LINE_END).split(LINE_END, COMMANDS_MAX)
     if len(lines) > COMMANDS_MAX:
         raise ProtocolViolation("too many commands in one frame")
     return lines
@@ -546,11 +548,6 @@ def encode_stored(publication: Publication) -> str:
     return _dumps(publication.stored()).decode()
 
 
-def encode_publication(publication: Publication) -> bytes:
-    """A publication as clients get it, without what surrounds it in a push or a reply. Raises Unencodable."""
-    return _dumps(publication.wire())
-
-
 def _dumps(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
@@ -627,9 +624,17 @@ def subscribe_result(
 
 def publication_push(channel: str | int, publication: bytes) -> bytes:
     """`publication` as `encode_publication` wrote it. `channel`: its name, or its number for those who were told that."""
-    if isinstance(channel, int):
-        return b'{"push":{"id":%d,"pub":%b}}' % (channel, publication)
-    return b'{"push":{"channel":' + orjson.dumps(channel) + b',"pub":' + publication + b"}}"
+    [push] = publication_pushes(channel, (publication,))
+    return push
+
+
+def publication_pushes(channel: str | int, publications: Iterable[bytes]) -> list[bytes]:
+    """A push for each of `publications`, as above."""
+    address = (
+        b'"id":%d' % channel if isinstance(channel, int) else b'"channel":' + orjson.dumps(channel)
+    )
+    head = b'{"push":{' + address + b',"pub":'
+    return [head + publication + b"}}" for publication in publications]
 
 
 def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
@@ -654,8 +659,3 @@ def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
 def refresh_push(lasts: Mapping[str, Json]) -> bytes:
     """The line that tells how long the connection lasts now. `lasts`: `expires` and `ttl`, or nothing: for ever."""
     return orjson.dumps({"push": {"refresh": lasts}})
-
-
-def join_lines(lines: Iterable[bytes]) -> bytes:
-    """Several lines as the payload of one frame."""
-    return b"\n".join(lines)

@@ -143,7 +143,7 @@ def _payload(text: bytes) -> tuple[Any, bool]:
 
 
 def encode_messages(lines: bytes) -> bytes:
-    """The payload of one binary frame with what `lines` say: one or more replies and pushes, as `join_lines` made them.
+    """The payload of one binary frame with what `lines` say: one or more replies and pushes, with LINE_END between them.
 
     What the table does not know is left out, as is what a field cannot hold.
     """

@@ -156,6 +156,23 @@ class Record:
     ts: int
     publications: tuple[Publication, ...] | None
 
+    @classmethod
+    def from_stored(
+        cls, channel: str, epoch: str, offset: int, last: int, ts: int, pubs: Json
+    ) -> Record:
+        """`pubs`: the stored forms of its publications; None = a pointer.
+
+        Raises MalformedPublication unless there is one an offset.
+        """
+        if pubs is None:
+            return cls(channel, epoch, offset, last, ts, None)
+        if not isinstance(pubs, list) or len(pubs) != last - offset + 1:
+            raise MalformedPublication("not one publication an offset")
+        publications = tuple(
+            Publication.from_stored(stored, offset + index) for index, stored in enumerate(pubs)
+        )
+        return cls(channel, epoch, offset, last, ts, publications)
+
     def __post_init__(self) -> None:
         assert 1 <= self.offset <= self.last, "I1: a record covers at least one offset, from 1"
         assert self.publications is None or len(self.publications) == self.last - self.offset + 1, (

@@ -7,10 +7,10 @@ from typing import Final
 
 import orjson
 
-from roomcast.wire.json import encode_publication
+from roomcast.wire.json import Unencodable
 from roomcast.wire.publication import Publication
 
-__all__ = ["DATA_HEAD", "Sent", "sent_of"]
+__all__ = ["DATA_HEAD", "Sent", "encode_publication", "sent_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,14 @@ class Sent:
 
 # How a publication's line begins; its data follows. So the data can be replaced without decoding.
 DATA_HEAD: Final = b'{"data":'
+
+
+def encode_publication(publication: Publication) -> bytes:
+    """The line, without what surrounds it in a push or a reply. Raises Unencodable."""
+    try:
+        return orjson.dumps(publication.wire())
+    except orjson.JSONEncodeError as error:
+        raise Unencodable("nested too deeply") from error
 
 
 def sent_of(publication: Publication, ts: int) -> Sent:

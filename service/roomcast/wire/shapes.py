@@ -1,8 +1,9 @@
-"""What a decoded JSON value must be, and the words for it: the same for all that is read from others.
+"""What a decoded JSON value must be, and the words for it: the same for all that is read from
+others.
 
 Commands, claims, signals and parameters differ in what they do with a value that is wrong: each has
-an error of its own. What a whole number is, or a list of texts, is said here once. Sizes of what is
-decoded, and its depth, are judged elsewhere: before.
+an error of its own. What a whole number is, or a list of texts, is said here once, and how deep
+JSON may be nested. Sizes of what is decoded are judged elsewhere: before.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final, Generic, TypeGuard, TypeVar
 
 __all__ = [
     "COUNT",
+    "DEPTH_MAX",
     "FLAG",
     "INTEGER",
     "NUMBER",
@@ -24,11 +26,16 @@ __all__ = [
     "TEXTS",
     "Shape",
     "checked",
+    "is_deeper",
     "member",
     "member_or_null",
     "text",
     "whole",
 ]
+
+# Arrays and objects within each other, in a publication or signal. Decoders take about 1,000, an
+# envelope's own included.
+DEPTH_MAX: Final = 512
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -134,3 +141,18 @@ def member_or_null(
     """The same, but null is as good as nothing."""
     value = members.get(name)
     return default if value is None else checked(value, name, shape, wrong)
+
+
+def is_deeper(value: object, depth: int) -> bool:
+    """Whether arrays and objects stand within each other more than `depth` times in `value`."""
+    level: list[Any] = [value]
+    for _ in range(depth + 1):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, list | dict)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return False
+    return True

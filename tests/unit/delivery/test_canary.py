@@ -15,12 +15,12 @@ from roomcast.delivery.canary_rules import (
     CANARY_CHANNEL,
     MISSED_INTERVALS,
     NUMBER_MAX,
+    ROUND_S,
     Greeting,
     Hearing,
     canary_item,
 )
 from roomcast.delivery.greetings import Greetings
-from roomcast.delivery.rounds import ROUND_S
 from roomcast.log.item import OFFSET_MAX, LogItem
 from roomcast.log.rules import MIN_RETENTION_MS
 from roomcast.ports import PortError, Throttled, UnknownOutcome

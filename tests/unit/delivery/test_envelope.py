@@ -25,7 +25,6 @@ from roomcast.delivery.envelope import (
     signal_text,
 )
 from roomcast.log.item import LogItem
-from roomcast.wire.depth import DEPTH_MAX
 from roomcast.wire.json import decode_json
 from roomcast.wire.publication import (
     TIME_MAX,
@@ -34,6 +33,7 @@ from roomcast.wire.publication import (
     Publication,
     Record,
 )
+from roomcast.wire.shapes import DEPTH_MAX
 
 DECODERS = pytest.mark.parametrize("loads", [json.loads, decode_json], ids=["stdlib", "orjson"])
 Loads = Callable[[str], Any]

@@ -31,8 +31,8 @@ from roomcast.fleet.order_signals import (
 from roomcast.gateway.writer import close_frame
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
-from roomcast.wire.json import encode_publication
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
+from roomcast.wire.sent import encode_publication
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 CHANNELS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=6)

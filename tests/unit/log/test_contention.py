@@ -152,11 +152,11 @@ def test_who_lost_tries_again_at_once_many_times_and_then_pauses(turns: Contenti
     for number in range(30):
         turns.saw("b", number * R)
         turns.saw("c", number * R)
-        pauses.append(turns.lose(number * R, 0.75))
+        pauses.append(turns.lose((number - 1) * R, number * R, 0.75))
     assert pauses == pytest.approx([0] * 23 + [0.75 * 2 * R] * 7)
     append(turns, 0.2)
     assert turns.lost == 0
-    assert turns.lose(0.2, 0.75) == 0
+    assert turns.lose(0.2 - R, 0.2, 0.75) == 0
 
 
 # ---- throttling
@@ -242,7 +242,7 @@ def test_nobody_is_made_to_wait_for_long(
         elif event == "w":
             turns.won(now_s, now_s, chance)
         elif event == "l":
-            pause_s = turns.lose(now_s, chance)
+            pause_s = turns.lose(now_s, now_s, chance)
         else:
             turns.throttled()
         assert 0 <= pause_s <= 3

@@ -9,9 +9,15 @@ import pytest
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.item import Head
 from roomcast.log.ports import TailExpired
-from roomcast.log.watched_table import HANGS_S, WatchedTable
+from roomcast.log.watched_table import (
+    FAILURE_COUNTS_S,
+    FAILURES_TOLD,
+    HANGS_S,
+    LASTS_S,
+    Streak,
+    WatchedTable,
+)
 from roomcast.ports import Malformed, PortError, Refused, Throttled, UnknownOutcome
-from roomcast.streaks import LASTS_S
 from roomcast.testing.memory import MemoryChannelTable
 from tests.unit.worlds import Fleet, Ids, no_jitter, until
 
@@ -130,3 +136,35 @@ async def test_whoever_listens_is_told_of_what_is_in(
     )
     assert told == ["a", "b", "a", "a"]
     await until(lambda: len(world.fleet.world.stream) == 4)
+
+
+# ---- when calls that fail one after the other are told
+
+
+def test_two_failures_in_a_row_are_told_when_they_last() -> None:
+    streak = Streak()
+    streak.failed(10.0)
+    assert not streak.is_bad(10.0 + LASTS_S), "one may be bad luck"
+    streak.failed(10.1)
+    assert FAILURES_TOLD == 2
+    assert not streak.is_bad(10.1), "both may be of one throttled moment"
+    assert streak.is_bad(10.0 + LASTS_S)
+
+
+def test_a_success_ends_it() -> None:
+    streak = Streak()
+    for second in range(10):
+        streak.failed(float(second))
+    assert streak.is_bad(10.0)
+    streak.succeeded()
+    assert not streak.is_bad(10.0)
+    streak.failed(11.0)
+    assert not streak.is_bad(11.0 + LASTS_S)
+
+
+def test_when_nobody_calls_any_more_it_is_forgotten() -> None:
+    streak = Streak()
+    streak.failed(0.0)
+    streak.failed(5.0)
+    assert streak.is_bad(5.0 + FAILURE_COUNTS_S)
+    assert not streak.is_bad(5.1 + FAILURE_COUNTS_S)

@@ -11,9 +11,9 @@ import pytest
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.fleet.lease import LeaseKeeper, NothingToReport
 from roomcast.fleet.lease_record import Lease
+from roomcast.log.watched_table import LASTS_S
 from roomcast.node.isolation import Isolation
 from roomcast.ports import PortError, UnknownOutcome
-from roomcast.streaks import LASTS_S
 from roomcast.testing.memory import MemoryLeases
 from roomcast.wire.publication import Record
 from tests.unit.worlds import Fleet, Ids, no_jitter, running, until

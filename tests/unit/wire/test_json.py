@@ -17,6 +17,7 @@ from roomcast.wire import json as protocol
 from roomcast.wire.codes import Error, Unsubscribe
 from roomcast.wire.json import (
     COMMANDS_MAX,
+    LINE_END,
     PING,
     PUBLISH_METHOD,
     Bounds,
@@ -45,16 +46,15 @@ from roomcast.wire.json import (
     decode_publications,
     encode_error,
     encode_lines_reply,
-    encode_publication,
     encode_reply,
     encode_stored,
     info_push,
-    join_lines,
     publication_push,
     subscribe_result,
     unsubscribe_push,
 )
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, StreamPosition
+from roomcast.wire.sent import encode_publication
 from tests.frames import decode_frame, decoded
 
 TEXT = st.text(max_size=6) | st.sampled_from(["\n", "\r", "\u2028", "\ufffe", '"', "\x00", "😀"])
@@ -725,6 +725,6 @@ def test_an_unsubscribe_push_always_has_channel_code_and_reason(why: Unsubscribe
 @given(st.lists(PUBLICATIONS, min_size=1, max_size=4))
 def test_lines_share_a_frame(published: list[Publication]) -> None:
     lines = [publication_push("c", encode_publication(each)) for each in published]
-    frame = join_lines([*lines, PING])
+    frame = LINE_END.join([*lines, PING])
     assert frame.split(b"\n") == [*lines, b"{}"]
     assert all(frame.split(b"\n")), "no empty line: SDKs split at line ends"

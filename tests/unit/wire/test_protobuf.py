@@ -29,6 +29,7 @@ from roomcast.wire.codes import Error, Unsubscribe
 from roomcast.wire.json import (
     COMMANDS_MAX,
     DATA_AND_TEXT_BYTES_MAX,
+    LINE_END,
     PING,
     PUBLISH_METHOD,
     Bounds,
@@ -48,11 +49,9 @@ from roomcast.wire.json import (
     decode_publications,
     encode_error,
     encode_lines_reply,
-    encode_publication,
     encode_reply,
     encode_stored,
     info_push,
-    join_lines,
     publication_push,
     refresh_push,
     subscribe_push,
@@ -63,7 +62,7 @@ from roomcast.wire.json import (
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 from roomcast.wire.protobuf_schema import SCHEMA, Shape
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
-from roomcast.wire.sent import sent_of
+from roomcast.wire.sent import encode_publication, sent_of
 from tests.frames import decode_frame, decode_messages, decoded
 from tests.protobuf import as_it_is, command, parsed, read_messages, without_empty
 
@@ -515,7 +514,7 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
     )
 )
 def test_whatever_is_said_in_lines_is_said_in_messages(lines: list[bytes]) -> None:
-    as_it_is(join_lines(lines))
+    as_it_is(LINE_END.join(lines))
 
 
 def test_every_line_that_can_be_written_is_in_that_test() -> None:
@@ -526,7 +525,6 @@ def test_every_line_that_can_be_written_is_in_that_test() -> None:
     assert written - for_the_log == {
         "encode_error",
         "encode_lines_reply",
-        "encode_publication",
         "encode_reply",
         "info_push",
         "publication_push",
@@ -569,7 +567,7 @@ def test_an_empty_result_is_there() -> None:
 @pytest.mark.parametrize("size", [1, 100, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152])
 def test_messages_of_any_size_can_be_told_apart(size: int) -> None:
     line = encode_reply(1, "rpc", {"data": "x" * size})
-    assert as_it_is(join_lines([line, PING, line]))
+    assert as_it_is(LINE_END.join([line, PING, line]))
 
 
 def test_what_a_field_cannot_hold_does_not_keep_the_rest_back() -> None:

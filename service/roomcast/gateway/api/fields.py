@@ -17,10 +17,9 @@ from roomcast.auth.claims import INFO_DEPTH_MAX
 from roomcast.gateway.api.refusals import bad_field
 from roomcast.wire import shapes
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
-from roomcast.wire.depth import is_deeper
 from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
 from roomcast.wire.publication import Json
-from roomcast.wire.shapes import Shape
+from roomcast.wire.shapes import Shape, is_deeper
 
 __all__ = [
     "ABSENT",
