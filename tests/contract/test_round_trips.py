@@ -75,7 +75,6 @@ class Gate(Calls):
         self._is_open = False
         doing, trips = asyncio.create_task(work), list[str]()
         while not await self._is_done(doing):
-            assert self._waiting, "it waits for nothing that is counted"
             trips.append(" + ".join(sorted({f"`{operation}`" for operation, _ in self._waiting})))
             self._release()
             await until(lambda: self._under_way == 0)
@@ -85,6 +84,11 @@ class Gate(Calls):
         return " → ".join(trips) or "none"
 
     async def _is_done(self, doing: asyncio.Task[object]) -> bool:
+        """Or it waits for round trips: all that begin together are there.
+
+        It may wait for its turn before that, which takes time and no round trip.
+        """
+        await until(lambda: self._waiting or doing.done())
         await settled()
         return doing.done()
 
