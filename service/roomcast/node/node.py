@@ -86,10 +86,14 @@ class Node:
         """Open connections."""
         return len(self._connections)
 
-    def takes_clients(self) -> bool:
-        """Whether a further connection is welcome: this node does not drain and is not full."""
-        full = self._connection_limit and len(self._connections) >= self._connection_limit
-        return not (self.health.draining or full)
+    def takes_clients(self, arriving: int = 0) -> bool:
+        """Whether a further connection is welcome: this node does not drain and is not full.
+
+        `arriving`: those that were welcome and are not open yet.
+        """
+        connections = len(self._connections) + arriving
+        is_full = self._connection_limit and connections >= self._connection_limit
+        return not (self.health.draining or is_full)
 
     def open(self, socket: Socket) -> Connection:
         """A new connection over `socket`; `closed` must be called at its end."""
