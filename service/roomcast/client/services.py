@@ -78,7 +78,8 @@ class Services:
 
     `roster` has the connections whose user is known. `signal` delivers a signal to this
     node and the others, False = shed. `hide` tells all nodes that what a channel has up to an
-    offset is not shown any more. `background` runs what must be done after a connection is gone.
+    offset is not shown any more. `background` runs what must be done after a connection is gone,
+    None = too much waits already.
     `hooks` calls the application's own code.
     """
 
@@ -98,6 +99,6 @@ class Services:
     roster: Roster[Subject]
     signal: Callable[[Signal], bool]
     hide: Callable[[str, int], None]
-    background: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
+    background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
     counters: ClientCounters = field(default_factory=ClientCounters)

@@ -57,7 +57,13 @@ class InstanceQueue(Protocol):
         """
 
     async def close(self) -> None:
-        """Unsubscribe, then delete the queue. Idempotent; what is gone already is success."""
+        """Unsubscribe, then delete the queue. Idempotent; what is gone already is success.
+
+        Raises Refused when trying again is no use, and otherwise another PortError.
+        """
+
+    def abandon(self) -> None:
+        """Forget the queue and its subscription, for another one: they are left to the reaper."""
 
 
 class Topic(Protocol):

@@ -15,11 +15,14 @@ from roomcast.fleet.orders import Orders
 from roomcast.node.health import Health
 from roomcast.wire.codes import Disconnect
 
-__all__ = ["ANSWERS_S", "BACKGROUND_MAX", "Background", "Node"]
+__all__ = ["ANSWERS_S", "BACKGROUND_MAX", "BACKGROUND_WAITING_MAX", "Background", "Node"]
 
 # Presence writes at once: a thousand clients that leave together must not become a thousand calls
 # at once.
 BACKGROUND_MAX: Final = 16
+# Those that wait for that, some 2 KB each: clients can come and go faster than a table that is
+# slow lets them be removed.
+BACKGROUND_WAITING_MAX: Final = 50_000
 # What a connection that is closed at the end of a node may wait for the answers that it is owed.
 # SDKs give a command up after 5 s; a publication that is not answered may be published twice.
 ANSWERS_S: Final = 5.0
@@ -30,14 +33,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Background:
-    """Work that outlives the connection it was for, bounded in how much runs at once."""
+    """Work that outlives the connection it was for, bounded in how much runs and waits at once."""
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(BACKGROUND_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """`work` handles its own errors."""
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
+        """`work` handles its own errors. None: too much waits already, and it is not done."""
+        if len(self._tasks) >= BACKGROUND_MAX + BACKGROUND_WAITING_MAX:
+            work.close()
+            return None
         task = asyncio.create_task(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -122,10 +122,8 @@ class PresenceBook:
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
         """Also after an `enter` that failed. Raises PortError: then it is tried again, by `run`."""
-        key, node = (channel, info.client), self._node
-        self._here.pop(key, None)
-        self._unwritten.pop(key, None)
-        self._reads.left(channel, info.client)
+        node = self._node
+        self._is_not_here(channel, info)
         self._leaving[node] += 1
         try:
             await self._presence.remove(channel, Member(node, info))
@@ -139,6 +137,17 @@ class PresenceBook:
             self._leaving[node] -= 1
             if not self._leaving[node]:
                 del self._leaving[node]
+
+    def exit_later(self, channel: str, info: ClientInfo) -> None:
+        """As an `exit` that failed: `run` does it."""
+        self._is_not_here(channel, info)
+        self._not_removed(self._node, channel, info)
+
+    def _is_not_here(self, channel: str, info: ClientInfo) -> None:
+        key = (channel, info.client)
+        self._here.pop(key, None)
+        self._unwritten.pop(key, None)
+        self._reads.left(channel, info.client)
 
     @property
     def is_clean(self) -> bool:

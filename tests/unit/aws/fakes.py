@@ -67,9 +67,7 @@ async def reset(writer: asyncio.StreamWriter) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def say(
-    status: int, body: str = "{}", length: int | None = None, request_id: str = "1"
-) -> Answer:
+def say(status: int, body: str = "{}", length: int | None = None, request_id: str = "1") -> Answer:
     """One answer of HTTP; `length` beyond the body's breaks off in its middle.
 
     `request_id` "": none, as of whoever is not AWS.
