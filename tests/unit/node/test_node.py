@@ -318,7 +318,8 @@ async def test_cancelled_work_that_waited_for_a_place_never_begins() -> None:
 
     tasks = [background.start(work(number)) for number in range(BACKGROUND_MAX + 1)]
     await until(lambda: len(begun) == BACKGROUND_MAX)
-    assert (last := tasks[-1]) is not None
+    last = tasks[-1]
+    assert last is not None
     last.cancel()
     await settled()
     release.set()

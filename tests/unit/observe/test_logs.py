@@ -228,7 +228,7 @@ def test_what_clients_cause_is_told_at_a_rate_and_errors_at_one_of_their_own(
 
 @pytest.mark.parametrize("console", [False, True])
 def test_nothing_that_is_told_is_longer_than_its_bound(stream: io.BytesIO, console: bool) -> None:
-    """An exception's text may be all that a client sent, and be said again by each that follows it."""
+    """An exception's text may be all that a client sent, and each that follows says it again."""
     telemetry.configure(stream=stream, console=console)
     log = structlog.get_logger()
     log.warning("said", reason="a" + "x" * 1_000_000 + "z")
