@@ -50,6 +50,23 @@ async def attacked(logs: Logs) -> AsyncIterator[Target]:
         await attacked.still_serves()
 
 
+async def test_handshakes_that_come_at_once_open_no_more_than_there_may_be(logs: Logs) -> None:
+    """Each of them asked before any of the others was a connection."""
+    async with target(connection_limit=2) as attacked:
+        raws = [await asyncio.open_connection("127.0.0.1", attacked.port) for _ in range(20)]
+        # Nobody else has a turn meanwhile: they come together.
+        for _, writer in raws:
+            writer.write(handshake(PATH))
+        async with asyncio.timeout(DEADLINE_S):
+            heads = [await reader.readuntil(b"\r\n\r\n") for reader, _ in raws]
+        assert sorted(head.split()[1] for head in heads) == [b"101"] * 2 + [b"503"] * 18
+        assert attacked.connections == 2
+        for _, writer in raws:
+            writer.transport.abort()
+        # Their places are free again.
+        await attacked.still_serves()
+
+
 class Raw:
     """A client after its handshake, which does what it wants."""
 

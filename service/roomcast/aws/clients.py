@@ -22,6 +22,7 @@ from roomcast.aws.errors import (
     CONNECT_TIMEOUT_S,
     POLL_READ_TIMEOUT_S,
     READ_TIMEOUT_S,
+    demand_request_id,
     port_errors,
 )
 
@@ -111,6 +112,7 @@ async def connect(
                 service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
             )
             entered = await stack.enter_async_context(client)
+            entered.meta.events.register("after-call", demand_request_id)
             return entered if calls is None else calls.timed(entered, service)
 
         async def side(service: str, is_wanted: bool) -> Any | None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -34,6 +34,7 @@ __all__ = [
     "POLL_READ_TIMEOUT_S",
     "POLL_WAIT_S",
     "READ_TIMEOUT_S",
+    "demand_request_id",
     "error_code",
     "is_condition_failure",
     "mapped",
@@ -97,6 +98,7 @@ _THROTTLED_CODES: Final = frozenset({
     "SignatureDoesNotMatch",
 })  # fmt: skip
 _GONE_CODES: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
+_HTTP_REDIRECTS: Final = 300
 _HTTP_TOO_MANY_REQUESTS: Final = 429
 _HTTP_SERVER_ERROR: Final = 500
 
@@ -125,6 +127,21 @@ async def port_errors(limit_s: float) -> AsyncIterator[None]:
         if "credentials" not in str(error).lower():
             raise
         raise Throttled(f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS_MAX]) from error
+
+
+def demand_request_id(http_response: Any, parsed: Any, **_: Any) -> None:
+    """`after-call` hook of a client. Raises UnknownOutcome for a success that AWS did not answer.
+
+    AWS gives each request an id. Without this, whatever else answers 200 would be a success: to the
+    SDK a page of HTML, or nothing, is a JSON object without the fields that it does not have.
+    """
+    if http_response.status_code >= _HTTP_REDIRECTS:
+        # An error, of which `mapped` says what it means.
+        return
+    # What is no JSON object at all has no such thing either.
+    about = parsed.get("ResponseMetadata") if isinstance(parsed, dict) else None
+    if not about or not about.get("RequestId"):
+        raise UnknownOutcome("the answer has no request id: it is none of AWS's")
 
 
 def mapped(error: Exception) -> PortError:

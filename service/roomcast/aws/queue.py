@@ -140,8 +140,13 @@ class SqsInstanceQueue:
             except PortError as error:
                 failures.append(error)
         if failures:
-            raise failures[0]
-        self._name = None
+            # What may succeed another time comes before what is refused.
+            raise min(failures, key=lambda failure: isinstance(failure, Refused))
+        self.abandon()
+
+    def abandon(self) -> None:
+        self._name, self._queue_url = None, None
+        self._subscription_arn, self._subscribing = None, False
 
     async def _subscribe(self, name: str) -> str:
         """Idempotent: the same queue gets the same subscription."""

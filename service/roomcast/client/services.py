@@ -78,7 +78,8 @@ class Services:
 
     `roster` has the connections whose user is known. `signal` delivers a signal to this node and
     the others; False = it was dropped. `hide` tells all nodes to hide a channel's publications up
-    to an offset. `background` runs work that outlives a connection. `hooks` calls the application's
+    to an offset. `background` runs work that outlives a connection;
+    None = too much waits already. `hooks` calls the application's
     code.
     """
 
@@ -98,6 +99,6 @@ class Services:
     roster: Roster[Subject]
     signal: Callable[[Signal], bool]
     hide: Callable[[str, int], None]
-    background: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
+    background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
     counters: ClientCounters = field(default_factory=ClientCounters)

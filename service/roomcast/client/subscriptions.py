@@ -183,6 +183,9 @@ class Subscriptions:
 
     def _exit_presence(self, channel: str, info: ClientInfo) -> None:
         task = self._services.background(self._exit(channel, info))
+        if task is None:
+            self._services.presence.exit_later(channel, info)
+            return
         self._exits[channel] = task
         task.add_done_callback(partial(self._forget_exit, channel))
 

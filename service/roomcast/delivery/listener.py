@@ -17,7 +17,7 @@ from roomcast.delivery.canary_rules import Greeting
 from roomcast.delivery.envelope import pack, signal_text
 from roomcast.delivery.greetings import GREETINGS_MAX, Greetings
 from roomcast.delivery.ports import CatchUpRequest, InstanceQueue, Topic
-from roomcast.ports import NewId, PortError
+from roomcast.ports import NewId, PortError, Refused
 
 __all__ = ["Listener", "QueueHolder"]
 
@@ -74,9 +74,15 @@ class Listener:
     async def open(self) -> None:
         """Open a queue. First, the remains of an earlier one or of a failed attempt are removed.
 
-        Raises PortError.
+        Where this node may not remove it, it is left to the reaper. Raises PortError.
         """
-        await self._queue.close()
+        try:
+            await self._queue.close()
+        except Refused as error:
+            # It would be refused each time, and this node would hear nothing for as long as it
+            # lives. The reaper ends what no lease names.
+            _log.error("queue_left_behind", reason=str(error))
+            self._queue.abandon()
         name = f"{self._queue_prefix}{self._new_id()[:_NONCE_CHARS]}"
         await self._holder.hold(name)
         await self._queue.open(name)

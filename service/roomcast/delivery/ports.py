@@ -67,7 +67,13 @@ class InstanceQueue(Protocol):
         """
 
     async def close(self) -> None:
-        """Unsubscribe, then delete the queue. Idempotent: what is already gone is no error."""
+        """Unsubscribe, then delete the queue. Idempotent: what is already gone is no error.
+
+        Raises Refused when trying again is no use, and otherwise another PortError.
+        """
+
+    def abandon(self) -> None:
+        """Forget the queue and its subscription, for another one: they are left to the reaper."""
 
 
 class Topic(Protocol):

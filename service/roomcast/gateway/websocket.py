@@ -133,6 +133,8 @@ class WebSocketGateway:
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
         self._refused = Seldom(_TOLD)
+        # Handshakes that are being answered: each is about to be a connection of its node.
+        self._answering = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One client from its handshake to its end."""
@@ -146,7 +148,7 @@ class WebSocketGateway:
             )
         node = request.app[NODE]
         self._let_through(request, node)
-        if not node.takes_clients():
+        if not node.takes_clients(self._answering):
             node.services.counters.limited(Limit.CONNECTIONS)
             # Not a close code: SDKs try again after this, and a load balancer may find another node for them.
             raise web.HTTPServiceUnavailable(text="This node takes no further connections.\n")
@@ -165,7 +167,12 @@ class WebSocketGateway:
                 text="This is a WebSocket endpoint for Centrifuge clients.\n",
                 headers={"Upgrade": "websocket", "Connection": "Upgrade"},
             )
-        await response.prepare(request)
+        self._answering += 1
+        try:
+            await response.prepare(request)
+        finally:
+            self._answering -= 1
+        # Without another turn from here to `node.open`: it would be counted in neither place.
         transport = request.transport
         if transport is None:
             return response

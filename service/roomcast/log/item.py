@@ -92,8 +92,8 @@ class Head:
 
     The tail that it implies is valid until `tail_valid_until` (ms).
 
-    Publications with offsets up to `trim` are hidden. `version` is random and changes with every
-    write.
+    Publications with offsets up to `trim`, which is not beyond `floor`, are hidden. `version` is
+    random and changes with every write.
     """
 
     channel: str
@@ -157,7 +157,8 @@ def parse_head(attributes: AttributeMap) -> Head:
         epoch=epoch,
         floor=floor,
         tail_valid_until=_number(attributes, "believe_until"),
-        trim=_number(attributes, "trim", 0),
+        # Who hides something writes the top as both. More than that would hide what is yet to come.
+        trim=min(_number(attributes, "trim", 0), floor),
         version=_text(attributes, "version"),
         expires_at=_number(attributes, "expires_at"),
     )

@@ -15,11 +15,14 @@ from roomcast.fleet.orders import Orders
 from roomcast.node.health import Health
 from roomcast.wire.codes import Disconnect
 
-__all__ = ["ANSWERS_S", "BACKGROUND_MAX", "Background", "Node"]
+__all__ = ["ANSWERS_S", "BACKGROUND_MAX", "BACKGROUND_WAITING_MAX", "Background", "Node"]
 
 # Background tasks at once, mostly presence writes. A thousand clients that leave together must not
 # cause a thousand calls at once.
 BACKGROUND_MAX: Final = 16
+# Background tasks that wait for a place, some 2 KB each. Clients can come and go faster than a slow
+# table removes them.
+BACKGROUND_WAITING_MAX: Final = 50_000
 # Seconds that a connection may wait for owed answers when the node ends. SDKs give a command up
 # after 5 s. A publication without an answer may be published twice.
 ANSWERS_S: Final = 5.0
@@ -30,14 +33,20 @@ _log = structlog.get_logger(__name__)
 
 
 class Background:
-    """Work that outlives its connection. The number of tasks at once is bounded."""
+    """Work that outlives its connection. How much runs, and how much waits, is bounded."""
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(BACKGROUND_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run `work` as soon as a place is free. It must handle its own errors."""
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
+        """Run `work` as soon as a place is free. It must handle its own errors.
+
+        None: too much waits already, and `work` is not done.
+        """
+        if len(self._tasks) >= BACKGROUND_MAX + BACKGROUND_WAITING_MAX:
+            work.close()
+            return None
         task = asyncio.create_task(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -86,10 +95,14 @@ class Node:
         """The number of open connections."""
         return len(self._connections)
 
-    def takes_clients(self) -> bool:
-        """Whether another connection may be opened: this node does not drain and is not full."""
-        full = self._connection_limit and len(self._connections) >= self._connection_limit
-        return not (self.health.draining or full)
+    def takes_clients(self, arriving: int = 0) -> bool:
+        """Whether another connection may be opened: this node does not drain and is not full.
+
+        `arriving`: those that were welcome and are not open yet.
+        """
+        connections = len(self._connections) + arriving
+        is_full = self._connection_limit and connections >= self._connection_limit
+        return not (self.health.draining or is_full)
 
     def open(self, socket: Socket) -> Connection:
         """Open a connection over `socket`. `closed` must be called at its end."""

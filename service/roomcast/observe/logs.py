@@ -27,12 +27,20 @@ Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 # A library's message is free text; this bounds what one line may hold.
 LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
+# Of one text in an event of ours: a client's, a back end's or an exception's may be as long as a
+# message.
+TEXT_CHARS_MAX: Final = 4096
+# Of a traceback, at both ends: where it began, and what the error is.
+TRACEBACK_CHARS_MAX: Final = 32 * 1024
 # How often a library may say the same: some do so for each request, or for each turn of the event
 # loop.
 LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
-# How often one event of ours is told, unless it is an error: clients cause most of them, a line or
+# How often one event of ours is told that is no error: clients cause most of them, a line or
 # two for each connection that they open, and a fleet that comes back at once is a thousand.
 EVENT_RATE: Final = Rate(per_s=100.0, burst=1000.0)
+# How often one error is told. Most come with a traceback, and who has found what brings one about
+# can do so again and again.
+ERROR_RATE: Final = Rate(per_s=10.0, burst=1000.0)
 # Different things that are said, of which it is known how often they were. Then it begins anew.
 KINDS_MAX: Final = 256
 _LIBRARY_EVENT: Final = "library_log"
@@ -69,6 +77,7 @@ def configure(
     if console:
         # Plain tracebacks: the others print local variables, and those hold payloads.
         processors += [
+            _shortened,
             _printable,
             structlog.dev.ConsoleRenderer(
                 colors=colors, exception_formatter=_traceback, pad_event_to=0
@@ -76,7 +85,7 @@ def configure(
             _encode,
         ]
     else:
-        processors += [structlog.processors.format_exc_info, _render]
+        processors += [structlog.processors.format_exc_info, _shortened, _render]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -129,21 +138,40 @@ class _Kinds:
 
 
 class _Sparing:
-    """A processor that drops what is told too often, of events that are no errors."""
+    """A processor that drops what is told too often."""
 
     def __init__(self) -> None:
         self._kinds = _Kinds(EVENT_RATE)
+        self._errors = _Kinds(ERROR_RATE)
 
     def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         # Libraries' records have their own rate.
-        if method in _ERRORS or event["event"] == _LIBRARY_EVENT:
+        if event["event"] == _LIBRARY_EVENT:
             return event
-        passed_over = self._kinds.again(event["event"])
+        kinds = self._errors if method in _ERRORS else self._kinds
+        passed_over = kinds.again(event["event"])
         if passed_over is None:
             raise structlog.DropEvent
         if passed_over:
             event["passed_over"] = passed_over
         return event
+
+
+def _shortened(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Texts of bounded length. What is written where they were cut says how much is missing."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _cut(
+                value, TEXT_CHARS_MAX if name != "exception" else TRACEBACK_CHARS_MAX
+            )
+    return event
+
+
+def _cut(text: str, chars_max: int) -> str:
+    if len(text) <= chars_max:
+        return text
+    half = chars_max // 2
+    return f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
 
 
 class _LibraryHandler(logging.Handler):
@@ -220,7 +248,7 @@ def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
     """Plain, on lines of its own; an exception's text may be a client's."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
-    stream.write(printable(text.getvalue(), keep="\n"))
+    stream.write(printable(_cut(text.getvalue(), TRACEBACK_CHARS_MAX), keep="\n"))
 
 
 def _encode(_logger: WrappedLogger, _method: str, line: Any) -> bytes:

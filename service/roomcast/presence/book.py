@@ -127,10 +127,8 @@ class PresenceBook:
 
         Raises PortError; `run` then tries again.
         """
-        key, node = (channel, info.client), self._node
-        self._here.pop(key, None)
-        self._unwritten.pop(key, None)
-        self._reads.left(channel, info.client)
+        node = self._node
+        self._is_not_here(channel, info)
         self._leaving[node] += 1
         try:
             await self._presence.remove(channel, Member(node, info))
@@ -144,6 +142,17 @@ class PresenceBook:
             self._leaving[node] -= 1
             if not self._leaving[node]:
                 del self._leaving[node]
+
+    def exit_later(self, channel: str, info: ClientInfo) -> None:
+        """As an `exit` that failed: `run` does it."""
+        self._is_not_here(channel, info)
+        self._not_removed(self._node, channel, info)
+
+    def _is_not_here(self, channel: str, info: ClientInfo) -> None:
+        key = (channel, info.client)
+        self._here.pop(key, None)
+        self._unwritten.pop(key, None)
+        self._reads.left(channel, info.client)
 
     @property
     def is_clean(self) -> bool:

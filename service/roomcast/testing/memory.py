@@ -525,6 +525,9 @@ class MemoryQueue:
         await self._world.perform("close", effect)
         self._name = None
 
+    def abandon(self) -> None:
+        self._name = None
+
     def _queue(self) -> _Queue:
         queue = None if self._name is None else self._world.queues.get(self._name)
         if queue is None:

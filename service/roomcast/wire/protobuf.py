@@ -88,7 +88,9 @@ def decode_message(encoded: bytes, bounds: Bounds) -> Command:
     except (DecodeError, RecursionError, ValueError) as error:
         # The parser in Python lets a UnicodeDecodeError through, which is a ValueError, and older ones count no nesting.
         raise ProtocolViolation("a message that cannot be parsed") from error
-    if message.id and has_too_many(message.connect.subs, bounds):
+    if has_too_many(message.connect.subs, bounds):
+        if not message.id:
+            raise ProtocolViolation("a command without id")
         return Command(message.id, InvalidRequest("connect"), size)
     fields, is_exact = _read(message, SCHEMA["Command"])
     command = command_of(fields, size, bounds, is_exact=is_exact)

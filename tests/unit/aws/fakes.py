@@ -67,14 +67,18 @@ async def reset(writer: asyncio.StreamWriter) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def say(status: int, body: str = "{}", length: int | None = None) -> Answer:
-    """One answer of HTTP; `length` beyond the body's breaks off in its middle."""
+def say(status: int, body: str = "{}", length: int | None = None, request_id: str = "1") -> Answer:
+    """One answer of HTTP; `length` beyond the body's breaks off in its middle.
+
+    `request_id` "": none, as of whoever is not AWS.
+    """
+    identified = f"x-amzn-RequestId: {request_id}\r\n" if request_id else ""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(
             f"HTTP/1.1 {status} Told\r\nContent-Type: application/x-amz-json-1.0\r\n"
             f"Content-Length: {len(body) if length is None else length}\r\n"
-            f"Connection: close\r\n\r\n{body}".encode(errors="surrogateescape")
+            f"{identified}Connection: close\r\n\r\n{body}".encode(errors="surrogateescape")
         )
         await writer.drain()
 

@@ -24,10 +24,13 @@ from roomcast.aws import errors
 from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.aws.clients import connect
 from roomcast.aws.leases import DynamoLeases
+from roomcast.aws.queue import SqsInstanceQueue
+from roomcast.aws.topic import SnsTopic
 from roomcast.delivery.ports import Gone
 from roomcast.log.ports import TailExpired
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
+from tests.contract.items import head, log_item
 from tests.unit.aws.fakes import SESSION, Answer, client_error, faked, hang_up, reset, say
 
 URL = "https://dynamodb.example"
@@ -160,6 +163,33 @@ async def test_an_answer_that_is_none_is_no_fault_of_the_node(status: int, body:
             await DynamoLeases(clients.log, "nodes").all()
         with pytest.raises(PortError):
             await DynamoChannelTable(clients.log, "channels", "keys", ManualClock()).newest("room")
+
+
+@pytest.mark.parametrize("body", ["", "{}", "<html>Welcome</html>", "OK"])
+async def test_a_success_that_aws_did_not_answer_is_none(body: str) -> None:
+    """Whoever stands between answers 200: nothing may be taken for written, nor for not there."""
+    async with faked(say(200, body, request_id="")) as (clients, server):
+        table = DynamoChannelTable(clients.log, "channels", "keys", ManualClock())
+        queue = SqsInstanceQueue(
+            control=clients.sqs,
+            poll=clients.sqs_poll,
+            sns=clients.sns,
+            topic_arn="arn:aws:sns:eu-west-1:123456789012:topic",
+            tags=dict,
+        )
+        queue._queue_url = "http://127.0.0.1/1/queue"
+        for call in (
+            table.put_item(log_item(1), ManualClock().now_ms() + 1),
+            table.put_head(head("v1"), None),
+            table.head("room"),
+            table.key("key"),
+            SnsTopic(clients.sns, "arn:aws:sns:eu-west-1:123456789012:topic").publish("x"),
+            # Answered at once and empty, it would be asked again at once.
+            queue.receive(),
+        ):
+            with pytest.raises(UnknownOutcome):
+                await call
+    assert server.requests >= 6
 
 
 @pytest.mark.parametrize(

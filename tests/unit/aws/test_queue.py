@@ -129,6 +129,30 @@ async def test_the_queue_is_deleted_though_unsubscribing_failed_and_closing_can_
     assert queue.subscription_arn is None
 
 
+async def test_what_may_succeed_another_time_is_told_before_what_is_refused() -> None:
+    fixture = Fixture(
+        unsubscribe=lambda **_: client_error("AuthorizationError", 403, "Unsubscribe"),
+        delete_queue=lambda **_: client_error("InternalFailure", 500, "DeleteQueue"),
+    )
+    queue = await fixture.opened()
+    with pytest.raises(UnknownOutcome):
+        await queue.close()
+    assert fixture.client.names.count("delete_queue") == 1
+
+
+async def test_a_queue_that_was_abandoned_makes_room_for_another() -> None:
+    fixture = Fixture(
+        unsubscribe=lambda **_: client_error("AuthorizationError", 403, "Unsubscribe")
+    )
+    queue = await fixture.opened()
+    with pytest.raises(Refused):
+        await queue.close()
+    queue.abandon()
+    assert (queue.queue_url, queue.subscription_arn) == (None, None)
+    await queue.open("roomcast-n2")
+    assert fixture.arguments("subscribe")[1]["Endpoint"].endswith(":roomcast-n2")
+
+
 async def test_a_queue_whose_creation_is_unknown_is_found_and_deleted() -> None:
     fixture = Fixture(create_queue=lambda **_: client_error("InternalFailure", 500, "CreateQueue"))
     with pytest.raises(UnknownOutcome):

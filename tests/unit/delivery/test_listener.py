@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from roomcast.backoff import Backoff
 from roomcast.delivery import listener as listener_module
@@ -224,6 +225,27 @@ async def test_a_rebuild_that_fails_half_way_is_completed(
         await until(lambda: world.caught_up == 2)
         assert world.listener.hears
         assert set(world.world.queues) == world.world.subscriptions == {world.name}
+
+
+async def test_what_a_node_may_not_remove_does_not_keep_it_from_another_queue(
+    world: World,
+) -> None:
+    """It would be deaf, and not ready, for as long as it lives."""
+    await world.listener.open()
+    first = world.name
+    async with polling(world):
+        assert await world.listener.prove()
+        world.world.fail_next("close", Refused("no permission to unsubscribe"))
+        with capture_logs() as logs:
+            world.world.delete_queue(first)
+            await until(lambda: world.caught_up == 2)
+        assert world.listener.hears
+        assert set(world.world.queues) == {world.name}
+        # The queue of one of them is gone: the reaper ends that.
+        assert world.world.subscriptions == {first, world.name}
+    assert {"event": "queue_left_behind", "log_level": "error"}.items() <= next(
+        each for each in logs if each["event"] == "queue_left_behind"
+    ).items()
 
 
 async def test_a_queue_that_is_lost_again_before_its_proof_is_proved_again(world: World) -> None:

@@ -44,18 +44,23 @@ def log_items(draw: st.DrawFn) -> LogItem:
     )
 
 
-HEADS = st.builds(
-    Head,
-    channel=TEXT,
-    epoch=EPOCHS,
-    floor=st.integers(0, OFFSET_MAX),
-    tail_valid_until=TIMES,
-    trim=st.integers(0, OFFSET_MAX),
-    version=TEXT,
-    expires_at=TIMES,
-)
+@st.composite
+def heads(draw: st.DrawFn) -> Head:
+    floor = draw(st.integers(0, OFFSET_MAX))
+    return Head(
+        channel=draw(TEXT),
+        epoch=draw(EPOCHS),
+        floor=floor,
+        tail_valid_until=draw(TIMES),
+        trim=draw(st.integers(0, floor)),
+        version=draw(TEXT),
+        expires_at=draw(TIMES),
+    )
+
+
+HEADS = heads()
 ITEM = LogItem("c", 4, 5, "e", "[]", "b", "n", 6, 7)
-HEAD = Head("c", "e", 3, 4, 5, "v", 6)
+HEAD = Head("c", "e", 3, 4, 2, "v", 6)
 
 
 @given(log_items() | HEADS)
@@ -104,6 +109,12 @@ def test_what_only_informs_may_be_absent() -> None:
     head = HEAD.attributes()
     del head["trim"]
     assert parse_head(head) == Head("c", "e", 3, 4, 0, "v", 6)
+
+
+def test_a_head_hides_nothing_beyond_its_floor() -> None:
+    """A forged one would hide what is published from then on, and each head after it as well."""
+    forged = HEAD.attributes() | {"trim": {"N": str(OFFSET_MAX)}}
+    assert parse_head(forged).trim == HEAD.floor
 
 
 @pytest.mark.parametrize(

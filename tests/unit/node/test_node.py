@@ -14,8 +14,10 @@ import pytest
 from roomcast.backoff import Backoff
 from roomcast.node import node as node_module
 from roomcast.node.node import BACKGROUND_MAX, Background
+from roomcast.presence import book as book_module
+from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Disconnect
-from tests.unit.worlds import DEADLINE_S, Fleet, logged, no_jitter, settled, until
+from tests.unit.worlds import DEADLINE_S, Fleet, logged, no_jitter, running, settled, until
 
 
 @pytest.fixture
@@ -154,9 +156,10 @@ async def test_a_drain_takes_no_further_commands(
     paused = asyncio.Event()
     going_on = asyncio.Event()
 
-    async def keep() -> None:
+    async def keep() -> float:
         paused.set()
         await going_on.wait()
+        return 1.0
 
     monkeypatch.setattr(client.connection, "_pace", SimpleNamespace(keep=keep))
     publishes = [{"publish": {"channel": "room", "data": each}} for each in (2, 3)]
@@ -252,6 +255,44 @@ async def test_background_work_is_bounded_in_how_much_runs_at_once() -> None:
     assert (done, most) == (5 * BACKGROUND_MAX, BACKGROUND_MAX)
 
 
+async def test_background_work_is_bounded_in_how_much_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node_module, "BACKGROUND_WAITING_MAX", 2)
+    background, done = Background(), list[int]()
+
+    async def work(number: int) -> None:
+        done.append(number)
+
+    tasks = [background.start(work(number)) for number in range(BACKGROUND_MAX + 3)]
+    assert tasks[-1] is None
+    assert None not in tasks[:-1]
+    await background.finish()
+    assert len(done) == BACKGROUND_MAX + 2
+    assert background.start(work(0)) is not None
+    await background.finish()
+
+
+async def test_who_leaves_while_too_many_do_is_removed_later(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that come and go faster than the table takes it would fill the memory."""
+    monkeypatch.setattr(node_module, "BACKGROUND_WAITING_MAX", -BACKGROUND_MAX)
+    monkeypatch.setattr(book_module, "EXIT_RETRY_S", 0.0)
+    options = ChannelOptions(presence=True, allow_subscribe_for_client=True)
+    node = fleet.node(rules=ChannelRules(without_namespace=options))
+    client = await node.client()
+    await client.ask("subscribe", channel="seen")
+    assert len(fleet.world.presence["seen"]) == 1
+    await client.ask("unsubscribe", channel="seen")
+    presence = node.assembly.node.services.presence
+    assert await presence.members("seen") == {}
+    assert len(fleet.world.presence["seen"]) == 1
+    async with running(presence.run()):
+        await until(lambda: presence.is_clean)
+    assert not fleet.world.presence.get("seen")
+
+
 async def test_waiting_for_the_background_includes_what_it_starts() -> None:
     background, order = Background(), list[str]()
 
@@ -278,7 +319,9 @@ async def test_cancelled_work_that_waited_for_a_place_never_begins() -> None:
 
     tasks = [background.start(work(number)) for number in range(BACKGROUND_MAX + 1)]
     await until(lambda: len(begun) == BACKGROUND_MAX)
-    tasks[-1].cancel()
+    last = tasks[-1]
+    assert last is not None
+    last.cancel()
     await settled()
     release.set()
     await background.finish()

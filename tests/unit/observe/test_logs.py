@@ -198,7 +198,7 @@ def test_what_libraries_say_is_remembered_of_so_many(stream: io.BytesIO) -> None
     assert len(handler._kinds) <= telemetry.KINDS_MAX
 
 
-def test_what_clients_cause_is_told_at_a_rate_and_errors_always(
+def test_what_clients_cause_is_told_at_a_rate_and_errors_at_one_of_their_own(
     stream: io.BytesIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A line for each connection is a flood of lines for who connects in a flood."""
@@ -206,13 +206,14 @@ def test_what_clients_cause_is_told_at_a_rate_and_errors_always(
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     telemetry.configure(stream=stream)
     log, burst = structlog.get_logger(), int(telemetry.EVENT_RATE.burst)
-    for _ in range(3 * burst):
+    errors = int(telemetry.ERROR_RATE.burst)
+    for _ in range(3 * max(burst, errors)):
         log.info("client_gone")
         log.error("poll_failed")
     log.info("client_connected")
     events = [line["event"] for line in lines(stream)]
     assert events.count("client_gone") == burst
-    assert events.count("poll_failed") == 3 * burst
+    assert events.count("poll_failed") == errors
     assert events.count("client_connected") == 1
     now_s = 1.0
     for _ in range(burst):
@@ -221,6 +222,26 @@ def test_what_clients_cause_is_told_at_a_rate_and_errors_always(
     assert len(told) == telemetry.EVENT_RATE.per_s
     assert told[0]["passed_over"] == 2 * burst
     assert "passed_over" not in told[1]
+    log.error("poll_failed")
+    assert lines(stream)[-1]["passed_over"] == 3 * max(burst, errors) - errors
+
+
+@pytest.mark.parametrize("console", [False, True])
+def test_nothing_that_is_told_is_longer_than_its_bound(stream: io.BytesIO, console: bool) -> None:
+    """An exception's text may be all that a client sent, and each that follows says it again."""
+    telemetry.configure(stream=stream, console=console)
+    log = structlog.get_logger()
+    log.warning("said", reason="a" + "x" * 1_000_000 + "z")
+    try:
+        raise ValueError("b" + "y" * 1_000_000 + "z")
+    except ValueError:
+        log.exception("failed")
+    told = stream.getvalue().decode()
+    assert len(told) < telemetry.TEXT_CHARS_MAX + telemetry.TRACEBACK_CHARS_MAX + 1000
+    assert "ax" in told
+    assert "xz" in told
+    assert "Traceback" in told
+    assert "yz" in told
 
 
 def test_no_value_can_cost_the_line(stream: io.BytesIO) -> None:

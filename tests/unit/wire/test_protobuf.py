@@ -387,6 +387,10 @@ def test_subs_of_a_connect_have_a_bound_that_is_looked_at_first(
     assert decoded(encoded, PROTOBUF_FRAMES, Bounds(1000, 3)) == [
         Command(1, InvalidRequest("connect"), len(encoded) - 1)
     ]
+    # Nor where there is no id to answer to.
+    unanswerable = command({"connect": {"subs": {f"c{index}": {} for index in range(4)}}})
+    with pytest.raises(ProtocolViolation):
+        decoded(unanswerable, PROTOBUF_FRAMES, Bounds(1000, 3))
 
 
 @given(st.binary(max_size=40))
