@@ -1,4 +1,4 @@
-"""How deep JSON may be nested, judged before anything is made of it."""
+"""Bounds the nesting of JSON values before they are processed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from roomcast.wire.publication import Json
 
 __all__ = ["DEPTH_MAX", "is_deeper"]
 
-# Arrays and objects within each other, a publication or signal. Decoders take about 1,000, an envelope's own included.
+# Nested arrays and objects in a publication or signal. Decoders take about 1,000, including the
+# levels of an envelope.
 DEPTH_MAX: Final = 512
 
 
 def is_deeper(value: Json, depth: int) -> bool:
-    """Whether arrays and objects stand within each other more than `depth` times in `value`."""
+    """Whether arrays and objects in `value` are nested more than `depth` times."""
     level = [value]
     for _ in range(depth + 1):
         level = [
