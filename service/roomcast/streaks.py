@@ -1,4 +1,4 @@
-"""Calls that fail one after the other: when that says more than that one of them had bad luck."""
+"""Detects calls that fail in a row, as opposed to single failures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Final
 
 __all__ = ["FAILURES_TOLD", "FAILURE_COUNTS_S", "LASTS_S", "Streak"]
 
-# In a row, and over this time: a throttled moment fails many calls at once.
+# In a row, and over this time, because a throttled moment fails many calls at once.
 FAILURES_TOLD: Final = 2
 LASTS_S: Final = 2.0
-# For how long a failure counts when nobody calls any more. What has come right since would not
-# show.
+# How long a failure counts without further calls: nothing would show that the service has
+# recovered.
 FAILURE_COUNTS_S: Final = 60.0
 
 
@@ -24,18 +24,18 @@ class Streak:
         self._began_s = self._last_s = 0.0
 
     def succeeded(self) -> None:
-        """A call was answered."""
+        """A call succeeded."""
         self.failures = 0
 
     def failed(self, now_s: float) -> None:
-        """A call was not, or with a failure."""
+        """A call failed or was not answered."""
         if not self.failures:
             self._began_s = now_s
         self.failures += 1
         self._last_s = now_s
 
     def is_bad(self, now_s: float) -> bool:
-        """Whether the next call will probably fail as well."""
+        """Whether the next call will probably fail too."""
         return (
             self.failures >= FAILURES_TOLD
             and now_s - self._began_s >= LASTS_S
