@@ -42,7 +42,7 @@ class Constructor:
     fields.
 
     `callables`: the number of these that are annotated as a Callable, directly or by an alias in
-        the same file. `is_data`: a dataclass without an `__init__` of its own.
+    the same file. `is_data`: a dataclass without an `__init__` of its own.
     """
 
     parameters: int

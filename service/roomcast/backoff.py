@@ -21,7 +21,7 @@ class Backoff:
     """`first_s` after one failure, twice that after two in a row, and so on up to `max_s`. Seconds.
 
     `jitter`: the range of the random factor. It spreads the attempts of callers that failed
-        together.
+    together.
     """
 
     first_s: float

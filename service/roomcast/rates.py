@@ -123,8 +123,7 @@ class Turnstile:
         """0 = admitted. Otherwise the seconds to stay away.
 
         `names`: the address, then its networks, at most as many as WIDER has. A refusal by one
-            bucket takes nothing from the others, so that nobody uses up the tokens of their
-            neighbours.
+        bucket takes nothing from the others, so that nobody uses up the tokens of their neighbours.
         """
         taking: list[tuple[Bucket, Rate]] = []
         # The widest first: a full network's further addresses then cannot push others out of

@@ -46,9 +46,9 @@ class AwsClients:
     """Open clients, each with its own pool.
 
     `log`: DynamoDB for the channel log. The SDK never retries it, because only the log knows when
-        the same append may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long
-        polls only. `autoscaling` and `cloudwatch` are None unless requested, because each costs
-        start time and memory.
+    the same append may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long
+    polls only. `autoscaling` and `cloudwatch` are None unless requested, because each costs start
+    time and memory.
     """
 
     log: Any

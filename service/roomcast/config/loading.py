@@ -71,7 +71,7 @@ def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = Fa
     The file: `path`, else the one that ROOMCAST_CONFIG names, else none.
 
     `demo`: without a file, start from `dev_config()` instead of production's defaults. Raises
-        ConfigError for the first error.
+    ConfigError for the first error.
     """
     file = config_path(path, environ)
     text = "" if file is None else _file_text(file)

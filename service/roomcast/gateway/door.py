@@ -149,7 +149,7 @@ class Door:
     Connections beyond that wait in the kernel.
 
     `on_full`: called when all places become taken. `request_s`, `answer_s`: see REQUEST_S and
-        ANSWER_S.
+    ANSWER_S.
     """
 
     def __init__(

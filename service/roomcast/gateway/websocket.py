@@ -123,7 +123,7 @@ class WebSocketGateway:
     `message_size_limit`: bytes of one command. A frame may be FRAME_COMMANDS_ROOM times as large.
 
     `turnstile`: limits new connections from one address. None = no limit. `trusted_proxies`:
-        networks of the proxies whose X-Forwarded-For is believed.
+    networks of the proxies whose X-Forwarded-For is believed.
     """
 
     def __init__(

@@ -86,10 +86,10 @@ class ConnectReply:
     """The client may connect.
 
     `user`: the user, if there was no token. "" = not set. `expires_at`: only with `user`: when the
-        connection is closed (3005), in s since 1970. The client then reconnects, and the hook is
-        called again. None = never. `info`: shown to other clients, unless the token has some.
-        `data`: for the client. `subs`: channels to subscribe it to at once, in addition to the
-        token's. `caps`: further capabilities, in addition to the token's.
+    connection is closed (3005), in s since 1970. The client then reconnects, and the hook is called
+    again. None = never. `info`: shown to other clients, unless the token has some. `data`: for the
+    client. `subs`: channels to subscribe it to at once, in addition to the token's. `caps`: further
+    capabilities, in addition to the token's.
     """
 
     user: str = ""
@@ -119,9 +119,9 @@ class SubscribeReply:
     """The client may subscribe.
 
     `info`: shown to others in the channel, in addition to the connection's info. `data`: for the
-        client. `expires_at`: when the subscription ends, in s since 1970. The client then
-        subscribes again, and the hook is called again. None = never. `override`: replaces options
-        of the channel. `allow`: further capabilities in the channel.
+    client. `expires_at`: when the subscription ends, in s since 1970. The client then subscribes
+    again, and the hook is called again. None = never. `override`: replaces options of the channel.
+    `allow`: further capabilities in the channel.
     """
 
     info: Json = None
@@ -164,8 +164,8 @@ class Refused(Exception):
     """A hook raises it to answer the command with this error.
 
     `code`: 400 to 1999 belong to the application. The protocol's own codes keep their meaning for
-        SDKs. `temporary`: SDKs repeat the command by themselves. Clients see `message`. Raises
-        ValueError for an invalid code or message.
+    SDKs. `temporary`: SDKs repeat the command by themselves. Clients see `message`. Raises
+    ValueError for an invalid code or message.
     """
 
     def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
@@ -190,8 +190,8 @@ class Disconnected(Exception):
     """A hook raises it to close the connection.
 
     `code`: after 4000 to 4499 the client reconnects, after 4500 to 4999 it does not. The protocol's
-        own codes are allowed too. Clients see `reason`. Raises ValueError for a code or reason that
-        a close frame cannot hold.
+    own codes are allowed too. Clients see `reason`. Raises ValueError for a code or reason that a
+    close frame cannot hold.
     """
 
     def __init__(self, code: int, reason: str) -> None:

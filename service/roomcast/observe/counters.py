@@ -149,10 +149,10 @@ class ClientCounters:
     """Actions of a node's clients, and their outcomes.
 
     `commands`: by method and the code of the answer, 0 = a result. `disconnects`: by code. Codes
-        that applications defined are counted as "application". `token_failures`: by reason.
-        `received_bytes`: bytes of commands. `sent_frames`, `sent_bytes`: frames to one client, such
-        as answers. The hub counts those to the subscribers of a channel. `throttled_s`: waits of
-        commands, and of publications among them, for their rates.
+    that applications defined are counted as "application". `token_failures`: by reason.
+    `received_bytes`: bytes of commands. `sent_frames`, `sent_bytes`: frames to one client, such as
+    answers. The hub counts those to the subscribers of a channel. `throttled_s`: waits of commands,
+    and of publications among them, for their rates.
     """
 
     connections: int = 0
@@ -227,7 +227,7 @@ class AppendCounters:
     """Outcomes of publications with history.
 
     `publications`: by outcome. `latency_s`: from the submit to the answer, of publications in the
-        log. `batches`: the number of publications in each append.
+    log. `batches`: the number of publications in each append.
 
     For each successful append: `attempts`, writes sent for it. `losses`, races lost to other nodes.
     `turn_s`, its wait for its turn. `writers`, other nodes that lately wrote in its channel.

@@ -378,7 +378,7 @@ class Reaper:
         finds the rest.
 
         `gone`: all dead nodes. Queues and subscriptions, which cost money and messages, are removed
-            for all of them first, because presence takes longer the more channels there are.
+        for all of them first, because presence takes longer the more channels there are.
         """
         freed = await each(_AT_ONCE, dead, lambda one: self._free(one, failures))
         return await each(_NODES_AT_ONCE, freed, lambda one: self._forget(one, gone, failures))
@@ -511,7 +511,7 @@ class _Clearing:
     """Removes the presence entries of one node, after telling all nodes that its clients have left.
 
     `gone`: dead nodes, including this one. A client that also has an entry under another node has
-        not left: its node was only silent, and goes on under another lease.
+    not left: its node was only silent, and goes on under another lease.
     """
 
     def __init__(

@@ -100,8 +100,8 @@ class MemoryWorld:
     """Tables, topic and queues that several nodes share.
 
     `stream`: every log item in the order of writing, as in the table's stream. `on_insert`: called
-        at once with each item. `pause`: awaited at every stage of every call, so that a simulation
-        can schedule the calls. `now_ms`: the clock of the queues, which date their messages.
+    at once with each item. `pause`: awaited at every stage of every call, so that a simulation can
+    schedule the calls. `now_ms`: the clock of the queues, which date their messages.
     """
 
     def __init__(self) -> None:

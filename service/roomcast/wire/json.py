@@ -319,7 +319,7 @@ class Reader:
     """Reads the frames of one encoding. Both functions raise ProtocolViolation.
 
     `split`: splits a frame, whose size the transport has bounded, into its commands, at little
-        cost. `decode`: decodes one of them.
+    cost. `decode`: decodes one of them.
     """
 
     split: Callable[[Any], Sequence[bytes]]

@@ -83,8 +83,8 @@ class Publication:
     asked for deltas may get it as one.
 
     `text`: the data's JSON text as its publisher wrote it, if that was bytes and differs from the
-        encoded `data`. None = the same as the encoded `data` (service/roomcast/wire/json.py:
-        `text_to_keep`).
+    encoded `data`. None = the same as the encoded `data` (service/roomcast/wire/json.py:
+    `text_to_keep`).
     """
 
     data: Json
@@ -155,7 +155,7 @@ class Record:
     """One log item for subscribers: offsets `offset`..`last` of (channel, epoch).
 
     `ts`: the time of its append, in ms since 1970 (0 = unknown). `publications` holds one entry per
-        offset, ascending. None = a pointer: the publications must be read from the log.
+    offset, ascending. None = a pointer: the publications must be read from the log.
     """
 
     channel: str

@@ -18,8 +18,8 @@ class Sent:
     """A publication in the clients' form.
 
     `line`: its JSON, the only kept form. `ts`: the time of its append (ms). `delta`: whether it may
-        be sent as a delta to the previous one. `data_bytes`: the length of its data in the line.
-        `text`: the data's text, if the line contains another one.
+    be sent as a delta to the previous one. `data_bytes`: the length of its data in the line.
+    `text`: the data's text, if the line contains another one.
     """
 
     offset: int

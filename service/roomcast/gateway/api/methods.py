@@ -42,7 +42,7 @@ class ApiCall:
     `received_ms`: when the first bytes of the request were read (wall clock).
 
     `late`: the request may have waited for a long time before it was read. `payload_bytes_max`:
-        bytes of a publication's data.
+    bytes of a publication's data.
     """
 
     node: Node
@@ -59,7 +59,7 @@ class Method:
     """One method. `result`: JSON Schema of the value that the handler returns.
 
     `payloads`: the number of payloads that a request may hold. `room_bytes`: bytes of a request
-        beside them.
+    beside them.
 
     The handler raises only Refused.
     """
