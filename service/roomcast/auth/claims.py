@@ -141,9 +141,9 @@ class SubscriptionClaims:
 
     `allow`: further capabilities in the channel.
 
-    The caller must compare `user` and `channel` with the connection and its request. It must
-    compare `client` with the connection's id unless it is "" (the token is bound to one
-    connection).
+    The caller must compare `user` and `channel` with the connection and its request. A `client`
+    other than "" binds the token to one connection: the caller must compare it with the
+    connection's id.
     """
 
     user: str

@@ -41,7 +41,7 @@ _FIRST_OFFSET: Final = HEAD_OFFSET + 1
 # A page is cut at 1 MB and an item has at most 400 KB, so a page holds at least two. This bounds
 # the pages of one read.
 _ITEMS_A_PAGE_MIN: Final = 2
-# Operations before which the knowledge behind an append is checked once more.
+# Operations of an append. Before each, the hook checks that the known tail is still valid.
 _APPENDS: Final = ("PutItem", "TransactWriteItems")
 
 # DynamoDB's limit on a transaction's idempotency token.
@@ -77,8 +77,8 @@ def _check_validity(**_: Any) -> None:
     """The `before-send` hook: runs after signing, for every attempt. An error here ends the call
     unsent.
 
-    A process may be suspended anywhere. This check sees a suspension before it. After a suspension
-    behind it the signature is too old on arrival, and AWS refuses the request.
+    A process may be suspended anywhere. If that happens before this check, the check notices it. If
+    it happens after, the signature is too old on arrival, and AWS refuses the request.
     """
     validity = _validity.get()
     if validity is not None:

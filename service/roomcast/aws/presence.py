@@ -32,7 +32,7 @@ __all__ = [
     "node_key",
 ]
 
-# Entries of one channel in one answer: some 3 MB, so three or four pages.
+# Entries of one channel in one read: some 3 MB, so three or four pages.
 MEMBERS_MAX: Final = 20_000
 # Pages of DynamoDB, each of at most 1 MB: for members with large infos. They are read one after the
 # other while a client waits.

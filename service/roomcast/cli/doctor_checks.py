@@ -137,8 +137,9 @@ class Doctor:
     async def _check(
         self, name: str, work: Callable[[], Awaitable[str | None]], *, needs: bool = True
     ) -> bool:
-        """Runs one check. Whether it passed. `work` returns the message. A "!" before it makes it a
-        warning.
+        """Runs one check, and returns whether it passed.
+
+        `work` returns the message. A "!" before it makes it a warning.
         """
         if not needs:
             self._done(Check(name, "skipped", _SKIPPED))

@@ -172,8 +172,9 @@ class Lifecycle:
             self._worked("lifecycle_heartbeat")
 
     async def _let_go(self, group: ScalingGroup, is_leaving: bool) -> bool:
-        """Completes the hook. Whether it is done, or nothing is left to do here. The caller bounds
-        the time.
+        """Completes the hook. Returns whether it is done, or nothing is left to do here.
+
+        The caller bounds the time.
         """
         # On its way into a warm pool, a new machine waits at the launch hook. One that has served
         # waits at the termination hook.

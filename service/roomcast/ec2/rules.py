@@ -1,6 +1,4 @@
-"""Decides how a node follows its machine's life cycle, as pure functions of the instance
-metadata.
-"""
+"""Decides how a node follows its machine's life cycle: pure functions of the instance metadata."""
 
 from __future__ import annotations
 

@@ -469,7 +469,7 @@ class Reaper:
         return await _done("unsubscribe", arn, self._estate.unsubscribe(arn), failures)
 
     async def _delete_queue(self, name: str, failures: _Failures) -> bool:
-        """Deletes a queue. Whether none of ours is left under that name."""
+        """Deletes a queue. Returns whether none of ours is left under that name."""
         try:
             await self._estate.delete_queue(name)
         except Refused as error:
