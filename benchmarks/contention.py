@@ -1,5 +1,6 @@
-"""Several nodes that write to one channel: the real appender and channel log over a table in
-memory, in virtual time.
+"""Simulates several nodes that write to one channel, in virtual time.
+
+The appender and the channel log are the real ones, over a table in memory.
 
     python -m benchmarks.contention               every load on 1, 2, 5 and 20 nodes: two minutes
     python -m benchmarks.contention --quick       fewer seconds of virtual time
@@ -10,12 +11,11 @@ Two loads of one's own, without bounds:
     python -m benchmarks.contention --clients 100  so many clients a node that wait for answers
     python -m benchmarks.contention --rate 3000    so many publications a second in all
 
-Deterministic: the same seed gives the same figures on every machine,
-so they are exact and not measured. A call takes two halves, each log-normal around 2.5 ms,
-one in a hundred four times as long: a round trip of 5 ms, with a tail.
-The channel's partition has 1,000 write units and 3,000 read units a second, and a second of burst;
-a call beyond them is throttled and costs nothing. A lost race costs what the item that was there
-first costs. Exits with 1 if a bound in BOUNDS is missed.
+The simulation is deterministic: the same seed gives the same figures on every machine. A call takes
+two halves, each log-normal around 2.5 ms, and one half in a hundred takes four times as long. So a
+round trip takes 5 ms, with a tail. The channel's partition has 1,000 write units and 3,000 read
+units a second, and a burst of one second. A call beyond them is throttled and costs nothing. A lost
+race costs as much as a write of the item that won. Exits with 1 if a bound in BOUNDS is missed.
 """
 
 from __future__ import annotations
@@ -59,22 +59,23 @@ SLOW_FACTOR: Final = 4.0
 WRITE_UNITS_S: Final = 1000.0
 READ_UNITS_S: Final = 3000.0
 WARM_UP_S: Final = 5.0
-# Between an answer and the next publication of a client that waits for answers, on average.
+# Mean time between an answer and the next publication of a client that waits for answers.
 THINK_S: Final = 0.0002
 EPOCH_MS: Final = 1_800_000_000_000
-# What one node alone acknowledges a second for 20 clients that wait for answers,
-# and beside nobody for 10: of the appender as it was in version 0.1, by this program.
-# The bounds on throughput are parts of it.
+# Acknowledgements a second of one node alone: for 20 clients that wait for answers, and for 10
+# beside no other node. This program measured them with the appender of version 0.1. The bounds on
+# throughput are parts of it.
 ALONE_BEFORE: Final = 1887.0
 BUSY_BEFORE: Final = 940.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`a_second`: publications in all, spread over the nodes.
-    `clients`: of each node, that publish again when they are answered.
-    `quiet_a_second`: publications of a second node beside these clients on the first. `half_s`:
-    what half a round trip takes. `seconds`: of virtual time that are measured, on `nodes` nodes.
+    """One load. `a_second`: publications in all, spread over the nodes.
+
+    `clients`: of each node. A client publishes again once it is answered. `quiet_a_second`:
+    publications of a second node, beside these clients on the first. `half_s`: half a round trip.
+    `seconds`: measured virtual time on `nodes` nodes.
     """
 
     name: str
@@ -99,9 +100,9 @@ LOADS: Final = (HUNDRED, THOUSAND, PEAK, CLOSED, BESIDE, FAR)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one run gave. Times in ms; `attempts`: of each append; units: of the table,
-    a publication; `poorest`: the least that a node got, as a part of what each got on average.
-    Beside a busy node, the times are the quiet one's.
+    """The result of one run. Times in ms. `attempts`: per append. Units: of the table, per
+    publication. `poorest`: the smallest share of a node, relative to the nodes' mean. Beside a busy
+    node, the times are those of the quiet one.
     """
 
     load: str
@@ -119,7 +120,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a run must reach."""
+    """The values that a run must reach."""
 
     load: Load
     nodes: int
@@ -132,7 +133,7 @@ class Bound:
     attempts: float = 2.0
 
     def missed(self, row: Row) -> Iterator[str]:
-        """Each bound that `row` misses, in words."""
+        """A text for each bound that `row` misses."""
         for name, most in (
             ("p50_ms", self.p50_ms),
             ("p99_ms", self.p99_ms),
@@ -179,7 +180,7 @@ class VirtualClock:
 
 
 class Bucket:
-    """Units of a partition: so many a second, a second of burst."""
+    """The units of a partition: a rate, with a burst of one second."""
 
     def __init__(self, a_second: float) -> None:
         self._a_second = self._left = a_second
@@ -187,7 +188,7 @@ class Bucket:
         self.used = 0.0
 
     def take(self, units: float) -> None:
-        """Raises Throttled."""
+        """Takes units. Raises Throttled."""
         now_s = asyncio.get_running_loop().time()
         self._left = min(self._a_second, self._left + (now_s - self._at_s) * self._a_second)
         self._at_s = now_s
@@ -198,7 +199,7 @@ class Bucket:
 
 
 class Partition(MemoryChannelTable):
-    """A table whose calls take time and units."""
+    """A table whose calls cost time and units."""
 
     def __init__(
         self, world: MemoryWorld, random: Random, half_s: float, writes: Bucket, reads: Bucket
@@ -263,9 +264,7 @@ def _read_units(items: Sequence[LogItem]) -> float:
 
 
 class Writer:
-    """A node, as far as it writes: what its publishers were answered after
-    the warm-up, and when.
-    """
+    """The writing part of a node, with the times of its answers after the warm-up."""
 
     def __init__(self, name: str, table: Partition, random: Random) -> None:
         clock = VirtualClock()
@@ -296,7 +295,7 @@ class Writer:
 async def _at_random(
     writer: Writer, a_second: float, random: Random, tasks: set[asyncio.Task[None]]
 ) -> None:
-    """Publications that come whether the ones before were answered or not."""
+    """Publishes at random times, without waiting for earlier answers."""
     while True:
         await asyncio.sleep(random.expovariate(a_second))
         task = asyncio.create_task(writer.publish())
@@ -305,7 +304,7 @@ async def _at_random(
 
 
 async def _again_and_again(writer: Writer, random: Random) -> None:
-    """A client that waits for each answer."""
+    """Publishes as a client that waits for each answer."""
     while True:
         await asyncio.sleep(random.expovariate(1 / THINK_S))
         await writer.publish()
@@ -337,9 +336,7 @@ async def _run(load: Load, nodes: int, seconds: float, seed: int) -> Row:
 
 
 def _attempts(writer: Writer) -> tuple[int, int]:
-    """Writes that cost units: those that won and those that lost a race;
-    and appends that went in.
-    """
+    """The writes that cost units, which won or lost a race, and the successful appends."""
     counters = writer.appender.counters
     return counters.races + counters.batches.count, counters.batches.count
 

@@ -1,9 +1,8 @@
-"""The processes that are not measured: many clients that subscribe and read,
-without an event loop's cost.
+"""The client side of the benchmarks: many sockets that subscribe and read, without an event loop.
 
-Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output;
-it ends with its input. When bytes arrive is what the kernel says (SO_TIMESTAMPNS):
-it does not depend on how soon they are read.
+Started by benchmarks/rig.py. It reads JSON lines from standard input, answers each on standard
+output, and ends with its input. The kernel reports when bytes arrive (SO_TIMESTAMPNS), independent
+of the time of reading.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("ll")
 _READ_BYTES: Final = 256 * 1024
 _MARK: Final = MARK.encode()
-# The code of a close frame, as it is on the wire.
+# The code of a close frame in its encoded form.
 _CLOSE_3001: Final = struct.pack("!H", 3001)
-# Nothing that is measured takes so long.
+# Longer than any measured step.
 _PATIENCE_S: Final = 20.0
 
 
@@ -41,12 +40,12 @@ class Crowd:
         self._address = ("127.0.0.1", port)
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
-        # The end of what each one read: a mark may be cut in two.
+        # The end of each client's input, because a mark may be split.
         self._ends: dict[int, bytes] = {}
         self._stalled: list[socket.socket] = []
 
     def come(self, clients: int) -> dict[str, Any]:
-        """Connect and subscribe."""
+        """Connects and subscribes `clients` clients."""
         for _ in range(clients):
             connected = self._subscribed()
             connected.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -57,20 +56,20 @@ class Crowd:
         return {}
 
     def stall(self) -> dict[str, Any]:
-        """One more that subscribes and never reads."""
+        """Subscribes one more client, which never reads."""
         self._stalled.append(self._subscribed(receive_bytes=4096))
         return {}
 
     def forget(self) -> dict[str, Any]:
-        """Close those that do not read."""
+        """Closes the clients that do not read."""
         for connected in self._stalled:
             connected.close()
         self._stalled.clear()
         return {}
 
     def read(self, publications: int) -> dict[str, Any]:
-        """Wait until every client has `publications` more;
-        ms from the first to the last one that had the last of them.
+        """Waits until every client has `publications` more. Returns the ms between the first and
+        the last client that had the last of them.
         """
         left = dict.fromkeys(self._sockets, publications)
         missing, first, last = len(left), float("inf"), 0.0
@@ -90,7 +89,7 @@ class Crowd:
         return {"missing": 0, "spread_ms": (last - first) * 1000}
 
     def leave(self) -> dict[str, Any]:
-        """Answer the close of every client, as SDKs do; how many were closed with 3001."""
+        """Answers the close of every client, as SDKs do. Returns the number of closes with 3001."""
         closed = 0
         until = time.monotonic() + _PATIENCE_S
         while self._sockets and time.monotonic() < until:
@@ -102,8 +101,7 @@ class Crowd:
                     continue
                 except ConnectionError:
                     part = b""
-                # Nothing else is said while they leave;
-                # a frame that came before may share the part.
+                # No other frames come during the close, but an earlier frame may share the part.
                 at = part.find(_CLOSE_3001)
                 if not part or at >= 0:
                     closed += at >= 0
@@ -147,7 +145,7 @@ class Crowd:
 
 
 def main(port: int, core: int) -> None:
-    """Do what the lines say until they end."""
+    """Carries out the lines of standard input until they end."""
     widen(core)
     crowd = Crowd(port)
     for line in sys.stdin:

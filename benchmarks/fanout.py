@@ -1,8 +1,7 @@
-"""Server CPU of one delivery: roomcast's way to the sockets,
-aiohttp's `send_str` for each, and a plain write.
+"""Measures the server's CPU time per delivery: roomcast, aiohttp's `send_str`, and a plain write.
 
-All of them over the same thousand connections of one process, in rounds that take turns,
-with the same bytes.
+All of them use the same thousand connections of one process and the same bytes, in rounds that take
+turns.
 
     python -m benchmarks.fanout
 """
@@ -23,7 +22,7 @@ _QUEUE_BYTES_MAX = 1024 * 1024
 
 
 def measured(node: Process, crowd: Process, way: str) -> float:
-    """CPU µs of one delivery."""
+    """CPU µs per delivery."""
     node.begin("broadcast", way=way, count=PUBLICATIONS, pad=PAD)
     read = crowd.ask("read", publications=PUBLICATIONS)
     cpu_s = node.answer()["cpu_s"]
@@ -33,7 +32,7 @@ def measured(node: Process, crowd: Process, way: str) -> float:
 
 
 def main() -> None:
-    """Print µs, which are this machine's, and ratios, which are less so."""
+    """Prints µs, which depend on this machine, and ratios, which depend on it less."""
     end_in_time()
     cost: dict[str, list[float]] = {way: [] for way in WAYS}
     with rig(queue_bytes_max=_QUEUE_BYTES_MAX) as (node, crowd):
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def _ratios(one: list[float], other: list[float]) -> list[float]:
-    """Of the same round."""
+    """The ratios of values from the same round."""
     return [a / b for a, b in zip(one, other, strict=True)]
 
 

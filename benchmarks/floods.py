@@ -1,10 +1,9 @@
-"""What a flood from somebody without a token costs a neighbour: the round trip of its publications.
+"""Measures how much a flood without a token delays the publications of another client.
 
-One node over memory in a process of its own; who floods is another process.
-Rounds of each kind of flood take turns with rounds without any (the floor). A publication
-is answered by the node itself, so what is measured is how long it let the neighbour wait.
-`silent` measures something else: a node of few descriptors, against the embedded AWS,
-while more connections than it has descriptors are opened and say nothing.
+One node over memory runs in a process of its own, and the flooder in another. Rounds of each kind
+of flood take turns with rounds without any (the floor). The node itself answers a publication, so
+the round trip shows how long it let the client wait. `silent` measures a node with few descriptors
+against the embedded AWS. More connections than it has descriptors are opened and send nothing.
 
     python -m benchmarks.floods
     python -m benchmarks.floods silent
@@ -38,7 +37,7 @@ __all__ = ["KINDS", "NONE", "measured"]
 NONE: Final = "none"
 ROUNDS: Final = 5
 ROUND_S: Final = 1.0
-# Of each flood that is paced, in all.
+# Of each paced flood, over all its sockets.
 BYTES_A_SECOND: Final = 1_000_000
 DESCRIPTORS: Final = 200
 SILENT: Final = 300
@@ -89,7 +88,7 @@ def _text(payload: bytes) -> bytes:
 
 
 class Neighbour:
-    """An honest client that publishes, one publication after the other."""
+    """An honest client that publishes one publication after the other."""
 
     def __init__(self, port: int) -> None:
         self._socket = _upgraded(port)
@@ -123,7 +122,7 @@ class Neighbour:
 
 
 def _paced(port: int, begin: bytes, frame: bytes, seconds: float) -> int:
-    """One socket, at BYTES_A_SECOND as long as the node reads."""
+    """One socket, at BYTES_A_SECOND while the node reads."""
     with _upgraded(port) as connected:
         connected.sendall(begin)
         connected.setblocking(False)
@@ -134,7 +133,7 @@ def _paced(port: int, begin: bytes, frame: bytes, seconds: float) -> int:
                 time.sleep(_SLICE_S)
                 continue
             try:
-                # Whole frames or a part of one: they begin where the last one ended.
+                # Whole frames or a part of one: each write continues where the last one ended.
                 at = sent % len(frame)
                 sent += connected.send(chunk[at:])
             except BlockingIOError:
@@ -153,12 +152,12 @@ def _pongs(port: int, seconds: float) -> int:
 
 
 def _fragments(port: int, seconds: float) -> int:
-    """Of a message that never ends."""
+    """Fragments of a message that never ends."""
     return _paced(port, _FIRST, _FRAGMENT, seconds)
 
 
 def _after_close(port: int, seconds: float) -> int:
-    """Something for which the node closes, and then pings until it is gone; again and again."""
+    """An error for which the node closes, then pings until the connection is gone. Repeated."""
     began_s, sent = time.monotonic(), 0
     while (left_s := seconds - (time.monotonic() - began_s)) > 0:
         sent += _paced(port, _text(b"x"), _PING, left_s)
@@ -166,7 +165,7 @@ def _after_close(port: int, seconds: float) -> int:
 
 
 def _origins(port: int, seconds: float) -> int:
-    """Handshakes of a page from elsewhere, one after the other."""
+    """Handshakes with a foreign origin, one after the other."""
     began_s, sent = time.monotonic(), 0
     while time.monotonic() - began_s < seconds:
         with _upgraded(port, Origin="https://evil.example.com"):
@@ -175,7 +174,7 @@ def _origins(port: int, seconds: float) -> int:
 
 
 def _headers(port: int, seconds: float) -> int:
-    """Requests that go on and on."""
+    """Requests whose headers never end."""
     began_s, sent = time.monotonic(), 0
     line = b"X-%d: " + b"x" * 8000 + b"\r\n"
     while time.monotonic() - began_s < seconds:
@@ -203,7 +202,7 @@ KINDS: Final[Mapping[str, Callable[[int, float], int]]] = {
 
 
 def measured(flooding: Process, neighbour: Neighbour, kind: str) -> list[float]:
-    """Round trips of the neighbour in ms, while `kind` goes on."""
+    """Round trips of the neighbour in ms during the flood `kind`."""
     if kind != NONE:
         flooding.begin("flood", kind=kind, seconds=ROUND_S)
     began_s, trips = time.monotonic(), []
@@ -216,7 +215,7 @@ def measured(flooding: Process, neighbour: Neighbour, kind: str) -> list[float]:
 
 
 def _rounds(flooding: Process, neighbour: Neighbour) -> dict[str, list[list[float]]]:
-    """By kind, round by round."""
+    """The round trips by kind, then by round."""
     neighbour.publish()
     trips: dict[str, list[list[float]]] = {kind: [] for kind in (NONE, *KINDS)}
     for _ in range(ROUNDS):
@@ -226,7 +225,7 @@ def _rounds(flooding: Process, neighbour: Neighbour) -> dict[str, list[list[floa
 
 
 def floods() -> None:
-    """Print ms, which are this machine's, and ratios, which are less so."""
+    """Prints ms, which depend on this machine, and ratios, which depend on it less."""
     started: list[Process] = []
     try:
         started.append(node := Process("benchmarks.node", 1024 * 1024, 0))
@@ -246,7 +245,7 @@ def floods() -> None:
 
 
 def attack(port: int) -> None:
-    """Do what the lines say until they end."""
+    """Carries out the lines of standard input until they end."""
     widen(1)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -259,7 +258,7 @@ def attack(port: int) -> None:
 
 
 def _with_history(config: Path) -> Path:
-    """What is published is to go to a table."""
+    """The configuration, changed so that publications go to a table."""
     rules = '[channel.without_namespace]\nhistory_size = 10\nhistory_ttl = "60s"\n'
     config.write_text(config.read_text() + rules)
     return config
@@ -267,7 +266,7 @@ def _with_history(config: Path) -> Path:
 
 @contextmanager
 def _few(config: Path) -> Iterator[tuple[int, list[str]]]:
-    """A node of DESCRIPTORS: its port and its log."""
+    """A node with DESCRIPTORS descriptors: its port and its log."""
     log: list[str] = []
     node = subprocess.Popen(
         [sys.executable, "-c", _LIMITED, "serve", "--port", "0", "--config", str(config)],
@@ -300,7 +299,7 @@ def _few(config: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def silent() -> None:
-    """Publications of a client that is inside, without and with SILENT sockets at the door."""
+    """Prints the publications of a connected client, without and with SILENT silent sockets."""
     with (
         tempfile.TemporaryDirectory() as directory,
         deployment(Path(directory)) as config,
@@ -330,7 +329,7 @@ def silent() -> None:
 
 
 def main(*asked: str) -> None:
-    """See the module's own words."""
+    """Runs the benchmark that the module's docstring describes."""
     if asked[:1] == ("attack",):
         attack(int(asked[1]))
         return

@@ -1,13 +1,13 @@
-"""One channel that is published to from several instances: is it as fast, and as fair, as from one?
+"""Compares one channel's throughput and fairness from several instances with those from one.
 
-`roomcast dev` as its users have it: an embedded AWS, a stream pump and four instances,
-each a process. Publishers are WebSocket clients that publish again as soon as they were answered.
-Layouts take turns, on the same four instances and each time in a new channel,
-so that ratios hold where absolute figures are the machine's.
+It uses `roomcast dev` as its users have it: an embedded AWS, a stream pump and four instances, each
+a process. Publishers are WebSocket clients that publish again once they are answered. Layouts take
+turns on the same four instances, each time in a new channel. So ratios are meaningful, while
+absolute figures depend on the machine.
 
     python -m benchmarks.hot_channel --rounds 3 --seconds 10
 
-Exits with 1, and says why, where a bound is missed.
+Exits with 1 and a reason if a bound is missed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ROUNDS: Final = 3
 SECONDS: Final = 10.0
 ROUNDS_MAX: Final = 20
 SECONDS_MAX: Final = 60.0
-# For one answer: longer than an instance takes to give one (docs/guarantees.md).
+# The time for one answer: longer than an instance takes (docs/guarantees.md).
 ANSWER_S: Final = 70.0
 CONNECT_S: Final = 20.0
-# A publisher that was refused does not ask again at once: it would measure refusals.
+# A refused publisher does not repeat at once. Otherwise the benchmark would measure refusals.
 PAUSE_S: Final = 0.05
 NO_ANSWER: Final = "no answer"
-# For the start and the end of the fleet, and what one run needs beside its seconds.
+# For starting and ending the fleet, and for the time of a run beside its seconds.
 _FLEET_S: Final = 120
 _RUN_SLACK_S: Final = 30
 _STOP_S: Final = 60.0
@@ -68,7 +68,7 @@ imds_endpoint = ""
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """So many instances, with so many publishers each."""
+    """A number of instances, and the publishers of each."""
 
     instances: int
     publishers: int
@@ -84,16 +84,18 @@ PAIR: Final = Layout(2, 1)
 LAYOUTS: Final = (ALONE, THREE, FOUR, PAIR)
 
 ACK_P99_MS_MAX: Final = 600.0
-# The poorest instance's part of what an instance acknowledged on average.
+# The poorest instance's acknowledgements, relative to the instances' mean.
 EVENNESS_MIN: Final = {THREE: 0.85, FOUR: 0.85, PAIR: 0.9}
-# Of what ALONE acknowledged. The emulator takes some twenty appends a second whoever writes,
-# and one of ten publishers carries a third of one of thirty.
+# Relative to the acknowledgements of ALONE. The emulator takes some twenty appends a second from
+# any writers. An append of ten publishers holds a third of one of thirty.
 TOTAL_MIN: Final = {THREE: 0.25, FOUR: 0.55}
 
 
 @dataclass(slots=True)
 class Run:
-    """One layout for some seconds. Only what was answered within them counts as acknowledged."""
+    """One layout for some seconds. Only publications that were answered within them count as
+    acknowledged.
+    """
 
     acknowledged: list[int]
     seconds: float
@@ -106,22 +108,22 @@ class Run:
 
     @property
     def evenness(self) -> float:
-        """The poorest instance ÷ the mean of all; 0 where nothing was acknowledged."""
+        """The poorest instance divided by the mean of all. 0 if nothing was acknowledged."""
         total = sum(self.acknowledged)
         return min(self.acknowledged) * len(self.acknowledged) / total if total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All runs of a layout. Rates and ratios are medians of the runs;
-    times and errors are of all of them.
+    """All runs of a layout. Rates and ratios are medians over the runs. Times and errors are of all
+    runs together.
     """
 
     layout: Layout
     per_s: float
     acknowledged: list[int]
     evenness: float
-    # ÷ ALONE in the same round.
+    # Relative to ALONE in the same round.
     total: float
     p50_ms: float
     p99_ms: float
@@ -134,7 +136,7 @@ class Result:
 
 @contextmanager
 def fleet(instances: int) -> Iterator[list[str]]:
-    """The addresses of `instances` servers, which are ready; everything is ended at the end."""
+    """The addresses of `instances` ready servers. All processes are ended at the end."""
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "hot.toml"
         config.write_text(_CONFIG)
@@ -175,7 +177,7 @@ def fleet(instances: int) -> Iterator[list[str]]:
             try:
                 dev.wait(_STOP_S)
             except subprocess.TimeoutExpired:
-                # Its children hang on pipes that end with it.
+                # Its children hold pipes that end with it.
                 dev.kill()
             dev.communicate()
 
@@ -184,14 +186,14 @@ def fleet(instances: int) -> Iterator[list[str]]:
 
 
 class Publisher:
-    """One client, which publishes one after the other."""
+    """One client, which publishes one publication after the other."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._id = 0
 
     async def ask(self, method: str, request: object) -> str | None:
-        """None = done; otherwise the error's code."""
+        """None = success. Otherwise the error's code."""
         self._id += 1
         await self._socket.send_str(json.dumps({"id": self._id, method: request}))
         while True:
@@ -205,7 +207,7 @@ class Publisher:
                     return str(reply["error"]["code"]) if "error" in reply else None
 
     async def publish(self, channel: str, run: Run, instance: int, end_s: float) -> None:
-        """Again and again, until `end_s` (monotonic) or until no answer comes."""
+        """Publishes repeatedly until `end_s` (monotonic), or until an answer does not come."""
         while (asked_s := time.monotonic()) < end_s:
             try:
                 async with asyncio.timeout(ANSWER_S):
@@ -223,7 +225,7 @@ class Publisher:
 
 
 async def measured(urls: Sequence[str], layout: Layout, seconds: float) -> Run:
-    """Publish for `seconds` in a new channel, from as many of the instances as `layout` says."""
+    """Publishes for `seconds` in a new channel, from the instances of `layout`."""
     channel = f"hot-{secrets.token_hex(8)}"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
@@ -249,11 +251,11 @@ async def measured(urls: Sequence[str], layout: Layout, seconds: float) -> Run:
     return run
 
 
-# ---- what comes of it
+# ---- results
 
 
 def result(layout: Layout, runs: Sequence[Run], alone: Sequence[Run]) -> Result:
-    """Of all `runs` of `layout`; `alone` are those of ALONE, round by round."""
+    """The result of all `runs` of `layout`. `alone`: the runs of ALONE, round by round."""
     acks_ms = [ack_ms for run in runs for ack_ms in run.acks_ms] or [float("inf")]
     return Result(
         layout,
@@ -274,7 +276,7 @@ def result(layout: Layout, runs: Sequence[Run], alone: Sequence[Run]) -> Result:
 
 
 def missed(results: Sequence[Result]) -> list[str]:
-    """The bounds that do not hold, one a line."""
+    """The missed bounds, one a line."""
     reasons = []
     for each in results:
         least_even, least = EVENNESS_MIN.get(each.layout, 0.0), TOTAL_MIN.get(each.layout, 0.0)
@@ -296,7 +298,7 @@ def missed(results: Sequence[Result]) -> list[str]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A line a layout."""
+    """One line for each layout."""
     head = f"{'instances x publishers':<24}{'acked/s':>9}{'÷ alone':>9}{'poorest ÷ mean':>16}"
     lines = [f"{head}{'ack p50':>9}{'p99':>8}{'max, ms':>9}   each instance's; errors by code"]
     for each in results:
@@ -354,15 +356,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what was measured. 1 = a bound is missed."""
+    """Prints the results. Returns 1 if a bound is missed."""
     options = _options(arguments)
-    # Also then everything that was started is ended.
+    # SIGTERM must end all started processes too.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
     end_in_time(_FLEET_S + round(options.rounds * len(LAYOUTS) * (options.seconds + _RUN_SLACK_S)))
     runs: dict[Layout, list[Run]] = {layout: [] for layout in LAYOUTS}
     with fleet(max(layout.instances for layout in LAYOUTS)) as urls:
         for number in range(options.rounds):
-            # Every other round the other way about: what grows with time weighs on all alike.
+            # Every other round runs in reverse order, so that effects that grow with time affect
+            # all alike.
             for layout in LAYOUTS[:: -1 if number % 2 else 1]:
                 run = asyncio.run(measured(urls, layout, options.seconds))
                 runs[layout].append(run)

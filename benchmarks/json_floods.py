@@ -1,9 +1,8 @@
-"""What frames that are made to be slow to read cost a neighbour:
-how long it waits for an answer meanwhile.
+"""Measures how long a client waits for answers while others send frames that are slow to decode.
 
-One node, one neighbour that asks and waits, and one process with the attackers,
-who send one kind of frame as fast as they are let. Rounds take turns: each kind, and none.
-Nobody has a token that an outsider could not have.
+There is one node, one client that asks and waits, and one process with the attackers. They send one
+kind of frame as fast as the node allows. Rounds take turns: each kind, and none. No attacker
+has a token that an outsider could not have.
 
     python -m benchmarks.json_floods
 """
@@ -29,12 +28,12 @@ __all__ = ["ATTACKERS", "FLOODS", "MAX_MS", "measured", "none_and"]
 
 ROUNDS: Final = 3
 ASKS: Final = 60
-# A round is over then, however slow the answers are.
+# A round ends after this time, however slow the answers are.
 _ROUND_S: Final = 1.5
-# Between two questions: a neighbour is not in a hurry.
+# The neighbour's pause between two requests.
 _PAUSE_S: Final = 0.004
 ATTACKERS: Final = 4
-# A neighbour's 95th percentile is to stay below this, under each flood.
+# The bound on the neighbour's 95th percentile under each flood.
 MAX_MS: Final = 50.0
 _COMMAND_BYTES: Final = 64 * 1024
 _FRAME_BYTES: Final = 4 * _COMMAND_BYTES
@@ -58,8 +57,8 @@ def _varint(number: int) -> bytes:
 
 
 def _subs() -> bytes:
-    """A `connect` in Protobuf with as many positions as a frame holds (fields:
-    id 1, connect 4, its subs 3).
+    """A `connect` in Protobuf with as many positions as a frame holds (fields: id 1, connect 4, its
+    subs 3).
     """
     entries: list[bytes] = []
     size = 0
@@ -76,7 +75,7 @@ def _subs() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """One kind of frame. `connected`: it is said after `connect`. `path`: of the endpoint."""
+    """One kind of frame. `connected`: it is sent after `connect`. `path`: of the endpoint."""
 
     frame: Callable[[], str | bytes]
     connected: bool = True
@@ -103,7 +102,7 @@ FLOODS: Final[Mapping[str, Flood]] = {
 
 
 class Attack:
-    """Sends frames of one kind until it is told to stop."""
+    """Sends frames of one kind until it is stopped."""
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}"
@@ -119,7 +118,7 @@ class Attack:
         return {}
 
     async def stop(self) -> dict[str, Any]:
-        """How many frames were sent."""
+        """Stops. Returns the number of frames sent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -159,7 +158,7 @@ async def _drain(response: aiohttp.ClientWebSocketResponse) -> None:
 
 async def _attack(port: int) -> None:
     widen(1)
-    # The neighbour's own process is not what it waits for.
+    # The neighbour's process must not wait for this one.
     os.nice(10)
     attack = Attack(port)
     lines = asyncio.StreamReader()
@@ -177,7 +176,7 @@ async def _attack(port: int) -> None:
 
 
 async def measured(port: int, asks: int) -> list[float]:
-    """How long a neighbour waits for each of its answers, in ms."""
+    """The neighbour's waits for its answers, in ms."""
     found: list[float] = []
     url = f"http://127.0.0.1:{port}{PATH}"
     async with (
@@ -201,7 +200,7 @@ async def measured(port: int, asks: int) -> list[float]:
 def none_and(
     kind: str, port: int, attack: Process, asks: int = ASKS
 ) -> tuple[list[float], list[float], int]:
-    """Without and with a flood, and how many frames it sent."""
+    """The waits without and with a flood, and the number of frames in the flood."""
     without = asyncio.run(measured(port, asks))
     attack.ask("begin", kind=kind)
     flooded = asyncio.run(measured(port, asks))
@@ -209,7 +208,7 @@ def none_and(
 
 
 def main() -> None:
-    """Print ms, which are this machine's, and ratios, which are less so."""
+    """Prints ms, which depend on this machine, and ratios, which depend on it less."""
     end_in_time()
     node = Process("benchmarks.node", 1024 * 1024, 0)
     port = node.answer()["port"]

@@ -1,8 +1,8 @@
-"""How long a node takes to come and to go: `roomcast serve` as a process, against the embedded AWS.
+"""Measures the start and the stop of `roomcast serve`, a process against the embedded AWS.
 
-From the start of the process until it is ready, and from SIGTERM until it has ended,
-with nobody and with a thousand clients connected. `node.drain_s` is 0,
-so that what is measured is what the node needs, not what it is told to wait.
+It measures from the start of the process until it is ready, and from SIGTERM until it has ended.
+This is done without clients and with a thousand. `node.drain_s` is 0, so that the node's configured
+waits are not measured.
 
     python -m benchmarks.lifecycle
 """
@@ -34,7 +34,7 @@ _END_S: Final = 30.0
 
 @contextmanager
 def deployment(directory: Path) -> Iterator[Path]:
-    """An embedded AWS with tables and topic; a node's configuration file."""
+    """An embedded AWS with tables and topic, and a node's configuration file."""
     emulator = subprocess.Popen(
         [sys.executable, "-m", "roomcast.dev.emulator", "--region", REGION],
         cwd=ROOT,
@@ -69,9 +69,7 @@ topic_arn = "{made.topic_arn}"
 
 
 def measured(config: Path, clients: int) -> tuple[float, float]:
-    """Seconds from the start to ready, and from SIGTERM to the end,
-    with `clients` connected then.
-    """
+    """Seconds from the start to ready, and from SIGTERM to the end with `clients` connected."""
     began_s = time.monotonic()
     node = subprocess.Popen(
         [sys.executable, "-m", "roomcast", "serve", "--port", "0", "--config", str(config)],
@@ -91,7 +89,7 @@ def measured(config: Path, clients: int) -> tuple[float, float]:
     try:
         port = _ready(node)
         start_s = time.monotonic() - began_s
-        # It logs every client: a pipe that nobody reads would stop it.
+        # The node logs every client: a full pipe would block it.
         reading.start()
         if clients:
             crowd = Helper("benchmarks.crowd", port, 1)
@@ -117,7 +115,7 @@ def measured(config: Path, clients: int) -> tuple[float, float]:
 
 
 def _ready(node: subprocess.Popen[str]) -> int:
-    """Wait until it says so; its port."""
+    """Waits until the node is ready. Returns its port."""
     assert node.stderr is not None
     for line in node.stderr:
         fields: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
@@ -127,7 +125,7 @@ def _ready(node: subprocess.Popen[str]) -> int:
 
 
 def main() -> None:
-    """Print seconds."""
+    """Prints seconds."""
     end_in_time()
     make_room()
     starts: list[float] = []

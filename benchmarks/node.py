@@ -1,9 +1,8 @@
-"""The process that is measured: one node over memory behind a real gateway,
-told what to do line by line.
+"""The measured process of the benchmarks: one node over memory behind a real gateway.
 
-Started by benchmarks/rig.py. JSON lines on standard input, one answer each on standard output;
-it ends with its input. Besides the product's own way to the sockets it has the two that it is
-compared with, over the same connections: see `WAYS`.
+Started by benchmarks/rig.py. It reads JSON lines from standard input, answers each on standard
+output, and ends with its input. Beside the product's own way to the sockets it has two others for
+comparison, over the same connections: see `WAYS`.
 """
 
 from __future__ import annotations
@@ -48,16 +47,16 @@ from roomcast.wire.sent import encode_publication
 
 __all__ = ["WAYS"]
 
-# What the ways are called in the results.
+# The names of the ways in the results.
 WAYS: Final = ("floor", "roomcast", "roomcast x10", "send_str")
-# Publications that go out together in `roomcast x10`.
+# Publications sent together in `roomcast x10`.
 TOGETHER: Final = 10
-# Not one ping in a run.
+# So long that a run has no ping.
 _NEVER_S: Final = 3600.0
 
 
 class _NoLease:
-    """A NodeLease that writes nothing: nobody else is there to read it."""
+    """A NodeLease that writes nothing, because no other node would read it."""
 
     failures = 0
 
@@ -116,17 +115,15 @@ class Bench:
         return [each.socket for each in connections if isinstance(each.socket, Writer)]
 
     async def subscribed(self, count: int) -> dict[str, Any]:
-        """Wait until `count` clients are in the channel."""
+        """Waits until `count` clients are in the channel."""
         while sum(len(each._subscriptions) for each in self.assembly.node._connections) < count:  # noqa: ASYNC110, SLF001
             await asyncio.sleep(0.01)
-        # What the clients have left behind by now is not to be collected in the
-        # middle of a measurement.
         self._known = set(self.writers)
         return {}
 
     async def broadcast(self, way: str, count: int, pad: str) -> dict[str, Any]:
-        """`count` publications to everybody;
-        CPU seconds of this process (user and system) and wall seconds.
+        """Sends `count` publications to everybody. Returns the CPU seconds of this process (user
+        and system) and the wall seconds.
         """
         cpu, wall = time.process_time(), time.perf_counter()
         await self._ways[way](count, pad)
@@ -145,7 +142,7 @@ class Bench:
             await asyncio.gather(*waiting)
 
     async def _floor(self, count: int, pad: str) -> None:
-        """The same bytes, made before, to the transports: what asyncio's own write costs."""
+        """Writes the same, prepared bytes to the transports: the cost of asyncio's own write."""
         transports = [writer._transport for writer in self.writers]  # noqa: SLF001
         frame = text_frame(_push(pad))
         for _ in range(count):
@@ -154,8 +151,8 @@ class Bench:
             await asyncio.sleep(0)
 
     async def _send_str(self, count: int, pad: str) -> None:
-        """The loop that most servers have."""
-        # What `send_str` of a WebSocketResponse does.
+        """Writes in the loop of most servers."""
+        # As `send_str` of a WebSocketResponse does.
         responses = [
             WebSocketWriter(writer._transport.get_protocol(), writer._transport)  # type: ignore[arg-type]  # noqa: SLF001
             for writer in self.writers
@@ -166,10 +163,10 @@ class Bench:
                 await response.send_frame(text.encode(), WSMsgType.TEXT)
 
     async def fill(self, below: int) -> dict[str, Any]:
-        """Make what waits for the one client that came last, and does not read,
-        grow to `below` bytes under the bound.
+        """Fills the buffer of the last client, which does not read, up to `below` bytes under the
+        bound.
 
-        It is then the first that each publication is sent to: where it could do most harm.
+        Each publication is sent to that client first: there it could do most harm.
         """
         [writer] = set(self.writers) - self._known
         [group] = self.assembly.dispatcher._hub._rooms[CHANNEL].groups.values()  # noqa: SLF001
@@ -178,12 +175,12 @@ class Bench:
         transport, frame = writer._transport, text_frame(b"{}" + b" " * 8190)  # noqa: SLF001
         while transport.get_write_buffer_size() + len(frame) < writer.queue_bytes_max - below:
             transport.write(frame)
-            # The kernel takes what it has room for.
+            # The kernel takes as many bytes as it has room for.
             await asyncio.sleep(0)
         return {"waits": transport.get_write_buffer_size()}
 
     async def gone(self) -> dict[str, Any]:
-        """Wait until the client that was cut off is gone; how it was closed."""
+        """Waits until the client that was cut off is gone. Returns how it was closed."""
         [writer] = set(self.writers) - self._known
         why = writer.closed_with
         while writer in self.writers:  # noqa: ASYNC110
@@ -201,7 +198,7 @@ def _push(pad: str) -> bytes:
 
 
 async def main(queue_bytes_max: int, core: int) -> None:
-    """Serve until the end of standard input."""
+    """Serves until the end of standard input."""
     widen(core)
     quiet(structlog)
     bench = Bench(queue_bytes_max)
@@ -223,7 +220,7 @@ async def main(queue_bytes_max: int, core: int) -> None:
     _answer({"port": listening.getsockname()[1], "pid": os.getpid()})
     while line := await commands.readline():
         _answer(await bench.do(line.decode()))
-    # The clients are processes of their own and may be gone already: nothing is owed to them.
+    # The clients are other processes and may be gone already: no clean-up is needed.
     os._exit(0)
 
 

@@ -1,8 +1,8 @@
-"""What it costs a node to say who is in a channel of 10,000: how many and who,
-once and again, while members come.
+"""Measures a node's work for presence in a channel of 10,000, while members come.
 
-One process over memory instead of AWS: the read itself takes no time here, so that what is measured
-is the node's own work. It is compared with making each answer anew from all members.
+It asks for the number and the list of members, once and repeatedly. One process runs over memory
+instead of AWS: reading takes no time here, so only the node's own work is measured. It is compared
+with building each answer from all members.
 
     python -m benchmarks.presence
 """
@@ -28,11 +28,11 @@ from roomcast.wire.publication import ClientInfo
 
 __all__ = ["LISTED", "MEMBERS", "Bench"]
 
-# How many there are; and how many of another channel, whose list fits the reply.
+# The number of members, and that of another channel whose list fits the reply.
 MEMBERS: Final = 10_000
 LISTED: Final = 4_000
 ROUNDS: Final = 20
-# Asks in a round.
+# Requests in a round.
 ASKS: Final = 20
 _CROWDED: Final = "crowded"
 _LISTED: Final = "listed"
@@ -40,8 +40,8 @@ _LEASE_MS: Final = 3_600_000
 
 
 class Bench:
-    """One node, and another whose members are stored.
-    `book` is replaced where nothing is to be known yet.
+    """One node, and another one whose members are stored. `book` is replaced when a measurement
+    must start without any knowledge.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Bench:
         encode_presence_reply(1, await self.book.listing(_LISTED))
 
     async def totals_anew(self) -> None:
-        """As it would be without anything kept but the read."""
+        """The number of members when nothing but the read is kept."""
         members = await self.book.members(_CROWDED)
         encode_reply(
             1,
@@ -86,19 +86,19 @@ class Bench:
         )
 
     async def listing_anew(self) -> None:
-        """The same."""
+        """The list of members when nothing but the read is kept."""
         members = await self.book.members(_LISTED)
         encode_reply(
             1, "presence", {"presence": {client: info.wire() for client, info in members.items()}}
         )
 
     async def comes(self, channel: str, number: int) -> None:
-        """One more member, of this node."""
+        """Adds one more member, of this node."""
         await self.book.enter(channel, ClientInfo(f"guest {number}", f"guest-{number}"))
 
 
 async def milliseconds(work: Callable[[], Awaitable[None]], times: int = 1) -> float:
-    """Of one of so many."""
+    """The mean ms of `times` calls."""
     began_s = time.perf_counter()
     for _ in range(times):
         await work()
@@ -106,7 +106,7 @@ async def milliseconds(work: Callable[[], Awaitable[None]], times: int = 1) -> f
 
 
 async def measured(bench: Bench, rounds: int = ROUNDS, asks: int = ASKS) -> dict[str, list[float]]:
-    """Milliseconds of an ask, by what is asked."""
+    """Milliseconds of a request, by kind."""
     found: dict[str, list[float]] = {}
 
     def note(what: str, value: float) -> None:
@@ -127,7 +127,7 @@ async def measured(bench: Bench, rounds: int = ROUNDS, asks: int = ASKS) -> dict
 
 
 def main() -> None:
-    """Print ms, which are this machine's, and ratios, which are less so."""
+    """Prints ms, which depend on this machine, and ratios, which depend on it less."""
     end_in_time()
     bench = Bench()
     began_s = time.monotonic()

@@ -1,6 +1,4 @@
-"""What the benchmarks share: two processes, one measured and one with the clients,
-and how results are printed.
-"""
+"""The common part of the benchmarks: a measured process, a process of clients, and the output."""
 
 from __future__ import annotations
 
@@ -36,15 +34,15 @@ ROOT: Final = Path(__file__).parents[1]
 PATH: Final = "/connection/websocket"
 CHANNEL: Final = "bench"
 CLIENTS: Final = 1_000
-# In every publication once, and in nothing else.
+# Occurs once in every publication, and nowhere else.
 MARK: Final = "#~bench~#"
-# However slow the machine is, a benchmark ends. Those that take longer say how long.
+# The time limit of a benchmark on any machine. Longer ones pass their own.
 RUN_S: Final = 58
 _DESCRIPTORS: Final = 4096
 
 
 class Process:
-    """One of the two: a question a line, an answer a line."""
+    """One of the two processes: one line asks, one line answers."""
 
     def __init__(self, module: str, *arguments: object) -> None:
         self._process = subprocess.Popen(
@@ -56,7 +54,7 @@ class Process:
         )
 
     def begin(self, do: str, **arguments: object) -> None:
-        """Ask without waiting for the answer."""
+        """Asks without waiting for the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self._process.stdin.flush()
@@ -80,7 +78,7 @@ class Process:
 
 @contextmanager
 def rig(*, queue_bytes_max: int, clients: int = CLIENTS) -> Iterator[tuple[Process, Process]]:
-    """A node on one core and its clients on another, all of them subscribed."""
+    """A node on one core and its subscribed clients on another."""
     started: list[Process] = []
     try:
         started.append(node := Process("benchmarks.node", queue_bytes_max, 0))
@@ -95,7 +93,7 @@ def rig(*, queue_bytes_max: int, clients: int = CLIENTS) -> Iterator[tuple[Proce
 
 
 def end_in_time(run_s: int = RUN_S) -> None:
-    """For the program itself: it ends after `run_s`, and so do its processes."""
+    """Ends this program and its processes after `run_s`."""
 
     def too_long(_signal: int, _frame: object) -> None:
         raise SystemExit(
@@ -107,16 +105,14 @@ def end_in_time(run_s: int = RUN_S) -> None:
 
 
 def make_room() -> None:
-    """For a thousand sockets, in this process and those that it starts."""
+    """Raises the limit to a thousand sockets, for this process and its children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(_DESCRIPTORS, hard), hard))
 
 
 def widen(core: int) -> None:
-    """For the two processes: room for a thousand sockets,
-    and a core of its own where there are two.
-    """
+    """For the two processes: a thousand sockets, and a core of its own if there are two."""
     make_room()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
@@ -124,7 +120,7 @@ def widen(core: int) -> None:
 
 
 def quiet(structlog: Any) -> None:
-    """A thousand connects are no news."""
+    """Silences the log, which would have a line for each of a thousand connects."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
 

@@ -1,7 +1,8 @@
-"""The shape of the code in figures, read from its syntax: `python -m benchmarks.shape [FOLDER …]`.
+"""Measures the shape of the code from its syntax: `python -m benchmarks.shape [FOLDER …]`.
 
-Without folders it reads service/ and stream_lambda/. The figures of two versions of the code can be compared, and they
-say nothing by themselves: docs/decisions/0050-the-house.md uses them as one sign among others.
+Without folders it reads service/ and stream_lambda/. The figures serve to compare two versions of
+the code, and say nothing by themselves. docs/decisions/0050-the-house.md uses them as one sign
+among others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ CALLABLE: Final = re.compile(r"\bCallable\b")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Function:
-    """`lines`: from `def` to the end, docstring and comments included, decorators not. `name`: with file and class."""
+    """One function. `lines`: from `def` to the end, with docstring and comments, without
+    decorators.
+
+    `name`: with file and class.
+    """
 
     lines: int
     name: str
@@ -33,10 +38,11 @@ class Function:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Constructor:
-    """`parameters` of `__init__` without `self`, or the fields of a dataclass that its constructor takes.
+    """One constructor. `parameters`: those of `__init__` without `self`, or a dataclass's init
+    fields.
 
-    `callables`: how many of these are annotated as a Callable, also by a name that the same file gives to one.
-    `is_data`: a dataclass without an `__init__` of its own.
+    `callables`: the number of these that are annotated as a Callable, directly or by an alias in
+    the same file. `is_data`: a dataclass without an `__init__` of its own.
     """
 
     parameters: int
@@ -47,9 +53,10 @@ class Constructor:
 
 @dataclass(slots=True)
 class Shape:
-    """`late`: attributes that are set on an object of another file after its construction.
+    """The figures. `late`: attributes set on an object of another file after its construction.
 
-    Those of `self`, and those that a class of the same file has, do not count; nor do `+=` and the like.
+    Attributes of `self`, and those of a class in the same file, do not count. Neither do `+=` and
+    the like.
     """
 
     files: int
@@ -60,7 +67,7 @@ class Shape:
 
 
 def measured(sources: Iterable[tuple[str, str]]) -> Shape:
-    """The shape of what `sources` say: file names and texts."""
+    """The shape of `sources`: file names and texts."""
     shape = Shape(0, 0, [], [], [])
     for file, text in sources:
         tree = ast.parse(text)
@@ -88,7 +95,7 @@ def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def _parts(
     tree: ast.AST, owner: str
 ) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
-    """Every function and class within `tree`, with the names of those around it."""
+    """Every function and class within `tree`, with the names of the enclosing ones."""
     for part in ast.iter_child_nodes(tree):
         if isinstance(part, (*FUNCTIONS, ast.ClassDef)):
             yield owner, part
@@ -103,7 +110,7 @@ def _own_constructor(part: ast.ClassDef) -> ast.FunctionDef | None:
 
 
 def _parameters(constructor: ast.FunctionDef) -> list[str]:
-    """The annotations of its parameters; "" for one without."""
+    """The annotations of the parameters, "" for a parameter without one."""
     given = constructor.args
     several = [each for each in (given.vararg, given.kwarg) if each is not None]
     every = [*given.posonlyargs, *given.args, *given.kwonlyargs, *several]
@@ -111,7 +118,7 @@ def _parameters(constructor: ast.FunctionDef) -> list[str]:
 
 
 def _fields(part: ast.ClassDef) -> list[str]:
-    """The annotations of what a dataclass's constructor takes; none for another class."""
+    """The annotations of a dataclass's init fields. None for another class."""
     if not any("dataclass" in ast.unparse(each) for each in part.decorator_list):
         return []
     return [
@@ -128,7 +135,7 @@ def _text(annotation: ast.expr | None) -> str:
 
 
 def _callable_aliases(tree: ast.Module) -> Iterator[str]:
-    """Names that the file gives to a type of callable: `Send = Callable[[bytes], None]`."""
+    """Names of the file for a type of callable: `Send = Callable[[bytes], None]`."""
     for part in tree.body:
         match part:
             case (
@@ -170,7 +177,7 @@ def _late(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _attributes(part: ast.ClassDef) -> Iterator[str]:
-    """What the body of a class, or a method by `self`, gives its instances."""
+    """The attributes that the body of a class, or a method by `self`, sets."""
     for inner in ast.walk(part):
         if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
             yield inner.target.id
@@ -187,7 +194,7 @@ def _is_self(owner: ast.expr) -> bool:
 
 
 def _sources(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Each file once, links to folders left out."""
+    """Each file once, without symbolic links to folders."""
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
             if not any(each.is_symlink() for each in (path, *path.parents)):
@@ -217,7 +224,7 @@ def _top(counted: Iterable[tuple[int, str]], longest: int) -> Iterator[str]:
 
 
 def main() -> int:
-    """Exit code."""
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shape", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=FOLDERS, metavar="FOLDER")
     parser.add_argument("--longest", type=int, default=5, help="how many of each to name (5)")

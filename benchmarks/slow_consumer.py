@@ -1,8 +1,8 @@
-"""What one client that does not read costs the others:
-from the first to the last recipient of each publication.
+"""Measures the delay that one client that does not read causes to the others.
 
-A thousand clients, in rounds that take turns: with one that stands still and is cut off in the
-middle of the round, and without. When a publication arrived is what the kernel says.
+The measure is the time from the first to the last recipient of each publication. A thousand clients
+read, in rounds that take turns: with one more client that stalls and is cut off in the middle of
+the round, and without. The kernel reports when a publication arrived.
 
     python -m benchmarks.slow_consumer
 """
@@ -20,12 +20,12 @@ ROUNDS = 15
 PUBLICATIONS = 20
 PAD = "x" * 4000
 _QUEUE_BYTES_MAX = 1024 * 1024
-# So many bytes below the bound the round begins, so that it is crossed half-way.
+# Bytes below the bound at the start of a round, so that it is passed half-way.
 _BELOW = PUBLICATIONS * len(PAD) // 2
 
 
 def spreads(node: Process, crowd: Process) -> list[float]:
-    """Of one publication after the other, in ms."""
+    """The spread of each publication, in ms."""
     found: list[float] = []
     for _ in range(PUBLICATIONS):
         node.begin("broadcast", way="roomcast", count=1, pad=PAD)
@@ -38,7 +38,7 @@ def spreads(node: Process, crowd: Process) -> list[float]:
 
 
 def stalled(node: Process, crowd: Process) -> list[float]:
-    """With one more client, which does not read."""
+    """The same with one more client, which does not read."""
     crowd.ask("stall")
     node.ask("fill", below=_BELOW)
     found = spreads(node, crowd)
@@ -50,7 +50,7 @@ def stalled(node: Process, crowd: Process) -> list[float]:
 
 
 def main() -> None:
-    """Print ms, which are this machine's, and ratios, which are less so."""
+    """Prints ms, which depend on this machine, and ratios, which depend on it less."""
     end_in_time()
     without: list[list[float]] = []
     with_one: list[list[float]] = []

@@ -1,9 +1,9 @@
-"""The way of one publication through the files: from a frame on one node to the pushes of two.
+"""Traces one publication through the source files: from a frame on one node to the pushes of two.
 
-`python -m benchmarks.walk` prints which files run, in the order in which they are first entered,
-and how many moves there are: calls of a function in another file. What other libraries do in
-between is passed over. The tables, the topic and the Lambda are those of tests/unit/worlds.py, so
-their files do not count; AWS's adapters are left out. What the Lambda calls of ours does count
+`python -m benchmarks.walk` prints the files that run, in the order of their first call, and the
+number of moves. A move is a call of a function in another file. Calls through other libraries count
+as direct ones. The tables, the topic and the Lambda are those of tests/unit/worlds.py, so their
+files do not count, and AWS's adapters are left out. What the Lambda calls of ours does count
 (checked_pubs, record_text, pack), and so does the writing node's own copy, which comes through its
 queue and is dropped as a repeat.
 """
@@ -41,18 +41,19 @@ FRAME_BYTES_MAX: Final = 65536
 
 @dataclass(slots=True)
 class Walk:
-    """`files`: in the order of their first call. `moves`: calls from one of them into another.
+    """The trace. `files`: in the order of their first call. `moves`: calls from one file to
+    another.
 
     A callback that begins in another file than the last call is a move as well.
     """
 
     files: list[str] = field(default_factory=list)
     moves: list[tuple[str, str]] = field(default_factory=list)
-    # Kept, or another frame could have the id of one that is gone.
+    # Kept, because otherwise a new frame could have the id of one that is gone.
     _seen: dict[int, FrameType] = field(default_factory=dict)
 
     def event(self, frame: FrameType, event: str, _: Any) -> None:
-        """For sys.setprofile. A coroutine that goes on is no new call."""
+        """The function for sys.setprofile. A resumed coroutine is no new call."""
         file = _file(frame)
         if event != "call" or file is None or id(frame) in self._seen:
             return
@@ -78,9 +79,9 @@ def _file(frame: FrameType) -> str | None:
 
 
 def _caller(frame: FrameType) -> str | None:
-    """The file of ours that called `frame`, through whatever library.
+    """The roomcast file that called `frame`, possibly through a library.
 
-    None: the event loop did.
+    None: the event loop called it.
     """
     caller = frame.f_back
     while caller is not None:
@@ -92,7 +93,7 @@ def _caller(frame: FrameType) -> str | None:
 
 
 async def walk() -> Walk:
-    """Publish once, from a client of one node, with a subscriber on each of two."""
+    """Publishes once, from a client of one node, with a subscriber on each of two."""
     fleet = Fleet()
     fleet.stream_to_topic()
     walked = Walk()
@@ -103,7 +104,7 @@ async def walk() -> Walk:
         for socket in (publisher, listener):
             await socket.say({"connect": {}}, {"subscribe": {"channel": "room"}})
             await _until(socket, lambda line: line.get("id") == 2)
-        # The first publication finds the end of the log; the second is the usual one.
+        # The first publication must look for the end of the log. The second is the usual case.
         for data, profile in (("first", None), ("second", walked.event)):
             # What follows the pushes of the one is no part of the other's way.
             await settled()
@@ -149,7 +150,7 @@ async def _served(node: LocalNode) -> AsyncIterator[WebSocket]:
 
 
 def main() -> int:
-    """Exit code."""
+    """Returns the exit code."""
     argparse.ArgumentParser(prog="python -m benchmarks.walk", description=__doc__).parse_args()
     walked = asyncio.run(walk())
     sys.stdout.write("".join(f"{file}\n" for file in walked.files))

@@ -1,8 +1,8 @@
-"""A hook of MkDocs (mkdocs.yml): what pages link to outside of docs/ becomes a part of the site.
+"""A hook of MkDocs (mkdocs.yml): adds to the site the files outside docs/ to which pages link.
 
-Pages link to code as a plain Git host needs it: `../service/roomcast/log/item.py`. The site knows
-no Git host, so each linked file gets a page of its own under repository/, and the link leads there.
-A link to a file that does not exist stays as it is. A strict build fails on it.
+Pages link to code in a form that any Git host resolves: `../service/roomcast/log/item.py`. The site
+has no Git host, so each linked file gets a page of its own under repository/, and the link leads
+there. A link to a missing file stays unchanged, and a strict build fails on it.
 
 MkDocs loads this file by its path and calls the functions whose names begin with `on_`.
 """
@@ -36,29 +36,33 @@ log = logging.getLogger("mkdocs.hooks.links")
 
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = "docs"
-# Where the site has the files that lie outside of docs/.
+# The folder of the site for files from outside docs/.
 MOUNT: Final = "repository"
-# What is shown, and how it is highlighted. Whatever else is linked to stays a dead link.
+# The file types that the site shows, and their highlighting. A link to another type stays dead.
 LANGUAGES: Final = {
-    ".css": "css", ".js": "js", ".json": "json", ".mjs": "js", ".py": "python", ".service": "ini", ".sh": "bash",
-    ".toml": "toml", ".txt": "text", ".yaml": "yaml", ".yml": "yaml", ".ini": "ini", ".cfg": "ini", "": "text",
+    ".css": "css", ".js": "js", ".json": "json", ".mjs": "js", ".py": "python", ".service": "ini",
+    ".sh": "bash", ".toml": "toml", ".txt": "text", ".yaml": "yaml", ".yml": "yaml", ".ini": "ini",
+    ".cfg": "ini", "": "text",
 }  # fmt: skip
 LINK: Final = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)([^)\s]*\))")
 FENCE: Final = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
-# What a browser loads by itself from another host. A link that a reader follows does not count.
+# Tags by which a browser loads something from another host. Links for readers do not count.
 LOADED: Final = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\s\"'>]+"
     r"|<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preload|preconnect|icon))[^>]*\bhref=[\"']?(?:https?:)?//[^\s\"'>]+"
 )
 
-# Lists and tables that Python-Markdown takes for text: it wants an empty line before them, and four
-# spaces before what belongs to an item of a list. Git hosts want less.
+# Lists and tables that Python-Markdown takes for text. It requires an empty line before them, and
+# four spaces before the further lines of a list item. Git hosts require less.
 MISREAD: Final = re.compile(r"^\s*(?:- |\d\d?\. |\| |```).*", re.MULTILINE)
 PARAGRAPH: Final = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 
 
 def linked(text: str, path: str) -> set[str]:
-    """The files to which the Markdown `text` of the file at `path` links. Paths are relative to the repository."""
+    """The files to which `text` links, the Markdown of the file at `path`.
+
+    Paths are relative to the repository.
+    """
     return {
         _resolved(path, match[2])
         for part in FENCE.split(text)[::2]
@@ -67,7 +71,10 @@ def linked(text: str, path: str) -> set[str]:
 
 
 def redirected(text: str, path: str, at: str) -> str:
-    """`text` of the file at `path` with links for its place in the site, `at`. Code blocks stay as they are.
+    """`text`, the Markdown of the file at `path`, with its links adapted to its place in the site,
+    `at`.
+
+    Code blocks stay unchanged.
 
     `path` is relative to the repository, `at` to docs/.
     """
@@ -85,12 +92,12 @@ def redirected(text: str, path: str, at: str) -> str:
 
 
 def foreign(html: str) -> list[str]:
-    """The tags by which a page loads something from another host, each up to its address's end."""
+    """The tags by which a page loads something from another host. Each is cut after the address."""
     return LOADED.findall(html)
 
 
 def misread(html: str) -> list[str]:
-    """Lines of a page's paragraphs that were meant to be a list, a table or a block of code."""
+    """Lines of a page's paragraphs that should be a list, a table or a block of code."""
     return [line for text in PARAGRAPH.findall(html) for line in MISREAD.findall(text)]
 
 
@@ -99,13 +106,13 @@ def _resolved(path: str, link: str) -> str:
 
 
 def _place(target: str) -> str | None:
-    """Where the site has a file of the repository, relative to docs/; None: nowhere."""
+    """The place in the site of a repository file, relative to docs/. None: it has none."""
     file = ROOT / target
     if target == DOCS or target.startswith(f"{DOCS}/"):
         inside = posixpath.relpath(target, DOCS)
         if file.is_dir():
             return f"{inside}/README.md" if (file / "README.md").exists() else None
-        # Not copied as a page of docs/: shown as code.
+        # Python files of docs/ are not pages: they are shown as code.
         return f"{MOUNT}/{target}.md" if file.suffix == ".py" and file.is_file() else inside
     if target.startswith("."):
         return None
@@ -140,12 +147,12 @@ def _head(target: str) -> str:
 
 
 def _origin(page: str) -> str:
-    """The file of the repository that the site has at `page`."""
+    """The repository file behind the site's page at `page`."""
     return page.removeprefix(f"{MOUNT}/") if page.startswith(f"{MOUNT}/") else f"{DOCS}/{page}"
 
 
 def _mounted() -> Iterator[tuple[str, str]]:
-    """What pages link to, and what that links to: place in the site, and text."""
+    """The linked files, and the files that those link to: place in the site, and text."""
     waiting = [(f"{DOCS}/{each.relative_to(ROOT / DOCS)}") for each in (ROOT / DOCS).rglob("*.md")]
     waiting += ["README.md", "CHANGELOG.md", "deploy/README.md"]
     seen: set[str] = set()
@@ -165,7 +172,7 @@ def _mounted() -> Iterator[tuple[str, str]]:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """MkDocs: adds the pages for what lies outside of docs/."""
+    """MkDocs: adds the pages for files outside docs/."""
     from mkdocs.structure.files import File
 
     for place, text in _mounted():
@@ -174,7 +181,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
-    """MkDocs: turns the links of a page to their places in the site."""
+    """MkDocs: adapts the links of a page to the site."""
     at = page.file.src_uri
     return redirected(markdown, _origin(at), at)
 

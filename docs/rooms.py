@@ -1,4 +1,4 @@
-"""Writes what tests/rooms.py says of the rooms: `python -m docs.rooms [--check]`.
+"""Writes the rooms' rules of tests/rooms.py as table and picture: `python -m docs.rooms [--check]`.
 
 The table goes into docs/architecture.md, the picture into docs/rooms.svg.
 """
@@ -17,14 +17,14 @@ __all__ = ["main", "svg", "with_table"]
 
 PAGE: Final = Path(__file__).with_name("architecture.md")
 PICTURE: Final = Path(__file__).with_name("rooms.svg")
-# No rooms: they would be a box without meaning.
+# Not rooms: their boxes would say nothing.
 LEFT_OUT: Final = frozenset({"__main__", "__version__"})
 BEGIN: Final = "<!-- begin of the table: python -m docs.rooms -->\n"
 END: Final = "<!-- end of the table -->\n"
 
 
 def with_table(page: str) -> str:
-    """The text of the page with the table as the rules are now."""
+    """The text of the page with the table of the present rules."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     if not after:
@@ -33,7 +33,10 @@ def with_table(page: str) -> str:
 
 
 def svg() -> str:
-    """The picture as the rules are now. What a rule allows is imported: a test fails on anything else."""
+    """The picture of the present rules.
+
+    The arrows are the allowed imports. A test fails on an allowance that is not used.
+    """
     names = [name for name in ROOMS if name not in LEFT_OUT]
     boxes = {
         name: Box(ROOMS[name].about, is_file=(SOURCE / "roomcast" / f"{name}.py").exists())
@@ -91,7 +94,9 @@ def _joined(parts: list[str]) -> str:
 
 
 def main() -> int:
-    """Exit code: 1 if `--check` finds another table or picture than the rules make."""
+    """Returns the exit code: 1 if `--check` finds a table or picture that differs from the
+    rules.
+    """
     parser = argparse.ArgumentParser(prog="python -m docs.rooms", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether they are current")
     check = parser.parse_args().check

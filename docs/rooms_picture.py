@@ -1,9 +1,9 @@
-"""Draws the rooms and their imports as SVG, in layers: an arrow leads down, from a room to one that it imports.
+"""Draws the rooms and their imports as SVG, in layers: arrows lead down to the imported rooms.
 
-The layout is that of Sugiyama, in four steps: leave out arrows that follow from others, give each room
-a layer, order each layer so that few arrows cross, and move rooms to where their arrows are straight.
-It draws the same picture each time. Written here since no library that pip installs does it alone:
-those that are kept call Graphviz, a program of the system (docs/decisions/0050-the-house.md).
+The layout is that of Sugiyama, in four steps: leave out arrows that follow from others, assign each
+room to a layer, order each layer so that few arrows cross, and move rooms to straighten their
+arrows. The result is deterministic. No maintained library that pip installs does this alone: all
+call Graphviz, a program of the system (docs/decisions/0050-the-house.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 
 __all__ = ["Box", "picture", "reduced"]
 
-# All lengths are in px of the picture at its own size.
+# All lengths are in px at the picture's original size.
 BOX_HEIGHT: Final = 34
 LAYER_HEIGHT: Final = 68
 CHARACTER_WIDTH: Final = 8.6
@@ -28,13 +28,13 @@ MARGIN: Final = 24
 # The legend is one line of text.
 LEGEND_WIDTH: Final = 600
 LEGEND_HEIGHT: Final = 58
-# A place that an arrow keeps in each layer it passes through.
+# The width that an arrow reserves in each layer that it passes through.
 PASSAGE_WIDTH: Final = 10
-# How often each step is tried again. More finds nothing better for some thirty rooms.
+# Attempts at each step. For some thirty rooms, more attempts find nothing better.
 SHUFFLES: Final = 60
 SWEEPS: Final = 12
 MOVES: Final = 1500
-# How much more an arrow keeps its line than rooms keep their place.
+# The weight of straight arrows, relative to the position of rooms.
 STRAIGHT: Final = 50.0
 
 NUMBERS: Final = re.compile(r"^[①-⑨](?:–[①-⑨])?")
@@ -66,26 +66,32 @@ STYLE: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """`about`: one line; circled numbers at its beginning are drawn. `is_file`: a single file, no folder."""
+    """The box of one room. `about`: one line. Circled numbers at its beginning are drawn.
+
+    `is_file`: a single file, not a folder.
+    """
 
     about: str
     is_file: bool
 
     @property
     def number(self) -> str:
-        """Its steps of the message's way: "②", "④–⑧", or ""."""
+        """The room's steps in the message's way: "②", "④–⑧", or ""."""
         found = NUMBERS.match(self.about)
         return found[0] if found else ""
 
 
-# A node is a room or, as a triple, the place where an arrow passes a layer: from, to, layer.
+# A node is a room, or the place where an arrow passes a layer. Such a place is a triple: from, to,
+# layer.
 Node = str | tuple[str, str, int]
 Layers = list[list[Node]]
 Segments = list[tuple[Node, Node]]
 
 
 def reduced(imports: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """`imports` without those that follow from others: of a → b → c and a → c, the last one."""
+    """`imports` without those that follow from others: of a → b → c and a → c, without the last
+    one.
+    """
 
     def reached(name: str) -> frozenset[str]:
         found: set[str] = set()
@@ -105,7 +111,7 @@ def reduced(imports: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
 
 
 def picture(boxes: Mapping[str, Box], imports: Mapping[str, frozenset[str]]) -> str:
-    """The SVG. `imports` has a key for each of `boxes`, names only these, and has no circle."""
+    """The SVG. `imports` has a key for each of `boxes`, names no others, and has no cycle."""
     arrows = reduced(imports)
     layers, segments = _ordered(arrows)
     at = _placed(layers, segments, boxes)
@@ -119,7 +125,9 @@ def picture(boxes: Mapping[str, Box], imports: Mapping[str, frozenset[str]]) -> 
 
 
 def _layered(arrows: Mapping[str, frozenset[str]]) -> dict[str, int]:
-    """The layer of each room, 0 at the bottom: above all that it imports, and with short arrows."""
+    """The layer of each room, 0 at the bottom. A room is above all that it imports, with short
+    arrows.
+    """
     layer: dict[str, int] = {}
 
     def lowest(name: str) -> int:
@@ -132,14 +140,17 @@ def _layered(arrows: Mapping[str, frozenset[str]]) -> dict[str, int]:
     importers = {name: [each for each in arrows if name in arrows[each]] for name in arrows}
     for _, name in product(range(len(arrows)), sorted(arrows)):
         above = [layer[each] for each in importers[name]]
-        # A room with more arrows that come in than go out is better off further up.
+        # Moving a room up shortens its arrows in total if more come in than go out.
         if above and len(above) > len(arrows[name]):
             layer[name] = min(above) - 1
     return layer
 
 
 def _ordered(arrows: Mapping[str, frozenset[str]]) -> tuple[Layers, Segments]:
-    """The layers from the bottom, each from left to right, and the pieces of arrows between them, the upper end first."""
+    """The layers from the bottom, each from left to right, and the segments of arrows between them.
+
+    A segment has its upper end first.
+    """
     level = _layered(arrows)
     layers: Layers = [[] for _ in range(max(level.values()) + 1)]
     segments: Segments = []
@@ -171,7 +182,9 @@ def _way(name: str, target: str, level: Mapping[str, int]) -> list[Node]:
 
 
 def _swept(layers: Layers, segments: Segments) -> None:
-    """Orders the layers in place: by the middle of what each node is joined to, and then pair by pair."""
+    """Orders the layers in place: by the mean position of each node's neighbours, then pair by
+    pair.
+    """
     joined: dict[Node, list[Node]] = {node: [] for layer in layers for node in layer}
     for upper, lower in segments:
         joined[upper].append(lower)
@@ -205,7 +218,7 @@ def _swept(layers: Layers, segments: Segments) -> None:
 
 
 def _crossings(layers: Layers, segments: Segments, only: Sequence[Node] | None = None) -> int:
-    """How many pieces of arrows cross; with `only`, of those that end in that layer."""
+    """The number of crossings between segments. `only`: count those that end in that layer."""
     place = {node: each for layer in layers for each, node in enumerate(layer)}
     level = {node: index for index, layer in enumerate(layers) for node in layer}
     near = segments if only is None else [pair for pair in segments if not {*pair}.isdisjoint(only)]
@@ -221,7 +234,7 @@ def _crossings(layers: Layers, segments: Segments, only: Sequence[Node] | None =
 
 
 def _slant(layers: Layers, segments: Segments) -> float:
-    """How far arrows lead sideways, were each layer centred: a measure for comparing orders."""
+    """The horizontal length of all arrows with centred layers: a measure for comparing orders."""
     place = {
         node: each - (len(layer) - 1) / 2 for layer in layers for each, node in enumerate(layer)
     }
@@ -241,7 +254,9 @@ def _width(node: Node, boxes: Mapping[str, Box]) -> float:
 
 
 def _placed(layers: Layers, segments: Segments, boxes: Mapping[str, Box]) -> dict[Node, float]:
-    """The middle of each node, from the left: near what it is joined to, in order, and not too near others."""
+    """The middle of each node, from the left: near its neighbours, in order, and apart from
+    others.
+    """
     joined: dict[Node, list[Node]] = {node: [] for layer in layers for node in layer}
     for upper, lower in segments:
         joined[upper].append(lower)
@@ -263,10 +278,10 @@ def _placed(layers: Layers, segments: Segments, boxes: Mapping[str, Box]) -> dic
 
 
 def _wanted(node: Node, joined: Mapping[Node, list[Node]], at: Mapping[Node, float]) -> float:
-    """Where a room would be in the middle, and a passage in one line with the others of its arrow."""
+    """The ideal place: for a room between its neighbours, for a passage in line with its arrow."""
     if isinstance(node, str):
         pulls = [at[other] for other in joined[node]] or [at[node]]
-        # A part of the way only: rooms that pull at each other come to rest.
+        # Only part of the distance, so that rooms that pull at each other come to rest.
         return (at[node] + 2 * sum(pulls) / len(pulls)) / 3
     first, last, _ = node
     line = [
@@ -277,11 +292,11 @@ def _wanted(node: Node, joined: Mapping[Node, list[Node]], at: Mapping[Node, flo
 
 def _apart(layer: Sequence[Node], wanted: Sequence[float], boxes: Mapping[str, Box]) -> list[float]:
     """The places nearest to `wanted` (least squares) at which the nodes of a layer do not touch."""
-    # Less what stands to the left of each: then their order is all that must hold.
+    # Subtract the width to the left of each node. Then only their order must hold.
     offsets = [0.0]
     for one, other in pairwise(layer):
         offsets.append(offsets[-1] + (_width(one, boxes) + _width(other, boxes)) / 2 + GAP)
-    # Each block of nodes that touch: where it wants to be, its weight, and how many they are.
+    # Each block of touching nodes: its wanted place, its weight, and its number of nodes.
     blocks: list[tuple[float, float, int]] = []
     for node, place, offset in zip(layer, wanted, offsets, strict=True):
         blocks.append((place - offset, 1.0 if isinstance(node, str) else STRAIGHT, 1))
@@ -319,12 +334,14 @@ def _drawn(
         f'  <desc id="desc">{escape(said)}.</desc>\n'
         f"  <style>{STYLE}  </style>\n"
         '  <defs>\n    <marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
-        'markerHeight="7" orient="auto">\n      <path d="M0 0 10 5 0 10z"/>\n    </marker>\n  </defs>\n'
-        f'  <rect class="paper" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="10"/>\n'
+        'markerHeight="7" orient="auto">\n      <path d="M0 0 10 5 0 10z"/>\n'
+        "    </marker>\n  </defs>\n"
+        f'  <rect class="paper" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" '
+        'rx="10"/>\n'
     )
     places = {node: level[node] for layer in layers for node in layer if isinstance(node, str)}
     ways = [_way(name, target, places) for name in boxes for target in arrows[name]]
-    # Arrows leave and arrive side by side, in the order in which they come.
+    # Arrows leave and arrive side by side, in the order of their other ends.
     leave = {
         name: sorted((way for way in ways if way[0] == name), key=lambda way: at[way[1]])
         for name in boxes
@@ -338,7 +355,8 @@ def _drawn(
         x = at[first] + _beside(leave[first].index(way), len(leave[first]), _width(first, boxes))
         end = at[last] + _beside(arrive[last].index(way), len(arrive[last]), _width(last, boxes))
         rows = [(at[node], top[node], top[node] + BOX_HEIGHT) for node in way[1:-1]]
-        yield f'  <path class="line" d="{_curve((x, top[first] + BOX_HEIGHT), rows, (end, top[last] - 1))}"/>\n'
+        curve = _curve((x, top[first] + BOX_HEIGHT), rows, (end, top[last] - 1))
+        yield f'  <path class="line" d="{curve}"/>\n'
     for name, box in boxes.items():
         yield _box(name, box, at[name], top[name], _width(name, boxes))
     yield from _legend(height - LEGEND_HEIGHT + 22)
@@ -346,7 +364,7 @@ def _drawn(
 
 
 def _beside(number: int, count: int, width: float) -> float:
-    """How far from a box's middle the `number`th of `count` arrows ends."""
+    """The distance between a box's middle and the end of the `number`th of `count` arrows."""
     return (width - 20) * ((number + 1) / (count + 1) - 0.5)
 
 
@@ -355,7 +373,10 @@ def _curve(
     rows: Sequence[tuple[float, float, float]],
     end: tuple[float, float],
 ) -> str:
-    """A smooth path that is upright at its ends and in the rows of boxes: middle, top and bottom of each."""
+    """A smooth path that is vertical at its ends and within rows of boxes.
+
+    `rows`: the middle, the top and the bottom of the path in each row of boxes that it passes.
+    """
     x, y = start
     path = f"M{x:.0f} {y:.0f}"
     for to, top, bottom in (*rows, (*end, end[1])):

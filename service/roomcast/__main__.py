@@ -1,4 +1,4 @@
-"""`python -m roomcast` is `roomcast`."""
+"""Makes `python -m roomcast` the same as `roomcast`."""
 
 from __future__ import annotations
 

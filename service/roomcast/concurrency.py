@@ -1,4 +1,4 @@
-"""Work beside other work: within a context, so many at a time, or one call for all who ask."""
+"""Helpers for concurrent work: a background task, bounded parallel work, and a shared call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 @asynccontextmanager
 async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """`work` runs for the time of the context, and is given up at its end."""
+    """Runs `work` during the context, and cancels it at the end."""
     task = asyncio.create_task(work)
     try:
         yield task
@@ -25,7 +25,7 @@ async def beside(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Tas
 
 
 async def each(at_once: int, items: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
-    """`work` of every item, in order, `at_once` of them at a time. The first error ends all of it."""
+    """Runs `work` on every item, in order, `at_once` at a time. The first error ends all of it."""
     results: dict[int, R] = {}
     waiting = iter(enumerate(items))
 
@@ -46,9 +46,9 @@ async def each(at_once: int, items: Sequence[T], work: Callable[[T], Awaitable[R
 async def each_to_its_end(
     at_once: int, items: Sequence[T], work: Callable[[T], Awaitable[object]]
 ) -> list[Exception]:
-    """`work` of every item, whatever becomes of the others, `at_once` of them at a time.
+    """Runs `work` on every item, `at_once` at a time. An error does not stop the others.
 
-    The errors.
+    Returns the errors.
     """
     failures: list[Exception] = []
 
@@ -63,11 +63,12 @@ async def each_to_its_end(
 
 
 class SharedCall(Generic[T]):
-    """One call whose result is for all who ask while it is under way, and after its end.
+    """One call whose result is shared by all callers of `result`, during the call and after its
+    end.
 
-    It begins at once. Whoever is cancelled while waiting takes nothing from the others: the call
-    goes on, and its end is told to `ended` even when nobody waits any more. An error is for those
-    who wait; if there are none, nobody hears of it.
+    The call begins at once. A waiter that is cancelled does not affect the others: the call goes
+    on, and `ended` receives its end even if no caller waits any more. An error goes to the waiters.
+    If there are none, it is dropped.
     """
 
     __slots__ = ("_ended", "task")
@@ -80,7 +81,7 @@ class SharedCall(Generic[T]):
         name: str | None = None,
     ) -> None:
         self._ended = ended
-        # For whoever has to cancel the call itself.
+        # For cancelling the call itself.
         self.task: Final = asyncio.create_task(work, name=name)
         self.task.add_done_callback(self._done)
 
@@ -89,12 +90,12 @@ class SharedCall(Generic[T]):
         return self.task.done()
 
     async def result(self) -> T:
-        """What the call returns, or raises."""
+        """Returns or raises as the call does."""
         return await asyncio.shield(self.task)
 
     def _done(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
-            # Retrieved, or the loop would complain of an error that nobody waited for.
+            # Retrieved, because otherwise asyncio logs an error that no caller awaited.
             task.exception()
         if self._ended is not None:
             self._ended()

@@ -1,8 +1,9 @@
-"""What every port has in common: the errors that it raises, and time and chance, which are ports as well.
+"""The common part of all ports: their errors, and the ports for time and randomness.
 
-A port is a Protocol of what roomcast needs from the outside, with the guarantees it must give. Each room has its
-own in a module of this name. Every method is asynchronous, bounded in time, and safe to cancel. Errors are the types below and no
-others: an adapter maps its vendor's errors to them at its edge and keeps the cause.
+A port is a Protocol of an external service that roomcast needs, with the guarantees that it must
+give. Each room defines its own in a module of this name. Every method is asynchronous, bounded in
+time, and safe to cancel. It raises only the errors below: an adapter maps its vendor's errors to
+them and keeps the cause.
 """
 
 from __future__ import annotations
@@ -23,38 +24,43 @@ __all__ = [
 
 
 class PortError(Exception):
-    """Base of what a port raises."""
+    """Base of all errors of ports."""
 
 
 class Throttled(PortError):
-    """Known not to have happened; the same call may succeed later. Back off."""
+    """The call certainly did not happen. It may succeed later: back off."""
 
 
 class UnknownOutcome(PortError):
-    """May or may not have happened (time-out, reset, 5xx)."""
+    """The call may or may not have happened (time-out, reset, 5xx)."""
 
 
 class Refused(PortError):
-    """Known not to have happened, and would not the next time: permission, validation, a missing resource."""
+    """The call certainly did not happen, and would fail again: permission, validation, a missing
+    resource.
+    """
 
 
 class Malformed(Refused):
-    """The table answered, with an item that no node wrote. It would be the same the next time."""
+    """The table returned an item that no node wrote. A repeat would return the same."""
 
 
 class Contended(PortError):
-    """Known not to have happened: another write of the same item was just being carried out. Look again first."""
+    """The call certainly did not happen: another write of the same item was running.
+
+    Read again before a repeat.
+    """
 
 
 class Clock(Protocol):
-    """Time, so that tests and the simulation can own it."""
+    """Time as a port, so that tests and the simulation can control it."""
 
     def now_ms(self) -> int:
-        """Wall clock, ms since 1970. May be skewed against other nodes by less than half of MARGIN."""
+        """Wall clock, ms since 1970. Its skew against other nodes is less than half of MARGIN."""
 
     def monotonic_s(self) -> float:
-        """Seconds; never goes back; only differences mean anything."""
+        """Seconds. It never goes back, and only differences have a meaning."""
 
 
-# Fresh random text of at least 64 bits, of characters [0-9a-z].
+# Returns fresh random text of at least 64 bits, of characters [0-9a-z].
 NewId = Callable[[], str]

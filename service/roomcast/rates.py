@@ -1,9 +1,7 @@
-"""Rates: token buckets, one by one and one for each of many addresses.
+"""Limits rates with token buckets: single ones, and one for each of many addresses.
 
-Whoever asks says what time it is.
-
-A bucket holds `burst` tokens at most and gets `per_s` new ones a second; what is done takes one. So
-in any T seconds no more than burst + per_s × T things are done.
+The caller passes the time. A bucket holds `burst` tokens at most and gains `per_s` tokens a second.
+Each action takes one. So in any T seconds at most burst + per_s × T actions happen.
 """
 
 from __future__ import annotations
@@ -15,12 +13,12 @@ from typing import Final
 
 __all__ = ["ADDRESSES_MAX", "WIDER", "Bucket", "Rate", "Seldom", "Turnstile"]
 
-# Addresses that are remembered: some 20 MB. One that is forgotten early begins afresh, with a full
+# Addresses in memory: some 20 MB. An address that is forgotten early begins again with a full
 # bucket.
 ADDRESSES_MAX: Final = 65_536
-# How much more than one address a network may bring, from the narrowest to the widest that an
-# address stands for: a provider has many customers in one, and one customer may have many addresses
-# in it.
+# How many times the rate of one address a network may have, from the narrowest network to the
+# widest. A provider has many customers in one network, and one customer may have many addresses in
+# it.
 WIDER: Final = (1, 4, 16)
 
 
@@ -28,7 +26,7 @@ WIDER: Final = (1, 4, 16)
 class Rate:
     """`per_s` a second in the long run, `burst` at once.
 
-    Both at least 1, so that there is always a next one.
+    Both are at least 1, so that a token always comes.
     """
 
     per_s: float
@@ -40,9 +38,9 @@ class Rate:
 
 
 class Bucket:
-    """What one of those that a rate holds for has left.
+    """The tokens left under a rate.
 
-    Times are monotonic seconds; one that went back counts as now.
+    Times are monotonic seconds. A time that went back counts as the latest one.
     """
 
     __slots__ = ("_at_s", "_tokens")
@@ -52,7 +50,7 @@ class Bucket:
         self._at_s = now_s
 
     def take(self, rate: Rate, now_s: float) -> bool:
-        """Take one if there is one."""
+        """Takes a token if there is one."""
         self._fill(rate, now_s)
         if self._tokens < 1:
             return False
@@ -60,13 +58,13 @@ class Bucket:
         return True
 
     def owe(self, rate: Rate, now_s: float) -> float:
-        """Take one in any case; seconds until it is there, 0 = it was."""
+        """Takes a token in any case. Returns the seconds until it is there, 0 = at once."""
         self._fill(rate, now_s)
         self._tokens -= 1
         return max(0.0, -self._tokens / rate.per_s)
 
     def wait_s(self, rate: Rate, now_s: float) -> float:
-        """Seconds until `take` gives one, if nobody else takes any."""
+        """The seconds until `take` succeeds, if nobody else takes a token."""
         self._fill(rate, now_s)
         return max(0.0, (1 - self._tokens) / rate.per_s)
 
@@ -77,7 +75,7 @@ class Bucket:
 
 
 class Seldom:
-    """For the log of what somebody may cause at will: told at a rate, with a count of the rest."""
+    """Limits log lines that a peer may cause at will: a rate, and a count of the dropped ones."""
 
     __slots__ = ("_bucket", "_passed_over", "_rate")
 
@@ -87,9 +85,9 @@ class Seldom:
         self._passed_over = 0
 
     def again(self, now_s: float) -> int | None:
-        """It happened again.
+        """Counts one more event.
 
-        None: say nothing. Otherwise how many were not told since the last one that was.
+        None: log nothing. Otherwise the number of events that were not logged since the last line.
         """
         if self._bucket is None:
             self._bucket = Bucket(self._rate, now_s)
@@ -101,11 +99,11 @@ class Seldom:
 
 
 class Turnstile:
-    """A bucket for each address and each network that it is in, of those that came last.
+    """A bucket for each recent address, and for each network around it.
 
-    A bucket that was not asked for long is full, and so can be forgotten; beyond `addresses_max`
-    one that is not may be: then there are more strangers than one node can tell apart. The rate of
-    a network is that of an address times WIDER.
+    A bucket that was not used for long is full, and can be forgotten. Beyond `addresses_max` a
+    bucket that is not full may be forgotten too: one node cannot distinguish more addresses. The
+    rate of a network is that of an address times WIDER.
     """
 
     __slots__ = ("_addresses_max", "_buckets", "_rates")
@@ -114,22 +112,22 @@ class Turnstile:
         assert addresses_max >= len(WIDER), "there is room for one who comes"
         self._rates = tuple(Rate(rate.per_s * times, rate.burst * times) for times in WIDER)
         self._addresses_max = addresses_max
-        # The one that came longest ago is first.
+        # Least recently used first.
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
-        """Addresses and networks that are remembered."""
+        """The number of addresses and networks in memory."""
         return len(self._buckets)
 
     def wait_s(self, names: Sequence[str], now_s: float) -> float:
-        """0 = come in; otherwise how many seconds to stay away.
+        """0 = admitted. Otherwise the seconds to stay away.
 
-        `names`: the address, then the networks that it is in, at most as many as WIDER has. Who is
-        kept out by one of them takes nothing from the others, so that nobody uses up what their
-        neighbours have.
+        `names`: the address, then its networks, at most as many as WIDER has. A refusal by one
+        bucket takes nothing from the others, so that nobody uses up the tokens of their neighbours.
         """
         taking: list[tuple[Bucket, Rate]] = []
-        # The widest first: from a network that is full, no further address makes others forgotten.
+        # The widest first: a full network's further addresses then cannot push others out of
+        # memory.
         for name, rate in reversed(list(zip(names, self._rates, strict=False))):
             bucket = self._bucket(name, rate, now_s)
             wait_s = bucket.wait_s(rate, now_s)

@@ -1,4 +1,4 @@
-"""The real clock and real randomness, behind the ports that the rest of the code takes them from."""
+"""The real clock and real randomness, which implement the ports of time and randomness."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 __all__ = ["SystemClock", "new_id", "new_nonce", "random_fraction"]
 
-# 80 bits: enough that no two ids of a fleet ever meet.
+# 80 bits: enough that no two ids of a fleet ever collide.
 _ID_BYTES = 10
 _NONCE_BYTES = 4
 
@@ -29,7 +29,7 @@ def new_id() -> str:
 
 
 def new_nonce() -> str:
-    """Short random text that tells one start of a node from the next."""
+    """Short random text that distinguishes one start of a node from the next."""
     return secrets.token_hex(_NONCE_BYTES)
 
 

@@ -1,1 +1,1 @@
-"""From a token to what its bearer may do: keys, signatures, claims."""
+"""Verifies tokens: keys, signatures and claims."""

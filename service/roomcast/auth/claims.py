@@ -1,8 +1,8 @@
-"""Claims of connection and subscription tokens: from decoded JSON to what a connection may rest on.
+"""Checks the claims of connection and subscription tokens, and turns them into values.
 
-The signature was verified before (service/roomcast/auth/verifier.py); time is passed in. See the
-tokens of the Centrifuge protocol. What is of a wrong shape makes the whole token invalid: to pass
-over it could allow what its signer did not mean.
+service/roomcast/auth/verifier.py has verified the signature before. The time is passed in. The
+claims are those of the Centrifuge protocol's tokens. A claim of a wrong shape makes the whole token
+invalid: if it were ignored, the token could allow more than its signer meant.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ __all__ = [
     "subscription_claims",
 ]
 
-# Seconds. JavaScript's whole numbers end here; also takes the milliseconds that some signers write
-# by mistake.
+# Seconds. JavaScript's exact integers end here. The milliseconds that some signers write by mistake
+# fit as well.
 TOKEN_TIME_MAX: Final = 2**53 - 1
-# Seconds that a signer's clock may be ahead of ours. Only for `nbf`: who comes too late gets the
-# next token in a moment, and `iat` says when and not from when on.
+# Seconds that a signer's clock may be ahead of ours. The tolerance applies only to `nbf`. An
+# expired token is soon replaced, and `iat` does not say from when on a token is valid.
 EARLY_S_MAX: Final = 30
-# Arrays and objects within each other in what is sent on: encoders write about 250, with all that
-# stands around it.
+# Nested arrays and objects in a value that is sent on. Encoders write about 250 levels, including
+# those around the value.
 INFO_DEPTH_MAX: Final = 128
 
 Loads = Callable[[str], Any]
 
 
 class TokenError(Exception):
-    """Base of why a token is not accepted."""
+    """Base of the reasons to refuse a token."""
 
 
 class TokenExpired(TokenError):
-    """It was good once: the client is to fetch a new one.
+    """The token was valid once: the client should fetch a new one.
 
     Error 109 to connect and subscribe, 3005 to refresh.
     """
@@ -75,7 +75,7 @@ class TokenExpired(TokenError):
 
 
 class TokenInvalid(TokenError):
-    """It was never good. `reason` is for the log, and holds nothing of the token's content."""
+    """The token was never valid. `reason` is for the log, and contains nothing of the token."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -83,9 +83,9 @@ class TokenInvalid(TokenError):
 
 
 class TokenEarly(TokenError):
-    """It will be good in `early_s` seconds, as our clock says.
+    """The token becomes valid in `early_s` seconds, by our clock.
 
-    Whose clock is wrong is not known: the client is to try again with it (error 100), later or at
+    It is unknown whose clock is wrong: the client should try it again (error 100), later or at
     another node.
     """
 
@@ -95,9 +95,9 @@ class TokenEarly(TokenError):
 
 
 class TokenUnverifiable(TokenError):
-    """Nobody knows: the key that it names may be one that could not be had yet.
+    """The token cannot be judged now: its key could not be fetched yet.
 
-    The client is to try again (error 100).
+    The client should try again (error 100).
     """
 
     def __init__(self, reason: str) -> None:
@@ -107,9 +107,9 @@ class TokenUnverifiable(TokenError):
 
 @dataclass(frozen=True, slots=True)
 class ServerSubscription:
-    """One subscription that the server makes for who connects.
+    """One subscription that the server makes for a client when it connects.
 
-    `data` goes to the client, `info` to the others.
+    `data` goes to the client itself, `info` to other clients.
     """
 
     info: Json = None
@@ -119,12 +119,12 @@ class ServerSubscription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionClaims:
-    """Who connects. `user` "" = anonymous.
+    """The identity of a connecting client. `user` "" = anonymous.
 
-    `expires_at`: s since 1970 when a refresh is due, None = never.
+    `expires_at`: when a refresh is due, in s since 1970. None = never.
 
-    `info` is for other clients, `meta` never leaves the server. `subs`: by channel; the names are
-    valid, whether their namespaces exist is not known here.
+    `info` is for other clients. `meta` never leaves the server. `subs`: by channel. The channel
+    names are valid, but their namespaces may be unknown.
     """
 
     user: str
@@ -137,12 +137,13 @@ class ConnectionClaims:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionClaims:
-    """Who may subscribe to what, and with which changes to the channel's options.
+    """The subscription that a token allows, and its changes to the channel's options.
 
-    `allow`: what else it may do there.
+    `allow`: further capabilities in the channel.
 
-    The caller must compare `user` and `channel` with the connection and its request,
-    and `client` with the connection's id unless it is "" (a token bound to one connection).
+    The caller must compare `user` and `channel` with the connection and its request. A `client`
+    other than "" binds the token to one connection: the caller must compare it with the
+    connection's id.
     """
 
     user: str
@@ -157,13 +158,13 @@ class SubscriptionClaims:
 def connection_claims(
     claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
 ) -> ConnectionClaims:
-    """Check the claims of a connection token. `audience` and `issuer` "" = not required.
+    """Checks the claims of a connection token. `audience` and `issuer` "" = not required.
 
     `loads` decodes the JSON in `b64info`. Raises TokenExpired, TokenEarly or TokenInvalid.
     """
     valid = _checked(claims, now_s, audience, issuer)
     if "channel" in valid:
-        # Otherwise a token that was given out for one channel would open a connection.
+        # Otherwise a token for one channel would open a connection.
         raise TokenInvalid("a subscription token where a connection token belongs")
     return ConnectionClaims(
         user=_text(valid, "sub", ""),
@@ -178,7 +179,9 @@ def connection_claims(
 def subscription_claims(
     claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
 ) -> SubscriptionClaims:
-    """Check the claims of a subscription token; arguments and errors as for `connection_claims`."""
+    """Checks the claims of a subscription token. Arguments and errors are those of
+    `connection_claims`.
+    """
     valid = _checked(claims, now_s, audience, issuer)
     channel = _text(valid, "channel", "")
     if not channel:
@@ -195,9 +198,9 @@ def subscription_claims(
 
 
 def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[str, Json]:
-    """What both kinds share.
+    """Checks the claims that both kinds share.
 
-    An invalid token is invalid even when it is expired too: a new one would not help.
+    Invalidity takes precedence over expiry, because a new token would not help.
     """
     if not isinstance(claims, dict):
         raise TokenInvalid("claims are not an object")
@@ -210,7 +213,7 @@ def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[
     if "iat" in claims:
         _time(claims, "iat")
     early_s = _time(claims, "nbf") - now_s if "nbf" in claims else 0.0
-    # Expired goes first: then it helps nobody to wait.
+    # Expiry first, because waiting cannot help then.
     if "exp" in claims and now_s >= _time(claims, "exp"):
         raise TokenExpired
     if early_s > EARLY_S_MAX:
@@ -219,7 +222,7 @@ def _checked(claims: Json, now_s: float, audience: str, issuer: str) -> Mapping[
 
 
 def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
-    """When what the token opened ends: `expire_at` (0 = never), else with the token."""
+    """The end of the connection or subscription: `expire_at` (0 = never), else the token's own."""
     if "expire_at" in claims:
         expires_at = _time(claims, "expire_at")
         if expires_at == 0:
@@ -234,7 +237,7 @@ def _expires_at(claims: Mapping[str, Json], now_s: float) -> int | None:
 
 
 def _time(claims: Mapping[str, Json], name: str) -> float:
-    # A null would otherwise be a token that never expires.
+    # A null would otherwise make a token that never expires.
     found = checked(claims[name], name, NUMBER, TokenInvalid)
     # Written so that NaN fails too.
     if not 0 <= found <= TOKEN_TIME_MAX:
@@ -247,9 +250,9 @@ def _text(claims: Mapping[str, Json], name: str, default: str) -> str:
 
 
 def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:
-    """What clients get to see.
+    """A claim that clients see.
 
-    `b64…`, where it is set, is base64 of JSON and goes before the plain claim.
+    `b64…`, if set, is base64 of JSON and takes precedence over the plain claim.
     """
     encoded = _text(claims, f"b64{name}", "")
     payload = claims.get(name)
@@ -259,13 +262,15 @@ def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:
         except (binascii.Error, ValueError, RecursionError) as error:
             raise TokenInvalid(f"b64{name} is not base64 of JSON") from error
     if is_deeper(payload, INFO_DEPTH_MAX):
-        # It could not be written again, and would break every push that carries it.
+        # It could not be encoded again, and would break every push with it.
         raise TokenInvalid(f"{name} is nested too deeply")
     return payload
 
 
 def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscription]:
-    """`channels` is the short form of `subs`; a channel in both is what `subs` says."""
+    """The server-side subscriptions. `channels` is the short form of `subs`, which takes
+    precedence.
+    """
     subs = {channel: ServerSubscription() for channel in _texts(claims, "channels")}
     for channel, said in _object(claims, "subs").items():
         if not isinstance(said, dict):
@@ -281,7 +286,9 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
 
 
 def _override(claims: Mapping[str, Json]) -> ChannelOverride:
-    """{"presence": {"value": true}, …}, by the names of ChannelOverride; others mean nothing."""
+    """The changes in {"presence": {"value": true}, …}, by the names of ChannelOverride. Others are
+    ignored.
+    """
     said: dict[str, bool] = {}
     override = _object(claims, "override")
     for each in fields(ChannelOverride):
@@ -293,12 +300,12 @@ def _override(claims: Mapping[str, Json]) -> ChannelOverride:
 
 
 _CAPABILITIES: Final = {capability.value: capability for capability in Capability}
-# By `match`. Patterns of regular expressions are refused: one can take for ever.
+# By `match`. Regular expressions are refused, because some never finish.
 _PATTERNS: Final = {"": False, "wildcard": True}
 
 
 def _caps(claims: Mapping[str, Json]) -> tuple[Grant, ...]:
-    """The first that covers a channel counts, so none may be passed over."""
+    """The grants. The first one that covers a channel counts, so none may be ignored."""
     caps = claims.get("caps")
     if caps is None:
         return ()
@@ -318,7 +325,7 @@ def _grant(entry: Mapping[str, Json]) -> Grant:
 
 
 def _allow(claims: Mapping[str, Json]) -> frozenset[Capability]:
-    """A capability that this release does not know allows nothing."""
+    """The capabilities of a subscription. Unknown ones are ignored: they allow nothing."""
     names = _texts(claims, "allow")
     return frozenset(_CAPABILITIES[name] for name in names if name in _CAPABILITIES)
 

@@ -1,11 +1,9 @@
-"""The keys behind a JWKS endpoint: fetched ahead of need, kept while it is down.
+"""Holds the keys of a JWKS endpoint: fetches them ahead of need, and keeps them during outages.
 
-How often the endpoint is asked is bounded.
-
-One task, `run`, does all fetching, so there is never more than one fetch under way. It fetches at
-the start and then every REFRESH_S. A token that names a key which is not known (the signer may have
-a new one) makes it fetch at once, but not within DEMAND_PAUSE_S of the fetch before, whoever asks
-and how often.
+The rate of requests to the endpoint is bounded. One task, `run`, makes all of them, so there is
+never more than one at a time. It fetches at the start and then every REFRESH_S. A token that names
+an unknown key causes a fetch at once, because the signer may have a new key. Such fetches are at
+least DEMAND_PAUSE_S apart, however many tokens ask.
 """
 
 from __future__ import annotations
@@ -32,17 +30,16 @@ __all__ = [
     "JwksKeys",
 ]
 
-# Between fetches when all is well: for so long after it was withdrawn, a key still opens
-# connections.
+# The interval between fetches. A withdrawn key still opens connections for this long.
 REFRESH_S: Final = 300.0
-# From one fetch to the next that an unknown key may cause.
+# The shortest pause before a fetch for an unknown key.
 DEMAND_PAUSE_S: Final = 30.0
-# One fetch, from the look-up of the name to the last byte.
+# One fetch, from the DNS query to the last byte.
 FETCH_LIMIT_S: Final = 5.0
-# How long a token waits for its key. SDKs give up, and reconnect, after 5 s.
+# How long a token waits for its key. SDKs give up after 5 s and reconnect.
 KEY_WAIT_S: Final = 2.0
-# For how long keys count when the endpoint does not answer any more: longer than its outages, and
-# yet a key that was withdrawn meanwhile does not open connections for ever.
+# How long keys are used while the endpoint does not answer: longer than its outages, but a
+# withdrawn key must not open connections for ever.
 STALE_S_MAX: Final = 6 * 3600.0
 # Between attempts after failures.
 _BACKOFF: Final = Backoff(1.0, 30.0, FROM_HALF)
@@ -53,13 +50,14 @@ _log = structlog.get_logger(__name__)
 
 
 class FetchFailed(Exception):
-    """The endpoint gave nothing. The message is for the log."""
+    """The fetch returned no keys. The message is for the log."""
 
 
 class JwksKeys:
     """The keys of one endpoint.
 
-    `fetch` gets its answer, bounded in size, or raises FetchFailed. `random`: [0, 1), for jitter.
+    `fetch` returns the endpoint's answer, bounded in size, or raises FetchFailed. `random`: [0, 1),
+    for jitter.
     """
 
     def __init__(
@@ -69,40 +67,40 @@ class JwksKeys:
         self._clock = clock
         self._random = random
         self._keys = KeySet()
-        # How many fetches have begun, and when the last one did; which of them brought the keys,
-        # and when it began.
+        # The number of fetches begun, and the start of the last one. The number of the fetch that
+        # brought the present keys, and its start.
         self._begun = 0
         self._begun_s = float("-inf")
         self._got = 0
         self._got_s = float("-inf")
         self._fetching = False
         self._wanted = asyncio.Event()
-        # Set at the end of the fetch that is under way or comes next.
+        # Set at the end of the present or next fetch.
         self._fetched = asyncio.Event()
 
     @property
     def usable(self) -> bool:
-        """Whether there are keys that are not too old."""
+        """Whether there are keys that are recent enough."""
         return len(self._keys) > 0 and self._clock.monotonic_s() - self._got_s <= STALE_S_MAX
 
     def known(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
-        """The key for a token with that `kid` and algorithm, if it is here."""
+        """The key for a token with that `kid` and algorithm, if it is known already."""
         return self._keys.find(kid, algorithm) if self.usable else None
 
     async def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
-        """The same, fetched if need be; None: the endpoint has no such key.
+        """The key, fetched if need be. None: the endpoint has no such key.
 
         Takes KEY_WAIT_S at most.
 
-        Raises TokenUnverifiable when that cannot be told: the last fetch failed, or began before
+        Raises TokenUnverifiable when the answer is unknown: the last fetch failed, or began before
         the token came.
         """
         asked = self._begun
         with suppress(TimeoutError):
             async with asyncio.timeout(KEY_WAIT_S):
                 while (key := self.known(kid, algorithm)) is None:
-                    # Without a kid, or with one that is there for other algorithms, a fetch would
-                    # not help.
+                    # A fetch would not help without a kid, or if the kid exists for other
+                    # algorithms.
                     settled = kid is None or kid in self._keys.kids or self._got > asked
                     if self.usable and settled:
                         return None
@@ -115,7 +113,7 @@ class JwksKeys:
         raise TokenUnverifiable("its key did not come in time")
 
     async def run(self) -> None:
-        """Fetch, from now on. Runs until cancelled."""
+        """Fetches keys until cancelled."""
         failures = 0
         while True:
             failures = 0 if await self._fetch_once() else failures + 1
@@ -124,7 +122,7 @@ class JwksKeys:
                     await self._wanted.wait()
 
     def _ask(self) -> bool:
-        """Whether a fetch is under way, or begins now because somebody wants it."""
+        """Whether a fetch is running, or begins now on demand."""
         if self._fetching:
             return True
         if self._clock.monotonic_s() - self._begun_s < DEMAND_PAUSE_S:
@@ -160,7 +158,7 @@ class JwksKeys:
         self._keys, self._got, self._got_s = keys, self._begun, self._begun_s
 
     def _pause_s(self, failures: int) -> float:
-        """Nodes that started together must not fetch together."""
+        """The pause with jitter: nodes that started together must not fetch together."""
         if failures == 0:
             return REFRESH_S * (0.9 + 0.2 * self._random())
         return _BACKOFF.pause_s(failures, self._random())

@@ -1,4 +1,4 @@
-"""One GET of a JWKS endpoint: bounded in size, and from the very address that is configured."""
+"""Fetches a JWKS with one GET, bounded in size, from exactly the configured address."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from roomcast.auth.jwks import FetchFailed
 
 __all__ = ["JWKS_BYTES_MAX", "fetch_jwks"]
 
-# Identity providers send one to thirty KiB, certificates included.
+# Identity providers send one to thirty KiB, including certificates.
 JWKS_BYTES_MAX: Final = 256 * 1024
 _CHUNK_BYTES: Final = 16 * 1024
-# What a library says about an error; one line of a log is enough.
+# Characters of a library's error text: enough for one line of the log.
 _REASON_CHARS_MAX: Final = 200
 
-# As it is: what has to be unpacked first could be of any size.
+# Uncompressed: a compressed body could become any size.
 _HEADERS: Final = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",
@@ -25,9 +25,10 @@ _HEADERS: Final = {
 
 
 async def fetch_jwks(url: str) -> bytes:
-    """The body of a 200. Who calls bounds the time. Raises FetchFailed."""
+    """The body of a 200. The caller bounds the time. Raises FetchFailed."""
     try:
-        # A session for each fetch: they are minutes apart, and nothing is left open between them.
+        # A session for each fetch: fetches are minutes apart, and no connection stays open in
+        # between.
         async with (
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=1, force_close=True),
@@ -35,7 +36,7 @@ async def fetch_jwks(url: str) -> bytes:
                 auto_decompress=False,
                 headers=_HEADERS,
             ) as session,
-            # Whoever can redirect could hand out keys of his own from anywhere.
+            # With redirects, anyone who can redirect could supply their own keys.
             session.get(url, allow_redirects=False) as response,
         ):
             if response.status != 200:

@@ -1,4 +1,4 @@
-"""Keys of tokens, read from PEM text and JWK sets, each bound to its algorithms."""
+"""Reads the keys of tokens from PEM text and JWK sets, and binds each to its algorithms."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ __all__ = [
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
 
-# Below, a key can be broken (NIST SP 800-131A); above, each token would cost milliseconds.
+# Shorter keys can be broken (NIST SP 800-131A). Longer ones would cost milliseconds a token.
 RSA_BITS_MIN: Final = 2048
 RSA_BITS_MAX: Final = 8192
-# Of a JWK set. Identity providers publish two to about twenty.
+# Keys in a JWK set. Identity providers publish two to about twenty.
 JWKS_KEYS_MAX: Final = 100
-# A `kid` is a short name; what is longer is not looked for.
+# A `kid` is a short name. Longer ones are not looked up.
 _KID_CHARS_MAX: Final = 256
-# Of one number of a key in base64url: an RSA modulus of RSA_BITS_MAX, and some.
+# One number of a key in base64url: an RSA modulus of RSA_BITS_MAX, with some room.
 _NUMBER_CHARS_MAX: Final = 1400
 
 _RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512"})
@@ -54,11 +54,11 @@ _RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512"})
 _CURVES: Final = {SECP256R1: "ES256", SECP384R1: "ES384", SECP521R1: "ES512"}
 # RFC 8037 §3.1
 _EDWARDS: Final = "EdDSA"
-# Everything that a public key may be for. None of them takes a shared secret.
+# All algorithms of public keys. None of them takes a shared secret.
 KEY_ALGORITHMS: Final = _RSA_ALGORITHMS | frozenset(_CURVES.values()) | {_EDWARDS}
 
-# What makes up a public key of each type (RFC 7518 §6.2, §6.3; RFC 8037 §2). Type "oct", a shared
-# secret, is not here: what an endpoint publishes is no secret.
+# The parameters of each type's public key (RFC 7518 §6.2, §6.3; RFC 8037 §2). Type "oct", a shared
+# secret, is left out, because a published key is no secret.
 _READERS: Final[Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str, ...]]]] = {
     "RSA": (RSAAlgorithm.from_jwk, ("n", "e")),
     "EC": (ECAlgorithm.from_jwk, ("x", "y")),
@@ -67,7 +67,7 @@ _READERS: Final[Mapping[str, tuple[Callable[[dict[str, Any]], object], tuple[str
 
 
 class KeyRefused(ValueError):
-    """A text is not the public key, or the set of keys, that it should be.
+    """A text is not the expected public key or set of keys.
 
     The message quotes nothing of it.
     """
@@ -75,7 +75,7 @@ class KeyRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class VerifyingKey:
-    """A key, and the algorithms that a token which it verifies may name."""
+    """A key, and the algorithms that a token for it may name."""
 
     key: PublicKey
     algorithms: frozenset[str]
@@ -83,7 +83,7 @@ class VerifyingKey:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key, and the algorithm that tokens signed with it name."""
+    """A private key, and the algorithm of the tokens that it signs."""
 
     key: PrivateKey = field(repr=False)
     algorithm: str
@@ -100,7 +100,9 @@ class KeySet:
         return len(self._keys)
 
     def find(self, kid: str | None, algorithm: str) -> VerifyingKey | None:
-        """The key of that name that is for `algorithm`; without a name, the only one that is."""
+        """The key of that name for `algorithm`. Without a name: the only key for it, if there is
+        just one.
+        """
         fitting = [
             key for name, key in self._keys if algorithm in key.algorithms and kid in (None, name)
         ]
@@ -108,7 +110,8 @@ class KeySet:
 
 
 def public_key(pem: str, wanted: type[PublicKey]) -> VerifyingKey:
-    """The public key of type `wanted` in `pem`; a line break may be a backslash and an n.
+    """The public key of type `wanted` in `pem`. A line break may be written as a backslash and an
+    n.
 
     Raises KeyRefused.
     """
@@ -122,21 +125,21 @@ def public_key(pem: str, wanted: type[PublicKey]) -> VerifyingKey:
 
 
 def private_key(pem: bytes) -> SigningKey:
-    """The private key in `pem`, which has no password. Raises KeyRefused."""
+    """The private key in `pem`, which must have no password. Raises KeyRefused."""
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyRefused("not a private key in PEM form without a password") from error
     if not isinstance(key, PrivateKey):
         raise KeyRefused("of another type than RSA, ECDSA or Ed25519")
-    # The first of RSA's three is the one that everybody takes; the others have one.
+    # RSA has three algorithms, and the first is the most common one. The other types have one.
     return SigningKey(key, min(_bound(key.public_key()).algorithms))
 
 
 def read_jwks(body: bytes) -> KeySet:
-    """The keys of a JWK set (RFC 7517 §5) that can verify tokens; others in it are passed over.
+    """The keys of a JWK set (RFC 7517 §5) that can verify tokens. Other keys are ignored.
 
-    Raises KeyRefused when it is no set, has more than JWKS_KEYS_MAX keys, or none that is of use.
+    Raises KeyRefused when it is no set, has more than JWKS_KEYS_MAX keys, or no usable one.
     """
     try:
         document = orjson.loads(body)
@@ -158,7 +161,7 @@ def _usable(listed: list[Any]) -> Iterator[tuple[str | None, VerifyingKey]]:
         try:
             yield _jwk(jwk)
         except KeyRefused:
-            # Keys for other purposes, and of types to come, stand in the same set.
+            # The set may contain keys for other purposes or of newer types.
             continue
 
 
@@ -203,7 +206,7 @@ def _read(jwk: Mapping[str, Any]) -> object:
 
 
 def _bound(key: object) -> VerifyingKey:
-    """`key` with what it is for. Raises KeyRefused."""
+    """`key` with its algorithms. Raises KeyRefused."""
     match key:
         case RSAPublicKey():
             if not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:

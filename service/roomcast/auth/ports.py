@@ -1,4 +1,4 @@
-"""What a connection needs of whoever verifies its tokens."""
+"""The port through which a connection has its tokens verified."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Verifier(Protocol):
 
     @property
     def enabled(self) -> bool:
-        """Whether tokens are looked at."""
+        """Whether tokens can be verified at all."""
 
     async def connection(self, token: str, now_s: float) -> ConnectionClaims:
-        """What a connection token claims. `now_s`: seconds since 1970."""
+        """The claims of a connection token. `now_s`: seconds since 1970."""
 
     async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
-        """What a subscription token claims. `now_s`: seconds since 1970."""
+        """The claims of a subscription token. `now_s`: seconds since 1970."""

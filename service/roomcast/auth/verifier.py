@@ -1,8 +1,8 @@
-"""JSON Web Tokens: signatures are verified here, claims in claims.py; tokens for trying things out.
+"""Verifies the signatures of JSON Web Tokens, and signs tokens for trials.
 
-Which algorithms are accepted follows from the keys that are configured, never from the token: each
-algorithm has its key, or the JWKS endpoint, in a table that is made at the start. A header only
-chooses among them.
+claims.py checks the claims. The configured keys decide which algorithms are accepted, never the
+token. A table that is made at the start maps each algorithm to its key or to the JWKS endpoint. The
+token's header only selects from this table.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ __all__ = [
     "sign_subscription",
 ]
 
-# Checked before anything is decoded: what an unknown peer can make us compute is bounded.
+# Checked before decoding, to bound the work that an unknown peer can cause.
 TOKEN_CHARS_MAX: Final = 8 * 1024
-# Of its first part, which is decoded before the signature can be looked at. An algorithm, a type
-# and a kid take 150.
+# The token's first part, which is decoded before the signature is checked. Algorithm, type and kid
+# take 150 characters.
 HEADER_CHARS_MAX: Final = 2 * 1024
-# As long as the digest of HS256; shorter keys can be searched for offline (RFC 7518 §3.2).
+# The length of an HS256 digest. Shorter keys can be guessed offline (RFC 7518 §3.2).
 HMAC_KEY_BYTES_MIN: Final = 32
 
 _HASHES: Final = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
-# The options that hold a public key, and of what type it must be.
+# The options that hold a public key, and its type.
 _PUBLIC_KEYS: Final[tuple[tuple[str, type[PublicKey]], ...]] = (
     ("rsa_public_key", RSAPublicKey),
     ("ecdsa_public_key", EllipticCurvePublicKey),
@@ -79,7 +79,7 @@ _log = structlog.get_logger()
 
 
 class _CheckedHmac(HMACAlgorithm):
-    """HMAC with a key that was checked once, when the configuration was read."""
+    """HMAC with a key that was checked when the configuration was read."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
         return key.encode() if isinstance(key, str) else key
@@ -96,21 +96,21 @@ def _jws() -> PyJWS:
 
 
 class TokenVerifier:
-    """Verifies tokens as the configuration says."""
+    """Verifies tokens with the configured keys."""
 
     def __init__(
         self, config: TokenConfig, *, insecure: bool = False, jwks: JwksKeys | None = None
     ) -> None:
-        """Raises ConfigError for a key that cannot be one.
+        """Raises ConfigError for a malformed key.
 
-        `insecure`: a weak key is nothing to log.
+        `insecure`: a weak key is not logged.
 
-        `jwks`: the keys of the configured endpoint; without it, none of theirs is known.
+        `jwks`: the keys of the configured endpoint. Without it, those keys are unknown.
         """
         self._config = config
         self._jws = _jws()
         self._jwks = jwks
-        # By algorithm: bytes are a shared secret. Nothing is added later.
+        # By algorithm. Bytes are a shared secret. The table does not change later.
         self._keys: dict[str, bytes | PublicKey] = {}
         if config.hmac_secret_key:
             self._keys.update(
@@ -123,7 +123,7 @@ class TokenVerifier:
 
     @property
     def enabled(self) -> bool:
-        """Whether any token can be good: a key, or where to get keys, is configured."""
+        """Whether any token can be valid: a key or a JWKS endpoint is configured."""
         return bool(self._keys) or self._jwks is not None
 
     async def connection(self, token: str, now_s: float) -> ConnectionClaims:
@@ -134,7 +134,9 @@ class TokenVerifier:
         return self._checked(connection_claims, await self._claims(token, now_s), now_s)
 
     async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
-        """`now_s`: s since 1970; compare the claims with the request. Raises as `connection`."""
+        """`now_s`: s since 1970. The caller must compare the claims with the request. Raises as
+        `connection`.
+        """
         return self._checked(subscription_claims, await self._claims(token, now_s), now_s)
 
     def _checked(self, read: Callable[..., Claims], claims: Json, now_s: float) -> Claims:
@@ -147,7 +149,7 @@ class TokenVerifier:
         )
 
     async def _claims(self, token: str, now_s: float) -> Json:
-        """The payload, after one of our keys has verified it."""
+        """The payload, once one of our keys has verified it."""
         if len(token) > TOKEN_CHARS_MAX:
             raise TokenInvalid("too long")
         if not self.enabled:
@@ -162,7 +164,7 @@ class TokenVerifier:
             try:
                 return self._verified(token, algorithm, configured)
             except TokenInvalid:
-                # Another key of the same type may be at the endpoint.
+                # The endpoint may have another key of the same type.
                 pass
         found = await self._fetched(self._jwks, token, algorithm, kid, now_s)
         return self._verified(token, algorithm, found.key)
@@ -173,8 +175,8 @@ class TokenVerifier:
         key = jwks.known(kid, algorithm)
         if key is None:
             if _says_it_expired(token, now_s):
-                # Its key may be gone by now, and the client could not know: it is told what helps
-                # in any case.
+                # Its key may be withdrawn already, and the client cannot know that. A new token
+                # helps in any case.
                 raise TokenExpired
             key = await jwks.find(kid, algorithm)
         if key is None:
@@ -185,15 +187,15 @@ class TokenVerifier:
         try:
             return orjson.loads(self._jws.decode(token, key, algorithms=[algorithm]))
         except (PyJWTError, ValueError) as error:
-            # Not the error's text: it may quote the token.
+            # Not the error's own text, which may quote the token.
             raise TokenInvalid("malformed, or not signed with our key") from error
         except (TypeError, AttributeError, RecursionError) as error:
-            # Headers of unexpected JSON types, which PyJWT does not look for everywhere.
+            # A header with unexpected JSON types, which PyJWT does not check everywhere.
             raise TokenInvalid("malformed header") from error
 
 
 class CountedVerifier:
-    """Counts what `verifier` refuses, by reason, into `failures`."""
+    """A Verifier that counts the refusals of `verifier` into `failures`, by reason."""
 
     def __init__(self, verifier: Verifier, failures: dict[str, int]) -> None:
         self._verifier = verifier
@@ -254,7 +256,9 @@ def _configured(option: str, pem: str, kind: type[PublicKey]) -> VerifyingKey:
 
 
 def _named(token: str) -> tuple[str, str | None]:
-    """Algorithm and `kid` of the header: a choice among our keys. The library compares it again."""
+    """The algorithm and `kid` in the header, to select one of our keys. The library compares them
+    again.
+    """
     first = token.partition(".")[0]
     if len(first) > HEADER_CHARS_MAX:
         raise TokenInvalid("header too long")
@@ -268,7 +272,9 @@ def _named(token: str) -> tuple[str, str | None]:
 
 
 def _says_it_expired(token: str, now_s: float) -> bool:
-    """By its own word: nobody has verified that. Whoever lies is told to fetch another token."""
+    """Whether the token expired by its own claim, which is unverified. A false claim only makes the
+    client fetch another token.
+    """
     try:
         claims = _segment(token.split(".")[1])
     except IndexError:
@@ -278,7 +284,7 @@ def _says_it_expired(token: str, now_s: float) -> bool:
 
 
 def _segment(segment: str) -> Json:
-    """The JSON value in one part of a token; None when there is none."""
+    """The JSON value in one part of a token. None when there is none."""
     try:
         return orjson.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
     except ValueError:
@@ -286,9 +292,9 @@ def _segment(segment: str) -> Json:
 
 
 class Chosen(TypedDict, total=False):
-    """What a token may have besides: nothing of it is needed. `now_s`: instead of the time it is.
+    """Optional arguments of a token. `now_s`: used instead of the present time.
 
-    `claims`: further ones. `kid`: the name of the key, for the header.
+    `claims`: further claims. `kid`: the name of the key, for the header.
     """
 
     audience: str
@@ -305,7 +311,7 @@ def sign_connection(
     info: Json = None,
     **chosen: Unpack[Chosen],
 ) -> str:
-    """A connection token for `user`, good for `ttl_s` seconds (0 = for ever).
+    """A connection token for `user`, valid for `ttl_s` seconds (0 = for ever).
 
     `key`: a secret (HS256) or a private key. Raises ValueError without one.
     """
@@ -320,7 +326,7 @@ def sign_subscription(
     info: Json = None,
     **chosen: Unpack[Chosen],
 ) -> str:
-    """A subscription token for `user` and `channel`; the rest as for `sign_connection`."""
+    """A subscription token for `user` and `channel`. The rest is as for `sign_connection`."""
     return _signed({"sub": user, "channel": channel}, key, ttl_s, info, chosen)
 
 

@@ -1,4 +1,4 @@
-"""Counts and times the calls of an SDK client: by operation, and by what became of them."""
+"""Counts and times the calls of an SDK client, by operation and outcome."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from roomcast.ports import Throttled, UnknownOutcome
 
 __all__ = ["Calls", "Timed"]
 
-# The rest is "refused". A call is "given_up" when its time was over, or nobody waited for it any
-# more.
+# Any other error is "refused". A call is "given_up" when its time was over, or its caller was
+# cancelled.
 _OUTCOMES: Final = ((Gone, "gone"), (Throttled, "throttled"), (UnknownOutcome, "unknown"))
 
 
 class Calls:
-    """What became of the calls of one process.
+    """The outcomes of one process's calls.
 
-    There are as many keys as operations, times the few outcomes.
+    The number of keys is the number of operations times the few outcomes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +38,7 @@ class Calls:
     async def call(
         self, operation: str, called: Callable[..., Awaitable[Any]], **params: Any
     ) -> Any:
-        """Make the call; raises what it raises."""
+        """Makes the call, and raises what the call raises."""
         started_s, outcome = self._clock(), "ok"
         try:
             return await called(**params)
@@ -57,7 +57,9 @@ class Calls:
 
 
 class Timed:
-    """Stands for a client of the SDK. What is no operation, such as `meta`, is the client's own."""
+    """Stands for a client of the SDK. Attributes that are no operation, such as `meta`, are the
+    client's own.
+    """
 
     def __init__(self, client: Any, service: str, calls: Calls) -> None:
         self._client = client
@@ -74,7 +76,7 @@ class Timed:
         async def timed(**params: Any) -> Any:
             return await calls.call(label, found, **params)
 
-        # Looked for only once.
+        # Kept, so that each operation is wrapped only once.
         setattr(self, name, timed)
         return timed
 

@@ -1,4 +1,5 @@
-"""The `channels` table in DynamoDB: one conditional write an append, and strongly consistent reads.
+"""The `channels` table in DynamoDB: one conditional write per append, and strongly consistent
+reads.
 
 An append with an idempotency key is a transaction with the `idempotency` table.
 """
@@ -37,21 +38,22 @@ __all__ = ["DynamoChannelTable"]
 # `offset` is a reserved word of DynamoDB's expressions, hence the placeholder.
 _NAMES: Final = {"#channel": "channel", "#offset": "offset"}
 _FIRST_OFFSET: Final = HEAD_OFFSET + 1
-# A page is cut at 1 MB and an item is at most 400 KB, so two fit: a bound on the pages of one read.
+# A page is cut at 1 MB and an item has at most 400 KB, so a page holds at least two. This bounds
+# the pages of one read.
 _ITEMS_A_PAGE_MIN: Final = 2
-# What an append rests on is checked for these operations.
+# Operations of an append. Before each, the hook checks that the known tail is still valid.
 _APPENDS: Final = ("PutItem", "TransactWriteItems")
 
-# DynamoDB's bound on the token that makes a transaction idempotent.
+# DynamoDB's limit on a transaction's idempotency token.
 _TOKEN_CHARS_MAX: Final = 36
 _CANCELED: Final = "TransactionCanceledException"
 _IN_PROGRESS: Final = "TransactionInProgressException"
-# Codes of the reasons for which a transaction is canceled, one for each of its writes.
+# Reason codes of a cancelled transaction. DynamoDB gives one for each of its writes.
 _CONDITION: Final = "ConditionalCheckFailed"
 _NO_REASON: Final = "None"
 _CONFLICT: Final = "TransactionConflict"
 _TRY_AGAIN: Final = frozenset({"ProvisionedThroughputExceeded", "ThrottlingError", _CONFLICT})
-# What a single write is refused with while a transaction holds its item.
+# The error of a single write while a transaction holds its item.
 _CONFLICT_OF_ONE: Final = "TransactionConflictException"
 
 _log = structlog.get_logger(__name__)
@@ -67,15 +69,16 @@ class _Validity:
             raise TailExpired
 
 
-# The SDK's hook is given the request only; what the append rests on travels with the task.
+# The SDK passes only the request to its hook, so the validity travels with the task.
 _validity: ContextVar[_Validity | None] = ContextVar("roomcast_tail_validity", default=None)
 
 
 def _check_validity(**_: Any) -> None:
-    """`before-send` hook: after signing, for every attempt. What it raises ends the call unsent.
+    """The `before-send` hook: runs after signing, for every attempt. An error here ends the call
+    unsent.
 
-    A process may be suspended anywhere. If that is before this check, the check sees it; if it is after, the
-    signature is too old when the request arrives, and AWS refuses it.
+    A process may be suspended anywhere. If that happens before this check, the check notices it. If
+    it happens after, the signature is too old on arrival, and AWS refuses the request.
     """
     validity = _validity.get()
     if validity is not None:
@@ -147,13 +150,13 @@ class DynamoChannelTable:
                             {"Put": self._put(item)},
                             *({"Put": self._put_key(key)} for key in keys),
                         ],
-                        # The same for each attempt of this append, and for no other.
+                        # The same for each attempt of this append, and for no other append.
                         ClientRequestToken=item.batch[:_TOKEN_CHARS_MAX],
                     )
                     return None
                 except ClientError as error:
                     if error_code(error) == _IN_PROGRESS:
-                        # An earlier attempt of this append is just being carried out.
+                        # An earlier attempt of this append is still running.
                         raise UnknownOutcome(_IN_PROGRESS) from error
                     if error_code(error) != _CANCELED:
                         raise
@@ -208,7 +211,8 @@ class DynamoChannelTable:
             raise errors.exceptions[0]  # noqa: B904  # its own cause is the one that tells something
         spanning, (following, more) = spanning_task.result(), following_task.result()
         if spanning is None and following and following[0].offset > first:
-            # The two reads do not see one moment: what spans `first` may have been written between them.
+            # The two reads do not see one moment. The item that spans `first` may have been written
+            # between them.
             spanning = await self._spanning(channel, first)
         items = [*([spanning] if spanning else []), *following]
         return Page(tuple(items[:items_max]), more or len(items) > items_max)
@@ -220,7 +224,7 @@ class DynamoChannelTable:
 
     @contextmanager
     def _resting_on(self, tail_valid_until_ms: int) -> Iterator[None]:
-        """Calls of this task are sent only while that time is ahead."""
+        """This task's calls are sent only before that time."""
         token = _validity.set(_Validity(self._clock, tail_valid_until_ms))
         try:
             yield
@@ -233,7 +237,7 @@ class DynamoChannelTable:
             "Item": item.attributes(),
             "ConditionExpression": "attribute_not_exists(#offset)",
             "ExpressionAttributeNames": {"#offset": "offset"},
-            # The winner comes with the refusal, and costs nothing.
+            # The refusal carries the item that won, at no extra cost.
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
@@ -249,7 +253,9 @@ class DynamoChannelTable:
     async def _holders(
         self, item: LogItem, keys: Sequence[KeyItem], reasons: Sequence[dict[str, Any]]
     ) -> Holders:
-        """Who holds what a transaction wanted, by the `reasons` of the item and of each key."""
+        """The items in the places that a transaction wanted, from the `reasons` for its item and
+        its key.
+        """
         item_reason, *key_reasons = reasons
         winner = None
         if item_reason.get("Code") == _CONDITION:
@@ -262,14 +268,16 @@ class DynamoChannelTable:
         return Holders(winner, tuple(taken))
 
     async def _winner(self, item: LogItem, told: AttributeMap | None) -> LogItem:
-        """Who holds the offset of `item`. Some emulators refuse without telling."""
+        """The item at the offset of `item`. It is read, if an emulator refuses without returning
+        it.
+        """
         winner = told or await self._get(item.channel, item.offset)
         if not winner:
             raise Throttled("the offset was taken and is free again")
         return _log_item(winner)
 
     async def _key_holder(self, key: KeyItem, told: AttributeMap | None) -> KeyItem:
-        """Who holds `key`. Some emulators refuse without telling."""
+        """The item under `key`. It is read, if an emulator refuses without returning it."""
         holder = _key_item(told) if told else await self.key(key.key)
         if holder is None:
             raise Throttled("the idempotency key was taken and is free again")
@@ -292,9 +300,10 @@ class DynamoChannelTable:
         ascending: bool,
         exact: bool = True,
     ) -> tuple[list[LogItem], bool]:
-        """Up to `items_max` log items with keys low..high in the direction of reading, and whether more follow.
+        """Up to `items_max` log items with keys low..high in the direction of reading, and whether
+        more follow.
 
-        `exact` reads one item beyond: DynamoDB's own sign of more also stands where nothing follows.
+        `exact` reads one item more: DynamoDB may signal more items where none follow.
         """
         items: list[LogItem] = []
         if low > high:
@@ -327,7 +336,7 @@ class DynamoChannelTable:
         ascending: bool,
         last_key: Any = None,
     ) -> tuple[Sequence[AttributeMap], Any]:
-        """A page of items, and where the next one begins; None = there is none."""
+        """A page of items, and where the next one begins. None = no page follows."""
         start = {} if last_key is None else {"ExclusiveStartKey": last_key}
         async with port_errors(LOG_CALL_LIMIT_S):
             answer = await self._client.query(
@@ -358,7 +367,10 @@ class DynamoChannelTable:
 
 
 def _reasons(error: ClientError, writes: int) -> Sequence[dict[str, Any]]:
-    """Why a transaction was canceled: one reason for each of its writes, in their order. Raises Refused."""
+    """The reasons for a cancelled transaction: one for each of its writes, in their order.
+
+    Raises Refused.
+    """
     answer: dict[str, Any] = error.response
     reasons: list[dict[str, Any]] = answer.get("CancellationReasons") or []
     if len(reasons) != writes:
@@ -381,7 +393,10 @@ def _log_item(attributes: AttributeMap) -> LogItem:
 
 
 def _one_of_many(attributes: AttributeMap) -> LogItem | None:
-    """None: no node wrote it. The others must not be hidden by it: whoever needs what is missing is told of a hole."""
+    """The log item, or None if no node wrote this row.
+
+    A foreign row must not hide the others. A reader that needs the missing item is told of a hole.
+    """
     try:
         return parse_log_item(attributes)
     except MalformedItem as error:

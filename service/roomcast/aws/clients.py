@@ -28,14 +28,14 @@ from roomcast.aws.errors import (
 
 __all__ = ["AwsClients", "connect"]
 
-# One append in flight a channel, and reads beside them; each idle connection costs a socket.
+# One append per channel is in flight, with reads beside it. Each idle connection costs a socket.
 LOG_CONNECTIONS_MAX: Final = 64
 TABLES_CONNECTIONS_MAX: Final = 32
 SNS_CONNECTIONS_MAX: Final = 16
 SQS_CONNECTIONS_MAX: Final = 16
-# A long poll holds its connection for POLL_WAIT_S; nothing else may wait behind one.
+# A long poll holds its connection for POLL_WAIT_S, and no other call may wait behind one.
 POLL_CONNECTIONS_MAX: Final = 16
-# One call at a time, and none for most of the time.
+# One call at a time, and usually none.
 SIDE_CONNECTIONS_MAX: Final = 2
 
 _ONE_ATTEMPT: Final = {"mode": "standard", "total_max_attempts": 1}
@@ -44,12 +44,12 @@ _RETRIED: Final = {"mode": "standard", "total_max_attempts": ATTEMPTS_MAX}
 
 @dataclass(frozen=True, slots=True)
 class AwsClients:
-    """Open clients, each with a pool of its own.
+    """Open clients, each with its own pool.
 
-    `log`: DynamoDB for the channel log, never retried by the SDK, since only the log knows when the
-    same append may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long polls
-    only. `autoscaling` and `cloudwatch` are None unless they were asked for: each costs time at the
-    start, and memory.
+    `log`: DynamoDB for the channel log. The SDK never retries it, because only the log knows when
+    the same append may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long
+    polls only. `autoscaling` and `cloudwatch` are None unless requested, because each costs start
+    time and memory.
     """
 
     log: Any
@@ -62,7 +62,7 @@ class AwsClients:
 
 
 class _ReadySession(AIOHTTPSession):  # type: ignore[misc]  # the SDK has no types
-    """The SDK's HTTP session, with its TLS context made when it is opened, not by the first call.
+    """The SDK's HTTP session, which makes its TLS context when it is opened, not at the first call.
 
     Reading the certificates blocks the event loop for 20 ms a client.
     """
@@ -83,11 +83,11 @@ async def connect(
     cloudwatch: bool = False,
     calls: Calls | None = None,
 ) -> AsyncIterator[AwsClients]:
-    """Open every client; close them at the end.
+    """Opens every client, and closes them at the end.
 
-    None: what the environment and the instance's role say.
+    A parameter of None is taken from the environment and the instance's role.
 
-    `calls`: is told of every call.
+    `calls` counts every call.
 
     Raises Refused when no region can be found.
     """

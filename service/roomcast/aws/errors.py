@@ -1,4 +1,7 @@
-"""What the SDK's errors mean to whoever calls a port, and how long a call may take. Of libraries only botocore."""
+"""Maps the SDK's errors to the errors of the ports, and bounds the time of a call.
+
+Of all libraries, it imports only botocore.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +46,11 @@ __all__ = [
 
 # Inside one region a connection takes milliseconds; a packet lost twice takes 3 s.
 CONNECT_TIMEOUT_S: Final = 3
-# Between two reads of an answer. DynamoDB answers in milliseconds or hardly ever.
+# Between two reads of an answer. DynamoDB answers in milliseconds or hardly at all.
 READ_TIMEOUT_S: Final = 5
-# One call, waiting for a pooled connection included, which the SDK does not bound.
+# One call, including the wait for a pooled connection, which the SDK does not bound.
 LOG_CALL_LIMIT_S: Final = 8
-# The same with the SDK's retries and their back-off.
+# The same, including the SDK's retries and their back-off.
 CALL_LIMIT_S: Final = 25
 # The longest wait that SQS offers: an idle instance then makes 131,400 calls a month.
 POLL_WAIT_S: Final = 20
@@ -56,10 +59,10 @@ POLL_READ_TIMEOUT_S: Final = 30
 POLL_LIMIT_S: Final = 35
 assert POLL_WAIT_S < POLL_READ_TIMEOUT_S < POLL_LIMIT_S
 assert CONNECT_TIMEOUT_S + READ_TIMEOUT_S <= LOG_CALL_LIMIT_S < CALL_LIMIT_S
-# Attempts in all, the first included.
+# Attempts, including the first.
 ATTEMPTS_MAX: Final = 3
 
-# Error texts go to logs; AWS sometimes quotes the request in them.
+# Error texts go to the log, and AWS sometimes quotes the request in them.
 _MESSAGE_CHARS_MAX: Final = 200
 _CONDITION_FAILED: Final = "ConditionalCheckFailedException"
 
@@ -70,7 +73,7 @@ _THROTTLED_CODES: Final = frozenset({
     "KmsThrottled",
     "OverLimit",
     "ProvisionedThroughputExceededException",
-    # A new item of the same key was being replicated; DynamoDB: "retry".
+    # A new item of the same key was being replicated. DynamoDB's advice: "retry".
     "ReplicatedWriteConflictException",
     "RequestLimitExceeded",
     "RequestThrottled",
@@ -86,8 +89,9 @@ _THROTTLED_CODES: Final = frozenset({
     # The name of a deleted queue is free again after 60 s.
     "AWS.SimpleQueueService.QueueDeletedRecently",
     "QueueDeletedRecently",
-    # Credentials of an instance role that were not renewed in time, or a request that aged between
-    # signing and arrival because the process was suspended: neither happened, both come right again.
+    # An instance role's credentials were not renewed in time, or a request aged between signing and
+    # arrival because the process was suspended. Nothing was carried out, and both pass by
+    # themselves.
     "ExpiredToken",
     "ExpiredTokenException",
     "InvalidClientTokenId",
@@ -102,17 +106,18 @@ _HTTP_REDIRECTS: Final = 300
 _HTTP_TOO_MANY_REQUESTS: Final = 429
 _HTTP_SERVER_ERROR: Final = 500
 
-# Everything the SDK raises for a call that failed. Cancellation is not among them.
-# OSError includes TimeoutError, from the limit on the whole call.
+# Everything that the SDK raises for a failed call. Cancellation is not included. OSError includes
+# TimeoutError, from the limit on the whole call.
 _CALL_ERRORS: Final = (ClientError, BotoCoreError, ResponseParserError, OSError)
-# What reading an answer comes to that is none of the service's: whoever stands between gave it, or it is damaged.
+# Errors of parsing an answer that the service did not give: an intermediary gave it, or it is
+# damaged.
 _UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
 
 
 @asynccontextmanager
 async def port_errors(limit_s: float) -> AsyncIterator[None]:
-    """Around SDK calls and the reading of their answers: bounds them to `limit_s` seconds and turns what they raise into a
-    PortError.
+    """Bounds the SDK calls inside, and the parsing of their answers, to `limit_s` seconds. Turns
+    their errors into a PortError.
     """
     try:
         async with asyncio.timeout(limit_s):
@@ -123,7 +128,8 @@ async def port_errors(limit_s: float) -> AsyncIterator[None]:
         text = f"the answer cannot be read: {type(error).__name__}: {error}"
         raise UnknownOutcome(text[:_MESSAGE_CHARS_MAX]) from error
     except RuntimeError as error:
-        # The SDK's own word for credentials that were renewed and are still expired: nothing was signed or sent.
+        # The SDK's error for credentials that are still expired after renewal: nothing was signed
+        # or sent.
         if "credentials" not in str(error).lower():
             raise
         raise Throttled(f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS_MAX]) from error
@@ -145,9 +151,9 @@ def demand_request_id(http_response: Any, parsed: Any, **_: Any) -> None:
 
 
 def mapped(error: Exception) -> PortError:
-    """What an error of the SDK means to a caller of a port.
+    """The port error for an error of the SDK.
 
-    A failed condition is Refused here: whoever states a condition looks for its failure first.
+    A failed condition is Refused here: a caller with a condition checks for its failure first.
     """
     if isinstance(error, PortError):
         return error
@@ -162,17 +168,17 @@ def mapped(error: Exception) -> PortError:
         return Throttled(text)
     if isinstance(error, (HTTPClientError, IncompleteReadError, ResponseParserError, OSError)):
         return UnknownOutcome(text)
-    # The rest is found before anything is sent: parameters, no credentials at all, no region.
+    # All other errors arise before anything is sent: wrong parameters, no credentials, no region.
     return Refused(text)
 
 
 def error_code(error: ClientError) -> str:
-    """AWS's name of an error, "" if the answer had none."""
+    """AWS's code of an error, "" if the answer had none."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def is_condition_failure(error: ClientError) -> bool:
-    """Whether a conditional write was answered with: the condition does not hold."""
+    """Whether the error says that the condition of a write does not hold."""
     return error_code(error) == _CONDITION_FAILED
 
 
@@ -189,9 +195,10 @@ def _mapped_answer(error: ClientError) -> PortError:
 
 
 def _never_connected(error: EndpointConnectionError) -> bool:
-    """Whether no connection came about. The SDK raises the same error for one that was reset after sending.
+    """Whether the connection was never made.
 
-    Only aiohttp's error for a connection that could not be made carries `os_error`.
+    The SDK raises the same error for a connection that was reset after sending. Only aiohttp's
+    error for a failed connect carries `os_error`.
     """
     cause = error.kwargs.get("error")
     return isinstance(cause, socket.gaierror) or getattr(cause, "os_error", None) is not None

@@ -1,4 +1,6 @@
-"""The queues and subscriptions of a deployment, as SQS and SNS list them: for whoever cleans up after dead nodes."""
+"""Lists and removes the queues and subscriptions of a deployment, for the clean-up after dead
+nodes.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ from roomcast.ports import Refused
 
 __all__ = ["QUEUES_MAX", "SUBSCRIPTIONS_MAX", "SqsEstate"]
 
-# Far beyond any fleet; a list that is cut would look like queues that are gone.
+# Far beyond any fleet. A truncated list would make live queues look deleted.
 QUEUES_MAX: Final = 10_000
 SUBSCRIPTIONS_MAX: Final = 10_000
-# SQS lists no more at once, and goes on only if it was asked for a number.
+# The greatest page of SQS. Without a page size SQS returns no token for the next page.
 _QUEUES_PAGE: Final = 1000
-# SNS allows 30 calls a second for an account and region, and gives 100 subscriptions a call.
+# SNS allows 30 calls a second per account and region, and returns 100 subscriptions a call.
 _SUBSCRIPTION_PAGES_PER_S: Final = 25
 _ARN: Final = "arn:"
 
@@ -36,7 +38,7 @@ class SqsEstate:
         self._sns = sns
         self._deployment = deployment
         self._sleep = sleep
-        # By name, as they were listed: others have to be asked for.
+        # URLs by name, from the listing. Other queues are looked up.
         self._urls: dict[str, str] = {}
 
     async def queues(self) -> Sequence[str]:
@@ -66,7 +68,7 @@ class SqsEstate:
                 tags = (await self._sqs.list_queue_tags(QueueUrl=url)).get("Tags", {})
         except Gone:
             return None
-        # In seconds; emulators give fractions of them.
+        # In seconds. Emulators return fractions of them.
         return Queue(name, round(float(about["Attributes"]["CreatedTimestamp"]) * 1000), tags)
 
     async def subscriptions(self) -> Sequence[TopicSubscription]:
@@ -80,7 +82,7 @@ class SqsEstate:
             found.extend(
                 TopicSubscription(each["SubscriptionArn"], each["Endpoint"])
                 for each in answer.get("Subscriptions", ())
-                # Others are called "PendingConfirmation" or "Deleted".
+                # Other subscriptions have "PendingConfirmation" or "Deleted" instead of an ARN.
                 if each["SubscriptionArn"].startswith(_ARN)
             )
             if len(found) > SUBSCRIPTIONS_MAX:

@@ -1,4 +1,4 @@
-"""The `nodes` table in DynamoDB: what each node holds and when it was last heard of."""
+"""The `nodes` table in DynamoDB: each node's resources and the time of its last heartbeat."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from roomcast.wire.publication import TIME_MAX
 
 __all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases", "lease_attributes"]
 
-# A dead node's row says what to clean up after it, so TTL removes it only when nobody did for a day.
+# A dead node's row lists the resources to clean up. TTL removes the row only if nobody did so for a
+# day.
 LEASE_KEEP_S: Final = 24 * 3600
-# Rows that one scan may find: far beyond any fleet, dead nodes of a day included.
+# The greatest number of rows in one scan: far beyond any fleet with its dead nodes of a day.
 LEASES_MAX: Final = 10_000
-# Attributes that are called what the field of a Lease is.
+# Attributes with the same names as the fields of a Lease.
 _TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version")
 _NUMBERS: Final = (
     "started_at", "heartbeat_at", "canary", "connections", "channels", "users", "lag_ms", "skew_ms",
@@ -64,7 +65,7 @@ class DynamoLeases:
                     TableName=self._table,
                     Key={"node": {"S": lease.node}},
                     UpdateExpression="SET #reaped = if_not_exists(#reaped, :at)",
-                    # A row that is gone has no heartbeat either.
+                    # A missing row has no heartbeat, so the condition fails for it as well.
                     ConditionExpression="#heartbeat = :heartbeat AND attribute_not_exists(#buried)",
                     ExpressionAttributeNames={
                         "#reaped": "reaped",
@@ -118,7 +119,7 @@ class DynamoLeases:
         return await self._rows(_lease)
 
     async def _rows(self, read: Callable[[Mapping[str, Any]], T | None]) -> Sequence[T]:
-        """Those of the table's rows that `read` takes for one of its own."""
+        """The rows that `read` recognizes."""
         rows: list[T] = []
         start: dict[str, Any] = {}
         for _ in range(LEASES_MAX):
@@ -136,7 +137,11 @@ class DynamoLeases:
 
 
 def lease_attributes(lease: Lease) -> dict[str, dict[str, str]]:
-    """`lease_until` is the lease's own end in ms; `expires_at`, in seconds, is TTL's. `reaped` and `buried` are for others to write."""
+    """The attributes of a row. `lease_until` is the end of the lease in ms, `expires_at` that of
+    TTL in seconds.
+
+    Other code writes `reaped` and `buried`.
+    """
     return {
         "node": {"S": lease.node},
         **{name: {"S": getattr(lease, name)} for name in _TEXTS},
@@ -147,7 +152,10 @@ def lease_attributes(lease: Lease) -> dict[str, dict[str, str]]:
 
 
 def _lease(item: Mapping[str, Any]) -> Lease | None:
-    """None: not a lease; a foreign row must not hide the others. What another release does not write is left out."""
+    """The lease in a row, or None for a foreign row, which must not hide the others.
+
+    Fields that another release does not write stay empty.
+    """
     if "buried" in item:
         return None
     try:
@@ -159,7 +167,7 @@ def _lease(item: Mapping[str, Any]) -> Lease | None:
 
 
 def _tombstone(item: Mapping[str, Any]) -> Tombstone | None:
-    """None: not a tombstone."""
+    """The tombstone in a row, or None."""
     try:
         instance = str(item["instance"]["S"]) if "instance" in item else ""
         return Tombstone(item["node"]["S"], instance, _number(item, "buried"))
@@ -168,7 +176,9 @@ def _tombstone(item: Mapping[str, Any]) -> Tombstone | None:
 
 
 def _number(item: Mapping[str, Any], name: str) -> int:
-    """Raises KeyError, TypeError and ValueError, also for what JSON could not tell of."""
+    """A number attribute. Raises KeyError, TypeError and ValueError, also for numbers that JSON
+    cannot hold.
+    """
     number = int(item[name]["N"])
     if abs(number) > TIME_MAX:
         raise ValueError(f"{name} is beyond every clock and count")

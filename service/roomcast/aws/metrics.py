@@ -1,4 +1,4 @@
-"""Readings in CloudWatch: one call for all of them."""
+"""Puts readings into CloudWatch, all of them in one call."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from roomcast.ports import Refused
 
 __all__ = ["READINGS_MAX", "CloudWatchMetrics"]
 
-# CloudWatch takes 1,000 in one call; each is put twice.
+# CloudWatch takes 1,000 in one call, and each reading is put twice.
 READINGS_MAX: Final = 500
 
 
 class CloudWatchMetrics:
-    """A Metrics. Each reading is put for the group, and once more without a dimension.
+    """A Metrics. Each reading is put once for the group, and once without a dimension.
 
-    Groups replace each other; without a dimension they are one line.
+    One group replaces another. Without a dimension their readings form one continuous line.
 
-    Not for each node: nodes come and go, and a metric of its own for each would cost by the month.
+    Readings have no dimension per node: nodes come and go, and CloudWatch bills each metric by the
+    month.
     """
 
     def __init__(self, client: Any, *, namespace: str, group: str = "") -> None:

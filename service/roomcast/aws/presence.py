@@ -1,10 +1,10 @@
-"""The `presence` table in DynamoDB: who is in a channel, and in which channels a node has members.
+"""The `presence` table in DynamoDB: the members of a channel, and the channels of a node's members.
 
     key = "channel#<channel>"   member = "<node>#<client>"   info = JSON of the client's info
-    key = "node#<node>"         member = "<channel>"         as long as the node has a member there
+    key = "node#<node>"         member = "<channel>"         while the node has a member there
 
-The second kind tells whoever cleans up after a dead node where to look, so it is written before the first
-entry it stands for and removed after the last.
+The second kind tells the clean-up after a dead node where to look. It is written before the first
+entry that it covers, and removed after the last.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ __all__ = [
     "node_key",
 ]
 
-# One channel's entries that are read at once: some 3 MB, and so three or four pages.
+# Entries of one channel in one read: some 3 MB, so three or four pages.
 MEMBERS_MAX: Final = 20_000
-# Of DynamoDB, each of at most 1 MB: for members whose infos are large. A client waits for them, one after the other.
+# Pages of DynamoDB, each of at most 1 MB: for members with large infos. They are read one after the
+# other while a client waits.
 PAGES_MAX: Final = 16
-# What is read of a dead node at once: one page of DynamoDB each, which is at most 1 MB.
+# Entries or channels of a dead node in one read: one page of DynamoDB, at most 1 MB.
 CHANNELS_PAGE: Final = 500
 ENTRIES_PAGE: Final = 500
-# BatchWriteItem takes no more.
+# The limit of BatchWriteItem.
 _DELETES_MAX: Final = 25
-# A batch may be done in part. Attempts at the rest, with a pause before each: some 3 s in all.
+# A batch may be carried out in part. Attempts at the rest, with a pause before each: some 3 s in
+# all.
 _DELETE_ATTEMPTS_MAX: Final = 6
 _DELETE_BACKOFF: Final = Backoff(0.1, 3.2)
-# Writes of "node" rows that may wait for each other; channels share locks by hash.
+# Locks for writes of "node" rows. Channels share a lock by hash.
 _LOCKS: Final = 64
 _SEPARATOR: Final = "#"
 
@@ -62,7 +64,7 @@ def node_key(node: str) -> str:
 
 
 def member_key(node: str, client: str) -> str:
-    """The sort key of one entry. A node's id holds no "#"."""
+    """The sort key of one entry. A node's id contains no "#"."""
     return f"{node}{_SEPARATOR}{client}"
 
 
@@ -82,7 +84,7 @@ class DynamoPresence:
         self._client = client
         self._table = table_name
         self._sleep = sleep
-        # The clients added here, by node and channel: a key stands for a "node" row that is written.
+        # The clients added here, by node and channel. A key means that its "node" row is written.
         self._clients: dict[tuple[str, str], set[str]] = {}
         self._locks = tuple(asyncio.Lock() for _ in range(_LOCKS))
 
@@ -161,7 +163,10 @@ class DynamoPresence:
     async def _entries(
         self, node: str, channel: str, attributes: str
     ) -> tuple[Sequence[Mapping[str, Any]], bool]:
-        """A page of entries, and whether there are more. What it holds does not depend on `attributes`: DynamoDB counts whole items."""
+        """A page of entries, and whether more follow.
+
+        The page's size does not depend on `attributes`, because DynamoDB counts whole items.
+        """
         names = {"#key": "key", "#member": "member", "#info": "info"}
         async with port_errors(CALL_LIMIT_S):
             answer = await self._client.query(
@@ -210,7 +215,9 @@ class DynamoPresence:
 
 
 def _member(item: Mapping[str, Any]) -> Member | None:
-    """None: not written by roomcast; one damaged entry must not hide the others."""
+    """The member in an item. None: roomcast did not write it. A damaged entry must not hide the
+    others.
+    """
     node, separator, _ = item["member"]["S"].partition(_SEPARATOR)
     try:
         info = ClientInfo.from_wire(json.loads(item.get("info", {}).get("S", "")))
@@ -220,7 +227,7 @@ def _member(item: Mapping[str, Any]) -> Member | None:
 
 
 def _left_behind(item: Mapping[str, Any]) -> ClientInfo:
-    """The info of an entry; its client's id stands in the key, also when nothing else can be read."""
+    """The info of an entry. The key holds the client's id, even if nothing else can be read."""
     member = _member(item)
     if member is not None:
         return member.info

@@ -1,4 +1,4 @@
-"""This instance's SQS queue and its subscription to the topic: made at start, polled, removed at the end."""
+"""This instance's SQS queue and its subscription to the topic: creates, polls and removes them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 
 __all__ = ["RECEIVE_MAX", "SqsInstanceQueue", "is_queue_name"]
 
-# SQS's limits on one ReceiveMessage and one DeleteMessageBatch.
+# The limit of SQS on one ReceiveMessage and one DeleteMessageBatch.
 RECEIVE_MAX: Final = 10
 _DELETE_MAX: Final = 10
-# What an instance did not hear for five minutes it reads from the log anyway.
+# An instance that heard nothing for five minutes reads from the log anyway.
 _RETENTION_S: Final = 300
-# A receive that is cancelled may have taken messages: they come back after this long. Handling takes milliseconds.
+# A cancelled receive may have taken messages, which come back after this time. Handling takes
+# milliseconds.
 _VISIBILITY_S: Final = 10
 # AWS: "you must wait at least one second after the queue is created".
 _CREATED_WAIT_S: Final = 1.5
-# Attempts to delete one message before it is left to come again.
+# Attempts to delete a message. After them it is delivered again.
 _DELETE_ATTEMPTS_MAX: Final = 2
 
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -33,15 +34,17 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 def is_queue_name(name: str) -> bool:
-    """Whether SQS takes the name: 1 to 80 of letters, digits, "_" and "-"."""
+    """Whether SQS accepts the name: 1 to 80 letters, digits, "_" and "-"."""
     return _QUEUE_NAME.fullmatch(name) is not None
 
 
 class SqsInstanceQueue:
-    """An InstanceQueue. `control`, `poll`: SQS clients, the latter with a read time-out beyond `wait_s`.
+    """An InstanceQueue.
 
-    One object holds at most one queue at a time. A failed or cancelled `open` may have left something
-    behind: `close` removes it, and may be called again until it succeeds.
+    `control`, `poll`: SQS clients. The read time-out of `poll` is longer than `wait_s`.
+
+    One object holds at most one queue at a time. A failed or cancelled `open` may have created
+    something. `close` removes it, and may be called again until it succeeds.
     """
 
     def __init__(
@@ -55,7 +58,10 @@ class SqsInstanceQueue:
         wait_s: int = POLL_WAIT_S,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`tags` are asked for each time a queue is made. Raises ValueError when `topic_arn` is none."""
+        """`tags` is called each time a queue is created.
+
+        Raises ValueError when `topic_arn` is not an ARN of a topic.
+        """
         parts = topic_arn.split(":")
         if len(parts) != 6 or parts[2] != "sns":
             raise ValueError(f"not the ARN of a topic: {topic_arn}")
@@ -72,12 +78,14 @@ class SqsInstanceQueue:
 
     @property
     def queue_url(self) -> str | None:
-        """None until the queue is created, and after it was deleted."""
+        """The queue's URL. None until the queue is created, and after it was deleted."""
         return self._queue_url
 
     @property
     def subscription_arn(self) -> str | None:
-        """None until the queue is subscribed, and after that ended."""
+        """The subscription's ARN. None until the queue is subscribed, and after it was
+        unsubscribed.
+        """
         return self._subscription_arn
 
     async def open(self, name: str) -> None:
@@ -99,7 +107,7 @@ class SqsInstanceQueue:
         try:
             self._subscription_arn = await self._subscribe(name)
         except Refused:
-            # Known not to have happened: nothing to end.
+            # The call certainly did not subscribe: nothing needs to be removed.
             self._subscribing = False
             raise
 
@@ -124,7 +132,7 @@ class SqsInstanceQueue:
             try:
                 await self._delete_batch(url, receipts[start : start + _DELETE_MAX])
             except (Throttled, UnknownOutcome) as error:
-                failure = error  # of these ten: the others may be deleted all the same
+                failure = error  # for these ten: the others may still be deleted
         if failure is not None:
             raise failure
 
@@ -133,7 +141,8 @@ class SqsInstanceQueue:
         if name is None:
             return
         failures: list[PortError] = []
-        # A deleted queue keeps its subscription, so that goes first; the queue goes even if that failed.
+        # A deleted queue would keep its subscription, so the subscription goes first. The queue
+        # goes even if that failed.
         for step in (self._unsubscribe, self._delete_queue):
             try:
                 await step(name)
@@ -149,7 +158,7 @@ class SqsInstanceQueue:
         self._subscription_arn, self._subscribing = None, False
 
     async def _subscribe(self, name: str) -> str:
-        """Idempotent: the same queue gets the same subscription."""
+        """Subscribes. Idempotent: the same queue gets the same subscription."""
         self._subscribing = True
         async with port_errors(CALL_LIMIT_S):
             answer = await self._sns.subscribe(
@@ -164,7 +173,7 @@ class SqsInstanceQueue:
     async def _unsubscribe(self, name: str) -> None:
         if not self._subscribing:
             return
-        # An answer that was lost: ask for the ARN again.
+        # The answer to the first call may have been lost: ask for the ARN again.
         arn = self._subscription_arn or await self._subscribe(name)
         await unsubscribe(self._sns, arn)
         self._subscription_arn, self._subscribing = None, False
@@ -173,7 +182,7 @@ class SqsInstanceQueue:
         try:
             async with port_errors(CALL_LIMIT_S):
                 if self._queue_url is None:
-                    # CreateQueue may have happened although its answer was lost.
+                    # CreateQueue may have worked although its answer was lost.
                     self._queue_url = (await self._control.get_queue_url(QueueName=name))[
                         "QueueUrl"
                     ]
@@ -193,7 +202,8 @@ class SqsInstanceQueue:
                         for id_, receipt in enumerate(left)
                     ],
                 )
-            # An entry can fail in an answer of HTTP 200. The sender's fault stays one the next time.
+            # Entries can fail in an answer of HTTP 200. A sender's fault would fail again, so it is
+            # not repeated.
             failed = [entry for entry in answer.get("Failed", ()) if not entry["SenderFault"]]
             if not failed:
                 return
@@ -213,19 +223,21 @@ class SqsInstanceQueue:
                     "Principal": {"Service": "sns.amazonaws.com"},
                     "Action": "sqs:SendMessage",
                     "Resource": self._queue_arn(name),
-                    # The ARN holds the account. No aws:SourceAccount beside it: AWS does not say that SNS sends that with
-                    # what it delivers, and a condition on what is missing would refuse every message.
+                    # The ARN contains the account. There is no aws:SourceAccount beside it: AWS
+                    # does not document that SNS sends it on delivery, and a condition on a missing
+                    # value would refuse every message.
                     "Condition": {"ArnEquals": {"aws:SourceArn": self._topic_arn}},
                 }
             ],
         }
         return {
-            # In the create call: set later, it would take up to 60 s to hold.
+            # Part of the create call: set later, it could take up to 60 s to take effect.
             "Policy": json.dumps(policy, separators=(",", ":")),
             "MessageRetentionPeriod": str(_RETENTION_S),
             "VisibilityTimeout": str(_VISIBILITY_S),
             "ReceiveMessageWaitTimeSeconds": str(POLL_WAIT_S),
-            # SNS cannot write to a queue under the managed key of KMS; SQS's own key needs no permission.
+            # SNS cannot write to a queue under the managed key of KMS. SQS's own key needs no
+            # permission.
             "SqsManagedSseEnabled": "true",
         }
 

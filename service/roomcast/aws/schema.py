@@ -1,6 +1,6 @@
-"""What the DynamoDB tables look like: names, keys, stream and TTL, as data.
+"""Defines the DynamoDB tables as data: names, keys, stream and TTL.
 
-Production creates the same tables from deploy/: what changes here changes there.
+Production creates the same tables from deploy/: a change here needs the same change there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = [
     "table_schemas",
 ]
 
-# Seconds since 1970, in the tables that have it.
+# Holds seconds since 1970, in the tables with TTL.
 TTL_ATTRIBUTE: Final = "expires_at"
 
 
@@ -26,7 +26,7 @@ TTL_ATTRIBUTE: Final = "expires_at"
 class TableSchema:
     """One table: the arguments of CreateTable, and the attribute of UpdateTimeToLive.
 
-    No attribute: rows do not expire.
+    Without that attribute the rows do not expire.
     """
 
     create: dict[str, Any]
@@ -60,7 +60,7 @@ def presence_table(prefix: str) -> str:
 def table_schemas(prefix: str) -> tuple[TableSchema, ...]:
     """Every table whose name begins with `prefix`, billed on demand."""
     return (
-        # The stream is the broadcast: it needs the new item, and only that.
+        # The broadcast reads the stream: it needs the new item, and only that.
         TableSchema(
             _create(channels_table(prefix), channel="S", offset="N")
             | {"StreamSpecification": {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}},

@@ -1,4 +1,4 @@
-"""boto3's clients as if they were aioboto3's: each call runs in a thread, and is awaited."""
+"""Makes a boto3 client awaitable: each call runs in a thread."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["ThreadedClient"]
 
 
 class ThreadedClient:
-    """The operations of a boto3 client, which may be used by several threads at once.
+    """The operations of a boto3 client, which several threads may use at once.
 
-    A call that is cancelled goes on in its thread until the client's own time-outs end it: it may
-    have happened.
+    A cancelled call goes on in its thread until the client's own time-outs end it. It may take
+    effect.
     """
 
     def __init__(self, client: Any) -> None:

@@ -1,4 +1,4 @@
-"""The SNS topic: one message to every instance's queue, and the end of a subscription to it."""
+"""The SNS topic: sends one message to every instance's queue, and ends a subscription."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from roomcast.ports import Refused
 
 __all__ = ["SnsTopic", "check_body", "unsubscribe"]
 
-# SNS takes no more; emulators do, so it is checked here.
+# The limit of SNS. Emulators accept more, so it is checked here.
 _MESSAGE_BYTES_MAX: Final = 256 * 1024
 assert ENVELOPE_BYTES_MAX <= _MESSAGE_BYTES_MAX
 _SUBSCRIPTION_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
 
 
 class SnsTopic:
-    """A Topic. `client`: an SNS client. Its own retries may publish twice; readers bear that."""
+    """A Topic. `client`: an SNS client. Its own retries may publish twice, and readers tolerate
+    that.
+    """
 
     def __init__(self, client: Any, topic_arn: str) -> None:
         self._client = client
@@ -32,7 +34,7 @@ class SnsTopic:
 
 
 async def unsubscribe(client: Any, arn: str) -> None:
-    """End a subscription; one that is gone already is success. Raises PortError."""
+    """Ends a subscription. One that is already gone counts as success. Raises PortError."""
     async with port_errors(CALL_LIMIT_S):
         try:
             await client.unsubscribe(SubscriptionArn=arn)
@@ -42,6 +44,6 @@ async def unsubscribe(client: Any, arn: str) -> None:
 
 
 def check_body(body: str) -> None:
-    """Raises Refused for a body that SNS or SQS would not take for its size."""
+    """Checks the size of a body. Raises Refused if SNS or SQS would not take it."""
     if not 0 < len(body.encode()) <= ENVELOPE_BYTES_MAX:
         raise Refused(f"a message of 1 to {ENVELOPE_BYTES_MAX} bytes, not {len(body.encode())}")

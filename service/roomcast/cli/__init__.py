@@ -1,1 +1,1 @@
-"""The `roomcast` command, one module a command."""
+"""The `roomcast` command, with one module for each subcommand."""

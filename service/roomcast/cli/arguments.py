@@ -1,4 +1,4 @@
-"""What the arguments of all commands are made of: one parser each, and the types of what it takes."""
+"""Builds the argument parsers of all commands, and checks the values of their arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 PORT_MAX: Final = 65_535
 LOOPBACK: Final = "127.0.0.1"
-# Where `roomcast dev` and `roomcast serve` listen if nothing else is said.
+# The default address of `roomcast dev` and `roomcast serve`.
 SERVER_URL: Final = "http://127.0.0.1:8000"
 COUNT_MAX: Final = 2**31 - 1
 
@@ -41,17 +41,17 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for a wrong usage, instead of the whole usage text."""
+    """A parser that reports a usage error in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 class Commands(Protocol):
-    """Where commands are added: what `add_subparsers` returns."""
+    """The target of `add`, as `add_subparsers` returns it."""
 
     def add_parser(self, name: str, /, **options: Any) -> argparse.ArgumentParser:
-        """The parser of one more command."""
+        """Adds a command and returns its parser."""
 
 
 def add_command(
@@ -61,7 +61,7 @@ def add_command(
     about: str,
     examples: str,
 ) -> argparse.ArgumentParser:
-    """Add `roomcast NAME` and return its parser.
+    """Adds `roomcast NAME` and returns its parser.
 
     `run` returns the exit code. `about`: one line, without a capital and a full stop.
     """
@@ -81,7 +81,9 @@ def add_command(
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:
-    """Add what the commands take that ask a running server: channel, address, and how to print."""
+    """Adds the arguments of commands that call a running server: channel, address and output
+    format.
+    """
     parser.add_argument("channel", type=text, metavar="CHANNEL")
     parser.add_argument(
         "--url", type=url, default=SERVER_URL, help=f"of the server (default: {SERVER_URL})"
@@ -90,8 +92,8 @@ def add_server(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_level(parser: argparse.ArgumentParser) -> None:
-    """Add `--log-level`, for `start_logs`."""
-    # The levels of service/roomcast/observe/logs.py, which is too slow to import for a help text.
+    """Adds `--log-level`, for `start_logs`."""
+    # The levels of service/roomcast/observe/logs.py, whose import is too slow for a help text.
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
@@ -102,10 +104,10 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
 
 
 def whole(minimum: int, maximum: int) -> Callable[[str], int]:
-    """The type of a whole number from `minimum` to `maximum`."""
+    """The type of an integer from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
-        # int() alone would also take "1_000", " 5 " and digits of other scripts.
+        # int() alone would also accept "1_000", " 5 " and digits of other scripts.
         if not (
             text.isascii()
             and text.isdigit()
@@ -121,7 +123,7 @@ def whole(minimum: int, maximum: int) -> Callable[[str], int]:
 
 
 def text(found: str) -> str:
-    """Any text that UTF-8 can have."""
+    """Any text that UTF-8 can encode."""
     try:
         found.encode()
     except UnicodeEncodeError:
@@ -133,7 +135,7 @@ def url(text: str) -> str:
     """An http or https address without a path."""
     try:
         parts = urlsplit(text)
-        # As for aws.endpoint_url: no path, and no password that would show up in logs.
+        # As for aws.endpoint_url: no path, and no password that would appear in logs.
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         valid = (
             valid
@@ -151,12 +153,12 @@ def url(text: str) -> str:
 
 
 def urls(text: str) -> tuple[str, ...]:
-    """Such addresses, with commas between them."""
+    """Such addresses, separated by commas."""
     return tuple(url(each) for each in text.split(",") if each)
 
 
 def json_object(text: str) -> Any:
-    """The object that a JSON text is."""
+    """The object in a JSON text."""
     found = json_value(text)
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError("must be a JSON object")
@@ -164,7 +166,7 @@ def json_object(text: str) -> Any:
 
 
 def json_value(found: str) -> Any:
-    """The value of a JSON text."""
+    """The value in a JSON text."""
 
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"{name} is not JSON")

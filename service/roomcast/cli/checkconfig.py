@@ -1,4 +1,4 @@
-"""`roomcast checkconfig`: is the configuration right, and what is in effect?"""
+"""`roomcast checkconfig`: checks the configuration, and prints the effective one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Exit code 2 and one line on stderr when something in it is wrong.
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast checkconfig`."""
+    """Adds `roomcast checkconfig`."""
     parser = add_command(
         commands,
         "checkconfig",
@@ -38,11 +38,11 @@ def add(commands: Commands) -> None:
 
 
 def checkconfig(arguments: argparse.Namespace) -> int:
-    """Print what is in effect. Raises ConfigError."""
+    """Prints the effective configuration. Raises ConfigError."""
     config = load(arguments.config, os.environ)
     from roomcast.auth.verifier import TokenVerifier
 
-    # Looks at the keys; that one is short is said below, not logged.
+    # Checks the keys. A short key is reported below, not logged.
     TokenVerifier(config.client.token, insecure=True)
     look_at_hooks(config)
     if arguments.json:

@@ -1,4 +1,4 @@
-"""`roomcast dev`: everything on this machine, with an embedded AWS."""
+"""`roomcast dev`: runs the whole system on this machine, with an embedded AWS emulator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from roomcast.config import config_path, load
 __all__ = ["add"]
 
 
-# One machine's worth: each is a process, on a port of its own.
+# Enough for one machine: each instance is a process with its own port.
 INSTANCES_MAX: Final = 32
 
 _EXAMPLES: Final = """\
@@ -41,7 +41,7 @@ Ctrl-C ends everything it started.
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast dev`."""
+    """Adds `roomcast dev`."""
     parser = add_command(
         commands,
         "dev",
@@ -86,13 +86,13 @@ def add(commands: Commands) -> None:
 
 
 def dev(arguments: argparse.Namespace) -> int:
-    """Run it until it is ended. Raises ConfigError, UsageError and Failed."""
+    """Runs the system until it is stopped. Raises ConfigError, UsageError and Failed."""
     last = arguments.port + arguments.instances - 1
     if arguments.port and last > PORT_MAX:
         raise UsageError(
             f"--port and --instances need ports up to {last}; {PORT_MAX} is the last one"
         )
-    # Before anything is started: every instance would fail over it, less clearly.
+    # Before any process starts: otherwise every instance would fail with a less clear message.
     look_at_hooks(load(arguments.config, os.environ, demo=True))
     if arguments.aws_endpoint is None and not all(
         importlib.util.find_spec(name) for name in ("moto", "flask")

@@ -1,4 +1,4 @@
-"""`roomcast doctor`: tries out configuration, permissions and the pipeline, from end to end."""
+"""`roomcast doctor`: tests configuration, permissions and the whole pipeline."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ examples:
   roomcast doctor --config /etc/roomcast.toml
   roomcast doctor --json | jq '.[] | select(.outcome | IN("warning", "failed", "skipped"))'
 
-Does what an instance does, under the same credentials: reads and writes the tables, makes a queue and subscribes it,
-and sends a message and an item round. Then it removes what it made, and says what one channel can take. Run it where
-instances run, as they run.
+Does what an instance does, under the same credentials: reads and writes the tables, makes a queue
+and subscribes it, and sends a message and an item round. Then it removes what it made, and says
+what one channel can take. Run it where instances run, as they run.
 Exit code 1 when a check failed.
 """
 
@@ -44,7 +44,7 @@ _NAME_CHARS: Final = 30
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast doctor`."""
+    """Adds `roomcast doctor`."""
     parser = add_command(
         commands,
         "doctor",
@@ -58,13 +58,13 @@ def add(commands: Commands) -> None:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Run the checks. Raises ConfigError, and Failed when one failed."""
+    """Runs the checks. Raises ConfigError, and Failed when a check failed."""
     config = load(arguments.config, os.environ)
     if not config.aws.topic_arn:
         raise ConfigError(
             "aws.topic_arn is not set: give the ARN of the SNS topic that connects the instances"
         )
-    # Telling what goes wrong is what the checks are for; the log would say it twice.
+    # The checks report every failure, and the log would repeat it.
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -91,7 +91,7 @@ async def _checks(config: Config, *, as_json: bool) -> list[Check]:
 
 
 def _print(check: Check) -> None:
-    """At once: some checks take seconds."""
+    """Prints at once, because some checks take seconds."""
     outcome = f"{check.outcome:{_OUTCOME_CHARS}}"
     if has_colours(sys.stdout):
         outcome = f"\x1b[{COLOURS[_COLOURS[check.outcome]]}m{outcome}\x1b[0m"

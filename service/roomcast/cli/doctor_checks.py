@@ -1,7 +1,8 @@
-"""Tries out everything that a node needs of AWS, in the order in which it needs it, and leaves nothing behind.
+"""Tests everything that a node needs of AWS, in the node's own order, and leaves nothing behind.
 
-It does what a node does: reads and writes each table, makes a queue of its own under a lease of its own, subscribes it,
-greets itself through the topic, and emits a canary that has to come back through the stream and the Lambda.
+The checks act like a node. They read and write each table. They create a queue under a lease,
+subscribe it, and send a greeting through the topic. They write a canary that has to come back
+through the stream and the Lambda.
 """
 
 from __future__ import annotations
@@ -28,18 +29,20 @@ from roomcast.wire.publication import ClientInfo
 
 __all__ = ["CHANNEL_WRITE_UNITS_S", "PIPELINE_S", "Check", "Doctor"]
 
-# DynamoDB's stream, the Lambda (a cold start included), SNS and SQS take a second at most in ordinary times.
+# DynamoDB's stream, the Lambda (with a cold start), SNS and SQS usually take a second at most.
 PIPELINE_S: Final = 30.0
-# How often is looked whether the canary has come: well under what is measured.
+# The interval of checks for the canary: well below the measured times.
 _LOOK_S: Final = 0.02
-# A heartbeat of the future: far more than machines with NTP differ, far less than a lease lasts.
+# A heartbeat this far in the future is an error: machines with NTP differ far less, and a lease
+# lasts far longer.
 _CLOCKS_APART_MS: Final = 2000
-# Numbers tried before it is given up: other nodes emit as well.
+# Numbers to try before giving up, because other nodes write canaries as well.
 _TRIES_MAX: Final = 5
-# No client can have it: everything that is written for a check is written there.
+# The channel of everything that the checks write. No client can subscribe to it.
 _CHANNEL: Final = RESERVED_PREFIX + "doctor"
-# A channel's log is one partition of the table, and each partition takes so many write units a second, whatever the table is
-# set to. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
+# A channel's log is one partition of the table. Each partition has this many write units a second,
+# whatever the table's capacity.
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
 CHANNEL_WRITE_UNITS_S: Final = 1000
 _WRITE_UNIT_BYTES: Final = 1024
 _SKIPPED: Final = "not tried: it needs what failed above"
@@ -47,8 +50,8 @@ _SKIPPED: Final = "not tried: it needs what failed above"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. `outcome`: ok, warning (it works, with something to look at), failed, skipped, or note (nothing was tried:
-    something to know).
+    """One check. `outcome`: ok, warning (it works, but needs attention), failed, skipped, or note
+    (nothing was tested, but it is good to know).
     """
 
     name: str
@@ -58,27 +61,31 @@ class Check:
 
 
 def _ceiling(config: Config) -> str:
-    """What one channel can take with these options."""
+    """The write rate that one channel can reach with these options, in words."""
     channel = config.channel
     if not any(
         options.has_history for options in (channel.without_namespace, *channel.namespaces.values())
     ):
-        return "no channel has history in this configuration, so nothing is written for a publication: docs/scaling.md"
+        return (
+            "no channel has history in this configuration, so nothing is written for a "
+            "publication: docs/scaling.md"
+        )
     units = config.client.message_size_limit // _WRITE_UNIT_BYTES + 1
     return (
-        f"with history about {CHANNEL_WRITE_UNITS_S:,} write units of DynamoDB a second, on all instances together. Each KiB"
-        f" of an append costs one. They are enough for some {CHANNEL_WRITE_UNITS_S // units} publications as large as"
-        " client.message_size_limit allows, or for thousands of small ones that share appends: docs/scaling.md"
+        f"with history about {CHANNEL_WRITE_UNITS_S:,} write units of DynamoDB a second, on all "
+        "instances together. Each KiB of an append costs one. They are enough for some "
+        f"{CHANNEL_WRITE_UNITS_S // units} publications as large as client.message_size_limit "
+        "allows, or for thousands of small ones that share appends: docs/scaling.md"
     )
 
 
 class Doctor:
-    """`tell` is told each check when it is done."""
+    """Runs the checks. `tell` receives each check when it is done."""
 
     def __init__(
         self, config: Config, ports: Ports, *, node: str, tell: Callable[[Check], None]
     ) -> None:
-        """`node`: the id under which everything is written, never used before."""
+        """`node`: the id for everything that is written. It must be new."""
         self._config = config
         self._ports = ports
         self._clock: Clock = ports.clock
@@ -103,7 +110,10 @@ class Doctor:
         )
 
     async def run(self) -> list[Check]:
-        """Every check, in order. What one of them needs and did not get, it says; nothing is raised for it."""
+        """Runs every check, in order.
+
+        A check that lacks the result of an earlier one says so. Nothing is raised for it.
+        """
         prefix = self._config.aws.table_prefix
         tables = [
             await self._check(f"table {channels_table(prefix)}", self._channels),
@@ -127,7 +137,10 @@ class Doctor:
     async def _check(
         self, name: str, work: Callable[[], Awaitable[str | None]], *, needs: bool = True
     ) -> bool:
-        """Whether it is well. `work` returns what to tell; "!" before it makes it a warning."""
+        """Runs one check, and returns whether it passed.
+
+        `work` returns the message. A "!" before it makes it a warning.
+        """
         if not needs:
             self._done(Check(name, "skipped", _SKIPPED))
             return False
@@ -149,7 +162,7 @@ class Doctor:
     # ---- tables
 
     async def _channels(self) -> str:
-        """Reads only: the canary writes."""
+        """Only reads: the canary writes."""
         await self._assembly.log.head(_CHANNEL)
         await self._ports.table.newest(CANARY_CHANNEL)
         return "can be read"
@@ -173,7 +186,10 @@ class Doctor:
         leases, now = await self._ports.leases.all(), self._clock.now_ms()
         ahead_ms = max((lease.heartbeat_at - now for lease in leases), default=0)
         if ahead_ms > _CLOCKS_APART_MS:
-            return f"!a node's clock is {ahead_ms / 1000:.0f} s ahead of this one's: leases go by clocks; is NTP running?"
+            return (
+                f"!a node's clock is {ahead_ms / 1000:.0f} s ahead of this one's: leases go by "
+                "clocks; is NTP running?"
+            )
         live = sum(standing(lease, now) == "live" for lease in leases)
         dead = len(leases) - live
         nodes = f"{live} live node{'' if live == 1 else 's'}"
@@ -184,7 +200,7 @@ class Doctor:
     # ---- queue, topic and pipeline
 
     async def _open(self, stack: AsyncExitStack) -> str:
-        """A queue of its own, under a lease, so that the reaper finds it should this process die."""
+        """Opens a queue under a lease, so that the reaper finds it if this process dies."""
         stack.push_async_callback(self._lease.drop)
         stack.push_async_callback(self._assembly.listener.close)
         await stack.enter_async_context(beside(self._lease.run()))
@@ -195,8 +211,9 @@ class Doctor:
     async def _greet(self) -> str:
         if not await self._assembly.listener.prove():
             raise PortError(
-                f"a message to the topic did not come back within {self._config.node.queue_probe_s:g} s: is"
-                " aws.topic_arn the topic that this account's queues may be subscribed to?"
+                "a message to the topic did not come back within "
+                f"{self._config.node.queue_probe_s:g} s: is aws.topic_arn the topic that this "
+                "account's queues may be subscribed to?"
             )
         return "a message came back"
 
@@ -208,15 +225,18 @@ class Doctor:
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             raise PortError(
-                f"an item in the table did not come back within {PIPELINE_S:g} s: look at the table's stream, the"
-                " Lambda's event source mapping, and the Lambda's errors"
+                f"an item in the table did not come back within {PIPELINE_S:g} s: look at the "
+                "table's stream, the Lambda's event source mapping, and the Lambda's errors"
             ) from None
         latency = self._assembly.ears.latency
         assert latency is not None, "a canary was heard"
-        return f"an item came back: {latency.to_lambda_ms} ms to the Lambda, {latency.to_node_ms} ms from there"
+        return (
+            f"an item came back: {latency.to_lambda_ms} ms to the Lambda, {latency.to_node_ms} ms "
+            "from there"
+        )
 
     async def _emitted(self) -> int:
-        """The number of a canary that is in the table now."""
+        """The number of a canary that has just been written to the table."""
         interval_ms = round(self._config.node.canary_interval_s * 1000)
         for _ in range(_TRIES_MAX):
             newest, now = await self._ports.table.newest(CANARY_CHANNEL), self._clock.now_ms()

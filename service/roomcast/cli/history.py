@@ -1,4 +1,4 @@
-"""`roomcast history`: what a channel keeps, through a running server's HTTP API."""
+"""`roomcast history`: prints the stored publications of a channel, through a server's HTTP API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Prints what the channel shows of its history, the oldest first. The key as for `
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast history`."""
+    """Adds `roomcast history`."""
     parser = add_command(
         commands,
         "history",
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
 
 
 def history(arguments: argparse.Namespace) -> int:
-    """Print publications. Raises ConfigError and Failed."""
+    """Prints publications. Raises ConfigError and Failed."""
     params = {"channel": arguments.channel, "limit": arguments.limit, "reverse": arguments.reverse}
     if arguments.since is not None:
         params["since"] = {"offset": arguments.since, "epoch": arguments.epoch}

@@ -1,6 +1,6 @@
-"""The `roomcast` command: arguments in, exit code out.
+"""The entry point of `roomcast`: parses the arguments and returns the exit code.
 
-What a command needs is imported when it runs.
+Each command imports its needs when it runs.
 """
 
 from __future__ import annotations
@@ -46,16 +46,17 @@ examples:
   roomcast token --user ann                    a token for trying things out
   roomcast checkconfig --config roomcast.toml  is it right, and what is in effect?
 """
-# In the order in which the help lists them.
+# In the order of the help text.
 _COMMANDS: Final = (
     dev, serve, provision, token, publish, history, tail, nodes, reap, doctor, checkconfig
 )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Runs one command.
 
-    Returns 0 done, 1 failed, 2 wrong usage or configuration; never raises for those.
+    Returns 0 for success, 1 for failure, 2 for a wrong usage or configuration. Never raises for
+    those.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -69,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failed as error:
         return _complain(error, EXIT_FAILED)
     except BrokenPipeError:
-        # Whoever read our output has gone, for example `| head`; Python would complain once more at
-        # exit.
+        # The reader of our output is gone, as with `| head`. Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`roomcast nodes`: the fleet, as its leases tell."""
+"""`roomcast nodes`: lists the fleet from its leases."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ examples:
   roomcast nodes --config /etc/roomcast.toml
   roomcast nodes --json | jq '.[] | select(.standing == "live") | .node'
 
-One line a lease. live: heard of within node.lease_ttl_s. expired: not, so it will be cleaned up after.
-reaped: somebody is doing that. LAG is how late the newest message came out of the node's queue, SKEW how far
-the node's clock is ahead of the queue's ("-": behind). Leases go by clocks: seconds are a matter for NTP.
+One line a lease. live: heard of within node.lease_ttl_s. expired: not, so it will be cleaned up
+after. reaped: somebody is doing that.
+LAG is how late the newest message came out of the node's queue, SKEW how far the node's clock is
+ahead of the queue's ("-": behind). Leases go by clocks: seconds are a matter for NTP.
 """
 
 _NODE_COLUMNS: Final = (
-    "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE", "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "SKEW", "QUEUE",
+    "NODE", "STANDING", "STATE", "INSTANCE", "VERSION", "AGE",
+    "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "SKEW", "QUEUE",
 )  # fmt: skip
 _STANDING_COLOURS: Final = {"live": "green", "expired": "red", "reaped": "yellow"}
-# Those that serve first.
+# Live nodes come first.
 _STANDING_ORDER: Final = ("live", "expired", "reaped")
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast nodes`."""
+    """Adds `roomcast nodes`."""
     parser = add_command(
         commands,
         "nodes",
@@ -55,7 +57,7 @@ def add(commands: Commands) -> None:
 
 
 def nodes(arguments: argparse.Namespace) -> int:
-    """Print the leases. Raises ConfigError and Failed."""
+    """Prints the leases. Raises ConfigError and Failed."""
     config = load(arguments.config, os.environ)
     from roomcast.system import SystemClock
 
@@ -80,12 +82,12 @@ async def _leases(config: Config) -> Sequence[Lease]:
         try:
             return await DynamoLeases(clients.tables, name).all()
         except PortError as error:
-            # AWS's own words seldom name what is missing.
+            # AWS's own messages seldom name the missing table.
             raise Failed(f"table {name}: {error}") from error
 
 
 def _told(leases: Sequence[Lease], now_ms: int) -> list[dict[str, Any]]:
-    """What is told of each lease, those that serve first, the oldest of them first."""
+    """The rows for the leases: live nodes first, and the oldest of them first."""
     from roomcast.fleet.lease_record import standing
 
     told = [asdict(lease) | {"standing": standing(lease, now_ms)} for lease in leases]

@@ -1,4 +1,4 @@
-"""The clients of AWS for one command, as the configuration says."""
+"""Connects the AWS clients for one command, from the configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["connected"]
 
 @asynccontextmanager
 async def connected(config: Config) -> AsyncIterator[AwsClients]:
-    """The clients; closed at the end. Importing the SDK takes most of a second."""
+    """The clients, closed at the end. Importing the SDK takes most of a second."""
     from roomcast.aws.clients import connect
     from roomcast.serve.aws_ports import region_of
 

@@ -1,4 +1,4 @@
-"""`roomcast provision`: what an emulator needs."""
+"""`roomcast provision`: creates the resources that an emulator needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roomcast.config import load
 __all__ = ["add"]
 
 
-# What every emulator takes when nobody names a region.
+# The usual region of emulators.
 EMULATOR_REGION: Final = "us-east-1"
 
 
@@ -29,7 +29,7 @@ For emulators. In production deploy/template.yaml creates them: see deploy/READM
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast provision`."""
+    """Adds `roomcast provision`."""
     parser = add_command(
         commands,
         "provision",
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Create what is not there, and say what is. Raises ConfigError, UsageError and Failed."""
+    """Creates missing resources and prints all. Raises ConfigError, UsageError and Failed."""
     config = load(arguments.config, os.environ)
     endpoint = (
         arguments.aws_endpoint or config.aws.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     region = (
         config.aws.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     )
-    # Some emulators keep resources by account and read it out of the key: the servers' key, if they
-    # have one.
+    # Some emulators keep resources by account and derive it from the key. So the servers' own key
+    # is used, if they have one.
     own_key = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
     try:
         made = provision(

@@ -1,4 +1,4 @@
-"""`roomcast publish`: one publication, through a running server's HTTP API."""
+"""`roomcast publish`: publishes once, through a server's HTTP API."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ examples:
   roomcast publish news - < message.json
   roomcast publish news '"hi"' --idempotency-key order-7 --url http://10.0.0.5:8000
 
-Prints where it is in the channel's log. The key is http_api.key, or ROOMCAST_HTTP_API_KEY; a server of
-`roomcast dev` needs none. With an idempotency key the same command may be repeated, and publishes once.
+Prints where it is in the channel's log. The key is http_api.key, or ROOMCAST_HTTP_API_KEY; a server
+of `roomcast dev` needs none. With an idempotency key the same command may be repeated, and
+publishes once.
 """
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast publish`."""
+    """Adds `roomcast publish`."""
     parser = add_command(
         commands, "publish", publish, "publish in a channel, through a server's HTTP API", _EXAMPLES
     )
@@ -45,7 +46,7 @@ def add(commands: Commands) -> None:
 
 
 def publish(arguments: argparse.Namespace) -> int:
-    """Publish. Raises ConfigError, and Failed when it did not happen, or may not have."""
+    """Publishes. Raises ConfigError, and Failed when it did not happen, or may not have."""
     params: dict[str, Any] = {"channel": arguments.channel, "data": _data(arguments.data)}
     if arguments.idempotency_key is not None:
         params["idempotency_key"] = arguments.idempotency_key

@@ -1,4 +1,4 @@
-"""`roomcast reap`: the end of what dead nodes left behind."""
+"""`roomcast reap`: removes the remains of dead nodes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ examples:
   roomcast reap --dry-run --config /etc/roomcast.toml    what would be removed, and why
   roomcast reap --config /etc/roomcast.toml
 
-Removes what dead nodes left behind: queues, subscriptions, presence entries, leases. A node is dead when its
-lease ended half a minute ago. Queues without a lease go when their tags say that they are of this
-deployment, and they are older than 15 minutes. It may run at any time, and more than once.
+Removes what dead nodes left behind: queues, subscriptions, presence entries, leases. A node is dead
+when its lease ended half a minute ago. Queues without a lease go when their tags say that they are
+of this deployment, and they are older than 15 minutes. It may run at any time, and more than once.
 Exit code 1 when a step failed; the next run tries again.
 """
 
@@ -35,7 +35,7 @@ _OUTCOME_COLOURS: Final = {"found": "yellow", "removed": "green", "spared": "", 
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast reap`."""
+    """Adds `roomcast reap`."""
     parser = add_command(
         commands,
         "reap",
@@ -52,7 +52,9 @@ def add(commands: Commands) -> None:
 
 
 def reap(arguments: argparse.Namespace) -> int:
-    """Clean up, or say what would be. Raises ConfigError, and Failed when a step failed."""
+    """Cleans up, or lists what it would remove. Raises ConfigError, and Failed when a step
+    failed.
+    """
     config = load(arguments.config, os.environ)
     if not config.aws.topic_arn:
         raise ConfigError(
@@ -114,7 +116,7 @@ def _report_text(report: Report) -> str:
 
 
 def _holdings(node: Any) -> str:
-    """What goes with a node, in words."""
+    """The resources that go with a node, in words."""
     parts = [f"queue {node.queue}"] if node.queue else []
     for count, what in (
         (len(node.subscriptions), "subscription"),

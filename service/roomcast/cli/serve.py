@@ -1,4 +1,4 @@
-"""`roomcast serve`: one instance."""
+"""`roomcast serve`: runs one instance."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIGTERM stops it in order: connections are asked to go elsewhere, then its queue
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast serve`."""
+    """Adds `roomcast serve`."""
     parser = add_command(
         commands,
         "serve",
@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Serve until it is asked to stop. Raises ConfigError, UsageError and PortError."""
+    """Serves until it is asked to stop. Raises ConfigError, UsageError and PortError."""
     if arguments.peers is not None and not arguments.demo:
         raise UsageError("--peers needs --demo")
     config = load(arguments.config, os.environ, demo=arguments.demo)

@@ -1,4 +1,4 @@
-"""One call of a running server's HTTP API, for the commands that make one."""
+"""Makes one call to a running server's HTTP API."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["CALL_TIMEOUT_S", "add_key", "call"]
 
-# A publication may take a minute when DynamoDB does not answer; then it is known whether it
-# happened.
+# When DynamoDB does not answer, a publication may take a minute. After that its outcome is known.
 CALL_TIMEOUT_S: Final = 70.0
-# The answer of an API that is asked for no more than an answer holds.
+# Bytes of an answer. No command asks for more than that.
 _ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 _UNAUTHORIZED: Final = 401
 
 
 def add_key(parser: argparse.ArgumentParser) -> None:
-    """Add the argument with the API's key."""
+    """Adds the argument for the API's key."""
     parser.add_argument("--key", type=text, help="of the HTTP API (default: http_api.key)")
 
 
 def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) -> Any:
     """The result of `method`.
 
-    Raises ConfigError, and Failed with what the server, or the way to it, says.
+    Raises ConfigError, and Failed with the error of the server or of the connection.
     """
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -66,14 +65,17 @@ def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) 
 
 
 def _reason(error: Exception) -> str:
-    """Why the server could not be reached, without numbers."""
+    """The reason why the server could not be reached, without numbers."""
     cause = getattr(error, "reason", error)
     return str(getattr(cause, "strerror", None) or cause or type(error).__name__)
 
 
 def _refused(error: HTTPError, url: str) -> str:
     if error.code == _UNAUTHORIZED:
-        return f"{url} wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), or has none itself: its HTTP API is off"
+        return (
+            f"{url} wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), or has none "
+            "itself: its HTTP API is off"
+        )
     try:
         told = json.loads(error.read(_ANSWER_BYTES_MAX))["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What commands do before they start a server: hooks, warnings, logs."""
+"""Prepares the start of a server: checks hooks, collects warnings, starts logging."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["concerns", "look_at_hooks", "start_logs"]
 
 
 def look_at_hooks(config: Config) -> None:
-    """Raises ConfigError when one of them is not there.
+    """Imports the configured hooks. Raises ConfigError when one is missing.
 
-    Importing them runs what their modules do when imported.
+    The import runs their modules.
     """
     from roomcast.hooks.calls import load_hooks
 
@@ -22,7 +22,7 @@ def look_at_hooks(config: Config) -> None:
 
 
 def concerns(config: Config) -> list[tuple[str, str]]:
-    """What is allowed, and yet hardly ever meant: (event name, what it means)."""
+    """Allowed options that are hardly ever intended: (event name, explanation)."""
     client = config.client
     if client.insecure:
         return [
@@ -36,14 +36,17 @@ def concerns(config: Config) -> list[tuple[str, str]]:
         return [
             (
                 "nobody_can_connect",
-                "no token key is configured and anonymous clients are not allowed: nobody can connect",
+                (
+                    "no token key is configured and anonymous clients are not allowed: nobody can "
+                    "connect"
+                ),
             )
         ]
     return []
 
 
 def start_logs(arguments: argparse.Namespace) -> None:
-    """Log to stderr from now on, as `--log-level` says: for people on a terminal, else JSON."""
+    """Starts logging to stderr at `--log-level`: for people on a terminal, else JSON."""
     from roomcast.observe import logs as telemetry
 
     telemetry.configure(

@@ -1,4 +1,4 @@
-"""`roomcast tail`: a channel's publications as they come, over a WebSocket, as an SDK gets them."""
+"""`roomcast tail`: prints a channel's publications as they come, over a WebSocket like an SDK."""
 
 from __future__ import annotations
 
@@ -29,35 +29,37 @@ examples:
   roomcast tail news --count 1 --json
   roomcast tail news --token "$(roomcast token --user ann)" --url https://chat.example.com
 
-Shows what is published from now on, one line each: offset, time, user, data; with --json as an object. When the
-server goes away it connects again. Where it may recover (force_recovery, allow_recovery, or the right to read the
-history) nothing is left out then; else a line on stderr says so. Ctrl-C ends it.
+Shows what is published from now on, one line each: offset, time, user, data; with --json as an
+object. When the server goes away it connects again. Where it may recover (force_recovery,
+allow_recovery, or the right to read the history) nothing is left out then; else a line on stderr
+says so. Ctrl-C ends it.
 """
 
-# How long an answer to a command may take, and how long a server may be silent: pings come every 25
-# s.
+# The time for an answer to a command. The longest silence of a server, whose pings come every 25 s.
 ANSWER_S: Final = 10.0
 _SILENCE_S: Final = 60.0
-# Attempts to connect in a row. Others try to come back as well, so chance decides when.
+# Attempts to connect in a row. Their pauses are random, because other clients reconnect as well.
 ATTEMPTS_MAX: Final = 10
 _BACKOFF: Final = Backoff(1.0, 10.0, FROM_NOTHING)
-# A publication and what surrounds it.
+# A publication with its surroundings.
 _MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-# From here on an unsubscribe push asks for another subscribe; below, it is the end.
+# From this code on an unsubscribe push asks for a new subscribe. A lower code is final.
 _AGAIN: Final = 2500
-# Close codes for which SDKs do not come back.
+# Close codes after which SDKs do not reconnect.
 _TERMINAL: Final = ((3500, 3999), (4500, 4999))
 
 _CONNECT, _SUBSCRIBE = 1, 2
 
 
 class _Lost(Exception):
-    """The connection is gone; another one may do better."""
+    """The connection is gone, and a new one may work."""
 
 
 @dataclass(slots=True)
 class _Tail:
-    """What is watched, and how far it was seen. `left`: lines to print, None = no end."""
+    """The watched channel, and the last position seen. `left`: lines still to print, None =
+    no end.
+    """
 
     url: str
     channel: str
@@ -66,14 +68,14 @@ class _Tail:
     as_json: bool
     left: int | None
     position: dict[str, Any] = field(default_factory=dict)
-    # It was subscribed before.
+    # Whether it was subscribed before.
     again: bool = False
-    # Attempts since the last one that was answered.
+    # Attempts since the last answered one.
     attempts: int = 0
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast tail`."""
+    """Adds `roomcast tail`."""
     parser = add_command(
         commands,
         "tail",
@@ -101,7 +103,7 @@ def add(commands: Commands) -> None:
 
 
 def tail(arguments: argparse.Namespace) -> int:
-    """Print publications until there were enough, or it is interrupted. Raises Failed."""
+    """Prints publications until there were enough, or it is interrupted. Raises Failed."""
     watched = _Tail(
         arguments.url,
         arguments.channel,
@@ -113,7 +115,7 @@ def tail(arguments: argparse.Namespace) -> int:
     try:
         asyncio.run(_watch(watched))
     except KeyboardInterrupt:
-        # Its ordinary end.
+        # The ordinary end.
         return 0
     return 0
 
@@ -145,7 +147,9 @@ async def _pause(attempts: int) -> None:
 
 
 async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> None:
-    """Connect, subscribe, and print what comes, until there was enough. Raises Failed and _Lost."""
+    """Connects, subscribes, and prints publications until there were enough. Raises Failed and
+    _Lost.
+    """
     connect = {"token": watched.token, "name": "roomcast tail", "version": __version__}
     wanted = {"positioned": True, "recoverable": True, "token": watched.channel_token}
     if watched.position:

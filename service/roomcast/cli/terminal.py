@@ -1,4 +1,4 @@
-"""What a command shows: tables, colours, progress for whoever watches, and why it failed."""
+"""Formats the output of commands: tables, colours, progress lines and failures."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Final, TextIO
 __all__ = ["COLOURS", "Failed", "has_colours", "progress", "span", "table"]
 
 COLOURS: Final[Mapping[str, str]] = {"green": "32", "yellow": "33", "red": "31", "bold": "1"}
-# The largest first; two of them say enough.
+# The largest first. A text has two of them at most.
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _GAP: Final = "  "
 
 
 class Failed(Exception):
-    """The command could not do it. One line."""
+    """The command failed. One line."""
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Whether somebody sees what goes to `stream`, and has not asked for plain text."""
+    """Whether `stream` is a terminal whose user has not asked for plain text."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def progress() -> Callable[[str], None]:
-    """Lines on stderr for somebody who waits. A script's stderr is for what went wrong."""
+    """Writes progress lines to stderr for a person. A script's stderr is for errors."""
     if not sys.stderr.isatty():
         return lambda _line: None
     return lambda line: print(f"… {line}", file=sys.stderr, flush=True)
 
 
 def span(milliseconds: int) -> str:
-    """How long, in two units at most: "3d 4h", "12m 5s", "0s"."""
+    """A duration in two units at most: "3d 4h", "12m 5s", "0s"."""
     left = max(milliseconds, 0) // 1000
     parts: list[str] = []
     for unit, seconds in _UNITS:
@@ -47,9 +47,9 @@ def table(
     rows: Sequence[Sequence[str]],
     colours: Callable[[Sequence[str]], str] | None,
 ) -> str:
-    """Lines with columns under their headings; numbers to the right.
+    """Lines with columns under their headings. Numbers are aligned to the right.
 
-    `colours`: of a row (a key of COLOURS, "" = none), None = no colours at all.
+    `colours`: the colour of each row (a key of COLOURS, "" = none). None = no colours at all.
     """
     columns = list(zip(*[headings, *rows], strict=True))
     widths = [max(map(len, column)) for column in columns]

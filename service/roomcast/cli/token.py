@@ -1,4 +1,4 @@
-"""`roomcast token`: a signed token for trying things out."""
+"""`roomcast token`: prints a signed token for trials."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ examples:
   roomcast token --user ann --claims '{"caps":[{"channels":["news"],"allow":["sub","pub"]}]}'
   roomcast token --user ann --private-key key.pem --kid 2026-11
 
-Signed with client.token.hmac_secret_key (HS256); without a configuration, with the key of `roomcast dev`.
-With --private-key: RS256 for an RSA key, ES256, ES384 or ES512 by the curve of an EC key, EdDSA for an Ed25519 key.
+Signed with client.token.hmac_secret_key (HS256); without a configuration, with the key of
+`roomcast dev`.
+With --private-key: RS256 for an RSA key, ES256, ES384 or ES512 by the curve of an EC key, EdDSA for
+an Ed25519 key.
 """
 
 
 def add(commands: Commands) -> None:
-    """Add `roomcast token`."""
+    """Adds `roomcast token`."""
     parser = add_command(
         commands, "token", token, "print a signed token for trying things out", _EXAMPLES
     )
@@ -88,7 +90,7 @@ def add(commands: Commands) -> None:
 
 
 def token(arguments: argparse.Namespace) -> int:
-    """Print a token. Raises ConfigError and UsageError."""
+    """Prints a token. Raises ConfigError and UsageError."""
     config = load(arguments.config, os.environ, demo=True)
     configured = config.client.token
     key = _signing_key(arguments, config)
@@ -122,7 +124,7 @@ def token(arguments: argparse.Namespace) -> int:
 
 
 def _signing_key(arguments: argparse.Namespace, config: Config) -> str | SigningKey:
-    """The private key that was named, else the secret. Raises ConfigError and UsageError."""
+    """The private key of the arguments, else the secret. Raises ConfigError and UsageError."""
     if arguments.private_key is not None:
         from roomcast.auth.keys import KeyRefused, private_key
 

@@ -1,6 +1,7 @@
-"""What may be set, and where it is read from.
+"""The configuration: the options, and how they are read.
 
-`load` makes a `Config` of a file and the environment; `ConfigError` says in one line what is wrong.
+`load` builds a `Config` from a file and the environment. `ConfigError` says in one line what is
+wrong.
 """
 
 from __future__ import annotations

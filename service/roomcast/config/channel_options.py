@@ -1,4 +1,4 @@
-"""What may be set for channels: the fields of `ChannelOptions`, with their limits and reasons."""
+"""The options of channels: the fields of `ChannelOptions`, with their limits and reasons."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ __all__ = [
 # Longer names would leave little of a channel's 255 bytes.
 NAMESPACE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-# There they are rules, here they are what a file may say. The fields of core's ChannelOptions;
-# there they are rules, here they are what a file may say. From which part of two names on
-# (difflib's ratio) one may be meant by the other. Variables all begin alike, so that
 
 _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
     "history_size": Rules(
@@ -132,5 +129,5 @@ WITHOUT_NAMESPACE: Final = "channel.without_namespace"
 NAMESPACE_OPTIONS: Final = {
     option.key.rpartition(".")[2]: option for option in _channel_options(NAMESPACES)
 }
-# Of the channels that are in no namespace.
+# The options of channels outside every namespace.
 WITHOUT_NAMESPACE_OPTIONS: Final = _channel_options(WITHOUT_NAMESPACE)

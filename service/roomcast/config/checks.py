@@ -1,4 +1,4 @@
-"""What must hold between options that are fine alone. Nothing is asked of anybody for it."""
+"""Checks options against each other, as pure functions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ __all__ = ["conflicts"]
 
 
 def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Keys and messages for options that are fine alone but not together."""
+    """Keys and messages for options that are valid alone but conflict."""
     client, node, aws = config.client, config.node, config.aws
     if client.pong_timeout_s >= client.ping_interval_s:
         yield (
             "client.pong_timeout_s",
-            f"must be below client.ping_interval_s ({client.ping_interval_s:g}); found {client.pong_timeout_s:g}",
+            (
+                f"must be below client.ping_interval_s ({client.ping_interval_s:g}); found "
+                f"{client.pong_timeout_s:g}"
+            ),
         )
     for network in client.trusted_proxies:
         if not _is_network(network):
@@ -39,7 +42,10 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (
             "node.heartbeat_s",
-            f"must be below half of node.lease_ttl_s ({node.lease_ttl_s:g}); found {node.heartbeat_s:g}",
+            (
+                f"must be below half of node.lease_ttl_s ({node.lease_ttl_s:g}); found "
+                f"{node.heartbeat_s:g}"
+            ),
         )
     for name in ("launch_hook", "terminate_hook"):
         if getattr(aws, name) and not aws.autoscaling_group:
@@ -66,7 +72,7 @@ _OPENING: Final = (
 def _personal_channel_conflicts(
     config: Config, namespace: str, places: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Personal channels that others could use: `#` alone keeps nobody out."""
+    """Personal channels that other users could use: `#` alone keeps nobody out."""
     options, table = config.channel.without_namespace, WITHOUT_NAMESPACE
     if namespace:
         options, table = config.channel.namespaces[namespace], places.get(namespace, NAMESPACES)

@@ -1,4 +1,4 @@
-"""How an option is declared beside its field, and how a value is read for it."""
+"""Declares an option beside its field, and reads a value for it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class WrongValue(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is declared with a field: its description, and which values it takes.
+    """The declaration of a field: its description, and the values that it takes.
 
-    `minimum` and `maximum` are in the field's own unit. `pattern` is for a text, or each of a list;
-    `shape` says the same in words. `secret`: it is shown nowhere. `lines`: a text may have several
-    lines, and messages do not quote it.
+    `minimum` and `maximum` are in the field's own unit. `pattern` applies to a text, or to each
+    text of a list. `shape` says the same in words. `secret`: the value is shown nowhere. `lines`: a
+    text may have several lines, and messages do not quote it.
     """
 
     doc: str
@@ -74,7 +74,9 @@ def declare(
     secret: bool = False,
     lines: bool = False,
 ) -> T:
-    """A dataclass field with its rules. Typed as its default, because that is what the field holds."""
+    """A dataclass field with its rules. Its type is that of its default, which the field then
+    holds.
+    """
     minimum, maximum = within or (None, None)
     rules = Rules(doc, unit, minimum, maximum, pattern, shape, secret, lines)
     return field(default=default, repr=not secret, metadata={"rules": rules})
@@ -82,7 +84,9 @@ def declare(
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `key` is its dotted path in the file, `attribute` the dataclass field it sets."""
+    """One option. `key`: its dotted path in the file. `attribute`: the dataclass field that it
+    sets.
+    """
 
     key: str
     attribute: str
@@ -97,11 +101,11 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """The environment variable that sets it; namespaces have none."""
+        """The environment variable that sets it. Options of namespaces have none."""
         return ENVIRONMENT_PREFIX + self.key.upper().replace(".", "_")
 
     def expected(self) -> str:
-        """What it takes, in words."""
+        """The accepted values, in words."""
         rules = self.rules
         bounds = ""
         if rules.minimum is not None and self.kind == "duration":
@@ -117,7 +121,7 @@ class Option:
         return self.kind if self.kind == "true or false" else f"a {self.kind}{bounds}"
 
     def from_file(self, found: object) -> object:
-        """The field's value for what the file has. Raises WrongValue."""
+        """The field's value for a value in the file. Raises WrongValue."""
         if self.kind == "true or false" and isinstance(found, bool):
             return found
         if isinstance(found, bool):
@@ -153,7 +157,7 @@ class Option:
         return self.from_file(found)
 
     def to_file(self, value: Any) -> Any:
-        """The opposite of `from_file`; secrets are masked."""
+        """The value for a file, the inverse of `from_file`. Secrets are masked."""
         if self.rules.secret:
             return MASK if value else ""
         if self.kind == "duration":
@@ -172,7 +176,7 @@ class Option:
     def _shaped(self, found: object, *, empty: bool = False) -> str:
         if not isinstance(found, str):
             raise WrongValue
-        # A newline that a secrets' file ends with would otherwise become part of a key unseen.
+        # Otherwise the newline at the end of a secrets' file would silently become part of a key.
         line = found.replace("\r\n", "").replace("\n", "") if self.rules.lines else found
         if not line.isprintable():
             raise WrongValue
@@ -184,7 +188,7 @@ class Option:
 
 
 def format_duration(duration_s: int) -> str:
-    """The shortest single-unit text: 300 -> "5m", 90 -> "90s"."""
+    """The shortest text with one unit: 300 -> "5m", 90 -> "90s"."""
     for unit, seconds in _UNIT_SECONDS:
         if duration_s and duration_s % seconds == 0:
             return f"{duration_s // seconds}{unit}"
@@ -207,7 +211,7 @@ def _matching(pattern: re.Pattern[str], text: str) -> str:
 
 
 def kind_of(annotation: object) -> Kind:
-    """What a field of this type takes."""
+    """The kind of option for a field of this type."""
     kinds: dict[object, Kind] = {
         bool: "true or false",
         int: "whole number",
@@ -218,7 +222,7 @@ def kind_of(annotation: object) -> Kind:
 
 
 def declared(section: str, holder: type) -> Iterator[Option]:
-    """The options that the fields of `holder`, a dataclass, declare for a table of the file."""
+    """The options that the fields of the dataclass `holder` declare for a table of the file."""
     hints = get_type_hints(holder)
     own: tuple[Field[Any], ...] = fields(holder)
     for each in own:
@@ -233,6 +237,6 @@ def declared(section: str, holder: type) -> Iterator[Option]:
 
 
 def must_be(option: Option, found: object) -> str:
-    """What a message says of a value that `option` does not take; a secret is not quoted."""
+    """The message about a value that `option` does not take. Secrets are not quoted."""
     hidden = option.rules.secret or option.rules.lines
     return f"must be {option.expected()}" + ("" if hidden else f"; found {quoted(found)}")

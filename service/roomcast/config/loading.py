@@ -1,4 +1,4 @@
-"""From a file and the environment to a `Config`. The only I/O is reading that one file."""
+"""Loads a `Config` from a file and the environment. Its only I/O is reading that one file."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from roomcast.wire.channels import ChannelOptions, ChannelRules
 
 __all__ = ["config_path", "load"]
 
-# What every AWS tool goes by; it wins over our own option.
+# Every AWS tool follows this variable. It takes precedence over our own option.
 _NO_METADATA: Final = "AWS_EC2_METADATA_DISABLED"
 
 
 @dataclass(slots=True)
 class _Values:
-    """What was set so far: dataclass fields by table."""
+    """The values set so far: dataclass fields by table."""
 
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     namespaces: dict[str, ChannelOptions] = field(default_factory=dict)
-    # Where each namespace stands in the file, for messages.
+    # The place of each namespace in the file, for messages.
     places: dict[str, str] = field(default_factory=dict)
 
     def set(self, option: Option, value: object) -> None:
@@ -60,18 +60,18 @@ class _Values:
 
 
 def config_path(path: str | Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: the one given, else what ROOMCAST_CONFIG names, else none."""
+    """The file to read: `path`, else the one that ROOMCAST_CONFIG names, else none."""
     chosen = str(path) if path is not None else environ.get(CONFIG_VARIABLE, "")
     return Path(chosen) if chosen else None
 
 
 def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = False) -> Config:
-    """The configuration of a file, with the environment's variables over it.
+    """The configuration of a file, overridden by the environment's variables.
 
-    The file: `path`, else what ROOMCAST_CONFIG names, else none.
+    The file: `path`, else the one that ROOMCAST_CONFIG names, else none.
 
-    `demo`: when there is no file, begin with `dev_config()` rather than with production's defaults.
-    Raises ConfigError for the first thing that is wrong.
+    `demo`: without a file, start from `dev_config()` instead of production's defaults. Raises
+    ConfigError for the first error.
     """
     file = config_path(path, environ)
     text = "" if file is None else _file_text(file)
@@ -93,7 +93,7 @@ def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = Fa
 
 def _file_text(path: Path) -> str:
     try:
-        # Some editors begin a file with a byte order mark, which TOML does not know.
+        # Some editors begin a file with a byte order mark, which TOML does not allow.
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""What a configuration that is wrong is refused with: one line that names the key and its place."""
+"""Builds the messages about a wrong configuration: one line with the key and its place."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = [
     "suggestion",
 ]
 
-# What an error message quotes of a wrong value: enough to recognise it, and still one line.
+# Characters of a wrong value that a message quotes: enough to recognise it on one line.
 FOUND_CHARS_MAX: Final = 60
-# Two names as alike as this (difflib's ratio) may be meant for each other. Variables all begin
-# alike, so any two of them are similar: what differs must be similar as well.
+# The similarity (difflib's ratio) from which on one name may be meant by another. All variables
+# begin alike, so their differing parts must be similar as well.
 _NAMES_ALIKE: Final = 0.6
 VARIABLES_ALIKE: Final = 0.77
 
@@ -31,11 +31,11 @@ _KEY_LINE: Final = re.compile(r"\s*([A-Za-z0-9_.\-\"' ]+?)\s*=")
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong. One line: the key, where it is set, and what is expected."""
+    """The configuration is wrong. One line: the key, its place, and the expected values."""
 
 
 class Origin:
-    """Where keys were set, for messages. `path`: the file, "" = none; `text`: what is in it."""
+    """The places of keys, for messages. `path`: the file, "" = none. `text`: its content."""
 
     def __init__(self, path: str, text: str) -> None:
         self._path = path
@@ -43,11 +43,11 @@ class Origin:
         self._variables: dict[str, str] = {}
 
     def from_environment(self, key: str, variable: str) -> None:
-        """`variable` set `key`: messages name it instead of the file."""
+        """Records that `variable` set `key`: messages then name it instead of the file."""
         self._variables[key] = variable
 
     def error(self, key: str, message: str) -> ConfigError:
-        """`message` follows the name of the key."""
+        """The error for `key`. `message` follows the name of the key."""
         if key in self._variables:
             return ConfigError(f"environment: {self._variables[key]} {message}")
         if not self._path:
@@ -60,21 +60,21 @@ class Origin:
 
 
 def quoted(found: object) -> str:
-    """A wrong value as a message shows it: short, on one line, without passwords."""
+    """A wrong value for a message: short, on one line, without passwords."""
     if isinstance(found, dict):
         return "a table"
     if isinstance(found, bool):
         return str(found).lower()
     if isinstance(found, list) and any(isinstance(entry, dict) for entry in found):
         return "a list of tables"
-    # Masked before it is cut: the end of a password may be what is cut off.
+    # Masked before it is cut, because the cut could remove the "@" that marks a password.
     text = without_user(found) if isinstance(found, str) else found
     shown = ascii(text) if not str(text).isprintable() else without_passwords(repr(text))
     return shown if len(shown) <= FOUND_CHARS_MAX else shown[:FOUND_CHARS_MAX] + "…"
 
 
 def shown(name: str) -> str:
-    """A key as it is, unless it is one that could garble the message."""
+    """A key unchanged, unless it could garble the message."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", name) else quoted(name)
 
 
@@ -84,8 +84,8 @@ def one_line(text: str) -> str:
 
 
 def suggestion(name: str, known: list[str], *, alike: float = _NAMES_ALIKE) -> str:
-    """What follows a name that nobody knows: " (did you mean …?)", or nothing."""
-    # The right name in the wrong table is the likelier slip than a name that looks alike.
+    """The end of a message about an unknown name: " (did you mean …?)", or nothing."""
+    # A right name in the wrong table is more likely than a similar name.
     last = name.rpartition(".")[2]
     close = [key for key in known if key.rpartition(".")[2] == last] or difflib.get_close_matches(
         name, known, n=1, cutoff=alike
@@ -94,10 +94,10 @@ def suggestion(name: str, known: list[str], *, alike: float = _NAMES_ALIKE) -> s
 
 
 def _key_lines(text: str) -> dict[str, int]:
-    """The line of each table and key.
+    """The line number of each table and key.
 
-    The parser does not tell. This look at the lines is right for files as people write them; where
-    it finds nothing, a message names the table's line or none.
+    The parser does not report lines. This search is right for files as people write them. If it
+    finds no line, a message names the table's line or none.
     """
     lines: dict[str, int] = {}
     table = ""

@@ -1,6 +1,6 @@
-"""What may be set: every option with its unit, default, range and reason, next to its field.
+"""Declares every option beside its field, with unit, default, range and reason.
 
-The tables in docs/configuration.md are made from these declarations.
+The tables in docs/configuration.md are generated from these declarations.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ __all__ = [
 ]
 
 CONFIG_VARIABLE: Final = "ROOMCAST_CONFIG"
-# Variables with our prefix that configure something else: the test run and the stream Lambda.
+# Variables with our prefix for other programs: the test run and the stream Lambda.
 FOREIGN_VARIABLES: Final = frozenset(
     {CONFIG_VARIABLE, "ROOMCAST_REQUIRE", "ROOMCAST_CHROMIUM", "ROOMCAST_TOPIC_ARN"}
 )
-# A publication, with what the log adds to it, must fit one item of 128 KiB.
+# A publication and the log's own fields must fit one item of 128 KiB.
 MESSAGE_SIZE_LIMIT_MAX: Final = 96 * 1024
-# What `roomcast dev` signs and verifies with, so that examples can name it. Never a production key.
+# The secret with which `roomcast dev` signs and verifies, so that examples can name it. Never a
+# production key.
 DEV_SECRET: Final = "secret"  # noqa: S105  # meant to be known
-# SDKs give up, and reconnect, after 5 s; what a hook allowed takes its time too.
+# SDKs give up after 5 s and reconnect. The work after a hook takes time too.
 HOOK_TIMEOUT_S_MAX: Final = 4.0
 
 
@@ -57,7 +58,7 @@ def _public_key(doc: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TokenConfig:
-    """[client.token]: how connection and subscription tokens are verified.
+    """[client.token]: verification of connection and subscription tokens.
 
     Without any key, no token is accepted.
     """
@@ -83,7 +84,7 @@ class TokenConfig:
         "token names a key that is not known; kept for 6 hours if it cannot be. Set `issuer` and "
         "`audience` too: others' tokens may have the same keys. Nodes in subnets without a way "
         "out cannot reach it.",
-        # No user:password@ in it; redirects are not followed.
+        # No user:password@. Redirects are not followed.
         pattern=r"https://[^/\s@?#{}]+(/[^\s#{}]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[^\s#{}]*)?",
         shape="an https:// address (http:// only of this machine)",
     )
@@ -92,7 +93,7 @@ class TokenConfig:
 
     @property
     def has_key(self) -> bool:
-        """Whether any token can be good."""
+        """Whether any token can be valid."""
         return any(
             (
                 self.hmac_secret_key,
@@ -106,7 +107,7 @@ class TokenConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """[client]: connections, and what one of them may use."""
+    """[client]: connections, and the limits of one connection."""
 
     insecure: bool = declare(
         False,
@@ -265,7 +266,7 @@ def _hook(doc: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HooksConfig:
-    """[hooks]: the application's own code, in this process. See docs/hooks.md."""
+    """[hooks]: the application's own code in this process. See docs/hooks.md."""
 
     connect: str = _hook(
         "Async function that is asked when a client connects, `package.module:function`; empty: "
@@ -292,9 +293,9 @@ class HooksConfig:
 
 @dataclass(frozen=True, slots=True)
 class AwsConfig:
-    """[aws]: which resources are ours.
+    """[aws]: the names of this deployment's resources.
 
-    Credentials come as every AWS tool takes them, never from here.
+    Credentials come from the usual places of AWS tools, never from here.
     """
 
     region: str = declare(
@@ -306,7 +307,7 @@ class AwsConfig:
     endpoint_url: str = declare(
         "",
         "Endpoint of an emulator; empty: `AWS_ENDPOINT_URL`, else AWS itself.",
-        # No user:password@ in it: it is logged.
+        # No user:password@, because the address is logged.
         pattern=r"https?://[^/\s@?#]+/?",
         shape="an address such as http://127.0.0.1:5000",
     )
@@ -371,7 +372,7 @@ class AwsConfig:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """[node]: the life of one server process, and how it stays in step with the log."""
+    """[node]: the life of one server process, and its synchronisation with the log."""
 
     drain_s: float = declare(
         30.0,
@@ -440,9 +441,9 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set.
+    """The whole configuration.
 
-    Build it with `load`, or from the parts: the defaults are those of production.
+    Build it with `load`, or from the parts. The defaults are those of production.
     """
 
     client: ClientConfig = field(default_factory=ClientConfig)
@@ -471,7 +472,9 @@ TABLES: Final = frozenset({"channel", *(option.section for option in OPTIONS)})
 
 
 def dev_config() -> Config:
-    """What `roomcast dev` runs with when there is no file: insecure, with all of a chat room."""
+    """The configuration of `roomcast dev` without a file: insecure, with every feature of a chat
+    room.
+    """
     return Config(
         client=ClientConfig(insecure=True, token=TokenConfig(hmac_secret_key=DEV_SECRET)),
         channel=ChannelRules(
@@ -483,13 +486,13 @@ def dev_config() -> Config:
                 join_leave=True,
                 force_push_join_leave=True,
             ),
-            # What nobody wants to read later: it goes straight to the topic, and is stored nowhere.
+            # For ephemeral publications: they go straight to the topic, and are not stored.
             {
                 "typing": ChannelOptions(
                     allow_subscribe_for_client=True, allow_publish_for_subscriber=True
                 )
             },
         ),
-        # A short drain: Ctrl-C is pressed often, and few are connected.
+        # A short drain: Ctrl-C is pressed often, and few clients are connected.
         node=NodeConfig(drain_s=1.0),
     )

@@ -1,4 +1,4 @@
-"""A configuration as a file would have it, and the tables of docs/configuration.md."""
+"""Renders a configuration as a file, and the tables of docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["effective", "effective_toml", "reference"]
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """The configuration as a file would have it, every option included; secrets masked.
+    """The configuration with every option, in the layout of a file. Secrets are masked.
 
-    Only JSON types.
+    All values are JSON types.
     """
     holders: dict[str, object] = {
         "client": config.client,
@@ -46,13 +46,13 @@ def effective(config: Config) -> dict[str, Any]:
 
 
 def effective_toml(config: Config) -> str:
-    """`effective` as TOML: apart from the masks, a file that means the same."""
+    """`effective` as TOML. Apart from the masks, the file means the same."""
     document = effective(config)
     lines: list[str] = []
 
     def put(header: str, table: Mapping[str, Any]) -> None:
         lines.append(header)
-        # JSON's texts, numbers, switches and lists are also TOML's.
+        # JSON strings, numbers, booleans and lists are valid TOML.
         lines.extend(
             f"{key} = {json.dumps(value, ensure_ascii=False)}"
             for key, value in table.items()

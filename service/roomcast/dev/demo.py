@@ -1,8 +1,8 @@
-"""The demo chat page: its files, what it must know of this server, and tokens for people on this machine. Development only.
+"""Serves the demo chat page, its data about this server, and tokens for it. Development only.
 
-Tokens are signed with the secret of the configuration, for any name: whoever can ask can be anybody. So only a page of
-this server that is open on this machine may ask, and only `roomcast dev` has these routes. `_refuse_strangers` is the one
-place that decides.
+The configuration's secret signs a token for any name, so a caller can become any user. Therefore
+only `roomcast dev` has these routes, and only a page of this server that is open on this machine
+may call them. `_refuse_strangers` is the one place that decides.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = [
     "add_demo_routes",
 ]
 
-# A name of 40 characters needs 480 bytes if every one of them is a pair of escapes; the rest is room.
+# A name of 40 characters needs 480 bytes if each one is a pair of escapes. The rest is room.
 TOKEN_REQUEST_BYTES_MAX: Final = 1024
-# A connection token of ours has some 1,000 bytes with the longest name, a channel 255.
+# Our connection token has some 1,000 bytes with the longest name, and a channel has 255.
 SUBSCRIPTION_REQUEST_BYTES_MAX: Final = 4096
 USER_CHARS_MAX: Final = 40
-# Short enough that a page left open shows how tokens are refreshed.
+# Short enough for an open page to show how tokens are refreshed.
 TOKEN_TTL_S: Final = 600
-# Channels whose names begin so need a subscription token (docs/protocol.md).
+# Channels with this prefix need a subscription token (docs/protocol.md).
 PRIVATE_PREFIX: Final = "$"
-# Where the page sends people who named no channel.
+# The page's channel for people who named none.
 LOBBY: Final = "lobby"
-# Of the channels that say who is typing in another one: nothing to chat in.
+# The namespace of channels that only show who is typing: not for chatting.
 TYPING_NAMESPACE: Final = "typing"
-# Who has such a token may also do these in the private channel, whatever its namespace allows.
+# The token also allows these in the private channel, whatever its namespace allows.
 PRIVATE_ALLOW: Final = (Capability.PUBLISH, Capability.HISTORY, Capability.PRESENCE)
 
 _PAGE: Final = Path(__file__).parent / "page"
@@ -60,8 +60,8 @@ _CONTENT_TYPES: Final = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-# Nothing inline and nothing from elsewhere: what somebody writes into a channel can never become code.
-# `ws:` because not every browser takes 'self' for a WebSocket of the same origin.
+# Nothing inline and nothing from other origins, so that a message in a channel can never become
+# code. `ws:` because not every browser accepts 'self' for a WebSocket of the same origin.
 _CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self' ws:; base-uri 'none'; frame-ancestors 'none'"
@@ -71,7 +71,7 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-# A server of another version may listen at this address the next time.
+# The next server at this address may have another version.
 _PAGE_HEADERS: Final = {**_HEADERS, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
 _PACKED_HEADERS: Final = {**_PAGE_HEADERS, "Content-Encoding": "gzip"}
 _ANSWER_HEADERS: Final = {**_HEADERS, "Cache-Control": "no-store"}
@@ -80,7 +80,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _NotAccepted(Exception):
-    """A request that gets no token: HTTP status, and words for the person who entered the name."""
+    """A request gets no token: an HTTP status, and words for the person who entered the name."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -96,14 +96,14 @@ def add_demo_routes(
     client: ClientConfig,
     channels: ChannelRules,
 ) -> None:
-    """Serve the page at `/`, its files and its calls under `/demo/`.
+    """Serves the page at `/`, and its files and calls under `/demo/`.
 
-    `peers` are the base URLs of all instances, this one among them. Tokens are signed with `client`'s secret; without one
-    nobody can sign in.
+    `peers` are the base URLs of all instances, including this one. `client`'s secret signs the
+    tokens. Without one nobody can sign in.
     """
     demo = _Demo(node, tuple(peers), client, channels, TokenVerifier(client.token, insecure=True))
     for path in sorted(_PAGE.iterdir()):
-        # Read once and here: they are small, and a request must not wait for a disk.
+        # Read once here: the files are small, and a request must not wait for a disk.
         handler = _file_handler(path.read_bytes(), _CONTENT_TYPES[path.suffix])
         app.router.add_get("/" if path.name == "index.html" else f"/demo/{path.name}", handler)
     app.router.add_get("/demo/info", demo.info)
@@ -128,7 +128,7 @@ def _file_handler(body: bytes, content_type: str) -> Handler:
 
 
 def _answering(call: Callable[[web.Request], Awaitable[Json]]) -> Handler:
-    """`call`'s answer as JSON, and its refusals as errors in words."""
+    """Answers with `call`'s result as JSON, or with its refusal in words."""
 
     async def handle(request: web.Request) -> web.Response:
         try:
@@ -150,7 +150,7 @@ class _Demo:
     verifier: TokenVerifier
 
     async def info(self, _request: web.Request) -> web.Response:
-        """GET /demo/info: who serves this page, where the others are, and what this server lets people do."""
+        """GET /demo/info: this instance, the other instances, and the features of this server."""
         return _answer({
             "node": self.node,
             "instances": [{"url": url} for url in self.peers],
@@ -179,7 +179,8 @@ class _Demo:
         return {"token": signed, "user": user, "expires_at": now_s + TOKEN_TTL_S}
 
     async def subscription_token(self, request: web.Request) -> Json:
-        """POST /demo/subscription-token {"token": "…", "channel": "$room"}: for the user whom the connection token names.
+        """POST /demo/subscription-token {"token": "…", "channel": "$room"}: a token for the user of
+        the connection token.
 
         Raises _NotAccepted.
         """
@@ -204,13 +205,13 @@ class _Demo:
         if not self.client.token.hmac_secret_key:
             raise _NotAccepted(
                 409,
-                "This server cannot sign tokens: its configuration has no client.token.hmac_secret_key. "
-                "Set one, or join as a guest.",
+                "This server cannot sign tokens: its configuration has no "
+                "client.token.hmac_secret_key. Set one, or join as a guest.",
             )
         return self.client.token.hmac_secret_key
 
     async def _signed_in(self, body: Json, now_s: int) -> str:
-        """The user of the connection token in `body`: a name that was only said would let anybody in."""
+        """The user of the connection token in `body`. A bare name would prove nothing."""
         token = body.get("token") if isinstance(body, dict) else None
         if not isinstance(token, str) or not token:
             raise _NotAccepted(
@@ -226,7 +227,7 @@ class _Demo:
 
 
 def _first_channel(client: ClientConfig, channels: ChannelRules) -> str:
-    """A channel that whoever signs in can chat in; with history if there is one."""
+    """A channel in which every signed-in user can chat, preferably with history."""
 
     def suits(options: ChannelOptions) -> bool:
         may_publish = options.allow_publish_for_client or options.allow_publish_for_subscriber
@@ -241,14 +242,16 @@ def _first_channel(client: ClientConfig, channels: ChannelRules) -> str:
 
 
 def _refuse_strangers(request: web.Request) -> None:
-    """Raises _NotAccepted unless a page of this very server, open on this machine, asks.
+    """Raises _NotAccepted unless a page of this very server, open on this machine, calls.
 
-    The address alone would not do: the browser of this machine also runs others' pages (`Origin`), a name of theirs may
-    lead here (`Host`), and a proxy here may pass on what comes from elsewhere (`X-Forwarded-For`).
+    The peer's address alone does not suffice. The browser on this machine also runs other origins'
+    pages (`Origin`). A foreign name may resolve to this address (`Host`). A local proxy may forward
+    remote requests (`X-Forwarded-For`).
     """
     headers = request.headers
     forwarded = "Forwarded" in headers or "X-Forwarded-For" in headers
-    # Not `request.host`: without the header it asks the resolver for this machine's name, and all others wait.
+    # Not `request.host`: without the header it resolves this machine's name, which blocks the event
+    # loop.
     named = headers.get("Host", "")
     host = _parts(f"//{named}").hostname or ""
     if (
@@ -258,8 +261,8 @@ def _refuse_strangers(request: web.Request) -> None:
     ):
         raise _NotAccepted(
             403,
-            "Tokens are signed only for a page that is open on the server's own machine. Open it there as "
-            "http://127.0.0.1 or http://localhost, or join as a guest.",
+            "Tokens are signed only for a page that is open on the server's own machine. Open it "
+            "there as http://127.0.0.1 or http://localhost, or join as a guest.",
         )
     origin = headers.get("Origin")
     same_origin = origin is None or _parts(origin).netloc.lower() == named.lower()
@@ -271,7 +274,7 @@ def _refuse_strangers(request: web.Request) -> None:
 
 
 def _parts(url: str) -> SplitResult:
-    """Those of `url`; none when it is none."""
+    """The parts of `url`, all empty if it is malformed."""
     try:
         return urlsplit(url)
     except ValueError:
@@ -289,7 +292,8 @@ def _is_loopback(address: str) -> bool:
 
 async def _body(request: web.Request, bytes_max: int) -> Json:
     """The request's JSON. Raises _NotAccepted."""
-    # A page of another origin cannot send this type without asking first, and is never told yes.
+    # A page of another origin cannot send this type without a preflight request, which is always
+    # refused.
     if request.content_type != "application/json":
         raise _NotAccepted(415, "Content-Type must be application/json.")
     try:
@@ -318,7 +322,8 @@ def _private_channel(body: Json) -> str:
             400, "Please name a channel of up to 255 plain letters, digits and signs."
         )
     if not channel.startswith(PRIVATE_PREFIX):
-        # Its options decide there, and a list of users in its name; a token would overrule both.
+        # Options, or the list of users in the name, control access to such a channel. A token would
+        # override both.
         raise _NotAccepted(
             400, f"Only channels that begin with {PRIVATE_PREFIX} need a token of their own."
         )
@@ -330,11 +335,12 @@ def _user(request: Json) -> str:
     name = request.get("user") if isinstance(request, dict) else None
     if not isinstance(name, str):
         raise _NotAccepted(400, "Please enter a name.")
-    # Composed, so that a name looks the same and is the same however it was typed.
+    # NFC, so that a name is the same however it was typed.
     user = unicodedata.normalize("NFC", name).strip()
     if not 1 <= len(user) <= USER_CHARS_MAX:
         raise _NotAccepted(400, f"A name has 1 to {USER_CHARS_MAX} characters.")
-    # Also refuses what is invisible or turns the direction of writing: names must not imitate others.
+    # Also refuses characters that are invisible or change the direction of writing: names must not
+    # imitate others.
     if not user.isprintable():
         raise _NotAccepted(400, "A name has only characters that can be seen.")
     return user

@@ -1,10 +1,10 @@
 """The embedded AWS: moto's server in a process of its own, on loopback.
 
-It ends with its standard input.
+It ends when its standard input ends.
 
 `python -m roomcast.dev.emulator --port N` prints
-{"event":"listening","endpoint":"http://127.0.0.1:N"} when it listens. Nothing is kept: with the
-process its tables, topics and queues are gone.
+{"event":"listening","endpoint":"http://127.0.0.1:N"} once it listens. Tables, topics and queues
+live in memory, and end with the process.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = ["main"]
 
 _HOST: Final = "127.0.0.1"
 _BACKLOG: Final = 128
-# moto remembers every shard iterator it ever gave out, some ten a second. This many are 16 MB, and
-# as on AWS one that is a quarter of an hour old is of no use any more.
+# moto keeps every shard iterator that it ever issued, some ten a second. This many take 16 MB. As
+# on AWS, an iterator is useless after a quarter of an hour.
 _SHARD_ITERATORS_MAX: Final = 10_000
-# moto keeps every message ever published for the assertions of unit tests.
+# moto keeps every published message for the assertions of unit tests.
 _SENT_NOTIFICATIONS_MAX: Final = 16
 
 
@@ -58,7 +58,9 @@ class _Newest(OrderedDict[str, Any]):
 
 
 class _QuietHandler(MotoRequestHandler):
-    """No access log. Answers are written in pieces, which must not wait for the peer's delayed ACK."""
+    """Writes no access log, and turns off Nagle's algorithm: answers are written in pieces, which
+    must not wait for the peer's delayed ACK.
+    """
 
     disable_nagle_algorithm = True
 
@@ -67,10 +69,11 @@ class _QuietHandler(MotoRequestHandler):
 
 
 def correct_moto(region: str) -> None:
-    """Bound what moto would keep for ever; make it deliver as SNS and write as DynamoDB.
+    """Bounds the lists that moto would keep for ever, and corrects its SNS delivery and its
+    DynamoDB transactions.
 
-    A subscribed queue that is gone costs the publisher nothing on AWS (the delivery is dropped);
-    moto fails the whole publish, so that one killed instance would silence all others.
+    On AWS a publisher does not notice that a subscribed queue is gone, and the delivery is dropped.
+    moto fails the whole publish, so one killed instance would silence all others.
     """
     dynamodbstreams_backends[DEFAULT_ACCOUNT_ID][region].shard_iterators = _Newest()
     deliver = Subscription.publish
@@ -91,11 +94,11 @@ def correct_moto(region: str) -> None:
 
 
 def _correct_transactions() -> None:
-    """Look at the conditions of a transaction before anything is written, one write at a time.
+    """Checks a transaction's conditions before any write, and lets only one write run at a time.
 
-    moto writes first. To cancel, it replaces each table by a copy from before: what others wrote
-    meanwhile is lost, a reader of the table's stream has seen what never was, and then reads a
-    stream that gets nothing more.
+    moto writes first. To cancel, it replaces each table by an earlier copy. Other writes in between
+    are lost. A reader of the table's stream has seen items that never existed, and its stream then
+    stays empty.
     """
     writing = threading.RLock()
     put_item, transact = DynamoDBBackend.put_item, DynamoDBBackend.transact_write_items
@@ -125,7 +128,7 @@ def _reason_against(
 ) -> tuple[str | None, str | None, Any]:
     """Code, message and item of the reason to cancel a transaction with `put`.
 
-    None three times: its condition holds.
+    All three are None if its condition holds.
     """
     table = backend.get_table(put["TableName"])
     names = (table.hash_key_attr, table.range_key_attr)
@@ -145,7 +148,7 @@ def _reason_against(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or the end of standard input. 1 = the port is taken."""
+    """Serves until SIGTERM or the end of standard input. Returns 1 if the port is taken."""
     parser = argparse.ArgumentParser(prog="python -m roomcast.dev.emulator", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 = any free port")
     parser.add_argument("--region", default="us-east-1")
@@ -171,14 +174,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         request_handler=_QuietHandler,
         fd=listener.fileno(),
     )
-    # Long polls under way must not hold up the end: all threads are daemons.
+    # Running long polls must not delay the end: all threads are daemons.
     threading.Thread(target=server.serve_forever, name="emulator", daemon=True).start()
     port = listener.getsockname()[1]
     sys.stdout.write(
         json.dumps({"event": "listening", "endpoint": f"http://{_HOST}:{port}"}) + "\n"
     )
     sys.stdout.flush()
-    # Nobody reads further: what moto prints goes to where its errors go.
+    # Nobody reads standard output any further, so moto's output goes to standard error.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     while not lifeline.wait(None):
         pass

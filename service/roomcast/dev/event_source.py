@@ -1,4 +1,4 @@
-"""What Lambda's event source mapping does with the records of one stream shard, without any I/O.
+"""Models Lambda's event source mapping for the records of one stream shard, without any I/O.
 
     mapping = EventSourceMapping(MappingOptions(), is_append)
     mapping.add(records)                 # as read from the shard, in order, once `step` says Idle
@@ -8,13 +8,16 @@
         case Idle(): …                   # read more
     mapping.take_discarded()             # what the on-failure destination receives
 
-The rules are those of the Lambda developer guide ("Using AWS Lambda with Amazon DynamoDB"): one
-batch of a shard at a time and strictly in order; an error repeats the batch; a partial batch
-response moves the start to the lowest reported sequence number; bisecting halves a failing batch
-without using up its retries; records too old or tried too often go to the on-failure destination,
-and the shard goes on.
+The rules are those of the Lambda developer guide ("Using AWS Lambda with Amazon DynamoDB"):
 
-Times are wall clock seconds: the age of a record is counted from its ApproximateCreationDateTime.
+- A shard has one batch at a time, strictly in order.
+- An error repeats the batch.
+- A partial batch response moves the start to the lowest reported sequence number.
+- Bisecting halves a failing batch without using up its retries.
+- Records that are too old or were tried too often go to the on-failure destination, and the shard
+  goes on.
+
+Times are wall clock seconds, because a record's age counts from its ApproximateCreationDateTime.
 """
 
 from __future__ import annotations
@@ -39,20 +42,19 @@ __all__ = [
     "is_append",
 ]
 
-# A stream record as the function gets it: plain JSON values only.
+# A stream record in the function's form: only plain JSON values.
 StreamRecord = Mapping[str, Any]
 
-# Lambda's bound on what one invocation receives.
+# Lambda's limit on the event of one invocation.
 _EVENT_BYTES_MAX: Final = 6 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class MappingOptions:
-    """Parameters of an event source mapping; None = without bound.
+    """Parameters of an event source mapping. None = without bound.
 
     `retries_max` is MaximumRetryAttempts, `record_age_max_s` MaximumRecordAgeInSeconds. AWS does
-    not publish its back-off between attempts; this one is short, as a developer sits in front of
-    it.
+    not publish the back-off between attempts. This one is short, because a developer waits for it.
     """
 
     batch_size: int = 100
@@ -65,26 +67,26 @@ class MappingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Invoke:
-    """Call the function with these records; then tell `answered` or `raised`."""
+    """Call the function with these records, then call `answered` or `raised`."""
 
     records: Sequence[StreamRecord]
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing before `until_s`: the next attempt backs off."""
+    """Do nothing before `until_s`: the next attempt backs off."""
 
     until_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing left: read the shard."""
+    """No records left: read the shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """Given up on, after `invocations` calls. `condition` as AWS names it."""
+    """Records given up on after `invocations` calls. `condition` as AWS names it."""
 
     condition: str
     invocations: int
@@ -105,8 +107,7 @@ class EventSourceMapping:
         self._options = options
         self._accepts = accepts
         self._fresh: deque[StreamRecord] = deque()
-        # The batch under way and, after bisecting, the later parts of it; bounded by the batch
-        # size.
+        # The present batch and, after bisecting, its later parts. The batch size bounds them.
         self._batches: deque[_Batch] = deque()
         self._discarded: list[Discarded] = []
         self._failures_in_a_row = 0
@@ -114,11 +115,11 @@ class EventSourceMapping:
         self._invoking = False
 
     def add(self, records: Iterable[StreamRecord]) -> None:
-        """Take what was read next from the shard; what the filter refuses is gone, as on AWS."""
+        """Takes the next records of the shard. The filter drops others, as on AWS."""
         self._fresh.extend(record for record in records if self._accepts(record))
 
     def step(self, now_s: float) -> Invoke | Wait | Idle:
-        """What to do now."""
+        """The next action."""
         assert not self._invoking, "one invocation of a shard at a time"
         if not self._batches:
             self._form_batch()
@@ -134,8 +135,8 @@ class EventSourceMapping:
         return Invoke(self._batches[0].records)
 
     def answered(self, response: object, now_s: float) -> None:
-        """The function returned `response`: success, a partial batch response, or nothing that can
-        be understood.
+        """The function returned `response`: success, a partial batch response, or an
+        invalid one.
         """
         batch = self._invoked()
         done = _records_done(response, batch.records)
@@ -143,7 +144,7 @@ class EventSourceMapping:
             self._batches.popleft()
             self._failures_in_a_row = 0
         elif done > 0:
-            # Progress: what is left starts over with all of its retries.
+            # Progress: the remaining records start again with all of their retries.
             self._batches[0] = _Batch(batch.records[done:], batch.invocations)
             self._failures_in_a_row = 0
             self._back_off(now_s)
@@ -165,7 +166,7 @@ class EventSourceMapping:
             self._retry(batch, now_s)
 
     def take_discarded(self) -> Sequence[Discarded]:
-        """What was given up on since the last call, for the on-failure destination."""
+        """The records given up on since the last call, for the on-failure destination."""
         discarded, self._discarded = self._discarded, []
         return discarded
 
@@ -182,7 +183,7 @@ class EventSourceMapping:
             self._batches.append(_Batch(records))
 
     def _drop_aged(self, batch: _Batch, now_s: float) -> bool:
-        """Discard the too old records at the front of `batch`; True = none is left."""
+        """Discards the records at the front of `batch` that are too old. True = none is left."""
         if self._options.record_age_max_s is None:
             return False
         oldest_s = now_s - self._options.record_age_max_s
@@ -224,14 +225,14 @@ class EventSourceMapping:
 
 
 def is_append(record: StreamRecord) -> bool:
-    """The filter of the mapping in production: INSERTs, but of a channel's head (offset 0)."""
+    """The filter of the mapping in production: INSERTs, except of a channel's head (offset 0)."""
     return bool(
         record["eventName"] == "INSERT" and record["dynamodb"]["Keys"]["offset"]["N"] != "0"
     )
 
 
 def event_record(record: Mapping[str, Any], stream_arn: str, region: str) -> StreamRecord:
-    """A record of boto3's GetRecords as the function gets it: times in s, binaries in base64."""
+    """A record of boto3's GetRecords in the function's form: times in s, binaries in base64."""
     plain: StreamRecord = {
         **{name: _plain(value) for name, value in record.items()},
         "eventSource": "aws:dynamodb",
@@ -244,7 +245,9 @@ def event_record(record: Mapping[str, Any], stream_arn: str, region: str) -> Str
 def failure_document(
     discarded: Discarded, stream_arn: str, shard_id: str, now_s: float
 ) -> dict[str, Any]:
-    """What AWS writes to an S3 on-failure destination: metadata and the records themselves."""
+    """The document that AWS writes to an S3 on-failure destination: metadata and the records
+    themselves.
+    """
     first, last = discarded.records[0], discarded.records[-1]
     return {
         "requestContext": {
@@ -267,12 +270,13 @@ def failure_document(
 
 
 def _records_done(response: object, records: Sequence[StreamRecord]) -> int:
-    """How many records, from the first, are done with.
+    """The number of records, from the first, that are done.
 
     The guide's rules for ReportBatchItemFailures:
 
-    null, {} and an empty or null list are success; an identifier that is missing, empty or not of
-    this batch is a failure of everything; otherwise the lowest identifier is where to go on.
+    - null, {} and an empty or null list are success.
+    - An identifier that is missing, empty or not in this batch means that the whole batch failed.
+    - Otherwise the lowest identifier is the place to go on.
     """
     if response is None:
         return len(records)

@@ -1,6 +1,6 @@
-"""How a child of the supervisor learns that it is to end: a signal, or the end of its input.
+"""Tells a child of the supervisor when to end: at a signal, or at the end of its input.
 
-The supervisor holds the other end of that pipe, so its children end with it, also when it is
+The supervisor holds the other end of the input pipe. So its children end with it, even when it is
 killed.
 """
 
@@ -19,16 +19,16 @@ _READ_BYTES: Final = 4096
 
 
 class Lifeline:
-    """To be made once, in the main thread: it takes over SIGTERM and SIGINT.
+    """Waits for the end. Create it once, in the main thread: it takes over SIGTERM and SIGINT.
 
-    One thread and `select`, no Event: a signal handler must not take the lock that the code it
-    interrupts holds.
+    It uses one thread and `select`, no Event. A signal handler must not take a lock that the
+    interrupted code may hold.
     """
 
     def __init__(self) -> None:
         self._ended = False
         self._stdin = sys.stdin.fileno()
-        # A signal writes to this pipe, which ends a `select` that is under way.
+        # A signal writes to this pipe, which ends a running `select`.
         self._wake_reader, wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(wake_writer, False)
@@ -37,7 +37,7 @@ class Lifeline:
             signal.signal(wanted, self._on_signal)
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Wait up to `timeout_s` (None: without end) and tell whether the process is to end."""
+        """Waits up to `timeout_s` (None: without end). Returns whether the process should end."""
         if self._ended:
             return True
         ready, _, _ = select.select([self._stdin, self._wake_reader], [], [], timeout_s)

@@ -1,4 +1,4 @@
-"""Creates on an emulator what the pipeline needs: tables, stream, time to live, topic.
+"""Creates the pipeline's resources on an emulator: tables, stream, time to live, topic.
 
 Production uses deploy/.
 """
@@ -29,19 +29,19 @@ __all__ = [
 ]
 
 TOPIC_NAME: Final = "roomcast-topic"
-# An emulator starts within a few seconds, also in a container beside us.
+# An emulator starts within a few seconds, even in a container on the same machine.
 DEADLINE_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 2
 _READ_TIMEOUT_S: Final = 10
 _ATTEMPTS_MAX: Final = 3
 _PROBE_INTERVAL_S: Final = 0.1
-# A real table is there after some 10 s.
+# A real table becomes active after some 10 s.
 _TABLE_ACTIVE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A key pair. Emulators take any; some read an account number out of the first."""
+    """A key pair. Emulators accept any pair. Some read an account number from the key id."""
 
     access_key_id: str
     secret_access_key: str
@@ -55,12 +55,12 @@ class ProvisionError(Exception):
 
 
 class EmulatorUnreachable(ProvisionError):
-    """Nothing, or nothing like AWS, answers at the address."""
+    """No server, or none like AWS, answers at the address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What is there now. `created` names what was not there before."""
+    """The resources that exist now. `created` names the new ones."""
 
     topic_arn: str
     stream_arn: str
@@ -77,10 +77,10 @@ def provision(
     topic_name: str = TOPIC_NAME,
     deadline_s: float = DEADLINE_S,
 ) -> Provisioned:
-    """Create what is missing; a second call changes nothing. Blocks: call it in a thread.
+    """Creates missing resources. A second call changes nothing. Blocks: call it in a thread.
 
-    `credentials` None: as every AWS tool finds them. Waits up to `deadline_s` for the emulator to
-    answer. Raises EmulatorUnreachable, or ProvisionError when it answers but refuses.
+    `credentials` None: found as every AWS tool finds them. Waits up to `deadline_s` for the
+    emulator to answer. Raises EmulatorUnreachable, or ProvisionError when it answers but refuses.
     """
     try:
         dynamodb = client("dynamodb", endpoint_url, region, credentials)
@@ -96,7 +96,7 @@ def provision(
         for schema in schemas:
             _wait_active(dynamodb, schema.name)
             _enable_ttl(dynamodb, schema)
-        # Creating a topic that is there already answers with its ARN.
+        # For an existing topic, CreateTopic returns its ARN.
         topic_arn = str(sns.create_topic(Name=topic_name)["TopicArn"])
         table = dynamodb.describe_table(TableName=channels_table(table_prefix))["Table"]
     except (BotoCoreError, ClientError, ResponseParserError) as error:
@@ -140,12 +140,14 @@ def client(
 
 @cache
 def _session() -> Any:
-    """One for all: it keeps the services' models, which take some 100 ms to load."""
+    """One session for all clients: it caches the services' models, which take some 100 ms
+    to load.
+    """
     return boto3.session.Session()
 
 
 def _first_answer(dynamodb: Any, endpoint_url: str, deadline_s: float) -> set[str]:
-    """The names of all tables, as soon as somebody tells them."""
+    """The names of all tables, once the emulator answers."""
     give_up_s = time.monotonic() + deadline_s
     while True:
         try:
@@ -155,7 +157,7 @@ def _first_answer(dynamodb: Any, endpoint_url: str, deadline_s: float) -> set[st
             if time.monotonic() > give_up_s:
                 raise EmulatorUnreachable(f"no AWS emulator answers at {endpoint_url}") from error
         except (ClientError, ResponseParserError, KeyError) as error:
-            # An emulator may answer oddly while it starts; another kind of server always does.
+            # An emulator may answer oddly while it starts. Another kind of server always does.
             if time.monotonic() > give_up_s:
                 raise EmulatorUnreachable(
                     f"what answers at {endpoint_url} is not an AWS emulator: {_one_line(error)}"
@@ -167,7 +169,7 @@ def _create_table(dynamodb: Any, schema: TableSchema) -> bool:
     try:
         dynamodb.create_table(**schema.create)
     except dynamodb.exceptions.ResourceInUseException:
-        return False  # somebody else was quicker
+        return False  # another process was quicker
     return True
 
 

@@ -1,8 +1,8 @@
-"""The Lambda's place in `roomcast dev`: reads the table's stream and calls the real handler.
+"""Replaces the Lambda in `roomcast dev`: reads the table's stream and calls the real handler.
 
 `python -m roomcast.dev.stream_pump --endpoint URL --stream-arn ARN --topic-arn ARN` starts at the
-oldest record and runs until SIGTERM or the end of standard input. When a batch is sent again and
-what is given up on follows `roomcast.dev.event_source`; here is the I/O around it. One thread:
+oldest record and runs until SIGTERM or the end of standard input. `roomcast.dev.event_source`
+decides when to repeat a batch and when to give it up. This module does the I/O, in one thread:
 shards take turns.
 """
 
@@ -37,8 +37,8 @@ from roomcast.dev.provision import DUMMY_CREDENTIALS, client
 
 __all__ = ["Handler", "OnFailure", "StreamPump", "main"]
 
-# Lambda reads an idle shard 4 times a second; a developer likes it quicker. Costs 5 % of one core
-# with moto.
+# Lambda reads an idle shard 4 times a second. A developer prefers it faster. It costs 5 % of one
+# core with moto.
 POLL_INTERVAL_S: Final = 0.1
 # Shards split and end every few hours (on emulators: never).
 _SHARDS_INTERVAL_S: Final = 30.0
@@ -52,7 +52,7 @@ logger = logging.getLogger("roomcast.stream_pump")
 
 
 class StreamPump:
-    """Every shard of one stream, parents before their children."""
+    """Pumps every shard of one stream, parents before their children."""
 
     def __init__(
         self,
@@ -78,11 +78,12 @@ class StreamPump:
         self._not_before_s = 0.0
 
     def turn(self) -> bool:
-        """Give every shard one step.
+        """Gives every shard one step.
 
-        True = something was done, so that the next turn should follow at once.
+        Returns whether any work was done, so that the next turn should follow at once.
 
-        Never raises for what the emulator answers: it backs off and reads on where it was.
+        An error of the emulator is never raised: the pump backs off, then goes on from the same
+        place.
         """
         now_s = self._clock_s()
         if now_s < self._not_before_s:
@@ -135,7 +136,7 @@ class StreamPump:
 
     def _invoke(self, shard: _Shard, records: Sequence[StreamRecord]) -> None:
         try:
-            # Through JSON, as on the way to a real function.
+            # Through JSON, as for a real function.
             response = self._handler(json.loads(json.dumps({"Records": records})), None)
         except Exception as error:  # noqa: BLE001 - any exception of a function is a failed invocation
             logger.warning(
@@ -154,7 +155,7 @@ class StreamPump:
 
     def _read(self, shard: _Shard) -> bool:
         iterator = shard.iterator or self._new_iterator(shard)
-        # If the read fails, what the iterator was good for is unknown: take a new one then.
+        # After a failed read the iterator's state is unknown, so a new one is taken.
         shard.iterator = None
         answer = self._streams.get_records(ShardIterator=iterator, Limit=self._options.batch_size)
         shard.iterator = answer.get("NextShardIterator")
@@ -178,7 +179,8 @@ class StreamPump:
         try:
             return str(self._streams.get_shard_iterator(**source, **place)["ShardIterator"])
         except self._streams.exceptions.TrimmedDataAccessException:
-            # Away for longer than the stream keeps its records: go on with the oldest there is.
+            # The pump was away for longer than the stream keeps its records: it goes on with the
+            # oldest one.
             return str(
                 self._streams.get_shard_iterator(**source, ShardIteratorType="TRIM_HORIZON")[
                     "ShardIterator"
@@ -193,7 +195,9 @@ class StreamPump:
 
 
 class _Shard:
-    """`closed`: read to its end. `ended`: and all of it delivered, so that its children may begin."""
+    """One shard. `closed`: read to its end. `ended`: also delivered, so that its children may
+    begin.
+    """
 
     def __init__(self, shard_id: str, mapping: EventSourceMapping) -> None:
         self.shard_id = shard_id
@@ -205,7 +209,7 @@ class _Shard:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Pump until told to end. Returns the exit code."""
+    """Pumps until it should end. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m roomcast.dev.stream_pump", description=__doc__)
     parser.add_argument("--endpoint", required=True, help="the emulator's URL")
     parser.add_argument("--region", default="us-east-1")
@@ -217,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="stream pump: %(message)s", stream=sys.stderr)
     logging.getLogger("botocore").setLevel(logging.WARNING)
 
-    # The function's environment, as Lambda would set it.
+    # The function's environment, as Lambda sets it.
     os.environ |= {
         "ROOMCAST_TOPIC_ARN": options.topic_arn,
         "AWS_ENDPOINT_URL": options.endpoint,

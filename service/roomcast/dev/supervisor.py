@@ -1,9 +1,9 @@
-"""`roomcast dev`: emulator, stream pump and instances, as processes that this one outlives.
+"""Supervises `roomcast dev`: runs emulator, stream pump and instances as child processes.
 
-Children run in sessions of their own, so that Ctrl-C in the terminal reaches only the supervisor,
-which ends them in order: the instances first (they delete their queues), then the pump, then the
-emulator. They also end by themselves when their standard input does, that is when the supervisor
-was killed.
+The children run in sessions of their own, so that Ctrl-C in the terminal reaches only the
+supervisor. It ends them in order: the instances first, which delete their queues, then the pump,
+then the emulator. If the supervisor is killed, their standard input ends, and they end by
+themselves.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ __all__ = ["DevOptions", "run_dev"]
 REGION: Final = "us-east-1"
 TABLE_PREFIX: Final = "roomcast-"
 PORT_MAX: Final = 65_535
-# Start-up: Python with all of AWS in it takes a second or two on a small machine, several on a busy
-# one.
+# Start-up: Python with the AWS libraries takes a second or two on a small machine, several on a
+# busy one.
 EMULATOR_START_S: Final = 30.0
 PROVISION_S: Final = 3.0
 INSTANCE_START_S: Final = 60.0
 READY_POLL_S: Final = 0.1
 READY_REQUEST_S: Final = 2.0
-# Longer than the longest drain by default (`node.drain_s`, 30 s); without a file it is one second.
+# Longer than the default drain (`node.drain_s`, 30 s). Without a file the drain is one second.
 INSTANCE_STOP_S: Final = 45.0
 HELPER_STOP_S: Final = 5.0
-# Between two starts of something that dies, with --restart. An instance that lived for a while
-# starts at once.
+# The pauses before restarts with --restart. An instance that lived for a while restarts at once.
 RESTARTS: Final = Backoff(0.5, 30.0)
 RESTART_FORGIVEN_S: Final = 60.0
 
@@ -57,11 +56,11 @@ _GREEN, _RED, _DIM, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[0m"
 
 @dataclass(frozen=True, slots=True)
 class DevOptions:
-    """What `roomcast dev` was asked for.
+    """The options of `roomcast dev`.
 
     Port 0: any free one. `aws_endpoint`: an emulator that runs already. `config`: the file of every
-    instance. `environment` is what the children inherit, less everything about AWS. `serve` is the
-    command of one instance, before its options.
+    instance. `environment`: the children's environment, from which all AWS variables are removed.
+    `serve`: the command of one instance, before its options.
     """
 
     instances: int = 2
@@ -81,9 +80,10 @@ class _DevError(Exception):
 
 
 async def run_dev(options: DevOptions) -> int:
-    """Run until SIGINT or SIGTERM: 0. Or until nothing is left to run: 1, and a line on stderr.
+    """Runs until SIGINT or SIGTERM, and returns 0. If no process is left, prints a line on stderr
+    and returns 1.
 
-    Prints the ready line on stdout once every instance is ready; everything else goes to stderr.
+    Prints the ready line on stdout once every instance is ready. Everything else goes to stderr.
     """
     screen = _Screen(sys.stderr.isatty() and not options.environment.get("NO_COLOR"))
     try:
@@ -94,7 +94,7 @@ async def run_dev(options: DevOptions) -> int:
 
 
 class _Screen:
-    """Short lines on stderr, each with the seconds since the start."""
+    """Writes short lines to stderr, each with the seconds since the start."""
 
     def __init__(self, colours: bool) -> None:
         self._colours = colours
@@ -141,7 +141,9 @@ class _Supervisor:
         self._instances: list[_Instance] = []
 
     async def run(self) -> int:
-        """Raises _DevError, ProvisionError; whatever happens, no child is left behind."""
+        """Runs everything. Raises _DevError, ProvisionError. In any case no child is left
+        behind.
+        """
         ports = _usable_ports(self._options)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -170,7 +172,7 @@ class _Supervisor:
             self._screen.text("stopping; Ctrl-C again kills at once")
 
     async def _work(self, ports: Sequence[int]) -> None:
-        """Start everything, then watch it. Returns only by raising."""
+        """Starts everything, then watches it. Ends only by raising."""
         endpoint = self._options.aws_endpoint or await self._start_emulator()
         resources = await _provisioned(endpoint)
         self._screen.progress(
@@ -238,16 +240,16 @@ class _Supervisor:
         ]
 
     async def _spawn(self, command: Sequence[str], stdout: int = _STDERR) -> Process:
-        """A child whose stdin ends with us.
+        """Starts a child whose stdin ends with this process.
 
-        Its logs go to our stderr; our stdout is for the ready line.
+        Its logs go to our stderr. Our stdout is for the ready line.
         """
         return await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=stdout, env=self._environment, start_new_session=True
         )
 
     async def _become_ready(self, instance: _Instance) -> None:
-        """Wait until `instance` says it is ready, and take its node's name."""
+        """Waits until `instance` reports that it is ready, and records its node's name."""
         name = f"the instance on port {instance.port}"
         give_up_s = time.monotonic() + INSTANCE_START_S
         why = "no answer"
@@ -256,7 +258,8 @@ class _Supervisor:
             while True:
                 if instance.process.returncode is not None:
                     raise _DevError(
-                        f"{name} ended ({_ending(instance.process)}) before it was ready; its log above says why"
+                        f"{name} ended ({_ending(instance.process)}) before it was ready; its log "
+                        "above says why"
                     )
                 try:
                     async with session.get(instance.url + "/health/ready") as response:
@@ -293,7 +296,7 @@ class _Supervisor:
         sys.stdout.flush()
 
     async def _watch_instance(self, instance: _Instance, urls: Sequence[str]) -> None:
-        """Report its end, and start it again if that was asked for.
+        """Reports the instance's end, and restarts it with --restart.
 
         Returns when it is gone for good.
         """
@@ -302,7 +305,8 @@ class _Supervisor:
             started_s = time.monotonic()
             await instance.process.wait()
             self._screen.failure(
-                f"the instance on port {instance.port} ({instance.node}) ended: {_ending(instance.process)}"
+                f"the instance on port {instance.port} ({instance.node}) ended: "
+                f"{_ending(instance.process)}"
             )
             if not self._options.restart:
                 return
@@ -322,7 +326,8 @@ class _Supervisor:
         while self._pump is not None:
             await self._pump.wait()
             self._screen.failure(
-                f"the stream pump ended ({_ending(self._pump)}): nothing gets from one instance to another"
+                f"the stream pump ended ({_ending(self._pump)}): nothing gets from one instance to "
+                "another"
             )
             if not self._options.restart:
                 return
@@ -332,7 +337,8 @@ class _Supervisor:
 
     async def _watch_emulator(self) -> None:
         if self._emulator is None:
-            await asyncio.Event().wait()  # somebody else's; its end shows in the instances' logs
+            # an emulator that we did not start: the instances' logs show its end
+            await asyncio.Event().wait()
         else:
             await self._emulator.wait()
 
@@ -344,7 +350,7 @@ class _Supervisor:
 
 
 async def _provisioned(endpoint: str) -> Provisioned:
-    """`provision` beside the event loop.
+    """Runs `provision` beside the event loop.
 
     Not `asyncio.to_thread`: Ctrl-C must not wait for its deadlines.
     """
@@ -379,7 +385,9 @@ async def _provisioned(endpoint: str) -> Provisioned:
 
 
 async def _end(processes: Sequence[Process], deadline_s: float, kill: asyncio.Event) -> None:
-    """SIGTERM, and SIGKILL to their process groups at the deadline or when `kill` is set."""
+    """Sends SIGTERM. At the deadline, or when `kill` is set, sends SIGKILL to the process
+    groups.
+    """
     if not processes:
         return
     ending = asyncio.gather(*(process.wait() for process in processes))
@@ -388,7 +396,7 @@ async def _end(processes: Sequence[Process], deadline_s: float, kill: asyncio.Ev
     for process in processes:
         if process.returncode is None:
             process.terminate()
-            # A process that somebody suspended would not notice.
+            # A suspended process would not notice.
             process.send_signal(signal.SIGCONT)
     try:
         await asyncio.wait(either, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
@@ -396,7 +404,7 @@ async def _end(processes: Sequence[Process], deadline_s: float, kill: asyncio.Ev
         killing.cancel()
         for process in processes:
             if process.returncode is None:
-                with suppress(ProcessLookupError):  # it ended, and nobody has told us yet
+                with suppress(ProcessLookupError):  # it ended, and asyncio has not noticed yet
                     os.killpg(process.pid, signal.SIGKILL)
         await ending
         for process in processes:
@@ -415,7 +423,7 @@ def _ending(process: Process) -> str:
 def _child_environment(
     inherited: Mapping[str, str], endpoint: str, resources: Provisioned
 ) -> dict[str, str]:
-    """The emulator and nothing else: nothing leads a child to a real AWS account, or to a proxy."""
+    """The children's environment. Nothing in it leads to a real AWS account or to a proxy."""
     environment = {name: value for name, value in inherited.items() if not name.startswith("AWS_")}
     direct = ["127.0.0.1", "localhost", urlsplit(endpoint).hostname or ""]
     no_proxy = ",".join(
@@ -434,8 +442,8 @@ def _child_environment(
         "ROOMCAST_AWS_REGION": REGION,
         "ROOMCAST_AWS_TABLE_PREFIX": TABLE_PREFIX,
         "ROOMCAST_AWS_TOPIC_ARN": resources.topic_arn,
-        # Readings of a laptop are nobody's; the instance metadata are off by the AWS tools' own
-        # variable.
+        # Nobody needs a laptop's readings. The AWS tools' own variable turns the instance metadata
+        # off.
         "ROOMCAST_AWS_METRICS_NAMESPACE": "",
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
@@ -445,7 +453,7 @@ def _child_environment(
 def _usable_ports(options: DevOptions) -> Sequence[int]:
     """The instances' ports, all of them free a moment ago.
 
-    Raises _DevError before anything was started.
+    Raises _DevError before any process was started.
     """
     wanted = [options.port + index if options.port else 0 for index in range(options.instances)]
     if options.emulator_port and options.emulator_port in wanted and options.aws_endpoint is None:
@@ -453,7 +461,7 @@ def _usable_ports(options: DevOptions) -> Sequence[int]:
             f"port {options.emulator_port} is wanted twice: choose another --emulator-port"
         )
     with ExitStack() as held:
-        # All at once, so that port 0 gives different ones.
+        # All at once, so that port 0 gives different ports.
         ports = [
             held.enter_context(_bound(options.host, port, "--port")).getsockname()[1]
             for port in wanted
@@ -473,7 +481,7 @@ def _bound(host: str, port: int, option: str) -> socket.socket:
     except socket.gaierror as error:
         raise _DevError(f"host {host} is not known: {error.strerror}") from error
     listener = socket.socket(family, kind, protocol)
-    # Like the server itself: connections that linger from the last run do not count.
+    # As the server does: connections that linger from the last run do not count.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
@@ -488,7 +496,7 @@ def _bound(host: str, port: int, option: str) -> socket.socket:
 
 
 def _reachable(host: str) -> str:
-    """What a browser on this machine can open for a server that listens on `host`."""
+    """The host that a browser on this machine can open for a server on `host`."""
     if host in ("0.0.0.0", "::", ""):  # noqa: S104
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host

@@ -1,7 +1,4 @@
-"""Lifecycle hooks of an Auto Scaling group.
-
-One instance says that the group may go on, or is to wait.
-"""
+"""Completes and extends the lifecycle hooks of an Auto Scaling group for one instance."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from roomcast.aws.errors import CALL_LIMIT_S, error_code, port_errors
 
 __all__ = ["AutoScalingInstance"]
 
-# A code for all that is wrong with a call; only the text tells that nothing waits at the hook.
+# The code of every invalid call. Only the text shows that nothing waits at the hook.
 _VALIDATION: Final = "ValidationError"
 _NOTHING_WAITS: Final = "no active lifecycle action found"
 
@@ -21,17 +18,17 @@ _NOTHING_WAITS: Final = "no active lifecycle action found"
 class AutoScalingInstance:
     """A ScalingGroup.
 
-    `client`: an Auto Scaling client; a repeated attempt of its own is harmless.
+    `client`: an Auto Scaling client. Its own retries are harmless.
     """
 
     def __init__(self, client: Any, *, group: str, instance: str) -> None:
         self._client = client
-        # By instance id: the token is only in the event, and an instance waits at one hook at a
-        # time.
+        # By instance id, because only the event contains the token. An instance waits at one hook
+        # at a time.
         self._whom = {"AutoScalingGroupName": group, "InstanceId": instance}
 
     async def complete(self, hook: str) -> bool:
-        # ABANDON would skip the hooks of others that follow.
+        # ABANDON would skip later hooks of others.
         return await self._tell(
             self._client.complete_lifecycle_action, hook, {"LifecycleActionResult": "CONTINUE"}
         )

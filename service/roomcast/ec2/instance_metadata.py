@@ -1,8 +1,6 @@
-"""The EC2 instance metadata service, version 2.
+"""Reads the EC2 instance metadata, version 2: this machine's id, and its announced future.
 
-It tells what this machine is, and what is about to happen to it.
-
-A plain HTTP service at a link-local address, read with a session token that it gives out itself.
+The service is plain HTTP at a link-local address. It needs a session token, which it issues itself.
 """
 
 from __future__ import annotations
@@ -33,19 +31,19 @@ __all__ = [
 ]
 
 DEFAULT_ENDPOINT: Final = "http://169.254.169.254"
-# It is on the same host: an answer takes a millisecond, or does not come.
+# The service is on the same host: an answer takes a millisecond, or does not come.
 CALL_LIMIT_S: Final = 1.0
-# Attempts to reach it before a node goes without it for its whole life.
+# Attempts to reach the service. If they fail, the node does without it for its whole life.
 PROBES_MAX: Final = 2
-# The longest that it gives a token for.
+# The longest life of a token.
 TOKEN_TTL_S: Final = 21_600
-# A token is replaced so much before its end.
+# How long before its end a token is replaced.
 TOKEN_EARLY_S: Final = 600.0
-# Of what is read here nothing is longer than 200 bytes.
+# The values that are read here have at most 200 bytes.
 ANSWER_BYTES_MAX: Final = 4096
 
 _INSTANCE_ID: Final = re.compile(r"i-[0-9a-f]{8,32}")
-# A header of our own making must be one line of ASCII.
+# The token goes into a header, so it must be one line of ASCII.
 _TOKEN: Final = re.compile(r"[!-~]{1,1024}")
 
 _TOKEN_PATH: Final = "/latest/api/token"  # noqa: S105  # a path
@@ -66,10 +64,10 @@ _log = structlog.get_logger(__name__)
 async def this_machine(endpoint: str, clock: Clock) -> AsyncIterator[InstanceMetadata | None]:
     """This machine's metadata.
 
-    None where it is no EC2 instance, or one whose metadata may not be read.
+    None if it is no EC2 instance, or its metadata may not be read.
 
-    `endpoint` "" = do not ask. At the default address only a machine that says it is of EC2 is
-    asked, so that no other one waits for an answer.
+    `endpoint` "" = do not ask. The default address is asked only on machines that identify as EC2,
+    so that no other machine waits for an answer.
     """
     if not endpoint or (
         endpoint.rstrip("/") == DEFAULT_ENDPOINT and not await asyncio.to_thread(says_ec2)
@@ -77,16 +75,17 @@ async def this_machine(endpoint: str, clock: Clock) -> AsyncIterator[InstanceMet
         yield None
         return
     timeout = aiohttp.ClientTimeout(total=CALL_LIMIT_S)
-    # No proxy from the environment (aiohttp's default): it would ask for somebody else's.
+    # Without a proxy from the environment (aiohttp's default), which would ask for another
+    # machine's metadata.
     async with aiohttp.ClientSession(timeout=timeout) as session:
         metadata = InstanceMetadata(session, endpoint, clock)
         yield metadata if await _is_there(metadata) else None
 
 
 def says_ec2(sys_directory: Path = Path("/sys")) -> bool:
-    """Whether this machine says that it is an EC2 instance.
+    """Whether this machine identifies as an EC2 instance.
 
-    On Nitro and bare metal its vendor tells, on Xen the hypervisor.
+    Nitro and bare metal show it as the vendor, Xen through the hypervisor.
     """
     vendor = _line(sys_directory / "devices/virtual/dmi/id/sys_vendor")
     return vendor == "Amazon EC2" or _line(sys_directory / "hypervisor/uuid").startswith("ec2")
@@ -112,7 +111,7 @@ async def _is_there(metadata: InstanceMetadata) -> bool:
 
 
 class InstanceMetadata:
-    """A Machine. `identify` must have succeeded before `id` means anything."""
+    """A Machine. `id` is valid once `identify` has succeeded."""
 
     def __init__(self, session: aiohttp.ClientSession, endpoint: str, clock: Clock) -> None:
         self._session = session
@@ -123,7 +122,7 @@ class InstanceMetadata:
         self.id = ""
 
     async def identify(self) -> None:
-        """Read the instance's id. Raises Throttled, UnknownOutcome, Refused."""
+        """Reads the instance's id. Raises Throttled, UnknownOutcome, Refused."""
         text = await self._get(_ID_PATH)
         if not _INSTANCE_ID.fullmatch(text):
             raise Refused("the instance metadata have no instance id")
@@ -139,7 +138,7 @@ class InstanceMetadata:
             "GET", path, {"X-aws-ec2-metadata-token": await self._valid_token()}
         )
         if status == _UNAUTHORIZED:
-            # The machine was hibernated, perhaps, or became another one: its tokens are void.
+            # The machine may have hibernated, or become another one: its tokens are void.
             self._token = ""
             token = await self._valid_token()
             status, text = await self._ask("GET", path, {"X-aws-ec2-metadata-token": token})
@@ -161,7 +160,7 @@ class InstanceMetadata:
 
     async def _ask(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
         try:
-            # A redirect would take the token elsewhere.
+            # A redirect would send the token elsewhere.
             async with self._session.request(
                 method, self._endpoint + path, headers=headers, allow_redirects=False
             ) as response:
@@ -174,7 +173,7 @@ class InstanceMetadata:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """Raises Refused beyond ANSWER_BYTES_MAX."""
+    """Reads the answer. Raises Refused beyond ANSWER_BYTES_MAX."""
     body = b""
     async for part in response.content.iter_any():
         body += part
@@ -191,5 +190,5 @@ def _check(status: int, path: str) -> None:
         raise Throttled(text)
     if status >= _SERVER_ERROR:
         raise UnknownOutcome(text)
-    # 403: they are switched off for this instance.
+    # 403: the metadata are switched off for this instance.
     raise Refused(text)

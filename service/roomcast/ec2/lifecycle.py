@@ -1,7 +1,4 @@
-"""This node's side of Auto Scaling.
-
-It says when it serves, ends when its machine is to end, and then lets the machine go.
-"""
+"""Connects a node to Auto Scaling: reports readiness, drains with the machine, then releases it."""
 
 from __future__ import annotations
 
@@ -25,17 +22,17 @@ __all__ = [
     "Lifecycle",
 ]
 
-# A hook waits for at least 30 s; the group is told well within that it has to wait on.
+# A hook waits for at least 30 s. The group is told well before that to wait longer.
 HEARTBEAT_S: Final = 20.0
-# How long letting the machine go may take at the end of a process: when the machine goes on living,
-# and when it does not. The latter is longer than a load balancer takes to deregister a machine that
-# has no connections any more: only then does the group wait at its hook, and has to be told.
+# The time for releasing the machine at the end of a process: if the machine goes on living, and if
+# it does not. The second is longer than a load balancer takes to deregister a machine without
+# connections. Only after that does the group wait at its hook.
 RELEASE_S: Final = 5.0
 RELEASE_LEAVING_S: Final = 60.0
-# Between two attempts of that, and how many of them may fail.
+# The pause between two attempts to release the machine, and the number of attempts that may fail.
 RELEASE_PAUSE_S: Final = 2.0
 RELEASE_FAILURES_MAX: Final = 3
-# Looks and heartbeats come early by up to this part of their interval, so that machines drift
+# Checks and heartbeats come early by up to this part of their interval, so that machines drift
 # apart.
 _JITTER: Final = 0.2
 
@@ -43,11 +40,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Lifecycle:
-    """Looks at the machine's metadata every `poll_s` seconds, and speaks to its Auto Scaling group.
+    """Reads the machine's metadata every `poll_s` seconds, and reports to its Auto Scaling group.
 
-    `stop` is set once, when the node has to end. Where another node of this machine still holds a
-    lease, that one lets the machine go. Several nodes of a machine may say the same; the group
-    takes it once.
+    `stop` is set once, when the node has to end. If another node of this machine still holds a
+    lease, that node releases the machine. Several nodes of a machine may report the same, and the
+    group takes it once.
     """
 
     def __init__(
@@ -63,7 +60,7 @@ class Lifecycle:
         stop: StopRequest,
         neighbours: Neighbours,
     ) -> None:
-        """`group` None, or a hook "" = nobody waits for this node."""
+        """`group` None, or a hook "" = no hook waits for this node."""
         self._machine = machine
         self._group = group
         self._clock = clock
@@ -78,7 +75,7 @@ class Lifecycle:
         self._serves = False
         self._ends = False
         self._wake = asyncio.Event()
-        # What fails at present, and how: each is logged once and not with every attempt.
+        # Present failures by operation. Each is logged once, not at every attempt.
         self._failing: dict[str, type[PortError]] = {}
 
     def ready(self) -> None:
@@ -87,20 +84,20 @@ class Lifecycle:
         self._wake.set()
 
     def drain(self) -> None:
-        """The node ends, for whatever reason: the group is to wait for it. Idempotent."""
+        """The node ends, for whatever reason: the group should wait for it. Idempotent."""
         if not self._ends:
             self._ends = True
             self._wake.set()
 
     def drain_s(self, configured_s: float) -> float:
-        """Over how many seconds clients may be closed.
+        """The seconds over which to close the clients.
 
-        Fewer than configured when the machine is gone before.
+        Fewer than configured when the machine ends before.
         """
         return drain_within_s(configured_s, self._outlook, self._clock.now_ms())
 
     async def run(self) -> None:
-        """Look, then, from `drain` on, heartbeats. Until cancelled."""
+        """Reads the metadata and, from `drain` on, sends heartbeats. Runs until cancelled."""
         while not self._ends:
             await self._look()
             await self._pause(self._poll_s)
@@ -109,14 +106,13 @@ class Lifecycle:
             await self._pause(HEARTBEAT_S)
 
     async def released(self) -> None:
-        """Everything that the node held is given back: let the machine go.
+        """Releases the machine. To be called once the node has given back everything that it held.
 
-        Bounded in time; failures are logged.
+        Bounded in time. Failures are logged.
         """
         if self._group is None:
             return
-        # What it was when the node began to end may have changed since: `run` does not look any
-        # more.
+        # The state at the beginning of the drain may be outdated: `run` no longer reads it.
         with suppress(PortError):
             self._outlook = await self._machine.outlook()
         is_leaving = self._outlook.target in (TargetState.TERMINATED, TargetState.WARMED)
@@ -125,7 +121,7 @@ class Lifecycle:
             async with asyncio.timeout(RELEASE_LEAVING_S if is_leaving else RELEASE_S):
                 let_go = await self._let_go(self._group, is_leaving)
         if is_leaving and not let_go:
-            # Then the hook's own time-out does, or whoever cleans up after nodes.
+            # Then the hook's own time-out releases the machine, or the reaper does.
             _log.error("machine_not_let_go", instance=self._machine.id)
 
     # ---- while the node serves
@@ -176,9 +172,12 @@ class Lifecycle:
             self._worked("lifecycle_heartbeat")
 
     async def _let_go(self, group: ScalingGroup, is_leaving: bool) -> bool:
-        """Whether it is done, or nothing is to be done here. The caller bounds the time."""
-        # On its way into a warm pool a new machine waits at the launch hook, one that served at the
-        # other.
+        """Completes the hook. Returns whether it is done, or nothing is left to do here.
+
+        The caller bounds the time.
+        """
+        # On its way into a warm pool, a new machine waits at the launch hook. One that has served
+        # waits at the termination hook.
         names = [
             self._terminate_hook,
             self._launch_hook if self._outlook.target is TargetState.WARMED else "",
@@ -207,15 +206,15 @@ class Lifecycle:
         try:
             return await self._neighbours.others_here()
         except PortError as error:
-            # Its own end comes to the others as well; a machine that nobody lets go stays for an
-            # hour.
+            # Release it anyway: the other nodes learn of the machine's end too, and a machine that
+            # nobody releases stays for an hour.
             _log.warning("leases_not_read", reason=str(error))
             return False
 
     # ---- both
 
     async def _pause(self, seconds: float) -> None:
-        """Until the next turn, or until something has changed."""
+        """Waits until the next turn, or until the state has changed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds * (1 - _JITTER * self._random())):
                 await self._wake.wait()

@@ -1,4 +1,4 @@
-"""The machine and its Auto Scaling group, as the life cycle of an instance needs them."""
+"""The ports of the life cycle: the machine, its Auto Scaling group and its other nodes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ __all__ = ["Machine", "Neighbours", "ScalingGroup", "StopRequest"]
 
 
 class Machine(Protocol):
-    """The EC2 instance that this process runs on, as its metadata tell."""
+    """The EC2 instance of this process, from its metadata."""
 
     @property
     def id(self) -> str:
         """The instance id."""
 
     async def outlook(self) -> Outlook:
-        """What is about to happen to it.
+        """The machine's announced future.
 
-        Within a few seconds. Raises Throttled, UnknownOutcome, Refused.
+        Takes a few seconds at most. Raises Throttled, UnknownOutcome, Refused.
         """
 
 
 class ScalingGroup(Protocol):
     """One machine in its Auto Scaling group.
 
-    The group waits at a lifecycle hook for what the machine has to say.
+    The group waits at a lifecycle hook until the machine reports.
     """
 
     async def complete(self, hook: str) -> bool:
-        """The machine may go on to its next state.
+        """Lets the machine go on to its next state.
 
         False = nothing waited at `hook` for it, which is no failure.
 
@@ -38,7 +38,7 @@ class ScalingGroup(Protocol):
         """
 
     async def heartbeat(self, hook: str) -> bool:
-        """The group is to wait at `hook` for another time-out.
+        """Makes the group wait at `hook` for another time-out.
 
         False = it does not wait. Errors as `complete`.
         """
@@ -52,6 +52,6 @@ class Neighbours(Protocol):
 
 
 class StopRequest(Protocol):
-    """How this process is told to end: an `asyncio.Event`."""
+    """The request to end this process: an `asyncio.Event`."""
 
     def set(self) -> None: ...

@@ -1,7 +1,4 @@
-"""What the life of the machine asks of its node.
-
-Pure decisions from what the instance metadata say.
-"""
+"""Decides how a node follows its machine's life cycle: pure functions of the instance metadata."""
 
 from __future__ import annotations
 
@@ -33,38 +30,36 @@ __all__ = [
 LAUNCH_PAUSE_FIRST_S: Final = 5.0
 LAUNCH_PAUSE_MAX_S: Final = 60.0
 _LAUNCH_BACKOFF: Final = Backoff(LAUNCH_PAUSE_FIRST_S, LAUNCH_PAUSE_MAX_S)
-# About an hour of attempts: that is how long a hook waits unless its group says otherwise.
+# About an hour of attempts: the default time-out of a hook.
 LAUNCH_ATTEMPTS_MAX: Final = 60
-# A group that does not wait for this machine may not wait yet: it comes to its hook some time after
-# the machine has begun to run. From its first such answer on it is asked for so long; the longest
-# machine that Auto Scaling prepares takes minutes.
+# A group that does not wait for this machine may begin to wait later, because the machine reaches
+# its hook some time after it has started. From the first such answer on, attempts go on for this
+# long. Auto Scaling prepares a machine for some minutes at most.
 LAUNCH_WAIT_S: Final = 600.0
-# Of the two minutes that a spot instance has left: for what comes after the clients were closed.
+# The part of a spot instance's last two minutes that remains after its clients are closed.
 SPOT_RESERVE_S: Final = 30.0
 
 _WARM_POOL: Final = "Warmed:"
-# What happens to a spot instance; the third, "hibernate", begins at once and leaves no time for
-# anything.
+# The actions on a spot instance that leave time. The third, "hibernate", begins at once.
 _SPOT_ENDS: Final = frozenset({"stop", "terminate"})
 
 
 class TargetState(Enum):
-    """The state that Auto Scaling takes this machine to."""
+    """The state to which Auto Scaling takes this machine."""
 
     IN_SERVICE = "InService"
     TERMINATED = "Terminated"
-    # To wait in a warm pool, or from there to its end: nobody is served from it.
+    # It waits in a warm pool, or ends from there. It serves nobody.
     WARMED = "Warmed"
-    # In no group, on standby, detached, or a word that this release does not know: nothing follows
-    # from it.
+    # In no group, on standby, detached, or unknown to this release: it has no consequence.
     OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class SpotNotice:
-    """A spot instance is about to be taken away: `action` is stop or terminate.
+    """A spot instance is about to be interrupted. `action`: stop or terminate.
 
-    `at_ms` 0: it is not said when.
+    `at_ms` 0: the time is not given.
     """
 
     action: str
@@ -73,14 +68,14 @@ class SpotNotice:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the instance metadata say of the machine's future."""
+    """The machine's future as the instance metadata announce it."""
 
     target: TargetState = TargetState.OTHER
     notice: SpotNotice | None = None
 
 
 def target_of(text: str) -> TargetState:
-    """The value of `autoscaling/target-lifecycle-state`; "" when there is none."""
+    """Reads the value of `autoscaling/target-lifecycle-state`, "" if there is none."""
     if text.startswith(_WARM_POOL):
         return TargetState.WARMED
     return next(
@@ -90,7 +85,7 @@ def target_of(text: str) -> TargetState:
 
 
 def spot_notice(text: str) -> SpotNotice | None:
-    """The value of `spot/instance-action`; None for one that asks for nothing."""
+    """Reads the value of `spot/instance-action`. None: the value requires nothing."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -102,7 +97,7 @@ def spot_notice(text: str) -> SpotNotice | None:
         return None
     try:
         at = datetime.fromisoformat(document["time"])
-        # Always UTC, and said so by a Z.
+        # Always UTC, marked by a Z.
         at_ms = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
     except (KeyError, TypeError, ValueError, OverflowError):
         at_ms = 0
@@ -110,7 +105,7 @@ def spot_notice(text: str) -> SpotNotice | None:
 
 
 def reason_to_drain(outlook: Outlook) -> str:
-    """Why the node has to end, for the log; "" as long as it may go on."""
+    """The reason for the node to end, for the log. "" = it may go on."""
     if outlook.notice is not None:
         return f"the spot instance is about to {outlook.notice.action}"
     if outlook.target is TargetState.TERMINATED:
@@ -121,9 +116,9 @@ def reason_to_drain(outlook: Outlook) -> str:
 
 
 def drain_within_s(configured_s: float, outlook: Outlook, now_ms: int) -> float:
-    """Over how many seconds clients may be closed.
+    """The seconds over which to close the clients.
 
-    Fewer than configured when the machine is gone before.
+    Fewer than configured when the machine ends before.
     """
     if outlook.notice is None or not outlook.notice.at_ms:
         return configured_s
@@ -132,11 +127,11 @@ def drain_within_s(configured_s: float, outlook: Outlook, now_ms: int) -> float:
 
 
 class LaunchHook:
-    """Whether the launch hook is still to be completed. Seconds are monotonic.
+    """Tracks whether the launch hook must still be completed. Seconds are monotonic.
 
-    The metadata tell where the machine goes, not whether its group waits there at a hook, or will:
-    so each time that it comes into service the hook is completed once, and asked for some time
-    whether somebody waits for that.
+    The metadata show the machine's target, not whether its group waits at a hook, or will. So each
+    time that the machine comes into service the hook is completed once. If no group waits, the
+    attempts are repeated for some time.
     """
 
     __slots__ = ("_attempts", "_done", "_not_before_s", "_unwanted_since_s")
@@ -150,23 +145,23 @@ class LaunchHook:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether there were as many attempts as there may be, and all of them failed."""
+        """Whether all allowed attempts failed."""
         return not self._done and self._attempts >= LAUNCH_ATTEMPTS_MAX
 
     def is_due(self, target: TargetState, now_s: float) -> bool:
-        """Whether to complete it now, on a node that serves."""
+        """Whether to complete the hook now, on a node that serves."""
         if target is not TargetState.IN_SERVICE:
-            # From wherever it goes now it may come back, and wait for the hook again.
+            # The machine may come back from there, and wait at the hook again.
             self._begin_anew()
             return False
         return not self._done and not self.is_given_up and now_s >= self._not_before_s
 
     def done(self) -> None:
-        """It is completed, or nobody will ever wait for it."""
+        """The hook is completed, or no group will ever wait at it."""
         self._done = True
 
     def unwanted(self, now_s: float) -> None:
-        """Nobody waits for it: perhaps not yet."""
+        """No group waits at the hook, perhaps not yet."""
         if self._unwanted_since_s is None:
             self._unwanted_since_s = now_s
         if now_s - self._unwanted_since_s >= LAUNCH_WAIT_S:
@@ -175,6 +170,6 @@ class LaunchHook:
             self.failed(now_s)
 
     def failed(self, now_s: float) -> None:
-        """It is tried again, later each time."""
+        """The attempt failed. The next one comes later each time."""
         self._attempts += 1
         self._not_before_s = now_s + _LAUNCH_BACKOFF.pause_s(self._attempts)

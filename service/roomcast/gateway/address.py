@@ -1,4 +1,6 @@
-"""Whose address a request comes from: the peer's, or what proxies that are trusted say of it."""
+"""Finds the address that a request comes from: the peer's own, or the one that trusted proxies
+report.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from typing import Final
 
 __all__ = ["FORWARDED_MAX", "Addresses"]
 
-# Entries of X-Forwarded-For that are looked at, from the last one: there are no longer chains of
-# proxies of one's own.
+# Entries of X-Forwarded-For that are read, counted from the last. No chain of one's own proxies is
+# longer.
 FORWARDED_MAX: Final = 8
-# What one customer gets of IPv6 at the least, often and at the most: single addresses are as many
-# as somebody wants.
+# Lengths of the IPv6 prefixes that one customer gets: at the least, often and at the most. A limit
+# on single addresses would not bind, because one customer has as many as they want.
 _PREFIXES_V6: Final = (64, 56, 48)
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -21,24 +23,24 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Addresses:
     """Addresses of clients.
 
-    `trusted`: networks whose hosts say the truth about who called them; others say what they like.
+    `trusted`: networks of proxies. X-Forwarded-For is believed only if one of them sent it.
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
-        """Raises ValueError for what is no network."""
+        """Raises ValueError for an entry that is not a network."""
         self._trusted = [ipaddress.ip_network(each) for each in trusted]
 
     def client(self, peer: str, forwarded: Sequence[str]) -> tuple[str, ...]:
-        """The client's address; of IPv6 its networks from the narrowest on: /64, /56 and /48.
+        """The client's address. For IPv6: its networks, from the narrowest on (/64, /56 and /48).
 
         `forwarded`: the X-Forwarded-For headers in their order.
 
-        Each proxy appends whom it was called by. From the end, the first one who is not trusted is
-        the client: what stands before was written by itself.
+        Each proxy appends the address of its caller. Read from the end, the first address that is
+        not trusted is the client's. The client wrote the entries before it, so they are ignored.
         """
         address = _parsed(peer)
         if address is None:
-            # No socket of the internet: those who come through it have one bucket.
+            # The peer has no IP address (a Unix socket): all such peers share one bucket.
             return (peer,)
         entries = (
             ",".join(forwarded).rsplit(",", FORWARDED_MAX)[-FORWARDED_MAX:] if forwarded else []
@@ -66,7 +68,7 @@ def _parsed(text: str) -> _Address | None:
 
 
 def _without_port(entry: str) -> str:
-    """`192.0.2.1:4711` and `[2001:db8::1]:4711`, as some proxies write it."""
+    """Strips the port, which some proxies append: `192.0.2.1:4711`, `[2001:db8::1]:4711`."""
     if entry.startswith("["):
         return entry[1:].partition("]")[0]
     host, _, port = entry.partition(":")

@@ -1,7 +1,8 @@
-"""The way in: accepts connections while there is a place for them, and ends those that hold one without using it.
+"""Accepts connections while places are free, and closes those that hold a place without using it.
 
-Why not aiohttp's own site: its accept loop is asyncio's, which knows no limit, takes a thousand connections in one turn,
-and at the end of the descriptors logs a traceback for each of them. Then there is none left for a call of AWS either.
+aiohttp's own site is not used, because its accept loop is asyncio's. That loop has no limit,
+accepts a thousand connections in one turn, and logs a traceback for each one once descriptors run
+out. Then calls to AWS would find no descriptor either.
 """
 
 from __future__ import annotations
@@ -32,26 +33,28 @@ __all__ = [
     "name_no_version",
 ]
 
-# From the accept, or from the answer before, until a request's headers are complete. Who sends none is not needed.
+# From the accept, or from the previous answer, until a request's headers are complete. A connection
+# that sends none in this time is closed.
 REQUEST_S: Final = 10.0
-# How long an answer may wait in this process for a peer that does not read all of it; 8 MiB are sent in that.
+# How long an answer may wait in this process for a peer that does not read all of it. It is enough
+# for 8 MiB.
 ANSWER_S: Final = 30.0
-# Header fields of a request. Browsers send some fifteen, proxies add some ten.
+# Header fields of a request. Browsers send about fifteen, proxies add about ten.
 HEADERS_MAX: Final = 64
-# In the path of a request. Ours have three, and two more with a scheme before them. For each of them aiohttp
-# looks for a route, in a copy of what stands before it: 8,000 in one request took 20 ms.
+# Slashes in a request's path. Our paths have three, and two more with a scheme in front. For each
+# slash aiohttp looks up a route with a copy of the path before it: 8,000 in one request took 20 ms.
 SLASHES_MAX: Final = 16
-# What we call ourselves: not in which version, nor on what we run.
+# The Server header: it names neither a version nor a platform.
 SERVER: Final = "roomcast"
 
-# Connections that wait for accept: a node that comes up meets everybody whom another one closed.
+# Connections that may wait for accept: a new node receives all clients of a closed one at once.
 _BACKLOG: Final = 1024
-# Of them, those that are accepted in one turn of the event loop: some milliseconds.
+# Connections that one turn of the event loop accepts: some milliseconds.
 _ACCEPTS_A_TURN: Final = 8
-# After the system could not hand another one over: it may have no descriptor or memory for it.
+# The pause after a failed accept: the system may lack a descriptor or memory.
 _PAUSE_S: Final = 1.0
-# What accept(2) reports of the one who came, and takes out of the queue with that: who was at the
-# door is gone already. Whatever else it says would be said again at once.
+# Errors of accept(2) that concern a single connection, which is gone already and out of the queue.
+# Any other error would recur at once.
 _OF_ONE: Final = frozenset({
     errno.ECONNABORTED,
     errno.EHOSTDOWN,
@@ -61,10 +64,10 @@ _OF_ONE: Final = frozenset({
     errno.ENOPROTOOPT,
     errno.EPROTO,
 })  # fmt: skip
-# Between two looks at who does not read.
+# The interval between two checks for peers that do not read.
 _LOOK_S: Final = 1.0
-# What the kernel hands over of one connection at a time. asyncio's own 256 KiB can hold 40,000 frames, all of which would
-# be parsed before anybody else has a turn.
+# Bytes that are read from one connection at a time. asyncio's own 256 KiB can hold 40,000 frames,
+# and all of them would be parsed before any other connection has a turn.
 _READ_BYTES_MAX: Final = 8 * 1024
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
@@ -72,7 +75,11 @@ _log = structlog.get_logger(__name__)
 
 
 def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequest:
-    """What `made` makes of `message`. Raises ValueError for a path that leads nowhere at a great cost."""
+    """The request that `made` builds from `message`.
+
+    Raises ValueError for a path with so many slashes that the look-up of its route would be
+    expensive.
+    """
     if message.path.partition("?")[0].count("/") > SLASHES_MAX:
         raise ValueError("more slashes than any path here has")
     request: web.BaseRequest = made(message, *about)
@@ -80,18 +87,18 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
 
 
 class _Guest(web.RequestHandler):
-    """One connection: aiohttp's server side of HTTP, which tells when it is gone."""
+    """One connection: aiohttp's HTTP handler, which also reports its end to the door."""
 
     __slots__ = ("_door", "is_streaming", "unread_since_s", "wire")
 
     def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
-        # Called with what was parsed, before anything looks for a route.
+        # Called with the parsed request, before a route is looked up.
         self._request_factory = partial(_request, self._request_factory)
         self._door = door
-        # It became a WebSocket, whose own rules hold from then on.
+        # Whether it became a WebSocket, which has time limits of its own.
         self.is_streaming = False
-        # Since when something has been waiting for the peer to read; None = nothing is.
+        # Since when bytes have been waiting for the peer to read them. None = none are.
         self.unread_since_s: float | None = None
         self.wire: asyncio.Transport | None = None
 
@@ -108,12 +115,16 @@ class _Guest(web.RequestHandler):
             self._door.left(self)
 
     async def start(self) -> None:
-        """Aiohttp makes the request outside of what it guards: what fails there would leave nobody to answer or to end it."""
+        """Closes the connection when aiohttp fails to build a request.
+
+        aiohttp builds it outside its own error handling, so nothing would answer or close
+        otherwise.
+        """
         try:
             await super().start()
         except ValueError as error:
-            # An address that can be parsed and not decoded, such as one whose host is no IDNA, or a
-            # path that leads nowhere.
+            # An address that parses but cannot be decoded, such as a host that is not valid IDNA,
+            # or a path with too many slashes.
             _log.debug("request_broken", reason=type(error).__name__)
             self.force_close()
         except Exception as error:  # noqa: BLE001  # whatever it was, its place is free again
@@ -126,16 +137,19 @@ class _Guest(web.RequestHandler):
         super().set_parser(*arguments, **options)
 
     def handle_error(self, *arguments: Any, **options: Any) -> web.StreamResponse:
-        """What could not be parsed reaches no application whose signals would name us."""
+        """Sets the Server header, because no signal runs for a request that cannot be parsed."""
         response = super().handle_error(*arguments, **options)
         response.headers["Server"] = SERVER
         return response
 
 
 class Door:
-    """Lets in at most `places_max` connections at once. Who comes when they are taken waits in the kernel.
+    """Lets in at most `places_max` connections at once.
 
-    `on_full`: called when that begins. `request_s`, `answer_s`: see REQUEST_S and ANSWER_S.
+    Connections beyond that wait in the kernel.
+
+    `on_full`: called when all places become taken. `request_s`, `answer_s`: see REQUEST_S and
+    ANSWER_S.
     """
 
     def __init__(
@@ -157,7 +171,7 @@ class Door:
         self._answer_s = answer_s
         self._loop = asyncio.get_running_loop()
         self._guests: set[_Guest] = set()
-        # Of them, those that speak plain HTTP, or nothing yet.
+        # Those of them that speak plain HTTP, or have sent nothing yet.
         self._asking: set[_Guest] = set()
         self._coming: set[asyncio.Task[None]] = set()
         self._is_open = False
@@ -167,11 +181,11 @@ class Door:
         self._told_full = Seldom(_TOLD)
 
     def __len__(self) -> int:
-        """Connections that are open."""
+        """The number of open connections."""
         return len(self._guests)
 
     def open(self) -> None:
-        """Listen, and accept from now on. Raises OSError."""
+        """Listens, and accepts from now on. Raises OSError."""
         self._listening.setblocking(False)
         self._listening.listen(_BACKLOG)
         self._is_open = True
@@ -179,7 +193,7 @@ class Door:
         self._go_on()
 
     async def close(self) -> None:
-        """Accept nobody any more; who is inside stays, and is still looked after. Idempotent."""
+        """Stops accepting. Open connections stay, and are still checked. Idempotent."""
         if self._is_open:
             self._is_open = False
             self._stop()
@@ -190,7 +204,9 @@ class Door:
             await asyncio.wait(self._coming)
 
     async def end(self) -> None:
-        """Close, and look after nobody any more: for when everybody is gone or about to be."""
+        """Stops accepting and checking: for the time when all connections are gone or about
+        to go.
+        """
         await self.close()
         if self._looking is not None:
             self._looking.cancel()
@@ -203,13 +219,15 @@ class Door:
         self._go_on()
 
     def streams(self, guest: _Guest) -> None:
-        """`guest` became a WebSocket: what waits for it to be read is bounded by its writer."""
+        """`guest` became a WebSocket: from now on its writer bounds the bytes that wait for the
+        peer.
+        """
         self._asking.discard(guest)
 
     # ---- accepting
 
     def _go_on(self) -> None:
-        """Accept, if there is a place and no reason to wait."""
+        """Accepts again, if a place is free and no pause is due."""
         is_full = len(self._guests) >= self._places_max
         if self._is_open and not self._is_accepting and not is_full and self._pause is None:
             self._is_accepting = True
@@ -221,7 +239,7 @@ class Door:
             self._loop.remove_reader(self._listening.fileno())
 
     def _accept(self) -> None:
-        """Somebody is at the door."""
+        """Accepts connections that wait in the kernel."""
         for _ in range(_ACCEPTS_A_TURN):
             if len(self._guests) >= self._places_max:
                 self._stop()
@@ -234,7 +252,7 @@ class Door:
             except OSError as error:
                 if error.errno in _OF_ONE:
                     continue
-                # Each of these lines is at least _PAUSE_S after the one before.
+                # _PAUSE_S bounds the rate of these lines.
                 _log.error("accept_failed", reason=error.strerror, connections=len(self._guests))
                 self._stop()
                 self._pause = self._loop.call_later(_PAUSE_S, self._pause_over)
@@ -266,7 +284,8 @@ class Door:
             logger=server_logger(),
             access_log=None,
             max_headers=HEADERS_MAX,
-            # A body is inflated as it comes, before anybody asks for it or for a key: of 8 KiB, 8 MiB in one turn.
+            # aiohttp would inflate a body as it arrives, before any key is checked: 8 KiB can
+            # become 8 MiB in one turn.
             auto_decompress=False,
         )
 
@@ -274,21 +293,25 @@ class Door:
         try:
             await self._loop.connect_accepted_socket(lambda: guest, connected)
         except OSError:
-            # It went as it came. With a transport, that one tells of the end.
+            # The connection ended before it had a transport. With one, the transport reports the
+            # end.
             if guest.wire is None:
                 connected.close()
                 self.left(guest)
 
-    # ---- who does not read
+    # ---- peers that do not read
 
     async def _look(self) -> None:
-        """Now and then. It ends by being cancelled."""
+        """Checks at intervals until cancelled."""
         while True:
             await asyncio.sleep(min(_LOOK_S, self._answer_s))
             self.end_unread(self._loop.time())
 
     def end_unread(self, now_s: float) -> None:
-        """End those whose answers have been waiting to be read for too long. `now_s`: by the event loop's clock."""
+        """Closes connections whose answers have waited too long to be read.
+
+        `now_s`: by the event loop's clock.
+        """
         for guest in list(self._asking):
             if guest.wire is None:
                 continue
@@ -301,23 +324,27 @@ class Door:
 
 
 async def name_no_version(_request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler (`on_response_prepare`): aiohttp would tell its own version and Python's."""
+    """Hides the versions of aiohttp and Python, which aiohttp would send
+    (`on_response_prepare`).
+    """
     response.headers["Server"] = SERVER
 
 
 async def give_way(_request: web.Request, _response: web.StreamResponse) -> None:
-    """A signal handler (`on_response_prepare`): others have their turn between the requests of one connection.
+    """Lets other tasks run between the requests of one connection (`on_response_prepare`).
 
-    From Python 3.12 on aiohttp begins and ends a request without one, so all that were sent at once would be answered at once.
+    From Python 3.12 on aiohttp begins and ends a request without such a pause. All requests that a
+    peer sent at once would be answered in one turn.
     """
     await asyncio.sleep(0)
 
 
 async def end_proxied(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler (`on_response_prepare`): what came through a proxy is the last request of its connection.
+    """Closes a proxy's connection after its first request (`on_response_prepare`).
 
-    Load balancers keep connections for minutes, longer than REQUEST_S. One of them would at times send a request into
-    a connection that is just being ended for its silence, and tell its client of a bad gateway.
+    Load balancers keep connections for minutes, longer than REQUEST_S. A balancer could send a
+    request into a connection that is just being closed for its silence, and would then answer its
+    client with "bad gateway".
     """
     if "X-Forwarded-For" in request.headers and not isinstance(response, web.WebSocketResponse):
         response.force_close()

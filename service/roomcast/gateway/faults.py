@@ -1,4 +1,4 @@
-"""What the HTTP server logs of requests that failed: our faults in full, the peers' counted."""
+"""Filters the HTTP server's log: faults of this server in full, faults of peers only as a count."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _WEBSOCKET_NAME: Final = "aiohttp.websocket"
 _log = structlog.get_logger(__name__)
 
 
-# What is no HTTP, a body that is not encoded as its headers say, and a peer that hung up: aiohttp
-# raises the general ConnectionError for one that went while something waited for it to read.
+# Faults of peers: invalid HTTP, a body that is not encoded as its headers say, and a peer that hung
+# up. aiohttp raises the general ConnectionError for a peer that went while an answer waited to be
+# read.
 _OF_PEERS: Final = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
 
 
 class _Ours(logging.Filter):
-    """Lets pass what is not a peer's doing.
+    """Drops records about faults of peers.
 
-    aiohttp tells with a traceback of every request that it cannot parse, and quotes the line:
-    whoever can reach the port could fill the log, and a client's faulty header would put its key or
-    token there.
+    aiohttp logs a traceback for every request that it cannot parse, and quotes the line. Anyone who
+    can reach the port could fill the log, and a client's faulty header would put its key or token
+    there.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -39,7 +40,9 @@ class _Ours(logging.Filter):
 
 
 class _NoHandshakes(logging.Filter):
-    """Drops aiohttp's warning of an unknown subprotocol: it quotes all that is offered."""
+    """Drops aiohttp's warning of an unknown subprotocol, which quotes everything that the client
+    offered.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno == logging.WARNING and record.exc_info is None:
@@ -53,9 +56,9 @@ _NO_HANDSHAKES: Final = _NoHandshakes()
 
 
 def server_logger() -> logging.Logger:
-    """For aiohttp's connections.
+    """The logger for aiohttp's connections.
 
-    What it says elsewhere of handshakes is kept out of the log as well.
+    It also filters the warnings of aiohttp's other logger about handshakes.
     """
     logging.getLogger(_WEBSOCKET_NAME).addFilter(_NO_HANDSHAKES)
     logger = logging.getLogger(_NAME)

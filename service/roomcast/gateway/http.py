@@ -1,6 +1,6 @@
-"""GET /health/live and /health/ready: whether this process runs, and whether it should get clients.
+"""Serves the health checks (GET /health/live and /health/ready) and the metrics (GET /metrics).
 
-GET /metrics.
+Live: this process runs. Ready: it should get clients.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def add_health_routes(app: web.Application) -> None:
-    """For the load balancer and for people; both answer with a JSON object."""
+    """Adds both routes, for the load balancer and for people. Each answers with a JSON object."""
     app.router.add_get("/health/live", _live)
     app.router.add_get("/health/ready", _ready)
 
 
 def add_metrics_route(app: web.Application, text: Callable[[], bytes]) -> None:
-    """For who watches from inside the network: the load balancer does not forward it."""
+    """Adds the route for monitoring from inside the network. The load balancer does not
+    forward it.
+    """
 
     async def metrics(_request: web.Request) -> web.Response:
         headers = {"Content-Type": _METRICS_TYPE, "Cache-Control": "no-store"}
@@ -40,7 +42,7 @@ async def _live(request: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    """Ready speaks of this node alone: it can hear its queue and is not about to end."""
+    """Reports on this node alone: it receives from its queue and is not about to stop."""
     node = request.app[NODE]
     health = request.app[HEALTH]
     reasons, doubts = health.reasons(), health.doubts()

@@ -1,4 +1,4 @@
-"""Typed keys of what the aiohttp application carries."""
+"""Typed keys of the aiohttp application's values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /connection/websocket: checks who knocks, then moves frames between a socket and its connection."""
+"""Serves GET /connection/websocket: checks the handshake, then passes frames to the connection."""
 
 from __future__ import annotations
 
@@ -35,24 +35,28 @@ __all__ = [
     "origin_allowed",
 ]
 
-# A frame may hold several commands of the size limit: SDKs send a connect and all their subscriptions in one.
+# A frame may hold this many commands of the greatest size: SDKs send a connect and all their
+# subscriptions in one frame.
 FRAME_COMMANDS_ROOM: Final = 4
 
-# Pings and pongs of one connection. Who sends one in some seconds never waits; beyond it nothing is read for a while.
+# Pings and pongs of one connection. A client that sends one every few seconds never waits. Beyond
+# this rate its frames stay unread for a while.
 CONTROL_FRAMES_PER_S: Final = 20.0
 CONTROL_FRAMES_BURST: Final = 40.0
 CONTROL_RATE: Final = Rate(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST)
 
-# After a close from this side: what a client may have sent before it heard of it. Beyond that nothing is read.
+# Frames that a client may have sent before it saw this side's close. Beyond that nothing is read.
 _DROPPED_MAX: Final = 2048
 _DROPPED_A_TURN: Final = 64
 _FRAMES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
 
-# As browsers write it. A path, a user or a second one would let "https://*.example.com" stand for other hosts.
+# An origin as browsers write it. A path, a user or a second origin in it could make
+# "https://*.example.com" match other hosts.
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@,\\]*|null", re.IGNORECASE)
-# Of one that is refused, in the log.
+# Characters of a refused origin in the log.
 _ORIGIN_CHARS_MAX: Final = 200
-# Lines a second about pages that are refused: a page tries again and again, and anybody can pretend to be one.
+# Log lines a second about refused origins: a page retries again and again, and any client can
+# pretend to be a page.
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -61,7 +65,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Encoding:
-    """What one client's frames hold. `frames`: the type of those that it may send."""
+    """The encoding of one client's frames. `frames`: the frame types that it may send."""
 
     subprotocol: str
     frames: WSMsgType
@@ -73,13 +77,13 @@ _JSON: Final = _Encoding("centrifuge-json", WSMsgType.TEXT, JSON_FRAMES, text_fr
 _PROTOBUF: Final = _Encoding(
     "centrifuge-protobuf", WSMsgType.BINARY, PROTOBUF_FRAMES, protobuf_frame
 )
-# For clients that cannot name a subprotocol: parameters of the URL, either of which may ask for Protobuf.
+# For clients that cannot name a subprotocol: either of these URL parameters may ask for Protobuf.
 _ENCODING_PARAMETERS: Final = ("format", "cf_protocol")
 _ENCODING_VALUE: Final = "protobuf"
 
 
 def _encoding(subprotocol: str | None, request: web.Request) -> _Encoding:
-    """What was agreed upon in the handshake; without a subprotocol the URL may say it."""
+    """The encoding that the handshake agreed on. Without a subprotocol the URL may name it."""
     if subprotocol is None:
         asked = any(request.query.get(name) == _ENCODING_VALUE for name in _ENCODING_PARAMETERS)
         return _PROTOBUF if asked else _JSON
@@ -87,10 +91,12 @@ def _encoding(subprotocol: str | None, request: web.Request) -> _Encoding:
 
 
 def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a browser page of `origin` may connect: of the server's own host, or of the list ("*" stands for any text).
+    """Whether a browser page of `origin` may connect.
 
-    Who sends no Origin is no browser, and cannot be used by a page against its user. A server that is
-    addressed on this machine takes pages that this machine serves: a front end in development.
+    Allowed are the server's own host and the patterns of `allowed`, in which "*" stands for any
+    text. A client without an Origin is no browser, so no page can use it against its user. A server
+    that is addressed on this machine also accepts pages that this machine serves: a front end in
+    development.
     """
     if origin is None or "*" in allowed:
         return True
@@ -112,10 +118,12 @@ def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> b
 
 
 class WebSocketGateway:
-    """The handler. `message_size_limit`: bytes of one command; a frame may be FRAME_COMMANDS_ROOM times as large.
+    """The handler of WebSocket requests.
 
-    `turnstile`: for how many may come from one address; None = for any number. `trusted_proxies`: networks of those who
-    may say in whose name they come.
+    `message_size_limit`: bytes of one command. A frame may be FRAME_COMMANDS_ROOM times as large.
+
+    `turnstile`: limits new connections from one address. None = no limit. `trusted_proxies`:
+    networks of the proxies whose X-Forwarded-For is believed.
     """
 
     def __init__(
@@ -137,10 +145,11 @@ class WebSocketGateway:
         self._answering = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One client from its handshake to its end."""
-        # Two of them are none of a browser's, and fit no pattern.
+        """Serves one client from its handshake to its end."""
+        # No browser sends two Origins. Joined, they match no pattern.
         origin = ", ".join(given) if (given := request.headers.getall("Origin", ())) else None
-        # Not `request.host`: without the header it asks the resolver for this machine's name, and all others wait.
+        # Not `request.host`: without the header it resolves this machine's name, which blocks the
+        # event loop.
         if not origin_allowed(origin, request.headers.get("Host", ""), self._allowed_origins):
             self._tell_refused(origin, request.app[NODE])
             raise web.HTTPForbidden(
@@ -150,15 +159,16 @@ class WebSocketGateway:
         self._let_through(request, node)
         if not node.takes_clients(self._answering):
             node.services.counters.limited(Limit.CONNECTIONS)
-            # Not a close code: SDKs try again after this, and a load balancer may find another node for them.
+            # Not a close code: SDKs retry after this status, and a load balancer may send them to
+            # another node.
             raise web.HTTPServiceUnavailable(text="This node takes no further connections.\n")
         response = web.WebSocketResponse(
             timeout=CLOSE_WAIT_S,
             autoclose=False,
-            # aiohttp answers pings as fast as they come, and lets nobody else have a turn meanwhile.
+            # aiohttp answers pings as fast as they come, and no other task runs meanwhile.
             autoping=False,
             compress=False,
-            # aiohttp refuses from the limit on.
+            # aiohttp refuses a message of exactly this size already.
             max_msg_size=self._frame_bytes_max + 1,
             protocols=(_JSON.subprotocol, _PROTOBUF.subprotocol),
         )
@@ -197,14 +207,18 @@ class WebSocketGateway:
         node.services.counters.limited(Limit.ORIGIN)
         passed_over = self._refused.again(node.services.clock.monotonic_s())
         if passed_over is not None:
-            # No browser's is longer, nor has a path or a password that would be told here.
+            # No browser's Origin is longer, or holds a path or a password that must stay out of the
+            # log.
             told = (
                 origin[:_ORIGIN_CHARS_MAX] if origin and _ORIGIN.fullmatch(origin) else "malformed"
             )
             _log.info("origin_refused", origin=told, passed_over=passed_over)
 
     def _let_through(self, request: web.Request, node: Node) -> None:
-        """Refuse who comes too often, before anything is spent on them. SDKs try again later, as after any other status."""
+        """Refuses addresses that connect too often, before any work is spent on them.
+
+        SDKs retry later, as after any other status.
+        """
         if self._turnstile is None:
             return
         names = self._addresses.client(
@@ -220,7 +234,9 @@ class WebSocketGateway:
 
 
 class _Control:
-    """Pings and pongs of one client, at CONTROL_RATE: they are in no command, so nothing else counts them."""
+    """Limits one client's pings and pongs to CONTROL_RATE. No command holds them, so no other limit
+    counts them.
+    """
 
     def __init__(self, writer: Writer, node: Node) -> None:
         self._writer = writer
@@ -229,9 +245,12 @@ class _Control:
         self._bucket = Bucket(CONTROL_RATE, self._clock.monotonic_s())
 
     async def take(self, message: WSMessage) -> None:
-        """Answer a ping, in its time. Nothing is read meanwhile, so a client that sends many has to wait as well."""
+        """Answers a ping once the rate allows it.
+
+        Nothing is read meanwhile, so a client that sends many has to wait as well.
+        """
         if self._writer.is_gone:
-            # What it left behind is not waited for.
+            # A client that is gone needs no answers to its remaining pings.
             return
         wait_s = self._bucket.owe(CONTROL_RATE, self._clock.monotonic_s())
         if wait_s > 0:
@@ -248,9 +267,11 @@ async def _pump(
     writer: Writer,
     control: _Control,
 ) -> None:
-    """Hand frame after frame to the connection, one at a time: what it cannot take yet stays unread.
+    """Hands frame after frame to the connection, one at a time. A frame that it cannot take yet
+    stays unread.
 
-    Returns when nothing more will come. What comes after a close from this side is dropped, for the answer to it.
+    Returns when no more frames can come. After a close from this side, frames are dropped until the
+    client answers it.
     """
     dropped = 0
     while True:
@@ -265,7 +286,8 @@ async def _pump(
             if dropped % _DROPPED_A_TURN == 0:
                 await sleep(0 if dropped < _DROPPED_MAX else CLOSE_WAIT_S)
         elif writer.is_gone:
-            # What it left behind is not waited for: it may be many publications, each of which has to wait for its rate.
+            # A client that is gone: its remaining frames may be many publications, and each would
+            # wait for its rate.
             return
         elif message.type is encoding.frames:
             await connection.receive(message.data, encoding.reader)
@@ -276,6 +298,9 @@ async def _pump(
 
 
 async def _answer_close(response: web.WebSocketResponse, transport: asyncio.Transport) -> None:
-    """The peer closed, or broke the protocol. It may not read what is said to that, nor what was written before."""
+    """Answers a peer that closed, or broke the protocol.
+
+    The peer may read neither this answer nor the frames before it.
+    """
     asyncio.get_running_loop().call_later(CLOSE_WAIT_S, transport.abort)
     await response.close()

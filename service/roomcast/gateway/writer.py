@@ -1,7 +1,7 @@
-"""Bytes to one socket: frames are written as they were made; a slow peer is cut off.
+"""Writes frames to one socket, and cuts off a slow peer.
 
-aiohttp's `send_str` frames each payload again for every socket and waits for none of them to be
-read; here the frame is shared and the transport's buffer is the queue, whose size is looked at
+aiohttp's `send_str` builds the frame anew for every socket, and does not wait for the peer to read
+it. Here the sockets share one frame. The transport's buffer is the queue, and its size is checked
 before each write.
 """
 
@@ -18,16 +18,16 @@ from roomcast.wire.protobuf import encode_messages
 
 __all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "pong_frame", "protobuf_frame", "text_frame"]
 
-# How long a peer has to answer our close frame, or to take what was written before it.
+# The time for a peer to answer our close frame, or to read the frames before it.
 CLOSE_WAIT_S: Final = 1.0
 
 _FIN: Final = 0x80
 _TEXT, _BINARY, _CLOSE, _PONG = 0x1, 0x2, 0x8, 0xA
-# RFC 6455 §5.2: up to 125 in the header itself, then 16 bits, then 64.
+# RFC 6455 §5.2: lengths up to 125 stand in the header itself, longer ones in 16 bits, then in 64.
 _LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
-# Linux, SIOCOUTQNSD of linux/sockios.h: bytes in the kernel's buffer of a socket that were never
-# sent, since the peer takes no more. Megabytes of small messages wait there before the transport's
-# own buffer has any.
+# SIOCOUTQNSD of Linux (linux/sockios.h): bytes in a socket's kernel buffer that were never sent,
+# because the peer takes no more. Megabytes of small messages wait there before the transport's own
+# buffer holds any.
 _UNSENT_REQUEST: Final = 0x894B
 _UNSENT: Final = struct.Struct("i")
 
@@ -38,7 +38,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def protobuf_frame(lines: bytes) -> bytes:
-    """`lines`, of JSON, as Protobuf messages in one unfragmented, unmasked binary frame."""
+    """`lines` of JSON, as Protobuf messages in one unfragmented, unmasked binary frame."""
     payload = encode_messages(lines)
     return _header(_BINARY, len(payload)) + payload
 
@@ -66,7 +66,7 @@ def _header(opcode: int, length: int) -> bytes:
 class Writer:
     """The Socket of a connection.
 
-    `queue_bytes_max` bounds what waits for a peer that does not read.
+    `queue_bytes_max` bounds the bytes that wait for a slow peer.
     """
 
     __slots__ = (
@@ -94,7 +94,7 @@ class Writer:
 
     @property
     def unsent_bytes(self) -> int:
-        """What the peer has not taken: in this process, and on Linux in the kernel."""
+        """Bytes that the peer has not taken: in this process, and on Linux also in the kernel."""
         return self._transport.get_write_buffer_size() + _unsent_in_kernel(self._transport)
 
     @property
@@ -103,22 +103,24 @@ class Writer:
         return self._transport.is_closing()
 
     def send(self, frame: bytes) -> None:
-        """Write one frame, unless the connection closes; cut off a peer that reads too slowly."""
+        """Writes one frame, unless the connection is closing. Cuts off a peer that reads too
+        slowly.
+        """
         if self.closed_with is not None or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > self.queue_bytes_max:
-            # A close frame behind a full buffer will hardly be read; it costs nothing to try.
+            # A close frame behind a full buffer will hardly be read, but it costs nothing to try.
             self.close(Disconnect.SLOW)
             return
         self._transport.write(frame)
 
     def close(self, why: Closing) -> None:
-        """Begin the closing handshake; the transport is gone CLOSE_WAIT_S later at the latest.
+        """Begins the closing handshake. The transport is gone at most CLOSE_WAIT_S later.
 
         Idempotent.
 
-        Whoever reads the socket is to call `end` when the answer has come. aiohttp's own close
-        would read on by itself, whatever a peer sends meanwhile, and let nobody else have a turn.
+        The reader of the socket must call `end` once the answer has come. aiohttp's own close would
+        go on reading whatever the peer sends, without a turn for other tasks.
         """
         if self.closed_with is not None:
             return
@@ -128,7 +130,7 @@ class Writer:
         self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 
     def end(self) -> None:
-        """Let the transport go: nothing more is to be read, and nothing more is read by the peer.
+        """Closes the transport: neither side reads any more.
 
         Idempotent.
         """
@@ -143,7 +145,7 @@ def _unsent_in_kernel(transport: asyncio.Transport) -> int:
     try:
         answer = fcntl.ioctl(socket.fileno(), _UNSENT_REQUEST, bytes(_UNSENT.size))
     except (AttributeError, OSError, ValueError):
-        # No socket, another system, or closed meanwhile.
+        # Not a socket, another operating system, or closed meanwhile.
         return 0
     unsent: int = _UNSENT.unpack(answer)[0]
     return unsent

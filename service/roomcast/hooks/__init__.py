@@ -1,4 +1,4 @@
-"""What an application imports for its hooks: events, replies, and ways to say no.
+"""The public interface for an application's hooks: events, replies, and errors to raise.
 
 docs/hooks.md describes it.
 """

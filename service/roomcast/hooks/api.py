@@ -1,7 +1,8 @@
-"""What an application's hooks are, and the registry of the methods that its clients may call.
+"""The types of an application's hooks, and the registry of the RPC methods that clients may call.
 
-Applications import it, and what hooks get and return, from `roomcast.hooks`. A hook is an async function that the
-section [hooks] of the configuration names; it runs in the server's process, on its event loop.
+Applications import them, with the events and replies, from `roomcast.hooks`. A hook is an async
+function that the section [hooks] of the configuration names. It runs in the server's process, on
+its event loop.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ __all__ = [
     "is_async",
 ]
 
-# None: no opinion, what is configured decides.
+# None: no opinion, and the configuration decides.
 ConnectHook = Callable[[ConnectEvent], Awaitable[ConnectReply | None]]
 SubscribeHook = Callable[[SubscribeEvent], Awaitable[SubscribeReply | None]]
 PublishHook = Callable[[PublishEvent], Awaitable[PublishReply | None]]
-# What it returns is the answer.
+# The returned value is the answer.
 RpcMethod = Callable[[RpcEvent], Awaitable[Json]]
 
 _Method = TypeVar("_Method", bound=RpcMethod)
 
-# Names of the server's own methods begin so.
+# The prefix of the server's own methods.
 RESERVED_METHODS: Final = "roomcast."
 METHOD_CHARS_MAX: Final = 255
 
@@ -56,9 +57,9 @@ class RpcRegistry:
         return len(self._methods)
 
     def method(self, name: str) -> Callable[[_Method], _Method]:
-        """A decorator: the function is what `name` calls.
+        """A decorator that registers the function as the method `name`.
 
-        Raises ValueError for a name that cannot be, TypeError for what is no async function.
+        Raises ValueError for an invalid name, TypeError for a function that is not async.
         """
         if not isinstance(name, str) or not 0 < len(name) <= METHOD_CHARS_MAX:
             raise ValueError(f"the name of a method has 1 to {METHOD_CHARS_MAX} characters")
@@ -78,11 +79,11 @@ class RpcRegistry:
         return register
 
     def find(self, name: str) -> RpcMethod | None:
-        """What `name` calls; None = nothing."""
+        """The function of the method `name`. None = there is none."""
         return self._methods.get(name)
 
 
 def is_async(function: object) -> bool:
-    """Whether `function` is an async function, or an object that is called as one."""
+    """Whether `function` is an async function, or an object with an async `__call__`."""
     called = getattr(type(function), "__call__", None)  # noqa: B004  # its kind is asked for, not whether it exists
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

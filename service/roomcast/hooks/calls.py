@@ -1,7 +1,7 @@
-"""Finds the application's hooks by their configured names, and calls them: bounded in time and number, whatever they do.
+"""Imports the configured hooks and calls them, with bounds on time and number.
 
-To a caller each call has four ends: a reply of the right type, or None; `Refused`, also for what went wrong in the hook;
-`Disconnected`; or its own cancellation.
+Each call ends in one of four ways for its caller: a reply of the right type, or None; `Refused`,
+also for faults of the hook; `Disconnected`; or its own cancellation.
 """
 
 from __future__ import annotations
@@ -49,13 +49,15 @@ from roomcast.wire.shapes import NUMBER, TEXT, is_deeper
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 
-# Calls of hooks that a node waits for at once. What they wait for, such as a database, is down when there are more.
+# Calls of hooks that run at once on a node. With more, a service that they wait for, such as a
+# database, is down.
 CALLS_UNDER_WAY_MAX: Final = 1000
-# Of one hook in the log, each with its traceback: what a client found that makes it fail, it can
-# send again and again.
+# Failures of one hook in the log, each with its traceback. A client that can make a hook fail can
+# do so again and again.
 FAILURES_TOLD: Final = Rate(per_s=1.0, burst=10.0)
 
-# Dates and objects would become texts unseen: an application says itself how they are written.
+# Otherwise dates and objects would silently become strings. The application must choose their
+# format itself.
 _STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 E = TypeVar("E", ConnectEvent, SubscribeEvent, PublishEvent, RpcEvent)
@@ -66,7 +68,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What an application has of its own; None = nothing."""
+    """The application's hooks. None = not configured."""
 
     connect: ConnectHook | None = None
     subscribe: SubscribeHook | None = None
@@ -74,7 +76,7 @@ class Hooks:
     rpc: RpcRegistry | None = None
 
     def names(self) -> list[str]:
-        """Of those that there are."""
+        """The names of the configured ones."""
         return [each.name for each in fields(self) if getattr(self, each.name) is not None]
 
 
@@ -82,9 +84,11 @@ class Hooks:
 
 
 def load_hooks(config: HooksConfig) -> Hooks:
-    """Import what is configured. Raises ConfigError, in one line, for what is not there or is no hook.
+    """Imports the configured hooks.
 
-    The configured directory is looked at last, so no file in it can take the place of an installed package.
+    Raises ConfigError, in one line, for a missing or invalid hook.
+
+    The configured directory is searched last, so no file in it can replace an installed package.
     """
     named = {name: getattr(config, name) for name in ("connect", "subscribe", "publish", "rpc")}
     if any(named.values()) and config.directory:
@@ -103,16 +107,16 @@ def load_hooks(config: HooksConfig) -> Hooks:
     return Hooks(**found)
 
 
-# Where hooks were imported from before roomcast 0.2.
+# The modules for hooks before roomcast 0.2.
 _OLD_NAMES: Final = ("service", "service.hooks")
 
 
 def _imported(key: str, path: str) -> object:
-    """What `path`, "package.module:name", names."""
+    """The object at `path`, "package.module:name"."""
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # importing runs whatever the module has
+    except (Exception, SystemExit) as error:  # the import runs the module's own code
         said = " ".join(f"{type(error).__name__}: {error}".split())
         if isinstance(error, ModuleNotFoundError) and error.name in _OLD_NAMES:
             said += " (write `from roomcast.hooks import …`)"
@@ -127,9 +131,11 @@ def _imported(key: str, path: str) -> object:
 
 
 class HookCalls:
-    """Calls what `hooks` has. A method may be awaited only for a hook that there is; all raise Refused and Disconnected.
+    """Calls the hooks in `hooks`.
 
-    `timeout_s`: of one call.
+    A method may be awaited only if its hook is configured. All raise Refused and Disconnected.
+
+    `timeout_s`: the limit of one call.
     """
 
     def __init__(
@@ -161,7 +167,7 @@ class HookCalls:
         return await self._call("publish", self.hooks.publish, event, _publish_reply)
 
     async def rpc(self, event: RpcEvent) -> Json:
-        """The answer of the method that `event` names, a JSON value."""
+        """The answer of the method that `event` names: a JSON value."""
         assert self.hooks.rpc is not None, "asked for first"
         method = self.hooks.rpc.find(event.method)
         if method is None:
@@ -197,7 +203,7 @@ class HookCalls:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Something that the hook waited for was cancelled, and not this call.
+            # The hook awaited something that was cancelled. The call itself was not.
             outcome = HookOutcome.FAILED
             self._tell_failure(hook, event.client, error)
             raise refused(Error.INTERNAL) from None
@@ -232,11 +238,11 @@ class HookCalls:
 
 
 def refused(error: Error) -> Refused:
-    """An error of the server's own, as SDKs know it from everything else."""
+    """The Refused for one of the server's own errors, which SDKs know."""
     return Refused(error.value.code, error.value.message, temporary=error.value.temporary)
 
 
-# ---- what they return: what is wrong raises TypeError or ValueError, and goes into the log
+# ---- replies: an invalid one raises TypeError or ValueError, and is logged
 
 
 def _connect_reply(event: ConnectEvent, said: object) -> ConnectReply | None:
@@ -312,7 +318,7 @@ def _channel(found: object) -> str:
 
 
 def _time(found: object) -> int | None:
-    """Seconds since 1970. Fractions mean nothing to clients."""
+    """Seconds since 1970. Clients cannot use fractions."""
     if found is None:
         return None
     if not NUMBER.fits(found):
@@ -336,8 +342,9 @@ def _of_type(found: object, wanted: type[R]) -> R:
 
 
 def _json(found: object) -> Json:
-    """A copy, as clients will read it: the application may change its own later. Not nested so deeply that it, with what
-    stands around it, could not be written.
+    """A copy of a JSON value, because the application may change its own later.
+
+    The copy's depth is bounded, so that it can still be encoded within a message.
     """
     if found is None or isinstance(found, bool):
         return found

@@ -1,6 +1,6 @@
-"""What passes between server and application: events, replies, and ways to say no.
+"""The types that server and application exchange: events, replies, and errors to raise.
 
-Part of the public interface: applications import all of it from `roomcast.hooks`.
+This is part of the public interface: applications import all of it from `roomcast.hooks`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ __all__ = [
     "Unchanged",
 ]
 
-# The protocol leaves these error codes to applications, and these codes of closes.
+# The protocol leaves these error codes and close codes to applications.
 ERROR_CODE_MIN: Final = 400
 ERROR_CODE_MAX: Final = 1999
 _CLOSE_CODE_MIN, _CLOSE_CODE_MAX = 4000, 4999
-# A message is for whoever debugs a client.
+# A message is for the developer of a client.
 MESSAGE_CHARS_MAX: Final = 255
 
 _ERROR_CODES: Final = frozenset(error.value.code for error in Error)
@@ -65,10 +65,10 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 
 @dataclass(frozen=True, slots=True)
 class ConnectEvent:
-    """Somebody connects. `client` is the connection's id.
+    """A client connects. `client` is the connection's id.
 
-    `user`, `info`, `meta`: of the token, which was verified; without one (`has_token`) there are
-    none. `data`, `name` and `version`: what the client said, and nobody has verified.
+    `user`, `info`, `meta`: from the verified token. Without a token (`has_token`) they are empty.
+    `data`, `name` and `version`: from the client, unverified.
     """
 
     client: str
@@ -83,13 +83,13 @@ class ConnectEvent:
 
 @dataclass(frozen=True, slots=True)
 class ConnectReply:
-    """It may connect.
+    """The client may connect.
 
-    `user`: who it is, where there was no token; "" = nothing is said of it. `expires_at`: only with
-    `user`: s since 1970 when the connection is closed (3005), so that its client comes back and the
-    hook is asked again; None = never. `info`: what other clients see of it, unless the token has
-    some. `data`: for the client. `subs`: channels that it is subscribed to at once, beside the
-    token's; `caps`: what it may do, beyond the token's.
+    `user`: the user, if there was no token. "" = not set. `expires_at`: only with `user`: when the
+    connection is closed (3005), in s since 1970. The client then reconnects, and the hook is called
+    again. None = never. `info`: shown to other clients, unless the token has some. `data`: for the
+    client. `subs`: channels to subscribe it to at once, in addition to the token's. `caps`: further
+    capabilities, in addition to the token's.
     """
 
     user: str = ""
@@ -102,9 +102,9 @@ class ConnectReply:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeEvent:
-    """A client without a subscription token wants to subscribe to `channel`.
+    """A client without a subscription token subscribes to `channel`.
 
-    `data`: what it said with that.
+    `data`: from the client's request.
     """
 
     client: str
@@ -116,12 +116,12 @@ class SubscribeEvent:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeReply:
-    """It may subscribe.
+    """The client may subscribe.
 
-    `info`: what others in the channel see of it, beside what they see of the connection. `data`:
-    for the client. `expires_at`: s since 1970 when the subscription ends, so that its client
-    subscribes again and the hook is asked again; None = never. `override`: instead of the channel's
-    options. `allow`: what else it may do in the channel.
+    `info`: shown to others in the channel, in addition to the connection's info. `data`: for the
+    client. `expires_at`: when the subscription ends, in s since 1970. The client then subscribes
+    again, and the hook is called again. None = never. `override`: replaces options of the channel.
+    `allow`: further capabilities in the channel.
     """
 
     info: Json = None
@@ -133,7 +133,7 @@ class SubscribeReply:
 
 @dataclass(frozen=True, slots=True)
 class PublishEvent:
-    """A client wants to publish `data` in `channel`."""
+    """A client publishes `data` to `channel`."""
 
     client: str
     user: str
@@ -144,7 +144,7 @@ class PublishEvent:
 
 @dataclass(frozen=True, slots=True)
 class PublishReply:
-    """It may publish: what it sent, or `data` instead."""
+    """The client may publish: its own data, or `data` instead."""
 
     data: Json | Unchanged = UNCHANGED
 
@@ -161,11 +161,11 @@ class RpcEvent:
 
 
 class Refused(Exception):
-    """Raise it in a hook: the command is answered with this error.
+    """A hook raises it to answer the command with this error.
 
-    `code`: 400 to 1999 is the application's; the protocol's own mean to SDKs what they always mean.
-    `temporary`: SDKs try the same again by themselves. `message` is seen by clients. Raises
-    ValueError for what is no such error.
+    `code`: 400 to 1999 belong to the application. The protocol's own codes keep their meaning for
+    SDKs. `temporary`: SDKs repeat the command by themselves. Clients see `message`. Raises
+    ValueError for an invalid code or message.
     """
 
     def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
@@ -173,7 +173,8 @@ class Refused(Exception):
             ERROR_CODE_MIN <= code <= ERROR_CODE_MAX or code in _ERROR_CODES
         ):
             raise ValueError(
-                f"an error's code is from {ERROR_CODE_MIN} to {ERROR_CODE_MAX}, or one of the protocol's"
+                f"an error's code is from {ERROR_CODE_MIN} to {ERROR_CODE_MAX}, or one of the "
+                "protocol's"
             )
         if (
             not isinstance(message, str)
@@ -186,10 +187,11 @@ class Refused(Exception):
 
 
 class Disconnected(Exception):
-    """Raise it in a hook: the connection is closed.
+    """A hook raises it to close the connection.
 
-    `code`: 4000 to 4499 and the client comes back, 4500 to 4999 and it does not; or one of the
-    protocol's. `reason` is seen by clients. Raises ValueError for what a close frame cannot say.
+    `code`: after 4000 to 4499 the client reconnects, after 4500 to 4999 it does not. The protocol's
+    own codes are allowed too. Clients see `reason`. Raises ValueError for a code or reason that a
+    close frame cannot hold.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -197,7 +199,8 @@ class Disconnected(Exception):
             _CLOSE_CODE_MIN <= code <= _CLOSE_CODE_MAX or code in _CLOSE_CODES
         ):
             raise ValueError(
-                f"a close's code is from {_CLOSE_CODE_MIN} to {_CLOSE_CODE_MAX}, or one of the protocol's"
+                f"a close's code is from {_CLOSE_CODE_MIN} to {_CLOSE_CODE_MAX}, or one of the "
+                "protocol's"
             )
         if not isinstance(reason, str) or not is_reason(reason):
             raise ValueError(
@@ -212,7 +215,7 @@ def _is_code(code: object) -> bool:
 
 
 def _is_text(text: str) -> bool:
-    """Whether it can be sent: half a character cannot."""
+    """Whether the text can be encoded: a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,1 +1,1 @@
-"""What a node tells of itself: logs, counters, CloudWatch."""
+"""Reports of a node about itself: logs, counters and CloudWatch metrics."""

@@ -1,4 +1,4 @@
-"""Puts this node's readings where dashboards and alarms find them, once a minute."""
+"""Puts this node's readings into CloudWatch once a minute, for dashboards and alarms."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from roomcast.ports import PortError
 
 __all__ = ["INTERVAL_S", "Appends", "Readings", "Reporter"]
 
-# What a metric of standard resolution has room for; each call costs.
+# A metric of standard resolution has one value a minute, and each call costs.
 INTERVAL_S: Final = 60.0
-# Of appends, those whose wait for their turn is told. A mean would hide one hot channel among many quiet ones.
+# The quantile of the appends' waits for their turn. A mean would hide one hot channel among many
+# quiet ones.
 _TURN_PART: Final = 0.99
 
 _log = structlog.get_logger(__name__)
@@ -25,26 +26,26 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Where the readings come from, asked for each time."""
+    """The sources of the readings. Each is called for every report."""
 
     connections: Callable[[], int]
     channels: Callable[[], int]
-    # How late the newest message came out of the queue.
+    # The delay of the newest message in the queue.
     queue_lag_ms: Callable[[], float]
-    # How long ago a canary was heard.
+    # Time since a canary was last heard.
     canary_age_s: Callable[[], float]
-    # Whether the node serves and yet may not hear all; whether it should serve and cannot.
+    # Whether the node serves but may miss messages. Whether it should serve but cannot.
     degraded: Callable[[], bool]
     not_ready: Callable[[], bool]
 
     def taken(self) -> tuple[Metric, ...]:
-        """All of them now."""
+        """All current readings."""
         return (
             Metric("Connections", self.connections(), "Count"),
             Metric("Channels", self.channels(), "Count"),
             Metric("QueueLagMs", self.queue_lag_ms(), "Milliseconds"),
             Metric("CanaryAgeS", self.canary_age_s(), "Seconds"),
-            # Summed over the nodes: how many of them.
+            # Its sum over the nodes is the number of such nodes.
             Metric("Degraded", self.degraded(), "Count"),
             Metric("NotReady", self.not_ready(), "Count"),
         )
@@ -52,7 +53,7 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class Appends:
-    """What AppendCounters had counted at one moment."""
+    """The totals of AppendCounters at one moment."""
 
     attempts: Histogram
     turn_s: Histogram
@@ -61,7 +62,7 @@ class Appends:
 
     @classmethod
     def counted(cls, counters: AppendCounters) -> Appends:
-        """Up to now."""
+        """The totals until now."""
         return cls(
             counters.attempts.copy(),
             counters.turn_s.copy(),
@@ -70,7 +71,10 @@ class Appends:
         )
 
     def since(self, earlier: Appends) -> Iterator[Metric]:
-        """What was counted after `earlier`. Where nothing was appended there is no reading of what an append took."""
+        """The readings for the time after `earlier`.
+
+        Without any append there is no reading of an append's duration.
+        """
         attempts = self.attempts.since(earlier.attempts).mean()
         if attempts is not None:
             yield Metric("AppendAttempts", attempts, "None")
@@ -82,7 +86,7 @@ class Appends:
 
 
 class Reporter:
-    """One a node; `run` is its background task."""
+    """Reports one node's readings. `run` is its background task."""
 
     def __init__(
         self,
@@ -95,17 +99,19 @@ class Reporter:
         self._random = random
         self._readings = readings
         self._counters = appends
-        # What was told of them up to now.
+        # The totals that are reported already.
         self._told = Appends.counted(appends)
         self._failing: type[PortError] | None = None
 
     async def run(self) -> None:
-        """Until cancelled. A failure is logged, once as long as it lasts.
+        """Runs until cancelled. A failure is logged once, however long it lasts.
 
-        What was read of the moment is then of no use any more. What was counted is told by the next reading.
+        Readings of a failed report are lost if they describe a moment. The next report includes
+        those that are counts.
         """
         await self._report()
-        # The rest at a time of its own: a fleet that started together does not call at once for ever.
+        # A random first wait, so that the nodes of a fleet that started together do not always call
+        # at once.
         wait_s = INTERVAL_S * self._random()
         while True:
             await asyncio.sleep(wait_s)

@@ -1,4 +1,4 @@
-"""What is counted: plain numbers that grow, which somebody reads now and then. Nothing here names a client or a channel."""
+"""Counters of a node: plain growing numbers, without the name of any client or channel."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ LATENCY_BOUNDS_S: Final = (
     30.0,
     60.0,
 )
-# Publications of one append.
+# Publications in one append.
 BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
-# Writes sent for one append, races lost before one, other writers of its channel.
+# For one append: writes sent, races lost, and other writers of its channel.
 ATTEMPT_BOUNDS: Final = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0)
 LOSS_BOUNDS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)
-# Seconds; 0: it was its turn at once.
+# Seconds. 0: no wait.
 TURN_BOUNDS_S: Final = (0.0, *LATENCY_BOUNDS_S)
 WRITER_BOUNDS: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
@@ -61,18 +61,18 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def count(counts: dict[Key, int], key: Key, by: int = 1) -> None:
-    """Whoever uses it sees to it that there are few keys."""
+    """Adds to a count. The caller must bound the number of keys."""
     counts[key] = counts.get(key, 0) + by
 
 
 class Histogram:
-    """How many values were up to each of `bounds`, which ascend, and their sum."""
+    """The number of values up to each of `bounds`, which ascend, and the sum of all values."""
 
     __slots__ = ("_counts", "bounds", "sum")
 
     def __init__(self, bounds: Sequence[float] = LATENCY_BOUNDS_S) -> None:
         self.bounds = bounds
-        # The last one is of those above every bound.
+        # The last count is for values above every bound.
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
@@ -82,18 +82,18 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Of all values."""
+        """The number of all values."""
         return sum(self._counts)
 
     def copy(self) -> Histogram:
-        """It as it is now."""
+        """A copy of the present state."""
         copied = Histogram(self.bounds)
         copied._counts = list(self._counts)
         copied.sum = self.sum
         return copied
 
     def since(self, earlier: Histogram) -> Histogram:
-        """What was added after `earlier` was copied from it."""
+        """The values that were added after `earlier` was copied."""
         assert self.bounds == earlier.bounds, "one is a copy of the other"
         added = Histogram(self.bounds)
         added._counts = [
@@ -103,11 +103,13 @@ class Histogram:
         return added
 
     def mean(self) -> float | None:
-        """None: there is no value."""
+        """The mean. None: no value."""
         return self.sum / self.count if self.count else None
 
     def quantile(self, part: float) -> float | None:
-        """The least bound that `part` of the values are not above; infinity, if they are above every one. None: no value."""
+        """The least bound with at least `part` of the values up to it. Infinity: no bound has.
+        None: no value.
+        """
         wanted = part * self.count
         return (
             next(bound for bound, number in self.cumulative() if number >= wanted)
@@ -116,7 +118,7 @@ class Histogram:
         )
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
-        """Each bound, infinity at last, with how many values are not above it."""
+        """Each bound, then infinity, with the number of values up to it."""
         total = 0
         for bound, here in zip((*self.bounds, inf), self._counts, strict=True):
             total += here
@@ -124,9 +126,9 @@ class Histogram:
 
 
 class Limit(Enum):
-    """What a client may run into."""
+    """A limit that a client may reach."""
 
-    # The node has client.connection_limit connections, or drains.
+    # The node has client.connection_limit connections, or is draining.
     CONNECTIONS = "connections"
     USER_CONNECTIONS = "user_connections"
     # client.channel_limit, of one connection.
@@ -134,18 +136,18 @@ class Limit(Enum):
     MESSAGE_SIZE = "message_size"
     PUBLISH_RATE = "publish_rate"
     COMMAND_RATE = "command_rate"
-    # Pings and pongs of WebSocket.
+    # Pings and pongs of the WebSocket protocol.
     CONTROL_RATE = "control_rate"
     HANDSHAKE_RATE = "handshake_rate"
-    # The node has no place for a further connection, of whatever kind.
+    # The node has no place for another connection of any kind.
     SOCKETS = "sockets"
-    # A page from elsewhere.
+    # A browser page of another origin.
     ORIGIN = "origin"
 
 
 @dataclass(slots=True)
 class ClientCounters:
-    """What the clients of a node did, and what became of it.
+    """Actions of a node's clients, and their outcomes.
 
     `connections`: those that were opened. `commands`: by method and the code of the answer, 0 = a
     result; `disconnects`: by code. Codes that applications made up are "application". `limits`: by
@@ -166,14 +168,19 @@ class ClientCounters:
     throttled_s: float = 0.0
 
     def answered(self, method: str, code: int) -> None:
-        """`code`: of the error, 0 = none. An application may choose among many: they are counted together."""
+        """Counts an answer. `code`: of the error, 0 = none.
+
+        Codes that the application defined are counted together, because there may be many.
+        """
         count(self.commands, (method, code if code in _ERRORS else "application"))
 
     def limited(self, limit: Limit) -> None:
         self.limits[limit.value] += 1
 
     def closed(self, why: Closing) -> None:
-        """An application may choose any code: they are counted together."""
+        """Counts the end of a connection. Codes that the application defined are counted
+        together.
+        """
         known = isinstance(why, Disconnect) or why in _DISCONNECTS
         count(self.disconnects, str(code_of(why).code) if known else "application")
 
@@ -183,15 +190,15 @@ _ERRORS: Final = frozenset({0, *(each.value.code for each in Error)})
 
 
 class HookOutcome(Enum):
-    """What became of a call of the application's code."""
+    """The outcome of a hook's call."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
     DISCONNECTED = "disconnected"
-    # It raised what it must not raise, or returned what it must not return.
+    # The hook raised an error, or returned a value, that it must not.
     FAILED = "failed"
     TIMED_OUT = "timed_out"
-    # Not called: too many calls were under way.
+    # Not called, because too many calls were running.
     SHED = "shed"
     # Its connection ended.
     CANCELLED = "cancelled"
@@ -199,14 +206,17 @@ class HookOutcome(Enum):
 
 @dataclass(slots=True)
 class HookCounters:
-    """Calls of the application's code. `calls`: by hook and outcome; `seconds`: by hook, of the calls that were made."""
+    """Calls of the application's hooks.
+
+    `calls`: by hook and outcome. `seconds`: durations by hook, of the calls that were made.
+    """
 
     calls: dict[tuple[str, str], int] = field(default_factory=dict)
     seconds: dict[str, Histogram] = field(default_factory=dict)
     under_way: int = 0
 
     def expect(self, hook: str) -> None:
-        """It is configured: it is shown before it is called."""
+        """Announces a configured hook, so that its metric exists before the first call."""
         self.seconds[hook] = Histogram()
         self.calls |= {(hook, outcome.value): 0 for outcome in HookOutcome}
 
@@ -216,14 +226,14 @@ class HookCounters:
 
 @dataclass(slots=True)
 class AppendCounters:
-    """What became of publications that were to be stored.
+    """Outcomes of publications with history.
 
-    `publications`: by outcome. `latency_s`: from the submit to the answer of those that are in the log. `batches`: how many
-    publications each append held.
+    `publications`: by outcome. `latency_s`: from the submit to the answer, of publications in the
+    log. `batches`: the number of publications in each append.
 
-    Of each append that went in: `attempts`, writes that were sent for it; `losses`, races that it lost to other nodes;
-    `turn_s`, how long it waited for its turn; `writers`, how many other nodes were seen writing in its channel lately.
-    `races`: all that were lost. `throttled`: writes that the table had no room for.
+    For each successful append: `attempts`, writes sent for it. `losses`, races lost to other nodes.
+    `turn_s`, its wait for its turn. `writers`, other nodes that lately wrote in its channel.
+    `races`: all lost races. `throttled`: writes beyond the table's capacity.
     """
 
     publications: dict[str, int] = field(
@@ -261,13 +271,15 @@ class AppendCounters:
 
     @property
     def rejected(self) -> int:
-        """Publications that are known not to be in the log, through no fault of their own."""
+        """Publications that are certainly not in the log, through no fault of their own."""
         return self.publications["full"] + self.publications["not_stored"]
 
 
 @dataclass(slots=True)
 class DeliveryCounters:
-    """What it took to bring publications in order. Counts, but for what says otherwise."""
+    """The work of bringing publications in order. The fields are counts unless a comment says
+    otherwise.
+    """
 
     recoveries: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("recovered", "not_recovered"), 0)
@@ -279,13 +291,15 @@ class DeliveryCounters:
     tail_checks: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("answered", "failed"), 0)
     )
-    # Channels whose subscribers had to start afresh.
+    # Channels whose subscribers had to start again from the log.
     channels_lost: int = 0
 
 
 @dataclass(slots=True)
 class FanoutCounters:
-    """What went to the subscribers of channels: a push counts for each of them, before it is known who reads it."""
+    """Pushes to the subscribers of channels. A push counts once per subscriber, before it is known
+    whether the client reads it.
+    """
 
     pushes: int = 0
     frames: int = 0
@@ -294,7 +308,10 @@ class FanoutCounters:
 
 @dataclass(slots=True)
 class SignalCounters:
-    """What goes to other nodes beside the log. `messages`: of the topic, by outcome; `signals`: in them, or shed before."""
+    """Signals to other nodes, which bypass the log.
+
+    `messages`: messages to the topic, by outcome. `signals`: signals in them, or dropped before.
+    """
 
     signals: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("sent", "not_sent", "shed", "too_large"), 0)
@@ -304,7 +321,7 @@ class SignalCounters:
 
 @dataclass(slots=True)
 class QueueCounters:
-    """What came out of a node's queue, and what was deleted from it."""
+    """Messages from a node's queue, and deletions from it."""
 
     receives: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("full", "some", "empty", "failed"), 0)

@@ -1,6 +1,6 @@
-"""Logs: one structlog pipeline to stderr, as JSON lines or for a console.
+"""Sets up logging: one structlog pipeline to stderr, as JSON lines or for a console.
 
-It has our events and the libraries' records.
+The pipeline carries our events and the records of libraries.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ __all__ = ["LEVELS", "Level", "configure"]
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[tuple[Level, ...]] = get_args(Level)
-# A library's message is free text; this bounds what one line may hold.
+# A library's message is free text. This bounds its part of a line.
 LIBRARY_MESSAGE_CHARS_MAX: Final = 4096
-# Of one text in an event of ours: a client's, a back end's or an exception's may be as long as a
-# message.
+# The longest text in an event of ours. A client's, a back end's or an exception's may be as long as
+# a message.
 TEXT_CHARS_MAX: Final = 4096
-# Of a traceback, at both ends: where it began, and what the error is.
+# The longest traceback. Its two ends are kept: where it began, and what the error is.
 TRACEBACK_CHARS_MAX: Final = 32 * 1024
-# How often a library may say the same: some do so for each request, or for each turn of the event
-# loop.
+# The rate of one library message. Some libraries log the same for each request, or for each turn of
+# the event loop.
 LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
-# How often one event of ours is told that is no error: clients cause most of them, a line or
-# two for each connection that they open, and a fleet that comes back at once is a thousand.
+# The rate of one event of ours, unless it is an error. Clients cause most events, a line or two per
+# connection, and a fleet that reconnects at once causes thousands.
 EVENT_RATE: Final = Rate(per_s=100.0, burst=1000.0)
-# How often one error is told. Most come with a traceback, and who has found what brings one about
-# can do so again and again.
+# The rate of one error. Most have a traceback, and a client that found out how to cause one can
+# cause it again and again.
 ERROR_RATE: Final = Rate(per_s=10.0, burst=1000.0)
-# Different things that are said, of which it is known how often they were. Then it begins anew.
+# Kinds of messages whose rates are remembered. Beyond it, all are forgotten.
 KINDS_MAX: Final = 256
 _LIBRARY_EVENT: Final = "library_log"
 _ERRORS: Final = frozenset({"error", "exception", "critical"})
@@ -60,11 +60,11 @@ def configure(
     console: bool = False,
     colors: bool = False,
 ) -> None:
-    """Set up logging for this process, in place of whatever set-up there was.
+    """Sets up logging for this process, and replaces any earlier set-up.
 
-    `stream`: bytes go there (default: stderr). `console`: lines for people instead of JSON;
-    `colors` in them. Our events are written from `level` on. Libraries' records only from warning
-    on, also at level debug: below that they tell payloads and signed requests.
+    `stream`: receives the bytes (default: stderr). `console`: lines for people instead of JSON,
+    with `colors`. Our events are written from `level` on. Libraries' records are written only from
+    warning on, even at level debug, because lower ones contain payloads and signed requests.
     """
     number = _NUMBERS[level]
     lines = _Lines(sys.stderr.buffer if stream is None else stream)
@@ -75,7 +75,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if console:
-        # Plain tracebacks: the others print local variables, and those hold payloads.
+        # Plain tracebacks: structlog's other formats print local variables, which contain payloads.
         processors += [
             _shortened,
             _printable,
@@ -102,7 +102,7 @@ def configure(
 class _Lines:
     """structlog's innermost logger: writes a finished line, and never fails.
 
-    Whoever reads our stderr may be gone while we still have a queue to delete: that must not stop
+    The reader of our stderr may be gone while there is still a queue to delete. That must not stop
     us.
     """
 
@@ -119,7 +119,7 @@ class _Lines:
 
 
 class _Kinds:
-    """What is told at a rate, by kind."""
+    """Limits the rate of messages, by kind."""
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate
@@ -138,7 +138,7 @@ class _Kinds:
 
 
 class _Sparing:
-    """A processor that drops what is told too often."""
+    """A processor that drops an event above its rate."""
 
     def __init__(self) -> None:
         self._kinds = _Kinds(EVENT_RATE)
@@ -158,7 +158,7 @@ class _Sparing:
 
 
 def _shortened(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Texts of bounded length. What is written where they were cut says how much is missing."""
+    """Shortens long texts. A note at the cut says how much is missing."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = _cut(
@@ -175,15 +175,17 @@ def _cut(text: str, chars_max: int) -> str:
 
 
 class _LibraryHandler(logging.Handler):
-    """Makes `library_log` events of the standard library's records, few of a flood of one."""
+    """Turns the standard library's records into `library_log` events, at a limited rate for each
+    kind.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._kinds = _Kinds(LIBRARY_RATE)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never raises, as a handler must not."""
-        # Two records are the same if their formats begin with the same line.
+        """Logs the record. Never raises, as a handler must not."""
+        # Records are of the same kind if their formats begin with the same line.
         kind = (record.name, record.levelno, str(record.msg).partition("\n")[0])
         passed_over = self._kinds.again(kind)
         if passed_over is None:
@@ -203,7 +205,9 @@ class _LibraryHandler(logging.Handler):
 
 
 def _standard(number: int) -> int:
-    """Libraries may make levels of their own; structlog knows the standard ones only."""
+    """The nearest standard level. Libraries may define their own, and structlog knows only the
+    standard ones.
+    """
     return max(
         each
         for each in (logging.WARNING, logging.ERROR, logging.CRITICAL)
@@ -212,7 +216,7 @@ def _standard(number: int) -> int:
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    # What reads the lines by eye wants time, level and event first.
+    # Time, level and event come first for people who read the lines.
     ordered = {
         name: event.pop(name) for name in ("timestamp", "level", "event") if name in event
     } | dict(event)
@@ -221,11 +225,11 @@ def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
     try:
         line = orjson.dumps(ordered, default=repr).decode()
     except TypeError:
-        # Text that is no Unicode, numbers beyond 64 bits: rare, and never a reason to lose the
+        # Text that is not valid Unicode, or numbers beyond 64 bits: rare, and no reason to lose the
         # line.
         line = json.dumps(_plain(ordered))
-    # Lines are read by eye as well, in terminals and editors: JSON itself escapes less than those
-    # obey.
+    # People read the lines in terminals and editors too. These obey characters that JSON does not
+    # escape.
     return json_printable(without_passwords(line)).encode()
 
 
@@ -237,7 +241,9 @@ def _plain(event: EventDict) -> dict[str, Any]:
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Without what a terminal obeys: clients' names could be lines, or orders to it."""
+    """The event without characters that a terminal obeys: a client's name could contain line breaks
+    or control sequences.
+    """
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = printable(value)
@@ -245,7 +251,7 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 
 def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
-    """Plain, on lines of its own; an exception's text may be a client's."""
+    """Writes a plain traceback on lines of its own. An exception's text may come from a client."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, exc_info)
     stream.write(printable(_cut(text.getvalue(), TRACEBACK_CHARS_MAX), keep="\n"))

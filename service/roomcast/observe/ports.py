@@ -1,4 +1,4 @@
-"""Where readings go."""
+"""The port for readings."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Metric:
 
 
 class Metrics(Protocol):
-    """Where readings of this node are put for dashboards and alarms."""
+    """Takes readings of this node for dashboards and alarms."""
 
     async def put(self, readings: Sequence[Metric]) -> None:
-        """All of them or none.
+        """Puts all readings or none.
 
         A repeat after UnknownOutcome counts twice. Raises Throttled, UnknownOutcome, Refused.
         """

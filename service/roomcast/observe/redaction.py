@@ -1,4 +1,6 @@
-"""What of a text may be shown: no passwords, and nothing that a terminal or an editor obeys."""
+"""Makes a text fit to show: masks passwords, and escapes characters that terminals and editors
+obey.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ from typing import Final
 
 __all__ = ["json_printable", "printable", "without_passwords", "without_user"]
 
-# The user part of an address (RFC 3986 §3.2.1), up to the last "@" before the path: passwords may
-# have one, too.
+# The user part of an address (RFC 3986 §3.2.1), up to the last "@" before the path, because
+# passwords may contain "@".
 _USER: Final = re.compile(r"(?<=://)[^\s/?#\"'<>\\]+@")
 _MASKED_USER: Final = "***@"
-# The same of what is meant as one address and may be none: whatever stands before its last "@".
+# The same for a text that should be one address but may be malformed: everything before its last
+# "@".
 _USER_OF_ONE: Final = re.compile(r"(?<=://).*@", re.DOTALL)
 
 
@@ -21,17 +24,18 @@ def without_passwords(text: str) -> str:
 
 
 def without_user(address: str) -> str:
-    """`address` with `user:password@` masked, also if it is malformed.
+    """`address` with `user:password@` masked, even if it is malformed.
 
-    A password that is not escaped is what often makes it so.
+    An unescaped password often makes it malformed.
     """
     return _USER_OF_ONE.sub(_MASKED_USER, address)
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with what is not printable escaped: control characters of either kind, marks that turn
-    the direction of writing, line separators, spaces that look like others, halves of surrogate
-    pairs. `keep`: characters that stay.
+    """`text` with characters that are not printable escaped.
+
+    These are control characters (C0 and C1), marks that change the direction of writing, line
+    separators, unusual spaces, and lone surrogates. `keep`: characters that stay.
     """
     if text.isprintable():
         return text
@@ -44,9 +48,9 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def json_printable(document: str) -> str:
-    """The same for a JSON document, which means the same afterwards.
+    """The same for a JSON document, whose meaning stays the same.
 
-    But for line breaks, only texts in it can hold such characters.
+    Apart from line breaks, such characters occur only in its strings.
     """
     if document.isprintable():
         return document
@@ -56,6 +60,8 @@ def json_printable(document: str) -> str:
 
 
 def _json_escape(character: str) -> str:
-    """RFC 8259 §7: by UTF-16, so in two parts beyond the first 65,536."""
+    """The escape of RFC 8259 §7. It uses UTF-16, so characters beyond the first 65,536 take two
+    parts.
+    """
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

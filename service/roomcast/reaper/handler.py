@@ -1,7 +1,8 @@
-"""The reaper as a Lambda: on a schedule for the whole fleet, and at once for an instance that Auto Scaling ends.
+"""The reaper as a Lambda: scheduled for the whole fleet, and at once for an instance that is
+terminating.
 
-`asked` is the pure part: what an event of EventBridge asks for. The zip has what this module
-imports of `roomcast` (deploy/build.py finds it); the SDK is the runtime's boto3.
+`asked` is the pure part: it maps an event of EventBridge to a Request. The zip contains the modules
+of `roomcast` that this module imports (deploy/build.py finds them). The SDK is the runtime's boto3.
 """
 
 from __future__ import annotations
@@ -36,22 +37,28 @@ _SCHEDULED: Final = "Scheduled Event"
 _TERMINATED: Final = "EC2 Instance Terminate Successful"
 _TERMINATING: Final = "EC2 Instance-terminate Lifecycle Action"
 _AUTO_SCALING: Final = "aws.autoscaling"
-# Where an instance goes that is kept for later: its processes may live on.
+# The destination of an instance that is kept for later: its processes may live on.
 _WARM_POOL: Final = "WarmPool"
-# As many threads as Python gives one small machine call at a time.
+# The number of threads that Python uses on one small machine.
 _CONNECTIONS_MAX: Final = 16
-# Of what an event says, and of what a run found, as much as a log line needs.
+# Characters of a text, from an event or a run, that one log line needs.
 _TEXT_CHARS_MAX: Final = 100
 _TOLD_MAX: Final = 20
 
 
 class Incomplete(Exception):
-    """Something was left undone, and said in the log; the next run tries again. For the function's metric Errors."""
+    """A step failed. The log names it, and the next run tries again.
+
+    It makes the function's metric Errors count.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an event asks for. `hook`: the lifecycle hook at which `group` waits for the scope's instance."""
+    """The work that an event asks for.
+
+    `hook`: the lifecycle hook at which `group` waits for the scope's instance.
+    """
 
     scope: Scope
     group: str = ""
@@ -60,7 +67,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`group`: whose lifecycle actions may be completed; "" = those of whatever events arrive."""
+    """`group`: the Auto Scaling group whose lifecycle actions may be completed. "" = any
+    group's.
+    """
 
     deployment: Deployment
     table_prefix: str
@@ -68,7 +77,7 @@ class Settings:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """Raises KeyError or ValueError when something is missing or wrong."""
+        """Reads the settings. Raises KeyError or ValueError when one is missing or wrong."""
         return cls(
             Deployment(environ["ROOMCAST_AWS_TOPIC_ARN"], environ["ROOMCAST_AWS_QUEUE_PREFIX"]),
             environ["ROOMCAST_AWS_TABLE_PREFIX"],
@@ -87,7 +96,9 @@ class Clients:
 
 
 def handler(event: Mapping[str, Any], _context: object) -> dict[str, Any]:
-    """Do what `event` asks for. Raises Incomplete when a step failed: to try it again does no harm."""
+    """Does the work that `event` asks for. Raises Incomplete when a step failed: a retry does no
+    harm.
+    """
     settings = Settings.of(os.environ)
     request = asked(event, settings.group)
     if request is None:
@@ -103,7 +114,11 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, Any]:
 
 
 def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
-    """None: nothing that concerns the reaper, or the event of another group than `group` ("" = any)."""
+    """The work that an event asks for.
+
+    None: the event does not concern the reaper, or belongs to another group than `group` ("" =
+    any).
+    """
     kind, detail = event.get("detail-type"), event.get("detail")
     if kind == _SCHEDULED:
         return Request(WHOLE_FLEET)
@@ -126,9 +141,11 @@ def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
 async def carry_out(
     request: Request, settings: Settings, clients: Clients, sleep: Sleep = asyncio.sleep
 ) -> dict[str, Any]:
-    """Reap, and let the group go on without an instance that nothing runs on any more. Raises Incomplete.
+    """Reaps, then completes the lifecycle action of an instance on which no node runs any more.
 
-    As long as a lease of the instance is fresh its node drains, and completes the lifecycle action itself.
+    Raises Incomplete.
+
+    While a lease of the instance is fresh, its node is draining, and completes the action itself.
     """
     reaper = reaper_over_aws(
         settings.deployment,
@@ -153,10 +170,10 @@ async def carry_out(
 
 
 async def _let_go(request: Request, report: Report, reaper: Reaper, clients: Clients) -> None:
-    """Complete the lifecycle action, unless the instance turns out to live. Raises PortError."""
+    """Completes the lifecycle action, unless the instance turns out to live. Raises PortError."""
     live = report.live
     if not live and any(node.outcome == "spared" for node in report.nodes):
-        # Alive after all, or another reaper was quicker: the leases tell.
+        # A node lives after all, or another reaper was quicker: the leases show which.
         live = (await reaper.run(dry_run=True, scope=request.scope)).live
     if live:
         _write({"event": "lifecycle_action_left_to_node", "instance": request.scope.instance})
@@ -164,7 +181,7 @@ async def _let_go(request: Request, report: Report, reaper: Reaper, clients: Cli
     instance = AutoScalingInstance(
         clients.autoscaling, group=request.group, instance=request.scope.instance or ""
     )
-    # Whatever could not be removed, the next run removes it without the instance.
+    # The next run removes the rest, which does not need the instance.
     waited = await instance.complete(request.hook)
     _write(
         {
@@ -177,7 +194,10 @@ async def _let_go(request: Request, report: Report, reaper: Reaper, clients: Cli
 
 @cache
 def _clients() -> Clients:
-    """Made on first use and kept for the life of the execution environment; region and endpoint as boto3 finds them."""
+    """The clients, made on first use and kept as long as the execution environment lives.
+
+    boto3 finds the region and the endpoint.
+    """
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
@@ -199,7 +219,9 @@ def _counts(report: Report) -> dict[str, int]:
 
 
 def _report(report: Report, reason: str = "") -> None:
-    """One line in CloudWatch's embedded metric format; none when there was nothing to do, as is usual."""
+    """Writes one line in CloudWatch's embedded metric format. No line if the run found nothing, as
+    is usual.
+    """
     if report.is_empty:
         return
     counts = _counts(report)
@@ -236,6 +258,7 @@ def _text(event: Mapping[str, Any], name: str) -> str:
 
 
 def _write(line: Mapping[str, Any]) -> None:
-    # Not through logging: the runtime's handler puts a prefix before the line, and then it is no metric.
+    # Not through logging: the runtime's handler would put a prefix before the line, and CloudWatch
+    # would see no metric.
     sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
     sys.stdout.flush()

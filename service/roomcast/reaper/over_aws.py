@@ -1,4 +1,4 @@
-"""A reaper over AWS: which client of the SDK and which table each of its ports gets."""
+"""Builds a reaper over AWS: assigns the SDK's clients and the tables to its ports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def reaper_over_aws(
     tell: Tell = silent,
     sleep: Sleep = asyncio.sleep,
 ) -> Reaper:
-    """The clients' operations are awaited, whichever SDK is behind them."""
+    """A reaper. The clients' operations are awaitable, whichever SDK is behind them."""
     return Reaper(
         leases=DynamoLeases(dynamodb, nodes_table(table_prefix)),
         presence=DynamoPresence(dynamodb, presence_table(table_prefix)),

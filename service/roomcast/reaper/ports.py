@@ -1,4 +1,4 @@
-"""The queues and subscriptions of all nodes, as whoever cleans up after dead ones needs them."""
+"""The port to the queues and subscriptions of all nodes, for the clean-up after dead ones."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ __all__ = ["Estate"]
 
 
 class Estate(Protocol):
-    """The queues and subscriptions of all nodes, also of those that are gone. A list that is too long is Refused, never cut."""
+    """The queues and subscriptions of all nodes, including those of nodes that are gone.
+
+    Too long a list raises Refused. It is never truncated.
+    """
 
     async def queues(self) -> Sequence[str]:
-        """The names of queues that may be of this deployment: those that begin with its prefix. A very new one may be missing."""
+        """The names of queues that begin with this deployment's prefix.
+
+        A very new queue may be missing.
+        """
 
     async def queue(self, name: str) -> Queue | None:
-        """What is known of a queue. None = there is none of that name."""
+        """A queue's properties. None = no queue has that name."""
 
     async def subscriptions(self) -> Sequence[TopicSubscription]:
-        """Of the topic, those that can be ended: whatever waits for a confirmation is left out."""
+        """The topic's subscriptions that can be ended: those that await confirmation are
+        left out.
+        """
 
     async def unsubscribe(self, arn: str) -> None:
         """Idempotent."""

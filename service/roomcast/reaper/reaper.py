@@ -1,7 +1,9 @@
-"""Finds what dead nodes left behind and removes it: queues, subscriptions, presence entries, leases.
+"""Finds and removes the remains of dead nodes: queues, subscriptions, presence entries and leases.
 
-Whatever runs twice, at once with another reaper, or is broken off half-way, does no harm: a lease goes last, so that the
-next run finds what is left. Its tombstone stays for a while, and what a node that wakes writes under it is found by later runs. Nothing here needs more than the standard library: a Lambda runs it too.
+Runs may repeat, overlap with another reaper, or break off half-way without harm. A lease is removed
+last, so that the next run finds the rest. Its tombstone stays for a while, so that later runs find
+entries that a waking node wrote under the lease. This module needs only the standard library,
+because a Lambda runs it too.
 """
 
 from __future__ import annotations
@@ -52,32 +54,34 @@ __all__ = [
     "silent",
 ]
 
-# Of the smallest regions' SNS quota of 300 a second for all of an account: as one more node.
+# A share of the SNS quota, which in the smallest regions is 300 a second for the whole account. A
+# reaper takes as much as one node.
 LEAVE_MESSAGES_PER_S: Final = 20
-# SNS allows 100 a second; nodes that end need some of them.
+# SNS allows 100 a second, and stopping nodes need some of them.
 _UNSUBSCRIBES_PER_S: Final = 50
-# SQS gives tags 30 times a second for an account and region.
+# SQS returns tags 30 times a second per account and region.
 _LOOKS_PER_S: Final = 20
-# Between two looks at leases that are in doubt: longer than a node that lives goes without a heartbeat, which is 15 s
-# (`node.heartbeat_s`) and one call of 25 s. The Lambda has 120 s in all.
+# The wait before doubtful leases are read again. It is longer than a live node goes without a
+# heartbeat: 15 s (`node.heartbeat_s`) and one call of 25 s. The Lambda has 120 s in all.
 SECOND_LOOK_S: Final = 45
-# How often whoever waits for that is told.
+# The interval between progress messages during that wait.
 _WAIT_TOLD_S: Final = 15
-# Dead nodes cleaned up at once, and channels of each. An EC2 instance has a node a core.
+# Dead nodes cleaned up at once, and channels of each. An EC2 instance has one node per core.
 _NODES_AT_ONCE: Final = 4
 _CHANNELS_AT_ONCE: Final = 8
 _AT_ONCE: Final = 8
-# Channels whose leaves share messages. Each has a page of entries, up to 1 MB, in memory meanwhile.
+# Channels whose leaves share messages. Each holds a page of entries, up to 1 MB, in memory
+# meanwhile.
 _CHANNELS_TOGETHER: Final = 64
-# Pages of entries of one channel, and of channels of one node: several times what a node can hold.
+# Pages of entries of one channel, and of channels of one node: several times the content of a node.
 _PAGES_MAX: Final = 1000
-# Failures that are told; those beyond it are counted.
+# Failures that the report lists. Further ones are only counted.
 FAILURES_MAX: Final = 100
-# What a single leave may take in a message, so that others fit beside it.
+# Bytes of a single leave in a message, so that others fit beside it.
 _LEAVE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
 
-# What became of one find: only found (a dry run), removed, left in part to the next run, or spared: its node beat
-# meanwhile, or another reaper was done with it first.
+# The outcome of one find. found: not touched (a dry run). failed: the rest is left to the next run.
+# spared: its node sent a heartbeat meanwhile, or another reaper was done with it first.
 Outcome = Literal["found", "removed", "spared", "failed"]
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -88,7 +92,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One dead node. `channels`: with entries of it, as far as they were listed; `members`: whose leaves were sent."""
+    """One dead node. `channels`: the number of channels with its entries, as far as they were
+    listed. `members`: the number of clients whose leaves were sent.
+    """
 
     node: str
     instance: str
@@ -102,7 +108,7 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class QueueReport:
-    """One queue without a lease. `node`: the lease under which it was made."""
+    """One queue without a lease. `node`: the node for which it was created."""
 
     queue: str
     node: str
@@ -123,7 +129,7 @@ class SubscriptionReport:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A step that did not succeed, and is left to the next run."""
+    """A step that failed, and is left to the next run."""
 
     step: str
     what: str
@@ -132,9 +138,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run found and did. `live`: leases looked at whose nodes were not found dead.
+    """The finds and the results of one run. `live`: the number of leases whose nodes were not found
+    dead.
 
-    `failures` has the first FAILURES_MAX of `failed` in all.
+    `failed` counts all failures, `failures` lists the first FAILURES_MAX.
     """
 
     dry_run: bool
@@ -147,17 +154,20 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was found, and nothing failed."""
+        """Whether the run found nothing and no step failed."""
         return not (self.nodes or self.queues or self.subscriptions or self.failed)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as JSON has it."""
+        """The report as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class _Freed:
-    """A dead node after the first pass. `outcome` None: its lease is marked, and the second pass goes on."""
+    """A dead node after the first pass.
+
+    `outcome` None: its lease is marked, and the second pass follows.
+    """
 
     dead: DeadNode
     outcome: Outcome | None = None
@@ -189,11 +199,11 @@ class _Pace:
 
 
 def silent(_line: str) -> None:
-    """A Tell that nobody listens to."""
+    """A Tell that discards its lines."""
 
 
 class Reaper:
-    """Cleans up a deployment. `tell` gets a line when something begins that takes a while."""
+    """Cleans up a deployment. `tell` gets a line at the start of each step that takes a while."""
 
     def __init__(
         self,
@@ -220,10 +230,12 @@ class Reaper:
         self._looks = _Pace(_LOOKS_PER_S, sleep)
 
     async def run(self, *, dry_run: bool = False, scope: Scope = WHOLE_FLEET) -> Report:
-        """Find and remove; `dry_run`: find only. With a `scope` of one instance only its leases are looked at.
+        """Finds and removes. `dry_run`: only finds.
 
-        A step that fails is in the report and stops nothing else. Raises PortError when the leases cannot be read:
-        without them nothing can be known.
+        With a `scope` of one instance, only its leases are read.
+
+        A failed step is in the report and stops no other step. Raises PortError when the leases
+        cannot be read, because no decision is possible without them.
         """
         failures = _Failures()
         if scope == WHOLE_FLEET:
@@ -239,7 +251,8 @@ class Reaper:
                 _subscription_report(stale, "found") for stale in findings.subscriptions
             ]
         else:
-            # After the leases: a tombstone that is made in between is found in both, never in neither.
+            # Read after the leases: a lease that becomes a tombstone in between is seen in both
+            # reads, never in neither.
             tombstones = await self._leases.tombstones()
             gone = frozenset(
                 (*(one.lease.node for one in findings.nodes), *(one.node for one in tombstones))
@@ -266,7 +279,7 @@ class Reaper:
     # ---- looking
 
     async def _look_at_all(self, failures: _Failures) -> tuple[Findings, int]:
-        """In the order that service/roomcast/reaper/rules.py asks for."""
+        """Reads everything in the order that service/roomcast/reaper/rules.py requires."""
         self._tell("listing subscriptions and queues")
         subscriptions, names = await asyncio.gather(
             self._listed("list_subscriptions", self._estate.subscriptions, failures),
@@ -274,10 +287,11 @@ class Reaper:
         )
         leases, now_ms, beating = await self._look_at_leases(WHOLE_FLEET)
         self._tell(
-            f"{len(leases)} leases, {len(names or ())} queues, {len(subscriptions or ())} subscriptions"
+            f"{len(leases)} leases, {len(names or ())} queues, {len(subscriptions or ())} "
+            "subscriptions"
         )
         if subscriptions is None or names is None:
-            # What is not known to be complete says nothing about what is missing in it.
+            # An incomplete list does not show that an item is missing.
             dead = dead_nodes(
                 leases, subscriptions or (), self._deployment, now_ms, beating=beating
             )
@@ -291,7 +305,7 @@ class Reaper:
         return findings, len(leases) - len(findings.nodes)
 
     async def _look_at_some(self, scope: Scope, failures: _Failures) -> tuple[Findings, int]:
-        """Only leases: quick, and all that there is to know about an instance."""
+        """Reads only the leases: it is quick, and nothing else is known about an instance."""
         leases, now_ms, beating = await self._look_at_leases(scope)
         dead = dead_nodes(leases, (), self._deployment, now_ms, scope, beating)
         live = sum(scope.covers(lease) for lease in leases) - len(dead)
@@ -303,10 +317,11 @@ class Reaper:
         return Findings(dead, (), ()), live
 
     async def _look_at_leases(self, scope: Scope) -> tuple[Sequence[Lease], int, Collection[str]]:
-        """The leases, the time at which they were first looked at (ms), and the nodes that beat since then.
+        """The leases, the time of the first read (ms), and the nodes that sent a heartbeat since
+        then.
 
-        There is a second look only when the first leaves a doubt. Who is dead is judged by the time of the first: a lease
-        that ended since then has not been looked at twice.
+        A second read follows only if the first leaves a doubt. The first read's time decides which
+        nodes are dead: a lease that ended after it was not read twice.
         """
         leases = await self._leases.all()
         now_ms = self._clock.now_ms()
@@ -330,7 +345,7 @@ class Reaper:
     async def _listed(
         self, step: str, ask: Callable[[], Awaitable[Sequence[T]]], failures: _Failures
     ) -> Sequence[T] | None:
-        """None: it could not be listed."""
+        """The list. None: the call failed."""
         try:
             return await ask()
         except PortError as error:
@@ -338,7 +353,7 @@ class Reaper:
             return None
 
     async def _look_at(self, name: str, failures: _Failures) -> tuple[str, Queue | None] | None:
-        """None: it is not known whether there is such a queue."""
+        """The queue of that name, if any. None: the call failed."""
         await self._looks.turn()
         try:
             return name, await self._estate.queue(name)
@@ -359,15 +374,17 @@ class Reaper:
     async def _reap(
         self, dead: Sequence[DeadNode], gone: Collection[str], failures: _Failures
     ) -> Sequence[NodeReport]:
-        """All that dead nodes held, the lease last: as long as that is there, the next run finds the rest.
+        """Removes everything that dead nodes held, the lease last: while it exists, the next run
+        finds the rest.
 
-        `gone`: all the nodes that are dead. Of all of them what costs money and messages goes first: presence takes as long as there are channels.
+        `gone`: all dead nodes. Queues and subscriptions, which cost money and messages, are removed
+        for all of them first, because presence takes longer the more channels there are.
         """
         freed = await each(_AT_ONCE, dead, lambda one: self._free(one, failures))
         return await each(_NODES_AT_ONCE, freed, lambda one: self._forget(one, gone, failures))
 
     async def _free(self, dead: DeadNode, failures: _Failures) -> _Freed:
-        """First pass: mark the lease, end the subscription, delete the queue."""
+        """The first pass: marks the lease, ends the subscription, deletes the queue."""
         lease = dead.lease
         try:
             if not await self._leases.reap(lease, self._clock.now_ms()):
@@ -384,7 +401,7 @@ class Reaper:
     async def _forget(
         self, freed: _Freed, gone: Collection[str], failures: _Failures
     ) -> NodeReport:
-        """Second pass: presence, then the lease."""
+        """The second pass: removes presence, then the lease."""
         if freed.outcome is not None:
             return _node_report(freed.dead, freed.outcome)
         node = freed.dead.lease.node
@@ -404,7 +421,7 @@ class Reaper:
     async def _tend(
         self, tombstones: Sequence[Tombstone], gone: Collection[str], failures: _Failures
     ) -> Sequence[NodeReport]:
-        """Presence that was written under tombstones. Those under which there was some."""
+        """Removes presence that was written under tombstones. Returns the nodes that had some."""
         tended = await each(
             _NODES_AT_ONCE, tombstones, lambda tombstone: self._tend_one(tombstone, gone, failures)
         )
@@ -417,7 +434,7 @@ class Reaper:
         clearing = _Clearing(self._presence, self._send, self._tell, node, gone)
         done = await _done("clear_presence", node, clearing.run(), failures)
         if done and clearing.channels:
-            # Its node was awake just now: from here on the time counts.
+            # Its node was awake just now: the tombstone's time starts again.
             done = await _done("bury", node, self._leases.put_tombstone(node, now_ms), failures)
         elif done and is_old(tombstone, now_ms):
             done = await _done("drop_grave", node, self._leases.drop_tombstone(tombstone), failures)
@@ -435,7 +452,9 @@ class Reaper:
         )
 
     async def _remove(self, orphan: OrphanQueue, failures: _Failures) -> QueueReport:
-        """The subscription first: once the queue is gone, only the subscription's own name leads to it."""
+        """Removes the subscription first: once the queue is gone, only the subscription's own name
+        leads to it.
+        """
         self._tell(f"removing queue {orphan.queue.name}: {orphan.why}")
         steps = [await self._unsubscribe(arn, failures) for arn in orphan.subscriptions]
         steps.append(await self._delete_queue(orphan.queue.name, failures))
@@ -450,7 +469,7 @@ class Reaper:
         return await _done("unsubscribe", arn, self._estate.unsubscribe(arn), failures)
 
     async def _delete_queue(self, name: str, failures: _Failures) -> bool:
-        """Whether there is nothing of ours left of it."""
+        """Deletes a queue. Returns whether none of ours is left under that name."""
         try:
             await self._estate.delete_queue(name)
         except Refused as error:
@@ -461,10 +480,11 @@ class Reaper:
         return True
 
     async def _is_not_ours(self, name: str, refusal: Refused, failures: _Failures) -> bool:
-        """Whether a queue that may not be deleted is gone, or is none of this deployment: a lease may name any queue.
+        """Whether a queue whose deletion was refused is gone, or belongs to another deployment. A
+        lease may name any queue.
 
-        One that is gone has no tags, on which the permission depends. One of others is told as a failure, and left alone:
-        the lease goes, so it is told once.
+        A missing queue has no tags, and the permission depends on tags. A foreign queue is reported
+        as a failure and left alone. Its lease is removed, so it is reported once.
         """
         if name.startswith(self._deployment.queue_prefix):
             try:
@@ -481,17 +501,17 @@ class Reaper:
         return True
 
     async def _send(self, texts: Iterable[str]) -> None:
-        """Signals to all nodes, in as few messages as they fit. Raises PortError."""
+        """Sends signals to all nodes in as few messages as possible. Raises PortError."""
         for body, _ in pack(texts, signals=True):
             await self._messages.turn()
             await self._topic.publish(body)
 
 
 class _Clearing:
-    """Removes the presence entries of one node, after everybody was told that its clients have left.
+    """Removes the presence entries of one node, after telling all nodes that its clients have left.
 
-    `gone`: nodes that are dead, this one among them. A client with an entry under another node has not left: its node was
-    only silent, and goes on under another lease.
+    `gone`: dead nodes, including this one. A client that also has an entry under another node has
+    not left: its node was only silent, and goes on under another lease.
     """
 
     def __init__(
@@ -511,7 +531,7 @@ class _Clearing:
         self.members = 0
 
     async def run(self) -> None:
-        """Raises PortError; what was done by then stays done."""
+        """Clears all channels. Raises PortError. Channels that are done by then stay done."""
         for _ in range(_PAGES_MAX):
             channels = await self._presence.channels(self._node)
             if not channels:
@@ -528,7 +548,8 @@ class _Clearing:
                 break
             pages = await each(_CHANNELS_AT_ONCE, left, self._leavers)
             leaving = [(channel, info) for channel, infos in pages for info in infos]
-            # First told, then removed: broken off in between, it is told again, and repeats are known.
+            # Leaves are sent before the entries go. A run that breaks off in between repeats them,
+            # and nodes drop repeated ones.
             await self._send(
                 filter(None, (self._leave(channel, info) for channel, info in leaving))
             )
@@ -540,17 +561,18 @@ class _Clearing:
         self.channels += len(channels) - len(left)
 
     async def _leavers(self, channel: str) -> tuple[str, Sequence[ClientInfo]]:
-        """Whose leaves are told of a page of entries."""
+        """The channel, and those clients of a page of entries that have left."""
         infos = await self._presence.entries(self._node, channel)
         elsewhere = await self._elsewhere(channel) if infos else ()
         return channel, [info for info in infos if info.client not in elsewhere]
 
     async def _elsewhere(self, channel: str) -> Collection[str]:
-        """The clients that are in the channel under other nodes; ids of clients are unique."""
+        """The clients in the channel under other nodes. Ids of clients are unique."""
         try:
             members = await self._presence.members(channel)
         except Refused:
-            # More than can be looked at: a leave too many is put right by the node that has the client.
+            # More members than one read returns. The node that has the client corrects a wrong
+            # leave.
             return ()
         return {member.info.client for member in members if member.node not in self._gone}
 
@@ -558,7 +580,7 @@ class _Clearing:
         return await self._presence.clear(self._node, channel)
 
     def _leave(self, channel: str, info: ClientInfo) -> str:
-        """The text of one leave; "" when it would not fit a message."""
+        """The text of one leave, "" when it does not fit a message."""
         signal = signals.leave(
             self._node, leave_id(self._node, channel, info.client), channel, info
         )
@@ -570,7 +592,7 @@ class _Clearing:
 
 
 def _is_complete(dead: DeadNode) -> bool:
-    """Whether its lease names the subscription; a node that died young did not get to write it down."""
+    """Whether the lease names the subscription. A node that died early had no time to record it."""
     return bool(dead.lease.subscription_arn) or not dead.queue
 
 

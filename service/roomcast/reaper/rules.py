@@ -1,11 +1,13 @@
-"""What of a deployment's leases, queues and subscriptions belongs to nobody any more, and why: pure decisions.
+"""Decides which leases, queues and subscriptions of a deployment are abandoned, as pure functions.
 
-What they rest on is the order in which a node makes and leaves things, and the order in which somebody looks:
+The decisions rest on the order in which a node creates and removes its resources, and on the order
+in which a reaper reads them:
 
     a node starts   lease → queue → subscription        a node ends   subscription → queue → lease
-    a reaper looks  subscriptions, queues → leases → what is not explained by a lease, one by one
+    a reaper looks  subscriptions, queues → leases → queues without a lease, one by one
 
-A queue or subscription that was seen therefore has a lease that is seen after it, or its node has ended, or lost it.
+So if a queue or subscription is seen, its lease is seen after it. Otherwise its node has ended, or
+has lost the lease.
 """
 
 from __future__ import annotations
@@ -38,17 +40,21 @@ __all__ = [
     "unexplained",
 ]
 
-# What a heartbeat may take that was sent before its lease ended (one call takes 25 s at most), and clocks that differ.
+# The time that a heartbeat sent before the lease's end may take (one call takes 25 s at most), with
+# some difference between clocks.
 REAP_GRACE_MS: Final = 30_000
-# A queue without a lease may be one that is about to be deleted by its node, or whose lease was lost and is written anew.
+# Before this age a queue without a lease may still be in use: its node may be about to delete it,
+# or to write a lost lease anew.
 ORPHAN_AGE_MS: Final = 15 * 60 * 1000
-# A node that wakes learns of the loss of its lease with its next heartbeat: until then it writes presence entries under it. It
-# beats every 15 s, and a call takes 25 s at most; the rest is for a table that fails it several times.
+# A waking node learns at its next heartbeat that its lease is lost. Until then it writes presence
+# entries under it. A heartbeat comes every 15 s, and a call takes 25 s at most. The rest allows for
+# several failed calls.
 TOMBSTONE_AGE_MS: Final = 15 * 60 * 1000
-# Queues that one run looks at one by one, two calls each: only those that no lease explains, which are few.
+# Queues that one run looks up one by one, with two calls each. Only queues without a lease are
+# looked up, and those are few.
 LOOKED_AT_MAX: Final = 500
 
-# From so many on, leases that end together say less of their nodes than of the table they are written to.
+# Expired leases from which on their common cause may be the table rather than their nodes.
 _MANY: Final = 2
 
 _ID_CHARS: Final = 20
@@ -58,7 +64,10 @@ _SERVING: Final = ("live", "draining")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose leases are looked at: all, or those of one EC2 instance. `terminated`: it is known to be gone for good."""
+    """The leases that a run reads: all, or those of one EC2 instance.
+
+    `terminated`: the instance is known to be gone for good.
+    """
 
     instance: str | None = None
     terminated: bool = False
@@ -67,7 +76,7 @@ class Scope:
         assert self.instance or not self.terminated, "only an instance is terminated"
 
     def covers(self, lease: Lease) -> bool:
-        """Whether the lease is one of those looked at."""
+        """Whether the lease is in the scope."""
         return self.instance is None or lease.instance == self.instance
 
 
@@ -76,7 +85,10 @@ WHOLE_FLEET: Final = Scope()
 
 @dataclass(frozen=True, slots=True)
 class DeadNode:
-    """A lease whose node is gone, and what is to be removed with it. `queue` "": another node holds it."""
+    """A lease whose node is gone, and the resources to remove with it.
+
+    `queue` "": another node holds the queue.
+    """
 
     lease: Lease
     queue: str
@@ -86,7 +98,7 @@ class DeadNode:
 
 @dataclass(frozen=True, slots=True)
 class OrphanQueue:
-    """A queue of ours without a lease."""
+    """A queue of this deployment without a lease."""
 
     queue: Queue
     subscriptions: tuple[str, ...]
@@ -94,7 +106,7 @@ class OrphanQueue:
 
     @property
     def node(self) -> str:
-        """The lease under which it was made."""
+        """The node for which the queue was created."""
         return self.queue.tags[NODE_TAG]
 
 
@@ -109,7 +121,7 @@ class StaleSubscription:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything that is to be reaped."""
+    """Everything that is to be removed."""
 
     nodes: tuple[DeadNode, ...]
     queues: tuple[OrphanQueue, ...]
@@ -124,9 +136,11 @@ def dead_nodes(
     scope: Scope = WHOLE_FLEET,
     beating: Collection[str] = (),
 ) -> tuple[DeadNode, ...]:
-    """The leases in `scope` whose nodes are gone. `subscriptions`: those of the topic that are known.
+    """The leases in `scope` whose nodes are gone.
 
-    `beating`: nodes that were just heard of, whatever the clocks say.
+    `subscriptions`: the topic's known subscriptions.
+
+    `beating`: nodes that just sent a heartbeat. They are alive, whatever the clocks say.
     """
     reasons = {
         lease.node: why
@@ -144,7 +158,8 @@ def dead_nodes(
             continue
         queue = "" if lease.queue in queues_held else lease.queue
         arns = [lease.subscription_arn, *(by_queue.get(queue, ()) if queue else ())]
-        # A lease is a row that others may write too; unsubscribing is allowed for every topic of the account.
+        # Other code may write leases too, and the role may unsubscribe from every topic of the
+        # account.
         arns = [arn for arn in arns if deployment.has_subscription(arn)]
         mine = dict.fromkeys(arn for arn in arns if arn not in subscriptions_held)
         found.append(DeadNode(lease, queue, tuple(mine), reasons[lease.node]))
@@ -154,11 +169,12 @@ def dead_nodes(
 def doubtful(
     leases: Sequence[Lease], now_ms: int, scope: Scope = WHOLE_FLEET
 ) -> Mapping[str, Lease]:
-    """The leases that look expired, by node, when that is no proof that their nodes are dead; empty: no doubt.
+    """The leases, by node, that look expired without proof that their nodes are dead. Empty: no
+    doubt.
 
-    Of the whole fleet: several at once, and more than half. Then it is rather the table that nobody could write to, or
-    the clock of whoever looks. Of an instance that is about to end: those whose time is not long past, because its
-    nodes may be draining.
+    For the whole fleet: several expired at once, and more than half. More likely nobody could write
+    to the table, or the reaper's own clock is wrong. For an instance that is terminating: leases
+    that ended only recently, because its nodes may be draining.
     """
     open_ = [lease for lease in leases if scope.covers(lease) and not lease.reaped]
     expired = {lease.node: lease for lease in open_ if _why_dead(lease, now_ms, scope)}
@@ -174,7 +190,7 @@ def doubtful(
 
 
 def is_old(tombstone: Tombstone, now_ms: int) -> bool:
-    """Whether nobody can be expected to write anything more under that lease."""
+    """Whether no more writes under that lease are to be expected."""
     return now_ms - tombstone.cleared_at > TOMBSTONE_AGE_MS
 
 
@@ -185,10 +201,10 @@ def unexplained(
     deployment: Deployment,
     now_ms: int,
 ) -> Sequence[str]:
-    """Names of queues that no lease explains, and that must be looked at before `judge` is asked.
+    """Names of queues without a lease, which must be looked up before `judge` is called.
 
-    Those that were listed, and those that a subscription leads to. At most LOOKED_AT_MAX of them; `now_ms` decides
-    which, so that all of them have their turn.
+    They come from the list of queues and from subscriptions. At most LOOKED_AT_MAX are returned.
+    `now_ms` selects them, so that every queue has its turn.
     """
     named = {lease.queue for lease in leases}
     listed = {name for name in queue_names if name.startswith(deployment.queue_prefix)}
@@ -200,7 +216,7 @@ def unexplained(
     names = sorted((listed | subscribed) - named)
     if len(names) <= LOOKED_AT_MAX:
         return names
-    # A run a minute looks at all of them in turn.
+    # A run a minute covers all of them in turn.
     start = now_ms // 60_000 * LOOKED_AT_MAX % len(names)
     return (names[start:] + names[:start])[:LOOKED_AT_MAX]
 
@@ -213,9 +229,11 @@ def judge(
     now_ms: int,
     beating: Collection[str] = (),
 ) -> Findings:
-    """What is to be reaped. `looked_at`: what was found of the `unexplained` queues, None = there is none.
+    """Everything that is to be removed.
 
-    `beating`: nodes that were just heard of, whatever the clocks say.
+    `looked_at`: the result for each of the `unexplained` queues. None = the queue does not exist.
+
+    `beating`: nodes that just sent a heartbeat. They are alive, whatever the clocks say.
     """
     named = {lease.queue for lease in leases}
     dead = dead_nodes(leases, subscriptions, deployment, now_ms, beating=beating)
@@ -246,21 +264,23 @@ def judge(
 
 
 def leave_id(node: str, channel: str, client: str) -> str:
-    """The id of the signal that `client` left with its node: the same whoever sends it, so that repeats are dropped."""
-    # A node holds no "#", a channel no line break.
+    """The id of the signal that `client` has left. It does not depend on the sender, so that
+    repeats are dropped.
+    """
+    # A node's id contains no "#", and a channel no line break.
     text = f"{node}#{channel}\n{client}".encode(errors="backslashreplace")
     return hashlib.sha256(text).hexdigest()[:_ID_CHARS]
 
 
 def _why_dead(lease: Lease, now_ms: int, scope: Scope) -> str:
-    """Empty: it may live, or is not looked at."""
+    """The reason to take the node for dead. "": it may live, or is out of scope."""
     if not scope.covers(lease):
         return ""
     if lease.reaped:
         return "found dead before"
     if scope.terminated:
         return f"instance {scope.instance} was terminated"
-    # An instance that is asked about is about to end: nothing comes of waiting.
+    # The instance is terminating: waiting changes nothing.
     grace_ms = REAP_GRACE_MS if scope.instance is None else 0
     if now_ms > lease.expires_at + grace_ms:
         return f"no heartbeat for {(now_ms - lease.heartbeat_at) // 1000} s"
@@ -276,7 +296,9 @@ def _others(leases: Iterable[Lease], nodes: Iterable[str]) -> Sequence[Lease]:
 def _by_queue(
     subscriptions: Iterable[TopicSubscription], deployment: Deployment
 ) -> Mapping[str, Sequence[str]]:
-    """The ARNs of subscriptions, by the queue that they lead to. Others are nobody's business here."""
+    """The ARNs of subscriptions, by the name of their queue. Those to foreign queues are
+    left out.
+    """
     found: defaultdict[str, list[str]] = defaultdict(list)
     for each in subscriptions:
         queue = deployment.queue_of(each.endpoint)

@@ -1,7 +1,8 @@
 """In-memory twins of every port over one shared world, for tests and simulation.
 
-They give the guarantees of service/roomcast/ports.py, own no clock and no randomness, and do what AWS does to those who
-trust it too much: a test makes a call fail, or happen although its answer is lost, or happen much later.
+They give the guarantees of service/roomcast/ports.py, and have no clock or randomness of their own.
+A test can inject the faults of AWS: a call fails, takes effect although its answer is lost, or
+takes effect much later.
 """
 
 from __future__ import annotations
@@ -39,14 +40,15 @@ __all__ = [
     "Stage",
 ]
 
-# Of the one topic that there is.
+# The only topic.
 TOPIC_ARN: Final = "arn:aws:sns:eu-west-1:000000000000:memory"
-# SQS holds no more in flight; here it bounds what waits. The oldest go first, as when they expire.
+# SQS holds at most this many messages in flight. Here it bounds the waiting ones. The oldest go
+# first, as when they expire.
 QUEUED_MAX: Final = 120_000
 
-# Where a call may be held: before anything, on the way to the table, on the way back.
+# The points at which a call may be held: before anything, on its way to the table, on the way back.
 Stage = Literal["call", "sent", "answer"]
-# What a failing call does to the world: nothing, its effect, or its effect when `deliver_late` is called.
+# The effect of a failing call: none, the full effect, or the effect once `deliver_late` is called.
 Effect = Literal["none", "applied", "late"]
 
 T = TypeVar("T")
@@ -64,7 +66,9 @@ class _Fault:
 
 @dataclass(slots=True)
 class _Queue:
-    """`waiting` and `taken` have messages by their receipts; `arrived` is set as long as a receive need not wait."""
+    """`waiting` and `taken` hold messages by their receipts. `arrived` is set while a receive need
+    not wait.
+    """
 
     created_at: int = 0
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +80,7 @@ class _Queue:
 
 @dataclass(slots=True)
 class ManualClock:
-    """A Clock that stands still until it is told to move."""
+    """A Clock that stands still until a test moves it."""
 
     ms: int = 1_700_000_000_000
     elapsed_s: float = 0.0
@@ -95,9 +99,9 @@ class ManualClock:
 class MemoryWorld:
     """Tables, topic and queues that several nodes share.
 
-    `stream`: every log item in the order of writing, as the table's stream has them. `on_insert`: called with
-    each, at once. `pause`: awaited at every stage of every call; a simulation decides there who goes on. `now_ms`: the
-    clock by which queues say when they got a message.
+    `stream`: every log item in the order of writing, as in the table's stream. `on_insert`: called
+    at once with each item. `pause`: awaited at every stage of every call, so that a simulation can
+    schedule the calls. `now_ms`: the clock of the queues, which date their messages.
     """
 
     def __init__(self) -> None:
@@ -120,42 +124,42 @@ class MemoryWorld:
     def fail_next(
         self, call: str, error: PortError, effect: Effect = "none", times: int = 1
     ) -> None:
-        """The next `times` calls of the port method `call`, by any node, raise `error`."""
+        """Makes the next `times` calls of the port method `call` raise `error`, on any node."""
         self._faults[call].extend(_Fault(error, effect) for _ in range(times))
 
     def deliver_late(self) -> None:
-        """What was on its way for long arrives now, in the order of sending."""
+        """Lets delayed calls take effect now, in the order of sending."""
         late, self._late = self._late, []
         for effect in late:
             effect()
 
     def expire(self, channel: str, offset: int) -> None:
-        """TTL deletes an item."""
+        """Deletes an item as TTL does."""
         self.items.get(channel, {}).pop(offset, None)
 
     def expire_key(self, key: str) -> None:
-        """TTL deletes a key item."""
+        """Deletes a key item as TTL does."""
         self.keys.pop(key, None)
 
     def reap(self, node: str, at_ms: int = 1) -> None:
-        """A reaper marks the node's lease."""
+        """Marks the node's lease as a reaper does."""
         self.leases[node] = replace(self.leases[node], reaped=at_ms)
 
     def create_queue(
         self, name: str, created_at: int = 0, tags: Mapping[str, str] | None = None
     ) -> None:
-        """Somebody makes a queue; nothing happens if there is one of that name."""
+        """Creates a queue. If one of that name exists, nothing happens."""
         self.queues.setdefault(name, _Queue(created_at, tags or {}))
 
     def delete_queue(self, name: str) -> None:
-        """The queue is gone; its subscription stays, as in AWS. A receive that waits ends."""
+        """Deletes the queue. Its subscription stays, as in AWS. A waiting receive ends."""
         queue = self.queues.pop(name, None)
         if queue is not None:
             queue.deleted = True
             queue.arrived.set()
 
     def redeliver(self, name: str) -> None:
-        """The visibility time-out of every message that was received and not deleted ends."""
+        """Ends the visibility time-out of every message that was received and not deleted."""
         queue = self.queues[name]
         queue.waiting |= queue.taken
         queue.taken.clear()
@@ -163,7 +167,7 @@ class MemoryWorld:
             queue.arrived.set()
 
     def send(self, body: str) -> None:
-        """What SNS does with a message: a copy for every subscribed queue that exists."""
+        """Delivers a message as SNS does: a copy to every subscribed queue that exists."""
         for name in sorted(self.subscriptions):
             queue = self.queues.get(name)
             if queue is None:
@@ -178,7 +182,10 @@ class MemoryWorld:
     async def perform(
         self, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None
     ) -> T:
-        """One call of a port: `check` when it is sent, `effect` when it arrives, and the faults in its way."""
+        """Carries out one call of a port, with the injected faults.
+
+        `check` runs when the call is sent, `effect` when it arrives.
+        """
         await self.pause(call, "call")
         if check is not None:
             check()
@@ -285,7 +292,9 @@ class MemoryChannelTable:
         return check
 
     def _write(self, item: LogItem) -> LogItem | None:
-        """Put `item` in if its key is free; otherwise the item that holds it."""
+        """Puts `item` in if its offset is free. Otherwise returns the item that holds the
+        offset.
+        """
         winner = self._winner(item)
         if winner is not None:
             return winner
@@ -296,7 +305,7 @@ class MemoryChannelTable:
         return None
 
     def _winner(self, item: LogItem) -> LogItem | None:
-        """Who holds the offset of `item`."""
+        """The item that holds the offset of `item`."""
         winner = self._items(item.channel).get(item.offset)
         assert not isinstance(winner, Head), "I1: only the head has offset 0"
         return winner
@@ -441,7 +450,11 @@ class MemoryLeases:
 
 
 class MemoryQueue:
-    """An InstanceQueue. `wait_s` bounds a long poll; `clock` and `tags` say what others see of the queue."""
+    """An InstanceQueue.
+
+    `wait_s` bounds a long poll. `clock` and `tags` set the creation time and the tags that others
+    see.
+    """
 
     def __init__(
         self,

@@ -1,1 +1,3 @@
-"""① The Centrifuge protocol: frames to commands, replies and pushes to frames, in JSON and Protobuf; codes and channel names."""
+"""① The Centrifuge protocol: frames to commands, replies and pushes to frames, in JSON and
+Protobuf; codes and channel names.
+"""

@@ -1,4 +1,4 @@
-"""What a token lets its bearer do beyond what the channel's options let everybody do."""
+"""Capabilities: a token's rights beyond the channel's options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Capability", "Grant", "granted"]
 
 
 class Capability(Enum):
-    """The names are those of tokens."""
+    """A right in a channel. The values are the names in tokens."""
 
     SUBSCRIBE = "sub"
     PUBLISH = "pub"
@@ -20,7 +20,9 @@ class Capability(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What is allowed in `channels`: names, or patterns in which "*" stands for any text, also none."""
+    """Capabilities in `channels`: names, or patterns in which "*" stands for any text, including
+    none.
+    """
 
     channels: tuple[str, ...]
     allow: frozenset[Capability]
@@ -33,12 +35,16 @@ class Grant:
 
 
 def granted(grants: Iterable[Grant], channel: str) -> frozenset[Capability]:
-    """What the first grant that covers `channel` allows there: a narrow one before a wide one takes away from it."""
+    """The capabilities of the first grant that covers `channel`. So a narrow grant before a wide
+    one restricts it.
+    """
     return next((grant.allow for grant in grants if grant.covers(channel)), frozenset())
 
 
 def _fits(pattern: str, channel: str) -> bool:
-    """Each part at its first place from the left; it never goes back, so no pattern is slow."""
+    """Matches each part at its first place from the left. It never goes back, so no pattern is
+    slow.
+    """
     first, *others = pattern.split("*")
     if not others:
         return channel == pattern

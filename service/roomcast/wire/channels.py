@@ -1,4 +1,4 @@
-"""Channel names and namespaces: which options a channel has."""
+"""Channel names, namespaces and the options of channels."""
 
 from __future__ import annotations
 
@@ -23,21 +23,26 @@ __all__ = [
 
 CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
-# Where user-limited channels are allowed, what stands behind the last one names who is in: `dialogue#ann,bob`.
+# In user-limited channels, the list of users follows the last separator: `dialogue#ann,bob`.
 USERS_SEPARATOR: Final = "#"
 _BETWEEN_USERS: Final = ","
-# No client can name such a channel: names are printable ASCII. The service's own records use it.
+# Clients cannot name channels with this prefix, because names are printable ASCII. The service's
+# own records use it.
 RESERVED_PREFIX: Final = "\u0001"
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelOptions:
-    """What the channels of one namespace may do. Names follow Centrifugo's; everything is off unless switched on.
+    """The options of the channels of one namespace.
 
-    A channel has history when both `history_size` (publications) and `history_ttl_s` (seconds) are set.
+    The names follow Centrifugo's. Every option is off by default.
 
-    `…_for_client` is for who has a user, `…_for_subscriber` for who has a user and is in the channel; clients without a
-    user need `…_for_anonymous` beside the one or the other.
+    A channel has history when both `history_size` (publications) and `history_ttl_s` (seconds) are
+    set.
+
+    `…_for_client` applies to clients with a user. `…_for_subscriber` applies to clients with a user
+    that are subscribed to the channel. Clients without a user need `…_for_anonymous` in addition to
+    one of them.
     """
 
     history_size: int = 0
@@ -70,14 +75,18 @@ class ChannelOptions:
         return self.history_size > 0 and self.history_ttl_s > 0
 
     def users_of(self, channel: str) -> frozenset[str] | None:
-        """Who is listed in the name of `channel`, where lists count; None = it is for no certain users."""
+        """The users listed in the name of `channel`, if lists are enabled. None = it is not limited
+        to users.
+        """
         return listed_users(channel) if self.allow_user_limited_channels else None
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelOverride:
-    """What a token says of one subscription instead of the channel's options; None = nothing. Names are those of
-    ChannelOptions. Recovery and positions still need a channel with history, pushes of joins `join_leave`.
+    """Changes of a token to one subscription's options. None = unchanged.
+
+    The names are those of ChannelOptions. Recovery and positions still need a channel with history.
+    Pushes of joins still need `join_leave`.
     """
 
     presence: bool | None = None
@@ -94,7 +103,7 @@ class ChannelOverride:
 
 @dataclass(frozen=True, slots=True)
 class ChannelRules:
-    """The options of every namespace; `without_namespace` for names without a separator."""
+    """The options of every namespace. `without_namespace`: for names without a separator."""
 
     without_namespace: ChannelOptions = field(default_factory=ChannelOptions)
     namespaces: Mapping[str, ChannelOptions] = field(default_factory=dict)
@@ -116,20 +125,23 @@ class ChannelRules:
         return self.options(channel) or Error.UNKNOWN_CHANNEL
 
     def has_join_leave(self, channel: str) -> bool:
-        """Whether clients of `channel` are told who comes and goes."""
+        """Whether clients of `channel` get join and leave pushes."""
         options = self.options(channel)
         return options is not None and options.join_leave
 
 
 def listed_users(channel: str) -> frozenset[str] | None:
-    """The users that a channel's name lists; None = it has no list. Whether that means something: `users_of`."""
+    """The users that a channel's name lists. None = it has no list.
+
+    `users_of` decides whether the list applies.
+    """
     _, separator, users = channel.rpartition(USERS_SEPARATOR)
     return frozenset(users.split(_BETWEEN_USERS)) if separator else None
 
 
 def personal_channel(user: str, namespace: str) -> str | None:
-    """The channel that `user` alone may be in; None when there can be none: for users without a name, and for names
-    that a channel's cannot hold, or that would let others in.
+    """The channel that only `user` may enter. None if there is none: for anonymous users, and for
+    user names that do not fit a channel's name or would let others in.
     """
     channel = f"{namespace}{NAMESPACE_SEPARATOR if namespace else ''}{USERS_SEPARATOR}{user}"
     fits = is_valid_name(channel) and listed_users(channel) == frozenset([user])

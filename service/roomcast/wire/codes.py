@@ -1,4 +1,4 @@
-"""Error, unsubscribe and disconnect codes: one table each, with what they mean to a client.
+"""Error, unsubscribe and disconnect codes: one table each, with the meaning for a client.
 
 Numbers and texts are those of the Centrifuge protocol, so that the published SDKs act on them.
 """
@@ -27,7 +27,8 @@ __all__ = [
     "is_reason",
 ]
 
-# Codes of a close frame that are not the WebSocket protocol's own (RFC 6455 §7.4.2), and what one holds besides (§5.5).
+# Close codes that are not the WebSocket protocol's own (RFC 6455 §7.4.2), and the greatest length
+# of a close frame's reason (§5.5).
 CLOSE_CODE_MIN: Final = 3000
 CLOSE_CODE_MAX: Final = 4999
 REASON_BYTES_MAX: Final = 123
@@ -35,7 +36,7 @@ REASON_BYTES_MAX: Final = 123
 
 @dataclass(frozen=True, slots=True)
 class ErrorCode:
-    """`temporary`: an SDK tries the same command again by itself."""
+    """`temporary`: an SDK repeats the same command by itself."""
 
     code: int
     message: str
@@ -43,11 +44,11 @@ class ErrorCode:
 
 
 class Error(Enum):
-    """What an error reply says."""
+    """The errors of replies."""
 
-    # Something of ours failed or was too slow; whether a publication is in the log is unknown.
+    # The server failed or was too slow. It is unknown whether a publication is in the log.
     INTERNAL = ErrorCode(100, "internal server error", temporary=True)
-    # The table refused a publication, and would again: known not to have happened, and trying again is no use.
+    # The table refused a publication, and would refuse it again. It is certainly not in the log.
     REFUSED = ErrorCode(100, "internal server error")
     # No token where one is needed.
     UNAUTHORIZED = ErrorCode(101, "unauthorized")
@@ -67,21 +68,21 @@ class Error(Enum):
     NOT_AVAILABLE = ErrorCode(108, "not available")
     # A token that was valid once: the SDK asks the application for a new one.
     TOKEN_EXPIRED = ErrorCode(109, "token expired")
-    # A connection that expired while the command was under way.
+    # The connection expired while the command was running.
     EXPIRED = ErrorCode(110, "expired")
-    # A queue or a rate is full, or the table does not take it: this attempt is known not to have happened. An earlier one
-    # with the same idempotency key may have.
+    # A queue or a rate is full, or the table does not take the write. This attempt certainly did
+    # not happen. An earlier one with the same idempotency key may have.
     TOO_MANY_REQUESTS = ErrorCode(111, "too many requests", temporary=True)
     # A history or recovery position of another epoch.
     UNRECOVERABLE_POSITION = ErrorCode(112, "unrecoverable position")
 
 
-# Why a command is not done: for a reason of ours, or for one of the application.
+# The reason to refuse a command: the server's or the application's.
 Failing = Error | ErrorCode
 
 
 def error_of(why: Failing) -> ErrorCode:
-    """What the error reply says."""
+    """The code of the error reply."""
     return why.value if isinstance(why, Error) else why
 
 
@@ -98,25 +99,25 @@ class DisconnectCode:
 
 
 class Disconnect(Enum):
-    """Why the server closes a connection: the close frame's code and reason."""
+    """The reasons of the server to close a connection: code and reason of the close frame."""
 
     # The peer is gone already: for logs, never sent.
     CONNECTION_CLOSED = DisconnectCode(3000, "connection closed")
-    # This node drains: another one takes over.
+    # This node is draining, and another one takes over.
     SHUTDOWN = DisconnectCode(3001, "shutdown")
-    # Something of ours failed in a way that leaves the connection unusable.
+    # The server failed, and the connection is unusable.
     SERVER_ERROR = DisconnectCode(3004, "internal server error")
     # The connection's token ran out and was not refreshed in time.
     EXPIRED = DisconnectCode(3005, "connection expired")
-    # A subscription that the server made for a time has come to its end.
+    # A server-side subscription with a time limit expired.
     SUBSCRIPTION_EXPIRED = DisconnectCode(3006, "subscription expired")
-    # The peer reads slower than its channels bring: its outgoing queue passed the bound.
+    # The peer reads more slowly than its channels deliver: its outgoing queue passed the bound.
     SLOW = DisconnectCode(3008, "slow")
-    # A hole that cannot be repaired in a server-side subscription.
+    # Publications are missing in a server-side subscription and cannot be recovered.
     INSUFFICIENT_STATE = DisconnectCode(3010, "insufficient state")
     # No answer to a ping.
     NO_PONG = DisconnectCode(3012, "no pong")
-    # Commands faster than a connection may send them.
+    # More commands than a connection may send.
     TOO_MANY_REQUESTS = DisconnectCode(3013, "too many requests")
     # The connection token is not valid.
     INVALID_TOKEN = DisconnectCode(3500, "invalid token")
@@ -124,11 +125,11 @@ class Disconnect(Enum):
     BAD_REQUEST = DisconnectCode(3501, "bad request")
     # No successful connect in time.
     STALE = DisconnectCode(3502, "stale")
-    # By the application's wish, unless it says another one.
+    # The application's default for a disconnect.
     FORCE_NO_RECONNECT = DisconnectCode(3503, "force disconnect")
-    # More connections than this node or user may have.
+    # More connections than allowed on this node or for this user.
     CONNECTION_LIMIT = DisconnectCode(3504, "connection limit")
-    # More subscriptions were to be made for it by the server than a connection may have.
+    # More server-side subscriptions than allowed for a connection.
     CHANNEL_LIMIT = DisconnectCode(3505, "channel limit")
     # The connection may not do this at all.
     PERMISSION_DENIED = DisconnectCode(3507, "permission denied")
@@ -136,18 +137,20 @@ class Disconnect(Enum):
     NOT_AVAILABLE = DisconnectCode(3508, "not available")
 
 
-# Why a connection is closed: for a reason of ours, or for one of the application.
+# The reason to close a connection: the server's or the application's.
 Closing = Disconnect | DisconnectCode
 
 
 def code_of(why: Closing) -> DisconnectCode:
-    """What the close frame says."""
+    """The code of the close frame."""
     return why.value if isinstance(why, Disconnect) else why
 
 
 def is_reason(text: str) -> bool:
-    """Whether a close frame can give it as its reason: short enough, text that can be sent, and no JSON, which older SDKs
-    read as orders.
+    """Whether a close frame can carry the text as its reason.
+
+    It must be short enough and valid Unicode. It must not be JSON, which older SDKs read as
+    instructions.
     """
     try:
         if len(text.encode()) > REASON_BYTES_MAX:
@@ -162,18 +165,21 @@ def is_reason(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeCode:
-    """Below 2500 an SDK goes unsubscribed; from 2500 it subscribes again, recovering from where it stood."""
+    """Below 2500 an SDK stays unsubscribed. From 2500 on it subscribes again and recovers from its
+    position.
+    """
 
     code: int
     reason: str
 
 
 class Unsubscribe(Enum):
-    """Why the server ends a subscription: the unsubscribe push."""
+    """The reasons of the server to end a subscription: the unsubscribe push."""
 
-    # By the application's wish.
+    # The application requested it.
     SERVER = UnsubscribeCode(2000, "server unsubscribe")
-    # A hole that cannot be repaired, or another epoch: the client must start from what the log says.
+    # Publications are missing and cannot be recovered, or the epoch changed: the client must start
+    # again from the log.
     INSUFFICIENT_STATE = UnsubscribeCode(2500, "insufficient state")
-    # The subscription's token ran out.
+    # The subscription's token expired.
     EXPIRED = UnsubscribeCode(2501, "subscription expired")

@@ -1,9 +1,9 @@
-"""The Centrifuge client protocol, version 2, in JSON: frames to commands, and replies and pushes to lines.
+"""The Centrifuge client protocol, version 2, in JSON: decodes commands, encodes replies and pushes.
 
-A text frame holds one or more JSON objects, one a line, in both directions. A command has an `id` and
-exactly one request; a reply echoes the id with an error or a result of the same name; a push has no id.
-`{}` is a ping from the server and a pong from the client. Empty fields are left out, with the exceptions
-that docs/protocol.md lists.
+A text frame holds one or more JSON objects, one a line, in both directions. A command has an `id`
+and exactly one request. A reply echoes the id with an error or a result of the same name. A push
+has no id. `{}` is a ping from the server and a pong from the client. Empty fields are left out,
+except for those that docs/protocol.md lists.
 """
 
 from __future__ import annotations
@@ -91,36 +91,40 @@ PING: Final = b"{}"
 LINE_END: Final = b"\n"
 # Commands in one frame: SDKs send a connect and all their subscriptions (128 at most) in one.
 COMMANDS_MAX: Final = 1024
-# The one RPC method of our own: the protocol's `publish` has no room for an idempotency key.
+# The server's only RPC method of its own: the protocol's `publish` has no field for an idempotency
+# key.
 PUBLISH_METHOD: Final = "roomcast.publish"
-# Of a command: 32 bits.
+# Command ids have 32 bits.
 ID_MAX: Final = 2**32 - 1
 
-# A payload and its text, each as JSON, in one publication: three quarters of a log item. The rest is for who published it.
+# A payload and its text, each as JSON, in one publication: three quarters of a log item. The rest
+# is for the publisher's info.
 DATA_AND_TEXT_BYTES_MAX: Final = 96 * 1024
 
-# JavaScript cuts strings anywhere, and writes half a surrogate pair as an escape of its own, which is not Unicode.
+# JavaScript may cut a string within a surrogate pair, and writes the half as an escape of its own.
+# That is not valid Unicode.
 _HALF: Final = re.compile(
-    # Behind an even number of backslashes, so that it is an escape and no text: a high one that no low one follows, or
-    # a low one that no high one stands before.
+    # After an even number of backslashes, so that it is an escape: a high surrogate that no low one
+    # follows, or a low one that no high one precedes.
     rb"(?<!\\)((?:\\\\)*)\\u(?:"
     rb"[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
 )
 _REPLACEMENT: Final = rb"\1\\ufffd"
-# A command has two members: its id, and its request. So the id of one that is not decoded is the first or the last.
+# A command has two members: its id and its request. So the id of a command that is not decoded
+# is its first or its last member.
 _ID_FIRST: Final = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d{1,10})\s*,')
 _ID_LAST: Final = re.compile(rb',\s*"id"\s*:\s*(\d{1,10})\s*\}\s*$')
-# What of the end is looked at for it.
+# Bytes at the end in which the id is searched.
 _ID_BYTES_MAX: Final = 64
 
 
 class ProtocolViolation(ValueError):
-    """A frame that is not of this protocol: the connection is closed with 3501."""
+    """A frame violates the protocol: the connection is closed with 3501."""
 
 
 class Unencodable(ValueError):
-    """A payload that cannot be written as JSON again: it is nested too deeply."""
+    """A payload cannot be encoded as JSON again, because it is nested too deeply."""
 
 
 class _BadField(ValueError):
@@ -129,7 +133,7 @@ class _BadField(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """`since`: from where the client wants to recover which of its server-side subscriptions."""
+    """`since`: the positions from which to recover server-side subscriptions, by channel."""
 
     token: str = ""
     data: Json = None
@@ -140,8 +144,10 @@ class ConnectRequest:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """`since` is set when the client asks to recover. `type` other than 0 is another kind of subscription. `numbered`: the
-    client understands a number for the channel's name; `delta`: the kind of differences that it wants.
+    """`since` is set when the client asks to recover.
+
+    `type` other than 0 is another kind of subscription. `numbered`: the client accepts a number in
+    place of the channel's name. `delta`: the kind of deltas that it asks for.
     """
 
     channel: str
@@ -159,14 +165,17 @@ class SubscribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeRequest:
-    """Leave a channel; answered also when it was not subscribed to."""
+    """Ends a subscription. A client that was not subscribed gets an answer too."""
 
     channel: str
 
 
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
-    """`type` other than 0 is for another kind of channel. `text`: of its data, to be kept; see Publication."""
+    """`type` other than 0 is for another kind of channel.
+
+    `text`: the data's JSON text, to be kept. See Publication.
+    """
 
     channel: str
     data: Json
@@ -176,14 +185,14 @@ class PublishRequest:
 
 @dataclass(frozen=True, slots=True)
 class PresenceRequest:
-    """Who is in a channel."""
+    """Asks for the members of a channel."""
 
     channel: str
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceStatsRequest:
-    """How many are in a channel."""
+    """Asks for the number of members of a channel."""
 
     channel: str
 
@@ -200,7 +209,7 @@ class HistoryRequest:
 
 @dataclass(frozen=True, slots=True)
 class RpcRequest:
-    """A call of a method of the application."""
+    """Calls one of the application's methods."""
 
     method: str
     data: Json
@@ -208,7 +217,10 @@ class RpcRequest:
 
 @dataclass(frozen=True, slots=True)
 class RpcPublishRequest:
-    """A call of PUBLISH_METHOD: a publish whose answer has the position. `key` is valid where there is one."""
+    """Calls PUBLISH_METHOD: a publish whose answer contains the position.
+
+    `key`, if any, is valid.
+    """
 
     channel: str
     data: Json
@@ -217,7 +229,7 @@ class RpcPublishRequest:
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """A message to the application, which is not answered and has no id."""
+    """A message to the application, without an answer and without an id."""
 
     data: Json
 
@@ -249,7 +261,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class OversizedRequest:
-    """A command that is too large to be decoded: answered with error 106."""
+    """A command that is too large to decode: answered with error 106."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +293,9 @@ Request = (
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`id` is 0 for `send` and pong only; `size` is the length of the command's line, or message, in bytes."""
+    """One command. `id` is 0 only for `send` and pong. `size`: the length of the command's line or
+    message in bytes.
+    """
 
     id: int
     request: Request
@@ -293,7 +307,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What of a command is decoded at all. `command_bytes`: a larger one is not. `subs`: in one `connect`."""
+    """The limits of decoding.
+
+    `command_bytes`: a larger command is not decoded. `subs`: subscriptions in one `connect`.
+    """
 
     command_bytes: int
     subs: int
@@ -301,10 +318,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How frames of one encoding are read. Both functions raise ProtocolViolation.
+    """Reads the frames of one encoding. Both functions raise ProtocolViolation.
 
-    `split`: from a frame, whose size the transport has bounded, to its commands, which costs little; `decode`: from one of
-    those to what it says.
+    `split`: splits a frame, whose size the transport has bounded, into its commands, at little
+    cost. `decode`: decodes one of them.
     """
 
     split: Callable[[Any], Sequence[bytes]]
@@ -312,7 +329,7 @@ class Reader:
 
 
 def split_frame(frame: str | bytes) -> Sequence[bytes]:
-    """The lines of one text frame, a command each. Raises ProtocolViolation."""
+    """The lines of one text frame, one command each. Raises ProtocolViolation."""
     if isinstance(frame, str):
         try:
             frame = frame.encode()
@@ -340,7 +357,10 @@ JSON_FRAMES: Final = Reader(split_frame, decode_command)
 
 
 def _id_of(line: bytes) -> int:
-    """The id of a command that is too large to be decoded. Raises ProtocolViolation when it stands neither first nor last."""
+    """The id of a command that is too large to decode.
+
+    Raises ProtocolViolation when it is neither the first nor the last member.
+    """
     found = _ID_FIRST.match(line[:_ID_BYTES_MAX]) or _ID_LAST.search(line[-_ID_BYTES_MAX:])
     if found is None or not 0 < (command_id := int(found[1])) <= ID_MAX:
         raise ProtocolViolation("too large, and without an id that could be found")
@@ -348,9 +368,9 @@ def _id_of(line: bytes) -> int:
 
 
 def command_of(fields: dict[str, Any], size: int, bounds: Bounds, *, is_exact: bool) -> Command:
-    """The command that `fields` are, whatever they were decoded from. Raises ProtocolViolation.
+    """The command in the decoded `fields`, whatever their encoding was. Raises ProtocolViolation.
 
-    `size`: of what they were decoded from, in bytes. `is_exact`: False = there is a value that cannot be passed on.
+    `size`: of the encoded command, in bytes. `is_exact`: False = a value in it cannot be passed on.
     """
     command_id = fields.get("id", 0)
     if not INTEGER.fits(command_id) or not 0 <= command_id <= ID_MAX:
@@ -375,14 +395,15 @@ def command_of(fields: dict[str, Any], size: int, bounds: Bounds, *, is_exact: b
 
 
 def has_too_many(subs: object, bounds: Bounds) -> bool:
-    """Whether a `connect` has more `subs` than are looked at, each of which costs something."""
+    """Whether a `connect` has more `subs` than may be processed. Each one has a cost."""
     return isinstance(subs, Sized) and len(subs) > bounds.subs
 
 
 def decode_payload(text: bytes) -> Json:
-    """The JSON value of `text`. Raises ProtocolViolation, also for numbers that no double holds.
+    """The JSON value of `text`. Raises ProtocolViolation, also for numbers beyond a double.
 
-    JavaScript writes half an emoji as a lone surrogate, which is not Unicode: it becomes U+FFFD, as in a page.
+    JavaScript writes half an emoji as a lone surrogate, which is not valid Unicode. It becomes
+    U+FFFD, as in a page.
     """
     try:
         return orjson.loads(text)
@@ -405,7 +426,9 @@ def _connect(params: dict[str, Any]) -> Request:
 
 
 def _recoveries(params: dict[str, Any]) -> dict[str, StreamPosition]:
-    """The positions in a connect's `subs`: SDKs name those of their server-side subscriptions that can be recovered."""
+    """The positions in a connect's `subs`. SDKs list their server-side subscriptions that can be
+    recovered.
+    """
     subs = params.get("subs")
     if subs is None:
         return {}
@@ -467,15 +490,15 @@ def _rpc(params: dict[str, Any]) -> Request:
         raise _BadField("a publication without data")
     channel, key = _text(data, "channel"), data.get("idempotency_key")
     if not channel:
-        # What is wrong inside a call does not end the connection.
+        # An error inside a call does not end the connection.
         raise _BadField("a publication without channel")
-    # An empty key is a mistake: taken for none, it would let a retry publish twice.
+    # An empty key is a mistake. Ignored, it would let a retry publish twice.
     if key is not None and not (isinstance(key, str) and is_valid_key(key)):
         raise _BadField("not an idempotency key")
     return RpcPublishRequest(channel, data["data"], key)
 
 
-# In the order in which the first one present wins.
+# In order of precedence.
 _DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], Request]]] = {
     "connect": _connect,
     "ping": lambda _: PingRequest(),
@@ -510,9 +533,11 @@ def _count(params: dict[str, Any], name: str) -> int:
 
 
 def text_to_keep(raw: bytes, data: Json) -> str | None:
-    """`raw`, from which `data` was decoded, if it is to be kept beside it: for clients who get payloads as bytes.
+    """`raw`, the text of `data`, if it must be kept beside it for clients that get payloads as
+    bytes.
 
-    None: `data` encoded is the same; or it holds half a character, which no client is to get; or both are too large.
+    None: encoding `data` gives the same bytes. Or `raw` contains a lone surrogate, which no client
+    may get. Or both together are too large.
     """
     try:
         encoded = orjson.dumps(data)
@@ -559,25 +584,31 @@ def _dumps(value: Any) -> bytes:
 
 
 def encode_reply(command_id: int, method: str, result: Mapping[str, Json]) -> bytes:
-    """One reply line; `result` is always there, even when empty: SDKs look into it. Raises Unencodable."""
+    """One reply line. `result` is always present, even if empty, because SDKs access it.
+
+    Raises Unencodable.
+    """
     return _dumps({"id": command_id, method: result})
 
 
 def encode_lines_reply(
     command_id: int, method: str, publications: Sequence[bytes], result: Mapping[str, Json]
 ) -> bytes:
-    """A reply whose result holds `publications`, as `encode_publication` wrote them, also when there are none."""
+    """A reply whose result always contains `publications`, encoded by `encode_publication`."""
     lines = [orjson.Fragment(line) for line in publications]
     return orjson.dumps({"id": command_id, method: {"publications": lines, **result}})
 
 
 def encode_member(info: ClientInfo) -> bytes:
-    """A member's part of the object in a presence reply: its client id, and its info. Raises Unencodable."""
+    """One member of the object in a presence reply: its client id and its info.
+
+    Raises Unencodable.
+    """
     return b"%b:%b" % (_dumps(info.client), _dumps(info.wire()))
 
 
 def encode_presence_reply(command_id: int, members: bytes) -> bytes:
-    """The reply to `presence`; `members` is the JSON object of infos by client id."""
+    """The reply to `presence`. `members`: the JSON object of infos by client id."""
     return orjson.dumps({"id": command_id, "presence": {"presence": orjson.Fragment(members)}})
 
 
@@ -600,7 +631,10 @@ def subscribe_result(
     delta: bool = False,
     number: int = 0,
 ) -> dict[str, Json]:
-    """The result of a subscribe command; `publications` as `encode_publication` wrote them. `number`: the channel's."""
+    """The result of a subscribe command. `publications`: encoded by `encode_publication`.
+
+    `number`: the channel's number.
+    """
     result: dict[str, Json] = {}
     if recoverable:
         result["recoverable"] = True
@@ -623,7 +657,10 @@ def subscribe_result(
 
 
 def publication_push(channel: str | int, publication: bytes) -> bytes:
-    """`publication` as `encode_publication` wrote it. `channel`: its name, or its number for those who were told that."""
+    """The push of a `publication` that `encode_publication` wrote.
+
+    `channel`: its name, or its number for clients that know the number.
+    """
     [push] = publication_pushes(channel, (publication,))
     return push
 
@@ -644,7 +681,7 @@ def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
 
 
 def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
-    """The line that ends a subscription from the server's side."""
+    """The push that ends a subscription from the server's side."""
     code = why.value
     return orjson.dumps(
         {"push": {"channel": channel, "unsubscribe": {"code": code.code, "reason": code.reason}}}
@@ -652,10 +689,13 @@ def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
 
 
 def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
-    """The line that tells of a subscription which the server made. Raises Unencodable."""
+    """The push about a new server-side subscription. Raises Unencodable."""
     return _dumps({"push": {"channel": channel, "subscribe": result}})
 
 
 def refresh_push(lasts: Mapping[str, Json]) -> bytes:
-    """The line that tells how long the connection lasts now. `lasts`: `expires` and `ttl`, or nothing: for ever."""
+    """The push about the connection's new expiry.
+
+    `lasts`: `expires` and `ttl`, or empty: for ever.
+    """
     return orjson.dumps({"push": {"refresh": lasts}})

@@ -1,4 +1,4 @@
-"""Idempotency keys as clients and back ends may choose them."""
+"""Idempotency keys: the rule for valid ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["KEY_CHARS_MAX", "is_valid_key"]
 
-# Room for a UUID with a prefix. DynamoDB's own bound, for channel and key together, is 2,048 bytes.
+# Room for a UUID with a prefix. DynamoDB's own limit, for channel and key together, is 2,048 bytes.
 KEY_CHARS_MAX: Final = 64
 
 

@@ -1,8 +1,9 @@
-"""The protocol in Protobuf: frames to commands, and lines to the messages of a frame.
+"""The protocol in Protobuf: decodes commands, and converts lines of JSON to messages.
 
-What a node has to say exists as lines of JSON (service/roomcast/wire/json.py); here they become messages, and commands
-become what their JSON would have been, so that nothing else knows of two encodings. A frame holds one or more
-messages, each after its length as a varint. An empty one is a ping from the server and a pong from the client.
+All replies and pushes exist as lines of JSON (service/roomcast/wire/json.py). This module converts
+them to messages, and commands to the values that their JSON would have. So no other module knows of
+two encodings. A frame holds one or more messages, each preceded by its length as a varint. An empty
+message is a ping from the server and a pong from the client.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from roomcast.wire.publication import DATA_TEXT
 
 __all__ = ["PROTOBUF_FRAMES", "decode_message", "encode_messages", "split_messages"]
 
-# What Protobuf allows for 64 bits.
+# Protobuf's limit for 64 bits.
 _VARINT_BYTES_MAX: Final = 10
-# The first byte of a message whose first field is a command's id (field 1, a varint). Fields are written in the order of
-# their numbers.
+# The first byte of a message that begins with a command's id (field 1, a varint). Fields are
+# written in the order of their numbers.
 _ID_FIRST: Final = 0x08
 
 _COMMAND: Final = message_class("Command")
@@ -49,7 +50,7 @@ _REPLY: Final = message_class("Reply")
 
 
 def split_messages(frame: bytes) -> Sequence[bytes]:
-    """The messages of one binary frame, a command each. Raises ProtocolViolation."""
+    """The messages of one binary frame, one command each. Raises ProtocolViolation."""
     if not frame:
         raise ProtocolViolation("an empty frame")
     messages: list[bytes] = []
@@ -66,7 +67,7 @@ def split_messages(frame: bytes) -> Sequence[bytes]:
 
 
 def _varint(frame: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it has ended."""
+    """The number that begins at `at`, and the position after it."""
     number = 0
     for index, byte in enumerate(frame[at : at + _VARINT_BYTES_MAX]):
         number |= (byte & 0x7F) << 7 * index
@@ -86,7 +87,8 @@ def decode_message(encoded: bytes, bounds: Bounds) -> Command:
     try:
         message.ParseFromString(encoded)
     except (DecodeError, RecursionError, ValueError) as error:
-        # The parser in Python lets a UnicodeDecodeError through, which is a ValueError, and older ones count no nesting.
+        # The pure Python parser raises UnicodeDecodeError, which is a ValueError. Older parsers do
+        # not count nesting.
         raise ProtocolViolation("a message that cannot be parsed") from error
     if has_too_many(message.connect.subs, bounds):
         if not message.id:
@@ -104,7 +106,10 @@ PROTOBUF_FRAMES: Final = Reader(split_messages, decode_message)
 
 
 def _id_of(encoded: bytes) -> int:
-    """The id of a command that is too large to be decoded. Raises ProtocolViolation when it is not its first field."""
+    """The id of a command that is too large to decode.
+
+    Raises ProtocolViolation when it is not the first field.
+    """
     if encoded[0] != _ID_FIRST:
         raise ProtocolViolation("too large, and without an id that could be found")
     command_id, _ = _varint(encoded, 1)
@@ -114,7 +119,9 @@ def _id_of(encoded: bytes) -> int:
 
 
 def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any], bool]:
-    """What the JSON of a request would be; False = it holds bytes that are no JSON which can be passed on."""
+    """The JSON values of a request. False = it holds bytes that are not JSON, or JSON that cannot
+    be passed on.
+    """
     fields: dict[str, Any] = {}
     is_exact = True
     for descriptor, value in message.ListFields():
@@ -137,7 +144,7 @@ def _payload(text: bytes) -> tuple[Any, bool]:
     try:
         return decode_payload(text), True
     except ProtocolViolation:
-        # Here the application wrote it, and the frame is in order all the same.
+        # In this encoding the application wrote these bytes. The frame itself is valid.
         return None, False
 
 
@@ -145,9 +152,10 @@ def _payload(text: bytes) -> tuple[Any, bool]:
 
 
 def encode_messages(lines: bytes) -> bytes:
-    """The payload of one binary frame with what `lines` say: one or more replies and pushes, with LINE_END between them.
+    """The payload of one binary frame with what `lines` say: one or more replies and pushes, with
+    LINE_END between them.
 
-    What the table does not know is left out, as is what a field cannot hold.
+    Fields that the table does not know, and values that a field cannot hold, are left out.
     """
     return b"".join(_encode_reply(orjson.loads(line)) for line in lines.split(b"\n"))
 
@@ -177,21 +185,22 @@ def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Fiel
         if field is None:
             continue
         if field.shape is Shape.JSON:
-            # A difference is no JSON: it is written as it is.
+            # A delta is no JSON: it is written unchanged.
             is_difference = schema is SCHEMA["Publication"] and values.get("delta") is True
             setattr(message, name, value.encode() if is_difference else orjson.dumps(value))
         elif field.shape is Shape.SCALAR:
             try:
                 setattr(message, name, value)
             except (TypeError, ValueError):
-                # Another writer's, such as a time that 64 bits do not hold: nobody is to miss the rest for it.
+                # A value by another writer, such as a time beyond 64 bits. The rest must still be
+                # delivered.
                 continue
         else:
             _fill_messages(getattr(message, name), value, field)
 
 
 def _fill_messages(target: Any, value: Any, field: Field) -> None:
-    """`target`: the message, list or map of messages that is to hold `value`."""
+    """Fills `target`, the message, list or map of messages for `value`."""
     if field.shape is Shape.TEXTS:
         target.update(value)
         return
@@ -203,6 +212,6 @@ def _fill_messages(target: Any, value: Any, field: Field) -> None:
         for key, each in value.items():
             _fill(target[key], each, schema)
     else:
-        # Also an empty result is there: SDKs look into it.
+        # An empty result is present too, because SDKs access it.
         target.SetInParent()
         _fill(target, value, schema)

@@ -1,10 +1,12 @@
-"""The messages of the Centrifuge protocol in Protobuf: one table, and the classes that are built from it.
+"""Defines the Protobuf messages of the Centrifuge protocol: one table, and the classes built from
+it.
 
-The numbers are the protocol's. A request has the fields that service/roomcast/wire/json.py reads: a parser skips
-all others. A reply or push has those that this server may send. `bytes` always hold the text of a JSON value.
+The numbers are the protocol's. A request has the fields that service/roomcast/wire/json.py reads,
+and a parser skips all others. A reply or push has the fields that this server may send. `bytes`
+always hold the text of a JSON value.
 
-The classes live in a pool of their own: the process may hold another library's classes of the same protocol, and
-one pool takes each name once.
+The classes live in their own pool. The process may hold another library's classes of the same
+protocol, and a pool takes each name only once.
 """
 
 from __future__ import annotations
@@ -19,25 +21,28 @@ from google.protobuf.message import Message
 
 __all__ = ["SCHEMA", "Field", "Shape", "message_class"]
 
-# As in a .proto file: type, name, number. Types with a capital are messages of this table.
+# As in a .proto file: type, name, number. Capitalized types are messages of this table.
 _MESSAGES: Final = {
     # ---- from clients
     "Command": """
-        uint32 id = 1; ConnectRequest connect = 4; SubscribeRequest subscribe = 5; UnsubscribeRequest unsubscribe = 6;
-        PublishRequest publish = 7; PresenceRequest presence = 8; PresenceStatsRequest presence_stats = 9;
-        HistoryRequest history = 10; PingRequest ping = 11; SendRequest send = 12; RPCRequest rpc = 13;
-        RefreshRequest refresh = 14; SubRefreshRequest sub_refresh = 15""",
+        uint32 id = 1; ConnectRequest connect = 4; SubscribeRequest subscribe = 5;
+        UnsubscribeRequest unsubscribe = 6; PublishRequest publish = 7;
+        PresenceRequest presence = 8; PresenceStatsRequest presence_stats = 9;
+        HistoryRequest history = 10; PingRequest ping = 11; SendRequest send = 12;
+        RPCRequest rpc = 13; RefreshRequest refresh = 14; SubRefreshRequest sub_refresh = 15""",
     "ConnectRequest": """
-        string token = 1; bytes data = 2; map<string,SubscribeRequest> subs = 3; string name = 4; string version = 5""",
+        string token = 1; bytes data = 2; map<string,SubscribeRequest> subs = 3;
+        string name = 4; string version = 5""",
     "SubscribeRequest": """
-        string channel = 1; string token = 2; bool recover = 3; string epoch = 6; uint64 offset = 7;
-        bytes data = 8; bool positioned = 9; bool recoverable = 10; bool join_leave = 11; string delta = 12;
-        int64 flag = 14; int32 type = 15""",
+        string channel = 1; string token = 2; bool recover = 3; string epoch = 6;
+        uint64 offset = 7; bytes data = 8; bool positioned = 9; bool recoverable = 10;
+        bool join_leave = 11; string delta = 12; int64 flag = 14; int32 type = 15""",
     "UnsubscribeRequest": "string channel = 1",
     "PublishRequest": "string channel = 1; bytes data = 2; int32 type = 3",
     "PresenceRequest": "string channel = 1",
     "PresenceStatsRequest": "string channel = 1",
-    "HistoryRequest": "string channel = 1; int32 limit = 7; StreamPosition since = 8; bool reverse = 9",
+    "HistoryRequest": """
+        string channel = 1; int32 limit = 7; StreamPosition since = 8; bool reverse = 9""",
     "StreamPosition": "uint64 offset = 1; string epoch = 2",
     "PingRequest": "",
     "SendRequest": "bytes data = 1",
@@ -46,19 +51,22 @@ _MESSAGES: Final = {
     "SubRefreshRequest": "string channel = 1; string token = 2",
     # ---- to clients
     "Reply": """
-        uint32 id = 1; Error error = 2; Push push = 4; ConnectResult connect = 5; SubscribeResult subscribe = 6;
-        UnsubscribeResult unsubscribe = 7; PublishResult publish = 8; PresenceResult presence = 9;
-        PresenceStatsResult presence_stats = 10; HistoryResult history = 11; PingResult ping = 12; RPCResult rpc = 13;
-        RefreshResult refresh = 14; SubRefreshResult sub_refresh = 15""",
+        uint32 id = 1; Error error = 2; Push push = 4; ConnectResult connect = 5;
+        SubscribeResult subscribe = 6; UnsubscribeResult unsubscribe = 7;
+        PublishResult publish = 8; PresenceResult presence = 9;
+        PresenceStatsResult presence_stats = 10; HistoryResult history = 11;
+        PingResult ping = 12; RPCResult rpc = 13; RefreshResult refresh = 14;
+        SubRefreshResult sub_refresh = 15""",
     "Error": "uint32 code = 1; string message = 2; bool temporary = 3",
     "ConnectResult": """
         string client = 1; string version = 2; bool expires = 3; uint32 ttl = 4; bytes data = 5;
-        map<string,SubscribeResult> subs = 6; uint32 ping = 7; bool pong = 8; string session = 9; string node = 10;
-        int64 time = 11""",
+        map<string,SubscribeResult> subs = 6; uint32 ping = 7; bool pong = 8;
+        string session = 9; string node = 10; int64 time = 11""",
     "SubscribeResult": """
-        bool expires = 1; uint32 ttl = 2; bool recoverable = 3; string epoch = 6; repeated Publication publications = 7;
-        bool recovered = 8; uint64 offset = 9; bool positioned = 10; bytes data = 11; bool was_recovering = 12;
-        bool delta = 13; int64 id = 14""",
+        bool expires = 1; uint32 ttl = 2; bool recoverable = 3; string epoch = 6;
+        repeated Publication publications = 7; bool recovered = 8; uint64 offset = 9;
+        bool positioned = 10; bytes data = 11; bool was_recovering = 12; bool delta = 13;
+        int64 id = 14""",
     "UnsubscribeResult": "",
     "PublishResult": "",
     "PresenceResult": "map<string,ClientInfo> presence = 1",
@@ -69,17 +77,20 @@ _MESSAGES: Final = {
     "RefreshResult": "string client = 1; string version = 2; bool expires = 3; uint32 ttl = 4",
     "SubRefreshResult": "bool expires = 1; uint32 ttl = 2",
     "Push": """
-        int64 id = 1; string channel = 2; Publication pub = 4; Join join = 5; Leave leave = 6; Unsubscribe unsubscribe = 7;
-        Message message = 8; Subscribe subscribe = 9; Disconnect disconnect = 11; Refresh refresh = 12""",
+        int64 id = 1; string channel = 2; Publication pub = 4; Join join = 5; Leave leave = 6;
+        Unsubscribe unsubscribe = 7; Message message = 8; Subscribe subscribe = 9;
+        Disconnect disconnect = 11; Refresh refresh = 12""",
     "Publication": """
-        bytes data = 4; ClientInfo info = 5; uint64 offset = 6; map<string,string> tags = 7; bool delta = 8; int64 time = 9;
-        string channel = 10; string epoch = 14""",
+        bytes data = 4; ClientInfo info = 5; uint64 offset = 6; map<string,string> tags = 7;
+        bool delta = 8; int64 time = 9; string channel = 10; string epoch = 14""",
     "ClientInfo": "string user = 1; string client = 2; bytes conn_info = 3; bytes chan_info = 4",
     "Join": "ClientInfo info = 1",
     "Leave": "ClientInfo info = 1",
     "Unsubscribe": "uint32 code = 2; string reason = 3",
     "Message": "bytes data = 1",
-    "Subscribe": "bool recoverable = 1; string epoch = 4; uint64 offset = 5; bool positioned = 6; bytes data = 7",
+    "Subscribe": """
+        bool recoverable = 1; string epoch = 4; uint64 offset = 5; bool positioned = 6;
+        bytes data = 7""",
     "Disconnect": "uint32 code = 1; string reason = 2; bool reconnect = 3",
     "Refresh": "bool expires = 1; uint32 ttl = 2",
 }
@@ -91,7 +102,9 @@ _MAP: Final = "map<string,"
 
 
 class Shape(Enum):
-    """What a field holds. SCALAR: a number, truth value or text. JSON: the text of a value."""
+    """The shape of a field's value. SCALAR: a number, boolean or text. JSON: the text of a
+    value.
+    """
 
     SCALAR = auto()
     JSON = auto()
@@ -103,9 +116,11 @@ class Shape(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a message. `of`: the name of the scalar type or message; of the elements, for lists and maps.
+    """One field of a message.
 
-    LIST is of messages; MAP is from texts to messages; TEXTS from texts to texts.
+    `of`: the name of the scalar type or message. For lists and maps: that of the elements.
+
+    LIST is a list of messages. MAP maps texts to messages, TEXTS maps texts to texts.
     """
 
     name: str
@@ -152,7 +167,9 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
 
 
 def _entry(message: descriptor_pb2.DescriptorProto, name: str, field: Field) -> str:
-    """What `field` is declared to hold: a map is, on the wire, a list of entries, messages of their own."""
+    """The declared type of `field`. On the wire, a map is a list of entries, which are messages of
+    their own.
+    """
     if field.shape not in (Shape.MAP, Shape.TEXTS):
         return field.of
     entry = message.nested_type.add(name=f"{field.name.title()}Entry")

@@ -1,4 +1,4 @@
-"""What is published: publications, who published them, and where they stand in a channel's log."""
+"""Publications, their publishers, and their positions in a channel's log."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ __all__ = [
     "StreamPosition",
 ]
 
-# Of times in ms: what every client's JSON and Protobuf, and every sum of two, holds exactly.
+# The greatest time in ms: clients' JSON and Protobuf, and the sum of two times, hold it exactly.
 TIME_MAX: Final = 2**53 - 1
 
 # A decoded JSON value: dict, list, str, int, float, bool or None.
 Json = Any
 
-# Where the stored form of a publication has its data's text, and a line for clients in Protobuf in place of the data.
+# The field for the data's JSON text: in a stored publication, and in a line for Protobuf clients in
+# place of the data.
 DATA_TEXT: Final = "text"
 
 
 class MalformedPublication(ValueError):
-    """A stored or received publication does not have the shape of one."""
+    """A stored or received publication has an invalid shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """A place in a channel's log: `offset` counts publications within `epoch`, from 1; 0 = before the first."""
+    """A position in a channel's log. `offset` counts publications within `epoch` from 1. 0 = before
+    the first.
+    """
 
     epoch: str
     offset: int
@@ -41,10 +44,10 @@ class StreamPosition:
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """Who a connection is, as other clients see it (PROTOCOL: ClientInfo).
+    """A connection's identity as other clients see it (PROTOCOL: ClientInfo).
 
-    `user` may be "" (anonymous); `client` is the connection's id. Absent info is None, which no
-    JSON payload of ours is: `conn_info: null` is treated as absent.
+    `user` may be "" (anonymous). `client` is the connection's id. Absent info is None. No JSON
+    payload is None, because `conn_info: null` counts as absent.
     """
 
     user: str
@@ -53,7 +56,7 @@ class ClientInfo:
     chan_info: Json = None
 
     def wire(self) -> dict[str, Json]:
-        """The JSON object of the protocol; `user` and `client` are always present."""
+        """The JSON object of the protocol. `user` and `client` are always present."""
         wire: dict[str, Json] = {"user": self.user, "client": self.client}
         if self.conn_info is not None:
             wire["conn_info"] = self.conn_info
@@ -63,7 +66,7 @@ class ClientInfo:
 
     @classmethod
     def from_wire(cls, wire: Json) -> ClientInfo:
-        """Raises MalformedPublication unless `wire` is an object with two string ids."""
+        """Reads a JSON object. Raises MalformedPublication unless it has two string ids."""
         if not isinstance(wire, dict):
             raise MalformedPublication("client info is not an object")
         user, client = wire.get("user", ""), wire.get("client", "")
@@ -74,11 +77,14 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One publication. `offset` 0 = it has none (a channel without history); `time` is in ms since 1970; `delta`: who
-    asked for differences may get it as one.
+    """One publication.
 
-    `text`: the data's JSON text as its publisher wrote it, where that was bytes and `data` encoded would be others; None =
-    `data` encoded it is (service/roomcast/wire/json.py: `text_to_keep`).
+    `offset` 0 = none (a channel without history). `time`: in ms since 1970. `delta`: clients that
+    asked for deltas may get it as one.
+
+    `text`: the data's JSON text as its publisher wrote it, if that was bytes and differs from the
+    encoded `data`. None = the same as the encoded `data` (service/roomcast/wire/json.py:
+    `text_to_keep`).
     """
 
     data: Json
@@ -90,7 +96,7 @@ class Publication:
     text: str | None = None
 
     def stored(self) -> dict[str, Json]:
-        """The JSON object kept in the log: everything but the offset, which the item's key gives."""
+        """The JSON object in the log: everything except the offset, which the item's key gives."""
         stored: dict[str, Json] = {"data": self.data}
         if self.info is not None:
             stored["info"] = self.info.wire()
@@ -101,14 +107,15 @@ class Publication:
         if self.delta:
             stored["delta"] = True
         if self.text is not None:
-            # Beside the data, not in its place: nodes and Lambdas of older releases pass it over, or on.
+            # Beside the data, not in its place: nodes and Lambdas of older releases ignore the
+            # field or pass it on.
             stored[DATA_TEXT] = self.text
         return stored
 
     def wire(self) -> dict[str, Json]:
         """The JSON object of the protocol (PROTOCOL §6 Publication)."""
         wire = self.stored()
-        # On the wire it says that the data is a difference, which it is not here.
+        # On the wire this field would mark the data as a delta, and here it is none.
         wire.pop("delta", None)
         wire.pop(DATA_TEXT, None)
         if self.offset:
@@ -117,7 +124,9 @@ class Publication:
 
     @classmethod
     def from_stored(cls, stored: Json, offset: int) -> Publication:
-        """Raises MalformedPublication when a field has a shape that must not reach a client."""
+        """Reads a stored publication. Raises MalformedPublication when a field's shape must not
+        reach a client.
+        """
         if not isinstance(stored, dict) or "data" not in stored:
             raise MalformedPublication("publication without data")
         tags, time = stored.get("tags"), stored.get("time", 0)
@@ -143,10 +152,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One log item on its way to subscribers: offsets `offset`..`last` of (channel, epoch).
+    """One log item for subscribers: offsets `offset`..`last` of (channel, epoch).
 
-    `ts`: when its append was made, in ms since 1970 (0 = unknown). `publications` holds one entry an offset,
-    ascending; None = a pointer: only where to read them.
+    `ts`: the time of its append, in ms since 1970 (0 = unknown). `publications` holds one entry per
+    offset, ascending. None = a pointer: the publications must be read from the log.
     """
 
     channel: str

@@ -1,4 +1,4 @@
-"""A publication as clients get it, made once for all of them."""
+"""A publication in the clients' form, encoded once for all of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["DATA_HEAD", "Sent", "encode_publication", "sent_of"]
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A publication as clients get it.
+    """A publication in the clients' form.
 
-    `line`: its JSON, which is all that is kept of it. `ts`: when it was appended (ms). `delta`:
-    whether it may go out as its difference from the one before it. `data_bytes`: of its data, in
-    the line. `text`: of its data, where another text stands in the line.
+    `line`: its JSON, the only kept form. `ts`: the time of its append (ms). `delta`: whether it may
+    be sent as a delta to the previous one. `data_bytes`: the length of its data in the line.
+    `text`: the data's text, if the line contains another one.
     """
 
     offset: int
@@ -31,11 +31,12 @@ class Sent:
 
     @property
     def size(self) -> int:
-        """Bytes that are kept."""
+        """Bytes in memory."""
         return len(self.line) + len(self.text or b"")
 
 
-# How a publication's line begins; its data follows. So the data can be replaced without decoding.
+# The beginning of a publication's line, directly before its data. So the data can be replaced
+# without decoding.
 DATA_HEAD: Final = b'{"data":'
 
 
@@ -48,7 +49,7 @@ def encode_publication(publication: Publication) -> bytes:
 
 
 def sent_of(publication: Publication, ts: int) -> Sent:
-    """`publication`, of an append at `ts` (ms), as clients get it. Raises Unencodable."""
+    """`publication`, of an append at `ts` (ms), in the clients' form. Raises Unencodable."""
     line = encode_publication(publication)
     assert line.startswith(DATA_HEAD), "the data comes first"
     text = None if publication.text is None else publication.text.encode()

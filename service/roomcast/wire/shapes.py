@@ -1,9 +1,8 @@
-"""What a decoded JSON value must be, and the words for it: the same for all that is read from
-others.
+"""Shapes of decoded JSON values, and the words for them, for all readers of foreign data.
 
-Commands, claims, signals and parameters differ in what they do with a value that is wrong: each has
-an error of its own. What a whole number is, or a list of texts, is said here once, and how deep
-JSON may be nested. Sizes of what is decoded are judged elsewhere: before.
+Commands, claims, signals and parameters each have their own error for a wrong value. The shapes
+themselves, such as an integer or a list of texts, are defined here once, and so is how deep JSON
+may be nested. Other modules check the size beforehand.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ Wrong = Callable[[str], Exception]
 
 @dataclass(frozen=True, slots=True)
 class Shape(Generic[T_co]):
-    """`fits` says whether a value has it. `words` stand behind "must be" or "is not"."""
+    """`fits`: whether a value has the shape. `words` follow "must be" or "is not"."""
 
     words: str
     fits: Callable[[object], TypeGuard[T_co]]
@@ -59,7 +58,7 @@ def _is_flag(value: object) -> TypeGuard[bool]:
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
-    # True and false are whole numbers to Python, and to nobody else.
+    # In Python, but not in JSON, true and false are integers.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -104,7 +103,7 @@ OBJECT_OF_OBJECTS: Final = Shape("an object of objects", _is_object_of_objects)
 
 
 def text(chars_max: int) -> Shape[str]:
-    """A string of at most so many characters."""
+    """A string of at most `chars_max` characters."""
 
     def fits(value: object) -> TypeGuard[str]:
         return isinstance(value, str) and len(value) <= chars_max
@@ -113,7 +112,7 @@ def text(chars_max: int) -> Shape[str]:
 
 
 def whole(minimum: int, maximum: int) -> Shape[int]:
-    """A whole number within bounds, both included."""
+    """An integer within bounds, both included."""
 
     def fits(value: object) -> TypeGuard[int]:
         return _is_integer(value) and minimum <= value <= maximum
@@ -131,14 +130,14 @@ def checked(value: object, name: str, shape: Shape[T], wrong: Wrong) -> T:
 def member(
     members: Mapping[str, object], name: str, shape: Shape[T], default: T, wrong: Wrong
 ) -> T:
-    """The value of `name`; `default` where there is none. Null is a value, of the wrong shape."""
+    """The value of `name`, `default` if it is absent. Null is a value of the wrong shape."""
     return checked(members[name], name, shape, wrong) if name in members else default
 
 
 def member_or_null(
     members: Mapping[str, object], name: str, shape: Shape[T], default: T, wrong: Wrong
 ) -> T:
-    """The same, but null is as good as nothing."""
+    """The same, but null counts as absent."""
     value = members.get(name)
     return default if value is None else checked(value, name, shape, wrong)
 

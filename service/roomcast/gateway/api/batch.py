@@ -1,4 +1,4 @@
-"""batch: several methods in one request, in order or at once."""
+"""The method `batch`: several commands in one request, one after another or at once."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = [
 ]
 
 BATCH_COMMANDS_MAX: Final = 1000
-# Of a request, whatever is in it.
+# Bytes of one batch request, however many commands it holds.
 BATCH_BODY_BYTES_MAX: Final = 2 * 1024 * 1024
-# Of all replies together. Beyond it, what is left is not carried out.
+# Bytes of all replies together. Once they are used up, the remaining commands are not carried out.
 BATCH_REPLIES_BYTES_MAX: Final = 8 * 1024 * 1024
-# Commands of one `parallel` batch that are under way at once.
+# Commands of one `parallel` batch that run at once.
 BATCH_AT_ONCE: Final = 64
 
 BATCH_FIELDS: Final = (
@@ -47,13 +47,13 @@ BATCH_FIELDS: Final = (
 
 
 class Batch:
-    """`methods`: what a command may be, by name."""
+    """Carries out a batch. `methods`: the methods that a command may name, by name."""
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
 
     async def carry_out(self, call: ApiCall, params: Json) -> Mapping[str, Json]:
-        """A reply for each command, in their order; one that fails is followed by the others.
+        """A reply for each command, in their order. A failed command does not stop the later ones.
 
         Raises Refused.
         """
@@ -64,7 +64,7 @@ class Batch:
         return {"replies": [orjson.Fragment(reply) for reply in replies]}
 
     def _chosen(self, command: Json, name: str) -> tuple[Method, Json]:
-        """The first of the known methods that is named."""
+        """The first known method that the command names, and its parameters."""
         if not isinstance(command, dict):
             raise bad_field(name, "must be an object")
         for method_name, method in self._methods.items():
@@ -74,10 +74,10 @@ class Batch:
 
 
 class Run:
-    """Carries out the commands of one request, as far as there is room for their replies.
+    """Carries out the commands of one request, as long as there is room for their replies.
 
-    `chosen`: the method that a command names and its parameters; gets the command and what it is
-    called in refusals, and raises Refused. `under`: how a result is called in its reply.
+    `chosen` takes a command and its name in refusals. It returns the method and the parameters, and
+    raises Refused. `under`: the field of a reply that holds the result.
     """
 
     def __init__(
@@ -92,12 +92,13 @@ class Run:
         self._room = BATCH_REPLIES_BYTES_MAX
 
     async def reply(self, numbered: tuple[int, Json]) -> bytes:
-        """The reply to one command, which comes with its place in the request.
+        """The reply to one command. `numbered`: the command's place in the request, and the
+        command.
 
         Raises nothing of its own.
         """
         index, command = numbered
-        # Others have their turn between commands that need not wait for anything.
+        # A command may finish without waiting for anything: let other tasks run in between.
         await asyncio.sleep(0)
         try:
             if self._room <= 0:

@@ -1,4 +1,6 @@
-"""history, history_remove, presence, presence_stats and channels: what there is, and its end."""
+"""The methods that read channels, and history_remove: history, presence, presence_stats,
+channels.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +152,8 @@ HISTORY: Final = Method(
                     ),
                 )
             ),
-            "Where to begin, exclusive. Without it: at the oldest, or with `reverse` at the newest.",
+            "Where to begin, exclusive. Without it: at the oldest, or with `reverse` at the "
+            "newest.",
         ),
         Parameter("reverse", FLAG, "From the newest to the oldest.", default=False),
     ),
@@ -210,7 +213,8 @@ CHANNELS: Final = Method(
         Parameter(
             "pattern",
             Text(CHANNEL_BYTES_MAX),
-            "Which: `*` stands for any text, `?` for one character, `[ab]` for one of several. Empty: all.",
+            "Which: `*` stands for any text, `?` for one character, `[ab]` for one of several. "
+            "Empty: all.",
             default="",
         ),
     ),
@@ -224,7 +228,10 @@ CHANNELS: Final = Method(
             },
             "partial": {
                 "type": "boolean",
-                "description": "A node did not answer in time, or had more channels than fit: there may be more.",
+                "description": (
+                    "A node did not answer in time, or had more channels than fit: there may be "
+                    "more."
+                ),
             },
         },
     },

@@ -1,4 +1,6 @@
-"""subscribe, unsubscribe, disconnect and refresh: orders to a user's clients, wherever they are."""
+"""The methods that command a user's clients on any node: subscribe, unsubscribe, disconnect,
+refresh.
+"""
 
 from __future__ import annotations
 
@@ -172,8 +174,8 @@ DISCONNECT: Final = Method(
                     Parameter(
                         "code",
                         Whole(0, CLOSE_CODE_MAX),
-                        f"Of the close frame, {CLOSE_CODE_MIN} to {CLOSE_CODE_MAX}; 0: 3503. SDKs do not reconnect for 3500 to 3999 "
-                        "and 4500 to 4999.",
+                        f"Of the close frame, {CLOSE_CODE_MIN} to {CLOSE_CODE_MAX}; 0: 3503. SDKs "
+                        "do not reconnect for 3500 to 3999 and 4500 to 4999.",
                         default=0,
                     ),
                     Parameter(

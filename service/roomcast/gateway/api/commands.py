@@ -1,8 +1,8 @@
 """The older form of Centrifugo's server API: POST /api with one command a line.
 
-Back ends that were written for it, and the Go client gocent up to 3.2, speak nothing else. What a
-command does, its parameters and its result are those of the method of that name; bounds are those
-of a batch, whose commands are carried out in order.
+Older back ends, and the Go client gocent up to 3.2, know only this form. A command runs the method
+of the same name, with the same parameters and result. The bounds are those of a batch, and the
+commands run in order.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["Commands", "split"]
 
 
 def split(body: bytes) -> Sequence[Json]:
-    """The values in `body`: one, on however many lines, or one a line.
+    """The JSON values in `body`: a single value on any number of lines, or one value a line.
 
-    Raises ValueError for what is no JSON, Refused for too many lines.
+    Raises ValueError for invalid JSON, Refused for too many lines.
     """
     try:
         return [orjson.loads(body)]
@@ -38,7 +38,7 @@ def split(body: bytes) -> Sequence[Json]:
 
 
 class Commands:
-    """`methods`: what a command may name."""
+    """Carries out commands. `methods`: the methods that a command may name."""
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods

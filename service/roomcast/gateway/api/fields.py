@@ -1,7 +1,7 @@
-"""Parameters of methods, declared once: for reading them, and for the description of the API.
+"""Declares the parameters of methods, once for reading requests and for describing the API.
 
-`null` is as good as nothing, as in the client protocol, but where any JSON value is meant. What is
-not declared is passed over: it may be of another release.
+`null` counts as absent, as in the client protocol, except where any JSON value is allowed.
+Undeclared fields are ignored: they may belong to another release.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ T = TypeVar("T")
 # The default of a parameter for which `null` is a value.
 ABSENT: Final = object()
 
-# The greatest whole number that JavaScript and JSON libraries of other languages hold exactly.
+# The greatest integer that JavaScript and many JSON libraries hold exactly.
 SAFE_MAX: Final = 2**53 - 1
 _PRINTABLE: Final = r"^[ -~]+$"
 
 
 class Kind(Protocol):
-    """What a parameter takes."""
+    """The type of a parameter."""
 
     def read(self, value: Json, name: str) -> Any:
-        """The value that the method gets. Raises Refused, which says what is wrong with `name`."""
+        """The value for the method. Raises Refused with the reason and the parameter's `name`."""
 
     def schema(self) -> Schema:
-        """The same as JSON Schema."""
+        """This type as JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter. `default`: what the method gets when it is not there."""
+    """One parameter. `default`: the method's value when the parameter is absent."""
 
     name: str
     kind: Kind
@@ -78,7 +78,7 @@ class Parameter:
 def read(fields: Sequence[Parameter], params: Json, within: str = "") -> dict[str, Any]:
     """The values of all `fields` in `params`, by name.
 
-    Raises Refused. `within`: the name of what `params` is.
+    `within`: the name of `params` itself in refusals. Raises Refused.
     """
     members = _checked(params, within or "the request", shapes.OBJECT)
     values: dict[str, Any] = {}
@@ -128,7 +128,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A whole number within bounds."""
+    """An integer within bounds."""
 
     minimum: int
     maximum: int
@@ -184,7 +184,7 @@ class _Flag:
 
 
 class _Channel:
-    """The name of a channel, whether its namespace exists or not."""
+    """A valid channel name. Its namespace need not exist."""
 
     def read(self, value: Json, name: str) -> str:
         if not isinstance(value, str) or not is_valid_name(value):
@@ -201,7 +201,7 @@ class _Channel:
 
 
 class _Key:
-    """An idempotency key; an empty one is none, as in Centrifugo's API."""
+    """An idempotency key. An empty one counts as absent, as in Centrifugo's API."""
 
     def read(self, value: Json, name: str) -> str | None:
         if value == "":
@@ -223,7 +223,7 @@ class _Tags:
 
 
 class _Payload:
-    """Any JSON value, `null` too."""
+    """Any JSON value, `null` included."""
 
     def read(self, value: Json, name: str) -> Json:  # noqa: ARG002  # as all kinds
         return value
@@ -233,11 +233,11 @@ class _Payload:
 
 
 class _Info:
-    """A JSON value that is sent on within others."""
+    """A JSON value that is later embedded in other JSON."""
 
     def read(self, value: Json, name: str) -> Json:
         if is_deeper(value, INFO_DEPTH_MAX):
-            # Encoders would give up, and with them everything that it is sent together with.
+            # An encoder would fail on it, and so lose the whole message around it.
             raise bad_field(name, "is nested too deeply")
         return value
 
@@ -247,14 +247,14 @@ class _Info:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A JSON value, which may be `null`, and the bytes that it was."""
+    """A decoded JSON value, which may be `null`, and its original bytes."""
 
     value: Json
     raw: bytes
 
 
 class _Base64:
-    """Base64 of the text of a JSON value. An empty text is nothing."""
+    """Base64 of a JSON value's text. An empty string counts as absent."""
 
     def read(self, value: Json, name: str) -> Decoded | None:
         if value == "":

@@ -1,4 +1,4 @@
-"""What a method of the API is: its parameters, its result, and who carries it out."""
+"""The description of an API method: its parameters, its result and its handler."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = [
     "sized",
 ]
 
-# What a request may hold besides payloads.
+# Bytes of a request beside its payloads.
 BODY_ROOM_BYTES: Final = 16 * 1024
-# How much longer a payload may be in a request than as it is kept: JSON may escape each character,
-# "é" as "\\u00e9".
+# How many times longer a payload may be in a request than in the log: JSON may escape each
+# character, "é" as "\\u00e9".
 ESCAPED_MAX: Final = 3
 
 Params = Mapping[str, Any]
@@ -37,11 +37,12 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """What a method works with.
+    """The context of one call.
 
     `received_ms`: when the first bytes of the request were read (wall clock).
 
-    `late`: they may have waited for that for long. `payload_bytes_max`: of a publication's data.
+    `late`: the request may have waited for a long time before it was read. `payload_bytes_max`:
+    bytes of a publication's data.
     """
 
     node: Node
@@ -55,12 +56,12 @@ Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method. `result`: what the handler returns, as JSON Schema.
+    """One method. `result`: JSON Schema of the value that the handler returns.
 
-    `payloads`: how many a request may hold.
+    `payloads`: the number of payloads that a request may hold. `room_bytes`: bytes of a request
+    beside them.
 
-    `room_bytes`: what a request may hold besides them. The handler raises Refused, and nothing
-    else.
+    The handler raises only Refused.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Method:
     room_bytes: int = BODY_ROOM_BYTES
 
     def body_bytes_max(self, payload_bytes_max: int) -> int:
-        """How large a request may be."""
+        """The greatest length of a request, in bytes."""
         return self.payloads * payload_bytes_max * ESCAPED_MAX + self.room_bytes
 
 
@@ -86,7 +87,7 @@ def known(call: ApiCall, channel: str) -> ChannelOptions:
 
 
 def sized(call: ApiCall, name: str, payload: Json) -> Json:
-    """`payload`, which is parameter `name`. Raises Refused when it is too large."""
+    """`payload`, the value of the parameter `name`. Raises Refused when it is too large."""
     try:
         size = len(orjson.dumps(payload))
     except orjson.JSONEncodeError:

@@ -1,4 +1,4 @@
-"""info: the nodes that live."""
+"""The method `info`: the live nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1), from what its methods declare: GET /api/openapi.json."""
+"""Builds the API's OpenAPI 3.1 document from the declared methods: GET /api/openapi.json."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
         "properties": {
             "code": {
                 "type": "integer",
-                "description": "100 something failed, and it is not known whether it was done; 101 no key, or another; "
-                "102 no such namespace; 104 no such method; 106 over a limit; 107 a parameter is wrong; 108 off for the "
-                "channel; 111 not done, since too much waits; 112 a position of another epoch",
+                "description": (
+                    "100 something failed, and it is not known whether it was done; 101 no key, or "
+                    "another; 102 no such namespace; 104 no such method; 106 over a limit; 107 a "
+                    "parameter is wrong; 108 off for the channel; 111 not done, since too much "
+                    "waits; 112 a position of another epoch"
+                ),
             },
             "message": {"type": "string", "description": "In words, for people; may change."},
         },
@@ -60,9 +63,9 @@ _REFUSALS: Final[Mapping[str, str]] = {
     "415": "The body is not application/json.",
 }
 _PREFACE: Final = (
-    "The server API of roomcast, for back ends: the methods of Centrifugo's server API. A request that reached its method "
-    "is answered with status 200, whatever came of it: look for `error`. Members that a method does not know are passed "
-    "over; `null` is as good as nothing."
+    "The server API of roomcast, for back ends: the methods of Centrifugo's server API. A request "
+    "that reached its method is answered with status 200, whatever came of it: look for `error`. "
+    "Members that a method does not know are passed over; `null` is as good as nothing."
 )
 
 

@@ -1,4 +1,4 @@
-"""publish and broadcast."""
+"""The methods publish and broadcast."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ from roomcast.wire.publication import Json, Publication
 
 __all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
 
-# Each is an append of its own; more channels take several calls.
+# Each channel is an append of its own. More channels need several calls.
 BROADCAST_CHANNELS_MAX: Final = 1000
-# Appends of one broadcast that are under way at once.
+# Appends of one broadcast that run at once.
 BROADCAST_AT_ONCE: Final = 256
-# A name in a request, with quotes, comma and room for white space. Longer ones are refused one by one.
+# Room for a channel's name in a request, with quotes, comma and white space. Longer names are
+# refused one by one.
 _NAME_CHARS_MAX: Final = 1024
 _NAME_BYTES: Final = 260
 
@@ -48,7 +49,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What is to be published, in one channel or several."""
+    """The publication of one call, for one channel or several."""
 
     data: Json
     text: str | None
@@ -66,7 +67,8 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content = _content(call, asked)
 
     async def one(channel: str) -> Mapping[str, Json]:
-        # Others have their turn between channels without history, which need not wait for anything.
+        # An append to a channel without history may wait for nothing: let other tasks run in
+        # between.
         await asyncio.sleep(0)
         try:
             if not is_valid_name(channel):
@@ -80,12 +82,13 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
 
 def _content(call: ApiCall, asked: Params) -> _Content:
     if asked["version"]:
-        # Centrifugo drops what is older than what it has. Passed over, it would be delivered: stale data for new.
+        # Centrifugo drops publications with an older version. If the field were ignored here, stale
+        # data would replace new data.
         raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
     text = None
     if (encoded := asked["b64data"]) is not None:
         if len(encoded.raw) > call.payload_bytes_max:
-            # They go out as they are, white space included.
+            # The bytes are delivered unchanged, white space included.
             raise Refused(
                 Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes"
             )
@@ -106,7 +109,7 @@ async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[
     """Raises Refused."""
     options, services = known(call, channel), call.node.services
     if content.key is not None and call.late:
-        # It may have been published elsewhere so long ago that the key is forgotten.
+        # The caller may have published it elsewhere so long ago that its key has expired.
         raise Refused(Error.TOO_MANY_REQUESTS)
     delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
     published = Publication(
@@ -133,7 +136,7 @@ async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[
     return {"offset": position.offset, "epoch": position.epoch}
 
 
-# As wide as Centrifugo's API has it.
+# The same range as in Centrifugo's API.
 _VERSION_MAX: Final = 2**64 - 1
 
 _CONTENT: Final = (
@@ -148,8 +151,8 @@ _CONTENT: Final = (
     Parameter(
         "idempotency_key",
         KEY,
-        "In each channel, what is published with one key is published once, for 24 hours. At most 64 printable ASCII "
-        "characters; empty: none.",
+        "In each channel, what is published with one key is published once, for 24 hours. At most "
+        "64 printable ASCII characters; empty: none.",
     ),
     Parameter(
         "skip_history",
@@ -160,8 +163,8 @@ _CONTENT: Final = (
     Parameter(
         "delta",
         FLAG,
-        "Subscribers who asked for it may get it as its difference from the publication before, where the channel's "
-        "`allowed_delta_types` say so.",
+        "Subscribers who asked for it may get it as its difference from the publication before, "
+        "where the channel's `allowed_delta_types` say so.",
         default=False,
     ),
     Parameter(

@@ -1,4 +1,4 @@
-"""How a method says no: an error of the protocol, and what is wrong with what it was asked."""
+"""The refusal of a method: an error of the protocol, and the reason in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Refused", "bad_field", "wire"]
 
 
 class Refused(Exception):
-    """The method answers with `error`. `why`: in words, for the caller; holds nothing of a payload."""
+    """The method answers with `error`. `why`: the reason for the caller, without any payload."""
 
     def __init__(self, error: Error, why: str = "") -> None:
         super().__init__(f"{error.name}: {why}")
@@ -18,7 +18,7 @@ class Refused(Exception):
 
 
 def bad_field(name: str, what: str) -> Refused:
-    """A parameter that the method cannot take. `what`: "must be …"."""
+    """The refusal of a parameter's value. `what`: "must be …"."""
     return Refused(Error.BAD_REQUEST, f"{name} {what}")
 
 

@@ -1,15 +1,15 @@
-"""POST /api/<method>: from a request to a method and back.
+"""Serves POST /api/<method>: reads the request, calls the method and writes the answer.
 
 JSON in and out, as in Centrifugo's server API.
 
-`{"result": {…}}` or `{"error": {"code", "message"}}`, both with status 200; other statuses are for
-requests that never reached a method (no key, no JSON, too large). A batch is answered with
-`{"replies": […]}`.
+The answer is `{"result": {…}}` or `{"error": {"code", "message"}}`, both with status 200. Other
+statuses are for requests that reached no method (no key, no JSON, too large). The answer to a batch
+is `{"replies": […]}`.
 
 a request → key, type, length → body → JSON → parameters (fields.py) → handler of the method →
 answer
 
-POST /api itself takes the older form (commands.py), on the same way.
+POST /api itself takes the older form (commands.py) through the same steps.
 """
 
 from __future__ import annotations
@@ -56,14 +56,13 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 _JSON: Final = "application/json"
-# Arrays and objects in one request: what costs most to decode, up to 10 ms then. Each has a
-# bracket, so that they are counted without decoding anything; brackets within strings count as
-# well.
+# Arrays and objects in one request. They cost most to decode: up to 10 ms at this bound. Each has
+# an opening bracket, so a count of brackets suffices before decoding. Brackets within strings count
+# too.
 CONTAINERS_MAX: Final = 65_536
-# How the key is given in the older form of the API; the name of a scheme is in any case (RFC 9110
-# §11.1).
+# The Authorization scheme of the older form. Its name is case-insensitive (RFC 9110 §11.1).
 _KEY_SCHEME: Final = "apikey "
-# For all of a request's body, from the end of its headers: 2 MiB take no longer.
+# The time for a whole body, from the end of the headers. It is enough for 2 MiB.
 BODY_S: Final = 10.0
 
 Decoding = Callable[[bytes], Json]
@@ -73,7 +72,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Api:
-    """`key` "" = no call is taken, unless `insecure`.
+    """The routes of the API. `key` "" = every call is refused, unless `insecure`.
 
     `message_size_limit`: bytes of a publication's data.
     """
@@ -84,7 +83,9 @@ class Api:
         self._payload_bytes_max = message_size_limit
 
     def add_routes(self, app: web.Application) -> None:
-        """A route for each method, one for their description, and a task beside the application."""
+        """Adds a route for each method, one for their description, and the task that watches for
+        suspensions.
+        """
         app.router.add_get("/api/openapi.json", self._describe)
         for method in METHODS.values():
             bytes_max = method.body_bytes_max(self._payload_bytes_max)
@@ -101,13 +102,13 @@ class Api:
         self, answering: Answering, body_bytes_max: int, decoding: Decoding = orjson.loads
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            # Before the body is waited for: what is sent with a key counts from here.
+            # Before the body is read: the age of an idempotency key counts from here.
             node = request.app[NODE]
             received_ms, late = node.services.clock.now_ms(), request.app[_WATCH].may_have_waited()
             if not self._may_call(request):
                 return _refusal(401, Error.UNAUTHORIZED)
             if request.content_type != _JSON:
-                # A page of another origin cannot send this type without asking first.
+                # A page of another origin cannot send this type without a preflight request.
                 return _refusal(415, Error.BAD_REQUEST, f"Content-Type must be {_JSON}")
             if request.headers.get("Content-Encoding", "identity").lower() != "identity":
                 return _refusal(
@@ -148,7 +149,7 @@ class Api:
             except Refused as refused:
                 return _refusal(200, refused.error, refused.why)
             except Exception:  # noqa: BLE001  # a caller gets JSON, whatever happened
-                # A fault of ours: the caller is told no more than that.
+                # A fault of this server: the caller learns no details.
                 _log.exception("api_fault", path=request.path)
                 return _refusal(500, Error.INTERNAL)
 
@@ -194,7 +195,7 @@ def _batch(batch: Batch) -> Answering:
 
 
 async def _body(request: web.Request, bytes_max: int) -> bytes | None:
-    """None: it is too large, as it says or as it turns out: it may be compressed.
+    """The body. None: it is longer than `bytes_max`, by its header or once it is decompressed.
 
     Raises RequestPayloadError.
     """

@@ -1,4 +1,6 @@
-"""Notices that the process was suspended: what was sent with a key before that may be too old to be carried out."""
+"""Notices that the process was suspended, because waiting requests may then be too old to carry
+out.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,30 @@ from roomcast.ports import Clock
 
 __all__ = ["AWAKE_CHECK_S", "UNREAD_S", "Watch"]
 
-# How often it is looked whether the process was suspended. With SLEPT_S, the longest suspension that goes unnoticed.
+# The interval between checks. With SLEPT_S, it is the longest suspension that goes unnoticed.
 AWAKE_CHECK_S: Final = 60.0
-# What waited in sockets during a suspension has been read so long after it at the latest, behind other requests too.
+# Requests that waited in sockets during a suspension have all been read after this time, even
+# behind others.
 UNREAD_S: Final = 120.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Watch:
-    """Notices that the process was suspended, as pings do for the connections of clients: requests that are read
-    after that may have been sent long before, and their callers may have gone elsewhere with the same key.
+    """Notices that the process was suspended, as pings do for the connections of clients.
+
+    Requests that are read after a suspension may have been sent long before. Their callers may have
+    repeated them elsewhere with the same idempotency key.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # The wall clock: a suspended machine's monotonic clock stands still.
+        # The wall clock, because the monotonic clock stands still while the machine is suspended.
         self._awake_ms = clock.now_ms()
         self._woke_s: float | None = None
 
     def look(self) -> None:
-        """To be called every AWAKE_CHECK_S at the least."""
+        """Checks for a suspension. To be called at least every AWAKE_CHECK_S."""
         now_ms = self._clock.now_ms()
         if now_ms - self._awake_ms > (AWAKE_CHECK_S + SLEPT_S) * 1000:
             self._woke_s = self._clock.monotonic_s()
