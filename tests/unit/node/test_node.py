@@ -154,9 +154,10 @@ async def test_a_drain_takes_no_further_commands(
     paused = asyncio.Event()
     going_on = asyncio.Event()
 
-    async def keep() -> None:
+    async def keep() -> float:
         paused.set()
         await going_on.wait()
+        return 1.0
 
     monkeypatch.setattr(client.connection, "_pace", SimpleNamespace(keep=keep))
     publishes = [{"publish": {"channel": "room", "data": each}} for each in (2, 3)]
