@@ -107,7 +107,7 @@ def load_hooks(config: HooksConfig) -> Hooks:
     return Hooks(**found)
 
 
-# The modules for hooks before roomcast 0.2.
+# Where roomcast 0.1.0 had what is roomcast.hooks now.
 _OLD_NAMES: Final = ("service", "service.hooks")
 
 
