@@ -26,7 +26,7 @@ from roomcast.delivery.canary import Canary
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
-from roomcast.delivery.join_reads import Joined, Joiner, results
+from roomcast.delivery.join_reads import JoinResult, JoinTicket, results
 from roomcast.delivery.open_channel import OpenChannel
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import Message
@@ -139,7 +139,7 @@ def other_epochs_ignored() -> Iterator[None]:
 @contextmanager
 def own_epoch_never_doubted() -> Iterator[None]:
     """A node takes its epoch for the channel's, whatever clients come with."""
-    with patch.object(Joiner, "may_be_of_next_epoch", lambda self: False):
+    with patch.object(JoinTicket, "may_be_of_next_epoch", lambda self: False):
         yield
 
 
@@ -160,10 +160,10 @@ def reply_at_read_position() -> Iterator[None]:
     subscriber joined the hub.
     """
 
-    async def late(joiners: Sequence[Joiner | None]) -> Sequence[Joined | None]:
-        joined = await results(joiners)
+    async def late(tickets: Sequence[JoinTicket | None]) -> Sequence[JoinResult | None]:
+        starts = await results(tickets)
         await asyncio.sleep(0.05)
-        return joined
+        return starts
 
     with patch.object(dispatcher_module, "results", late):
         yield
@@ -174,10 +174,10 @@ def hub_before_reply() -> Iterator[None]:
     """A subscriber joins the hub before its reply is queued."""
     original = Dispatcher.join_all
 
-    async def join_all(self: Dispatcher, joinings: Sequence[Any], *arguments: Any) -> None:
-        for each in joinings:
+    async def join_all(self: Dispatcher, requests: Sequence[Any], *arguments: Any) -> None:
+        for each in requests:
             self._hub.add(each.name, each.subscriber)
-        await original(self, joinings, *arguments)
+        await original(self, requests, *arguments)
 
     with patch.object(Dispatcher, "join_all", join_all):
         yield

@@ -19,7 +19,7 @@ from roomcast.client.subscriptions import Subscription, Subscriptions
 from roomcast.client.work import Work
 from roomcast.concurrency import beside, each_to_its_end
 from roomcast.delivery.forms import Form, Payload, whole
-from roomcast.delivery.join_reads import Joined, Joining
+from roomcast.delivery.join_reads import JoinRequest, JoinResult
 from roomcast.delivery.recovery import RING_BYTES_MAX, Window
 from roomcast.ports import PortError
 from roomcast.wire.codes import Error
@@ -123,7 +123,9 @@ class Subscribing:
             ready,
         )
 
-    def _admit(self, effect: Subscribe, subscription: Subscription, start: Joined | None) -> bool:
+    def _admit(
+        self, effect: Subscribe, subscription: Subscription, start: JoinResult | None
+    ) -> bool:
         """Queue the reply. The dispatcher adds the subscription in the same tick. I4.
 
         `start`: the position where it starts. None: the channel has no history.
@@ -143,7 +145,7 @@ class Subscribing:
         return True
 
     def _push(
-        self, channel: str, start: Joined | None, form: Form, result: dict[str, object]
+        self, channel: str, start: JoinResult | None, form: Form, result: dict[str, object]
     ) -> None:
         """Push a server-side subscription. Each missed publication follows as a push of its own."""
         for name in ("publications", "recovered", "was_recovering"):
@@ -188,15 +190,15 @@ class Subscribing:
     ) -> None:
         """Join all channels. Raises PortError and TimeoutError; presence entries may remain."""
 
-        def admit(starts: Sequence[Joined | None]) -> bool:
+        def admit(starts: Sequence[JoinResult | None]) -> bool:
             if self._peer.has_ended:
                 return False
             answer.send(self._results(effects, starts, subscriptions))
             self._subscriptions.add(subscriptions)
             return True
 
-        joining = [
-            Joining(
+        requests = [
+            JoinRequest(
                 effect.channel,
                 subscriptions[effect.channel],
                 effect.since,
@@ -205,7 +207,7 @@ class Subscribing:
             for effect in effects
         ]
         async with asyncio.timeout_at(limit_s), _to_its_end(self._enter_all(effects)) as entering:
-            await self._services.dispatcher.join_all(joining, admit, entering)
+            await self._services.dispatcher.join_all(requests, admit, entering)
 
     async def _enter_all(self, effects: Sequence[Subscribe]) -> None:
         """Enter presence where the channels have it. Raises PortError after all have ended."""
@@ -216,7 +218,7 @@ class Subscribing:
     def _results(
         self,
         effects: Sequence[Subscribe],
-        starts: Sequence[Joined | None],
+        starts: Sequence[JoinResult | None],
         subscriptions: Mapping[str, Subscription],
     ) -> dict[str, dict[str, object]]:
         """The result of each subscription, for the answer to `connect`.
@@ -230,7 +232,7 @@ class Subscribing:
             if start is not None and start.recovered:
                 size = sum(sent.size for sent in start.missed)
                 if size > room:
-                    start = Joined(start.position, False, ())  # noqa: PLW2901  # for what follows
+                    start = JoinResult(start.position, False, ())  # noqa: PLW2901  # for what follows
                 else:
                     room -= size
             form = subscriptions[effect.channel].form
@@ -252,7 +254,7 @@ class Subscribing:
         )
 
     def _result(
-        self, effect: Subscribe, start: Joined | None, form: Form, missed: Sequence[bytes]
+        self, effect: Subscribe, start: JoinResult | None, form: Form, missed: Sequence[bytes]
     ) -> dict[str, object]:
         """The result for the client. From here on, the subscription's deadline runs."""
         result = (
@@ -297,7 +299,7 @@ async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Aw
             raise
 
 
-def _missed(start: Joined | None, subscription: Subscription) -> list[bytes]:
+def _missed(start: JoinResult | None, subscription: Subscription) -> list[bytes]:
     """The publications that a subscription missed, as lines in its form.
 
     As text they may exceed the bytes of a recovery. Then the subscription gets whole publications

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from roomcast.delivery.hub import Hub, Subscriber
-from roomcast.delivery.join_reads import Evicted, Joined, Joiner, Joining, JoinReads, results
+from roomcast.delivery.join_reads import (
+    Evicted,
+    JoinReads,
+    JoinRequest,
+    JoinResult,
+    JoinTicket,
+    results,
+)
 from roomcast.delivery.open_channel import OpenChannel, Shared, Tasks, Timings
 from roomcast.delivery.recovery import Rings, Window
 from roomcast.delivery.tail_checks import TailChecks
@@ -122,7 +129,7 @@ class Dispatcher:
         subscriber: Subscriber,
         since: StreamPosition | None,
         window: Callable[[], Window],
-        admit: Callable[[Joined], bool],
+        admit: Callable[[JoinResult], bool],
         ready: Awaitable[None] | None = None,
     ) -> None:
         """Let `subscriber` into channel `name`.
@@ -134,49 +141,49 @@ class Dispatcher:
         called.
         """
 
-        def admit_one(joined: Sequence[Joined | None]) -> bool:
-            [one] = joined
+        def admit_one(starts: Sequence[JoinResult | None]) -> bool:
+            [one] = starts
             assert one is not None, "a channel with history has a position"
             return admit(one)
 
-        await self.join_all([Joining(name, subscriber, since, window)], admit_one, ready)
+        await self.join_all([JoinRequest(name, subscriber, since, window)], admit_one, ready)
 
     async def join_all(
         self,
-        joinings: Sequence[Joining],
-        admit: Callable[[Sequence[Joined | None]], bool],
+        requests: Sequence[JoinRequest],
+        admit: Callable[[Sequence[JoinResult | None]], bool],
         ready: Awaitable[None] | None = None,
     ) -> None:
         """Let subscribers into their channels, all in the same tick, as `join` does for one.
 
-        `admit` gets the start of each of them, in the order of `joinings`; None = its channel has
+        `admit` gets the start of each of them, in the order of `requests`; None = its channel has
         no history. Raises PortError when the log does not answer for one of them, and whatever
         `ready` raises.
         """
         places = asyncio.Semaphore(_JOINS_AT_ONCE)
         held: list[_Entry] = []
-        joiners: list[Joiner | None] = []
-        for each in joinings:
+        tickets: list[JoinTicket | None] = []
+        for each in requests:
             if each.window is None:
-                joiners.append(None)
+                tickets.append(None)
                 continue
             entry = self._entry(each.name)
             entry.joining += 1
             held.append(entry)
-            joiners.append(Joiner(entry.reads, each.since, each.window, places))
+            tickets.append(JoinTicket(entry.reads, each.since, each.window, places))
         try:
-            joined = await results(joiners)
+            starts = await results(tickets)
             if ready is not None:
                 await ready
                 # The channels went on meanwhile, so the starts are determined again in this tick.
-                joined = await results(joiners)
+                starts = await results(tickets)
             # No await from here to the last `add`, so that no push falls between reply and hub.
             for entry in held:
                 if not entry.channel.is_open:
                     raise Evicted(entry.channel.name)
-            if admit(joined):
-                self._count_recoveries(joined)
-                for each in joinings:
+            if admit(starts):
+                self._count_recoveries(starts)
+                for each in requests:
                     self._hub.add(each.name, each.subscriber)
         finally:
             for entry in held:
@@ -194,8 +201,8 @@ class Dispatcher:
         if (entry := self._entries.get(name)) is not None:
             self._close_if_idle(entry)
 
-    def _count_recoveries(self, joined: Iterable[Joined | None]) -> None:
-        for one in joined:
+    def _count_recoveries(self, starts: Iterable[JoinResult | None]) -> None:
+        for one in starts:
             if one is not None and one.recovered is not None:
                 self.counters.recoveries["recovered" if one.recovered else "not_recovered"] += 1
                 self.counters.recovered_publications += len(one.missed)

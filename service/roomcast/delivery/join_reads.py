@@ -7,7 +7,7 @@ So the reads for one channel are made one after the other, each by the first sub
 other's read has served. A pause follows a read that found nothing, failed or was given up. All
 subscribers that come meanwhile wait for its end together.
 
-A `Joiner` is one subscriber on its way in. It looks at the channel (`result`), causes a read if
+A `JoinTicket` is one subscriber on its way in. It looks at the channel (`result`), causes a read if
 that is not enough (`read`), and looks again. After a few reads it gives up the recovery.
 """
 
@@ -34,7 +34,7 @@ from roomcast.ports import Malformed, PortError
 from roomcast.wire.publication import StreamPosition
 from roomcast.wire.sent import Sent
 
-__all__ = ["Evicted", "JoinReads", "Joined", "Joiner", "Joining", "results"]
+__all__ = ["Evicted", "JoinReads", "JoinRequest", "JoinResult", "JoinTicket", "results"]
 
 # Reads of the log that one joining subscriber may cause. After them it cannot recover.
 _JOIN_READS_MAX: Final = 3
@@ -54,7 +54,7 @@ class Evicted(PortError):
 
 
 @dataclass(frozen=True, slots=True)
-class Joining:
+class JoinRequest:
     """A subscriber that is to be let into channel `name`.
 
     `since`: the position to recover from. `window`: the part of the history that it may see; None =
@@ -68,7 +68,7 @@ class Joining:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinResult:
     """The start of a new subscriber.
 
     `recovered`: None = it did not ask; False = it could not be recovered, and must be told.
@@ -170,9 +170,9 @@ class JoinReads:
         """Whether `epoch` is known not to be the channel's."""
         return epoch in self.epochs.denied or self.channel.order.has_refuted(epoch)
 
-    async def ask_epoch(self, joiner: Joiner, since: StreamPosition) -> None:
+    async def ask_epoch(self, ticket: JoinTicket, since: StreamPosition) -> None:
         """Look up in the log which epoch is the channel's. Raises PortError."""
-        await self._share(joiner, self.epochs, joiner.may_be_of_next_epoch, self._read_epoch)
+        await self._share(ticket, self.epochs, ticket.may_be_of_next_epoch, self._read_epoch)
         if not self.channel.is_open:
             raise Evicted(self.channel.name)
         denied = self.epochs.denied
@@ -190,17 +190,17 @@ class JoinReads:
 
     # ---- behind the ring
 
-    async def read_back(self, joiner: Joiner, since: StreamPosition) -> bool:
+    async def read_back(self, ticket: JoinTicket, since: StreamPosition) -> bool:
         """Read the publications for a recovery.
 
         False = the log does not have them. Raises PortError.
         """
 
         def is_needed() -> bool:
-            return isinstance(joiner.answer(since), LogNeeded) and since.offset >= self._unreachable
+            return isinstance(ticket.answer(since), LogNeeded) and since.offset >= self._unreachable
 
-        read = partial(self._read_window, joiner.window)
-        await self._share(joiner, self._behind, is_needed, read)
+        read = partial(self._read_window, ticket.window)
+        await self._share(ticket, self._behind, is_needed, read)
         return since.offset >= self._unreachable
 
     async def _read_window(self, window: Callable[[], Window]) -> None:
@@ -231,7 +231,7 @@ class JoinReads:
 
     # ---- ahead of this node
 
-    async def reach(self, joiner: Joiner, since: StreamPosition) -> bool:
+    async def reach(self, ticket: JoinTicket, since: StreamPosition) -> bool:
         """Read on to a position that is ahead. False = the log ends before it. Raises PortError.
 
         A read does not count against a client that came after it began: the position that the
@@ -239,7 +239,7 @@ class JoinReads:
         """
         ahead, begun, order = self._ahead, self._ahead.begun, self.channel.order
         await self._share(
-            joiner,
+            ticket,
             ahead,
             lambda: since.offset > order.top and ahead.answered <= begun,
             partial(self._read_ahead, since),
@@ -267,7 +267,7 @@ class JoinReads:
 
     async def _share(
         self,
-        joiner: Joiner,
+        ticket: JoinTicket,
         reads: _SharedReads,
         is_needed: Callable[[], bool],
         read: Callable[[], Coroutine[None, None, None]],
@@ -282,13 +282,13 @@ class JoinReads:
                     return
                 pause_s = reads.next_at_s - asyncio.get_running_loop().time()
                 if pause_s <= 0:
-                    async with joiner.places:
+                    async with ticket.places:
                         await read()
                     return
             await asyncio.sleep(pause_s)
 
 
-class Joiner:
+class JoinTicket:
     """One subscriber on its way into a channel.
 
     `since`: the position to recover from; None = it starts at the end. `window`: the part of the
@@ -321,23 +321,23 @@ class Joiner:
         # Reads of the epoch that began before it came say nothing about its claim.
         self._epochs_begun = reads.epochs.begun
 
-    def result(self) -> Joined | None:
+    def result(self) -> JoinResult | None:
         """The start as the channel is now; None = the log must be read first."""
         channel, since = self._reads.channel, self._since
         if not channel.has_position:
             return None
         position = channel.order.position
         if since is None:
-            return Joined(position, None, ())
+            return JoinResult(position, None, ())
         if self.may_be_of_next_epoch():
             return None
         answer = self.answer(since)
         if isinstance(answer, Recovered):
             if answer.sent:
                 channel.ring_used()
-            return Joined(position, True, answer.sent)
+            return JoinResult(position, True, answer.sent)
         if isinstance(answer, Unrecovered) or self._given_up:
-            return Joined(position, False, ())
+            return JoinResult(position, False, ())
         return None
 
     async def read(self) -> None:
@@ -377,24 +377,24 @@ class Joiner:
         return not (is_answered or self._reads.denies(since.epoch))
 
 
-async def results(joiners: Sequence[Joiner | None]) -> Sequence[Joined | None]:
+async def results(tickets: Sequence[JoinTicket | None]) -> Sequence[JoinResult | None]:
     """The starts of all subscribers as of one tick, after all reads. Raises PortError.
 
     None stands for a subscriber whose channel has no history.
     """
     while True:
-        joined = [None if joiner is None else joiner.result() for joiner in joiners]
+        starts = [None if ticket is None else ticket.result() for ticket in tickets]
         behind = [
-            joiner
-            for joiner, one in zip(joiners, joined, strict=True)
-            if joiner is not None and one is None
+            ticket
+            for ticket, one in zip(tickets, starts, strict=True)
+            if ticket is not None and one is None
         ]
         if not behind:
-            return joined
+            return starts
         if len(behind) == 1:
             await behind[0].read()
             continue
         # If one fails, the others' reads must still be awaited.
-        reads = (joiner.read() for joiner in behind)
+        reads = (ticket.read() for ticket in behind)
         for failure in filter(None, await asyncio.gather(*reads, return_exceptions=True)):
             raise failure

@@ -9,7 +9,7 @@ from typing import Final
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.forms import PLAIN
 from roomcast.delivery.hub import Hub
-from roomcast.delivery.join_reads import Joined
+from roomcast.delivery.join_reads import JoinResult
 from roomcast.delivery.open_channel import OpenChannel, Timings
 from roomcast.delivery.recovery import Window
 from roomcast.log.channel_log import Appended, record_of
@@ -50,13 +50,13 @@ class Subscriber:
 
     def __init__(self) -> None:
         self.sink = Socket()
-        self.joined: Joined | None = None
+        self.joined: JoinResult | None = None
         self.lost_channels: list[str] = []
 
     def lost(self, channel: str) -> None:
         self.lost_channels.append(channel)
 
-    def admit(self, joined: Joined) -> bool:
+    def admit(self, joined: JoinResult) -> bool:
         self.joined = joined
         self.sink.send(REPLY)
         return True

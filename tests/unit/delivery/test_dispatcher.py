@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from roomcast.delivery import dispatcher as dispatcher_module
-from roomcast.delivery.join_reads import Joined, Joining
+from roomcast.delivery.join_reads import JoinRequest, JoinResult
 from roomcast.log.rules import Pending
 from roomcast.ports import PortError, Refused
 from roomcast.wire.publication import StreamPosition
@@ -26,7 +26,7 @@ from tests.unit.worlds import settled, until
 async def test_a_subscriber_starts_at_the_end_of_the_log(room: Room) -> None:
     await room.append(3)
     subscriber = await room.join()
-    assert subscriber.joined == Joined(await room.position(3), None, ())
+    assert subscriber.joined == JoinResult(await room.position(3), None, ())
     room.hint(await room.append(), await room.append())
     assert subscriber.offsets == [4, 5]
 
@@ -62,7 +62,7 @@ async def test_what_comes_in_the_tick_of_the_reply_is_pushed(room: Room) -> None
     item = await room.append()
     subscriber = Subscriber()
 
-    def admit(joined: Joined) -> bool:
+    def admit(joined: JoinResult) -> bool:
         asyncio.get_running_loop().call_soon(room.hint, item)
         return subscriber.admit(joined)
 
@@ -108,7 +108,7 @@ async def test_a_pause_for_one_channel_holds_up_no_other_of_the_same_connection(
     liar = await room.join(since=StreamPosition("invented", 1))
     assert liar.joined is not None
     joinings = [
-        Joining(name, Subscriber(), StreamPosition("invented too", 1), lambda: room.window)
+        JoinRequest(name, Subscriber(), StreamPosition("invented too", 1), lambda: room.window)
         for name in (CHANNEL, "another")
     ]
     joining = asyncio.create_task(room.dispatcher.join_all(joinings, lambda joined: True))
@@ -200,11 +200,13 @@ async def test_the_end_stops_what_is_under_way(room: Room) -> None:
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
-def joining_all(room: Room, *channels: str, plain: str = "") -> list[Joining]:
+def joining_all(room: Room, *channels: str, plain: str = "") -> list[JoinRequest]:
     """To recover everything in `channels`, and into `plain`, which has no history."""
     since = StreamPosition("", 0)
-    joinings = [Joining(channel, Subscriber(), since, lambda: room.window) for channel in channels]
-    return [*joinings, Joining(plain, Subscriber())] if plain else joinings
+    joinings = [
+        JoinRequest(channel, Subscriber(), since, lambda: room.window) for channel in channels
+    ]
+    return [*joinings, JoinRequest(plain, Subscriber())] if plain else joinings
 
 
 async def test_all_of_them_are_let_in_in_one_tick(room: Room) -> None:

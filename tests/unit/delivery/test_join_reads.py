@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from roomcast.delivery import join_reads as join_reads_module
-from roomcast.delivery.join_reads import Joined
+from roomcast.delivery.join_reads import JoinResult
 from roomcast.delivery.recovery import Window
 from roomcast.log.channel_log import Appended
 from roomcast.log.rules import Pending
@@ -117,7 +117,7 @@ async def test_nothing_missed_is_recovered_without_a_read(room: Room) -> None:
     await room.append(3)
     since = await room.position(3)
     subscriber = await room.join(since=since)
-    assert subscriber.joined == Joined(since, True, ())
+    assert subscriber.joined == JoinResult(since, True, ())
     assert room.fleet.traffic.calls["read_backward"] == 0
 
 
@@ -153,7 +153,7 @@ async def test_who_claims_to_be_ahead_of_the_log_costs_a_read_a_second(
     await room.join()
     since = await room.position(10**12)
     liar = await room.join(since=since)
-    assert liar.joined == Joined(await room.position(3), False, ())
+    assert liar.joined == JoinResult(await room.position(3), False, ())
     assert ahead_reads(room) == 1
     # A client that comes within the second after it waits for the next read. All others are served
     # meanwhile.
@@ -248,7 +248,7 @@ async def test_who_waited_for_a_read_ahead_has_one_that_began_after_it_came(
         assert subscriber.joined.recovered is True
     await room.append()
     again = await room.join(since=await room.position(6))
-    assert again.joined == Joined(await room.position(6), True, ())
+    assert again.joined == JoinResult(await room.position(6), True, ())
 
 
 async def test_a_read_ahead_that_fails_answers_nobody_else(room: Room) -> None:
@@ -289,7 +289,7 @@ async def test_a_position_that_the_log_does_not_have_is_told(
 ) -> None:
     await room.append(3)
     subscriber = await room.join(since=since)
-    assert subscriber.joined == Joined(await room.position(3), False, ())
+    assert subscriber.joined == JoinResult(await room.position(3), False, ())
     room.hint(await room.append())
     assert subscriber.offsets == [4]
 
@@ -298,7 +298,7 @@ async def test_too_many_missed_are_not_recovered() -> None:
     room = Room(recovered_max=10)
     await room.append(11)
     since = await room.position(0)
-    assert (await room.join(since=since)).joined == Joined(await room.position(11), False, ())
+    assert (await room.join(since=since)).joined == JoinResult(await room.position(11), False, ())
     subscriber = await room.join(since=StreamPosition(since.epoch, 1))
     assert subscriber.offsets == list(range(2, 12))
 
@@ -309,7 +309,7 @@ async def test_what_is_hidden_by_age_is_not_recovered(room: Room) -> None:
     await room.append()
     room.window = Window(size=100, trim=0, cutoff_ts=room.fleet.clock.now_ms() - 5000, limit=100)
     since = await room.position(0)
-    assert (await room.join(since=since)).joined == Joined(await room.position(2), False, ())
+    assert (await room.join(since=since)).joined == JoinResult(await room.position(2), False, ())
     assert (await room.join(since=StreamPosition(since.epoch, 1))).offsets == [2]
 
 
@@ -318,7 +318,7 @@ async def test_what_the_log_lost_is_not_recovered(room: Room) -> None:
         await room.append()
     since = await room.position(0)
     room.fleet.world.expire(CHANNEL, 2)
-    assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
+    assert (await room.join(since=since)).joined == JoinResult(await room.position(4), False, ())
     channel = room.channel
     assert len(channel.ring) == 2, "what was read is kept for others, and counted"
     assert room.dispatcher._rings.bytes == channel.ring.weight

@@ -10,7 +10,7 @@ import pytest
 from roomcast.backoff import Backoff
 from roomcast.delivery import open_channel as open_channel_module
 from roomcast.delivery.catch_up import CatchUp
-from roomcast.delivery.join_reads import Joined
+from roomcast.delivery.join_reads import JoinResult
 from roomcast.log.item import Head, LogItem
 from roomcast.ports import Malformed, Refused, Throttled
 from roomcast.wire.publication import Publication, Record, StreamPosition
@@ -73,8 +73,8 @@ async def test_what_another_node_removed_is_not_recovered_for_long(room: Room) -
     assert removed.offset == 4
     assert (await room.join(since=since)).offsets == [3, 4], "this node cannot know yet"
     await room.catch_up()
-    assert (await room.join(since=since)).joined == Joined(removed, False, ())
-    assert (await room.join(since=removed)).joined == Joined(removed, True, ())
+    assert (await room.join(since=since)).joined == JoinResult(removed, False, ())
+    assert (await room.join(since=removed)).joined == JoinResult(removed, True, ())
     room.hint(await room.append())
     assert (await room.join(since=removed)).offsets == [5]
 
@@ -86,7 +86,7 @@ async def test_a_trim_that_was_made_up_hides_nothing_for_long(room: Room) -> Non
         room.hint(await room.append())
     since = await room.position(2)
     room.dispatcher.hide(CHANNEL, 2**53 - 1)
-    assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
+    assert (await room.join(since=since)).joined == JoinResult(await room.position(4), False, ())
     await room.catch_up()
     assert (await room.join(since=since)).offsets == [3, 4]
 
@@ -96,7 +96,7 @@ async def test_a_head_that_no_node_wrote_keeps_nobody_out(room: Room) -> None:
     await room.append(4)
     since = await room.position(2)
     room.fleet.world.fail_next("head", Malformed("head"), times=1000)
-    assert (await room.join(since=since)).joined == Joined(await room.position(4), False, ())
+    assert (await room.join(since=since)).joined == JoinResult(await room.position(4), False, ())
 
 
 async def test_a_trim_that_is_told_while_the_head_is_read_is_not_forgotten(
@@ -116,7 +116,7 @@ async def test_a_trim_that_is_told_while_the_head_is_read_is_not_forgotten(
     with monkeypatch.context() as patched:
         patched.setattr(room.log, "head", read_before)
         await room.catch_up()
-    assert (await room.join(since=since)).joined == Joined(removed, False, ())
+    assert (await room.join(since=since)).joined == JoinResult(removed, False, ())
 
 
 async def test_a_trim_that_cannot_be_read_does_not_keep_the_tail_from_being_found(
@@ -131,7 +131,7 @@ async def test_a_trim_that_cannot_be_read_does_not_keep_the_tail_from_being_foun
     await room.catch_up()
     await until(lambda: subscriber.offsets == [1, 2])
     await room.catch_up()
-    assert (await room.join(since=since)).joined == Joined(await room.position(2), False, ())
+    assert (await room.join(since=since)).joined == JoinResult(await room.position(2), False, ())
 
 
 async def test_a_ring_that_had_to_make_room_is_made_up_for_by_the_log(
@@ -247,7 +247,7 @@ async def test_a_hole_in_the_log_is_told(room: Room) -> None:
     assert [each.offsets for each in subscribers] == [[], [], []]
     assert len(room.dispatcher) == len(room.hub) == 0
     again = await room.join(since=await room.position(0))
-    assert again.joined == Joined(await room.position(2), False, ())
+    assert again.joined == JoinResult(await room.position(2), False, ())
 
 
 async def test_a_hole_that_was_filled_by_another_way_while_it_was_read_is_none(room: Room) -> None:
@@ -517,6 +517,6 @@ async def test_what_is_hidden_is_not_recovered_any_more(room: Room) -> None:
     room.dispatcher.hide(CHANNEL, 1)
     room.dispatcher.hide("nobody is there", 1)
     recovering = await room.join(since=await room.position(1))
-    assert recovering.joined == Joined(await room.position(3), False, ())
+    assert recovering.joined == JoinResult(await room.position(3), False, ())
     visible = await room.join(since=await room.position(2))
     assert visible.offsets == [3]
