@@ -11,7 +11,7 @@ import orjson
 from roomcast.concurrency import each
 from roomcast.gateway.api.fields import FLAG, PAYLOAD, ListOf, Parameter, read
 from roomcast.gateway.api.methods import ApiCall, Method
-from roomcast.gateway.api.refusals import Refused, bad_field, wire
+from roomcast.gateway.api.refusals import Refusal, bad_field, wire
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
 
@@ -55,7 +55,7 @@ class Batch:
     async def carry_out(self, call: ApiCall, params: Json) -> Mapping[str, Json]:
         """A reply for each command, in their order. A failed command does not stop the later ones.
 
-        Raises Refused.
+        Raises Refusal.
         """
         asked = read(BATCH_FIELDS, params)
         run = Run(call, self._chosen, lambda method: method.name)
@@ -70,14 +70,14 @@ class Batch:
         for method_name, method in self._methods.items():
             if (params := command.get(method_name)) is not None:
                 return method, params
-        raise Refused(Error.METHOD_NOT_FOUND)
+        raise Refusal(Error.METHOD_NOT_FOUND)
 
 
 class Run:
     """Carries out the commands of one request, as long as there is room for their replies.
 
     `chosen` takes a command and its name in refusals. It returns the method and the parameters, and
-    raises Refused. `under`: the field of a reply that holds the result.
+    raises Refusal. `under`: the field of a reply that holds the result.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Run:
         await asyncio.sleep(0)
         try:
             if self._room <= 0:
-                raise Refused(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
+                raise Refusal(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
             method, params = self._chosen(command, f"commands[{index}]")
             result = await method.handler(self._call, read(method.fields, params))
             encoded = orjson.dumps({self._under(method): result})
-        except Refused as refused:
+        except Refusal as refused:
             encoded = orjson.dumps({"error": wire(refused.error, refused.why)})
         self._room -= len(encoded)
         return encoded

@@ -22,7 +22,7 @@ from roomcast.gateway.api.fields import (
     Whole,
 )
 from roomcast.gateway.api.methods import ApiCall, Method, Params, known
-from roomcast.gateway.api.refusals import Refused, bad_field
+from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.log.history import WrongEpoch, read_history
 from roomcast.ports import PortError
 from roomcast.presence.ports import TooManyMembers
@@ -56,7 +56,7 @@ async def _history(call: ApiCall, asked: Params) -> Mapping[str, Json]:
             reverse=reverse,
         )
     except WrongEpoch:
-        raise Refused(Error.UNRECOVERABLE_POSITION) from None
+        raise Refusal(Error.UNRECOVERABLE_POSITION) from None
     except PortError as error:
         raise _failed("history", asked["channel"], error) from error
     return {
@@ -93,7 +93,7 @@ async def _channels(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     except PortError as error:
         raise _failed("channels", "", error) from error
     if counted is None:
-        raise Refused(Error.TOO_MANY_REQUESTS)
+        raise Refusal(Error.TOO_MANY_REQUESTS)
     return {
         "channels": {name: {"num_clients": clients} for name, clients in counted.channels.items()},
         "partial": not counted.whole,
@@ -103,24 +103,24 @@ async def _channels(call: ApiCall, asked: Params) -> Mapping[str, Json]:
 def _with_history(call: ApiCall, channel: str) -> ChannelOptions:
     options = known(call, channel)
     if not options.has_history:
-        raise Refused(Error.NOT_AVAILABLE, "the channel has no history")
+        raise Refusal(Error.NOT_AVAILABLE, "the channel has no history")
     return options
 
 
 async def _read(call: ApiCall, channel: str, read: Callable[[str], Awaitable[T]]) -> T:
     if not known(call, channel).presence:
-        raise Refused(Error.NOT_AVAILABLE, "the channel has no presence")
+        raise Refusal(Error.NOT_AVAILABLE, "the channel has no presence")
     try:
         return await read(channel)
     except TooManyMembers as error:
-        raise Refused(Error.LIMIT_EXCEEDED, "the channel has too many members") from error
+        raise Refusal(Error.LIMIT_EXCEEDED, "the channel has too many members") from error
     except PortError as error:
         raise _failed("presence", channel, error) from error
 
 
-def _failed(method: str, channel: str, error: PortError) -> Refused:
+def _failed(method: str, channel: str, error: PortError) -> Refusal:
     _log.warning("api_failed", method=method, channel=channel, reason=str(error))
-    return Refused(Error.INTERNAL)
+    return Refusal(Error.INTERNAL)
 
 
 _CHANNEL: Final = Parameter("channel", CHANNEL, "Which channel.", required=True)

@@ -35,7 +35,7 @@ from roomcast.gateway.api.fields import (
     Whole,
 )
 from roomcast.gateway.api.methods import ApiCall, Method, Params, known, sized
-from roomcast.gateway.api.refusals import Refused, bad_field
+from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.log.appender import Full, TooLarge
 from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import (
@@ -113,7 +113,7 @@ def _given(call: ApiCall, order: Order) -> Mapping[str, Json]:
     try:
         call.node.orders.give(order)
     except (Full, TooLarge) as failure:
-        raise Refused(call.node.services.publisher.error(failure)) from None
+        raise Refusal(call.node.services.publisher.error(failure)) from None
     return {}
 
 

@@ -14,7 +14,7 @@ import orjson
 from roomcast.concurrency import each
 from roomcast.gateway.api.batch import BATCH_COMMANDS_MAX, Run
 from roomcast.gateway.api.methods import ApiCall, Method
-from roomcast.gateway.api.refusals import Refused, bad_field
+from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
 
@@ -24,7 +24,7 @@ __all__ = ["Commands", "split"]
 def split(body: bytes) -> Sequence[Json]:
     """The JSON values in `body`: a single value on any number of lines, or one value a line.
 
-    Raises ValueError for invalid JSON, Refused for too many lines.
+    Raises ValueError for invalid JSON, Refusal for too many lines.
     """
     try:
         return [orjson.loads(body)]
@@ -33,7 +33,7 @@ def split(body: bytes) -> Sequence[Json]:
     if not lines:
         raise ValueError("no command")
     if len(lines) > BATCH_COMMANDS_MAX:
-        raise Refused(Error.LIMIT_EXCEEDED, f"more than {BATCH_COMMANDS_MAX} commands")
+        raise Refusal(Error.LIMIT_EXCEEDED, f"more than {BATCH_COMMANDS_MAX} commands")
     return [orjson.loads(line) for line in lines]
 
 
@@ -56,6 +56,6 @@ class Commands:
             self._methods.get(named) if isinstance(named := command.get("method"), str) else None
         )
         if method is None:
-            raise Refused(Error.METHOD_NOT_FOUND)
+            raise Refusal(Error.METHOD_NOT_FOUND)
         params = command.get("params")
         return method, {} if params is None else params

@@ -58,7 +58,7 @@ class Kind(Protocol):
     """The type of a parameter."""
 
     def read(self, value: Json, name: str) -> Any:
-        """The value for the method. Raises Refused with the reason and the parameter's `name`."""
+        """The value for the method. Raises Refusal with the reason and the parameter's `name`."""
 
     def schema(self) -> Schema:
         """This type as JSON Schema."""
@@ -78,7 +78,7 @@ class Parameter:
 def read(fields: Sequence[Parameter], params: Json, within: str = "") -> dict[str, Any]:
     """The values of all `fields` in `params`, by name.
 
-    `within`: the name of `params` itself in refusals. Raises Refused.
+    `within`: the name of `params` itself in refusals. Raises Refusal.
     """
     members = _checked(params, within or "the request", shapes.OBJECT)
     values: dict[str, Any] = {}

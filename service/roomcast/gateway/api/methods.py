@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from roomcast.gateway.api.fields import Parameter, Schema
-from roomcast.gateway.api.refusals import Refused
+from roomcast.gateway.api.refusals import Refusal
 from roomcast.node.node import Node
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Error
@@ -61,7 +61,7 @@ class Method:
     `payloads`: the number of payloads that a request may hold. `room_bytes`: bytes of a request
     beside them.
 
-    The handler raises only Refused.
+    The handler raises only Refusal.
     """
 
     name: str
@@ -79,19 +79,19 @@ class Method:
 
 
 def known(call: ApiCall, channel: str) -> ChannelOptions:
-    """The options of `channel`. Raises Refused when its namespace is not configured."""
+    """The options of `channel`. Raises Refusal when its namespace is not configured."""
     options = call.node.services.policy.rules.options(channel)
     if options is None:
-        raise Refused(Error.UNKNOWN_CHANNEL)
+        raise Refusal(Error.UNKNOWN_CHANNEL)
     return options
 
 
 def sized(call: ApiCall, name: str, payload: Json) -> Json:
-    """`payload`, the value of the parameter `name`. Raises Refused when it is too large."""
+    """`payload`, the value of the parameter `name`. Raises Refusal when it is too large."""
     try:
         size = len(orjson.dumps(payload))
     except orjson.JSONEncodeError:
-        raise Refused(Error.BAD_REQUEST, f"{name} is nested too deeply") from None
+        raise Refusal(Error.BAD_REQUEST, f"{name} is nested too deeply") from None
     if size > call.payload_bytes_max:
-        raise Refused(Error.LIMIT_EXCEEDED, f"{name} is larger than {call.payload_bytes_max} bytes")
+        raise Refusal(Error.LIMIT_EXCEEDED, f"{name} is larger than {call.payload_bytes_max} bytes")
     return payload

@@ -10,7 +10,7 @@ import structlog
 from roomcast.fleet.lease_record import Lease
 from roomcast.gateway.api.fields import Schema
 from roomcast.gateway.api.methods import ApiCall, Method, Params
-from roomcast.gateway.api.refusals import Refused
+from roomcast.gateway.api.refusals import Refusal
 from roomcast.ports import PortError
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
@@ -25,7 +25,7 @@ async def _info(call: ApiCall, _asked: Params) -> Mapping[str, Json]:
         leases = await call.node.node_info.nodes()
     except PortError as error:
         _log.warning("api_failed", method="info", reason=str(error))
-        raise Refused(Error.INTERNAL) from error
+        raise Refusal(Error.INTERNAL) from error
     now_ms = call.node.services.clock.now_ms()
     return {"nodes": [_node(lease, now_ms) for lease in leases]}
 

@@ -25,7 +25,7 @@ from roomcast.gateway.api.fields import (
     Whole,
 )
 from roomcast.gateway.api.methods import BODY_ROOM_BYTES, ApiCall, Method, Params, known, sized
-from roomcast.gateway.api.refusals import Refused, bad_field, wire
+from roomcast.gateway.api.refusals import Refusal, bad_field, wire
 from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NotAppended, OutcomeUnknown
 from roomcast.wire.channels import is_valid_name
@@ -74,7 +74,7 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
             if not is_valid_name(channel):
                 raise bad_field("channel", "must be a channel's name")
             return {"result": await _published(call, channel, content)}
-        except Refused as refused:
+        except Refusal as refused:
             return {"error": wire(refused.error, refused.why)}
 
     return {"responses": await each(BROADCAST_AT_ONCE, asked["channels"], one)}
@@ -84,12 +84,12 @@ def _content(call: ApiCall, asked: Params) -> _Content:
     if asked["version"]:
         # Centrifugo drops publications with an older version. If the field were ignored here, stale
         # data would replace new data.
-        raise Refused(Error.NOT_AVAILABLE, "versions of publications are not there")
+        raise Refusal(Error.NOT_AVAILABLE, "versions of publications are not there")
     text = None
     if (encoded := asked["b64data"]) is not None:
         if len(encoded.raw) > call.payload_bytes_max:
             # The bytes are delivered unchanged, white space included.
-            raise Refused(
+            raise Refusal(
                 Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes"
             )
         data, text = encoded.value, text_to_keep(encoded.raw, encoded.value)
@@ -106,11 +106,11 @@ def _content(call: ApiCall, asked: Params) -> _Content:
 
 
 async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[str, Json]:
-    """Raises Refused."""
+    """Raises Refusal."""
     options, services = known(call, channel), call.node.services
     if content.key is not None and call.late:
         # The caller may have published it elsewhere so long ago that its key has expired.
-        raise Refused(Error.TOO_MANY_REQUESTS)
+        raise Refusal(Error.TOO_MANY_REQUESTS)
     delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
     published = Publication(
         content.data, tags=content.tags, time=call.received_ms, delta=delta, text=content.text
@@ -118,7 +118,7 @@ async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[
     try:
         if not options.has_history or content.skip_history:
             if content.key is not None:
-                raise Refused(Error.NOT_AVAILABLE, "an idempotency_key needs history")
+                raise Refusal(Error.NOT_AVAILABLE, "an idempotency_key needs history")
             services.publisher.send(channel, published)
             return {}
         position = await services.appender.submit(
@@ -129,10 +129,10 @@ async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[
             received_ms=call.received_ms,
         )
     except (Full, TooLarge, Unencodable) as failure:
-        raise Refused(services.publisher.error(failure)) from None
+        raise Refusal(services.publisher.error(failure)) from None
     except (NotAppended, OutcomeUnknown) as failure:
         _log.warning("api_publish_failed", channel=channel, reason=str(failure))
-        raise Refused(services.publisher.error(failure)) from failure
+        raise Refusal(services.publisher.error(failure)) from failure
     return {"offset": position.offset, "epoch": position.epoch}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
 
-__all__ = ["Refused", "bad_field", "wire"]
+__all__ = ["Refusal", "bad_field", "wire"]
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """The method answers with `error`. `why`: the reason for the caller, without any payload."""
 
     def __init__(self, error: Error, why: str = "") -> None:
@@ -17,9 +17,9 @@ class Refused(Exception):
         self.why = why
 
 
-def bad_field(name: str, what: str) -> Refused:
+def bad_field(name: str, what: str) -> Refusal:
     """The refusal of a parameter's value. `what`: "must be …"."""
-    return Refused(Error.BAD_REQUEST, f"{name} {what}")
+    return Refusal(Error.BAD_REQUEST, f"{name} {what}")
 
 
 def wire(error: Error, why: str = "") -> dict[str, Json]:

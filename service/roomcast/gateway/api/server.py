@@ -29,7 +29,7 @@ from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
 from roomcast.gateway.api.methods import ApiCall, Method
 from roomcast.gateway.api.openapi import description
-from roomcast.gateway.api.refusals import Refused, wire
+from roomcast.gateway.api.refusals import Refusal, wire
 from roomcast.gateway.api.watch import Watch
 from roomcast.gateway.keys import NODE
 from roomcast.wire.codes import Error
@@ -141,12 +141,12 @@ class Api:
                 params = decoding(body)
             except ValueError:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
-            except Refused as refused:
+            except Refusal as refused:
                 return _refusal(200, refused.error, refused.why)
             call = ApiCall(node, received_ms, late, self._payload_bytes_max)
             try:
                 return _answer(await answering(call, params), 200)
-            except Refused as refused:
+            except Refusal as refused:
                 return _refusal(200, refused.error, refused.why)
             except Exception:  # noqa: BLE001  # a caller gets JSON, whatever happened
                 # A fault of this server: the caller learns no details.

@@ -31,7 +31,7 @@ from roomcast.gateway.api.fields import (
     read,
     schema,
 )
-from roomcast.gateway.api.refusals import Refused
+from roomcast.gateway.api.refusals import Refusal
 from roomcast.gateway.api.server import METHODS
 from roomcast.wire.codes import Error
 
@@ -52,17 +52,17 @@ NAMES = st.sampled_from(
 )
 
 
-def attempt(fields: tuple[Parameter, ...], params: Any) -> dict[str, Any] | Refused:
+def attempt(fields: tuple[Parameter, ...], params: Any) -> dict[str, Any] | Refusal:
     try:
         return read(fields, params)
-    except Refused as refused:
+    except Refusal as refused:
         return refused
 
 
 @given(st.sampled_from(sorted(FIELDS)), st.dictionaries(NAMES, JSON, max_size=8) | JSON)
 def test_whatever_comes_is_a_request_or_refused(method: str, params: Any) -> None:
     outcome = attempt(FIELDS[method], params)
-    if isinstance(outcome, Refused):
+    if isinstance(outcome, Refusal):
         assert outcome.error is Error.BAD_REQUEST
         assert outcome.why
     else:
@@ -75,7 +75,7 @@ def test_a_refusal_names_what_is_wrong(method: str, data: st.DataObject) -> None
         return
     field = data.draw(st.sampled_from(FIELDS[method]))
     outcome = attempt((field,), {field.name: data.draw(JSON)})
-    assert not isinstance(outcome, Refused) or outcome.why.startswith(field.name)
+    assert not isinstance(outcome, Refusal) or outcome.why.startswith(field.name)
 
 
 KINDS: list[Kind] = [
@@ -105,7 +105,7 @@ def test_what_is_taken_is_what_the_schema_says(kind: Kind, value: Any) -> None:
     """
     try:
         kind.read(value, "it")
-    except Refused:
+    except Refusal:
         taken = False
     else:
         taken = True
@@ -135,7 +135,7 @@ def test_what_is_required_must_be_there(value: Any) -> None:
     if value in ("", "x"):
         assert read((field,), given_it) == {"name": value}
         return
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Refusal) as caught:
         read((field,), given_it)
     assert caught.value.why == (
         "name is required" if value is None else "name must be a string of at most 1 characters"
@@ -147,13 +147,13 @@ def test_base64_of_a_value() -> None:
     assert BASE64.read("WzFd", "it") == Decoded([1], b"[1]")
     assert BASE64.read("", "it") is None
     for wrong in ("null", "é", "/w==", "eyI=", 5, None):
-        with pytest.raises(Refused, match="it must be base64"):
+        with pytest.raises(Refusal, match="it must be base64"):
             BASE64.read(wrong, "it")
 
 
 def test_names_within_others_are_whole() -> None:
     field = Parameter("outer", ListOf(Object((Parameter("inner", Whole(0, 1), "In."),)), 3), "Out.")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Refusal) as caught:
         read((field,), {"outer": [{"inner": 1}, {"inner": 2}]})
     assert caught.value.why.startswith("outer[1].inner must")
     assert schema((field,))["properties"]["outer"]["description"] == "Out."
