@@ -98,7 +98,7 @@ async def _reap(config: Config, *, dry_run: bool) -> Report:
 
 
 def _report_text(report: Report) -> str:
-    rows = [(each.outcome, "node", each.node, each.why, _holdings(each)) for each in report.nodes]
+    rows = [(each.outcome, "node", each.node, each.why, _resources(each)) for each in report.nodes]
     rows += [(each.outcome, "queue", each.queue, each.why, "") for each in report.queues]
     rows += [
         (each.outcome, "subscription", each.queue, each.why, "") for each in report.subscriptions
@@ -115,7 +115,7 @@ def _report_text(report: Report) -> str:
     return f"{table(('OUTCOME', 'WHAT', 'NAME', 'WHY', 'WITH'), rows, colours)}\n{ending}"
 
 
-def _holdings(node: Any) -> str:
+def _resources(node: Any) -> str:
     """The resources that go with a node, in words."""
     parts = [f"queue {node.queue}"] if node.queue else []
     for count, what in (

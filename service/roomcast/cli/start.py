@@ -47,8 +47,6 @@ def concerns(config: Config) -> list[tuple[str, str]]:
 
 def start_logs(arguments: argparse.Namespace) -> None:
     """Starts logging to stderr at `--log-level`: for people on a terminal, else JSON."""
-    from roomcast.observe import logs as telemetry
+    from roomcast.observe import logs
 
-    telemetry.configure(
-        arguments.log_level, console=sys.stderr.isatty(), colors=has_colours(sys.stderr)
-    )
+    logs.configure(arguments.log_level, console=sys.stderr.isatty(), colors=has_colours(sys.stderr))
