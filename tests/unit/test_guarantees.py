@@ -108,7 +108,7 @@ def test_nothing_is_named_in_another_way() -> None:
 def part(promise: str, title: str) -> str:
     """One of a promise's three bullets."""
     found = re.search(
-        rf"^- \*\*{title}\*\*: (.*?)(?=^- \*\*|\Z)", promise, flags=re.MULTILINE | re.DOTALL
+        rf"^- \*\*{title}\*\*:\s(.*?)(?=^- \*\*|\Z)", promise, flags=re.MULTILINE | re.DOTALL
     )
     assert found, f"no {title}"
     return found[1]
