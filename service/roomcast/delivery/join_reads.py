@@ -27,9 +27,17 @@ from roomcast.delivery.open_channel import (
     GAP_PUBLICATIONS_MAX,
     OpenChannel,
     Shared,
+    encoded,
     publication_count,
 )
-from roomcast.delivery.recovery import LogNeeded, Recovered, Unrecovered, Window, recover
+from roomcast.delivery.recovery import (
+    RING_BYTES_MAX,
+    LogNeeded,
+    Recovered,
+    Unrecovered,
+    Window,
+    recover,
+)
 from roomcast.ports import Malformed, PortError
 from roomcast.wire.publication import StreamPosition
 from roomcast.wire.sent import Sent
@@ -38,6 +46,9 @@ __all__ = ["Evicted", "JoinReads", "JoinRequest", "JoinResult", "JoinTicket", "r
 
 # Reads of the log that one joining subscriber may cause. After them it cannot recover.
 _JOIN_READS_MAX: Final = 3
+# Stored bytes that one read of a window decodes: more than a ring holds. A publication may take
+# twice its bytes in the log, and the end of the newest item may be beyond the top.
+_WINDOW_BYTES_MAX: Final = 3 * RING_BYTES_MAX
 # Minimum pause between log reads that clients can cause by claiming false positions. It is short
 # beside what a subscribe may take, and costs the log one read a second at most.
 _READ_PAUSE_S: Final = 1.0
@@ -210,7 +221,9 @@ class JoinReads:
         wanted = min(window().limit, window().size, top)
         try:
             records, head = await asyncio.gather(
-                self._shared.log.read_before(channel.name, channel.order.epoch, top, wanted),
+                self._shared.log.forms_before(
+                    encoded, channel.name, channel.order.epoch, top, wanted, _WINDOW_BYTES_MAX
+                ),
                 self._shared.log.head(channel.name),
             )
         except Malformed:

@@ -41,6 +41,7 @@ __all__ = [
     "Shared",
     "Tasks",
     "Timings",
+    "encoded",
     "publication_count",
 ]
 
@@ -255,14 +256,12 @@ class OpenChannel:
 
     # ---- what is kept for recoveries
 
-    def keep_older(self, records: Iterable[Record], top: int) -> None:
-        """Put records that were read from the log, up to `top`, before the ring's publications."""
-        older = [
-            _encoded(each, record.ts)
-            for record in records
-            for each in record.publications or ()
-            if each.offset <= top
-        ]
+    def keep_older(self, records: Iterable[Sequence[Sent]], top: int) -> None:
+        """Put publications that were read from the log, up to `top`, before the ring's.
+
+        `records`: those of each record, ascending.
+        """
+        older = [each for record in records for each in record if each.offset <= top]
         self.ring.prepend(older, top)
         self.ring_used()
 
@@ -433,6 +432,11 @@ class OpenChannel:
 def publication_count(records: Iterable[Record]) -> int:
     """The number of publications in `records`."""
     return sum(record.last - record.offset + 1 for record in records)
+
+
+def encoded(record: Record) -> Sequence[Sent]:
+    """The publications of a record that was read from the log, as they are sent."""
+    return [_encoded(each, record.ts) for each in record.publications or ()]
 
 
 def _encoded(publication: Publication, ts: int) -> Sent:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Final, TypeVar
 
 import structlog
@@ -36,6 +37,7 @@ from roomcast.wire.publication import MalformedPublication, Record, StreamPositi
 
 __all__ = [
     "APPEND_DEADLINE_S",
+    "DECODED_A_TURN_BYTES",
     "FOLLOWED_ITEMS_MAX",
     "ITEMS_A_PAGE",
     "READ_DEADLINE_S",
@@ -59,6 +61,9 @@ APPEND_DEADLINE_S: Final = 30.0
 READ_DEADLINE_S: Final = 4.0
 # Log items in one read. With small publications they are well below DynamoDB's page of 1 MB.
 ITEMS_A_PAGE: Final = 100
+# Bytes of stored publications that are decoded before other tasks have their turn. One item of 128
+# KiB takes up to 10 ms, if its payloads are nested arrays.
+DECODED_A_TURN_BYTES: Final = 32 * 1024
 # Items that are read behind a known tail. A node that is further behind reads only the newest.
 FOLLOWED_ITEMS_MAX: Final = 32
 # Rotations after which a resolve gives up. For each one that it lost, another node has won.
@@ -170,6 +175,26 @@ def record_of(item: LogItem) -> Record | None:
     except MalformedPublication:
         _log.warning("log_item_broken", channel=item.channel, offset=item.offset)
         return None
+
+
+def _itself(record: Record) -> Record:
+    return record
+
+
+class _Turn:
+    """What one read has decoded since other tasks had their turn."""
+
+    __slots__ = ("_decoded",)
+
+    def __init__(self) -> None:
+        self._decoded = 0
+
+    async def keep(self, size: int) -> None:
+        """Before `size` bytes are decoded: let others run, if this turn is used up."""
+        if self._decoded and self._decoded + size > DECODED_A_TURN_BYTES:
+            self._decoded = 0
+            await asyncio.sleep(0)
+        self._decoded += size
 
 
 class ChannelLog:
@@ -398,42 +423,73 @@ class ChannelLog:
     async def read_after(
         self, channel: str, epoch: str, after: int, publications_max: int
     ) -> list[Record]:
-        """The records of `epoch` behind offset `after`.
+        """The records of `epoch` behind offset `after`; see `forms_after`. Raises PortError."""
+        return await self.forms_after(_itself, channel, epoch, after, publications_max)
 
-        They are ascending, and have no hole behind the first one.
+    async def forms_after(
+        self,
+        form: Callable[[Record], T],
+        channel: str,
+        epoch: str,
+        after: int,
+        publications_max: int,
+    ) -> list[T]:
+        """The records of `epoch` behind offset `after`, each in the form that `form` makes of it.
+
+        They are ascending, and have no hole behind the first one. Each is made as soon as its item
+        is decoded, so that few decoded payloads are kept at once.
 
         The read stops after `publications_max` publications. The first record may begin at or
         before `after`, or beyond `after` + 1 when the log has a hole there. Raises PortError.
         """
-        records: list[Record] = []
-        start, count = after + 1, 0
+        forms: list[T] = []
+        turn = _Turn()
+        start, count, last = after + 1, 0, 0
         while count < publications_max:
             page = await self._retried(
                 partial(self._table.read_forward, channel, start, ITEMS_A_PAGE)
             )
             for item in page.items:
-                if item.epoch != epoch or (records and item.offset != records[-1].last + 1):
-                    return records
+                if item.epoch != epoch or (forms and item.offset != last + 1):
+                    return forms
+                await turn.keep(len(item.pubs))
                 record = record_of(item)
                 if record is None:
-                    return records
-                records.append(record)
+                    return forms
+                forms.append(form(record))
+                last = item.last
                 count += item.last - item.offset + 1
             if not page.more or not page.items:
                 break
             start = page.items[-1].last + 1
-        return records
+        return forms
 
     async def read_before(
         self, channel: str, epoch: str, top: int, publications_max: int
     ) -> list[Record]:
-        """The run of `epoch` that ends at offset `top`, ascending.
+        """The run of `epoch` that ends at offset `top`, ascending; see `forms_before`.
 
-        It has at least the last `publications_max` publications of the run. Raises PortError.
+        Raises PortError.
+        """
+        return await self.forms_before(_itself, channel, epoch, top, publications_max)
+
+    async def forms_before(
+        self,
+        form: Callable[[Record], T],
+        channel: str,
+        epoch: str,
+        top: int,
+        publications_max: int,
+        bytes_max: float = inf,
+    ) -> list[T]:
+        """The run of `epoch` that ends at offset `top`, ascending, as in `forms_after`.
+
+        It has at least the last `publications_max` publications of the run, or the last `bytes_max`
+        stored bytes. Raises PortError.
         """
         items: list[LogItem] = []
-        end, count = top, 0
-        while count < publications_max and end >= 1:
+        end, count, size = top, 0, 0
+        while count < publications_max and size < bytes_max and end >= 1:
             page = await self._retried(
                 partial(self._table.read_backward, channel, end, ITEMS_A_PAGE)
             )
@@ -442,10 +498,23 @@ class ChannelLog:
             if len(run) < len(page.items) or not page.more or not page.items:
                 break
             count = sum(item.last - item.offset + 1 for item in items)
+            size = sum(len(item.pubs) for item in items)
             end = items[0].offset - 1
-        records = [record_of(item) for item in items]
-        broken = max((index for index, record in enumerate(records) if record is None), default=-1)
-        return [record for record in records[broken + 1 :] if record is not None]
+        forms: list[T] = []
+        turn = _Turn()
+        size = 0
+        # From the newest on: what is beyond `bytes_max`, or behind a broken item, is not decoded.
+        for item in reversed(items):
+            if size >= bytes_max:
+                break
+            await turn.keep(len(item.pubs))
+            record = record_of(item)
+            if record is None:
+                break
+            forms.append(form(record))
+            size += len(item.pubs)
+        forms.reverse()
+        return forms
 
     async def read_at(self, channel: str, epoch: str, offset: int) -> Record | None:
         """The record of `epoch` with `offset`, if the log has it and it is not broken.

@@ -22,6 +22,9 @@ __all__ = ["REPLY_BYTES_MAX", "History", "WrongEpoch", "read_history"]
 
 # Bytes of publications in one reply. A client reads on from the last one that it got.
 REPLY_BYTES_MAX: Final = 512 * 1024
+# Stored bytes that one request in reverse decodes. A publication may take twice its bytes in the
+# log, and the end of the newest item may be hidden.
+_READ_BYTES_MAX: Final = 3 * REPLY_BYTES_MAX
 # Pages that one request may read, and how often it may search for the first visible publication.
 # One search is enough unless a clock is wrong or an item is broken. A search is binary, and reads
 # one item a step.
@@ -51,6 +54,16 @@ class History:
         return tuple(each.line for each in self.sent)
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A record of offsets `offset`..`last`, whose publications are encoded for clients."""
+
+    offset: int
+    last: int
+    ts: int
+    sent: tuple[Sent, ...]
+
+
 async def read_history(
     log: ChannelLog,
     clock: Clock,
@@ -78,7 +91,9 @@ async def read_history(
     cutoff_ts = clock.now_ms() - options.history_ttl_s * 1000
     if reverse:
         end = min(since.offset - 1 if since else position.offset, position.offset)
-        records = await log.read_before(channel, position.epoch, end, limit)
+        records = await log.forms_before(
+            _encoded, channel, position.epoch, end, limit, _READ_BYTES_MAX
+        )
         found = _shown(records, hidden + 1, end, cutoff_ts)[-limit:][::-1]
     else:
         start = max(since.offset if since else 0, hidden) + 1
@@ -94,8 +109,8 @@ async def _forward(
     for _ in range(_READS_MAX):
         if after >= position.offset or len(found) >= limit:
             break
-        records = await log.read_after(
-            channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(found))
+        records = await log.forms_after(
+            _encoded, channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(found))
         )
         hole = not records or records[0].offset > after + 1
         if hole or any(record.ts < cutoff_ts for record in records):
@@ -132,7 +147,17 @@ async def _seek(
     return low - 1
 
 
-def _shown(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> list[Sent]:
+def _encoded(record: Record) -> _Encoded:
+    sent = []
+    for publication in record.publications or ():
+        try:
+            sent.append(sent_of(publication, record.ts))
+        except Unencodable:
+            continue
+    return _Encoded(record.offset, record.last, record.ts, tuple(sent))
+
+
+def _shown(records: Sequence[_Encoded], first: int, last: int, cutoff_ts: int) -> list[Sent]:
     """The publications in `first`..`last` that follow the last record older than `cutoff_ts`.
 
     Clocks of writers differ, so an older record may follow a newer one. To leave out single records
@@ -143,12 +168,7 @@ def _shown(records: Sequence[Record], first: int, last: int, cutoff_ts: int) -> 
         if record.ts < cutoff_ts:
             found.clear()
             continue
-        for publication in record.publications or ():
-            if first <= publication.offset <= last:
-                try:
-                    found.append(sent_of(publication, record.ts))
-                except Unencodable:
-                    continue
+        found.extend(each for each in record.sent if first <= each.offset <= last)
     return found
 
 

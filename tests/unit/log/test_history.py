@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
+from roomcast.log import channel_log
 from roomcast.log.channel_log import ITEMS_A_PAGE, Appended, ChannelLog
 from roomcast.log.history import REPLY_BYTES_MAX, History, WrongEpoch, read_history
 from roomcast.log.item import Head
 from roomcast.log.rules import MIN_RETENTION_MS, Pending
 from roomcast.ports import PortError, Throttled
 from roomcast.wire.channels import ChannelOptions
+from roomcast.wire.json import decode_publications
 from roomcast.wire.publication import StreamPosition
-from tests.unit.worlds import Fleet, log_over
+from tests.unit.worlds import Fleet, log_over, running
 
 CHANNEL: Final = "room"
 OPTIONS: Final = ChannelOptions(history_size=1000, history_ttl_s=300)
@@ -163,6 +167,32 @@ async def test_a_reply_is_bounded_in_bytes_and_can_be_continued(room: Room) -> N
     assert len(page) * 100_000 <= REPLY_BYTES_MAX
     assert await room.offsets(since=page[-1]) == [6, 7, 8, 9, 10]
     assert await room.offsets(reverse=True) == [10, 9, 8, 7, 6]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_of_large_publications_little_is_decoded_and_others_have_their_turn(
+    room: Room, monkeypatch: pytest.MonkeyPatch, *, reverse: bool
+) -> None:
+    for number in range(60):
+        await room.append(f"{number:02d}" + "x" * 60_000)
+    turns, decoded = 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def counted(text: str, offset: int) -> Any:
+        decoded[turns] += len(text)
+        return decode_publications(text, offset)
+
+    monkeypatch.setattr(channel_log, "decode_publications", counted)
+    async with running(pass_turns()):
+        shown = offsets((await room.read(limit=300, reverse=reverse)).lines)
+    assert shown == (list(range(60, 52, -1)) if reverse else list(range(1, 9)))
+    assert not reverse or sum(decoded.values()) < 4 * REPLY_BYTES_MAX
+    assert max(decoded.values()) < 2 * 60_100
 
 
 async def test_forward_reads_over_pages(room: Room) -> None:
