@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -26,7 +27,11 @@ from roomcast.aws.errors import (
     port_errors,
 )
 
-__all__ = ["AwsClients", "connect"]
+__all__ = ["AWS_DOMAINS", "AwsClients", "connect"]
+
+# Ends of the names of AWS's own endpoints, those in a VPC included. Each of them gives requests an
+# id, which emulators need not do.
+AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 # One append per channel is in flight, with reads beside it. Each idle connection costs a socket.
 LOG_CONNECTIONS_MAX: Final = 64
@@ -112,7 +117,8 @@ async def connect(
                 service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
             )
             entered = await stack.enter_async_context(client)
-            entered.meta.events.register("after-call", demand_request_id)
+            if _is_of_aws(entered.meta.endpoint_url):
+                entered.meta.events.register("after-call", demand_request_id)
             return entered if calls is None else calls.timed(entered, service)
 
         async def side(service: str, is_wanted: bool) -> Any | None:
@@ -133,3 +139,7 @@ async def connect(
                 cloudwatch=await side("cloudwatch", cloudwatch),
             )
         yield clients
+
+
+def _is_of_aws(endpoint_url: str) -> bool:
+    return (urlsplit(endpoint_url).hostname or "").endswith(AWS_DOMAINS)

@@ -136,7 +136,8 @@ async def port_errors(limit_s: float) -> AsyncIterator[None]:
 
 
 def demand_request_id(http_response: Any, parsed: Any, **_: Any) -> None:
-    """`after-call` hook of a client. Raises UnknownOutcome for a success that AWS did not answer.
+    """`after-call` hook of a client of AWS itself. Raises UnknownOutcome for a success that AWS did
+    not answer.
 
     AWS gives each request an id. Without this, whatever else answers 200 would be a success: to the
     SDK a page of HTML, or nothing, is a JSON object without the fields that it does not have.
