@@ -464,15 +464,6 @@ class ChannelLog:
             start = page.items[-1].last + 1
         return forms
 
-    async def read_before(
-        self, channel: str, epoch: str, top: int, publications_max: int
-    ) -> list[Record]:
-        """The run of `epoch` that ends at offset `top`, ascending; see `forms_before`.
-
-        Raises PortError.
-        """
-        return await self.forms_before(_itself, channel, epoch, top, publications_max)
-
     async def forms_before(
         self,
         form: Callable[[Record], T],

@@ -70,6 +70,7 @@ __all__ = [
     "decode_json",
     "decode_payload",
     "decode_publications",
+    "dumps",
     "encode_error",
     "encode_lines_reply",
     "encode_reply",
@@ -570,10 +571,11 @@ def decode_publications(pubs: str, offset: int) -> tuple[Publication, ...]:
 
 def encode_stored(publication: Publication) -> str:
     """The text of a publication for the log. Raises Unencodable."""
-    return _dumps(publication.stored()).decode()
+    return dumps(publication.stored()).decode()
 
 
-def _dumps(value: Any) -> bytes:
+def dumps(value: Any) -> bytes:
+    """JSON of what goes to clients or into the log. Raises Unencodable."""
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError as error:
@@ -588,7 +590,7 @@ def encode_reply(command_id: int, method: str, result: Mapping[str, Json]) -> by
 
     Raises Unencodable.
     """
-    return _dumps({"id": command_id, method: result})
+    return dumps({"id": command_id, method: result})
 
 
 def encode_lines_reply(
@@ -604,7 +606,7 @@ def encode_member(info: ClientInfo) -> bytes:
 
     Raises Unencodable.
     """
-    return b"%b:%b" % (_dumps(info.client), _dumps(info.wire()))
+    return b"%b:%b" % (dumps(info.client), dumps(info.wire()))
 
 
 def encode_presence_reply(command_id: int, members: bytes) -> bytes:
@@ -677,7 +679,7 @@ def publication_pushes(channel: str | int, publications: Iterable[bytes]) -> lis
 def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
     """A `join` or `leave` push; `channel` as above. Raises Unencodable."""
     address = {"id" if isinstance(channel, int) else "channel": channel}
-    return _dumps({"push": address | {kind: {"info": info.wire()}}})
+    return dumps({"push": address | {kind: {"info": info.wire()}}})
 
 
 def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
@@ -690,7 +692,7 @@ def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
 
 def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
     """The push about a new server-side subscription. Raises Unencodable."""
-    return _dumps({"push": {"channel": channel, "subscribe": result}})
+    return dumps({"push": {"channel": channel, "subscribe": result}})
 
 
 def refresh_push(lasts: Mapping[str, Json]) -> bytes:

@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from roomcast.wire.json import Unencodable
+from roomcast.wire.json import dumps
 from roomcast.wire.publication import Publication
 
 __all__ = ["DATA_HEAD", "Sent", "encode_publication", "sent_of"]
@@ -42,10 +42,7 @@ DATA_HEAD: Final = b'{"data":'
 
 def encode_publication(publication: Publication) -> bytes:
     """The line, without what surrounds it in a push or a reply. Raises Unencodable."""
-    try:
-        return orjson.dumps(publication.wire())
-    except orjson.JSONEncodeError as error:
-        raise Unencodable("nested too deeply") from error
+    return dumps(publication.wire())
 
 
 def sent_of(publication: Publication, ts: int) -> Sent:

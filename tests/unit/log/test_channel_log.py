@@ -38,6 +38,10 @@ HOUR_S: Final = 3600.0
 TAIL_VALID_S: Final = (MIN_RETENTION_MS - MARGIN_MS) / 1000
 
 
+async def read_before(log: ChannelLog, top: int, publications_max: int) -> list[Record]:
+    return await log.forms_before(lambda record: record, CHANNEL, "e1", top, publications_max)
+
+
 def pending(*texts: str) -> list[Pending]:
     return [Pending.of(encode_stored(Publication(data=text))) for text in texts]
 
@@ -491,20 +495,20 @@ async def test_a_forward_read_stops_before_what_is_broken(fleet: Fleet) -> None:
 async def test_a_backward_read_is_the_run_that_ends_at_the_top(fleet: Fleet) -> None:
     log = log_over(fleet.world, fleet.clock)
     put(fleet.world, *run(1, 2), *run(4, 3, size=2))
-    records = await log.read_before(CHANNEL, "e1", 9, 100)
+    records = await read_before(log, 9, 100)
     assert [(record.offset, record.last) for record in records] == [(4, 5), (6, 7), (8, 9)]
     put(fleet.world, log_item(4, 5, epoch="e0"))
-    assert [record.offset for record in await log.read_before(CHANNEL, "e1", 9, 100)] == [6, 8]
-    assert await log.read_before(CHANNEL, "e1", 5, 100) == []
+    assert [record.offset for record in await read_before(log, 9, 100)] == [6, 8]
+    assert await read_before(log, 5, 100) == []
 
 
 async def test_a_backward_read_goes_over_pages_and_stops_when_it_has_enough(fleet: Fleet) -> None:
     put(fleet.world, *run(1, 3 * ITEMS_A_PAGE))
     log = log_over(fleet.world, fleet.clock)
-    records = await log.read_before(CHANNEL, "e1", 3 * ITEMS_A_PAGE, 10_000)
+    records = await read_before(log, 3 * ITEMS_A_PAGE, 10_000)
     assert [record.offset for record in records] == list(range(1, 3 * ITEMS_A_PAGE + 1))
     before = fleet.traffic.calls["read_backward"]
-    records = await log.read_before(CHANNEL, "e1", 3 * ITEMS_A_PAGE, ITEMS_A_PAGE + 1)
+    records = await read_before(log, 3 * ITEMS_A_PAGE, ITEMS_A_PAGE + 1)
     assert records[0].offset <= 2 * ITEMS_A_PAGE
     assert records[-1].offset == 3 * ITEMS_A_PAGE
     assert fleet.traffic.calls["read_backward"] == before + 2
@@ -512,7 +516,7 @@ async def test_a_backward_read_goes_over_pages_and_stops_when_it_has_enough(flee
 
 async def test_a_backward_read_begins_behind_what_is_broken(fleet: Fleet) -> None:
     put(fleet.world, *run(1, 5), replace(log_item(3), pubs="[]"))
-    records = await log_over(fleet.world, fleet.clock).read_before(CHANNEL, "e1", 5, 100)
+    records = await read_before(log_over(fleet.world, fleet.clock), 5, 100)
     assert [record.offset for record in records] == [4, 5]
 
 
@@ -523,7 +527,7 @@ async def test_reads_are_tried_again_within_a_bound(fleet: Fleet) -> None:
     assert data(await log.read_after(CHANNEL, "e1", 0, 10)) == ["hello"]
     fleet.world.fail_next("read_backward", UnknownOutcome(), times=100)
     with pytest.raises(UnknownOutcome):
-        await log.read_before(CHANNEL, "e1", 1, 10)
+        await read_before(log, 1, 10)
     assert fleet.traffic.calls["read_backward"] <= READ_DEADLINE_S + 2
 
 
