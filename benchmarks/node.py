@@ -41,9 +41,8 @@ from roomcast.testing.memory import (
 )
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import code_of
-from roomcast.wire.json import publication_push
+from roomcast.wire.encoding import publication_push, sent_of
 from roomcast.wire.publication import Publication
-from roomcast.wire.sent import encode_publication
 
 __all__ = ["WAYS"]
 
@@ -194,7 +193,7 @@ class Bench:
 
 
 def _push(pad: str) -> bytes:
-    return publication_push(CHANNEL, encode_publication(Publication(MARK + pad, offset=1000)))
+    return publication_push(CHANNEL, sent_of(Publication(MARK + pad, offset=1000), 0).line)
 
 
 async def main(queue_bytes_max: int, core: int) -> None:

@@ -23,7 +23,7 @@ from roomcast.presence.ports import Member
 from roomcast.presence.reads import CACHE_S
 from roomcast.system import SystemClock
 from roomcast.testing.memory import MemoryLeases, MemoryPresence, MemoryWorld
-from roomcast.wire.json import encode_presence_reply, encode_reply
+from roomcast.wire.encoding import encode_presence_reply, encode_reply
 from roomcast.wire.publication import ClientInfo
 
 __all__ = ["LISTED", "MEMBERS", "Bench"]

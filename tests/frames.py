@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from roomcast.wire.json import JSON_FRAMES, Bounds, Command, Reader
+from roomcast.wire.commands import JSON_FRAMES, Bounds, Command, Reader
 from roomcast.wire.protobuf import PROTOBUF_FRAMES
 
 __all__ = ["BOUNDS", "decode_frame", "decode_messages", "decoded"]

@@ -77,7 +77,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "log": _room(
         "③ the channel log: items, rules, turns, appends, history, idempotency",
         "backoff observe ports wire",
-        "structlog",
+        "orjson structlog",
     ),
     "delivery": _room(
         "④–⑧ envelope, poller, intake, order, hub, forms; canary and catch-up beside them",

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roomcast.wire.codes import Disconnect, Error
-from roomcast.wire.json import JSON_FRAMES
+from roomcast.wire.commands import JSON_FRAMES
 from roomcast.wire.protobuf import PROTOBUF_FRAMES
 from roomcast.wire.protobuf_schema import SCHEMA, Shape, message_class
 from tests.protobuf import command, read_messages

@@ -44,8 +44,8 @@ from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending, Tail
 from roomcast.log.watched_table import WatchedTable
 from roomcast.ports import PortError, UnknownOutcome
 from roomcast.testing.memory import MemoryChannelTable
+from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import Publication, Record, StreamPosition
-from roomcast.wire.sent import Sent
 from tests.simulation.checker import Kind, Violation
 from tests.simulation.world import READS, SimulatedWorld
 

@@ -14,14 +14,14 @@ from random import Random
 from typing import TypeVar
 
 from roomcast.delivery.envelope import checked_pubs, pack, record_text
+from roomcast.log.channel_log import decode_publications
 from roomcast.log.item import HEAD_OFFSET, Head, LogItem
 from roomcast.log.ports import Page
 from roomcast.log.rules import MARGIN_MS
 from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryChannelTable, MemoryWorld
-from roomcast.wire.json import decode_publications
+from roomcast.wire.encoding import sent_of
 from roomcast.wire.publication import MalformedPublication
-from roomcast.wire.sent import encode_publication
 from tests.simulation.reasons import Position, Readable, Truth
 
 T = TypeVar("T")
@@ -389,4 +389,4 @@ def _readable(item: LogItem) -> dict[int, Readable]:
         publications = decode_publications(item.pubs, item.offset)
     except MalformedPublication:
         return {}
-    return {each.offset: Readable(item.ts, len(encode_publication(each))) for each in publications}
+    return {each.offset: Readable(item.ts, len(sent_of(each, 0).line)) for each in publications}

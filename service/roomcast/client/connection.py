@@ -50,7 +50,7 @@ from roomcast.client.work import Pace, Work
 from roomcast.fleet.order_signals import RefreshOrder, SubscribeOrder
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Closing, Disconnect, Error
-from roomcast.wire.json import (
+from roomcast.wire.commands import (
     JSON_FRAMES,
     Command,
     OversizedRequest,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from roomcast.hooks.events import PublishReply, Unchanged
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Closing, Failing
-from roomcast.wire.json import HistoryRequest, SubscribeRequest
+from roomcast.wire.commands import HistoryRequest, SubscribeRequest
 from roomcast.wire.publication import ClientInfo, Json, StreamPosition
 
 __all__ = [

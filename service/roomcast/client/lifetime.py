@@ -14,7 +14,7 @@ from roomcast.client.peer import Peer
 from roomcast.client.services import Limits
 from roomcast.ports import Clock
 from roomcast.wire.codes import Disconnect
-from roomcast.wire.json import PING
+from roomcast.wire.encoding import PING
 
 __all__ = [
     "EXPIRY_GRACE_S",

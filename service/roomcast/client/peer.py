@@ -12,7 +12,7 @@ from roomcast.client.services import Socket
 from roomcast.client.session import Session
 from roomcast.observe.counters import ClientCounters
 from roomcast.wire.codes import Closing, Error, Failing, code_of, error_of
-from roomcast.wire.json import (
+from roomcast.wire.commands import (
     Command,
     ConnectRequest,
     HistoryRequest,
@@ -25,11 +25,9 @@ from roomcast.wire.json import (
     RpcRequest,
     SubRefreshRequest,
     SubscribeRequest,
-    Unencodable,
     UnsubscribeRequest,
-    encode_error,
-    encode_reply,
 )
+from roomcast.wire.encoding import Unencodable, encode_error, encode_reply
 
 __all__ = ["Ends", "Peer"]
 

@@ -19,7 +19,7 @@ from roomcast.client.work import Pace, Place, Work
 from roomcast.log.appender import Full, TooLarge
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Disconnect, Error
-from roomcast.wire.json import Unencodable
+from roomcast.wire.encoding import Unencodable
 from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["PUBLISH_WAIT_S", "Publishing"]

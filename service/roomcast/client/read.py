@@ -15,7 +15,7 @@ from roomcast.log.history import WrongEpoch, read_history
 from roomcast.ports import PortError
 from roomcast.presence.ports import TooManyMembers
 from roomcast.wire.codes import Error
-from roomcast.wire.json import encode_lines_reply, encode_presence_reply
+from roomcast.wire.encoding import encode_lines_reply, encode_presence_reply
 
 __all__ = ["PRESENCE_LIMIT_S", "READS_UNDER_WAY_MAX", "Reading"]
 

@@ -17,7 +17,7 @@ from roomcast.client.work import Work
 from roomcast.fleet.order_signals import RefreshOrder, SubscribeOrder
 from roomcast.ports import Clock
 from roomcast.wire.codes import Disconnect
-from roomcast.wire.json import refresh_push
+from roomcast.wire.encoding import refresh_push
 
 __all__ = ["ORDERS_UNDER_WAY_MAX", "ClientOrders"]
 

@@ -64,7 +64,7 @@ from roomcast.hooks.events import ConnectReply, SubscribeReply
 from roomcast.wire.capabilities import Grant
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name, personal_channel
 from roomcast.wire.codes import Disconnect, Error
-from roomcast.wire.json import (
+from roomcast.wire.commands import (
     Bounds,
     Command,
     ConnectRequest,

@@ -23,7 +23,7 @@ from roomcast.delivery.join_reads import JoinRequest, JoinResult
 from roomcast.delivery.recovery import RING_BYTES_MAX, Window
 from roomcast.ports import PortError
 from roomcast.wire.codes import Error
-from roomcast.wire.json import publication_push, subscribe_push, subscribe_result
+from roomcast.wire.encoding import publication_push, subscribe_push, subscribe_result
 from roomcast.wire.publication import StreamPosition
 
 __all__ = [

@@ -23,7 +23,7 @@ from roomcast.delivery.forms import form
 from roomcast.delivery.ports import Sink
 from roomcast.ports import PortError
 from roomcast.wire.codes import Disconnect, Unsubscribe
-from roomcast.wire.json import unsubscribe_push
+from roomcast.wire.encoding import unsubscribe_push
 from roomcast.wire.publication import ClientInfo
 
 __all__ = ["Subscription", "Subscriptions"]

@@ -16,8 +16,8 @@ from typing import Final
 import orjson
 
 from roomcast.delivery.fossil import delta
+from roomcast.wire.encoding import DATA_HEAD, Sent
 from roomcast.wire.publication import DATA_TEXT
-from roomcast.wire.sent import DATA_HEAD, Sent
 
 __all__ = ["FOSSIL", "PLAIN", "Chain", "Form", "Link", "Payload", "form", "whole"]
 

@@ -11,9 +11,9 @@ from typing import Final, Protocol
 from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
 from roomcast.delivery.ports import Framer, Sink
 from roomcast.observe.counters import FanoutCounters
-from roomcast.wire.json import LINE_END, info_push, publication_push, publication_pushes
+from roomcast.wire.commands import LINE_END
+from roomcast.wire.encoding import Sent, info_push, publication_push, publication_pushes
 from roomcast.wire.publication import ClientInfo
-from roomcast.wire.sent import Sent
 
 __all__ = ["FRAME_BYTES_SOFT_MAX", "Hub", "Subscriber"]
 

@@ -13,9 +13,8 @@ from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.signals import Heard
-from roomcast.wire.json import Unencodable
+from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
-from roomcast.wire.sent import Sent, sent_of
 
 __all__ = ["Intake"]
 

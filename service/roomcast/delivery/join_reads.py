@@ -39,8 +39,8 @@ from roomcast.delivery.recovery import (
     recover,
 )
 from roomcast.ports import Malformed, PortError
+from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import StreamPosition
-from roomcast.wire.sent import Sent
 
 __all__ = ["Evicted", "JoinReads", "JoinRequest", "JoinResult", "JoinTicket", "results"]
 

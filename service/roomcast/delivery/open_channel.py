@@ -29,9 +29,8 @@ from roomcast.delivery.tail_checks import TailChecks
 from roomcast.log.channel_log import ChannelLog, Resolved, record_of
 from roomcast.observe.counters import DeliveryCounters
 from roomcast.ports import Clock, PortError
-from roomcast.wire.json import Unencodable
+from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import Publication, Record
-from roomcast.wire.sent import Sent, sent_of
 
 __all__ = [
     "GAP_PUBLICATIONS_MAX",

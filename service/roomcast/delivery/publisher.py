@@ -11,7 +11,7 @@ from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NeverAppended, NotAppended, OffsetsUsedUp
 from roomcast.ports import NewId
 from roomcast.wire.codes import Error
-from roomcast.wire.json import Unencodable, encode_stored
+from roomcast.wire.encoding import Unencodable, encode_stored
 from roomcast.wire.publication import Publication
 
 __all__ = ["Publisher"]

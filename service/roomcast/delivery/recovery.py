@@ -14,8 +14,8 @@ from math import inf
 from typing import Final
 
 from roomcast.log.item import Head
+from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import StreamPosition
-from roomcast.wire.sent import Sent
 
 __all__ = [
     "RINGS_BYTES_MAX",

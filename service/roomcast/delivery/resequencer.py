@@ -31,9 +31,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from roomcast.wire.json import Unencodable
+from roomcast.wire.encoding import Unencodable, sent_of
 from roomcast.wire.publication import Publication, Record, StreamPosition
-from roomcast.wire.sent import encode_publication
 
 __all__ = ["HELD_BYTES_MAX", "HELD_PUBLICATIONS_MAX", "Next", "Resequencer", "weight"]
 
@@ -63,10 +62,7 @@ def weight(record: Record) -> int:
     A publication that cannot be encoded counts as much as everything that may be held.
     """
     try:
-        return sum(
-            len(encode_publication(publication)) + len(publication.text or "")
-            for publication in record.publications or ()
-        )
+        return sum(sent_of(each, record.ts).size for each in record.publications or ())
     except Unencodable:
         return HELD_BYTES_MAX
 

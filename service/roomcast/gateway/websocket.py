@@ -23,7 +23,7 @@ from roomcast.node.node import Node
 from roomcast.observe.counters import Limit
 from roomcast.rates import Bucket, Rate, Seldom, Turnstile
 from roomcast.wire.codes import Disconnect
-from roomcast.wire.json import JSON_FRAMES, Reader
+from roomcast.wire.commands import JSON_FRAMES, Reader
 from roomcast.wire.protobuf import PROTOBUF_FRAMES
 
 __all__ = [

@@ -35,7 +35,7 @@ from roomcast.log.lane import LANE_BYTES_MAX, Lane, Waiting
 from roomcast.log.rules import Pending, Tail, item_tail
 from roomcast.observe.counters import AppendCounters
 from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
-from roomcast.wire.json import encode_stored
+from roomcast.wire.encoding import encode_stored
 from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Publication, Record, StreamPosition
 

@@ -13,6 +13,7 @@ from functools import partial
 from math import inf
 from typing import Final, TypeVar
 
+import orjson
 import structlog
 
 from roomcast.backoff import FROM_NOTHING, Backoff
@@ -32,8 +33,12 @@ from roomcast.log.rules import (
     renewal_due,
 )
 from roomcast.ports import Clock, Contended, NewId, PortError, Refused, Throttled, UnknownOutcome
-from roomcast.wire.json import decode_publications
-from roomcast.wire.publication import MalformedPublication, Record, StreamPosition
+from roomcast.wire.publication import (
+    MalformedPublication,
+    Publication,
+    Record,
+    StreamPosition,
+)
 
 __all__ = [
     "APPEND_DEADLINE_S",
@@ -51,6 +56,7 @@ __all__ = [
     "OutcomeUnknown",
     "Postponed",
     "Resolved",
+    "decode_publications",
     "not_appended",
     "record_of",
 ]
@@ -564,3 +570,16 @@ class ChannelLog:
     async def back_off(self, attempt: int) -> None:
         """Wait before another attempt of a failed call or a lost race. `attempt` counts from 0."""
         await asyncio.sleep(_BACKOFF.pause_s(attempt + 1, self._random()))
+
+
+def decode_publications(pubs: str, offset: int) -> tuple[Publication, ...]:
+    """The publications of a log item whose first has `offset`. Raises MalformedPublication."""
+    try:
+        stored = orjson.loads(pubs)
+    except orjson.JSONDecodeError as error:
+        raise MalformedPublication("pubs is not JSON") from error
+    if not isinstance(stored, list):
+        raise MalformedPublication("pubs is not an array")
+    return tuple(
+        Publication.from_stored(entry, offset + index) for index, entry in enumerate(stored)
+    )

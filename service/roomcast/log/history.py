@@ -14,9 +14,8 @@ from typing import Final
 from roomcast.log.channel_log import ITEMS_A_PAGE, ChannelLog
 from roomcast.ports import Clock
 from roomcast.wire.channels import ChannelOptions
-from roomcast.wire.json import Unencodable
+from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import Record, StreamPosition
-from roomcast.wire.sent import Sent, sent_of
 
 __all__ = ["REPLY_BYTES_MAX", "History", "WrongEpoch", "read_history"]
 

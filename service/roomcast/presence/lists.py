@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from roomcast.wire.json import Unencodable, encode_member
+from roomcast.wire.encoding import Unencodable, encode_member
 from roomcast.wire.publication import ClientInfo
 
 __all__ = ["Crowd", "ListTooLarge", "crowd_of", "listing", "together", "totals"]

@@ -1,9 +1,9 @@
 """The protocol in Protobuf: decodes commands, and converts lines of JSON to messages.
 
-All replies and pushes exist as lines of JSON (service/roomcast/wire/json.py). This module converts
-them to messages, and commands to the values that their JSON would have. So no other module knows of
-two encodings. A frame holds one or more messages, each preceded by its length as a varint. An empty
-message is a ping from the server and a pong from the client.
+All replies and pushes exist as lines of JSON (service/roomcast/wire/encoding.py). This module
+converts them to messages, and commands to the values that their JSON would have. So no other module
+knows of two encodings. A frame holds one or more messages, each preceded by its length as a varint.
+An empty message is a ping from the server and a pong from the client.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 from google.protobuf.message import DecodeError, Message
 
-from roomcast.wire.json import (
+from roomcast.wire.commands import (
     COMMANDS_MAX,
     ID_MAX,
     Bounds,

@@ -1,9 +1,9 @@
 """Defines the Protobuf messages of the Centrifuge protocol: one table, and the classes built from
 it.
 
-The numbers are the protocol's. A request has the fields that service/roomcast/wire/json.py reads,
-and a parser skips all others. A reply or push has the fields that this server may send. `bytes`
-always hold the text of a JSON value.
+The numbers are the protocol's. A request has the fields that service/roomcast/wire/commands.py
+reads, and a parser skips all others. A reply or push has the fields that this server may send.
+`bytes` always hold the text of a JSON value.
 
 The classes live in their own pool. The process may hold another library's classes of the same
 protocol, and a pool takes each name only once.

@@ -83,7 +83,7 @@ class Publication:
     asked for deltas may get it as one.
 
     `text`: the data's JSON text as its publisher wrote it, if that was bytes and differs from the
-    encoded `data`. None = the same as the encoded `data` (service/roomcast/wire/json.py:
+    encoded `data`. None = the same as the encoded `data` (service/roomcast/wire/commands.py:
     `text_to_keep`).
     """
 

@@ -20,7 +20,7 @@ from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
 from roomcast.node.assembly import BURST_S, rate
 from roomcast.testing.memory import ManualClock
 from roomcast.wire.codes import Disconnect
-from roomcast.wire.json import JSON_FRAMES, Bounds, Command, Reader
+from roomcast.wire.commands import JSON_FRAMES, Bounds, Command, Reader
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, settled, until
 
 TOO_MANY = 111

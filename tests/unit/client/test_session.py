@@ -39,7 +39,7 @@ from roomcast.client.session import (
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
 from roomcast.wire.codes import Disconnect, Error
-from roomcast.wire.json import (
+from roomcast.wire.commands import (
     Bounds,
     Command,
     ConnectRequest,

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,6 @@ from roomcast.delivery.envelope import (
     signal_text,
 )
 from roomcast.log.item import LogItem
-from roomcast.wire.json import decode_json
 from roomcast.wire.publication import (
     TIME_MAX,
     ClientInfo,
@@ -35,7 +35,7 @@ from roomcast.wire.publication import (
 )
 from roomcast.wire.shapes import DEPTH_MAX
 
-DECODERS = pytest.mark.parametrize("loads", [json.loads, decode_json], ids=["stdlib", "orjson"])
+DECODERS = pytest.mark.parametrize("loads", [json.loads, orjson.loads], ids=["stdlib", "orjson"])
 Loads = Callable[[str], Any]
 
 WEIRD = st.sampled_from(
@@ -550,7 +550,7 @@ def test_one_damaged_item_never_spoils_the_message_it_travels_in(
     ((body, _),) = pack([text, text_of(Record("other", "e", 1, 1, 0, (Publication("x", 1),)))])
     assert is_fit_for_sqs(body)
     assert "\n" not in body
-    for loads in (json.loads, decode_json):
+    for loads in (json.loads, orjson.loads):
         envelope = parse(body, loads)
         assert envelope.broken == 0
         record, other = envelope.records

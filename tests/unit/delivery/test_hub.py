@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from roomcast.delivery.forms import PLAIN, Form, Payload
 from roomcast.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
 from roomcast.delivery.ports import Framer
-from roomcast.wire.json import info_push, publication_push
+from roomcast.wire.encoding import Sent, info_push, publication_push, sent_of
 from roomcast.wire.protobuf import encode_messages
 from roomcast.wire.publication import ClientInfo, Publication
-from roomcast.wire.sent import Sent, sent_of
 from tests.protobuf import as_it_is, parsed
 from tests.unit.worlds import Socket
 

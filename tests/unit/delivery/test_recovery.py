@@ -24,8 +24,8 @@ from roomcast.delivery.recovery import (
     recover,
 )
 from roomcast.log.item import Head
+from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import StreamPosition
-from roomcast.wire.sent import Sent
 
 LINE = b"x" * (RING_BYTES_MAX + 10)
 

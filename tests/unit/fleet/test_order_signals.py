@@ -31,8 +31,8 @@ from roomcast.fleet.order_signals import (
 from roomcast.gateway.writer import close_frame
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
+from roomcast.wire.encoding import sent_of
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
-from roomcast.wire.sent import encode_publication
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 CHANNELS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=6)
@@ -128,7 +128,7 @@ def test_whatever_comes_is_an_order_or_malformed(kind: str, channel: str, body: 
         case RefreshOrder() | SubscribeOrder():
             assert order.expires_at is None or 0 < order.expires_at <= TOKEN_TIME_MAX
             info = order.info if isinstance(order, RefreshOrder) else order.sub.info
-            encode_publication(Publication(1, info=ClientInfo("u", "c", info, info)))
+            sent_of(Publication(1, info=ClientInfo("u", "c", info, info)), 0)
 
 
 ANN: dict[str, Any] = {"user": "ann"}

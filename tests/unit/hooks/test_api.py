@@ -16,7 +16,7 @@ from roomcast.hooks import (
     RpcRegistry,
     is_async,
 )
-from roomcast.wire.json import PUBLISH_METHOD
+from roomcast.wire.commands import PUBLISH_METHOD
 
 
 async def answer(event: RpcEvent) -> Json:

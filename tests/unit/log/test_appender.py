@@ -29,7 +29,7 @@ from roomcast.log.lane import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import Stage
-from roomcast.wire.json import Unencodable
+from roomcast.wire.encoding import Unencodable
 from roomcast.wire.publication import Publication, Record, StreamPosition
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled, until

@@ -27,7 +27,7 @@ from roomcast.log.item import Head, LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending
 from roomcast.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock, MemoryWorld
-from roomcast.wire.json import encode_stored
+from roomcast.wire.encoding import encode_stored
 from roomcast.wire.publication import Publication, Record
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged

@@ -12,13 +12,12 @@ from typing import Any, Final
 import pytest
 
 from roomcast.log import channel_log
-from roomcast.log.channel_log import ITEMS_A_PAGE, Appended, ChannelLog
+from roomcast.log.channel_log import ITEMS_A_PAGE, Appended, ChannelLog, decode_publications
 from roomcast.log.history import REPLY_BYTES_MAX, History, WrongEpoch, read_history
 from roomcast.log.item import Head
 from roomcast.log.rules import MIN_RETENTION_MS, Pending
 from roomcast.ports import PortError, Throttled
 from roomcast.wire.channels import ChannelOptions
-from roomcast.wire.json import decode_publications
 from roomcast.wire.publication import StreamPosition
 from tests.unit.worlds import Fleet, log_over, running
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
 from roomcast.log.item import LogItem
-from roomcast.wire.json import decode_json
 from roomcast.wire.publication import Record
 from stream_lambda import handler as module
 from stream_lambda.handler import (
@@ -227,7 +227,7 @@ def test_a_name_that_no_decoder_takes_costs_no_other_record(name: str) -> None:
     planned = plan(event(strange, append(2)))
     assert planned.skipped == {"UnicodeEncodeError": 1}
     [entry] = planned.entries
-    assert [record.offset for record in parse(entry.body, decode_json).records] == [2]
+    assert [record.offset for record in parse(entry.body, orjson.loads).records] == [2]
 
 
 def test_a_rejected_entry_is_reported_by_its_lowest_sequence_number(

@@ -22,15 +22,14 @@ from hypothesis import strategies as st
 
 from roomcast.delivery.envelope import checked_pubs, pack, parse, record_text
 from roomcast.delivery.forms import Payload, whole
+from roomcast.log.channel_log import decode_publications
 from roomcast.log.item import LogItem
-from roomcast.wire import json as protocol
-from roomcast.wire import protobuf
+from roomcast.wire import commands, encoding, protobuf
 from roomcast.wire.codes import Error, Unsubscribe
-from roomcast.wire.json import (
+from roomcast.wire.commands import (
     COMMANDS_MAX,
     DATA_AND_TEXT_BYTES_MAX,
     LINE_END,
-    PING,
     PUBLISH_METHOD,
     Bounds,
     Command,
@@ -45,24 +44,27 @@ from roomcast.wire.json import (
     RpcPublishRequest,
     SendRequest,
     SubscribeRequest,
-    decode_json,
-    decode_publications,
+    text_to_keep,
+)
+from roomcast.wire.encoding import (
+    PING,
     encode_error,
     encode_lines_reply,
+    encode_member,
+    encode_presence_reply,
     encode_reply,
     encode_stored,
     info_push,
     publication_push,
     refresh_push,
+    sent_of,
     subscribe_push,
     subscribe_result,
-    text_to_keep,
     unsubscribe_push,
 )
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 from roomcast.wire.protobuf_schema import SCHEMA, Shape
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
-from roomcast.wire.sent import encode_publication, sent_of
 from tests.frames import decode_frame, decode_messages, decoded
 from tests.protobuf import as_it_is, command, parsed, read_messages, without_empty
 
@@ -181,7 +183,7 @@ def test_what_the_sdk_sends_is_understood() -> None:
         ]
     )
     connect, subscribe, pong, send = decode_messages(sent)
-    assert (connect.id, connect.request) == (1, protocol.ConnectRequest("t", name="python"))
+    assert (connect.id, connect.request) == (1, commands.ConnectRequest("t", name="python"))
     since = StreamPosition("e", 7)
     assert subscribe.request == SubscribeRequest("c", since=since)
     assert pong == Command(0, Pong(), 0)
@@ -238,13 +240,13 @@ def test_unknown_fields_are_skipped() -> None:
     [one, other] = decode_messages(
         known + bytes([len(known) - 1 + len(unknown)]) + known[1:] + unknown
     )
-    assert one.request == other.request == protocol.UnsubscribeRequest("c")
+    assert one.request == other.request == commands.UnsubscribeRequest("c")
 
 
 def test_a_field_of_another_type_is_an_unknown_field() -> None:
     """The channel's name as a number: as Protobuf has it, and as if there were none."""
     [decoded] = decode_messages(b"\x06\x08\x01\x32\x02\x08\x05")
-    assert decoded.request == protocol.UnsubscribeRequest("")
+    assert decoded.request == commands.UnsubscribeRequest("")
 
 
 @pytest.mark.parametrize(
@@ -322,7 +324,7 @@ def test_bytes_come_out_as_they_went_in(raw: bytes, older: bool) -> None:
     pubs = f"[{encode_stored(published)}]"
     item = LogItem("c", 1, 1, "e", pubs, "b", "n", 1, 1)
     assert json.loads(pubs)[0]["data"] == said.data, "what nodes of older releases read"
-    [record] = parse(next(pack([record_text(item, checked_pubs(item))]))[0], decode_json).records
+    [record] = parse(next(pack([record_text(item, checked_pubs(item))]))[0], orjson.loads).records
     assert record.publications is not None
     for found in (*record.publications, *decode_publications(pubs, 1)):
         sent = sent_of(found, 0)
@@ -426,7 +428,7 @@ def test_the_parser_in_python_refuses_the_same() -> None:
     """
     program = f"""
 from google.protobuf.internal import api_implementation
-from roomcast.wire.json import ProtocolViolation
+from roomcast.wire.commands import ProtocolViolation
 from tests.frames import decode_messages
 assert api_implementation.Type() == "python"
 for frame in {list(MALFORMED.values())!r}:
@@ -480,7 +482,7 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
             lambda number, pubs, at: encode_lines_reply(
                 number,
                 "history",
-                [encode_publication(pub) for pub in pubs],
+                [sent_of(pub, 0).line for pub in pubs],
                 {"epoch": at.epoch, "offset": at.offset},
             ),
             IDS,
@@ -494,7 +496,7 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
                 subscribe_result(
                     position=at,
                     recoverable=flag,
-                    publications=[encode_publication(pub) for pub in pubs],
+                    publications=[sent_of(pub, 0).line for pub in pubs],
                     recovered=flag,
                     was_recovering=flag,
                 ),
@@ -504,11 +506,18 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
             st.none() | POSITIONS,
             st.booleans(),
         )
-        | st.builds(lambda pub: publication_push("c", encode_publication(pub)), PUBLICATIONS)
+        | st.builds(lambda pub: publication_push("c", sent_of(pub, 0).line), PUBLICATIONS)
         | st.builds(
             info_push, TEXT | st.integers(1, 2**53), st.sampled_from(["join", "leave"]), INFOS
         )
-        | st.builds(lambda pub: publication_push(7, encode_publication(pub)), PUBLICATIONS)
+        | st.builds(lambda pub: publication_push(7, sent_of(pub, 0).line), PUBLICATIONS)
+        | st.builds(
+            lambda number, infos: encode_presence_reply(
+                number, b"{" + b",".join(encode_member(each) for each in infos) + b"}"
+            ),
+            IDS,
+            st.lists(INFOS, max_size=2, unique_by=lambda info: info.client),
+        )
         | st.builds(unsubscribe_push, TEXT, st.sampled_from(Unsubscribe))
         | st.builds(subscribe_push, TEXT, values("Subscribe"))
         | st.builds(refresh_push, values("Refresh"))
@@ -523,12 +532,14 @@ def test_whatever_is_said_in_lines_is_said_in_messages(lines: list[bytes]) -> No
 
 def test_every_line_that_can_be_written_is_in_that_test() -> None:
     written = {
-        name for name in protocol.__all__ if name.startswith("encode_") or name.endswith("_push")
+        name for name in encoding.__all__ if name.startswith("encode_") or name.endswith("_push")
     }
-    for_the_log = {"encode_stored"}
-    assert written - for_the_log == {
+    # For the log, and for a part of a line.
+    others = {"encode_stored", "encode_member"}
+    assert written - others == {
         "encode_error",
         "encode_lines_reply",
+        "encode_presence_reply",
         "encode_reply",
         "info_push",
         "publication_push",
@@ -545,7 +556,7 @@ def test_every_push_of_the_table_goes_through(push: dict[str, Any]) -> None:
 
 @given(JSON)
 def test_data_is_the_text_of_its_json(data: Any) -> None:
-    line = publication_push("c", encode_publication(Publication(data)))
+    line = publication_push("c", sent_of(Publication(data), 0).line)
     [reply] = Sdk.decode_replies(encode_messages(line))
     assert reply["push"]["channel"] == "c"
     # The SDK has bytes as base64.
@@ -553,7 +564,7 @@ def test_data_is_the_text_of_its_json(data: Any) -> None:
 
 
 def test_null_is_data_too() -> None:
-    line = publication_push("c", encode_publication(Publication(None, offset=1)))
+    line = publication_push("c", sent_of(Publication(None, offset=1), 0).line)
     [said] = read_messages(encode_messages(line))
     assert said == {"push": {"channel": "c", "pub": {"data": None, "offset": 1}}}
 
@@ -576,7 +587,7 @@ def test_messages_of_any_size_can_be_told_apart(size: int) -> None:
 
 def test_what_a_field_cannot_hold_does_not_keep_the_rest_back() -> None:
     published = Publication("x", offset=7, time=2**63, tags={"a": "b"})
-    [said] = read_messages(encode_messages(publication_push("c", encode_publication(published))))
+    [said] = read_messages(encode_messages(publication_push("c", sent_of(published, 0).line)))
     assert said["push"]["pub"] == {"data": "x", "offset": 7, "tags": {"a": "b"}}
 
 
@@ -592,6 +603,6 @@ def test_data_that_is_nested_as_deeply_as_json_may_be() -> None:
     for _ in range(250):
         data = [data]
     line = encode_lines_reply(
-        1, "history", [encode_publication(Publication(data))], {"epoch": "e", "offset": 1}
+        1, "history", [sent_of(Publication(data), 0).line], {"epoch": "e", "offset": 1}
     )
     assert b"[" * 250 in encode_messages(line)

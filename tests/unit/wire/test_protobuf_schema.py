@@ -11,7 +11,7 @@ import pytest
 from centrifuge.protocol import client_pb2
 from google.protobuf import descriptor_pb2
 
-from roomcast.wire import json as protocol
+from roomcast.wire import commands
 from roomcast.wire.protobuf_schema import SCHEMA, Field, Shape, message_class
 
 
@@ -101,15 +101,15 @@ class Asked(dict[str, Any]):
         return {}
 
 
-@pytest.mark.parametrize("method", protocol._DECODERS)
+@pytest.mark.parametrize("method", commands._DECODERS)
 def test_a_request_has_the_fields_that_are_read_of_it(method: str) -> None:
     asked = Asked()
-    protocol._DECODERS[method](asked)
+    commands._DECODERS[method](asked)
     assert asked.names == set(SCHEMA[SCHEMA["Command"][method].of])
 
 
 def test_every_method_is_a_command_and_has_a_result() -> None:
-    methods = set(protocol._DECODERS)
+    methods = set(commands._DECODERS)
     assert set(SCHEMA["Command"]) == {"id", *methods}
     assert set(SCHEMA["Reply"]) == {"id", "error", "push", *methods - {"send"}}
 

@@ -30,7 +30,8 @@ from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NotAppended, OutcomeUnknown
 from roomcast.wire.channels import is_valid_name
 from roomcast.wire.codes import Error
-from roomcast.wire.json import Unencodable, text_to_keep
+from roomcast.wire.commands import text_to_keep
+from roomcast.wire.encoding import Unencodable
 from roomcast.wire.publication import Json, Publication
 
 __all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]

@@ -1,29 +1,20 @@
-"""The Centrifuge client protocol, version 2, in JSON: decodes commands, encodes replies and pushes.
+"""Decodes the frames of clients to commands, in version 2 of the Centrifuge client protocol.
 
-A text frame holds one or more JSON objects, one a line, in both directions. A command has an `id`
-and exactly one request. A reply echoes the id with an error or a result of the same name. A push
-has no id. `{}` is a ping from the server and a pong from the client. Empty fields are left out,
-except for those that docs/protocol.md lists.
+A text frame holds one or more JSON objects, one a line. Each is a command: an `id`, and exactly one
+request. `{}` is a pong.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from roomcast.wire.codes import Failing, Unsubscribe, error_of
 from roomcast.wire.keys import is_valid_key
-from roomcast.wire.publication import (
-    ClientInfo,
-    Json,
-    MalformedPublication,
-    Publication,
-    StreamPosition,
-)
+from roomcast.wire.publication import Json, StreamPosition
 from roomcast.wire.shapes import (
     COUNT,
     FLAG,
@@ -41,7 +32,6 @@ __all__ = [
     "ID_MAX",
     "JSON_FRAMES",
     "LINE_END",
-    "PING",
     "PUBLISH_METHOD",
     "Bounds",
     "Command",
@@ -63,31 +53,15 @@ __all__ = [
     "SendRequest",
     "SubRefreshRequest",
     "SubscribeRequest",
-    "Unencodable",
     "UnsubscribeRequest",
     "command_of",
     "decode_command",
-    "decode_json",
     "decode_payload",
-    "decode_publications",
-    "dumps",
-    "encode_error",
-    "encode_lines_reply",
-    "encode_reply",
-    "encode_stored",
     "has_too_many",
-    "info_push",
-    "publication_push",
-    "publication_pushes",
-    "refresh_push",
     "split_frame",
-    "subscribe_push",
-    "subscribe_result",
     "text_to_keep",
-    "unsubscribe_push",
 ]
 
-PING: Final = b"{}"
 # Between the lines of one frame.
 LINE_END: Final = b"\n"
 # Commands in one frame: SDKs send a connect and all their subscriptions (128 at most) in one.
@@ -122,10 +96,6 @@ _ID_BYTES_MAX: Final = 64
 
 class ProtocolViolation(ValueError):
     """A frame violates the protocol: the connection is closed with 3501."""
-
-
-class Unencodable(ValueError):
-    """A payload cannot be encoded as JSON again, because it is nested too deeply."""
 
 
 class _BadField(ValueError):
@@ -519,15 +489,18 @@ _DECODERS: Final[Mapping[str, Callable[[dict[str, Any]], Request]]] = {
 
 
 def _text(params: dict[str, Any], name: str) -> str:
-    return member_or_null(params, name, TEXT, "", _BadField)
+    value = params.get(name)
+    return "" if value is None else checked(value, name, TEXT, _BadField)
 
 
 def _flag(params: dict[str, Any], name: str) -> bool:
-    return member_or_null(params, name, FLAG, False, _BadField)
+    value = params.get(name)
+    return False if value is None else checked(value, name, FLAG, _BadField)
 
 
 def _count(params: dict[str, Any], name: str) -> int:
-    return member_or_null(params, name, COUNT, 0, _BadField)
+    value = params.get(name)
+    return 0 if value is None else checked(value, name, COUNT, _BadField)
 
 
 # ---- payloads
@@ -549,155 +522,3 @@ def text_to_keep(raw: bytes, data: Json) -> str | None:
         return None
     text = raw.decode()
     return text if len(encoded) + len(orjson.dumps(text)) <= DATA_AND_TEXT_BYTES_MAX else None
-
-
-def decode_json(text: str) -> Any:
-    """`json.loads`, faster and stricter. Raises ValueError."""
-    return orjson.loads(text)
-
-
-def decode_publications(pubs: str, offset: int) -> tuple[Publication, ...]:
-    """The publications of a log item whose first has `offset`. Raises MalformedPublication."""
-    try:
-        stored = orjson.loads(pubs)
-    except orjson.JSONDecodeError as error:
-        raise MalformedPublication("pubs is not JSON") from error
-    if not isinstance(stored, list):
-        raise MalformedPublication("pubs is not an array")
-    return tuple(
-        Publication.from_stored(entry, offset + index) for index, entry in enumerate(stored)
-    )
-
-
-def encode_stored(publication: Publication) -> str:
-    """The text of a publication for the log. Raises Unencodable."""
-    return dumps(publication.stored()).decode()
-
-
-def dumps(value: Any) -> bytes:
-    """JSON of what goes to clients or into the log. Raises Unencodable."""
-    try:
-        return orjson.dumps(value)
-    except orjson.JSONEncodeError as error:
-        raise Unencodable("nested too deeply") from error
-
-
-# ---- replies and pushes to lines
-
-
-def encode_reply(command_id: int, method: str, result: Mapping[str, Json]) -> bytes:
-    """One reply line. `result` is always present, even if empty, because SDKs access it.
-
-    Raises Unencodable.
-    """
-    return dumps({"id": command_id, method: result})
-
-
-def encode_lines_reply(
-    command_id: int, method: str, publications: Sequence[bytes], result: Mapping[str, Json]
-) -> bytes:
-    """A reply whose result always contains `publications`, encoded by `encode_publication`."""
-    lines = [orjson.Fragment(line) for line in publications]
-    return orjson.dumps({"id": command_id, method: {"publications": lines, **result}})
-
-
-def encode_member(info: ClientInfo) -> bytes:
-    """One member of the object in a presence reply: its client id and its info.
-
-    Raises Unencodable.
-    """
-    return b"%b:%b" % (dumps(info.client), dumps(info.wire()))
-
-
-def encode_presence_reply(command_id: int, members: bytes) -> bytes:
-    """The reply to `presence`. `members`: the JSON object of infos by client id."""
-    return orjson.dumps({"id": command_id, "presence": {"presence": orjson.Fragment(members)}})
-
-
-def encode_error(command_id: int, error: Failing) -> bytes:
-    """The line that answers a command with an error."""
-    code = error_of(error)
-    fields: dict[str, Json] = {"code": code.code, "message": code.message}
-    if code.temporary:
-        fields["temporary"] = True
-    return orjson.dumps({"id": command_id, "error": fields})
-
-
-def subscribe_result(
-    *,
-    position: StreamPosition | None,
-    recoverable: bool,
-    publications: Sequence[bytes] = (),
-    recovered: bool = False,
-    was_recovering: bool = False,
-    delta: bool = False,
-    number: int = 0,
-) -> dict[str, Json]:
-    """The result of a subscribe command. `publications`: encoded by `encode_publication`.
-
-    `number`: the channel's number.
-    """
-    result: dict[str, Json] = {}
-    if recoverable:
-        result["recoverable"] = True
-    if position is not None:
-        result["positioned"] = True
-        result["epoch"] = position.epoch
-        if position.offset:
-            result["offset"] = position.offset
-    if publications:
-        result["publications"] = [orjson.Fragment(line) for line in publications]
-    if recovered:
-        result["recovered"] = True
-    if was_recovering:
-        result["was_recovering"] = True
-    if delta:
-        result["delta"] = True
-    if number:
-        result["id"] = number
-    return result
-
-
-def publication_push(channel: str | int, publication: bytes) -> bytes:
-    """The push of a `publication` that `encode_publication` wrote.
-
-    `channel`: its name, or its number for clients that know the number.
-    """
-    [push] = publication_pushes(channel, (publication,))
-    return push
-
-
-def publication_pushes(channel: str | int, publications: Iterable[bytes]) -> list[bytes]:
-    """A push for each of `publications`, as above."""
-    address = (
-        b'"id":%d' % channel if isinstance(channel, int) else b'"channel":' + orjson.dumps(channel)
-    )
-    head = b'{"push":{' + address + b',"pub":'
-    return [head + publication + b"}}" for publication in publications]
-
-
-def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
-    """A `join` or `leave` push; `channel` as above. Raises Unencodable."""
-    address = {"id" if isinstance(channel, int) else "channel": channel}
-    return dumps({"push": address | {kind: {"info": info.wire()}}})
-
-
-def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
-    """The push that ends a subscription from the server's side."""
-    code = why.value
-    return orjson.dumps(
-        {"push": {"channel": channel, "unsubscribe": {"code": code.code, "reason": code.reason}}}
-    )
-
-
-def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
-    """The push about a new server-side subscription. Raises Unencodable."""
-    return dumps({"push": {"channel": channel, "subscribe": result}})
-
-
-def refresh_push(lasts: Mapping[str, Json]) -> bytes:
-    """The push about the connection's new expiry.
-
-    `lasts`: `expires` and `ttl`, or empty: for ever.
-    """
-    return orjson.dumps({"push": {"refresh": lasts}})

@@ -1,6 +1,4 @@
-"""service/roomcast/wire/json.py: frames to commands,
-and replies and pushes to lines that SDKs can read.
-"""
+"""service/roomcast/wire/commands.py: frames to commands."""
 
 from __future__ import annotations
 
@@ -10,15 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from roomcast.wire import json as protocol
-from roomcast.wire.codes import Error, Unsubscribe
-from roomcast.wire.json import (
+from roomcast.wire import commands
+from roomcast.wire.commands import (
     COMMANDS_MAX,
-    LINE_END,
-    PING,
     PUBLISH_METHOD,
     Bounds,
     Command,
@@ -39,22 +34,10 @@ from roomcast.wire.json import (
     SendRequest,
     SubRefreshRequest,
     SubscribeRequest,
-    Unencodable,
     UnsubscribeRequest,
-    decode_json,
     decode_payload,
-    decode_publications,
-    encode_error,
-    encode_lines_reply,
-    encode_reply,
-    encode_stored,
-    info_push,
-    publication_push,
-    subscribe_result,
-    unsubscribe_push,
 )
-from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, StreamPosition
-from roomcast.wire.sent import encode_publication
+from roomcast.wire.publication import StreamPosition
 from tests.frames import decode_frame, decoded
 
 TEXT = st.text(max_size=6) | st.sampled_from(["\n", "\r", "\u2028", "\ufffe", '"', "\x00", "😀"])
@@ -69,21 +52,6 @@ JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
-)
-INFOS = st.builds(
-    ClientInfo,
-    TEXT,
-    TEXT,
-    JSON.filter(lambda value: value is not None),
-    st.none() | st.just({"a": 1}),
-)
-PUBLICATIONS = st.builds(
-    Publication,
-    data=JSON,
-    offset=st.integers(0, 2**53 - 1),
-    info=st.none() | INFOS,
-    tags=st.none() | st.dictionaries(TEXT, TEXT, min_size=1, max_size=2),
-    time=st.integers(0, 2**53 - 1),
 )
 METHODS = [
     "connect",
@@ -109,19 +77,6 @@ def decode(method: str, params: Any) -> Request:
     (command,) = decode_frame(line(method, params))
     assert command.id == 1
     return command.request
-
-
-def parsed(written: bytes) -> dict[str, Any]:
-    """The object of one line. Fails unless it is one line of strict JSON."""
-    assert b"\n" not in written
-    assert b"\r" not in written
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    value = json.loads(written.decode(), parse_constant=refuse)
-    assert isinstance(value, dict)
-    return value
 
 
 # ---- every command
@@ -399,10 +354,10 @@ def test_what_is_too_large_is_not_decoded_but_for_its_id(
 ) -> None:
     at_limit = text % (b"x" * (1000 - len(text) + 2))
     assert len(at_limit) == 1000
-    [taken] = decoded(at_limit, protocol.JSON_FRAMES, Bounds(1000, 128))
+    [taken] = decoded(at_limit, commands.JSON_FRAMES, Bounds(1000, 128))
     assert (taken.id, type(taken.request)) == (7, PublishRequest)
-    monkeypatch.setattr(protocol, "decode_payload", None)
-    assert decoded(at_limit, protocol.JSON_FRAMES, Bounds(999, 128)) == [
+    monkeypatch.setattr(commands, "decode_payload", None)
+    assert decoded(at_limit, commands.JSON_FRAMES, Bounds(999, 128)) == [
         Command(7, OversizedRequest(), 1000)
     ]
 
@@ -420,15 +375,15 @@ def test_what_is_too_large_is_not_decoded_but_for_its_id(
 )
 def test_what_is_too_large_and_has_no_id_to_be_found_is_a_violation(text: bytes) -> None:
     with pytest.raises(ProtocolViolation):
-        decoded(text % (b"x" * 1000), protocol.JSON_FRAMES, Bounds(1000, 128))
+        decoded(text % (b"x" * 1000), commands.JSON_FRAMES, Bounds(1000, 128))
 
 
 def test_subs_of_a_connect_have_a_bound() -> None:
     subs = {f"c{index}": {"recover": True, "epoch": "e", "offset": 1} for index in range(4)}
-    [most] = decoded(line("connect", {"subs": subs}), protocol.JSON_FRAMES, Bounds(1000, 4))
+    [most] = decoded(line("connect", {"subs": subs}), commands.JSON_FRAMES, Bounds(1000, 4))
     assert isinstance(most.request, ConnectRequest)
     assert len(most.request.since) == 4
-    [more] = decoded(line("connect", {"subs": subs}), protocol.JSON_FRAMES, Bounds(1000, 3))
+    [more] = decoded(line("connect", {"subs": subs}), commands.JSON_FRAMES, Bounds(1000, 3))
     assert more.request == InvalidRequest("connect")
 
 
@@ -545,186 +500,3 @@ def test_a_field_of_a_wrong_type_makes_the_request_invalid(method: str, name: st
 )
 def test_values_that_make_no_sense(method: str, params: dict[str, Any]) -> None:
     assert decode(method, params) == InvalidRequest(method)
-
-
-# ---- publications
-
-
-@settings(max_examples=50)
-@given(st.lists(PUBLICATIONS, max_size=3))
-def test_publications_survive_the_log(published: list[Publication]) -> None:
-    pubs = "[" + ",".join(encode_stored(each) for each in published) + "]"
-    assert "\n" not in pubs
-    found = decode_publications(pubs, 5)
-    assert [each.offset for each in found] == list(range(5, 5 + len(published)))
-    for before, after in zip(published, found, strict=True):
-        assert after.stored() == json.loads(json.dumps(before.stored()))
-
-
-@pytest.mark.parametrize(
-    "pubs",
-    ["", "x", "{}", "null", "[1]", "[{}]", '[{"data":NaN}]', '[{"data":"\\ud800"}]', "[" * 5000],
-)
-def test_broken_publications_are_malformed(pubs: str) -> None:
-    with pytest.raises(MalformedPublication):
-        decode_publications(pubs, 1)
-
-
-@given(PUBLICATIONS)
-def test_a_publication_is_one_line(publication: Publication) -> None:
-    assert parsed(encode_publication(publication)) == publication.wire()
-
-
-def nested(depth: int) -> Any:
-    value: Any = 0
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-@pytest.mark.parametrize(
-    "data", [nested(300), "\ud800", {1: 2}, 2**70, object()], ids=lambda data: str(type(data))
-)
-def test_what_cannot_be_written_is_told(data: Any) -> None:
-    publication = Publication(data)
-    for write in (encode_stored, encode_publication):
-        with pytest.raises(Unencodable):
-            write(publication)
-    with pytest.raises(Unencodable):
-        encode_reply(1, "rpc", {"data": data})
-    with pytest.raises(Unencodable):
-        info_push("c", "join", ClientInfo("u", "c", data))
-
-
-@given(JSON)
-def test_json_is_decoded_as_the_standard_library_does(value: Any) -> None:
-    text = json.dumps(value)
-    assert decode_json(text) == json.loads(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "NaN", "Infinity", "1e999", '"\\ud800"', "\ud800", "{", "01", "[" * 5000]
-)
-def test_what_is_not_json_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the contract: as json.loads
-        decode_json(text)
-
-
-# ---- replies
-
-
-def test_a_ping_is_an_empty_object() -> None:
-    assert parsed(PING) == {}
-
-
-@pytest.mark.parametrize("method", ["connect", "subscribe", "publish", "unsubscribe"])
-def test_a_result_is_there_also_when_it_is_empty(method: str) -> None:
-    assert parsed(encode_reply(3, method, {})) == {"id": 3, method: {}}
-
-
-@given(st.integers(1, 2**32 - 1), st.dictionaries(TEXT, JSON, max_size=3))
-def test_a_reply_is_one_line(command_id: int, result: dict[str, Any]) -> None:
-    assert parsed(encode_reply(command_id, "rpc", result)) == {"id": command_id, "rpc": result}
-
-
-@settings(max_examples=50)
-@given(st.integers(1, 2**32 - 1), st.lists(PUBLICATIONS, max_size=3))
-def test_a_history_reply_holds_the_lines_as_they_are(
-    command_id: int, published: list[Publication]
-) -> None:
-    lines = [encode_publication(each) for each in published]
-    reply = parsed(encode_lines_reply(command_id, "history", lines, {"epoch": "e", "offset": 0}))
-    # All three are always there: SDKs index them.
-    assert reply == {
-        "id": command_id,
-        "history": {"publications": [each.wire() for each in published], "epoch": "e", "offset": 0},
-    }
-
-
-@pytest.mark.parametrize("error", Error, ids=str)
-def test_an_error_has_code_and_message(error: Error) -> None:
-    fields: dict[str, Any] = {"code": error.value.code, "message": error.value.message}
-    if error.value.temporary:
-        fields["temporary"] = True
-    assert parsed(encode_error(9, error)) == {"id": 9, "error": fields}
-
-
-# ---- the subscribe result
-
-
-@given(
-    st.none()
-    | st.builds(StreamPosition, st.text(min_size=1, max_size=4), st.integers(0, 2**53 - 1)),
-    st.booleans(),
-    st.lists(PUBLICATIONS, max_size=3),
-    st.booleans(),
-    st.booleans(),
-)
-def test_a_subscribe_result_leaves_out_what_is_empty(
-    position: StreamPosition | None,
-    recoverable: bool,
-    missed: list[Publication],
-    recovered: bool,
-    was_recovering: bool,
-) -> None:
-    result = subscribe_result(
-        position=position,
-        recoverable=recoverable,
-        publications=[encode_publication(each) for each in missed],
-        recovered=recovered,
-        was_recovering=was_recovering,
-    )
-    reply = parsed(encode_reply(2, "subscribe", result))
-    expected = {
-        "recoverable": recoverable,
-        "positioned": position is not None,
-        "epoch": position.epoch if position else "",
-        "offset": position.offset if position else 0,
-        "publications": [each.wire() for each in missed],
-        "recovered": recovered,
-        "was_recovering": was_recovering,
-    }
-    assert reply == {
-        "id": 2,
-        "subscribe": {name: value for name, value in expected.items() if value},
-    }
-
-
-def test_a_position_at_the_beginning_still_has_an_epoch() -> None:
-    result = subscribe_result(position=StreamPosition("e", 0), recoverable=True)
-    assert result == {"recoverable": True, "positioned": True, "epoch": "e"}
-    assert subscribe_result(position=None, recoverable=False) == {}
-
-
-# ---- pushes
-
-
-@given(TEXT, PUBLICATIONS)
-def test_a_publication_push(channel: str, publication: Publication) -> None:
-    push = parsed(publication_push(channel, encode_publication(publication)))
-    assert push == {"push": {"channel": channel, "pub": publication.wire()}}
-
-
-@given(TEXT, st.sampled_from(["join", "leave"]), INFOS)
-def test_a_join_or_leave_push(channel: str, kind: str, info: ClientInfo) -> None:
-    push = parsed(info_push(channel, kind, info))
-    assert push == {"push": {"channel": channel, kind: {"info": info.wire()}}}
-
-
-@pytest.mark.parametrize("why", Unsubscribe, ids=str)
-def test_an_unsubscribe_push_always_has_channel_code_and_reason(why: Unsubscribe) -> None:
-    assert parsed(unsubscribe_push('a"b', why)) == {
-        "push": {
-            "channel": 'a"b',
-            "unsubscribe": {"code": why.value.code, "reason": why.value.reason},
-        }
-    }
-
-
-@settings(max_examples=50)
-@given(st.lists(PUBLICATIONS, min_size=1, max_size=4))
-def test_lines_share_a_frame(published: list[Publication]) -> None:
-    lines = [publication_push("c", encode_publication(each)) for each in published]
-    frame = LINE_END.join([*lines, PING])
-    assert frame.split(b"\n") == [*lines, b"{}"]
-    assert all(frame.split(b"\n")), "no empty line: SDKs split at line ends"

@@ -1,0 +1,219 @@
+"""Encodes what goes out: the text of a publication for the log, and the clients' lines of JSON.
+
+A publication is encoded once for all clients (`Sent`). A reply echoes the id of its command with an
+error, or with a result that has the name of the request. A push has no id. `{}` is a ping. Empty
+fields are left out, except for those that docs/protocol.md lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from roomcast.wire.codes import Failing, Unsubscribe, error_of
+from roomcast.wire.publication import ClientInfo, Json, Publication, StreamPosition
+
+__all__ = [
+    "DATA_HEAD",
+    "PING",
+    "Sent",
+    "Unencodable",
+    "dumps",
+    "encode_error",
+    "encode_lines_reply",
+    "encode_member",
+    "encode_presence_reply",
+    "encode_reply",
+    "encode_stored",
+    "info_push",
+    "publication_push",
+    "publication_pushes",
+    "refresh_push",
+    "sent_of",
+    "subscribe_push",
+    "subscribe_result",
+    "unsubscribe_push",
+]
+
+PING: Final = b"{}"
+# The beginning of a publication's line, directly before its data. So the data can be replaced
+# without decoding.
+DATA_HEAD: Final = b'{"data":'
+
+
+class Unencodable(ValueError):
+    """A payload cannot be encoded as JSON again, because it is nested too deeply."""
+
+
+def dumps(value: Any) -> bytes:
+    """JSON of what goes to clients or into the log. Raises Unencodable."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise Unencodable("nested too deeply") from error
+
+
+# ---- publications
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A publication in the clients' form.
+
+    `line`: its JSON, the only kept form. `ts`: the time of its append (ms). `delta`: whether it may
+    be sent as a delta to the previous one. `data_bytes`: the length of its data in the line.
+    `text`: the data's text, if the line contains another one.
+    """
+
+    offset: int
+    line: bytes
+    ts: int
+    delta: bool = False
+    text: bytes | None = None
+    data_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return len(self.line) + len(self.text or b"")
+
+
+def encode_stored(publication: Publication) -> str:
+    """The text of a publication for the log. Raises Unencodable."""
+    return dumps(publication.stored()).decode()
+
+
+def sent_of(publication: Publication, ts: int) -> Sent:
+    """`publication`, of an append at `ts` (ms), in the clients' form. Raises Unencodable.
+
+    Its line is without what surrounds it in a push or a reply.
+    """
+    fields = publication.wire()
+    data = dumps(fields.pop("data"))
+    line = DATA_HEAD + data + (b"," + dumps(fields)[1:] if fields else b"}")
+    text = None if publication.text is None else publication.text.encode()
+    return Sent(publication.offset, line, ts, publication.delta, text, len(data))
+
+
+def publication_push(channel: str | int, publication: bytes) -> bytes:
+    """The push of a `publication`, the line of a Sent.
+
+    `channel`: its name, or its number for clients that know the number.
+    """
+    [push] = publication_pushes(channel, (publication,))
+    return push
+
+
+def publication_pushes(channel: str | int, publications: Iterable[bytes]) -> list[bytes]:
+    """A push for each of `publications`, as above."""
+    address = (
+        b'"id":%d' % channel if isinstance(channel, int) else b'"channel":' + orjson.dumps(channel)
+    )
+    head = b'{"push":{' + address + b',"pub":'
+    return [head + publication + b"}}" for publication in publications]
+
+
+# ---- replies and other pushes
+
+
+def encode_reply(command_id: int, method: str, result: Mapping[str, Json]) -> bytes:
+    """One reply line. `result` is always present, even if empty, because SDKs access it.
+
+    Raises Unencodable.
+    """
+    return dumps({"id": command_id, method: result})
+
+
+def encode_lines_reply(
+    command_id: int, method: str, publications: Sequence[bytes], result: Mapping[str, Json]
+) -> bytes:
+    """A reply whose result always contains `publications`, the lines of Sent."""
+    lines = [orjson.Fragment(line) for line in publications]
+    return orjson.dumps({"id": command_id, method: {"publications": lines, **result}})
+
+
+def encode_member(info: ClientInfo) -> bytes:
+    """One member of the object in a presence reply: its client id and its info.
+
+    Raises Unencodable.
+    """
+    return b"%b:%b" % (dumps(info.client), dumps(info.wire()))
+
+
+def encode_presence_reply(command_id: int, members: bytes) -> bytes:
+    """The reply to `presence`. `members`: the JSON object of infos by client id."""
+    return orjson.dumps({"id": command_id, "presence": {"presence": orjson.Fragment(members)}})
+
+
+def encode_error(command_id: int, error: Failing) -> bytes:
+    """The line that answers a command with an error."""
+    code = error_of(error)
+    fields: dict[str, Json] = {"code": code.code, "message": code.message}
+    if code.temporary:
+        fields["temporary"] = True
+    return orjson.dumps({"id": command_id, "error": fields})
+
+
+def subscribe_result(
+    *,
+    position: StreamPosition | None,
+    recoverable: bool,
+    publications: Sequence[bytes] = (),
+    recovered: bool = False,
+    was_recovering: bool = False,
+    delta: bool = False,
+    number: int = 0,
+) -> dict[str, Json]:
+    """The result of a subscribe command. `publications`: the lines of Sent.
+
+    `number`: the channel's number.
+    """
+    result: dict[str, Json] = {}
+    if recoverable:
+        result["recoverable"] = True
+    if position is not None:
+        result["positioned"] = True
+        result["epoch"] = position.epoch
+        if position.offset:
+            result["offset"] = position.offset
+    if publications:
+        result["publications"] = [orjson.Fragment(line) for line in publications]
+    if recovered:
+        result["recovered"] = True
+    if was_recovering:
+        result["was_recovering"] = True
+    if delta:
+        result["delta"] = True
+    if number:
+        result["id"] = number
+    return result
+
+
+def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
+    """A `join` or `leave` push; `channel` as above. Raises Unencodable."""
+    address = {"id" if isinstance(channel, int) else "channel": channel}
+    return dumps({"push": address | {kind: {"info": info.wire()}}})
+
+
+def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
+    """The push that ends a subscription from the server's side."""
+    code = why.value
+    return orjson.dumps(
+        {"push": {"channel": channel, "unsubscribe": {"code": code.code, "reason": code.reason}}}
+    )
+
+
+def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
+    """The push about a new server-side subscription. Raises Unencodable."""
+    return dumps({"push": {"channel": channel, "subscribe": result}})
+
+
+def refresh_push(lasts: Mapping[str, Json]) -> bytes:
+    """The push about the connection's new expiry.
+
+    `lasts`: `expires` and `ttl`, or empty: for ever.
+    """
+    return orjson.dumps({"push": {"refresh": lasts}})
