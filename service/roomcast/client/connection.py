@@ -152,7 +152,9 @@ class Connection:
             await asyncio.sleep(0)
 
     async def _take(self, command: Command) -> None:
-        self._peer.received(command)
+        self._counters.received_bytes += command.size
+        if command.id:
+            self._peer.owe(command.id, type(command.request))
         await self._work.turn(getattr(command.request, "channel", ""))
         if isinstance(command.request, Pong):
             self._lifetime.heard_pong()

@@ -13,7 +13,6 @@ from roomcast.client.session import Session
 from roomcast.observe.counters import ClientCounters
 from roomcast.wire.codes import Closing, Error, Failing, code_of, error_of
 from roomcast.wire.commands import (
-    Command,
     ConnectRequest,
     HistoryRequest,
     InvalidRequest,
@@ -21,6 +20,7 @@ from roomcast.wire.commands import (
     PresenceStatsRequest,
     PublishRequest,
     RefreshRequest,
+    Request,
     RpcPublishRequest,
     RpcRequest,
     SubRefreshRequest,
@@ -112,11 +112,9 @@ class Peer:
         self.has_ended = True
         self._wake_waiter()
 
-    def received(self, command: Command) -> None:
-        """Count `command`. From here on it is owed an answer, if it has an id."""
-        self._counters.received_bytes += command.size
-        if command.id:
-            self._methods[command.id] = _METHODS.get(type(command.request), "other")
+    def owe(self, command_id: int, request: type[Request]) -> None:
+        """From here on, the command with this id and kind of request is owed an answer."""
+        self._methods[command_id] = _METHODS.get(request, "other")
 
     def reply(self, command_id: int, method: str, result: Mapping[str, object]) -> None:
         """Answer with `result`, or with an error if it cannot be encoded."""

@@ -128,6 +128,10 @@ class CanaryEars:
         """
         return self.rounds.late_s(self._clock.monotonic_s())
 
+    def greeted(self, greeting: str) -> None:
+        """The hello with this id, which this node sent to itself, came through the queue."""
+        self._greetings.greeted(greeting)
+
     def wrote(self) -> None:
         """An item is in the table as of now: it must come through the queue."""
         before_s = self.rounds.due_s

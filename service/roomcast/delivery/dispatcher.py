@@ -1,4 +1,4 @@
-"""The register of a node's open channels: it routes records and subscribers to them.
+"""The register of a node's open channels: it finds them for records, and lets subscribers in.
 
 Theory of operation. A channel opens with its first subscriber, and closes when the last one has
 left (open_channel.py). Records come from the local appender, from the queue, and from reads of the
@@ -91,18 +91,15 @@ class Dispatcher:
 
     # ---- records come in
 
-    def offer(self, records: Iterable[Record]) -> None:
-        """Take records from any source. Those of one channel go out in one write a socket."""
-        by_channel: dict[str, list[Record]] = {}
-        for record in records:
-            if record.channel in self._entries:
-                by_channel.setdefault(record.channel, []).append(record)
-        for name, some in by_channel.items():
-            if (entry := self._entries.get(name)) is not None:
-                entry.channel.offer(some)
+    def get(self, name: str) -> OpenChannel | None:
+        """The channel `name`, if it is open."""
+        entry = self._entries.get(name)
+        return None if entry is None else entry.channel
 
-    def offer_one(self, record: Record) -> None:
-        self.offer((record,))
+    def offer(self, record: Record) -> None:
+        """Take a record of this node's own append, or of one that it met."""
+        if (channel := self.get(record.channel)) is not None:
+            channel.offer((record,))
 
     def hide(self, name: str, offset: int) -> None:
         """Another node hides the publications of channel `name` up to `offset`."""

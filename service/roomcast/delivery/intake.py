@@ -1,33 +1,56 @@
-"""Opens envelopes from the queue, and gives records to the dispatcher and signals to the hub."""
+"""Opens envelopes from the queue: records go to their open channels, signals to the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 import orjson
 import structlog
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.signals import Heard
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 
-__all__ = ["Intake"]
+__all__ = ["Ears", "Intake", "OpenChannels", "RecordTaker"]
 
 _log = structlog.get_logger(__name__)
+
+
+class RecordTaker(Protocol):
+    """A channel with subscribers on this node."""
+
+    def offer(self, records: Iterable[Record]) -> None:
+        """Take its records. Those of one call go out in one write a socket."""
+
+
+class OpenChannels(Protocol):
+    """The channels with subscribers on this node, by name."""
+
+    def get(self, name: str) -> RecordTaker | None: ...
+
+
+class Ears(Protocol):
+    """Whoever must know that the queue brings what it should."""
+
+    def greeted(self, greeting: str) -> None:
+        """The hello with this id, which this node sent to itself, came."""
+
+    def came(self) -> None:
+        """Something from the table came."""
+
+    def hear(self, record: Record, published_at: int) -> None:
+        """A canary came. Its envelope was published at `published_at` (ms)."""
 
 
 class Intake:
     """Takes the messages of the queue. Repeated signals are dropped.
 
-    `greeted` gets the id of each hello that this node sent to itself. `canary` gets each canary,
-    and the time at which its envelope was published (ms). `came` is called for each message that
-    came from the table. `handlers`, by kind, get the signals that are for the node and not for a
-    channel.
+    `handlers`, by kind, get the signals that are for the node and not for a channel.
 
     `has_join_leave` says whether a channel has join and leave pushes: not every sender knows.
     `is_here` says whether a client is connected to this node: others may have taken this node for
@@ -37,24 +60,20 @@ class Intake:
     def __init__(
         self,
         node: str,
-        dispatcher: Dispatcher,
+        channels: OpenChannels,
         hub: Hub,
-        greeted: Callable[[str], None],
-        canary: Callable[[Record, int], None],
+        ears: Ears,
         has_join_leave: Callable[[str], bool],
         handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
         is_here: Callable[[str], bool] = lambda _client: False,
-        came: Callable[[], None] = lambda: None,
     ) -> None:
         self._node = node
-        self._dispatcher = dispatcher
+        self._channels = channels
         self._hub = hub
-        self._greeted = greeted
-        self._canary = canary
+        self._ears = ears
         self._has_join_leave = has_join_leave
         self._handlers = handlers
         self._is_here = is_here
-        self._came = came
         self._heard = Heard()
         # Signals for the node have a memory of their own. Otherwise many signals of channels would
         # push out orders, and a repeated order would look new.
@@ -64,7 +83,7 @@ class Intake:
 
     def take(self, bodies: Sequence[str]) -> None:
         """Deliver the messages of one receive. Never raises for the content of a message."""
-        records: list[Record] = []
+        records: dict[str, list[Record]] = {}
         signals: list[Signal] = []
         for body in bodies:
             try:
@@ -76,14 +95,16 @@ class Intake:
             if envelope.broken:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
             if envelope.records:
-                self._came()
+                self._ears.came()
             for record in envelope.records:
                 if record.channel == CANARY_CHANNEL:
-                    self._canary(record, envelope.at)
+                    self._ears.hear(record, envelope.at)
                 else:
-                    records.append(record)
+                    records.setdefault(record.channel, []).append(record)
             signals.extend(envelope.signals)
-        self._dispatcher.offer(records)
+        for name, some in records.items():
+            if (channel := self._channels.get(name)) is not None:
+                channel.offer(some)
         self._deliver_signals(signals)
 
     def deliver_own(self, signal: Signal) -> None:
@@ -100,7 +121,7 @@ class Intake:
         for signal in signals:
             if signal.node == self._node:
                 if signal.kind == "hello":
-                    self._greeted(signal.id)
+                    self._ears.greeted(signal.id)
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
                 self._deliver(signal, published)
         self._publish(published)

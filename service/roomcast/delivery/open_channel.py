@@ -186,6 +186,9 @@ class OpenChannel:
 
     def offer(self, records: Iterable[Record]) -> None:
         """Take records from any source. Those of one call go out in one write a socket."""
+        if not self.is_open:
+            # It closed since the caller looked for it, or while a read was under way.
+            return
         if (order := self._order) is None:
             for record in records:
                 self._wait(record)

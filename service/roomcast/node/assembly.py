@@ -193,7 +193,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         recovery_publications_max=client.recovery_max_publication_limit,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
-    appender = Appender(log, clock, dispatcher.offer_one, generation=generation, random=random)
+    appender = Appender(log, clock, dispatcher.offer, generation=generation, random=random)
     # ---- signals
     broadcaster = Broadcaster(ports.topic, clock)
     listeners = SignalListeners()
@@ -201,12 +201,10 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         node_id,
         dispatcher,
         hub,
-        greetings.greeted,
-        ears.hear,
+        ears,
         rules.has_join_leave,
         listeners,
         roster.has,
-        ears.came,
     )
     bus = NodeBus(broadcaster, intake)
     announcements = Announcements(bus, dispatcher, rules, new_id, node=node_id)

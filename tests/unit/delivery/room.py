@@ -108,8 +108,9 @@ class Room:
 
     def hint(self, *items: LogItem) -> None:
         """What the queue brings in one receive."""
-        records = [record_of(item) for item in items]
-        self.dispatcher.offer([each for each in records if each is not None])
+        records = [record for item in items if (record := record_of(item)) is not None]
+        if (channel := self.dispatcher.get(CHANNEL)) is not None:
+            channel.offer(records)
 
     async def join(
         self, subscriber: Subscriber | None = None, since: StreamPosition | None = None

@@ -1,13 +1,13 @@
-"""What the queue brings: envelopes to the dispatcher, signals to the hub, each once."""
+"""What the queue brings: records to their channels, signals to the hub, each once."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import pytest
 
 from roomcast.delivery import signals
-from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.forms import PLAIN
 from roomcast.delivery.hub import Hub
@@ -33,29 +33,46 @@ class Subscriber:
         raise AssertionError("nothing is lost here")
 
 
-class Offered(Dispatcher):
-    """Keeps what it is offered."""
+class Channels:
+    """Open channels of any name. Keeps what each call offers them."""
 
     def __init__(self) -> None:
         self.calls: list[list[Record]] = []
 
-    def offer(self, records: Any) -> None:
+    def get(self, name: str) -> Channels:
+        return self
+
+    def offer(self, records: Iterable[Record]) -> None:
         self.calls.append(list(records))
+
+
+class Ears:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.greetings: list[str] = []
+        self.canaries: list[tuple[int, int]] = []
+
+    def greeted(self, greeting: str) -> None:
+        self.greetings.append(greeting)
+
+    def came(self) -> None: ...
+
+    def hear(self, record: Record, published_at: int) -> None:
+        self.canaries.append((record.offset, published_at))
 
 
 class World:
     def __init__(self) -> None:
-        self.dispatcher = Offered()
+        self.channels = Channels()
+        self.ears = Ears()
         self.hub = Hub()
-        self.greeted: list[str] = []
-        self.canaries: list[tuple[int, int]] = []
         self.heard: list[tuple[str, int]] = []
         self.intake = Intake(
             "a",
-            self.dispatcher,
+            self.channels,
             self.hub,
-            self.greeted.append,
-            lambda record, at: self.canaries.append((record.offset, at)),
+            self.ears,
             lambda channel: channel != QUIET,
             {"order": self._heard},
             is_here=lambda client: client == "mine",
@@ -81,15 +98,13 @@ def world() -> World:
     return World()
 
 
-def test_the_records_of_one_receive_are_offered_together(world: World) -> None:
+def test_the_records_of_one_channel_in_one_receive_are_offered_together(world: World) -> None:
     first, second = log_item(1), log_item(2, 3, channel="other")
     world.intake.take([envelope([first]), envelope([second]), envelope([first])])
-    [records] = world.dispatcher.calls
-    assert [(record.channel, record.offset, record.last) for record in records] == [
-        ("room", 1, 1),
-        ("other", 2, 3),
-        ("room", 1, 1),
-    ]
+    assert [
+        [(record.channel, record.offset, record.last) for record in records]
+        for records in world.channels.calls
+    ] == [[("room", 1, 1), ("room", 1, 1)], [("other", 2, 3)]]
 
 
 def test_publications_without_history_are_pushed_once_and_without_an_offset(world: World) -> None:
@@ -151,7 +166,7 @@ def test_who_is_here_has_not_left_another_node(world: World) -> None:
 
 def test_only_the_own_greeting_is_heard(world: World) -> None:
     world.take(signals.hello("b", "theirs"), signals.hello("a", "ours"))
-    assert world.greeted == ["ours"]
+    assert world.ears.greetings == ["ours"]
     assert world.socket.frames == []
 
 
@@ -173,13 +188,13 @@ def test_only_the_own_greeting_is_heard(world: World) -> None:
 def test_a_broken_message_takes_nothing_with_it(world: World, body: str) -> None:
     world.intake.take([body, envelope(signals=[pub(1)]), envelope([log_item(1)])])
     assert world.socket.published(CHANNEL) == [1]
-    assert len(world.dispatcher.calls[0]) == 1
+    assert len(world.channels.calls[0]) == 1
 
 
 def test_a_version_that_is_not_known_is_read_from_the_log(world: World) -> None:
     body = envelope([log_item(4, 5)]).replace('"v":1', '"v":2')
     world.intake.take([body])
-    [[record]] = world.dispatcher.calls
+    [[record]] = world.channels.calls
     assert (record.offset, record.last, record.publications) == (4, 5, None)
 
 
