@@ -1,0 +1,22 @@
+"""What `python -m benchmarks.walk` follows, and that the way stays short."""
+
+from __future__ import annotations
+
+from benchmarks.walk import walk
+
+# What a newcomer can follow from the names (docs/decisions/0050-the-house.md).
+PASSED_MAX = 18
+MOVES_MAX = 55
+
+
+async def test_a_publication_passes_few_files_from_a_frame_to_a_push() -> None:
+    to_log, from_queue = (await walk()).legs.values()
+    assert to_log.files[0] == "gateway/websocket.py"
+    assert to_log.passed >= {"client/session.py", "log/appender.py", "log/channel_log.py"}
+    assert from_queue.files[0] == "delivery/poller.py"
+    assert from_queue.passed >= {"delivery/intake.py", "delivery/hub.py", "gateway/writer.py"}
+    assert len(to_log.passed | from_queue.passed) <= PASSED_MAX
+    assert to_log.handovers + from_queue.handovers < to_log.moves + from_queue.moves <= MOVES_MAX
+    # Beside the way.
+    assert "observe/counters.py" not in to_log.passed | from_queue.passed
+    assert not any(each.startswith("testing/") for each in to_log.files + from_queue.files)
