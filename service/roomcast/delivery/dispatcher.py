@@ -10,8 +10,7 @@ tick: its reply is queued, and it joins the hub, so that no push falls in betwee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from roomcast.delivery.hub import Hub, Subscriber
@@ -37,15 +36,6 @@ __all__ = ["Dispatcher"]
 _JOINS_AT_ONCE: Final = 32
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A channel, the reads for its joining subscribers, and the number of these."""
-
-    channel: OpenChannel
-    reads: JoinReads
-    joining: int = 0
-
-
 class Dispatcher:
     """One a node."""
 
@@ -61,7 +51,9 @@ class Dispatcher:
     ) -> None:
         self._hub = hub
         self._publications_max = recovery_publications_max
-        self._entries: dict[str, _Entry] = {}
+        self._channels: dict[str, OpenChannel] = {}
+        # The reads for joining subscribers, of the same channels.
+        self._reads: dict[str, JoinReads] = {}
         # When to check the tail of which channel. `check_tail` does it.
         self.tails = TailChecks(timings.tail_check_s)
         self.counters = DeliveryCounters()
@@ -87,32 +79,32 @@ class Dispatcher:
 
     def __len__(self) -> int:
         """The number of open channels."""
-        return len(self._entries)
+        return len(self._channels)
 
     # ---- records come in
 
-    def get(self, name: str) -> OpenChannel | None:
-        """The channel `name`, if it is open."""
-        entry = self._entries.get(name)
-        return None if entry is None else entry.channel
+    @property
+    def channels(self) -> Mapping[str, OpenChannel]:
+        """The open channels by name, as they are at any time."""
+        return self._channels
 
     def offer(self, record: Record) -> None:
         """Take a record of this node's own append, or of one that it met."""
-        if (channel := self.get(record.channel)) is not None:
+        if (channel := self._channels.get(record.channel)) is not None:
             channel.offer((record,))
 
     def hide(self, name: str, offset: int) -> None:
         """Another node hides the publications of channel `name` up to `offset`."""
-        if (entry := self._entries.get(name)) is not None:
-            entry.channel.trim.hint(offset)
+        if (channel := self._channels.get(name)) is not None:
+            channel.trim.hint(offset)
 
     async def check_tail(self, name: str) -> bool:
         """Catch up with the end of the log of channel `name`, if the channel is open.
 
         False = the log did not answer.
         """
-        entry = self._entries.get(name)
-        return entry is None or await entry.channel.check_tail()
+        channel = self._channels.get(name)
+        return channel is None or await channel.check_tail()
 
     # ---- subscribers come and go
 
@@ -158,16 +150,16 @@ class Dispatcher:
         `ready` raises.
         """
         places = asyncio.Semaphore(_JOINS_AT_ONCE)
-        held: list[_Entry] = []
+        held: list[JoinReads] = []
         tickets: list[JoinTicket | None] = []
         for each in requests:
             if each.window is None:
                 tickets.append(None)
                 continue
-            entry = self._entry(each.name)
-            entry.joining += 1
-            held.append(entry)
-            tickets.append(JoinTicket(entry.reads, each.since, each.window, places))
+            reads = self._opened(each.name)
+            reads.joining += 1
+            held.append(reads)
+            tickets.append(JoinTicket(reads, each.since, each.window, places))
         try:
             starts = await results(tickets)
             if ready is not None:
@@ -175,17 +167,17 @@ class Dispatcher:
                 # The channels went on meanwhile, so the starts are determined again in this tick.
                 starts = await results(tickets)
             # No await from here to the last `add`, so that no push falls between reply and hub.
-            for entry in held:
-                if not entry.channel.is_open:
-                    raise Evicted(entry.channel.name)
+            for reads in held:
+                if not reads.channel.is_open:
+                    raise Evicted(reads.channel.name)
             if admit(starts):
                 self._count_recoveries(starts)
                 for each in requests:
                     self._hub.add(each.name, each.subscriber)
         finally:
-            for entry in held:
-                entry.joining -= 1
-                self._close_if_idle(entry)
+            for reads in held:
+                reads.joining -= 1
+                self._close_if_idle(reads)
 
     def join_unordered(self, name: str, subscriber: Subscriber, admit: Callable[[], bool]) -> None:
         """Let `subscriber` into a channel without history."""
@@ -195,8 +187,8 @@ class Dispatcher:
     def leave(self, name: str, subscriber: Subscriber) -> None:
         """Idempotent."""
         self._hub.remove(name, subscriber)
-        if (entry := self._entries.get(name)) is not None:
-            self._close_if_idle(entry)
+        if (reads := self._reads.get(name)) is not None:
+            self._close_if_idle(reads)
 
     def _count_recoveries(self, starts: Iterable[JoinResult | None]) -> None:
         for one in starts:
@@ -206,25 +198,27 @@ class Dispatcher:
 
     # ---- the register
 
-    def _entry(self, name: str) -> _Entry:
-        """The entry of channel `name`, which opens if it is not open."""
-        if (entry := self._entries.get(name)) is None:
+    def _opened(self, name: str) -> JoinReads:
+        """The reads of channel `name`, which opens if it is not open."""
+        if (reads := self._reads.get(name)) is None:
             channel = OpenChannel(
                 name, self._shared, recovery_publications_max=self._publications_max
             )
-            entry = self._entries[name] = _Entry(channel, JoinReads(channel, self._shared))
-        return entry
+            self._channels[name] = channel
+            reads = self._reads[name] = JoinReads(channel, self._shared)
+        return reads
 
-    def _close_if_idle(self, entry: _Entry) -> None:
-        if entry.joining == 0 and not self._hub.has(entry.channel.name):
-            entry.channel.close()
+    def _close_if_idle(self, reads: JoinReads) -> None:
+        if reads.joining == 0 and not self._hub.has(reads.channel.name):
+            reads.channel.close()
 
     def closed(self, channel: OpenChannel) -> None:
         """`channel` has closed: another may have its name."""
-        del self._entries[channel.name]
+        del self._channels[channel.name]
+        del self._reads[channel.name]
 
     async def close(self) -> None:
         """Stop all reads. For the end of a node."""
-        for entry in self._entries.values():
-            entry.channel.stop()
+        for channel in self._channels.values():
+            channel.stop()
         await self._tasks.cancel()

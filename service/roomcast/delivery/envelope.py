@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, Protocol, TypeGuard
 
 from roomcast.log.item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
 from roomcast.wire.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
@@ -31,6 +31,7 @@ __all__ = [
     "EPOCH_CHARS_MAX",
     "Envelope",
     "MalformedEnvelope",
+    "Reader",
     "Signal",
     "checked_pubs",
     "pack",
@@ -82,7 +83,8 @@ class Signal:
 class Envelope:
     """One parsed message.
 
-    `broken`: records and signals that were skipped. `at`: when it was published (ms); 0 = not
+    `broken`: records and signals that were skipped. `unwanted`: records that nobody here needs.
+    `at`: when it was published (ms); 0 = not
     known.
     """
 
@@ -90,6 +92,7 @@ class Envelope:
     signals: tuple[Signal, ...]
     broken: int
     at: int = 0
+    unwanted: int = 0
 
 
 def checked_pubs(item: LogItem) -> str:
@@ -169,10 +172,24 @@ def pack(
         yield opening + ",".join(batch) + _CLOSE, len(batch)
 
 
-def parse(body: str, loads: Loads = json.loads) -> Envelope:
+class Reader(Protocol):
+    """Whoever reads a channel's records."""
+
+    def has(self, epoch: str, last: int) -> bool:
+        """Whether a record of `epoch` that ends at offset `last` brings nothing new."""
+
+
+def parse(
+    body: str,
+    loads: Loads = json.loads,
+    readers: Mapping[str, Reader] | None = None,
+    always: str = "",
+) -> Envelope:
     """The envelope in `body`. Single broken entries are counted and skipped.
 
-    Raises MalformedEnvelope when `body` is no envelope at all.
+    Most records are of no use to most nodes. So no more is looked at than tells that: a record's
+    channel must be in `readers`, or be `always`, and its reader must not have it. Without `readers`
+    every record is wanted. Raises MalformedEnvelope when `body` is no envelope at all.
     """
     try:
         envelope = loads(body)
@@ -181,11 +198,14 @@ def parse(body: str, loads: Loads = json.loads) -> Envelope:
     if not isinstance(envelope, dict) or not isinstance(envelope.get("v"), int):
         raise MalformedEnvelope("not an envelope")
     known = envelope["v"] == ENVELOPE_VERSION
-    broken = 0
+    broken = unwanted = 0
     records: list[Record] = []
     for entry in _entries(envelope, "records"):
         try:
-            records.append(_record(entry, known))
+            if readers is not None and not _is_wanted(entry, readers, always):
+                unwanted += 1
+            else:
+                records.append(_record(entry, known))
         except (MalformedPublication, MalformedEnvelope):
             broken += 1
     signals: list[Signal] = []
@@ -195,12 +215,25 @@ def parse(body: str, loads: Loads = json.loads) -> Envelope:
         except MalformedEnvelope:
             broken += 1
     at = envelope.get("at", 0)
-    return Envelope(tuple(records), tuple(signals), broken, at if _is_whole(at, 0, TIME_MAX) else 0)
+    at = at if _is_whole(at, 0, TIME_MAX) else 0
+    return Envelope(tuple(records), tuple(signals), broken, at, unwanted)
 
 
 def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:
     entries = envelope.get(name, ())
     return entries if isinstance(entries, list) else ()
+
+
+def _is_wanted(entry: Any, readers: Mapping[str, Reader], always: str) -> bool:
+    """Raises MalformedEnvelope. What it passes over is not checked any further."""
+    try:
+        channel = entry["channel"]
+        reader = readers.get(channel)
+        if reader is None:
+            return bool(channel == always)
+        return not reader.has(entry["epoch"], entry["last"])
+    except (TypeError, KeyError) as error:
+        raise MalformedEnvelope("a record without channel, epoch or offset") from error
 
 
 def _record(entry: Any, known: bool) -> Record:

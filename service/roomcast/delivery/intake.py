@@ -10,28 +10,22 @@ import orjson
 import structlog
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.delivery.envelope import MalformedEnvelope, Signal, parse
+from roomcast.delivery.envelope import MalformedEnvelope, Reader, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.signals import Heard
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 
-__all__ = ["Ears", "Intake", "OpenChannels", "RecordTaker"]
+__all__ = ["Ears", "Intake", "RecordTaker"]
 
 _log = structlog.get_logger(__name__)
 
 
-class RecordTaker(Protocol):
+class RecordTaker(Reader, Protocol):
     """A channel with subscribers on this node."""
 
     def offer(self, records: Iterable[Record]) -> None:
         """Take its records. Those of one call go out in one write a socket."""
-
-
-class OpenChannels(Protocol):
-    """The channels with subscribers on this node, by name."""
-
-    def get(self, name: str) -> RecordTaker | None: ...
 
 
 class Ears(Protocol):
@@ -50,6 +44,8 @@ class Ears(Protocol):
 class Intake:
     """Takes the messages of the queue. Repeated signals are dropped.
 
+    `channels`: those with subscribers on this node, by name, as they are at any time.
+
     `handlers`, by kind, get the signals that are for the node and not for a channel.
 
     `has_join_leave` says whether a channel has join and leave pushes: not every sender knows.
@@ -60,7 +56,7 @@ class Intake:
     def __init__(
         self,
         node: str,
-        channels: OpenChannels,
+        channels: Mapping[str, RecordTaker],
         hub: Hub,
         ears: Ears,
         has_join_leave: Callable[[str], bool],
@@ -87,14 +83,14 @@ class Intake:
         signals: list[Signal] = []
         for body in bodies:
             try:
-                envelope = parse(body, orjson.loads)
+                envelope = parse(body, orjson.loads, self._channels, CANARY_CHANNEL)
             except MalformedEnvelope as error:
                 self.malformed += 1
                 _log.warning("message_malformed", reason=str(error), size=len(body))
                 continue
             if envelope.broken:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
-            if envelope.records:
+            if envelope.records or envelope.unwanted:
                 self._ears.came()
             for record in envelope.records:
                 if record.channel == CANARY_CHANNEL:

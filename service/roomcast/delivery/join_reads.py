@@ -139,12 +139,22 @@ class _EpochReads(_SharedReads):
 
 
 class JoinReads:
-    """The reads for the subscribers that join one channel."""
+    """The reads for the subscribers that join one channel. `joining` counts these."""
 
-    __slots__ = ("_ahead", "_behind", "_opening", "_shared", "_unreachable", "channel", "epochs")
+    __slots__ = (
+        "_ahead",
+        "_behind",
+        "_opening",
+        "_shared",
+        "_unreachable",
+        "channel",
+        "epochs",
+        "joining",
+    )
 
     def __init__(self, channel: OpenChannel, shared: Shared) -> None:
         self.channel = channel
+        self.joining = 0
         self._shared = shared
         turn = asyncio.Lock()
         self._ahead, self._behind = _AheadReads(turn), _SharedReads(turn)

@@ -184,6 +184,11 @@ class OpenChannel:
 
     # ---- records come in
 
+    def has(self, epoch: str, last: int) -> bool:
+        """Whether a record of `epoch` that ends at offset `last` brings nothing new."""
+        order = self._order
+        return order is not None and order.epoch == epoch and last <= order.top
+
     def offer(self, records: Iterable[Record]) -> None:
         """Take records from any source. Those of one call go out in one write a socket."""
         if not self.is_open:

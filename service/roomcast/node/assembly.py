@@ -199,7 +199,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     listeners = SignalListeners()
     intake = Intake(
         node_id,
-        dispatcher,
+        dispatcher.channels,
         hub,
         ears,
         rules.has_join_leave,

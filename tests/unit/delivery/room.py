@@ -93,7 +93,7 @@ class Room:
     @property
     def channel(self) -> OpenChannel:
         """The channel, as the dispatcher has it open."""
-        return self.dispatcher._entries[CHANNEL].channel
+        return self.dispatcher.channels[CHANNEL]
 
     async def append(self, count: int = 1) -> LogItem:
         """One item in the log, of which the dispatcher is not told."""
@@ -109,7 +109,7 @@ class Room:
     def hint(self, *items: LogItem) -> None:
         """What the queue brings in one receive."""
         records = [record for item in items if (record := record_of(item)) is not None]
-        if (channel := self.dispatcher.get(CHANNEL)) is not None:
+        if (channel := self.dispatcher.channels.get(CHANNEL)) is not None:
             channel.offer(records)
 
     async def join(

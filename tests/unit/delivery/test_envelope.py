@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import pytest
@@ -274,7 +274,7 @@ def test_unknown_fields_are_no_fault(loads: Loads) -> None:
 
 # ---- what is broken
 
-GOOD = {
+GOOD: Final[dict[str, Any]] = {
     "channel": "c",
     "epoch": "e",
     "offset": 2,
@@ -331,6 +331,55 @@ def test_a_broken_record_is_counted_and_costs_no_other(loads: Loads, entry: Any)
     envelope = parse(json.dumps({"v": 1, "records": [GOOD, entry, GOOD]}), loads)
     assert envelope.broken == 1
     assert [record.offset for record in envelope.records] == [2, 2]
+
+
+class Top:
+    """A reader that has epoch "e" up to offset `top`."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def has(self, epoch: str, last: int) -> bool:
+        return epoch == "e" and last <= self.top
+
+
+@DECODERS
+@pytest.mark.parametrize(
+    "entry, wanted",
+    [
+        ({**GOOD, "channel": "nobody reads it"}, False),
+        ({**GOOD, "channel": "has it"}, False),
+        ({**GOOD, "channel": "has it", "epoch": "f"}, True),
+        ({**GOOD, "channel": "has less"}, True),
+        ({**GOOD, "channel": "always"}, True),
+    ],
+    ids=str,
+)
+def test_only_records_that_a_reader_lacks_are_read(loads: Loads, entry: Any, wanted: bool) -> None:
+    readers = {"has it": Top(GOOD["last"]), "has less": Top(GOOD["last"] - 1)}
+    envelope = parse(json.dumps({"v": 1, "records": [entry]}), loads, readers, "always")
+    assert len(envelope.records) == wanted
+    assert (envelope.unwanted, envelope.broken) == (not wanted, 0)
+
+
+@DECODERS
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(None, 1, "x", [], {}),
+        {"channel": []},
+        {"channel": {}},
+        {"channel": "read"},
+        {**GOOD, "channel": "read", "last": "2"},
+        {**GOOD, "channel": "read", "last": None},
+        {**GOOD, "channel": "read", "last": []},
+    ],
+    ids=str,
+)
+def test_a_record_of_which_it_cannot_be_told_is_broken(loads: Loads, entry: Any) -> None:
+    readers = {"read": Top(1), GOOD["channel"]: Top(0)}
+    envelope = parse(json.dumps({"v": 1, "records": [entry, GOOD]}), loads, readers)
+    assert (len(envelope.records), envelope.unwanted, envelope.broken) == (1, 0, 1)
 
 
 @DECODERS

@@ -33,14 +33,15 @@ class Subscriber:
         raise AssertionError("nothing is lost here")
 
 
-class Channels:
-    """Open channels of any name. Keeps what each call offers them."""
+class Channel:
+    """An open channel. Keeps what each call offers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, top: int = 0) -> None:
+        self.top = top
         self.calls: list[list[Record]] = []
 
-    def get(self, name: str) -> Channels:
-        return self
+    def has(self, epoch: str, last: int) -> bool:
+        return last <= self.top
 
     def offer(self, records: Iterable[Record]) -> None:
         self.calls.append(list(records))
@@ -52,11 +53,14 @@ class Ears:
     def __init__(self) -> None:
         self.greetings: list[str] = []
         self.canaries: list[tuple[int, int]] = []
+        # Messages that came from the table.
+        self.times = 0
 
     def greeted(self, greeting: str) -> None:
         self.greetings.append(greeting)
 
-    def came(self) -> None: ...
+    def came(self) -> None:
+        self.times += 1
 
     def hear(self, record: Record, published_at: int) -> None:
         self.canaries.append((record.offset, published_at))
@@ -64,13 +68,13 @@ class Ears:
 
 class World:
     def __init__(self) -> None:
-        self.channels = Channels()
+        self.room, self.other, self.ahead = Channel(), Channel(), Channel(top=3)
         self.ears = Ears()
         self.hub = Hub()
         self.heard: list[tuple[str, int]] = []
         self.intake = Intake(
             "a",
-            self.channels,
+            {"room": self.room, "other": self.other, "ahead": self.ahead},
             self.hub,
             self.ears,
             lambda channel: channel != QUIET,
@@ -101,10 +105,30 @@ def world() -> World:
 def test_the_records_of_one_channel_in_one_receive_are_offered_together(world: World) -> None:
     first, second = log_item(1), log_item(2, 3, channel="other")
     world.intake.take([envelope([first]), envelope([second]), envelope([first])])
-    assert [
-        [(record.channel, record.offset, record.last) for record in records]
-        for records in world.channels.calls
-    ] == [[("room", 1, 1), ("room", 1, 1)], [("other", 2, 3)]]
+    [records] = world.room.calls
+    assert [(record.channel, record.offset, record.last) for record in records] == [
+        ("room", 1, 1),
+        ("room", 1, 1),
+    ]
+    [[record]] = world.other.calls
+    assert (record.channel, record.offset, record.last) == ("other", 2, 3)
+
+
+def test_what_nobody_here_needs_is_not_read_but_shows_that_the_queue_works(world: World) -> None:
+    elsewhere = log_item(1, channel="elsewhere")
+    had = log_item(2, 3, channel="ahead")
+    new = log_item(3, 4, channel="ahead")
+    # Their publications are broken. Nobody looks.
+    for item in (elsewhere, had):
+        body = envelope([item]).replace('"pubs":[', '"pubs":["broken",')
+        assert '"broken"' in body
+        world.intake.take([body])
+        world.ears.times -= 1
+    assert (world.ahead.calls, world.ears.times) == ([], 0)
+    world.intake.take([envelope([elsewhere, new, had])])
+    [[record]] = world.ahead.calls
+    assert (record.offset, record.last) == (3, 4)
+    assert len(record.publications or ()) == 2
 
 
 def test_publications_without_history_are_pushed_once_and_without_an_offset(world: World) -> None:
@@ -188,13 +212,13 @@ def test_only_the_own_greeting_is_heard(world: World) -> None:
 def test_a_broken_message_takes_nothing_with_it(world: World, body: str) -> None:
     world.intake.take([body, envelope(signals=[pub(1)]), envelope([log_item(1)])])
     assert world.socket.published(CHANNEL) == [1]
-    assert len(world.channels.calls[0]) == 1
+    assert len(world.room.calls[0]) == 1
 
 
 def test_a_version_that_is_not_known_is_read_from_the_log(world: World) -> None:
     body = envelope([log_item(4, 5)]).replace('"v":1', '"v":2')
     world.intake.take([body])
-    [[record]] = world.channels.calls
+    [[record]] = world.room.calls
     assert (record.offset, record.last, record.publications) == (4, 5, None)
 
 

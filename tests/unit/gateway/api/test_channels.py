@@ -112,9 +112,7 @@ async def test_what_is_removed_is_hidden_on_every_node_at_once(serve: Serve) -> 
         assert await here.result("history_remove", channel=CHANNEL) == {}
         history = await there.result("history", channel=CHANNEL, limit=10)
         assert history == {"publications": [], "epoch": epoch, "offset": 3}
-        await until(
-            lambda: there.node.assembly.dispatcher._entries[CHANNEL].channel.trim.offset == 3
-        )
+        await until(lambda: there.node.assembly.dispatcher.channels[CHANNEL].trim.offset == 3)
         second = await there.node.client()
         assert "recovered" not in await second.subscribe(CHANNEL, **since)
         assert (await here.publish())["result"]["offset"] == 4
