@@ -34,6 +34,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+import roomcast
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.websocket import WebSocketGateway
 from tests.unit.worlds import Fleet, settled
@@ -41,7 +42,7 @@ from tests.websocket import WebSocket
 
 __all__ = ["Leg", "Walk", "main", "walk"]
 
-SOURCE: Final = str(Path(__file__).parents[1] / "service" / "roomcast") + "/"
+SOURCE: Final = str(Path(roomcast.__file__).parent) + "/"
 # In-memory twins stand for AWS.
 TWINS: Final = "testing/"
 # A table in front of another one.
