@@ -150,3 +150,26 @@ async def test_what_a_fault_of_ours_left_has_a_lease_that_leads_to_it(aws: Aws) 
         )
         assert (await reaper.run()).failed == 0
     assert (queues(aws), subscriptions(aws), aws.leases()) == ([], [], set())
+
+
+# An orderly end, and then the signals that somebody sends once more.
+SIGNALLED_AGAIN: Final = """
+import os, signal, sys
+from roomcast.cli.main import main
+code = main(sys.argv[1:])
+for number in (signal.SIGTERM, signal.SIGINT):
+    os.kill(os.getpid(), number)
+sys.exit(code)
+"""
+
+
+async def test_a_signal_after_the_end_makes_no_failure_of_it(aws: Aws) -> None:
+    config = aws.config("signalled", CONFIG)
+    process = Process(config, "--port", "0", program=("-c", SIGNALLED_AGAIN))
+    try:
+        await asyncio.to_thread(process.ready)
+        process.signal()
+        assert await asyncio.to_thread(process.ended) == 0, process.log
+    finally:
+        await asyncio.to_thread(process.close)
+    assert "Traceback" not in process.log
