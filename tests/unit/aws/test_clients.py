@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ async def test_the_other_clients_try_again() -> None:
     ],
 )
 async def test_settings_of_aws_tools_that_are_wrong_are_refused_by_name(
-    variables: Mapping[str, str],
+    variables: dict[str, str],
     text: str,
     says: str,
     monkeypatch: pytest.MonkeyPatch,
