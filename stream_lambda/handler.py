@@ -11,11 +11,12 @@ only, and each append is an item of its own. Sequence numbers serve only the par
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -30,6 +31,7 @@ from roomcast.log.item import HEAD_OFFSET, MalformedItem, parse_log_item
 __all__ = [
     "BATCH_BYTES_MAX",
     "BATCH_ENTRIES_MAX",
+    "CALL_S_MAX",
     "RECORD_BYTES_MAX",
     "Entry",
     "Outcome",
@@ -53,6 +55,10 @@ assert ENVELOPE_BYTES_MAX <= BATCH_BYTES_MAX, "every envelope fits a call of its
 _SNS_CONNECT_TIMEOUT_S: Final = 2
 _SNS_READ_TIMEOUT_S: Final = 5
 _SNS_ATTEMPTS_MAX: Final = 3
+# Seconds of one call with all its attempts and the pauses between them, and of the answer after it.
+# With less time left no further call is made: the function would be ended, and what it had sent
+# would be sent again.
+CALL_S_MAX: Final = _SNS_ATTEMPTS_MAX * (_SNS_CONNECT_TIMEOUT_S + _SNS_READ_TIMEOUT_S) + 4
 _METRICS_NAMESPACE: Final = "roomcast"
 
 
@@ -96,7 +102,7 @@ class _Append:
     is_pointer: bool
 
 
-def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[str, str]]]:
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
     """Publish the appends in `event`. Returns the partial batch response for the mapping.
 
     The one identifier in the response is the lowest sequence number in any failed entry. The event
@@ -104,12 +110,14 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[s
 
     Raises BotoCoreError or ClientError if the very first call fails, so that nothing went out. Then
     the mapping retries the whole batch, and the function's Errors metric shows it.
+
+    `context`: the runtime's, which knows the time that is left; None = there is no bound.
     """
     planned = plan(event, at=time.time_ns() // 1_000_000)
     outcome = Outcome(0, ())
     try:
         if planned.entries:
-            outcome = publish(_sns(), _topic_arn(), planned.entries)
+            outcome = publish(_sns(), _topic_arn(), planned.entries, _left_s(context))
     finally:
         _report(planned, outcome)
     if not outcome.failed:
@@ -165,10 +173,17 @@ def calls(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
         yield call
 
 
-def publish(client: Any, topic_arn: str, entries: Sequence[Entry]) -> Outcome:
+def publish(
+    client: Any,
+    topic_arn: str,
+    entries: Sequence[Entry],
+    left_s: Callable[[], float] = lambda: math.inf,
+) -> Outcome:
     """Send `entries` through `client`, boto3's for SNS.
 
     It stops after the first call with a failure: the mapping sends all later records again anyway.
+    It also stops when `left_s`, the seconds that the function may still take, leaves no room for
+    another call. The first call is always made.
 
     An entry counts as published only if the answer lists it as successful. If a call raises, all
     its entries failed. Raises BotoCoreError or ClientError if that was the first call.
@@ -176,6 +191,8 @@ def publish(client: Any, topic_arn: str, entries: Sequence[Entry]) -> Outcome:
     published = 0
     sent = 0
     for call in calls(entries):
+        if sent and left_s() < CALL_S_MAX:
+            return Outcome(published, tuple(entries[sent:]), "no time left")
         try:
             response = client.publish_batch(
                 TopicArn=topic_arn,
@@ -238,6 +255,13 @@ def _sns() -> Any:
         retries={"mode": "standard", "total_max_attempts": _SNS_ATTEMPTS_MAX},
     )
     return boto3.client("sns", config=config)
+
+
+def _left_s(context: Any) -> Callable[[], float]:
+    """Returns the seconds that this invocation may still take, each time it is called."""
+    if context is None:
+        return lambda: math.inf
+    return lambda: float(context.get_remaining_time_in_millis()) / 1000
 
 
 def _topic_arn() -> str:

@@ -1,5 +1,5 @@
 """A start, or an end, whose calls of AWS fail: what may come right is tried again,
-what is refused is not; nothing is left.
+what is refused is not; nothing is left, or the lease leads to it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from typing import Final
 
 import pytest
 
+from roomcast.aws.clients import connect
 from roomcast.aws.errors import ATTEMPTS_MAX
+from roomcast.fleet.deployment import Deployment
+from roomcast.reaper.over_aws import reaper_over_aws
+from roomcast.reaper.rules import REAP_GRACE_MS
 from roomcast.serve.tries import START_TRIES_S
 from tests.chaos.proxy import Fault, FaultProxy
-from tests.integration.serving import START_S, Aws, Process, deployed
+from tests.contract.backends import REGION, SESSION
+from tests.integration.serving import START_S, Ahead, Aws, Process, deployed
 
 PREFIX: Final = "start-faults-"
 CONFIG: Final = "[client]\ninsecure = true\n[node]\ndrain_s = 0\n"
@@ -104,3 +109,67 @@ async def test_answers_that_are_lost_at_the_end_leave_nothing(
     assert proxy.injected == {Fault.RESET: ATTEMPTS_MAX}
     assert "Traceback" not in process.log
     assert (queues(aws), subscriptions(aws), aws.leases()) == ([], [], set())
+
+
+# Stands for a fault of ours in the end of the queue.
+CANNOT_CLOSE: Final = """
+import sys
+from roomcast.aws.queue import SqsInstanceQueue
+
+async def close(self):
+    if self.queue_url is not None:
+        raise ZeroDivisionError("a fault of ours")
+
+SqsInstanceQueue.close = close
+from roomcast.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+async def test_what_a_fault_of_ours_left_has_a_lease_that_leads_to_it(aws: Aws) -> None:
+    process = Process(aws.config("faulty", CONFIG), "--port", "0", program=("-c", CANNOT_CLOSE))
+    try:
+        await asyncio.to_thread(process.ready)
+        process.signal()
+        assert await asyncio.to_thread(process.ended) == 1, process.log
+    finally:
+        await asyncio.to_thread(process.close)
+    assert "ZeroDivisionError" in process.log
+    assert (len(queues(aws)), len(subscriptions(aws))) == (1, 1)
+    assert aws.leases() == {process.node}
+    deployment = Deployment(aws.made.topic_arn, PREFIX)
+    async with connect(region=REGION, endpoint_url=aws.endpoint, session=SESSION) as clients:
+        reaper = reaper_over_aws(
+            deployment,
+            PREFIX,
+            # The lease has ended with its node, and not a minute later.
+            Ahead(REAP_GRACE_MS + 1),
+            dynamodb=clients.tables,
+            sns=clients.sns,
+            sqs=clients.sqs,
+        )
+        assert (await reaper.run()).failed == 0
+    assert (queues(aws), subscriptions(aws), aws.leases()) == ([], [], set())
+
+
+# An orderly end, and then the signals that somebody sends once more.
+SIGNALLED_AGAIN: Final = """
+import os, signal, sys
+from roomcast.cli.main import main
+code = main(sys.argv[1:])
+for number in (signal.SIGTERM, signal.SIGINT):
+    os.kill(os.getpid(), number)
+sys.exit(code)
+"""
+
+
+async def test_a_signal_after_the_end_makes_no_failure_of_it(aws: Aws) -> None:
+    config = aws.config("signalled", CONFIG)
+    process = Process(config, "--port", "0", program=("-c", SIGNALLED_AGAIN))
+    try:
+        await asyncio.to_thread(process.ready)
+        process.signal()
+        assert await asyncio.to_thread(process.ended) == 0, process.log
+    finally:
+        await asyncio.to_thread(process.close)
+    assert "Traceback" not in process.log

@@ -26,6 +26,7 @@ from roomcast.aws.errors import (
     demand_request_id,
     port_errors,
 )
+from roomcast.ports import PortError
 
 __all__ = ["AWS_DOMAINS", "AwsClients", "connect"]
 
@@ -94,9 +95,9 @@ async def connect(
 
     `calls` counts every call.
 
-    Raises Refused when no region can be found.
+    Raises PortError when the settings of AWS tools, such as a profile, are wrong or missing, or
+    credentials cannot be got.
     """
-    session = session or aioboto3.Session()
     # None: the SDK's own choice of certificates. An emulator without TLS needs none.
     verify = False if endpoint_url is not None and endpoint_url.startswith("http://") else None
 
@@ -113,7 +114,7 @@ async def connect(
                 user_agent_extra="roomcast",
                 http_session_cls=_ReadySession,
             )
-            client = session.client(
+            client = chosen.client(
                 service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
             )
             entered = await stack.enter_async_context(client)
@@ -126,7 +127,9 @@ async def connect(
                 return None
             return await opened(service, SIDE_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S)
 
-        async with port_errors(CALL_LIMIT_S):
+        async with _settings_named(), port_errors(CALL_LIMIT_S):
+            # It reads the files of AWS tools, which may be damaged.
+            chosen = session or aioboto3.Session()
             clients = AwsClients(
                 log=await opened("dynamodb", LOG_CONNECTIONS_MAX, _ONE_ATTEMPT, READ_TIMEOUT_S),
                 tables=await opened("dynamodb", TABLES_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
@@ -139,6 +142,15 @@ async def connect(
                 cloudwatch=await side("cloudwatch", cloudwatch),
             )
         yield clients
+
+
+@asynccontextmanager
+async def _settings_named() -> AsyncIterator[None]:
+    """Says in errors what they are about: the SDK's own may be no more than "No such file"."""
+    try:
+        yield
+    except PortError as error:
+        raise type(error)(f"settings or credentials of AWS: {error}") from error
 
 
 def _is_of_aws(endpoint_url: str) -> bool:

@@ -66,10 +66,11 @@ class SqsEstate:
                     QueueUrl=url, AttributeNames=["CreatedTimestamp"]
                 )
                 tags = (await self._sqs.list_queue_tags(QueueUrl=url)).get("Tags", {})
+                # In seconds. Emulators return fractions of them.
+                created_s = float(about["Attributes"]["CreatedTimestamp"])
+                return Queue(name, round(created_s * 1000), tags)
         except Gone:
             return None
-        # In seconds. Emulators return fractions of them.
-        return Queue(name, round(float(about["Attributes"]["CreatedTimestamp"]) * 1000), tags)
 
     async def subscriptions(self) -> Sequence[TopicSubscription]:
         found: list[TopicSubscription] = []
@@ -79,12 +80,12 @@ class SqsEstate:
                 answer = await self._sns.list_subscriptions_by_topic(
                     TopicArn=self._deployment.topic_arn, **start
                 )
-            found.extend(
-                TopicSubscription(each["SubscriptionArn"], each["Endpoint"])
-                for each in answer.get("Subscriptions", ())
-                # Other subscriptions have "PendingConfirmation" or "Deleted" instead of an ARN.
-                if each["SubscriptionArn"].startswith(_ARN)
-            )
+                found.extend(
+                    TopicSubscription(each["SubscriptionArn"], each["Endpoint"])
+                    for each in answer.get("Subscriptions", ())
+                    # Other subscriptions have "PendingConfirmation" or "Deleted" instead of an ARN.
+                    if each["SubscriptionArn"].startswith(_ARN)
+                )
             if len(found) > SUBSCRIPTIONS_MAX:
                 break
             if not answer.get("NextToken"):

@@ -194,7 +194,7 @@ class DynamoPresence:
         for attempt in range(1, _DELETE_ATTEMPTS_MAX + 1):
             async with port_errors(CALL_LIMIT_S):
                 answer = await self._client.batch_write_item(RequestItems={self._table: left})
-            left = answer.get("UnprocessedItems", {}).get(self._table, [])
+                left = answer.get("UnprocessedItems", {}).get(self._table, [])
             if not left:
                 return
             await self._sleep(_DELETE_BACKOFF.pause_s(attempt))

@@ -50,6 +50,9 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
     for name in ("launch_hook", "terminate_hook"):
         if getattr(aws, name) and not aws.autoscaling_group:
             yield f"aws.{name}", "needs aws.autoscaling_group"
+        elif getattr(aws, name) and not node.lifecycle_poll_s:
+            # Nobody would complete the hook, and the group would give up each new instance.
+            yield f"aws.{name}", "needs a node.lifecycle_poll_s above 0"
     if aws.topic_arn and aws.region and aws.topic_arn.split(":")[3] != aws.region:
         yield (
             "aws.topic_arn",

@@ -433,7 +433,8 @@ class NodeConfig:
     lifecycle_poll_s: float = declare(
         5.0,
         "Time between looks at the instance metadata (jittered): an instance that Auto Scaling "
-        "terminates, or a spot instance that is taken away, drains as after SIGTERM. 0: never.",
+        "terminates, or a spot instance that is taken away, drains as after SIGTERM. 0: never, "
+        "which the lifecycle hooks of `[aws]` do not allow.",
         unit="s",
         within=(0, 3600),
     )

@@ -348,12 +348,19 @@ class NodeProcess:
 
     @contextmanager
     def _reported(self, event: str) -> Iterator[None]:
-        """For steps of the end: log and remember a failure, and go on with the next step."""
+        """For steps of the end: log and remember a failure, and go on with the next step.
+
+        A fault of ours is remembered as well, and raised: the lease must still lead to what it
+        left.
+        """
         try:
             yield
         except PortError as error:
             self._left.append(event)
             _log.error(event, reason=str(error) or type(error).__name__)
+        except Exception:
+            self._left.append(event)
+            raise
 
     # ---- background tasks
 

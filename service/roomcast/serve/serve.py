@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -23,6 +24,7 @@ from roomcast.system import SystemClock
 __all__ = ["serve"]
 
 _STDIN_BYTES: Final = 4096
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +39,8 @@ async def serve(
 ) -> int:
     """Run one node until SIGTERM or SIGINT (or the end of standard input). Returns the exit code.
 
+    Both signals are ignored afterwards.
+
     `demo_urls`: base URLs of all instances of a development set-up, which serves the demo page;
     None = production.
     """
@@ -46,13 +50,10 @@ async def serve(
         return _refuse(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
         )
-    with listening:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stop.set)
+    stop = asyncio.Event()
+    with listening, _stopped_by_signals(stop):
         if exit_on_stdin_close:
-            loop.add_reader(sys.stdin.fileno(), _stop_at_end, stop)
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_end, stop)
         async with this_machine(config.node.imds_endpoint, SystemClock()) as machine:
             try:
                 plan = planned(config, machine)
@@ -81,6 +82,24 @@ async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) 
         await process.end()
     _log.info("stopped", node=process.node_id)
     return process.exit_code
+
+
+@contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` at SIGTERM and SIGINT. From the end of the context on, both are ignored.
+
+    The process is about to exit then. Another signal would make an orderly end look like a failure.
+    """
+    loop = asyncio.get_running_loop()
+    for name in _STOP_SIGNALS:
+        loop.add_signal_handler(name, stop.set)
+    try:
+        yield
+    finally:
+        for name in _STOP_SIGNALS:
+            # The event loop would set the default when it is closed.
+            loop.remove_signal_handler(name)
+            signal.signal(name, signal.SIG_IGN)
 
 
 def _bound(host: str, port: int) -> socket.socket:

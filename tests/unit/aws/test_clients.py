@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roomcast.aws import clients as aws
 from roomcast.aws import errors
+from roomcast.ports import PortError
 from tests.unit.aws.fakes import SESSION, faked, say
 
 
@@ -52,3 +55,34 @@ async def test_the_other_clients_try_again() -> None:
     async with faked(answer) as (clients, server), errors.port_errors(20):
         assert (await clients.tables.scan(TableName="t"))["Items"] == []
     assert server.requests == 2
+
+
+@pytest.mark.parametrize(
+    "variables, text, says",
+    [
+        ({"AWS_PROFILE": "nobodys"}, "", "nobodys"),
+        ({}, "[default\n", "config"),
+        ({"AWS_CA_BUNDLE": "/nonexistent/bundle"}, "", "No such file"),
+        ({}, "[default]\ncredential_process = /nonexistent/program\n", "No such file"),
+    ],
+)
+async def test_settings_of_aws_tools_that_are_wrong_are_refused_by_name(
+    variables: dict[str, str],
+    text: str,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config").write_text(text)
+    environment = {
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (environment | variables).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PortError, match=f"settings or credentials of AWS: .*{says}"):
+        async with aws.connect(region="eu-west-1", endpoint_url="https://127.0.0.1:1"):
+            pass

@@ -121,6 +121,26 @@ async def test_a_queue_may_vanish_at_any_moment(code: str, call: str) -> None:
     assert await estate(FakeClient(**operations)).queue("roomcast-1") is None
 
 
+@pytest.mark.parametrize(
+    "about", [{}, {"Attributes": {}}, {"Attributes": {"CreatedTimestamp": "yesterday"}}, []]
+)
+async def test_a_queue_whose_age_is_not_told_is_not_known(about: Any) -> None:
+    sqs = FakeClient(
+        get_queue_url=lambda **_: {"QueueUrl": URL},
+        get_queue_attributes=lambda **_: about,
+        list_queue_tags=lambda **_: {},
+    )
+    with pytest.raises(UnknownOutcome):
+        await estate(sqs).queue("roomcast-1")
+
+
+@pytest.mark.parametrize("listed", [[{"Endpoint": "e"}], [{"SubscriptionArn": "arn:1"}], [1]])
+async def test_a_list_that_cannot_be_read_is_none(listed: Any) -> None:
+    sns = FakeClient(list_subscriptions_by_topic=lambda **_: {"Subscriptions": listed})
+    with pytest.raises(UnknownOutcome):
+        await estate(sns=sns).subscriptions()
+
+
 async def test_only_what_is_missing_counts_as_removed() -> None:
     gone = FakeClient(unsubscribe=lambda **_: client_error("NotFound", 404))
     await estate(sns=gone).unsubscribe(f"{TOPIC}:1")

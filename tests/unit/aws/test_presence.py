@@ -156,6 +156,16 @@ async def test_the_listing_stays_as_long_as_there_may_be_entries() -> None:
     assert not await DynamoPresence(client, "presence").clear("n1", "room")
 
 
+@pytest.mark.parametrize("unprocessed", [[], None, "presence"])
+async def test_an_answer_that_does_not_say_what_is_left_is_none(unprocessed: Any) -> None:
+    client = FakeClient(
+        query=lambda **_: {"Items": [{"member": {"S": "n1#c1"}}]},
+        batch_write_item=lambda **_: {"UnprocessedItems": unprocessed},
+    )
+    with pytest.raises(UnknownOutcome):
+        await DynamoPresence(client, "presence").clear("n1", "room")
+
+
 @pytest.mark.parametrize("rounds, error", [(3, None), (1000, Throttled)])
 async def test_what_a_batch_leaves_is_tried_again_for_a_while(
     rounds: int, error: type[PortError] | None

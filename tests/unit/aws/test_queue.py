@@ -182,6 +182,26 @@ async def test_a_subscription_whose_answer_was_lost_is_ended() -> None:
     assert fixture.client.names[-1] == "delete_queue"
 
 
+@pytest.mark.parametrize("answer", [{}, {"Attributes": {}}, []])
+async def test_a_subscription_whose_answer_names_none_is_ended(answer: Any) -> None:
+    """As if it had been lost: what is behind it exists, perhaps."""
+    answers = iter([answer, {"SubscriptionArn": "arn:found"}])
+    fixture = Fixture(subscribe=lambda **_: next(answers))
+    with pytest.raises(UnknownOutcome):
+        await fixture.opened()
+    await fixture.queue.close()
+    assert fixture.arguments("unsubscribe") == [{"SubscriptionArn": "arn:found"}]
+    assert fixture.client.names[-1] == "delete_queue"
+
+
+@pytest.mark.parametrize("failed", [[{"Id": "0"}], [{"SenderFault": False}], {"Id": "0"}, 5])
+async def test_an_answer_that_does_not_say_which_entries_failed_is_none(failed: Any) -> None:
+    fixture = Fixture(delete_message_batch=lambda **_: {"Failed": failed})
+    queue = await fixture.opened()
+    with pytest.raises(UnknownOutcome):
+        await queue.delete(["one"])
+
+
 async def test_an_opening_that_is_cancelled_leaves_nothing_after_closing() -> None:
     fixture, entered = Fixture(), asyncio.Event()
 

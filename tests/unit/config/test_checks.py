@@ -66,6 +66,14 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
         ),
         ("[aws]\nlaunch_hook = 'h'", "line 2: aws.launch_hook needs aws.autoscaling_group"),
         ("[aws]\nterminate_hook = 'h'", "line 2: aws.terminate_hook needs aws.autoscaling_group"),
+        (
+            "[node]\nlifecycle_poll_s = 0\n[aws]\nautoscaling_group = 'g'\nlaunch_hook = 'h'",
+            "line 5: aws.launch_hook needs a node.lifecycle_poll_s above 0",
+        ),
+        (
+            "[node]\nlifecycle_poll_s = 0\n[aws]\nautoscaling_group = 'g'\nterminate_hook = 'h'",
+            "line 5: aws.terminate_hook needs a node.lifecycle_poll_s above 0",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, text: str, message: str) -> None:

@@ -23,6 +23,7 @@ from stream_lambda import handler as module
 from stream_lambda.handler import (
     BATCH_BYTES_MAX,
     BATCH_ENTRIES_MAX,
+    CALL_S_MAX,
     RECORD_BYTES_MAX,
     Entry,
     calls,
@@ -265,6 +266,55 @@ def test_what_was_not_sent_any_more_failed_too() -> None:
     entries = [Entry("b", ENVELOPE_BYTES_MAX, str(sequence)) for sequence in (5, 6, 7)]
     outcome = publish(FakeSns(reject=[1]), TOPIC, entries)
     assert [entry.sequence for entry in outcome.failed] == ["6", "7"]
+
+
+class SlowSns(FakeSns):
+    """Each call takes its time, and then succeeds. As a context, it is ended at `within_s`."""
+
+    def __init__(self, call_s: float, within_s: float) -> None:
+        super().__init__()
+        self._call_s = call_s
+        self.left_s = within_s
+
+    def publish_batch(self, **request: Any) -> dict[str, Any]:
+        self.left_s -= self._call_s
+        assert self.left_s >= 0, "the function is ended, and everything is sent again"
+        return super().publish_batch(**request)
+
+    def get_remaining_time_in_millis(self) -> int:
+        return round(self.left_s * 1000)
+
+
+@pytest.mark.parametrize("call_s", [0.05, 3.0, CALL_S_MAX])
+def test_what_there_is_no_time_for_is_left_to_the_next_run(
+    call_s: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function that is ended half-way has sent nothing, as its mapping sees it."""
+    left = [append(offset, "x" * 200_000) for offset in range(1, 31)]
+    for _ in range(len(left)):
+        fake = SlowSns(call_s, within_s=60)
+        use(monkeypatch, fake)
+        response = handler(event(*left), fake)
+        sent = len(fake.records())
+        assert sent >= 1
+        left = left[sent:]
+        if not left:
+            break
+        first = int(left[0]["dynamodb"]["SequenceNumber"])
+        assert response == failure(first)
+        assert json.loads(capsys.readouterr().out)["reason"] == "no time left"
+    assert (left, response) == ([], DONE)
+
+
+def test_a_call_has_time_for_all_of_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("boto3.client", lambda _, config: made.append(config))
+    module._sns.__wrapped__()
+    [config] = made
+    attempts = config.retries["total_max_attempts"]
+    # In the SDK's standard mode a pause is at most as long as 2 to the number of retries before.
+    pauses_s = sum(2**retry for retry in range(attempts - 1))
+    assert attempts * (config.connect_timeout + config.read_timeout) + pauses_s < CALL_S_MAX
 
 
 def test_sequence_numbers_are_compared_as_numbers_and_reported_as_they_were(
