@@ -15,7 +15,7 @@ from typing import Final
 from roomcast.wire.json import Unencodable, encode_member
 from roomcast.wire.publication import ClientInfo
 
-__all__ = ["Crowd", "ListTooLarge", "crowd_of", "listing", "together", "totals"]
+__all__ = ["Crowd", "ListTooLarge", "listing", "together", "totals"]
 
 
 # Bytes of a member's part of a list, besides the user once and the client id twice:
@@ -87,14 +87,6 @@ class Crowd:
 
 def _bytes_min(info: ClientInfo) -> int:
     return _PART_BYTES_MIN + 2 * len(info.client) + len(info.user)
-
-
-def crowd_of(infos: Iterable[ClientInfo]) -> Crowd:
-    """The crowd of members that were read."""
-    crowd = Crowd()
-    for info in infos:
-        crowd.add(info)
-    return crowd
 
 
 def together(own: Crowd, others: Crowd) -> Mapping[str, ClientInfo]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any, Final
 
 import pytest
@@ -17,11 +18,11 @@ from roomcast.presence import lists as presence_lists
 from roomcast.presence import reads as presence_reads
 from roomcast.presence.book import LIST_BYTES_MAX, PresenceBook
 from roomcast.presence.ports import Member, Presence, TooManyMembers
-from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S
+from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S, MEMBERS_A_TURN
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.publication import ClientInfo
 from tests.unit.aws.fakes import FakeClient
-from tests.unit.worlds import Fleet, info, settled, until
+from tests.unit.worlds import Fleet, info, running, settled, until
 
 CHANNEL: Final = "room"
 MANY: Final = 10_000
@@ -155,6 +156,70 @@ async def test_what_many_reads_bring_at_once_is_kept_within_the_bound(
     await asyncio.gather(*(world.book.totals(f"room {number}") for number in range(20)))
     reads = world.book._reads
     assert sum(kept.members for kept in reads._kept.values()) == reads._kept_members <= 100
+
+
+async def test_of_very_many_members_few_are_looked_at_in_a_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, looked_at = 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def counted(info: ClientInfo) -> int:
+        looked_at[turns] += 1
+        return len(info.user)
+
+    monkeypatch.setattr(presence_lists, "_bytes_min", counted)
+    world.elsewhere(MANY)
+    async with running(pass_turns()):
+        assert await world.book.totals(CHANNEL) == (MANY, MANY // 2)
+    assert sum(looked_at.values()) == MANY
+    assert max(looked_at.values()) <= MEMBERS_A_TURN
+
+
+async def test_who_comes_and_goes_between_two_turns_of_a_read_is_told_of_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries under a lost lease look like those of another node."""
+    monkeypatch.setattr(presence_reads, "MEMBERS_A_TURN", 2)
+    world.elsewhere(10)
+    reads = world.book._reads
+    for number in (3, 9):
+        reads.entered(CHANNEL, member(number).info)
+    asking = asyncio.create_task(world.book.totals(CHANNEL))
+    await until(lambda: len(reads._growing.get(CHANNEL, ())) == 3)
+    # All who were here leave, and two come: one who was looked at already, and one who was not.
+    for number in (3, 9):
+        reads.left(CHANNEL, member(number).info.client)
+    for number in (1, 8):
+        reads.entered(CHANNEL, member(number).info)
+    assert not asking.done()
+    # Number 3 was passed over while it was here. Number 9 has an entry that says it is elsewhere.
+    assert await asking == (9, 5)
+    assert reads._growing == {}
+    everybody = {member(number).info.client for number in range(10)} - {member(3).info.client}
+    assert set(await world.book.members(CHANNEL)) == everybody
+    listed = await world.book.listing(CHANNEL)
+    assert set(json.loads(listed)) == everybody
+    assert listed.count(b'"user":') == 9
+
+
+async def test_a_lease_that_is_lost_between_two_turns_of_a_read_makes_nobody_a_stranger(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_reads, "MEMBERS_A_TURN", 2)
+    for number in range(8):
+        await world.book.enter(CHANNEL, member(number).info)
+    reads = world.book._reads
+    asking = asyncio.create_task(world.book.totals(CHANNEL))
+    await until(lambda: CHANNEL in reads._growing)
+    world.book.move("a2")
+    await world.book.exit(CHANNEL, member(7).info)
+    assert await asking == (7, 4)
 
 
 async def test_channels_that_are_asked_for_at_once_share_the_read_of_leases(world: World) -> None:
