@@ -20,6 +20,7 @@ from roomcast.presence.book import LIST_BYTES_MAX, PresenceBook
 from roomcast.presence.ports import Member, Presence, TooManyMembers
 from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S, MEMBERS_A_TURN
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
+from roomcast.wire.json import encode_member
 from roomcast.wire.publication import ClientInfo
 from tests.unit.aws.fakes import FakeClient
 from tests.unit.worlds import Fleet, info, running, settled, until
@@ -304,6 +305,41 @@ async def test_of_very_many_members_none_is_encoded(
     with pytest.raises(TooManyMembers):
         await world.book.listing(CHANNEL)
     assert encoded == []
+
+
+@pytest.mark.parametrize("here", [0, 500, 1000])
+async def test_of_large_infos_no_more_are_encoded_than_a_list_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch, here: int
+) -> None:
+    """However often it is asked for, and whoever comes or goes."""
+    encoded = 0
+
+    def counted(info: ClientInfo) -> bytes:
+        nonlocal encoded
+        part = encode_member(info)
+        encoded += len(part)
+        return part
+
+    monkeypatch.setattr(presence_lists, "encode_member", counted)
+    large = [ClientInfo("ann", f"c{number}", "x" * 4000) for number in range(1000)]
+    world.fleet.world.presence[CHANNEL] = {
+        ("b", client.client): Member("b", client) for client in large[here:]
+    }
+    for client in large[:here]:
+        await world.book.enter(CHANNEL, client)
+    for number in range(5):
+        with pytest.raises(TooManyMembers):
+            await world.book.listing(CHANNEL)
+        await world.book.enter(CHANNEL, ClientInfo("bob", f"new{number}", "x" * 4000))
+    assert encoded <= LIST_BYTES_MAX + 4100
+    # Those who stay are all told of, whether they were encoded before or not.
+    world.fleet.world.presence[CHANNEL] = {}
+    world.fleet.clock.advance(CACHE_S + 0.1)
+    for client in large[:here][10:-10]:
+        await world.book.exit(CHANNEL, client)
+    listed = json.loads(await world.book.listing(CHANNEL))
+    stay = [*large[:here][:10], *large[:here][-10:]]
+    assert set(listed) == {client.client for client in stay} | {f"new{n}" for n in range(5)}
 
 
 @pytest.mark.parametrize("conn_info", [None, {"name": "ä" * 50}])
