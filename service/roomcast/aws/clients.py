@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -23,15 +22,11 @@ from roomcast.aws.errors import (
     CONNECT_TIMEOUT_S,
     POLL_READ_TIMEOUT_S,
     READ_TIMEOUT_S,
-    demand_request_id,
+    demand_request_ids,
     port_errors,
 )
 
-__all__ = ["AWS_DOMAINS", "AwsClients", "connect"]
-
-# Ends of the names of AWS's own endpoints, those in a VPC included. Each of them gives requests an
-# id, which emulators need not do.
-AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+__all__ = ["AwsClients", "connect"]
 
 # One append per channel is in flight, with reads beside it. Each idle connection costs a socket.
 LOG_CONNECTIONS_MAX: Final = 64
@@ -117,8 +112,7 @@ async def connect(
                 service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
             )
             entered = await stack.enter_async_context(client)
-            if _is_of_aws(entered.meta.endpoint_url):
-                entered.meta.events.register("after-call", demand_request_id)
+            demand_request_ids(entered)
             return entered if calls is None else calls.timed(entered, service)
 
         async def side(service: str, is_wanted: bool) -> Any | None:
@@ -139,7 +133,3 @@ async def connect(
                 cloudwatch=await side("cloudwatch", cloudwatch),
             )
         yield clients
-
-
-def _is_of_aws(endpoint_url: str) -> bool:
-    return (urlsplit(endpoint_url).hostname or "").endswith(AWS_DOMAINS)
