@@ -200,5 +200,5 @@ async def test_ten_thousand_members_cost_a_few_reads_whoever_asks(backend: Backe
     if isinstance(backend, MemoryBackend):
         assert calls == {"members": 1, "all": 1}
     else:
-        # Of 1 MB each at most.
-        assert calls == {"Query": 2, "Scan": 1}
+        # Of 1,300 entries each at most.
+        assert calls == {"Query": 8, "Scan": 1}

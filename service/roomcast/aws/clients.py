@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import aioboto3
 from aiobotocore.config import AioConfig
@@ -23,16 +22,12 @@ from roomcast.aws.errors import (
     CONNECT_TIMEOUT_S,
     POLL_READ_TIMEOUT_S,
     READ_TIMEOUT_S,
-    demand_request_id,
+    demand_request_ids,
     port_errors,
 )
 from roomcast.ports import PortError
 
-__all__ = ["AWS_DOMAINS", "AwsClients", "connect"]
-
-# Ends of the names of AWS's own endpoints, those in a VPC included. Each of them gives requests an
-# id, which emulators need not do.
-AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+__all__ = ["AwsClients", "connect"]
 
 # One append per channel is in flight, with reads beside it. Each idle connection costs a socket.
 LOG_CONNECTIONS_MAX: Final = 64
@@ -118,8 +113,7 @@ async def connect(
                 service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
             )
             entered = await stack.enter_async_context(client)
-            if _is_of_aws(entered.meta.endpoint_url):
-                entered.meta.events.register("after-call", demand_request_id)
+            demand_request_ids(entered)
             return entered if calls is None else calls.timed(entered, service)
 
         async def side(service: str, is_wanted: bool) -> Any | None:
@@ -151,7 +145,3 @@ async def _settings_named() -> AsyncIterator[None]:
         yield
     except PortError as error:
         raise type(error)(f"settings or credentials of AWS: {error}") from error
-
-
-def _is_of_aws(endpoint_url: str) -> bool:
-    return (urlsplit(endpoint_url).hostname or "").endswith(AWS_DOMAINS)

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -30,6 +31,7 @@ from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 
 __all__ = [
     "ATTEMPTS_MAX",
+    "AWS_DOMAINS",
     "CALL_LIMIT_S",
     "CONNECT_TIMEOUT_S",
     "LOG_CALL_LIMIT_S",
@@ -38,12 +40,16 @@ __all__ = [
     "POLL_WAIT_S",
     "READ_TIMEOUT_S",
     "demand_request_id",
+    "demand_request_ids",
     "error_code",
     "is_condition_failure",
     "mapped",
     "port_errors",
 ]
 
+# Ends of the names of AWS's own endpoints, those in a VPC included. Each of them gives requests an
+# id, which emulators need not do.
+AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 # Inside one region a connection takes milliseconds; a packet lost twice takes 3 s.
 CONNECT_TIMEOUT_S: Final = 3
 # Between two reads of an answer. DynamoDB answers in milliseconds or hardly at all.
@@ -133,6 +139,19 @@ async def port_errors(limit_s: float) -> AsyncIterator[None]:
         if "credentials" not in str(error).lower():
             raise
         raise Throttled(f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS_MAX]) from error
+
+
+def demand_request_ids(client: Any) -> None:
+    """Have a client of AWS itself, boto3's or aioboto3's, hold answers against `demand_request_id`.
+
+    It does nothing to a client of an emulator.
+    """
+    if _is_of_aws(client.meta.endpoint_url):
+        client.meta.events.register("after-call", demand_request_id)
+
+
+def _is_of_aws(endpoint_url: str) -> bool:
+    return (urlsplit(endpoint_url).hostname or "").endswith(AWS_DOMAINS)
 
 
 def demand_request_id(http_response: Any, parsed: Any, **_: Any) -> None:

@@ -22,8 +22,10 @@ from roomcast.wire.publication import ClientInfo, MalformedPublication
 
 __all__ = [
     "CHANNELS_PAGE",
+    "DECODED_A_TURN",
     "ENTRIES_PAGE",
     "MEMBERS_MAX",
+    "MEMBERS_PAGE",
     "PAGES_MAX",
     "DynamoPresence",
     "channel_key",
@@ -32,11 +34,17 @@ __all__ = [
     "node_key",
 ]
 
-# Entries of one channel in one read: some 3 MB, so three or four pages.
+# Entries of one channel in one read: some 3 MB.
 MEMBERS_MAX: Final = 20_000
 # Pages of DynamoDB, each of at most 1 MB: for members with large infos. They are read one after the
 # other while a client waits.
 PAGES_MAX: Final = 16
+# Entries in one of these pages. The SDK decodes a page in one turn of the event loop, some 12 µs an
+# entry, and DynamoDB's megabyte holds thousands of small ones.
+MEMBERS_PAGE: Final = 1_300
+assert PAGES_MAX * MEMBERS_PAGE > MEMBERS_MAX, "a channel of so many is read to its end"
+# Entries of a page whose infos are decoded before other tasks have their turn: some 2 ms.
+DECODED_A_TURN: Final = 325
 # Entries or channels of a dead node in one read: one page of DynamoDB, at most 1 MB.
 CHANNELS_PAGE: Final = 500
 ENTRIES_PAGE: Final = 500
@@ -117,14 +125,22 @@ class DynamoPresence:
                 answer = await self._client.query(
                     TableName=self._table,
                     KeyConditionExpression="#key = :key",
-                    ExpressionAttributeNames={"#key": "key"},
+                    ProjectionExpression="#member, #info",
+                    ExpressionAttributeNames={"#key": "key", "#member": "member", "#info": "info"},
                     ExpressionAttributeValues={":key": {"S": channel_key(channel)}},
                     ConsistentRead=True,
+                    Limit=MEMBERS_PAGE,
                     **start,
                 )
-                members.extend(
-                    member for item in answer["Items"] if (member := _member(item)) is not None
-                )
+                items = answer["Items"]
+                for first in range(0, len(items), DECODED_A_TURN):
+                    # Also before the first of them: the SDK has just decoded the page.
+                    await asyncio.sleep(0)
+                    members.extend(
+                        member
+                        for item in items[first : first + DECODED_A_TURN]
+                        if (member := _member(item)) is not None
+                    )
             if len(members) > MEMBERS_MAX:
                 raise TooManyMembers(f"more than {MEMBERS_MAX} members")
             if "LastEvaluatedKey" not in answer:

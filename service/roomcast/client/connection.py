@@ -116,6 +116,16 @@ class Connection:
         """Its user; "" = none, or not known yet."""
         return self.session.user
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its transport is closed or closing."""
+        return self._peer.has_ended
+
+    @property
+    def subscriptions(self) -> int:
+        """How many it has, or is about to have."""
+        return len(self.session.channels)
+
     # ---- the client's commands
 
     async def receive(self, frame: str | bytes, reader: Reader = JSON_FRAMES) -> None:

@@ -6,22 +6,29 @@ Everything that has an offset goes through the table. Everything else (publicati
 without history, joins, leaves) goes straight to the topic, as best effort. It must not use up the
 region's SNS quota, which durable traffic needs. Hence the bounds on waiting bytes and on messages a
 second.
+
+Signals for nodes, such as orders of the server API, have room of their own, which signals for
+channels cannot take. And one client cannot take all the room that there is for channels.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from roomcast.delivery.envelope import Signal, pack, signal_text
 from roomcast.delivery.ports import Topic
+from roomcast.delivery.signals import CHANNEL_KINDS, client_of
 from roomcast.observe.counters import SignalCounters
 from roomcast.ports import Clock, PortError
 
 __all__ = [
+    "CHANNELS_BYTES_MAX",
+    "CLIENT_BYTES_MAX",
     "FLUSH_INTERVAL_S",
     "MESSAGES_PER_S",
     "PUBLISHES_AT_ONCE",
@@ -41,6 +48,10 @@ _BURST: Final = 20.0
 PUBLISHES_AT_ONCE: Final = 4
 # Bytes of signals that may wait: 34 full messages, which take two seconds at that rate.
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
+# Those of them that may be for channels, and for channels by one client.
+CHANNELS_BYTES_MAX: Final = 6 * 1024 * 1024
+CLIENT_BYTES_MAX: Final = 2 * 1024 * 1024
+assert CLIENT_BYTES_MAX < CHANNELS_BYTES_MAX < WAITING_BYTES_MAX, "each leaves room for others"
 # One signal must leave room for others in a message.
 SIGNAL_BYTES_MAX: Final = 128 * 1024
 
@@ -55,14 +66,27 @@ def can_be_sent(signal: Signal) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A signal that waits, and whose room it takes: a client's; "" = nobody's in particular."""
+
+    text: str
+    size: int
+    is_for_channel: bool
+    client: str
+
+
 class Broadcaster:
     """This node's outgoing signals. `run` is its background task."""
 
     def __init__(self, topic: Topic, clock: Clock) -> None:
         self._topic = topic
         self._clock = clock
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        # Their bytes; those for channels; and those by clients, none of which is 0.
         self._bytes = 0
+        self._channels_bytes = 0
+        self._client_bytes: Counter[str] = Counter()
         self._shed = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -82,16 +106,39 @@ class Broadcaster:
             text = signal_text(signal)
         except (ValueError, RecursionError):
             return False
-        size = len(text.encode())
-        if size > SIGNAL_BYTES_MAX or self._bytes + size > WAITING_BYTES_MAX:
+        is_for_channel = signal.kind in CHANNEL_KINDS
+        client = client_of(signal) if is_for_channel else ""
+        one = _Waiting(text, len(text.encode()), is_for_channel, client)
+        if one.size > SIGNAL_BYTES_MAX or not self._has_room(one):
             self._shed += 1
-            self.counters.signals["too_large" if size > SIGNAL_BYTES_MAX else "shed"] += 1
+            self.counters.signals["too_large" if one.size > SIGNAL_BYTES_MAX else "shed"] += 1
             return False
-        self._waiting.append(text)
-        self._bytes += size
+        self._waiting.append(one)
+        self._count(one, one.size)
         self._idle.clear()
         self._wake.set()
         return True
+
+    def _has_room(self, one: _Waiting) -> bool:
+        if self._bytes + one.size > WAITING_BYTES_MAX:
+            return False
+        if not one.is_for_channel:
+            return True
+        of_client = self._client_bytes[one.client] if one.client else 0
+        return (
+            self._channels_bytes + one.size <= CHANNELS_BYTES_MAX
+            and of_client + one.size <= CLIENT_BYTES_MAX
+        )
+
+    def _count(self, one: _Waiting, size: int) -> None:
+        """Add `size`, which is below 0 when `one` does not wait any more."""
+        self._bytes += size
+        if one.is_for_channel:
+            self._channels_bytes += size
+        if one.client:
+            self._client_bytes[one.client] += size
+            if not self._client_bytes[one.client]:
+                del self._client_bytes[one.client]
 
     async def run(self) -> None:
         """Send the waiting signals, until cancelled.
@@ -121,9 +168,10 @@ class Broadcaster:
 
     def _take(self) -> tuple[str, int]:
         """One message with the signals that fit, from the front, and their number."""
-        body, count = next(pack(self._waiting, signals=True))
+        body, count = next(pack((one.text for one in self._waiting), signals=True))
         for _ in range(count):
-            self._bytes -= len(self._waiting.popleft().encode())
+            one = self._waiting.popleft()
+            self._count(one, -one.size)
         if not self._waiting:
             self._wake.clear()
         return body, count

@@ -7,6 +7,7 @@ Orders (service/roomcast/fleet/order_signals.py) and surveys
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 from roomcast.delivery.envelope import Signal
@@ -15,10 +16,12 @@ from roomcast.wire.channels import RESERVED_PREFIX
 from roomcast.wire.publication import ClientInfo, Publication
 
 __all__ = [
+    "CHANNEL_KINDS",
     "HEARD_MAX",
     "HELLO_CHANNEL",
     "TRIM_KIND",
     "Heard",
+    "client_of",
     "hello",
     "join",
     "leave",
@@ -30,6 +33,8 @@ __all__ = [
 # A node sends itself a greeting through the topic when it starts, to prove its queue.
 HELLO_CHANNEL: Final = RESERVED_PREFIX + "hello"
 
+# Signals that are for a channel's subscribers. All others are for the nodes themselves.
+CHANNEL_KINDS: Final = frozenset({"pub", "join", "leave"})
 TRIM_KIND: Final = "trim"
 
 # Signals that are remembered to drop repeats. SQS repeats a message within its visibility time-out,
@@ -50,6 +55,15 @@ def join(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
 def leave(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
     """`info` has left the channel."""
     return Signal("leave", signal_id, node, channel, info.wire())
+
+
+def client_of(signal: Signal) -> str:
+    """The client that published, came or left, by a signal of CHANNEL_KINDS; "" = a back end."""
+    said = signal.body
+    if signal.kind == "pub" and isinstance(said, Mapping):
+        said = said.get("info")
+    client = said.get("client") if isinstance(said, Mapping) else None
+    return client if isinstance(client, str) else ""
 
 
 def hello(node: str, signal_id: str) -> Signal:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -27,17 +28,37 @@ from roomcast.log.appender import Full, TooLarge
 from roomcast.ports import NewId
 from roomcast.wire.codes import Closing
 
-__all__ = ["JOINS_AT_ONCE", "Orders", "Subject", "Subjects"]
+__all__ = [
+    "CONNECTIONS_WAITING_MAX",
+    "JOINS_AT_ONCE",
+    "WORK_A_TURN",
+    "Orders",
+    "Subject",
+    "Subjects",
+]
 
 # Subscriptions by order that a node makes at once. One order may be for thousands of connections.
 # Nobody waits for it, but other clients wait for the table.
 JOINS_AT_ONCE: Final = 32
+# Connections, and their subscriptions, for which orders are carried out before other tasks have
+# their turn: some 5 ms.
+WORK_A_TURN: Final = 200
+# Connections for which orders wait for their turn, which takes seconds. Another order is refused.
+CONNECTIONS_WAITING_MAX: Final = 100_000
 
 _log = structlog.get_logger(__name__)
 
 
 class Subject(Present, Protocol):
     """A connection that takes orders. None of its methods raises."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it takes no more orders."""
+
+    @property
+    def subscriptions(self) -> int:
+        """How many it has."""
 
     def close(self, why: Closing) -> None: ...
 
@@ -60,6 +81,9 @@ class Orders:
     Orders are best effort, as all signals are. A node that does not get an order does not carry it
     out. There is no answer about the connections that were found. And two orders may arrive in
     another order than they were given.
+
+    An order is for the connections that are here when it arrives. Orders are carried out one after
+    the other, from the moment of their arrival on, WORK_A_TURN in a turn of the event loop.
     """
 
     def __init__(self, subjects: Subjects, bus: SignalBus, new_id: NewId, *, node: str) -> None:
@@ -68,13 +92,24 @@ class Orders:
         self._new_id = new_id
         self._node = node
         self._places = asyncio.Semaphore(JOINS_AT_ONCE)
+        # Orders that are not carried out yet, each with the connections that are left; and how many
+        # connections that are in all.
+        self._waiting: deque[tuple[Order, Iterator[Subject]]] = deque()
+        self._left = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # What was done in this turn; and the start of the next one, if this one has any work.
+        self._work = 0
+        self._next_turn: asyncio.Handle | None = None
 
     def give(self, order: Order) -> None:
-        """Have `order` carried out, on this node at once.
+        """Have `order` carried out, on this node from now on.
 
         Raises Full and TooLarge: then no node does.
         """
         signal = order_signal(order, self._node, self._new_id())
+        if self._is_full:
+            raise Full("orders wait for too many connections")
         if self._bus.send(signal):
             return
         if not can_be_sent(signal):
@@ -89,10 +124,48 @@ class Orders:
             _log.warning("order_malformed", kind=signal.kind, node=signal.node, reason=str(error))
             return
         found = self._subjects.find(order.target)
-        if found:
-            _log.info("order", kind=signal.kind, connections=len(found), **_named(order.target))
-        for connection in found:
-            self._carry_out(order, connection)
+        if not found:
+            return
+        about = {"kind": signal.kind, "connections": len(found), **_named(order.target)}
+        if self._is_full:
+            _log.warning("order_shed", **about)
+            return
+        _log.info("order", **about)
+        self._waiting.append((order, iter(found)))
+        self._left += len(found)
+        self._idle.clear()
+        self._carry_on()
+
+    async def carried_out(self) -> None:
+        """Wait until no order waits any more. The caller bounds the time."""
+        await self._idle.wait()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._left >= CONNECTIONS_WAITING_MAX
+
+    def _carry_on(self) -> None:
+        """Carry out orders until this turn is used up, and the rest in turns that follow."""
+        if self._next_turn is None:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._begin_turn)
+        while self._waiting and self._work < WORK_A_TURN:
+            order, connections = self._waiting[0]
+            connection = next(connections, None)
+            if connection is None:
+                self._waiting.popleft()
+                continue
+            self._left -= 1
+            if not connection.has_ended:
+                self._work += 1 + connection.subscriptions
+                self._carry_out(order, connection)
+        if not self._waiting:
+            self._idle.set()
+
+    def _begin_turn(self) -> None:
+        self._next_turn = None
+        self._work = 0
+        if self._waiting:
+            self._carry_on()
 
     def _carry_out(self, order: Order, connection: Subject) -> None:
         match order:

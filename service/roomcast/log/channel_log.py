@@ -187,6 +187,10 @@ def _itself(record: Record) -> Record:
     return record
 
 
+def _never(_: object) -> bool:
+    return False
+
+
 class _Turn:
     """What one read has decoded since other tasks had their turn."""
 
@@ -439,14 +443,17 @@ class ChannelLog:
         epoch: str,
         after: int,
         publications_max: int,
+        is_enough: Callable[[T], bool] = _never,
     ) -> list[T]:
         """The records of `epoch` behind offset `after`, each in the form that `form` makes of it.
 
         They are ascending, and have no hole behind the first one. Each is made as soon as its item
         is decoded, so that few decoded payloads are kept at once.
 
-        The read stops after `publications_max` publications. The first record may begin at or
-        before `after`, or beyond `after` + 1 when the log has a hole there. Raises PortError.
+        The read stops with the page that has the last of `publications_max` publications, and at
+        once with a form that `is_enough`, which is asked of each in turn. The first record may
+        begin at or before `after`, or beyond `after` + 1 when the log has a hole there. Raises
+        PortError.
         """
         forms: list[T] = []
         turn = _Turn()
@@ -463,6 +470,8 @@ class ChannelLog:
                 if record is None:
                     return forms
                 forms.append(form(record))
+                if is_enough(forms[-1]):
+                    return forms
                 last = item.last
                 count += item.last - item.offset + 1
             if not page.more or not page.items:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from roomcast.log.channel_log import ITEMS_A_PAGE, ChannelLog
@@ -93,7 +94,10 @@ async def read_history(
         records = await log.forms_before(
             _encoded, channel, position.epoch, end, limit, _READ_BYTES_MAX
         )
-        found = _shown(records, hidden + 1, end, cutoff_ts)[-limit:][::-1]
+        shown = _Shown(hidden + 1, end, cutoff_ts)
+        for record in records:
+            shown.add(record)
+        found = shown.sent[-limit:][::-1]
     else:
         start = max(since.offset if since else 0, hidden) + 1
         found = await _forward(log, channel, position, start, limit, cutoff_ts)
@@ -106,10 +110,18 @@ async def _forward(
     found: list[Sent] = []
     after, seeks = start - 1, 0
     for _ in range(_READS_MAX):
-        if after >= position.offset or len(found) >= limit:
+        left = limit - len(found)
+        bytes_left = REPLY_BYTES_MAX - sum(each.size for each in found)
+        if after >= position.offset or left <= 0 or bytes_left < 0:
             break
+        shown = _Shown(max(start, after + 1), position.offset, cutoff_ts)
         records = await log.forms_after(
-            _encoded, channel, position.epoch, after, min(ITEMS_A_PAGE, limit - len(found))
+            _encoded,
+            channel,
+            position.epoch,
+            after,
+            min(ITEMS_A_PAGE, left),
+            partial(shown.fills, left, bytes_left),
         )
         hole = not records or records[0].offset > after + 1
         if hole or any(record.ts < cutoff_ts for record in records):
@@ -122,7 +134,7 @@ async def _forward(
                 continue
             if not records:
                 break
-        found.extend(_shown(records, max(start, after + 1), position.offset, cutoff_ts))
+        found.extend(shown.sent)
         after = records[-1].last
     return found[:limit]
 
@@ -156,19 +168,37 @@ def _encoded(record: Record) -> _Encoded:
     return _Encoded(record.offset, record.last, record.ts, tuple(sent))
 
 
-def _shown(records: Sequence[_Encoded], first: int, last: int, cutoff_ts: int) -> list[Sent]:
+class _Shown:
     """The publications in `first`..`last` that follow the last record older than `cutoff_ts`.
 
     Clocks of writers differ, so an older record may follow a newer one. To leave out single records
     would make a hole.
     """
-    found: list[Sent] = []
-    for record in records:
-        if record.ts < cutoff_ts:
-            found.clear()
-            continue
-        found.extend(each for each in record.sent if first <= each.offset <= last)
-    return found
+
+    __slots__ = ("_bytes", "_cutoff_ts", "_first", "_last", "sent")
+
+    def __init__(self, first: int, last: int, cutoff_ts: int) -> None:
+        self._first = first
+        self._last = last
+        self._cutoff_ts = cutoff_ts
+        self.sent: list[Sent] = []
+        self._bytes = 0
+
+    def add(self, record: _Encoded) -> None:
+        """Records are added in ascending order."""
+        if record.ts < self._cutoff_ts:
+            self.sent.clear()
+            self._bytes = 0
+            return
+        for each in record.sent:
+            if self._first <= each.offset <= self._last:
+                self.sent.append(each)
+                self._bytes += each.size
+
+    def fills(self, publications_max: int, bytes_max: int, record: _Encoded) -> bool:
+        """Add `record`. Whether a reply with room for so much has no place for what follows."""
+        self.add(record)
+        return len(self.sent) >= publications_max or self._bytes > bytes_max
 
 
 def _bounded(found: Sequence[Sent]) -> list[Sent]:

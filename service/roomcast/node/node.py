@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -123,8 +124,13 @@ class Node:
 
         The slices protect the other nodes from a storm of reconnects.
 
-        Each connection first gets its owed answers, within ANSWERS_S.
+        Orders that arrived are carried out before, and each connection first gets its owed answers:
+        each within ANSWERS_S.
         """
+        with suppress(TimeoutError):
+            # A client that was ordered to go for good must not be told to come again elsewhere.
+            async with asyncio.timeout(ANSWERS_S):
+                await self.orders.carried_out()
         connections = list(self._connections)
         if not connections:
             return

@@ -3,19 +3,21 @@
 The members of this node are kept as they come and go, those of other nodes as they were read.
 
 Each member is encoded once, and lists are joined from these parts. So many requests cost little,
-also while members come and go. And a list that is too large is refused before it is made.
+also while members come and go. And of a list that is too large no more is encoded than shows that
+it is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import Final
 
 from roomcast.wire.encoding import Unencodable, encode_member
 from roomcast.wire.publication import ClientInfo
 
-__all__ = ["Crowd", "ListTooLarge", "crowd_of", "listing", "together", "totals"]
+__all__ = ["Crowd", "ListTooLarge", "listing", "together", "totals"]
 
 
 # Bytes of a member's part of a list, besides the user once and the client id twice:
@@ -30,7 +32,7 @@ class ListTooLarge(Exception):
 class Crowd:
     """The members of one channel by client id."""
 
-    __slots__ = ("_bytes", "_encoded", "bytes_min", "infos", "users")
+    __slots__ = ("_parts", "bytes_min", "infos", "parts_bytes", "users")
 
     def __init__(self) -> None:
         self.infos: dict[str, ClientInfo] = {}
@@ -38,10 +40,10 @@ class Crowd:
         self.users: Counter[str] = Counter()
         # A lower bound on the bytes of all parts of a list, known without encoding them.
         self.bytes_min = 0
-        # After the first request for a list: each member's part, and the size of all, with a comma
-        # each.
-        self._encoded: dict[str, bytes] | None = None
-        self._bytes = 0
+        # The parts of a list that were made for earlier ones: of the first members in `infos`, in
+        # its order; and their size, with a comma each.
+        self._parts: dict[str, bytes] = {}
+        self.parts_bytes = 0
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -52,8 +54,6 @@ class Crowd:
         self.infos[info.client] = info
         self.users[info.user] += 1
         self.bytes_min += _bytes_min(info)
-        if self._encoded is not None:
-            self._encode(self._encoded, info)
 
     def discard(self, client: str) -> None:
         """Idempotent."""
@@ -64,37 +64,31 @@ class Crowd:
         if not self.users[info.user]:
             del self.users[info.user]
         self.bytes_min -= _bytes_min(info)
-        if self._encoded is not None:
-            self._bytes -= len(self._encoded.pop(client)) + 1
+        if (part := self._parts.pop(client, None)) is not None:
+            self.parts_bytes -= len(part) + 1
 
-    def parts(self) -> tuple[Iterable[bytes], int]:
-        """Each member's part of a list, and the size of all, with a comma each."""
-        if self._encoded is None:
-            self._encoded = {}
-            for info in self.infos.values():
-                self._encode(self._encoded, info)
-        return filter(None, self._encoded.values()), self._bytes
+    def parts(self, bytes_max: int) -> Collection[bytes]:
+        """Each member's part of a list; b"" for one who cannot be encoded.
 
-    def _encode(self, encoded: dict[str, bytes], info: ClientInfo) -> None:
-        try:
-            part = encode_member(info)
-        except Unencodable:
-            # A member that cannot be encoded must not hide the others.
-            part = b""
-        encoded[info.client] = part
-        self._bytes += len(part) + 1
+        Raises ListTooLarge as soon as the parts, with a comma each, exceed `bytes_max`.
+        """
+        for info in islice(self.infos.values(), len(self._parts), None):
+            if self.parts_bytes > bytes_max:
+                break
+            try:
+                part = encode_member(info)
+            except Unencodable:
+                # A member that cannot be encoded must not hide the others.
+                part = b""
+            self._parts[info.client] = part
+            self.parts_bytes += len(part) + 1
+        if self.parts_bytes > bytes_max:
+            raise ListTooLarge
+        return self._parts.values()
 
 
 def _bytes_min(info: ClientInfo) -> int:
     return _PART_BYTES_MIN + 2 * len(info.client) + len(info.user)
-
-
-def crowd_of(infos: Iterable[ClientInfo]) -> Crowd:
-    """The crowd of members that were read."""
-    crowd = Crowd()
-    for info in infos:
-        crowd.add(info)
-    return crowd
 
 
 def together(own: Crowd, others: Crowd) -> Mapping[str, ClientInfo]:
@@ -117,8 +111,8 @@ def listing(own: Crowd, others: Crowd, bytes_max: int) -> bytes:
     # Do not encode many members for a list that is refused.
     if own.bytes_min + others.bytes_min > bytes_max:
         raise ListTooLarge
-    (here, here_bytes), (there, there_bytes) = own.parts(), others.parts()
     # Two braces, and one comma less than parts.
-    if here_bytes + there_bytes + 1 > bytes_max:
-        raise ListTooLarge
-    return b"{%b}" % b",".join((*there, *here))
+    parts_max = bytes_max - 1
+    there = others.parts(parts_max - own.parts_bytes)
+    here = own.parts(parts_max - others.parts_bytes)
+    return b"{%b}" % b",".join(filter(None, (*there, *here)))

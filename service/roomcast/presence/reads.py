@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,14 +18,15 @@ from roomcast.concurrency import SharedCall
 from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, Throttled
-from roomcast.presence.lists import Crowd, ListTooLarge, crowd_of, listing, together, totals
-from roomcast.presence.ports import Presence, TooManyMembers
+from roomcast.presence.lists import Crowd, ListTooLarge, listing, together, totals
+from roomcast.presence.ports import Member, Presence, TooManyMembers
 from roomcast.wire.publication import ClientInfo
 
 __all__ = [
     "CACHE_CHANNELS_MAX",
     "CACHE_MEMBERS_MAX",
     "CACHE_S",
+    "MEMBERS_A_TURN",
     "READS_AT_ONCE",
     "READS_WAITING_MAX",
     "PresenceReads",
@@ -37,6 +38,8 @@ CACHE_S: Final = 1.0
 # Bounds of all reads that are kept together. A member on another node takes some 1 KB.
 CACHE_CHANNELS_MAX: Final = 1000
 CACHE_MEMBERS_MAX: Final = 100_000
+# Members of one read that are looked at before other tasks have their turn: a millisecond or two.
+MEMBERS_A_TURN: Final = 1000
 # Channels that a node reads at once. Reads must not take all of its connections to the table.
 READS_AT_ONCE: Final = 16
 # Reads that run or wait. Further requests are refused: the table does not answer then.
@@ -73,6 +76,8 @@ class PresenceReads:
         self._own: dict[str, Crowd] = {}
         # Reads under way; and finished ones, the oldest first.
         self._under_way: dict[str, SharedCall[Crowd]] = {}
+        # What of a read was looked at so far, while that takes more than one turn.
+        self._growing: dict[str, Crowd] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._kept_members = 0
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -84,6 +89,9 @@ class PresenceReads:
     def entered(self, channel: str, info: ClientInfo) -> None:
         """The entry of `info` is stored now."""
         self._own.setdefault(channel, Crowd()).add(info)
+        if (growing := self._growing.get(channel)) is not None:
+            # It may have been found as another node's, under a lease that this node has lost.
+            growing.discard(info.client)
 
     def left(self, channel: str, client: str) -> None:
         """The entry of `client` is about to be removed. Idempotent."""
@@ -167,14 +175,29 @@ class PresenceReads:
             members, live = await asyncio.gather(
                 self._presence.members(channel), self._live_nodes()
             )
-        node, own = self._node(), self._own.get(channel, _NOBODY)
-        return crowd_of(
-            member.info
-            for member in members
-            # Entries of this node are its own members, or have just left. Its own members may also
-            # have entries under a lost lease.
-            if member.node in live and member.node != node and member.info.client not in own.infos
-        )
+        return await self._crowd_of_others(channel, members, live)
+
+    async def _crowd_of_others(
+        self, channel: str, members: Sequence[Member], live: frozenset[str]
+    ) -> Crowd:
+        """Those of `members` on the other `live` nodes. MEMBERS_A_TURN are looked at in a turn."""
+        node, crowd = self._node(), Crowd()
+        self._growing[channel] = crowd
+        try:
+            for start in range(0, len(members), MEMBERS_A_TURN):
+                if start:
+                    await asyncio.sleep(0)
+                # Members may have come and gone since the last turn.
+                own = self._own.get(channel, _NOBODY).infos
+                for member in members[start : start + MEMBERS_A_TURN]:
+                    # Entries of this node are its own members, or have just left. Its own members
+                    # may also have entries under a lost lease.
+                    is_here = member.node == node or member.info.client in own
+                    if member.node in live and not is_here:
+                        crowd.add(member.info)
+        finally:
+            del self._growing[channel]
+        return crowd
 
     async def _live_nodes(self) -> frozenset[str]:
         now_s = self._clock.monotonic_s()

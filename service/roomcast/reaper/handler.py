@@ -20,7 +20,12 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from roomcast.aws.errors import ATTEMPTS_MAX, CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from roomcast.aws.errors import (
+    ATTEMPTS_MAX,
+    CONNECT_TIMEOUT_S,
+    READ_TIMEOUT_S,
+    demand_request_ids,
+)
 from roomcast.aws.threads import ThreadedClient
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.fleet.deployment import Deployment
@@ -204,8 +209,13 @@ def _clients() -> Clients:
         max_pool_connections=_CONNECTIONS_MAX,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
     )
-    services = ("dynamodb", "sns", "sqs", "autoscaling")
-    return Clients(*(ThreadedClient(boto3.client(service, config=config)) for service in services))
+
+    def made(service: str) -> ThreadedClient:
+        client = boto3.client(service, config=config)
+        demand_request_ids(client)
+        return ThreadedClient(client)
+
+    return Clients(made("dynamodb"), made("sns"), made("sqs"), made("autoscaling"))
 
 
 def _counts(report: Report) -> dict[str, int]:

@@ -7,9 +7,11 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 
 import aioboto3
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
 from roomcast.aws.clients import AwsClients, connect
@@ -96,6 +98,16 @@ async def faked(answer: Answer) -> AsyncIterator[tuple[AwsClients, FakeServer]]:
         connect(region=REGION, endpoint_url=f"http://127.0.0.1:{port}", session=SESSION) as clients,
     ):
         yield clients, fake
+
+
+def answer_all(client: Any, body: str, status: int = 200) -> None:
+    """Have a client of boto3 get this answer to whatever it asks, and send nothing."""
+
+    def answer(request: Any, **_: Any) -> AWSResponse:
+        raw = SimpleNamespace(stream=lambda: [body.encode()])
+        return AWSResponse(request.url, status, {}, raw)
+
+    client.meta.events.register("before-send", answer)
 
 
 class FakeClient:

@@ -20,7 +20,6 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from roomcast.aws import clients as clients_module
 from roomcast.aws import errors
 from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.aws.clients import connect
@@ -171,7 +170,7 @@ async def test_a_success_that_aws_did_not_answer_is_none(
     body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever stands between answers 200: nothing may be taken for written, nor for not there."""
-    monkeypatch.setattr(clients_module, "AWS_DOMAINS", ("127.0.0.1",))
+    monkeypatch.setattr(errors, "AWS_DOMAINS", ("127.0.0.1",))
     async with faked(say(200, body, request_id="")) as (clients, server):
         table = DynamoChannelTable(clients.log, "channels", "keys", ManualClock())
         queue = SqsInstanceQueue(
@@ -212,10 +211,10 @@ async def test_an_emulator_need_not_give_requests_an_id() -> None:
 async def test_aws_s_own_endpoints_are_known(region: str, host: str) -> None:
     async with connect(region=region, endpoint_url=None, session=SESSION) as clients:
         assert clients.log.meta.endpoint_url == host
-    assert clients_module._is_of_aws(host)
-    assert clients_module._is_of_aws("https://vpce-1-2.sns.eu-west-1.vpce.amazonaws.com")
-    assert not clients_module._is_of_aws("http://127.0.0.1:4566")
-    assert not clients_module._is_of_aws("https://amazonaws.com.example")
+    assert errors._is_of_aws(host)
+    assert errors._is_of_aws("https://vpce-1-2.sns.eu-west-1.vpce.amazonaws.com")
+    assert not errors._is_of_aws("http://127.0.0.1:4566")
+    assert not errors._is_of_aws("https://amazonaws.com.example")
 
 
 @pytest.mark.parametrize(

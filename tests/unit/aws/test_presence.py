@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from roomcast.aws.presence import ENTRIES_PAGE, MEMBERS_MAX, DynamoPresence
+from roomcast.aws import presence as aws_presence
+from roomcast.aws.presence import (
+    DECODED_A_TURN,
+    ENTRIES_PAGE,
+    MEMBERS_MAX,
+    MEMBERS_PAGE,
+    DynamoPresence,
+)
 from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
 from roomcast.presence.ports import Member
 from roomcast.wire.publication import ClientInfo
 from tests.unit.aws.fakes import FakeClient, client_error
+from tests.unit.worlds import running
 
 # More than Python's decoder takes.
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -97,6 +106,35 @@ async def test_reading_is_bounded(page_size: int, error: type[PortError] | None)
     else:
         with pytest.raises(error):
             await presence.members("room")
+
+
+async def test_a_page_is_small_and_few_of_its_entries_are_decoded_in_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    item = {"member": {"S": "n1#c1"}, "info": {"S": '{"user":"u","client":"c1"}'}}
+    decode, turns, decoded = aws_presence._member, 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def counted(item: Any) -> Member | None:
+        decoded[turns] += 1
+        return decode(item)
+
+    def query(Limit: int, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+        decoded[turns] += Limit
+        return {"Items": [item] * Limit}
+
+    monkeypatch.setattr(aws_presence, "_member", counted)
+    async with running(pass_turns()):
+        presence = DynamoPresence(FakeClient(query=query), "presence")
+        assert len(await presence.members("room")) == MEMBERS_PAGE
+    # The SDK's own decoding of the page, which is in one turn, has that turn for itself.
+    assert max(decoded.values()) == MEMBERS_PAGE
+    assert sorted(decoded.values())[-2] == DECODED_A_TURN
 
 
 async def test_a_damaged_entry_does_not_hide_the_others() -> None:

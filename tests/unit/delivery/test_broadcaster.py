@@ -11,6 +11,8 @@ import pytest
 from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery import signals
 from roomcast.delivery.broadcaster import (
+    CHANNELS_BYTES_MAX,
+    CLIENT_BYTES_MAX,
     MESSAGES_PER_S,
     PUBLISHES_AT_ONCE,
     SIGNAL_BYTES_MAX,
@@ -21,7 +23,7 @@ from roomcast.delivery.broadcaster import (
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, parse, signal_text
 from roomcast.ports import Throttled
 from roomcast.testing.memory import MemoryTopic, Stage
-from roomcast.wire.publication import Publication
+from roomcast.wire.publication import ClientInfo, Publication
 from tests.unit.worlds import DEADLINE_S, Fleet, settled, until
 
 CHANNEL: Final = "plain:room"
@@ -105,15 +107,65 @@ async def test_too_much_is_shed_and_room_comes_back(world: World) -> None:
     accepted = 0
     while world.broadcaster.send(pub(large, accepted)):
         accepted += 1
-    assert accepted == WAITING_BYTES_MAX // (len(large) + 95)
+    assert accepted == CHANNELS_BYTES_MAX // (len(large) + 95)
     assert world.broadcaster.send(pub("a small one fits")) is True
     held.release()
     while world.broadcaster._waiting:
         world.fleet.clock.advance(1)
         await asyncio.sleep(0)
     await world.flushed()
-    assert world.broadcaster._bytes == 0
+    assert world.broadcaster._bytes == world.broadcaster._channels_bytes == 0
     assert world.broadcaster.send(pub(large))
+
+
+def fill(world: World, client: str = "") -> int:
+    """Publish as much as is taken of `client`, in many channels; "" = of a back end. The bytes."""
+    before, number = world.broadcaster.waiting_bytes, 0
+    while world.broadcaster.send(
+        signals.publication(
+            "a",
+            f"{client}{number}",
+            f"plain:{number}",
+            Publication("x" * 50_000, info=ClientInfo("", client) if client else None),
+        )
+    ):
+        number += 1
+    return world.broadcaster.waiting_bytes - before
+
+
+async def test_channels_cannot_take_the_room_of_orders(world: World) -> None:
+    order = Signal("disconnect", "1", "a", "", {"user": "ann", "reason": "x" * 100_000})
+    world.fleet.traffic.hold("publish")
+    assert CHANNELS_BYTES_MAX - fill(world) < 51_000
+    for kind in (signals.join, signals.leave):
+        assert not all(
+            world.broadcaster.send(kind("a", f"{n}", CHANNEL, ClientInfo(f"u{n}", f"c{n}")))
+            for n in range(1000)
+        )
+    orders = 0
+    while world.broadcaster.send(order):
+        orders += 1
+    assert orders >= (WAITING_BYTES_MAX - CHANNELS_BYTES_MAX) // 101_000 > 15
+    assert world.broadcaster.waiting_bytes <= WAITING_BYTES_MAX
+
+
+async def test_one_client_cannot_take_the_room_of_the_others(world: World) -> None:
+    held = world.fleet.traffic.hold("publish")
+    assert CLIENT_BYTES_MAX - 51_000 < fill(world, "ann") <= CLIENT_BYTES_MAX
+    assert world.broadcaster.counters.signals["shed"] == 1
+    assert not all(
+        world.broadcaster.send(signals.join("a", f"{n}", CHANNEL, ClientInfo("", "ann")))
+        for n in range(1000)
+    )
+    assert CLIENT_BYTES_MAX - 51_000 < fill(world, "bob") <= CLIENT_BYTES_MAX
+    assert 0 < fill(world) <= CHANNELS_BYTES_MAX - 2 * CLIENT_BYTES_MAX + 51_000
+    held.release()
+    while world.broadcaster._waiting:
+        world.fleet.clock.advance(1)
+        await asyncio.sleep(0)
+    await world.flushed()
+    assert not world.broadcaster._client_bytes, "nobody is remembered who waits for nothing"
+    assert fill(world, "ann") > CLIENT_BYTES_MAX - 51_000
 
 
 async def test_a_signal_that_is_too_large_or_no_json_is_shed(world: World) -> None:

@@ -15,6 +15,7 @@ from roomcast.delivery.signals import (
     HELLO_CHANNEL,
     TRIM_KIND,
     Heard,
+    client_of,
     hello,
     join,
     leave,
@@ -39,6 +40,16 @@ def test_bodies_are_what_the_other_node_reads() -> None:
     ):
         assert (made.kind, made.id, made.node, made.channel) == (kind, "2", "n", "chat")
         assert ClientInfo.from_wire(made.body) == ANN
+
+
+def test_whose_doing_a_signal_is() -> None:
+    for made in (
+        publication("n", "1", "chat", Publication({"client": "other"}, info=ANN)),
+        join("n", "2", "chat", ANN),
+        leave("n", "3", "chat", ANN),
+    ):
+        assert client_of(made) == "c1"
+    assert client_of(publication("n", "4", "chat", Publication({"client": "c1"}))) == ""
 
 
 def test_a_greeting_is_in_a_channel_that_no_client_can_name() -> None:

@@ -5,7 +5,7 @@ node and of another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
@@ -18,7 +18,9 @@ from roomcast.auth.claims import ServerSubscription
 from roomcast.client import server_orders as orders_module
 from roomcast.client import subscribe as subscribe_module
 from roomcast.delivery import broadcaster as broadcaster_module
+from roomcast.delivery import signals
 from roomcast.delivery.envelope import Signal
+from roomcast.fleet import orders as fleet_orders
 from roomcast.fleet.order_signals import (
     DisconnectOrder,
     Order,
@@ -29,10 +31,11 @@ from roomcast.fleet.order_signals import (
     order_signal,
 )
 from roomcast.log.appender import Full, TooLarge
+from roomcast.node import node as node_module
 from roomcast.ports import Throttled
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
 from roomcast.wire.codes import Disconnect, DisconnectCode
-from roomcast.wire.publication import StreamPosition
+from roomcast.wire.publication import Publication, StreamPosition
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, envelope, settled, until
 
 HISTORY: Final = ChannelOptions(history_size=10, history_ttl_s=60, allow_positioning=True)
@@ -195,6 +198,173 @@ async def test_an_order_is_given_to_everybody_or_to_nobody(
     with pytest.raises(Full):
         give(node, DisconnectOrder(Target("ann"), BANNED))
     assert closed_with(ann) is None
+
+
+# ---- how many at once
+
+
+def said_by(node: LocalNode, *orders: Order) -> list[str]:
+    """One message of another node with `orders`."""
+    said = [order_signal(order, "b", f"id-{number}") for number, order in enumerate(orders)]
+    return [envelope(signals=said)]
+
+
+def closed(clients: Sequence[Client]) -> int:
+    return sum(closed_with(client) is not None for client in clients)
+
+
+async def turns_until(done: Callable[[], object], count: Callable[[], int]) -> list[int]:
+    """How much `count` grew in each turn of the event loop until `done`."""
+    grown, before = [], count()
+    while not done():
+        await asyncio.sleep(0)
+        now = count()
+        grown.append(now - before)
+        before = now
+    return grown
+
+
+async def test_an_order_for_many_connections_leaves_others_their_turn(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 5)
+    ann = [await connected(node) for _ in range(23)]
+    give(node, DisconnectOrder(Target("ann"), BANNED))
+    assert closed(ann) == 5, "it is begun at once"
+    grown = await turns_until(lambda: closed(ann) == len(ann), lambda: closed(ann))
+    assert sum(grown) == 18
+    assert max(grown) == 5
+    assert {closed_with(each) for each in ann} == {BANNED}
+
+
+async def test_many_orders_in_one_message_leave_others_their_turn(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 5)
+    clients = [await connected(node, f"user {number}") for number in range(13)]
+    orders = [DisconnectOrder(Target(f"user {number}"), BANNED) for number in range(13)]
+    node.assembly.intake.take(said_by(node, *orders))
+    assert closed(clients) == 5
+    grown = await turns_until(lambda: closed(clients) == 13, lambda: closed(clients))
+    assert max(grown) == 5
+    # In a turn of its own there is room again.
+    late = await connected(node, "late")
+    give(node, DisconnectOrder(Target("late"), BANNED))
+    assert closed_with(late) == BANNED
+
+
+async def test_what_a_connection_is_subscribed_to_counts(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 9)
+    ann = [await connected(node, channels=["a", "b", "c"]) for _ in range(6)]
+    give(node, UnsubscribeOrder(Target("ann"), ""))
+
+    def left() -> int:
+        return -sum(len(each.connection.session.channels) for each in ann)
+
+    grown = await turns_until(lambda: left() == 0, left)
+    assert max(grown) == 9, "three connections of three subscriptions each"
+    assert sum(grown) == 18
+
+
+async def test_orders_keep_their_order(node: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 3)
+    ann = [await connected(node) for _ in range(8)]
+    bob = await connected(node, "bob")
+    since = DisconnectCode(4501, "too late")
+    node.assembly.intake.take(
+        said_by(
+            node,
+            RefreshOrder(Target("ann"), expires_at=2_000_000_000),
+            DisconnectOrder(Target("ann"), BANNED),
+            DisconnectOrder(Target("bob"), BANNED),
+        )
+    )
+    give(node, DisconnectOrder(Target("ann"), since))
+    await until(lambda: closed_with(bob))
+    assert [closed_with(each) for each in ann] == [BANNED] * 8
+    for each in ann:
+        assert any("refresh" in push for push in each.socket.pushes), "before it was closed"
+
+
+async def test_publications_before_an_order_for_many_reach_all_of_them(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 3)
+    ann = [await connected(node) for _ in range(8)]
+    for each in ann:
+        await each.subscribe("plain:x")
+    before = signals.publication("b", "1", "plain:x", Publication("before"))
+    order = order_signal(DisconnectOrder(Target("ann"), BANNED), "b", "2")
+    node.assembly.intake.take([envelope(signals=[before, order])])
+    await until(lambda: closed(ann) == 8)
+    for each in ann:
+        assert [push["pub"]["data"] for push in each.socket.pushes if "pub" in push] == ["before"]
+
+
+async def test_an_order_is_for_those_who_are_there_when_it_comes(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was disconnected may have come back. Whoever has gone meanwhile is left alone."""
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 1)
+    ann = [await connected(node) for _ in range(60)]
+    carried_out: list[Order] = []
+    monkeypatch.setattr(ann[-1].connection, "order_refresh", carried_out.append)
+    give(node, RefreshOrder(Target("ann"), expires_at=2_000_000_000))
+    give(node, DisconnectOrder(Target("ann"), BANNED))
+    node.assembly.node.closed(ann[-1].connection)
+    again = await connected(node)
+    assert closed(ann) < 59
+    await node.assembly.node.orders.carried_out()
+    assert [closed_with(each) for each in ann] == [BANNED] * 59 + [None]
+    assert carried_out == []
+    assert closed_with(again) is None
+
+
+async def test_so_many_connections_wait_for_orders_and_no_more(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 1)
+    monkeypatch.setattr(fleet_orders, "CONNECTIONS_WAITING_MAX", 4)
+    ann, bob = [await connected(node) for _ in range(6)], await connected(node, "bob")
+    give(node, DisconnectOrder(Target("ann"), BANNED))
+    sent = node.assembly.broadcaster.waiting_bytes
+    with pytest.raises(Full):
+        give(node, DisconnectOrder(Target("bob"), BANNED))
+    assert node.assembly.broadcaster.waiting_bytes == sent, "no node has heard of it"
+    with capture_logs() as logs:
+        node.assembly.intake.take(said_by(node, DisconnectOrder(Target("bob"), BANNED)))
+    assert [entry["event"] for entry in logs if entry["event"].startswith("order")] == [
+        "order_shed"
+    ]
+    await node.assembly.node.orders.carried_out()
+    assert closed(ann) == 6
+    assert closed_with(bob) is None
+    give(node, DisconnectOrder(Target("bob"), BANNED))
+    assert closed_with(bob) == BANNED
+
+
+async def test_orders_that_came_are_carried_out_before_the_node_says_goodbye(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 2)
+    ann, bob = [await connected(node) for _ in range(9)], await connected(node, "bob")
+    give(node, DisconnectOrder(Target("ann"), BANNED))
+    await node.assembly.node.drain(0.0, lambda: 0.5)
+    assert [closed_with(each) for each in ann] == [BANNED] * 9
+    assert closed_with(bob) == Disconnect.SHUTDOWN
+
+
+async def test_a_node_that_ends_does_not_wait_for_orders_without_end(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 0)
+    monkeypatch.setattr(node_module, "ANSWERS_S", 0.0)
+    ann = [await connected(node) for _ in range(3)]
+    give(node, DisconnectOrder(Target("ann"), BANNED))
+    await node.assembly.node.drain(0.0, lambda: 0.5)
+    assert [closed_with(each) for each in ann] == [Disconnect.SHUTDOWN] * 3
 
 
 # ---- unsubscribe

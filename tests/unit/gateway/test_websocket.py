@@ -13,6 +13,8 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
+from roomcast.delivery import broadcaster as broadcaster_module
+from roomcast.delivery.broadcaster import CHANNELS_BYTES_MAX
 from roomcast.gateway import writer as writer_module
 from roomcast.gateway.http import add_health_routes
 from roomcast.gateway.keys import HEALTH, NODE
@@ -578,7 +580,8 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_others_are_not(
         if connection.session.client != fast.lines[0]["connect"]["client"]
     ]
     large, sent = "x" * 60_000, 0
-    # Nothing flushes signals here: only so many may wait.
+    # Nothing flushes signals here: only so many may wait, and of one client fewer.
+    monkeypatch.setattr(broadcaster_module, "CLIENT_BYTES_MAX", CHANNELS_BYTES_MAX)
     while cut_off.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
         assert await fast.ask("publish", channel="plain:room", data=large) == {}
         sent += 1
@@ -606,6 +609,7 @@ async def test_a_slow_peer_that_reads_at_last_is_told_why(
         if each.session.client != fast.lines[0]["connect"]["client"]
     ]
     await until(lambda: connection.session.channels)
+    monkeypatch.setattr(broadcaster_module, "CLIENT_BYTES_MAX", CHANNELS_BYTES_MAX)
     while connection.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
         assert await fast.ask("publish", channel="plain:room", data="x" * 60_000) == {}
     frames = list(parsed(await slow.rest()))

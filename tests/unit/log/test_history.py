@@ -190,8 +190,61 @@ async def test_of_large_publications_little_is_decoded_and_others_have_their_tur
     async with running(pass_turns()):
         shown = offsets((await room.read(limit=300, reverse=reverse)).lines)
     assert shown == (list(range(60, 52, -1)) if reverse else list(range(1, 9)))
-    assert not reverse or sum(decoded.values()) < 4 * REPLY_BYTES_MAX
+    # Forward, nothing is decoded behind what has no place in the reply.
+    assert sum(decoded.values()) < (4 * REPLY_BYTES_MAX if reverse else 10 * 60_100)
     assert max(decoded.values()) < 2 * 60_100
+
+
+async def test_forward_nothing_is_read_behind_what_fills_the_reply(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither behind the limit nor behind the bytes, nor again what has been read."""
+    decoded: list[int] = []
+
+    def counted(text: str, offset: int) -> Any:
+        decoded.append(offset)
+        return decode_publications(text, offset)
+
+    monkeypatch.setattr(channel_log, "decode_publications", counted)
+    monkeypatch.setattr(channel_log, "ITEMS_A_PAGE", 4)
+    for number in range(30):
+        await room.append(f"{number:02d}" + "x" * 60_000)
+    pages = room.fleet.traffic.calls["read_forward"]
+    assert await room.offsets(limit=300) == list(range(1, 9))
+    assert decoded == list(range(1, 10))
+    assert room.fleet.traffic.calls["read_forward"] == pages + 3
+    decoded.clear()
+    assert await room.offsets(since=8, limit=2) == [9, 10]
+    assert decoded == [9, 10]
+
+
+async def test_what_one_read_found_leaves_less_room_for_the_next(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def counted(text: str, offset: int) -> Any:
+        decoded.append(offset)
+        return decode_publications(text, offset)
+
+    monkeypatch.setattr(channel_log, "decode_publications", counted)
+    for _ in range(2 * ITEMS_A_PAGE):
+        await room.append("x" * 4000)
+    shown = await room.offsets(limit=300)
+    assert ITEMS_A_PAGE < len(shown) < 2 * ITEMS_A_PAGE
+    assert decoded == [*shown, shown[-1] + 1]
+
+
+async def test_what_is_hidden_takes_no_room_in_the_reply(room: Room) -> None:
+    """Much that has expired stands before what has not."""
+    for number in range(12):
+        await room.append(f"{number:02d}" + "x" * 60_000)
+    room.fleet.clock.advance(OPTIONS.history_ttl_s + 1)
+    for number in range(12):
+        await room.append(f"{number:02d}" + "x" * 60_000)
+    assert await room.offsets(limit=300) == list(range(13, 21))
+    assert await room.offsets(limit=300, since=3) == list(range(13, 21))
+    assert await room.offsets(limit=2) == [13, 14]
 
 
 async def test_forward_reads_over_pages(room: Room) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any, Final
 
 import pytest
@@ -17,11 +18,12 @@ from roomcast.presence import lists as presence_lists
 from roomcast.presence import reads as presence_reads
 from roomcast.presence.book import LIST_BYTES_MAX, PresenceBook
 from roomcast.presence.ports import Member, Presence, TooManyMembers
-from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S
+from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S, MEMBERS_A_TURN
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
+from roomcast.wire.encoding import encode_member
 from roomcast.wire.publication import ClientInfo
 from tests.unit.aws.fakes import FakeClient
-from tests.unit.worlds import Fleet, info, settled, until
+from tests.unit.worlds import Fleet, info, running, settled, until
 
 CHANNEL: Final = "room"
 MANY: Final = 10_000
@@ -157,6 +159,70 @@ async def test_what_many_reads_bring_at_once_is_kept_within_the_bound(
     assert sum(kept.members for kept in reads._kept.values()) == reads._kept_members <= 100
 
 
+async def test_of_very_many_members_few_are_looked_at_in_a_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, looked_at = 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def counted(info: ClientInfo) -> int:
+        looked_at[turns] += 1
+        return len(info.user)
+
+    monkeypatch.setattr(presence_lists, "_bytes_min", counted)
+    world.elsewhere(MANY)
+    async with running(pass_turns()):
+        assert await world.book.totals(CHANNEL) == (MANY, MANY // 2)
+    assert sum(looked_at.values()) == MANY
+    assert max(looked_at.values()) <= MEMBERS_A_TURN
+
+
+async def test_who_comes_and_goes_between_two_turns_of_a_read_is_told_of_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries under a lost lease look like those of another node."""
+    monkeypatch.setattr(presence_reads, "MEMBERS_A_TURN", 2)
+    world.elsewhere(10)
+    reads = world.book._reads
+    for number in (3, 9):
+        reads.entered(CHANNEL, member(number).info)
+    asking = asyncio.create_task(world.book.totals(CHANNEL))
+    await until(lambda: len(reads._growing.get(CHANNEL, ())) == 3)
+    # All who were here leave, and two come: one who was looked at already, and one who was not.
+    for number in (3, 9):
+        reads.left(CHANNEL, member(number).info.client)
+    for number in (1, 8):
+        reads.entered(CHANNEL, member(number).info)
+    assert not asking.done()
+    # Number 3 was passed over while it was here. Number 9 has an entry that says it is elsewhere.
+    assert await asking == (9, 5)
+    assert reads._growing == {}
+    everybody = {member(number).info.client for number in range(10)} - {member(3).info.client}
+    assert set(await world.book.members(CHANNEL)) == everybody
+    listed = await world.book.listing(CHANNEL)
+    assert set(json.loads(listed)) == everybody
+    assert listed.count(b'"user":') == 9
+
+
+async def test_a_lease_that_is_lost_between_two_turns_of_a_read_makes_nobody_a_stranger(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_reads, "MEMBERS_A_TURN", 2)
+    for number in range(8):
+        await world.book.enter(CHANNEL, member(number).info)
+    reads = world.book._reads
+    asking = asyncio.create_task(world.book.totals(CHANNEL))
+    await until(lambda: CHANNEL in reads._growing)
+    world.book.move("a2")
+    await world.book.exit(CHANNEL, member(7).info)
+    assert await asking == (7, 4)
+
+
 async def test_channels_that_are_asked_for_at_once_share_the_read_of_leases(world: World) -> None:
     await asyncio.gather(*(world.book.totals(f"room {number}") for number in range(50)))
     assert world.reads == (50, 1)
@@ -184,7 +250,7 @@ async def test_what_is_too_old_is_not_kept(world: World) -> None:
 
 
 class Table(FakeClient):
-    """Answers queries in pages of PAGE_BYTES, as DynamoDB does."""
+    """Answers queries in pages of PAGE_BYTES and of `Limit` items at most, as DynamoDB does."""
 
     def __init__(self, members: int, conn_info: Any = None) -> None:
         super().__init__(query=self._query)
@@ -199,22 +265,22 @@ class Table(FakeClient):
             "info": {"S": json.dumps(wire)},
         }
 
-    def _query(self, ExclusiveStartKey: Any = None, **_: Any) -> Any:  # noqa: N803  # the SDK's name
+    def _query(self, Limit: int, ExclusiveStartKey: Any = None, **_: Any) -> Any:  # noqa: N803  # the SDK's names
         start = ExclusiveStartKey["at"] if ExclusiveStartKey else 0
         size, end = 0, start
-        while end < len(self._items) and size <= PAGE_BYTES:
+        while end < min(start + Limit, len(self._items)) and size <= PAGE_BYTES:
             size += sum(len(name) + len(value["S"]) for name, value in self._items[end].items())
             end += 1
         more = {"LastEvaluatedKey": {"at": end}} if end < len(self._items) else {}
         return {"Items": self._items[start:end], **more}
 
 
-async def test_ten_thousand_members_are_two_pages_of_dynamodb(world: World) -> None:
+async def test_ten_thousand_members_are_eight_pages_of_dynamodb(world: World) -> None:
     table = Table(MANY)
     book = world.open(DynamoPresence(table, "presence"))
     asked = [book.totals(CHANNEL) for _ in range(500)]
     assert await asyncio.gather(*asked) == [(MANY, MANY // 2)] * 500
-    assert table.names == ["query"] * 2
+    assert table.names == ["query"] * 8
 
 
 async def test_members_with_large_infos_are_read_to_a_bound(world: World) -> None:
@@ -239,6 +305,41 @@ async def test_of_very_many_members_none_is_encoded(
     with pytest.raises(TooManyMembers):
         await world.book.listing(CHANNEL)
     assert encoded == []
+
+
+@pytest.mark.parametrize("here", [0, 500, 1000])
+async def test_of_large_infos_no_more_are_encoded_than_a_list_holds(
+    world: World, monkeypatch: pytest.MonkeyPatch, here: int
+) -> None:
+    """However often it is asked for, and whoever comes or goes."""
+    encoded = 0
+
+    def counted(info: ClientInfo) -> bytes:
+        nonlocal encoded
+        part = encode_member(info)
+        encoded += len(part)
+        return part
+
+    monkeypatch.setattr(presence_lists, "encode_member", counted)
+    large = [ClientInfo("ann", f"c{number}", "x" * 4000) for number in range(1000)]
+    world.fleet.world.presence[CHANNEL] = {
+        ("b", client.client): Member("b", client) for client in large[here:]
+    }
+    for client in large[:here]:
+        await world.book.enter(CHANNEL, client)
+    for number in range(5):
+        with pytest.raises(TooManyMembers):
+            await world.book.listing(CHANNEL)
+        await world.book.enter(CHANNEL, ClientInfo("bob", f"new{number}", "x" * 4000))
+    assert encoded <= LIST_BYTES_MAX + 4100
+    # Those who stay are all told of, whether they were encoded before or not.
+    world.fleet.world.presence[CHANNEL] = {}
+    world.fleet.clock.advance(CACHE_S + 0.1)
+    for client in large[:here][10:-10]:
+        await world.book.exit(CHANNEL, client)
+    listed = json.loads(await world.book.listing(CHANNEL))
+    stay = [*large[:here][:10], *large[:here][-10:]]
+    assert set(listed) == {client.client for client in stay} | {f"new{n}" for n in range(5)}
 
 
 @pytest.mark.parametrize("conn_info", [None, {"name": "ä" * 50}])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +14,13 @@ from typing import Any, Final
 import pytest
 
 from roomcast.fleet.deployment import queue_tags
+from roomcast.ports import UnknownOutcome
 from roomcast.reaper import handler as reaping
 from roomcast.reaper.handler import Clients, Incomplete, Request, Settings, asked
 from roomcast.reaper.reaper import SECOND_LOOK_S
 from roomcast.reaper.rules import REAP_GRACE_MS, WHOLE_FLEET, Scope
 from roomcast.system import SystemClock
-from tests.unit.aws.fakes import FakeClient, client_error
+from tests.unit.aws.fakes import FakeClient, answer_all, client_error
 
 EVENTS: Final = Path(__file__).parents[2] / "fixtures" / "events"
 INSTANCE: Final = "i-0a1b2c3d4e5f60718"
@@ -378,17 +379,49 @@ def test_a_line_stays_short(function: Lambda) -> None:
     assert len(line["nodes"]) == 20
 
 
-def test_clients_are_made_once_and_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clients]:
+    """Those that the Lambda makes."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     reaping._clients.cache_clear()
-    try:
-        clients = reaping._clients()
-        assert reaping._clients() is clients
-        for client in (clients.dynamodb, clients.sns, clients.sqs, clients.autoscaling):
-            config = client._client.meta.config
-            assert config.connect_timeout + config.read_timeout < 10
-            assert config.retries["total_max_attempts"] == 3
-    finally:
-        reaping._clients.cache_clear()
+    yield reaping._clients()
+    reaping._clients.cache_clear()
+
+
+def test_clients_are_made_once_and_give_up(clients: Clients) -> None:
+    assert reaping._clients() is clients
+    for client in (clients.dynamodb, clients.sns, clients.sqs, clients.autoscaling):
+        config = client._client.meta.config
+        assert config.connect_timeout + config.read_timeout < 10
+        assert config.retries["total_max_attempts"] == 3
+
+
+@pytest.mark.parametrize(
+    "service, body, operation, arguments",
+    [
+        ("dynamodb", "{}", "delete_item", {"TableName": "t", "Key": {"node": {"S": "n"}}}),
+        ("sqs", "{}", "delete_queue", {"QueueUrl": "https://sqs.eu-west-1.amazonaws.com/1/q"}),
+        ("sns", "<r/>", "unsubscribe", {"SubscriptionArn": f"{TOPIC}:1"}),
+        (
+            "autoscaling",
+            "<r><CompleteLifecycleActionResult/></r>",
+            "complete_lifecycle_action",
+            {
+                "AutoScalingGroupName": GROUP,
+                "LifecycleHookName": "hook",
+                "LifecycleActionResult": "CONTINUE",
+                "InstanceId": INSTANCE,
+            },
+        ),
+    ],
+)
+async def test_a_success_that_aws_did_not_answer_is_none(
+    clients: Clients, service: str, body: str, operation: str, arguments: dict[str, Any]
+) -> None:
+    """Whoever stands between answers 200: nothing may be taken for removed."""
+    client = getattr(clients, service)
+    answer_all(client._client, body)
+    with pytest.raises(UnknownOutcome):
+        await getattr(client, operation)(**arguments)

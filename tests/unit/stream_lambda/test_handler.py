@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import orjson
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roomcast.aws import errors
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
 from roomcast.log.item import LogItem
 from roomcast.wire.publication import Record
@@ -26,11 +29,13 @@ from stream_lambda.handler import (
     CALL_S_MAX,
     RECORD_BYTES_MAX,
     Entry,
+    NotOfAws,
     calls,
     handler,
     plan,
     publish,
 )
+from tests.unit.aws.fakes import answer_all
 
 EVENTS: Final = Path(__file__).parents[2] / "events"
 TOPIC: Final = "arn:aws:sns:us-east-1:123456789012:roomcast-topic"
@@ -385,6 +390,76 @@ def test_calls_keep_both_bounds_and_the_order(sizes: list[int]) -> None:
     for batch, following in itertools.pairwise(batches):
         full = len(batch) == BATCH_ENTRIES_MAX
         assert full or sum(entry.body_bytes for entry in (*batch, following[0])) > BATCH_BYTES_MAX
+
+
+# ---- who answers
+
+ANSWER: Final = (
+    '<PublishBatchResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishBatchResult>'
+    "<Successful><member><Id>0</Id><MessageId>m</MessageId></member></Successful>"
+    "</PublishBatchResult>{}</PublishBatchResponse>"
+)
+FORGED: Final = ANSWER.format("")
+TRUE: Final = ANSWER.format("<ResponseMetadata><RequestId>1</RequestId></ResponseMetadata>")
+
+
+@pytest.fixture
+def real_sns(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """Makes the client that the Lambda makes. Nothing is sent once its answers are given."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("ROOMCAST_TOPIC_ARN", TOPIC)
+    module._sns.cache_clear()
+    yield module._sns
+    module._sns.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{}", "OK", "<html>Welcome</html>", "<!DOCTYPE html><html><br></html>", FORGED]
+)
+def test_a_success_that_aws_did_not_answer_is_none(body: str, real_sns: Callable[[], Any]) -> None:
+    """Whoever stands between answers 200: the records come again."""
+    answer_all(real_sns(), body)
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # whatever it is
+        handler(event(append(1)), None)
+    assert body != FORGED or raised.type is NotOfAws
+
+
+def test_what_aws_took_before_is_not_sent_again(real_sns: Callable[[], Any]) -> None:
+    entries = [Entry("x" * 200_000, 200_000, str(number)) for number in range(3)]
+    bodies = iter([TRUE, FORGED])
+    client = real_sns()
+
+    def answer(request: Any, **_: Any) -> Any:
+        raw = SimpleNamespace(stream=lambda: [next(bodies).encode()])
+        return AWSResponse(request.url, 200, {}, raw)
+
+    client.meta.events.register("before-send", answer)
+    outcome = publish(client, TOPIC, entries)
+    assert (outcome.published, outcome.failed) == (1, tuple(entries[1:]))
+    assert outcome.reason == "NotOfAws"
+
+
+def test_aws_answers_with_an_id_and_an_emulator_need_not(
+    real_sns: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_all(real_sns(), TRUE)
+    assert handler(event(append(1)), None) == {"batchItemFailures": []}
+    module._sns.cache_clear()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SNS", "http://127.0.0.1:1")
+    answer_all(real_sns(), FORGED)
+    assert handler(event(append(1)), None) == {"batchItemFailures": []}
+
+
+def test_an_error_stays_what_it_is(real_sns: Callable[[], Any]) -> None:
+    answer_all(real_sns(), "<html>Not allowed</html>", 403)
+    with pytest.raises(ClientError):
+        handler(event(append(1)), None)
+
+
+def test_the_domains_of_aws_are_the_same_for_all() -> None:
+    assert module.AWS_DOMAINS == errors.AWS_DOMAINS
 
 
 TEXTS: Final = st.one_of(
