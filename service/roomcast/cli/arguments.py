@@ -15,8 +15,8 @@ __all__ = [
     "LOOPBACK",
     "PORT_MAX",
     "SERVER_URL",
-    "Commands",
     "Parser",
+    "Subparsers",
     "UsageError",
     "add_command",
     "add_log_level",
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-class Commands(Protocol):
+class Subparsers(Protocol):
     """The target of `add`, as `add_subparsers` returns it."""
 
     def add_parser(self, name: str, /, **options: Any) -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ class Commands(Protocol):
 
 
 def add_command(
-    commands: Commands,
+    commands: Subparsers,
     name: str,
     run: Callable[[argparse.Namespace], int],
     about: str,

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Final
 
-from roomcast.cli.arguments import Commands, add_command
+from roomcast.cli.arguments import Subparsers, add_command
 from roomcast.cli.start import concerns, look_at_hooks
 from roomcast.config import effective, effective_toml, load
 
@@ -25,7 +25,7 @@ Exit code 2 and one line on stderr when something in it is wrong.
 """
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast checkconfig`."""
     parser = add_command(
         commands,

@@ -11,7 +11,7 @@ from typing import Final
 from roomcast.cli.arguments import (
     LOOPBACK,
     PORT_MAX,
-    Commands,
+    Subparsers,
     UsageError,
     add_command,
     add_log_level,
@@ -40,7 +40,7 @@ Ctrl-C ends everything it started.
 """
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast dev`."""
     parser = add_command(
         commands,

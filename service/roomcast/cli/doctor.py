@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from roomcast.cli.arguments import Commands, add_command
+from roomcast.cli.arguments import Subparsers, add_command
 from roomcast.cli.over_aws import connected
 from roomcast.cli.terminal import COLOURS, Failed, has_colours
 from roomcast.config import Config, ConfigError, load
@@ -43,7 +43,7 @@ _OUTCOME_CHARS: Final = 7
 _NAME_CHARS: Final = 30
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast doctor`."""
     parser = add_command(
         commands,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from roomcast.cli.arguments import COUNT_MAX, Commands, add_command, add_server, text, whole
+from roomcast.cli.arguments import COUNT_MAX, Subparsers, add_command, add_server, text, whole
 from roomcast.cli.server_api import add_key, call
 from roomcast.cli.terminal import has_colours, table
 from roomcast.observe.redaction import json_printable, printable
@@ -26,7 +26,7 @@ Prints what the channel shows of its history, the oldest first. The key as for `
 """
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast history`."""
     parser = add_command(
         commands,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from roomcast.cli.arguments import Commands, add_command
+from roomcast.cli.arguments import Subparsers, add_command
 from roomcast.cli.over_aws import connected
 from roomcast.cli.terminal import Failed, has_colours, span, table
 from roomcast.config import Config, load
@@ -42,7 +42,7 @@ _STANDING_COLOURS: Final = {"live": "green", "expired": "red", "reaped": "yellow
 _STANDING_ORDER: Final = ("live", "expired", "reaped")
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast nodes`."""
     parser = add_command(
         commands,

@@ -8,7 +8,7 @@ import json
 import os
 from typing import Final
 
-from roomcast.cli.arguments import Commands, UsageError, add_command, add_log_level, url
+from roomcast.cli.arguments import Subparsers, UsageError, add_command, add_log_level, url
 from roomcast.cli.start import start_logs
 from roomcast.cli.terminal import Failed
 from roomcast.config import load
@@ -28,7 +28,7 @@ For emulators. In production deploy/template.yaml creates them: see deploy/READM
 """
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast provision`."""
     parser = add_command(
         commands,

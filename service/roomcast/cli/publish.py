@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any, Final
 
-from roomcast.cli.arguments import Commands, add_command, add_server, text
+from roomcast.cli.arguments import Subparsers, add_command, add_server, text
 from roomcast.cli.server_api import add_key, call
 from roomcast.cli.terminal import Failed
 from roomcast.observe.redaction import json_printable
@@ -26,7 +26,7 @@ publishes once.
 """
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast publish`."""
     parser = add_command(
         commands, "publish", publish, "publish in a channel, through a server's HTTP API", _EXAMPLES

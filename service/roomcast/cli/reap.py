@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from roomcast.cli.arguments import Commands, add_command
+from roomcast.cli.arguments import Subparsers, add_command
 from roomcast.cli.over_aws import connected
 from roomcast.cli.terminal import Failed, has_colours, progress, table
 from roomcast.config import Config, ConfigError, load
@@ -34,7 +34,7 @@ Exit code 1 when a step failed; the next run tries again.
 _OUTCOME_COLOURS: Final = {"found": "yellow", "removed": "green", "spared": "", "failed": "red"}
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast reap`."""
     parser = add_command(
         commands,

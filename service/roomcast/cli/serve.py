@@ -10,7 +10,7 @@ from typing import Final
 from roomcast.cli.arguments import (
     LOOPBACK,
     PORT_MAX,
-    Commands,
+    Subparsers,
     UsageError,
     add_command,
     add_log_level,
@@ -35,7 +35,7 @@ SIGTERM stops it in order: connections are asked to go elsewhere, then its queue
 """
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast serve`."""
     parser = add_command(
         commands,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from roomcast import __version__
 from roomcast.backoff import FROM_NOTHING, Backoff
-from roomcast.cli.arguments import COUNT_MAX, Commands, add_command, add_server, text, whole
+from roomcast.cli.arguments import COUNT_MAX, Subparsers, add_command, add_server, text, whole
 from roomcast.cli.history import cells
 from roomcast.cli.terminal import Failed
 from roomcast.observe.redaction import json_printable
@@ -74,7 +74,7 @@ class _Tail:
     attempts: int = 0
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast tail`."""
     parser = add_command(
         commands,

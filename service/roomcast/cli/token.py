@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from roomcast.cli.arguments import (
-    Commands,
+    Subparsers,
     UsageError,
     add_command,
     json_object,
@@ -45,7 +45,7 @@ an Ed25519 key.
 """
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast token`."""
     parser = add_command(
         commands, "token", token, "print a signed token for trying things out", _EXAMPLES

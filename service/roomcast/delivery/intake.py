@@ -16,7 +16,7 @@ from roomcast.delivery.signals import Heard
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 
-__all__ = ["Ears", "Intake", "RecordTaker"]
+__all__ = ["Intake", "QueueEars", "RecordTaker"]
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ class RecordTaker(Reader, Protocol):
         """Take its records. Those of one call go out in one write a socket."""
 
 
-class Ears(Protocol):
+class QueueEars(Protocol):
     """Whoever must know that the queue brings what it should."""
 
     def greeted(self, greeting: str) -> None:
@@ -58,7 +58,7 @@ class Intake:
         node: str,
         channels: Mapping[str, RecordTaker],
         hub: Hub,
-        ears: Ears,
+        ears: QueueEars,
         has_join_leave: Callable[[str], bool],
         handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
         is_here: Callable[[str], bool] = lambda _client: False,

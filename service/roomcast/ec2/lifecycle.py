@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.ec2.ports import Machine, Neighbours, ScalingGroup, StopRequest
+from roomcast.ec2.ports import Machine, NodesHere, ScalingGroup, StopRequest
 from roomcast.ec2.rules import LaunchHook, Outlook, TargetState, drain_within_s, reason_to_drain
 from roomcast.ports import Clock, PortError
 
@@ -58,7 +58,7 @@ class Lifecycle:
         terminate_hook: str,
         poll_s: float,
         stop: StopRequest,
-        neighbours: Neighbours,
+        neighbours: NodesHere,
     ) -> None:
         """`group` None, or a hook "" = no hook waits for this node."""
         self._machine = machine

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from roomcast.ec2.rules import Outlook
 
-__all__ = ["Machine", "Neighbours", "ScalingGroup", "StopRequest"]
+__all__ = ["Machine", "NodesHere", "ScalingGroup", "StopRequest"]
 
 
 class Machine(Protocol):
@@ -44,7 +44,7 @@ class ScalingGroup(Protocol):
         """
 
 
-class Neighbours(Protocol):
+class NodesHere(Protocol):
     """The other nodes of this machine."""
 
     async def others_here(self) -> bool:

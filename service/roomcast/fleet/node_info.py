@@ -71,7 +71,7 @@ class _Survey:
     changed: asyncio.Event
 
 
-class Background(Protocol):
+class Starter(Protocol):
     """Runs the answers to surveys."""
 
     def start(self, work: Coroutine[None, None, None]) -> object: ...
@@ -98,7 +98,7 @@ class NodeInfo:
         clock: Clock,
         new_id: NewId,
         bus: SignalBus,
-        background: Background,
+        background: Starter,
         itself: ThisNode,
         *,
         node: str,
