@@ -272,13 +272,13 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
     precedence.
     """
     subs = {channel: ServerSubscription() for channel in _texts(claims, "channels")}
-    for channel, said in _object(claims, "subs").items():
-        if not isinstance(said, dict):
+    for channel, grant in _object(claims, "subs").items():
+        if not isinstance(grant, dict):
             raise TokenInvalid("subs are not objects")
         subs[channel] = ServerSubscription(
-            info=_payload(said, "info", loads),
-            data=_payload(said, "data", loads),
-            override=_override(said),
+            info=_payload(grant, "info", loads),
+            data=_payload(grant, "data", loads),
+            override=_override(grant),
         )
     if not all(is_valid_name(channel) for channel in subs):
         raise TokenInvalid("a subscription to what is no channel name")
@@ -289,14 +289,14 @@ def _override(claims: Mapping[str, Json]) -> ChannelOverride:
     """The changes in {"presence": {"value": true}, …}, by the names of ChannelOverride. Others are
     ignored.
     """
-    said: dict[str, bool] = {}
+    flags: dict[str, bool] = {}
     override = _object(claims, "override")
     for each in fields(ChannelOverride):
         if override.get(each.name) is None:
             continue
         value = _object(override, each.name).get("value", False)
-        said[each.name] = checked(value, f"override of {each.name}", FLAG, TokenInvalid)
-    return ChannelOverride(**said)
+        flags[each.name] = checked(value, f"override of {each.name}", FLAG, TokenInvalid)
+    return ChannelOverride(**flags)
 
 
 _CAPABILITIES: Final = {capability.value: capability for capability in Capability}

@@ -91,8 +91,8 @@ def _told(error: Exception) -> str:
 
 
 def _complain(reason: object, code: int) -> int:
-    told = printable(without_passwords(" ".join(str(reason).split())))
-    print(f"roomcast: {told}", file=sys.stderr)
+    text = printable(without_passwords(" ".join(str(reason).split())))
+    print(f"roomcast: {text}", file=sys.stderr)
     return code
 
 

@@ -90,9 +90,9 @@ def _told(leases: Sequence[Lease], now_ms: int) -> list[dict[str, Any]]:
     """The rows for the leases: live nodes first, and the oldest of them first."""
     from roomcast.fleet.lease_record import standing
 
-    told = [asdict(lease) | {"standing": standing(lease, now_ms)} for lease in leases]
+    found = [asdict(lease) | {"standing": standing(lease, now_ms)} for lease in leases]
     return sorted(
-        told,
+        found,
         key=lambda row: (_STANDING_ORDER.index(row["standing"]), row["started_at"], row["node"]),
     )
 

@@ -77,7 +77,7 @@ def _refused(error: HTTPError, url: str) -> str:
             "itself: its HTTP API is off"
         )
     try:
-        told = json.loads(error.read(_ANSWER_BYTES_MAX))["error"]["message"]
+        why = json.loads(error.read(_ANSWER_BYTES_MAX))["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        told = error.reason
-    return f"{url} refuses the request: {told} (HTTP {error.code})"
+        why = error.reason
+    return f"{url} refuses the request: {why} (HTTP {error.code})"

@@ -135,10 +135,10 @@ async def _watch(watched: _Tail) -> None:
                     await _follow(watched, socket)
             except (aiohttp.ClientError, OSError, TimeoutError, _Lost) as error:
                 watched.attempts += 1
-                told = str(error) or f"no answer within {ANSWER_S:.0f} s"
+                why = str(error) or f"no answer within {ANSWER_S:.0f} s"
                 if watched.attempts >= ATTEMPTS_MAX:
-                    raise Failed(f"{address}: {told}") from error
-                print(f"roomcast: {told}; connecting again", file=sys.stderr, flush=True)
+                    raise Failed(f"{address}: {why}") from error
+                print(f"roomcast: {why}; connecting again", file=sys.stderr, flush=True)
                 await _pause(watched.attempts)
 
 
@@ -218,12 +218,12 @@ def _show(watched: _Tail, publication: Mapping[str, Any]) -> None:
 
 def _error(reply: Mapping[str, Any]) -> Exception:
     error, what = reply["error"], "connect" if reply.get("id") == _CONNECT else "subscribe"
-    told = f"{what}: {error['message']} ({error['code']})"
-    return _Lost(told) if error.get("temporary") else Failed(told)
+    why = f"{what}: {error['message']} ({error['code']})"
+    return _Lost(why) if error.get("temporary") else Failed(why)
 
 
 def _closed(message: aiohttp.WSMessage, close_code: int | None) -> Exception:
     code = message.data if isinstance(message.data, int) else close_code or 0
     is_final = any(first <= code <= last for first, last in _TERMINAL)
-    told = f"{message.extra} ({code})" if message.extra else str(code)
-    return (Failed if is_final else _Lost)(f"the server closed the connection: {told}")
+    why = f"{message.extra} ({code})" if message.extra else str(code)
+    return (Failed if is_final else _Lost)(f"the server closed the connection: {why}")

@@ -59,10 +59,10 @@ def leave(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
 
 def client_of(signal: Signal) -> str:
     """The client that published, came or left, by a signal of CHANNEL_KINDS; "" = a back end."""
-    said = signal.body
-    if signal.kind == "pub" and isinstance(said, Mapping):
-        said = said.get("info")
-    client = said.get("client") if isinstance(said, Mapping) else None
+    body = signal.body
+    if signal.kind == "pub" and isinstance(body, Mapping):
+        body = body.get("info")
+    client = body.get("client") if isinstance(body, Mapping) else None
     return client if isinstance(client, str) else ""
 
 

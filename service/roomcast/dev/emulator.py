@@ -143,8 +143,8 @@ def _reason_against(
     if condition.expr(current):
         return None, None, None
     tell = put.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
-    told = current.to_json()["Attributes"] if tell and current is not None else None
-    return "ConditionalCheckFailed", "The conditional request failed", told
+    old_item = current.to_json()["Attributes"] if tell and current is not None else None
+    return "ConditionalCheckFailed", "The conditional request failed", old_item
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -117,35 +117,35 @@ Order = DisconnectOrder | UnsubscribeOrder | RefreshOrder | SubscribeOrder
 def order_signal(order: Order, node: str, signal_id: str) -> Signal:
     """The signal by which `node` sends `order` to the others."""
     channel = ""
-    said: dict[str, Json] = {}
+    details: dict[str, Json] = {}
     match order:
         case DisconnectOrder(_, why, whitelist):
             kind = "disconnect"
-            said = {"code": why.code, "reason": why.reason, "whitelist": sorted(whitelist)}
+            details = {"code": why.code, "reason": why.reason, "whitelist": sorted(whitelist)}
         case UnsubscribeOrder():
             kind, channel = "unsubscribe", order.channel
         case RefreshOrder():
             kind = "refresh"
-            said = {"expired": order.expired, "expires_at": order.expires_at, "info": order.info}
+            details = {"expired": order.expired, "expires_at": order.expires_at, "info": order.info}
         case SubscribeOrder():
             kind, channel = "subscribe", order.channel
-            said = _subscription(order)
+            details = _subscription(order)
     target = {
         "user": order.target.user,
         "client": order.target.client or None,
         "session": order.target.session or None,
     }
-    body = {name: value for name, value in (target | said).items() if value is not None}
+    body = {name: value for name, value in (target | details).items() if value is not None}
     return Signal(kind, signal_id, node, channel, body)
 
 
 def _subscription(order: SubscribeOrder) -> dict[str, Json]:
     since, override = order.since, order.sub.override
-    said = {each.name: getattr(override, each.name) for each in fields(ChannelOverride)}
+    override_flags = {each.name: getattr(override, each.name) for each in fields(ChannelOverride)}
     return {
         "info": order.sub.info,
         "data": order.sub.data,
-        "override": {name: value for name, value in said.items() if value is not None},
+        "override": {name: value for name, value in override_flags.items() if value is not None},
         "since": None if since is None else {"epoch": since.epoch, "offset": since.offset},
         "expires_at": order.expires_at,
     }
@@ -225,20 +225,20 @@ def _time(body: Mapping[str, Any]) -> int | None:
 
 
 def _override(body: Mapping[str, Any]) -> ChannelOverride:
-    said = member(body, "override", OBJECT, {}, MalformedOrder)
+    override = member(body, "override", OBJECT, {}, MalformedOrder)
     return ChannelOverride(
         **{
-            each.name: _flag(said, each.name)
+            each.name: _flag(override, each.name)
             for each in fields(ChannelOverride)
-            if each.name in said
+            if each.name in override
         }
     )
 
 
 def _since(body: Mapping[str, Any]) -> StreamPosition | None:
-    said = body.get("since")
-    if said is None:
+    since = body.get("since")
+    if since is None:
         return None
-    said = checked(said, "since", OBJECT, MalformedOrder)
-    offset = _whole(said, "offset", 0, OFFSET_MAX) or 0
-    return StreamPosition(_text(said, "epoch", EPOCH_CHARS_MAX), offset)
+    since = checked(since, "since", OBJECT, MalformedOrder)
+    offset = _whole(since, "offset", 0, OFFSET_MAX) or 0
+    return StreamPosition(_text(since, "epoch", EPOCH_CHARS_MAX), offset)

@@ -277,8 +277,8 @@ class ChannelLog:
 
     async def _renew_head(self, channel: str, resolved: Resolved, read_at: int) -> None:
         head, tail = await self._table.head(channel), resolved.tail
-        told = head_tail(head, resolved.newest, read_at, self._generation)
-        if told is not None and not renewal_due(told, read_at):
+        head_says = head_tail(head, resolved.newest, read_at, self._generation)
+        if head_says is not None and not renewal_due(head_says, read_at):
             return
         renewed = next_head(
             channel,
