@@ -95,6 +95,7 @@ _ADDRESSES: Final = (
     ("resolution", "this name has no address: is the URL right?"),
     ("No address", "this name has no address: is the URL right?"),
     ("WRONG_VERSION", "it does not speak TLS: take ws://, or http://"),
+    ("disconnected", "if it speaks TLS, take wss://, or https://"),
     ("CERTIFICATE", "its certificate is not trusted here"),
 )
 

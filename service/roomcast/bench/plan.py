@@ -50,7 +50,7 @@ CEILINGS: Final = {
     "duration": 86_400,
     "ramp": 5000,
 }
-# Deliveries a second that a plan may come to without the limits being lifted: about half of what
+# Deliveries a second that a plan may come to without the limits being lifted: a quarter of what
 # one process reads.
 DELIVERIES_RATE_MAX: Final = 5000
 # Deliveries of one run, however the limits are. Each takes a byte of memory.
@@ -79,7 +79,7 @@ class Plan:
     publishers: int = DEFAULTS["clients"]
     rate: int = DEFAULTS["rate"]
     size: int = DEFAULTS["size"]
-    duration: int = DEFAULTS["duration"]
+    duration: float = DEFAULTS["duration"]
     ramp: int = DEFAULTS["ramp"]
     wait: int = 10
     namespace: str = ""
@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def publications(self) -> int:
-        return self.rate * self.duration
+        return round(self.rate * self.duration)
 
     @property
     def deliveries_rate(self) -> float:

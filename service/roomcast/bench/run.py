@@ -30,6 +30,8 @@ _WAITING: Final = "waiting"
 _LOOK_S: Final = 0.05
 # Connects under way at once.
 _CONNECTING_MAX: Final = 200
+# What was due while publishing lasted is sent this much later at most.
+_OVERRUN_S: Final = 1.0
 # For all clients to leave in order.
 _LEAVE_S: Final = 5.0
 # When everybody is told to leave at once, closes come in portions of that size.
@@ -192,7 +194,7 @@ class Bench:
             now_s = perf_counter()
             if self._is_over:
                 return
-            if now_s >= ends_s:
+            if now_s >= ends_s + _OVERRUN_S:
                 ledger.not_sent += plan.publications - publication
                 return
             publisher = self._able(plan.publisher_of(publication), clients, api)

@@ -262,7 +262,7 @@ def _tokens(arguments: argparse.Namespace, config: Config, plan: Plan) -> Callab
     return lambda client: sign_connection(
         f"bench-{plan.run}-{client}",
         secret,
-        plan.clients // plan.ramp + plan.duration + plan.wait + _TOKEN_SPARE_S,
+        plan.clients // plan.ramp + arguments.duration + plan.wait + _TOKEN_SPARE_S,
         audience=configured.audience,
         issuer=configured.issuer,
         claims={"caps": caps} if arguments.grant else None,

@@ -59,6 +59,8 @@ def _figures(told: Mapping[str, Any], look: Look) -> Iterator[str]:
         f"{connections['connected']:,} of {counted(plan['clients'], 'client')} connected to "
         f"{places} in {connections['elapsed_s']:.1f} s"
     )
+    if not plan["rate"]:
+        return
     yield (
         f"{counted(publications['sent'], 'publication')} of {plan['size']:,} bytes in "
         f"{counted(plan['channels'], 'channel')}, {publications['rate']:,.1f} a second; "

@@ -69,6 +69,13 @@ def test_handshakes() -> None:
     assert advice.handshake("ws://a", 200, "").endswith("is it a roomcast server?")
 
 
+def test_addresses_that_lead_nowhere() -> None:
+    told = advice.unreachable("ws://a", "[SSL: WRONG_VERSION_NUMBER] wrong version number")
+    assert told.endswith("; it does not speak TLS: take ws://, or http://")
+    assert "wss://" in advice.unreachable("ws://a", "Server disconnected")
+    assert "is the URL right?" in advice.unreachable("ws://a", "Name or service not known")
+
+
 def test_the_api() -> None:
     assert "ROOMCAST_HTTP_API_KEY" in advice.api("http://a", 401)
     assert advice.api("http://a", 404).endswith("is it a roomcast server?")

@@ -60,9 +60,9 @@ def secured() -> Iterator[Served]:
 
 
 def plan(url: str, **changes: Any) -> Plan:
-    """A second of 100 publications, if nothing else is said."""
+    """A quarter of a second, with 100 publications, if nothing else is said."""
     address = url.replace("http", "ws", 1) + ("" if url.endswith(PATH) else PATH)
-    chosen = {"clients": 6, "channels": 2, "rate": 100, "duration": 1, "ramp": 1000} | changes
+    chosen = {"clients": 6, "channels": 2, "rate": 400, "duration": 0.25, "ramp": 1000} | changes
     least = Plan([address], os.urandom(4).hex(), publishers=1)
     return replace(least, **{"publishers": chosen["clients"]} | chosen)
 
@@ -114,10 +114,10 @@ async def test_a_load(served: Served) -> None:
         "foreign": 0,
         "rate": found["deliveries"]["rate"],
     }
-    assert 300 < found["deliveries"]["rate"] < 700
+    assert 0 < found["deliveries"]["rate"] < 2600
     assert found["delivered_ms"]["count"] == 600
     assert 0 < found["acknowledged_ms"]["min"] <= found["acknowledged_ms"]["max"] < 1000
-    assert 1.0 <= found["elapsed_s"] < 10
+    assert 0.25 <= found["elapsed_s"] < 10
     served.do(all_gone)
 
 
@@ -143,9 +143,13 @@ async def test_the_api_is_not_there(served: Served, unused_tcp_port: int) -> Non
         await loaded(of)
 
 
-async def test_who_is_closed_comes_back_and_misses_nothing(served: Served) -> None:
-    of = plan(served.url, rate=200)
-    bench = Bench(of, NOBODY)
+async def test_who_is_closed_comes_back_and_misses_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Long enough for some publications of the API.
+    monkeypatch.setattr(client_module, "_BACKOFF", Backoff(0.1, 1.0))
+    of = plan(served.url, duration=0.5, apis=[served.url])
+    bench = Bench(of, Access(lambda _client: "", key=KEY))
 
     async def close() -> None:
         await until(lambda: bench.ledger.sent > 50)
@@ -163,7 +167,8 @@ async def test_who_is_closed_comes_back_and_misses_nothing(served: Served) -> No
     ]
     deliveries = found["deliveries"]
     assert (deliveries["lost"], deliveries["away"], deliveries["out_of_order"]) == (0, 0, 0)
-    assert deliveries["received"] >= 3 * found["publications"]["acknowledged"] > 0
+    assert found["publications"]["acknowledged"] == 200
+    assert deliveries["received"] == 600
 
 
 async def test_who_is_closed_for_good_stays_away(served: Served) -> None:
@@ -289,7 +294,7 @@ async def test_an_interrupt_while_they_connect(served: Served) -> None:
 
 
 async def test_an_interrupt_while_it_publishes_waits_for_what_is_under_way(served: Served) -> None:
-    of = plan(served.url, duration=60)
+    of = plan(served.url, rate=100, duration=60)
     bench = Bench(of, NOBODY)
     await interrupted(bench, lambda: bench.ledger.sent > 20)
     found = outcome(bench, of)
@@ -333,7 +338,7 @@ def backwards(number: int, publication: Mapping[str, Any]) -> list[Mapping[str, 
         (again, ["1 delivery came again"]),
         (
             one_is_lost,
-            ["1 of 100 deliveries did not come within 0 s of the last publication"],
+            ["1 of 100 deliveries did not come within 1 s of the last publication"],
         ),
         # All but the first do not follow the one before, and stand before what was sent earlier.
         (backwards, ["199 deliveries out of order"]),
@@ -341,7 +346,7 @@ def backwards(number: int, publication: Mapping[str, Any]) -> list[Mapping[str, 
 )
 async def test_broken_promises(pushes: Pushes, reasons: list[str]) -> None:
     async with faulty(pushes) as url:
-        found = await loaded(plan(url, clients=1, channels=1, wait=0))
+        found = await loaded(plan(url, clients=1, channels=1, wait=1))
     assert found["reasons"] == reasons
 
 

@@ -93,17 +93,26 @@ def test_as_json(served: Served, run: Run) -> None:
     assert found["publications"]["sent"] == 0
 
 
+def test_connections_alone(served: Served, run: Run) -> None:
+    code, out, err = run(served, "--rate", "0")
+    assert (code, err) == (0, "")
+    figures, durations = out.split("\n\n")
+    assert figures.startswith("4 of 4 clients connected to 1 URL in")
+    assert figures.count("\n") == 0
+    assert durations.count("\n") == 2
+
+
 def test_what_fails_is_told_after_the_report(
     served: Served, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is who they should be: what the node delivers is somebody else's."""
     monkeypatch.setattr(Ledger, "delivered", lambda *_arguments: None)
-    code, out, err = run(served, "--wait", "0")
+    code, out, err = run(served, "--wait", "1")
     assert code == 1
     assert "40 lost" not in err
     assert "0 deliveries, 0.0 a second; 40 lost" in out
     assert err == (
-        "roomcast: 40 of 40 deliveries did not come within 0 s of the last publication\n"
+        "roomcast: 40 of 40 deliveries did not come within 1 s of the last publication\n"
     )
 
 
