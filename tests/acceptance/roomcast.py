@@ -21,7 +21,7 @@ import boto3
 
 from tests.processes import is_gone, left_behind
 
-__all__ = ["Aws", "Dev", "Witness", "emulator", "roomcast"]
+__all__ = ["Aws", "Dev", "Witness", "emulator", "environment", "roomcast"]
 
 ROOT: Final = Path(__file__).parents[2]
 REGION: Final = "us-east-1"
@@ -33,7 +33,7 @@ COMMAND_S: Final = 30.0
 REPORT_LINES: Final = 200
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, less what would configure the product or lead it to somebody's AWS."""
     return {
         name: value
@@ -50,7 +50,7 @@ def roomcast(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "roomcast", *arguments],
         cwd=ROOT,
-        env=_environment(),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -65,7 +65,7 @@ class Dev:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "roomcast", "dev", "--port", "0", *arguments],
             cwd=ROOT,
-            env=_environment(),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -306,7 +306,7 @@ def emulator() -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "roomcast.dev.emulator", "--region", REGION],
         cwd=ROOT,
-        env=_environment(),
+        env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -13,6 +13,7 @@ from typing import Final
 
 from roomcast import __version__
 from roomcast.cli import (
+    bench,
     checkconfig,
     dev,
     doctor,
@@ -43,12 +44,14 @@ examples:
   roomcast nodes                               all instances, and how they are doing
   roomcast doctor                              is everything there that an instance needs?
   roomcast publish news '{"text":"hi"}'         publish from a shell; history and tail show it
+  roomcast bench http://127.0.0.1:8000         load it, and see what its clients see
   roomcast token --user ann                    a token for trying things out
   roomcast checkconfig --config roomcast.toml  is it right, and what is in effect?
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, publish, history, tail, nodes, reap, doctor, checkconfig
+    dev, serve, provision, token, publish, history, tail, bench, nodes, reap, doctor,
+    checkconfig,
 )  # fmt: skip
 
 

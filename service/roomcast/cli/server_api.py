@@ -24,7 +24,7 @@ _ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 _UNAUTHORIZED: Final = 401
 
 
-def add_key(parser: argparse.ArgumentParser) -> None:
+def add_key(parser: argparse._ActionsContainer) -> None:
     """Adds the argument for the API's key."""
     parser.add_argument("--key", type=text, help="of the HTTP API (default: http_api.key)")
 

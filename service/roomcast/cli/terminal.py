@@ -7,7 +7,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TextIO
 
-__all__ = ["COLOURS", "Failed", "has_colours", "progress", "span", "table"]
+__all__ = [
+    "COLOURS",
+    "Failed",
+    "coloured",
+    "has_blocks",
+    "has_colours",
+    "progress",
+    "span",
+    "table",
+]
 
 COLOURS: Final[Mapping[str, str]] = {"green": "32", "yellow": "33", "red": "31", "bold": "1"}
 # The largest first. A text has two of them at most.
@@ -22,6 +31,15 @@ class Failed(Exception):
 def has_colours(stream: TextIO) -> bool:
     """Whether `stream` is a terminal whose user has not asked for plain text."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def has_blocks(stream: TextIO) -> bool:
+    """Whether the encoding of `stream` has characters to draw bars with."""
+    try:
+        "█▏░×…".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def progress() -> Callable[[str], None]:
@@ -67,9 +85,10 @@ def table(
     if colours is None:
         return "\n".join([line(headings), *map(line, rows)])
     return "\n".join(
-        [_coloured("bold", line(headings)), *(_coloured(colours(row), line(row)) for row in rows)]
+        [coloured("bold", line(headings)), *(coloured(colours(row), line(row)) for row in rows)]
     )
 
 
-def _coloured(colour: str, text: str) -> str:
+def coloured(colour: str, text: str) -> str:
+    """`text` in that colour, a key of COLOURS. "" = as it is."""
     return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if colour else text

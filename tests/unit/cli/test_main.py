@@ -40,7 +40,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"roomcast {roomcast.__version__}\n"
     assert cli.main(["--help"]) == 0
     overview = capsys.readouterr().out
-    for command in ("dev", "serve", "provision", "token", "nodes", "reap", "checkconfig"):
+    for command in ("dev", "serve", "provision", "token", "bench", "nodes", "reap", "checkconfig"):
         assert f"    {command}" in overview
         assert cli.main([command, "--help"]) == 0
         text, err = capsys.readouterr()

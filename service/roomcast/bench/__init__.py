@@ -1,0 +1,1 @@
+"""`roomcast bench`: loads a deployment, and tells what its clients saw."""
