@@ -25,7 +25,7 @@ from roomcast.bench.plan import (
     SUBSCRIPTIONS_MAX,
     Plan,
 )
-from roomcast.cli.arguments import Commands, UsageError, add_command, text, url, whole
+from roomcast.cli.arguments import Subparsers, UsageError, add_command, text, url, whole
 from roomcast.cli.server_api import add_key
 from roomcast.cli.terminal import Failed, has_blocks, has_colours
 from roomcast.config import Config, load
@@ -75,7 +75,7 @@ _ABOUT: Final = {
 _LEAST: Final = {"rate": 0, "size": SIZE_MIN}
 
 
-def add(commands: Commands) -> None:
+def add(commands: Subparsers) -> None:
     """Adds `roomcast bench`."""
     parser = add_command(
         commands,

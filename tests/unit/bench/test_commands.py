@@ -7,7 +7,7 @@ import json
 import pytest
 
 from roomcast.bench import commands
-from roomcast.wire.json import (
+from roomcast.wire.commands import (
     ConnectRequest,
     PublishRequest,
     SubscribeRequest,
