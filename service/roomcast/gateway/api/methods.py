@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,11 +18,13 @@ from roomcast.wire.publication import Json
 
 __all__ = [
     "BODY_ROOM_BYTES",
+    "COMMANDS_A_TURN",
     "ESCAPED_MAX",
     "ApiCall",
     "Handler",
     "Method",
     "Params",
+    "Turns",
     "known",
     "sized",
 ]
@@ -32,7 +35,25 @@ BODY_ROOM_BYTES: Final = 16 * 1024
 # character, "é" as "\\u00e9".
 ESCAPED_MAX: Final = 3
 
+# Commands of batches, and channels of broadcasts, in one turn of the event loop: some milliseconds.
+COMMANDS_A_TURN: Final = 16
+
 Params = Mapping[str, Any]
+
+
+class Turns:
+    """Bounds what one turn of the event loop carries out for all requests of a node together.
+
+    A pause alone does not: all that pause at once go on in the same turn.
+    """
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(COMMANDS_A_TURN)
+
+    async def wait(self) -> None:
+        """Waits for a later turn that has room. First come, first served."""
+        async with self._places:
+            await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +63,14 @@ class ApiCall:
     `received_ms`: when the first bytes of the request were read (wall clock).
 
     `late`: the request may have waited for a long time before it was read. `payload_bytes_max`:
-    bytes of a publication's data.
+    bytes of a publication's data. `turns`: those of the node.
     """
 
     node: Node
     received_ms: int
     late: bool
     payload_bytes_max: int
+    turns: Turns
 
 
 Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]

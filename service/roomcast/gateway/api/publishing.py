@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -67,9 +66,8 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content = _content(call, asked)
 
     async def one(channel: str) -> Mapping[str, Json]:
-        # An append to a channel without history may wait for nothing: let other tasks run in
-        # between.
-        await asyncio.sleep(0)
+        # A publication in a channel without history waits for nothing else.
+        await call.turns.wait()
         try:
             if not is_valid_name(channel):
                 raise bad_field("channel", "must be a channel's name")

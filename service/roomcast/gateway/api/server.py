@@ -27,7 +27,7 @@ from roomcast.gateway.api import channels, clients, nodes, publishing
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
 from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
-from roomcast.gateway.api.methods import ApiCall, Method
+from roomcast.gateway.api.methods import ApiCall, Method, Turns
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refusal, wire
 from roomcast.gateway.api.watch import Watch
@@ -81,6 +81,7 @@ class Api:
         self._key = key.encode()
         self._insecure = insecure
         self._payload_bytes_max = message_size_limit
+        self._turns = Turns()
 
     def add_routes(self, app: web.Application) -> None:
         """Adds a route for each method, one for their description, and the task that watches for
@@ -143,7 +144,7 @@ class Api:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
             except Refusal as refused:
                 return _refusal(200, refused.error, refused.why)
-            call = ApiCall(node, received_ms, late, self._payload_bytes_max)
+            call = ApiCall(node, received_ms, late, self._payload_bytes_max, self._turns)
             try:
                 return _answer(await answering(call, params), 200)
             except Refusal as refused:
