@@ -172,14 +172,15 @@ class Connection:
         if isinstance(effect, Fail) and effect.error is Error.LIMIT_EXCEEDED:
             too_large = isinstance(command.request, OversizedRequest)
             self._counters.limited(Limit.MESSAGE_SIZE if too_large else Limit.CHANNELS)
-        await self._carry_out(effect)
+        await self._carry_out(effect, command.size)
 
-    async def _carry_out(self, effect: Effect) -> None:
+    async def _carry_out(self, effect: Effect, size: int) -> None:
+        """`size`: bytes of the command that `effect` comes from."""
         match effect:
             case Publish():
                 await self._publishing.publish(effect, self._read_s)
             case AskPublish():
-                await self._publishing.publish_if_allowed(effect, self._read_s)
+                await self._publishing.publish_if_allowed(effect, self._read_s, size)
             case Ignore():
                 pass
             case Fail(command_id, error):
@@ -189,14 +190,14 @@ class Connection:
             case Authenticate():
                 await self._connecting.connect(effect)
             case Authorize():
-                await self._carry_out(await self._tokens.authorize(effect))
+                await self._carry_out(await self._tokens.authorize(effect), size)
             case AskSubscribe():
                 deciding = self._subscribe_if_allowed(effect, limit_from_now())
-                await self._work.start_change(effect.request.channel, deciding)
+                await self._work.start_change(effect.request.channel, deciding, size)
             case Refresh():
-                await self._carry_out(await self._tokens.refresh(effect))
+                await self._carry_out(await self._tokens.refresh(effect), size)
             case SubRefresh():
-                await self._carry_out(await self._tokens.sub_refresh(effect))
+                await self._carry_out(await self._tokens.sub_refresh(effect), size)
             case Renew():
                 self._tokens.renew(effect)
             case Subscribe():
@@ -206,7 +207,7 @@ class Connection:
                 self._subscriptions.leave_by_client(channel)
                 self._peer.reply(command_id, "unsubscribe", {})
             case Call():
-                await self._work.start(self._hooks.call(effect))
+                await self._work.start(self._hooks.call(effect), size)
             case ReadHistory():
                 await self._work.start(self._reading.history(effect))
             case ReadPresence():
@@ -217,7 +218,8 @@ class Connection:
         if isinstance(decision, Subscribe):
             await self._subscribing.subscribe(decision, limit_s)
         else:
-            await self._carry_out(decision)
+            # It is an error or a close: it needs no place.
+            await self._carry_out(decision, 0)
 
     # ---- the application's orders
 

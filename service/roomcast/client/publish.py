@@ -61,11 +61,14 @@ class Publishing:
         if (place := await self._place(effect.id, read_s)) is not None:
             self._hand_over(effect, received_ms, place)
 
-    async def publish_if_allowed(self, effect: AskPublish, read_s: float) -> None:
-        """As `publish`, if the hook allows it. The hook is called for one publication at a time."""
+    async def publish_if_allowed(self, effect: AskPublish, read_s: float, size: int) -> None:
+        """As `publish`, if the hook allows it. The hook is called for one publication at a time.
+
+        `size`: bytes of the command, whose data waits for the hook.
+        """
         received_ms = self._services.clock.now_ms()
         limit_s = asyncio.get_running_loop().time() + self._hooks.wait_s
-        if (place := await self._place(effect.id, read_s)) is None:
+        if (place := await self._place(effect.id, read_s, size)) is None:
             return
         self._asked = self._work.track(self._ask(effect, self._asked, received_ms, limit_s, place))
         # A task that is cancelled before its first step must give its place back, too.
@@ -95,9 +98,9 @@ class Publishing:
         else:
             self._peer.fail(decision.id, decision.error)
 
-    async def _place(self, command_id: int, read_s: float) -> Place | None:
+    async def _place(self, command_id: int, read_s: float, size: int = 0) -> Place | None:
         """Wait for its rate and a place. None: it was refused, or the connection has ended."""
-        place = await self._work.place_in_time(self._pace, read_s + PUBLISH_WAIT_S)
+        place = await self._work.place_in_time(self._pace, read_s + PUBLISH_WAIT_S, size)
         if place is None:
             self._peer.fail(command_id, Error.TOO_MANY_REQUESTS)
         elif self._peer.has_ended:

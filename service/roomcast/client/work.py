@@ -22,33 +22,37 @@ from roomcast.ports import Clock
 from roomcast.rates import Bucket, Rate
 from roomcast.wire.codes import Disconnect
 
-__all__ = ["COMMANDS_UNDER_WAY_MAX", "Pace", "Place", "Work"]
+__all__ = ["COMMANDS_UNDER_WAY_MAX", "PLACE_BYTES", "Pace", "Place", "Work"]
 
 # Commands of one connection that may wait for the network at once. The next one waits for a place.
 COMMANDS_UNDER_WAY_MAX: Final = 256
+# Bytes of a command that one of those places is for, where its data waits for the application's
+# code. A larger one takes several: decoded, it may be some twenty times as large.
+PLACE_BYTES: Final = 2 * 1024
 
 _log = structlog.get_logger(__name__)
 
 
 class Place:
-    """One of a connection's places. It is held from the start."""
+    """The places of one command among those of its connection. They are held from the start."""
 
-    __slots__ = ("_places",)
+    __slots__ = ("_count", "_places")
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        """The caller has acquired one of `places`."""
+    def __init__(self, places: asyncio.Semaphore, count: int) -> None:
+        """The caller has acquired `count` of `places`."""
         self._places: asyncio.Semaphore | None = places
+        self._count = count
 
     def hand_over(self) -> Place:
         """Return the same place for another holder. This one then gives nothing back."""
         assert self._places is not None, "handed over while it is held"
         places, self._places = self._places, None
-        return Place(places)
+        return Place(places, self._count)
 
     def give_back(self) -> None:
         """Give the place back. Idempotent; does nothing after `hand_over`."""
         if self._places is not None:
-            self._places.release()
+            _release(self._places, self._count)
             self._places = None
 
 
@@ -85,29 +89,43 @@ class Work:
 
     # ---- how much
 
-    async def place(self) -> Place:
-        """Wait for a place and return it. The caller gives it back."""
-        await self._places.acquire()
-        return Place(self._places)
+    async def place(self, size: int = 0) -> Place:
+        """Wait for the place of a command of `size` bytes. The caller gives it back.
 
-    async def place_in_time(self, pace: Pace | None, until_s: float) -> Place | None:
-        """A place, as soon as `pace` lets it and there is one. The caller gives it back.
+        Commands are taken one after the other, so only one waits.
+        """
+        count = min(max(1, -(-size // PLACE_BYTES)), COMMANDS_UNDER_WAY_MAX)
+        taken = 0
+        try:
+            while taken < count:
+                await self._places.acquire()
+                taken += 1
+        except asyncio.CancelledError:
+            _release(self._places, taken)
+            raise
+        return Place(self._places, count)
+
+    async def place_in_time(self, pace: Pace | None, until_s: float, size: int = 0) -> Place | None:
+        """The same, as soon as `pace` lets it as well.
 
         None, at once: it would not be its time by `until_s` (monotonic seconds).
         """
         if pace is not None and await pace.keep(until_s) is None:
             return None
-        return await self.place()
+        return await self.place(size)
 
-    async def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run `work` beside the commands that follow, as soon as a place is free."""
+    async def start(self, work: Coroutine[None, None, None], size: int = 0) -> asyncio.Task[None]:
+        """Run `work` beside the commands that follow, as soon as it has a place.
+
+        `size`: bytes of its command, if `work` keeps the data.
+        """
         try:
-            await self._places.acquire()
+            place = await self.place(size)
         except asyncio.CancelledError:
             work.close()
             raise
         task = self.track(work)
-        task.add_done_callback(lambda _: self._places.release())
+        task.add_done_callback(lambda _: place.give_back())
         return task
 
     def track(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -137,9 +155,11 @@ class Work:
         while (change := self._changes.get(channel)) is not None and not change.done():
             await asyncio.wait([change])
 
-    async def start_change(self, channel: str, work: Coroutine[None, None, None]) -> None:
+    async def start_change(
+        self, channel: str, work: Coroutine[None, None, None], size: int = 0
+    ) -> None:
         """As `start`. Other changes of the subscription to `channel` wait until `work` is done."""
-        self._change(channel, await self.start(work))
+        self._change(channel, await self.start(work, size))
 
     def track_change(
         self, channel: str, work: Callable[[], Coroutine[None, None, None]]
@@ -162,6 +182,11 @@ class Work:
     def _changed(self, channel: str, change: asyncio.Future[None]) -> None:
         if self._changes.get(channel) is change:
             del self._changes[channel]
+
+
+def _release(places: asyncio.Semaphore, count: int) -> None:
+    for _ in range(count):
+        places.release()
 
 
 async def _after(

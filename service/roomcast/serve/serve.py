@@ -17,6 +17,7 @@ from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import this_machine
 from roomcast.observe.redaction import printable, without_passwords
 from roomcast.ports import PortError
+from roomcast.serve.collector import look_seldom
 from roomcast.serve.plan import planned
 from roomcast.serve.process import NodeProcess
 from roomcast.system import SystemClock
@@ -44,6 +45,7 @@ async def serve(
     `demo_urls`: base URLs of all instances of a development set-up, which serves the demo page;
     None = production.
     """
+    look_seldom()
     try:
         listening = _bound(host, port)
     except OSError as error:

@@ -15,7 +15,7 @@ from roomcast.auth.verifier import sign_connection, sign_subscription
 from roomcast.client import hooks as hooks_module
 from roomcast.client import subscribe as subscribe_module
 from roomcast.client.hooks import ASKS_UNDER_WAY_MAX
-from roomcast.client.work import COMMANDS_UNDER_WAY_MAX
+from roomcast.client.work import COMMANDS_UNDER_WAY_MAX, PLACE_BYTES
 from roomcast.hooks import (
     Capability,
     ConnectEvent,
@@ -562,6 +562,50 @@ async def test_who_waits_for_a_place_when_the_connection_ends_does_not_wait_for_
         await settled()
         assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
         assert client.connection._work.tasks == 0
+
+
+@pytest.mark.parametrize("method", ["rpc", "publish", "subscribe"])
+async def test_what_waits_for_a_hook_is_bounded_in_bytes(fleet: Fleet, method: str) -> None:
+    """A hook that is slow must not let one client fill the memory: decoded, data is far larger."""
+    hook, methods = Script(), RpcRegistry()
+
+    @methods.method("slow")
+    async def slow(event: RpcEvent) -> Json:
+        await hook(event)
+        return None
+
+    asked = {
+        "rpc": Hooks(rpc=methods),
+        "publish": Hooks(publish=hook),
+        "subscribe": Hooks(subscribe=hook),
+    }
+    data = "x" * 40 * PLACE_BYTES
+    most = COMMANDS_UNDER_WAY_MAX // 41
+    others: dict[str, Any] = {"rpc": {"method": "slow"}, "publish": {"channel": "room"}}
+    async with node(
+        fleet,
+        asked[method],
+        insecure=True,
+        message_size_limit=len(data) + 1024,
+        publish_rate_limit=0,
+        command_rate_limit=0,
+    ) as served:
+        client = await served.client()
+        commands = (
+            {method: others.get(method, {"channel": f"room{each}"}) | {"data": data}}
+            for each in range(2 * most)
+        )
+        saying_them = asyncio.create_task(client.say(*commands))
+        await hook.asked()
+        await settled()
+        assert not saying_them.done()
+        assert client.connection._work.tasks == most
+        for each in range(2 * most):
+            hook.answer(each)
+        for command in await saying_them:
+            assert "error" not in await client.answer(command)
+        await settled()
+        assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
 
 
 async def test_the_server_api_is_not_asked_about(fleet: Fleet) -> None:

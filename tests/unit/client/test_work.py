@@ -12,7 +12,7 @@ import pytest
 from roomcast.client import work as work_module
 from roomcast.client.peer import Peer
 from roomcast.client.session import Session
-from roomcast.client.work import Work
+from roomcast.client.work import COMMANDS_UNDER_WAY_MAX, PLACE_BYTES, Work
 from roomcast.observe.counters import ClientCounters
 from roomcast.wire.codes import Disconnect
 from tests.unit.client.test_session import policy
@@ -45,6 +45,49 @@ async def test_a_place_is_given_back_once(work: Work) -> None:
     other.give_back()
     other.give_back()
     assert work._places._value == free + 1
+
+
+@pytest.mark.parametrize(
+    "size, count",
+    [
+        (0, 1),
+        (1, 1),
+        (PLACE_BYTES, 1),
+        (PLACE_BYTES + 1, 2),
+        (64 * 1024, 32),
+        (PLACE_BYTES * COMMANDS_UNDER_WAY_MAX * 2, COMMANDS_UNDER_WAY_MAX),
+    ],
+)
+async def test_a_large_command_takes_several_places_and_gives_all_of_them_back(
+    work: Work, size: int, count: int
+) -> None:
+    place = await work.place(size)
+    assert work._places._value == COMMANDS_UNDER_WAY_MAX - count
+    place.hand_over().give_back()
+    assert work._places._value == COMMANDS_UNDER_WAY_MAX
+    ended = asyncio.get_running_loop().create_future()
+
+    async def wait() -> None:
+        await ended
+
+    task = await work.start(wait(), size)
+    assert work._places._value == COMMANDS_UNDER_WAY_MAX - count
+    ended.set_result(None)
+    await task
+    await settled()
+    assert work._places._value == COMMANDS_UNDER_WAY_MAX
+
+
+async def test_a_large_command_that_is_given_up_gives_back_what_it_has(work: Work) -> None:
+    places = [await work.place(PLACE_BYTES * COMMANDS_UNDER_WAY_MAX // 2) for _ in range(2)]
+    waiting = asyncio.create_task(work.place(PLACE_BYTES * COMMANDS_UNDER_WAY_MAX))
+    places[0].give_back()
+    await settled()
+    assert not waiting.done(), "it has half of its places"
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    places[1].give_back()
+    assert work._places._value == COMMANDS_UNDER_WAY_MAX
 
 
 async def test_what_waits_for_a_place_and_is_given_up_never_begins(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -98,8 +97,8 @@ class Run:
         Raises nothing of its own.
         """
         index, command = numbered
-        # A command may finish without waiting for anything: let other tasks run in between.
-        await asyncio.sleep(0)
+        # A command may finish without waiting for anything.
+        await self._call.turns.wait()
         try:
             if self._room <= 0:
                 raise Refusal(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")

@@ -34,7 +34,7 @@ from roomcast.gateway.api.fields import (
     Text,
     Whole,
 )
-from roomcast.gateway.api.methods import ApiCall, Method, Params, known, sized
+from roomcast.gateway.api.methods import ApiCall, Method, Params, decoded, known, sized
 from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.log.appender import Full, TooLarge
 from roomcast.wire.channels import ChannelOverride
@@ -118,8 +118,8 @@ def _given(call: ApiCall, order: Order) -> Mapping[str, Json]:
 
 
 def _info(call: ApiCall, asked: Params, name: str) -> Json:
-    encoded = asked[f"b64{name}"]
-    return sized(call, name, asked[name] if encoded is None else encoded.value)
+    raw = asked[f"b64{name}"]
+    return sized(call, name, asked[name] if raw is None else decoded(call, f"b64{name}", raw))
 
 
 def _code(code: int) -> int:

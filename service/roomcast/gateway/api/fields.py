@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-import orjson
-
 from roomcast.auth.claims import INFO_DEPTH_MAX
-from roomcast.gateway.api.refusals import bad_field
+from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.wire import shapes
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
 from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
@@ -31,7 +29,6 @@ __all__ = [
     "PAYLOAD",
     "SAFE_MAX",
     "TAGS",
-    "Decoded",
     "Kind",
     "ListOf",
     "Object",
@@ -39,6 +36,7 @@ __all__ = [
     "Schema",
     "Text",
     "Whole",
+    "not_base64",
     "read",
     "schema",
 ]
@@ -245,28 +243,20 @@ class _Info:
         return {}
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A decoded JSON value, which may be `null`, and its original bytes."""
-
-    value: Json
-    raw: bytes
-
-
 class _Base64:
-    """Base64 of a JSON value's text. An empty string counts as absent."""
+    """Base64, as the bytes that it stands for: the text of a JSON value, which is not decoded here.
+    An empty string counts as absent.
+    """
 
-    def read(self, value: Json, name: str) -> Decoded | None:
+    def read(self, value: Json, name: str) -> bytes | None:
         if value == "":
             return None
         try:
             if not isinstance(value, str):
                 raise ValueError
-            raw = base64.b64decode(value, validate=True)
-            decoded = orjson.loads(raw)
+            return base64.b64decode(value, validate=True)
         except ValueError:
-            raise bad_field(name, "must be base64 of the text of a JSON value") from None
-        return Decoded(INFO.read(decoded, name), raw)
+            raise not_base64(name) from None
 
     def schema(self) -> Schema:
         return {
@@ -274,6 +264,11 @@ class _Base64:
             "contentEncoding": "base64",
             "contentMediaType": "application/json",
         }
+
+
+def not_base64(name: str) -> Refusal:
+    """The refusal of a BASE64 parameter that is none, or not of JSON."""
+    return bad_field(name, "must be base64 of the text of a JSON value")
 
 
 FLAG: Final = _Flag()

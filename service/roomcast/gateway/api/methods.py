@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from roomcast.gateway.api.fields import Parameter, Schema
+from roomcast.gateway.api.fields import INFO, Parameter, Schema, not_base64
 from roomcast.gateway.api.refusals import Refusal
 from roomcast.node.node import Node
 from roomcast.wire.channels import ChannelOptions
@@ -17,11 +18,16 @@ from roomcast.wire.publication import Json
 
 __all__ = [
     "BODY_ROOM_BYTES",
+    "COMMANDS_A_TURN",
+    "CONTAINERS_MAX",
     "ESCAPED_MAX",
     "ApiCall",
+    "Containers",
     "Handler",
     "Method",
     "Params",
+    "Turns",
+    "decoded",
     "known",
     "sized",
 ]
@@ -32,7 +38,46 @@ BODY_ROOM_BYTES: Final = 16 * 1024
 # character, "é" as "\\u00e9".
 ESCAPED_MAX: Final = 3
 
+# Arrays and objects in one request, also in its base64. They cost most to decode: up to 10 ms at
+# this bound. Each has an opening bracket, so a count of brackets suffices before decoding. Brackets
+# within strings count too.
+CONTAINERS_MAX: Final = 65_536
+# Commands of batches, and channels of broadcasts, in one turn of the event loop: some milliseconds.
+COMMANDS_A_TURN: Final = 16
+
 Params = Mapping[str, Any]
+
+
+class Turns:
+    """Bounds what one turn of the event loop carries out for all requests of a node together.
+
+    A pause alone does not: all that pause at once go on in the same turn.
+    """
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(COMMANDS_A_TURN)
+
+    async def wait(self) -> None:
+        """Waits for a later turn that has room. First come, first served."""
+        async with self._places:
+            await asyncio.sleep(0)
+
+
+class Containers:
+    """The arrays and objects that one request may still have; CONTAINERS_MAX at first."""
+
+    def __init__(self) -> None:
+        self._left = CONTAINERS_MAX
+
+    def take(self, text: bytes) -> None:
+        """Counts those of `text`, before it is decoded. Raises Refusal beyond the bound."""
+        count = text.count(b"[") + text.count(b"{")
+        if count > self._left:
+            raise Refusal(
+                Error.LIMIT_EXCEEDED,
+                f"the request has more than {CONTAINERS_MAX} arrays and objects",
+            )
+        self._left -= count
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +87,16 @@ class ApiCall:
     `received_ms`: when the first bytes of the request were read (wall clock).
 
     `late`: the request may have waited for a long time before it was read. `payload_bytes_max`:
-    bytes of a publication's data.
+    bytes of a publication's data. `containers`: those that were not taken yet.
+    `turns`: those of the node.
     """
 
     node: Node
     received_ms: int
     late: bool
     payload_bytes_max: int
+    containers: Containers
+    turns: Turns
 
 
 Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]
@@ -84,6 +132,19 @@ def known(call: ApiCall, channel: str) -> ChannelOptions:
     if options is None:
         raise Refusal(Error.UNKNOWN_CHANNEL)
     return options
+
+
+def decoded(call: ApiCall, name: str, text: bytes) -> Json:
+    """The value of the parameter `name`, which is BASE64 of `text`.
+
+    Raises Refusal when it is not JSON, nested too deeply, or more than the request may hold.
+    """
+    call.containers.take(text)
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        raise not_base64(name) from None
+    return INFO.read(value, name)
 
 
 def sized(call: ApiCall, name: str, payload: Json) -> Json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +23,15 @@ from roomcast.gateway.api.fields import (
     Text,
     Whole,
 )
-from roomcast.gateway.api.methods import BODY_ROOM_BYTES, ApiCall, Method, Params, known, sized
+from roomcast.gateway.api.methods import (
+    BODY_ROOM_BYTES,
+    ApiCall,
+    Method,
+    Params,
+    decoded,
+    known,
+    sized,
+)
 from roomcast.gateway.api.refusals import Refusal, bad_field, wire
 from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NotAppended, OutcomeUnknown
@@ -68,9 +75,8 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content = _content(call, asked)
 
     async def one(channel: str) -> Mapping[str, Json]:
-        # An append to a channel without history may wait for nothing: let other tasks run in
-        # between.
-        await asyncio.sleep(0)
+        # A publication in a channel without history waits for nothing else.
+        await call.turns.wait()
         try:
             if not is_valid_name(channel):
                 raise bad_field("channel", "must be a channel's name")
@@ -87,13 +93,14 @@ def _content(call: ApiCall, asked: Params) -> _Content:
         # data would replace new data.
         raise Refusal(Error.NOT_AVAILABLE, "versions of publications are not there")
     text = None
-    if (encoded := asked["b64data"]) is not None:
-        if len(encoded.raw) > call.payload_bytes_max:
+    if (raw := asked["b64data"]) is not None:
+        if len(raw) > call.payload_bytes_max:
             # The bytes are delivered unchanged, white space included.
             raise Refusal(
                 Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes"
             )
-        data, text = encoded.value, text_to_keep(encoded.raw, encoded.value)
+        data = decoded(call, "b64data", raw)
+        text = text_to_keep(raw, data)
     elif (data := asked["data"]) is ABSENT:
         raise bad_field("data", "is required")
     return _Content(

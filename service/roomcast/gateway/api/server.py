@@ -27,7 +27,7 @@ from roomcast.gateway.api import channels, clients, nodes, publishing
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
 from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
-from roomcast.gateway.api.methods import ApiCall, Method
+from roomcast.gateway.api.methods import ApiCall, Containers, Method, Turns
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refusal, wire
 from roomcast.gateway.api.watch import Watch
@@ -35,7 +35,7 @@ from roomcast.gateway.keys import NODE
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
 
-__all__ = ["BODY_S", "CONTAINERS_MAX", "METHODS", "Api"]
+__all__ = ["BODY_S", "METHODS", "Api"]
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -56,10 +56,6 @@ METHODS: Final[Mapping[str, Method]] = {
 }
 
 _JSON: Final = "application/json"
-# Arrays and objects in one request. They cost most to decode: up to 10 ms at this bound. Each has
-# an opening bracket, so a count of brackets suffices before decoding. Brackets within strings count
-# too.
-CONTAINERS_MAX: Final = 65_536
 # The Authorization scheme of the older form. Its name is case-insensitive (RFC 9110 §11.1).
 _KEY_SCHEME: Final = "apikey "
 # The time for a whole body, from the end of the headers. It is enough for 2 MiB.
@@ -81,6 +77,7 @@ class Api:
         self._key = key.encode()
         self._insecure = insecure
         self._payload_bytes_max = message_size_limit
+        self._turns = Turns()
 
     def add_routes(self, app: web.Application) -> None:
         """Adds a route for each method, one for their description, and the task that watches for
@@ -131,19 +128,20 @@ class Api:
                 return _refusal(
                     413, Error.LIMIT_EXCEEDED, f"the request is larger than {body_bytes_max} bytes"
                 )
-            if body.count(b"[") + body.count(b"{") > CONTAINERS_MAX:
-                return _refusal(
-                    413,
-                    Error.LIMIT_EXCEEDED,
-                    f"the request has more than {CONTAINERS_MAX} arrays and objects",
-                )
+            containers = Containers()
+            try:
+                containers.take(body)
+            except Refusal as refused:
+                return _refusal(413, refused.error, refused.why)
             try:
                 params = decoding(body)
             except ValueError:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
             except Refusal as refused:
                 return _refusal(200, refused.error, refused.why)
-            call = ApiCall(node, received_ms, late, self._payload_bytes_max)
+            call = ApiCall(
+                node, received_ms, late, self._payload_bytes_max, containers, self._turns
+            )
             try:
                 return _answer(await answering(call, params), 200)
             except Refusal as refused:

@@ -5,6 +5,7 @@ and no more than there is room for.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from roomcast.gateway.api import batch as batch_module
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
+from roomcast.gateway.api.methods import COMMANDS_A_TURN
+from roomcast.gateway.api.publishing import BROADCAST_AT_ONCE
 from tests.unit.gateway.api.conftest import Caller
 
 NOT_FOUND = {"error": {"code": 104, "message": "method not found"}}
@@ -72,6 +75,35 @@ async def test_a_parallel_batch_is_under_way_at_once_and_not_all_of_it(
     assert held.count == 3
     held.release()
     assert [reply["publish"]["offset"] for reply in await asking] == [1] * 5
+
+
+async def test_what_one_turn_carries_out_is_bounded_over_all_broadcasts_and_requests(
+    caller: Caller,
+) -> None:
+    """However much of it is under way at once: channels without history wait for nothing else."""
+    publisher = caller.node.assembly.node.services.publisher
+    channels, broadcasts, requests = BROADCAST_AT_ONCE, 4, 2
+    counts = [0]
+
+    async def count() -> None:
+        while True:
+            counts.append(publisher.signalled)
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    command = {"broadcast": {"channels": ["plain:room"] * channels, "data": 1}}
+    answers = await asyncio.gather(
+        *(batch(caller, *[command] * broadcasts, parallel=True) for _ in range(requests))
+    )
+    counting.cancel()
+    assert all(
+        reply["broadcast"]["responses"] == [{"result": {}}] * channels
+        for replies in answers
+        for reply in replies
+    )
+    assert publisher.signalled == channels * broadcasts * requests
+    turns = [after - before for before, after in itertools.pairwise(counts)]
+    assert 0 < max(turns) <= COMMANDS_A_TURN
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ each with its reply on a line of its own.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from io import BytesIO
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
-from roomcast.gateway.api.server import CONTAINERS_MAX
+from roomcast.gateway.api.methods import CONTAINERS_MAX
 from tests.unit.gateway.api.conftest import CHANNEL, KEY, Caller, Serve
 
 JSON = {"Content-Type": "application/json"}
@@ -147,6 +148,24 @@ async def test_so_many_arrays_and_objects_and_no_more_are_decoded(caller: Caller
             body = head + b"[" + b",".join(arrays) + b"]" + tail
             async with caller.client.post(f"/api{to}", data=body, headers=GOCENT) as response:
                 assert response.status == status, (to, more, await response.text())
+
+
+async def test_arrays_and_objects_in_base64_count_as_well(serve: Serve) -> None:
+    """Those of all commands of a batch together: each holds less than there may be."""
+    caller = await serve(size_limit=64 * 1024)
+    arrays = CONTAINERS_MAX // 4
+    encoded = base64.b64encode(b"[" + b",".join([b"[]"] * (arrays - 1)) + b"]").decode()
+    for method, parameter, more in (
+        ("publish", "b64data", {}),
+        ("subscribe", "b64info", {"user": "ann"}),
+        ("subscribe", "b64data", {"user": "ann"}),
+    ):
+        command = {method: {"channel": "lobby", parameter: encoded, **more}}
+        replies = (await caller.ask("batch", commands=[command] * 5))["replies"]
+        # The request itself has a few, so the fourth has no room.
+        assert [method in reply for reply in replies] == [True] * 3 + [False] * 2, replies
+        assert {reply["error"]["code"] for reply in replies[3:]} == {106}
+        assert "result" in await caller.ask(method, **command[method]), "each request has its own"
 
 
 async def test_a_long_request_lets_others_have_their_turn(caller: Caller) -> None:

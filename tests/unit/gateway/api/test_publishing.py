@@ -70,6 +70,7 @@ async def test_a_lost_answer_and_a_retry_are_one_publication(caller: Caller) -> 
             {"b64data": base64.b64encode(b"{").decode()},
             "b64data must be base64 of the text of a JSON value",
         ),
+        ({"b64data": "/w=="}, "b64data must be base64 of the text of a JSON value"),
         ({"b64data": 5}, "b64data must be base64 of the text of a JSON value"),
     ],
 )
