@@ -312,10 +312,8 @@ def test_what_there_is_no_time_for_is_left_to_the_next_run(
 
 
 def test_a_call_has_time_for_all_of_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr("boto3.client", lambda _, config: made.append(config))
-    module._sns.__wrapped__()
-    [config] = made
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    config = module._sns.__wrapped__().meta.config
     attempts = config.retries["total_max_attempts"]
     # In the SDK's standard mode a pause is at most as long as 2 to the number of retries before.
     pauses_s = sum(2**retry for retry in range(attempts - 1))
