@@ -4,6 +4,7 @@ and that nobody gets a difference from what it does not have.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -155,4 +156,4 @@ async def test_only_what_is_marked_or_published_by_clients_there_may_be_a_differ
 
 @pytest.mark.parametrize("framer, is_binary", [(text_frame, False), (protobuf_frame, True)])
 def test_a_writer_knows_its_encoding(framer: Any, is_binary: bool) -> None:
-    assert Writer(None, 1, framer).is_binary is is_binary  # type: ignore[arg-type]  # nothing is sent
+    assert Writer(asyncio.Transport(), 1, framer).is_binary is is_binary

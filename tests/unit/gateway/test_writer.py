@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
+from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
@@ -18,6 +21,8 @@ from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, parsed
 from tests.unit.worlds import until
 
 QUEUE_BYTES_MAX: Final = 1000
+# Together more than the kernel keeps for a peer that does not read.
+SIZES: Final = (100, 70_000, 5, 400_000, 126, 1_000_000, 1)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +169,95 @@ async def test_what_is_gone_can_be_closed(world: World) -> None:
     world.writer.close(Disconnect.SHUTDOWN)
     assert world.transport.written == b""
     assert world.writer.closed_with is Disconnect.SHUTDOWN
+
+
+# ---- over a real socket
+
+
+@pytest.fixture
+async def connected() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
+    """A transport, and the socket of its peer, which reads nothing by itself."""
+    loop = asyncio.get_running_loop()
+    ours, peer = socket.socketpair()
+    peer.setblocking(False)
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    try:
+        yield transport, peer
+    finally:
+        transport.abort()
+        peer.close()
+
+
+async def test_frames_stay_whole_and_in_order_when_the_kernel_takes_a_part(
+    connected: tuple[asyncio.Transport, socket.socket],
+) -> None:
+    transport, peer = connected
+    writer = Writer(transport, queue_bytes_max=10_000_000)
+    frames = [text_frame(bytes([65 + number]) * size) for number, size in enumerate(SIZES)]
+    # First into the kernel, then behind what waits in the transport, then into the kernel again.
+    for frame in frames:
+        writer.send(frame)
+    assert transport.get_write_buffer_size() > 0
+    read = await _read(peer, sum(map(len, frames)))
+    await until(lambda: transport.get_write_buffer_size() == 0)
+    writer.send(text_frame(b"last"))
+    read += await _read(peer, len(text_frame(b"last")))
+    assert read == b"".join([*frames, text_frame(b"last")])
+
+
+async def test_a_frame_for_a_peer_that_is_gone_is_no_error(
+    connected: tuple[asyncio.Transport, socket.socket],
+) -> None:
+    transport, peer = connected
+    writer = Writer(transport, QUEUE_BYTES_MAX)
+    peer.close()
+    for _ in range(3):
+        writer.send(text_frame(b"to nobody"))
+    await until(lambda: writer.is_gone)
+
+
+async def test_a_descriptor_that_another_socket_has_got_is_not_written_to(
+    connected: tuple[asyncio.Transport, socket.socket],
+) -> None:
+    transport, peer = connected
+    writer = Writer(transport, QUEUE_BYTES_MAX)
+    number = transport.get_extra_info("socket").fileno()
+    transport.abort()
+    await until(lambda: transport.get_extra_info("socket").fileno() == -1)
+    other, stranger = socket.socketpair()
+    if number not in (other.fileno(), stranger.fileno()):
+        # `detach` gives the number away, so that nobody closes it twice.
+        os.dup2(other.detach(), number)
+        other = socket.socket(fileno=number)
+    with other, stranger:
+        writer.send(text_frame(b"secret"))
+        for each in (other, stranger):
+            each.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                each.recv(1)
+    assert peer.recv(1) == b""
+
+
+async def test_under_tls_the_transport_writes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        extra = {"sslcontext": object(), "socket": ours}
+        monkeypatch.setattr(world.transport, "get_extra_info", extra.get)
+        Writer(world.transport, QUEUE_BYTES_MAX).send(text_frame(b"in the clear?"))
+        peer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            peer.recv(1)
+    assert world.transport.written == text_frame(b"in the clear?")
+
+
+async def _read(peer: socket.socket, size: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    read = b""
+    while len(read) < size:
+        read += await asyncio.wait_for(loop.sock_recv(peer, 65_536), 10)
+    return read
 
 
 @pytest.mark.parametrize("size", [0, 125])
