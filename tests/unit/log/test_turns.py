@@ -81,7 +81,7 @@ NODES: Final = st.lists(
 
 # Thousands of publications; a machine that does something else meanwhile takes longer.
 @pytest.mark.timeout(240)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     nodes=NODES,
     half_s=st.sampled_from([0.0005, 0.0025, 0.02, 0.25]),
