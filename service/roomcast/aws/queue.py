@@ -202,12 +202,12 @@ class SqsInstanceQueue:
                         for id_, receipt in enumerate(left)
                     ],
                 )
-            # Entries can fail in an answer of HTTP 200. A sender's fault would fail again, so it is
-            # not repeated.
-            failed = [entry for entry in answer.get("Failed", ()) if not entry["SenderFault"]]
-            if not failed:
-                return
-            left, code = [left[int(entry["Id"])] for entry in failed], failed[0].get("Code", "")
+                # Entries can fail in an answer of HTTP 200. A sender's fault would fail again, so
+                # it is not repeated.
+                failed = [entry for entry in answer.get("Failed", ()) if not entry["SenderFault"]]
+                if not failed:
+                    return
+                left, code = [left[int(entry["Id"])] for entry in failed], failed[0].get("Code", "")
         raise Throttled(f"{len(left)} of {len(receipts)} messages were not deleted: {code}")
 
     def _queue_arn(self, name: str) -> str:
