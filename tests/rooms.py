@@ -173,6 +173,9 @@ MODULES: Final[Mapping[str, Room]] = {
     # Not of the SDK, which reads nothing of what is asked here:
     # a small HTTP service on the machine itself.
     "ec2.instance_metadata": _room("", "", "aiohttp"),
+    # The calls that are made most, over the SDK's own connections.
+    "aws.lean": _room("", "", "aiohttp yarl"),
+    "aws.clients": _room("", "", "aiohttp"),
     "ec2.autoscaling": _room("", "aws", "botocore"),
     "node.prometheus": _room("", "", "prometheus_client"),
     # Where the machine's identity stands.

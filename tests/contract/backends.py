@@ -228,11 +228,11 @@ def emulator(module: str = "roomcast.dev.emulator") -> Iterator[str]:
 
 @asynccontextmanager
 async def aws_backend(
-    endpoint_url: str, prefix: str, calls: Calls | None = None
+    endpoint_url: str, prefix: str, calls: Calls | None = None, *, lean: bool = True
 ) -> AsyncIterator[AwsBackend]:
     """Clients, and tables and a topic of their own for one test. `calls` is told of every call."""
     async with connect(
-        region=REGION, endpoint_url=endpoint_url, session=SESSION, calls=calls
+        region=REGION, endpoint_url=endpoint_url, session=SESSION, calls=calls, lean=lean
     ) as clients:
         for schema in table_schemas(prefix):
             await clients.tables.create_table(**schema.create)

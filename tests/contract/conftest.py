@@ -1,4 +1,7 @@
-"""`backend`: every test of this directory runs on memory and on the embedded AWS."""
+"""`backend`: every test of this directory runs on memory and on the embedded AWS.
+
+To AWS there are two ways: the one of a node, and the one all through the SDK.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ def aws_endpoint() -> Iterator[str]:
         yield endpoint_url
 
 
-@pytest.fixture(params=["memory", "aws"])
+@pytest.fixture(params=["memory", "aws", "sdk"])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     if request.param == "memory":
         yield MemoryBackend()
         return
-    async with aws_backend(request.getfixturevalue("aws_endpoint"), next(_prefixes)) as aws:
+    endpoint_url, lean = request.getfixturevalue("aws_endpoint"), request.param == "aws"
+    async with aws_backend(endpoint_url, next(_prefixes), lean=lean) as aws:
         yield aws

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fanout, floods, hot_channel, json_floods, lifecycle, presence, slow_consumer
+from benchmarks import (
+    fanout,
+    floods,
+    hot_channel,
+    json_floods,
+    lifecycle,
+    presence,
+    publish_cpu,
+    slow_consumer,
+)
 from benchmarks.hot_channel import ALONE, FOUR, PAIR, THREE, Layout, Run
 from benchmarks.node import WAYS
 from benchmarks.rig import Process, percentile, rig
@@ -42,6 +51,23 @@ def test_a_node_comes_and_goes(tmp_path: Path) -> None:
             start_s, end_s = lifecycle.measured(config, clients)
             assert start_s > 0
             assert end_s > 0
+
+
+@pytest.mark.parametrize("kind", publish_cpu.KINDS)
+def test_publications_are_measured_in_both_ways(kind: str) -> None:
+    costs = publish_cpu.measured(kind, list(publish_cpu.WAYS), rounds=1, publications=3)
+    assert set(costs.ways) == set(publish_cpu.WAYS)
+    assert all(ratio > 0 for way in costs.ways for ratio in costs.ratios(way))
+
+
+def test_a_publication_that_costs_too_much_is_named() -> None:
+    dear = publish_cpu.Costs([100.0] * 3, {"lean": [60.0, 71.0, 200.0], "SDK": [900.0] * 3})
+    assert publish_cpu.missed("kept", dear) == [
+        "a publication costs 0.71 of a PutItem, more than 0.7"
+    ]
+    dear.ways["lean"][1] = 70.0
+    assert publish_cpu.missed("kept", dear) == []
+    assert publish_cpu.missed("closed", dear) == []
 
 
 async def test_presence_is_asked_for_in_every_way() -> None:

@@ -27,6 +27,7 @@ BROUGHT_BY: Final = {
     "jwt": "pyjwt",
     "prometheus_client": "prometheus-client",
     "werkzeug": "moto",
+    "yarl": "aiohttp",
 }
 
 

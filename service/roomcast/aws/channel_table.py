@@ -353,7 +353,7 @@ class DynamoChannelTable:
                 ConsistentRead=True,
                 **start,
             )
-            return answer["Items"], answer.get("LastEvaluatedKey")
+            return _items(answer["Items"]), answer.get("LastEvaluatedKey")
 
     async def _get(self, channel: str, offset: int) -> AttributeMap | None:
         async with port_errors(LOG_CALL_LIMIT_S):
@@ -376,6 +376,19 @@ def _reasons(error: ClientError, writes: int) -> Sequence[dict[str, Any]]:
     if len(reasons) != writes:
         raise Refused("a transaction was canceled without reasons") from error
     return reasons
+
+
+def _items(answered: Any) -> Sequence[AttributeMap]:
+    """Raises TypeError for what is no list of items."""
+    if isinstance(answered, list) and all(map(_is_item, answered)):
+        return answered
+    raise TypeError("no items")
+
+
+def _is_item(answered: Any) -> bool:
+    return isinstance(answered, dict) and all(
+        isinstance(attribute, dict) for attribute in answered.values()
+    )
 
 
 def _parsed(attributes: AttributeMap) -> LogItem | Head:

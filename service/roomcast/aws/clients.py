@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import aioboto3
+import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 
@@ -25,6 +26,7 @@ from roomcast.aws.errors import (
     demand_request_ids,
     port_errors,
 )
+from roomcast.aws.lean import LeanClient
 from roomcast.ports import PortError
 
 __all__ = ["AwsClients", "connect"]
@@ -73,6 +75,13 @@ class _ReadySession(AIOHTTPSession):  # type: ignore[misc]  # the SDK has no typ
         await self._get_session(None)
         return self
 
+    def straight(self, url: str) -> aiohttp.ClientSession | None:
+        """What connects to `url` without a proxy. None: a proxy is configured."""
+        if self._proxy_config.proxy_url_for(url) is not None:
+            return None
+        session: aiohttp.ClientSession = self._sessions[None]
+        return session
+
 
 @asynccontextmanager
 async def connect(
@@ -83,12 +92,14 @@ async def connect(
     autoscaling: bool = False,
     cloudwatch: bool = False,
     calls: Calls | None = None,
+    lean: bool = True,
 ) -> AsyncIterator[AwsClients]:
     """Opens every client, and closes them at the end.
 
     A parameter of None is taken from the environment and the instance's role.
 
-    `calls` counts every call.
+    `calls` counts every call. `lean`: the calls that are made most go the short way, unless a proxy
+    is configured.
 
     Raises PortError when the settings of AWS tools, such as a profile, are wrong or missing, or
     credentials cannot be got.
@@ -99,7 +110,11 @@ async def connect(
     async with AsyncExitStack() as stack:
 
         async def opened(
-            service: str, connections_max: int, retries: dict[str, Any], read_s: float
+            service: str,
+            connections_max: int,
+            retries: dict[str, Any],
+            read_s: float,
+            *lean_methods: str,
         ) -> Any:
             config = AioConfig(
                 connect_timeout=CONNECT_TIMEOUT_S,
@@ -114,6 +129,11 @@ async def connect(
             )
             entered = await stack.enter_async_context(client)
             demand_request_ids(entered)
+            if lean and lean_methods:
+                session_of_it: _ReadySession = entered._endpoint.http_session  # noqa: SLF001
+                straight = session_of_it.straight(entered.meta.endpoint_url)
+                if straight is not None:
+                    entered = LeanClient(entered, straight, lean_methods)
             return entered if calls is None else calls.timed(entered, service)
 
         async def side(service: str, is_wanted: bool) -> Any | None:
@@ -125,12 +145,20 @@ async def connect(
             # It reads the files of AWS tools, which may be damaged.
             chosen = session or aioboto3.Session()
             clients = AwsClients(
-                log=await opened("dynamodb", LOG_CONNECTIONS_MAX, _ONE_ATTEMPT, READ_TIMEOUT_S),
+                log=await opened(
+                    *("dynamodb", LOG_CONNECTIONS_MAX, _ONE_ATTEMPT, READ_TIMEOUT_S),
+                    *("put_item", "query"),
+                ),
                 tables=await opened("dynamodb", TABLES_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
-                sns=await opened("sns", SNS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
-                sqs=await opened("sqs", SQS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
+                sns=await opened(
+                    *("sns", SNS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S), "publish"
+                ),
+                sqs=await opened(
+                    *("sqs", SQS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S), "delete_message_batch"
+                ),
                 sqs_poll=await opened(
-                    "sqs", POLL_CONNECTIONS_MAX, _ONE_ATTEMPT, POLL_READ_TIMEOUT_S
+                    *("sqs", POLL_CONNECTIONS_MAX, _ONE_ATTEMPT, POLL_READ_TIMEOUT_S),
+                    "receive_message",
                 ),
                 autoscaling=await side("autoscaling", autoscaling),
                 cloudwatch=await side("cloudwatch", cloudwatch),

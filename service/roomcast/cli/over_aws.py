@@ -21,6 +21,8 @@ async def connected(config: Config) -> AsyncIterator[AwsClients]:
     from roomcast.serve.aws_ports import region_of
 
     async with connect(
-        region=region_of(config.aws), endpoint_url=config.aws.endpoint_url or None
+        region=region_of(config.aws),
+        endpoint_url=config.aws.endpoint_url or None,
+        lean=config.aws.lean_calls,
     ) as clients:
         yield clients

@@ -332,6 +332,12 @@ class AwsConfig:
         pattern=r"[A-Za-z0-9_-]{1,40}",
         shape="1 to 40 letters, digits, - or _",
     )
+    lean_calls: bool = declare(
+        True,
+        "Make the calls that are made most (PutItem and Query of the log, Publish, ReceiveMessage, "
+        "DeleteMessageBatch) without going through all of the SDK, for a third of its CPU. "
+        "`false`: through the SDK, as all others. So it is behind a proxy in any case.",
+    )
     log_generation: str = declare(
         "0",
         "Change it after the tables were restored from a backup: every channel then begins a new "

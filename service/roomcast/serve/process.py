@@ -220,6 +220,7 @@ class NodeProcess:
                 autoscaling=plan.machine is not None and bool(aws.autoscaling_group),
                 cloudwatch=bool(aws.metrics_namespace),
                 calls=self._calls,
+                lean=aws.lean_calls,
             )
         )
         parts = _Parts(plan, clients, self._calls, self._stop)

@@ -36,21 +36,24 @@ def client_error(
 
 
 class FakeServer:
-    """Counts the requests that reach it, and answers each with `answer`."""
+    """Counts the requests that reach it, and answers each with `answer`.
+
+    `seen`: the first line, the headers by their small names, and the body of each.
+    """
 
     def __init__(self, answer: Answer) -> None:
         self.requests = 0
+        self.seen: list[tuple[str, dict[str, str], bytes]] = []
         self._answer = answer
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(
-                int(line.split(b":")[1])
-                for line in head.splitlines()
-                if line.lower().startswith(b"content-length:")
-            )
-            await reader.readexactly(length)
+            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
+            headers = {
+                name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+            }
+            body = await reader.readexactly(int(headers["content-length"]))
+            self.seen.append((first, headers, body))
             self.requests += 1
             await self._answer(writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -88,14 +91,18 @@ def say(status: int, body: str = "{}", length: int | None = None, request_id: st
 
 
 @asynccontextmanager
-async def faked(answer: Answer) -> AsyncIterator[tuple[AwsClients, FakeServer]]:
+async def faked(
+    answer: Answer, *, lean: bool = True, session: aioboto3.Session = SESSION
+) -> AsyncIterator[tuple[AwsClients, FakeServer]]:
     """Real clients of a fake server."""
     fake = FakeServer(answer)
     server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with (
         server,
-        connect(region=REGION, endpoint_url=f"http://127.0.0.1:{port}", session=SESSION) as clients,
+        connect(
+            region=REGION, endpoint_url=f"http://127.0.0.1:{port}", session=session, lean=lean
+        ) as clients,
     ):
         yield clients, fake
 

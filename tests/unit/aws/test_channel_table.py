@@ -6,11 +6,19 @@ import asyncio
 from typing import Any, Final
 
 import pytest
+from botocore.auth import SigV4Auth
 from structlog.testing import capture_logs
 
 from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.log.ports import Holders, TailExpired
-from roomcast.ports import Contended, Malformed, Refused, Throttled, UnknownOutcome
+from roomcast.ports import (
+    Contended,
+    Malformed,
+    PortError,
+    Refused,
+    Throttled,
+    UnknownOutcome,
+)
 from roomcast.testing.memory import ManualClock
 from tests.contract.items import head, keyed, log_item
 from tests.unit.aws.fakes import FakeClient, client_error, faked, reset, say
@@ -24,13 +32,34 @@ def table(client: Any, clock: ManualClock | None = None) -> DynamoChannelTable:
     return DynamoChannelTable(client, "channels", "idempotency", clock or ManualClock())
 
 
+def suspended_while_it_signs(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+    sign = SigV4Auth.add_auth
+
+    def suspended(self: SigV4Auth, request: Any) -> None:
+        sign(self, request)
+        clock.advance(60)
+
+    monkeypatch.setattr(SigV4Auth, "add_auth", suspended)
+
+
 def valid_until() -> int:
     return ManualClock().now_ms() + 1
 
 
-async def test_nothing_is_sent_when_the_tail_has_expired() -> None:
+@pytest.mark.parametrize(
+    "items", ["5", '"x"', "[1]", '[{"channel":1}]', '[{"channel":null}]', "[null]"]
+)
+async def test_what_is_no_list_of_items_is_no_answer(items: str, lean: bool) -> None:
+    async with faked(say(200, f'{{"Items":{items}}}'), lean=lean) as (clients, _):
+        with pytest.raises(PortError):
+            await table(clients.log).newest("room")
+        with pytest.raises(PortError):
+            await table(clients.log).read_backward("room", 9, 2)
+
+
+async def test_nothing_is_sent_when_the_tail_has_expired(lean: bool) -> None:
     clock = ManualClock()
-    async with faked(say(200)) as (clients, server):
+    async with faked(say(200), lean=lean) as (clients, server):
         channels = table(clients.log, clock)
         with pytest.raises(TailExpired):
             await channels.put_item(log_item(1), clock.now_ms())
@@ -39,25 +68,22 @@ async def test_nothing_is_sent_when_the_tail_has_expired() -> None:
         assert server.requests == 1
 
 
-async def test_the_tail_is_checked_after_signing() -> None:
+async def test_the_tail_is_checked_after_signing(
+    lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that is suspended while it signs must not send."""
     clock = ManualClock()
-    async with faked(say(200)) as (clients, server):
+    async with faked(say(200), lean=lean) as (clients, server):
         channels = table(clients.log, clock)
-
-        def suspend(**_: Any) -> None:
-            clock.advance(60)
-
-        # The same event as the signer's, after it: a more specific name would come before.
-        clients.log.meta.events.register_last("request-created.dynamodb", suspend)
+        suspended_while_it_signs(monkeypatch, clock)
         with pytest.raises(TailExpired):
             await channels.put_item(log_item(1), clock.now_ms() + 59_000)
         assert server.requests == 0
 
 
-async def test_each_append_has_its_own_tail() -> None:
+async def test_each_append_has_its_own_tail(lean: bool) -> None:
     clock = ManualClock()
-    async with faked(say(200)) as (clients, server):
+    async with faked(say(200), lean=lean) as (clients, server):
         channels, other = table(clients.log, clock), table(clients.log, ManualClock(clock.ms + 10))
         results = await asyncio.gather(
             channels.put_item(log_item(1), clock.now_ms() + 5),
@@ -69,8 +95,8 @@ async def test_each_append_has_its_own_tail() -> None:
     assert [type(result) for result in results] == [type(None), TailExpired, TailExpired]
 
 
-async def test_an_append_is_tried_once() -> None:
-    async with faked(reset) as (clients, server):
+async def test_an_append_is_tried_once(lean: bool) -> None:
+    async with faked(reset, lean=lean) as (clients, server):
         with pytest.raises(UnknownOutcome):
             await table(clients.log).put_item(log_item(1), valid_until())
         with pytest.raises(UnknownOutcome):
@@ -159,14 +185,14 @@ def canceled(*reasons: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("put", ["put_item", "put_keyed_item"])
-async def test_the_tail_of_each_kind_of_append_is_checked_after_signing(put: str) -> None:
+async def test_the_tail_of_each_kind_of_append_is_checked_after_signing(
+    put: str, lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = ManualClock()
-    async with faked(say(200)) as (clients, server):
+    async with faked(say(200), lean=lean) as (clients, server):
         write = getattr(table(clients.log, clock), put)
         append = keyed(1, "k") if put == "put_keyed_item" else (log_item(1),)
-        clients.log.meta.events.register_last(
-            "request-created.dynamodb", lambda **_: clock.advance(60)
-        )
+        suspended_while_it_signs(monkeypatch, clock)
         with pytest.raises(TailExpired):
             await write(*append, clock.now_ms() + 59_000)
         assert server.requests == 0

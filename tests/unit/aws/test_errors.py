@@ -156,22 +156,39 @@ async def test_our_own_mistakes_stay_what_they_are() -> None:
 @pytest.mark.parametrize(
     "body", ["[]", "null", '"x"', "1", "\udcff", "[" * 10_000, '{"__type":7}', "{}"]
 )
-async def test_an_answer_that_is_none_is_no_fault_of_the_node(status: int, body: str) -> None:
+async def test_an_answer_that_is_none_is_no_fault_of_the_node(
+    status: int, body: str, lean: bool
+) -> None:
     """It would end the task that asked, and with that the node."""
-    async with faked(say(status, body)) as (clients, _):
+    async with faked(say(status, body), lean=lean) as (clients, _):
         with pytest.raises(PortError):
             await DynamoLeases(clients.log, "nodes").all()
         with pytest.raises(PortError):
             await DynamoChannelTable(clients.log, "channels", "keys", ManualClock()).newest("room")
 
 
+@pytest.mark.parametrize("failed", ["5", "[5]", '[{"SenderFault":false,"Id":"9"}]', '[{"Id":"0"}]'])
+async def test_what_was_not_deleted_may_be_nonsense(failed: str, lean: bool) -> None:
+    async with faked(say(200, f'{{"Failed":{failed}}}'), lean=lean) as (clients, _):
+        queue = SqsInstanceQueue(
+            control=clients.sqs,
+            poll=clients.sqs_poll,
+            sns=clients.sns,
+            topic_arn="arn:aws:sns:eu-west-1:123456789012:topic",
+            tags=dict,
+        )
+        queue._queue_url = "http://127.0.0.1/1/queue"
+        with pytest.raises(UnknownOutcome):
+            await queue.delete(["receipt"])
+
+
 @pytest.mark.parametrize("body", ["", "{}", "<html>Welcome</html>", "OK"])
 async def test_a_success_that_aws_did_not_answer_is_none(
-    body: str, monkeypatch: pytest.MonkeyPatch
+    body: str, lean: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever stands between answers 200: nothing may be taken for written, nor for not there."""
     monkeypatch.setattr(errors, "AWS_DOMAINS", ("127.0.0.1",))
-    async with faked(say(200, body, request_id="")) as (clients, server):
+    async with faked(say(200, body, request_id=""), lean=lean) as (clients, server):
         table = DynamoChannelTable(clients.log, "channels", "keys", ManualClock())
         queue = SqsInstanceQueue(
             control=clients.sqs,
@@ -189,10 +206,11 @@ async def test_a_success_that_aws_did_not_answer_is_none(
             SnsTopic(clients.sns, "arn:aws:sns:eu-west-1:123456789012:topic").publish("x"),
             # Answered at once and empty, it would be asked again at once.
             queue.receive(),
+            queue.delete(["receipt"]),
         ):
             with pytest.raises(UnknownOutcome):
                 await call
-    assert server.requests >= 6
+    assert server.requests >= 7
 
 
 async def test_an_emulator_need_not_give_requests_an_id() -> None:

@@ -85,15 +85,20 @@ def test_where_aws_is_comes_from_the_configuration(
     account: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli.main(["nodes"]) == 0
-    assert account.made_with == {"region": "eu-west-1", "endpoint_url": None}
+    assert account.made_with == {"region": "eu-west-1", "endpoint_url": None, "lean": True}
     assert account.client.calls[0][1]["TableName"] == "t-nodes"
     monkeypatch.delenv("ROOMCAST_AWS_TOPIC_ARN")
     assert cli.main(["nodes"]) == 0, "it needs no topic"
     assert account.made_with["region"] is None
     monkeypatch.setenv("ROOMCAST_AWS_REGION", "eu-west-2")
     monkeypatch.setenv("ROOMCAST_AWS_ENDPOINT_URL", "http://127.0.0.1:5000")
+    monkeypatch.setenv("ROOMCAST_AWS_LEAN_CALLS", "false")
     assert cli.main(["nodes"]) == 0
-    assert account.made_with == {"region": "eu-west-2", "endpoint_url": "http://127.0.0.1:5000"}
+    assert account.made_with == {
+        "region": "eu-west-2",
+        "endpoint_url": "http://127.0.0.1:5000",
+        "lean": False,
+    }
 
 
 @pytest.mark.parametrize("command", ["nodes", "reap", "reap --dry-run --json"])
