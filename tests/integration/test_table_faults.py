@@ -171,8 +171,10 @@ async def test_what_was_written_and_does_not_come_round_tells_of_a_lost_subscrip
         for each in sns.list_subscriptions_by_topic(TopicArn=aws.made.topic_arn)["Subscriptions"]:
             if each["Endpoint"] == before:
                 sns.unsubscribe(SubscriptionArn=each["SubscriptionArn"])
+        # It replaces the queue at once, and has none meanwhile. After that it is degraded only
+        # until the new queue is proved, which may take less time than lies between two looks.
         is_told: Callable[[], bool] = asyncio.create_task(
-            until_said(process, 1.5 * ROUND_S + 2 * PROBE_S, "degraded")
+            until_said(process, 1.5 * ROUND_S + 2 * PROBE_S, "degraded unready")
         ).done
         while not is_told():
             assert await client.ask("publish", channel="room", data="not heard") == {}
