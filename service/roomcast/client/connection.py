@@ -153,13 +153,14 @@ class Connection:
     async def _keep_turn(self, size: int) -> None:
         """Let other connections run before a command of `size` bytes, if this turn is used up.
 
-        Otherwise a frame of many commands, or many frames at once, would hold the event loop.
+        Otherwise a frame of many commands, or many frames at once, would hold the event loop, and
+        so would many connections that all go on in its next turn.
         """
         cost = max(size, COMMAND_BYTES_MIN)
         self._taken += cost
         if self._taken > TURN_BYTES:
             self._taken = cost
-            await asyncio.sleep(0)
+            await self._services.turns.wait()
 
     async def _take(self, command: Command) -> None:
         self._counters.received_bytes += command.size

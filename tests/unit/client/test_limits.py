@@ -16,6 +16,7 @@ from roomcast.auth.verifier import sign_connection
 from roomcast.client import work as work_module
 from roomcast.client.connection import COMMAND_BYTES_MIN, TURN_BYTES
 from roomcast.client.publish import PUBLISH_WAIT_S
+from roomcast.client.services import TURNS_AT_ONCE
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
 from roomcast.node.assembly import BURST_S, rate
 from roomcast.testing.memory import ManualClock
@@ -326,6 +327,24 @@ async def test_many_commands_let_the_event_loop_go_by(frames: int) -> None:
     assert max(Counter(read.turns).values()) <= most
     # No more turns than that takes, either.
     assert read.turn <= count // most + 3
+
+
+async def test_many_connections_together_let_the_event_loop_go_by() -> None:
+    """Each of them has its turn, but not all of them the same one."""
+    _, node = node_of(command_rate_limit=0.0)
+    count, most = 3 * TURNS_AT_ONCE, TURN_BYTES // COMMAND_BYTES_MIN
+    clients, read = [await node.client() for _ in range(count)], Read()
+
+    async def all_say(commands: int) -> None:
+        frame = lines(*({"id": 100 + index, "ping": {}} for index in range(commands)))
+        await asyncio.gather(*(each.connection.receive(frame, read.reader) for each in clients))
+
+    await read.while_others_run(all_say(most - 1))
+    assert len(set(read.turns)) == 1, "what each may say at once"
+    read.turns.clear()
+    await read.while_others_run(all_say(4 * most))
+    assert len(read.turns) == count * 4 * most
+    assert max(Counter(read.turns).values()) == TURNS_AT_ONCE * most
 
 
 async def test_large_commands_let_the_event_loop_go_by() -> None:
