@@ -99,7 +99,11 @@ async def connect(
     async with AsyncExitStack() as stack:
 
         async def opened(
-            service: str, connections_max: int, retries: dict[str, Any], read_s: float
+            service: str,
+            connections_max: int,
+            retries: dict[str, Any],
+            read_s: float,
+            at_once: int | None = None,
         ) -> Any:
             config = AioConfig(
                 connect_timeout=CONNECT_TIMEOUT_S,
@@ -114,7 +118,7 @@ async def connect(
             )
             entered = await stack.enter_async_context(client)
             demand_request_ids(entered)
-            return entered if calls is None else calls.timed(entered, service)
+            return entered if calls is None else calls.timed(entered, service, at_once)
 
         async def side(service: str, is_wanted: bool) -> Any | None:
             if not is_wanted:
@@ -125,7 +129,15 @@ async def connect(
             # It reads the files of AWS tools, which may be damaged.
             chosen = session or aioboto3.Session()
             clients = AwsClients(
-                log=await opened("dynamodb", LOG_CONNECTIONS_MAX, _ONE_ATTEMPT, READ_TIMEOUT_S),
+                log=await opened(
+                    "dynamodb",
+                    LOG_CONNECTIONS_MAX,
+                    _ONE_ATTEMPT,
+                    READ_TIMEOUT_S,
+                    # Clients make as many of these calls as they like. The SDK does not repeat
+                    # them, so none keeps its place while it pauses.
+                    at_once=LOG_CONNECTIONS_MAX,
+                ),
                 tables=await opened("dynamodb", TABLES_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
                 sns=await opened("sns", SNS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
                 sqs=await opened("sqs", SQS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
