@@ -59,12 +59,15 @@ from roomcast.wire.commands import (
     Reader,
 )
 
-__all__ = ["COMMAND_BYTES_MIN", "TURN_BYTES", "Connection"]
+__all__ = ["COMMAND_BYTES_MIN", "PUSH_BYTES", "TURN_BYTES", "Connection"]
 
 # The bytes of commands that one connection takes before the others have their turn, and the least
 # that a command counts as. So many bytes, or 16 commands, take a few ms.
 TURN_BYTES: Final = 32 * 1024
 COMMAND_BYTES_MIN: Final = 2 * 1024
+# What a push to one subscriber counts as: some thirty of them take as long as a small command.
+# Without history a publication goes to all subscribers here as it is taken.
+PUSH_BYTES: Final = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -163,6 +166,12 @@ class Connection:
             await self._services.turns.wait()
 
     async def _take(self, command: Command) -> None:
+        pushes = self._services.dispatcher.pushes
+        await self._carry_out_command(command)
+        pushed = (self._services.dispatcher.pushes - pushes) * PUSH_BYTES
+        self._taken += max(0, pushed - COMMAND_BYTES_MIN)
+
+    async def _carry_out_command(self, command: Command) -> None:
         self._counters.received_bytes += command.size
         if command.id:
             self._peer.owe(command.id, type(command.request))
