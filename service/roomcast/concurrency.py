@@ -1,4 +1,6 @@
-"""Helpers for concurrent work: a background task, bounded parallel work, and a shared call."""
+"""Helpers for concurrent work: a background task, bounded parallel work, turns of many, and a
+shared call.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
-__all__ = ["SharedCall", "beside", "each", "each_to_its_end"]
+__all__ = ["SharedCall", "Turns", "beside", "each", "each_to_its_end"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,6 +62,23 @@ async def each_to_its_end(
 
     await each(at_once, items, to_its_end)
     return failures
+
+
+class Turns:
+    """Bounds how many go on in one turn of the event loop: `at_once`.
+
+    A pause alone does not: all that pause at once go on in the same turn.
+    """
+
+    __slots__ = ("_places",)
+
+    def __init__(self, at_once: int) -> None:
+        self._places = asyncio.Semaphore(at_once)
+
+    async def wait(self) -> None:
+        """Waits for a later turn that has room. First come, first served."""
+        async with self._places:
+            await asyncio.sleep(0)
 
 
 class SharedCall(Generic[T]):

@@ -18,7 +18,7 @@ from aiohttp import web
 from roomcast.auth.verifier import sign_connection, sign_subscription
 from roomcast.config import TokenConfig
 from roomcast.gateway.api.server import Api
-from roomcast.gateway.door import Door, end_proxied, give_way, name_no_version
+from roomcast.gateway.door import Door, GiveWay, end_proxied, name_no_version
 from roomcast.gateway.http import add_health_routes
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway
@@ -221,7 +221,7 @@ async def target(
     add_health_routes(app)
     Api(key=KEY, insecure=False, message_size_limit=size_limit).add_routes(app)
     # As `roomcast serve` has it.
-    app.on_response_prepare.extend([give_way, name_no_version, end_proxied])
+    app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
     async with node.running(), aiohttp.ClientSession() as session:
         await runner.setup()

@@ -115,6 +115,7 @@ async def connect(
             retries: dict[str, Any],
             read_s: float,
             *lean_methods: str,
+            at_once: int | None = None,
         ) -> Any:
             config = AioConfig(
                 connect_timeout=CONNECT_TIMEOUT_S,
@@ -134,7 +135,7 @@ async def connect(
                 straight = session_of_it.straight(entered.meta.endpoint_url)
                 if straight is not None:
                     entered = LeanClient(entered, straight, lean_methods)
-            return entered if calls is None else calls.timed(entered, service)
+            return entered if calls is None else calls.timed(entered, service, at_once)
 
         async def side(service: str, is_wanted: bool) -> Any | None:
             if not is_wanted:
@@ -148,6 +149,9 @@ async def connect(
                 log=await opened(
                     *("dynamodb", LOG_CONNECTIONS_MAX, _ONE_ATTEMPT, READ_TIMEOUT_S),
                     *("put_item", "query"),
+                    # Clients make as many of these calls as they like. The SDK does not repeat
+                    # them, so none keeps its place while it pauses.
+                    at_once=LOG_CONNECTIONS_MAX,
                 ),
                 tables=await opened("dynamodb", TABLES_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
                 sns=await opened(

@@ -59,12 +59,15 @@ from roomcast.wire.commands import (
     Reader,
 )
 
-__all__ = ["COMMAND_BYTES_MIN", "TURN_BYTES", "Connection"]
+__all__ = ["COMMAND_BYTES_MIN", "PUSH_BYTES", "TURN_BYTES", "Connection"]
 
 # The bytes of commands that one connection takes before the others have their turn, and the least
 # that a command counts as. So many bytes, or 16 commands, take a few ms.
 TURN_BYTES: Final = 32 * 1024
 COMMAND_BYTES_MIN: Final = 2 * 1024
+# What a push to one subscriber counts as: some thirty of them take as long as a small command.
+# Without history a publication goes to all subscribers here as it is taken.
+PUSH_BYTES: Final = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -153,15 +156,22 @@ class Connection:
     async def _keep_turn(self, size: int) -> None:
         """Let other connections run before a command of `size` bytes, if this turn is used up.
 
-        Otherwise a frame of many commands, or many frames at once, would hold the event loop.
+        Otherwise a frame of many commands, or many frames at once, would hold the event loop, and
+        so would many connections that all go on in its next turn.
         """
         cost = max(size, COMMAND_BYTES_MIN)
         self._taken += cost
         if self._taken > TURN_BYTES:
             self._taken = cost
-            await asyncio.sleep(0)
+            await self._services.turns.wait()
 
     async def _take(self, command: Command) -> None:
+        pushes = self._services.dispatcher.pushes
+        await self._carry_out_command(command)
+        pushed = (self._services.dispatcher.pushes - pushes) * PUSH_BYTES
+        self._taken += max(0, pushed - COMMAND_BYTES_MIN)
+
+    async def _carry_out_command(self, command: Command) -> None:
         self._counters.received_bytes += command.size
         if command.id:
             self._peer.owe(command.id, type(command.request))

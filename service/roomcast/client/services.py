@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from roomcast.auth.ports import Verifier
 from roomcast.client.session import Policy
+from roomcast.concurrency import Turns
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.ports import Sink
@@ -24,13 +25,16 @@ from roomcast.presence.book import PresenceBook
 from roomcast.rates import Rate
 from roomcast.wire.codes import Closing
 
-__all__ = ["ANSWER_LIMIT_S", "Limits", "Services", "Socket"]
+__all__ = ["ANSWER_LIMIT_S", "TURNS_AT_ONCE", "Limits", "Services", "Socket"]
 
 
 # Seconds within which a command that waits for the log, presence or the application is answered,
 # with an error if need be. SDKs give a command up after 5 s; after a subscribe, they then
 # reconnect.
 ANSWER_LIMIT_S: Final = 4.5
+# Connections that go on with further commands in one turn of the event loop. Each takes a few ms.
+# All others wait for a later turn, however many they are.
+TURNS_AT_ONCE: Final = 4
 
 
 class Socket(Sink, Protocol):
@@ -80,7 +84,7 @@ class Services:
     the others; False = it was dropped. `hide` tells all nodes to hide a channel's publications up
     to an offset. `background` runs work that outlives a connection;
     None = too much waits already. `hooks` calls the application's
-    code.
+    code. `turns`: those of connections that have more commands than one turn takes.
     """
 
     version: str
@@ -101,4 +105,5 @@ class Services:
     hide: Callable[[str, int], None]
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
+    turns: Turns = field(default_factory=lambda: Turns(TURNS_AT_ONCE))
     counters: ClientCounters = field(default_factory=ClientCounters)

@@ -77,6 +77,11 @@ class Dispatcher:
         """Bytes of the publications that all channels keep for recoveries."""
         return self._rings.bytes
 
+    @property
+    def pushes(self) -> int:
+        """How many pushes have gone out to subscribers so far."""
+        return self._hub.counters.pushes
+
     def __len__(self) -> int:
         """The number of open channels."""
         return len(self._channels)

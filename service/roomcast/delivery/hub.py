@@ -186,15 +186,19 @@ class Hub:
         if others:
             self._send(others, framer, _payloads(lines), len(links))
 
-    def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
-        """Send a `join` or `leave` push to the subscribers that take them. Raises Unencodable."""
+    def tell(self, channel: str, *told: tuple[str, ClientInfo]) -> None:
+        """Send `join` and `leave` pushes, in order, to the subscribers that take them.
+
+        Each socket gets as few writes as the size of frames allows. Raises Unencodable.
+        """
         if (room := self._rooms.get(channel)) is None:
             return
         for (framer, form), group in room.groups.items():
             takers = [subscriber for subscriber in group.members if subscriber.join_leave]
             if takers:
-                line = info_push(room.number if form.numbered else channel, kind, info)
-                self._send(takers, framer, [line], 1)
+                address = room.number if form.numbered else channel
+                lines = [info_push(address, kind, info) for kind, info in told]
+                self._send(takers, framer, _payloads(lines), len(lines))
 
     def _send(
         self,

@@ -13,7 +13,7 @@ from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.delivery.envelope import MalformedEnvelope, Reader, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.signals import Heard
-from roomcast.wire.encoding import Sent, Unencodable, sent_of
+from roomcast.wire.encoding import Sent, Unencodable, info_push, sent_of
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 
 __all__ = ["Intake", "QueueEars", "RecordTaker"]
@@ -108,19 +108,19 @@ class Intake:
 
         Its copy from the queue is dropped.
         """
-        published: dict[str, list[Sent]] = {}
-        self._deliver(signal, published)
-        self._publish(published)
+        outgoing = _Outgoing(self._hub)
+        self._deliver(signal, outgoing)
+        outgoing.go()
 
     def _deliver_signals(self, signals: Sequence[Signal]) -> None:
-        published: dict[str, list[Sent]] = {}
+        outgoing = _Outgoing(self._hub)
         for signal in signals:
             if signal.node == self._node:
                 if signal.kind == "hello":
                     self._ears.greeted(signal.id)
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
-                self._deliver(signal, published)
-        self._publish(published)
+                self._deliver(signal, outgoing)
+        outgoing.go()
 
     def _is_refuted(self, signal: Signal) -> bool:
         """Whether `signal` is the leave of a client that is still here.
@@ -135,11 +135,10 @@ class Intake:
     def _memory(self, signal: Signal) -> Heard:
         return self._heard_of_node if signal.kind in self._handlers else self._heard
 
-    def _deliver(self, signal: Signal, published: dict[str, list[Sent]]) -> None:
+    def _deliver(self, signal: Signal, outgoing: _Outgoing) -> None:
         if (handler := self._handlers.get(signal.kind)) is not None:
-            # Publications before an order go out before the order is carried out.
-            self._publish(published)
-            published.clear()
+            # What came before an order goes out before the order is carried out.
+            outgoing.go()
             handler(signal)
             return
         if not self._hub.has(signal.channel):
@@ -147,16 +146,41 @@ class Intake:
         try:
             if signal.kind == "pub":
                 one = Publication.from_stored(signal.body, 0)
-                published.setdefault(signal.channel, []).append(sent_of(one, one.time))
+                outgoing.publish(signal.channel, sent_of(one, one.time))
             elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
-                # Publications before a join or leave go out before it.
-                self._publish(published)
-                published.clear()
-                info = ClientInfo.from_wire(signal.body)
-                self._hub.tell(signal.channel, signal.kind, info)
+                outgoing.tell(signal.channel, signal.kind, ClientInfo.from_wire(signal.body))
         except (MalformedPublication, Unencodable) as error:
             _log.warning("signal_malformed", kind=signal.kind, reason=str(error))
 
-    def _publish(self, published: Mapping[str, Sequence[Sent]]) -> None:
-        for channel, publications in published.items():
+
+class _Outgoing:
+    """What many signals bring a channel: one write a socket, for publications, or joins and leaves,
+    that follow each other. A write for each would take ten times as long.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        # By channel. At most one of the two has anything.
+        self._published: dict[str, list[Sent]] = {}
+        self._told: dict[str, list[tuple[str, ClientInfo]]] = {}
+
+    def publish(self, channel: str, one: Sent) -> None:
+        if self._told:
+            self.go()
+        self._published.setdefault(channel, []).append(one)
+
+    def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
+        """Raises Unencodable, and then leaves the others as they are."""
+        info_push(channel, kind, info)
+        if self._published:
+            self.go()
+        self._told.setdefault(channel, []).append((kind, info))
+
+    def go(self) -> None:
+        """Send all of it."""
+        for channel, publications in self._published.items():
             self._hub.publish(channel, publications)
+        for channel, told in self._told.items():
+            self._hub.tell(channel, *told)
+        self._published.clear()
+        self._told.clear()

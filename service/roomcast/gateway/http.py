@@ -11,6 +11,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from roomcast.concurrency import SharedCall
 from roomcast.gateway.keys import HEALTH, NODE
 
 __all__ = ["add_health_routes", "add_metrics_route"]
@@ -28,13 +29,27 @@ def add_health_routes(app: web.Application) -> None:
 def add_metrics_route(app: web.Application, text: Callable[[], bytes]) -> None:
     """Adds the route for monitoring from inside the network. The load balancer does not
     forward it.
+
+    `text` takes some milliseconds. It is called once for all who ask in one turn of the event loop.
     """
+    app.router.add_get("/metrics", _Metrics(text).answer)
 
-    async def metrics(_request: web.Request) -> web.Response:
+
+class _Metrics:
+    def __init__(self, text: Callable[[], bytes]) -> None:
+        self._text = text
+        # The call that has not begun: who asks now gets its result.
+        self._next: SharedCall[bytes] | None = None
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        if self._next is None:
+            self._next = SharedCall(self._made(), name="metrics")
         headers = {"Content-Type": _METRICS_TYPE, "Cache-Control": "no-store"}
-        return web.Response(body=text(), headers=headers)
+        return web.Response(body=await self._next.result(), headers=headers)
 
-    app.router.add_get("/metrics", metrics)
+    async def _made(self) -> bytes:
+        self._next = None
+        return self._text()
 
 
 async def _live(request: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -164,7 +164,7 @@ class Appender:
             self._clock.now_ms() if received_ms is None else received_ms
         ) + COMMIT_WITHIN_MS
         submitted_s = self._clock.monotonic_s()
-        lane.queue.append(Waiting(pending, publication, position, submitted_s, commit_by_ms))
+        lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms))
         lane.bytes += pending.size
         self._bytes += pending.size
         lane.history_ttl_ms = history_ttl_ms
@@ -255,7 +255,7 @@ class Appender:
             now_s = self._clock.monotonic_s()
             if isinstance(outcome, Appended):
                 lane.learn(self._tail_of(outcome.item), now_s)
-                self._offer_safely(channel, _record(outcome.item, append.batch))
+                self._offer_safely(channel, outcome.item)
                 append.writers = lane.contention.won(sent_s, now_s, self._random())
                 return outcome.item
             if isinstance(outcome, KeysTaken):
@@ -336,9 +336,7 @@ class Appender:
         now_s = self._clock.monotonic_s()
         lane.learn(self._tail_of(item), now_s)
         self._saw(lane, item, now_s)
-        record = record_of(item)
-        if record is not None:
-            self._offer_safely(channel, record)
+        self._offer_safely(channel, item)
 
     def _saw(self, lane: Lane, item: LogItem, now_s: float) -> None:
         if item.node != self._log.node:
@@ -369,13 +367,16 @@ class Appender:
             )
             self._fail(lane, overdue, why)
 
-    def _offer_safely(self, channel: str, record: Record) -> None:
-        """Offer a record that is in the log to the dispatcher.
+    def _offer_safely(self, channel: str, item: LogItem) -> None:
+        """Offer an item that is in the log to the dispatcher.
 
-        An error there must not leave a publisher without an answer.
+        It is decoded here, also if it is this node's own: what waits is only kept as text. An error
+        must not leave a publisher without an answer.
         """
         try:
-            self._offer(record)
+            record = record_of(item)
+            if record is not None:
+                self._offer(record)
         except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more
             _log.exception("offer_broken", channel=channel)
 
@@ -440,12 +441,3 @@ class Appender:
 def _answer(waiting: Waiting, position: StreamPosition) -> None:
     if not waiting.position.done():
         waiting.position.set_result(position)
-
-
-def _record(item: LogItem, batch: Sequence[Waiting]) -> Record:
-    """The committed item as a record, made without parsing the item."""
-    publications = tuple(
-        replace(waiting.publication, offset=item.offset + index)
-        for index, waiting in enumerate(batch)
-    )
-    return Record(item.channel, item.epoch, item.offset, item.last, item.ts, publications)

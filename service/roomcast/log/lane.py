@@ -13,7 +13,7 @@ from roomcast.log.channel_log import APPEND_DEADLINE_S
 from roomcast.log.contention import Contention
 from roomcast.log.item import ITEM_BYTES_MAX, ITEM_KEYS_MAX, ITEM_PUBLICATIONS_MAX
 from roomcast.log.rules import Pending, Tail
-from roomcast.wire.publication import Publication, StreamPosition
+from roomcast.wire.publication import StreamPosition
 
 __all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting", "fill"]
 
@@ -25,13 +25,13 @@ assert ITEM_BYTES_MAX <= LANE_BYTES_MAX, "what fits an item fits an empty lane"
 
 @dataclass(slots=True)
 class Waiting:
-    """A publication that is not answered yet.
+    """A publication that is not answered yet. Its text is all that is kept: decoded, it may take
+    twenty times as many bytes.
 
     `commit_by_ms`: when its key may last be sent (wall clock).
     """
 
     pending: Pending
-    publication: Publication
     position: asyncio.Future[StreamPosition]
     submitted_s: float
     commit_by_ms: int

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from roomcast.config import Config
 from roomcast.gateway.api.server import Api
-from roomcast.gateway.door import end_proxied, give_way, name_no_version
+from roomcast.gateway.door import GiveWay, end_proxied, name_no_version
 from roomcast.gateway.http import add_health_routes, add_metrics_route
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway
@@ -50,7 +50,7 @@ def build_app(
         turnstile=Turnstile(handshakes) if handshakes else None,
         trusted_proxies=client.trusted_proxies,
     )
-    app.on_response_prepare.extend([give_way, name_no_version, end_proxied])
+    app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
     add_health_routes(app)
     add_metrics_route(app, metrics)

@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from roomcast.aws.calls import Calls
+from tests.unit.worlds import settled
 
 
 def refusal(code: str, status: int = 400) -> ClientError:
@@ -68,3 +69,36 @@ async def test_what_is_no_operation_is_the_clients_own() -> None:
         _ = timed.absent
     assert calls.histograms == {}
     assert timed.put_item is timed.put_item
+
+
+class SlowClient(Client):
+    """Its calls wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.go_on = asyncio.Semaphore(0)
+
+    async def put_item(self, **params: Any) -> dict[str, Any]:
+        self.begun += 1
+        await self.go_on.acquire()
+        return params
+
+
+async def test_so_many_calls_are_made_at_once_and_no_more() -> None:
+    """What the SDK does for a call before it has a connection takes CPU."""
+    slow = SlowClient()
+    client = Calls().timed(slow, "dynamodb", at_once=2)
+    calling = [asyncio.ensure_future(client.put_item(Item=index)) for index in range(5)]
+    await settled()
+    assert slow.begun == 2
+    calling[2].cancel()
+    slow.go_on.release()
+    await settled()
+    assert slow.begun == 3, "one after the other, without who gave up"
+    for _ in calling:
+        slow.go_on.release()
+    answers = await asyncio.gather(*calling, return_exceptions=True)
+    assert [each for each in answers if isinstance(each, dict)] == [
+        {"Item": index} for index in (0, 1, 3, 4)
+    ]

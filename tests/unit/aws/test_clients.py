@@ -6,14 +6,17 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from roomcast.aws import clients as aws
 from roomcast.aws import errors
+from roomcast.aws.calls import Calls
 from roomcast.ports import PortError
 from tests.unit.aws.fakes import SESSION, faked, say
+from tests.unit.worlds import settled, until
 
 
 @pytest.fixture
@@ -44,6 +47,31 @@ async def test_the_poll_client_outwaits_a_long_poll(tls_clients: aws.AwsClients)
     assert tls_clients.sqs_poll.meta.config.read_timeout > errors.POLL_WAIT_S
     assert tls_clients.sqs_poll.meta.config.retries["total_max_attempts"] == 1
     assert tls_clients.tables.meta.config.retries["total_max_attempts"] == errors.ATTEMPTS_MAX
+
+
+async def test_calls_of_the_log_wait_before_the_sdk_prepares_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aws, "LOG_CONNECTIONS_MAX", 2)
+    go_on, prepared = asyncio.Event(), 0
+
+    async def answered(**_: Any) -> tuple[Any, dict[str, Any]]:
+        nonlocal prepared
+        prepared += 1
+        await go_on.wait()
+        return SimpleNamespace(status_code=200), {"Items": []}
+
+    async with aws.connect(
+        region="eu-west-1", endpoint_url="http://127.0.0.1:1", session=SESSION, calls=Calls()
+    ) as clients:
+        clients.log.meta.events.register("before-call", answered)
+        calling = [asyncio.ensure_future(clients.log.scan(TableName="t")) for _ in range(5)]
+        await until(lambda: prepared == 2)
+        await settled()
+        assert prepared == 2
+        go_on.set()
+        await asyncio.gather(*calling)
+        assert prepared == 5
 
 
 async def test_the_other_clients_try_again() -> None:

@@ -14,11 +14,13 @@ import pytest
 
 from roomcast.auth.verifier import sign_connection
 from roomcast.client import work as work_module
-from roomcast.client.connection import COMMAND_BYTES_MIN, TURN_BYTES
+from roomcast.client.connection import COMMAND_BYTES_MIN, PUSH_BYTES, TURN_BYTES
 from roomcast.client.publish import PUBLISH_WAIT_S
+from roomcast.client.services import TURNS_AT_ONCE
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
 from roomcast.node.assembly import BURST_S, rate
 from roomcast.testing.memory import ManualClock
+from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import JSON_FRAMES, Bounds, Command, Reader
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, settled, until
@@ -326,6 +328,40 @@ async def test_many_commands_let_the_event_loop_go_by(frames: int) -> None:
     assert max(Counter(read.turns).values()) <= most
     # No more turns than that takes, either.
     assert read.turn <= count // most + 3
+
+
+async def test_many_connections_together_let_the_event_loop_go_by() -> None:
+    """Each of them has its turn, but not all of them the same one."""
+    _, node = node_of(command_rate_limit=0.0)
+    count, most = 3 * TURNS_AT_ONCE, TURN_BYTES // COMMAND_BYTES_MIN
+    clients, read = [await node.client() for _ in range(count)], Read()
+
+    async def all_say(commands: int) -> None:
+        frame = lines(*({"id": 100 + index, "ping": {}} for index in range(commands)))
+        await asyncio.gather(*(each.connection.receive(frame, read.reader) for each in clients))
+
+    await read.while_others_run(all_say(most - 1))
+    assert len(set(read.turns)) == 1, "what each may say at once"
+    read.turns.clear()
+    await read.while_others_run(all_say(4 * most))
+    assert len(read.turns) == count * 4 * most
+    assert max(Counter(read.turns).values()) == TURNS_AT_ONCE * most
+
+
+async def test_what_goes_to_many_subscribers_lets_the_event_loop_go_by() -> None:
+    """A publication without history is pushed to all of them as it is taken."""
+    unordered = ChannelRules(ChannelOptions())
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0, rules=unordered)
+    count = 2 * TURN_BYTES // PUSH_BYTES
+    members = [await node.client() for _ in range(count)]
+    for each in members:
+        await each.connection.receive(lines({"id": 2, "subscribe": {"channel": "c"}}))
+    client, read = await node.client(), Read()
+    said = [{"id": 100 + index, "publish": {"channel": "c", "data": 1}} for index in range(8)]
+    await read.while_others_run(client.connection.receive(lines(*said), read.reader))
+    assert len(read.turns) == 8
+    assert max(Counter(read.turns).values()) == 1
+    assert node.assembly.hub.counters.pushes == 8 * count
 
 
 async def test_large_commands_let_the_event_loop_go_by() -> None:

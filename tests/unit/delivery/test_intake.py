@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -13,7 +13,7 @@ from roomcast.delivery.forms import PLAIN
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.signals import HEARD_MAX
-from roomcast.wire.publication import Publication, Record
+from roomcast.wire.publication import ClientInfo, Publication, Record
 from tests.contract.items import log_item
 from tests.unit.worlds import Socket, envelope, info
 
@@ -141,6 +141,32 @@ def test_publications_without_history_are_pushed_once_and_without_an_offset(worl
 def test_what_one_receive_brings_is_one_write(world: World) -> None:
     world.take(*[pub(number) for number in range(10)])
     assert len(world.socket.frames) == 1
+
+
+def test_comings_and_goings_of_one_receive_are_one_write(world: World) -> None:
+    """One client can cause hundreds a second, each to all subscribers of a channel."""
+    ids = [f"c{number}" for number in range(10)]
+    world.take(
+        *(signals.join("b", f"j{each}", CHANNEL, info(each)) for each in ids),
+        *(signals.leave("b", f"l{each}", CHANNEL, info(each)) for each in ids),
+    )
+    assert len(world.socket.frames) == 1
+    assert world.socket.told(CHANNEL, "join") == world.socket.told(CHANNEL, "leave") == ids
+
+
+def test_a_coming_that_cannot_be_encoded_costs_no_other(world: World) -> None:
+    deep: Any = []
+    for _ in range(300):
+        deep = [deep]
+    unencodable = ClientInfo("u", "deep", deep).wire()
+    world.intake._deliver_signals(
+        [
+            signals.join("b", "id1", CHANNEL, info("c1")),
+            Signal("join", "id2", "b", CHANNEL, unencodable),
+            signals.join("b", "id3", CHANNEL, info("c3")),
+        ]
+    )
+    assert world.socket.told(CHANNEL, "join") == ["c1", "c3"]
 
 
 def test_the_own_copy_of_a_signal_is_dropped(world: World) -> None:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import pytest
 import structlog
 from aiohttp import WSMsgType, web
+from aiohttp.test_utils import make_mocked_request
 
 from roomcast.gateway import door as door_module
-from roomcast.gateway.door import HEADERS_MAX, SERVER, Door, end_proxied, name_no_version
+from roomcast.gateway.door import (
+    ANSWERS_A_TURN,
+    HEADERS_MAX,
+    SERVER,
+    Door,
+    GiveWay,
+    end_proxied,
+    name_no_version,
+)
 from tests.unit.gateway.frames import BINARY, handshake, masked
 from tests.unit.worlds import DEADLINE_S, until
 
@@ -417,3 +427,19 @@ async def test_no_answer_names_a_version(doors: Doors, said: bytes) -> None:
     ]
     assert b"aiohttp" not in head
     assert b"Python" not in head
+
+
+async def test_few_of_very_many_requests_are_answered_in_one_turn() -> None:
+    give_way, turn = GiveWay(), 0
+    answered_in: list[int] = []
+
+    async def answered() -> None:
+        await give_way(make_mocked_request("GET", "/"), web.Response())
+        answered_in.append(turn)
+
+    answering = asyncio.gather(*(answered() for _ in range(10 * ANSWERS_A_TURN)))
+    while not answering.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(answered_in) == 10 * ANSWERS_A_TURN
+    assert max(Counter(answered_in).values()) <= ANSWERS_A_TURN

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
@@ -795,6 +796,23 @@ async def test_bytes_wait_within_bounds(
     await asyncio.gather(*positions)
     assert writer.appender._bytes == 0, "what was answered counts no more"
     await asyncio.gather(*(writer.submit(large) for _ in positions))
+
+
+async def test_what_waits_is_kept_as_text_alone(fleet: Fleet, writer: Writer) -> None:
+    """I7. Decoded, empty arrays take twenty times the bytes that are counted."""
+
+    class Data(dict[str, int]):
+        """Data whose end can be seen."""
+
+    held = fleet.traffic.hold("put_item", "sent")
+    data = [Data(a=1), Data(b=2)]
+    alive = [weakref.ref(each) for each in data]
+    positions = [writer.submit(data.pop()) for _ in alive]
+    await held.arrived()
+    assert [each() for each in alive] == [None, None], "under way or in the queue"
+    held.release()
+    await asyncio.gather(*positions)
+    assert writer.offered_data == [{"b": 2}, {"a": 1}]
 
 
 async def test_what_exceeds_an_item_is_not_accepted(fleet: Fleet, writer: Writer) -> None:

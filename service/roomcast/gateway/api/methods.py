@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
+from roomcast.concurrency import Turns
 from roomcast.gateway.api.fields import INFO, Parameter, Schema, not_base64
 from roomcast.gateway.api.refusals import Refusal
 from roomcast.node.node import Node
@@ -26,7 +26,6 @@ __all__ = [
     "Handler",
     "Method",
     "Params",
-    "Turns",
     "decoded",
     "known",
     "sized",
@@ -46,21 +45,6 @@ CONTAINERS_MAX: Final = 65_536
 COMMANDS_A_TURN: Final = 16
 
 Params = Mapping[str, Any]
-
-
-class Turns:
-    """Bounds what one turn of the event loop carries out for all requests of a node together.
-
-    A pause alone does not: all that pause at once go on in the same turn.
-    """
-
-    def __init__(self) -> None:
-        self._places = asyncio.Semaphore(COMMANDS_A_TURN)
-
-    async def wait(self) -> None:
-        """Waits for a later turn that has room. First come, first served."""
-        async with self._places:
-            await asyncio.sleep(0)
 
 
 class Containers:

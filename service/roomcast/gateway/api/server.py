@@ -23,11 +23,12 @@ import orjson
 import structlog
 from aiohttp import web
 
+from roomcast.concurrency import Turns
 from roomcast.gateway.api import channels, clients, nodes, publishing
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
 from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
-from roomcast.gateway.api.methods import ApiCall, Containers, Method, Turns
+from roomcast.gateway.api.methods import COMMANDS_A_TURN, ApiCall, Containers, Method
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refusal, wire
 from roomcast.gateway.api.watch import Watch
@@ -77,7 +78,7 @@ class Api:
         self._key = key.encode()
         self._insecure = insecure
         self._payload_bytes_max = message_size_limit
-        self._turns = Turns()
+        self._turns = Turns(COMMANDS_A_TURN)
 
     def add_routes(self, app: web.Application) -> None:
         """Adds a route for each method, one for their description, and the task that watches for
