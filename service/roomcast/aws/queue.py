@@ -25,6 +25,10 @@ _RETENTION_S: Final = 300
 _VISIBILITY_S: Final = 10
 # AWS: "you must wait at least one second after the queue is created".
 _CREATED_WAIT_S: Final = 1.5
+# An endpoint that has nothing and says so sooner does not long-poll, as a proxy or an emulator may.
+# It is asked again after a pause.
+_EMPTY_S_MIN: Final = 0.2
+_EMPTY_PAUSE_S: Final = 0.5
 # Attempts to delete a message. After them it is delivered again.
 _DELETE_ATTEMPTS_MAX: Final = 2
 
@@ -114,6 +118,8 @@ class SqsInstanceQueue:
     async def receive(self) -> Sequence[Message]:
         if self._queue_url is None:
             raise Gone("the queue is not open")
+        time = asyncio.get_running_loop().time
+        asked_s = time()
         async with port_errors(POLL_LIMIT_S):
             answer = await self._poll.receive_message(
                 QueueUrl=self._queue_url,
@@ -121,7 +127,10 @@ class SqsInstanceQueue:
                 WaitTimeSeconds=self._wait_s,
                 MessageSystemAttributeNames=["SentTimestamp"],
             )
-            return [_message(message) for message in answer.get("Messages", ())]
+            messages = [_message(message) for message in answer.get("Messages", ())]
+        if not messages and time() - asked_s < min(_EMPTY_S_MIN, self._wait_s):
+            await self._sleep(_EMPTY_PAUSE_S)
+        return messages
 
     async def delete(self, receipts: Sequence[str]) -> None:
         # Another queue may be open by the time of the last batch.

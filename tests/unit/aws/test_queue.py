@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from roomcast.aws import queue as queue_module
 from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.delivery.ports import Gone, Message
 from roomcast.ports import Refused, Throttled, UnknownOutcome
@@ -322,3 +323,31 @@ def test_a_topic_is_named_by_its_arn(arn: str) -> None:
     client = FakeClient()
     with pytest.raises(ValueError, match="ARN"):
         SqsInstanceQueue(control=client, poll=client, sns=client, topic_arn=arn, tags=dict)
+
+
+async def test_an_endpoint_that_does_not_long_poll_is_asked_again_after_a_pause() -> None:
+    message = {"MessageId": "1", "ReceiptHandle": "r", "Body": "b", "Attributes": {}}
+    answers = iter([{}, {"Messages": [message]}, {}])
+    fixture = Fixture(receive_message=lambda **_: next(answers))
+    queue = await fixture.opened()
+    fixture.client.calls.clear()
+    for _ in range(3):
+        await queue.receive()
+    assert fixture.client.names == [
+        *("receive_message", "sleep"),
+        "receive_message",
+        *("receive_message", "sleep"),
+    ]
+    assert fixture.arguments("sleep")[0]["seconds"] >= 0.1
+
+
+async def test_a_long_poll_that_brings_nothing_is_followed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixture = Fixture()
+    queue = await fixture.opened()
+    fixture.client.calls.clear()
+    # Whatever a receive takes, it is long enough.
+    monkeypatch.setattr(queue_module, "_EMPTY_S_MIN", 0.0)
+    await queue.receive()
+    assert fixture.client.names == ["receive_message"]
