@@ -42,10 +42,22 @@ from roomcast.ports import Malformed, PortError
 from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import StreamPosition
 
-__all__ = ["Evicted", "JoinReads", "JoinRequest", "JoinResult", "JoinTicket", "results"]
+__all__ = [
+    "READ_BACK_MIN",
+    "Evicted",
+    "JoinReads",
+    "JoinRequest",
+    "JoinResult",
+    "JoinTicket",
+    "results",
+]
 
 # Reads of the log that one joining subscriber may cause. After them it cannot recover.
 _JOIN_READS_MAX: Final = 3
+# Publications that a read for a recovery goes back at least. Most who come back missed fewer, so it
+# serves them all. A whole window may be a hundred pages, and a read that takes longer than a join
+# may would begin anew with each attempt.
+READ_BACK_MIN: Final = 300
 # Stored bytes that one read of a window decodes: more than a ring holds. A publication may take
 # twice its bytes in the log, and the end of the newest item may be beyond the top.
 _WINDOW_BYTES_MAX: Final = 3 * RING_BYTES_MAX
@@ -220,15 +232,20 @@ class JoinReads:
         def is_needed() -> bool:
             return isinstance(ticket.answer(since), LogNeeded) and since.offset >= self._unreachable
 
-        read = partial(self._read_window, ticket.window)
+        read = partial(self._read_window, ticket.window, since)
         await self._share(ticket, self._behind, is_needed, read)
         return since.offset >= self._unreachable
 
-    async def _read_window(self, window: Callable[[], Window]) -> None:
-        """Read the whole window into the ring. One read serves all clients that come back."""
+    async def _read_window(self, window: Callable[[], Window], since: StreamPosition) -> None:
+        """Read the end of the window into the ring, back to `since` or farther.
+
+        One read serves all clients that come back. Each further read goes back at least twice as
+        far as the ring does, so that clients that missed different numbers do not cost a read each.
+        """
         channel = self.channel
         top, hints = channel.order.top, channel.trim.hints
-        wanted = min(window().limit, window().size, top)
+        farther = max(top - since.offset, READ_BACK_MIN, 2 * len(channel.ring))
+        wanted = min(farther, window().limit, window().size, top)
         try:
             records, head = await asyncio.gather(
                 self._shared.log.forms_before(
@@ -247,10 +264,13 @@ class JoinReads:
             raise
         channel.trim.read(head, hints, self._shared.clock.monotonic_s())
         channel.keep_older(records, top)
-        if channel.ring.first <= top + 1:
-            # Otherwise so much was published meanwhile that the ring has no room for the read: try
-            # again.
-            self._unreachable = channel.ring.first - 1 if channel.ring else top
+        first = channel.ring.first
+        # Beyond top + 1: so much was published meanwhile that the ring has no room for the read.
+        # Try again.
+        if top - wanted + 1 < first <= top + 1:
+            self._unreachable = first - 1
+        elif not first:
+            self._unreachable = top
 
     # ---- ahead of this node
 

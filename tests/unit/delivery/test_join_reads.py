@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from roomcast.delivery import join_reads as join_reads_module
-from roomcast.delivery.join_reads import JoinResult
+from roomcast.delivery.join_reads import READ_BACK_MIN, JoinResult
 from roomcast.delivery.recovery import Window
-from roomcast.log.channel_log import Appended
+from roomcast.log.channel_log import ITEMS_A_PAGE, Appended
 from roomcast.log.rules import Pending
 from roomcast.ports import PortError, Refused
 from roomcast.testing.memory import ManualClock
@@ -96,6 +96,42 @@ async def test_recovery_from_the_log_is_one_read_for_all(room: Room) -> None:
     room.hint(await room.append())
     for offset, (subscriber, _) in enumerate(subscribers):
         assert subscriber.offsets == list(range(offset + 1, 62))
+
+
+async def test_who_missed_little_does_not_wait_for_all_that_a_recovery_may_bring() -> None:
+    """On a slow table that would take longer than a join may, each time again."""
+    room, top = Room(recovered_max=10_000), 7 * ITEMS_A_PAGE
+    for _ in range(top):
+        await room.append()
+    subscriber = await room.join(since=await room.position(top - 50))
+    assert subscriber.offsets == list(range(top - 49, top + 1))
+    assert room.fleet.traffic.calls["read_backward"] == 3
+
+
+async def test_those_who_missed_a_little_more_each_cost_no_read_each() -> None:
+    room, top = Room(recovered_max=10_000), 7 * ITEMS_A_PAGE
+    for _ in range(top):
+        await room.append()
+    for missed in (50, READ_BACK_MIN, *range(READ_BACK_MIN + 1, top, 50), top):
+        subscriber = await room.join(since=await room.position(top - missed))
+        assert subscriber.offsets == list(range(top - missed + 1, top + 1))
+    # Three pages, twice as many, and all of them.
+    assert room.fleet.traffic.calls["read_backward"] == 3 + 6 + 7
+
+
+@pytest.mark.parametrize("offsets, pages", [((0, 490), 5), ((490, 480, 20, 0), 3 + 5)])
+async def test_who_missed_more_than_others_has_a_read_that_goes_so_far(
+    offsets: tuple[int, ...], pages: int
+) -> None:
+    room, top = Room(recovered_max=10_000), 5 * ITEMS_A_PAGE
+    for _ in range(top):
+        await room.append()
+    epoch = (await room.position(0)).epoch
+    subscribers = [room.joining(StreamPosition(epoch, offset)) for offset in offsets]
+    await asyncio.gather(*(joining for _, joining in subscribers))
+    for (subscriber, _), offset in zip(subscribers, offsets, strict=True):
+        assert subscriber.offsets == list(range(offset + 1, top + 1))
+    assert room.fleet.traffic.calls["read_backward"] == pages
 
 
 async def test_recovery_goes_on_while_publications_come_in(room: Room) -> None:
