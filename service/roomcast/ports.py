@@ -17,7 +17,7 @@ __all__ = [
     "Malformed",
     "NewId",
     "PortError",
-    "Refused",
+    "Rejected",
     "Throttled",
     "UnknownOutcome",
 ]
@@ -35,13 +35,13 @@ class UnknownOutcome(PortError):
     """The call may or may not have happened (time-out, reset, 5xx)."""
 
 
-class Refused(PortError):
+class Rejected(PortError):
     """The call certainly did not happen, and would fail again: permission, validation, a missing
     resource.
     """
 
 
-class Malformed(Refused):
+class Malformed(Rejected):
     """The table returned an item that no node wrote. A repeat would return the same."""
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.errors import port_errors
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from tests.acceptance.roomcast import emulator
 from tests.chaos.proxy import Deliveries, Fault, FaultProxy, Phase
 from tests.contract.backends import REGION, SESSION
@@ -71,7 +71,7 @@ async def every(clients: AwsClients) -> list[type[PortError] | None]:
     [
         (Fault.THROTTLED, Throttled),
         (Fault.EXPIRED, Throttled),
-        (Fault.DENIED, Refused),
+        (Fault.DENIED, Rejected),
         (Fault.ERROR, UnknownOutcome),
         (Fault.ERROR_AFTER, UnknownOutcome),
         (Fault.RESET, UnknownOutcome),
@@ -93,8 +93,8 @@ async def test_a_fault_that_is_planned_meets_one_operation(
     proxy: FaultProxy, clients: AwsClients
 ) -> None:
     proxy.plan("sqs.ListQueues", Fault.DENIED, 2)
-    assert await every(clients) == [None, None, Refused]
-    assert await every(clients) == [None, None, Refused]
+    assert await every(clients) == [None, None, Rejected]
+    assert await every(clients) == [None, None, Rejected]
     assert await every(clients) == [None] * len(SERVICES)
     assert proxy.injected == {Fault.DENIED: 2}
 

@@ -8,7 +8,7 @@ import pytest
 
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX
 from roomcast.delivery.ports import Gone, Message
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 from tests.contract.backends import Backend, OpenQueue
 
 # Long polls that it may take until everything has come.
@@ -87,7 +87,7 @@ async def test_a_large_message_arrives(backend: Backend, queue: OpenQueue) -> No
     "body", ["x" * (ENVELOPE_BYTES_MAX + 1), "ä" * (ENVELOPE_BYTES_MAX // 2 + 1), ""]
 )
 async def test_a_message_of_a_wrong_size_is_refused(backend: Backend, body: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await backend.topic().publish(body)
 
 
@@ -129,9 +129,9 @@ async def test_a_queue_deleted_by_others_is_gone(backend: Backend, queue: OpenQu
 async def test_a_bad_name_is_refused_and_leaves_nothing(backend: Backend) -> None:
     queue = backend.queue()
     for name in ("", "x" * 81, "queue.fifo", "ä"):
-        with pytest.raises(Refused):
+        with pytest.raises(Rejected):
             await queue.open(name)
     await queue.open(backend.queue_name())
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await queue.open(f"{backend.queue_name()}-2")
     await queue.close()

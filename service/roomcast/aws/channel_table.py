@@ -31,7 +31,7 @@ from roomcast.log.item import (
     parse_log_item,
 )
 from roomcast.log.ports import Holders, Page, TailExpired
-from roomcast.ports import Clock, Contended, Malformed, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Clock, Contended, Malformed, Rejected, Throttled, UnknownOutcome
 
 __all__ = ["DynamoChannelTable"]
 
@@ -169,7 +169,7 @@ class DynamoChannelTable:
             raise Contended(text)
         if codes and codes <= _TRY_AGAIN:
             raise Throttled(text)
-        raise Refused(text)
+        raise Rejected(text)
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:
         condition: dict[str, Any] = {
@@ -369,12 +369,12 @@ class DynamoChannelTable:
 def _reasons(error: ClientError, writes: int) -> Sequence[dict[str, Any]]:
     """The reasons for a cancelled transaction: one for each of its writes, in their order.
 
-    Raises Refused.
+    Raises Rejected.
     """
     answer: dict[str, Any] = error.response
     reasons: list[dict[str, Any]] = answer.get("CancellationReasons") or []
     if len(reasons) != writes:
-        raise Refused("a transaction was canceled without reasons") from error
+        raise Rejected("a transaction was canceled without reasons") from error
     return reasons
 
 

@@ -27,7 +27,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from roomcast.delivery.ports import Gone
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 
 __all__ = [
     "ATTEMPTS_MAX",
@@ -173,7 +173,7 @@ def demand_request_id(http_response: Any, parsed: Any, **_: Any) -> None:
 def mapped(error: Exception) -> PortError:
     """The port error for an error of the SDK.
 
-    A failed condition is Refused here: a caller with a condition checks for its failure first.
+    A failed condition is Rejected here: a caller with a condition checks for its failure first.
     """
     if isinstance(error, PortError):
         return error
@@ -189,7 +189,7 @@ def mapped(error: Exception) -> PortError:
     if isinstance(error, (HTTPClientError, IncompleteReadError, ResponseParserError, OSError)):
         return UnknownOutcome(text)
     # All other errors arise before anything is sent: wrong parameters, no credentials, no region.
-    return Refused(text)
+    return Rejected(text)
 
 
 def error_code(error: ClientError) -> str:
@@ -211,7 +211,7 @@ def _mapped_answer(error: ClientError) -> PortError:
         return Throttled(text)
     if status >= _HTTP_SERVER_ERROR:
         return UnknownOutcome(text)
-    return Refused(text)
+    return Rejected(text)
 
 
 def _never_connected(error: EndpointConnectionError) -> bool:

@@ -12,7 +12,7 @@ from roomcast.aws.errors import CALL_LIMIT_S, port_errors
 from roomcast.aws.topic import unsubscribe
 from roomcast.delivery.ports import Gone
 from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 
 __all__ = ["QUEUES_MAX", "SUBSCRIPTIONS_MAX", "SqsEstate"]
 
@@ -56,7 +56,7 @@ class SqsEstate:
                 self._urls = {url.rpartition("/")[2]: url for url in urls}
                 return list(self._urls)
             start = {"NextToken": answer["NextToken"]}
-        raise Refused(f"more than {QUEUES_MAX} queues begin with {self._deployment.queue_prefix}")
+        raise Rejected(f"more than {QUEUES_MAX} queues begin with {self._deployment.queue_prefix}")
 
     async def queue(self, name: str) -> Queue | None:
         try:
@@ -92,7 +92,7 @@ class SqsEstate:
                 return found
             start = {"NextToken": answer["NextToken"]}
             await self._sleep(1 / _SUBSCRIPTION_PAGES_PER_S)
-        raise Refused(
+        raise Rejected(
             f"more than {SUBSCRIPTIONS_MAX} subscriptions of {self._deployment.topic_arn}"
         )
 

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from roomcast.aws.errors import CALL_LIMIT_S, is_condition_failure, port_errors
 from roomcast.fleet.lease_record import Lease, Tombstone
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 from roomcast.wire.publication import TIME_MAX
 
 __all__ = ["LEASES_MAX", "LEASE_KEEP_S", "DynamoLeases", "lease_attributes"]
@@ -129,11 +129,11 @@ class DynamoLeases:
                 )
                 rows.extend(row for item in answer["Items"] if (row := read(item)) is not None)
             if len(rows) > LEASES_MAX:
-                raise Refused(f"more than {LEASES_MAX} leases")
+                raise Rejected(f"more than {LEASES_MAX} leases")
             if "LastEvaluatedKey" not in answer:
                 return rows
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
-        raise Refused("too many pages")
+        raise Rejected("too many pages")
 
 
 def lease_attributes(lease: Lease) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from roomcast.aws.errors import CALL_LIMIT_S, port_errors
 from roomcast.observe.ports import Metric
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 
 __all__ = ["READINGS_MAX", "CloudWatchMetrics"]
 
@@ -35,7 +35,7 @@ class CloudWatchMetrics:
 
     async def put(self, readings: Sequence[Metric]) -> None:
         if len(readings) > READINGS_MAX:
-            raise Refused(f"at most {READINGS_MAX} readings, not {len(readings)}")
+            raise Rejected(f"at most {READINGS_MAX} readings, not {len(readings)}")
         data = [
             {
                 "MetricName": each.name,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from roomcast.aws.errors import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, port_errors
 from roomcast.aws.topic import unsubscribe
 from roomcast.delivery.ports import Gone, Message
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 
 __all__ = ["RECEIVE_MAX", "SqsInstanceQueue", "is_queue_name"]
 
@@ -94,9 +94,9 @@ class SqsInstanceQueue:
 
     async def open(self, name: str) -> None:
         if self._name is not None:
-            raise Refused("close the queue before another is opened")
+            raise Rejected("close the queue before another is opened")
         if not is_queue_name(name):
-            raise Refused(f"not a queue name: {name[:100]!r}")
+            raise Rejected(f"not a queue name: {name[:100]!r}")
         self._name = name
         try:
             async with port_errors(CALL_LIMIT_S):
@@ -104,13 +104,13 @@ class SqsInstanceQueue:
                     QueueName=name, Attributes=self._attributes(name), tags=dict(self._tags())
                 )
                 self._queue_url = answer["QueueUrl"]
-        except Refused:
+        except Rejected:
             self._name = None
             raise
         await self._sleep(_CREATED_WAIT_S)
         try:
             self._subscription_arn = await self._subscribe(name)
-        except Refused:
+        except Rejected:
             # The call certainly did not subscribe: nothing needs to be removed.
             self._subscribing = False
             raise
@@ -159,7 +159,7 @@ class SqsInstanceQueue:
                 failures.append(error)
         if failures:
             # What may succeed another time comes before what is refused.
-            raise min(failures, key=lambda failure: isinstance(failure, Refused))
+            raise min(failures, key=lambda failure: isinstance(failure, Rejected))
         self.abandon()
 
     def abandon(self) -> None:

@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 
 from roomcast.aws.errors import CALL_LIMIT_S, error_code, port_errors
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 
 __all__ = ["SnsTopic", "check_body", "unsubscribe"]
 
@@ -44,6 +44,6 @@ async def unsubscribe(client: Any, arn: str) -> None:
 
 
 def check_body(body: str) -> None:
-    """Checks the size of a body. Raises Refused if SNS or SQS would not take it."""
+    """Checks the size of a body. Raises Rejected if SNS or SQS would not take it."""
     if not 0 < len(body.encode()) <= ENVELOPE_BYTES_MAX:
-        raise Refused(f"a message of 1 to {ENVELOPE_BYTES_MAX} bytes, not {len(body.encode())}")
+        raise Rejected(f"a message of 1 to {ENVELOPE_BYTES_MAX} bytes, not {len(body.encode())}")

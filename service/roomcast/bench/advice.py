@@ -8,7 +8,7 @@ from typing import Final
 
 from roomcast.wire.codes import Disconnect, Error
 
-__all__ = ["Refused", "Step", "api", "closed", "handshake", "is_final", "refused", "unreachable"]
+__all__ = ["Declined", "Step", "api", "closed", "handshake", "is_final", "refused", "unreachable"]
 
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
@@ -27,7 +27,7 @@ class Step(Enum):
     PUBLISH = "publish"
 
 
-class Refused(Exception):
+class Declined(Exception):
     """The server does not want this, and would not want it again. One line, with what to do."""
 
 

@@ -9,7 +9,7 @@ import aiohttp
 import orjson
 
 from roomcast.bench import advice
-from roomcast.bench.advice import Refused, Step
+from roomcast.bench.advice import Declined, Step
 from roomcast.bench.client import Shared, reason
 from roomcast.bench.plan import payload
 
@@ -57,23 +57,23 @@ class Api:
         if response.status != 200:
             told = advice.api(plan.apis[api], response.status)
             ledger.refuses(told)
-            self._shared.gave_up(Refused(told))
+            self._shared.gave_up(Declined(told))
             return
         try:
             refusal = orjson.loads(answer).get("error")
         except (ValueError, AttributeError):
             ledger.refuses(told := f"{address} answers with what is no JSON object")
-            self._shared.gave_up(Refused(told))
+            self._shared.gave_up(Declined(told))
             return
         if refusal is None:
             ledger.acknowledges(channel, number, now_s)
             return
         ledger.refuses(told := advice.refused(Step.PUBLISH, refusal["code"], refusal["message"]))
         if advice.is_final(Step.PUBLISH, refusal["code"]):
-            self._shared.gave_up(Refused(told))
+            self._shared.gave_up(Declined(told))
 
     def _unheard(self, told: str) -> None:
         self._shared.ledger.problems[told] += 1
         if not self._shared.ledger.acknowledged_us.count:
             # It is not there at all.
-            self._shared.gave_up(Refused(told))
+            self._shared.gave_up(Declined(told))

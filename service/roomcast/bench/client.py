@@ -17,7 +17,7 @@ import aiohttp
 from roomcast import __version__
 from roomcast.backoff import FROM_HALF, Backoff
 from roomcast.bench import advice, commands
-from roomcast.bench.advice import Refused, Step
+from roomcast.bench.advice import Declined, Step
 from roomcast.bench.ledger import Ledger
 from roomcast.bench.plan import Plan, payload
 from roomcast.wire.codes import DisconnectCode
@@ -58,7 +58,7 @@ class Shared:
     session: aiohttp.ClientSession
     token_of: Callable[[int], str]
     origin: str
-    gave_up: Callable[[Refused], None]
+    gave_up: Callable[[Declined], None]
 
 
 class Client:
@@ -70,7 +70,7 @@ class Client:
         self.is_ready = False
         # It has been ready, or has given up. `refusal`: why it gave up.
         self.settled = asyncio.Event()
-        self.refusal: Refused | None = None
+        self.refusal: Declined | None = None
         self._shared = shared
         self._plan, self._ledger = shared.plan, shared.ledger
         self._url = self._plan.urls[self._plan.url_of(number)]
@@ -96,7 +96,7 @@ class Client:
             while not self._leaving:
                 try:
                     await self._live()
-                except Refused as error:
+                except Declined as error:
                     self._gone(str(error))
                     self.refusal = error
                     return
@@ -104,7 +104,7 @@ class Client:
                     self._gone(self._told(error))
                     self._attempts += 1
                     if self._attempts >= self._attempts_max and not self._has_been:
-                        self.refusal = Refused(self._told(error))
+                        self.refusal = Declined(self._told(error))
                         return
                 if not self._leaving:
                     await asyncio.sleep(_BACKOFF.pause_s(max(self._attempts, 1), random.random()))
@@ -141,7 +141,7 @@ class Client:
         return advice.unreachable(self._url, reason(error))
 
     async def _live(self) -> None:
-        """One connection. Raises Refused and _Lost, and what aiohttp raises."""
+        """One connection. Raises Declined and _Lost, and what aiohttp raises."""
         self._subscribing.clear()
         self._command = 1
         began_s = perf_counter()
@@ -186,7 +186,7 @@ class Client:
         code = message.data if isinstance(message.data, int) else close_code or 0
         told = advice.closed(code, message.extra or "")
         if DisconnectCode(code, "").terminal:
-            raise Refused(told)
+            raise Declined(told)
         raise _Lost(told)
 
     # ---- what it reads
@@ -205,7 +205,9 @@ class Client:
                 elif not reply:
                     await socket.send_str("{}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Refused(f"{self._url} does not speak the Centrifuge protocol: {error}") from error
+            raise Declined(
+                f"{self._url} does not speak the Centrifuge protocol: {error}"
+            ) from error
 
     def _answered(self, reply: Mapping[str, Any], now_s: float) -> None:
         identity, error = reply["id"], reply.get("error")
@@ -226,7 +228,7 @@ class Client:
         told = advice.refused(Step.PUBLISH, error["code"], error["message"])
         self._ledger.refuses(told)
         if advice.is_final(Step.PUBLISH, error["code"]):
-            self._shared.gave_up(Refused(told))
+            self._shared.gave_up(Declined(told))
 
     def _subscribe(self, name: str) -> str:
         """The command that subscribes, from where it was."""
@@ -300,4 +302,4 @@ def reason(error: Exception) -> str:
 
 def _failed(step: Step, error: Mapping[str, Any]) -> Exception:
     told = advice.refused(step, error["code"], error["message"])
-    return _Lost(told) if error.get("temporary") else Refused(told)
+    return _Lost(told) if error.get("temporary") else Declined(told)

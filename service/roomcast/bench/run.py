@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from roomcast.bench.advice import Refused
+from roomcast.bench.advice import Declined
 from roomcast.bench.api import Api
 from roomcast.bench.client import ATTEMPTS_MAX, Client, Shared
 from roomcast.bench.ledger import Ledger
@@ -66,7 +66,7 @@ class Bench:
         self.interrupted = ""
         self._plan, self._access = plan, access
         self._clients: list[Client] = []
-        self._refusal: Refused | None = None
+        self._refusal: Declined | None = None
         # A fault of this command.
         self._fault: BaseException | None = None
         self._phase = _CONNECTING
@@ -99,7 +99,7 @@ class Bench:
         )
 
     async def run(self) -> None:
-        """Raises Refused when nobody could connect, or nothing could be published."""
+        """Raises Declined when nobody could connect, or nothing could be published."""
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._began_s = perf_counter()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=5.0)
@@ -130,7 +130,7 @@ class Bench:
         if self._refusal is not None:
             raise self._refusal
 
-    def _gave_up(self, refusal: Refused) -> None:
+    def _gave_up(self, refusal: Declined) -> None:
         self._refusal = self._refusal or refusal
 
     @property
@@ -141,7 +141,7 @@ class Bench:
     # ---- phases
 
     async def _connect(self, shared: Shared) -> None:
-        """One client for each URL, and when these are there all others. Raises Refused."""
+        """One client for each URL, and when these are there all others. Raises Declined."""
         wanted = self._plan.clients
         self._progress = lambda: Progress(
             len(self.ledger.connected) / wanted,

@@ -185,7 +185,7 @@ def bench(arguments: argparse.Namespace) -> int:
     token_of = _tokens(arguments, config, plan)
     _widen(plan)
     key = arguments.key if arguments.key is not None else config.http_api.key
-    from roomcast.bench.advice import Refused
+    from roomcast.bench.advice import Declined
     from roomcast.bench.report import report
     from roomcast.bench.run import Access, Bench
     from roomcast.cli.bench_text import Look, bench_text
@@ -193,7 +193,7 @@ def bench(arguments: argparse.Namespace) -> int:
     loading = Bench(plan, Access(token_of, arguments.origin, key))
     try:
         asyncio.run(_run(loading))
-    except Refused as error:
+    except Declined as error:
         raise Failed(str(error)) from error
     told = {
         "roomcast": __version__,
@@ -283,7 +283,7 @@ def _widen(plan: Plan) -> None:
 
 
 async def _run(loading: Bench) -> None:
-    """Raises Refused."""
+    """Raises Declined."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, loading.interrupt)

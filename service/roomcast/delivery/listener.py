@@ -17,7 +17,7 @@ from roomcast.delivery.canary_rules import Greeting
 from roomcast.delivery.envelope import pack, signal_text
 from roomcast.delivery.greetings import GREETINGS_MAX, Greetings
 from roomcast.delivery.ports import CatchUpRequest, InstanceQueue, Topic
-from roomcast.ports import NewId, PortError, Refused
+from roomcast.ports import NewId, PortError, Rejected
 
 __all__ = ["Listener", "QueueHolder"]
 
@@ -78,7 +78,7 @@ class Listener:
         """
         try:
             await self._queue.close()
-        except Refused as error:
+        except Rejected as error:
             # It would be refused each time, and this node would hear nothing for as long as it
             # lives. The reaper ends what no lease names.
             _log.error("queue_left_behind", reason=str(error))

@@ -50,26 +50,26 @@ class InstanceQueue(Protocol):
     async def open(self, name: str) -> None:
         """Create the queue (policy and tags in the create call) and subscribe it.
 
-        Raises Refused, Throttled, UnknownOutcome.
+        Raises Rejected, Throttled, UnknownOutcome.
         """
 
     async def receive(self) -> Sequence[Message]:
         """Long poll: up to 10 messages, empty after about 20 s.
 
-        Raises Gone, Throttled, UnknownOutcome, Refused.
+        Raises Gone, Throttled, UnknownOutcome, Rejected.
         """
 
     async def delete(self, receipts: Sequence[str]) -> None:
         """Acknowledge any number of messages, in batches of 10.
 
-        Raises Gone, Throttled, UnknownOutcome, Refused when some may not be deleted: they come
+        Raises Gone, Throttled, UnknownOutcome, Rejected when some may not be deleted: they come
         again. A message that is already deleted counts as success.
         """
 
     async def close(self) -> None:
         """Unsubscribe, then delete the queue. Idempotent: what is already gone is no error.
 
-        Raises Refused when trying again is no use, and otherwise another PortError.
+        Raises Rejected when trying again is no use, and otherwise another PortError.
         """
 
     def abandon(self) -> None:
@@ -80,7 +80,10 @@ class Topic(Protocol):
     """The SNS topic that every instance's queue is subscribed to."""
 
     async def publish(self, body: str) -> None:
-        """Send a message of up to ENVELOPE_BYTES_MAX. Raises Throttled, UnknownOutcome, Refused."""
+        """Send a message of up to ENVELOPE_BYTES_MAX.
+
+        Raises Throttled, UnknownOutcome, Rejected.
+        """
 
 
 class CatchUpRequest(Protocol):

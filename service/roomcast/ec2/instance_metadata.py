@@ -16,7 +16,7 @@ import aiohttp
 import structlog
 
 from roomcast.ec2.rules import Outlook, spot_notice, target_of
-from roomcast.ports import Clock, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Clock, PortError, Rejected, Throttled, UnknownOutcome
 
 __all__ = [
     "ANSWER_BYTES_MAX",
@@ -122,10 +122,10 @@ class InstanceMetadata:
         self.id = ""
 
     async def identify(self) -> None:
-        """Reads the instance's id. Raises Throttled, UnknownOutcome, Refused."""
+        """Reads the instance's id. Raises Throttled, UnknownOutcome, Rejected."""
         text = await self._get(_ID_PATH)
         if not _INSTANCE_ID.fullmatch(text):
-            raise Refused("the instance metadata have no instance id")
+            raise Rejected("the instance metadata have no instance id")
         self.id = text
 
     async def outlook(self) -> Outlook:
@@ -154,7 +154,7 @@ class InstanceMetadata:
             status, text = await self._ask("PUT", _TOKEN_PATH, ttl)
             _check(status, _TOKEN_PATH)
             if not _TOKEN.fullmatch(text):
-                raise Refused("the instance metadata gave no token")
+                raise Rejected("the instance metadata gave no token")
             self._token, self._token_until_s = text, now_s + TOKEN_TTL_S - TOKEN_EARLY_S
         return self._token
 
@@ -173,12 +173,12 @@ class InstanceMetadata:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """Reads the answer. Raises Refused beyond ANSWER_BYTES_MAX."""
+    """Reads the answer. Raises Rejected beyond ANSWER_BYTES_MAX."""
     body = b""
     async for part in response.content.iter_any():
         body += part
         if len(body) > ANSWER_BYTES_MAX:
-            raise Refused(f"instance metadata: more than {ANSWER_BYTES_MAX} bytes")
+            raise Rejected(f"instance metadata: more than {ANSWER_BYTES_MAX} bytes")
     return body
 
 
@@ -191,4 +191,4 @@ def _check(status: int, path: str) -> None:
     if status >= _SERVER_ERROR:
         raise UnknownOutcome(text)
     # 403: the metadata are switched off for this instance.
-    raise Refused(text)
+    raise Rejected(text)

@@ -19,7 +19,7 @@ class Machine(Protocol):
     async def outlook(self) -> Outlook:
         """The machine's announced future.
 
-        Takes a few seconds at most. Raises Throttled, UnknownOutcome, Refused.
+        Takes a few seconds at most. Raises Throttled, UnknownOutcome, Rejected.
         """
 
 
@@ -34,7 +34,7 @@ class ScalingGroup(Protocol):
 
         False = nothing waited at `hook` for it, which is no failure.
 
-        Raises Throttled, UnknownOutcome, Refused.
+        Raises Throttled, UnknownOutcome, Rejected.
         """
 
     async def heartbeat(self, hook: str) -> bool:

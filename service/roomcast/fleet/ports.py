@@ -28,7 +28,7 @@ class Leases(Protocol):
     async def all(self) -> Sequence[Lease]:
         """Every lease that was stored before the call, with expired ones, without tombstones.
 
-        Raises Refused beyond the adapter's bound.
+        Raises Rejected beyond the adapter's bound.
         """
 
     async def reap(self, lease: Lease, at_ms: int) -> bool:
@@ -48,7 +48,7 @@ class Leases(Protocol):
         """
 
     async def tombstones(self) -> Sequence[Tombstone]:
-        """Every tombstone. Raises Refused when there are more than the adapter's bound."""
+        """Every tombstone. Raises Rejected when there are more than the adapter's bound."""
 
     async def drop_tombstone(self, tombstone: Tombstone) -> None:
         """Remove the tombstone, unless its time was set again since it was read. Idempotent."""

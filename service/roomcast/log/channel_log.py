@@ -32,7 +32,7 @@ from roomcast.log.rules import (
     next_head,
     renewal_due,
 )
-from roomcast.ports import Clock, Contended, NewId, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Clock, Contended, NewId, PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.wire.publication import (
     MalformedPublication,
     Publication,
@@ -154,7 +154,7 @@ class Resolved:
 
 def not_appended(error: PortError) -> NotAppended:
     """The outcome of an append that failed by `error` and is known not to be in the log."""
-    return (NeverAppended if isinstance(error, Refused) else NotAppended)(str(error))
+    return (NeverAppended if isinstance(error, Rejected) else NotAppended)(str(error))
 
 
 def _is_in(item: LogItem, holders: Holders) -> bool:
@@ -408,7 +408,7 @@ class ChannelLog:
                 if not maybe_in:
                     return Postponed(error)
                 failure = error
-            except (Refused, TailExpired) as error:
+            except (Rejected, TailExpired) as error:
                 raise (OutcomeUnknown(str(error)) if maybe_in else not_appended(error)) from error
             if self._clock.monotonic_s() < deadline:
                 await self.back_off(attempt)

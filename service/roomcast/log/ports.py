@@ -64,7 +64,7 @@ class ChannelTable(Protocol):
         attempt, without retries.
 
         Raises TailExpired (not sent: the wall clock, read after signing, was past
-        `tail_valid_until_ms`), Contended, Throttled, UnknownOutcome, Refused.
+        `tail_valid_until_ms`), Contended, Throttled, UnknownOutcome, Rejected.
         """
 
     async def put_keyed_item(
@@ -84,7 +84,7 @@ class ChannelTable(Protocol):
 
         With None, write it if there is no head.
 
-        False = the condition failed. Raises Throttled, UnknownOutcome, Refused.
+        False = the condition failed. Raises Throttled, UnknownOutcome, Rejected.
         """
 
     async def read_behind(self, channel: str, offset: int, items_max: int) -> Page:

@@ -24,5 +24,5 @@ class Metrics(Protocol):
     async def put(self, readings: Sequence[Metric]) -> None:
         """Puts all readings or none.
 
-        A repeat after UnknownOutcome counts twice. Raises Throttled, UnknownOutcome, Refused.
+        A repeat after UnknownOutcome counts twice. Raises Throttled, UnknownOutcome, Rejected.
         """

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 from roomcast.wire.publication import ClientInfo
 
 __all__ = ["Member", "Presence", "TooManyMembers"]
 
 
-class TooManyMembers(Refused):
+class TooManyMembers(Rejected):
     """A channel has more members than one answer may list."""
 
 

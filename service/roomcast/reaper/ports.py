@@ -13,7 +13,7 @@ __all__ = ["Estate"]
 class Estate(Protocol):
     """The queues and subscriptions of all nodes, including those of nodes that are gone.
 
-    Too long a list raises Refused. It is never truncated.
+    Too long a list raises Rejected. It is never truncated.
     """
 
     async def queues(self) -> Sequence[str]:

@@ -20,7 +20,7 @@ from roomcast.delivery.ports import Topic
 from roomcast.fleet.deployment import Deployment, Queue
 from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.fleet.ports import Leases
-from roomcast.ports import Clock, PortError, Refused
+from roomcast.ports import Clock, PortError, Rejected
 from roomcast.presence.ports import Presence
 from roomcast.reaper.ports import Estate
 from roomcast.reaper.rules import (
@@ -472,14 +472,14 @@ class Reaper:
         """Deletes a queue. Returns whether none of ours is left under that name."""
         try:
             await self._estate.delete_queue(name)
-        except Refused as error:
+        except Rejected as error:
             return await self._is_not_ours(name, error, failures)
         except PortError as error:
             failures.add("delete_queue", name, error)
             return False
         return True
 
-    async def _is_not_ours(self, name: str, refusal: Refused, failures: _Failures) -> bool:
+    async def _is_not_ours(self, name: str, refusal: Rejected, failures: _Failures) -> bool:
         """Whether a queue whose deletion was refused is gone, or belongs to another deployment. A
         lease may name any queue.
 
@@ -539,7 +539,7 @@ class _Clearing:
             for start in range(0, len(channels), _CHANNELS_TOGETHER):
                 await self._clear(channels[start : start + _CHANNELS_TOGETHER])
                 self._tell(f"{self._node}: {self.channels} channels, {self.members} members")
-        raise Refused(f"more than {_PAGES_MAX} pages of channels")
+        raise Rejected(f"more than {_PAGES_MAX} pages of channels")
 
     async def _clear(self, channels: Sequence[str]) -> None:
         left = channels
@@ -570,7 +570,7 @@ class _Clearing:
         """The clients in the channel under other nodes. Ids of clients are unique."""
         try:
             members = await self._presence.members(channel)
-        except Refused:
+        except Rejected:
             # More members than one read returns. The node that has the client corrects a wrong
             # leave.
             return ()

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import structlog
 
 from roomcast.backoff import FROM_HALF, Backoff
-from roomcast.ports import Clock, PortError, Refused
+from roomcast.ports import Clock, PortError, Rejected
 
 __all__ = ["END_TRIES_S", "START_TRIES_S", "Tries"]
 
@@ -41,8 +41,8 @@ class Tries:
 
         `what` names the call in errors and logs, because messages of AWS seldom do.
 
-        Raises Refused at once, since it would be refused again. Raises any other PortError when the
-        time is over.
+        Raises Rejected at once, since it would be refused again. Raises any other PortError when
+        the time is over.
         """
         if self._ends_s is None:
             self._ends_s = self._clock.monotonic_s() + self._within_s
@@ -50,8 +50,8 @@ class Tries:
         while True:
             try:
                 return await call()
-            except Refused as error:
-                raise Refused(f"{what}: {error}") from error
+            except Rejected as error:
+                raise Rejected(f"{what}: {error}") from error
             except PortError as error:
                 failures += 1
                 pause_s = _BACKOFF.pause_s(failures, self._random())

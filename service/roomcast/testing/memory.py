@@ -22,7 +22,7 @@ from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import HEAD_OFFSET, Head, LogItem
 from roomcast.log.ports import Holders, Page, TailExpired
-from roomcast.ports import Clock, PortError, Refused
+from roomcast.ports import Clock, PortError, Rejected
 from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo
 
@@ -480,9 +480,9 @@ class MemoryQueue:
 
     async def open(self, name: str) -> None:
         if self._name is not None:
-            raise Refused("close the queue before another is opened")
+            raise Rejected("close the queue before another is opened")
         if not is_queue_name(name):
-            raise Refused(f"not a queue name: {name[:100]!r}")
+            raise Rejected(f"not a queue name: {name[:100]!r}")
         self._name = name
 
         def effect() -> None:
@@ -493,7 +493,7 @@ class MemoryQueue:
 
         try:
             await self._world.perform("open", effect)
-        except Refused:
+        except Rejected:
             self._name = None
             raise
 

@@ -15,7 +15,7 @@ from roomcast.ports import (
     Contended,
     Malformed,
     PortError,
-    Refused,
+    Rejected,
     Throttled,
     UnknownOutcome,
 )
@@ -296,16 +296,16 @@ async def test_a_holder_that_is_gone_again_leaves_its_place_to_another_attempt(
             canceled({"Code": "ProvisionedThroughputExceeded"}, {"Code": "TransactionConflict"}),
             Throttled,
         ),
-        (canceled({"Code": "TransactionConflict"}, {"Code": "ValidationError"}), Refused),
-        (canceled({"Code": "ItemCollectionSizeLimitExceeded"}, {"Code": None}), Refused),
-        (canceled(FREE, {**TAKEN, "Item": {"key": {"S": "k"}}}), Refused),
-        (canceled({**TAKEN, "Item": {"channel": {"S": "room"}}}, FREE), Refused),
-        (canceled(FREE, FREE), Refused),
-        (canceled(), Refused),
+        (canceled({"Code": "TransactionConflict"}, {"Code": "ValidationError"}), Rejected),
+        (canceled({"Code": "ItemCollectionSizeLimitExceeded"}, {"Code": None}), Rejected),
+        (canceled(FREE, {**TAKEN, "Item": {"key": {"S": "k"}}}), Rejected),
+        (canceled({**TAKEN, "Item": {"channel": {"S": "room"}}}, FREE), Rejected),
+        (canceled(FREE, FREE), Rejected),
+        (canceled(), Rejected),
         # An earlier attempt of the same append may be just being carried out.
         (client_error("TransactionInProgressException"), UnknownOutcome),
-        (client_error("IdempotentParameterMismatchException"), Refused),
-        (client_error("ResourceNotFoundException"), Refused),
+        (client_error("IdempotentParameterMismatchException"), Rejected),
+        (client_error("ResourceNotFoundException"), Rejected),
         (client_error("ThrottlingException"), Throttled),
         (client_error("InternalServerError", 500), UnknownOutcome),
     ],
@@ -356,5 +356,5 @@ async def test_a_key_is_read_consistently_and_a_damaged_one_refused() -> None:
     assert asked["ConsistentRead"]
     assert (asked["TableName"], asked["Key"]) == ("idempotency", {"key": {"S": stored.key}})
     assert await table(client).key(stored.key) is None
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await table(client).key(stored.key)

@@ -28,7 +28,7 @@ from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.aws.topic import SnsTopic
 from roomcast.delivery.ports import Gone
 from roomcast.log.ports import TailExpired
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
 from tests.contract.items import head, log_item
 from tests.unit.aws.fakes import SESSION, Answer, client_error, faked, hang_up, reset, say
@@ -59,14 +59,14 @@ URL = "https://dynamodb.example"
         ("InternalFailure", 500, UnknownOutcome),
         ("ServiceUnavailable", 503, UnknownOutcome),
         ("", 502, UnknownOutcome),
-        ("AccessDeniedException", 400, Refused),
-        ("AuthorizationError", 403, Refused),
+        ("AccessDeniedException", 400, Rejected),
+        ("AuthorizationError", 403, Rejected),
         ("UnrecognizedClientException", 400, Throttled),
-        ("ValidationException", 400, Refused),
-        ("InvalidParameter", 400, Refused),
-        ("ResourceNotFoundException", 400, Refused),
-        ("ConditionalCheckFailedException", 400, Refused),
-        ("", 400, Refused),
+        ("ValidationException", 400, Rejected),
+        ("InvalidParameter", 400, Rejected),
+        ("ResourceNotFoundException", 400, Rejected),
+        ("ConditionalCheckFailedException", 400, Rejected),
+        ("", 400, Rejected),
     ],
 )
 def test_an_answer_of_aws_means(code: str, status: int, expected: type[PortError]) -> None:
@@ -89,9 +89,9 @@ def test_an_answer_of_aws_means(code: str, status: int, expected: type[PortError
         (EndpointConnectionError(endpoint_url=URL, error=socket.gaierror()), Throttled),
         (ConnectTimeoutError(endpoint_url=URL), Throttled),
         (CredentialRetrievalError(provider="role", error_msg="x"), Throttled),
-        (NoCredentialsError(), Refused),
-        (NoRegionError(), Refused),
-        (ParamValidationError(report="x"), Refused),
+        (NoCredentialsError(), Rejected),
+        (NoRegionError(), Rejected),
+        (ParamValidationError(report="x"), Rejected),
         (TailExpired(), TailExpired),
     ],
 )
@@ -243,7 +243,7 @@ async def test_aws_s_own_endpoints_are_known(region: str, host: str) -> None:
         pytest.param(say(200, "{}", length=100), UnknownOutcome, id="answer breaks off"),
         pytest.param(say(500), UnknownOutcome, id="500"),
         pytest.param(say(400, '{"__type":"x#ThrottlingException"}'), Throttled, id="throttled"),
-        pytest.param(say(400, '{"__type":"x#AccessDeniedException"}'), Refused, id="refused"),
+        pytest.param(say(400, '{"__type":"x#AccessDeniedException"}'), Rejected, id="refused"),
     ],
 )
 async def test_what_the_wire_does_means(answer: Answer, expected: type[PortError]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from roomcast.aws.estate import QUEUES_MAX, SUBSCRIPTIONS_MAX, SqsEstate
 from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
-from roomcast.ports import Refused, Throttled, UnknownOutcome
+from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import FakeClient, client_error
 
 TOPIC: Final = "arn:aws:sns:eu-west-1:000000000000:topic"
@@ -50,20 +50,20 @@ async def test_no_queues_is_an_answer_without_a_list() -> None:
 
 async def test_a_list_that_is_too_long_is_refused_not_cut() -> None:
     urls = [f"{URL}roomcast-{number}" for number in range(QUEUES_MAX // 2 + 1)]
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await estate(
             FakeClient(list_queues=lambda **_: {"QueueUrls": urls, "NextToken": "x"})
         ).queues()
     one = {"SubscriptionArn": f"{TOPIC}:1", "Endpoint": "e"}
     page = {"Subscriptions": [one] * (SUBSCRIPTIONS_MAX // 2 + 1), "NextToken": "x"}
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await estate(sns=FakeClient(list_subscriptions_by_topic=lambda **_: page)).subscriptions()
 
 
 async def test_a_list_without_end_is_refused() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await estate(FakeClient(list_queues=lambda **_: {"NextToken": "x"})).queues()
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await estate(
             sns=FakeClient(list_subscriptions_by_topic=lambda **_: {"NextToken": "x"})
         ).subscriptions()

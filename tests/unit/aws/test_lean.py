@@ -29,7 +29,7 @@ from roomcast.aws import lean as lean_module
 from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.errors import ATTEMPTS_MAX, mapped, port_errors
 from roomcast.aws.lean import LeanClient
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import REGION, SESSION, Answer, faked, hang_up, reset, say
 
 QUEUE_URL: Final = "https://sqs.eu-west-1.amazonaws.com/1/queue"
@@ -300,10 +300,10 @@ def failing(kind: str, status: int = 400) -> Answer:
         pytest.param(failing("ExpiredTokenException"), Throttled, id="expired"),
         pytest.param(failing("RequestTimeTooSkewed", 403), Throttled, id="skewed"),
         pytest.param(failing("InvalidSignatureException"), Throttled, id="signature"),
-        pytest.param(failing("AccessDeniedException"), Refused, id="denied"),
-        pytest.param(failing("ValidationException"), Refused, id="invalid"),
-        pytest.param(say(403, "<html>"), Refused, id="403 of somebody else"),
-        pytest.param(say(400, ""), Refused, id="400 without a word"),
+        pytest.param(failing("AccessDeniedException"), Rejected, id="denied"),
+        pytest.param(failing("ValidationException"), Rejected, id="invalid"),
+        pytest.param(say(403, "<html>"), Rejected, id="403 of somebody else"),
+        pytest.param(say(400, ""), Rejected, id="400 without a word"),
         pytest.param(say(400, "[1]"), UnknownOutcome, id="400 that cannot be read"),
     ],
 )
@@ -612,5 +612,5 @@ async def test_credentials_that_are_still_expired_are_no_refusal(lean: bool) -> 
 async def test_without_credentials_nothing_is_sent(lean: bool) -> None:
     async with faked(say(200), lean=lean) as (clients, server):
         clients.log._request_signer._credentials = None
-        assert type(await raised(CALLS["put_item"](clients))) is Refused
+        assert type(await raised(CALLS["put_item"](clients))) is Rejected
     assert server.requests == 0

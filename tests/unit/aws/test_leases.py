@@ -9,7 +9,7 @@ import pytest
 
 from roomcast.aws.leases import LEASES_MAX, DynamoLeases
 from roomcast.fleet.lease_record import Lease, Tombstone
-from roomcast.ports import Refused, Throttled
+from roomcast.ports import Rejected, Throttled
 from tests.unit.aws.fakes import FakeClient, client_error
 
 LEASE = Lease("n1", "roomcast-n1", "live", 1_000, 2_000, 3_999)
@@ -88,5 +88,5 @@ async def test_a_scan_is_bounded() -> None:
     await DynamoLeases(client, "nodes").put(LEASE)
     items = [client.calls[0][1]["Item"]] * (LEASES_MAX // 2 + 1)
     endless = {"Items": items, "LastEvaluatedKey": {"node": {"S": "n1"}}}
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await DynamoLeases(FakeClient(scan=lambda **_: endless), "nodes").all()

@@ -9,7 +9,7 @@ import pytest
 from roomcast.aws.clients import connect
 from roomcast.aws.metrics import READINGS_MAX, CloudWatchMetrics
 from roomcast.observe.ports import Metric
-from roomcast.ports import Refused, Throttled
+from roomcast.ports import Rejected, Throttled
 from tests.fakes.ec2 import fake_ec2
 from tests.unit.aws.fakes import REGION, SESSION, FakeClient, client_error
 
@@ -60,7 +60,7 @@ async def test_errors_are_errors_of_the_port() -> None:
     metrics = CloudWatchMetrics(client, namespace="roomcast")
     with pytest.raises(Throttled):
         await metrics.put(READINGS)
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await metrics.put(READINGS[:1] * (READINGS_MAX + 1))
     assert len(client.calls) == 1
 

@@ -16,7 +16,7 @@ from roomcast.aws.presence import (
     MEMBERS_PAGE,
     DynamoPresence,
 )
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.presence.ports import Member
 from roomcast.wire.publication import ClientInfo
 from tests.unit.aws.fakes import FakeClient, client_error
@@ -91,7 +91,7 @@ async def test_coming_and_going_at_once_keeps_the_listing() -> None:
 
 
 @pytest.mark.parametrize(
-    "page_size, error", [(MEMBERS_MAX // 2, None), (MEMBERS_MAX // 2 + 1, Refused)]
+    "page_size, error", [(MEMBERS_MAX // 2, None), (MEMBERS_MAX // 2 + 1, Rejected)]
 )
 async def test_reading_is_bounded(page_size: int, error: type[PortError] | None) -> None:
     item = {"member": {"S": "n1#c1"}, "info": {"S": '{"user":"u","client":"c1"}'}}

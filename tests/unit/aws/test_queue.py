@@ -12,7 +12,7 @@ import pytest
 from roomcast.aws import queue as queue_module
 from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.delivery.ports import Gone, Message
-from roomcast.ports import Refused, Throttled, UnknownOutcome
+from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import FakeClient, client_error
 
 TOPIC_ARN = "arn:aws-cn:sns:cn-north-1:123456789012:roomcast-topic"
@@ -121,7 +121,7 @@ async def test_the_queue_is_deleted_though_unsubscribing_failed_and_closing_can_
     failures = iter([client_error("AuthorizationError", 403, "Unsubscribe"), {}])
     fixture = Fixture(unsubscribe=lambda **_: next(failures))
     queue = await fixture.opened()
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await queue.close()
     assert queue.queue_url is None
     assert queue.subscription_arn == "arn:subscription"
@@ -146,7 +146,7 @@ async def test_a_queue_that_was_abandoned_makes_room_for_another() -> None:
         unsubscribe=lambda **_: client_error("AuthorizationError", 403, "Unsubscribe")
     )
     queue = await fixture.opened()
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await queue.close()
     queue.abandon()
     assert (queue.queue_url, queue.subscription_arn) == (None, None)
@@ -165,7 +165,7 @@ async def test_a_queue_whose_creation_is_unknown_is_found_and_deleted() -> None:
 
 async def test_a_queue_that_was_not_created_needs_no_closing() -> None:
     fixture = Fixture(create_queue=lambda **_: client_error("AccessDenied", 403, "CreateQueue"))
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await fixture.opened()
     await fixture.queue.close()
     assert fixture.client.names == ["create_queue"]
@@ -271,7 +271,7 @@ async def test_one_batch_that_fails_keeps_no_other_from_being_deleted() -> None:
     assert len(fixture.arguments("delete_message_batch")) == 4
 
 
-@pytest.mark.parametrize("code, error", [("AccessDenied", Refused), (GONE, Gone)])
+@pytest.mark.parametrize("code, error", [("AccessDenied", Rejected), (GONE, Gone)])
 async def test_what_all_batches_would_meet_is_told_at_once(
     code: str, error: type[Exception]
 ) -> None:

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from roomcast.backoff import Backoff
 from roomcast.bench import client as client_module
 from roomcast.bench import run as run_module
-from roomcast.bench.advice import Refused
+from roomcast.bench.advice import Declined
 from roomcast.bench.plan import Plan
 from roomcast.bench.report import report
 from roomcast.bench.run import Access, Bench
@@ -132,14 +132,14 @@ async def test_through_the_api(served: Served) -> None:
 @pytest.mark.parametrize("key, told", [("another", "HTTP 401; it wants another key")])
 async def test_the_api_refuses(served: Served, key: str, told: str) -> None:
     of = plan(served.url, apis=[served.url])
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Declined, match=told):
         await loaded(of, Access(lambda _client: "", key=key))
     served.do(all_gone)
 
 
 async def test_the_api_is_not_there(served: Served, unused_tcp_port: int) -> None:
     of = plan(served.url, apis=[f"http://127.0.0.1:{unused_tcp_port}"])
-    with pytest.raises(Refused, match="connection refused; nobody listens there"):
+    with pytest.raises(Declined, match="connection refused; nobody listens there"):
         await loaded(of)
 
 
@@ -230,13 +230,13 @@ async def test_an_unsubscribe_that_asks_for_it_is_followed_by_a_subscribe(served
     ],
 )
 async def test_refusals(secured: Served, access: Access, told: str) -> None:
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(Declined, match=told):
         await loaded(plan(secured.url), access)
     secured.do(all_gone)
 
 
 async def test_a_namespace_that_is_not_there(served: Served) -> None:
-    with pytest.raises(Refused, match=r"unknown channel \(102\); --namespace must be one of"):
+    with pytest.raises(Declined, match=r"unknown channel \(102\); --namespace must be one of"):
         await loaded(plan(served.url, namespace="no"))
 
 
@@ -253,19 +253,19 @@ async def test_where_a_client_cannot_come_the_others_load(secured: Served) -> No
 
 
 async def test_nobody_is_there(unused_tcp_port: int) -> None:
-    with pytest.raises(Refused, match="connection refused; nobody listens there"):
+    with pytest.raises(Declined, match="connection refused; nobody listens there"):
         await loaded(plan(f"http://127.0.0.1:{unused_tcp_port}"))
 
 
 async def test_an_origin_that_is_refused(served: Served) -> None:
     access = Access(lambda _client: "", origin="http://evil.example")
-    with pytest.raises(Refused, match=r"client.allowed_origins .* have http://evil.example"):
+    with pytest.raises(Declined, match=r"client.allowed_origins .* have http://evil.example"):
         await loaded(plan(served.url), access)
 
 
 async def test_a_server_that_is_none(served: Served) -> None:
     of = plan(served.url, urls=[served.url.replace("http", "ws", 1) + "/nothing"])
-    with pytest.raises(Refused, match="HTTP 404; nothing is at this path"):
+    with pytest.raises(Declined, match="HTTP 404; nothing is at this path"):
         await loaded(of)
 
 

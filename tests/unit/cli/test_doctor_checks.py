@@ -16,7 +16,7 @@ from roomcast.config import Config
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.fleet.lease_record import Lease
 from roomcast.node.assembly import Ports
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 from roomcast.testing.memory import (
     MemoryChannelTable,
     MemoryLeases,
@@ -140,7 +140,7 @@ async def test_what_is_refused_is_named(
     world: World, call: str, failed: str, skipped: set[str]
 ) -> None:
     world.fleet.stream_to_topic()
-    world.fleet.world.fail_next(call, Refused("AccessDenied: no permission"))
+    world.fleet.world.fail_next(call, Rejected("AccessDenied: no permission"))
     checks = await world.run()
     assert checks[failed].outcome == "failed"
     if call != "publish":

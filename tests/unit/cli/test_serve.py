@@ -15,7 +15,7 @@ import roomcast.serve
 from roomcast.cli import main as cli
 from roomcast.cli import serve as serve_command
 from roomcast.config import Config, ConfigError, dev_config
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 from tests.unit.cli.conftest import Told
 
 
@@ -124,7 +124,7 @@ def test_serve_warns(
         (1, 1, None, []),
         (OSError(errno.EADDRINUSE, "address in use"), 1, "roomcast: address in use", []),
         (
-            Refused("no permission to create the queue"),
+            Rejected("no permission to create the queue"),
             1,
             "roomcast: no permission to create the queue",
             [],

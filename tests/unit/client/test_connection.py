@@ -22,7 +22,7 @@ from roomcast.delivery.canary_rules import canary_item
 from roomcast.log import lane as lane_module
 from roomcast.log.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
-from roomcast.ports import Refused, Throttled
+from roomcast.ports import Rejected, Throttled
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Closing, Disconnect
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, envelope, logged, settled, until
@@ -479,7 +479,7 @@ async def test_a_log_that_does_not_answer_is_a_temporary_error_and_leaves_nothin
     fleet: Fleet, node: LocalNode
 ) -> None:
     client = await node.client()
-    fleet.world.fail_next("newest", Refused("no permission"))
+    fleet.world.fail_next("newest", Rejected("no permission"))
     [command_id] = await client.say({"subscribe": {"channel": "all:room"}})
     error = (await client.answer(command_id))["error"]
     assert (error["code"], error["temporary"]) == (100, True)
@@ -606,7 +606,7 @@ async def test_joins_and_leaves_are_told_to_those_who_are_there(node: LocalNode)
 async def test_no_join_is_told_for_who_did_not_get_in(fleet: Fleet, node: LocalNode) -> None:
     first, second = await node.client(), await node.client()
     await first.subscribe("all:room")
-    fleet.world.fail_next("add", Refused("no permission"))
+    fleet.world.fail_next("add", Rejected("no permission"))
     assert await second.subscribe("all:room") == 100
     await settled()
     assert first.socket.told("all:room", "join") == [first.id]
@@ -707,7 +707,7 @@ async def test_a_publication_that_is_not_in_the_log_is_an_error(
 ) -> None:
     client = await node.client()
     await client.subscribe("room")
-    fleet.world.fail_next("put_item", Refused("no permission"))
+    fleet.world.fail_next("put_item", Rejected("no permission"))
     [command_id] = await client.say({"publish": {"channel": "room", "data": 1}})
     error = (await client.answer(command_id))["error"]
     assert error["code"] == 100
@@ -874,7 +874,7 @@ async def test_a_call_that_is_refused(fleet: Fleet, node: LocalNode, call: Any, 
 
 async def test_a_call_that_the_table_refused_is_an_error(fleet: Fleet, node: LocalNode) -> None:
     client = await node.client()
-    fleet.world.fail_next("put_keyed_item", Refused("no permission"))
+    fleet.world.fail_next("put_keyed_item", Rejected("no permission"))
     assert await client.ask("rpc", **publish_call("x", "k")) == 100
     assert (await client.ask("rpc", **publish_call("x", "k")))["data"]["offset"] == 1
 
@@ -968,7 +968,7 @@ async def test_history_is_paged_in_both_directions(node: LocalNode) -> None:
 
 async def test_a_history_that_cannot_be_read_is_an_error(fleet: Fleet, node: LocalNode) -> None:
     client = await node.client()
-    fleet.world.fail_next("newest", Refused("no permission"))
+    fleet.world.fail_next("newest", Rejected("no permission"))
     assert await client.ask("history", channel="room", limit=1) == 100
 
 
@@ -1000,7 +1000,7 @@ async def test_presence_tells_who_is_there(fleet: Fleet, node: LocalNode) -> Non
 
 async def test_a_presence_that_cannot_be_read_is_an_error(fleet: Fleet, node: LocalNode) -> None:
     client = await node.client()
-    fleet.world.fail_next("members", Refused("too many"))
+    fleet.world.fail_next("members", Rejected("too many"))
     assert await client.ask("presence", channel="all:room") == 100
 
 

@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from roomcast.client import subscribe as subscribe_module
-from roomcast.ports import Refused, Throttled
+from roomcast.ports import Rejected, Throttled
 from roomcast.wire.channels import ChannelRules
 from roomcast.wire.publication import Publication
 from tests.unit.worlds import EVERYTHING, SECRET, Client, Fleet, Held, LocalNode, settled, until
@@ -172,7 +172,7 @@ async def test_when_the_log_fails_the_entry_is_written_first_and_then_removed(
     fleet: Fleet, node: LocalNode, way: str
 ) -> None:
     """Given up on its way, it could arrive after it was removed."""
-    fleet.world.fail_next("newest", Refused("no permission"))
+    fleet.world.fail_next("newest", Rejected("no permission"))
     held = fleet.traffic.hold("add", "sent")
     join = await joining(node, way)
     await held.arrived()
@@ -204,7 +204,7 @@ async def test_when_both_are_too_slow_or_fail_it_is_one_error(
     fleet: Fleet, node: LocalNode, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     for call in ("add", "newest"):
-        fleet.world.fail_next(call, Refused("no permission"))
+        fleet.world.fail_next(call, Rejected("no permission"))
     assert await (await joining(node, way)).answer() == 100
     await nothing_left(fleet, node)
     monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.02)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from roomcast.delivery.deleter import DELETES_AT_ONCE, FAILURES_TOLD, RECEIPTS_MAX, Deleter
 from roomcast.delivery.ports import Gone, InstanceQueue
-from roomcast.ports import PortError, Refused, Throttled
+from roomcast.ports import PortError, Rejected, Throttled
 from tests.unit.worlds import running, settled, until
 
 
@@ -101,7 +101,7 @@ async def test_what_waits_is_bounded_and_the_oldest_go(world: World) -> None:
 
 
 async def test_failures_in_a_row_are_told_until_one_succeeds(world: World) -> None:
-    world.queue.errors = [Throttled(), None, *[Refused("no permission")] * FAILURES_TOLD, None]
+    world.queue.errors = [Throttled(), None, *[Rejected("no permission")] * FAILURES_TOLD, None]
     async with deleting(world):
         for number in range(2 + FAILURES_TOLD):
             assert world.deleter.trouble == ""
@@ -145,7 +145,7 @@ async def test_what_is_forgotten_is_not_deleted(world: World) -> None:
 
 
 async def test_many_failures_are_a_few_lines_in_the_log(world: World) -> None:
-    world.queue.errors = [*[Refused("no permission")] * 500, None, Refused("no permission")]
+    world.queue.errors = [*[Rejected("no permission")] * 500, None, Rejected("no permission")]
     with capture_logs() as lines:
         async with deleting(world):
             for number in range(502):

@@ -10,7 +10,7 @@ import pytest
 from roomcast.delivery import dispatcher as dispatcher_module
 from roomcast.delivery.join_reads import JoinRequest, JoinResult
 from roomcast.log.rules import Pending
-from roomcast.ports import PortError, Refused
+from roomcast.ports import PortError, Rejected
 from roomcast.wire.publication import StreamPosition
 from tests.unit.delivery.room import (
     CHANNEL,
@@ -168,7 +168,7 @@ async def test_catching_up_looks_at_every_channel_even_if_one_does_not_answer(ro
         await room.dispatcher.join(name, subscriber, None, lambda: room.window, subscriber.admit)
         tail = (await room.writer.resolve(name)).tail
         await room.writer.append(name, tail, [Pending.of('{"data":1}')], 300_000)
-    room.fleet.world.fail_next("newest", Refused("no permission"))
+    room.fleet.world.fail_next("newest", Rejected("no permission"))
     await room.catch_up()
     await settled()
     assert (first.sink.offsets("one"), second.sink.offsets("two")) in (([], [1]), ([1], []))
@@ -250,8 +250,8 @@ async def test_a_position_is_as_of_the_tick_in_which_the_slowest_is_there(room: 
 
 async def test_if_one_cannot_be_had_nobody_is_let_in(room: Room) -> None:
     await room.append(2)
-    room.fleet.world.fail_next("newest", Refused("simulated"))
-    with pytest.raises(Refused):
+    room.fleet.world.fail_next("newest", Rejected("simulated"))
+    with pytest.raises(Rejected):
         await room.dispatcher.join_all(joining_all(room, "one", "two", CHANNEL), lambda _: True)
     assert (len(room.hub), len(room.dispatcher)) == (0, 0)
     await room.dispatcher.join_all(joining_all(room, "one", "two"), lambda _: False)

@@ -13,7 +13,7 @@ from roomcast.delivery.join_reads import READ_BACK_MIN, JoinResult
 from roomcast.delivery.recovery import Window
 from roomcast.log.channel_log import ITEMS_A_PAGE, Appended
 from roomcast.log.rules import Pending
-from roomcast.ports import PortError, Refused
+from roomcast.ports import PortError, Rejected
 from roomcast.testing.memory import ManualClock
 from roomcast.wire.publication import StreamPosition
 from tests.unit.delivery.room import (
@@ -62,7 +62,7 @@ async def test_a_cancelled_join_leaves_nothing_and_takes_nothing_from_others(roo
 
 
 async def test_a_log_that_does_not_answer_is_told_to_all_who_wait(room: Room) -> None:
-    room.fleet.world.fail_next("newest", Refused("no permission"))
+    room.fleet.world.fail_next("newest", Rejected("no permission"))
     subscribers = [room.joining() for _ in range(3)]
     results = await asyncio.gather(*(joining for _, joining in subscribers), return_exceptions=True)
     assert all(isinstance(result, PortError) for result in results)
@@ -226,7 +226,7 @@ async def test_a_read_for_a_subscriber_that_failed_is_not_tried_again_at_once_fo
     item = await room.append(3)
     await room.join()
     before = room.fleet.traffic.calls[call]
-    room.fleet.world.fail_next(call, Refused("on purpose"))
+    room.fleet.world.fail_next(call, Rejected("on purpose"))
     first, *others = [room.joining(since(item.epoch))[1] for _ in range(50)]
     with pytest.raises(PortError):
         await first
@@ -291,7 +291,7 @@ async def test_a_read_ahead_that_fails_answers_nobody_else(room: Room) -> None:
     await room.join()
     await room.append(2)
     since = await room.position(1)
-    room.fleet.world.fail_next("read_forward", Refused("no permission"))
+    room.fleet.world.fail_next("read_forward", Rejected("no permission"))
     subscribers = [room.joining(since) for _ in range(5)]
     results = await asyncio.gather(*(joining for _, joining in subscribers), return_exceptions=True)
     assert [isinstance(result, PortError) for result in results] == [
@@ -364,7 +364,7 @@ async def test_what_the_log_lost_is_not_recovered(room: Room) -> None:
 async def test_a_recovery_whose_read_fails_is_told(room: Room) -> None:
     await room.append(3)
     since = await room.position(0)
-    room.fleet.world.fail_next("read_backward", Refused("no permission"))
+    room.fleet.world.fail_next("read_backward", Rejected("no permission"))
     with pytest.raises(PortError):
         await room.join(since=since)
     assert len(room.dispatcher) == 0
@@ -471,7 +471,7 @@ async def test_who_claims_epochs_that_never_were_costs_a_read_a_second(
 
 async def test_a_log_that_does_not_say_its_epoch_refuses_nobody(room: Room) -> None:
     await room.join()
-    room.fleet.world.fail_next("newest", Refused("on purpose"))
+    room.fleet.world.fail_next("newest", Rejected("on purpose"))
     subscriber, joining = room.joining(StreamPosition("another", 1))
     with pytest.raises(PortError):
         await joining

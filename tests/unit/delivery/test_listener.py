@@ -20,7 +20,7 @@ from roomcast.delivery.greetings import GREETINGS_MAX, Greetings
 from roomcast.delivery.listener import Listener
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.queue_state import QueueState
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryQueue, MemoryTopic
 from tests.unit.worlds import POLL_WAIT_S, Fleet, ids, no_jitter, running, settled, until
 
@@ -98,10 +98,10 @@ async def test_a_queue_is_not_created_when_the_lease_cannot_be_written(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refused(_: str) -> None:
-        raise Refused("no permission")
+        raise Rejected("no permission")
 
     monkeypatch.setattr(world, "hold", refused)
-    with pytest.raises(Refused):
+    with pytest.raises(Rejected):
         await world.listener.open()
     assert world.world.queues == {}
 
@@ -125,7 +125,7 @@ async def test_a_greeting_that_is_lost_proves_nothing(world: World) -> None:
 
 async def test_a_greeting_that_cannot_be_sent_proves_nothing(world: World) -> None:
     await world.listener.open()
-    world.world.fail_next("publish", Refused("no permission"))
+    world.world.fail_next("publish", Rejected("no permission"))
     async with polling(world):
         assert not await world.listener.prove()
 
@@ -235,7 +235,7 @@ async def test_what_a_node_may_not_remove_does_not_keep_it_from_another_queue(
     first = world.name
     async with polling(world):
         assert await world.listener.prove()
-        world.world.fail_next("close", Refused("no permission to unsubscribe"))
+        world.world.fail_next("close", Rejected("no permission to unsubscribe"))
         with capture_logs() as logs:
             world.world.delete_queue(first)
             await until(lambda: world.caught_up == 2)

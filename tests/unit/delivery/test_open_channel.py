@@ -13,7 +13,7 @@ from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.join_reads import JoinResult
 from roomcast.log.channel_log import record_of
 from roomcast.log.item import Head, LogItem
-from roomcast.ports import Malformed, Refused, Throttled
+from roomcast.ports import Malformed, Rejected, Throttled
 from roomcast.wire.publication import Publication, Record, StreamPosition
 from tests.unit.delivery.room import (
     BELIEF_S,
@@ -128,7 +128,7 @@ async def test_a_trim_that_cannot_be_read_does_not_keep_the_tail_from_being_foun
     since = await room.position(0)
     await room.writer.remove_history(CHANNEL)
     await room.append()
-    room.fleet.world.fail_next("head", Refused("for once"))
+    room.fleet.world.fail_next("head", Rejected("for once"))
     await room.catch_up()
     await until(lambda: subscriber.offsets == [1, 2])
     await room.catch_up()
@@ -296,7 +296,7 @@ async def test_a_gap_read_that_fails_is_tried_again(
     subscriber = await room.join()
     await room.append()
     room.hint(await room.append())
-    room.fleet.world.fail_next("read_forward", Refused("for a while"), times=3)
+    room.fleet.world.fail_next("read_forward", Rejected("for a while"), times=3)
     room.pass_time()
     for failed in (1, 2, 3):
         await until(lambda failed=failed: room.fleet.traffic.calls["read_forward"] == failed)  # type: ignore[misc]
@@ -313,7 +313,7 @@ async def test_a_log_that_never_answers_ends_the_subscriptions(
     subscriber = await room.join()
     await room.append()
     room.hint(await room.append())
-    room.fleet.world.fail_next("read_forward", Refused("for ever"), times=1000)
+    room.fleet.world.fail_next("read_forward", Rejected("for ever"), times=1000)
     room.pass_time()
     await until(lambda: subscriber.lost_channels == [CHANNEL])
     assert room.fleet.traffic.calls["read_forward"] == open_channel_module._GAP_FAILURES_MAX
@@ -374,7 +374,7 @@ async def test_a_channel_that_opens_while_all_are_asked_for_is_looked_at_too(roo
 
 async def test_a_look_says_whether_the_log_answered(room: Room) -> None:
     await room.join()
-    room.fleet.world.fail_next("newest", Refused("no permission"))
+    room.fleet.world.fail_next("newest", Rejected("no permission"))
     assert not await room.dispatcher.check_tail(CHANNEL)
     assert await room.dispatcher.check_tail(CHANNEL)
 
@@ -444,7 +444,7 @@ async def test_a_doubt_that_could_not_be_cleared_is_looked_into_again(room: Room
     room.fleet.clock.advance(BELIEF_S + 3600)
     item = await room.append()
     before = room.fleet.traffic.calls["newest"]
-    room.fleet.world.fail_next("newest", Refused("no permission"), times=3)
+    room.fleet.world.fail_next("newest", Rejected("no permission"), times=3)
     room.hint(item)
     for checks in (1, 2, 3):
         await until(lambda checks=checks: room.fleet.traffic.calls["newest"] == before + checks)  # type: ignore[misc]
@@ -462,7 +462,7 @@ async def test_doubts_are_looked_into_within_a_bound(room: Room) -> None:
     first = await room.append()
     await room.append()
     third = await room.append()
-    room.fleet.world.fail_next("newest", Refused("no permission"), times=1000)
+    room.fleet.world.fail_next("newest", Rejected("no permission"), times=1000)
     before = room.fleet.traffic.calls["newest"]
     room.dispatcher.offer(record(7, epoch="before"))
     await settled()

@@ -17,7 +17,7 @@ from roomcast.delivery.deleter import FAILURES_TOLD
 from roomcast.delivery.poller import POLLERS_MAX, TAKE_CHARS, Poller
 from roomcast.delivery.ports import Gone
 from roomcast.delivery.queue_state import QueueState
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryQueue
 from tests.unit.worlds import POLL_WAIT_S, Fleet, no_jitter, running, settled, until
 
@@ -154,7 +154,7 @@ async def test_one_receive_at_a_time_when_little_comes(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [Throttled("slow down"), UnknownOutcome("reset"), Refused("no permission")]
+    "error", [Throttled("slow down"), UnknownOutcome("reset"), Rejected("no permission")]
 )
 async def test_an_error_is_counted_and_tried_again(world: World, error: PortError) -> None:
     world.fleet.world.fail_next("receive", error, times=7)
@@ -211,7 +211,7 @@ async def test_a_rebuild_that_fails_is_tried_again(world: World) -> None:
 
 async def test_messages_that_could_not_be_deleted_are_no_error_but_are_told(world: World) -> None:
     world.fleet.world.fail_next("delete", Gone("no longer"), times=1)
-    world.fleet.world.fail_next("delete", Refused("no permission"), times=FAILURES_TOLD)
+    world.fleet.world.fail_next("delete", Rejected("no permission"), times=FAILURES_TOLD)
     async with polling(world):
         for number in range(FAILURES_TOLD + 1):
             assert world.poller.undeleted == ""

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from roomcast.aws.clients import connect
 from roomcast.ec2.autoscaling import AutoScalingInstance
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from tests.fakes.ec2 import FakeEc2, Hook, fake_ec2
 from tests.unit.aws.fakes import REGION, SESSION, FakeClient, client_error
 
@@ -64,8 +64,8 @@ async def test_that_nothing_waits_is_no_failure(tell: Tell, text: str) -> None:
 @pytest.mark.parametrize(
     "error, expected",
     [
-        (validation("AutoScalingGroup name not found - AutoScalingGroup chat not found"), Refused),
-        (client_error("AccessDenied", 403), Refused),
+        (validation("AutoScalingGroup name not found - AutoScalingGroup chat not found"), Rejected),
+        (client_error("AccessDenied", 403), Rejected),
         (client_error("Throttling"), Throttled),
         (client_error("InternalFailure", 500), UnknownOutcome),
         (TimeoutError(), UnknownOutcome),
@@ -109,7 +109,7 @@ async def test_the_life_of_a_machine(ec2: FakeEc2) -> None:
         assert (machine.state, machine.ends) == ("Terminated", ["CONTINUE", "CONTINUE"])
 
         other = AutoScalingInstance(clients.autoscaling, group="other", instance=machine.id)
-        with pytest.raises(Refused):
+        with pytest.raises(Rejected):
             await other.complete("terminating")
     assert [event["detail-type"] for event in ec2.events] == [
         "EC2 Instance-launch Lifecycle Action",

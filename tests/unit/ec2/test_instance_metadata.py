@@ -26,7 +26,7 @@ from roomcast.ec2.instance_metadata import (
     this_machine,
 )
 from roomcast.ec2.rules import Outlook, SpotNotice, TargetState
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
 from tests.fakes.ec2 import FakeEc2, FakeMachine, fake_ec2
 
@@ -123,8 +123,8 @@ async def test_a_token_that_is_void_is_replaced(
         (500, UnknownOutcome),
         (503, UnknownOutcome),
         (429, Throttled),
-        (403, Refused),
-        (302, Refused),
+        (403, Rejected),
+        (302, Rejected),
     ],
 )
 async def test_answers_that_say_nothing(

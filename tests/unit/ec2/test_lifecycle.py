@@ -21,7 +21,7 @@ from roomcast.ec2.rules import (
     SpotNotice,
     TargetState,
 )
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock
 from tests.unit.worlds import no_jitter, running, settled, until
 
@@ -167,7 +167,7 @@ async def test_without_a_group_or_a_hook_nothing_is_called() -> None:
 
 async def test_a_launch_hook_that_cannot_be_completed_is_tried_again_and_then_given_up() -> None:
     world = World()
-    world.refuses = Refused("no")
+    world.refuses = Rejected("no")
     with capture_logs() as logs:
         async with world.running():
             world.lifecycle.ready()
@@ -187,7 +187,7 @@ async def test_metadata_that_cannot_be_read_change_nothing_and_are_logged_once()
     with capture_logs() as logs:
         async with world.running():
             await world.looked(20)
-            world.broken = Refused("403")
+            world.broken = Rejected("403")
             await world.looked(20)
             world.broken = None
             await world.looked(20)
@@ -310,7 +310,7 @@ async def test_a_call_that_hangs_does_not_hold_the_end(
 
 async def test_a_group_that_answers_errors_is_left_in_time() -> None:
     world = World()
-    world.now, world.refuses = ENDS, Refused("not allowed")
+    world.now, world.refuses = ENDS, Rejected("not allowed")
     with capture_logs() as logs:
         await asyncio.wait_for(world.lifecycle.released(), 5)
     assert world.calls == {("complete", TERMINATE): RELEASE_FAILURES_MAX}

@@ -19,7 +19,7 @@ from roomcast.fleet import node_info_signals as signals_module
 from roomcast.fleet.lease_record import Lease
 from roomcast.fleet.node_info import ANSWERS_AT_ONCE, SURVEYS_MAX, Counted, NodeInfo
 from roomcast.fleet.node_info_signals import Answer, answer_signal, survey_signal
-from roomcast.ports import Refused
+from roomcast.ports import Rejected
 from roomcast.testing.memory import ManualClock, MemoryLeases, MemoryWorld
 from tests.unit.worlds import Fleet, LocalNode, until
 
@@ -225,8 +225,8 @@ async def test_what_nobody_asked_or_understands_is_passed_over() -> None:
 async def test_when_the_leases_cannot_be_read() -> None:
     alone = Alone()
     for ask in (alone.node_info.channels(""), alone.node_info.nodes()):
-        alone.world.fail_next("all", Refused("simulated"))
-        with pytest.raises(Refused):
+        alone.world.fail_next("all", Rejected("simulated"))
+        with pytest.raises(Rejected):
             await ask
     assert not alone.node_info._under_way
 

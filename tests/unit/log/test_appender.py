@@ -28,7 +28,7 @@ from roomcast.log.channel_log import (
 from roomcast.log.item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, OFFSET_MAX, LogItem
 from roomcast.log.lane import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import Stage
 from roomcast.wire.encoding import Unencodable
 from roomcast.wire.publication import Publication, Record, StreamPosition
@@ -692,7 +692,7 @@ async def test_what_the_table_refuses_is_never_appended(
     fleet: Fleet, writer: Writer, call: str
 ) -> None:
     """It would refuse it again: not a matter of time, as a throttled call is."""
-    fleet.world.fail_next(call, Refused("no permission"))
+    fleet.world.fail_next(call, Rejected("no permission"))
     with pytest.raises(NeverAppended):
         await writer.publish("one")
     writer.step_s = 10.0
@@ -736,7 +736,7 @@ async def test_an_outcome_that_stays_unknown_is_told_and_the_tail_read_again(
 async def test_a_tail_that_cannot_be_read_fails_those_who_wait_and_no_others(
     fleet: Fleet, writer: Writer
 ) -> None:
-    fleet.world.fail_next("newest", Refused("no permission"))
+    fleet.world.fail_next("newest", Rejected("no permission"))
     with pytest.raises(NotAppended):
         await writer.publish("one")
     assert (await writer.publish("two")).offset == 1

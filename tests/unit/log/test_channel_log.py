@@ -25,7 +25,7 @@ from roomcast.log.channel_log import (
 )
 from roomcast.log.item import Head, LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending
-from roomcast.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Contended, PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import ManualClock, MemoryWorld
 from roomcast.wire.encoding import encode_stored
 from roomcast.wire.publication import Publication, Record
@@ -203,8 +203,8 @@ async def test_a_resolve_gives_up_within_its_bounds() -> None:
 
 async def test_what_is_refused_is_not_tried_again() -> None:
     fleet = Fleet()
-    fleet.world.fail_next("newest", Refused("no permission"))
-    with pytest.raises(Refused):
+    fleet.world.fail_next("newest", Rejected("no permission"))
+    with pytest.raises(Rejected):
         await log_over(fleet.world, fleet.clock).resolve(CHANNEL)
     assert fleet.traffic.calls["newest"] == 1
 
@@ -435,11 +435,11 @@ async def test_what_is_refused_is_not_in_unless_an_earlier_attempt_may_be() -> N
     fleet = Fleet()
     log = log_over(fleet.world, fleet.clock)
     tail = (await log.resolve(CHANNEL)).tail
-    fleet.world.fail_next("put_item", Refused("no permission"))
+    fleet.world.fail_next("put_item", Rejected("no permission"))
     with pytest.raises(NotAppended):
         await log.append(CHANNEL, tail, pending("one"), TTL_MS)
     fleet.world.fail_next("put_item", UnknownOutcome())
-    fleet.world.fail_next("put_item", Refused("no permission"))
+    fleet.world.fail_next("put_item", Rejected("no permission"))
     with pytest.raises(OutcomeUnknown):
         await log.append(CHANNEL, tail, pending("one"), TTL_MS)
 

@@ -14,7 +14,7 @@ from roomcast.log.appender import Appender
 from roomcast.log.channel_log import APPEND_DEADLINE_S, NotAppended, OutcomeUnknown
 from roomcast.log.idempotency import COMMIT_WITHIN_MS, KEY_LIFE_MS, stored_key
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
-from roomcast.ports import Contended, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Contended, PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.wire.publication import Publication, Record, StreamPosition
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled
@@ -263,7 +263,7 @@ async def test_an_outcome_that_stays_unknown_is_told_within_the_deadline(
     assert fleet.traffic.calls["put_keyed_item"] <= APPEND_DEADLINE_S / 5 + 2
 
 
-@pytest.mark.parametrize("error", [Throttled(), Refused()])
+@pytest.mark.parametrize("error", [Throttled(), Rejected()])
 async def test_what_is_known_not_to_be_in_is_told_so(
     fleet: Fleet, writer: Writer, error: Exception
 ) -> None:

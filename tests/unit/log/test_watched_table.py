@@ -17,7 +17,7 @@ from roomcast.log.watched_table import (
     Streak,
     WatchedTable,
 )
-from roomcast.ports import Malformed, PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import Malformed, PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryChannelTable
 from tests.unit.worlds import Fleet, Ids, no_jitter, until
 
@@ -53,7 +53,7 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.parametrize("error", [Throttled(), UnknownOutcome(), Refused("denied")])
+@pytest.mark.parametrize("error", [Throttled(), UnknownOutcome(), Rejected("denied")])
 async def test_reads_that_fail_one_after_the_other_are_told(world: World, error: PortError) -> None:
     await world.reads_fail(error)
     world.clock.advance(LASTS_S)
@@ -64,7 +64,7 @@ async def test_reads_that_fail_one_after_the_other_are_told(world: World, error:
     assert (world.table.fails, world.table.trouble()) == (False, "")
 
 
-@pytest.mark.parametrize("error", [Throttled(), UnknownOutcome(), Refused("denied")])
+@pytest.mark.parametrize("error", [Throttled(), UnknownOutcome(), Rejected("denied")])
 async def test_reads_that_work_do_not_hide_writes_that_fail(world: World, error: PortError) -> None:
     await world.writes_fail(error)
     world.clock.advance(LASTS_S)

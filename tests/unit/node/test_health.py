@@ -12,7 +12,7 @@ from roomcast.delivery.canary_rules import Hearing
 from roomcast.delivery.deleter import FAILURES_TOLD
 from roomcast.delivery.greetings import Greetings
 from roomcast.node.health import Health
-from roomcast.ports import Refused, UnknownOutcome
+from roomcast.ports import Rejected, UnknownOutcome
 from tests.unit.worlds import Fleet, until
 
 
@@ -107,7 +107,7 @@ async def test_health_tells_of_undeleted_messages(fleet: Fleet) -> None:
     node = fleet.node()
     async with node.running():
         for _ in range(FAILURES_TOLD):
-            fleet.world.fail_next("delete", Refused("no permission"))
+            fleet.world.fail_next("delete", Rejected("no permission"))
             before = fleet.traffic.calls["delete"]
             fleet.world.send("{}")
             await until(lambda before=before: fleet.traffic.calls["delete"] > before)  # type: ignore[misc]
@@ -119,7 +119,7 @@ async def test_health_follows_the_table(fleet: Fleet) -> None:
     node = fleet.node()
     async with node.running():
         client = await node.client()
-        fleet.world.fail_next("newest", Refused("denied"), times=3)
+        fleet.world.fail_next("newest", Rejected("denied"), times=3)
         for _ in range(3):
             assert await client.subscribe("room") == 100
             fleet.clock.advance(1)

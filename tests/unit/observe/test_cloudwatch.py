@@ -17,7 +17,7 @@ from roomcast.observe import cloudwatch as reporter_module
 from roomcast.observe.cloudwatch import INTERVAL_S, Readings, Reporter
 from roomcast.observe.counters import AppendCounters
 from roomcast.observe.ports import Metric
-from roomcast.ports import PortError, Refused, Throttled
+from roomcast.ports import PortError, Rejected, Throttled
 from tests.unit.worlds import running, until
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -188,7 +188,7 @@ async def test_a_failure_is_logged_once_and_ends_nothing(slept: list[float]) -> 
         async with world.running():
             world.fails = Throttled("slow down")
             await until(lambda: world.attempts > 10)
-            world.fails = Refused("no")
+            world.fails = Rejected("no")
             await until(lambda: world.attempts > 20)
             world.fails = None
             await until(lambda: world.put_readings)

@@ -13,7 +13,7 @@ import pytest
 
 from roomcast.aws.presence import DynamoPresence
 from roomcast.fleet.lease_record import Lease
-from roomcast.ports import Refused, Throttled
+from roomcast.ports import Rejected, Throttled
 from roomcast.presence import lists as presence_lists
 from roomcast.presence import reads as presence_reads
 from roomcast.presence.book import LIST_BYTES_MAX, PresenceBook
@@ -375,7 +375,7 @@ async def test_a_list_that_is_too_large_is_refused_and_what_fits_is_not(world: W
     assert (await book.totals(CHANNEL))[0] == client + 1
     await book.exit(CHANNEL, member(client).info)
     assert json.loads(await book.listing(CHANNEL)) == json.loads(listed)
-    assert issubclass(TooManyMembers, Refused)
+    assert issubclass(TooManyMembers, Rejected)
     assert LIST_BYTES_MAX == 512 * 1024
 
 

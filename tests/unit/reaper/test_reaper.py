@@ -19,7 +19,7 @@ from roomcast.delivery.envelope import Signal, parse
 from roomcast.fleet.deployment import Deployment, queue_tags
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
-from roomcast.ports import Refused, Throttled, UnknownOutcome
+from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Member
 from roomcast.reaper.reaper import (
@@ -658,8 +658,8 @@ async def test_a_failure_with_one_node_stops_no_other(world: World) -> None:
 async def test_without_the_leases_nothing_is_done(world: World) -> None:
     world.node("x", silent_ms=DEAD_MS)
     before = world.state
-    world.memory.fail_next("all", Refused("no such table"))
-    with pytest.raises(Refused, match="no such table"):
+    world.memory.fail_next("all", Rejected("no such table"))
+    with pytest.raises(Rejected, match="no such table"):
         await world.reaper.run()
     assert world.state == before
 
@@ -736,7 +736,7 @@ async def test_a_queue_that_vanished_may_be_refused(world: World) -> None:
     """What is gone has no tags, and the permission depends on them."""
     world.node("x", silent_ms=DEAD_MS)
     world.memory.delete_queue("roomcast-x")
-    world.memory.fail_next("delete_queue", Refused("AccessDenied"))
+    world.memory.fail_next("delete_queue", Rejected("AccessDenied"))
     report = await world.reaper.run()
     assert [each.outcome for each in report.nodes] == ["removed"]
     assert report.failed == 0
@@ -751,7 +751,7 @@ async def test_a_lease_that_names_a_queue_of_others_goes_without_it(
     world.node("x", silent_ms=DEAD_MS)
     world.memory.create_queue(name, 0, queue_tags(f"{TOPIC_ARN}-2", "other"))
     world.memory.leases["x"] = replace(world.memory.leases["x"], queue=name)
-    world.memory.fail_next("delete_queue", Refused("AccessDenied"))
+    world.memory.fail_next("delete_queue", Rejected("AccessDenied"))
     report = await world.reaper.run()
     assert report.failures == (Failure("leave_foreign_queue", name, "AccessDenied"),)
     assert [each.outcome for each in report.nodes] == ["removed"]
@@ -765,7 +765,7 @@ async def test_a_queue_of_ours_that_may_not_be_deleted_is_left_to_the_next_run(
     world: World, looks: bool
 ) -> None:
     world.node("x", silent_ms=DEAD_MS)
-    world.memory.fail_next("delete_queue", Refused("AccessDenied"))
+    world.memory.fail_next("delete_queue", Rejected("AccessDenied"))
     if not looks:
         world.memory.fail_next("queue", Throttled("told so"))
     report = await world.reaper.run()

@@ -10,7 +10,7 @@ import asyncio
 import pytest
 
 from roomcast.delivery.ports import Gone
-from roomcast.ports import PortError, Refused, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.serve import tries as tries_module
 from roomcast.serve.tries import START_TRIES_S, Tries
 from roomcast.testing.memory import ManualClock
@@ -61,8 +61,8 @@ async def test_what_may_come_right_is_tried_again(
 
 async def test_a_refusal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
-    world.failures = [Refused("AccessDenied")] * 2
-    with pytest.raises(Refused, match=r"^table t: AccessDenied$"):
+    world.failures = [Rejected("AccessDenied")] * 2
+    with pytest.raises(Rejected, match=r"^table t: AccessDenied$"):
         await world.tries.until_done("table t", world.call)
     assert (world.attempts, world.pauses) == (1, [])
 

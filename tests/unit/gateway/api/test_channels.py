@@ -9,7 +9,7 @@ import pytest
 
 from roomcast.fleet.lease_record import Lease
 from roomcast.fleet.node_info import Counted
-from roomcast.ports import Refused, Throttled
+from roomcast.ports import Rejected, Throttled
 from roomcast.presence.ports import TooManyMembers
 from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import Caller, Serve
@@ -272,7 +272,7 @@ async def test_a_table_that_does_not_answer_is_an_error_of_ours(
     caller: Caller, method: str, call: str
 ) -> None:
     params = {} if method in ("channels", "info") else {"channel": "all:x"}
-    caller.node.world.fail_next(call, Refused("simulated"))
+    caller.node.world.fail_next(call, Rejected("simulated"))
     code, message = await caller.refusal(method, **params)
     assert (code, message) == (Error.INTERNAL.value.code, "internal server error")
     # What presence was read a moment ago, or could not be, is what is told.

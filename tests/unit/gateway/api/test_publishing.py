@@ -14,7 +14,7 @@ import pytest
 from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
 from roomcast.gateway.api.publishing import BROADCAST_CHANNELS_MAX
 from roomcast.log.idempotency import COMMIT_WITHIN_MS
-from roomcast.ports import Refused, Throttled, UnknownOutcome
+from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from roomcast.wire.codes import Error
 from tests.unit.gateway.api.conftest import CHANNEL, KEY, SIZE_LIMIT, Caller, Serve
 from tests.unit.worlds import until
@@ -153,7 +153,7 @@ async def test_an_unknown_namespace(caller: Caller) -> None:
 
 
 async def test_what_the_table_refuses_did_not_happen(caller: Caller) -> None:
-    caller.node.world.fail_next("put_item", Refused("simulated"))
+    caller.node.world.fail_next("put_item", Rejected("simulated"))
     assert (await caller.publish())["error"]["code"] == Error.REFUSED.value.code
     assert caller.stored() == []
 
