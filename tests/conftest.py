@@ -22,6 +22,14 @@ def _load_profile(name: str) -> None:
     hypothesis.settings.register_profile(
         "roomcast", deadline=None, suppress_health_check=any_speed, derandomize=True
     )
+    # For further interpreters: the first of the same examples.
+    hypothesis.settings.register_profile(
+        "brief",
+        deadline=None,
+        suppress_health_check=any_speed,
+        derandomize=True,
+        max_examples=20,
+    )
     # A search for more: `--hypothesis-profile=explore`.
     hypothesis.settings.register_profile(
         "explore", deadline=None, suppress_health_check=any_speed, max_examples=5_000
