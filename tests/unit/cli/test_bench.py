@@ -65,7 +65,9 @@ def test_what_it_prints(served: Served, run: Run) -> None:
     assert re.fullmatch(
         r"4 of 4 clients connected to 1 URL in \d\.\d s\n"
         r"20 publications of 200 bytes in 2 channels, [\d.]+ a second; 20 acknowledged\n"
-        r"40 deliveries, [\d.]+ a second; 0 lost, 0 repeated, 0 out of order",
+        r"40 deliveries, [\d.]+ a second; 0 lost, 0 repeated, 0 out of order"
+        # Where the machine does something else meanwhile.
+        r"(\na publication was sent \d+ ms late: .*)?",
         figures,
     )
     heading, *rows = durations.splitlines()
