@@ -53,7 +53,7 @@ check: $(VENV)/.everything
 	step $(VENV)/bin/ruff check --quiet; \
 	step $(VENV)/bin/ruff format --check --quiet; \
 	step $(VENV)/bin/mypy; \
-	step $(VENV)/bin/pytest -q -n $(WORKERS) tests/unit; \
+	step $(VENV)/bin/pytest -q -n $(WORKERS) --hypothesis-profile=brief tests/unit; \
 	echo "All is well after $$(($$(date +%s) - all)) s. make test has the rest: other interpreters, processes, AWS."
 
 # tox knows the interpreters that the PATH leads to. pyenv's commands lead to the chosen version only, so those of
