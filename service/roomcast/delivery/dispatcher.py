@@ -25,10 +25,11 @@ from roomcast.delivery.join_reads import (
 from roomcast.delivery.open_channel import OpenChannel, Shared, Tasks, Timings
 from roomcast.delivery.recovery import Rings, Window
 from roomcast.delivery.tail_checks import TailChecks
-from roomcast.log.channel_log import ChannelLog
+from roomcast.log.channel_log import ChannelLog, record_of
+from roomcast.log.item import LogItem
 from roomcast.observe.counters import DeliveryCounters
 from roomcast.ports import Clock
-from roomcast.wire.publication import Record, StreamPosition
+from roomcast.wire.publication import StreamPosition
 
 __all__ = ["Dispatcher"]
 
@@ -93,9 +94,15 @@ class Dispatcher:
         """The open channels by name, as they are at any time."""
         return self._channels
 
-    def offer(self, record: Record) -> None:
-        """Take a record of this node's own append, or of one that it met."""
-        if (channel := self._channels.get(record.channel)) is not None:
+    def offer(self, item: LogItem) -> None:
+        """Take an item of the log: this node's own append, or one that it met.
+
+        It is decoded only if its channel is open and lacks it.
+        """
+        channel = self._channels.get(item.channel)
+        if channel is None or channel.has(item.epoch, item.last):
+            return
+        if (record := record_of(item)) is not None:
             channel.offer((record,))
 
     def hide(self, name: str, offset: int) -> None:

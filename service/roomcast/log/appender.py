@@ -26,7 +26,6 @@ from roomcast.log.channel_log import (
     NotAppended,
     OutcomeUnknown,
     not_appended,
-    record_of,
 )
 from roomcast.log.contention import Contention, RoundTrip
 from roomcast.log.idempotency import COMMIT_WITHIN_MS
@@ -37,7 +36,7 @@ from roomcast.observe.counters import AppendCounters
 from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
 from roomcast.wire.encoding import encode_stored
 from roomcast.wire.keys import is_valid_key
-from roomcast.wire.publication import Publication, Record, StreamPosition
+from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
 
@@ -96,8 +95,7 @@ class _Append:
 class Appender:
     """The lanes of all channels on this node.
 
-    `offer` gets each committed record at once, so that local subscribers need not wait for the
-    queue.
+    `offer` gets each committed item at once, so that local subscribers need not wait for the queue.
 
     `random` gives fractions of 1.
     """
@@ -106,7 +104,7 @@ class Appender:
         self,
         log: ChannelLog,
         clock: Clock,
-        offer: Callable[[Record], None],
+        offer: Callable[[LogItem], None],
         *,
         generation: str,
         random: Callable[[], float],
@@ -370,13 +368,11 @@ class Appender:
     def _offer_safely(self, channel: str, item: LogItem) -> None:
         """Offer an item that is in the log to the dispatcher.
 
-        It is decoded here, also if it is this node's own: what waits is only kept as text. An error
-        must not leave a publisher without an answer.
+        What waits is only kept as text, so it is decoded there. An error must not leave a publisher
+        without an answer.
         """
         try:
-            record = record_of(item)
-            if record is not None:
-                self._offer(record)
+            self._offer(item)
         except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more
             _log.exception("offer_broken", channel=channel)
 

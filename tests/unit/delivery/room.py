@@ -15,7 +15,7 @@ from roomcast.delivery.recovery import Window
 from roomcast.log.channel_log import Appended, record_of
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending
-from roomcast.wire.publication import StreamPosition
+from roomcast.wire.publication import Record, StreamPosition
 from tests.unit.worlds import Fleet, Socket, log_over, no_jitter
 
 __all__ = [
@@ -105,6 +105,10 @@ class Room:
         outcome = await self.writer.append(CHANNEL, tail, pending, 300_000)
         assert isinstance(outcome, Appended)
         return outcome.item
+
+    def take(self, record: Record) -> None:
+        """What the queue brings, of any channel that is open."""
+        self.dispatcher.channels[record.channel].offer((record,))
 
     def hint(self, *items: LogItem) -> None:
         """What the queue brings in one receive."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from roomcast.backoff import Backoff
 from roomcast.delivery import open_channel as open_channel_module
@@ -149,7 +151,7 @@ async def test_a_ring_that_had_to_make_room_is_made_up_for_by_the_log(
     assert (await room.join(since=await room.position(4))).offsets == list(range(5, 11))
     assert room.fleet.traffic.calls["read_backward"] == 0
     assert other.joined is not None
-    room.dispatcher.offer(record(1, channel="other", epoch=other.joined.position.epoch))
+    room.take(record(1, channel="other", epoch=other.joined.position.epoch))
     assert other.sink.offsets("other") == [1]
     assert len(ring) == 0
     assert (await room.join(since=await room.position(4))).offsets == list(range(5, 11))
@@ -172,6 +174,20 @@ async def test_the_ring_of_a_channel_that_is_forgotten_takes_no_room(room: Room)
     await asyncio.gather(joining, return_exceptions=True)
     room.dispatcher.leave(CHANNEL, subscriber)
     assert len(room.dispatcher) == room.dispatcher._rings.bytes == 0
+
+
+async def test_an_item_that_nobody_here_lacks_is_not_decoded(room: Room) -> None:
+    """A node that publishes where nobody listens, or what the queue has brought already."""
+    await room.join()
+    room.hint(had := await room.append())
+    elsewhere = replace(had, channel="elsewhere", pubs="broken")
+    with capture_logs() as logs:
+        room.dispatcher.offer(replace(had, pubs="broken"))
+        room.dispatcher.offer(elsewhere)
+    assert logs == []
+    with capture_logs() as logs:
+        room.dispatcher.offer(replace(await room.append(), pubs="broken"))
+    assert [each["event"] for each in logs] == ["log_item_broken"]
 
 
 async def test_a_channel_that_closed_since_it_was_found_keeps_nothing(room: Room) -> None:
@@ -215,7 +231,7 @@ async def test_a_hole_is_filled_from_the_log_after_a_while(room: Room) -> None:
 async def test_a_pointer_is_read_at_once(room: Room) -> None:
     subscriber = await room.join()
     item = await room.append(2)
-    room.dispatcher.offer(record(1, 2, epoch=item.epoch, pointer=True))
+    room.take(record(1, 2, epoch=item.epoch, pointer=True))
     await until(lambda: subscriber.offsets == [1, 2])
 
 
@@ -285,7 +301,7 @@ async def test_a_publication_that_is_broken_in_the_log_is_a_hole(room: Room) -> 
     broken = room.fleet.world.items[CHANNEL][1]
     assert isinstance(broken, LogItem)
     object.__setattr__(broken, "pubs", "{")
-    room.dispatcher.offer(record(1, epoch=item.epoch, pointer=True))
+    room.take(record(1, epoch=item.epoch, pointer=True))
     await until(lambda: subscriber.lost_channels == [CHANNEL])
 
 
@@ -326,7 +342,7 @@ async def test_a_publication_that_cannot_be_written_keeps_its_offset(room: Room)
     subscriber = await room.join()
     assert subscriber.joined is not None
     epoch = subscriber.joined.position.epoch
-    room.dispatcher.offer(Record(CHANNEL, epoch, 1, 1, 1, (Publication(data=deep, offset=1),)))
+    room.take(Record(CHANNEL, epoch, 1, 1, 1, (Publication(data=deep, offset=1),)))
     assert subscriber.offsets == [1]
     assert subscriber.sink.published(CHANNEL) == [None]
 
@@ -423,7 +439,7 @@ async def test_a_straggler_of_an_epoch_before_is_looked_up_once(room: Room) -> N
     subscriber = await room.join()
     before = room.fleet.traffic.reads
     for offset in (7, 8):
-        room.dispatcher.offer(record(offset, epoch="before"))
+        room.take(record(offset, epoch="before"))
         await settled()
     assert room.fleet.traffic.reads == before + 1
     room.hint(await room.append())
@@ -464,7 +480,7 @@ async def test_doubts_are_looked_into_within_a_bound(room: Room) -> None:
     third = await room.append()
     room.fleet.world.fail_next("newest", Rejected("no permission"), times=1000)
     before = room.fleet.traffic.calls["newest"]
-    room.dispatcher.offer(record(7, epoch="before"))
+    room.take(record(7, epoch="before"))
     await settled()
     room.hint(first, third)
     room.pass_time()
@@ -479,7 +495,7 @@ async def test_doubts_are_looked_into_within_a_bound(room: Room) -> None:
     assert checks == open_channel_module._DOUBT_FAILURES_MAX
     assert room.channel._timer is None
     # The next record of that epoch begins anew.
-    room.dispatcher.offer(record(8, epoch="before"))
+    room.take(record(8, epoch="before"))
     await until(lambda: room.fleet.traffic.calls["newest"] - before > checks)
 
 

@@ -24,6 +24,7 @@ from roomcast.log.channel_log import (
     NotAppended,
     OffsetsUsedUp,
     OutcomeUnknown,
+    record_of,
 )
 from roomcast.log.item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, OFFSET_MAX, LogItem
 from roomcast.log.lane import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX
@@ -49,7 +50,7 @@ class Writer:
         self.offered: list[Record] = []
         self.log = log_over(fleet.world, fleet.clock, node=node, random=self._random)
         self.appender = Appender(
-            self.log, fleet.clock, self.offered.append, generation="0", random=lambda: chance
+            self.log, fleet.clock, self._take, generation="0", random=lambda: chance
         )
         self.step_s = 0.0
         self.back_offs = 0
@@ -66,6 +67,10 @@ class Writer:
     @property
     def offered_data(self) -> list[Any]:
         return [pub.data for record in self.offered for pub in record.publications or ()]
+
+    def _take(self, item: LogItem) -> None:
+        if (record := record_of(item)) is not None:
+            self.offered.append(record)
 
     def _random(self) -> float:
         """Each back-off takes `step_s` on the clock, and no time."""
@@ -319,7 +324,7 @@ async def test_what_comes_while_races_are_lost_joins_the_append(
 async def test_a_fault_of_delivery_does_not_change_what_an_append_came_to(fleet: Fleet) -> None:
     """Neither when it is in, nor when a race was lost, which is known."""
 
-    def broken(record: Record) -> None:
+    def broken(item: LogItem) -> None:
         raise RuntimeError("simulated")
 
     log = log_over(fleet.world, fleet.clock)

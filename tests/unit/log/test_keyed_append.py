@@ -11,11 +11,12 @@ from typing import Any, Final
 import pytest
 
 from roomcast.log.appender import Appender
-from roomcast.log.channel_log import APPEND_DEADLINE_S, NotAppended, OutcomeUnknown
+from roomcast.log.channel_log import APPEND_DEADLINE_S, NotAppended, OutcomeUnknown, record_of
 from roomcast.log.idempotency import COMMIT_WITHIN_MS, KEY_LIFE_MS, stored_key
+from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.ports import Contended, PortError, Rejected, Throttled, UnknownOutcome
-from roomcast.wire.publication import Publication, Record, StreamPosition
+from roomcast.wire.publication import Publication, StreamPosition
 from tests.contract.items import log_item
 from tests.unit.worlds import Fleet, log_over, logged, no_jitter, settled
 
@@ -44,7 +45,9 @@ class Writer:
     ) -> StreamPosition:
         return await self.submit(data, key, channel)
 
-    def _offer(self, record: Record) -> None:
+    def _offer(self, item: LogItem) -> None:
+        record = record_of(item)
+        assert record is not None
         self.offered += [pub.data for pub in record.publications or ()]
 
     def _random(self) -> float:
