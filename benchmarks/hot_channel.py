@@ -52,7 +52,7 @@ _RUN_SLACK_S: Final = 30
 _STOP_S: Final = 60.0
 _PAYLOAD: Final = {"text": "x" * 200}
 
-_CONFIG: Final = """
+CONFIG: Final = """
 [client]
 insecure = true
 publish_rate_limit = 0
@@ -139,7 +139,7 @@ def fleet(instances: int) -> Iterator[list[str]]:
     """The addresses of `instances` ready servers. All processes are ended at the end."""
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "hot.toml"
-        config.write_text(_CONFIG)
+        config.write_text(CONFIG)
         dev = subprocess.Popen(
             [
                 *(

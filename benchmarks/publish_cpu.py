@@ -36,6 +36,7 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.aws_stub import REGION, TABLE_PREFIX, TOPIC_ARN
+from benchmarks.hot_channel import CONFIG
 from benchmarks.rig import PATH, ROOT, Process, end_in_time, say
 from roomcast.dev.provision import DUMMY_CREDENTIALS, provision
 
@@ -57,18 +58,10 @@ _ROUND_S: Final = 60
 _END_S: Final = 30.0
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
-_CONFIG: Final = """
-[client]
-insecure = true
-publish_rate_limit = 0
-command_rate_limit = 0
-[channel.without_namespace]
-history_size = 100
-history_ttl = "300s"
-[node]
-drain_s = 0
-imds_endpoint = ""
-[aws]
+# Filled by `str.format`: nothing in the common part is in braces.
+_CONFIG: Final = (
+    CONFIG
+    + """[aws]
 endpoint_url = "{endpoint}"
 region = "{region}"
 table_prefix = "{prefix}"
@@ -76,6 +69,7 @@ queue_prefix = "{prefix}"
 topic_arn = "{topic_arn}"
 {aws}
 """
+)
 # What is measured: the options of [aws] under a name.
 WAYS: Final = {"lean": "lean_calls = true", "SDK": "lean_calls = false"}
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
@@ -75,27 +74,32 @@ class Timed:
         self._client = client
         self._service = service
         self._calls = calls
-        self._places: AbstractAsyncContextManager[object] = (
-            nullcontext() if at_once is None else asyncio.Semaphore(at_once)
-        )
+        self._places = None if at_once is None else asyncio.Semaphore(at_once)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
         operation = self._client.meta.method_to_api_mapping.get(name)
         if operation is None:
             return found
-        calls, label, places = self._calls, f"{self._service}.{operation}", self._places
-
-        async def in_its_place(**params: Any) -> Any:
-            async with places:
-                return await found(**params)
+        calls, label = self._calls, f"{self._service}.{operation}"
+        called = found if self._places is None else _in_its_place(self._places, found)
 
         async def timed(**params: Any) -> Any:
-            return await calls.call(label, in_its_place, **params)
+            return await calls.call(label, called, **params)
 
         # Kept, so that each operation is wrapped only once.
         setattr(self, name, timed)
         return timed
+
+
+def _in_its_place(
+    places: asyncio.Semaphore, call: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    async def in_its_place(**params: Any) -> Any:
+        async with places:
+            return await call(**params)
+
+    return in_its_place
 
 
 def _outcome(error: Exception) -> str:

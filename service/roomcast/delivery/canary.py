@@ -43,7 +43,7 @@ __all__ = [
     "Canary",
     "CanaryEars",
     "Greeter",
-    "OtherNodes",
+    "OtherEars",
 ]
 
 # Pause between the first two rebuilds of a queue that brings nothing: SQS takes a minute to forget
@@ -69,7 +69,7 @@ class Greeter(Protocol):
     async def greet(self) -> Greeting: ...
 
 
-class OtherNodes(Protocol):
+class OtherEars(Protocol):
     """What the leases of other nodes say."""
 
     async def newest_canary_elsewhere(self) -> int:
@@ -185,7 +185,7 @@ class Canary:
         greeter: Greeter,
         rebuilder: QueueRebuilder,
         catch_up: CatchUpRequest,
-        neighbours: OtherNodes,
+        neighbours: OtherEars,
     ) -> None:
         self._ears = ears
         self._table = table

@@ -30,8 +30,8 @@ __all__ = [
     "ENVELOPE_VERSION",
     "EPOCH_CHARS_MAX",
     "Envelope",
+    "Follower",
     "MalformedEnvelope",
-    "Reader",
     "Signal",
     "checked_pubs",
     "pack",
@@ -172,7 +172,7 @@ def pack(
         yield opening + ",".join(batch) + _CLOSE, len(batch)
 
 
-class Reader(Protocol):
+class Follower(Protocol):
     """Whoever reads a channel's records."""
 
     def has(self, epoch: str, last: int) -> bool:
@@ -182,7 +182,7 @@ class Reader(Protocol):
 def parse(
     body: str,
     loads: Loads = json.loads,
-    readers: Mapping[str, Reader] | None = None,
+    readers: Mapping[str, Follower] | None = None,
     always: str = "",
 ) -> Envelope:
     """The envelope in `body`. Single broken entries are counted and skipped.
@@ -224,7 +224,7 @@ def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:
     return entries if isinstance(entries, list) else ()
 
 
-def _is_wanted(entry: Any, readers: Mapping[str, Reader], always: str) -> bool:
+def _is_wanted(entry: Any, readers: Mapping[str, Follower], always: str) -> bool:
     """Raises MalformedEnvelope. What it passes over is not checked any further."""
     try:
         channel = entry["channel"]

@@ -10,7 +10,7 @@ import orjson
 import structlog
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.delivery.envelope import MalformedEnvelope, Reader, Signal, parse
+from roomcast.delivery.envelope import Follower, MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.signals import Heard
 from roomcast.wire.encoding import Sent, Unencodable, info_push, sent_of
@@ -21,7 +21,7 @@ __all__ = ["Intake", "QueueEars", "RecordTaker"]
 _log = structlog.get_logger(__name__)
 
 
-class RecordTaker(Reader, Protocol):
+class RecordTaker(Follower, Protocol):
     """A channel with subscribers on this node."""
 
     def offer(self, records: Iterable[Record]) -> None:

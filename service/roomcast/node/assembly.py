@@ -26,7 +26,7 @@ from roomcast.config import ClientConfig, Config
 from roomcast.delivery import signals
 from roomcast.delivery.announcements import Announcements
 from roomcast.delivery.broadcaster import Broadcaster
-from roomcast.delivery.canary import Canary, CanaryEars, OtherNodes
+from roomcast.delivery.canary import Canary, CanaryEars, OtherEars
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.greetings import Greetings
@@ -97,7 +97,7 @@ class Ports:
     random: Callable[[], float]
 
 
-class NodeLease(QueueHolder, OtherNodes, LeaseHealth, Protocol):
+class NodeLease(QueueHolder, OtherEars, LeaseHealth, Protocol):
     """This node's lease: a LeaseKeeper."""
 
 
