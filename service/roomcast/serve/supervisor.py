@@ -34,7 +34,7 @@ PORT_MAX: Final = 65_535
 DRAIN_JITTER: Final = 1.5
 # Seconds for what follows a process's drain, also when each call of AWS hangs. A process that takes
 # longer is killed.
-END_S: Final = 160.0
+END_S: Final = 225.0
 
 _log = structlog.get_logger(__name__)
 
