@@ -11,6 +11,7 @@ alone. If it is killed, their talks with it end, and they end in order by themse
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -136,8 +137,10 @@ class _Child:
 
     def end(self, number: int) -> None:
         if self.process.returncode is None:
+            # Not by `send_signal`: it would take the exit code of a process that ended just now
+            # away from asyncio.
             with suppress(ProcessLookupError):  # it ended, and asyncio has not noticed yet
-                self.process.send_signal(number)
+                os.kill(self.process.pid, number)
 
     def _tell(self, order: bytes) -> None:
         with suppress(OSError):  # its end will be noticed
@@ -212,6 +215,7 @@ class _Supervisor:
             if self._stop.is_set():
                 # Python ends at a signal that comes before the process has a handler for it.
                 if code not in (0, -signal.SIGTERM):
+                    _log.error("process_failed", process=index, code=code)
                     self._code = max(self._code, 1)
                 return
             verdict = self._rules.ended(index, code, time.monotonic(), random_fraction())

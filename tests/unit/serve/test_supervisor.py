@@ -109,7 +109,7 @@ async def test_all_serve_and_all_end() -> None:
             "node-10", "node-11", "node-12"
         }  # fmt: skip
         three.stop.set()
-        assert await three.code() == 0
+        assert await three.code() == 0, three.logs
 
 
 async def test_the_others_wait_for_the_first() -> None:
@@ -171,7 +171,7 @@ async def test_an_end_that_is_a_failure_is_told() -> None:
 async def test_a_stop_before_anybody_serves() -> None:
     async with host(SERVES, SERVES) as two:
         two.stop.set()
-        assert await two.code() == 0
+        assert await two.code() == 0, two.logs
 
 
 async def test_a_program_that_cannot_be_started_is_told_of() -> None:
