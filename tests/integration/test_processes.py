@@ -236,18 +236,3 @@ async def test_what_keeps_one_from_starting_is_told_once(
     assert len(told[0]) == 1
     assert said in told[0][0]
     assert not aws.queues_of(""), "none was left"
-
-
-async def test_an_own_port_that_is_taken_is_refused(aws: Aws, unused_tcp_port_factory: Any) -> None:
-    taken = unused_tcp_port_factory()
-    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", taken)
-    process = Process(aws.config("taken", CONFIG), "--port", str(taken - 1))
-    try:
-        assert await asyncio.to_thread(process.ended, START_S) == 1
-    finally:
-        await asyncio.to_thread(process.close)
-        server.close()
-        await server.wait_closed()
-    (line,) = [each for each in process.lines if each.startswith("roomcast: ")]
-    assert f"cannot listen on 127.0.0.1:{taken}" in line
-    assert "port of its own" in line

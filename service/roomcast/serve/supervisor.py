@@ -89,6 +89,14 @@ async def supervise(
     stop = asyncio.Event()
     with ExitStack() as stack:
         try:
+            # Whether somebody else listens there: one of our user could share the port with us.
+            bound(host, port).close()
+            holder = stack.enter_context(bound(host, port, shared=True))
+        except OSError as error:
+            return refuse(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+            )
+        try:
             for each in own_ports if port else ():
                 # Whether they are free. A process binds its own again at each of its starts.
                 bound(host, each).close()
@@ -96,14 +104,6 @@ async def supervise(
             return refuse(
                 f"cannot listen on {host}:{each}: {error.strerror or error}; each process has a "
                 "port of its own, the ones after --port"
-            )
-        try:
-            # Whether somebody else listens there: one of our user could share the port with us.
-            bound(host, port).close()
-            holder = stack.enter_context(bound(host, port, shared=True))
-        except OSError as error:
-            return refuse(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
             )
         stack.enter_context(stopped_by_signals(stop))
         if exit_on_stdin_close:

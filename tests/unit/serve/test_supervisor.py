@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final
 
 import pytest
@@ -16,6 +16,7 @@ from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.ec2.lifecycle import RELEASE_LEAVING_S
 from roomcast.node.node import ANSWERS_S
 from roomcast.serve import supervision
+from roomcast.serve.entry import bound
 from roomcast.serve.process import FINISH_S
 from roomcast.serve.supervisor import (
     DRAIN_JITTER,
@@ -240,3 +241,30 @@ async def test_a_port_that_somebody_else_has(capsys: pytest.CaptureFixture[str])
     assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err, (
         "also if it would share it"
     )
+
+
+async def test_an_own_port_that_somebody_else_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with ExitStack() as held:
+        port = neighbours(held)
+        code = await supervise(
+            never, host="127.0.0.1", port=port, processes=2, drain_s=0.0, exit_on_stdin_close=False
+        )
+    assert code == 1
+    said = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port + 2}" in said
+    assert "port of its own" in said
+
+
+def neighbours(held: ExitStack) -> int:
+    """The first of three ports that are held; somebody listens on the third."""
+    while True:
+        try:
+            with ExitStack() as tried:
+                first = tried.enter_context(bound("127.0.0.1", 0))
+                port = first.getsockname()[1]
+                tried.enter_context(bound("127.0.0.1", port + 1))
+                tried.enter_context(bound("127.0.0.1", port + 2)).listen()
+                held.push(tried.pop_all())
+                return int(port)
+        except OSError:
+            continue
