@@ -2,8 +2,9 @@
 
 They talk in lines over a pair of sockets:
 
-    process → supervisor    started NODE PORT, then ready or unready whenever that changes;
-                            asks, when it has given everything back: who releases the machine?
+    process → supervisor    alive, every second from its start to its end; started NODE PORT, then
+                            ready or unready whenever that changes; asks, when it has given
+                            everything back: who releases the machine?
     supervisor → process    open or shut: whether to listen on the shared port;
                             last or others, once all have given everything back: you, or another
 
@@ -28,7 +29,7 @@ from roomcast.serve.entry import Post, bound
 
 __all__ = ["LOOK_S", "Supervised", "supervised"]
 
-# The interval between two looks at the own health.
+# The interval between two looks at the own health, and between two signs of life.
 LOOK_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
@@ -42,10 +43,13 @@ async def supervised(
 
     `host`, `port`: the shared address.
     """
-    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=post.descriptor))
+    talk = socket.socket(fileno=post.descriptor)
+    # A program that a hook starts must not hold it open.
+    talk.set_inheritable(False)
+    reader, writer = await asyncio.open_connection(sock=talk)
     process = Supervised(writer, host, port)
     try:
-        async with beside(process.hear(reader, stop)):
+        async with beside(process.hear(reader, stop)), beside(process.live()):
             yield process
     finally:
         writer.close()
@@ -79,6 +83,12 @@ class Supervised:
                         self._told.set()
         self._answered.set()
         stop.set()
+
+    async def live(self) -> None:
+        """Tells the supervisor that this process does not hang. Runs until cancelled."""
+        while True:
+            self._tell("alive")
+            await asyncio.sleep(LOOK_S)
 
     async def others_here(self) -> bool:
         """Waits until all processes have given everything back, or are gone.

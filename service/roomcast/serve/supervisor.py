@@ -28,9 +28,21 @@ from roomcast.serve.entry import bound, refuse, stop_at_end_of_input, stopped_by
 from roomcast.serve.supervision import FIRST, OPEN_S, GiveUp, Leave, Restart, Supervision
 from roomcast.system import random_fraction
 
-__all__ = ["DRAIN_JITTER", "END_S", "PORT_MAX", "Command", "Seat", "shares_ports", "supervise"]
+__all__ = [
+    "DRAIN_JITTER",
+    "END_S",
+    "HUNG_S",
+    "PORT_MAX",
+    "Command",
+    "Seat",
+    "shares_ports",
+    "supervise",
+]
 
 PORT_MAX: Final = 65_535
+# A process that gives no sign of life for so long hangs. It would go on taking its share of new
+# clients, so it is killed. Before its first sign it imports its program.
+HUNG_S: Final = 30.0
 # How much longer than configured a drain may take: its slices have a random length.
 DRAIN_JITTER: Final = 1.5
 # Seconds for what follows a process's drain, also when each call of AWS hangs. A process that takes
@@ -274,20 +286,34 @@ class _Supervisor:
 
     async def _hear(self, index: int, reader: asyncio.StreamReader) -> None:
         """What the process tells, until its end."""
-        with suppress(OSError):
-            while line := await reader.readline():
-                match line.decode().split():
-                    case ["started", node, port]:
-                        self._rules.started(index)
-                        self._begun.set()
-                        _log.info("process_serves", process=index, node=node, own_port=int(port))
-                    case ["ready"]:
-                        self._rules.judged(index, ready=True)
-                    case ["unready"]:
-                        self._rules.judged(index, ready=False)
-                    case ["asks"]:
-                        self._rules.asks(index)
-                self._settle()
+        try:
+            line = await reader.readline()
+            while line:
+                self._heard(index, line.decode().split())
+                async with asyncio.timeout(HUNG_S):
+                    line = await reader.readline()
+        except TimeoutError:
+            _log.error("process_hangs", process=index, silent_s=HUNG_S)
+            if index in self._children:
+                self._children[index].end(signal.SIGKILL)
+        except OSError:
+            pass  # its end will be noticed
+
+    def _heard(self, index: int, words: list[str]) -> None:
+        match words:
+            case ["alive"]:
+                return
+            case ["started", node, port]:
+                self._rules.started(index)
+                self._begun.set()
+                _log.info("process_serves", process=index, node=node, own_port=int(port))
+            case ["ready"]:
+                self._rules.judged(index, ready=True)
+            case ["unready"]:
+                self._rules.judged(index, ready=False)
+            case ["asks"]:
+                self._rules.asks(index)
+        self._settle()
 
     def _settle(self) -> None:
         """Has those listen that should, and nobody else; and one of all release the machine."""

@@ -57,6 +57,12 @@ class Talk:
         self.writer = writer
 
     async def heard(self) -> str:
+        """What is told next, but for signs of life."""
+        while (line := await self.line()) == "alive":
+            pass
+        return line
+
+    async def line(self) -> str:
         async with asyncio.timeout(DEADLINE_S):
             return (await self._reader.readline()).decode().strip()
 
@@ -119,6 +125,11 @@ async def test_it_tells_when_its_health_changes_and_not_before_it_is_open() -> N
         assert made.opened
         made.queue.is_gone = False
         assert await talk.heard() == "ready"
+
+
+async def test_it_gives_signs_of_life_whatever_it_is_told() -> None:
+    async with world() as (_, talk, _):
+        assert [await talk.line() for _ in range(3)] == ["alive"] * 3
 
 
 async def test_one_that_drains_leaves_the_port_whatever_it_is_told() -> None:

@@ -15,7 +15,7 @@ import structlog
 from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.ec2.lifecycle import RELEASE_LEAVING_S
 from roomcast.node.node import ANSWERS_S
-from roomcast.serve import supervision
+from roomcast.serve import supervision, supervisor
 from roomcast.serve.entry import bound
 from roomcast.serve.process import FINISH_S
 from roomcast.serve.supervisor import (
@@ -33,16 +33,23 @@ from tests.unit.worlds import DEADLINE_S, until
 # Speaks as a process does. Its arguments: the descriptor, its number, and what it does:
 # at its start, when it is told to listen, and at SIGTERM.
 PROCESS: Final = """
-import os, signal, socket, sys
+import os, signal, socket, sys, threading, time
 descriptor, number, start, opened, term = sys.argv[1:]
 def do(what):
     if what.isdigit():
         os._exit(int(what))
     if what == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "hangs":
+        os.kill(os.getpid(), signal.SIGSTOP)
+def live():
+    while True:
+        talk.sendall(b"alive\\n")
+        time.sleep(0.02)
 talk = socket.socket(fileno=int(descriptor))
 signal.signal(signal.SIGTERM, lambda *_: do(term))
 do(start)
+threading.Thread(target=live, daemon=True).start()
 talk.sendall(f"started node-{number} {number}\\n".encode())
 for line in talk.makefile():
     if line == "open\\n":
@@ -162,6 +169,15 @@ async def test_one_that_does_not_end_in_time_is_killed() -> None:
         assert 1 in [each["process"] for each in two.told("process_killed")]
 
 
+async def test_one_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "HUNG_S", 0.2)
+    async with host(("", "hangs", "0")) as one:
+        await one.until(lambda: one.told("process_failed"))
+        assert len(one.told("process_hangs")) == 1
+        assert one.told("process_failed")[0]["code"] == -signal.SIGKILL
+        await one.until(lambda: len(one.pids) > 1)
+
+
 async def test_an_end_that_is_a_failure_is_told() -> None:
     async with host(SERVES, ("", "", "1")) as two:
         await two.until(lambda: len(two.told("process_serves")) == 2)
@@ -180,8 +196,8 @@ async def test_a_program_that_cannot_be_started_is_told_of() -> None:
         return ["/nothing/is/here"]
 
     with structlog.testing.capture_logs() as logs:
-        supervisor = _Supervisor(command, 8000, [0, 0], asyncio.Event(), 1.0)
-        assert await supervisor.run() == 1
+        made = _Supervisor(command, 8000, [0, 0], asyncio.Event(), 1.0)
+        assert await made.run() == 1
     assert next(each["event"] for each in logs) == "process_not_started"
 
 
