@@ -35,8 +35,9 @@ DEATHS_MAX: Final = 10
 DEATHS_WITHIN_S: Final = 600.0
 # The pauses before a restart, by the number of failures in that time.
 _RESTARTS: Final = Backoff(0.5, 30.0, FROM_HALF)
-# Exit codes that roomcast has for a failure, and a line on stderr with each of them.
-_EXPLAINED: Final = frozenset({1, 2})
+# Exit codes that need no words of the supervisor: an orderly end, and failures that the process
+# itself has told in a line on stderr.
+_EXPLAINED: Final = frozenset({0, 1, 2})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Supervision:
         [0, 1).
         """
         self._forget(index)
-        if code == 0:
+        if code == 0 and self._has_begun:
             return Leave()
         if not self._has_begun:
             if code in _EXPLAINED:

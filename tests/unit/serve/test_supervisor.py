@@ -127,6 +127,12 @@ async def test_the_others_wait_for_the_first() -> None:
         assert not two.told("processes_given_up"), "it said why itself"
 
 
+async def test_a_first_one_that_is_told_to_end_while_it_starts() -> None:
+    async with host(("0", "", "0"), SERVES) as two:
+        assert await two.code() == 0
+        assert len(two.pids) == 1
+
+
 async def test_a_first_one_that_is_killed() -> None:
     async with host(("dies", "", "0"), SERVES) as two:
         assert await two.code() == 1
