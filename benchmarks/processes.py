@@ -45,7 +45,18 @@ from benchmarks.figures import Figure
 from benchmarks.rig import MARK, PATH, ROOT, end_in_time
 from roomcast.dev.provision import DUMMY_CREDENTIALS, provision
 
-__all__ = ["evenness", "host", "measure"]
+__all__ = [
+    "CHANNEL",
+    "Crowd",
+    "Host",
+    "Together",
+    "delivery_us",
+    "emulator",
+    "evenness",
+    "host",
+    "measure",
+    "together",
+]
 
 REGION: Final = "eu-west-1"
 # N processes must do the work of so much of N.

@@ -24,6 +24,7 @@ from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
 from roomcast.observe.counters import AppendCounters
 from roomcast.reaper.reaper import SECOND_LOOK_S
 from roomcast.serve import process as app
+from roomcast.serve import supervisor
 from roomcast.serve.tries import END_TRIES_S
 from stream_lambda import handler as stream_handler
 from tests.deploy.cloudformation import (
@@ -602,6 +603,8 @@ def test_drain_deregistration_hook_and_systemd_agree() -> None:
     longest_s = drained_s + app.FINISH_S + given_back_s + lifecycle.RELEASE_LEAVING_S
     hook_s = seconds("Hook", "Terminate")
     assert longest_s < unit_seconds("TimeoutStopSec") < hook_s
+    # Nor the supervisor of several, which kills what takes longer, but for itself.
+    assert supervisor.DRAIN_JITTER * drain_s + supervisor.END_S < unit_seconds("TimeoutStopSec")
     # A heartbeat may be lost.
     assert hook_s > 2 * lifecycle.HEARTBEAT_S
     assert max(delays) < hook_s
