@@ -194,7 +194,7 @@ PURE: Final = frozenset(
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
         "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
-        "observe.redaction", "presence.lists", "rates", "reaper.rules",
+        "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
     }
 )  # fmt: skip
 

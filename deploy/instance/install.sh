@@ -2,7 +2,7 @@
 # Turns a fresh instance of Amazon Linux 2023 into one that runs roomcast. User data (deploy/template.yaml) runs it
 # once, as root, in the directory where it has unpacked the release; settings.env and perhaps roomcast.toml are there too.
 #
-#   install.sh REGION SECRET_ARN LOG_GROUP PROCESSES
+#   install.sh REGION SECRET_ARN LOG_GROUP
 #
 # Everything comes through the endpoints of the VPC: packages from Amazon Linux's repositories in S3, Python packages from
 # the release. If a step fails, the instance never becomes ready, and Auto Scaling replaces it; what was printed is in the
@@ -13,10 +13,8 @@ umask 022
 region=$1
 secret=$2
 log_group=$3
-processes=$4
 # Tests set it; on an instance it is empty.
 root=${ROOMCAST_INSTALL_ROOT:-}
-first_port=8000
 
 step() { echo "roomcast install: $*"; }
 
@@ -57,10 +55,8 @@ fi
 )
 
 step nodes
-install -D -m 0644 roomcast@.service "$root/etc/systemd/system/roomcast@.service"
+install -D -m 0644 roomcast.service "$root/etc/systemd/system/roomcast.service"
 systemctl daemon-reload
-for ((port = first_port; port < first_port + processes; port++)); do
-    # The nodes complete the launch hook themselves, once they serve.
-    systemctl enable --now "roomcast@$port.service"
-done
+# The nodes complete the launch hook themselves, once they serve.
+systemctl enable --now roomcast.service
 step done

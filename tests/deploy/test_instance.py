@@ -28,7 +28,7 @@ LAUNCH: Final = TEMPLATE["Resources"]["LaunchTemplate"]["Properties"]["LaunchTem
 TEXT, OWN = LAUNCH["UserData"]["Fn::Base64"]["Fn::Sub"]
 # EC2's bound on user data before they are encoded.
 USER_DATA_BYTES_MAX: Final = 16 * 1024
-UNIT: Final = (INSTANCE / "roomcast@.service").read_text(encoding="utf-8")
+UNIT: Final = (INSTANCE / "roomcast.service").read_text(encoding="utf-8")
 TOPIC: Final = "arn:aws:sns:eu-central-1:123456789012:roomcast"
 SECRET: Final = {
     "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": 'a"b\\c$d`e f' + "0" * 32,
@@ -92,11 +92,10 @@ def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     etc = machine.root / "etc"
     calls = machine.calls()
-    assert [call for call in calls if "roomcast@" in call and call.startswith("systemctl")] == [
-        "systemctl enable --now roomcast@8000.service",
-        "systemctl enable --now roomcast@8001.service",
+    assert [call for call in calls if "roomcast.service" in call and "systemctl" in call] == [
+        "systemctl enable --now roomcast.service"
     ]
-    assert (etc / "systemd" / "system" / "roomcast@.service").read_text(encoding="utf-8") == UNIT
+    assert (etc / "systemd" / "system" / "roomcast.service").read_text(encoding="utf-8") == UNIT
     # What the nodes find in their environment is a configuration that they take.
     environ = settings(etc / "roomcast" / "settings.env")
     secret = as_a_shell_reads(etc / "roomcast" / "secret.env")
@@ -111,6 +110,7 @@ def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:
         "roomcast-terminate",
     )
     assert config.aws.metrics_namespace == "roomcast"
+    assert config.node.processes == 2
     assert config.client.token.hmac_secret_key == SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"]
     assert "ROOMCAST_CONFIG" not in environ
 
@@ -133,7 +133,7 @@ def test_logs_are_sent_before_anything_else_can_fail(machine: Machine) -> None:
     assert "the secret is not a JSON object" in done.stderr
     calls = machine.calls()
     assert any(call.startswith("amazon-cloudwatch-agent-ctl -a fetch-config") for call in calls)
-    assert not [call for call in calls if "roomcast@" in call]
+    assert not [call for call in calls if "roomcast.service" in call]
     agent = json.loads(
         (machine.root / "opt/aws/amazon-cloudwatch-agent/etc/roomcast.json").read_text(
             encoding="utf-8"
@@ -227,7 +227,7 @@ def unit_values(name: str) -> list[str]:
 
 def test_the_unit_runs_a_command_that_there_is() -> None:
     (command,) = unit_values("ExecStart")
-    program, *arguments = command.replace("%i", "8000").split()
+    program, *arguments = command.split()
     assert program == "/opt/roomcast/bin/roomcast"
     parsed = _parser().parse_args(arguments)
     assert parsed.port == 8000
@@ -244,9 +244,7 @@ def test_the_unit_reads_what_was_written() -> None:
     assert f'"$root{directory}"' in script
     agent = json.loads((INSTANCE / "cloudwatch-agent.json").read_text(encoding="utf-8"))
     sent = {each["file_path"] for each in agent["logs"]["logs_collected"]["files"]["collect_list"]}
-    processes = max(TEMPLATE["Parameters"]["Processes"]["AllowedValues"])
-    for port in range(8000, 8000 + processes):
-        assert log.removeprefix("append:").replace("%i", str(port)) in sent
+    assert log.removeprefix("append:") in sent
 
 
 def test_the_unit_drains_and_does_not_come_back_when_its_machine_ends() -> None:
@@ -254,6 +252,8 @@ def test_the_unit_drains_and_does_not_come_back_when_its_machine_ends() -> None:
     # The signal is all that a drain needs: docs/decisions/0032-sigterm-drains.md.
     assert unit_values("ExecStop") == []
     assert unit_values("Restart") == ["on-failure"]
+    # One of several processes: its supervisor starts it again, and the others serve on.
+    assert unit_values("OOMPolicy") == ["continue"]
     # Wrong configuration: service/roomcast/cli/main.py.
     assert unit_values("RestartPreventExitStatus") == ["2"]
 
@@ -262,7 +262,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd here")
     # The program is not installed here.
-    unit = tmp_path / "roomcast@8000.service"
+    unit = tmp_path / "roomcast.service"
     unit.write_text(
         UNIT.replace("/opt/roomcast/bin/roomcast", shutil.which("true") or ""), encoding="utf-8"
     )

@@ -24,6 +24,7 @@ from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
 from roomcast.observe.counters import AppendCounters
 from roomcast.reaper.reaper import SECOND_LOOK_S
 from roomcast.serve import process as app
+from roomcast.serve import supervisor
 from roomcast.serve.tries import END_TRIES_S
 from stream_lambda import handler as stream_handler
 from tests.deploy.cloudformation import (
@@ -41,7 +42,7 @@ from tests.deploy.cloudformation import (
 TEMPLATE: Final = load()
 PARAMETERS: Final[dict[str, Any]] = TEMPLATE["Parameters"]
 RESOURCES: Final[dict[str, Any]] = TEMPLATE["Resources"]
-UNIT: Final = (ROOT / "deploy" / "instance" / "roomcast@.service").read_text(encoding="utf-8")
+UNIT: Final = (ROOT / "deploy" / "instance" / "roomcast.service").read_text(encoding="utf-8")
 PSEUDO: Final = frozenset(
     {"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName"}
 )
@@ -546,26 +547,30 @@ def test_the_load_balancer_does_not_cut_off_quiet_clients() -> None:
     assert balancer["routing.http.drop_invalid_header_fields.enabled"] == "true"
 
 
-def test_each_process_has_a_target_group_of_its_port() -> None:
+def test_the_load_balancer_knows_the_one_port_that_the_processes_share() -> None:
     groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
-    assert len(groups) == max(PARAMETERS["Processes"]["AllowedValues"])
-    assert [each["Port"] for each in groups.values()] == list(range(8000, 8000 + len(groups)))
-    # Which process a group is for is all that they differ in.
-    alike = [
-        {key: value for key, value in each.items() if key != "Port"}
-        | {"TargetGroupAttributes": None}
-        for each in groups.values()
-    ]
-    assert all(each == alike[0] for each in alike)
-    for each in groups.values():
-        assert each["HealthCheckPath"] == "/health/ready"
+    (group,) = groups.values()
+    (command,) = re.findall(r"^ExecStart=(.*)$", UNIT, flags=re.MULTILINE)
+    assert command.endswith(f"serve --port {group['Port']}")
+    assert group["HealthCheckPath"] == "/health/ready"
     for rule in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values():
         assert references(rule["Actions"]) - {"AWS::NoValue"} == set(groups)
     assert references(RESOURCES["Fleet"]["Properties"]["TargetGroupARNs"]) - {
         "AWS::NoValue"
     } == set(groups)
     ports = RESOURCES["InstanceIngress"]["Properties"]
-    assert (ports["FromPort"], ports["ToPort"]) == (8000, 8000 + len(groups) - 1)
+    # The own ports of processes are for who is on the instance.
+    assert (ports["FromPort"], ports["ToPort"]) == (group["Port"], group["Port"])
+
+
+def test_any_number_of_processes_that_the_option_takes() -> None:
+    (option,) = [each for each in OPTIONS if each.key == "node.processes"]
+    parameter = PARAMETERS["Processes"]
+    assert (parameter["MinValue"], parameter["MaxValue"]) == (
+        option.rules.minimum,
+        option.rules.maximum,
+    )
+    assert parameter["Default"] == option.default
 
 
 # ---- times agree
@@ -598,6 +603,8 @@ def test_drain_deregistration_hook_and_systemd_agree() -> None:
     longest_s = drained_s + app.FINISH_S + given_back_s + lifecycle.RELEASE_LEAVING_S
     hook_s = seconds("Hook", "Terminate")
     assert longest_s < unit_seconds("TimeoutStopSec") < hook_s
+    # Nor the supervisor of several, which kills what takes longer, but for itself.
+    assert supervisor.DRAIN_JITTER * drain_s + supervisor.END_S < unit_seconds("TimeoutStopSec")
     # A heartbeat may be lost.
     assert hook_s > 2 * lifecycle.HEARTBEAT_S
     assert max(delays) < hook_s

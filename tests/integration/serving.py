@@ -195,6 +195,10 @@ class Process:
         event = self.said("ready", START_S)
         self.port, self.node = event["port"], event["node"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def signal(self, number: int = signal.SIGTERM) -> None:
         self._process.send_signal(number)
 
@@ -227,17 +231,21 @@ class Process:
 
     def said(self, event: str, within_s: float = STOP_S) -> dict[str, Any]:
         """The fields of its first log line about `event`; waits for it."""
+        return self.told(event, 1, within_s)[0]
 
-        def found() -> dict[str, Any] | None:
-            for line in self.lines:
-                if line.startswith("{") and (fields := json.loads(line))["event"] == event:
-                    return dict(fields)
-            return None
+    def told(self, event: str, count: int, within_s: float = STOP_S) -> list[dict[str, Any]]:
+        """The fields of its log lines about `event`; waits for `count` of them."""
+
+        def found() -> list[dict[str, Any]]:
+            lines = [json.loads(line) for line in self.lines if line.startswith("{")]
+            return [line for line in lines if line["event"] == event]
 
         with self._changed:
-            self._changed.wait_for(lambda: found() or not self._reader.is_alive(), within_s)
+            self._changed.wait_for(
+                lambda: len(found()) >= count or not self._reader.is_alive(), within_s
+            )
         result = found()
-        assert result is not None, f"no {event}:\n{self.log}"
+        assert len(result) >= count, f"{event}: {len(result)} of {count}:\n{self.log}"
         return result
 
 

@@ -16,6 +16,7 @@ from benchmarks import (
     json_floods,
     lifecycle,
     presence,
+    processes,
     publish_cpu,
     slow_consumer,
 )
@@ -150,3 +151,24 @@ def test_a_flood_goes_on_while_the_neighbour_is_measured(
 def test_percentiles() -> None:
     values = [float(value) for value in range(11)]
     assert [percentile(values, part) for part in (0, 0.5, 0.9, 1)] == [0, 5, 9, 10]
+
+
+def test_several_processes_are_measured() -> None:
+    with processes.emulator() as endpoint, processes.host(endpoint, 2) as host:
+        assert len(host.pids) == 3, "the supervisor counts too"
+        crowd = processes.Crowd()
+        crowd.come(host.port, CLIENTS, processes.CHANNEL)
+        assert sum(host.connections()) == CLIENTS
+        processes.delivery_us(host, crowd, 2)
+        own = [processes.Crowd(), processes.Crowd()]
+        for index, each in enumerate(own):
+            each.come(host.own_ports[index], CLIENTS, f"{processes.CHANNEL}-{index}")
+        found = processes.together(host, own, 2)
+        assert found.cpu > 0
+        assert found.per_s > 0
+        for each in (crowd, *own):
+            each.leave()
+
+
+def test_every_connection_goes_to_one_of_two_sockets() -> None:
+    assert 0.5 <= processes.evenness(130) < 1.0

@@ -5,6 +5,7 @@ drains when its machine ends, and lets it go.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -290,3 +291,52 @@ async def test_two_nodes_of_a_machine_let_it_go_together(
         second.process.signal()
         await ec2.until(lambda: machine.state == "Terminated")
         assert await second.ended() == 0, second.process.log
+
+
+@asynccontextmanager
+async def two_processes(aws: Aws, poll_s: float) -> AsyncIterator[tuple[FakeEc2, Process]]:
+    """A machine in service whose supervisor runs two, and that waits at no launch hook."""
+    terminate = Hook(TERMINATE)
+    async with fake_ec2(GROUP, launch_hook=None, terminate_hook=terminate) as ec2:
+        machine = await ec2.launch()
+        path = config(aws, machine.endpoint, poll_s)
+        path.write_text(path.read_text().replace(f'launch_hook = "{LAUNCH}"\n', ""))
+        process = Process(path, "--port", "0", "--processes", "2", environ=environ(aws, ec2))
+        try:
+            await asyncio.to_thread(process.told, "ready", 2, START_S)
+            yield ec2, process
+            await ec2.until(lambda: machine.state == "Terminated")
+            assert await asyncio.to_thread(process.ended) == 0, process.log
+        finally:
+            await asyncio.to_thread(process.close)
+        assert ec2.called(COMPLETE) == [machine.id]
+    assert "Traceback" not in process.log
+
+
+async def test_the_processes_of_a_machine_let_it_go_once_when_all_have_drained(aws: Aws) -> None:
+    left: list[Any] = []
+    async with two_processes(aws, poll_s=0.1) as (ec2, process):
+        nodes = [each["node"] for each in process.told("ready", 2)]
+        (machine,) = ec2.machines.values()
+        assert all(node.startswith(f"{machine.id}-") for node in nodes)
+
+        async def look(operation: str) -> None:
+            if operation == COMPLETE:
+                for node in nodes:
+                    left.extend(await asyncio.to_thread(aws.left_of, node))
+
+        ec2.before = look
+        ec2.terminate(machine)
+    assert left == []
+    assert len(process.told("machine_let_go", 1)) == 1
+    assert len(process.told("machine_left_to_others", 1)) == 1
+
+
+async def test_a_process_that_was_killed_does_not_hold_its_machine(aws: Aws) -> None:
+    """Its lease lives on for a while; its supervisor knows better."""
+    async with two_processes(aws, poll_s=3600) as (ec2, process):
+        os.kill(process.told("process_started", 2)[1]["pid"], signal.SIGKILL)
+        await asyncio.to_thread(process.said, "process_failed")
+        (machine,) = ec2.machines.values()
+        ec2.terminate(machine)
+        process.signal()

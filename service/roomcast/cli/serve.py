@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from typing import Final
+import sys
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from roomcast.cli.arguments import (
+    COUNT_MAX,
     LOOPBACK,
     PORT_MAX,
     Subparsers,
@@ -19,7 +22,7 @@ from roomcast.cli.arguments import (
     whole,
 )
 from roomcast.cli.start import concerns, start_logs
-from roomcast.config import Config, ConfigError, load
+from roomcast.config import PROCESSES_MAX, Config, ConfigError, load
 
 __all__ = ["add"]
 
@@ -28,6 +31,7 @@ _EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104  # a server behind a load balanc
 _EXAMPLES: Final = """\
 examples:
   roomcast serve --config /etc/roomcast.toml
+  roomcast serve --processes auto                  a process for each core; they share the port
   ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY=… roomcast serve --port 8001
 
 Credentials, region and AWS_ENDPOINT_URL are taken as every AWS tool takes them.
@@ -53,6 +57,16 @@ def add(commands: Subparsers) -> None:
         default=8000,
         help="0 = any that is free (default: 8000)",
     )
+    parser.add_argument(
+        "--processes",
+        type=_processes,
+        metavar="N",
+        help="processes that share the port, each a node with a port of its own after --port; "
+        "auto = one for each core (default: node.processes, which is 1)",
+    )
+    # Of one process among several.
+    parser.add_argument("--post", type=whole(0, COUNT_MAX), help=argparse.SUPPRESS)
+    parser.add_argument("--own-port", type=whole(0, PORT_MAX), default=0, help=argparse.SUPPRESS)
     add_log_level(parser)
     development = parser.add_argument_group("development only, used by `roomcast dev`")
     development.add_argument(
@@ -79,27 +93,86 @@ def serve(arguments: argparse.Namespace) -> int:
         raise UsageError("--peers needs --demo")
     config = load(arguments.config, os.environ, demo=arguments.demo)
     start_logs(arguments)
-    _warn(config)
+    if arguments.post is None:
+        _warn(config)
     import structlog
 
     from roomcast.ports import PortError
-    from roomcast.serve import serve as app
 
     private = config.client.insecure or arguments.demo
-    serving = app.serve(
-        config,
-        host=arguments.host or (LOOPBACK if private else _EVERY_ADDRESS),
-        port=arguments.port,
-        demo_urls=(arguments.peers or ()) if arguments.demo else None,
-        exit_on_stdin_close=arguments.exit_on_stdin_close,
+    host = arguments.host or (LOOPBACK if private else _EVERY_ADDRESS)
+    processes = _number_of_processes(arguments, config)
+    work = (
+        _one(arguments, config, host)
+        if processes == 1
+        else _several(arguments, config, host, processes)
     )
     try:
-        return asyncio.run(serving)
+        return asyncio.run(work)
     except (ConfigError, PortError, OSError):
         raise  # one line says enough
     except Exception:
         structlog.get_logger().exception("serve_failed")
         raise
+
+
+def _one(arguments: argparse.Namespace, config: Config, host: str) -> Coroutine[Any, Any, int]:
+    """This process serves: the only one, or one of several."""
+    from roomcast.serve import serve as app
+    from roomcast.serve.entry import Post
+
+    return app.serve(
+        config,
+        host=host,
+        port=arguments.port,
+        demo_urls=(arguments.peers or ()) if arguments.demo else None,
+        exit_on_stdin_close=arguments.exit_on_stdin_close,
+        post=None if arguments.post is None else Post(arguments.post, arguments.own_port),
+    )
+
+
+def _several(
+    arguments: argparse.Namespace, config: Config, host: str, processes: int
+) -> Coroutine[Any, Any, int]:
+    """This process watches others that serve."""
+    from roomcast.serve.supervisor import Seat, supervise
+
+    def command(seat: Seat) -> list[str]:
+        given = [] if arguments.config is None else ["--config", arguments.config]
+        if arguments.demo:
+            given.append("--demo")
+        if arguments.peers is not None:
+            given += ["--peers", ",".join(arguments.peers)]
+        return [
+            *(sys.executable, "-m", "roomcast", "serve", *given),
+            *("--host", host, "--port", str(seat.port), "--processes", "1"),
+            *("--post", str(seat.descriptor), "--own-port", str(seat.own_port)),
+            *("--log-level", arguments.log_level),
+        ]
+
+    return supervise(
+        command,
+        host=host,
+        port=arguments.port,
+        processes=processes,
+        drain_s=config.node.drain_s,
+        exit_on_stdin_close=arguments.exit_on_stdin_close,
+    )
+
+
+def _number_of_processes(arguments: argparse.Namespace, config: Config) -> int:
+    given: int | None = arguments.processes
+    wanted = config.node.processes if given is None else given
+    if wanted:
+        return wanted
+    from roomcast.serve.cores import usable_cores
+
+    return min(usable_cores(), PROCESSES_MAX)
+
+
+def _processes(found: str) -> int:
+    """A number of processes, or "auto", which is 0."""
+    return 0 if found == "auto" else whole(1, PROCESSES_MAX)(found)
 
 
 def _warn(config: Config) -> None:

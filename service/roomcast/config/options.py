@@ -21,6 +21,7 @@ __all__ = [
     "HOOK_TIMEOUT_S_MAX",
     "MESSAGE_SIZE_LIMIT_MAX",
     "OPTIONS",
+    "PROCESSES_MAX",
     "TABLES",
     "AwsConfig",
     "ClientConfig",
@@ -37,6 +38,8 @@ CONFIG_VARIABLE: Final = "ROOMCAST_CONFIG"
 FOREIGN_VARIABLES: Final = frozenset(
     {CONFIG_VARIABLE, "ROOMCAST_REQUIRE", "ROOMCAST_CHROMIUM", "ROOMCAST_TOPIC_ARN"}
 )
+# Processes of one machine, each with a queue of its own: more than any instance type has cores for.
+PROCESSES_MAX: Final = 256
 # A publication and the log's own fields must fit one item of 128 KiB.
 MESSAGE_SIZE_LIMIT_MAX: Final = 96 * 1024
 # The secret with which `roomcast dev` signs and verifies, so that examples can name it. Never a
@@ -380,6 +383,14 @@ class AwsConfig:
 class NodeConfig:
     """[node]: the life of one server process, and its synchronisation with the log."""
 
+    processes: int = declare(
+        1,
+        "Processes of `roomcast serve` on this machine, each a node of its own; they share the "
+        "port. 0: one for each core that may be used. `--processes` wins over it. More than one "
+        "needs Linux.",
+        unit="processes",
+        within=(0, PROCESSES_MAX),
+    )
     drain_s: float = declare(
         30.0,
         "Time over which a stopping node closes its connections, so that they do not all "

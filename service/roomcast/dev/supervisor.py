@@ -233,7 +233,7 @@ class _Supervisor:
         config = () if self._options.config is None else ("--config", self._options.config)
         return [
             *self._options.serve,
-            *("--host", self._options.host, "--port", str(port)),
+            *("--host", self._options.host, "--port", str(port), "--processes", "1"),
             *("--demo", "--peers", ",".join(urls), "--exit-on-stdin-close"),
             *("--log-level", self._options.log_level),
             *config,

@@ -148,7 +148,7 @@ class _Guest(web.RequestHandler):
 
 
 class Door:
-    """Lets in at most `places_max` connections at once.
+    """Lets in at most `places_max` connections at once, through all of its sockets together.
 
     Connections beyond that wait in the kernel.
 
@@ -168,7 +168,7 @@ class Door:
     ) -> None:
         assert places_max > 0, "somebody gets in"
         self._server = server
-        self._listening = listening
+        self._listening = [listening]
         self._places_max = places_max
         self._on_full = on_full
         self._request_s = request_s
@@ -190,11 +190,27 @@ class Door:
 
     def open(self) -> None:
         """Listens, and accepts from now on. Raises OSError."""
-        self._listening.setblocking(False)
-        self._listening.listen(_BACKLOG)
+        for each in self._listening:
+            _listen(each)
         self._is_open = True
         self._looking = asyncio.create_task(self._look())
         self._go_on()
+
+    def also(self, listening: socket.socket) -> None:
+        """Listens at another address as well, while the door is open. Raises OSError."""
+        assert self._is_open, "a door that is closed stays so"
+        _listen(listening)
+        self._stop()
+        self._listening.append(listening)
+        self._go_on()
+
+    def no_longer(self, listening: socket.socket) -> None:
+        """Closes one of the sockets. Connections that came through it stay. Idempotent."""
+        if listening in self._listening:
+            self._stop()
+            self._listening.remove(listening)
+            self._go_on()
+        listening.close()
 
     async def close(self) -> None:
         """Stops accepting. Open connections stay, and are still checked. Idempotent."""
@@ -203,7 +219,8 @@ class Door:
             self._stop()
             if self._pause is not None:
                 self._pause.cancel()
-            self._listening.close()
+            for each in self._listening:
+                each.close()
         while self._coming:
             await asyncio.wait(self._coming)
 
@@ -235,14 +252,16 @@ class Door:
         is_full = len(self._guests) >= self._places_max
         if self._is_open and not self._is_accepting and not is_full and self._pause is None:
             self._is_accepting = True
-            self._loop.add_reader(self._listening.fileno(), self._accept)
+            for each in self._listening:
+                self._loop.add_reader(each.fileno(), self._accept, each)
 
     def _stop(self) -> None:
         if self._is_accepting:
             self._is_accepting = False
-            self._loop.remove_reader(self._listening.fileno())
+            for each in self._listening:
+                self._loop.remove_reader(each.fileno())
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         """Accepts connections that wait in the kernel."""
         for _ in range(_ACCEPTS_A_TURN):
             if len(self._guests) >= self._places_max:
@@ -250,7 +269,7 @@ class Door:
                 self._full()
                 return
             try:
-                connected, _ = self._listening.accept()
+                connected, _ = listening.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -325,6 +344,11 @@ class Door:
                 guest.unread_since_s = now_s
             elif now_s - guest.unread_since_s >= self._answer_s:
                 guest.wire.abort()
+
+
+def _listen(listening: socket.socket) -> None:
+    listening.setblocking(False)
+    listening.listen(_BACKLOG)
 
 
 async def name_no_version(_request: web.Request, response: web.StreamResponse) -> None:

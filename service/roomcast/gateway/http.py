@@ -18,6 +18,7 @@ __all__ = ["add_health_routes", "add_metrics_route"]
 
 # Prometheus's text format.
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_NOT_HERE: Final = "several processes share this port: scrape each at its own, the ones after it\n"
 
 
 def add_health_routes(app: web.Application) -> None:
@@ -26,22 +27,30 @@ def add_health_routes(app: web.Application) -> None:
     app.router.add_get("/health/ready", _ready)
 
 
-def add_metrics_route(app: web.Application, text: Callable[[], bytes]) -> None:
+def add_metrics_route(
+    app: web.Application, text: Callable[[], bytes], *, shared_port: int | None = None
+) -> None:
     """Adds the route for monitoring from inside the network. The load balancer does not
     forward it.
 
     `text` takes some milliseconds. It is called once for all who ask in one turn of the event loop.
+
+    `shared_port`: the port that several processes share. There the answer is 404: any of them may
+    get the request, so counters would jump.
     """
-    app.router.add_get("/metrics", _Metrics(text).answer)
+    app.router.add_get("/metrics", _Metrics(text, shared_port).answer)
 
 
 class _Metrics:
-    def __init__(self, text: Callable[[], bytes]) -> None:
+    def __init__(self, text: Callable[[], bytes], shared_port: int | None) -> None:
         self._text = text
+        self._shared_port = shared_port
         # The call that has not begun: who asks now gets its result.
         self._next: SharedCall[bytes] | None = None
 
-    async def answer(self, _request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
+        if self._shared_port is not None and _port_of(request) == self._shared_port:
+            return web.Response(text=_NOT_HERE, status=404, headers={"Cache-Control": "no-store"})
         if self._next is None:
             self._next = SharedCall(self._made(), name="metrics")
         headers = {"Content-Type": _METRICS_TYPE, "Cache-Control": "no-store"}
@@ -50,6 +59,12 @@ class _Metrics:
     async def _made(self) -> bytes:
         self._next = None
         return self._text()
+
+
+def _port_of(request: web.Request) -> int | None:
+    """The port of this machine at which `request` came in."""
+    address = request.get_extra_info("sockname")
+    return address[1] if isinstance(address, tuple) else None
 
 
 async def _live(request: web.Request) -> web.Response:

@@ -33,11 +33,14 @@ def build_app(
     *,
     metrics: Callable[[], bytes],
     demo_urls: Sequence[str] | None,
+    shared_port: int | None = None,
 ) -> web.Application:
     """The application that serves `node`. `metrics`: returns the text for Prometheus.
 
     `demo_urls`: base URLs of all instances of a development set-up; None = production, without the
     demo page.
+
+    `shared_port`: the port that several processes share; None = this one has its port for itself.
     """
     client = config.client
     app = web.Application()
@@ -53,7 +56,7 @@ def build_app(
     app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
     add_health_routes(app)
-    add_metrics_route(app, metrics)
+    add_metrics_route(app, metrics, shared_port=shared_port)
     Api(
         key=config.http_api.key,
         insecure=client.insecure,

@@ -32,6 +32,7 @@ from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, 
 from roomcast.concurrency import beside
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.lifecycle import Lifecycle
+from roomcast.ec2.ports import NodesHere
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.gateway.door import Door
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
@@ -46,6 +47,7 @@ from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.http_app import build_app
 from roomcast.serve.plan import Plan
 from roomcast.serve.readings import readings_of
+from roomcast.serve.supervised import Supervised
 from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.system import random_fraction
 from roomcast.wire.channels import RESERVED_PREFIX
@@ -89,7 +91,15 @@ class _NamedLease:
 class _Parts:
     """The parts of one process, built over `clients`. Nothing is started."""
 
-    def __init__(self, plan: Plan, clients: AwsClients, calls: Calls, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        clients: AwsClients,
+        calls: Calls,
+        stop: asyncio.Event,
+        neighbours: NodesHere | None,
+    ) -> None:
+        """`neighbours` None: the other nodes of this machine are those that its leases tell of."""
         config, aws, clock = plan.config, plan.config.aws, plan.clock
         # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
@@ -127,7 +137,7 @@ class _Parts:
         self.exposition = Exposition(
             Source(self.assembly, self.assembly.node.health, calls.histograms)
         )
-        self.lifecycle = _lifecycle(plan, clients, self.lease, stop)
+        self.lifecycle = _lifecycle(plan, clients, neighbours or self.lease, stop)
         self.reporter = _reporter(plan, clients, self.assembly)
 
 
@@ -143,9 +153,12 @@ class NodeProcess:
         stop: asyncio.Event,
         *,
         demo_urls: Sequence[str] | None,
+        shared: Supervised | None = None,
     ) -> None:
+        """`shared`: the port that this process shares with others, besides its own."""
         self._plan = plan
         self._stop = stop
+        self._shared = shared
         self._demo_urls = demo_urls
         self._calls = Calls()
         self._starting = Tries(plan.clock, random_fraction, START_TRIES_S)
@@ -179,13 +192,27 @@ class NodeProcess:
         if parts is None:
             return False
         door = await self._stack.enter_async_context(self._served(parts, listening))
-        parts.assembly.node.health.listening = True
-        _log.info("ready", node=self._plan.node_id, host=host, port=listening.getsockname()[1])
-        if parts.lifecycle is not None:
-            parts.lifecycle.ready()
+        health, node_id = parts.assembly.node.health, self._plan.node_id
+        own_port = listening.getsockname()[1]
+        if self._shared is None:
+            self._opened(parts, host=host, port=own_port)
+        else:
+            opened = partial(
+                self._opened, parts, host=host, port=self._shared.port, own_port=own_port
+            )
+            await self._beside(
+                self._shared.follow(door, health, node=node_id, port=own_port, opened=opened)
+            )
         await self._stop.wait()
         await self._drain(parts, door)
         return True
+
+    def _opened(self, parts: _Parts, **address: str | int) -> None:
+        """Clients are let in at `address` from now on."""
+        parts.assembly.node.health.listening = True
+        _log.info("ready", node=self._plan.node_id, **address)
+        if parts.lifecycle is not None:
+            parts.lifecycle.ready()
 
     async def end(self) -> None:
         """Release everything that the node holds, whether or not `run` succeeded."""
@@ -223,7 +250,7 @@ class NodeProcess:
                 lean=aws.lean_calls,
             )
         )
-        parts = _Parts(plan, clients, self._calls, self._stop)
+        parts = _Parts(plan, clients, self._calls, self._stop, self._shared)
         if parts.lifecycle is not None:
             await self._beside(parts.lifecycle.run())
             # The last call to the Auto Scaling group.
@@ -288,7 +315,11 @@ class NodeProcess:
         """Serve the node's HTTP application behind an open door. Raises OSError."""
         node = parts.assembly.node
         app = build_app(
-            self._plan.config, node, metrics=parts.exposition.text, demo_urls=self._demo_urls
+            self._plan.config,
+            node,
+            metrics=parts.exposition.text,
+            demo_urls=self._demo_urls,
+            shared_port=None if self._shared is None else self._shared.port,
         )
         # Requests of the HTTP API have as much time for their answers as clients.
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=ANSWERS_S)
@@ -383,7 +414,7 @@ class NodeProcess:
 
 
 def _lifecycle(
-    plan: Plan, clients: AwsClients, lease: LeaseKeeper, stop: asyncio.Event
+    plan: Plan, clients: AwsClients, neighbours: NodesHere, stop: asyncio.Event
 ) -> Lifecycle | None:
     """The life cycle of a machine in an Auto Scaling group; None elsewhere."""
     config, machine = plan.config, plan.machine
@@ -403,7 +434,7 @@ def _lifecycle(
         terminate_hook=config.aws.terminate_hook,
         poll_s=config.node.lifecycle_poll_s,
         stop=stop,
-        neighbours=lease,
+        neighbours=neighbours,
     )
 
 

@@ -16,6 +16,8 @@ from roomcast.cli import main as cli
 from roomcast.cli import serve as serve_command
 from roomcast.config import Config, ConfigError, dev_config
 from roomcast.ports import Rejected
+from roomcast.serve.entry import Post
+from roomcast.serve.supervisor import Command, Seat
 from tests.unit.cli.conftest import Told
 
 
@@ -68,7 +70,8 @@ def test_what_serve_passes_on(app: App) -> None:
     assert cli.main(["serve"]) == 0
     assert app.config == Config()
     assert app.options == {
-        "host": "0.0.0.0", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False
+        "host": "0.0.0.0", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
+        "post": None,
     }  # fmt: skip
     peers = ["http://127.0.0.1:8000", "http://127.0.0.1:8001"]
     arguments = [
@@ -83,9 +86,89 @@ def test_what_serve_passes_on(app: App) -> None:
     assert cli.main(arguments) == 0
     assert app.config == dev_config()
     assert list(app.options.pop("demo_urls")) == peers
-    assert app.options == {"host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True}
+    assert app.options == {
+        "host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True, "post": None
+    }  # fmt: skip
     assert cli.main(["serve", "--demo"]) == 0
     assert list(app.options["demo_urls"]) == []
+
+
+class Supervisor:
+    """roomcast.serve.supervisor.supervise, in so far as the command line knows it."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self.command: list[str] = []
+
+    async def supervise(self, command: Command, **options: Any) -> int:
+        self.options = options
+        self.command = list(command(Seat(descriptor=7, port=8000, own_port=8002)))
+        return 0
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    fake = Supervisor()
+    monkeypatch.setattr("roomcast.serve.supervisor.supervise", fake.supervise)
+    return fake
+
+
+def test_several_processes_get_what_the_supervisor_got(
+    app: App, supervisor: Supervisor, tmp_path: Path
+) -> None:
+    path = tmp_path / "roomcast.toml"
+    path.write_text("[client]\ninsecure = true\n[node]\ndrain_s = 7\n")
+    arguments = ["--config", str(path), "--processes", "3", "--log-level", "error"]
+    assert cli.main(["serve", *arguments]) == 0
+    assert supervisor.options == {
+        "host": "127.0.0.1", "port": 8000, "processes": 3, "drain_s": 7.0,
+        "exit_on_stdin_close": False,
+    }  # fmt: skip
+    assert app.config is None, "it serves nobody itself"
+    program, *rest = supervisor.command
+    assert (program, rest[:2]) == (sys.executable, ["-m", "roomcast"])
+    with structlog.testing.capture_logs() as logs:
+        assert cli.main(rest[2:]) == 0
+    assert app.config is not None
+    assert app.config.node.drain_s == 7.0
+    assert app.options == {
+        "host": "127.0.0.1", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
+        "post": Post(descriptor=7, own_port=8002),
+    }  # fmt: skip
+    assert logs == [], "the supervisor has warned"
+
+
+@pytest.mark.parametrize(
+    "arguments, variable, processes",
+    [
+        ([], "2", 2),
+        (["--processes", "3"], "2", 3),
+        ([], "0", 5),
+        (["--processes", "auto"], "1", 5),
+        (["--processes", "1"], "4", None),
+        ([], None, None),
+    ],
+)
+def test_how_many_processes(
+    arguments: list[str],
+    variable: str | None,
+    processes: int | None,
+    app: App,
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("roomcast.serve.cores.usable_cores", lambda: 5)
+    if variable is not None:
+        monkeypatch.setenv("ROOMCAST_NODE_PROCESSES", variable)
+    assert cli.main(["serve", *arguments]) == 0
+    assert supervisor.options.get("processes") == processes
+    assert (app.config is None) is (processes is not None)
+
+
+@pytest.mark.parametrize("found", ["0", "-1", "257", "two", ""])
+def test_numbers_of_processes_that_there_are_not(found: str, told: Told) -> None:
+    assert cli.main(["serve", "--processes", found]) == 2
+    assert "--processes" in told()
 
 
 def test_serve_with_a_file_of_its_own(app: App, tmp_path: Path) -> None:

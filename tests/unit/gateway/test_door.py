@@ -121,6 +121,47 @@ async def doors() -> AsyncIterator[Doors]:
         await door.end()
 
 
+# ---- several sockets
+
+
+async def test_two_sockets_share_the_places(doors: Doors) -> None:
+    door = doors.open(places_max=2)
+    own = doors.port
+    shared = socket.create_server(("127.0.0.1", 0))
+    door.also(shared)
+    first = await doors.visit(GET)
+    doors.port = shared.getsockname()[1]
+    second = await doors.visit(GET)
+    assert (await first.head()).startswith(b"HTTP/1.1 200")
+    assert (await second.head()).startswith(b"HTTP/1.1 200")
+    third = await doors.visit(GET)
+    await until(lambda: doors.full)
+    assert len(door) == 2
+    first.leave()
+    assert (await third.head()).startswith(b"HTTP/1.1 200")
+
+    door.no_longer(shared)
+    door.no_longer(shared)
+    with pytest.raises(ConnectionRefusedError):
+        await doors.visit()
+    second.writer.write(GET)
+    assert b"HTTP/1.1 200" in await second.head(), "who came through it stays"
+    second.leave()
+    doors.port = own
+    assert (await (await doors.visit(GET)).head()).startswith(b"HTTP/1.1 200")
+
+
+async def test_the_door_closes_all_of_its_sockets(doors: Doors) -> None:
+    door = doors.open()
+    shared = socket.create_server(("127.0.0.1", 0))
+    door.also(shared)
+    ports = [doors.port, shared.getsockname()[1]]
+    await door.close()
+    for doors.port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            await doors.visit()
+
+
 # ---- places
 
 

@@ -1,0 +1,94 @@
+"""What a process and its supervisor begin with: an address, requests to stop, and refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from roomcast.observe.redaction import printable, without_passwords
+
+__all__ = ["Post", "bound", "refuse", "stop_at_end_of_input", "stopped_by_signals"]
+
+_STDIN_BYTES: Final = 4096
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """The place of one process among several.
+
+    `descriptor`: its end of the pair of sockets. `own_port`: a port that it shares with nobody, 0 =
+    any that is free.
+    """
+
+    descriptor: int
+    own_port: int
+
+
+def bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that holds the address from now on. It listens only when the node is ready.
+
+    `shared`: other sockets of this user may hold it as well (SO_REUSEPORT). The kernel divides new
+    connections among those that listen.
+
+    Raises OSError.
+    """
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    holder = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(address)
+    except OSError:
+        holder.close()
+        raise
+    return holder
+
+
+@contextmanager
+def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` at SIGTERM and SIGINT. From the end of the context on, both are ignored.
+
+    The process is about to exit then. Another signal would make an orderly end look like a failure.
+    """
+    loop = asyncio.get_running_loop()
+    for name in _STOP_SIGNALS:
+        loop.add_signal_handler(name, stop.set)
+    try:
+        yield
+    finally:
+        for name in _STOP_SIGNALS:
+            # The event loop would set the default when it is closed.
+            loop.remove_signal_handler(name)
+            signal.signal(name, signal.SIG_IGN)
+
+
+def stop_at_end_of_input(stop: asyncio.Event) -> None:
+    """Set `stop` at the end of standard input.
+
+    At that end, the parent process is gone or wants this one to stop.
+    """
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_end, stop)
+
+
+def _stop_at_end(stop: asyncio.Event) -> None:
+    """Standard input is readable now."""
+    if not os.read(sys.stdin.fileno(), _STDIN_BYTES):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+def refuse(why: str, code: int = 1) -> int:
+    """Say in one line why it cannot be. Returns `code`, the exit code."""
+    sys.stderr.write(f"roomcast: {printable(without_passwords(why))}\n")
+    return code

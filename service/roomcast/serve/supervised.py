@@ -1,0 +1,142 @@
+"""One process of several: what it tells its supervisor, and what it is told.
+
+They talk in lines over a pair of sockets:
+
+    process → supervisor    alive, every second from its start to its end; started NODE PORT, then
+                            ready or unready whenever that changes; asks, when it has given
+                            everything back: who releases the machine?
+    supervisor → process    open or shut: whether to listen on the shared port;
+                            last or others, once all have given everything back: you, or another
+
+The end of the talk tells a process that its supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import structlog
+
+from roomcast.concurrency import beside
+from roomcast.gateway.door import Door
+from roomcast.node.health import Health
+from roomcast.ports import UnknownOutcome
+from roomcast.serve.entry import Post, bound
+
+__all__ = ["LOOK_S", "Supervised", "supervised"]
+
+# The interval between two looks at the own health, and between two signs of life.
+LOOK_S: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def supervised(
+    post: Post, stop: asyncio.Event, host: str, port: int
+) -> AsyncIterator[Supervised]:
+    """The talk with the supervisor. `stop` is set at its end.
+
+    `host`, `port`: the shared address.
+    """
+    talk = socket.socket(fileno=post.descriptor)
+    # A program that a hook starts must not hold it open.
+    talk.set_inheritable(False)
+    reader, writer = await asyncio.open_connection(sock=talk)
+    process = Supervised(writer, host, port)
+    try:
+        async with beside(process.hear(reader, stop)), beside(process.live()):
+            yield process
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+class Supervised:
+    """Listens on the shared port when it is told to. A NodesHere of the life cycle."""
+
+    def __init__(self, writer: asyncio.StreamWriter, host: str, port: int) -> None:
+        self._writer = writer
+        self._host = host
+        self.port = port
+        self._should_listen = False
+        self._told = asyncio.Event()
+        self._listening: socket.socket | None = None
+        self._answered = asyncio.Event()
+        self._is_last: bool | None = None
+
+    async def hear(self, reader: asyncio.StreamReader, stop: asyncio.Event) -> None:
+        """Takes orders until the supervisor is gone; then sets `stop`."""
+        with suppress(OSError):
+            while line := await reader.readline():
+                match line.strip():
+                    case (b"last" | b"others") as word:
+                        self._is_last = word == b"last"
+                        self._answered.set()
+                    case word:
+                        self._should_listen = word == b"open"
+                        self._told.set()
+        self._answered.set()
+        stop.set()
+
+    async def live(self) -> None:
+        """Tells the supervisor that this process does not hang. Runs until cancelled."""
+        while True:
+            self._tell("alive")
+            await asyncio.sleep(LOOK_S)
+
+    async def others_here(self) -> bool:
+        """Waits until all processes have given everything back, or are gone.
+
+        False = this one is to release the machine. Raises UnknownOutcome when the supervisor is
+        gone.
+        """
+        self._tell("asks")
+        await self._answered.wait()
+        if self._is_last is None:
+            raise UnknownOutcome("the supervisor is gone")
+        return not self._is_last
+
+    async def follow(
+        self, door: Door, health: Health, *, node: str, port: int, opened: Callable[[], None]
+    ) -> None:
+        """Does what it is told, and tells of its health. Runs until cancelled.
+
+        `opened` is called once, when it listens for the first time. Raises OSError when it cannot.
+        """
+        self._tell(f"started {node} {port}")
+        was_ready, is_open = True, False
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._told.wait()
+            self._told.clear()
+            # A node that drains has closed its door, whatever the supervisor did not know yet.
+            self._obey(door, self._should_listen and not health.draining)
+            if not is_open and self._listening is not None:
+                is_open = True
+                opened()
+            is_ready = not is_open or not health.reasons()
+            if is_ready is not was_ready:
+                was_ready = is_ready
+                self._tell("ready" if is_ready else "unready")
+
+    def _obey(self, door: Door, listen: bool) -> None:
+        if listen and self._listening is None:
+            self._listening = bound(self._host, self.port, shared=True)
+            door.also(self._listening)
+            _log.info("shared_port_opened")
+        elif not listen and self._listening is not None:
+            door.no_longer(self._listening)
+            self._listening = None
+            _log.info("shared_port_left")
+
+    def _tell(self, line: str) -> None:
+        # To a supervisor that is gone, nothing is lost.
+        with suppress(OSError):
+            self._writer.write(line.encode() + b"\n")
