@@ -65,7 +65,7 @@ def add(commands: Subparsers) -> None:
         "auto = one for each core (default: node.processes, which is 1)",
     )
     # Of one process among several.
-    parser.add_argument("--post", type=whole(0, COUNT_MAX), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=whole(0, COUNT_MAX), help=argparse.SUPPRESS)
     parser.add_argument("--own-port", type=whole(0, PORT_MAX), default=0, help=argparse.SUPPRESS)
     add_log_level(parser)
     development = parser.add_argument_group("development only, used by `roomcast dev`")
@@ -93,7 +93,7 @@ def serve(arguments: argparse.Namespace) -> int:
         raise UsageError("--peers needs --demo")
     config = load(arguments.config, os.environ, demo=arguments.demo)
     start_logs(arguments)
-    if arguments.post is None:
+    if arguments.worker is None:
         _warn(config)
     import structlog
 
@@ -119,15 +119,18 @@ def serve(arguments: argparse.Namespace) -> int:
 def _one(arguments: argparse.Namespace, config: Config, host: str) -> Coroutine[Any, Any, int]:
     """This process serves: the only one, or one of several."""
     from roomcast.serve import serve as app
-    from roomcast.serve.entry import Post
+    from roomcast.serve.entry import Worker
 
+    worker = None
+    if arguments.worker is not None:
+        worker = Worker(arguments.worker, arguments.port, arguments.own_port)
     return app.serve(
         config,
         host=host,
         port=arguments.port,
         demo_urls=(arguments.peers or ()) if arguments.demo else None,
         exit_on_stdin_close=arguments.exit_on_stdin_close,
-        post=None if arguments.post is None else Post(arguments.post, arguments.own_port),
+        worker=worker,
     )
 
 
@@ -135,9 +138,10 @@ def _several(
     arguments: argparse.Namespace, config: Config, host: str, processes: int
 ) -> Coroutine[Any, Any, int]:
     """This process watches others that serve."""
-    from roomcast.serve.supervisor import Seat, supervise
+    from roomcast.serve.entry import Worker
+    from roomcast.serve.supervisor import supervise
 
-    def command(seat: Seat) -> list[str]:
+    def command(worker: Worker) -> list[str]:
         given = [] if arguments.config is None else ["--config", arguments.config]
         if arguments.demo:
             given.append("--demo")
@@ -145,8 +149,8 @@ def _several(
             given += ["--peers", ",".join(arguments.peers)]
         return [
             *(sys.executable, "-m", "roomcast", "serve", *given),
-            *("--host", host, "--port", str(seat.port), "--processes", "1"),
-            *("--post", str(seat.descriptor), "--own-port", str(seat.own_port)),
+            *("--host", host, "--port", str(worker.port), "--processes", "1"),
+            *("--worker", str(worker.descriptor), "--own-port", str(worker.own_port)),
             *("--log-level", arguments.log_level),
         ]
 

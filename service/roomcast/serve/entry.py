@@ -14,21 +14,22 @@ from typing import Final
 
 from roomcast.observe.redaction import printable, without_passwords
 
-__all__ = ["Post", "bound", "refuse", "stop_at_end_of_input", "stopped_by_signals"]
+__all__ = ["Worker", "bound", "refuse", "stop_at_end_of_input", "stopped_by_signals"]
 
 _STDIN_BYTES: Final = 4096
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """The place of one process among several.
+class Worker:
+    """What one process of several is given.
 
-    `descriptor`: its end of the pair of sockets. `own_port`: a port that it shares with nobody, 0 =
-    any that is free.
+    `descriptor`: its end of the pair of sockets. `port`: the shared one. `own_port`: a port that it
+    shares with nobody, 0 = any that is free.
     """
 
     descriptor: int
+    port: int
     own_port: int
 
 

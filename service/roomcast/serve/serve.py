@@ -13,7 +13,7 @@ from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import this_machine
 from roomcast.ports import PortError
 from roomcast.serve.collector import look_seldom
-from roomcast.serve.entry import Post, bound, refuse, stop_at_end_of_input, stopped_by_signals
+from roomcast.serve.entry import Worker, bound, refuse, stop_at_end_of_input, stopped_by_signals
 from roomcast.serve.plan import planned
 from roomcast.serve.process import NodeProcess
 from roomcast.serve.supervised import supervised
@@ -31,7 +31,7 @@ async def serve(
     port: int,
     demo_urls: Sequence[str] | None,
     exit_on_stdin_close: bool,
-    post: Post | None = None,
+    worker: Worker | None = None,
 ) -> int:
     """Run one node until SIGTERM or SIGINT (or the end of standard input). Returns the exit code.
 
@@ -40,10 +40,10 @@ async def serve(
     `demo_urls`: base URLs of all instances of a development set-up, which serves the demo page;
     None = production.
 
-    `post`: the place of this process among several that share the port; None = it is the only one.
+    `worker`: this process is one of several that share the port; None = it is the only one.
     """
     look_seldom()
-    own_port = port if post is None else post.own_port
+    own_port = port if worker is None else worker.own_port
     try:
         listening = bound(host, own_port)
     except OSError as error:
@@ -56,8 +56,8 @@ async def serve(
             stop_at_end_of_input(stop)
         async with AsyncExitStack() as stack:
             shared = None
-            if post is not None:
-                shared = await stack.enter_async_context(supervised(post, stop, host, port))
+            if worker is not None:
+                shared = await stack.enter_async_context(supervised(worker, stop, host))
             machine = await stack.enter_async_context(
                 this_machine(config.node.imds_endpoint, SystemClock())
             )

@@ -25,7 +25,7 @@ from roomcast.concurrency import beside
 from roomcast.gateway.door import Door
 from roomcast.node.health import Health
 from roomcast.ports import UnknownOutcome
-from roomcast.serve.entry import Post, bound
+from roomcast.serve.entry import Worker, bound
 
 __all__ = ["LOOK_S", "Supervised", "supervised"]
 
@@ -36,18 +36,16 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def supervised(
-    post: Post, stop: asyncio.Event, host: str, port: int
-) -> AsyncIterator[Supervised]:
+async def supervised(worker: Worker, stop: asyncio.Event, host: str) -> AsyncIterator[Supervised]:
     """The talk with the supervisor. `stop` is set at its end.
 
-    `host`, `port`: the shared address.
+    `host`: of the shared port.
     """
-    talk = socket.socket(fileno=post.descriptor)
+    talk = socket.socket(fileno=worker.descriptor)
     # A program that a hook starts must not hold it open.
     talk.set_inheritable(False)
     reader, writer = await asyncio.open_connection(sock=talk)
-    process = Supervised(writer, host, port)
+    process = Supervised(writer, host, worker.port)
     try:
         async with beside(process.hear(reader, stop)), beside(process.live()):
             yield process

@@ -19,12 +19,11 @@ import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from roomcast.serve.entry import bound, refuse, stop_at_end_of_input, stopped_by_signals
+from roomcast.serve.entry import Worker, bound, refuse, stop_at_end_of_input, stopped_by_signals
 from roomcast.serve.supervision import FIRST, OPEN_S, GiveUp, Leave, Restart, Supervision
 from roomcast.system import random_fraction
 
@@ -34,7 +33,6 @@ __all__ = [
     "HUNG_S",
     "PORT_MAX",
     "Command",
-    "Seat",
     "shares_ports",
     "supervise",
 ]
@@ -52,19 +50,7 @@ END_S: Final = 225.0
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """What the command of one process names. `descriptor`: its end of the talk with us.
-
-    `port`: the shared one. `own_port`: 0 = any that is free.
-    """
-
-    descriptor: int
-    port: int
-    own_port: int
-
-
-Command = Callable[[Seat], Sequence[str]]
+Command = Callable[[Worker], Sequence[str]]
 
 
 def shares_ports(platform: str = sys.platform) -> bool:
@@ -262,7 +248,7 @@ class _Supervisor:
         """Run one process once. Returns its exit code, negative for a signal."""
         ours, its = socket.socketpair()
         with its:
-            command = self._command(Seat(its.fileno(), self._port, self._own_ports[index]))
+            command = self._command(Worker(its.fileno(), self._port, self._own_ports[index]))
             try:
                 process = await asyncio.create_subprocess_exec(
                     *command, stdin=DEVNULL, pass_fds=(its.fileno(),), start_new_session=True

@@ -16,8 +16,8 @@ from roomcast.cli import main as cli
 from roomcast.cli import serve as serve_command
 from roomcast.config import Config, ConfigError, dev_config
 from roomcast.ports import Rejected
-from roomcast.serve.entry import Post
-from roomcast.serve.supervisor import Command, Seat
+from roomcast.serve.entry import Worker
+from roomcast.serve.supervisor import Command
 from tests.unit.cli.conftest import Told
 
 
@@ -71,7 +71,7 @@ def test_what_serve_passes_on(app: App) -> None:
     assert app.config == Config()
     assert app.options == {
         "host": "0.0.0.0", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
-        "post": None,
+        "worker": None,
     }  # fmt: skip
     peers = ["http://127.0.0.1:8000", "http://127.0.0.1:8001"]
     arguments = [
@@ -87,7 +87,7 @@ def test_what_serve_passes_on(app: App) -> None:
     assert app.config == dev_config()
     assert list(app.options.pop("demo_urls")) == peers
     assert app.options == {
-        "host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True, "post": None
+        "host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True, "worker": None
     }  # fmt: skip
     assert cli.main(["serve", "--demo"]) == 0
     assert list(app.options["demo_urls"]) == []
@@ -102,7 +102,7 @@ class Supervisor:
 
     async def supervise(self, command: Command, **options: Any) -> int:
         self.options = options
-        self.command = list(command(Seat(descriptor=7, port=8000, own_port=8002)))
+        self.command = list(command(Worker(descriptor=7, port=8000, own_port=8002)))
         return 0
 
 
@@ -133,7 +133,7 @@ def test_several_processes_get_what_the_supervisor_got(
     assert app.config.node.drain_s == 7.0
     assert app.options == {
         "host": "127.0.0.1", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
-        "post": Post(descriptor=7, own_port=8002),
+        "worker": Worker(descriptor=7, port=8000, own_port=8002),
     }  # fmt: skip
     assert logs == [], "the supervisor has warned"
 

@@ -15,7 +15,7 @@ from roomcast.gateway.door import Door
 from roomcast.node.health import Health
 from roomcast.ports import UnknownOutcome
 from roomcast.serve import supervised as module
-from roomcast.serve.entry import Post, bound
+from roomcast.serve.entry import Worker, bound
 from roomcast.serve.supervised import Supervised, supervised
 from tests.unit.worlds import DEADLINE_S, until
 
@@ -88,12 +88,12 @@ async def world() -> AsyncIterator[tuple[World, Talk, Door]]:
     door.open()
     with bound("127.0.0.1", 0, shared=True) as holder:
         port = holder.getsockname()[1]
-        post = Post(its.detach(), own.getsockname()[1])
-        async with supervised(post, stop, "127.0.0.1", port) as process:
+        worker = Worker(its.detach(), port, own.getsockname()[1])
+        async with supervised(worker, stop, "127.0.0.1") as process:
             made = World(health, port, process, stop)
-            work = process.follow(door, health, node="n-1", port=post.own_port, opened=made.open)
+            work = process.follow(door, health, node="n-1", port=worker.own_port, opened=made.open)
             async with beside(work):
-                assert await talk.heard() == f"started n-1 {post.own_port}"
+                assert await talk.heard() == f"started n-1 {worker.own_port}"
                 yield made, talk, door
         await door.end()
         await runner.cleanup()

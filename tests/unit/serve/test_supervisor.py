@@ -16,12 +16,11 @@ from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.ec2.lifecycle import RELEASE_LEAVING_S
 from roomcast.node.node import ANSWERS_S
 from roomcast.serve import supervision, supervisor
-from roomcast.serve.entry import bound
+from roomcast.serve.entry import Worker, bound
 from roomcast.serve.process import FINISH_S
 from roomcast.serve.supervisor import (
     DRAIN_JITTER,
     END_S,
-    Seat,
     _Supervisor,
     shares_ports,
     supervise,
@@ -74,10 +73,10 @@ class Host:
         self._supervisor = _Supervisor(self._command, 8000, numbers, self.stop, stop_within_s)
         self.running = asyncio.create_task(self._supervisor.run())
 
-    def _command(self, seat: Seat) -> list[str]:
-        assert seat.port == 8000
-        does = self.does[seat.own_port - 10]
-        arguments = [str(seat.descriptor), str(seat.own_port), *does]
+    def _command(self, worker: Worker) -> list[str]:
+        assert worker.port == 8000
+        does = self.does[worker.own_port - 10]
+        arguments = [str(worker.descriptor), str(worker.own_port), *does]
         return [sys.executable, "-c", PROCESS, *arguments]
 
     def told(self, event: str) -> list[dict[str, Any]]:
@@ -198,7 +197,7 @@ async def test_a_stop_before_anybody_serves() -> None:
 
 
 async def test_a_program_that_cannot_be_started_is_told_of() -> None:
-    def command(_seat: Seat) -> list[str]:
+    def command(_worker: Worker) -> list[str]:
         return ["/nothing/is/here"]
 
     with structlog.testing.capture_logs() as logs:
@@ -217,7 +216,7 @@ def test_a_process_is_not_killed_while_it_still_gives_back() -> None:
 # ---- what is refused
 
 
-def never(_seat: Seat) -> list[str]:
+def never(_worker: Worker) -> list[str]:
     raise AssertionError("nothing is started")
 
 
