@@ -132,17 +132,19 @@ async def test_it_gives_signs_of_life_whatever_it_is_told() -> None:
         assert [await talk.line() for _ in range(3)] == ["alive"] * 3
 
 
-async def test_one_that_drains_leaves_the_port_whatever_it_is_told() -> None:
+async def test_one_that_drains_stays_away_from_the_port_whatever_it_is_told() -> None:
     async with world() as (made, talk, door):
         talk.tell("open")
         await until(lambda: made.opened)
-        made.health.draining = True
-        await door.close()
-        assert await talk.heard() == "unready"
-        talk.tell("open")
+        talk.tell("shut")
         async with asyncio.timeout(DEADLINE_S):
             while await made.listens():
                 pass
+        made.health.draining = True
+        await door.close()
+        talk.tell("open")
+        assert await talk.heard() == "unready"
+        assert not await made.listens()
 
 
 @pytest.mark.parametrize("word, others", [("last", False), ("others", True)])
