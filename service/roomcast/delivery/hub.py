@@ -12,8 +12,7 @@ from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
 from roomcast.delivery.ports import Framer, Sink
 from roomcast.observe.counters import FanoutCounters
 from roomcast.wire.commands import LINE_END
-from roomcast.wire.encoding import Sent, info_push, publication_push, publication_pushes
-from roomcast.wire.publication import ClientInfo
+from roomcast.wire.encoding import Sent, publication_push, publication_pushes, told_push
 
 __all__ = ["FRAME_BYTES_SOFT_MAX", "Hub", "Subscriber"]
 
@@ -186,19 +185,23 @@ class Hub:
         if others:
             self._send(others, framer, _payloads(lines), len(links))
 
-    def tell(self, channel: str, *told: tuple[str, ClientInfo]) -> None:
-        """Send `join` and `leave` pushes, in order, to the subscribers that take them.
+    def tell(self, channel: str, told: Collection[bytes]) -> int:
+        """Send joins and leaves, in order, to the subscribers that take them.
 
-        Each socket gets as few writes as the size of frames allows. Raises Unencodable.
+        `told`: a field of `encode_told` for each. Each socket gets as few writes as the size of
+        frames allows. Returns the number of these subscribers.
         """
         if (room := self._rooms.get(channel)) is None:
-            return
+            return 0
+        count = 0
         for (framer, form), group in room.groups.items():
             takers = [subscriber for subscriber in group.members if subscriber.join_leave]
             if takers:
                 address = room.number if form.numbered else channel
-                lines = [info_push(address, kind, info) for kind, info in told]
+                lines = [told_push(address, each) for each in told]
                 self._send(takers, framer, _payloads(lines), len(lines))
+                count += len(takers)
+        return count
 
     def _send(
         self,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from roomcast.delivery.forms import PLAIN, Form, Payload
 from roomcast.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
 from roomcast.delivery.ports import Framer
-from roomcast.wire.encoding import Sent, info_push, publication_push, sent_of
+from roomcast.wire.encoding import Sent, encode_told, publication_push, sent_of, told_push
 from roomcast.wire.protobuf import encode_messages
 from roomcast.wire.publication import ClientInfo, Publication
 from tests.protobuf import as_it_is, parsed
@@ -96,12 +96,12 @@ def test_an_encoding_that_nobody_reads_is_not_made() -> None:
     subscribed(made, "a", 2)
     [other] = subscribed(made, "b", 1, join_leave=True, framer=curly)
     made.publish("a", sent(b"1"))
-    made.tell("a", ("join", INFO))
+    made.tell("a", [encode_told("join", INFO)])
     assert curly.made == 0
     made.remove("b", other)
     made.publish("b", sent(b"1"))
     [quiet] = subscribed(made, "b", 1, framer=curly)
-    made.tell("b", ("join", INFO))
+    made.tell("b", [encode_told("join", INFO)])
     assert curly.made == 0, "nobody there wants to be told"
     assert quiet.sink.frames == []
 
@@ -141,11 +141,11 @@ def test_joins_and_leaves_go_to_those_who_want_them() -> None:
     made = Hub()
     [quiet] = subscribed(made, "a", 1)
     [told] = subscribed(made, "a", 1, join_leave=True)
-    made.tell("a", ("join", INFO))
-    made.tell("nobody", ("join", INFO))
+    made.tell("a", [encode_told("join", INFO)])
+    made.tell("nobody", [encode_told("join", INFO)])
     assert (quiet.sink.frames, told.sink.frames) == (
         [],
-        [b"<" + info_push("a", "join", INFO) + b">"],
+        [b"<" + told_push("a", encode_told("join", INFO)) + b">"],
     )
 
 
@@ -223,7 +223,7 @@ def test_a_number_stands_for_the_name_as_long_as_somebody_is_there() -> None:
     assert made.number("a") == number
     assert made.number("b") not in (0, number)
     made.publish("a", publications(1))
-    made.tell("a", ("leave", INFO))
+    made.tell("a", [encode_told("leave", INFO)])
     assert numbered.sink.lines == [
         {"push": {"id": number, "pub": {"data": 1, "offset": 1}}},
         {"push": {"id": number, "leave": {"info": {"user": "ann", "client": "1"}}}},
