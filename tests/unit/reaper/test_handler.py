@@ -10,6 +10,7 @@ import os
 import time
 from asyncio import Future
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,20 +163,15 @@ class Lambda:
         # What happens while it waits for a second look.
         self.meanwhile: Callable[[], None] = lambda: None
         self.waited_s = 0.0
+        # How it really sleeps; None = not at all.
+        self.sleep: Sleep | None = None
         # Milliseconds that it has.
         self.left_ms = 120_000
-        carry_out = reaping.carry_out
-        monkeypatch.setattr(
-            reaping,
-            "carry_out",
-            lambda *what: carry_out(*what, sleep=self._sleep),
-        )
-
-    def sleep_with(self, sleep: Sleep) -> None:
-        """Really sleep from now on."""
-        self._sleep = sleep
+        monkeypatch.setattr(reaping, "carry_out", partial(reaping.carry_out, sleep=self._sleep))
 
     async def _sleep(self, seconds: float) -> None:
+        if self.sleep is not None:
+            await self.sleep(seconds)
         # Less than a second is the pace of calls.
         if seconds >= 1:
             self.waited_s += seconds
@@ -427,11 +423,7 @@ def test_a_second_look_for_which_there_is_no_time_kills_nobody(function: Lambda)
     rows = (row("n1", age_ms=0), *(row(f"n{n}", age_ms=2 * TTL_MS) for n in (2, 3)))
     aws = Aws(*rows)
     function.left_ms = round(REPORT_S * 1000) + 50
-
-    async def sleep(seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    function.sleep_with(sleep)
+    function.sleep = asyncio.sleep
     with pytest.raises(Incomplete):
         function(event("scheduled"), aws)
     [line] = function.lines
