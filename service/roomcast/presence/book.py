@@ -12,13 +12,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from roomcast.concurrency import each_to_its_end
+from roomcast.concurrency import Turns, each_to_its_end
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError
+from roomcast.presence.lists import encoded
 from roomcast.presence.ports import Member, Presence
 from roomcast.presence.reads import PresenceReads
 from roomcast.wire.publication import ClientInfo
@@ -29,6 +31,7 @@ __all__ = [
     "EXIT_RETRY_S",
     "LATE_S",
     "LEASES_LEFT_MAX",
+    "LISTED_A_TURN",
     "LIST_BYTES_MAX",
     "PresenceBook",
     "ReentryListener",
@@ -37,6 +40,8 @@ __all__ = [
 # Default bytes of one list of members: half of a client's outgoing queue, as for recovery and
 # history.
 LIST_BYTES_MAX: Final = 512 * 1024
+# Members of a whole list that are encoded before other tasks have their turn: some 2 ms.
+LISTED_A_TURN: Final = 1_000
 # Pause before entries that could not be removed are tried again. A member that left must not stay
 # for the life of this node.
 EXIT_RETRY_S: Final = 5.0
@@ -98,6 +103,7 @@ class PresenceBook:
         # could neither be removed nor remembered.
         self._leaving: Counter[str] = Counter()
         self._forgotten: dict[str, None] = {}
+        self._listing = Turns(1)
         self._wake = asyncio.Event()
         self._listener = listener
         # Entries that could not be removed, by channel and client.
@@ -355,6 +361,19 @@ class PresenceBook:
         Raises the same errors, and TooManyMembers also if it is too large.
         """
         return await self._reads.listing(channel, self._list_bytes_max)
+
+    async def whole_list(self, channel: str) -> bytes:
+        """The JSON object of `members`, however large, with the same errors.
+
+        It is made for back ends. LISTED_A_TURN members are encoded in one turn of the event loop,
+        for all who ask.
+        """
+        parts: list[bytes] = []
+        members = iter((await self.members(channel)).values())
+        while batch := list(islice(members, LISTED_A_TURN)):
+            await self._listing.wait()
+            parts += encoded(batch)
+        return b"{%b}" % b",".join(parts)
 
 
 async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
