@@ -11,12 +11,16 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from roomcast.aws.errors import is_condition_failure, mapped
+from roomcast.aws.errors import LOG_CALL_LIMIT_S, is_condition_failure, mapped
 from roomcast.delivery.ports import Gone
 from roomcast.observe.counters import Histogram
 from roomcast.ports import Throttled, UnknownOutcome
 
-__all__ = ["Calls", "Timed"]
+__all__ = ["PLACE_WAIT_S", "Calls", "Timed"]
+
+# The wait of a call for a place, half of what a call of the log has in all. One that gets none was
+# not made: whoever appends knows then that nothing is in.
+PLACE_WAIT_S: Final = LOG_CALL_LIMIT_S / 2
 
 # Any other error is "refused". A call is "given_up" when its time was over, or its caller was
 # cancelled.
@@ -37,7 +41,7 @@ class Calls:
         """`client` of the SDK, with its operations counted under `service`.
 
         `at_once`: how many of its calls may be under way; further ones wait, and that counts as
-        their time. None = any number.
+        their time. One that waited for PLACE_WAIT_S raises Throttled. None = any number.
         """
         return Timed(client, service, self, at_once)
 
@@ -96,8 +100,18 @@ def _in_its_place(
     places: asyncio.Semaphore, call: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
     async def in_its_place(**params: Any) -> Any:
-        async with places:
+        try:
+            if places.locked():
+                async with asyncio.timeout(PLACE_WAIT_S):
+                    await places.acquire()
+            else:
+                await places.acquire()
+        except TimeoutError:
+            raise Throttled(f"no connection was free within {PLACE_WAIT_S:g} s") from None
+        try:
             return await call(**params)
+        finally:
+            places.release()
 
     return in_its_place
 
