@@ -214,7 +214,7 @@ async def carry_out(
     request: Request,
     settings: Settings,
     clients: Clients,
-    limit_s: float,
+    limit_s: float = inf,
     sleep: Sleep = asyncio.sleep,
 ) -> dict[str, Any]:
     """Reaps, then completes the lifecycle action of an instance on which no node runs any more.

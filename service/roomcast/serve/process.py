@@ -44,7 +44,7 @@ from roomcast.observe.counters import Limit
 from roomcast.ports import PortError
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.http_app import build_app
-from roomcast.serve.plan import Plan
+from roomcast.serve.plan import StartPlan
 from roomcast.serve.readings import readings_of
 from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.system import random_fraction
@@ -89,7 +89,9 @@ class _NamedLease:
 class _Parts:
     """The parts of one process, built over `clients`. Nothing is started."""
 
-    def __init__(self, plan: Plan, clients: AwsClients, calls: Calls, stop: asyncio.Event) -> None:
+    def __init__(
+        self, plan: StartPlan, clients: AwsClients, calls: Calls, stop: asyncio.Event
+    ) -> None:
         config, aws, clock = plan.config, plan.config.aws, plan.clock
         # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
@@ -139,7 +141,7 @@ class NodeProcess:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: StartPlan,
         stop: asyncio.Event,
         *,
         demo_urls: Sequence[str] | None,
@@ -383,7 +385,7 @@ class NodeProcess:
 
 
 def _lifecycle(
-    plan: Plan, clients: AwsClients, lease: LeaseKeeper, stop: asyncio.Event
+    plan: StartPlan, clients: AwsClients, lease: LeaseKeeper, stop: asyncio.Event
 ) -> Lifecycle | None:
     """The life cycle of a machine in an Auto Scaling group; None elsewhere."""
     config, machine = plan.config, plan.machine
@@ -407,7 +409,7 @@ def _lifecycle(
     )
 
 
-def _reporter(plan: Plan, clients: AwsClients, assembly: Assembly) -> Reporter | None:
+def _reporter(plan: StartPlan, clients: AwsClients, assembly: Assembly) -> Reporter | None:
     """The reporter of metrics to CloudWatch; None if that is not configured."""
     aws = plan.config.aws
     if not aws.metrics_namespace:

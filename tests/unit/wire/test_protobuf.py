@@ -64,7 +64,7 @@ from roomcast.wire.encoding import (
     unsubscribe_push,
 )
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
-from roomcast.wire.protobuf_schema import SCHEMA, Shape
+from roomcast.wire.protobuf_schema import SCHEMA, FieldShape
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
 from tests.frames import decode_frame, decode_messages, decoded
 from tests.protobuf import as_it_is, command, parsed, read_messages, without_empty
@@ -93,17 +93,17 @@ def values(message: str) -> st.SearchStrategy[dict[str, Any]]:
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for name, field in SCHEMA[message].items():
         match field.shape:
-            case Shape.SCALAR:
+            case FieldShape.SCALAR:
                 fields[name] = SCALARS[field.of]
-            case Shape.JSON:
+            case FieldShape.JSON:
                 fields[name] = JSON
-            case Shape.TEXTS:
+            case FieldShape.TEXTS:
                 fields[name] = st.dictionaries(TEXT, TEXT, max_size=2)
-            case Shape.MESSAGE:
+            case FieldShape.MESSAGE:
                 fields[name] = values(field.of)
-            case Shape.LIST:
+            case FieldShape.LIST:
                 fields[name] = st.lists(values(field.of), max_size=2)
-            case Shape.MAP:
+            case FieldShape.MAP:
                 fields[name] = st.dictionaries(TEXT, values(field.of), max_size=2)
     made = st.fixed_dictionaries({}, optional=fields)
     return made.map(_with_differences_of_text) if message == "Publication" else made
