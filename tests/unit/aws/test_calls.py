@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from roomcast.aws import calls as calls_module
-from roomcast.aws.calls import PLACE_WAIT_S, Calls
+from roomcast.aws.calls import CALLS_A_TURN, PLACE_WAIT_S, Calls
 from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.aws.errors import LOG_CALL_LIMIT_S
 from roomcast.ports import Throttled
 from roomcast.testing.memory import ManualClock
 from tests.contract.items import log_item
-from tests.unit.worlds import settled
+from tests.unit.worlds import running, settled, until
 
 
 def refusal(code: str, status: int = 400) -> ClientError:
@@ -145,3 +146,23 @@ async def test_a_publication_that_got_no_connection_is_known_not_to_be_in(
     with pytest.raises(Throttled, match="no connection was free"):
         await table.put_item(log_item(1), 2**50)
     others.cancel()
+
+
+async def test_few_of_very_many_calls_are_begun_in_one_turn() -> None:
+    slow, turns, begun = SlowClient(), 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            begun[turns] = slow.begun - sum(begun.values())
+            turns += 1
+            await asyncio.sleep(0)
+
+    client = Calls().timed(slow, "dynamodb")
+    async with running(pass_turns()):
+        calling = [asyncio.ensure_future(client.put_item(Item=index)) for index in range(50)]
+        await until(lambda: slow.begun == 50)
+        for _ in calling:
+            slow.go_on.release()
+        await asyncio.gather(*calling)
+    assert max(begun.values()) == CALLS_A_TURN
