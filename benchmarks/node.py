@@ -69,11 +69,17 @@ class _NoLease:
 class Bench:
     """The node and the ways to its clients."""
 
-    def __init__(self, queue_bytes_max: int) -> None:
+    def __init__(self, queue_bytes_max: int, *, seen: bool = False) -> None:
+        """`seen`: channels have presence, joins and leaves as well."""
         world, clock = MemoryWorld(), SystemClock()
         rules = ChannelRules(
             without_namespace=ChannelOptions(
-                history_size=100, history_ttl_s=300, force_recovery=True
+                history_size=100,
+                history_ttl_s=300,
+                force_recovery=True,
+                presence=seen,
+                join_leave=seen,
+                force_push_join_leave=seen,
             )
         )
         client = ClientConfig(
@@ -196,11 +202,13 @@ def _push(pad: str) -> bytes:
     return publication_push(CHANNEL, sent_of(Publication(MARK + pad, offset=1000), 0).line)
 
 
-async def main(queue_bytes_max: int, core: int) -> None:
+async def main(queue_bytes_max: int, core: int, *, seen: bool = False) -> None:
     """Serves until the end of standard input."""
     widen(core)
     quiet(structlog)
-    bench = Bench(queue_bytes_max)
+    bench = Bench(queue_bytes_max, seen=seen)
+    # Otherwise joins and leaves wait for it, and soon find no room.
+    sending = asyncio.create_task(bench.assembly.broadcaster.run())
     app = web.Application()
     app[NODE], app[HEALTH] = bench.assembly.node, bench.assembly.node.health
     gateway = WebSocketGateway(
@@ -219,6 +227,7 @@ async def main(queue_bytes_max: int, core: int) -> None:
     _answer({"port": listening.getsockname()[1], "pid": os.getpid()})
     while line := await commands.readline():
         _answer(await bench.do(line.decode()))
+    assert not sending.done()
     # The clients are other processes and may be gone already: no clean-up is needed.
     os._exit(0)
 
@@ -229,4 +238,4 @@ def _answer(answer: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), seen=sys.argv[3:] == ["seen"]))

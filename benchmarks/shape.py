@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Constructor", "Function", "Shape", "main", "measured"]
+__all__ = ["CodeShape", "Constructor", "Function", "main", "measured"]
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDERS: Final = (ROOT / "service", ROOT / "stream_lambda")
@@ -52,7 +52,7 @@ class Constructor:
 
 
 @dataclass(slots=True)
-class Shape:
+class CodeShape:
     """The figures. `late`: attributes set on an object of another file after its construction.
 
     Attributes of `self`, and those of a class in the same file, do not count. Neither do `+=` and
@@ -66,9 +66,9 @@ class Shape:
     late: list[str]
 
 
-def measured(sources: Iterable[tuple[str, str]]) -> Shape:
+def measured(sources: Iterable[tuple[str, str]]) -> CodeShape:
     """The shape of `sources`: file names and texts."""
-    shape = Shape(0, 0, [], [], [])
+    shape = CodeShape(0, 0, [], [], [])
     for file, text in sources:
         tree = ast.parse(text)
         shape.files += 1
@@ -201,7 +201,7 @@ def _sources(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
                 yield str(path.relative_to(folder.parent)), path.read_text(encoding="utf-8")
 
 
-def _report(shape: Shape, longest: int) -> Iterator[str]:
+def _report(shape: CodeShape, longest: int) -> Iterator[str]:
     yield f"{shape.files} files, {shape.lines} lines"
     yield f"longest function: {max(shape.functions).lines} lines"
     yield from _top(((each.lines, each.name) for each in shape.functions), longest)

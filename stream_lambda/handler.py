@@ -38,7 +38,7 @@ __all__ = [
     "Entry",
     "NotOfAws",
     "Outcome",
-    "Plan",
+    "Planned",
     "calls",
     "handler",
     "plan",
@@ -87,7 +87,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Planned:
     """What to publish for one event.
 
     `entries` have every valid append once. `pointers` counts records without their publications.
@@ -109,7 +109,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Append:
+class _Appended:
     text: str
     sequence: str
     is_pointer: bool
@@ -142,14 +142,14 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
     }
 
 
-def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
+def plan(event: Mapping[str, Any], *, at: int = 0) -> Planned:
     """Pack the stream records of `event` into as few SNS messages as possible.
 
     Never raises: records that cannot be read are skipped.
 
     `at`: the time to write into the messages, in ms since 1970.
     """
-    appends: list[_Append] = []
+    appends: list[_Appended] = []
     skipped: Counter[str] = Counter()
     for record in event.get("Records", ()):
         try:
@@ -168,7 +168,7 @@ def plan(event: Mapping[str, Any], *, at: int = 0) -> Plan:
         )
         start += count
     assert start == len(appends), "every valid append is in exactly one entry"
-    return Plan(tuple(entries), sum(append.is_pointer for append in appends), skipped)
+    return Planned(tuple(entries), sum(append.is_pointer for append in appends), skipped)
 
 
 def calls(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
@@ -229,7 +229,7 @@ def publish(
     return Outcome(published, ())
 
 
-def _append(record: Mapping[str, Any]) -> _Append | None:
+def _append(record: Mapping[str, Any]) -> _Appended | None:
     """One record's text, or None if it is no append. Raises any error of an unreadable one."""
     if record["eventName"] != "INSERT":
         return None
@@ -240,11 +240,11 @@ def _append(record: Mapping[str, Any]) -> _Append | None:
     item = parse_log_item(change["NewImage"])
     text = record_text(item, checked_pubs(item))
     if len(text.encode()) <= RECORD_BYTES_MAX:
-        return _Append(text, sequence, is_pointer=False)
+        return _Appended(text, sequence, is_pointer=False)
     pointer = record_text(item, None)
     if len(pointer.encode()) > RECORD_BYTES_MAX:
         raise MalformedItem("channel or epoch too long for a message")
-    return _Append(pointer, sequence, is_pointer=True)
+    return _Appended(pointer, sequence, is_pointer=True)
 
 
 def _lowest(sequences: Iterable[str]) -> str:
@@ -298,7 +298,7 @@ def _reason(error: Exception) -> str:
     return type(error).__name__
 
 
-def _report(planned: Plan, outcome: Outcome) -> None:
+def _report(planned: Planned, outcome: Outcome) -> None:
     """Log anything unusual, as one line in CloudWatch's embedded metric format.
 
     The line has no payloads and no names.

@@ -12,7 +12,7 @@ import orjson
 from google.protobuf.message import Message
 
 from roomcast.wire.protobuf import encode_messages
-from roomcast.wire.protobuf_schema import SCHEMA, Field, Shape, message_class
+from roomcast.wire.protobuf_schema import SCHEMA, Field, FieldShape, message_class
 
 __all__ = ["as_it_is", "command", "parsed", "read_messages", "without_empty"]
 
@@ -45,13 +45,13 @@ def without_empty(values: Mapping[str, Any], name: str = "Reply") -> dict[str, A
         assert field is not None, (
             f"{name} has no {key}: add it to service/roomcast/wire/protobuf_schema.py"
         )
-        if field.shape is Shape.MESSAGE:
+        if field.shape is FieldShape.MESSAGE:
             stripped[key] = without_empty(value, field.of)
-        elif field.shape is Shape.JSON:
+        elif field.shape is FieldShape.JSON:
             stripped[key] = value
-        elif field.shape is Shape.LIST and value:
+        elif field.shape is FieldShape.LIST and value:
             stripped[key] = [without_empty(each, field.of) for each in value]
-        elif field.shape is Shape.MAP and value:
+        elif field.shape is FieldShape.MAP and value:
             stripped[key] = {each: without_empty(of, field.of) for each, of in value.items()}
         elif value:
             stripped[key] = value
@@ -78,19 +78,19 @@ def _said(message: Message, schema: Mapping[str, Field]) -> dict[str, Any]:
     for descriptor, value in message.ListFields():
         field = schema[descriptor.name]
         match field.shape:
-            case Shape.JSON:
+            case FieldShape.JSON:
                 # A difference is no JSON.
                 is_difference = schema is SCHEMA["Publication"] and message.delta
                 said[field.name] = value.decode() if is_difference else json.loads(value)
-            case Shape.MESSAGE:
+            case FieldShape.MESSAGE:
                 said[field.name] = _said(value, SCHEMA[field.of])
-            case Shape.LIST:
+            case FieldShape.LIST:
                 said[field.name] = [_said(each, SCHEMA[field.of]) for each in value]
-            case Shape.MAP:
+            case FieldShape.MAP:
                 said[field.name] = {key: _said(value[key], SCHEMA[field.of]) for key in value}
-            case Shape.TEXTS:
+            case FieldShape.TEXTS:
                 said[field.name] = dict(value)
-            case Shape.SCALAR:
+            case FieldShape.SCALAR:
                 said[field.name] = value
     return said
 
@@ -98,15 +98,15 @@ def _said(message: Message, schema: Mapping[str, Field]) -> dict[str, Any]:
 def _say(message: Message, fields: Mapping[str, Any], schema: Mapping[str, Field]) -> None:
     for name, value in fields.items():
         field = schema[name]
-        if field.shape is Shape.MESSAGE:
+        if field.shape is FieldShape.MESSAGE:
             getattr(message, name).SetInParent()
             _say(getattr(message, name), value, SCHEMA[field.of])
-        elif field.shape is Shape.MAP:
+        elif field.shape is FieldShape.MAP:
             for key, each in value.items():
                 _say(getattr(message, name)[key], each, SCHEMA[field.of])
         else:
             # Payloads may also be given as bytes, which need not be JSON.
-            is_value = field.shape is Shape.JSON and not isinstance(value, bytes)
+            is_value = field.shape is FieldShape.JSON and not isinstance(value, bytes)
             setattr(message, name, json.dumps(value).encode() if is_value else value)
 
 

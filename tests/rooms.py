@@ -122,7 +122,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "aws": _room(
         "the ports over AWS, one file each",
-        "backoff delivery fleet log observe ports presence wire",
+        "backoff concurrency delivery fleet log observe ports presence wire",
         "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),

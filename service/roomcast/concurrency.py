@@ -5,11 +5,12 @@ shared call.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
-__all__ = ["SharedCall", "Turns", "beside", "each", "each_to_its_end"]
+__all__ = ["Portions", "SharedCall", "Turns", "beside", "each", "each_to_its_end"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,6 +80,44 @@ class Turns:
         """Waits for a later turn that has room. First come, first served."""
         async with self._places:
             await asyncio.sleep(0)
+
+
+class Portions:
+    """Bounds how many go on in one turn of the event loop: `a_turn`. As long as there are fewer,
+    nobody waits.
+    """
+
+    __slots__ = ("_a_turn", "_left", "_waiting")
+
+    def __init__(self, a_turn: int) -> None:
+        self._a_turn = self._left = a_turn
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Returns at once if this turn has room, or else in a later one. First come, first
+        served.
+        """
+        loop = asyncio.get_running_loop()
+        if self._left and not self._waiting:
+            self._take(loop)
+            return
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._left == self._a_turn:
+            loop.call_soon(self._next_turn, loop)
+        self._left -= 1
+
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left = self._a_turn
+        while self._waiting and self._left:
+            turn = self._waiting.popleft()
+            # Whoever waited for a turn that is done gave up.
+            if not turn.done():
+                self._take(loop)
+                turn.set_result(None)
 
 
 class SharedCall(Generic[T]):

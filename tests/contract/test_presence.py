@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
 
-from roomcast.aws.presence import ENTRIES_PAGE, entry_item
+from roomcast.aws.presence import ENTRIES_PAGE, DynamoPresence, entry_item
 from roomcast.aws.schema import presence_table
 from roomcast.concurrency import each_to_its_end
 from roomcast.fleet.lease_record import Lease
+from roomcast.ports import UnknownOutcome
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo
@@ -60,6 +63,97 @@ async def test_removing_is_idempotent_and_leaves_the_others(backend: Backend) ->
     await presence.remove("elsewhere", member("c1"))
     assert list(await presence.members("room")) == [member("c2")]
     await presence.remove("room", member("c2"))
+    assert not await presence.members("room")
+
+
+class Postman:
+    """A client of the SDK. Writes to keys that begin with `gives_up` are given up on their way, and
+    arrive when told.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.gives_up = ""
+        self._late: list[tuple[str, dict[str, Any]]] = []
+
+    async def put_item(self, **params: Any) -> Any:
+        return await self._send("put_item", params["Item"], params)
+
+    async def delete_item(self, **params: Any) -> Any:
+        return await self._send("delete_item", params["Key"], params)
+
+    async def _send(self, operation: str, item: dict[str, Any], params: dict[str, Any]) -> Any:
+        if self.gives_up and item["key"]["S"].startswith(self.gives_up):
+            self._late.append((operation, params))
+            raise ReadTimeoutError(endpoint_url="")
+        return await getattr(self._client, operation)(**params)
+
+    async def deliver(self) -> None:
+        assert self._late
+        for operation, params in self._late:
+            with suppress(ClientError):
+                await getattr(self._client, operation)(**params)
+
+
+def over(postman: Postman, backend: AwsBackend) -> DynamoPresence:
+    return DynamoPresence(postman, presence_table(backend.prefix))
+
+
+@pytest.mark.parametrize("backend", ["aws"], indirect=True)
+@pytest.mark.parametrize("call", ["add", "remove"])
+@pytest.mark.parametrize("rows", ["channel#", "node#"])
+async def test_a_late_call_changes_nothing_that_a_later_one_wrote(
+    backend: Backend, call: str, rows: str
+) -> None:
+    assert isinstance(backend, AwsBackend)
+    postman = Postman(backend.clients.tables)
+    presence = over(postman, backend)
+    if call == "remove":
+        await presence.add("room", member("c1"))
+    postman.gives_up = rows
+    with pytest.raises(UnknownOutcome):
+        await getattr(presence, call)("room", member("c1"))
+    postman.gives_up = ""
+    await presence.add("room", member("c1", user="bob"))
+    await postman.deliver()
+    other = backend.presence()
+    assert list(await other.members("room")) == [member("c1", user="bob")]
+    assert list(await other.channels("node-1")) == ["room"]
+    await presence.remove("room", member("c1"))
+    assert not await other.members("room")
+    assert not await other.channels("node-1")
+
+
+@pytest.mark.parametrize("backend", ["aws"], indirect=True)
+async def test_a_row_whose_removal_was_given_up_is_removed_with_the_next_try(
+    backend: Backend,
+) -> None:
+    assert isinstance(backend, AwsBackend)
+    postman = Postman(backend.clients.tables)
+    presence, other = over(postman, backend), backend.presence()
+    await presence.add("room", member("c1"))
+    postman.gives_up = "node#"
+    with pytest.raises(UnknownOutcome):
+        await presence.remove("room", member("c1"))
+    postman.gives_up = ""
+    assert list(await other.channels("node-1")) == ["room"]
+    await presence.remove("room", member("c1"))
+    assert not await other.channels("node-1")
+
+
+@pytest.mark.parametrize("backend", ["aws"], indirect=True)
+async def test_entries_of_a_release_without_numbers_are_replaced_and_removed(
+    backend: Backend,
+) -> None:
+    assert isinstance(backend, AwsBackend)
+    table, presence = presence_table(backend.prefix), backend.presence()
+    plain = entry_item("room", member("c1", user="old"))
+    assert "write" not in plain
+    await backend.clients.tables.put_item(TableName=table, Item=plain)
+    await presence.add("room", member("c1"))
+    assert list(await presence.members("room")) == [member("c1")]
+    await backend.clients.tables.put_item(TableName=table, Item=plain)
+    await presence.remove("room", member("c1"))
     assert not await presence.members("room")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import (
+    comings,
     fanout,
     floods,
     hot_channel,
@@ -44,6 +45,20 @@ def test_a_client_that_does_not_read_is_cut_off_in_the_middle_of_its_round() -> 
         for _ in range(2):
             assert len(slow_consumer.stalled(node, crowd)) == slow_consumer.PUBLICATIONS
             assert len(slow_consumer.spreads(node, crowd)) == slow_consumer.PUBLICATIONS
+
+
+def test_those_who_come_and_go_leave_a_neighbour_its_answers() -> None:
+    started: list[Process] = []
+    try:
+        started.append(node := Process("benchmarks.node", 1024 * 1024, 0, "seen"))
+        port = node.answer()["port"]
+        started.append(clients := Process("benchmarks.comings", "clients", port))
+        clients.ask("come", clients=CLIENTS)
+        with closing(floods.Neighbour(port)) as neighbour:
+            assert comings.measured(clients, neighbour, looping=3, seconds=0.5)
+    finally:
+        for process in started:
+            process.end()
 
 
 def test_a_node_comes_and_goes(tmp_path: Path) -> None:

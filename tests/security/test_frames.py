@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from roomcast.wire.codes import Disconnect, Error
 from roomcast.wire.commands import JSON_FRAMES
 from roomcast.wire.protobuf import PROTOBUF_FRAMES
-from roomcast.wire.protobuf_schema import SCHEMA, Shape, message_class
+from roomcast.wire.protobuf_schema import SCHEMA, FieldShape, message_class
 from tests.protobuf import command, read_messages
 from tests.security.mutator import Mutator, commands, json_frames, protobuf_frames
 from tests.security.target import DEADLINE_S, RULES, Target, target, watched
@@ -167,7 +167,7 @@ values = st.recursive(
     max_leaves=8,
 )
 METHODS: Final = {
-    name: field.of for name, field in SCHEMA["Command"].items() if field.shape is Shape.MESSAGE
+    name: field.of for name, field in SCHEMA["Command"].items() if field.shape is FieldShape.MESSAGE
 }
 
 

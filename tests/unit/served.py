@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
 
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.websocket import WebSocketGateway
-from tests.unit.worlds import Fleet, LocalNode
+from tests.unit.worlds import SECRET, Fleet, LocalNode
 
 START_S: Final = 20.0
+# Of the server API.
+KEY: Final = "a key of this test"
 
 T = TypeVar("T")
 
@@ -67,3 +71,29 @@ class Served:
         self._thread.join(START_S)
         assert not self._thread.is_alive()
         self._loop.close()
+
+
+# ---- fixtures, for the conftest.py of who uses them
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Nothing is logged."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """One that lets everybody in."""
+    started = Served(key=KEY)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Served]:
+    """One that asks for tokens, signed with SECRET."""
+    started = Served(key=KEY, insecure=False, secret=SECRET)
+    yield started
+    started.close()

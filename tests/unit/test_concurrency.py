@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from itertools import pairwise
 
 import pytest
 
-from roomcast.concurrency import SharedCall, beside, each, each_to_its_end
+from roomcast.concurrency import Portions, SharedCall, beside, each, each_to_its_end
 from tests.unit.worlds import settled, until
 
 
@@ -161,3 +162,39 @@ async def test_a_call_that_is_cancelled_itself_has_ended() -> None:
     await settled()
     assert asking.cancelled()
     assert answer.ends == 1
+
+
+async def test_so_many_go_on_in_a_turn_and_nobody_waits_without_need() -> None:
+    portions, order = Portions(2), list[int]()
+
+    async def go(number: int) -> None:
+        await portions.wait()
+        order.append(number)
+
+    going = [asyncio.create_task(go(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    assert order == [0, 1], "at once, as long as there is room"
+    going[2].cancel()
+    seen = []
+    while len(order) < 4:
+        await asyncio.sleep(0)
+        seen.append(len(order))
+    assert order == [0, 1, 3, 4], "first come, first served, without who gave up"
+    await settled()
+    await asyncio.wait_for(portions.wait(), 1)
+    assert max(later - earlier for earlier, later in pairwise([2, *seen])) <= 2
+
+
+async def test_who_comes_later_does_not_overtake() -> None:
+    portions, order = Portions(1), list[int]()
+
+    async def go(number: int) -> None:
+        await portions.wait()
+        order.append(number)
+
+    going = [asyncio.create_task(go(number)) for number in range(3)]
+    for number in range(3, 8):
+        await asyncio.sleep(0)
+        going.append(asyncio.create_task(go(number)))
+    await asyncio.gather(*going)
+    assert order == list(range(8))

@@ -11,12 +11,21 @@ from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
-from roomcast.aws.errors import is_condition_failure, mapped
+from roomcast.aws.errors import LOG_CALL_LIMIT_S, is_condition_failure, mapped
+from roomcast.concurrency import Portions
 from roomcast.delivery.ports import Gone
 from roomcast.observe.counters import Histogram
 from roomcast.ports import Throttled, UnknownOutcome
 
-__all__ = ["Calls", "Timed"]
+__all__ = ["CALLS_A_TURN", "PLACE_WAIT_S", "Calls", "Timed"]
+
+# Calls of one client that are begun in one turn of the event loop: each is some 0.3 ms of the SDK's
+# work, and as many are answered in a turn as were begun in one.
+CALLS_A_TURN: Final = 8
+
+# The wait of a call for a place, half of what a call of the log has in all. One that gets none was
+# not made: whoever appends knows then that nothing is in.
+PLACE_WAIT_S: Final = LOG_CALL_LIMIT_S / 2
 
 # Any other error is "refused". A call is "given_up" when its time was over, or its caller was
 # cancelled.
@@ -34,10 +43,11 @@ class Calls:
         self.histograms: dict[tuple[str, str], Histogram] = {}
 
     def timed(self, client: Any, service: str, at_once: int | None = None) -> Any:
-        """`client` of the SDK, with its operations counted under `service`.
+        """`client` of the SDK, with its operations counted under `service`. CALLS_A_TURN of them
+        are begun in one turn.
 
         `at_once`: how many of its calls may be under way; further ones wait, and that counts as
-        their time. None = any number.
+        their time. One that waited for PLACE_WAIT_S raises Throttled. None = any number.
         """
         return Timed(client, service, self, at_once)
 
@@ -75,6 +85,7 @@ class Timed:
         self._service = service
         self._calls = calls
         self._places = None if at_once is None else asyncio.Semaphore(at_once)
+        self._portions = Portions(CALLS_A_TURN)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._client, name)
@@ -82,7 +93,9 @@ class Timed:
         if operation is None:
             return found
         calls, label = self._calls, f"{self._service}.{operation}"
-        called = found if self._places is None else _in_its_place(self._places, found)
+        called = _in_its_turn(self._portions, found)
+        if self._places is not None:
+            called = _in_its_place(self._places, called)
 
         async def timed(**params: Any) -> Any:
             return await calls.call(label, called, **params)
@@ -96,10 +109,30 @@ def _in_its_place(
     places: asyncio.Semaphore, call: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
     async def in_its_place(**params: Any) -> Any:
-        async with places:
+        try:
+            if places.locked():
+                async with asyncio.timeout(PLACE_WAIT_S):
+                    await places.acquire()
+            else:
+                await places.acquire()
+        except TimeoutError:
+            raise Throttled(f"no connection was free within {PLACE_WAIT_S:g} s") from None
+        try:
             return await call(**params)
+        finally:
+            places.release()
 
     return in_its_place
+
+
+def _in_its_turn(
+    portions: Portions, call: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    async def in_its_turn(**params: Any) -> Any:
+        await portions.wait()
+        return await call(**params)
+
+    return in_its_turn
 
 
 def _outcome(error: Exception) -> str:

@@ -5,16 +5,24 @@
 
 The second kind tells the clean-up after a dead node where to look. It is written before the first
 entry that it covers, and removed after the last.
+
+Both have `write`, a number that rises from write to write of a node. A call that was given up may
+reach the table after later ones. So a write or removal is refused where the item has a higher
+number. Only the node itself writes its items, and the clean-up removes them without a condition. So
+nodes of releases without these numbers write and read beside others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from roomcast.aws.errors import CALL_LIMIT_S, port_errors
+from botocore.exceptions import ClientError
+
+from roomcast.aws.errors import CALL_LIMIT_S, is_condition_failure, port_errors
 from roomcast.backoff import Backoff
 from roomcast.ports import Throttled
 from roomcast.presence.ports import Member, TooManyMembers
@@ -57,6 +65,8 @@ _DELETE_BACKOFF: Final = Backoff(0.1, 3.2)
 # Locks for writes of "node" rows. Channels share a lock by hash.
 _LOCKS: Final = 64
 _SEPARATOR: Final = "#"
+# The attribute with the number of the write.
+_WRITE: Final = "write"
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -92,17 +102,21 @@ class DynamoPresence:
         self._client = client
         self._table = table_name
         self._sleep = sleep
-        # The clients added here, by node and channel. A key means that its "node" row is written.
+        # The clients added here, by node and channel; and those keys whose "node" row is certainly
+        # written.
         self._clients: dict[tuple[str, str], set[str]] = {}
+        self._listed: set[tuple[str, str]] = set()
+        # The number of the newest write or removal.
+        self._write = 0
         self._locks = tuple(asyncio.Lock() for _ in range(_LOCKS))
 
     async def add(self, channel: str, member: Member) -> None:
         node, client = member.node, member.info.client
         async with self._lock(channel):
-            if (node, channel) not in self._clients:
+            self._clients.setdefault((node, channel), set()).add(client)
+            if (node, channel) not in self._listed:
                 await self._put({"key": {"S": node_key(node)}, "member": {"S": channel}})
-                self._clients[node, channel] = set()
-            self._clients[node, channel].add(client)
+                self._listed.add((node, channel))
         await self._put(entry_item(channel, member))
 
     async def remove(self, channel: str, member: Member) -> None:
@@ -114,6 +128,8 @@ class DynamoPresence:
                 return
             clients.discard(client)
             if not clients:
+                # Not certain any more, whatever becomes of the call.
+                self._listed.discard((node, channel))
                 await self._delete(node_key(node), channel)
                 del self._clients[node, channel]
 
@@ -172,7 +188,11 @@ class DynamoPresence:
         if more:
             return False
         async with self._lock(channel):
-            await self._delete(node_key(node), channel)
+            self._listed.discard((node, channel))
+            async with port_errors(CALL_LIMIT_S):
+                await self._client.delete_item(
+                    TableName=self._table, Key=_key(node_key(node), channel)
+                )
             self._clients.pop((node, channel), None)
         return True
 
@@ -220,14 +240,41 @@ class DynamoPresence:
         return self._locks[hash(channel) % _LOCKS]
 
     async def _put(self, item: Mapping[str, Any]) -> None:
-        async with port_errors(CALL_LIMIT_S):
-            await self._client.put_item(TableName=self._table, Item=item)
+        number = self._next_number()
+        await self._unless_later(self._client.put_item, number, Item={**item, _WRITE: number})
 
     async def _delete(self, key: str, member: str) -> None:
+        await self._unless_later(
+            self._client.delete_item,
+            self._next_number(),
+            Key=_key(key, member),
+        )
+
+    def _next_number(self) -> Mapping[str, str]:
+        # From the clock, so that whoever removes an entry later and elsewhere has a higher one.
+        self._write = max(self._write + 1, time.time_ns() // 1000)
+        return {"N": str(self._write)}
+
+    async def _unless_later(
+        self, write: Callable[..., Awaitable[Any]], number: Mapping[str, str], **params: Any
+    ) -> None:
+        """Make a write with this number, unless the item is of a later one."""
         async with port_errors(CALL_LIMIT_S):
-            await self._client.delete_item(
-                TableName=self._table, Key={"key": {"S": key}, "member": {"S": member}}
-            )
+            try:
+                await write(
+                    TableName=self._table,
+                    ConditionExpression="attribute_not_exists(#write) OR #write <= :write",
+                    ExpressionAttributeNames={"#write": _WRITE},
+                    ExpressionAttributeValues={":write": number},
+                    **params,
+                )
+            except ClientError as error:
+                if not is_condition_failure(error):
+                    raise
+
+
+def _key(key: str, member: str) -> Mapping[str, Any]:
+    return {"key": {"S": key}, "member": {"S": member}}
 
 
 def _member(item: Mapping[str, Any]) -> Member | None:

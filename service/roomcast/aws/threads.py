@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
 
-__all__ = ["ThreadedClient"]
+__all__ = ["THREADS", "ThreadedClient"]
+
+# Calls at once, of all clients.
+THREADS: Final = 16
+# Not the event loop's own, which waits for its threads at the end, however long they hang.
+_threads: Final = ThreadPoolExecutor(THREADS, "aws")
 
 
 class ThreadedClient:
@@ -23,6 +30,7 @@ class ThreadedClient:
         operation = getattr(self._client, name)
 
         async def call(**parameters: Any) -> Any:
-            return await asyncio.to_thread(operation, **parameters)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(_threads, partial(operation, **parameters))
 
         return call

@@ -13,7 +13,7 @@ from roomcast.bench.advice import Declined, Step
 from roomcast.bench.client import Shared, reason
 from roomcast.bench.plan import payload
 
-__all__ = ["CALLS_MAX", "Api"]
+__all__ = ["CALLS_MAX", "ApiClient"]
 
 # Calls under way at once; each has a connection.
 CALLS_MAX: Final = 256
@@ -21,7 +21,7 @@ CALLS_MAX: Final = 256
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=70.0)
 
 
-class Api:
+class ApiClient:
     """`key`: of the server API, "" = none."""
 
     def __init__(self, shared: Shared, key: str) -> None:

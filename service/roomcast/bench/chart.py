@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from roomcast.bench.histogram import VALUE_US_MAX, Histogram
+from roomcast.bench.histogram import VALUE_US_MAX, LatencyHistogram
 
 __all__ = ["ROWS_MAX", "chart", "milliseconds", "progress_bar"]
 
@@ -32,7 +32,7 @@ def milliseconds(value_us: float) -> str:
     return f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
 
 
-def chart(histogram: Histogram, width: int, *, blocks: bool) -> list[str]:
+def chart(histogram: LatencyHistogram, width: int, *, blocks: bool) -> list[str]:
     """A line for each range of durations in ms, with a bar and a count. ROWS_MAX lines at most.
 
     `width`: columns for a line, as far as its numbers leave room. `blocks`: whether bars may be
@@ -62,7 +62,7 @@ def progress_bar(done: float, told: str, width: int, *, blocks: bool) -> str:
     return f"{full * filled}{empty * (room - filled)}  {told}"[:width].ljust(width)
 
 
-def _rows(histogram: Histogram) -> list[tuple[int, int, int]]:
+def _rows(histogram: LatencyHistogram) -> list[tuple[int, int, int]]:
     """(from, to, count) in µs, without a gap from the first filled row to the last one."""
     if not histogram.count:
         return []

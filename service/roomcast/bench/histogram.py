@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-__all__ = ["ERROR_MAX", "VALUE_US_MAX", "Histogram"]
+__all__ = ["ERROR_MAX", "VALUE_US_MAX", "LatencyHistogram"]
 
 # A power of two has 2^6 buckets, so a bucket is at most a 64th of its values wide.
 _BITS: Final = 6
@@ -16,7 +16,7 @@ _EXACT: Final = 2 << _BITS
 VALUE_US_MAX: Final = 3_600_000_000
 
 
-class Histogram:
+class LatencyHistogram:
     """Durations in whole microseconds. `least`, `most` and `mean` are exact, quantiles within
     ERROR_MAX.
     """
@@ -59,14 +59,14 @@ class Histogram:
                 return min(upper_us, self.most)
         return self.most
 
-    def merged(self, other: Histogram) -> Histogram:
+    def merged(self, other: LatencyHistogram) -> LatencyHistogram:
         """The durations of both."""
-        both = Histogram()
+        both = LatencyHistogram()
         for each in (self, other):
             both._add(each)
         return both
 
-    def _add(self, other: Histogram) -> None:
+    def _add(self, other: LatencyHistogram) -> None:
         if not other.count:
             return
         for bucket, _, _, count in other._sorted():

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from roomcast.bench.histogram import Histogram
+from roomcast.bench.histogram import LatencyHistogram
 from roomcast.bench.plan import Plan
 
 __all__ = ["Ledger", "Missing"]
@@ -70,7 +70,7 @@ class Ledger:
         self._subscriptions: dict[tuple[int, int], _Subscription] = {}
         # Connections. `problems`: failed connects, by reason. `closes`: ended connections, by
         # reason.
-        self.connect_us = Histogram()
+        self.connect_us = LatencyHistogram()
         self.connected: set[int] = set()
         # Those of them whose connection ended, and who are not back.
         self.gone: set[int] = set()
@@ -79,14 +79,14 @@ class Ledger:
         self.closes: Counter[str] = Counter()
         # Publications. `not_sent`: nobody could send them, or it was too late. `late_us`: how long
         # after its time one was sent at most.
-        self.acknowledged_us = Histogram()
+        self.acknowledged_us = LatencyHistogram()
         self.sent = self.not_sent = self.refused = self.late_us = 0
         # Those whose answer cannot come any more.
         self._abandoned = 0
         self.refusals: Counter[str] = Counter()
         self.first_sent_s = self.last_sent_s = 0.0
         # Deliveries.
-        self.same_us, self.other_us = Histogram(), Histogram()
+        self.same_us, self.other_us = LatencyHistogram(), LatencyHistogram()
         self.received = self.repeated = self.out_of_order = self.foreign = 0
         self.last_received_s = 0.0
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from roomcast.bench.histogram import Histogram
+from roomcast.bench.histogram import LatencyHistogram
 from roomcast.bench.ledger import Ledger
 from roomcast.bench.plan import Plan
 
@@ -147,7 +147,7 @@ def _by_reason(counts: Mapping[str, int]) -> list[dict[str, Any]]:
     return [{"reason": reason, "count": count} for reason, count in ranked]
 
 
-def _quantiles(histogram: Histogram) -> dict[str, float]:
+def _quantiles(histogram: LatencyHistogram) -> dict[str, float]:
     told = {name: _ms(histogram.quantile(share)) for name, share in QUANTILES.items()}
     return {
         "count": histogram.count,

@@ -15,7 +15,7 @@ from typing import Any, Final
 import aiohttp
 
 from roomcast.bench.advice import Declined
-from roomcast.bench.api import Api
+from roomcast.bench.api import ApiClient
 from roomcast.bench.client import ATTEMPTS_MAX, Client, Shared
 from roomcast.bench.ledger import Ledger
 from roomcast.bench.plan import Plan
@@ -118,7 +118,7 @@ class Bench:
                 # What exists now stays until the end: no collection need look at it again.
                 gc.collect()
                 gc.freeze()
-                await self._publish(Api(shared, self._access.key))
+                await self._publish(ApiClient(shared, self._access.key))
                 self._published_s = perf_counter()
                 await self._wait()
             finally:
@@ -175,7 +175,7 @@ class Bench:
         self._coming = {client for client in self._coming if not client.settled.is_set()}
         return len(self._coming)
 
-    async def _publish(self, api: Api) -> None:
+    async def _publish(self, api: ApiClient) -> None:
         """Publishes at the rate of the plan, whatever the answers. What cannot be sent in time is
         counted, and not sent.
         """
@@ -210,7 +210,7 @@ class Bench:
             )
         await self._until_s(ends_s)
 
-    def _able(self, publisher: int, clients: dict[int, Client], api: Api) -> int | None:
+    def _able(self, publisher: int, clients: dict[int, Client], api: ApiClient) -> int | None:
         """That publisher; in place of a client that cannot publish now, the next one that can."""
         if publisher < 0:
             return publisher if api.may_publish else None

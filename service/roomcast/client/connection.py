@@ -46,7 +46,7 @@ from roomcast.client.session import Session
 from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.subscriptions import Subscriptions
 from roomcast.client.tokens import Tokens
-from roomcast.client.work import Pace, Work
+from roomcast.client.work import SUBSCRIBE_SIZE, Pace, Work
 from roomcast.fleet.order_signals import RefreshOrder, SubscribeOrder
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Closing, Disconnect, Error
@@ -212,7 +212,7 @@ class Connection:
                 self._tokens.renew(effect)
             case Subscribe():
                 subscribing = self._subscribing.subscribe(effect)
-                await self._work.start_change(effect.channel, subscribing)
+                await self._work.start_change(effect.channel, subscribing, SUBSCRIBE_SIZE)
             case Leave(command_id, channel):
                 self._subscriptions.leave_by_client(channel)
                 self._peer.reply(command_id, "unsubscribe", {})

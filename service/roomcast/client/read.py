@@ -58,15 +58,18 @@ class Reading:
     async def _read_history(self, effect: ReadHistory) -> None:
         request, most = effect.request, self._services.limits.history_publications_max
         try:
-            history = await read_history(
-                self._services.log,
-                self._services.clock,
-                request.channel,
-                effect.options,
-                since=request.since,
-                limit=most if request.limit < 0 else min(request.limit, most),
-                reverse=request.reverse,
-            )
+            async with self._services.histories:
+                history = await read_history(
+                    self._services.log,
+                    self._services.clock,
+                    request.channel,
+                    effect.options,
+                    since=request.since,
+                    limit=most if request.limit < 0 else min(request.limit, most),
+                    reverse=request.reverse,
+                )
+                # Those that were read at the same time are not answered in the same turn.
+                await self._services.replies.wait()
         except WrongEpoch:
             self._peer.fail(effect.id, Error.UNRECOVERABLE_POSITION)
         except PortError as error:

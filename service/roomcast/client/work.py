@@ -22,13 +22,23 @@ from roomcast.ports import Clock
 from roomcast.rates import Bucket, Rate
 from roomcast.wire.codes import Disconnect
 
-__all__ = ["COMMANDS_UNDER_WAY_MAX", "PLACE_BYTES", "Pace", "Place", "Work"]
+__all__ = [
+    "COMMANDS_UNDER_WAY_MAX",
+    "PLACE_BYTES",
+    "SUBSCRIBE_SIZE",
+    "Pace",
+    "Place",
+    "Work",
+]
 
 # Commands of one connection that may wait for the network at once. The next one waits for a place.
 COMMANDS_UNDER_WAY_MAX: Final = 256
 # Bytes of a command that one of those places is for, where its data waits for the application's
 # code. A larger one takes several: decoded, it may be some twenty times as large.
 PLACE_BYTES: Final = 2 * 1024
+# What a subscribe counts as in these bytes. It makes calls of AWS, and others wait behind them: so
+# sixteen subscribes of one connection are under way.
+SUBSCRIBE_SIZE: Final = 16 * PLACE_BYTES
 
 _log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from roomcast.delivery.fossil import delta
+from roomcast.delivery.fossil import Search, delta
 from roomcast.wire.encoding import DATA_HEAD, Sent
 from roomcast.wire.publication import DATA_TEXT
 
@@ -84,7 +84,8 @@ def _parts(sent: Sent) -> tuple[bytes, bytes]:
 class Link:
     """One publication of a chain, and its difference from the one before.
 
-    `difference`: None = there is none, or it would be longer than the whole data.
+    `difference`: None = there is none, or it would be longer than the whole data, or too much was
+    searched already.
     """
 
     sent: Sent
@@ -106,16 +107,17 @@ class Chain:
     def __init__(self) -> None:
         self._before: bytes | None = None
 
-    def links(self, published: Sequence[Sent]) -> list[Link]:
-        return [self._link(sent) for sent in published]
+    def links(self, published: Sequence[Sent], search: Search) -> list[Link]:
+        """Their differences, as far as `search` lasts. The others have none."""
+        return [self._link(sent, search) for sent in published]
 
-    def _link(self, sent: Sent) -> Link:
+    def _link(self, sent: Sent, search: Search) -> Link:
         before, (text, rest) = self._before, _parts(sent)
         self._before = text
         if not sent.delta or before is None:
             return Link(sent, None)
-        difference = delta(before, text)
-        if len(difference) >= len(text):
+        difference = delta(before, text, search)
+        if difference is None or len(difference) >= len(text):
             return Link(sent, None)
         return Link(
             sent, b'%b%b,"delta":true%b' % (DATA_HEAD, orjson.dumps(difference.decode()), rest)

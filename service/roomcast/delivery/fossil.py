@@ -13,21 +13,38 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["SEARCHED_BYTES_MAX", "delta"]
+__all__ = ["SEARCHED_BYTES_MAX", "Search", "delta"]
 
 # Bytes that are searched for copies, between the common head and the common tail of two payloads. A
 # search takes up to 0.5 µs a byte, and blocks the event loop.
 SEARCHED_BYTES_MAX: Final = 4 * 1024
 # The shortest copy. The command for a shorter one is hardly shorter than its bytes.
 _BLOCK_BYTES: Final = 16
+# What a difference costs besides its search, in bytes that are searched.
+_BESIDES_BYTES: Final = 64
 _DIGITS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 
 
-def delta(source: bytes, target: bytes) -> bytes:
-    """The difference that turns `source` into `target`. It may be longer than `target`: compare."""
+class Search:
+    """How many bytes may still be searched for copies. `left` may end below 0."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+def delta(source: bytes, target: bytes, search: Search) -> bytes | None:
+    """The difference that turns `source` into `target`. It may be longer than `target`: compare.
+
+    None: nothing may be searched any more.
+    """
+    if search.left <= 0:
+        return None
+    search.left -= _BESIDES_BYTES
     out = [_number(len(target)), b"\n"]
     done = 0
-    for copy in _copies(source, target):
+    for copy in _copies(source, target, search):
         at, start, end = _whole_characters(target, *copy)
         # The command for a copy must not be longer than the bytes that it saves.
         if start < done or end - start < _BLOCK_BYTES:
@@ -45,7 +62,7 @@ def _insert(out: list[bytes], literal: bytes) -> None:
         out += [_number(len(literal)), b":", literal]
 
 
-def _copies(source: bytes, target: bytes) -> list[tuple[int, int, int]]:
+def _copies(source: bytes, target: bytes, search: Search) -> list[tuple[int, int, int]]:
     """The parts of `target` that are in `source`: (place in source, start and end in target).
 
     Ascending, not overlapping.
@@ -55,6 +72,8 @@ def _copies(source: bytes, target: bytes) -> list[tuple[int, int, int]]:
     tail = _common_tail(source, target, shorter - head)
     copies = [(0, 0, head)]
     if len(target) - head - tail <= SEARCHED_BYTES_MAX:
+        indexed = min(len(source), SEARCHED_BYTES_MAX)
+        search.left -= len(target) - head - tail + indexed // _BLOCK_BYTES
         copies += _found(source, target, head, len(target) - tail)
     copies.append((len(source) - tail, len(target) - tail, len(target)))
     return copies

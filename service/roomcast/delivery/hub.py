@@ -5,20 +5,25 @@ A frame is made once for all subscribers that take the same form, and sent to ea
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
+from roomcast.delivery.fossil import Search
 from roomcast.delivery.ports import Framer, Sink
 from roomcast.observe.counters import FanoutCounters
 from roomcast.wire.commands import LINE_END
-from roomcast.wire.encoding import Sent, info_push, publication_push, publication_pushes
-from roomcast.wire.publication import ClientInfo
+from roomcast.wire.encoding import Sent, publication_push, publication_pushes, told_push
 
-__all__ = ["FRAME_BYTES_SOFT_MAX", "Hub", "Subscriber"]
+__all__ = ["FRAME_BYTES_SOFT_MAX", "SEARCHED_A_TURN", "Hub", "Subscriber"]
 
 # Lines are joined into frames of up to about this size. A longer line has a frame of its own.
 FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
+# Bytes that are searched for differences in one turn of the event loop, in all channels: some 5 ms.
+# Further publications of the turn go out whole. To wait for another turn is no choice: between a
+# subscriber's reply and its first push nothing may be let through.
+SEARCHED_A_TURN: Final = 32 * 1024
 
 
 class Subscriber(Protocol):
@@ -82,6 +87,8 @@ class Hub:
         # given.
         self._reserved: dict[str, int] = {}
         self._number = 0
+        # What may still be searched in this turn. None: nothing was yet.
+        self._search: Search | None = None
         self.counters = FanoutCounters()
 
     def number(self, channel: str) -> int:
@@ -158,8 +165,17 @@ class Hub:
                     payloads[kind] = _payloads(publication_pushes(address, lines))
                 self._send(group.members, framer, payloads[kind], len(published))
             else:
-                links = links or room.chain.links(published)
+                links = links or room.chain.links(published, self._search_of_turn())
                 self._send_links(group, framer, form.payload, address, links)
+
+    def _search_of_turn(self) -> Search:
+        if self._search is None:
+            self._search = Search(SEARCHED_A_TURN)
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._search
+
+    def _end_turn(self) -> None:
+        self._search = None
 
     def _send_links(
         self,
@@ -186,19 +202,23 @@ class Hub:
         if others:
             self._send(others, framer, _payloads(lines), len(links))
 
-    def tell(self, channel: str, *told: tuple[str, ClientInfo]) -> None:
-        """Send `join` and `leave` pushes, in order, to the subscribers that take them.
+    def tell(self, channel: str, told: Collection[bytes]) -> int:
+        """Send joins and leaves, in order, to the subscribers that take them.
 
-        Each socket gets as few writes as the size of frames allows. Raises Unencodable.
+        `told`: a field of `encode_told` for each. Each socket gets as few writes as the size of
+        frames allows. Returns the number of these subscribers.
         """
         if (room := self._rooms.get(channel)) is None:
-            return
+            return 0
+        count = 0
         for (framer, form), group in room.groups.items():
             takers = [subscriber for subscriber in group.members if subscriber.join_leave]
             if takers:
                 address = room.number if form.numbered else channel
-                lines = [info_push(address, kind, info) for kind, info in told]
+                lines = [told_push(address, each) for each in told]
                 self._send(takers, framer, _payloads(lines), len(lines))
+                count += len(takers)
+        return count
 
     def _send(
         self,

@@ -12,8 +12,9 @@ import structlog
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.delivery.envelope import Follower, MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
+from roomcast.delivery.joins_and_leaves import JoinsAndLeaves
 from roomcast.delivery.signals import Heard
-from roomcast.wire.encoding import Sent, Unencodable, info_push, sent_of
+from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 
 __all__ = ["Intake", "QueueEars", "RecordTaker"]
@@ -70,6 +71,7 @@ class Intake:
         self._has_join_leave = has_join_leave
         self._handlers = handlers
         self._is_here = is_here
+        self._joins_and_leaves = JoinsAndLeaves(hub)
         self._heard = Heard()
         # Signals for the node have a memory of their own. Otherwise many signals of channels would
         # push out orders, and a repeated order would look new.
@@ -108,12 +110,12 @@ class Intake:
 
         Its copy from the queue is dropped.
         """
-        outgoing = _Outgoing(self._hub)
+        outgoing = _Outgoing(self._hub, self._joins_and_leaves)
         self._deliver(signal, outgoing)
         outgoing.go()
 
     def _deliver_signals(self, signals: Sequence[Signal]) -> None:
-        outgoing = _Outgoing(self._hub)
+        outgoing = _Outgoing(self._hub, self._joins_and_leaves)
         for signal in signals:
             if signal.node == self._node:
                 if signal.kind == "hello":
@@ -158,29 +160,27 @@ class _Outgoing:
     that follow each other. A write for each would take ten times as long.
     """
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, joins_and_leaves: JoinsAndLeaves) -> None:
         self._hub = hub
-        # By channel. At most one of the two has anything.
+        self._joins_and_leaves = joins_and_leaves
+        # By channel.
         self._published: dict[str, list[Sent]] = {}
-        self._told: dict[str, list[tuple[str, ClientInfo]]] = {}
 
     def publish(self, channel: str, one: Sent) -> None:
-        if self._told:
-            self.go()
+        self._joins_and_leaves.go()
         self._published.setdefault(channel, []).append(one)
 
     def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
         """Raises Unencodable, and then leaves the others as they are."""
-        info_push(channel, kind, info)
-        if self._published:
-            self.go()
-        self._told.setdefault(channel, []).append((kind, info))
+        self._publish_all()
+        self._joins_and_leaves.add(channel, kind, info)
 
     def go(self) -> None:
-        """Send all of it."""
+        """Send all of it. Joins and leaves may have to wait."""
+        self._publish_all()
+        self._joins_and_leaves.go()
+
+    def _publish_all(self) -> None:
         for channel, publications in self._published.items():
             self._hub.publish(channel, publications)
-        for channel, told in self._told.items():
-            self._hub.tell(channel, *told)
         self._published.clear()
-        self._told.clear()

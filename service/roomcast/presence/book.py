@@ -12,13 +12,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from roomcast.concurrency import each_to_its_end
+from roomcast.concurrency import Turns, each_to_its_end
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError
+from roomcast.presence.lists import encoded
 from roomcast.presence.ports import Member, Presence
 from roomcast.presence.reads import PresenceReads
 from roomcast.wire.publication import ClientInfo
@@ -27,7 +29,9 @@ __all__ = [
     "ENTRIES_AT_ONCE",
     "EXITS_MAX",
     "EXIT_RETRY_S",
+    "LATE_S",
     "LEASES_LEFT_MAX",
+    "LISTED_A_TURN",
     "LIST_BYTES_MAX",
     "PresenceBook",
     "ReentryListener",
@@ -36,11 +40,16 @@ __all__ = [
 # Default bytes of one list of members: half of a client's outgoing queue, as for recovery and
 # history.
 LIST_BYTES_MAX: Final = 512 * 1024
+# Members of a whole list that are encoded before other tasks have their turn: some 2 ms.
+LISTED_A_TURN: Final = 1_000
 # Pause before entries that could not be removed are tried again. A member that left must not stay
 # for the life of this node.
 EXIT_RETRY_S: Final = 5.0
-# Such entries that are remembered, some 500 bytes each. Further ones stay until the node has ended
-# and the reaper removes them.
+# How long a write that was given up may still reach the table: the system goes on sending what a
+# closed connection has left, for some 100 s.
+LATE_S: Final = 120.0
+# Entries of each of these kinds that are remembered, some 500 bytes each. Further ones stay until
+# the node has ended and the reaper removes them.
 EXITS_MAX: Final = 20_000
 # Lost leases that are reported at the end: those of some hours. Older ones are tombstones by then,
 # or gone.
@@ -81,6 +90,7 @@ class PresenceBook:
         self._presence = presence
         self._node = node
         self._list_bytes_max = list_bytes_max
+        self._clock = clock
         self._reads = PresenceReads(presence, leases, clock, lambda: self._node)
         # The members on this node, by channel and client; and those whose entry under the present
         # lease is not written yet.
@@ -93,6 +103,7 @@ class PresenceBook:
         # could neither be removed nor remembered.
         self._leaving: Counter[str] = Counter()
         self._forgotten: dict[str, None] = {}
+        self._listing = Turns(1)
         self._wake = asyncio.Event()
         self._listener = listener
         # Entries that could not be removed, by channel and client.
@@ -100,6 +111,9 @@ class PresenceBook:
         # Held while one of them is tried again, so that it does not remove a client that comes
         # back.
         self._retrying = asyncio.Lock()
+        # Entries whose write was given up, by lease, channel and client, and until when (monotonic
+        # s) it may reach the table. The oldest first.
+        self._given_up: OrderedDict[tuple[str, str, str], tuple[ClientInfo, float]] = OrderedDict()
 
     @property
     def node(self) -> str:
@@ -115,12 +129,26 @@ class PresenceBook:
         # Set before the write: if the lease is lost meanwhile, the entry has to move as well.
         self._here[key] = info
         node = self._node
-        await self._presence.add(channel, Member(node, info))
+        await self._add(node, channel, info)
         if node != self._node:
             # `move` may have removed the entry before it was written.
             self._leave_old(node, channel, info)
         if self._here.get(key) is info:
             self._reads.entered(channel, info)
+
+    async def _add(self, node: str, channel: str, info: ClientInfo) -> None:
+        """Write an entry under `node`. Raises PortError."""
+        try:
+            await self._presence.add(channel, Member(node, info))
+        except (PortError, asyncio.CancelledError):
+            # It may reach the table after its removal.
+            if len(self._given_up) < EXITS_MAX:
+                until_s = self._clock.monotonic_s() + LATE_S
+                self._given_up.pop((node, channel, info.client), None)
+                self._given_up[node, channel, info.client] = info, until_s
+            else:
+                self._forget(node)
+            raise
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
         """Remove an entry, also after a failed `enter`.
@@ -158,7 +186,8 @@ class PresenceBook:
     def is_clean(self) -> bool:
         """Whether no entry of this node is stored any more, after all clients have left."""
         here = self._here or self._unwritten
-        return not (here or self._exits or self._old or self._leaving or self._forgotten)
+        left = self._exits or self._old or self._leaving or self._given_up or self._forgotten
+        return not (here or left)
 
     @property
     def left_under(self) -> Collection[str]:
@@ -167,7 +196,7 @@ class PresenceBook:
         They are the present one and lost ones.
         """
         lost = (
-            {node: None for node, _, _ in self._old}
+            {node: None for node, _, _ in (*self._old, *self._given_up)}
             | self._forgotten
             | dict.fromkeys(self._leaving)
         )
@@ -222,6 +251,7 @@ class PresenceBook:
                     await self._wake.wait()
             self._wake.clear()
             await self._write_again()
+            self._look_after_late_writes()
             await self._remove_old()
             await self._retry_exits()
 
@@ -230,8 +260,21 @@ class PresenceBook:
 
         The caller bounds the time.
         """
+        self._look_after_late_writes()
         await self._remove_old()
         await self._retry_exits()
+
+    def _look_after_late_writes(self) -> None:
+        """Have entries removed once more whose write may have come after their removal."""
+        now_s = self._clock.monotonic_s()
+        while self._given_up:
+            (node, channel, client), (info, until_s) = next(iter(self._given_up.items()))
+            if until_s > now_s:
+                return
+            del self._given_up[node, channel, client]
+            # Who is here has another entry by now, which a late write leaves as it is.
+            if node != self._node or (channel, client) not in self._here:
+                self._not_removed(node, channel, info)
 
     async def _remove_old(self) -> None:
         """Remove entries of lost leases.
@@ -265,7 +308,7 @@ class PresenceBook:
             return
         channel, _ = key
         try:
-            await self._presence.add(channel, Member(node, info))
+            await self._add(node, channel, info)
             if self._here.get(key) is None:
                 # The client left meanwhile, perhaps before this entry could be removed.
                 await self._presence.remove(channel, Member(node, info))
@@ -318,6 +361,19 @@ class PresenceBook:
         Raises the same errors, and TooManyMembers also if it is too large.
         """
         return await self._reads.listing(channel, self._list_bytes_max)
+
+    async def whole_list(self, channel: str) -> bytes:
+        """The JSON object of `members`, however large, with the same errors.
+
+        It is made for back ends. LISTED_A_TURN members are encoded in one turn of the event loop,
+        for all who ask.
+        """
+        parts: list[bytes] = []
+        members = iter((await self.members(channel)).values())
+        while batch := list(islice(members, LISTED_A_TURN)):
+            await self._listing.wait()
+            parts += encoded(batch)
+        return b"{%b}" % b",".join(parts)
 
 
 async def _tried(entries: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:

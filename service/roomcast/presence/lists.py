@@ -10,14 +10,14 @@ it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Final
 
 from roomcast.wire.encoding import Unencodable, encode_member
 from roomcast.wire.publication import ClientInfo
 
-__all__ = ["Crowd", "ListTooLarge", "listing", "together", "totals"]
+__all__ = ["Crowd", "ListTooLarge", "encoded", "listing", "together", "totals"]
 
 
 # Bytes of a member's part of a list, besides the user once and the client id twice:
@@ -75,16 +75,25 @@ class Crowd:
         for info in islice(self.infos.values(), len(self._parts), None):
             if self.parts_bytes > bytes_max:
                 break
-            try:
-                part = encode_member(info)
-            except Unencodable:
-                # A member that cannot be encoded must not hide the others.
-                part = b""
+            part = _part(info)
             self._parts[info.client] = part
             self.parts_bytes += len(part) + 1
         if self.parts_bytes > bytes_max:
             raise ListTooLarge
         return self._parts.values()
+
+
+def encoded(members: Iterable[ClientInfo]) -> list[bytes]:
+    """Each member's part of a list, but of those who cannot be encoded."""
+    return [part for info in members if (part := _part(info))]
+
+
+def _part(info: ClientInfo) -> bytes:
+    try:
+        return encode_member(info)
+    except Unencodable:
+        # A member that cannot be encoded must not hide the others.
+        return b""
 
 
 def _bytes_min(info: ClientInfo) -> int:

@@ -25,7 +25,11 @@ class Member:
 
 
 class Presence(Protocol):
-    """The members of channels over all nodes. Entries belong to their node's lease."""
+    """The members of channels over all nodes. Entries belong to their node's lease.
+
+    A call of `add` or `remove` that was given up may take effect late. It then changes no entry
+    that a later call of this node has written.
+    """
 
     async def add(self, channel: str, member: Member) -> None:
         """Write an entry. It replaces an earlier one of the same (node, client). Idempotent."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from roomcast.concurrency import SharedCall
+from roomcast.concurrency import Portions, SharedCall
 from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, Throttled
@@ -26,6 +26,7 @@ __all__ = [
     "CACHE_CHANNELS_MAX",
     "CACHE_MEMBERS_MAX",
     "CACHE_S",
+    "LISTS_A_TURN",
     "MEMBERS_A_TURN",
     "READS_AT_ONCE",
     "READS_WAITING_MAX",
@@ -40,6 +41,8 @@ CACHE_CHANNELS_MAX: Final = 1000
 CACHE_MEMBERS_MAX: Final = 100_000
 # Members of one read that are looked at before other tasks have their turn: a millisecond or two.
 MEMBERS_A_TURN: Final = 1000
+# Lists that are made in one turn, with the replies that hold them: up to 10 ms each, in Protobuf.
+LISTS_A_TURN: Final = 1
 # Channels that a node reads at once. Reads must not take all of its connections to the table.
 READS_AT_ONCE: Final = 16
 # Reads that run or wait. Further requests are refused: the table does not answer then.
@@ -74,6 +77,7 @@ class PresenceReads:
         self._clock = clock
         self._node = node
         self._own: dict[str, Crowd] = {}
+        self._lists = Portions(LISTS_A_TURN)
         # Reads under way; and finished ones, the oldest first.
         self._under_way: dict[str, SharedCall[Crowd]] = {}
         # What of a read was looked at so far, while that takes more than one turn.
@@ -116,9 +120,11 @@ class PresenceReads:
     async def listing(self, channel: str, bytes_max: int) -> bytes:
         """The JSON object of members by client id.
 
-        Raises TooManyMembers beyond `bytes_max`, and PortError.
+        One is made in a turn of the event loop: all who share a read go on in the same one. Raises
+        TooManyMembers beyond `bytes_max`, and PortError.
         """
         others = await self._others(channel)
+        await self._lists.wait()
         try:
             return listing(self._own.get(channel, _NOBODY), others, bytes_max)
         except ListTooLarge:

@@ -12,10 +12,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Any, Final
+from functools import cache, partial
+from math import inf
+from typing import Any, Final, Protocol
 
 import boto3
 from botocore.config import Config
@@ -26,16 +27,28 @@ from roomcast.aws.errors import (
     READ_TIMEOUT_S,
     demand_request_ids,
 )
-from roomcast.aws.threads import ThreadedClient
+from roomcast.aws.threads import THREADS, ThreadedClient
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.fleet.deployment import Deployment
-from roomcast.ports import PortError
+from roomcast.ports import PortError, Throttled
 from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.reaper import Reaper, Report, Sleep
 from roomcast.reaper.rules import WHOLE_FLEET, Scope
 from roomcast.system import SystemClock
 
-__all__ = ["Clients", "Incomplete", "Request", "Settings", "asked", "carry_out", "handler"]
+__all__ = [
+    "LET_GO_S",
+    "REPORT_S",
+    "Clients",
+    "Context",
+    "Incomplete",
+    "Request",
+    "Settings",
+    "TimeLeft",
+    "asked",
+    "carry_out",
+    "handler",
+]
 
 _METRICS_NAMESPACE: Final = "roomcast"
 _SCHEDULED: Final = "Scheduled Event"
@@ -44,8 +57,9 @@ _TERMINATING: Final = "EC2 Instance-terminate Lifecycle Action"
 _AUTO_SCALING: Final = "aws.autoscaling"
 # The destination of an instance that is kept for later: its processes may live on.
 _WARM_POOL: Final = "WarmPool"
-# The number of threads that Python uses on one small machine.
-_CONNECTIONS_MAX: Final = 16
+# The end of a run's time, in seconds: for its report, and before that to let an instance go.
+REPORT_S: Final = 5.0
+LET_GO_S: Final = 15.0
 # Characters of a text, from an event or a run, that one log line needs.
 _TEXT_CHARS_MAX: Final = 100
 _TOLD_MAX: Final = 20
@@ -100,9 +114,61 @@ class Clients:
     autoscaling: Any
 
 
-def handler(event: Mapping[str, Any], _context: object) -> dict[str, Any]:
-    """Does the work that `event` asks for. Raises Incomplete when a step failed: a retry does no
-    harm.
+class Context(Protocol):
+    """What the Lambda runtime says of an invocation."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """The time until it is ended."""
+
+
+class TimeLeft:
+    """The time that the calls of a run have. Those that come later are refused, and those that are
+    under way then are given up: each is a failure in the report, as any other.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        """`limit_s`: from now."""
+        self._ends_s = asyncio.get_running_loop().time() + limit_s
+        self.reserve(0)
+
+    def reserve(self, for_later_s: float) -> None:
+        """Keep so much of it for what comes later."""
+        self._until_s = self._ends_s - for_later_s
+
+    async def sleep(self, sleep: Sleep, seconds: float) -> None:
+        """Sleeps for so long, or until the time is over: no call after it is made then."""
+        await sleep(max(0.0, min(seconds, self._until_s - asyncio.get_running_loop().time())))
+
+    def of(self, client: Any) -> Any:
+        """`client`, whose calls have this time."""
+        return _InTime(client, self)
+
+    async def call(self, called: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        if asyncio.get_running_loop().time() >= self._until_s:
+            raise Throttled("no time is left")
+        async with asyncio.timeout_at(self._until_s):
+            return await called()
+
+
+class _InTime:
+    def __init__(self, client: Any, left: TimeLeft) -> None:
+        self._client = client
+        self._left = left
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        operation = getattr(self._client, name)
+
+        async def call(**parameters: Any) -> Any:
+            return await self._left.call(partial(operation, **parameters))
+
+        return call
+
+
+def handler(event: Mapping[str, Any], context: Context | None) -> dict[str, Any]:
+    """Does the work that `event` asks for. Raises Incomplete when a step failed, or there was no
+    time for it: a retry does no harm.
+
+    `context`: the runtime's, which knows the time that is left; None = there is no bound.
     """
     settings = Settings.of(os.environ)
     request = asked(event, settings.group)
@@ -115,7 +181,8 @@ def handler(event: Mapping[str, Any], _context: object) -> dict[str, Any]:
             }
         )
         return {"ignored": True}
-    return asyncio.run(carry_out(request, settings, _clients()))
+    limit_s = context.get_remaining_time_in_millis() / 1000 - REPORT_S if context else inf
+    return asyncio.run(carry_out(request, settings, _clients(), limit_s))
 
 
 def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
@@ -144,14 +211,27 @@ def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
 
 
 async def carry_out(
-    request: Request, settings: Settings, clients: Clients, sleep: Sleep = asyncio.sleep
+    request: Request,
+    settings: Settings,
+    clients: Clients,
+    limit_s: float = inf,
+    sleep: Sleep = asyncio.sleep,
 ) -> dict[str, Any]:
     """Reaps, then completes the lifecycle action of an instance on which no node runs any more.
 
-    Raises Incomplete.
+    It takes at most `limit_s`. Raises Incomplete.
 
     While a lease of the instance is fresh, its node is draining, and completes the action itself.
     """
+    left = TimeLeft(limit_s)
+    if request.hook:
+        left.reserve(LET_GO_S)
+    clients = Clients(
+        left.of(clients.dynamodb),
+        left.of(clients.sns),
+        left.of(clients.sqs),
+        left.of(clients.autoscaling),
+    )
     reaper = reaper_over_aws(
         settings.deployment,
         settings.table_prefix,
@@ -159,12 +239,13 @@ async def carry_out(
         dynamodb=clients.dynamodb,
         sns=clients.sns,
         sqs=clients.sqs,
-        sleep=sleep,
+        sleep=partial(left.sleep, sleep),
     )
     try:
         report = await reaper.run(scope=request.scope)
         _report(report)
         if request.hook:
+            left.reserve(0)
             await _let_go(request, report, reaper, clients)
     except PortError as error:
         _report(Report(dry_run=False, live=0, failed=1), str(error))
@@ -206,7 +287,7 @@ def _clients() -> Clients:
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
-        max_pool_connections=_CONNECTIONS_MAX,
+        max_pool_connections=THREADS,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
     )
 

@@ -17,7 +17,7 @@ from roomcast.hooks.calls import Hooks, load_hooks
 from roomcast.serve.descriptors import Places, places, widened
 from roomcast.system import SystemClock, new_nonce, random_fraction
 
-__all__ = ["Plan", "planned"]
+__all__ = ["StartPlan", "planned"]
 
 # Characters of a host name in ids. The ids are for people and for AWS resource names: with prefix
 # and nonces, a queue's name must stay within the 80 characters of SQS.
@@ -25,7 +25,7 @@ _HOST_CHARS_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StartPlan:
     """`config`: the configuration, with this process's own number of places.
 
     `machine`: None outside EC2.
@@ -49,7 +49,7 @@ class Plan:
         return _node_id(self.host)
 
 
-def planned(config: Config, machine: InstanceMetadata | None) -> Plan:
+def planned(config: Config, machine: InstanceMetadata | None) -> StartPlan:
     """The plan of this process. Raises its limit on descriptors. Raises ConfigError."""
     if not config.aws.topic_arn:
         raise ConfigError(
@@ -64,7 +64,7 @@ def planned(config: Config, machine: InstanceMetadata | None) -> Plan:
     if endpoint := config.client.token.jwks_public_endpoint:
         keys = JwksKeys(partial(fetch_jwks, endpoint), clock, random_fraction)
     verifier = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
-    return Plan(config, hooks, room, machine, host, _node_id(host), clock, keys, verifier)
+    return StartPlan(config, hooks, room, machine, host, _node_id(host), clock, keys, verifier)
 
 
 def _node_id(host: str) -> str:

@@ -45,7 +45,7 @@ from roomcast.observe.counters import Limit
 from roomcast.ports import PortError
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.http_app import build_app
-from roomcast.serve.plan import Plan
+from roomcast.serve.plan import StartPlan
 from roomcast.serve.readings import readings_of
 from roomcast.serve.supervised import Supervised
 from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
@@ -93,7 +93,7 @@ class _Parts:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: StartPlan,
         clients: AwsClients,
         calls: Calls,
         stop: asyncio.Event,
@@ -149,7 +149,7 @@ class NodeProcess:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: StartPlan,
         stop: asyncio.Event,
         *,
         demo_urls: Sequence[str] | None,
@@ -414,7 +414,7 @@ class NodeProcess:
 
 
 def _lifecycle(
-    plan: Plan, clients: AwsClients, neighbours: NodesHere, stop: asyncio.Event
+    plan: StartPlan, clients: AwsClients, neighbours: NodesHere, stop: asyncio.Event
 ) -> Lifecycle | None:
     """The life cycle of a machine in an Auto Scaling group; None elsewhere."""
     config, machine = plan.config, plan.machine
@@ -438,7 +438,7 @@ def _lifecycle(
     )
 
 
-def _reporter(plan: Plan, clients: AwsClients, assembly: Assembly) -> Reporter | None:
+def _reporter(plan: StartPlan, clients: AwsClients, assembly: Assembly) -> Reporter | None:
     """The reporter of metrics to CloudWatch; None if that is not configured."""
     aws = plan.config.aws
     if not aws.metrics_namespace:

@@ -117,6 +117,9 @@ class MemoryWorld:
         self.leases: dict[str, Lease] = {}
         self.tombstones: dict[str, Tombstone] = {}
         self.presence: dict[str, dict[tuple[str, str], Member]] = {}
+        # The number of the write of each entry, by channel, node and client.
+        self.presence_writes: dict[tuple[str, str, str], int] = {}
+        self._presence_calls = 0
         self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
         self._late: list[Callable[[], object]] = []
         self._receipts = 0
@@ -140,6 +143,11 @@ class MemoryWorld:
     def expire_key(self, key: str) -> None:
         """Deletes a key item as TTL does."""
         self.keys.pop(key, None)
+
+    def next_presence_write(self) -> int:
+        """The number of one more call that writes or removes an entry. They rise."""
+        self._presence_calls += 1
+        return self._presence_calls
 
     def reap(self, node: str, at_ms: int = 1) -> None:
         """Marks the node's lease as a reaper does."""
@@ -331,17 +339,25 @@ class MemoryPresence:
         self._world = world
 
     async def add(self, channel: str, member: Member) -> None:
+        key, number = (member.node, member.info.client), self._world.next_presence_write()
+
         def effect() -> None:
-            self._world.presence.setdefault(channel, {})[member.node, member.info.client] = member
+            if number > self._world.presence_writes.get((channel, *key), 0):
+                self._world.presence.setdefault(channel, {})[key] = member
+                self._world.presence_writes[channel, *key] = number
 
         await self._world.perform("add", effect)
 
     async def remove(self, channel: str, member: Member) -> None:
+        key, number = (member.node, member.info.client), self._world.next_presence_write()
+
         def effect() -> None:
-            members = self._world.presence.get(channel, {})
-            members.pop((member.node, member.info.client), None)
-            if not members:
-                self._world.presence.pop(channel, None)
+            if number > self._world.presence_writes.get((channel, *key), 0):
+                self._world.presence_writes.pop((channel, *key), None)
+                members = self._world.presence.get(channel, {})
+                members.pop(key, None)
+                if not members:
+                    self._world.presence.pop(channel, None)
 
         await self._world.perform("remove", effect)
 
@@ -368,6 +384,7 @@ class MemoryPresence:
             entries = self._entries(node, channel)
             for member in entries[:ENTRIES_PAGE]:
                 del self._world.presence[channel][node, member.info.client]
+                self._world.presence_writes.pop((channel, node, member.info.client), None)
             if not self._world.presence.get(channel, True):
                 del self._world.presence[channel]
             return len(entries) <= ENTRIES_PAGE

@@ -28,13 +28,14 @@ __all__ = [
     "encode_presence_reply",
     "encode_reply",
     "encode_stored",
-    "info_push",
+    "encode_told",
     "publication_push",
     "publication_pushes",
     "refresh_push",
     "sent_of",
     "subscribe_push",
     "subscribe_result",
+    "told_push",
     "unsubscribe_push",
 ]
 
@@ -192,10 +193,15 @@ def subscribe_result(
     return result
 
 
-def info_push(channel: str | int, kind: str, info: ClientInfo) -> bytes:
-    """A `join` or `leave` push; `channel` as above. Raises Unencodable."""
-    address = {"id" if isinstance(channel, int) else "channel": channel}
-    return dumps({"push": address | {kind: {"info": info.wire()}}})
+def encode_told(kind: str, info: ClientInfo) -> bytes:
+    """The field of a `join` or `leave` push, for `told_push`. Raises Unencodable."""
+    return dumps({kind: {"info": info.wire()}})[1:-1]
+
+
+def told_push(channel: str | int, told: bytes) -> bytes:
+    """A `join` or `leave` push with a field of `encode_told`; `channel` as above."""
+    address = orjson.dumps({"id" if isinstance(channel, int) else "channel": channel})
+    return b'{"push":%b,%b}}' % (address[:-1], told)
 
 
 def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:

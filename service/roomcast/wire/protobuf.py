@@ -31,7 +31,7 @@ from roomcast.wire.commands import (
     has_too_many,
     text_to_keep,
 )
-from roomcast.wire.protobuf_schema import SCHEMA, Field, Shape, message_class
+from roomcast.wire.protobuf_schema import SCHEMA, Field, FieldShape, message_class
 from roomcast.wire.publication import DATA_TEXT
 
 __all__ = ["PROTOBUF_FRAMES", "decode_message", "encode_messages", "split_messages"]
@@ -126,13 +126,13 @@ def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any]
     is_exact = True
     for descriptor, value in message.ListFields():
         field = schema[descriptor.name]
-        if field.shape is Shape.MESSAGE:
+        if field.shape is FieldShape.MESSAGE:
             fields[field.name], is_right = _read(value, SCHEMA[field.of])
-        elif field.shape is Shape.MAP:
+        elif field.shape is FieldShape.MAP:
             read = {key: _read(each, SCHEMA[field.of]) for key, each in value.items()}
             fields[field.name] = {key: each for key, (each, _) in read.items()}
             is_right = all(right for _, right in read.values())
-        elif field.shape is Shape.JSON:
+        elif field.shape is FieldShape.JSON:
             fields[field.name], is_right = _payload(value)
         else:
             fields[field.name], is_right = value, True
@@ -184,11 +184,11 @@ def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Fiel
         field = schema.get(name)
         if field is None:
             continue
-        if field.shape is Shape.JSON:
+        if field.shape is FieldShape.JSON:
             # A delta is no JSON: it is written unchanged.
             is_difference = schema is SCHEMA["Publication"] and values.get("delta") is True
             setattr(message, name, value.encode() if is_difference else orjson.dumps(value))
-        elif field.shape is Shape.SCALAR:
+        elif field.shape is FieldShape.SCALAR:
             try:
                 setattr(message, name, value)
             except (TypeError, ValueError):
@@ -201,14 +201,14 @@ def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Fiel
 
 def _fill_messages(target: Any, value: Any, field: Field) -> None:
     """Fills `target`, the message, list or map of messages for `value`."""
-    if field.shape is Shape.TEXTS:
+    if field.shape is FieldShape.TEXTS:
         target.update(value)
         return
     schema = SCHEMA[field.of]
-    if field.shape is Shape.LIST:
+    if field.shape is FieldShape.LIST:
         for each in value:
             _fill(target.add(), each, schema)
-    elif field.shape is Shape.MAP:
+    elif field.shape is FieldShape.MAP:
         for key, each in value.items():
             _fill(target[key], each, schema)
     else:

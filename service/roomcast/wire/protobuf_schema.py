@@ -19,7 +19,7 @@ from typing import Final
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-__all__ = ["SCHEMA", "Field", "Shape", "message_class"]
+__all__ = ["SCHEMA", "Field", "FieldShape", "message_class"]
 
 # As in a .proto file: type, name, number. Capitalized types are messages of this table.
 _MESSAGES: Final = {
@@ -101,7 +101,7 @@ _REPEATED: Final = "repeated "
 _MAP: Final = "map<string,"
 
 
-class Shape(Enum):
+class FieldShape(Enum):
     """The shape of a field's value. SCALAR: a number, boolean or text. JSON: the text of a
     value.
     """
@@ -125,7 +125,7 @@ class Field:
 
     name: str
     number: int
-    shape: Shape
+    shape: FieldShape
     of: str
 
 
@@ -133,13 +133,15 @@ def _field(text: str) -> Field:
     declared, number = text.strip().split(" = ")
     kind, name = declared.rsplit(" ", 1)
     if kind.startswith(_REPEATED):
-        return Field(name, int(number), Shape.LIST, kind.removeprefix(_REPEATED))
+        return Field(name, int(number), FieldShape.LIST, kind.removeprefix(_REPEATED))
     if kind.startswith(_MAP):
         of = kind.removeprefix(_MAP).removesuffix(">")
-        return Field(name, int(number), Shape.TEXTS if of == "string" else Shape.MAP, of)
+        return Field(name, int(number), FieldShape.TEXTS if of == "string" else FieldShape.MAP, of)
     if kind == "bytes":
-        return Field(name, int(number), Shape.JSON, kind)
-    return Field(name, int(number), Shape.MESSAGE if kind in _MESSAGES else Shape.SCALAR, kind)
+        return Field(name, int(number), FieldShape.JSON, kind)
+    return Field(
+        name, int(number), FieldShape.MESSAGE if kind in _MESSAGES else FieldShape.SCALAR, kind
+    )
 
 
 # Name of a message → name of a field → the field.
@@ -159,7 +161,7 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
     for name, fields in SCHEMA.items():
         message = file.message_type.add(name=name)
         for field in fields.values():
-            is_one = field.shape in (Shape.SCALAR, Shape.JSON, Shape.MESSAGE)
+            is_one = field.shape in (FieldShape.SCALAR, FieldShape.JSON, FieldShape.MESSAGE)
             _declare(
                 message, field.name, field.number, _entry(message, name, field), repeated=not is_one
             )
@@ -170,7 +172,7 @@ def _entry(message: descriptor_pb2.DescriptorProto, name: str, field: Field) -> 
     """The declared type of `field`. On the wire, a map is a list of entries, which are messages of
     their own.
     """
-    if field.shape not in (Shape.MAP, Shape.TEXTS):
+    if field.shape not in (FieldShape.MAP, FieldShape.TEXTS):
         return field.of
     entry = message.nested_type.add(name=f"{field.name.title()}Entry")
     entry.options.map_entry = True

@@ -137,6 +137,8 @@ class FakeClient:
         async def call(**arguments: Any) -> Any:
             self.calls.append((name, arguments))
             answer = operation(**arguments)
+            if isinstance(answer, asyncio.Future):
+                return await answer
             if isinstance(answer, Exception):
                 raise answer
             return answer

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from roomcast.aws.calls import Calls
-from tests.unit.worlds import settled
+from roomcast.aws import calls as calls_module
+from roomcast.aws.calls import CALLS_A_TURN, PLACE_WAIT_S, Calls
+from roomcast.aws.channel_table import DynamoChannelTable
+from roomcast.aws.errors import LOG_CALL_LIMIT_S
+from roomcast.ports import Throttled
+from roomcast.testing.memory import ManualClock
+from tests.contract.items import log_item
+from tests.unit.worlds import running, settled, until
 
 
 def refusal(code: str, status: int = 400) -> ClientError:
@@ -102,3 +109,60 @@ async def test_so_many_calls_are_made_at_once_and_no_more() -> None:
     assert [each for each in answers if isinstance(each, dict)] == [
         {"Item": index} for index in (0, 1, 3, 4)
     ]
+
+
+async def test_a_call_that_got_no_place_was_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the wait of a call means, nobody could tell if its caller's own time had ended first."""
+    assert 2 * PLACE_WAIT_S <= LOG_CALL_LIMIT_S
+    monkeypatch.setattr(calls_module, "PLACE_WAIT_S", 0.0)
+    slow, calls = SlowClient(), Calls()
+    client = calls.timed(slow, "dynamodb", at_once=1)
+    first = asyncio.ensure_future(client.put_item(Item=0))
+    await settled()
+    for _ in range(2):
+        with pytest.raises(Throttled):
+            await client.put_item(Item=1)
+    assert slow.begun == 1
+    slow.go_on.release()
+    assert await first == {"Item": 0}
+    slow.go_on.release()
+    assert await client.put_item(Item=2) == {"Item": 2}, "nobody keeps a place that was not taken"
+    assert {outcome: each.count for (_, outcome), each in calls.histograms.items()} == {
+        "ok": 2,
+        "throttled": 2,
+    }
+
+
+async def test_a_publication_that_got_no_connection_is_known_not_to_be_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls_module, "PLACE_WAIT_S", 0.0)
+    slow = SlowClient()
+    slow.meta.events = SimpleNamespace(register=lambda *_, **__: None)
+    client = Calls().timed(slow, "dynamodb", at_once=1)
+    others = asyncio.ensure_future(client.put_item(Item=0))
+    await settled()
+    table = DynamoChannelTable(client, "channels", "idempotency", ManualClock())
+    with pytest.raises(Throttled, match="no connection was free"):
+        await table.put_item(log_item(1), 2**50)
+    others.cancel()
+
+
+async def test_few_of_very_many_calls_are_begun_in_one_turn() -> None:
+    slow, turns, begun = SlowClient(), 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            begun[turns] = slow.begun - sum(begun.values())
+            turns += 1
+            await asyncio.sleep(0)
+
+    client = Calls().timed(slow, "dynamodb")
+    async with running(pass_turns()):
+        calling = [asyncio.ensure_future(client.put_item(Item=index)) for index in range(50)]
+        await until(lambda: slow.begun == 50)
+        for _ in calling:
+            slow.go_on.release()
+        await asyncio.gather(*calling)
+    assert max(begun.values()) == CALLS_A_TURN

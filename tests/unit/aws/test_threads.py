@@ -46,3 +46,23 @@ async def test_an_error_comes_to_who_awaits_it() -> None:
 def test_an_operation_that_does_not_exist() -> None:
     with pytest.raises(AttributeError):
         ThreadedClient(Blocking()).gone  # noqa: B018  # asking is the point
+
+
+def test_a_call_that_hangs_does_not_hold_up_the_end_of_the_loop() -> None:
+    begun, told, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Hanging:
+        def hang(self) -> None:
+            begun.set()
+            told.wait(DEADLINE_S)
+            ended.set()
+
+    async def give_up() -> None:
+        call = asyncio.ensure_future(ThreadedClient(Hanging()).hang())
+        await asyncio.to_thread(begun.wait, DEADLINE_S)
+        call.cancel()
+
+    asyncio.run(give_up())
+    assert begun.is_set()
+    assert not ended.is_set()
+    told.set()

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.bench.chart import ROWS_MAX, chart, milliseconds, progress_bar
-from roomcast.bench.histogram import VALUE_US_MAX, Histogram
+from roomcast.bench.histogram import VALUE_US_MAX, LatencyHistogram
 
 
 def test_a_chart() -> None:
-    histogram = Histogram([10_100] * 40 + [10_900] * 20 + [17_000] * 1)
+    histogram = LatencyHistogram([10_100] * 40 + [10_900] * 20 + [17_000] * 1)
     assert chart(histogram, 40, blocks=True) == [
         "10.0 - 13.0  ███████████████████████  60",
         "13.0 - 16.0                            0",
@@ -28,15 +28,17 @@ def test_a_chart() -> None:
 
 def test_the_wider_the_coarser() -> None:
     edges = [
-        len(chart(Histogram([10_000, most]), 60, blocks=True))
+        len(chart(LatencyHistogram([10_000, most]), 60, blocks=True))
         for most in (60_000, 200_000, 2_000_000, VALUE_US_MAX)
     ]
     assert edges == [8, 7, 12, 6]
-    assert chart(Histogram([10, VALUE_US_MAX]), 60, blocks=False)[-1].startswith("1,000,000 - ")
+    assert chart(LatencyHistogram([10, VALUE_US_MAX]), 60, blocks=False)[-1].startswith(
+        "1,000,000 - "
+    )
 
 
 def test_nothing() -> None:
-    assert chart(Histogram(), 40, blocks=True) == []
+    assert chart(LatencyHistogram(), 40, blocks=True) == []
 
 
 @given(
@@ -45,7 +47,7 @@ def test_nothing() -> None:
     st.booleans(),
 )
 def test_charts(values: list[int], width: int, blocks: bool) -> None:
-    lines = chart(Histogram(values), width, blocks=blocks)
+    lines = chart(LatencyHistogram(values), width, blocks=blocks)
     assert 1 <= len(lines) <= ROWS_MAX
     assert len({len(line) for line in lines}) == 1
     counts = [int(line.split()[-1].replace(",", "")) for line in lines]

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.bench.histogram import ERROR_MAX, VALUE_US_MAX, Histogram
+from roomcast.bench.histogram import ERROR_MAX, VALUE_US_MAX, LatencyHistogram
 
 VALUES = st.lists(st.integers(0, VALUE_US_MAX), min_size=1, max_size=200)
 SHARES = st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0])
 
 
-def told(histogram: Histogram) -> tuple[object, ...]:
+def told(histogram: LatencyHistogram) -> tuple[object, ...]:
     return (
         histogram.count,
         histogram.least,
@@ -36,13 +36,13 @@ def exact(values: Sequence[int], share: float) -> int:
 
 @given(VALUES, SHARES)
 def test_quantiles(values: list[int], share: float) -> None:
-    found, right = Histogram(values).quantile(share), exact(values, share)
+    found, right = LatencyHistogram(values).quantile(share), exact(values, share)
     assert right <= found <= right * (1 + ERROR_MAX)
 
 
 @given(VALUES)
 def test_what_is_exact(values: list[int]) -> None:
-    histogram = Histogram(values)
+    histogram = LatencyHistogram(values)
     assert (histogram.count, histogram.least, histogram.most) == (
         len(values),
         min(values),
@@ -54,7 +54,7 @@ def test_what_is_exact(values: list[int]) -> None:
 
 @given(VALUES)
 def test_buckets_are_ascending_narrow_and_hold_all(values: list[int]) -> None:
-    buckets = list(Histogram(values).counts())
+    buckets = list(LatencyHistogram(values).counts())
     lower = [edge for edge, _ in buckets]
     assert lower == sorted(set(lower))
     assert sum(count for _, count in buckets) == len(values)
@@ -65,23 +65,23 @@ def test_buckets_are_ascending_narrow_and_hold_all(values: list[int]) -> None:
 
 @given(st.lists(st.integers(0, VALUE_US_MAX)), st.lists(st.integers(0, VALUE_US_MAX)))
 def test_merged_is_as_if_recorded_in_one(first: list[int], second: list[int]) -> None:
-    one, other = Histogram(first), Histogram(second)
+    one, other = LatencyHistogram(first), LatencyHistogram(second)
     before = told(one), told(other)
-    assert told(one.merged(other)) == told(Histogram(first + second))
+    assert told(one.merged(other)) == told(LatencyHistogram(first + second))
     assert (told(one), told(other)) == before
 
 
 def test_without_durations() -> None:
-    assert told(Histogram()) == (0, 0, 0, 0.0, [])
-    assert Histogram().quantile(0.5) == 0
+    assert told(LatencyHistogram()) == (0, 0, 0, 0.0, [])
+    assert LatencyHistogram().quantile(0.5) == 0
 
 
 def test_durations_that_are_impossible() -> None:
-    histogram = Histogram([-5, VALUE_US_MAX + 1])
+    histogram = LatencyHistogram([-5, VALUE_US_MAX + 1])
     assert (histogram.least, histogram.most) == (0, VALUE_US_MAX)
 
 
 def test_small_ones_have_a_bucket_each() -> None:
-    assert list(Histogram(range(128)).counts()) == [(value, 1) for value in range(128)]
-    assert list(Histogram([128, 129, 131]).counts()) == [(128, 2), (130, 1)]
-    assert list(Histogram([129, 131]).counts()) == [(129, 1), (130, 1)]
+    assert list(LatencyHistogram(range(128)).counts()) == [(value, 1) for value in range(128)]
+    assert list(LatencyHistogram([128, 129, 131]).counts()) == [(128, 2), (130, 1)]
+    assert list(LatencyHistogram([129, 131]).counts()) == [(129, 1), (130, 1)]

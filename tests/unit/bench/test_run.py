@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jwt
 import pytest
-from structlog.testing import capture_logs
 
 from roomcast.backoff import Backoff
 from roomcast.bench import client as client_module
@@ -23,10 +22,11 @@ from roomcast.bench.report import report
 from roomcast.bench.run import Access, Bench
 from roomcast.wire.codes import Closing, Disconnect, DisconnectCode
 from tests.unit.bench.faulty import Pushes, faulty, one
-from tests.unit.served import Served
+from tests.unit.served import KEY, Served
 from tests.unit.worlds import SECRET, LocalNode, until
 
-KEY = "a key of this test"
+pytestmark = pytest.mark.usefixtures("quiet")
+
 PATH = "/connection/websocket"
 
 
@@ -37,26 +37,6 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setattr(client_module, "_BACKOFF", Backoff(0.002, 1.0))
     monkeypatch.setattr(run_module, "_LOOK_S", 0.002)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    started = Served(key=KEY)
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
-def secured() -> Iterator[Served]:
-    started = Served(key=KEY, insecure=False, secret=SECRET)
-    yield started
-    started.close()
 
 
 def plan(url: str, **changes: Any) -> Plan:

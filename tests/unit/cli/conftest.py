@@ -9,6 +9,9 @@ import pytest
 
 from roomcast.observe import logs as telemetry
 from tests.unit.cli.account import TOPIC, Aws
+from tests.unit.served import quiet, secured, served
+
+__all__ = ["Told", "quiet", "secured", "served"]
 
 Told = Callable[[], str]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from roomcast.bench.ledger import Ledger
 from roomcast.bench.plan import Plan
@@ -18,33 +17,14 @@ from roomcast.cli import main as cli
 from roomcast.cli.bench_text import Look, bench_text
 from roomcast.cli.terminal import has_blocks
 from tests.unit.cli.conftest import Told
-from tests.unit.served import Served
+from tests.unit.served import KEY, Served
 from tests.unit.worlds import SECRET
 
-KEY = "a key of this test"
+pytestmark = pytest.mark.usefixtures("quiet")
+
 SMALL = ("--clients", "4", "--channels", "2", "--duration", "1", "--ramp", "200")
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    started = Served(key=KEY)
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
-def secured() -> Iterator[Served]:
-    started = Served(key=KEY, insecure=False, secret=SECRET)
-    yield started
-    started.close()
 
 
 @pytest.fixture

@@ -16,14 +16,15 @@ from roomcast.auth.verifier import sign_connection
 from roomcast.client import work as work_module
 from roomcast.client.connection import COMMAND_BYTES_MIN, PUSH_BYTES, TURN_BYTES
 from roomcast.client.publish import PUBLISH_WAIT_S
-from roomcast.client.services import TURNS_AT_ONCE
+from roomcast.client.services import HISTORIES_AT_ONCE, REPLIES_A_TURN, TURNS_AT_ONCE
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
+from roomcast.client.work import COMMANDS_UNDER_WAY_MAX, PLACE_BYTES, SUBSCRIBE_SIZE
 from roomcast.node.assembly import BURST_S, rate
 from roomcast.testing.memory import ManualClock
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import JSON_FRAMES, Bounds, Command, Reader
-from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, settled, until
+from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, running, settled, until
 
 TOO_MANY = 111
 
@@ -413,3 +414,59 @@ async def test_a_command_that_is_too_large_is_answered_and_not_decoded() -> None
     answers = [client.socket.reply_to(command_id) for command_id in (7, 8)]
     assert [answer and answer["error"]["code"] for answer in answers] == [106, 108]
     assert limits(node) == {"message_size": 1}
+
+
+async def test_histories_that_many_clients_read_are_bounded() -> None:
+    fleet, node = node_of()
+    clients = [await node.client() for _ in range(HISTORIES_AT_ONCE)]
+    held = fleet.traffic.hold("newest")
+    ids = [
+        await client.say(*({"history": {"channel": "room", "limit": 1}} for _ in range(2)))
+        for client in clients
+    ]
+    await held.arrived(HISTORIES_AT_ONCE)
+    await settled()
+    assert held.count == HISTORIES_AT_ONCE
+    held.release()
+    for client, (first, second) in zip(clients, ids, strict=True):
+        assert "history" in await client.answer(first)
+        assert "history" in await client.answer(second)
+
+
+async def test_replies_with_a_history_are_made_a_few_in_a_turn() -> None:
+    fleet, node = node_of()
+    services = node.assembly.node.services
+    clients = [await node.client() for _ in range(10)]
+    await clients[0].publish("room", 1)
+    most, sent = 0, services.counters.sent_frames
+
+    async def pass_turns() -> None:
+        nonlocal most, sent
+        while True:
+            now = services.counters.sent_frames
+            most, sent = max(most, now - sent), now
+            await asyncio.sleep(0)
+
+    held = fleet.traffic.hold("newest")
+    ids = [await client.say({"history": {"channel": "room", "limit": 1}}) for client in clients]
+    await held.arrived(len(clients))
+    async with running(pass_turns()):
+        held.release()
+        for client, [command_id] in zip(clients, ids, strict=True):
+            assert "history" in await client.answer(command_id)
+    assert most == REPLIES_A_TURN
+
+
+async def test_one_client_subscribes_to_a_few_channels_at_a_time() -> None:
+    fleet, node = node_of(channel_limit=100)
+    client = await node.client()
+    held = fleet.traffic.hold("newest")
+    said = [{"subscribe": {"channel": f"room-{number}"}} for number in range(40)]
+    saying = asyncio.create_task(client.say(*said))
+    at_once = COMMANDS_UNDER_WAY_MAX * PLACE_BYTES // SUBSCRIBE_SIZE
+    await held.arrived(at_once)
+    await settled()
+    assert held.count == at_once == 16
+    held.release()
+    for command_id in await saying:
+        assert "subscribe" in await client.answer(command_id)

@@ -7,7 +7,7 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.delivery.fossil import SEARCHED_BYTES_MAX, delta
+from roomcast.delivery.fossil import SEARCHED_BYTES_MAX, Search, delta
 
 BYTES = st.binary(max_size=300)
 
@@ -16,9 +16,16 @@ def applied(source: bytes, difference: bytes) -> bytes:
     return bytes(apply_delta(source, difference))
 
 
+def difference_of(source: bytes, target: bytes) -> bytes:
+    """With nothing searched before."""
+    difference = delta(source, target, Search(1_000_000))
+    assert difference is not None
+    return difference
+
+
 @given(BYTES, BYTES)
 def test_it_makes_the_target_of_the_source(source: bytes, target: bytes) -> None:
-    assert applied(source, delta(source, target)) == target
+    assert applied(source, difference_of(source, target)) == target
 
 
 @given(
@@ -29,13 +36,13 @@ def test_parts_that_moved_are_copied(parts: list[bytes], random: object) -> None
     moved = list(parts)
     random.shuffle(moved)  # type: ignore[attr-defined]  # hypothesis's random
     source, target = b"".join(parts), b"".join(moved)
-    assert applied(source, delta(source, target)) == target
+    assert applied(source, difference_of(source, target)) == target
 
 
 @given(st.text(max_size=200), st.text(max_size=40), st.integers(0, 200), st.integers(0, 200))
 def test_of_texts_it_is_a_text(text: str, inserted: str, at: int, until: int) -> None:
     changed = text[:at] + inserted + text[max(at, until) :]
-    difference = delta(text.encode(), changed.encode())
+    difference = difference_of(text.encode(), changed.encode())
     difference.decode()
     assert applied(text.encode(), difference) == changed.encode()
 
@@ -43,7 +50,7 @@ def test_of_texts_it_is_a_text(text: str, inserted: str, at: int, until: int) ->
 def test_no_copy_begins_or_ends_within_a_character() -> None:
     before = ("é" * 40 + "ü" * 40).encode()
     after = ("é" * 40 + "ñ" + "ü" * 40).encode()
-    difference = delta(before, after)
+    difference = difference_of(before, after)
     assert "ñ" in difference.decode()
     assert len(difference) < len(after) / 4
     assert applied(before, difference) == after
@@ -61,7 +68,7 @@ def test_no_copy_begins_or_ends_within_a_character() -> None:
 def test_a_small_change_is_a_small_difference(change: object) -> None:
     text = b", ".join(b"player %d, score: %d" % (n, n // 7) for n in range(50))
     changed = change(text)  # type: ignore[operator]  # one of those above
-    difference = delta(text, changed)
+    difference = difference_of(text, changed)
     assert applied(text, difference) == changed
     assert len(difference) < len(changed) / 10
 
@@ -72,6 +79,17 @@ def test_what_is_too_large_to_be_searched_is_copied_at_its_ends_only() -> None:
         b"head" * 10 + middle + b"tail" * 10,
         b"head" * 10 + middle[::-1] + b"tail" * 10,
     )
-    difference = delta(source, target)
+    difference = difference_of(source, target)
     assert applied(source, difference) == target
     assert len(middle) < len(difference) < len(middle) + 60
+
+
+def test_what_is_searched_is_counted_and_comes_to_an_end() -> None:
+    source, target = bytes(range(250)) * 16, bytes(range(250))[::-1] * 16
+    search, differences = Search(10_000), 0
+    while (difference := delta(source, target, search)) is not None:
+        assert applied(source, difference) == target
+        differences += 1
+    assert differences == 3, "each searches 4,000 bytes"
+    assert -4_500 < search.left <= 0
+    assert delta(source, source, search) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.delivery.forms import PLAIN, Form, Payload
-from roomcast.delivery.hub import FRAME_BYTES_SOFT_MAX, Hub
+from roomcast.delivery.hub import FRAME_BYTES_SOFT_MAX, SEARCHED_A_TURN, Hub
 from roomcast.delivery.ports import Framer
-from roomcast.wire.encoding import Sent, info_push, publication_push, sent_of
+from roomcast.wire.encoding import Sent, encode_told, publication_push, sent_of, told_push
 from roomcast.wire.protobuf import encode_messages
 from roomcast.wire.publication import ClientInfo, Publication
 from tests.protobuf import as_it_is, parsed
@@ -96,12 +97,12 @@ def test_an_encoding_that_nobody_reads_is_not_made() -> None:
     subscribed(made, "a", 2)
     [other] = subscribed(made, "b", 1, join_leave=True, framer=curly)
     made.publish("a", sent(b"1"))
-    made.tell("a", ("join", INFO))
+    made.tell("a", [encode_told("join", INFO)])
     assert curly.made == 0
     made.remove("b", other)
     made.publish("b", sent(b"1"))
     [quiet] = subscribed(made, "b", 1, framer=curly)
-    made.tell("b", ("join", INFO))
+    made.tell("b", [encode_told("join", INFO)])
     assert curly.made == 0, "nobody there wants to be told"
     assert quiet.sink.frames == []
 
@@ -141,11 +142,11 @@ def test_joins_and_leaves_go_to_those_who_want_them() -> None:
     made = Hub()
     [quiet] = subscribed(made, "a", 1)
     [told] = subscribed(made, "a", 1, join_leave=True)
-    made.tell("a", ("join", INFO))
-    made.tell("nobody", ("join", INFO))
+    made.tell("a", [encode_told("join", INFO)])
+    made.tell("nobody", [encode_told("join", INFO)])
     assert (quiet.sink.frames, told.sink.frames) == (
         [],
-        [b"<" + info_push("a", "join", INFO) + b">"],
+        [b"<" + told_push("a", encode_told("join", INFO)) + b">"],
     )
 
 
@@ -223,7 +224,7 @@ def test_a_number_stands_for_the_name_as_long_as_somebody_is_there() -> None:
     assert made.number("a") == number
     assert made.number("b") not in (0, number)
     made.publish("a", publications(1))
-    made.tell("a", ("leave", INFO))
+    made.tell("a", [encode_told("leave", INFO)])
     assert numbered.sink.lines == [
         {"push": {"id": number, "pub": {"data": 1, "offset": 1}}},
         {"push": {"id": number, "leave": {"info": {"user": "ann", "client": "1"}}}},
@@ -260,7 +261,7 @@ SCORES = [
 ]
 
 
-def test_differences_begin_with_a_whole_publication_for_each() -> None:
+async def test_differences_begin_with_a_whole_publication_for_each() -> None:
     made, first = Hub(), Follower()
     [plain] = subscribed(made, "a", 1, framer=as_it_is)
     made.publish("a", publications(SCORES[0]))
@@ -274,7 +275,7 @@ def test_differences_begin_with_a_whole_publication_for_each() -> None:
     assert plain.sink.published("a") == SCORES[:6]
 
 
-def test_what_is_not_to_be_a_difference_is_whole_and_the_next_one_differs_from_it() -> None:
+async def test_what_is_not_to_be_a_difference_is_whole_and_the_next_one_differs_from_it() -> None:
     made, follower = Hub(), Follower()
     made.add("a", follower)
     made.publish("a", publications(SCORES[0]))
@@ -284,14 +285,32 @@ def test_what_is_not_to_be_a_difference_is_whole_and_the_next_one_differs_from_i
     assert "delta" not in follower.sink.pushes[1]["pub"]
 
 
-def test_a_difference_that_is_longer_is_not_sent() -> None:
+async def test_a_difference_that_is_longer_is_not_sent() -> None:
     made, follower = Hub(), Follower()
     made.add("a", follower)
     made.publish("a", publications("a" * 50, 1))
     assert follower.follow() == (["a" * 50, 1], 0)
 
 
-def test_who_comes_back_after_all_had_left_starts_whole() -> None:
+async def test_of_a_full_batch_few_are_searched_in_one_turn() -> None:
+    """The others go out whole, and so does what follows them in the same turn."""
+    made, follower, other = Hub(), Follower(), Follower()
+    made.add("a", follower)
+    made.add("b", other)
+    halves = ["".join(chr(97 + n * n * prime % 23) for n in range(2000)) for prime in (5, 7)]
+    texts = [f"{n:4} {halves[n % 2]}{halves[1 - n % 2]}." + "!" * (n % 2) for n in range(32)]
+    made.publish("a", publications(*texts))
+    data, differences = follower.follow()
+    assert data == texts
+    assert 0 < differences <= SEARCHED_A_TURN // 4000 + 1
+    made.publish("b", publications(*SCORES[:2]))
+    assert other.follow() == (SCORES[:2], 0)
+    await asyncio.sleep(0)
+    made.publish("b", publications(SCORES[2]))
+    assert other.follow() == (SCORES[:3], 1)
+
+
+async def test_who_comes_back_after_all_had_left_starts_whole() -> None:
     made, first, second = Hub(), Follower(), Follower()
     [plain] = subscribed(made, "a", 1, framer=as_it_is)
     made.add("a", first)
@@ -304,7 +323,7 @@ def test_who_comes_back_after_all_had_left_starts_whole() -> None:
     assert plain.sink.published("a") == SCORES[:4]
 
 
-def test_in_protobuf_and_as_text_go_the_bytes_that_the_publisher_sent() -> None:
+async def test_in_protobuf_and_as_text_go_the_bytes_that_the_publisher_sent() -> None:
     """Also where one publication after another is a difference: it is one of these bytes."""
     made = Hub()
     plain, text, binary, chain = (
@@ -359,7 +378,9 @@ def test_in_protobuf_and_as_text_go_the_bytes_that_the_publisher_sent() -> None:
         max_size=25,
     )
 )
-def test_differences_always_give_what_was_published(steps: list[tuple[str, Any, bool]]) -> None:
+async def test_differences_always_give_what_was_published(
+    steps: list[tuple[str, Any, bool]],
+) -> None:
     made = Hub()
     here: list[tuple[Follower, list[Any]]] = []
     gone: list[tuple[Follower, list[Any]]] = []

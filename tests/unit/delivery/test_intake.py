@@ -143,7 +143,7 @@ def test_what_one_receive_brings_is_one_write(world: World) -> None:
     assert len(world.socket.frames) == 1
 
 
-def test_comings_and_goings_of_one_receive_are_one_write(world: World) -> None:
+async def test_comings_and_goings_of_one_receive_are_one_write(world: World) -> None:
     """One client can cause hundreds a second, each to all subscribers of a channel."""
     ids = [f"c{number}" for number in range(10)]
     world.take(
@@ -154,7 +154,7 @@ def test_comings_and_goings_of_one_receive_are_one_write(world: World) -> None:
     assert world.socket.told(CHANNEL, "join") == world.socket.told(CHANNEL, "leave") == ids
 
 
-def test_a_coming_that_cannot_be_encoded_costs_no_other(world: World) -> None:
+async def test_a_coming_that_cannot_be_encoded_costs_no_other(world: World) -> None:
     deep: Any = []
     for _ in range(300):
         deep = [deep]
@@ -175,7 +175,7 @@ def test_the_own_copy_of_a_signal_is_dropped(world: World) -> None:
     assert world.socket.published(CHANNEL) == [1]
 
 
-def test_a_publication_and_the_leave_after_it_stay_in_order(world: World) -> None:
+async def test_a_publication_and_the_leave_after_it_stay_in_order(world: World) -> None:
     world.take(
         signals.join("b", "id1", CHANNEL, info("c1")),
         pub(2),
@@ -187,7 +187,7 @@ def test_a_publication_and_the_leave_after_it_stay_in_order(world: World) -> Non
     assert world.socket.told(CHANNEL, "join") == world.socket.told(CHANNEL, "leave") == ["c1"]
 
 
-def test_comings_and_goings_are_told_only_where_the_channel_has_them(world: World) -> None:
+async def test_comings_and_goings_are_told_only_where_the_channel_has_them(world: World) -> None:
     """Whoever cleans up after a dead node does not know the options,
     and says of everybody that they left.
     """
@@ -200,7 +200,7 @@ def test_comings_and_goings_are_told_only_where_the_channel_has_them(world: Worl
     assert [push["channel"] for push in world.socket.pushes] == [CHANNEL]
 
 
-def test_who_is_here_has_not_left_another_node(world: World) -> None:
+async def test_who_is_here_has_not_left_another_node(world: World) -> None:
     """Somebody took this node for dead, and says under its former lease that its clients left."""
     world.intake.deliver_own(signals.leave("a", "id1", CHANNEL, info("mine")))
     assert world.socket.told(CHANNEL, "leave") == ["mine"], "what the node itself says holds"

@@ -11,7 +11,7 @@ from roomcast.fleet.lease_record import Lease
 from roomcast.ports import PortError, Throttled, UnknownOutcome
 from roomcast.presence import book as presence_module
 from roomcast.presence import reads as presence_reads
-from roomcast.presence.book import LEASES_LEFT_MAX, PresenceBook
+from roomcast.presence.book import LATE_S, LEASES_LEFT_MAX, PresenceBook
 from roomcast.presence.reads import CACHE_S
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.publication import ClientInfo
@@ -318,8 +318,70 @@ async def test_an_entry_that_was_written_again_for_who_had_left_is_not_forgotten
     await writing
     assert not book.is_clean
     await book.finish()
-    assert book.is_clean
     assert not world.fleet.world.presence
+    assert book.is_clean == (failing == "remove"), "a write that was given up may come yet"
+    world.fleet.clock.advance(LATE_S)
+    await book.finish()
+    assert book.is_clean
+
+
+@pytest.mark.parametrize("call", ["add", "remove"])
+async def test_what_was_given_up_and_comes_late_takes_nothing_from_a_newer_entry(
+    world: World, call: str
+) -> None:
+    book, older, newer = world.books["a"], info("c1", "ann"), info("c1", "bob")
+    if call == "add":
+        world.fleet.world.fail_next("add", UnknownOutcome(), "late")
+        with pytest.raises(UnknownOutcome):
+            await book.enter(CHANNEL, older)
+        await book.exit(CHANNEL, older)
+    else:
+        await book.enter(CHANNEL, older)
+        world.fleet.world.fail_next("remove", UnknownOutcome(), "late")
+        with pytest.raises(UnknownOutcome):
+            await book.exit(CHANNEL, older)
+    await book.enter(CHANNEL, newer)
+    world.fleet.world.deliver_late()
+    assert await world.books["b"].members(CHANNEL) == {"c1": newer}
+    world.fleet.clock.advance(LATE_S)
+    await book.finish()
+    world.live("a")
+    assert await world.books["b"].members(CHANNEL) == {"c1": newer}
+
+
+async def test_an_entry_that_comes_after_its_removal_is_removed_once_more(
+    world: World, impatient: None
+) -> None:
+    book = world.books["a"]
+    world.fleet.world.fail_next("add", UnknownOutcome(), "late")
+    with pytest.raises(UnknownOutcome):
+        await book.enter(CHANNEL, info("c1"))
+    await book.exit(CHANNEL, info("c1"))
+    assert not book.is_clean
+    assert set(book.left_under) == {"a"}
+    world.fleet.world.deliver_late()
+    assert await world.members("b") == {"c1"}
+    world.fleet.clock.advance(LATE_S)
+    running = asyncio.create_task(book.run())
+    await until(lambda: book.is_clean)
+    running.cancel()
+    assert await world.members("b") == set()
+
+
+async def test_writes_that_were_given_up_are_remembered_within_a_bound(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "EXITS_MAX", 2)
+    book = world.books["a"]
+    for client in ("c1", "c2", "c3"):
+        world.fleet.world.fail_next("add", UnknownOutcome())
+        with pytest.raises(UnknownOutcome):
+            await book.enter(CHANNEL, info(client))
+        await book.exit(CHANNEL, info(client))
+    assert len(book._given_up) == 2
+    world.fleet.clock.advance(LATE_S)
+    await book.finish()
+    assert not book.is_clean, "one was forgotten, and may be there"
 
 
 async def test_an_entry_that_was_under_way_when_the_lease_was_lost_is_written_again(

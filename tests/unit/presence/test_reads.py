@@ -16,9 +16,9 @@ from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Rejected, Throttled
 from roomcast.presence import lists as presence_lists
 from roomcast.presence import reads as presence_reads
-from roomcast.presence.book import LIST_BYTES_MAX, PresenceBook
+from roomcast.presence.book import LIST_BYTES_MAX, LISTED_A_TURN, PresenceBook
 from roomcast.presence.ports import Member, Presence, TooManyMembers
-from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S, MEMBERS_A_TURN
+from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S, LISTS_A_TURN, MEMBERS_A_TURN
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.encoding import encode_member
 from roomcast.wire.publication import ClientInfo
@@ -180,6 +180,63 @@ async def test_of_very_many_members_few_are_looked_at_in_a_turn(
         assert await world.book.totals(CHANNEL) == (MANY, MANY // 2)
     assert sum(looked_at.values()) == MANY
     assert max(looked_at.values()) <= MEMBERS_A_TURN
+
+
+async def test_of_a_whole_list_few_members_are_encoded_in_a_turn_whoever_asks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, made = 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def counted(info: ClientInfo) -> bytes:
+        made[turns] += 1
+        return encode_member(info)
+
+    monkeypatch.setattr(presence_lists, "encode_member", counted)
+    world.elsewhere(MANY)
+    world.book._reads.entered(CHANNEL, member(1).info)
+    async with running(pass_turns()):
+        lists = await asyncio.gather(*(world.book.whole_list(CHANNEL) for _ in range(3)))
+    listed = json.loads(lists[0])
+    assert len(listed) == MANY
+    assert listed == {
+        client: info.wire() for client, info in (await world.book.members(CHANNEL)).items()
+    }
+    assert lists[1] == lists[2] == lists[0]
+    assert sum(made.values()) == 3 * MANY
+    assert max(made.values()) <= LISTED_A_TURN
+
+
+async def test_of_many_who_ask_for_a_list_one_goes_on_in_a_turn(world: World) -> None:
+    """Each then makes a reply of it, which in Protobuf takes 10 ms."""
+    turns, replied = 0, Counter[int]()
+
+    async def pass_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ask() -> None:
+        await world.book.listing(CHANNEL)
+        replied[turns] += 1
+
+    world.elsewhere(10)
+    async with running(pass_turns()):
+        await asyncio.gather(*(ask() for _ in range(20)))
+    assert sum(replied.values()) == 20
+    assert max(replied.values()) == LISTS_A_TURN
+
+
+async def test_who_cannot_be_encoded_hides_nobody_in_a_whole_list(world: World) -> None:
+    for client, value in (("c1", 1), ("c2", 2**70), ("c3", 3)):
+        world.book._reads.entered(CHANNEL, ClientInfo("ann", client, value))
+    assert set(json.loads(await world.book.whole_list(CHANNEL))) == {"c1", "c3"}
 
 
 async def test_who_comes_and_goes_between_two_turns_of_a_read_is_told_of_once(

@@ -4,8 +4,11 @@ SDK clients are faked.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import time
+from asyncio import Future
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,8 +19,16 @@ import pytest
 from roomcast.fleet.deployment import queue_tags
 from roomcast.ports import UnknownOutcome
 from roomcast.reaper import handler as reaping
-from roomcast.reaper.handler import Clients, Incomplete, Request, Settings, asked
-from roomcast.reaper.reaper import SECOND_LOOK_S
+from roomcast.reaper.handler import (
+    LET_GO_S,
+    REPORT_S,
+    Clients,
+    Incomplete,
+    Request,
+    Settings,
+    asked,
+)
+from roomcast.reaper.reaper import SECOND_LOOK_S, Sleep
 from roomcast.reaper.rules import REAP_GRACE_MS, WHOLE_FLEET, Scope
 from roomcast.system import SystemClock
 from tests.unit.aws.fakes import FakeClient, answer_all, client_error
@@ -152,9 +163,15 @@ class Lambda:
         # What happens while it waits for a second look.
         self.meanwhile: Callable[[], None] = lambda: None
         self.waited_s = 0.0
+        # How it really sleeps; None = not at all.
+        self.sleep: Sleep | None = None
+        # Milliseconds that it has.
+        self.left_ms = 120_000
         monkeypatch.setattr(reaping, "carry_out", partial(reaping.carry_out, sleep=self._sleep))
 
     async def _sleep(self, seconds: float) -> None:
+        if self.sleep is not None:
+            await self.sleep(seconds)
         # Less than a second is the pace of calls.
         if seconds >= 1:
             self.waited_s += seconds
@@ -164,9 +181,12 @@ class Lambda:
         clients = Clients(aws.client, aws.client, aws.client, aws.client)
         self._monkeypatch.setattr(reaping, "_clients", lambda: clients)
         try:
-            return reaping.handler(what, None)
+            return reaping.handler(what, self)
         finally:
             self.lines = [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.left_ms
 
     @property
     def events(self) -> list[str]:
@@ -369,6 +389,64 @@ def test_what_could_not_be_removed_does_not_hold_up_the_instance(function: Lambd
     with pytest.raises(Incomplete):
         function(event("terminate_lifecycle_action"), aws)
     assert aws.names()[-1] == "complete_lifecycle_action"
+
+
+def hanging(**_: Any) -> Future[Any]:
+    """An answer that never comes."""
+    return asyncio.get_running_loop().create_future()
+
+
+def test_a_run_under_an_sqs_that_hangs_ends_in_time_and_tells_what_is_left(
+    function: Lambda,
+) -> None:
+    aws = Aws(*(row(f"n{number}", age_ms=10 * TTL_MS) for number in range(3)), delete_queue=hanging)
+    function.left_ms = round(REPORT_S * 1000) + 50
+    began_s = time.monotonic()
+    with pytest.raises(Incomplete):
+        function(event("scheduled"), aws)
+    assert time.monotonic() - began_s < 5, "a call that hangs is given up after 25 s"
+    [line] = function.lines
+    assert line["event"] == "reaping_incomplete"
+    assert [node["outcome"] for node in line["nodes"]] == ["failed"] * 3
+    queues = [each for each in line["failures"] if each["step"] == "delete_queue"]
+    assert [each["what"] for each in queues] == ["q-n0", "q-n1", "q-n2"]
+    assert all("TimeoutError" in each["reason"] for each in queues)
+    assert {each["reason"] for each in line["failures"] if each not in queues} == {
+        "no time is left"
+    }
+    assert "unsubscribe" in aws.names()
+    assert not aws.arguments("batch_write_item")
+
+
+def test_a_second_look_for_which_there_is_no_time_kills_nobody(function: Lambda) -> None:
+    """Two of three leases look expired: they are doubted, and nobody had the time to look again."""
+    rows = (row("n1", age_ms=0), *(row(f"n{n}", age_ms=2 * TTL_MS) for n in (2, 3)))
+    aws = Aws(*rows)
+    function.left_ms = round(REPORT_S * 1000) + 50
+    function.sleep = asyncio.sleep
+    with pytest.raises(Incomplete):
+        function(event("scheduled"), aws)
+    [line] = function.lines
+    assert line["reason"] == "no time is left"
+    assert not aws.arguments("update_item")
+
+
+def test_an_instance_is_let_go_also_under_an_sqs_that_hangs(function: Lambda) -> None:
+    aws = Aws(row("n1", age_ms=10 * TTL_MS), delete_queue=hanging)
+    function.left_ms = round((REPORT_S + LET_GO_S) * 1000) + 50
+    with pytest.raises(Incomplete):
+        function(event("terminate_lifecycle_action"), aws)
+    assert aws.names()[-1] == "complete_lifecycle_action"
+
+
+def test_without_a_context_there_is_no_bound(
+    function: Lambda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws = Aws(row("n1", age_ms=10 * TTL_MS))
+    client = aws.client
+    monkeypatch.setattr(reaping, "_clients", lambda: Clients(client, client, client, client))
+    assert function.events == []
+    assert reaping.handler(event("scheduled"), None)["reaped"] == 1
 
 
 def test_a_line_stays_short(function: Lambda) -> None:

@@ -19,10 +19,11 @@ from roomcast.wire.encoding import (
     encode_lines_reply,
     encode_reply,
     encode_stored,
-    info_push,
+    encode_told,
     publication_push,
     sent_of,
     subscribe_result,
+    told_push,
     unsubscribe_push,
 )
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, StreamPosition
@@ -105,7 +106,7 @@ def test_what_cannot_be_written_is_told(data: Any) -> None:
     with pytest.raises(Unencodable):
         encode_reply(1, "rpc", {"data": data})
     with pytest.raises(Unencodable):
-        info_push("c", "join", ClientInfo("u", "c", data))
+        encode_told("join", ClientInfo("u", "c", data))
 
 
 # ---- replies
@@ -205,7 +206,7 @@ def test_a_publication_push(channel: str, publication: Publication) -> None:
 
 @given(TEXT, st.sampled_from(["join", "leave"]), INFOS)
 def test_a_join_or_leave_push(channel: str, kind: str, info: ClientInfo) -> None:
-    push = parsed(info_push(channel, kind, info))
+    push = parsed(told_push(channel, encode_told(kind, info)))
     assert push == {"push": {"channel": channel, kind: {"info": info.wire()}}}
 
 

@@ -54,16 +54,17 @@ from roomcast.wire.encoding import (
     encode_presence_reply,
     encode_reply,
     encode_stored,
-    info_push,
+    encode_told,
     publication_push,
     refresh_push,
     sent_of,
     subscribe_push,
     subscribe_result,
+    told_push,
     unsubscribe_push,
 )
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
-from roomcast.wire.protobuf_schema import SCHEMA, Shape
+from roomcast.wire.protobuf_schema import SCHEMA, FieldShape
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
 from tests.frames import decode_frame, decode_messages, decoded
 from tests.protobuf import as_it_is, command, parsed, read_messages, without_empty
@@ -92,17 +93,17 @@ def values(message: str) -> st.SearchStrategy[dict[str, Any]]:
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for name, field in SCHEMA[message].items():
         match field.shape:
-            case Shape.SCALAR:
+            case FieldShape.SCALAR:
                 fields[name] = SCALARS[field.of]
-            case Shape.JSON:
+            case FieldShape.JSON:
                 fields[name] = JSON
-            case Shape.TEXTS:
+            case FieldShape.TEXTS:
                 fields[name] = st.dictionaries(TEXT, TEXT, max_size=2)
-            case Shape.MESSAGE:
+            case FieldShape.MESSAGE:
                 fields[name] = values(field.of)
-            case Shape.LIST:
+            case FieldShape.LIST:
                 fields[name] = st.lists(values(field.of), max_size=2)
-            case Shape.MAP:
+            case FieldShape.MAP:
                 fields[name] = st.dictionaries(TEXT, values(field.of), max_size=2)
     made = st.fixed_dictionaries({}, optional=fields)
     return made.map(_with_differences_of_text) if message == "Publication" else made
@@ -508,7 +509,10 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
         )
         | st.builds(lambda pub: publication_push("c", sent_of(pub, 0).line), PUBLICATIONS)
         | st.builds(
-            info_push, TEXT | st.integers(1, 2**53), st.sampled_from(["join", "leave"]), INFOS
+            lambda channel, kind, info: told_push(channel, encode_told(kind, info)),
+            TEXT | st.integers(1, 2**53),
+            st.sampled_from(["join", "leave"]),
+            INFOS,
         )
         | st.builds(lambda pub: publication_push(7, sent_of(pub, 0).line), PUBLICATIONS)
         | st.builds(
@@ -535,16 +539,16 @@ def test_every_line_that_can_be_written_is_in_that_test() -> None:
         name for name in encoding.__all__ if name.startswith("encode_") or name.endswith("_push")
     }
     # For the log, and for a part of a line.
-    others = {"encode_stored", "encode_member"}
+    others = {"encode_stored", "encode_member", "encode_told"}
     assert written - others == {
         "encode_error",
         "encode_lines_reply",
         "encode_presence_reply",
         "encode_reply",
-        "info_push",
         "publication_push",
         "refresh_push",
         "subscribe_push",
+        "told_push",
         "unsubscribe_push",
     }
 

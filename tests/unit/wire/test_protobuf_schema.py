@@ -12,7 +12,7 @@ from centrifuge.protocol import client_pb2
 from google.protobuf import descriptor_pb2
 
 from roomcast.wire import commands
-from roomcast.wire.protobuf_schema import SCHEMA, Field, Shape, message_class
+from roomcast.wire.protobuf_schema import SCHEMA, Field, FieldShape, message_class
 
 
 def messages(file: Any) -> Mapping[str, descriptor_pb2.DescriptorProto]:
@@ -117,12 +117,12 @@ def test_every_method_is_a_command_and_has_a_result() -> None:
 @pytest.mark.parametrize(
     "message, field",
     [
-        ("Command", Field("id", 1, Shape.SCALAR, "uint32")),
-        ("Command", Field("publish", 7, Shape.MESSAGE, "PublishRequest")),
-        ("PublishRequest", Field("data", 2, Shape.JSON, "bytes")),
-        ("HistoryResult", Field("publications", 1, Shape.LIST, "Publication")),
-        ("PresenceResult", Field("presence", 1, Shape.MAP, "ClientInfo")),
-        ("Publication", Field("tags", 7, Shape.TEXTS, "string")),
+        ("Command", Field("id", 1, FieldShape.SCALAR, "uint32")),
+        ("Command", Field("publish", 7, FieldShape.MESSAGE, "PublishRequest")),
+        ("PublishRequest", Field("data", 2, FieldShape.JSON, "bytes")),
+        ("HistoryResult", Field("publications", 1, FieldShape.LIST, "Publication")),
+        ("PresenceResult", Field("presence", 1, FieldShape.MAP, "ClientInfo")),
+        ("Publication", Field("tags", 7, FieldShape.TEXTS, "string")),
     ],
 )
 def test_the_table_is_read_as_it_is_meant(message: str, field: Field) -> None:
@@ -135,6 +135,6 @@ def test_what_requests_hold_is_of_few_shapes() -> None:
     for name in names:
         for field in SCHEMA[name].values():
             shapes.add(field.shape)
-            if field.shape is Shape.MESSAGE:
+            if field.shape is FieldShape.MESSAGE:
                 names.append(field.of)
-    assert shapes == {Shape.SCALAR, Shape.JSON, Shape.MESSAGE, Shape.MAP}
+    assert shapes == {FieldShape.SCALAR, FieldShape.JSON, FieldShape.MESSAGE, FieldShape.MAP}

@@ -78,8 +78,8 @@ async def _history_remove(call: ApiCall, asked: Params) -> Mapping[str, Json]:
 
 
 async def _presence(call: ApiCall, asked: Params) -> Mapping[str, Json]:
-    members = await _read(call, asked["channel"], call.node.services.presence.members)
-    return {"presence": {client: info.wire() for client, info in members.items()}}
+    members = await _read(call, asked["channel"], call.node.services.presence.whole_list)
+    return {"presence": orjson.Fragment(members)}
 
 
 async def _presence_stats(call: ApiCall, asked: Params) -> Mapping[str, Json]:
