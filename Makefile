@@ -1,7 +1,7 @@
 # Each command makes what it needs; a Python of 3.11 or newer is all they ask. CONTRIBUTING.md says when to use which.
 #
 #   PYTHON=python3.12   the interpreter to build on (default: python3)
-#   ARGS="…"            more arguments for `roomcast dev`, pytest (`make one`) or `tox run-parallel`
+#   ARGS="…"            more arguments for `roomcast dev`, pytest (`make one`), `tox run-parallel` or the benchmarks
 #   T=tests/…           what `make one` runs
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ PINS := $(shell grep -oE '(ruff|mypy)==[0-9.]+' tox.ini)
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev one check test docs format clean named python js
+.PHONY: help run dev one check test bench bench-short docs format clean named python js
 
 help:
 	@echo 'make run     start roomcast on this machine: embedded AWS, two instances and the demo page'
@@ -25,6 +25,7 @@ help:
 	@echo 'make one     one test, or one file or directory of them: make one T=tests/unit/test_rates.py'
 	@echo 'make check   lint, format, types and unit tests: before each commit'
 	@echo 'make test    everything that must hold: tests under every Python ≥ 3.11 here, lint, types, template'
+	@echo 'make bench   measure against floors and peers, and write docs/benchmarks.md; make bench-short: what got worse'
 	@echo 'make docs    build the documentation into site/: open site/index.html'
 	@echo 'make format  repair format and what the linter can repair'
 	@echo 'make clean   remove what the others made'
@@ -81,6 +82,10 @@ test: $(TOX_VENV)/.installed js
 	  echo "None of these is here: testing with Python $$own"; \
 	  exec $(TOX_VENV)/bin/tox run -e py; \
 	fi
+
+# Alone: beside other work figures are worth nothing.
+bench bench-short: $(TOX_VENV)/.installed
+	@$(TOX_VENV)/bin/tox run -q -e $@ $(if $(ARGS),-- $(ARGS))
 
 docs: $(TOX_VENV)/.installed
 	@$(TOX_VENV)/bin/tox run -q -e docs

@@ -15,12 +15,12 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.rig import CHANNEL, MARK, PATH, widen
 
-__all__: list[str] = []
+__all__ = ["DIALECTS"]
 
 # Linux: from asm-generic/socket.h.
 _SO_TIMESTAMPNS: Final = 35
@@ -33,11 +33,42 @@ _CLOSE_3001: Final = struct.pack("!H", 3001)
 _PATIENCE_S: Final = 20.0
 
 
-class Crowd:
-    """Clients of one channel."""
+def _text(payload: bytes) -> bytes:
+    """RFC 6455 §5.3: with a mask of zeros the payload stays as it is."""
+    return struct.pack("!BB4x", 0x81, 0x80 | len(payload)) + payload
 
-    def __init__(self, port: int) -> None:
+
+def _upgrade(path: str) -> bytes:
+    key = base64.b64encode(os.urandom(16)).decode()
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    ).encode()
+
+
+_COMMANDS: Final = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}})
+# How a client gets in: what it sends, and what it waits for then, step by step.
+DIALECTS: Final[Mapping[str, Sequence[tuple[bytes, bytes]]]] = {
+    "roomcast": (
+        (_upgrade(PATH), b"\r\n\r\n"),
+        (_text("\n".join(map(json.dumps, _COMMANDS)).encode()), b'"subscribe"'),
+    ),
+    "websocket": ((_upgrade("/"), b"\r\n\r\n"),),
+    "socket.io": (
+        (_upgrade("/socket.io/?EIO=4&transport=websocket"), b'0{"sid"'),
+        (_text(b"40"), b'40{"sid"'),
+    ),
+    # Connected is all that there is.
+    "tcp": (),
+}
+
+
+class Crowd:
+    """Clients of one channel. `dialect`: a key of DIALECTS."""
+
+    def __init__(self, port: int, dialect: str) -> None:
         self._address = ("127.0.0.1", port)
+        self._steps = DIALECTS[dialect]
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         # The end of each client's input, because a mark may be split.
@@ -67,15 +98,20 @@ class Crowd:
         self._stalled.clear()
         return {}
 
-    def read(self, publications: int) -> dict[str, Any]:
+    def read(self, publications: int, nap_s: float = 0.0) -> dict[str, Any]:
         """Waits until every client has `publications` more. Returns the ms between the first and
         the last client that had the last of them.
+
+        `nap_s`: look again after so long, whatever arrives. Otherwise an arrival wakes this
+        process, which its sender's CPU pays for whenever this process has nothing left to read.
         """
         left = dict.fromkeys(self._sockets, publications)
         missing, first, last = len(left), float("inf"), 0.0
         until = time.monotonic() + _PATIENCE_S
         while missing:
-            for descriptor, _ in self._poll.poll(max(0.0, until - time.monotonic())):
+            time.sleep(nap_s)
+            wait_s = 0.0 if nap_s else max(0.0, until - time.monotonic())
+            for descriptor, _ in self._poll.poll(wait_s):
                 for part, at in self._parts(descriptor):
                     seen = self._ends[descriptor] + part
                     self._ends[descriptor] = seen[-len(_MARK) + 1 :]
@@ -126,28 +162,21 @@ class Crowd:
         if receive_bytes:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         connected.connect(self._address)
-        key = base64.b64encode(os.urandom(16)).decode()
-        connected.sendall(
-            (
-                f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
-                "Connection: Upgrade\r\n"
-                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-            ).encode()
-        )
-        commands = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}})
-        payload = "\n".join(json.dumps(command) for command in commands).encode()
-        # RFC 6455 §5.3: with a mask of zeros the payload stays as it is.
-        connected.sendall(struct.pack("!BB4x", 0x81, 0x80 | len(payload)) + payload)
-        seen = b""
-        while b'"subscribe"' not in seen:
-            seen += connected.recv(4096)
+        for sent, awaited in self._steps:
+            connected.sendall(sent)
+            seen = b""
+            while awaited not in seen:
+                part = connected.recv(4096)
+                if not part:
+                    raise SystemExit(f"a client was not let in: {seen[-200:]!r}")
+                seen += part
         return connected
 
 
-def main(port: int, core: int) -> None:
+def main(port: int, core: int, dialect: str = "roomcast") -> None:
     """Carries out the lines of standard input until they end."""
     widen(core)
-    crowd = Crowd(port)
+    crowd = Crowd(port, dialect)
     for line in sys.stdin:
         asked = json.loads(line)
         answer: Mapping[str, Any] = getattr(crowd, asked.pop("do"))(**asked)
@@ -156,4 +185,4 @@ def main(port: int, core: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

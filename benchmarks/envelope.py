@@ -77,7 +77,7 @@ def measure(short: bool) -> list[Figure]:
     floor = statistics.median(spent["floor"])
     return [
         Figure(
-            f"envelope of {RECORDS} records {what}",
+            f"envelope of {RECORDS} records {what}, CPU",
             statistics.median(spent[name]),
             floor,
             "µs",

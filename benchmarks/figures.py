@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Figure"]
+__all__ = ["Figure", "Skipped"]
+
+
+class Skipped(Exception):
+    """What is measured, or its floor, cannot run on this machine. One line: what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,13 @@ class Figure:
     def ratio(self) -> float:
         """`value` ÷ `floor`; infinite where the floor is nothing."""
         return self.value / self.floor if self.floor else float("inf")
+
+    @property
+    def of_cpu(self) -> bool:
+        """Whether it is CPU time, which other programs on the machine disturb least. Its name or
+        unit says "CPU".
+        """
+        return "CPU" in f"{self.name} {self.unit}"
 
     @property
     def met(self) -> bool:

@@ -21,7 +21,7 @@ import structlog
 from aiohttp import WSMsgType, web
 from aiohttp.http import WebSocketWriter
 
-from benchmarks.rig import CHANNEL, MARK, PATH, quiet, widen
+from benchmarks.rig import CHANNEL, MARK, NO_PING_S, PATH, quiet, widen
 from roomcast.auth.verifier import TokenVerifier
 from roomcast.config import ClientConfig, Config
 from roomcast.gateway.door import Door
@@ -50,8 +50,6 @@ __all__ = ["WAYS"]
 WAYS: Final = ("floor", "roomcast", "roomcast x10", "send_str")
 # Publications sent together in `roomcast x10`.
 TOGETHER: Final = 10
-# So long that a run has no ping.
-_NEVER_S: Final = 3600.0
 
 
 class _NoLease:
@@ -83,7 +81,7 @@ class Bench:
             )
         )
         client = ClientConfig(
-            insecure=True, ping_interval_s=_NEVER_S, queue_max_size=queue_bytes_max
+            insecure=True, ping_interval_s=NO_PING_S, queue_max_size=queue_bytes_max
         )
         config = replace(Config(), client=client, channel=rules)
         core = build_core(

@@ -148,8 +148,8 @@ KINDS: Final = {"kept": kept, "closed": closed}
 
 
 @contextmanager
-def node(cloud: Cloud, aws: str, profile: str | None) -> Iterator[Measured]:
-    """A ready node. `aws`: its options of [aws] beside the names."""
+def node(cloud: Cloud, aws: str, profile: str | None, client: str = "") -> Iterator[Measured]:
+    """A ready node. `aws`: its options of [aws] beside the names, `client`: more of [client]."""
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "bench.toml"
         config.write_text(
@@ -159,7 +159,7 @@ def node(cloud: Cloud, aws: str, profile: str | None) -> Iterator[Measured]:
                 prefix=TABLE_PREFIX,
                 topic_arn=cloud.topic_arn,
                 aws=aws,
-            )
+            ).replace("[client]\n", f"[client]\n{client}\n", 1)
         )
         log = Path(directory) / "log"
         profiled = ["-m", "cProfile", "-o", str(Path(profile).absolute())] if profile else []

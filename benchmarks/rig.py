@@ -19,6 +19,7 @@ __all__ = [
     "CHANNEL",
     "CLIENTS",
     "MARK",
+    "NO_PING_S",
     "PATH",
     "Process",
     "end_in_time",
@@ -36,6 +37,8 @@ CHANNEL: Final = "bench"
 CLIENTS: Final = 1_000
 # Occurs once in every publication, and nowhere else.
 MARK: Final = "#~bench~#"
+# An interval of pings so long that a run has none.
+NO_PING_S: Final = 3600
 # The time limit of a benchmark on any machine. Longer ones pass their own.
 RUN_S: Final = 58
 _DESCRIPTORS: Final = 4096

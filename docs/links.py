@@ -40,9 +40,9 @@ DOCS: Final = "docs"
 MOUNT: Final = "repository"
 # The file types that the site shows, and their highlighting. A link to another type stays dead.
 LANGUAGES: Final = {
-    ".css": "css", ".js": "js", ".json": "json", ".mjs": "js", ".py": "python", ".service": "ini",
-    ".sh": "bash", ".toml": "toml", ".txt": "text", ".yaml": "yaml", ".yml": "yaml", ".ini": "ini",
-    ".cfg": "ini", "": "text",
+    ".c": "c", ".css": "css", ".js": "js", ".json": "json", ".mjs": "js", ".py": "python",
+    ".service": "ini", ".sh": "bash", ".toml": "toml", ".txt": "text", ".yaml": "yaml",
+    ".yml": "yaml", ".ini": "ini", ".cfg": "ini", "": "text",
 }  # fmt: skip
 LINK: Final = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)([^)\s]*\))")
 FENCE: Final = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,11 @@ from benchmarks import (
     publish_cpu,
     slow_consumer,
 )
+from benchmarks.contest import Contestant, c_loop, serve
+from benchmarks.figures import Skipped
 from benchmarks.hot_channel import ALONE, FOUR, PAIR, THREE, Layout, Run
 from benchmarks.node import WAYS
+from benchmarks.peer_fanout import PEERS
 from benchmarks.rig import Process, percentile, rig
 from roomcast.testing.memory import ManualClock
 
@@ -161,6 +166,25 @@ def test_a_flood_goes_on_while_the_neighbour_is_measured(
     finally:
         for process in started:
             process.end()
+
+
+@pytest.mark.parametrize(
+    "enter",
+    [serve, c_loop, *(peer.run for peer in PEERS)],
+    ids=["roomcast", "C", *(peer.program for peer in PEERS)],
+)
+def test_each_server_of_a_contest_reaches_every_client(
+    enter: Callable[[int], AbstractContextManager[Contestant]],
+) -> None:
+    try:
+        for peer in PEERS:
+            if peer.run == enter:
+                assert peer.version()
+        with enter(CLIENTS) as contestant:
+            # Too few deliveries for a figure; what did not arrive would end it.
+            assert isfinite(contestant.delivery_us(2))
+    except Skipped as reason:
+        pytest.skip(str(reason))
 
 
 def test_percentiles() -> None:
