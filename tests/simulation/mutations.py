@@ -733,7 +733,7 @@ def deaf_node_keeps_its_queue() -> Iterator[None]:
 def nothing_caught_up_with() -> Iterator[None]:
     """A node that did not hear does not look at what it missed."""
 
-    def request(self: CatchUp) -> None:
+    def request(self: CatchUp, shard: int | None = None) -> None:
         pass
 
     with patch.object(CatchUp, "request", request):

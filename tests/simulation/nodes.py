@@ -14,7 +14,7 @@ from typing import Any, Final
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims, TokenInvalid
 from roomcast.client.connection import Connection
 from roomcast.client.lifetime import SLEPT_S
-from roomcast.config import ClientConfig, Config, NodeConfig
+from roomcast.config import AwsConfig, ClientConfig, Config, NodeConfig
 from roomcast.delivery.canary_rules import Hearing
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
@@ -112,14 +112,20 @@ class SimulatedNode:
     """
 
     def __init__(
-        self, world: SimulatedWorld, random: Random, name: str, pace: Pace, mishaps: Mishaps
+        self,
+        world: SimulatedWorld,
+        random: Random,
+        name: str,
+        pace: Pace,
+        mishaps: Mishaps,
+        shards: int = 1,
     ) -> None:
         self.fate = Fate(woken=self._woken)
         self.name = name
         # Whether it was suspended for so long that it closes its connections.
         self.slept = False
         self._mishaps = mishaps
-        self._config = config = _config(random, pace)
+        self._config = config = _config(random, pace, shards)
         self._context = contextvars.copy_context()
         self._context.run(FATE.set, self.fate)
         self._sockets: list[ClientSocket] = []
@@ -251,6 +257,7 @@ class SimulatedNode:
             assembly.listener.prove_later()
         await self.lease.enter("live")
         self._start_background("canary", assembly.canary.run())
+        self._start_background("topic shards", assembly.shard_keeper.run())
         self.ready = not self.fate.dead
 
     def report(self, held: Lease) -> Lease:
@@ -286,11 +293,12 @@ class SimulatedNode:
         )
 
 
-def _config(random: Random, pace: Pace) -> Config:
+def _config(random: Random, pace: Pace, shards: int) -> Config:
     """Nodes of one fleet may differ in what they keep, show and bring:
     a rolling change of configuration.
     """
     return Config(
+        aws=AwsConfig(topic_shards=shards),
         client=ClientConfig(
             insecure=True,
             ping_interval_s=PING_S,

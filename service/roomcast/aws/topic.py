@@ -1,4 +1,4 @@
-"""The SNS topic: sends one message to every instance's queue, and ends a subscription."""
+"""The SNS topics: send one message to every queue that is subscribed, and end a subscription."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 
 from roomcast.aws.errors import CALL_LIMIT_S, error_code, port_errors
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX
+from roomcast.delivery.shards import topic_of
 from roomcast.ports import Rejected
 
 __all__ = ["SnsTopic", "check_body", "unsubscribe"]
@@ -19,8 +20,9 @@ _SUBSCRIPTION_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
 
 
 class SnsTopic:
-    """A Topic. `client`: an SNS client. Its own retries may publish twice, and readers tolerate
-    that.
+    """A NodeTopics: the base topic, whose ARN is `topic_arn`, and those of the topic shards.
+
+    `client`: an SNS client. Its own retries may publish twice, and readers tolerate that.
     """
 
     def __init__(self, client: Any, topic_arn: str) -> None:
@@ -28,9 +30,15 @@ class SnsTopic:
         self._topic_arn = topic_arn
 
     async def publish(self, body: str) -> None:
+        await self._publish(self._topic_arn, body)
+
+    async def publish_to(self, shard: int, body: str) -> None:
+        await self._publish(topic_of(self._topic_arn, shard), body)
+
+    async def _publish(self, topic_arn: str, body: str) -> None:
         check_body(body)
         async with port_errors(CALL_LIMIT_S):
-            await self._client.publish(TopicArn=self._topic_arn, Message=body)
+            await self._client.publish(TopicArn=topic_arn, Message=body)
 
 
 async def unsubscribe(client: Any, arn: str) -> None:
