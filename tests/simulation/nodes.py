@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from roomcast.client.connection import Connection
 from roomcast.client.lifetime import SLEPT_S
 from roomcast.config import AwsConfig, ClientConfig, Config, NodeConfig
 from roomcast.delivery.canary_rules import Hearing
+from roomcast.delivery.shards import shard_of
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
 from roomcast.log.lane import LANE_BYTES_MAX
@@ -177,6 +178,13 @@ class SimulatedNode:
     def queue_name(self) -> str:
         """The queue that it has now; "" = none."""
         return self._queue._name or ""
+
+    @property
+    def shards_wanted(self) -> Collection[int]:
+        """The topic shards of the channels that it has open; empty when there are none."""
+        shards = self._config.aws.topic_shards
+        channels = self.assembly.dispatcher.channels if shards > 1 else ()
+        return {shard_of(channel, shards) for channel in channels}
 
     def terms(self, channel: str) -> Terms:
         """What it goes by, right now."""

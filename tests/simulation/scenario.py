@@ -10,6 +10,7 @@ from functools import partial
 from random import Random
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
+from roomcast.delivery.shard_rules import IDLE_S
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.wire.publication import StreamPosition
@@ -29,7 +30,13 @@ from tests.simulation.nodes import (
     SimulatedNode,
 )
 from tests.simulation.reasons import Position, Reason
-from tests.simulation.world import READS, Faults, SimulatedTable, SimulatedWorld
+from tests.simulation.world import (
+    READS,
+    SUBSCRIBING_S_MAX,
+    Faults,
+    SimulatedTable,
+    SimulatedWorld,
+)
 
 # The part of runs that last for minutes, in which nodes must notice that they cannot hear;
 # the others last for days.
@@ -132,6 +139,8 @@ class Scenario:
             await self._quiet_time()
         if self.pace is DAYS and random.random() < OUTLIVED:
             await self._outlive_epochs()
+        if self.sharded:
+            await self._leave_shards()
         await self._settle()
         if self.pace is MINUTES and not self.checker.violations:
             ears = Ears(
@@ -230,6 +239,20 @@ class Scenario:
             self._publish()
             # Perhaps to the sleeper, which is in the epoch before.
             self._drop_client()
+
+    async def _leave_shards(self) -> None:
+        """All go until nobody hears a topic shard any more, and publish as soon as they are back:
+        while nodes subscribe, and nothing follows that would show that something is missing.
+        """
+        self._note("topic shards are left")
+        for client in self.clients:
+            client.go()
+        await asyncio.sleep(IDLE_S + self.random.choice((1.0, 60.0)))
+        for client in self.clients:
+            client.come()
+        for _ in range(3):
+            await asyncio.sleep(self.random.uniform(0, SUBSCRIBING_S_MAX / 3))
+            self._publish_everywhere()
 
     async def _settle(self) -> None:
         """No more faults: everybody must end up at the top of the log."""
