@@ -38,6 +38,9 @@ class QueueHolder(Protocol):
 class QueueSubscriber(Protocol):
     """Whoever subscribes the queue to further topics."""
 
+    async def replacing(self) -> None:
+        """The queue is about to be removed: nobody may subscribe it any more."""
+
     def replaced(self) -> None:
         """There is another queue, which is subscribed to the base topic only."""
 
@@ -129,6 +132,8 @@ class Listener:
     async def rebuild(self) -> None:
         """Open a new queue in place of one that is gone. Raises PortError."""
         self._greetings.hears = False
+        if self._shards is not None:
+            await self._shards.replacing()
         await self.open()
         _log.warning("queue_rebuilt")
         if self._shards is not None:

@@ -55,6 +55,8 @@ class ShardBook:
         self.greetings = Greetings()
         # Set when something may be due sooner than it was before.
         self.changed = asyncio.Event()
+        # The keeper's steps that are under way.
+        self.steps: set[asyncio.Task[None]] = set()
         self._base = base
         self._clock = clock
         self._random = random
@@ -92,6 +94,14 @@ class ShardBook:
     def greeted(self, greeting: str) -> None:
         """A greeting of this node came through the queue."""
         self.greetings.greeted(greeting)
+
+    async def replacing(self) -> None:
+        """The queue is about to be removed: end all calls that might subscribe it once more."""
+        self.plan.replacing()
+        steps = list(self.steps)
+        for step in steps:
+            step.cancel()
+        await asyncio.gather(*steps, return_exceptions=True)
 
     def replaced(self) -> None:
         """The node has another queue, which is subscribed to the base topic only."""
@@ -150,7 +160,9 @@ class ShardKeeper:
                     for shard in plan.take_looks(now_s, self._random()):
                         self._catch_up.request(shard)
                     while (step := plan.take_step(now_s, self._random())) is not None:
-                        steps.create_task(self._carry_out(step))
+                        task = steps.create_task(self._carry_out(step))
+                        self._book.steps.add(task)
+                        task.add_done_callback(self._book.steps.discard)
                 await self._until_due()
 
     async def join(self, shard: int) -> bool:
@@ -178,6 +190,13 @@ class ShardKeeper:
                 outcome = "heard"
         except PortError as error:
             reason = str(error) or type(error).__name__
+        except asyncio.CancelledError:
+            reason = "the queue is replaced"
+            raise
+        finally:
+            self._done(step, outcome, reason)
+
+    def _done(self, step: Step, outcome: str, reason: str) -> None:
         self.counters.steps[outcome] += 1
         if outcome == "failed":
             _log.warning("topic_shard_failed", shard=step.shard, act=step.act.value, reason=reason)

@@ -119,8 +119,9 @@ class ShardPlan:
         self.told: int | None = None
         # Canaries that came through the base topic.
         self._canaries: deque[int] = deque(maxlen=_CANARIES_MAX)
-        # The number of this node's queue.
+        # The number of this node's queue, and whether it is just being replaced.
         self._queue = 0
+        self._is_replaced = False
         self._under_way = 0
         self._step_not_before_s = -inf
         # When to look at all channels, and how often that was done for the same reason.
@@ -240,9 +241,14 @@ class ShardPlan:
 
     # ---- the queue
 
+    def replacing(self) -> None:
+        """The queue is about to be replaced: no step may begin until it is."""
+        self._is_replaced = True
+
     def replaced(self, now_s: float) -> None:
         """The node has another queue, which is subscribed to the base topic only."""
         self._queue += 1
+        self._is_replaced = False
         for one in self._shards:
             one.is_subscribed = one.is_proved = False
             one.rounds = Rounds()
@@ -256,7 +262,7 @@ class ShardPlan:
         looks_s = min((one.look_at_s for one in self._shards), default=inf)
         due_s = min((one.rounds.due_s for one in self._shards), default=inf)
         steps_s = inf
-        if self._under_way < STEPS_AT_ONCE:
+        if self._under_way < STEPS_AT_ONCE and not self._is_replaced:
             first_s = min((self._step_at_s(one) for one in self._shards), default=inf)
             steps_s = max(first_s, self._step_not_before_s)
         return min(looks_s, due_s, steps_s, self._all_look_at_s)
@@ -288,6 +294,8 @@ class ShardPlan:
     def take_step(self, now_s: float, chance: float) -> Step | None:
         """The step to begin now, if one is due. It is under way until `done`."""
         if now_s < self._step_not_before_s or self._under_way >= STEPS_AT_ONCE:
+            return None
+        if self._is_replaced:
             return None
         due = [number for number, one in enumerate(self._shards) if self._step_at_s(one) <= now_s]
         if not due:
