@@ -544,9 +544,8 @@ def test_each_record_goes_to_the_topic_of_its_channel(
     monkeypatch.setattr(module, "_sns", lambda: fake)
     monkeypatch.setenv("ROOMCAST_TOPIC_ARN", TOPIC)
     monkeypatch.setenv("ROOMCAST_TOPIC_SHARDS", str(shards))
-    records = [
-        append(n, channel=name) for n, name in enumerate((*CHANNEL_NAMES, CANARY_CHANNEL), 1)
-    ]
+    names = (*CHANNEL_NAMES, CANARY_CHANNEL)
+    records = [append(number, channel=name) for number, name in enumerate(names, 1)]
     assert handler(event(*records), None) == {"batchItemFailures": []}
     found: dict[str, list[str]] = {}
     for topic, bodies in fake.taken.items():
@@ -557,7 +556,7 @@ def test_each_record_goes_to_the_topic_of_its_channel(
         assert topic == topic_of(TOPIC, envelope.shard)
         found[topic] = [record.channel for record in envelope.records]
     expected: dict[str, list[str]] = {}
-    for name in (*CHANNEL_NAMES, CANARY_CHANNEL):
+    for name in names:
         for home in homes(name, shards):
             expected.setdefault(topic_of(TOPIC, home), []).append(name)
     assert found == expected
