@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from botocore.exceptions import ClientError
+
 from roomcast.aws.errors import CALL_LIMIT_S, port_errors
-from roomcast.aws.topic import unsubscribe
+from roomcast.aws.topic import is_no_topic, unsubscribe
 from roomcast.delivery.ports import Gone
 from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
 from roomcast.ports import Rejected
@@ -85,7 +87,15 @@ class SqsEstate:
         start: dict[str, Any] = {}
         for _ in range(SUBSCRIPTIONS_MAX):
             async with port_errors(CALL_LIMIT_S):
-                answer = await self._sns.list_subscriptions_by_topic(TopicArn=topic_arn, **start)
+                try:
+                    answer = await self._sns.list_subscriptions_by_topic(
+                        TopicArn=topic_arn, **start
+                    )
+                except ClientError as error:
+                    if topic_arn != self._deployment.topic_arn and is_no_topic(error):
+                        # The topic of a topic shard that is not made yet.
+                        return ()
+                    raise
                 found.extend(
                     TopicSubscription(each["SubscriptionArn"], each["Endpoint"])
                     for each in answer.get("Subscriptions", ())

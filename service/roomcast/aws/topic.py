@@ -11,12 +11,12 @@ from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX
 from roomcast.delivery.shards import topic_of
 from roomcast.ports import Rejected
 
-__all__ = ["SnsTopic", "check_body", "unsubscribe"]
+__all__ = ["SnsTopic", "check_body", "is_no_topic", "unsubscribe"]
 
 # The limit of SNS. Emulators accept more, so it is checked here.
 _MESSAGE_BYTES_MAX: Final = 256 * 1024
 assert ENVELOPE_BYTES_MAX <= _MESSAGE_BYTES_MAX
-_SUBSCRIPTION_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
+_GONE_CODES: Final = frozenset({"NotFound", "NotFoundException"})
 
 
 class SnsTopic:
@@ -47,8 +47,13 @@ async def unsubscribe(client: Any, arn: str) -> None:
         try:
             await client.unsubscribe(SubscriptionArn=arn)
         except ClientError as error:
-            if error_code(error) not in _SUBSCRIPTION_GONE_CODES:
+            if error_code(error) not in _GONE_CODES:
                 raise
+
+
+def is_no_topic(error: ClientError) -> bool:
+    """Whether the error of a call says that its topic does not exist."""
+    return error_code(error) in _GONE_CODES
 
 
 def check_body(body: str) -> None:
