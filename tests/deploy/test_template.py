@@ -413,7 +413,9 @@ def test_only_our_queues_are_subscribed() -> None:
 
 # ---- topic shards
 
-SHARD_TOPICS: Final = {"Fn::Sub": "${Topic}-shard-*"}
+SHARD_TOPICS: Final = {
+    "Fn::If": ["HasTopicShards", {"Fn::Sub": "${Topic}-shard-*"}, {"Ref": "AWS::NoValue"}]
+}
 
 
 def sharded(shards: int, publishes: str = "false") -> Evaluation:

@@ -393,6 +393,8 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
         "TablePrefix": "all.",
         "QueuePrefix": "all-",
         "LogGeneration": "1",
+        "TopicShards": "16",
+        "PublishToShards": "true",
         "VpcId": vpc,
         "PrivateSubnetIds": ",".join(subnets),
         "PrivateRouteTableIds": table,
@@ -857,11 +859,20 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
 def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
     """Lambdas have the names of things that nodes have."""
     told = {
-        name: stack.found(name, stack.wanted(name))["Environment"]["Variables"]
+        # AWS has text there, whatever the template has.
+        name: {
+            variable: str(value)
+            for variable, value in stack.found(name, stack.wanted(name))["Environment"][
+                "Variables"
+            ].items()
+        }
         for name in ("Reaper", "StreamLambda")
     }
     assert told["Reaper"].items() <= environ.items()
-    assert told["StreamLambda"] == {"ROOMCAST_TOPIC_ARN": environ["ROOMCAST_AWS_TOPIC_ARN"]}
+    assert told["StreamLambda"] == {
+        "ROOMCAST_TOPIC_ARN": environ["ROOMCAST_AWS_TOPIC_ARN"],
+        "ROOMCAST_TOPIC_SHARDS": environ["ROOMCAST_AWS_TOPIC_SHARDS"],
+    }
 
 
 def provisioned(stack: Stack) -> Provisioned:
