@@ -227,17 +227,19 @@ class ShardPlan:
     def _tell(self, shards: int, now_s: float) -> None:
         """The Lambda goes by another number than before."""
         before, self.told = self.told, shards
-        soon_s = now_s + _LOOKS.pause_s(1)
         for one in self._shards:
             # What it does not publish there must not be waited for.
-            one.rounds, before_s = Rounds(), one.look_at_s
+            one.rounds = Rounds()
             self._settle(one, now_s)
-            # Envelopes may come out of order, so that the numbers alternate: that must neither
-            # cause a look each time nor postpone one.
-            one.look_at_s = min(before_s, max(soon_s, one.look_at_s))
-        if before is not None or not self.agrees:
-            # It may have gone by this number for a while, and published where nobody here heard it.
-            self._all_look_at_s = min(self._all_look_at_s, soon_s)
+        if before is None and self.agrees:
+            return
+        # It may have gone by this number for a while, and published where nobody here heard it.
+        # Envelopes may come out of order, so that the numbers alternate: that must neither cause a
+        # look each time nor postpone one.
+        self._all_look_at_s = min(self._all_look_at_s, now_s + _LOOKS.pause_s(1))
+        for one in self._shards:
+            if one.unheard_since_s is None:
+                one.look_at_s = inf
 
     # ---- the queue
 

@@ -205,6 +205,25 @@ async def test_another_queue_is_subscribed_and_nobody_subscribes_the_old_one_any
             assert set(world.world.subscribers(shard)) <= {a.queue_names[-1]}
 
 
+async def test_while_the_queue_is_being_replaced_nothing_is_subscribed() -> None:
+    world = World()
+    async with world.node("a") as a:
+        opening = world.fleet.traffic.hold("open")
+        await subscribed(a)
+        await until(lambda: shards_of(a) == (1, 1))
+        before = world.fleet.traffic.calls["subscribe"]
+        world.world.delete_queue(a.queue_names[-1])
+        await opening.arrived()
+        other = next(name for name in "abcdefgh" if shard_of(name, SHARDS) != ITS_SHARD)
+        await subscribed(a, other)
+        await world.advance(10.0)
+        assert world.fleet.traffic.calls["subscribe"] == before
+        opening.release()
+        await until(lambda: len(a.queue_names) == 2)
+        await world.advance(10.0)
+        assert shards_of(a) == (2, 2)
+
+
 async def test_at_the_end_no_subscription_is_left() -> None:
     world = World()
     async with world.node("a") as a:

@@ -350,6 +350,49 @@ def test_another_queue_is_subscribed_anew_and_old_outcomes_do_not_count() -> Non
     assert world.plan.heard == 1
 
 
+def test_who_comes_while_it_is_left_has_it_joined_again() -> None:
+    world = World()
+    world.emit()
+    world.opens("a")
+    world.finish()
+    world.closes("a")
+    world.advance(IDLE_S + 1.0)
+    world.opens("a")
+    assert world.plan.heard == 0
+    world.finish()
+    world.publish("a")
+    assert world.missed == {"a"}
+    world.advance(5.0, works=True)
+    assert not world.missed
+    assert [step.act for _, step in world.begun] == [Act.JOIN, Act.LEAVE, Act.JOIN]
+
+
+def test_while_the_queue_is_replaced_no_step_begins() -> None:
+    world = World()
+    world.plan.replacing()
+    world.opens("a")
+    world.advance(30.0)
+    assert world.begun == []
+    assert world.looks
+    world.replace_queue()
+    assert len(world.begun) == 1
+
+
+def test_behind_a_proof_of_what_is_late_there_is_a_look_too() -> None:
+    """It may have been lost: what was published until the proof was not heard."""
+    world = World()
+    world.opens("a")
+    world.settle()
+    world.subscribed.clear()
+    world.canary += 1
+    world.plan.came(None, SHARDS, world.canary, world.now_s, 0.0)
+    world.advance(ROUND_S + 0.1)
+    world.publish("a")
+    assert world.missed == {"a"}
+    world.finish()
+    assert not world.missed
+
+
 # ---- the Lambda's number
 
 
@@ -415,6 +458,21 @@ def test_numbers_that_alternate_do_not_cause_a_look_each_time() -> None:
         world.emit()
         world.advance(0.05, works=True)
     assert 10 <= len(world.looks) - looks <= 45
+
+
+def test_numbers_that_alternate_do_not_postpone_what_is_due() -> None:
+    """Where a topic shard cannot be joined while the Lambda is changed."""
+    world = World(SHARDS, lambda_shards=1)
+    world.emit()
+    world.opens("a")
+    world.finish(succeeds=False)
+    for turn in range(200):
+        world.lambda_shards = (SHARDS, 1)[turn % 2]
+        world.emit()
+        world.finish(succeeds=False)
+        world.advance(0.05)
+    assert 8 <= [shard for _, shard in world.looks].count(None) <= 20
+    assert len(world.looks) <= 45
 
 
 def test_without_topic_shards_there_is_nothing_to_do() -> None:
