@@ -81,15 +81,13 @@ class ShardBook:
         """An item of `channel` is in the table as of now."""
         if self.plan.is_on_base(channel):
             self._base.wrote()
-        elif self._has_shards:
-            with self._noted():
-                self.plan.wrote(channel, self._clock.monotonic_s(), self._random())
+        elif self.plan.wrote(channel, self._clock.monotonic_s(), self._chance()):
+            self.changed.set()
 
     def came(self, shard: int | None, shards: int, canary: int) -> None:
         """An envelope with records came. See `ShardPlan.came`."""
-        chance = self._random() if self._has_shards else 0.0
-        with self._noted():
-            self.plan.came(shard, shards, canary, self._clock.monotonic_s(), chance)
+        if self.plan.came(shard, shards, canary, self._clock.monotonic_s(), self._chance()):
+            self.changed.set()
 
     def greeted(self, greeting: str) -> None:
         """A greeting of this node came through the queue."""
@@ -115,6 +113,9 @@ class ShardBook:
     @property
     def _has_shards(self) -> bool:
         return self.plan.number > 1
+
+    def _chance(self) -> float:
+        return self._random() if self._has_shards else 0.0
 
     @contextmanager
     def _noted(self) -> Iterator[None]:

@@ -192,25 +192,30 @@ class ShardPlan:
         """Whether the records of `channel` come through the base topic, as far as is known."""
         return is_for_all(channel) or (self.told or self.number) == 1
 
-    def wrote(self, channel: str, now_s: float, chance: float) -> None:
-        """This node has written a record of `channel`, which is not on the base topic."""
-        if self._shards and self.told == self.number:
-            one = self._shards[self.of(channel)]
-            if one.is_proved:
-                one.rounds.wrote(now_s, chance)
+    def wrote(self, channel: str, now_s: float, chance: float) -> bool:
+        """This node has written a record of `channel`, which is not on the base topic.
+
+        Returns whether something may be due sooner than before.
+        """
+        if not self._shards or self.told != self.number:
+            return False
+        one = self._shards[self.of(channel)]
+        before_s = one.rounds.due_s
+        if one.is_proved:
+            one.rounds.wrote(now_s, chance)
+        return one.rounds.due_s < before_s
 
     def came(
         self, shard: int | None, shards: int, canary: int, now_s: float, chance: float
-    ) -> None:
+    ) -> bool:
         """An envelope with records came from a Lambda that goes by `shards` topic shards.
 
         `shard`: the one it came through, None = the base topic. `canary`: the number of the canary
-        in it, 0 = there is none.
+        in it, 0 = there is none. Returns whether something may be due sooner than before.
         """
-        if shards != self.told:
-            self._tell(shards, now_s)
+        is_news = shards != self.told and self._tell(shards, now_s)
         if shards != self.number or not self._shards:
-            return
+            return is_news
         if shard is not None:
             one = self._shards[shard]
             if canary:
@@ -218,21 +223,24 @@ class ShardPlan:
             if one.rounds.came():
                 one.proofs_of_late = 0
                 self._settle(one, now_s)
+                return True
         elif canary and canary not in self._canaries:
             self._canaries.append(canary)
             for one in self._shards:
                 if one.is_proved and canary not in one.canaries:
                     one.rounds.wrote(now_s, chance)
+            return True
+        return is_news
 
-    def _tell(self, shards: int, now_s: float) -> None:
-        """The Lambda goes by another number than before."""
+    def _tell(self, shards: int, now_s: float) -> bool:
+        """The Lambda goes by another number than before. Returns whether that changes anything."""
         before, self.told = self.told, shards
         for one in self._shards:
             # What it does not publish there must not be waited for.
             one.rounds = Rounds()
             self._settle(one, now_s)
         if before is None and self.agrees:
-            return
+            return bool(self._shards)
         # It may have gone by this number for a while, and published where nobody here heard it.
         # Envelopes may come out of order, so that the numbers alternate: that must neither cause a
         # look each time nor postpone one.
@@ -240,6 +248,7 @@ class ShardPlan:
         for one in self._shards:
             if one.unheard_since_s is None:
                 one.look_at_s = inf
+        return True
 
     # ---- the queue
 
