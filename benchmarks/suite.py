@@ -47,6 +47,7 @@ MEMBERS: Final = (
     Member("c_floor", "Fan-out, and a loop of send in C"),
     Member("peer_fanout", "Fan-out, and peers"),
     Member("processes", "Several processes of one machine"),
+    Member("comings", "Clients that come and leave in a loop"),
 )
 
 # What is longer has failed: this machine is too busy to measure on.

@@ -1,8 +1,9 @@
-"""The stream Lambda: sends each append to the `channels` table to all instances over SNS.
+"""The stream Lambda: sends each append to the `channels` table over SNS to the instances that hear
+the topic of its channel.
 
-`plan` is the pure part: stream records in, PublishBatch entries out. `publish` is the shell around
-SNS. The module imports only boto3 and the modules of `roomcast` for envelopes and items, so that
-the zip needs no build.
+`plan` is the pure part: stream records in, PublishBatch entries out. `publish` and `publish_all`
+are the shell around SNS. The module imports only boto3 and the modules of `roomcast` for envelopes
+and items, so that the zip needs no build.
 
 Order is not kept here, and no reader relies on it: DynamoDB Streams promise order for one item
 only, and each append is an item of its own. Sequence numbers serve only the partial batch response.
@@ -15,10 +16,11 @@ import math
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -27,6 +29,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, checked_pubs, pack, record_text
+from roomcast.delivery.shards import SHARDS_MAX, homes, topic_of
 from roomcast.log.item import HEAD_OFFSET, MalformedItem, parse_log_item
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "handler",
     "plan",
     "publish",
+    "publish_all",
 ]
 
 # PublishBatch: both bounds hold for one call (SNS API reference).
@@ -67,6 +71,9 @@ CALL_S_MAX: Final = _SNS_ATTEMPTS_MAX * (_SNS_CONNECT_TIMEOUT_S + _SNS_READ_TIME
 AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _HTTP_REDIRECTS: Final = 300
 _METRICS_NAMESPACE: Final = "roomcast"
+# The base topic and each topic shard's. All of them are called at once: the first call for each is
+# always made, so that none waits until the function's time is over.
+_TOPICS_MAX: Final = 1 + SHARDS_MAX
 
 
 class NotOfAws(BotoCoreError):  # type: ignore[misc]  # the SDK has no types
@@ -78,20 +85,22 @@ class NotOfAws(BotoCoreError):  # type: ignore[misc]  # the SDK has no types
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One SNS message. `sequence` is the lowest sequence number of the records in `body`,
-    as the event has it.
+    as the event has it. `shard` is the topic shard that it is for, None = the base topic.
     """
 
     body: str
     body_bytes: int
     sequence: str
+    shard: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What to publish for one event.
 
-    `entries` have every valid append once. `pointers` counts records without their publications.
-    `skipped` counts unreadable records by the name of the error.
+    `entries` have every valid append once, or once for each topic, if it is for all. `pointers`
+    counts records without their publications. `skipped` counts unreadable records by the name of
+    the error.
     """
 
     entries: tuple[Entry, ...]
@@ -113,6 +122,7 @@ class _Appended:
     text: str
     sequence: str
     is_pointer: bool
+    homes: tuple[int | None, ...]
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
@@ -126,11 +136,11 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
 
     `context`: the runtime's, which knows the time that is left; None = there is no bound.
     """
-    planned = plan(event, at=time.time_ns() // 1_000_000)
+    planned = plan(event, at=time.time_ns() // 1_000_000, shards=_shards())
     outcome = Outcome(0, ())
     try:
         if planned.entries:
-            outcome = publish(_sns(), _topic_arn(), planned.entries, _left_s(context))
+            outcome = publish_all(_sns(), _topic_arn(), planned.entries, _left_s(context))
     finally:
         _report(planned, outcome)
     if not outcome.failed:
@@ -142,33 +152,48 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
     }
 
 
-def plan(event: Mapping[str, Any], *, at: int = 0) -> Planned:
+def plan(event: Mapping[str, Any], *, at: int = 0, shards: int = 1) -> Planned:
     """Pack the stream records of `event` into as few SNS messages as possible.
 
     Never raises: records that cannot be read are skipped.
 
-    `at`: the time to write into the messages, in ms since 1970.
+    `at`: the time to write into the messages, in ms since 1970. `shards`: the number of topic
+    shards.
     """
     appends: list[_Appended] = []
     skipped: Counter[str] = Counter()
     for record in event.get("Records", ()):
         try:
-            append = _append(record)
+            append = _append(record, shards)
         except Exception as error:  # noqa: BLE001 - one bad record must not hold up a shard
             skipped[type(error).__name__] += 1
         else:
             if append is not None:
                 appends.append(append)
-    entries: list[Entry] = []
-    start = 0
-    for body, count in pack((append.text for append in appends), at=at):
-        within = appends[start : start + count]
-        entries.append(
-            Entry(body, len(body.encode()), _lowest(append.sequence for append in within))
-        )
-        start += count
-    assert start == len(appends), "every valid append is in exactly one entry"
+    by_home: defaultdict[int | None, list[_Appended]] = defaultdict(list)
+    for append in appends:
+        for home in append.homes:
+            by_home[home].append(append)
+    entries = [
+        entry
+        for home, of_home in by_home.items()
+        for entry in _packed(of_home, at=at, shards=shards, shard=home)
+    ]
     return Planned(tuple(entries), sum(append.is_pointer for append in appends), skipped)
+
+
+def _packed(
+    appends: Sequence[_Appended], *, at: int, shards: int, shard: int | None
+) -> Iterator[Entry]:
+    """The messages for one topic."""
+    start = 0
+    texts = (append.text for append in appends)
+    for body, count in pack(texts, at=at, shards=shards, shard=shard):
+        within = appends[start : start + count]
+        sequence = _lowest(append.sequence for append in within)
+        yield Entry(body, len(body.encode()), sequence, shard)
+        start += count
+    assert start == len(appends), "every valid append is in exactly one entry of its topic"
 
 
 def calls(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
@@ -229,7 +254,47 @@ def publish(
     return Outcome(published, ())
 
 
-def _append(record: Mapping[str, Any]) -> _Appended | None:
+def publish_all(
+    client: Any,
+    topic_arn: str,
+    entries: Sequence[Entry],
+    left_s: Callable[[], float] = lambda: math.inf,
+) -> Outcome:
+    """Send each of `entries` to its topic, as `publish` does, all topics at once.
+
+    If nothing went out and a first call failed, the error of one of them is raised.
+    """
+    by_shard: defaultdict[int | None, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_shard[entry.shard].append(entry)
+    runs = [
+        partial(publish, client, topic_of(topic_arn, shard), of_shard, left_s)
+        for shard, of_shard in by_shard.items()
+    ]
+    if len(runs) == 1:
+        return runs[0]()
+    with ThreadPoolExecutor(_TOPICS_MAX) as threads:
+        calls_made = [threads.submit(run) for run in runs]
+    outcomes: list[Outcome] = []
+    errors: list[BaseException] = []
+    for made, of_shard in zip(calls_made, by_shard.values(), strict=True):
+        error = made.exception()
+        if isinstance(error, Exception):
+            errors.append(error)
+            outcomes.append(Outcome(0, tuple(of_shard), _reason(error)))
+        else:
+            outcomes.append(made.result())
+    published = sum(outcome.published for outcome in outcomes)
+    if errors and not published:
+        raise errors[0]
+    return Outcome(
+        published,
+        tuple(entry for outcome in outcomes for entry in outcome.failed),
+        ",".join(sorted({outcome.reason for outcome in outcomes if outcome.reason})),
+    )
+
+
+def _append(record: Mapping[str, Any], shards: int) -> _Appended | None:
     """One record's text, or None if it is no append. Raises any error of an unreadable one."""
     if record["eventName"] != "INSERT":
         return None
@@ -239,12 +304,13 @@ def _append(record: Mapping[str, Any]) -> _Appended | None:
     sequence = _lowest([change["SequenceNumber"]])
     item = parse_log_item(change["NewImage"])
     text = record_text(item, checked_pubs(item))
+    its_homes = homes(item.channel, shards)
     if len(text.encode()) <= RECORD_BYTES_MAX:
-        return _Appended(text, sequence, is_pointer=False)
+        return _Appended(text, sequence, False, its_homes)
     pointer = record_text(item, None)
     if len(pointer.encode()) > RECORD_BYTES_MAX:
         raise MalformedItem("channel or epoch too long for a message")
-    return _Appended(pointer, sequence, is_pointer=True)
+    return _Appended(pointer, sequence, True, its_homes)
 
 
 def _lowest(sequences: Iterable[str]) -> str:
@@ -265,6 +331,7 @@ def _sns() -> Any:
     config = Config(
         connect_timeout=_SNS_CONNECT_TIMEOUT_S,
         read_timeout=_SNS_READ_TIMEOUT_S,
+        max_pool_connections=_TOPICS_MAX,
         retries={"mode": "standard", "total_max_attempts": _SNS_ATTEMPTS_MAX},
     )
     client = boto3.client("sns", config=config)
@@ -289,6 +356,14 @@ def _left_s(context: Any) -> Callable[[], float]:
 
 def _topic_arn() -> str:
     return os.environ["ROOMCAST_TOPIC_ARN"]
+
+
+def _shards() -> int:
+    """The number of topic shards to publish to. Raises ValueError when it is none."""
+    shards = int(os.environ.get("ROOMCAST_TOPIC_SHARDS", "1"))
+    if not 1 <= shards <= SHARDS_MAX:
+        raise ValueError(f"ROOMCAST_TOPIC_SHARDS must be from 1 to {SHARDS_MAX}")
+    return shards
 
 
 def _reason(error: Exception) -> str:

@@ -146,7 +146,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "dev": _room(
         "`roomcast dev`: embedded AWS, supervisor, demo page",
-        "auth aws backoff config gateway stream_lambda wire",
+        "auth aws backoff config delivery gateway stream_lambda wire",
         "aiohttp boto3 botocore moto werkzeug",
         environment=True,
     ),
@@ -192,7 +192,7 @@ PURE: Final = frozenset(
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
-        "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.deployment", "fleet.lease_record",
+        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
     }

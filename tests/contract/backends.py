@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -31,7 +31,8 @@ from roomcast.aws.schema import (
     table_schemas,
 )
 from roomcast.aws.topic import SnsTopic
-from roomcast.delivery.ports import InstanceQueue, Topic
+from roomcast.delivery.ports import NodeQueue, NodeTopics
+from roomcast.delivery.shards import topic_of
 from roomcast.fleet.deployment import Deployment
 from roomcast.fleet.ports import Leases
 from roomcast.log.ports import ChannelTable
@@ -63,7 +64,7 @@ TAGS: Final = {"app": "roomcast", "node": "test"}
 MEMORY_DEPLOYMENT: Final = Deployment(TOPIC_ARN, "queue")
 
 
-class OpenQueue(InstanceQueue, Protocol):
+class OpenQueue(NodeQueue, Protocol):
     """What the two queues offer beside the port."""
 
     @property
@@ -86,9 +87,12 @@ class Backend(Protocol):
 
     def queue(self) -> OpenQueue: ...
 
-    def topic(self) -> Topic: ...
+    def topic(self) -> NodeTopics: ...
 
-    def estate(self) -> Estate: ...
+    async def make_topic_shard(self, shard: int) -> None:
+        """Make its topic."""
+
+    def estate(self, shards: int = 1) -> Estate: ...
 
     @property
     def deployment(self) -> Deployment:
@@ -122,11 +126,14 @@ class MemoryBackend:
     def queue(self) -> OpenQueue:
         return MemoryQueue(self.world, wait_s=0.05, clock=self.clock, tags=lambda: TAGS)
 
-    def topic(self) -> Topic:
+    def topic(self) -> NodeTopics:
         return MemoryTopic(self.world)
 
-    def estate(self) -> Estate:
-        return MemoryEstate(self.world, MEMORY_DEPLOYMENT)
+    async def make_topic_shard(self, shard: int) -> None:
+        """All of them are there."""
+
+    def estate(self, shards: int = 1) -> Estate:
+        return MemoryEstate(self.world, replace(MEMORY_DEPLOYMENT, shards=shards))
 
     @property
     def deployment(self) -> Deployment:
@@ -173,11 +180,16 @@ class AwsBackend:
             sleep=no_wait,
         )
 
-    def topic(self) -> Topic:
+    def topic(self) -> NodeTopics:
         return SnsTopic(self.clients.sns, self.topic_arn)
 
-    def estate(self) -> Estate:
-        return SqsEstate(self.clients.sqs, self.clients.sns, self.deployment)
+    async def make_topic_shard(self, shard: int) -> None:
+        name = topic_of(self.topic_arn, shard).rpartition(":")[2]
+        await self.clients.sns.create_topic(Name=name)
+
+    def estate(self, shards: int = 1) -> Estate:
+        deployment = replace(self.deployment, shards=shards)
+        return SqsEstate(self.clients.sqs, self.clients.sns, deployment)
 
     @property
     def deployment(self) -> Deployment:

@@ -58,6 +58,48 @@ async def test_every_queue_hears_everything(backend: Backend, queue: OpenQueue) 
     await other.close()
 
 
+async def test_a_queue_hears_the_topic_shards_that_it_is_subscribed_to(
+    backend: Backend, queue: OpenQueue
+) -> None:
+    for shard in (0, 1):
+        await backend.make_topic_shard(shard)
+    topic = backend.topic()
+    await topic.publish_to(1, "before")
+    for _ in range(2):
+        await queue.subscribe(1)
+    await topic.publish_to(0, "of another")
+    await topic.publish_to(1, "its own")
+    await topic.publish("base")
+    messages = await received(queue, 2)
+    assert sorted(message.body for message in messages) == ["base", "its own"], "once each"
+    await queue.delete([message.receipt for message in messages])
+    for _ in range(2):
+        await queue.unsubscribe(1)
+    await queue.unsubscribe(0)
+    await topic.publish_to(1, "after")
+    await topic.publish("base again")
+    assert [message.body for message in await received(queue, 1)] == ["base again"]
+
+
+async def test_a_queue_that_is_not_open_is_subscribed_to_nothing(backend: Backend) -> None:
+    await backend.make_topic_shard(0)
+    queue = backend.queue()
+    with pytest.raises(Gone):
+        await queue.subscribe(0)
+    await queue.unsubscribe(0)
+
+
+async def test_closing_ends_all_subscriptions(backend: Backend) -> None:
+    await backend.make_topic_shard(0)
+    queue = backend.queue()
+    await queue.open(backend.queue_name())
+    await queue.subscribe(0)
+    assert len(await backend.estate().subscriptions()) == 1
+    assert len(await backend.estate(2).subscriptions()) == 2
+    await queue.close()
+    assert not await backend.estate(2).subscriptions()
+
+
 async def test_what_is_deleted_does_not_come_again(backend: Backend, queue: OpenQueue) -> None:
     await backend.topic().publish("one")
     await queue.delete([message.receipt for message in await received(queue, 1)])

@@ -76,6 +76,7 @@ def put_artifacts(machine: Machine, *, config: bool = False) -> dict[str, str]:
         "SecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:roomcast-AbCdEf",
         "TablePrefix": "chat-",
         "Topic": TOPIC,
+        "TopicShards": "4",
     }
     for parameter, (stem, suffix, content) in keys.items():
         key = f"builds-1/{stem}-{hashlib.sha256(content).hexdigest()}{suffix}"
@@ -193,6 +194,7 @@ def test_user_data_are_small_and_say_nothing_secret() -> None:
         "SecretArn",
         "TablePrefix",
         "Topic",
+        "TopicShards",
     }
     assert not [name for name, each in TEMPLATE["Parameters"].items() if "NoEcho" in each]
 

@@ -16,6 +16,7 @@ import pytest
 from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.schema import TableSchema, table_schemas
 from roomcast.config import OPTIONS, Config
+from roomcast.delivery.shards import SHARDS_MAX, topic_arns, topic_of
 from roomcast.dev.event_source import MappingOptions, is_append
 from roomcast.ec2 import lifecycle
 from roomcast.fleet.deployment import APP, APP_TAG, TOPIC_TAG, queue_tags
@@ -408,7 +409,91 @@ def test_only_our_queues_are_subscribed() -> None:
     assert subscribe.condition["StringEquals"] == {"sns:Protocol": "sqs"}
     endpoint = subscribe.condition["StringLike"]["sns:Endpoint"]["Fn::Sub"]
     assert endpoint.endswith(":${QueuePrefix}*")
-    assert subscribe.resources == ({"Ref": "Topic"},)
+    assert subscribe.resources == ({"Ref": "Topic"}, SHARD_TOPICS)
+
+
+# ---- topic shards
+
+SHARD_TOPICS: Final = {
+    "Fn::If": ["HasTopicShards", {"Fn::Sub": "${Topic}-shard-*"}, {"Ref": "AWS::NoValue"}]
+}
+
+
+def sharded(shards: int, publishes: str = "false") -> Evaluation:
+    """The template with these parameters, and all others as they are by default."""
+    parameters = {name: str(each.get("Default", "x")) for name, each in PARAMETERS.items()}
+    parameters |= {"TopicShards": str(shards), "PublishToShards": publishes}
+    return Evaluation(
+        TEMPLATE,
+        parameters,
+        dict.fromkeys(PSEUDO, "pseudo"),
+        (),
+        lambda resource: resource,
+        lambda resource, name: f"{resource}.{name}",
+    )
+
+
+@pytest.mark.parametrize("shards", PARAMETERS["TopicShards"]["AllowedValues"])
+def test_there_is_a_topic_for_each_topic_shard_named_as_the_code_names_it(shards: int) -> None:
+    evaluated = sharded(shards)
+    topics = [name for name, each in RESOURCES.items() if each["Type"] == "AWS::SNS::Topic"]
+    made = [
+        RESOURCES[name]["Properties"]["TopicName"]["Fn::Sub"]
+        for name in topics
+        if name != "Topic" and name in evaluated.resources()
+    ]
+    assert made == list(topic_arns("${Topic.TopicName}", shards)[1:])
+
+
+def test_as_many_topic_shards_may_be_made_as_the_code_takes() -> None:
+    assert max(PARAMETERS["TopicShards"]["AllowedValues"]) == SHARDS_MAX
+    assert all(topic_of("${Topic}", shard).startswith("${Topic}-shard-") for shard in range(2))
+
+
+def test_every_topic_shard_is_there_before_a_node_that_wants_it() -> None:
+    after = RESOURCES["Fleet"]["Metadata"]["After"]
+    for name, each in RESOURCES.items():
+        if name.startswith("TopicShard"):
+            assert {"Fn::If": [each["Condition"], {"Ref": name}, ""]} in after
+
+
+@pytest.mark.parametrize(
+    "shards, publishes, told",
+    [(1, "false", "1"), (1, "true", "1"), (4, "false", "1"), (4, "true", "4"), (16, "true", "16")],
+)
+def test_the_lambda_publishes_to_topic_shards_only_when_it_is_told_to(
+    shards: int, publishes: str, told: str
+) -> None:
+    """So that all nodes can hear them first."""
+    evaluated = sharded(shards, publishes)
+    environ = evaluated.properties("StreamLambda")["Environment"]["Variables"]
+    assert str(environ["ROOMCAST_TOPIC_SHARDS"]) == told
+    reaper = evaluated.properties("Reaper")["Environment"]["Variables"]
+    assert str(reaper["ROOMCAST_AWS_TOPIC_SHARDS"]) == str(shards)
+
+
+def test_without_topic_shards_everything_is_as_it_was() -> None:
+    assert (PARAMETERS["TopicShards"]["Default"], PARAMETERS["PublishToShards"]["Default"]) == (
+        CONFIG.aws.topic_shards,
+        "false",
+    )
+    assert sharded(1).properties("StreamLambda")["MemorySize"] == 256
+
+
+def test_the_topics_of_topic_shards_are_used_by_those_who_need_them() -> None:
+    """The reaper tells of leaves through the base topic, as nodes do."""
+    uses = {
+        (name, statement.sid)
+        for name in ("InstanceRole", "ReaperRole", "StreamLambdaRole")
+        for statement in role(name)
+        if SHARD_TOPICS in statement.resources
+    }
+    assert uses == {
+        ("InstanceRole", "Publish"),
+        ("InstanceRole", "SubscribeQueue"),
+        ("ReaperRole", "ReadTopics"),
+        ("StreamLambdaRole", "Publish"),
+    }
 
 
 def test_metrics_go_to_one_namespace() -> None:

@@ -306,8 +306,10 @@ class Created:
     def _topic(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         sns = self._of("sns")
         attributes = sns.get_topic_attributes(TopicArn=name)["Attributes"]
-        return _named(attributes, "KmsMasterKeyId") | _tagged(
-            sns.list_tags_for_resource(ResourceArn=name)["Tags"]
+        return (
+            {"TopicName": name.rpartition(":")[2]}
+            | _named(attributes, "KmsMasterKeyId")
+            | _tagged(sns.list_tags_for_resource(ResourceArn=name)["Tags"])
         )
 
     # ---- Lambdas and what runs them

@@ -78,6 +78,7 @@ class Aws:
         } | aws
         path = self.directory / f"{name}.toml"
         lines = [f'{key} = "{value}"' for key, value in settings.items() if value]
+        lines.append(f"topic_shards = {self.made.topic_shards}")
         path.write_text("\n".join([text, "[aws]", *lines, ""]))
         return path
 
@@ -137,8 +138,8 @@ class Aws:
 
 
 @contextmanager
-def deployed(directory: Path, prefix: str) -> Iterator[Aws]:
-    """An emulator of its own with tables and topic, and files in `directory`."""
+def deployed(directory: Path, prefix: str, topic_shards: int = 1) -> Iterator[Aws]:
+    """An emulator of its own with tables and topics, and files in `directory`."""
     with emulator() as endpoint:
         made = provision(
             endpoint,
@@ -146,6 +147,7 @@ def deployed(directory: Path, prefix: str) -> Iterator[Aws]:
             region=REGION,
             credentials=DUMMY_CREDENTIALS,
             topic_name=f"{prefix}topic",
+            topic_shards=topic_shards,
         )
         yield Aws(endpoint, made, directory, prefix)
 
@@ -275,6 +277,7 @@ def pump(aws: Aws) -> Iterator[None]:
             *(sys.executable, "-m", "roomcast.dev.stream_pump"),
             *("--endpoint", aws.endpoint, "--region", REGION),
             *("--stream-arn", aws.made.stream_arn, "--topic-arn", aws.made.topic_arn),
+            *("--topic-shards", str(aws.made.topic_shards)),
         ],
         cwd=ROOT,
         env=environment(),

@@ -393,6 +393,8 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
         "TablePrefix": "all.",
         "QueuePrefix": "all-",
         "LogGeneration": "1",
+        "TopicShards": "16",
+        "PublishToShards": "true",
         "VpcId": vpc,
         "PrivateSubnetIds": ",".join(subnets),
         "PrivateRouteTableIds": table,
@@ -861,7 +863,10 @@ def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
         for name in ("Reaper", "StreamLambda")
     }
     assert told["Reaper"].items() <= environ.items()
-    assert told["StreamLambda"] == {"ROOMCAST_TOPIC_ARN": environ["ROOMCAST_AWS_TOPIC_ARN"]}
+    assert told["StreamLambda"] == {
+        "ROOMCAST_TOPIC_ARN": environ["ROOMCAST_AWS_TOPIC_ARN"],
+        "ROOMCAST_TOPIC_SHARDS": environ["ROOMCAST_AWS_TOPIC_SHARDS"],
+    }
 
 
 def provisioned(stack: Stack) -> Provisioned:

@@ -154,6 +154,21 @@ def test_provision_twice_changes_nothing(endpoint: str) -> None:
     assert first.topic_arn.endswith(":roomcast-topic")
 
 
+def test_provision_makes_a_topic_for_each_topic_shard(endpoint: str) -> None:
+    made = provision(
+        endpoint,
+        "sharded-",
+        region=REGION,
+        credentials=DUMMY_CREDENTIALS,
+        topic_name="sharded-topic",
+        topic_shards=2,
+    )
+    sns = client("sns", endpoint, REGION, DUMMY_CREDENTIALS)
+    topics = {each["TopicArn"] for each in sns.list_topics()["Topics"]}
+    named = {arn for arn in topics if ":sharded-topic" in arn}
+    assert named == {made.topic_arn, f"{made.topic_arn}-shard-0", f"{made.topic_arn}-shard-1"}
+
+
 def test_provision_sets_stream_and_time_to_live(pipeline: Pipeline) -> None:
     table = pipeline.dynamodb.describe_table(TableName=pipeline.table)["Table"]
     assert table["StreamSpecification"] == {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}

@@ -36,6 +36,7 @@ from tests.websocket import WebSocket
 STACK: Final = "test"
 GROUP: Final = f"{STACK}-fleet"
 PREFIX: Final = "least-"
+SHARDS: Final = 4
 LAUNCH: Final = "roomcast-launch"
 TERMINATE: Final = "roomcast-terminate"
 COMMAND_S: Final = 60
@@ -92,7 +93,12 @@ def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
     }  # fmt: skip
     evaluation = Evaluation(
         load(),
-        {"QueuePrefix": PREFIX, "TablePrefix": PREFIX, "DeletionProtection": "false"},
+        {
+            "QueuePrefix": PREFIX,
+            "TablePrefix": PREFIX,
+            "DeletionProtection": "false",
+            "TopicShards": str(SHARDS),
+        },
         pseudo,
         (),
         {"Topic": topic}.__getitem__,
@@ -158,7 +164,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
-    with deployed(tmp_path_factory.mktemp("least"), PREFIX) as aws:
+    with deployed(tmp_path_factory.mktemp("least"), PREFIX, SHARDS) as aws:
         yield aws
 
 
@@ -256,8 +262,13 @@ from stream_lambda.handler import handler
 print(json.dumps(handler(json.load(open("tests/events/stream_appends.json")), None)))
 """
     async with site(aws) as at:
-        told = await python(code, at.environ() | {"ROOMCAST_TOPIC_ARN": aws.made.topic_arn})
-        assert json.loads(told.splitlines()[-1]) == {"batchItemFailures": []}
+        for shards in (1, SHARDS):
+            environ = at.environ() | {
+                "ROOMCAST_TOPIC_ARN": aws.made.topic_arn,
+                "ROOMCAST_TOPIC_SHARDS": str(shards),
+            }
+            told = await python(code, environ)
+            assert json.loads(told.splitlines()[-1]) == {"batchItemFailures": []}
         assert at.all_calls
         assert refused("StreamLambdaRole", at.all_calls, aws.made.topic_arn) == set()
         assert unused("StreamLambdaRole", at.all_calls, aws.made.topic_arn) == set()
@@ -286,6 +297,7 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         machine = await at.ec2.launch()
         environ = at.environ() | {
             "ROOMCAST_AWS_TOPIC_ARN": topic,
+            "ROOMCAST_AWS_TOPIC_SHARDS": str(SHARDS),
             "ROOMCAST_AWS_TABLE_PREFIX": PREFIX,
             "ROOMCAST_AWS_QUEUE_PREFIX": PREFIX,
             "ROOMCAST_AWS_AUTOSCALING_GROUP": GROUP,

@@ -95,12 +95,16 @@ class Violation:
 
 @dataclass(slots=True)
 class View:
-    """One client's subscription to one channel, as it stands. `position` survives reconnects."""
+    """One client's subscription to one channel, as it stands. `position` survives reconnects.
+
+    `made_up`: the position that the client claimed last though it never was there.
+    """
 
     client: str
     channel: str
     subscribed: bool = False
     position: Position | None = None
+    made_up: Position | None = None
 
 
 @dataclass(slots=True)
@@ -201,6 +205,9 @@ class Checker:
     def _refused(self, view: View, since: Position, answered: Position, terms: Terms) -> None:
         truth = self.truth(view.channel)
         reasons = why_unrecovered(since, answered, truth, terms)
+        if not reasons and since == view.made_up:
+            # The log has grown to there since it was read.
+            reasons = {Reason.AHEAD}
         self.told.update(reasons)
         if not reasons:
             self.fail(

@@ -175,7 +175,7 @@ class SimulatedClient:
         """Come back with a position that is ahead of what it saw."""
         view = self.views[channel]
         if view.position is not None:
-            view.position = (view.position[0], view.position[1] + ahead)
+            view.position = view.made_up = (view.position[0], view.position[1] + ahead)
         self.drop()
 
     def dropped(self, socket: ClientSocket, why: Closing) -> None:

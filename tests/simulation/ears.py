@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from itertools import pairwise
+from itertools import chain, pairwise
 from random import Random
 from typing import Final
 
@@ -91,6 +91,8 @@ class Ears:
             return
         await self._listen(nodes)
         trials = [self._silence, self._wound_some, self._wound_some]
+        if self._world.shards > 1:
+            trials += [self._wound_shards] * 3
         await self._random.choice(trials if len(nodes) == 1 else [*trials, self._cut_off])(nodes)
         await self._all_well(nodes, "after its wound")
 
@@ -156,6 +158,21 @@ class Ears:
         if unready:
             self._checker.fail(
                 Kind.DEAF, f"{sorted(old)} were wounded, and {unready} said that they are deaf"
+            )
+
+    async def _wound_shards(self, nodes: Sequence[SimulatedNode]) -> None:
+        """Subscriptions to topic shards are lost: what is published meanwhile is read from the log,
+        and they come back.
+        """
+        for node in nodes:
+            for shard in list(self._world.shard_subscriptions):
+                if self._random.random() < 0.7:
+                    self._world.unsubscribe(node.queue_name, shard)
+        self._note("subscriptions to topic shards are lost")
+        self._publish()
+        if not await self._until(self._caught_up, NOTICE_S):
+            self._checker.fail(
+                Kind.DEAF, f"what topic shards did not bring was not read within {NOTICE_S:.0f} s"
             )
 
     async def _cut_off(self, nodes: Sequence[SimulatedNode]) -> None:
@@ -228,12 +245,17 @@ class Ears:
             return f"its queue is {queue!r}, and its lease {lease}"
         if lease.expires_at <= node.clock.now_ms():
             return f"its lease ended: {lease}"
+        subscribed = world.shard_subscriptions
         if left := [
             each
-            for each in (*world.queues, *world.subscriptions)
+            for each in (*world.queues, *world.subscriptions, *chain(*subscribed.values()))
             if node.owns(each) and each != queue
         ]:
             return f"it left {left} behind"
+        if missing := [
+            shard for shard in node.shards_wanted if queue not in world.subscribers(shard)
+        ]:
+            return f"its queue {queue!r} is not subscribed to topic shards {missing}"
         return ""
 
     async def _until(self, condition: Callable[[], bool], limit_s: float) -> bool:

@@ -18,20 +18,25 @@ from unittest.mock import patch
 import roomcast.delivery.dispatcher as dispatcher_module
 import roomcast.delivery.join_reads as join_reads_module
 import roomcast.delivery.open_channel as open_channel_module
+import roomcast.delivery.shard_rules as shard_rules_module
 import roomcast.log.appender as appender_module
 import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
 from roomcast.client.read import Reading
 from roomcast.delivery.canary import Canary
-from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing
+from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing, Rounds
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
+from roomcast.delivery.envelope import Envelope
+from roomcast.delivery.intake import Intake
 from roomcast.delivery.join_reads import JoinResult, JoinTicket, results
 from roomcast.delivery.open_channel import OpenChannel
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import Message
 from roomcast.delivery.recovery import Answer, LogNeeded, Ring, Unrecovered, Window, recover
 from roomcast.delivery.resequencer import Next, Resequencer
+from roomcast.delivery.shard_keeper import ShardKeeper
+from roomcast.delivery.shard_rules import ShardPlan
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.log import rules
 from roomcast.log.appender import Appender
@@ -64,6 +69,7 @@ class Mutation:
 
     `breaks`, `text`: the kind of violation that must be seen, and what it must say.
     `alone`: the run that shows it shows nothing else. `seeds` bounds how many runs may be needed.
+    `sharded`: they are runs with topic shards.
     """
 
     name: str
@@ -72,6 +78,7 @@ class Mutation:
     text: str = ""
     alone: bool = False
     seeds: int = 400
+    sharded: bool = False
 
     def is_seen(self, violations: Sequence[Violation]) -> bool:
         """Whether these are what it must lead to."""
@@ -733,10 +740,60 @@ def deaf_node_keeps_its_queue() -> Iterator[None]:
 def nothing_caught_up_with() -> Iterator[None]:
     """A node that did not hear does not look at what it missed."""
 
-    def request(self: CatchUp) -> None:
+    def request(self: CatchUp, shard: int | None = None) -> None:
         pass
 
     with patch.object(CatchUp, "request", request):
+        yield
+
+
+@contextmanager
+def shard_joined_and_not_caught_up_with() -> Iterator[None]:
+    """A topic shard is subscribed, and nobody looks at what was published before it was heard."""
+    original = ShardPlan.take_looks
+
+    def take_looks(self: ShardPlan, now_s: float, chance: float) -> list[int | None]:
+        original(self, now_s, chance)
+        return []
+
+    with patch.object(ShardPlan, "take_looks", take_looks):
+        yield
+
+
+@contextmanager
+def shard_trusted_once_subscribed() -> Iterator[None]:
+    """The answer to Subscribe counts as a proof."""
+
+    async def join(self: ShardKeeper, shard: int) -> bool:
+        await self._subscriptions.subscribe(shard)
+        return True
+
+    with patch.object(ShardKeeper, "join", join):
+        yield
+
+
+@contextmanager
+def shard_trusted_for_ever() -> Iterator[None]:
+    """A topic shard that was proved is never doubted again."""
+
+    def wrote(self: Rounds, now_s: float, chance: float) -> None:
+        pass
+
+    with patch.object(shard_rules_module, "Rounds", type("Deaf", (Rounds,), {"wrote": wrote})):
+        yield
+
+
+@contextmanager
+def shard_proves_the_base() -> Iterator[None]:
+    """Canaries from topic shards count as if they came through the base topic."""
+    original = Intake._came
+
+    def came(self: Intake, envelope: Envelope) -> None:
+        original(self, envelope)
+        if envelope.shard is not None:
+            original(self, replace(envelope, shard=None))
+
+    with patch.object(Intake, "_came", came):
         yield
 
 
@@ -896,6 +953,32 @@ MUTATIONS = (
         Kind.DEAF,
         nothing_caught_up_with,
         text="was not read from the log",
+    ),
+    Mutation(
+        "a topic shard is joined and not caught up with",
+        Kind.LATE,
+        shard_joined_and_not_caught_up_with,
+        sharded=True,
+    ),
+    Mutation(
+        "a topic shard is trusted once subscribed",
+        Kind.LATE,
+        shard_trusted_once_subscribed,
+        sharded=True,
+    ),
+    Mutation(
+        "a topic shard is trusted for ever",
+        Kind.DEAF,
+        shard_trusted_for_ever,
+        text="topic shards",
+        sharded=True,
+    ),
+    Mutation(
+        "a topic shard proves the base topic",
+        Kind.DEAF,
+        shard_proves_the_base,
+        text="notice",
+        sharded=True,
     ),
     Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),
     Mutation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,8 +14,9 @@ from typing import Any, Final
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims, TokenInvalid
 from roomcast.client.connection import Connection
 from roomcast.client.lifetime import SLEPT_S
-from roomcast.config import ClientConfig, Config, NodeConfig
+from roomcast.config import AwsConfig, ClientConfig, Config, NodeConfig
 from roomcast.delivery.canary_rules import Hearing
+from roomcast.delivery.shards import shard_of
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
 from roomcast.log.lane import LANE_BYTES_MAX
@@ -112,14 +113,20 @@ class SimulatedNode:
     """
 
     def __init__(
-        self, world: SimulatedWorld, random: Random, name: str, pace: Pace, mishaps: Mishaps
+        self,
+        world: SimulatedWorld,
+        random: Random,
+        name: str,
+        pace: Pace,
+        mishaps: Mishaps,
+        shards: int = 1,
     ) -> None:
         self.fate = Fate(woken=self._woken)
         self.name = name
         # Whether it was suspended for so long that it closes its connections.
         self.slept = False
         self._mishaps = mishaps
-        self._config = config = _config(random, pace)
+        self._config = config = _config(random, pace, shards)
         self._context = contextvars.copy_context()
         self._context.run(FATE.set, self.fate)
         self._sockets: list[ClientSocket] = []
@@ -171,6 +178,13 @@ class SimulatedNode:
     def queue_name(self) -> str:
         """The queue that it has now; "" = none."""
         return self._queue._name or ""
+
+    @property
+    def shards_wanted(self) -> Collection[int]:
+        """The topic shards of the channels that it has open; empty when there are none."""
+        shards = self._config.aws.topic_shards
+        channels = self.assembly.dispatcher.channels if shards > 1 else ()
+        return {shard_of(channel, shards) for channel in channels}
 
     def terms(self, channel: str) -> Terms:
         """What it goes by, right now."""
@@ -251,6 +265,7 @@ class SimulatedNode:
             assembly.listener.prove_later()
         await self.lease.enter("live")
         self._start_background("canary", assembly.canary.run())
+        self._start_background("topic shards", assembly.shard_keeper.run())
         self.ready = not self.fate.dead
 
     def report(self, held: Lease) -> Lease:
@@ -286,11 +301,12 @@ class SimulatedNode:
         )
 
 
-def _config(random: Random, pace: Pace) -> Config:
+def _config(random: Random, pace: Pace, shards: int) -> Config:
     """Nodes of one fleet may differ in what they keep, show and bring:
     a rolling change of configuration.
     """
     return Config(
+        aws=AwsConfig(topic_shards=shards),
         client=ClientConfig(
             insecure=True,
             ping_interval_s=PING_S,

@@ -10,6 +10,7 @@ from functools import partial
 from random import Random
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
+from roomcast.delivery.shard_rules import IDLE_S
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.wire.publication import StreamPosition
@@ -29,7 +30,13 @@ from tests.simulation.nodes import (
     SimulatedNode,
 )
 from tests.simulation.reasons import Position, Reason
-from tests.simulation.world import READS, Faults, SimulatedTable, SimulatedWorld
+from tests.simulation.world import (
+    READS,
+    SUBSCRIBING_S_MAX,
+    Faults,
+    SimulatedTable,
+    SimulatedWorld,
+)
 
 # The part of runs that last for minutes, in which nodes must notice that they cannot hear;
 # the others last for days.
@@ -50,6 +57,8 @@ PADDING_BYTES = 60_000
 CONTESTED = 0.1
 # The part of runs in which a node sleeps until the epochs of its channels are over.
 OUTLIVED = 0.1
+# Numbers of topic shards.
+SHARDS = (2, 4, 16)
 # How long no hint arrives when what is written cannot be read either.
 SILENT_S = 6.0
 
@@ -72,10 +81,15 @@ class Outcome:
 
 
 class Scenario:
-    """Everything that happens in one run is drawn from the seed."""
+    """Everything that happens in one run is drawn from the seed.
 
-    def __init__(self, seed: int) -> None:
+    `sharded`: with topic shards. The other runs stay what they are without them.
+    """
+
+    def __init__(self, seed: int, *, sharded: bool = False) -> None:
         self.seed = seed
+        self.sharded = sharded
+        self.shards = Random(f"shards {seed}").choice(SHARDS) if sharded else 1
         self.random = Random(seed)
         self.mishaps = Mishaps()
         self.calm = Faults()
@@ -97,6 +111,10 @@ class Scenario:
         # Whether publications are so large that some tens of them are more than a recovery brings.
         self.large = self.random.random() < LARGE
         self.pace = MINUTES if self.random.random() < SHORT else DAYS
+        # Where canaries are hours apart, a node learns as late that the Lambda goes by another
+        # number.
+        self.is_changed = sharded and self.pace is MINUTES
+        self.world.shards = self._new_shards() if self.is_changed else self.shards
 
     async def run(self) -> None:
         random = self.random
@@ -121,6 +139,8 @@ class Scenario:
             await self._quiet_time()
         if self.pace is DAYS and random.random() < OUTLIVED:
             await self._outlive_epochs()
+        if self.sharded:
+            await self._leave_shards()
         await self._settle()
         if self.pace is MINUTES and not self.checker.violations:
             ears = Ears(
@@ -172,6 +192,8 @@ class Scenario:
             (0.2, self._outage),
             (0.1, self._boast),
         ]
+        if self.is_changed:
+            actions.append((0.3, self._change_shards))
         weights = [weight for weight, _ in actions]
         for _ in range(random.randint(10, 40)):
             action = random.choices([call for _, call in actions], weights)[0]
@@ -217,6 +239,20 @@ class Scenario:
             self._publish()
             # Perhaps to the sleeper, which is in the epoch before.
             self._drop_client()
+
+    async def _leave_shards(self) -> None:
+        """All go until nobody hears a topic shard any more, and publish as soon as they are back:
+        while nodes subscribe, and nothing follows that would show that something is missing.
+        """
+        self._note("topic shards are left")
+        for client in self.clients:
+            client.go()
+        await asyncio.sleep(IDLE_S + self.random.choice((1.0, 60.0)))
+        for client in self.clients:
+            client.come()
+        for _ in range(3):
+            await asyncio.sleep(self.random.uniform(0, SUBSCRIBING_S_MAX / 3))
+            self._publish_everywhere()
 
     async def _settle(self) -> None:
         """No more faults: everybody must end up at the top of the log."""
@@ -337,6 +373,13 @@ class Scenario:
         """The stream brings nothing for a while."""
         self.world.stand_still(self.random.choice((5.0, 60.0, 300.0)))
 
+    def _change_shards(self) -> None:
+        """The Lambda goes by another number of topic shards, on which the nodes agree."""
+        self.world.shards = self._new_shards()
+
+    def _new_shards(self) -> int:
+        return self.random.choice((1, self.shards))
+
     def _remove_history(self) -> None:
         ready = [node for node in self.nodes if node.ready]
         if ready:
@@ -403,7 +446,7 @@ class Scenario:
     def _add_node(self) -> None:
         self.node_count += 1
         name = f"node-{self.node_count}"
-        node = SimulatedNode(self.world, self.random, name, self.pace, self.mishaps)
+        node = SimulatedNode(self.world, self.random, name, self.pace, self.mishaps, self.shards)
         self.nodes.append(node)
 
     def _pick_node(self) -> SimulatedNode | None:
@@ -433,9 +476,9 @@ class Scenario:
         self.trace.append(f"{asyncio.get_running_loop().time():12.3f} {what}")
 
 
-def simulate(seed: int, *, log: bool = False) -> Outcome:
-    """Run the scenario of `seed`. `log`: show what the nodes log."""
-    scenario = Scenario(seed)
+def simulate(seed: int, *, log: bool = False, sharded: bool = False) -> Outcome:
+    """Run the scenario of `seed`. `log`: show what the nodes log. `sharded`: with topic shards."""
+    scenario = Scenario(seed, sharded=sharded)
     perform(scenario, log=log)
     return scenario.outcome()
 

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -37,11 +38,13 @@ QUICK = {
     "a task fails unseen",
     "the winner does not give way",
     "a retry from the tail learned before the pause",
+    "a topic shard is joined and not caught up with",
 }
 
 
-def simulate_some(first: int) -> list[Outcome]:
-    return [simulate(seed) for seed in range(first, min(first + SEEDS_A_JOB, SEEDS))]
+def simulate_some(first: int, *, sharded: bool = False) -> list[Outcome]:
+    last = min(first + SEEDS_A_JOB, SEEDS)
+    return [simulate(seed, sharded=sharded) for seed in range(first, last)]
 
 
 def first_caught(number: int) -> int | None:
@@ -49,7 +52,7 @@ def first_caught(number: int) -> int | None:
     mutation = MUTATIONS[number]
     for seed in range(mutation.seeds):
         with mutation.apply():
-            outcome = simulate(seed)
+            outcome = simulate(seed, sharded=mutation.sharded)
         if mutation.is_seen(outcome.violations):
             return seed
     return None
@@ -87,6 +90,20 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
     assert told.total() > SEEDS
     if THOROUGH:
         assert set(told) == set(Reason)
+
+
+@pytest.mark.timeout(600)
+def test_the_invariants_hold_with_topic_shards(pool: ProcessPoolExecutor) -> None:
+    some = pool.map(partial(simulate_some, sharded=True), range(0, SEEDS, SEEDS_A_JOB))
+    outcomes = [outcome for each in some for outcome in each]
+    message = "\n".join(
+        f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation "
+        f"{outcome.seed} --sharded)"
+        for outcome in outcomes
+        if outcome.violations
+    )
+    assert not message, message
+    assert sum(outcome.delivered for outcome in outcomes) > 10 * SEEDS
 
 
 def test_a_seed_repeats_itself() -> None:

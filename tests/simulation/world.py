@@ -14,6 +14,7 @@ from random import Random
 from typing import TypeVar
 
 from roomcast.delivery.envelope import checked_pubs, pack, record_text
+from roomcast.delivery.shards import homes
 from roomcast.log.channel_log import decode_publications
 from roomcast.log.item import HEAD_OFFSET, Head, LogItem
 from roomcast.log.ports import Page
@@ -29,6 +30,8 @@ T = TypeVar("T")
 # A request may be under way for this long; with twice the clock skew it stays below MARGIN.
 REQUEST_S_MAX = 60.0
 VISIBILITY_S = 12.0
+# How long a subscription to a topic shard may take to take effect.
+SUBSCRIBING_S_MAX = 5.0
 
 
 @dataclass(slots=True)
@@ -73,7 +76,7 @@ class Fate:
 
 FATE: ContextVar[Fate | None] = ContextVar("fate", default=None)
 
-_ANSWERS_ONLY = ("receive", "delete", "open", "close")
+_ANSWERS_ONLY = ("receive", "delete", "open", "close", "subscribe", "unsubscribe")
 # The calls that an outage of reads takes away.
 READS = frozenset({"newest", "head", "read_behind", "read_forward", "read_backward"})
 
@@ -105,6 +108,10 @@ class SimulatedWorld(MemoryWorld):
         self.deaf: set[str] = set()
         # Whether nothing arrives in a queue, whatever else may be said of it.
         self.is_cut_off: Callable[[str], bool] = lambda _: False
+        # The number of topic shards that the Lambda goes by.
+        self.shards = 1
+        # Subscriptions to topic shards that have not taken effect, by queue and topic shard.
+        self._subscribing: dict[tuple[str, int], asyncio.TimerHandle] = {}
         # Until then the stream brings nothing; later it brings all.
         self._still_until_s = 0.0
         self.on_insert.append(self._streamed)
@@ -215,15 +222,20 @@ class SimulatedWorld(MemoryWorld):
         self._lambda_due = False
         items, self._unread = self._unread, []
         self.random.shuffle(items)  # order is promised for one item only
-        for body, _ in pack(_texts(items)):
-            self.send(body)
-            if self.random.random() < self.faults.hint_repeated:
-                self.send(body)  # the batch was retried
+        by_home: dict[int | None, list[LogItem]] = {}
+        for item in items:
+            for home in homes(item.channel, self.shards):
+                by_home.setdefault(home, []).append(item)
+        for home, of_home in by_home.items():
+            for body, _ in pack(_texts(of_home), shards=self.shards, shard=home):
+                self.send(body, home)
+                if self.random.random() < self.faults.hint_repeated:
+                    self.send(body, home)  # the batch was retried
 
-    def send(self, body: str) -> None:
-        """From the topic to each queue on its own: late, twice, or not at all."""
+    def send(self, body: str, shard: int | None = None) -> None:
+        """From a topic to each queue on its own: late, twice, or not at all."""
         loop, faults, random = asyncio.get_running_loop(), self.faults, self.random
-        for name in sorted(self.subscriptions):
+        for name in self.subscribers(shard):
             copies = (
                 0 if random.random() < faults.hint_lost or loop.time() < self.silent_until_s else 1
             )
@@ -233,11 +245,25 @@ class SimulatedWorld(MemoryWorld):
 
     def _arrive(self, name: str, body: str) -> None:
         if name in self.queues and name not in self.deaf and not self.is_cut_off(name):
-            subscriptions, self.subscriptions = self.subscriptions, {name}
-            try:
-                super().send(body)
-            finally:
-                self.subscriptions = subscriptions
+            self.deliver(name, body)
+
+    def subscribe(self, name: str, shard: int | None = None) -> None:
+        """To the base topic at once, since a node proves that in its own time as well."""
+        if shard is None:
+            super().subscribe(name)
+        elif name not in self.subscribers(shard) and (name, shard) not in self._subscribing:
+            self._subscribing[name, shard] = asyncio.get_running_loop().call_later(
+                self.random.uniform(0, SUBSCRIBING_S_MAX), self._subscribed_to, name, shard
+            )
+
+    def unsubscribe(self, name: str, shard: int | None = None) -> None:
+        if shard is not None and (late := self._subscribing.pop((name, shard), None)):
+            late.cancel()
+        super().unsubscribe(name, shard)
+
+    def _subscribed_to(self, name: str, shard: int) -> None:
+        del self._subscribing[name, shard]
+        super().subscribe(name, shard)
 
     # ---- what the log is
 

@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from botocore.exceptions import ClientError
+
 from roomcast.aws.errors import CALL_LIMIT_S, port_errors
-from roomcast.aws.topic import unsubscribe
+from roomcast.aws.topic import is_no_topic, unsubscribe
 from roomcast.delivery.ports import Gone
 from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
 from roomcast.ports import Rejected
@@ -74,12 +76,26 @@ class SqsEstate:
 
     async def subscriptions(self) -> Sequence[TopicSubscription]:
         found: list[TopicSubscription] = []
+        for number, topic_arn in enumerate(self._deployment.topic_arns):
+            if number:
+                await self._sleep(1 / _SUBSCRIPTION_PAGES_PER_S)
+            found.extend(await self._subscriptions_of(topic_arn))
+        return found
+
+    async def _subscriptions_of(self, topic_arn: str) -> Sequence[TopicSubscription]:
+        found: list[TopicSubscription] = []
         start: dict[str, Any] = {}
         for _ in range(SUBSCRIPTIONS_MAX):
             async with port_errors(CALL_LIMIT_S):
-                answer = await self._sns.list_subscriptions_by_topic(
-                    TopicArn=self._deployment.topic_arn, **start
-                )
+                try:
+                    answer = await self._sns.list_subscriptions_by_topic(
+                        TopicArn=topic_arn, **start
+                    )
+                except ClientError as error:
+                    if topic_arn != self._deployment.topic_arn and is_no_topic(error):
+                        # The topic of a topic shard that is not made yet.
+                        return ()
+                    raise
                 found.extend(
                     TopicSubscription(each["SubscriptionArn"], each["Endpoint"])
                     for each in answer.get("Subscriptions", ())
@@ -92,9 +108,7 @@ class SqsEstate:
                 return found
             start = {"NextToken": answer["NextToken"]}
             await self._sleep(1 / _SUBSCRIPTION_PAGES_PER_S)
-        raise Rejected(
-            f"more than {SUBSCRIPTIONS_MAX} subscriptions of {self._deployment.topic_arn}"
-        )
+        raise Rejected(f"more than {SUBSCRIPTIONS_MAX} subscriptions of {topic_arn}")
 
     async def unsubscribe(self, arn: str) -> None:
         await unsubscribe(self._sns, arn)

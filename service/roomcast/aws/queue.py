@@ -1,4 +1,4 @@
-"""This instance's SQS queue and its subscription to the topic: creates, polls and removes them."""
+"""This instance's SQS queue and its subscriptions to topics: creates, polls and removes them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from roomcast.aws.errors import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, port_errors
 from roomcast.aws.topic import unsubscribe
 from roomcast.delivery.ports import Gone, Message
+from roomcast.delivery.shards import topic_arns, topic_of
 from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 
 __all__ = ["RECEIVE_MAX", "SqsInstanceQueue", "is_queue_name"]
@@ -43,7 +45,7 @@ def is_queue_name(name: str) -> bool:
 
 
 class SqsInstanceQueue:
-    """An InstanceQueue.
+    """A NodeQueue.
 
     `control`, `poll`: SQS clients. The read time-out of `poll` is longer than `wait_s`.
 
@@ -59,10 +61,12 @@ class SqsInstanceQueue:
         sns: Any,
         topic_arn: str,
         tags: Callable[[], Mapping[str, str]],
+        shards: int = 1,
         wait_s: int = POLL_WAIT_S,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`tags` is called each time a queue is created.
+        """`topic_arn`: the base topic's. `tags` is called each time a queue is created. `shards`:
+        the number of topic shards, whose topics may send to the queue as well.
 
         Raises ValueError when `topic_arn` is not an ARN of a topic.
         """
@@ -73,12 +77,14 @@ class SqsInstanceQueue:
         self._control, self._poll, self._sns = control, poll, sns
         self._topic_arn = topic_arn
         self._tags = tags
+        self._shards = shards
         self._wait_s = wait_s
         self._sleep = sleep
         self._name: str | None = None
         self._queue_url: str | None = None
-        self._subscribing = False
-        self._subscription_arn: str | None = None
+        # By topic, from when the call to subscribe begins: the subscription's ARN; None = not known
+        # yet.
+        self._subscriptions: dict[str, str | None] = {}
 
     @property
     def queue_url(self) -> str | None:
@@ -87,10 +93,10 @@ class SqsInstanceQueue:
 
     @property
     def subscription_arn(self) -> str | None:
-        """The subscription's ARN. None until the queue is subscribed, and after it was
-        unsubscribed.
+        """The ARN of the subscription to the base topic. None until the queue is subscribed, and
+        after it was unsubscribed.
         """
-        return self._subscription_arn
+        return self._subscriptions.get(self._topic_arn)
 
     async def open(self, name: str) -> None:
         if self._name is not None:
@@ -108,12 +114,16 @@ class SqsInstanceQueue:
             self._name = None
             raise
         await self._sleep(_CREATED_WAIT_S)
-        try:
-            self._subscription_arn = await self._subscribe(name)
-        except Rejected:
-            # The call certainly did not subscribe: nothing needs to be removed.
-            self._subscribing = False
-            raise
+        await self._subscribe(name, self._topic_arn)
+
+    async def subscribe(self, shard: int) -> None:
+        if self._name is None or self._queue_url is None:
+            raise Gone("the queue is not open")
+        await self._subscribe(self._name, topic_of(self._topic_arn, shard))
+
+    async def unsubscribe(self, shard: int) -> None:
+        if self._name is not None:
+            await self._unsubscribe(self._name, topic_of(self._topic_arn, shard))
 
     async def receive(self) -> Sequence[Message]:
         if self._queue_url is None:
@@ -150,11 +160,14 @@ class SqsInstanceQueue:
         if name is None:
             return
         failures: list[PortError] = []
-        # A deleted queue would keep its subscription, so the subscription goes first. The queue
+        # A deleted queue would keep its subscriptions, so the subscriptions go first. The queue
         # goes even if that failed.
-        for step in (self._unsubscribe, self._delete_queue):
+        unsubscribes = [
+            partial(self._unsubscribe, name, topic_arn) for topic_arn in self._subscriptions
+        ]
+        for step in (*unsubscribes, partial(self._delete_queue, name)):
             try:
-                await step(name)
+                await step()
             except PortError as error:
                 failures.append(error)
         if failures:
@@ -164,14 +177,26 @@ class SqsInstanceQueue:
 
     def abandon(self) -> None:
         self._name, self._queue_url = None, None
-        self._subscription_arn, self._subscribing = None, False
+        self._subscriptions = {}
 
-    async def _subscribe(self, name: str) -> str:
-        """Subscribes. Idempotent: the same queue gets the same subscription."""
-        self._subscribing = True
+    async def _subscribe(self, name: str, topic_arn: str) -> None:
+        """Subscribes. Idempotent: the same queue gets the same subscription of a topic."""
+        subscriptions = self._subscriptions
+        is_new = topic_arn not in subscriptions
+        subscriptions.setdefault(topic_arn, None)
+        try:
+            subscriptions[topic_arn] = await self._arn(name, topic_arn)
+        except Rejected:
+            if is_new:
+                # The call certainly did not subscribe: nothing needs to be removed.
+                subscriptions.pop(topic_arn, None)
+            raise
+
+    async def _arn(self, name: str, topic_arn: str) -> str:
+        """The ARN of the subscription, which is there from then on."""
         async with port_errors(CALL_LIMIT_S):
             answer = await self._sns.subscribe(
-                TopicArn=self._topic_arn,
+                TopicArn=topic_arn,
                 Protocol="sqs",
                 Endpoint=self._queue_arn(name),
                 Attributes={"RawMessageDelivery": "true"},
@@ -179,13 +204,14 @@ class SqsInstanceQueue:
             )
             return str(answer["SubscriptionArn"])
 
-    async def _unsubscribe(self, name: str) -> None:
-        if not self._subscribing:
+    async def _unsubscribe(self, name: str, topic_arn: str) -> None:
+        subscriptions = self._subscriptions
+        if topic_arn not in subscriptions:
             return
         # The answer to the first call may have been lost: ask for the ARN again.
-        arn = self._subscription_arn or await self._subscribe(name)
+        arn = subscriptions[topic_arn] or await self._arn(name, topic_arn)
         await unsubscribe(self._sns, arn)
-        self._subscription_arn, self._subscribing = None, False
+        subscriptions.pop(topic_arn, None)
 
     async def _delete_queue(self, name: str) -> None:
         try:
@@ -222,6 +248,11 @@ class SqsInstanceQueue:
     def _queue_arn(self, name: str) -> str:
         return f"arn:{self._partition}:sqs:{self._region}:{self._account}:{name}"
 
+    def _sources(self) -> str | Sequence[str]:
+        """The ARNs of the topics that may send to the queue; of one only, without a list."""
+        arns = topic_arns(self._topic_arn, self._shards)
+        return arns[0] if len(arns) == 1 else arns
+
     def _attributes(self, name: str) -> dict[str, str]:
         policy = {
             "Version": "2012-10-17",
@@ -235,7 +266,7 @@ class SqsInstanceQueue:
                     # The ARN contains the account. There is no aws:SourceAccount beside it: AWS
                     # does not document that SNS sends it on delivery, and a condition on a missing
                     # value would refuse every message.
-                    "Condition": {"ArnEquals": {"aws:SourceArn": self._topic_arn}},
+                    "Condition": {"ArnEquals": {"aws:SourceArn": self._sources()}},
                 }
             ],
         }

@@ -93,7 +93,8 @@ def dev(arguments: argparse.Namespace) -> int:
             f"--port and --instances need ports up to {last}; {PORT_MAX} is the last one"
         )
     # Before any process starts: otherwise every instance would fail with a less clear message.
-    look_at_hooks(load(arguments.config, os.environ, demo=True))
+    config = load(arguments.config, os.environ, demo=True)
+    look_at_hooks(config)
     if arguments.aws_endpoint is None and not all(
         importlib.util.find_spec(name) for name in ("moto", "flask")
     ):
@@ -113,5 +114,6 @@ def dev(arguments: argparse.Namespace) -> int:
         config=None if path is None else str(path),
         restart=arguments.restart,
         log_level=arguments.log_level,
+        topic_shards=config.aws.topic_shards,
     )
     return asyncio.run(run_dev(options))

@@ -124,7 +124,13 @@ class Doctor:
         async with AsyncExitStack() as stack:
             opened = await self._check("queue", lambda: self._open(stack), needs=tables[3])
             await self._check("topic to queue", self._greet, needs=opened)
-            await self._check("table to queue", self._emit, needs=tables[0] and opened)
+            shards = self._config.aws.topic_shards > 1
+            joined = shards and await self._check("topic shards", self._join_shards, needs=opened)
+            emitted = await self._check("table to queue", self._emit, needs=tables[0] and opened)
+            if shards:
+                await self._check(
+                    "table to topic shards", self._hear_shards, needs=joined and emitted
+                )
 
             async def clean_up() -> str:
                 await stack.aclose()
@@ -216,6 +222,49 @@ class Doctor:
                 "account's queues may be subscribed to?"
             )
         return "a message came back"
+
+    async def _join_shards(self) -> str:
+        shards = self._config.aws.topic_shards
+        unheard: list[int] = []
+        for shard in range(shards):
+            for _ in range(_TRIES_MAX):
+                # A subscription may take a moment to take effect.
+                if await self._assembly.shard_keeper.join(shard):
+                    break
+            else:
+                unheard.append(shard)
+        if unheard:
+            raise PortError(
+                f"no message came back through topic shards {', '.join(map(str, unheard))} of "
+                f"{shards}"
+            )
+        return f"subscribed to {shards}, and a message came back through each"
+
+    async def _hear_shards(self) -> str:
+        """The canary that was written last must come through each topic shard as well."""
+        plan, number = self._assembly.shards.plan, self._assembly.ears.newest
+        if plan.told == 1:
+            return (
+                "!the stream Lambda publishes to the base topic only: it may go by "
+                f"{plan.number} topic shards when all nodes do"
+            )
+        if not plan.agrees:
+            raise PortError(
+                f"the stream Lambda publishes to {plan.told} topic shards, and aws.topic_shards "
+                f"is {plan.number}"
+            )
+        missing = set(range(plan.number))
+        try:
+            async with asyncio.timeout(PIPELINE_S):
+                # Its coming tells nobody, as above.
+                while missing := {each for each in missing if not plan.has_heard(each, number)}:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise PortError(
+                f"an item in the table did not come through topic shards {sorted(missing)} within "
+                f"{PIPELINE_S:g} s: may the Lambda publish to their topics?"
+            ) from None
+        return "an item came through each"
 
     async def _emit(self) -> str:
         number = await self._emitted()

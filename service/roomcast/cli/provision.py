@@ -46,7 +46,7 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print an object: topic_arn, stream_arn, tables, created",
+        help="print an object: topic_arn, stream_arn, tables, created, topic_shards",
     )
     add_log_level(parser)
 
@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             region=region or EMULATOR_REGION,
             credentials=None if own_key else DUMMY_CREDENTIALS,
             topic_name=config.aws.topic_arn.rpartition(":")[2] or TOPIC_NAME,
+            topic_shards=config.aws.topic_shards,
         )
     except ProvisionError as error:
         raise Failed(str(error)) from error
@@ -87,4 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
         for table in made.tables:
             print(f"table  {table}{'  (new)' if table in made.created else ''}")
         print(f"topic  {made.topic_arn}\nstream {made.stream_arn}")
+        if made.topic_shards > 1:
+            print(f"shards {made.topic_shards}, with a topic each")
     return 0

@@ -79,7 +79,7 @@ async def _reap(config: Config, *, dry_run: bool) -> Report:
     from roomcast.reaper.over_aws import reaper_over_aws
     from roomcast.system import SystemClock
 
-    deployment = Deployment(config.aws.topic_arn, config.aws.queue_prefix)
+    deployment = Deployment(config.aws.topic_arn, config.aws.queue_prefix, config.aws.topic_shards)
     name = nodes_table(config.aws.table_prefix)
     async with connected(config) as clients:
         reaper = reaper_over_aws(

@@ -11,7 +11,10 @@ from roomcast.config.messages import quoted
 from roomcast.config.options import Config
 from roomcast.wire.channels import ChannelOptions
 
-__all__ = ["conflicts"]
+__all__ = ["TOPIC_NAME_CHARS_MAX", "conflicts"]
+
+# The limit of SNS is 256, and the names of topic shards are up to nine longer.
+TOPIC_NAME_CHARS_MAX: Final = 247
 
 
 def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -57,6 +60,14 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
         yield (
             "aws.topic_arn",
             f"must be in aws.region ({aws.region}); found {quoted(aws.topic_arn)}",
+        )
+    if aws.topic_shards > 1 and len(aws.topic_arn.rpartition(":")[2]) > TOPIC_NAME_CHARS_MAX:
+        yield (
+            "aws.topic_shards",
+            (
+                f"needs a topic whose name has at most {TOPIC_NAME_CHARS_MAX} characters: those of "
+                "the topic shards are longer"
+            ),
         )
     yield from _channel_conflicts(config.channel.without_namespace, WITHOUT_NAMESPACE)
     for name, options in config.channel.namespaces.items():

@@ -23,6 +23,7 @@ __all__ = [
     "OPTIONS",
     "PROCESSES_MAX",
     "TABLES",
+    "TOPIC_SHARDS_MAX",
     "AwsConfig",
     "ClientConfig",
     "Config",
@@ -47,6 +48,8 @@ MESSAGE_SIZE_LIMIT_MAX: Final = 96 * 1024
 DEV_SECRET: Final = "secret"  # noqa: S105  # meant to be known
 # SDKs give up after 5 s and reconnect. The work after a hook takes time too.
 HOOK_TIMEOUT_S_MAX: Final = 4.0
+# As many as the stream Lambda publishes to.
+TOPIC_SHARDS_MAX: Final = 16
 
 
 def _public_key(doc: str) -> str:
@@ -327,6 +330,14 @@ class AwsConfig:
         "deploy/ makes the topic, for emulators `roomcast provision`, which prints its ARN.",
         pattern=r"arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}",
         shape="the ARN of an SNS topic",
+    )
+    topic_shards: int = declare(
+        1,
+        "Number of topic shards (scaling.md): each channel with history belongs to one, which has "
+        "a topic of its own, and an instance hears those of the channels that it serves. Their "
+        "topics are named like that of `topic_arn`, with `-shard-0` and so on behind. 1: there is "
+        "one topic for all. To change it takes an order of steps (deploy/README.md).",
+        within=(1, TOPIC_SHARDS_MAX),
     )
     queue_prefix: str = declare(
         "roomcast-",

@@ -68,12 +68,12 @@ class CatchUp:
         """The number of looks that failed in a row."""
         return self._failures
 
-    def request(self) -> None:
+    def request(self, shard: int | None = None) -> None:
         """Request a look at all open channels, as this node may have missed something.
 
-        Returns at once.
+        `shard`: at those of one topic shard only. Returns at once.
         """
-        self._tails.ask(self._clock.monotonic_s())
+        self._tails.ask(self._clock.monotonic_s(), shard)
         self._changed.set()
 
     async def run(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from roomcast.delivery.hub import Hub, Subscriber
 from roomcast.delivery.join_reads import (
@@ -31,10 +31,39 @@ from roomcast.observe.counters import DeliveryCounters
 from roomcast.ports import Clock
 from roomcast.wire.publication import StreamPosition
 
-__all__ = ["Dispatcher"]
+__all__ = ["ChannelShards", "Dispatcher"]
 
 # Channels for which one `join_all` reads at once.
 _JOINS_AT_ONCE: Final = 32
+
+
+class ChannelShards(Protocol):
+    """Whoever must know which channels this node reads, to hear their topic shards."""
+
+    def of(self, channel: str) -> int:
+        """The topic shard of `channel`."""
+
+    def opened(self, channel: str) -> None:
+        """`channel` has its first subscriber. Its position is not read yet."""
+
+    def closed(self, channel: str) -> None:
+        """`channel` has no subscriber any more."""
+
+
+class _NoShards:
+    """For a node that hears everything."""
+
+    def of(self, _channel: str) -> int:
+        return 0
+
+    def opened(self, channel: str) -> None:
+        pass
+
+    def closed(self, channel: str) -> None:
+        pass
+
+
+_NO_SHARDS: Final = _NoShards()
 
 
 class Dispatcher:
@@ -49,14 +78,16 @@ class Dispatcher:
         timings: Timings,
         *,
         recovery_publications_max: int,
+        shards: ChannelShards = _NO_SHARDS,
     ) -> None:
         self._hub = hub
+        self._channel_shards = shards
         self._publications_max = recovery_publications_max
         self._channels: dict[str, OpenChannel] = {}
         # The reads for joining subscribers, of the same channels.
         self._reads: dict[str, JoinReads] = {}
         # When to check the tail of which channel. `check_tail` does it.
-        self.tails = TailChecks(timings.tail_check_s)
+        self.tails = TailChecks(timings.tail_check_s, shards.of)
         self.counters = DeliveryCounters()
         self._rings = Rings()
         self._tasks = Tasks()
@@ -217,6 +248,7 @@ class Dispatcher:
                 name, self._shared, recovery_publications_max=self._publications_max
             )
             self._channels[name] = channel
+            self._channel_shards.opened(name)
             reads = self._reads[name] = JoinReads(channel, self._shared)
         return reads
 
@@ -228,6 +260,7 @@ class Dispatcher:
         """`channel` has closed: another may have its name."""
         del self._channels[channel.name]
         del self._reads[channel.name]
+        self._channel_shards.closed(channel.name)
 
     async def close(self) -> None:
         """Stop all reads. For the end of a node."""

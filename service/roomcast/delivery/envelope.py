@@ -8,6 +8,9 @@ faster decoder.
                   "pubs": [{"data": …}, …]}, …],
      "signals": [{"kind": "join", "id": "…", "node": "…", "channel": "c", "body": {…}}, …]}
 
+Where the stream Lambda publishes to topic shards, its envelopes also have "shards", their number,
+and, unless it is the base topic's, "shard", the one whose topic the envelope was published to.
+
 A record without `pubs` is a pointer: its publications must be read from the log. A reader that does
 not know `v` takes every record for a pointer and drops the signals. So old and new nodes can run
 side by side.
@@ -21,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeGuard
 
+from roomcast.delivery.shards import SHARDS_MAX
 from roomcast.log.item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
 from roomcast.wire.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
 from roomcast.wire.shapes import DEPTH_MAX, is_deeper
@@ -85,7 +89,8 @@ class Envelope:
 
     `broken`: records and signals that were skipped. `unwanted`: records that nobody here needs.
     `at`: when it was published (ms); 0 = not
-    known.
+    known. `shards`: the number of topic shards that its sender publishes to. `shard`: the one that
+    this was published to; None = the base topic.
     """
 
     records: tuple[Record, ...]
@@ -93,6 +98,8 @@ class Envelope:
     broken: int
     at: int = 0
     unwanted: int = 0
+    shards: int = 1
+    shard: int | None = None
 
 
 def checked_pubs(item: LogItem) -> str:
@@ -146,16 +153,26 @@ def signal_text(signal: Signal) -> str:
 
 
 def pack(
-    texts: Iterable[str], *, signals: bool = False, at: int = 0, bytes_max: int = ENVELOPE_BYTES_MAX
+    texts: Iterable[str],
+    *,
+    signals: bool = False,
+    at: int = 0,
+    shards: int = 1,
+    shard: int | None = None,
+    bytes_max: int = ENVELOPE_BYTES_MAX,
 ) -> Iterator[tuple[str, int]]:
     """Join record texts (or signal texts), in order, into as few envelopes as fit `bytes_max`.
 
-    `at`: when they are published, in ms since 1970 (0 = not known).
+    `at`: when they are published, in ms since 1970 (0 = not known). `shards`, `shard`: the number
+    of topic shards, and the one that they are published to; None = the base topic.
 
     Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: the
     caller must turn it into a pointer or refuse it before.
     """
-    opening = _OPEN + (f'"at":{at},' if at else "") + (_SIGNALS if signals else _RECORDS)
+    opening = _OPEN + (f'"at":{at},' if at else "")
+    if shards > 1:
+        opening += f'"shards":{shards},' + ("" if shard is None else f'"shard":{shard},')
+    opening += _SIGNALS if signals else _RECORDS
     room = bytes_max - len(opening) - len(_CLOSE)
     batch: list[str] = []
     used = 0
@@ -216,7 +233,10 @@ def parse(
             broken += 1
     at = envelope.get("at", 0)
     at = at if _is_whole(at, 0, TIME_MAX) else 0
-    return Envelope(tuple(records), tuple(signals), broken, at, unwanted)
+    shards, shard = envelope.get("shards", 1), envelope.get("shard")
+    shards = shards if _is_whole(shards, 1, SHARDS_MAX) else 1
+    shard = shard if _is_whole(shard, 0, shards - 1) else None
+    return Envelope(tuple(records), tuple(signals), broken, at, unwanted, shards, shard)
 
 
 def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:

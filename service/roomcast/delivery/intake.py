@@ -10,14 +10,14 @@ import orjson
 import structlog
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.delivery.envelope import Follower, MalformedEnvelope, Signal, parse
+from roomcast.delivery.envelope import Envelope, Follower, MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.joins_and_leaves import JoinsAndLeaves
 from roomcast.delivery.signals import Heard
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
 
-__all__ = ["Intake", "QueueEars", "RecordTaker"]
+__all__ = ["Intake", "QueueEars", "RecordTaker", "ShardEars"]
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +42,20 @@ class QueueEars(Protocol):
         """A canary came. Its envelope was published at `published_at` (ms)."""
 
 
+class ShardEars(Protocol):
+    """Whoever must know what the topic shards bring."""
+
+    def greeted(self, greeting: str) -> None:
+        """The hello with this id, which this node sent to itself, came."""
+
+    def came(self, shard: int | None, shards: int, canary: int) -> None:
+        """An envelope with records came, from a sender that goes by `shards` topic shards.
+
+        `shard`: the one it came through, None = the base topic. `canary`: the number of the canary
+        in it, 0 = there is none.
+        """
+
+
 class Intake:
     """Takes the messages of the queue. Repeated signals are dropped.
 
@@ -51,7 +65,7 @@ class Intake:
 
     `has_join_leave` says whether a channel has join and leave pushes: not every sender knows.
     `is_here` says whether a client is connected to this node: others may have taken this node for
-    dead, and signal that its clients left.
+    dead, and signal that its clients left. `shards`: None = nobody asks.
     """
 
     def __init__(
@@ -63,6 +77,7 @@ class Intake:
         has_join_leave: Callable[[str], bool],
         handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
         is_here: Callable[[str], bool] = lambda _client: False,
+        shards: ShardEars | None = None,
     ) -> None:
         self._node = node
         self._channels = channels
@@ -72,6 +87,7 @@ class Intake:
         self._handlers = handlers
         self._is_here = is_here
         self._joins_and_leaves = JoinsAndLeaves(hub)
+        self._shards = shards
         self._heard = Heard()
         # Signals for the node have a memory of their own. Otherwise many signals of channels would
         # push out orders, and a repeated order would look new.
@@ -93,17 +109,27 @@ class Intake:
             if envelope.broken:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
             if envelope.records or envelope.unwanted:
-                self._ears.came()
+                self._came(envelope)
             for record in envelope.records:
-                if record.channel == CANARY_CHANNEL:
-                    self._ears.hear(record, envelope.at)
-                else:
+                if record.channel != CANARY_CHANNEL:
                     records.setdefault(record.channel, []).append(record)
             signals.extend(envelope.signals)
         for name, some in records.items():
             if (channel := self._channels.get(name)) is not None:
                 channel.offer(some)
         self._deliver_signals(signals)
+
+    def _came(self, envelope: Envelope) -> None:
+        """Say what an envelope with records tells of the ways by which records come."""
+        canaries = [record for record in envelope.records if record.channel == CANARY_CHANNEL]
+        if envelope.shard is None:
+            # What comes through a topic shard says nothing of the base topic.
+            self._ears.came()
+            for canary in canaries:
+                self._ears.hear(canary, envelope.at)
+        if self._shards is not None:
+            newest = max((canary.offset for canary in canaries), default=0)
+            self._shards.came(envelope.shard, envelope.shards, newest)
 
     def deliver_own(self, signal: Signal) -> None:
         """Deliver a signal of this node to its own clients at once.
@@ -120,6 +146,8 @@ class Intake:
             if signal.node == self._node:
                 if signal.kind == "hello":
                     self._ears.greeted(signal.id)
+                    if self._shards is not None:
+                        self._shards.greeted(signal.id)
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
                 self._deliver(signal, outgoing)
         outgoing.go()

@@ -19,7 +19,7 @@ from roomcast.delivery.greetings import GREETINGS_MAX, Greetings
 from roomcast.delivery.ports import CatchUpRequest, InstanceQueue, Topic
 from roomcast.ports import NewId, PortError, Rejected
 
-__all__ = ["Listener", "QueueHolder"]
+__all__ = ["Listener", "QueueHolder", "QueueSubscriber"]
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +33,16 @@ class QueueHolder(Protocol):
 
     async def hold(self, queue: str) -> None:
         """Record that this node holds `queue`, before it is created. Raises PortError."""
+
+
+class QueueSubscriber(Protocol):
+    """Whoever subscribes the queue to further topics."""
+
+    async def replacing(self) -> None:
+        """The queue is about to be removed: nobody may subscribe it any more."""
+
+    def replaced(self) -> None:
+        """There is another queue, which is subscribed to the base topic only."""
 
 
 class Listener:
@@ -50,10 +60,12 @@ class Listener:
         greeting_wait_s: float,
         holder: QueueHolder,
         catch_up: CatchUpRequest,
+        shards: QueueSubscriber | None = None,
     ) -> None:
         """`queue_prefix`: the beginning of queue names. The rest is new for each queue.
 
-        SQS refuses a name that was deleted less than a minute ago.
+        SQS refuses a name that was deleted less than a minute ago. `shards`: None = the base topic
+        is the only one.
         """
         self._queue = queue
         self._topic = topic
@@ -63,6 +75,7 @@ class Listener:
         self._greeting_wait_s = greeting_wait_s
         self._holder = holder
         self._catch_up = catch_up
+        self._shards = shards
         self._greetings = greetings
         self._proving: asyncio.Task[None] | None = None
 
@@ -119,8 +132,12 @@ class Listener:
     async def rebuild(self) -> None:
         """Open a new queue in place of one that is gone. Raises PortError."""
         self._greetings.hears = False
+        if self._shards is not None:
+            await self._shards.replacing()
         await self.open()
         _log.warning("queue_rebuilt")
+        if self._shards is not None:
+            self._shards.replaced()
         # For what was missed so far. The proof may take long when the topic itself fails.
         self._catch_up.request()
         self.prove_later()

@@ -14,7 +14,11 @@ __all__ = [
     "Gone",
     "InstanceQueue",
     "Message",
+    "NodeQueue",
+    "NodeTopics",
     "QueueRebuilder",
+    "ShardSubscriptions",
+    "ShardTopics",
     "Sink",
     "Topic",
 ]
@@ -77,7 +81,7 @@ class InstanceQueue(Protocol):
 
 
 class Topic(Protocol):
-    """The SNS topic that every instance's queue is subscribed to."""
+    """The SNS topic that every instance's queue is subscribed to: the base topic."""
 
     async def publish(self, body: str) -> None:
         """Send a message of up to ENVELOPE_BYTES_MAX.
@@ -86,11 +90,43 @@ class Topic(Protocol):
         """
 
 
-class CatchUpRequest(Protocol):
-    """Takes requests to look at all open channels' tails, when messages may be lost."""
+class ShardSubscriptions(Protocol):
+    """The subscriptions of this instance's queue to topic shards.
 
-    def request(self) -> None:
-        """Returns at once."""
+    They end with the queue: `InstanceQueue.close` ends them as well.
+    """
+
+    async def subscribe(self, shard: int) -> None:
+        """Subscribe the queue to the topic of `shard`. Idempotent: it may be done again, and then
+        brings back a subscription that was lost.
+
+        Raises Gone, Rejected, Throttled, UnknownOutcome.
+        """
+
+    async def unsubscribe(self, shard: int) -> None:
+        """End that subscription. Idempotent. Raises Rejected, Throttled, UnknownOutcome."""
+
+
+class ShardTopics(Protocol):
+    """The topics of the topic shards."""
+
+    async def publish_to(self, shard: int, body: str) -> None:
+        """Send a message to the topic of `shard`, as `Topic.publish` does to the base topic."""
+
+
+class NodeQueue(InstanceQueue, ShardSubscriptions, Protocol):
+    """The queue, with all of its subscriptions."""
+
+
+class NodeTopics(Topic, ShardTopics, Protocol):
+    """The base topic, and those of the topic shards."""
+
+
+class CatchUpRequest(Protocol):
+    """Takes requests to look at open channels' tails, when messages may be lost."""
+
+    def request(self, shard: int | None = None) -> None:
+        """Look at the channels of a topic shard; None = at all. Returns at once."""
 
 
 class QueueRebuilder(Protocol):

@@ -1,13 +1,14 @@
 """Schedules checks of each open channel's tail: once in a while, and soon on request.
 
-Requested looks come first, in the order of the requests. A request is for all channels. At another
-request, a channel that still waits keeps its place and gets one look. A channel that had its look,
-or whose look is under way, gets another.
+Requested looks come first, in the order of the requests. A request is for all channels, or for
+those of one topic shard. At another request, a channel that still waits keeps its place and gets
+one look. A channel that had its look, or whose look is under way, gets another.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Final
@@ -24,13 +25,21 @@ _RETRY_S: Final = 30.0
 _STALE_MAX: Final = 64
 
 
+def _no_shards(_channel: str) -> int:
+    return 0
+
+
 class TailChecks:
-    """The open channels by name. Seconds are monotonic; `chance` is random, in [0, 1)."""
+    """The open channels by name. Seconds are monotonic; `chance` is random, in [0, 1).
 
-    __slots__ = ("_asked", "_asked_at_s", "_due", "_heap", "every_s")
+    `shard_of`: the topic shard of a channel.
+    """
 
-    def __init__(self, every_s: float) -> None:
+    __slots__ = ("_asked", "_asked_at_s", "_due", "_heap", "_shard_of", "every_s")
+
+    def __init__(self, every_s: float, shard_of: Callable[[str], int] = _no_shards) -> None:
         self.every_s = every_s
+        self._shard_of = shard_of
         # When the look of each open channel is due; infinity = it is under way.
         self._due: dict[str, float] = {}
         # The same, the earliest first. An entry that differs from `_due` is stale.
@@ -38,7 +47,8 @@ class TailChecks:
         # Channels with requested looks. Not a plain dict: that takes ever longer to find its first
         # key as earlier keys are removed.
         self._asked: OrderedDict[str, None] = OrderedDict()
-        self._asked_at_s = -inf
+        # When looks were requested last: at all channels (None), and at those of a topic shard.
+        self._asked_at_s: dict[int | None, float] = {}
 
     def __len__(self) -> int:
         """The number of open channels."""
@@ -55,7 +65,10 @@ class TailChecks:
         If looks were requested since then, it gets one.
         """
         self._plan(channel, read_at_s + self._interval_s(self.every_s, chance))
-        if read_at_s <= self._asked_at_s:
+        asked_at_s = max(
+            self._asked_at_s.get(None, -inf), self._asked_at_s.get(self._shard_of(channel), -inf)
+        )
+        if read_at_s <= asked_at_s:
             self._asked[channel] = None
 
     def closed(self, channel: str) -> None:
@@ -63,10 +76,17 @@ class TailChecks:
         self._asked.pop(channel, None)
         self._due.pop(channel, None)
 
-    def ask(self, now_s: float) -> None:
-        """Request a look at each open channel that begins after now."""
-        self._asked |= dict.fromkeys(self._due)
-        self._asked_at_s = now_s
+    def ask(self, now_s: float, shard: int | None = None) -> None:
+        """Request a look at each open channel that begins after now.
+
+        `shard`: only at those of one topic shard.
+        """
+        self._asked |= dict.fromkeys(
+            self._due
+            if shard is None
+            else (channel for channel in self._due if self._shard_of(channel) == shard)
+        )
+        self._asked_at_s[shard] = now_s
 
     def take(self, now_s: float) -> str | None:
         """The channel to look at next, if one is due. Its look is under way until `done`."""

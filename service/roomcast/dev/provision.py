@@ -1,4 +1,4 @@
-"""Creates the pipeline's resources on an emulator: tables, stream, time to live, topic.
+"""Creates the pipeline's resources on an emulator: tables, stream, time to live, topics.
 
 Production uses deploy/.
 """
@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionEr
 from botocore.parsers import ResponseParserError
 
 from roomcast.aws.schema import TableSchema, channels_table, table_schemas
+from roomcast.delivery.shards import topic_arns
 
 __all__ = [
     "DUMMY_CREDENTIALS",
@@ -60,12 +61,15 @@ class EmulatorUnreachable(ProvisionError):
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """The resources that exist now. `created` names the new ones."""
+    """The resources that exist now. `created` names the new tables. `topic_shards`: their number,
+    1 = there is only the base topic, `topic_arn`.
+    """
 
     topic_arn: str
     stream_arn: str
     tables: tuple[str, ...]
     created: tuple[str, ...]
+    topic_shards: int = 1
 
 
 def provision(
@@ -75,6 +79,7 @@ def provision(
     region: str,
     credentials: Credentials | None = None,
     topic_name: str = TOPIC_NAME,
+    topic_shards: int = 1,
     deadline_s: float = DEADLINE_S,
 ) -> Provisioned:
     """Creates missing resources. A second call changes nothing. Blocks: call it in a thread.
@@ -98,6 +103,8 @@ def provision(
             _enable_ttl(dynamodb, schema)
         # For an existing topic, CreateTopic returns its ARN.
         topic_arn = str(sns.create_topic(Name=topic_name)["TopicArn"])
+        for shard_arn in topic_arns(topic_arn, topic_shards)[1:]:
+            sns.create_topic(Name=shard_arn.rpartition(":")[2])
         table = dynamodb.describe_table(TableName=channels_table(table_prefix))["Table"]
     except (BotoCoreError, ClientError, ResponseParserError) as error:
         raise ProvisionError(
@@ -112,6 +119,7 @@ def provision(
         str(table["LatestStreamArn"]),
         tuple(schema.name for schema in schemas),
         tuple(created),
+        topic_shards,
     )
 
 

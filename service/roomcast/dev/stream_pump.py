@@ -215,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--stream-arn", required=True)
     parser.add_argument("--topic-arn", required=True)
+    parser.add_argument("--topic-shards", type=int, default=1)
     parser.add_argument("--on-failure", type=Path, help="JSON lines file for what was given up on")
     options = parser.parse_args(arguments)
     lifeline = Lifeline()
@@ -224,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The function's environment, as Lambda sets it.
     os.environ |= {
         "ROOMCAST_TOPIC_ARN": options.topic_arn,
+        "ROOMCAST_TOPIC_SHARDS": str(options.topic_shards),
         "AWS_ENDPOINT_URL": options.endpoint,
         "AWS_REGION": options.region,
         "AWS_DEFAULT_REGION": options.region,

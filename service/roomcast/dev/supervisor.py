@@ -71,6 +71,7 @@ class DevOptions:
     config: str | None = None
     restart: bool = False
     log_level: str = "info"
+    topic_shards: int = 1
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     serve: Sequence[str] = (sys.executable, "-m", "roomcast", "serve")
 
@@ -174,7 +175,7 @@ class _Supervisor:
     async def _work(self, ports: Sequence[int]) -> None:
         """Starts everything, then watches it. Ends only by raising."""
         endpoint = self._options.aws_endpoint or await self._start_emulator()
-        resources = await _provisioned(endpoint)
+        resources = await _provisioned(endpoint, self._options.topic_shards)
         self._screen.progress(
             "provision", f"{len(resources.tables)} tables, topic {resources.topic_arn}"
         )
@@ -223,6 +224,7 @@ class _Supervisor:
             *_PUMP,
             *("--endpoint", endpoint, "--region", REGION),
             *("--stream-arn", resources.stream_arn, "--topic-arn", resources.topic_arn),
+            *("--topic-shards", str(resources.topic_shards)),
         ])  # fmt: skip
         self._screen.progress("pump", f"stream Lambda, pid {self._pump.pid}")
         self._screen.progress(
@@ -349,7 +351,7 @@ class _Supervisor:
                 await _end([helper], HELPER_STOP_S, self._kill)
 
 
-async def _provisioned(endpoint: str) -> Provisioned:
+async def _provisioned(endpoint: str, topic_shards: int) -> Provisioned:
     """Runs `provision` beside the event loop.
 
     Not `asyncio.to_thread`: Ctrl-C must not wait for its deadlines.
@@ -373,6 +375,7 @@ async def _provisioned(endpoint: str) -> Provisioned:
                 TABLE_PREFIX,
                 region=REGION,
                 credentials=DUMMY_CREDENTIALS,
+                topic_shards=topic_shards,
                 deadline_s=PROVISION_S,
             )
         except Exception as raised:  # noqa: BLE001 - it is raised again where it is awaited
@@ -442,6 +445,7 @@ def _child_environment(
         "ROOMCAST_AWS_REGION": REGION,
         "ROOMCAST_AWS_TABLE_PREFIX": TABLE_PREFIX,
         "ROOMCAST_AWS_TOPIC_ARN": resources.topic_arn,
+        "ROOMCAST_AWS_TOPIC_SHARDS": str(resources.topic_shards),
         # Nobody needs a laptop's readings. The AWS tools' own variable turns the instance metadata
         # off.
         "ROOMCAST_AWS_METRICS_NAMESPACE": "",

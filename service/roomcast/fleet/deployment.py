@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from roomcast.delivery.shards import topic_arns
+
 __all__ = [
     "APP",
     "APP_TAG",
@@ -39,7 +41,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class TopicSubscription:
-    """One subscription of the topic.
+    """One subscription of one of the topics.
 
     `endpoint` is the subscriber: a queue's ARN, or an address.
     """
@@ -52,16 +54,24 @@ class TopicSubscription:
 class Deployment:
     """Identifies one set of nodes in an AWS account.
 
+    `topic_arn`: the base topic's. `shards`: the number of topic shards, 1 = there are none.
+
     Raises ValueError when `topic_arn` is no ARN of a topic.
     """
 
     topic_arn: str
     queue_prefix: str
+    shards: int = 1
 
     def __post_init__(self) -> None:
         parts = self.topic_arn.split(":")
         if len(parts) != 6 or parts[2] != "sns":
             raise ValueError(f"not the ARN of a topic: {self.topic_arn}")
+
+    @property
+    def topic_arns(self) -> tuple[str, ...]:
+        """The ARNs of all topics, the base topic first."""
+        return topic_arns(self.topic_arn, self.shards)
 
     def queue_arn(self, name: str) -> str:
         """The ARN of the queue `name` in the topic's account and region."""
@@ -78,8 +88,8 @@ class Deployment:
         return name if endpoint.startswith(before) and name and ":" not in name else None
 
     def has_subscription(self, arn: str) -> bool:
-        """Whether `arn` is the ARN of a subscription of this topic."""
-        return arn.startswith(f"{self.topic_arn}:")
+        """Whether `arn` is the ARN of a subscription of one of the topics."""
+        return arn.rpartition(":")[0] in self.topic_arns
 
     def is_ours(self, queue: Queue) -> bool:
         """Whether a node of this deployment made `queue`, according to its tags."""

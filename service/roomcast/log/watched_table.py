@@ -68,8 +68,8 @@ class Streak:
 class WriteListener(Protocol):
     """The listener for this node's writes."""
 
-    def wrote(self) -> None:
-        """An item is in the table as of now. Must not raise."""
+    def wrote(self, channel: str) -> None:
+        """An item of `channel` is in the table as of now. Must not raise."""
 
 
 class WatchedTable:
@@ -114,7 +114,7 @@ class WatchedTable:
     async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
         holder = await self._counted(self.writes, self._table.put_item(item, tail_valid_until_ms))
         if holder is None:
-            self._listener.wrote()
+            self._listener.wrote(item.channel)
         return holder
 
     async def put_keyed_item(
@@ -124,7 +124,7 @@ class WatchedTable:
             self.writes, self._table.put_keyed_item(item, keys, tail_valid_until_ms)
         )
         if holders is None:
-            self._listener.wrote()
+            self._listener.wrote(item.channel)
         return holders
 
     async def put_head(self, head: Head, expected_version: str | None) -> bool:

@@ -35,9 +35,10 @@ from roomcast.delivery.intake import Intake
 from roomcast.delivery.listener import Listener, QueueHolder
 from roomcast.delivery.open_channel import Timings
 from roomcast.delivery.poller import Poller
-from roomcast.delivery.ports import InstanceQueue, Topic
+from roomcast.delivery.ports import NodeQueue, NodeTopics
 from roomcast.delivery.publisher import Publisher
 from roomcast.delivery.queue_state import QueueState
+from roomcast.delivery.shard_keeper import ShardBook, ShardKeeper
 from roomcast.delivery.signal_bus import NodeBus, SignalBus, SignalListeners
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.node_info_signals import SURVEY_KINDS
@@ -90,8 +91,8 @@ class Ports:
     table: ChannelTable
     presence: Presence
     leases: Leases
-    queue: InstanceQueue
-    topic: Topic
+    queue: NodeQueue
+    topic: NodeTopics
     clock: Clock
     new_id: NewId
     random: Callable[[], float]
@@ -114,6 +115,7 @@ class Core:
     hooks: Hooks
     connections: set[Connection]
     ears: CanaryEars
+    shards: ShardBook
     greetings: Greetings
     queue_state: QueueState
     table: WatchedTable
@@ -151,6 +153,8 @@ class Assembly:
     queue_state: QueueState
     ears: CanaryEars
     canary: Canary
+    shards: ShardBook
+    shard_keeper: ShardKeeper
     catch_up: CatchUp
     background: Background
     hooks: HookCalls
@@ -179,8 +183,9 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     queue_state = QueueState()
     greetings = Greetings()
     ears = CanaryEars(greetings, clock, random, interval_s=config.node.canary_interval_s)
+    shards = ShardBook(config.aws.topic_shards, ears, clock, random)
     # ---- the log
-    table = WatchedTable(ports.table, clock, ears)
+    table = WatchedTable(ports.table, clock, shards)
     log = ChannelLog(table, clock, new_id, random, node=node_id, generation=generation)
     # ---- delivery
     hub = Hub()
@@ -191,6 +196,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         random,
         Timings(gap_wait_s=config.node.gap_wait_ms / 1000, tail_check_s=config.node.tail_check_s),
         recovery_publications_max=client.recovery_max_publication_limit,
+        shards=shards,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
     appender = Appender(log, clock, dispatcher.offer, generation=generation, random=random)
@@ -205,6 +211,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         rules.has_join_leave,
         listeners,
         roster.has,
+        shards,
     )
     bus = NodeBus(broadcaster, intake)
     announcements = Announcements(bus, dispatcher, rules, new_id, node=node_id)
@@ -232,6 +239,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         hooks,
         connections,
         ears,
+        shards,
         greetings,
         queue_state,
         table,
@@ -279,6 +287,7 @@ def assemble(
         greeting_wait_s=config.node.queue_probe_s,
         holder=lease,
         catch_up=core.catch_up,
+        shards=core.shards,
     )
     poller = Poller(ports.queue, clock, random, core.queue_state, core.intake, listener)
     canary = Canary(
@@ -295,12 +304,23 @@ def assemble(
         catch_up=core.catch_up,
         neighbours=lease,
     )
+    shard_keeper = ShardKeeper(
+        core.shards,
+        ports.queue,
+        ports.topic,
+        clock,
+        new_id,
+        random,
+        node=node_id,
+        catch_up=core.catch_up,
+    )
     health = Health(
         listening=listening,
         queue=poller,
         greetings=core.greetings,
         canary=core.ears,
         table=core.table,
+        shards=core.shards,
         lease=lease,
         isolation=isolation,
         keys=keys,
@@ -328,6 +348,8 @@ def assemble(
         core.queue_state,
         core.ears,
         canary,
+        core.shards,
+        shard_keeper,
         core.catch_up,
         core.background,
         hook_calls,

@@ -17,6 +17,7 @@ __all__ = [
     "KeysHealth",
     "LeaseHealth",
     "QueueHealth",
+    "ShardsHealth",
     "TableHealth",
 ]
 
@@ -67,6 +68,13 @@ class TableHealth(Protocol):
         """A text about the calls that fail; "" = none do."""
 
 
+class ShardsHealth(Protocol):
+    """The state of the topic shards."""
+
+    def trouble(self) -> str:
+        """A text about what this node may not hear; "" = it hears all that it should."""
+
+
 class LeaseHealth(Protocol):
     """The state of the lease."""
 
@@ -105,6 +113,7 @@ class Health:
     greetings: GreetingsHealth | None = None
     canary: Ears | None = None
     table: TableHealth | None = None
+    shards: ShardsHealth | None = None
     lease: LeaseHealth | None = None
     isolation: IsolationHealth | None = None
     keys: KeysHealth | None = None
@@ -143,6 +152,8 @@ class Health:
             )
         if self.table is not None and (table := self.table.trouble()):
             doubts.append(f"the channels table fails: {table} in a row")
+        if self.shards is not None and (unheard := self.shards.trouble()):
+            doubts.append(f"{unheard}: their channels are read from the log")
         if self.lease is not None and (failed := self.lease.failures) >= FAILURES_TOLD:
             doubts.append(f"the nodes table fails: {failed} heartbeats in a row")
         if self.canary is None or self.canary.hearing is not Hearing.SILENT:

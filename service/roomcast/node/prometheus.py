@@ -294,6 +294,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda s: s.assembly.queue_state.lag_ms / 1000,
     ),
     _gauge(
+        "topic_shards_wanted", "Topic shards of the channels that are open here.",
+        lambda s: s.assembly.shards.plan.wanted,
+    ),
+    _gauge(
+        "topic_shards_heard", "Topic shards that the queue is proved to hear.",
+        lambda s: s.assembly.shards.plan.heard,
+    ),
+    _counts(
+        "topic_shard_steps", "outcome", "Subscriptions to topic shards that were begun and ended.",
+        lambda s: s.assembly.shard_keeper.counters.steps,
+    ),
+    _gauge(
         "canary_age_seconds", "Since a new canary was heard.",
         lambda s: s.assembly.ears.silence_s,
     ),

@@ -27,6 +27,7 @@ __all__ = [
     "HookOutcome",
     "Limit",
     "QueueCounters",
+    "ShardCounters",
     "SignalCounters",
     "count",
 ]
@@ -317,6 +318,15 @@ class SignalCounters:
         default_factory=lambda: dict.fromkeys(("sent", "not_sent", "shed", "too_large"), 0)
     )
     messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
+
+
+@dataclass(slots=True)
+class ShardCounters:
+    """Steps to hear topic shards, by outcome: `heard` = subscribed, and a greeting came back."""
+
+    steps: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("heard", "left", "failed"), 0)
+    )
 
 
 @dataclass(slots=True)

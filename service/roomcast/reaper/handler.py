@@ -28,6 +28,7 @@ from roomcast.aws.errors import (
     demand_request_ids,
 )
 from roomcast.aws.threads import THREADS, ThreadedClient
+from roomcast.delivery.shards import SHARDS_MAX
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.fleet.deployment import Deployment
 from roomcast.ports import PortError, Throttled
@@ -98,7 +99,11 @@ class Settings:
     def of(cls, environ: Mapping[str, str]) -> Settings:
         """Reads the settings. Raises KeyError or ValueError when one is missing or wrong."""
         return cls(
-            Deployment(environ["ROOMCAST_AWS_TOPIC_ARN"], environ["ROOMCAST_AWS_QUEUE_PREFIX"]),
+            Deployment(
+                environ["ROOMCAST_AWS_TOPIC_ARN"],
+                environ["ROOMCAST_AWS_QUEUE_PREFIX"],
+                _shards(environ.get("ROOMCAST_AWS_TOPIC_SHARDS", "1")),
+            ),
             environ["ROOMCAST_AWS_TABLE_PREFIX"],
             environ.get("ROOMCAST_AWS_AUTOSCALING_GROUP", ""),
         )
@@ -342,6 +347,14 @@ def _report(report: Report, reason: str = "") -> None:
             "reason": reason,
         }
     )
+
+
+def _shards(text: str) -> int:
+    """Raises ValueError for a number that no deployment has."""
+    shards = int(text)
+    if not 1 <= shards <= SHARDS_MAX:
+        raise ValueError(f"ROOMCAST_AWS_TOPIC_SHARDS must be from 1 to {SHARDS_MAX}")
+    return shards
 
 
 def _text(event: Mapping[str, Any], name: str) -> str:

@@ -26,7 +26,7 @@ class Estate(Protocol):
         """A queue's properties. None = no queue has that name."""
 
     async def subscriptions(self) -> Sequence[TopicSubscription]:
-        """The topic's subscriptions that can be ended: those that await confirmation are
+        """The subscriptions of all topics that can be ended: those that await confirmation are
         left out.
         """
 

@@ -309,7 +309,8 @@ class Reaper:
         leases, now_ms, beating = await self._look_at_leases(scope)
         dead = dead_nodes(leases, (), self._deployment, now_ms, scope, beating)
         live = sum(scope.covers(lease) for lease in leases) - len(dead)
-        if not all(_is_complete(each) for each in dead):
+        # A lease names the subscription to the base topic only.
+        if dead and (self._deployment.shards > 1 or not all(_is_complete(each) for each in dead)):
             subscriptions = await self._listed(
                 "list_subscriptions", self._estate.subscriptions, failures
             )

@@ -42,6 +42,7 @@ def instance_queue(
         poll=clients.sqs_poll,
         sns=clients.sns,
         topic_arn=aws.topic_arn,
+        shards=aws.topic_shards,
         # The reaper knows our queues by their tags, never by their names.
         tags=lambda: queue_tags(aws.topic_arn, lease_id()),
     )

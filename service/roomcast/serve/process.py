@@ -309,6 +309,7 @@ class NodeProcess:
             assembly.listener.prove_later()
         await parts.lease.enter("live")
         await self._beside(assembly.canary.run())
+        await self._beside(assembly.shard_keeper.run())
 
     @asynccontextmanager
     async def _served(self, parts: _Parts, listening: socket.socket) -> AsyncIterator[Door]:

@@ -17,6 +17,7 @@ from roomcast.aws.presence import CHANNELS_PAGE, ENTRIES_PAGE, MEMBERS_MAX
 from roomcast.aws.queue import RECEIVE_MAX, is_queue_name
 from roomcast.aws.topic import check_body
 from roomcast.delivery.ports import Gone, Message
+from roomcast.delivery.shards import topic_of
 from roomcast.fleet.deployment import Deployment, Queue, TopicSubscription
 from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.log.idempotency import KeyItem
@@ -40,7 +41,7 @@ __all__ = [
     "Stage",
 ]
 
-# The only topic.
+# The base topic.
 TOPIC_ARN: Final = "arn:aws:sns:eu-west-1:000000000000:memory"
 # SQS holds at most this many messages in flight. Here it bounds the waiting ones. The oldest go
 # first, as when they expire.
@@ -97,7 +98,7 @@ class ManualClock:
 
 
 class MemoryWorld:
-    """Tables, topic and queues that several nodes share.
+    """Tables, topics and queues that several nodes share.
 
     `stream`: every log item in the order of writing, as in the table's stream. `on_insert`: called
     at once with each item. `pause`: awaited at every stage of every call, so that a simulation can
@@ -113,7 +114,9 @@ class MemoryWorld:
         self.now_ms: Callable[[], int] = int
         self.published: list[str] = []
         self.queues: dict[str, _Queue] = {}
+        # The queues that are subscribed to the base topic, and those by topic shard.
         self.subscriptions: set[str] = set()
+        self.shard_subscriptions: dict[int, set[str]] = defaultdict(set)
         self.leases: dict[str, Lease] = {}
         self.tombstones: dict[str, Tombstone] = {}
         self.presence: dict[str, dict[tuple[str, str], Member]] = {}
@@ -174,18 +177,40 @@ class MemoryWorld:
         if queue.waiting:
             queue.arrived.set()
 
-    def send(self, body: str) -> None:
-        """Delivers a message as SNS does: a copy to every subscribed queue that exists."""
-        for name in sorted(self.subscriptions):
-            queue = self.queues.get(name)
-            if queue is None:
-                continue
-            self._receipts += 1
-            message = Message(body, f"receipt-{self._receipts}", self.now_ms())
-            queue.waiting[message.receipt] = message
-            if len(queue.waiting) > QUEUED_MAX:
-                del queue.waiting[next(iter(queue.waiting))]
-            queue.arrived.set()
+    def send(self, body: str, shard: int | None = None) -> None:
+        """Delivers a message as SNS does: a copy to every subscribed queue that exists.
+
+        `shard`: the topic shard that it was published to; None = the base topic.
+        """
+        for name in self.subscribers(shard):
+            self.deliver(name, body)
+
+    def subscribers(self, shard: int | None = None) -> Sequence[str]:
+        """The names of the queues that are subscribed to a topic, in order."""
+        return sorted(self._subscribed(shard))
+
+    def subscribe(self, name: str, shard: int | None = None) -> None:
+        """Subscribes a queue to a topic."""
+        self._subscribed(shard).add(name)
+
+    def unsubscribe(self, name: str, shard: int | None = None) -> None:
+        """Ends the subscription of a queue to a topic."""
+        self._subscribed(shard).discard(name)
+
+    def _subscribed(self, shard: int | None) -> set[str]:
+        return self.subscriptions if shard is None else self.shard_subscriptions[shard]
+
+    def deliver(self, name: str, body: str) -> None:
+        """Puts a message into a queue, if it exists."""
+        queue = self.queues.get(name)
+        if queue is None:
+            return
+        self._receipts += 1
+        message = Message(body, f"receipt-{self._receipts}", self.now_ms())
+        queue.waiting[message.receipt] = message
+        if len(queue.waiting) > QUEUED_MAX:
+            del queue.waiting[next(iter(queue.waiting))]
+        queue.arrived.set()
 
     async def perform(
         self, call: str, effect: Callable[[], T], check: Callable[[], None] | None = None
@@ -467,7 +492,7 @@ class MemoryLeases:
 
 
 class MemoryQueue:
-    """An InstanceQueue.
+    """A NodeQueue.
 
     `wait_s` bounds a long poll. `clock` and `tags` set the creation time and the tags that others
     see.
@@ -506,13 +531,23 @@ class MemoryQueue:
             self._world.create_queue(
                 name, self._clock.now_ms() if self._clock else 0, dict(self._tags())
             )
-            self._world.subscriptions.add(name)
+            self._world.subscribe(name)
 
         try:
             await self._world.perform("open", effect)
         except Rejected:
             self._name = None
             raise
+
+    async def subscribe(self, shard: int) -> None:
+        name = self._name
+        if name is None:
+            raise Gone("the queue is not open")
+        await self._world.perform("subscribe", lambda: self._world.subscribe(name, shard))
+
+    async def unsubscribe(self, shard: int) -> None:
+        if (name := self._name) is not None:
+            await self._world.perform("unsubscribe", lambda: self._world.unsubscribe(name, shard))
 
     async def receive(self) -> Sequence[Message]:
         queue = self._queue()
@@ -549,7 +584,8 @@ class MemoryQueue:
             return
 
         def effect() -> None:
-            self._world.subscriptions.discard(name)
+            for shard in (None, *self._world.shard_subscriptions):
+                self._world.unsubscribe(name, shard)
             self._world.delete_queue(name)
 
         await self._world.perform("close", effect)
@@ -566,7 +602,7 @@ class MemoryQueue:
 
 
 class MemoryEstate:
-    """An Estate. The deployment's topic is TOPIC_ARN."""
+    """An Estate. The deployment's base topic is TOPIC_ARN."""
 
     def __init__(self, world: MemoryWorld, deployment: Deployment) -> None:
         self._world = world
@@ -590,19 +626,24 @@ class MemoryEstate:
         return await self._world.perform("queue", effect)
 
     async def subscriptions(self) -> Sequence[TopicSubscription]:
+        shards = self._deployment.shards
+
         def effect() -> Sequence[TopicSubscription]:
             return [
-                TopicSubscription(_subscription_arn(name), self._deployment.queue_arn(name))
-                for name in sorted(self._world.subscriptions)
+                TopicSubscription(_subscription_arn(name, shard), self._deployment.queue_arn(name))
+                for shard in (None, *range(shards if shards > 1 else 0))
+                for name in self._world.subscribers(shard)
             ]
 
         return await self._world.perform("subscriptions", effect)
 
     async def unsubscribe(self, arn: str) -> None:
         def effect() -> None:
-            self._world.subscriptions = {
-                name for name in self._world.subscriptions if _subscription_arn(name) != arn
-            }
+            world = self._world
+            for shard in (None, *world.shard_subscriptions):
+                for name in world.subscribers(shard):
+                    if _subscription_arn(name, shard) == arn:
+                        world.unsubscribe(name, shard)
 
         await self._world.perform("unsubscribe", effect)
 
@@ -610,21 +651,27 @@ class MemoryEstate:
         await self._world.perform("delete_queue", lambda: self._world.delete_queue(name))
 
 
-def _subscription_arn(queue: str) -> str:
-    return f"{TOPIC_ARN}:{queue}"
+def _subscription_arn(queue: str, shard: int | None = None) -> str:
+    return f"{topic_of(TOPIC_ARN, shard)}:{queue}"
 
 
 class MemoryTopic:
-    """A Topic. `world.published` keeps every body, in order."""
+    """A NodeTopics. `world.published` keeps every body, in order."""
 
     def __init__(self, world: MemoryWorld) -> None:
         self._world = world
 
     async def publish(self, body: str) -> None:
+        await self._publish(body, None)
+
+    async def publish_to(self, shard: int, body: str) -> None:
+        await self._publish(body, shard)
+
+    async def _publish(self, body: str, shard: int | None) -> None:
         check_body(body)
 
         def effect() -> None:
             self._world.published.append(body)
-            self._world.send(body)
+            self._world.send(body, shard)
 
         await self._world.perform("publish", effect)

@@ -153,3 +153,39 @@ async def test_only_what_is_missing_counts_as_removed() -> None:
         await estate(sns=throttled).unsubscribe(f"{TOPIC}:1")
     with pytest.raises(UnknownOutcome):
         await estate(throttled).delete_queue("roomcast-1")
+
+
+async def test_the_subscriptions_of_all_topics_are_listed_one_topic_after_the_other() -> None:
+    def list_subscriptions(TopicArn: str) -> Any:  # noqa: N803  # the SDK's name
+        return {"Subscriptions": [{"SubscriptionArn": f"{TopicArn}:1", "Endpoint": "e"}]}
+
+    slept = Slept()
+    sns = FakeClient(list_subscriptions_by_topic=list_subscriptions)
+    deployment = Deployment(TOPIC, "roomcast-", 3)
+    listed = await SqsEstate(FakeClient(), sns, deployment, slept).subscriptions()
+    assert [each.arn for each in listed] == [
+        f"{TOPIC}:1",
+        *(f"{TOPIC}-shard-{shard}:1" for shard in range(3)),
+    ]
+    assert len(slept) == 3
+    assert min(slept) >= 1 / 30, "SNS allows 30 such calls a second"
+
+
+async def test_a_topic_shard_whose_topic_is_not_made_yet_has_no_subscriptions() -> None:
+    """An update of a stack changes the reaper before it makes the topics, or after."""
+
+    def missing(*topics: str) -> FakeClient:
+        return FakeClient(
+            list_subscriptions_by_topic=lambda TopicArn: (  # noqa: N803  # the SDK's name
+                client_error("NotFound", 404, "ListSubscriptionsByTopic")
+                if TopicArn in topics
+                else {"Subscriptions": [{"SubscriptionArn": f"{TopicArn}:1", "Endpoint": "e"}]}
+            )
+        )
+
+    deployment = Deployment(TOPIC, "roomcast-", 2)
+    sns = missing(f"{TOPIC}-shard-1")
+    listed = await SqsEstate(FakeClient(), sns, deployment, Slept()).subscriptions()
+    assert [each.arn for each in listed] == [f"{TOPIC}:1", f"{TOPIC}-shard-0:1"]
+    with pytest.raises(Rejected):
+        await SqsEstate(FakeClient(), missing(TOPIC), deployment, Slept()).subscriptions()

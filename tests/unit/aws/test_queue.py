@@ -26,7 +26,7 @@ class Fixture:
     `order` has calls and sleeps as they came.
     """
 
-    def __init__(self, **operations: Callable[..., Any]) -> None:
+    def __init__(self, shards: int = 1, **operations: Callable[..., Any]) -> None:
         answers: dict[str, Callable[..., Any]] = {
             "create_queue": lambda **_: {"QueueUrl": URL},
             "get_queue_url": lambda **_: {"QueueUrl": URL},
@@ -43,6 +43,7 @@ class Fixture:
             sns=self.client,
             topic_arn=TOPIC_ARN,
             tags=lambda: {"app": "roomcast", "node": "n1"},
+            shards=shards,
             sleep=self.sleep,
         )
 
@@ -102,6 +103,86 @@ async def test_closing_unsubscribes_before_it_deletes() -> None:
     await queue.close()
     await queue.close()
     assert fixture.client.names[3:] == ["unsubscribe", "delete_queue"]
+
+
+async def test_the_topics_of_all_topic_shards_may_send_to_the_queue() -> None:
+    fixture = Fixture(shards=2)
+    await fixture.opened()
+    [create] = fixture.arguments("create_queue")
+    [statement] = json.loads(create["Attributes"]["Policy"])["Statement"]
+    assert statement["Condition"]["ArnEquals"]["aws:SourceArn"] == [
+        TOPIC_ARN,
+        f"{TOPIC_ARN}-shard-0",
+        f"{TOPIC_ARN}-shard-1",
+    ]
+    assert len(fixture.arguments("subscribe")) == 1, "to the base topic only"
+
+
+async def test_a_topic_shard_is_subscribed_and_unsubscribed_by_itself() -> None:
+    fixture = Fixture(
+        shards=2, subscribe=lambda **asked: {"SubscriptionArn": f"{asked['TopicArn']}:1"}
+    )
+    queue = await fixture.opened()
+    await queue.subscribe(1)
+    await queue.subscribe(1)
+    assert [call["TopicArn"] for call in fixture.arguments("subscribe")] == [
+        TOPIC_ARN,
+        *[f"{TOPIC_ARN}-shard-1"] * 2,
+    ]
+    assert fixture.arguments("subscribe")[1]["Endpoint"] == QUEUE_ARN
+    await queue.unsubscribe(1)
+    await queue.unsubscribe(1)
+    await queue.unsubscribe(0)
+    assert fixture.arguments("unsubscribe") == [{"SubscriptionArn": f"{TOPIC_ARN}-shard-1:1"}]
+    assert queue.subscription_arn == f"{TOPIC_ARN}:1"
+
+
+async def test_closing_ends_the_subscriptions_to_topic_shards_too() -> None:
+    """I6: also one whose call was given up, and may have subscribed."""
+
+    def subscribe(**asked: Any) -> Any:
+        arn = asked["TopicArn"]
+        if arn.endswith("-1") and not given_up:
+            given_up.append(arn)
+            return client_error("InternalFailure", 500, "Subscribe")
+        return {"SubscriptionArn": f"{arn}:1"}
+
+    given_up: list[str] = []
+    fixture = Fixture(shards=2, subscribe=subscribe)
+    queue = await fixture.opened()
+    await queue.subscribe(0)
+    with pytest.raises(UnknownOutcome):
+        await queue.subscribe(1)
+    await queue.close()
+    assert [call["SubscriptionArn"] for call in fixture.arguments("unsubscribe")] == [
+        f"{TOPIC_ARN}:1",
+        f"{TOPIC_ARN}-shard-0:1",
+        f"{TOPIC_ARN}-shard-1:1",
+    ]
+    assert fixture.client.names[-1] == "delete_queue"
+
+
+async def test_a_topic_shard_that_refused_the_queue_needs_no_unsubscribing() -> None:
+    fixture = Fixture(
+        shards=2,
+        subscribe=lambda **asked: (
+            client_error("AuthorizationError", 403, "Subscribe")
+            if "shard" in asked["TopicArn"]
+            else {"SubscriptionArn": "arn:subscription"}
+        ),
+    )
+    queue = await fixture.opened()
+    with pytest.raises(Rejected):
+        await queue.subscribe(0)
+    await queue.close()
+    assert len(fixture.arguments("unsubscribe")) == 1
+
+
+async def test_without_a_queue_there_is_nothing_to_subscribe() -> None:
+    queue = Fixture(shards=2).queue
+    with pytest.raises(Gone):
+        await queue.subscribe(0)
+    await queue.unsubscribe(0)
 
 
 async def test_what_is_gone_already_is_success() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -120,7 +121,8 @@ def test_what_takes_too_long_ends_with_all_that_it_started(
         tmp_path,
         "import pathlib, subprocess, sys, time\n"
         "def measure(short):\n"
-        "    child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+        "    wait = 'import signal; signal.alarm(30); signal.pause()'\n"
+        "    child = subprocess.Popen([sys.executable, '-c', wait])\n"
         f"    pathlib.Path({str(started)!r}).write_text(str(child.pid))\n"
         "    child.wait()\n",
     )
@@ -131,8 +133,9 @@ def test_what_takes_too_long_ends_with_all_that_it_started(
 
     found = run(MADE_UP, True, lambda _: None, module="start", now=now)
     assert found.failure == f"was not done within {suite.SHORT_S_MAX} s"
+    give_up_s = time.monotonic() + 5
     while running(int(started.read_text())):
-        pass
+        assert time.monotonic() < give_up_s
 
 
 def test_a_benchmark_of_this_process_may_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,9 @@ def test_what_dev_passes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     )
     assert (second.aws_endpoint, second.config) == ("http://127.0.0.1:4566", str(path))
     assert (second.restart, second.log_level) == (True, "debug")
+    path.write_text("[aws]\ntopic_shards = 4\n")
+    assert cli.main(["dev"]) == 0
+    assert (first.topic_shards, second.topic_shards, asked[2].topic_shards) == (1, 1, 4)
 
 
 def test_dev_without_the_emulator_installed(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:

@@ -5,6 +5,7 @@ and nothing of it is left.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +13,13 @@ import pytest
 
 from roomcast.cli import doctor_checks as doctor_module
 from roomcast.cli.doctor_checks import CHANNEL_WRITE_UNITS_S, Check, Doctor
-from roomcast.config import Config
+from roomcast.config import AwsConfig, Config
+from roomcast.delivery import shard_keeper as keeper_module
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
+from roomcast.delivery.envelope import checked_pubs, pack, record_text
+from roomcast.delivery.shards import homes
 from roomcast.fleet.lease_record import Lease
+from roomcast.log.item import LogItem
 from roomcast.node.assembly import Ports
 from roomcast.ports import Rejected
 from roomcast.testing.memory import (
@@ -167,3 +172,83 @@ async def test_dead_nodes_are_pointed_out(world: World) -> None:
     assert checks[TABLES[3]].outcome == "warning"
     assert "1 live node, 1 dead" in checks[TABLES[3]].told
     assert set(world.fleet.world.leases) == {"dead", "live"}
+
+
+# ---- topic shards
+
+
+def broadcast(world: World, shards: int) -> None:
+    """The Lambda, which goes by `shards` topic shards."""
+
+    def published(item: LogItem) -> None:
+        for home in homes(item.channel, shards):
+            text = record_text(item, checked_pubs(item))
+            for body, _ in pack([text], shards=shards, shard=home):
+                world.fleet.world.send(body, home)
+
+    world.fleet.world.on_insert.append(published)
+
+
+def sharded(shards: int = 4) -> Config:
+    return replace(config(), aws=AwsConfig(topic_shards=shards))
+
+
+async def test_each_topic_shard_is_tried_out(world: World) -> None:
+    broadcast(world, 4)
+    checks = await world.run(sharded())
+    later = ("topic shards", "table to topic shards")
+    assert outcomes(checks) == dict.fromkeys((*TABLES, *LATER, *later), "ok") | {CEILING: "note"}
+    assert list(checks)[-5:-2] == ["topic shards", "table to queue", "table to topic shards"]
+    assert not any(world.fleet.world.subscribers(shard) for shard in range(4))
+
+
+async def test_a_topic_shard_that_may_not_be_subscribed_is_named(world: World) -> None:
+    broadcast(world, 4)
+    world.fleet.world.fail_next("subscribe", Rejected("AccessDenied: no permission"))
+    checks = await world.run(sharded())
+    assert checks["topic shards"].outcome == "failed"
+    assert "no permission" in checks["topic shards"].told
+    assert checks["table to topic shards"].outcome == "skipped"
+
+
+@pytest.mark.parametrize("shards, outcome", [(1, "warning"), (8, "failed")])
+async def test_a_lambda_that_goes_by_another_number_is_pointed_out(
+    world: World, shards: int, outcome: str
+) -> None:
+    broadcast(world, shards)
+    checks = await world.run(sharded())
+    assert checks["table to topic shards"].outcome == outcome
+    assert "the stream Lambda publishes to" in checks["table to topic shards"].told
+
+
+async def test_a_topic_shard_that_the_lambda_does_not_publish_to_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_module, "PIPELINE_S", 0.05)
+    send = world.fleet.world.send
+
+    def all_but_2(body: str, shard: int | None = None) -> None:
+        if shard != 2 or "signals" in body:
+            send(body, shard)
+
+    monkeypatch.setattr(world.fleet.world, "send", all_but_2)
+    broadcast(world, 4)
+    checks = await world.run(sharded())
+    assert checks["table to topic shards"].outcome == "failed"
+    assert "did not come through topic shards [2]" in checks["table to topic shards"].told
+
+
+async def test_a_message_that_does_not_come_back_through_a_topic_shard_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "GREETING_WAIT_S", 0.01)
+    broadcast(world, 4)
+    subscribe = world.fleet.world.subscribe
+
+    def all_but_3(name: str, shard: int | None = None) -> None:
+        if shard != 3:
+            subscribe(name, shard)
+
+    monkeypatch.setattr(world.fleet.world, "subscribe", all_but_3)
+    checks = await world.run(sharded())
+    assert checks["topic shards"].told == "no message came back through topic shards 3 of 4"

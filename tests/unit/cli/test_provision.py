@@ -48,12 +48,14 @@ def test_provision(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
     monkeypatch.setenv("ROOMCAST_AWS_TABLE_PREFIX", "a-")
     monkeypatch.setenv("ROOMCAST_AWS_TOPIC_ARN", "arn:aws:sns:eu-west-1:000000000000:mine")
+    monkeypatch.setenv("ROOMCAST_AWS_TOPIC_SHARDS", "4")
     assert cli.main(["provision", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "topic_arn": "arn:topic",
         "stream_arn": "arn:stream",
         "tables": ["a-channels", "a-nodes"],
         "created": ["a-nodes"],
+        "topic_shards": 1,
     }
     assert provisioner.asked == [
         (
@@ -62,11 +64,17 @@ def test_provision(
                 "region": "us-east-1",
                 "credentials": provisioning.DUMMY_CREDENTIALS,
                 "topic_name": "roomcast-topic",
+                "topic_shards": 1,
             },
         ),
         (
             ("http://127.0.0.1:5000", "a-"),
-            {"region": "eu-west-1", "credentials": None, "topic_name": "mine"},
+            {
+                "region": "eu-west-1",
+                "credentials": None,
+                "topic_name": "mine",
+                "topic_shards": 4,
+            },
         ),
     ]
 

@@ -38,6 +38,13 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             "line 3: aws.topic_arn must be in aws.region (us-east-1)",
         ),
         (
+            (
+                "[aws]\ntopic_shards = 2\n"
+                f"topic_arn = 'arn:aws:sns:eu-west-1:123456789012:{'t' * 248}'"
+            ),
+            "line 2: aws.topic_shards needs a topic whose name has at most 247 characters",
+        ),
+        (
             "[channel.without_namespace]\nhistory_size = 1",
             "line 2: channel.without_namespace.history_size needs history_ttl",
         ),

@@ -71,7 +71,7 @@ class Heard:
     def rebuild_next(self) -> None:
         self.rebuilds += 1
 
-    def request(self) -> None:
+    def request(self, shard: int | None = None) -> None:
         self.caught_up += 1
 
     async def newest_canary_elsewhere(self) -> int:

@@ -25,6 +25,7 @@ from roomcast.delivery.envelope import (
     record_text,
     signal_text,
 )
+from roomcast.delivery.shards import SHARDS_MAX
 from roomcast.log.item import LogItem
 from roomcast.wire.publication import (
     TIME_MAX,
@@ -621,3 +622,29 @@ def test_a_signal_that_is_not_json_everywhere_is_refused(body: Any) -> None:
 def test_a_signals_own_texts_are_json_too() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         signal_text(Signal("pub", "1", "n", "\ud800", None))
+
+
+# ---- topic shards
+
+
+@DECODERS
+@given(shards=st.integers(1, SHARDS_MAX), data=st.data())
+def test_an_envelope_says_through_which_topic_shard_it_came(
+    loads: Loads, shards: int, data: st.DataObject
+) -> None:
+    shard = data.draw(st.none() | st.integers(0, shards - 1)) if shards > 1 else None
+    [(body, _)] = pack(['{"kind":"x"}'], signals=True, at=5, shards=shards, shard=shard)
+    envelope = parse(body, loads)
+    assert (envelope.shards, envelope.shard, envelope.at) == (shards, shard, 5)
+
+
+@pytest.mark.parametrize("shards", ["4", 0, 17, -1, True, None, 4.0, [4]])
+def test_a_number_of_topic_shards_that_is_none_is_passed_over(shards: Any) -> None:
+    envelope = parse(json.dumps({"v": 1, "shards": shards, "shard": 0}))
+    assert (envelope.shards, envelope.shard) in ((1, None), (1, 0))
+
+
+@pytest.mark.parametrize("shard", ["1", 4, -1, True, None, 1.0, [1]])
+def test_a_topic_shard_that_there_is_not_is_passed_over(shard: Any) -> None:
+    envelope = parse(json.dumps({"v": 1, "shards": 4, "shard": shard}))
+    assert (envelope.shards, envelope.shard) == (4, None)

@@ -8,11 +8,13 @@ from typing import Any, Final
 import pytest
 
 from roomcast.delivery import signals
-from roomcast.delivery.envelope import Signal
+from roomcast.delivery.canary_rules import canary_item
+from roomcast.delivery.envelope import Signal, checked_pubs, pack, record_text
 from roomcast.delivery.forms import PLAIN
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.signals import HEARD_MAX
+from roomcast.log.item import LogItem
 from roomcast.wire.publication import ClientInfo, Publication, Record
 from tests.contract.items import log_item
 from tests.unit.worlds import Socket, envelope, info
@@ -66,8 +68,23 @@ class Ears:
         self.canaries.append((record.offset, published_at))
 
 
+class Shards:
+    """Keeps what came through which topic shard."""
+
+    def __init__(self) -> None:
+        self.greetings: list[str] = []
+        self.heard: list[tuple[int | None, int, int]] = []
+
+    def greeted(self, greeting: str) -> None:
+        self.greetings.append(greeting)
+
+    def came(self, shard: int | None, shards: int, canary: int) -> None:
+        self.heard.append((shard, shards, canary))
+
+
 class World:
     def __init__(self) -> None:
+        self.shards = Shards()
         self.room, self.other, self.ahead = Channel(), Channel(), Channel(top=3)
         self.ears = Ears()
         self.hub = Hub()
@@ -80,6 +97,7 @@ class World:
             lambda channel: channel != QUIET,
             {"order": self._heard},
             is_here=lambda client: client == "mine",
+            shards=self.shards,
         )
         self.subscriber = Subscriber()
         self.hub.add(CHANNEL, self.subscriber)
@@ -275,3 +293,28 @@ def test_busy_channels_do_not_make_it_forgotten(world: World) -> None:
     world.take(*(pub(number) for number in range(HEARD_MAX + 1)))
     world.take(order)
     assert len(world.heard) == 1
+
+
+def through(shard: int | None, *items: LogItem) -> str:
+    """An envelope of a Lambda that goes by four topic shards."""
+    texts = [record_text(item, checked_pubs(item)) for item in items]
+    [(body, _)] = pack(texts, at=7, shards=4, shard=shard)
+    return body
+
+
+def test_what_comes_through_a_topic_shard_says_nothing_of_the_base_topic(world: World) -> None:
+    """A canary too: otherwise a node whose subscription to the base topic is gone would be well."""
+    canary = canary_item(5, node="b", batch="x", now=1, generation="0")
+    world.intake.take([through(2, canary, log_item(1)), through(3, log_item(1, channel="?"))])
+    assert (world.ears.times, world.ears.canaries) == (0, [])
+    assert world.shards.heard == [(2, 4, 5), (3, 4, 0)]
+    assert len(world.room.calls) == 1
+    world.intake.take([through(None, canary)])
+    assert (world.ears.times, world.ears.canaries) == (1, [(5, 7)])
+    assert world.shards.heard[2:] == [(None, 4, 5)]
+
+
+def test_signals_say_nothing_of_the_lambda(world: World) -> None:
+    world.take(pub(1), signals.hello("a", "mine"))
+    assert world.shards.heard == []
+    assert world.shards.greetings == world.ears.greetings == ["mine"]

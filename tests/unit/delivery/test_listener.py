@@ -61,7 +61,7 @@ class World:
         self.opened.append(queue)
         self.existing_when_told.append(queue in self.world.queues)
 
-    def request(self) -> None:
+    def request(self, shard: int | None = None) -> None:
         self.caught_up += 1
 
     def take(self, bodies: Sequence[str]) -> None:

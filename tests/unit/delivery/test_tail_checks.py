@@ -116,6 +116,33 @@ def test_what_opens_after_all_were_asked_for_needs_no_look_unless_its_read_began
     assert taken(tails, 12.0) == ["before"]
 
 
+def by_letter(channel: str) -> int:
+    """Of two topic shards: "a" and "b" are of the first, and all others of the other."""
+    return 0 if channel in "ab" else 1
+
+
+def test_those_of_one_topic_shard_can_be_asked_for_alone() -> None:
+    tails = TailChecks(EVERY_S, by_letter)
+    for name in "acbd":
+        tails.opened(name, 0.0, 0.0)
+    tails.ask(10.0, 1)
+    assert taken(tails, 10.0) == ["c", "d"]
+    tails.ask(11.0, 0)
+    tails.ask(11.0)
+    assert taken(tails, 11.0) == ["a", "b", "c", "d"]
+
+
+def test_what_opens_after_its_topic_shard_was_asked_for_needs_a_look_if_its_read_began_before() -> (
+    None
+):
+    """The read of a position and the proof of its topic shard go on beside each other."""
+    tails = TailChecks(EVERY_S, by_letter)
+    tails.ask(10.0, 1)
+    for name, read_at_s in (("a", 9.0), ("c", 9.0), ("d", 10.1)):
+        tails.opened(name, read_at_s, 0.0)
+    assert taken(tails, 11.0) == ["c"]
+
+
 class Rooms(RuleBasedStateMachine):
     """Channels open and close, looks begin, end and are asked for, in any order."""
 

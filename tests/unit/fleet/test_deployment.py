@@ -70,3 +70,20 @@ def test_a_topic_with_a_very_long_name_fits_its_tag() -> None:
     tags = queue_tags(deployment.topic_arn, "n1")
     assert all(len(value) <= 256 for value in tags.values())
     assert deployment.is_ours(Queue("q", 0, tags))
+
+
+@pytest.mark.parametrize(
+    "arn, ours",
+    [
+        (f"{TOPIC}:1", True),
+        (f"{TOPIC}-shard-0:1", True),
+        (f"{TOPIC}-shard-3:1", True),
+        (f"{TOPIC}-shard-4:1", False),
+        (f"{TOPIC}-other:1", False),
+        (TOPIC, False),
+        ("", False),
+    ],
+)
+def test_subscriptions_of_topic_shards_are_the_deployments(arn: str, ours: bool) -> None:
+    assert Deployment(TOPIC, "roomcast-", 4).has_subscription(arn) is ours
+    assert DEPLOYMENT.has_subscription(arn) is (ours and "shard" not in arn)

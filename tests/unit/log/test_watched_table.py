@@ -32,7 +32,7 @@ class World:
         self.log = ChannelLog(self.table, self.clock, Ids("a"), no_jitter, node="a", generation="0")
         self.written = 0
 
-    def wrote(self) -> None:
+    def wrote(self, channel: str) -> None:
         self.written += 1
 
     async def reads_fail(self, error: PortError, times: int = 1) -> None:

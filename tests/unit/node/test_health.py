@@ -26,6 +26,11 @@ def queue(**changes: Any) -> Any:
     return SimpleNamespace(**({"is_gone": False, "failures": 0, "undeleted": ""} | changes))
 
 
+def unheard(what: str) -> Any:
+    """What is known of the topic shards."""
+    return SimpleNamespace(trouble=lambda: what)
+
+
 def test_a_node_that_hears_and_listens_is_ready() -> None:
     health = Health(listening=True)
     assert (health.reasons(), health.doubts()) == ([], [])
@@ -76,6 +81,16 @@ def test_a_table_that_fails_makes_it_degraded_only() -> None:
     ]
     lease.failures = 1
     table.trouble = str
+    assert health.doubts() == []
+
+
+def test_topic_shards_that_are_not_heard_make_it_degraded_only() -> None:
+    health = Health(listening=True, shards=unheard("topic shards that are not heard: 3"))
+    assert health.reasons() == []
+    assert health.doubts() == [
+        "topic shards that are not heard: 3: their channels are read from the log"
+    ]
+    health.shards = unheard("")
     assert health.doubts() == []
 
 

@@ -99,6 +99,12 @@ def test_settings_come_from_the_environment() -> None:
     assert (settings.deployment.topic_arn, settings.deployment.queue_prefix) == (TOPIC, "q-")
     assert (settings.table_prefix, settings.group) == ("t-", "")
     assert Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_AUTOSCALING_GROUP": GROUP}).group == GROUP
+    assert settings.deployment.shards == 1
+    sharded = Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_TOPIC_SHARDS": "16"})
+    assert len(sharded.deployment.topic_arns) == 17
+    for number in ("0", "17", "four"):
+        with pytest.raises(ValueError, match=r"ROOMCAST_AWS_TOPIC_SHARDS|invalid literal"):
+            Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_TOPIC_SHARDS": number})
     for name in ENVIRONMENT:
         with pytest.raises(KeyError):
             Settings.of({key: value for key, value in ENVIRONMENT.items() if key != name})

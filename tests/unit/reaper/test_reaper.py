@@ -68,14 +68,14 @@ class World:
         self.reaper = self.another()
         self.memory.pause = self._pause
 
-    def another(self) -> Reaper:
+    def another(self, deployment: Deployment = DEPLOYMENT) -> Reaper:
         return Reaper(
             leases=self.leases,
             presence=self.presence,
-            estate=MemoryEstate(self.memory, DEPLOYMENT),
+            estate=MemoryEstate(self.memory, deployment),
             topic=MemoryTopic(self.memory),
             clock=self.clock,
-            deployment=DEPLOYMENT,
+            deployment=deployment,
             tell=self.told.append,
             sleep=self._sleep,
         )
@@ -873,3 +873,36 @@ async def test_what_it_tells(world: World) -> None:
         "failed",
         "failures",
     }
+
+
+SHARDED: Final = Deployment(TOPIC_ARN, "roomcast-", 4)
+
+
+@pytest.mark.parametrize("scope", [Scope(), Scope("i-1", terminated=True)])
+async def test_subscriptions_to_topic_shards_go_with_their_queue(
+    world: World, scope: Scope
+) -> None:
+    """A lease names the subscription to the base topic only: the others are found in the lists."""
+    world.node("dead", silent_ms=DEAD_MS, instance="i-1")
+    world.node("live", instance="i-2")
+    for name in ("roomcast-dead", "roomcast-live"):
+        world.memory.subscribe(name, 2)
+    world.memory.subscribe("roomcast-dead", 3)
+    report = await world.another(SHARDED).run(scope=scope)
+    [found] = report.nodes
+    assert (found.outcome, len(found.subscriptions)) == ("removed", 3)
+    assert world.memory.subscribers(2) == ["roomcast-live"]
+    assert world.memory.subscribers(3) == []
+    assert world.memory.subscribers() == ["roomcast-live"]
+
+
+async def test_a_subscription_of_a_topic_shard_to_a_queue_that_is_gone_is_ended(
+    world: World,
+) -> None:
+    """A call to subscribe may have taken effect behind the removal of its queue."""
+    world.node("live")
+    world.memory.subscribe("roomcast-gone", 1)
+    world.memory.subscribe("other-gone", 1)
+    report = await world.another(SHARDED).run()
+    assert [each.outcome for each in report.subscriptions] == ["removed"]
+    assert world.memory.subscribers(1) == ["other-gone"], "not ours"

@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.aws import errors
+from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
+from roomcast.delivery.shards import SHARDS_MAX, homes, shard_of, topic_of
 from roomcast.log.item import LogItem
 from roomcast.wire.publication import Record
 from stream_lambda import handler as module
@@ -34,6 +36,7 @@ from stream_lambda.handler import (
     handler,
     plan,
     publish,
+    publish_all,
 )
 from tests.unit.aws.fakes import answer_all
 
@@ -56,6 +59,7 @@ class FakeSns:
         `raises`: by number of call.
         """
         self.bodies: list[str] = []
+        self.topics: list[str] = []
         self.calls = 0
         self._entries = 0
         self._reject = reject
@@ -63,12 +67,13 @@ class FakeSns:
         self._raises = raises or {}
 
     def publish_batch(self, **request: Any) -> dict[str, Any]:
-        assert request["TopicArn"] == TOPIC
+        assert request["TopicArn"].startswith(TOPIC)
         entries = request["PublishBatchRequestEntries"]
         assert 1 <= len(entries) <= BATCH_ENTRIES_MAX
         assert len({entry["Id"] for entry in entries}) == len(entries)
         assert sum(len(entry["Message"].encode()) for entry in entries) <= BATCH_BYTES_MAX
         self.calls += 1
+        self.topics.append(request["TopicArn"])
         if error := self._raises.get(self.calls):
             raise error
         answer: dict[str, Any] = {"Successful": [], "Failed": []}
@@ -507,3 +512,97 @@ def test_every_valid_record_is_published_once_or_covered_by_the_report(
     assert set(offsets) | again == valid
     if failures:
         assert int(failures[0]["itemIdentifier"]) - FIRST_SEQUENCE in valid - set(offsets)
+
+
+# ---- topic shards
+
+
+class ShardedSns:
+    """Keeps what each topic took; some topics fail."""
+
+    def __init__(self, *failing: str) -> None:
+        self.taken: dict[str, list[str]] = {}
+        self._failing = failing
+
+    def publish_batch(self, **request: Any) -> dict[str, Any]:
+        topic = request["TopicArn"]
+        if topic in self._failing:
+            raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+        entries = request["PublishBatchRequestEntries"]
+        self.taken.setdefault(topic, []).extend(entry["Message"] for entry in entries)
+        return {"Successful": [{"Id": entry["Id"]} for entry in entries], "Failed": []}
+
+
+CHANNEL_NAMES: Final = tuple(f"room:{number}" for number in range(40))
+
+
+@pytest.mark.parametrize("shards", [1, 2, SHARDS_MAX])
+def test_each_record_goes_to_the_topic_of_its_channel(
+    shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = ShardedSns()
+    monkeypatch.setattr(module, "_sns", lambda: fake)
+    monkeypatch.setenv("ROOMCAST_TOPIC_ARN", TOPIC)
+    monkeypatch.setenv("ROOMCAST_TOPIC_SHARDS", str(shards))
+    names = (*CHANNEL_NAMES, CANARY_CHANNEL)
+    records = [append(number, channel=name) for number, name in enumerate(names, 1)]
+    assert handler(event(*records), None) == {"batchItemFailures": []}
+    found: dict[str, list[str]] = {}
+    for topic, bodies in fake.taken.items():
+        assert len(bodies) == 1, "packed for each topic"
+        envelope = parse(bodies[0])
+        assert not envelope.broken
+        assert envelope.shards == shards
+        assert topic == topic_of(TOPIC, envelope.shard)
+        found[topic] = [record.channel for record in envelope.records]
+    expected: dict[str, list[str]] = {}
+    for name in names:
+        for home in homes(name, shards):
+            expected.setdefault(topic_of(TOPIC, home), []).append(name)
+    assert found == expected
+    if shards > 1:
+        assert found[TOPIC] == [CANARY_CHANNEL]
+
+
+def test_without_topic_shards_messages_are_as_they_were() -> None:
+    records = event(append(1), append(2, channel=CANARY_CHANNEL))
+    assert [entry.body for entry in plan(records, at=5).entries] == [
+        entry.body for entry in plan(records, at=5, shards=1).entries
+    ]
+    assert "shard" not in plan(records, at=5).entries[0].body
+
+
+def test_a_topic_that_fails_is_sent_to_again_and_the_others_went_out() -> None:
+    failing = topic_of(TOPIC, shard_of("b", 16))
+    fake = ShardedSns(failing)
+    entries = plan(event(append(1, channel="a"), append(2, channel="b")), shards=16).entries
+    outcome = publish_all(fake, TOPIC, entries)
+    assert outcome.published == 1
+    assert [entry.sequence for entry in outcome.failed] == [str(FIRST_SEQUENCE + 2)]
+    assert outcome.reason == "EndpointConnectionError"
+    assert topic_of(TOPIC, shard_of("a", 16)) in fake.taken
+
+
+def test_when_all_topics_fail_the_error_is_raised() -> None:
+    entries = plan(event(append(1, channel="a"), append(2, channel="b")), shards=16).entries
+    fake = ShardedSns(*(topic_of(TOPIC, shard) for shard in range(16)))
+    with pytest.raises(EndpointConnectionError):
+        publish_all(fake, TOPIC, entries)
+
+
+def test_the_largest_record_fits_an_envelope_of_the_last_topic_shard() -> None:
+    longest = "x" * (RECORD_BYTES_MAX - 200)
+    name = next(name for name in CHANNEL_NAMES if shard_of(name, 16) == 15)
+    planned = plan(event(append(1, longest, channel=name)), at=1_700_000_000_000, shards=16)
+    assert planned.entries[0].body_bytes <= ENVELOPE_BYTES_MAX
+
+
+@pytest.mark.parametrize("shards", ["0", "17", "four", ""])
+def test_a_number_of_topic_shards_that_is_none_publishes_nothing(
+    shards: str, sns: FakeSns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records come again, and the function's errors are counted."""
+    monkeypatch.setenv("ROOMCAST_TOPIC_SHARDS", shards)
+    with pytest.raises(ValueError, match=r"ROOMCAST_TOPIC_SHARDS|invalid literal"):
+        handler(event(append(1)), None)
+    assert sns.topics == []
