@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import WSMsgType, web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import WebSocketWriter
 
 from benchmarks.rig import CHANNEL, MARK, NO_PING_S, PATH, quiet, widen
@@ -44,12 +45,14 @@ from roomcast.wire.codes import code_of
 from roomcast.wire.encoding import publication_push, sent_of
 from roomcast.wire.publication import Publication
 
-__all__ = ["WAYS"]
+__all__ = ["WAYS", "Bench"]
 
 # The names of the ways in the results.
 WAYS: Final = ("floor", "roomcast", "roomcast x10", "send_str")
 # Publications sent together in `roomcast x10`.
 TOGETHER: Final = 10
+# It is looked at, and nobody waits for it.
+_COMMANDS_PER_S: Final = 1_000_000.0
 
 
 class _NoLease:
@@ -67,7 +70,9 @@ class _NoLease:
 class Bench:
     """The node and the ways to its clients."""
 
-    def __init__(self, queue_bytes_max: int, *, seen: bool = False) -> None:
+    def __init__(
+        self, queue_bytes_max: int, ping_interval_s: float = NO_PING_S, *, seen: bool = False
+    ) -> None:
         """`seen`: channels have presence, joins and leaves as well."""
         world, clock = MemoryWorld(), SystemClock()
         rules = ChannelRules(
@@ -81,7 +86,11 @@ class Bench:
             )
         )
         client = ClientConfig(
-            insecure=True, ping_interval_s=NO_PING_S, queue_max_size=queue_bytes_max
+            insecure=True,
+            ping_interval_s=ping_interval_s,
+            queue_max_size=queue_bytes_max,
+            # It is looked at, and nobody waits for it.
+            command_rate_limit=_COMMANDS_PER_S,
         )
         config = replace(Config(), client=client, channel=rules)
         core = build_core(
@@ -156,10 +165,8 @@ class Bench:
     async def _send_str(self, count: int, pad: str) -> None:
         """Writes in the loop of most servers."""
         # As `send_str` of a WebSocketResponse does.
-        responses = [
-            WebSocketWriter(writer._transport.get_protocol(), writer._transport)  # type: ignore[arg-type]  # noqa: SLF001
-            for writer in self.writers
-        ]
+        protocol = BaseProtocol(asyncio.get_running_loop())
+        responses = [WebSocketWriter(protocol, writer._transport) for writer in self.writers]  # noqa: SLF001
         for _ in range(count):
             text = _push(pad).decode()
             for response in responses:

@@ -124,7 +124,11 @@ def widen(core: int) -> None:
 
 def quiet(structlog: Any) -> None:
     """Silences the log, which would have a line for each of a thousand connects."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        # As `roomcast serve` has it.
+        cache_logger_on_first_use=True,
+    )
 
 
 def percentile(values: Sequence[float], part: float) -> float:

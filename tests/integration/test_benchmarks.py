@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import (
+    arrivals,
     comings,
+    connections,
     fanout,
     floods,
     hot_channel,
+    inbound,
     json_floods,
     lifecycle,
     presence,
@@ -37,6 +40,24 @@ pytestmark = [
 ]
 
 CLIENTS = 20
+
+
+def test_connections_and_what_they_say_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "_CLIENTS", CLIENTS)
+    monkeypatch.setattr(inbound, "_CROWD", CLIENTS)
+    monkeypatch.setattr(inbound, "_COMMANDS", 200)
+    monkeypatch.setattr(inbound, "_SHORT_ROUNDS", 1)
+    monkeypatch.setattr(inbound, "_SHAPES", (("one", 1, 1), ("many", CLIENTS, 2)))
+    figures = [
+        # Fewer would not take a page more.
+        connections.memory(500, rounds=1),
+        connections.pings(CLIENTS, 1.0, crowd=500),
+        arrivals.coming(rounds=1),
+        arrivals.storm(CLIENTS),
+        *inbound.measure(short=True),
+    ]
+    assert all(figure.floor > 0 for figure in figures)
+    assert all(figure.value > 0 for figure in figures[1:])
 
 
 def test_every_way_reaches_every_client() -> None:

@@ -17,13 +17,12 @@ from typing import Any, Final
 import pytest
 
 from roomcast.client import work as work_module
-from roomcast.gateway import door as door_module
 from roomcast.gateway import http as http_module
-from roomcast.gateway import websocket as websocket_module
+from roomcast.gateway import reader as reader_module
 from roomcast.gateway import writer as writer_module
 from roomcast.gateway.api import server as api_module
 from roomcast.gateway.door import SLASHES_MAX
-from roomcast.gateway.websocket import CONTROL_RATE
+from roomcast.gateway.reader import CONTROL_RATE
 from roomcast.gateway.writer import CLOSE_WAIT_S
 from roomcast.observe.counters import Limit
 from roomcast.rates import Rate
@@ -142,7 +141,7 @@ async def test_control_frames_have_a_rate(
     whoever sends a thousand is read for 48 seconds.
     """
     sleeps = _Sleeps(attacked.node.clock)
-    monkeypatch.setattr(websocket_module, "sleep", sleeps)
+    monkeypatch.setattr(reader_module, "sleep", sleeps)
     async with Raw.upgraded(attacked) as client:
         client.writer.write(masked(opcode, b"") * 1000 + masked(PING, b"last"))
         while Frame(PONG, b"last") not in await client.frames(1):
@@ -168,7 +167,7 @@ def halted(attacked: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[f
         waits.append(seconds)
         await is_over.wait()
 
-    monkeypatch.setattr(websocket_module, "sleep", sleep)
+    monkeypatch.setattr(reader_module, "sleep", sleep)
     yield waits
     is_over.set()
 
@@ -194,21 +193,20 @@ async def test_few_of_them_are_kept_while_it_waits(
     so that the socket's reading stops.
     """
     read_bytes = 0
-    received = door_module._Guest.data_received
+    received = reader_module.ClientFrames.data_received
 
     def data_received(self: Any, data: bytes) -> None:
         nonlocal read_bytes
         read_bytes += len(data)
         received(self, data)
 
-    monkeypatch.setattr(door_module._Guest, "data_received", data_received)
+    monkeypatch.setattr(reader_module.ClientFrames, "data_received", data_received)
     async with Raw.upgraded(attacked) as flooding:
-        [guest] = [each for each in attacked.door._guests if each.is_streaming]
-        assert guest.wire is not None
+        [wire] = attacked.door._streaming
         flooding.writer.write(masked(PING, b"") * 1_000_000)
-        await until(lambda: guest.wire is not None and not guest.wire.is_reading())
+        await until(lambda: not wire.is_reading())
         assert read_bytes < 64 * 1024
-        guest.wire.abort()
+        wire.abort()
 
 
 async def test_who_pings_and_reads_nothing_and_goes_is_no_fault(logs: Logs) -> None:
@@ -261,29 +259,27 @@ async def test_after_a_close_only_so_much_is_read(
             await is_gone.wait()
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(websocket_module, "sleep", sleep)
+    monkeypatch.setattr(reader_module, "sleep", sleep)
     async with Raw.upgraded(attacked) as client:
-        [guest] = [each for each in attacked.door._guests if each.is_streaming]
+        [wire] = attacked.door._streaming
         client.writer.write(masked(TEXT, b"nonsense") + masked(PING, b"") * 100_000)
         async with asyncio.timeout(DEADLINE_S):
             await is_over.wait()
-        turns = websocket_module._DROPPED_MAX // websocket_module._DROPPED_A_TURN
+        turns = reader_module._DROPPED_MAX // reader_module._DROPPED_A_TURN
         assert slept == [0.0] * (turns - 1) + [CLOSE_WAIT_S]
-        assert guest.wire is not None
-        guest.wire.abort()
+        wire.abort()
         is_gone.set()
 
 
 async def test_who_closes_and_does_not_read_is_gone_all_the_same(
     attacked: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket_module, "CLOSE_WAIT_S", 0.02)
+    monkeypatch.setattr(reader_module, "CLOSE_WAIT_S", 0.02)
     async with Raw.upgraded(attacked) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        [guest] = [each for each in attacked.door._guests if each.is_streaming]
-        assert guest.wire is not None
-        guest.wire.write(b"\x81\x7f" + struct.pack("!Q", 8 * 1024 * 1024) + bytes(8 * 1024 * 1024))
-        assert guest.wire.get_write_buffer_size() > 0
+        [wire] = attacked.door._streaming
+        wire.write(b"\x81\x7f" + struct.pack("!Q", 8 * 1024 * 1024) + bytes(8 * 1024 * 1024))
+        assert wire.get_write_buffer_size() > 0
         client.writer.write(masked(CLOSE, struct.pack("!H", 1000)))
         await until(lambda: len(attacked.door) == 0)
 

@@ -9,9 +9,11 @@ called for one after the other.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import suppress
+from functools import cached_property
+from os import urandom
 from typing import Final
-from uuid import uuid4
 
 import structlog
 
@@ -59,7 +61,7 @@ from roomcast.wire.commands import (
     Reader,
 )
 
-__all__ = ["COMMAND_BYTES_MIN", "PUSH_BYTES", "TURN_BYTES", "Connection"]
+__all__ = ["COMMAND_BYTES_MIN", "PUSH_BYTES", "TURN_BYTES", "Connection", "Waiting"]
 
 # The bytes of commands that one connection takes before the others have their turn, and the least
 # that a command counts as. So many bytes, or 16 commands, take a few ms.
@@ -69,7 +71,20 @@ COMMAND_BYTES_MIN: Final = 2 * 1024
 # Without history a publication goes to all subscribers here as it is taken.
 PUSH_BYTES: Final = 64
 
+# What is left of a command that waits for something.
+Waiting = Coroutine[None, None, object]
+
 _log = structlog.get_logger(__name__)
+
+
+def _new_client() -> str:
+    """A fresh id of a client: a UUID of version 4 (RFC 9562 §5.4).
+
+    `uuid.uuid4` makes an object first, which takes four times as long.
+    """
+    digits = urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 class Connection:
@@ -80,7 +95,7 @@ class Connection:
         self._counters = services.counters
         self._counters.connections += 1
         self.socket = socket
-        self.session = Session(str(uuid4()), services.policy)
+        self.session = Session(_new_client(), services.policy)
         rate = services.limits.commands
         self._pace = (
             Pace(rate, Limit.COMMAND_RATE, services.clock, self._counters) if rate else None
@@ -97,16 +112,41 @@ class Connection:
         self._work = work = Work(peer)
         self._lifetime = lifetime = Lifetime(services.limits, services.clock, peer, self)
         self._subscriptions = subscriptions = Subscriptions(services, peer, lifetime)
-        self._subscribing = subscribing = Subscribing(services, peer, lifetime, work, subscriptions)
+        self._subscribing = Subscribing(services, peer, lifetime, work, subscriptions)
         self._tokens = Tokens(services, peer, lifetime, subscriptions)
         self._hooks = ClientHooks(services, peer)
-        self._connecting = Connecting(
-            services, self, peer, lifetime, work, self._tokens, self._hooks, subscribing
+
+    # Parts that many connections never need, or once.
+
+    def _connecting(self) -> Connecting:
+        return Connecting(
+            self._services,
+            self,
+            self._peer,
+            self._lifetime,
+            self._work,
+            self._tokens,
+            self._hooks,
+            self._subscribing,
         )
-        self._publishing = Publishing(services, peer, lifetime, work, self._hooks)
-        self._reading = Reading(services, peer)
-        self._orders = ClientOrders(
-            services.clock, peer, lifetime, work, subscriptions, subscribing
+
+    @cached_property
+    def _publishing(self) -> Publishing:
+        return Publishing(self._services, self._peer, self._lifetime, self._work, self._hooks)
+
+    @cached_property
+    def _reading(self) -> Reading:
+        return Reading(self._services, self._peer)
+
+    @cached_property
+    def _orders(self) -> ClientOrders:
+        return ClientOrders(
+            self._services.clock,
+            self._peer,
+            self._lifetime,
+            self._work,
+            self._subscriptions,
+            self._subscribing,
         )
 
     @property
@@ -133,64 +173,146 @@ class Connection:
 
     async def receive(self, frame: str | bytes, reader: Reader = JSON_FRAMES) -> None:
         """Take one frame, command after command. Returns when the next one may be read."""
-        self._busy, self._read_s = True, self._services.clock.monotonic_s()
+        if (rest := self.take(frame, reader)) is not None:
+            await rest
+
+    def take(self, frame: str | bytes, reader: Reader = JSON_FRAMES) -> Waiting | None:
+        """Take one frame, command after command, until something has to be waited for.
+
+        Returns the rest of the work. The next frame may be taken when it is done. None: nothing is
+        left.
+        """
+        self._read_s = self._services.clock.monotonic_s()
         try:
-            for encoded in reader.split(frame):
-                await self._keep_turn(len(encoded))
-                if self._takes_nothing:
-                    return
-                if self._pace is not None and await self._pace.keep() and self._takes_nothing:
-                    # It ended while the command waited.
-                    return
-                await self._take(reader.decode(encoded, self.session.bounds))
+            commands = iter(reader.split(frame))
+            waiting = self._take_commands(commands, reader)
         except ProtocolViolation as error:
-            _log.info("frame_refused", client=self.session.client, reason=str(error))
-            self.close(Disconnect.BAD_REQUEST)
+            self._refuse(error)
+            return None
+        if waiting is None:
+            return None
+        self._busy = True
+        return self._take_rest(waiting, commands, reader)
+
+    async def _take_rest(self, waiting: Waiting, commands: Iterator[bytes], reader: Reader) -> None:
+        try:
+            await waiting
+            while (further := self._take_commands(commands, reader)) is not None:
+                await further
+        except ProtocolViolation as error:
+            self._refuse(error)
         finally:
             self._busy = False
+
+    def _refuse(self, error: ProtocolViolation) -> None:
+        _log.info("frame_refused", client=self.session.client, reason=str(error))
+        self.close(Disconnect.BAD_REQUEST)
+
+    def _take_commands(self, commands: Iterator[bytes], reader: Reader) -> Waiting | None:
+        """Take commands until one of them has to wait, which is then returned.
+
+        Raises ProtocolViolation.
+        """
+        for encoded in commands:
+            if not self._has_turn(len(encoded)):
+                return self._take_in_turn(encoded, reader)
+            if self._takes_nothing:
+                return None
+            if self._pace is not None and not self._pace.take():
+                return self._take_in_time(encoded, reader)
+            waiting = self._take(reader.decode(encoded, self.session.bounds))
+            if waiting is not None:
+                return waiting
+        return None
 
     @property
     def _takes_nothing(self) -> bool:
         return self._is_leaving or self._peer.has_ended or self.socket.is_gone
 
-    async def _keep_turn(self, size: int) -> None:
-        """Let other connections run before a command of `size` bytes, if this turn is used up.
+    def _has_turn(self, size: int) -> bool:
+        """Whether a command of `size` bytes still belongs to this turn.
 
-        Otherwise a frame of many commands, or many frames at once, would hold the event loop, and
-        so would many connections that all go on in its next turn.
+        Otherwise other connections run before it. A frame of many commands, or many frames at once,
+        would hold the event loop.
         """
-        cost = max(size, COMMAND_BYTES_MIN)
+        cost = max(COMMAND_BYTES_MIN, size)
         self._taken += cost
-        if self._taken > TURN_BYTES:
-            self._taken = cost
-            await self._services.turns.wait()
+        if self._taken <= TURN_BYTES:
+            return True
+        self._taken = cost
+        return False
 
-    async def _take(self, command: Command) -> None:
+    async def _take_in_turn(self, encoded: bytes, reader: Reader) -> None:
+        """Take a command in a later turn of the event loop, in which few connections go on."""
+        await self._services.turns.wait()
+        if self._takes_nothing:
+            return
+        if self._pace is not None and not self._pace.take():
+            await self._take_in_time(encoded, reader)
+        elif (waiting := self._take(reader.decode(encoded, self.session.bounds))) is not None:
+            await waiting
+
+    async def _take_in_time(self, encoded: bytes, reader: Reader) -> None:
+        """Take a command when the rate allows it."""
+        assert self._pace is not None
+        if await self._pace.keep() and self._takes_nothing:
+            # It ended while the command waited.
+            return
+        waiting = self._take(reader.decode(encoded, self.session.bounds))
+        if waiting is not None:
+            await waiting
+
+    def _take(self, command: Command) -> Waiting | None:
+        """Take one command. Returns what has to be waited for."""
         pushes = self._services.dispatcher.pushes
-        await self._carry_out_command(command)
-        pushed = (self._services.dispatcher.pushes - pushes) * PUSH_BYTES
-        self._taken += max(0, pushed - COMMAND_BYTES_MIN)
+        waiting = self._carry_out_command(command)
+        if waiting is None:
+            self._count_pushes(pushes)
+            return None
+        return self._counted(waiting, pushes)
 
-    async def _carry_out_command(self, command: Command) -> None:
+    async def _counted(self, waiting: Waiting, pushes: int) -> None:
+        await waiting
+        self._count_pushes(pushes)
+
+    def _count_pushes(self, before: int) -> None:
+        """Count the pushes since there were `before` as bytes of this turn."""
+        pushed = (self._services.dispatcher.pushes - before) * PUSH_BYTES
+        if pushed > COMMAND_BYTES_MIN:
+            self._taken += pushed - COMMAND_BYTES_MIN
+
+    def _carry_out_command(self, command: Command) -> Waiting | None:
         self._counters.received_bytes += command.size
         if command.id:
             self._peer.owe(command.id, type(command.request))
+        if self._work.is_changing(getattr(command.request, "channel", "")):
+            return self._carry_out_after(command)
+        return self._decide(command)
+
+    async def _carry_out_after(self, command: Command) -> None:
+        """Carry `command` out after the change that is under way for its channel."""
         await self._work.turn(getattr(command.request, "channel", ""))
+        if (waiting := self._decide(command)) is not None:
+            await waiting
+
+    def _decide(self, command: Command) -> Waiting | None:
         if isinstance(command.request, Pong):
             self._lifetime.heard_pong()
         effect = self.session.command(command)
         if isinstance(effect, Fail) and effect.error is Error.LIMIT_EXCEEDED:
             too_large = isinstance(command.request, OversizedRequest)
             self._counters.limited(Limit.MESSAGE_SIZE if too_large else Limit.CHANNELS)
-        await self._carry_out(effect, command.size)
+        return self._carry_out(effect, command.size)
 
-    async def _carry_out(self, effect: Effect, size: int) -> None:
-        """`size`: bytes of the command that `effect` comes from."""
+    def _carry_out(self, effect: Effect, size: int) -> Waiting | None:
+        """Returns what has to be waited for. `size`: bytes of the command that `effect` comes
+        from.
+        """
         match effect:
             case Publish():
-                await self._publishing.publish(effect, self._read_s)
+                return self._publishing.publish(effect, self._read_s)
             case AskPublish():
-                await self._publishing.publish_if_allowed(effect, self._read_s, size)
+                return self._publishing.publish_if_allowed(effect, self._read_s, size)
             case Ignore():
                 pass
             case Fail(command_id, error):
@@ -198,30 +320,40 @@ class Connection:
             case Close(why):
                 self.close(why)
             case Authenticate():
-                await self._connecting.connect(effect)
+                return self._connecting().connect(effect)
             case Authorize():
-                await self._carry_out(await self._tokens.authorize(effect), size)
+                return self._carry_out_answer(self._tokens.authorize(effect), size)
             case AskSubscribe():
                 deciding = self._subscribe_if_allowed(effect, limit_from_now())
-                await self._work.start_change(effect.request.channel, deciding, size)
+                return self._work.start_change(effect.request.channel, deciding, size)
             case Refresh():
-                await self._carry_out(await self._tokens.refresh(effect), size)
+                return self._carry_out_answer(self._tokens.refresh(effect), size)
             case SubRefresh():
-                await self._carry_out(await self._tokens.sub_refresh(effect), size)
+                return self._carry_out_answer(self._tokens.sub_refresh(effect), size)
             case Renew():
                 self._tokens.renew(effect)
             case Subscribe():
                 subscribing = self._subscribing.subscribe(effect)
-                await self._work.start_change(effect.channel, subscribing, SUBSCRIBE_SIZE)
+                return self._work.start_change(effect.channel, subscribing, SUBSCRIBE_SIZE)
             case Leave(command_id, channel):
                 self._subscriptions.leave_by_client(channel)
                 self._peer.reply(command_id, "unsubscribe", {})
             case Call():
-                await self._work.start(self._hooks.call(effect), size)
+                return self._work.start(self._hooks.call(effect), size)
             case ReadHistory():
-                await self._work.start(self._reading.history(effect))
+                return self._work.start(self._reading.history(effect))
             case ReadPresence():
-                await self._work.start(self._reading.presence(effect))
+                return self._work.start(self._reading.presence(effect))
+        return None
+
+    async def _carry_out_to_end(self, effect: Effect, size: int) -> None:
+        """As `_carry_out`, to the end."""
+        if (waiting := self._carry_out(effect, size)) is not None:
+            await waiting
+
+    async def _carry_out_answer(self, deciding: Awaitable[Effect], size: int) -> None:
+        """Carry out the effect that `deciding` returns."""
+        await self._carry_out_to_end(await deciding, size)
 
     async def _subscribe_if_allowed(self, effect: AskSubscribe, limit_s: float) -> None:
         decision = await self._hooks.subscribe(effect)
@@ -229,7 +361,7 @@ class Connection:
             await self._subscribing.subscribe(decision, limit_s)
         else:
             # It is an error or a close: it needs no place.
-            await self._carry_out(decision, 0)
+            await self._carry_out_to_end(decision, 0)
 
     # ---- the application's orders
 

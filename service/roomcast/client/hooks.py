@@ -54,7 +54,8 @@ class ClientHooks:
     def __init__(self, services: Services, peer: Peer) -> None:
         self._hooks = services.hooks
         self._peer = peer
-        self._places = asyncio.Semaphore(ASKS_UNDER_WAY_MAX)
+        # Made when the application's code is first called.
+        self._places: asyncio.Semaphore | None = None
 
     @property
     def wait_s(self) -> float:
@@ -132,15 +133,18 @@ class ClientHooks:
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """Hold a place for a call. Raises Refused when none is free before the client gives up."""
+        if self._places is None:
+            self._places = asyncio.Semaphore(ASKS_UNDER_WAY_MAX)
+        places = self._places
         try:
             async with asyncio.timeout(self.wait_s):
-                await self._places.acquire()
+                await places.acquire()
         except TimeoutError:
             raise refused(Error.TOO_MANY_REQUESTS) from None
         try:
             yield
         finally:
-            self._places.release()
+            places.release()
 
     def _user_and_info(self) -> tuple[str, Json]:
         """The user, and the info that others see."""

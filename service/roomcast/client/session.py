@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import cached_property
 from typing import Final
 
 from roomcast.auth.claims import ConnectionClaims, ServerSubscription, SubscriptionClaims
@@ -100,9 +101,11 @@ __all__ = [
 # the client may have.
 CONNECT_BYTES_MIN: Final = 16 * 1024
 CONNECT_BYTES_A_CHANNEL: Final = 352
+# What there is without a connect hook.
+_NO_OPINION: Final = ConnectReply()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     """The policy for every connection of this node.
 
@@ -123,13 +126,13 @@ class Policy:
     asks_publish: bool = False
     has_methods: bool = False
 
-    @property
+    @cached_property
     def connect_bounds(self) -> Bounds:
         """Bounds of the first command, which must be `connect`."""
         most = CONNECT_BYTES_MIN + self.channel_limit * CONNECT_BYTES_A_CHANNEL
         return Bounds(min(self.message_size_limit, most), self.channel_limit)
 
-    @property
+    @cached_property
     def bounds(self) -> Bounds:
         """Bounds of all later commands."""
         return Bounds(self.message_size_limit, self.channel_limit)
@@ -186,7 +189,7 @@ class Session:
         self._permissions = Permissions(insecure=policy.insecure)
         self._conn_info: Json = None
         # The connect hook's reply. It holds beside the claims of every token, also of later ones.
-        self._hook_reply = ConnectReply()
+        self._hook_reply = _NO_OPINION
         # Whether the connection can be refreshed, and which subscriptions can be.
         self._expires = False
         self._refreshable: set[str] = set()
@@ -442,7 +445,7 @@ class Session:
         `claims` None: no token. `reply` None: no hook, or it has no opinion. The hook adds to a
         token, and never changes the token's user.
         """
-        self._hook_reply = reply = reply or ConnectReply()
+        self._hook_reply = reply = reply or _NO_OPINION
         if claims is None and not reply.user and not self.may_connect_without_token():
             return Error.UNAUTHORIZED
         by_both = self._with_hook(claims or ConnectionClaims(reply.user, None))
@@ -451,6 +454,8 @@ class Session:
     def _with_hook(self, claims: ConnectionClaims) -> ConnectionClaims:
         """A token's claims and the connect hook's reply, which holds for later tokens too."""
         reply = self._hook_reply
+        if reply is _NO_OPINION:
+            return claims
         return replace(
             claims,
             info=reply.info if claims.info is None else claims.info,

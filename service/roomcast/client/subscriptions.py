@@ -99,6 +99,10 @@ class Subscriptions:
         """Whether `subscription` is the client's present one to `channel`."""
         return self._current.get(channel) is subscription
 
+    def is_exiting(self, channel: str) -> bool:
+        """Whether `exited` would wait."""
+        return channel in self._exits
+
     async def exited(self, channel: str) -> None:
         """Wait until the presence entry of an earlier subscription to `channel` is gone."""
         if (pending := self._exits.get(channel)) is not None:

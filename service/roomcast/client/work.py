@@ -104,7 +104,7 @@ class Work:
 
         Commands are taken one after the other, so only one waits.
         """
-        count = min(max(1, -(-size // PLACE_BYTES)), COMMANDS_UNDER_WAY_MAX)
+        count = min(-(-size // PLACE_BYTES) or 1, COMMANDS_UNDER_WAY_MAX)
         taken = 0
         try:
             while taken < count:
@@ -129,35 +129,56 @@ class Work:
 
         `size`: bytes of its command, if `work` keeps the data.
         """
+        return self._begin(work, await self._place_for(work, size))
+
+    async def _place_for(self, work: Coroutine[None, None, None], size: int) -> Place:
         try:
-            place = await self.place(size)
+            return await self.place(size)
         except asyncio.CancelledError:
             work.close()
             raise
-        task = self.track(work)
-        task.add_done_callback(lambda _: place.give_back())
-        return task
 
     def track(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work` at once. The caller bounds the number of such tasks.
 
         After the end of the connection, `work` is cancelled before its first step.
         """
+        return self._begin(work)
+
+    def _begin(
+        self,
+        work: Coroutine[None, None, None],
+        place: Place | None = None,
+        channel: str | None = None,
+    ) -> asyncio.Task[None]:
+        """Run `work`. At its end, `place` is given back, and the change of `channel` is over."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        if channel is not None:
+            self._changes[channel] = task
+        # One callback for all of it, since each costs a turn of its own.
+        task.add_done_callback(partial(self._finished, place, channel))
         if self._is_over:
             task.cancel()
         return task
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, place: Place | None, channel: str | None, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A bug: the client must not be left waiting for an answer.
             _log.error("command_failed", client=self._peer.client, exc_info=error)
             self._peer.close(Disconnect.SERVER_ERROR)
+        if place is not None:
+            place.give_back()
+        if channel is not None:
+            self._changed(channel, task)
 
     # ---- in which order: changes of the subscription to one channel, one after the other
+
+    def is_changing(self, channel: str) -> bool:
+        """Whether a change is under way for `channel`."""
+        change = self._changes.get(channel) if self._changes else None
+        return change is not None and not change.done()
 
     async def turn(self, channel: str) -> None:
         """Wait until no change is under way for `channel`."""
@@ -169,25 +190,21 @@ class Work:
         self, channel: str, work: Coroutine[None, None, None], size: int = 0
     ) -> None:
         """As `start`. Other changes of the subscription to `channel` wait until `work` is done."""
-        self._change(channel, await self.start(work, size))
+        self._begin(work, await self._place_for(work, size), channel)
 
     def track_change(
         self, channel: str, work: Callable[[], Coroutine[None, None, None]]
     ) -> asyncio.Task[None]:
         """As `track`, but `work` waits its turn among the changes of `channel`."""
-        task = self.track(_after(self._changes.get(channel, self._first_change), work))
-        self._change(channel, task)
-        return task
+        before = self._changes.get(channel, self._first_change)
+        return self._begin(_after(before, work), channel=channel)
 
     def first_change(self, channels: Iterable[str], change: asyncio.Future[None]) -> None:
         """Have `channels`, and orders for all other channels, wait until `change` is done."""
         self._first_change = change
         for channel in channels:
-            self._change(channel, change)
-
-    def _change(self, channel: str, change: asyncio.Future[None]) -> None:
-        self._changes[channel] = change
-        change.add_done_callback(partial(self._changed, channel))
+            self._changes[channel] = change
+            change.add_done_callback(partial(self._changed, channel))
 
     def _changed(self, channel: str, change: asyncio.Future[None]) -> None:
         if self._changes.get(channel) is change:
@@ -218,6 +235,10 @@ class Pace:
         self._clock = clock
         self._counters = counters
         self._bucket = Bucket(rate, clock.monotonic_s())
+
+    def take(self) -> bool:
+        """Whether the rate allows the next one at once. Then it counts."""
+        return self._bucket.take(self._rate, self._clock.monotonic_s())
 
     async def keep(self, until_s: float = inf) -> float | None:
         """Wait until the rate allows the next one; returns for how long (s). 0 = it was, at once.

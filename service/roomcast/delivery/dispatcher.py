@@ -82,6 +82,8 @@ class Dispatcher:
     ) -> None:
         self._hub = hub
         self._channel_shards = shards
+        # For those that join without a read.
+        self._no_places = asyncio.Semaphore(0)
         self._publications_max = recovery_publications_max
         self._channels: dict[str, OpenChannel] = {}
         # The reads for joining subscribers, of the same channels.
@@ -179,6 +181,28 @@ class Dispatcher:
             return admit(one)
 
         await self.join_all([JoinRequest(name, subscriber, since, window)], admit_one, ready)
+
+    def join_at_once(
+        self,
+        name: str,
+        subscriber: Subscriber,
+        since: StreamPosition | None,
+        window: Callable[[], Window],
+        admit: Callable[[JoinResult], bool],
+    ) -> bool:
+        """As `join`, if nothing has to be read for it.
+
+        False = something has to be, and nothing was done: it must `join`.
+        """
+        if (reads := self._reads.get(name)) is None or not reads.channel.is_open:
+            return False
+        start = JoinTicket(reads, since, window, self._no_places).result()
+        if start is None:
+            return False
+        if admit(start):
+            self._count_recoveries((start,))
+            self._hub.add(name, subscriber)
+        return True
 
     async def join_all(
         self,

@@ -29,9 +29,11 @@ __all__ = [
     "REQUEST_S",
     "SERVER",
     "SLASHES_MAX",
+    "STREAM_END_S",
     "Door",
     "GiveWay",
     "end_proxied",
+    "hand_over",
     "name_no_version",
 ]
 
@@ -41,6 +43,9 @@ REQUEST_S: Final = 10.0
 # How long an answer may wait in this process for a peer that does not read all of it. It is enough
 # for 8 MiB.
 ANSWER_S: Final = 30.0
+# What a WebSocket that is being closed has left when the process ends. Its client has half of that
+# to answer the close.
+STREAM_END_S: Final = 2.0
 # Header fields of a request. Browsers send about fifteen, proxies add about ten.
 HEADERS_MAX: Final = 64
 # Slashes in a request's path. Our paths have three, and two more with a scheme in front. For each
@@ -93,15 +98,13 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
 class _Guest(web.RequestHandler):
     """One connection: aiohttp's HTTP handler, which also reports its end to the door."""
 
-    __slots__ = ("_door", "is_streaming", "unread_since_s", "wire")
+    __slots__ = ("_door", "unread_since_s", "wire")
 
     def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         # Called with the parsed request, before a route is looked up.
         self._request_factory = partial(_request, self._request_factory)
         self._door = door
-        # Whether it became a WebSocket, which has time limits of its own.
-        self.is_streaming = False
         # Since when bytes have been waiting for the peer to read them. None = none are.
         self.unread_since_s: float | None = None
         self.wire: asyncio.Transport | None = None
@@ -135,10 +138,9 @@ class _Guest(web.RequestHandler):
             self.log_exception("Unhandled exception", exc_info=error)
             self.force_close()
 
-    def set_parser(self, *arguments: Any, **options: Any) -> None:
-        self.is_streaming = True
-        self._door.streams(self)
-        super().set_parser(*arguments, **options)
+    def make_room(self, transport: asyncio.Transport) -> Callable[[], None]:
+        """Leaves its place to a WebSocket over `transport`. Returns what gives that place back."""
+        return self._door.streams(self, transport)
 
     def handle_error(self, *arguments: Any, **options: Any) -> web.StreamResponse:
         """Sets the Server header, because no signal runs for a request that cannot be parsed."""
@@ -147,13 +149,53 @@ class _Guest(web.RequestHandler):
         return response
 
 
+class _Rest:
+    """Takes what came behind a request, as a parser of aiohttp's would."""
+
+    __slots__ = ("data",)
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Aiohttp lets go."""
+
+
+def hand_over(handler: web.RequestHandler, successor: asyncio.Protocol) -> Callable[[], None]:
+    """Has `successor` serve the connection of `handler`, whose request has been answered.
+
+    aiohttp lets go of the connection, as if it was lost. Returns what must be called when it is.
+    The successor's `data_received` gets what came behind the request in a later turn.
+    """
+    transport = handler.transport
+    assert transport is not None, "it is open"
+    rest = _Rest()
+    handler.set_parser(rest)  # type: ignore[arg-type]  # it needs no more than these two methods
+    transport.set_protocol(successor)
+    left = handler.make_room(transport) if isinstance(handler, _Guest) else _nothing
+    # It must not close the transport.
+    handler.transport = None
+    handler.connection_lost(None)
+    if rest.data:
+        asyncio.get_running_loop().call_soon(successor.data_received, rest.data)
+    return left
+
+
+def _nothing() -> None:
+    """For servers without a door."""
+
+
 class Door:
     """Lets in at most `places_max` connections at once, through all of its sockets together.
 
     Connections beyond that wait in the kernel.
 
-    `on_full`: called when all places become taken. `request_s`, `answer_s`: see REQUEST_S and
-    ANSWER_S.
+    `on_full`: called when all places become taken. `request_s`, `answer_s`, `stream_end_s`: see
+    REQUEST_S, ANSWER_S and STREAM_END_S.
     """
 
     def __init__(
@@ -165,6 +207,7 @@ class Door:
         on_full: Callable[[], None] = lambda: None,
         request_s: float = REQUEST_S,
         answer_s: float = ANSWER_S,
+        stream_end_s: float = STREAM_END_S,
     ) -> None:
         assert places_max > 0, "somebody gets in"
         self._server = server
@@ -173,10 +216,14 @@ class Door:
         self._on_full = on_full
         self._request_s = request_s
         self._answer_s = answer_s
+        self._stream_end_s = stream_end_s
         self._loop = asyncio.get_running_loop()
+        # Those that speak plain HTTP, or have sent nothing yet.
         self._guests: set[_Guest] = set()
-        # Those of them that speak plain HTTP, or have sent nothing yet.
-        self._asking: set[_Guest] = set()
+        # The others: WebSockets, which have time limits of their own.
+        self._streaming: set[asyncio.Transport] = set()
+        # Done when the last of these is gone; None = nobody waits for it.
+        self._last_gone: asyncio.Future[None] | None = None
         self._coming: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._is_accepting = False
@@ -186,7 +233,7 @@ class Door:
 
     def __len__(self) -> int:
         """The number of open connections."""
-        return len(self._guests)
+        return len(self._guests) + len(self._streaming)
 
     def open(self) -> None:
         """Listens, and accepts from now on. Raises OSError."""
@@ -226,30 +273,46 @@ class Door:
 
     async def end(self) -> None:
         """Stops accepting and checking: for the time when all connections are gone or about
-        to go.
+        to go. WebSockets that are still open after STREAM_END_S are ended.
         """
         await self.close()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        if self._streaming:
+            self._last_gone = self._loop.create_future()
+            await asyncio.wait([self._last_gone], timeout=self._stream_end_s)
+        for transport in self._streaming:
+            transport.abort()
+        # They are gone in the next turn.
+        await asyncio.sleep(0)
 
     def left(self, guest: _Guest) -> None:
         """`guest` is gone; its place is free. Idempotent."""
         self._guests.discard(guest)
-        self._asking.discard(guest)
         self._go_on()
 
-    def streams(self, guest: _Guest) -> None:
-        """`guest` became a WebSocket: from now on its writer bounds the bytes that wait for the
-        peer.
+    def streams(self, guest: _Guest, transport: asyncio.Transport) -> Callable[[], None]:
+        """`guest` became a WebSocket over `transport`, which has its place now. Its writer bounds
+        the bytes that wait for the peer.
+
+        Returns what is called when the connection is lost.
         """
-        self._asking.discard(guest)
+        self._guests.discard(guest)
+        self._streaming.add(transport)
+        return partial(self._end_of, transport)
+
+    def _end_of(self, transport: asyncio.Transport) -> None:
+        self._streaming.discard(transport)
+        if self._last_gone is not None and not self._streaming and not self._last_gone.done():
+            self._last_gone.set_result(None)
+        self._go_on()
 
     # ---- accepting
 
     def _go_on(self) -> None:
         """Accepts again, if a place is free and no pause is due."""
-        is_full = len(self._guests) >= self._places_max
+        is_full = len(self) >= self._places_max
         if self._is_open and not self._is_accepting and not is_full and self._pause is None:
             self._is_accepting = True
             for each in self._listening:
@@ -264,7 +327,7 @@ class Door:
     def _accept(self, listening: socket.socket) -> None:
         """Accepts connections that wait in the kernel."""
         for _ in range(_ACCEPTS_A_TURN):
-            if len(self._guests) >= self._places_max:
+            if len(self) >= self._places_max:
                 self._stop()
                 self._full()
                 return
@@ -276,14 +339,13 @@ class Door:
                 if error.errno in _OF_ONE:
                     continue
                 # _PAUSE_S bounds the rate of these lines.
-                _log.error("accept_failed", reason=error.strerror, connections=len(self._guests))
+                _log.error("accept_failed", reason=error.strerror, connections=len(self))
                 self._stop()
                 self._pause = self._loop.call_later(_PAUSE_S, self._pause_over)
                 return
             connected.setblocking(False)
             guest = self._guest()
             self._guests.add(guest)
-            self._asking.add(guest)
             coming = self._loop.create_task(self._let_in(guest, connected))
             self._coming.add(coming)
             coming.add_done_callback(self._coming.discard)
@@ -335,7 +397,7 @@ class Door:
 
         `now_s`: by the event loop's clock.
         """
-        for guest in list(self._asking):
+        for guest in list(self._guests):
             if guest.wire is None:
                 continue
             if not guest.wire.get_write_buffer_size():
@@ -380,6 +442,6 @@ async def end_proxied(request: web.Request, response: web.StreamResponse) -> Non
     request into a connection that is just being closed for its silence, and would then answer its
     client with "bad gateway".
     """
-    if "X-Forwarded-For" in request.headers and not isinstance(response, web.WebSocketResponse):
+    if "X-Forwarded-For" in request.headers:
         response.force_close()
         response.headers["Connection"] = "close"

@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
-from asyncio import sleep
-from dataclasses import dataclass
+from base64 import b64encode
 from fnmatch import fnmatchcase
+from hashlib import sha1
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import WS_KEY
 
-from roomcast.client.connection import Connection
-from roomcast.delivery.ports import Framer
+from roomcast.concurrency import Turns
 from roomcast.gateway.address import Addresses
+from roomcast.gateway.door import ANSWERS_A_TURN, SERVER, hand_over
 from roomcast.gateway.keys import NODE
-from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame, protobuf_frame, text_frame
+from roomcast.gateway.reader import ClientFrames, Encoding
+from roomcast.gateway.writer import Writer, protobuf_frame, text_frame
 from roomcast.node.node import Node
 from roomcast.observe.counters import Limit
-from roomcast.rates import Bucket, Rate, Seldom, Turnstile
-from roomcast.wire.codes import Disconnect
-from roomcast.wire.commands import JSON_FRAMES, Reader
+from roomcast.rates import Rate, Seldom, Turnstile
+from roomcast.wire.commands import JSON_FRAMES
 from roomcast.wire.protobuf import PROTOBUF_FRAMES
 
-__all__ = [
-    "CONTROL_FRAMES_BURST",
-    "CONTROL_FRAMES_PER_S",
-    "CONTROL_RATE",
-    "FRAME_COMMANDS_ROOM",
-    "WebSocketGateway",
-    "origin_allowed",
-]
+__all__ = ["FRAME_COMMANDS_ROOM", "WebSocketGateway", "origin_allowed"]
 
 # A frame may hold this many commands of the greatest size: SDKs send a connect and all their
 # subscriptions in one frame.
 FRAME_COMMANDS_ROOM: Final = 4
-
-# Pings and pongs of one connection. A client that sends one every few seconds never waits. Beyond
-# this rate its frames stay unread for a while.
-CONTROL_FRAMES_PER_S: Final = 20.0
-CONTROL_FRAMES_BURST: Final = 40.0
-CONTROL_RATE: Final = Rate(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST)
-
-# Frames that a client may have sent before it saw this side's close. Beyond that nothing is read.
-_DROPPED_MAX: Final = 2048
-_DROPPED_A_TURN: Final = 64
-_FRAMES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
 
 # An origin as browsers write it. A path, a user or a second origin in it could make
 # "https://*.example.com" match other hosts.
@@ -63,31 +47,65 @@ _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoding:
-    """The encoding of one client's frames. `frames`: the frame types that it may send."""
-
-    subprotocol: str
-    frames: WSMsgType
-    reader: Reader
-    framer: Framer
-
-
-_JSON: Final = _Encoding("centrifuge-json", WSMsgType.TEXT, JSON_FRAMES, text_frame)
-_PROTOBUF: Final = _Encoding(
+_JSON: Final = Encoding("centrifuge-json", WSMsgType.TEXT, JSON_FRAMES, text_frame)
+_PROTOBUF: Final = Encoding(
     "centrifuge-protobuf", WSMsgType.BINARY, PROTOBUF_FRAMES, protobuf_frame
+)
+_HANDSHAKE: Final = web.WebSocketResponse(
+    compress=False, protocols=(_JSON.subprotocol, _PROTOBUF.subprotocol)
 )
 # For clients that cannot name a subprotocol: either of these URL parameters may ask for Protobuf.
 _ENCODING_PARAMETERS: Final = ("format", "cf_protocol")
 _ENCODING_VALUE: Final = "protobuf"
 
 
-def _encoding(subprotocol: str | None, request: web.Request) -> _Encoding:
+def _encoding(subprotocol: str | None, request: web.Request) -> Encoding:
     """The encoding that the handshake agreed on. Without a subprotocol the URL may name it."""
     if subprotocol is None:
         asked = any(request.query.get(name) == _ENCODING_VALUE for name in _ENCODING_PARAMETERS)
         return _PROTOBUF if asked else _JSON
     return _PROTOBUF if subprotocol == _PROTOBUF.subprotocol else _JSON
+
+
+class _Answered(web.StreamResponse):
+    """Tells aiohttp that a request has been answered, and its connection handed over."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:  # noqa: ARG002
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002
+        return
+
+
+_ANSWERED: Final = _Answered(status=HTTPStatus.SWITCHING_PROTOCOLS)
+
+
+def _accepted(request: web.Request) -> tuple[str | None, bytes]:
+    """The subprotocol of the handshake `request`, None = none that is known here, and its answer
+    (RFC 6455 §4.2.2).
+
+    Raises HTTPUpgradeRequired when it is no handshake.
+    """
+    # aiohttp has the rules of a handshake.
+    found = _HANDSHAKE.can_prepare(request)
+    if not found.ok:
+        raise web.HTTPUpgradeRequired(
+            text="This is a WebSocket endpoint for Centrifuge clients.\n",
+            headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+        )
+    key = request.headers["Sec-WebSocket-Key"].encode()
+    accepted = b64encode(sha1(key + WS_KEY, usedforsecurity=False).digest()).decode()
+    chosen = "" if found.protocol is None else f"Sec-WebSocket-Protocol: {found.protocol}\r\n"
+    answer = (
+        f"HTTP/{request.version.major}.{request.version.minor} 101 Switching Protocols\r\n"
+        "Upgrade: websocket\r\n"
+        "Connection: upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accepted}\r\n"
+        f"{chosen}"
+        f"Date: {rfc822_formatted_time()}\r\n"
+        f"Server: {SERVER}\r\n\r\n"
+    )
+    return found.protocol, answer.encode()
 
 
 def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> bool:
@@ -141,11 +159,12 @@ class WebSocketGateway:
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
         self._refused = Seldom(_TOLD)
+        self._turns = Turns(ANSWERS_A_TURN)
         # Handshakes that are being answered: each is about to be a connection of its node.
         self._answering = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Serves one client from its handshake to its end."""
+        """Answers a client's handshake. From then on, ClientFrames serves it."""
         # No browser sends two Origins. Joined, they match no pattern.
         origin = ", ".join(given) if (given := request.headers.getall("Origin", ())) else None
         # Not `request.host`: without the header it resolves this machine's name, which blocks the
@@ -162,46 +181,22 @@ class WebSocketGateway:
             # Not a close code: SDKs retry after this status, and a load balancer may send them to
             # another node.
             raise web.HTTPServiceUnavailable(text="This node takes no further connections.\n")
-        response = web.WebSocketResponse(
-            timeout=CLOSE_WAIT_S,
-            autoclose=False,
-            # aiohttp answers pings as fast as they come, and no other task runs meanwhile.
-            autoping=False,
-            compress=False,
-            # aiohttp refuses a message of exactly this size already.
-            max_msg_size=self._frame_bytes_max + 1,
-            protocols=(_JSON.subprotocol, _PROTOBUF.subprotocol),
-        )
-        if not response.can_prepare(request).ok:
-            raise web.HTTPUpgradeRequired(
-                text="This is a WebSocket endpoint for Centrifuge clients.\n",
-                headers={"Upgrade": "websocket", "Connection": "Upgrade"},
-            )
+        subprotocol, answer = _accepted(request)
         self._answering += 1
         try:
-            await response.prepare(request)
+            # Few handshakes are answered in one turn of the event loop, as other requests are.
+            await self._turns.wait()
         finally:
             self._answering -= 1
         # Without another turn from here to `node.open`: it would be counted in neither place.
         transport = request.transport
-        if transport is None:
-            return response
-        encoding = _encoding(response.ws_protocol, request)
-        writer = Writer(transport, self._queue_bytes_max, encoding.framer)
-        connection = node.open(writer)
-        try:
-            await _pump(response, connection, encoding, writer, _Control(writer, node))
-        finally:
-            node.closed(connection)
-            node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
-            if writer.closed_with is None:
-                _log.info("client_gone", client=connection.session.client, code=response.close_code)
-                await _answer_close(response, transport)
-            else:
-                if writer.closed_with is Disconnect.SLOW:
-                    _log.warning("client_slow", client=connection.session.client)
-                writer.end()
-        return response
+        if transport is not None:
+            transport.write(answer)
+            encoding = _encoding(subprotocol, request)
+            writer = Writer(transport, self._queue_bytes_max, encoding.framer)
+            client = ClientFrames(node, transport, writer, encoding, self._frame_bytes_max)
+            client.left = hand_over(request.protocol, client)
+        return _ANSWERED
 
     def _tell_refused(self, origin: str | None, node: Node) -> None:
         node.services.counters.limited(Limit.ORIGIN)
@@ -231,76 +226,3 @@ class WebSocketGateway:
                 text="Too many connections are opened from this address.\n",
                 headers={"Retry-After": str(math.ceil(wait_s))},
             )
-
-
-class _Control:
-    """Limits one client's pings and pongs to CONTROL_RATE. No command holds them, so no other limit
-    counts them.
-    """
-
-    def __init__(self, writer: Writer, node: Node) -> None:
-        self._writer = writer
-        self._clock = node.services.clock
-        self._counters = node.services.counters
-        self._bucket = Bucket(CONTROL_RATE, self._clock.monotonic_s())
-
-    async def take(self, message: WSMessage) -> None:
-        """Answers a ping once the rate allows it.
-
-        Nothing is read meanwhile, so a client that sends many has to wait as well.
-        """
-        if self._writer.is_gone:
-            # A client that is gone needs no answers to its remaining pings.
-            return
-        wait_s = self._bucket.owe(CONTROL_RATE, self._clock.monotonic_s())
-        if wait_s > 0:
-            self._counters.limited(Limit.CONTROL_RATE)
-            await sleep(wait_s)
-        if message.type is WSMsgType.PING:
-            self._writer.send(pong_frame(bytes(message.data)))
-
-
-async def _pump(
-    response: web.WebSocketResponse,
-    connection: Connection,
-    encoding: _Encoding,
-    writer: Writer,
-    control: _Control,
-) -> None:
-    """Hands frame after frame to the connection, one at a time. A frame that it cannot take yet
-    stays unread.
-
-    Returns when no more frames can come. After a close from this side, frames are dropped until the
-    client answers it.
-    """
-    dropped = 0
-    while True:
-        message = await response.receive()
-        if message.type not in _FRAMES:
-            # CLOSE, CLOSING, CLOSED or ERROR.
-            return
-        if writer.closed_with is not None:
-            if writer.is_gone:
-                return
-            dropped += 1
-            if dropped % _DROPPED_A_TURN == 0:
-                await sleep(0 if dropped < _DROPPED_MAX else CLOSE_WAIT_S)
-        elif writer.is_gone:
-            # A client that is gone: its remaining frames may be many publications, and each would
-            # wait for its rate.
-            return
-        elif message.type is encoding.frames:
-            await connection.receive(message.data, encoding.reader)
-        elif message.type in (WSMsgType.PING, WSMsgType.PONG):
-            await control.take(message)
-        else:
-            connection.close(Disconnect.BAD_REQUEST)
-
-
-async def _answer_close(response: web.WebSocketResponse, transport: asyncio.Transport) -> None:
-    """Answers a peer that closed, or broke the protocol.
-
-    The peer may read neither this answer nor the frames before it.
-    """
-    asyncio.get_running_loop().call_later(CLOSE_WAIT_S, transport.abort)
-    await response.close()

@@ -73,6 +73,7 @@ class Writer:
     __slots__ = (
         "_descriptor",
         "_ending",
+        "_held",
         "_may_wait",
         "_transport",
         "closed_with",
@@ -89,9 +90,11 @@ class Writer:
     ) -> None:
         self._transport = transport
         self._descriptor = _plain_descriptor(transport)
-        # Whether bytes may wait in the transport. Nobody else writes to it, so none do as long as
-        # the kernel takes every frame whole. At first, the answer to the handshake may wait.
-        self._may_wait = True
+        # Whether bytes may wait in the transport, as the answer to the handshake may at first.
+        # Nobody else writes to it, so none do as long as the kernel takes every frame whole.
+        self._may_wait = self._descriptor < 0 or transport.get_write_buffer_size() > 0
+        # Frames that go out together, while there may be more of them; None = each goes at once.
+        self._held: list[bytes] | None = None
         self.queue_bytes_max = queue_bytes_max
         self.framer = framer
         self._ending: asyncio.TimerHandle | None = None
@@ -130,8 +133,21 @@ class Writer:
             self._may_wait = True
             self._transport.write(frame[sent:])
 
+    def hold(self) -> None:
+        """Keeps further frames until `release`, which must follow in the same turn."""
+        self._held, self._may_wait = [], True
+
+    def release(self) -> None:
+        """Writes what was kept, in one piece. Idempotent."""
+        held, self._held = self._held, None
+        if held:
+            self.send(b"".join(held))
+
     def _send_behind(self, frame: bytes) -> None:
-        """Writes one frame behind those that may wait in the transport."""
+        """Writes one frame behind those that may wait in the transport, or are held."""
+        if self._held is not None:
+            self._held.append(frame)
+            return
         waiting = self._transport.get_write_buffer_size()
         if waiting > self.queue_bytes_max:
             # A close frame behind a full buffer will hardly be read, but it costs nothing to try.
@@ -148,12 +164,26 @@ class Writer:
         The reader of the socket must call `end` once the answer has come. aiohttp's own close would
         go on reading whatever the peer sends, without a turn for other tasks.
         """
+        self.release()
         if self.closed_with is not None:
             return
         self.closed_with = why
         if not self._transport.is_closing():
             self._transport.write(close_frame(why))
         self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
+
+    def answer_close(self, code: int) -> None:
+        """Answers a peer that closed, or broke the protocol, with `code`, and closes the transport.
+
+        The peer may read neither this answer nor the frames before it. Then the transport is gone
+        CLOSE_WAIT_S later.
+        """
+        self.release()
+        if not self._transport.is_closing():
+            self._transport.write(_header(_CLOSE, 2) + struct.pack("!H", code))
+            self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 
     def end(self) -> None:
         """Closes the transport: neither side reads any more.

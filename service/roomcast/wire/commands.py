@@ -418,7 +418,7 @@ _REJECT_UNRECOVERED: Final = 2
 
 
 def _subscribe(params: dict[str, Any]) -> Request:
-    recover = _flag(params, "recover")
+    recover, flag = _flag(params, "recover"), _count(params, "flag")
     position = StreamPosition(_text(params, "epoch"), _count(params, "offset"))
     return SubscribeRequest(
         channel=_text(params, "channel"),
@@ -427,8 +427,8 @@ def _subscribe(params: dict[str, Any]) -> Request:
         recoverable=_flag(params, "recoverable"),
         join_leave=_flag(params, "join_leave"),
         since=position if recover else None,
-        reject_unrecovered=bool(_count(params, "flag") & _REJECT_UNRECOVERED),
-        numbered=bool(_count(params, "flag") & _COMPACTION),
+        reject_unrecovered=bool(flag & _REJECT_UNRECOVERED),
+        numbered=bool(flag & _COMPACTION),
         delta=_text(params, "delta"),
         type=_count(params, "type"),
         data=params.get("data"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
+from uuid import RFC_4122, UUID
 
 import jwt
 import pytest
@@ -85,6 +86,13 @@ async def test_connect_tells_who_one_is_and_how_the_heart_beats(node: LocalNode)
     result = await client.connect()
     assert result == {"client": client.id, "version": result["version"], "ping": 25, "pong": True}
     assert result["version"]
+
+
+async def test_ids_of_clients_are_uuids_and_differ(node: LocalNode) -> None:
+    ids = [node.open().connection.client for _ in range(200)]
+    assert len(set(ids)) == len(ids)
+    assert all(str(UUID(each)) == each for each in ids)
+    assert {(UUID(each).version, UUID(each).variant) for each in ids} == {(4, RFC_4122)}
 
 
 async def test_one_frame_may_hold_connect_and_everything_that_follows(node: LocalNode) -> None:

@@ -89,6 +89,38 @@ async def test_who_is_not_admitted_leaves_nothing(room: Room) -> None:
     assert len(room.dispatcher) == len(room.hub) == 0
 
 
+def _at_once(room: Room, subscriber: Subscriber, since: StreamPosition | None = None) -> bool:
+    return room.dispatcher.join_at_once(
+        CHANNEL, subscriber, since, lambda: room.window, subscriber.admit
+    )
+
+
+async def test_who_needs_no_read_joins_at_once(room: Room) -> None:
+    assert not _at_once(room, Subscriber()), "the channel is not open"
+    assert len(room.dispatcher) == 0
+    await room.join()
+    room.hint(await room.append(2))
+    new, back = Subscriber(), Subscriber()
+    assert _at_once(room, new)
+    assert _at_once(room, back, await room.position(1))
+    assert new.joined is not None
+    assert back.joined is not None
+    assert (new.joined.position.offset, new.joined.recovered) == (2, None)
+    assert (len(back.joined.missed), back.joined.recovered) == (1, True)
+    assert room.dispatcher.counters.recoveries["recovered"] == 1
+    room.hint(await room.append())
+    assert (new.offsets, back.offsets[-1]) == ([3], 3)
+    assert not _at_once(room, Subscriber(), await room.position(9)), "it must be read"
+
+
+async def test_who_is_not_admitted_at_once_is_not_let_in(room: Room) -> None:
+    await room.join()
+    assert room.dispatcher.join_at_once(
+        CHANNEL, Subscriber(), None, lambda: room.window, lambda _: False
+    )
+    assert room.hub.count(CHANNEL) == 1
+
+
 async def test_a_channel_without_history_has_no_order(room: Room) -> None:
     subscriber = Subscriber()
     room.dispatcher.join_unordered("plain", subscriber, lambda: False)

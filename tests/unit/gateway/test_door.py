@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from roomcast.gateway import door as door_module
@@ -22,6 +22,7 @@ from roomcast.gateway.door import (
     Door,
     GiveWay,
     end_proxied,
+    hand_over,
     name_no_version,
 )
 from tests.unit.gateway.frames import BINARY, handshake, masked
@@ -91,14 +92,30 @@ async def _large(_request: web.Request) -> web.Response:
     return web.Response(body=LARGE)
 
 
-async def _socket(request: web.Request) -> web.WebSocketResponse:
+class _Stream(asyncio.Protocol):
+    """What a WebSocket's connection is handed to."""
+
+    def __init__(self) -> None:
+        self.left: Callable[[], None] | None = None
+        self.data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        assert self.left is not None
+        self.left()
+
+
+async def _socket(request: web.Request) -> web.StreamResponse:
     """Writes more than is read."""
-    response = web.WebSocketResponse(max_msg_size=len(LARGE) + 1)
+    response = web.StreamResponse(status=101)
     await response.prepare(request)
+    await response.write_eof()
     assert request.transport is not None
     request.transport.write(LARGE)
-    async for message in response:
-        assert message.type is WSMsgType.BINARY
+    stream = _Stream()
+    stream.left = hand_over(request.protocol, stream)
     return response
 
 
@@ -349,8 +366,6 @@ async def test_what_came_through_a_proxy_is_the_last_request_of_its_connection(
     answer = await visitor.ended()
     assert b"\r\nConnection: close\r\n" in answer
     assert answer.endswith(b"here")
-    visitor = await doors.visit(handshake("/socket", X_Forwarded_For="192.0.2.1"))
-    assert b"\r\nConnection: upgrade\r\n" in await visitor.head()
     visitor = await doors.visit(GET + GET)
     assert (await visitor.head()).startswith(b"HTTP/1.1 200")
     assert (await visitor.head()).startswith(b"hereHTTP/1.1 200")
@@ -422,11 +437,56 @@ async def test_who_reads_in_time_is_not_ended(doors: Doors) -> None:
 
 async def test_a_websocket_that_does_not_read_is_its_writers_business(doors: Doors) -> None:
     door = doors.open(answer_s=10.0)
-    await _unread(doors, door, handshake("/socket"))
+    visitor = await doors.visit(handshake("/socket"))
+    visitor.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that reads
+    await until(lambda: any(wire.get_write_buffer_size() for wire in door._streaming))
     for now_s in (100.0, 200.0, 300.0):
         door.end_unread(now_s)
     await asyncio.sleep(0)
     assert len(door) == 1
+
+
+async def test_a_websocket_has_its_place_until_it_is_gone(doors: Doors) -> None:
+    door = doors.open()
+    visitor = await doors.visit(handshake("/socket"))
+    await visitor.head()
+    await until(lambda: not door._guests)
+    assert len(door) == 1
+    server = doors.runner.server
+    assert server is not None
+    await until(lambda: not server.connections)
+    visitor.leave()
+    await until(lambda: len(door) == 0)
+
+
+async def test_the_end_waits_for_websockets_and_ends_those_that_stay(doors: Doors) -> None:
+    door = doors.open(stream_end_s=0.05)
+    visitor = await doors.visit(handshake("/socket"))
+    await visitor.head()
+    await until(lambda: bool(door._streaming))
+    await door.end()
+    assert len(door) == 0
+    patient = doors.open(stream_end_s=DEADLINE_S)
+    visitor = await doors.visit(handshake("/socket"))
+    await visitor.head()
+    await until(lambda: bool(patient._streaming))
+    ending = asyncio.create_task(patient.end())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not ending.done()
+    visitor.leave()
+    async with asyncio.timeout(DEADLINE_S / 2):
+        await ending
+
+
+async def test_what_comes_with_a_handshake_is_handed_over(doors: Doors) -> None:
+    door = doors.open()
+    await doors.visit(handshake("/socket") + b"early")
+    await until(lambda: bool(door._streaming))
+    [wire] = door._streaming
+    stream = wire.get_protocol()
+    assert isinstance(stream, _Stream)
+    await until(lambda: stream.data == b"early")
 
 
 # ---- turns
@@ -436,13 +496,13 @@ async def test_of_one_connection_little_is_read_in_one_turn(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    received: Callable[..., None] = door_module._Guest.data_received
+    received: Callable[..., None] = _Stream.data_received
 
     def data_received(self: Any, data: bytes) -> None:
         sizes.append(len(data))
         received(self, data)
 
-    monkeypatch.setattr(door_module._Guest, "data_received", data_received)
+    monkeypatch.setattr(_Stream, "data_received", data_received)
     doors.open()
     visitor = await doors.visit(handshake("/socket"))
     await visitor.head()

@@ -331,6 +331,16 @@ async def test_an_encoding_may_be_named_in_the_url(
     peer.close()
 
 
+async def test_a_handshake_through_a_proxy_upgrades(gateway: Gateway) -> None:
+    """Other answers close a proxy's connection."""
+    peer = await gateway.raw(X_Forwarded_For="192.0.2.1")
+    assert b"\r\nConnection: upgrade\r\n" in peer.head
+    assert b"\r\nSec-WebSocket-Accept: " in peer.head
+    assert b"\r\nServer: roomcast\r\n" in peer.head
+    assert b"\r\nDate: " in peer.head
+    peer.close()
+
+
 # ---- frames
 
 

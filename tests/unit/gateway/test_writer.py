@@ -114,6 +114,37 @@ async def test_frames_are_written_as_they_are(world: World) -> None:
     assert world.writer.closed_with is None
 
 
+async def test_frames_that_are_held_go_out_in_one_piece(world: World) -> None:
+    pieces: list[bytes] = []
+    world.transport.write = lambda data: pieces.append(bytes(data))  # type: ignore[method-assign]
+    world.writer.hold()
+    for frame in (b"one", b"two"):
+        world.writer.send(frame)
+    assert pieces == []
+    world.writer.release()
+    world.writer.release()
+    world.writer.send(b"three")
+    assert pieces == [b"onetwo", b"three"]
+
+
+async def test_a_close_comes_behind_what_is_held(world: World) -> None:
+    world.writer.hold()
+    world.writer.send(text_frame(b"before"))
+    world.writer.close(Disconnect.SHUTDOWN)
+    world.writer.send(text_frame(b"after"))
+    world.writer.release()
+    assert [frame.opcode for frame in parsed(world.transport.written)] == [TEXT, CLOSE]
+
+
+async def test_what_is_held_for_a_slow_peer_cuts_it_off(world: World) -> None:
+    world.transport.buffered = QUEUE_BYTES_MAX + 1
+    world.writer.hold()
+    world.writer.send(text_frame(b"one"))
+    world.writer.close(Disconnect.SHUTDOWN)
+    assert world.writer.closed_with is Disconnect.SLOW
+    assert [frame.opcode for frame in parsed(world.transport.written)] == [CLOSE]
+
+
 async def test_what_waits_up_to_the_bound_is_no_slowness(world: World) -> None:
     world.transport.buffered = QUEUE_BYTES_MAX
     world.writer.send(b"x" * 10 * QUEUE_BYTES_MAX)

@@ -1,0 +1,303 @@
+"""Reads one client's frames after the handshake, and hands them to its connection.
+
+aiohttp's handler of requests holds the request, its headers, the parser of HTTP, two tasks and the
+frames of their coroutines for as long as it serves a WebSocket: some 12 KB. So once the handshake
+is answered, the transport gets this protocol instead. aiohttp's reader of frames stays. A task runs
+only while a client's frames are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import sleep
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+import structlog
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType
+from aiohttp._websocket.reader import WebSocketDataQueue
+from aiohttp.http import WebSocketReader
+
+from roomcast.client.connection import Connection, Waiting
+from roomcast.delivery.ports import Framer
+from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
+from roomcast.node.node import Node
+from roomcast.observe.counters import Limit
+from roomcast.rates import Bucket, Rate
+from roomcast.wire.codes import Disconnect
+from roomcast.wire.commands import Reader
+
+__all__ = [
+    "CONTROL_FRAMES_BURST",
+    "CONTROL_FRAMES_PER_S",
+    "CONTROL_RATE",
+    "ClientFrames",
+    "Encoding",
+]
+
+# Pings and pongs of one connection. A client that sends one every few seconds never waits. Beyond
+# this rate its frames stay unread for a while.
+CONTROL_FRAMES_PER_S: Final = 20.0
+CONTROL_FRAMES_BURST: Final = 40.0
+CONTROL_RATE: Final = Rate(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST)
+
+# Frames that a client may have sent before it saw this side's close. Beyond that nothing is read.
+_DROPPED_MAX: Final = 2048
+_DROPPED_A_TURN: Final = 64
+_FRAMES: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
+# Bytes of frames that wait to be taken. Beyond that nothing is read from the socket until all of
+# them are taken.
+_WAITING_BYTES: Final = 64 * 1024
+# What a message costs in memory beside its own bytes.
+_MESSAGE_BYTES: Final = 128
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The encoding of one client's frames. `frames`: the frame types that it may send."""
+
+    subprotocol: str
+    frames: WSMsgType
+    reader: Reader
+    framer: Framer
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """How a client's frames ended: the code of the answer to it, and the code for the log."""
+
+    answer: int
+    told: int = WSCloseCode.ABNORMAL_CLOSURE
+
+
+# The connection is gone, and nobody reads an answer.
+_LOST: Final = _Last(WSCloseCode.OK)
+
+
+class _Frames(WebSocketDataQueue):
+    """The frames that aiohttp's reader has read, in order: each message and its bytes.
+
+    aiohttp's own queue is for a task that waits for a frame. `size`: bytes that wait, each message
+    counted with what it costs.
+    """
+
+    __slots__ = ("size",)
+
+    def __init__(self, client: ClientFrames) -> None:
+        super().__init__(
+            client,  # type: ignore[arg-type]  # nothing here uses it
+            _WAITING_BYTES,
+            loop=asyncio.get_running_loop(),
+        )
+        self.size = 0
+
+    def feed_data(self, data: WSMessage, size: int) -> None:  # type: ignore[override]
+        self._buffer.append((data, size))
+        self.size += size + _MESSAGE_BYTES
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def take(self) -> WSMessage:
+        """The oldest one. There must be one."""
+        message, _ = self._buffer.popleft()
+        if not self._buffer:
+            self.size = 0
+        # The reader decodes text, so it makes no message of another kind.
+        return cast("WSMessage", message)
+
+
+class ClientFrames(asyncio.Protocol):
+    """The protocol of one client's transport. It belongs to `node` from here on.
+
+    `frame_bytes_max`: a longer message is refused (1009). `left` is called when the connection is
+    lost.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_connection",
+        "_dropped",
+        "_encoding",
+        "_frames",
+        "_is_lost",
+        "_is_over",
+        "_is_paused",
+        "_node",
+        "_parser",
+        "_task",
+        "_transport",
+        "_writer",
+        "left",
+    )
+
+    def __init__(
+        self,
+        node: Node,
+        transport: asyncio.Transport,
+        writer: Writer,
+        encoding: Encoding,
+        frame_bytes_max: int,
+    ) -> None:
+        self._node = node
+        self._transport = transport
+        self._writer = writer
+        self._encoding = encoding
+        self._frames = _Frames(self)
+        self._parser = WebSocketReader(
+            self._frames,
+            # aiohttp refuses a message of exactly this size already.
+            frame_bytes_max + 1,
+            compress=False,
+            decode_text=True,
+        )
+        self.left: Callable[[], None] | None = None
+        # Finishes a frame that something has to be waited for, and takes the ones behind it.
+        self._task: asyncio.Task[None] | None = None
+        # Frames since the close of this side.
+        self._dropped = 0
+        # The rate of pings and pongs; None = there was none.
+        self._bucket: Bucket | None = None
+        self._is_paused = False
+        self._is_lost = False
+        self._is_over = False
+        self._connection: Connection = node.open(writer)
+
+    # ---- what the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+        if self._task is None:
+            self._go_on()
+        if self._frames.size > _WAITING_BYTES and self._task is not None and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
+        self._is_lost = True
+        if self.left is not None:
+            self.left()
+        if self._task is None:
+            self._end(_LOST)
+
+    # ---- frames
+
+    def _go_on(self) -> None:
+        """Takes frames until something has to be waited for. Then a task goes on."""
+        try:
+            waiting = self._take_frames()
+        except Exception as error:  # noqa: BLE001  # a bug: the client must not be left waiting
+            self._failed(error)
+        else:
+            if waiting is not None:
+                self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
+
+    async def _finish(self, waiting: Waiting) -> None:
+        try:
+            await waiting
+            while (further := self._take_frames()) is not None:
+                await further
+        except Exception as error:  # noqa: BLE001  # as above
+            self._failed(error)
+        finally:
+            self._task = None
+            if self._is_lost:
+                self._end(_LOST)
+            elif self._is_paused:
+                self._is_paused = False
+                self._transport.resume_reading()
+
+    def _failed(self, error: Exception) -> None:
+        _log.error("client_failed", client=self._connection.client, exc_info=error)
+        self._end(_Last(WSCloseCode.OK))
+
+    def _take_frames(self) -> Waiting | None:
+        """Takes frames, one after the other. One that cannot be taken yet stays where it is.
+
+        Returns what has to be waited for before the next one. None: no frame is left.
+        """
+        if len(self._frames) > 1:
+            # One write for all answers costs a fraction of one each.
+            self._writer.hold()
+        try:
+            while self._frames and not self._is_over:
+                if (waiting := self._take(self._frames.take())) is not None:
+                    return waiting
+        finally:
+            self._writer.release()
+        broken = self._frames.exception()
+        if broken is not None:
+            if not isinstance(broken, WebSocketError):
+                raise broken
+            self._end(_Last(broken.code))
+        return None
+
+    def _take(self, message: WSMessage) -> Waiting | None:
+        """Takes one frame. Returns what has to be waited for before the next one.
+
+        After a close from this side, frames are dropped until the client answers it.
+        """
+        kind = message.type
+        if kind not in _FRAMES:
+            # It is a close.
+            self._end(_Last(WSCloseCode.OK, message.data))
+        elif self._writer.is_gone:
+            # Its remaining frames may be many publications, and each would wait for its rate.
+            self._end(_LOST)
+        elif self._writer.closed_with is not None:
+            self._dropped += 1
+            if self._dropped % _DROPPED_A_TURN == 0:
+                return sleep(0 if self._dropped < _DROPPED_MAX else CLOSE_WAIT_S)
+        elif kind is self._encoding.frames:
+            return self._connection.take(message.data, self._encoding.reader)
+        elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
+            return self._take_control(message)
+        else:
+            self._connection.close(Disconnect.BAD_REQUEST)
+        return None
+
+    def _take_control(self, message: WSMessage) -> Waiting | None:
+        """Answers a ping once the rate allows it. No command holds pings and pongs, so no other
+        limit counts them.
+
+        Nothing is read meanwhile, so a client that sends many has to wait as well.
+        """
+        services = self._node.services
+        now_s = services.clock.monotonic_s()
+        if self._bucket is None:
+            self._bucket = Bucket(CONTROL_RATE, now_s)
+        wait_s = self._bucket.owe(CONTROL_RATE, now_s)
+        if wait_s > 0:
+            services.counters.limited(Limit.CONTROL_RATE)
+            return self._answer_later(message, wait_s)
+        self._answer(message)
+        return None
+
+    async def _answer_later(self, message: WSMessage, wait_s: float) -> None:
+        await sleep(wait_s)
+        self._answer(message)
+
+    def _answer(self, message: WSMessage) -> None:
+        if message.type is WSMsgType.PING:
+            self._writer.send(pong_frame(bytes(message.data)))
+
+    # ---- the end
+
+    def _end(self, last: _Last) -> None:
+        """No more frames can come. Idempotent."""
+        if self._is_over:
+            return
+        self._is_over = True
+        writer, client = self._writer, self._connection.client
+        self._node.closed(self._connection)
+        self._node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
+        if writer.closed_with is None:
+            _log.info("client_gone", client=client, code=last.told)
+            writer.answer_close(last.answer)
+        else:
+            if writer.closed_with is Disconnect.SLOW:
+                _log.warning("client_slow", client=client)
+            writer.end()

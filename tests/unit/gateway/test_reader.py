@@ -1,0 +1,207 @@
+"""What reads a client's frames once its handshake is answered, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import pytest
+import structlog
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer, TestServer
+
+from roomcast.client.connection import Connection
+from roomcast.gateway.keys import NODE
+from roomcast.gateway.reader import ClientFrames
+from roomcast.gateway.websocket import WebSocketGateway
+from tests.unit.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, handshake, masked, parsed
+from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, until
+
+PATH: Final = "/connection/websocket"
+CONNECT: Final = masked(TEXT, b'{"id":1,"connect":{}}')
+GOODBYE: Final = masked(CLOSE, b"\x03\xe8")
+
+
+class Served:
+    """A node, and the way to it."""
+
+    def __init__(self, node: LocalNode, server: BaseTestServer) -> None:
+        self.node = node
+        self.server = server
+        self.visitors: list[asyncio.StreamWriter] = []
+
+    @property
+    def connections(self) -> int:
+        return len(self.node.assembly.node)
+
+    @property
+    def client(self) -> ClientFrames:
+        """The only client there is."""
+        [connection] = self.node.assembly.node._connections
+        protocol = connection.socket._transport.get_protocol()  # type: ignore[attr-defined]  # it is a Writer
+        assert isinstance(protocol, ClientFrames)
+        return protocol
+
+    async def visit(self, behind: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A WebSocket. `behind`: sent in one piece with the handshake."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        self.visitors.append(writer)
+        writer.write(handshake(PATH) + behind)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101"), head
+        return reader, writer
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    node = Fleet().node()
+    app = web.Application()
+    app[NODE] = node.assembly.node
+    gateway = WebSocketGateway(
+        allowed_origins=(), message_size_limit=4096, queue_bytes_max=1024 * 1024
+    )
+    app.router.add_get(PATH, gateway.handle)
+    async with TestServer(app) as server:
+        served = Served(node, server)
+        yield served
+        for visitor in served.visitors:
+            visitor.transport.abort()
+        await until(lambda: served.connections == 0)
+        await node.assembly.dispatcher.close()
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(DEADLINE_S):
+        return await reader.read()
+
+
+async def test_what_comes_with_the_handshake_is_taken(served: Served) -> None:
+    reader, _ = await served.visit(CONNECT + masked(PING, b"early") + GOODBYE)
+    frames = list(parsed(await _rest(reader)))
+    assert [frame.opcode for frame in frames] == [TEXT, PONG, CLOSE]
+    assert frames[-1].close_code == 1000
+
+
+async def test_a_client_that_is_silent_has_no_task(served: Served) -> None:
+    before = asyncio.all_tasks()
+    reader, writer = await served.visit(CONNECT)
+    await reader.readuntil(b"}}")
+    runner = served.server.runner
+    assert runner is not None
+    server = runner.server
+    assert server is not None
+    await until(lambda: not server.connections)
+    assert asyncio.all_tasks() == before
+    writer.write(GOODBYE)
+    await _rest(reader)
+
+
+async def test_answers_to_frames_that_came_together_are_one_write(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = await served.visit(CONNECT)
+    await reader.readuntil(b"}}")
+    client, sends = served.client, []
+    wire: Any = client._transport
+    write = wire.write
+
+    def written(frame: bytes) -> None:
+        sends.append(frame)
+        write(frame)
+
+    monkeypatch.setattr(wire, "write", written)
+    asked = b"".join(
+        masked(TEXT, json.dumps({"id": number, "unsubscribe": {"channel": "a"}}).encode())
+        for number in (2, 3, 4)
+    )
+    client.data_received(asked)
+    assert [len(list(parsed(sent))) for sent in sends] == [3]
+    writer.write(GOODBYE)
+    ids = [json.loads(frame.payload)["id"] for frame in list(parsed(await _rest(reader)))[:-1]]
+    assert ids == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "said, code",
+    [
+        (b"\x83\x80\0\0\0\0", 1002),
+        (b"\xc1\x80\0\0\0\0", 1002),
+        (masked(PING, b"", final=False), 1002),
+        (masked(TEXT, b"\xff"), 1007),
+        (masked(TEXT, b"x" * 17_000), 1009),
+        (masked(BINARY, b"{}"), 3501),
+    ],
+    ids=["opcode", "compressed", "control in parts", "no UTF-8", "too large", "encoding"],
+)
+async def test_what_breaks_the_rules_is_closed(served: Served, said: bytes, code: int) -> None:
+    reader, writer = await served.visit(CONNECT)
+    await reader.readuntil(b"}}")
+    # What was whole before it is answered.
+    writer.write(masked(PING, b"before") + said + masked(PING, b"after") + GOODBYE)
+    pong, close = parsed(await _rest(reader))
+    assert (pong.payload, close.close_code) == (b"before", code)
+
+
+async def test_a_fault_of_ours_closes_the_connection_and_is_told(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Connection, "take", broken)
+    with structlog.testing.capture_logs() as events:
+        reader, _ = await served.visit(CONNECT)
+        [close] = parsed(await _rest(reader))
+        assert close.opcode == CLOSE
+    assert "client_failed" in [event["event"] for event in events]
+
+
+async def test_reading_stops_while_much_waits_and_goes_on_afterwards(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on = asyncio.Event()
+
+    async def wait() -> None:
+        await may_go_on.wait()
+
+    take: Callable[..., Any] = Connection.take
+    monkeypatch.setattr(Connection, "take", lambda *_: wait())
+    reader, writer = await served.visit(CONNECT)
+    await until(lambda: served.connections)
+    wire = served.client._transport
+    writer.write(masked(PING, b"") * 2000 + masked(PING, b"last"))
+    await until(lambda: not wire.is_reading())
+    monkeypatch.setattr(Connection, "take", take)
+    monkeypatch.setattr("roomcast.gateway.reader.sleep", lambda _: asyncio.sleep(0))
+    may_go_on.set()
+    async with asyncio.timeout(DEADLINE_S):
+        await reader.readuntil(b"last")
+    assert wire.is_reading()
+    writer.write(GOODBYE)
+    await _rest(reader)
+
+
+async def test_who_is_torn_off_while_a_frame_waits_is_gone_when_it_is_done(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on = asyncio.Event()
+
+    async def wait() -> None:
+        await may_go_on.wait()
+
+    monkeypatch.setattr(Connection, "take", lambda *_: wait())
+    _, writer = await served.visit(CONNECT)
+    await until(lambda: served.connections)
+    client = served.client
+    await until(lambda: client._task)
+    writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+    )
+    writer.transport.abort()
+    await until(lambda: client._is_lost)
+    assert served.connections == 1
+    may_go_on.set()
+    await until(lambda: served.connections == 0)
