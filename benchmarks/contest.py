@@ -261,7 +261,7 @@ def serve(clients: int) -> Iterator[Contestant]:
             # Clients of a crowd answer none.
             no_pings = f"ping_interval_s = {NO_PING_S}"
             aws = publish_cpu.WAYS["lean"]
-            node = stack.enter_context(publish_cpu.node(cloud, aws, None, no_pings))
+            node = stack.enter_context(publish_cpu.node(cloud, aws, client=no_pings))
         contestant = Serve(node, clients)
         stack.callback(contestant.end)
         yield contestant

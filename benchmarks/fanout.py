@@ -8,14 +8,17 @@ turns.
 
 from __future__ import annotations
 
+import statistics
 import sys
 
+from benchmarks.figures import Figure
 from benchmarks.node import WAYS
 from benchmarks.rig import CLIENTS, Process, end_in_time, rig, say
 
-__all__: list[str] = []
+__all__ = ["measure"]
 
 ROUNDS = 20
+ROUNDS_SHORT = 5
 PUBLICATIONS = 20
 PAD = "x" * 150
 _QUEUE_BYTES_MAX = 1024 * 1024
@@ -31,17 +34,41 @@ def measured(node: Process, crowd: Process, way: str) -> float:
     return float(cpu_s) / PUBLICATIONS / CLIENTS * 1e6
 
 
-def main() -> None:
-    """Prints µs, which depend on this machine, and ratios, which depend on it less."""
-    end_in_time()
+def costs(rounds: int) -> dict[str, list[float]]:
+    """CPU µs per delivery by way, round by round."""
     cost: dict[str, list[float]] = {way: [] for way in WAYS}
     with rig(queue_bytes_max=_QUEUE_BYTES_MAX) as (node, crowd):
         for way in WAYS:
             measured(node, crowd, way)
-        for number in range(ROUNDS):
+        for number in range(rounds):
             turn = number % len(WAYS)
             for way in WAYS[turn:] + WAYS[:turn]:
                 cost[way].append(measured(node, crowd, way))
+    return cost
+
+
+def measure(short: bool) -> list[Figure]:
+    """For the suite. `short`: fewer rounds."""
+    rounds = ROUNDS_SHORT if short else ROUNDS
+    median = {way: statistics.median(us) for way, us in costs(rounds).items()}
+    return [
+        Figure(
+            f"fan-out to {CLIENTS:,} within the process, {way}: CPU of a delivery",
+            median[way],
+            median["floor"],
+            "us",
+            "loop of transport.write",
+            rounds=rounds,
+        )
+        for way in WAYS
+        if way != "floor"
+    ]
+
+
+def main() -> None:
+    """Prints µs, which depend on this machine, and ratios, which depend on it less."""
+    end_in_time()
+    cost = costs(ROUNDS)
     sys.stdout.write(
         f"{CLIENTS} clients, {PUBLICATIONS} publications of about {len(PAD)} bytes a round\n"
     )

@@ -36,16 +36,18 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.aws_stub import REGION, TABLE_PREFIX, TOPIC_ARN
+from benchmarks.figures import Figure
 from benchmarks.hot_channel import CONFIG
 from benchmarks.rig import PATH, ROOT, Process, end_in_time, say
 from roomcast.dev.provision import DUMMY_CREDENTIALS, provision
 
-__all__: list[str] = []
+__all__ = ["measure"]
 
 ROUNDS: Final = 7
+ROUNDS_SHORT: Final = 3
 ROUNDS_MAX: Final = 50
 ROOMS: Final = 20
-# Of one room in a round. Enough for a CPU time in ticks of 10 ms.
+# Of one room in a round.
 PUBLICATIONS: Final = {"kept": 150, "closed": 20}
 PAD: Final = "x" * 200
 # A publication over a kept connection on the way of a node, in PutItems.
@@ -56,7 +58,8 @@ _ANSWER_S: Final = 30.0
 _START_S: Final = 60
 _ROUND_S: Final = 60
 _END_S: Final = 30.0
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
+# With a process's id: its clock for `clock_gettime`, which Python has no name for (Linux).
+_CPU_OF_PROCESS: Final = 2
 
 # Filled by `str.format`: nothing in the common part is in braces.
 _CONFIG: Final = (
@@ -70,6 +73,7 @@ topic_arn = "{topic_arn}"
 {aws}
 """
 )
+_CHANNELS: Final = "[channel.without_namespace]\n"
 # What is measured: the options of [aws] under a name.
 WAYS: Final = {"lean": "lean_calls = true", "SDK": "lean_calls = false"}
 
@@ -148,8 +152,12 @@ KINDS: Final = {"kept": kept, "closed": closed}
 
 
 @contextmanager
-def node(cloud: Cloud, aws: str, profile: str | None, client: str = "") -> Iterator[Measured]:
-    """A ready node. `aws`: its options of [aws] beside the names, `client`: more of [client]."""
+def node(
+    cloud: Cloud, aws: str, profile: str | None = None, *, client: str = "", channel: str = ""
+) -> Iterator[Measured]:
+    """A ready node. Its options beside the names: `aws` of [aws], `client` of [client], and
+    `channel` of channels without a namespace.
+    """
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "bench.toml"
         config.write_text(
@@ -159,7 +167,9 @@ def node(cloud: Cloud, aws: str, profile: str | None, client: str = "") -> Itera
                 prefix=TABLE_PREFIX,
                 topic_arn=cloud.topic_arn,
                 aws=aws,
-            ).replace("[client]\n", f"[client]\n{client}\n", 1)
+            )
+            .replace("[client]\n", f"[client]\n{client}\n", 1)
+            .replace(_CHANNELS, _CHANNELS + channel)
         )
         log = Path(directory) / "log"
         profiled = ["-m", "cProfile", "-o", str(Path(profile).absolute())] if profile else []
@@ -199,8 +209,7 @@ class Measured:
 
     def cpu_s(self) -> float:
         """User and system time of all its threads so far."""
-        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(stat[11]) + int(stat[12])) / _TICKS
+        return time.clock_gettime(~self.pid << 3 | _CPU_OF_PROCESS)
 
 
 async def publications_cpu_s(node: Measured, count: int) -> float:
@@ -304,6 +313,27 @@ def measured(
             costs.floor.append(put_s / count * 1e6)
             sys.stderr.write(f"{kind}: round {number + 1} of {rounds}\n")
     return costs
+
+
+def measure(short: bool) -> list[Figure]:
+    """For the suite. `short`: over kept connections only, the way of a node."""
+    found = []
+    for kind in ("kept",) if short else tuple(KINDS):
+        ways, rounds = (["lean"], ROUNDS_SHORT) if short else (list(WAYS), ROUNDS)
+        costs = measured(kind, ways, rounds, PUBLICATIONS[kind])
+        found += [
+            Figure(
+                f"publication, {kind} connections, {way}: CPU",
+                statistics.median(costs.ways[way]),
+                statistics.median(costs.floor),
+                "us",
+                "PutItem through aioboto3",
+                PUT_ITEMS_MAX if (kind, way) == ("kept", "lean") else None,
+                rounds=rounds,
+            )
+            for way in ways
+        ]
+    return found
 
 
 def missed(kind: str, costs: Costs) -> list[str]:

@@ -45,9 +45,18 @@ class Member:
 MEMBERS: Final = (
     Member("envelope", "An envelope that nobody here needs"),
     Member("c_floor", "Fan-out, and a loop of send in C"),
+    Member("fanout", "Fan-out, and other ways to the same sockets"),
+    Member("mixed", "Fan-out to subscribers of different kinds"),
     Member("peer_fanout", "Fan-out, and peers"),
+    Member("publish_cpu", "An acknowledged publication"),
+    Member("http_api", "The server API"),
+    Member("hot_room", "One room that many publish in"),
+    Member("end_to_end", "From a publisher to a subscriber"),
+    Member("inbound", "Commands"),
+    Member("arrivals", "Clients that come"),
+    Member("connections", "Clients that are there"),
+    Member("comings", "Clients that come and go in a large channel"),
     Member("processes", "Several processes of one machine"),
-    Member("comings", "Clients that come and leave in a loop"),
 )
 
 # What is longer has failed: this machine is too busy to measure on.

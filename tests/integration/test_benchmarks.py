@@ -15,12 +15,16 @@ from benchmarks import (
     arrivals,
     comings,
     connections,
+    end_to_end,
     fanout,
     floods,
     hot_channel,
+    hot_room,
+    http_api,
     inbound,
     json_floods,
     lifecycle,
+    mixed,
     presence,
     processes,
     publish_cpu,
@@ -100,6 +104,41 @@ def test_publications_are_measured_in_both_ways(kind: str) -> None:
     costs = publish_cpu.measured(kind, list(publish_cpu.WAYS), rounds=1, publications=3)
     assert set(costs.ways) == set(publish_cpu.WAYS)
     assert all(ratio > 0 for way in costs.ways for ratio in costs.ratios(way))
+
+
+def test_every_way_over_http_is_measured() -> None:
+    costs = http_api.measured(list(http_api.WAYS), rounds=1, share=0.05)
+    assert all(us > 0 for [us] in costs.values())
+    found = http_api.figures(costs)
+    assert len(found) == 8
+    assert all(figure.rounds == 1 and figure.ratio > 0 for figure in found)
+
+
+def test_subscribers_of_all_forms_get_everything() -> None:
+    costs = mixed.measured(rounds=1, subscribers=2 * len(mixed.FORMS))
+    assert costs.keys() == {"plain", "mixed"}
+    [found] = mixed.figures({"plain": [2.0, 4.0, 9.0], "mixed": [5.0, 6.0, 1.0]})
+    assert found.ratio == 1.25
+    assert found.met
+
+
+def test_a_publication_is_followed_from_instance_to_instance() -> None:
+    times = end_to_end.measured(rounds=1, publications=5)
+    for found in (times.put, times.chain, times.same, times.other):
+        assert len(found) == 5
+        assert all(ms > 0 for ms in found)
+    assert min(times.chain) > min(times.put)
+    assert len(end_to_end.figures(times, 1)) == 3
+
+
+def test_the_publishers_of_one_room_are_acknowledged() -> None:
+    runs, floor = hot_room.measured(rounds=1, seconds=1.5, publishers=5)
+    [found] = hot_room.figures(runs, floor)
+    assert found.value > 0
+    assert found.floor > 0
+    runs[0].errors["111"] += 1
+    with pytest.raises(SystemExit, match="111"):
+        hot_room.figures(runs, floor)
 
 
 def test_a_publication_that_costs_too_much_is_named() -> None:

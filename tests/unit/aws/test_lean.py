@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import aioboto3
 import aiohttp
@@ -23,12 +24,14 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 from botocore.retries.standard import ExponentialBackoff
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from roomcast.aws import clients as clients_module
 from roomcast.aws import lean as lean_module
 from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.errors import ATTEMPTS_MAX, mapped, port_errors
-from roomcast.aws.lean import LeanClient
+from roomcast.aws.lean import LeanClient, form_encoded
 from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import REGION, SESSION, Answer, faked, hang_up, reset, say
 
@@ -614,3 +617,15 @@ async def test_without_credentials_nothing_is_sent(lean: bool) -> None:
         clients.log._request_signer._credentials = None
         assert type(await raised(CALLS["put_item"](clients))) is Rejected
     assert server.requests == 0
+
+
+@settings(max_examples=200)
+@given(st.text(st.sampled_from(' +%{}[]",:~._-aZ9ä😀\n\t=&/?') | st.characters(codec="utf-8")))
+def test_a_form_is_encoded_as_the_sdk_does(text: str) -> None:
+    fields = {"Message": text, "Structure of it": 1}
+    assert form_encoded(fields) == urlencode(fields, doseq=True).encode()
+
+
+def test_a_form_of_many_kinds_of_letters_is_encoded_as_the_sdk_does() -> None:
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 2000)))
+    assert form_encoded({"Message": text}) == urlencode({"Message": text}).encode()

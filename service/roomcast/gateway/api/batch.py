@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import orjson
 
-from roomcast.concurrency import each
 from roomcast.gateway.api.fields import FLAG, PAYLOAD, ListOf, Parameter, read
-from roomcast.gateway.api.methods import ApiCall, Method
+from roomcast.gateway.api.methods import ApiCall, Begun, Method, Params, UnderWay
 from roomcast.gateway.api.refusals import Refusal, bad_field, wire
+from roomcast.log.item import ITEM_BYTES_MAX
+from roomcast.log.lane import LANE_BYTES_MAX
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
 
@@ -20,6 +22,7 @@ __all__ = [
     "BATCH_COMMANDS_MAX",
     "BATCH_FIELDS",
     "BATCH_REPLIES_BYTES_MAX",
+    "BATCH_TOGETHER_BYTES",
     "Batch",
     "Run",
 ]
@@ -29,8 +32,14 @@ BATCH_COMMANDS_MAX: Final = 1000
 BATCH_BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 # Bytes of all replies together. Once they are used up, the remaining commands are not carried out.
 BATCH_REPLIES_BYTES_MAX: Final = 8 * 1024 * 1024
-# Commands of one `parallel` batch that run at once.
+# Commands of one `parallel` batch that are under way at once.
 BATCH_AT_ONCE: Final = 64
+# Bytes of publications that follow each other and are handed over together: they must not fill
+# their channel's lane by themselves.
+BATCH_TOGETHER_BYTES: Final = ITEM_BYTES_MAX
+assert BATCH_TOGETHER_BYTES <= LANE_BYTES_MAX // 4, "others have room as well"
+# Room that is kept for the reply to a publication that was begun. It has about 80 bytes.
+_REPLY_BYTES: Final = 256
 
 BATCH_FIELDS: Final = (
     Parameter(
@@ -57,9 +66,8 @@ class Batch:
         Raises Refusal.
         """
         asked = read(BATCH_FIELDS, params)
-        run = Run(call, self._chosen, lambda method: method.name)
-        at_once = BATCH_AT_ONCE if asked["parallel"] else 1
-        replies = await each(at_once, list(enumerate(asked["commands"])), run.reply)
+        run = Run(call, self._chosen, lambda method: method.name, parallel=asked["parallel"])
+        replies = await run.replies(asked["commands"])
         return {"replies": [orjson.Fragment(reply) for reply in replies]}
 
     def _chosen(self, command: Json, name: str) -> tuple[Method, Json]:
@@ -76,7 +84,9 @@ class Run:
     """Carries out the commands of one request, as long as there is room for their replies.
 
     `chosen` takes a command and its name in refusals. It returns the method and the parameters, and
-    raises Refusal. `under`: the field of a reply that holds the result.
+    raises Refusal. `under`: the field of a reply that holds the result. `parallel`: all of them at
+    once. Otherwise each begins when the one before is done, or as if it did: publications that
+    follow each other in one channel are handed over together, and so share their appends.
     """
 
     def __init__(
@@ -84,28 +94,102 @@ class Run:
         call: ApiCall,
         chosen: Callable[[Json, str], tuple[Method, Json]],
         under: Callable[[Method], str],
+        *,
+        parallel: bool = False,
     ) -> None:
         self._call = call
         self._chosen = chosen
         self._under = under
+        self._parallel = parallel
+        self._under_way = UnderWay(call.turns, BATCH_AT_ONCE if parallel else BATCH_COMMANDS_MAX)
         self._room = BATCH_REPLIES_BYTES_MAX
+        # By the place of the command.
+        self._replies: dict[int, bytes] = {}
+        self._begun: dict[int, tuple[Method, Begun]] = {}
+        self._begun_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def reply(self, numbered: tuple[int, Json]) -> bytes:
-        """The reply to one command. `numbered`: the command's place in the request, and the
-        command.
-
-        Raises nothing of its own.
-        """
-        index, command = numbered
-        # A command may finish without waiting for anything.
-        await self._call.turns.wait()
+    async def replies(self, commands: Sequence[Json]) -> list[bytes]:
+        """The replies, in the order of `commands`. To be called once."""
         try:
-            if self._room <= 0:
-                raise Refusal(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
-            method, params = self._chosen(command, f"commands[{index}]")
-            result = await method.handler(self._call, read(method.fields, params))
-            encoded = orjson.dumps({self._under(method): result})
+            for index, command in enumerate(commands):
+                await self._under_way.begin()
+                try:
+                    await self._begin(index, command)
+                except Refusal as refused:
+                    self._under_way.end()
+                    self._refuse(index, refused)
+            await self._answer_begun()
+            await asyncio.gather(*self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        return [self._replies[index] for index in range(len(commands))]
+
+    async def _begin(self, index: int, command: Json) -> None:
+        """Begins a command, or carries it out. Raises Refusal when it did not begin."""
+        self._demand_room()
+        method, params = self._chosen(command, f"commands[{index}]")
+        asked = read(method.fields, params)
+        if self._begun and not self._may_join(method, asked):
+            await self._answer_begun()
+            self._demand_room()
+        if method.begin is not None:
+            begun = method.begin(self._call, asked)
+            if begun.future is None:
+                self._under_way.end()
+                await self._answer(index, method, begun.result())
+            else:
+                begun.future.add_done_callback(self._under_way.end)
+                self._begun[index] = method, begun
+                self._begun_bytes += begun.size
+            return
+        answering = self._answer(index, method, method.handler(self._call, asked))
+        if self._parallel:
+            task = asyncio.create_task(answering)
+            task.add_done_callback(self._under_way.end)
+            self._tasks.add(task)
+        else:
+            await answering
+            self._under_way.end()
+            self._under_way.waited()
+
+    def _may_join(self, method: Method, asked: Params) -> bool:
+        """Whether a command may begin beside those that were begun."""
+        if self._room <= len(self._begun) * _REPLY_BYTES:
+            return False
+        if self._parallel:
+            return True
+        before, begun = next(reversed(self._begun.values()))
+        return (
+            method is before
+            and begun.may_precede(asked)
+            and self._begun_bytes < BATCH_TOGETHER_BYTES
+        )
+
+    def _demand_room(self) -> None:
+        if self._room <= 0:
+            raise Refusal(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
+
+    async def _answer_begun(self) -> None:
+        """Waits for all commands that were begun."""
+        begun, self._begun, self._begun_bytes = self._begun, {}, 0
+        for index, (method, one) in begun.items():
+            await self._answer(index, method, one.result())
+        self._under_way.waited()
+
+    async def _answer(
+        self, index: int, method: Method, result: Awaitable[Mapping[str, Json]]
+    ) -> None:
+        try:
+            self._reply(index, {self._under(method): await result})
         except Refusal as refused:
-            encoded = orjson.dumps({"error": wire(refused.error, refused.why)})
+            self._refuse(index, refused)
+
+    def _refuse(self, index: int, refused: Refusal) -> None:
+        self._reply(index, {"error": wire(refused.error, refused.why)})
+
+    def _reply(self, index: int, reply: Mapping[str, Json]) -> None:
+        self._replies[index] = encoded = orjson.dumps(reply)
         self._room -= len(encoded)
-        return encoded

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from roomcast.concurrency import each
 from roomcast.gateway.api.batch import BATCH_COMMANDS_MAX, Run
 from roomcast.gateway.api.methods import ApiCall, Method
 from roomcast.gateway.api.refusals import Refusal, bad_field
@@ -45,8 +44,7 @@ class Commands:
 
     async def carry_out(self, call: ApiCall, commands: Sequence[Json]) -> bytes:
         """A reply for each command, one a line, in their order."""
-        run = Run(call, self._chosen, lambda _: "result")
-        replies = await each(1, list(enumerate(commands)), run.reply)
+        replies = await Run(call, self._chosen, lambda _: "result").replies(commands)
         return b"".join(reply + b"\n" for reply in replies)
 
     def _chosen(self, command: Json, name: str) -> tuple[Method, Json]:

@@ -81,15 +81,19 @@ def read(fields: Sequence[Parameter], params: Json, within: str = "") -> dict[st
     members = _checked(params, within or "the request", shapes.OBJECT)
     values: dict[str, Any] = {}
     for field in fields:
-        name = f"{within}.{field.name}" if within else field.name
-        value = members.get(field.name)
-        if value is None and not (field.default is ABSENT and field.name in members):
+        name = field.name
+        value = members.get(name)
+        if value is None and not (field.default is ABSENT and name in members):
             if field.required:
-                raise bad_field(name, "is required")
-            values[field.name] = field.default
+                raise bad_field(_full(name, within), "is required")
+            values[name] = field.default
         else:
-            values[field.name] = field.kind.read(value, name)
+            values[name] = field.kind.read(value, _full(name, within))
     return values
+
+
+def _full(name: str, within: str) -> str:
+    return f"{within}.{name}" if within else name
 
 
 def schema(fields: Sequence[Parameter]) -> Schema:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -18,16 +19,20 @@ from roomcast.wire.publication import Json
 
 __all__ = [
     "BODY_ROOM_BYTES",
+    "COMMANDS_AT_A_TIME",
     "COMMANDS_A_TURN",
     "CONTAINERS_MAX",
     "ESCAPED_MAX",
     "ApiCall",
+    "Begun",
     "Containers",
     "Handler",
     "Method",
     "Params",
+    "UnderWay",
     "decoded",
     "known",
+    "payload_bytes",
     "sized",
 ]
 
@@ -43,6 +48,9 @@ ESCAPED_MAX: Final = 3
 CONTAINERS_MAX: Final = 65_536
 # Commands of batches, and channels of broadcasts, in one turn of the event loop: some milliseconds.
 COMMANDS_A_TURN: Final = 16
+# Those of them that one request carries out without giving way.
+COMMANDS_AT_A_TIME: Final = 8
+assert COMMANDS_A_TURN % COMMANDS_AT_A_TIME == 0, "a turn has room for whole ones"
 
 Params = Mapping[str, Any]
 
@@ -72,7 +80,7 @@ class ApiCall:
 
     `late`: the request may have waited for a long time before it was read. `payload_bytes_max`:
     bytes of a publication's data. `containers`: those that were not taken yet.
-    `turns`: those of the node.
+    `turns`: those of the node, each for COMMANDS_AT_A_TIME.
     """
 
     node: Node
@@ -83,6 +91,59 @@ class ApiCall:
     turns: Turns
 
 
+class UnderWay:
+    """Paces the commands of one request: their turns, and how many are under way at once.
+
+    Several in a row share one turn: to wait for a turn costs as much as half of a publication.
+    """
+
+    __slots__ = ("_left", "_places", "_turns")
+
+    def __init__(self, turns: Turns, at_once: int) -> None:
+        self._turns = turns
+        self._places = asyncio.Semaphore(at_once)
+        # Commands that may still be begun in this turn.
+        self._left = 0
+
+    async def begin(self) -> None:
+        """Waits until the next command may begin. It is under way until `end`."""
+        if self._left == 0 or self._places.locked():
+            await self._places.acquire()
+            await self._turns.wait()
+            self._left = COMMANDS_AT_A_TIME
+        else:
+            await self._places.acquire()
+        self._left -= 1
+
+    def end(self, _future: object = None) -> None:
+        """One command is done. Also for `add_done_callback`."""
+        self._places.release()
+
+    def waited(self) -> None:
+        """The request waited for something else: its next command takes another turn."""
+        self._left = 0
+
+
+class Begun(Protocol):
+    """A command that was begun, and is done later."""
+
+    @property
+    def future(self) -> asyncio.Future[Any] | None:
+        """Done when the command is. None = it is done."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its payload."""
+
+    def may_precede(self, asked: Params) -> bool:
+        """Whether the same method with `asked` may begin before this one is done, and still have
+        its effect after it.
+        """
+
+    async def result(self) -> Mapping[str, Json]:
+        """Raises Refusal."""
+
+
 Handler = Callable[[ApiCall, Params], Awaitable[Mapping[str, Json]]]
 
 
@@ -91,9 +152,9 @@ class Method:
     """One method. `result`: JSON Schema of the value that the handler returns.
 
     `payloads`: the number of payloads that a request may hold. `room_bytes`: bytes of a request
-    beside them.
+    beside them. `begin` does the same as the handler, and does not wait for the result.
 
-    The handler raises only Refusal.
+    The handler and `begin` raise only Refusal.
     """
 
     name: str
@@ -104,6 +165,7 @@ class Method:
     doc: str = ""
     payloads: int = 1
     room_bytes: int = BODY_ROOM_BYTES
+    begin: Callable[[ApiCall, Params], Begun] | None = None
 
     def body_bytes_max(self, payload_bytes_max: int) -> int:
         """The greatest length of a request, in bytes."""
@@ -133,10 +195,19 @@ def decoded(call: ApiCall, name: str, text: bytes) -> Json:
 
 def sized(call: ApiCall, name: str, payload: Json) -> Json:
     """`payload`, the value of the parameter `name`. Raises Refusal when it is too large."""
+    payload_bytes(call, name, payload)
+    return payload
+
+
+def payload_bytes(call: ApiCall, name: str, payload: Json) -> int:
+    """The bytes of `payload`, the value of the parameter `name`, as JSON.
+
+    Raises Refusal when they are too many.
+    """
     try:
         size = len(orjson.dumps(payload))
     except orjson.JSONEncodeError:
         raise Refusal(Error.BAD_REQUEST, f"{name} is nested too deeply") from None
     if size > call.payload_bytes_max:
         raise Refusal(Error.LIMIT_EXCEEDED, f"{name} is larger than {call.payload_bytes_max} bytes")
-    return payload
+    return size

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from roomcast.concurrency import each
+from roomcast.delivery.publisher import Publisher
 from roomcast.gateway.api.fields import (
     ABSENT,
     BASE64,
@@ -28,9 +29,10 @@ from roomcast.gateway.api.methods import (
     ApiCall,
     Method,
     Params,
+    UnderWay,
     decoded,
     known,
-    sized,
+    payload_bytes,
 )
 from roomcast.gateway.api.refusals import Refusal, bad_field, wire
 from roomcast.log.appender import Full, TooLarge
@@ -39,7 +41,7 @@ from roomcast.wire.channels import is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.commands import text_to_keep
 from roomcast.wire.encoding import Unencodable
-from roomcast.wire.publication import Json, Publication
+from roomcast.wire.publication import Json, Publication, StreamPosition
 
 __all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
 
@@ -60,6 +62,7 @@ class _Content:
     """The publication of one call, for one channel or several."""
 
     data: Json
+    size: int
     text: str | None
     tags: Mapping[str, str] | None
     key: str | None
@@ -67,24 +70,72 @@ class _Content:
     delta: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A publication in `channel` that was handed over. `size`: bytes of its data.
+
+    `future`: None = it was not stored.
+    """
+
+    channel: str
+    publisher: Publisher
+    size: int
+    future: asyncio.Future[StreamPosition] | None
+
+    def may_precede(self, asked: Params) -> bool:
+        # A channel's publications are appended in the order in which they are handed over. What
+        # is not stored would overtake them.
+        return bool(asked["channel"] == self.channel and not asked["skip_history"])
+
+    async def result(self) -> Mapping[str, Json]:
+        if self.future is None:
+            return {}
+        try:
+            position = await self.future
+        except (NotAppended, OutcomeUnknown) as failure:
+            _log.warning("api_publish_failed", channel=self.channel, reason=str(failure))
+            raise Refusal(self.publisher.error(failure)) from failure
+        return {"offset": position.offset, "epoch": position.epoch}
+
+
+def _begin(call: ApiCall, asked: Params) -> _Begun:
+    """Raises Refusal."""
+    return _handed_over(call, asked["channel"], _content(call, asked))
+
+
 async def _publish(call: ApiCall, asked: Params) -> Mapping[str, Json]:
-    return await _published(call, asked["channel"], _content(call, asked))
+    return await _begin(call, asked).result()
 
 
 async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
-    content = _content(call, asked)
-
-    async def one(channel: str) -> Mapping[str, Json]:
+    content, under_way = _content(call, asked), UnderWay(call.turns, BROADCAST_AT_ONCE)
+    begun: list[_Begun | Refusal] = []
+    for channel in asked["channels"]:
         # A publication in a channel without history waits for nothing else.
-        await call.turns.wait()
+        await under_way.begin()
         try:
             if not is_valid_name(channel):
                 raise bad_field("channel", "must be a channel's name")
-            return {"result": await _published(call, channel, content)}
+            one = _handed_over(call, channel, content)
         except Refusal as refused:
-            return {"error": wire(refused.error, refused.why)}
+            begun.append(refused)
+            under_way.end()
+        else:
+            begun.append(one)
+            if one.future is None:
+                under_way.end()
+            else:
+                one.future.add_done_callback(under_way.end)
+    return {"responses": [await _response(one) for one in begun]}
 
-    return {"responses": await each(BROADCAST_AT_ONCE, asked["channels"], one)}
+
+async def _response(one: _Begun | Refusal) -> Mapping[str, Json]:
+    try:
+        if isinstance(one, Refusal):
+            raise one
+        return {"result": await one.result()}
+    except Refusal as refused:
+        return {"error": wire(refused.error, refused.why)}
 
 
 def _content(call: ApiCall, asked: Params) -> _Content:
@@ -104,7 +155,8 @@ def _content(call: ApiCall, asked: Params) -> _Content:
     elif (data := asked["data"]) is ABSENT:
         raise bad_field("data", "is required")
     return _Content(
-        sized(call, "data", data),
+        data,
+        payload_bytes(call, "data", data),
         text,
         asked["tags"],
         asked["idempotency_key"],
@@ -113,7 +165,7 @@ def _content(call: ApiCall, asked: Params) -> _Content:
     )
 
 
-async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[str, Json]:
+def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
     """Raises Refusal."""
     options, services = known(call, channel), call.node.services
     if content.key is not None and call.late:
@@ -128,8 +180,8 @@ async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[
             if content.key is not None:
                 raise Refusal(Error.NOT_AVAILABLE, "an idempotency_key needs history")
             services.publisher.send(channel, published)
-            return {}
-        position = await services.appender.submit(
+            return _Begun(channel, services.publisher, content.size, None)
+        position = services.appender.submit(
             channel,
             published,
             options.history_ttl_s * 1000,
@@ -138,10 +190,7 @@ async def _published(call: ApiCall, channel: str, content: _Content) -> Mapping[
         )
     except (Full, TooLarge, Unencodable) as failure:
         raise Refusal(services.publisher.error(failure)) from None
-    except (NotAppended, OutcomeUnknown) as failure:
-        _log.warning("api_publish_failed", channel=channel, reason=str(failure))
-        raise Refusal(services.publisher.error(failure)) from failure
-    return {"offset": position.offset, "epoch": position.epoch}
+    return _Begun(channel, services.publisher, content.size, position)
 
 
 # The same range as in Centrifugo's API.
@@ -203,6 +252,7 @@ PUBLISH: Final = Method(
     (Parameter("channel", CHANNEL, "Where to publish.", required=True), *_CONTENT),
     _POSITION,
     _publish,
+    begin=_begin,
 )
 BROADCAST: Final = Method(
     "broadcast",

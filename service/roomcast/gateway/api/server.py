@@ -28,7 +28,13 @@ from roomcast.gateway.api import channels, clients, nodes, publishing
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
 from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
-from roomcast.gateway.api.methods import COMMANDS_A_TURN, ApiCall, Containers, Method
+from roomcast.gateway.api.methods import (
+    COMMANDS_A_TURN,
+    COMMANDS_AT_A_TIME,
+    ApiCall,
+    Containers,
+    Method,
+)
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refusal, wire
 from roomcast.gateway.api.watch import Watch
@@ -78,7 +84,7 @@ class Api:
         self._key = key.encode()
         self._insecure = insecure
         self._payload_bytes_max = message_size_limit
-        self._turns = Turns(COMMANDS_A_TURN)
+        self._turns = Turns(COMMANDS_A_TURN // COMMANDS_AT_A_TIME)
 
     def add_routes(self, app: web.Application) -> None:
         """Adds a route for each method, one for their description, and the task that watches for
@@ -115,8 +121,7 @@ class Api:
             if request.content_length is None:
                 return _refusal(411, Error.BAD_REQUEST, "Content-Length is required")
             try:
-                async with asyncio.timeout(BODY_S):
-                    body = await _body(request, body_bytes_max)
+                body = await _body(request, body_bytes_max)
             except TimeoutError:
                 return _refusal(
                     408, Error.BAD_REQUEST, f"the body was not complete within {BODY_S:g} s"
@@ -196,15 +201,20 @@ def _batch(batch: Batch) -> Answering:
 async def _body(request: web.Request, bytes_max: int) -> bytes | None:
     """The body. None: it is longer than `bytes_max`, by its header or once it is decompressed.
 
-    Raises RequestPayloadError.
+    Raises TimeoutError after BODY_S, and RequestPayloadError.
     """
     if request.content_length is not None and request.content_length > bytes_max:
         return None
+    if request.content.is_eof():
+        # It came with the headers, as most do.
+        whole = request.content.read_nowait()
+        return whole if len(whole) <= bytes_max else None
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > bytes_max:
-            return None
+    async with asyncio.timeout(BODY_S):
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > bytes_max:
+                return None
     return bytes(body)
 
 

@@ -15,6 +15,7 @@ from roomcast.gateway.api import batch as batch_module
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, BATCH_COMMANDS_MAX
 from roomcast.gateway.api.methods import COMMANDS_A_TURN
 from roomcast.gateway.api.publishing import BROADCAST_AT_ONCE
+from roomcast.ports import Rejected
 from tests.unit.gateway.api.conftest import Caller
 
 NOT_FOUND = {"error": {"code": 104, "message": "method not found"}}
@@ -61,6 +62,76 @@ async def test_commands_are_carried_out_in_order_unless_parallel(caller: Caller)
     assert [entry["data"] for entry in caller.stored()] == [1, 2, 3]
     assert len(replies[1]["history"]["publications"]) == 1
     assert [replies[index]["publish"]["offset"] for index in (0, 2, 3)] == [1, 2, 3]
+
+
+async def test_publications_that_follow_each_other_in_a_channel_share_appends(
+    caller: Caller,
+) -> None:
+    replies = await batch(caller, *(publish(number) for number in range(100)))
+    assert [reply["publish"]["offset"] for reply in replies] == list(range(1, 101))
+    assert [entry["data"] for entry in caller.stored()] == list(range(100))
+    assert len(caller.node.world.stream) < 20, "not an append each"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        publish(2, "other"),
+        {"publish": {"channel": "lobby", "data": 2, "skip_history": True}},
+        publish(2, "plain:room"),
+        {"broadcast": {"channels": ["lobby"], "data": 2}},
+        {"history": {"channel": "lobby"}},
+    ],
+    ids=["another channel", "not stored", "without history", "broadcast", "read"],
+)
+async def test_nothing_else_begins_before_a_publication_is_in_the_log(
+    caller: Caller, fleet: Any, command: Any
+) -> None:
+    publisher = caller.node.assembly.node.services.publisher
+    held = fleet.traffic.hold("put_item")
+    asking = asyncio.create_task(batch(caller, publish(1), command))
+    await held.arrived(1)
+    calls = sum(fleet.traffic.calls.values())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert (held.count, sum(fleet.traffic.calls.values())) == (1, calls)
+    assert publisher.signalled == 0
+    held.release()
+    assert all("error" not in reply for reply in await asking)
+
+
+async def test_publications_of_a_batch_leave_room_in_their_lane(
+    caller: Caller, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "BATCH_TOGETHER_BYTES", 1000)
+    appender = caller.node.assembly.node.services.appender
+    held = fleet.traffic.hold("put_item")
+    commands = [publish("x" * 200)] * 50
+    asking = asyncio.create_task(batch(caller, *commands))
+    await held.arrived(1)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert 1000 <= appender.waiting_bytes < 1500
+    held.release()
+    replies = await asking
+    assert [reply["publish"]["offset"] for reply in replies] == list(range(1, 51))
+
+
+async def test_a_key_counts_within_a_batch(caller: Caller) -> None:
+    keyed = {"publish": {"channel": "lobby", "data": 1, "idempotency_key": "order-1"}}
+    first, second, third = await batch(caller, keyed, publish(2), keyed)
+    assert third == first != second
+    assert [entry["data"] for entry in caller.stored()] == [1, 2]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_a_publication_that_fails_is_one_error(caller: Caller, parallel: bool) -> None:
+    await caller.publish()
+    caller.node.world.fail_next("put_item", Rejected("simulated"))
+    replies = await batch(
+        caller, publish(1), publish(2, "no:where"), publish(3, "other"), parallel=parallel
+    )
+    assert [reply.get("error", {}).get("code") for reply in replies] == [100, 102, None]
 
 
 async def test_a_parallel_batch_is_under_way_at_once_and_not_all_of_it(
