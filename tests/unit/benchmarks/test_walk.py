@@ -11,7 +11,7 @@ MOVES_MAX = 55
 
 async def test_a_publication_passes_few_files_from_a_frame_to_a_push() -> None:
     to_log, from_queue = (await walk()).legs.values()
-    assert to_log.files[0] == "gateway/websocket.py"
+    assert to_log.files[0] == "gateway/reader.py"
     assert to_log.passed >= {"client/session.py", "log/appender.py", "log/channel_log.py"}
     assert from_queue.files[0] == "delivery/poller.py"
     assert from_queue.passed >= {"delivery/intake.py", "delivery/hub.py", "gateway/writer.py"}

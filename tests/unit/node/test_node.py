@@ -161,7 +161,7 @@ async def test_a_drain_takes_no_further_commands(
         await going_on.wait()
         return 1.0
 
-    monkeypatch.setattr(client.connection, "_pace", SimpleNamespace(keep=keep))
+    monkeypatch.setattr(client.connection, "_pace", SimpleNamespace(keep=keep, take=bool))
     publishes = [{"publish": {"channel": "room", "data": each}} for each in (2, 3)]
     saying = asyncio.create_task(client.say(*publishes))
     await paused.wait()
