@@ -127,7 +127,8 @@ class Intake:
             self._ears.came()
             for canary in canaries:
                 self._ears.hear(canary, envelope.at)
-        if self._shards is not None:
+        # Of what comes through the base topic, canaries are enough: other records are many.
+        if self._shards is not None and (canaries or envelope.shard is not None):
             newest = max((canary.offset for canary in canaries), default=0)
             self._shards.came(envelope.shard, envelope.shards, newest)
 
@@ -193,20 +194,28 @@ class _Outgoing:
         self._joins_and_leaves = joins_and_leaves
         # By channel.
         self._published: dict[str, list[Sent]] = {}
+        # Whether joins or leaves were added since the last time that they went out.
+        self._has_told = False
 
     def publish(self, channel: str, one: Sent) -> None:
-        self._joins_and_leaves.go()
+        self._tell_all()
         self._published.setdefault(channel, []).append(one)
 
     def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
         """Raises Unencodable, and then leaves the others as they are."""
         self._publish_all()
         self._joins_and_leaves.add(channel, kind, info)
+        self._has_told = True
 
     def go(self) -> None:
         """Send all of it. Joins and leaves may have to wait."""
         self._publish_all()
-        self._joins_and_leaves.go()
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        if self._has_told:
+            self._has_told = False
+            self._joins_and_leaves.go()
 
     def _publish_all(self) -> None:
         for channel, publications in self._published.items():
