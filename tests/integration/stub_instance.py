@@ -48,7 +48,7 @@ def end_with_stdin() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for option in ("host", "port", "peers", "config", "log-level"):
+    for option in ("host", "port", "processes", "peers", "config", "log-level"):
         parser.add_argument(f"--{option}")
     for switch in ("demo", "exit-on-stdin-close", "stub-fails", "stub-ignores-sigterm"):
         parser.add_argument(f"--{switch}", action="store_true")
@@ -57,6 +57,7 @@ def main() -> None:
         sys.exit(3)
     assert options.demo
     assert options.exit_on_stdin_close
+    assert options.processes == "1"
     assert f":{options.port}" in options.peers
     signal.signal(signal.SIGTERM, signal.SIG_IGN if options.stub_ignores_sigterm else on_sigterm)
     threading.Thread(target=end_with_stdin, daemon=True).start()
