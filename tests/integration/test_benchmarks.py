@@ -228,6 +228,8 @@ def test_a_flood_goes_on_while_the_neighbour_is_measured(
             process.end()
 
 
+# npm has a minute.
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "enter",
     [serve, c_loop, *(peer.run for peer in PEERS)],
