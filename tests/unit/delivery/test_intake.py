@@ -312,6 +312,8 @@ def test_what_comes_through_a_topic_shard_says_nothing_of_the_base_topic(world: 
     world.intake.take([through(None, canary)])
     assert (world.ears.times, world.ears.canaries) == (1, [(5, 7)])
     assert world.shards.heard[2:] == [(None, 4, 5)]
+    world.intake.take([through(None, log_item(1))])
+    assert (world.ears.times, len(world.shards.heard)) == (2, 3), "canaries say enough"
 
 
 def test_signals_say_nothing_of_the_lambda(world: World) -> None:
