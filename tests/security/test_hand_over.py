@@ -118,3 +118,19 @@ async def test_sockets_that_begin_and_end_in_odd_ways_leave_nothing(seed: int) -
             await until(lambda: len(node.door) <= 1)
             await until(lambda: len(asyncio.all_tasks()) <= before + 1)
     assert logs.faults() == []
+
+
+@pytest.mark.parametrize(
+    "named, body",
+    [
+        ("Content-Length: 5", b"hello"),
+        ("Content-Length: 200000", b""),
+        ("Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+    ],
+)
+async def test_a_handshake_with_a_body_is_refused(named: str, body: bytes) -> None:
+    """The rest of the body would be taken for frames."""
+    async with target() as node:
+        lines = _HANDSHAKE.removesuffix(b"\r\n") + named.encode() + b"\r\n\r\n"
+        assert (await node.raw(lines + body)).startswith(b"HTTP/1.1 400 ")
+        await node.still_serves()

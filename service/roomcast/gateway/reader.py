@@ -176,6 +176,13 @@ class ClientFrames(asyncio.Protocol):
             self._is_paused = True
             self._transport.pause_reading()
 
+    def eof_received(self) -> None:
+        """The client says no more. The transport closes once what waits is written, which a client
+        that does not read would put off for long.
+        """
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
+
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
         self._is_lost = True
         if self.left is not None:

@@ -84,8 +84,11 @@ def _accepted(request: web.Request) -> tuple[str | None, bytes]:
     """The subprotocol of the handshake `request`, None = none that is known here, and its answer
     (RFC 6455 §4.2.2).
 
-    Raises HTTPUpgradeRequired when it is no handshake.
+    Raises HTTPUpgradeRequired when it is no handshake, and HTTPBadRequest when it has a body: what
+    is left of that would be taken for frames.
     """
+    if request.body_exists:
+        raise web.HTTPBadRequest(text="A handshake has no body.\n")
     # aiohttp has the rules of a handshake.
     found = _HANDSHAKE.can_prepare(request)
     if not found.ok:

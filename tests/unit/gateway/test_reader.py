@@ -17,12 +17,15 @@ from roomcast.client.connection import Connection
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames
 from roomcast.gateway.websocket import WebSocketGateway
+from roomcast.gateway.writer import CLOSE_WAIT_S
 from tests.unit.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, handshake, masked, parsed
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, until
 
 PATH: Final = "/connection/websocket"
 CONNECT: Final = masked(TEXT, b'{"id":1,"connect":{}}')
 GOODBYE: Final = masked(CLOSE, b"\x03\xe8")
+
+MORE_THAN_THE_KERNEL_HOLDS = 32 * 1024 * 1024
 
 
 class Served:
@@ -205,3 +208,17 @@ async def test_who_is_torn_off_while_a_frame_waits_is_gone_when_it_is_done(
     assert served.connections == 1
     may_go_on.set()
     await until(lambda: served.connections == 0)
+
+
+async def test_who_says_no_more_and_does_not_read_is_gone_soon(served: Served) -> None:
+    """Its place would be kept until it misses a ping."""
+    _, writer = await served.visit(CONNECT)
+    await until(lambda: served.connections)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a stream's
+    wire = served.client._transport
+    wire.write(b"x" * MORE_THAN_THE_KERNEL_HOLDS)
+    await until(wire.get_write_buffer_size)
+    writer.write_eof()
+    # Long before a ping is missed.
+    async with asyncio.timeout(10 * CLOSE_WAIT_S):
+        await until(lambda: served.connections == 0)
