@@ -10,7 +10,9 @@ import struct
 from typing import Final
 
 import pytest
+from aiohttp import web
 
+from roomcast.gateway.door import hand_over
 from tests.security.target import DEADLINE_S, HOST, PATH, Target, target, watched
 from tests.unit.worlds import until
 
@@ -134,3 +136,40 @@ async def test_a_handshake_with_a_body_is_refused(named: str, body: bytes) -> No
         lines = _HANDSHAKE.removesuffix(b"\r\n") + named.encode() + b"\r\n\r\n"
         assert (await node.raw(lines + body)).startswith(b"HTTP/1.1 400 ")
         await node.still_serves()
+
+
+class _Heard(asyncio.Protocol):
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+
+async def test_what_came_behind_a_handshake_comes_before_what_is_read_next() -> None:
+    heard = _Heard()
+    with socket.socket() as client:
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            # It is ready to be read in the turn in which the transport is handed over.
+            client.sendall(b"second")
+            await asyncio.sleep(0)
+            hand_over(request.protocol, heard)
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_get(PATH, handle)
+        runner = web.AppRunner(app, handle_signals=False)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            client.connect(runner.addresses[0])
+            client.sendall(_HANDSHAKE + b"first ")
+            await until(lambda: len(heard.data) == len(b"first second"))
+        finally:
+            client.close()
+            await runner.cleanup()
+    assert heard.data == b"first second"

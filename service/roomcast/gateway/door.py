@@ -181,8 +181,16 @@ def hand_over(handler: web.RequestHandler, successor: asyncio.Protocol) -> Calla
     handler.transport = None
     handler.connection_lost(None)
     if rest.data:
-        asyncio.get_running_loop().call_soon(successor.data_received, rest.data)
+        # Also what is ready to be read in this very turn must not come before it.
+        transport.pause_reading()
+        asyncio.get_running_loop().call_soon(_go_on_reading, transport, successor, rest.data)
     return left
+
+
+def _go_on_reading(transport: asyncio.Transport, successor: asyncio.Protocol, first: bytes) -> None:
+    # In this order, because the successor may pause it again.
+    transport.resume_reading()
+    successor.data_received(first)
 
 
 def _nothing() -> None:
