@@ -28,6 +28,7 @@ from roomcast.serve.supervision import FIRST, OPEN_S, GiveUp, Leave, Restart, Su
 from roomcast.system import random_fraction
 
 __all__ = [
+    "BEGIN_S",
     "DRAIN_JITTER",
     "END_S",
     "HUNG_S",
@@ -39,8 +40,13 @@ __all__ = [
 
 PORT_MAX: Final = 65_535
 # A process that gives no sign of life for so long hangs. It would go on taking its share of new
-# clients, so it is killed. Before its first sign it imports its program.
+# clients, so it is killed.
 HUNG_S: Final = 30.0
+# The same for its first sign. Before that it imports its program.
+BEGIN_S: Final = 120.0
+# The last part of that time begins when the first is over. If this process itself was suspended,
+# all of it seems to be over at once, and signs that came meanwhile are still to be read.
+_LAST_PART: Final = 0.1
 # How much longer than configured a drain may take: its slices have a random length.
 DRAIN_JITTER: Final = 1.5
 # Seconds for what follows a process's drain, also when each call of AWS hangs. A process that takes
@@ -273,13 +279,12 @@ class _Supervisor:
     async def _hear(self, index: int, reader: asyncio.StreamReader) -> None:
         """What the process tells, until its end."""
         try:
-            line = await reader.readline()
-            while line:
+            limit_s = BEGIN_S
+            while line := await _line(reader, limit_s):
                 self._heard(index, line.decode().split())
-                async with asyncio.timeout(HUNG_S):
-                    line = await reader.readline()
+                limit_s = HUNG_S
         except TimeoutError:
-            _log.error("process_hangs", process=index, silent_s=HUNG_S)
+            _log.error("process_hangs", process=index, silent_s=limit_s)
             if index in self._children:
                 self._children[index].end(signal.SIGKILL)
         except OSError:
@@ -309,3 +314,12 @@ class _Supervisor:
             child.listen(index in listeners)
             if releaser is not None:
                 child.release(index == releaser)
+
+
+async def _line(reader: asyncio.StreamReader, within_s: float) -> bytes:
+    """The next line. Raises TimeoutError, if this process was awake at the end of that time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s * (1 - _LAST_PART)):
+            return await reader.readline()
+    async with asyncio.timeout(within_s * _LAST_PART):
+        return await reader.readline()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final
@@ -181,6 +182,30 @@ async def test_one_that_hangs_is_killed_and_started_again(monkeypatch: pytest.Mo
         assert len(one.told("process_hangs")) == 1
         assert one.told("process_failed")[0]["code"] == -signal.SIGKILL
         await one.until(lambda: len(one.pids) > 1)
+
+
+async def test_one_that_hangs_before_its_first_sign_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "BEGIN_S", 0.2)
+    async with host(("hangs", "", "0"), SERVES) as two:
+        assert await two.code() == 1
+        assert len(two.told("process_hangs")) == len(two.pids) == 1
+        assert two.told("processes_given_up")
+
+
+async def test_a_supervisor_that_was_suspended_kills_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "HUNG_S", 1.0)
+    async with host(SERVES, SERVES) as two:
+        await two.until(lambda: len(two.told("process_serves")) == 2)
+        for _ in range(3):
+            time.sleep(1.5)  # noqa: ASYNC251  # as if it was: the event loop stands still
+            await asyncio.sleep(0)
+        two.stop.set()
+        assert await two.code() == 0, two.logs
+        assert not two.told("process_hangs")
 
 
 async def test_an_end_that_is_a_failure_is_told() -> None:
