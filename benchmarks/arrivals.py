@@ -9,14 +9,13 @@ clients open their connections at once, and recover publications that they misse
 
 from __future__ import annotations
 
-import argparse
 from statistics import median
 from typing import Final
 
 from benchmarks.figures import Figure
 from benchmarks.host import bare, node, usage
 from benchmarks.rig import Process, end_in_time
-from benchmarks.table import told
+from benchmarks.suite import run_alone
 
 __all__ = ["measure"]
 
@@ -107,15 +106,6 @@ def storm(clients: int) -> Figure:
     )
 
 
-def main() -> None:
-    """Prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    end_in_time(_RUN_S)
-    told(measure(asked.short), as_json=asked.json)
-
-
 if __name__ == "__main__":
-    main()
+    end_in_time(_RUN_S)
+    run_alone(measure)

@@ -19,7 +19,7 @@ from typing import Final
 from benchmarks.figures import Figure
 from benchmarks.host import bare, node, usage
 from benchmarks.rig import Process, end_in_time
-from benchmarks.table import told
+from benchmarks.suite import tell
 from roomcast.serve.descriptors import RESERVED
 
 __all__ = ["measure"]
@@ -140,7 +140,7 @@ def main() -> None:
     else:
         clients = min(asked.clients, _clients_max())
         figures = [pings(clients, asked.seconds, max(asked.clients, clients))]
-    told(figures, as_json=asked.json)
+    tell(figures, as_rows=asked.json)
 
 
 if __name__ == "__main__":

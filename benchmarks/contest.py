@@ -21,11 +21,11 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks import publish_cpu
+from benchmarks import serving
 from benchmarks.figures import Skipped
 from benchmarks.rig import CHANNEL, MARK, NO_PING_S, Process
 from roomcast.gateway.writer import text_frame
@@ -42,7 +42,6 @@ __all__ = [
     "c_loop",
     "compiled",
     "contest",
-    "cpu_s",
     "medians",
     "on_core",
     "pad",
@@ -81,16 +80,6 @@ def pad(size: int = PAYLOAD_BYTES) -> str:
 def payload() -> str:
     """The JSON of one publication's data."""
     return json.dumps({"text": pad()}, separators=(",", ":"))
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of all threads of a process so far."""
-    spent_ns = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        # A thread may end meanwhile.
-        with suppress(FileNotFoundError, ProcessLookupError):
-            spent_ns += int((task / "schedstat").read_text(encoding="ascii").split()[0])
-    return spent_ns / 1e9
 
 
 @contextmanager
@@ -134,14 +123,14 @@ class Contestant(ABC):
 
     def _sent_s(self, count: int, settle_s: float) -> float:
         """CPU s of `count` publications that reach everybody."""
-        before_s = cpu_s(self.pid)
+        before_s = serving.cpu_s(self.pid)
         self._crowd.begin("read", publications=count, nap_s=NAP_S)
         self.send(count)
         missing = self._crowd.answer()["missing"]
         if missing:
             raise Lost(f"{missing} of {self.clients} clients did not get everything in time")
         time.sleep(settle_s)
-        return cpu_s(self.pid) - before_s
+        return serving.cpu_s(self.pid) - before_s
 
 
 class Line(Contestant):
@@ -203,7 +192,7 @@ class Serve(Contestant):
     A delivery is what a publication to the channel costs beyond one to a channel that nobody reads.
     """
 
-    def __init__(self, node: publish_cpu.Measured, clients: int) -> None:
+    def __init__(self, node: serving.Measured, clients: int) -> None:
         super().__init__(node.pid, node.port, "roomcast", clients)
         self._api = http.client.HTTPConnection("127.0.0.1", node.port, timeout=_HTTP_S)
         self._bodies = {
@@ -218,10 +207,10 @@ class Serve(Contestant):
 
     def delivery_us(self, count: int) -> float:
         read_s = self._sent_s(count, SERVE_SETTLE_S)
-        before_s = cpu_s(self.pid)
+        before_s = serving.cpu_s(self.pid)
         self._publish(NOBODY, count)
         time.sleep(SERVE_SETTLE_S)
-        unread_s = cpu_s(self.pid) - before_s
+        unread_s = serving.cpu_s(self.pid) - before_s
         return (read_s - unread_s) / count / self.clients * 1e6
 
     def end(self) -> None:
@@ -256,12 +245,12 @@ def serve(clients: int) -> Iterator[Contestant]:
     widen()
     with ExitStack() as stack:
         with on_core(CLIENT_CORE):
-            cloud = stack.enter_context(publish_cpu.kept())
+            cloud = stack.enter_context(serving.kept())
         with on_core(SERVER_CORE):
             # Clients of a crowd answer none.
             no_pings = f"ping_interval_s = {NO_PING_S}"
-            aws = publish_cpu.WAYS["lean"]
-            node = stack.enter_context(publish_cpu.node(cloud, aws, client=no_pings))
+            aws = serving.WAYS["lean"]
+            node = stack.enter_context(serving.node(cloud, aws, client=no_pings))
         contestant = Serve(node, clients)
         stack.callback(contestant.end)
         yield contestant

@@ -19,7 +19,6 @@ import asyncio
 import json
 import random
 import secrets
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -33,8 +32,8 @@ import orjson
 
 from benchmarks.aws_stub import REGION, TABLE_PREFIX
 from benchmarks.figures import Figure
-from benchmarks.publish_cpu import WAYS, Cloud, closed, node
-from benchmarks.rig import PATH, end_in_time, percentile
+from benchmarks.rig import PATH, end_in_time, options_of, percentile
+from benchmarks.serving import WAYS, Cloud, closed, node
 from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.queue import SqsInstanceQueue
@@ -333,13 +332,8 @@ def measure(short: bool) -> list[Figure]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints ms, which depend on this machine, and ratios, which depend on it less."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"1 to {ROUNDS_MAX}")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    options = parser.parse_args(arguments)
-    if not 1 <= options.rounds <= ROUNDS_MAX:
-        parser.error(f"--rounds is 1 to {ROUNDS_MAX}")
-    # SIGTERM must end all started processes too.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
+    options = options_of(parser, arguments, ROUNDS, ROUNDS_MAX)
     end_in_time(_START_S + options.rounds * _ROUND_S)
     times = measured(options.rounds)
     found = figures(times, options.rounds)

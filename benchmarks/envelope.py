@@ -9,19 +9,17 @@ channels that nobody here follows, and records that this node wrote itself and t
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from typing import Final
 
 import orjson
 
 from benchmarks.figures import Figure
 from benchmarks.rig import end_in_time
+from benchmarks.suite import run_alone
 from roomcast.delivery.envelope import checked_pubs, pack, record_text
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
@@ -131,22 +129,6 @@ def _intake(channels: dict[str, _Had]) -> Intake:
     return Intake("node", channels, Hub(), _Ears(), lambda _channel: False)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.envelope", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="the figures as JSON lines")
-    options = parser.parse_args(arguments)
-    end_in_time()
-    for figure in measure(short=False):
-        if options.json:
-            line = json.dumps({**asdict(figure), "ratio": figure.ratio})
-        else:
-            line = (
-                f"{figure.name:<52} {figure.value:7.1f} {figure.unit}   {figure.ratio:.2f} × "
-                f"{figure.floor_name}"
-            )
-        sys.stdout.write(line + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    end_in_time()
+    run_alone(measure)

@@ -24,7 +24,7 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from benchmarks.node import Bench
-from benchmarks.rig import CHANNEL, PATH, Process, quiet, widen
+from benchmarks.rig import CHANNEL, NO_PING_S, PATH, Process, quiet, widen
 from roomcast.gateway.door import Door, GiveWay, end_proxied, name_no_version
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway
@@ -41,7 +41,6 @@ BARE: Final = "bare"
 _QUEUE_BYTES_MAX: Final = 1024 * 1024
 _MESSAGE_BYTES_MAX: Final = 65_536
 _BACKLOG: Final = 1024
-_NEVER_S: Final = 3600.0
 
 
 class _Server(Protocol):
@@ -188,7 +187,7 @@ def _answer(answer: Mapping[str, Any]) -> None:
 # ---- for those that start it
 
 
-def node(core: int = 0, ping_interval_s: float = _NEVER_S) -> tuple[Process, int]:
+def node(core: int = 0, ping_interval_s: float = NO_PING_S) -> tuple[Process, int]:
     """A node, and its port."""
     process = Process("benchmarks.host", NODE_KIND, ping_interval_s, core)
     return process, int(process.answer()["port"])
@@ -196,7 +195,7 @@ def node(core: int = 0, ping_interval_s: float = _NEVER_S) -> tuple[Process, int
 
 def bare(core: int = 0) -> tuple[Process, int]:
     """A bare server, and its port."""
-    process = Process("benchmarks.host", BARE, _NEVER_S, core)
+    process = Process("benchmarks.host", BARE, NO_PING_S, core)
     return process, int(process.answer()["port"])
 
 

@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import secrets
-import signal
 import statistics
 import sys
 import time
@@ -28,8 +27,8 @@ from benchmarks import hot_channel
 from benchmarks.end_to_end import aws, channel_table, item_of_one
 from benchmarks.figures import Figure
 from benchmarks.hot_channel import Layout, Run
-from benchmarks.publish_cpu import WAYS, Cloud, closed, node
-from benchmarks.rig import end_in_time, percentile
+from benchmarks.rig import end_in_time, options_of, percentile
+from benchmarks.serving import WAYS, Cloud, closed, node
 
 __all__ = ["figures", "measure", "measured"]
 
@@ -101,13 +100,8 @@ def measure(short: bool) -> list[Figure]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints rates, which depend on this machine, and their ratio, which depends on it less."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hot_room", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"1 to {ROUNDS_MAX}")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    options = parser.parse_args(arguments)
-    if not 1 <= options.rounds <= ROUNDS_MAX:
-        parser.error(f"--rounds is 1 to {ROUNDS_MAX}")
-    # SIGTERM must end all started processes too.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
+    options = options_of(parser, arguments, ROUNDS, ROUNDS_MAX)
     end_in_time(_START_S + options.rounds * _ROUND_S)
     runs, floor = measured(options.rounds, SECONDS)
     [found] = figures(runs, floor)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import statistics
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,9 +30,9 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.figures import Figure
-from benchmarks.publish_cpu import WAYS as AWS_WAYS
-from benchmarks.publish_cpu import Measured, kept, node
-from benchmarks.rig import PATH, end_in_time, say
+from benchmarks.rig import PATH, end_in_time, options_of, say
+from benchmarks.serving import WAYS as AWS_WAYS
+from benchmarks.serving import Measured, kept, node
 
 __all__ = ["Costs", "figures", "measure", "measured"]
 
@@ -254,16 +253,11 @@ def measure(short: bool) -> list[Figure]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints µs, which depend on this machine, and ratios, which depend on it less."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http_api", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"1 to {ROUNDS_MAX}")
     parser.add_argument("--way", choices=WAYS, action="append", help="default: all")
     parser.add_argument("--profile", help="a file for cProfile's data of the node")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    options = parser.parse_args(arguments)
-    if not 1 <= options.rounds <= ROUNDS_MAX:
-        parser.error(f"--rounds is 1 to {ROUNDS_MAX}")
+    options = options_of(parser, arguments, ROUNDS, ROUNDS_MAX)
     ways = options.way or list(WAYS)
-    # SIGTERM must end all started processes too.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
     end_in_time(_START_S * 2 + options.rounds * _ROUND_S)
     costs = measured(ways, options.rounds, profile=options.profile)
     found = figures(costs) if ways == list(WAYS) else []

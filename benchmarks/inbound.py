@@ -10,7 +10,6 @@ server process, in rounds that take turns.
 
 from __future__ import annotations
 
-import argparse
 import json
 from statistics import median
 from typing import Final
@@ -18,7 +17,7 @@ from typing import Final
 from benchmarks.figures import Figure
 from benchmarks.host import bare, node, usage
 from benchmarks.rig import Process, end_in_time
-from benchmarks.table import told
+from benchmarks.suite import run_alone
 
 __all__ = ["measure"]
 
@@ -93,15 +92,6 @@ def _rate(server: Process, callers: Process, clients: int, window: int) -> float
     return float(asked["answers"]) / (after_s - before_s)
 
 
-def main() -> None:
-    """Prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    end_in_time(_RUN_S)
-    told(measure(asked.short), as_json=asked.json)
-
-
 if __name__ == "__main__":
-    main()
+    end_in_time(_RUN_S)
+    run_alone(measure)

@@ -17,7 +17,6 @@ import base64
 import json
 import os
 import select
-import signal
 import socket
 import statistics
 import struct
@@ -30,9 +29,9 @@ from typing import Any, Final
 
 from benchmarks.figures import Figure
 from benchmarks.http_api import Caller
-from benchmarks.publish_cpu import WAYS as AWS_WAYS
-from benchmarks.publish_cpu import Measured, kept, node
-from benchmarks.rig import PATH, Process, end_in_time, make_room, say, widen
+from benchmarks.rig import PATH, Process, end_in_time, make_room, options_of, say, widen
+from benchmarks.serving import WAYS as AWS_WAYS
+from benchmarks.serving import Measured, kept, node
 from roomcast.wire.protobuf_schema import message_class
 
 __all__ = ["CHANNELS", "FORMS", "figures", "measure", "measured"]
@@ -267,13 +266,8 @@ def main(arguments: Sequence[str]) -> int:
         _serve(int(arguments[1]))
         return 0
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mixed", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"1 to {ROUNDS_MAX}")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    options = parser.parse_args(arguments)
-    if not 1 <= options.rounds <= ROUNDS_MAX:
-        parser.error(f"--rounds is 1 to {ROUNDS_MAX}")
-    # SIGTERM must end all started processes too.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
+    options = options_of(parser, arguments, ROUNDS, ROUNDS_MAX)
     end_in_time(_START_S + options.rounds * _ROUND_S)
     costs = measured(options.rounds)
     [found] = figures(costs)

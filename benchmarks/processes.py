@@ -22,7 +22,6 @@ import argparse
 import http.client
 import json
 import multiprocessing
-import os
 import re
 import resource
 import selectors
@@ -37,12 +36,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.aws_stub import REGION
 from benchmarks.figures import Figure
-from benchmarks.rig import MARK, PATH, ROOT, end_in_time
+from benchmarks.rig import MARK, PATH, end_in_time
+from benchmarks.serving import child, cpu_s, emulator, pump
+from benchmarks.suite import tell
 from roomcast.dev.provision import DUMMY_CREDENTIALS, provision
 
 __all__ = [
@@ -58,7 +60,6 @@ __all__ = [
     "together",
 ]
 
-REGION: Final = "eu-west-1"
 # N processes must do the work of so much of N.
 EFFICIENCY_MIN: Final = 0.9
 PAD: Final = "x" * 200
@@ -168,7 +169,7 @@ class Host:
 
     def cpu_s(self) -> float:
         """Time on cores so far, of all threads of all processes."""
-        return sum(_cpu_s(pid) for pid in self.pids)
+        return sum(cpu_s(pid) for pid in self.pids)
 
     def publish(self, port: int, channel: str, count: int, crowd: Crowd | None = None) -> None:
         """Publishes so often, one after the other; each comes to all of `crowd` before the next."""
@@ -196,46 +197,6 @@ class Host:
         return found
 
 
-def _cpu_s(pid: int) -> float:
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(each.read_text(encoding="ascii").split()[0]) for each in tasks) / 1e9
-
-
-@contextmanager
-def _child(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={
-            **{name: value for name, value in os.environ.items() if "ROOMCAST_" not in name},
-            "AWS_ACCESS_KEY_ID": DUMMY_CREDENTIALS.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": DUMMY_CREDENTIALS.secret_access_key,
-        },
-        text=True,
-        **options,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-
-
-@contextmanager
-def emulator() -> Iterator[str]:
-    """The embedded AWS. Yields its endpoint."""
-    pipe = subprocess.PIPE
-    with _child(
-        "-m", "roomcast.dev.emulator", "--region", REGION, stdin=pipe, stdout=pipe
-    ) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["endpoint"]
-
-
 @contextmanager
 def host(endpoint: str, processes: int) -> Iterator[Host]:
     """A host that is ready, with a deployment of its own."""
@@ -248,13 +209,7 @@ def host(endpoint: str, processes: int) -> Iterator[Host]:
         topic_name=f"{prefix}topic",
     )
     with ExitStack() as stack:
-        stack.enter_context(
-            _child(
-                *("-m", "roomcast.dev.stream_pump", "--endpoint", endpoint, "--region", REGION),
-                *("--stream-arn", made.stream_arn, "--topic-arn", made.topic_arn),
-                stdin=subprocess.PIPE,
-            )
-        )
+        stack.enter_context(pump(endpoint, made))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         config, log = directory / "bench.toml", directory / "log"
         config.write_text(
@@ -263,7 +218,7 @@ def host(endpoint: str, processes: int) -> Iterator[Host]:
             )
         )
         process = stack.enter_context(
-            _child(
+            child(
                 *("-m", "roomcast", "serve", "--port", "0", "--config", str(config)),
                 *("--processes", str(processes)),
                 stdin=subprocess.DEVNULL,
@@ -498,15 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
     end_in_time(_RUN_S)
     figures = measure(options.short)
-    if options.json:
-        sys.stdout.write(json.dumps([asdict(each) | {"ratio": each.ratio} for each in figures]))
-        sys.stdout.write("\n")
-    else:
-        for each in figures:
-            sys.stdout.write(
-                f"{each.name:<76} {each.value:8.2f} {each.unit:<6} {each.floor_name}: "
-                f"{each.floor:.2f}   ratio {each.ratio:.3f}{'' if each.met else '   missed'}\n"
-            )
+    tell(figures, as_rows=options.json)
     return 0 if all(each.met for each in figures) else 1
 
 

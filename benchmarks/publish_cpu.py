@@ -20,28 +20,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 
-from benchmarks.aws_stub import REGION, TABLE_PREFIX, TOPIC_ARN
+from benchmarks.aws_stub import REGION
 from benchmarks.figures import Figure
-from benchmarks.hot_channel import CONFIG
-from benchmarks.rig import PATH, ROOT, Process, end_in_time, say
-from roomcast.dev.provision import DUMMY_CREDENTIALS, provision
+from benchmarks.rig import PATH, Process, end_in_time, options_of, say
+from benchmarks.serving import KINDS, WAYS, Measured, node
 
-__all__ = ["measure"]
+__all__ = ["KINDS", "WAYS", "measure"]
 
 ROUNDS: Final = 7
 ROUNDS_SHORT: Final = 3
@@ -57,159 +50,9 @@ _SETTLE_S: Final = 1.0
 _ANSWER_S: Final = 30.0
 _START_S: Final = 60
 _ROUND_S: Final = 60
-_END_S: Final = 30.0
-# With a process's id: its clock for `clock_gettime`, which Python has no name for (Linux).
-_CPU_OF_PROCESS: Final = 2
-
-# Filled by `str.format`: nothing in the common part is in braces.
-_CONFIG: Final = (
-    CONFIG
-    + """[aws]
-endpoint_url = "{endpoint}"
-region = "{region}"
-table_prefix = "{prefix}"
-queue_prefix = "{prefix}"
-topic_arn = "{topic_arn}"
-{aws}
-"""
-)
-_CHANNELS: Final = "[channel.without_namespace]\n"
-# What is measured: the options of [aws] under a name.
-WAYS: Final = {"lean": "lean_calls = true", "SDK": "lean_calls = false"}
-
-
-# ---- processes
-
-
-@dataclass(frozen=True, slots=True)
-class Cloud:
-    """One kind of AWS. `table`: the floor's."""
-
-    kind: str
-    endpoint: str
-    topic_arn: str
-    table: str
-
-
-@contextmanager
-def child(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended at the end, in order if it can."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={
-            **{name: value for name, value in os.environ.items() if "ROOMCAST_" not in name},
-            "AWS_ACCESS_KEY_ID": DUMMY_CREDENTIALS.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": DUMMY_CREDENTIALS.secret_access_key,
-        },
-        text=True,
-        **options,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-
-
-@contextmanager
-def kept() -> Iterator[Cloud]:
-    """The stub, for one node."""
-    pipe = subprocess.PIPE
-    with child("-m", "benchmarks.aws_stub", stdin=pipe, stdout=pipe) as stub:
-        assert stub.stdout is not None
-        endpoint = json.loads(stub.stdout.readline())["endpoint"]
-        yield Cloud("kept", endpoint, TOPIC_ARN, "floor")
-
-
-@contextmanager
-def closed() -> Iterator[Cloud]:
-    """The embedded AWS and its Lambda, for one node."""
-    pipe = subprocess.PIPE
-    with ExitStack() as stack:
-        emulator = stack.enter_context(
-            child("-m", "roomcast.dev.emulator", "--region", REGION, stdin=pipe, stdout=pipe)
-        )
-        assert emulator.stdout is not None
-        endpoint = json.loads(emulator.stdout.readline())["endpoint"]
-        for prefix in ("floor-", TABLE_PREFIX):
-            made = provision(endpoint, prefix, region=REGION, credentials=DUMMY_CREDENTIALS)
-        stack.enter_context(
-            child(
-                *("-m", "roomcast.dev.stream_pump", "--endpoint", endpoint, "--region", REGION),
-                *("--stream-arn", made.stream_arn, "--topic-arn", made.topic_arn),
-                stdin=pipe,
-            )
-        )
-        yield Cloud("closed", endpoint, made.topic_arn, "floor-channels")
-
-
-KINDS: Final = {"kept": kept, "closed": closed}
-
-
-@contextmanager
-def node(
-    cloud: Cloud, aws: str, profile: str | None = None, *, client: str = "", channel: str = ""
-) -> Iterator[Measured]:
-    """A ready node. Its options beside the names: `aws` of [aws], `client` of [client], and
-    `channel` of channels without a namespace.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "bench.toml"
-        config.write_text(
-            _CONFIG.format(
-                endpoint=cloud.endpoint,
-                region=REGION,
-                prefix=TABLE_PREFIX,
-                topic_arn=cloud.topic_arn,
-                aws=aws,
-            )
-            .replace("[client]\n", f"[client]\n{client}\n", 1)
-            .replace(_CHANNELS, _CHANNELS + channel)
-        )
-        log = Path(directory) / "log"
-        profiled = ["-m", "cProfile", "-o", str(Path(profile).absolute())] if profile else []
-        with (
-            log.open("w") as written,
-            child(
-                *(*profiled, "-m", "roomcast", "serve", "--port", "0", "--config", str(config)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=written,
-            ) as process,
-        ):
-            yield Measured(process.pid, _port(process, log))
-
-
-def _port(process: subprocess.Popen[str], log: Path) -> int:
-    """Waits until the node is ready. Returns its port."""
-    give_up_s = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < give_up_s:
-        for line in log.read_text().splitlines():
-            fields = json.loads(line) if line.startswith("{") else {}
-            if fields.get("event") == "ready":
-                return int(fields["port"])
-        time.sleep(0.1)
-    raise SystemExit(f"the node did not start: {log.read_text()[-2000:]}")
 
 
 # ---- a round
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A node's process."""
-
-    pid: int
-    port: int
-
-    def cpu_s(self) -> float:
-        """User and system time of all its threads so far."""
-        return time.clock_gettime(~self.pid << 3 | _CPU_OF_PROCESS)
 
 
 async def publications_cpu_s(node: Measured, count: int) -> float:
@@ -352,17 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns 1 if the bound is missed.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.publish_cpu", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"1 to {ROUNDS_MAX}")
     parser.add_argument("--kind", choices=KINDS, action="append", help="default: both")
     parser.add_argument("--way", choices=WAYS, action="append", help="default: all")
     parser.add_argument("--profile", help="a file for cProfile's data of a node; checks nothing")
     parser.add_argument("--no-check", action="store_true", help="print only: no bound fails")
-    options = parser.parse_args(arguments)
-    if not 1 <= options.rounds <= ROUNDS_MAX:
-        parser.error(f"--rounds is 1 to {ROUNDS_MAX}")
+    options = options_of(parser, arguments, ROUNDS, ROUNDS_MAX)
     kinds, ways = options.kind or list(KINDS), options.way or list(WAYS)
-    # SIGTERM must end all started processes too.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
     if options.profile and len(kinds) * len(ways) > 1:
         parser.error("--profile needs one --kind and one --way")
     end_in_time(_START_S * 2 * len(kinds) + options.rounds * _ROUND_S * len(kinds))

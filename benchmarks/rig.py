@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ __all__ = [
     "Process",
     "end_in_time",
     "make_room",
+    "options_of",
     "percentile",
     "quiet",
     "rig",
@@ -105,6 +107,21 @@ def end_in_time(run_s: int = RUN_S) -> None:
 
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(run_s)
+
+
+def options_of(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, rounds: int, rounds_max: int
+) -> argparse.Namespace:
+    """What a command line asks for, with `--rounds` beside the options that `parser` has.
+
+    From then on SIGTERM ends this program with all that it started.
+    """
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"1 to {rounds_max}")
+    options = parser.parse_args(arguments)
+    if not 1 <= options.rounds <= rounds_max:
+        parser.error(f"--rounds is 1 to {rounds_max}")
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
+    return options
 
 
 def make_room() -> None:

@@ -26,7 +26,7 @@ from benchmarks.report import Outcome, as_json, table
 from benchmarks.rig import ROOT
 from roomcast.cli.terminal import has_colours
 
-__all__ = ["MEMBERS", "Member", "collected", "run", "run_alone"]
+__all__ = ["MEMBERS", "Member", "collected", "run", "run_alone", "tell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +154,17 @@ def run_alone(
         figures = measure(options.short)
     except Skipped as reason:
         raise SystemExit(f"skipped: {reason}") from None
-    outcome = Outcome("", "", tuple(figures), tuple(notes()))
-    print_ = sys.stdout.write
-    if options.json:
-        print_(json.dumps(as_json([outcome])["benchmarks"][0]["figures"], indent=2) + "\n")
+    tell(figures, notes(), as_rows=options.json)
+
+
+def tell(figures: Sequence[Figure], notes: Sequence[str] = (), *, as_rows: bool) -> None:
+    """Prints the figures of one benchmark: a table, or JSON (`as_rows`)."""
+    outcome = Outcome("", "", tuple(figures), tuple(notes))
+    if as_rows:
+        told = json.dumps(as_json([outcome])["benchmarks"][0]["figures"], indent=2)
     else:
-        print_(table([outcome], coloured=has_colours(sys.stdout)) + "\n")
+        told = table([outcome], coloured=has_colours(sys.stdout))
+    sys.stdout.write(told + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,6 @@ from benchmarks.contest import (
     Lost,
     compiled,
     contest,
-    cpu_s,
     medians,
     on_core,
     payload,
@@ -26,6 +25,7 @@ from benchmarks.contest import (
 from benchmarks.figures import Skipped
 from benchmarks.peer_fanout import PEERS, Peer
 from benchmarks.rig import MARK
+from benchmarks.serving import cpu_s
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and sched_setaffinity")
 
