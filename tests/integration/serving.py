@@ -11,18 +11,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from roomcast.aws.clients import connect
 from roomcast.aws.schema import channels_table, nodes_table, presence_table
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, client, provision
+from roomcast.fleet.deployment import Deployment
+from roomcast.reaper.over_aws import reaper_over_aws
+from roomcast.reaper.reaper import Reaper
 from roomcast.system import SystemClock
-from tests.contract.backends import REGION, ROOT, emulator
+from tests.contract.backends import REGION, ROOT, SESSION, emulator
 
 __all__ = [
+    "SILENT_S",
     "START_S",
     "STOP_S",
     "Ahead",
@@ -32,10 +37,14 @@ __all__ = [
     "environment",
     "no_wait",
     "pump",
+    "reaping",
     "serving",
 ]
 
 START_S: Final = 45
+# A node that did not beat for so long is dead to a test's reaper, however slow the machine; the
+# others beat twice a second.
+SILENT_S: Final = 10
 STOP_S: Final = 30
 
 
@@ -301,3 +310,18 @@ def serving(config: Path | None, environ: Mapping[str, str] | None = None) -> It
         yield process
     finally:
         process.close()
+
+
+@asynccontextmanager
+async def reaping(aws: Aws, ahead_ms: int, topic_shards: int = 1) -> AsyncIterator[Reaper]:
+    """A reaper of `aws` whose clock is ahead of the nodes'."""
+    async with connect(region=REGION, endpoint_url=aws.endpoint, session=SESSION) as clients:
+        yield reaper_over_aws(
+            Deployment(aws.made.topic_arn, aws.prefix, topic_shards),
+            aws.prefix,
+            Ahead(ahead_ms),
+            dynamodb=clients.tables,
+            sns=clients.sns,
+            sqs=clients.sqs,
+            sleep=no_wait,
+        )

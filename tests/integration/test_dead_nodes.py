@@ -13,18 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import aioboto3
 import aiohttp
 import pytest
 
-from roomcast.aws.clients import connect
-from roomcast.dev.provision import DUMMY_CREDENTIALS
-from roomcast.fleet.deployment import Deployment
-from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.reaper import Reaper, Report
 from roomcast.reaper.rules import REAP_GRACE_MS
-from tests.contract.backends import REGION
-from tests.integration.serving import Ahead, Aws, Process, deployed, no_wait, pump, serving
+from tests.integration.serving import SILENT_S, Aws, Process, deployed, pump, reaping, serving
 from tests.websocket import WebSocket
 
 ROOM: Final = "room"
@@ -32,9 +26,7 @@ TTL_S: Final = 60
 # For what has no event: that a node beat, or found out that it may not.
 DEADLINE_S: Final = 45
 LOOK_S: Final = 0.1
-# A node that did not beat for so long is dead to this test's reaper, however slow the machine;
-# the others beat twice a second.
-SILENT_S: Final = 10
+AHEAD_MS: Final = TTL_S * 1000 + REAP_GRACE_MS - SILENT_S * 1000
 
 CONFIG: Final = f"""
 [client]
@@ -88,25 +80,6 @@ async def fleet(aws: Aws, size: int) -> AsyncIterator[list[Member]]:
             yield members
 
 
-@asynccontextmanager
-async def reaping(aws: Aws) -> AsyncIterator[Reaper]:
-    session = aioboto3.Session(
-        aws_access_key_id=DUMMY_CREDENTIALS.access_key_id,
-        aws_secret_access_key=DUMMY_CREDENTIALS.secret_access_key,
-    )
-    deployment = Deployment(aws.made.topic_arn, aws.prefix)
-    async with connect(region=REGION, endpoint_url=aws.endpoint, session=session) as clients:
-        yield reaper_over_aws(
-            deployment,
-            aws.prefix,
-            Ahead(TTL_S * 1000 + REAP_GRACE_MS - SILENT_S * 1000),
-            dynamodb=clients.tables,
-            sns=clients.sns,
-            sqs=clients.sqs,
-            sleep=no_wait,
-        )
-
-
 async def until_found(reaper: Reaper, nodes: set[str]) -> Report:
     """A dry run that finds `nodes` dead, and none that is not of them ever."""
     give_up_s = time.monotonic() + DEADLINE_S
@@ -129,7 +102,7 @@ def leavers(member: Member) -> list[str]:
 
 
 async def test_of_five_nodes_three_are_killed(aws: Aws) -> None:
-    async with fleet(aws, 5) as members, reaping(aws) as reaper:
+    async with fleet(aws, 5) as members, reaping(aws, AHEAD_MS) as reaper:
         dead, living = members[:3], members[3:]
         holdings = {each.process.node: aws.left_of(each.process.node) for each in members}
         assert all(len(held) >= 4 for held in holdings.values()), (
@@ -171,7 +144,7 @@ async def test_of_five_nodes_three_are_killed(aws: Aws) -> None:
 
 async def test_a_node_that_wakes_up_after_it_was_reaped_goes_on(aws: Aws) -> None:
     """Its clients stay connected, miss nothing, and are there again for everybody."""
-    async with fleet(aws, 2) as (sleeper, other), reaping(aws) as reaper:
+    async with fleet(aws, 2) as (sleeper, other), reaping(aws, AHEAD_MS) as reaper:
         node = sleeper.process.node
         await sleeper.socket.ask("publish", channel=ROOM, data="before")
         sleeper.process.signal(signal.SIGSTOP)
@@ -246,7 +219,7 @@ async def test_what_an_orderly_end_could_not_remove_is_left_to_the_reaper(aws: A
     assert not aws.queues_of(process.node)
     assert aws.presence_of(process.node)
     assert aws.leases() == {process.node}, "or nobody would know where to look"
-    async with reaping(aws) as reaper:
+    async with reaping(aws, AHEAD_MS) as reaper:
         done = await reaper.run()
         assert [(each.node, each.outcome, each.members) for each in done.nodes] == [
             (process.node, "removed", 1)

@@ -13,26 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import aioboto3
 import aiohttp
 import pytest
 
-from roomcast.aws.clients import connect
-from roomcast.dev.provision import DUMMY_CREDENTIALS
-from roomcast.fleet.deployment import Deployment
-from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.rules import REAP_GRACE_MS
-from tests.contract.backends import REGION
-from tests.integration.serving import START_S, Ahead, Aws, Process, deployed, no_wait, pump
+from tests.integration.serving import SILENT_S, START_S, Aws, Process, deployed, pump, reaping
 from tests.processes import left_behind
 from tests.websocket import WebSocket
 
 PREFIX: Final = "processes-"
 ROOM: Final = "room"
 TTL_S: Final = 60
-# A node that did not beat for so long is dead to this test's reaper. The others beat twice a
-# second.
-SILENT_S: Final = 10
+AHEAD_MS: Final = TTL_S * 1000 + REAP_GRACE_MS - SILENT_S * 1000
 # The kernel gives a new connection to either of two: so many miss one once in 2^40 times.
 CONNECTIONS: Final = 40
 
@@ -110,20 +102,7 @@ async def host(config: Path, *options: str) -> AsyncIterator[Host]:
 
 async def reap(aws: Aws) -> set[str]:
     """Cleans up after the dead. Returns who they were."""
-    session = aioboto3.Session(
-        aws_access_key_id=DUMMY_CREDENTIALS.access_key_id,
-        aws_secret_access_key=DUMMY_CREDENTIALS.secret_access_key,
-    )
-    async with connect(region=REGION, endpoint_url=aws.endpoint, session=session) as clients:
-        reaper = reaper_over_aws(
-            Deployment(aws.made.topic_arn, aws.prefix),
-            aws.prefix,
-            Ahead(TTL_S * 1000 + REAP_GRACE_MS - SILENT_S * 1000),
-            dynamodb=clients.tables,
-            sns=clients.sns,
-            sqs=clients.sqs,
-            sleep=no_wait,
-        )
+    async with reaping(aws, AHEAD_MS) as reaper:
         return {each.node for each in (await reaper.run()).nodes}
 
 

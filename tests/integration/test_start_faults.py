@@ -11,15 +11,11 @@ from typing import Final
 
 import pytest
 
-from roomcast.aws.clients import connect
 from roomcast.aws.errors import ATTEMPTS_MAX
-from roomcast.fleet.deployment import Deployment
-from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.rules import REAP_GRACE_MS
 from roomcast.serve.tries import START_TRIES_S
 from tests.chaos.proxy import Fault, FaultProxy
-from tests.contract.backends import REGION, SESSION
-from tests.integration.serving import START_S, Ahead, Aws, Process, deployed
+from tests.integration.serving import START_S, Aws, Process, deployed, reaping
 
 PREFIX: Final = "start-faults-"
 CONFIG: Final = "[client]\ninsecure = true\n[node]\ndrain_s = 0\n"
@@ -137,17 +133,8 @@ async def test_what_a_fault_of_ours_left_has_a_lease_that_leads_to_it(aws: Aws) 
     assert "ZeroDivisionError" in process.log
     assert (len(queues(aws)), len(subscriptions(aws))) == (1, 1)
     assert aws.leases() == {process.node}
-    deployment = Deployment(aws.made.topic_arn, PREFIX)
-    async with connect(region=REGION, endpoint_url=aws.endpoint, session=SESSION) as clients:
-        reaper = reaper_over_aws(
-            deployment,
-            PREFIX,
-            # The lease has ended with its node, and not a minute later.
-            Ahead(REAP_GRACE_MS + 1),
-            dynamodb=clients.tables,
-            sns=clients.sns,
-            sqs=clients.sqs,
-        )
+    # The lease has ended with its node, and not a minute later.
+    async with reaping(aws, REAP_GRACE_MS + 1) as reaper:
         assert (await reaper.run()).failed == 0
     assert (queues(aws), subscriptions(aws), aws.leases()) == ([], [], set())
 

@@ -14,25 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-import aioboto3
 import aiohttp
 import pytest
 
-from roomcast.aws.clients import connect
 from roomcast.delivery.shards import shard_of, topic_arns
-from roomcast.dev.provision import DUMMY_CREDENTIALS
-from roomcast.fleet.deployment import Deployment
-from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.rules import REAP_GRACE_MS
-from tests.contract.backends import REGION, ROOT
+from tests.contract.backends import ROOT
 from tests.integration.serving import (
-    Ahead,
     Aws,
     Process,
     deployed,
     environment,
-    no_wait,
     pump,
+    reaping,
     serving,
 )
 from tests.websocket import WebSocket
@@ -109,23 +103,8 @@ async def test_nodes_hear_the_topic_shards_that_they_serve_and_leave_nothing(aws
                 process.signal()
                 assert process.ended() == 0, process.log
     assert subscribed(aws) == subscribed(aws, its_shard) != set(), "those of the one killed"
-    async with connect(
-        region=REGION,
-        endpoint_url=aws.endpoint,
-        session=aioboto3.Session(
-            aws_access_key_id=DUMMY_CREDENTIALS.access_key_id,
-            aws_secret_access_key=DUMMY_CREDENTIALS.secret_access_key,
-        ),
-    ) as clients:
-        report = await reaper_over_aws(
-            Deployment(aws.made.topic_arn, aws.prefix, SHARDS),
-            aws.prefix,
-            Ahead(TTL_S * 1000 + REAP_GRACE_MS + 1000),
-            dynamodb=clients.tables,
-            sns=clients.sns,
-            sqs=clients.sqs,
-            sleep=no_wait,
-        ).run()
+    async with reaping(aws, TTL_S * 1000 + REAP_GRACE_MS + 1000, SHARDS) as reaper:
+        report = await reaper.run()
     assert (len(report.nodes), report.failed) == (1, 0)
     assert not aws.client("sns").list_subscriptions()["Subscriptions"]
     assert not aws.client("sqs").list_queues().get("QueueUrls", [])

@@ -11,16 +11,15 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from roomcast.cli import main as cli
-from tests.unit.served import Served
+from tests.unit.served import KEY, Served
 
-KEY: Final = "a key of this test"
+pytestmark = pytest.mark.usefixtures("quiet")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -30,20 +29,6 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("ROOMCAST_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What the node logs is not what the command prints."""
-    with capture_logs():
-        yield
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    started = Served(key=KEY)
-    yield started
-    started.close()
 
 
 @pytest.fixture
