@@ -10,6 +10,7 @@ channels that nobody here follows, and records that this node wrote itself and t
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +24,9 @@ from benchmarks.suite import run_alone
 from roomcast.delivery.envelope import checked_pubs, pack, record_text
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
+from roomcast.delivery.shard_keeper import ShardBook
 from roomcast.log.item import LogItem
+from roomcast.system import SystemClock
 from roomcast.wire.publication import Record
 
 __all__ = ["measure"]
@@ -55,6 +58,7 @@ class _Ears:
     def greeted(self, greeting: str) -> None: ...
     def came(self) -> None: ...
     def hear(self, record: Record, published_at: int) -> None: ...
+    def wrote(self) -> None: ...
 
 
 def measure(short: bool) -> list[Figure]:
@@ -126,7 +130,9 @@ def _message() -> str:
 
 
 def _intake(channels: dict[str, _Had]) -> Intake:
-    return Intake("node", channels, Hub(), _Ears(), lambda _channel: False)
+    ears = _Ears()
+    shards = ShardBook(1, ears, SystemClock(), random.random)
+    return Intake("node", channels, Hub(), ears, shards, lambda _channel: False)
 
 
 if __name__ == "__main__":

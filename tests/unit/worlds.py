@@ -20,6 +20,7 @@ from roomcast.concurrency import beside
 from roomcast.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
 from roomcast.delivery.envelope import Signal, checked_pubs, pack, record_text, signal_text
 from roomcast.delivery.ports import Framer
+from roomcast.delivery.shard_keeper import ShardBook
 from roomcast.hooks.calls import Hooks
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.item import LogItem
@@ -173,6 +174,30 @@ class Ids:
 def no_jitter() -> float:
     """Back-off without waiting."""
     return 0.0
+
+
+class Deaf:
+    """Ears for which nothing here is."""
+
+    def greeted(self, greeting: str) -> None:
+        pass
+
+    def came(self) -> None:
+        pass
+
+    def hear(self, record: Record, published_at: int) -> None:
+        pass
+
+    def wrote(self) -> None:
+        pass
+
+    def request(self, shard: int | None = None) -> None:
+        pass
+
+
+def one_topic(clock: ManualClock) -> ShardBook:
+    """What a node without topic shards knows of them."""
+    return ShardBook(1, Deaf(), clock, no_jitter)
 
 
 def log_over(

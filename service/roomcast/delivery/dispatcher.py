@@ -50,22 +50,6 @@ class ChannelShards(Protocol):
         """`channel` has no subscriber any more."""
 
 
-class _NoShards:
-    """For a node that hears everything."""
-
-    def of(self, _channel: str) -> int:
-        return 0
-
-    def opened(self, channel: str) -> None:
-        pass
-
-    def closed(self, channel: str) -> None:
-        pass
-
-
-_NO_SHARDS: Final = _NoShards()
-
-
 class Dispatcher:
     """One a node."""
 
@@ -78,7 +62,7 @@ class Dispatcher:
         timings: Timings,
         *,
         recovery_publications_max: int,
-        shards: ChannelShards = _NO_SHARDS,
+        shards: ChannelShards,
     ) -> None:
         self._hub = hub
         self._channel_shards = shards

@@ -65,7 +65,7 @@ class Intake:
 
     `has_join_leave` says whether a channel has join and leave pushes: not every sender knows.
     `is_here` says whether a client is connected to this node: others may have taken this node for
-    dead, and signal that its clients left. `shards`: None = nobody asks.
+    dead, and signal that its clients left.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Intake:
         channels: Mapping[str, RecordTaker],
         hub: Hub,
         ears: QueueEars,
+        shards: ShardEars,
         has_join_leave: Callable[[str], bool],
         handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
         is_here: Callable[[str], bool] = lambda _client: False,
-        shards: ShardEars | None = None,
     ) -> None:
         self._node = node
         self._channels = channels
@@ -128,7 +128,7 @@ class Intake:
             for canary in canaries:
                 self._ears.hear(canary, envelope.at)
         # Of what comes through the base topic, canaries are enough: other records are many.
-        if self._shards is not None and (canaries or envelope.shard is not None):
+        if canaries or envelope.shard is not None:
             newest = max((canary.offset for canary in canaries), default=0)
             self._shards.came(envelope.shard, envelope.shards, newest)
 
@@ -147,8 +147,7 @@ class Intake:
             if signal.node == self._node:
                 if signal.kind == "hello":
                     self._ears.greeted(signal.id)
-                    if self._shards is not None:
-                        self._shards.greeted(signal.id)
+                    self._shards.greeted(signal.id)
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
                 self._deliver(signal, outgoing)
         outgoing.go()

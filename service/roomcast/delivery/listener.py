@@ -60,12 +60,11 @@ class Listener:
         greeting_wait_s: float,
         holder: QueueHolder,
         catch_up: CatchUpRequest,
-        shards: QueueSubscriber | None = None,
+        shards: QueueSubscriber,
     ) -> None:
         """`queue_prefix`: the beginning of queue names. The rest is new for each queue.
 
-        SQS refuses a name that was deleted less than a minute ago. `shards`: None = the base topic
-        is the only one.
+        SQS refuses a name that was deleted less than a minute ago.
         """
         self._queue = queue
         self._topic = topic
@@ -132,12 +131,10 @@ class Listener:
     async def rebuild(self) -> None:
         """Open a new queue in place of one that is gone. Raises PortError."""
         self._greetings.hears = False
-        if self._shards is not None:
-            await self._shards.replacing()
+        await self._shards.replacing()
         await self.open()
         _log.warning("queue_rebuilt")
-        if self._shards is not None:
-            self._shards.replaced()
+        self._shards.replaced()
         # For what was missed so far. The proof may take long when the topic itself fails.
         self._catch_up.request()
         self.prove_later()

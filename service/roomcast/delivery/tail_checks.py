@@ -25,10 +25,6 @@ _RETRY_S: Final = 30.0
 _STALE_MAX: Final = 64
 
 
-def _no_shards(_channel: str) -> int:
-    return 0
-
-
 class TailChecks:
     """The open channels by name. Seconds are monotonic; `chance` is random, in [0, 1).
 
@@ -37,7 +33,7 @@ class TailChecks:
 
     __slots__ = ("_asked", "_asked_at_s", "_due", "_heap", "_shard_of", "every_s")
 
-    def __init__(self, every_s: float, shard_of: Callable[[str], int] = _no_shards) -> None:
+    def __init__(self, every_s: float, shard_of: Callable[[str], int]) -> None:
         self.every_s = every_s
         self._shard_of = shard_of
         # When the look of each open channel is due; infinity = it is under way.

@@ -208,10 +208,10 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         dispatcher.channels,
         hub,
         ears,
+        shards,
         rules.has_join_leave,
         listeners,
         roster.has,
-        shards,
     )
     bus = NodeBus(broadcaster, intake)
     announcements = Announcements(bus, dispatcher, rules, new_id, node=node_id)

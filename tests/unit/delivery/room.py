@@ -16,7 +16,7 @@ from roomcast.log.channel_log import Appended, record_of
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending
 from roomcast.wire.publication import Record, StreamPosition
-from tests.unit.worlds import Fleet, Socket, log_over, no_jitter
+from tests.unit.worlds import Fleet, Socket, log_over, no_jitter, one_topic
 
 __all__ = [
     "BELIEF_S",
@@ -86,6 +86,7 @@ class Room:
             no_jitter,
             Timings(gap_wait_s=GAP_WAIT_S, tail_check_s=TAIL_CHECK_S),
             recovery_publications_max=recovered_max,
+            shards=one_topic(self.fleet.clock),
         )
         self.writer = log_over(self.fleet.world, self.fleet.clock, node="b")
         self.window = Window(size=size, trim=0, cutoff_ts=0, limit=recovered_max)

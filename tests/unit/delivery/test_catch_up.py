@@ -26,7 +26,7 @@ class World:
 
     def __init__(self, channels: int) -> None:
         self.clock = ManualClock()
-        self.tails = TailChecks(EVERY_S)
+        self.tails = TailChecks(EVERY_S, lambda _channel: 0)
         self.looks = Counter[str]()
         self.under_way = 0
         self.most = 0

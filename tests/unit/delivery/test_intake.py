@@ -94,10 +94,10 @@ class World:
             {"room": self.room, "other": self.other, "ahead": self.ahead},
             self.hub,
             self.ears,
+            self.shards,
             lambda channel: channel != QUIET,
             {"order": self._heard},
             is_here=lambda client: client == "mine",
-            shards=self.shards,
         )
         self.subscriber = Subscriber()
         self.hub.add(CHANNEL, self.subscriber)

@@ -22,7 +22,7 @@ from roomcast.delivery.poller import Poller
 from roomcast.delivery.queue_state import QueueState
 from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryQueue, MemoryTopic
-from tests.unit.worlds import POLL_WAIT_S, Fleet, ids, no_jitter, running, settled, until
+from tests.unit.worlds import POLL_WAIT_S, Fleet, ids, no_jitter, one_topic, running, settled, until
 
 # Longer than memory takes for anything; a greeting that is not heard in this time was lost.
 GREETING_WAIT_S: Final = 0.05
@@ -48,6 +48,7 @@ class World:
             greeting_wait_s=GREETING_WAIT_S,
             holder=self,
             catch_up=self,
+            shards=one_topic(self.fleet.clock),
         )
         self.poller = Poller(
             self.queue, self.fleet.clock, no_jitter, QueueState(), self, self.listener

@@ -28,7 +28,18 @@ from roomcast.testing.memory import MemoryQueue, MemoryTopic
 from roomcast.wire.publication import Record
 from stream_lambda.handler import plan
 from tests.contract.items import log_item
-from tests.unit.worlds import Client, Fleet, LocalNode, config, ids, local_node, settled, until
+from tests.unit.worlds import (
+    Client,
+    Deaf,
+    Fleet,
+    LocalNode,
+    config,
+    ids,
+    local_node,
+    one_topic,
+    settled,
+    until,
+)
 
 SHARDS: Final = 4
 CHANNEL: Final = "room"
@@ -312,25 +323,6 @@ class Channel:
         self.offered += len(list(records))
 
 
-class Deaf:
-    """Ears for which nothing here is."""
-
-    def greeted(self, greeting: str) -> None:
-        pass
-
-    def came(self) -> None:
-        pass
-
-    def hear(self, record: Record, published_at: int) -> None:
-        pass
-
-    def wrote(self) -> None:
-        pass
-
-    def request(self, shard: int | None = None) -> None:
-        pass
-
-
 class Instance:
     """What parses an instance's messages, with `channels` open. Counts the records in them."""
 
@@ -340,7 +332,7 @@ class Instance:
         self.book = ShardBook(shards, deaf, fleet.clock, lambda: 0.0)
         self.queue = MemoryQueue(fleet.world, 0.001)
         self.name = name
-        self.intake = Intake(name, self.channels, Hub(), deaf, lambda _: False, shards=self.book)
+        self.intake = Intake(name, self.channels, Hub(), deaf, self.book, lambda _: False)
         self.keeper = ShardKeeper(
             self.book,
             self.queue,
@@ -440,7 +432,7 @@ def test_without_a_place_for_each_topic_shard_an_instance_soon_needs_all(
 
 
 def test_without_topic_shards_nothing_is_ever_due() -> None:
-    book = ShardBook(1, Deaf(), Fleet().clock, lambda: 0.0)
+    book = one_topic(Fleet().clock)
     book.opened("a")
     book.wrote("a")
     book.came(None, 1, 5)

@@ -19,8 +19,13 @@ EVERY_S: Final = 300.0
 LATEST_S: Final = 1.25 * EVERY_S
 
 
+def alike(_channel: str) -> int:
+    """There is one topic for all."""
+    return 0
+
+
 def opened(*names: str, at_s: float = 0.0, chance: float = 0.0) -> TailChecks:
-    tails = TailChecks(EVERY_S)
+    tails = TailChecks(EVERY_S, alike)
     for name in names:
         tails.opened(name, at_s, chance)
     return tails
@@ -46,7 +51,7 @@ def test_a_look_comes_around_its_interval(chance: float, now_s: float) -> None:
 
 
 def test_channels_that_open_together_are_looked_at_one_by_one() -> None:
-    tails = TailChecks(EVERY_S)
+    tails = TailChecks(EVERY_S, alike)
     for number in range(100):
         tails.opened(f"channel-{number}", 0.0, number / 100)
     looked_at = Counter[int]()
@@ -64,7 +69,7 @@ def test_a_look_that_failed_is_repeated_sooner_but_not_at_once() -> None:
     assert tails.take(0.0) == "a"
     tails.done("a", 0.0, 0.0, answered=False)
     assert 10 <= tails.next_s() <= 60
-    often = TailChecks(1.0)
+    often = TailChecks(1.0, alike)
     often.opened("a", 0.0, 0.0)
     often.take(1.0)
     often.done("a", 1.0, 0.5, answered=False)
@@ -109,7 +114,7 @@ def test_what_is_closed_is_not_looked_at() -> None:
 
 
 def test_what_opens_after_all_were_asked_for_needs_no_look_unless_its_read_began_before() -> None:
-    tails = TailChecks(EVERY_S)
+    tails = TailChecks(EVERY_S, alike)
     tails.ask(10.0)
     tails.opened("before", 9.0, 0.0)
     tails.opened("since", 11.0, 0.0)
@@ -148,7 +153,7 @@ class Rooms(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tails = TailChecks(EVERY_S)
+        self.tails = TailChecks(EVERY_S, alike)
         self.now_s = 0.0
         self.open: dict[str, float] = {}  # since when nobody began a look at it
         self.under_way: list[str] = []
