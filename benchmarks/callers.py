@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Final
 
-from benchmarks.rig import CHANNEL, PATH, widen
+from benchmarks.rig import CHANNEL, PATH, masked, widen
 from roomcast.serve.descriptors import widened
 
-__all__ = ["masked"]
+__all__: list[str] = []
 
 _READ_BYTES: Final = 64 * 1024
 # Longer than any measured step.
@@ -38,17 +38,7 @@ _REQUEST: Final = (
 _HEAD_END: Final = b"\r\n\r\n"
 # A ping of the node, as a frame: `{}`.
 _PING: Final = b"\x81\x02{}"
-_TEXT, _CLOSE = 0x81, 0x88
-
-
-def masked(payload: bytes, opcode: int = _TEXT) -> bytes:
-    """`payload` as one frame of a client.
-
-    With a mask of zeros (RFC 6455 §5.3) it stays as it is.
-    """
-    if len(payload) <= 125:
-        return struct.pack("!BB4x", opcode, 0x80 | len(payload)) + payload
-    return struct.pack("!BBH4x", opcode, 0xFE, len(payload)) + payload
+_CLOSE: Final = 0x88
 
 
 _PONG: Final = masked(b"{}")

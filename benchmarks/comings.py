@@ -15,7 +15,6 @@ import os
 import select
 import socket
 import statistics
-import struct
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import Any, Final
 
 from benchmarks.figures import Figure
 from benchmarks.floods import Neighbour, _upgraded
-from benchmarks.rig import CHANNEL, Process, end_in_time, percentile, widen
+from benchmarks.rig import CHANNEL, Process, end_in_time, masked, percentile, widen
 
 __all__ = ["CROWD", "LOOPING", "MAX_MS", "measure", "measured"]
 
@@ -43,15 +42,8 @@ _SLICE_S: Final = 0.02
 _READ_BYTES: Final = 256 * 1024
 
 
-def _frame(payload: bytes) -> bytes:
-    """`payload` as a text frame, masked with zeros (RFC 6455 §5.3)."""
-    if len(payload) <= 125:
-        return struct.pack("!BB4x", 0x81, 0x80 | len(payload)) + payload
-    return struct.pack("!BBH4x", 0x81, 0x80 | 126, len(payload)) + payload
-
-
 def _commands(*commands: dict[str, Any]) -> bytes:
-    return _frame("\n".join(json.dumps(each) for each in commands).encode())
+    return masked("\n".join(json.dumps(each) for each in commands).encode())
 
 
 def _connected(port: int) -> socket.socket:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.rig import CHANNEL, MARK, PATH, widen
+from benchmarks.rig import CHANNEL, MARK, PATH, masked, widen
 
 __all__ = ["DIALECTS"]
 
@@ -31,11 +31,6 @@ _MARK: Final = MARK.encode()
 _CLOSE_3001: Final = struct.pack("!H", 3001)
 # Longer than any measured step.
 _PATIENCE_S: Final = 20.0
-
-
-def _text(payload: bytes) -> bytes:
-    """RFC 6455 §5.3: with a mask of zeros the payload stays as it is."""
-    return struct.pack("!BB4x", 0x81, 0x80 | len(payload)) + payload
 
 
 def _upgrade(path: str) -> bytes:
@@ -51,12 +46,12 @@ _COMMANDS: Final = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel":
 DIALECTS: Final[Mapping[str, Sequence[tuple[bytes, bytes]]]] = {
     "roomcast": (
         (_upgrade(PATH), b"\r\n\r\n"),
-        (_text("\n".join(map(json.dumps, _COMMANDS)).encode()), b'"subscribe"'),
+        (masked("\n".join(map(json.dumps, _COMMANDS)).encode()), b'"subscribe"'),
     ),
     "websocket": ((_upgrade("/"), b"\r\n\r\n"),),
     "socket.io": (
         (_upgrade("/socket.io/?EIO=4&transport=websocket"), b'0{"sid"'),
-        (_text(b"40"), b'40{"sid"'),
+        (masked(b"40"), b'40{"sid"'),
     ),
     # Connected is all that there is.
     "tcp": (),

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.lifecycle import deployment
-from benchmarks.rig import CHANNEL, PATH, ROOT, Process, end_in_time, percentile, say, widen
+from benchmarks.rig import CHANNEL, PATH, ROOT, Process, end_in_time, masked, percentile, say, widen
 from roomcast.dev.provision import DUMMY_CREDENTIALS
 
 __all__ = ["KINDS", "NONE", "measured"]
@@ -82,11 +82,6 @@ def _handshake(**headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def _text(payload: bytes) -> bytes:
-    assert len(payload) <= 125, "a short one"
-    return struct.pack("!BB4x", 0x81, 0x80 | len(payload)) + payload
-
-
 class Neighbour:
     """An honest client that publishes one publication after the other."""
 
@@ -99,7 +94,7 @@ class Neighbour:
         """Seconds until the answer."""
         self._id += 1
         began_s = time.perf_counter()
-        self._socket.sendall(_text(json.dumps({"id": self._id, method: params}).encode()))
+        self._socket.sendall(masked(json.dumps({"id": self._id, method: params}).encode()))
         seen, wanted = b"", f'"id":{self._id},'.encode()
         while wanted not in seen:
             part = self._socket.recv(65_536)
@@ -160,7 +155,7 @@ def _after_close(port: int, seconds: float) -> int:
     """An error for which the node closes, then pings until the connection is gone. Repeated."""
     began_s, sent = time.monotonic(), 0
     while (left_s := seconds - (time.monotonic() - began_s)) > 0:
-        sent += _paced(port, _text(b"x"), _PING, left_s)
+        sent += _paced(port, masked(b"x"), _PING, left_s)
     return sent
 
 

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from benchmarks.figures import Figure
 from benchmarks.http_api import Caller
-from benchmarks.rig import PATH, Process, end_in_time, make_room, options_of, say, widen
+from benchmarks.rig import PATH, Process, end_in_time, make_room, masked, options_of, say, widen
 from benchmarks.serving import WAYS as AWS_WAYS
 from benchmarks.serving import Measured, kept, node
 from roomcast.wire.protobuf_schema import message_class
@@ -116,8 +116,7 @@ class Subscribers:
             ).encode()
         )
         opcode, payload = _commands(channel, form)
-        # RFC 6455 §5.3: with a mask of zeros the payload stays as it is.
-        connected.sendall(struct.pack("!BB4x", 0x80 | opcode, 0x80 | len(payload)) + payload)
+        connected.sendall(masked(payload, 0x80 | opcode))
         unread = b""
         while b"\r\n\r\n" not in unread:
             unread += connected.recv(4096)

@@ -42,7 +42,7 @@ from typing import Any, Final
 
 from benchmarks.aws_stub import REGION
 from benchmarks.figures import Figure
-from benchmarks.rig import MARK, PATH, end_in_time
+from benchmarks.rig import MARK, PATH, end_in_time, masked
 from benchmarks.serving import child, cpu_s, emulator, pump
 from benchmarks.suite import tell
 from roomcast.dev.provision import DUMMY_CREDENTIALS, provision
@@ -144,8 +144,7 @@ def _client(port: int, channel: str) -> socket.socket:
     )
     subscribe = {"id": 2, "subscribe": {"channel": channel}}
     said = f'{{"id":1,"connect":{{}}}}\n{json.dumps(subscribe)}'.encode()
-    # Masked with zeros, which changes nothing.
-    one.sendall(bytes((0x81, 0x80 | len(said))) + bytes(4) + said)
+    one.sendall(masked(said))
     got = b""
     while b'"id":2' not in got:
         more = one.recv(1 << 16)

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,11 @@ __all__ = [
     "MARK",
     "NO_PING_S",
     "PATH",
+    "TEXT",
     "Process",
     "end_in_time",
     "make_room",
+    "masked",
     "options_of",
     "percentile",
     "quiet",
@@ -37,6 +40,8 @@ ROOT: Final = Path(__file__).parents[1]
 PATH: Final = "/connection/websocket"
 CHANNEL: Final = "bench"
 CLIENTS: Final = 1_000
+# The first byte of a frame: final, and of text.
+TEXT: Final = 0x81
 # Occurs once in every publication, and nowhere else.
 MARK: Final = "#~bench~#"
 # An interval of pings so long that a run has none.
@@ -122,6 +127,16 @@ def options_of(
         parser.error(f"--rounds is 1 to {rounds_max}")
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit("ended from outside"))
     return options
+
+
+def masked(payload: bytes, opcode: int = TEXT) -> bytes:
+    """`payload` as one frame of a client. `opcode`: its first byte.
+
+    With a mask of zeros (RFC 6455 §5.3) it stays as it is.
+    """
+    if len(payload) <= 125:
+        return struct.pack("!BB4x", opcode, 0x80 | len(payload)) + payload
+    return struct.pack("!BBH4x", opcode, 0xFE, len(payload)) + payload
 
 
 def make_room() -> None:
