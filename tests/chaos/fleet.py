@@ -208,7 +208,13 @@ class Fleet:
             ExpressionAttributeValues={":key": {"S": f"channel#{channel}"}},
             ConsistentRead=True,
         )
-        members = [item["member"]["S"].split("#", 1) for page in pages for item in page["Items"]]
+        # An item without `info` is nobody: it keeps a late write out.
+        members = [
+            item["member"]["S"].split("#", 1)
+            for page in pages
+            for item in page["Items"]
+            if "info" in item
+        ]
         return {client for node, client in members if node in living}
 
     def log(self, channel: str) -> list[Entry]:

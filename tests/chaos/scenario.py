@@ -363,6 +363,9 @@ async def _fleet(proxy: FaultProxy, aws: Aws, random: Random) -> AsyncIterator[F
     dev = Dev(*options)
     try:
         await asyncio.to_thread(dev.until_ready)
+        # It says so by two ways: the fleet is told of its instances by the other one.
+        for node in dev.nodes:
+            await asyncio.to_thread(dev.until_said, node, "pid")
         yield Fleet(dev, aws, random)
     finally:
         await asyncio.to_thread(dev.close)
