@@ -9,8 +9,9 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -154,15 +155,27 @@ class Fleet:
 
     def _delete_queue(self, instance: Instance) -> bool:
         queues = [url for url in self.queues() if instance.node in url]
-        for url in queues:
-            self._aws.sqs.delete_queue(QueueUrl=url)
-        return bool(queues)
+        return (
+            sum(self._taken(partial(self._aws.sqs.delete_queue, QueueUrl=url)) for url in queues)
+            > 0
+        )
 
     def _unsubscribe(self, instance: Instance) -> bool:
         arns = [arn for arn, endpoint in self.subscriptions() if instance.node in endpoint]
-        for arn in arns:
-            self._aws.sns.unsubscribe(SubscriptionArn=arn)
-        return bool(arns)
+        unsubscribe = self._aws.sns.unsubscribe
+        return sum(self._taken(partial(unsubscribe, SubscriptionArn=arn)) for arn in arns) > 0
+
+    def _taken(self, take: Callable[[], Any]) -> bool:
+        """Whether it was still there: the node itself may have taken it meanwhile."""
+        gone = (
+            self._aws.sqs.exceptions.QueueDoesNotExist,
+            self._aws.sns.exceptions.NotFoundException,
+        )
+        try:
+            take()
+        except gone:
+            return False
+        return True
 
     async def _notice(self, kind: Strike, instance: Instance) -> None:
         """Wait until the node says that it does not hear, or is no more."""
