@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,6 +100,12 @@ class Fleet:
 
     async def strike_well(self, kinds: Sequence[Strike]) -> None:
         """Each at another instance, as soon as as many say that nothing is wrong with them."""
+        for kind, instance in zip(kinds, await self._well(len(kinds)), strict=False):
+            assert await self._struck(kind, instance), f"{kind} of {instance.node} is not possible"
+            self.strikes[kind] += 1
+
+    async def _well(self, count: int) -> list[Instance]:
+        """At least `count` instances with which nothing is wrong, in random order."""
         timeout = aiohttp.ClientTimeout(total=_LOOK_LIMIT_S)
         since_s = time.monotonic()
         async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -109,14 +115,15 @@ class Fleet:
                 well = [
                     each for each, state in zip(instances, states, strict=True) if state == "ok"
                 ]
-                if len(well) >= len(kinds):
-                    break
+                if len(well) >= count:
+                    return well
                 elapsed_s = time.monotonic() - since_s
                 assert elapsed_s < _HEAL_S, f"nodes are {states} {_HEAL_S:.0f} s after all faults"
                 await asyncio.sleep(_LOOK_S)
-        for kind, instance in zip(kinds, well, strict=False):
-            assert await self._struck(kind, instance), f"{kind} of {instance.node} is not possible"
-            self.strikes[kind] += 1
+
+    async def all_well(self) -> None:
+        """Wait until every instance says that nothing is wrong with it."""
+        await self._well(len(self.instances()))
 
     async def settled(self) -> None:
         """Wait until suspended instances go on and wounded ones have noticed."""
@@ -255,13 +262,17 @@ class Fleet:
         """What the instances and their supervisor said."""
         return self._dev.stderr
 
-    def stop(self) -> None:
+    def stop(self, subscribed_late: Collection[str]) -> None:
         """The orderly end of all; what living nodes left behind,
         and what was never to be said, are violations.
+
+        `subscribed_late`: queues that may have got a subscription after they were gone. That is
+        for the reaper, which does not run here.
         """
         living = [instance for instance in self.instances() if _signal(instance, 0)]
         self._dev.stop()
-        left = [*self.queues(), *(endpoint for _, endpoint in self.subscriptions())]
+        subscribed = {endpoint for _, endpoint in self.subscriptions()}
+        left = [*self.queues(), *sorted(subscribed.difference(subscribed_late))]
         self.violations += [
             f"I6: {name} was left behind by a node that was stopped in order"
             for name in left
