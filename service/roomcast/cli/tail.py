@@ -16,7 +16,7 @@ from roomcast.backoff import FROM_NOTHING, Backoff
 from roomcast.cli.arguments import COUNT_MAX, Subparsers, add_command, add_server, text, whole
 from roomcast.cli.history import cells
 from roomcast.cli.terminal import Failed
-from roomcast.observe.redaction import json_printable
+from roomcast.observe.redaction import json_printable, printable, without_passwords
 
 if TYPE_CHECKING:
     import aiohttp
@@ -138,7 +138,8 @@ async def _watch(watched: _Tail) -> None:
                 why = str(error) or f"no answer within {ANSWER_S:.0f} s"
                 if watched.attempts >= ATTEMPTS_MAX:
                     raise Failed(f"{address}: {why}") from error
-                print(f"roomcast: {why}; connecting again", file=sys.stderr, flush=True)
+                told = printable(without_passwords(why))
+                print(f"roomcast: {told}; connecting again", file=sys.stderr, flush=True)
                 await _pause(watched.attempts)
 
 
