@@ -87,10 +87,13 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
     """The request that `made` builds from `message`.
 
     Raises ValueError for a path with so many slashes that the look-up of its route would be
-    expensive.
+    expensive, and for an Expect that is no ASCII.
     """
     if message.path.partition("?")[0].count("/") > SLASHES_MAX:
         raise ValueError("more slashes than any path here has")
+    if not message.headers.get("Expect", "").isascii():
+        # aiohttp would quote it in its refusal, which bytes that are no text make a fault of ours.
+        raise ValueError("an Expect that nobody sends")
     request: web.BaseRequest = made(message, *about)
     return request
 
@@ -131,7 +134,7 @@ class _Guest(web.RequestHandler):
             await super().start()
         except ValueError as error:
             # An address that parses but cannot be decoded, such as a host that is not valid IDNA,
-            # or a path with too many slashes.
+            # or what `_request` refuses.
             _log.debug("request_broken", reason=type(error).__name__)
             self.force_close()
         except Exception as error:  # noqa: BLE001  # whatever it was, its place is free again
