@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_parser import RawRequestMessage
 
 from roomcast.concurrency import Turns
@@ -101,13 +101,15 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
 class _Guest(web.RequestHandler):
     """One connection: aiohttp's HTTP handler, which also reports its end to the door."""
 
-    __slots__ = ("_door", "unread_since_s", "wire")
+    __slots__ = ("_door", "_unwanted", "unread_since_s", "wire")
 
     def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         # Called with the parsed request, before a route is looked up.
         self._request_factory = partial(_request, self._request_factory)
         self._door = door
+        # The body whose rest is dropped as it comes; None = there is none.
+        self._unwanted: StreamReader | None = None
         # Since when bytes have been waiting for the peer to read them. None = none are.
         self.unread_since_s: float | None = None
         self.wire: asyncio.Transport | None = None
@@ -118,11 +120,31 @@ class _Guest(web.RequestHandler):
         transport.max_size = _READ_BYTES_MAX  # type: ignore[attr-defined]  # of asyncio's own transport for sockets
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        if self._unwanted is None:
+            super().data_received(data)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         try:
             super().connection_lost(exc)
         finally:
+            if self._unwanted is not None:
+                # aiohttp would wait for the rest, for ten seconds.
+                self._unwanted.feed_eof()
             self._door.left(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Sends the answer. If the request's body has not come by then, nobody wants the rest.
+
+        The rest is received, so that the peer reads the answer, but not parsed: in chunks of one
+        byte, 8 KiB take more than a millisecond.
+        """
+        if not request.content.is_eof():
+            self._unwanted = request.content
+            resp.force_close()
+        return await super().finish_response(request, resp, start_time)
 
     async def start(self) -> None:
         """Closes the connection when aiohttp fails to build a request.
