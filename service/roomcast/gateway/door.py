@@ -78,6 +78,9 @@ _LOOK_S: Final = 1.0
 # Bytes that are read from one connection at a time. asyncio's own 256 KiB can hold 40,000 frames,
 # and all of them would be parsed before any other connection has a turn.
 _READ_BYTES_MAX: Final = 8 * 1024
+# Requests of one connection that wait behind the one that is being answered. Beyond that nothing is
+# read from it.
+_REQUESTS_WAITING: Final = 1
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
@@ -107,6 +110,8 @@ class _Guest(web.RequestHandler):
         super().__init__(server, **options)
         # Called with the parsed request, before a route is looked up.
         self._request_factory = partial(_request, self._request_factory)
+        # aiohttp would keep 32 requests, each with half a megabyte of headers.
+        self._max_msg_queue_size, self._msg_queue_resume_size = _REQUESTS_WAITING, 0
         self._door = door
         # The body whose rest is dropped as it comes; None = there is none.
         self._unwanted: StreamReader | None = None

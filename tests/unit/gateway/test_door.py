@@ -65,9 +65,13 @@ class Doors:
         self.port = 0
         # Of requests for "/".
         self.bodies: list[aiohttp.StreamReader] = []
+        # Set while they are answered.
+        self.answering = asyncio.Event()
+        self.answering.set()
 
     async def small(self, request: web.Request) -> web.Response:
         self.bodies.append(request.content)
+        await self.answering.wait()
         return web.Response(text="here")
 
     def open(self, listening: socket.socket | None = None, **options: Any) -> Door:
@@ -436,6 +440,24 @@ async def test_who_reads_in_time_is_not_ended(doors: Doors) -> None:
     assert len(door) == 1
     door.end_unread(121.0)
     await until(lambda: len(door) == 0)
+
+
+async def test_few_requests_of_one_connection_wait_for_their_turn(doors: Doors) -> None:
+    """Each may have half a megabyte of headers."""
+    doors.open()
+    doors.answering.clear()
+    head = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 4000) for number in range(3))
+    visitor = await doors.visit(GET.replace(b"\r\n\r\n", b"\r\n" + head + b"\r\n") * 40)
+    await until(lambda: len(doors.bodies) == 1)
+    (guest,) = doors.opened[0]._guests
+    assert guest.wire is not None
+    await until(lambda: not guest.wire.is_reading())  # type: ignore[union-attr]
+    assert len(guest._messages) == 1
+    doors.answering.set()
+    for _ in range(40):
+        await visitor.head()
+        async with asyncio.timeout(DEADLINE_S):
+            assert await visitor.reader.readexactly(4) == b"here"
 
 
 async def test_of_a_body_that_nobody_wants_the_rest_is_not_parsed(doors: Doors) -> None:
