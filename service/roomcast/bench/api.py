@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import orjson
@@ -59,21 +59,27 @@ class ApiClient:
             ledger.refuses(told)
             self._shared.gave_up(Declined(told))
             return
-        try:
-            refusal = orjson.loads(answer).get("error")
-        except (ValueError, AttributeError):
-            ledger.refuses(told := f"{address} answers with what is no JSON object")
-            self._shared.gave_up(Declined(told))
-            return
-        if refusal is None:
-            ledger.acknowledges(channel, number, now_s)
-            return
-        ledger.refuses(told := advice.refused(Step.PUBLISH, refusal["code"], refusal["message"]))
-        if advice.is_final(Step.PUBLISH, refusal["code"]):
-            self._shared.gave_up(Declined(told))
+        match _document(answer):
+            case {"result": dict()}:
+                ledger.acknowledges(channel, number, now_s)
+            case {"error": {"code": int(code), "message": str(message)}}:
+                ledger.refuses(told := advice.refused(Step.PUBLISH, code, message))
+                if advice.is_final(Step.PUBLISH, code):
+                    self._shared.gave_up(Declined(told))
+            case _:
+                ledger.refuses(told := f"{address} answers with what is no answer of the API")
+                self._shared.gave_up(Declined(told))
 
     def _unheard(self, told: str) -> None:
         self._shared.ledger.problems[told] += 1
         if not self._shared.ledger.acknowledged_us.count:
             # It is not there at all.
             self._shared.gave_up(Declined(told))
+
+
+def _document(answer: bytes) -> Any:
+    """The JSON of an answer; None if it is none."""
+    try:
+        return orjson.loads(answer)
+    except ValueError:
+        return None

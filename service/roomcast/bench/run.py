@@ -20,6 +20,7 @@ from roomcast.bench.client import ATTEMPTS_MAX, Client, Shared
 from roomcast.bench.ledger import Ledger
 from roomcast.bench.plan import Plan
 from roomcast.bench.report import Times
+from roomcast.bench.session import direct
 
 __all__ = ["Access", "Bench", "Progress"]
 
@@ -103,7 +104,7 @@ class Bench:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._began_s = perf_counter()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=5.0)
-        async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
+        async with direct(connector) as session:
             shared = Shared(
                 self._plan,
                 self.ledger,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from roomcast.cli.arguments import COUNT_MAX, Subparsers, add_command, add_server, text, whole
-from roomcast.cli.server_api import add_key, call
+from roomcast.cli.server_api import add_key, call, understood
 from roomcast.cli.terminal import has_colours, table
 from roomcast.observe.redaction import json_printable, printable
 
@@ -67,19 +67,20 @@ def history(arguments: argparse.Namespace) -> int:
         params["since"] = {"offset": arguments.since, "epoch": arguments.epoch}
     result = call(arguments, "history", params)
     if arguments.json:
-        print(json_printable(json.dumps(result, ensure_ascii=False, indent=2)))
-    elif result["publications"]:
-        colours = (lambda _: "") if has_colours(sys.stdout) else None
-        print(
-            table(
-                ("OFFSET", "TIME", "USER", "DATA"),
-                list(map(cells, result["publications"])),
-                colours,
-            )
-        )
+        text = json_printable(json.dumps(result, ensure_ascii=False, indent=2))
     else:
-        print(f"Nothing is shown; the top is offset {result['offset']}.")
+        with understood(arguments.url):
+            text = _text(result)
+    print(text)
     return 0
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    if not result["publications"]:
+        return printable(f"Nothing is shown; the top is offset {result['offset']}.")
+    colours = (lambda _: "") if has_colours(sys.stdout) else None
+    rows = list(map(cells, result["publications"]))
+    return table(("OFFSET", "TIME", "USER", "DATA"), rows, colours)
 
 
 def cells(publication: Mapping[str, Any]) -> Sequence[str]:
@@ -87,7 +88,7 @@ def cells(publication: Mapping[str, Any]) -> Sequence[str]:
     published_ms = publication.get("time", 0)
     at = datetime.fromtimestamp(published_ms / 1000, UTC) if published_ms else None
     return (
-        str(publication.get("offset", "")),
+        printable(str(publication.get("offset", ""))),
         f"{at:%Y-%m-%dT%H:%M:%SZ}" if at else "",
         printable(str(publication.get("info", {}).get("user", ""))),
         json_printable(json.dumps(publication.get("data"), ensure_ascii=False)),

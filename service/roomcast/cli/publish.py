@@ -8,9 +8,9 @@ import sys
 from typing import Any, Final
 
 from roomcast.cli.arguments import Subparsers, add_command, add_server, text
-from roomcast.cli.server_api import add_key, call
+from roomcast.cli.server_api import add_key, call, understood
 from roomcast.cli.terminal import Failed
-from roomcast.observe.redaction import json_printable
+from roomcast.observe.redaction import json_printable, printable
 
 __all__ = ["add"]
 
@@ -54,11 +54,13 @@ def publish(arguments: argparse.Namespace) -> int:
         params["skip_history"] = True
     result = call(arguments, "publish", params)
     if arguments.json:
-        print(json_printable(json.dumps(result, ensure_ascii=False)))
+        text = json_printable(json.dumps(result, ensure_ascii=False))
     elif "offset" in result:
-        print(f"offset {result['offset']}  epoch {result['epoch']}")
+        with understood(arguments.url):
+            text = printable(f"offset {result['offset']}  epoch {result['epoch']}")
     else:
-        print("sent, not stored")
+        text = "sent, not stored"
+    print(text)
     return 0
 
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from roomcast.cli.arguments import text
 from roomcast.cli.terminal import Failed
 from roomcast.config import load
 
 if TYPE_CHECKING:
-    from urllib.error import HTTPError
+    from roomcast.cli.post import Answer
 
-__all__ = ["CALL_TIMEOUT_S", "add_key", "call"]
+__all__ = ["CALL_TIMEOUT_S", "add_key", "call", "decoded", "understood"]
 
 # When DynamoDB does not answer, a publication may take a minute. After that its outcome is known.
 CALL_TIMEOUT_S: Final = 70.0
-# Bytes of an answer. No command asks for more than that.
-_ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+# Characters of what somebody else says: enough for one line.
+_REASON_CHARS_MAX: Final = 200
+_OK: Final = 200
 _UNAUTHORIZED: Final = 401
 
 
@@ -29,55 +31,94 @@ def add_key(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--key", type=text, help="of the HTTP API (default: http_api.key)")
 
 
-def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) -> Any:
+def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The result of `method`.
 
     Raises ConfigError, and Failed with the error of the server or of the connection.
     """
     from http.client import HTTPException
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
+
+    from roomcast.cli.post import post
 
     key = (
         arguments.key
         if arguments.key is not None
         else load(arguments.config, os.environ).http_api.key
     )
-    address = f"{arguments.url.rstrip('/')}/api/{method}"
-    request = Request(  # noqa: S310  # the command line takes http and https only
-        address,
-        json.dumps(params).encode(),
-        {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})},
-    )
+    url = arguments.url.rstrip("/")
+    headers = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
     try:
-        with urlopen(request, timeout=CALL_TIMEOUT_S) as response:  # noqa: S310  # as above
-            answer = json.loads(response.read(_ANSWER_BYTES_MAX))
-    except HTTPError as error:
-        with error:
-            raise Failed(_refused(error, arguments.url)) from error
+        answer = post(f"{url}/api/{method}", headers, json.dumps(params).encode(), CALL_TIMEOUT_S)
+    except TimeoutError as error:
+        raise Failed(f"{url}: no answer within {CALL_TIMEOUT_S:.0f} s") from error
     except (OSError, HTTPException) as error:
-        raise Failed(f"{arguments.url}: {_reason(error)}") from error
-    except ValueError as error:
-        raise Failed(f"{address} answers with what is no JSON: is it a roomcast server?") from error
-    if "error" in answer:
-        raise Failed(f"{method}: {answer['error']['message']} ({answer['error']['code']})")
-    return answer["result"]
+        raise Failed(f"{url}: {_reason(error)}") from error
+    if answer.status != _OK:
+        raise Failed(_refused(answer, url))
+    match _document(answer.body):
+        case None:
+            raise Failed(
+                f"{url}/api/{method} answers with what is no JSON: is it a roomcast server?"
+            )
+        case {"result": dict(result)}:
+            return result
+        case {"error": {"code": int(code), "message": str(message)}}:
+            raise Failed(f"{method}: {message} ({code})")
+    raise Failed(_strange(url))
+
+
+@contextmanager
+def understood(url: str) -> Iterator[None]:
+    """For the reading of an answer of the server at `url`. Raises Failed if it is none of ours."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise Failed(_strange(url)) from error
+
+
+def decoded(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also for what is nested too deeply."""
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _document(body: bytes) -> Any:
+    """The value in `body`; None if it is no JSON."""
+    try:
+        return decoded(body)
+    except ValueError:
+        return None
+
+
+def _strange(url: str) -> str:
+    return f"{url} answers as no roomcast server does"
 
 
 def _reason(error: Exception) -> str:
     """The reason why the server could not be reached, without numbers."""
     cause = getattr(error, "reason", error)
-    return str(getattr(cause, "strerror", None) or cause or type(error).__name__)
+    told = str(getattr(cause, "strerror", None) or cause or type(error).__name__)
+    return told[:_REASON_CHARS_MAX]
 
 
-def _refused(error: HTTPError, url: str) -> str:
-    if error.code == _UNAUTHORIZED:
+def _refused(answer: Answer, url: str) -> str:
+    if answer.status == _UNAUTHORIZED:
         return (
             f"{url} wants another key (--key, http_api.key or ROOMCAST_HTTP_API_KEY), or has none "
             "itself: its HTTP API is off"
         )
-    try:
-        why = json.loads(error.read(_ANSWER_BYTES_MAX))["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        why = error.reason
-    return f"{url} refuses the request: {why} (HTTP {error.code})"
+    if answer.elsewhere:
+        elsewhere = answer.elsewhere[:_REASON_CHARS_MAX]
+        return f"{url} redirects to {elsewhere}: give that address if it is meant"
+    match _document(answer.body):
+        case {"error": {"message": str(why)}}:
+            pass
+        case _:
+            why = answer.reason
+    return f"{url} refuses the request: {why[:_REASON_CHARS_MAX]} (HTTP {answer.status})"

@@ -15,6 +15,7 @@ from roomcast import __version__
 from roomcast.backoff import FROM_NOTHING, Backoff
 from roomcast.cli.arguments import COUNT_MAX, Subparsers, add_command, add_server, text, whole
 from roomcast.cli.history import cells
+from roomcast.cli.server_api import decoded, understood
 from roomcast.cli.terminal import Failed
 from roomcast.observe.redaction import json_printable, printable, without_passwords
 
@@ -123,16 +124,22 @@ def tail(arguments: argparse.Namespace) -> int:
 async def _watch(watched: _Tail) -> None:
     import aiohttp
 
+    from roomcast.bench.session import Redirected, direct
+
     address = f"{watched.url.rstrip('/').replace('http', 'ws', 1)}/connection/websocket"
-    async with aiohttp.ClientSession(trust_env=True) as session:
+    async with direct() as session:
         while watched.left != 0:
             try:
-                async with session.ws_connect(
-                    address,
-                    max_msg_size=_MESSAGE_BYTES_MAX,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
-                ) as socket:
+                async with asyncio.timeout(ANSWER_S):
+                    socket = await session.ws_connect(
+                        address,
+                        max_msg_size=_MESSAGE_BYTES_MAX,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                    )
+                async with socket:
                     await _follow(watched, socket)
+            except Redirected as error:
+                raise Failed(f"{address}: {error}") from error
             except (aiohttp.ClientError, OSError, TimeoutError, _Lost) as error:
                 watched.attempts += 1
                 why = str(error) or f"no answer within {ANSWER_S:.0f} s"
@@ -167,16 +174,17 @@ async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> No
         if not isinstance(message.data, str):
             raise _closed(message, socket.close_code)
         for line in message.data.strip().split("\n"):
-            reply = json.loads(line)
+            with understood(watched.url):
+                reply = decoded(line)
+                if "error" in reply:
+                    raise _error(reply)
+                if "subscribe" in reply:
+                    answered, watched.attempts = True, 0
+                    _subscribed(watched, reply["subscribe"])
+                else:
+                    _pushed(watched, reply.get("push", {}))
             if not reply:
                 await socket.send_str("{}")
-            elif "error" in reply:
-                raise _error(reply)
-            elif "subscribe" in reply:
-                answered, watched.attempts = True, 0
-                _subscribed(watched, reply["subscribe"])
-            else:
-                _pushed(watched, reply.get("push", {}))
 
 
 def _subscribed(watched: _Tail, result: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import jwt
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from roomcast.backoff import Backoff
 from roomcast.bench import client as client_module
@@ -22,6 +24,7 @@ from roomcast.bench.report import report
 from roomcast.bench.run import Access, Bench
 from roomcast.wire.codes import Closing, Disconnect, DisconnectCode
 from tests.unit.bench.faulty import Pushes, faulty, one
+from tests.unit.redirecting import redirecting
 from tests.unit.served import KEY, Served
 from tests.unit.worlds import SECRET, LocalNode, until
 
@@ -247,6 +250,31 @@ async def test_a_server_that_is_none(served: Served) -> None:
     of = plan(served.url, urls=[served.url.replace("http", "ws", 1) + "/nothing"])
     with pytest.raises(Declined, match="HTTP 404; nothing is at this path"):
         await loaded(of)
+
+
+async def test_tokens_and_the_key_go_nowhere_else(served: Served) -> None:
+    access = Access(lambda _client: "secret", key="secret")
+    with redirecting(302) as (url, elsewhere, heard):
+        told = f"redirects to {elsewhere}/there: give that address if it is meant"
+        with pytest.raises(Declined, match=told):
+            await loaded(plan(url), access)
+        with pytest.raises(Declined, match=told):
+            await loaded(plan(served.url, apis=[url]), Access(NOBODY.token_of, key="secret"))
+    assert heard == []
+    served.do(all_gone)
+
+
+@pytest.mark.parametrize("answer", ["[]", "<html>", '{"error": "no"}', '{"error": {"code": "x"}}'])
+async def test_an_api_that_is_none(served: Served, answer: str) -> None:
+    async def answered(_request: web.Request) -> web.Response:
+        return web.Response(text=answer)
+
+    app = web.Application()
+    app.router.add_post("/api/publish", answered)
+    async with TestServer(app) as other:
+        api = str(other.make_url("/")).rstrip("/")
+        with pytest.raises(Declined, match=f"{api}/api/publish answers with what is no answer"):
+            await loaded(plan(served.url, apis=[api]))
 
 
 # ---- interrupts

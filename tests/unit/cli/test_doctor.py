@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from roomcast.cli import doctor as doctor_module
 from roomcast.cli import main as cli
@@ -17,6 +19,15 @@ FOUND = [
 ]
 
 
+@pytest.fixture
+def its_own_logs() -> Iterator[None]:
+    """The command turns the log off for its whole process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("its_own_logs")
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_what_it_found_is_no_order_to_a_terminal_and_has_no_password(
     options: list[str],

@@ -11,12 +11,15 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from roomcast.cli import main as cli
+from roomcast.cli import server_api
+from tests.unit.redirecting import redirecting
 from tests.unit.served import KEY, Served
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -203,3 +206,101 @@ def test_somebody_else_is_there(
         assert cli.main(["history", "--url", url, "news"]) == 1
         answering.join()
     assert capsys.readouterr().err == f"roomcast: {url}{told}\n"
+
+
+@pytest.mark.parametrize("command", [("publish", "news", "1"), ("history", "news")])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_goes_nowhere_else(
+    status: int, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with redirecting(status) as (url, elsewhere, heard):
+        assert cli.main([*command, "--url", url, "--key", KEY]) == 1
+    assert heard == []
+    told = f"{url} redirects to {elsewhere}/there: give that address if it is meant"
+    assert capsys.readouterr() == ("", f"roomcast: {told}\n")
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """The address of a server that answers everything with `body`, as it is."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            taken, _ = server.accept()
+            with taken, suppress(OSError):
+                taken.recv(65536)
+                taken.sendall(body)
+                while body and not body.endswith(b"}") and not ended.wait(0.01):
+                    taken.sendall(b" ")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            ended.set()
+            thread.join()
+
+
+def whole(text: str) -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(text.encode())}\r\n\r\n{text}".encode()
+
+
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\n\r\n "])
+def test_an_answer_that_goes_on_and_on(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server_api, "CALL_TIMEOUT_S", 0.2)
+    with answering(begun) as url:
+        assert cli.main(["history", "news", "--url", url]) == 1
+    assert capsys.readouterr() == ("", f"roomcast: {url}: no answer within 0 s\n")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        "5",
+        '{"result": [1]}',
+        '{"result": null}',
+        '{"error": "no"}',
+        '{"error": {"code": 1}}',
+        '{"result": {"offset": 1}}',
+        '{"result": {"publications": [5], "offset": 1}}',
+        '{"result": {"publications": [{"time": 1e300}], "offset": 1}}',
+        '{"result": {"publications": [{"info": []}], "offset": 1}}',
+    ],
+)
+def test_answers_that_no_server_of_ours_gives(
+    answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("history", "news") if "publications" in answer else ("publish", "news", "1")
+    with answering(whole(answer)) as url:
+        assert cli.main([*command, "--url", url]) == 1
+    told = f"roomcast: {url} answers as no roomcast server does\n"
+    assert capsys.readouterr() == ("", told)
+
+
+@pytest.mark.parametrize("answer", ["[" * 100_000, '{"result": {"offset": NaN}}', "1" * 5000])
+def test_what_only_looks_like_json(answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(whole(answer)) as url:
+        assert cli.main(["history", "news", "--url", url, "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.partition(" answers ")[2]) == (
+        "",
+        "with what is no JSON: is it a roomcast server?\n",
+    )
+
+
+@pytest.mark.parametrize("command", [("publish", "news", "1"), ("history", "news")])
+@pytest.mark.parametrize("publications", [[], [{"offset": "\x1b[2J\x9b", "data": 1}]])
+def test_a_terminal_is_told_nothing_by_the_server(
+    command: tuple[str, ...], publications: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {"offset": "\x1b[2J\u202e", "epoch": "\x1b[2J", "publications": publications}
+    with answering(whole(json.dumps({"result": result}))) as url:
+        assert cli.main([*command, "--url", url]) == 0
+    out = capsys.readouterr().out
+    assert "\\x1b[2J" in out
+    assert out.replace("\n", "").isprintable()

@@ -10,10 +10,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jwt
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
 from roomcast.backoff import Backoff
@@ -22,6 +25,7 @@ from roomcast.cli import tail as tail_module
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Closing, Disconnect, DisconnectCode
 from roomcast.wire.publication import ClientInfo, Publication
+from tests.unit.redirecting import redirecting
 from tests.unit.served import Served
 from tests.unit.worlds import HISTORY, SECRET, LocalNode, until
 
@@ -322,3 +326,82 @@ def test_ctrl_c_is_its_ordinary_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tail_module, "_watch", interrupted)
     assert cli.main(["tail", "news"]) == 0
+
+
+def test_a_token_goes_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+    with redirecting(302) as (url, elsewhere, heard):
+        assert cli.main(["tail", "news", "--url", url, "--token", "secret"]) == 1
+    assert heard == []
+    path = "/connection/websocket"
+    assert capsys.readouterr().err == (
+        f"roomcast: {url.replace('http', 'ws')}{path}: redirects to {elsewhere}/there: "
+        "give that address if it is meant\n"
+    )
+
+
+@contextmanager
+def saying(*lines: str) -> Iterator[str]:
+    """The address of a server that says `lines` when it is first told something, then closes."""
+    loop, ended, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    told: list[str] = []
+
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        server = web.WebSocketResponse()
+        await server.prepare(request)
+        await server.receive()
+        for line in lines:
+            await server.send_str(line)
+        await server.close(code=3500, message=b"bye")
+        return server
+
+    async def serve() -> None:
+        app = web.Application()
+        app.router.add_get("/connection/websocket", handle)
+        async with TestServer(app) as server:
+            told.append(str(server.make_url("/")).rstrip("/"))
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert started.wait(20)
+        yield told[0]
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "<html>",
+        "5",
+        "[]",
+        "[" * 100_000,
+        '{"id": 1, "error": "no"}',
+        '{"id": 2, "subscribe": null}',
+        '{"push": {"channel": "news", "pub": 5}}',
+        '{"push": {"channel": "news", "pub": {"time": 1e300}}}',
+        '{"push": {"channel": "news", "pub": {"data": NaN}}}',
+        '{"push": {"channel": "news", "unsubscribe": {"code": "x", "reason": ""}}}',
+    ],
+)
+def test_a_server_that_is_none_of_ours(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with saying(line) as url:
+        assert cli.main(["tail", "news", "--url", url]) == 1
+    assert capsys.readouterr() == ("", f"roomcast: {url} answers as no roomcast server does\n")
+
+
+def test_a_terminal_is_told_nothing_by_the_server(capsys: pytest.CaptureFixture[str]) -> None:
+    rude = "\x1b[2J\x9b\u202e"
+    error = {"id": 1, "error": {"code": 100, "message": rude, "temporary": True}}
+    published = {"push": {"channel": "news", "pub": {"offset": rude, "data": rude}}}
+    with saying(json.dumps(published), json.dumps(error)) as url:
+        assert cli.main(["tail", "news", "--url", url]) == 1
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == tail_module.ATTEMPTS_MAX
+    assert told.err.count("\\x1b[2J") == tail_module.ATTEMPTS_MAX
+    for text in told:
+        assert text.replace("\n", "").isprintable()
