@@ -99,10 +99,25 @@ class Fleet:
                 return
 
     async def strike_well(self, kinds: Sequence[Strike]) -> None:
-        """Each at another instance, as soon as as many say that nothing is wrong with them."""
-        for kind, instance in zip(kinds, await self._well(len(kinds)), strict=False):
-            assert await self._struck(kind, instance), f"{kind} of {instance.node} is not possible"
+        """Each at another instance, as soon as as many say that nothing is wrong with them.
+
+        One whose ears were taken before, and that has not noticed it yet, has none to be taken.
+        """
+        struck: set[str] = set()
+        for kind in kinds:
+            since_s = time.monotonic()
+            while not (node := await self._strike_one_of(kind, struck)):
+                assert time.monotonic() - since_s < _HEAL_S, f"no instance can be struck by {kind}"
+                await asyncio.sleep(_LOOK_S)
+            struck.add(node)
             self.strikes[kind] += 1
+
+    async def _strike_one_of(self, kind: Strike, struck: Collection[str]) -> str:
+        """The node that was struck, none of `struck`; "" = none could be."""
+        for instance in await self._well(1):
+            if instance.node not in struck and await self._struck(kind, instance):
+                return instance.node
+        return ""
 
     async def _well(self, count: int) -> list[Instance]:
         """At least `count` instances with which nothing is wrong, in random order."""
