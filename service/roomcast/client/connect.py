@@ -153,11 +153,17 @@ class Connecting:
                 **({} if admission.data is None else {"data": admission.data}),
                 **({"subs": subs} if subs else {}),
                 "ping": round(self._services.limits.ping_interval_s) or 1,
-                "pong": True,
+                **self._way_back(),
             },
         )
         self._lifetime.begin_pings(self._services.random())
         _log.info("client_connected", client=self._peer.client, user=self._peer.session.user)
+
+    def _way_back(self) -> Mapping[str, object]:
+        """How the client sends more than `connect`. No pong is asked for where it is a request."""
+        if session := self._peer.socket.session:
+            return {"session": session, "node": self._services.node}
+        return {"pong": True}
 
 
 class _Answer:

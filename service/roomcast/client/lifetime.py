@@ -196,7 +196,7 @@ class Lifetime:
         self._awake_ms = self._clock.now_ms()
         self._is_behind = self._peer.socket.unsent_bytes > 0
         self._peer.send(PING)
-        if self._pong_timer is None:
+        if self._pong_timer is None and not self._peer.socket.session:
             self._pong_timer = loop.call_later(limits.pong_timeout_s, self._no_pong)
         self._ping_timer = loop.call_later(limits.ping_interval_s, self._ping)
 

@@ -57,6 +57,12 @@ class Socket(Sink, Protocol):
         """Whether its frames are in Protobuf."""
 
     @property
+    def session(self) -> str:
+        """What leads the client's further commands to it, which come by other requests. It is
+        secret. "" = they come as its frames, and so do its pongs.
+        """
+
+    @property
     def unsent_bytes(self) -> int:
         """Bytes that were sent and still wait, because the peer does not read."""
 

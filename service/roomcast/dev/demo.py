@@ -24,7 +24,7 @@ from aiohttp import web
 from roomcast.auth.claims import TokenError
 from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
 from roomcast.config import ClientConfig
-from roomcast.gateway.api.server import BODY_S
+from roomcast.gateway.body import BODY_S
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name
 from roomcast.wire.publication import Json

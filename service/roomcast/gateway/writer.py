@@ -1,4 +1,4 @@
-"""Writes frames to one socket, and cuts off a slow peer.
+"""Writes to one socket, and cuts off a slow peer.
 
 aiohttp's `send_str` builds the frame anew for every socket, and does not wait for the peer to read
 it. Here the sockets share one frame. The transport's buffer is the queue, and its size is checked
@@ -11,13 +11,23 @@ import asyncio
 import fcntl
 import os
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from roomcast.delivery.ports import Framer
 from roomcast.wire.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
 from roomcast.wire.protobuf import encode_messages
 
-__all__ = ["CLOSE_WAIT_S", "Writer", "close_frame", "pong_frame", "protobuf_frame", "text_frame"]
+__all__ = [
+    "CLOSE_WAIT_S",
+    "Writer",
+    "close_frame",
+    "json_lines",
+    "pong_frame",
+    "protobuf_frame",
+    "sse_events",
+    "text_frame",
+]
 
 # The time for a peer to answer our close frame, or to read the frames before it.
 CLOSE_WAIT_S: Final = 1.0
@@ -64,22 +74,39 @@ def _header(opcode: int, length: int) -> bytes:
     return struct.pack("!BBQ", _FIN | opcode, 127, length)
 
 
+def json_lines(lines: bytes) -> bytes:
+    """`lines` of JSON as a stream has them: each ends with a line break."""
+    return lines + b"\n"
+
+
+def sse_events(lines: bytes) -> bytes:
+    """`lines` of JSON as events of Server-Sent Events, one each (WHATWG HTML §9.2)."""
+    return b"data: " + lines.replace(b"\n", b"\n\ndata: ") + b"\n\n"
+
+
+# Those whose frames hold Protobuf.
+BINARY: Final = frozenset[Framer]({protobuf_frame, encode_messages})
+
+
 class Writer:
     """The Socket of a connection.
 
-    `queue_bytes_max` bounds the bytes that wait for a slow peer.
+    `queue_bytes_max` bounds the bytes that wait for a slow peer. `last` makes the last bytes of
+    this side. Without a `session` they are a close frame, which the peer answers.
     """
 
     __slots__ = (
         "_descriptor",
         "_ending",
         "_held",
+        "_last",
         "_may_wait",
         "_transport",
         "closed_with",
         "framer",
         "is_binary",
         "queue_bytes_max",
+        "session",
     )
 
     def __init__(
@@ -87,6 +114,9 @@ class Writer:
         transport: asyncio.Transport,
         queue_bytes_max: int,
         framer: Framer = text_frame,
+        *,
+        last: Callable[[Closing], bytes] = close_frame,
+        session: str = "",
     ) -> None:
         self._transport = transport
         self._descriptor = _plain_descriptor(transport)
@@ -97,8 +127,10 @@ class Writer:
         self._held: list[bytes] | None = None
         self.queue_bytes_max = queue_bytes_max
         self.framer = framer
+        self.session = session
+        self._last = last
         self._ending: asyncio.TimerHandle | None = None
-        self.is_binary = framer is protobuf_frame
+        self.is_binary = framer in BINARY
         # Why this side closed; None while it has not.
         self.closed_with: Closing | None = None
 
@@ -169,7 +201,10 @@ class Writer:
             return
         self.closed_with = why
         if not self._transport.is_closing():
-            self._transport.write(close_frame(why))
+            self._transport.write(self._last(why))
+            if self.session:
+                # No answer comes: what waits is written, and that is the end.
+                self._transport.close()
         self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 
     def answer_close(self, code: int) -> None:

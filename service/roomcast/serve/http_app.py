@@ -11,10 +11,12 @@ from typing import Final
 from aiohttp import web
 
 from roomcast.config import Config
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.door import GiveWay, end_proxied, name_no_version
 from roomcast.gateway.http import add_health_routes, add_metrics_route
 from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.streams import StreamGateway
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.node.assembly import rate
 from roomcast.node.node import Node
@@ -46,15 +48,23 @@ def build_app(
     app = web.Application()
     app[NODE], app[HEALTH] = node, node.health
     handshakes = rate(client.handshake_rate_limit, HANDSHAKE_BURST_S)
-    gateway = WebSocketGateway(
+    admission = Admission(
         allowed_origins=client.allowed_origins,
-        message_size_limit=client.message_size_limit,
-        queue_bytes_max=client.queue_max_size,
         turnstile=Turnstile(handshakes) if handshakes else None,
         trusted_proxies=client.trusted_proxies,
     )
+    gateway = WebSocketGateway(
+        admission,
+        message_size_limit=client.message_size_limit,
+        queue_bytes_max=client.queue_max_size,
+    )
     app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
+    StreamGateway(
+        admission,
+        message_size_limit=client.message_size_limit,
+        queue_bytes_max=client.queue_max_size,
+    ).add_routes(app)
     add_health_routes(app)
     add_metrics_route(app, metrics, shared_port=shared_port)
     Api(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from roomcast.wire.codes import Failing, Unsubscribe, error_of
+from roomcast.wire.codes import Closing, Failing, Unsubscribe, code_of, error_of
 from roomcast.wire.publication import ClientInfo, Json, Publication, StreamPosition
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "PING",
     "Sent",
     "Unencodable",
+    "disconnect_push",
     "dumps",
     "encode_error",
     "encode_lines_reply",
@@ -210,6 +211,14 @@ def unsubscribe_push(channel: str, why: Unsubscribe) -> bytes:
     return orjson.dumps(
         {"push": {"channel": channel, "unsubscribe": {"code": code.code, "reason": code.reason}}}
     )
+
+
+def disconnect_push(why: Closing) -> bytes:
+    """The push before the end of a connection that has no close frame. SDKs decide by its code
+    whether they come back.
+    """
+    code = code_of(why)
+    return orjson.dumps({"push": {"disconnect": {"code": code.code, "reason": code.reason}}})
 
 
 def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:

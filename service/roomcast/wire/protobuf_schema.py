@@ -93,6 +93,7 @@ _MESSAGES: Final = {
         bytes data = 7""",
     "Disconnect": "uint32 code = 1; string reason = 2; bool reconnect = 3",
     "Refresh": "bool expires = 1; uint32 ttl = 2",
+    "EmulationRequest": "string node = 1; string session = 2; bytes data = 3",
 }
 
 _FILE: Final = "roomcast/client.proto"

@@ -38,11 +38,12 @@ from roomcast.gateway.api.methods import (
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refusal, wire
 from roomcast.gateway.api.watch import Watch
+from roomcast.gateway.body import BODY_S, body_of
 from roomcast.gateway.keys import NODE
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
 
-__all__ = ["BODY_S", "METHODS", "Api"]
+__all__ = ["METHODS", "Api"]
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -65,8 +66,6 @@ METHODS: Final[Mapping[str, Method]] = {
 _JSON: Final = "application/json"
 # The Authorization scheme of the older form. Its name is case-insensitive (RFC 9110 §11.1).
 _KEY_SCHEME: Final = "apikey "
-# The time for a whole body, from the end of the headers. It is enough for 2 MiB.
-BODY_S: Final = 10.0
 
 Decoding = Callable[[bytes], Json]
 Answering = Callable[[ApiCall, Json], Awaitable[bytes]]
@@ -121,7 +120,7 @@ class Api:
             if request.content_length is None:
                 return _refusal(411, Error.BAD_REQUEST, "Content-Length is required")
             try:
-                body = await _body(request, body_bytes_max)
+                body = await body_of(request, body_bytes_max)
             except TimeoutError:
                 return _refusal(
                     408, Error.BAD_REQUEST, f"the body was not complete within {BODY_S:g} s"
@@ -196,26 +195,6 @@ def _batch(batch: Batch) -> Answering:
         return orjson.dumps(await batch.carry_out(call, params))
 
     return answer
-
-
-async def _body(request: web.Request, bytes_max: int) -> bytes | None:
-    """The body. None: it is longer than `bytes_max`, by its header or once it is decompressed.
-
-    Raises TimeoutError after BODY_S, and RequestPayloadError.
-    """
-    if request.content_length is not None and request.content_length > bytes_max:
-        return None
-    if request.content.is_eof():
-        # It came with the headers, as most do.
-        whole = request.content.read_nowait()
-        return whole if len(whole) <= bytes_max else None
-    body = bytearray()
-    async with asyncio.timeout(BODY_S):
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > bytes_max:
-                return None
-    return bytes(body)
 
 
 async def _watch(app: web.Application) -> AsyncIterator[None]:

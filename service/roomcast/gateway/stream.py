@@ -1,0 +1,162 @@
+"""Serves one client whose replies and pushes are the body of an answer that does not end.
+
+Its commands come by other requests. Each of them is taken after the ones before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from roomcast.gateway.writer import Writer
+from roomcast.node.node import Node
+from roomcast.wire.codes import Disconnect
+from roomcast.wire.commands import Reader
+
+__all__ = ["FRAMES_MAX", "ClientStream", "Sessions", "TooManyFrames", "new_session"]
+
+# Requests of one client that wait for the ones before them. SDKs send a few at once.
+FRAMES_MAX: Final = 32
+# Bytes of a session's name, of which 16 cannot be guessed.
+_SESSION_BYTES: Final = 24
+# What a client may send behind its request. No client has a reason to.
+_IGNORED_BYTES_MAX: Final = 4096
+
+_log = structlog.get_logger(__name__)
+
+
+def new_session() -> str:
+    """A name that nobody can guess."""
+    return secrets.token_urlsafe(_SESSION_BYTES)
+
+
+class TooManyFrames(Exception):
+    """More requests than FRAMES_MAX wait."""
+
+
+class Sessions:
+    """The streams of a node, by session."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, ClientStream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def enter(self, session: str, stream: ClientStream) -> None:
+        """From now on, `find` finds `stream`."""
+        self._streams[session] = stream
+
+    def leave(self, session: str) -> None:
+        """Idempotent."""
+        self._streams.pop(session, None)
+
+    def find(self, session: str) -> ClientStream | None:
+        """None: it is over, or never was."""
+        return self._streams.get(session)
+
+
+class ClientStream(asyncio.Protocol):
+    """The protocol of one stream's transport, after the head of the answer.
+
+    `left` is called when the connection is lost. `silence_s`: how long bytes may stay without an
+    acknowledgement of the peer's kernel. No pong tells of a peer that is gone.
+    """
+
+    __slots__ = (
+        "_beginning",
+        "_connection",
+        "_ignored",
+        "_is_over",
+        "_node",
+        "_reader",
+        "_sessions",
+        "_transport",
+        "_turn",
+        "_waiting",
+        "_writer",
+        "left",
+    )
+
+    def __init__(
+        self,
+        node: Node,
+        transport: asyncio.Transport,
+        writer: Writer,
+        reader: Reader,
+        sessions: Sessions,
+        *,
+        silence_s: float,
+    ) -> None:
+        self._node = node
+        self._transport = transport
+        self._writer = writer
+        self._reader = reader
+        self._sessions = sessions
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._ignored = 0
+        self._is_over = False
+        self._beginning: asyncio.Task[None] | None = None
+        self.left: Callable[[], None] | None = None
+        _limit_silence(transport, silence_s)
+        self._connection = node.open(writer)
+        sessions.enter(writer.session, self)
+
+    def begin(self, frame: bytes) -> None:
+        """Take the commands of the request itself, before any others."""
+        self._beginning = asyncio.get_running_loop().create_task(self.take(frame))
+
+    async def take(self, frame: bytes) -> None:
+        """Take commands, after those that came before. Raises TooManyFrames."""
+        if self._waiting >= FRAMES_MAX:
+            raise TooManyFrames
+        self._waiting += 1
+        try:
+            async with self._turn:
+                if not self._is_over:
+                    await self._connection.receive(frame, self._reader)
+        except Exception as error:  # noqa: BLE001  # a bug: the client must not be left waiting
+            _log.error("client_failed", client=self._connection.client, exc_info=error)
+            self._connection.close(Disconnect.SERVER_ERROR)
+        finally:
+            self._waiting -= 1
+
+    # ---- what the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        self._ignored += len(data)
+        if self._ignored > _IGNORED_BYTES_MAX:
+            self._transport.abort()
+
+    def eof_received(self) -> None:
+        """A client that says no more reads no more, as HTTP servers take it."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
+        if self.left is not None:
+            self.left()
+        if self._is_over:
+            return
+        self._is_over = True
+        self._sessions.leave(self._writer.session)
+        self._node.closed(self._connection)
+        why = self._writer.closed_with
+        self._node.services.counters.closed(why or Disconnect.CONNECTION_CLOSED)
+        if why is None:
+            _log.info("client_gone", client=self._connection.client)
+        elif why is Disconnect.SLOW:
+            _log.warning("client_slow", client=self._connection.client)
+        self._writer.end()
+
+
+def _limit_silence(transport: asyncio.Transport, silence_s: float) -> None:
+    """Have the system end a connection whose peer acknowledges nothing (TCP_USER_TIMEOUT)."""
+    connected = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if connected is not None and option is not None:
+        connected.setsockopt(socket.IPPROTO_TCP, option, round(silence_s * 1000))

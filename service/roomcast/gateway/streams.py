@@ -1,0 +1,232 @@
+"""Serves the transports of clients that no WebSocket reaches, as Centrifuge SDKs speak them.
+
+POST /connection/http_stream   commands in the body; replies and pushes in the answer's body
+GET  /connection/sse           commands in the query (`cf_connect`); the answer is events
+POST /emulation                further commands of either, for the node that has the client
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+
+from roomcast.delivery.ports import Framer
+from roomcast.gateway.admission import Admission
+from roomcast.gateway.api.methods import Containers
+from roomcast.gateway.api.refusals import Refusal
+from roomcast.gateway.body import BODY_S, body_of
+from roomcast.gateway.door import SERVER, hand_over
+from roomcast.gateway.keys import NODE
+from roomcast.gateway.stream import ClientStream, Sessions, TooManyFrames, new_session
+from roomcast.gateway.websocket import ANSWERED, FRAME_COMMANDS_ROOM
+from roomcast.gateway.writer import Writer, json_lines, sse_events
+from roomcast.wire.codes import Closing
+from roomcast.wire.commands import JSON_FRAMES, Reader
+from roomcast.wire.emulation import MalformedEmulation, emulated_json, emulated_protobuf
+from roomcast.wire.encoding import disconnect_push
+from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
+
+__all__ = ["StreamGateway"]
+
+# A preflight's answer may be kept for so long.
+_PREFLIGHT_S: Final = 300
+_BINARY_TYPE: Final = "application/octet-stream"
+# The JSON text of a string may be twice as long as what it says.
+_ESCAPED: Final = 2
+_CONNECT_PARAMETER: Final = "cf_connect"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a stream is written and its commands are read. `first`: what goes before all else."""
+
+    content_type: str
+    reader: Reader
+    framer: Framer
+    first: bytes = b""
+
+    def last(self, why: Closing) -> bytes:
+        """The last bytes of the stream."""
+        return self.framer(disconnect_push(why))
+
+
+_JSON: Final = _Form("application/json; charset=utf-8", JSON_FRAMES, json_lines)
+_PROTOBUF: Final = _Form(_BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
+# A browser takes the stream for open once it has read something.
+_EVENTS: Final = _Form("text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n")
+
+
+class StreamGateway:
+    """The handler of these requests.
+
+    `message_size_limit`: bytes of one command. A request may have FRAME_COMMANDS_ROOM times as
+    many.
+    """
+
+    def __init__(
+        self, admission: Admission, *, message_size_limit: int, queue_bytes_max: int
+    ) -> None:
+        self._admission = admission
+        self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
+        self._queue_bytes_max = queue_bytes_max
+        self._sessions = Sessions()
+
+    def add_routes(self, app: web.Application) -> None:
+        """Adds the routes, and those of their preflight requests."""
+        app.router.add_post("/connection/http_stream", self._http_stream)
+        # A HEAD opens nothing.
+        app.router.add_get("/connection/sse", self._sse, allow_head=False)
+        app.router.add_post("/connection/sse", self._sse_posted)
+        app.router.add_post("/emulation", self._emulation)
+        for path in ("/connection/http_stream", "/connection/sse", "/emulation"):
+            app.router.add_options(path, self._preflight)
+
+    async def _http_stream(self, request: web.Request) -> web.StreamResponse:
+        is_binary = request.content_type == _BINARY_TYPE
+        return await self._open(request, _PROTOBUF if is_binary else _JSON, self._posted)
+
+    async def _sse_posted(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _EVENTS, self._posted)
+
+    async def _sse(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _EVENTS, _asked)
+
+    async def _open(
+        self,
+        request: web.Request,
+        form: _Form,
+        commands: Callable[[web.Request], Awaitable[bytes]],
+    ) -> web.StreamResponse:
+        """Answers with a stream, after which ClientStream serves the client."""
+        origin, node = self._admission.check(request), request.app[NODE]
+        async with self._admission.answering():
+            frame = await commands(request)
+            await self._admission.turn()
+        # Without another turn from here to `node.open`: it would be counted in neither place.
+        transport = request.transport
+        if transport is not None:
+            transport.write(_head(form, origin) + form.first)
+            writer = Writer(
+                transport,
+                self._queue_bytes_max,
+                form.framer,
+                last=form.last,
+                session=new_session(),
+            )
+            limits = node.services.limits
+            stream = ClientStream(
+                node,
+                transport,
+                writer,
+                form.reader,
+                self._sessions,
+                silence_s=limits.ping_interval_s + limits.pong_timeout_s,
+            )
+            stream.left = hand_over(request.protocol, stream)
+            stream.begin(frame)
+        return ANSWERED
+
+    async def _posted(self, request: web.Request) -> bytes:
+        """The commands in a body. Raises HTTPException."""
+        return await _body(request, self._frame_bytes_max)
+
+    async def _emulation(self, request: web.Request) -> web.Response:
+        headers = _cors(self._admission.check_origin(request))
+        if request.content_type == _BINARY_TYPE:
+            body, read = await _body(request, self._frame_bytes_max), emulated_protobuf
+        else:
+            body, read = await _body(request, self._frame_bytes_max * _ESCAPED), emulated_json
+            try:
+                Containers().take(body)
+            except Refusal as refused:
+                raise _too_large() from refused
+        try:
+            emulated = read(body)
+        except MalformedEmulation as error:
+            return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n", headers=headers)
+        stream = self._sessions.find(emulated.session)
+        if stream is None or emulated.node != request.app[NODE].id:
+            # SDKs connect again.
+            text = "This node has no such session.\n"
+            return web.Response(status=HTTPStatus.NOT_FOUND, text=text, headers=headers)
+        try:
+            await stream.take(emulated.frame)
+        except TooManyFrames:
+            text = "Too many requests of this session wait.\n"
+            return web.Response(status=HTTPStatus.TOO_MANY_REQUESTS, text=text, headers=headers)
+        return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
+
+    async def _preflight(self, request: web.Request) -> web.Response:
+        origin = self._admission.check_origin(request)
+        return web.Response(
+            status=HTTPStatus.NO_CONTENT,
+            headers={
+                **_cors(origin),
+                "Access-Control-Allow-Methods": "POST, GET, OPTIONS",
+                "Access-Control-Allow-Headers": "Content-Type",
+                "Access-Control-Max-Age": str(_PREFLIGHT_S),
+            },
+        )
+
+
+async def _asked(request: web.Request) -> bytes:
+    """The commands in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest."""
+    commands = request.query.get(_CONNECT_PARAMETER, "")
+    if not commands:
+        raise web.HTTPBadRequest(
+            text=f"The parameter {_CONNECT_PARAMETER} has the first commands.\n"
+        )
+    return commands.encode(errors="replace")
+
+
+async def _body(request: web.Request, bytes_max: int) -> bytes:
+    """Raises HTTPException."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(text="A body is taken as it is, without an encoding.\n")
+    try:
+        body = await body_of(request, bytes_max)
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(
+            text=f"The body was not complete within {BODY_S:g} s.\n"
+        ) from error
+    except web.RequestPayloadError as error:
+        raise web.HTTPBadRequest(text="The body is not encoded as its headers say.\n") from error
+    if body is None:
+        raise _too_large()
+    if not body:
+        raise web.HTTPBadRequest(text="The body has the first commands.\n")
+    return body
+
+
+def _too_large() -> web.HTTPException:
+    return web.HTTPRequestEntityTooLarge(0, 0, text="The request is too large.\n")
+
+
+def _head(form: _Form, origin: str | None) -> bytes:
+    """The head of an answer whose body lasts as long as its connection (RFC 9112 §6.3)."""
+    headers = {
+        "Content-Type": form.content_type,
+        # Proxies that keep an answer until it is whole would keep it for ever.
+        "X-Accel-Buffering": "no",
+        "Cache-Control": ("private, no-cache, no-store, no-transform, must-revalidate, max-age=0"),
+        "Pragma": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+        **_cors(origin),
+        "Date": rfc822_formatted_time(),
+        "Server": SERVER,
+        "Connection": "close",
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 200 OK\r\n{lines}\r\n".encode()
+
+
+def _cors(origin: str | None) -> Mapping[str, str]:
+    """What lets a page of `origin`, which was allowed, read the answer."""
+    if origin is None:
+        return {}
+    return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
