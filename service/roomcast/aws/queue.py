@@ -146,6 +146,16 @@ class SqsInstanceQueue:
             await self._sleep(_EMPTY_PAUSE_S)
         return messages
 
+    async def post(self, queue: str, body: str) -> None:
+        if self._queue_url is None:
+            raise Gone("the queue is not open")
+        if not is_queue_name(queue):
+            raise Rejected(f"not a queue name: {queue[:100]!r}")
+        # All queues of a deployment are of one account and region.
+        url = f"{self._queue_url.rpartition('/')[0]}/{queue}"
+        async with port_errors(CALL_LIMIT_S):
+            await self._control.send_message(QueueUrl=url, MessageBody=body)
+
     async def delete(self, receipts: Sequence[str]) -> None:
         # Another queue may be open by the time of the last batch.
         url, failure = self._queue_url, None

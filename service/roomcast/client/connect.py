@@ -162,7 +162,7 @@ class Connecting:
     def _way_back(self) -> Mapping[str, object]:
         """How the client sends more than `connect`. No pong is asked for where it is a request."""
         if session := self._peer.socket.session:
-            return {"session": session, "node": self._services.node}
+            return {"session": session, "node": self._services.presence.node}
         return {"pong": True}
 
 

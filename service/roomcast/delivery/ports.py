@@ -16,6 +16,7 @@ __all__ = [
     "Message",
     "NodeQueue",
     "NodeTopics",
+    "QueuePost",
     "QueueRebuilder",
     "ShardSubscriptions",
     "ShardTopics",
@@ -114,8 +115,18 @@ class ShardTopics(Protocol):
         """Send a message to the topic of `shard`, as `Topic.publish` does to the base topic."""
 
 
-class NodeQueue(InstanceQueue, ShardSubscriptions, Protocol):
-    """The queue, with all of its subscriptions."""
+class QueuePost(Protocol):
+    """The way into another node's queue."""
+
+    async def post(self, queue: str, body: str) -> None:
+        """Put a message into the queue with this name.
+
+        Raises Gone, also while this node has no queue itself, Rejected, Throttled, UnknownOutcome.
+        """
+
+
+class NodeQueue(InstanceQueue, ShardSubscriptions, QueuePost, Protocol):
+    """The queue, with all of its subscriptions, and the way into others."""
 
 
 class NodeTopics(Topic, ShardTopics, Protocol):

@@ -8,20 +8,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
+from roomcast.fleet.emulation import Sessions
 from roomcast.gateway.writer import Writer
 from roomcast.node.node import Node
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
 
-__all__ = ["FRAMES_MAX", "ClientStream", "Sessions", "TooManyFrames", "new_session"]
+__all__ = ["WAITING_BYTES_MAX", "WAITING_MAX", "ClientStream", "new_session"]
 
-# Requests of one client that wait for the ones before them. SDKs send a few at once.
-FRAMES_MAX: Final = 32
+# Frames of one client that wait for the ones before them, and their bytes. SDKs send a few at once.
+WAITING_MAX: Final = 64
+WAITING_BYTES_MAX: Final = 512 * 1024
 # Bytes of a session's name, of which 16 cannot be guessed.
 _SESSION_BYTES: Final = 24
 # What a client may send behind its request. No client has a reason to.
@@ -35,32 +38,6 @@ def new_session() -> str:
     return secrets.token_urlsafe(_SESSION_BYTES)
 
 
-class TooManyFrames(Exception):
-    """More requests than FRAMES_MAX wait."""
-
-
-class Sessions:
-    """The streams of a node, by session."""
-
-    def __init__(self) -> None:
-        self._streams: dict[str, ClientStream] = {}
-
-    def __len__(self) -> int:
-        return len(self._streams)
-
-    def enter(self, session: str, stream: ClientStream) -> None:
-        """From now on, `find` finds `stream`."""
-        self._streams[session] = stream
-
-    def leave(self, session: str) -> None:
-        """Idempotent."""
-        self._streams.pop(session, None)
-
-    def find(self, session: str) -> ClientStream | None:
-        """None: it is over, or never was."""
-        return self._streams.get(session)
-
-
 class ClientStream(asyncio.Protocol):
     """The protocol of one stream's transport, after the head of the answer.
 
@@ -69,16 +46,16 @@ class ClientStream(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_beginning",
         "_connection",
+        "_frames",
         "_ignored",
         "_is_over",
         "_node",
         "_reader",
         "_sessions",
+        "_taking",
         "_transport",
-        "_turn",
-        "_waiting",
+        "_waiting_bytes",
         "_writer",
         "left",
     )
@@ -98,34 +75,39 @@ class ClientStream(asyncio.Protocol):
         self._writer = writer
         self._reader = reader
         self._sessions = sessions
-        self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._frames: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        # Takes frames, as long as there are any.
+        self._taking: asyncio.Task[None] | None = None
         self._ignored = 0
         self._is_over = False
-        self._beginning: asyncio.Task[None] | None = None
         self.left: Callable[[], None] | None = None
         _limit_silence(transport, silence_s)
         self._connection = node.open(writer)
         sessions.enter(writer.session, self)
 
-    def begin(self, frame: bytes) -> None:
-        """Take the commands of the request itself, before any others."""
-        self._beginning = asyncio.get_running_loop().create_task(self.take(frame))
+    def take(self, frame: bytes) -> bool:
+        """Take commands, after those that came before. False: too many wait."""
+        size = self._waiting_bytes + len(frame)
+        if len(self._frames) >= WAITING_MAX or (self._frames and size > WAITING_BYTES_MAX):
+            return False
+        self._frames.append(frame)
+        self._waiting_bytes = size
+        if self._taking is None:
+            self._taking = asyncio.get_running_loop().create_task(self._take_frames())
+        return True
 
-    async def take(self, frame: bytes) -> None:
-        """Take commands, after those that came before. Raises TooManyFrames."""
-        if self._waiting >= FRAMES_MAX:
-            raise TooManyFrames
-        self._waiting += 1
+    async def _take_frames(self) -> None:
         try:
-            async with self._turn:
-                if not self._is_over:
-                    await self._connection.receive(frame, self._reader)
+            while self._frames and not self._is_over:
+                frame = self._frames.popleft()
+                self._waiting_bytes -= len(frame)
+                await self._connection.receive(frame, self._reader)
         except Exception as error:  # noqa: BLE001  # a bug: the client must not be left waiting
             _log.error("client_failed", client=self._connection.client, exc_info=error)
             self._connection.close(Disconnect.SERVER_ERROR)
         finally:
-            self._waiting -= 1
+            self._taking = None
 
     # ---- what the transport calls
 

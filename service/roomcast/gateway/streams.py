@@ -16,13 +16,14 @@ from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
 from roomcast.delivery.ports import Framer
+from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.methods import Containers
 from roomcast.gateway.api.refusals import Refusal
 from roomcast.gateway.body import BODY_S, body_of
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
-from roomcast.gateway.stream import ClientStream, Sessions, TooManyFrames, new_session
+from roomcast.gateway.stream import ClientStream, new_session
 from roomcast.gateway.websocket import ANSWERED, FRAME_COMMANDS_ROOM
 from roomcast.gateway.writer import Writer, json_lines, sse_events
 from roomcast.wire.codes import Closing
@@ -61,6 +62,15 @@ _PROTOBUF: Final = _Form(_BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
 _EVENTS: Final = _Form("text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n")
 
 
+# SDKs connect anew after 404 and 5xx. Others refuse these commands alone.
+_ANSWERS: Final[Mapping[Outcome, tuple[HTTPStatus, str | None]]] = {
+    Outcome.TAKEN: (HTTPStatus.NO_CONTENT, None),
+    Outcome.UNKNOWN: (HTTPStatus.NOT_FOUND, "No node has such a session.\n"),
+    Outcome.BUSY: (HTTPStatus.TOO_MANY_REQUESTS, "Too many requests of this session wait.\n"),
+    Outcome.LOST: (HTTPStatus.SERVICE_UNAVAILABLE, "The session's node did not answer.\n"),
+}
+
+
 class StreamGateway:
     """The handler of these requests.
 
@@ -74,7 +84,6 @@ class StreamGateway:
         self._admission = admission
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
-        self._sessions = Sessions()
 
     def add_routes(self, app: web.Application) -> None:
         """Adds the routes, and those of their preflight requests."""
@@ -124,11 +133,11 @@ class StreamGateway:
                 transport,
                 writer,
                 form.reader,
-                self._sessions,
+                node.emulation.sessions,
                 silence_s=limits.ping_interval_s + limits.pong_timeout_s,
             )
             stream.left = hand_over(request.protocol, stream)
-            stream.begin(frame)
+            stream.take(frame)
         return ANSWERED
 
     async def _posted(self, request: web.Request) -> bytes:
@@ -149,17 +158,12 @@ class StreamGateway:
             emulated = read(body)
         except MalformedEmulation as error:
             return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n", headers=headers)
-        stream = self._sessions.find(emulated.session)
-        if stream is None or emulated.node != request.app[NODE].id:
-            # SDKs connect again.
-            text = "This node has no such session.\n"
-            return web.Response(status=HTTPStatus.NOT_FOUND, text=text, headers=headers)
-        try:
-            await stream.take(emulated.frame)
-        except TooManyFrames:
-            text = "Too many requests of this session wait.\n"
-            return web.Response(status=HTTPStatus.TOO_MANY_REQUESTS, text=text, headers=headers)
-        return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
+        if len(emulated.frame) > FRAMES_BYTES_MAX:
+            raise _too_large()
+        node = request.app[NODE]
+        outcome = await node.emulation.take(emulated.node, emulated.session, emulated.frame)
+        status, text = _ANSWERS[outcome]
+        return web.Response(status=status, text=text, headers=headers)
 
     async def _preflight(self, request: web.Request) -> web.Response:
         origin = self._admission.check_origin(request)

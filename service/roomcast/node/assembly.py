@@ -40,6 +40,9 @@ from roomcast.delivery.publisher import Publisher
 from roomcast.delivery.queue_state import QueueState
 from roomcast.delivery.shard_keeper import ShardBook, ShardKeeper
 from roomcast.delivery.signal_bus import NodeBus, SignalBus, SignalListeners
+from roomcast.fleet.emulation import Emulation, Sessions
+from roomcast.fleet.emulation_signals import EMULATION_KINDS
+from roomcast.fleet.mailbox import Mailbox
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.node_info_signals import SURVEY_KINDS
 from roomcast.fleet.order_signals import ORDER_KINDS
@@ -134,6 +137,7 @@ class Core:
     numbers: OwnNumbers
     orders: Orders
     node_info: NodeInfo
+    emulation: Emulation
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,9 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     numbers = OwnNumbers(presence, connections, hub, roster)
     orders = Orders(roster, bus, new_id, node=node_id)
     node_info = NodeInfo(ports.leases, hub, clock, new_id, bus, background, numbers, node=node_id)
+    mailbox = Mailbox(ports.queue, ports.leases, clock)
+    emulation = Emulation(Sessions(), mailbox, background, new_id, lambda: presence.node)
+    listeners.add(EMULATION_KINDS, emulation.heard)
     listeners.add(ORDER_KINDS, orders.heard)
     listeners.add(SURVEY_KINDS, node_info.heard)
     listeners.add({signals.TRIM_KIND}, announcements.trimmed)
@@ -258,6 +265,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         numbers,
         orders,
         node_info,
+        emulation,
     )
 
 
@@ -331,6 +339,7 @@ def assemble(
         health,
         core.orders,
         core.node_info,
+        core.emulation,
         core.connections,
         connection_limit=config.client.connection_limit,
     )

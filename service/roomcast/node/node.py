@@ -11,6 +11,7 @@ import structlog
 
 from roomcast.client.connection import Connection
 from roomcast.client.services import Services, Socket
+from roomcast.fleet.emulation import Emulation
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.orders import Orders
 from roomcast.node.health import Health
@@ -68,7 +69,9 @@ class Background:
 
 
 class Node:
-    """All connections of this process. `orders` and `node_info` serve its HTTP API."""
+    """All connections of this process. `orders` and `node_info` serve its HTTP API, `emulation`
+    clients whose commands come by requests of their own.
+    """
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Node:
         health: Health,
         orders: Orders,
         node_info: NodeInfo,
+        emulation: Emulation,
         connections: set[Connection],
         *,
         connection_limit: int,
@@ -85,6 +89,7 @@ class Node:
         self.health = health
         self.orders = orders
         self.node_info = node_info
+        self.emulation = emulation
         self._connection_limit = connection_limit
         self._connections = connections
 

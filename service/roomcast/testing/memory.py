@@ -588,6 +588,14 @@ class MemoryQueue:
 
         return await self._world.perform("receive", effect)
 
+    async def post(self, queue: str, body: str) -> None:
+        def effect() -> None:
+            if queue not in self._world.queues:
+                raise Gone("the queue does not exist")
+            self._world.deliver(queue, body)
+
+        await self._world.perform("post", effect)
+
     async def delete(self, receipts: Sequence[str]) -> None:
         queue = self._queue()
 

@@ -1,0 +1,218 @@
+"""Brings a client's commands to its session, on whichever node that is.
+
+Clients whose replies come as a stream send their commands by requests of their own, which a load
+balancer may lead to any node. Those of one session that reach one node go on in their order: one
+signal is under way, and what comes meanwhile follows together in the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Final, Protocol
+
+import structlog
+
+from roomcast.delivery.envelope import Signal
+from roomcast.fleet.emulation_signals import (
+    FRAMES_BYTES_MAX,
+    MalformedEmulationSignal,
+    Outcome,
+    Posted,
+    answer_of,
+    answer_signal,
+    posted_of,
+    posted_signal,
+)
+from roomcast.fleet.mailbox import Mailbox, NodeUnknown
+from roomcast.ports import NewId, PortError
+
+__all__ = ["ANSWER_S", "LANES_MAX", "WAITING_MAX", "Emulation", "Session", "Sessions", "Starter"]
+
+# Seconds to wait for the other node's answer: SDKs give a command up after 5 s. SQS takes some
+# 20 ms each way.
+ANSWER_S: Final = 4.0
+# Sessions of other nodes with commands under way, and requests of one of them that wait.
+LANES_MAX: Final = 10_000
+WAITING_MAX: Final = 32
+
+_log = structlog.get_logger(__name__)
+
+
+class Session(Protocol):
+    """One client's stream."""
+
+    def take(self, frame: bytes) -> bool:
+        """Take commands, after those that came before. False: too many wait."""
+
+
+class Starter(Protocol):
+    """Runs the answers to other nodes."""
+
+    def start(self, work: Coroutine[None, None, None]) -> object: ...
+
+
+class Sessions:
+    """The sessions of this node."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def enter(self, name: str, session: Session) -> None:
+        """From now on, commands for `name` are for `session`."""
+        self._by_name[name] = session
+
+    def leave(self, name: str) -> None:
+        """Idempotent."""
+        self._by_name.pop(name, None)
+
+    def take(self, name: str, frame: bytes) -> Outcome:
+        """Have the session take commands."""
+        session = self._by_name.get(name)
+        if session is None:
+            return Outcome.UNKNOWN
+        return Outcome.TAKEN if session.take(frame) else Outcome.BUSY
+
+
+class Emulation:
+    """One a node."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        mailbox: Mailbox,
+        background: Starter,
+        new_id: NewId,
+        lease: Callable[[], str],
+    ) -> None:
+        """`lease`: the id of this node's present lease, by which others find it."""
+        self.sessions = sessions
+        self._mailbox = mailbox
+        self._background = background
+        self._new_id = new_id
+        self._lease = lease
+        # By node and session, the requests that wait for the one under way.
+        self._lanes: dict[tuple[str, str], deque[_Request]] = {}
+        # The signals that wait for their answer.
+        self._asked: dict[str, asyncio.Future[Outcome]] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
+
+    async def take(self, node: str, session: str, frame: bytes) -> Outcome:
+        """Bring commands to the session. Returns when it has them, or it is clear that it has
+        not.
+        """
+        outcome = self.sessions.take(session, frame)
+        if outcome is not Outcome.UNKNOWN or node == self._lease():
+            return outcome
+        lane = self._lanes.get((node, session))
+        is_first = lane is None
+        if lane is None:
+            if len(self._lanes) >= LANES_MAX:
+                return Outcome.BUSY
+            lane = self._lanes[node, session] = deque()
+        if len(lane) >= WAITING_MAX:
+            return Outcome.BUSY
+        request = _Request(frame)
+        lane.append(request)
+        if is_first:
+            carrying = asyncio.create_task(self._carry(node, session, lane), name="emulation")
+            self._carrying.add(carrying)
+            carrying.add_done_callback(self._carrying.discard)
+        return await request.outcome
+
+    # ---- this node's clients' commands for other nodes' sessions
+
+    async def _carry(self, node: str, session: str, lane: deque[_Request]) -> None:
+        """Send what waits, one signal after the other, until nothing waits."""
+        batch, outcome = list[_Request](), Outcome.TAKEN
+        try:
+            while lane and outcome is Outcome.TAKEN:
+                batch, outcome = _batch(lane), Outcome.LOST
+                frames = tuple(request.frame for request in batch)
+                outcome = await self._ask(node, Posted(session, frames))
+                _tell(batch, outcome)
+        finally:
+            del self._lanes[node, session]
+            # What follows a command that was not taken would be carried out without it.
+            _tell([*batch, *lane], outcome)
+
+    async def _ask(self, node: str, posted: Posted) -> Outcome:
+        signal = posted_signal(self._lease(), self._new_id(), posted)
+        asked: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._asked[signal.id] = asked
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._mailbox.send(node, signal)
+                return await asked
+        except NodeUnknown:
+            return Outcome.UNKNOWN
+        except (TimeoutError, PortError) as error:
+            reason = str(error) or "no answer in time"
+            _log.warning("commands_not_passed_on", to=node, reason=reason)
+            return Outcome.LOST
+        finally:
+            del self._asked[signal.id]
+
+    # ---- signals of other nodes
+
+    def heard(self, signal: Signal) -> None:
+        """Take commands for a session here, or another node's answer."""
+        try:
+            if signal.kind == "commands_taken":
+                self._answered(*answer_of(signal))
+            else:
+                outcome = self._take_all(posted_of(signal))
+                self._background.start(self._answer(signal, outcome))
+        except MalformedEmulationSignal as error:
+            _log.warning("commands_malformed", node=signal.node, reason=str(error))
+
+    def _answered(self, asked: str, outcome: Outcome) -> None:
+        waiting = self._asked.get(asked)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(outcome)
+
+    def _take_all(self, posted: Posted) -> Outcome:
+        for frame in posted.frames:
+            outcome = self.sessions.take(posted.session, frame)
+            if outcome is not Outcome.TAKEN:
+                return outcome
+        return Outcome.TAKEN
+
+    async def _answer(self, signal: Signal, outcome: Outcome) -> None:
+        answer = answer_signal(self._lease(), self._new_id(), signal.id, outcome)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._mailbox.send(signal.node, answer)
+        except (TimeoutError, PortError) as error:
+            reason = str(error) or "not done in time"
+            _log.warning("commands_not_answered", to=signal.node, reason=reason)
+
+
+class _Request:
+    """Commands that wait."""
+
+    __slots__ = ("frame", "outcome")
+
+    def __init__(self, frame: bytes) -> None:
+        self.frame = frame
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+
+def _batch(lane: deque[_Request]) -> list[_Request]:
+    """The oldest requests, as many as fit one signal, or one. They leave `lane`."""
+    batch = [lane.popleft()]
+    size = len(batch[0].frame)
+    while lane and size + len(lane[0].frame) <= FRAMES_BYTES_MAX:
+        size += len(lane[0].frame)
+        batch.append(lane.popleft())
+    return batch
+
+
+def _tell(requests: Iterable[_Request], outcome: Outcome) -> None:
+    for request in requests:
+        if not request.outcome.done():
+            request.outcome.set_result(outcome)
