@@ -25,6 +25,7 @@ from aiohttp import WSMsgType, web
 
 from benchmarks.node import Bench
 from benchmarks.rig import CHANNEL, NO_PING_S, PATH, Process, quiet, widen
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.door import Door, GiveWay, end_proxied, name_no_version
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway
@@ -68,7 +69,7 @@ class _Node:
         app = web.Application()
         app[NODE], app[HEALTH] = node, node.health
         gateway = WebSocketGateway(
-            allowed_origins=(),
+            Admission(allowed_origins=()),
             message_size_limit=_MESSAGE_BYTES_MAX,
             queue_bytes_max=_QUEUE_BYTES_MAX,
         )

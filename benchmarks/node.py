@@ -25,6 +25,7 @@ from aiohttp.http import WebSocketWriter
 from benchmarks.rig import CHANNEL, MARK, NO_PING_S, PATH, quiet, widen
 from roomcast.auth.verifier import TokenVerifier
 from roomcast.config import ClientConfig, Config
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.door import Door
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway
@@ -217,7 +218,7 @@ async def main(queue_bytes_max: int, core: int, *, seen: bool = False) -> None:
     app = web.Application()
     app[NODE], app[HEALTH] = bench.assembly.node, bench.assembly.node.health
     gateway = WebSocketGateway(
-        allowed_origins=(), message_size_limit=65_536, queue_bytes_max=queue_bytes_max
+        Admission(allowed_origins=()), message_size_limit=65_536, queue_bytes_max=queue_bytes_max
     )
     app.router.add_get(PATH, gateway.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -35,6 +35,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import roomcast
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.websocket import WebSocketGateway
 from tests.unit.worlds import Fleet, settled
@@ -220,7 +221,9 @@ async def _served(fleet: Fleet, name: str) -> AsyncIterator[WebSocket]:
     app = web.Application()
     app[NODE] = node.assembly.node
     gateway = WebSocketGateway(
-        allowed_origins=(), message_size_limit=FRAME_BYTES_MAX, queue_bytes_max=1024 * 1024
+        Admission(allowed_origins=()),
+        message_size_limit=FRAME_BYTES_MAX,
+        queue_bytes_max=1024 * 1024,
     )
     app.router.add_get("/connection/websocket", gateway.handle)
     token = _NODE.set(name)

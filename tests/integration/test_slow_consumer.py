@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from roomcast.delivery.recovery import RING_BYTES_MAX
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer
@@ -138,7 +139,7 @@ async def server() -> AsyncIterator[Server]:
     app = web.Application()
     app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
     gateway = WebSocketGateway(
-        allowed_origins=(), message_size_limit=65_536, queue_bytes_max=QUEUE_BYTES_MAX
+        Admission(allowed_origins=()), message_size_limit=65_536, queue_bytes_max=QUEUE_BYTES_MAX
     )
     app.router.add_get(PATH, gateway.handle)
     runner = web.AppRunner(app, shutdown_timeout=1.0)

@@ -17,10 +17,12 @@ from aiohttp import web
 
 from roomcast.auth.verifier import sign_connection, sign_subscription
 from roomcast.config import TokenConfig
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.door import Door, GiveWay, end_proxied, name_no_version
 from roomcast.gateway.http import add_health_routes
 from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.streams import StreamGateway
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.worlds import SECRET, Fleet, LocalNode, until
@@ -214,10 +216,14 @@ async def target(
     )
     app = web.Application()
     app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
+    admission, queue_bytes_max = Admission(allowed_origins=origins), 4 * 1024 * 1024
     gateway = WebSocketGateway(
-        allowed_origins=origins, message_size_limit=size_limit, queue_bytes_max=4 * 1024 * 1024
+        admission, message_size_limit=size_limit, queue_bytes_max=queue_bytes_max
     )
     app.router.add_get(PATH, gateway.handle)
+    StreamGateway(
+        admission, message_size_limit=size_limit, queue_bytes_max=queue_bytes_max
+    ).add_routes(app)
     add_health_routes(app)
     Api(key=KEY, insecure=False, message_size_limit=size_limit).add_routes(app)
     # As `roomcast serve` has it.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.gateway.websocket import origin_allowed
+from roomcast.gateway.admission import origin_allowed
 from tests.security.target import HOST, PATH, Target, target, watched
 from tests.websocket import WebSocket
 

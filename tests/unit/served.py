@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.websocket import WebSocketGateway
@@ -49,7 +50,9 @@ class Served:
             message_size_limit=self._size_limit,
         ).add_routes(app)
         gateway = WebSocketGateway(
-            allowed_origins=(), message_size_limit=self._size_limit, queue_bytes_max=1024 * 1024
+            Admission(allowed_origins=()),
+            message_size_limit=self._size_limit,
+            queue_bytes_max=1024 * 1024,
         )
         app.router.add_get("/connection/websocket", gateway.handle)
         server = TestServer(app)

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer, TestServer
 
 from roomcast.client.connection import Connection
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames
 from roomcast.gateway.websocket import WebSocketGateway
@@ -64,7 +65,7 @@ async def served() -> AsyncIterator[Served]:
     app = web.Application()
     app[NODE] = node.assembly.node
     gateway = WebSocketGateway(
-        allowed_origins=(), message_size_limit=4096, queue_bytes_max=1024 * 1024
+        Admission(allowed_origins=()), message_size_limit=4096, queue_bytes_max=1024 * 1024
     )
     app.router.add_get(PATH, gateway.handle)
     async with TestServer(app) as server:

@@ -16,9 +16,10 @@ from aiohttp.test_utils import TestServer
 from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery.broadcaster import CHANNELS_BYTES_MAX
 from roomcast.gateway import writer as writer_module
+from roomcast.gateway.admission import Admission, origin_allowed
 from roomcast.gateway.http import add_health_routes
 from roomcast.gateway.keys import HEALTH, NODE
-from roomcast.gateway.websocket import FRAME_COMMANDS_ROOM, WebSocketGateway, origin_allowed
+from roomcast.gateway.websocket import FRAME_COMMANDS_ROOM, WebSocketGateway
 from roomcast.rates import Rate, Turnstile
 from roomcast.wire.codes import Disconnect
 from tests.protobuf import command, read_messages, without_empty
@@ -145,11 +146,11 @@ async def serve(
         app = web.Application()
         app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
         handler = WebSocketGateway(
-            allowed_origins=origins,
+            Admission(
+                allowed_origins=origins, turnstile=turnstile, trusted_proxies=trusted_proxies
+            ),
             message_size_limit=SIZE_LIMIT,
             queue_bytes_max=QUEUE_BYTES_MAX,
-            turnstile=turnstile,
-            trusted_proxies=trusted_proxies,
         )
         app.router.add_get(PATH, handler.handle)
         add_health_routes(app)

@@ -1,0 +1,188 @@
+"""service/roomcast/fleet/emulation.py: commands reach their session, on whichever node it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from roomcast.fleet import emulation as emulation_module
+from roomcast.fleet.emulation import WAITING_MAX, Emulation
+from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
+from roomcast.fleet.lease_record import Lease
+from roomcast.ports import UnknownOutcome
+from tests.unit.worlds import Fleet, LocalNode, settled, until
+
+
+class Stream:
+    """A session that keeps what it takes."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.takes = True
+
+    def take(self, frame: bytes) -> bool:
+        if self.takes:
+            self.frames.append(frame)
+        return self.takes
+
+
+class World:
+    """Two nodes. Node a has the session `s`."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.nodes: dict[str, LocalNode] = {name: self.fleet.node(name) for name in "ab"}
+        self.stream = Stream()
+        self.of("a").sessions.enter("s", self.stream)
+
+    def of(self, node: str) -> Emulation:
+        return self.nodes[node].assembly.node.emulation
+
+    def live(self) -> None:
+        now = self.fleet.clock.now_ms()
+        for name, node in self.nodes.items():
+            queue = node.queue_names[-1]
+            self.fleet.world.leases[name] = Lease(name, queue, "live", now, now, now + 60_000)
+
+    @property
+    def posts(self) -> int:
+        return self.fleet.traffic.calls["post"]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    async with AsyncExitStack() as stack:
+        for node in world.nodes.values():
+            await stack.enter_async_context(node.running())
+        world.live()
+        yield world
+        for node in world.nodes.values():
+            await node.assembly.background.finish()
+            assert not node.assembly.node.emulation._lanes
+            assert not node.assembly.node.emulation._asked
+
+
+async def test_on_its_own_node_commands_are_taken_at_once(world: World) -> None:
+    assert await world.of("a").take("a", "s", b"1") is Outcome.TAKEN
+    assert world.stream.frames == [b"1"]
+    assert world.posts == 0
+
+
+async def test_commands_reach_another_node_and_it_is_known_that_they_did(world: World) -> None:
+    assert await world.of("b").take("a", "s", b"\xff\x00") is Outcome.TAKEN
+    assert world.stream.frames == [b"\xff\x00"]
+    assert world.posts == 2
+
+
+async def test_those_of_one_session_keep_their_order_and_share_messages(world: World) -> None:
+    frames = [b"%d" % number for number in range(WAITING_MAX)]
+    outcomes = await asyncio.gather(*(world.of("b").take("a", "s", frame) for frame in frames))
+    assert set(outcomes) == {Outcome.TAKEN}
+    assert world.stream.frames == frames
+    assert world.posts == 2, "all of them in one message, and its answer"
+
+
+async def test_of_large_ones_as_many_go_together_as_fit(world: World) -> None:
+    large = b"x" * (FRAMES_BYTES_MAX // 2)
+    await asyncio.gather(*(world.of("b").take("a", "s", large) for _ in range(5)))
+    assert world.stream.frames == [large] * 5
+    assert world.posts == 2 * 3
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+async def test_a_session_that_is_gone(world: World, node: str) -> None:
+    world.of("a").sessions.leave("s")
+    assert await world.of(node).take("a", "s", b"1") is Outcome.UNKNOWN
+
+
+async def test_a_node_that_is_gone(world: World) -> None:
+    assert await world.of("b").take("nobody", "s", b"1") is Outcome.UNKNOWN
+
+
+async def test_what_follows_a_refusal_is_not_carried_out_without_it(world: World) -> None:
+    world.stream.takes = False
+    held = world.fleet.traffic.hold("post", "call")
+    first = asyncio.create_task(world.of("b").take("a", "s", b"1"))
+    await held.arrived()
+    others = [asyncio.create_task(world.of("b").take("a", "s", b"%d" % n)) for n in (2, 3)]
+    await settled()
+    held.release()
+    assert await first is Outcome.BUSY
+    assert await asyncio.gather(*others) == [Outcome.BUSY] * 2
+    assert world.stream.frames == []
+
+
+async def test_no_answer_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulation_module, "ANSWER_S", 0.01)
+    world.fleet.traffic.hold("post", "call")
+    assert await world.of("b").take("a", "s", b"1") is Outcome.LOST
+    assert world.stream.frames == []
+
+
+async def test_what_cannot_be_sent_is_lost(world: World) -> None:
+    world.fleet.world.fail_next("post", UnknownOutcome())
+    assert await world.of("b").take("a", "s", b"1") is Outcome.LOST
+
+
+async def test_who_leaves_while_others_wait_takes_nothing_with_it(world: World) -> None:
+    held = world.fleet.traffic.hold("post", "call")
+    first = asyncio.create_task(world.of("b").take("a", "s", b"1"))
+    await held.arrived()
+    second = asyncio.create_task(world.of("b").take("a", "s", b"2"))
+    await settled()
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    held.release()
+    assert await second is Outcome.TAKEN
+    assert world.stream.frames == [b"1", b"2"], "it was under way"
+
+
+async def test_what_waits_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulation_module, "LANES_MAX", 1)
+    held = world.fleet.traffic.hold("post", "call")
+    waiting = [asyncio.create_task(world.of("b").take("a", "s", b"1"))]
+    await held.arrived()
+    waiting += [asyncio.create_task(world.of("b").take("a", "s", b"2")) for _ in range(WAITING_MAX)]
+    await settled()
+    assert await world.of("b").take("a", "s", b"3") is Outcome.BUSY
+    assert await world.of("b").take("a", "another", b"4") is Outcome.BUSY
+    held.release()
+    await asyncio.gather(*waiting)
+    assert len(world.stream.frames) == 1 + WAITING_MAX
+
+
+async def test_a_message_that_comes_twice_is_taken_once(world: World) -> None:
+    bodies: list[str] = []
+    deliver = world.fleet.world.deliver
+
+    def twice(name: str, body: str) -> None:
+        bodies.append(body)
+        deliver(name, body)
+        deliver(name, body)
+
+    world.fleet.world.deliver = twice  # type: ignore[method-assign]
+    assert await world.of("b").take("a", "s", b"1") is Outcome.TAKEN
+    assert await world.of("b").take("a", "s", b"2") is Outcome.TAKEN
+    assert world.stream.frames == [b"1", b"2"]
+    assert len(bodies) == 4
+
+
+async def test_forged_messages_disturb_nothing(world: World) -> None:
+    for kind, body in (
+        ("commands", '{"session":"guessed","frames":["MQ=="]}'),
+        ("commands", '{"session":"s"}'),
+        ("commands", "[]"),
+        ("commands_taken", '{"commands":"unknown","outcome":"taken"}'),
+        ("commands_taken", "7"),
+    ):
+        world.fleet.world.send(
+            f'{{"v":1,"signals":[{{"kind":"{kind}","id":"{body[:20]!r}","node":"forger",'
+            f'"channel":"","body":{body}}}]}}'.replace("'", "")
+        )
+    await until(lambda: world.nodes["a"].assembly.poller.counters.messages >= 5)
+    assert world.stream.frames == []
+    assert await world.of("b").take("a", "s", b"1") is Outcome.TAKEN

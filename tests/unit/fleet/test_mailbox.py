@@ -1,0 +1,115 @@
+"""service/roomcast/fleet/mailbox.py: a signal into the queue of one other node."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from roomcast.delivery.envelope import Signal, parse
+from roomcast.delivery.ports import Gone
+from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.mailbox import LEASES_S, Mailbox, NodeUnknown
+from roomcast.ports import UnknownOutcome
+from roomcast.testing.memory import MemoryLeases, MemoryQueue
+from tests.unit.worlds import Fleet, settled
+
+SIGNAL = Signal("kind", "id", "a", "", {"x": 1})
+LEASE_MS = 60_000
+
+
+class World:
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.world = self.fleet.world
+        post = MemoryQueue(self.world, 1.0)
+        self.mailbox = Mailbox(post, MemoryLeases(self.world), self.fleet.clock)
+
+    def lives(self, node: str, queue: str) -> None:
+        now = self.fleet.clock.now_ms()
+        self.world.leases[node] = Lease(node, queue, "live", now, now, now + LEASE_MS)
+
+    def queue(self, name: str) -> None:
+        self.world.create_queue(name, 0, {})
+
+    def bodies(self, queue: str) -> list[str]:
+        return [message.body for message in self.world.queues[queue].waiting.values()]
+
+    @property
+    def reads(self) -> int:
+        return self.fleet.traffic.calls["all"]
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    for name in "bc":
+        world.queue(f"queue-{name}")
+        world.lives(name, f"queue-{name}")
+    return world
+
+
+async def test_it_is_in_that_queue_and_in_no_other(world: World) -> None:
+    await world.mailbox.send("b", SIGNAL)
+    [body] = world.bodies("queue-b")
+    assert parse(body).signals == (SIGNAL,)
+    assert world.bodies("queue-c") == []
+
+
+async def test_leases_are_read_once_for_many_and_for_a_while(world: World) -> None:
+    await asyncio.gather(*(world.mailbox.send("b", SIGNAL) for _ in range(50)))
+    await world.mailbox.send("c", SIGNAL)
+    assert world.reads == 1
+    world.fleet.clock.advance(LEASES_S + 0.1)
+    await world.mailbox.send("b", SIGNAL)
+    assert world.reads == 2
+
+
+async def test_a_node_with_another_queue_is_found_at_once(world: World) -> None:
+    await world.mailbox.send("b", SIGNAL)
+    world.world.delete_queue("queue-b")
+    world.queue("queue-b2")
+    world.lives("b", "queue-b2")
+    await world.mailbox.send("b", SIGNAL)
+    assert len(world.bodies("queue-b2")) == 1
+
+
+async def test_a_node_that_has_just_started_is_found(world: World) -> None:
+    await world.mailbox.send("b", SIGNAL)
+    world.queue("queue-d")
+    world.lives("d", "queue-d")
+    await world.mailbox.send("d", SIGNAL)
+    assert len(world.bodies("queue-d")) == 1
+
+
+async def test_a_node_that_is_none_or_no_more_is_unknown(world: World) -> None:
+    with pytest.raises(NodeUnknown):
+        await world.mailbox.send("nobody", SIGNAL)
+    world.fleet.clock.advance(LEASE_MS / 1000 + 1)
+    with pytest.raises(NodeUnknown):
+        await world.mailbox.send("b", SIGNAL)
+
+
+async def test_a_queue_that_is_gone_for_good(world: World) -> None:
+    world.world.delete_queue("queue-b")
+    with pytest.raises(Gone):
+        await world.mailbox.send("b", SIGNAL)
+
+
+async def test_who_leaves_while_leases_are_read_ends_no_other(world: World) -> None:
+    held = world.fleet.traffic.hold("all", "call")
+    first = asyncio.create_task(world.mailbox.send("b", SIGNAL))
+    await held.arrived()
+    second = asyncio.create_task(world.mailbox.send("c", SIGNAL))
+    await settled()
+    first.cancel()
+    held.release()
+    await second
+    assert len(world.bodies("queue-c")) == 1
+    assert world.bodies("queue-b") == []
+
+
+async def test_what_cannot_be_sent_is_told(world: World) -> None:
+    world.world.fail_next("post", UnknownOutcome())
+    with pytest.raises(UnknownOutcome):
+        await world.mailbox.send("b", SIGNAL)
