@@ -132,8 +132,9 @@ class Portions:
 class Lines(Generic[T]):
     """Who waits, each in the line of a caller. First come, first served within a line, and the
     lines take turns. A line that is new has its first turn soon: every other one is for those that
-    are, so that neither kind keeps the other waiting. A line is new unless its caller stood there
-    since the last turn of the others.
+    are, so that neither kind keeps the other waiting. A line is new unless it had a turn in this
+    round of the others. So who is the first of a line waits for two turns of each other line at
+    most, however long these are.
 
     One may stand in the lines of several callers. It is served once, in the first turn of any.
     """
