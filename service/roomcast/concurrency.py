@@ -252,9 +252,7 @@ class FairPlaces:
             await turn
         except asyncio.CancelledError:
             self._lines.leave(turn)
-            if turn.cancelled():
-                self._hand_over()
-            else:
+            if not turn.cancelled():
                 # It got the place in the same moment.
                 self.give_back()
             raise
