@@ -76,7 +76,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "log": _room(
         "③ the channel log: items, rules, turns, appends, history, idempotency",
-        "backoff observe ports wire",
+        "backoff concurrency observe ports wire",
         "orjson structlog",
     ),
     "delivery": _room(

@@ -33,7 +33,7 @@ assert PUBLISH_WAIT_S < ANSWER_LIMIT_S, "what waited can still be answered in ti
 class Publishing:
     """Carries out `publish` for one client. A publication holds a place until it is answered."""
 
-    __slots__ = ("_asked", "_hooks", "_lifetime", "_pace", "_peer", "_services", "_work")
+    __slots__ = ("_asked", "_caller", "_hooks", "_lifetime", "_pace", "_peer", "_services", "_work")
 
     def __init__(
         self, services: Services, peer: Peer, lifetime: Lifetime, work: Work, hooks: ClientHooks
@@ -43,6 +43,8 @@ class Publishing:
         self._lifetime = lifetime
         self._work = work
         self._hooks = hooks
+        # It is made for the first publication, when the user is known.
+        self._caller = peer.caller
         # The last publication for which the hook was called, or will be. The next one waits for it.
         self._asked: asyncio.Task[None] | None = None
         rate = services.limits.publishes
@@ -137,6 +139,7 @@ class Publishing:
                 effect.options.history_ttl_s * 1000,
                 effect.key,
                 received_ms=received_ms,
+                caller=self._caller,
             )
         except (Full, TooLarge, Unencodable) as error:
             place.give_back()

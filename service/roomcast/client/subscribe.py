@@ -140,6 +140,7 @@ class Subscribing:
             partial(self._window, effect),
             partial(self._admit, effect, subscription),
             ready,
+            caller=self._peer.caller,
         )
 
     def _admit(
@@ -226,7 +227,9 @@ class Subscribing:
             for effect in effects
         ]
         async with asyncio.timeout_at(limit_s), _to_its_end(self._enter_all(effects)) as entering:
-            await self._services.dispatcher.join_all(requests, admit, entering)
+            await self._services.dispatcher.join_all(
+                requests, admit, entering, caller=self._peer.caller
+            )
 
     async def _enter_all(self, effects: Sequence[Subscribe]) -> None:
         """Enter presence where the channels have it. Raises PortError after all have ended."""

@@ -149,6 +149,8 @@ class Dispatcher:
         window: Callable[[], Window],
         admit: Callable[[JoinResult], bool],
         ready: Awaitable[None] | None = None,
+        *,
+        caller: str = "",
     ) -> None:
         """Let `subscriber` into channel `name`.
 
@@ -156,7 +158,7 @@ class Dispatcher:
         joins the hub. `since`: the position to recover from. `ready`: something else that must be
         done before; it is awaited after the log was read, and may run meanwhile. Raises PortError
         when the log does not answer, and whatever `ready` raises. In both cases `admit` was not
-        called.
+        called. `caller`: in whose line its reads wait, if there are too many.
         """
 
         def admit_one(starts: Sequence[JoinResult | None]) -> bool:
@@ -164,7 +166,8 @@ class Dispatcher:
             assert one is not None, "a channel with history has a position"
             return admit(one)
 
-        await self.join_all([JoinRequest(name, subscriber, since, window)], admit_one, ready)
+        request = JoinRequest(name, subscriber, since, window)
+        await self.join_all([request], admit_one, ready, caller=caller)
 
     def join_at_once(
         self,
@@ -193,6 +196,8 @@ class Dispatcher:
         requests: Sequence[JoinRequest],
         admit: Callable[[Sequence[JoinResult | None]], bool],
         ready: Awaitable[None] | None = None,
+        *,
+        caller: str = "",
     ) -> None:
         """Let subscribers into their channels, all in the same tick, as `join` does for one.
 
@@ -210,7 +215,7 @@ class Dispatcher:
             reads = self._opened(each.name)
             reads.joining += 1
             held.append(reads)
-            tickets.append(JoinTicket(reads, each.since, each.window, places))
+            tickets.append(JoinTicket(reads, each.since, each.window, places, caller))
         try:
             starts = await results(tickets)
             if ready is not None:

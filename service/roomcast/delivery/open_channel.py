@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
 from roomcast.backoff import Backoff
+from roomcast.concurrency import FairPlaces
 from roomcast.delivery.recovery import Ring, Rings, Trim, Window
 from roomcast.delivery.resequencer import Next, Resequencer, weight
 from roomcast.delivery.tail_checks import TailChecks
@@ -34,6 +35,7 @@ from roomcast.wire.publication import Publication, Record
 
 __all__ = [
     "GAP_PUBLICATIONS_MAX",
+    "JOIN_READS_AT_ONCE",
     "OpenChannel",
     "Outlet",
     "Registry",
@@ -51,6 +53,10 @@ _OPENING_BYTES_MAX: Final = 1024 * 1024
 GAP_PUBLICATIONS_MAX: Final = 1000
 # Failed reads of one hole, each after the log's own retries, before subscribers are told.
 _GAP_FAILURES_MAX: Final = 20
+# Reads for subscribers that join, of all channels, at once: as many as there are connections to the
+# table. Of those that waited, so many begin in one turn of the event loop.
+JOIN_READS_AT_ONCE: Final = 64
+JOIN_READS_A_TURN: Final = 2
 _GAP_RETRY_S: Final = 1.0
 # Failed checks of an epoch that a record claims. After them, the next such record or the periodic
 # tail check checks it again.
@@ -117,7 +123,9 @@ class Tasks:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The parts that all open channels of a node share. `random` gives [0, 1)."""
+    """The parts that all open channels of a node share. `random` gives [0, 1). `join_reads`: places
+    of the reads for subscribers that join.
+    """
 
     log: ChannelLog
     outlet: Outlet
@@ -129,6 +137,9 @@ class Shared:
     tails: TailChecks
     tasks: Tasks
     counters: DeliveryCounters
+    join_reads: FairPlaces = field(
+        default_factory=lambda: FairPlaces(JOIN_READS_AT_ONCE, JOIN_READS_A_TURN)
+    )
 
 
 class OpenChannel:

@@ -19,6 +19,7 @@ from roomcast.wire.publication import Json
 
 __all__ = [
     "BODY_ROOM_BYTES",
+    "CALLER",
     "COMMANDS_AT_A_TIME",
     "COMMANDS_A_TURN",
     "CONTAINERS_MAX",
@@ -38,6 +39,9 @@ __all__ = [
 
 # Bytes of a request beside its payloads.
 BODY_ROOM_BYTES: Final = 16 * 1024
+# In whose line appends and histories of the API wait: who has the key is one caller. No client has
+# this id, and a user's begins otherwise.
+CALLER: Final = "api"
 # How many times longer a payload may be in a request than in the log: JSON may escape each
 # character, "é" as "\\u00e9".
 ESCAPED_MAX: Final = 3

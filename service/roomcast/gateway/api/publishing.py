@@ -26,6 +26,7 @@ from roomcast.gateway.api.fields import (
 )
 from roomcast.gateway.api.methods import (
     BODY_ROOM_BYTES,
+    CALLER,
     ApiCall,
     Method,
     Params,
@@ -187,6 +188,7 @@ def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
             options.history_ttl_s * 1000,
             content.key,
             received_ms=call.received_ms,
+            caller=CALLER,
         )
     except (Full, TooLarge, Unencodable) as failure:
         raise Refusal(services.publisher.error(failure)) from None
