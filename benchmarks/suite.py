@@ -56,6 +56,8 @@ MEMBERS: Final = (
     Member("arrivals", "Clients that come"),
     Member("connections", "Clients that are there"),
     Member("comings", "Clients that come and go in a large channel"),
+    Member("floods", "Who floods, and a neighbour"),
+    Member("json_floods", "Frames that are slow to read, and a neighbour"),
     Member("processes", "Several processes of one machine"),
 )
 
