@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from roomcast.cli import doctor as doctor_module
 from roomcast.cli import main as cli
@@ -15,6 +17,14 @@ FOUND = [
     Check("table a", "failed", "http://ann:secret@proxy.example: n\x9b2J \u202e", 3),
     Check("queue", "ok", "", 7),
 ]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """The command silences the log of its process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
