@@ -27,6 +27,7 @@ from roomcast.cli import (
     token,
 )
 from roomcast.cli.arguments import Parser, UsageError
+from roomcast.cli.leaving import LEAVE_S, leave_within
 from roomcast.cli.terminal import Failed
 from roomcast.config import ConfigError
 from roomcast.observe.redaction import printable, without_passwords
@@ -56,11 +57,18 @@ _COMMANDS: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command. `argv` None: that of this process, which then ends.
 
     Returns 0 for success, 1 for failure, 2 for a wrong usage or configuration. Never raises for
     those.
     """
+    code = _run(argv)
+    if argv is None:
+        leave_within(LEAVE_S, code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = arguments.run

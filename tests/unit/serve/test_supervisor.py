@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from roomcast.aws.errors import CALL_LIMIT_S
+from roomcast.cli.leaving import LEAVE_S
 from roomcast.ec2.lifecycle import RELEASE_LEAVING_S
 from roomcast.node.node import ANSWERS_S
 from roomcast.serve import supervision, supervisor
@@ -232,7 +233,8 @@ async def test_a_program_that_cannot_be_started_is_told_of() -> None:
 def test_a_process_is_not_killed_while_it_still_gives_back() -> None:
     """The same sum as for systemd: tests/deploy/test_template.py."""
     given_back_s = 5 * CALL_LIMIT_S + END_TRIES_S
-    assert 3 * ANSWERS_S + FINISH_S + given_back_s + RELEASE_LEAVING_S < END_S
+    finished_s = 3 * ANSWERS_S + FINISH_S + given_back_s + RELEASE_LEAVING_S
+    assert finished_s + 2 * LEAVE_S < END_S
     assert DRAIN_JITTER == 1.5, "0.5 + a fraction: service/roomcast/node/node.py"
 
 
