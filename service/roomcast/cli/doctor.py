@@ -15,6 +15,7 @@ from roomcast.cli.arguments import Subparsers, add_command
 from roomcast.cli.over_aws import connected
 from roomcast.cli.terminal import COLOURS, Failed, has_colours
 from roomcast.config import Config, ConfigError, load
+from roomcast.observe.redaction import json_printable, printable, without_passwords
 
 if TYPE_CHECKING:
     from roomcast.cli.doctor_checks import Check
@@ -70,7 +71,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     checks = asyncio.run(_checks(config, as_json=arguments.json))
     if arguments.json:
-        print(json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=2))
+        text = json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=2)
+        print(json_printable(without_passwords(text)))
     failed = [check.name for check in checks if check.outcome == "failed"]
     if failed:
         tried = sum(check.outcome != "note" for check in checks)
@@ -96,7 +98,9 @@ def _print(check: Check) -> None:
     if has_colours(sys.stdout):
         outcome = f"\x1b[{COLOURS[_COLOURS[check.outcome]]}m{outcome}\x1b[0m"
     took = f" ({check.took_ms} ms)" if check.outcome in ("ok", "warning") else ""
-    print(f"{outcome}  {check.name:{_NAME_CHARS}}  {check.told}{took}", flush=True)
+    # The words of AWS, or of whoever answers in its place.
+    told = printable(without_passwords(f"{check.name:{_NAME_CHARS}}  {check.told}{took}"))
+    print(f"{outcome}  {told}", flush=True)
 
 
 def _unseen(check: Check) -> None:

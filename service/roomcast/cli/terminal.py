@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TextIO
 
+from roomcast.observe.redaction import printable
+
 __all__ = [
     "COLOURS",
     "Failed",
@@ -46,7 +48,7 @@ def progress() -> Callable[[str], None]:
     """Writes progress lines to stderr for a person. A script's stderr is for errors."""
     if not sys.stderr.isatty():
         return lambda _line: None
-    return lambda line: print(f"… {line}", file=sys.stderr, flush=True)
+    return lambda line: print(printable(f"… {line}"), file=sys.stderr, flush=True)
 
 
 def span(milliseconds: int) -> str:
@@ -67,8 +69,11 @@ def table(
 ) -> str:
     """Lines with columns under their headings. Numbers are aligned to the right.
 
+    Cells may be texts of others: what a terminal would obey in them is escaped.
+
     `colours`: the colour of each row (a key of COLOURS, "" = none). None = no colours at all.
     """
+    rows = [tuple(map(printable, row)) for row in rows]
     columns = list(zip(*[headings, *rows], strict=True))
     widths = [max(map(len, column)) for column in columns]
     to_the_right = [
