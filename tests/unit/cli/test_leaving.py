@@ -1,5 +1,5 @@
 """service/roomcast/cli/leaving.py and service/roomcast/__main__.py: the end of the process,
-though code of an application goes on.
+though code of an application goes on, and its streams.
 """
 
 from __future__ import annotations
@@ -86,3 +86,21 @@ sys.exit(run())
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ended.returncode, ended.stderr) == (1, "roomcast: interrupted\n")
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_is_closed_is_one_that_nobody_reads(closed: int) -> None:
+    program = (
+        "import sys; import roomcast.cli.main as main; "
+        "main._run = lambda _: print(sys.stdin.read(), file=sys.stderr) or print('out') or 0; "
+        "sys.exit(main.main())"
+    )
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closed}>&-', sys.executable, program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "" if closed == 1 else "out\n"), ended.stderr
