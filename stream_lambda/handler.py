@@ -74,6 +74,10 @@ _METRICS_NAMESPACE: Final = "roomcast"
 # The base topic and each topic shard's. All of them are called at once: the first call for each is
 # always made, so that none waits until the function's time is over.
 _TOPICS_MAX: Final = 1 + SHARDS_MAX
+# Codes of a topic that is not there, or that the role may not publish to.
+_REFUSALS: Final = frozenset(
+    {"NotFound", "NotFoundException", "AuthorizationError", "AuthorizationErrorException"}
+)
 
 
 class NotOfAws(BotoCoreError):  # type: ignore[misc]  # the SDK has no types
@@ -110,11 +114,15 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`published` messages went out. `failed` ones must be sent again; they may have gone out."""
+    """`published` messages went out. `failed` ones must be sent again; they may have gone out.
+
+    `refused` ones are not sent again: the topic of their topic shard takes none.
+    """
 
     published: int
     failed: tuple[Entry, ...]
     reason: str = ""
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,22 +276,16 @@ def publish_all(
     for entry in entries:
         by_shard[entry.shard].append(entry)
     runs = [
-        partial(publish, client, topic_of(topic_arn, shard), of_shard, left_s)
+        partial(_publish_to, client, topic_arn, shard, of_shard, left_s)
         for shard, of_shard in by_shard.items()
     ]
     if len(runs) == 1:
-        return runs[0]()
-    with ThreadPoolExecutor(_TOPICS_MAX) as threads:
-        calls_made = [threads.submit(run) for run in runs]
-    outcomes: list[Outcome] = []
-    errors: list[BaseException] = []
-    for made, of_shard in zip(calls_made, by_shard.values(), strict=True):
-        error = made.exception()
-        if isinstance(error, Exception):
-            errors.append(error)
-            outcomes.append(Outcome(0, tuple(of_shard), _reason(error)))
-        else:
-            outcomes.append(made.result())
+        ends = [runs[0]()]
+    else:
+        with ThreadPoolExecutor(_TOPICS_MAX) as threads:
+            ends = list(threads.map(lambda run: run(), runs))
+    outcomes = [outcome for outcome, _ in ends]
+    errors = [error for _, error in ends if error is not None]
     published = sum(outcome.published for outcome in outcomes)
     if errors and not published:
         raise errors[0]
@@ -291,7 +293,30 @@ def publish_all(
         published,
         tuple(entry for outcome in outcomes for entry in outcome.failed),
         ",".join(sorted({outcome.reason for outcome in outcomes if outcome.reason})),
+        sum(outcome.refused for outcome in outcomes),
     )
+
+
+def _publish_to(
+    client: Any,
+    topic_arn: str,
+    shard: int | None,
+    entries: Sequence[Entry],
+    left_s: Callable[[], float],
+) -> tuple[Outcome, Exception | None]:
+    """As `publish`, to the topic of `shard`. Returns the error in place of raising it.
+
+    What the topic of a topic shard refuses is not sent again, or the records behind it would wait
+    with it: those of all topics, for as long as the mapping tries. The nodes read what they do not
+    hear from the log.
+    """
+    try:
+        outcome, error = publish(client, topic_of(topic_arn, shard), entries, left_s), None
+    except Exception as raised:  # noqa: BLE001 - whoever asked decides
+        outcome, error = Outcome(0, tuple(entries), _reason(raised)), raised
+    if shard is None or outcome.reason not in _REFUSALS:
+        return outcome, error
+    return Outcome(outcome.published, (), outcome.reason, len(outcome.failed)), None
 
 
 def _append(record: Mapping[str, Any], shards: int) -> _Appended | None:
@@ -383,7 +408,7 @@ def _report(planned: Planned, outcome: Outcome) -> None:
     counts = {
         "records_skipped": sum(planned.skipped.values()),
         "records_as_pointers": planned.pointers,
-        "messages_failed": len(outcome.failed),
+        "messages_failed": len(outcome.failed) + outcome.refused,
     }
     if not any(counts.values()):
         return
@@ -396,7 +421,7 @@ def _report(planned: Planned, outcome: Outcome) -> None:
             ],
         },
         "event": "stream_batch_incomplete"
-        if counts["records_skipped"] or outcome.failed
+        if counts["records_skipped"] or counts["messages_failed"]
         else "stream_batch_pointers",
         **counts,
         "messages_published": outcome.published,

@@ -38,8 +38,8 @@ they showed; a cell says "{works}" only when each test that is named for it has 
     pytest tests/acceptance {option}={path}
 
 writes it anew. Which test shows what is in [features.py](../tests/acceptance/features.py). The SDKs are
-[centrifuge](https://www.npmjs.com/package/centrifuge) {js} for JavaScript, and for Python [centrifuge-python](https://pypi.org/project/centrifuge-python/) and
-[cent](https://pypi.org/project/cent/), as new as pip has them. What the protocol offers beyond them, and how it is answered, is in
+[centrifuge](https://www.npmjs.com/package/centrifuge) {js} for JavaScript, and for Python [centrifuge-python](https://pypi.org/project/centrifuge-python/), as new
+as pip has it, and [cent](https://pypi.org/project/cent/) 5 (6 has another interface, and is not tried). What the protocol offers beyond them, and how it is answered, is in
 [protocol.md](protocol.md#what-is-not-there-and-how-it-is-answered).
 """
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import cent
 import pytest
@@ -17,6 +21,8 @@ from tests.acceptance.peers import CLIENTS, SDKS, Peer
 from tests.acceptance.roomcast import Dev, roomcast
 
 KEY = "any key: the server is insecure"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "api.md"
+MARK: Final = "<!-- tested: tests/acceptance/test_server_api.py -->\n"
 
 
 @pytest.fixture
@@ -63,6 +69,19 @@ def refused(code: int) -> Iterator[None]:
     with pytest.raises(cent.CentApiResponseError) as caught:
         yield
     assert caught.value.code == code
+
+
+def test_the_example_of_the_page(dev: Dev, back_end: cent.Client, channel: str) -> None:
+    """As it stands there, but for the address and the channel."""
+    (example,) = re.findall(
+        rf"{re.escape(MARK)}```python\n(.*?)^```$",
+        PAGE.read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    example = example.replace("http://127.0.0.1:8000", dev.urls[0]).replace('"…"', repr(KEY))
+    subprocess.run([sys.executable, "-c", example.replace('"news"', repr(channel))], check=True)
+    history = back_end.history(cent.HistoryRequest(channel=channel, limit=10))
+    assert [each.data for each in history.publications] == [{"text": "hi"}]
 
 
 # ---- clients

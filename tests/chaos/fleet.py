@@ -9,8 +9,9 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -98,7 +99,28 @@ class Fleet:
                 return
 
     async def strike_well(self, kinds: Sequence[Strike]) -> None:
-        """Each at another instance, as soon as as many say that nothing is wrong with them."""
+        """Each at another instance, as soon as as many say that nothing is wrong with them.
+
+        One whose ears were taken before, and that has not noticed it yet, has none to be taken.
+        """
+        struck: set[str] = set()
+        for kind in kinds:
+            since_s = time.monotonic()
+            while not (node := await self._strike_one_of(kind, struck)):
+                assert time.monotonic() - since_s < _HEAL_S, f"no instance can be struck by {kind}"
+                await asyncio.sleep(_LOOK_S)
+            struck.add(node)
+            self.strikes[kind] += 1
+
+    async def _strike_one_of(self, kind: Strike, struck: Collection[str]) -> str:
+        """The node that was struck, none of `struck`; "" = none could be."""
+        for instance in await self._well(1):
+            if instance.node not in struck and await self._struck(kind, instance):
+                return instance.node
+        return ""
+
+    async def _well(self, count: int) -> list[Instance]:
+        """At least `count` instances with which nothing is wrong, in random order."""
         timeout = aiohttp.ClientTimeout(total=_LOOK_LIMIT_S)
         since_s = time.monotonic()
         async with aiohttp.ClientSession(timeout=timeout) as session:
@@ -108,14 +130,15 @@ class Fleet:
                 well = [
                     each for each, state in zip(instances, states, strict=True) if state == "ok"
                 ]
-                if len(well) >= len(kinds):
-                    break
+                if len(well) >= count:
+                    return well
                 elapsed_s = time.monotonic() - since_s
                 assert elapsed_s < _HEAL_S, f"nodes are {states} {_HEAL_S:.0f} s after all faults"
                 await asyncio.sleep(_LOOK_S)
-        for kind, instance in zip(kinds, well, strict=False):
-            assert await self._struck(kind, instance), f"{kind} of {instance.node} is not possible"
-            self.strikes[kind] += 1
+
+    async def all_well(self) -> None:
+        """Wait until every instance says that nothing is wrong with it."""
+        await self._well(len(self.instances()))
 
     async def settled(self) -> None:
         """Wait until suspended instances go on and wounded ones have noticed."""
@@ -154,15 +177,27 @@ class Fleet:
 
     def _delete_queue(self, instance: Instance) -> bool:
         queues = [url for url in self.queues() if instance.node in url]
-        for url in queues:
-            self._aws.sqs.delete_queue(QueueUrl=url)
-        return bool(queues)
+        return (
+            sum(self._taken(partial(self._aws.sqs.delete_queue, QueueUrl=url)) for url in queues)
+            > 0
+        )
 
     def _unsubscribe(self, instance: Instance) -> bool:
         arns = [arn for arn, endpoint in self.subscriptions() if instance.node in endpoint]
-        for arn in arns:
-            self._aws.sns.unsubscribe(SubscriptionArn=arn)
-        return bool(arns)
+        unsubscribe = self._aws.sns.unsubscribe
+        return sum(self._taken(partial(unsubscribe, SubscriptionArn=arn)) for arn in arns) > 0
+
+    def _taken(self, take: Callable[[], Any]) -> bool:
+        """Whether it was still there: the node itself may have taken it meanwhile."""
+        gone = (
+            self._aws.sqs.exceptions.QueueDoesNotExist,
+            self._aws.sns.exceptions.NotFoundException,
+        )
+        try:
+            take()
+        except gone:
+            return False
+        return True
 
     async def _notice(self, kind: Strike, instance: Instance) -> None:
         """Wait until the node says that it does not hear, or is no more."""
@@ -208,7 +243,13 @@ class Fleet:
             ExpressionAttributeValues={":key": {"S": f"channel#{channel}"}},
             ConsistentRead=True,
         )
-        members = [item["member"]["S"].split("#", 1) for page in pages for item in page["Items"]]
+        # An item without `info` is nobody: it keeps a late write out.
+        members = [
+            item["member"]["S"].split("#", 1)
+            for page in pages
+            for item in page["Items"]
+            if "info" in item
+        ]
         return {client for node, client in members if node in living}
 
     def log(self, channel: str) -> list[Entry]:
@@ -236,13 +277,17 @@ class Fleet:
         """What the instances and their supervisor said."""
         return self._dev.stderr
 
-    def stop(self) -> None:
+    def stop(self, subscribed_late: Collection[str]) -> None:
         """The orderly end of all; what living nodes left behind,
         and what was never to be said, are violations.
+
+        `subscribed_late`: queues that may have got a subscription after they were gone. That is
+        for the reaper, which does not run here.
         """
         living = [instance for instance in self.instances() if _signal(instance, 0)]
         self._dev.stop()
-        left = [*self.queues(), *(endpoint for _, endpoint in self.subscriptions())]
+        subscribed = {endpoint for _, endpoint in self.subscriptions()}
+        left = [*self.queues(), *sorted(subscribed.difference(subscribed_late))]
         self.violations += [
             f"I6: {name} was left behind by a node that was stopped in order"
             for name in left

@@ -104,6 +104,7 @@ class FaultProxy:
 
     `injected` counts faults, `calls` operations;
     `repeated`, `shuffled` and `withheld` what was done to messages.
+    `subscribed_late`: the queues (ARNs) that were subscribed after the sender gave that up.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class FaultProxy:
         self.injected: Counter[Fault] = Counter()
         self.calls: Counter[str] = Counter()
         self.repeated = self.shuffled = self.withheld = 0
+        self.subscribed_late: set[str] = set()
         self._seen: dict[str, deque[dict[str, Any]]] = {}
         self._late: set[asyncio.Task[None]] = set()
         self._server: web.Server | None = None
@@ -257,6 +259,8 @@ class FaultProxy:
     async def _forward_late(self, request: web.BaseRequest, body: bytes) -> None:
         await asyncio.sleep(self._random.uniform(*self._late_s))
         await self._forward(request, body)
+        if _call(request, body).operation == "Subscribe":
+            self.subscribed_late.update(parse_qs(body.decode()).get("Endpoint", ()))
 
     def _disorder(self, body: bytes, answer: web.Response) -> web.Response:
         """SQS delivers at least once and in any order; so do we, more often."""

@@ -99,7 +99,7 @@ async def run(
                     await chaos.part()
                     await chaos.converge()
                     await chaos.compare_presence()
-                await asyncio.to_thread(fleet.stop)
+                await asyncio.to_thread(fleet.stop, proxy.subscribed_late)
             except AssertionError as error:
                 chaos.broke(str(error))
             return chaos.outcome()
@@ -237,6 +237,7 @@ class _Chaos:
         """When all is well: a publisher on each instance publishes to one channel as
         fast as it is answered.
         """
+        await self._fleet.all_well()
         for contender in self._contenders:
             await contender.publish_last(HOT)
         work = (contender.publish_at_once(HOT, CONTEST_S) for contender in self._contenders)
@@ -363,6 +364,9 @@ async def _fleet(proxy: FaultProxy, aws: Aws, random: Random) -> AsyncIterator[F
     dev = Dev(*options)
     try:
         await asyncio.to_thread(dev.until_ready)
+        # It says so by two ways: the fleet is told of its instances by the other one.
+        for node in dev.nodes:
+            await asyncio.to_thread(dev.until_said, node, "pid")
         yield Fleet(dev, aws, random)
     finally:
         await asyncio.to_thread(dev.close)

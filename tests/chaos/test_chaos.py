@@ -20,8 +20,8 @@ from tests.chaos.scenario import CONVERGENCE_S, DURATION_S, Outcome, run
 from tests.requirements import Missing, find_node, required
 
 SEED = int(os.environ.get("ROOMCAST_CHAOS_SEED", "0")) or secrets.randbelow(1_000_000)
-# Start and end of everything, on a machine that does much else.
-AROUND_S = 120.0
+# Start and end of everything, and until all is well twice, on a machine that does much else.
+AROUND_S = 240.0
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(DURATION_S + 2 * CONVERGENCE_S + AROUND_S)]
 

@@ -124,6 +124,46 @@ async def test_a_late_call_changes_nothing_that_a_later_one_wrote(
     assert not await other.channels("node-1")
 
 
+async def test_who_is_kept_out_is_nobody_until_it_enters_again(backend: Backend) -> None:
+    presence, other = backend.presence(), backend.presence()
+    await presence.add("room", member("c1"))
+    await presence.keep_out("room", member("c1"))
+    await presence.keep_out("room", member("c2"))
+    assert not await other.members("room")
+    assert list(await other.channels("node-1")) == ["room"], "the clean-up would find it"
+    assert not await other.entries("node-1", "room")
+    await presence.add("room", member("c1"))
+    assert list(await other.members("room")) == [member("c1")]
+    await presence.remove("room", member("c1"))
+    await presence.remove("room", member("c2"))
+    assert not await other.channels("node-1")
+
+
+async def test_the_clean_up_removes_what_kept_out(backend: Backend) -> None:
+    await backend.presence().keep_out("room", member("c1"))
+    reaper = backend.presence()
+    assert list(await reaper.channels("node-1")) == ["room"]
+    assert await reaper.clear("node-1", "room")
+    assert not await reaper.channels("node-1")
+
+
+@pytest.mark.parametrize("backend", ["aws"], indirect=True)
+async def test_who_is_kept_out_is_not_brought_back_by_a_late_write(backend: Backend) -> None:
+    assert isinstance(backend, AwsBackend)
+    postman = Postman(backend.clients.tables)
+    presence = over(postman, backend)
+    postman.gives_up = "channel#"
+    with pytest.raises(UnknownOutcome):
+        await presence.add("room", member("c1"))
+    postman.gives_up = ""
+    await presence.keep_out("room", member("c1"))
+    await postman.deliver()
+    assert not await backend.presence().members("room")
+    await presence.remove("room", member("c1"))
+    table = presence_table(backend.prefix)
+    assert not (await backend.clients.tables.scan(TableName=table))["Items"]
+
+
 @pytest.mark.parametrize("backend", ["aws"], indirect=True)
 async def test_a_row_whose_removal_was_given_up_is_removed_with_the_next_try(
     backend: Backend,

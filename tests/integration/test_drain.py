@@ -138,6 +138,51 @@ async def test_what_is_under_way_is_answered_and_the_rest_was_not_done(aws: Aws)
     assert aws.left_of(process.node) == []
 
 
+async def test_a_request_that_is_under_way_is_answered_though_no_client_is_there(aws: Aws) -> None:
+    """Nobody else makes the end of the node wait."""
+    async with (
+        FaultProxy(aws.endpoint, Random(3), slow_s=(1.5, 1.5)) as proxy,
+        aiohttp.ClientSession() as session,
+    ):
+        process = Process(aws.config("alone", CONFIG, endpoint_url=proxy.url), "--port", "0")
+        try:
+            await asyncio.to_thread(process.ready)
+            assert (await _published(session, process, "before"))["offset"] == 1
+            proxy.plan("dynamodb.PutItem", Fault.SLOW, 10_000)
+            under_way = asyncio.create_task(_published(session, process, "under way"))
+            async with asyncio.timeout(DEADLINE_S):
+                while "roomcast_append_waiting_bytes 0.0" in await _metrics(session, process):
+                    pass
+            process.signal()
+            async with asyncio.timeout(DEADLINE_S):
+                assert (await under_way)["offset"] == 2
+            assert await asyncio.to_thread(process.ended) == 0, process.log
+        finally:
+            await asyncio.to_thread(process.close)
+    assert "Traceback" not in process.log
+    assert [data for _, _, data in aws.log("alone")] == ["before", "under way"]
+
+
+async def _metrics(session: aiohttp.ClientSession, process: Process) -> str:
+    async with session.get(f"{process.url}/metrics") as response:
+        return await response.text()
+
+
+async def _published(
+    session: aiohttp.ClientSession, process: Process, data: str
+) -> dict[str, object]:
+    """The result of a publication of a back end."""
+    async with session.post(
+        f"{process.url}/api/publish",
+        json={"channel": "alone", "data": data},
+        headers={"X-API-Key": KEY},
+    ) as response:
+        assert response.status == 200
+        answer = await response.json()
+    assert isinstance(answer["result"], dict)
+    return answer["result"]
+
+
 async def _through_the_api(session: aiohttp.ClientSession, process: Process) -> set[str]:
     """Publish as a back end does, one after the other, until nobody listens. What was answered."""
     answered: set[str] = set()

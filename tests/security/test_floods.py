@@ -387,8 +387,13 @@ async def test_pages_that_are_refused_are_one_line_a_second_and_counted(attacked
         handshake(PATH).replace(b"Version: 13", b"Version: 7"),
         handshake(PATH).replace(b"Upgrade: websocket", b"Upgrade: h2c"),
         handshake(PATH).replace(b"Sec-WebSocket-Key", b"Sec-WebSocket-Lock"),
+        # Bytes that are no text, where aiohttp decodes or quotes them.
+        handshake(PATH).replace(b"-Key: ", b"-Key: \xff"),
+        handshake(PATH).replace(b"Version: 13", b"Version: \xff"),
+        handshake(PATH).replace(b"Upgrade: websocket", b"Upgrade: \xff"),
+        handshake(PATH).replace(b"Connection: Upgrade", b"Connection: \xff"),
     ],
-    ids=range(5),
+    ids=range(9),
 )
 async def test_a_malformed_handshake_is_no_line(attacked: Target, said: bytes) -> None:
     with watched() as logs:
@@ -399,6 +404,14 @@ async def test_a_malformed_handshake_is_no_line(attacked: Target, said: bytes) -
     told = [event["event"] for event in logs.events if event["log_level"] != "debug"]
     assert [record.getMessage() for record in logs.records] == []
     assert set(told) <= {"client_gone"}
+
+
+@pytest.mark.parametrize("path", [PATH, "/health/live", "/nowhere"])
+async def test_an_expectation_that_is_no_text_is_no_fault(attacked: Target, path: str) -> None:
+    """The answer of aiohttp would quote it."""
+    said = f"GET {path} HTTP/1.1\r\nHost: a\r\nExpect: ".encode()
+    assert (await attacked.raw(said + b"a\r\n\r\n")).startswith(b"HTTP/1.1 417 ")
+    assert await attacked.raw(said + b"\xff\r\n\r\n") == b""
 
 
 def test_the_rate_is_one_that_nobody_meets_who_is_honest() -> None:

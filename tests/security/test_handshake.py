@@ -266,6 +266,12 @@ async def test_a_subprotocol_is_one_of_ours_or_none(attacked: Target, offered: b
     )
 
 
+async def test_a_handshake_is_a_get(attacked: Target) -> None:
+    """To a proxy, the answer to a HEAD has no body, and what follows it is another request."""
+    assert status(await attacked.raw(request())) == 101
+    assert status(await attacked.raw(request().replace(b"GET", b"HEAD", 1))) == 426
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -19,7 +19,9 @@ from roomcast.gateway.api.server import METHODS
 from roomcast.wire.codes import Disconnect, Error, Unsubscribe
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES: Final = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").glob("*.md")]
+)
 PROTOCOL: Final = ROOT / "docs" / "protocol.md"
 README: Final = ROOT / "README.md"
 DECISIONS: Final = ROOT / "docs" / "decisions"
@@ -154,6 +156,32 @@ def test_options_that_are_named_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_and_commands_that_are_named_exist(page: Path) -> None:
     assert absent(prose(page)) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_are_in_the_files_that_are_said_to_have_them(page: Path) -> None:
+    assert misplaced(page) == []
+
+
+def test_a_name_that_is_in_another_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("HERE_S = 1\n")
+    page = tmp_path / "page.md"
+    page.write_text("(`HERE_S` of [one](one.py), `Gone.x` in\n[one](one.py))\n")
+    assert misplaced(page) == ["Gone.x: not in one.py"]
+
+
+def misplaced(page: Path) -> list[str]:
+    """Names that `page` says are of, or in, a file that it links to, which has no such word."""
+    return [
+        f"{named}: not in {target}"
+        for named, target in re.findall(
+            r"`([A-Za-z_][\w.]*)`\s+(?:of|in)\s+\[[^\]]*\]\(([^)#:]+\.py)\)", prose(page)
+        )
+        if not re.search(
+            rf"\b{named.rpartition('.')[2]}\b",
+            (page.parent / target).read_text(encoding="utf-8"),
+        )
+    ]
 
 
 def test_a_file_or_command_that_is_not_there_is_found() -> None:

@@ -3,6 +3,9 @@
     key = "channel#<channel>"   member = "<node>#<client>"   info = JSON of the client's info
     key = "node#<node>"         member = "<channel>"         while the node has a member there
 
+An item of the first kind without `info` is nobody. It is left for a while where a write that was
+given up would otherwise bring back who has left.
+
 The second kind tells the clean-up after a dead node where to look. It is written before the first
 entry that it covers, and removed after the last.
 
@@ -111,13 +114,21 @@ class DynamoPresence:
         self._locks = tuple(asyncio.Lock() for _ in range(_LOCKS))
 
     async def add(self, channel: str, member: Member) -> None:
+        await self._write_entry(channel, member, entry_item(channel, member))
+
+    async def keep_out(self, channel: str, member: Member) -> None:
+        # The item has a number, which refuses a write with a lower one.
+        key = _key(channel_key(channel), member_key(member.node, member.info.client))
+        await self._write_entry(channel, member, key)
+
+    async def _write_entry(self, channel: str, member: Member, item: Mapping[str, Any]) -> None:
         node, client = member.node, member.info.client
         async with self._lock(channel):
             self._clients.setdefault((node, channel), set()).add(client)
             if (node, channel) not in self._listed:
                 await self._put({"key": {"S": node_key(node)}, "member": {"S": channel}})
                 self._listed.add((node, channel))
-        await self._put(entry_item(channel, member))
+        await self._put(item)
 
     async def remove(self, channel: str, member: Member) -> None:
         node, client = member.node, member.info.client
@@ -178,7 +189,7 @@ class DynamoPresence:
 
     async def entries(self, node: str, channel: str) -> Sequence[ClientInfo]:
         items, _ = await self._entries(node, channel, "#member, #info")
-        return [_left_behind(item) for item in items]
+        return [_left_behind(item) for item in items if "info" in item]
 
     async def clear(self, node: str, channel: str) -> bool:
         items, more = await self._entries(node, channel, "#member")

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from roomcast.aws.errors import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, port_errors
 from roomcast.aws.topic import unsubscribe
+from roomcast.concurrency import each_to_its_end
 from roomcast.delivery.ports import Gone, Message
-from roomcast.delivery.shards import topic_arns, topic_of
+from roomcast.delivery.shards import SHARDS_MAX, topic_arns, topic_of
 from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 
 __all__ = ["RECEIVE_MAX", "SqsInstanceQueue", "is_queue_name"]
@@ -33,6 +34,9 @@ _EMPTY_S_MIN: Final = 0.2
 _EMPTY_PAUSE_S: Final = 0.5
 # Attempts to delete a message. After them it is delivered again.
 _DELETE_ATTEMPTS_MAX: Final = 2
+
+# The base topic and each topic shard's.
+_TOPICS_MAX: Final = 1 + SHARDS_MAX
 
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -159,17 +163,16 @@ class SqsInstanceQueue:
         name = self._name
         if name is None:
             return
-        failures: list[PortError] = []
-        # A deleted queue would keep its subscriptions, so the subscriptions go first. The queue
-        # goes even if that failed.
-        unsubscribes = [
-            partial(self._unsubscribe, name, topic_arn) for topic_arn in self._subscriptions
-        ]
-        for step in (*unsubscribes, partial(self._delete_queue, name)):
-            try:
-                await step()
-            except PortError as error:
-                failures.append(error)
+        # A deleted queue would keep its subscriptions, so the subscriptions go first. They go at
+        # once: a node's end has no time for calls that hang one after the other. The queue goes
+        # even if that failed.
+        failures = await each_to_its_end(
+            _TOPICS_MAX, list(self._subscriptions), partial(self._unsubscribe, name)
+        )
+        failures += await each_to_its_end(1, [name], self._delete_queue)
+        for failure in failures:
+            if not isinstance(failure, PortError):
+                raise failure
         if failures:
             # What may succeed another time comes before what is refused.
             raise min(failures, key=lambda failure: isinstance(failure, Rejected))

@@ -71,8 +71,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     checks = asyncio.run(_checks(config, as_json=arguments.json))
     if arguments.json:
-        text = json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=2)
-        print(json_printable(without_passwords(text)))
+        told = json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=2)
+        print(json_printable(without_passwords(told)))
     failed = [check.name for check in checks if check.outcome == "failed"]
     if failed:
         tried = sum(check.outcome != "note" for check in checks)
@@ -98,9 +98,8 @@ def _print(check: Check) -> None:
     if has_colours(sys.stdout):
         outcome = f"\x1b[{COLOURS[_COLOURS[check.outcome]]}m{outcome}\x1b[0m"
     took = f" ({check.took_ms} ms)" if check.outcome in ("ok", "warning") else ""
-    # The words of AWS, or of whoever answers in its place.
-    told = printable(without_passwords(f"{check.name:{_NAME_CHARS}}  {check.told}{took}"))
-    print(f"{outcome}  {told}", flush=True)
+    told = printable(without_passwords(check.told))
+    print(f"{outcome}  {check.name:{_NAME_CHARS}}  {told}{took}", flush=True)
 
 
 def _unseen(check: Check) -> None:

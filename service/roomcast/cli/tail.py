@@ -17,7 +17,7 @@ from roomcast.cli.arguments import COUNT_MAX, Subparsers, add_command, add_serve
 from roomcast.cli.history import cells
 from roomcast.cli.server_api import decoded, understood
 from roomcast.cli.terminal import Failed
-from roomcast.observe.redaction import json_printable, printable
+from roomcast.observe.redaction import json_printable, printable, without_passwords
 
 if TYPE_CHECKING:
     import aiohttp
@@ -145,8 +145,8 @@ async def _watch(watched: _Tail) -> None:
                 why = str(error) or f"no answer within {ANSWER_S:.0f} s"
                 if watched.attempts >= ATTEMPTS_MAX:
                     raise Failed(f"{address}: {why}") from error
-                line = printable(f"roomcast: {why}; connecting again")
-                print(line, file=sys.stderr, flush=True)
+                told = printable(without_passwords(why))
+                print(f"roomcast: {told}; connecting again", file=sys.stderr, flush=True)
                 await _pause(watched.attempts)
 
 

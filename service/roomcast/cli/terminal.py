@@ -67,13 +67,12 @@ def table(
     rows: Sequence[Sequence[str]],
     colours: Callable[[Sequence[str]], str] | None,
 ) -> str:
-    """Lines with columns under their headings. Numbers are aligned to the right.
-
-    Cells may be texts of others: what a terminal would obey in them is escaped.
+    """Lines with columns under their headings. Numbers are aligned to the right. What a terminal
+    would obey is escaped, because others may have written the cells.
 
     `colours`: the colour of each row (a key of COLOURS, "" = none). None = no colours at all.
     """
-    rows = [tuple(map(printable, row)) for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(*[headings, *rows], strict=True))
     widths = [max(map(len, column)) for column in columns]
     to_the_right = [

@@ -255,8 +255,8 @@ class HttpApiConfig:
 
     key: str = declare(
         "",
-        "Key that callers send as `X-API-Key`; empty: the API is off, unless the server is "
-        "insecure.",
+        "Key that callers send as `X-API-Key`, or as `Authorization: apikey …`; empty: the API is "
+        "off, unless the server is insecure.",
         secret=True,
     )
 

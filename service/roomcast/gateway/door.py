@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_parser import RawRequestMessage
 
 from roomcast.concurrency import Turns
@@ -78,6 +78,9 @@ _LOOK_S: Final = 1.0
 # Bytes that are read from one connection at a time. asyncio's own 256 KiB can hold 40,000 frames,
 # and all of them would be parsed before any other connection has a turn.
 _READ_BYTES_MAX: Final = 8 * 1024
+# Requests of one connection that wait behind the one that is being answered. Beyond that nothing is
+# read from it.
+_REQUESTS_WAITING: Final = 1
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
@@ -87,10 +90,13 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
     """The request that `made` builds from `message`.
 
     Raises ValueError for a path with so many slashes that the look-up of its route would be
-    expensive.
+    expensive, and for an Expect that is no ASCII.
     """
     if message.path.partition("?")[0].count("/") > SLASHES_MAX:
         raise ValueError("more slashes than any path here has")
+    if not message.headers.get("Expect", "").isascii():
+        # aiohttp would quote it in its refusal, which bytes that are no text make a fault of ours.
+        raise ValueError("an Expect that nobody sends")
     request: web.BaseRequest = made(message, *about)
     return request
 
@@ -98,13 +104,17 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
 class _Guest(web.RequestHandler):
     """One connection: aiohttp's HTTP handler, which also reports its end to the door."""
 
-    __slots__ = ("_door", "unread_since_s", "wire")
+    __slots__ = ("_door", "_unwanted", "unread_since_s", "wire")
 
     def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         # Called with the parsed request, before a route is looked up.
         self._request_factory = partial(_request, self._request_factory)
+        # aiohttp would keep 32 requests, each with half a megabyte of headers.
+        self._max_msg_queue_size, self._msg_queue_resume_size = _REQUESTS_WAITING, 0
         self._door = door
+        # The body whose rest is dropped as it comes; None = there is none.
+        self._unwanted: StreamReader | None = None
         # Since when bytes have been waiting for the peer to read them. None = none are.
         self.unread_since_s: float | None = None
         self.wire: asyncio.Transport | None = None
@@ -115,11 +125,31 @@ class _Guest(web.RequestHandler):
         transport.max_size = _READ_BYTES_MAX  # type: ignore[attr-defined]  # of asyncio's own transport for sockets
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        if self._unwanted is None:
+            super().data_received(data)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         try:
             super().connection_lost(exc)
         finally:
+            if self._unwanted is not None:
+                # aiohttp would wait for the rest, for ten seconds.
+                self._unwanted.feed_eof()
             self._door.left(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Sends the answer. If the request's body has not come by then, nobody wants the rest.
+
+        The rest is received, so that the peer reads the answer, but not parsed: in chunks of one
+        byte, 8 KiB take more than a millisecond.
+        """
+        if not request.content.is_eof():
+            self._unwanted = request.content
+            resp.force_close()
+        return await super().finish_response(request, resp, start_time)
 
     async def start(self) -> None:
         """Closes the connection when aiohttp fails to build a request.
@@ -131,7 +161,7 @@ class _Guest(web.RequestHandler):
             await super().start()
         except ValueError as error:
             # An address that parses but cannot be decoded, such as a host that is not valid IDNA,
-            # or a path with too many slashes.
+            # or what `_request` refuses.
             _log.debug("request_broken", reason=type(error).__name__)
             self.force_close()
         except Exception as error:  # noqa: BLE001  # whatever it was, its place is free again

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import WSMsgType, web
+from aiohttp.hdrs import METH_GET
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import WS_KEY
 
@@ -54,6 +55,7 @@ _PROTOBUF: Final = Encoding(
 _HANDSHAKE: Final = web.WebSocketResponse(
     compress=False, protocols=(_JSON.subprotocol, _PROTOBUF.subprotocol)
 )
+_NO_HANDSHAKE: Final = web.WebSocketReady(ok=False, protocol=None)
 # For clients that cannot name a subprotocol: either of these URL parameters may ask for Protobuf.
 _ENCODING_PARAMETERS: Final = ("format", "cf_protocol")
 _ENCODING_VALUE: Final = "protobuf"
@@ -89,9 +91,13 @@ def _accepted(request: web.Request) -> tuple[str | None, bytes]:
     """
     if request.body_exists:
         raise web.HTTPBadRequest(text="A handshake has no body.\n")
-    # aiohttp has the rules of a handshake.
-    found = _HANDSHAKE.can_prepare(request)
-    if not found.ok:
+    try:
+        # aiohttp has the rules of a handshake, but for the method.
+        found = _HANDSHAKE.can_prepare(request)
+    except ValueError:
+        # It decodes, or quotes, header fields that may hold bytes that are no text.
+        found = _NO_HANDSHAKE
+    if request.method != METH_GET or not found.ok:
         raise web.HTTPUpgradeRequired(
             text="This is a WebSocket endpoint for Centrifuge clients.\n",
             headers={"Upgrade": "websocket", "Connection": "Upgrade"},

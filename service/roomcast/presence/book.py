@@ -112,7 +112,7 @@ class PresenceBook:
         # back.
         self._retrying = asyncio.Lock()
         # Entries whose write was given up, by lease, channel and client, and until when (monotonic
-        # s) it may reach the table. The oldest first.
+        # s) it may reach the table, unless it is kept out. The oldest first.
         self._given_up: OrderedDict[tuple[str, str, str], tuple[ClientInfo, float]] = OrderedDict()
 
     @property
@@ -141,14 +141,29 @@ class PresenceBook:
         try:
             await self._presence.add(channel, Member(node, info))
         except (PortError, asyncio.CancelledError):
-            # It may reach the table after its removal.
-            if len(self._given_up) < EXITS_MAX:
-                until_s = self._clock.monotonic_s() + LATE_S
-                self._given_up.pop((node, channel, info.client), None)
-                self._given_up[node, channel, info.client] = info, until_s
-            else:
-                self._forget(node)
+            self._may_come_late(node, channel, info)
             raise
+
+    async def _remove(self, node: str, channel: str, info: ClientInfo) -> None:
+        """Remove an entry for good, also if its write was given up. Raises PortError."""
+        member = Member(node, info)
+        if (node, channel, info.client) not in self._given_up:
+            await self._presence.remove(channel, member)
+            return
+        try:
+            await self._presence.keep_out(channel, member)
+        except (PortError, asyncio.CancelledError):
+            self._may_come_late(node, channel, info)
+            raise
+
+    def _may_come_late(self, node: str, channel: str, info: ClientInfo) -> None:
+        """Remember an entry of which a write was given up: it may reach the table yet."""
+        key = (node, channel, info.client)
+        self._given_up.pop(key, None)
+        if len(self._given_up) < EXITS_MAX:
+            self._given_up[key] = info, self._clock.monotonic_s() + LATE_S
+        else:
+            self._forget(node)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
         """Remove an entry, also after a failed `enter`.
@@ -159,7 +174,7 @@ class PresenceBook:
         self._is_not_here(channel, info)
         self._leaving[node] += 1
         try:
-            await self._presence.remove(channel, Member(node, info))
+            await self._remove(node, channel, info)
         except asyncio.CancelledError:
             self._forget(node)
             raise
@@ -265,7 +280,7 @@ class PresenceBook:
         await self._retry_exits()
 
     def _look_after_late_writes(self) -> None:
-        """Have entries removed once more whose write may have come after their removal."""
+        """Have removed what kept out, or did not, the writes that cannot arrive any more."""
         now_s = self._clock.monotonic_s()
         while self._given_up:
             (node, channel, client), (info, until_s) = next(iter(self._given_up.items()))
@@ -311,7 +326,7 @@ class PresenceBook:
             await self._add(node, channel, info)
             if self._here.get(key) is None:
                 # The client left meanwhile, perhaps before this entry could be removed.
-                await self._presence.remove(channel, Member(node, info))
+                await self._remove(node, channel, info)
         except (PortError, asyncio.CancelledError):
             if self._here.get(key) is None:
                 # Nothing else knows that the entry may exist.
@@ -335,7 +350,7 @@ class PresenceBook:
                 if key not in self._exits:
                     continue
                 try:
-                    await self._presence.remove(channel, Member(self._node, info))
+                    await self._remove(self._node, channel, info)
                 except PortError as error:
                     # The other entries would fail as well.
                     _log.warning("presence_exits_wait", entries=len(self._exits), reason=str(error))

@@ -35,7 +35,13 @@ class Presence(Protocol):
         """Write an entry. It replaces an earlier one of the same (node, client). Idempotent."""
 
     async def remove(self, channel: str, member: Member) -> None:
-        """Idempotent."""
+        """Remove an entry, and what `keep_out` left. Idempotent."""
+
+    async def keep_out(self, channel: str, member: Member) -> None:
+        """Remove an entry of which a write may still arrive, so that it then changes nothing.
+
+        What keeps it out is stored until `remove`. Nobody is told of it. Idempotent.
+        """
 
     async def members(self, channel: str) -> Sequence[Member]:
         """Every stored entry, in no particular order.

@@ -379,12 +379,19 @@ class MemoryPresence:
         def effect() -> None:
             if number > self._world.presence_writes.get((channel, *key), 0):
                 self._world.presence_writes.pop((channel, *key), None)
-                members = self._world.presence.get(channel, {})
-                members.pop(key, None)
-                if not members:
-                    self._world.presence.pop(channel, None)
+                self._remove(channel, key)
 
         await self._world.perform("remove", effect)
+
+    async def keep_out(self, channel: str, member: Member) -> None:
+        key, number = (member.node, member.info.client), self._world.next_presence_write()
+
+        def effect() -> None:
+            if number > self._world.presence_writes.get((channel, *key), 0):
+                self._remove(channel, key)
+                self._world.presence_writes[channel, *key] = number
+
+        await self._world.perform("keep_out", effect)
 
     async def members(self, channel: str) -> Sequence[Member]:
         def effect() -> Sequence[Member]:
@@ -412,12 +419,24 @@ class MemoryPresence:
                 self._world.presence_writes.pop((channel, node, member.info.client), None)
             if not self._world.presence.get(channel, True):
                 del self._world.presence[channel]
-            return len(entries) <= ENTRIES_PAGE
+            if len(entries) > ENTRIES_PAGE:
+                return False
+            for key in [key for key in self._world.presence_writes if key[:2] == (channel, node)]:
+                del self._world.presence_writes[key]
+            return True
 
         return await self._world.perform("clear", effect)
 
+    def _remove(self, channel: str, key: tuple[str, str]) -> None:
+        members = self._world.presence.get(channel, {})
+        members.pop(key, None)
+        if not members:
+            self._world.presence.pop(channel, None)
+
     def _channels(self, node: str) -> list[str]:
-        return sorted(channel for channel in self._world.presence if self._entries(node, channel))
+        kept_out = {channel for channel, other, _ in self._world.presence_writes if other == node}
+        entered = {channel for channel in self._world.presence if self._entries(node, channel)}
+        return sorted(kept_out | entered)
 
     def _entries(self, node: str, channel: str) -> list[Member]:
         members = self._world.presence.get(channel, {})

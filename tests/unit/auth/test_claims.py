@@ -57,6 +57,8 @@ def nested(levels: int) -> Any:
         ),
         ({"sub": "ann", "expire_at": 1_700_000_002}, ConnectionClaims("ann", 1_700_000_002)),
         ({"sub": "ann", "nbf": NOW_S}, ConnectionClaims("ann", None)),
+        # The signer's clock is ahead of this node's.
+        ({"sub": "ann", "nbf": NOW_S + 10}, ConnectionClaims("ann", None)),
         ({"sub": "ann", "nbf": NOW_S + EARLY_S_MAX}, ConnectionClaims("ann", None)),
         ({"sub": "ann", "meta": {"plan": [1]}}, ConnectionClaims("ann", None, meta={"plan": [1]})),
         ({"sub": "ann", "info": {"name": "Ann"}}, ConnectionClaims("ann", None, {"name": "Ann"})),

@@ -157,8 +157,10 @@ def keys_of(requests: Any) -> list[str]:
 async def test_a_damaged_entry_still_tells_who_left() -> None:
     items = [
         {"member": {"S": "n1#c1"}, "info": {"S": "{"}},
-        {"member": {"S": "n1#c#2"}},
+        {"member": {"S": "n1#c#2"}, "info": {"S": ""}},
         {"member": {"S": "n1#c3"}, "info": {"S": DEEP}},
+        # It keeps out who has left already.
+        {"member": {"S": "n1#c4"}},
     ]
     presence = DynamoPresence(FakeClient(query=lambda **_: {"Items": items}), "presence")
     assert await presence.entries("n1", "room") == [

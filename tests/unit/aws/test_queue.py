@@ -12,6 +12,7 @@ import pytest
 from roomcast.aws import queue as queue_module
 from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.delivery.ports import Gone, Message
+from roomcast.delivery.shards import SHARDS_MAX
 from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from tests.unit.aws.fakes import FakeClient, client_error
 
@@ -160,6 +161,37 @@ async def test_closing_ends_the_subscriptions_to_topic_shards_too() -> None:
         f"{TOPIC_ARN}-shard-1:1",
     ]
     assert fixture.client.names[-1] == "delete_queue"
+
+
+async def test_a_node_that_ends_waits_for_hanging_calls_of_all_topics_at_once() -> None:
+    """One after the other they would take longer than a node has for its end."""
+    hanging: list[asyncio.Future[Any]] = []
+
+    def unsubscribe(**_: Any) -> asyncio.Future[Any]:
+        hanging.append(asyncio.get_running_loop().create_future())
+        return hanging[-1]
+
+    fixture = Fixture(
+        shards=SHARDS_MAX,
+        subscribe=lambda **asked: {"SubscriptionArn": f"{asked['TopicArn']}:1"},
+        unsubscribe=unsubscribe,
+    )
+    queue = await fixture.opened()
+    for shard in range(SHARDS_MAX):
+        await queue.subscribe(shard)
+    closing = asyncio.create_task(queue.close())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(hanging) == 1 + SHARDS_MAX
+    for number, one in enumerate(hanging):
+        if number:
+            one.set_result({})
+        else:
+            one.set_exception(client_error("InternalFailure", 500, "Unsubscribe"))
+    with pytest.raises(UnknownOutcome):
+        await closing
+    assert fixture.client.names[-1] == "delete_queue"
+    assert queue.subscription_arn == f"{TOPIC_ARN}:1", "what failed is tried again"
 
 
 async def test_a_topic_shard_that_refused_the_queue_needs_no_unsubscribing() -> None:

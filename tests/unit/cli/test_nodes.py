@@ -74,6 +74,20 @@ def test_a_clock_that_is_wrong_is_told_apart_from_lag(
     assert [(each["lag_ms"], each["skew_ms"]) for each in told] == [(40, 5_000), (7_000, -1_200)]
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_row_gives_no_order_to_a_terminal(
+    options: list[str], account: Aws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever can write to the table has made it up."""
+    account.rows = [row("n\x9b2J", instance="i-\x1b[31m", version="1\u202e0")]
+    assert cli.main(["nodes", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.isprintable() for line in lines)
+    told = "\n".join(lines)
+    assert "2J" in told
+    assert "u202e0" in told
+
+
 def test_no_nodes(account: Aws, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["nodes"]) == 0
     assert capsys.readouterr().out == "No node has a lease.\n"

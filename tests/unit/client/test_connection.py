@@ -22,6 +22,7 @@ from roomcast.config import OPTIONS
 from roomcast.delivery.canary_rules import canary_item
 from roomcast.log import lane as lane_module
 from roomcast.log.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
+from roomcast.log.item import OFFSET_MAX, LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.ports import Rejected, Throttled
 from roomcast.wire.channels import ChannelOptions, ChannelRules
@@ -698,6 +699,28 @@ async def test_too_much_is_refused_for_a_while(
     assert (error["code"], error["temporary"]) == (111, True)
     held.release()
     await until(lambda: logged(fleet.world) == [1, 2])
+
+
+async def test_a_log_that_somebody_forged_to_its_end_is_told_and_counted(
+    fleet: Fleet, node: LocalNode
+) -> None:
+    """No offset is left: that is no fault of ours, and trying again would not help."""
+    client = await node.client()
+    assert await client.publish("room", 1) == {}
+    items = fleet.world.items["room"]
+    written = items[1]
+    assert isinstance(written, LogItem)
+    items[OFFSET_MAX] = replace(written, offset=OFFSET_MAX, last=OFFSET_MAX, batch="forged")
+    elsewhere = fleet.node("b")
+    other = await elsewhere.client()
+    for number in range(2):
+        [command_id] = await other.say({"publish": {"channel": "room", "data": number}})
+        error = (await other.answer(command_id))["error"]
+        assert (error["code"], error.get("temporary")) == (108, None)
+    assert elsewhere.assembly.appender.counters.publications["not_stored"] == 2
+    assert await other.publish("other", 1) == {}, "other channels go on"
+    elsewhere.assembly.node.closed(other.connection)
+    await elsewhere.assembly.dispatcher.close()
 
 
 async def test_a_signal_that_is_shed_is_told(

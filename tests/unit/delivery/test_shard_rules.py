@@ -475,6 +475,41 @@ def test_numbers_that_alternate_do_not_postpone_what_is_due() -> None:
     assert len(world.looks) <= 45
 
 
+@pytest.mark.parametrize("forged", [1, 2])
+def test_numbers_that_alternate_hide_no_topic_shard_that_fell_silent(forged: int) -> None:
+    """Somebody tells another number behind each canary: the canary counts all the same."""
+    world = World()
+    world.opens("a")
+    world.settle()
+    world.subscribed.clear()
+    for _ in range(3):
+        world.emit()
+        world.plan.came(None, forged, 0, world.now_s, 0.5)
+        world.advance(CANARY_S, works=True)
+    assert world.subscribed == {shard_of("a", SHARDS)}
+    world.emit()
+    assert world.plan.heard == 1
+
+
+def test_what_the_lambda_leaves_late_is_proved_rarely_and_troubles_nobody() -> None:
+    """It goes by 1 from here on, and what this node wrote before comes through the base topic."""
+    world = World()
+    world.opens("a")
+    world.settle()
+    world.plan.wrote("a", world.now_s, 0.0)
+    world.lambda_shards = 1
+    begun, looks = len(world.begun), len(world.looks)
+    for _ in range(40):
+        world.emit()
+        world.advance(CANARY_S, works=True)
+        assert world.plan.trouble(world.now_s) == ""
+    assert len(world.begun) - begun < 8
+    assert len(world.looks) - looks < 10, "nobody looks on"
+    world.lambda_shards = SHARDS
+    world.emit()
+    assert (world.plan.heard, world.plan.trouble(world.now_s)) == (1, "")
+
+
 def test_without_topic_shards_there_is_nothing_to_do() -> None:
     world = World(1)
     world.opens("a")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+import aiohttp
 import pytest
 import structlog
 from aiohttp import web
@@ -26,7 +27,7 @@ from roomcast.gateway.door import (
     name_no_version,
 )
 from tests.unit.gateway.frames import BINARY, handshake, masked
-from tests.unit.worlds import DEADLINE_S, until
+from tests.unit.worlds import DEADLINE_S, settled, until
 
 LARGE: Final = b"x" * 8 * 1024 * 1024
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -62,6 +63,16 @@ class Doors:
         self.visitors: list[Visitor] = []
         self.full = 0
         self.port = 0
+        # Of requests for "/".
+        self.bodies: list[aiohttp.StreamReader] = []
+        # Set while they are answered.
+        self.answering = asyncio.Event()
+        self.answering.set()
+
+    async def small(self, request: web.Request) -> web.Response:
+        self.bodies.append(request.content)
+        await self.answering.wait()
+        return web.Response(text="here")
 
     def open(self, listening: socket.socket | None = None, **options: Any) -> Door:
         listening = listening or socket.create_server(("127.0.0.1", 0))
@@ -82,10 +93,6 @@ class Doors:
         visitor.writer.write(said)
         self.visitors.append(visitor)
         return visitor
-
-
-async def _small(_request: web.Request) -> web.Response:
-    return web.Response(text="here")
 
 
 async def _large(_request: web.Request) -> web.Response:
@@ -123,12 +130,12 @@ async def _socket(request: web.Request) -> web.StreamResponse:
 async def doors() -> AsyncIterator[Doors]:
     app = web.Application()
     app.on_response_prepare.extend([name_no_version, end_proxied])
-    app.router.add_get("/", _small)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
+    made = Doors(runner)
+    app.router.add_route("*", "/", made.small)
     app.router.add_get("/large", _large)
     app.router.add_get("/socket", _socket)
-    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
-    made = Doors(runner)
     yield made
     for visitor in made.visitors:
         visitor.leave()
@@ -433,6 +440,52 @@ async def test_who_reads_in_time_is_not_ended(doors: Doors) -> None:
     assert len(door) == 1
     door.end_unread(121.0)
     await until(lambda: len(door) == 0)
+
+
+async def test_few_requests_of_one_connection_wait_for_their_turn(doors: Doors) -> None:
+    """Each may have half a megabyte of headers."""
+    doors.open()
+    doors.answering.clear()
+    head = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 4000) for number in range(3))
+    visitor = await doors.visit(GET.replace(b"\r\n\r\n", b"\r\n" + head + b"\r\n") * 40)
+    await until(lambda: len(doors.bodies) == 1)
+    (guest,) = doors.opened[0]._guests
+    assert guest.wire is not None
+    await until(lambda: not guest.wire.is_reading())  # type: ignore[union-attr]
+    assert len(guest._messages) == 1
+    doors.answering.set()
+    for _ in range(40):
+        await visitor.head()
+        async with asyncio.timeout(DEADLINE_S):
+            assert await visitor.reader.readexactly(4) == b"here"
+
+
+async def test_of_a_body_that_nobody_wants_the_rest_is_not_parsed(doors: Doors) -> None:
+    """Chunks of one byte take a hundred times as long to parse as to receive."""
+    doors.open()
+    visitor = await doors.visit(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+    )
+    # Its answer does not wait for the rest, and says that no request may follow.
+    assert b"Connection: close" in await visitor.head()
+    (body,) = doors.bodies
+    read = body.total_bytes
+    visitor.writer.write(b"1\r\nx\r\n" * 1000)
+    visitor.writer.write_eof()
+    # By the end, all of it was received.
+    await visitor.ended()
+    assert body.total_bytes == read
+
+
+async def test_who_leaves_amidst_a_body_that_nobody_wants_leaves_no_task(doors: Doors) -> None:
+    door = doors.open()
+    before = len(asyncio.all_tasks())
+    visitor = await doors.visit(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    await visitor.head()
+    visitor.leave()
+    await until(lambda: len(door) == 0)
+    await settled()
+    assert len(asyncio.all_tasks()) <= before
 
 
 async def test_a_websocket_that_does_not_read_is_its_writers_business(doors: Doors) -> None:

@@ -349,7 +349,7 @@ async def test_what_was_given_up_and_comes_late_takes_nothing_from_a_newer_entry
     assert await world.books["b"].members(CHANNEL) == {"c1": newer}
 
 
-async def test_an_entry_that_comes_after_its_removal_is_removed_once_more(
+async def test_an_entry_that_comes_after_its_removal_is_kept_out(
     world: World, impatient: None
 ) -> None:
     book = world.books["a"]
@@ -360,12 +360,35 @@ async def test_an_entry_that_comes_after_its_removal_is_removed_once_more(
     assert not book.is_clean
     assert set(book.left_under) == {"a"}
     world.fleet.world.deliver_late()
-    assert await world.members("b") == {"c1"}
+    assert await world.members("b") == set()
     world.fleet.clock.advance(LATE_S)
     running = asyncio.create_task(book.run())
     await until(lambda: book.is_clean)
     running.cancel()
     assert await world.members("b") == set()
+    assert not world.fleet.world.presence_writes, "nothing is left of it"
+
+
+async def test_what_is_to_keep_an_entry_out_may_itself_be_given_up(
+    world: World, impatient: None
+) -> None:
+    book = world.books["a"]
+    world.fleet.world.fail_next("add", UnknownOutcome(), "late")
+    with pytest.raises(UnknownOutcome):
+        await book.enter(CHANNEL, info("c1"))
+    world.fleet.clock.advance(LATE_S - 1)
+    world.fleet.world.fail_next("keep_out", UnknownOutcome(), "late")
+    with pytest.raises(UnknownOutcome):
+        await book.exit(CHANNEL, info("c1"))
+    world.fleet.clock.advance(2)
+    await book.finish()
+    world.fleet.world.deliver_late()
+    assert await world.members("b") == set()
+    assert not book.is_clean, "it may have come behind the second try"
+    world.fleet.clock.advance(LATE_S)
+    await book.finish()
+    assert book.is_clean
+    assert not world.fleet.world.presence_writes
 
 
 async def test_writes_that_were_given_up_are_remembered_within_a_bound(

@@ -38,7 +38,7 @@ from stream_lambda.handler import (
     publish,
     publish_all,
 )
-from tests.unit.aws.fakes import answer_all
+from tests.unit.aws.fakes import answer_all, client_error
 
 EVENTS: Final = Path(__file__).parents[2] / "events"
 TOPIC: Final = "arn:aws:sns:us-east-1:123456789012:roomcast-topic"
@@ -520,14 +520,15 @@ def test_every_valid_record_is_published_once_or_covered_by_the_report(
 class ShardedSns:
     """Keeps what each topic took; some topics fail."""
 
-    def __init__(self, *failing: str) -> None:
+    def __init__(self, *failing: str, error: Exception | None = None) -> None:
         self.taken: dict[str, list[str]] = {}
         self._failing = failing
+        self._error = error or EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
 
     def publish_batch(self, **request: Any) -> dict[str, Any]:
         topic = request["TopicArn"]
         if topic in self._failing:
-            raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+            raise self._error
         entries = request["PublishBatchRequestEntries"]
         self.taken.setdefault(topic, []).extend(entry["Message"] for entry in entries)
         return {"Successful": [{"Id": entry["Id"]} for entry in entries], "Failed": []}
@@ -588,6 +589,35 @@ def test_when_all_topics_fail_the_error_is_raised() -> None:
     fake = ShardedSns(*(topic_of(TOPIC, shard) for shard in range(16)))
     with pytest.raises(EndpointConnectionError):
         publish_all(fake, TOPIC, entries)
+
+
+@pytest.mark.parametrize("code", ["NotFound", "AuthorizationError"])
+def test_a_topic_shard_that_refuses_holds_up_no_other(
+    code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its records would come again for an hour, and all that follow them would wait."""
+    refusing = topic_of(TOPIC, shard_of("b", 16))
+    fake = ShardedSns(refusing, error=client_error(code, 404, "PublishBatch"))
+    monkeypatch.setattr(module, "_sns", lambda: fake)
+    monkeypatch.setenv("ROOMCAST_TOPIC_ARN", TOPIC)
+    monkeypatch.setenv("ROOMCAST_TOPIC_SHARDS", "16")
+    canary = append(3, channel=CANARY_CHANNEL)
+    done = {"batchItemFailures": []}
+    together = event(append(1, channel="a"), append(2, channel="b"), canary)
+    assert handler(together, None) == done
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["messages_failed"]) == ("stream_batch_incomplete", 1)
+    assert (line["messages_published"], line["reason"]) == (16, code)
+    assert TOPIC in fake.taken
+    assert handler(event(append(1, channel="b")), None) == done, "also if there is nothing else"
+
+
+def test_the_base_topic_that_refuses_is_sent_to_again() -> None:
+    """Nobody hears anything then. What waits goes out when it is mended."""
+    entries = plan(event(append(1, channel=CANARY_CHANNEL)), shards=2).entries
+    fake = ShardedSns(TOPIC, error=client_error("AuthorizationError", 403, "PublishBatch"))
+    outcome = publish_all(fake, TOPIC, entries)
+    assert (outcome.published, [entry.shard for entry in outcome.failed]) == (2, [None])
 
 
 def test_the_largest_record_fits_an_envelope_of_the_last_topic_shard() -> None:

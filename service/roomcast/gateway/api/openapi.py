@@ -58,9 +58,11 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
 _REFUSALS: Final[Mapping[str, str]] = {
     "400": "The body is not JSON.",
     "401": "No key, or another than the server's.",
+    "408": "The body was not complete in time.",
     "411": "No Content-Length.",
     "413": "The request is too large.",
-    "415": "The body is not application/json.",
+    "415": "The body is not application/json, or is compressed.",
+    "500": "A fault of the server. For a publication: the outcome is not known.",
 }
 _PREFACE: Final = (
     "The server API of roomcast, for back ends: the methods of Centrifugo's server API. A request "

@@ -4,7 +4,9 @@ whatever it is asked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -18,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from roomcast.gateway.api import server
 from roomcast.gateway.api.batch import BATCH_FIELDS
 from roomcast.gateway.api.fields import ListOf, Object, Parameter
 from roomcast.gateway.api.openapi import description
@@ -30,6 +33,10 @@ from tests.unit.served import Served
 pytest_plugins = ("schemathesis.pytest.plugin",)
 
 DESCRIPTION: Final = description(METHODS.values())
+SERVER: Final = Path(server.__file__).read_text(encoding="utf-8")
+# Statuses with which the server refuses; 404 is of no method.
+REFUSALS: Final = set(re.findall(r"_refusal\(\s*(\d+)", SERVER)) - {"200", "404"}
+PAGE: Final = Path(__file__).parents[4] / "docs" / "api.md"
 # Requests for each method, good and bad ones.
 EXAMPLES: Final = 60
 
@@ -57,11 +64,18 @@ def test_every_method_is_described_and_no_other() -> None:
     for name in (*methods, "batch"):
         assert operation(name)["operationId"] == name
         assert operation(name)["summary"]
-        assert operation(name)["responses"].keys() == {"200", "400", "401", "411", "413", "415"}
+        assert operation(name)["responses"].keys() == {"200", *REFUSALS}
     commands = operation("batch")["requestBody"]["content"]["application/json"]["schema"][
         "properties"
     ]
     assert commands["commands"]["items"]["properties"].keys() == methods
+
+
+def test_the_page_has_every_status() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    listed = text[text.index("- Other statuses") : text.index("| code | when |")]
+    assert len(REFUSALS) > 5
+    assert set(re.findall(r"(?<![\d,])[45]\d\d\b", listed)) == {*REFUSALS, "404"}
 
 
 def fields_of(described: dict[str, Any], fields: tuple[Parameter, ...]) -> None:
