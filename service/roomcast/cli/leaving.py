@@ -50,8 +50,8 @@ def run_to_its_end(work: Coroutine[Any, Any, int]) -> int:
 def _leave(within_s: float, code: int) -> None:
     with suppress(OSError, ValueError):  # nobody reads it, or it is closed
         sys.stderr.write(
-            f"roomcast: code of the application went on for {within_s:g} s after the end of all "
-            "else, and is left\n"
+            f"roomcast: what still goes on {within_s:g} s after the end, such as a thread of a "
+            "hook, is left\n"
         )
         sys.stderr.flush()
     os._exit(code)

@@ -58,8 +58,7 @@ def test_what_goes_on_is_left(left: str) -> None:
     )
     assert ended.returncode == 3, ended.stderr
     assert ended.stderr == (
-        "roomcast: code of the application went on for 0.2 s after the end of all else, "
-        "and is left\n"
+        "roomcast: what still goes on 0.2 s after the end, such as a thread of a hook, is left\n"
     )
 
 
