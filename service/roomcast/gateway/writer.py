@@ -35,7 +35,10 @@ _UNSENT: Final = struct.Struct("i")
 
 def text_frame(payload: bytes) -> bytes:
     """`payload` (UTF-8) as one unfragmented, unmasked text frame (RFC 6455 §5.2)."""
-    return _header(_TEXT, len(payload)) + payload
+    length = len(payload)
+    if length <= _LENGTH_7_MAX:
+        return _SHORT_TEXTS[length] + payload
+    return _header(_TEXT, length) + payload
 
 
 def protobuf_frame(lines: bytes) -> bytes:
@@ -62,6 +65,10 @@ def _header(opcode: int, length: int) -> bytes:
     if length <= _LENGTH_16_MAX:
         return struct.pack("!BBH", _FIN | opcode, 126, length)
     return struct.pack("!BBQ", _FIN | opcode, 127, length)
+
+
+# The headers of text frames by length, as most answers have them.
+_SHORT_TEXTS: Final = tuple(_header(_TEXT, length) for length in range(_LENGTH_7_MAX + 1))
 
 
 class Writer:
