@@ -182,10 +182,13 @@ class ClientFrames(asyncio.Protocol):
         """The client says no more. The transport closes once what waits is written, which a client
         that does not read would put off for long.
         """
+        self._writer.lost()
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
+        # First of all: the transport closes its descriptor next.
+        self._writer.lost()
         self._is_lost = True
         if self.left is not None:
             self.left()
