@@ -19,7 +19,7 @@ from roomcast.client.work import Pace, Place, Work
 from roomcast.log.appender import Full, TooLarge
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Disconnect, Error
-from roomcast.wire.encoding import Unencodable
+from roomcast.wire.encoding import Unencodable, stored_of
 from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["PUBLISH_WAIT_S", "Publishing"]
@@ -129,7 +129,7 @@ class Publishing:
         )
         try:
             if not effect.options.has_history:
-                publisher.send(effect.channel, publication)
+                publisher.send(effect.channel, stored_of(publication))
                 place.give_back()
                 self._peer.reply(effect.id, "publish", {})
                 return

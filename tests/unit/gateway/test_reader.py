@@ -17,7 +17,8 @@ from roomcast.client.connection import Connection
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames
 from roomcast.gateway.websocket import WebSocketGateway
-from roomcast.gateway.writer import CLOSE_WAIT_S
+from roomcast.gateway.writer import CLOSE_WAIT_S, text_frame
+from tests.unit.gateway.descriptors import taken_over
 from tests.unit.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, handshake, masked, parsed
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, until
 
@@ -208,6 +209,38 @@ async def test_who_is_torn_off_while_a_frame_waits_is_gone_when_it_is_done(
     assert served.connections == 1
     may_go_on.set()
     await until(lambda: served.connections == 0)
+
+
+@pytest.mark.parametrize("end", ["abort", "close", "eof"])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_descriptor_that_another_socket_has_got_gets_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch, waits: bool, end: str
+) -> None:
+    """Also while the client's last frame waits, and its subscriptions are still there."""
+    may_go_on = asyncio.Event()
+
+    async def wait() -> None:
+        await may_go_on.wait()
+
+    reader, visitor = await served.visit(CONNECT)
+    await reader.readuntil(b"}}")
+    client = served.client
+    ours = client._transport.get_extra_info("socket")
+    number = ours.fileno()
+    if waits:
+        monkeypatch.setattr(Connection, "take", lambda *_: wait())
+        visitor.write(masked(TEXT, b"{}"))
+        await until(lambda: client._task)
+    if end == "eof":
+        visitor.write_eof()
+    else:
+        getattr(client._transport, end)()
+    await until(lambda: ours.fileno() == -1)
+    assert client._is_over is not waits
+    with taken_over(number):
+        client._writer.send(text_frame(b"secret"))
+    assert b"secret" not in await _rest(reader)
+    may_go_on.set()
 
 
 async def test_who_says_no_more_and_does_not_read_is_gone_soon(served: Served) -> None:

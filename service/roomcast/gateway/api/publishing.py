@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -41,8 +41,8 @@ from roomcast.log.channel_log import NotAppended, OutcomeUnknown
 from roomcast.wire.channels import is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.commands import text_to_keep
-from roomcast.wire.encoding import Unencodable
-from roomcast.wire.publication import Json, Publication, StreamPosition
+from roomcast.wire.encoding import Unencodable, stored_of
+from roomcast.wire.publication import Json, Publication, Stored, StreamPosition
 
 __all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
 
@@ -69,6 +69,18 @@ class _Content:
     key: str | None
     skip_history: bool
     delta: bool
+    time: int
+    # By whether it may go as a difference: what `stored` has made.
+    _stored: dict[bool, Stored] = field(default_factory=dict)
+
+    def publication(self, delta: bool) -> Publication:
+        return Publication(self.data, tags=self.tags, time=self.time, delta=delta, text=self.text)
+
+    def stored(self, delta: bool) -> Stored:
+        """Its stored form, which is made once for all channels. Raises Unencodable."""
+        if delta not in self._stored:
+            self._stored[delta] = stored_of(self.publication(delta))
+        return self._stored[delta]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,7 @@ def _content(call: ApiCall, asked: Params) -> _Content:
         asked["idempotency_key"],
         asked["skip_history"],
         asked["delta"],
+        call.received_ms,
     )
 
 
@@ -173,18 +186,15 @@ def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
         # The caller may have published it elsewhere so long ago that its key has expired.
         raise Refusal(Error.TOO_MANY_REQUESTS)
     delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
-    published = Publication(
-        content.data, tags=content.tags, time=call.received_ms, delta=delta, text=content.text
-    )
     try:
         if not options.has_history or content.skip_history:
             if content.key is not None:
                 raise Refusal(Error.NOT_AVAILABLE, "an idempotency_key needs history")
-            services.publisher.send(channel, published)
+            services.publisher.send(channel, content.stored(delta))
             return _Begun(channel, services.publisher, content.size, None)
         position = services.appender.submit(
             channel,
-            published,
+            content.publication(delta),
             options.history_ttl_s * 1000,
             content.key,
             received_ms=call.received_ms,
