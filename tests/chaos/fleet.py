@@ -236,13 +236,20 @@ class Fleet:
         """What the instances and their supervisor said."""
         return self._dev.stderr
 
-    def stop(self) -> None:
+    def stop(self, came_late: int = 0) -> None:
         """The orderly end of all; what living nodes left behind,
         and what was never to be said, are violations.
+
+        `came_late`: calls to subscribe that arrived when their senders had given up. Each may have
+        subscribed a queue that was gone by then, which is for a reaper to end.
         """
         living = [instance for instance in self.instances() if _signal(instance, 0)]
+        queues = {url.rpartition("/")[2] for url in self.queues()}
+        gone = [arn for arn, each in self.subscriptions() if each.rpartition(":")[2] not in queues]
+        astray = gone[:came_late]
         self._dev.stop()
-        left = [*self.queues(), *(endpoint for _, endpoint in self.subscriptions())]
+        subscriptions = [each for arn, each in self.subscriptions() if arn not in astray]
+        left = [*self.queues(), *subscriptions]
         self.violations += [
             f"I6: {name} was left behind by a node that was stopped in order"
             for name in left

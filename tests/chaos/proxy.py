@@ -128,6 +128,8 @@ class FaultProxy:
         self.deliveries = Deliveries()
         self.injected: Counter[Fault] = Counter()
         self.calls: Counter[str] = Counter()
+        # Operations that arrived after their sender had given up.
+        self.came_late: Counter[str] = Counter()
         self.repeated = self.shuffled = self.withheld = 0
         self._seen: dict[str, deque[dict[str, Any]]] = {}
         self._late: set[asyncio.Task[None]] = set()
@@ -223,6 +225,7 @@ class FaultProxy:
                 await self._over.wait()
                 return _reset(request)
             case Fault.LATE:
+                self.came_late[f"{call.service}.{call.operation}"] += 1
                 late = asyncio.create_task(self._forward_late(request, body))
                 self._late.add(late)
                 late.add_done_callback(self._late.discard)

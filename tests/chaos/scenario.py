@@ -99,7 +99,7 @@ async def run(
                     await chaos.part()
                     await chaos.converge()
                     await chaos.compare_presence()
-                await asyncio.to_thread(fleet.stop)
+                await asyncio.to_thread(fleet.stop, proxy.came_late["sns.Subscribe"])
             except AssertionError as error:
                 chaos.broke(str(error))
             return chaos.outcome()

@@ -132,6 +132,7 @@ async def test_what_is_late_still_arrives(proxy: FaultProxy, clients: AwsClients
             )
     await proxy.calm_down()
     assert "late" in (await clients.log.list_tables())["TableNames"]
+    assert proxy.came_late == {"dynamodb.CreateTable": 1}
 
 
 async def test_messages_come_again_and_in_any_order_but_are_all_there(
