@@ -103,6 +103,13 @@ class _Frames(WebSocketDataQueue):
         """Those that were not taken yet, as they are at any time."""
         return self._buffer
 
+    def clear(self) -> None:
+        """None is taken any more."""
+        self._buffer.clear()
+        self.size = 0
+        # Forgets the exception, which may hold the message that it is about.
+        self.feed_eof()
+
     def take(self) -> WSMessage:
         """The oldest one. There must be one."""
         message, _ = self._buffer.popleft()
@@ -149,7 +156,8 @@ class ClientFrames(asyncio.Protocol):
         self._writer = writer
         self._encoding = encoding
         self._frames = _Frames(self)
-        self._parser = WebSocketReader(
+        # None = no frame is taken any more.
+        self._parser: WebSocketReader | None = WebSocketReader(
             self._frames,
             # aiohttp refuses a message of exactly this size already.
             frame_bytes_max + 1,
@@ -171,6 +179,8 @@ class ClientFrames(asyncio.Protocol):
     # ---- what the transport calls
 
     def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            return
         self._parser.feed_data(data)
         if self._task is None:
             self._go_on()
@@ -306,6 +316,9 @@ class ClientFrames(asyncio.Protocol):
         if self._is_over:
             return
         self._is_over = True
+        # At once: otherwise they wait for the collector, which comes after thousands of clients.
+        self._parser = None
+        self._frames.clear()
         writer, client = self._writer, self._connection.client
         self._node.closed(self._connection)
         self._node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +11,8 @@ from typing import Any, Final
 
 import pytest
 import structlog
-from aiohttp import web
+from aiohttp import WebSocketError, web
+from aiohttp.http import WebSocketReader
 from aiohttp.test_utils import BaseTestServer, TestServer
 
 from roomcast.client.connection import Connection
@@ -24,6 +26,7 @@ from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, until
 
 PATH: Final = "/connection/websocket"
 CONNECT: Final = masked(TEXT, b'{"id":1,"connect":{}}')
+_HOLDERS: Final = (WebSocketReader, WebSocketError)
 GOODBYE: Final = masked(CLOSE, b"\x03\xe8")
 
 MORE_THAN_THE_KERNEL_HOLDS = 32 * 1024 * 1024
@@ -126,6 +129,27 @@ async def test_answers_to_frames_that_came_together_are_one_write(
     writer.write(GOODBYE)
     ids = [json.loads(frame.payload)["id"] for frame in list(parsed(await _rest(reader)))[:-1]]
     assert ids == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [masked(TEXT, b"x" * 16_000, final=False), masked(TEXT, b"x" * 16_000 + b"\xff")],
+    ids=["unfinished", "no UTF-8"],
+)
+async def test_no_frame_of_a_client_that_is_gone_waits_for_the_collector(
+    served: Served, said: bytes
+) -> None:
+    """It comes after 100,000 objects. A client has some fifty, and a message of megabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        reader, _ = await served.visit(CONNECT + said + GOODBYE)
+        await _rest(reader)
+        await until(lambda: served.connections == 0)
+        # Both hold what was read.
+        assert [each for each in gc.get_objects() if type(each) in _HOLDERS] == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

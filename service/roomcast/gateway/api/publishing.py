@@ -122,7 +122,7 @@ async def _publish(call: ApiCall, asked: Params) -> Mapping[str, Json]:
 
 async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content, under_way = _content(call, asked), UnderWay(call.turns, BROADCAST_AT_ONCE)
-    begun: list[_Begun | Refusal] = []
+    begun: list[_Begun | Mapping[str, Json]] = []
     for channel in asked["channels"]:
         # A publication in a channel without history waits for nothing else.
         await under_way.begin()
@@ -131,7 +131,8 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
                 raise bad_field("channel", "must be a channel's name")
             one = _handed_over(call, channel, content)
         except Refusal as refused:
-            begun.append(refused)
+            # Not the refusal itself: it holds this function, which would hold it.
+            begun.append({"error": wire(refused.error, refused.why)})
             under_way.end()
         else:
             begun.append(one)
@@ -142,10 +143,10 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     return {"responses": [await _response(one) for one in begun]}
 
 
-async def _response(one: _Begun | Refusal) -> Mapping[str, Json]:
+async def _response(one: _Begun | Mapping[str, Json]) -> Mapping[str, Json]:
+    if not isinstance(one, _Begun):
+        return one
     try:
-        if isinstance(one, Refusal):
-            raise one
         return {"result": await one.result()}
     except Refusal as refused:
         return {"error": wire(refused.error, refused.why)}

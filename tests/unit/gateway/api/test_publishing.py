@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
 from roomcast.gateway.api.publishing import BROADCAST_CHANNELS_MAX
+from roomcast.gateway.api.refusals import Refusal
 from roomcast.log.appender import APPENDS_AT_ONCE
 from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.ports import Rejected, Throttled, UnknownOutcome
@@ -250,6 +252,17 @@ async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
     assert caller.stored("two") == [
         {"data": "x", "tags": {"a": "b"}, "time": caller.stored("two")[0]["time"]}
     ]
+
+
+async def test_no_refusal_of_a_broadcast_waits_for_the_collector(caller: Caller) -> None:
+    """It would keep what was to be published."""
+    gc.collect()
+    gc.disable()
+    try:
+        await caller.result("broadcast", channels=["nowhere:a", "b"], data=1)
+        assert [each for each in gc.get_objects() if type(each) is Refusal] == []
+    finally:
+        gc.enable()
 
 
 async def test_a_broadcasts_key_is_one_in_each_channel(caller: Caller) -> None:
