@@ -10,7 +10,7 @@ tick: its reply is queued, and it joins the hub, so that no push falls in betwee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from roomcast.delivery.hub import Hub, Subscriber
@@ -148,7 +148,7 @@ class Dispatcher:
         since: StreamPosition | None,
         window: Callable[[], Window],
         admit: Callable[[JoinResult], bool],
-        ready: Awaitable[None] | None = None,
+        ready: asyncio.Future[None] | None = None,
         *,
         caller: str = "",
     ) -> None:
@@ -195,16 +195,30 @@ class Dispatcher:
         self,
         requests: Sequence[JoinRequest],
         admit: Callable[[Sequence[JoinResult | None]], bool],
-        ready: Awaitable[None] | None = None,
+        ready: asyncio.Future[None] | None = None,
         *,
         caller: str = "",
     ) -> None:
         """Let subscribers into their channels, all in the same tick, as `join` does for one.
 
         `admit` gets the start of each of them, in the order of `requests`; None = its channel has
-        no history. Raises PortError when the log does not answer for one of them, and whatever
-        `ready` raises.
+        no history. A channel that is lost meanwhile is joined once more. `ready` may be awaited
+        twice. Raises PortError when the log does not answer for one of them, and whatever `ready`
+        raises.
         """
+        try:
+            await self._join_all(requests, admit, ready, caller)
+        except Evicted:
+            # It opens anew, behind what it was lost for.
+            await self._join_all(requests, admit, ready, caller)
+
+    async def _join_all(
+        self,
+        requests: Sequence[JoinRequest],
+        admit: Callable[[Sequence[JoinResult | None]], bool],
+        ready: asyncio.Future[None] | None,
+        caller: str,
+    ) -> None:
         places = asyncio.Semaphore(_JOINS_AT_ONCE)
         held: list[JoinReads] = []
         tickets: list[JoinTicket | None] = []

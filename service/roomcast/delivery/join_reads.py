@@ -75,7 +75,7 @@ _DENIED_MAX: Final = 8
 
 
 class Evicted(PortError):
-    """The channel was lost while a subscriber joined. The client tries again."""
+    """The channel was lost while a subscriber joined."""
 
     def __init__(self, channel: str) -> None:
         super().__init__(f"channel {channel} was closed while a subscriber joined")
