@@ -4,7 +4,9 @@ The embedded AWS closes each connection after its answer, and so a node that is 
 reconnects for each call. This one keeps connections, answers at once, and knows as much as one node
 needs: the log's items, one queue, and a Lambda that packs appends four times a second.
 
-    python -m benchmarks.aws_stub       prints {"endpoint": "http://127.0.0.1:…"}
+    python -m benchmarks.aws_stub [SECONDS]      prints {"endpoint": "http://127.0.0.1:…"}
+
+Calls of the log's table are answered after SECONDS, at once by default.
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ Item = dict[str, dict[str, str]]
 
 
 class Stub:
-    """The state of the tables, the topic and the queue."""
+    """The state of the tables, the topic and the queue. `delay_s`: of calls of the log's table."""
 
-    def __init__(self) -> None:
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self._delay_s = delay_s
         self._channels: dict[str, dict[int, Item]] = defaultdict(dict)
         self._appends: list[Item] = []
         self._queue: deque[str] = deque(maxlen=_QUEUED_MAX)
@@ -54,6 +57,8 @@ class Stub:
         if target is None:
             return self._sns(parse_qs(body.decode()))
         operation, asked = target.partition(".")[2], orjson.loads(body)
+        if self._delay_s and asked.get("TableName") == f"{TABLE_PREFIX}channels":
+            await asyncio.sleep(self._delay_s)
         answer = await self._answer(operation, asked)
         return web.Response(
             body=orjson.dumps(answer), content_type="application/x-amz-json-1.0", headers=_ID
@@ -143,7 +148,7 @@ class Stub:
 
 async def main() -> None:
     """Serves until the end of standard input."""
-    stub = Stub()
+    stub = Stub(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
     app = web.Application(client_max_size=2**20)
     app.router.add_post("/{path:.*}", stub.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -55,6 +55,7 @@ topic_arn = "{topic_arn}"
 """
 )
 _CHANNELS: Final = "[channel.without_namespace]\n"
+_NO_LIMITS: Final = "publish_rate_limit = 0\ncommand_rate_limit = 0\n"
 # What is measured: the options of [aws] under a name.
 WAYS: Final = {"lean": "lean_calls = true", "SDK": "lean_calls = false"}
 
@@ -139,9 +140,9 @@ def _asked(*arguments: str) -> Iterator[str]:
 
 
 @contextmanager
-def kept() -> Iterator[Cloud]:
-    """The stub, for one node."""
-    with _asked("-m", "benchmarks.aws_stub") as endpoint:
+def kept(delay_s: float = 0.0) -> Iterator[Cloud]:
+    """The stub, for one node. `delay_s`: of calls of the log's table."""
+    with _asked("-m", "benchmarks.aws_stub", str(delay_s)) as endpoint:
         yield Cloud("kept", endpoint, TOPIC_ARN, "floor")
 
 
@@ -161,10 +162,16 @@ KINDS: Final = {"kept": kept, "closed": closed}
 
 @contextmanager
 def node(
-    cloud: Cloud, aws: str, profile: str | None = None, *, client: str = "", channel: str = ""
+    cloud: Cloud,
+    aws: str,
+    profile: str | None = None,
+    *,
+    client: str = "",
+    channel: str = "",
+    with_limits: bool = False,
 ) -> Iterator[Measured]:
     """A ready node. Its options beside the names: `aws` of [aws], `client` of [client], and
-    `channel` of channels without a namespace.
+    `channel` of channels without a namespace. `with_limits`: it has the default rates of clients.
     """
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "bench.toml"
@@ -178,6 +185,7 @@ def node(
             )
             .replace("[client]\n", f"[client]\n{client}\n", 1)
             .replace(_CHANNELS, _CHANNELS + channel)
+            .replace(_NO_LIMITS, "" if with_limits else _NO_LIMITS)
         )
         log = Path(directory) / "log"
         profiled = ["-m", "cProfile", "-o", str(Path(profile).absolute())] if profile else []

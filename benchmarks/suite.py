@@ -56,6 +56,9 @@ MEMBERS: Final = (
     Member("arrivals", "Clients that come"),
     Member("connections", "Clients that are there"),
     Member("comings", "Clients that come and go in a large channel"),
+    Member("new_channels", "Publications to ever-new channels, and a neighbour"),
+    Member("floods", "Who floods, and a neighbour"),
+    Member("json_floods", "Frames that are slow to read, and a neighbour"),
     Member("processes", "Several processes of one machine"),
 )
 

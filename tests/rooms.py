@@ -76,7 +76,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "log": _room(
         "③ the channel log: items, rules, turns, appends, history, idempotency",
-        "backoff observe ports wire",
+        "backoff concurrency observe ports wire",
         "orjson structlog",
     ),
     "delivery": _room(
@@ -174,7 +174,7 @@ MODULES: Final[Mapping[str, Room]] = {
     # a small HTTP service on the machine itself.
     "ec2.instance_metadata": _room("", "", "aiohttp"),
     # The calls that are made most, over the SDK's own connections.
-    "aws.lean": _room("", "", "aiohttp yarl"),
+    "aws.lean": _room("", "", "aiohttp orjson yarl"),
     "aws.clients": _room("", "", "aiohttp"),
     "ec2.autoscaling": _room("", "aws", "botocore"),
     "node.prometheus": _room("", "", "prometheus_client"),

@@ -1,16 +1,25 @@
-"""Helpers for concurrent work: a background task, bounded parallel work, turns of many, and a
-shared call.
+"""Helpers for concurrent work: a background task, bounded parallel work, turns of many, places that
+callers share fairly, and a shared call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Portions", "SharedCall", "Turns", "beside", "each", "each_to_its_end"]
+__all__ = [
+    "FairPlaces",
+    "Lines",
+    "Portions",
+    "SharedCall",
+    "Turns",
+    "beside",
+    "each",
+    "each_to_its_end",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -118,6 +127,157 @@ class Portions:
             if not turn.done():
                 self._take(loop)
                 turn.set_result(None)
+
+
+class Lines(Generic[T]):
+    """Who waits, each in the line of a caller. First come, first served within a line, and the
+    lines take turns. A line that is new has its first turn soon: every other one is for those that
+    are, so that neither kind keeps the other waiting. A line is new unless it had a turn in this
+    round of the others. So who is the first of a line waits for two turns of each other line at
+    most, however long these are.
+
+    One may stand in the lines of several callers. It is served once, in the first turn of any.
+    """
+
+    __slots__ = ("_callers", "_is_turn_of_new", "_lines", "_new")
+
+    def __init__(self) -> None:
+        # The line whose turn is next is the first. One that is empty has had a turn in this round.
+        self._lines: OrderedDict[str, OrderedDict[T, None]] = OrderedDict()
+        self._new: OrderedDict[str, OrderedDict[T, None]] = OrderedDict()
+        self._is_turn_of_new = True
+        # In whose lines each one stands.
+        self._callers: dict[T, set[str]] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._callers)
+
+    def stand(self, one: T, caller: str) -> None:
+        """`one` stands in the line of `caller`, also if it stands elsewhere. Idempotent."""
+        self._callers.setdefault(one, set()).add(caller)
+        line = self._lines.get(caller)
+        if line is None:
+            line = self._new.setdefault(caller, OrderedDict())
+        line.setdefault(one)
+
+    def leave(self, one: T) -> None:
+        """`one` stands nowhere any more. Idempotent."""
+        for caller in self._callers.pop(one, ()):
+            line = self._new.get(caller)
+            if line is None:
+                del self._lines[caller][one]
+                continue
+            del line[one]
+            if not line:
+                del self._new[caller]
+        if not self._callers:
+            self._lines.clear()
+
+    def next(self) -> T | None:
+        """Serves the next one, which leaves. None = nobody waits."""
+        if not self._callers:
+            return None
+        line = self._next_line()
+        one = next(iter(line))
+        self.leave(one)
+        return one
+
+    def _next_line(self) -> OrderedDict[T, None]:
+        """The line that has its turn, which is not empty. From then on, it is the last."""
+        self._is_turn_of_new = not self._is_turn_of_new
+        if not self._is_turn_of_new or not self._new:
+            while self._lines:
+                caller, line = self._lines.popitem(last=False)
+                if line:
+                    self._lines[caller] = line
+                    return line
+        caller, line = self._new.popitem(last=False)
+        self._lines[caller] = line
+        return line
+
+
+class FairPlaces:
+    """Bounds how many go on at once: `at_once`. Who waits for a place stands in the line of its
+    caller, and the lines take turns. `a_turn`: of those who waited, so many go on in one turn of
+    the event loop.
+
+    `free`: the places for who comes next. Nobody waits while there is one.
+    """
+
+    __slots__ = ("_a_turn", "_kept", "_left", "_lines", "free")
+
+    def __init__(self, at_once: int, a_turn: int) -> None:
+        self.free = at_once
+        self._a_turn = self._left = a_turn
+        # Places for those who wait, in a later turn of the event loop.
+        self._kept = 0
+        self._lines: Lines[asyncio.Future[None]] = Lines()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._lines)
+
+    @asynccontextmanager
+    async def of(self, caller: str) -> AsyncIterator[None]:
+        """A place for one caller, as soon as there is one."""
+        if self.free:
+            self.free -= 1
+        else:
+            await self.wait(self.stand({caller}))
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    def stand(self, callers: Iterable[str]) -> asyncio.Future[None]:
+        """Stands in the lines of `callers`, of which there is one at least. For `wait`, which must
+        follow.
+        """
+        assert not self.free, "nobody waits while a place is free"
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for caller in callers:
+            self._lines.stand(turn, caller)
+        return turn
+
+    def join(self, turn: asyncio.Future[None], caller: str) -> None:
+        """Who stands there waits on behalf of `caller` as well."""
+        if not turn.done():
+            self._lines.stand(turn, caller)
+
+    async def wait(self, turn: asyncio.Future[None]) -> None:
+        """Waits for a place, which the caller gives back. Who is cancelled has none."""
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._lines.leave(turn)
+            if not turn.cancelled():
+                # It got the place in the same moment.
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """The place goes to who is next, or is free."""
+        self._kept += 1
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._kept and self._left and (turn := self._lines.next()) is not None:
+            # Whoever waited for a turn that is done was cancelled.
+            if not turn.done():
+                if self._left == self._a_turn:
+                    asyncio.get_running_loop().call_soon(self._next_turn)
+                self._left -= 1
+                self._kept -= 1
+                turn.set_result(None)
+        if not self._lines:
+            self.free += self._kept
+            self._kept = 0
+
+    def _next_turn(self) -> None:
+        self._left = self._a_turn
+        self._hand_over()
 
 
 class SharedCall(Generic[T]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import time
@@ -25,7 +26,7 @@ class SystemClock:
 
 def new_id() -> str:
     """Fresh random text of [0-9a-f]."""
-    return secrets.token_hex(_ID_BYTES)
+    return os.urandom(_ID_BYTES).hex()
 
 
 def new_nonce() -> str:

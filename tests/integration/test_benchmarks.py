@@ -25,6 +25,7 @@ from benchmarks import (
     json_floods,
     lifecycle,
     mixed,
+    new_channels,
     presence,
     processes,
     publish_cpu,
@@ -89,6 +90,17 @@ def test_those_who_come_and_go_leave_a_neighbour_its_answers() -> None:
     finally:
         for process in started:
             process.end()
+
+
+def test_who_publishes_to_new_channels_leaves_a_neighbour_its_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(new_channels, "ROUND_S", 0.5)
+    monkeypatch.setattr(new_channels, "_WARM_S", 0.5)
+    monkeypatch.setattr(new_channels, "FLOODING", 3)
+    figures = new_channels.figures(0.001, rounds=1)
+    assert len(figures) == len(new_channels.ASKS)
+    assert all(figure.value > 0 < figure.floor for figure in figures)
 
 
 def test_a_node_comes_and_goes(tmp_path: Path) -> None:

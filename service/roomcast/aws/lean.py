@@ -22,6 +22,7 @@ from typing import Any, Final
 from urllib.parse import quote_plus
 
 import aiohttp
+import orjson
 from aiobotocore.parsers import create_parser
 from botocore.auth import SigV4Auth
 from botocore.exceptions import (
@@ -281,10 +282,13 @@ def _quoted(text: str) -> bytes:
     foreign = encoded.translate(None, _SAFE)
     if not foreign:
         return encoded
-    kinds = set(foreign)
-    if len(kinds) > _KINDS_MAX:
-        # A pass for each would take longer. It is text beyond ASCII.
-        return quote_plus(encoded).encode()
+    kinds: list[int] = []
+    while foreign:
+        if len(kinds) == _KINDS_MAX:
+            # A pass for each would take longer. It is text beyond ASCII.
+            return quote_plus(encoded).encode()
+        kinds.append(foreign[0])
+        foreign = foreign.translate(None, foreign[:1])
     # Others bring percent signs, which come first therefore, and spaces become plus signs.
     for kind in sorted(kinds, key=lambda kind: (kind == _SPACE, kind != _PERCENT)):
         quoted = b"+" if kind == _SPACE else b"%%%02X" % kind
@@ -295,7 +299,7 @@ def _quoted(text: str) -> bytes:
 def _fields(answer: _Answer) -> dict[str, Any]:
     """Raises ResponseParserError for what is no JSON object."""
     try:
-        fields = json.loads(answer.body or b"{}")
+        fields = _decoded(answer.body or b"{}")
     except (ValueError, RecursionError) as error:
         raise ResponseParserError(f"no JSON: {error}") from error
     if not isinstance(fields, dict):
@@ -306,6 +310,18 @@ def _fields(answer: _Answer) -> dict[str, Any]:
     # To the SDK, what is null is not there.
     present = {name: value for name, value in fields.items() if value is not None}
     return {**present, "ResponseMetadata": about}
+
+
+def _decoded(text: bytes) -> Any:
+    """The value of `text`. Raises ValueError and RecursionError.
+
+    What the strict decoder refuses, the SDK's may take: numbers beyond a double, halves of
+    characters.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

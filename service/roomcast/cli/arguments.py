@@ -142,6 +142,7 @@ def url(text: str) -> str:
             and text.rstrip("/") == f"{parts.scheme}://{parts.netloc}"
             and "@" not in parts.netloc
         )
+        (parts.hostname or "").encode("idna")  # raises for what can be no host
     except ValueError:
         valid = False
     if not valid or not text.isprintable() or " " in text:

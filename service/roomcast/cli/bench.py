@@ -165,6 +165,7 @@ def endpoint(text: str) -> str:
         parts = urlsplit(text)
         valid = parts.scheme in ("ws", "wss", "http", "https") and bool(parts.hostname)
         valid = valid and parts.port != 0 and "@" not in parts.netloc and not parts.fragment
+        (parts.hostname or "").encode("idna")  # raises for what can be no host
     except ValueError:
         valid = False
     if not valid or not text.isprintable() or " " in text:

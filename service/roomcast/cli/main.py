@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from roomcast import __version__
@@ -27,6 +28,7 @@ from roomcast.cli import (
     token,
 )
 from roomcast.cli.arguments import Parser, UsageError
+from roomcast.cli.leaving import LEAVE_S, leave_within
 from roomcast.cli.terminal import Failed
 from roomcast.config import ConfigError
 from roomcast.observe.redaction import printable, without_passwords
@@ -56,11 +58,31 @@ _COMMANDS: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command. `argv` None: that of this process, which then ends.
 
     Returns 0 for success, 1 for failure, 2 for a wrong usage or configuration. Never raises for
     those.
     """
+    if argv is not None:
+        return _run(argv)
+    _open_streams()
+    code = _run(None)
+    leave_within(LEAVE_S, code)
+    return code
+
+
+def _open_streams() -> None:
+    """Opens what whoever started this process has closed, as a shell does at `>&-`.
+
+    Python has None there, and the next file or socket would get the descriptor: what a library
+    prints would go into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # stays open
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = arguments.run

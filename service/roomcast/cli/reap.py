@@ -13,7 +13,7 @@ from roomcast.cli.arguments import Subparsers, add_command
 from roomcast.cli.over_aws import connected
 from roomcast.cli.terminal import Failed, has_colours, progress, table
 from roomcast.config import Config, ConfigError, load
-from roomcast.observe.redaction import json_printable
+from roomcast.observe.redaction import json_printable, without_passwords
 
 if TYPE_CHECKING:
     from roomcast.reaper.reaper import Report
@@ -62,7 +62,8 @@ def reap(arguments: argparse.Namespace) -> int:
         )
     report = asyncio.run(_reap(config, dry_run=arguments.dry_run))
     if arguments.json:
-        print(json_printable(json.dumps(report.as_json(), ensure_ascii=False, indent=2)))
+        text = json.dumps(report.as_json(), ensure_ascii=False, indent=2)
+        print(json_printable(without_passwords(text)))
     else:
         print(_report_text(report))
     if report.failed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Coroutine
@@ -21,6 +20,7 @@ from roomcast.cli.arguments import (
     urls,
     whole,
 )
+from roomcast.cli.leaving import run_to_its_end
 from roomcast.cli.start import concerns, start_logs
 from roomcast.config import PROCESSES_MAX, Config, ConfigError, load
 
@@ -108,7 +108,7 @@ def serve(arguments: argparse.Namespace) -> int:
         else _several(arguments, config, host, processes)
     )
     try:
-        return asyncio.run(work)
+        return run_to_its_end(work)
     except (ConfigError, PortError, OSError):
         raise  # one line says enough
     except Exception:

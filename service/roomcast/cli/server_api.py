@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from roomcast.cli.arguments import text
 from roomcast.cli.terminal import Failed
 from roomcast.config import load
 
@@ -28,7 +27,14 @@ _UNAUTHORIZED: Final = 401
 
 def add_key(parser: argparse._ActionsContainer) -> None:
     """Adds the argument for the API's key."""
-    parser.add_argument("--key", type=text, help="of the HTTP API (default: http_api.key)")
+    parser.add_argument("--key", type=_key, help="of the HTTP API (default: http_api.key)")
+
+
+def _key(found: str) -> str:
+    if not found.isprintable():
+        # Not quoted, as secrets are not.
+        raise argparse.ArgumentTypeError("must be text without control characters")
+    return found
 
 
 def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +52,10 @@ def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) 
         else load(arguments.config, os.environ).http_api.key
     )
     url = arguments.url.rstrip("/")
-    headers = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
+    headers = {"Content-Type": "application/json"}
+    if key:
+        # The library takes texts for Latin-1, and the server for UTF-8.
+        headers["X-API-Key"] = key.encode().decode("latin-1")
     try:
         answer = post(f"{url}/api/{method}", headers, json.dumps(params).encode(), CALL_TIMEOUT_S)
     except TimeoutError as error:

@@ -48,7 +48,7 @@ def progress() -> Callable[[str], None]:
     """Writes progress lines to stderr for a person. A script's stderr is for errors."""
     if not sys.stderr.isatty():
         return lambda _line: None
-    return lambda line: print(f"… {line}", file=sys.stderr, flush=True)
+    return lambda line: print(printable(f"… {line}"), file=sys.stderr, flush=True)
 
 
 def span(milliseconds: int) -> str:

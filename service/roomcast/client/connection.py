@@ -308,13 +308,20 @@ class Connection:
         """Returns what has to be waited for. `size`: bytes of the command that `effect` comes
         from.
         """
+        # What comes most is first: each case costs the ones behind it.
         match effect:
             case Publish():
                 return self._publishing.publish(effect, self._read_s)
-            case AskPublish():
-                return self._publishing.publish_if_allowed(effect, self._read_s, size)
             case Ignore():
                 pass
+            case Subscribe():
+                subscribing = self._subscribing.subscribe(effect)
+                return self._work.start_change(effect.channel, subscribing, SUBSCRIBE_SIZE)
+            case Leave(command_id, channel):
+                self._subscriptions.leave_by_client(channel)
+                self._peer.reply(command_id, "unsubscribe", {})
+            case AskPublish():
+                return self._publishing.publish_if_allowed(effect, self._read_s, size)
             case Fail(command_id, error):
                 self._peer.fail(command_id, error)
             case Close(why):
@@ -332,12 +339,6 @@ class Connection:
                 return self._carry_out_answer(self._tokens.sub_refresh(effect), size)
             case Renew():
                 self._tokens.renew(effect)
-            case Subscribe():
-                subscribing = self._subscribing.subscribe(effect)
-                return self._work.start_change(effect.channel, subscribing, SUBSCRIBE_SIZE)
-            case Leave(command_id, channel):
-                self._subscriptions.leave_by_client(channel)
-                self._peer.reply(command_id, "unsubscribe", {})
             case Call():
                 return self._work.start(self._hooks.call(effect), size)
             case ReadHistory():

@@ -94,6 +94,12 @@ class Peer:
         return self.session.client
 
     @property
+    def caller(self) -> str:
+        """In whose line its calls of the log wait: all connections of a user are one caller."""
+        user = self.session.user
+        return f"user {user}" if user else self.session.client
+
+    @property
     def owes(self) -> bool:
         """Whether a command waits for its answer."""
         return bool(self._methods)

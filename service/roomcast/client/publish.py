@@ -19,7 +19,7 @@ from roomcast.client.work import Pace, Place, Work
 from roomcast.log.appender import Full, TooLarge
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Disconnect, Error
-from roomcast.wire.encoding import Unencodable
+from roomcast.wire.encoding import Unencodable, stored_of
 from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = ["PUBLISH_WAIT_S", "Publishing"]
@@ -33,7 +33,7 @@ assert PUBLISH_WAIT_S < ANSWER_LIMIT_S, "what waited can still be answered in ti
 class Publishing:
     """Carries out `publish` for one client. A publication holds a place until it is answered."""
 
-    __slots__ = ("_asked", "_hooks", "_lifetime", "_pace", "_peer", "_services", "_work")
+    __slots__ = ("_asked", "_caller", "_hooks", "_lifetime", "_pace", "_peer", "_services", "_work")
 
     def __init__(
         self, services: Services, peer: Peer, lifetime: Lifetime, work: Work, hooks: ClientHooks
@@ -43,6 +43,8 @@ class Publishing:
         self._lifetime = lifetime
         self._work = work
         self._hooks = hooks
+        # It is made for the first publication, when the user is known.
+        self._caller = peer.caller
         # The last publication for which the hook was called, or will be. The next one waits for it.
         self._asked: asyncio.Task[None] | None = None
         rate = services.limits.publishes
@@ -127,7 +129,7 @@ class Publishing:
         )
         try:
             if not effect.options.has_history:
-                publisher.send(effect.channel, publication)
+                publisher.send(effect.channel, stored_of(publication))
                 place.give_back()
                 self._peer.reply(effect.id, "publish", {})
                 return
@@ -137,6 +139,7 @@ class Publishing:
                 effect.options.history_ttl_s * 1000,
                 effect.key,
                 received_ms=received_ms,
+                caller=self._caller,
             )
         except (Full, TooLarge, Unencodable) as error:
             place.give_back()

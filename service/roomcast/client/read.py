@@ -58,7 +58,7 @@ class Reading:
     async def _read_history(self, effect: ReadHistory) -> None:
         request, most = effect.request, self._services.limits.history_publications_max
         try:
-            async with self._services.histories:
+            async with self._services.histories.of(self._peer.caller):
                 history = await read_history(
                     self._services.log,
                     self._services.clock,

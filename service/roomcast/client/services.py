@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from roomcast.auth.ports import Verifier
 from roomcast.client.session import Policy
-from roomcast.concurrency import Portions, Turns
+from roomcast.concurrency import FairPlaces, Portions, Turns
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.ports import Sink
@@ -43,9 +43,10 @@ ANSWER_LIMIT_S: Final = 4.5
 # Connections that go on with further commands in one turn of the event loop. Each takes a few ms.
 # All others wait for a later turn, however many they are.
 TURNS_AT_ONCE: Final = 4
-# Histories that a node reads at once for all clients, and replies with one that are made in one
-# turn: up to 2 ms each.
+# Histories that a node reads at once for all who ask; of those that waited, how many begin in one
+# turn of the event loop; and replies with one that are made in one turn: up to 2 ms each.
 HISTORIES_AT_ONCE: Final = 32
+HISTORIES_A_TURN: Final = 2
 REPLIES_A_TURN: Final = 2
 
 
@@ -103,7 +104,8 @@ class Services:
     to an offset. `background` runs work that outlives a connection;
     None = too much waits already. `hooks` calls the application's
     code. `turns`: those of connections that have more commands than one turn takes. `histories`:
-    places of those that are read, and `replies`: the portions in which their replies are made.
+    places of those that are read, which clients and the server API share, and `replies`: the
+    portions in which their replies are made.
     """
 
     version: str
@@ -125,8 +127,8 @@ class Services:
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
     turns: Turns = field(default_factory=lambda: Turns(TURNS_AT_ONCE))
-    histories: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(HISTORIES_AT_ONCE)
+    histories: FairPlaces = field(
+        default_factory=lambda: FairPlaces(HISTORIES_AT_ONCE, HISTORIES_A_TURN)
     )
     replies: Portions = field(default_factory=lambda: Portions(REPLIES_A_TURN))
     counters: ClientCounters = field(default_factory=ClientCounters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -131,7 +131,10 @@ class Subscribing:
         )
 
     async def _join(
-        self, effect: Subscribe, subscription: Subscription, ready: Awaitable[None] | None = None
+        self,
+        effect: Subscribe,
+        subscription: Subscription,
+        ready: asyncio.Future[None] | None = None,
     ) -> None:
         await self._services.dispatcher.join(
             effect.channel,
@@ -140,6 +143,7 @@ class Subscribing:
             partial(self._window, effect),
             partial(self._admit, effect, subscription),
             ready,
+            caller=self._peer.caller,
         )
 
     def _admit(
@@ -226,7 +230,9 @@ class Subscribing:
             for effect in effects
         ]
         async with asyncio.timeout_at(limit_s), _to_its_end(self._enter_all(effects)) as entering:
-            await self._services.dispatcher.join_all(requests, admit, entering)
+            await self._services.dispatcher.join_all(
+                requests, admit, entering, caller=self._peer.caller
+            )
 
     async def _enter_all(self, effects: Sequence[Subscribe]) -> None:
         """Enter presence where the channels have it. Raises PortError after all have ended."""
@@ -304,7 +310,7 @@ class Subscribing:
 
 
 @asynccontextmanager
-async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[Awaitable[None]]:
+async def _to_its_end(entering: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Future[None]]:
     """Enter presence beside the reads of the log. The reads wait for it at their end.
 
     When the reads fail, the entry is completed first: an entry on its way could arrive after its

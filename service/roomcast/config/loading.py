@@ -79,7 +79,8 @@ def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = Fa
     values = _Values()
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: numbers of thousands of digits are refused by Python itself.
         raise ConfigError(f"{file}: not valid TOML: {one_line(str(error))}") from error
     _take_table(document, "", values, origin)
     _take_environment(environ, values, origin)

@@ -69,7 +69,10 @@ def quoted(found: object) -> str:
         return "a list of tables"
     # Masked before it is cut, because the cut could remove the "@" that marks a password.
     text = without_user(found) if isinstance(found, str) else found
-    shown = ascii(text) if not str(text).isprintable() else without_passwords(repr(text))
+    try:
+        shown = ascii(text) if not str(text).isprintable() else without_passwords(repr(text))
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number that is too long to show"
     return shown if len(shown) <= FOUND_CHARS_MAX else shown[:FOUND_CHARS_MAX] + "…"
 
 

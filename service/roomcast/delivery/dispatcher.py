@@ -10,7 +10,7 @@ tick: its reply is queued, and it joins the hub, so that no push falls in betwee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from roomcast.delivery.hub import Hub, Subscriber
@@ -148,7 +148,9 @@ class Dispatcher:
         since: StreamPosition | None,
         window: Callable[[], Window],
         admit: Callable[[JoinResult], bool],
-        ready: Awaitable[None] | None = None,
+        ready: asyncio.Future[None] | None = None,
+        *,
+        caller: str = "",
     ) -> None:
         """Let `subscriber` into channel `name`.
 
@@ -156,7 +158,7 @@ class Dispatcher:
         joins the hub. `since`: the position to recover from. `ready`: something else that must be
         done before; it is awaited after the log was read, and may run meanwhile. Raises PortError
         when the log does not answer, and whatever `ready` raises. In both cases `admit` was not
-        called.
+        called. `caller`: in whose line its reads wait, if there are too many.
         """
 
         def admit_one(starts: Sequence[JoinResult | None]) -> bool:
@@ -164,7 +166,8 @@ class Dispatcher:
             assert one is not None, "a channel with history has a position"
             return admit(one)
 
-        await self.join_all([JoinRequest(name, subscriber, since, window)], admit_one, ready)
+        request = JoinRequest(name, subscriber, since, window)
+        await self.join_all([request], admit_one, ready, caller=caller)
 
     def join_at_once(
         self,
@@ -192,14 +195,30 @@ class Dispatcher:
         self,
         requests: Sequence[JoinRequest],
         admit: Callable[[Sequence[JoinResult | None]], bool],
-        ready: Awaitable[None] | None = None,
+        ready: asyncio.Future[None] | None = None,
+        *,
+        caller: str = "",
     ) -> None:
         """Let subscribers into their channels, all in the same tick, as `join` does for one.
 
         `admit` gets the start of each of them, in the order of `requests`; None = its channel has
-        no history. Raises PortError when the log does not answer for one of them, and whatever
-        `ready` raises.
+        no history. A channel that is lost meanwhile is joined once more. `ready` may be awaited
+        twice. Raises PortError when the log does not answer for one of them, and whatever `ready`
+        raises.
         """
+        try:
+            await self._join_all(requests, admit, ready, caller)
+        except Evicted:
+            # It opens anew, behind what it was lost for.
+            await self._join_all(requests, admit, ready, caller)
+
+    async def _join_all(
+        self,
+        requests: Sequence[JoinRequest],
+        admit: Callable[[Sequence[JoinResult | None]], bool],
+        ready: asyncio.Future[None] | None,
+        caller: str,
+    ) -> None:
         places = asyncio.Semaphore(_JOINS_AT_ONCE)
         held: list[JoinReads] = []
         tickets: list[JoinTicket | None] = []
@@ -210,7 +229,7 @@ class Dispatcher:
             reads = self._opened(each.name)
             reads.joining += 1
             held.append(reads)
-            tickets.append(JoinTicket(reads, each.since, each.window, places))
+            tickets.append(JoinTicket(reads, each.since, each.window, places, caller))
         try:
             starts = await results(tickets)
             if ready is not None:

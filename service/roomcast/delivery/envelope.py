@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeGuard
 
 from roomcast.delivery.shards import SHARDS_MAX
@@ -33,6 +33,7 @@ __all__ = [
     "ENVELOPE_BYTES_MAX",
     "ENVELOPE_VERSION",
     "EPOCH_CHARS_MAX",
+    "HELLO_KIND",
     "Envelope",
     "Follower",
     "MalformedEnvelope",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 ENVELOPE_VERSION: Final = 1
+# The kind of the greetings by which a node proves its own queue.
+HELLO_KIND: Final = "hello"
 # SNS takes 262,144 bytes with attributes. The difference is for what AWS may count besides the
 # body.
 ENVELOPE_BYTES_MAX: Final = 240 * 1024
@@ -76,6 +79,8 @@ class Signal:
     """A best-effort message without an offset: a publication without history, a join, a greeting.
 
     `id` is unique for its `node`. `body` depends on `kind` (service/roomcast/delivery/signals.py).
+    `text`: the JSON of `body` by a strict encoder, where there is one already; None = there is
+    none.
     """
 
     kind: str
@@ -83,6 +88,7 @@ class Signal:
     node: str
     channel: str
     body: Json
+    text: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +149,13 @@ def signal_text(signal: Signal) -> str:
 
     Raises ValueError when `body` is not JSON that every reader takes.
     """
-    return _one_line(
-        {
-            "kind": signal.kind,
-            "id": signal.id,
-            "node": signal.node,
-            "channel": signal.channel,
-            "body": signal.body,
-        }
+    if signal.text is None:
+        tail = _one_line({"body": signal.body})[1:]
+    else:
+        tail = f'"body":{_for_sqs(signal.text)}}}'
+    return (
+        f'{{"kind":{_written(signal.kind)},"id":{_written(signal.id)},'
+        f'"node":{_written(signal.node)},"channel":{_written(signal.channel)},{tail}'
     )
 
 
@@ -203,12 +208,14 @@ def parse(
     loads: Loads = json.loads,
     readers: Mapping[str, Follower] | None = None,
     always: str = "",
+    own: str = "",
 ) -> Envelope:
     """The envelope in `body`. Single broken entries are counted and skipped.
 
     Most records are of no use to most nodes. So no more is looked at than tells that: a record's
     channel must be in `readers`, or be `always`, and its reader must not have it. Without `readers`
-    every record is wanted. Raises MalformedEnvelope when `body` is no envelope at all.
+    every record is wanted. Signals of the node `own` are left out, its greetings excepted: it has
+    delivered them already. Raises MalformedEnvelope when `body` is no envelope at all.
     """
     try:
         envelope = loads(body)
@@ -230,7 +237,8 @@ def parse(
     signals: list[Signal] = []
     for entry in _entries(envelope, "signals") if known else ():
         try:
-            signals.append(_signal(entry))
+            if not (own and _came_round(entry, own)):
+                signals.append(_signal(entry))
         except MalformedEnvelope:
             broken += 1
     at = envelope.get("at", 0)
@@ -274,6 +282,11 @@ def _record(entry: Any, known: bool) -> Record:
     )
 
 
+def _came_round(entry: Any, own: str) -> bool:
+    """What it says yes to is not checked any further."""
+    return isinstance(entry, dict) and entry.get("node") == own and entry.get("kind") != HELLO_KIND
+
+
 def _signal(entry: Any) -> Signal:
     if not isinstance(entry, dict):
         raise MalformedEnvelope("a signal is not an object")
@@ -314,7 +327,11 @@ def _one_line(value: Json) -> str:
 
 def _written(value: Json) -> str:
     """The same, of a value that is known not to be deep. Raises RecursionError if it is."""
-    text = _ENCODER.encode(value)
+    return _for_sqs(_ENCODER.encode(value))
+
+
+def _for_sqs(text: str) -> str:
+    """JSON as SQS takes it. Raises ValueError for lone surrogates."""
     if text.isascii():
         return text
     text.encode()  # UnicodeEncodeError is a ValueError

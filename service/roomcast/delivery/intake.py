@@ -101,7 +101,7 @@ class Intake:
         signals: list[Signal] = []
         for body in bodies:
             try:
-                envelope = parse(body, orjson.loads, self._channels, CANARY_CHANNEL)
+                envelope = parse(body, orjson.loads, self._channels, CANARY_CHANNEL, self._node)
             except MalformedEnvelope as error:
                 self.malformed += 1
                 _log.warning("message_malformed", reason=str(error), size=len(body))
@@ -137,6 +137,8 @@ class Intake:
 
         Its copy from the queue is dropped.
         """
+        if signal.kind not in self._handlers and not self._hub.has(signal.channel):
+            return
         outgoing = _Outgoing(self._hub, self._joins_and_leaves)
         self._deliver(signal, outgoing)
         outgoing.go()
@@ -145,9 +147,9 @@ class Intake:
         outgoing = _Outgoing(self._hub, self._joins_and_leaves)
         for signal in signals:
             if signal.node == self._node:
-                if signal.kind == "hello":
-                    self._ears.greeted(signal.id)
-                    self._shards.greeted(signal.id)
+                # A greeting: nothing else of this node is left.
+                self._ears.greeted(signal.id)
+                self._shards.greeted(signal.id)
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
                 self._deliver(signal, outgoing)
         outgoing.go()

@@ -7,6 +7,10 @@ So the reads for one channel are made one after the other, each by the first sub
 other's read has served. A pause follows a read that found nothing, failed or was given up. All
 subscribers that come meanwhile wait for its end together.
 
+Subscribers of one node cause JOIN_READS_AT_ONCE reads at once. Further ones wait for a place, each
+in the line of its caller, and these lines take turns. Who shares a read that is under way needs
+none.
+
 A `JoinTicket` is one subscriber on its way in. It looks at the channel (`result`), causes a read if
 that is not enough (`read`), and looks again. After a few reads it gives up the recovery.
 """
@@ -15,7 +19,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -70,7 +75,7 @@ _DENIED_MAX: Final = 8
 
 
 class Evicted(PortError):
-    """The channel was lost while a subscriber joined. The client tries again."""
+    """The channel was lost while a subscriber joined."""
 
     def __init__(self, channel: str) -> None:
         super().__init__(f"channel {channel} was closed while a subscriber joined")
@@ -151,7 +156,9 @@ class _EpochReads(_SharedReads):
 
 
 class JoinReads:
-    """The reads for the subscribers that join one channel. `joining` counts these."""
+    """The reads for the subscribers that join one channel. `joining` counts these. `places`: those
+    that the subscribers of all channels share.
+    """
 
     __slots__ = (
         "_ahead",
@@ -162,11 +169,13 @@ class JoinReads:
         "channel",
         "epochs",
         "joining",
+        "places",
     )
 
     def __init__(self, channel: OpenChannel, shared: Shared) -> None:
         self.channel = channel
         self.joining = 0
+        self.places: Final = shared.join_reads
         self._shared = shared
         turn = asyncio.Lock()
         self._ahead, self._behind = _AheadReads(turn), _SharedReads(turn)
@@ -177,6 +186,11 @@ class JoinReads:
         self._unreachable = 0
 
     # ---- the first read
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the first read is under way."""
+        return self._opening is not None
 
     async def open(self) -> None:
         """Read the position where the channel starts. Raises PortError."""
@@ -325,7 +339,7 @@ class JoinReads:
                     return
                 pause_s = reads.next_at_s - asyncio.get_running_loop().time()
                 if pause_s <= 0:
-                    async with ticket.places:
+                    async with ticket.place():
                         await read()
                     return
             await asyncio.sleep(pause_s)
@@ -335,16 +349,18 @@ class JoinTicket:
     """One subscriber on its way into a channel.
 
     `since`: the position to recover from; None = it starts at the end. `window`: the part of the
-    history that it may see. `places`: bounds the reads of its connection at once.
+    history that it may see. `places`: bounds the reads of its connection at once. `caller`: in
+    whose line they wait for a place among those of all.
     """
 
     __slots__ = (
+        "_caller",
         "_epochs_begun",
         "_given_up",
+        "_places",
         "_read_count",
         "_reads",
         "_since",
-        "places",
         "window",
     )
 
@@ -354,9 +370,11 @@ class JoinTicket:
         since: StreamPosition | None,
         window: Callable[[], Window],
         places: asyncio.Semaphore,
+        caller: str = "",
     ) -> None:
         self.window = window
-        self.places = places
+        self._places = places
+        self._caller = caller
         self._reads = reads
         self._since = since
         self._read_count = 0
@@ -387,8 +405,13 @@ class JoinTicket:
         """Do the read that is needed next, or give up the recovery. Raises PortError."""
         channel, since = self._reads.channel, self._since
         if not channel.has_position:
-            async with self.places:
+            if self._reads.is_opening:
                 await self._reads.open()
+                return
+            async with self.place():
+                # Another may have opened it meanwhile.
+                if not channel.has_position:
+                    await self._reads.open()
             return
         assert since is not None, "who does not recover needs no read"
         if self._read_count == _JOIN_READS_MAX:
@@ -401,6 +424,12 @@ class JoinTicket:
             self._given_up = not await self._reads.reach(self, since)
         else:
             self._given_up = not await self._reads.read_back(self, since)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place for one read."""
+        async with self._places, self._reads.places.of(self._caller):
+            yield
 
     def answer(self, since: StreamPosition) -> Recovered | Unrecovered | LogNeeded:
         """The outcome of a recovery from `since` as the channel is now."""

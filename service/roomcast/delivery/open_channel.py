@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
 from roomcast.backoff import Backoff
+from roomcast.concurrency import FairPlaces
 from roomcast.delivery.recovery import Ring, Rings, Trim, Window
 from roomcast.delivery.resequencer import Next, Resequencer, weight
 from roomcast.delivery.tail_checks import TailChecks
@@ -34,6 +35,7 @@ from roomcast.wire.publication import Publication, Record
 
 __all__ = [
     "GAP_PUBLICATIONS_MAX",
+    "JOIN_READS_AT_ONCE",
     "OpenChannel",
     "Outlet",
     "Registry",
@@ -51,6 +53,10 @@ _OPENING_BYTES_MAX: Final = 1024 * 1024
 GAP_PUBLICATIONS_MAX: Final = 1000
 # Failed reads of one hole, each after the log's own retries, before subscribers are told.
 _GAP_FAILURES_MAX: Final = 20
+# Reads for subscribers that join, of all channels, at once: as many as there are connections to the
+# table. Of those that waited, so many begin in one turn of the event loop.
+JOIN_READS_AT_ONCE: Final = 64
+JOIN_READS_A_TURN: Final = 2
 _GAP_RETRY_S: Final = 1.0
 # Failed checks of an epoch that a record claims. After them, the next such record or the periodic
 # tail check checks it again.
@@ -117,7 +123,9 @@ class Tasks:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The parts that all open channels of a node share. `random` gives [0, 1)."""
+    """The parts that all open channels of a node share. `random` gives [0, 1). `join_reads`: places
+    of the reads for subscribers that join.
+    """
 
     log: ChannelLog
     outlet: Outlet
@@ -129,6 +137,9 @@ class Shared:
     tails: TailChecks
     tasks: Tasks
     counters: DeliveryCounters
+    join_reads: FairPlaces = field(
+        default_factory=lambda: FairPlaces(JOIN_READS_AT_ONCE, JOIN_READS_A_TURN)
+    )
 
 
 class OpenChannel:
@@ -307,10 +318,13 @@ class OpenChannel:
         after, must_reach = self.order.top, self.order.reading()
         records: Sequence[Record] = ()
         failure: PortError | None = None
+        is_made_up = False
         try:
             records = await self._shared.log.read_after(
                 self.name, self.order.epoch, after, GAP_PUBLICATIONS_MAX
             )
+            if _end(records, after) < must_reach and not _is_cut_off(records):
+                is_made_up = await self._ends_before(must_reach)
         except PortError as error:
             failure = error
         finally:
@@ -320,15 +334,29 @@ class OpenChannel:
             return
         if failure is not None:
             self._gap_read_failed(failure)
+        elif is_made_up:
+            _log.warning("records_made_up", channel=self.name, claimed=must_reach)
+            self.order.disclaim()
+            self._gap_read(records, after, _end(records, after))
+            # Among what is forgotten may be what came meanwhile and is in the log.
+            self._shared.tasks.start(self.check_tail())
         else:
             self._gap_read(records, after, must_reach)
+
+    async def _ends_before(self, offset: int) -> bool:
+        """Whether the log certainly ends before `offset`, which a record claims."""
+        try:
+            resolved = await self._shared.log.resolve(self.name)
+        except PortError as error:
+            _log.warning("claim_not_checked", channel=self.name, reason=str(error))
+            return False
+        return resolved.tail.epoch == self.order.epoch and resolved.tail.top < offset
 
     def _gap_read(self, records: Sequence[Record], after: int, must_reach: int) -> None:
         """Take the records of a read after `after`. They must reach `must_reach`, or be cut off."""
         self._gap_failures = 0
         # A read that was cut off need not reach it. The rest is another hole.
-        is_cut_off = publication_count(records) >= GAP_PUBLICATIONS_MAX
-        reach = min(must_reach, records[-1].last) if is_cut_off else must_reach
+        reach = min(must_reach, records[-1].last) if _is_cut_off(records) else must_reach
         now_s = self._shared.clock.monotonic_s()
         passed, whole = self.order.read(records, reach, now_s)
         sent = self._passed(passed)
@@ -337,7 +365,7 @@ class OpenChannel:
             self._shared.counters.gap_publications += len(sent)
             _log.info("gap_filled", channel=self.name, after=after, publications=len(sent))
             self._shared.outlet.publish(self.name, sent)
-        if not whole and self.order.top <= max(after, records[-1].last if records else 0):
+        if not whole and self.order.top <= _end(records, after):
             self.lose("the log has a hole")
             return
         if not whole or reach < must_reach:
@@ -439,6 +467,16 @@ class OpenChannel:
 def publication_count(records: Iterable[Record]) -> int:
     """The number of publications in `records`."""
     return sum(record.last - record.offset + 1 for record in records)
+
+
+def _is_cut_off(records: Sequence[Record]) -> bool:
+    """Whether a read of a hole brought as much as it may, so that there may be more."""
+    return publication_count(records) >= GAP_PUBLICATIONS_MAX
+
+
+def _end(records: Sequence[Record], after: int) -> int:
+    """The offset up to which a read after `after` brought `records`."""
+    return records[-1].last if records else after
 
 
 def encoded(record: Record) -> Sequence[Sent]:

@@ -11,8 +11,8 @@ from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NeverAppended, NotAppended, OffsetsUsedUp
 from roomcast.ports import NewId
 from roomcast.wire.codes import Error
-from roomcast.wire.encoding import Unencodable, encode_stored
-from roomcast.wire.publication import Publication
+from roomcast.wire.encoding import Unencodable
+from roomcast.wire.publication import Stored
 
 __all__ = ["Publisher"]
 
@@ -30,13 +30,12 @@ class Publisher:
         # The number of publications that were sent as signals.
         self.signalled = 0
 
-    def send(self, channel: str, published: Publication) -> None:
+    def send(self, channel: str, stored: Stored) -> None:
         """Publish as best effort, without an offset: to all nodes or to none.
 
-        Raises Full, TooLarge and Unencodable.
+        Raises Full and TooLarge.
         """
-        encode_stored(published)
-        signal = signals.publication(self._node, self._new_id(), channel, published)
+        signal = signals.publication(self._node, self._new_id(), channel, stored)
         if self._signal(signal):
             self.signalled += 1
             return

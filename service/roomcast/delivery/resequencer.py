@@ -141,6 +141,12 @@ class Resequencer:
         if self.top < self._known:
             self.read_at = now_s
 
+    def disclaim(self) -> None:
+        """Records claimed what is not in the log: forget all that is known beyond `top`."""
+        self._known, self.read_at = self.top, None
+        self._held.clear()
+        self._held_publications = self._held_bytes = 0
+
     def refute(self, epoch: str) -> None:
         """The log says that `epoch` is not the channel's."""
         self._refuted.append(epoch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 from roomcast.delivery.envelope import Signal
@@ -23,26 +23,14 @@ class SignalListener(Protocol):
     def __call__(self, signal: Signal, /) -> None: ...
 
 
-class SignalListeners(Mapping[str, SignalListener]):
+class SignalListeners(dict[str, SignalListener]):
     """By kind, the listeners of signals that are for the node and not for a channel."""
-
-    def __init__(self) -> None:
-        self._by_kind: dict[str, SignalListener] = {}
 
     def add(self, kinds: Iterable[str], listener: SignalListener) -> None:
         """Each kind has one listener."""
         for kind in kinds:
-            assert kind not in self._by_kind, kind
-            self._by_kind[kind] = listener
-
-    def __getitem__(self, kind: str) -> SignalListener:
-        return self._by_kind[kind]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_kind)
-
-    def __len__(self) -> int:
-        return len(self._by_kind)
+            assert kind not in self, kind
+            self[kind] = listener
 
 
 class OtherNodes(Protocol):

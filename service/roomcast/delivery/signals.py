@@ -7,13 +7,12 @@ Orders (service/roomcast/fleet/order_signals.py) and surveys
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Final
 
-from roomcast.delivery.envelope import Signal
+from roomcast.delivery.envelope import HELLO_KIND, Signal
 from roomcast.log.item import OFFSET_MAX
 from roomcast.wire.channels import RESERVED_PREFIX
-from roomcast.wire.publication import ClientInfo, Publication
+from roomcast.wire.publication import ClientInfo, Stored
 
 __all__ = [
     "CHANNEL_KINDS",
@@ -42,9 +41,9 @@ TRIM_KIND: Final = "trim"
 HEARD_MAX: Final = 10_000
 
 
-def publication(node: str, signal_id: str, channel: str, published: Publication) -> Signal:
+def publication(node: str, signal_id: str, channel: str, stored: Stored) -> Signal:
     """A publication of a channel without history. The body is its stored form."""
-    return Signal("pub", signal_id, node, channel, published.stored())
+    return Signal("pub", signal_id, node, channel, stored.fields, stored.text)
 
 
 def join(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
@@ -60,15 +59,15 @@ def leave(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:
 def client_of(signal: Signal) -> str:
     """The client that published, came or left, by a signal of CHANNEL_KINDS; "" = a back end."""
     body = signal.body
-    if signal.kind == "pub" and isinstance(body, Mapping):
+    if signal.kind == "pub" and isinstance(body, dict):
         body = body.get("info")
-    client = body.get("client") if isinstance(body, Mapping) else None
+    client = body.get("client") if isinstance(body, dict) else None
     return client if isinstance(client, str) else ""
 
 
 def hello(node: str, signal_id: str) -> Signal:
     """A greeting of `node` to itself. By the id it knows which greeting came back."""
-    return Signal("hello", signal_id, node, HELLO_CHANNEL, None)
+    return Signal(HELLO_KIND, signal_id, node, HELLO_CHANNEL, None)
 
 
 def trim(node: str, signal_id: str, channel: str, offset: int) -> Signal:

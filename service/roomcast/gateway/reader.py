@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import sleep
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import structlog
 from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType
@@ -98,8 +98,17 @@ class _Frames(WebSocketDataQueue):
         self._buffer.append((data, size))
         self.size += size + _MESSAGE_BYTES
 
-    def __len__(self) -> int:
-        return len(self._buffer)
+    @property
+    def waiting(self) -> Sized:
+        """Those that were not taken yet, as they are at any time."""
+        return self._buffer
+
+    def clear(self) -> None:
+        """None is taken any more."""
+        self._buffer.clear()
+        self.size = 0
+        # Forgets the exception, which may hold the message that it is about.
+        self.feed_eof()
 
     def take(self) -> WSMessage:
         """The oldest one. There must be one."""
@@ -107,7 +116,7 @@ class _Frames(WebSocketDataQueue):
         if not self._buffer:
             self.size = 0
         # The reader decodes text, so it makes no message of another kind.
-        return cast("WSMessage", message)
+        return message  # type: ignore[return-value]
 
 
 class ClientFrames(asyncio.Protocol):
@@ -147,7 +156,8 @@ class ClientFrames(asyncio.Protocol):
         self._writer = writer
         self._encoding = encoding
         self._frames = _Frames(self)
-        self._parser = WebSocketReader(
+        # None = no frame is taken any more.
+        self._parser: WebSocketReader | None = WebSocketReader(
             self._frames,
             # aiohttp refuses a message of exactly this size already.
             frame_bytes_max + 1,
@@ -169,6 +179,8 @@ class ClientFrames(asyncio.Protocol):
     # ---- what the transport calls
 
     def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            return
         self._parser.feed_data(data)
         if self._task is None:
             self._go_on()
@@ -180,10 +192,13 @@ class ClientFrames(asyncio.Protocol):
         """The client says no more. The transport closes once what waits is written, which a client
         that does not read would put off for long.
         """
+        self._writer.lost()
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
+        # First of all: the transport closes its descriptor next.
+        self._writer.lost()
         self._is_lost = True
         if self.left is not None:
             self.left()
@@ -226,15 +241,18 @@ class ClientFrames(asyncio.Protocol):
 
         Returns what has to be waited for before the next one. None: no frame is left.
         """
-        if len(self._frames) > 1:
+        frames = self._frames.waiting
+        is_held = len(frames) > 1
+        if is_held:
             # One write for all answers costs a fraction of one each.
             self._writer.hold()
         try:
-            while self._frames and not self._is_over:
+            while frames and not self._is_over:
                 if (waiting := self._take(self._frames.take())) is not None:
                     return waiting
         finally:
-            self._writer.release()
+            if is_held:
+                self._writer.release()
         broken = self._frames.exception()
         if broken is not None:
             if not isinstance(broken, WebSocketError):
@@ -298,6 +316,9 @@ class ClientFrames(asyncio.Protocol):
         if self._is_over:
             return
         self._is_over = True
+        # At once: otherwise they wait for the collector, which comes after thousands of clients.
+        self._parser = None
+        self._frames.clear()
         writer, client = self._writer, self._connection.client
         self._node.closed(self._connection)
         self._node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)

@@ -120,6 +120,7 @@ class ClientStream(asyncio.Protocol):
         """A client that says no more reads no more, as HTTP servers take it."""
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
+        self._writer.lost()
         if self.left is not None:
             self.left()
         if self._is_over:

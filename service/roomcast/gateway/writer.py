@@ -45,7 +45,10 @@ _UNSENT: Final = struct.Struct("i")
 
 def text_frame(payload: bytes) -> bytes:
     """`payload` (UTF-8) as one unfragmented, unmasked text frame (RFC 6455 §5.2)."""
-    return _header(_TEXT, len(payload)) + payload
+    length = len(payload)
+    if length <= _LENGTH_7_MAX:
+        return _SHORT_TEXTS[length] + payload
+    return _header(_TEXT, length) + payload
 
 
 def protobuf_frame(lines: bytes) -> bytes:
@@ -88,6 +91,10 @@ def sse_events(lines: bytes) -> bytes:
 BINARY: Final = frozenset[Framer]({protobuf_frame, encode_messages})
 
 
+# The headers of text frames by length, as most answers have them.
+_SHORT_TEXTS: Final = tuple(_header(_TEXT, length) for length in range(_LENGTH_7_MAX + 1))
+
+
 class Writer:
     """The Socket of a connection.
 
@@ -122,6 +129,7 @@ class Writer:
         self._descriptor = _plain_descriptor(transport)
         # Whether bytes may wait in the transport, as the answer to the handshake may at first.
         # Nobody else writes to it, so none do as long as the kernel takes every frame whole.
+        # Also whenever something else has to be looked at before a write.
         self._may_wait = self._descriptor < 0 or transport.get_write_buffer_size() > 0
         # Frames that go out together, while there may be more of them; None = each goes at once.
         self._held: list[bytes] | None = None
@@ -148,14 +156,12 @@ class Writer:
         """Writes one frame, unless the connection is closing. Cuts off a peer that reads too
         slowly.
         """
-        # A transport that is not closing has not closed its descriptor, so no other socket has it.
-        if self.closed_with is not None or self._transport.is_closing():
-            return
         if self._may_wait:
             self._send_behind(frame)
             return
         # Past the transport, whose own write costs a sixth of a delivery
-        # (docs/decisions/0052-past-the-transport.md).
+        # (docs/decisions/0052-past-the-transport.md). `lost` comes before the transport closes its
+        # descriptor, so no other socket has it.
         try:
             sent = os.write(self._descriptor, frame)
         except OSError:
@@ -164,6 +170,13 @@ class Writer:
         if sent < len(frame):
             self._may_wait = True
             self._transport.write(frame[sent:])
+
+    def lost(self) -> None:
+        """The transport is about to close: nothing is written to its descriptor from here on.
+
+        Whoever serves the transport must say so before the descriptor is closed. Idempotent.
+        """
+        self._may_wait = True
 
     def hold(self) -> None:
         """Keeps further frames until `release`, which must follow in the same turn."""
@@ -177,6 +190,8 @@ class Writer:
 
     def _send_behind(self, frame: bytes) -> None:
         """Writes one frame behind those that may wait in the transport, or are held."""
+        if self.closed_with is not None or self._transport.is_closing():
+            return
         if self._held is not None:
             self._held.append(frame)
             return
@@ -186,7 +201,12 @@ class Writer:
             self.close(Disconnect.SLOW)
             return
         self._transport.write(frame)
-        self._may_wait = self._descriptor < 0 or self._transport.get_write_buffer_size() > 0
+        self._may_wait = (
+            self._descriptor < 0
+            or self._transport.get_write_buffer_size() > 0
+            # The write may have met an error.
+            or self._transport.is_closing()
+        )
 
     def close(self, why: Closing) -> None:
         """Begins the closing handshake. The transport is gone at most CLOSE_WAIT_S later.
@@ -200,6 +220,7 @@ class Writer:
         if self.closed_with is not None:
             return
         self.closed_with = why
+        self.lost()
         if not self._transport.is_closing():
             self._transport.write(self._last(why))
             if self.session:
@@ -214,6 +235,7 @@ class Writer:
         CLOSE_WAIT_S later.
         """
         self.release()
+        self.lost()
         if not self._transport.is_closing():
             self._transport.write(_header(_CLOSE, 2) + struct.pack("!H", code))
             self._transport.close()
@@ -227,6 +249,7 @@ class Writer:
         """
         if self._ending is not None:
             self._ending.cancel()
+        self.lost()
         self._transport.abort()
 
 

@@ -5,6 +5,10 @@ next append. An offset is never tried before the one below it is known to be in 
 channel's rate is bound by appends of many publications, not by single writes. If other nodes write
 to the channel as well, the lanes take turns (service/roomcast/log/contention.py). Publications that
 come while a lane waits for its turn join the append.
+
+A node makes APPENDS_AT_ONCE appends at once. Further lanes wait for a place, each in the lines of
+all callers who have publications in it, and these lines take turns. So whoever publishes to very
+many channels waits behind itself.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Final
 
 import structlog
 
+from roomcast.concurrency import FairPlaces
 from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     Appended,
@@ -38,7 +43,16 @@ from roomcast.wire.encoding import encode_stored
 from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Publication, StreamPosition
 
-__all__ = ["NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
+__all__ = ["APPENDS_AT_ONCE", "NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
+
+# Appends that a node makes at once, with the reads of their tails: as many as it has connections to
+# the table. So they do not wait there, where calls are made in the order in which they were asked
+# for.
+APPENDS_AT_ONCE: Final = 64
+# Of those that waited, so many begin in one turn of the event loop. An append is up to three calls,
+# of which aws/calls.py begins eight in a turn: so appends wait here, in the lines of their callers,
+# and their calls do not wait there.
+APPENDS_A_TURN: Final = 2
 
 # Bytes of publications that may wait on the whole node.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -115,6 +129,7 @@ class Appender:
         self._generation = generation
         self._random = random
         self._round_trip = RoundTrip()
+        self._places = FairPlaces(APPENDS_AT_ONCE, APPENDS_A_TURN)
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._bytes = 0
         self.counters = AppendCounters()
@@ -132,13 +147,15 @@ class Appender:
         key: str | None = None,
         *,
         received_ms: int | None = None,
+        caller: str = "",
     ) -> asyncio.Future[StreamPosition]:
         """Queue `publication`. The future gets its position when it is committed.
 
         `key` (see service/roomcast/log/idempotency.py): if a publication was made with it in this
         channel before, nothing is published, and the future gets the position of the earlier one.
         `received_ms`: when the publication was read from the client (wall clock; None = now). With
-        a key, nothing is sent later than COMMIT_WITHIN_MS after that.
+        a key, nothing is sent later than COMMIT_WITHIN_MS after that. `caller`: who publishes. If
+        too many append at once, callers take turns.
 
         Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises
         NotAppended (known not to be in the log) or OutcomeUnknown. The first write begins within
@@ -162,12 +179,14 @@ class Appender:
             self._clock.now_ms() if received_ms is None else received_ms
         ) + COMMIT_WITHIN_MS
         submitted_s = self._clock.monotonic_s()
-        lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms))
+        lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms, caller))
         lane.bytes += pending.size
         self._bytes += pending.size
         lane.history_ttl_ms = history_ttl_ms
         if lane.task is None or lane.task.done():
             lane.task = asyncio.create_task(self._run(channel, lane), name=f"append {channel}")
+        elif lane.turn is not None:
+            self._places.join(lane.turn, caller)
         return position
 
     async def drain(self) -> None:
@@ -229,27 +248,33 @@ class Appender:
         """
         await self._pause(append, lane.contention.wait_s(self._clock.monotonic_s()))
         while append.batch or lane.queue:
-            tail = await self._end_of_log(channel, lane, append)
-            self._refill(channel, lane, append)
-            if not append.batch:
+            if not await self._has_place(lane, append):
+                self._refill(channel, lane, append)
                 continue
-            append.attempts += 1
-            sent_s = self._clock.monotonic_s()
-            outcome = await self._log.append(
-                channel,
-                tail,
-                [waiting.pending for waiting in append.batch],
-                lane.history_ttl_ms,
-                commit_by_ms=min(
-                    (
-                        waiting.commit_by_ms
-                        for waiting in append.batch
-                        if waiting.pending.key is not None
+            try:
+                tail = await self._end_of_log(channel, lane, append)
+                self._refill(channel, lane, append)
+                if not append.batch:
+                    continue
+                append.attempts += 1
+                sent_s = self._clock.monotonic_s()
+                outcome = await self._log.append(
+                    channel,
+                    tail,
+                    [waiting.pending for waiting in append.batch],
+                    lane.history_ttl_ms,
+                    commit_by_ms=min(
+                        (
+                            waiting.commit_by_ms
+                            for waiting in append.batch
+                            if waiting.pending.key is not None
+                        ),
+                        default=None,
                     ),
-                    default=None,
-                ),
-                within_s=APPEND_DEADLINE_S - (sent_s - append.batch[-1].submitted_s),
-            )
+                    within_s=APPEND_DEADLINE_S - (sent_s - append.batch[-1].submitted_s),
+                )
+            finally:
+                self._places.give_back()
             now_s = self._clock.monotonic_s()
             if isinstance(outcome, Appended):
                 lane.learn(self._tail_of(outcome.item), now_s)
@@ -272,6 +297,27 @@ class Appender:
                 await self._log.back_off(append.postponed)
                 append.postponed += 1
         return None
+
+    async def _has_place(self, lane: Lane, append: _Append) -> bool:
+        """Take a place for the next attempt. False = one of them was overdue before.
+
+        The lane waits in the lines of all who have publications in it: nobody waits behind what
+        another publishes elsewhere.
+        """
+        if self._places.free:
+            self._places.free -= 1
+            return True
+        oldest = append.batch[0] if append.batch else lane.queue[0]
+        left_s = APPEND_DEADLINE_S - (self._clock.monotonic_s() - oldest.submitted_s)
+        lane.turn = self._places.stand(lane.callers(append.batch))
+        try:
+            async with asyncio.timeout(max(left_s, 0.0)):
+                await self._places.wait(lane.turn)
+        except TimeoutError:
+            return False
+        finally:
+            lane.turn = None
+        return True
 
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
         """The tail to append behind. It is read again if other nodes write to the channel.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
@@ -28,13 +28,15 @@ class Waiting:
     """A publication that is not answered yet. Its text is all that is kept: decoded, it may take
     twenty times as many bytes.
 
-    `commit_by_ms`: when its key may last be sent (wall clock).
+    `commit_by_ms`: when its key may last be sent (wall clock). `caller`: in whose line its append
+    waits.
     """
 
     pending: Pending
     position: asyncio.Future[StreamPosition]
     submitted_s: float
     commit_by_ms: int
+    caller: str
 
     def is_overdue(self, now_s: float, now_ms: int) -> bool:
         """Whether it has waited too long.
@@ -50,10 +52,20 @@ class Lane:
     """One channel's queue, its known tail, and what is known about other writers.
 
     `bytes`: bytes of all publications that are not answered, whether in the append or in the queue.
-    `known_s`: when `tail` was learned (monotonic seconds).
+    `known_s`: when `tail` was learned (monotonic seconds). `turn`: set while the lane waits for a
+    place.
     """
 
-    __slots__ = ("bytes", "contention", "history_ttl_ms", "known_s", "queue", "tail", "task")
+    __slots__ = (
+        "bytes",
+        "contention",
+        "history_ttl_ms",
+        "known_s",
+        "queue",
+        "tail",
+        "task",
+        "turn",
+    )
 
     def __init__(self, contention: Contention) -> None:
         self.queue: deque[Waiting] = deque()
@@ -63,10 +75,15 @@ class Lane:
         self.known_s = 0.0
         self.contention = contention
         self.task: asyncio.Task[None] | None = None
+        self.turn: asyncio.Future[None] | None = None
 
     def has_room(self, size: int) -> bool:
         """Whether there is room for another publication of `size` bytes."""
         return len(self.queue) < LANE_PUBLICATIONS_MAX and self.bytes + size <= LANE_BYTES_MAX
+
+    def callers(self, batch: Sequence[Waiting]) -> set[str]:
+        """Who has publications in `batch`, or behind it: these need its append first."""
+        return {each.caller for each in chain(batch, self.queue)}
 
     def learn(self, tail: Tail | None, now_s: float) -> None:
         """The log ends at `tail`; None = its end is not known any more."""

@@ -335,6 +335,9 @@ class PresenceBook:
         here = self._here.get(key)
         if here is None:
             return
+        if node != self._node:
+            # `move` did not see a client that had left by then, and is back.
+            self._leave_old(node, channel, info)
         if here is not info:
             # The client came back meanwhile, and this write may have replaced its new entry.
             self._unwritten[key] = here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -14,7 +15,14 @@ from typing import Final
 
 from roomcast.observe.redaction import printable, without_passwords
 
-__all__ = ["Worker", "bound", "refuse", "stop_at_end_of_input", "stopped_by_signals"]
+__all__ = [
+    "Worker",
+    "bound",
+    "refuse",
+    "refuse_address",
+    "stop_at_end_of_input",
+    "stopped_by_signals",
+]
 
 _STDIN_BYTES: Final = 4096
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -41,9 +49,12 @@ def bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
     Raises OSError.
     """
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except UnicodeError as error:  # the library's own, for what cannot be a name
+        raise socket.gaierror(socket.EAI_NONAME, "Not a host name") from error
     holder = socket.socket(family, socket.SOCK_STREAM)
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -87,6 +98,14 @@ def _stop_at_end(stop: asyncio.Event) -> None:
     if not os.read(sys.stdin.fileno(), _STDIN_BYTES):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         stop.set()
+
+
+def refuse_address(host: str, port: int, error: OSError, *, more: str = "") -> int:
+    """The same for an address that cannot be bound. `more`: what else there is to say of it."""
+    is_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+    option = "--host" if is_host else "--port"
+    todo = more or f"choose another {option}"
+    return refuse(f"cannot listen on {host}:{port}: {error.strerror or error}; {todo}")
 
 
 def refuse(why: str, code: int = 1) -> int:

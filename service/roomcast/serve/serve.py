@@ -13,7 +13,14 @@ from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import this_machine
 from roomcast.ports import PortError
 from roomcast.serve.collector import look_seldom
-from roomcast.serve.entry import Worker, bound, refuse, stop_at_end_of_input, stopped_by_signals
+from roomcast.serve.entry import (
+    Worker,
+    bound,
+    refuse,
+    refuse_address,
+    stop_at_end_of_input,
+    stopped_by_signals,
+)
 from roomcast.serve.plan import planned
 from roomcast.serve.process import NodeProcess
 from roomcast.serve.supervised import supervised
@@ -47,9 +54,7 @@ async def serve(
     try:
         listening = bound(host, own_port)
     except OSError as error:
-        return refuse(
-            f"cannot listen on {host}:{own_port}: {error.strerror or error}; choose another --port"
-        )
+        return refuse_address(host, own_port, error)
     stop = asyncio.Event()
     with listening, stopped_by_signals(stop):
         if exit_on_stdin_close:

@@ -23,7 +23,14 @@ from typing import Final
 
 import structlog
 
-from roomcast.serve.entry import Worker, bound, refuse, stop_at_end_of_input, stopped_by_signals
+from roomcast.serve.entry import (
+    Worker,
+    bound,
+    refuse,
+    refuse_address,
+    stop_at_end_of_input,
+    stopped_by_signals,
+)
 from roomcast.serve.supervision import FIRST, OPEN_S, GiveUp, Leave, Restart, Supervision
 from roomcast.system import random_fraction
 
@@ -97,17 +104,14 @@ async def supervise(
             bound(host, port).close()
             holder = stack.enter_context(bound(host, port, shared=True))
         except OSError as error:
-            return refuse(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
-            )
+            return refuse_address(host, port, error)
         try:
             for each in own_ports if port else ():
                 # Whether they are free. A process binds its own again at each of its starts.
                 bound(host, each).close()
         except OSError as error:
-            return refuse(
-                f"cannot listen on {host}:{each}: {error.strerror or error}; each process has a "
-                "port of its own, the ones after --port"
+            return refuse_address(
+                host, each, error, more="each process has a port of its own, the ones after --port"
             )
         stack.enter_context(stopped_by_signals(stop))
         if exit_on_stdin_close:
@@ -252,17 +256,11 @@ class _Supervisor:
 
     async def _run(self, index: int) -> int:
         """Run one process once. Returns its exit code, negative for a signal."""
-        ours, its = socket.socketpair()
-        with its:
-            command = self._command(Worker(its.fileno(), self._port, self._own_ports[index]))
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command, stdin=DEVNULL, pass_fds=(its.fileno(),), start_new_session=True
-                )
-            except OSError as error:  # the system lacks memory or places for processes
-                ours.close()
-                _log.error("process_not_started", process=index, reason=error.strerror)
-                return 1
+        try:
+            process, ours = await self._started(index)
+        except OSError as error:  # the system lacks memory, descriptors or places for processes
+            _log.error("process_not_started", process=index, reason=error.strerror)
+            return 1
         reader, writer = await asyncio.open_connection(sock=ours)
         child = self._children[index] = _Child(process, writer)
         if self._stop.is_set():
@@ -275,6 +273,20 @@ class _Supervisor:
             del self._children[index]
             writer.close()
             await asyncio.gather(talk, return_exceptions=True)
+
+    async def _started(self, index: int) -> tuple[Process, socket.socket]:
+        """A process, and our end of the talk with it. Raises OSError."""
+        ours, its = socket.socketpair()
+        try:
+            with its:
+                command = self._command(Worker(its.fileno(), self._port, self._own_ports[index]))
+                process = await asyncio.create_subprocess_exec(
+                    *command, stdin=DEVNULL, pass_fds=(its.fileno(),), start_new_session=True
+                )
+        except OSError:
+            ours.close()
+            raise
+        return process, ours
 
     async def _hear(self, index: int, reader: asyncio.StreamReader) -> None:
         """What the process tells, until its end."""

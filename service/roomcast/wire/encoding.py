@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from roomcast.wire.codes import Closing, Failing, Unsubscribe, code_of, error_of
-from roomcast.wire.publication import ClientInfo, Json, Publication, StreamPosition
+from roomcast.wire.publication import ClientInfo, Json, Publication, Stored, StreamPosition
 
 __all__ = [
     "DATA_HEAD",
@@ -34,6 +34,7 @@ __all__ = [
     "publication_pushes",
     "refresh_push",
     "sent_of",
+    "stored_of",
     "subscribe_push",
     "subscribe_result",
     "told_push",
@@ -81,6 +82,12 @@ class Sent:
     def size(self) -> int:
         """Bytes in memory."""
         return len(self.line) + len(self.text or b"")
+
+
+def stored_of(publication: Publication) -> Stored:
+    """`publication` in its stored form. Raises Unencodable."""
+    fields = publication.stored()
+    return Stored(fields, dumps(fields).decode())
 
 
 def encode_stored(publication: Publication) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "MalformedPublication",
     "Publication",
     "Record",
+    "Stored",
     "StreamPosition",
 ]
 
@@ -148,6 +149,14 @@ class Publication:
             delta=stored.get("delta") is True,
             text=text,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A publication as it is stored, or sent as a signal: its `fields`, and their JSON `text`."""
+
+    fields: dict[str, Json]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

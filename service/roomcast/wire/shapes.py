@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Generic, TypeGuard, TypeVar
 
 __all__ = [
@@ -102,6 +103,7 @@ OBJECT_OF_TEXTS: Final = Shape("an object of strings", _is_object_of_texts)
 OBJECT_OF_OBJECTS: Final = Shape("an object of objects", _is_object_of_objects)
 
 
+@cache
 def text(chars_max: int) -> Shape[str]:
     """A string of at most `chars_max` characters."""
 
@@ -111,6 +113,7 @@ def text(chars_max: int) -> Shape[str]:
     return Shape(f"a string of at most {chars_max} characters", fits)
 
 
+@cache
 def whole(minimum: int, maximum: int) -> Shape[int]:
     """An integer within bounds, both included."""
 

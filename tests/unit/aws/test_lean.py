@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -325,6 +326,14 @@ async def test_a_success_that_cannot_be_read_is_none(body: str) -> None:
         with pytest.raises(ResponseParserError) as error:
             await CALLS["put_item"](clients)
     assert type(mapped(error.value)) is UnknownOutcome
+
+
+async def test_an_answer_may_have_what_strict_decoders_refuse() -> None:
+    body = r'{"Items": [{"data": {"S": "\ud83d"}}], "Count": 1e999, "Scanned": NaN}'
+    async with faked(say(200, body), lean=True) as (clients, _):
+        answer = await CALLS["query"](clients)
+    assert answer["Items"] == [{"data": {"S": "\ud83d"}}]
+    assert answer["Count"] == math.inf
 
 
 async def test_a_success_may_be_empty(lean: bool) -> None:

@@ -19,15 +19,14 @@ FOUND = [
 ]
 
 
-@pytest.fixture
-def its_own_logs() -> Iterator[None]:
-    """The command turns the log off for its whole process."""
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """The command silences the log of its process."""
     before = structlog.get_config()
     yield
     structlog.configure(**before)
 
 
-@pytest.mark.usefixtures("its_own_logs")
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_what_it_found_is_no_order_to_a_terminal_and_has_no_password(
     options: list[str],

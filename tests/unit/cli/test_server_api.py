@@ -60,6 +60,21 @@ def test_what_is_published_is_in_the_history(run: Run) -> None:
     assert second.split() == ["2", "2023-11-14T22:13:20Z", "null"]
 
 
+def test_a_key_that_no_header_takes_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["history", "news", "--key", "secret\n"]) == 2
+    told = "argument --key: must be text without control characters"
+    assert capsys.readouterr() == ("", f"roomcast: {told} (see roomcast history --help)\n")
+
+
+def test_a_key_of_any_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    served = Served(key="clé€")
+    try:
+        assert cli.main(["history", "news", "--url", served.url, "--key", "clé€"]) == 0
+        assert cli.main(["history", "news", "--url", served.url, "--key", "clé"]) == 1
+    finally:
+        served.close()
+
+
 def test_a_part_of_the_history(run: Run) -> None:
     for number in range(1, 5):
         assert run("publish", "part", str(number))[0] == 0
@@ -156,6 +171,9 @@ def test_a_request_that_is_too_large(run: Run, served: Served) -> None:
         (["history", "news", "--since", "-1"], "--since: must be a whole number from 0"),
         (["tail", "news", "--url", "ftp://here"], "--url: must be an address such as"),
         (["history", "news", "--url", "http://user:pw@here"], "--url: must be an address such as"),
+        (["history", "news", "--url", "http://a..b"], "--url: must be an address such as"),
+        (["tail", "news", "--url", f"http://{'a' * 70}"], "--url: must be an address such as"),
+        (["bench", "ws://a..b"], "URL: must be an address such as"),
     ],
 )
 def test_wrong_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

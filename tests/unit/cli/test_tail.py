@@ -24,6 +24,7 @@ from roomcast.cli import main as cli
 from roomcast.cli import tail as tail_module
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Closing, Disconnect, DisconnectCode
+from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import ClientInfo, Publication
 from tests.unit.redirecting import redirecting
 from tests.unit.served import Served
@@ -116,7 +117,7 @@ def publish(
             if options.has_history:
                 await services.appender.submit(channel, published, options.history_ttl_s * 1000)
             else:
-                services.publisher.send(channel, published)
+                services.publisher.send(channel, stored_of(published))
 
     served.do(publish)
 

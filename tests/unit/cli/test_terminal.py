@@ -46,6 +46,16 @@ def test_columns_stand_under_their_headings() -> None:
     ]
 
 
+def test_texts_of_others_are_told_to_no_terminal() -> None:
+    """What stands in a table of the fleet, anybody may have written who may write there."""
+    rows = [("\x1b[2J\u202e\x9b", "é"), ("b", "\n")]
+    assert table(("NODE", "QUEUE"), rows, None).split("\n") == [
+        "NODE               QUEUE",
+        r"\x1b[2J\u202e\x9b  é",
+        r"b                  \n",
+    ]
+
+
 def test_colours_end_with_their_line() -> None:
     lines = table(("A",), [("x",), ("y",)], lambda row: "red" if row[0] == "x" else "").split("\n")
     assert lines == ["\x1b[1mA\x1b[0m", "\x1b[31mx\x1b[0m", "y"]

@@ -19,6 +19,8 @@ from roomcast.client.publish import PUBLISH_WAIT_S
 from roomcast.client.services import HISTORIES_AT_ONCE, REPLIES_A_TURN, TURNS_AT_ONCE
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
 from roomcast.client.work import COMMANDS_UNDER_WAY_MAX, PLACE_BYTES, SUBSCRIBE_SIZE
+from roomcast.delivery.open_channel import JOIN_READS_AT_ONCE
+from roomcast.log.appender import APPENDS_AT_ONCE
 from roomcast.node.assembly import BURST_S, rate
 from roomcast.testing.memory import ManualClock
 from roomcast.wire.channels import ChannelOptions, ChannelRules
@@ -418,19 +420,92 @@ async def test_a_command_that_is_too_large_is_answered_and_not_decoded() -> None
 
 async def test_histories_that_many_clients_read_are_bounded() -> None:
     fleet, node = node_of()
-    clients = [await node.client() for _ in range(HISTORIES_AT_ONCE)]
+    clients = [await node.client() for _ in range(HISTORIES_AT_ONCE // 2)]
     held = fleet.traffic.hold("newest")
     ids = [
-        await client.say(*({"history": {"channel": "room", "limit": 1}} for _ in range(2)))
+        await client.say(*({"history": {"channel": "room", "limit": 1}} for _ in range(4)))
         for client in clients
     ]
     await held.arrived(HISTORIES_AT_ONCE)
     await settled()
     assert held.count == HISTORIES_AT_ONCE
+    neighbour = await node.client()
+    [mine] = await neighbour.say({"history": {"channel": "room", "limit": 1}})
+    await settled()
     held.release()
-    for client, (first, second) in zip(clients, ids, strict=True):
-        assert "history" in await client.answer(first)
-        assert "history" in await client.answer(second)
+    assert "history" in await neighbour.answer(mine)
+    # It waits for few of those that waited before: they are in lines of their own.
+    answered = sum(
+        client.socket.reply_to(each) is not None
+        for client, asked in zip(clients, ids, strict=True)
+        for each in asked
+    )
+    assert answered <= HISTORIES_AT_ONCE + 16
+    for client, asked in zip(clients, ids, strict=True):
+        for command_id in asked:
+            assert "history" in await client.answer(command_id)
+
+
+async def test_channels_that_others_subscribe_to_keep_nobody_waiting_for_long() -> None:
+    """Each subscribe is the first of its channel, and a read."""
+    fleet, node = node_of(channel_limit=100)
+    held = fleet.traffic.hold("newest")
+    flooding = [await node.client() for _ in range(16)]
+    said = [
+        asyncio.create_task(
+            client.say(*({"subscribe": {"channel": f"{name}-{each}"}} for each in range(40)))
+        )
+        for name, client in enumerate(flooding)
+    ]
+    await held.arrived(JOIN_READS_AT_ONCE)
+    await settled()
+    assert held.count == JOIN_READS_AT_ONCE
+    neighbour = await node.client()
+    mine = asyncio.create_task(neighbour.subscribe("mine"))
+    [history] = await neighbour.say({"history": {"channel": "mine"}})
+    await until(lambda: held.count > JOIN_READS_AT_ONCE)
+    assert held.count == JOIN_READS_AT_ONCE + 1, "the history waits behind no subscribe"
+    await settled()
+    held.release()
+    await mine
+    assert fleet.traffic.calls["newest"] <= 2 * JOIN_READS_AT_ONCE
+    assert "history" in await neighbour.answer(history)
+    for client, saying in zip(flooding, said, strict=True):
+        for command_id in await saying:
+            assert "subscribe" in await client.answer(command_id)
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["connections", "connections of one user"])
+async def test_channels_that_others_publish_to_keep_nobody_waiting_for_long(named: bool) -> None:
+    fleet, node = node_of(secret=SECRET, publish_rate_limit=0)
+    held = fleet.traffic.hold("newest")
+    flooding = [
+        await node.client(**({"token": token("ann")} if named else {}))
+        for _ in range(5 if named else 2)
+    ]
+    for name, client in enumerate(flooding):
+        await client.say(
+            *({"publish": {"channel": f"{name}-{each}", "data": 1}} for each in range(200))
+        )
+    await held.arrived(APPENDS_AT_ONCE)
+    await settled()
+    neighbour = await node.client()
+    [mine] = await neighbour.say({"publish": {"channel": "mine", "data": 1}})
+    held.release()
+    assert "publish" in await neighbour.answer(mine)
+    assert len(fleet.world.stream) <= APPENDS_AT_ONCE + 16
+    await node.assembly.appender.drain()
+    assert len(fleet.world.stream) == 200 * len(flooding) + 1
+
+
+async def test_all_connections_of_a_user_wait_in_one_line() -> None:
+    _, node = node_of(secret=SECRET)
+    callers = [
+        (await node.client(**connect)).connection._peer.caller
+        for connect in ({"token": token("ann")}, {"token": token("ann")}, {}, {})
+    ]
+    assert callers[0] == callers[1]
+    assert len(set(callers)) == 3
 
 
 async def test_replies_with_a_history_are_made_a_few_in_a_turn() -> None:

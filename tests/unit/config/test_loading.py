@@ -319,6 +319,17 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}: not UTF-8 text"
     path.write_text("a = " + "[" * 10_000)
     assert refusal(path).startswith(f"{path}: not valid TOML")
+    path.write_text("a = " + "9" * 10_000)
+    assert refusal(path).startswith(f"{path}: not valid TOML")
+
+
+@pytest.mark.parametrize("number", [f"0x{'f' * 5000}", f"[0x{'f' * 5000}]"])
+def test_a_number_that_python_does_not_write(tmp_path: Path, number: str) -> None:
+    path = write(tmp_path, f"[client]\nchannel_limit = {number}\n")
+    assert refusal(path) == (
+        f"{path}, line 2: client.channel_limit must be a whole number from 1 to 10000; "
+        "found a number that is too long to show"
+    )
 
 
 @given(

@@ -152,7 +152,7 @@ async def test_a_pause_for_one_channel_holds_up_no_other_of_the_same_connection(
     await asyncio.gather(joining, return_exceptions=True)
 
 
-async def test_who_joins_while_the_channel_is_lost_is_told(room: Room) -> None:
+async def test_who_joins_while_the_channel_is_lost_joins_what_follows(room: Room) -> None:
     first = await opened_again(room)
     held = room.fleet.traffic.hold("read_backward", "answer")
     subscriber, joining = room.joining(await room.position(0))
@@ -160,10 +160,11 @@ async def test_who_joins_while_the_channel_is_lost_is_told(room: Room) -> None:
     await begin_another_epoch(room)
     await until(lambda: first.lost_channels)
     held.release()
-    with pytest.raises(PortError):
-        await joining
-    assert subscriber.joined is None
-    assert len(room.dispatcher) == len(room.hub) == 0
+    await joining
+    assert subscriber.joined is not None
+    assert subscriber.joined.recovered is False, "what it had is of the epoch that is over"
+    room.hint(await room.append())
+    assert len(subscriber.offsets) == 1
 
 
 async def test_repeats_are_dropped_and_order_is_kept(room: Room) -> None:
@@ -290,18 +291,31 @@ async def test_if_one_cannot_be_had_nobody_is_let_in(room: Room) -> None:
     assert (len(room.hub), len(room.dispatcher)) == (0, 0)
 
 
-async def test_a_channel_that_is_lost_meanwhile_keeps_all_out(room: Room) -> None:
+@pytest.mark.parametrize("losses", [1, 2])
+async def test_channels_that_are_lost_meanwhile_are_joined_once_more(
+    room: Room, losses: int
+) -> None:
+    """They open anew, behind what they were lost for. If that happens again, nobody is let in."""
     await room.join()
-    held = room.fleet.traffic.hold("newest")
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     joining = asyncio.create_task(
-        room.dispatcher.join_all(joining_all(room, CHANNEL, "slow"), lambda _: True)
+        room.dispatcher.join_all(joining_all(room, CHANNEL, "slow"), lambda _: True, ready)
     )
-    await held.arrived()
-    room.channel.lose("the test says so")
-    held.release()
-    with pytest.raises(PortError, match="closed while"):
+    for _ in range(losses):
+        held = room.fleet.traffic.hold("newest")
+        await settled()
+        room.channel.lose("the test says so")
+        if not ready.done():
+            ready.set_result(None)
+        await held.arrived()
+        held.release()
+    if losses == 1:
         await joining
-    assert (len(room.hub), len(room.dispatcher)) == (0, 0)
+        assert (len(room.hub), len(room.dispatcher)) == (2, 2)
+    else:
+        with pytest.raises(PortError, match="closed while"):
+            await joining
+        assert (len(room.hub), len(room.dispatcher)) == (0, 0)
 
 
 async def test_the_log_is_not_read_for_all_at_once(room: Room) -> None:

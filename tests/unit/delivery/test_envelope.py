@@ -27,6 +27,7 @@ from roomcast.delivery.envelope import (
 )
 from roomcast.delivery.shards import SHARDS_MAX
 from roomcast.log.item import LogItem
+from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import (
     TIME_MAX,
     ClientInfo,
@@ -227,6 +228,32 @@ def test_what_cannot_fit_is_refused_after_what_came_before() -> None:
 
 def test_sns_takes_the_largest_message() -> None:
     assert ENVELOPE_BYTES_MAX < 262_144
+
+
+@DECODERS
+@settings(max_examples=50)
+@given(published=PUBLICATIONS, channel=TEXT)
+def test_a_signal_whose_text_is_there_says_the_same(
+    loads: Loads, published: Publication, channel: str
+) -> None:
+    stored = stored_of(published)
+    with_text = Signal("pub", "1", "n", channel, stored.fields, stored.text)
+    without = Signal("pub", "1", "n", channel, stored.fields)
+    for one in (with_text, without):
+        [(body, _)] = pack([signal_text(one)], signals=True)
+        assert is_fit_for_sqs(body)
+        assert parse(body, loads).signals == (without,)
+
+
+@DECODERS
+def test_a_node_s_own_signals_are_left_out_but_for_its_greetings(loads: Loads) -> None:
+    sent = [Signal(kind, "1", node, "c", None) for kind in ("pub", "hello") for node in ("a", "b")]
+    texts = [*map(signal_text, sent), "7", '{"node":"a"}']
+    [(body, _)] = pack(texts, signals=True)
+    own_pub, other_pub, own_hello, other_hello = sent
+    mine = parse(body, loads, own="a")
+    assert (mine.signals, mine.broken) == ((other_pub, own_hello, other_hello), 1)
+    assert parse(body, loads).signals == (own_pub, other_pub, own_hello, other_hello)
 
 
 @DECODERS

@@ -15,6 +15,7 @@ from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.signals import HEARD_MAX
 from roomcast.log.item import LogItem
+from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import ClientInfo, Publication, Record
 from tests.contract.items import log_item
 from tests.unit.worlds import Socket, envelope, info
@@ -112,7 +113,7 @@ class World:
 
 
 def pub(number: int, node: str = "b") -> Signal:
-    return signals.publication(node, f"id{number}", CHANNEL, Publication(data=number))
+    return signals.publication(node, f"id{number}", CHANNEL, stored_of(Publication(data=number)))
 
 
 @pytest.fixture

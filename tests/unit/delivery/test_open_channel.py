@@ -278,6 +278,44 @@ async def test_a_hole_in_the_log_is_told(room: Room) -> None:
     assert again.joined == JoinResult(await room.position(2), False, ())
 
 
+@pytest.mark.parametrize("pointer", [True, False])
+async def test_an_offset_that_was_made_up_ends_no_subscription(room: Room, pointer: bool) -> None:
+    """Who may publish to the topic can claim any offset. The log says where it ends."""
+    subscriber = await room.join()
+    first, missed = await room.append(), await room.append()
+    room.hint(first)
+    for claimed in (4, 2**53 - 2):
+        room.take(record(claimed, epoch=first.epoch, pointer=pointer))
+        room.pass_time()
+        await until(lambda: room.channel.order.known == missed.last)
+    assert subscriber.offsets == [1, 2]
+    room.hint(await room.append(2))
+    assert subscriber.offsets == [1, 2, 3, 4], "nothing of what was claimed is kept"
+    assert subscriber.lost_channels == []
+
+
+async def test_what_comes_while_a_claim_is_looked_up_is_not_forgotten_with_it(room: Room) -> None:
+    subscriber = await room.join()
+    first = await room.append()
+    room.hint(first)
+    room.take(record(9, epoch=first.epoch, pointer=True))
+    held = room.fleet.traffic.hold("newest", "answer")
+    await held.arrived()
+    append_raw(room, 2)
+    room.hint(append_raw(room, 3))
+    held.release()
+    await until(lambda: subscriber.offsets == [1, 2, 3])
+    assert subscriber.lost_channels == []
+
+
+async def test_a_claim_that_cannot_be_looked_up_counts_as_a_hole(room: Room) -> None:
+    subscriber = await room.join()
+    first = await room.append()
+    room.fleet.world.fail_next("newest", Rejected("for ever"), times=1000)
+    room.take(record(9, epoch=first.epoch, pointer=True))
+    await until(lambda: subscriber.lost_channels == [CHANNEL])
+
+
 async def test_a_hole_that_was_filled_by_another_way_while_it_was_read_is_none(room: Room) -> None:
     """TTL took what is missing from the log, and it came after all."""
     subscriber = await room.join()

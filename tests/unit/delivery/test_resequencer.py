@@ -129,6 +129,16 @@ def test_what_the_log_is_seen_to_hold_is_to_be_read_at_once() -> None:
     assert (order.read_at, order.known) == (10.3, 9)
 
 
+def test_what_was_made_up_is_forgotten_with_all_that_is_held() -> None:
+    order = begin(5)
+    order.offer(record(9), 10.0)
+    order.offer(record(100, pointer=True), 10.0)
+    order.disclaim()
+    assert (order.top, order.known, order.read_at) == (5, 5, None)
+    assert offsets(order.offer(record(6, 8), 10.1)) == [6, 7, 8]
+    assert (order.known, order.read_at) == (8, None), "9 is not there any more"
+
+
 def test_nothing_is_wished_for_while_a_read_is_under_way() -> None:
     order = begin()
     order.exists(3, 10.0)

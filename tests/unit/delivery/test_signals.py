@@ -24,6 +24,7 @@ from roomcast.delivery.signals import (
     trimmed_to,
 )
 from roomcast.wire.channels import is_valid_name
+from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import ClientInfo, Publication
 
 ANN = ClientInfo("ann", "c1", {"name": "Ann"}, ["x"])
@@ -31,7 +32,7 @@ ANN = ClientInfo("ann", "c1", {"name": "Ann"}, ["x"])
 
 def test_bodies_are_what_the_other_node_reads() -> None:
     published = Publication({"text": "hi"}, 0, ANN, {"a": "b"}, 5)
-    told = publication("n", "1", "chat", published)
+    told = publication("n", "1", "chat", stored_of(published))
     assert (told.kind, told.id, told.node, told.channel) == ("pub", "1", "n", "chat")
     assert Publication.from_stored(told.body, 0) == published
     for kind, made in (
@@ -44,12 +45,12 @@ def test_bodies_are_what_the_other_node_reads() -> None:
 
 def test_whose_doing_a_signal_is() -> None:
     for made in (
-        publication("n", "1", "chat", Publication({"client": "other"}, info=ANN)),
+        publication("n", "1", "chat", stored_of(Publication({"client": "other"}, info=ANN))),
         join("n", "2", "chat", ANN),
         leave("n", "3", "chat", ANN),
     ):
         assert client_of(made) == "c1"
-    assert client_of(publication("n", "4", "chat", Publication({"client": "c1"}))) == ""
+    assert client_of(publication("n", "4", "chat", stored_of(Publication({"client": "c1"})))) == ""
 
 
 def test_a_greeting_is_in_a_channel_that_no_client_can_name() -> None:
@@ -67,7 +68,11 @@ def test_what_is_hidden_is_told_with_an_offset() -> None:
 
 
 def test_signals_survive_the_way_through_an_envelope() -> None:
-    sent = [publication("n", "1", "c", Publication("x")), join("n", "2", "c", ANN), hello("n", "3")]
+    sent = [
+        publication("n", "1", "c", stored_of(Publication("x"))),
+        join("n", "2", "c", ANN),
+        hello("n", "3"),
+    ]
     ((body, count),) = pack([signal_text(signal) for signal in sent], signals=True)
     assert count == 3
     assert parse(body).signals == tuple(sent)

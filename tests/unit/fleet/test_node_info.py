@@ -74,7 +74,7 @@ async def test_those_who_ask_at_once_share_the_answer(
         asked.append(signal)
         heard(signal)
 
-    monkeypatch.setitem(there.assembly.intake._handlers._by_kind, "survey", note)  # type: ignore[attr-defined]
+    monkeypatch.setitem(there.assembly.intake._handlers, "survey", note)
     results = await asyncio.gather(*(here.assembly.node.node_info.channels("") for _ in range(5)))
     assert results == [Counted({}, whole=True)] * 5
     assert [signal.kind for signal in asked if signal.node == "a"] == ["survey"]

@@ -35,6 +35,7 @@ from roomcast.node import node as node_module
 from roomcast.ports import Throttled
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
 from roomcast.wire.codes import Disconnect, DisconnectCode
+from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import Publication, StreamPosition
 from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, envelope, settled, until
 
@@ -295,7 +296,7 @@ async def test_publications_before_an_order_for_many_reach_all_of_them(
     ann = [await connected(node) for _ in range(8)]
     for each in ann:
         await each.subscribe("plain:x")
-    before = signals.publication("b", "1", "plain:x", Publication("before"))
+    before = signals.publication("b", "1", "plain:x", stored_of(Publication("before")))
     order = order_signal(DisconnectOrder(Target("ann"), BANNED), "b", "2")
     node.assembly.intake.take([envelope(signals=[before, order])])
     await until(lambda: closed(ann) == 8)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
+import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import aiohttp
@@ -22,6 +24,7 @@ from roomcast.gateway.door import (
     SERVER,
     Door,
     GiveWay,
+    _Guest,
     end_proxied,
     hand_over,
     name_no_version,
@@ -458,6 +461,42 @@ async def test_few_requests_of_one_connection_wait_for_their_turn(doors: Doors) 
         await visitor.head()
         async with asyncio.timeout(DEADLINE_S):
             assert await visitor.reader.readexactly(4) == b"here"
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """What is not freed at once stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize(
+    "said, status",
+    [(GET, b"200"), (GET.replace(b"/ ", b"/nowhere "), b"404"), (GET[:-2] + b"x\r\n\r\n", b"400")],
+)
+async def test_nothing_of_a_request_waits_for_the_collector(
+    doors: Doors, said: bytes, status: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector comes after 100,000 objects. A request has some fifty, and up to a megabyte."""
+    requests: list[weakref.ref[web.BaseRequest]] = []
+    finish = _Guest.finish_response
+
+    async def finished(guest: _Guest, request: web.BaseRequest, *about: Any) -> Any:
+        requests.append(weakref.ref(request))
+        return await finish(guest, request, *about)
+
+    monkeypatch.setattr(_Guest, "finish_response", finished)
+    door = doors.open()
+    visitor = await doors.visit(said)
+    assert (await visitor.head()).split()[1] == status
+    visitor.leave()
+    await until(lambda: len(door) == 0)
+    doors.bodies.clear()
+    await settled()
+    assert [each() for each in requests] == [None]
 
 
 async def test_of_a_body_that_nobody_wants_the_rest_is_not_parsed(doors: Doors) -> None:

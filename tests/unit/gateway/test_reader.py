@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +11,8 @@ from typing import Any, Final
 
 import pytest
 import structlog
-from aiohttp import web
+from aiohttp import WebSocketError, web
+from aiohttp.http import WebSocketReader
 from aiohttp.test_utils import BaseTestServer, TestServer
 
 from roomcast.client.connection import Connection
@@ -18,12 +20,14 @@ from roomcast.gateway.admission import Admission
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames
 from roomcast.gateway.websocket import WebSocketGateway
-from roomcast.gateway.writer import CLOSE_WAIT_S
+from roomcast.gateway.writer import CLOSE_WAIT_S, text_frame
+from tests.unit.gateway.descriptors import taken_over
 from tests.unit.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, handshake, masked, parsed
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, until
 
 PATH: Final = "/connection/websocket"
 CONNECT: Final = masked(TEXT, b'{"id":1,"connect":{}}')
+_HOLDERS: Final = (WebSocketReader, WebSocketError)
 GOODBYE: Final = masked(CLOSE, b"\x03\xe8")
 
 MORE_THAN_THE_KERNEL_HOLDS = 32 * 1024 * 1024
@@ -129,6 +133,27 @@ async def test_answers_to_frames_that_came_together_are_one_write(
 
 
 @pytest.mark.parametrize(
+    "said",
+    [masked(TEXT, b"x" * 16_000, final=False), masked(TEXT, b"x" * 16_000 + b"\xff")],
+    ids=["unfinished", "no UTF-8"],
+)
+async def test_no_frame_of_a_client_that_is_gone_waits_for_the_collector(
+    served: Served, said: bytes
+) -> None:
+    """It comes after 100,000 objects. A client has some fifty, and a message of megabytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        reader, _ = await served.visit(CONNECT + said + GOODBYE)
+        await _rest(reader)
+        await until(lambda: served.connections == 0)
+        # Both hold what was read.
+        assert [each for each in gc.get_objects() if type(each) in _HOLDERS] == []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
     "said, code",
     [
         (b"\x83\x80\0\0\0\0", 1002),
@@ -209,6 +234,38 @@ async def test_who_is_torn_off_while_a_frame_waits_is_gone_when_it_is_done(
     assert served.connections == 1
     may_go_on.set()
     await until(lambda: served.connections == 0)
+
+
+@pytest.mark.parametrize("end", ["abort", "close", "eof"])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_descriptor_that_another_socket_has_got_gets_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch, waits: bool, end: str
+) -> None:
+    """Also while the client's last frame waits, and its subscriptions are still there."""
+    may_go_on = asyncio.Event()
+
+    async def wait() -> None:
+        await may_go_on.wait()
+
+    reader, visitor = await served.visit(CONNECT)
+    await reader.readuntil(b"}}")
+    client = served.client
+    ours = client._transport.get_extra_info("socket")
+    number = ours.fileno()
+    if waits:
+        monkeypatch.setattr(Connection, "take", lambda *_: wait())
+        visitor.write(masked(TEXT, b"{}"))
+        await until(lambda: client._task)
+    if end == "eof":
+        visitor.write_eof()
+    else:
+        getattr(client._transport, end)()
+    await until(lambda: ours.fileno() == -1)
+    assert client._is_over is not waits
+    with taken_over(number):
+        client._writer.send(text_frame(b"secret"))
+    assert b"secret" not in await _rest(reader)
+    may_go_on.set()
 
 
 async def test_who_says_no_more_and_does_not_read_is_gone_soon(served: Served) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 from collections.abc import AsyncIterator
 from typing import Final
@@ -17,6 +16,7 @@ from roomcast.gateway import writer as writer_module
 from roomcast.gateway.writer import Writer, close_frame, pong_frame, protobuf_frame, text_frame
 from roomcast.wire.codes import Disconnect
 from tests.protobuf import read_messages
+from tests.unit.gateway.descriptors import taken_over
 from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, parsed
 from tests.unit.worlds import until
 
@@ -253,19 +253,16 @@ async def test_a_descriptor_that_another_socket_has_got_is_not_written_to(
     transport, peer = connected
     writer = Writer(transport, QUEUE_BYTES_MAX)
     number = transport.get_extra_info("socket").fileno()
+    # As whoever serves the transport says.
+    writer.lost()
     transport.abort()
     await until(lambda: transport.get_extra_info("socket").fileno() == -1)
-    other, stranger = socket.socketpair()
-    if number not in (other.fileno(), stranger.fileno()):
-        # `detach` gives the number away, so that nobody closes it twice.
-        os.dup2(other.detach(), number)
-        other = socket.socket(fileno=number)
-    with other, stranger:
+    with taken_over(number):
         writer.send(text_frame(b"secret"))
-        for each in (other, stranger):
-            each.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                each.recv(1)
+        writer.hold()
+        writer.send(text_frame(b"secret"))
+        writer.release()
+        writer.send(text_frame(b"secret"))
     assert peer.recv(1) == b""
 
 

@@ -15,8 +15,9 @@ from typing import Any, Final
 import pytest
 import structlog
 
+from roomcast.aws.clients import LOG_CONNECTIONS_MAX
 from roomcast.log import appender as appender_module
-from roomcast.log.appender import Appender, Full, TooLarge
+from roomcast.log.appender import APPENDS_AT_ONCE, Appender, Full, TooLarge
 from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     READ_DEADLINE_S,
@@ -57,9 +58,9 @@ class Writer:
         self._fleet = fleet
 
     def submit(
-        self, data: Any, channel: str = CHANNEL, key: str | None = None
+        self, data: Any, channel: str = CHANNEL, key: str | None = None, caller: str = ""
     ) -> asyncio.Future[StreamPosition]:
-        return self.appender.submit(channel, Publication(data=data), TTL_MS, key)
+        return self.appender.submit(channel, Publication(data=data), TTL_MS, key, caller=caller)
 
     async def publish(self, data: Any) -> StreamPosition:
         return await self.submit(data)
@@ -882,3 +883,110 @@ async def test_lanes_that_are_idle_are_forgotten(
     await until(lambda: len(writer.appender._lanes) == 2)
     assert (await writer.submit("y", "channel0")).offset == 2
     assert all(isinstance(item, LogItem) for item in fleet.world.stream)
+
+
+# ---- callers that publish to very many channels
+
+FLOODED: Final = 4 * APPENDS_AT_ONCE
+# Appends that a neighbour waits for: those under way, and a few in turn.
+FEW: Final = APPENDS_AT_ONCE + 16
+
+
+def flood(writer: Writer, callers: int = 3) -> list[asyncio.Future[StreamPosition]]:
+    """Each publishes to FLOODED new channels."""
+    return [
+        writer.submit(number, f"new-{caller}-{number}", caller=f"flood-{caller}")
+        for number in range(FLOODED)
+        for caller in range(callers)
+    ]
+
+
+async def appended_before(fleet: Fleet, position: asyncio.Future[StreamPosition]) -> int:
+    """How many appends were made until `position` is known."""
+    await position
+    return len(fleet.world.stream)
+
+
+async def test_so_many_appends_are_made_at_once_and_no_more(fleet: Fleet, writer: Writer) -> None:
+    """More would wait among the calls, where nobody knows whose they are."""
+    assert APPENDS_AT_ONCE == LOG_CONNECTIONS_MAX
+    held = fleet.traffic.hold("newest")
+    positions = flood(writer, callers=1)
+    await held.arrived(APPENDS_AT_ONCE)
+    await settled()
+    assert held.count == APPENDS_AT_ONCE
+    held.release()
+    await asyncio.gather(*positions)
+    await writer.appender.drain()
+    assert len(fleet.world.stream) == FLOODED
+
+
+async def test_who_publishes_waits_for_few_of_others_whatever_they_publish(
+    fleet: Fleet, writer: Writer
+) -> None:
+    positions = flood(writer)
+    await settled_a_little()
+    for number in range(5):
+        before = len(fleet.world.stream)
+        mine = writer.submit(number, "mine", caller="neighbour")
+        assert await appended_before(fleet, mine) - before <= FEW
+    assert not all(position.done() for position in positions), "the flood was not over"
+    await asyncio.gather(*positions)
+
+
+async def test_who_publishes_where_another_did_waits_not_behind_its_other_channels(
+    fleet: Fleet, writer: Writer
+) -> None:
+    positions = flood(writer)
+    theirs = writer.submit("theirs", "shared", caller="flood-0")
+    await settled_a_little()
+    before = len(fleet.world.stream)
+    mine = writer.submit("mine", "shared", caller="neighbour")
+    assert await appended_before(fleet, mine) - before <= FEW
+    assert (await theirs, await mine) == (
+        StreamPosition(mine.result().epoch, 1),
+        StreamPosition(mine.result().epoch, 2),
+    ), "in their order, and in one append"
+    assert not all(position.done() for position in positions)
+    await asyncio.gather(*positions)
+
+
+async def test_what_waits_behind_a_full_append_waits_in_its_own_lines(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """Who waits for the next append of a channel waits for this one as well."""
+    held = fleet.traffic.hold("newest")
+    theirs = [
+        writer.submit(number, "shared", caller="flood-0")
+        for number in range(2 * ITEM_PUBLICATIONS_MAX)
+    ]
+    await held.arrived()
+    positions = flood(writer)
+    mine = writer.submit("mine", "shared", caller="neighbour")
+    held.release()
+    # Three appends of the channel: what is before it in the channel goes in before it.
+    assert await appended_before(fleet, mine) <= APPENDS_AT_ONCE + 3 * 16
+    assert all(each.done() for each in theirs)
+    await asyncio.gather(*positions)
+
+
+async def test_what_is_overdue_before_it_has_a_place_is_known_not_to_be_in(
+    fleet: Fleet, writer: Writer
+) -> None:
+    held = fleet.traffic.hold("newest")
+    others = [writer.submit(0, f"other-{number}") for number in range(APPENDS_AT_ONCE)]
+    await held.arrived(APPENDS_AT_ONCE)
+    late = writer.submit("late", "late")
+    fleet.clock.advance(APPEND_DEADLINE_S + 1)
+    with pytest.raises(NotAppended):
+        await late
+    assert held.count == APPENDS_AT_ONCE, "nothing was sent for it"
+    held.release()
+    await asyncio.gather(*others, return_exceptions=True)
+    assert (await writer.submit("on time", "late")).offset == 1
+
+
+async def settled_a_little() -> None:
+    """Until the first appends are under way, and long before a flood is over."""
+    for _ in range(3):
+        await asyncio.sleep(0)

@@ -325,6 +325,26 @@ async def test_an_entry_that_was_written_again_for_who_had_left_is_not_forgotten
     assert book.is_clean
 
 
+async def test_an_entry_that_is_written_again_under_a_lease_that_was_lost_meanwhile_is_removed(
+    world: World,
+) -> None:
+    """Its client had left when that lease was lost, and is back under the next one."""
+    book = world.books["a"]
+    await book.enter(CHANNEL, info("c1", "ann"))
+    book.move("a2")
+    held = world.fleet.traffic.hold("add", "call")
+    writing = asyncio.create_task(book._write_again())
+    await held.arrived()
+    await book.exit(CHANNEL, info("c1", "ann"))
+    book.move("a3")
+    entering = asyncio.create_task(book.enter(CHANNEL, info("c1", "bob")))
+    await settled()
+    held.release()
+    await asyncio.gather(writing, entering)
+    await book.finish()
+    assert {node for node, _ in world.fleet.world.presence[CHANNEL]} == {"a3"}
+
+
 @pytest.mark.parametrize("call", ["add", "remove"])
 async def test_what_was_given_up_and_comes_late_takes_nothing_from_a_newer_entry(
     world: World, call: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,6 +16,7 @@ import pytest
 import structlog
 
 from roomcast.aws.errors import CALL_LIMIT_S
+from roomcast.cli.leaving import LEAVE_S
 from roomcast.ec2.lifecycle import RELEASE_LEAVING_S
 from roomcast.node.node import ANSWERS_S
 from roomcast.serve import supervision, supervisor
@@ -229,10 +232,32 @@ async def test_a_program_that_cannot_be_started_is_told_of() -> None:
     assert next(each["event"] for each in logs) == "process_not_started"
 
 
+async def test_a_lack_of_descriptors_at_a_restart_ends_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, calls = socket.socketpair, 0
+
+    def lacking() -> tuple[socket.socket, socket.socket]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return real()
+
+    monkeypatch.setattr("roomcast.serve.supervisor.socket.socketpair", lacking)
+    async with host(SERVES, ("", "dies", "0")) as two:
+        await two.until(lambda: two.told("process_not_started"))
+        two.does[1] = SERVES
+        await two.until(lambda: len(two.told("process_serves")) == 3)
+        two.stop.set()
+        assert await two.code() == 0, two.logs
+
+
 def test_a_process_is_not_killed_while_it_still_gives_back() -> None:
     """The same sum as for systemd: tests/deploy/test_template.py."""
     given_back_s = 5 * CALL_LIMIT_S + END_TRIES_S
-    assert 3 * ANSWERS_S + FINISH_S + given_back_s + RELEASE_LEAVING_S < END_S
+    finished_s = 3 * ANSWERS_S + FINISH_S + given_back_s + RELEASE_LEAVING_S
+    assert finished_s + 2 * LEAVE_S < END_S
     assert DRAIN_JITTER == 1.5, "0.5 + a fraction: service/roomcast/node/node.py"
 
 
@@ -285,6 +310,17 @@ async def test_a_port_that_somebody_else_has(capsys: pytest.CaptureFixture[str])
     assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err, (
         "also if it would share it"
     )
+
+
+@pytest.mark.parametrize("name", ["a" * 70, "..", "192.0.2.1", "no-such-host.invalid"])
+async def test_a_host_that_is_not_ours(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = await supervise(
+        never, host=name, port=0, processes=2, drain_s=0.0, exit_on_stdin_close=False
+    )
+    assert code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"roomcast: cannot listen on {name}:0: ")
+    assert said.endswith("; choose another --host\n")
 
 
 async def test_an_own_port_that_somebody_else_has(capsys: pytest.CaptureFixture[str]) -> None:

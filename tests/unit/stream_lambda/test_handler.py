@@ -602,7 +602,7 @@ def test_a_topic_shard_that_refuses_holds_up_no_other(
     monkeypatch.setenv("ROOMCAST_TOPIC_ARN", TOPIC)
     monkeypatch.setenv("ROOMCAST_TOPIC_SHARDS", "16")
     canary = append(3, channel=CANARY_CHANNEL)
-    done = {"batchItemFailures": []}
+    done: dict[str, list[dict[str, str]]] = {"batchItemFailures": []}
     together = event(append(1, channel="a"), append(2, channel="b"), canary)
     assert handler(together, None) == done
     line = json.loads(capsys.readouterr().out)

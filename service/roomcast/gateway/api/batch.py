@@ -139,7 +139,7 @@ class Run:
             begun = method.begin(self._call, asked)
             if begun.future is None:
                 self._under_way.end()
-                await self._answer(index, method, begun.result())
+                self._reply(index, {self._under(method): {}})
             else:
                 begun.future.add_done_callback(self._under_way.end)
                 self._begun[index] = method, begun

@@ -21,7 +21,7 @@ from roomcast.gateway.api.fields import (
     Text,
     Whole,
 )
-from roomcast.gateway.api.methods import ApiCall, Method, Params, known
+from roomcast.gateway.api.methods import CALLER, ApiCall, Method, Params, known
 from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.log.history import WrongEpoch, read_history
 from roomcast.ports import PortError
@@ -46,15 +46,16 @@ async def _history(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     if reverse and since is not None and since.offset == 0:
         raise bad_field("since.offset", "must be above 0 with reverse: nothing is before it")
     try:
-        history = await read_history(
-            services.log,
-            services.clock,
-            asked["channel"],
-            options,
-            since=since,
-            limit=most if asked["limit"] < 0 else min(asked["limit"], most),
-            reverse=reverse,
-        )
+        async with services.histories.of(CALLER):
+            history = await read_history(
+                services.log,
+                services.clock,
+                asked["channel"],
+                options,
+                since=since,
+                limit=most if asked["limit"] < 0 else min(asked["limit"], most),
+                reverse=reverse,
+            )
     except WrongEpoch:
         raise Refusal(Error.UNRECOVERABLE_POSITION) from None
     except PortError as error:

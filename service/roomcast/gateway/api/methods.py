@@ -19,6 +19,7 @@ from roomcast.wire.publication import Json
 
 __all__ = [
     "BODY_ROOM_BYTES",
+    "CALLER",
     "COMMANDS_AT_A_TIME",
     "COMMANDS_A_TURN",
     "CONTAINERS_MAX",
@@ -38,6 +39,9 @@ __all__ = [
 
 # Bytes of a request beside its payloads.
 BODY_ROOM_BYTES: Final = 16 * 1024
+# In whose line appends and histories of the API wait: who has the key is one caller. No client has
+# this id, and a user's begins otherwise.
+CALLER: Final = "api"
 # How many times longer a payload may be in a request than in the log: JSON may escape each
 # character, "é" as "\\u00e9".
 ESCAPED_MAX: Final = 3
@@ -97,27 +101,37 @@ class UnderWay:
     Several in a row share one turn: to wait for a turn costs as much as half of a publication.
     """
 
-    __slots__ = ("_left", "_places", "_turns")
+    __slots__ = ("_free", "_freed", "_left", "_turns")
 
     def __init__(self, turns: Turns, at_once: int) -> None:
         self._turns = turns
-        self._places = asyncio.Semaphore(at_once)
+        # Commands that may still begin beside those under way.
+        self._free = at_once
+        # Done when one of these is, while `begin` waits for that.
+        self._freed: asyncio.Future[None] | None = None
         # Commands that may still be begun in this turn.
         self._left = 0
 
     async def begin(self) -> None:
-        """Waits until the next command may begin. It is under way until `end`."""
-        if self._left == 0 or self._places.locked():
-            await self._places.acquire()
+        """Waits until the next command may begin. It is under way until `end`.
+
+        One call at a time.
+        """
+        if not self._free:
+            self._freed = asyncio.get_running_loop().create_future()
+            await self._freed
+            self._left = 0
+        self._free -= 1
+        if not self._left:
             await self._turns.wait()
             self._left = COMMANDS_AT_A_TIME
-        else:
-            await self._places.acquire()
         self._left -= 1
 
     def end(self, _future: object = None) -> None:
         """One command is done. Also for `add_done_callback`."""
-        self._places.release()
+        self._free += 1
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)
 
     def waited(self) -> None:
         """The request waited for something else: its next command takes another turn."""
@@ -129,7 +143,7 @@ class Begun(Protocol):
 
     @property
     def future(self) -> asyncio.Future[Any] | None:
-        """Done when the command is. None = it is done."""
+        """Done when the command is. None = it is done, and its result is empty."""
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -26,6 +26,7 @@ from roomcast.gateway.api.fields import (
 )
 from roomcast.gateway.api.methods import (
     BODY_ROOM_BYTES,
+    CALLER,
     ApiCall,
     Method,
     Params,
@@ -40,8 +41,8 @@ from roomcast.log.channel_log import NotAppended, OutcomeUnknown
 from roomcast.wire.channels import is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.commands import text_to_keep
-from roomcast.wire.encoding import Unencodable
-from roomcast.wire.publication import Json, Publication, StreamPosition
+from roomcast.wire.encoding import Unencodable, stored_of
+from roomcast.wire.publication import Json, Publication, Stored, StreamPosition
 
 __all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
 
@@ -68,6 +69,18 @@ class _Content:
     key: str | None
     skip_history: bool
     delta: bool
+    time: int
+    # By whether it may go as a difference: what `stored` has made.
+    _stored: dict[bool, Stored] = field(default_factory=dict)
+
+    def publication(self, delta: bool) -> Publication:
+        return Publication(self.data, tags=self.tags, time=self.time, delta=delta, text=self.text)
+
+    def stored(self, delta: bool) -> Stored:
+        """Its stored form, which is made once for all channels. Raises Unencodable."""
+        if delta not in self._stored:
+            self._stored[delta] = stored_of(self.publication(delta))
+        return self._stored[delta]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +122,7 @@ async def _publish(call: ApiCall, asked: Params) -> Mapping[str, Json]:
 
 async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content, under_way = _content(call, asked), UnderWay(call.turns, BROADCAST_AT_ONCE)
-    begun: list[_Begun | Refusal] = []
+    begun: list[_Begun | Mapping[str, Json]] = []
     for channel in asked["channels"]:
         # A publication in a channel without history waits for nothing else.
         await under_way.begin()
@@ -118,7 +131,8 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
                 raise bad_field("channel", "must be a channel's name")
             one = _handed_over(call, channel, content)
         except Refusal as refused:
-            begun.append(refused)
+            # Not the refusal itself: it holds this function, which would hold it.
+            begun.append({"error": wire(refused.error, refused.why)})
             under_way.end()
         else:
             begun.append(one)
@@ -129,10 +143,10 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     return {"responses": [await _response(one) for one in begun]}
 
 
-async def _response(one: _Begun | Refusal) -> Mapping[str, Json]:
+async def _response(one: _Begun | Mapping[str, Json]) -> Mapping[str, Json]:
+    if not isinstance(one, _Begun):
+        return one
     try:
-        if isinstance(one, Refusal):
-            raise one
         return {"result": await one.result()}
     except Refusal as refused:
         return {"error": wire(refused.error, refused.why)}
@@ -162,6 +176,7 @@ def _content(call: ApiCall, asked: Params) -> _Content:
         asked["idempotency_key"],
         asked["skip_history"],
         asked["delta"],
+        call.received_ms,
     )
 
 
@@ -172,21 +187,19 @@ def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
         # The caller may have published it elsewhere so long ago that its key has expired.
         raise Refusal(Error.TOO_MANY_REQUESTS)
     delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
-    published = Publication(
-        content.data, tags=content.tags, time=call.received_ms, delta=delta, text=content.text
-    )
     try:
         if not options.has_history or content.skip_history:
             if content.key is not None:
                 raise Refusal(Error.NOT_AVAILABLE, "an idempotency_key needs history")
-            services.publisher.send(channel, published)
+            services.publisher.send(channel, content.stored(delta))
             return _Begun(channel, services.publisher, content.size, None)
         position = services.appender.submit(
             channel,
-            published,
+            content.publication(delta),
             options.history_ttl_s * 1000,
             content.key,
             received_ms=call.received_ms,
+            caller=CALLER,
         )
     except (Full, TooLarge, Unencodable) as failure:
         raise Refusal(services.publisher.error(failure)) from None

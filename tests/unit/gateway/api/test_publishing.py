@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
 from roomcast.gateway.api.publishing import BROADCAST_CHANNELS_MAX
+from roomcast.gateway.api.refusals import Refusal
+from roomcast.log.appender import APPENDS_AT_ONCE
 from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from roomcast.wire.codes import Error
@@ -251,6 +254,17 @@ async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
     ]
 
 
+async def test_no_refusal_of_a_broadcast_waits_for_the_collector(caller: Caller) -> None:
+    """It would keep what was to be published."""
+    gc.collect()
+    gc.disable()
+    try:
+        await caller.result("broadcast", channels=["nowhere:a", "b"], data=1)
+        assert [each for each in gc.get_objects() if type(each) is Refusal] == []
+    finally:
+        gc.enable()
+
+
 async def test_a_broadcasts_key_is_one_in_each_channel(caller: Caller) -> None:
     for _ in range(2):
         answer = await caller.result(
@@ -289,3 +303,25 @@ async def test_as_many_channels_as_may_be_fit_a_request(caller: Caller) -> None:
     answer = await caller.result("broadcast", channels=channels, data="é" * (SIZE_LIMIT // 2 - 1))
     assert all(response["result"]["offset"] == 1 for response in answer["responses"])
     assert len(caller.stored()) == BROADCAST_CHANNELS_MAX
+
+
+async def test_a_back_end_that_publishes_in_very_many_channels_keeps_no_client_waiting(
+    serve: Serve,
+) -> None:
+    """Who has the key is one caller."""
+    caller = await serve(size_limit=64 * 1024)
+    world, client = caller.node.world, await caller.node.client()
+    names = [f"new-{number}" for number in range(BROADCAST_CHANNELS_MAX)]
+    asking = [
+        asyncio.create_task(
+            caller.ask("broadcast", channels=[f"{each}-{name}" for name in names], data=1)
+        )
+        for each in range(2)
+    ]
+    await until(lambda: len(world.stream) > APPENDS_AT_ONCE)
+    for number in range(3):
+        before = len(world.stream)
+        assert await client.publish("mine", number) == {}
+        assert len(world.stream) - before <= 2 * APPENDS_AT_ONCE
+    assert len(world.stream) < 2 * BROADCAST_CHANNELS_MAX, "it was under way"
+    await asyncio.gather(*asking)
