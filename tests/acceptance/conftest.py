@@ -124,11 +124,20 @@ async def peer(request: pytest.FixtureRequest) -> AsyncIterator[OpenPeer]:
         fresh_tokens: Sequence[str] = (),
         data: Any = None,
         connected: bool = True,
+        transports: Sequence[str] | None = None,
     ) -> Peer:
         protobuf = sdk.endswith(PROTOBUF)
         if sdk.startswith("js"):
             node = request.getfixturevalue("node")
-            client: Peer = JsPeer(url, token, fresh_tokens, node=node, protobuf=protobuf, data=data)
+            client: Peer = JsPeer(
+                url,
+                token,
+                fresh_tokens,
+                node=node,
+                protobuf=protobuf,
+                data=data,
+                transports=transports,
+            )
         else:
             client = PyPeer(url, token, fresh_tokens, protobuf=protobuf, data=data)
         opened.append(client)

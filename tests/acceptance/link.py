@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-__all__ = ["Link"]
+__all__ = ["Link", "RoundRobin"]
 
 _PIECE_BYTES = 64 * 1024
 _KEPT_BYTES_MAX = 1024 * 1024
@@ -89,6 +91,18 @@ class Link:
         finally:
             for each in writers:
                 each.transport.abort()
+
+
+class RoundRobin(Link):
+    """As a load balancer without stickiness: each connection goes to the next instance."""
+
+    def __init__(self, targets: Sequence[str]) -> None:
+        super().__init__(targets[0])
+        self._next = itertools.cycle(targets)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._target = next(self._next)
+        await super()._accept(reader, writer)
 
 
 async def _copy(

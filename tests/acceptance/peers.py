@@ -172,8 +172,11 @@ class JsPeer(Peer):
         node: str,
         protobuf: bool = False,
         data: Any = None,
+        transports: Sequence[str] | None = None,
     ) -> None:
+        """`transports`: those to try, in turn; None = a WebSocket."""
         super().__init__(url, token, fresh_tokens, data=data)
+        self._transports = transports
         self._node = node
         self._protobuf = protobuf
         self._ids = itertools.count(1)
@@ -192,6 +195,7 @@ class JsPeer(Peer):
                 "protobuf": self._protobuf,
                 "data": self.data,
                 "retry_ms": RETRY_S * 1000,
+                "transports": self._transports,
             }
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()

@@ -118,6 +118,7 @@ class ClientStream(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """A client that says no more reads no more, as HTTP servers take it."""
+        self._writer.lost()
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
         self._writer.lost()

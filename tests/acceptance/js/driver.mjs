@@ -8,6 +8,7 @@
 import { createInterface } from 'node:readline';
 import { Centrifuge } from 'centrifuge';
 import { Centrifuge as ProtobufCentrifuge } from 'centrifuge/build/protobuf';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 const write = (line) => process.stdout.write(JSON.stringify(line) + '\n');
@@ -39,14 +40,29 @@ function giving(tokens, event) {
       };
 }
 
-function open({ url, token, fresh_tokens: freshTokens, protobuf, data, retry_ms: retryMs }) {
+// How the client reaches the server: by a WebSocket, or by the transports that are named, in turn.
+function reached(url, transports) {
+  if (transports === undefined) return [url, {}];
+  const { host } = new URL(url);
+  const endpoints = transports.map((transport) =>
+    transport === 'websocket'
+      ? { transport, endpoint: url }
+      : { transport, endpoint: `http://${host}/connection/${transport}` },
+  );
+  const options = { eventsource: EventSource, emulationEndpoint: `http://${host}/emulation` };
+  return [endpoints, { ...options, fetch, readableStream: ReadableStream }];
+}
+
+function open({ url, token, fresh_tokens: freshTokens, protobuf, data, retry_ms: retryMs, transports }) {
   if (protobuf) {
     outgoing = (data) => new TextEncoder().encode(JSON.stringify(data));
     // What is absent is empty.
     asText = (data) => new TextDecoder().decode(data);
     incoming = (data) => (data?.length ? JSON.parse(new TextDecoder().decode(data)) : null);
   }
-  client = new (protobuf ? ProtobufCentrifuge : Centrifuge)(url, {
+  const [endpoints, options] = reached(url, transports);
+  client = new (protobuf ? ProtobufCentrifuge : Centrifuge)(endpoints, {
+    ...options,
     websocket: WebSocket,
     token: token ?? '',
     getToken: giving(freshTokens, { event: 'token' }),
@@ -56,7 +72,12 @@ function open({ url, token, fresh_tokens: freshTokens, protobuf, data, retry_ms:
   });
   client.on('connecting', ({ code, reason }) => write({ event: 'connecting', code, reason }));
   client.on('connected', (connected) =>
-    write({ event: 'connected', client: connected.client, data: incoming(connected.data ?? null) }),
+    write({
+      event: 'connected',
+      client: connected.client,
+      data: incoming(connected.data ?? null),
+      transport: connected.transport,
+    }),
   );
   client.on('disconnected', ({ code, reason }) => write({ event: 'disconnected', code, reason }));
   client.on('error', ({ error }) => write({ event: 'error', code: error.code, message: error.message }));
