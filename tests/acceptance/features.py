@@ -61,6 +61,13 @@ def _nowhere(why: str) -> Mapping[str, str]:
     return {**_no(_JS, why), **_NOT_IN_PYTHON}
 
 
+_STREAMS: Final = (
+    "test_streams::test_a_client_behind_a_balancer_does_what_others_do",
+    "test_streams::test_a_burst_of_one_client_keeps_its_order",
+    "test_streams::test_after_a_cut_nothing_is_missed",
+    "test_streams::test_when_the_instance_of_a_session_is_killed_the_client_comes_back",
+)
+
 # Tests that go through SDKs by themselves.
 WITHIN: Final[Mapping[str, Sequence[str]]] = dict.fromkeys(
     (
@@ -231,9 +238,11 @@ SECTIONS: Final = (
         _COLUMNS,
         (
             Feature("WebSocket", ["test_messages::test_a_message_crosses_instances_and_sdks"]),
+            Feature("HTTP streaming", _STREAMS, _NOT_IN_PYTHON),
             Feature(
-                "HTTP streaming, SSE",
-                without=_nowhere("404: its commands would have to find the node that streams"),
+                "Server-Sent Events",
+                _STREAMS,
+                {f"js{PROTOBUF}": "JSON only: events are text", **_NOT_IN_PYTHON},
             ),
             Feature("WebTransport", without=_nowhere("404: needs HTTP/3")),
             Feature("SockJS", without=_nowhere("404: the SDK itself advises against it")),
