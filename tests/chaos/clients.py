@@ -10,10 +10,14 @@ from typing import Final
 import centrifuge
 
 from tests.acceptance.link import Link
-from tests.acceptance.peers import Event, JsPeer, Peer, PyPeer, Refused
+from tests.acceptance.peers import SDKS, Event, JsPeer, Peer, PyPeer, Refused
 from tests.chaos.checker import Checker
 
-__all__ = ["Balancer", "Publisher", "open_peer"]
+__all__ = ["CLIENTS", "STREAMING", "Balancer", "Publisher", "open_peer"]
+
+# The SDK for JavaScript over HTTP streams: each of its requests goes to another instance.
+STREAMING: Final = "js streaming"
+CLIENTS: Final = (*SDKS, STREAMING)
 
 # Between two rounds of a publisher, and how much it publishes in one.
 _PAUSE_S: Final = (0.1, 0.4)
@@ -38,8 +42,8 @@ class Balancer(Link):
 
 
 class _Js(JsPeer):
-    def __init__(self, url: str, told: Told, node: str) -> None:
-        super().__init__(url, node=node)
+    def __init__(self, url: str, told: Told, node: str, transports: Sequence[str] | None) -> None:
+        super().__init__(url, node=node, transports=transports)
         self._told = told
 
     def happened(self, event: Event) -> None:
@@ -61,7 +65,9 @@ def open_peer(sdk: str, url: str, told: Told, node: str | None) -> Peer:
     """`told` gets every event. `node`: the path of Node.js;
     None: the Python SDK stands in for the other.
     """
-    return _Js(url, told, node) if sdk == "js" and node is not None else _Py(url, told)
+    if node is None or sdk == "py":
+        return _Py(url, told)
+    return _Js(url, told, node, ["http_stream"] if sdk == STREAMING else None)
 
 
 class Publisher:

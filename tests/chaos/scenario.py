@@ -14,10 +14,10 @@ from random import Random
 from typing import Final
 
 from roomcast.config import Config, load
-from tests.acceptance.peers import SDKS, Event, Peer
+from tests.acceptance.peers import Event, Peer
 from tests.acceptance.roomcast import Aws, Dev, emulator
 from tests.chaos.checker import Bounds, Checker, Log
-from tests.chaos.clients import Balancer, Publisher, open_peer
+from tests.chaos.clients import CLIENTS, Balancer, Publisher, open_peer
 from tests.chaos.fleet import CONFIG, Fleet
 from tests.chaos.proxy import Deliveries, FaultProxy, Phase
 from tests.chaos.schedule import Schedule, Strike
@@ -152,14 +152,14 @@ class _Chaos:
             return peer
 
         for index in range(SUBSCRIBERS):
-            name = f"subscriber {index} ({SDKS[index % len(SDKS)]})"
-            peer = await opened(name, SDKS[index % len(SDKS)], self._teller(name))
+            name = f"subscriber {index} ({CLIENTS[index % len(CLIENTS)]})"
+            peer = await opened(name, CLIENTS[index % len(CLIENTS)], self._teller(name))
             self._subscribers.append(peer)
             for channel in CHANNELS:
                 await peer.subscribe(channel)
         for index in range(PUBLISHERS):
             name = f"publisher {index}"
-            peer = await opened(name, SDKS[index % len(SDKS)], lambda event: None)
+            peer = await opened(name, CLIENTS[index % len(CLIENTS)], lambda event: None)
             random = Random(f"{name} {self._schedule.seed}")
             self._publishers.append(Publisher(f"p{index}", peer, CHANNELS, self._checker, random))
         for index, url in enumerate(urls):
