@@ -76,9 +76,18 @@ class Publisher:
     """
 
     def __init__(
-        self, name: str, peer: Peer, channels: Sequence[str], checker: Checker, random: Random
+        self,
+        name: str,
+        peer: Peer,
+        channels: Sequence[str],
+        checker: Checker,
+        random: Random,
+        *,
+        in_order: bool = True,
     ) -> None:
+        """`in_order`: whether all that it sends at once goes the same way."""
         self._name = name
+        self._in_order = in_order
         self._peer = peer
         self._channels = channels
         self._checker = checker
@@ -90,7 +99,8 @@ class Publisher:
         while not stop.is_set():
             channel = self._random.choice(self._channels)
             contents = [self._next() for _ in range(self._random.randint(1, _BURST_MAX))]
-            self._checker.burst(contents)
+            if self._in_order:
+                self._checker.burst(contents)
             # Tasks begin in the order in which they are made, and each begins by sending.
             await asyncio.gather(*(self._publish(channel, content) for content in contents))
             await asyncio.sleep(self._random.uniform(*_PAUSE_S))

@@ -17,7 +17,7 @@ from roomcast.config import Config, load
 from tests.acceptance.peers import Event, Peer
 from tests.acceptance.roomcast import Aws, Dev, emulator
 from tests.chaos.checker import Bounds, Checker, Log
-from tests.chaos.clients import CLIENTS, Balancer, Publisher, open_peer
+from tests.chaos.clients import CLIENTS, STREAMING, Balancer, Publisher, open_peer
 from tests.chaos.fleet import CONFIG, Fleet
 from tests.chaos.proxy import Deliveries, FaultProxy, Phase
 from tests.chaos.schedule import Schedule, Strike
@@ -159,9 +159,13 @@ class _Chaos:
                 await peer.subscribe(channel)
         for index in range(PUBLISHERS):
             name = f"publisher {index}"
-            peer = await opened(name, CLIENTS[index % len(CLIENTS)], lambda event: None)
+            sdk = CLIENTS[index % len(CLIENTS)]
+            peer = await opened(name, sdk, lambda event: None)
             random = Random(f"{name} {self._schedule.seed}")
-            self._publishers.append(Publisher(f"p{index}", peer, CHANNELS, self._checker, random))
+            publisher = Publisher(
+                f"p{index}", peer, CHANNELS, self._checker, random, in_order=sdk != STREAMING
+            )
+            self._publishers.append(publisher)
         for index, url in enumerate(urls):
             name = f"contender {index}"
             peer = await opened(name, "py", lambda event: None, [url])

@@ -54,6 +54,20 @@ class Mortal(Expires, Protocol):
         """Whether a timely pong may still wait behind commands that are not taken yet."""
 
 
+class _Nobody:
+    """The owner of what is over. No cycle of references then outlives a connection: the collector
+    would hold up all clients for those of many.
+    """
+
+    reads_no_pong = False
+
+    def expired(self, name: str | None) -> None:
+        """Nothing is left to end."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Deadlines:
     """Deadlines by name, and one timer for all of them. `owner` is told once of each that passes.
 
@@ -81,10 +95,11 @@ class Deadlines:
         self._ends[name] = asyncio.get_running_loop().time() + in_s
         self._arm()
 
-    def clear(self) -> None:
-        """Forget all of them, and stop the timer."""
+    def stop(self) -> None:
+        """Forget all of them, and stop the timer, for good."""
         self._ends.clear()
         self._disarm()
+        self._owner = _NOBODY
 
     def _arm(self) -> None:
         loop = asyncio.get_running_loop()
@@ -155,7 +170,8 @@ class Lifetime:
         for timer in (self._ping_timer, self._pong_timer, self._stale_timer):
             if timer is not None:
                 timer.cancel()
-        self._deadlines.clear()
+        self._deadlines.stop()
+        self._owner = _NOBODY
 
     # ---- whether the client is there
 

@@ -57,6 +57,16 @@ class Ends(Protocol):
         """Its transport begins to close. Idempotent."""
 
 
+class _Nobody:
+    """The connection of a peer that has ended."""
+
+    def end(self) -> None:
+        """It has ended."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Peer:
     """One client. Its `connection` is ended once its transport begins to close.
 
@@ -117,6 +127,8 @@ class Peer:
         """Nothing goes out any more."""
         self.has_ended = True
         self._wake_waiter()
+        # No cycle of references outlives a connection (client/lifetime.py).
+        self._connection = _NOBODY
 
     def owe(self, command_id: int, request: type[Request]) -> None:
         """From here on, the command with this id and kind of request is owed an answer."""

@@ -86,9 +86,9 @@ class _Frames(WebSocketDataQueue):
 
     __slots__ = ("size",)
 
-    def __init__(self, client: ClientFrames) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            client,  # type: ignore[arg-type]  # nothing here uses it
+            None,  # type: ignore[arg-type]  # the protocol: nothing here uses it
             _WAITING_BYTES,
             loop=asyncio.get_running_loop(),
         )
@@ -155,7 +155,7 @@ class ClientFrames(asyncio.Protocol):
         self._transport = transport
         self._writer = writer
         self._encoding = encoding
-        self._frames = _Frames(self)
+        self._frames = _Frames()
         # None = no frame is taken any more.
         self._parser: WebSocketReader | None = WebSocketReader(
             self._frames,
@@ -202,6 +202,7 @@ class ClientFrames(asyncio.Protocol):
         self._is_lost = True
         if self.left is not None:
             self.left()
+            self.left = None
         if self._task is None:
             self._end(_LOST)
 

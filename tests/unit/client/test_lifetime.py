@@ -71,7 +71,7 @@ async def test_the_end_of_one_may_end_all() -> None:
 
     def end(name: str | None) -> None:
         due.append(name)
-        ends.clear()
+        ends.stop()
 
     ends = Deadlines(Owner(end))
     before = timers(asyncio.get_running_loop())
@@ -80,7 +80,7 @@ async def test_the_end_of_one_may_end_all() -> None:
     await until(lambda: due)
     assert due == ["a"]
     assert timers(asyncio.get_running_loop()) == before
-    ends.clear()
+    ends.stop()
 
 
 async def test_the_end_of_one_may_set_another() -> None:
@@ -121,4 +121,4 @@ async def test_a_later_end_leaves_the_timer_alone() -> None:
     assert ends._timer is timer
     ends.set("c", 60.0)
     assert ends._timer is not timer
-    ends.clear()
+    ends.stop()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import CLOSE_WAIT_S, text_frame
+from roomcast.wire.codes import Disconnect
 from tests.unit.gateway.descriptors import taken_over
 from tests.unit.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, handshake, masked, parsed
 from tests.unit.worlds import DEADLINE_S, Fleet, LocalNode, until
@@ -105,6 +107,34 @@ async def test_a_client_that_is_silent_has_no_task(served: Served) -> None:
     assert asyncio.all_tasks() == before
     writer.write(GOODBYE)
     await _rest(reader)
+
+
+@pytest.mark.parametrize("end", ["close", "reset", "server"])
+async def test_a_connection_that_ended_is_gone_without_the_collector(
+    served: Served, end: str
+) -> None:
+    """The collector stops everything else while it frees what many clients left."""
+    reader, writer = await served.visit(
+        CONNECT
+        + masked(TEXT, b'{"id":2,"subscribe":{"channel":"a"}}')
+        + masked(TEXT, b'{"id":3,"publish":{"channel":"a","data":1}}')
+    )
+    await reader.readuntil(b'{"id":3')
+    [connection] = served.node.assembly.node._connections
+    kept = weakref.ref(connection)
+    gc.disable()
+    try:
+        if end == "close":
+            writer.write(GOODBYE)
+        elif end == "reset":
+            writer.transport.abort()
+        else:
+            connection.close(Disconnect.SHUTDOWN)
+            writer.write(GOODBYE)
+        del connection
+        await until(lambda: kept() is None)
+    finally:
+        gc.enable()
 
 
 async def test_answers_to_frames_that_came_together_are_one_write(
