@@ -181,10 +181,12 @@ def hub_before_reply() -> Iterator[None]:
     """A subscriber joins the hub before its reply is queued."""
     original = Dispatcher.join_all
 
-    async def join_all(self: Dispatcher, requests: Sequence[Any], *arguments: Any) -> None:
+    async def join_all(
+        self: Dispatcher, requests: Sequence[Any], *arguments: Any, **options: Any
+    ) -> None:
         for each in requests:
             self._hub.add(each.name, each.subscriber)
-        await original(self, requests, *arguments)
+        await original(self, requests, *arguments, **options)
 
     with patch.object(Dispatcher, "join_all", join_all):
         yield
