@@ -18,8 +18,6 @@ from aiohttp.helpers import rfc822_formatted_time
 from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
-from roomcast.gateway.api.methods import Containers
-from roomcast.gateway.api.refusals import Refusal
 from roomcast.gateway.body import BODY_S, body_of
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
@@ -150,10 +148,6 @@ class StreamGateway:
             body, read = await _body(request, self._frame_bytes_max), emulated_protobuf
         else:
             body, read = await _body(request, self._frame_bytes_max * _ESCAPED), emulated_json
-            try:
-                Containers().take(body)
-            except Refusal as refused:
-                raise _too_large() from refused
         try:
             emulated = read(body)
         except MalformedEmulation as error:
