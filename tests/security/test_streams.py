@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from roomcast.gateway import stream as stream_module
+from roomcast.gateway import streams as streams_module
 from tests.security.target import DEADLINE_S, HOST, Logs, Target, target, watched
 from tests.unit.worlds import until
 
@@ -96,3 +97,46 @@ async def test_who_says_no_more_and_does_not_read_is_gone_all_the_same(
         assert wire.get_write_buffer_size() > 0
         peer.writer.write_eof()
         await until(lambda: len(attacked.door) == attacked.connections == 0)
+
+
+# ---- bodies
+
+
+async def test_bodies_that_never_come_whole_fill_no_memory(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each could hold half a megabyte for ten seconds, of as many strangers as there are places."""
+    monkeypatch.setattr(streams_module, "_COMING_BYTES_MAX", 30_000)
+    head = (
+        f"POST {EMULATION} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+        "Content-Length: 14000\r\n\r\n{"
+    ).encode()
+    slow = [await asyncio.open_connection("127.0.0.1", attacked.port) for _ in range(2)]
+    for _, writer in slow:
+        writer.write(head)
+    gateway = attacked.streams
+    await until(lambda: gateway._coming_bytes == 28_000)
+    for path in (EMULATION, HTTP_STREAM):
+        said = head.replace(EMULATION.encode(), path.encode())
+        assert (await attacked.raw(said)).startswith(b"HTTP/1.1 503 ")
+    # What comes at once needs no room.
+    async with Peer.of(attacked) as peer:
+        assert await said_by(attacked, peer, {"id": 2, "rpc": {}}) == 204
+    for _, writer in slow:
+        writer.transport.abort()
+    await until(lambda: gateway._coming_bytes == 0)
+
+
+@pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
+async def test_a_body_in_chunks_is_not_parsed(attacked: Target, path: str) -> None:
+    """In chunks of one byte, 8 KiB take more than a millisecond."""
+    said = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    assert (await attacked.raw(said + b"1\r\n{\r\n" * 100)).startswith(b"HTTP/1.1 411 ")
+
+
+async def said_by(attacked: Target, peer: Peer, *commands: dict[str, object]) -> int:
+    """The status of the answer to commands of `peer`."""
+    data = "\n".join(json.dumps(each) for each in commands)
+    body = {"session": peer.session, "node": peer.node, "data": data}
+    async with attacked.session.post(attacked.url + EMULATION, json=body) as answer:
+        return answer.status
