@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from roomcast.delivery.envelope import Signal
 from roomcast.gateway import stream as stream_module
 from roomcast.gateway import streams as streams_module
 from tests.security.target import DEADLINE_S, HOST, Logs, Target, target, watched
@@ -140,3 +141,105 @@ async def said_by(attacked: Target, peer: Peer, *commands: dict[str, object]) ->
     body = {"session": peer.session, "node": peer.node, "data": data}
     async with attacked.session.post(attacked.url + EMULATION, json=body) as answer:
         return answer.status
+
+
+# ---- who may
+
+
+@pytest.mark.parametrize(
+    "origin", ["null", "https://evil.com", f"https://{HOST}.evil.com", f"https://{HOST}@evil.com"]
+)
+@pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
+async def test_no_other_page_opens_a_stream_or_speaks_in_one(
+    attacked: Target, path: str, origin: str
+) -> None:
+    """Also not with a session that was stolen."""
+    async with Peer.of(attacked) as peer:
+        body = json.dumps({"session": peer.session, "node": peer.node, "data": "no command"})
+        for said in (
+            posted(path, body.encode(), f"Origin: {origin}"),
+            posted(path, b"", f"Origin: {origin}").replace(b"POST", b"OPTIONS"),
+        ):
+            head = await attacked.raw(said)
+            assert head.startswith(b"HTTP/1.1 403 ")
+            assert b"access-control" not in head.lower()
+        assert attacked.connections == 1
+
+
+@pytest.mark.parametrize("origin", ["https://a\x01b", "https://a\x7f", "https://a, b", "a\tb", "é"])
+async def test_nothing_but_an_origin_gets_into_an_answer(logs: Logs, origin: str) -> None:
+    async with target(origins=("*",)) as attacked:
+        said = posted(HTTP_STREAM, connect(attacked), f"Origin: {origin}")
+        assert b"access-control" not in (await attacked.raw(said)).lower()
+        assert b"credentials" not in (await attacked.raw(said)).lower()
+
+
+async def test_nobody_speaks_for_another(attacked: Target) -> None:
+    async with Peer.of(attacked) as peer:
+        for session in ("", "guessed", peer.session[:-1], peer.session + "a", peer.session.upper()):
+            other = Peer(peer.reader, peer.writer)
+            other.session, other.node = session, peer.node
+            assert await said_by(attacked, other, {"id": 9, "publish": {"channel": "a"}}) == 404
+        assert (
+            await said_by(attacked, peer, {"id": 2, "publish": {"channel": "a", "data": 1}}) == 204
+        )
+        async with asyncio.timeout(DEADLINE_S):
+            assert json.loads(await peer.reader.readline())["id"] == 2
+
+
+async def test_no_session_is_in_the_log(logs: Logs) -> None:
+    """At no level, and also not when commands cannot be passed on or are malformed."""
+    async with target() as attacked, Peer.of(attacked) as peer:
+        emulation = attacked.node.assembly.node.emulation
+        await emulation.take("another", peer.session + "!", b"x")
+        for body in ({"session": peer.session}, {"session": peer.session, "frames": ["?"]}):
+            emulation.heard(Signal("commands", "id", "another", "", body))
+        assert await said_by(attacked, peer, {"id": 2, "nonsense": {}}) == 204
+        await emulation.finish()
+        assert "commands_malformed" in logs.text()
+        assert peer.session not in logs.text()
+
+
+# ---- what other nodes say
+
+
+async def test_forged_messages_reach_nobody(attacked: Target) -> None:
+    async with Peer.of(attacked) as peer:
+        emulation = attacked.node.assembly.node.emulation
+        for number, body in enumerate(
+            (
+                None,
+                7,
+                {"session": "guessed", "frames": ["MQ=="] * 1000},
+                {"session": peer.session, "frames": "MQ=="},
+                {"session": peer.session, "frames": ["MQ==", "not Base64"]},
+                {"session": peer.session, "frames": [["MQ=="]]},
+                {"session": [peer.session], "frames": []},
+                {"session": "s" * 100_000, "frames": []},
+            )
+        ):
+            emulation.heard(Signal("commands", f"{number}", "forger", "", body))
+            emulation.heard(Signal("commands_taken", f"{number}", "forger", "", body))
+        await emulation.finish()
+        assert (
+            await said_by(attacked, peer, {"id": 2, "publish": {"channel": "a", "data": 1}}) == 204
+        )
+        async with asyncio.timeout(DEADLINE_S):
+            assert json.loads(await peer.reader.readline())["id"] == 2
+
+
+# ---- floods
+
+
+async def test_commands_beyond_the_rate_do_not_pile_up(logs: Logs) -> None:
+    async with target(command_rate_limit=1.0) as attacked, Peer.of(attacked) as peer:
+        [stream] = attacked.node.assembly.node.emulation.sessions._by_name.values()
+        assert isinstance(stream, stream_module.ClientStream)
+        statuses = [
+            await said_by(attacked, peer, *({"id": number, "ping": {}} for number in range(2, 400)))
+            for _ in range(stream_module.WAITING_MAX + 10)
+        ]
+        assert statuses[-1] == 429
+        assert 204 in statuses
+        assert len(stream._frames) <= stream_module.WAITING_MAX
+        assert stream._waiting_bytes <= stream_module.WAITING_BYTES_MAX
