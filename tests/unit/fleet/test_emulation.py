@@ -223,7 +223,7 @@ async def test_the_bytes_that_wait_for_all_other_nodes_are_bounded(
     waiting.append(asyncio.create_task(emulation.take("a", "s", b"1")))
     await settled()
     held.release()
-    assert await asyncio.gather(waiting[0], waiting[2]) == [Outcome.TAKEN, Outcome.TAKEN]
+    assert set(await asyncio.gather(waiting[0], waiting[2])) == {Outcome.TAKEN}
 
 
 async def test_a_flood_that_cannot_be_passed_on_is_one_line(world: World) -> None:
