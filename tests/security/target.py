@@ -130,8 +130,10 @@ class Target:
         session: aiohttp.ClientSession,
         token: TokenConfig,
         door: Door,
+        streams: StreamGateway,
     ) -> None:
         self.door = door
+        self.streams = streams
         self._named: dict[str, Any] = {"audience": token.audience, "issuer": token.issuer}
         self.node = node
         self.session = session
@@ -221,9 +223,10 @@ async def target(
         admission, message_size_limit=size_limit, queue_bytes_max=queue_bytes_max
     )
     app.router.add_get(PATH, gateway.handle)
-    StreamGateway(
+    streams = StreamGateway(
         admission, message_size_limit=size_limit, queue_bytes_max=queue_bytes_max
-    ).add_routes(app)
+    )
+    streams.add_routes(app)
     add_health_routes(app)
     Api(key=KEY, insecure=False, message_size_limit=size_limit).add_routes(app)
     # As `roomcast serve` has it.
@@ -236,9 +239,8 @@ async def target(
         door = Door(runner.server, listening, places_max=PLACES, **(times or {}))
         try:
             door.open()
-            yield Target(
-                node, listening.getsockname()[1], session, client.get("token", TokenConfig()), door
-            )
+            token = client.get("token", TokenConfig())
+            yield Target(node, listening.getsockname()[1], session, token, door, streams)
             await until(lambda: len(node.assembly.node) == 0)
         finally:
             await runner.cleanup()

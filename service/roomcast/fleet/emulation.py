@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import structlog
@@ -17,6 +17,7 @@ import structlog
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
+    SESSION_CHARS_MAX,
     MalformedEmulationSignal,
     Outcome,
     Posted,
@@ -27,8 +28,19 @@ from roomcast.fleet.emulation_signals import (
 )
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
 from roomcast.ports import NewId, PortError
+from roomcast.rates import Rate, Seldom
 
-__all__ = ["ANSWER_S", "LANES_MAX", "WAITING_MAX", "Emulation", "Session", "Sessions", "Starter"]
+__all__ = [
+    "ANSWERS_MAX",
+    "ANSWER_S",
+    "LANES_MAX",
+    "NODE_CHARS_MAX",
+    "WAITING_BYTES_MAX",
+    "WAITING_MAX",
+    "Emulation",
+    "Session",
+    "Sessions",
+]
 
 # Seconds to wait for the other node's answer: SDKs give a command up after 5 s. SQS takes some
 # 20 ms each way.
@@ -36,6 +48,15 @@ ANSWER_S: Final = 4.0
 # Sessions of other nodes with commands under way, and requests of one of them that wait.
 LANES_MAX: Final = 10_000
 WAITING_MAX: Final = 32
+# Bytes of all commands for other nodes' sessions that are under way or wait. Anybody can send some,
+# with a session that is none.
+WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
+# Answers to other nodes that are under way. A node that gets none takes its commands for lost.
+ANSWERS_MAX: Final = 10_000
+# A longer name is no node's.
+NODE_CHARS_MAX: Final = 256
+# Log lines a second of each kind: clients cause them.
+_TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
 
@@ -45,12 +66,6 @@ class Session(Protocol):
 
     def take(self, frame: bytes) -> bool:
         """Take commands, after those that came before. False: too many wait."""
-
-
-class Starter(Protocol):
-    """Runs the answers to other nodes."""
-
-    def start(self, work: Coroutine[None, None, None]) -> object: ...
 
 
 class Sessions:
@@ -85,14 +100,12 @@ class Emulation:
         self,
         sessions: Sessions,
         mailbox: Mailbox,
-        background: Starter,
         new_id: NewId,
         lease: Callable[[], str],
     ) -> None:
         """`lease`: the id of this node's present lease, by which others find it."""
         self.sessions = sessions
         self._mailbox = mailbox
-        self._background = background
         self._new_id = new_id
         self._lease = lease
         # By node and session, the requests that wait for the one under way.
@@ -100,6 +113,10 @@ class Emulation:
         # The signals that wait for their answer.
         self._asked: dict[str, asyncio.Future[Outcome]] = {}
         self._carrying: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._waiting_bytes = 0
+        self._not_passed_on, self._not_answered = Seldom(_TOLD), Seldom(_TOLD)
+        self._malformed = Seldom(_TOLD)
 
     async def take(self, node: str, session: str, frame: bytes) -> Outcome:
         """Bring commands to the session. Returns when it has them, or it is clear that it has
@@ -108,6 +125,10 @@ class Emulation:
         outcome = self.sessions.take(session, frame)
         if outcome is not Outcome.UNKNOWN or node == self._lease():
             return outcome
+        if len(session) > SESSION_CHARS_MAX or len(node) > NODE_CHARS_MAX:
+            return outcome
+        if self._waiting_bytes + len(frame) > WAITING_BYTES_MAX:
+            return Outcome.BUSY
         lane = self._lanes.get((node, session))
         is_first = lane is None
         if lane is None:
@@ -122,7 +143,17 @@ class Emulation:
             carrying = asyncio.create_task(self._carry(node, session, lane), name="emulation")
             self._carrying.add(carrying)
             carrying.add_done_callback(self._carrying.discard)
+        self._waiting_bytes += len(frame)
+        request.outcome.add_done_callback(lambda _: self._gone(len(frame)))
         return await request.outcome
+
+    def _gone(self, size: int) -> None:
+        self._waiting_bytes -= size
+
+    async def finish(self) -> None:
+        """Wait until other nodes are answered. The caller bounds the time."""
+        while self._answering:
+            await asyncio.wait(self._answering)
 
     # ---- this node's clients' commands for other nodes' sessions
 
@@ -152,7 +183,10 @@ class Emulation:
             return Outcome.UNKNOWN
         except (TimeoutError, PortError) as error:
             reason = str(error) or "no answer in time"
-            _log.warning("commands_not_passed_on", to=node, reason=reason)
+            if (passed_over := self._not_passed_on.again(_now_s())) is not None:
+                _log.warning(
+                    "commands_not_passed_on", to=node, reason=reason, passed_over=passed_over
+                )
             return Outcome.LOST
         finally:
             del self._asked[signal.id]
@@ -166,9 +200,15 @@ class Emulation:
                 self._answered(*answer_of(signal))
             else:
                 outcome = self._take_all(posted_of(signal))
-                self._background.start(self._answer(signal, outcome))
+                self._begin_answer(signal, outcome)
         except MalformedEmulationSignal as error:
-            _log.warning("commands_malformed", node=signal.node, reason=str(error))
+            if (passed_over := self._malformed.again(_now_s())) is not None:
+                _log.warning(
+                    "commands_malformed",
+                    node=signal.node,
+                    reason=str(error),
+                    passed_over=passed_over,
+                )
 
     def _answered(self, asked: str, outcome: Outcome) -> None:
         waiting = self._asked.get(asked)
@@ -182,6 +222,12 @@ class Emulation:
                 return outcome
         return Outcome.TAKEN
 
+    def _begin_answer(self, signal: Signal, outcome: Outcome) -> None:
+        if len(self._answering) < ANSWERS_MAX:
+            answering = asyncio.create_task(self._answer(signal, outcome), name="answer")
+            self._answering.add(answering)
+            answering.add_done_callback(self._answering.discard)
+
     async def _answer(self, signal: Signal, outcome: Outcome) -> None:
         answer = answer_signal(self._lease(), self._new_id(), signal.id, outcome)
         try:
@@ -189,7 +235,13 @@ class Emulation:
                 await self._mailbox.send(signal.node, answer)
         except (TimeoutError, PortError) as error:
             reason = str(error) or "not done in time"
-            _log.warning("commands_not_answered", to=signal.node, reason=reason)
+            if (passed_over := self._not_answered.again(_now_s())) is not None:
+                _log.warning(
+                    "commands_not_answered",
+                    to=signal.node,
+                    reason=reason,
+                    passed_over=passed_over,
+                )
 
 
 class _Request:
@@ -200,6 +252,10 @@ class _Request:
     def __init__(self, frame: bytes) -> None:
         self.frame = frame
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _batch(lane: deque[_Request]) -> list[_Request]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from roomcast.concurrency import SharedCall
-from roomcast.delivery.envelope import Signal, pack, signal_text
+from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, pack, signal_text
 from roomcast.delivery.ports import Gone, QueuePost
 from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
-from roomcast.ports import Clock, PortError
+from roomcast.ports import Clock, PortError, UnknownOutcome
+from roomcast.rates import Bucket, Rate
 
 __all__ = ["LEASES_S", "Mailbox", "NodeUnknown"]
 
 # Leases that were read are good for so long. A node whose queue was replaced is looked up at once.
 LEASES_S: Final = 10.0
+# How often they are read because somebody names a node that is not among them. Anybody can.
+_LOOK_UPS: Final = Rate(per_s=1.0, burst=4.0)
+# What a message has around its signals, at most.
+_AROUND_BYTES: Final = 64
 
 
 class NodeUnknown(PortError):
@@ -25,6 +32,9 @@ class NodeUnknown(PortError):
 class Mailbox:
     """One a node. Delivery is at least once, or not at all if the other node's queue is replaced
     meanwhile.
+
+    One message is under way to each node. Signals that come meanwhile follow together in the next
+    ones, so that many of them cost few calls.
     """
 
     def __init__(self, post: QueuePost, leases: Leases, clock: Clock) -> None:
@@ -34,21 +44,56 @@ class Mailbox:
         # The queues of live nodes, and when they were read (monotonic s).
         self._queues: Mapping[str, str] = {}
         self._read_s = float("-inf")
+        self._look_ups = Bucket(_LOOK_UPS, clock.monotonic_s())
         self._reading: SharedCall[None] | None = None
+        # By node, the signals that wait for the message under way.
+        self._outboxes: dict[str, deque[_Waiting]] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
 
     async def send(self, node: str, signal: Signal) -> None:
-        """Put `signal` into the queue of `node`. Raises PortError, such as NodeUnknown, and
-        ValueError if it does not fit a message.
+        """Put `signal` into the queue of `node`. The caller bounds how many wait.
+
+        Raises PortError, such as NodeUnknown, and ValueError if it does not fit a message.
         """
-        body, _ = next(pack([signal_text(signal)], signals=True))
+        text = signal_text(signal)
+        next(pack([text], signals=True))
         age_s = self._clock.monotonic_s() - self._read_s
         if age_s > LEASES_S or node not in self._queues:
-            await self._read()
+            await self._look_up()
+        self._queue(node)
+        waiting = _Waiting(text)
+        outbox = self._outboxes.get(node)
+        if outbox is None:
+            outbox = self._outboxes[node] = deque()
+            carrying = asyncio.create_task(self._carry(node, outbox), name="mailbox")
+            self._carrying.add(carrying)
+            carrying.add_done_callback(self._carrying.discard)
+        outbox.append(waiting)
+        if (failure := await waiting.sent) is not None:
+            raise failure
+
+    async def _carry(self, node: str, outbox: deque[_Waiting]) -> None:
+        """Send what waits, one message after the other, until nothing waits."""
+        batch = list[_Waiting]()
+        try:
+            while batch := _batch(outbox):
+                body, _ = next(pack([waiting.text for waiting in batch], signals=True))
+                failure: PortError | None = None
+                try:
+                    await self._send(node, body)
+                except PortError as error:
+                    failure = error
+                _tell(batch, failure)
+        finally:
+            del self._outboxes[node]
+            _tell([*batch, *outbox], UnknownOutcome("the node ends"))
+
+    async def _send(self, node: str, body: str) -> None:
         try:
             await self._post.post(self._queue(node), body)
         except Gone:
             # It has another one by now, or is no more.
-            await self._read()
+            await self._look_up()
             await self._post.post(self._queue(node), body)
 
     def _queue(self, node: str) -> str:
@@ -57,9 +102,13 @@ class Mailbox:
             raise NodeUnknown(f"no live node {node!r}")
         return queue
 
-    async def _read(self) -> None:
-        """Read the leases. All who ask meanwhile share it."""
+    async def _look_up(self) -> None:
+        """Read the leases, unless they were read too often lately. All who ask meanwhile share
+        it.
+        """
         if self._reading is None:
+            if not self._look_ups.take(_LOOK_UPS, self._clock.monotonic_s()):
+                return
             self._reading = SharedCall(self._read_leases(), self._was_read, name="mailbox leases")
         await self._reading.result()
 
@@ -73,3 +122,37 @@ class Mailbox:
             lease.node: lease.queue for lease in leases if standing(lease, now_ms) == "live"
         }
         self._read_s = began_s
+
+
+class _Waiting:
+    """A signal that waits. `sent`: why it could not be sent; None = it was."""
+
+    __slots__ = ("sent", "size", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.size = len(text.encode())
+        self.sent: asyncio.Future[PortError | None] = asyncio.get_running_loop().create_future()
+
+
+def _batch(outbox: deque[_Waiting]) -> list[_Waiting]:
+    """The oldest ones, as many as fit a message. They leave `outbox`, and so do those for which
+    nobody waits any more.
+    """
+    batch, size = list[_Waiting](), 0
+    while outbox:
+        if outbox[0].sent.done():
+            outbox.popleft()
+            continue
+        # Each is followed by a comma, and there is something around all of them.
+        size += outbox[0].size + 1
+        if batch and size > ENVELOPE_BYTES_MAX - _AROUND_BYTES:
+            break
+        batch.append(outbox.popleft())
+    return batch
+
+
+def _tell(batch: Iterable[_Waiting], failure: PortError | None) -> None:
+    for waiting in batch:
+        if not waiting.sent.done():
+            waiting.sent.set_result(failure)

@@ -230,6 +230,9 @@ def hand_over(handler: web.RequestHandler, successor: asyncio.Protocol) -> Calla
     # It must not close the transport.
     handler.transport = None
     handler.connection_lost(None)
+    # aiohttp reads nothing while further requests wait behind this one. Nobody would hear that the
+    # peer is gone.
+    transport.resume_reading()
     if rest.data:
         # Also what is ready to be read in this very turn must not come before it.
         transport.pause_reading()

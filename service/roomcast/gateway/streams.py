@@ -18,8 +18,6 @@ from aiohttp.helpers import rfc822_formatted_time
 from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
-from roomcast.gateway.api.methods import Containers
-from roomcast.gateway.api.refusals import Refusal
 from roomcast.gateway.body import BODY_S, body_of
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
@@ -40,6 +38,9 @@ _BINARY_TYPE: Final = "application/octet-stream"
 # The JSON text of a string may be twice as long as what it says.
 _ESCAPED: Final = 2
 _CONNECT_PARAMETER: Final = "cf_connect"
+# Bytes of all bodies that have not come whole. Anybody can begin one. Most come with their headers,
+# and need no room.
+_COMING_BYTES_MAX: Final = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class StreamGateway:
         self._admission = admission
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
+        self._coming_bytes = 0
 
     def add_routes(self, app: web.Application) -> None:
         """Adds the routes, and those of their preflight requests."""
@@ -96,8 +98,7 @@ class StreamGateway:
             app.router.add_options(path, self._preflight)
 
     async def _http_stream(self, request: web.Request) -> web.StreamResponse:
-        is_binary = request.content_type == _BINARY_TYPE
-        return await self._open(request, _PROTOBUF if is_binary else _JSON, self._posted)
+        return await self._open(request, _PROTOBUF if _is_binary(request) else _JSON, self._posted)
 
     async def _sse_posted(self, request: web.Request) -> web.StreamResponse:
         return await self._open(request, _EVENTS, self._posted)
@@ -142,28 +143,59 @@ class StreamGateway:
 
     async def _posted(self, request: web.Request) -> bytes:
         """The commands in a body. Raises HTTPException."""
-        return await _body(request, self._frame_bytes_max)
+        return await self._body(request, self._frame_bytes_max)
+
+    async def _body(self, request: web.Request, bytes_max: int) -> bytes:
+        """Raises HTTPException."""
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise web.HTTPUnsupportedMediaType(
+                text="A body is taken as it is, without an encoding.\n"
+            )
+        if request.content_length is None and request.body_exists:
+            # Chunks of one byte take a hundred times as long to parse, and what is to come could
+            # not be bounded.
+            raise web.HTTPLengthRequired(text="A body has a Content-Length.\n")
+        size = request.content_length or 0
+        if size > bytes_max:
+            raise _too_large()
+        coming = 0 if request.content.is_eof() else size
+        if self._coming_bytes + coming > _COMING_BYTES_MAX:
+            raise web.HTTPServiceUnavailable(text="Too many bodies have not come whole.\n")
+        self._coming_bytes += coming
+        try:
+            body = await _whole_body(request, bytes_max)
+        finally:
+            self._coming_bytes -= coming
+        if not body:
+            raise web.HTTPBadRequest(text="The body has the first commands.\n")
+        return body
 
     async def _emulation(self, request: web.Request) -> web.Response:
         headers = _cors(self._admission.check_origin(request))
-        if request.content_type == _BINARY_TYPE:
-            body, read = await _body(request, self._frame_bytes_max), emulated_protobuf
+        try:
+            response = await self._emulate(request)
+        except web.HTTPException as refused:
+            # A page that may not read it would take its stream for broken.
+            refused.headers.update(headers)
+            raise
+        response.headers.update(headers)
+        return response
+
+    async def _emulate(self, request: web.Request) -> web.Response:
+        if _is_binary(request):
+            body, read = await self._body(request, self._frame_bytes_max), emulated_protobuf
         else:
-            body, read = await _body(request, self._frame_bytes_max * _ESCAPED), emulated_json
-            try:
-                Containers().take(body)
-            except Refusal as refused:
-                raise _too_large() from refused
+            body, read = await self._body(request, self._frame_bytes_max * _ESCAPED), emulated_json
         try:
             emulated = read(body)
         except MalformedEmulation as error:
-            return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n", headers=headers)
+            return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n")
         if len(emulated.frame) > FRAMES_BYTES_MAX:
             raise _too_large()
         node = request.app[NODE]
         outcome = await node.emulation.take(emulated.node, emulated.session, emulated.frame)
         status, text = _ANSWERS[outcome]
-        return web.Response(status=status, text=text, headers=headers)
+        return web.Response(status=status, text=text)
 
     async def _preflight(self, request: web.Request) -> web.Response:
         origin = self._admission.check_origin(request)
@@ -188,23 +220,21 @@ async def _asked(request: web.Request) -> bytes:
     return commands.encode(errors="replace")
 
 
-async def _body(request: web.Request, bytes_max: int) -> bytes:
-    """Raises HTTPException."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise web.HTTPUnsupportedMediaType(text="A body is taken as it is, without an encoding.\n")
+def _is_binary(request: web.Request) -> bool:
+    # Without the header, aiohttp says that it is.
+    return "Content-Type" in request.headers and request.content_type == _BINARY_TYPE
+
+
+async def _whole_body(request: web.Request, bytes_max: int) -> bytes | None:
+    """As `body_of`. Raises HTTPException."""
     try:
-        body = await body_of(request, bytes_max)
+        return await body_of(request, bytes_max)
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"The body was not complete within {BODY_S:g} s.\n"
         ) from error
     except web.RequestPayloadError as error:
         raise web.HTTPBadRequest(text="The body is not encoded as its headers say.\n") from error
-    if body is None:
-        raise _too_large()
-    if not body:
-        raise web.HTTPBadRequest(text="The body has the first commands.\n")
-    return body
 
 
 def _too_large() -> web.HTTPException:

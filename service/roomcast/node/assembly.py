@@ -169,6 +169,7 @@ class Assembly:
         The caller bounds the time.
         """
         await self.appender.drain()
+        await self.node.emulation.finish()
         await self.background.finish()
         await self.broadcaster.flushed()
         await self.node.services.presence.finish()
@@ -234,7 +235,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     orders = Orders(roster, bus, new_id, node=node_id)
     node_info = NodeInfo(ports.leases, hub, clock, new_id, bus, background, numbers, node=node_id)
     mailbox = Mailbox(ports.queue, ports.leases, clock)
-    emulation = Emulation(Sessions(), mailbox, background, new_id, lambda: presence.node)
+    emulation = Emulation(Sessions(), mailbox, new_id, lambda: presence.node)
     listeners.add(EMULATION_KINDS, emulation.heard)
     listeners.add(ORDER_KINDS, orders.heard)
     listeners.add(SURVEY_KINDS, node_info.heard)

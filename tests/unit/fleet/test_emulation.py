@@ -7,10 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from structlog.testing import capture_logs
 
+from roomcast.delivery.envelope import Signal
 from roomcast.fleet import emulation as emulation_module
-from roomcast.fleet.emulation import WAITING_MAX, Emulation
-from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
+from roomcast.fleet.emulation import NODE_CHARS_MAX, WAITING_MAX, Emulation
+from roomcast.fleet.emulation_signals import (
+    FRAMES_BYTES_MAX,
+    SESSION_CHARS_MAX,
+    Outcome,
+    Posted,
+    posted_signal,
+)
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import UnknownOutcome
 from tests.unit.worlds import Fleet, LocalNode, settled, until
@@ -61,9 +69,10 @@ async def world() -> AsyncIterator[World]:
         world.live()
         yield world
         for node in world.nodes.values():
-            await node.assembly.background.finish()
+            await node.assembly.node.emulation.finish()
             assert not node.assembly.node.emulation._lanes
             assert not node.assembly.node.emulation._asked
+            assert not node.assembly.node.emulation._waiting_bytes
 
 
 async def test_on_its_own_node_commands_are_taken_at_once(world: World) -> None:
@@ -186,3 +195,62 @@ async def test_forged_messages_disturb_nothing(world: World) -> None:
     await until(lambda: world.nodes["a"].assembly.poller.counters.messages >= 5)
     assert world.stream.frames == []
     assert await world.of("b").take("a", "s", b"1") is Outcome.TAKEN
+
+
+async def test_what_is_too_long_to_be_a_session_or_a_node_goes_no_further(world: World) -> None:
+    """Its message would not be understood, or fit none."""
+    emulation = world.of("b")
+    for size in (SESSION_CHARS_MAX + 1, 400_000):
+        assert await emulation.take("a", "s" * size, b"x") is Outcome.UNKNOWN
+    assert await emulation.take("a" * (NODE_CHARS_MAX + 1), "s", b"x") is Outcome.UNKNOWN
+    assert world.posts == 0
+    assert not emulation._lanes
+
+
+async def test_the_bytes_that_wait_for_all_other_nodes_are_bounded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulation_module, "WAITING_BYTES_MAX", 10)
+    held = world.fleet.traffic.hold("post", "call")
+    emulation = world.of("b")
+    waiting = [asyncio.create_task(emulation.take("a", "s", b"12345"))]
+    await held.arrived()
+    waiting.append(asyncio.create_task(emulation.take("a", "guessed", b"12345")))
+    await settled()
+    assert await emulation.take("a", "another", b"1") is Outcome.BUSY
+    waiting[1].cancel()
+    await asyncio.gather(waiting[1], return_exceptions=True)
+    waiting.append(asyncio.create_task(emulation.take("a", "s", b"1")))
+    await settled()
+    held.release()
+    assert set(await asyncio.gather(waiting[0], waiting[2])) == {Outcome.TAKEN}
+
+
+async def test_a_flood_that_cannot_be_passed_on_is_one_line(world: World) -> None:
+    world.fleet.world.fail_next("post", UnknownOutcome(), times=50)
+    with capture_logs() as logs:
+        for number in range(50):
+            assert await world.of("b").take("a", f"s{number}", b"1") is Outcome.LOST
+            world.of("a").heard(Signal("commands", f"{number}", "forger", "", {}))
+    assert [line["event"] for line in logs] == ["commands_not_passed_on", "commands_malformed"]
+
+
+async def test_answers_take_no_place_of_other_work(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Presence entries of clients that left would wait behind a flood for another node."""
+    monkeypatch.setattr(emulation_module, "ANSWERS_MAX", 100)
+    held = world.fleet.traffic.hold("post", "call")
+    for number in range(200):
+        world.of("a").heard(posted_signal("b", f"x{number}", Posted("guessed", (b"1",))))
+    await held.arrived()
+    done = asyncio.Event()
+
+    async def other() -> None:
+        done.set()
+
+    world.nodes["a"].assembly.background.start(other())
+    await settled()
+    assert done.is_set()
+    assert len(world.of("a")._answering) == 100
+    held.release()

@@ -11,8 +11,8 @@ from roomcast.delivery.ports import Gone
 from roomcast.fleet.lease_record import Lease
 from roomcast.fleet.mailbox import LEASES_S, Mailbox, NodeUnknown
 from roomcast.ports import UnknownOutcome
-from roomcast.testing.memory import MemoryLeases, MemoryQueue
-from tests.unit.worlds import Fleet, settled
+from roomcast.testing.memory import MemoryLeases, MemoryQueue, MemoryWorld
+from tests.unit.worlds import DEADLINE_S, Fleet, settled, until
 
 SIGNAL = Signal("kind", "id", "a", "", {"x": 1})
 LEASE_MS = 60_000
@@ -113,3 +113,82 @@ async def test_what_cannot_be_sent_is_told(world: World) -> None:
     world.world.fail_next("post", UnknownOutcome())
     with pytest.raises(UnknownOutcome):
         await world.mailbox.send("b", SIGNAL)
+
+
+async def test_what_comes_while_a_message_is_under_way_goes_together_in_the_next(
+    world: World,
+) -> None:
+    held = world.fleet.traffic.hold("post", "call")
+    signals = [Signal("kind", f"id{number}", "a", "", number) for number in range(100)]
+    first = asyncio.create_task(world.mailbox.send("b", signals[0]))
+    await held.arrived()
+    others = [asyncio.create_task(world.mailbox.send("b", signal)) for signal in signals[1:]]
+    await settled()
+    held.release()
+    await asyncio.gather(first, *others)
+    bodies = world.bodies("queue-b")
+    assert len(bodies) == 2
+    assert [signal for body in bodies for signal in parse(body).signals] == signals
+    await until(lambda: not world.mailbox._outboxes)
+
+
+async def test_of_large_ones_as_many_go_together_as_fit_a_message(world: World) -> None:
+    large = [Signal("kind", f"id{n}", "a", "", "x" * (100 * 1024)) for n in range(5)]
+    await asyncio.gather(*(world.mailbox.send("b", signal) for signal in large))
+    bodies = world.bodies("queue-b")
+    assert [len(parse(body).signals) for body in bodies] == [2, 2, 1]
+    with pytest.raises(ValueError, match="exceeds an envelope"):
+        await world.mailbox.send("b", Signal("kind", "id", "a", "", "x" * (241 * 1024)))
+
+
+class HangingFor(MemoryQueue):
+    """A queue whose messages to one other queue hang until `release`."""
+
+    def __init__(self, world: MemoryWorld, queue: str) -> None:
+        super().__init__(world, 1.0)
+        self._queue_name = queue
+        self.hangs, self.release = asyncio.Event(), asyncio.Event()
+
+    async def post(self, queue: str, body: str) -> None:
+        if queue == self._queue_name:
+            self.hangs.set()
+            await self.release.wait()
+        await super().post(queue, body)
+
+
+async def test_a_message_to_one_node_that_hangs_holds_up_no_other(world: World) -> None:
+    post = HangingFor(world.world, "queue-b")
+    mailbox = Mailbox(post, MemoryLeases(world.world), world.fleet.clock)
+    first = asyncio.create_task(mailbox.send("b", SIGNAL))
+    await post.hangs.wait()
+    second = asyncio.create_task(mailbox.send("b", Signal("kind", "late", "a", "", 2)))
+    async with asyncio.timeout(DEADLINE_S):
+        await mailbox.send("c", SIGNAL)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    post.release.set()
+    await first
+    await until(lambda: not mailbox._outboxes)
+    assert len(world.bodies("queue-b")) == 1, "nobody waits for the other"
+
+
+async def test_names_of_nodes_that_are_none_cause_few_reads(world: World) -> None:
+    """Anybody can make them up."""
+    for number in range(100):
+        with pytest.raises(NodeUnknown):
+            await world.mailbox.send(f"nobody{number}", SIGNAL)
+    assert world.reads == 4
+    world.fleet.clock.advance(1.0)
+    await world.mailbox.send("b", SIGNAL)
+    assert world.reads == 4
+    world.lives("d", "queue-c")
+    await world.mailbox.send("d", SIGNAL)
+    assert world.reads == 5
+
+
+async def test_a_queue_that_is_gone_causes_few_reads_as_well(world: World) -> None:
+    world.world.delete_queue("queue-b")
+    for _ in range(100):
+        with pytest.raises(Gone):
+            await world.mailbox.send("b", SIGNAL)
+    assert world.reads == 4

@@ -293,6 +293,25 @@ async def test_a_page_that_is_allowed_may_read(server: Server) -> None:
         assert "POST" in answer.headers["Access-Control-Allow-Methods"]
 
 
+@pytest.mark.parametrize("data, status", [(b"", 400), (b"{", 400), (b"x" * 100_000, 413)])
+async def test_a_page_may_read_why_it_is_refused(server: Server, data: bytes, status: int) -> None:
+    """Its SDK would take the stream for broken otherwise, where one command was too large."""
+    headers = {"Origin": PAGES, **JSON}
+    async with server.http.post(server.url(EMULATION), data=data, headers=headers) as answer:
+        assert answer.status == status
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGES
+
+
+async def test_without_a_content_type_commands_are_json(server: Server) -> None:
+    """As with any other, but for that of Protobuf."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server._server.port)
+    writer.write(HEAD.replace(b"Content-Type: application/json\r\n", b"") + CONNECT)
+    async with asyncio.timeout(DEADLINE_S):
+        assert b"application/json" in await reader.readuntil(b"\r\n\r\n")
+        assert b'"session"' in await reader.readline()
+    writer.transport.abort()
+
+
 async def test_the_answer_is_for_proxies_to_leave_alone(server: Server) -> None:
     for form, kind in (
         ("json", "application/json"),

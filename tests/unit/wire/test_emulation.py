@@ -65,3 +65,28 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
             read(body)
         except MalformedEmulation:
             continue
+
+
+@given(st.text('"\\{[,:} a\n', max_size=200))
+def test_what_looks_like_json_within_a_string_is_none(data: str) -> None:
+    body = orjson.dumps({"session": "s", "node": "n", "data": data, "more": True})
+    assert emulated_json(body).frame == data.encode()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"[" + b"[]," * 60_000 + b"[]]",
+        b"[" + b"0," * 60_000 + b"0]",
+        b"[" + rb'"\\",' * 60_000 + b'""]',
+        b"{" + b",".join(b'"%d":0' % number for number in range(40_000)) + b"}",
+        b"[" * 1000 + b"]" * 1000,
+        b" " * 60_000 + b"0",
+    ],
+    ids=["arrays", "numbers", "strings", "names", "depth", "spaces"],
+)
+def test_nothing_is_decoded_that_takes_long(more: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orjson, "loads", pytest.fail)
+    for body in (more, b'{"session":"s","node":"n","data":"d","more":' + more + b"}"):
+        with pytest.raises(MalformedEmulation):
+            emulated_json(body)

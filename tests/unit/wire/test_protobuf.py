@@ -25,7 +25,7 @@ from roomcast.delivery.forms import Payload, whole
 from roomcast.log.channel_log import decode_publications
 from roomcast.log.item import LogItem
 from roomcast.wire import commands, encoding, protobuf
-from roomcast.wire.codes import Error, Unsubscribe
+from roomcast.wire.codes import Disconnect, Error, Unsubscribe
 from roomcast.wire.commands import (
     COMMANDS_MAX,
     DATA_AND_TEXT_BYTES_MAX,
@@ -48,6 +48,7 @@ from roomcast.wire.commands import (
 )
 from roomcast.wire.encoding import (
     PING,
+    disconnect_push,
     encode_error,
     encode_lines_reply,
     encode_member,
@@ -522,6 +523,7 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
             IDS,
             st.lists(INFOS, max_size=2, unique_by=lambda info: info.client),
         )
+        | st.builds(disconnect_push, st.sampled_from(Disconnect))
         | st.builds(unsubscribe_push, TEXT, st.sampled_from(Unsubscribe))
         | st.builds(subscribe_push, TEXT, values("Subscribe"))
         | st.builds(refresh_push, values("Refresh"))
@@ -541,6 +543,7 @@ def test_every_line_that_can_be_written_is_in_that_test() -> None:
     # For the log, and for a part of a line.
     others = {"encode_stored", "encode_member", "encode_told"}
     assert written - others == {
+        "disconnect_push",
         "encode_error",
         "encode_lines_reply",
         "encode_presence_reply",

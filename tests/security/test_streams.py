@@ -1,0 +1,245 @@
+"""Streams over HTTP and their commands, attacked: they end with their peers, and cost no more than
+they may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import pytest
+
+from roomcast.delivery.envelope import Signal
+from roomcast.gateway import stream as stream_module
+from roomcast.gateway import streams as streams_module
+from tests.security.target import DEADLINE_S, HOST, Logs, Target, target, watched
+from tests.unit.worlds import until
+
+HTTP_STREAM, SSE, EMULATION = "/connection/http_stream", "/connection/sse", "/emulation"
+
+
+def posted(path: str, body: bytes, *fields: str) -> bytes:
+    """A request with JSON. `fields`: further ones of the header."""
+    lines = [f"POST {path} HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json"]
+    lines += [*fields, f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def connect(attacked: Target) -> bytes:
+    return json.dumps({"id": 1, "connect": {"token": attacked.token()}}).encode()
+
+
+class Peer:
+    """A client that does what it wants with its socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.session = self.node = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, attacked: Target, behind: bytes = b"") -> AsyncIterator[Peer]:
+        """One with a stream. `behind`: sent in one piece with its request."""
+        made = cls(*await asyncio.open_connection("127.0.0.1", attacked.port))
+        try:
+            made.writer.write(posted(HTTP_STREAM, connect(attacked)) + behind)
+            async with asyncio.timeout(DEADLINE_S):
+                assert (await made.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+                result = json.loads(await made.reader.readline())["connect"]
+            made.session, made.node = result["session"], result["node"]
+            yield made
+        finally:
+            made.writer.transport.abort()
+
+
+@pytest.fixture
+async def logs() -> AsyncIterator[Logs]:
+    with watched() as logs:
+        yield logs
+    assert logs.faults() == []
+
+
+@pytest.fixture
+async def attacked(logs: Logs) -> AsyncIterator[Target]:
+    async with target() as attacked:
+        yield attacked
+        await attacked.still_serves()
+
+
+# ---- the end of a stream
+
+
+NEXT: Final = f"GET /health/live HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("behind", [NEXT, NEXT * 3, posted(EMULATION, b"{}")], ids=range(3))
+async def test_who_asks_for_more_behind_its_stream_is_heard_when_it_goes(
+    attacked: Target, behind: bytes
+) -> None:
+    """Nothing would be read from it any more, so it would keep its place."""
+    async with Peer.of(attacked, behind):
+        [wire] = attacked.door._streaming
+        assert wire.is_reading()
+    await until(lambda: len(attacked.door) == attacked.connections == 0)
+
+
+async def test_who_says_no_more_and_does_not_read_is_gone_all_the_same(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "CLOSE_WAIT_S", 0.02)
+    async with Peer.of(attacked) as peer:
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        [wire] = attacked.door._streaming
+        wire.write(bytes(16 * 1024 * 1024))
+        assert wire.get_write_buffer_size() > 0
+        peer.writer.write_eof()
+        await until(lambda: len(attacked.door) == attacked.connections == 0)
+
+
+# ---- bodies
+
+
+async def test_bodies_that_never_come_whole_fill_no_memory(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each could hold half a megabyte for ten seconds, of as many strangers as there are places."""
+    monkeypatch.setattr(streams_module, "_COMING_BYTES_MAX", 30_000)
+    head = (
+        f"POST {EMULATION} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+        "Content-Length: 14000\r\n\r\n{"
+    ).encode()
+    slow = [await asyncio.open_connection("127.0.0.1", attacked.port) for _ in range(2)]
+    for _, writer in slow:
+        writer.write(head)
+    gateway = attacked.streams
+    await until(lambda: gateway._coming_bytes == 28_000)
+    for path in (EMULATION, HTTP_STREAM):
+        said = head.replace(EMULATION.encode(), path.encode())
+        assert (await attacked.raw(said)).startswith(b"HTTP/1.1 503 ")
+    # What comes at once needs no room.
+    async with Peer.of(attacked) as peer:
+        assert await said_by(attacked, peer, {"id": 2, "rpc": {}}) == 204
+    for _, writer in slow:
+        writer.transport.abort()
+    await until(lambda: gateway._coming_bytes == 0)
+
+
+@pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
+async def test_a_body_in_chunks_is_not_parsed(attacked: Target, path: str) -> None:
+    """In chunks of one byte, 8 KiB take more than a millisecond."""
+    said = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    assert (await attacked.raw(said + b"1\r\n{\r\n" * 100)).startswith(b"HTTP/1.1 411 ")
+
+
+async def said_by(attacked: Target, peer: Peer, *commands: dict[str, object]) -> int:
+    """The status of the answer to commands of `peer`."""
+    data = "\n".join(json.dumps(each) for each in commands)
+    body = {"session": peer.session, "node": peer.node, "data": data}
+    async with attacked.session.post(attacked.url + EMULATION, json=body) as answer:
+        return answer.status
+
+
+# ---- who may
+
+
+@pytest.mark.parametrize(
+    "origin", ["null", "https://evil.com", f"https://{HOST}.evil.com", f"https://{HOST}@evil.com"]
+)
+@pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
+async def test_no_other_page_opens_a_stream_or_speaks_in_one(
+    attacked: Target, path: str, origin: str
+) -> None:
+    """Also not with a session that was stolen."""
+    async with Peer.of(attacked) as peer:
+        body = json.dumps({"session": peer.session, "node": peer.node, "data": "no command"})
+        for said in (
+            posted(path, body.encode(), f"Origin: {origin}"),
+            posted(path, b"", f"Origin: {origin}").replace(b"POST", b"OPTIONS"),
+        ):
+            head = await attacked.raw(said)
+            assert head.startswith(b"HTTP/1.1 403 ")
+            assert b"access-control" not in head.lower()
+        assert attacked.connections == 1
+
+
+@pytest.mark.parametrize("origin", ["https://a\x01b", "https://a\x7f", "https://a, b", "a\tb", "é"])
+async def test_nothing_but_an_origin_gets_into_an_answer(logs: Logs, origin: str) -> None:
+    async with target(origins=("*",)) as attacked:
+        said = posted(HTTP_STREAM, connect(attacked), f"Origin: {origin}")
+        assert b"access-control" not in (await attacked.raw(said)).lower()
+        assert b"credentials" not in (await attacked.raw(said)).lower()
+
+
+async def test_nobody_speaks_for_another(attacked: Target) -> None:
+    async with Peer.of(attacked) as peer:
+        for session in ("", "guessed", peer.session[:-1], peer.session + "a", peer.session.upper()):
+            other = Peer(peer.reader, peer.writer)
+            other.session, other.node = session, peer.node
+            assert await said_by(attacked, other, {"id": 9, "publish": {"channel": "a"}}) == 404
+        assert (
+            await said_by(attacked, peer, {"id": 2, "publish": {"channel": "a", "data": 1}}) == 204
+        )
+        async with asyncio.timeout(DEADLINE_S):
+            assert json.loads(await peer.reader.readline())["id"] == 2
+
+
+async def test_no_session_is_in_the_log(logs: Logs) -> None:
+    """At no level, and also not when commands cannot be passed on or are malformed."""
+    async with target() as attacked, Peer.of(attacked) as peer:
+        emulation = attacked.node.assembly.node.emulation
+        await emulation.take("another", peer.session + "!", b"x")
+        for body in ({"session": peer.session}, {"session": peer.session, "frames": ["?"]}):
+            emulation.heard(Signal("commands", "id", "another", "", body))
+        assert await said_by(attacked, peer, {"id": 2, "nonsense": {}}) == 204
+        await emulation.finish()
+        assert "commands_malformed" in logs.text()
+        assert peer.session not in logs.text()
+
+
+# ---- what other nodes say
+
+
+async def test_forged_messages_reach_nobody(attacked: Target) -> None:
+    async with Peer.of(attacked) as peer:
+        emulation = attacked.node.assembly.node.emulation
+        for number, body in enumerate(
+            (
+                None,
+                7,
+                {"session": "guessed", "frames": ["MQ=="] * 1000},
+                {"session": peer.session, "frames": "MQ=="},
+                {"session": peer.session, "frames": ["MQ==", "not Base64"]},
+                {"session": peer.session, "frames": [["MQ=="]]},
+                {"session": [peer.session], "frames": []},
+                {"session": "s" * 100_000, "frames": []},
+            )
+        ):
+            emulation.heard(Signal("commands", f"{number}", "forger", "", body))
+            emulation.heard(Signal("commands_taken", f"{number}", "forger", "", body))
+        await emulation.finish()
+        assert (
+            await said_by(attacked, peer, {"id": 2, "publish": {"channel": "a", "data": 1}}) == 204
+        )
+        async with asyncio.timeout(DEADLINE_S):
+            assert json.loads(await peer.reader.readline())["id"] == 2
+
+
+# ---- floods
+
+
+async def test_commands_beyond_the_rate_do_not_pile_up(logs: Logs) -> None:
+    async with target(command_rate_limit=1.0) as attacked, Peer.of(attacked) as peer:
+        [stream] = attacked.node.assembly.node.emulation.sessions._by_name.values()
+        assert isinstance(stream, stream_module.ClientStream)
+        statuses = [
+            await said_by(attacked, peer, *({"id": number, "ping": {}} for number in range(2, 400)))
+            for _ in range(stream_module.WAITING_MAX + 10)
+        ]
+        assert statuses[-1] == 429
+        assert 204 in statuses
+        assert len(stream._frames) <= stream_module.WAITING_MAX
+        assert stream._waiting_bytes <= stream_module.WAITING_BYTES_MAX
