@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ class _QuietHandler(MotoRequestHandler):
 
 def correct_moto(region: str) -> None:
     """Bounds the lists that moto would keep for ever, and corrects its SNS delivery and its
-    DynamoDB transactions.
+    writes to DynamoDB.
 
     On AWS a publisher does not notice that a subscribed queue is gone, and the delivery is dropped.
     moto fails the whole publish, so one killed instance would silence all others.
@@ -90,22 +90,26 @@ def correct_moto(region: str) -> None:
         self.sent_notifications = deque(maxlen=_SENT_NOTIFICATIONS_MAX)  # type: ignore[assignment]  # append is all moto does
 
     Topic.__init__ = initialise_bounded  # type: ignore[method-assign]  # as above
-    _correct_transactions()
+    _correct_writes()
 
 
-def _correct_transactions() -> None:
-    """Checks a transaction's conditions before any write, and lets only one write run at a time.
+def _correct_writes() -> None:
+    """Lets only one write run at a time, and checks a transaction's conditions before any write.
 
-    moto writes first. To cancel, it replaces each table by an earlier copy. Other writes in between
-    are lost. A reader of the table's stream has seen items that never existed, and its stream then
-    stays empty.
+    moto answers in threads, and checks a condition and writes in two steps: of two writes at once,
+    both could win. In a transaction it writes first. To cancel, it replaces each table by an
+    earlier copy. Other writes in between are lost. A reader of the table's stream has seen items
+    that never existed, and its stream then stays empty.
     """
     writing = threading.RLock()
     put_item, transact = DynamoDBBackend.put_item, DynamoDBBackend.transact_write_items
 
-    def put_alone(self: DynamoDBBackend, *args: Any, **kwargs: Any) -> Any:
-        with writing:
-            return put_item(self, *args, **kwargs)
+    def alone(write: Callable[..., Any]) -> Callable[..., Any]:
+        def write_alone(self: DynamoDBBackend, *args: Any, **kwargs: Any) -> Any:
+            with writing:
+                return write(self, *args, **kwargs)
+
+        return write_alone
 
     def transact_puts(self: DynamoDBBackend, transact_items: list[dict[str, Any]]) -> None:
         with writing:
@@ -119,7 +123,8 @@ def _correct_transactions() -> None:
             for put in puts:
                 put_item(self, put["TableName"], put["Item"])
 
-    DynamoDBBackend.put_item = put_alone  # type: ignore[method-assign]  # as above
+    for name in ("put_item", "update_item", "delete_item"):
+        setattr(DynamoDBBackend, name, alone(getattr(DynamoDBBackend, name)))
     DynamoDBBackend.transact_write_items = transact_puts  # type: ignore[method-assign]  # as above
 
 
