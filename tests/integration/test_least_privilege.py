@@ -230,6 +230,20 @@ async def work(client: WebSocket) -> None:
     await client.ask("unsubscribe", channel="room")
 
 
+async def post_for_another(aws: Aws, session: aiohttp.ClientSession, url: str) -> None:
+    """Have a node pass a client's commands on: to its own queue, which another lease names too."""
+    table = aws.client("dynamodb")
+    [row] = table.scan(TableName=nodes_table(PREFIX), ConsistentRead=True)["Items"]
+    other = row | {"node": {"S": "another"}, "lease_until": {"N": str(10**15)}}
+    table.put_item(TableName=nodes_table(PREFIX), Item=other)
+    try:
+        body = {"node": "another", "session": "none", "data": "{}"}
+        async with session.post(f"{url}/emulation", json=body) as answer:
+            assert answer.status == 503, "nobody answers"
+    finally:
+        table.delete_item(TableName=nodes_table(PREFIX), Key={"node": other["node"]})
+
+
 async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) -> None:
     topic = aws.made.topic_arn
     async with site(aws) as at:
@@ -245,6 +259,7 @@ async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) ->
             async with aiohttp.ClientSession() as session:
                 response = await session.ws_connect(f"{process.url}/connection/websocket")
                 await work(WebSocket(response))
+                await post_for_another(aws, session, process.url)
                 await at.ec2.until(lambda: called(at.machine_calls, "cloudwatch:PutMetricData"))
                 at.ec2.terminate(machine)
                 assert await asyncio.to_thread(process.ended) == 0, process.log
