@@ -15,12 +15,12 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Final
 
-from benchmarks.rig import CHANNEL, PATH, masked, widen
+from benchmarks.rig import CHANNEL, PATH, carry_out_lines, masked, widen
 from roomcast.serve.descriptors import widened
 
 __all__: list[str] = []
@@ -235,12 +235,7 @@ def main(core: int) -> None:
     """Carries out the lines of standard input until they end."""
     widen(core)
     widened()
-    callers = Callers()
-    for line in sys.stdin:
-        asked = json.loads(line)
-        do: Callable[..., Mapping[str, Any]] = getattr(callers, asked.pop("do"))
-        sys.stdout.write(json.dumps(do(**asked)) + "\n")
-        sys.stdout.flush()
+    carry_out_lines(Callers())
 
 
 if __name__ == "__main__":

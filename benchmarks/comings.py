@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from benchmarks.figures import Figure
 from benchmarks.floods import Neighbour, _upgraded
-from benchmarks.rig import CHANNEL, Process, end_in_time, masked, percentile, widen
+from benchmarks.rig import CHANNEL, Process, carry_out_lines, end_in_time, masked, percentile, widen
 
 __all__ = ["CROWD", "LOOPING", "MAX_MS", "measure", "measured"]
 
@@ -191,12 +191,7 @@ def serve(port: int) -> None:
     widen(1)
     # The neighbour's process must not wait for this one.
     os.nice(10)
-    clients = Clients(port)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer = getattr(clients, asked.pop("do"))(**asked)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    carry_out_lines(Clients(port))
 
 
 def main(*asked: str) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.rig import CHANNEL, MARK, PATH, masked, widen
+from benchmarks.rig import CHANNEL, MARK, PATH, carry_out_lines, masked, widen
 
 __all__ = ["DIALECTS"]
 
@@ -171,12 +171,7 @@ class Crowd:
 def main(port: int, core: int, dialect: str = "roomcast") -> None:
     """Carries out the lines of standard input until they end."""
     widen(core)
-    crowd = Crowd(port, dialect)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer: Mapping[str, Any] = getattr(crowd, asked.pop("do"))(**asked)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    carry_out_lines(Crowd(port, dialect))
 
 
 if __name__ == "__main__":

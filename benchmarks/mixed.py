@@ -29,7 +29,17 @@ from typing import Any, Final
 
 from benchmarks.figures import Figure
 from benchmarks.http_api import Caller
-from benchmarks.rig import PATH, Process, end_in_time, make_room, masked, options_of, say, widen
+from benchmarks.rig import (
+    PATH,
+    Process,
+    carry_out_lines,
+    end_in_time,
+    make_room,
+    masked,
+    options_of,
+    say,
+    widen,
+)
 from benchmarks.serving import WAYS as AWS_WAYS
 from benchmarks.serving import Measured, kept, node
 from roomcast.wire.protobuf_schema import message_class
@@ -283,12 +293,7 @@ def main(arguments: Sequence[str]) -> int:
 def _serve(port: int) -> None:
     """Carries out the lines of standard input until they end."""
     widen(1)
-    subscribers = Subscribers(port)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer: Mapping[str, Any] = getattr(subscribers, asked.pop("do"))(**asked)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    carry_out_lines(Subscribers(port))
 
 
 if __name__ == "__main__":

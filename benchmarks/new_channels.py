@@ -18,7 +18,6 @@ import os
 import select
 import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -28,7 +27,7 @@ from typing import Any, Final
 from benchmarks.comings import _connected
 from benchmarks.figures import Figure
 from benchmarks.floods import Neighbour
-from benchmarks.rig import Process, end_in_time, masked, percentile, widen
+from benchmarks.rig import Process, carry_out_lines, end_in_time, masked, percentile, widen
 from benchmarks.serving import WAYS, Measured, kept, node
 from benchmarks.suite import tell
 
@@ -238,12 +237,7 @@ def _flood(port: int) -> None:
     widen(1)
     # The neighbour's process must not wait for this one.
     os.nice(10)
-    flood = Flood(port)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer = getattr(flood, asked.pop("do"))(**asked)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    carry_out_lines(Flood(port))
 
 
 def main() -> None:

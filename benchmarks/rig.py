@@ -12,7 +12,7 @@ import statistics
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ __all__ = [
     "PATH",
     "TEXT",
     "Process",
+    "carry_out_lines",
     "end_in_time",
     "make_room",
     "masked",
@@ -84,6 +85,17 @@ class Process:
     def end(self) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def carry_out_lines(worker: Any) -> None:
+    """The other end of a Process: has `worker` do what the lines of standard input say, until they
+    end.
+    """
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: Mapping[str, Any] = getattr(worker, asked.pop("do"))(**asked)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 @contextmanager

@@ -35,20 +35,6 @@ from tests.websocket import WebSocket
 NEVER_S: Final = 3600.0
 
 
-@pytest.fixture
-async def logs() -> AsyncIterator[Logs]:
-    with watched() as logs:
-        yield logs
-    assert logs.faults() == []
-
-
-@pytest.fixture
-async def attacked(logs: Logs) -> AsyncIterator[Target]:
-    async with target() as attacked:
-        yield attacked
-        await attacked.still_serves()
-
-
 async def test_handshakes_that_come_at_once_open_no_more_than_there_may_be(logs: Logs) -> None:
     """Each of them asked before any of the others was a connection."""
     async with target(connection_limit=2) as attacked:

@@ -15,7 +15,8 @@ import pytest
 from roomcast.delivery.envelope import Signal
 from roomcast.gateway import stream as stream_module
 from roomcast.gateway import streams as streams_module
-from tests.security.target import DEADLINE_S, HOST, Logs, Target, target, watched
+from roomcast.gateway import writer as writer_module
+from tests.security.target import DEADLINE_S, HOST, Logs, Target, target
 from tests.unit.worlds import until
 
 HTTP_STREAM, SSE, EMULATION = "/connection/http_stream", "/connection/sse", "/emulation"
@@ -56,20 +57,6 @@ class Peer:
             made.writer.transport.abort()
 
 
-@pytest.fixture
-async def logs() -> AsyncIterator[Logs]:
-    with watched() as logs:
-        yield logs
-    assert logs.faults() == []
-
-
-@pytest.fixture
-async def attacked(logs: Logs) -> AsyncIterator[Target]:
-    async with target() as attacked:
-        yield attacked
-        await attacked.still_serves()
-
-
 # ---- the end of a stream
 
 
@@ -90,7 +77,7 @@ async def test_who_asks_for_more_behind_its_stream_is_heard_when_it_goes(
 async def test_who_says_no_more_and_does_not_read_is_gone_all_the_same(
     attacked: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "CLOSE_WAIT_S", 0.02)
+    monkeypatch.setattr(writer_module, "CLOSE_WAIT_S", 0.02)
     async with Peer.of(attacked) as peer:
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
         [wire] = attacked.door._streaming

@@ -10,7 +10,7 @@ import asyncio
 import math
 from typing import Final, Protocol
 
-from roomcast.client.peer import Peer
+from roomcast.client.peer import NOBODY, Peer
 from roomcast.client.services import Limits
 from roomcast.ports import Clock
 from roomcast.wire.codes import Disconnect
@@ -54,20 +54,6 @@ class Mortal(Expires, Protocol):
         """Whether a timely pong may still wait behind commands that are not taken yet."""
 
 
-class _Nobody:
-    """The owner of what is over. No cycle of references then outlives a connection: the collector
-    would hold up all clients for those of many.
-    """
-
-    reads_no_pong = False
-
-    def expired(self, name: str | None) -> None:
-        """Nothing is left to end."""
-
-
-_NOBODY: Final = _Nobody()
-
-
 class Deadlines:
     """Deadlines by name, and one timer for all of them. `owner` is told once of each that passes.
 
@@ -99,7 +85,7 @@ class Deadlines:
         """Forget all of them, and stop the timer, for good."""
         self._ends.clear()
         self._disarm()
-        self._owner = _NOBODY
+        self._owner = NOBODY
 
     def _arm(self) -> None:
         loop = asyncio.get_running_loop()
@@ -171,7 +157,7 @@ class Lifetime:
             if timer is not None:
                 timer.cancel()
         self._deadlines.stop()
-        self._owner = _NOBODY
+        self._owner = NOBODY
 
     # ---- whether the client is there
 

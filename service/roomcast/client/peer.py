@@ -29,7 +29,7 @@ from roomcast.wire.commands import (
 )
 from roomcast.wire.encoding import Unencodable, encode_error, encode_reply
 
-__all__ = ["Ends", "Peer"]
+__all__ = ["NOBODY", "Ends", "Peer"]
 
 # The names of commands in the counters. Any other is counted as "other".
 _METHODS: Final[dict[type, str]] = {
@@ -58,13 +58,20 @@ class Ends(Protocol):
 
 
 class _Nobody:
-    """The connection of a peer that has ended."""
+    """Takes the place of a connection that has ended in what refers back to it. No cycle of
+    references then outlives it: the collector would hold up all clients for those of many.
+    """
+
+    reads_no_pong = False
 
     def end(self) -> None:
         """It has ended."""
 
+    def expired(self, name: str | None) -> None:
+        """Nothing is left to expire."""
 
-_NOBODY: Final = _Nobody()
+
+NOBODY: Final = _Nobody()
 
 
 class Peer:
@@ -127,8 +134,7 @@ class Peer:
         """Nothing goes out any more."""
         self.has_ended = True
         self._wake_waiter()
-        # No cycle of references outlives a connection (client/lifetime.py).
-        self._connection = _NOBODY
+        self._connection = NOBODY
 
     def owe(self, command_id: int, request: type[Request]) -> None:
         """From here on, the command with this id and kind of request is owed an answer."""

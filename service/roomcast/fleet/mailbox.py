@@ -21,8 +21,8 @@ __all__ = ["LEASES_S", "Mailbox", "NodeUnknown"]
 LEASES_S: Final = 10.0
 # How often they are read because somebody names a node that is not among them. Anybody can.
 _LOOK_UPS: Final = Rate(per_s=1.0, burst=4.0)
-# What a message has around its signals, at most.
-_AROUND_BYTES: Final = 64
+# Of a message, for its signals with their commas: it has something around them.
+_ROOM_BYTES: Final = ENVELOPE_BYTES_MAX - 64
 
 
 class NodeUnknown(PortError):
@@ -55,13 +55,13 @@ class Mailbox:
 
         Raises PortError, such as NodeUnknown, and ValueError if it does not fit a message.
         """
-        text = signal_text(signal)
-        next(pack([text], signals=True))
+        waiting = _Waiting(signal_text(signal))
+        if waiting.size > _ROOM_BYTES:
+            raise ValueError("a signal that exceeds an envelope")
         age_s = self._clock.monotonic_s() - self._read_s
         if age_s > LEASES_S or node not in self._queues:
             await self._look_up()
         self._queue(node)
-        waiting = _Waiting(text)
         outbox = self._outboxes.get(node)
         if outbox is None:
             outbox = self._outboxes[node] = deque()
@@ -131,7 +131,8 @@ class _Waiting:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.size = len(text.encode())
+        # With the comma behind it.
+        self.size = len(text.encode()) + 1
         self.sent: asyncio.Future[PortError | None] = asyncio.get_running_loop().create_future()
 
 
@@ -144,9 +145,8 @@ def _batch(outbox: deque[_Waiting]) -> list[_Waiting]:
         if outbox[0].sent.done():
             outbox.popleft()
             continue
-        # Each is followed by a comma, and there is something around all of them.
-        size += outbox[0].size + 1
-        if batch and size > ENVELOPE_BYTES_MAX - _AROUND_BYTES:
+        size += outbox[0].size
+        if batch and size > _ROOM_BYTES:
             break
         batch.append(outbox.popleft())
     return batch

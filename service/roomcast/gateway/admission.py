@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import urlsplit
@@ -114,8 +114,8 @@ class Admission:
             raise web.HTTPServiceUnavailable(text="This node takes no further connections.\n")
         return origin
 
-    @asynccontextmanager
-    async def answering(self) -> AsyncIterator[None]:
+    @contextmanager
+    def answering(self) -> Iterator[None]:
         """A request that passed `check` is being answered, and counts as a connection."""
         self._answering += 1
         try:
@@ -124,8 +124,9 @@ class Admission:
             self._answering -= 1
 
     async def turn(self) -> None:
-        """Wait for a turn of the event loop: few connections are opened in one."""
-        await self._turns.wait()
+        """As `answering`, while it waits for a turn: few connections are opened in one."""
+        with self.answering():
+            await self._turns.wait()
 
     def _tell_refused(self, origin: str | None, node: Node) -> None:
         node.services.counters.limited(Limit.ORIGIN)

@@ -189,12 +189,8 @@ class ClientFrames(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        """The client says no more. The transport closes once what waits is written, which a client
-        that does not read would put off for long.
-        """
-        self._writer.lost()
-        if self._transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
+        """The client says no more."""
+        self._writer.half_closed()
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
         # First of all: the transport closes its descriptor next.

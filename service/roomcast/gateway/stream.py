@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from roomcast.fleet.emulation import Sessions
-from roomcast.gateway.writer import CLOSE_WAIT_S, Writer
+from roomcast.gateway.writer import Writer
 from roomcast.node.node import Node
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
@@ -117,19 +117,13 @@ class ClientStream(asyncio.Protocol):
             self._transport.abort()
 
     def eof_received(self) -> None:
-        """A client that says no more reads no more, as HTTP servers take it. The transport closes
-        once what waits is written, which a client that does not read would put off for long.
-        """
-        self._writer.lost()
-        if self._transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
+        """A client that says no more reads no more, as HTTP servers take it."""
+        self._writer.half_closed()
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
         self._writer.lost()
         if self.left is not None:
             self.left()
-        if self._is_over:
-            return
         self._is_over = True
         self._sessions.leave(self._writer.session)
         self._node.closed(self._connection)

@@ -114,9 +114,9 @@ class StreamGateway:
     ) -> web.StreamResponse:
         """Answers with a stream, after which ClientStream serves the client."""
         origin, node = self._admission.check(request), request.app[NODE]
-        async with self._admission.answering():
+        with self._admission.answering():
             frame = await commands(request)
-            await self._admission.turn()
+        await self._admission.turn()
         # Without another turn from here to `node.open`: it would be counted in neither place.
         transport = request.transport
         if transport is not None:

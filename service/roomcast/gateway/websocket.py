@@ -113,8 +113,7 @@ class WebSocketGateway:
         self._admission.check(request)
         node = request.app[NODE]
         subprotocol, answer = _accepted(request)
-        async with self._admission.answering():
-            await self._admission.turn()
+        await self._admission.turn()
         # Without another turn from here to `node.open`: it would be counted in neither place.
         transport = request.transport
         if transport is not None:

@@ -239,6 +239,17 @@ class Writer:
         if not self._transport.is_closing():
             self._transport.write(_header(_CLOSE, 2) + struct.pack("!H", code))
             self._transport.close()
+        self._abort_in_time()
+
+    def half_closed(self) -> None:
+        """The peer says no more. The transport closes once what waits is written, which a peer that
+        does not read would put off for long.
+        """
+        self.lost()
+        self._abort_in_time()
+
+    def _abort_in_time(self) -> None:
+        """Ends a transport that is closing, if the peer does not take what waits."""
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 

@@ -181,16 +181,22 @@ def test_nothing_is_left_out_when_the_server_goes_away(
     assert err == "roomcast: the server closed the connection: shutdown (3001); connecting again\n"
 
 
-def test_why_it_connects_again_is_no_order_to_a_terminal(
-    served: Served,
-    follow: Follow,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It connects again without a pause."""
+
     async def pause(_attempts: int) -> None:
         pass
 
     monkeypatch.setattr(tail_module, "_pause", pause)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_why_it_connects_again_is_no_order_to_a_terminal(
+    served: Served,
+    follow: Follow,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     following = follow("told", "--count", "1")
     following.subscribed()
     following.closed(DisconnectCode(4000, "go\x9b2J \u202e"))
@@ -202,16 +208,12 @@ def test_why_it_connects_again_is_no_order_to_a_terminal(
     )
 
 
+@pytest.mark.usefixtures("at_once")
 def test_where_nothing_is_recovered_that_is_told(
     served: Served,
     follow: Follow,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def pause(_attempts: int) -> None:
-        pass
-
-    monkeypatch.setattr(tail_module, "_pause", pause)
     following = follow("plain:x", "--count", "1")
     following.subscribed()
     following.closed(Disconnect.SHUTDOWN)

@@ -112,6 +112,15 @@ class Server:
         self.streams.append(Stream(self, response, form))
         return self.streams[-1]
 
+    async def by_hand(self) -> asyncio.StreamWriter:
+        """The way to the server of a client that is connected, and does what it wants."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        writer.write(HEAD + CONNECT)
+        async with asyncio.timeout(DEADLINE_S):
+            while b'"session"' not in await reader.readline():
+                pass
+        return writer
+
     async def connect(self, form: str = "json", **options: Any) -> Stream:
         frame = command({"id": 1, "connect": {}}) if form == "protobuf" else CONNECT
         stream = await self.open(form, frame, **options)
@@ -398,11 +407,8 @@ async def test_what_waits_of_one_session_is_bounded(
 
 
 async def test_one_who_goes_on_talking_on_its_stream_is_cut_off(server: Server) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server._server.port)
-    writer.write(HEAD + CONNECT)
+    writer = await server.by_hand()
     async with asyncio.timeout(DEADLINE_S):
-        while b'"session"' not in await reader.readline():
-            pass
         assert len(server.node) == 1
         writer.write(b"GET / HTTP/1.1\r\n\r\n" * 1000)
         await until(lambda: len(server.node) == 0)
@@ -410,11 +416,8 @@ async def test_one_who_goes_on_talking_on_its_stream_is_cut_off(server: Server) 
 
 
 async def test_one_who_says_no_more_is_gone(server: Server) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server._server.port)
-    writer.write(HEAD + CONNECT)
+    writer = await server.by_hand()
     async with asyncio.timeout(DEADLINE_S):
-        while b'"session"' not in await reader.readline():
-            pass
         writer.write_eof()
         await until(lambda: len(server.node) == 0)
     writer.close()
