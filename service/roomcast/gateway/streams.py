@@ -24,6 +24,7 @@ from roomcast.gateway.keys import NODE
 from roomcast.gateway.stream import ClientStream, new_session
 from roomcast.gateway.websocket import ANSWERED, FRAME_COMMANDS_ROOM
 from roomcast.gateway.writer import Writer, json_lines, sse_events
+from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Closing
 from roomcast.wire.commands import JSON_FRAMES, Reader
 from roomcast.wire.emulation import MalformedEmulation, emulated_json, emulated_protobuf
@@ -47,6 +48,7 @@ _COMING_BYTES_MAX: Final = 32 * 1024 * 1024
 class _Form:
     """How a stream is written and its commands are read. `first`: what goes before all else."""
 
+    kind: Transport
     content_type: str
     reader: Reader
     framer: Framer
@@ -57,10 +59,14 @@ class _Form:
         return self.framer(disconnect_push(why))
 
 
-_JSON: Final = _Form("application/json; charset=utf-8", JSON_FRAMES, json_lines)
-_PROTOBUF: Final = _Form(_BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
+_JSON: Final = _Form(
+    Transport.HTTP_STREAM, "application/json; charset=utf-8", JSON_FRAMES, json_lines
+)
+_PROTOBUF: Final = _Form(Transport.HTTP_STREAM, _BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
 # A browser takes the stream for open once it has read something.
-_EVENTS: Final = _Form("text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n")
+_EVENTS: Final = _Form(
+    Transport.SSE, "text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n"
+)
 
 
 # SDKs connect anew after 404 and 5xx. Others refuse these commands alone.
@@ -135,6 +141,7 @@ class StreamGateway:
                 writer,
                 form.reader,
                 node.emulation.sessions,
+                form.kind,
                 silence_s=limits.ping_interval_s + limits.pong_timeout_s,
             )
             stream.left = hand_over(request.protocol, stream)
@@ -175,6 +182,7 @@ class StreamGateway:
         try:
             response = await self._emulate(request)
         except web.HTTPException as refused:
+            _count_refused(request)
             # A page that may not read it would take its stream for broken.
             refused.headers.update(headers)
             raise
@@ -189,6 +197,7 @@ class StreamGateway:
         try:
             emulated = read(body)
         except MalformedEmulation as error:
+            _count_refused(request)
             return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n")
         if len(emulated.frame) > FRAMES_BYTES_MAX:
             raise _too_large()
@@ -218,6 +227,10 @@ async def _asked(request: web.Request) -> bytes:
             text=f"The parameter {_CONNECT_PARAMETER} has the first commands.\n"
         )
     return commands.encode(errors="replace")
+
+
+def _count_refused(request: web.Request) -> None:
+    request.app[NODE].emulation.counters.requested("here", "refused")
 
 
 def _is_binary(request: web.Request) -> bool:

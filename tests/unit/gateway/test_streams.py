@@ -274,6 +274,38 @@ async def test_a_stream_that_does_not_connect_ends(serve: Serve) -> None:
     assert await stream.end() == b""
 
 
+# ---- what is counted
+
+
+async def test_connections_are_counted_by_their_transport(server: Server) -> None:
+    counters = server.node.services.counters
+    streams = [await server.connect(form) for form in ("json", "protobuf", "sse")]
+    assert counters.open == {"websocket": 0, "http_stream": 2, "sse": 1}
+    for stream in streams:
+        stream.response.close()
+    await until(lambda: len(server.node) == 0)
+    assert counters.open == {"websocket": 0, "http_stream": 0, "sse": 0}
+    assert counters.opened == {"websocket": 0, "http_stream": 2, "sse": 1}
+
+
+async def test_requests_are_counted_by_what_became_of_them(server: Server) -> None:
+    stream = await server.connect()
+    assert await stream.say({"id": 2, "rpc": {}}) == 204
+    assert await stream.say({"id": 3, "rpc": {}}, session="guessed") == 404
+    assert await stream.say({"id": 3, "rpc": {}}, node="nobody", session="guessed") == 404
+    assert await server.emulate(b"{") == 400
+    assert await server.emulate(b"") == 400
+    assert await server.emulate(b"x" * 100_000) == 413
+    requests = server.node.emulation.counters.requests
+    assert {key: number for key, number in requests.items() if number} == {
+        ("here", "taken"): 1,
+        ("here", "unknown"): 1,
+        ("mailbox", "unknown"): 1,
+        ("here", "refused"): 3,
+    }
+    assert server.node.emulation.mailbox_counters.signals["no_node"] == 1
+
+
 # ---- who may
 
 
