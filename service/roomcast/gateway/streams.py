@@ -158,11 +158,10 @@ class StreamGateway:
             raise web.HTTPUnsupportedMediaType(
                 text="A body is taken as it is, without an encoding.\n"
             )
-        if request.content_length is None and request.body_exists:
-            # Chunks of one byte take a hundred times as long to parse, and what is to come could
-            # not be bounded.
-            raise web.HTTPLengthRequired(text="A body has a Content-Length.\n")
-        size = request.content_length or 0
+        size = request.content_length
+        if size is None:
+            # In chunks, as a proxy may send it on: nothing tells how much is to come.
+            size = bytes_max if request.body_exists else 0
         if size > bytes_max:
             raise _too_large()
         coming = 0 if request.content.is_eof() else size
@@ -173,6 +172,8 @@ class StreamGateway:
             body = await _whole_body(request, bytes_max)
         finally:
             self._coming_bytes -= coming
+        if body is None:
+            raise _too_large()
         if not body:
             raise web.HTTPBadRequest(text="The body has the first commands.\n")
         return body
