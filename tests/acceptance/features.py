@@ -244,6 +244,13 @@ SECTIONS: Final = (
                 _STREAMS,
                 {f"js{PROTOBUF}": "JSON only: events are text", **_NOT_IN_PYTHON},
             ),
+            Feature(
+                "from a blocked WebSocket to the next transport, in a browser",
+                [
+                    "test_fail_over::test_a_page_gets_in_and_comes_back_when_its_instance_is_killed",
+                ],
+                _NOT_IN_PYTHON,
+            ),
             Feature("WebTransport", without=_nowhere("404: needs HTTP/3")),
             Feature("SockJS", without=_nowhere("404: the SDK itself advises against it")),
         ),
