@@ -258,9 +258,10 @@ async def test_mutated_queries_open_a_stream_or_none() -> None:
     def query(frame: bytes) -> Iterator[bytes]:
         is_quoted = chance.random() < 0.5
         said = quote(frame).encode() if is_quoted else frame.translate(None, b"\r\n \x00")
-        yield b"GET " + SSE.encode() + b"?cf_connect=" + said + b" HTTP/1.1\r\n"
+        yield b"GET " + SSE.encode() + b"?" + chance.choice(parameters) + said + b" HTTP/1.1\r\n"
         yield f"Host: {HOST}\r\n\r\n".encode()
 
+    parameters = (*[b"cf_connect="] * 8, b"cf_connect=&x=", b"=", b"", b"cf_connect=%&cf_connect=")
     chance = random.Random(SEED)
     with watched() as logs:
         async with _tolerant() as attacked:
