@@ -491,6 +491,24 @@ async def test_a_peer_that_vanishes_without_a_word_is_gone(serve: Serve) -> None
 
 
 @LINUX
+async def test_a_peer_that_takes_nothing_for_as_long_is_gone(serve: Serve) -> None:
+    """Its kernel acknowledges all that fits, and then says that there is no room."""
+    server = await serve(ping_interval_s=0.1, pong_timeout_s=0.1)
+    with socket.socket() as connected:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connected.connect(("127.0.0.1", server._server.port))
+        subscribe = b'\n{"id":2,"subscribe":{"channel":"room"}}'
+        size = len(CONNECT + subscribe)
+        head = HEAD.replace(b"%d\r\n\r\n" % len(CONNECT), b"%d\r\n\r\n" % size)
+        connected.sendall(head + CONNECT + subscribe)
+        await until(lambda: len(server.local.assembly.hub.names()) == 1)
+        writer = await server.local.client()
+        await writer.publish("room", "x" * 60_000)
+        await until(lambda: server.node.services.counters.disconnects)
+    assert server.node.services.counters.disconnects == {"3000": 1}
+
+
+@LINUX
 async def test_silence_is_bounded_by_the_ping_and_its_answer(serve: Serve) -> None:
     server = await serve(ping_interval_s=25.0, pong_timeout_s=8.0)
     writer = await server.by_hand()
