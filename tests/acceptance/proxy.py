@@ -33,13 +33,17 @@ class Passed:
 
 
 class HttpProxy:
-    """`instances`: their base URLs. `blocked`: paths that the proxy itself refuses. An instance
-    that does not answer is passed over, as load balancers do.
+    """`instances`: their base URLs. `blocked`: paths that the proxy itself refuses. `held`: those
+    whose answers it keeps until they are whole. An instance that does not answer is passed over, as
+    load balancers do.
     """
 
-    def __init__(self, instances: Sequence[str], *, blocked: Sequence[str] = ()) -> None:
+    def __init__(
+        self, instances: Sequence[str], *, blocked: Sequence[str] = (), held: Sequence[str] = ()
+    ) -> None:
         self._instances = instances
         self._blocked = blocked
+        self._held = held
         self._turns = itertools.count()
         # Requests in the order of their answers' heads.
         self.passed: list[Passed] = []
@@ -105,6 +109,8 @@ class HttpProxy:
                 continue
             self.passed.append(Passed(request.method, request.path, turn, answer.status))
             async with answer:
+                if request.path in self._held and request.method != "OPTIONS":
+                    return web.Response(status=answer.status, body=await answer.read())
                 return await _pass_back(request, answer)
         self.passed.append(Passed(request.method, request.path, -1, 502))
         return web.Response(status=502)

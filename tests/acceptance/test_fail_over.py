@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,12 @@ def token(user: str) -> str:
     made = roomcast("token", "--config", str(PAGES), "--user", user)
     assert made.returncode == 0, made.stderr
     return made.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def dev_of_pages() -> Iterator[Dev]:
+    with running("--config", str(PAGES)) as dev:
+        yield dev
 
 
 @pytest.fixture
@@ -128,6 +134,22 @@ def _until(transport: str) -> tuple[str, ...]:
     return behind[: behind.index(transport) + 1]
 
 
+async def test_a_page_gets_past_a_proxy_that_keeps_answers_until_they_are_whole(
+    page: OpenPage, channel: str, dev_of_pages: Dev
+) -> None:
+    """The SDK waits for five seconds."""
+    async with HttpProxy(dev_of_pages.urls, held=[HTTP_STREAM]) as proxy:
+        ann = await page("js", proxy)
+        await ann.connect()
+        assert ann.events[-1]["transport"] == "sse"
+        assert proxy.of(HTTP_STREAM), "its instance had answered"
+        assert proxy.of(SSE, method="GET")
+        await ann.subscribe(f"room:{channel}")
+        await ann.publish(f"room:{channel}", "in")
+        await ann.event("publication", data="in")
+        await ann.disconnect()
+
+
 async def test_a_page_of_another_site_gets_in_by_no_transport(
     page: OpenPage, dev_of_pages: Dev
 ) -> None:
@@ -140,9 +162,3 @@ async def test_a_page_of_another_site_gets_in_by_no_transport(
         assert {each.status for each in proxy.passed} == {403}
         assert {each.path for each in proxy.passed} == {WEBSOCKET, HTTP_STREAM, SSE}
         await eve.disconnect()
-
-
-@pytest.fixture
-def dev_of_pages() -> object:
-    with running("--config", str(PAGES)) as dev:
-        yield dev
