@@ -134,6 +134,15 @@ class _Guest(web.RequestHandler):
             error = getattr(self._messages[-1][0], "exc", None)
             if error is not None:
                 _let_go(error)
+                self._break_off()
+
+    def _break_off(self) -> None:
+        """The body of the request under way is broken off, as what came is none. aiohttp would let
+        its handler wait for the rest.
+        """
+        if (request := self._current_request) is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("no chunk"))
+            request.content.feed_eof()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         try:
@@ -154,6 +163,9 @@ class _Guest(web.RequestHandler):
         """
         if not request.content.is_eof():
             self._unwanted = request.content
+            resp.force_close()
+        elif request.content.exception() is not None:
+            # Nothing behind it is a request.
             resp.force_close()
         try:
             return await super().finish_response(request, resp, start_time)
