@@ -173,6 +173,22 @@ async def test_a_broken_chunk_holds_no_place(attacked: Target, path: str, behind
     writer.close()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_chunk_that_is_broken_before_its_request_is_looked_at(
+    attacked: Target, turns: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+    writer.write(NEXT + in_chunks(EMULATION))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    writer.write(b"x\r\n")
+    async with asyncio.timeout(DEADLINE_S):
+        statuses = [line.split()[1] for line in (await reader.read()).split(b"HTTP/")[1:]]
+    assert statuses[-1] == b"400"
+    await until(lambda: len(attacked.door) == 0)
+    writer.close()
+
+
 @pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
 async def test_a_body_has_one_length(attacked: Target, path: str) -> None:
     """With two, a proxy and this server may disagree on where the next request begins."""
