@@ -21,6 +21,7 @@ from deploy.build import INSTANCE, tar_bytes
 from deploy.instance.secret_env import WrongSecret, environment_file
 from roomcast.cli.main import _parser
 from roomcast.config import load as load_config
+from roomcast.serve import supervisor
 from tests.deploy.cloudformation import load, sub_names
 from tests.deploy.machine import PRINTED, Machine, as_a_shell_reads, fresh_machine, settings
 
@@ -309,6 +310,14 @@ def test_the_unit_drains_and_does_not_come_back_when_its_machine_ends() -> None:
     assert unit_values("OOMPolicy") == ["continue"]
     # Wrong configuration: service/roomcast/cli/main.py.
     assert unit_values("RestartPreventExitStatus") == ["2"]
+
+
+def test_systemd_starts_a_process_again_that_hangs() -> None:
+    # The process or the supervisor, whose environment the others have as well.
+    assert unit_values("NotifyAccess") == ["main"]
+    (watchdog_s,) = map(float, unit_values("WatchdogSec"))
+    # Of several processes, the supervisor has noticed one that hangs by then.
+    assert 0 < supervisor.HUNG_S < watchdog_s
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
