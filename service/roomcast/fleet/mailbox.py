@@ -15,10 +15,14 @@ from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError, UnknownOutcome
 from roomcast.rates import Bucket, Rate
 
-__all__ = ["LEASES_S", "Mailbox", "NodeUnknown"]
+__all__ = ["LEASES_S", "POST_S", "Mailbox", "NodeUnknown"]
 
-# Leases that were read are good for so long. A node whose queue was replaced is looked up at once.
+# Leases that were read are good for so long, and then until they could be read again. A node whose
+# queue was replaced is looked up at once.
 LEASES_S: Final = 10.0
+# The time of one message, with what the SDK repeats. Those that wait behind one that hangs have an
+# answer to come as well, which its sender does not wait for much longer.
+POST_S: Final = 2.0
 # How often they are read because somebody names a node that is not among them. Anybody can.
 _LOOK_UPS: Final = Rate(per_s=1.0, burst=4.0)
 # Of a message, for its signals with their commas: it has something around them.
@@ -58,9 +62,11 @@ class Mailbox:
         waiting = _Waiting(signal_text(signal))
         if waiting.size > _ROOM_BYTES:
             raise ValueError("a signal that exceeds an envelope")
-        age_s = self._clock.monotonic_s() - self._read_s
-        if age_s > LEASES_S or node not in self._queues:
+        if node not in self._queues:
             await self._look_up()
+        elif self._clock.monotonic_s() - self._read_s > LEASES_S:
+            # Who is known need not wait for a table that may not answer.
+            self._begin_look_up()
         self._queue(node)
         outbox = self._outboxes.get(node)
         if outbox is None:
@@ -80,9 +86,12 @@ class Mailbox:
                 body, _ = next(pack([waiting.text for waiting in batch], signals=True))
                 failure: PortError | None = None
                 try:
-                    await self._send(node, body)
+                    async with asyncio.timeout(POST_S):
+                        await self._send(node, body)
                 except PortError as error:
                     failure = error
+                except TimeoutError:
+                    failure = UnknownOutcome(f"not sent within {POST_S:g} s")
                 _tell(batch, failure)
         finally:
             del self._outboxes[node]
@@ -103,14 +112,17 @@ class Mailbox:
         return queue
 
     async def _look_up(self) -> None:
-        """Read the leases, unless they were read too often lately. All who ask meanwhile share
-        it.
+        """Read the leases, unless they were read too often lately. Raises PortError."""
+        if (reading := self._begin_look_up()) is not None:
+            await reading.result()
+
+    def _begin_look_up(self) -> SharedCall[None] | None:
+        """The read of the leases, which all who ask meanwhile share. None: they were read too often
+        lately.
         """
-        if self._reading is None:
-            if not self._look_ups.take(_LOOK_UPS, self._clock.monotonic_s()):
-                return
+        if self._reading is None and self._look_ups.take(_LOOK_UPS, self._clock.monotonic_s()):
             self._reading = SharedCall(self._read_leases(), self._was_read, name="mailbox leases")
-        await self._reading.result()
+        return self._reading
 
     def _was_read(self) -> None:
         self._reading = None
