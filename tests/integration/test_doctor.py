@@ -65,7 +65,7 @@ def test_what_is_missing_is_named(aws: Aws) -> None:
     assert checks["table astray-channels"]["outcome"] == "failed"
     assert checks["queue"]["outcome"] == "skipped"
     [line] = done.stderr.splitlines()
-    assert "4 of 8 checks failed: table astray-channels, " in line
+    assert "4 of 9 checks failed: table astray-channels, " in line
     nothing_is_left(aws)
 
 
