@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-__all__ = ["WAIT_S", "Lines"]
+__all__ = ["WAITS_S", "WAIT_S", "Lines"]
 
-# How long a reader may keep one line waiting. The lines that follow do not wait until it reads on.
+# How long one line may wait for a reader that may only have had no turn yet. If it reads nothing in
+# that time, no line waits until it reads on.
 WAIT_S: Final = 0.1
+# How long lines may wait for a slow reader in one second.
+WAITS_S: Final = 0.5
+_SECOND_S: Final = 1.0
 
 
 class Lines:
@@ -28,7 +33,10 @@ class Lines:
         # Bytes of lines that were begun.
         self._rest = b""
         self._missing = 0
-        self._stalls = False
+        self._hangs = False
+        # How long lines have waited in this second, and when it began.
+        self._waited_s = 0.0
+        self._began_s = time.monotonic()
         self._poll: select.poll | None = None
         try:
             self._descriptor = stream.fileno()
@@ -73,5 +81,14 @@ class Lines:
 
     def _has_room(self) -> bool:
         assert self._poll is not None, "it has a descriptor"
-        self._stalls = not self._poll.poll(0 if self._stalls else WAIT_S * 1000)
-        return not self._stalls
+        if self._poll.poll(0):
+            self._hangs = False
+            return True
+        now_s = time.monotonic()
+        if now_s - self._began_s >= _SECOND_S:
+            self._began_s, self._waited_s = now_s, 0.0
+        if self._hangs or self._waited_s >= WAITS_S:
+            return False
+        self._hangs = not self._poll.poll(WAIT_S * 1000)
+        self._waited_s += time.monotonic() - now_s
+        return not self._hangs
