@@ -10,7 +10,6 @@ from typing import Final
 from roomcast.concurrency import SharedCall
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, pack, signal_text
 from roomcast.delivery.ports import Gone, QueuePost
-from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError, UnknownOutcome
 from roomcast.rates import Bucket, Rate
@@ -30,7 +29,7 @@ _ROOM_BYTES: Final = ENVELOPE_BYTES_MAX - 64
 
 
 class NodeUnknown(PortError):
-    """No live node has this id."""
+    """No node has this id, or only one that is dead and cleaned up after."""
 
 
 class Mailbox:
@@ -45,7 +44,7 @@ class Mailbox:
         self._post = post
         self._leases = leases
         self._clock = clock
-        # The queues of live nodes, and when they were read (monotonic s).
+        # The queues of nodes, and when they were read (monotonic s).
         self._queues: Mapping[str, str] = {}
         self._read_s = float("-inf")
         self._look_ups = Bucket(_LOOK_UPS, clock.monotonic_s())
@@ -108,7 +107,7 @@ class Mailbox:
     def _queue(self, node: str) -> str:
         queue = self._queues.get(node)
         if queue is None:
-            raise NodeUnknown(f"no live node {node!r}")
+            raise NodeUnknown(f"no node {node!r}")
         return queue
 
     async def _look_up(self) -> None:
@@ -128,11 +127,11 @@ class Mailbox:
         self._reading = None
 
     async def _read_leases(self) -> None:
-        now_ms, began_s = self._clock.now_ms(), self._clock.monotonic_s()
+        began_s = self._clock.monotonic_s()
         leases = await self._leases.all()
-        self._queues = {
-            lease.node: lease.queue for lease in leases if standing(lease, now_ms) == "live"
-        }
+        # Expired ones count as well. Expiry depends on clocks, and on heartbeats that the table may
+        # not take. The queue of a node that is dead is there until it is cleaned up after.
+        self._queues = {lease.node: lease.queue for lease in leases if not lease.reaped}
         self._read_s = began_s
 
 

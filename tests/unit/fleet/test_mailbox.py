@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -87,13 +88,21 @@ async def test_a_node_that_is_none_or_no_more_is_unknown(world: World) -> None:
     with pytest.raises(NodeUnknown):
         await world.mailbox.send("nobody", SIGNAL)
     await world.mailbox.send("b", SIGNAL)
-    world.fleet.clock.advance(LEASE_MS / 1000 + 1)
+    dead = world.world.leases["b"]
+    world.world.leases["b"] = replace(dead, reaped=world.fleet.clock.now_ms())
+    world.fleet.clock.advance(LEASES_S + 0.1)
     # The first one does not wait until the leases are read.
     await world.mailbox.send("b", SIGNAL)
     await until(lambda: world.reads == 2)
     await settled()
     with pytest.raises(NodeUnknown):
         await world.mailbox.send("b", SIGNAL)
+
+
+async def test_a_node_whose_heartbeats_fail_or_whose_clock_is_behind_is_found(world: World) -> None:
+    world.fleet.clock.advance(LEASE_MS / 1000 + 1)
+    await world.mailbox.send("b", SIGNAL)
+    assert len(world.bodies("queue-b")) == 1
 
 
 @pytest.mark.parametrize("fault", ["refused", "hangs"])
