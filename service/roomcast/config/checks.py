@@ -118,5 +118,9 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
         yield f"{table}.allowed_delta_types", "needs history_size and history_ttl"
     if options.delta_publish and not options.allowed_delta_types:
         yield f"{table}.delta_publish", "needs allowed_delta_types"
+    for name in ("batch_max_size", "batch_flush_latest"):
+        if getattr(options, name) and not options.batch_max_delay_ms:
+            # Without a time, the last publication would wait for the next one.
+            yield f"{table}.{name}", "needs batch_max_delay"
     if options.force_push_join_leave and not options.join_leave:
         yield f"{table}.force_push_join_leave", "needs join_leave"
