@@ -28,6 +28,12 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
                 f"{client.pong_timeout_s:g}"
             ),
         )
+    if client.write_delay_ms >= client.pong_timeout_s * 1000:
+        # Pings would come so late that no answer is in time.
+        yield (
+            "client.write_delay",
+            f"must be below client.pong_timeout_s ({client.pong_timeout_s:g} s)",
+        )
     for network in client.trusted_proxies:
         if not _is_network(network):
             yield (

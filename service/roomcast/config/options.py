@@ -163,8 +163,8 @@ class ClientConfig:
         0,
         "For how long what goes to one connection is collected before it goes out in one write, "
         "and as one frame where the transport allows it. For connections that get many messages a "
-        'second; all of them come that much later, replies too. `"0s"`: each goes out at once. '
-        "See [below](#batching).",
+        "second; all of them come that much later, replies too. Below `pong_timeout_s`. "
+        '`"0s"`: each goes out at once. See [below](#batching).',
         within=(0, 1000),
         says_unit=True,
     )
