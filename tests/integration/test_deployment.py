@@ -927,7 +927,7 @@ def all_is_well(stack: Stack, environ: Mapping[str, str]) -> None:
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     lines = done.stdout.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert all(line.startswith("ok ") for line in lines[:-1]), done.stdout
     assert lines[-1].startswith("note "), done.stdout
     assert "2 live nodes" in done.stdout

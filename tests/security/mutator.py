@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from roomcast.delivery.envelope import pack, signal_text
-from roomcast.fleet.emulation_signals import Outcome, Posted, answer_signal, posted_signal
+from roomcast.fleet.emulation_signals import Answer, Outcome, Posted, answer_signal, posted_signal
 from roomcast.gateway.stream import new_session
 from roomcast.wire.protobuf_schema import message_class
 from tests.protobuf import command
@@ -216,6 +216,10 @@ def protobuf_frames(said: Sequence[dict[str, Any]]) -> list[bytes]:
     return [*messages, b"".join(messages[2:9]), b"\x00"]
 
 
+# Numbers with as many digits as that of _Names.
+_NUMBERS_FROM: Final = 1_000_000_000_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class _Names:
     """What stands in a corpus for names that only the attacked node knows. Each is as long as what
@@ -223,12 +227,14 @@ class _Names:
     """
 
     session: bytes = b"S" * len(new_session())
-    number: bytes = b"N" * 16
+    id: bytes = b"N" * 16
+    number: int = 2_222_222_222_222_222
 
     def put_in(self, mutant: bytes, *, session: str, number: int = 0) -> bytes:
-        """The mutant with the session of a stream, and an id of its own."""
+        """The mutant with the session of a stream, and an id and a number of its own."""
         said = mutant.replace(self.session, session.encode())
-        return said.replace(self.number, b"%0*d" % (len(self.number), number))
+        said = said.replace(b"%d" % self.number, b"%d" % (_NUMBERS_FROM + number))
+        return said.replace(self.id, b"%0*d" % (len(self.id), number))
 
 
 NAMES: Final = _Names()
@@ -263,16 +269,19 @@ def emulations(frames: Sequence[bytes], *, protobuf: bool) -> list[bytes]:
 
 def mailbox_messages(frames: Sequence[bytes]) -> list[bytes]:
     """Messages of the mailbox: commands, with `frames`, for the session of NAMES and for others,
-    and answers. Each signal has the id of NAMES.
+    and answers. Each signal has the id and the number of NAMES.
     """
-    own, number = NAMES.session.decode(), NAMES.number.decode()
-    posted = [Posted(own, (frame,)) for frame in frames]
-    posted += [Posted(own, tuple(frames)), Posted("guessed", (b"{}",)), Posted(own, ())]
-    signals = [posted_signal(_NOBODY, number, each) for each in posted]
+    own, its_id = NAMES.session.decode(), NAMES.id.decode()
+    posted: list[tuple[str, tuple[bytes, ...]]] = [(own, (frame,)) for frame in frames]
+    posted += [(own, tuple(frames)), ("guessed", (b"{}",)), (own, ())]
+    signals = [
+        posted_signal(_NOBODY, its_id, Posted(session, some, NAMES.number))
+        for session, some in posted
+    ]
     signals += [
-        answer_signal(_NOBODY, number, asked, outcome)
+        answer_signal(_NOBODY, its_id, asked, Answer(outcome, len(frames)))
         for outcome in Outcome
-        for asked in (number, "another")
+        for asked in (its_id, "another")
     ]
     bodies = [body for each in signals for body, _ in pack([signal_text(each)], signals=True)]
     # Written with spaces, as the values that a mutator replaces are looked for.

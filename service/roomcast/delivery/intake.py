@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
@@ -89,9 +90,10 @@ class Intake:
         self._joins_and_leaves = JoinsAndLeaves(hub)
         self._shards = shards
         self._heard = Heard()
-        # Signals for the node have a memory of their own. Otherwise many signals of channels would
-        # push out orders, and a repeated order would look new.
-        self._heard_of_node = Heard()
+        # Signals for the node have a memory of their own, by kind. Otherwise many signals of
+        # channels, or commands of clients, would push out orders, and a repeated order would look
+        # new.
+        self._heard_of_node: defaultdict[str, Heard] = defaultdict(Heard)
         # Messages that are no envelopes.
         self.malformed = 0
 
@@ -163,7 +165,9 @@ class Intake:
         return isinstance(client, str) and self._is_here(client)
 
     def _memory(self, signal: Signal) -> Heard:
-        return self._heard_of_node if signal.kind in self._handlers else self._heard
+        if signal.kind not in self._handlers:
+            return self._heard
+        return self._heard_of_node[signal.kind]
 
     def _deliver(self, signal: Signal, outgoing: _Outgoing) -> None:
         if (handler := self._handlers.get(signal.kind)) is not None:

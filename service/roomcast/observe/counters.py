@@ -358,7 +358,8 @@ class EmulationCounters:
     `requests`: by way and outcome. "here": this node has the session, or nobody is asked for it.
     "mailbox": another node was asked. The outcomes are those of an Outcome, and "refused": no
     request at all. `answer_s`: from a signal to the other node's answer, of those that came.
-    `for_others`: signals of other nodes, by outcome, or "malformed".
+    `for_others`: signals of other nodes, by outcome, or "malformed", or "repeated": it or a later
+    one came before.
     """
 
     requests: dict[tuple[str, str], int] = field(
@@ -369,7 +370,9 @@ class EmulationCounters:
     )
     answer_s: Histogram = field(default_factory=Histogram)
     for_others: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("taken", "unknown", "busy", "malformed"), 0)
+        default_factory=lambda: dict.fromkeys(
+            ("taken", "unknown", "busy", "repeated", "malformed"), 0
+        )
     )
 
     def requested(self, way: str, outcome: str) -> None:

@@ -97,7 +97,7 @@ class World:
             self.ears,
             self.shards,
             lambda channel: channel != QUIET,
-            {"order": self._heard},
+            {"order": self._heard, "commands": self._heard},
             is_here=lambda client: client == "mine",
         )
         self.subscriber = Subscriber()
@@ -331,6 +331,14 @@ def test_busy_channels_do_not_make_it_forgotten(world: World) -> None:
     world.take(*(pub(number) for number in range(HEARD_MAX + 1)))
     world.take(order)
     assert len(world.heard) == 1
+
+
+def test_clients_with_many_commands_do_not_make_it_forgotten(world: World) -> None:
+    order = Signal("order", "7", "b", "", {})
+    world.take(order)
+    world.take(*(Signal("commands", f"c{n}", "b", "", {}) for n in range(HEARD_MAX + 1)))
+    world.take(order)
+    assert [number for number, _ in world.heard].count("7") == 1
 
 
 def through(shard: int | None, *items: LogItem) -> str:
