@@ -94,6 +94,7 @@ def test_a_feature_works_when_its_tests_passed(
 
 def test_for_whom_a_test_counts() -> None:
     assert sdks_of("a::b", ["js", "other"], ["dev"]) == {"js"}
+    assert sdks_of("a::b", ["uni_sse"], []) == {"uni_sse"}
     assert sdks_of("a::b", [], ["back_end"]) == {CENT}
     within = "test_tokens::test_sessions_go_on_with_fresh_tokens"
     assert sdks_of(within, [], []) == set(CLIENTS)

@@ -160,6 +160,11 @@ class Connection:
         return self.session.user
 
     @property
+    def session_name(self) -> str:
+        """The session by which orders may name it, where that lets nobody speak for the client."""
+        return self.socket.session if self.socket.is_unidirectional else ""
+
+    @property
     def has_ended(self) -> bool:
         """Whether its transport is closed or closing."""
         return self._peer.has_ended

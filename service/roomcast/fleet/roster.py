@@ -24,6 +24,10 @@ class Present(Protocol):
     def user(self) -> str:
         """Its user; "" = anonymous."""
 
+    @property
+    def session_name(self) -> str:
+        """The session by which orders may name it; "" = none."""
+
 
 Connected = TypeVar("Connected", bound=Present)
 
@@ -71,11 +75,11 @@ class Roster(Generic[Connected]):
 
     def find(self, target: Target) -> Sequence[Connected]:
         """The connections that match `target`, as of now."""
-        if target.session:
-            # Only transports without a lasting connection have sessions. WebSocket is a lasting
-            # one.
-            return []
         if target.client:
-            found = self._by_client.get(target.client)
-            return [found] if found is not None and target.user in (None, found.user) else []
-        return list(self._by_user.get(target.user or "", {}).values())
+            one = self._by_client.get(target.client)
+            found = [one] if one is not None and target.user in (None, one.user) else []
+        else:
+            found = list(self._by_user.get(target.user or "", {}).values())
+        if target.session:
+            return [each for each in found if each.session_name == target.session]
+        return found

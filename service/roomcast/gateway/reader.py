@@ -132,6 +132,7 @@ class ClientFrames(asyncio.Protocol):
         "_dropped",
         "_encoding",
         "_frames",
+        "_is_heard",
         "_is_lost",
         "_is_over",
         "_is_paused",
@@ -171,6 +172,8 @@ class ClientFrames(asyncio.Protocol):
         self._dropped = 0
         # The rate of pings and pongs; None = there was none.
         self._bucket: Bucket | None = None
+        # Whether the client has said all that it has to say.
+        self._is_heard = False
         self._is_paused = False
         self._is_lost = False
         self._is_over = False
@@ -203,6 +206,11 @@ class ClientFrames(asyncio.Protocol):
             self._end(_LOST)
 
     # ---- frames
+
+    def take_first(self, frame: str) -> None:
+        """Take `frame` as if the client had sent it, before all that it sends."""
+        self._frames.feed_data(WSMessage(WSMsgType.TEXT, frame, None), len(frame))
+        self._go_on()
 
     def _go_on(self) -> None:
         """Takes frames until something has to be waited for. Then a task goes on."""
@@ -273,17 +281,18 @@ class ClientFrames(asyncio.Protocol):
             self._dropped += 1
             if self._dropped % _DROPPED_A_TURN == 0:
                 return sleep(0 if self._dropped < _DROPPED_MAX else CLOSE_WAIT_S)
-        elif kind is self._encoding.frames:
+        elif kind is self._encoding.frames and not self._is_heard:
+            self._is_heard = self._writer.is_unidirectional
             return self._connection.take(message.data, self._encoding.reader)
-        elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
+        elif kind is WSMsgType.PING or kind is WSMsgType.PONG or self._is_heard:
             return self._take_control(message)
         else:
             self._connection.close(Disconnect.BAD_REQUEST)
         return None
 
     def _take_control(self, message: WSMessage) -> Waiting | None:
-        """Answers a ping once the rate allows it. No command holds pings and pongs, so no other
-        limit counts them.
+        """Answers a ping once the rate allows it, and passes over what is none. No command holds
+        pings, pongs and what is not heard, so no other limit counts them.
 
         Nothing is read meanwhile, so a client that sends many has to wait as well.
         """

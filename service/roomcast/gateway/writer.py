@@ -16,11 +16,16 @@ from typing import Final
 
 from roomcast.delivery.ports import Framer
 from roomcast.wire.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
+from roomcast.wire.encoding import bare_pushes, disconnect_push
 from roomcast.wire.protobuf import encode_messages
 
 __all__ = [
     "CLOSE_WAIT_S",
     "Writer",
+    "bare_close",
+    "bare_json_lines",
+    "bare_sse_events",
+    "bare_text_frames",
     "close_frame",
     "json_lines",
     "pong_frame",
@@ -87,8 +92,32 @@ def sse_events(lines: bytes) -> bytes:
     return b"data: " + lines.replace(b"\n", b"\n\ndata: ") + b"\n\n"
 
 
-# Those whose frames hold Protobuf.
+# For clients that send nothing, and so need not tell pushes from replies.
+
+
+def bare_text_frames(lines: bytes) -> bytes:
+    """The pushes in `lines`, each in a text frame of its own: a page parses a message whole."""
+    return b"".join([text_frame(push) for push in bare_pushes(lines)])
+
+
+def bare_json_lines(lines: bytes) -> bytes:
+    """As `json_lines`, of the pushes in `lines`."""
+    return json_lines(b"\n".join(bare_pushes(lines)))
+
+
+def bare_sse_events(lines: bytes) -> bytes:
+    """As `sse_events`, of the pushes in `lines`."""
+    return sse_events(b"\n".join(bare_pushes(lines)))
+
+
+def bare_close(why: Closing) -> bytes:
+    """The push that says why, and the close frame."""
+    return bare_text_frames(disconnect_push(why)) + close_frame(why)
+
+
+# Those whose frames hold Protobuf, and those for clients that send nothing.
 BINARY: Final = frozenset[Framer]({protobuf_frame, encode_messages})
+UNIDIRECTIONAL: Final = frozenset[Framer]({bare_text_frames, bare_json_lines, bare_sse_events})
 
 
 # The headers of text frames by length, as most answers have them.
@@ -99,19 +128,21 @@ class Writer:
     """The Socket of a connection.
 
     `queue_bytes_max` bounds the bytes that wait for a slow peer. `last` makes the last bytes of
-    this side. Without a `session` they are a close frame, which the peer answers.
+    this side. `is_answered`: they are a close frame, which the peer answers.
     """
 
     __slots__ = (
         "_descriptor",
         "_ending",
         "_held",
+        "_is_answered",
         "_last",
         "_may_wait",
         "_transport",
         "closed_with",
         "framer",
         "is_binary",
+        "is_unidirectional",
         "queue_bytes_max",
         "session",
     )
@@ -123,6 +154,7 @@ class Writer:
         framer: Framer = text_frame,
         *,
         last: Callable[[Closing], bytes] = close_frame,
+        is_answered: bool = True,
         session: str = "",
     ) -> None:
         self._transport = transport
@@ -137,8 +169,10 @@ class Writer:
         self.framer = framer
         self.session = session
         self._last = last
+        self._is_answered = is_answered
         self._ending: asyncio.TimerHandle | None = None
         self.is_binary = framer in BINARY
+        self.is_unidirectional = framer in UNIDIRECTIONAL
         # Why this side closed; None while it has not.
         self.closed_with: Closing | None = None
 
@@ -223,7 +257,7 @@ class Writer:
         self.lost()
         if not self._transport.is_closing():
             self._transport.write(self._last(why))
-            if self.session:
+            if not self._is_answered:
                 # No answer comes: what waits is written, and that is the end.
                 self._transport.close()
         self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)

@@ -15,6 +15,7 @@ from roomcast.fleet.roster import Roster
 class Connection:
     client: str
     user: str
+    session_name: str = ""
 
 
 @given(
@@ -28,7 +29,7 @@ def test_the_roster_has_who_came_and_did_not_leave(moves: list[tuple[bool, str, 
     there: dict[str, Connection] = {}
     for comes, client, user in moves:
         if comes and client not in there:
-            there[client] = Connection(client, user)
+            there[client] = Connection(client, user, f"session of {client}")
             roster.enter(there[client])
         elif not comes and client in there:
             gone = there.pop(client)
@@ -40,9 +41,13 @@ def test_the_roster_has_who_came_and_did_not_leave(moves: list[tuple[bool, str, 
         expected = [each for each in there.values() if each.user == user]
         assert set(roster.find(Target(user))) == set(expected)
         assert roster.find(Target(user, session="s")) == []
+        for each in expected:
+            assert roster.find(Target(user, session=each.session_name)) == [each]
     for client in "1234":
         found = [each for each in there.values() if each.client == client]
         assert roster.find(Target(None, client)) == found
+        assert roster.find(Target(None, client, f"session of {client}")) == found
+        assert roster.find(Target(None, client, "session of another")) == []
         for user in ("", "ann"):
             assert roster.find(Target(user, client)) == [
                 each for each in found if each.user == user
