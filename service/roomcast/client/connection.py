@@ -161,8 +161,8 @@ class Connection:
 
     @property
     def session_name(self) -> str:
-        """The session by which orders may name it, where that lets nobody speak for the client."""
-        return self.socket.session if self.socket.is_unidirectional else ""
+        """What leads its further commands to it; "" = they come as its frames."""
+        return self.socket.session
 
     @property
     def has_ended(self) -> bool:

@@ -5,7 +5,7 @@ Connections are found without a search through the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from roomcast.fleet.order_signals import Target
@@ -26,7 +26,7 @@ class Present(Protocol):
 
     @property
     def session_name(self) -> str:
-        """The session by which orders may name it; "" = none."""
+        """The session of its stream; "" = it has none."""
 
 
 Connected = TypeVar("Connected", bound=Present)
@@ -75,11 +75,11 @@ class Roster(Generic[Connected]):
 
     def find(self, target: Target) -> Sequence[Connected]:
         """The connections that match `target`, as of now."""
+        found: Iterable[Connected]
         if target.client:
             one = self._by_client.get(target.client)
             found = [one] if one is not None and target.user in (None, one.user) else []
         else:
-            found = list(self._by_user.get(target.user or "", {}).values())
-        if target.session:
-            return [each for each in found if each.session_name == target.session]
-        return found
+            found = self._by_user.get(target.user or "", {}).values()
+        session = target.session
+        return [each for each in found if not session or each.session_name == session]

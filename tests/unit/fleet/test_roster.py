@@ -29,7 +29,7 @@ def test_the_roster_has_who_came_and_did_not_leave(moves: list[tuple[bool, str, 
     there: dict[str, Connection] = {}
     for comes, client, user in moves:
         if comes and client not in there:
-            there[client] = Connection(client, user, f"session of {client}")
+            there[client] = Connection(client, user)
             roster.enter(there[client])
         elif not comes and client in there:
             gone = there.pop(client)
@@ -41,13 +41,9 @@ def test_the_roster_has_who_came_and_did_not_leave(moves: list[tuple[bool, str, 
         expected = [each for each in there.values() if each.user == user]
         assert set(roster.find(Target(user))) == set(expected)
         assert roster.find(Target(user, session="s")) == []
-        for each in expected:
-            assert roster.find(Target(user, session=each.session_name)) == [each]
     for client in "1234":
         found = [each for each in there.values() if each.client == client]
         assert roster.find(Target(None, client)) == found
-        assert roster.find(Target(None, client, f"session of {client}")) == found
-        assert roster.find(Target(None, client, "session of another")) == []
         for user in ("", "ann"):
             assert roster.find(Target(user, client)) == [
                 each for each in found if each.user == user
@@ -64,3 +60,15 @@ def test_who_never_entered_takes_nobody_out() -> None:
     roster.leave(Connection("1", "ann"))
     roster.leave(Connection("2", "bob"))
     assert roster.find(Target("ann")) == [ann]
+
+
+def test_a_session_is_found_and_no_other_connection_of_its_user() -> None:
+    roster: Roster[Connection] = Roster()
+    stream, socket = Connection("1", "ann", "secret"), Connection("2", "ann")
+    for each in (stream, socket):
+        roster.enter(each)
+    assert roster.find(Target("ann", session="secret")) == [stream]
+    assert roster.find(Target("ann", "1", "secret")) == [stream]
+    assert roster.find(Target("ann", "2", "secret")) == []
+    assert roster.find(Target("bob", session="secret")) == []
+    assert roster.find(Target("ann")) == [stream, socket]

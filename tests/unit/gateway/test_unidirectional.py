@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -134,10 +135,10 @@ class Server:
         client: Client
         if over.startswith("websocket"):
             params = {"cf_connect": text} if over.endswith("query") else {}
-            socket = await self.http.ws_connect(self.url(WEBSOCKET), params=params, **options)
-            client = WebSocketClient(socket)
+            response = await self.http.ws_connect(self.url(WEBSOCKET), params=params, **options)
+            client = WebSocketClient(response)
             if not params:
-                await socket.send_str(text)
+                await response.send_str(text)
         else:
             if over == "http_stream":
                 answer = self.http.post(self.url(HTTP_STREAM), data=text.encode(), **options)
@@ -317,6 +318,17 @@ async def test_pings_come_and_no_pong_is_missed(serve: Serve, over: str) -> None
 
 
 @OVER
+async def test_the_system_tells_of_a_peer_that_vanished(serve: Serve, over: str) -> None:
+    """No pong does."""
+    server = await serve(ping_interval_s=20.0, pong_timeout_s=5.0)
+    await (await server.open(over)).connected()
+    [connection] = server.over_the_network
+    assert isinstance(connection.socket, Writer)
+    wire = connection.socket._transport.get_extra_info("socket")
+    assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 25_000
+
+
+@OVER
 async def test_who_goes_is_gone_with_all_it_had(server: Server, over: str) -> None:
     client = await server.open(over, {"data": {"channels": ["news"]}})
     await client.connected()
@@ -423,17 +435,17 @@ async def test_without_anything_in_the_query_nothing_is_asked_for(server: Server
 
 async def test_a_socket_that_never_says_how_it_connects_is_stale(serve: Serve) -> None:
     server = await serve(stale_close_delay_s=0.05)
-    socket = await server.http.ws_connect(server.url(WEBSOCKET))
-    client = WebSocketClient(socket)
+    response = await server.http.ws_connect(server.url(WEBSOCKET))
+    client = WebSocketClient(response)
     assert await client.push() == {"disconnect": {"code": 3502, "reason": "stale"}}
     assert await client.push() is None
-    assert socket.close_code == 3502
+    assert response.close_code == 3502
 
 
 async def test_a_connect_in_a_binary_message_is_none(server: Server) -> None:
-    socket = await server.http.ws_connect(server.url(WEBSOCKET))
-    await socket.send_bytes(b"{}")
-    client = WebSocketClient(socket)
+    response = await server.http.ws_connect(server.url(WEBSOCKET))
+    await response.send_bytes(b"{}")
+    client = WebSocketClient(response)
     assert await client.push() == {"disconnect": {"code": 3501, "reason": "bad request"}}
     assert await client.push() is None
 

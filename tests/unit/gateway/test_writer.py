@@ -113,6 +113,7 @@ class Transport(asyncio.Transport):
         self.written = b""
         self.buffered = 0
         self.aborted = False
+        self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.aborted, "nothing is written to what is gone"
@@ -126,6 +127,9 @@ class Transport(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class World:
@@ -220,6 +224,22 @@ async def test_a_close_is_a_handshake(world: World) -> None:
     world.writer.end()
     assert world.transport.aborted
     assert world.writer.closed_with is Disconnect.SHUTDOWN
+
+
+async def test_without_an_answer_the_close_is_when_all_is_written(world: World) -> None:
+    writer = Writer(
+        world.transport,
+        QUEUE_BYTES_MAX,
+        bare_json_lines,
+        last=lambda why: bare_json_lines(disconnect_push(why)),
+        is_answered=False,
+    )
+    writer.close(Disconnect.SLOW)
+    assert world.transport.written == b'{"disconnect":{"code":3008,"reason":"slow"}}\n'
+    assert world.transport.closed
+    assert not world.transport.aborted
+    # A peer that does not read has its time, too.
+    await until(lambda: world.transport.aborted)
 
 
 async def test_a_peer_that_does_not_answer_the_close_is_dropped(world: World) -> None:

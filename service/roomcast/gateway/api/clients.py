@@ -148,7 +148,7 @@ _TARGET: Final = (
     Parameter(
         "session",
         _ID,
-        "Only the connection with this session, which only unidirectional clients have.",
+        "Only the connection with this session. WebSockets with commands have none.",
         default="",
     ),
 )
