@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import cent
 import pytest
+from playwright.async_api import async_playwright
 
 from tests.acceptance.conftest import OpenPeer, Token, running
 from tests.acceptance.features import WITHOUT_SDK
 from tests.acceptance.link import RoundRobin
-from tests.acceptance.peers import DEADLINE_S
+from tests.acceptance.peers import DEADLINE_S, Peer
 from tests.acceptance.roomcast import Dev
 from tests.requirements import JS_DIRECTORY
 
@@ -277,35 +278,79 @@ async def test_the_command_of_the_page(dev: Dev, token: Token, channel: str) -> 
         await curl.close()
 
 
-async def test_the_page_of_the_page(
-    dev: Dev, peer: OpenPeer, token: Token, node: str, channel: str
-) -> None:
-    """As it stands there, but for the address. Its connection is cut, and it goes on elsewhere."""
+class Pages:
+    """Where the script of the page runs. It shows what it is told."""
+
+    def __init__(self, writer: Peer, channel: str, hers: str) -> None:
+        self._writer = writer
+        self._channel = channel
+        self._hers = hers
+
+    def script(self, balancer: RoundRobin, show: str) -> str:
+        """As it stands there, but for the address. `show`: what it calls with an object."""
+        return (
+            f"const getToken = async () => {json.dumps(self._hers)};\n"
+            f"const show = (channel, data) => {show}({{ channel, data }});\n"
+            + snippet("js").replace(HOST, f"http://{urlsplit(balancer.url).netloc}")
+        )
+
+    async def goes_on(self, balancer: RoundRobin, shown: Callable[[], Awaitable[Any]]) -> None:
+        """Its connection is cut, and it goes on at another instance, with all in between."""
+        channel = self._channel
+        while (await self._writer.event("join", channel=channel))["info"]["user"] != "ann":
+            pass
+        for number in range(1, 31):
+            if number == 10:
+                balancer.cut()
+            if number == 20:
+                balancer.mend()
+            await self._writer.publish(channel, number)
+        seen = [await shown() for _ in range(30)]
+        assert seen == [{"channel": channel, "data": number} for number in range(1, 31)]
+
+
+@pytest.fixture
+async def pages(dev: Dev, peer: OpenPeer, token: Token, channel: str) -> Pages:
     writer = await peer("py", dev.ws_urls[0])
     await writer.subscribe(channel)
-    hers = token("ann", *hears(channel))
+    return Pages(writer, channel, token("ann", *hears(channel)))
+
+
+async def test_the_script_of_the_page(dev: Dev, pages: Pages, node: str) -> None:
+    """With npm `eventsource`."""
     async with RoundRobin(dev.ws_urls) as balancer:
-        page = snippet("js").replace(HOST, f"http://{urlsplit(balancer.url).netloc}")
-        around = (
-            "import { EventSource } from 'eventsource';\n"
-            f"const getToken = async () => {json.dumps(hers)};\n"
-            "const show = (channel, data) => console.log(JSON.stringify({ channel, data }));\n"
-        )
-        browser = await Listener.of(node, "--input-type=module", "--eval", around + page)
+        imported = "import { EventSource } from 'eventsource';\n"
+        show = "((shown) => console.log(JSON.stringify(shown)))"
+        script = imported + pages.script(balancer, show)
+        process = await Listener.of(node, "--input-type=module", "--eval", script)
+
+        async def shown() -> Any:
+            line = await process.line()
+            assert line is not None, "it goes on"
+            return json.loads(line)
+
         try:
-            while (await writer.event("join", channel=channel))["info"]["user"] != "ann":
-                pass
-            shown: list[Any] = []
-            for number in range(1, 31):
-                if number == 10:
-                    balancer.cut()
-                if number == 20:
-                    balancer.mend()
-                await writer.publish(channel, number)
-            while len(shown) < 30:
-                line = await browser.line()
-                assert line is not None, "it goes on"
-                shown.append(json.loads(line)["data"])
-            assert shown == list(range(1, 31))
+            await pages.goes_on(balancer, shown)
         finally:
-            await browser.close()
+            await process.close()
+
+
+async def test_the_script_of_the_page_in_a_browser(dev: Dev, pages: Pages, browser: str) -> None:
+    """With its own EventSource, in a page of the same origin."""
+    async with RoundRobin(dev.ws_urls) as balancer, async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        chromium = await playwright.chromium.launch(executable_path=browser, args=arguments)
+        try:
+            page = await chromium.new_page()
+            lines: asyncio.Queue[Any] = asyncio.Queue()
+            await page.expose_function("shown", lines.put_nowait)
+            await page.goto(f"http://{urlsplit(balancer.url).netloc}/health/live")
+            await page.evaluate(f"async () => {{ {pages.script(balancer, 'shown')} }}")
+
+            async def shown() -> Any:
+                async with asyncio.timeout(DEADLINE_S):
+                    return await lines.get()
+
+            await pages.goes_on(balancer, shown)
+        finally:
+            await chromium.close()
