@@ -92,7 +92,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "presence": _room("who is in a channel", "concurrency fleet ports wire", "structlog"),
     "fleet": _room(
         "what nodes know of each other: lease, roster, orders, what they hold",
-        "auth concurrency delivery log ports rates wire",
+        "auth concurrency delivery log observe ports rates wire",
         "structlog",
     ),
     "reaper": _room(

@@ -39,12 +39,13 @@ _COLUMNS: Final = (*_JS, *_PY)
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One row. `shown_by`: file and test, without directory and ending.
-    `without`: why it does not work, by SDK; those are not tested.
+    `without`: why it does not work, by SDK. `without_by`: what shows that; nothing does without it.
     """
 
     title: str
     shown_by: Sequence[str] = ()
     without: Mapping[str, str] = field(default_factory=dict)
+    without_by: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,12 @@ def _nowhere(why: str) -> Mapping[str, str]:
     return {**_no(_JS, why), **_NOT_IN_PYTHON}
 
 
+# What shows that there is no other transport than WebSockets in it.
+_PYTHON_ALONE: Final = "test_streams::test_the_sdk_for_python_speaks_over_websockets_alone"
+_NO_TRANSPORT: Final = (
+    "test_streams::test_a_transport_that_is_not_there_is_passed_over",
+    _PYTHON_ALONE,
+)
 _STREAMS: Final = (
     "test_streams::test_a_client_behind_a_balancer_does_what_others_do",
     "test_streams::test_a_burst_of_one_client_keeps_its_order",
@@ -244,14 +251,31 @@ SECTIONS: Final = (
         _COLUMNS,
         (
             Feature("WebSocket", ["test_messages::test_a_message_crosses_instances_and_sdks"]),
-            Feature("HTTP streaming", _STREAMS, _NOT_IN_PYTHON),
+            Feature("HTTP streaming", _STREAMS, _NOT_IN_PYTHON, (_PYTHON_ALONE,)),
             Feature(
                 "Server-Sent Events",
                 _STREAMS,
                 {f"js{PROTOBUF}": "JSON only: events are text", **_NOT_IN_PYTHON},
+                ("test_streams::test_events_are_json", _PYTHON_ALONE),
             ),
-            Feature("WebTransport", without=_nowhere("404: needs HTTP/3")),
-            Feature("SockJS", without=_nowhere("404: the SDK itself advises against it")),
+            Feature(
+                "from a blocked WebSocket to the next transport, in a browser",
+                [
+                    "test_fail_over::test_a_page_gets_in_and_comes_back_when_its_instance_is_killed",
+                ],
+                _NOT_IN_PYTHON,
+                (_PYTHON_ALONE,),
+            ),
+            Feature(
+                "WebTransport",
+                without=_nowhere("404: needs HTTP/3"),
+                without_by=_NO_TRANSPORT,
+            ),
+            Feature(
+                "SockJS",
+                without=_nowhere("404: the SDK itself advises against it"),
+                without_by=_NO_TRANSPORT,
+            ),
         ),
     ),
     Section(

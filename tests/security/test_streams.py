@@ -16,7 +16,8 @@ from roomcast.delivery.envelope import Signal
 from roomcast.gateway import stream as stream_module
 from roomcast.gateway import streams as streams_module
 from roomcast.gateway import writer as writer_module
-from tests.security.target import DEADLINE_S, HOST, Logs, Target, target
+from roomcast.gateway.websocket import FRAME_COMMANDS_ROOM
+from tests.security.target import DEADLINE_S, HOST, SIZE_LIMIT, Logs, Target, target
 from tests.unit.worlds import until
 
 HTTP_STREAM, SSE, EMULATION = "/connection/http_stream", "/connection/sse", "/emulation"
@@ -115,11 +116,51 @@ async def test_bodies_that_never_come_whole_fill_no_memory(
     await until(lambda: gateway._coming_bytes == 0)
 
 
+def in_chunks(path: str, *fields: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json"]
+    return "\r\n".join([*lines, "Transfer-Encoding: chunked", *fields, "", ""]).encode()
+
+
+async def test_bodies_in_chunks_that_never_end_fill_no_memory(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells how much is to come: each takes the room of as much as there may be."""
+    gateway = attacked.streams
+    room = 2 * gateway._frame_bytes_max * streams_module._ESCAPED
+    monkeypatch.setattr(streams_module, "_COMING_BYTES_MAX", room)
+    slow = [await asyncio.open_connection("127.0.0.1", attacked.port) for _ in range(2)]
+    for _, writer in slow:
+        writer.write(in_chunks(EMULATION) + b"1\r\n{\r\n")
+    await until(lambda: gateway._coming_bytes == room)
+    said = in_chunks(EMULATION) + b"1\r\n{\r\n"
+    assert (await attacked.raw(said)).startswith(b"HTTP/1.1 503 ")
+    for _, writer in slow:
+        writer.transport.abort()
+    await until(lambda: gateway._coming_bytes == 0)
+
+
 @pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
-async def test_a_body_in_chunks_is_not_parsed(attacked: Target, path: str) -> None:
+async def test_chunks_beyond_what_a_body_may_have_are_not_parsed(
+    attacked: Target, path: str
+) -> None:
     """In chunks of one byte, 8 KiB take more than a millisecond."""
-    said = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    assert (await attacked.raw(said + b"1\r\n{\r\n" * 100)).startswith(b"HTTP/1.1 411 ")
+    said = in_chunks(path) + b"1\r\nx\r\n" * (2 * SIZE_LIMIT * FRAME_COMMANDS_ROOM + 1)
+    assert (await attacked.raw(said)).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("path", [HTTP_STREAM, EMULATION])
+@pytest.mark.parametrize(
+    "behind", [b"x\r\n", b"ffffffffffffffffff\r\n", b"-1\r\n", b"2\r\n{}x\r\n", b"\r\n\r\n"]
+)
+async def test_what_is_no_chunk_is_no_request(attacked: Target, path: str, behind: bytes) -> None:
+    assert (await attacked.raw(in_chunks(path) + behind)).split()[1] == b"400"
+
+
+@pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
+async def test_a_body_has_one_length(attacked: Target, path: str) -> None:
+    """With two, a proxy and this server may disagree on where the next request begins."""
+    said = in_chunks(path, "Content-Length: 5") + b"0\r\n\r\n"
+    assert (await attacked.raw(said)).split()[1] == b"400"
 
 
 async def said_by(attacked: Target, peer: Peer, *commands: dict[str, object]) -> int:

@@ -27,6 +27,7 @@ from roomcast.fleet.emulation_signals import (
     posted_signal,
 )
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
+from roomcast.observe.counters import EmulationCounters, MailboxCounters
 from roomcast.ports import NewId, PortError
 from roomcast.rates import Rate, Seldom
 
@@ -105,6 +106,7 @@ class Emulation:
     ) -> None:
         """`lease`: the id of this node's present lease, by which others find it."""
         self.sessions = sessions
+        self.counters = EmulationCounters()
         self._mailbox = mailbox
         self._new_id = new_id
         self._lease = lease
@@ -123,10 +125,15 @@ class Emulation:
         not.
         """
         outcome = self.sessions.take(session, frame)
-        if outcome is not Outcome.UNKNOWN or node == self._lease():
+        is_here = outcome is not Outcome.UNKNOWN or node == self._lease()
+        if is_here or len(session) > SESSION_CHARS_MAX or len(node) > NODE_CHARS_MAX:
+            self.counters.requested("here", outcome.value)
             return outcome
-        if len(session) > SESSION_CHARS_MAX or len(node) > NODE_CHARS_MAX:
-            return outcome
+        outcome = await self._pass_on(node, session, frame)
+        self.counters.requested("mailbox", outcome.value)
+        return outcome
+
+    async def _pass_on(self, node: str, session: str, frame: bytes) -> Outcome:
         if self._waiting_bytes + len(frame) > WAITING_BYTES_MAX:
             return Outcome.BUSY
         lane = self._lanes.get((node, session))
@@ -149,6 +156,11 @@ class Emulation:
 
     def _gone(self, size: int) -> None:
         self._waiting_bytes -= size
+
+    @property
+    def mailbox_counters(self) -> MailboxCounters:
+        """Of the mailbox through which commands are passed on."""
+        return self._mailbox.counters
 
     async def finish(self) -> None:
         """Wait until other nodes are answered. The caller bounds the time."""
@@ -175,10 +187,13 @@ class Emulation:
         signal = posted_signal(self._lease(), self._new_id(), posted)
         asked: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._asked[signal.id] = asked
+        began_s = _now_s()
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._mailbox.send(node, signal)
-                return await asked
+                outcome = await asked
+            self.counters.answer_s.add(_now_s() - began_s)
+            return outcome
         except NodeUnknown:
             return Outcome.UNKNOWN
         except (TimeoutError, PortError) as error:
@@ -200,8 +215,10 @@ class Emulation:
                 self._answered(*answer_of(signal))
             else:
                 outcome = self._take_all(posted_of(signal))
+                self.counters.for_others[outcome.value] += 1
                 self._begin_answer(signal, outcome)
         except MalformedEmulationSignal as error:
+            self.counters.for_others["malformed"] += 1
             if (passed_over := self._malformed.again(_now_s())) is not None:
                 _log.warning(
                     "commands_malformed",

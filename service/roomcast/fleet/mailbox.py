@@ -12,6 +12,7 @@ from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, pack, signal_
 from roomcast.delivery.ports import Gone, QueuePost
 from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
+from roomcast.observe.counters import MailboxCounters
 from roomcast.ports import Clock, PortError, UnknownOutcome
 from roomcast.rates import Bucket, Rate
 
@@ -41,6 +42,7 @@ class Mailbox:
         self._post = post
         self._leases = leases
         self._clock = clock
+        self.counters = MailboxCounters()
         # The queues of live nodes, and when they were read (monotonic s).
         self._queues: Mapping[str, str] = {}
         self._read_s = float("-inf")
@@ -58,9 +60,11 @@ class Mailbox:
         waiting = _Waiting(signal_text(signal))
         if waiting.size > _ROOM_BYTES:
             raise ValueError("a signal that exceeds an envelope")
-        age_s = self._clock.monotonic_s() - self._read_s
-        if age_s > LEASES_S or node not in self._queues:
+        began_s = self._clock.monotonic_s()
+        if began_s - self._read_s > LEASES_S or node not in self._queues:
             await self._look_up()
+        if node not in self._queues:
+            self.counters.signals["no_node"] += 1
         self._queue(node)
         outbox = self._outboxes.get(node)
         if outbox is None:
@@ -70,7 +74,10 @@ class Mailbox:
             carrying.add_done_callback(self._carrying.discard)
         outbox.append(waiting)
         if (failure := await waiting.sent) is not None:
+            self.counters.signals["not_sent"] += 1
             raise failure
+        self.counters.signals["sent"] += 1
+        self.counters.seconds.add(self._clock.monotonic_s() - began_s)
 
     async def _carry(self, node: str, outbox: deque[_Waiting]) -> None:
         """Send what waits, one message after the other, until nothing waits."""
@@ -83,6 +90,7 @@ class Mailbox:
                     await self._send(node, body)
                 except PortError as error:
                     failure = error
+                self.counters.messages["sent" if failure is None else "not_sent"] += 1
                 _tell(batch, failure)
         finally:
             del self._outboxes[node]

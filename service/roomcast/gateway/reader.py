@@ -23,7 +23,7 @@ from roomcast.client.connection import Connection, Waiting
 from roomcast.delivery.ports import Framer
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
-from roomcast.observe.counters import Limit
+from roomcast.observe.counters import Limit, Transport
 from roomcast.rates import Bucket, Rate
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
@@ -178,6 +178,13 @@ class ClientFrames(asyncio.Protocol):
         self._is_lost = False
         self._is_over = False
         self._connection: Connection = node.open(writer)
+        node.services.counters.came(self._kind)
+
+    @property
+    def _kind(self) -> Transport:
+        """What it is counted as."""
+        unidirectional = self._writer.is_unidirectional
+        return Transport.UNI_WEBSOCKET if unidirectional else Transport.WEBSOCKET
 
     # ---- what the transport calls
 
@@ -327,6 +334,7 @@ class ClientFrames(asyncio.Protocol):
         self._frames.clear()
         writer, client = self._writer, self._connection.client
         self._node.closed(self._connection)
+        self._node.services.counters.went(self._kind)
         self._node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
         if writer.closed_with is None:
             _log.info("client_gone", client=client, code=last.told)

@@ -17,6 +17,7 @@ import structlog
 from roomcast.fleet.emulation import Sessions
 from roomcast.gateway.writer import Writer
 from roomcast.node.node import Node
+from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
 
@@ -41,8 +42,9 @@ def new_session() -> str:
 class ClientStream(asyncio.Protocol):
     """The protocol of one stream's transport, after the head of the answer.
 
-    `left` is called when the connection is lost. `silence_s`: how long bytes may stay without an
-    acknowledgement of the peer's kernel. No pong tells of a peer that is gone.
+    `kind`: what it is counted as. `left` is called when the connection is lost. `silence_s`: how
+    long bytes may stay without an acknowledgement of the peer's kernel. No pong tells of a peer
+    that is gone.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class ClientStream(asyncio.Protocol):
         "_frames",
         "_ignored",
         "_is_over",
+        "_kind",
         "_node",
         "_reader",
         "_sessions",
@@ -67,6 +70,7 @@ class ClientStream(asyncio.Protocol):
         writer: Writer,
         reader: Reader,
         sessions: Sessions,
+        kind: Transport,
         *,
         silence_s: float,
     ) -> None:
@@ -75,6 +79,7 @@ class ClientStream(asyncio.Protocol):
         self._writer = writer
         self._reader = reader
         self._sessions = sessions
+        self._kind = kind
         self._frames: deque[bytes] = deque()
         self._waiting_bytes = 0
         # Takes frames, as long as there are any.
@@ -84,6 +89,7 @@ class ClientStream(asyncio.Protocol):
         self.left: Callable[[], None] | None = None
         limit_silence(transport, silence_s)
         self._connection = node.open(writer)
+        node.services.counters.came(kind)
         if not writer.is_unidirectional:
             sessions.enter(writer.session, self)
 
@@ -129,6 +135,7 @@ class ClientStream(asyncio.Protocol):
         self._sessions.leave(self._writer.session)
         self._node.closed(self._connection)
         why = self._writer.closed_with
+        self._node.services.counters.went(self._kind)
         self._node.services.counters.closed(why or Disconnect.CONNECTION_CLOSED)
         if why is None:
             _log.info("client_gone", client=self._connection.client)

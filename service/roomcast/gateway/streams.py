@@ -35,6 +35,7 @@ from roomcast.gateway.writer import (
     json_lines,
     sse_events,
 )
+from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Closing
 from roomcast.wire.commands import CONNECT_FRAMES, JSON_FRAMES, Reader
 from roomcast.wire.emulation import MalformedEmulation, emulated_json, emulated_protobuf
@@ -64,6 +65,7 @@ _COMING_BYTES_MAX: Final = 32 * 1024 * 1024
 class _Form:
     """How a stream is written and its commands are read. `first`: what goes before all else."""
 
+    kind: Transport
     content_type: str
     reader: Reader
     framer: Framer
@@ -74,12 +76,20 @@ class _Form:
         return self.framer(disconnect_push(why))
 
 
-_JSON: Final = _Form("application/json; charset=utf-8", JSON_FRAMES, json_lines)
-_PROTOBUF: Final = _Form(_BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
+_JSON: Final = _Form(
+    Transport.HTTP_STREAM, "application/json; charset=utf-8", JSON_FRAMES, json_lines
+)
+_PROTOBUF: Final = _Form(Transport.HTTP_STREAM, _BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
 # A browser takes the stream for open once it has read something.
-_EVENTS: Final = _Form("text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n")
-_BARE_JSON: Final = replace(_JSON, reader=CONNECT_FRAMES, framer=bare_json_lines)
-_BARE_EVENTS: Final = replace(_EVENTS, reader=CONNECT_FRAMES, framer=bare_sse_events)
+_EVENTS: Final = _Form(
+    Transport.SSE, "text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n"
+)
+_BARE_JSON: Final = replace(
+    _JSON, kind=Transport.UNI_HTTP_STREAM, reader=CONNECT_FRAMES, framer=bare_json_lines
+)
+_BARE_EVENTS: Final = replace(
+    _EVENTS, kind=Transport.UNI_SSE, reader=CONNECT_FRAMES, framer=bare_sse_events
+)
 
 # SDKs connect anew after 404 and 5xx. Others refuse these commands alone.
 _ANSWERS: Final[Mapping[Outcome, tuple[HTTPStatus, str | None]]] = {
@@ -166,6 +176,7 @@ class StreamGateway:
                 writer,
                 form.reader,
                 node.emulation.sessions,
+                form.kind,
                 silence_s=limits.ping_interval_s + limits.pong_timeout_s,
             )
             stream.left = hand_over(request.protocol, stream)
@@ -182,11 +193,10 @@ class StreamGateway:
             raise web.HTTPUnsupportedMediaType(
                 text="A body is taken as it is, without an encoding.\n"
             )
-        if request.content_length is None and request.body_exists:
-            # Chunks of one byte take a hundred times as long to parse, and what is to come could
-            # not be bounded.
-            raise web.HTTPLengthRequired(text="A body has a Content-Length.\n")
-        size = request.content_length or 0
+        size = request.content_length
+        if size is None:
+            # In chunks, as a proxy may send it on: nothing tells how much is to come.
+            size = bytes_max if request.body_exists else 0
         if size > bytes_max:
             raise _too_large()
         coming = 0 if request.content.is_eof() else size
@@ -197,6 +207,8 @@ class StreamGateway:
             body = await _whole_body(request, bytes_max)
         finally:
             self._coming_bytes -= coming
+        if body is None:
+            raise _too_large()
         if not body:
             raise web.HTTPBadRequest(text="The body has the first commands.\n")
         return body
@@ -206,6 +218,7 @@ class StreamGateway:
         try:
             response = await self._emulate(request)
         except web.HTTPException as refused:
+            _count_refused(request)
             # A page that may not read it would take its stream for broken.
             refused.headers.update(headers)
             raise
@@ -220,6 +233,7 @@ class StreamGateway:
         try:
             emulated = read(body)
         except MalformedEmulation as error:
+            _count_refused(request)
             return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n")
         if len(emulated.frame) > FRAMES_BYTES_MAX:
             raise _too_large()
@@ -254,6 +268,10 @@ async def _asked(request: web.Request) -> bytes:
 async def _asked_or_nothing(request: web.Request) -> bytes:
     """The `connect` in a query, whose length the parser of HTTP bounds."""
     return (request.query.get(CONNECT_PARAMETER) or "{}").encode(errors="replace")
+
+
+def _count_refused(request: web.Request) -> None:
+    request.app[NODE].emulation.counters.requested("here", "refused")
 
 
 def _is_binary(request: web.Request) -> bool:

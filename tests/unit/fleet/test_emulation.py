@@ -132,6 +132,28 @@ async def test_no_answer_in_time(world: World, monkeypatch: pytest.MonkeyPatch) 
     assert world.stream.frames == []
 
 
+async def test_what_became_of_commands_is_counted_on_both_nodes(world: World) -> None:
+    here, there = world.of("b").counters, world.of("a").counters
+    assert await world.of("a").take("a", "s", b"0") is Outcome.TAKEN
+    assert await world.of("b").take("a", "s", b"1") is Outcome.TAKEN
+    world.stream.takes = False
+    assert await world.of("b").take("a", "s", b"2") is Outcome.BUSY
+    world.of("a").sessions.leave("s")
+    assert await world.of("b").take("a", "s", b"3") is Outcome.UNKNOWN
+    world.fleet.world.fail_next("post", UnknownOutcome())
+    assert await world.of("b").take("a", "s", b"4") is Outcome.LOST
+    world.of("a").heard(Signal("commands", "id", "b", "", None))
+    outcomes = {("mailbox", outcome): 1 for outcome in ("taken", "busy", "unknown", "lost")}
+    assert {key: number for key, number in here.requests.items() if number} == outcomes
+    assert there.requests["here", "taken"] == 1
+    assert here.answer_s.count == 3, "who does not answer has no latency"
+    assert there.for_others == {"taken": 1, "busy": 1, "unknown": 1, "malformed": 1}
+    mailbox = world.of("b").mailbox_counters
+    assert mailbox.signals == {"sent": 3, "not_sent": 1, "no_node": 0}
+    assert mailbox.messages == {"sent": 3, "not_sent": 1}
+    assert mailbox.seconds.count == 3
+
+
 async def test_what_cannot_be_sent_is_lost(world: World) -> None:
     world.fleet.world.fail_next("post", UnknownOutcome())
     assert await world.of("b").take("a", "s", b"1") is Outcome.LOST

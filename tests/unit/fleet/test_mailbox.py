@@ -90,6 +90,24 @@ async def test_a_node_that_is_none_or_no_more_is_unknown(world: World) -> None:
         await world.mailbox.send("b", SIGNAL)
 
 
+async def test_signals_and_messages_are_counted_and_how_long_they_took(world: World) -> None:
+    held = world.fleet.traffic.hold("post", "call")
+    sending = [asyncio.create_task(world.mailbox.send("b", SIGNAL))]
+    await held.arrived()
+    sending += [asyncio.create_task(world.mailbox.send("b", SIGNAL)) for _ in range(2)]
+    await settled()
+    world.fleet.clock.advance(0.25)
+    held.release()
+    await asyncio.gather(*sending)
+    with pytest.raises(NodeUnknown):
+        await world.mailbox.send("nobody", SIGNAL)
+    counters = world.mailbox.counters
+    assert counters.signals == {"sent": 3, "not_sent": 0, "no_node": 1}
+    assert counters.messages == {"sent": 2, "not_sent": 0}, "two waited, and went together"
+    assert counters.seconds.count == 3
+    assert counters.seconds.sum == pytest.approx(0.75)
+
+
 async def test_a_queue_that_is_gone_for_good(world: World) -> None:
     world.world.delete_queue("queue-b")
     with pytest.raises(Gone):

@@ -340,6 +340,18 @@ async def test_who_goes_is_gone_with_all_it_had(server: Server, over: str) -> No
 
 
 @OVER
+async def test_it_is_counted_by_its_transport(server: Server, over: str) -> None:
+    counters, name = server.node.services.counters, f"uni_{over.partition(',')[0]}"
+    client = await server.open(over)
+    await client.connected()
+    assert {kind: count for kind, count in counters.open.items() if count} == {name: 1}
+    client.leave()
+    await until(lambda: len(server.node) == 0)
+    assert not any(counters.open.values())
+    assert {kind: count for kind, count in counters.opened.items() if count} == {name: 1}
+
+
+@OVER
 async def test_when_the_node_ends_it_is_told(server: Server, over: str) -> None:
     client = await server.open(over)
     await client.connected()

@@ -220,6 +220,16 @@ async def test_an_allowed_page_is_welcome(serve: Serve) -> None:
     assert (await client.ask("connect"))["client"]
 
 
+async def test_it_is_counted_as_a_websocket_while_it_is_there(gateway: Gateway) -> None:
+    counters = gateway.node.assembly.node.services.counters
+    client = await gateway.connect()
+    assert counters.open["websocket"] == counters.opened["websocket"] == 1
+    await client.response.close()
+    await until(lambda: gateway.connections == 0)
+    assert set(counters.open.values()) == {0}
+    assert counters.opened["websocket"] == 1
+
+
 async def test_what_is_no_websocket_is_told(gateway: Gateway) -> None:
     async with gateway.session.get(gateway.url()) as response:
         assert response.status == 426
