@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Hashable
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
 import pytest
+from aiohttp import WSMsgType
 
+from roomcast.wire.codes import Disconnect
+from tests.security.mutator import Mutator
 from tests.security.target import DEADLINE_S, HOST, UNI_PATH, Logs, Target, target
 from tests.unit.worlds import until
 
@@ -19,6 +24,9 @@ UPGRADE: Final = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 )
+# What a client may be told: the status of a request that is none, and codes of the protocol and of
+# WebSocket.
+CODES: Final = {400, 1007, *(each.value.code for each in Disconnect)}
 DEEP: Final = "[" * 2000
 # What stands in a query in place of a `connect`.
 FORGED: Final = (
@@ -84,6 +92,73 @@ async def test_queries_that_are_no_connect_end_at_once(attacked: Target, forged:
                 else:
                     assert status == b"400"
             writer.close()
+
+
+MUTANTS: Final = 300
+SEED: Final = 66_001
+
+
+def connects(token: str) -> list[bytes]:
+    """What clients say, and what they might."""
+    since = {"recover": True, "epoch": "e", "offset": 3}
+    said: list[dict[str, Any]] = [
+        {},
+        {"token": token},
+        {"token": token, "data": {"a": [1, None]}, "name": "page", "version": "1"},
+        {"token": token, "subs": {"a": since, "plain:b": {"recover": False}}},
+        {"token": token, "subs": {"a": {"recover": True}}, "headers": {"x": "y"}, "flag": 3},
+    ]
+    return [json.dumps(each).encode() for each in said]
+
+
+async def came_of(attacked: Target, path: str, said: bytes) -> Hashable:
+    """What a client is told that says this: the status, or the first push."""
+    if path == UNI_PATH:
+        async with attacked.session.ws_connect(attacked.url + path) as socket:
+            await socket.send_frame(said, WSMsgType.TEXT)
+            message = await socket.receive(DEADLINE_S)
+            # Text that is none is the WebSocket protocol's own matter.
+            return shape(message.data) if message.type is WSMsgType.TEXT else socket.close_code
+    reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+    try:
+        if path == SSE:
+            writer.write(asked(path, f"cf_connect={quote(said)}"))
+        else:
+            head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len(said)}\r\n\r\n"
+            writer.write(head.encode() + said)
+        async with asyncio.timeout(DEADLINE_S):
+            status = int((await reader.readuntil(b"\r\n\r\n")).split()[1])
+            if status != HTTPStatus.OK:
+                return status
+            while not (line := (await reader.readline()).strip()):
+                pass
+            return shape(line.removeprefix(b"data: "))
+    finally:
+        writer.close()
+
+
+def shape(line: str | bytes) -> Hashable:
+    """What a push says, without whatever differs from one time to the next."""
+    push = json.loads(line)
+    if "disconnect" in push:
+        code: int = push["disconnect"]["code"]
+        return code
+    return frozenset(push["connect"])
+
+
+@pytest.mark.parametrize("path", [SSE, HTTP_STREAM, UNI_PATH])
+async def test_mutated_connects_are_let_in_or_told(attacked: Target, path: str) -> None:
+    mutator = Mutator(connects(attacked.token()), SEED)
+    outcomes: set[Hashable] = set()
+    for _ in range(MUTANTS):
+        mutant = mutator.mutant()
+        outcome = await came_of(attacked, path, mutant)
+        assert outcome in CODES or isinstance(outcome, frozenset), (mutant, outcome)
+        mutator.learn(mutant, outcome)
+        outcomes.add(outcome)
+    # Some got past the parser, to where tokens are looked at, and in.
+    assert {3500, 3501, 3507} <= outcomes
+    assert any(isinstance(outcome, frozenset) for outcome in outcomes)
 
 
 async def test_a_query_without_end_is_refused_before_it_is_read(attacked: Target) -> None:

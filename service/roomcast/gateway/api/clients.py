@@ -148,7 +148,7 @@ _TARGET: Final = (
     Parameter(
         "session",
         _ID,
-        "Only the connection with this session. WebSockets with commands have none.",
+        "Only the connection with this session. WebSocket connections have none.",
         default="",
     ),
 )
