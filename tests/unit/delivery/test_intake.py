@@ -157,6 +157,43 @@ def test_publications_without_history_are_pushed_once_and_without_an_offset(worl
     assert all("offset" not in push["pub"] for push in world.socket.pushes)
 
 
+def broadcast(number: int, *channels: str, node: str = "b") -> Signal:
+    stored = stored_of(Publication(data=number))
+    return signals.broadcast(node, f"id{number}", list(channels), stored)
+
+
+def test_a_broadcast_goes_to_its_channels_once_and_in_its_place(world: World) -> None:
+    world.hub.add("more", world.subscriber)
+    world.take(pub(1), broadcast(2, CHANNEL, "nobody here", "more"), pub(3))
+    world.take(broadcast(2, CHANNEL, "more"))
+    assert world.socket.published(CHANNEL) == [1, 2, 3]
+    assert world.socket.published("more") == [2]
+    world.intake.deliver_own(broadcast(4, "more", node="a"))
+    world.take(broadcast(4, "more", node="a"))
+    assert world.socket.published("more") == [2, 4]
+
+
+def test_a_broadcast_that_cannot_be_read_costs_no_other(world: World) -> None:
+    bodies: list[Any] = [
+        None,
+        {"channels": CHANNEL},
+        {"channels": [CHANNEL]},
+        {"channels": [CHANNEL], "pub": 5},
+    ]
+    broken = [
+        Signal("broadcast", f"broken{number}", "b", "", body) for number, body in enumerate(bodies)
+    ]
+    world.take(pub(1), *broken, pub(2))
+    assert world.socket.published(CHANNEL) == [1, 2]
+
+
+def test_a_broadcast_that_nobody_here_follows_is_not_read_any_further(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.take(Signal("broadcast", "id", "b", "", {"channels": ["elsewhere"], "pub": "broken"}))
+    assert "signal_malformed" not in caplog.text
+
+
 def test_what_one_receive_brings_is_one_write(world: World) -> None:
     world.take(*[pub(number) for number in range(10)])
     assert len(world.socket.frames) == 1
