@@ -157,6 +157,39 @@ async def test_what_is_no_chunk_is_no_request(attacked: Target, path: str, behin
 
 
 @pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
+@pytest.mark.parametrize("behind", [b"x\r\n", b"1\r\n{}\r\n", b"1\r\n{GET / HTTP/1.1\r\n\r\n"])
+async def test_a_broken_chunk_holds_no_place(attacked: Target, path: str, behind: bytes) -> None:
+    """Nothing more would come for its request, which had waited for as long as a body may take."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+    writer.write(in_chunks(path) + b"1\r\n{\r\n")
+    await until(lambda: attacked.streams._coming_bytes > 0)
+    writer.write(behind)
+    async with asyncio.timeout(DEADLINE_S):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+        # One answer, and the end.
+        assert b"HTTP/" not in await reader.read()
+    assert attacked.streams._coming_bytes == 0
+    await until(lambda: len(attacked.door) == 0)
+    writer.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_chunk_that_is_broken_before_its_request_is_looked_at(
+    attacked: Target, turns: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+    writer.write(NEXT + in_chunks(EMULATION))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    writer.write(b"x\r\n")
+    async with asyncio.timeout(DEADLINE_S):
+        statuses = [line.split()[1] for line in (await reader.read()).split(b"HTTP/")[1:]]
+    assert statuses[-1] == b"400"
+    await until(lambda: len(attacked.door) == 0)
+    writer.close()
+
+
+@pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])
 async def test_a_body_has_one_length(attacked: Target, path: str) -> None:
     """With two, a proxy and this server may disagree on where the next request begins."""
     said = in_chunks(path, "Content-Length: 5") + b"0\r\n\r\n"

@@ -276,17 +276,28 @@ async def test_mutated_queries_open_a_stream_or_none() -> None:
 
 @pytest.mark.parametrize("kind", [JSON, BINARY])
 async def test_mutated_bodies_in_pieces_open_a_stream_or_none(kind: str) -> None:
-    """Some are shorter than they say, and some longer."""
+    """Some are shorter than they say, and some longer. A third come in chunks."""
 
-    def body(frame: bytes) -> Iterator[bytes]:
-        size = max(0, len(frame) + chance.choice((0, 0, 0, 0, -1, 1, -100, 100_000)))
-        yield (
-            f"POST {HTTP_STREAM} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {kind}\r\n"
-            f"Content-Length: {size}\r\n\r\n"
-        ).encode()
+    def head(length: str) -> bytes:
+        fields = f"Host: {HOST}\r\nContent-Type: {kind}\r\n{length}"
+        return f"POST {HTTP_STREAM} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
+
+    def pieces(frame: bytes) -> Iterator[bytes]:
         ends = sorted(chance.randrange(len(frame) + 1) for _ in range(chance.randrange(PIECES_MAX)))
         for begin, end in itertools.pairwise((0, *ends, len(frame))):
             yield frame[begin:end]
+
+    def body(frame: bytes) -> Iterator[bytes]:
+        if chance.randrange(3):
+            size = max(0, len(frame) + chance.choice((0, 0, 0, 0, -1, 1, -100, 100_000)))
+            yield head(f"Content-Length: {size}")
+            yield from pieces(frame)
+            return
+        yield head("Transfer-Encoding: chunked")
+        for piece in filter(None, pieces(frame)):
+            size = len(piece) + chance.choice((*[0] * 40, 1, 1_000_000))
+            yield b"%x\r\n%s\r\n" % (size, piece)
+        yield chance.choice((*[b"0\r\n\r\n"] * 4, b"0\r\nX: y\r\n\r\n", b"", b"x\r\n"))
 
     chance = random.Random(SEED)
     with watched() as logs:
