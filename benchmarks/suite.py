@@ -48,6 +48,7 @@ MEMBERS: Final = (
     Member("fanout", "Fan-out, and other ways to the same sockets"),
     Member("mixed", "Fan-out to subscribers of different kinds"),
     Member("transports", "Streams over HTTP, and WebSockets"),
+    Member("batching", "Fan-out of what is collected, or compressed"),
     Member("peer_fanout", "Fan-out, and peers"),
     Member("publish_cpu", "An acknowledged publication"),
     Member("http_api", "The server API"),

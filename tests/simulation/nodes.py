@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from types import MappingProxyType
 from typing import Any, Final
 
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims, TokenInvalid
@@ -120,13 +121,14 @@ class SimulatedNode:
         pace: Pace,
         mishaps: Mishaps,
         shards: int = 1,
+        batches: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.fate = Fate(woken=self._woken)
         self.name = name
         # Whether it was suspended for so long that it closes its connections.
         self.slept = False
         self._mishaps = mishaps
-        self._config = config = _config(random, pace, shards)
+        self._config = config = _config(random, pace, shards, batches)
         self._context = contextvars.copy_context()
         self._context.run(FATE.set, self.fate)
         self._sockets: list[ClientSocket] = []
@@ -301,7 +303,7 @@ class SimulatedNode:
         )
 
 
-def _config(random: Random, pace: Pace, shards: int) -> Config:
+def _config(random: Random, pace: Pace, shards: int, batches: Mapping[str, int]) -> Config:
     """Nodes of one fleet may differ in what they keep, show and bring:
     a rolling change of configuration.
     """
@@ -319,6 +321,7 @@ def _config(random: Random, pace: Pace, shards: int) -> Config:
                 history_size=random.choice((1000, 1000, 1000, 8)),
                 history_ttl_s=random.choice((60, 3600, 3 * 86_400)),
                 force_recovery=True,
+                **batches,  # type: ignore[arg-type]  # they are options
             )
         ),
         node=NodeConfig(

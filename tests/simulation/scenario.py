@@ -59,6 +59,9 @@ CONTESTED = 0.1
 OUTLIVED = 0.1
 # Numbers of topic shards.
 SHARDS = (2, 4, 16)
+# How publications are collected before they go out.
+BATCH_SIZES = (0, 2, 10)
+BATCH_DELAYS_MS = (1, 20, 300, 5000)
 # How long no hint arrives when what is written cannot be read either.
 SILENT_S = 6.0
 
@@ -83,10 +86,11 @@ class Outcome:
 class Scenario:
     """Everything that happens in one run is drawn from the seed.
 
-    `sharded`: with topic shards. The other runs stay what they are without them.
+    `sharded`: with topic shards. `batched`: publications are collected before they go out. The
+    other runs stay what they are without these.
     """
 
-    def __init__(self, seed: int, *, sharded: bool = False) -> None:
+    def __init__(self, seed: int, *, sharded: bool = False, batched: bool = False) -> None:
         self.seed = seed
         self.sharded = sharded
         self.shards = Random(f"shards {seed}").choice(SHARDS) if sharded else 1
@@ -98,6 +102,8 @@ class Scenario:
         self.world.now_ms = SimulatedClock(0).now_ms
         self.world.skew_ms = round(SKEW_S_MAX * 1000)
         self.checker = Checker(self.world.truth, self._troubled_s)
+        self.batches = _batches(Random(f"batches {seed}")) if batched else {}
+        self.checker.newest_only = bool(self.batches.get("batch_flush_latest"))
         self.nodes: list[SimulatedNode] = []
         # Kept, or their tasks would be taken for tasks that nobody holds.
         self.dead: list[SimulatedNode] = []
@@ -446,7 +452,9 @@ class Scenario:
     def _add_node(self) -> None:
         self.node_count += 1
         name = f"node-{self.node_count}"
-        node = SimulatedNode(self.world, self.random, name, self.pace, self.mishaps, self.shards)
+        node = SimulatedNode(
+            self.world, self.random, name, self.pace, self.mishaps, self.shards, self.batches
+        )
         self.nodes.append(node)
 
     def _pick_node(self) -> SimulatedNode | None:
@@ -476,9 +484,11 @@ class Scenario:
         self.trace.append(f"{asyncio.get_running_loop().time():12.3f} {what}")
 
 
-def simulate(seed: int, *, log: bool = False, sharded: bool = False) -> Outcome:
-    """Run the scenario of `seed`. `log`: show what the nodes log. `sharded`: with topic shards."""
-    scenario = Scenario(seed, sharded=sharded)
+def simulate(
+    seed: int, *, log: bool = False, sharded: bool = False, batched: bool = False
+) -> Outcome:
+    """Run the scenario of `seed`. `log`: show what the nodes log. The others: as of a Scenario."""
+    scenario = Scenario(seed, sharded=sharded, batched=batched)
     perform(scenario, log=log)
     return scenario.outcome()
 
@@ -490,6 +500,15 @@ def perform(scenario: Scenario, *, log: bool = False) -> None:
             clockwork.run(scenario.run(), scenario.mishaps)
         except clockwork.Stuck as stuck:
             scenario.checker.fail(Kind.STUCK, str(stuck))
+
+
+def _batches(random: Random) -> dict[str, int]:
+    """Options of the channels."""
+    return {
+        "batch_max_size": random.choice(BATCH_SIZES),
+        "batch_max_delay_ms": random.choice(BATCH_DELAYS_MS),
+        "batch_flush_latest": random.random() < 0.3,
+    }
 
 
 def _faults(random: Random) -> Faults:

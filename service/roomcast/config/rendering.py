@@ -22,6 +22,7 @@ def effective(config: Config) -> dict[str, Any]:
         "client": config.client,
         "client.token": config.client.token,
         WITHOUT_NAMESPACE: config.channel.without_namespace,
+        "websocket": config.websocket,
         "http_api": config.http_api,
         "hooks": config.hooks,
         "aws": config.aws,
@@ -66,6 +67,7 @@ def effective_toml(config: Config) -> str:
     put(f"[{WITHOUT_NAMESPACE}]", document["channel"]["without_namespace"])
     for namespace in document["channel"]["namespaces"]:
         put(f"[[{NAMESPACES}]]", namespace)
+    put("[websocket]", document["websocket"])
     put("[http_api]", document["http_api"])
     put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])
