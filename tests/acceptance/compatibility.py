@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.acceptance.features import CENT, SECTIONS, TITLES, WITHIN, Feature
+from tests.acceptance.features import CENT, SECTIONS, TITLES, WITHIN, WITHOUT_SDK, Feature
 from tests.acceptance.peers import CLIENTS
 from tests.requirements import JS_DIRECTORY
 
@@ -25,7 +25,7 @@ PAGE_TESTS: Final = Path(__file__).with_name("test_compatibility.py")
 WORKS: Final = "works"
 NOT_SHOWN: Final = "not shown"
 # The columns' parameters in tests.
-_PARAMETERS: Final = ("sdk", "here", "there")
+_PARAMETERS: Final = ("sdk", "here", "there", "over")
 _BACK_ENDS: Final = frozenset({"back_end", "async_back_end"})
 # "skipped" is left to ROOMCAST_REQUIRE: what is not there on a machine is no news about an SDK.
 _GOOD: Final = frozenset({"passed", "skipped"})
@@ -59,7 +59,8 @@ def name_of(item: pytest.Item) -> str:
 def sdks_of(name: str, parameters: Iterable[object], fixtures: Iterable[str]) -> frozenset[str]:
     """The SDKs for which a test counts."""
     cent = {CENT} if _BACK_ENDS & set(fixtures) else set()
-    return frozenset({*set(CLIENTS).intersection(parameters), *WITHIN.get(name, ()), *cent})
+    columns = {*CLIENTS, *WITHOUT_SDK}
+    return frozenset({*columns.intersection(parameters), *WITHIN.get(name, ()), *cent})
 
 
 class Compatibility:

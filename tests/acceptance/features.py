@@ -2,8 +2,9 @@
 docs/compatibility.md is made of it.
 
 To add a feature, add a row; to show it for more SDKs, name another test.
-A test counts for the SDKs in its parameters `sdk`, `here` and `there`,
-for those of its own that `WITHIN` names, and for cent where it uses a client of the back end.
+A test counts for the SDKs in its parameters `sdk`, `here` and `there`, and for the transport in
+`over`; for those of its own that `WITHIN` names, and for cent where it uses a client of the back
+end.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Final
 
 from tests.acceptance.peers import CLIENTS, PROTOBUF, SDKS
 
-__all__ = ["CENT", "SECTIONS", "WITHIN", "Feature", "Section"]
+__all__ = ["CENT", "SECTIONS", "WITHIN", "WITHOUT_SDK", "Feature", "Section"]
 
 CENT: Final = "cent"
+# The transports of clients without an SDK, which are a test's parameter `over`.
+WITHOUT_SDK: Final = ("uni_http_stream", "uni_sse", "uni_websocket")
 # What the columns are called.
 TITLES: Final = {
     "js": "JavaScript, JSON",
@@ -24,6 +27,9 @@ TITLES: Final = {
     "py": "Python, JSON",
     f"py{PROTOBUF}": "Python, Protobuf",
     CENT: "cent",
+    "uni_http_stream": "HTTP streaming (curl)",
+    "uni_sse": "Server-Sent Events (curl)",
+    "uni_websocket": "WebSocket (ws)",
 }
 _JS: Final = ("js", f"js{PROTOBUF}")
 _PY: Final = ("py", f"py{PROTOBUF}")
@@ -284,6 +290,31 @@ SECTIONS: Final = (
                 "SockJS",
                 without=_nowhere("404: the SDK itself advises against it"),
                 without_by=_NO_TRANSPORT,
+            ),
+        ),
+    ),
+    Section(
+        "Without an SDK",
+        WITHOUT_SDK,
+        (
+            Feature(
+                "hear what is published at another instance",
+                ["test_unidirectional::test_it_hears_what_is_published_at_another_instance"],
+            ),
+            Feature(
+                "recover at another instance",
+                ["test_unidirectional::test_when_its_instance_is_killed_it_recovers_at_another"],
+            ),
+            Feature(
+                "be subscribed, unsubscribed, refreshed and disconnected by the server API",
+                ["test_unidirectional::test_what_a_back_end_does_to_it"],
+            ),
+            Feature(
+                "be told why a `connect` is refused",
+                ["test_unidirectional::test_it_is_told_why_it_may_not_connect"],
+            ),
+            Feature(
+                "Protobuf, differences, numbers for names", without=_no(WITHOUT_SDK, "not there")
             ),
         ),
     ),

@@ -113,6 +113,7 @@ def test_all_that_is_said_of_transports_is_shown() -> None:
 
 def test_for_whom_a_test_counts() -> None:
     assert sdks_of("a::b", ["js", "other"], ["dev"]) == {"js"}
+    assert sdks_of("a::b", ["uni_sse"], []) == {"uni_sse"}
     assert sdks_of("a::b", [], ["back_end"]) == {CENT}
     within = "test_tokens::test_sessions_go_on_with_fresh_tokens"
     assert sdks_of(within, [], []) == set(CLIENTS)

@@ -36,6 +36,7 @@ __all__ = [
     "PATH",
     "RULES",
     "SIZE_LIMIT",
+    "UNI_PATH",
     "Logs",
     "Target",
     "target",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 PATH: Final = "/connection/websocket"
+UNI_PATH: Final = "/connection/uni_websocket"
 # What clients call it; the Origin of its own pages is made of this.
 HOST: Final = "chat.example.com"
 KEY: Final = "the key of this test's back end"
@@ -228,6 +230,7 @@ async def target(
         compression=compression,
     )
     app.router.add_get(PATH, gateway.handle)
+    app.router.add_get(UNI_PATH, gateway.handle_unidirectional)
     streams = StreamGateway(
         admission, message_size_limit=size_limit, queue_bytes_max=queue_bytes_max
     )

@@ -44,6 +44,7 @@ class ClientSocket:
         self.open = True
         self.framer: Framer = _as_it_is
         self.is_binary = False
+        self.is_unidirectional = False
         self.session = ""
         self.unsent_bytes = 0
         self.is_gone = False

@@ -217,6 +217,7 @@ class Socket:
     """The client's end of a connection, without a network: what was sent to it, decoded."""
 
     is_binary = False
+    is_unidirectional = False
     session = ""
 
     def __init__(self, framer: Framer = as_it_is) -> None:

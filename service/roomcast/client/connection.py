@@ -160,6 +160,11 @@ class Connection:
         return self.session.user
 
     @property
+    def session_name(self) -> str:
+        """What leads its further commands to it; "" = they come as its frames."""
+        return self.socket.session
+
+    @property
     def has_ended(self) -> bool:
         """Whether its transport is closed or closing."""
         return self._peer.has_ended

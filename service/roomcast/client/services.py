@@ -58,9 +58,13 @@ class Socket(Sink, Protocol):
         """Whether its frames are in Protobuf."""
 
     @property
+    def is_unidirectional(self) -> bool:
+        """Whether its client says no more than `connect`, and is answered by pushes alone."""
+
+    @property
     def session(self) -> str:
-        """What leads the client's further commands to it, which come by other requests. It is
-        secret. "" = they come as its frames, and so do its pongs.
+        """What leads the client's further commands to it, which come by other requests, if there
+        are any. It is secret. "" = they come as its frames, and so do its pongs.
         """
 
     @property

@@ -1,6 +1,6 @@
 """Serves one client whose replies and pushes are the body of an answer that does not end.
 
-Its commands come by other requests. Each of them is taken after the ones before it.
+Its commands come by other requests, if any. Each of them is taken after the ones before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
 
-__all__ = ["WAITING_BYTES_MAX", "WAITING_MAX", "ClientStream", "new_session"]
+__all__ = ["WAITING_BYTES_MAX", "WAITING_MAX", "ClientStream", "limit_silence", "new_session"]
 
 # Frames of one client that wait for the ones before them, and their bytes. SDKs send a few at once.
 WAITING_MAX: Final = 64
@@ -87,10 +87,11 @@ class ClientStream(asyncio.Protocol):
         self._ignored = 0
         self._is_over = False
         self.left: Callable[[], None] | None = None
-        _limit_silence(transport, silence_s)
+        limit_silence(transport, silence_s)
         self._connection = node.open(writer)
         node.services.counters.came(kind)
-        sessions.enter(writer.session, self)
+        if not writer.is_unidirectional:
+            sessions.enter(writer.session, self)
 
     def take(self, frame: bytes) -> bool:
         """Take commands, after those that came before. False: too many wait."""
@@ -143,7 +144,7 @@ class ClientStream(asyncio.Protocol):
         self._writer.end()
 
 
-def _limit_silence(transport: asyncio.Transport, silence_s: float) -> None:
+def limit_silence(transport: asyncio.Transport, silence_s: float) -> None:
     """Have the system end a connection whose peer acknowledges nothing (TCP_USER_TIMEOUT)."""
     connected = transport.get_extra_info("socket")
     option = getattr(socket, "TCP_USER_TIMEOUT", None)

@@ -3,12 +3,17 @@
 POST /connection/http_stream   commands in the body; replies and pushes in the answer's body
 GET  /connection/sse           commands in the query (`cf_connect`); the answer is events
 POST /emulation                further commands of either, for the node that has the client
+
+Clients without an SDK say no more than how they connect, and get pushes alone:
+
+POST /connection/uni_http_stream   the `connect` in the body
+GET  /connection/uni_sse           the same in the query, or nothing; or in the body of a POST
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -23,23 +28,35 @@ from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.stream import ClientStream, new_session
-from roomcast.gateway.websocket import ANSWERED, FRAME_COMMANDS_ROOM
-from roomcast.gateway.writer import Writer, json_lines, sse_events
+from roomcast.gateway.websocket import ANSWERED, CONNECT_PARAMETER, FRAME_COMMANDS_ROOM
+from roomcast.gateway.writer import (
+    Writer,
+    bare_json_lines,
+    bare_sse_events,
+    json_lines,
+    sse_events,
+)
 from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Closing
-from roomcast.wire.commands import JSON_FRAMES, Reader
+from roomcast.wire.commands import CONNECT_FRAMES, JSON_FRAMES, Reader
 from roomcast.wire.emulation import MalformedEmulation, emulated_json, emulated_protobuf
 from roomcast.wire.encoding import disconnect_push
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
 __all__ = ["StreamGateway"]
 
+_PATHS: Final = (
+    "/connection/http_stream",
+    "/connection/sse",
+    "/connection/uni_http_stream",
+    "/connection/uni_sse",
+    "/emulation",
+)
 # A preflight's answer may be kept for so long.
 _PREFLIGHT_S: Final = 300
 _BINARY_TYPE: Final = "application/octet-stream"
 # The JSON text of a string may be twice as long as what it says.
 _ESCAPED: Final = 2
-_CONNECT_PARAMETER: Final = "cf_connect"
 # Bytes of all bodies that have not come whole. Anybody can begin one. Most come with their headers,
 # and need no room.
 _COMING_BYTES_MAX: Final = 32 * 1024 * 1024
@@ -68,7 +85,12 @@ _PROTOBUF: Final = _Form(Transport.HTTP_STREAM, _BINARY_TYPE, PROTOBUF_FRAMES, e
 _EVENTS: Final = _Form(
     Transport.SSE, "text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n"
 )
-
+_BARE_JSON: Final = replace(
+    _JSON, kind=Transport.UNI_HTTP_STREAM, reader=CONNECT_FRAMES, framer=bare_json_lines
+)
+_BARE_EVENTS: Final = replace(
+    _EVENTS, kind=Transport.UNI_SSE, reader=CONNECT_FRAMES, framer=bare_sse_events
+)
 
 # SDKs connect anew after 404 and 5xx. Others refuse these commands alone.
 _ANSWERS: Final[Mapping[Outcome, tuple[HTTPStatus, str | None]]] = {
@@ -107,7 +129,10 @@ class StreamGateway:
         app.router.add_get("/connection/sse", self._sse, allow_head=False)
         app.router.add_post("/connection/sse", self._sse_posted)
         app.router.add_post("/emulation", self._emulation)
-        for path in ("/connection/http_stream", "/connection/sse", "/emulation"):
+        app.router.add_post("/connection/uni_http_stream", self._uni_http_stream)
+        app.router.add_get("/connection/uni_sse", self._uni_sse, allow_head=False)
+        app.router.add_post("/connection/uni_sse", self._uni_sse_posted)
+        for path in _PATHS:
             app.router.add_options(path, self._preflight)
 
     async def _http_stream(self, request: web.Request) -> web.StreamResponse:
@@ -118,6 +143,15 @@ class StreamGateway:
 
     async def _sse(self, request: web.Request) -> web.StreamResponse:
         return await self._open(request, _EVENTS, _asked)
+
+    async def _uni_http_stream(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _BARE_JSON, self._posted)
+
+    async def _uni_sse_posted(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _BARE_EVENTS, self._posted)
+
+    async def _uni_sse(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _BARE_EVENTS, _asked_or_nothing)
 
     async def _open(
         self,
@@ -139,6 +173,7 @@ class StreamGateway:
                 self._queue_bytes_max,
                 form.framer,
                 last=form.last,
+                is_answered=False,
                 session=new_session(),
             )
             limits = node.services.limits
@@ -229,12 +264,17 @@ class StreamGateway:
 
 async def _asked(request: web.Request) -> bytes:
     """The commands in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest."""
-    commands = request.query.get(_CONNECT_PARAMETER, "")
+    commands = request.query.get(CONNECT_PARAMETER, "")
     if not commands:
         raise web.HTTPBadRequest(
-            text=f"The parameter {_CONNECT_PARAMETER} has the first commands.\n"
+            text=f"The parameter {CONNECT_PARAMETER} has the first commands.\n"
         )
     return commands.encode(errors="replace")
+
+
+async def _asked_or_nothing(request: web.Request) -> bytes:
+    """The `connect` in a query, whose length the parser of HTTP bounds."""
+    return (request.query.get(CONNECT_PARAMETER) or "{}").encode(errors="replace")
 
 
 def _count_refused(request: web.Request) -> None:

@@ -155,6 +155,9 @@ class Transport(Enum):
     WEBSOCKET = "websocket"
     HTTP_STREAM = "http_stream"
     SSE = "sse"
+    UNI_WEBSOCKET = "uni_websocket"
+    UNI_HTTP_STREAM = "uni_http_stream"
+    UNI_SSE = "uni_sse"
 
 
 def _by_transport() -> dict[str, int]:
