@@ -1,7 +1,7 @@
 """Serves the transports of clients that no WebSocket reaches, as Centrifuge SDKs speak them.
 
 POST /connection/http_stream   commands in the body; replies and pushes in the answer's body
-GET  /connection/sse           commands in the query (`cf_connect`); the answer is events
+GET  /connection/sse           `connect` in the query (`cf_connect`); the answer is events
 POST /emulation                further commands of either, for the node that has the client
 """
 
@@ -18,7 +18,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
-from roomcast.gateway.body import BODY_S, body_of
+from roomcast.gateway.body import BODY_S, BodyRoom, PushedOut, body_of
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.stream import ClientStream, new_session
@@ -38,8 +38,7 @@ _BINARY_TYPE: Final = "application/octet-stream"
 # The JSON text of a string may be twice as long as what it says.
 _ESCAPED: Final = 2
 _CONNECT_PARAMETER: Final = "cf_connect"
-# Bytes of all bodies that have not come whole. Anybody can begin one. Most come with their headers,
-# and need no room.
+# Bytes of all bodies that have not come whole, as far as they came. Anybody can begin one.
 _COMING_BYTES_MAX: Final = 32 * 1024 * 1024
 
 
@@ -85,7 +84,7 @@ class StreamGateway:
         self._admission = admission
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
-        self._coming_bytes = 0
+        self._coming = BodyRoom(_COMING_BYTES_MAX)
 
     def add_routes(self, app: web.Application) -> None:
         """Adds the routes, and those of their preflight requests."""
@@ -155,17 +154,9 @@ class StreamGateway:
             # Chunks of one byte take a hundred times as long to parse, and what is to come could
             # not be bounded.
             raise web.HTTPLengthRequired(text="A body has a Content-Length.\n")
-        size = request.content_length or 0
-        if size > bytes_max:
+        if (request.content_length or 0) > bytes_max:
             raise _too_large()
-        coming = 0 if request.content.is_eof() else size
-        if self._coming_bytes + coming > _COMING_BYTES_MAX:
-            raise web.HTTPServiceUnavailable(text="Too many bodies have not come whole.\n")
-        self._coming_bytes += coming
-        try:
-            body = await _whole_body(request, bytes_max)
-        finally:
-            self._coming_bytes -= coming
+        body = await _whole_body(request, bytes_max, self._coming)
         if not body:
             raise web.HTTPBadRequest(text="The body has the first commands.\n")
         return body
@@ -211,13 +202,17 @@ class StreamGateway:
 
 
 async def _asked(request: web.Request) -> bytes:
-    """The commands in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest."""
-    commands = request.query.get(_CONNECT_PARAMETER, "")
-    if not commands:
+    """The command in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest.
+
+    It is one, which must be `connect`: any page can have a browser make a GET without an Origin.
+    Whoever cannot read the answer has no session, so it stays at that.
+    """
+    command = request.query.get(_CONNECT_PARAMETER, "").strip()
+    if not command or "\n" in command:
         raise web.HTTPBadRequest(
-            text=f"The parameter {_CONNECT_PARAMETER} has the first commands.\n"
+            text=f"The parameter {_CONNECT_PARAMETER} has one command, which is connect.\n"
         )
-    return commands.encode(errors="replace")
+    return command.encode(errors="replace")
 
 
 def _is_binary(request: web.Request) -> bool:
@@ -225,10 +220,14 @@ def _is_binary(request: web.Request) -> bool:
     return "Content-Type" in request.headers and request.content_type == _BINARY_TYPE
 
 
-async def _whole_body(request: web.Request, bytes_max: int) -> bytes | None:
+async def _whole_body(request: web.Request, bytes_max: int, room: BodyRoom) -> bytes | None:
     """As `body_of`. Raises HTTPException."""
     try:
-        return await body_of(request, bytes_max)
+        return await body_of(request, bytes_max, room)
+    except PushedOut as error:
+        raise web.HTTPServiceUnavailable(
+            text="The body came too slowly: others needed its room.\n"
+        ) from error
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"The body was not complete within {BODY_S:g} s.\n"
