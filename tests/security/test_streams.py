@@ -112,12 +112,11 @@ async def test_bodies_that_never_come_whole_fill_no_memory(attacked: Target) -> 
     """Each could hold half a megabyte for ten seconds, of as many strangers as there are places."""
     room = attacked.streams._coming = BodyRoom(30_000)
     async with AsyncExitStack() as stack:
-        slow = []
+        slow: list[Peer] = []
         for path in (HTTP_STREAM, EMULATION):
-            slow.append(
-                await stack.enter_async_context(sent(attacked, begun(path, 15_000, 14_000)))
-            )
-            await until(lambda: room.used == 14_000 * len(slow))  # noqa: B023  # used at once
+            said = begun(path, 15_000, 14_000)
+            slow.append(await stack.enter_async_context(sent(attacked, said)))
+            await until(lambda: room.used == 14_000 * len(slow))
         for number, peer in enumerate(slow, start=1):
             # Who began first gives way.
             await stack.enter_async_context(sent(attacked, begun(EMULATION, 15_000, 14_000)))

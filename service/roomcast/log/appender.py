@@ -14,7 +14,7 @@ many channels waits behind itself.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -54,7 +54,8 @@ APPENDS_AT_ONCE: Final = 64
 # and their calls do not wait there.
 APPENDS_A_TURN: Final = 2
 
-# Bytes of publications that may wait on the whole node.
+# Bytes of publications that may wait on the whole node. Of one caller, no more may wait than are
+# left for all others: so there is room for whoever has none waiting, however few fill the rest.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
 # The largest publication, without the brackets around it. An empty lane must have room for it.
 _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
@@ -132,6 +133,8 @@ class Appender:
         self._places = FairPlaces(APPENDS_AT_ONCE, APPENDS_A_TURN)
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._bytes = 0
+        # The same by caller; none of them is 0.
+        self._bytes_of: Counter[str] = Counter()
         self.counters = AppendCounters()
 
     @property
@@ -171,7 +174,7 @@ class Appender:
         if lane is None:
             lane = self._lanes[channel] = Lane(Contention(self._round_trip))
         self._lanes.move_to_end(channel)
-        if not lane.has_room(pending.size) or self._bytes + pending.size > NODE_BYTES_MAX:
+        if not (lane.has_room(pending.size) and self._has_room(pending.size, caller)):
             self.counters.publications["full"] += 1
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
@@ -182,12 +185,17 @@ class Appender:
         lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms, caller))
         lane.bytes += pending.size
         self._bytes += pending.size
+        self._bytes_of[caller] += pending.size
         lane.history_ttl_ms = history_ttl_ms
         if lane.task is None or lane.task.done():
             lane.task = asyncio.create_task(self._run(channel, lane), name=f"append {channel}")
         elif lane.turn is not None:
             self._places.join(lane.turn, caller)
         return position
+
+    def _has_room(self, size: int, caller: str) -> bool:
+        left = NODE_BYTES_MAX - self._bytes - size
+        return left >= 0 and self._bytes_of[caller] <= left
 
     async def drain(self) -> None:
         """Wait until every accepted publication was answered.
@@ -467,9 +475,13 @@ class Appender:
 
     def _leave(self, lane: Lane, answered: Sequence[Waiting]) -> None:
         """Free the room of answered publications."""
-        size = sum(waiting.pending.size for waiting in answered)
-        lane.bytes -= size
-        self._bytes -= size
+        for waiting in answered:
+            size = waiting.pending.size
+            lane.bytes -= size
+            self._bytes -= size
+            self._bytes_of[waiting.caller] -= size
+            if not self._bytes_of[waiting.caller]:
+                del self._bytes_of[waiting.caller]
 
     def _forget_idle(self) -> None:
         while len(self._lanes) > _IDLE_LANES_MAX:

@@ -9,6 +9,7 @@ import json
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from math import inf
 from typing import Any, Final
 
@@ -801,7 +802,32 @@ async def test_bytes_wait_within_bounds(
     held.release()
     await asyncio.gather(*positions)
     assert writer.appender._bytes == 0, "what was answered counts no more"
+    monkeypatch.undo()
     await asyncio.gather(*(writer.submit(large) for _ in positions))
+
+
+async def test_there_is_room_for_who_has_nothing_waiting(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few fill the rest, with publications of any size."""
+    monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", 1_000_000)
+    held = fleet.traffic.hold("newest")
+    positions = []
+    for size in (50_000, 1_000, 1):
+        for number in count():
+            try:
+                position = writer.submit(
+                    "x" * size, f"{size} {number}", caller=f"user {number % 3}"
+                )
+            except Full:
+                break
+            positions.append(position)
+    positions += [writer.submit("y" * 1000, f"mine {n}", caller="user other") for n in range(10)]
+    assert 700_000 < writer.appender.waiting_bytes <= 1_000_000
+    held.release()
+    await asyncio.gather(*positions)
+    assert writer.appender.waiting_bytes == 0
+    assert not writer.appender._bytes_of
 
 
 async def test_what_waits_is_kept_as_text_alone(fleet: Fleet, writer: Writer) -> None:
