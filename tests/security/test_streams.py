@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -15,8 +16,10 @@ import pytest
 
 from roomcast.delivery.envelope import Signal
 from roomcast.gateway import stream as stream_module
+from roomcast.gateway import streams as streams_module
 from roomcast.gateway import writer as writer_module
 from roomcast.gateway.body import BodyRoom
+from roomcast.wire.emulation import Emulated, emulated_json
 from tests.security.target import DEADLINE_S, HOST, Logs, Target, target
 from tests.unit.worlds import until
 
@@ -144,6 +147,38 @@ async def test_lengths_that_were_only_said_keep_nobody_out(attacked: Target) -> 
         honest.writer.write(body)
         async with asyncio.timeout(DEADLINE_S):
             assert (await honest.reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_large_bodies_that_become_whole_at_once_are_not_decoded_at_once(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes up to 2 ms."""
+    turn, decoded = 0, Counter[int]()
+    loop = asyncio.get_running_loop()
+
+    def next_turn() -> None:
+        nonlocal turn, ticking
+        turn, ticking = turn + 1, loop.call_soon(next_turn)
+
+    def decode(body: bytes) -> Emulated:
+        decoded[turn] += 1
+        return emulated_json(body)
+
+    ticking = loop.call_soon(next_turn)
+    monkeypatch.setattr(streams_module, "emulated_json", decode)
+    async with target(size_limit=32 * 1024) as attacked, AsyncExitStack() as stack:
+        body = json.dumps({"node": "n", "session": "s", "data": "x" * 50_000}).encode()
+        request = posted(EMULATION, body)
+        peers = [await stack.enter_async_context(sent(attacked, request[:-1])) for _ in range(20)]
+        await until(lambda: attacked.streams._coming.used == 20 * (len(body) - 1))
+        for peer in peers:
+            peer.writer.write(request[-1:])
+        async with asyncio.timeout(DEADLINE_S):
+            for peer in peers:
+                assert (await peer.reader.readline()).startswith(b"HTTP/1.1 404 ")
+    ticking.cancel()
+    assert decoded.total() == 20
+    assert max(decoded.values()) <= 2
 
 
 @pytest.mark.parametrize("path", [HTTP_STREAM, SSE, EMULATION])

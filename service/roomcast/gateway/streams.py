@@ -15,6 +15,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
+from roomcast.concurrency import Portions
 from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
@@ -40,6 +41,10 @@ _ESCAPED: Final = 2
 _CONNECT_PARAMETER: Final = "cf_connect"
 # Bytes of all bodies that have not come whole, as far as they came. Anybody can begin one.
 _COMING_BYTES_MAX: Final = 32 * 1024 * 1024
+# Larger requests to /emulation take up to 2 ms each to decode, and anybody can have many become
+# whole at once. So many are decoded in one turn of the event loop.
+_LARGE_BYTES: Final = 32 * 1024
+_LARGE_A_TURN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class StreamGateway:
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
         self._coming = BodyRoom(_COMING_BYTES_MAX)
+        self._large = Portions(_LARGE_A_TURN)
 
     def add_routes(self, app: web.Application) -> None:
         """Adds the routes, and those of their preflight requests."""
@@ -177,6 +183,8 @@ class StreamGateway:
             body, read = await self._body(request, self._frame_bytes_max), emulated_protobuf
         else:
             body, read = await self._body(request, self._frame_bytes_max * _ESCAPED), emulated_json
+        if len(body) > _LARGE_BYTES:
+            await self._large.wait()
         try:
             emulated = read(body)
         except MalformedEmulation as error:
