@@ -43,7 +43,15 @@ from roomcast.wire.encoding import encode_stored
 from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Publication, StreamPosition
 
-__all__ = ["APPENDS_AT_ONCE", "NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
+__all__ = [
+    "APPENDS_AT_ONCE",
+    "LITTLE_BYTES",
+    "MUCH_BYTES_MAX",
+    "NODE_BYTES_MAX",
+    "Appender",
+    "Full",
+    "TooLarge",
+]
 
 # Appends that a node makes at once, with the reads of their tails: as many as it has connections to
 # the table. So they do not wait there, where calls are made in the order in which they were asked
@@ -54,12 +62,14 @@ APPENDS_AT_ONCE: Final = 64
 # and their calls do not wait there.
 APPENDS_A_TURN: Final = 2
 
-# Bytes of publications that may wait on the whole node. Of one caller, no more may wait than are
-# left for all others: so there is room for whoever has none waiting, however few fill the rest.
+# Bytes of publications that may wait on the whole node. The last of this room is for callers who
+# have little waiting, or a few others could fill it.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
+MUCH_BYTES_MAX: Final = 48 * 1024 * 1024
+LITTLE_BYTES: Final = ITEM_BYTES_MAX
 # The largest publication, without the brackets around it. An empty lane must have room for it.
 _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
-assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
+assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= MUCH_BYTES_MAX < NODE_BYTES_MAX
 # Idle lanes that are kept. They know a tail, so that the next append needs no read.
 _IDLE_LANES_MAX: Final = 10_000
 # A tail that was learned at most so many round trips ago usually has few items behind it. They are
@@ -194,8 +204,8 @@ class Appender:
         return position
 
     def _has_room(self, size: int, caller: str) -> bool:
-        left = NODE_BYTES_MAX - self._bytes - size
-        return left >= 0 and self._bytes_of[caller] <= left
+        is_little = self._bytes_of[caller] + size <= LITTLE_BYTES
+        return self._bytes + size <= (NODE_BYTES_MAX if is_little else MUCH_BYTES_MAX)
 
     async def drain(self) -> None:
         """Wait until every accepted publication was answered.

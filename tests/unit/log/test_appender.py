@@ -796,34 +796,37 @@ async def test_bytes_wait_within_bounds(
     positions = [writer.submit(large) for _ in range(LANE_BYTES_MAX // len(large))]
     with pytest.raises(Full):
         writer.submit(large)
-    monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", LANE_BYTES_MAX + 1000)
+    for name in ("NODE_BYTES_MAX", "MUCH_BYTES_MAX"):
+        monkeypatch.setattr(appender_module, name, LANE_BYTES_MAX + 1000)
     with pytest.raises(Full):
         writer.submit(large, "other")
     held.release()
     await asyncio.gather(*positions)
     assert writer.appender._bytes == 0, "what was answered counts no more"
-    monkeypatch.undo()
     await asyncio.gather(*(writer.submit(large) for _ in positions))
 
 
-async def test_there_is_room_for_who_has_nothing_waiting(
+async def test_few_callers_leave_room_for_the_others(
     fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However few fill the rest, with publications of any size."""
+    """Whatever the sizes of what they publish."""
     monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(appender_module, "MUCH_BYTES_MAX", 800_000)
+    monkeypatch.setattr(appender_module, "LITTLE_BYTES", 20_000)
     held = fleet.traffic.hold("newest")
     positions = []
     for size in (50_000, 1_000, 1):
         for number in count():
+            caller = f"user {number % 3}"
             try:
-                position = writer.submit(
-                    "x" * size, f"{size} {number}", caller=f"user {number % 3}"
-                )
+                position = writer.submit("x" * size, f"{size} {number}", caller=caller)
             except Full:
                 break
             positions.append(position)
-    positions += [writer.submit("y" * 1000, f"mine {n}", caller="user other") for n in range(10)]
-    assert 700_000 < writer.appender.waiting_bytes <= 1_000_000
+    assert writer.appender.waiting_bytes > 799_900
+    positions += [writer.submit("y" * 1900, f"mine {n}", caller="user other") for n in range(10)]
+    with pytest.raises(Full):
+        writer.submit("y" * 1900, "mine", caller="user other")
     held.release()
     await asyncio.gather(*positions)
     assert writer.appender.waiting_bytes == 0
