@@ -304,7 +304,7 @@ async def test_mutated_bodies_in_pieces_open_a_stream_or_none(kind: str) -> None
         async with _tolerant() as attacked:
             mutator = Mutator(_frames(attacked, protobuf=kind == BINARY), SEED)
             await _openings(attacked, mutator, body)
-            assert attacked.streams._coming_bytes == 0
+            assert attacked.streams._coming.used == 0
     assert logs.faults() == []
     assert {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE} <= mutator.outcomes
     opened = {each for each in mutator.outcomes if isinstance(each, frozenset)}

@@ -137,9 +137,9 @@ def other_epochs_ignored() -> Iterator[None]:
     """A channel whose epoch ended is served as if it had not."""
     original = OpenChannel.compare
 
-    def compare(self: OpenChannel, resolved: Any) -> None:
+    def compare(self: OpenChannel, resolved: Any, had: int) -> None:
         if resolved.tail.epoch == self.order.epoch:
-            original(self, resolved)
+            original(self, resolved, had)
 
     with patch.object(OpenChannel, "compare", compare):
         yield

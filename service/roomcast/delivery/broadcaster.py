@@ -8,7 +8,7 @@ region's SNS quota, which durable traffic needs. Hence the bounds on waiting byt
 second.
 
 Signals for nodes, such as orders of the server API, have room of their own, which signals for
-channels cannot take. And one client cannot take all the room that there is for channels.
+channels cannot take. And a few clients cannot take all the room that there is for channels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ __all__ = [
     "CHANNELS_BYTES_MAX",
     "CLIENT_BYTES_MAX",
     "FLUSH_INTERVAL_S",
+    "LITTLE_BYTES",
     "MESSAGES_PER_S",
+    "MUCH_BYTES_MAX",
     "PUBLISHES_AT_ONCE",
     "SIGNAL_BYTES_MAX",
     "WAITING_BYTES_MAX",
@@ -51,7 +53,11 @@ WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 # Those of them that may be for channels, and for channels by one client.
 CHANNELS_BYTES_MAX: Final = 6 * 1024 * 1024
 CLIENT_BYTES_MAX: Final = 2 * 1024 * 1024
-assert CLIENT_BYTES_MAX < CHANNELS_BYTES_MAX < WAITING_BYTES_MAX, "each leaves room for others"
+# The rest of those for channels is for clients that have little waiting, or a few others could fill
+# it.
+MUCH_BYTES_MAX: Final = 4 * 1024 * 1024
+LITTLE_BYTES: Final = 32 * 1024
+assert CLIENT_BYTES_MAX < MUCH_BYTES_MAX < CHANNELS_BYTES_MAX < WAITING_BYTES_MAX, "room for others"
 # One signal must leave room for others in a message.
 SIGNAL_BYTES_MAX: Final = 128 * 1024
 
@@ -124,11 +130,9 @@ class Broadcaster:
             return False
         if not one.is_for_channel:
             return True
-        of_client = self._client_bytes[one.client] if one.client else 0
-        return (
-            self._channels_bytes + one.size <= CHANNELS_BYTES_MAX
-            and of_client + one.size <= CLIENT_BYTES_MAX
-        )
+        of_client = self._client_bytes[one.client] + one.size if one.client else 0
+        bytes_max = CHANNELS_BYTES_MAX if of_client <= LITTLE_BYTES else MUCH_BYTES_MAX
+        return self._channels_bytes + one.size <= bytes_max and of_client <= CLIENT_BYTES_MAX
 
     def _count(self, one: _Waiting, size: int) -> None:
         """Add `size`, which is below 0 when `one` does not wait any more."""

@@ -36,8 +36,10 @@ __all__ = [
     "ANSWERS_MAX",
     "ANSWER_S",
     "LANES_MAX",
+    "LARGE_BYTES_MAX",
     "NODES_MAX",
     "NODE_CHARS_MAX",
+    "SMALL_BYTES",
     "WAITING_BYTES_MAX",
     "WAITING_MAX",
     "Emulation",
@@ -52,8 +54,11 @@ ANSWER_S: Final = 4.0
 LANES_MAX: Final = 10_000
 WAITING_MAX: Final = 32
 # Bytes of all commands for other nodes' sessions that are under way or wait. Anybody can send some,
-# with a session that is none.
+# with a session that is none. The last of this room are for requests of SMALL_BYTES at most: most
+# are, and the others could fill it.
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
+LARGE_BYTES_MAX: Final = 12 * 1024 * 1024
+SMALL_BYTES: Final = 2 * 1024
 # Answers to other nodes that are under way. A node that gets none takes its commands for lost.
 ANSWERS_MAX: Final = 10_000
 # A longer name is no node's.
@@ -165,7 +170,8 @@ class Emulation:
         return outcome
 
     async def _pass_on(self, node: str, session: str, frame: bytes) -> Outcome:
-        if self._waiting_bytes + len(frame) > WAITING_BYTES_MAX:
+        bytes_max = WAITING_BYTES_MAX if len(frame) <= SMALL_BYTES else LARGE_BYTES_MAX
+        if self._waiting_bytes + len(frame) > bytes_max:
             return Outcome.BUSY
         lane = self._lanes.get((node, session))
         is_first = lane is None

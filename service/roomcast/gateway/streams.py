@@ -1,7 +1,7 @@
 """Serves the transports of clients that no WebSocket reaches, as Centrifuge SDKs speak them.
 
 POST /connection/http_stream   commands in the body; replies and pushes in the answer's body
-GET  /connection/sse           commands in the query (`cf_connect`); the answer is events
+GET  /connection/sse           `connect` in the query (`cf_connect`); the answer is events
 POST /emulation                further commands of either, for the node that has the client
 
 Clients without an SDK say no more than how they connect, and get pushes alone:
@@ -20,10 +20,11 @@ from typing import Final
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
+from roomcast.concurrency import Portions
 from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
-from roomcast.gateway.body import BODY_S, body_of
+from roomcast.gateway.body import BODY_S, BodyRoom, PushedOut, body_of
 from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
@@ -57,9 +58,12 @@ _PREFLIGHT_S: Final = 300
 _BINARY_TYPE: Final = "application/octet-stream"
 # The JSON text of a string may be twice as long as what it says.
 _ESCAPED: Final = 2
-# Bytes of all bodies that have not come whole. Anybody can begin one. Most come with their headers,
-# and need no room.
+# Bytes of all bodies that have not come whole, as far as they came. Anybody can begin one.
 _COMING_BYTES_MAX: Final = 32 * 1024 * 1024
+# Larger requests to /emulation take up to 2 ms each to decode, and anybody can have many become
+# whole at once. So many are decoded in one turn of the event loop.
+_LARGE_BYTES: Final = 32 * 1024
+_LARGE_A_TURN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,8 @@ class StreamGateway:
         self._make_writer = make_writer
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
-        self._coming_bytes = 0
+        self._coming = BodyRoom(_COMING_BYTES_MAX)
+        self._large = Portions(_LARGE_A_TURN)
 
     def add_routes(self, app: web.Application) -> None:
         """Adds the routes, and those of their preflight requests."""
@@ -200,20 +205,9 @@ class StreamGateway:
             raise web.HTTPUnsupportedMediaType(
                 text="A body is taken as it is, without an encoding.\n"
             )
-        size = request.content_length
-        if size is None:
-            # In chunks, as a proxy may send it on: nothing tells how much is to come.
-            size = bytes_max if request.body_exists else 0
-        if size > bytes_max:
+        if (request.content_length or 0) > bytes_max:
             raise _too_large()
-        coming = 0 if request.content.is_eof() else size
-        if self._coming_bytes + coming > _COMING_BYTES_MAX:
-            raise web.HTTPServiceUnavailable(text="Too many bodies have not come whole.\n")
-        self._coming_bytes += coming
-        try:
-            body = await _whole_body(request, bytes_max)
-        finally:
-            self._coming_bytes -= coming
+        body = await _whole_body(request, bytes_max, self._coming)
         if body is None:
             raise _too_large()
         if not body:
@@ -237,6 +231,8 @@ class StreamGateway:
             body, read = await self._body(request, self._frame_bytes_max), emulated_protobuf
         else:
             body, read = await self._body(request, self._frame_bytes_max * _ESCAPED), emulated_json
+        if len(body) > _LARGE_BYTES:
+            await self._large.wait()
         try:
             emulated = read(body)
         except MalformedEmulation as error:
@@ -263,13 +259,17 @@ class StreamGateway:
 
 
 async def _asked(request: web.Request) -> bytes:
-    """The commands in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest."""
-    commands = request.query.get(CONNECT_PARAMETER, "")
-    if not commands:
+    """The command in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest.
+
+    It is one, which must be `connect`: any page can have a browser make a GET without an Origin.
+    Whoever cannot read the answer has no session, so it stays at that.
+    """
+    command = request.query.get(CONNECT_PARAMETER, "").strip()
+    if not command or "\n" in command:
         raise web.HTTPBadRequest(
-            text=f"The parameter {CONNECT_PARAMETER} has the first commands.\n"
+            text=f"The parameter {CONNECT_PARAMETER} has one command, which is connect.\n"
         )
-    return commands.encode(errors="replace")
+    return command.encode(errors="replace")
 
 
 async def _asked_or_nothing(request: web.Request) -> bytes:
@@ -286,10 +286,14 @@ def _is_binary(request: web.Request) -> bool:
     return "Content-Type" in request.headers and request.content_type == _BINARY_TYPE
 
 
-async def _whole_body(request: web.Request, bytes_max: int) -> bytes | None:
+async def _whole_body(request: web.Request, bytes_max: int, room: BodyRoom) -> bytes | None:
     """As `body_of`. Raises HTTPException."""
     try:
-        return await body_of(request, bytes_max)
+        return await body_of(request, bytes_max, room)
+    except PushedOut as error:
+        raise web.HTTPServiceUnavailable(
+            text="The body came too slowly: others needed its room.\n"
+        ) from error
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"The body was not complete within {BODY_S:g} s.\n"

@@ -11,7 +11,13 @@ from structlog.testing import capture_logs
 
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import emulation as emulation_module
-from roomcast.fleet.emulation import NODE_CHARS_MAX, NODES_MAX, WAITING_MAX, Emulation
+from roomcast.fleet.emulation import (
+    NODE_CHARS_MAX,
+    NODES_MAX,
+    SMALL_BYTES,
+    WAITING_MAX,
+    Emulation,
+)
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
     SESSION_CHARS_MAX,
@@ -303,6 +309,22 @@ async def test_the_bytes_that_wait_for_all_other_nodes_are_bounded(
     await settled()
     held.release()
     assert set(await asyncio.gather(waiting[0], waiting[2])) == {Outcome.TAKEN}
+
+
+async def test_large_ones_leave_room_for_small_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulation_module, "LARGE_BYTES_MAX", 10 * SMALL_BYTES)
+    held = world.fleet.traffic.hold("post", "call")
+    emulation, large = world.of("b"), b"x" * (SMALL_BYTES + 1)
+    waiting = [asyncio.create_task(emulation.take("a", f"guessed{n}", large)) for n in range(9)]
+    await held.arrived()
+    assert await emulation.take("a", "guessed", large) is Outcome.BUSY
+    waiting.append(asyncio.create_task(emulation.take("a", "s", b"x" * SMALL_BYTES)))
+    await settled()
+    held.release()
+    *_, outcome = await asyncio.gather(*waiting)
+    assert outcome is Outcome.TAKEN
 
 
 async def test_a_flood_that_cannot_be_passed_on_is_one_line(world: World) -> None:

@@ -192,6 +192,28 @@ async def test_of_large_ones_as_many_go_together_as_fit_a_message(world: World) 
         await world.mailbox.send("b", Signal("kind", "id", "a", "", "x" * (241 * 1024)))
 
 
+async def test_small_ones_do_not_wait_behind_large_ones_nor_large_ones_for_ever(
+    world: World,
+) -> None:
+    """Anybody may send as many of either as fill all messages."""
+    held = world.fleet.traffic.hold("post", "call")
+    large = [Signal("kind", f"large{n}", "a", "", "x" * (200 * 1024)) for n in range(4)]
+    small = [Signal("kind", f"small{n}", "a", "", "x" * 3_900) for n in range(130)]
+    sent = [asyncio.create_task(world.mailbox.send("b", signal)) for signal in large[:1]]
+    await held.arrived()
+    sent += [asyncio.create_task(world.mailbox.send("b", one)) for one in (*large[1:], *small)]
+    await settled()
+    held.release()
+    await asyncio.gather(*sent)
+    found = [[one.id for one in parse(body).signals] for body in world.bodies("queue-b")]
+    assert [one[0] for one in found[::2]] == ["large0", "large1", "large2"]
+    small_ones = [each for one in found for each in one if each.startswith("small")]
+    assert small_ones == [signal.id for signal in small]
+    assert all(each.startswith("small") for each in found[1])
+    assert len(found[1]) > 50
+    assert sum(map(len, found)) == len(large) + len(small)
+
+
 class HangingFor(MemoryQueue):
     """A queue whose messages to one other queue hang until `release`, or the first of them does."""
 

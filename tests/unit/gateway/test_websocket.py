@@ -643,7 +643,8 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_others_are_not(
     ]
     large, sent = "x" * 60_000, 0
     # Nothing flushes signals here: only so many may wait, and of one client fewer.
-    monkeypatch.setattr(broadcaster_module, "CLIENT_BYTES_MAX", CHANNELS_BYTES_MAX)
+    for name in ("CLIENT_BYTES_MAX", "MUCH_BYTES_MAX"):
+        monkeypatch.setattr(broadcaster_module, name, CHANNELS_BYTES_MAX)
     while cut_off.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
         assert await fast.ask("publish", channel="plain:room", data=large) == {}
         sent += 1
@@ -671,7 +672,8 @@ async def test_a_slow_peer_that_reads_at_last_is_told_why(
         if each.session.client != fast.lines[0]["connect"]["client"]
     ]
     await until(lambda: connection.session.channels)
-    monkeypatch.setattr(broadcaster_module, "CLIENT_BYTES_MAX", CHANNELS_BYTES_MAX)
+    for name in ("CLIENT_BYTES_MAX", "MUCH_BYTES_MAX"):
+        monkeypatch.setattr(broadcaster_module, name, CHANNELS_BYTES_MAX)
     while connection.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
         assert await fast.ask("publish", channel="plain:room", data="x" * 60_000) == {}
     frames = list(parsed(await slow.rest()))
