@@ -19,15 +19,17 @@ import roomcast.delivery.dispatcher as dispatcher_module
 import roomcast.delivery.join_reads as join_reads_module
 import roomcast.delivery.open_channel as open_channel_module
 import roomcast.delivery.shard_rules as shard_rules_module
+import roomcast.fleet.emulation as emulation_module
 import roomcast.log.appender as appender_module
 import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
 from roomcast.client.read import Reading
+from roomcast.delivery.broadcaster import Sent as SentSignal
 from roomcast.delivery.canary import Canary
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing, Rounds
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
-from roomcast.delivery.envelope import Envelope
+from roomcast.delivery.envelope import Envelope, Signal
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.join_reads import JoinResult, JoinTicket, results
 from roomcast.delivery.open_channel import OpenChannel
@@ -37,7 +39,12 @@ from roomcast.delivery.recovery import Answer, LogNeeded, Ring, Unrecovered, Win
 from roomcast.delivery.resequencer import Next, Resequencer
 from roomcast.delivery.shard_keeper import ShardKeeper
 from roomcast.delivery.shard_rules import ShardPlan
+from roomcast.delivery.signals import Heard
+from roomcast.fleet.emulation import Emulation
+from roomcast.fleet.emulation_signals import Outcome, Posted
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.order_post import OrderPost
+from roomcast.fleet.orders import Orders
 from roomcast.log import rules
 from roomcast.log.appender import Appender
 from roomcast.log.channel_log import Appended, ChannelLog, KeysTaken, NotAppended
@@ -898,6 +905,90 @@ def command_fails() -> Iterator[None]:
         yield
 
 
+# ---- from node to node
+
+
+@contextmanager
+def repeats_carried_out() -> Iterator[None]:
+    """Nobody remembers which signals for the node itself have come."""
+    with patch.object(Intake, "_memory", lambda self, signal: Heard()):
+        yield
+
+
+@contextmanager
+def another_id_each_time() -> Iterator[None]:
+    """An attempt to publish an order that follows another is a new order to whoever hears both."""
+    original = OrderPost._publish
+
+    async def publish(self: OrderPost, signal: Signal, sent: SentSignal | None) -> None:
+        if sent is None or await sent is not None:
+            await original(self, replace(signal, id=signal.id + "-"), None)
+
+    with patch.object(OrderPost, "_publish", publish):
+        yield
+
+
+@contextmanager
+def order_told_before_it_is_sent() -> Iterator[None]:
+    """Whoever gives an order is answered while it is sent, which may fail."""
+    original = Orders.give
+
+    def give(self: Orders, order: Any) -> asyncio.Future[None]:
+        original(self, order)
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told.set_result(None)
+        return told
+
+    with patch.object(Orders, "give", give):
+        yield
+
+
+@contextmanager
+def gone_is_taken() -> Iterator[None]:
+    """A node says of commands of others that it has them, also if the session is gone."""
+    original = Emulation._take_all
+
+    def take_all(self: Emulation, posted: Posted) -> Outcome:
+        outcome = original(self, posted)
+        return Outcome.TAKEN if outcome is Outcome.UNKNOWN else outcome
+
+    with patch.object(Emulation, "_take_all", take_all):
+        yield
+
+
+@contextmanager
+def lane_goes_on() -> Iterator[None]:
+    """What follows commands that are lost is sent all the same."""
+
+    async def carry(self: Emulation, node: str, session: str, lane: Any) -> None:
+        batch, outcome = list[Any](), Outcome.LOST
+        try:
+            while lane:
+                batch = emulation_module._batch(lane)
+                frames = tuple(request.frame for request in batch)
+                emulation_module._tell(batch, await self._ask(node, Posted(session, frames)))
+        finally:
+            del self._lanes[node, session]
+            emulation_module._tell([*batch, *lane], outcome)
+
+    with patch.object(Emulation, "_carry", carry):
+        yield
+
+
+@contextmanager
+def several_under_way() -> Iterator[None]:
+    """Commands of one session do not wait for those before them."""
+
+    async def take(self: Emulation, node: str, session: str, frame: bytes) -> Outcome:
+        outcome = self.sessions.take(session, frame)
+        if outcome is not Outcome.UNKNOWN or node == self._lease():
+            return outcome
+        return await self._ask(node, Posted(session, (frame,)))
+
+    with patch.object(Emulation, "take", take):
+        yield
+
+
 MUTATIONS = (
     Mutation("no hold", Kind.SKIPPED, no_hold),
     Mutation("repeats not dropped", Kind.REPEATED, no_repeats_dropped),
@@ -982,6 +1073,18 @@ MUTATIONS = (
         text="notice",
         sharded=True,
     ),
+    Mutation("a repeat is carried out", Kind.ORDERS, repeats_carried_out, text="twice"),
+    Mutation("a repeated command is taken", Kind.COMMANDS, repeats_carried_out, text="taken at"),
+    Mutation("a repeat has another id", Kind.ORDERS, another_id_each_time, text="twice"),
+    Mutation(
+        "an order is told before it is sent",
+        Kind.ORDERS,
+        order_told_before_it_is_sent,
+        text="was not told",
+    ),
+    Mutation("no session takes commands", Kind.COMMANDS, gone_is_taken, text="said to be taken"),
+    Mutation("commands overtake", Kind.COMMANDS, several_under_way, text="later"),
+    Mutation("what follows a lost command goes on", Kind.COMMANDS, lane_goes_on, text="was not"),
     Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),
     Mutation(
         "silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"

@@ -8,12 +8,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
+from unittest.mock import patch
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
+from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
@@ -56,14 +58,19 @@ class Served:
         )
         app.router.add_get("/connection/websocket", gateway.handle)
         server = TestServer(app)
-        async with self.node.running():
-            await server.start_server()
-            self.url = str(server.make_url("/")).rstrip("/")
-            self._ready.set()
-            await self._end.wait()
-            for connection in list(self.node.assembly.node._connections):
-                self.node.assembly.node.closed(connection)
-            await server.close()
+        # The node's clock stands still, and signals have a rate: orders would wait for ever.
+        with patch.object(broadcaster_module, "_BURST", float("inf")):
+            async with self.node.running():
+                await self._serve(server)
+
+    async def _serve(self, server: TestServer) -> None:
+        await server.start_server()
+        self.url = str(server.make_url("/")).rstrip("/")
+        self._ready.set()
+        await self._end.wait()
+        for connection in list(self.node.assembly.node._connections):
+            self.node.assembly.node.closed(connection)
+        await server.close()
 
     def do(self, work: Callable[[LocalNode], Coroutine[Any, Any, T]]) -> T:
         """Have the node's own loop do `work`."""

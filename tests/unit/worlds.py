@@ -360,6 +360,12 @@ class LocalNode:
         await self.assembly.dispatcher.close()
 
     @asynccontextmanager
+    async def sending(self) -> AsyncIterator[None]:
+        """Only send signals: orders are not given before somebody takes them."""
+        async with running(self.assembly.broadcaster.run()):
+            yield
+
+    @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Listen as a real node does."""
         assembly = self.assembly

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from roomcast.concurrency import SharedCall
@@ -41,14 +41,21 @@ class Mailbox:
         self._post = post
         self._leases = leases
         self._clock = clock
-        # The queues of live nodes, and when they were read (monotonic s).
+        # The queues of live nodes, those nodes by badge, and when they were read (monotonic s).
         self._queues: Mapping[str, str] = {}
+        self._by_badge: Mapping[str, Sequence[str]] = {}
         self._read_s = float("-inf")
         self._look_ups = Bucket(_LOOK_UPS, clock.monotonic_s())
         self._reading: SharedCall[None] | None = None
         # By node, the signals that wait for the message under way.
         self._outboxes: dict[str, deque[_Waiting]] = {}
         self._carrying: set[asyncio.Task[None]] = set()
+
+    async def nodes_with(self, badge: str) -> Sequence[str]:
+        """The live nodes with this badge; none, if they are not known. Raises PortError."""
+        if self._is_old or badge not in self._by_badge:
+            await self._look_up()
+        return self._by_badge.get(badge, ())
 
     async def send(self, node: str, signal: Signal) -> None:
         """Put `signal` into the queue of `node`. The caller bounds how many wait.
@@ -58,8 +65,7 @@ class Mailbox:
         waiting = _Waiting(signal_text(signal))
         if waiting.size > _ROOM_BYTES:
             raise ValueError("a signal that exceeds an envelope")
-        age_s = self._clock.monotonic_s() - self._read_s
-        if age_s > LEASES_S or node not in self._queues:
+        if self._is_old or node not in self._queues:
             await self._look_up()
         self._queue(node)
         outbox = self._outboxes.get(node)
@@ -96,6 +102,10 @@ class Mailbox:
             await self._look_up()
             await self._post.post(self._queue(node), body)
 
+    @property
+    def _is_old(self) -> bool:
+        return self._clock.monotonic_s() - self._read_s > LEASES_S
+
     def _queue(self, node: str) -> str:
         queue = self._queues.get(node)
         if queue is None:
@@ -117,10 +127,12 @@ class Mailbox:
 
     async def _read_leases(self) -> None:
         now_ms, began_s = self._clock.now_ms(), self._clock.monotonic_s()
-        leases = await self._leases.all()
-        self._queues = {
-            lease.node: lease.queue for lease in leases if standing(lease, now_ms) == "live"
-        }
+        live = [each for each in await self._leases.all() if standing(each, now_ms) == "live"]
+        self._queues = {lease.node: lease.queue for lease in live}
+        by_badge: dict[str, list[str]] = {}
+        for lease in live:
+            by_badge.setdefault(lease.badge, []).append(lease.node)
+        self._by_badge = by_badge
         self._read_s = began_s
 
 

@@ -126,7 +126,7 @@ class StreamGateway:
                 self._queue_bytes_max,
                 form.framer,
                 last=form.last,
-                session=new_session(),
+                session=new_session(node.services.badge),
             )
             limits = node.services.limits
             stream = ClientStream(

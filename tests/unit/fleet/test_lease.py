@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from roomcast.delivery.canary_rules import NUMBER_MAX
+from roomcast.fleet.badges import badge_of_node
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import PortError, Throttled, UnknownOutcome
@@ -67,7 +68,8 @@ async def test_the_lease_says_what_the_node_holds(world: World) -> None:
     now = world.fleet.clock.now_ms()
     assert not world.keeper.held
     await world.keeper.hold("queue-1")
-    assert world.lease() == Lease("a", "queue-1", "starting", now, now, now + 60_000)
+    badge = badge_of_node("a")
+    assert world.lease() == Lease("a", "queue-1", "starting", now, now, now + 60_000, badge=badge)
     assert world.keeper.held
 
 

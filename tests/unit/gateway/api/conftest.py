@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
+from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.gateway.api import server as server_module
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
@@ -128,3 +129,12 @@ async def serve(aiohttp_client: Connect, fleet: Fleet) -> Serve:
 @pytest.fixture
 async def caller(serve: Serve) -> Caller:
     return await serve()
+
+
+@pytest.fixture
+async def commander(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Caller]:
+    """A back end whose node sends orders, at once and at any rate: its clock stands still."""
+    monkeypatch.setattr(broadcaster_module, "_BURST", float("inf"))
+    monkeypatch.setattr(broadcaster_module, "FLUSH_INTERVAL_S", 0.0)
+    async with caller.node.sending():
+        yield caller
