@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from random import Random
 from typing import Final
@@ -31,21 +31,20 @@ _APART_S: Final = 2_000_000
 # How long an order, or a command and its answer, may take when nothing fails.
 _PROMPT_S: Final = 60.0
 # Commands that a session sends at once through one node.
-_BURST: Final = (1, 1, 2, 5)
+_BURST: Final = (1, 2, 5)
 # The part of commands for which a session has no room.
 _BUSY: Final = 0.05
 
 
 @dataclass(slots=True)
 class _Order:
-    """`client` None: for everybody. `queue`: the one that its node had."""
+    """`whom`: those who were connected when it was given, by the id of the connection, each with
+    its node and the queue that this had.
+    """
 
     number: int
-    client: str | None = None
-    node: SimulatedNode | None = None
-    queue: str = ""
-    # Who was connected all the time since, by the id of the connection, with node and queue.
-    others: dict[str, tuple[SimulatedNode, str]] = field(default_factory=dict)
+    whom: Mapping[str, tuple[SimulatedNode, str]]
+    is_for_all: bool = False
     is_given: bool = False
 
 
@@ -118,25 +117,20 @@ class Mail:
     def order_one(self) -> None:
         """An order for one client, through any node."""
         client = self._random.choice(self._clients)
-        if client.id and client.connected and client.node is not None:
-            order = _Order(len(self._orders) + 1, client.id, client.node, client.node.queue_name)
-            self._give(order, Target(None, client.id))
+        if whom := _connected([client]):
+            self._give(_Order(len(self._orders) + 1, whom), Target(None, client.id))
 
     def order_all(self) -> None:
         """An order for everybody: nobody here has a user."""
-        others = {
-            client.id: (client.node, client.node.queue_name)
-            for client in self._clients
-            if client.id and client.node is not None
-        }
-        self._give(_Order(len(self._orders) + 1, others=others), Target(""))
+        order = _Order(len(self._orders) + 1, _connected(self._clients), is_for_all=True)
+        self._give(order, Target(""))
 
     def refreshed(self, client: SimulatedClient, ttl_s: int) -> None:
         """A client was told how long its connection lasts."""
         number = round((ttl_s + asyncio.get_running_loop().time()) / _APART_S)
         order = self._orders[number - 1]
         self._told[number, client.id] += 1
-        if order.client not in (None, client.id):
+        if client.id not in order.whom and not order.is_for_all:
             self._fail(Kind.ORDERS, f"{client.name} was told of order {number}, for another")
         if self._told[number, client.id] > 1:
             self._fail(Kind.ORDERS, f"{client.name} was told of order {number} twice")
@@ -247,8 +241,7 @@ class Mail:
         for order in self._orders:
             if not order.is_given or (topic_loses and self._is_published(order)):
                 continue
-            one = {order.client: (order.node, order.queue)} if order.client is not None else {}
-            for client, (node, queue) in (one or order.others).items():
+            for client, (node, queue) in order.whom.items():
                 keeps = here.get(client) is node and node.queue_name == queue
                 if keeps and not self._told[order.number, client]:
                     self._fail(
@@ -291,6 +284,14 @@ class Mail:
 
     def _fail(self, kind: Kind, what: str) -> None:
         self._checker.fail(kind, what)
+
+
+def _connected(clients: Iterable[SimulatedClient]) -> dict[str, tuple[SimulatedNode, str]]:
+    return {
+        client.id: (client.node, client.node.queue_name)
+        for client in clients
+        if client.id and client.node is not None
+    }
 
 
 def _is_ordered(before: _Command, after: _Command) -> bool:

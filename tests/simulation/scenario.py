@@ -447,6 +447,8 @@ class Scenario:
             self.world.silent_until_s = loop.time() + SILENT_S
             self._publish()
             loop.call_later(SILENT_S, self._publish)
+        self.mail.order_one()
+        self.mail.command()
         loop.call_later(self.random.choice((5.0, 150.0, 300.0)), self._end_outage)
 
     def _end_outage(self) -> None:
