@@ -527,23 +527,29 @@ async def test_who_is_not_known_is_looked_for_everywhere(
     assert sent(fleet) == {"post": 0, "publish": before["publish"] + 1}
 
 
-async def test_a_node_keeps_its_badge_when_its_lease_and_queue_are_others(
+async def test_a_node_keeps_its_badge_when_its_lease_is_another(
     fleet: Fleet, found: tuple[LocalNode, LocalNode]
 ) -> None:
     here, there = found
-    ann = await connected(there)
+    ann, before = await connected(there), sent(fleet)
     await here.assembly.node.orders.give(refresh(ann))
     fleet.world.leases.pop("b")
-    await there.assembly.listener.open()
     live(fleet, there, lease="another")
-    before = sent(fleet)
-    await here.assembly.node.orders.give(refresh(ann))
-    await until(lambda: refreshes(ann) == 2)
-    assert sent(fleet) == {"post": 2, "publish": before["publish"] + 1}, "its old queue is gone"
     fleet.clock.advance(LEASES_S + 0.1)
     await here.assembly.node.orders.give(refresh(ann))
-    await until(lambda: refreshes(ann) == 3)
-    assert sent(fleet) == {"post": 3, "publish": before["publish"] + 1}
+    await until(lambda: refreshes(ann) == 2)
+    assert sent(fleet) == {"post": 2, "publish": before["publish"]}
+
+
+async def test_an_order_for_a_node_whose_queue_is_gone_goes_through_the_topic(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    """It is about to have another, or has it, and its lease does not say so."""
+    ann, before = await connected(found[1]), sent(fleet)
+    fleet.world.leases["b"] = replace(fleet.world.leases["b"], queue="gone")
+    await found[0].assembly.node.orders.give(refresh(ann))
+    await until(lambda: refreshes(ann))
+    assert sent(fleet)["publish"] == before["publish"] + 1
 
 
 async def test_nodes_with_one_badge_both_hear(
