@@ -39,6 +39,8 @@ QUICK = {
     "the winner does not give way",
     "a retry from the tail learned before the pause",
     "a topic shard is joined and not caught up with",
+    "a repeat is carried out",
+    "a repeated command is taken",
 }
 
 
@@ -86,6 +88,8 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
     assert sum(outcome.acknowledged for outcome in outcomes) > 10 * SEEDS
     assert sum(outcome.recovered for outcome in outcomes) > SEEDS
     assert sum(outcome.retries for outcome in outcomes) > SEEDS
+    assert sum(outcome.orders for outcome in outcomes) > SEEDS
+    assert sum(outcome.commands for outcome in outcomes) > SEEDS
     told = sum((outcome.told for outcome in outcomes), Counter[Reason]())
     assert told.total() > SEEDS
     if THOROUGH:

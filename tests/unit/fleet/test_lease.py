@@ -225,6 +225,7 @@ async def test_a_lease_that_was_reaped_is_followed_by_another(world: World) -> N
     [another] = world.next
     assert world.fleet.world.leases[world.keeper.id].state == "live"
     assert another.queue == "", "the old queue is lost: the reaper is to delete it"
+    assert another.badge == badge_of_node("a"), "ids of its clients begin with it"
     assert world.keeper.held
     await world.keeper.hold("queue-2")
     assert world.fleet.world.leases[world.keeper.id].queue == "queue-2"
