@@ -81,7 +81,8 @@ class _Given:
 
     async def result(self) -> Mapping[str, Json]:
         try:
-            await self.future
+            # A back end that hangs up does not take its order back.
+            await asyncio.shield(self.future)
         except PortError as failure:
             raise Refusal(Error.INTERNAL, "the order may not have reached everybody") from failure
         return {}

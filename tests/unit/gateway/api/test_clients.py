@@ -22,12 +22,13 @@ from roomcast.fleet.order_signals import (
     Target,
     UnsubscribeOrder,
 )
+from roomcast.gateway.api import clients as clients_module
 from roomcast.ports import Rejected
 from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import Disconnect, DisconnectCode
 from roomcast.wire.publication import StreamPosition
 from tests.unit.gateway.api.conftest import SIZE_LIMIT, Caller, Serve
-from tests.unit.worlds import SECRET, until
+from tests.unit.worlds import SECRET, Fleet, until
 
 FORCE = Disconnect.FORCE_NO_RECONNECT.value
 ANN = Target("ann")
@@ -299,6 +300,20 @@ async def test_an_order_that_was_not_sent(
     assert await commander.refusal("disconnect", user="ann") == refused
     monkeypatch.setattr(order_post_module, "SEND_S", 0.0)
     assert await commander.refusal("refresh", user="ann") == refused
+
+
+async def test_an_order_of_a_back_end_that_hangs_up_is_given_all_the_same(
+    commander: Caller, fleet: Fleet
+) -> None:
+    held, before = fleet.traffic.hold("publish"), len(fleet.world.published)
+    begun = clients_module._Given(commander.node.assembly.node.orders.give(RefreshOrder(ANN)))
+    asking = asyncio.create_task(begun.result())
+    await held.arrived()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    held.release()
+    await begun.future
+    assert len(fleet.world.published) == before + 1
 
 
 async def test_orders_of_a_batch_are_given_together_and_answered_each(commander: Caller) -> None:
