@@ -265,6 +265,8 @@ class Mail:
                 self._fail(Kind.COMMANDS, f"{name} is said to be taken, and is not")
             if command.outcome is Outcome.UNKNOWN and where:
                 self._fail(Kind.COMMANDS, f"{name} has no session, it is said, and was taken")
+            if command.outcome is Outcome.BUSY and where:
+                self._fail(Kind.COMMANDS, f"{name} is said to be refused, and was taken")
             if command.outcome is None and not command.via.fate.dead:
                 self._fail(Kind.COMMANDS, f"{name} was not answered")
         for before, after in combinations(session.sent, 2):

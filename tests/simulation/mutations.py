@@ -969,6 +969,18 @@ def lane_goes_on() -> Iterator[None]:
 
 
 @contextmanager
+def refused_in_the_middle() -> Iterator[None]:
+    """A session that has no room for one of several commands is said to have refused all."""
+
+    def take_all(self: Emulation, posted: Posted) -> Outcome:
+        taken = (self.sessions.take(posted.session, frame) for frame in posted.frames)
+        return next((each for each in taken if each is not Outcome.TAKEN), Outcome.TAKEN)
+
+    with patch.object(Emulation, "_take_all", take_all):
+        yield
+
+
+@contextmanager
 def several_under_way() -> Iterator[None]:
     """Commands of one session do not wait for those before them."""
 
@@ -1076,6 +1088,13 @@ MUTATIONS = (
         text="was not told",
     ),
     Mutation("no session takes commands", Kind.COMMANDS, gone_is_taken, text="said to be taken"),
+    Mutation(
+        "commands that were taken are refused",
+        Kind.COMMANDS,
+        refused_in_the_middle,
+        text="said to be refused",
+        seeds=2000,
+    ),
     Mutation("commands overtake", Kind.COMMANDS, several_under_way, text="later"),
     Mutation("what follows a lost command goes on", Kind.COMMANDS, lane_goes_on, text="was not"),
     Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),

@@ -195,10 +195,11 @@ class Emulation:
             waiting.set_result(outcome)
 
     def _take_all(self, posted: Posted) -> Outcome:
-        for frame in posted.frames:
+        for number, frame in enumerate(posted.frames):
             outcome = self.sessions.take(posted.session, frame)
             if outcome is not Outcome.TAKEN:
-                return outcome
+                # There is one answer for all of them, and it must not refuse what was taken.
+                return Outcome.LOST if number else outcome
         return Outcome.TAKEN
 
     def _begin_answer(self, signal: Signal, outcome: Outcome) -> None:

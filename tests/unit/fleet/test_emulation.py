@@ -29,12 +29,13 @@ class Stream:
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
-        self.takes = True
+        self.room = 1000
 
     def take(self, frame: bytes) -> bool:
-        if self.takes:
-            self.frames.append(frame)
-        return self.takes
+        if len(self.frames) >= self.room:
+            return False
+        self.frames.append(frame)
+        return True
 
 
 class World:
@@ -113,7 +114,7 @@ async def test_a_node_that_is_gone(world: World) -> None:
 
 
 async def test_what_follows_a_refusal_is_not_carried_out_without_it(world: World) -> None:
-    world.stream.takes = False
+    world.stream.room = 0
     held = world.fleet.traffic.hold("post", "call")
     first = asyncio.create_task(world.of("b").take("a", "s", b"1"))
     await held.arrived()
@@ -123,6 +124,15 @@ async def test_what_follows_a_refusal_is_not_carried_out_without_it(world: World
     assert await first is Outcome.BUSY
     assert await asyncio.gather(*others) == [Outcome.BUSY] * 2
     assert world.stream.frames == []
+
+
+async def test_what_was_taken_is_not_said_to_be_refused(world: World) -> None:
+    """With one answer for several, it is not known which."""
+    world.stream.room = 1
+    commands = (world.of("b").take("a", "s", b"%d" % number) for number in range(3))
+    assert await asyncio.gather(*commands) == [Outcome.LOST] * 3
+    assert world.stream.frames == [b"0"]
+    assert await world.of("b").take("a", "s", b"3") is Outcome.BUSY
 
 
 async def test_no_answer_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
