@@ -8,19 +8,17 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
-from unittest.mock import patch
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from structlog.testing import capture_logs
 
-from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.websocket import WebSocketGateway
-from tests.unit.worlds import SECRET, Fleet, LocalNode
+from tests.unit.worlds import SECRET, Fleet, LocalNode, signals_at_any_rate
 
 START_S: Final = 20.0
 # Of the server API.
@@ -58,8 +56,7 @@ class Served:
         )
         app.router.add_get("/connection/websocket", gateway.handle)
         server = TestServer(app)
-        # The node's clock stands still, and signals have a rate: orders would wait for ever.
-        with patch.object(broadcaster_module, "_BURST", float("inf")):
+        with signals_at_any_rate():
             async with self.node.running():
                 await self._serve(server)
 

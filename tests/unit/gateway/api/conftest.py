@@ -11,11 +11,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.gateway.api import server as server_module
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
-from tests.unit.worlds import Fleet, LocalNode
+from tests.unit.worlds import Fleet, LocalNode, signals_at_any_rate
 
 KEY = "a key of this test"
 SIZE_LIMIT = 4096
@@ -132,9 +131,8 @@ async def caller(serve: Serve) -> Caller:
 
 
 @pytest.fixture
-async def commander(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Caller]:
-    """A back end whose node sends orders, at once and at any rate: its clock stands still."""
-    monkeypatch.setattr(broadcaster_module, "_BURST", float("inf"))
-    monkeypatch.setattr(broadcaster_module, "FLUSH_INTERVAL_S", 0.0)
-    async with caller.node.sending():
-        yield caller
+async def commander(caller: Caller) -> AsyncIterator[Caller]:
+    """A back end whose node sends orders."""
+    with signals_at_any_rate():
+        async with caller.node.sending():
+            yield caller
