@@ -19,6 +19,7 @@ import roomcast.delivery.dispatcher as dispatcher_module
 import roomcast.delivery.join_reads as join_reads_module
 import roomcast.delivery.open_channel as open_channel_module
 import roomcast.delivery.shard_rules as shard_rules_module
+import roomcast.fleet.emulation as emulation_module
 import roomcast.log.appender as appender_module
 import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
@@ -41,7 +42,6 @@ from roomcast.delivery.shard_rules import ShardPlan
 from roomcast.delivery.signals import Heard
 from roomcast.fleet.emulation import Emulation
 from roomcast.fleet.emulation_signals import Outcome, Posted
-from roomcast.fleet.lanes import Lanes
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.order_post import OrderPost
 from roomcast.fleet.orders import Orders
@@ -959,12 +959,19 @@ def gone_is_taken() -> Iterator[None]:
 @contextmanager
 def lane_goes_on() -> Iterator[None]:
     """What follows commands that are lost is sent all the same."""
-    original = Lanes.__init__
 
-    def made(self: Lanes[Any, Any, Any], *arguments: Any, **options: Any) -> None:
-        original(self, *arguments, **options | {"stops": lambda _: False})
+    async def carry(self: Emulation, node: str, session: str, lane: Any) -> None:
+        batch = list[Any]()
+        try:
+            while lane:
+                batch = emulation_module._batch(lane)
+                frames = tuple(request.frame for request in batch)
+                emulation_module._tell(batch, await self._ask(node, Posted(session, frames)))
+        finally:
+            del self._lanes[node, session]
+            emulation_module._tell([*batch, *lane], Outcome.LOST)
 
-    with patch.object(Lanes, "__init__", made):
+    with patch.object(Emulation, "_carry", carry):
         yield
 
 
@@ -988,7 +995,7 @@ def several_under_way() -> Iterator[None]:
         outcome = self.sessions.take(session, frame)
         if outcome is not Outcome.UNKNOWN or node == self._lease():
             return outcome
-        return await self._ask((node, session), (frame,))
+        return await self._ask(node, Posted(session, (frame,)))
 
     with patch.object(Emulation, "take", take):
         yield

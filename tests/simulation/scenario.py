@@ -202,7 +202,7 @@ class Scenario:
             (0.1, self._poison),
             (0.2, self._outage),
             (0.1, self._boast),
-            (2.0, self.mail.command),
+            (4.0, self.mail.command),
             (0.5, self.mail.enter),
             (0.3, self.mail.leave),
             (1.0, self.mail.order_one),

@@ -8,7 +8,8 @@ signal is under way, and what comes meanwhile follows together in the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 import structlog
@@ -25,7 +26,6 @@ from roomcast.fleet.emulation_signals import (
     posted_of,
     posted_signal,
 )
-from roomcast.fleet.lanes import Lanes
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
 from roomcast.ports import NewId, PortError
 from roomcast.rates import Rate, Seldom
@@ -108,18 +108,11 @@ class Emulation:
         self._mailbox = mailbox
         self._new_id = new_id
         self._lease = lease
-        # By node and session, requests. What follows commands that were not taken would be carried
-        # out without them.
-        self._lanes: Lanes[tuple[str, str], bytes, Outcome] = Lanes(
-            self._ask,
-            room=FRAMES_BYTES_MAX,
-            stops=lambda outcome: outcome is not Outcome.TAKEN,
-            leaves_out=False,
-            cut_off=Outcome.LOST,
-            name="emulation",
-        )
+        # By node and session, the requests that wait for the one under way.
+        self._lanes: dict[tuple[str, str], deque[_Request]] = {}
         # The signals that wait for their answer.
         self._asked: dict[str, asyncio.Future[Outcome]] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
         self._not_passed_on, self._not_answered = Seldom(_TOLD), Seldom(_TOLD)
@@ -136,15 +129,23 @@ class Emulation:
             return outcome
         if self._waiting_bytes + len(frame) > WAITING_BYTES_MAX:
             return Outcome.BUSY
-        to = (node, session)
-        if to not in self._lanes and len(self._lanes) >= LANES_MAX:
+        lane = self._lanes.get((node, session))
+        is_first = lane is None
+        if lane is None:
+            if len(self._lanes) >= LANES_MAX:
+                return Outcome.BUSY
+            lane = self._lanes[node, session] = deque()
+        if len(lane) >= WAITING_MAX:
             return Outcome.BUSY
-        if self._lanes.waiting(to) >= WAITING_MAX:
-            return Outcome.BUSY
-        taken = self._lanes.add(to, frame, len(frame))
+        request = _Request(frame)
+        lane.append(request)
+        if is_first:
+            carrying = asyncio.create_task(self._carry(node, session, lane), name="emulation")
+            self._carrying.add(carrying)
+            carrying.add_done_callback(self._carrying.discard)
         self._waiting_bytes += len(frame)
-        taken.add_done_callback(lambda _: self._gone(len(frame)))
-        return await taken
+        request.outcome.add_done_callback(lambda _: self._gone(len(frame)))
+        return await request.outcome
 
     def _gone(self, size: int) -> None:
         self._waiting_bytes -= size
@@ -156,10 +157,21 @@ class Emulation:
 
     # ---- this node's clients' commands for other nodes' sessions
 
-    async def _ask(self, to: tuple[str, str], frames: Sequence[bytes]) -> Outcome:
-        """Send commands to a node and a session there, and wait for the answer."""
-        node, session = to
-        posted = Posted(session, tuple(frames))
+    async def _carry(self, node: str, session: str, lane: deque[_Request]) -> None:
+        """Send what waits, one signal after the other, until nothing waits."""
+        batch, outcome = list[_Request](), Outcome.TAKEN
+        try:
+            while lane and outcome is Outcome.TAKEN:
+                batch, outcome = _batch(lane), Outcome.LOST
+                frames = tuple(request.frame for request in batch)
+                outcome = await self._ask(node, Posted(session, frames))
+                _tell(batch, outcome)
+        finally:
+            del self._lanes[node, session]
+            # What follows a command that was not taken would be carried out without it.
+            _tell([*batch, *lane], outcome)
+
+    async def _ask(self, node: str, posted: Posted) -> Outcome:
         signal = posted_signal(self._lease(), self._new_id(), posted)
         asked: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._asked[signal.id] = asked
@@ -171,7 +183,10 @@ class Emulation:
             return Outcome.UNKNOWN
         except (TimeoutError, PortError) as error:
             reason = str(error) or "no answer in time"
-            _warn(self._not_passed_on, "commands_not_passed_on", to=node, reason=reason)
+            if (passed_over := self._not_passed_on.again(_now_s())) is not None:
+                _log.warning(
+                    "commands_not_passed_on", to=node, reason=reason, passed_over=passed_over
+                )
             return Outcome.LOST
         finally:
             del self._asked[signal.id]
@@ -187,7 +202,13 @@ class Emulation:
                 outcome = self._take_all(posted_of(signal))
                 self._begin_answer(signal, outcome)
         except MalformedEmulationSignal as error:
-            _warn(self._malformed, "commands_malformed", node=signal.node, reason=str(error))
+            if (passed_over := self._malformed.again(_now_s())) is not None:
+                _log.warning(
+                    "commands_malformed",
+                    node=signal.node,
+                    reason=str(error),
+                    passed_over=passed_over,
+                )
 
     def _answered(self, asked: str, outcome: Outcome) -> None:
         waiting = self._asked.get(asked)
@@ -215,9 +236,40 @@ class Emulation:
                 await self._mailbox.send(signal.node, answer)
         except (TimeoutError, PortError) as error:
             reason = str(error) or "not done in time"
-            _warn(self._not_answered, "commands_not_answered", to=signal.node, reason=reason)
+            if (passed_over := self._not_answered.again(_now_s())) is not None:
+                _log.warning(
+                    "commands_not_answered",
+                    to=signal.node,
+                    reason=reason,
+                    passed_over=passed_over,
+                )
 
 
-def _warn(seldom: Seldom, event: str, **about: str) -> None:
-    if (passed_over := seldom.again(asyncio.get_running_loop().time())) is not None:
-        _log.warning(event, **about, passed_over=passed_over)
+class _Request:
+    """Commands that wait."""
+
+    __slots__ = ("frame", "outcome")
+
+    def __init__(self, frame: bytes) -> None:
+        self.frame = frame
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _batch(lane: deque[_Request]) -> list[_Request]:
+    """The oldest requests, as many as fit one signal, or one. They leave `lane`."""
+    batch = [lane.popleft()]
+    size = len(batch[0].frame)
+    while lane and size + len(lane[0].frame) <= FRAMES_BYTES_MAX:
+        size += len(lane[0].frame)
+        batch.append(lane.popleft())
+    return batch
+
+
+def _tell(requests: Iterable[_Request], outcome: Outcome) -> None:
+    for request in requests:
+        if not request.outcome.done():
+            request.outcome.set_result(outcome)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from roomcast.concurrency import SharedCall
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, pack, signal_text
 from roomcast.delivery.ports import Gone, QueuePost
-from roomcast.fleet.lanes import Lanes
 from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError, UnknownOutcome
@@ -46,19 +47,14 @@ class Mailbox:
         self._read_s = float("-inf")
         self._look_ups = Bucket(_LOOK_UPS, clock.monotonic_s())
         self._reading: SharedCall[None] | None = None
-        # By node, signals as texts. What became of one: why it could not be sent; None = it was.
-        self._lanes: Lanes[str, str, PortError | None] = Lanes(
-            self._carry,
-            room=_ROOM_BYTES,
-            stops=lambda _: False,
-            leaves_out=True,
-            cut_off=UnknownOutcome("the node ends"),
-            name="mailbox",
-        )
+        # By node, the signals that wait for the message under way.
+        self._outboxes: dict[str, deque[_Waiting]] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
 
     async def nodes_with(self, badge: str) -> Sequence[str]:
         """The live nodes with this badge; none, if they are not known. Raises PortError."""
-        if self._is_old or badge not in self._by_badge:
+        age_s = self._clock.monotonic_s() - self._read_s
+        if age_s > LEASES_S or badge not in self._by_badge:
             await self._look_up()
         return self._by_badge.get(badge, ())
 
@@ -67,24 +63,38 @@ class Mailbox:
 
         Raises PortError, such as NodeUnknown, and ValueError if it does not fit a message.
         """
-        text = signal_text(signal)
-        # With the comma behind it.
-        size = len(text.encode()) + 1
-        if size > _ROOM_BYTES:
+        waiting = _Waiting(signal_text(signal))
+        if waiting.size > _ROOM_BYTES:
             raise ValueError("a signal that exceeds an envelope")
-        if self._is_old or node not in self._queues:
+        age_s = self._clock.monotonic_s() - self._read_s
+        if age_s > LEASES_S or node not in self._queues:
             await self._look_up()
         self._queue(node)
-        if (failure := await self._lanes.add(node, text, size)) is not None:
+        outbox = self._outboxes.get(node)
+        if outbox is None:
+            outbox = self._outboxes[node] = deque()
+            carrying = asyncio.create_task(self._carry(node, outbox), name="mailbox")
+            self._carrying.add(carrying)
+            carrying.add_done_callback(self._carrying.discard)
+        outbox.append(waiting)
+        if (failure := await waiting.sent) is not None:
             raise failure
 
-    async def _carry(self, node: str, texts: Sequence[str]) -> PortError | None:
-        body, _ = next(pack(texts, signals=True))
+    async def _carry(self, node: str, outbox: deque[_Waiting]) -> None:
+        """Send what waits, one message after the other, until nothing waits."""
+        batch = list[_Waiting]()
         try:
-            await self._send(node, body)
-        except PortError as error:
-            return error
-        return None
+            while batch := _batch(outbox):
+                body, _ = next(pack([waiting.text for waiting in batch], signals=True))
+                failure: PortError | None = None
+                try:
+                    await self._send(node, body)
+                except PortError as error:
+                    failure = error
+                _tell(batch, failure)
+        finally:
+            del self._outboxes[node]
+            _tell([*batch, *outbox], UnknownOutcome("the node ends"))
 
     async def _send(self, node: str, body: str) -> None:
         try:
@@ -93,10 +103,6 @@ class Mailbox:
             # It has another one by now, or is no more.
             await self._look_up()
             await self._post.post(self._queue(node), body)
-
-    @property
-    def _is_old(self) -> bool:
-        return self._clock.monotonic_s() - self._read_s > LEASES_S
 
     def _queue(self, node: str) -> str:
         queue = self._queues.get(node)
@@ -126,3 +132,37 @@ class Mailbox:
             by_badge.setdefault(lease.badge, []).append(lease.node)
         self._by_badge = by_badge
         self._read_s = began_s
+
+
+class _Waiting:
+    """A signal that waits. `sent`: why it could not be sent; None = it was."""
+
+    __slots__ = ("sent", "size", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # With the comma behind it.
+        self.size = len(text.encode()) + 1
+        self.sent: asyncio.Future[PortError | None] = asyncio.get_running_loop().create_future()
+
+
+def _batch(outbox: deque[_Waiting]) -> list[_Waiting]:
+    """The oldest ones, as many as fit a message. They leave `outbox`, and so do those for which
+    nobody waits any more.
+    """
+    batch, size = list[_Waiting](), 0
+    while outbox:
+        if outbox[0].sent.done():
+            outbox.popleft()
+            continue
+        size += outbox[0].size
+        if batch and size > _ROOM_BYTES:
+            break
+        batch.append(outbox.popleft())
+    return batch
+
+
+def _tell(batch: Iterable[_Waiting], failure: PortError | None) -> None:
+    for waiting in batch:
+        if not waiting.sent.done():
+            waiting.sent.set_result(failure)

@@ -130,7 +130,7 @@ async def test_what_comes_while_a_message_is_under_way_goes_together_in_the_next
     bodies = world.bodies("queue-b")
     assert len(bodies) == 2
     assert [signal for body in bodies for signal in parse(body).signals] == signals
-    await until(lambda: not world.mailbox._lanes)
+    await until(lambda: not world.mailbox._outboxes)
 
 
 async def test_of_large_ones_as_many_go_together_as_fit_a_message(world: World) -> None:
@@ -169,7 +169,7 @@ async def test_a_message_to_one_node_that_hangs_holds_up_no_other(world: World) 
     await asyncio.gather(second, return_exceptions=True)
     post.release.set()
     await first
-    await until(lambda: not mailbox._lanes)
+    await until(lambda: not mailbox._outboxes)
     assert len(world.bodies("queue-b")) == 1, "nobody waits for the other"
 
 
