@@ -41,6 +41,8 @@ QUICK = {
     "a topic shard is joined and not caught up with",
     "a batch goes to who came later as well",
     "a batch is dropped",
+    "a repeat is carried out",
+    "a repeated command is taken",
 }
 
 
@@ -88,6 +90,8 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
     assert sum(outcome.acknowledged for outcome in outcomes) > 10 * SEEDS
     assert sum(outcome.recovered for outcome in outcomes) > SEEDS
     assert sum(outcome.retries for outcome in outcomes) > SEEDS
+    assert sum(outcome.orders for outcome in outcomes) > SEEDS
+    assert sum(outcome.commands for outcome in outcomes) > SEEDS
     told = sum((outcome.told for outcome in outcomes), Counter[Reason]())
     assert told.total() > SEEDS
     if THOROUGH:

@@ -104,7 +104,8 @@ class Services:
     """The services of a connection: one of each on a node.
 
     `roster` has the connections whose user is known. `signal` delivers a signal to this node and
-    the others; False = it was dropped. `hide` tells all nodes to hide a channel's publications up
+    the others; False = it was dropped. `badge`: the node's, which ids of its clients begin with.
+    `hide` tells all nodes to hide a channel's publications up
     to an offset. `background` runs work that outlives a connection;
     None = too much waits already. `hooks` calls the application's
     code. `turns`: those of connections that have more commands than one turn takes. `histories`:
@@ -120,6 +121,7 @@ class Services:
     new_id: NewId
     random: Callable[[], float]
     node: str
+    badge: str
     log: ChannelLog
     appender: Appender
     publisher: Publisher

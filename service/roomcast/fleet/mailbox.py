@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from roomcast.concurrency import SharedCall
@@ -49,14 +49,24 @@ class Mailbox:
         self._leases = leases
         self._clock = clock
         self.counters = MailboxCounters()
-        # The queues of nodes, and when they were read (monotonic s).
+        # The queues of nodes, those nodes by badge, and when they were read (monotonic s).
         self._queues: Mapping[str, str] = {}
+        self._by_badge: Mapping[str, Sequence[str]] = {}
         self._read_s = float("-inf")
         self._look_ups = Bucket(_LOOK_UPS, clock.monotonic_s())
         self._reading: SharedCall[None] | None = None
         # By node, the signals that wait for the message under way.
         self._outboxes: dict[str, _Outbox] = {}
         self._carrying: set[asyncio.Task[None]] = set()
+
+    async def nodes_with(self, badge: str) -> Sequence[str]:
+        """The nodes with this badge; none, if they are not known. Raises PortError."""
+        if badge not in self._by_badge:
+            await self._look_up()
+        elif self._clock.monotonic_s() - self._read_s > LEASES_S:
+            # As in `send`.
+            self._begin_look_up()
+        return self._by_badge.get(badge, ())
 
     async def send(self, node: str, signal: Signal) -> None:
         """Put `signal` into the queue of `node`. The caller bounds how many wait.
@@ -139,10 +149,14 @@ class Mailbox:
 
     async def _read_leases(self) -> None:
         began_s = self._clock.monotonic_s()
-        leases = await self._leases.all()
         # Expired ones count as well. Expiry depends on clocks, and on heartbeats that the table may
         # not take. The queue of a node that is dead is there until it is cleaned up after.
-        self._queues = {lease.node: lease.queue for lease in leases if not lease.reaped}
+        leases = [lease for lease in await self._leases.all() if not lease.reaped]
+        self._queues = {lease.node: lease.queue for lease in leases}
+        by_badge: dict[str, list[str]] = {}
+        for lease in leases:
+            by_badge.setdefault(lease.badge, []).append(lease.node)
+        self._by_badge = by_badge
         self._read_s = began_s
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from roomcast.fleet.badges import session_name
 from roomcast.fleet.emulation import Sessions
 from roomcast.gateway.writer import Writer
 from roomcast.node.node import Node
@@ -26,7 +27,7 @@ __all__ = ["WAITING_BYTES_MAX", "WAITING_MAX", "ClientStream", "limit_silence", 
 # Frames of one client that wait for the ones before them, and their bytes. SDKs send a few at once.
 WAITING_MAX: Final = 64
 WAITING_BYTES_MAX: Final = 512 * 1024
-# Bytes of a session's name, of which 16 cannot be guessed.
+# Random bytes of a session's name.
 _SESSION_BYTES: Final = 24
 # What a client may send behind its request. No client has a reason to.
 _IGNORED_BYTES_MAX: Final = 4096
@@ -34,9 +35,9 @@ _IGNORED_BYTES_MAX: Final = 4096
 _log = structlog.get_logger(__name__)
 
 
-def new_session() -> str:
-    """A name that nobody can guess."""
-    return secrets.token_urlsafe(_SESSION_BYTES)
+def new_session(badge: str) -> str:
+    """A name that nobody can guess, of a session of the node with `badge`."""
+    return session_name(badge, secrets.token_urlsafe(_SESSION_BYTES))
 
 
 class ClientStream(asyncio.Protocol):

@@ -179,7 +179,7 @@ class StreamGateway:
                 form.framer,
                 last=form.last,
                 is_answered=False,
-                session=new_session(),
+                session=new_session(node.services.badge),
             )
             limits = node.services.limits
             stream = ClientStream(

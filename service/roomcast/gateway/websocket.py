@@ -199,7 +199,7 @@ class WebSocketGateway:
                 self._queue_bytes_max,
                 _BARE_JSON.framer,
                 last=bare_close,
-                session=new_session(),
+                session=new_session(request.app[NODE].services.badge),
             )
             client = self._hand_over(request, transport, writer, _BARE_JSON)
             limits = request.app[NODE].services.limits

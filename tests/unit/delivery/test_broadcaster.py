@@ -263,3 +263,30 @@ async def test_a_message_that_was_not_sent_is_not_missed(world: World) -> None:
     assert world.broadcaster.send(pub("sent"))
     await world.flushed()
     assert world.sent == [["sent"]]
+
+
+async def test_who_waits_for_a_signal_is_told_what_the_topic_says(world: World) -> None:
+    refused = Throttled("simulated")
+    world.fleet.world.fail_next("publish", refused)
+    waiting = [world.broadcaster.publish(pub("one")), world.broadcaster.publish(pub("two"))]
+    assert world.broadcaster.send(pub("nobody waits for this one"))
+    held = world.fleet.traffic.hold("publish")
+    await held.arrived()
+    assert not any(sent is None or sent.done() for sent in waiting)
+    held.release()
+    assert [await sent for sent in waiting if sent is not None] == [refused] * 2
+    again = world.broadcaster.publish(pub("one"))
+    assert again is not None
+    assert await again is None
+    assert world.broadcaster.publish(NO_JSON) is None
+
+
+async def test_who_waits_no_more_disturbs_nothing(world: World) -> None:
+    held = world.fleet.traffic.hold("publish")
+    gone, stays = world.broadcaster.publish(pub("one")), world.broadcaster.publish(pub("two"))
+    assert gone is not None
+    assert stays is not None
+    await held.arrived()
+    gone.cancel()
+    held.release()
+    assert await stays is None

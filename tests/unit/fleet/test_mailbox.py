@@ -27,9 +27,10 @@ class World:
         post = MemoryQueue(self.world, 1.0)
         self.mailbox = Mailbox(post, MemoryLeases(self.world), self.fleet.clock)
 
-    def lives(self, node: str, queue: str) -> None:
+    def lives(self, node: str, queue: str, badge: str = "") -> None:
         now = self.fleet.clock.now_ms()
-        self.world.leases[node] = Lease(node, queue, "live", now, now, now + LEASE_MS)
+        lease = Lease(node, queue, "live", now, now, now + LEASE_MS, badge=badge)
+        self.world.leases[node] = lease
 
     def queue(self, name: str) -> None:
         self.world.create_queue(name, 0, {})
@@ -282,3 +283,22 @@ async def test_a_queue_that_is_gone_causes_few_reads_as_well(world: World) -> No
         with pytest.raises(Gone):
             await world.mailbox.send("b", SIGNAL)
     assert world.reads == 4
+
+
+async def test_nodes_are_found_by_their_badge(world: World) -> None:
+    for node, badge in (("b", "one"), ("c", "two"), ("d", "two")):
+        world.lives(node, f"queue-{node}", badge)
+    assert list(await world.mailbox.nodes_with("one")) == ["b"]
+    assert sorted(await world.mailbox.nodes_with("two")) == ["c", "d"]
+    assert world.reads == 1
+    assert list(await world.mailbox.nodes_with("three")) == []
+    world.lives("e", "queue-e", "three")
+    assert list(await world.mailbox.nodes_with("three")) == ["e"], "it has just started"
+    dead = world.world.leases["b"]
+    world.world.leases["b"] = replace(dead, reaped=world.fleet.clock.now_ms())
+    world.fleet.clock.advance(LEASES_S + 0.1)
+    # Nobody waits until the leases are read again.
+    assert list(await world.mailbox.nodes_with("one")) == ["b"]
+    await until(lambda: world.reads == 3)
+    await settled()
+    assert list(await world.mailbox.nodes_with("one")) == [], "it was cleaned up after"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import aiohttp
@@ -194,13 +194,13 @@ async def serve(
         app = web.Application()
         app[NODE] = node.assembly.node
         admission = Admission(allowed_origins=(PAGES,), turnstile=turnstile)
-        bounds: Mapping[str, int] = {
-            "message_size_limit": SIZE_LIMIT,
-            "queue_bytes_max": QUEUE_BYTES_MAX,
-        }
-        sockets = WebSocketGateway(admission, **bounds)
+        sockets = WebSocketGateway(
+            admission, message_size_limit=SIZE_LIMIT, queue_bytes_max=QUEUE_BYTES_MAX
+        )
         app.router.add_get(WEBSOCKET, sockets.handle_unidirectional)
-        StreamGateway(admission, **bounds).add_routes(app)
+        StreamGateway(
+            admission, message_size_limit=SIZE_LIMIT, queue_bytes_max=QUEUE_BYTES_MAX
+        ).add_routes(app)
         servers.append(Server(node, await aiohttp_server(app)))
         return servers[-1]
 
