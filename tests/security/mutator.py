@@ -226,7 +226,7 @@ class _Names:
     it stands for, whose length is in the message as well.
     """
 
-    session: bytes = b"S" * len(new_session())
+    session: bytes = b"S" * len(new_session("0" * 8))
     id: bytes = b"N" * 16
     number: int = 2_222_222_222_222_222
 

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -188,6 +189,10 @@ def in_chunks(path: str, *fields: str) -> bytes:
     return "\r\n".join([*lines, "Transfer-Encoding: chunked", *fields, "", ""]).encode()
 
 
+def _has(room: BodyRoom, used: int) -> bool:
+    return room.used == used
+
+
 async def test_bodies_in_chunks_that_never_end_fill_no_memory(attacked: Target) -> None:
     """Nothing tells how much is to come. The one that has kept its room for longest gives way."""
     attacked.streams._coming = room = BodyRoom(2)
@@ -196,7 +201,8 @@ async def test_bodies_in_chunks_that_never_end_fill_no_memory(attacked: Target) 
         for number in range(3):
             said = in_chunks(EMULATION) + b"1\r\n{\r\n"
             slow.append(await stack.enter_async_context(sent(attacked, said)))
-            await until(lambda count=number + 1: room.used == min(count, 2))
+            held = min(number + 1, 2)
+            await until(partial(_has, room, held))
         async with asyncio.timeout(DEADLINE_S):
             assert (await slow[0].reader.readline()).startswith(b"HTTP/1.1 503 ")
     await until(lambda: room.used == 0)

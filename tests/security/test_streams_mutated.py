@@ -32,7 +32,7 @@ from tests.security.target import DEADLINE_S, HOST, Target, target, watched
 from tests.unit.worlds import settled
 
 SEED: Final = 65_007
-MUTANTS: Final = 700
+MUTANTS: Final = 1400
 OPENINGS: Final = 400
 FORGERIES: Final = 1500
 # Every so many mutants are of the request itself, and the others of the commands in it.
