@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 import roomcast.delivery.dispatcher as dispatcher_module
+import roomcast.delivery.intake as intake_module
 import roomcast.delivery.join_reads as join_reads_module
 import roomcast.delivery.open_channel as open_channel_module
 import roomcast.delivery.shard_rules as shard_rules_module
@@ -28,6 +29,7 @@ from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Heari
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Envelope
+from roomcast.delivery.express import Express
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.join_reads import JoinResult, JoinTicket, results
 from roomcast.delivery.open_channel import OpenChannel
@@ -69,7 +71,7 @@ class Mutation:
 
     `breaks`, `text`: the kind of violation that must be seen, and what it must say.
     `alone`: the run that shows it shows nothing else. `seeds` bounds how many runs may be needed.
-    `sharded`: they are runs with topic shards.
+    `sharded`: they are runs with topic shards. `express`: with express hints.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Mutation:
     alone: bool = False
     seeds: int = 400
     sharded: bool = False
+    express: bool = False
 
     def is_seen(self, violations: Sequence[Violation]) -> bool:
         """Whether these are what it must lead to."""
@@ -799,6 +802,92 @@ def shard_proves_the_base() -> Iterator[None]:
         yield
 
 
+# ---- express hints
+
+
+@contextmanager
+def hint_before_commit() -> Iterator[None]:
+    """A record is sent to the other nodes as soon as it is made, whether or not it gets in."""
+    express: dict[str, Express] = {}
+    original_init, original_put = Express.__init__, ChannelLog._put
+
+    def init(self: Express, *arguments: Any, node: str, **options: Any) -> None:
+        original_init(self, *arguments, node=node, **options)
+        express[node] = self
+
+    async def put(self: ChannelLog, item: LogItem, tail_valid_until_ms: int) -> Holders | None:
+        if item.node in express:
+            express[item.node].offer(item)
+        return await original_put(self, item, tail_valid_until_ms)
+
+    with patch.object(Express, "__init__", init), patch.object(ChannelLog, "_put", put):
+        yield
+
+
+@contextmanager
+def hint_is_a_sign_of_the_stream() -> Iterator[None]:
+    """What comes as an express hint counts as if the stream had brought it."""
+    original = intake_module.parse
+
+    def parse(*arguments: Any) -> Envelope:
+        envelope = original(*arguments)
+        hints = len(envelope.express) + envelope.late
+        return replace(envelope, unwanted=envelope.unwanted + hints)
+
+    with patch.object(intake_module, "parse", parse):
+        yield
+
+
+@contextmanager
+def hint_is_not_held() -> Iterator[None]:
+    """An express hint goes out at once, though what is before it has not come."""
+    original = Resequencer.offer
+
+    def offer(self: Resequencer, record: Record, now_s: float) -> list[Next]:
+        if record.express and record.epoch == self.epoch and record.offset > self.top + 1:
+            self.top = record.offset - 1
+        return original(self, record, now_s)
+
+    with patch.object(Resequencer, "offer", offer):
+        yield
+
+
+@contextmanager
+def hint_of_any_epoch() -> Iterator[None]:
+    """An express hint of another epoch is taken for one of the channel's."""
+    original = Resequencer.offer
+
+    def offer(self: Resequencer, record: Record, now_s: float) -> list[Next]:
+        return original(
+            self, replace(record, epoch=self.epoch) if record.express else record, now_s
+        )
+
+    with patch.object(Resequencer, "offer", offer):
+        yield
+
+
+@contextmanager
+def repeat_of_a_hint_not_dropped() -> Iterator[None]:
+    """What an express hint brought goes out again when the stream brings it."""
+    original = Resequencer.offer
+
+    def offer(self: Resequencer, record: Record, now_s: float) -> list[Next]:
+        if (
+            not record.express
+            and record.publications
+            and record.epoch == self.epoch
+            and record.last <= self.top
+        ):
+            return [Next(record.publications, record.ts)]
+        return original(self, record, now_s)
+
+    with (
+        patch.object(Resequencer, "offer", offer),
+        patch.object(OpenChannel, "has", lambda *_: False),
+    ):
+        yield
+
+
 @contextmanager
 def everybody_emits() -> Iterator[None]:
     """A node emits in its turn though it heard another's canary."""
@@ -981,6 +1070,28 @@ MUTATIONS = (
         shard_proves_the_base,
         text="notice",
         sharded=True,
+    ),
+    Mutation(
+        "an express hint before its commit",
+        Kind.CONTENT,
+        hint_before_commit,
+        text="is not in the log",
+        express=True,
+    ),
+    Mutation(
+        "an express hint is a sign of the stream",
+        Kind.DEAF,
+        hint_is_a_sign_of_the_stream,
+        text="did not come round",
+        express=True,
+    ),
+    Mutation("an express hint is not held", Kind.SKIPPED, hint_is_not_held, express=True),
+    Mutation("an express hint of any epoch", Kind.CONTENT, hint_of_any_epoch, express=True),
+    Mutation(
+        "the repeat of an express hint is not dropped",
+        Kind.REPEATED,
+        repeat_of_a_hint_not_dropped,
+        express=True,
     ),
     Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),
     Mutation(

@@ -116,6 +116,8 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
             yield f"{table}.{name}", "needs history_size and history_ttl"
     if options.allowed_delta_types and not options.has_history:
         yield f"{table}.allowed_delta_types", "needs history_size and history_ttl"
+    if options.express and not options.has_history:
+        yield f"{table}.express", "needs history_size and history_ttl"
     if options.delta_publish and not options.allowed_delta_types:
         yield f"{table}.delta_publish", "needs allowed_delta_types"
     if options.force_push_join_leave and not options.join_leave:

@@ -110,6 +110,7 @@ class Appender:
     """The lanes of all channels on this node.
 
     `offer` gets each committed item at once, so that local subscribers need not wait for the queue.
+    `appended` gets those of them that this node wrote. Both only take note.
 
     `random` gives fractions of 1.
     """
@@ -122,10 +123,12 @@ class Appender:
         *,
         generation: str,
         random: Callable[[], float],
+        appended: Callable[[LogItem], None] = lambda _item: None,
     ) -> None:
         self._log = log
         self._clock = clock
         self._offer = offer
+        self._note_appended = appended
         self._generation = generation
         self._random = random
         self._round_trip = RoundTrip()
@@ -278,7 +281,8 @@ class Appender:
             now_s = self._clock.monotonic_s()
             if isinstance(outcome, Appended):
                 lane.learn(self._tail_of(outcome.item), now_s)
-                self._offer_safely(channel, outcome.item)
+                self._tell_safely(self._offer, outcome.item)
+                self._tell_safely(self._note_appended, outcome.item)
                 append.writers = lane.contention.won(sent_s, now_s, self._random())
                 return outcome.item
             if isinstance(outcome, KeysTaken):
@@ -380,7 +384,7 @@ class Appender:
         now_s = self._clock.monotonic_s()
         lane.learn(self._tail_of(item), now_s)
         self._saw(lane, item, now_s)
-        self._offer_safely(channel, item)
+        self._tell_safely(self._offer, item)
 
     def _saw(self, lane: Lane, item: LogItem, now_s: float) -> None:
         if item.node != self._log.node:
@@ -411,16 +415,16 @@ class Appender:
             )
             self._fail(lane, overdue, why)
 
-    def _offer_safely(self, channel: str, item: LogItem) -> None:
-        """Offer an item that is in the log to the dispatcher.
+    def _tell_safely(self, who: Callable[[LogItem], None], item: LogItem) -> None:
+        """Give an item that is in the log to the dispatcher, or to the express hints.
 
         What waits is only kept as text, so it is decoded there. An error must not leave a publisher
         without an answer.
         """
         try:
-            self._offer(item)
+            who(item)
         except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more
-            _log.exception("offer_broken", channel=channel)
+            _log.exception("offer_broken", channel=item.channel)
 
     # ---- answers
 

@@ -21,6 +21,7 @@ __all__ = [
     "AppendCounters",
     "ClientCounters",
     "DeliveryCounters",
+    "ExpressCounters",
     "FanoutCounters",
     "Histogram",
     "HookCounters",
@@ -315,6 +316,20 @@ class SignalCounters:
     """
 
     signals: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("sent", "not_sent", "shed", "too_large"), 0)
+    )
+    messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
+
+
+@dataclass(slots=True)
+class ExpressCounters:
+    """Express hints to other nodes.
+
+    `hints`: by outcome; `shed` = there was no room, no share of the rate in time, or a pause.
+    `messages`: those that held them.
+    """
+
+    hints: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("sent", "not_sent", "shed", "too_large"), 0)
     )
     messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
