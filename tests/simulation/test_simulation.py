@@ -131,7 +131,7 @@ def test_the_invariants_hold_with_express_hints(pool: ProcessPoolExecutor) -> No
     assert not message, message
     assert sum(outcome.delivered for outcome in outcomes) > 10 * SEEDS
     # Hints came first, and late ones were dropped.
-    assert sum(outcome.hints["first"] for outcome in outcomes) > SEEDS
+    assert sum(outcome.hints["first"] for outcome in outcomes) > SEEDS / 2
     assert sum(outcome.hints["late"] for outcome in outcomes) > 0
 
 

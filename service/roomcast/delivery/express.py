@@ -56,6 +56,8 @@ HINT_BYTES_MAX: Final = 60 * 1024
 WAITING_BYTES_MAX: Final = 2 * 1024 * 1024
 # Seconds after which a hint that waits is dropped: the stream is about to bring its record.
 STALE_S: Final = 0.2
+# The least wait for the rate: a clock may not tell less.
+_WAIT_S_MIN: Final = 0.001
 # What a node may send at once, in seconds of its rate.
 _BURST_S: Final = 0.2
 # Calls at once, and seconds for each. A hint that takes longer is of no use.
@@ -183,7 +185,7 @@ class Express:
                     continue
                 assert self._rate is not None, "nothing waits before"
                 if (wait_s := self._bucket.wait_s(self._rate, now_s)) > 0:
-                    await asyncio.sleep(min(wait_s, STALE_S))
+                    await asyncio.sleep(max(_WAIT_S_MIN, min(wait_s, STALE_S)))
                 elif self._places.locked():
                     async with self._places:
                         # What waited for so long may be of no use any more.
