@@ -1,9 +1,10 @@
 """Measures how much sooner a publication is at another instance with express hints.
 
-Two instances of `roomcast serve` against the embedded AWS with its Lambda, behind a proxy that makes
-calls take as long as AWS typically does (benchmarks/delays.py). One publishes now in a channel with
-express hints and now in one without, a few times a second; a subscriber of the other instance tells
-when it got them. So both are measured at the same time, through the same stream, topic and queue.
+Two instances of `roomcast serve` against the embedded AWS with its Lambda, behind a proxy that
+makes calls take as long as AWS typically does (benchmarks/delays.py). One publishes now in a
+channel with express hints and now in one without, a few times a second; a subscriber of the other
+instance tells when it got them. So both are measured at the same time, through the same stream,
+topic and queue.
 
     python -m benchmarks.express [--short]
 """
@@ -79,6 +80,15 @@ class Client:
         self._socket = socket
         self._id = 0
         self.came = asyncio.Queue[tuple[str, int, float]]()
+        self._subscribed = asyncio.Semaphore(0)
+
+    async def subscribed(self, *channels: str) -> None:
+        """Returns when it is: what is published from then on comes."""
+        for channel in channels:
+            await self.say("subscribe", {"channel": channel})
+        async with asyncio.timeout(_ANSWER_S):
+            for _ in channels:
+                await self._subscribed.acquire()
 
     async def say(self, method: str, params: object) -> None:
         self._id += 1
@@ -94,6 +104,8 @@ class Client:
                     await self._socket.send_str("{}")
                 elif "error" in reply:
                     raise SystemExit(f"an instance answered {line}")
+                elif "subscribe" in reply:
+                    self._subscribed.release()
                 elif "push" in reply:
                     push = reply["push"]
                     number = push["pub"]["data"]["number"]
@@ -130,19 +142,20 @@ async def _clients(nodes: list[Measured], publications: int) -> dict[str, list[f
             await client.say("connect", {})
             clients.append(client)
         publisher, subscriber = clients
-        for channel in (PLAIN, EXPRESS):
-            await subscriber.say("subscribe", {"channel": channel})
         reading = [asyncio.create_task(each.read()) for each in clients]
         try:
+            await subscriber.subscribed(PLAIN, EXPRESS)
             # The first ones look for the ends of the logs, and the nodes count each other.
-            await _published(publisher, subscriber, _WARM)
-            measuring = asyncio.create_task(_published(publisher, subscriber, publications))
-            await asyncio.wait([measuring, *reading], return_when=asyncio.FIRST_COMPLETED)
-            for each in reading:
-                if each.done():
-                    measuring.cancel()
-                    await each
-            return await measuring
+            took_ms: dict[str, list[float]] = {}
+            for count in (_WARM, publications):
+                publishing = asyncio.create_task(_published(publisher, subscriber, count))
+                await asyncio.wait([publishing, *reading], return_when=asyncio.FIRST_COMPLETED)
+                for each in reading:
+                    if each.done():
+                        publishing.cancel()
+                        await each
+                took_ms = await publishing
+            return took_ms
         finally:
             for each in reading:
                 each.cancel()

@@ -853,20 +853,6 @@ def hint_is_not_held() -> Iterator[None]:
 
 
 @contextmanager
-def hint_of_any_epoch() -> Iterator[None]:
-    """An express hint of another epoch is taken for one of the channel's."""
-    original = Resequencer.offer
-
-    def offer(self: Resequencer, record: Record, now_s: float) -> list[Next]:
-        return original(
-            self, replace(record, epoch=self.epoch) if record.express else record, now_s
-        )
-
-    with patch.object(Resequencer, "offer", offer):
-        yield
-
-
-@contextmanager
 def repeat_of_a_hint_not_dropped() -> Iterator[None]:
     """What an express hint brought goes out again when the stream brings it."""
     original = Resequencer.offer
@@ -1086,7 +1072,6 @@ MUTATIONS = (
         express=True,
     ),
     Mutation("an express hint is not held", Kind.SKIPPED, hint_is_not_held, express=True),
-    Mutation("an express hint of any epoch", Kind.CONTENT, hint_of_any_epoch, express=True),
     Mutation(
         "the repeat of an express hint is not dropped",
         Kind.REPEATED,

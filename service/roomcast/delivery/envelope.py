@@ -191,8 +191,9 @@ def pack(
 ) -> Iterator[tuple[str, int]]:
     """Join record texts (or signal texts), in order, into as few envelopes as fit `bytes_max`.
 
-    `express`: the texts are express hints of this node. `at`: when they are published, in ms since 1970 (0 = not known). `shards`, `shard`: the number
-    of topic shards, and the one that they are published to; None = the base topic.
+    `express`: the texts are express hints of this node. `at`: when they are published, in ms since
+    1970 (0 = not known). `shards`, `shard`: the number of topic shards, and the one that they are
+    published to; None = the base topic.
 
     Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: the
     caller must turn it into a pointer or refuse it before.

@@ -91,7 +91,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Lane:
-    """What waits for the topic of `shard`, the oldest first. Until `paused_until_s` it gets nothing.
+    """What waits for the topic of `shard`, oldest first. Until `paused_until_s` it gets nothing.
 
     `refusals`: messages in a row that it refused.
     """

@@ -288,9 +288,9 @@ class Appender:
             if isinstance(outcome, KeysTaken):
                 self._repeated(lane, append, outcome)
                 if outcome.holder is not None:
-                    self._beaten(channel, lane, append, outcome.holder)
+                    self._beaten(lane, append, outcome.holder)
             elif isinstance(outcome, Lost):
-                self._beaten(channel, lane, append, outcome.holder)
+                self._beaten(lane, append, outcome.holder)
                 append.postponed, append.why = 0, None
                 await self._pause(append, lane.contention.lose(sent_s, now_s, self._random()))
             else:
@@ -357,7 +357,7 @@ class Appender:
             items = await self._log.follow(channel, known)
             if items is not None:
                 for item in items:
-                    self._met(channel, lane, item)
+                    self._met(lane, item)
                 if lane.tail is not None:
                     return lane.tail
         resolved = await self._log.resolve(channel)
@@ -367,16 +367,16 @@ class Appender:
         lane.learn(resolved.tail, now_s)
         return resolved.tail
 
-    def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:
+    def _beaten(self, lane: Lane, append: _Append, holder: LogItem | None) -> None:
         """The append lost a race to `holder`; None = the winner and its item are not known."""
         append.losses += 1
         self.counters.races += 1
         if holder is not None:
-            self._met(channel, lane, holder)
+            self._met(lane, holder)
         else:
             lane.tail = None
 
-    def _met(self, channel: str, lane: Lane, item: LogItem) -> None:
+    def _met(self, lane: Lane, item: LogItem) -> None:
         """Take `item`, which follows the known tail.
 
         It gives the new tail, and local subscribers get its record.

@@ -1,4 +1,4 @@
-"""Express hints: what is sent ahead of the stream, within which rate, and what it does elsewhere."""
+"""Express hints: what is sent ahead of the stream, at which rate, and what it does elsewhere."""
 
 from __future__ import annotations
 
@@ -236,8 +236,8 @@ async def test_what_is_too_large_or_too_much_is_dropped(world: World) -> None:
     for offset in range(1, 2 * WAITING_BYTES_MAX // size):
         world.express.offer(appended(offset, size))
     await until(lambda: world.hints.get("sent", 0) + world.hints["shed"] == offset)
-    assert size * world.hints["sent"] <= WAITING_BYTES_MAX < (size + 1000) * (
-        world.hints["sent"] + 1
+    assert (
+        size * world.hints["sent"] <= WAITING_BYTES_MAX < (size + 1000) * (world.hints["sent"] + 1)
     )
     assert all(len(body) <= ENVELOPE_BYTES_MAX for body in world.fleet.world.published)
     assert world.express._bytes == 0
