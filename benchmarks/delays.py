@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -76,9 +77,8 @@ def _operation(request: web.BaseRequest, body: bytes) -> str:
     return parse_qs(body.decode()).get("Action", [""])[0]
 
 
-def _kept(headers: object) -> dict[str, str]:
-    pairs: list[tuple[str, str]] = list(headers)  # type: ignore[call-overload]  # items of a mapping
-    return {name: value for name, value in pairs if name.lower() not in _HOP_BY_HOP}
+def _kept(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name: value for name, value in headers if name.lower() not in _HOP_BY_HOP}
 
 
 async def serve(upstream: str) -> None:

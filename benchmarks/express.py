@@ -136,8 +136,8 @@ async def _clients(nodes: list[Measured], publications: int) -> dict[str, list[f
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         clients: list[Client] = []
-        for each in nodes:
-            url = f"http://127.0.0.1:{each.port}{PATH}"
+        for measured_node in nodes:
+            url = f"http://127.0.0.1:{measured_node.port}{PATH}"
             client = Client(await stack.enter_async_context(session.ws_connect(url)))
             await client.say("connect", {})
             clients.append(client)

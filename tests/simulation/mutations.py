@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 import roomcast.delivery.dispatcher as dispatcher_module
+import roomcast.delivery.envelope as envelope_module
 import roomcast.delivery.intake as intake_module
 import roomcast.delivery.join_reads as join_reads_module
 import roomcast.delivery.open_channel as open_channel_module
@@ -827,7 +828,7 @@ def hint_before_commit() -> Iterator[None]:
 @contextmanager
 def hint_is_a_sign_of_the_stream() -> Iterator[None]:
     """What comes as an express hint counts as if the stream had brought it."""
-    original = intake_module.parse
+    original = envelope_module.parse
 
     def parse(*arguments: Any) -> Envelope:
         envelope = original(*arguments)
