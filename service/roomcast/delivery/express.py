@@ -66,10 +66,10 @@ PUBLISH_LIMIT_S: Final = 1.0
 # Pause after a message that was not taken: of its topic if that refuses, and else of all of them.
 _PAUSES: Final = Backoff(1.0, 60.0, FROM_HALF)
 # Seconds between two counts of the nodes that live, and for each of them. One that fails is
-# repeated sooner.
+# repeated sooner at first.
 COUNT_S: Final = 60.0
 COUNT_LIMIT_S: Final = 5.0
-_COUNT_AGAIN_S: Final = 10.0
+_COUNTS_AGAIN: Final = Backoff(5.0, COUNT_S, FROM_HALF)
 _JITTER: Final = 0.2
 
 _log = structlog.get_logger(__name__)
@@ -204,16 +204,19 @@ class Express:
         self._rate = rate
 
     async def _count(self, fleet: FleetSize) -> None:
+        failures = 0
         while True:
-            pause_s = COUNT_S
+            pause_s = COUNT_S * (1 - _JITTER * self._random())
             try:
                 async with asyncio.timeout(COUNT_LIMIT_S):
                     self.share(await fleet.live_nodes())
+                failures = 0
             except (PortError, TimeoutError) as error:
                 # The number of before goes on counting.
                 _log.warning("nodes_not_counted", reason=str(error) or "no answer in time")
-                pause_s = _COUNT_AGAIN_S
-            await asyncio.sleep(pause_s * (1 - _JITTER * self._random()))
+                failures += 1
+                pause_s = _COUNTS_AGAIN.pause_s(failures, self._random())
+            await asyncio.sleep(pause_s)
 
     # ---- what waits
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from roomcast.backoff import Backoff
 from roomcast.config import AwsConfig, Config
 from roomcast.delivery import express as express_module
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
@@ -188,7 +189,7 @@ async def test_each_node_takes_its_part_of_the_rate() -> None:
 
 async def test_the_last_count_goes_on_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(express_module, "COUNT_S", 0.0)
-    monkeypatch.setattr(express_module, "_COUNT_AGAIN_S", 0.0)
+    monkeypatch.setattr(express_module, "_COUNTS_AGAIN", Backoff(0.0, 0.0))
     world = World(per_s=100.0)
     async with world.running():
         world.nodes.number, world.nodes.error = 50, Throttled("later")
