@@ -245,6 +245,7 @@ class Express:
     # ---- one message
 
     async def _publish(self, lane: _Lane, body: str, count: int) -> None:
+        """It is tried once: the stream brings what is in it."""
         outcome = "not_sent"
         try:
             async with asyncio.timeout(PUBLISH_LIMIT_S):
@@ -253,7 +254,6 @@ class Express:
                 else:
                     await self._topics.publish_to(lane.shard, body)
             outcome, lane.refusals, self._failures = "sent", 0, 0
-        # It is not tried again: the stream brings what is in it.
         except Rejected as error:
             lane.refusals += 1
             lane.paused_until_s = self._until_s(lane.refusals, lane.shard, str(error))
