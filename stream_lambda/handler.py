@@ -417,9 +417,15 @@ def _report(planned: Planned, outcome: Outcome) -> None:
         "_aws": {
             "Timestamp": int(time.time() * 1000),
             "CloudWatchMetrics": [
-                {"Namespace": _METRICS_NAMESPACE, "Dimensions": [[]], "Metrics": metrics}
+                {
+                    "Namespace": _METRICS_NAMESPACE,
+                    # Deployments of one account share the namespace.
+                    "Dimensions": [["FunctionName"]],
+                    "Metrics": metrics,
+                }
             ],
         },
+        "FunctionName": os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "none"),
         "event": "stream_batch_incomplete"
         if counts["records_skipped"] or counts["messages_failed"]
         else "stream_batch_pointers",

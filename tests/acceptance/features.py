@@ -194,6 +194,17 @@ SECTIONS: Final = (
                 _no((f"js{PROTOBUF}", f"py{PROTOBUF}"), "not granted: names are sent"),
             ),
             Feature(
+                "publications that are collected (`batch_max_delay`, `client.write_delay`)",
+                [
+                    "test_fast::test_all_come_once_and_in_order",
+                    "test_fast::test_who_comes_back_has_all",
+                ],
+            ),
+            Feature(
+                "of those the newest only (`batch_flush_latest`)",
+                ["test_fast::test_of_a_feed_the_newest_comes"],
+            ),
+            Feature(
                 "tag filters (`tagsFilter`)",
                 without=_no(CLIENTS, "ignored: every publication is sent"),
             ),
@@ -238,6 +249,10 @@ SECTIONS: Final = (
         _COLUMNS,
         (
             Feature("WebSocket", ["test_messages::test_a_message_crosses_instances_and_sdks"]),
+            Feature(
+                "WebSocket, compressed (permessage-deflate)",
+                ["test_fast::test_all_come_once_and_in_order"],
+            ),
             Feature("HTTP streaming", _STREAMS, _NOT_IN_PYTHON),
             Feature(
                 "Server-Sent Events",

@@ -256,6 +256,9 @@ class Evaluation:
             case "Fn::Split":
                 separator, text = (self.value(each) for each in argument)
                 return text.split(separator)
+            case "Fn::Join":
+                separator, parts = argument
+                return str(separator).join(self.value(parts))
             case "Fn::Base64":
                 return base64.b64encode(self.value(argument).encode()).decode()
             case "Fn::GetAZs":

@@ -10,6 +10,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +21,9 @@ from deploy.build import INSTANCE, tar_bytes
 from deploy.instance.secret_env import WrongSecret, environment_file
 from roomcast.cli.main import _parser
 from roomcast.config import load as load_config
+from roomcast.serve import supervisor
 from tests.deploy.cloudformation import load, sub_names
-from tests.deploy.machine import Machine, as_a_shell_reads, fresh_machine, settings
+from tests.deploy.machine import PRINTED, Machine, as_a_shell_reads, fresh_machine, settings
 
 TEMPLATE: Final = load()
 LAUNCH: Final = TEMPLATE["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]
@@ -46,7 +48,7 @@ def user_data(given: Mapping[str, str]) -> str:
 
 
 def own_maps() -> dict[str, Any]:
-    return {name: value["Fn::FindInMap"] for name, value in OWN.items()}
+    return {name: value["Fn::FindInMap"] for name, value in OWN.items() if "Fn::FindInMap" in value}
 
 
 @pytest.fixture
@@ -55,7 +57,14 @@ def machine(tmp_path: Path) -> Machine:
     # s3 cp --only-show-errors --region REGION s3://BUCKET/KEY FILE
     return fresh_machine(
         tmp_path,
-        f'if [ "$1" = s3 ]; then cp "{tmp_path}/${{6#s3://}}" "$7"; else cat {tmp_path}/secret; fi',
+        f"""case "$1" in
+s3) cp "{tmp_path}/${{6#s3://}}" "$7" ;;
+logs)
+  if [ -e "{tmp_path}/logs fail" ]; then exit 254; fi
+  if [ "$2" = put-log-events ]; then cp "${{10#file://}}" {tmp_path}/said; fi ;;
+autoscaling) ;;
+*) cat {tmp_path}/secret ;;
+esac""",
     )
 
 
@@ -77,6 +86,7 @@ def put_artifacts(machine: Machine, *, config: bool = False) -> dict[str, str]:
         "TablePrefix": "chat-",
         "Topic": TOPIC,
         "TopicShards": "4",
+        "TrustedProxies": "10.0.2.0/24,10.0.3.0/24",
     }
     for parameter, (stem, suffix, content) in keys.items():
         key = f"builds-1/{stem}-{hashlib.sha256(content).hexdigest()}{suffix}"
@@ -112,6 +122,7 @@ def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:
     )
     assert config.aws.metrics_namespace == "roomcast"
     assert config.node.processes == 2
+    assert config.client.trusted_proxies == ("10.0.2.0/24", "10.0.3.0/24")
     assert config.client.token.hmac_secret_key == SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"]
     assert "ROOMCAST_CONFIG" not in environ
 
@@ -158,6 +169,47 @@ def test_a_configuration_file_is_fetched_and_used(machine: Machine) -> None:
     assert (etc / "roomcast.toml").read_bytes() == CONFIG
     assert settings(etc / "settings.env")["ROOMCAST_CONFIG"] == str(etc / "roomcast.toml")
     assert stat.S_IMODE((etc / "roomcast.toml").stat().st_mode) == 0o640
+
+
+def test_an_option_of_the_file_is_not_overridden_where_the_network_is_not_known(
+    machine: Machine,
+) -> None:
+    assert machine.boot(user_data(put_artifacts(machine) | {"TrustedProxies": ""})).returncode == 0
+    environ = settings(machine.root / "etc" / "roomcast" / "settings.env")
+    assert "ROOMCAST_CLIENT_TRUSTED_PROXIES" not in environ
+
+
+def test_a_boot_that_fails_is_told_at_once_and_says_why(machine: Machine) -> None:
+    parameters = put_artifacts(machine)
+    (machine.home / "bucket" / parameters["ReleaseKey"]).unlink()
+    done = machine.boot(user_data(parameters))
+    assert done.returncode not in (0, 127)
+    made, said, told = (call for call in machine.calls() if not call.startswith("aws s3"))
+    where = "--region eu-central-1 --log-group-name /roomcast/chat/instances"
+    stream = f"{where} --log-stream-name i-0123456789abcdef0/failed"
+    assert made == f"aws logs create-log-stream {stream}"
+    assert said.startswith(f"aws logs put-log-events {stream} --log-events file:///")
+    (event,) = json.loads((machine.home / "said").read_text(encoding="utf-8"))
+    assert event["message"] == PRINTED
+    assert abs(event["timestamp"] / 1000 - time.time()) < 600
+    assert told == (
+        "aws autoscaling complete-lifecycle-action --region eu-central-1"
+        " --instance-id i-0123456789abcdef0 --auto-scaling-group-name chat-fleet"
+        " --lifecycle-hook-name roomcast-launch --lifecycle-action-result ABANDON"
+    )
+
+
+def test_a_boot_that_fails_gives_the_hook_up_whatever_else_fails(machine: Machine) -> None:
+    parameters = put_artifacts(machine)
+    (machine.home / "bucket" / parameters["ReleaseKey"]).unlink()
+    (machine.home / "logs fail").touch()
+    assert machine.boot(user_data(parameters)).returncode != 0
+    assert machine.calls()[-1].startswith("aws autoscaling complete-lifecycle-action")
+
+
+def test_a_boot_that_works_gives_nothing_up(machine: Machine) -> None:
+    assert machine.boot(user_data(put_artifacts(machine))).returncode == 0
+    assert not [call for call in machine.calls() if "lifecycle" in call or "aws logs" in call]
 
 
 @pytest.mark.parametrize("parameter", ["ReleaseKey", "ConfigKey"])
@@ -258,6 +310,14 @@ def test_the_unit_drains_and_does_not_come_back_when_its_machine_ends() -> None:
     assert unit_values("OOMPolicy") == ["continue"]
     # Wrong configuration: service/roomcast/cli/main.py.
     assert unit_values("RestartPreventExitStatus") == ["2"]
+
+
+def test_systemd_starts_a_process_again_that_hangs() -> None:
+    # The process or the supervisor, whose environment the others have as well.
+    assert unit_values("NotifyAccess") == ["main"]
+    (watchdog_s,) = map(float, unit_values("WatchdogSec"))
+    # Of several processes, the supervisor has noticed one that hangs by then.
+    assert 0 < supervisor.HUNG_S < watchdog_s
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

@@ -154,18 +154,17 @@ def test_parameters_that_contradict_each_other_are_refused(
 
 
 @pytest.mark.parametrize("metric", ["HealthyHostCount", "UnHealthyHostCount"])
-def test_every_target_group_has_an_alarm_for_no_healthy_node_and_one_for_an_unhealthy_node(
+def test_there_is_an_alarm_for_no_healthy_node_and_one_for_an_unhealthy_node(
     metric: str,
 ) -> None:
-    """One that looked at a single group would be silent while the others have nobody."""
     watched = {
         reference: RESOURCES[name].get("Condition")
         for name, alarm in of_type("AWS::CloudWatch::Alarm").items()
         if alarm.get("MetricName") == metric
         for reference in references(alarm["Dimensions"]) - {"LoadBalancer"}
     }
-    groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
-    assert watched == {name: RESOURCES[name].get("Condition") for name in groups}
+    # The other has the same instances, and asks them the same.
+    assert watched == {"TargetGroup0": None}
 
 
 def test_one_dead_node_among_many_alarms_and_one_that_is_replaced_does_not() -> None:
@@ -634,18 +633,37 @@ def test_the_load_balancer_does_not_cut_off_quiet_clients() -> None:
 
 def test_the_load_balancer_knows_the_one_port_that_the_processes_share() -> None:
     groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
-    (group,) = groups.values()
+    group = groups["TargetGroup0"]
     (command,) = re.findall(r"^ExecStart=(.*)$", UNIT, flags=re.MULTILINE)
     assert command.endswith(f"serve --port {group['Port']}")
     assert group["HealthCheckPath"] == "/health/ready"
-    for rule in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values():
-        assert references(rule["Actions"]) - {"AWS::NoValue"} == set(groups)
+    used = [
+        references(rule["Actions"])
+        for rule in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values()
+    ]
+    assert used == [{"TargetGroup0"}, {"ApiTargetGroup"}]
     assert references(RESOURCES["Fleet"]["Properties"]["TargetGroupARNs"]) - {
         "AWS::NoValue"
     } == set(groups)
+    # What they differ in: see `test_requests_of_back_ends_are_spread_apart_from_connections`.
+    spread = "TargetGroupAttributes"
+    same = [{name: each[name] for name in each if name != spread} for each in groups.values()]
+    assert same[0] == same[1]
     ports = RESOURCES["InstanceIngress"]["Properties"]
     # The own ports of processes are for who is on the instance.
     assert (ports["FromPort"], ports["ToPort"]) == (group["Port"], group["Port"])
+
+
+def test_requests_of_back_ends_are_spread_apart_from_connections() -> None:
+    """Connections are outstanding requests: by the fewest, all would go to the newest instance."""
+    by_group = {
+        name: attributes(each, "TargetGroupAttributes")["load_balancing.algorithm.type"]
+        for name, each in of_type("AWS::ElasticLoadBalancingV2::TargetGroup").items()
+    }
+    assert by_group == {
+        "TargetGroup0": "least_outstanding_requests",
+        "ApiTargetGroup": "round_robin",
+    }
 
 
 def test_any_number_of_processes_that_the_option_takes() -> None:
@@ -724,6 +742,28 @@ def test_an_update_starts_new_instances_before_old_ones_end() -> None:
     assert fleet["LaunchTemplate"]["Version"] == {
         "Fn::GetAtt": ["LaunchTemplate", "LatestVersionNumber"]
     }
+
+
+def test_an_update_does_not_change_the_image_by_itself() -> None:
+    """The parameter of SSM that names the newest one is looked up at each update of a stack."""
+    assert PARAMETERS["ImageId"]["Type"] == "AWS::EC2::Image::Id"
+
+
+def test_alarms_stop_the_replacement_of_instances_and_have_the_time_for_it() -> None:
+    preferences = RESOURCES["Fleet"]["UpdatePolicy"]["AutoScalingInstanceRefresh"]["Preferences"]
+    condition, then, otherwise = preferences["AlarmSpecification"]["Fn::If"]
+    assert (condition, otherwise) == ("RolloutHasBrake", {"Ref": "AWS::NoValue"})
+    by_name = {
+        each["AlarmName"]["Fn::Sub"]: each for each in of_type("AWS::CloudWatch::Alarm").values()
+    }
+    watched = [by_name[each["Fn::Sub"]] for each in then["Alarms"]]
+    # As many as an instance refresh takes.
+    assert 0 < len(watched) <= 10
+    # They tell of nodes, and say so before the next instances are replaced, or the update is done.
+    longest_s = max(each["Period"] * each["EvaluationPeriods"] for each in watched)
+    assert preferences["CheckpointPercentages"] == [10, 100]
+    assert found_in_map(preferences["CheckpointDelay"]) > longest_s
+    assert found_in_map(preferences["BakeTime"]) > longest_s
 
 
 def test_the_fleet_has_the_name_that_the_roles_and_nodes_know() -> None:
@@ -958,6 +998,20 @@ def test_publications_that_fail_for_minutes_alarm_and_those_of_one_moment_do_not
     assert 1 < alarm["DatapointsToAlarm"] <= alarm["EvaluationPeriods"]
     # Whether nodes tell anything is the canary's alarm.
     assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_every_alarm_is_of_its_own_deployment() -> None:
+    """Namespaces are an account's."""
+    for name, alarm in of_type("AWS::CloudWatch::Alarm").items():
+        assert references(alarm["Dimensions"]) & RESOURCES.keys(), name
+
+
+def test_somebody_is_told_of_alarms_or_it_was_said_that_nobody_is() -> None:
+    parameter = PARAMETERS["AlarmTopicArn"]
+    assert "Default" not in parameter
+    assert not re.fullmatch(parameter["AllowedPattern"], "")
+    condition = TEMPLATE["Conditions"]["HasAlarmTopic"]["Fn::Not"]
+    assert condition == [{"Fn::Equals": [{"Ref": "AlarmTopicArn"}, "nobody"]}]
 
 
 def test_a_silent_canary_alarms_also_when_nobody_tells() -> None:

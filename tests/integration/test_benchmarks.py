@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import (
     arrivals,
+    batching,
     comings,
     connections,
     end_to_end,
@@ -70,6 +71,17 @@ def test_every_way_reaches_every_client() -> None:
     with rig(queue_bytes_max=1024 * 1024, clients=CLIENTS) as (node, crowd):
         for way in WAYS:
             assert fanout.measured(node, crowd, way) > 0
+
+
+def test_what_is_collected_and_compressed_is_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "CLIENTS", CLIENTS)
+    monkeypatch.setattr(batching, "ROUNDS_SHORT", 1)
+    figures = batching.measure(short=True)
+    assert all(figure.value > 0 and figure.floor > 0 for figure in figures)
+    sizes = {each.name.partition(", ")[2]: each.ratio for each in figures if each.unit == "B"}
+    assert sizes["of ten the newest: bytes"] == pytest.approx(0.1, abs=0.01)
+    assert sizes["compressed once for all: bytes"] < 0.9
+    assert sizes["compressed, batches of ten: bytes"] < 0.4
 
 
 def test_a_client_that_does_not_read_is_cut_off_in_the_middle_of_its_round() -> None:

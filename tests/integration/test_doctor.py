@@ -50,7 +50,7 @@ def test_all_is_well(aws: Aws) -> None:
     done = doctor(aws.config("well", CONFIG))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert all(line.startswith("ok ") for line in lines[:-1]), done.stdout
     assert lines[-1].startswith("note     ceiling of a channel")
     assert "ms)" not in lines[-1], "nothing was tried"
@@ -65,7 +65,7 @@ def test_what_is_missing_is_named(aws: Aws) -> None:
     assert checks["table astray-channels"]["outcome"] == "failed"
     assert checks["queue"]["outcome"] == "skipped"
     [line] = done.stderr.splitlines()
-    assert "4 of 8 checks failed: table astray-channels, " in line
+    assert "4 of 9 checks failed: table astray-channels, " in line
     nothing_is_left(aws)
 
 

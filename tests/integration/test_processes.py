@@ -7,8 +7,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +20,18 @@ import aiohttp
 import pytest
 
 from roomcast.reaper.rules import REAP_GRACE_MS
-from tests.integration.serving import SILENT_S, START_S, Aws, Process, deployed, pump, reaping
+from tests.contract.backends import ROOT
+from tests.integration.serving import (
+    SILENT_S,
+    START_S,
+    STOP_S,
+    Aws,
+    Process,
+    deployed,
+    environment,
+    pump,
+    reaping,
+)
 from tests.processes import left_behind
 from tests.websocket import WebSocket
 
@@ -215,3 +229,42 @@ async def test_what_keeps_one_from_starting_is_told_once(
     assert len(told[0]) == 1
     assert said in told[0][0]
     assert not aws.queues_of(""), "none was left"
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """The end to write to of a pipe that is full, and that nobody reads."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_log_that_nobody_reads_keeps_nobody_from_serving_and_ending(
+    aws: Aws, processes: str
+) -> None:
+    config = aws.config("unread", CONFIG)
+    with full_pipe() as unread:
+        supervisor = subprocess.Popen(
+            [*(sys.executable, "-m", "roomcast", "serve", "--config", str(config)),
+             *("--port", "0", "--processes", processes)],
+            cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=unread, stderr=unread,
+        )  # fmt: skip
+        try:
+            give_up_s = time.monotonic() + START_S
+            while len(aws.leases()) < int(processes):
+                assert time.monotonic() < give_up_s, "it does not begin to serve"
+                time.sleep(0.1)
+            supervisor.send_signal(signal.SIGTERM)
+            assert supervisor.wait(STOP_S) == 0
+        finally:
+            supervisor.kill()
+            supervisor.wait()
+    assert not aws.leases()
+    assert not aws.queues_of("")

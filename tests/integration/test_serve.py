@@ -417,6 +417,18 @@ async def test_health(nodes: Nodes, browser: Browser) -> None:
             assert (response.status, body["status"], body["node"]) == (200, "ok", nodes.first.node)
 
 
+async def test_systemd_gets_signs_of_life(aws: Aws, tmp_path: Path) -> None:
+    name = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(name)
+        told.settimeout(START_S)
+        watched = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "200000"}
+        with serving(aws.config("watched", SECURE), environment() | watched) as process:
+            process.ready()
+            for _ in range(5):
+                assert await asyncio.to_thread(told.recv, 100) == b"WATCHDOG=1"
+
+
 async def test_an_orderly_end_leaves_nothing(
     aws: Aws, nodes: Nodes, browser: Browser, channel: str
 ) -> None:

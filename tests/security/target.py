@@ -19,6 +19,7 @@ from roomcast.auth.verifier import sign_connection, sign_subscription
 from roomcast.config import TokenConfig
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
+from roomcast.gateway.deflate import Compression
 from roomcast.gateway.door import Door, GiveWay, end_proxied, name_no_version
 from roomcast.gateway.http import add_health_routes
 from roomcast.gateway.keys import HEALTH, NODE
@@ -204,12 +205,13 @@ async def target(
     origins: tuple[str, ...] = (),
     size_limit: int = SIZE_LIMIT,
     times: Mapping[str, Any] | None = None,
+    compression: Compression | None = None,
     **client: Any,
 ) -> AsyncIterator[Target]:
     """Ends with every connection closed. `client`: options of [client];
     tokens of SECRET are good unless they say otherwise.
 
-    `times`: of the door, such as `request_s`.
+    `times`: of the door, such as `request_s`. `compression`: of WebSockets.
     """
     fleet = Fleet()
     fleet.stream_to_topic()
@@ -220,7 +222,10 @@ async def target(
     app[NODE], app[HEALTH] = node.assembly.node, node.assembly.node.health
     admission, queue_bytes_max = Admission(allowed_origins=origins), 4 * 1024 * 1024
     gateway = WebSocketGateway(
-        admission, message_size_limit=size_limit, queue_bytes_max=queue_bytes_max
+        admission,
+        message_size_limit=size_limit,
+        queue_bytes_max=queue_bytes_max,
+        compression=compression,
     )
     app.router.add_get(PATH, gateway.handle)
     streams = StreamGateway(

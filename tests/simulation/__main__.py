@@ -20,13 +20,20 @@ def main() -> int:
     parser.add_argument("--mutation", choices=[mutation.name for mutation in MUTATIONS])
     parser.add_argument("--sharded", action="store_true", help="with topic shards")
     parser.add_argument("--express", action="store_true", help="with express hints")
+    parser.add_argument(
+        "--batched", action="store_true", help="publications are collected before they go out"
+    )
     parser.add_argument("--log", action="store_true", help="show what the nodes log")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
     mutation = next((each for each in MUTATIONS if each.name == arguments.mutation), None)
     with mutation.apply() if mutation else nullcontext():
         outcome = simulate(
-            arguments.seed, log=arguments.log, sharded=arguments.sharded, express=arguments.express
+            arguments.seed,
+            log=arguments.log,
+            sharded=arguments.sharded,
+            batched=arguments.batched,
+            express=arguments.express,
         )
     lines = [
         *outcome.trace,

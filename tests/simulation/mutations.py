@@ -25,6 +25,7 @@ import roomcast.log.appender as appender_module
 import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
 from roomcast.client.read import Reading
+from roomcast.delivery.batches import Batch
 from roomcast.delivery.canary import Canary
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing, Rounds
 from roomcast.delivery.catch_up import CatchUp
@@ -72,7 +73,7 @@ class Mutation:
 
     `breaks`, `text`: the kind of violation that must be seen, and what it must say.
     `alone`: the run that shows it shows nothing else. `seeds` bounds how many runs may be needed.
-    `sharded`: they are runs with topic shards. `express`: with express hints.
+    `sharded`, `batched`, `express`: of which runs they are.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Mutation:
     alone: bool = False
     seeds: int = 400
     sharded: bool = False
+    batched: bool = False
     express: bool = False
 
     def is_seen(self, violations: Sequence[Violation]) -> bool:
@@ -974,6 +976,24 @@ def command_fails() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def batch_for_late() -> Iterator[None]:
+    """Who subscribes while publications wait gets them, though it stands behind them."""
+    with patch.object(Batch, "joined", lambda _self, _member: None):
+        yield
+
+
+@contextmanager
+def batch_dropped() -> Iterator[None]:
+    """What was collected is forgotten when somebody subscribes."""
+
+    def joined(self: Batch, member: object) -> None:
+        self.published.clear()
+
+    with patch.object(Batch, "joined", joined):
+        yield
+
+
 MUTATIONS = (
     Mutation("no hold", Kind.SKIPPED, no_hold),
     Mutation("repeats not dropped", Kind.REPEATED, no_repeats_dropped),
@@ -1079,6 +1099,8 @@ MUTATIONS = (
         repeat_of_a_hint_not_dropped,
         express=True,
     ),
+    Mutation("a batch goes to who came later as well", Kind.REPEATED, batch_for_late, batched=True),
+    Mutation("a batch is dropped", Kind.SKIPPED, batch_dropped, batched=True),
     Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),
     Mutation(
         "silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"

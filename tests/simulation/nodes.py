@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from types import MappingProxyType
 from typing import Any, Final
 
 from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims, TokenInvalid
@@ -132,6 +133,7 @@ class SimulatedNode:
         pace: Pace,
         mishaps: Mishaps,
         shards: int = 1,
+        batches: Mapping[str, int] = MappingProxyType({}),
         express: Express | None = None,
     ) -> None:
         self.fate = Fate(woken=self._woken)
@@ -139,7 +141,7 @@ class SimulatedNode:
         # Whether it was suspended for so long that it closes its connections.
         self.slept = False
         self._mishaps = mishaps
-        self._config = config = _config(random, pace, shards, express)
+        self._config = config = _config(random, pace, shards, batches, express)
         self._context = contextvars.copy_context()
         self._context.run(FATE.set, self.fate)
         self._sockets: list[ClientSocket] = []
@@ -316,11 +318,17 @@ class SimulatedNode:
         )
 
 
-def _config(random: Random, pace: Pace, shards: int, express: Express | None) -> Config:
+def _config(
+    random: Random,
+    pace: Pace,
+    shards: int,
+    batches: Mapping[str, int],
+    express: Express | None,
+) -> Config:
     """Nodes of one fleet may differ in what they keep, show and bring:
     a rolling change of configuration.
     """
-    config = _plain_config(random, pace, shards)
+    config = _plain_config(random, pace, shards, batches)
     if express is None:
         return config
     plain = config.channel.without_namespace
@@ -331,7 +339,7 @@ def _config(random: Random, pace: Pace, shards: int, express: Express | None) ->
     )
 
 
-def _plain_config(random: Random, pace: Pace, shards: int) -> Config:
+def _plain_config(random: Random, pace: Pace, shards: int, batches: Mapping[str, int]) -> Config:
     return Config(
         aws=AwsConfig(topic_shards=shards),
         client=ClientConfig(
@@ -346,6 +354,7 @@ def _plain_config(random: Random, pace: Pace, shards: int) -> Config:
                 history_size=random.choice((1000, 1000, 1000, 8)),
                 history_ttl_s=random.choice((60, 3600, 3 * 86_400)),
                 force_recovery=True,
+                **batches,  # type: ignore[arg-type]  # they are options
             )
         ),
         node=NodeConfig(

@@ -65,6 +65,9 @@ SHARDS = (2, 4, 16)
 EXPRESS_CHANNELS = 0.8
 EXPRESS_NODES = 0.8
 EXPRESS_PER_S = (1.0, 30.0, 1000.0)
+# How publications are collected before they go out.
+BATCH_SIZES = (0, 2, 10)
+BATCH_DELAYS_MS = (1, 20, 300, 5000)
 # How long no hint arrives when what is written cannot be read either.
 SILENT_S = 6.0
 
@@ -91,11 +94,14 @@ class Outcome:
 class Scenario:
     """Everything that happens in one run is drawn from the seed.
 
-    `sharded`: with topic shards. `express`: with channels whose publications go out as express
-    hints. The other runs stay what they are without them.
+    `sharded`: with topic shards. `batched`: publications are collected before they go out.
+    `express`: with channels whose publications go out as express hints. The other runs stay what
+    they are without these.
     """
 
-    def __init__(self, seed: int, *, sharded: bool = False, express: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, sharded: bool = False, batched: bool = False, express: bool = False
+    ) -> None:
         self.seed = seed
         self.sharded = sharded
         self.express = Random(f"express {seed}") if express else None
@@ -110,6 +116,8 @@ class Scenario:
         self.checker = Checker(
             self.world.truth, self.world.committed.__contains__, self._troubled_s
         )
+        self.batches = _batches(Random(f"batches {seed}")) if batched else {}
+        self.checker.newest_only = bool(self.batches.get("batch_flush_latest"))
         self.nodes: list[SimulatedNode] = []
         # Kept, or their tasks would be taken for tasks that nobody holds.
         self.dead: list[SimulatedNode] = []
@@ -474,7 +482,14 @@ class Scenario:
         self.node_count += 1
         name = f"node-{self.node_count}"
         node = SimulatedNode(
-            self.world, self.random, name, self.pace, self.mishaps, self.shards, self._express()
+            self.world,
+            self.random,
+            name,
+            self.pace,
+            self.mishaps,
+            self.shards,
+            self.batches,
+            self._express(),
         )
         self.nodes.append(node)
 
@@ -512,12 +527,15 @@ class Scenario:
 
 
 def simulate(
-    seed: int, *, log: bool = False, sharded: bool = False, express: bool = False
+    seed: int,
+    *,
+    log: bool = False,
+    sharded: bool = False,
+    batched: bool = False,
+    express: bool = False,
 ) -> Outcome:
-    """Run the scenario of `seed`. `log`: show what the nodes log. `sharded`: with topic shards.
-    `express`: with express hints.
-    """
-    scenario = Scenario(seed, sharded=sharded, express=express)
+    """Run the scenario of `seed`. `log`: show what the nodes log. The others: as of a Scenario."""
+    scenario = Scenario(seed, sharded=sharded, batched=batched, express=express)
     perform(scenario, log=log)
     return scenario.outcome()
 
@@ -529,6 +547,15 @@ def perform(scenario: Scenario, *, log: bool = False) -> None:
             clockwork.run(scenario.run(), scenario.mishaps)
         except clockwork.Stuck as stuck:
             scenario.checker.fail(Kind.STUCK, str(stuck))
+
+
+def _batches(random: Random) -> dict[str, int]:
+    """Options of the channels."""
+    return {
+        "batch_max_size": random.choice(BATCH_SIZES),
+        "batch_max_delay_ms": random.choice(BATCH_DELAYS_MS),
+        "batch_flush_latest": random.random() < 0.3,
+    }
 
 
 def _faults(random: Random) -> Faults:

@@ -41,14 +41,16 @@ QUICK = {
     "a topic shard is joined and not caught up with",
     "an express hint before its commit",
     "an express hint is not held",
+    "a batch goes to who came later as well",
+    "a batch is dropped",
 }
 # With express hints, one run of so many has topic shards as well.
 SHARDED_EVERY = 4
 
 
-def simulate_some(first: int, *, sharded: bool = False) -> list[Outcome]:
+def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -> list[Outcome]:
     last = min(first + SEEDS_A_JOB, SEEDS)
-    return [simulate(seed, sharded=sharded) for seed in range(first, last)]
+    return [simulate(seed, sharded=sharded, batched=batched) for seed in range(first, last)]
 
 
 def simulate_express(first: int) -> list[Outcome]:
@@ -64,7 +66,12 @@ def first_caught(number: int) -> int | None:
     mutation = MUTATIONS[number]
     for seed in range(mutation.seeds):
         with mutation.apply():
-            outcome = simulate(seed, sharded=mutation.sharded, express=mutation.express)
+            outcome = simulate(
+                seed,
+                sharded=mutation.sharded,
+                batched=mutation.batched,
+                express=mutation.express,
+            )
         if mutation.is_seen(outcome.violations):
             return seed
     return None
@@ -104,13 +111,14 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
         assert set(told) == set(Reason)
 
 
-@pytest.mark.timeout(600)
-def test_the_invariants_hold_with_topic_shards(pool: ProcessPoolExecutor) -> None:
-    some = pool.map(partial(simulate_some, sharded=True), range(0, SEEDS, SEEDS_A_JOB))
+def hold_all(pool: ProcessPoolExecutor, **kind: bool) -> None:
+    """All seeds of one kind of runs."""
+    some = pool.map(partial(simulate_some, **kind), range(0, SEEDS, SEEDS_A_JOB))
     outcomes = [outcome for each in some for outcome in each]
+    [option] = kind
     message = "\n".join(
         f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation "
-        f"{outcome.seed} --sharded)"
+        f"{outcome.seed} --{option})"
         for outcome in outcomes
         if outcome.violations
     )
@@ -133,6 +141,16 @@ def test_the_invariants_hold_with_express_hints(pool: ProcessPoolExecutor) -> No
     # Hints came first, and late ones were dropped.
     assert sum(outcome.hints["first"] for outcome in outcomes) > SEEDS / 2
     assert sum(outcome.hints["late"] for outcome in outcomes) > 0
+
+
+@pytest.mark.timeout(600)
+def test_the_invariants_hold_with_topic_shards(pool: ProcessPoolExecutor) -> None:
+    hold_all(pool, sharded=True)
+
+
+@pytest.mark.timeout(600)
+def test_the_invariants_hold_with_batches(pool: ProcessPoolExecutor) -> None:
+    hold_all(pool, batched=True)
 
 
 def test_a_seed_repeats_itself() -> None:

@@ -1,8 +1,8 @@
 """Tests everything that a node needs of AWS, in the node's own order, and leaves nothing behind.
 
 The checks act like a node. They read and write each table. They create a queue under a lease,
-subscribe it, and send a greeting through the topic. They write a canary that has to come back
-through the stream and the Lambda.
+subscribe it, and send a greeting through the topic, and one straight to the queue, as nodes send to
+each other. They write a canary that has to come back through the stream and the Lambda.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from roomcast.auth.verifier import TokenVerifier
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.concurrency import beside
 from roomcast.config import Config
+from roomcast.delivery import signals
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, canary_item, next_number
 from roomcast.fleet.lease import LeaseKeeper, NothingToReport
 from roomcast.fleet.lease_record import standing
+from roomcast.fleet.mailbox import Mailbox
 from roomcast.log.item import LogItem
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.ports import Clock, NewId, PortError
@@ -124,6 +126,7 @@ class Doctor:
         async with AsyncExitStack() as stack:
             opened = await self._check("queue", lambda: self._open(stack), needs=tables[3])
             await self._check("topic to queue", self._greet, needs=opened)
+            await self._check("node to queue", self._send, needs=opened)
             shards = self._config.aws.topic_shards > 1
             joined = shards and await self._check("topic shards", self._join_shards, needs=opened)
             emitted = await self._check("table to queue", self._emit, needs=tables[0] and opened)
@@ -222,6 +225,22 @@ class Doctor:
                 "account's queues may be subscribed to?"
             )
         return "a message came back"
+
+    async def _send(self) -> str:
+        """Sends to its own queue what nodes send to the queues of others."""
+        greeting = signals.hello(self._node, self._new_id())
+        heard = self._assembly.shards.greetings.sent(greeting.id)
+        mailbox = Mailbox(self._ports.queue, self._ports.leases, self._clock)
+        await mailbox.send(self._lease.id, greeting)
+        wait_s = self._config.node.queue_probe_s
+        try:
+            async with asyncio.timeout(wait_s):
+                await heard.wait()
+        except TimeoutError:
+            raise PortError(
+                f"a message to the queue did not come out of it within {wait_s:g} s"
+            ) from None
+        return "a message came out of it"
 
     async def _join_shards(self) -> str:
         shards = self._config.aws.topic_shards

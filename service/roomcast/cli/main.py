@@ -16,8 +16,11 @@ from roomcast import __version__
 from roomcast.cli import (
     bench,
     checkconfig,
+    checktoken,
+    configdoc,
     dev,
     doctor,
+    genconfig,
     history,
     nodes,
     provision,
@@ -48,12 +51,13 @@ examples:
   roomcast publish news '{"text":"hi"}'         publish from a shell; history and tail show it
   roomcast bench http://127.0.0.1:8000         load it, and see what its clients see
   roomcast token --user ann                    a token for trying things out
+  roomcast genconfig --output roomcast.toml    a configuration to begin with
   roomcast checkconfig --config roomcast.toml  is it right, and what is in effect?
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, publish, history, tail, bench, nodes, reap, doctor,
-    checkconfig,
+    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, doctor,
+    genconfig, checkconfig, configdoc,
 )  # fmt: skip
 
 

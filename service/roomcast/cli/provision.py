@@ -6,16 +6,22 @@ import argparse
 import dataclasses
 import json
 import os
-from typing import Final
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Final, TypeVar
 
 from roomcast.cli.arguments import Subparsers, UsageError, add_command, add_log_level, url
 from roomcast.cli.start import start_logs
 from roomcast.cli.terminal import Failed
 from roomcast.config import load
 
-__all__ = ["add"]
+__all__ = ["LIMIT_S", "add"]
 
-
+# For all of it, which takes a second or two. Each call has time-outs, but an answer that comes byte
+# by byte meets none of them.
+LIMIT_S: Final = 180.0
 # The usual region of emulators.
 EMULATOR_REGION: Final = "us-east-1"
 
@@ -26,6 +32,9 @@ examples:
 
 For emulators. In production deploy/template.yaml creates them: see deploy/README.md.
 """
+
+
+T = TypeVar("T")
 
 
 def add(commands: Subparsers) -> None:
@@ -72,16 +81,21 @@ def run(arguments: argparse.Namespace) -> int:
     # is used, if they have one.
     own_key = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
     try:
-        made = provision(
-            endpoint,
-            config.aws.table_prefix,
-            region=region or EMULATOR_REGION,
-            credentials=None if own_key else DUMMY_CREDENTIALS,
-            topic_name=config.aws.topic_arn.rpartition(":")[2] or TOPIC_NAME,
-            topic_shards=config.aws.topic_shards,
+        made = _in_time(
+            partial(
+                provision,
+                endpoint,
+                config.aws.table_prefix,
+                region=region or EMULATOR_REGION,
+                credentials=None if own_key else DUMMY_CREDENTIALS,
+                topic_name=config.aws.topic_arn.rpartition(":")[2] or TOPIC_NAME,
+                topic_shards=config.aws.topic_shards,
+            )
         )
     except ProvisionError as error:
         raise Failed(str(error)) from error
+    except TimeoutError as error:
+        raise Failed(f"the AWS emulator at {endpoint} took more than {LIMIT_S:g} s") from error
     if arguments.json:
         print(json.dumps(dataclasses.asdict(made)))
     else:
@@ -91,3 +105,19 @@ def run(arguments: argparse.Namespace) -> int:
         if made.topic_shards > 1:
             print(f"shards {made.topic_shards}, with a topic each")
     return 0
+
+
+def _in_time(work: Callable[[], T]) -> T:
+    """What `work` returns or raises. Raises TimeoutError after LIMIT_S: the rest of `work` ends
+    with the process.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001  # whoever waits decides
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.result(LIMIT_S)

@@ -98,6 +98,7 @@ def serve(arguments: argparse.Namespace) -> int:
     import structlog
 
     from roomcast.ports import PortError
+    from roomcast.serve.watchdog import under_watchdog
 
     private = config.client.insecure or arguments.demo
     host = arguments.host or (LOOPBACK if private else _EVERY_ADDRESS)
@@ -108,7 +109,7 @@ def serve(arguments: argparse.Namespace) -> int:
         else _several(arguments, config, host, processes)
     )
     try:
-        return run_to_its_end(work)
+        return run_to_its_end(under_watchdog(work, os.environ))
     except (ConfigError, PortError, OSError):
         raise  # one line says enough
     except Exception:

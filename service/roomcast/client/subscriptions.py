@@ -144,6 +144,8 @@ class Subscriptions:
     def leave_by_order(self, channel: str) -> None:
         """Leave, as the application ordered, and tell the client by a push."""
         if channel in self._current:
+            # What was published before the order goes out before it.
+            self._services.dispatcher.flush(channel)
             self.leave(channel)
             self._peer.send(unsubscribe_push(channel, Unsubscribe.SERVER))
 
@@ -158,6 +160,7 @@ class Subscriptions:
         if subscription.is_server_side:
             self._peer.close(Disconnect.SUBSCRIPTION_EXPIRED)
             return
+        self._services.dispatcher.flush(channel)
         self.leave(channel)
         self._peer.send(unsubscribe_push(channel, Unsubscribe.EXPIRED))
 

@@ -22,6 +22,7 @@ from roomcast.config.options import (
     HttpApiConfig,
     NodeConfig,
     TokenConfig,
+    WebSocketConfig,
     dev_config,
 )
 from roomcast.config.rendering import effective, effective_toml, reference
@@ -42,6 +43,7 @@ __all__ = [
     "NodeConfig",
     "Option",
     "TokenConfig",
+    "WebSocketConfig",
     "config_path",
     "dev_config",
     "effective",

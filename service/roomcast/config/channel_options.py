@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Final, get_type_hints
 
-from roomcast.config.declaration import Option, Rules, kind_of
-from roomcast.wire.channels import ChannelOptions
+from roomcast.config.declaration import Option, Rules, kind_of, unit_of
+from roomcast.wire.channels import BATCH_PUBLICATIONS_MAX, ChannelOptions
 
 __all__ = [
     "NAMESPACES",
@@ -107,13 +107,32 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         "stream: they get there in about a third of the time. Costs messages to SNS, bounded by "
         "`aws.express_rate_limit` (scaling.md). Needs history."
     ),
+    "batch_max_size": Rules(
+        "Publications of a channel that are collected at most before they go out together. Needs "
+        "`batch_max_delay`. 0: as many as come in that time, 1,000 at most.",
+        "publications",
+        0,
+        BATCH_PUBLICATIONS_MAX,
+    ),
+    "batch_max_delay": Rules(
+        "For how long a channel's publications are collected, once for all subscribers of a node: "
+        'from the first one on. One write a socket then brings all of them. `"0s"`: each goes out '
+        "at once. See [below](#batching).",
+        "",
+        0,
+        10_000,
+    ),
+    "batch_flush_latest": Rules(
+        "Of the publications that were collected, send only the newest: for feeds whose every "
+        "publication has the whole state. Offsets then have gaps. Needs `batch_max_delay`."
+    ),
 }
 NAMESPACES_MAX: Final = 1000
 
 
 def _channel_options(section: str) -> tuple[Option, ...]:
     hints = get_type_hints(ChannelOptions)
-    attributes = {each.name.removesuffix("_s"): each for each in fields(ChannelOptions)}
+    attributes = {unit_of(each.name)[0]: each for each in fields(ChannelOptions)}
     assert attributes.keys() == _CHANNEL_RULES.keys(), (
         "every field of ChannelOptions can be set, and nothing else"
     )
@@ -121,7 +140,7 @@ def _channel_options(section: str) -> tuple[Option, ...]:
         Option(
             f"{section}.{name}",
             attributes[name].name,
-            "duration" if attributes[name].name != name else kind_of(hints[name]),
+            unit_of(attributes[name].name)[1] or kind_of(hints[attributes[name].name]),
             attributes[name].default,
             rules,
         )

@@ -28,6 +28,12 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
                 f"{client.pong_timeout_s:g}"
             ),
         )
+    if client.write_delay_ms >= client.pong_timeout_s * 1000:
+        # Pings would come so late that no answer is in time.
+        yield (
+            "client.write_delay",
+            f"must be below client.pong_timeout_s ({client.pong_timeout_s:g} s)",
+        )
     for network in client.trusted_proxies:
         if not _is_network(network):
             yield (
@@ -120,5 +126,9 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
         yield f"{table}.express", "needs history_size and history_ttl"
     if options.delta_publish and not options.allowed_delta_types:
         yield f"{table}.delta_publish", "needs allowed_delta_types"
+    for name in ("batch_max_size", "batch_flush_latest"):
+        if getattr(options, name) and not options.batch_max_delay_ms:
+            # Without a time, the last publication would wait for the next one.
+            yield f"{table}.{name}", "needs batch_max_delay"
     if options.force_push_join_leave and not options.join_leave:
         yield f"{table}.force_push_join_leave", "needs join_leave"

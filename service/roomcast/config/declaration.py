@@ -23,18 +23,23 @@ __all__ = [
     "kind_of",
     "must_be",
     "seconds_of",
+    "unit_of",
 ]
 
 ENVIRONMENT_PREFIX: Final = "ROOMCAST_"
 MASK: Final = "***"
 
-Kind = Literal["true or false", "whole number", "number", "text", "list", "duration"]
+Kind = Literal["true or false", "whole number", "number", "text", "list", "duration", "delay"]
 T = TypeVar("T")
 
 _DURATION: Final = re.compile(
     r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII
 )
 _UNIT_SECONDS: Final = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+# Options whose unit stands in their value, by the end of their field's name: that is not part of
+# the option's name.
+_VALUED: Final[tuple[tuple[str, Kind], ...]] = (("_ms", "delay"), ("_s", "duration"))
+_DELAY: Final = re.compile(r"(\d{1,9})(ms|s)", re.ASCII)
 _WHOLE: Final = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _DECIMAL: Final = re.compile(r"[+-]?\d{1,18}(\.\d{1,18})?", re.ASCII)
 _SWITCHES: Final = {"true": True, "1": True, "false": False, "0": False}
@@ -50,7 +55,8 @@ class Rules:
 
     `minimum` and `maximum` are in the field's own unit. `pattern` applies to a text, or to each
     text of a list. `shape` says the same in words. `secret`: the value is shown nowhere. `lines`: a
-    text may have several lines, and messages do not quote it.
+    text may have several lines, and messages do not quote it. `says_unit`: a value says its own
+    unit, so that the option's name does not (`unit_of`).
     """
 
     doc: str
@@ -61,6 +67,7 @@ class Rules:
     shape: str = ""
     secret: bool = False
     lines: bool = False
+    says_unit: bool = False
 
 
 def declare(
@@ -73,12 +80,13 @@ def declare(
     shape: str = "",
     secret: bool = False,
     lines: bool = False,
+    says_unit: bool = False,
 ) -> T:
     """A dataclass field with its rules. Its type is that of its default, which the field then
     holds.
     """
     minimum, maximum = within or (None, None)
-    rules = Rules(doc, unit, minimum, maximum, pattern, shape, secret, lines)
+    rules = Rules(doc, unit, minimum, maximum, pattern, shape, secret, lines, says_unit)
     return field(default=default, repr=not secret, metadata={"rules": rules})
 
 
@@ -110,10 +118,14 @@ class Option:
         bounds = ""
         if rules.minimum is not None and self.kind == "duration":
             bounds = f" up to {format_duration(int(rules.maximum or 0))}"
+        elif rules.minimum is not None and self.kind == "delay":
+            bounds = f" up to {_format_delay(int(rules.maximum or 0))}"
         elif rules.minimum is not None:
             bounds = f" from {rules.minimum:.12g} to {rules.maximum:.12g}"
         if self.kind == "duration":
             return f'a duration such as "300s", "5m", "12h" or "7d"{bounds}'
+        if self.kind == "delay":
+            return f'a duration such as "20ms", "200ms" or "1s"{bounds}'
         if self.kind == "list":
             return f"a list of {rules.shape}"
         if self.kind == "text":
@@ -136,6 +148,8 @@ class Option:
             return tuple(self._shaped(entry) for entry in found)
         if self.kind == "duration" and isinstance(found, str):
             return self._in_range(seconds_of(found))
+        if self.kind == "delay" and isinstance(found, str):
+            return self._in_range(_milliseconds_of(found))
         raise WrongValue
 
     def from_variable(self, found: str) -> object:
@@ -162,6 +176,8 @@ class Option:
             return MASK if value else ""
         if self.kind == "duration":
             return format_duration(value)
+        if self.kind == "delay":
+            return _format_delay(value)
         return list(value) if self.kind == "list" else value
 
     def _in_range(self, found: T) -> T:
@@ -204,6 +220,29 @@ def seconds_of(text: str) -> int:
     return sum(int(count) * seconds for count, (_, seconds) in parts)
 
 
+def _format_delay(delay_ms: int) -> str:
+    return f"{delay_ms}ms" if delay_ms % 1000 else f"{delay_ms // 1000}s"
+
+
+def _milliseconds_of(text: str) -> int:
+    """The milliseconds of "200ms" or "1s". Raises WrongValue."""
+    match = _DELAY.fullmatch(text)
+    if not match:
+        raise WrongValue
+    return int(match[1]) * (1 if match[2] == "ms" else 1000)
+
+
+def unit_of(field_name: str) -> tuple[str, Kind | None]:
+    """The name and kind of the option for a field whose values say their own unit.
+
+    `history_ttl_s` -> `history_ttl`, a duration. None: they do not.
+    """
+    for end, kind in _VALUED:
+        if field_name.endswith(end):
+            return field_name.removesuffix(end), kind
+    return field_name, None
+
+
 def _matching(pattern: re.Pattern[str], text: str) -> str:
     if not pattern.fullmatch(text):
         raise WrongValue
@@ -227,12 +266,14 @@ def declared(section: str, holder: type) -> Iterator[Option]:
     own: tuple[Field[Any], ...] = fields(holder)
     for each in own:
         if "rules" in each.metadata:
+            rules: Rules = each.metadata["rules"]
+            name, kind = unit_of(each.name) if rules.says_unit else (each.name, None)
             yield Option(
-                f"{section}.{each.name}",
+                f"{section}.{name}",
                 each.name,
-                kind_of(hints[each.name]),
+                kind or kind_of(hints[each.name]),
                 each.default,
-                each.metadata["rules"],
+                rules,
             )
 
 

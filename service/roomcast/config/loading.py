@@ -187,6 +187,7 @@ def _built(base: Config, values: _Values) -> Config:
             replace(base.channel.without_namespace, **values.of(WITHOUT_NAMESPACE)),
             {**base.channel.namespaces, **values.namespaces},
         ),
+        websocket=replace(base.websocket, **values.of("websocket")),
         http_api=replace(base.http_api, **values.of("http_api")),
         hooks=replace(base.hooks, **values.of("hooks")),
         aws=replace(base.aws, **values.of("aws")),

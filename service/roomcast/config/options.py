@@ -31,6 +31,7 @@ __all__ = [
     "HttpApiConfig",
     "NodeConfig",
     "TokenConfig",
+    "WebSocketConfig",
     "dev_config",
 ]
 
@@ -158,6 +159,15 @@ class ClientConfig:
         unit="bytes",
         within=(1024 * 1024, 256 * 1024 * 1024),
     )
+    write_delay_ms: int = declare(
+        0,
+        "For how long what goes to one connection is collected before it goes out in one write, "
+        "and as one frame where the transport allows it. For connections that get many messages a "
+        "second; all of them come that much later, replies too. Below `pong_timeout_s`. "
+        '`"0s"`: each goes out at once. See [below](#batching).',
+        within=(0, 1000),
+        says_unit=True,
+    )
     ping_interval_s: float = declare(
         25.0,
         "Time between the server's pings. Below the idle time-out of load balancers (60 s is "
@@ -247,6 +257,28 @@ class ClientConfig:
         within=(1, 10_000),
     )
     token: TokenConfig = field(default_factory=TokenConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketConfig:
+    """[websocket]: the transport of `/connection/websocket`."""
+
+    compression: bool = declare(
+        False,
+        "Compress messages (permessage-deflate) for clients that offer it, as browsers do. What "
+        "goes to many is compressed once for all of them, and no connection keeps a compressor. "
+        "See [below](#compression), and [security.md](security.md#compression) for what must not "
+        "be in one message.",
+    )
+    compression_min_size: int = declare(
+        128,
+        "Messages of fewer bytes are not compressed: it would save little.",
+        unit="bytes",
+        within=(0, 64 * 1024),
+    )
+    compression_level: int = declare(
+        1, "zlib's level: 1 is the fastest, 9 the smallest.", within=(1, 9)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +518,7 @@ class Config:
 
     client: ClientConfig = field(default_factory=ClientConfig)
     channel: ChannelRules = field(default_factory=ChannelRules)
+    websocket: WebSocketConfig = field(default_factory=WebSocketConfig)
     http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
@@ -497,6 +530,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *declared("client", ClientConfig),
     *declared("client.token", TokenConfig),
     *WITHOUT_NAMESPACE_OPTIONS,
+    *declared("websocket", WebSocketConfig),
     *declared("http_api", HttpApiConfig),
     *declared("hooks", HooksConfig),
     *declared("aws", AwsConfig),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roomcast.config.channel_options import NAMESPACE_OPTIONS, NAMESPACES, WITHOUT_NAMESPACE
+from roomcast.config.declaration import Option
 from roomcast.config.options import OPTIONS, Config
 
 __all__ = ["effective", "effective_toml", "reference"]
@@ -21,6 +22,7 @@ def effective(config: Config) -> dict[str, Any]:
         "client": config.client,
         "client.token": config.client.token,
         WITHOUT_NAMESPACE: config.channel.without_namespace,
+        "websocket": config.websocket,
         "http_api": config.http_api,
         "hooks": config.hooks,
         "aws": config.aws,
@@ -65,6 +67,7 @@ def effective_toml(config: Config) -> str:
     put(f"[{WITHOUT_NAMESPACE}]", document["channel"]["without_namespace"])
     for namespace in document["channel"]["namespaces"]:
         put(f"[[{NAMESPACES}]]", namespace)
+    put("[websocket]", document["websocket"])
     put("[http_api]", document["http_api"])
     put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])
@@ -72,10 +75,10 @@ def effective_toml(config: Config) -> str:
     return "\n".join(lines[:-1]) + "\n"
 
 
-def reference() -> str:
+def reference(options: Sequence[Option] = OPTIONS) -> str:
     """The tables of docs/configuration.md, as Markdown."""
     lines: list[str] = []
-    sections = list(dict.fromkeys(option.section for option in OPTIONS))
+    sections = list(dict.fromkeys(option.section for option in options))
     for section in sections:
         title = f"`[{section}]`"
         if section == WITHOUT_NAMESPACE:
@@ -86,7 +89,7 @@ def reference() -> str:
             "| option | takes | default | what and why |",
             "| --- | --- | --- | --- |",
         ]
-        for option in OPTIONS:
+        for option in options:
             if option.section != section:
                 continue
             unit = f", {option.rules.unit}" if option.rules.unit else ""

@@ -254,6 +254,14 @@ class Dispatcher:
         if admit():
             self._hub.add(name, subscriber)
 
+    def flush(self, name: str) -> None:
+        """Send the publications of channel `name` that are collected."""
+        self._hub.flush(name)
+
+    async def end_batches(self) -> None:
+        """Send what is collected in all channels. From here on, nothing is."""
+        await self._hub.end_batches()
+
     def leave(self, name: str, subscriber: Subscriber) -> None:
         """Idempotent."""
         self._hub.remove(name, subscriber)

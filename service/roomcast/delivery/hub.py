@@ -1,18 +1,21 @@
 """Sends a channel's publications, joins and leaves to its subscribers on this node.
 
 A frame is made once for all subscribers that take the same form, and sent to each of their sockets.
+Publications of some channels are collected for a while before that (batches.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from roomcast.delivery.batches import PUSHES_A_TURN, Batch, Batches, Member
 from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
 from roomcast.delivery.fossil import Search
 from roomcast.delivery.ports import Framer, Sink
 from roomcast.observe.counters import FanoutCounters
+from roomcast.wire.channels import Batching
 from roomcast.wire.commands import LINE_END
 from roomcast.wire.encoding import Sent, publication_push, publication_pushes, told_push
 
@@ -67,20 +70,37 @@ class _Group:
 
 
 class _Room:
-    """One channel's subscribers. For some of them, `number` stands for its name."""
+    """One channel's subscribers. For some of them, `number` stands for its name.
 
-    __slots__ = ("chain", "groups", "number")
+    `batch`: None = publications go out at once.
+    """
 
-    def __init__(self, number: int) -> None:
+    __slots__ = ("batch", "chain", "groups", "number")
+
+    def __init__(self, number: int, batching: Batching | None) -> None:
         self.number = number
         self.groups: dict[tuple[Framer, Form], _Group] = {}
         self.chain = Chain()
+        self.batch = None if batching is None else Batch(batching)
+
+
+# Nobody came while the publications waited, because they did not wait.
+_NOBODY: Final[Mapping[Member, int]] = {}
+
+
+def _at_once(channel: str) -> None:
+    """No channel's publications are collected."""
 
 
 class Hub:
-    """All local subscriptions. Every method runs in one tick of the event loop."""
+    """All local subscriptions. Every method runs in one tick of the event loop.
 
-    def __init__(self) -> None:
+    `batching`: how the publications of a channel are collected; None = they are not.
+    """
+
+    def __init__(self, batching: Callable[[str], Batching | None] = _at_once) -> None:
+        self._batching = batching
+        self.batches = Batches(self)
         # By channel. None of them is empty.
         self._rooms: dict[str, _Room] = {}
         # The numbers of channels whose first subscriber is about to be added, and the last number
@@ -105,8 +125,10 @@ class Hub:
 
     def add(self, channel: str, subscriber: Subscriber) -> None:
         if (room := self._rooms.get(channel)) is None:
-            room = self._rooms[channel] = _Room(self.number(channel))
+            room = self._rooms[channel] = _Room(self.number(channel), self._batching(channel))
             del self._reserved[channel]
+        if room.batch is not None:
+            room.batch.joined(subscriber)
         kind = (subscriber.sink.framer, subscriber.form)
         if (group := room.groups.get(kind)) is None:
             group = room.groups[kind] = _Group()
@@ -122,6 +144,10 @@ class Hub:
         group.remove(subscriber)
         if not group.members:
             del room.groups[kind]
+        if room.batch is not None:
+            room.batch.left(subscriber)
+            if not room.groups:
+                self.batches.take(room.batch)
         if not room.groups:
             del self._rooms[channel]
 
@@ -147,12 +173,45 @@ class Hub:
         return sum(len(group.members) for group in room.groups.values()) if room else 0
 
     def publish(self, channel: str, published: Sequence[Sent]) -> None:
-        """Send publications of `channel`, in order, to every subscriber.
+        """Send publications of `channel`, in order, to every subscriber, or collect them.
 
         Each socket gets as few writes as the size of frames allows.
         """
         if (room := self._rooms.get(channel)) is None or not published:
             return
+        if room.batch is None:
+            self._deliver(channel, room, published, _NOBODY)
+        elif not self.batches.add(channel, room.batch, published):
+            self.flush(channel)
+
+    def flush(self, channel: str) -> int:
+        """Send what waits in the batch of `channel`. Returns the number of pushes."""
+        room = self._rooms.get(channel)
+        if room is None or room.batch is None or not room.batch.published:
+            return 0
+        before = self.counters.pushes
+        published, late = self.batches.take(room.batch)
+        self._deliver(channel, room, published, late)
+        return self.counters.pushes - before
+
+    async def end_batches(self) -> None:
+        """Send what waits in all channels. From here on, each publication goes out at once."""
+        self.batches.close()
+        pushes = 0
+        for channel in self.names():
+            pushes += self.flush(channel)
+            if pushes > PUSHES_A_TURN:
+                pushes = 0
+                await asyncio.sleep(0)
+
+    def _deliver(
+        self,
+        channel: str,
+        room: _Room,
+        published: Sequence[Sent],
+        late: Mapping[Member, int],
+    ) -> None:
+        """Send publications to every subscriber. `late`: as in a Batch."""
         # By the channel's name or number and the payload: most groups share them.
         payloads: dict[tuple[str | int, Payload], list[bytes]] = {}
         links: list[Link] = []
@@ -163,10 +222,19 @@ class Hub:
                 if kind not in payloads:
                     lines = _lines(published, form.payload)
                     payloads[kind] = _payloads(publication_pushes(address, lines))
-                self._send(group.members, framer, payloads[kind], len(published))
+                members: Collection[Subscriber] = group.members
+                if late:
+                    members = [each for each in group.members if each not in late]
+                    came = [each for each in group.members if each in late]
+                    for first, some in _by_first(came, late):
+                        rest = _lines(published[first:], form.payload)
+                        pushes = publication_pushes(address, rest)
+                        self._send(some, framer, _payloads(pushes), len(pushes))
+                if members:
+                    self._send(members, framer, payloads[kind], len(published))
             else:
                 links = links or room.chain.links(published, self._search_of_turn())
-                self._send_links(group, framer, form.payload, address, links)
+                self._send_links(group, framer, form.payload, address, links, late)
 
     def _search_of_turn(self) -> Search:
         if self._search is None:
@@ -184,21 +252,23 @@ class Hub:
         payload: Payload,
         address: str | int,
         links: Sequence[Link],
+        late: Mapping[Member, int],
     ) -> None:
         """Send differences.
 
-        A subscriber that has got none yet gets the first publication whole.
+        A subscriber that has got none yet gets the first publication whole. So does one that came
+        late, which has got none either.
         """
         lines = publication_pushes(address, [link.line(payload) for link in links])
-        if group.fresh:
-            first = publication_push(address, whole(links[0].sent, payload))
-            self._send(group.fresh, framer, _payloads([first, *lines[1:]]), len(links))
-        others = (
-            [each for each in group.members if each not in group.fresh]
-            if group.fresh
-            else group.members
-        )
-        group.fresh.clear()
+        others: Collection[Subscriber] = group.members
+        if fresh := group.fresh:
+            others = [each for each in group.members if each not in fresh]
+            group.fresh = {each: None for each in fresh if late.get(each, 0) == len(links)}
+            came = [each for each in fresh if each not in group.fresh]
+            for first, some in _by_first(came, late):
+                begin = publication_push(address, whole(links[first].sent, payload))
+                rest = [begin, *lines[first + 1 :]]
+                self._send(some, framer, _payloads(rest), len(rest))
         if others:
             self._send(others, framer, _payloads(lines), len(links))
 
@@ -210,6 +280,9 @@ class Hub:
         """
         if (room := self._rooms.get(channel)) is None:
             return 0
+        if room.batch is not None:
+            # They do not overtake what was published before.
+            self.flush(channel)
         count = 0
         for (framer, form), group in room.groups.items():
             takers = [subscriber for subscriber in group.members if subscriber.join_leave]
@@ -239,11 +312,22 @@ class Hub:
 
     def lost(self, channel: str) -> None:
         """End every subscription of `channel`: it cannot be continued."""
+        self.flush(channel)
         if (room := self._rooms.pop(channel, None)) is None:
             return
         for group in room.groups.values():
             for subscriber in group.members:
                 subscriber.lost(channel)
+
+
+def _by_first(
+    members: Iterable[Subscriber], late: Mapping[Member, int]
+) -> Iterable[tuple[int, list[Subscriber]]]:
+    """`members` by the index of the first publication that is for them."""
+    by_first: dict[int, list[Subscriber]] = {}
+    for each in members:
+        by_first.setdefault(late.get(each, 0), []).append(each)
+    return by_first.items()
 
 
 def _lines(published: Iterable[Sent], payload: Payload) -> Iterable[bytes]:

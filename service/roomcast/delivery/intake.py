@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
@@ -13,9 +14,9 @@ from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.delivery.envelope import Envelope, Follower, MalformedEnvelope, Signal, parse
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.joins_and_leaves import JoinsAndLeaves
-from roomcast.delivery.signals import Heard
+from roomcast.delivery.signals import BROADCAST_KIND, Heard, broadcast_of
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
-from roomcast.wire.publication import ClientInfo, MalformedPublication, Publication, Record
+from roomcast.wire.publication import ClientInfo, Json, MalformedPublication, Publication, Record
 
 __all__ = ["Intake", "QueueEars", "RecordTaker", "ShardEars"]
 
@@ -89,9 +90,10 @@ class Intake:
         self._joins_and_leaves = JoinsAndLeaves(hub)
         self._shards = shards
         self._heard = Heard()
-        # Signals for the node have a memory of their own. Otherwise many signals of channels would
-        # push out orders, and a repeated order would look new.
-        self._heard_of_node = Heard()
+        # Signals for the node have a memory of their own, by kind. Otherwise many signals of
+        # channels, or commands of clients, would push out orders, and a repeated order would look
+        # new.
+        self._heard_of_node: defaultdict[str, Heard] = defaultdict(Heard)
         # Messages that are no envelopes.
         self.malformed = 0
         # Express hints of channels that are open here: those that came before the stream's record,
@@ -145,8 +147,6 @@ class Intake:
 
         Its copy from the queue is dropped.
         """
-        if signal.kind not in self._handlers and not self._hub.has(signal.channel):
-            return
         outgoing = _Outgoing(self._hub, self._joins_and_leaves)
         self._deliver(signal, outgoing)
         outgoing.go()
@@ -173,7 +173,9 @@ class Intake:
         return isinstance(client, str) and self._is_here(client)
 
     def _memory(self, signal: Signal) -> Heard:
-        return self._heard_of_node if signal.kind in self._handlers else self._heard
+        if signal.kind not in self._handlers:
+            return self._heard
+        return self._heard_of_node[signal.kind]
 
     def _deliver(self, signal: Signal, outgoing: _Outgoing) -> None:
         if (handler := self._handlers.get(signal.kind)) is not None:
@@ -181,16 +183,32 @@ class Intake:
             outgoing.go()
             handler(signal)
             return
-        if not self._hub.has(signal.channel):
-            return
         try:
-            if signal.kind == "pub":
-                one = Publication.from_stored(signal.body, 0)
-                outgoing.publish(signal.channel, sent_of(one, one.time))
+            if signal.kind == BROADCAST_KIND:
+                self._deliver_broadcast(signal, outgoing)
+            elif not self._hub.has(signal.channel):
+                pass
+            elif signal.kind == "pub":
+                outgoing.publish(signal.channel, _sent(signal.body))
             elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
                 outgoing.tell(signal.channel, signal.kind, ClientInfo.from_wire(signal.body))
         except (MalformedPublication, Unencodable) as error:
             _log.warning("signal_malformed", kind=signal.kind, reason=str(error))
+
+    def _deliver_broadcast(self, signal: Signal, outgoing: _Outgoing) -> None:
+        """Raises MalformedPublication and Unencodable."""
+        channels, stored = broadcast_of(signal)
+        here = [channel for channel in channels if self._hub.has(channel)]
+        if here:
+            sent = _sent(stored)
+            for channel in here:
+                outgoing.publish(channel, sent)
+
+
+def _sent(stored: Json) -> Sent:
+    """A publication without history. Raises MalformedPublication and Unencodable."""
+    one = Publication.from_stored(stored, 0)
+    return sent_of(one, one.time)
 
 
 class _Outgoing:

@@ -35,9 +35,22 @@ class Publisher:
 
         Raises Full and TooLarge.
         """
-        signal = signals.publication(self._node, self._new_id(), channel, stored)
+        self._send(signals.publication(self._node, self._new_id(), channel, stored), 1)
+
+    def send_all(self, channels: list[str], stored: Stored) -> None:
+        """The same in each of `channels`, at least one: to all of them or to none.
+
+        The caller bounds how many they are: this turn delivers to their subscribers here.
+        """
+        if len(channels) == 1:
+            self.send(channels[0], stored)
+        else:
+            signal = signals.broadcast(self._node, self._new_id(), channels, stored)
+            self._send(signal, len(channels))
+
+    def _send(self, signal: Signal, publications: int) -> None:
         if self._signal(signal):
-            self.signalled += 1
+            self.signalled += publications
             return
         if not can_be_sent(signal):
             raise TooLarge("a publication that exceeds a signal")

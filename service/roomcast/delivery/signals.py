@@ -6,20 +6,26 @@ Orders (service/roomcast/fleet/order_signals.py) and surveys
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from roomcast.delivery.envelope import HELLO_KIND, Signal
 from roomcast.log.item import OFFSET_MAX
 from roomcast.wire.channels import RESERVED_PREFIX
-from roomcast.wire.publication import ClientInfo, Stored
+from roomcast.wire.publication import ClientInfo, MalformedPublication, Stored
 
 __all__ = [
+    "BROADCAST_KIND",
+    "CHANNELS_MAX",
     "CHANNEL_KINDS",
     "HEARD_MAX",
     "HELLO_CHANNEL",
     "TRIM_KIND",
     "Heard",
+    "broadcast",
+    "broadcast_of",
     "client_of",
     "hello",
     "join",
@@ -33,17 +39,41 @@ __all__ = [
 HELLO_CHANNEL: Final = RESERVED_PREFIX + "hello"
 
 # Signals that are for a channel's subscribers. All others are for the nodes themselves.
-CHANNEL_KINDS: Final = frozenset({"pub", "join", "leave"})
+BROADCAST_KIND: Final = "broadcast"
+CHANNEL_KINDS: Final = frozenset({"pub", BROADCAST_KIND, "join", "leave"})
 TRIM_KIND: Final = "trim"
 
 # Signals that are remembered to drop repeats. SQS repeats a message within its visibility time-out,
 # if at all.
 HEARD_MAX: Final = 10_000
+# Channels of one broadcast that is read. Nodes send fewer (COMMANDS_A_TURN of the server API).
+CHANNELS_MAX: Final = 1000
 
 
 def publication(node: str, signal_id: str, channel: str, stored: Stored) -> Signal:
     """A publication of a channel without history. The body is its stored form."""
     return Signal("pub", signal_id, node, channel, stored.fields, stored.text)
+
+
+def broadcast(node: str, signal_id: str, channels: list[str], stored: Stored) -> Signal:
+    """One publication of several channels without history, in the order of `channels`."""
+    text = f'{{"channels":{json.dumps(channels)},"pub":{stored.text}}}'
+    body = {"channels": channels, "pub": stored.fields}
+    return Signal(BROADCAST_KIND, signal_id, node, "", body, text)
+
+
+def broadcast_of(signal: Signal) -> tuple[Sequence[str], Any]:
+    """The channels of a signal of BROADCAST_KIND, and the stored form of its publication.
+
+    Raises MalformedPublication.
+    """
+    body = signal.body
+    channels = body.get("channels") if isinstance(body, dict) else None
+    if not isinstance(channels, list) or len(channels) > CHANNELS_MAX:
+        raise MalformedPublication("a broadcast without a list of channels")
+    if not all(isinstance(each, str) for each in channels):
+        raise MalformedPublication("a broadcast to what is no channel")
+    return channels, body.get("pub")
 
 
 def join(node: str, signal_id: str, channel: str, info: ClientInfo) -> Signal:

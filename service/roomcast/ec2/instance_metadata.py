@@ -33,7 +33,8 @@ __all__ = [
 DEFAULT_ENDPOINT: Final = "http://169.254.169.254"
 # The service is on the same host: an answer takes a millisecond, or does not come.
 CALL_LIMIT_S: Final = 1.0
-# Attempts to reach the service. If they fail, the node does without it for its whole life.
+# Attempts to reach the service, one in CALL_LIMIT_S. If they fail, the node does without it for its
+# whole life.
 PROBES_MAX: Final = 2
 # The longest life of a token.
 TOKEN_TTL_S: Final = 21_600
@@ -99,13 +100,17 @@ def _line(path: Path) -> str:
 
 
 async def _is_there(metadata: InstanceMetadata) -> bool:
-    error: PortError | None = None
-    for _ in range(PROBES_MAX):
+    time, error = asyncio.get_running_loop().time, None
+    for probe in range(PROBES_MAX):
+        began_s = time()
         try:
             await metadata.identify()
             return True
         except PortError as failure:
             error = failure
+        if probe + 1 < PROBES_MAX and not isinstance(error, Rejected):
+            # A machine whose network is just coming up fails at once, and again at once.
+            await asyncio.sleep(max(0.0, CALL_LIMIT_S - (time() - began_s)))
     _log.warning("instance_metadata_unreachable", reason=str(error))
     return False
 

@@ -18,6 +18,7 @@ from roomcast.delivery.envelope import Signal
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
     SESSION_CHARS_MAX,
+    Answer,
     MalformedEmulationSignal,
     Outcome,
     Posted,
@@ -34,6 +35,7 @@ __all__ = [
     "ANSWERS_MAX",
     "ANSWER_S",
     "LANES_MAX",
+    "NODES_MAX",
     "NODE_CHARS_MAX",
     "WAITING_BYTES_MAX",
     "WAITING_MAX",
@@ -55,6 +57,8 @@ WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
 ANSWERS_MAX: Final = 10_000
 # A longer name is no node's.
 NODE_CHARS_MAX: Final = 256
+# Nodes that a session's commands came from and that are remembered.
+NODES_MAX: Final = 256
 # Log lines a second of each kind: clients cause them.
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
@@ -73,6 +77,8 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_name: dict[str, Session] = {}
+        # By session and node, the number of the newest signal from there.
+        self._numbers: dict[str, dict[str, int]] = {}
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -84,6 +90,7 @@ class Sessions:
     def leave(self, name: str) -> None:
         """Idempotent."""
         self._by_name.pop(name, None)
+        self._numbers.pop(name, None)
 
     def take(self, name: str, frame: bytes) -> Outcome:
         """Have the session take commands."""
@@ -91,6 +98,28 @@ class Sessions:
         if session is None:
             return Outcome.UNKNOWN
         return Outcome.TAKEN if session.take(frame) else Outcome.BUSY
+
+    def take_from(self, node: str, posted: Posted) -> Answer | None:
+        """Have the session take commands that came from `node`.
+
+        None: they came before, or later ones did. A node sends on when it was answered, or has
+        given up.
+        """
+        session = self._by_name.get(posted.session)
+        if session is None:
+            return Answer(Outcome.UNKNOWN)
+        numbers = self._numbers.setdefault(posted.session, {})
+        if posted.number <= numbers.get(node, 0):
+            return None
+        # Those that were heard of last are the last.
+        numbers.pop(node, None)
+        numbers[node] = posted.number
+        if len(numbers) > NODES_MAX:
+            del numbers[next(iter(numbers))]
+        for taken, frame in enumerate(posted.frames):
+            if not session.take(frame):
+                return Answer(Outcome.BUSY, taken)
+        return Answer(Outcome.TAKEN, len(posted.frames))
 
 
 class Emulation:
@@ -111,7 +140,9 @@ class Emulation:
         # By node and session, the requests that wait for the one under way.
         self._lanes: dict[tuple[str, str], deque[_Request]] = {}
         # The signals that wait for their answer.
-        self._asked: dict[str, asyncio.Future[Outcome]] = {}
+        self._asked: dict[str, asyncio.Future[Answer]] = {}
+        # Signals with commands that were sent so far.
+        self._sent = 0
         self._carrying: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
@@ -164,30 +195,34 @@ class Emulation:
             while lane and outcome is Outcome.TAKEN:
                 batch, outcome = _batch(lane), Outcome.LOST
                 frames = tuple(request.frame for request in batch)
-                outcome = await self._ask(node, Posted(session, frames))
+                self._sent += 1
+                answer = await self._ask(node, Posted(session, frames, self._sent))
+                outcome = answer.outcome
+                # Who is told that it was not taken may say it again.
+                _tell(batch[: answer.taken], Outcome.TAKEN)
                 _tell(batch, outcome)
         finally:
             del self._lanes[node, session]
             # What follows a command that was not taken would be carried out without it.
             _tell([*batch, *lane], outcome)
 
-    async def _ask(self, node: str, posted: Posted) -> Outcome:
+    async def _ask(self, node: str, posted: Posted) -> Answer:
         signal = posted_signal(self._lease(), self._new_id(), posted)
-        asked: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked[signal.id] = asked
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._mailbox.send(node, signal)
                 return await asked
         except NodeUnknown:
-            return Outcome.UNKNOWN
+            return Answer(Outcome.UNKNOWN)
         except (TimeoutError, PortError) as error:
             reason = str(error) or "no answer in time"
             if (passed_over := self._not_passed_on.again(_now_s())) is not None:
                 _log.warning(
                     "commands_not_passed_on", to=node, reason=reason, passed_over=passed_over
                 )
-            return Outcome.LOST
+            return Answer(Outcome.LOST)
         finally:
             del self._asked[signal.id]
 
@@ -198,9 +233,8 @@ class Emulation:
         try:
             if signal.kind == "commands_taken":
                 self._answered(*answer_of(signal))
-            else:
-                outcome = self._take_all(posted_of(signal))
-                self._begin_answer(signal, outcome)
+            elif (answer := self.sessions.take_from(signal.node, posted_of(signal))) is not None:
+                self._begin_answer(signal, answer)
         except MalformedEmulationSignal as error:
             if (passed_over := self._malformed.again(_now_s())) is not None:
                 _log.warning(
@@ -210,29 +244,22 @@ class Emulation:
                     passed_over=passed_over,
                 )
 
-    def _answered(self, asked: str, outcome: Outcome) -> None:
+    def _answered(self, asked: str, answer: Answer) -> None:
         waiting = self._asked.get(asked)
         if waiting is not None and not waiting.done():
-            waiting.set_result(outcome)
+            waiting.set_result(answer)
 
-    def _take_all(self, posted: Posted) -> Outcome:
-        for frame in posted.frames:
-            outcome = self.sessions.take(posted.session, frame)
-            if outcome is not Outcome.TAKEN:
-                return outcome
-        return Outcome.TAKEN
-
-    def _begin_answer(self, signal: Signal, outcome: Outcome) -> None:
+    def _begin_answer(self, signal: Signal, answer: Answer) -> None:
         if len(self._answering) < ANSWERS_MAX:
-            answering = asyncio.create_task(self._answer(signal, outcome), name="answer")
+            answering = asyncio.create_task(self._answer(signal, answer), name="answer")
             self._answering.add(answering)
             answering.add_done_callback(self._answering.discard)
 
-    async def _answer(self, signal: Signal, outcome: Outcome) -> None:
-        answer = answer_signal(self._lease(), self._new_id(), signal.id, outcome)
+    async def _answer(self, signal: Signal, answer: Answer) -> None:
+        answering = answer_signal(self._lease(), self._new_id(), signal.id, answer)
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self._mailbox.send(signal.node, answer)
+                await self._mailbox.send(signal.node, answering)
         except (TimeoutError, PortError) as error:
             reason = str(error) or "not done in time"
             if (passed_over := self._not_answered.again(_now_s())) is not None:

@@ -14,13 +14,15 @@ from enum import Enum
 from typing import Final
 
 from roomcast.delivery.envelope import Signal
+from roomcast.log.item import OFFSET_MAX
 from roomcast.wire.channels import RESERVED_PREFIX
-from roomcast.wire.shapes import OBJECT, TEXTS, checked, text
+from roomcast.wire.shapes import OBJECT, TEXTS, checked, text, whole
 
 __all__ = [
     "EMULATION_KINDS",
     "FRAMES_BYTES_MAX",
     "SESSION_CHARS_MAX",
+    "Answer",
     "MalformedEmulationSignal",
     "Outcome",
     "Posted",
@@ -38,6 +40,8 @@ EMULATION_KINDS: Final = frozenset({"commands", "commands_taken"})
 _CHANNEL: Final = RESERVED_PREFIX + "emulation"
 _SESSION: Final = text(SESSION_CHARS_MAX)
 _ID: Final = text(SESSION_CHARS_MAX)
+_NUMBER: Final = whole(1, OFFSET_MAX)
+_TAKEN: Final = whole(0, OFFSET_MAX)
 
 
 class Outcome(Enum):
@@ -59,42 +63,54 @@ class MalformedEmulationSignal(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """Frames of commands, in order, for the client with this `session`."""
+    """Frames of commands, in order, for the client with this `session`.
+
+    `number` rises from signal to signal of the node that sends them.
+    """
 
     session: str
     frames: tuple[bytes, ...]
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of frames. The first `taken` of them were taken, whatever the outcome is."""
+
+    outcome: Outcome
+    taken: int = 0
 
 
 def posted_signal(node: str, signal_id: str, posted: Posted) -> Signal:
     """What `node` sends on. The answer names `signal_id`."""
     frames = [b64encode(frame).decode() for frame in posted.frames]
-    body = {"session": posted.session, "frames": frames}
+    body = {"session": posted.session, "frames": frames, "number": posted.number}
     return Signal("commands", signal_id, node, _CHANNEL, body)
 
 
 def posted_of(signal: Signal) -> Posted:
     """Raises MalformedEmulationSignal."""
     body = checked(signal.body, "the body", OBJECT, MalformedEmulationSignal)
-    session, frames = body.get("session"), body.get("frames")
-    if not (_SESSION.fits(session) and TEXTS.fits(frames)):
-        raise MalformedEmulationSignal("without session or frames")
-    return Posted(session, tuple(_decoded(frames)))
+    session, frames, number = (body.get(name) for name in ("session", "frames", "number"))
+    if not (_SESSION.fits(session) and TEXTS.fits(frames) and _NUMBER.fits(number)):
+        raise MalformedEmulationSignal("without session, frames or number")
+    return Posted(session, tuple(_decoded(frames)), number)
 
 
-def answer_signal(node: str, signal_id: str, asked: str, outcome: Outcome) -> Signal:
+def answer_signal(node: str, signal_id: str, asked: str, answer: Answer) -> Signal:
     """The answer of `node` to the signal with the id `asked`."""
-    body = {"commands": asked, "outcome": outcome.value}
+    body = {"commands": asked, "outcome": answer.outcome.value, "taken": answer.taken}
     return Signal("commands_taken", signal_id, node, _CHANNEL, body)
 
 
-def answer_of(signal: Signal) -> tuple[str, Outcome]:
+def answer_of(signal: Signal) -> tuple[str, Answer]:
     """The id of the answered signal, and the answer. Raises MalformedEmulationSignal."""
     body = checked(signal.body, "the body", OBJECT, MalformedEmulationSignal)
-    asked, outcome = body.get("commands"), body.get("outcome")
-    if not _ID.fits(asked):
+    asked, outcome, taken = (body.get(name) for name in ("commands", "outcome", "taken"))
+    if not (_ID.fits(asked) and _TAKEN.fits(taken)):
         raise MalformedEmulationSignal("an answer to nothing")
     try:
-        return asked, Outcome(outcome)
+        return asked, Answer(Outcome(outcome), taken)
     except ValueError as error:
         raise MalformedEmulationSignal("an answer that says nothing") from error
 

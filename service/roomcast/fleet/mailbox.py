@@ -10,15 +10,18 @@ from typing import Final
 from roomcast.concurrency import SharedCall
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, pack, signal_text
 from roomcast.delivery.ports import Gone, QueuePost
-from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError, UnknownOutcome
 from roomcast.rates import Bucket, Rate
 
-__all__ = ["LEASES_S", "Mailbox", "NodeUnknown"]
+__all__ = ["LEASES_S", "POST_S", "Mailbox", "NodeUnknown"]
 
-# Leases that were read are good for so long. A node whose queue was replaced is looked up at once.
+# Leases that were read are good for so long, and then until they could be read again. A node whose
+# queue was replaced is looked up at once.
 LEASES_S: Final = 10.0
+# The time of one message, with what the SDK repeats. Those that wait behind one that hangs have an
+# answer to come as well, which its sender does not wait for much longer.
+POST_S: Final = 2.0
 # How often they are read because somebody names a node that is not among them. Anybody can.
 _LOOK_UPS: Final = Rate(per_s=1.0, burst=4.0)
 # Of a message, for its signals with their commas: it has something around them.
@@ -26,7 +29,7 @@ _ROOM_BYTES: Final = ENVELOPE_BYTES_MAX - 64
 
 
 class NodeUnknown(PortError):
-    """No live node has this id."""
+    """No node has this id, or only one that is dead and cleaned up after."""
 
 
 class Mailbox:
@@ -41,7 +44,7 @@ class Mailbox:
         self._post = post
         self._leases = leases
         self._clock = clock
-        # The queues of live nodes, and when they were read (monotonic s).
+        # The queues of nodes, and when they were read (monotonic s).
         self._queues: Mapping[str, str] = {}
         self._read_s = float("-inf")
         self._look_ups = Bucket(_LOOK_UPS, clock.monotonic_s())
@@ -58,9 +61,11 @@ class Mailbox:
         waiting = _Waiting(signal_text(signal))
         if waiting.size > _ROOM_BYTES:
             raise ValueError("a signal that exceeds an envelope")
-        age_s = self._clock.monotonic_s() - self._read_s
-        if age_s > LEASES_S or node not in self._queues:
+        if node not in self._queues:
             await self._look_up()
+        elif self._clock.monotonic_s() - self._read_s > LEASES_S:
+            # Who is known need not wait for a table that may not answer.
+            self._begin_look_up()
         self._queue(node)
         outbox = self._outboxes.get(node)
         if outbox is None:
@@ -80,9 +85,12 @@ class Mailbox:
                 body, _ = next(pack([waiting.text for waiting in batch], signals=True))
                 failure: PortError | None = None
                 try:
-                    await self._send(node, body)
+                    async with asyncio.timeout(POST_S):
+                        await self._send(node, body)
                 except PortError as error:
                     failure = error
+                except TimeoutError:
+                    failure = UnknownOutcome(f"not sent within {POST_S:g} s")
                 _tell(batch, failure)
         finally:
             del self._outboxes[node]
@@ -99,28 +107,31 @@ class Mailbox:
     def _queue(self, node: str) -> str:
         queue = self._queues.get(node)
         if queue is None:
-            raise NodeUnknown(f"no live node {node!r}")
+            raise NodeUnknown(f"no node {node!r}")
         return queue
 
     async def _look_up(self) -> None:
-        """Read the leases, unless they were read too often lately. All who ask meanwhile share
-        it.
+        """Read the leases, unless they were read too often lately. Raises PortError."""
+        if (reading := self._begin_look_up()) is not None:
+            await reading.result()
+
+    def _begin_look_up(self) -> SharedCall[None] | None:
+        """The read of the leases, which all who ask meanwhile share. None: they were read too often
+        lately.
         """
-        if self._reading is None:
-            if not self._look_ups.take(_LOOK_UPS, self._clock.monotonic_s()):
-                return
+        if self._reading is None and self._look_ups.take(_LOOK_UPS, self._clock.monotonic_s()):
             self._reading = SharedCall(self._read_leases(), self._was_read, name="mailbox leases")
-        await self._reading.result()
+        return self._reading
 
     def _was_read(self) -> None:
         self._reading = None
 
     async def _read_leases(self) -> None:
-        now_ms, began_s = self._clock.now_ms(), self._clock.monotonic_s()
+        began_s = self._clock.monotonic_s()
         leases = await self._leases.all()
-        self._queues = {
-            lease.node: lease.queue for lease in leases if standing(lease, now_ms) == "live"
-        }
+        # Expired ones count as well. Expiry depends on clocks, and on heartbeats that the table may
+        # not take. The queue of a node that is dead is there until it is cleaned up after.
+        self._queues = {lease.node: lease.queue for lease in leases if not lease.reaped}
         self._read_s = began_s
 
 

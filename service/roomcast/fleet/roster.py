@@ -72,8 +72,8 @@ class Roster(Generic[Connected]):
     def find(self, target: Target) -> Sequence[Connected]:
         """The connections that match `target`, as of now."""
         if target.session:
-            # Only transports without a lasting connection have sessions. WebSocket is a lasting
-            # one.
+            # WebSockets have none. That of a stream over HTTP is a secret of its client, and orders
+            # go through the topic.
             return []
         if target.client:
             found = self._by_client.get(target.client)

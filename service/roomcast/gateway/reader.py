@@ -21,6 +21,7 @@ from aiohttp.http import WebSocketReader
 
 from roomcast.client.connection import Connection, Waiting
 from roomcast.delivery.ports import Framer
+from roomcast.gateway.deflate import Marks, Unreadable, inflated
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
 from roomcast.observe.counters import Limit
@@ -57,12 +58,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """The encoding of one client's frames. `frames`: the frame types that it may send."""
+    """The encoding of one client's frames. `frames`: the frame types that it may send.
+
+    `may_be_packed`: its messages may be compressed, each by itself (deflate.py).
+    """
 
     subprotocol: str
     frames: WSMsgType
     reader: Reader
     framer: Framer
+    may_be_packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +136,12 @@ class ClientFrames(asyncio.Protocol):
         "_connection",
         "_dropped",
         "_encoding",
+        "_frame_bytes_max",
         "_frames",
         "_is_lost",
         "_is_over",
         "_is_paused",
+        "_marks",
         "_node",
         "_parser",
         "_task",
@@ -162,8 +169,11 @@ class ClientFrames(asyncio.Protocol):
             # aiohttp refuses a message of exactly this size already.
             frame_bytes_max + 1,
             compress=False,
-            decode_text=True,
+            decode_text=not encoding.may_be_packed,
         )
+        # Of messages that may be compressed; None = they must not be.
+        self._marks = Marks() if encoding.may_be_packed else None
+        self._frame_bytes_max = frame_bytes_max
         self.left: Callable[[], None] | None = None
         # Finishes a frame that something has to be waited for, and takes the ones behind it.
         self._task: asyncio.Task[None] | None = None
@@ -181,6 +191,8 @@ class ClientFrames(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        if self._marks is not None:
+            data = self._marks.take(data)
         self._parser.feed_data(data)
         if self._task is None:
             self._go_on()
@@ -274,12 +286,36 @@ class ClientFrames(asyncio.Protocol):
             if self._dropped % _DROPPED_A_TURN == 0:
                 return sleep(0 if self._dropped < _DROPPED_MAX else CLOSE_WAIT_S)
         elif kind is self._encoding.frames:
-            return self._connection.take(message.data, self._encoding.reader)
+            if self._marks is None:
+                return self._connection.take(message.data, self._encoding.reader)
+            return self._take_unpacked(message.data, self._marks)
         elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
             return self._take_control(message)
         else:
             self._connection.close(Disconnect.BAD_REQUEST)
         return None
+
+    def _take_unpacked(self, data: bytes, marks: Marks) -> Waiting | None:
+        """Takes a message that may be compressed.
+
+        It is inflated only now that nothing else of this client has to be waited for: a few bytes
+        may become a message of the greatest size, and so may the ones behind them. The connection
+        counts its commands by their size, and has the next message wait for a turn.
+        """
+        try:
+            if marks.next():
+                data = inflated(data, self._frame_bytes_max)
+            is_text = self._encoding.frames is WSMsgType.TEXT
+            frame = data.decode() if is_text else data
+        except (Unreadable, UnicodeDecodeError) as error:
+            is_too_large = isinstance(error, Unreadable) and error.is_too_large
+            if is_too_large:
+                self._node.services.counters.limited(Limit.MESSAGE_SIZE)
+            self._end(
+                _Last(WSCloseCode.MESSAGE_TOO_BIG if is_too_large else WSCloseCode.INVALID_TEXT)
+            )
+            return None
+        return self._connection.take(frame, self._encoding.reader)
 
     def _take_control(self, message: WSMessage) -> Waiting | None:
         """Answers a ping once the rate allows it. No command holds pings and pongs, so no other
@@ -304,7 +340,7 @@ class ClientFrames(asyncio.Protocol):
 
     def _answer(self, message: WSMessage) -> None:
         if message.type is WSMsgType.PING:
-            self._writer.send(pong_frame(bytes(message.data)))
+            self._writer.send_control(pong_frame(bytes(message.data)))
 
     # ---- the end
 

@@ -19,6 +19,7 @@ from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.body import BODY_S, body_of
+from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.stream import ClientStream, new_session
@@ -80,9 +81,15 @@ class StreamGateway:
     """
 
     def __init__(
-        self, admission: Admission, *, message_size_limit: int, queue_bytes_max: int
+        self,
+        admission: Admission,
+        *,
+        message_size_limit: int,
+        queue_bytes_max: int,
+        make_writer: WriterMaker = Writer,
     ) -> None:
         self._admission = admission
+        self._make_writer = make_writer
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
         self._coming_bytes = 0
@@ -121,7 +128,7 @@ class StreamGateway:
         transport = request.transport
         if transport is not None:
             transport.write(_head(form, origin) + form.first)
-            writer = Writer(
+            writer = self._make_writer(
                 transport,
                 self._queue_bytes_max,
                 form.framer,

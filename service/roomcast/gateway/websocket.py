@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha1
 from http import HTTPStatus
 from typing import Final
@@ -13,12 +14,14 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import WS_KEY
 
 from roomcast.gateway.admission import Admission
+from roomcast.gateway.deflate import Agreed, Compression, Deflater, agree
+from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames, Encoding
-from roomcast.gateway.writer import Writer, protobuf_frame, text_frame
+from roomcast.gateway.writer import BINARY_DATA, TEXT, Writer, protobuf_frame, text_frame
 from roomcast.wire.commands import JSON_FRAMES
-from roomcast.wire.protobuf import PROTOBUF_FRAMES
+from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
 __all__ = ["ANSWERED", "FRAME_COMMANDS_ROOM", "WebSocketGateway"]
 
@@ -47,6 +50,26 @@ def _encoding(subprotocol: str | None, request: web.Request) -> Encoding:
     return _PROTOBUF if subprotocol == _PROTOBUF.subprotocol else _JSON
 
 
+class _Packing:
+    """What handshakes may agree on about compression: one framer each for all who agree on it."""
+
+    def __init__(self, compression: Compression) -> None:
+        kinds = ((_JSON, TEXT, bytes), (_PROTOBUF, BINARY_DATA, encode_messages))
+        self._encodings = {
+            (encoding.subprotocol, is_narrow): replace(
+                encoding,
+                framer=Deflater(compression, opcode, payload, is_narrow=is_narrow),
+                may_be_packed=True,
+            )
+            for encoding, opcode, payload in kinds
+            for is_narrow in (False, True)
+        }
+
+    def encoding(self, plain: Encoding, agreed: Agreed) -> Encoding:
+        """As `plain`, compressed."""
+        return self._encodings[plain.subprotocol, agreed.is_narrow]
+
+
 class _Answered(web.StreamResponse):
     """Tells aiohttp that a request has been answered, and its connection handed over."""
 
@@ -60,9 +83,9 @@ class _Answered(web.StreamResponse):
 ANSWERED: Final = _Answered(status=HTTPStatus.SWITCHING_PROTOCOLS)
 
 
-def _accepted(request: web.Request) -> tuple[str | None, bytes]:
+def _accepted(request: web.Request, extension: str) -> tuple[str | None, bytes]:
     """The subprotocol of the handshake `request`, None = none that is known here, and its answer
-    (RFC 6455 §4.2.2).
+    (RFC 6455 §4.2.2). `extension`: the one that was agreed on; "" = none.
 
     Raises HTTPUpgradeRequired when it is no handshake, and HTTPBadRequest when it has a body: what
     is left of that would be taken for frames.
@@ -83,6 +106,8 @@ def _accepted(request: web.Request) -> tuple[str | None, bytes]:
     key = request.headers["Sec-WebSocket-Key"].encode()
     accepted = b64encode(sha1(key + WS_KEY, usedforsecurity=False).digest()).decode()
     chosen = "" if found.protocol is None else f"Sec-WebSocket-Protocol: {found.protocol}\r\n"
+    if extension:
+        chosen += f"Sec-WebSocket-Extensions: {extension}\r\n"
     answer = (
         f"HTTP/{request.version.major}.{request.version.minor} 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
@@ -99,12 +124,21 @@ class WebSocketGateway:
     """The handler of WebSocket requests.
 
     `message_size_limit`: bytes of one command. A frame may be FRAME_COMMANDS_ROOM times as large.
+    `compression`: for clients that offer it; None = for none.
     """
 
     def __init__(
-        self, admission: Admission, *, message_size_limit: int, queue_bytes_max: int
+        self,
+        admission: Admission,
+        *,
+        message_size_limit: int,
+        queue_bytes_max: int,
+        make_writer: WriterMaker = Writer,
+        compression: Compression | None = None,
     ) -> None:
         self._admission = admission
+        self._make_writer = make_writer
+        self._packing = None if compression is None else _Packing(compression)
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
 
@@ -112,14 +146,22 @@ class WebSocketGateway:
         """Answers a client's handshake. From then on, ClientFrames serves it."""
         self._admission.check(request)
         node = request.app[NODE]
-        subprotocol, answer = _accepted(request)
+        agreed = None
+        if self._packing is not None:
+            agreed = agree(request.headers.getall("Sec-WebSocket-Extensions", ()))
+        subprotocol, answer = _accepted(request, agreed.answer if agreed is not None else "")
         await self._admission.turn()
         # Without another turn from here to `node.open`: it would be counted in neither place.
         transport = request.transport
         if transport is not None:
             transport.write(answer)
             encoding = _encoding(subprotocol, request)
-            writer = Writer(transport, self._queue_bytes_max, encoding.framer)
+            is_binary = encoding is _PROTOBUF
+            if self._packing is not None and agreed is not None:
+                encoding = self._packing.encoding(encoding, agreed)
+            writer = self._make_writer(
+                transport, self._queue_bytes_max, encoding.framer, is_binary=is_binary
+            )
             client = ClientFrames(node, transport, writer, encoding, self._frame_bytes_max)
             client.left = hand_over(request.protocol, client)
         return ANSWERED

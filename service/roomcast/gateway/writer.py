@@ -19,9 +19,13 @@ from roomcast.wire.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
 from roomcast.wire.protobuf import encode_messages
 
 __all__ = [
+    "BINARY_DATA",
     "CLOSE_WAIT_S",
+    "TEXT",
     "Writer",
+    "binary_frame",
     "close_frame",
+    "frame_header",
     "json_lines",
     "pong_frame",
     "protobuf_frame",
@@ -33,7 +37,11 @@ __all__ = [
 CLOSE_WAIT_S: Final = 1.0
 
 _FIN: Final = 0x80
-_TEXT, _BINARY, _CLOSE, _PONG = 0x1, 0x2, 0x8, 0xA
+# Of the first frame of a compressed message (RFC 7692 §6).
+_RSV1: Final = 0x40
+TEXT: Final = 0x1
+BINARY_DATA: Final = 0x2
+_CLOSE, _PONG = 0x8, 0xA
 # RFC 6455 §5.2: lengths up to 125 stand in the header itself, longer ones in 16 bits, then in 64.
 _LENGTH_7_MAX, _LENGTH_16_MAX = 125, 0xFFFF
 # SIOCOUTQNSD of Linux (linux/sockios.h): bytes in a socket's kernel buffer that were never sent,
@@ -48,33 +56,39 @@ def text_frame(payload: bytes) -> bytes:
     length = len(payload)
     if length <= _LENGTH_7_MAX:
         return _SHORT_TEXTS[length] + payload
-    return _header(_TEXT, length) + payload
+    return frame_header(TEXT, length) + payload
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """`payload` as one unfragmented, unmasked binary frame."""
+    return frame_header(BINARY_DATA, len(payload)) + payload
 
 
 def protobuf_frame(lines: bytes) -> bytes:
     """`lines` of JSON, as Protobuf messages in one unfragmented, unmasked binary frame."""
-    payload = encode_messages(lines)
-    return _header(_BINARY, len(payload)) + payload
+    return binary_frame(encode_messages(lines))
 
 
 def pong_frame(payload: bytes) -> bytes:
     """The answer to a ping with `payload`, of at most 125 bytes (RFC 6455 §5.5.3)."""
-    return _header(_PONG, len(payload)) + payload
+    return frame_header(_PONG, len(payload)) + payload
 
 
 def close_frame(why: Closing) -> bytes:
     """The close frame with the code and reason of `why` (RFC 6455 §5.5.1)."""
     code = code_of(why)
     payload = struct.pack("!H", code.code) + code.reason.encode()[:REASON_BYTES_MAX]
-    return _header(_CLOSE, len(payload)) + payload
+    return frame_header(_CLOSE, len(payload)) + payload
 
 
-def _header(opcode: int, length: int) -> bytes:
+def frame_header(opcode: int, length: int, *, compressed: bool = False) -> bytes:
+    """The header of a frame that is a whole message of `length` bytes."""
+    first = _FIN | opcode | (_RSV1 if compressed else 0)
     if length <= _LENGTH_7_MAX:
-        return struct.pack("!BB", _FIN | opcode, length)
+        return struct.pack("!BB", first, length)
     if length <= _LENGTH_16_MAX:
-        return struct.pack("!BBH", _FIN | opcode, 126, length)
-    return struct.pack("!BBQ", _FIN | opcode, 127, length)
+        return struct.pack("!BBH", first, 126, length)
+    return struct.pack("!BBQ", first, 127, length)
 
 
 def json_lines(lines: bytes) -> bytes:
@@ -92,14 +106,15 @@ BINARY: Final = frozenset[Framer]({protobuf_frame, encode_messages})
 
 
 # The headers of text frames by length, as most answers have them.
-_SHORT_TEXTS: Final = tuple(_header(_TEXT, length) for length in range(_LENGTH_7_MAX + 1))
+_SHORT_TEXTS: Final = tuple(frame_header(TEXT, length) for length in range(_LENGTH_7_MAX + 1))
 
 
 class Writer:
     """The Socket of a connection.
 
     `queue_bytes_max` bounds the bytes that wait for a slow peer. `last` makes the last bytes of
-    this side. Without a `session` they are a close frame, which the peer answers.
+    this side. Without a `session` they are a close frame, which the peer answers. `is_binary`:
+    whether the frames hold Protobuf; None = as of the framers that are known here.
     """
 
     __slots__ = (
@@ -124,6 +139,7 @@ class Writer:
         *,
         last: Callable[[Closing], bytes] = close_frame,
         session: str = "",
+        is_binary: bool | None = None,
     ) -> None:
         self._transport = transport
         self._descriptor = _plain_descriptor(transport)
@@ -138,7 +154,7 @@ class Writer:
         self.session = session
         self._last = last
         self._ending: asyncio.TimerHandle | None = None
-        self.is_binary = framer in BINARY
+        self.is_binary = framer in BINARY if is_binary is None else is_binary
         # Why this side closed; None while it has not.
         self.closed_with: Closing | None = None
 
@@ -170,6 +186,10 @@ class Writer:
         if sent < len(frame):
             self._may_wait = True
             self._transport.write(frame[sent:])
+
+    def send_control(self, frame: bytes) -> None:
+        """Writes a control frame, which may overtake other frames."""
+        self.send(frame)
 
     def lost(self) -> None:
         """The transport is about to close: nothing is written to its descriptor from here on.
@@ -237,7 +257,7 @@ class Writer:
         self.release()
         self.lost()
         if not self._transport.is_closing():
-            self._transport.write(_header(_CLOSE, 2) + struct.pack("!H", code))
+            self._transport.write(frame_header(_CLOSE, 2) + struct.pack("!H", code))
             self._transport.close()
         self._abort_in_time()
 

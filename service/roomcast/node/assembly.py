@@ -196,7 +196,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     table = WatchedTable(ports.table, clock, shards)
     log = ChannelLog(table, clock, new_id, random, node=node_id, generation=generation)
     # ---- delivery
-    hub = Hub()
+    hub = Hub(rules.batching)
     dispatcher = Dispatcher(
         log,
         hub,

@@ -136,6 +136,7 @@ class Node:
             # A client that was ordered to go for good must not be told to come again elsewhere.
             async with asyncio.timeout(ANSWERS_S):
                 await self.orders.carried_out()
+        await self.services.dispatcher.end_batches()
         connections = list(self._connections)
         if not connections:
             return

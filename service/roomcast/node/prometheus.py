@@ -163,6 +163,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "pushes", "Pushes to subscribers of channels, each once a subscriber.",
         lambda s: s.assembly.hub.counters.pushes,
     ),
+    _counter(
+        "publications_superseded", "Publications that went to no subscriber: a newer one did.",
+        lambda s: s.assembly.hub.batches.superseded,
+    ),
+    _gauge(
+        "batch_waiting_bytes", "Publications that are collected.",
+        lambda s: s.assembly.hub.batches.bytes,
+    ),
     # ---- the application's own code
     Family(
         "roomcast_hook_calls_total",

@@ -5,19 +5,20 @@ The pipeline carries our events and the records of libraries.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
 import sys
 import time
 from collections.abc import Hashable
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, Literal, TextIO, get_args
 
 import orjson
 import structlog
 from structlog.typing import EventDict, ExcInfo, WrappedLogger
 
+from roomcast.observe.lines import Lines
 from roomcast.observe.redaction import json_printable, printable, without_passwords
 from roomcast.rates import Rate, Seldom
 
@@ -44,6 +45,7 @@ ERROR_RATE: Final = Rate(per_s=10.0, burst=1000.0)
 # Kinds of messages whose rates are remembered. Beyond it, all are forgotten.
 KINDS_MAX: Final = 256
 _LIBRARY_EVENT: Final = "library_log"
+_LEFT_OUT_EVENT: Final = "lines_left_out"
 _ERRORS: Final = frozenset({"error", "exception", "critical"})
 _NUMBERS: Final = {
     "debug": logging.DEBUG,
@@ -67,7 +69,12 @@ def configure(
     warning on, even at level debug, because lower ones contain payloads and signed requests.
     """
     number = _NUMBERS[level]
-    lines = _Lines(sys.stderr.buffer if stream is None else stream)
+    lines = _Logger(
+        Lines(
+            sys.stderr.buffer if stream is None else stream,
+            _left_out_for_people if console else _left_out,
+        )
+    )
     processors: list[structlog.typing.Processor] = [
         _Sparing(),
         structlog.contextvars.merge_contextvars,
@@ -99,23 +106,35 @@ def configure(
     root.setLevel(max(number, logging.WARNING))
 
 
-class _Lines:
+class _Logger:
     """structlog's innermost logger: writes a finished line, and never fails.
 
     The reader of our stderr may be gone while there is still a queue to delete. That must not stop
     us.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
 
     def msg(self, line: bytes) -> None:
-        # ValueError: the stream is closed.
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(line + b"\n")
-            self._stream.flush()
+        self._lines.write(line)
 
     debug = info = warning = error = critical = exception = msg
+
+
+def _left_out(number: int) -> bytes:
+    """The line about lines that the reader did not take, in JSON."""
+    event = {
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "level": "warning",
+        "event": _LEFT_OUT_EVENT,
+        "lines": number,
+    }
+    return orjson.dumps(event | structlog.contextvars.get_contextvars(), default=repr)
+
+
+def _left_out_for_people(number: int) -> bytes:
+    return f"{_LEFT_OUT_EVENT} lines={number}".encode()
 
 
 class _Kinds:

@@ -333,11 +333,13 @@ def _report(report: Report, reason: str = "") -> None:
                 "CloudWatchMetrics": [
                     {
                         "Namespace": _METRICS_NAMESPACE,
-                        "Dimensions": [[]],
+                        # Deployments of one account share the namespace.
+                        "Dimensions": [["FunctionName"]],
                         "Metrics": [{"Name": name, "Unit": "Count"} for name in metrics],
                     }
                 ],
             },
+            "FunctionName": os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "none"),
             "event": "reaping_incomplete" if report.failed else "reaped",
             **metrics,
             "nodes": [asdict(each) for each in report.nodes[:_TOLD_MAX]],

@@ -13,6 +13,8 @@ from aiohttp import web
 from roomcast.config import Config
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
+from roomcast.gateway.deflate import Compression
+from roomcast.gateway.delayed import writer_maker
 from roomcast.gateway.door import GiveWay, end_proxied, name_no_version
 from roomcast.gateway.http import add_health_routes, add_metrics_route
 from roomcast.gateway.keys import HEALTH, NODE
@@ -44,7 +46,7 @@ def build_app(
 
     `shared_port`: the port that several processes share; None = this one has its port for itself.
     """
-    client = config.client
+    client, websocket = config.client, config.websocket
     app = web.Application()
     app[NODE], app[HEALTH] = node, node.health
     handshakes = rate(client.handshake_rate_limit, HANDSHAKE_BURST_S)
@@ -53,10 +55,15 @@ def build_app(
         turnstile=Turnstile(handshakes) if handshakes else None,
         trusted_proxies=client.trusted_proxies,
     )
+    make_writer = writer_maker(client.write_delay_ms / 1000)
     gateway = WebSocketGateway(
         admission,
         message_size_limit=client.message_size_limit,
         queue_bytes_max=client.queue_max_size,
+        make_writer=make_writer,
+        compression=Compression(websocket.compression_min_size, websocket.compression_level)
+        if websocket.compression
+        else None,
     )
     app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
@@ -64,6 +71,7 @@ def build_app(
         admission,
         message_size_limit=client.message_size_limit,
         queue_bytes_max=client.queue_max_size,
+        make_writer=make_writer,
     ).add_routes(app)
     add_health_routes(app)
     add_metrics_route(app, metrics, shared_port=shared_port)

@@ -9,10 +9,12 @@ from typing import Final
 from roomcast.wire.codes import Error
 
 __all__ = [
+    "BATCH_PUBLICATIONS_MAX",
     "CHANNEL_BYTES_MAX",
     "NAMESPACE_SEPARATOR",
     "RESERVED_PREFIX",
     "USERS_SEPARATOR",
+    "Batching",
     "ChannelOptions",
     "ChannelOverride",
     "ChannelRules",
@@ -23,12 +25,27 @@ __all__ = [
 
 CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
+# Publications of one batch, whatever the configuration says.
+BATCH_PUBLICATIONS_MAX: Final = 1000
 # In user-limited channels, the list of users follows the last separator: `dialogue#ann,bob`.
 USERS_SEPARATOR: Final = "#"
 _BETWEEN_USERS: Final = ","
 # Clients cannot name channels with this prefix, because names are printable ASCII. The service's
 # own records use it.
 RESERVED_PREFIX: Final = "\u0001"
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a channel's publications are collected before they go out to its subscribers.
+
+    All go out when `size` of them were collected, and `delay_s` after the first one at the latest.
+    `latest`: of those only the newest does.
+    """
+
+    size: int
+    delay_s: float
+    latest: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +87,24 @@ class ChannelOptions:
     allowed_delta_types: tuple[str, ...] = ()
     delta_publish: bool = False
     express: bool = False
+    batch_max_size: int = 0
+    batch_max_delay_ms: int = 0
+    batch_flush_latest: bool = False
 
     @property
     def has_history(self) -> bool:
         return self.history_size > 0 and self.history_ttl_s > 0
+
+    @property
+    def batching(self) -> Batching | None:
+        """None = each publication goes out at once."""
+        if not self.batch_max_delay_ms:
+            return None
+        return Batching(
+            self.batch_max_size or BATCH_PUBLICATIONS_MAX,
+            self.batch_max_delay_ms / 1000,
+            self.batch_flush_latest,
+        )
 
     def users_of(self, channel: str) -> frozenset[str] | None:
         """The users listed in the name of `channel`, if lists are enabled. None = it is not limited
@@ -124,6 +155,11 @@ class ChannelRules:
         if not is_valid_name(channel):
             return Error.BAD_REQUEST
         return self.options(channel) or Error.UNKNOWN_CHANNEL
+
+    def batching(self, channel: str) -> Batching | None:
+        """How publications of `channel` are collected; None = they are not."""
+        options = self.options(channel)
+        return None if options is None else options.batching
 
     def has_join_leave(self, channel: str) -> bool:
         """Whether clients of `channel` get join and leave pushes."""

@@ -36,7 +36,7 @@ TABLES: Final = (
     "table roomcast-channels", "table roomcast-idempotency",
     "table roomcast-presence", "table roomcast-nodes",
 )  # fmt: skip
-LATER: Final = ("queue", "topic to queue", "table to queue", "clean-up")
+LATER: Final = ("queue", "topic to queue", "node to queue", "table to queue", "clean-up")
 CEILING: Final = "ceiling of a channel"
 SCALING: Final = Path(__file__).parents[3] / "docs" / "scaling.md"
 
@@ -135,8 +135,9 @@ async def test_a_pipeline_that_is_broken(world: World, monkeypatch: pytest.Monke
         ("add", TABLES[2], set()),
         ("members", TABLES[2], set()),
         ("all", TABLES[3], set(LATER)),
-        ("put", "queue", {"topic to queue", "table to queue"}),
-        ("open", "queue", {"topic to queue", "table to queue"}),
+        ("put", "queue", {"topic to queue", "node to queue", "table to queue"}),
+        ("open", "queue", {"topic to queue", "node to queue", "table to queue"}),
+        ("post", "node to queue", set()),
         ("publish", "topic to queue", set()),
         ("put_item", "table to queue", set()),
     ],

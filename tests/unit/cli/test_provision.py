@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from roomcast.cli import main as cli
+from roomcast.cli import provision as command
 from roomcast.dev import provision as provisioning
 from tests.unit.cli.conftest import Told
 
 
 class Provisioner:
-    """Stands in for roomcast.dev.provision.provision."""
+    """Stands in for roomcast.dev.provision.provision. Goes on once `may_go_on` is set."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.error: Exception | None = None
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
 
     def __call__(self, *arguments: Any, **options: Any) -> provisioning.Provisioned:
         self.asked.append((arguments, options))
+        self.may_go_on.wait()
         if self.error:
             raise self.error
         return provisioning.Provisioned(
@@ -83,3 +88,15 @@ def test_provision_that_fails(provisioner: Provisioner, told: Told) -> None:
     provisioner.error = provisioning.EmulatorUnreachable("no AWS emulator answers")
     assert cli.main(["provision", "--aws-endpoint", "http://127.0.0.1:4566"]) == 1
     assert told() == "no AWS emulator answers"
+
+
+def test_an_emulator_that_never_comes_to_an_end(
+    provisioner: Provisioner, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "LIMIT_S", 0.05)
+    provisioner.may_go_on.clear()
+    try:
+        assert cli.main(["provision", "--aws-endpoint", "http://127.0.0.1:4566"]) == 1
+    finally:
+        provisioner.may_go_on.set()
+    assert told() == "the AWS emulator at http://127.0.0.1:4566 took more than 0.05 s"

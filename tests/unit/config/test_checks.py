@@ -69,6 +69,18 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             "force_push_join_leave needs join_leave",
         ),
         (
+            "[client]\npong_timeout_s = 0.5\nwrite_delay = '500ms'",
+            "line 3: client.write_delay must be below client.pong_timeout_s (0.5 s)",
+        ),
+        (
+            "[channel.without_namespace]\nbatch_max_size = 10",
+            "line 2: channel.without_namespace.batch_max_size needs batch_max_delay",
+        ),
+        (
+            "[[channel.namespaces]]\nname = 'a'\nbatch_flush_latest = true",
+            "channel.namespaces[0].batch_flush_latest needs batch_max_delay",
+        ),
+        (
             (
                 f"[[channel.namespaces]]\nname = 'a'\n{HISTORY}force_recovery = true\n"
                 "[[channel.namespaces]]\nname = 'b'\nforce_recovery = true"

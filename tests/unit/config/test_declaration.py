@@ -11,7 +11,8 @@ from roomcast.config import (
     Option,
     format_duration,
 )
-from roomcast.config.declaration import WrongValue, seconds_of
+from roomcast.config.declaration import WrongValue, must_be, seconds_of
+from roomcast.config.options import BY_KEY
 
 
 @given(st.integers(0, 400 * 86_400))
@@ -27,6 +28,31 @@ def test_durations(text: str, seconds: int) -> None:
     assert seconds_of(text) == seconds
 
 
+@pytest.mark.parametrize(
+    "text, milliseconds, written",
+    [("20ms", 20, "20ms"), ("1s", 1000, "1s"), ("0s", 0, "0s"), ("1000ms", 1000, "1s")],
+)
+def test_delays(text: str, milliseconds: int, written: str) -> None:
+    assert BY_KEY["client.write_delay"].from_file(text) == milliseconds
+    assert BY_KEY["client.write_delay"].to_file(milliseconds) == written
+
+
+@pytest.mark.parametrize("text", ["", "20", "20 ms", "-1ms", "1m", "1.5s", "1s1ms", "1001ms", 20])
+def test_what_is_no_delay(text: object) -> None:
+    option = BY_KEY["client.write_delay"]
+    with pytest.raises(WrongValue):
+        option.from_file(text)
+    assert must_be(option, text).startswith(
+        'must be a duration such as "20ms", "200ms" or "1s" up to 1s; found '
+    )
+
+
+@given(st.integers(0, 10_000))
+def test_a_delay_survives_being_written(delay_ms: int) -> None:
+    option = BY_KEY["channel.without_namespace.batch_max_delay"]
+    assert option.from_file(option.to_file(delay_ms)) == delay_ms
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3),
@@ -39,5 +65,5 @@ def test_an_option_takes_a_value_of_its_type_or_refuses(each: Option, value: obj
         taken = each.from_file(value)
     except WrongValue:
         return
-    assert type(taken) is (int if each.kind == "duration" else type(each.default))
+    assert type(taken) is type(each.default)
     assert each.from_file(each.to_file(taken)) == taken or each.rules.secret

@@ -18,9 +18,9 @@ from roomcast.config import (
     NodeConfig,
     Option,
     TokenConfig,
+    WebSocketConfig,
     dev_config,
     effective_toml,
-    format_duration,
     load,
 )
 from roomcast.wire.channels import ChannelOptions
@@ -142,19 +142,28 @@ def test_a_namespace_of_metrics_is_one_that_cloudwatch_takes(tmp_path: Path, nam
     ).aws.metrics_namespace
 
 
+# Options whose values say their unit.
+VALUED = {
+    "history_ttl_s": "history_ttl",
+    "batch_max_delay_ms": "batch_max_delay",
+    "write_delay_ms": "write_delay",
+}
+
+
 def test_every_field_is_an_option() -> None:
     declared = {each.key for each in OPTIONS}
     parts: dict[str, Any] = {
         "client": ClientConfig,
         "client.token": TokenConfig,
         "channel.without_namespace": ChannelOptions,
+        "websocket": WebSocketConfig,
         "http_api": HttpApiConfig,
         "hooks": HooksConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
     }
     expected = {
-        f"{section}.{each.name}".replace("history_ttl_s", "history_ttl")
+        f"{section}.{VALUED.get(each.name, each.name)}"
         for section, part in parts.items()
         for each in dataclasses.fields(part)
     }
@@ -162,6 +171,7 @@ def test_every_field_is_an_option() -> None:
     assert {each.name for each in dataclasses.fields(Config)} == {
         "client",
         "channel",
+        "websocket",
         "http_api",
         "hooks",
         "aws",
@@ -173,5 +183,5 @@ def test_every_field_is_an_option() -> None:
 def test_every_default_is_one_of_the_values_it_stands_among(each: Option) -> None:
     assert each.rules.doc
     assert each.kind in ("true or false", "text", "list") or each.rules.maximum is not None
-    shown = each.default if each.kind != "duration" else format_duration(each.default)
-    assert each.from_file(list(shown) if each.kind == "list" else shown) == each.default
+    shown = each.default if each.rules.secret else each.to_file(each.default)
+    assert each.from_file(shown) == each.default

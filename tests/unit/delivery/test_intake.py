@@ -97,7 +97,7 @@ class World:
             self.ears,
             self.shards,
             lambda channel: channel != QUIET,
-            {"order": self._heard},
+            {"order": self._heard, "commands": self._heard},
             is_here=lambda client: client == "mine",
         )
         self.subscriber = Subscriber()
@@ -155,6 +155,43 @@ def test_publications_without_history_are_pushed_once_and_without_an_offset(worl
     world.take(pub(2), pub(3))
     assert world.socket.published(CHANNEL) == [1, 2, 3]
     assert all("offset" not in push["pub"] for push in world.socket.pushes)
+
+
+def broadcast(number: int, *channels: str, node: str = "b") -> Signal:
+    stored = stored_of(Publication(data=number))
+    return signals.broadcast(node, f"id{number}", list(channels), stored)
+
+
+def test_a_broadcast_goes_to_its_channels_once_and_in_its_place(world: World) -> None:
+    world.hub.add("more", world.subscriber)
+    world.take(pub(1), broadcast(2, CHANNEL, "nobody here", "more"), pub(3))
+    world.take(broadcast(2, CHANNEL, "more"))
+    assert world.socket.published(CHANNEL) == [1, 2, 3]
+    assert world.socket.published("more") == [2]
+    world.intake.deliver_own(broadcast(4, "more", node="a"))
+    world.take(broadcast(4, "more", node="a"))
+    assert world.socket.published("more") == [2, 4]
+
+
+def test_a_broadcast_that_cannot_be_read_costs_no_other(world: World) -> None:
+    bodies: list[Any] = [
+        None,
+        {"channels": CHANNEL},
+        {"channels": [CHANNEL]},
+        {"channels": [CHANNEL], "pub": 5},
+    ]
+    broken = [
+        Signal("broadcast", f"broken{number}", "b", "", body) for number, body in enumerate(bodies)
+    ]
+    world.take(pub(1), *broken, pub(2))
+    assert world.socket.published(CHANNEL) == [1, 2]
+
+
+def test_a_broadcast_that_nobody_here_follows_is_not_read_any_further(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.take(Signal("broadcast", "id", "b", "", {"channels": ["elsewhere"], "pub": "broken"}))
+    assert "signal_malformed" not in caplog.text
 
 
 def test_what_one_receive_brings_is_one_write(world: World) -> None:
@@ -294,6 +331,14 @@ def test_busy_channels_do_not_make_it_forgotten(world: World) -> None:
     world.take(*(pub(number) for number in range(HEARD_MAX + 1)))
     world.take(order)
     assert len(world.heard) == 1
+
+
+def test_clients_with_many_commands_do_not_make_it_forgotten(world: World) -> None:
+    order = Signal("order", "7", "b", "", {})
+    world.take(order)
+    world.take(*(Signal("commands", f"c{n}", "b", "", {}) for n in range(HEARD_MAX + 1)))
+    world.take(order)
+    assert [number for number, _ in world.heard].count("7") == 1
 
 
 def through(shard: int | None, *items: LogItem) -> str:

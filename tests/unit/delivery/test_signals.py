@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.delivery.envelope import Signal, pack, parse, signal_text
 from roomcast.delivery.signals import (
+    CHANNELS_MAX,
     HEARD_MAX,
     HELLO_CHANNEL,
     TRIM_KIND,
     Heard,
+    broadcast,
+    broadcast_of,
     client_of,
     hello,
     join,
@@ -25,7 +29,7 @@ from roomcast.delivery.signals import (
 )
 from roomcast.wire.channels import is_valid_name
 from roomcast.wire.encoding import stored_of
-from roomcast.wire.publication import ClientInfo, Publication
+from roomcast.wire.publication import ClientInfo, Json, MalformedPublication, Publication
 
 ANN = ClientInfo("ann", "c1", {"name": "Ann"}, ["x"])
 
@@ -41,6 +45,34 @@ def test_bodies_are_what_the_other_node_reads() -> None:
     ):
         assert (made.kind, made.id, made.node, made.channel) == (kind, "2", "n", "chat")
         assert ClientInfo.from_wire(made.body) == ANN
+
+
+def test_a_broadcast_has_its_publication_once() -> None:
+    published, channels = Publication({"text": "hi"}, 0, None, {"a": "b"}, 5), ["chat", "news"]
+    told = broadcast("n", "1", channels, stored_of(published))
+    [[body, count]] = pack([signal_text(told)], signals=True)
+    assert (count, body.count("hi")) == (1, 1)
+    [read] = parse(body).signals
+    assert read == told
+    assert client_of(read) == "", "it is a back end's"
+    names, stored = broadcast_of(read)
+    assert (names, Publication.from_stored(stored, 0)) == (channels, published)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        "chat",
+        {"pub": {"data": 1}},
+        {"channels": "chat"},
+        {"channels": [5]},
+        {"channels": ["chat"] * (CHANNELS_MAX + 1)},
+    ],
+)
+def test_a_broadcast_that_no_node_sent(body: Json) -> None:
+    with pytest.raises(MalformedPublication):
+        broadcast_of(Signal("broadcast", "1", "n", "", body))
 
 
 def test_whose_doing_a_signal_is() -> None:

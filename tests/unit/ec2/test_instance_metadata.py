@@ -215,20 +215,24 @@ async def test_a_service_that_does_not_answer_holds_up_nobody(
     assert [line["event"] for line in logs] == ["instance_metadata_unreachable"]
 
 
-async def test_a_service_that_comes_late_is_found(machine: FakeMachine, clock: ManualClock) -> None:
-    """A machine whose network is just coming up."""
-    asked = 0
+async def test_a_service_that_comes_late_is_found(
+    machine: FakeMachine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose network is just coming up: it fails at once, and would again at once."""
+    monkeypatch.setattr(instance_metadata, "CALL_LIMIT_S", 0.1)
+    time = asyncio.get_running_loop().time
+    asked_s: list[float] = []
 
     async def handler(request: web.Request) -> web.Response:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
+        asked_s.append(time())
+        if len(asked_s) == 1:
             return web.Response(status=503)
         return web.Response(text="token" if request.method == "PUT" else ID)
 
     async with answering(handler) as endpoint, this_machine(endpoint, clock) as found:
         assert found is not None
         assert found.id == ID
+    assert asked_s[1] - asked_s[0] > 0.05
 
 
 async def test_a_service_that_vanishes_is_an_unknown_outcome(

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import emulation as emulation_module
-from roomcast.fleet.emulation import NODE_CHARS_MAX, WAITING_MAX, Emulation
+from roomcast.fleet.emulation import NODE_CHARS_MAX, NODES_MAX, WAITING_MAX, Emulation
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
     SESSION_CHARS_MAX,
@@ -25,16 +25,18 @@ from tests.unit.worlds import Fleet, LocalNode, settled, until
 
 
 class Stream:
-    """A session that keeps what it takes."""
+    """A session that keeps what it takes. `room`: for how many frames more it has room."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
-        self.takes = True
+        self.room = 1000
 
     def take(self, frame: bytes) -> bool:
-        if self.takes:
+        if self.room:
+            self.room -= 1
             self.frames.append(frame)
-        return self.takes
+            return True
+        return False
 
 
 class World:
@@ -113,7 +115,7 @@ async def test_a_node_that_is_gone(world: World) -> None:
 
 
 async def test_what_follows_a_refusal_is_not_carried_out_without_it(world: World) -> None:
-    world.stream.takes = False
+    world.stream.room = 0
     held = world.fleet.traffic.hold("post", "call")
     first = asyncio.create_task(world.of("b").take("a", "s", b"1"))
     await held.arrived()
@@ -123,6 +125,19 @@ async def test_what_follows_a_refusal_is_not_carried_out_without_it(world: World
     assert await first is Outcome.BUSY
     assert await asyncio.gather(*others) == [Outcome.BUSY] * 2
     assert world.stream.frames == []
+
+
+async def test_who_was_taken_is_not_told_otherwise(world: World) -> None:
+    """It would say it again. What goes together goes in one signal, and has one answer."""
+    world.stream.room = 3
+    held = world.fleet.traffic.hold("post", "call")
+    first = asyncio.create_task(world.of("b").take("a", "s", b"1"))
+    await held.arrived()
+    others = [asyncio.create_task(world.of("b").take("a", "s", b"%d" % n)) for n in (2, 3, 4, 5)]
+    await settled()
+    held.release()
+    assert await asyncio.gather(first, *others) == [Outcome.TAKEN] * 3 + [Outcome.BUSY] * 2
+    assert world.stream.frames == [b"1", b"2", b"3"]
 
 
 async def test_no_answer_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +195,44 @@ async def test_a_message_that_comes_twice_is_taken_once(world: World) -> None:
     assert len(bodies) == 4
 
 
+async def test_a_message_that_comes_again_when_its_id_is_forgotten_is_taken_once(
+    world: World,
+) -> None:
+    """A queue whose messages cannot be deleted brings them again and again, for minutes."""
+    first, second = (
+        posted_signal("b", f"id{number}", Posted("s", (b"%d" % number,), number))
+        for number in (1, 2)
+    )
+    for signal in (first, first, second, first, second):
+        world.of("a").heard(signal)
+    assert world.stream.frames == [b"1", b"2"]
+    world.of("a").heard(posted_signal("c", "id", Posted("s", (b"3",), 1)))
+    assert world.stream.frames == [b"1", b"2", b"3"], "each node has its own numbers"
+
+
+async def test_what_was_given_up_is_not_carried_out_behind_what_followed(world: World) -> None:
+    early, late = (
+        posted_signal("b", f"id{number}", Posted("s", (b"%d" % number,), number))
+        for number in (1, 2)
+    )
+    world.of("a").heard(late)
+    world.of("a").heard(early)
+    assert world.stream.frames == [b"2"]
+
+
+async def test_the_nodes_that_a_session_remembers_are_bounded(world: World) -> None:
+    sessions = world.of("a").sessions
+    for number in range(NODES_MAX + 10):
+        world.of("a").heard(posted_signal(f"n{number}", "id", Posted("s", (b"1",), 1)))
+    assert len(sessions._numbers["s"]) == NODES_MAX
+    sessions.leave("s")
+    assert not sessions._numbers
+    await world.of("a").finish()
+
+
 async def test_forged_messages_disturb_nothing(world: World) -> None:
     for kind, body in (
-        ("commands", '{"session":"guessed","frames":["MQ=="]}'),
+        ("commands", '{"session":"guessed","frames":["MQ=="],"number":1}'),
         ("commands", '{"session":"s"}'),
         ("commands", "[]"),
         ("commands_taken", '{"commands":"unknown","outcome":"taken"}'),
@@ -242,7 +292,7 @@ async def test_answers_take_no_place_of_other_work(
     monkeypatch.setattr(emulation_module, "ANSWERS_MAX", 100)
     held = world.fleet.traffic.hold("post", "call")
     for number in range(200):
-        world.of("a").heard(posted_signal("b", f"x{number}", Posted("guessed", (b"1",))))
+        world.of("a").heard(posted_signal("b", f"x{number}", Posted("guessed", (b"1",), 1)))
     await held.arrived()
     done = asyncio.Event()
 

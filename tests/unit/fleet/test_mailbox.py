@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from roomcast.delivery.envelope import Signal, parse
 from roomcast.delivery.ports import Gone
+from roomcast.fleet import mailbox as mailbox_module
 from roomcast.fleet.lease_record import Lease
 from roomcast.fleet.mailbox import LEASES_S, Mailbox, NodeUnknown
 from roomcast.ports import UnknownOutcome
@@ -85,9 +87,40 @@ async def test_a_node_that_has_just_started_is_found(world: World) -> None:
 async def test_a_node_that_is_none_or_no_more_is_unknown(world: World) -> None:
     with pytest.raises(NodeUnknown):
         await world.mailbox.send("nobody", SIGNAL)
-    world.fleet.clock.advance(LEASE_MS / 1000 + 1)
+    await world.mailbox.send("b", SIGNAL)
+    dead = world.world.leases["b"]
+    world.world.leases["b"] = replace(dead, reaped=world.fleet.clock.now_ms())
+    world.fleet.clock.advance(LEASES_S + 0.1)
+    # The first one does not wait until the leases are read.
+    await world.mailbox.send("b", SIGNAL)
+    await until(lambda: world.reads == 2)
+    await settled()
     with pytest.raises(NodeUnknown):
         await world.mailbox.send("b", SIGNAL)
+
+
+async def test_a_node_whose_heartbeats_fail_or_whose_clock_is_behind_is_found(world: World) -> None:
+    world.fleet.clock.advance(LEASE_MS / 1000 + 1)
+    await world.mailbox.send("b", SIGNAL)
+    assert len(world.bodies("queue-b")) == 1
+
+
+@pytest.mark.parametrize("fault", ["refused", "hangs"])
+async def test_who_is_known_gets_signals_while_leases_cannot_be_read(
+    world: World, fault: str
+) -> None:
+    await world.mailbox.send("b", SIGNAL)
+    for _ in range(3):
+        world.fleet.clock.advance(LEASES_S + 0.1)
+        if fault == "hangs":
+            world.fleet.traffic.hold("all", "call")
+        else:
+            world.world.fail_next("all", UnknownOutcome())
+        async with asyncio.timeout(DEADLINE_S):
+            await world.mailbox.send("b", SIGNAL)
+        await settled()
+    assert len(world.bodies("queue-b")) == 4
+    assert world.reads > 1, "and it goes on trying"
 
 
 async def test_a_queue_that_is_gone_for_good(world: World) -> None:
@@ -142,15 +175,16 @@ async def test_of_large_ones_as_many_go_together_as_fit_a_message(world: World) 
 
 
 class HangingFor(MemoryQueue):
-    """A queue whose messages to one other queue hang until `release`."""
+    """A queue whose messages to one other queue hang until `release`, or the first of them does."""
 
-    def __init__(self, world: MemoryWorld, queue: str) -> None:
+    def __init__(self, world: MemoryWorld, queue: str, *, once: bool = False) -> None:
         super().__init__(world, 1.0)
         self._queue_name = queue
+        self._once = once
         self.hangs, self.release = asyncio.Event(), asyncio.Event()
 
     async def post(self, queue: str, body: str) -> None:
-        if queue == self._queue_name:
+        if queue == self._queue_name and not (self._once and self.hangs.is_set()):
             self.hangs.set()
             await self.release.wait()
         await super().post(queue, body)
@@ -170,6 +204,22 @@ async def test_a_message_to_one_node_that_hangs_holds_up_no_other(world: World) 
     await first
     await until(lambda: not mailbox._outboxes)
     assert len(world.bodies("queue-b")) == 1, "nobody waits for the other"
+
+
+async def test_a_message_that_hangs_is_given_up_for_those_behind_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox_module, "POST_S", 0.05)
+    post = HangingFor(world.world, "queue-b", once=True)
+    mailbox = Mailbox(post, MemoryLeases(world.world), world.fleet.clock)
+    first = asyncio.create_task(mailbox.send("b", SIGNAL))
+    await post.hangs.wait()
+    async with asyncio.timeout(DEADLINE_S):
+        await mailbox.send("b", Signal("kind", "second", "a", "", 2))
+    with pytest.raises(UnknownOutcome, match="not sent within"):
+        await first
+    [body] = world.bodies("queue-b")
+    assert [signal.id for signal in parse(body).signals] == ["second"]
 
 
 async def test_names_of_nodes_that_are_none_cause_few_reads(world: World) -> None:

@@ -17,6 +17,8 @@ from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery.broadcaster import CHANNELS_BYTES_MAX
 from roomcast.gateway import writer as writer_module
 from roomcast.gateway.admission import Admission, origin_allowed
+from roomcast.gateway.deflate import Compression
+from roomcast.gateway.delayed import writer_maker
 from roomcast.gateway.http import add_health_routes
 from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.websocket import FRAME_COMMANDS_ROOM, WebSocketGateway
@@ -139,6 +141,8 @@ async def serve(
         origins: tuple[str, ...] = (),
         turnstile: Turnstile | None = None,
         trusted_proxies: tuple[str, ...] = (),
+        write_delay_s: float = 0.0,
+        compression: Compression | None = None,
         **changes: Any,
     ) -> Gateway:
         fleet = Fleet()
@@ -151,6 +155,8 @@ async def serve(
             ),
             message_size_limit=SIZE_LIMIT,
             queue_bytes_max=QUEUE_BYTES_MAX,
+            make_writer=writer_maker(write_delay_s),
+            compression=compression,
         )
         app.router.add_get(PATH, handler.handle)
         add_health_routes(app)
@@ -167,6 +173,41 @@ async def serve(
 @pytest.fixture
 async def gateway(serve: Serve) -> Gateway:
     return await serve()
+
+
+# ---- batches and compression
+
+
+@IN_EITHER
+@pytest.mark.parametrize("bits", [0, 9, 15])
+@pytest.mark.parametrize("delay_s", [0.0, 0.002])
+async def test_delayed_or_compressed_a_client_sees_the_same(
+    serve: Serve, offered: tuple[str, ...], bits: int, delay_s: float
+) -> None:
+    gateway = await serve(write_delay_s=delay_s, compression=Compression(0, 1))
+    client = await gateway.connect(protocols=offered, compress=bits)
+    assert bool(client.response.compress) is bool(bits)
+    assert (await client.ask("connect"))["client"]
+    assert (await client.ask("subscribe", channel="room"))["recoverable"]
+    data = [{"number": number, "text": "héllo " * number} for number in range(30)]
+    await client.say(*({"publish": {"channel": "room", "data": each}} for each in data))
+    assert await client.published("room", len(data)) == data
+    replies = [line["id"] for line in client.lines if "publish" in line]
+    assert replies == sorted(replies)
+    client.lines.clear()
+    await client.response.close()
+    assert client.response.close_code == 1000
+
+
+async def test_delayed_replies_come_in_one_frame(serve: Serve) -> None:
+    gateway = await serve(write_delay_s=0.3)
+    peer = await gateway.raw()
+    commands: list[dict[str, Any]] = [{"connect": {}}, {"ping": {}}, {"ping": {}}]
+    for number, each in enumerate(commands, 1):
+        await peer.say({"id": number, **each})
+    [frame] = parsed(await peer.read(4096))
+    assert [line["id"] for line in peer.lines([frame])] == [1, 2, 3]
+    peer.close()
 
 
 # ---- the handshake

@@ -258,6 +258,7 @@ def test_a_schedule_reaps_and_counts(function: Lambda) -> None:
     assert (line["ReapedNodes"], line["Orphans"], line["ReaperErrors"]) == (1, 1, 0)
     [metrics] = line["_aws"]["CloudWatchMetrics"]
     assert metrics["Namespace"] == "roomcast"
+    assert (metrics["Dimensions"], line["FunctionName"]) == ([["FunctionName"]], "none")
     assert [metric["Name"] for metric in metrics["Metrics"]] == [
         "ReapedNodes",
         "Orphans",

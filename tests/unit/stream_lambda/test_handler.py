@@ -175,8 +175,9 @@ def test_heads_changes_and_ttl_deletes_are_not_published(
 
 
 def test_poison_is_skipped_and_told_without_payload(
-    sns: FakeSns, capsys: pytest.CaptureFixture[str]
+    sns: FakeSns, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "chat-StreamLambda")
     assert handler(recorded("stream_poison"), None) == DONE
     assert [record.offset for record in sns.records()] == [9]
     out = capsys.readouterr().out
@@ -184,9 +185,13 @@ def test_poison_is_skipped_and_told_without_payload(
     assert out.count("\n") == 1
     assert line["event"] == "stream_batch_incomplete"
     assert line["records_skipped"] == sum(line["skipped"].values()) == 9
-    assert line["_aws"]["CloudWatchMetrics"][0]["Metrics"] == [
-        {"Name": "records_skipped", "Unit": "Count"}
-    ]
+    [metrics] = line["_aws"]["CloudWatchMetrics"]
+    assert metrics["Metrics"] == [{"Name": "records_skipped", "Unit": "Count"}]
+    # Another deployment's would set off this one's alarm.
+    assert (metrics["Dimensions"], line["FunctionName"]) == (
+        [["FunctionName"]],
+        "chat-StreamLambda",
+    )
     assert "lobby" not in out
     assert "survives" not in out
 

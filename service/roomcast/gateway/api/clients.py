@@ -148,7 +148,7 @@ _TARGET: Final = (
     Parameter(
         "session",
         _ID,
-        "Only the connection with this session. WebSocket connections have none.",
+        "Nobody: no connection is found by its session, which is a secret of its client.",
         default="",
     ),
 )

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
 from roomcast.delivery.publisher import Publisher
 from roomcast.gateway.api.fields import (
     ABSENT,
@@ -27,6 +28,7 @@ from roomcast.gateway.api.fields import (
 from roomcast.gateway.api.methods import (
     BODY_ROOM_BYTES,
     CALLER,
+    COMMANDS_AT_A_TIME,
     ApiCall,
     Method,
     Params,
@@ -38,7 +40,7 @@ from roomcast.gateway.api.methods import (
 from roomcast.gateway.api.refusals import Refusal, bad_field, wire
 from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NotAppended, OutcomeUnknown
-from roomcast.wire.channels import is_valid_name
+from roomcast.wire.channels import ChannelOptions, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.commands import text_to_keep
 from roomcast.wire.encoding import Unencodable, stored_of
@@ -54,6 +56,10 @@ BROADCAST_AT_ONCE: Final = 256
 # refused one by one.
 _NAME_CHARS_MAX: Final = 1024
 _NAME_BYTES: Final = 260
+# The longest text of a publication that shares its signal with others of a broadcast. A character
+# takes at most 6 bytes of it. A longer one might not fit beside the names of channels.
+_TOGETHER_CHARS_MAX: Final = 16 * 1024
+assert _TOGETHER_CHARS_MAX * 6 + COMMANDS_AT_A_TIME * _NAME_BYTES < SIGNAL_BYTES_MAX * 0.9
 
 _log = structlog.get_logger(__name__)
 
@@ -122,25 +128,73 @@ async def _publish(call: ApiCall, asked: Params) -> Mapping[str, Json]:
 
 async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content, under_way = _content(call, asked), UnderWay(call.turns, BROADCAST_AT_ONCE)
+    services = call.node.services
     begun: list[_Begun | Mapping[str, Json]] = []
+    unstored = _Unstored(services.publisher, content, begun)
     for channel in asked["channels"]:
         # A publication in a channel without history waits for nothing else.
         await under_way.begin()
         try:
             if not is_valid_name(channel):
                 raise bad_field("channel", "must be a channel's name")
-            one = _handed_over(call, channel, content)
+            options = _options(call, channel, content)
+            if _is_stored(options, content):
+                position = _submitted(call, channel, options, content)
+                begun.append(_Begun(channel, services.publisher, content.size, position))
+                position.add_done_callback(under_way.end)
+                continue
+            unstored.add(channel, options)
         except Refusal as refused:
             # Not the refusal itself: it holds this function, which would hold it.
             begun.append({"error": wire(refused.error, refused.why)})
-            under_way.end()
-        else:
-            begun.append(one)
-            if one.future is None:
-                under_way.end()
-            else:
-                one.future.add_done_callback(under_way.end)
+        under_way.end()
+    unstored.send_all()
     return {"responses": [await _response(one) for one in begun]}
+
+
+class _Unstored:
+    """The channels of a broadcast whose publications are not stored, and wait for each other: one
+    signal is for COMMANDS_AT_A_TIME of them, to whose subscribers here this turn delivers it.
+
+    `answers`: of all channels of the broadcast so far.
+    """
+
+    def __init__(
+        self, publisher: Publisher, content: _Content, answers: list[_Begun | Mapping[str, Json]]
+    ) -> None:
+        self._publisher = publisher
+        self._content = content
+        self._answers = answers
+        # By whether it may go as a difference: the places of their answers, and the channels.
+        self._waiting: dict[bool, dict[int, str]] = {}
+
+    def add(self, channel: str, options: ChannelOptions) -> None:
+        """Raises Refusal."""
+        delta = _may_differ(options, self._content)
+        try:
+            size = len(self._content.stored(delta).text)
+        except Unencodable as failure:
+            raise Refusal(self._publisher.error(failure)) from None
+        waiting = self._waiting.setdefault(delta, {})
+        waiting[len(self._answers)] = channel
+        # Until there is one.
+        self._answers.append({})
+        if len(waiting) == COMMANDS_AT_A_TIME or size > _TOGETHER_CHARS_MAX:
+            self._send(delta)
+
+    def send_all(self) -> None:
+        for delta in list(self._waiting):
+            self._send(delta)
+
+    def _send(self, delta: bool) -> None:
+        waiting = self._waiting.pop(delta)
+        answer: Mapping[str, Json] = {"result": {}}
+        try:
+            self._publisher.send_all(list(waiting.values()), self._content.stored(delta))
+        except (Full, TooLarge) as failure:
+            answer = {"error": wire(self._publisher.error(failure))}
+        for place in waiting:
+            self._answers[place] = answer
 
 
 async def _response(one: _Begun | Mapping[str, Json]) -> Mapping[str, Json]:
@@ -182,20 +236,46 @@ def _content(call: ApiCall, asked: Params) -> _Content:
 
 def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
     """Raises Refusal."""
-    options, services = known(call, channel), call.node.services
+    options, publisher = _options(call, channel, content), call.node.services.publisher
+    position = None
+    if _is_stored(options, content):
+        position = _submitted(call, channel, options, content)
+    else:
+        try:
+            publisher.send(channel, content.stored(_may_differ(options, content)))
+        except (Full, TooLarge, Unencodable) as failure:
+            raise Refusal(publisher.error(failure)) from None
+    return _Begun(channel, publisher, content.size, position)
+
+
+def _options(call: ApiCall, channel: str, content: _Content) -> ChannelOptions:
+    """The options of `channel`. Raises Refusal when `content` cannot be published there."""
+    options = known(call, channel)
     if content.key is not None and call.late:
         # The caller may have published it elsewhere so long ago that its key has expired.
         raise Refusal(Error.TOO_MANY_REQUESTS)
-    delta = bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
+    if content.key is not None and not _is_stored(options, content):
+        raise Refusal(Error.NOT_AVAILABLE, "an idempotency_key needs history")
+    return options
+
+
+def _is_stored(options: ChannelOptions, content: _Content) -> bool:
+    return options.has_history and not content.skip_history
+
+
+def _may_differ(options: ChannelOptions, content: _Content) -> bool:
+    return bool(options.allowed_delta_types) and (content.delta or options.delta_publish)
+
+
+def _submitted(
+    call: ApiCall, channel: str, options: ChannelOptions, content: _Content
+) -> asyncio.Future[StreamPosition]:
+    """Raises Refusal."""
+    services = call.node.services
     try:
-        if not options.has_history or content.skip_history:
-            if content.key is not None:
-                raise Refusal(Error.NOT_AVAILABLE, "an idempotency_key needs history")
-            services.publisher.send(channel, content.stored(delta))
-            return _Begun(channel, services.publisher, content.size, None)
-        position = services.appender.submit(
+        return services.appender.submit(
             channel,
-            content.publication(delta),
+            content.publication(_may_differ(options, content)),
             options.history_ttl_s * 1000,
             content.key,
             received_ms=call.received_ms,
@@ -203,7 +283,6 @@ def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
         )
     except (Full, TooLarge, Unencodable) as failure:
         raise Refusal(services.publisher.error(failure)) from None
-    return _Begun(channel, services.publisher, content.size, position)
 
 
 # The same range as in Centrifugo's API.

@@ -8,11 +8,13 @@ import asyncio
 import base64
 import gc
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
-from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
+from roomcast.delivery.broadcaster import CHANNELS_BYTES_MAX, SIGNAL_BYTES_MAX
+from roomcast.gateway.api.methods import COMMANDS_AT_A_TIME
 from roomcast.gateway.api.publishing import BROADCAST_CHANNELS_MAX
 from roomcast.gateway.api.refusals import Refusal
 from roomcast.log.appender import APPENDS_AT_ONCE
@@ -252,6 +254,52 @@ async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
     assert caller.stored("two") == [
         {"data": "x", "tags": {"a": "b"}, "time": caller.stored("two")[0]["time"]}
     ]
+
+
+async def test_a_broadcast_without_history_is_few_signals(serve: Serve) -> None:
+    """The other nodes do not get what is published once for each channel."""
+    here, there = await serve(), await serve(name="b")
+    channels = [f"plain:{number}" for number in range(2 * COMMANDS_AT_A_TIME + 1)]
+    async with here.node.running(), there.node.running():
+        clients = [await each.node.client() for each in (here, there)]
+        for client in clients:
+            for channel in channels[::4]:
+                await client.subscribe(channel)
+        signals = here.node.assembly.broadcaster.counters.signals
+        before = signals["sent"]
+        answer = await here.result(
+            "broadcast", channels=[*channels, "lobby", "nobody:knows", ""], data="x"
+        )
+        *unstored, stored, unknown, nameless = answer["responses"]
+        assert unstored == [{"result": {}}] * len(channels)
+        assert stored["result"]["offset"] == 1
+        assert (unknown["error"]["code"], nameless["error"]["code"]) == (102, 107)
+        for client in clients:
+            await until(partial(client.socket.published, channels[-1]))
+            assert all(client.socket.published(channel) == ["x"] for channel in channels[::4])
+        assert signals["sent"] - before == 3, "each is for as many channels as a turn takes"
+        assert here.node.assembly.node.services.publisher.signalled == len(channels)
+
+
+async def test_a_broadcast_that_finds_no_room_says_so_for_each_channel(caller: Caller) -> None:
+    channels = [f"plain:{number}" for number in range(COMMANDS_AT_A_TIME)]
+    data = "x" * (SIZE_LIMIT - 2)
+    responses: list[Any] = []
+    for _ in range(CHANNELS_BYTES_MAX // SIZE_LIMIT + 1):
+        responses += (await caller.result("broadcast", channels=channels, data=data))["responses"]
+    refused = responses.index({"error": {"code": 111, "message": "too many requests"}})
+    assert refused % len(channels) == 0
+    assert responses[:refused] == [{"result": {}}] * refused
+    assert all(each["error"]["code"] == 111 for each in responses[refused:])
+
+
+@pytest.mark.parametrize("size", [SIGNAL_BYTES_MAX // 4, SIGNAL_BYTES_MAX - 1024])
+async def test_what_fits_a_signal_alone_is_broadcast_too(serve: Serve, size: int) -> None:
+    """Beside the names of other channels it might not fit."""
+    caller = await serve(size_limit=SIGNAL_BYTES_MAX)
+    channels = [f"plain:{number:0240d}" for number in range(COMMANDS_AT_A_TIME)]
+    answer = await caller.result("broadcast", channels=channels, data="x" * size)
+    assert answer["responses"] == [{"result": {}}] * len(channels)
 
 
 async def test_no_refusal_of_a_broadcast_waits_for_the_collector(caller: Caller) -> None:

@@ -1,0 +1,167 @@
+"""`roomcast checktoken`: tells whether a token is valid, and what it allows."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from roomcast.cli.arguments import Subparsers, add_command, text
+from roomcast.cli.terminal import Failed, span
+from roomcast.config import Config, ConfigError, load
+from roomcast.observe.redaction import json_printable, printable
+
+if TYPE_CHECKING:
+    from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims
+    from roomcast.wire.capabilities import Capability
+
+__all__ = ["add"]
+
+# In place of a token. No token is longer than what is read of it.
+_STDIN: Final = "-"
+_STDIN_CHARS_MAX: Final = 64 * 1024
+
+_EXAMPLES: Final = """\
+examples:
+  roomcast checktoken eyJhbGciOi…
+  roomcast token --user ann | roomcast checktoken -    no list of processes has it then
+  roomcast checktoken --config roomcast.toml - < token.txt
+
+Verified with the keys of the configuration, client.token.jwks_public_endpoint included; without a
+configuration, with the key of `roomcast dev`.
+Exit code 1 and one line on stderr when no server of this configuration would take it now.
+"""
+
+
+def add(commands: Subparsers) -> None:
+    """Adds `roomcast checktoken`."""
+    parser = add_command(
+        commands, "checktoken", checktoken, "is a token valid, and what does it allow?", _EXAMPLES
+    )
+    parser.add_argument(
+        "token", type=text, metavar="TOKEN", help="the token; - = from standard input"
+    )
+    parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def checktoken(arguments: argparse.Namespace) -> int:
+    """Prints what the token allows. Raises ConfigError and Failed."""
+    config = load(arguments.config, os.environ, demo=True)
+    given = arguments.token if arguments.token != _STDIN else sys.stdin.read(_STDIN_CHARS_MAX)
+    now_s = time.time()
+    told = _told(asyncio.run(_claims(config, given.strip(), now_s)))
+    if arguments.json:
+        print(json_printable(json.dumps(told, ensure_ascii=False, indent=2)))
+    else:
+        print(_lines(told, now_s))
+    return 0
+
+
+async def _claims(
+    config: Config, token: str, now_s: float
+) -> ConnectionClaims | SubscriptionClaims:
+    """Raises ConfigError without keys, and Failed for a token that no server would take."""
+    from roomcast.auth.claims import TokenError
+    from roomcast.auth.jwks import JwksKeys
+    from roomcast.auth.jwks_endpoint import fetch_jwks
+    from roomcast.auth.verifier import TokenVerifier
+    from roomcast.concurrency import beside
+    from roomcast.system import SystemClock, random_fraction
+
+    endpoint = config.client.token.jwks_public_endpoint
+    async with AsyncExitStack() as stack:
+        keys = None
+        if endpoint:
+            keys = JwksKeys(lambda: fetch_jwks(endpoint), SystemClock(), random_fraction)
+            await stack.enter_async_context(beside(keys.run()))
+        verifier = TokenVerifier(config.client.token, insecure=True, jwks=keys)
+        if not verifier.enabled:
+            raise ConfigError("client.token has no key: no server would take any token")
+        try:
+            if _names_a_channel(token):
+                return await verifier.subscription(token, now_s)
+            return await verifier.connection(token, now_s)
+        except TokenError as error:
+            raise Failed(f"no server would take the token: {error}") from error
+
+
+def _names_a_channel(token: str) -> bool:
+    """Whether it is a token for one channel. What it says is not verified yet."""
+    try:
+        claims = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="))
+    except (ValueError, IndexError, RecursionError):
+        return False
+    return isinstance(claims, dict) and "channel" in claims
+
+
+def _told(claims: ConnectionClaims | SubscriptionClaims) -> dict[str, Any]:
+    """As JSON has it. `expires_at`: s since 1970, None = never."""
+    from roomcast.auth.claims import ConnectionClaims
+
+    if isinstance(claims, ConnectionClaims):
+        about: dict[str, Any] = {
+            "kind": "connection",
+            "subscribed_to": sorted(claims.subs),
+            "caps": [
+                {"channels": list(grant.channels), "allow": _names(grant.allow)}
+                | ({"match": "wildcard"} if grant.is_pattern else {})
+                for grant in claims.caps
+            ],
+        }
+    else:
+        about = {
+            "kind": "subscription",
+            "channel": claims.channel,
+            "client": claims.client,
+            "allow": _names(claims.allow),
+        }
+    return {
+        **about,
+        "user": claims.user,
+        "expires_at": claims.expires_at,
+        "info": claims.info,
+    }
+
+
+def _names(allow: Iterable[Capability]) -> list[str]:
+    return sorted(capability.value for capability in allow)
+
+
+def _lines(told: Mapping[str, Any], now_s: float) -> str:
+    """The same for people, a line each. What it does not say is left out."""
+    rows = [
+        ("valid", f"a {told['kind']} token"),
+        ("user", told["user"] or "none: anonymous"),
+        ("expires", _end(told["expires_at"], now_s)),
+        ("channel", told.get("channel", "")),
+        ("only for client", told.get("client", "")),
+        ("subscribed to", ", ".join(told.get("subscribed_to", ()))),
+        ("may", ", ".join(told.get("allow", ()))),
+        *(("may", _grant(grant)) for grant in told.get("caps", ())),
+        ("info", "" if told["info"] is None else json.dumps(told["info"], ensure_ascii=False)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {printable(value)}" for name, value in rows if value)
+
+
+def _grant(grant: Mapping[str, Any]) -> str:
+    return f"{', '.join(grant['allow']) or 'nothing'} in {', '.join(grant['channels']) or 'none'}"
+
+
+def _end(expires_at: int | None, now_s: float) -> str:
+    if expires_at is None:
+        return "never"
+    try:
+        at = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        # Beyond what a calendar has.
+        return f"{expires_at} s after 1970"
+    return f"{at}, in {span(round((expires_at - now_s) * 1000))}"
