@@ -34,10 +34,10 @@ __all__ = ["EXPRESS", "PLAIN", "figures", "measure", "measured"]
 
 PLAIN: Final = "bench"
 EXPRESS: Final = "express:bench"
-PUBLICATIONS: Final = 200
-SHORT_PUBLICATIONS: Final = 40
+PUBLICATIONS: Final = 120
+SHORT_PUBLICATIONS: Final = 30
 # Slow enough that the stream is idle in between, as most streams of a chat are.
-PER_S: Final = 4.0
+PER_S: Final = 2.0
 PAD: Final = "x" * 200
 # What is aimed at: a third of the time.
 RATIO_MAX: Final = 1 / 3
