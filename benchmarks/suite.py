@@ -54,6 +54,7 @@ MEMBERS: Final = (
     Member("http_api", "The server API"),
     Member("hot_room", "One room that many publish in"),
     Member("end_to_end", "From a publisher to a subscriber"),
+    Member("express", "From instance to instance, with AWS's delays"),
     Member("inbound", "Commands"),
     Member("arrivals", "Clients that come"),
     Member("connections", "Clients that are there"),

@@ -81,7 +81,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "delivery": _room(
         "④–⑧ envelope, poller, intake, order, hub, forms; canary and catch-up beside them",
-        "backoff concurrency log observe ports wire",
+        "backoff concurrency log observe ports rates wire",
         "orjson structlog",
     ),
     "gateway": _room(

@@ -27,7 +27,7 @@ __all__ = ["DURATION_S", "Outcome", "run"]
 DURATION_S: Final = float(os.environ.get("ROOMCAST_CHAOS_S", "30"))
 INSTANCES: Final = 3
 # The last one shows so little history that a client may have to be told of what it missed.
-CHANNELS: Final = ("red", "green", "blue", "hot", "short:grey")
+CHANNELS: Final = ("red", "green", "express:blue", "hot", "short:grey")
 # What a publisher on each instance publishes to all the time, and at the end as fast as it can.
 HOT: Final = "hot"
 CONTEST_S: Final = 5.0

@@ -17,6 +17,7 @@ from benchmarks import (
     comings,
     connections,
     end_to_end,
+    express,
     fanout,
     floods,
     hot_channel,
@@ -166,6 +167,14 @@ def test_a_publication_is_followed_from_instance_to_instance() -> None:
         assert all(ms > 0 for ms in found)
     assert min(times.chain) > min(times.put)
     assert len(end_to_end.figures(times, 1)) == 3
+
+
+def test_express_hints_come_sooner_than_the_stream() -> None:
+    took_ms = express.measured(publications=6)
+    assert all(len(found) == 3 for found in took_ms.values())
+    # A delay of the stream is between the two.
+    assert min(took_ms[express.PLAIN]) > min(took_ms[express.EXPRESS])
+    assert len(express.figures(took_ms)) == 2
 
 
 def test_the_publishers_of_one_room_are_acknowledged() -> None:

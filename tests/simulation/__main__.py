@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("seed", type=int)
     parser.add_argument("--mutation", choices=[mutation.name for mutation in MUTATIONS])
     parser.add_argument("--sharded", action="store_true", help="with topic shards")
+    parser.add_argument("--express", action="store_true", help="with express hints")
     parser.add_argument(
         "--batched", action="store_true", help="publications are collected before they go out"
     )
@@ -32,6 +33,7 @@ def main() -> int:
             log=arguments.log,
             sharded=arguments.sharded,
             batched=arguments.batched,
+            express=arguments.express,
         )
     lines = [
         *outcome.trace,

@@ -116,11 +116,13 @@ class Checker:
     """Collects violations as they happen; `finish` adds what only the whole log can tell.
 
     `truth` gives what the log of a channel is right now,
+    `is_committed` whether something is or was in it at a place,
     `troubled_s` when a call last failed or was slow.
     `newest_only`: of publications that were collected only the newest goes out.
     """
 
     truth: Callable[[str], Truth]
+    is_committed: Callable[[Place], bool]
     troubled_s: Callable[[], float]
     newest_only: bool = False
     violations: list[Violation] = field(default_factory=list)
@@ -273,6 +275,10 @@ class Checker:
                 Kind.SKIPPED, f"{view.client}: {view.channel} {epoch} went from {top} to {offset}"
             )
         view.position = (epoch, max(top, offset))
+        if not self.is_committed((view.channel, epoch, offset)):
+            self.fail(
+                Kind.CONTENT, f"{view.client}: {view.channel} {epoch} {offset} is not in the log"
+            )
         self._show(view.channel, epoch, offset, _content(publication), view.client)
         self.delivered += 1
 

@@ -36,6 +36,9 @@ DEAF_S: Final = NOTICE_S + (1 + _JITTER) * _INTERVAL_S + 2 * _CALLS_S
 HEAL_S: Final = NOTICE_S + REBUILD_PAUSE_MAX_S + 2 * _INTERVAL_S + _CALLS_S
 # How long all canaries are counted.
 _LISTENED_S: Final = 10 * _INTERVAL_S
+# From a write that does not come round to its node's word that it doubts: at most 15 s until it is
+# late, and a probe.
+ROUND_NOTICE_S: Final = 15.0 + _CALLS_S
 # How long the pipeline is silent: twice as long as may go unnoticed.
 _SILENCE_S: Final = 2 * NOTICE_S
 _LOOK_S: Final = 1.0
@@ -75,13 +78,16 @@ class Ears:
         publish: Callable[[], None],
         caught_up: Callable[[], bool],
         note: Callable[[str], None],
+        hints: bool = False,
     ) -> None:
+        """`hints`: whether what is published may be heard by express hints."""
         self._world = world
         self._random = random
         self._checker = checker
         self._publish = publish
         self._caught_up = caught_up
         self._note = note
+        self._hints = hints
 
     async def try_all(self, nodes: Sequence[SimulatedNode]) -> None:
         """After all faults: everybody hears, one node emits for all,
@@ -93,6 +99,8 @@ class Ears:
         trials = [self._silence, self._wound_some, self._wound_some]
         if self._world.shards > 1:
             trials += [self._wound_shards] * 3
+        if self._hints:
+            trials += [self._silence_with_hints] * 3
         await self._random.choice(trials if len(nodes) == 1 else [*trials, self._cut_off])(nodes)
         await self._all_well(nodes, "after its wound")
 
@@ -219,6 +227,35 @@ class Ears:
             self._checker.fail(
                 Kind.DEAF, f"the stream was silent; unready: {unready}, queues before: {old}"
             )
+
+    async def _silence_with_hints(self, nodes: Sequence[SimulatedNode]) -> None:
+        """The stream brings nothing, and express hints come, which are no sign of it:
+        who writes doubts as soon as without them.
+        """
+        self._note("the stream is silent, and hints come")
+        since = len(self._world.stream)
+        self._world.stand_still(_SILENCE_S)
+        self._publish()
+
+        def doubted() -> bool:
+            self._publish()
+            return not silent()
+
+        def silent() -> set[str]:
+            wrote = {item.node for item in self._world.stream[since:first]}
+            return {node.name for node in nodes if node.name in wrote and not node.is_in_doubt()}
+
+        await asyncio.sleep(_LOOK_S)
+        first = len(self._world.stream)
+        if not await self._until(doubted, ROUND_NOTICE_S):
+            self._checker.fail(
+                Kind.DEAF,
+                f"what {sorted(silent())} wrote did not come round for {ROUND_NOTICE_S:.0f} s, "
+                "and they did not notice",
+            )
+        self._world.stand_still(0.0)
+        if not await self._until(self._caught_up, _CALLS_S):
+            self._checker.fail(Kind.DEAF, "what the stream brought late did not arrive")
 
     async def _all_well(self, nodes: Sequence[SimulatedNode], when: str) -> bool:
         if await self._until(lambda: not any(map(self._complaint, nodes)), HEAL_S):

@@ -16,6 +16,8 @@ from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 import roomcast.delivery.dispatcher as dispatcher_module
+import roomcast.delivery.envelope as envelope_module
+import roomcast.delivery.intake as intake_module
 import roomcast.delivery.join_reads as join_reads_module
 import roomcast.delivery.open_channel as open_channel_module
 import roomcast.delivery.shard_rules as shard_rules_module
@@ -31,6 +33,7 @@ from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Heari
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Envelope, Signal
+from roomcast.delivery.express import Express
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.join_reads import JoinResult, JoinTicket, results
 from roomcast.delivery.open_channel import OpenChannel
@@ -78,7 +81,7 @@ class Mutation:
 
     `breaks`, `text`: the kind of violation that must be seen, and what it must say.
     `alone`: the run that shows it shows nothing else. `seeds` bounds how many runs may be needed.
-    `sharded`, `batched`: of which runs they are.
+    `sharded`, `batched`, `express`: of which runs they are.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Mutation:
     seeds: int = 400
     sharded: bool = False
     batched: bool = False
+    express: bool = False
 
     def is_seen(self, violations: Sequence[Violation]) -> bool:
         """Whether these are what it must lead to."""
@@ -809,6 +813,78 @@ def shard_proves_the_base() -> Iterator[None]:
         yield
 
 
+# ---- express hints
+
+
+@contextmanager
+def hint_before_commit() -> Iterator[None]:
+    """A record is sent to the other nodes as soon as it is made, whether or not it gets in."""
+    express: dict[str, Express] = {}
+    original_init, original_put = Express.__init__, ChannelLog._put
+
+    def init(self: Express, *arguments: Any, node: str, **options: Any) -> None:
+        original_init(self, *arguments, node=node, **options)
+        express[node] = self
+
+    async def put(self: ChannelLog, item: LogItem, tail_valid_until_ms: int) -> Holders | None:
+        if item.node in express:
+            express[item.node].offer(item)
+        return await original_put(self, item, tail_valid_until_ms)
+
+    with patch.object(Express, "__init__", init), patch.object(ChannelLog, "_put", put):
+        yield
+
+
+@contextmanager
+def hint_is_a_sign_of_the_stream() -> Iterator[None]:
+    """What comes as an express hint counts as if the stream had brought it."""
+    original = envelope_module.parse
+
+    def parse(*arguments: Any) -> Envelope:
+        envelope = original(*arguments)
+        hints = len(envelope.express) + envelope.late
+        return replace(envelope, unwanted=envelope.unwanted + hints)
+
+    with patch.object(intake_module, "parse", parse):
+        yield
+
+
+@contextmanager
+def hint_is_not_held() -> Iterator[None]:
+    """An express hint goes out at once, though what is before it has not come."""
+    original = Resequencer.offer
+
+    def offer(self: Resequencer, record: Record, now_s: float) -> list[Next]:
+        if record.express and record.epoch == self.epoch and record.offset > self.top + 1:
+            self.top = record.offset - 1
+        return original(self, record, now_s)
+
+    with patch.object(Resequencer, "offer", offer):
+        yield
+
+
+@contextmanager
+def repeat_of_a_hint_not_dropped() -> Iterator[None]:
+    """What an express hint brought goes out again when the stream brings it."""
+    original = Resequencer.offer
+
+    def offer(self: Resequencer, record: Record, now_s: float) -> list[Next]:
+        if (
+            not record.express
+            and record.publications
+            and record.epoch == self.epoch
+            and record.last <= self.top
+        ):
+            return [Next(record.publications, record.ts)]
+        return original(self, record, now_s)
+
+    with (
+        patch.object(Resequencer, "offer", offer),
+        patch.object(OpenChannel, "has", lambda *_: False),
+    ):
+        yield
+
+
 @contextmanager
 def everybody_emits() -> Iterator[None]:
     """A node emits in its turn though it heard another's canary."""
@@ -1133,6 +1209,27 @@ MUTATIONS = (
         shard_proves_the_base,
         text="notice",
         sharded=True,
+    ),
+    Mutation(
+        "an express hint before its commit",
+        Kind.CONTENT,
+        hint_before_commit,
+        text="is not in the log",
+        express=True,
+    ),
+    Mutation(
+        "an express hint is a sign of the stream",
+        Kind.DEAF,
+        hint_is_a_sign_of_the_stream,
+        text="did not come round",
+        express=True,
+    ),
+    Mutation("an express hint is not held", Kind.SKIPPED, hint_is_not_held, express=True),
+    Mutation(
+        "the repeat of an express hint is not dropped",
+        Kind.REPEATED,
+        repeat_of_a_hint_not_dropped,
+        express=True,
     ),
     Mutation("a batch goes to who came later as well", Kind.REPEATED, batch_for_late, batched=True),
     Mutation("a batch is dropped", Kind.SKIPPED, batch_dropped, batched=True),

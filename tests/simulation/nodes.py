@@ -34,10 +34,12 @@ from tests.simulation.world import FATE, Fate, SimulatedTable, SimulatedWorld
 __all__ = [
     "DAYS",
     "EPOCH_MS",
+    "EXPRESS",
     "HOUR_S",
     "MINUTES",
     "SKEW_S_MAX",
     "TAIL_CHECK_S",
+    "Express",
     "Pace",
     "SimulatedClock",
     "SimulatedNode",
@@ -46,6 +48,8 @@ __all__ = [
 # What a large publication of these runs takes at most.
 _LARGE_BYTES: Final = 64 * 1024
 HOUR_S: Final = 3600.0
+# The namespace of channels with express hints, on nodes that have the option.
+EXPRESS: Final = "express"
 # Clocks of nodes differ by at most twice this; with REQUEST_S_MAX it stays below MARGIN.
 SKEW_S_MAX: Final = 10 * 60.0
 # Where leases live for a minute they must not differ by more.
@@ -82,6 +86,14 @@ DAYS: Final = Pace(
     SKEW_S_MAX,
     (1.0, 30.0, 600.0, 12 * HOUR_S, 24 * HOUR_S, 24 * HOUR_S, 25 * HOUR_S),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Express:
+    """What a node does in EXPRESS channels: whether it sends hints, at which rate of the fleet."""
+
+    is_on: bool
+    per_s: float
 
 
 class SimulatedClock:
@@ -123,13 +135,14 @@ class SimulatedNode:
         mishaps: Mishaps,
         shards: int = 1,
         batches: Mapping[str, int] = MappingProxyType({}),
+        express: Express | None = None,
     ) -> None:
         self.fate = Fate(woken=self._woken)
         self.name = name
         # Whether it was suspended for so long that it closes its connections.
         self.slept = False
         self._mishaps = mishaps
-        self._config = config = _config(random, pace, shards, batches)
+        self._config = config = _config(random, pace, shards, batches, express)
         self._context = contextvars.copy_context()
         self._context.run(FATE.set, self.fate)
         self._sockets: list[ClientSocket] = []
@@ -269,6 +282,8 @@ class SimulatedNode:
         await self.lease.enter("live")
         self._start_background("canary", assembly.canary.run())
         self._start_background("topic shards", assembly.shard_keeper.run())
+        if assembly.express.is_on:
+            self._start_background("express hints", assembly.express.run(self.lease))
         self.ready = not self.fate.dead
 
     def report(self, held: Lease) -> Lease:
@@ -304,10 +319,28 @@ class SimulatedNode:
         )
 
 
-def _config(random: Random, pace: Pace, shards: int, batches: Mapping[str, int]) -> Config:
+def _config(
+    random: Random,
+    pace: Pace,
+    shards: int,
+    batches: Mapping[str, int],
+    express: Express | None,
+) -> Config:
     """Nodes of one fleet may differ in what they keep, show and bring:
     a rolling change of configuration.
     """
+    config = _plain_config(random, pace, shards, batches)
+    if express is None:
+        return config
+    plain = config.channel.without_namespace
+    return replace(
+        config,
+        aws=replace(config.aws, express_rate_limit=express.per_s),
+        channel=ChannelRules(plain, {EXPRESS: replace(plain, express=express.is_on)}),
+    )
+
+
+def _plain_config(random: Random, pace: Pace, shards: int, batches: Mapping[str, int]) -> Config:
     return Config(
         aws=AwsConfig(topic_shards=shards),
         client=ClientConfig(

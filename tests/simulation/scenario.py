@@ -23,10 +23,12 @@ from tests.simulation.mail import Mail
 from tests.simulation.mishaps import Mishaps
 from tests.simulation.nodes import (
     DAYS,
+    EXPRESS,
     HOUR_S,
     MINUTES,
     SKEW_S_MAX,
     TAIL_CHECK_S,
+    Express,
     SimulatedClock,
     SimulatedNode,
 )
@@ -60,6 +62,10 @@ CONTESTED = 0.1
 OUTLIVED = 0.1
 # Numbers of topic shards.
 SHARDS = (2, 4, 16)
+# The parts of channels and of nodes with express hints, and messages of them a second.
+EXPRESS_CHANNELS = 0.8
+EXPRESS_NODES = 0.8
+EXPRESS_PER_S = (1.0, 30.0, 1000.0)
 # How publications are collected before they go out.
 BATCH_SIZES = (0, 2, 10)
 BATCH_DELAYS_MS = (1, 20, 300, 5000)
@@ -84,19 +90,25 @@ class Outcome:
     orders: int
     commands: int
     calls: int
+    # Express hints that nodes heard, before the stream's records and after them.
+    hints: Counter[str]
     trace: list[str] = field(default_factory=list)
 
 
 class Scenario:
     """Everything that happens in one run is drawn from the seed.
 
-    `sharded`: with topic shards. `batched`: publications are collected before they go out. The
-    other runs stay what they are without these.
+    `sharded`: with topic shards. `batched`: publications are collected before they go out.
+    `express`: with channels whose publications go out as express hints. The other runs stay what
+    they are without these.
     """
 
-    def __init__(self, seed: int, *, sharded: bool = False, batched: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, sharded: bool = False, batched: bool = False, express: bool = False
+    ) -> None:
         self.seed = seed
         self.sharded = sharded
+        self.express = Random(f"express {seed}") if express else None
         self.shards = Random(f"shards {seed}").choice(SHARDS) if sharded else 1
         self.random = Random(seed)
         self.mishaps = Mishaps()
@@ -105,7 +117,9 @@ class Scenario:
         self.world = SimulatedWorld(self.random, self.calm)
         self.world.now_ms = SimulatedClock(0).now_ms
         self.world.skew_ms = round(SKEW_S_MAX * 1000)
-        self.checker = Checker(self.world.truth, self._troubled_s)
+        self.checker = Checker(
+            self.world.truth, self.world.committed.__contains__, self._troubled_s
+        )
         self.batches = _batches(Random(f"batches {seed}")) if batched else {}
         self.checker.newest_only = bool(self.batches.get("batch_flush_latest"))
         self.nodes: list[SimulatedNode] = []
@@ -126,6 +140,16 @@ class Scenario:
         # number.
         self.is_changed = sharded and self.pace is MINUTES
         self.world.shards = self._new_shards() if self.is_changed else self.shards
+        if self.express is not None:
+            self._make_express(self.express)
+
+    def _make_express(self, dice: Random) -> None:
+        self.channels = [
+            f"{EXPRESS}:{name}" if dice.random() < EXPRESS_CHANNELS else name
+            for name in self.channels
+        ]
+        self.faults.express_lost = dice.choice((0.0, 0.3, 0.8))
+        self.faults.express_late_s = dice.choice((0.0, 0.5, 20.0))
 
     async def run(self) -> None:
         random = self.random
@@ -165,6 +189,7 @@ class Scenario:
                 publish=self._publish_everywhere,
                 caught_up=self._caught_up,
                 note=self._note,
+                hints=self.express is not None and not self.sharded,
             )
             await ears.try_all(self.nodes)
 
@@ -186,6 +211,10 @@ class Scenario:
             orders=self.mail.orders,
             commands=self.mail.taken,
             calls=self.world.calls,
+            hints=sum(
+                (Counter(node.assembly.intake.express) for node in (*self.nodes, *self.dead)),
+                Counter[str](),
+            ),
             trace=self.trace,
         )
 
@@ -471,9 +500,22 @@ class Scenario:
         self.node_count += 1
         name = f"node-{self.node_count}"
         node = SimulatedNode(
-            self.world, self.random, name, self.pace, self.mishaps, self.shards, self.batches
+            self.world,
+            self.random,
+            name,
+            self.pace,
+            self.mishaps,
+            self.shards,
+            self.batches,
+            self._express(),
         )
         self.nodes.append(node)
+
+    def _express(self) -> Express | None:
+        """Nodes may differ, as with all options."""
+        if (dice := self.express) is None:
+            return None
+        return Express(dice.random() < EXPRESS_NODES, dice.choice(EXPRESS_PER_S))
 
     def _pick_node(self) -> SimulatedNode | None:
         ready = [node for node in self.nodes if node.ready]
@@ -503,10 +545,15 @@ class Scenario:
 
 
 def simulate(
-    seed: int, *, log: bool = False, sharded: bool = False, batched: bool = False
+    seed: int,
+    *,
+    log: bool = False,
+    sharded: bool = False,
+    batched: bool = False,
+    express: bool = False,
 ) -> Outcome:
     """Run the scenario of `seed`. `log`: show what the nodes log. The others: as of a Scenario."""
-    scenario = Scenario(seed, sharded=sharded, batched=batched)
+    scenario = Scenario(seed, sharded=sharded, batched=batched, express=express)
     perform(scenario, log=log)
     return scenario.outcome()
 

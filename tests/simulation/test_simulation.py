@@ -39,11 +39,15 @@ QUICK = {
     "the winner does not give way",
     "a retry from the tail learned before the pause",
     "a topic shard is joined and not caught up with",
+    "an express hint before its commit",
+    "an express hint is not held",
     "a batch goes to who came later as well",
     "a batch is dropped",
     "a repeat is carried out",
     "a repeated command is taken",
 }
+# With express hints, one run of so many has topic shards as well.
+SHARDED_EVERY = 4
 
 
 def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -> list[Outcome]:
@@ -51,12 +55,25 @@ def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -
     return [simulate(seed, sharded=sharded, batched=batched) for seed in range(first, last)]
 
 
+def simulate_express(first: int) -> list[Outcome]:
+    last = min(first + SEEDS_A_JOB, SEEDS)
+    return [
+        simulate(seed, sharded=seed % SHARDED_EVERY == 0, express=True)
+        for seed in range(first, last)
+    ]
+
+
 def first_caught(number: int) -> int | None:
     """The first seed with which mutation `number` is seen, by what it breaks."""
     mutation = MUTATIONS[number]
     for seed in range(mutation.seeds):
         with mutation.apply():
-            outcome = simulate(seed, sharded=mutation.sharded, batched=mutation.batched)
+            outcome = simulate(
+                seed,
+                sharded=mutation.sharded,
+                batched=mutation.batched,
+                express=mutation.express,
+            )
         if mutation.is_seen(outcome.violations):
             return seed
     return None
@@ -114,6 +131,23 @@ def hold_all(pool: ProcessPoolExecutor, **kind: bool) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_the_invariants_hold_with_express_hints(pool: ProcessPoolExecutor) -> None:
+    some = pool.map(simulate_express, range(0, SEEDS, SEEDS_A_JOB))
+    outcomes = [outcome for each in some for outcome in each]
+    message = "\n".join(
+        f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation "
+        f"{outcome.seed} --express{' --sharded' * (outcome.seed % SHARDED_EVERY == 0)})"
+        for outcome in outcomes
+        if outcome.violations
+    )
+    assert not message, message
+    assert sum(outcome.delivered for outcome in outcomes) > 10 * SEEDS
+    # Hints came first, and late ones were dropped.
+    assert sum(outcome.hints["first"] for outcome in outcomes) > SEEDS / 2
+    assert sum(outcome.hints["late"] for outcome in outcomes) > 0
+
+
+@pytest.mark.timeout(600)
 def test_the_invariants_hold_with_topic_shards(pool: ProcessPoolExecutor) -> None:
     hold_all(pool, sharded=True)
 
@@ -125,6 +159,7 @@ def test_the_invariants_hold_with_batches(pool: ProcessPoolExecutor) -> None:
 
 def test_a_seed_repeats_itself() -> None:
     assert simulate(7) == simulate(7)
+    assert simulate(7, express=True) == simulate(7, express=True)
 
 
 @pytest.mark.timeout(600)

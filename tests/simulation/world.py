@@ -46,6 +46,9 @@ class Faults:
     hint_lost: float = 0.0
     hint_repeated: float = 0.0
     hint_late_s: float = 0.1
+    # Of messages with express hints, beyond what happens to all messages.
+    express_lost: float = 0.0
+    express_late_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -98,6 +101,8 @@ class SimulatedWorld(MemoryWorld):
         self.heads: list[Head] = []
         # When each item of `stream` was written.
         self.written_s: list[float] = []
+        # What is or was in the log: (channel, epoch, offset).
+        self.committed: set[tuple[str, str, int]] = set()
         # Calls that are refused for now; None = all of them.
         self.down: frozenset[str] | None = frozenset()
         # When a call was last refused, lost, slow or suspended:
@@ -204,6 +209,9 @@ class SimulatedWorld(MemoryWorld):
 
     def _streamed(self, item: LogItem) -> None:
         self.written_s.append(asyncio.get_running_loop().time())
+        self.committed.update(
+            (item.channel, item.epoch, offset) for offset in range(item.offset, item.last + 1)
+        )
         self._unread.append(item)
         if not self._lambda_due:
             self._lambda_due = True
@@ -237,13 +245,19 @@ class SimulatedWorld(MemoryWorld):
     def send(self, body: str, shard: int | None = None) -> None:
         """From a topic to each queue on its own: late, twice, or not at all."""
         loop, faults, random = asyncio.get_running_loop(), self.faults, self.random
+        is_express = '"express":[' in body
         for name in self.subscribers(shard):
             copies = (
                 0 if random.random() < faults.hint_lost or loop.time() < self.silent_until_s else 1
             )
             copies += random.random() < faults.hint_repeated
+            if is_express and random.random() < faults.express_lost:
+                copies = 0
             for _ in range(copies):
-                loop.call_later(random.uniform(0, faults.hint_late_s), self._arrive, name, body)
+                late_s = random.uniform(0, faults.hint_late_s)
+                if is_express:
+                    late_s += random.uniform(0, faults.express_late_s)
+                loop.call_later(late_s, self._arrive, name, body)
 
     def mail(self, name: str, body: str) -> None:
         """From a node into one queue: late, and perhaps twice. SQS loses nothing, as long as there

@@ -122,6 +122,8 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
             yield f"{table}.{name}", "needs history_size and history_ttl"
     if options.allowed_delta_types and not options.has_history:
         yield f"{table}.allowed_delta_types", "needs history_size and history_ttl"
+    if options.express and not options.has_history:
+        yield f"{table}.express", "needs history_size and history_ttl"
     if options.delta_publish and not options.allowed_delta_types:
         yield f"{table}.delta_publish", "needs allowed_delta_types"
     for name in ("batch_max_size", "batch_flush_latest"):

@@ -378,6 +378,15 @@ class AwsConfig:
         pattern=r"[A-Za-z0-9_-]{1,40}",
         shape="1 to 40 letters, digits, - or _",
     )
+    express_rate_limit: float = declare(
+        100.0,
+        "Messages of express hints a second, of all nodes together: each sends its part, by the "
+        "number of live nodes. What it does not get to in time comes by the table's stream alone. "
+        "They count against the region's quota of messages to SNS, which the stream Lambda needs: "
+        "300 a second in most regions, for all of the account.",
+        unit="messages a second",
+        within=(0.1, 30_000),
+    )
     lean_calls: bool = declare(
         True,
         "Make the calls that are made most (PutItem and Query of the log, Publish, ReceiveMessage, "

@@ -8,12 +8,19 @@ faster decoder.
                   "pubs": [{"data": …}, …]}, …],
      "signals": [{"kind": "join", "id": "…", "node": "…", "channel": "c", "body": {…}}, …]}
 
+An express hint (service/roomcast/delivery/express.py) is a record that its writer sends itself.
+Such records are in envelopes of their own, under another name, so that nobody takes them for what
+the stream brings. `node` is the writer:
+
+    {"v": 1, "node": "…", "express": [{"channel": "c", "epoch": "e", …, "pubs": [{"data": …}]}, …]}
+
 Where the stream Lambda publishes to topic shards, its envelopes also have "shards", their number,
 and, unless it is the base topic's, "shard", the one whose topic the envelope was published to.
 
 A record without `pubs` is a pointer: its publications must be read from the log. A reader that does
-not know `v` takes every record for a pointer and drops the signals. So old and new nodes can run
-side by side.
+not know `v` takes every record for a pointer, and drops the signals and the express hints. One of a
+release before express hints passes over their envelopes: it finds neither records nor signals in
+them. So old and new nodes can run side by side.
 """
 
 from __future__ import annotations
@@ -39,6 +46,7 @@ __all__ = [
     "MalformedEnvelope",
     "Signal",
     "checked_pubs",
+    "express_text",
     "pack",
     "parse",
     "record_text",
@@ -61,7 +69,7 @@ _ID_CHARS_MAX: Final = 64
 _NAME_CHARS_MAX: Final = 255
 
 _OPEN: Final = f'{{"v":{ENVELOPE_VERSION},'
-_RECORDS, _SIGNALS, _CLOSE = '"records":[', '"signals":[', "]}"
+_RECORDS, _SIGNALS, _EXPRESS, _CLOSE = '"records":[', '"signals":[', '"express":[', "]}"
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _TOO_DEEP: Final = "nested too deeply"
 # SQS refuses these two non-characters. Inside a JSON string their escapes mean the same.
@@ -95,10 +103,12 @@ class Signal:
 class Envelope:
     """One parsed message.
 
-    `broken`: records and signals that were skipped. `unwanted`: records that nobody here needs.
-    `at`: when it was published (ms); 0 = not
-    known. `shards`: the number of topic shards that its sender publishes to. `shard`: the one that
-    this was published to; None = the base topic.
+    `broken`: entries that were skipped. `unwanted`: records that nobody here needs. `at`: when it
+    was published (ms); 0 = not known. `shards`: the number of topic shards that its sender
+    publishes to. `shard`: the one that this was published to; None = the base topic.
+
+    `express`: express hints, which are no records of the stream. `late`: those of channels that
+    somebody here reads, and that had come by the stream before.
     """
 
     records: tuple[Record, ...]
@@ -108,6 +118,8 @@ class Envelope:
     unwanted: int = 0
     shards: int = 1
     shard: int | None = None
+    express: tuple[Record, ...] = ()
+    late: int = 0
 
 
 def checked_pubs(item: LogItem) -> str:
@@ -144,6 +156,14 @@ def record_text(item: LogItem, pubs: str | None) -> str:
     return head + "}" if pubs is None else f'{head},"pubs":{pubs}}}'
 
 
+def express_text(item: LogItem) -> str:
+    """One express hint of an envelope: an append of this node, whose `pubs` it encoded itself.
+
+    Raises ValueError for what SQS does not take.
+    """
+    return record_text(item, _for_sqs(item.pubs))
+
+
 def signal_text(signal: Signal) -> str:
     """One signal of an envelope.
 
@@ -163,6 +183,7 @@ def pack(
     texts: Iterable[str],
     *,
     signals: bool = False,
+    express: str = "",
     at: int = 0,
     shards: int = 1,
     shard: int | None = None,
@@ -170,8 +191,9 @@ def pack(
 ) -> Iterator[tuple[str, int]]:
     """Join record texts (or signal texts), in order, into as few envelopes as fit `bytes_max`.
 
-    `at`: when they are published, in ms since 1970 (0 = not known). `shards`, `shard`: the number
-    of topic shards, and the one that they are published to; None = the base topic.
+    `express`: the texts are express hints of this node. `at`: when they are published, in ms since
+    1970 (0 = not known). `shards`, `shard`: the number of topic shards, and the one that they are
+    published to; None = the base topic.
 
     Yields (body, number of texts in it). Raises ValueError for a single text that cannot fit: the
     caller must turn it into a pointer or refuse it before.
@@ -179,7 +201,10 @@ def pack(
     opening = _OPEN + (f'"at":{at},' if at else "")
     if shards > 1:
         opening += f'"shards":{shards},' + ("" if shard is None else f'"shard":{shard},')
-    opening += _SIGNALS if signals else _RECORDS
+    if express:
+        opening += f'"node":{_written(express)},' + _EXPRESS
+    else:
+        opening += _SIGNALS if signals else _RECORDS
     room = bytes_max - len(opening) - len(_CLOSE)
     batch: list[str] = []
     used = 0
@@ -215,7 +240,8 @@ def parse(
     Most records are of no use to most nodes. So no more is looked at than tells that: a record's
     channel must be in `readers`, or be `always`, and its reader must not have it. Without `readers`
     every record is wanted. Signals of the node `own` are left out, its greetings excepted: it has
-    delivered them already. Raises MalformedEnvelope when `body` is no envelope at all.
+    delivered them already. So are its express hints. Raises MalformedEnvelope when `body` is no
+    envelope at all.
     """
     try:
         envelope = loads(body)
@@ -241,12 +267,26 @@ def parse(
                 signals.append(_signal(entry))
         except MalformedEnvelope:
             broken += 1
+    express: list[Record] = []
+    late = 0
+    is_own = own and envelope.get("node") == own
+    for entry in _entries(envelope, "express") if known and not is_own else ():
+        try:
+            if readers is None or _is_followed(entry, readers):
+                if readers is not None and not _is_wanted(entry, readers, ""):
+                    late += 1
+                else:
+                    express.append(_record(entry, known, express=True))
+        except (MalformedPublication, MalformedEnvelope):
+            broken += 1
     at = envelope.get("at", 0)
     at = at if _is_whole(at, 0, TIME_MAX) else 0
     shards, shard = envelope.get("shards", 1), envelope.get("shard")
     shards = shards if _is_whole(shards, 1, SHARDS_MAX) else 1
     shard = shard if _is_whole(shard, 0, shards - 1) else None
-    return Envelope(tuple(records), tuple(signals), broken, at, unwanted, shards, shard)
+    return Envelope(
+        tuple(records), tuple(signals), broken, at, unwanted, shards, shard, tuple(express), late
+    )
 
 
 def _entries(envelope: dict[str, Any], name: str) -> Sequence[Any]:
@@ -266,7 +306,15 @@ def _is_wanted(entry: Any, readers: Mapping[str, Follower], always: str) -> bool
         raise MalformedEnvelope("a record without channel, epoch or offset") from error
 
 
-def _record(entry: Any, known: bool) -> Record:
+def _is_followed(entry: Any, readers: Mapping[str, Follower]) -> bool:
+    """Raises MalformedEnvelope."""
+    try:
+        return entry["channel"] in readers
+    except (TypeError, KeyError) as error:
+        raise MalformedEnvelope("an express hint without channel") from error
+
+
+def _record(entry: Any, known: bool, *, express: bool = False) -> Record:
     if not isinstance(entry, dict):
         raise MalformedEnvelope("a record is not an object")
     channel, epoch = entry.get("channel"), entry.get("epoch")
@@ -277,9 +325,10 @@ def _record(entry: Any, known: bool) -> Record:
         raise MalformedEnvelope("a record without offsets")
     if not _is_whole(ts, 0, TIME_MAX):
         raise MalformedEnvelope("a record whose time is none")
-    return Record.from_stored(
-        channel, epoch, offset, last, ts, entry.get("pubs") if known else None
-    )
+    pubs = entry.get("pubs") if known else None
+    if express and pubs is None:
+        raise MalformedEnvelope("an express hint without publications")
+    return Record.from_stored(channel, epoch, offset, last, ts, pubs, express=express)
 
 
 def _came_round(entry: Any, own: str) -> bool:

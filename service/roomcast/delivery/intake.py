@@ -96,6 +96,9 @@ class Intake:
         self._heard_of_node: defaultdict[str, Heard] = defaultdict(Heard)
         # Messages that are no envelopes.
         self.malformed = 0
+        # Express hints of channels that are open here: those that came before the stream's record,
+        # and those that came after it.
+        self.express = {"first": 0, "late": 0}
 
     def take(self, bodies: Sequence[str]) -> None:
         """Deliver the messages of one receive. Never raises for the content of a message."""
@@ -115,6 +118,11 @@ class Intake:
             for record in envelope.records:
                 if record.channel != CANARY_CHANNEL:
                     records.setdefault(record.channel, []).append(record)
+            # They are no sign of the stream, so no ears are told of them.
+            for record in envelope.express:
+                records.setdefault(record.channel, []).append(record)
+            self.express["first"] += len(envelope.express)
+            self.express["late"] += envelope.late
             signals.extend(envelope.signals)
         for name, some in records.items():
             if (channel := self._channels.get(name)) is not None:

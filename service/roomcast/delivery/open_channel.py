@@ -239,7 +239,8 @@ class OpenChannel:
                 self._waiting.append(record)
                 self._waiting_bytes += size
                 return
-        self._waiting_dropped = True
+        # An express hint that was dropped comes again by the stream.
+        self._waiting_dropped |= not record.express
 
     def _passed(self, passed: Iterable[Next]) -> list[Sent]:
         """Encode the publications that passed the resequencer, and keep them in the ring."""

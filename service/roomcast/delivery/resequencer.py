@@ -21,6 +21,13 @@ learns that it cannot be recovered. The same holds for records. A record of x sa
 what comes next in y. So the resequencer drops it, and asks for a read of the log to decide which of
 the two is the channel's epoch.
 
+Express hints (express.py) are records that their writer sent itself, ahead of the stream. They may
+pass, and may be held, as any record. But they say nothing of what is missing: they are lost more
+often, and overtake each other and the stream. A hole before one of them is filled by the stream a
+moment later. So a hint never leads to a read of the log. The stream's records do, as if there were
+no hints. What was held for long because of a hint alone is dropped: it may have been made up, and
+no read would show that.
+
 Pure: monotonic seconds come in; publications and requests for reads go out.
 """
 
@@ -34,12 +41,21 @@ from typing import Final
 from roomcast.wire.encoding import Unencodable, sent_of
 from roomcast.wire.publication import Publication, Record, StreamPosition
 
-__all__ = ["HELD_BYTES_MAX", "HELD_PUBLICATIONS_MAX", "Next", "Resequencer", "weight"]
+__all__ = [
+    "EXPRESS_HELD_S",
+    "HELD_BYTES_MAX",
+    "HELD_PUBLICATIONS_MAX",
+    "Next",
+    "Resequencer",
+    "weight",
+]
 
 # Publications of one channel that are held ahead of a hole. Beyond either bound they are dropped,
 # and read from the log later.
 HELD_PUBLICATIONS_MAX: Final = 1000
 HELD_BYTES_MAX: Final = 1024 * 1024
+# How long an express hint is held, in s. The stream brings what is before it much sooner, or never.
+EXPRESS_HELD_S: Final = 5.0
 # Epochs that are known not to be the channel's. Their records are late ones of an earlier epoch, or
 # come from another table.
 _REFUTED_MAX: Final = 8
@@ -75,6 +91,7 @@ class Resequencer:
     """
 
     __slots__ = (
+        "_express",
         "_gap_wait_s",
         "_held",
         "_held_bytes",
@@ -98,6 +115,8 @@ class Resequencer:
         self._held: dict[int, tuple[Record, int]] = {}
         self._held_publications = 0
         self._held_bytes = 0
+        # Until when express hints are held, with their first offsets, in this order.
+        self._express: deque[tuple[float, int]] = deque()
         # The greatest offset that is known to be in the log.
         self._known = position.offset
         self._refuted: deque[str] = deque(maxlen=_REFUTED_MAX)
@@ -117,11 +136,14 @@ class Resequencer:
         Returns the publications that may go to subscribers now, in order.
         """
         if record.epoch != self.epoch:
-            if not self.has_refuted(record.epoch):
+            if not record.express and not self.has_refuted(record.epoch):
                 self.doubted = record.epoch
             return []
+        self._drop_old_express(now_s)
         if record.last <= self.top:
             return []
+        if record.express:
+            return self._offer_express(record, now_s)
         self._known = max(self._known, record.last)
         passed: list[Next] = []
         if record.publications is None:
@@ -132,6 +154,16 @@ class Resequencer:
         else:
             self._hold(record)
         self._await_hole(now_s)
+        return passed
+
+    def _offer_express(self, record: Record, now_s: float) -> list[Next]:
+        if record.offset > self.top + 1:
+            self._hold(record, now_s + EXPRESS_HELD_S)
+            return []
+        passed = [self._pass(record)]
+        self._pass_held(passed)
+        if self.top >= self._known:
+            self.read_at = None
         return passed
 
     def exists(self, top: int, now_s: float) -> None:
@@ -145,6 +177,7 @@ class Resequencer:
         """Records claimed what is not in the log: forget all that is known beyond `top`."""
         self._known, self.read_at = self.top, None
         self._held.clear()
+        self._express.clear()
         self._held_publications = self._held_bytes = 0
 
     def refute(self, epoch: str) -> None:
@@ -189,6 +222,7 @@ class Resequencer:
         publications = record.publications[self.top + 1 - record.offset :]
         assert publications[0].offset == self.top + 1, "I3: offsets are those of the key"
         self.top = record.last
+        self._known = max(self._known, self.top)
         return Next(publications, record.ts)
 
     def _pass_held(self, passed: list[Next]) -> None:
@@ -196,24 +230,45 @@ class Resequencer:
             first = min(self._held)
             if first > self.top + 1:
                 return
-            record, size = self._held.pop(first)
-            self._held_publications -= record.last - record.offset + 1
-            self._held_bytes -= size
+            record = self._take_held(first)
             if record.last > self.top:
                 passed.append(self._pass(record))
 
-    def _hold(self, record: Record) -> None:
-        """Keep `record` if there is room.
+    def _take_held(self, first: int) -> Record:
+        record, size = self._held.pop(first)
+        self._held_publications -= record.last - record.offset + 1
+        self._held_bytes -= size
+        return record
 
-        Otherwise the record is dropped. It is known to exist, so it becomes a part of the hole.
+    def _drop_old_express(self, now_s: float) -> None:
+        while self._express and self._express[0][0] <= now_s:
+            _, first = self._express.popleft()
+            if first in self._held and self._held[first][0].express:
+                self._take_held(first)
+
+    def _hold(self, record: Record, until_s: float | None = None) -> None:
+        """Keep `record` if there is room. `until_s`: until when; None = it is no express hint.
+
+        Otherwise the record is dropped. What the stream brought is known to exist, so it becomes a
+        part of the hole.
         """
+        held = self._held.get(record.offset)
+        if held is not None:
+            if record.express or not held[0].express:
+                return
+            # What the stream brings counts.
+            self._take_held(record.offset)
         count = record.last - record.offset + 1
-        if record.offset in self._held or self._held_publications + count > HELD_PUBLICATIONS_MAX:
+        if self._held_publications + count > HELD_PUBLICATIONS_MAX:
+            return
+        if until_s is not None and len(self._express) >= HELD_PUBLICATIONS_MAX:
             return
         size = weight(record)
         if self._held_bytes + size > HELD_BYTES_MAX:
             return
         self._held[record.offset] = (record, size)
+        if until_s is not None:
+            self._express.append((until_s, record.offset))
         self._held_publications += count
         self._held_bytes += size
 

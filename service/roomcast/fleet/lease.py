@@ -269,6 +269,14 @@ class LeaseKeeper:
         beats = [each.heartbeat_at for each in await self._leases.all() if each.node not in own]
         return min(now, max((beat for beat in beats if beat <= now + self.ttl_ms), default=0))
 
+    async def live_nodes(self) -> int:
+        """The number of nodes that live, this one among them. Raises PortError."""
+        now, own = self._clock.now_ms(), {self._lease.node, *self._unsure}
+        return 1 + sum(
+            each.node not in own and standing(each, now) == "live"
+            for each in await self._leases.all()
+        )
+
     async def others_here(self) -> bool:
         """Whether another node on this machine lives. Raises PortError."""
         now, own = self._clock.now_ms(), self._lease

@@ -121,6 +121,7 @@ class Appender:
     """The lanes of all channels on this node.
 
     `offer` gets each committed item at once, so that local subscribers need not wait for the queue.
+    `appended` gets those of them that this node wrote. Both only take note.
 
     `random` gives fractions of 1.
     """
@@ -133,10 +134,12 @@ class Appender:
         *,
         generation: str,
         random: Callable[[], float],
+        appended: Callable[[LogItem], None] = lambda _item: None,
     ) -> None:
         self._log = log
         self._clock = clock
         self._offer = offer
+        self._note_appended = appended
         self._generation = generation
         self._random = random
         self._round_trip = RoundTrip()
@@ -296,15 +299,16 @@ class Appender:
             now_s = self._clock.monotonic_s()
             if isinstance(outcome, Appended):
                 lane.learn(self._tail_of(outcome.item), now_s)
-                self._offer_safely(channel, outcome.item)
+                self._tell_safely(self._offer, outcome.item)
+                self._tell_safely(self._note_appended, outcome.item)
                 append.writers = lane.contention.won(sent_s, now_s, self._random())
                 return outcome.item
             if isinstance(outcome, KeysTaken):
                 self._repeated(lane, append, outcome)
                 if outcome.holder is not None:
-                    self._beaten(channel, lane, append, outcome.holder)
+                    self._beaten(lane, append, outcome.holder)
             elif isinstance(outcome, Lost):
-                self._beaten(channel, lane, append, outcome.holder)
+                self._beaten(lane, append, outcome.holder)
                 append.postponed, append.why = 0, None
                 await self._pause(append, lane.contention.lose(sent_s, now_s, self._random()))
             else:
@@ -371,7 +375,7 @@ class Appender:
             items = await self._log.follow(channel, known)
             if items is not None:
                 for item in items:
-                    self._met(channel, lane, item)
+                    self._met(lane, item)
                 if lane.tail is not None:
                     return lane.tail
         resolved = await self._log.resolve(channel)
@@ -381,16 +385,16 @@ class Appender:
         lane.learn(resolved.tail, now_s)
         return resolved.tail
 
-    def _beaten(self, channel: str, lane: Lane, append: _Append, holder: LogItem | None) -> None:
+    def _beaten(self, lane: Lane, append: _Append, holder: LogItem | None) -> None:
         """The append lost a race to `holder`; None = the winner and its item are not known."""
         append.losses += 1
         self.counters.races += 1
         if holder is not None:
-            self._met(channel, lane, holder)
+            self._met(lane, holder)
         else:
             lane.tail = None
 
-    def _met(self, channel: str, lane: Lane, item: LogItem) -> None:
+    def _met(self, lane: Lane, item: LogItem) -> None:
         """Take `item`, which follows the known tail.
 
         It gives the new tail, and local subscribers get its record.
@@ -398,7 +402,7 @@ class Appender:
         now_s = self._clock.monotonic_s()
         lane.learn(self._tail_of(item), now_s)
         self._saw(lane, item, now_s)
-        self._offer_safely(channel, item)
+        self._tell_safely(self._offer, item)
 
     def _saw(self, lane: Lane, item: LogItem, now_s: float) -> None:
         if item.node != self._log.node:
@@ -429,16 +433,16 @@ class Appender:
             )
             self._fail(lane, overdue, why)
 
-    def _offer_safely(self, channel: str, item: LogItem) -> None:
-        """Offer an item that is in the log to the dispatcher.
+    def _tell_safely(self, who: Callable[[LogItem], None], item: LogItem) -> None:
+        """Give an item that is in the log to the dispatcher, or to the express hints.
 
         What waits is only kept as text, so it is decoded there. An error must not leave a publisher
         without an answer.
         """
         try:
-            self._offer(item)
+            who(item)
         except Exception:  # noqa: BLE001  # a fault of ours; the stream brings the record once more
-            _log.exception("offer_broken", channel=channel)
+            _log.exception("offer_broken", channel=item.channel)
 
     # ---- answers
 

@@ -29,6 +29,7 @@ from roomcast.delivery.broadcaster import Broadcaster
 from roomcast.delivery.canary import Canary, CanaryEars, OtherEars
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
+from roomcast.delivery.express import Express
 from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
@@ -129,6 +130,7 @@ class Core:
     dispatcher: Dispatcher
     catch_up: CatchUp
     appender: Appender
+    express: Express
     broadcaster: Broadcaster
     intake: Intake
     bus: SignalBus
@@ -152,6 +154,7 @@ class Assembly:
     log: ChannelLog
     appender: Appender
     dispatcher: Dispatcher
+    express: Express
     broadcaster: Broadcaster
     intake: Intake
     listener: Listener
@@ -207,7 +210,23 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         shards=shards,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
-    appender = Appender(log, clock, dispatcher.offer, generation=generation, random=random)
+    express = Express(
+        ports.topic,
+        clock,
+        random,
+        rules,
+        node=node_id,
+        shards=config.aws.topic_shards,
+        per_s=config.aws.express_rate_limit,
+    )
+    appender = Appender(
+        log,
+        clock,
+        dispatcher.offer,
+        generation=generation,
+        random=random,
+        appended=express.offer,
+    )
     # ---- signals
     broadcaster = Broadcaster(ports.topic, clock)
     listeners = SignalListeners()
@@ -260,6 +279,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         dispatcher,
         catch_up,
         appender,
+        express,
         broadcaster,
         intake,
         bus,
@@ -355,6 +375,7 @@ def assemble(
         core.log,
         core.appender,
         core.dispatcher,
+        core.express,
         core.broadcaster,
         core.intake,
         listener,

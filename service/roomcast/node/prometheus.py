@@ -318,6 +318,22 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda s: s.assembly.node.emulation.counters.for_others,
     ),
     _counts(
+        "express_hints", "outcome", "Express hints to the other nodes.",
+        lambda s: s.assembly.express.counters.hints,
+    ),
+    _counts(
+        "express_messages", "outcome", "Messages that held them.",
+        lambda s: s.assembly.express.counters.messages,
+    ),
+    _counts(
+        "express_heard", "outcome", "Express hints of channels that are open here.",
+        lambda s: s.assembly.intake.express,
+    ),
+    _gauge(
+        "express_rate", "Messages of express hints that the node may send a second.",
+        lambda s: s.assembly.express.per_s,
+    ),
+    _counts(
         "queue_receives", "outcome", "Receives of the queue.",
         lambda s: s.assembly.poller.counters.receives,
     ),

@@ -22,6 +22,7 @@ __all__ = [
     "ClientCounters",
     "DeliveryCounters",
     "EmulationCounters",
+    "ExpressCounters",
     "FanoutCounters",
     "Histogram",
     "HookCounters",
@@ -397,6 +398,20 @@ class MailboxCounters:
     )
     messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
     seconds: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(slots=True)
+class ExpressCounters:
+    """Express hints to other nodes.
+
+    `hints`: by outcome; `shed` = there was no room, no share of the rate in time, or a pause.
+    `messages`: those that held them.
+    """
+
+    hints: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("sent", "not_sent", "shed", "too_large"), 0)
+    )
+    messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
 
 
 @dataclass(slots=True)

@@ -310,6 +310,8 @@ class NodeProcess:
         await parts.lease.enter("live")
         await self._beside(assembly.canary.run())
         await self._beside(assembly.shard_keeper.run())
+        if assembly.express.is_on:
+            await self._beside(assembly.express.run(parts.lease))
 
     @asynccontextmanager
     async def _served(self, parts: _Parts, listening: socket.socket) -> AsyncIterator[Door]:

@@ -86,6 +86,7 @@ class ChannelOptions:
     allow_channel_compaction: bool = False
     allowed_delta_types: tuple[str, ...] = ()
     delta_publish: bool = False
+    express: bool = False
     batch_max_size: int = 0
     batch_max_delay_ms: int = 0
     batch_flush_latest: bool = False
@@ -164,6 +165,16 @@ class ChannelRules:
         """Whether clients of `channel` get join and leave pushes."""
         options = self.options(channel)
         return options is not None and options.join_leave
+
+    def is_express(self, channel: str) -> bool:
+        """Whether appends to `channel` go out as express hints as well."""
+        options = self.options(channel)
+        return options is not None and options.express
+
+    @property
+    def has_express(self) -> bool:
+        """Whether any channel's do."""
+        return any(each.express for each in (self.without_namespace, *self.namespaces.values()))
 
 
 def listed_users(channel: str) -> frozenset[str] | None:

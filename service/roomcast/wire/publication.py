@@ -165,6 +165,9 @@ class Record:
 
     `ts`: the time of its append, in ms since 1970 (0 = unknown). `publications` holds one entry per
     offset, ascending. None = a pointer: the publications must be read from the log.
+
+    `express`: it came as an express hint (service/roomcast/delivery/express.py), so it tells of
+    itself and of nothing else.
     """
 
     channel: str
@@ -173,23 +176,32 @@ class Record:
     last: int
     ts: int
     publications: tuple[Publication, ...] | None
+    express: bool = False
 
     @classmethod
     def from_stored(
-        cls, channel: str, epoch: str, offset: int, last: int, ts: int, pubs: Json
+        cls,
+        channel: str,
+        epoch: str,
+        offset: int,
+        last: int,
+        ts: int,
+        pubs: Json,
+        *,
+        express: bool = False,
     ) -> Record:
         """`pubs`: the stored forms of its publications; None = a pointer.
 
         Raises MalformedPublication unless there is one an offset.
         """
         if pubs is None:
-            return cls(channel, epoch, offset, last, ts, None)
+            return cls(channel, epoch, offset, last, ts, None, express)
         if not isinstance(pubs, list) or len(pubs) != last - offset + 1:
             raise MalformedPublication("not one publication an offset")
         publications = tuple(
             Publication.from_stored(stored, offset + index) for index, stored in enumerate(pubs)
         )
-        return cls(channel, epoch, offset, last, ts, publications)
+        return cls(channel, epoch, offset, last, ts, publications, express)
 
     def __post_init__(self) -> None:
         assert 1 <= self.offset <= self.last, "I1: a record covers at least one offset, from 1"

@@ -57,6 +57,10 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             "force_recovery needs history_size and history_ttl",
         ),
         (
+            "[channel.without_namespace]\nexpress = true",
+            "line 2: channel.without_namespace.express needs history_size and history_ttl",
+        ),
+        (
             "[channel.without_namespace]\nforce_positioning = true",
             "force_positioning needs history_size and history_ttl",
         ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -649,6 +650,47 @@ def test_a_signal_that_is_not_json_everywhere_is_refused(body: Any) -> None:
 def test_a_signals_own_texts_are_json_too() -> None:
     with pytest.raises(ValueError, match="surrogates"):
         signal_text(Signal("pub", "1", "n", "\ud800", None))
+
+
+# ---- express hints
+
+
+@DECODERS
+@given(packed=st.lists(records(), max_size=6), bytes_max=st.sampled_from([2000, 4000]))
+def test_express_hints_there_and_back(loads: Loads, packed: list[Record], bytes_max: int) -> None:
+    sent = [each for each in packed if each.publications is not None]
+    texts = [text_of(each) for each in sent]
+    if any(len(text.encode()) > bytes_max - 100 for text in texts):
+        return
+    bodies = [body for body, _ in pack(texts, express="n", bytes_max=bytes_max)]
+    assert all(len(body.encode()) <= bytes_max and is_fit_for_sqs(body) for body in bodies)
+    found = [parse(body, loads) for body in bodies]
+    assert [each for one in found for each in one.express] == [
+        replace(each, express=True) for each in sent
+    ]
+    # Nobody takes them for what the stream brings.
+    assert not any(one.records or one.signals or one.unwanted or one.broken for one in found)
+    # Their writer has them.
+    assert not any(parse(body, loads, own="n").express for body in bodies)
+
+
+def test_express_hints_of_another_version_are_passed_over() -> None:
+    [(body, _)] = pack([text_of(Record("c", "e", 1, 1, 0, (Publication("x", 1),)))], express="n")
+    assert parse(body).express
+    assert parse(body.replace('"v":1', '"v":2')) == Envelope((), (), 0)
+
+
+@DECODERS
+@given(entry=ANYTHING | st.lists(ANYTHING))
+def test_what_is_no_express_hint_is_passed_over(loads: Loads, entry: Any) -> None:
+    try:
+        body = json.dumps({"v": 1, "node": "n", "express": [entry]})
+        loads(body)
+    except (TypeError, ValueError, RecursionError):
+        return
+    followed: dict[str, Any] = {}
+    assert parse(body, loads).express == ()
+    assert parse(body, loads, followed).express == ()
 
 
 # ---- topic shards

@@ -4,7 +4,7 @@ whatever arrives in whatever order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from roomcast.delivery import resequencer as resequencer_module
 from roomcast.delivery.resequencer import (
+    EXPRESS_HELD_S,
     HELD_BYTES_MAX,
     HELD_PUBLICATIONS_MAX,
     Next,
@@ -297,6 +298,87 @@ def test_refuted_epochs_are_bounded() -> None:
     assert order.doubted == "0"
 
 
+# ---- express hints
+
+
+def hint(offset: int, last: int | None = None, *, epoch: str = "e", data: str = "") -> Record:
+    made = record(offset, last, epoch=epoch)
+    if data:
+        made = replace(made, publications=(Publication(data, offset),))
+    return replace(made, express=True)
+
+
+def test_a_hint_that_comes_next_passes_and_its_record_is_a_repeat() -> None:
+    order = begin(4)
+    assert offsets(order.offer(hint(5, 6), 0.0)) == [5, 6]
+    assert (order.top, order.known, order.read_at) == (6, 6, None)
+    assert order.offer(record(5, 6), 0.0) == []
+    assert offsets(order.offer(hint(6, 7), 0.0)) == [7]
+
+
+def test_a_hint_shows_no_hole_and_fills_one() -> None:
+    order = begin()
+    assert order.offer(hint(3), 10.0) == []
+    assert (order.read_at, order.known) == (None, 0)
+    # The stream does.
+    assert order.offer(record(2), 10.1) == []
+    assert (order.read_at, order.known) == (10.1 + GAP_WAIT_S, 2)
+    assert offsets(order.offer(hint(1), 10.2)) == [1, 2, 3]
+    assert (order.read_at, order.known) == (None, 3)
+
+
+def test_a_hint_that_fills_a_part_of_a_hole_leaves_its_time() -> None:
+    order = begin()
+    order.offer(record(3), 10.0)
+    assert offsets(order.offer(hint(1), 10.1)) == [1]
+    assert order.read_at == 10.0 + GAP_WAIT_S
+
+
+def test_a_hint_of_another_epoch_raises_no_doubt() -> None:
+    order = begin()
+    assert order.offer(hint(1, epoch="x"), 0.0) == []
+    assert (order.doubted, order.top) == (None, 0)
+
+
+def test_a_hint_is_not_held_for_long() -> None:
+    order = begin()
+    order.offer(hint(2, data="forged"), 0.0)
+    order.offer(hint(4), 1.0)
+    (passed,) = order.offer(record(1), EXPRESS_HELD_S)
+    assert [each.offset for each in passed.publications] == [1]
+    assert offsets(order.offer(record(2, 3), EXPRESS_HELD_S)) == [2, 3, 4], "4 came later"
+    assert order._held_publications == order._held_bytes == 0
+
+
+def test_what_the_stream_brings_takes_the_place_of_a_hint() -> None:
+    order = begin()
+    order.offer(hint(2, data="forged"), 0.0)
+    order.offer(record(2), 0.1)
+    order.offer(hint(2, data="forged"), 0.2)
+    passed = order.offer(record(1), EXPRESS_HELD_S + 1)
+    assert [each.data for some in passed for each in some.publications] == [1, 2]
+    assert order._held_publications == order._held_bytes == 0
+
+
+def test_hints_ahead_are_bounded() -> None:
+    order = begin()
+    for offset in range(2, 3 * HELD_PUBLICATIONS_MAX):
+        order.offer(hint(offset), 0.0)
+        order.offer(hint(offset), 0.0)
+    assert len(order._held) == len(order._express) == HELD_PUBLICATIONS_MAX
+    # They take no place from others for ever.
+    order.offer(record(3 * HELD_PUBLICATIONS_MAX), EXPRESS_HELD_S)
+    assert list(order._held) == [3 * HELD_PUBLICATIONS_MAX]
+    assert not order._express
+
+
+def test_what_is_disclaimed_is_disclaimed_of_hints_too() -> None:
+    order = begin()
+    order.offer(hint(3), 0.0)
+    order.disclaim()
+    assert (order._held, list(order._express)) == ({}, [])
+
+
 # ---- all together: any log, any order of arrival, with a shell that reads the
 # log when it is asked to
 
@@ -322,6 +404,12 @@ class Shell:
         if pointer:
             offered = record(offered.offset, offered.last, pointer=True)
         self._take(self.order.offer(offered, self.now_s))
+        self.check()
+
+    def hint(self, index: int) -> None:
+        before = self.order.read_at
+        self._take(self.order.offer(replace(self.log[index], express=True), self.now_s))
+        assert self.order.read_at in (None, before), "a hint never leads to a read"
         self.check()
 
     def attend(self) -> None:
@@ -400,7 +488,9 @@ class Shell:
 SIZES = st.lists(st.sampled_from([1, 1, 1, 2, 3, 400]), min_size=1, max_size=12)
 ARRIVALS = st.lists(
     st.tuples(
-        st.sampled_from(["offer", "offer", "offer", "pointer", "attend", "finish", "exists"]),
+        st.sampled_from(
+            ["offer", "offer", "offer", "hint", "hint", "pointer", "attend", "finish", "exists"]
+        ),
         st.integers(0, 100),
         st.sampled_from([0.0, 0.01, 0.3, GAP_WAIT_S]),
     ),
@@ -424,6 +514,8 @@ def arrive(shell: Shell, arrivals: list[tuple[str, int, float]]) -> None:
         match kind:
             case "offer" | "pointer":
                 shell.offer(index, kind == "pointer")
+            case "hint":
+                shell.hint(index)
             case "attend":
                 shell.attend()
             case "finish":

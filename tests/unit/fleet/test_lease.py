@@ -412,6 +412,22 @@ async def test_it_knows_whether_another_node_of_its_machine_lives(world: World) 
     assert await keeper.others_here(), "asked at the end, when its own is gone"
 
 
+async def test_the_nodes_that_live_are_counted(world: World) -> None:
+    keeper = world.keeper
+    assert await keeper.live_nodes() == 1, "also before its lease is written"
+    await keeper.hold("queue")
+    assert await keeper.live_nodes() == 1
+    leases, now = world.fleet.world.leases, world.fleet.clock.now_ms()
+    other = replace(leases["a"], node="b")
+    for lease, count in (
+        (other, 2),
+        (replace(other, expires_at=now), 1),
+        (replace(other, reaped=1), 1),
+    ):
+        leases["b"] = lease
+        assert await keeper.live_nodes() == count
+
+
 @pytest.mark.parametrize("random, wait", [(0.0, 1.0), (1.0, 0.8), (0.5, 0.9)])
 async def test_heartbeats_drift_apart(
     world: World, monkeypatch: pytest.MonkeyPatch, random: float, wait: float

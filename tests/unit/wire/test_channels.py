@@ -142,3 +142,16 @@ def test_a_personal_channel_is_for_one_user_or_there_is_none(
     assert personal_channel(user, namespace) == channel
     if channel is not None:
         assert listed_users(channel) == frozenset([user])
+
+
+def test_a_channel_is_express_by_its_namespace() -> None:
+    rules = ChannelRules(namespaces={"fast": ChannelOptions(express=True)})
+    assert [rules.is_express(name) for name in ("fast:a", "$fast:a", "a", "other:a")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert rules.has_express
+    assert not ChannelRules().has_express
+    assert ChannelRules(ChannelOptions(express=True)).has_express
