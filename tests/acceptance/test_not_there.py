@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import cent
 import centrifuge
@@ -75,7 +76,7 @@ def test_what_the_sdk_for_python_does_not_have(sdk: str) -> None:
 
 
 def test_what_of_cent_is_not_there(back_end: cent.Client) -> None:
-    requests = [
+    requests: list[tuple[Callable[[Any], Any], Any]] = [
         (back_end.connections, cent.ConnectionsRequest(user="ann", expression="true")),
         (back_end.update_user_status, cent.UpdateUserStatusRequest(users=["ann"])),
         (back_end.get_user_status, cent.GetUserStatusRequest(users=["ann"])),
@@ -95,4 +96,4 @@ def test_what_of_cent_is_not_there(back_end: cent.Client) -> None:
     for method, request in requests:
         with pytest.raises(cent.CentTransportError) as refused:
             method(request)
-        assert refused.value.status_code == 404, method.__name__
+        assert refused.value.status_code == 404, request

@@ -193,8 +193,8 @@ async def test_what_a_back_end_does_to_it(
     refreshed = await order(back_end.refresh, cent.RefreshRequest(user=user, expire_at=until))
     assert refreshed is not None
     assert refreshed["refresh"]["expires"]
-    asked = cent.UnsubscribeRequest(user=user, session=connect["session"], channel=channel)
-    left = await order(back_end.unsubscribe, asked)
+    leaving = cent.UnsubscribeRequest(user=user, session=connect["session"], channel=channel)
+    left = await order(back_end.unsubscribe, leaving)
     assert left is not None
     assert (left["channel"], left["unsubscribe"]["code"]) == (channel, 2000)
     ended = await order(back_end.refresh, cent.RefreshRequest(user=user, expired=True))
@@ -361,8 +361,8 @@ async def test_asked_for_protobuf_it_is_json(dev: Dev, token: Token, over: str) 
                 assert (await answer.content.readline()).strip() == b""
                 line = (await answer.content.readline()).decode().removeprefix("data: ")
         else:
-            options = {"data": said, "params": formats, "headers": binary}
-            async with session.post(address, **options) as answer:
+            posting = session.post(address, data=said, params=formats, headers=binary)
+            async with posting as answer:
                 assert answer.content_type == "application/json"
                 line = (await answer.content.readline()).decode()
     assert json.loads(line)["connect"]["client"]
