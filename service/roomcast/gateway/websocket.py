@@ -95,10 +95,6 @@ class _Packing:
                 _BARE_JSON, framer=_each_push(push), may_be_packed=True
             )
 
-    def agree(self, request: web.Request) -> Agreed | None:
-        """What the handshake `request` agrees on; None = on nothing."""
-        return agree(request.headers.getall("Sec-WebSocket-Extensions", ()))
-
     def encoding(self, plain: Encoding, agreed: Agreed) -> Encoding:
         """As `plain`, compressed."""
         return self._encodings[plain.subprotocol, agreed.is_narrow]
@@ -181,7 +177,7 @@ class WebSocketGateway:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers a client's handshake. From then on, ClientFrames serves it."""
         self._admission.check(request)
-        agreed = None if self._packing is None else self._packing.agree(request)
+        agreed = self._agreed(request)
         subprotocol, answer = _accepted(request, _HANDSHAKE, agreed)
         await self._admission.turn()
         # Without another turn from here to `node.open`: it would be counted in neither place.
@@ -190,8 +186,7 @@ class WebSocketGateway:
             transport.write(answer)
             encoding = _encoding(subprotocol, request)
             is_binary = encoding is _PROTOBUF
-            if self._packing is not None and agreed is not None:
-                encoding = self._packing.encoding(encoding, agreed)
+            encoding = self._packed(encoding, agreed)
             writer = self._make_writer(
                 transport, self._queue_bytes_max, encoding.framer, is_binary=is_binary
             )
@@ -201,16 +196,14 @@ class WebSocketGateway:
     async def handle_unidirectional(self, request: web.Request) -> web.StreamResponse:
         """As `handle`, for a client that says no more than how it connects."""
         self._admission.check(request)
-        agreed = None if self._packing is None else self._packing.agree(request)
+        agreed = self._agreed(request)
         _, answer = _accepted(request, _BARE_HANDSHAKE, agreed)
         await self._admission.turn()
         # As above.
         transport = request.transport
         if transport is not None:
             transport.write(answer)
-            encoding = _BARE_JSON
-            if self._packing is not None and agreed is not None:
-                encoding = self._packing.encoding(encoding, agreed)
+            encoding = self._packed(_BARE_JSON, agreed)
             writer = self._make_writer(
                 transport,
                 self._queue_bytes_max,
@@ -225,6 +218,18 @@ class WebSocketGateway:
             if asked := request.query.get(CONNECT_PARAMETER):
                 client.take_first(asked)
         return ANSWERED
+
+    def _agreed(self, request: web.Request) -> Agreed | None:
+        """What a handshake agrees on about compression; None = there is none."""
+        if self._packing is None:
+            return None
+        return agree(request.headers.getall("Sec-WebSocket-Extensions", ()))
+
+    def _packed(self, plain: Encoding, agreed: Agreed | None) -> Encoding:
+        """As `plain`, compressed where that was agreed on."""
+        if self._packing is None or agreed is None:
+            return plain
+        return self._packing.encoding(plain, agreed)
 
     def _hand_over(
         self,
