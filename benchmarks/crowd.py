@@ -15,12 +15,14 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
-from benchmarks.rig import CHANNEL, MARK, PATH, carry_out_lines, masked, widen
+from benchmarks.rig import BINARY, CHANNEL, MARK, PATH, carry_out_lines, masked, widen
+from roomcast.wire.protobuf_schema import message_class
 
-__all__ = ["DIALECTS"]
+__all__ = ["DIALECTS", "STREAMS"]
 
 # Linux: from asm-generic/socket.h.
 _SO_TIMESTAMPNS: Final = 35
@@ -41,13 +43,77 @@ def _upgrade(path: str) -> bytes:
     ).encode()
 
 
-_COMMANDS: Final = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}})
+def _commands(channel: str) -> bytes:
+    commands = ({"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": channel}})
+    return "\n".join(map(json.dumps, commands)).encode()
+
+
+def _protobuf_commands(channel: str) -> bytes:
+    command = message_class("Command")
+    connect, subscribe = command(id=1), command(id=2)
+    connect.connect.SetInParent()
+    subscribe.subscribe.channel = channel
+    messages = (connect.SerializeToString(), subscribe.SerializeToString())
+    # Each is shorter than 128 bytes, and so its length is one byte.
+    return b"".join(bytes([len(message)]) + message for message in messages)
+
+
+def _posted(path: str, body: bytes, kind: str) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def _asked(path: str, commands: bytes) -> bytes:
+    query = urlencode({"cf_connect": commands})
+    return f"GET {path}?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+
 # How a client gets in: what it sends, and what it waits for then, step by step.
-DIALECTS: Final[Mapping[str, Sequence[tuple[bytes, bytes]]]] = {
-    "roomcast": (
+Steps = Sequence[tuple[bytes, bytes]]
+# In a reply to `connect` in Protobuf: the server's name.
+_WELCOME: Final = b"roomcast "
+
+
+def _websocket_protobuf(channel: str) -> Steps:
+    return (
+        (_upgrade(f"{PATH}?format=protobuf"), b"\r\n\r\n"),
+        (masked(_protobuf_commands(channel), BINARY), _WELCOME),
+    )
+
+
+def _http_stream(channel: str) -> Steps:
+    body = _commands(channel)
+    return ((_posted("/connection/http_stream", body, "application/json"), b'"subscribe"'),)
+
+
+def _http_stream_protobuf(channel: str) -> Steps:
+    body = _protobuf_commands(channel)
+    return ((_posted("/connection/http_stream", body, "application/octet-stream"), _WELCOME),)
+
+
+def _sse(channel: str) -> Steps:
+    return ((_asked("/connection/sse", _commands(channel)), b'"subscribe"'),)
+
+
+def _websocket(channel: str) -> Steps:
+    return (
         (_upgrade(PATH), b"\r\n\r\n"),
-        (masked("\n".join(map(json.dumps, _COMMANDS)).encode()), b'"subscribe"'),
-    ),
+        (masked(_commands(channel)), b'"subscribe"'),
+    )
+
+
+# The transports of roomcast beside its WebSockets in JSON, by channel.
+STREAMS: Final[Mapping[str, Callable[[str], Steps]]] = {
+    "websocket-json": _websocket,
+    "websocket-protobuf": _websocket_protobuf,
+    "http-stream-json": _http_stream,
+    "http-stream-protobuf": _http_stream_protobuf,
+    "sse-json": _sse,
+}
+DIALECTS: Final[Mapping[str, Steps]] = {
+    "roomcast": _websocket(CHANNEL),
     "websocket": ((_upgrade("/"), b"\r\n\r\n"),),
     "socket.io": (
         (_upgrade("/socket.io/?EIO=4&transport=websocket"), b'0{"sid"'),
@@ -59,11 +125,11 @@ DIALECTS: Final[Mapping[str, Sequence[tuple[bytes, bytes]]]] = {
 
 
 class Crowd:
-    """Clients of one channel. `dialect`: a key of DIALECTS."""
+    """Clients of one channel. `dialect`: a key of DIALECTS, or of STREAMS for one of `channel`."""
 
-    def __init__(self, port: int, dialect: str) -> None:
+    def __init__(self, port: int, dialect: str, channel: str = CHANNEL) -> None:
         self._address = ("127.0.0.1", port)
-        self._steps = DIALECTS[dialect]
+        self._steps = STREAMS[dialect](channel) if dialect in STREAMS else DIALECTS[dialect]
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         # The end of each client's input, because a mark may be split.
@@ -168,10 +234,10 @@ class Crowd:
         return connected
 
 
-def main(port: int, core: int, dialect: str = "roomcast") -> None:
+def main(port: int, core: int, dialect: str = "roomcast", channel: str = CHANNEL) -> None:
     """Carries out the lines of standard input until they end."""
     widen(core)
-    carry_out_lines(Crowd(port, dialect))
+    carry_out_lines(Crowd(port, dialect, channel))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from roomcast.config import ClientConfig, Config
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.door import Door
 from roomcast.gateway.keys import HEALTH, NODE
+from roomcast.gateway.streams import StreamGateway
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import Writer, text_frame
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
@@ -54,6 +55,7 @@ WAYS: Final = ("floor", "roomcast", "roomcast x10", "send_str")
 TOGETHER: Final = 10
 # It is looked at, and nobody waits for it.
 _COMMANDS_PER_S: Final = 1_000_000.0
+_MESSAGE_BYTES_MAX: Final = 65_536
 
 
 class _NoLease:
@@ -142,9 +144,15 @@ class Bench:
         await self._ways[way](count, pad)
         return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
 
-    async def _roomcast(self, count: int, pad: str) -> None:
+    async def publish(self, channel: str, count: int, pad: str) -> dict[str, Any]:
+        """As `broadcast`, in `channel` and in the product's own way."""
+        cpu, wall = time.process_time(), time.perf_counter()
         for _ in range(count):
-            await self.assembly.appender.submit(CHANNEL, Publication(MARK + pad), 300_000)
+            await self.assembly.appender.submit(channel, Publication(MARK + pad), 300_000)
+        return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+
+    async def _roomcast(self, count: int, pad: str) -> None:
+        await self.publish(CHANNEL, count, pad)
 
     async def _roomcast_together(self, count: int, pad: str) -> None:
         for _ in range(count // TOGETHER):
@@ -217,10 +225,14 @@ async def main(queue_bytes_max: int, core: int, *, seen: bool = False) -> None:
     sending = asyncio.create_task(bench.assembly.broadcaster.run())
     app = web.Application()
     app[NODE], app[HEALTH] = bench.assembly.node, bench.assembly.node.health
+    admission = Admission(allowed_origins=())
     gateway = WebSocketGateway(
-        Admission(allowed_origins=()), message_size_limit=65_536, queue_bytes_max=queue_bytes_max
+        admission, message_size_limit=_MESSAGE_BYTES_MAX, queue_bytes_max=queue_bytes_max
     )
     app.router.add_get(PATH, gateway.handle)
+    StreamGateway(
+        admission, message_size_limit=_MESSAGE_BYTES_MAX, queue_bytes_max=queue_bytes_max
+    ).add_routes(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     listening = socket.socket()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 __all__ = [
+    "BINARY",
     "CHANNEL",
     "CLIENTS",
     "MARK",
@@ -43,6 +44,8 @@ CHANNEL: Final = "bench"
 CLIENTS: Final = 1_000
 # The first byte of a frame: final, and of text.
 TEXT: Final = 0x81
+# The same of one that holds Protobuf.
+BINARY: Final = 0x82
 # Occurs once in every publication, and nowhere else.
 MARK: Final = "#~bench~#"
 # An interval of pings so long that a run has none.

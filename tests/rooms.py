@@ -92,7 +92,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "presence": _room("who is in a channel", "concurrency fleet ports wire", "structlog"),
     "fleet": _room(
         "what nodes know of each other: lease, roster, orders, what they hold",
-        "auth concurrency delivery log ports rates wire",
+        "auth backoff concurrency delivery log observe ports rates wire",
         "structlog",
     ),
     "reaper": _room(
@@ -188,11 +188,11 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.effects", "client.permissions", "client.session", "config.channel_options", "config.checks", "config.declaration",
+        "wire", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "config.channel_options", "config.checks", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
-        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.deployment", "fleet.lease_record",
+        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.badges", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
     }

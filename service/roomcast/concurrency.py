@@ -222,14 +222,18 @@ class FairPlaces:
     @asynccontextmanager
     async def of(self, caller: str) -> AsyncIterator[None]:
         """A place for one caller, as soon as there is one."""
-        if self.free:
-            self.free -= 1
-        else:
-            await self.wait(self.stand({caller}))
+        await self.take(caller)
         try:
             yield
         finally:
             self.give_back()
+
+    async def take(self, caller: str) -> None:
+        """The same, for who gives it back. Who is cancelled has none."""
+        if self.free:
+            self.free -= 1
+        else:
+            await self.wait(self.stand({caller}))
 
     def stand(self, callers: Iterable[str]) -> asyncio.Future[None]:
         """Stands in the lines of `callers`, of which there is one at least. For `wait`, which must

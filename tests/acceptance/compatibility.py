@@ -12,19 +12,20 @@ from typing import Final
 
 import pytest
 
-from tests.acceptance.features import CENT, SECTIONS, TITLES, WITHIN, Feature
+from tests.acceptance.features import CENT, SECTIONS, TITLES, WITHIN, WITHOUT_SDK, Feature
 from tests.acceptance.peers import CLIENTS
 from tests.requirements import JS_DIRECTORY
 
-__all__ = ["OPTION", "PAGE", "PAGE_TESTS", "WORKS", "Compatibility", "page", "sdks_of"]
+__all__ = ["NOT_SHOWN", "OPTION", "PAGE", "PAGE_TESTS", "WORKS", "Compatibility", "page", "sdks_of"]
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "compatibility.md"
 OPTION: Final = "--compatibility"
 # They look at the result, and so have to be the last.
 PAGE_TESTS: Final = Path(__file__).with_name("test_compatibility.py")
 WORKS: Final = "works"
+NOT_SHOWN: Final = "not shown"
 # The columns' parameters in tests.
-_PARAMETERS: Final = ("sdk", "here", "there")
+_PARAMETERS: Final = ("sdk", "here", "there", "over")
 _BACK_ENDS: Final = frozenset({"back_end", "async_back_end"})
 # "skipped" is left to ROOMCAST_REQUIRE: what is not there on a machine is no news about an SDK.
 _GOOD: Final = frozenset({"passed", "skipped"})
@@ -33,7 +34,8 @@ _INTRODUCTION: Final = """\
 # Compatibility
 
 What of the published SDKs works with roomcast. This page is made of the outcomes of the acceptance tests, and every full run of them compares it with what
-they showed; a cell says "{works}" only when each test that is named for it has passed with that SDK in that encoding. Otherwise it says why not.
+they showed; a cell says "{works}" only when each test that is named for it has passed with that SDK in that encoding. Otherwise it says why not; of the transports, a test
+shows that as well.
 
     pytest tests/acceptance {option}={path}
 
@@ -57,7 +59,8 @@ def name_of(item: pytest.Item) -> str:
 def sdks_of(name: str, parameters: Iterable[object], fixtures: Iterable[str]) -> frozenset[str]:
     """The SDKs for which a test counts."""
     cent = {CENT} if _BACK_ENDS & set(fixtures) else set()
-    return frozenset({*set(CLIENTS).intersection(parameters), *WITHIN.get(name, ()), *cent})
+    columns = {*CLIENTS, *WITHOUT_SDK}
+    return frozenset({*columns.intersection(parameters), *WITHIN.get(name, ()), *cent})
 
 
 class Compatibility:
@@ -97,10 +100,15 @@ class Compatibility:
         return not (chosen or self._left_out) and set(named()) <= collected
 
     def works(self, feature: Feature, sdk: str) -> bool:
-        """Each test that the feature names and that is for `sdk` ran and did not
-        fail, and there is one.
-        """
-        names = set(feature.shown_by)
+        """Whether its tests for `sdk` show that the feature works."""
+        return self._show(feature.shown_by, sdk)
+
+    def is_without(self, feature: Feature, sdk: str) -> bool:
+        """Whether its tests for `sdk`, if it has any for that, show that it does not."""
+        return not feature.without_by or self._show(feature.without_by, sdk)
+
+    def _show(self, names: Sequence[str], sdk: str) -> bool:
+        """Each of the tests that is for `sdk` ran and did not fail, and there is one."""
         runs = [node for node, (name, sdks) in self._runs.items() if name in names and sdk in sdks]
         return bool(runs) and all(self._ended[node] and self._ended[node] <= _GOOD for node in runs)
 
@@ -109,7 +117,7 @@ def named() -> Iterator[str]:
     """The tests that features name."""
     for section in SECTIONS:
         for feature in section.features:
-            yield from feature.shown_by
+            yield from (*feature.shown_by, *feature.without_by)
 
 
 def page(found: Compatibility) -> str:
@@ -133,5 +141,5 @@ def page(found: Compatibility) -> str:
 
 def _cell(found: Compatibility, feature: Feature, sdk: str) -> str:
     if sdk in feature.without:
-        return feature.without[sdk]
-    return WORKS if found.works(feature, sdk) else "not shown"
+        return feature.without[sdk] if found.is_without(feature, sdk) else NOT_SHOWN
+    return WORKS if found.works(feature, sdk) else NOT_SHOWN

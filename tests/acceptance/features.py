@@ -2,8 +2,9 @@
 docs/compatibility.md is made of it.
 
 To add a feature, add a row; to show it for more SDKs, name another test.
-A test counts for the SDKs in its parameters `sdk`, `here` and `there`,
-for those of its own that `WITHIN` names, and for cent where it uses a client of the back end.
+A test counts for the SDKs in its parameters `sdk`, `here` and `there`, and for the transport in
+`over`; for those of its own that `WITHIN` names, and for cent where it uses a client of the back
+end.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Final
 
 from tests.acceptance.peers import CLIENTS, PROTOBUF, SDKS
 
-__all__ = ["CENT", "SECTIONS", "WITHIN", "Feature", "Section"]
+__all__ = ["CENT", "SECTIONS", "WITHIN", "WITHOUT_SDK", "Feature", "Section"]
 
 CENT: Final = "cent"
+# The transports of clients without an SDK, which are a test's parameter `over`.
+WITHOUT_SDK: Final = ("uni_http_stream", "uni_sse", "uni_websocket")
 # What the columns are called.
 TITLES: Final = {
     "js": "JavaScript, JSON",
@@ -24,6 +27,9 @@ TITLES: Final = {
     "py": "Python, JSON",
     f"py{PROTOBUF}": "Python, Protobuf",
     CENT: "cent",
+    "uni_http_stream": "HTTP streaming (curl)",
+    "uni_sse": "Server-Sent Events (curl)",
+    "uni_websocket": "WebSocket (ws)",
 }
 _JS: Final = ("js", f"js{PROTOBUF}")
 _PY: Final = ("py", f"py{PROTOBUF}")
@@ -33,12 +39,13 @@ _COLUMNS: Final = (*_JS, *_PY)
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One row. `shown_by`: file and test, without directory and ending.
-    `without`: why it does not work, by SDK; those are not tested.
+    `without`: why it does not work, by SDK. `without_by`: what shows that; nothing does without it.
     """
 
     title: str
     shown_by: Sequence[str] = ()
     without: Mapping[str, str] = field(default_factory=dict)
+    without_by: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,12 @@ def _nowhere(why: str) -> Mapping[str, str]:
     return {**_no(_JS, why), **_NOT_IN_PYTHON}
 
 
+# What shows that there is no other transport than WebSockets in it.
+_PYTHON_ALONE: Final = "test_streams::test_the_sdk_for_python_speaks_over_websockets_alone"
+_NO_TRANSPORT: Final = (
+    "test_streams::test_a_transport_that_is_not_there_is_passed_over",
+    _PYTHON_ALONE,
+)
 _STREAMS: Final = (
     "test_streams::test_a_client_behind_a_balancer_does_what_others_do",
     "test_streams::test_a_burst_of_one_client_keeps_its_order",
@@ -253,14 +266,56 @@ SECTIONS: Final = (
                 "WebSocket, compressed (permessage-deflate)",
                 ["test_fast::test_all_come_once_and_in_order"],
             ),
-            Feature("HTTP streaming", _STREAMS, _NOT_IN_PYTHON),
+            Feature("HTTP streaming", _STREAMS, _NOT_IN_PYTHON, (_PYTHON_ALONE,)),
             Feature(
                 "Server-Sent Events",
                 _STREAMS,
                 {f"js{PROTOBUF}": "JSON only: events are text", **_NOT_IN_PYTHON},
+                ("test_streams::test_events_are_json", _PYTHON_ALONE),
             ),
-            Feature("WebTransport", without=_nowhere("404: needs HTTP/3")),
-            Feature("SockJS", without=_nowhere("404: the SDK itself advises against it")),
+            Feature(
+                "from a blocked WebSocket to the next transport, in a browser",
+                [
+                    "test_fail_over::test_a_page_gets_in_and_comes_back_when_its_instance_is_killed",
+                ],
+                _NOT_IN_PYTHON,
+                (_PYTHON_ALONE,),
+            ),
+            Feature(
+                "WebTransport",
+                without=_nowhere("404: needs HTTP/3"),
+                without_by=_NO_TRANSPORT,
+            ),
+            Feature(
+                "SockJS",
+                without=_nowhere("404: the SDK itself advises against it"),
+                without_by=_NO_TRANSPORT,
+            ),
+        ),
+    ),
+    Section(
+        "Without an SDK",
+        WITHOUT_SDK,
+        (
+            Feature(
+                "hear what is published at another instance",
+                ["test_unidirectional::test_it_hears_what_is_published_at_another_instance"],
+            ),
+            Feature(
+                "recover at another instance",
+                ["test_unidirectional::test_when_its_instance_is_killed_it_recovers_at_another"],
+            ),
+            Feature(
+                "be subscribed, unsubscribed, refreshed and disconnected by the server API",
+                ["test_unidirectional::test_what_a_back_end_does_to_it"],
+            ),
+            Feature(
+                "be told why a `connect` is refused",
+                ["test_unidirectional::test_it_is_told_why_it_may_not_connect"],
+            ),
+            Feature(
+                "Protobuf, differences, numbers for names", without=_no(WITHOUT_SDK, "not there")
+            ),
         ),
     ),
     Section(

@@ -8,14 +8,27 @@ import asyncio
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import centrifuge
 
 from tests.requirements import JS_DIRECTORY
 
-__all__ = ["CLIENTS", "DEADLINE_S", "PROTOBUF", "SDKS", "JsPeer", "Peer", "PyPeer", "Refused"]
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+__all__ = [
+    "CLIENTS",
+    "DEADLINE_S",
+    "PROTOBUF",
+    "SDKS",
+    "BrowserPeer",
+    "JsPeer",
+    "Peer",
+    "PyPeer",
+    "Refused",
+]
 
 SDKS: Final = ("js", "py")
 # What follows the name of an SDK that is to speak Protobuf.
@@ -160,8 +173,8 @@ class Peer(ABC):
         return await self.call("rpc", method=method, data=data)
 
 
-class JsPeer(Peer):
-    """npm `centrifuge` over `ws`, in a Node.js process of its own (js/driver.mjs)."""
+class _ScriptPeer(Peer):
+    """npm `centrifuge`, driven by js/client.mjs somewhere."""
 
     def __init__(
         self,
@@ -169,7 +182,6 @@ class JsPeer(Peer):
         token: str = "",
         fresh_tokens: Sequence[str] = (),
         *,
-        node: str,
         protobuf: bool = False,
         data: Any = None,
         transports: Sequence[str] | None = None,
@@ -177,16 +189,10 @@ class JsPeer(Peer):
         """`transports`: those to try, in turn; None = a WebSocket."""
         super().__init__(url, token, fresh_tokens, data=data)
         self._transports = transports
-        self._node = node
         self._protobuf = protobuf
         self._ids = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
 
-    async def call(self, op: str, **arguments: Any) -> Any:
-        process = self._process or await self._start()
-        assert process.stdin is not None, "asked for a pipe"
+    def _command(self, op: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if op == "connect":
             arguments = {
                 "url": self.url,
@@ -197,10 +203,28 @@ class JsPeer(Peer):
                 "retry_ms": RETRY_S * 1000,
                 "transports": self._transports,
             }
-        number = next(self._ids)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
         given = {name: value for name, value in arguments.items() if value is not None}
-        process.stdin.write(json.dumps({"id": number, "op": op, **given}).encode() + b"\n")
+        return {"id": next(self._ids), "op": op, **given}
+
+
+class JsPeer(_ScriptPeer):
+    """Over `ws`, in a Node.js process of its own (js/driver.mjs)."""
+
+    def __init__(self, *arguments: Any, node: str, **options: Any) -> None:
+        """`node`: the path of Node.js."""
+        super().__init__(*arguments, **options)
+        self._node = node
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def call(self, op: str, **arguments: Any) -> Any:
+        process = self._process or await self._start()
+        assert process.stdin is not None, "asked for a pipe"
+        command = self._command(op, arguments)
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[command["id"]] = answer
+        process.stdin.write(json.dumps(command).encode() + b"\n")
         async with asyncio.timeout(DEADLINE_S):
             return await answer
 
@@ -234,10 +258,42 @@ class JsPeer(Peer):
                 self.happened(line)
                 continue
             answer = self._answers.pop(line["id"])
-            if "error" in line:
-                answer.set_exception(Refused(line["error"]["code"], line["error"]["message"]))
-            else:
-                answer.set_result(line["result"])
+            try:
+                answer.set_result(_result(line))
+            except Refused as refused:
+                answer.set_exception(refused)
+
+
+class BrowserPeer(_ScriptPeer):
+    """In a page of a real browser (js/page.html), which the caller has opened and closes."""
+
+    def __init__(self, page: Page, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._page = page
+
+    async def opened(self, address: str) -> Self:
+        """Load js/page.html from `address`."""
+        await self._page.expose_function("happened", self.happened)
+        await self._page.goto(address)
+        return self
+
+    async def call(self, op: str, **arguments: Any) -> Any:
+        async with asyncio.timeout(DEADLINE_S):
+            return _result(
+                await self._page.evaluate(
+                    "command => carryOut(command)", self._command(op, arguments)
+                )
+            )
+
+    async def close(self) -> None:
+        """Its page is the caller's."""
+
+
+def _result(line: Mapping[str, Any]) -> Any:
+    """Of what js/client.mjs answers. Raises Refused."""
+    if "error" in line:
+        raise Refused(line["error"]["code"], line["error"]["message"])
+    return line["result"]
 
 
 class PyPeer(Peer):

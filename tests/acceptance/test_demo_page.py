@@ -23,11 +23,11 @@ from playwright.async_api import (
     Route,
     WebSocket,
     WebSocketRoute,
-    async_playwright,
     expect,
 )
 
 from roomcast.auth.verifier import sign_connection, sign_subscription
+from tests.acceptance.browser import chromium_at
 from tests.acceptance.conftest import SECURED
 from tests.acceptance.roomcast import Aws, Dev
 
@@ -133,11 +133,8 @@ def is_complaint(line: ConsoleMessage) -> bool:
 
 @pytest.fixture
 async def chromium(browser: str) -> AsyncIterator[Browser]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=browser, args=arguments)
+    async with chromium_at(browser) as running:
         yield running
-        await running.close()
 
 
 @pytest.fixture

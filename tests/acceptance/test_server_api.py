@@ -107,6 +107,26 @@ async def test_a_client_is_disconnected(
 
 
 @pytest.mark.parametrize("sdk", CLIENTS)
+async def test_orders_for_one_client_are_for_no_other_of_its_user(
+    back_end: cent.Client, there: Any, user: str, channel: str, sdk: str
+) -> None:
+    one, other = await there(sdk), await there("py")
+    whom = {"user": user, "client": one.client}
+    await call(back_end.subscribe, cent.SubscribeRequest(channel=channel, **whom))
+    await one.event("subscribed", channel=channel, server_side=True)
+    published = await call(back_end.publish, cent.PublishRequest(channel=channel, data="hi"))
+    await one.event("publication", channel=channel, offset=published.offset)
+    await call(back_end.unsubscribe, cent.UnsubscribeRequest(channel=channel, **whom))
+    await one.event("unsubscribed", channel=channel, server_side=True)
+    for _ in range(2):
+        # The second time there is no such client: that is no error.
+        await call(back_end.disconnect, cent.DisconnectRequest(**whom))
+    await one.event("disconnected", code=3503)
+    await call(back_end.refresh, cent.RefreshRequest(expired=True, **whom))
+    assert {event["event"] for event in other.events} == {"connecting", "connected"}
+
+
+@pytest.mark.parametrize("sdk", CLIENTS)
 async def test_a_client_that_may_come_back_does(
     back_end: cent.Client, there: Any, user: str, sdk: str
 ) -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from inspect import signature
 
+import aiohttp
+import centrifuge
 import pytest
 
 from tests.acceptance.conftest import OpenPeer, Token, running
@@ -138,3 +141,41 @@ async def test_when_the_instance_of_a_session_is_killed_the_client_comes_back(
 @pytest.fixture
 def kill() -> Callable[[int], None]:
     return lambda pid: os.kill(pid, signal.SIGKILL)
+
+
+# ---- what is not there
+
+
+@pytest.mark.parametrize("sdk", ["js", f"js{PROTOBUF}"])
+@pytest.mark.parametrize("transport", ["webtransport", "sockjs"])
+async def test_a_transport_that_is_not_there_is_passed_over(
+    dev: Dev, peer: OpenPeer, sdk: str, transport: str
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        for path in (transport, f"{transport}/info"):
+            for method in ("GET", "POST", "CONNECT"):
+                url = f"{dev.urls[0]}/connection/{path}"
+                async with session.request(method, url) as answer:
+                    assert answer.status == 404
+    ann = await peer(sdk, dev.ws_urls[0], transports=[transport, "websocket"])
+    assert ann.events[-1]["transport"] == "websocket"
+
+
+@pytest.mark.parametrize("sdk", [f"js{PROTOBUF}"])
+async def test_events_are_json(dev: Dev, peer: OpenPeer, sdk: str) -> None:
+    ann = await peer(sdk, dev.ws_urls[0], transports=["sse"], connected=False)
+    await ann.call("connect")
+    await ann.event("error")
+    assert ann.client == ""
+
+
+@pytest.mark.parametrize("sdk", ["py", f"py{PROTOBUF}"])
+async def test_the_sdk_for_python_speaks_over_websockets_alone(
+    dev: Dev, peer: OpenPeer, sdk: str
+) -> None:
+    for path in ("http_stream", "sse"):
+        ann = await peer(sdk, f"{dev.urls[0]}/connection/{path}", connected=False)
+        await ann.call("connect")
+        await ann.event("error")
+        assert ann.client == ""
+    assert not [name for name in signature(centrifuge.Client).parameters if "transport" in name]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-__all__ = ["Bounds", "Checker", "Entry", "Log", "View"]
+__all__ = ["Bounds", "Checker", "Entry", "Log", "Position", "View"]
 
 # Of one kind of violation: the rest says nothing new.
 _SHOWN_MAX: Final = 10

@@ -146,7 +146,7 @@ class _Chaos:
             random = Random(f"{name} {self._schedule.seed}")
             link = await stack.enter_async_context(Balancer(targets, random))
             self._links.append(link)
-            peer = open_peer(sdk, link.url, told, node)
+            peer = open_peer(sdk, link.url, told, node, CHANNELS)
             stack.push_async_callback(peer.close)
             await peer.connect()
             return peer

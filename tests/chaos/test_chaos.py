@@ -16,6 +16,7 @@ import pytest
 
 from tests.acceptance.peers import Event
 from tests.chaos.checker import Checker
+from tests.chaos.clients import CLIENTS
 from tests.chaos.scenario import CONVERGENCE_S, DURATION_S, Outcome, run
 from tests.requirements import Missing, find_node, required
 
@@ -56,6 +57,9 @@ def test_the_run_was_worth_its_time(outcome: Outcome) -> None:
     assert checker.recovered > 0
     assert outcome.faults > DURATION_S
     assert outcome.kills > 0
+    # Each kind of client had its part.
+    heard = {who for who, event in outcome.events if event["event"] == "publication"}
+    assert all(any(f"({sdk})" in who for who in heard) for sdk in CLIENTS)
 
 
 def again(outcome: Outcome, change: Callable[[list[tuple[str, Event]]], None]) -> list[str]:

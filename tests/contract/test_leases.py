@@ -25,6 +25,7 @@ FULL = replace(
     channels=5,
     lag_ms=6,
     skew_ms=-7,
+    badge="0badcafe",
 )
 REAPED_AT = 1_700_000_060_000
 CLEARED_AT = 1_700_000_061_000

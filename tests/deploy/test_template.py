@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Final
 
@@ -621,6 +622,17 @@ def test_only_what_is_for_clients_and_back_ends_is_forwarded() -> None:
         "HTTPS",
         "ELBSecurityPolicy-TLS13-1-2-2021-06",
     )
+
+
+def test_every_path_of_clients_is_forwarded() -> None:
+    served = "".join(
+        (ROOT / "service" / "roomcast" / name).read_text(encoding="utf-8")
+        for name in ("serve/http_app.py", "gateway/streams.py")
+    )
+    paths = set(re.findall(r'add_(?:get|post)\("(/(?:connection/\w+|emulation))"', served))
+    assert {"/connection/websocket", "/connection/uni_sse", "/emulation"} <= paths
+    patterns, _ = forwarded("ClientRule")
+    assert all(any(fnmatchcase(path, each) for each in patterns) for path in paths)
 
 
 def test_the_load_balancer_does_not_cut_off_quiet_clients() -> None:

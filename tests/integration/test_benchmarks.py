@@ -32,6 +32,7 @@ from benchmarks import (
     processes,
     publish_cpu,
     slow_consumer,
+    transports,
 )
 from benchmarks.contest import Contestant, c_loop, serve
 from benchmarks.figures import Skipped
@@ -71,6 +72,18 @@ def test_every_way_reaches_every_client() -> None:
     with rig(queue_bytes_max=1024 * 1024, clients=CLIENTS) as (node, crowd):
         for way in WAYS:
             assert fanout.measured(node, crowd, way) > 0
+
+
+def test_every_transport_delivers_to_every_client() -> None:
+    cost = transports.deliveries(rounds=1, clients=CLIENTS)
+    assert {*transports.FLOORS, *transports.FLOORS.values()} == set(cost)
+    assert all(us > 0 for [us] in cost.values())
+
+
+def test_commands_are_measured_over_every_way() -> None:
+    times = transports.commands(rounds=1)
+    assert set(times) == {"websocket", "own", "other", "bare"}
+    assert all(len(found) == transports.COMMANDS and min(found) > 0 for found in times.values())
 
 
 def test_what_is_collected_and_compressed_is_less(monkeypatch: pytest.MonkeyPatch) -> None:

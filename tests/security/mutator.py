@@ -8,16 +8,24 @@ import json
 import random
 import re
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+from roomcast.delivery.envelope import pack, signal_text
+from roomcast.fleet.emulation_signals import Answer, Outcome, Posted, answer_signal, posted_signal
+from roomcast.gateway.stream import new_session
+from roomcast.wire.protobuf_schema import message_class
 from tests.protobuf import command
 
 __all__ = [
     "CORPUS_MAX",
     "MUTANT_BYTES_MAX",
+    "NAMES",
     "Mutator",
     "commands",
+    "emulations",
     "json_frames",
+    "mailbox_messages",
     "protobuf_frames",
 ]
 
@@ -206,6 +214,78 @@ def protobuf_frames(said: Sequence[dict[str, Any]]) -> list[bytes]:
     """The same as binary frames."""
     messages = [command(each) for each in _numbered(said)]
     return [*messages, b"".join(messages[2:9]), b"\x00"]
+
+
+# Numbers with as many digits as that of _Names.
+_NUMBERS_FROM: Final = 1_000_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What stands in a corpus for names that only the attacked node knows. Each is as long as what
+    it stands for, whose length is in the message as well.
+    """
+
+    session: bytes = b"S" * len(new_session("0" * 8))
+    id: bytes = b"N" * 16
+    number: int = 2_222_222_222_222_222
+
+    def put_in(self, mutant: bytes, *, session: str, number: int = 0) -> bytes:
+        """The mutant with the session of a stream, and an id and a number of its own."""
+        said = mutant.replace(self.session, session.encode())
+        said = said.replace(b"%d" % self.number, b"%d" % (_NUMBERS_FROM + number))
+        return said.replace(self.id, b"%0*d" % (len(self.id), number))
+
+
+NAMES: Final = _Names()
+# The id of the node that is attacked, and of one that is none.
+_NODE, _NOBODY = "a", "z"
+
+
+def emulations(frames: Sequence[bytes], *, protobuf: bool) -> list[bytes]:
+    """Bodies of /emulation with each of `frames`, for the session of NAMES; then for others."""
+    own = NAMES.session.decode()
+    to = [(own, _NODE, frame) for frame in frames]
+    to += [
+        (own[:-1], _NODE, b"{}"),
+        (own, _NOBODY, b"{}"),
+        ("guessed", _NOBODY, b""),
+        ("", "", b""),
+    ]
+    if protobuf:
+        return [
+            message_class("EmulationRequest")(
+                node=node, session=session, data=frame
+            ).SerializeToString()
+            for session, node, frame in to
+        ]
+    return [
+        json.dumps(
+            {"session": session, "node": node, "data": frame.decode(errors="replace")}
+        ).encode()
+        for session, node, frame in to
+    ]
+
+
+def mailbox_messages(frames: Sequence[bytes]) -> list[bytes]:
+    """Messages of the mailbox: commands, with `frames`, for the session of NAMES and for others,
+    and answers. Each signal has the id and the number of NAMES.
+    """
+    own, its_id = NAMES.session.decode(), NAMES.id.decode()
+    posted: list[tuple[str, tuple[bytes, ...]]] = [(own, (frame,)) for frame in frames]
+    posted += [(own, tuple(frames)), ("guessed", (b"{}",)), (own, ())]
+    signals = [
+        posted_signal(_NOBODY, its_id, Posted(session, some, NAMES.number))
+        for session, some in posted
+    ]
+    signals += [
+        answer_signal(_NOBODY, its_id, asked, Answer(outcome, len(frames)))
+        for outcome in Outcome
+        for asked in (its_id, "another")
+    ]
+    bodies = [body for each in signals for body, _ in pack([signal_text(each)], signals=True)]
+    # Written with spaces, as the values that a mutator replaces are looked for.
+    return [json.dumps(json.loads(body)).encode() for body in bodies]
 
 
 class Mutator:

@@ -26,7 +26,7 @@ from roomcast.gateway.keys import HEALTH, NODE
 from roomcast.gateway.streams import StreamGateway
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.wire.channels import ChannelOptions, ChannelRules
-from tests.unit.worlds import SECRET, Fleet, LocalNode, until
+from tests.unit.worlds import SECRET, Fleet, LocalNode, signals_at_any_rate, until
 from tests.websocket import WebSocket
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "PATH",
     "RULES",
     "SIZE_LIMIT",
+    "UNI_PATH",
     "Logs",
     "Target",
     "target",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 PATH: Final = "/connection/websocket"
+UNI_PATH: Final = "/connection/uni_websocket"
 # What clients call it; the Origin of its own pages is made of this.
 HOST: Final = "chat.example.com"
 KEY: Final = "the key of this test's back end"
@@ -228,6 +230,7 @@ async def target(
         compression=compression,
     )
     app.router.add_get(PATH, gateway.handle)
+    app.router.add_get(UNI_PATH, gateway.handle_unidirectional)
     streams = StreamGateway(
         admission, message_size_limit=size_limit, queue_bytes_max=queue_bytes_max
     )
@@ -237,16 +240,17 @@ async def target(
     # As `roomcast serve` has it.
     app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=1.0)
-    async with node.running(), aiohttp.ClientSession() as session:
-        await runner.setup()
-        listening = socket.create_server(("127.0.0.1", 0))
-        assert runner.server is not None
-        door = Door(runner.server, listening, places_max=PLACES, **(times or {}))
-        try:
-            door.open()
-            token = client.get("token", TokenConfig())
-            yield Target(node, listening.getsockname()[1], session, token, door, streams)
-            await until(lambda: len(node.assembly.node) == 0)
-        finally:
-            await runner.cleanup()
-            await door.end()
+    with signals_at_any_rate():
+        async with node.running(), aiohttp.ClientSession() as session:
+            await runner.setup()
+            listening = socket.create_server(("127.0.0.1", 0))
+            assert runner.server is not None
+            door = Door(runner.server, listening, places_max=PLACES, **(times or {}))
+            try:
+                door.open()
+                token = client.get("token", TokenConfig())
+                yield Target(node, listening.getsockname()[1], session, token, door, streams)
+                await until(lambda: len(node.assembly.node) == 0)
+            finally:
+                await runner.cleanup()
+                await door.end()

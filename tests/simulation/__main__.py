@@ -40,7 +40,8 @@ def main() -> int:
         (
             f"published {outcome.published}, acknowledged {outcome.acknowledged}, delivered "
             f"{outcome.delivered}, "
-            f"recovered {outcome.recovered}, retries {outcome.retries}, calls {outcome.calls}"
+            f"recovered {outcome.recovered}, retries {outcome.retries}, orders {outcome.orders}, "
+            f"commands {outcome.commands}, calls {outcome.calls}"
         ),
         *(f"told {count} times: {reason}" for reason, count in outcome.told.items()),
         *(f"VIOLATION {violation}" for violation in outcome.violations),

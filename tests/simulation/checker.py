@@ -76,6 +76,10 @@ class Kind(StrEnum):
     ORDER = "order"
     # History shows a hole, or what was removed.
     HISTORY = "history"
+    # An order was not carried out though it was to be, twice, or for somebody else.
+    ORDERS = "orders"
+    # A session's commands came twice, out of order, or not at all though that was said.
+    COMMANDS = "commands of a session"
     # The server closed a connection that it had no reason to close.
     CLOSED = "closed"
     # Something went wrong inside, whether a client saw it or not.

@@ -44,6 +44,7 @@ class ClientSocket:
         self.open = True
         self.framer: Framer = _as_it_is
         self.is_binary = False
+        self.is_unidirectional = False
         self.session = ""
         self.unsent_bytes = 0
         self.is_gone = False
@@ -100,6 +101,10 @@ class SimulatedClient:
         # By content, which is the key as well.
         self.unanswered: dict[str, Keyed] = {}
         self.retries = 0
+        # The id of its present connection; "" = not known yet.
+        self.id = ""
+        # Told when the server says how long the connection lasts (s).
+        self.refreshed: Callable[[SimulatedClient, int], None] = lambda _client, _ttl_s: None
 
     @property
     def connected(self) -> bool:
@@ -150,12 +155,17 @@ class SimulatedClient:
         inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._inbox = inbox
         self._waiting.clear()
+        self.id = ""
         for view in self.views.values():
             view.subscribed = False
         node.attach(socket, inbox)
-        lines = [self._line("connect", {}, lambda reply: None)]
+        lines = [self._line("connect", {}, self._welcomed)]
         lines += [self._subscribe_line(view) for view in self.views.values()]
         self._write(b"\n".join(lines))
+
+    def _welcomed(self, reply: dict[str, Any]) -> None:
+        if "error" not in reply:
+            self.id = reply["connect"]["client"]
 
     def _connect_later(self) -> None:
         asyncio.get_running_loop().call_later(self._pause_s(), _apart, self._connect)
@@ -333,6 +343,9 @@ class SimulatedClient:
                 answered(message)
 
     def _pushed(self, push: dict[str, Any]) -> None:
+        if "refresh" in push:
+            self.refreshed(self, push["refresh"]["ttl"])
+            return
         view = self.views.get(push["channel"])
         if view is None:
             return

@@ -21,16 +21,18 @@ import roomcast.delivery.intake as intake_module
 import roomcast.delivery.join_reads as join_reads_module
 import roomcast.delivery.open_channel as open_channel_module
 import roomcast.delivery.shard_rules as shard_rules_module
+import roomcast.fleet.emulation as emulation_module
 import roomcast.log.appender as appender_module
 import roomcast.log.channel_log as channel_log_module
 import roomcast.log.lane as lane_module
 from roomcast.client.read import Reading
 from roomcast.delivery.batches import Batch
+from roomcast.delivery.broadcaster import Sent as SentSignal
 from roomcast.delivery.canary import Canary
 from roomcast.delivery.canary_rules import CANARY_CHANNEL, CanarySchedule, Hearing, Rounds
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
-from roomcast.delivery.envelope import Envelope
+from roomcast.delivery.envelope import Envelope, Signal
 from roomcast.delivery.express import Express
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.join_reads import JoinResult, JoinTicket, results
@@ -41,7 +43,13 @@ from roomcast.delivery.recovery import Answer, LogNeeded, Ring, Unrecovered, Win
 from roomcast.delivery.resequencer import Next, Resequencer
 from roomcast.delivery.shard_keeper import ShardKeeper
 from roomcast.delivery.shard_rules import ShardPlan
+from roomcast.delivery.signals import Heard
+from roomcast.fleet.emulation import Emulation, Sessions
+from roomcast.fleet.emulation_signals import Answer as Told
+from roomcast.fleet.emulation_signals import Outcome, Posted
 from roomcast.fleet.lease import LeaseKeeper
+from roomcast.fleet.order_post import OrderPost
+from roomcast.fleet.orders import Orders
 from roomcast.log import rules
 from roomcast.log.appender import Appender
 from roomcast.log.channel_log import Appended, ChannelLog, KeysTaken, NotAppended
@@ -141,9 +149,9 @@ def other_epochs_ignored() -> Iterator[None]:
     """A channel whose epoch ended is served as if it had not."""
     original = OpenChannel.compare
 
-    def compare(self: OpenChannel, resolved: Any) -> None:
+    def compare(self: OpenChannel, resolved: Any, had: int) -> None:
         if resolved.tail.epoch == self.order.epoch:
-            original(self, resolved)
+            original(self, resolved, had)
 
     with patch.object(OpenChannel, "compare", compare):
         yield
@@ -994,6 +1002,130 @@ def batch_dropped() -> Iterator[None]:
         yield
 
 
+# ---- from node to node
+
+
+@contextmanager
+def repeats_carried_out() -> Iterator[None]:
+    """Nobody remembers which signals for the node itself have come."""
+    with patch.object(Intake, "_memory", lambda self, signal: Heard()):
+        yield
+
+
+@contextmanager
+def another_id_each_time() -> Iterator[None]:
+    """An attempt to publish an order that follows another is a new order to whoever hears both."""
+    original = OrderPost._publish
+
+    async def publish(self: OrderPost, signal: Signal, sent: SentSignal | None) -> None:
+        if sent is None or await sent is not None:
+            await original(self, replace(signal, id=signal.id + "-"), None)
+
+    with patch.object(OrderPost, "_publish", publish):
+        yield
+
+
+@contextmanager
+def order_told_before_it_is_sent() -> Iterator[None]:
+    """Whoever gives an order is answered while it is sent, which may fail."""
+    original = Orders.give
+
+    def give(self: Orders, order: Any) -> asyncio.Future[None]:
+        original(self, order)
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told.set_result(None)
+        return told
+
+    with patch.object(Orders, "give", give):
+        yield
+
+
+@contextmanager
+def repeated_commands_taken() -> Iterator[None]:
+    """Neither ids nor numbers are remembered."""
+    with repeats_carried_out(), numbers_not_looked_at():
+        yield
+
+
+@contextmanager
+def numbers_not_looked_at() -> Iterator[None]:
+    """A session takes commands in the order in which they come, and again."""
+    original = Sessions.take_from
+
+    def take_from(self: Sessions, node: str, posted: Posted) -> Told | None:
+        self._numbers.clear()
+        return original(self, node, posted)
+
+    with patch.object(Sessions, "take_from", take_from):
+        yield
+
+
+@contextmanager
+def gone_is_taken() -> Iterator[None]:
+    """A node says of commands of others that it has them, also if the session is gone."""
+    original = Sessions.take_from
+
+    def take_from(self: Sessions, node: str, posted: Posted) -> Told | None:
+        answer = original(self, node, posted)
+        if answer is not None and answer.outcome is Outcome.UNKNOWN:
+            return Told(Outcome.TAKEN, len(posted.frames))
+        return answer
+
+    with patch.object(Sessions, "take_from", take_from):
+        yield
+
+
+@contextmanager
+def lane_goes_on() -> Iterator[None]:
+    """What follows commands that are lost is sent all the same."""
+
+    async def carry(self: Emulation, node: str, session: str, lane: Any) -> None:
+        batch = list[Any]()
+        try:
+            while lane:
+                batch = emulation_module._batch(lane)
+                frames = tuple(request.frame for request in batch)
+                self._sent += 1
+                answer = await self._ask(node, Posted(session, frames, self._sent))
+                emulation_module._tell(batch[: answer.taken], Outcome.TAKEN)
+                emulation_module._tell(batch, answer.outcome)
+        finally:
+            del self._lanes[node, session]
+            emulation_module._tell([*batch, *lane], Outcome.LOST)
+
+    with patch.object(Emulation, "_carry", carry):
+        yield
+
+
+@contextmanager
+def refused_in_the_middle() -> Iterator[None]:
+    """A session that has no room for one of several commands is said to have refused all."""
+    original = Sessions.take_from
+
+    def take_from(self: Sessions, node: str, posted: Posted) -> Told | None:
+        answer = original(self, node, posted)
+        if answer is not None and answer.outcome is Outcome.BUSY:
+            return Told(Outcome.BUSY)
+        return answer
+
+    with patch.object(Sessions, "take_from", take_from):
+        yield
+
+
+@contextmanager
+def several_under_way() -> Iterator[None]:
+    """Commands of one session do not wait for those before them, and have no numbers."""
+
+    async def take(self: Emulation, node: str, session: str, frame: bytes) -> Outcome:
+        outcome = self.sessions.take(session, frame)
+        if outcome is not Outcome.UNKNOWN or node == self._lease():
+            return outcome
+        return (await self._ask(node, Posted(session, (frame,), 1))).outcome
+
+    with patch.object(Emulation, "take", take), numbers_not_looked_at():
+        yield
+
+
 MUTATIONS = (
     Mutation("no hold", Kind.SKIPPED, no_hold),
     Mutation("repeats not dropped", Kind.REPEATED, no_repeats_dropped),
@@ -1101,6 +1233,27 @@ MUTATIONS = (
     ),
     Mutation("a batch goes to who came later as well", Kind.REPEATED, batch_for_late, batched=True),
     Mutation("a batch is dropped", Kind.SKIPPED, batch_dropped, batched=True),
+    Mutation("a repeat is carried out", Kind.ORDERS, repeats_carried_out, text="twice"),
+    Mutation(
+        "a repeated command is taken", Kind.COMMANDS, repeated_commands_taken, text="taken at"
+    ),
+    Mutation("a repeat has another id", Kind.ORDERS, another_id_each_time, text="twice"),
+    Mutation(
+        "an order is told before it is sent",
+        Kind.ORDERS,
+        order_told_before_it_is_sent,
+        text="was not told",
+    ),
+    Mutation("no session takes commands", Kind.COMMANDS, gone_is_taken, text="said to be taken"),
+    Mutation(
+        "commands that were taken are refused",
+        Kind.COMMANDS,
+        refused_in_the_middle,
+        text="said to be refused",
+        seeds=2000,
+    ),
+    Mutation("commands overtake", Kind.COMMANDS, several_under_way, text="later"),
+    Mutation("what follows a lost command goes on", Kind.COMMANDS, lane_goes_on, text="was not"),
     Mutation("everybody emits", Kind.CANARIES, everybody_emits, text=" in 300 s"),
     Mutation(
         "silence is deafness", Kind.DEAF, silence_is_deafness, text="the stream was silent; unready"

@@ -33,6 +33,7 @@ from tests.simulation.world import FATE, Fate, SimulatedTable, SimulatedWorld
 
 __all__ = [
     "DAYS",
+    "EPOCH_MS",
     "EXPRESS",
     "HOUR_S",
     "MINUTES",
@@ -56,7 +57,7 @@ _SMALL_SKEW_S_MAX: Final = 10.0
 TAIL_CHECK_S: Final = 1800.0
 # Never, in a run.
 PING_S: Final = 1e6
-_EPOCH_MS: Final = 1_800_000_000_000
+EPOCH_MS: Final = 1_800_000_000_000
 # Attempts to open a queue at the start, a second apart.
 _OPENINGS_MAX: Final = 100
 
@@ -102,7 +103,7 @@ class SimulatedClock:
         self._skew_s = skew_s
 
     def now_ms(self) -> int:
-        return _EPOCH_MS + round((asyncio.get_running_loop().time() + self._skew_s) * 1000)
+        return EPOCH_MS + round((asyncio.get_running_loop().time() + self._skew_s) * 1000)
 
     def monotonic_s(self) -> float:
         return asyncio.get_running_loop().time()

@@ -19,6 +19,7 @@ from tests.simulation.checker import Checker, Kind, Violation
 from tests.simulation.clients import SimulatedClient
 from tests.simulation.contest import Contest
 from tests.simulation.ears import Ears, Wound, wound
+from tests.simulation.mail import Mail
 from tests.simulation.mishaps import Mishaps
 from tests.simulation.nodes import (
     DAYS,
@@ -85,6 +86,9 @@ class Outcome:
     # Clients that were told that they cannot go on, by the reason.
     told: Counter[Reason]
     retries: int
+    # Orders that were given, and commands of sessions that were taken.
+    orders: int
+    commands: int
     calls: int
     # Express hints that nodes heard, before the stream's records and after them.
     hints: Counter[str]
@@ -123,6 +127,7 @@ class Scenario:
         self.dead: list[SimulatedNode] = []
         self.clients: list[SimulatedClient] = []
         self.channels = [f"channel-{number}" for number in range(self.random.choice((1, 1, 2)))]
+        self.mail = Mail(self.world, self.random, self.checker, self.nodes, self.clients)
         self.published = 0
         self.node_count = 0
         self.trace: list[str] = []
@@ -159,6 +164,7 @@ class Scenario:
             client = SimulatedClient(
                 f"client-{number}", self.channels, self.checker, random, self._pick_node
             )
+            client.refreshed = self.mail.refreshed
             self.clients.append(client)
             client.come()
         for _ in range(random.choice((1, 1, 2, 3))):
@@ -172,6 +178,9 @@ class Scenario:
         if self.sharded:
             await self._leave_shards()
         await self._settle()
+        await self.mail.settle(
+            2 * self.pace.heartbeat_s + PROMPT_S, topic_loses=not self.hints_reliable
+        )
         if self.pace is MINUTES and not self.checker.violations:
             ears = Ears(
                 self.world,
@@ -199,6 +208,8 @@ class Scenario:
             recovered=self.checker.recovered,
             told=self.checker.told,
             retries=sum(client.retries for client in self.clients),
+            orders=self.mail.orders,
+            commands=self.mail.taken,
             calls=self.world.calls,
             hints=sum(
                 (Counter(node.assembly.intake.express) for node in (*self.nodes, *self.dead)),
@@ -226,6 +237,11 @@ class Scenario:
             (0.1, self._poison),
             (0.2, self._outage),
             (0.1, self._boast),
+            (4.0, self.mail.command),
+            (0.5, self.mail.enter),
+            (0.3, self.mail.leave),
+            (1.0, self.mail.order_one),
+            (0.3, self.mail.order_all),
         ]
         if self.is_changed:
             actions.append((0.3, self._change_shards))
@@ -466,6 +482,8 @@ class Scenario:
             self.world.silent_until_s = loop.time() + SILENT_S
             self._publish()
             loop.call_later(SILENT_S, self._publish)
+        self.mail.order_one()
+        self.mail.command()
         loop.call_later(self.random.choice((5.0, 150.0, 300.0)), self._end_outage)
 
     def _end_outage(self) -> None:

@@ -43,6 +43,8 @@ QUICK = {
     "an express hint is not held",
     "a batch goes to who came later as well",
     "a batch is dropped",
+    "a repeat is carried out",
+    "a repeated command is taken",
 }
 # With express hints, one run of so many has topic shards as well.
 SHARDED_EVERY = 4
@@ -105,6 +107,8 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
     assert sum(outcome.acknowledged for outcome in outcomes) > 10 * SEEDS
     assert sum(outcome.recovered for outcome in outcomes) > SEEDS
     assert sum(outcome.retries for outcome in outcomes) > SEEDS
+    assert sum(outcome.orders for outcome in outcomes) > SEEDS
+    assert sum(outcome.commands for outcome in outcomes) > SEEDS
     told = sum((outcome.told for outcome in outcomes), Counter[Reason]())
     assert told.total() > SEEDS
     if THOROUGH:

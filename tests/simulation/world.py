@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -138,7 +139,7 @@ class SimulatedWorld(MemoryWorld):
         await asyncio.sleep(self._latency())
         if fate is not None and fate.dead:
             if random.random() < 0.5:
-                effect()  # it was on its way when its sender died
+                _unheard(effect)  # it was on its way when its sender died
             await self._never()
         roll = random.random()
         if self.down is None or call in self.down:
@@ -160,7 +161,8 @@ class SimulatedWorld(MemoryWorld):
         if kind == "applied":
             effect()
         elif kind == "late" and call not in _ANSWERS_ONLY:
-            asyncio.get_running_loop().call_later(random.uniform(0, REQUEST_S_MAX), effect)
+            late_s = random.uniform(0, REQUEST_S_MAX)
+            asyncio.get_running_loop().call_later(late_s, _unheard, effect)
         if call in ("receive", "delete"):
             asyncio.get_running_loop().call_later(VISIBILITY_S, self.redeliver_all)
         await asyncio.sleep(self._latency())
@@ -256,6 +258,19 @@ class SimulatedWorld(MemoryWorld):
                 if is_express:
                     late_s += random.uniform(0, faults.express_late_s)
                 loop.call_later(late_s, self._arrive, name, body)
+
+    def mail(self, name: str, body: str) -> None:
+        """From a node into one queue: late, and perhaps twice. SQS loses nothing, as long as there
+        is the queue.
+        """
+        loop, faults, random = asyncio.get_running_loop(), self.faults, self.random
+        copies = 1 + (random.random() < faults.hint_repeated)
+        for _ in range(copies):
+            loop.call_later(random.uniform(0, faults.hint_late_s), self._bring, name, body)
+
+    def _bring(self, name: str, body: str) -> None:
+        if not self.is_cut_off(name):
+            self.deliver(name, body)
 
     def _arrive(self, name: str, body: str) -> None:
         if name in self.queues and name not in self.deaf and not self.is_cut_off(name):
@@ -412,6 +427,12 @@ class SimulatedTable(MemoryChannelTable):
             raise
         self._unanswered_since_s.pop(channel, None)
         return page
+
+
+def _unheard(effect: Callable[[], object]) -> None:
+    """What a call does whose answer nobody gets, such as that there is no such queue."""
+    with suppress(PortError):
+        effect()
 
 
 def _texts(items: list[LogItem]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.websocket import WebSocketGateway
-from tests.unit.worlds import SECRET, Fleet, LocalNode
+from tests.unit.worlds import SECRET, Fleet, LocalNode, signals_at_any_rate
 
 START_S: Final = 20.0
 # Of the server API.
@@ -56,14 +56,18 @@ class Served:
         )
         app.router.add_get("/connection/websocket", gateway.handle)
         server = TestServer(app)
-        async with self.node.running():
-            await server.start_server()
-            self.url = str(server.make_url("/")).rstrip("/")
-            self._ready.set()
-            await self._end.wait()
-            for connection in list(self.node.assembly.node._connections):
-                self.node.assembly.node.closed(connection)
-            await server.close()
+        with signals_at_any_rate():
+            async with self.node.running():
+                await self._serve(server)
+
+    async def _serve(self, server: TestServer) -> None:
+        await server.start_server()
+        self.url = str(server.make_url("/")).rstrip("/")
+        self._ready.set()
+        await self._end.wait()
+        for connection in list(self.node.assembly.node._connections):
+            self.node.assembly.node.closed(connection)
+        await server.close()
 
     def do(self, work: Callable[[LocalNode], Coroutine[Any, Any, T]]) -> T:
         """Have the node's own loop do `work`."""

@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from unittest.mock import patch
 
 from roomcast.auth.jwks import JwksKeys
 from roomcast.auth.verifier import TokenVerifier
 from roomcast.client.connection import Connection
 from roomcast.concurrency import beside
 from roomcast.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
+from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery.envelope import Signal, checked_pubs, pack, record_text, signal_text
 from roomcast.delivery.ports import Framer
 from roomcast.delivery.shard_keeper import ShardBook
@@ -95,6 +97,18 @@ def standing_still() -> Iterator[None]:
         yield
     finally:
         del loop.time
+
+
+@contextmanager
+def signals_at_any_rate() -> Iterator[None]:
+    """Nodes send signals at once: as their clocks stand still, the rate would stop them for good,
+    and who gives an order waits until it is sent.
+    """
+    with (
+        patch.object(broadcaster_module, "_BURST", float("inf")),
+        patch.object(broadcaster_module, "FLUSH_INTERVAL_S", 0.0),
+    ):
+        yield
 
 
 @asynccontextmanager
@@ -217,6 +231,7 @@ class Socket:
     """The client's end of a connection, without a network: what was sent to it, decoded."""
 
     is_binary = False
+    is_unidirectional = False
     session = ""
 
     def __init__(self, framer: Framer = as_it_is) -> None:
@@ -358,6 +373,12 @@ class LocalNode:
             self.assembly.node.closed(connection)
         await self.assembly.background.finish()
         await self.assembly.dispatcher.close()
+
+    @asynccontextmanager
+    async def sending(self) -> AsyncIterator[None]:
+        """Only send signals: orders are not given before somebody takes them."""
+        async with running(self.assembly.broadcaster.run()):
+            yield
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -20,7 +20,7 @@ LEASE_KEEP_S: Final = 24 * 3600
 # The greatest number of rows in one scan: far beyond any fleet with its dead nodes of a day.
 LEASES_MAX: Final = 10_000
 # Attributes with the same names as the fields of a Lease.
-_TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version")
+_TEXTS: Final = ("queue", "state", "queue_url", "subscription_arn", "instance", "version", "badge")
 _NUMBERS: Final = (
     "started_at", "heartbeat_at", "canary", "connections", "channels", "users", "lag_ms", "skew_ms",
 )  # fmt: skip

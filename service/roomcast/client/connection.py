@@ -49,6 +49,7 @@ from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.subscriptions import Subscriptions
 from roomcast.client.tokens import Tokens
 from roomcast.client.work import SUBSCRIBE_SIZE, Pace, Work
+from roomcast.fleet.badges import CLIENT_DIGITS, client_id
 from roomcast.fleet.order_signals import RefreshOrder, SubscribeOrder
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Closing, Disconnect, Error
@@ -71,20 +72,18 @@ COMMAND_BYTES_MIN: Final = 2 * 1024
 # Without history a publication goes to all subscribers here as it is taken.
 PUSH_BYTES: Final = 64
 
+# Bytes of a client's id that are random.
+_RANDOM_BYTES: Final = (CLIENT_DIGITS + 1) // 2
+
 # What is left of a command that waits for something.
 Waiting = Coroutine[None, None, object]
 
 _log = structlog.get_logger(__name__)
 
 
-def _new_client() -> str:
-    """A fresh id of a client: a UUID of version 4 (RFC 9562 §5.4).
-
-    That of the standard library makes an object first, which takes four times as long.
-    """
-    digits = urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+def _new_client(badge: str) -> str:
+    """A fresh id of a client of the node with `badge`."""
+    return client_id(badge, urandom(_RANDOM_BYTES).hex()[:CLIENT_DIGITS])
 
 
 class Connection:
@@ -95,7 +94,7 @@ class Connection:
         self._counters = services.counters
         self._counters.connections += 1
         self.socket = socket
-        self.session = Session(_new_client(), services.policy)
+        self.session = Session(_new_client(services.badge), services.policy)
         rate = services.limits.commands
         self._pace = (
             Pace(rate, Limit.COMMAND_RATE, services.clock, self._counters) if rate else None
@@ -158,6 +157,11 @@ class Connection:
     def user(self) -> str:
         """Its user; "" = none, or not known yet."""
         return self.session.user
+
+    @property
+    def session_name(self) -> str:
+        """What leads its further commands to it; "" = they come as its frames."""
+        return self.socket.session
 
     @property
     def has_ended(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.client.closings import closing_of
 from roomcast.client.services import Socket
 from roomcast.client.session import Session
 from roomcast.observe.counters import ClientCounters
@@ -27,7 +28,7 @@ from roomcast.wire.commands import (
     SubscribeRequest,
     UnsubscribeRequest,
 )
-from roomcast.wire.encoding import Unencodable, encode_error, encode_reply
+from roomcast.wire.encoding import Unencodable, encode_error, encode_push, encode_reply
 
 __all__ = ["NOBODY", "Ends", "Peer"]
 
@@ -143,7 +144,10 @@ class Peer:
     def reply(self, command_id: int, method: str, result: Mapping[str, object]) -> None:
         """Answer with `result`, or with an error if it cannot be encoded."""
         try:
-            line = encode_reply(command_id, method, result)
+            if self.socket.is_unidirectional:
+                line = encode_push(method, result)
+            else:
+                line = encode_reply(command_id, method, result)
         except Unencodable:
             self.fail(command_id, Error.INTERNAL)
         else:
@@ -155,9 +159,12 @@ class Peer:
         self.send(line)
 
     def fail(self, command_id: int, error: Failing) -> None:
-        """Answer with `error`."""
+        """Answer with `error`; with a close, where nothing else can follow."""
         self._answered(command_id, error_of(error).code)
-        self.send(encode_error(command_id, error))
+        if self.socket.is_unidirectional:
+            self.close(closing_of(error))
+        else:
+            self.send(encode_error(command_id, error))
 
     def send(self, line: bytes) -> None:
         """Send a reply or a push, unless the connection has ended."""

@@ -58,9 +58,13 @@ class Socket(Sink, Protocol):
         """Whether its frames are in Protobuf."""
 
     @property
+    def is_unidirectional(self) -> bool:
+        """Whether its client says no more than `connect`, and is answered by pushes alone."""
+
+    @property
     def session(self) -> str:
-        """What leads the client's further commands to it, which come by other requests. It is
-        secret. "" = they come as its frames, and so do its pongs.
+        """What leads the client's further commands to it, which come by other requests, if there
+        are any. It is secret. "" = they come as its frames, and so do its pongs.
         """
 
     @property
@@ -100,7 +104,8 @@ class Services:
     """The services of a connection: one of each on a node.
 
     `roster` has the connections whose user is known. `signal` delivers a signal to this node and
-    the others; False = it was dropped. `hide` tells all nodes to hide a channel's publications up
+    the others; False = it was dropped. `badge`: the node's, which ids of its clients begin with.
+    `hide` tells all nodes to hide a channel's publications up
     to an offset. `background` runs work that outlives a connection;
     None = too much waits already. `hooks` calls the application's
     code. `turns`: those of connections that have more commands than one turn takes. `histories`:
@@ -116,6 +121,7 @@ class Services:
     new_id: NewId
     random: Callable[[], float]
     node: str
+    badge: str
     log: ChannelLog
     appender: Appender
     publisher: Publisher

@@ -8,13 +8,14 @@ region's SNS quota, which durable traffic needs. Hence the bounds on waiting byt
 second.
 
 Signals for nodes, such as orders of the server API, have room of their own, which signals for
-channels cannot take. And one client cannot take all the room that there is for channels.
+channels cannot take. And a few clients cannot take all the room that there is for channels.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,18 +25,22 @@ from roomcast.delivery.envelope import Signal, pack, signal_text
 from roomcast.delivery.ports import Topic
 from roomcast.delivery.signals import CHANNEL_KINDS, client_of
 from roomcast.observe.counters import SignalCounters
-from roomcast.ports import Clock, PortError
+from roomcast.ports import Clock, PortError, UnknownOutcome
 
 __all__ = [
     "CHANNELS_BYTES_MAX",
     "CLIENT_BYTES_MAX",
     "FLUSH_INTERVAL_S",
+    "LITTLE_BYTES",
     "MESSAGES_PER_S",
+    "MUCH_BYTES_MAX",
     "PUBLISHES_AT_ONCE",
     "SIGNAL_BYTES_MAX",
     "WAITING_BYTES_MAX",
     "Broadcaster",
+    "Sent",
     "can_be_sent",
+    "signal_bytes",
 ]
 
 # How long a signal waits for others to share its message. SNS and SQS add far more.
@@ -51,29 +56,46 @@ WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 # Those of them that may be for channels, and for channels by one client.
 CHANNELS_BYTES_MAX: Final = 6 * 1024 * 1024
 CLIENT_BYTES_MAX: Final = 2 * 1024 * 1024
-assert CLIENT_BYTES_MAX < CHANNELS_BYTES_MAX < WAITING_BYTES_MAX, "each leaves room for others"
+# The rest of those for channels is for clients that have little waiting, or a few others could fill
+# it.
+MUCH_BYTES_MAX: Final = 4 * 1024 * 1024
+LITTLE_BYTES: Final = 32 * 1024
+assert CLIENT_BYTES_MAX < MUCH_BYTES_MAX < CHANNELS_BYTES_MAX < WAITING_BYTES_MAX, "room for others"
 # One signal must leave room for others in a message.
 SIGNAL_BYTES_MAX: Final = 128 * 1024
+
+# Done when a signal was sent or not: why the topic did not take it, None = it did.
+Sent = asyncio.Future[PortError | None]
 
 _log = structlog.get_logger(__name__)
 
 
-def can_be_sent(signal: Signal) -> bool:
-    """Whether `signal` is small enough to be sent at all. A larger one is dropped each time."""
+def signal_bytes(signal: Signal) -> int | None:
+    """The bytes of `signal`. None = it cannot be sent at all, and is dropped each time."""
     try:
-        return len(signal_text(signal).encode()) <= SIGNAL_BYTES_MAX
+        size = len(signal_text(signal).encode())
     except (ValueError, RecursionError):
-        return False
+        return None
+    return size if size <= SIGNAL_BYTES_MAX else None
+
+
+def can_be_sent(signal: Signal) -> bool:
+    """Whether `signal` is small enough to be sent at all."""
+    return signal_bytes(signal) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A signal that waits, and whose room it takes: a client's; "" = nobody's in particular."""
+    """A signal that waits, and whose room it takes: a client's; "" = nobody's in particular.
+
+    `sent`: where it is told why the topic did not take it; None = nobody waits for that.
+    """
 
     text: str
     size: int
     is_for_channel: bool
     client: str
+    sent: Sent | None = None
 
 
 class Broadcaster:
@@ -100,15 +122,23 @@ class Broadcaster:
         """Bytes of signals that have not been given to the topic yet."""
         return self._bytes
 
-    def send(self, signal: Signal) -> bool:
-        """Queue `signal`. False = it was dropped, because too many wait or it is too large."""
+    def publish(self, signal: Signal) -> Sent | None:
+        """Queue `signal`, and tell when the topic has it. None = it was dropped, as by `send`."""
+        sent: Sent = asyncio.get_running_loop().create_future()
+        return sent if self.send(signal, sent) else None
+
+    def send(self, signal: Signal, sent: Sent | None = None) -> bool:
+        """Queue `signal`. False = it was dropped, because too many wait or it is too large.
+
+        `sent`: where it is told what became of it.
+        """
         try:
             text = signal_text(signal)
         except (ValueError, RecursionError):
             return False
         is_for_channel = signal.kind in CHANNEL_KINDS
         client = client_of(signal) if is_for_channel else ""
-        one = _Waiting(text, len(text.encode()), is_for_channel, client)
+        one = _Waiting(text, len(text.encode()), is_for_channel, client, sent)
         if one.size > SIGNAL_BYTES_MAX or not self._has_room(one):
             self._shed += 1
             self.counters.signals["too_large" if one.size > SIGNAL_BYTES_MAX else "shed"] += 1
@@ -124,11 +154,9 @@ class Broadcaster:
             return False
         if not one.is_for_channel:
             return True
-        of_client = self._client_bytes[one.client] if one.client else 0
-        return (
-            self._channels_bytes + one.size <= CHANNELS_BYTES_MAX
-            and of_client + one.size <= CLIENT_BYTES_MAX
-        )
+        of_client = self._client_bytes[one.client] + one.size if one.client else 0
+        bytes_max = CHANNELS_BYTES_MAX if of_client <= LITTLE_BYTES else MUCH_BYTES_MAX
+        return self._channels_bytes + one.size <= bytes_max and of_client <= CLIENT_BYTES_MAX
 
     def _count(self, one: _Waiting, size: int) -> None:
         """Add `size`, which is below 0 when `one` does not wait any more."""
@@ -166,28 +194,36 @@ class Broadcaster:
         """Wait until all signals are sent. For the end of a node; the caller bounds the time."""
         await self._idle.wait()
 
-    def _take(self) -> tuple[str, int]:
-        """One message with the signals that fit, from the front, and their number."""
+    def _take(self) -> tuple[str, int, list[Sent]]:
+        """One message with the signals that fit, from the front; their number; and who is told."""
+        told: list[Sent] = []
         body, count = next(pack((one.text for one in self._waiting), signals=True))
         for _ in range(count):
             one = self._waiting.popleft()
             self._count(one, -one.size)
+            if one.sent is not None:
+                told.append(one.sent)
         if not self._waiting:
             self._wake.clear()
-        return body, count
+        return body, count, told
 
-    async def _publish(self, body: str, count: int) -> None:
+    async def _publish(self, body: str, count: int, told: Sequence[Sent]) -> None:
         outcome = "not_sent"
+        failure: PortError | None = UnknownOutcome("the node ends")
         try:
             await self._topic.publish(body)
-            outcome = "sent"
+            outcome, failure = "sent", None
         except PortError as error:
-            # Signals are best effort: another attempt might repeat them, and nobody would miss
-            # them.
+            # Another attempt might repeat them, and nobody would miss most of them: whoever does
+            # is told.
+            failure = error
             _log.warning("signals_not_sent", signals=count, reason=str(error))
         finally:
             self.counters.messages[outcome] += 1
             self.counters.signals[outcome] += count
+            for sent in told:
+                if not sent.done():
+                    sent.set_result(failure)
             self._places.release()
             self._publishing -= 1
         if self._shed:

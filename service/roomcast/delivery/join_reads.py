@@ -192,14 +192,23 @@ class JoinReads:
         """Whether the first read is under way."""
         return self._opening is not None
 
-    async def open(self) -> None:
-        """Read the position where the channel starts. Raises PortError."""
+    async def open(self, caller: str) -> None:
+        """Read the position where the channel starts, in a place of `caller`. Raises PortError.
+
+        The place is held until the read has ended: it goes on when all who wait for it are gone.
+        """
         if self._opening is None:
-            self._opening = SharedCall(
-                self._read_position(), self._opened, name=f"open {self.channel.name}"
-            )
-            self._shared.tasks.hold(self._opening.task)
-        await self._opening.result()
+            await self.places.take(caller)
+            if self.channel.has_position or self.is_opening:
+                # Another opened it meanwhile, or is about to.
+                self.places.give_back()
+            else:
+                self._opening = SharedCall(
+                    self._read_position(), self._opened, name=f"open {self.channel.name}"
+                )
+                self._shared.tasks.hold(self._opening.task)
+        if self._opening is not None:
+            await self._opening.result()
 
     async def _read_position(self) -> None:
         read_at_s = self._shared.clock.monotonic_s()
@@ -210,6 +219,7 @@ class JoinReads:
 
     def _opened(self) -> None:
         self._opening = None
+        self.places.give_back()
 
     # ---- another epoch
 
@@ -227,13 +237,13 @@ class JoinReads:
             denied.append(since.epoch)
 
     async def _read_epoch(self) -> None:
-        number = self.epochs.begin()
+        number, had = self.epochs.begin(), self.channel.order.top
         try:
             resolved = await self._shared.log.resolve(self.channel.name)
         finally:
             self.epochs.pause()
         self.epochs.answered = number
-        self.channel.compare(resolved)
+        self.channel.compare(resolved, had)
 
     # ---- behind the ring
 
@@ -406,12 +416,12 @@ class JoinTicket:
         channel, since = self._reads.channel, self._since
         if not channel.has_position:
             if self._reads.is_opening:
-                await self._reads.open()
+                await self._reads.open(self._caller)
                 return
-            async with self.place():
+            async with self._places:
                 # Another may have opened it meanwhile.
                 if not channel.has_position:
-                    await self._reads.open()
+                    await self._reads.open(self._caller)
             return
         assert since is not None, "who does not recover needs no read"
         if self._read_count == _JOIN_READS_MAX:

@@ -392,6 +392,7 @@ class OpenChannel:
 
     async def _check_epoch(self, doubted: str) -> None:
         """A record claims that `doubted` is the channel's epoch: read the log to decide."""
+        had = self.order.top
         resolved: Resolved | None = None
         try:
             resolved = await self._shared.log.resolve(self.name)
@@ -406,7 +407,7 @@ class OpenChannel:
         else:
             self._doubt_failures, self._doubt_at_s = 0, -inf
             self.order.refute(doubted)
-            self.compare(resolved)
+            self.compare(resolved, had)
 
     def _epoch_check_failed(self) -> None:
         self._doubt_failures += 1
@@ -426,6 +427,7 @@ class OpenChannel:
         """
         if self._order is None:
             return True
+        had = self._order.top
         try:
             resolved = await self._shared.log.renew(self.name)
         except PortError as error:
@@ -433,7 +435,7 @@ class OpenChannel:
             _log.warning("tail_check_failed", channel=self.name, reason=str(error))
             return False
         self._shared.counters.tail_checks["answered"] += 1
-        self.compare(resolved)
+        self.compare(resolved, had)
         await self._check_trim()
         return True
 
@@ -450,12 +452,20 @@ class OpenChannel:
         else:
             self.trim.read(head, hints, self._shared.clock.monotonic_s())
 
-    def compare(self, resolved: Resolved) -> None:
-        """Catch up with the end of the log. If another epoch began, the channel is lost."""
+    def compare(self, resolved: Resolved, had: int) -> None:
+        """Catch up with the end of the log. If another epoch began, the channel is lost.
+
+        `had`: the offset up to which publications were let through when the read began. If the log
+        ends before it, another program made some of them up, and those that get their offsets would
+        be taken for repeats: the channel is lost as well.
+        """
         if not self.is_open:
             return
         if resolved.tail.epoch != self.order.epoch:
             self.lose("another epoch began")
+            return
+        if resolved.tail.top < had:
+            self.lose("what was sent is not in the log")
             return
         if resolved.tail.top > self.order.top:
             self.order.exists(resolved.tail.top, self._shared.clock.monotonic_s())

@@ -28,6 +28,7 @@ from roomcast.fleet.emulation_signals import (
     posted_signal,
 )
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
+from roomcast.observe.counters import EmulationCounters, MailboxCounters
 from roomcast.ports import NewId, PortError
 from roomcast.rates import Rate, Seldom
 
@@ -35,8 +36,10 @@ __all__ = [
     "ANSWERS_MAX",
     "ANSWER_S",
     "LANES_MAX",
+    "LARGE_BYTES_MAX",
     "NODES_MAX",
     "NODE_CHARS_MAX",
+    "SMALL_BYTES",
     "WAITING_BYTES_MAX",
     "WAITING_MAX",
     "Emulation",
@@ -51,8 +54,11 @@ ANSWER_S: Final = 4.0
 LANES_MAX: Final = 10_000
 WAITING_MAX: Final = 32
 # Bytes of all commands for other nodes' sessions that are under way or wait. Anybody can send some,
-# with a session that is none.
+# with a session that is none. The last of this room are for requests of SMALL_BYTES at most: most
+# are, and the others could fill it.
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
+LARGE_BYTES_MAX: Final = 12 * 1024 * 1024
+SMALL_BYTES: Final = 2 * 1024
 # Answers to other nodes that are under way. A node that gets none takes its commands for lost.
 ANSWERS_MAX: Final = 10_000
 # A longer name is no node's.
@@ -134,6 +140,7 @@ class Emulation:
     ) -> None:
         """`lease`: the id of this node's present lease, by which others find it."""
         self.sessions = sessions
+        self.counters = EmulationCounters()
         self._mailbox = mailbox
         self._new_id = new_id
         self._lease = lease
@@ -154,11 +161,17 @@ class Emulation:
         not.
         """
         outcome = self.sessions.take(session, frame)
-        if outcome is not Outcome.UNKNOWN or node == self._lease():
+        is_here = outcome is not Outcome.UNKNOWN or node == self._lease()
+        if is_here or len(session) > SESSION_CHARS_MAX or len(node) > NODE_CHARS_MAX:
+            self.counters.requested("here", outcome.value)
             return outcome
-        if len(session) > SESSION_CHARS_MAX or len(node) > NODE_CHARS_MAX:
-            return outcome
-        if self._waiting_bytes + len(frame) > WAITING_BYTES_MAX:
+        outcome = await self._pass_on(node, session, frame)
+        self.counters.requested("mailbox", outcome.value)
+        return outcome
+
+    async def _pass_on(self, node: str, session: str, frame: bytes) -> Outcome:
+        bytes_max = WAITING_BYTES_MAX if len(frame) <= SMALL_BYTES else LARGE_BYTES_MAX
+        if self._waiting_bytes + len(frame) > bytes_max:
             return Outcome.BUSY
         lane = self._lanes.get((node, session))
         is_first = lane is None
@@ -180,6 +193,11 @@ class Emulation:
 
     def _gone(self, size: int) -> None:
         self._waiting_bytes -= size
+
+    @property
+    def mailbox_counters(self) -> MailboxCounters:
+        """Of the mailbox through which commands are passed on."""
+        return self._mailbox.counters
 
     async def finish(self) -> None:
         """Wait until other nodes are answered. The caller bounds the time."""
@@ -210,10 +228,13 @@ class Emulation:
         signal = posted_signal(self._lease(), self._new_id(), posted)
         asked: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked[signal.id] = asked
+        began_s = _now_s()
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._mailbox.send(node, signal)
-                return await asked
+                answer = await asked
+            self.counters.answer_s.add(_now_s() - began_s)
+            return answer
         except NodeUnknown:
             return Answer(Outcome.UNKNOWN)
         except (TimeoutError, PortError) as error:
@@ -234,8 +255,12 @@ class Emulation:
             if signal.kind == "commands_taken":
                 self._answered(*answer_of(signal))
             elif (answer := self.sessions.take_from(signal.node, posted_of(signal))) is not None:
+                self.counters.for_others[answer.outcome.value] += 1
                 self._begin_answer(signal, answer)
+            else:
+                self.counters.for_others["repeated"] += 1
         except MalformedEmulationSignal as error:
+            self.counters.for_others["malformed"] += 1
             if (passed_over := self._malformed.again(_now_s())) is not None:
                 _log.warning(
                     "commands_malformed",

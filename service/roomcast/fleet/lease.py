@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import structlog
 
 from roomcast.delivery.canary_rules import is_number
+from roomcast.fleet.badges import badge_of_node
 from roomcast.fleet.lease_record import Lease, standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError
@@ -87,7 +88,15 @@ class LeaseKeeper:
         self._heartbeat_s = heartbeat_s
         now = clock.now_ms()
         self._lease = Lease(
-            node, "", "starting", now, now, now + self.ttl_ms, instance=instance, version=version
+            node,
+            "",
+            "starting",
+            now,
+            now,
+            now + self.ttl_ms,
+            instance=instance,
+            version=version,
+            badge=badge_of_node(node),
         )
         # When the table last took a heartbeat (wall clock, ms), and how many have failed since.
         self.taken_ms = now

@@ -14,7 +14,8 @@ class Lease:
 
     Times are in ms. `queue` is the queue's name, `state` is starting | live | draining.
 
-    `canary`: the newest canary that the node heard. `queue_url`, `subscription_arn`: "" as long as
+    `badge`: the node's badge, "" when its release has none. `canary`: the newest canary that the
+    node heard. `queue_url`, `subscription_arn`: "" as long as
     they are not known. `instance`: the machine's id, "" outside EC2. `lag_ms`: how late the newest
     message came out of the queue. `skew_ms`: how far the node's clock is ahead of the queue's,
     negative: behind; 0 also when its release does not report it. `users`: the number of different
@@ -39,6 +40,7 @@ class Lease:
     lag_ms: int = 0
     skew_ms: int = 0
     reaped: int = 0
+    badge: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from roomcast.concurrency import SharedCall
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, pack, signal_text
 from roomcast.delivery.ports import Gone, QueuePost
 from roomcast.fleet.ports import Leases
+from roomcast.observe.counters import MailboxCounters
 from roomcast.ports import Clock, PortError, UnknownOutcome
 from roomcast.rates import Bucket, Rate
 
@@ -26,6 +27,8 @@ POST_S: Final = 2.0
 _LOOK_UPS: Final = Rate(per_s=1.0, burst=4.0)
 # Of a message, for its signals with their commas: it has something around them.
 _ROOM_BYTES: Final = ENVELOPE_BYTES_MAX - 64
+# The largest signal that need not wait behind larger ones. What clients say is mostly shorter.
+_SMALL_BYTES: Final = 4 * 1024
 
 
 class NodeUnknown(PortError):
@@ -37,21 +40,33 @@ class Mailbox:
     meanwhile.
 
     One message is under way to each node. Signals that come meanwhile follow together in the next
-    ones, so that many of them cost few calls.
+    ones, so that many of them cost few calls. Small ones do not wait behind large ones, of which
+    anybody may send as many as fill all messages. So signals do not keep their order.
     """
 
     def __init__(self, post: QueuePost, leases: Leases, clock: Clock) -> None:
         self._post = post
         self._leases = leases
         self._clock = clock
-        # The queues of nodes, and when they were read (monotonic s).
+        self.counters = MailboxCounters()
+        # The queues of nodes, those nodes by badge, and when they were read (monotonic s).
         self._queues: Mapping[str, str] = {}
+        self._by_badge: Mapping[str, Sequence[str]] = {}
         self._read_s = float("-inf")
         self._look_ups = Bucket(_LOOK_UPS, clock.monotonic_s())
         self._reading: SharedCall[None] | None = None
         # By node, the signals that wait for the message under way.
-        self._outboxes: dict[str, deque[_Waiting]] = {}
+        self._outboxes: dict[str, _Outbox] = {}
         self._carrying: set[asyncio.Task[None]] = set()
+
+    async def nodes_with(self, badge: str) -> Sequence[str]:
+        """The nodes with this badge; none, if they are not known. Raises PortError."""
+        if badge not in self._by_badge:
+            await self._look_up()
+        elif self._clock.monotonic_s() - self._read_s > LEASES_S:
+            # As in `send`.
+            self._begin_look_up()
+        return self._by_badge.get(badge, ())
 
     async def send(self, node: str, signal: Signal) -> None:
         """Put `signal` into the queue of `node`. The caller bounds how many wait.
@@ -61,27 +76,32 @@ class Mailbox:
         waiting = _Waiting(signal_text(signal))
         if waiting.size > _ROOM_BYTES:
             raise ValueError("a signal that exceeds an envelope")
+        began_s = self._clock.monotonic_s()
         if node not in self._queues:
             await self._look_up()
-        elif self._clock.monotonic_s() - self._read_s > LEASES_S:
+        elif began_s - self._read_s > LEASES_S:
             # Who is known need not wait for a table that may not answer.
             self._begin_look_up()
+        if node not in self._queues:
+            self.counters.signals["no_node"] += 1
         self._queue(node)
-        outbox = self._outboxes.get(node)
-        if outbox is None:
-            outbox = self._outboxes[node] = deque()
+        if (outbox := self._outboxes.get(node)) is None:
+            outbox = self._outboxes[node] = _Outbox()
             carrying = asyncio.create_task(self._carry(node, outbox), name="mailbox")
             self._carrying.add(carrying)
             carrying.add_done_callback(self._carrying.discard)
-        outbox.append(waiting)
+        outbox.add(waiting)
         if (failure := await waiting.sent) is not None:
+            self.counters.signals["not_sent"] += 1
             raise failure
+        self.counters.signals["sent"] += 1
+        self.counters.seconds.add(self._clock.monotonic_s() - began_s)
 
-    async def _carry(self, node: str, outbox: deque[_Waiting]) -> None:
+    async def _carry(self, node: str, outbox: _Outbox) -> None:
         """Send what waits, one message after the other, until nothing waits."""
         batch = list[_Waiting]()
         try:
-            while batch := _batch(outbox):
+            while batch := outbox.take():
                 body, _ = next(pack([waiting.text for waiting in batch], signals=True))
                 failure: PortError | None = None
                 try:
@@ -91,10 +111,11 @@ class Mailbox:
                     failure = error
                 except TimeoutError:
                     failure = UnknownOutcome(f"not sent within {POST_S:g} s")
+                self.counters.messages["sent" if failure is None else "not_sent"] += 1
                 _tell(batch, failure)
         finally:
             del self._outboxes[node]
-            _tell([*batch, *outbox], UnknownOutcome("the node ends"))
+            _tell([*batch, *outbox.small, *outbox.large], UnknownOutcome("the node ends"))
 
     async def _send(self, node: str, body: str) -> None:
         try:
@@ -128,10 +149,14 @@ class Mailbox:
 
     async def _read_leases(self) -> None:
         began_s = self._clock.monotonic_s()
-        leases = await self._leases.all()
         # Expired ones count as well. Expiry depends on clocks, and on heartbeats that the table may
         # not take. The queue of a node that is dead is there until it is cleaned up after.
-        self._queues = {lease.node: lease.queue for lease in leases if not lease.reaped}
+        leases = [lease for lease in await self._leases.all() if not lease.reaped]
+        self._queues = {lease.node: lease.queue for lease in leases}
+        by_badge: dict[str, list[str]] = {}
+        for lease in leases:
+            by_badge.setdefault(lease.badge, []).append(lease.node)
+        self._by_badge = by_badge
         self._read_s = began_s
 
 
@@ -147,20 +172,46 @@ class _Waiting:
         self.sent: asyncio.Future[PortError | None] = asyncio.get_running_loop().create_future()
 
 
-def _batch(outbox: deque[_Waiting]) -> list[_Waiting]:
-    """The oldest ones, as many as fit a message. They leave `outbox`, and so do those for which
-    nobody waits any more.
-    """
-    batch, size = list[_Waiting](), 0
-    while outbox:
-        if outbox[0].sent.done():
-            outbox.popleft()
+class _Outbox:
+    """The signals that wait for the message under way, the oldest first."""
+
+    __slots__ = ("_is_turn_of_large", "large", "small")
+
+    def __init__(self) -> None:
+        self.small: deque[_Waiting] = deque()
+        self.large: deque[_Waiting] = deque()
+        self._is_turn_of_large = True
+
+    def add(self, waiting: _Waiting) -> None:
+        (self.small if waiting.size <= _SMALL_BYTES else self.large).append(waiting)
+
+    def take(self) -> list[_Waiting]:
+        """Those of the next message: small ones, and large ones as far as these leave room. One
+        large one comes first in every other message, or many small ones would keep all of these
+        waiting. They leave, and so do those for which nobody waits any more.
+        """
+        batch = list[_Waiting]()
+        if self._is_turn_of_large:
+            _fill(batch, self.large, 1)
+        self._is_turn_of_large = not self._is_turn_of_large
+        _fill(batch, self.small)
+        _fill(batch, self.large)
+        return batch
+
+
+def _fill(batch: list[_Waiting], line: deque[_Waiting], most: int | None = None) -> None:
+    """Add as many of the first of `line` as fit a message with `batch`; `most` at most."""
+    left = _ROOM_BYTES - sum(waiting.size for waiting in batch)
+    added = 0
+    while line and added != most:
+        if line[0].sent.done():
+            line.popleft()
             continue
-        size += outbox[0].size
-        if batch and size > _ROOM_BYTES:
-            break
-        batch.append(outbox.popleft())
-    return batch
+        if line[0].size > left:
+            return
+        left -= line[0].size
+        added += 1
+        batch.append(line.popleft())
 
 
 def _tell(batch: Iterable[_Waiting], failure: PortError | None) -> None:

@@ -64,6 +64,11 @@ class Target:
     def __post_init__(self) -> None:
         assert self.user is not None or self.client, "an order is never for everybody"
 
+    @property
+    def is_for_one(self) -> bool:
+        """Whether there is one such connection at most: ids and sessions are unique."""
+        return bool(self.client or self.session)
+
 
 @dataclass(frozen=True, slots=True)
 class DisconnectOrder:

@@ -1,4 +1,6 @@
-"""Sends orders of the application to all nodes, and carries them out on this one."""
+"""Gives orders of the application to the nodes that they are for, and carries them out on this
+one.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from typing import Final, Protocol
 
 import structlog
 
-from roomcast.delivery.broadcaster import can_be_sent
+from roomcast.delivery.broadcaster import signal_bytes
 from roomcast.delivery.envelope import Signal
-from roomcast.delivery.signal_bus import SignalBus
+from roomcast.fleet.order_post import OrderPost
 from roomcast.fleet.order_signals import (
     DisconnectOrder,
     MalformedOrder,
@@ -45,7 +47,6 @@ JOINS_AT_ONCE: Final = 32
 WORK_A_TURN: Final = 200
 # Connections for which orders wait for their turn, which takes seconds. Another order is refused.
 CONNECTIONS_WAITING_MAX: Final = 100_000
-
 _log = structlog.get_logger(__name__)
 
 
@@ -76,19 +77,18 @@ class Subjects(Protocol):
 
 
 class Orders:
-    """One a node. `bus` brings orders to this node and the others.
+    """One a node. `post` brings orders to the others.
 
-    Orders are best effort, as all signals are. A node that does not get an order does not carry it
-    out. There is no answer about the connections that were found. And two orders may arrive in
-    another order than they were given.
+    There is no answer about the connections that were found. And two orders may arrive in another
+    order than they were given.
 
     An order is for the connections that are here when it arrives. Orders are carried out one after
     the other, from the moment of their arrival on, WORK_A_TURN in a turn of the event loop.
     """
 
-    def __init__(self, subjects: Subjects, bus: SignalBus, new_id: NewId, *, node: str) -> None:
+    def __init__(self, subjects: Subjects, post: OrderPost, new_id: NewId, *, node: str) -> None:
         self._subjects = subjects
-        self._bus = bus
+        self._post = post
         self._new_id = new_id
         self._node = node
         self._places = asyncio.Semaphore(JOINS_AT_ONCE)
@@ -102,19 +102,27 @@ class Orders:
         self._work = 0
         self._next_turn: asyncio.Handle | None = None
 
-    def give(self, order: Order) -> None:
-        """Have `order` carried out, on this node from now on.
+    def give(self, order: Order) -> asyncio.Future[None]:
+        """Have `order` carried out, on this node from now on. Raises Full and TooLarge: then no
+        node does.
 
-        Raises Full and TooLarge: then no node does.
+        The future is done when the others are sure to hear of it, as far as they have the
+        connections. It raises PortError: perhaps they do.
         """
-        signal = order_signal(order, self._node, self._new_id())
+        signal, target = order_signal(order, self._node, self._new_id()), order.target
+        size = signal_bytes(signal)
+        if size is None:
+            raise TooLarge("an order that exceeds a signal")
         if self._is_full:
             raise Full("orders wait for too many connections")
-        if self._bus.send(signal):
-            return
-        if not can_be_sent(signal):
-            raise TooLarge("an order that exceeds a signal")
-        raise Full("too many signals wait to be sent")
+        if target.is_for_one and self._subjects.find(target):
+            # Nobody else has it.
+            sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            sent.set_result(None)
+        else:
+            sent = self._post.send(signal, size, target)
+        self.heard(signal)
+        return sent
 
     def heard(self, signal: Signal) -> None:
         """Carry out the order in `signal`."""
@@ -135,6 +143,10 @@ class Orders:
         self._left += len(found)
         self._idle.clear()
         self._carry_on()
+
+    async def sent(self) -> None:
+        """Wait until all given orders were sent. The caller bounds the time."""
+        await self._post.finish()
 
     async def carried_out(self) -> None:
         """Wait until no order waits any more. The caller bounds the time."""

@@ -5,7 +5,7 @@ Connections are found without a search through the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from roomcast.fleet.order_signals import Target
@@ -23,6 +23,10 @@ class Present(Protocol):
     @property
     def user(self) -> str:
         """Its user; "" = anonymous."""
+
+    @property
+    def session_name(self) -> str:
+        """The session of its stream; "" = it has none."""
 
 
 Connected = TypeVar("Connected", bound=Present)
@@ -71,11 +75,11 @@ class Roster(Generic[Connected]):
 
     def find(self, target: Target) -> Sequence[Connected]:
         """The connections that match `target`, as of now."""
-        if target.session:
-            # WebSockets have none. That of a stream over HTTP is a secret of its client, and orders
-            # go through the topic.
-            return []
+        found: Iterable[Connected]
         if target.client:
-            found = self._by_client.get(target.client)
-            return [found] if found is not None and target.user in (None, found.user) else []
-        return list(self._by_user.get(target.user or "", {}).values())
+            one = self._by_client.get(target.client)
+            found = [one] if one is not None and target.user in (None, one.user) else []
+        else:
+            found = self._by_user.get(target.user or "", {}).values()
+        session = target.session
+        return [each for each in found if not session or each.session_name == session]

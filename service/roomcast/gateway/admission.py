@@ -32,6 +32,11 @@ _ORIGIN_CHARS_MAX: Final = 200
 # pretend to be a page.
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+# The origin of a page that does not say it.
+_UNTOLD: Final = ""
+# What browsers say of a request by a page of another site or host (Fetch Metadata). They do so over
+# HTTPS and on this machine.
+_OTHER_SITES: Final = frozenset({"cross-site", "same-site"})
 
 _log = structlog.get_logger(__name__)
 
@@ -40,9 +45,8 @@ def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> b
     """Whether a browser page of `origin` may connect.
 
     Allowed are the server's own host and the patterns of `allowed`, in which "*" stands for any
-    text. A client without an Origin is no browser, so no page can use it against its user. A server
-    that is addressed on this machine also accepts pages that this machine serves: a front end in
-    development.
+    text. A client without an Origin is no page that can read the answer. A server that is addressed
+    on this machine also accepts pages that this machine serves: a front end in development.
     """
     if origin is None or "*" in allowed:
         return True
@@ -91,6 +95,10 @@ class Admission:
         """
         # No browser sends two Origins. Joined, they match no pattern.
         origin = ", ".join(given) if (given := request.headers.getall("Origin", ())) else None
+        if origin is None and request.headers.get("Sec-Fetch-Site", "").lower() in _OTHER_SITES:
+            # A GET that a page makes without asking to read the answer, as for a picture. No SDK
+            # does: an EventSource says its origin.
+            origin = _UNTOLD
         # Not `request.host`: without the header it resolves this machine's name, which blocks the
         # event loop.
         if not origin_allowed(origin, request.headers.get("Host", ""), self._allowed_origins):
@@ -134,9 +142,12 @@ class Admission:
         if passed_over is not None:
             # No browser's Origin is longer, or holds a path or a password that must stay out of the
             # log.
-            told = (
-                origin[:_ORIGIN_CHARS_MAX] if origin and _ORIGIN.fullmatch(origin) else "malformed"
-            )
+            if not origin:
+                told = "untold"
+            elif _ORIGIN.fullmatch(origin):
+                told = origin[:_ORIGIN_CHARS_MAX]
+            else:
+                told = "malformed"
             _log.info("origin_refused", origin=told, passed_over=passed_over)
 
     def _let_through(self, request: web.Request, node: Node) -> None:

@@ -75,6 +75,7 @@ class WriterMaker(Protocol):
         framer: Framer,
         *,
         last: Callable[[Closing], bytes] = ...,
+        is_answered: bool = ...,
         session: str = ...,
         is_binary: bool | None = ...,
     ) -> Writer: ...
@@ -131,12 +132,19 @@ class DelayedWriter(Writer):
         framer: Framer,
         *,
         last: Callable[[Closing], bytes] = close_frame,
+        is_answered: bool = True,
         session: str = "",
         is_binary: bool | None = None,
     ) -> None:
         framer, self._join = _IN_ONE.get(framer, (framer, b"".join))
         super().__init__(
-            transport, queue_bytes_max, framer, last=last, session=session, is_binary=is_binary
+            transport,
+            queue_bytes_max,
+            framer,
+            last=last,
+            is_answered=is_answered,
+            session=session,
+            is_binary=is_binary,
         )
         self._delays = delays
         self._collected: list[bytes] = []

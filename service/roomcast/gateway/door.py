@@ -104,7 +104,7 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
 class _Guest(web.RequestHandler):
     """One connection: aiohttp's HTTP handler, which also reports its end to the door."""
 
-    __slots__ = ("_door", "_unwanted", "unread_since_s", "wire")
+    __slots__ = ("_door", "_newest", "_unwanted", "unread_since_s", "wire")
 
     def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -113,6 +113,8 @@ class _Guest(web.RequestHandler):
         # aiohttp would keep 32 requests, each with half a megabyte of headers.
         self._max_msg_queue_size, self._msg_queue_resume_size = _REQUESTS_WAITING, 0
         self._door = door
+        # The body of the newest request, which may still come; None = it was answered.
+        self._newest: StreamReader | None = None
         # The body whose rest is dropped as it comes; None = there is none.
         self._unwanted: StreamReader | None = None
         # Since when bytes have been waiting for the peer to read them. None = none are.
@@ -130,10 +132,22 @@ class _Guest(web.RequestHandler):
             return
         super().data_received(data)
         if self._messages:
+            message, body = self._messages[-1]
             # What cannot be parsed waits for its answer as an error.
-            error = getattr(self._messages[-1][0], "exc", None)
-            if error is not None:
+            error = getattr(message, "exc", None)
+            if error is None:
+                self._newest = body
+            else:
                 _let_go(error)
+                self._break_off()
+
+    def _break_off(self) -> None:
+        """Ends the body that was coming, as what came is no part of one. aiohttp would let its
+        request wait for the rest.
+        """
+        if self._newest is not None and not self._newest.is_eof():
+            self._newest.set_exception(web.RequestPayloadError("what came is no part of a body"))
+            self._newest.feed_eof()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         try:
@@ -152,8 +166,13 @@ class _Guest(web.RequestHandler):
         The rest is received, so that the peer reads the answer, but not parsed: in chunks of one
         byte, 8 KiB take more than a millisecond.
         """
+        if self._newest is request.content:
+            self._newest = None
         if not request.content.is_eof():
             self._unwanted = request.content
+            resp.force_close()
+        elif request.content.exception() is not None:
+            # Nothing behind it is a request.
             resp.force_close()
         try:
             return await super().finish_response(request, resp, start_time)

@@ -24,7 +24,7 @@ from roomcast.delivery.ports import Framer
 from roomcast.gateway.deflate import Marks, Unreadable, inflated
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
-from roomcast.observe.counters import Limit
+from roomcast.observe.counters import Limit, Transport
 from roomcast.rates import Bucket, Rate
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
@@ -138,6 +138,7 @@ class ClientFrames(asyncio.Protocol):
         "_encoding",
         "_frame_bytes_max",
         "_frames",
+        "_is_heard",
         "_is_lost",
         "_is_over",
         "_is_paused",
@@ -181,10 +182,19 @@ class ClientFrames(asyncio.Protocol):
         self._dropped = 0
         # The rate of pings and pongs; None = there was none.
         self._bucket: Bucket | None = None
+        # Whether the client has said all that it has to say.
+        self._is_heard = False
         self._is_paused = False
         self._is_lost = False
         self._is_over = False
         self._connection: Connection = node.open(writer)
+        node.services.counters.came(self._kind)
+
+    @property
+    def _kind(self) -> Transport:
+        """What it is counted as."""
+        unidirectional = self._writer.is_unidirectional
+        return Transport.UNI_WEBSOCKET if unidirectional else Transport.WEBSOCKET
 
     # ---- what the transport calls
 
@@ -215,6 +225,11 @@ class ClientFrames(asyncio.Protocol):
             self._end(_LOST)
 
     # ---- frames
+
+    def take_first(self, frame: str) -> None:
+        """Take `frame` as if the client had sent it, before all that it sends."""
+        self._frames.feed_data(WSMessage(WSMsgType.TEXT, frame, None), len(frame))
+        self._go_on()
 
     def _go_on(self) -> None:
         """Takes frames until something has to be waited for. Then a task goes on."""
@@ -285,11 +300,12 @@ class ClientFrames(asyncio.Protocol):
             self._dropped += 1
             if self._dropped % _DROPPED_A_TURN == 0:
                 return sleep(0 if self._dropped < _DROPPED_MAX else CLOSE_WAIT_S)
-        elif kind is self._encoding.frames:
+        elif kind is self._encoding.frames and not self._is_heard:
+            self._is_heard = self._writer.is_unidirectional
             if self._marks is None:
                 return self._connection.take(message.data, self._encoding.reader)
             return self._take_unpacked(message.data, self._marks)
-        elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
+        elif kind is WSMsgType.PING or kind is WSMsgType.PONG or self._is_heard:
             return self._take_control(message)
         else:
             self._connection.close(Disconnect.BAD_REQUEST)
@@ -318,8 +334,8 @@ class ClientFrames(asyncio.Protocol):
         return self._connection.take(frame, self._encoding.reader)
 
     def _take_control(self, message: WSMessage) -> Waiting | None:
-        """Answers a ping once the rate allows it. No command holds pings and pongs, so no other
-        limit counts them.
+        """Answers a ping once the rate allows it, and passes over what is none. No command holds
+        pings, pongs and what is not heard, so no other limit counts them.
 
         Nothing is read meanwhile, so a client that sends many has to wait as well.
         """
@@ -354,6 +370,7 @@ class ClientFrames(asyncio.Protocol):
         self._frames.clear()
         writer, client = self._writer, self._connection.client
         self._node.closed(self._connection)
+        self._node.services.counters.went(self._kind)
         self._node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
         if writer.closed_with is None:
             _log.info("client_gone", client=client, code=last.told)

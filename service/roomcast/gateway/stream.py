@@ -1,6 +1,6 @@
 """Serves one client whose replies and pushes are the body of an answer that does not end.
 
-Its commands come by other requests. Each of them is taken after the ones before it.
+Its commands come by other requests, if any. Each of them is taken after the ones before it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import Final
 
 import structlog
 
+from roomcast.fleet.badges import session_name
 from roomcast.fleet.emulation import Sessions
 from roomcast.gateway.writer import Writer
 from roomcast.node.node import Node
+from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
 
-__all__ = ["WAITING_BYTES_MAX", "WAITING_MAX", "ClientStream", "new_session"]
+__all__ = ["WAITING_BYTES_MAX", "WAITING_MAX", "ClientStream", "limit_silence", "new_session"]
 
 # Frames of one client that wait for the ones before them, and their bytes. SDKs send a few at once.
 WAITING_MAX: Final = 64
 WAITING_BYTES_MAX: Final = 512 * 1024
-# Bytes of a session's name, of which 16 cannot be guessed.
+# Random bytes of a session's name.
 _SESSION_BYTES: Final = 24
 # What a client may send behind its request. No client has a reason to.
 _IGNORED_BYTES_MAX: Final = 4096
@@ -33,16 +35,17 @@ _IGNORED_BYTES_MAX: Final = 4096
 _log = structlog.get_logger(__name__)
 
 
-def new_session() -> str:
-    """A name that nobody can guess."""
-    return secrets.token_urlsafe(_SESSION_BYTES)
+def new_session(badge: str) -> str:
+    """A name that nobody can guess, of a session of the node with `badge`."""
+    return session_name(badge, secrets.token_urlsafe(_SESSION_BYTES))
 
 
 class ClientStream(asyncio.Protocol):
     """The protocol of one stream's transport, after the head of the answer.
 
-    `left` is called when the connection is lost. `silence_s`: how long bytes may stay without an
-    acknowledgement of the peer's kernel. No pong tells of a peer that is gone.
+    `kind`: what it is counted as. `left` is called when the connection is lost. `silence_s`: how
+    long bytes may stay without an acknowledgement of the peer's kernel. No pong tells of a peer
+    that is gone.
     """
 
     __slots__ = (
@@ -50,6 +53,7 @@ class ClientStream(asyncio.Protocol):
         "_frames",
         "_ignored",
         "_is_over",
+        "_kind",
         "_node",
         "_reader",
         "_sessions",
@@ -67,6 +71,7 @@ class ClientStream(asyncio.Protocol):
         writer: Writer,
         reader: Reader,
         sessions: Sessions,
+        kind: Transport,
         *,
         silence_s: float,
     ) -> None:
@@ -75,6 +80,7 @@ class ClientStream(asyncio.Protocol):
         self._writer = writer
         self._reader = reader
         self._sessions = sessions
+        self._kind = kind
         self._frames: deque[bytes] = deque()
         self._waiting_bytes = 0
         # Takes frames, as long as there are any.
@@ -82,9 +88,11 @@ class ClientStream(asyncio.Protocol):
         self._ignored = 0
         self._is_over = False
         self.left: Callable[[], None] | None = None
-        _limit_silence(transport, silence_s)
+        limit_silence(transport, silence_s)
         self._connection = node.open(writer)
-        sessions.enter(writer.session, self)
+        node.services.counters.came(kind)
+        if not writer.is_unidirectional:
+            sessions.enter(writer.session, self)
 
     def take(self, frame: bytes) -> bool:
         """Take commands, after those that came before. False: too many wait."""
@@ -128,6 +136,7 @@ class ClientStream(asyncio.Protocol):
         self._sessions.leave(self._writer.session)
         self._node.closed(self._connection)
         why = self._writer.closed_with
+        self._node.services.counters.went(self._kind)
         self._node.services.counters.closed(why or Disconnect.CONNECTION_CLOSED)
         if why is None:
             _log.info("client_gone", client=self._connection.client)
@@ -136,7 +145,7 @@ class ClientStream(asyncio.Protocol):
         self._writer.end()
 
 
-def _limit_silence(transport: asyncio.Transport, silence_s: float) -> None:
+def limit_silence(transport: asyncio.Transport, silence_s: float) -> None:
     """Have the system end a connection whose peer acknowledges nothing (TCP_USER_TIMEOUT)."""
     connected = transport.get_extra_info("socket")
     option = getattr(socket, "TCP_USER_TIMEOUT", None)

@@ -1,53 +1,76 @@
 """Serves the transports of clients that no WebSocket reaches, as Centrifuge SDKs speak them.
 
 POST /connection/http_stream   commands in the body; replies and pushes in the answer's body
-GET  /connection/sse           commands in the query (`cf_connect`); the answer is events
+GET  /connection/sse           `connect` in the query (`cf_connect`); the answer is events
 POST /emulation                further commands of either, for the node that has the client
+
+Clients without an SDK say no more than how they connect, and get pushes alone:
+
+POST /connection/uni_http_stream   the `connect` in the body
+GET  /connection/uni_sse           the same in the query, or nothing; or in the body of a POST
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
+from roomcast.concurrency import Portions
 from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
-from roomcast.gateway.body import BODY_S, body_of
+from roomcast.gateway.body import BODY_S, BodyRoom, PushedOut, body_of
 from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.stream import ClientStream, new_session
-from roomcast.gateway.websocket import ANSWERED, FRAME_COMMANDS_ROOM
-from roomcast.gateway.writer import Writer, json_lines, sse_events
+from roomcast.gateway.websocket import ANSWERED, CONNECT_PARAMETER, FRAME_COMMANDS_ROOM
+from roomcast.gateway.writer import (
+    Writer,
+    bare_json_lines,
+    bare_sse_events,
+    json_lines,
+    sse_events,
+)
+from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Closing
-from roomcast.wire.commands import JSON_FRAMES, Reader
+from roomcast.wire.commands import CONNECT_FRAMES, JSON_FRAMES, Reader
 from roomcast.wire.emulation import MalformedEmulation, emulated_json, emulated_protobuf
 from roomcast.wire.encoding import disconnect_push
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
 __all__ = ["StreamGateway"]
 
+_PATHS: Final = (
+    "/connection/http_stream",
+    "/connection/sse",
+    "/connection/uni_http_stream",
+    "/connection/uni_sse",
+    "/emulation",
+)
 # A preflight's answer may be kept for so long.
 _PREFLIGHT_S: Final = 300
 _BINARY_TYPE: Final = "application/octet-stream"
 # The JSON text of a string may be twice as long as what it says.
 _ESCAPED: Final = 2
-_CONNECT_PARAMETER: Final = "cf_connect"
-# Bytes of all bodies that have not come whole. Anybody can begin one. Most come with their headers,
-# and need no room.
+# Bytes of all bodies that have not come whole, as far as they came. Anybody can begin one.
 _COMING_BYTES_MAX: Final = 32 * 1024 * 1024
+# Larger requests to /emulation take up to 2 ms each to decode, and anybody can have many become
+# whole at once. So many are decoded in one turn of the event loop.
+_LARGE_BYTES: Final = 32 * 1024
+_LARGE_A_TURN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
     """How a stream is written and its commands are read. `first`: what goes before all else."""
 
+    kind: Transport
     content_type: str
     reader: Reader
     framer: Framer
@@ -58,11 +81,20 @@ class _Form:
         return self.framer(disconnect_push(why))
 
 
-_JSON: Final = _Form("application/json; charset=utf-8", JSON_FRAMES, json_lines)
-_PROTOBUF: Final = _Form(_BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
+_JSON: Final = _Form(
+    Transport.HTTP_STREAM, "application/json; charset=utf-8", JSON_FRAMES, json_lines
+)
+_PROTOBUF: Final = _Form(Transport.HTTP_STREAM, _BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
 # A browser takes the stream for open once it has read something.
-_EVENTS: Final = _Form("text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n")
-
+_EVENTS: Final = _Form(
+    Transport.SSE, "text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\r\n"
+)
+_BARE_JSON: Final = replace(
+    _JSON, kind=Transport.UNI_HTTP_STREAM, reader=CONNECT_FRAMES, framer=bare_json_lines
+)
+_BARE_EVENTS: Final = replace(
+    _EVENTS, kind=Transport.UNI_SSE, reader=CONNECT_FRAMES, framer=bare_sse_events
+)
 
 # SDKs connect anew after 404 and 5xx. Others refuse these commands alone.
 _ANSWERS: Final[Mapping[Outcome, tuple[HTTPStatus, str | None]]] = {
@@ -92,7 +124,8 @@ class StreamGateway:
         self._make_writer = make_writer
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
-        self._coming_bytes = 0
+        self._coming = BodyRoom(_COMING_BYTES_MAX)
+        self._large = Portions(_LARGE_A_TURN)
 
     def add_routes(self, app: web.Application) -> None:
         """Adds the routes, and those of their preflight requests."""
@@ -101,7 +134,10 @@ class StreamGateway:
         app.router.add_get("/connection/sse", self._sse, allow_head=False)
         app.router.add_post("/connection/sse", self._sse_posted)
         app.router.add_post("/emulation", self._emulation)
-        for path in ("/connection/http_stream", "/connection/sse", "/emulation"):
+        app.router.add_post("/connection/uni_http_stream", self._uni_http_stream)
+        app.router.add_get("/connection/uni_sse", self._uni_sse, allow_head=False)
+        app.router.add_post("/connection/uni_sse", self._uni_sse_posted)
+        for path in _PATHS:
             app.router.add_options(path, self._preflight)
 
     async def _http_stream(self, request: web.Request) -> web.StreamResponse:
@@ -112,6 +148,15 @@ class StreamGateway:
 
     async def _sse(self, request: web.Request) -> web.StreamResponse:
         return await self._open(request, _EVENTS, _asked)
+
+    async def _uni_http_stream(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _BARE_JSON, self._posted)
+
+    async def _uni_sse_posted(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _BARE_EVENTS, self._posted)
+
+    async def _uni_sse(self, request: web.Request) -> web.StreamResponse:
+        return await self._open(request, _BARE_EVENTS, _asked_or_nothing)
 
     async def _open(
         self,
@@ -133,7 +178,8 @@ class StreamGateway:
                 self._queue_bytes_max,
                 form.framer,
                 last=form.last,
-                session=new_session(),
+                is_answered=False,
+                session=new_session(node.services.badge),
             )
             limits = node.services.limits
             stream = ClientStream(
@@ -142,6 +188,7 @@ class StreamGateway:
                 writer,
                 form.reader,
                 node.emulation.sessions,
+                form.kind,
                 silence_s=limits.ping_interval_s + limits.pong_timeout_s,
             )
             stream.left = hand_over(request.protocol, stream)
@@ -158,21 +205,11 @@ class StreamGateway:
             raise web.HTTPUnsupportedMediaType(
                 text="A body is taken as it is, without an encoding.\n"
             )
-        if request.content_length is None and request.body_exists:
-            # Chunks of one byte take a hundred times as long to parse, and what is to come could
-            # not be bounded.
-            raise web.HTTPLengthRequired(text="A body has a Content-Length.\n")
-        size = request.content_length or 0
-        if size > bytes_max:
+        if (request.content_length or 0) > bytes_max:
             raise _too_large()
-        coming = 0 if request.content.is_eof() else size
-        if self._coming_bytes + coming > _COMING_BYTES_MAX:
-            raise web.HTTPServiceUnavailable(text="Too many bodies have not come whole.\n")
-        self._coming_bytes += coming
-        try:
-            body = await _whole_body(request, bytes_max)
-        finally:
-            self._coming_bytes -= coming
+        body = await _whole_body(request, bytes_max, self._coming)
+        if body is None:
+            raise _too_large()
         if not body:
             raise web.HTTPBadRequest(text="The body has the first commands.\n")
         return body
@@ -182,6 +219,7 @@ class StreamGateway:
         try:
             response = await self._emulate(request)
         except web.HTTPException as refused:
+            _count_refused(request)
             # A page that may not read it would take its stream for broken.
             refused.headers.update(headers)
             raise
@@ -193,9 +231,12 @@ class StreamGateway:
             body, read = await self._body(request, self._frame_bytes_max), emulated_protobuf
         else:
             body, read = await self._body(request, self._frame_bytes_max * _ESCAPED), emulated_json
+        if len(body) > _LARGE_BYTES:
+            await self._large.wait()
         try:
             emulated = read(body)
         except MalformedEmulation as error:
+            _count_refused(request)
             return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n")
         if len(emulated.frame) > FRAMES_BYTES_MAX:
             raise _too_large()
@@ -218,13 +259,26 @@ class StreamGateway:
 
 
 async def _asked(request: web.Request) -> bytes:
-    """The commands in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest."""
-    commands = request.query.get(_CONNECT_PARAMETER, "")
-    if not commands:
+    """The command in a query, whose length the parser of HTTP bounds. Raises HTTPBadRequest.
+
+    It is one, which must be `connect`: any page can have a browser make a GET without an Origin.
+    Whoever cannot read the answer has no session, so it stays at that.
+    """
+    command = request.query.get(CONNECT_PARAMETER, "").strip()
+    if not command or "\n" in command:
         raise web.HTTPBadRequest(
-            text=f"The parameter {_CONNECT_PARAMETER} has the first commands.\n"
+            text=f"The parameter {CONNECT_PARAMETER} has one command, which is connect.\n"
         )
-    return commands.encode(errors="replace")
+    return command.encode(errors="replace")
+
+
+async def _asked_or_nothing(request: web.Request) -> bytes:
+    """The `connect` in a query, whose length the parser of HTTP bounds."""
+    return (request.query.get(CONNECT_PARAMETER) or "{}").encode(errors="replace")
+
+
+def _count_refused(request: web.Request) -> None:
+    request.app[NODE].emulation.counters.requested("here", "refused")
 
 
 def _is_binary(request: web.Request) -> bool:
@@ -232,10 +286,14 @@ def _is_binary(request: web.Request) -> bool:
     return "Content-Type" in request.headers and request.content_type == _BINARY_TYPE
 
 
-async def _whole_body(request: web.Request, bytes_max: int) -> bytes | None:
+async def _whole_body(request: web.Request, bytes_max: int, room: BodyRoom) -> bytes | None:
     """As `body_of`. Raises HTTPException."""
     try:
-        return await body_of(request, bytes_max)
+        return await body_of(request, bytes_max, room)
+    except PushedOut as error:
+        raise web.HTTPServiceUnavailable(
+            text="The body came too slowly: others needed its room.\n"
+        ) from error
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(
             text=f"The body was not complete within {BODY_S:g} s.\n"

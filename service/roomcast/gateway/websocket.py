@@ -1,7 +1,12 @@
-"""Serves GET /connection/websocket: checks the handshake, then passes frames to the connection."""
+"""Serves WebSockets: checks the handshake, then passes frames to the connection.
+
+GET /connection/websocket       commands and their replies, as Centrifuge SDKs speak them
+GET /connection/uni_websocket   for clients without an SDK: they say no more than how they connect
+"""
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha1
@@ -19,23 +24,36 @@ from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames, Encoding
-from roomcast.gateway.writer import BINARY_DATA, TEXT, Writer, protobuf_frame, text_frame
-from roomcast.wire.commands import JSON_FRAMES
+from roomcast.gateway.stream import limit_silence, new_session
+from roomcast.gateway.writer import (
+    BINARY_DATA,
+    TEXT,
+    Writer,
+    bare_close,
+    bare_text_frames,
+    protobuf_frame,
+    text_frame,
+)
+from roomcast.wire.commands import CONNECT_FRAMES, JSON_FRAMES
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
-__all__ = ["ANSWERED", "FRAME_COMMANDS_ROOM", "WebSocketGateway"]
+__all__ = ["ANSWERED", "CONNECT_PARAMETER", "FRAME_COMMANDS_ROOM", "WebSocketGateway"]
 
 # A frame may hold this many commands of the greatest size: SDKs send a connect and all their
 # subscriptions in one frame.
 FRAME_COMMANDS_ROOM: Final = 4
+# The URL parameter that has what the client would say first.
+CONNECT_PARAMETER: Final = "cf_connect"
 
 _JSON: Final = Encoding("centrifuge-json", WSMsgType.TEXT, JSON_FRAMES, text_frame)
 _PROTOBUF: Final = Encoding(
     "centrifuge-protobuf", WSMsgType.BINARY, PROTOBUF_FRAMES, protobuf_frame
 )
+_BARE_JSON: Final = Encoding("", WSMsgType.TEXT, CONNECT_FRAMES, bare_text_frames)
 _HANDSHAKE: Final = web.WebSocketResponse(
     compress=False, protocols=(_JSON.subprotocol, _PROTOBUF.subprotocol)
 )
+_BARE_HANDSHAKE: Final = web.WebSocketResponse(compress=False)
 _NO_HANDSHAKE: Final = web.WebSocketReady(ok=False, protocol=None)
 # For clients that cannot name a subprotocol: either of these URL parameters may ask for Protobuf.
 _ENCODING_PARAMETERS: Final = ("format", "cf_protocol")
@@ -83,9 +101,11 @@ class _Answered(web.StreamResponse):
 ANSWERED: Final = _Answered(status=HTTPStatus.SWITCHING_PROTOCOLS)
 
 
-def _accepted(request: web.Request, extension: str) -> tuple[str | None, bytes]:
-    """The subprotocol of the handshake `request`, None = none that is known here, and its answer
-    (RFC 6455 §4.2.2). `extension`: the one that was agreed on; "" = none.
+def _accepted(
+    request: web.Request, handshake: web.WebSocketResponse, extension: str = ""
+) -> tuple[str | None, bytes]:
+    """The subprotocol of the handshake `request`, None = none that `handshake` knows, and its
+    answer (RFC 6455 §4.2.2). `extension`: the one that was agreed on; "" = none.
 
     Raises HTTPUpgradeRequired when it is no handshake, and HTTPBadRequest when it has a body: what
     is left of that would be taken for frames.
@@ -94,7 +114,7 @@ def _accepted(request: web.Request, extension: str) -> tuple[str | None, bytes]:
         raise web.HTTPBadRequest(text="A handshake has no body.\n")
     try:
         # aiohttp has the rules of a handshake, but for the method.
-        found = _HANDSHAKE.can_prepare(request)
+        found = handshake.can_prepare(request)
     except ValueError:
         # It decodes, or quotes, header fields that may hold bytes that are no text.
         found = _NO_HANDSHAKE
@@ -121,7 +141,7 @@ def _accepted(request: web.Request, extension: str) -> tuple[str | None, bytes]:
 
 
 class WebSocketGateway:
-    """The handler of WebSocket requests.
+    """The handlers of WebSocket requests.
 
     `message_size_limit`: bytes of one command. A frame may be FRAME_COMMANDS_ROOM times as large.
     `compression`: for clients that offer it; None = for none.
@@ -145,11 +165,11 @@ class WebSocketGateway:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers a client's handshake. From then on, ClientFrames serves it."""
         self._admission.check(request)
-        node = request.app[NODE]
         agreed = None
         if self._packing is not None:
             agreed = agree(request.headers.getall("Sec-WebSocket-Extensions", ()))
-        subprotocol, answer = _accepted(request, agreed.answer if agreed is not None else "")
+        extension = agreed.answer if agreed is not None else ""
+        subprotocol, answer = _accepted(request, _HANDSHAKE, extension)
         await self._admission.turn()
         # Without another turn from here to `node.open`: it would be counted in neither place.
         transport = request.transport
@@ -162,6 +182,40 @@ class WebSocketGateway:
             writer = self._make_writer(
                 transport, self._queue_bytes_max, encoding.framer, is_binary=is_binary
             )
-            client = ClientFrames(node, transport, writer, encoding, self._frame_bytes_max)
-            client.left = hand_over(request.protocol, client)
+            self._hand_over(request, transport, writer, encoding)
         return ANSWERED
+
+    async def handle_unidirectional(self, request: web.Request) -> web.StreamResponse:
+        """As `handle`, for a client that says no more than how it connects."""
+        self._admission.check(request)
+        _, answer = _accepted(request, _BARE_HANDSHAKE)
+        await self._admission.turn()
+        # As above.
+        transport = request.transport
+        if transport is not None:
+            transport.write(answer)
+            writer = self._make_writer(
+                transport,
+                self._queue_bytes_max,
+                _BARE_JSON.framer,
+                last=bare_close,
+                session=new_session(request.app[NODE].services.badge),
+            )
+            client = self._hand_over(request, transport, writer, _BARE_JSON)
+            limits = request.app[NODE].services.limits
+            limit_silence(transport, limits.ping_interval_s + limits.pong_timeout_s)
+            if asked := request.query.get(CONNECT_PARAMETER):
+                client.take_first(asked)
+        return ANSWERED
+
+    def _hand_over(
+        self,
+        request: web.Request,
+        transport: asyncio.Transport,
+        writer: Writer,
+        encoding: Encoding,
+    ) -> ClientFrames:
+        node = request.app[NODE]
+        client = ClientFrames(node, transport, writer, encoding, self._frame_bytes_max)
+        client.left = hand_over(request.protocol, client)
+        return client

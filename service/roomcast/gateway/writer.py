@@ -16,6 +16,7 @@ from typing import Final
 
 from roomcast.delivery.ports import Framer
 from roomcast.wire.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
+from roomcast.wire.encoding import bare_pushes, disconnect_push
 from roomcast.wire.protobuf import encode_messages
 
 __all__ = [
@@ -23,6 +24,10 @@ __all__ = [
     "CLOSE_WAIT_S",
     "TEXT",
     "Writer",
+    "bare_close",
+    "bare_json_lines",
+    "bare_sse_events",
+    "bare_text_frames",
     "binary_frame",
     "close_frame",
     "frame_header",
@@ -101,8 +106,32 @@ def sse_events(lines: bytes) -> bytes:
     return b"data: " + lines.replace(b"\n", b"\n\ndata: ") + b"\n\n"
 
 
-# Those whose frames hold Protobuf.
+# For clients that send nothing, and so need not tell pushes from replies.
+
+
+def bare_text_frames(lines: bytes) -> bytes:
+    """The pushes in `lines`, each in a text frame of its own: a page parses a message whole."""
+    return b"".join([text_frame(push) for push in bare_pushes(lines)])
+
+
+def bare_json_lines(lines: bytes) -> bytes:
+    """As `json_lines`, of the pushes in `lines`."""
+    return json_lines(b"\n".join(bare_pushes(lines)))
+
+
+def bare_sse_events(lines: bytes) -> bytes:
+    """As `sse_events`, of the pushes in `lines`."""
+    return sse_events(b"\n".join(bare_pushes(lines)))
+
+
+def bare_close(why: Closing) -> bytes:
+    """The push that says why, and the close frame."""
+    return bare_text_frames(disconnect_push(why)) + close_frame(why)
+
+
+# Those whose frames hold Protobuf, and those for clients that send nothing.
 BINARY: Final = frozenset[Framer]({protobuf_frame, encode_messages})
+UNIDIRECTIONAL: Final = frozenset[Framer]({bare_text_frames, bare_json_lines, bare_sse_events})
 
 
 # The headers of text frames by length, as most answers have them.
@@ -113,20 +142,22 @@ class Writer:
     """The Socket of a connection.
 
     `queue_bytes_max` bounds the bytes that wait for a slow peer. `last` makes the last bytes of
-    this side. Without a `session` they are a close frame, which the peer answers. `is_binary`:
-    whether the frames hold Protobuf; None = as of the framers that are known here.
+    this side. `is_answered`: they are a close frame, which the peer answers. `is_binary`: whether
+    the frames hold Protobuf; None = as of the framers that are known here.
     """
 
     __slots__ = (
         "_descriptor",
         "_ending",
         "_held",
+        "_is_answered",
         "_last",
         "_may_wait",
         "_transport",
         "closed_with",
         "framer",
         "is_binary",
+        "is_unidirectional",
         "queue_bytes_max",
         "session",
     )
@@ -138,6 +169,7 @@ class Writer:
         framer: Framer = text_frame,
         *,
         last: Callable[[Closing], bytes] = close_frame,
+        is_answered: bool = True,
         session: str = "",
         is_binary: bool | None = None,
     ) -> None:
@@ -153,8 +185,10 @@ class Writer:
         self.framer = framer
         self.session = session
         self._last = last
+        self._is_answered = is_answered
         self._ending: asyncio.TimerHandle | None = None
         self.is_binary = framer in BINARY if is_binary is None else is_binary
+        self.is_unidirectional = framer in UNIDIRECTIONAL
         # Why this side closed; None while it has not.
         self.closed_with: Closing | None = None
 
@@ -243,7 +277,7 @@ class Writer:
         self.lost()
         if not self._transport.is_closing():
             self._transport.write(self._last(why))
-            if self.session:
+            if not self._is_answered:
                 # No answer comes: what waits is written, and that is the end.
                 self._transport.close()
         self._ending = asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)

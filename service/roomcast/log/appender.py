@@ -14,7 +14,7 @@ many channels waits behind itself.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,7 +43,15 @@ from roomcast.wire.encoding import encode_stored
 from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Publication, StreamPosition
 
-__all__ = ["APPENDS_AT_ONCE", "NODE_BYTES_MAX", "Appender", "Full", "TooLarge"]
+__all__ = [
+    "APPENDS_AT_ONCE",
+    "LITTLE_BYTES",
+    "MUCH_BYTES_MAX",
+    "NODE_BYTES_MAX",
+    "Appender",
+    "Full",
+    "TooLarge",
+]
 
 # Appends that a node makes at once, with the reads of their tails: as many as it has connections to
 # the table. So they do not wait there, where calls are made in the order in which they were asked
@@ -54,11 +62,14 @@ APPENDS_AT_ONCE: Final = 64
 # and their calls do not wait there.
 APPENDS_A_TURN: Final = 2
 
-# Bytes of publications that may wait on the whole node.
+# Bytes of publications that may wait on the whole node. The last of this room is for callers who
+# have little waiting, or a few others could fill it.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
+MUCH_BYTES_MAX: Final = 48 * 1024 * 1024
+LITTLE_BYTES: Final = ITEM_BYTES_MAX
 # The largest publication, without the brackets around it. An empty lane must have room for it.
 _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
-assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= NODE_BYTES_MAX
+assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= MUCH_BYTES_MAX < NODE_BYTES_MAX
 # Idle lanes that are kept. They know a tail, so that the next append needs no read.
 _IDLE_LANES_MAX: Final = 10_000
 # A tail that was learned at most so many round trips ago usually has few items behind it. They are
@@ -135,6 +146,8 @@ class Appender:
         self._places = FairPlaces(APPENDS_AT_ONCE, APPENDS_A_TURN)
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._bytes = 0
+        # The same by caller; none of them is 0.
+        self._bytes_of: Counter[str] = Counter()
         self.counters = AppendCounters()
 
     @property
@@ -174,7 +187,7 @@ class Appender:
         if lane is None:
             lane = self._lanes[channel] = Lane(Contention(self._round_trip))
         self._lanes.move_to_end(channel)
-        if not lane.has_room(pending.size) or self._bytes + pending.size > NODE_BYTES_MAX:
+        if not (lane.has_room(pending.size) and self._has_room(pending.size, caller)):
             self.counters.publications["full"] += 1
             raise Full("too many publications wait to be appended")
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
@@ -185,12 +198,17 @@ class Appender:
         lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms, caller))
         lane.bytes += pending.size
         self._bytes += pending.size
+        self._bytes_of[caller] += pending.size
         lane.history_ttl_ms = history_ttl_ms
         if lane.task is None or lane.task.done():
             lane.task = asyncio.create_task(self._run(channel, lane), name=f"append {channel}")
         elif lane.turn is not None:
             self._places.join(lane.turn, caller)
         return position
+
+    def _has_room(self, size: int, caller: str) -> bool:
+        is_little = self._bytes_of[caller] + size <= LITTLE_BYTES
+        return self._bytes + size <= (NODE_BYTES_MAX if is_little else MUCH_BYTES_MAX)
 
     async def drain(self) -> None:
         """Wait until every accepted publication was answered.
@@ -471,9 +489,13 @@ class Appender:
 
     def _leave(self, lane: Lane, answered: Sequence[Waiting]) -> None:
         """Free the room of answered publications."""
-        size = sum(waiting.pending.size for waiting in answered)
-        lane.bytes -= size
-        self._bytes -= size
+        for waiting in answered:
+            size = waiting.pending.size
+            lane.bytes -= size
+            self._bytes -= size
+            self._bytes_of[waiting.caller] -= size
+            if not self._bytes_of[waiting.caller]:
+                del self._bytes_of[waiting.caller]
 
     def _forget_idle(self) -> None:
         while len(self._lanes) > _IDLE_LANES_MAX:

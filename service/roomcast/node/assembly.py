@@ -41,11 +41,13 @@ from roomcast.delivery.publisher import Publisher
 from roomcast.delivery.queue_state import QueueState
 from roomcast.delivery.shard_keeper import ShardBook, ShardKeeper
 from roomcast.delivery.signal_bus import NodeBus, SignalBus, SignalListeners
+from roomcast.fleet.badges import badge_of_node
 from roomcast.fleet.emulation import Emulation, Sessions
 from roomcast.fleet.emulation_signals import EMULATION_KINDS
 from roomcast.fleet.mailbox import Mailbox
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.node_info_signals import SURVEY_KINDS
+from roomcast.fleet.order_post import OrderPost
 from roomcast.fleet.order_signals import ORDER_KINDS
 from roomcast.fleet.orders import Orders, Subject
 from roomcast.fleet.ports import Leases
@@ -173,6 +175,7 @@ class Assembly:
         """
         await self.appender.drain()
         await self.node.emulation.finish()
+        await self.node.orders.sent()
         await self.background.finish()
         await self.broadcaster.flushed()
         await self.node.services.presence.finish()
@@ -251,9 +254,10 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         listener=announcements,
     )
     numbers = OwnNumbers(presence, connections, hub, roster)
-    orders = Orders(roster, bus, new_id, node=node_id)
     node_info = NodeInfo(ports.leases, hub, clock, new_id, bus, background, numbers, node=node_id)
     mailbox = Mailbox(ports.queue, ports.leases, clock)
+    order_post = OrderPost(mailbox, broadcaster, lambda: presence.node, node=node_id)
+    orders = Orders(roster, order_post, new_id, node=node_id)
     emulation = Emulation(Sessions(), mailbox, new_id, lambda: presence.node)
     listeners.add(EMULATION_KINDS, emulation.heard)
     listeners.add(ORDER_KINDS, orders.heard)
@@ -399,6 +403,7 @@ def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services
         new_id=ports.new_id,
         random=ports.random,
         node=core.node_id,
+        badge=badge_of_node(core.node_id),
         log=core.log,
         appender=core.appender,
         publisher=Publisher(ports.new_id, core.bus.send, node=core.node_id),

@@ -110,6 +110,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge("draining", "1 = the node is about to end.", lambda s: s.health.draining),
     # ---- clients
     _gauge("connections", "Open connections.", lambda s: len(s.assembly.node)),
+    Family(
+        "roomcast_transport_connections", "gauge", "Open connections, by transport.",
+        ("transport",), _by(lambda s: s.assembly.node.services.counters.open),
+    ),
+    _gauge(
+        "sessions", "Streams over HTTP whose commands come by requests of their own.",
+        lambda s: len(s.assembly.node.emulation.sessions),
+    ),
     _gauge("users", "Different users among them.", lambda s: s.assembly.node.services.roster.users),
     _gauge("subscriptions", "Subscriptions.", lambda s: s.assembly.hub.subscriptions),
     _gauge("channels", "Channels with subscribers here.", lambda s: len(s.assembly.hub)),
@@ -122,12 +130,22 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda s: s.assembly.node.services.counters.connections,
     ),
     _counts(
+        "transport_connections_opened", "transport", "Connections opened, by transport.",
+        lambda s: s.assembly.node.services.counters.opened,
+    ),
+    _counts(
         "disconnects", "code", "Connections ended, by code.",
         lambda s: s.assembly.node.services.counters.disconnects,
     ),
     Family(
         "roomcast_commands_total", "counter", "Commands answered, by method and code (0 = done).",
         ("method", "code"), _commands,
+    ),
+    Family(
+        "roomcast_emulation_requests_total", "counter",
+        "Requests with commands for a stream, by way and outcome.",
+        ("way", "outcome"),
+        lambda s: dict(s.assembly.node.emulation.counters.requests.items()),
     ),
     _counts(
         "limits_hit", "limit", "What clients were refused or made to wait for.",
@@ -293,6 +311,27 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge(
         "express_rate", "Messages of express hints that the node may send a second.",
         lambda s: s.assembly.express.per_s,
+    ),
+    _counts(
+        "mailbox_signals", "outcome", "Signals to one other node.",
+        lambda s: s.assembly.node.emulation.mailbox_counters.signals,
+    ),
+    _counts(
+        "mailbox_messages", "outcome", "Messages to its queue that held them.",
+        lambda s: s.assembly.node.emulation.mailbox_counters.messages,
+    ),
+    Family(
+        "roomcast_mailbox_seconds", "histogram", "From a signal until its message was sent.", (),
+        _one(lambda s: s.assembly.node.emulation.mailbox_counters.seconds),
+    ),
+    Family(
+        "roomcast_emulation_answer_seconds", "histogram",
+        "From commands for another node's stream to its answer.", (),
+        _one(lambda s: s.assembly.node.emulation.counters.answer_s),
+    ),
+    _counts(
+        "emulation_for_others", "outcome", "Commands that another node passed on to this one.",
+        lambda s: s.assembly.node.emulation.counters.for_others,
     ),
     _counts(
         "queue_receives", "outcome", "Receives of the queue.",

@@ -21,15 +21,18 @@ __all__ = [
     "AppendCounters",
     "ClientCounters",
     "DeliveryCounters",
+    "EmulationCounters",
     "ExpressCounters",
     "FanoutCounters",
     "Histogram",
     "HookCounters",
     "HookOutcome",
     "Limit",
+    "MailboxCounters",
     "QueueCounters",
     "ShardCounters",
     "SignalCounters",
+    "Transport",
     "count",
 ]
 
@@ -147,19 +150,37 @@ class Limit(Enum):
     ORIGIN = "origin"
 
 
+class Transport(Enum):
+    """How a client reaches its node, in Centrifugo's words."""
+
+    WEBSOCKET = "websocket"
+    HTTP_STREAM = "http_stream"
+    SSE = "sse"
+    UNI_WEBSOCKET = "uni_websocket"
+    UNI_HTTP_STREAM = "uni_http_stream"
+    UNI_SSE = "uni_sse"
+
+
+def _by_transport() -> dict[str, int]:
+    return {transport.value: 0 for transport in Transport}
+
+
 @dataclass(slots=True)
 class ClientCounters:
     """Actions of a node's clients, and their outcomes.
 
     `connections`: those that were opened. `commands`: by method and the code of the answer, 0 = a
-    result; `disconnects`: by code. Codes that applications made up are "application". `limits`: by
-    the value of a Limit. `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`,
+    result; `disconnects`: by code. Codes that applications made up are "application". `opened`,
+    `open`: connections that were, and that are, by the value of a Transport. `limits`: by the value
+    of a Limit. `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`,
     `sent_bytes`: what goes to one client, such as answers; the hub counts what goes to the
     subscribers of a channel. `throttled_s`: how long commands, and publications among them, had to
     wait for their rates.
     """
 
     connections: int = 0
+    opened: dict[str, int] = field(default_factory=_by_transport)
+    open: dict[str, int] = field(default_factory=_by_transport)
     commands: dict[tuple[str, int | str], int] = field(default_factory=dict)
     disconnects: dict[str, int] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=lambda: {limit.value: 0 for limit in Limit})
@@ -175,6 +196,14 @@ class ClientCounters:
         Codes that the application defined are counted together, because there may be many.
         """
         count(self.commands, (method, code if code in _ERRORS else "application"))
+
+    def came(self, transport: Transport) -> None:
+        """Counts a connection, which `went` must follow."""
+        self.opened[transport.value] += 1
+        self.open[transport.value] += 1
+
+    def went(self, transport: Transport) -> None:
+        self.open[transport.value] -= 1
 
     def limited(self, limit: Limit) -> None:
         self.limits[limit.value] += 1
@@ -319,6 +348,56 @@ class SignalCounters:
         default_factory=lambda: dict.fromkeys(("sent", "not_sent", "shed", "too_large"), 0)
     )
     messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
+
+
+# How commands that came by requests of their own reached their session.
+_WAYS: Final = ("here", "mailbox")
+_OUTCOMES: Final = ("taken", "unknown", "busy", "lost")
+
+
+@dataclass(slots=True)
+class EmulationCounters:
+    """Commands of clients whose replies come as a stream, by the request or the signal.
+
+    `requests`: by way and outcome. "here": this node has the session, or nobody is asked for it.
+    "mailbox": another node was asked. The outcomes are those of an Outcome, and "refused": no
+    request at all. `answer_s`: from a signal to the other node's answer, of those that came.
+    `for_others`: signals of other nodes, by outcome, or "malformed", or "repeated": it or a later
+    one came before.
+    """
+
+    requests: dict[tuple[str, str], int] = field(
+        default_factory=lambda: {
+            ("here", "refused"): 0,
+            **{(way, outcome): 0 for way in _WAYS for outcome in _OUTCOMES},
+        }
+    )
+    answer_s: Histogram = field(default_factory=Histogram)
+    for_others: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("taken", "unknown", "busy", "repeated", "malformed"), 0
+        )
+    )
+
+    def requested(self, way: str, outcome: str) -> None:
+        """Counts a request. `way`, `outcome`: see `requests`."""
+        self.requests[way, outcome] += 1
+
+
+@dataclass(slots=True)
+class MailboxCounters:
+    """Signals to one other node.
+
+    `signals`: by outcome. "no_node": no live node has that name. `messages`: those that held them,
+    by outcome. `seconds`: from a signal to the end of the message that held it, of those that were
+    sent.
+    """
+
+    signals: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("sent", "not_sent", "no_node"), 0)
+    )
+    messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("sent", "not_sent"), 0))
+    seconds: Histogram = field(default_factory=Histogram)
 
 
 @dataclass(slots=True)

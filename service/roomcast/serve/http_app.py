@@ -67,6 +67,7 @@ def build_app(
     )
     app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
+    app.router.add_get("/connection/uni_websocket", gateway.handle_unidirectional)
     StreamGateway(
         admission,
         message_size_limit=client.message_size_limit,

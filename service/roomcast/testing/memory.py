@@ -200,6 +200,10 @@ class MemoryWorld:
     def _subscribed(self, shard: int | None) -> set[str]:
         return self.subscriptions if shard is None else self.shard_subscriptions[shard]
 
+    def mail(self, name: str, body: str) -> None:
+        """Takes a message that another node sent straight to a queue, as SQS does."""
+        self.deliver(name, body)
+
     def deliver(self, name: str, body: str) -> None:
         """Puts a message into a queue, if it exists."""
         queue = self.queues.get(name)
@@ -592,7 +596,7 @@ class MemoryQueue:
         def effect() -> None:
             if queue not in self._world.queues:
                 raise Gone("the queue does not exist")
-            self._world.deliver(queue, body)
+            self._world.mail(queue, body)
 
         await self._world.perform("post", effect)
 

@@ -28,6 +28,7 @@ from roomcast.wire.shapes import (
 
 __all__ = [
     "COMMANDS_MAX",
+    "CONNECT_FRAMES",
     "DATA_AND_TEXT_BYTES_MAX",
     "ID_MAX",
     "JSON_FRAMES",
@@ -301,15 +302,19 @@ class Reader:
 
 def split_frame(frame: str | bytes) -> Sequence[bytes]:
     """The lines of one text frame, one command each. Raises ProtocolViolation."""
-    if isinstance(frame, str):
-        try:
-            frame = frame.encode()
-        except UnicodeEncodeError as error:
-            raise ProtocolViolation("not valid Unicode") from error
-    lines = frame.rstrip(LINE_END).split(LINE_END, COMMANDS_MAX)
+    lines = _utf8(frame).rstrip(LINE_END).split(LINE_END, COMMANDS_MAX)
     if len(lines) > COMMANDS_MAX:
         raise ProtocolViolation("too many commands in one frame")
     return lines
+
+
+def _utf8(frame: str | bytes) -> bytes:
+    if isinstance(frame, bytes):
+        return frame
+    try:
+        return frame.encode()
+    except UnicodeEncodeError as error:
+        raise ProtocolViolation("not valid Unicode") from error
 
 
 def decode_command(line: bytes, bounds: Bounds) -> Command:
@@ -325,6 +330,24 @@ def decode_command(line: bytes, bounds: Bounds) -> Command:
 
 
 JSON_FRAMES: Final = Reader(split_frame, decode_command)
+
+
+def whole_frame(frame: str | bytes) -> Sequence[bytes]:
+    """The one request in `frame`. Raises ProtocolViolation."""
+    return (_utf8(frame),)
+
+
+def decode_connect(request: bytes, bounds: Bounds) -> Command:
+    """The `connect` whose `request` stands alone, without a command around it: it is all that its
+    client says. Raises ProtocolViolation.
+    """
+    if len(request) > bounds.command_bytes:
+        raise ProtocolViolation("too large for a connect")
+    command = {"id": 1, "connect": decode_payload(request)}
+    return command_of(command, len(request), bounds, is_exact=True)
+
+
+CONNECT_FRAMES: Final = Reader(whole_frame, decode_connect)
 
 
 def _id_of(line: bytes) -> int:

@@ -21,12 +21,14 @@ __all__ = [
     "PING",
     "Sent",
     "Unencodable",
+    "bare_pushes",
     "disconnect_push",
     "dumps",
     "encode_error",
     "encode_lines_reply",
     "encode_member",
     "encode_presence_reply",
+    "encode_push",
     "encode_reply",
     "encode_stored",
     "encode_told",
@@ -42,6 +44,8 @@ __all__ = [
 ]
 
 PING: Final = b"{}"
+# What stands around a push, which is all that clients get who send nothing.
+_PUSH_HEAD, _PUSH_TAIL = b'{"push":', b"}"
 # The beginning of a publication's line, directly before its data. So the data can be replaced
 # without decoding.
 DATA_HEAD: Final = b'{"data":'
@@ -121,8 +125,16 @@ def publication_pushes(channel: str | int, publications: Iterable[bytes]) -> lis
     address = (
         b'"id":%d' % channel if isinstance(channel, int) else b'"channel":' + orjson.dumps(channel)
     )
-    head = b'{"push":{' + address + b',"pub":'
+    head = _PUSH_HEAD + b"{" + address + b',"pub":'
     return [head + publication + b"}}" for publication in publications]
+
+
+def bare_pushes(lines: bytes) -> list[bytes]:
+    """The pushes in `lines`, without what stands around each. A ping stays as it is."""
+    return [
+        line.removeprefix(_PUSH_HEAD)[: -len(_PUSH_TAIL)] if line != PING else line
+        for line in lines.split(b"\n")
+    ]
 
 
 # ---- replies and other pushes
@@ -231,6 +243,11 @@ def disconnect_push(why: Closing) -> bytes:
 def subscribe_push(channel: str, result: Mapping[str, Json]) -> bytes:
     """The push about a new server-side subscription. Raises Unencodable."""
     return dumps({"push": {"channel": channel, "subscribe": result}})
+
+
+def encode_push(kind: str, fields: Mapping[str, Json]) -> bytes:
+    """The push of this kind about the connection itself. Raises Unencodable."""
+    return dumps({"push": {kind: fields}})
 
 
 def refresh_push(lasts: Mapping[str, Json]) -> bytes:

@@ -93,7 +93,7 @@ async def test_ids_of_clients_are_uuids_and_differ(node: LocalNode) -> None:
     ids = [node.open().connection.client for _ in range(200)]
     assert len(set(ids)) == len(ids)
     assert all(str(UUID(each)) == each for each in ids)
-    assert {(UUID(each).version, UUID(each).variant) for each in ids} == {(4, RFC_4122)}
+    assert {(UUID(each).version, UUID(each).variant) for each in ids} == {(8, RFC_4122)}
 
 
 async def test_one_frame_may_hold_connect_and_everything_that_follows(node: LocalNode) -> None:

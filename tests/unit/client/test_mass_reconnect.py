@@ -52,6 +52,7 @@ class Peer:
         self.since = since
         self.framer: Framer = _as_it_is
         self.is_binary = False
+        self.is_unidirectional = False
         self.session = ""
         self.unsent_bytes = 0
         self.is_gone = False

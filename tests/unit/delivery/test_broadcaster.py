@@ -13,7 +13,9 @@ from roomcast.delivery import signals
 from roomcast.delivery.broadcaster import (
     CHANNELS_BYTES_MAX,
     CLIENT_BYTES_MAX,
+    LITTLE_BYTES,
     MESSAGES_PER_S,
+    MUCH_BYTES_MAX,
     PUBLISHES_AT_ONCE,
     SIGNAL_BYTES_MAX,
     WAITING_BYTES_MAX,
@@ -122,7 +124,7 @@ async def test_too_much_is_shed_and_room_comes_back(world: World) -> None:
     assert world.broadcaster.send(pub(large))
 
 
-def fill(world: World, client: str = "") -> int:
+def fill(world: World, client: str = "", size: int = 50_000) -> int:
     """Publish as much as is taken of `client`, in many channels; "" = of a back end. The bytes."""
     before, number = world.broadcaster.waiting_bytes, 0
     while world.broadcaster.send(
@@ -130,7 +132,7 @@ def fill(world: World, client: str = "") -> int:
             "a",
             f"{client}{number}",
             f"plain:{number}",
-            stored_of(Publication("x" * 50_000, info=ClientInfo("", client) if client else None)),
+            stored_of(Publication("x" * size, info=ClientInfo("", client) if client else None)),
         )
     ):
         number += 1
@@ -170,6 +172,15 @@ async def test_one_client_cannot_take_the_room_of_the_others(world: World) -> No
     await world.flushed()
     assert not world.broadcaster._client_bytes, "nobody is remembered who waits for nothing"
     assert fill(world, "ann") > CLIENT_BYTES_MAX - 51_000
+
+
+async def test_few_clients_cannot_take_the_room_of_the_others(world: World) -> None:
+    world.fleet.traffic.hold("publish")
+    for size in (50_000, 1):
+        for number in range(10):
+            fill(world, f"ann {number}", size)
+    assert world.broadcaster.waiting_bytes > MUCH_BYTES_MAX - 60_000
+    assert LITTLE_BYTES / 2 < fill(world, "bob", 1_000) <= LITTLE_BYTES
 
 
 async def test_a_signal_that_is_too_large_or_no_json_is_shed(world: World) -> None:
@@ -252,3 +263,30 @@ async def test_a_message_that_was_not_sent_is_not_missed(world: World) -> None:
     assert world.broadcaster.send(pub("sent"))
     await world.flushed()
     assert world.sent == [["sent"]]
+
+
+async def test_who_waits_for_a_signal_is_told_what_the_topic_says(world: World) -> None:
+    refused = Throttled("simulated")
+    world.fleet.world.fail_next("publish", refused)
+    waiting = [world.broadcaster.publish(pub("one")), world.broadcaster.publish(pub("two"))]
+    assert world.broadcaster.send(pub("nobody waits for this one"))
+    held = world.fleet.traffic.hold("publish")
+    await held.arrived()
+    assert not any(sent is None or sent.done() for sent in waiting)
+    held.release()
+    assert [await sent for sent in waiting if sent is not None] == [refused] * 2
+    again = world.broadcaster.publish(pub("one"))
+    assert again is not None
+    assert await again is None
+    assert world.broadcaster.publish(NO_JSON) is None
+
+
+async def test_who_waits_no_more_disturbs_nothing(world: World) -> None:
+    held = world.fleet.traffic.hold("publish")
+    gone, stays = world.broadcaster.publish(pub("one")), world.broadcaster.publish(pub("two"))
+    assert gone is not None
+    assert stays is not None
+    await held.arrived()
+    gone.cancel()
+    held.release()
+    assert await stays is None

@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from roomcast.delivery import join_reads as join_reads_module
+from roomcast.delivery import open_channel as open_channel_module
 from roomcast.delivery.join_reads import READ_BACK_MIN, JoinResult
 from roomcast.delivery.recovery import Window
 from roomcast.log.channel_log import ITEMS_A_PAGE, Appended
@@ -21,6 +22,7 @@ from tests.unit.delivery.room import (
     CHANNEL,
     GAP_WAIT_S,
     Room,
+    Subscriber,
     begin_another_epoch,
     opened_again,
 )
@@ -69,6 +71,33 @@ async def test_a_log_that_does_not_answer_is_told_to_all_who_wait(room: Room) ->
     assert all(subscriber.joined is None for subscriber, _ in subscribers)
     assert len(room.dispatcher) == 0
     assert (await room.join()).joined is not None
+
+
+async def test_a_read_that_everybody_left_keeps_its_place_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It goes on. Otherwise who comes and goes makes more reads at once than there are places."""
+    monkeypatch.setattr(open_channel_module, "JOIN_READS_AT_ONCE", 2)
+    room = Room()
+    held = room.fleet.traffic.hold("newest")
+
+    async def join(channel: str) -> None:
+        subscriber = Subscriber()
+        await room.dispatcher.join(channel, subscriber, None, lambda: room.window, subscriber.admit)
+
+    gone = [asyncio.create_task(join(f"channel {number}")) for number in range(10)]
+    await held.arrived(2)
+    for each in gone:
+        each.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    late = [asyncio.create_task(join(f"later {number}")) for number in range(3)]
+    await settled()
+    assert held.count == 2
+    held.release()
+    await asyncio.gather(*late)
+    places = room.dispatcher._shared.join_reads
+    await until(lambda: places.free == 2)
+    assert not places.waiting
 
 
 async def test_recovery_from_recent_publications_reads_nothing(room: Room) -> None:

@@ -278,6 +278,35 @@ async def test_a_hole_in_the_log_is_told(room: Room) -> None:
     assert again.joined == JoinResult(await room.position(2), False, ())
 
 
+async def test_publications_that_were_made_up_hide_no_others_for_long(room: Room) -> None:
+    """Those that get their offsets are taken for repeats. The log says that it has none of them."""
+    subscriber = await room.join()
+    first = await room.append()
+    room.hint(first)
+    room.take(record(2, 500, epoch=first.epoch))
+    room.hint(await room.append())
+    assert subscriber.offsets == list(range(1, 501))
+    await room.catch_up()
+    assert subscriber.lost_channels == [CHANNEL]
+    again = await room.join()
+    room.hint(await room.append())
+    assert again.offsets == [3]
+
+
+async def test_what_came_while_the_end_of_the_log_was_read_is_not_made_up(room: Room) -> None:
+    subscriber = await room.join()
+    held = room.fleet.traffic.hold("newest", "answer")
+    looking = asyncio.create_task(room.catch_up())
+    await held.arrived()
+    # That one has been read. The writer's own read is not held.
+    room.fleet.traffic.hold("newest", "answer").release()
+    room.hint(await room.append(3))
+    held.release()
+    await looking
+    assert subscriber.offsets == [1, 2, 3]
+    assert subscriber.lost_channels == []
+
+
 @pytest.mark.parametrize("pointer", [True, False])
 async def test_an_offset_that_was_made_up_ends_no_subscription(room: Room, pointer: bool) -> None:
     """Who may publish to the topic can claim any offset. The log says where it ends."""

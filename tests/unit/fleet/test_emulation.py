@@ -11,7 +11,13 @@ from structlog.testing import capture_logs
 
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import emulation as emulation_module
-from roomcast.fleet.emulation import NODE_CHARS_MAX, NODES_MAX, WAITING_MAX, Emulation
+from roomcast.fleet.emulation import (
+    NODE_CHARS_MAX,
+    NODES_MAX,
+    SMALL_BYTES,
+    WAITING_MAX,
+    Emulation,
+)
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
     SESSION_CHARS_MAX,
@@ -147,6 +153,35 @@ async def test_no_answer_in_time(world: World, monkeypatch: pytest.MonkeyPatch) 
     assert world.stream.frames == []
 
 
+async def test_what_became_of_commands_is_counted_on_both_nodes(world: World) -> None:
+    here, there = world.of("b").counters, world.of("a").counters
+    assert await world.of("a").take("a", "s", b"0") is Outcome.TAKEN
+    assert await world.of("b").take("a", "s", b"1") is Outcome.TAKEN
+    world.stream.room = 0
+    assert await world.of("b").take("a", "s", b"2") is Outcome.BUSY
+    world.of("a").heard(posted_signal("b", "again", Posted("s", (b"1",), 1)))
+    world.of("a").sessions.leave("s")
+    assert await world.of("b").take("a", "s", b"3") is Outcome.UNKNOWN
+    world.fleet.world.fail_next("post", UnknownOutcome())
+    assert await world.of("b").take("a", "s", b"4") is Outcome.LOST
+    world.of("a").heard(Signal("commands", "id", "b", "", None))
+    outcomes = {("mailbox", outcome): 1 for outcome in ("taken", "busy", "unknown", "lost")}
+    assert {key: number for key, number in here.requests.items() if number} == outcomes
+    assert there.requests["here", "taken"] == 1
+    assert here.answer_s.count == 3, "who does not answer has no latency"
+    assert there.for_others == {
+        "taken": 1,
+        "busy": 1,
+        "repeated": 1,
+        "unknown": 1,
+        "malformed": 1,
+    }
+    mailbox = world.of("b").mailbox_counters
+    assert mailbox.signals == {"sent": 3, "not_sent": 1, "no_node": 0}
+    assert mailbox.messages == {"sent": 3, "not_sent": 1}
+    assert mailbox.seconds.count == 3
+
+
 async def test_what_cannot_be_sent_is_lost(world: World) -> None:
     world.fleet.world.fail_next("post", UnknownOutcome())
     assert await world.of("b").take("a", "s", b"1") is Outcome.LOST
@@ -274,6 +309,22 @@ async def test_the_bytes_that_wait_for_all_other_nodes_are_bounded(
     await settled()
     held.release()
     assert set(await asyncio.gather(waiting[0], waiting[2])) == {Outcome.TAKEN}
+
+
+async def test_large_ones_leave_room_for_small_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulation_module, "LARGE_BYTES_MAX", 10 * SMALL_BYTES)
+    held = world.fleet.traffic.hold("post", "call")
+    emulation, large = world.of("b"), b"x" * (SMALL_BYTES + 1)
+    waiting = [asyncio.create_task(emulation.take("a", f"guessed{n}", large)) for n in range(9)]
+    await held.arrived()
+    assert await emulation.take("a", "guessed", large) is Outcome.BUSY
+    waiting.append(asyncio.create_task(emulation.take("a", "s", b"x" * SMALL_BYTES)))
+    await settled()
+    held.release()
+    *_, outcome = await asyncio.gather(*waiting)
+    assert outcome is Outcome.TAKEN
 
 
 async def test_a_flood_that_cannot_be_passed_on_is_one_line(world: World) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from roomcast.delivery.canary_rules import NUMBER_MAX
+from roomcast.fleet.badges import badge_of_node
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import PortError, Throttled, UnknownOutcome
@@ -67,7 +68,8 @@ async def test_the_lease_says_what_the_node_holds(world: World) -> None:
     now = world.fleet.clock.now_ms()
     assert not world.keeper.held
     await world.keeper.hold("queue-1")
-    assert world.lease() == Lease("a", "queue-1", "starting", now, now, now + 60_000)
+    badge = badge_of_node("a")
+    assert world.lease() == Lease("a", "queue-1", "starting", now, now, now + 60_000, badge=badge)
     assert world.keeper.held
 
 
@@ -223,6 +225,7 @@ async def test_a_lease_that_was_reaped_is_followed_by_another(world: World) -> N
     [another] = world.next
     assert world.fleet.world.leases[world.keeper.id].state == "live"
     assert another.queue == "", "the old queue is lost: the reaper is to delete it"
+    assert another.badge == badge_of_node("a"), "ids of its clients begin with it"
     assert world.keeper.held
     await world.keeper.hold("queue-2")
     assert world.fleet.world.leases[world.keeper.id].queue == "queue-2"

@@ -27,9 +27,10 @@ class World:
         post = MemoryQueue(self.world, 1.0)
         self.mailbox = Mailbox(post, MemoryLeases(self.world), self.fleet.clock)
 
-    def lives(self, node: str, queue: str) -> None:
+    def lives(self, node: str, queue: str, badge: str = "") -> None:
         now = self.fleet.clock.now_ms()
-        self.world.leases[node] = Lease(node, queue, "live", now, now, now + LEASE_MS)
+        lease = Lease(node, queue, "live", now, now, now + LEASE_MS, badge=badge)
+        self.world.leases[node] = lease
 
     def queue(self, name: str) -> None:
         self.world.create_queue(name, 0, {})
@@ -97,6 +98,24 @@ async def test_a_node_that_is_none_or_no_more_is_unknown(world: World) -> None:
     await settled()
     with pytest.raises(NodeUnknown):
         await world.mailbox.send("b", SIGNAL)
+
+
+async def test_signals_and_messages_are_counted_and_how_long_they_took(world: World) -> None:
+    held = world.fleet.traffic.hold("post", "call")
+    sending = [asyncio.create_task(world.mailbox.send("b", SIGNAL))]
+    await held.arrived()
+    sending += [asyncio.create_task(world.mailbox.send("b", SIGNAL)) for _ in range(2)]
+    await settled()
+    world.fleet.clock.advance(0.25)
+    held.release()
+    await asyncio.gather(*sending)
+    with pytest.raises(NodeUnknown):
+        await world.mailbox.send("nobody", SIGNAL)
+    counters = world.mailbox.counters
+    assert counters.signals == {"sent": 3, "not_sent": 0, "no_node": 1}
+    assert counters.messages == {"sent": 2, "not_sent": 0}, "two waited, and went together"
+    assert counters.seconds.count == 3
+    assert counters.seconds.sum == pytest.approx(0.75)
 
 
 async def test_a_node_whose_heartbeats_fail_or_whose_clock_is_behind_is_found(world: World) -> None:
@@ -174,6 +193,28 @@ async def test_of_large_ones_as_many_go_together_as_fit_a_message(world: World) 
         await world.mailbox.send("b", Signal("kind", "id", "a", "", "x" * (241 * 1024)))
 
 
+async def test_small_ones_do_not_wait_behind_large_ones_nor_large_ones_for_ever(
+    world: World,
+) -> None:
+    """Anybody may send as many of either as fill all messages."""
+    held = world.fleet.traffic.hold("post", "call")
+    large = [Signal("kind", f"large{n}", "a", "", "x" * (200 * 1024)) for n in range(4)]
+    small = [Signal("kind", f"small{n}", "a", "", "x" * 3_900) for n in range(130)]
+    sent = [asyncio.create_task(world.mailbox.send("b", signal)) for signal in large[:1]]
+    await held.arrived()
+    sent += [asyncio.create_task(world.mailbox.send("b", one)) for one in (*large[1:], *small)]
+    await settled()
+    held.release()
+    await asyncio.gather(*sent)
+    found = [[one.id for one in parse(body).signals] for body in world.bodies("queue-b")]
+    assert [one[0] for one in found[::2]] == ["large0", "large1", "large2"]
+    small_ones = [each for one in found for each in one if each.startswith("small")]
+    assert small_ones == [signal.id for signal in small]
+    assert all(each.startswith("small") for each in found[1])
+    assert len(found[1]) > 50
+    assert sum(map(len, found)) == len(large) + len(small)
+
+
 class HangingFor(MemoryQueue):
     """A queue whose messages to one other queue hang until `release`, or the first of them does."""
 
@@ -242,3 +283,22 @@ async def test_a_queue_that_is_gone_causes_few_reads_as_well(world: World) -> No
         with pytest.raises(Gone):
             await world.mailbox.send("b", SIGNAL)
     assert world.reads == 4
+
+
+async def test_nodes_are_found_by_their_badge(world: World) -> None:
+    for node, badge in (("b", "one"), ("c", "two"), ("d", "two")):
+        world.lives(node, f"queue-{node}", badge)
+    assert list(await world.mailbox.nodes_with("one")) == ["b"]
+    assert sorted(await world.mailbox.nodes_with("two")) == ["c", "d"]
+    assert world.reads == 1
+    assert list(await world.mailbox.nodes_with("three")) == []
+    world.lives("e", "queue-e", "three")
+    assert list(await world.mailbox.nodes_with("three")) == ["e"], "it has just started"
+    dead = world.world.leases["b"]
+    world.world.leases["b"] = replace(dead, reaped=world.fleet.clock.now_ms())
+    world.fleet.clock.advance(LEASES_S + 0.1)
+    # Nobody waits until the leases are read again.
+    assert list(await world.mailbox.nodes_with("one")) == ["b"]
+    await until(lambda: world.reads == 3)
+    await settled()
+    assert list(await world.mailbox.nodes_with("one")) == [], "it was cleaned up after"

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
+from uuid import UUID
 
 import jwt
 import pytest
@@ -20,7 +21,11 @@ from roomcast.client import subscribe as subscribe_module
 from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery import signals
 from roomcast.delivery.envelope import Signal
+from roomcast.fleet import order_post as order_post_module
 from roomcast.fleet import orders as fleet_orders
+from roomcast.fleet.badges import CLIENT_DIGITS, badge_of_node, client_id, session_name
+from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.mailbox import LEASES_S
 from roomcast.fleet.order_signals import (
     DisconnectOrder,
     Order,
@@ -32,7 +37,7 @@ from roomcast.fleet.order_signals import (
 )
 from roomcast.log.appender import Full, TooLarge
 from roomcast.node import node as node_module
-from roomcast.ports import Throttled
+from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
 from roomcast.wire.codes import Disconnect, DisconnectCode
 from roomcast.wire.encoding import stored_of
@@ -366,6 +371,243 @@ async def test_a_node_that_ends_does_not_wait_for_orders_without_end(
     give(node, DisconnectOrder(Target("ann"), BANNED))
     await node.assembly.node.drain(0.0, lambda: 0.5)
     assert [closed_with(each) for each in ann] == [Disconnect.SHUTDOWN] * 3
+
+
+# ---- how it gets there
+
+
+def live(fleet: Fleet, *nodes: LocalNode, lease: str = "") -> None:
+    """Leases by which the nodes are found."""
+    now = fleet.clock.now_ms()
+    for node in nodes:
+        name = node.assembly.node.id
+        fleet.world.leases[lease or name] = Lease(
+            lease or name,
+            node.queue_names[-1],
+            "live",
+            now,
+            now,
+            now + 60_000,
+            badge=badge_of_node(name),
+        )
+
+
+def sent(fleet: Fleet) -> dict[str, int]:
+    """Calls that send messages."""
+    return {call: fleet.traffic.calls[call] for call in ("post", "publish")}
+
+
+@pytest.fixture
+def found(fleet: Fleet, nodes: tuple[LocalNode, LocalNode]) -> tuple[LocalNode, LocalNode]:
+    """Two nodes that hear and find each other."""
+    live(fleet, *nodes)
+    return nodes
+
+
+def refreshes(client: Client) -> int:
+    return sum("refresh" in push for push in client.socket.pushes)
+
+
+def refresh(client: Client) -> RefreshOrder:
+    return RefreshOrder(Target(None, client.id))
+
+
+async def test_an_order_for_a_client_goes_to_its_node_whatever_the_topic_says(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    here, there = found
+    ann, before = await connected(there), sent(fleet)
+    fleet.world.fail_next("publish", Rejected("simulated"), times=100)
+    await here.assembly.node.orders.give(DisconnectOrder(Target("ann", ann.id), BANNED))
+    await until(lambda: closed_with(ann))
+    assert closed_with(ann) == BANNED
+    assert sent(fleet) == {"post": 1, "publish": before["publish"]}
+
+
+async def test_an_order_for_a_client_that_is_here_needs_no_message(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    ann, before = await connected(found[0]), sent(fleet)
+    given = found[0].assembly.node.orders.give(DisconnectOrder(Target(None, ann.id), BANNED))
+    assert given.done()
+    assert closed_with(ann) == BANNED
+    # Of this node, and no more here.
+    found[0].assembly.node.closed(ann.connection)
+    await found[0].assembly.node.orders.give(DisconnectOrder(Target(None, ann.id), BANNED))
+    assert sent(fleet) == before
+
+
+async def test_an_order_is_given_when_it_is_in_the_queue(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    ann, held = await connected(found[1]), fleet.traffic.hold("post", "call")
+    given = found[0].assembly.node.orders.give(refresh(ann))
+    await held.arrived()
+    await settled()
+    assert not given.done()
+    held.release()
+    await given
+    await until(lambda: refreshes(ann))
+
+
+@pytest.mark.parametrize("effect", ["none", "applied"])
+async def test_what_a_queue_does_not_take_goes_through_the_topic_and_is_the_same_order(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode], effect: Any
+) -> None:
+    ann, before = await connected(found[1]), sent(fleet)
+    fleet.world.fail_next("post", UnknownOutcome("simulated"), effect)
+    await found[0].assembly.node.orders.give(refresh(ann))
+    assert sent(fleet) == {"post": 1, "publish": before["publish"] + 1}
+    await until(lambda: refreshes(ann))
+    await settled()
+    assert refreshes(ann) == 1
+
+
+async def test_an_order_that_goes_nowhere_is_told(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_post_module, "SEND_S", 0.1)
+    ann = await connected(found[1])
+    fleet.world.fail_next("post", Throttled("simulated"), times=100)
+    fleet.world.fail_next("publish", Throttled("simulated"), times=100)
+    with capture_logs() as logs, pytest.raises(UnknownOutcome, match="in time"):
+        await found[0].assembly.node.orders.give(refresh(ann))
+    assert [entry["event"] for entry in logs if entry["event"].startswith("order")] == [
+        "order_not_mailed",
+        "order_not_sent",
+    ]
+    assert refreshes(ann) == 0
+
+
+async def test_a_queue_that_hangs_leaves_time_for_the_topic(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_post_module, "QUEUE_S", 0.01)
+    ann, held = await connected(found[1]), fleet.traffic.hold("post", "call")
+    await found[0].assembly.node.orders.give(refresh(ann))
+    await until(lambda: refreshes(ann))
+    held.release()
+    await settled()
+    assert refreshes(ann) == 1
+
+
+async def test_an_order_for_a_user_is_published_until_the_topic_has_it(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    here, there = found
+    ann, before = [await connected(here), await connected(there)], sent(fleet)
+    fleet.world.fail_next("publish", UnknownOutcome("simulated"), "applied")
+    fleet.world.fail_next("publish", Throttled("simulated"))
+    given = here.assembly.node.orders.give(RefreshOrder(Target("ann")))
+    assert refreshes(ann[0]) == 1, "here at once"
+    await given
+    assert sent(fleet) == {"post": 0, "publish": before["publish"] + 3}
+    await until(lambda: refreshes(ann[1]))
+    await settled()
+    assert [refreshes(each) for each in ann] == [1, 1]
+
+
+async def test_an_order_that_the_topic_refuses_is_told_at_once(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    fleet.world.fail_next("publish", Rejected("simulated"), times=100)
+    with pytest.raises(Rejected):
+        await found[0].assembly.node.orders.give(RefreshOrder(Target("ann")))
+
+
+@pytest.mark.parametrize(
+    "client", [str(UUID(int=4, version=4)), client_id("00000000", "0" * CLIENT_DIGITS), "c"]
+)
+async def test_who_is_not_known_is_looked_for_everywhere(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode], client: str
+) -> None:
+    """Such as clients of an older release; and it is no error that there is nobody."""
+    before = sent(fleet)
+    await found[0].assembly.node.orders.give(RefreshOrder(Target(None, client)))
+    assert sent(fleet) == {"post": 0, "publish": before["publish"] + 1}
+
+
+async def test_a_node_keeps_its_badge_when_its_lease_is_another(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    here, there = found
+    ann, before = await connected(there), sent(fleet)
+    await here.assembly.node.orders.give(refresh(ann))
+    fleet.world.leases.pop("b")
+    live(fleet, there, lease="another")
+    fleet.clock.advance(LEASES_S + 0.1)
+    await here.assembly.node.orders.give(refresh(ann))
+    await until(lambda: refreshes(ann) == 2)
+    assert sent(fleet) == {"post": 2, "publish": before["publish"]}
+
+
+async def test_an_order_for_a_node_whose_queue_is_gone_goes_through_the_topic(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    """It is about to have another, or has it, and its lease does not say so."""
+    ann, before = await connected(found[1]), sent(fleet)
+    fleet.world.leases["b"] = replace(fleet.world.leases["b"], queue="gone")
+    await found[0].assembly.node.orders.give(refresh(ann))
+    await until(lambda: refreshes(ann))
+    assert sent(fleet)["publish"] == before["publish"] + 1
+
+
+async def test_nodes_with_one_badge_both_hear(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    here, there = found
+    ann = await connected(there)
+    fleet.world.leases["c"] = replace(fleet.world.leases["b"], node="c", queue="queue-c")
+    fleet.world.create_queue("queue-c")
+    await here.assembly.node.orders.give(refresh(ann))
+    assert len(fleet.world.queues["queue-c"].waiting) == 1
+    await until(lambda: refreshes(ann))
+
+
+async def test_an_order_may_be_for_a_session(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    here, there = found
+    ann, other = await connected(there), await connected(there)
+    ann.socket.session = session_name(badge_of_node("b"), "secret")
+    before = sent(fleet)
+    await here.assembly.node.orders.give(
+        DisconnectOrder(Target("ann", session=ann.socket.session), BANNED)
+    )
+    await until(lambda: closed_with(ann))
+    assert closed_with(other) is None
+    assert sent(fleet) == {"post": 1, "publish": before["publish"]}
+
+
+async def test_a_session_goes_to_its_node_or_nowhere(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    """It is a secret, and every program that is subscribed to the topic would read it."""
+    give, before = found[0].assembly.node.orders.give, sent(fleet)
+    fleet.world.fail_next("post", Throttled("simulated"))
+    with pytest.raises(Throttled):
+        await give(UnsubscribeOrder(Target("ann", session=badge_of_node("b") + "secret"), ""))
+    for nobodys in ("secret", "0" * 8 + "secret"):
+        await give(UnsubscribeOrder(Target("ann", session=nobodys), ""))
+    assert sent(fleet) == {"post": 1, "publish": before["publish"]}
+
+
+async def test_orders_that_are_being_sent_are_bounded(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = found
+    ann, held = await connected(there), fleet.traffic.hold("post", "call")
+    orders = here.assembly.node.orders
+    first = orders.give(refresh(ann))
+    monkeypatch.setattr(order_post_module, "SENDING_BYTES_MAX", orders._post._sending_bytes)
+    with pytest.raises(Full):
+        orders.give(refresh(ann))
+    held.release()
+    await first
+    await orders.give(refresh(ann))
+    await orders.sent()
+    assert not orders._post._sending_bytes
+    await until(lambda: refreshes(ann) == 2)
 
 
 # ---- unsubscribe

@@ -15,6 +15,7 @@ from roomcast.fleet.roster import Roster
 class Connection:
     client: str
     user: str
+    session_name: str = ""
 
 
 @given(
@@ -59,3 +60,15 @@ def test_who_never_entered_takes_nobody_out() -> None:
     roster.leave(Connection("1", "ann"))
     roster.leave(Connection("2", "bob"))
     assert roster.find(Target("ann")) == [ann]
+
+
+def test_a_session_is_found_and_no_other_connection_of_its_user() -> None:
+    roster: Roster[Connection] = Roster()
+    stream, socket = Connection("1", "ann", "secret"), Connection("2", "ann")
+    for each in (stream, socket):
+        roster.enter(each)
+    assert roster.find(Target("ann", session="secret")) == [stream]
+    assert roster.find(Target("ann", "1", "secret")) == [stream]
+    assert roster.find(Target("ann", "2", "secret")) == []
+    assert roster.find(Target("bob", session="secret")) == []
+    assert roster.find(Target("ann")) == [stream, socket]

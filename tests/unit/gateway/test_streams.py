@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import socket
+import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -17,6 +21,7 @@ from roomcast.gateway.admission import Admission
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.streams import StreamGateway
 from roomcast.gateway.websocket import FRAME_COMMANDS_ROOM
+from roomcast.gateway.writer import Writer
 from roomcast.rates import Rate, Turnstile
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.protobuf_schema import message_class
@@ -274,6 +279,42 @@ async def test_a_stream_that_does_not_connect_ends(serve: Serve) -> None:
     assert await stream.end() == b""
 
 
+# ---- what is counted
+
+
+def counted(by_transport: Mapping[str, int]) -> dict[str, int]:
+    return {transport: count for transport, count in by_transport.items() if count}
+
+
+async def test_connections_are_counted_by_their_transport(server: Server) -> None:
+    counters = server.node.services.counters
+    streams = [await server.connect(form) for form in ("json", "protobuf", "sse")]
+    assert counted(counters.open) == {"http_stream": 2, "sse": 1}
+    for stream in streams:
+        stream.response.close()
+    await until(lambda: len(server.node) == 0)
+    assert counted(counters.open) == {}
+    assert counted(counters.opened) == {"http_stream": 2, "sse": 1}
+
+
+async def test_requests_are_counted_by_what_became_of_them(server: Server) -> None:
+    stream = await server.connect()
+    assert await stream.say({"id": 2, "rpc": {}}) == 204
+    assert await stream.say({"id": 3, "rpc": {}}, session="guessed") == 404
+    assert await stream.say({"id": 3, "rpc": {}}, node="nobody", session="guessed") == 404
+    assert await server.emulate(b"{") == 400
+    assert await server.emulate(b"") == 400
+    assert await server.emulate(b"x" * 100_000) == 413
+    requests = server.node.emulation.counters.requests
+    assert {key: number for key, number in requests.items() if number} == {
+        ("here", "taken"): 1,
+        ("here", "unknown"): 1,
+        ("mailbox", "unknown"): 1,
+        ("here", "refused"): 3,
+    }
+    assert server.node.emulation.mailbox_counters.signals["no_node"] == 1
+
+
 # ---- who may
 
 
@@ -421,3 +462,105 @@ async def test_one_who_says_no_more_is_gone(server: Server) -> None:
         writer.write_eof()
         await until(lambda: len(server.node) == 0)
     writer.close()
+
+
+# ---- who is not there any more
+
+LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="options of Linux's sockets")
+# From asm-generic/socket.h and linux/bpf_common.h: a filter of one instruction, "return 0".
+_SO_ATTACH_FILTER: Final = 26
+_DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
+
+
+def vanish(writer: asyncio.StreamWriter) -> None:
+    """From now on the kernel drops whatever comes for this peer, without an acknowledgement: as if
+    its machine, or the way to it, was gone.
+    """
+    program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
+    described = struct.pack("HP", 1, ctypes.addressof(program))
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+
+
+@LINUX
+async def test_a_peer_that_vanishes_without_a_word_is_gone(serve: Serve) -> None:
+    """No pong would tell. The system ends the connection, as nobody acknowledges the pings."""
+    server = await serve(ping_interval_s=0.1, pong_timeout_s=0.1)
+    gone, stays = await server.by_hand(), await server.by_hand()
+    assert len(server.node) == 2
+    vanish(gone)
+    await until(lambda: len(server.node) == 1)
+    assert server.node.services.counters.disconnects == {"3000": 1}
+    stays.close()
+    gone.close()
+
+
+@LINUX
+async def test_a_peer_that_takes_nothing_for_as_long_is_gone(serve: Serve) -> None:
+    """Its kernel acknowledges all that fits, and then says that there is no room."""
+    server = await serve(ping_interval_s=0.1, pong_timeout_s=0.1)
+    with socket.socket() as connected:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connected.connect(("127.0.0.1", server._server.port))
+        subscribe = b'\n{"id":2,"subscribe":{"channel":"room"}}'
+        size = len(CONNECT + subscribe)
+        head = HEAD.replace(b"%d\r\n\r\n" % len(CONNECT), b"%d\r\n\r\n" % size)
+        connected.sendall(head + CONNECT + subscribe)
+        await until(lambda: len(server.local.assembly.hub.names()) == 1)
+        writer = await server.local.client()
+        await writer.publish("room", "x" * 60_000)
+        await until(lambda: server.node.services.counters.disconnects)
+    assert server.node.services.counters.disconnects == {"3000": 1}
+
+
+@LINUX
+async def test_silence_is_bounded_by_the_ping_and_its_answer(serve: Serve) -> None:
+    server = await serve(ping_interval_s=25.0, pong_timeout_s=8.0)
+    writer = await server.by_hand()
+    [connection] = server.node._connections
+    assert isinstance(connection.socket, Writer)
+    wire = connection.socket._transport.get_extra_info("socket")
+    assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 33_000
+    writer.close()
+
+
+# ---- bodies in chunks
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    """`body` in chunks of `size` bytes, as a proxy may send it on (RFC 9112 §7.1)."""
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_a_proxy_may_send_a_body_on_in_chunks(server: Server, size: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server._server.port)
+    head = HEAD.replace(f"Content-Length: {len(CONNECT)}".encode(), b"Transfer-Encoding: chunked")
+    writer.write(head + chunked(CONNECT, size))
+    async with asyncio.timeout(DEADLINE_S):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        connected = json.loads(await reader.readline())["connect"]
+    said = {"session": connected["session"], "node": connected["node"]}
+    body = json.dumps(said | {"data": '{"id":2,"rpc":{}}'}).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), size):
+            yield body[at : at + size]
+
+    async with server.http.post(server.url(EMULATION), data=pieces(), headers=JSON) as answer:
+        assert answer.status == 204
+    async with asyncio.timeout(DEADLINE_S):
+        assert json.loads(await reader.readline())["id"] == 2
+    writer.transport.abort()
+    await until(lambda: len(server.node) == 0)
+
+
+async def test_a_body_in_chunks_is_no_longer_than_others(server: Server) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 1000
+
+    for path in (HTTP_STREAM, EMULATION):
+        async with server.http.post(server.url(path), data=endless(), headers=JSON) as answer:
+            assert answer.status == 413
+    assert len(server.node) == 0

@@ -261,6 +261,16 @@ async def test_an_allowed_page_is_welcome(serve: Serve) -> None:
     assert (await client.ask("connect"))["client"]
 
 
+async def test_it_is_counted_as_a_websocket_while_it_is_there(gateway: Gateway) -> None:
+    counters = gateway.node.assembly.node.services.counters
+    client = await gateway.connect()
+    assert counters.open["websocket"] == counters.opened["websocket"] == 1
+    await client.response.close()
+    await until(lambda: gateway.connections == 0)
+    assert set(counters.open.values()) == {0}
+    assert counters.opened["websocket"] == 1
+
+
 async def test_what_is_no_websocket_is_told(gateway: Gateway) -> None:
     async with gateway.session.get(gateway.url()) as response:
         assert response.status == 426
@@ -633,7 +643,8 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_others_are_not(
     ]
     large, sent = "x" * 60_000, 0
     # Nothing flushes signals here: only so many may wait, and of one client fewer.
-    monkeypatch.setattr(broadcaster_module, "CLIENT_BYTES_MAX", CHANNELS_BYTES_MAX)
+    for name in ("CLIENT_BYTES_MAX", "MUCH_BYTES_MAX"):
+        monkeypatch.setattr(broadcaster_module, name, CHANNELS_BYTES_MAX)
     while cut_off.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
         assert await fast.ask("publish", channel="plain:room", data=large) == {}
         sent += 1
@@ -661,7 +672,8 @@ async def test_a_slow_peer_that_reads_at_last_is_told_why(
         if each.session.client != fast.lines[0]["connect"]["client"]
     ]
     await until(lambda: connection.session.channels)
-    monkeypatch.setattr(broadcaster_module, "CLIENT_BYTES_MAX", CHANNELS_BYTES_MAX)
+    for name in ("CLIENT_BYTES_MAX", "MUCH_BYTES_MAX"):
+        monkeypatch.setattr(broadcaster_module, name, CHANNELS_BYTES_MAX)
     while connection.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
         assert await fast.ask("publish", channel="plain:room", data="x" * 60_000) == {}
     frames = list(parsed(await slow.rest()))

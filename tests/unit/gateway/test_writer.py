@@ -13,8 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.gateway import writer as writer_module
-from roomcast.gateway.writer import Writer, close_frame, pong_frame, protobuf_frame, text_frame
+from roomcast.gateway.writer import (
+    Writer,
+    bare_close,
+    bare_json_lines,
+    bare_sse_events,
+    bare_text_frames,
+    close_frame,
+    pong_frame,
+    protobuf_frame,
+    text_frame,
+)
 from roomcast.wire.codes import Disconnect
+from roomcast.wire.encoding import PING, disconnect_push
 from tests.protobuf import read_messages
 from tests.unit.gateway.descriptors import taken_over
 from tests.unit.gateway.frames import BINARY, CLOSE, PONG, TEXT, Frame, parsed
@@ -57,6 +68,28 @@ def test_a_protobuf_frame_is_binary_and_says_what_its_lines_say(size: int) -> No
     assert read_messages(frame.payload) == lines
 
 
+PUSHES: Final = b"\n".join([disconnect_push(Disconnect.SLOW), PING, b'{"push":{"channel":"c"}}'])
+BARE: Final = [b'{"disconnect":{"code":3008,"reason":"slow"}}', b"{}", b'{"channel":"c"}']
+
+
+def test_a_page_parses_each_bare_frame_whole() -> None:
+    assert list(parsed(bare_text_frames(PUSHES))) == [Frame(TEXT, push) for push in BARE]
+
+
+def test_bare_pushes_are_a_line_or_an_event_each() -> None:
+    assert bare_json_lines(PUSHES) == b"".join(push + b"\n" for push in BARE)
+    assert bare_sse_events(PUSHES) == b"".join(b"data: " + push + b"\n\n" for push in BARE)
+
+
+@pytest.mark.parametrize("why", Disconnect)
+def test_a_bare_close_says_why_twice(why: Disconnect) -> None:
+    """Once for the client's code, and once for what is between."""
+    push, close = parsed(bare_close(why))
+    told = {"code": why.value.code, "reason": why.value.reason}
+    assert json.loads(push.payload) == {"disconnect": told}
+    assert close.close_code == why.value.code
+
+
 @given(st.lists(st.integers(0, 300) | st.integers(65_530, 65_540), max_size=5))
 def test_frames_can_be_told_apart(sizes: list[int]) -> None:
     payloads = [bytes([index]) * size for index, size in enumerate(sizes)]
@@ -80,6 +113,7 @@ class Transport(asyncio.Transport):
         self.written = b""
         self.buffered = 0
         self.aborted = False
+        self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.aborted, "nothing is written to what is gone"
@@ -93,6 +127,9 @@ class Transport(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class World:
@@ -187,6 +224,22 @@ async def test_a_close_is_a_handshake(world: World) -> None:
     world.writer.end()
     assert world.transport.aborted
     assert world.writer.closed_with is Disconnect.SHUTDOWN
+
+
+async def test_without_an_answer_the_close_is_when_all_is_written(world: World) -> None:
+    writer = Writer(
+        world.transport,
+        QUEUE_BYTES_MAX,
+        bare_json_lines,
+        last=lambda why: bare_json_lines(disconnect_push(why)),
+        is_answered=False,
+    )
+    writer.close(Disconnect.SLOW)
+    assert world.transport.written == b'{"disconnect":{"code":3008,"reason":"slow"}}\n'
+    assert world.transport.closed
+    assert not world.transport.aborted
+    # A peer that does not read has its time, too.
+    await until(lambda: world.transport.aborted)
 
 
 async def test_a_peer_that_does_not_answer_the_close_is_dropped(world: World) -> None:

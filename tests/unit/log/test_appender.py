@@ -9,6 +9,7 @@ import json
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from math import inf
 from typing import Any, Final
 
@@ -795,13 +796,41 @@ async def test_bytes_wait_within_bounds(
     positions = [writer.submit(large) for _ in range(LANE_BYTES_MAX // len(large))]
     with pytest.raises(Full):
         writer.submit(large)
-    monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", LANE_BYTES_MAX + 1000)
+    for name in ("NODE_BYTES_MAX", "MUCH_BYTES_MAX"):
+        monkeypatch.setattr(appender_module, name, LANE_BYTES_MAX + 1000)
     with pytest.raises(Full):
         writer.submit(large, "other")
     held.release()
     await asyncio.gather(*positions)
     assert writer.appender._bytes == 0, "what was answered counts no more"
     await asyncio.gather(*(writer.submit(large) for _ in positions))
+
+
+async def test_few_callers_leave_room_for_the_others(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the sizes of what they publish."""
+    monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(appender_module, "MUCH_BYTES_MAX", 800_000)
+    monkeypatch.setattr(appender_module, "LITTLE_BYTES", 20_000)
+    held = fleet.traffic.hold("newest")
+    positions = []
+    for size in (50_000, 1_000, 1):
+        for number in count():
+            caller = f"user {number % 3}"
+            try:
+                position = writer.submit("x" * size, f"{size} {number}", caller=caller)
+            except Full:
+                break
+            positions.append(position)
+    assert writer.appender.waiting_bytes > 799_900
+    positions += [writer.submit("y" * 1900, f"mine {n}", caller="user other") for n in range(10)]
+    with pytest.raises(Full):
+        writer.submit("y" * 1900, "mine", caller="user other")
+    held.release()
+    await asyncio.gather(*positions)
+    assert writer.appender.waiting_bytes == 0
+    assert not writer.appender._bytes_of
 
 
 async def test_what_waits_is_kept_as_text_alone(fleet: Fleet, writer: Writer) -> None:

@@ -14,10 +14,12 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from roomcast.fleet.emulation_signals import Outcome
+from roomcast.fleet.lease_record import Lease
 from roomcast.gateway.http import add_metrics_route
 from roomcast.node.health import Health
 from roomcast.node.prometheus import FAMILIES, Exposition, Source
-from roomcast.observe.counters import Histogram
+from roomcast.observe.counters import Histogram, Transport
 from roomcast.ports import Throttled
 from tests.unit.worlds import Fleet, LocalNode, until
 
@@ -163,6 +165,47 @@ async def test_what_happened_is_counted(node: LocalNode) -> None:
     assert value(text, "roomcast_sent_bytes_total", to="channel") > 0
     assert value(text, "roomcast_ring_bytes") > 0
     assert value(text, "roomcast_queue_messages_total") > 0
+
+
+async def test_transports_and_commands_on_their_way_are_seen(fleet: Fleet) -> None:
+    node, other = fleet.node("here"), fleet.node("there")
+    async with node.running(), other.running():
+        now = fleet.clock.now_ms()
+        queue = other.queue_names[-1]
+        fleet.world.leases["there"] = Lease("there", queue, "live", now, now, now + 60_000)
+        queue = node.queue_names[-1]
+        fleet.world.leases["here"] = Lease("here", queue, "live", now, now, now + 60_000)
+        counters = node.assembly.node.services.counters
+        for transport in (Transport.SSE, Transport.SSE, Transport.WEBSOCKET):
+            counters.came(transport)
+        counters.went(Transport.SSE)
+        emulation = node.assembly.node.emulation
+        emulation.sessions.enter("s", Taker())
+        assert await emulation.take("here", "s", b"1") is Outcome.TAKEN
+        assert await emulation.take("there", "guessed", b"1") is Outcome.UNKNOWN
+        text, told = text_of(node), text_of(other)
+    expected = {
+        ("roomcast_transport_connections", (("transport", "sse"),)): 1,
+        ("roomcast_transport_connections", (("transport", "http_stream"),)): 0,
+        ("roomcast_transport_connections_opened_total", (("transport", "sse"),)): 2,
+        ("roomcast_transport_connections_opened_total", (("transport", "websocket"),)): 1,
+        ("roomcast_sessions", ()): 1,
+        ("roomcast_emulation_requests_total", (("way", "here"), ("outcome", "taken"))): 1,
+        ("roomcast_emulation_requests_total", (("way", "mailbox"), ("outcome", "unknown"))): 1,
+        ("roomcast_emulation_answer_seconds_count", ()): 1,
+        ("roomcast_mailbox_signals_total", (("outcome", "sent"),)): 1,
+        ("roomcast_mailbox_messages_total", (("outcome", "sent"),)): 1,
+        ("roomcast_mailbox_seconds_count", ()): 1,
+    }
+    assert {key: value(text, key[0], **dict(key[1])) for key in expected} == expected
+    assert value(told, "roomcast_emulation_for_others_total", outcome="unknown") == 1
+
+
+class Taker:
+    """A session that takes everything."""
+
+    def take(self, frame: bytes) -> bool:
+        return True
 
 
 async def test_writers_of_one_channel_are_seen(fleet: Fleet) -> None:

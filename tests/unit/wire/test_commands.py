@@ -38,7 +38,7 @@ from roomcast.wire.commands import (
     decode_payload,
 )
 from roomcast.wire.publication import StreamPosition
-from tests.frames import decode_frame, decoded
+from tests.frames import BOUNDS, decode_frame, decoded
 
 TEXT = st.text(max_size=6) | st.sampled_from(["\n", "\r", "\u2028", "\ufffe", '"', "\x00", "😀"])
 SCALARS = (
@@ -385,6 +385,67 @@ def test_subs_of_a_connect_have_a_bound() -> None:
     assert len(most.request.since) == 4
     [more] = decoded(line("connect", {"subs": subs}), commands.JSON_FRAMES, Bounds(1000, 3))
     assert more.request == InvalidRequest("connect")
+
+
+# ---- a connect that is all that its client says
+
+
+def connect_of(frame: str | bytes, bounds: Bounds = BOUNDS) -> Command:
+    [command] = decoded(frame, commands.CONNECT_FRAMES, bounds)
+    return command
+
+
+@pytest.mark.parametrize("frame", ["{}", b"{}", " {\n} \n"])
+def test_a_connect_may_say_nothing(frame: str | bytes) -> None:
+    command = connect_of(frame)
+    assert command.request == ConnectRequest()
+    # It is answered, and so it is counted as others are.
+    assert command.id
+
+
+def test_a_connect_without_a_command_says_the_same_as_with_one() -> None:
+    params = {
+        "token": "t",
+        "data": {"a": [1]},
+        "name": "n",
+        "version": "v",
+        "subs": {"c": {"recover": True, "epoch": "e", "offset": 3}},
+        "unknown": 1,
+    }
+    [command] = decode_frame(line("connect", params))
+    alone = json.dumps(params, indent=1)
+    assert connect_of(alone).request == command.request
+    assert connect_of(alone).size == len(alone)
+
+
+@pytest.mark.parametrize("params", [{"token": 7}, {"subs": [1]}, {"name": {}}])
+def test_fields_of_a_connect_without_a_command_are_checked(params: dict[str, Any]) -> None:
+    assert connect_of(json.dumps(params)).request == InvalidRequest("connect")
+
+
+def test_a_connect_without_a_command_has_the_bounds_of_others() -> None:
+    text = json.dumps({"subs": {f"c{index}": {} for index in range(4)}})
+    assert connect_of(text, Bounds(len(text), 4)).request == ConnectRequest()
+    assert connect_of(text, Bounds(len(text), 3)).request == InvalidRequest("connect")
+    with pytest.raises(ProtocolViolation):
+        connect_of(text, Bounds(len(text) - 1, 4))
+
+
+@pytest.mark.parametrize(
+    "frame", ["", b"", "\n", "null", "[]", "7", '"{}"', "{", "{}{}", "{}\n{}", b"\xff", "\ud800"]
+)
+def test_what_is_no_connect(frame: str | bytes) -> None:
+    with pytest.raises(ProtocolViolation):
+        connect_of(frame)
+
+
+@given(st.binary(max_size=30) | st.text(max_size=30) | JSON.map(json.dumps))
+def test_a_frame_is_a_connect_or_a_violation(frame: str | bytes) -> None:
+    try:
+        command = connect_of(frame)
+    except ProtocolViolation:
+        return
+    assert isinstance(command.request, ConnectRequest | InvalidRequest)
 
 
 ARBITRARY_COMMANDS = st.fixed_dictionaries(

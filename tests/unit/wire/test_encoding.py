@@ -10,18 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roomcast.log.channel_log import decode_publications
-from roomcast.wire.codes import Error, Unsubscribe
+from roomcast.wire.codes import Disconnect, Error, Unsubscribe
 from roomcast.wire.commands import LINE_END
 from roomcast.wire.encoding import (
     PING,
     Unencodable,
+    bare_pushes,
+    disconnect_push,
     encode_error,
     encode_lines_reply,
+    encode_push,
     encode_reply,
     encode_stored,
     encode_told,
     publication_push,
+    refresh_push,
     sent_of,
+    subscribe_push,
     subscribe_result,
     told_push,
     unsubscribe_push,
@@ -218,6 +223,38 @@ def test_an_unsubscribe_push_always_has_channel_code_and_reason(why: Unsubscribe
             "unsubscribe": {"code": why.value.code, "reason": why.value.reason},
         }
     }
+
+
+@given(TEXT, PUBLICATIONS, INFOS, st.dictionaries(TEXT, JSON, max_size=3))
+def test_a_bare_push_is_what_is_in_a_push(
+    channel: str, publication: Publication, info: ClientInfo, fields: dict[str, Any]
+) -> None:
+    pushes = [
+        publication_push(channel, sent_of(publication, 0).line),
+        publication_push(7, sent_of(publication, 0).line),
+        told_push(channel, encode_told("join", info)),
+        unsubscribe_push(channel, Unsubscribe.SERVER),
+        subscribe_push(channel, fields),
+        refresh_push({"expires": True, "ttl": 1}),
+        disconnect_push(Disconnect.SHUTDOWN),
+        encode_push("connect", fields),
+    ]
+    bare = bare_pushes(LINE_END.join(pushes))
+    assert list(map(parsed, bare)) == [parsed(push)["push"] for push in pushes]
+
+
+def test_a_ping_is_a_ping_to_all() -> None:
+    assert bare_pushes(PING) == [PING]
+    push = disconnect_push(Disconnect.SLOW)
+    assert bare_pushes(LINE_END.join([PING, push, PING]))[::2] == [PING, PING]
+
+
+def test_a_push_about_the_connection_that_cannot_be_written_is_told() -> None:
+    nested: Any = []
+    for _ in range(1000):
+        nested = [nested]
+    with pytest.raises(Unencodable):
+        encode_push("connect", {"data": nested})
 
 
 @settings(max_examples=50)

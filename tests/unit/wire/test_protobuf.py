@@ -53,6 +53,7 @@ from roomcast.wire.encoding import (
     encode_lines_reply,
     encode_member,
     encode_presence_reply,
+    encode_push,
     encode_reply,
     encode_stored,
     encode_told,
@@ -527,6 +528,7 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
         | st.builds(unsubscribe_push, TEXT, st.sampled_from(Unsubscribe))
         | st.builds(subscribe_push, TEXT, values("Subscribe"))
         | st.builds(refresh_push, values("Refresh"))
+        | st.builds(encode_push, st.just("refresh"), values("Refresh"))
         | st.just(PING),
         min_size=1,
         max_size=4,
@@ -547,6 +549,7 @@ def test_every_line_that_can_be_written_is_in_that_test() -> None:
         "encode_error",
         "encode_lines_reply",
         "encode_presence_reply",
+        "encode_push",
         "encode_reply",
         "publication_push",
         "refresh_push",

@@ -4,8 +4,9 @@ refresh.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Final
 
 from roomcast.auth.claims import ServerSubscription
@@ -37,6 +38,7 @@ from roomcast.gateway.api.fields import (
 from roomcast.gateway.api.methods import ApiCall, Method, Params, decoded, known, sized
 from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.log.appender import Full, TooLarge
+from roomcast.ports import PortError
 from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import (
     CLOSE_CODE_MAX,
@@ -44,6 +46,7 @@ from roomcast.wire.codes import (
     REASON_BYTES_MAX,
     Disconnect,
     DisconnectCode,
+    Error,
     is_reason,
 )
 from roomcast.wire.publication import Json, StreamPosition
@@ -65,29 +68,47 @@ _SINCE: Final = Object(
 )
 
 
-async def _disconnect(call: ApiCall, asked: Params) -> Mapping[str, Json]:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An order that was given. `future`: done when it is sent."""
+
+    future: asyncio.Future[None]
+    size: int = 0
+
+    def may_precede(self, asked: Params) -> bool:  # noqa: ARG002
+        # Orders that are given together share a message, which keeps their order.
+        return True
+
+    async def result(self) -> Mapping[str, Json]:
+        try:
+            # A back end that hangs up does not take its order back.
+            await asyncio.shield(self.future)
+        except PortError as failure:
+            raise Refusal(Error.INTERNAL, "the order may not have reached everybody") from failure
+        return {}
+
+
+def _disconnect(_: ApiCall, asked: Params) -> Order:
     why = Disconnect.FORCE_NO_RECONNECT.value
     if (said := asked["disconnect"]) is not None and (said["code"] or said["reason"]):
         why = DisconnectCode(
             _code(said["code"]) if said["code"] else why.code, _reason(said["reason"])
         )
-    return _given(call, DisconnectOrder(_target(asked), why, frozenset(asked["whitelist"])))
+    return DisconnectOrder(_target(asked), why, frozenset(asked["whitelist"]))
 
 
-async def _unsubscribe(call: ApiCall, asked: Params) -> Mapping[str, Json]:
+def _unsubscribe(call: ApiCall, asked: Params) -> Order:
     if channel := asked["channel"]:
         known(call, CHANNEL.read(channel, "channel"))
-    return _given(call, UnsubscribeOrder(_target(asked), channel))
+    return UnsubscribeOrder(_target(asked), channel)
 
 
-async def _refresh(call: ApiCall, asked: Params) -> Mapping[str, Json]:
+def _refresh(call: ApiCall, asked: Params) -> Order:
     info = sized(call, "info", asked["info"])
-    return _given(
-        call, RefreshOrder(_target(asked), asked["expired"], asked["expire_at"] or None, info)
-    )
+    return RefreshOrder(_target(asked), asked["expired"], asked["expire_at"] or None, info)
 
 
-async def _subscribe(call: ApiCall, asked: Params) -> Mapping[str, Json]:
+def _subscribe(call: ApiCall, asked: Params) -> Order:
     known(call, asked["channel"])
     given = asked["override"] or {}
     said = {name: switch["value"] for name, switch in given.items() if switch is not None}
@@ -96,10 +117,9 @@ async def _subscribe(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     )
     since = asked["recover_since"]
     position = None if since is None else StreamPosition(since["epoch"], since["offset"])
-    order = SubscribeOrder(
+    return SubscribeOrder(
         _target(asked), asked["channel"], sub, position, asked["expire_at"] or None
     )
-    return _given(call, order)
 
 
 def _target(asked: Params) -> Target:
@@ -109,12 +129,27 @@ def _target(asked: Params) -> Target:
     return Target(user, client, asked["session"])
 
 
-def _given(call: ApiCall, order: Order) -> Mapping[str, Json]:
-    try:
-        call.node.orders.give(order)
-    except (Full, TooLarge) as failure:
-        raise Refusal(call.node.services.publisher.error(failure)) from None
-    return {}
+def _method(
+    name: str,
+    summary: str,
+    parameters: tuple[Parameter, ...],
+    order: Callable[[ApiCall, Params], Order],
+    *,
+    payloads: int = 1,
+) -> Method:
+    """The method that gives the order that `order` makes of its parameters."""
+
+    def begin(call: ApiCall, asked: Params) -> _Given:
+        """Raises Refusal."""
+        try:
+            return _Given(call.node.orders.give(order(call, asked)))
+        except (Full, TooLarge) as failure:
+            raise Refusal(call.node.services.publisher.error(failure)) from None
+
+    async def handler(call: ApiCall, asked: Params) -> Mapping[str, Json]:
+        return await begin(call, asked).result()
+
+    return Method(name, summary, parameters, _EMPTY, handler, payloads=payloads, begin=begin)
 
 
 def _info(call: ApiCall, asked: Params, name: str) -> Json:
@@ -148,7 +183,8 @@ _TARGET: Final = (
     Parameter(
         "session",
         _ID,
-        "Nobody: no connection is found by its session, which is a secret of its client.",
+        "Only the connection with this session: a stream over HTTP, or a client without an SDK. "
+        "Other WebSockets have none.",
         default="",
     ),
 )
@@ -156,7 +192,7 @@ _EMPTY: Final[Schema] = {"type": "object"}
 _SWITCH: Final = Object((Parameter("value", FLAG, "On or off.", required=True),))
 _EXPIRE_AT: Final = Whole(0, SAFE_MAX)
 
-DISCONNECT: Final = Method(
+DISCONNECT: Final = _method(
     "disconnect",
     "Close connections.",
     (
@@ -189,20 +225,18 @@ DISCONNECT: Final = Method(
             'Why. Without it: 3503, "force disconnect".',
         ),
     ),
-    _EMPTY,
     _disconnect,
 )
-UNSUBSCRIBE: Final = Method(
+UNSUBSCRIBE: Final = _method(
     "unsubscribe",
     "End subscriptions, whoever made them.",
     (
         *_TARGET,
         Parameter("channel", Text(255), "Of which channel; empty: of every one.", required=True),
     ),
-    _EMPTY,
     _unsubscribe,
 )
-REFRESH: Final = Method(
+REFRESH: Final = _method(
     "refresh",
     "Set how long connections last.",
     (
@@ -216,10 +250,9 @@ REFRESH: Final = Method(
         ),
         Parameter("info", INFO, "What others see of the client from now on."),
     ),
-    _EMPTY,
     _refresh,
 )
-SUBSCRIBE: Final = Method(
+SUBSCRIBE: Final = _method(
     "subscribe",
     "Subscribe connections to a channel for as long as they last.",
     (
@@ -247,7 +280,6 @@ SUBSCRIBE: Final = Method(
             default=0,
         ),
     ),
-    _EMPTY,
     _subscribe,
     payloads=2,
 )

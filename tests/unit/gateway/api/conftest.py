@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient
 from roomcast.gateway.api import server as server_module
 from roomcast.gateway.api.server import Api
 from roomcast.gateway.keys import NODE
-from tests.unit.worlds import Fleet, LocalNode
+from tests.unit.worlds import Fleet, LocalNode, signals_at_any_rate
 
 KEY = "a key of this test"
 SIZE_LIMIT = 4096
@@ -128,3 +128,11 @@ async def serve(aiohttp_client: Connect, fleet: Fleet) -> Serve:
 @pytest.fixture
 async def caller(serve: Serve) -> Caller:
     return await serve()
+
+
+@pytest.fixture
+async def commander(caller: Caller) -> AsyncIterator[Caller]:
+    """A back end whose node sends orders."""
+    with signals_at_any_rate():
+        async with caller.node.sending():
+            yield caller

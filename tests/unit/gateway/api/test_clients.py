@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from roomcast.auth.claims import ServerSubscription
 from roomcast.delivery import broadcaster as broadcaster_module
+from roomcast.fleet import order_post as order_post_module
 from roomcast.fleet.order_signals import (
     WHITELIST_MAX,
     DisconnectOrder,
@@ -20,11 +22,13 @@ from roomcast.fleet.order_signals import (
     Target,
     UnsubscribeOrder,
 )
+from roomcast.gateway.api import clients as clients_module
+from roomcast.ports import Rejected
 from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import Disconnect, DisconnectCode
 from roomcast.wire.publication import StreamPosition
 from tests.unit.gateway.api.conftest import SIZE_LIMIT, Caller, Serve
-from tests.unit.worlds import SECRET, until
+from tests.unit.worlds import SECRET, Fleet, until
 
 FORCE = Disconnect.FORCE_NO_RECONNECT.value
 ANN = Target("ann")
@@ -34,7 +38,14 @@ ANN = Target("ann")
 def given(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> list[Order]:
     """The orders that are given, and carried out by nobody."""
     orders: list[Order] = []
-    monkeypatch.setattr(caller.node.assembly.node.orders, "give", orders.append)
+
+    def give(order: Order) -> asyncio.Future[None]:
+        orders.append(order)
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        given.set_result(None)
+        return given
+
+    monkeypatch.setattr(caller.node.assembly.node.orders, "give", give)
     return orders
 
 
@@ -266,9 +277,10 @@ async def test_a_bad_request_is_no_order(
 async def test_the_largest_requests_fit(serve: Serve) -> None:
     caller = await serve(size_limit=64 * 1024)
     whitelist = [f"{number:064d}" for number in range(WHITELIST_MAX)]
-    assert await caller.result("disconnect", user="ann", whitelist=whitelist) == {}
     half = "x" * (60 * 1024)
-    assert await caller.result("subscribe", user="ann", channel="c", info=half, data=half) == {}
+    async with caller.node.sending():
+        assert await caller.result("disconnect", user="ann", whitelist=whitelist) == {}
+        assert await caller.result("subscribe", user="ann", channel="c", info=half, data=half) == {}
 
 
 async def test_an_order_that_cannot_be_sent(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +290,40 @@ async def test_an_order_that_cannot_be_sent(serve: Serve, monkeypatch: pytest.Mo
     assert code == 106
     monkeypatch.setattr(broadcaster_module, "WAITING_BYTES_MAX", 0)
     assert await caller.refusal("disconnect", user="ann") == (111, "too many requests")
+
+
+async def test_an_order_that_was_not_sent(
+    commander: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = (100, "internal server error: the order may not have reached everybody")
+    commander.node.world.fail_next("publish", Rejected("simulated"))
+    assert await commander.refusal("disconnect", user="ann") == refused
+    monkeypatch.setattr(order_post_module, "SEND_S", 0.0)
+    assert await commander.refusal("refresh", user="ann") == refused
+
+
+async def test_an_order_of_a_back_end_that_hangs_up_is_given_all_the_same(
+    commander: Caller, fleet: Fleet
+) -> None:
+    held, before = fleet.traffic.hold("publish"), len(fleet.world.published)
+    begun = clients_module._Given(commander.node.assembly.node.orders.give(RefreshOrder(ANN)))
+    asking = asyncio.create_task(begun.result())
+    await held.arrived()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    held.release()
+    await begun.future
+    assert len(fleet.world.published) == before + 1
+
+
+async def test_orders_of_a_batch_are_given_together_and_answered_each(commander: Caller) -> None:
+    commands = [{"refresh": {"user": f"user-{number}"}} for number in range(50)]
+    commander.node.world.fail_next("publish", Rejected("simulated"))
+    for codes in ({100, None}, {None}):
+        status, answer = await commander.post({"commands": commands}, to="batch")
+        assert status == 200
+        assert {reply.get("error", {}).get("code") for reply in answer["replies"]} == codes
+    assert len(commander.node.world.published) < len(commands), "they share messages"
 
 
 async def test_clients_of_this_node_and_of_another_obey(serve: Serve) -> None:

@@ -1,0 +1,356 @@
+"""Clients without an SDK: curl, EventSource and WebSocket, as the documentation has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+import cent
+import pytest
+from playwright.async_api import async_playwright
+
+from tests.acceptance.conftest import OpenPeer, Token, running
+from tests.acceptance.features import WITHOUT_SDK
+from tests.acceptance.link import RoundRobin
+from tests.acceptance.peers import DEADLINE_S, Peer
+from tests.acceptance.roomcast import Dev
+from tests.requirements import JS_DIRECTORY
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "clients.md"
+MARK: Final = "<!-- tested: tests/acceptance/test_unidirectional.py -->\n"
+HOST: Final = "https://chat.example.com"
+# A push, and a history of publications in one.
+LINE_BYTES_MAX: Final = 4 * 1024 * 1024
+# A WebSocket of Node.js: it prints each message as a line.
+SOCKET: Final = """
+import WebSocket from 'ws';
+const [url, connect] = process.argv.slice(1);
+const socket = new WebSocket(url);
+socket.on('open', () => socket.send(connect));
+socket.on('message', (message) => console.log(String(message)));
+socket.on('close', (code) => console.log(JSON.stringify({ closed: code })));
+"""
+OVER = pytest.mark.parametrize("over", WITHOUT_SDK)
+
+
+def snippet(language: str) -> str:
+    """The marked code block of `language`."""
+    (found,) = re.findall(
+        rf"{re.escape(MARK)}```{language}\n(.*?)^```$",
+        PAGE.read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    return str(found)
+
+
+class Listener:
+    """A process that prints one push a line."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    @classmethod
+    async def of(cls, *command: str) -> Listener:
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *command, cwd=JS_DIRECTORY, stdout=PIPE, limit=LINE_BYTES_MAX
+            )
+        )
+
+    async def line(self) -> str | None:
+        """The next one that is not empty. None: it has ended."""
+        assert self.process.stdout is not None, "asked for a pipe"
+        async with asyncio.timeout(DEADLINE_S):
+            while line := (await self.process.stdout.readline()).decode():
+                if line.strip():
+                    return line.strip()
+        return None
+
+    async def push(self) -> dict[str, Any] | None:
+        """The next one that is neither a ping nor about who comes and goes. None: it has ended."""
+        while (line := await self.line()) is not None:
+            push: dict[str, Any] = json.loads(line.removeprefix("data: "))
+            if push and not {"join", "leave"} & push.keys():
+                return push
+        return None
+
+    async def publication(self) -> tuple[int, Any]:
+        push = await self.push()
+        assert push is not None
+        assert "pub" in push, push
+        return push["pub"]["offset"], push["pub"]["data"]
+
+    async def connected(self) -> Mapping[str, Any]:
+        push = await self.push()
+        assert push is not None
+        assert "connect" in push, push
+        result: Mapping[str, Any] = push["connect"]
+        return result
+
+    async def close(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.communicate()
+
+
+Listen = Callable[..., Awaitable[Listener]]
+
+
+@pytest.fixture
+async def listen(request: pytest.FixtureRequest) -> AsyncIterator[Listen]:
+    """Opens clients at an instance, by transport. `connect`: what they say."""
+    opened: list[Listener] = []
+
+    async def listen(over: str, url: str, **connect: Any) -> Listener:
+        said, address = json.dumps(connect), f"{url}/connection/{over}"
+        if over == "uni_websocket":
+            node = request.getfixturevalue("node")
+            ws = address.replace("http", "ws", 1)
+            command = [node, "--input-type=module", "--eval", SOCKET, ws, said]
+        elif over == "uni_sse":
+            query = ["--get", "--data-urlencode", f"cf_connect={said}"]
+            command = ["curl", "--no-buffer", "--silent", *query, address]
+        else:
+            command = ["curl", "--no-buffer", "--silent", "--data", said, address]
+        opened.append(await Listener.of(*command))
+        return opened[-1]
+
+    yield listen
+    for listener in opened:
+        await listener.close()
+
+
+@pytest.fixture
+def back_end(dev: Dev) -> Iterator[cent.Client]:
+    """At instance 1."""
+    client = cent.Client(f"{dev.urls[0]}/api", "any key: the server is insecure")
+    yield client
+    client._session.close()
+
+
+def hears(channel: str) -> tuple[str, str]:
+    """Options of `roomcast token`, for one who is subscribed to `channel`."""
+    return "--claims", json.dumps({"channels": [channel]})
+
+
+@OVER
+async def test_it_hears_what_is_published_at_another_instance(
+    dev: Dev, peer: OpenPeer, token: Token, listen: Listen, channel: str, over: str
+) -> None:
+    ann = await listen(over, dev.urls[0], token=token("ann", *hears(channel)))
+    connect = await ann.connected()
+    assert list(connect["subs"]) == [channel]
+    bob = await peer("py", dev.ws_urls[1], token("bob"))
+    await bob.subscribe(channel)
+    data = {"text": "héllo ⏎\n \u2028 🜲", "nested": [1, 2.5, None, True]}
+    await bob.publish(channel, data)
+    await bob.publish(channel, "again")
+    assert [await ann.publication() for _ in range(2)] == [(1, data), (2, "again")]
+    assert connect["client"] in await bob.presence(channel)
+
+
+@OVER
+async def test_what_a_back_end_does_to_it(
+    dev: Dev, token: Token, listen: Listen, back_end: cent.Client, channel: str, over: str
+) -> None:
+    """It is at the other instance."""
+    user = f"user-{channel}"
+    ann = await listen(over, dev.urls[1], token=token(user))
+    assert "subs" not in await ann.connected()
+
+    async def order(method: Callable[[Any], Any], request: Any) -> dict[str, Any] | None:
+        await asyncio.to_thread(method, request)
+        return await ann.push()
+
+    asked = cent.SubscribeRequest(user=user, channel=channel, data={"hello": 1})
+    subscribed = await order(back_end.subscribe, asked)
+    assert subscribed is not None
+    assert (subscribed["channel"], subscribed["subscribe"]["data"]) == (channel, {"hello": 1})
+    published = await order(back_end.publish, cent.PublishRequest(channel=channel, data=1))
+    assert published is not None
+    assert published["pub"]["data"] == 1
+    until = int(time.time()) + 3600
+    refreshed = await order(back_end.refresh, cent.RefreshRequest(user=user, expire_at=until))
+    assert refreshed is not None
+    assert refreshed["refresh"]["expires"]
+    left = await order(back_end.unsubscribe, cent.UnsubscribeRequest(user=user, channel=channel))
+    assert left is not None
+    assert (left["channel"], left["unsubscribe"]["code"]) == (channel, 2000)
+    ended = await order(back_end.refresh, cent.RefreshRequest(user=user, expired=True))
+    assert ended == {"disconnect": {"code": 3005, "reason": "connection expired"}}
+    assert await ann.push() == ({"closed": 3005} if over == "uni_websocket" else None)
+
+
+@OVER
+async def test_when_its_instance_is_killed_it_recovers_at_another(
+    peer: OpenPeer, token: Token, listen: Listen, channel: str, over: str
+) -> None:
+    with running("--restart") as dev:
+        writer = await peer("py", dev.ws_urls[1])
+        hers = token("ann", *hears(channel))
+        ann = await listen(over, dev.urls[0], token=hers)
+        position = (await ann.connected())["subs"][channel]
+        await writer.publish(channel, 1)
+        assert await ann.publication() == (1, 1)
+        os.kill(dev.pids[0], signal.SIGKILL)
+        last = await ann.push()
+        assert last is None or list(last) == ["closed"]
+        for number in (2, 3):
+            await writer.publish(channel, number)
+        since = {"recover": True, "epoch": position["epoch"], "offset": 1}
+        ann = await listen(over, dev.urls[1], token=hers, subs={channel: since})
+        sub = (await ann.connected())["subs"][channel]
+        assert sub["recovered"]
+        assert [each["data"] for each in sub["publications"]] == [2, 3]
+        await writer.publish(channel, 4)
+        assert await ann.publication() == (4, 4)
+        await writer.close()
+    # Its instance has ended in order now.
+    assert await ann.push() == {"disconnect": {"code": 3001, "reason": "shutdown"}}
+
+
+@OVER
+async def test_it_is_told_why_it_may_not_connect(
+    secured: Dev, secured_token: Token, token: Token, listen: Listen, over: str
+) -> None:
+    async def told(**connect: Any) -> Any:
+        client = await listen(over, secured.urls[0], **connect)
+        push = await client.push()
+        assert push is not None
+        return push["disconnect"]["code"]
+
+    assert await told(token=token("ann")) == 3500, "of another key"
+    assert await told(token="no token") == 3500
+    assert await told(token=secured_token("ann", "--claims", '{"channels":["no:where"]}')) == 3501
+    assert await told(token=7) == 3501
+
+
+@OVER
+async def test_one_that_does_not_read_is_cut_off(
+    dev: Dev, token: Token, listen: Listen, back_end: cent.Client, channel: str, over: str
+) -> None:
+    ann = await listen(over, dev.urls[1], token=token("ann", *hears(channel)))
+    await ann.connected()
+    before = await slow_ones(dev.urls[1])
+    os.kill(ann.process.pid, signal.SIGSTOP)
+    try:
+        # What its kernel and the server's hold, and then what waits for it.
+        request = cent.PublishRequest(channel=channel, data="x" * 60_000)
+        for _ in range(1000):
+            await asyncio.to_thread(back_end.publish, request)
+            if await slow_ones(dev.urls[1]) > before:
+                break
+    finally:
+        os.kill(ann.process.pid, signal.SIGCONT)
+    assert await slow_ones(dev.urls[1]) == before + 1
+
+
+async def slow_ones(url: str) -> int:
+    """How many clients of this instance were cut off as slow."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+        text = await answer.text()
+    found = re.search(r'^roomcast_disconnects_total\{code="3008"\} (\d+)', text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+# ---- as the documentation has it
+
+
+async def test_the_command_of_the_page(dev: Dev, token: Token, channel: str) -> None:
+    """As it stands there, but for the address and the token."""
+    first, second = snippet("sh").splitlines()
+    assert first == """TOKEN=$(roomcast token --user ann --claims '{"channels": ["news"]}')"""
+    said = f"TOKEN={token('ann', *hears(channel))}\nexec {second.replace(HOST, dev.urls[0])}"
+    curl = await Listener.of("sh", "-c", said)
+    try:
+        assert list((await curl.connected())["subs"]) == [channel]
+    finally:
+        await curl.close()
+
+
+class Pages:
+    """Where the script of the page runs. It shows what it is told."""
+
+    def __init__(self, writer: Peer, channel: str, hers: str) -> None:
+        self._writer = writer
+        self._channel = channel
+        self._hers = hers
+
+    def script(self, balancer: RoundRobin, show: str) -> str:
+        """As it stands there, but for the address. `show`: what it calls with an object."""
+        return (
+            f"const getToken = async () => {json.dumps(self._hers)};\n"
+            f"const show = (channel, data) => {show}({{ channel, data }});\n"
+            + snippet("js").replace(HOST, f"http://{urlsplit(balancer.url).netloc}")
+        )
+
+    async def goes_on(self, balancer: RoundRobin, shown: Callable[[], Awaitable[Any]]) -> None:
+        """Its connection is cut, and it goes on at another instance, with all in between."""
+        channel = self._channel
+        while (await self._writer.event("join", channel=channel))["info"]["user"] != "ann":
+            pass
+        for number in range(1, 31):
+            if number == 10:
+                balancer.cut()
+            if number == 20:
+                balancer.mend()
+            await self._writer.publish(channel, number)
+        seen = [await shown() for _ in range(30)]
+        assert seen == [{"channel": channel, "data": number} for number in range(1, 31)]
+
+
+@pytest.fixture
+async def pages(dev: Dev, peer: OpenPeer, token: Token, channel: str) -> Pages:
+    writer = await peer("py", dev.ws_urls[0])
+    await writer.subscribe(channel)
+    return Pages(writer, channel, token("ann", *hears(channel)))
+
+
+async def test_the_script_of_the_page(dev: Dev, pages: Pages, node: str) -> None:
+    """With npm `eventsource`."""
+    async with RoundRobin(dev.ws_urls) as balancer:
+        imported = "import { EventSource } from 'eventsource';\n"
+        show = "((shown) => console.log(JSON.stringify(shown)))"
+        script = imported + pages.script(balancer, show)
+        process = await Listener.of(node, "--input-type=module", "--eval", script)
+
+        async def shown() -> Any:
+            line = await process.line()
+            assert line is not None, "it goes on"
+            return json.loads(line)
+
+        try:
+            await pages.goes_on(balancer, shown)
+        finally:
+            await process.close()
+
+
+async def test_the_script_of_the_page_in_a_browser(dev: Dev, pages: Pages, browser: str) -> None:
+    """With its own EventSource, in a page of the same origin."""
+    async with RoundRobin(dev.ws_urls) as balancer, async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        chromium = await playwright.chromium.launch(executable_path=browser, args=arguments)
+        try:
+            page = await chromium.new_page()
+            lines: asyncio.Queue[Any] = asyncio.Queue()
+            await page.expose_function("shown", lines.put_nowait)
+            await page.goto(f"http://{urlsplit(balancer.url).netloc}/health/live")
+            await page.evaluate(f"async () => {{ {pages.script(balancer, 'shown')} }}")
+
+            async def shown() -> Any:
+                async with asyncio.timeout(DEADLINE_S):
+                    return await lines.get()
+
+            await pages.goes_on(balancer, shown)
+        finally:
+            await chromium.close()
