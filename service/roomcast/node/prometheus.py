@@ -297,22 +297,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda s: s.assembly.broadcaster.waiting_bytes,
     ),
     _counts(
-        "express_hints", "outcome", "Express hints to the other nodes.",
-        lambda s: s.assembly.express.counters.hints,
-    ),
-    _counts(
-        "express_messages", "outcome", "Messages that held them.",
-        lambda s: s.assembly.express.counters.messages,
-    ),
-    _counts(
-        "express_heard", "outcome", "Express hints of channels that are open here.",
-        lambda s: s.assembly.intake.express,
-    ),
-    _gauge(
-        "express_rate", "Messages of express hints that the node may send a second.",
-        lambda s: s.assembly.express.per_s,
-    ),
-    _counts(
         "mailbox_signals", "outcome", "Signals to one other node.",
         lambda s: s.assembly.node.emulation.mailbox_counters.signals,
     ),
@@ -332,6 +316,22 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _counts(
         "emulation_for_others", "outcome", "Commands that another node passed on to this one.",
         lambda s: s.assembly.node.emulation.counters.for_others,
+    ),
+    _counts(
+        "express_hints", "outcome", "Express hints to the other nodes.",
+        lambda s: s.assembly.express.counters.hints,
+    ),
+    _counts(
+        "express_messages", "outcome", "Messages that held them.",
+        lambda s: s.assembly.express.counters.messages,
+    ),
+    _counts(
+        "express_heard", "outcome", "Express hints of channels that are open here.",
+        lambda s: s.assembly.intake.express,
+    ),
+    _gauge(
+        "express_rate", "Messages of express hints that the node may send a second.",
+        lambda s: s.assembly.express.per_s,
     ),
     _counts(
         "queue_receives", "outcome", "Receives of the queue.",
