@@ -277,7 +277,10 @@ class WebSocketConfig:
         within=(0, 64 * 1024),
     )
     compression_level: int = declare(
-        1, "zlib's level: 1 is the fastest, 9 the smallest.", within=(1, 9)
+        1,
+        "zlib's level: 1 is the fastest, 9 the smallest. Messages of more than 8 KiB are compressed "
+        "at 6 at most, or clients could make some that take long.",
+        within=(1, 9),
     )
 
 
