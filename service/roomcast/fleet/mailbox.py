@@ -61,11 +61,11 @@ class Mailbox:
 
     async def nodes_with(self, badge: str) -> Sequence[str]:
         """The nodes with this badge; none, if they are not known. Raises PortError."""
-        if badge not in self._by_badge:
+        age_s = self._clock.monotonic_s() - self._read_s
+        if age_s > LEASES_S or badge not in self._by_badge:
+            # Also who is known, other than in `send`: what has no answer would be lost without a
+            # word in a queue that its node has replaced, which takes messages for a minute.
             await self._look_up()
-        elif self._clock.monotonic_s() - self._read_s > LEASES_S:
-            # As in `send`.
-            self._begin_look_up()
         return self._by_badge.get(badge, ())
 
     async def send(self, node: str, signal: Signal) -> None:

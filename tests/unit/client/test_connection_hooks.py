@@ -559,9 +559,8 @@ async def test_who_waits_for_a_place_when_the_connection_ends_does_not_wait_for_
         assert not saying_them.done()
         client.connection.close(Disconnect.EXPIRED)
         await asyncio.wait_for(saying_them, 10)
-        await settled()
+        await until(lambda: client.connection._work.tasks == 0)
         assert client.connection._work._places._value == COMMANDS_UNDER_WAY_MAX
-        assert client.connection._work.tasks == 0
 
 
 @pytest.mark.parametrize("method", ["rpc", "publish", "subscribe"])
