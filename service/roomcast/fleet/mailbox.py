@@ -28,7 +28,7 @@ _LOOK_UPS: Final = Rate(per_s=1.0, burst=4.0)
 # Leases that were read within this time tell who there is as well as reading them once more: no
 # node has clients so soon after its lease is there. They are read at that rate, if they can be.
 _JUST_S: Final = 2.0
-assert _JUST_S > 1 / _LOOK_UPS.per_s, "a look-up comes in time"
+assert 1 / _LOOK_UPS.per_s < _JUST_S, "a look-up comes in time"
 # Of a message, for its signals with their commas: it has something around them.
 _ROOM_BYTES: Final = ENVELOPE_BYTES_MAX - 64
 # The largest signal that need not wait behind larger ones. What clients say is mostly shorter.
@@ -67,11 +67,11 @@ class Mailbox:
     async def nodes_with(self, badge: str) -> Sequence[str]:
         """The nodes with this badge; none, if they are not known. Raises PortError."""
         age_s = self._clock.monotonic_s() - self._read_s
-        if age_s > LEASES_S or badge not in self._by_badge:
-            # Also who is known, other than in `send`: what has no answer would be lost without a
-            # word in a queue that its node has replaced, which takes messages for a minute.
-            if not await self._look_up() and age_s > _JUST_S:
-                raise Throttled("leases could not be read lately")
+        # Also who is known is looked up, other than in `send`: what has no answer would be lost
+        # without a word in a queue that its node has replaced, which takes messages for a minute.
+        must_look = age_s > LEASES_S or badge not in self._by_badge
+        if must_look and not await self._look_up() and age_s > _JUST_S:
+            raise Throttled("leases could not be read lately")
         return self._by_badge.get(badge, ())
 
     async def send(self, node: str, signal: Signal, *, in_order: bool = False) -> None:
