@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
 
@@ -174,7 +175,7 @@ def test_what_seems_to_have_room_keeps_nobody_waiting(
 
 def test_descriptors_are_closed_with_their_lines(pipe: Pipe) -> None:
     def count() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     before = count()
     lines = lines_to(pipe.stream)
