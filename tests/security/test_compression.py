@@ -7,14 +7,16 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any, Final
 
 import pytest
 
 from roomcast.client.connection import TURN_BYTES
+from roomcast.client.services import TURNS_AT_ONCE
+from roomcast.gateway import deflate as deflate_module
 from roomcast.gateway import reader as reader_module
-from roomcast.gateway.deflate import Compression, deflated, inflated
+from roomcast.gateway.deflate import Compression, deflated, inflated, inflating
 from tests.security.target import DEADLINE_S, PATH, SIZE_LIMIT, UNI_PATH, Logs, Target, target
 from tests.unit.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, handshake, masked
 from tests.unit.worlds import until
@@ -183,6 +185,69 @@ async def test_many_that_are_just_small_enough_leave_others_their_turn(
     counting.cancel()
     assert max(turns) <= TURN_BYTES + len(lines)
     peer.gone()
+
+
+async def test_large_ones_that_take_long_to_inflate_leave_others_their_turn(
+    packing: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message may be all tables: its bytes cost time, though they become little."""
+    turns: list[int] = [0]
+
+    def counted(packed: bytes, bytes_max: int) -> Generator[None, None, bytes]:
+        steps = inflating(packed, bytes_max)
+        while True:
+            turns[-1] += 1
+            try:
+                next(steps)
+            except StopIteration as done:
+                return bytes(done.value)
+            yield
+
+    async def count_turns() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns.append(0)
+
+    for module in (deflate_module, reader_module):
+        monkeypatch.setattr(module, "INFLATED_A_TURN", 512)
+    monkeypatch.setattr(reader_module, "inflating", counted)
+    peers = [await Peer.connected(packing) for _ in range(3 * TURNS_AT_ONCE)]
+    counting = asyncio.create_task(count_turns())
+    chance = random.Random(SEED)
+    data = chance.randbytes(1500).hex()
+    one = packed(json.dumps({"id": 7, "publish": {"channel": "plain:a", "data": data}}).encode())
+    parts = (len(one) - 8 + 4 + 511) // 512
+    assert parts > 3
+    for peer in peers:
+        peer.write(one * 2)
+    for peer in peers:
+        for _ in range(2):
+            assert await peer.frame() == (TEXT, b'{"id":7,"publish":{}}')
+    counting.cancel()
+    assert sum(turns) == parts * 2 * len(peers)
+    assert max(turns) <= TURNS_AT_ONCE
+    for peer in peers:
+        peer.gone()
+
+
+@pytest.mark.parametrize("what", ["broken", "bomb", "no text", "gone"])
+async def test_a_large_one_that_is_none_ends_its_connection_alone(
+    packing: Target, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    for module in (deflate_module, reader_module):
+        monkeypatch.setattr(module, "INFLATED_A_TURN", 512)
+    noise = random.Random(SEED).randbytes(2000)
+    text = noise.hex().encode()
+    payload = {"bomb": text + b" " * FRAME_BYTES_MAX, "no text": noise}.get(what, text)
+    # What is broken begins behind the first part.
+    rest = b"\x00\x00\xff\xff\xff" if what == "broken" else b""
+    frame = marked(masked(TEXT, deflated(payload, 9) + rest))
+    peer = await Peer.connected(packing)
+    peer.write(frame)
+    if what == "gone":
+        peer.gone()
+        return
+    assert await peer.close_code() == {"bomb": 1009}.get(what, 1007)
 
 
 async def test_a_message_in_parts_is_compressed_as_a_whole(packing: Target) -> None:

@@ -153,7 +153,11 @@ async def connect(
                     # them, so none keeps its place while it pauses.
                     at_once=LOG_CONNECTIONS_MAX,
                 ),
-                tables=await opened("dynamodb", TABLES_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
+                tables=await opened(
+                    *("dynamodb", TABLES_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S),
+                    # Of presence, as often as clients come and go.
+                    *("put_item", "delete_item"),
+                ),
                 sns=await opened(
                     *("sns", SNS_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S), "publish"
                 ),

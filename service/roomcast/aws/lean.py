@@ -113,6 +113,11 @@ class _Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    @property
+    async def content(self) -> bytes:
+        """The body, of which DynamoDB's answers have a checksum."""
+        return self.body
+
     def as_of_the_sdk(self, operation: str) -> dict[str, Any]:
         """What the SDK's parsers take."""
         return {

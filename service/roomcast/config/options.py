@@ -277,7 +277,10 @@ class WebSocketConfig:
         within=(0, 64 * 1024),
     )
     compression_level: int = declare(
-        1, "zlib's level: 1 is the fastest, 9 the smallest.", within=(1, 9)
+        1,
+        "zlib's level: 1 is the fastest, 9 the smallest. Messages of more than 8 KiB are "
+        "compressed at 6 at most, or clients could make some that take long.",
+        within=(1, 9),
     )
 
 
@@ -389,8 +392,9 @@ class AwsConfig:
     )
     lean_calls: bool = declare(
         True,
-        "Make the calls that are made most (PutItem and Query of the log, Publish, ReceiveMessage, "
-        "DeleteMessageBatch) without going through all of the SDK, for a third of its CPU. "
+        "Make the calls that are made most (PutItem and Query of the log, PutItem and DeleteItem "
+        "of presence, Publish, ReceiveMessage, DeleteMessageBatch) without going through all of "
+        "the SDK, for a third of its CPU. "
         "`false`: through the SDK, as all others. So it is behind a proxy in any case.",
     )
     log_generation: str = declare(

@@ -12,7 +12,7 @@ from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, pack, signal_
 from roomcast.delivery.ports import Gone, QueuePost
 from roomcast.fleet.ports import Leases
 from roomcast.observe.counters import MailboxCounters
-from roomcast.ports import Clock, PortError, UnknownOutcome
+from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
 from roomcast.rates import Bucket, Rate
 
 __all__ = ["LEASES_S", "POST_S", "Mailbox", "NodeUnknown"]
@@ -25,6 +25,10 @@ LEASES_S: Final = 10.0
 POST_S: Final = 2.0
 # How often they are read because somebody names a node that is not among them. Anybody can.
 _LOOK_UPS: Final = Rate(per_s=1.0, burst=4.0)
+# Leases that were read within this time tell who there is as well as reading them once more: no
+# node has clients so soon after its lease is there. They are read at that rate, if they can be.
+_JUST_S: Final = 2.0
+assert 1 / _LOOK_UPS.per_s < _JUST_S, "a look-up comes in time"
 # Of a message, for its signals with their commas: it has something around them.
 _ROOM_BYTES: Final = ENVELOPE_BYTES_MAX - 64
 # The largest signal that need not wait behind larger ones. What clients say is mostly shorter.
@@ -41,7 +45,8 @@ class Mailbox:
 
     One message is under way to each node. Signals that come meanwhile follow together in the next
     ones, so that many of them cost few calls. Small ones do not wait behind large ones, of which
-    anybody may send as many as fill all messages. So signals do not keep their order.
+    anybody may send as many as fill all messages. So signals do not keep their order, unless their
+    senders ask for it, whose signals count as small ones.
     """
 
     def __init__(self, post: QueuePost, leases: Leases, clock: Clock) -> None:
@@ -62,14 +67,16 @@ class Mailbox:
     async def nodes_with(self, badge: str) -> Sequence[str]:
         """The nodes with this badge; none, if they are not known. Raises PortError."""
         age_s = self._clock.monotonic_s() - self._read_s
-        if age_s > LEASES_S or badge not in self._by_badge:
-            # Also who is known, other than in `send`: what has no answer would be lost without a
-            # word in a queue that its node has replaced, which takes messages for a minute.
-            await self._look_up()
+        # Also who is known is looked up, other than in `send`: what has no answer would be lost
+        # without a word in a queue that its node has replaced, which takes messages for a minute.
+        must_look = age_s > LEASES_S or badge not in self._by_badge
+        if must_look and not await self._look_up() and age_s > _JUST_S:
+            raise Throttled("leases could not be read lately")
         return self._by_badge.get(badge, ())
 
-    async def send(self, node: str, signal: Signal) -> None:
-        """Put `signal` into the queue of `node`. The caller bounds how many wait.
+    async def send(self, node: str, signal: Signal, *, in_order: bool = False) -> None:
+        """Put `signal` into the queue of `node`. The caller bounds how many wait. `in_order`: not
+        before an earlier one, however large that is; for what clients cannot send.
 
         Raises PortError, such as NodeUnknown, and ValueError if it does not fit a message.
         """
@@ -90,7 +97,7 @@ class Mailbox:
             carrying = asyncio.create_task(self._carry(node, outbox), name="mailbox")
             self._carrying.add(carrying)
             carrying.add_done_callback(self._carrying.discard)
-        outbox.add(waiting)
+        outbox.add(waiting, in_order)
         if (failure := await waiting.sent) is not None:
             self.counters.signals["not_sent"] += 1
             raise failure
@@ -131,10 +138,14 @@ class Mailbox:
             raise NodeUnknown(f"no node {node!r}")
         return queue
 
-    async def _look_up(self) -> None:
-        """Read the leases, unless they were read too often lately. Raises PortError."""
-        if (reading := self._begin_look_up()) is not None:
-            await reading.result()
+    async def _look_up(self) -> bool:
+        """Read the leases, unless they were read too often lately, or could not be: then it is
+        False. Raises PortError.
+        """
+        if (reading := self._begin_look_up()) is None:
+            return False
+        await reading.result()
+        return True
 
     def _begin_look_up(self) -> SharedCall[None] | None:
         """The read of the leases, which all who ask meanwhile share. None: they were read too often
@@ -182,8 +193,9 @@ class _Outbox:
         self.large: deque[_Waiting] = deque()
         self._is_turn_of_large = True
 
-    def add(self, waiting: _Waiting) -> None:
-        (self.small if waiting.size <= _SMALL_BYTES else self.large).append(waiting)
+    def add(self, waiting: _Waiting, in_order: bool) -> None:
+        is_small = in_order or waiting.size <= _SMALL_BYTES
+        (self.small if is_small else self.large).append(waiting)
 
     def take(self) -> list[_Waiting]:
         """Those of the next message: small ones, and large ones as far as these leave room. One

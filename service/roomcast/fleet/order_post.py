@@ -124,7 +124,9 @@ class OrderPost:
         try:
             async with asyncio.timeout(QUEUE_S):
                 nodes = set(await self._mailbox.nodes_with(badge)) - {self._lease()}
-                await asyncio.gather(*(self._mailbox.send(node, signal) for node in nodes))
+                await asyncio.gather(
+                    *(self._mailbox.send(node, signal, in_order=True) for node in nodes)
+                )
         except (TimeoutError, PortError) as error:
             if is_secret:
                 raise

@@ -8,7 +8,7 @@ between two messages nothing is kept of a connection.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,8 @@ from roomcast.gateway.writer import frame_header
 
 __all__ = [
     "COMPRESSED_BYTES_MAX",
+    "DENSE_BYTES_MAX",
+    "INFLATED_A_TURN",
     "Agreed",
     "Compression",
     "Deflater",
@@ -24,14 +26,24 @@ __all__ = [
     "agree",
     "deflated",
     "inflated",
+    "inflating",
 ]
 
 # A longer message goes out as it is: to compress it would hold up the others for some ms.
 COMPRESSED_BYTES_MAX: Final = 256 * 1024
+# A longer message is compressed at _DENSE_LEVEL at most. At level 9, 64 KiB that somebody made of
+# two letters take 0.3 s: forty times as long.
+DENSE_BYTES_MAX: Final = 8 * 1024
+_DENSE_LEVEL: Final = 6
+# Bytes of a compressed message that are inflated in one turn of the event loop: 3 ms at most. It
+# may be all tables, and become nothing.
+INFLATED_A_TURN: Final = 16 * 1024
 
 _NAME: Final = "permessage-deflate"
-# Offers of one handshake that are looked at. Clients make one or two.
+# Offers of one handshake that are looked at, and parameters of each. Clients make one or two, of
+# four parameters at most.
 _OFFERS_MAX: Final = 8
+_PARAMETERS_MAX: Final = 8
 # Sizes of the window that a client may ask for, as powers of two. zlib compresses with none below
 # 9.
 _BITS_ZLIB_MIN, _BITS_MAX = 9, 15
@@ -79,9 +91,9 @@ def agree(fields: Sequence[str]) -> Agreed | None:
 
     None = there is none.
     """
-    offers = [offer for field in fields for offer in field.split(",")][:_OFFERS_MAX]
-    for offer in offers:
-        name, *parameters = (part.strip(" \t") for part in offer.split(";"))
+    offers = [offer for field in fields[:_OFFERS_MAX] for offer in field.split(",", _OFFERS_MAX)]
+    for offer in offers[:_OFFERS_MAX]:
+        name, *parameters = (part.strip(" \t") for part in offer.split(";", _PARAMETERS_MAX))
         if name.lower() == _NAME and (agreed := _met(parameters)) is not None:
             return agreed
     return None
@@ -152,6 +164,8 @@ class Deflater:
 
 def deflated(payload: bytes, level: int, bits: int = _BITS_MAX) -> bytes:
     """`payload` compressed, with a window of at most 2 to the power of `bits` bytes."""
+    if len(payload) > DENSE_BYTES_MAX:
+        level = min(level, _DENSE_LEVEL)
     # A window larger than the payload is of no use, and to clear it costs more than to compress a
     # small payload.
     bits = max(_BITS_ZLIB_MIN, min(bits, (len(payload) + _LOOKAHEAD).bit_length()))
@@ -169,20 +183,34 @@ def inflated(packed: bytes, bytes_max: int) -> bytes:
 
     Raises Unreadable. No more than one byte above the bound is made of it.
     """
-    rest, room = packed + _END, bytes_max
+    steps = inflating(packed, bytes_max)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            message: bytes = done.value
+            return message
+
+
+def inflating(packed: bytes, bytes_max: int) -> Generator[None, None, bytes]:
+    """As `inflated`, with a pause after each INFLATED_A_TURN of `packed`."""
+    whole, place, room = packed + _END, 0, bytes_max
     parts: list[bytes] = []
     for _ in range(_STREAMS_MAX):
         stream = zlib.decompressobj(-_BITS_MAX)
-        try:
-            parts.append(stream.decompress(rest, room + 1))
-        except zlib.error as error:
-            raise Unreadable(is_too_large=False) from error
-        room -= len(parts[-1])
-        if room < 0:
-            raise Unreadable(is_too_large=True)
-        if not stream.eof or not stream.unused_data:
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-        rest = stream.unused_data
+        while not stream.eof:
+            rest = whole[place : place + INFLATED_A_TURN]
+            try:
+                parts.append(stream.decompress(rest, room + 1))
+            except zlib.error as error:
+                raise Unreadable(is_too_large=False) from error
+            room -= len(parts[-1])
+            if room < 0:
+                raise Unreadable(is_too_large=True)
+            place += len(rest) - len(stream.unused_data)
+            if place == len(whole):
+                return b"".join(parts)
+            yield
     raise Unreadable(is_too_large=False)
 
 

@@ -21,7 +21,7 @@ from aiohttp.http import WebSocketReader
 
 from roomcast.client.connection import Connection, Waiting
 from roomcast.delivery.ports import Framer
-from roomcast.gateway.deflate import Marks, Unreadable, inflated
+from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
 from roomcast.observe.counters import Limit, Transport
@@ -327,20 +327,54 @@ class ClientFrames(asyncio.Protocol):
         may become a message of the greatest size, and so may the ones behind them. The connection
         counts its commands by their size, and has the next message wait for a turn.
         """
+        if not marks.next():
+            return self._take_message(data)
+        if len(data) > INFLATED_A_TURN:
+            return self._take_large(data)
         try:
-            if marks.next():
-                data = inflated(data, self._frame_bytes_max)
-            is_text = self._encoding.frames is WSMsgType.TEXT
-            frame = data.decode() if is_text else data
-        except (Unreadable, UnicodeDecodeError) as error:
-            is_too_large = isinstance(error, Unreadable) and error.is_too_large
-            if is_too_large:
-                self._node.services.counters.limited(Limit.MESSAGE_SIZE)
-            self._end(
-                _Last(WSCloseCode.MESSAGE_TOO_BIG if is_too_large else WSCloseCode.INVALID_TEXT)
-            )
+            return self._take_message(inflated(data, self._frame_bytes_max))
+        except Unreadable as error:
+            self._refuse(error)
+            return None
+
+    async def _take_large(self, packed: bytes) -> None:
+        """Takes a message that takes several turns of the event loop to inflate, in each of which
+        few connections go on.
+        """
+        steps = inflating(packed, self._frame_bytes_max)
+        while not self._takes_nothing:
+            await self._node.services.turns.wait()
+            try:
+                next(steps)
+            except StopIteration as done:
+                if not self._takes_nothing and (waiting := self._take_message(done.value)):
+                    await waiting
+                return
+            except Unreadable as error:
+                self._refuse(error)
+                return
+
+    @property
+    def _takes_nothing(self) -> bool:
+        return self._is_lost or self._writer.is_gone or self._writer.closed_with is not None
+
+    def _take_message(self, message: bytes) -> Waiting | None:
+        """Takes a message that is inflated, as far as it was compressed."""
+        is_text = self._encoding.frames is WSMsgType.TEXT
+        try:
+            frame = message.decode() if is_text else message
+        except UnicodeDecodeError:
+            self._end(_Last(WSCloseCode.INVALID_TEXT))
             return None
         return self._connection.take(frame, self._encoding.reader)
+
+    def _refuse(self, error: Unreadable) -> None:
+        """Ends a client whose message cannot be inflated."""
+        if error.is_too_large:
+            self._node.services.counters.limited(Limit.MESSAGE_SIZE)
+        self._end(
+            _Last(WSCloseCode.MESSAGE_TOO_BIG if error.is_too_large else WSCloseCode.INVALID_TEXT)
+        )
 
     def _take_control(self, message: WSMessage) -> Waiting | None:
         """Answers a ping once the rate allows it, and passes over what is none. No command holds

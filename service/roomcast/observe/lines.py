@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
@@ -43,6 +45,9 @@ class Lines:
         except (OSError, ValueError):
             # It is in memory.
             return
+        if (own := _own(self._descriptor)) is not None:
+            self._descriptor = own
+            weakref.finalize(self, os.close, own)
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLOUT)
 
@@ -74,8 +79,12 @@ class Lines:
         while self._rest:
             if not self._has_room():
                 return False
-            # So much can be written without a wait, where there is room.
-            written = os.write(self._descriptor, self._rest[: select.PIPE_BUF])
+            # So much can be written to a pipe or a socket without a wait, where there is room.
+            try:
+                written = os.write(self._descriptor, self._rest[: select.PIPE_BUF])
+            except BlockingIOError:
+                # It was room for less, or another process took it.
+                return False
             self._rest = self._rest[written:]
         return True
 
@@ -92,3 +101,21 @@ class Lines:
         self._hangs = not self._poll.poll(WAIT_S * 1000)
         self._waited_s += time.monotonic() - now_s
         return not self._hangs
+
+
+def _own(descriptor: int) -> int | None:
+    """Another descriptor of the same pipe or terminal, which never waits. None: it is neither, or
+    may not be opened.
+
+    A terminal has room for one character and waits with those behind it, and of a pipe that several
+    processes have, another one may take the room. The descriptor itself is not changed: other
+    processes share its flags.
+    """
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISFIFO(kind) or os.isatty(descriptor):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:
+        pass
+    return None

@@ -39,13 +39,15 @@ async def _tell(environ: Mapping[str, str]) -> None:
     address, interval_s = environ.get("NOTIFY_SOCKET", ""), _interval_s(environ)
     if not address or interval_s is None:
         return
+    if address.startswith("@"):
+        # It stands for the zero byte of an abstract address.
+        address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
         telling.setblocking(False)
         is_heard = True
         while True:
             try:
-                # "@" stands for the zero byte of an abstract address.
-                telling.sendto(b"WATCHDOG=1", address.replace("@", "\0", 1))
+                telling.sendto(b"WATCHDOG=1", address)
                 is_heard = True
             except OSError as error:
                 if is_heard:

@@ -12,7 +12,7 @@ from roomcast.delivery.ports import Gone
 from roomcast.fleet import mailbox as mailbox_module
 from roomcast.fleet.lease_record import Lease
 from roomcast.fleet.mailbox import LEASES_S, Mailbox, NodeUnknown
-from roomcast.ports import UnknownOutcome
+from roomcast.ports import PortError, UnknownOutcome
 from roomcast.testing.memory import MemoryLeases, MemoryQueue, MemoryWorld
 from tests.unit.worlds import DEADLINE_S, Fleet, settled, until
 
@@ -215,6 +215,22 @@ async def test_small_ones_do_not_wait_behind_large_ones_nor_large_ones_for_ever(
     assert sum(map(len, found)) == len(large) + len(small)
 
 
+async def test_what_is_sent_in_order_does_not_overtake_what_is_large(world: World) -> None:
+    held = world.fleet.traffic.hold("post", "call")
+    sizes = [1, 2, 100 * 1024, 3, 120 * 1024, 100 * 1024, 4]
+    signals = [Signal("kind", f"id{n}", "a", "", "x" * size) for n, size in enumerate(sizes)]
+    sent = [asyncio.create_task(world.mailbox.send("b", signals[0], in_order=True))]
+    await held.arrived()
+    sent += [
+        asyncio.create_task(world.mailbox.send("b", each, in_order=True)) for each in signals[1:]
+    ]
+    await settled()
+    held.release()
+    await asyncio.gather(*sent)
+    found = [one for body in world.bodies("queue-b") for one in parse(body).signals]
+    assert found == signals
+
+
 class HangingFor(MemoryQueue):
     """A queue whose messages to one other queue hang until `release`, or the first of them does."""
 
@@ -312,3 +328,25 @@ async def test_what_is_for_a_badge_goes_to_no_queue_that_was_replaced_long_ago(
     [node] = await world.mailbox.nodes_with("one")
     await world.mailbox.send(node, SIGNAL)
     assert len(world.bodies("queue-b2")) == 1
+
+
+async def test_nobody_is_named_by_leases_that_could_not_be_read(world: World) -> None:
+    """What is for one node only would be taken for sent."""
+    world.lives("b", "queue-b", "one")
+    world.world.fail_next("all", UnknownOutcome(), times=4)
+    for _ in range(10):
+        with pytest.raises(PortError):
+            await world.mailbox.nodes_with("one")
+    assert world.reads == 4, "and then they were asked for too often"
+    world.fleet.clock.advance(1.1)
+    assert list(await world.mailbox.nodes_with("one")) == ["b"]
+    before = world.reads
+    for badge in range(10):
+        # Anybody can make up some.
+        assert list(await world.mailbox.nodes_with(f"badge {badge}")) == []
+    assert world.reads - before < 5
+    world.fleet.clock.advance(LEASES_S + 0.1)
+    for _ in range(10):
+        world.world.fail_next("all", UnknownOutcome())
+        with pytest.raises(PortError):
+            await world.mailbox.nodes_with("one")

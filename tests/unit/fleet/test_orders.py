@@ -37,7 +37,7 @@ from roomcast.fleet.order_signals import (
 )
 from roomcast.log.appender import Full, TooLarge
 from roomcast.node import node as node_module
-from roomcast.ports import Rejected, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
 from roomcast.wire.codes import Disconnect, DisconnectCode
 from roomcast.wire.encoding import stored_of
@@ -590,6 +590,38 @@ async def test_a_session_goes_to_its_node_or_nowhere(
     for nobodys in ("secret", "0" * 8 + "secret"):
         await give(UnsubscribeOrder(Target("ann", session=nobodys), ""))
     assert sent(fleet) == {"post": 1, "publish": before["publish"]}
+
+
+async def test_for_a_session_whose_node_cannot_be_looked_up_each_order_fails(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    give, before = found[0].assembly.node.orders.give, sent(fleet)
+    fleet.world.fail_next("all", UnknownOutcome("simulated"), times=100)
+    for _ in range(10):
+        with pytest.raises(PortError):
+            await give(UnsubscribeOrder(Target("ann", session=badge_of_node("b") + "secret"), ""))
+    assert sent(fleet) == before
+
+
+async def test_orders_for_one_client_that_are_given_together_keep_their_order(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    """However large they are."""
+    here, there = found
+    ann, held = await connected(there), fleet.traffic.hold("post", "call")
+    give, target = here.assembly.node.orders.give, Target(None, ann.id)
+    given = [give(refresh(ann))]
+    await held.arrived()
+    given += [
+        give(SubscribeOrder(target, "room", ServerSubscription(data="x" * 6000))),
+        give(UnsubscribeOrder(target, "room")),
+    ]
+    await settled()
+    held.release()
+    await asyncio.gather(*given)
+    await until(lambda: subscribed(ann, "room"))
+    await settled()
+    assert "room" not in ann.connection._subscriptions
 
 
 async def test_orders_that_are_being_sent_are_bounded(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import zlib
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from aiohttp import WSMsgType
@@ -13,8 +14,11 @@ from aiohttp.http import WebSocketReader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roomcast.gateway import deflate as deflate_module
 from roomcast.gateway.deflate import (
     COMPRESSED_BYTES_MAX,
+    DENSE_BYTES_MAX,
+    INFLATED_A_TURN,
     Compression,
     Deflater,
     Marks,
@@ -22,6 +26,7 @@ from roomcast.gateway.deflate import (
     agree,
     deflated,
     inflated,
+    inflating,
 )
 from roomcast.gateway.reader import _Frames
 from roomcast.gateway.writer import BINARY_DATA, TEXT, text_frame
@@ -101,6 +106,27 @@ def test_no_header_breaks_it(fields: list[str]) -> None:
     agree([f"permessage-deflate;{field}" for field in fields])
 
 
+def test_of_many_offers_and_parameters_few_are_looked_at() -> None:
+    """Half a megabyte of commas would take 30 ms to look through."""
+    looked_at = 0
+
+    class Field(str):
+        __slots__ = ()
+
+        def split(self, *about: Any) -> list[str]:
+            nonlocal looked_at
+            looked_at += len(found := super().split(*about))
+            return [Field(each) for each in found]
+
+        def strip(self, chars: str | None = None, /) -> str:
+            return Field(super().strip(chars))
+
+    assert agree([Field("," * 8000)] * 60) is None
+    assert agree([Field(";" * 8000)] * 60) is None
+    assert agree([Field("permessage-deflate" + ";a" * 4000)] * 60) is None
+    assert looked_at < 1000
+
+
 # ---- messages
 
 PAYLOADS: Final = st.one_of(
@@ -133,6 +159,41 @@ def test_any_stream_of_a_client_is_read(payload: bytes) -> None:
         last.compress(payload) + last.flush() + b"\x00",
     ]
     assert [inflated(each, len(payload)) for each in streams] == [payload] * 3
+
+
+@given(PAYLOADS, st.integers(0, 2))
+def test_what_is_inflated_in_parts_is_the_same(payload: bytes, streams: int) -> None:
+    one = zlib.compressobj(6, zlib.DEFLATED, -15)
+    stream = one.compress(payload) + one.flush()
+    packed = stream * streams + deflated(payload, 6)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(deflate_module, "INFLATED_A_TURN", 7)
+        assert inflated(packed, (streams + 1) * len(payload)) == payload * (streams + 1)
+
+
+def test_a_message_that_is_all_tables_takes_as_many_turns_as_it_has_bytes() -> None:
+    """Stored blocks of nothing stand for them."""
+    packed = b"\x00\x00\x00\xff\xff" * (INFLATED_A_TURN // 5) * 4
+    steps = inflating(packed, 1000)
+    for _ in range(3):
+        next(steps)
+    with suppress(StopIteration):
+        next(steps)
+        next(steps)
+        pytest.fail("it has four parts and a rest")
+
+
+def test_nobody_makes_the_densest_level_take_long() -> None:
+    """Two letters in no order: each place is like thousands of earlier ones."""
+    chance = random.Random(7692)
+
+    def letters(size: int) -> bytes:
+        return bytes(chance.choices(b"ab", k=size))
+
+    large, small = letters(DENSE_BYTES_MAX + 1), letters(DENSE_BYTES_MAX)
+    assert deflated(large, 9) == deflated(large, 6)
+    assert deflated(small, 9) != deflated(small, 6)
+    assert deflated(large, 1) != deflated(large, 6)
 
 
 @pytest.mark.parametrize("size", [1001, 10_000, 100_000_000])

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
 
@@ -136,6 +137,51 @@ def test_a_slow_reader_keeps_nobody_waiting_for_most_of_the_time(
     pipe.read()
     lines.write(b"y")
     assert pipe.read()[-1] == b"y"
+
+
+@pytest.mark.parametrize("what", ["terminal", "shared pipe"])
+def test_what_seems_to_have_room_keeps_nobody_waiting(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal has room for one character, or another process takes the room that there was."""
+
+    class Poll:
+        def register(self, _descriptor: int, _events: int) -> None: ...
+
+        def poll(self, _timeout_ms: float) -> list[int]:
+            return [1]
+
+    of_system = SimpleNamespace(poll=Poll, POLLOUT=select.POLLOUT, PIPE_BUF=select.PIPE_BUF)
+    monkeypatch.setattr(module, "select", of_system)
+    reading, descriptor = os.openpty() if what == "terminal" else os.pipe()
+    with os.fdopen(descriptor, "wb") as stream:
+        lines = lines_to(stream)
+
+        def write() -> None:
+            for _ in range(MANY):
+                lines.write(LINE)
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        try:
+            writing.join(10)
+            assert not writing.is_alive(), "it waits"
+            assert os.get_blocking(descriptor), "others write to it as well"
+        finally:
+            # Who waits for it goes on.
+            os.close(reading)
+            writing.join()
+
+
+def test_descriptors_are_closed_with_their_lines(pipe: Pipe) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = count()
+    lines = lines_to(pipe.stream)
+    assert count() == before + 1
+    del lines
+    assert count() == before
 
 
 def test_a_line_that_is_longer_than_the_pipe_comes_as_it_is_read(pipe: Pipe) -> None:

@@ -17,14 +17,14 @@ SIGN = b"WATCHDOG=1"
 OFTEN_US = "4000"
 
 
-@pytest.fixture(params=["path", "abstract"])
+@pytest.fixture(params=["path", "abstract", "path with the sign of abstract ones"])
 def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
     """A socket that is told, and its name in NOTIFY_SOCKET."""
-    name = str(tmp_path / "notify")
+    name = str(tmp_path / ("notify" if request.param == "path" else "user@1000"))
     if request.param == "abstract":
         name = f"@roomcast-{os.getpid()}-{tmp_path.name}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-        told.bind(name.replace("@", "\0", 1))
+        told.bind("\0" + name[1:] if request.param == "abstract" else name)
         told.setblocking(False)
         yield told, name
 

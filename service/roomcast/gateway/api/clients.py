@@ -76,7 +76,8 @@ class _Given:
     size: int = 0
 
     def may_precede(self, asked: Params) -> bool:  # noqa: ARG002
-        # Orders that are given together share a message, which keeps their order.
+        # Orders for the same clients that are given together share a message, or follow each other
+        # to the same queue.
         return True
 
     async def result(self) -> Mapping[str, Json]:
