@@ -19,7 +19,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from benchmarks.rig import BINARY, CHANNEL, MARK, PATH, carry_out_lines, masked, widen
+import jwt
+
+from benchmarks.rig import (
+    BINARY,
+    CHANNEL,
+    MARK,
+    PATH,
+    TOKEN_KEY,
+    carry_out_lines,
+    masked,
+    widen,
+)
 from roomcast.wire.protobuf_schema import message_class
 
 __all__ = ["DIALECTS", "STREAMS"]
@@ -94,7 +105,29 @@ def _http_stream_protobuf(channel: str) -> Steps:
 
 
 def _sse(channel: str) -> Steps:
-    return ((_asked("/connection/sse", _commands(channel)), b'"subscribe"'),)
+    # In a query there is no other command than `connect`.
+    return ((_posted("/connection/sse", _commands(channel), "application/json"), b'"subscribe"'),)
+
+
+def _connect(channel: str) -> bytes:
+    """What a client without an SDK says."""
+    return json.dumps({"token": jwt.encode({"channels": [channel]}, TOKEN_KEY)}).encode()
+
+
+def _uni_websocket(channel: str) -> Steps:
+    return (
+        (_upgrade("/connection/uni_websocket"), b"\r\n\r\n"),
+        (masked(_connect(channel)), b'"connect"'),
+    )
+
+
+def _uni_http_stream(channel: str) -> Steps:
+    body = _connect(channel)
+    return ((_posted("/connection/uni_http_stream", body, "application/json"), b'"connect"'),)
+
+
+def _uni_sse(channel: str) -> Steps:
+    return ((_asked("/connection/uni_sse", _connect(channel)), b'"connect"'),)
 
 
 def _websocket(channel: str) -> Steps:
@@ -111,6 +144,9 @@ STREAMS: Final[Mapping[str, Callable[[str], Steps]]] = {
     "http-stream-json": _http_stream,
     "http-stream-protobuf": _http_stream_protobuf,
     "sse-json": _sse,
+    "uni-websocket": _uni_websocket,
+    "uni-http-stream": _uni_http_stream,
+    "uni-sse": _uni_sse,
 }
 DIALECTS: Final[Mapping[str, Steps]] = {
     "roomcast": _websocket(CHANNEL),

@@ -22,9 +22,9 @@ from aiohttp import WSMsgType, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import WebSocketWriter
 
-from benchmarks.rig import CHANNEL, MARK, NO_PING_S, PATH, quiet, widen
+from benchmarks.rig import CHANNEL, MARK, NO_PING_S, PATH, TOKEN_KEY, quiet, widen
 from roomcast.auth.verifier import TokenVerifier
-from roomcast.config import ClientConfig, Config
+from roomcast.config import ClientConfig, Config, TokenConfig
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.door import Door
 from roomcast.gateway.keys import HEALTH, NODE
@@ -90,6 +90,7 @@ class Bench:
         )
         client = ClientConfig(
             insecure=True,
+            token=TokenConfig(hmac_secret_key=TOKEN_KEY),
             ping_interval_s=ping_interval_s,
             queue_max_size=queue_bytes_max,
             # It is looked at, and nobody waits for it.
@@ -230,6 +231,7 @@ async def main(queue_bytes_max: int, core: int, *, seen: bool = False) -> None:
         admission, message_size_limit=_MESSAGE_BYTES_MAX, queue_bytes_max=queue_bytes_max
     )
     app.router.add_get(PATH, gateway.handle)
+    app.router.add_get("/connection/uni_websocket", gateway.handle_unidirectional)
     StreamGateway(
         admission, message_size_limit=_MESSAGE_BYTES_MAX, queue_bytes_max=queue_bytes_max
     ).add_routes(app)

@@ -25,6 +25,7 @@ __all__ = [
     "NO_PING_S",
     "PATH",
     "TEXT",
+    "TOKEN_KEY",
     "Process",
     "carry_out_lines",
     "end_in_time",
@@ -41,6 +42,8 @@ __all__ = [
 ROOT: Final = Path(__file__).parents[1]
 PATH: Final = "/connection/websocket"
 CHANNEL: Final = "bench"
+# Of the tokens that have channels: a client without an SDK is subscribed by no other way.
+TOKEN_KEY: Final = "of-the-benchmarks-and-nobody-else"  # noqa: S105  # no secret of anybody
 CLIENTS: Final = 1_000
 # The first byte of a frame: final, and of text.
 TEXT: Final = 0x81

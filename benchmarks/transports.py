@@ -52,11 +52,17 @@ FLOORS: Final[Mapping[str, str]] = {
     "http-stream-json": "websocket-json",
     "sse-json": "websocket-json",
     "http-stream-protobuf": "websocket-protobuf",
+    "uni-websocket": "websocket-json",
+    "uni-http-stream": "websocket-json",
+    "uni-sse": "websocket-json",
 }
 _TITLES: Final = {
     "http-stream-json": "HTTP streams, JSON",
     "sse-json": "SSE, JSON",
     "http-stream-protobuf": "HTTP streams, Protobuf",
+    "uni-websocket": "unidirectional WebSockets",
+    "uni-http-stream": "unidirectional HTTP streams",
+    "uni-sse": "unidirectional SSE",
     "websocket-json": "WebSockets, JSON",
     "websocket-protobuf": "WebSockets, Protobuf",
 }

@@ -34,8 +34,8 @@ _INTRODUCTION: Final = """\
 # Compatibility
 
 What of the published SDKs works with roomcast. This page is made of the outcomes of the acceptance tests, and every full run of them compares it with what
-they showed; a cell says "{works}" only when each test that is named for it has passed with that SDK in that encoding. Otherwise it says why not; of the transports, a test
-shows that as well.
+they showed; a cell says "{works}" only when each test that is named for it has passed with that SDK in that encoding. Otherwise it says why not, and a test shows that as
+well.
 
     pytest tests/acceptance {option}={path}
 
@@ -104,8 +104,8 @@ class Compatibility:
         return self._show(feature.shown_by, sdk)
 
     def is_without(self, feature: Feature, sdk: str) -> bool:
-        """Whether its tests for `sdk`, if it has any for that, show that it does not."""
-        return not feature.without_by or self._show(feature.without_by, sdk)
+        """Whether its tests for `sdk` show that it does not."""
+        return self._show(feature.without_by, sdk)
 
     def _show(self, names: Sequence[str], sdk: str) -> bool:
         """Each of the tests that is for `sdk` ran and did not fail, and there is one."""

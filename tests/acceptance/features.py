@@ -39,7 +39,7 @@ _COLUMNS: Final = (*_JS, *_PY)
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One row. `shown_by`: file and test, without directory and ending.
-    `without`: why it does not work, by SDK. `without_by`: what shows that; nothing does without it.
+    `without`: why it does not work, by SDK. `without_by`: what shows that.
     """
 
     title: str
@@ -66,6 +66,11 @@ _NOT_IN_PYTHON: Final = _no(_PY, "not in this SDK")
 
 def _nowhere(why: str) -> Mapping[str, str]:
     return {**_no(_JS, why), **_NOT_IN_PYTHON}
+
+
+# What shows that it is not in the SDK for Python, and what that it is not in roomcast for cent.
+_NOT_PYTHONS: Final = "test_not_there::test_what_the_sdk_for_python_does_not_have"
+_NOT_CENTS: Final = ("test_not_there::test_what_of_cent_is_not_there",)
 
 
 # What shows that there is no other transport than WebSockets in it.
@@ -205,6 +210,7 @@ SECTIONS: Final = (
                 ["test_shorter_pushes::test_channel_compaction"],
                 # Decision 30.
                 _no((f"js{PROTOBUF}", f"py{PROTOBUF}"), "not granted: names are sent"),
+                ["test_shorter_pushes::test_channel_compaction"],
             ),
             Feature(
                 "publications that are collected (`batch_max_delay`, `client.write_delay`)",
@@ -220,8 +226,13 @@ SECTIONS: Final = (
             Feature(
                 "tag filters (`tagsFilter`)",
                 without=_no(CLIENTS, "ignored: every publication is sent"),
+                without_by=["test_not_there::test_filters_are_passed_over"],
             ),
-            Feature("map and shared poll subscriptions", without=_nowhere("error 108")),
+            Feature(
+                "map and shared poll subscriptions",
+                without=_nowhere("error 108"),
+                without_by=["test_not_there::test_other_subscriptions_are_refused", _NOT_PYTHONS],
+            ),
         ),
     ),
     Section(
@@ -233,6 +244,7 @@ SECTIONS: Final = (
                 "payloads byte for byte (up to some 45 KiB)",
                 ["test_messages::test_bytes_arrive_as_they_were_sent"],
                 _no(SDKS, "payloads are values here"),
+                ["test_not_there::test_in_json_payloads_are_values"],
             ),
             Feature(
                 "publish faster than allowed: it waits",
@@ -252,9 +264,19 @@ SECTIONS: Final = (
                 "batching (`startBatching`)",
                 ["test_limits::test_commands_that_are_sent_together"],
                 _NOT_IN_PYTHON,
+                [_NOT_PYTHONS],
             ),
-            Feature("`send`", without=_nowhere("closed with 3508")),
-            Feature("`message` event (messages without a channel)", without=_nowhere("never sent")),
+            Feature(
+                "`send`",
+                without=_nowhere("closed with 3508"),
+                without_by=["test_limits::test_send_is_not_there", _NOT_PYTHONS],
+            ),
+            Feature(
+                "`message` event (messages without a channel)",
+                without=_nowhere("never sent"),
+                # Nobody can send any.
+                without_by=["test_limits::test_send_is_not_there", _NOT_PYTHONS],
+            ),
         ),
     ),
     Section(
@@ -314,7 +336,12 @@ SECTIONS: Final = (
                 ["test_unidirectional::test_it_is_told_why_it_may_not_connect"],
             ),
             Feature(
-                "Protobuf, differences, numbers for names", without=_no(WITHOUT_SDK, "not there")
+                "Protobuf, differences, numbers for names",
+                without=_no(WITHOUT_SDK, "not there"),
+                without_by=[
+                    "test_unidirectional::test_what_it_gets_is_whole_and_in_json",
+                    "test_unidirectional::test_asked_for_protobuf_it_is_json",
+                ],
             ),
         ),
     ),
@@ -361,13 +388,16 @@ SECTIONS: Final = (
             Feature("`batch`", ["test_server_api::test_a_batch"]),
             Feature("`AsyncClient`", ["test_server_api::test_the_client_that_does_not_block"]),
             Feature("errors as exceptions", ["test_server_api::test_errors_are_cents_own"]),
-            Feature("`connections`", without={CENT: "status 404"}),
+            Feature("`connections`", without={CENT: "status 404"}, without_by=_NOT_CENTS),
             Feature(
                 "`update_user_status`, `block_user`, `revoke_token` and others of the kind",
                 without={CENT: "status 404"},
+                without_by=_NOT_CENTS,
             ),
             Feature(
-                "`device_…`, `…_push_notification`", without={CENT: "status 404: no push service"}
+                "`device_…`, `…_push_notification`",
+                without={CENT: "status 404: no push service"},
+                without_by=_NOT_CENTS,
             ),
         ),
     ),

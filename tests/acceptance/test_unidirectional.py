@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import cent
+import jwt
 import pytest
 from playwright.async_api import async_playwright
 
@@ -24,6 +25,7 @@ from tests.acceptance.features import WITHOUT_SDK
 from tests.acceptance.link import RoundRobin
 from tests.acceptance.peers import DEADLINE_S, Peer
 from tests.acceptance.roomcast import Dev
+from tests.acceptance.test_fast import FAST, KEY, publish_all, score
 from tests.requirements import JS_DIRECTORY
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "clients.md"
@@ -138,6 +140,13 @@ def back_end(dev: Dev) -> Iterator[cent.Client]:
     client._session.close()
 
 
+@pytest.fixture(scope="module")
+def fast() -> Iterator[Dev]:
+    """With batching, delayed writes, compression and express hints."""
+    with running("--config", str(FAST)) as started:
+        yield started
+
+
 def hears(channel: str) -> tuple[str, str]:
     """Options of `roomcast token`, for one who is subscribed to `channel`."""
     return "--claims", json.dumps({"channels": [channel]})
@@ -163,10 +172,11 @@ async def test_it_hears_what_is_published_at_another_instance(
 async def test_what_a_back_end_does_to_it(
     dev: Dev, token: Token, listen: Listen, back_end: cent.Client, channel: str, over: str
 ) -> None:
-    """It is at the other instance."""
+    """It is at the other instance. An order for its session goes straight there."""
     user = f"user-{channel}"
     ann = await listen(over, dev.urls[1], token=token(user))
-    assert "subs" not in await ann.connected()
+    connect = await ann.connected()
+    assert "subs" not in connect
 
     async def order(method: Callable[[Any], Any], request: Any) -> dict[str, Any] | None:
         await asyncio.to_thread(method, request)
@@ -183,7 +193,8 @@ async def test_what_a_back_end_does_to_it(
     refreshed = await order(back_end.refresh, cent.RefreshRequest(user=user, expire_at=until))
     assert refreshed is not None
     assert refreshed["refresh"]["expires"]
-    left = await order(back_end.unsubscribe, cent.UnsubscribeRequest(user=user, channel=channel))
+    leaving = cent.UnsubscribeRequest(user=user, session=connect["session"], channel=channel)
+    left = await order(back_end.unsubscribe, leaving)
     assert left is not None
     assert (left["channel"], left["unsubscribe"]["code"]) == (channel, 2000)
     ended = await order(back_end.refresh, cent.RefreshRequest(user=user, expired=True))
@@ -307,6 +318,54 @@ class Pages:
             await self._writer.publish(channel, number)
         seen = [await shown() for _ in range(30)]
         assert seen == [{"channel": channel, "data": number} for number in range(1, 31)]
+
+
+@OVER
+async def test_what_it_gets_is_whole_and_in_json(
+    fast: Dev, peer: OpenPeer, listen: Listen, channel: str, over: str
+) -> None:
+    """Where others get differences and numbers for names, and however it is sent."""
+    channel, count = f"batched:{channel}", 100
+    of_bob = jwt.encode({"sub": "bob", "channels": [channel]}, KEY)
+    bob = await listen(over, fast.urls[1], token=of_bob)
+    assert list((await bob.connected())["subs"]) == [channel]
+    ann = await peer("js", fast.ws_urls[1], jwt.encode({"sub": "ann"}, KEY))
+    await ann.subscribe(channel, delta="fossil")
+    await publish_all(ann, channel, range(count))
+    pushes = [await bob.push() for _ in range(count)]
+    assert [push and push["channel"] for push in pushes] == [channel] * count
+    got = [push["pub"] for push in pushes if push]
+    assert [(each["offset"], each["data"]) for each in got] == [
+        (number + 1, score(number)) for number in range(count)
+    ]
+    assert not [each for each in got if "delta" in each]
+    await ann.event("publication", channel=channel, offset=count)
+    assert ann.received(channel) == [(number + 1, score(number)) for number in range(count)]
+
+
+@OVER
+async def test_asked_for_protobuf_it_is_json(dev: Dev, token: Token, over: str) -> None:
+    said = json.dumps({"token": token("ann")})
+    address, formats = f"{dev.urls[0]}/connection/{over}", {"format": "protobuf"}
+    binary = {"Content-Type": "application/octet-stream"}
+    async with aiohttp.ClientSession() as session, asyncio.timeout(DEADLINE_S):
+        if over == "uni_websocket":
+            protocols = ("centrifuge-protobuf",)
+            async with session.ws_connect(address, protocols=protocols, params=formats) as socket:
+                assert socket.protocol is None
+                await socket.send_str(said)
+                line = await socket.receive_str()
+        elif over == "uni_sse":
+            query = {**formats, "cf_connect": said}
+            async with session.get(address, params=query) as answer:
+                assert (await answer.content.readline()).strip() == b""
+                line = (await answer.content.readline()).decode().removeprefix("data: ")
+        else:
+            posting = session.post(address, data=said, params=formats, headers=binary)
+            async with posting as answer:
+                assert answer.content_type == "application/json"
+                line = (await answer.content.readline()).decode()
+    assert json.loads(line)["connect"]["client"]
 
 
 @pytest.fixture

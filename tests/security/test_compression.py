@@ -17,7 +17,7 @@ from roomcast.client.services import TURNS_AT_ONCE
 from roomcast.gateway import deflate as deflate_module
 from roomcast.gateway import reader as reader_module
 from roomcast.gateway.deflate import Compression, deflated, inflated, inflating
-from tests.security.target import DEADLINE_S, PATH, SIZE_LIMIT, Logs, Target, target
+from tests.security.target import DEADLINE_S, PATH, SIZE_LIMIT, UNI_PATH, Logs, Target, target
 from tests.unit.gateway.frames import BINARY, CLOSE, PING, PONG, TEXT, handshake, masked
 from tests.unit.worlds import until
 from tests.websocket import WebSocket
@@ -46,10 +46,10 @@ class Peer:
         self.head = b""
 
     @classmethod
-    async def of(cls, attacked: Target, offer: str = OFFER) -> Peer:
+    async def of(cls, attacked: Target, offer: str = OFFER, path: str = PATH) -> Peer:
         peer = cls(*await asyncio.open_connection("127.0.0.1", attacked.port))
         headers = {"Sec_WebSocket_Extensions": offer} if offer else {}
-        peer.write(handshake(PATH, **headers))
+        peer.write(handshake(path, **headers))
         peer.head = await peer._reader.readuntil(b"\r\n\r\n")
         assert peer.head.startswith(b"HTTP/1.1 101")
         return peer
@@ -131,10 +131,26 @@ async def test_a_bomb_is_refused(packing: Target, size: int) -> None:
     assert limits["message_size"] == (1 if len(bomb) < FRAME_BYTES_MAX else 0)
 
 
-async def test_a_bomb_of_somebody_who_said_nothing_is_refused(packing: Target) -> None:
-    peer = await Peer.of(packing)
+@pytest.mark.parametrize("path", [PATH, UNI_PATH])
+async def test_a_bomb_of_somebody_who_said_nothing_is_refused(packing: Target, path: str) -> None:
+    peer = await Peer.of(packing, path=path)
     peer.write(packed(b" " * (FRAME_BYTES_MAX + 1)))
     assert await peer.close_code() == 1009
+
+
+async def test_what_is_passed_over_is_not_inflated(
+    packing: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = await Peer.of(packing, path=UNI_PATH)
+    peer.write(packed(json.dumps({"token": packing.token()}).encode()))
+    _, payload = await peer.frame()
+    assert payload.startswith(b'{"connect"')
+    inflated_since: list[bytes] = []
+    monkeypatch.setattr(reader_module, "inflated", lambda data, _: inflated_since.append(data))
+    peer.write(packed(b" " * (FRAME_BYTES_MAX + 1)) * 20 + masked(PING, b"behind"))
+    assert await peer.frame() == (PONG, b"behind")
+    assert inflated_since == []
+    peer.gone()
 
 
 async def test_many_that_are_just_small_enough_leave_others_their_turn(

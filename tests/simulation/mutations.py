@@ -1212,9 +1212,9 @@ MUTATIONS = (
     ),
     Mutation(
         "an express hint before its commit",
-        Kind.CONTENT,
+        Kind.REUSED,
         hint_before_commit,
-        text="is not in the log",
+        text="express:",
         express=True,
     ),
     Mutation(

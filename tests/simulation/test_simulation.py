@@ -46,8 +46,8 @@ QUICK = {
     "a repeat is carried out",
     "a repeated command is taken",
 }
-# With express hints, one run of so many has topic shards as well.
-SHARDED_EVERY = 4
+# With express hints, one run of so many has topic shards as well, and one of so many batches.
+SHARDED_EVERY, BATCHED_EVERY = 4, 3
 
 
 def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -> list[Outcome]:
@@ -58,7 +58,12 @@ def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -
 def simulate_express(first: int) -> list[Outcome]:
     last = min(first + SEEDS_A_JOB, SEEDS)
     return [
-        simulate(seed, sharded=seed % SHARDED_EVERY == 0, express=True)
+        simulate(
+            seed,
+            sharded=seed % SHARDED_EVERY == 0,
+            batched=seed % BATCHED_EVERY == 0,
+            express=True,
+        )
         for seed in range(first, last)
     ]
 
@@ -136,7 +141,8 @@ def test_the_invariants_hold_with_express_hints(pool: ProcessPoolExecutor) -> No
     outcomes = [outcome for each in some for outcome in each]
     message = "\n".join(
         f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation "
-        f"{outcome.seed} --express{' --sharded' * (outcome.seed % SHARDED_EVERY == 0)})"
+        f"{outcome.seed} --express{' --sharded' * (outcome.seed % SHARDED_EVERY == 0)}"
+        f"{' --batched' * (outcome.seed % BATCHED_EVERY == 0)})"
         for outcome in outcomes
         if outcome.violations
     )

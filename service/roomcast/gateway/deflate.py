@@ -231,6 +231,10 @@ class Marks:
         # Of messages that have begun, in their order. There are few.
         self._waiting: list[bool] = []
 
+    def came_plain(self) -> None:
+        """A message that is not compressed has come in another way than `take`."""
+        self._waiting.append(False)
+
     def next(self) -> bool:
         """Whether the next message is compressed. It must have come."""
         return self._waiting.pop(0)

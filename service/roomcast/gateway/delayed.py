@@ -78,6 +78,7 @@ class WriterMaker(Protocol):
         is_answered: bool = ...,
         session: str = ...,
         is_binary: bool | None = ...,
+        is_unidirectional: bool | None = ...,
     ) -> Writer: ...
 
 
@@ -135,6 +136,7 @@ class DelayedWriter(Writer):
         is_answered: bool = True,
         session: str = "",
         is_binary: bool | None = None,
+        is_unidirectional: bool | None = None,
     ) -> None:
         framer, self._join = _IN_ONE.get(framer, (framer, b"".join))
         super().__init__(
@@ -145,6 +147,7 @@ class DelayedWriter(Writer):
             is_answered=is_answered,
             session=session,
             is_binary=is_binary,
+            is_unidirectional=is_unidirectional,
         )
         self._delays = delays
         self._collected: list[bytes] = []

@@ -228,7 +228,11 @@ class ClientFrames(asyncio.Protocol):
 
     def take_first(self, frame: str) -> None:
         """Take `frame` as if the client had sent it, before all that it sends."""
-        self._frames.feed_data(WSMessage(WSMsgType.TEXT, frame, None), len(frame))
+        data: str | bytes = frame
+        if self._marks is not None:
+            self._marks.came_plain()
+            data = frame.encode(errors="replace")
+        self._frames.feed_data(WSMessage(WSMsgType.TEXT, data, None), len(frame))
         self._go_on()
 
     def _go_on(self) -> None:
@@ -305,7 +309,12 @@ class ClientFrames(asyncio.Protocol):
             if self._marks is None:
                 return self._connection.take(message.data, self._encoding.reader)
             return self._take_unpacked(message.data, self._marks)
-        elif kind is WSMsgType.PING or kind is WSMsgType.PONG or self._is_heard:
+        elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
+            return self._take_control(message)
+        elif self._is_heard:
+            if self._marks is not None:
+                # It is passed over, and so is its mark.
+                self._marks.next()
             return self._take_control(message)
         else:
             self._connection.close(Disconnect.BAD_REQUEST)

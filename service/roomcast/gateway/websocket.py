@@ -18,6 +18,7 @@ from aiohttp.hdrs import METH_GET
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import WS_KEY
 
+from roomcast.delivery.ports import Framer
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.deflate import Agreed, Compression, Deflater, agree
 from roomcast.gateway.delayed import WriterMaker
@@ -35,6 +36,7 @@ from roomcast.gateway.writer import (
     text_frame,
 )
 from roomcast.wire.commands import CONNECT_FRAMES, JSON_FRAMES
+from roomcast.wire.encoding import bare_pushes
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
 __all__ = ["ANSWERED", "CONNECT_PARAMETER", "FRAME_COMMANDS_ROOM", "WebSocketGateway"]
@@ -68,6 +70,11 @@ def _encoding(subprotocol: str | None, request: web.Request) -> Encoding:
     return _PROTOBUF if subprotocol == _PROTOBUF.subprotocol else _JSON
 
 
+def _each_push(frame: Framer) -> Framer:
+    """Frames the pushes in lines, each by itself, as `bare_text_frames` does."""
+    return lambda lines: b"".join([frame(push) for push in bare_pushes(lines)])
+
+
 class _Packing:
     """What handshakes may agree on about compression: one framer each for all who agree on it."""
 
@@ -82,6 +89,11 @@ class _Packing:
             for encoding, opcode, payload in kinds
             for is_narrow in (False, True)
         }
+        for is_narrow in (False, True):
+            push = Deflater(compression, TEXT, bytes, is_narrow=is_narrow)
+            self._encodings[_BARE_JSON.subprotocol, is_narrow] = replace(
+                _BARE_JSON, framer=_each_push(push), may_be_packed=True
+            )
 
     def encoding(self, plain: Encoding, agreed: Agreed) -> Encoding:
         """As `plain`, compressed."""
@@ -102,10 +114,10 @@ ANSWERED: Final = _Answered(status=HTTPStatus.SWITCHING_PROTOCOLS)
 
 
 def _accepted(
-    request: web.Request, handshake: web.WebSocketResponse, extension: str = ""
+    request: web.Request, handshake: web.WebSocketResponse, agreed: Agreed | None
 ) -> tuple[str | None, bytes]:
     """The subprotocol of the handshake `request`, None = none that `handshake` knows, and its
-    answer (RFC 6455 §4.2.2). `extension`: the one that was agreed on; "" = none.
+    answer (RFC 6455 §4.2.2). `agreed`: on compression; None = there is none.
 
     Raises HTTPUpgradeRequired when it is no handshake, and HTTPBadRequest when it has a body: what
     is left of that would be taken for frames.
@@ -126,8 +138,8 @@ def _accepted(
     key = request.headers["Sec-WebSocket-Key"].encode()
     accepted = b64encode(sha1(key + WS_KEY, usedforsecurity=False).digest()).decode()
     chosen = "" if found.protocol is None else f"Sec-WebSocket-Protocol: {found.protocol}\r\n"
-    if extension:
-        chosen += f"Sec-WebSocket-Extensions: {extension}\r\n"
+    if agreed is not None:
+        chosen += f"Sec-WebSocket-Extensions: {agreed.answer}\r\n"
     answer = (
         f"HTTP/{request.version.major}.{request.version.minor} 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
@@ -165,11 +177,8 @@ class WebSocketGateway:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers a client's handshake. From then on, ClientFrames serves it."""
         self._admission.check(request)
-        agreed = None
-        if self._packing is not None:
-            agreed = agree(request.headers.getall("Sec-WebSocket-Extensions", ()))
-        extension = agreed.answer if agreed is not None else ""
-        subprotocol, answer = _accepted(request, _HANDSHAKE, extension)
+        agreed = self._agreed(request)
+        subprotocol, answer = _accepted(request, _HANDSHAKE, agreed)
         await self._admission.turn()
         # Without another turn from here to `node.open`: it would be counted in neither place.
         transport = request.transport
@@ -177,8 +186,7 @@ class WebSocketGateway:
             transport.write(answer)
             encoding = _encoding(subprotocol, request)
             is_binary = encoding is _PROTOBUF
-            if self._packing is not None and agreed is not None:
-                encoding = self._packing.encoding(encoding, agreed)
+            encoding = self._packed(encoding, agreed)
             writer = self._make_writer(
                 transport, self._queue_bytes_max, encoding.framer, is_binary=is_binary
             )
@@ -188,25 +196,40 @@ class WebSocketGateway:
     async def handle_unidirectional(self, request: web.Request) -> web.StreamResponse:
         """As `handle`, for a client that says no more than how it connects."""
         self._admission.check(request)
-        _, answer = _accepted(request, _BARE_HANDSHAKE)
+        agreed = self._agreed(request)
+        _, answer = _accepted(request, _BARE_HANDSHAKE, agreed)
         await self._admission.turn()
         # As above.
         transport = request.transport
         if transport is not None:
             transport.write(answer)
+            encoding = self._packed(_BARE_JSON, agreed)
             writer = self._make_writer(
                 transport,
                 self._queue_bytes_max,
-                _BARE_JSON.framer,
+                encoding.framer,
                 last=bare_close,
                 session=new_session(request.app[NODE].services.badge),
+                is_unidirectional=True,
             )
-            client = self._hand_over(request, transport, writer, _BARE_JSON)
+            client = self._hand_over(request, transport, writer, encoding)
             limits = request.app[NODE].services.limits
             limit_silence(transport, limits.ping_interval_s + limits.pong_timeout_s)
             if asked := request.query.get(CONNECT_PARAMETER):
                 client.take_first(asked)
         return ANSWERED
+
+    def _agreed(self, request: web.Request) -> Agreed | None:
+        """What a handshake agrees on about compression; None = there is none."""
+        if self._packing is None:
+            return None
+        return agree(request.headers.getall("Sec-WebSocket-Extensions", ()))
+
+    def _packed(self, plain: Encoding, agreed: Agreed | None) -> Encoding:
+        """As `plain`, compressed where that was agreed on."""
+        if self._packing is None or agreed is None:
+            return plain
+        return self._packing.encoding(plain, agreed)
 
     def _hand_over(
         self,

@@ -143,7 +143,8 @@ class Writer:
 
     `queue_bytes_max` bounds the bytes that wait for a slow peer. `last` makes the last bytes of
     this side. `is_answered`: they are a close frame, which the peer answers. `is_binary`: whether
-    the frames hold Protobuf; None = as of the framers that are known here.
+    the frames hold Protobuf; `is_unidirectional`: whether they are for a client that sends nothing;
+    None = as of the framers that are known here.
     """
 
     __slots__ = (
@@ -172,6 +173,7 @@ class Writer:
         is_answered: bool = True,
         session: str = "",
         is_binary: bool | None = None,
+        is_unidirectional: bool | None = None,
     ) -> None:
         self._transport = transport
         self._descriptor = _plain_descriptor(transport)
@@ -188,7 +190,9 @@ class Writer:
         self._is_answered = is_answered
         self._ending: asyncio.TimerHandle | None = None
         self.is_binary = framer in BINARY if is_binary is None else is_binary
-        self.is_unidirectional = framer in UNIDIRECTIONAL
+        self.is_unidirectional = (
+            framer in UNIDIRECTIONAL if is_unidirectional is None else is_unidirectional
+        )
         # Why this side closed; None while it has not.
         self.closed_with: Closing | None = None
 

@@ -126,7 +126,7 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
     disconnect() {
       client.disconnect();
     },
-    subscribe({ channel, token, fresh_tokens: freshTokens, since, delta, asks }) {
+    subscribe({ channel, token, fresh_tokens: freshTokens, since, delta, asks, only_tagged: tags }) {
       let subscription = client.getSubscription(channel);
       if (subscription === null) {
         subscription = client.newSubscription(channel, {
@@ -137,9 +137,17 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
           positioned: asks?.includes('positioned'),
           recoverable: asks?.includes('recoverable'),
           joinLeave: asks?.includes('join_leave'),
+          tagsFilter: tags && { key: tags[0], cmp: 'eq', val: tags[1] },
         });
         listen(subscription);
       }
+      subscription.subscribe();
+    },
+    // `type`: of a subscription that is none to a stream of publications.
+    subscribe_otherwise({ channel, type }) {
+      const subscription =
+        type === 'map' ? client.newMapSubscription(channel) : client.newSharedPollSubscription(channel);
+      listen(subscription);
       subscription.subscribe();
     },
     unsubscribe({ channel }) {

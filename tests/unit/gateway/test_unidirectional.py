@@ -25,8 +25,10 @@ from roomcast.fleet.order_signals import (
     UnsubscribeOrder,
 )
 from roomcast.gateway.admission import Admission
+from roomcast.gateway.deflate import Compression
+from roomcast.gateway.delayed import writer_maker
 from roomcast.gateway.keys import NODE
-from roomcast.gateway.reader import CONTROL_FRAMES_BURST
+from roomcast.gateway.reader import CONTROL_FRAMES_BURST, ClientFrames
 from roomcast.gateway.streams import StreamGateway
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import Writer
@@ -188,18 +190,31 @@ async def serve(
     servers: list[Server] = []
 
     async def serve(
-        turnstile: Turnstile | None = None, *, hook: ConnectHook = ann, **changes: Any
+        turnstile: Turnstile | None = None,
+        *,
+        hook: ConnectHook = ann,
+        write_delay_s: float = 0.0,
+        compression: Compression | None = None,
+        **changes: Any,
     ) -> Server:
         node = Fleet().node(hooks=Hooks(connect=hook), **changes)
         app = web.Application()
         app[NODE] = node.assembly.node
         admission = Admission(allowed_origins=(PAGES,), turnstile=turnstile)
+        make_writer = writer_maker(write_delay_s)
         sockets = WebSocketGateway(
-            admission, message_size_limit=SIZE_LIMIT, queue_bytes_max=QUEUE_BYTES_MAX
+            admission,
+            message_size_limit=SIZE_LIMIT,
+            queue_bytes_max=QUEUE_BYTES_MAX,
+            make_writer=make_writer,
+            compression=compression,
         )
         app.router.add_get(WEBSOCKET, sockets.handle_unidirectional)
         StreamGateway(
-            admission, message_size_limit=SIZE_LIMIT, queue_bytes_max=QUEUE_BYTES_MAX
+            admission,
+            message_size_limit=SIZE_LIMIT,
+            queue_bytes_max=QUEUE_BYTES_MAX,
+            make_writer=make_writer,
         ).add_routes(app)
         servers.append(Server(node, await aiohttp_server(app)))
         return servers[-1]
@@ -374,6 +389,75 @@ async def test_one_that_does_not_read_is_cut_off(server: Server, over: str) -> N
             break
     await until(lambda: len(server.node) == 1)
     assert server.node.services.counters.disconnects == {"3008": 1}
+
+
+# ---- delayed and compressed
+
+
+@OVER
+async def test_delayed_a_client_sees_the_same(serve: Serve, over: str) -> None:
+    server = await serve(write_delay_s=0.002)
+    client = await server.open(over, {"data": {"channels": ["news"]}})
+    connect = await client.connected()
+    writer = await server.local.client()
+    await writer.say(*({"publish": {"channel": "news", "data": n}} for n in range(20)))
+    pushes = await client.pushes(20)
+    assert [push["pub"]["data"] for push in pushes if push] == list(range(20))
+    order = DisconnectOrder(Target(client=connect["client"]), DisconnectCode(4100, "moved"))
+    server.node.orders.give(order)
+    assert await client.push() == {"disconnect": {"code": 4100, "reason": "moved"}}
+    assert await client.push() is None
+
+
+@pytest.mark.parametrize("over", ["websocket", "websocket, query"])
+@pytest.mark.parametrize("bits", [0, 9, 15])
+@pytest.mark.parametrize("delay_s", [0.0, 0.002])
+async def test_compressed_a_client_sees_the_same(
+    serve: Serve, over: str, bits: int, delay_s: float
+) -> None:
+    server = await serve(write_delay_s=delay_s, compression=Compression(0, 1))
+    request = {"data": {"channels": ["news"]}, "name": "x" * 500}
+    client = await server.open(over, request, compress=bits)
+    assert isinstance(client, WebSocketClient)
+    assert bool(client.socket.compress) is bool(bits)
+    await client.connected()
+    # What is passed over may be compressed or not.
+    for number in range(5):
+        await client.socket.send_str("nothing " * number)
+    writer = await server.local.client()
+    data = [{"number": number, "text": "héllo " * number} for number in range(20)]
+    await writer.say(*({"publish": {"channel": "news", "data": each}} for each in data))
+    pushes = await client.pushes(len(data))
+    assert [push["pub"]["data"] for push in pushes if push] == data
+    assert all(push and push["channel"] == "news" for push in pushes)
+    size = sum(len(json.dumps(push)) for push in pushes)
+    assert (server.local.assembly.hub.counters.bytes < size * 0.8) is bool(bits)
+    await client.socket.close()
+    assert client.socket.close_code == 1000
+
+
+async def test_what_is_compressed_is_shared(serve: Serve) -> None:
+    server = await serve(compression=Compression(0, 1))
+    for bits in (15, 15, 9, 9, 0, 0):
+        await (await server.open("websocket", compress=bits)).connected()
+    assert len({each.socket.framer for each in server.over_the_network}) == 3
+
+
+async def test_what_is_passed_over_leaves_nothing(serve: Serve) -> None:
+    server = await serve(compression=Compression(0, 1))
+    client = await server.open("websocket", compress=15, autoping=False)
+    assert isinstance(client, WebSocketClient)
+    await client.connected()
+    for _ in range(20):
+        await client.socket.send_str("nothing")
+    await client.socket.ping()
+    assert (await client.socket.receive(DEADLINE_S)).type is WSMsgType.PONG
+    [connection] = server.over_the_network
+    assert isinstance(connection.socket, Writer)
+    frames = connection.socket._transport.get_protocol()
+    assert isinstance(frames, ClientFrames)
+    assert frames._marks is not None
+    assert frames._marks._waiting == []
 
 
 # ---- tokens, and how connecting fails
