@@ -47,7 +47,9 @@ def find_node(environ: Mapping[str, str] = os.environ, js_directory: Path = JS_D
         "dependencies"
     ].items():
         manifest = js_directory / "node_modules" / name / "package.json"
-        if not manifest.is_file() or json.loads(manifest.read_text())["version"] != version:
+        # One under another name is called npm:NAME@VERSION.
+        wanted = version.rpartition("@")[2]
+        if not manifest.is_file() or json.loads(manifest.read_text())["version"] != wanted:
             raise Missing(f"the npm package {name} {version} is not installed (make js)")
     return path
 

@@ -394,6 +394,35 @@ async def test_the_script_of_the_page(dev: Dev, pages: Pages, node: str) -> None
             await process.close()
 
 
+# Says `connect` as often as there are numbers, one after the other, and prints each answer.
+ONE_AFTER_THE_OTHER: Final = """
+import EventSource from 'eventsource-2';
+for (let number = 0; number < %d; number++) {
+  const source = new EventSource(%s);
+  console.log((await new Promise((resolve) => (source.onmessage = resolve))).data);
+  source.close();
+}
+"""
+
+
+async def test_the_first_event_is_heard_that_comes_in_one_piece_with_the_head(
+    dev: Dev, node: str
+) -> None:
+    """With the older npm `eventsource` with which the SDK for JavaScript is tested. It loses an
+    event behind CR LF.
+    """
+    times, address = 20, json.dumps(f"{dev.urls[0]}/connection/uni_sse")
+    script = ONE_AFTER_THE_OTHER % (times, address)
+    process = await Listener.of(node, "--input-type=module", "--eval", script)
+    try:
+        for _ in range(times):
+            line = await process.line()
+            assert line is not None
+            assert "connect" in json.loads(line)
+    finally:
+        await process.close()
+
+
 async def test_the_script_of_the_page_in_a_browser(dev: Dev, pages: Pages, browser: str) -> None:
     """With its own EventSource, in a page of the same origin."""
     async with RoundRobin(dev.ws_urls) as balancer, async_playwright() as playwright:

@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 from collections.abc import Hashable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
@@ -221,8 +221,10 @@ async def _opening(attacked: Target, pieces: Iterator[bytes]) -> Hashable:
             await writer.drain()
             await asyncio.sleep(0)
         await settled()
-        if writer.can_write_eof() and not writer.transport.is_closing():
-            writer.write_eof()
+        if not writer.transport.is_closing():
+            # The system may know already that it was let go.
+            with suppress(OSError):
+                writer.write_eof()
         async with asyncio.timeout(DEADLINE_S):
             answer = await reader.read()
     except ConnectionError:

@@ -70,7 +70,7 @@ class Stream:
             lines = read_messages(data) if data else []
             return (lines[0], b"") if lines else (None, data)
         end = b"\n\n" if self._form == "sse" else b"\n"
-        head, found, rest = data.lstrip(b"\r\n").partition(end)
+        head, found, rest = data.lstrip(b"\n").partition(end)
         if not found:
             return None, data
         line: dict[str, Any] = json.loads(head.removeprefix(b"data: "))

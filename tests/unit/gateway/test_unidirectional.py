@@ -92,7 +92,7 @@ class StreamClient(Client):
                     return None
                 self._buffer += data
         head, _, self._buffer = self._buffer.partition(self._end)
-        push: Push = json.loads(head.lstrip(b"\r\n").removeprefix(b"data: "))
+        push: Push = json.loads(head.lstrip(b"\n").removeprefix(b"data: "))
         return push
 
     def leave(self) -> None:
