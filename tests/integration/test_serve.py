@@ -427,6 +427,8 @@ async def test_systemd_gets_signs_of_life(aws: Aws, tmp_path: Path) -> None:
             process.ready()
             for _ in range(5):
                 assert await asyncio.to_thread(told.recv, 100) == b"WATCHDOG=1"
+            process.signal()
+            assert await asyncio.to_thread(process.ended) == 0, process.log
 
 
 async def test_an_orderly_end_leaves_nothing(
