@@ -85,8 +85,8 @@ _JSON: Final = _Form(
     Transport.HTTP_STREAM, "application/json; charset=utf-8", JSON_FRAMES, json_lines
 )
 _PROTOBUF: Final = _Form(Transport.HTTP_STREAM, _BINARY_TYPE, PROTOBUF_FRAMES, encode_messages)
-# A browser takes the stream for open once it has read something. Not CR LF: version 2 of npm eventsource,
-# with which the SDK's own tests run, loses the event that comes in one piece with it.
+# A browser takes the stream for open once it has read something. Not CR LF: the older npm
+# eventsource, with which the SDK's own tests run, loses the event that comes in one piece with it.
 _EVENTS: Final = _Form(
     Transport.SSE, "text/event-stream; charset=utf-8", JSON_FRAMES, sse_events, b"\n"
 )
