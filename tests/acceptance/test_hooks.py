@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,20 +11,11 @@ import pytest
 from tests.acceptance.conftest import OpenPeer, running
 from tests.acceptance.peers import CLIENTS, Refused
 from tests.acceptance.roomcast import Dev, roomcast
+from tests.acceptance.snippets import marked
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "hooks.md"
-MARK: Final = "<!-- tested: tests/acceptance/test_hooks.py -->\n"
+PAGE: Final = "docs/hooks.md"
+TEST: Final = "test_hooks.py"
 EITHER = pytest.mark.parametrize("sdk", CLIENTS)
-
-
-def snippet(language: str) -> str:
-    """The marked code block of `language`."""
-    (found,) = re.findall(
-        rf"{re.escape(MARK)}```{language}\n(.*?)^```$",
-        PAGE.read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
-    )
-    return str(found)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +24,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
     the section that ends the configuration is told of it.
     """
     directory = tmp_path_factory.mktemp("chat")
-    (directory / "chat_hooks.py").write_text(snippet("python"))
+    (directory / "chat_hooks.py").write_text(marked(PAGE, TEST, "python"))
     path = directory / "roomcast.toml"
-    path.write_text(f'{snippet("toml")}directory = "{directory}"\n')
+    path.write_text(f'{marked(PAGE, TEST, "toml")}directory = "{directory}"\n')
     return str(path)
 
 

@@ -10,32 +10,22 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.acceptance.roomcast import Dev
+from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
 
-README: Final = Path(__file__).parents[2] / "README.md"
+README: Final = "README.md"
 # As the README has them: the addresses of `make run`.
 URLS: Final = (
     "ws://127.0.0.1:8000/connection/websocket",
     "ws://127.0.0.1:8001/connection/websocket",
 )
-MARK: Final = "<!-- tested: tests/acceptance/test_readme.py -->\n"
+TEST: Final = "test_readme.py"
 LINE_S: Final = 20.0
-
-
-def snippet(language: str) -> str:
-    """The marked code block of `language`."""
-    (found,) = re.findall(
-        rf"{re.escape(MARK)}```{language}\n(.*?)^```$",
-        README.read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
-    )
-    return str(found)
 
 
 def pointed_at(text: str, dev: Dev, channel: str) -> str:
@@ -69,12 +59,14 @@ async def printed(process: Process, lines: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("language", ["js", "python"])
 def test_a_client_takes_about_ten_lines(language: str) -> None:
-    lines = [line for line in snippet(language).splitlines() if line.strip()]
+    lines = [line for line in marked(README, TEST, language).splitlines() if line.strip()]
     assert len(lines) <= 14
 
 
 async def test_the_clients_hear_each_other(dev: Dev, node: str, channel: str) -> None:
-    python, js = (pointed_at(snippet(language), dev, channel) for language in ("python", "js"))
+    python, js = (
+        pointed_at(marked(README, TEST, language), dev, channel) for language in ("python", "js")
+    )
     async with running(sys.executable, "-c", python) as first:
         await printed(first, ["1 {'text': 'hello from Python'}"])
         async with running(node, "--input-type=module", "--eval", js) as second:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import cent
@@ -19,10 +17,11 @@ import pytest
 from tests.acceptance.conftest import OpenPeer, Token
 from tests.acceptance.peers import CLIENTS, SDKS, Peer
 from tests.acceptance.roomcast import Dev, roomcast
+from tests.acceptance.snippets import marked
 
 KEY = "any key: the server is insecure"
-PAGE: Final = Path(__file__).parents[2] / "docs" / "api.md"
-MARK: Final = "<!-- tested: tests/acceptance/test_server_api.py -->\n"
+PAGE: Final = "docs/api.md"
+TEST: Final = "test_server_api.py"
 
 
 @pytest.fixture
@@ -73,11 +72,7 @@ def refused(code: int) -> Iterator[None]:
 
 def test_the_example_of_the_page(dev: Dev, back_end: cent.Client, channel: str) -> None:
     """As it stands there, but for the address and the channel."""
-    (example,) = re.findall(
-        rf"{re.escape(MARK)}```python\n(.*?)^```$",
-        PAGE.read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
-    )
+    example = marked(PAGE, TEST, "python")
     example = example.replace("http://127.0.0.1:8000", dev.urls[0]).replace('"…"', repr(KEY))
     subprocess.run([sys.executable, "-c", example.replace('"news"', repr(channel))], check=True)
     history = back_end.history(cent.HistoryRequest(channel=channel, limit=10))

@@ -14,7 +14,8 @@ from typing import Final
 
 import pytest
 
-from tests.acceptance.test_hooks import snippet
+from tests.acceptance.snippets import marked
+from tests.acceptance.test_hooks import PAGE, TEST
 
 ROOT: Final = Path(__file__).parents[2]
 MYPY_S: Final = 50
@@ -67,11 +68,11 @@ def check(interpreter: Path, tmp_path: Path) -> Check:
 
 
 def test_the_example_of_the_page_has_its_types(check: Check) -> None:
-    assert check(snippet("python")) == (0, "Success: no issues found in 1 source file\n")
+    assert check(marked(PAGE, TEST, "python")) == (0, "Success: no issues found in 1 source file\n")
 
 
 def test_a_mistake_in_it_is_found(check: Check) -> None:
-    text = snippet("python").replace("ConnectReply(user, ", "ConnectReply(7, ")
+    text = marked(PAGE, TEST, "python").replace("ConnectReply(user, ", "ConnectReply(7, ")
     code, said = check(text)
     assert code == 1
     assert 'Argument 1 to "ConnectReply" has incompatible type "int"; expected "str"' in said

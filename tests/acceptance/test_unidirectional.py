@@ -10,7 +10,6 @@ import signal
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,11 +24,12 @@ from tests.acceptance.features import WITHOUT_SDK
 from tests.acceptance.link import RoundRobin
 from tests.acceptance.peers import DEADLINE_S, Peer
 from tests.acceptance.roomcast import Dev
+from tests.acceptance.snippets import marked
 from tests.acceptance.test_fast import FAST, KEY, publish_all, score
 from tests.requirements import JS_DIRECTORY
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "clients.md"
-MARK: Final = "<!-- tested: tests/acceptance/test_unidirectional.py -->\n"
+PAGE: Final = "docs/clients.md"
+TEST: Final = "test_unidirectional.py"
 HOST: Final = "https://chat.example.com"
 # A push, and a history of publications in one.
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -43,16 +43,6 @@ socket.on('message', (message) => console.log(String(message)));
 socket.on('close', (code) => console.log(JSON.stringify({ closed: code })));
 """
 OVER = pytest.mark.parametrize("over", WITHOUT_SDK)
-
-
-def snippet(language: str) -> str:
-    """The marked code block of `language`."""
-    (found,) = re.findall(
-        rf"{re.escape(MARK)}```{language}\n(.*?)^```$",
-        PAGE.read_text(encoding="utf-8"),
-        flags=re.DOTALL | re.MULTILINE,
-    )
-    return str(found)
 
 
 class Listener:
@@ -279,7 +269,7 @@ async def slow_ones(url: str) -> int:
 
 async def test_the_command_of_the_page(dev: Dev, token: Token, channel: str) -> None:
     """As it stands there, but for the address and the token."""
-    first, second = snippet("sh").splitlines()
+    first, second = marked(PAGE, TEST, "sh").splitlines()
     assert first == """TOKEN=$(roomcast token --user ann --claims '{"channels": ["news"]}')"""
     said = f"TOKEN={token('ann', *hears(channel))}\nexec {second.replace(HOST, dev.urls[0])}"
     curl = await Listener.of("sh", "-c", said)
@@ -302,7 +292,7 @@ class Pages:
         return (
             f"const getToken = async () => {json.dumps(self._hers)};\n"
             f"const show = (channel, data) => {show}({{ channel, data }});\n"
-            + snippet("js").replace(HOST, f"http://{urlsplit(balancer.url).netloc}")
+            + marked(PAGE, TEST, "js").replace(HOST, f"http://{urlsplit(balancer.url).netloc}")
         )
 
     async def goes_on(self, balancer: RoundRobin, shown: Callable[[], Awaitable[Any]]) -> None:

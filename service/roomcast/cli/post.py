@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPResponse
 from typing import Final
 from urllib.request import HTTPErrorProcessor, Request, build_opener
+
+from roomcast.cli.in_time import in_time
 
 __all__ = ["ANSWER_BYTES_MAX", "Answer", "post"]
 
@@ -44,18 +45,8 @@ def post(address: str, headers: Mapping[str, str], body: bytes, within_s: float)
     Raises OSError and HTTPException, and TimeoutError when it is not complete within `within_s`.
     """
     request = Request(address, body, dict(headers))  # noqa: S310  # the caller takes http and https only
-    answer: Future[Answer] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(_asked(request, within_s))
-        except BaseException as error:  # noqa: BLE001  # raised where the answer is awaited
-            answer.set_exception(error)
-
     # The library's own time-out begins anew with every byte, and does not count the name's look-up.
-    # Nobody waits for the thread at the end.
-    threading.Thread(target=ask, daemon=True).start()
-    return answer.result(within_s)
+    return in_time(within_s, partial(_asked, request, within_s))
 
 
 def _asked(request: Request, within_s: float) -> Answer:

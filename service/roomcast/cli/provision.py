@@ -6,13 +6,11 @@ import argparse
 import dataclasses
 import json
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from roomcast.cli.arguments import Subparsers, UsageError, add_command, add_log_level, url
+from roomcast.cli.in_time import in_time
 from roomcast.cli.start import start_logs
 from roomcast.cli.terminal import Failed
 from roomcast.config import load
@@ -32,9 +30,6 @@ examples:
 
 For emulators. In production deploy/template.yaml creates them: see deploy/README.md.
 """
-
-
-T = TypeVar("T")
 
 
 def add(commands: Subparsers) -> None:
@@ -81,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     # is used, if they have one.
     own_key = any(name in os.environ for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
     try:
-        made = _in_time(
+        made = in_time(
+            LIMIT_S,
             partial(
                 provision,
                 endpoint,
@@ -90,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
                 credentials=None if own_key else DUMMY_CREDENTIALS,
                 topic_name=config.aws.topic_arn.rpartition(":")[2] or TOPIC_NAME,
                 topic_shards=config.aws.topic_shards,
-            )
+            ),
         )
     except ProvisionError as error:
         raise Failed(str(error)) from error
@@ -105,19 +101,3 @@ def run(arguments: argparse.Namespace) -> int:
         if made.topic_shards > 1:
             print(f"shards {made.topic_shards}, with a topic each")
     return 0
-
-
-def _in_time(work: Callable[[], T]) -> T:
-    """What `work` returns or raises. Raises TimeoutError after LIMIT_S: the rest of `work` ends
-    with the process.
-    """
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except Exception as error:  # noqa: BLE001  # whoever waits decides
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return done.result(LIMIT_S)

@@ -98,6 +98,11 @@ class Limits:
     publishes: Rate | None = None
     commands: Rate | None = None
 
+    @property
+    def silence_s(self) -> float:
+        """How long a peer may take to acknowledge what it was sent, where it sends no pongs."""
+        return self.ping_interval_s + self.pong_timeout_s
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -105,12 +110,11 @@ class Services:
 
     `roster` has the connections whose user is known. `signal` delivers a signal to this node and
     the others; False = it was dropped. `badge`: the node's, which ids of its clients begin with.
-    `hide` tells all nodes to hide a channel's publications up
-    to an offset. `background` runs work that outlives a connection;
-    None = too much waits already. `hooks` calls the application's
-    code. `turns`: those of connections that have more commands than one turn takes. `histories`:
-    places of those that are read, which clients and the server API share, and `replies`: the
-    portions in which their replies are made.
+    `hide` tells all nodes to hide a channel's publications up to an offset. `background` runs work
+    that outlives a connection; None = too much waits already. `hooks` calls the application's code.
+    `turns`: those of connections that have more commands than one turn takes. `histories`: places
+    of those that are read, which clients and the server API share, and `replies`: the portions in
+    which their replies are made.
     """
 
     version: str

@@ -46,7 +46,7 @@ TRIM_KIND: Final = "trim"
 # Signals that are remembered to drop repeats. SQS repeats a message within its visibility time-out,
 # if at all.
 HEARD_MAX: Final = 10_000
-# Channels of one broadcast that is read. Nodes send fewer (COMMANDS_A_TURN of the server API).
+# Channels of one broadcast that is read. Nodes send fewer (COMMANDS_AT_A_TIME of the server API).
 CHANNELS_MAX: Final = 1000
 
 

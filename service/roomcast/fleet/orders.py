@@ -47,6 +47,7 @@ JOINS_AT_ONCE: Final = 32
 WORK_A_TURN: Final = 200
 # Connections for which orders wait for their turn, which takes seconds. Another order is refused.
 CONNECTIONS_WAITING_MAX: Final = 100_000
+
 _log = structlog.get_logger(__name__)
 
 

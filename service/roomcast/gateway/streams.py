@@ -190,7 +190,7 @@ class StreamGateway:
                 form.reader,
                 node.emulation.sessions,
                 form.kind,
-                silence_s=limits.ping_interval_s + limits.pong_timeout_s,
+                silence_s=limits.silence_s,
             )
             stream.left = hand_over(request.protocol, stream)
             stream.take(frame)
@@ -206,8 +206,6 @@ class StreamGateway:
             raise web.HTTPUnsupportedMediaType(
                 text="A body is taken as it is, without an encoding.\n"
             )
-        if (request.content_length or 0) > bytes_max:
-            raise _too_large()
         body = await _whole_body(request, bytes_max, self._coming)
         if body is None:
             raise _too_large()

@@ -18,7 +18,6 @@ from aiohttp.hdrs import METH_GET
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import WS_KEY
 
-from roomcast.delivery.ports import Framer
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.deflate import Agreed, Compression, Deflater, agree
 from roomcast.gateway.delayed import WriterMaker
@@ -32,11 +31,11 @@ from roomcast.gateway.writer import (
     Writer,
     bare_close,
     bare_text_frames,
+    each_push,
     protobuf_frame,
     text_frame,
 )
 from roomcast.wire.commands import CONNECT_FRAMES, JSON_FRAMES
-from roomcast.wire.encoding import bare_pushes
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
 __all__ = ["ANSWERED", "CONNECT_PARAMETER", "FRAME_COMMANDS_ROOM", "WebSocketGateway"]
@@ -70,11 +69,6 @@ def _encoding(subprotocol: str | None, request: web.Request) -> Encoding:
     return _PROTOBUF if subprotocol == _PROTOBUF.subprotocol else _JSON
 
 
-def _each_push(frame: Framer) -> Framer:
-    """Frames the pushes in lines, each by itself, as `bare_text_frames` does."""
-    return lambda lines: b"".join([frame(push) for push in bare_pushes(lines)])
-
-
 class _Packing:
     """What handshakes may agree on about compression: one framer each for all who agree on it."""
 
@@ -92,7 +86,7 @@ class _Packing:
         for is_narrow in (False, True):
             push = Deflater(compression, TEXT, bytes, is_narrow=is_narrow)
             self._encodings[_BARE_JSON.subprotocol, is_narrow] = replace(
-                _BARE_JSON, framer=_each_push(push), may_be_packed=True
+                _BARE_JSON, framer=each_push(push), may_be_packed=True
             )
 
     def encoding(self, plain: Encoding, agreed: Agreed) -> Encoding:
@@ -176,14 +170,9 @@ class WebSocketGateway:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers a client's handshake. From then on, ClientFrames serves it."""
-        self._admission.check(request)
-        agreed = self._agreed(request)
-        subprotocol, answer = _accepted(request, _HANDSHAKE, agreed)
-        await self._admission.turn()
-        # Without another turn from here to `node.open`: it would be counted in neither place.
-        transport = request.transport
-        if transport is not None:
-            transport.write(answer)
+        shaken = await self._shake_hands(request, _HANDSHAKE)
+        if shaken is not None:
+            transport, subprotocol, agreed = shaken
             encoding = _encoding(subprotocol, request)
             is_binary = encoding is _PROTOBUF
             encoding = self._packed(encoding, agreed)
@@ -195,14 +184,9 @@ class WebSocketGateway:
 
     async def handle_unidirectional(self, request: web.Request) -> web.StreamResponse:
         """As `handle`, for a client that says no more than how it connects."""
-        self._admission.check(request)
-        agreed = self._agreed(request)
-        _, answer = _accepted(request, _BARE_HANDSHAKE, agreed)
-        await self._admission.turn()
-        # As above.
-        transport = request.transport
-        if transport is not None:
-            transport.write(answer)
+        shaken = await self._shake_hands(request, _BARE_HANDSHAKE)
+        if shaken is not None:
+            transport, _, agreed = shaken
             encoding = self._packed(_BARE_JSON, agreed)
             writer = self._make_writer(
                 transport,
@@ -213,11 +197,29 @@ class WebSocketGateway:
                 is_unidirectional=True,
             )
             client = self._hand_over(request, transport, writer, encoding)
-            limits = request.app[NODE].services.limits
-            limit_silence(transport, limits.ping_interval_s + limits.pong_timeout_s)
+            limit_silence(transport, request.app[NODE].services.limits.silence_s)
             if asked := request.query.get(CONNECT_PARAMETER):
                 client.take_first(asked)
         return ANSWERED
+
+    async def _shake_hands(
+        self, request: web.Request, handshake: web.WebSocketResponse
+    ) -> tuple[asyncio.Transport, str | None, Agreed | None] | None:
+        """Answers. Returns the connection, its subprotocol, and what was agreed on about
+        compression. None: the connection has ended.
+
+        The caller hands the connection over in the same turn: in another, it would be counted
+        neither as a request nor as a client. Raises HTTPException.
+        """
+        self._admission.check(request)
+        agreed = self._agreed(request)
+        subprotocol, answer = _accepted(request, handshake, agreed)
+        await self._admission.turn()
+        transport = request.transport
+        if transport is None:
+            return None
+        transport.write(answer)
+        return transport, subprotocol, agreed
 
     def _agreed(self, request: web.Request) -> Agreed | None:
         """What a handshake agrees on about compression; None = there is none."""

@@ -30,6 +30,7 @@ __all__ = [
     "bare_text_frames",
     "binary_frame",
     "close_frame",
+    "each_push",
     "frame_header",
     "json_lines",
     "pong_frame",
@@ -109,9 +110,12 @@ def sse_events(lines: bytes) -> bytes:
 # For clients that send nothing, and so need not tell pushes from replies.
 
 
-def bare_text_frames(lines: bytes) -> bytes:
-    """The pushes in `lines`, each in a text frame of its own: a page parses a message whole."""
-    return b"".join([text_frame(push) for push in bare_pushes(lines)])
+def each_push(frame: Framer) -> Framer:
+    """Frames the pushes in lines, each by itself: a page parses a message whole."""
+    return lambda lines: b"".join([frame(push) for push in bare_pushes(lines)])
+
+
+bare_text_frames: Final = each_push(text_frame)
 
 
 def bare_json_lines(lines: bytes) -> bytes:
