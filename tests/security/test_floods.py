@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import pytest
+from aiohttp import helpers
+from aiohttp.helpers import parse_content_type
 
 from roomcast.client import work as work_module
 from roomcast.gateway import http as http_module
@@ -489,6 +491,26 @@ async def test_no_route_is_looked_for_where_a_path_has_thousands_of_parts(attack
     for path in (b"/" * SLASHES_MAX, b"/a?" + b"/" * 8000):
         answer = await attacked.raw(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 404"), path[:20]
+
+
+@pytest.mark.parametrize("path", ["/connection/http_stream", "/emulation", "/api/publish"])
+async def test_no_parameters_of_a_type_are_parsed(
+    attacked: Target, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """The standard library's parser, which aiohttp uses, took a second for 8 KiB of semicolons, for
+    anybody and before a key is looked at.
+    """
+    parsed_types: list[str] = []
+
+    def parse(raw: str) -> Any:
+        parsed_types.append(raw)
+        return parse_content_type(raw)
+
+    monkeypatch.setattr(helpers, "parse_content_type", parse)
+    kind = "application/json" + "; a=b" * 10
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Type: {kind}\r\n"
+    assert await attacked.raw(head.encode() + b"Content-Length: 2\r\n\r\n{}")
+    assert kind not in parsed_types
 
 
 async def test_no_body_is_inflated(attacked: Target) -> None:

@@ -20,6 +20,7 @@ from roomcast.wire.encoding import Sent
 __all__ = [
     "BATCHES_BYTES_MAX",
     "BATCH_BYTES_MAX",
+    "COMINGS_MAX",
     "PUSHES_A_TURN",
     "Batch",
     "Batches",
@@ -31,6 +32,9 @@ __all__ = [
 # channel's go out at once.
 BATCH_BYTES_MAX: Final = 256 * 1024
 BATCHES_BYTES_MAX: Final = 64 * 1024 * 1024
+# Places in a batch at which subscribers may have come. What follows each is encoded by itself: with
+# one behind each of 760 publications, that took seven seconds.
+COMINGS_MAX: Final = 4
 # What a publication takes in memory beside its text.
 _OVERHEAD_BYTES: Final = 200
 # Pushes to subscribers before other tasks have their turn: some 5 ms. Batches of many channels may
@@ -45,26 +49,40 @@ class Batch:
     """One channel's publications that wait.
 
     `count`: how many were collected. `late`: how many of `published` are not for a subscriber that
-    came meanwhile.
+    came meanwhile. `comings`: at how many places of it some came; `_came_at`: the last of these.
     """
 
-    __slots__ = ("batching", "bytes", "count", "late", "published", "timer")
+    __slots__ = ("_came_at", "batching", "bytes", "comings", "count", "late", "published", "timer")
 
     def __init__(self, batching: Batching) -> None:
         self.batching = batching
         self.published: list[Sent] = []
         self.late: dict[Member, int] = {}
+        self.comings = 0
+        self._came_at = 0
         self.count = 0
         self.bytes = 0
         # Runs as long as something waits.
         self.timer: asyncio.TimerHandle | None = None
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another may join before what waits goes out."""
+        return self.comings < COMINGS_MAX or self._came_at == len(self.published)
+
     def joined(self, member: Member) -> None:
         if self.published:
-            self.late[member] = len(self.published)
+            self.late[member] = here = len(self.published)
+            self.comings += here != self._came_at
+            self._came_at = here
 
     def left(self, member: Member) -> None:
         self.late.pop(member, None)
+
+    def empty(self) -> None:
+        """Nothing waits any more."""
+        self.published, self.late, self.bytes = [], {}, 0
+        self.comings = self._came_at = 0
 
 
 class Flusher(Protocol):
@@ -128,7 +146,7 @@ class Batches:
 
     def _forget(self, batch: Batch) -> None:
         self._bytes -= batch.bytes
-        batch.published, batch.late, batch.bytes = [], {}, 0
+        batch.empty()
 
     def close(self) -> None:
         """Nothing is collected any more. The caller must flush what waits."""

@@ -128,6 +128,8 @@ class Hub:
             room = self._rooms[channel] = _Room(self.number(channel), self._batching(channel))
             del self._reserved[channel]
         if room.batch is not None:
+            if not room.batch.has_room:
+                self.flush(channel)
             room.batch.joined(subscriber)
         kind = (subscriber.sink.framer, subscriber.form)
         if (group := room.groups.get(kind)) is None:

@@ -27,6 +27,7 @@ from math import inf
 from typing import Final
 
 from roomcast.concurrency import SharedCall
+from roomcast.delivery.envelope import EPOCH_CHARS_MAX
 from roomcast.delivery.hub import Subscriber
 from roomcast.delivery.open_channel import (
     GAP_PUBLICATIONS_MAX,
@@ -225,7 +226,9 @@ class JoinReads:
 
     def denies(self, epoch: str) -> bool:
         """Whether `epoch` is known not to be the channel's."""
-        return epoch in self.epochs.denied or self.channel.order.has_refuted(epoch)
+        # A longer one is no channel's. To remember what somebody claims would take memory.
+        is_none = len(epoch) > EPOCH_CHARS_MAX
+        return is_none or epoch in self.epochs.denied or self.channel.order.has_refuted(epoch)
 
     async def ask_epoch(self, ticket: JoinTicket, since: StreamPosition) -> None:
         """Look up in the log which epoch is the channel's. Raises PortError."""

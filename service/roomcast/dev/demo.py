@@ -24,7 +24,7 @@ from aiohttp import web
 from roomcast.auth.claims import TokenError
 from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
 from roomcast.config import ClientConfig
-from roomcast.gateway.body import BODY_S
+from roomcast.gateway.body import BODY_S, media_type
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name
 from roomcast.wire.publication import Json
@@ -294,7 +294,7 @@ async def _body(request: web.Request, bytes_max: int) -> Json:
     """The request's JSON. Raises _NotAccepted."""
     # A page of another origin cannot send this type without a preflight request, which is always
     # refused.
-    if request.content_type != "application/json":
+    if media_type(request) != "application/json":
         raise _NotAccepted(415, "Content-Type must be application/json.")
     try:
         async with asyncio.timeout(BODY_S):

@@ -24,7 +24,7 @@ from roomcast.concurrency import Portions
 from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
-from roomcast.gateway.body import BODY_S, BodyRoom, PushedOut, body_of
+from roomcast.gateway.body import BODY_S, BodyRoom, PushedOut, body_of, media_type
 from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
@@ -281,8 +281,7 @@ def _count_refused(request: web.Request) -> None:
 
 
 def _is_binary(request: web.Request) -> bool:
-    # Without the header, aiohttp says that it is.
-    return "Content-Type" in request.headers and request.content_type == _BINARY_TYPE
+    return media_type(request) == _BINARY_TYPE
 
 
 async def _whole_body(request: web.Request, bytes_max: int, room: BodyRoom) -> bytes | None:

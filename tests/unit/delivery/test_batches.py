@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.delivery import batches as module
-from roomcast.delivery.batches import BATCH_BYTES_MAX
+from roomcast.delivery.batches import BATCH_BYTES_MAX, COMINGS_MAX
 from roomcast.delivery.hub import Hub
 from roomcast.wire.channels import Batching
 from roomcast.wire.encoding import encode_told
@@ -116,6 +116,29 @@ async def test_who_comes_meanwhile_gets_what_follows() -> None:
     made.flush("a")
     assert third.sink.published("a") == second.sink.published("a")[1:] == [SCORES[3]]
     assert fresh.follow() == (SCORES[2:4], 1)
+
+
+async def test_when_many_came_at_different_places_the_batch_goes_out_early() -> None:
+    """What follows each place is encoded by itself."""
+    made, encoded = hub(), list[int]()
+
+    def framer(lines: bytes) -> bytes:
+        encoded.append(lines.count(b"\n") + 1)
+        return lines
+
+    came = [Subscriber(framer=framer)]
+    made.add("a", came[0])
+    for number in range(40):
+        made.publish("a", publications(number))
+        # Two at each place: they share it.
+        for _ in range(2):
+            came.append(Subscriber(framer=framer))
+            made.add("a", came[-1])
+    made.flush("a")
+    assert max(encoded) <= COMINGS_MAX + 1
+    assert sum(encoded) < 40 * (COMINGS_MAX + 1)
+    for index, each in enumerate(came):
+        assert each.sink.published("a") == list(range((index + 1) // 2, 40))
 
 
 async def test_of_a_feed_only_the_newest_goes_out() -> None:

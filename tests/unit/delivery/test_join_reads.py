@@ -10,6 +10,7 @@ import pytest
 
 from roomcast.delivery import join_reads as join_reads_module
 from roomcast.delivery import open_channel as open_channel_module
+from roomcast.delivery.envelope import EPOCH_CHARS_MAX
 from roomcast.delivery.join_reads import READ_BACK_MIN, JoinResult
 from roomcast.delivery.recovery import Window
 from roomcast.log.channel_log import ITEMS_A_PAGE, Appended
@@ -445,6 +446,17 @@ async def test_a_client_cannot_make_a_node_deaf_to_an_epoch_that_has_just_begun(
     assert isinstance(outcome, Appended)
     room.hint(outcome.item)
     await until(lambda: subscriber.lost_channels == [CHANNEL])
+
+
+async def test_an_epoch_that_is_longer_than_any_costs_no_read_and_no_memory(room: Room) -> None:
+    await room.append()
+    await room.join()
+    before = room.fleet.traffic.calls["newest"]
+    comer = await room.join(since=StreamPosition("e" * (EPOCH_CHARS_MAX + 1), 1))
+    assert comer.joined is not None
+    assert comer.joined.recovered is False
+    assert room.fleet.traffic.calls["newest"] == before
+    assert not room.dispatcher._reads[CHANNEL].epochs.denied
 
 
 async def test_those_of_an_epoch_before_cost_one_read_together(room: Room) -> None:

@@ -38,7 +38,7 @@ from roomcast.gateway.api.methods import (
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refusal, wire
 from roomcast.gateway.api.watch import Watch
-from roomcast.gateway.body import BODY_S, body_of
+from roomcast.gateway.body import BODY_S, body_of, media_type
 from roomcast.gateway.keys import NODE
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
@@ -110,7 +110,7 @@ class Api:
             received_ms, late = node.services.clock.now_ms(), request.app[_WATCH].may_have_waited()
             if not self._may_call(request):
                 return _refusal(401, Error.UNAUTHORIZED)
-            if request.content_type != _JSON:
+            if media_type(request) != _JSON:
                 # A page of another origin cannot send this type without a preflight request.
                 return _refusal(415, Error.BAD_REQUEST, f"Content-Type must be {_JSON}")
             if request.headers.get("Content-Encoding", "identity").lower() != "identity":
