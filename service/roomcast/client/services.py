@@ -29,6 +29,7 @@ __all__ = [
     "ANSWER_LIMIT_S",
     "HISTORIES_AT_ONCE",
     "REPLIES_A_TURN",
+    "TOKENS_A_TURN",
     "TURNS_AT_ONCE",
     "Limits",
     "Services",
@@ -48,6 +49,9 @@ TURNS_AT_ONCE: Final = 4
 HISTORIES_AT_ONCE: Final = 32
 HISTORIES_A_TURN: Final = 2
 REPLIES_A_TURN: Final = 2
+# Tokens that are verified in one turn of the event loop. With some keys (ES384, ES512, RSA of 8,192
+# bits) one takes more than a millisecond, also if it is none, and strangers may send them as well.
+TOKENS_A_TURN: Final = 2
 
 
 class Socket(Sink, Protocol):
@@ -112,9 +116,9 @@ class Services:
     the others; False = it was dropped. `badge`: the node's, which ids of its clients begin with.
     `hide` tells all nodes to hide a channel's publications up to an offset. `background` runs work
     that outlives a connection; None = too much waits already. `hooks` calls the application's code.
-    `turns`: those of connections that have more commands than one turn takes. `histories`: places
-    of those that are read, which clients and the server API share, and `replies`: the portions in
-    which their replies are made.
+    `turns`: those of connections that have more commands than one turn takes. `tokens`: the
+    portions in which tokens are verified. `histories`: places of those that are read, which clients
+    and the server API share, and `replies`: the portions in which their replies are made.
     """
 
     version: str
@@ -137,6 +141,7 @@ class Services:
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
     turns: Turns = field(default_factory=lambda: Turns(TURNS_AT_ONCE))
+    tokens: Portions = field(default_factory=lambda: Portions(TOKENS_A_TURN))
     histories: FairPlaces = field(
         default_factory=lambda: FairPlaces(HISTORIES_AT_ONCE, HISTORIES_A_TURN)
     )

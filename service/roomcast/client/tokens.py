@@ -6,6 +6,7 @@ import structlog
 
 from roomcast.auth.claims import (
     ConnectionClaims,
+    SubscriptionClaims,
     TokenEarly,
     TokenError,
     TokenExpired,
@@ -50,7 +51,7 @@ class Tokens:
         verifier, session = self._services.verifier, self._peer.session
         if effect.token and (verifier.enabled or not self._services.policy.insecure):
             try:
-                return await verifier.connection(effect.token, self._now_s())
+                return await self._connection(effect.token)
             except (TokenExpired, TokenEarly, TokenUnverifiable) as error:
                 session.refused()
                 return Fail(effect.id, self._not_now(error))
@@ -62,7 +63,7 @@ class Tokens:
     async def authorize(self, effect: Authorize) -> Effect:
         """Verify the token of a subscribe."""
         try:
-            claims = await self._services.verifier.subscription(effect.request.token, self._now_s())
+            claims = await self._subscription(effect.request.token)
         except (TokenExpired, TokenEarly, TokenUnverifiable) as error:
             return Fail(effect.id, self._not_now(error))
         except TokenError as error:
@@ -73,7 +74,7 @@ class Tokens:
     async def refresh(self, effect: Refresh) -> Effect:
         """Verify a new token for the connection."""
         try:
-            claims = await self._services.verifier.connection(effect.token, self._now_s())
+            claims = await self._connection(effect.token)
         except TokenExpired:
             # The client reconnects, gets error 109, and fetches another token.
             return Close(Disconnect.EXPIRED)
@@ -87,7 +88,7 @@ class Tokens:
     async def sub_refresh(self, effect: SubRefresh) -> Effect:
         """Verify a new token for a subscription."""
         try:
-            claims = await self._services.verifier.subscription(effect.token, self._now_s())
+            claims = await self._subscription(effect.token)
         except TokenExpired as error:
             # By this error alone, an SDK would end the subscription. The push before it makes the
             # SDK subscribe again with another token.
@@ -109,6 +110,16 @@ class Tokens:
             self._peer.reply(effect.id, "refresh", about | lasts)
         else:
             self._peer.reply(effect.id, "sub_refresh", lasts)
+
+    async def _connection(self, token: str) -> ConnectionClaims:
+        """Raises TokenError."""
+        await self._services.tokens.wait()
+        return await self._services.verifier.connection(token, self._now_s())
+
+    async def _subscription(self, token: str) -> SubscriptionClaims:
+        """Raises TokenError."""
+        await self._services.tokens.wait()
+        return await self._services.verifier.subscription(token, self._now_s())
 
     def _now_s(self) -> float:
         return self._services.clock.now_ms() / 1000

@@ -16,7 +16,12 @@ from roomcast.auth.verifier import sign_connection
 from roomcast.client import work as work_module
 from roomcast.client.connection import COMMAND_BYTES_MIN, PUSH_BYTES, TURN_BYTES
 from roomcast.client.publish import PUBLISH_WAIT_S
-from roomcast.client.services import HISTORIES_AT_ONCE, REPLIES_A_TURN, TURNS_AT_ONCE
+from roomcast.client.services import (
+    HISTORIES_AT_ONCE,
+    REPLIES_A_TURN,
+    TOKENS_A_TURN,
+    TURNS_AT_ONCE,
+)
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
 from roomcast.client.work import COMMANDS_UNDER_WAY_MAX, PLACE_BYTES, SUBSCRIBE_SIZE
 from roomcast.delivery.open_channel import JOIN_READS_AT_ONCE
@@ -530,6 +535,32 @@ async def test_replies_with_a_history_are_made_a_few_in_a_turn() -> None:
         for client, [command_id] in zip(clients, ids, strict=True):
             assert "history" in await client.answer(command_id)
     assert most == REPLIES_A_TURN
+
+
+async def test_few_tokens_are_verified_in_a_turn_whoever_sends_them() -> None:
+    """With some keys one takes more than a millisecond, also if it is none."""
+    _, node = node_of(insecure=False, secret=SECRET)
+    failures = node.assembly.node.services.counters.token_failures
+    in_turns: list[int] = []
+
+    async def pass_turns() -> None:
+        before = 0
+        while True:
+            in_turns.append(failures["invalid"] - before)
+            before = failures["invalid"]
+            await asyncio.sleep(0)
+
+    async with running(pass_turns()):
+        strangers = [node.open() for _ in range(10)]
+        connects = [each.say({"connect": {"token": token("ann")[:-1]}}) for each in strangers]
+        await asyncio.gather(*connects)
+        await until(lambda: all(each.socket.closed_with is not None for each in strangers))
+        ann = await node.client(token=token("ann"))
+        said = [{"subscribe": {"channel": f"c{number}", "token": "none"}} for number in range(10)]
+        await ann.say(*said)
+        await until(lambda: failures["invalid"] == 20)
+    # Between two looks there may be the end of one turn and the beginning of the next.
+    assert max(in_turns) <= 2 * TOKENS_A_TURN
 
 
 async def test_one_client_subscribes_to_a_few_channels_at_a_time() -> None:
