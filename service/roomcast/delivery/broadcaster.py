@@ -8,7 +8,8 @@ region's SNS quota, which durable traffic needs. Hence the bounds on waiting byt
 second.
 
 Signals for nodes, such as orders of the server API, have room of their own, which signals for
-channels cannot take. And a few clients cannot take all the room that there is for channels.
+channels cannot take. And a few clients cannot take all the room that there is for channels. When
+many do, a client that has nothing waiting can still send something small.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from roomcast.ports import Clock, PortError, UnknownOutcome
 __all__ = [
     "CHANNELS_BYTES_MAX",
     "CLIENT_BYTES_MAX",
+    "FIRST_BYTES",
     "FLUSH_INTERVAL_S",
     "LITTLE_BYTES",
     "MESSAGES_PER_S",
@@ -60,6 +62,9 @@ CLIENT_BYTES_MAX: Final = 2 * 1024 * 1024
 # it.
 MUCH_BYTES_MAX: Final = 4 * 1024 * 1024
 LITTLE_BYTES: Final = 32 * 1024
+# A signal that always has room, if its client has none that waits: however many clients fill the
+# room, the others can say something. So beyond these bounds there is as much for each client.
+FIRST_BYTES: Final = 2 * 1024
 assert CLIENT_BYTES_MAX < MUCH_BYTES_MAX < CHANNELS_BYTES_MAX < WAITING_BYTES_MAX, "room for others"
 # One signal must leave room for others in a message.
 SIGNAL_BYTES_MAX: Final = 128 * 1024
@@ -150,13 +155,17 @@ class Broadcaster:
         return True
 
     def _has_room(self, one: _Waiting) -> bool:
-        if self._bytes + one.size > WAITING_BYTES_MAX:
-            return False
+        # What channels have beyond their bound takes none of the room of orders.
+        beyond = max(0, self._channels_bytes - CHANNELS_BYTES_MAX)
+        has_room = self._bytes - beyond + one.size <= WAITING_BYTES_MAX
         if not one.is_for_channel:
-            return True
+            return has_room
         of_client = self._client_bytes[one.client] + one.size if one.client else 0
+        if of_client == one.size <= FIRST_BYTES:
+            return True
         bytes_max = CHANNELS_BYTES_MAX if of_client <= LITTLE_BYTES else MUCH_BYTES_MAX
-        return self._channels_bytes + one.size <= bytes_max and of_client <= CLIENT_BYTES_MAX
+        has_room = has_room and self._channels_bytes + one.size <= bytes_max
+        return has_room and of_client <= CLIENT_BYTES_MAX
 
     def _count(self, one: _Waiting, size: int) -> None:
         """Add `size`, which is below 0 when `one` does not wait any more."""

@@ -55,7 +55,8 @@ LANES_MAX: Final = 10_000
 WAITING_MAX: Final = 32
 # Bytes of all commands for other nodes' sessions that are under way or wait. Anybody can send some,
 # with a session that is none. The last of this room are for requests of SMALL_BYTES at most: most
-# are, and the others could fill it.
+# are, and the others could fill it. One of these that is the first of its session has room in any
+# case: LANES_MAX bounds them.
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024
 LARGE_BYTES_MAX: Final = 12 * 1024 * 1024
 SMALL_BYTES: Final = 2 * 1024
@@ -170,11 +171,11 @@ class Emulation:
         return outcome
 
     async def _pass_on(self, node: str, session: str, frame: bytes) -> Outcome:
-        bytes_max = WAITING_BYTES_MAX if len(frame) <= SMALL_BYTES else LARGE_BYTES_MAX
-        if self._waiting_bytes + len(frame) > bytes_max:
-            return Outcome.BUSY
         lane = self._lanes.get((node, session))
-        is_first = lane is None
+        is_first, is_small = lane is None, len(frame) <= SMALL_BYTES
+        bytes_max = WAITING_BYTES_MAX if is_small else LARGE_BYTES_MAX
+        if self._waiting_bytes + len(frame) > bytes_max and not (is_first and is_small):
+            return Outcome.BUSY
         if lane is None:
             if len(self._lanes) >= LANES_MAX:
                 return Outcome.BUSY

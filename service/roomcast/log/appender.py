@@ -45,6 +45,7 @@ from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = [
     "APPENDS_AT_ONCE",
+    "FIRST_BYTES",
     "LITTLE_BYTES",
     "MUCH_BYTES_MAX",
     "NODE_BYTES_MAX",
@@ -67,6 +68,10 @@ APPENDS_A_TURN: Final = 2
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
 MUCH_BYTES_MAX: Final = 48 * 1024 * 1024
 LITTLE_BYTES: Final = ITEM_BYTES_MAX
+# A publication that always has room on the node, if its caller has none that waits: however many
+# callers fill the room, the others can say something. So beyond these bounds there is as much for
+# each caller.
+FIRST_BYTES: Final = 2 * 1024
 # The largest publication, without the brackets around it. An empty lane must have room for it.
 _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
 assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= MUCH_BYTES_MAX < NODE_BYTES_MAX
@@ -207,8 +212,11 @@ class Appender:
         return position
 
     def _has_room(self, size: int, caller: str) -> bool:
-        is_little = self._bytes_of[caller] + size <= LITTLE_BYTES
-        return self._bytes + size <= (NODE_BYTES_MAX if is_little else MUCH_BYTES_MAX)
+        of_caller = self._bytes_of[caller] + size
+        if of_caller == size <= FIRST_BYTES:
+            return True
+        bytes_max = NODE_BYTES_MAX if of_caller <= LITTLE_BYTES else MUCH_BYTES_MAX
+        return self._bytes + size <= bytes_max
 
     async def drain(self) -> None:
         """Wait until every accepted publication was answered.

@@ -13,6 +13,7 @@ from roomcast.delivery import signals
 from roomcast.delivery.broadcaster import (
     CHANNELS_BYTES_MAX,
     CLIENT_BYTES_MAX,
+    FIRST_BYTES,
     LITTLE_BYTES,
     MESSAGES_PER_S,
     MUCH_BYTES_MAX,
@@ -145,14 +146,17 @@ async def test_channels_cannot_take_the_room_of_orders(world: World) -> None:
     assert CHANNELS_BYTES_MAX - fill(world) < 51_000
     for kind in (signals.join, signals.leave):
         assert not all(
-            world.broadcaster.send(kind("a", f"{n}", CHANNEL, ClientInfo(f"u{n}", f"c{n}")))
+            world.broadcaster.send(kind("a", f"{n}", CHANNEL, ClientInfo("u", "c")))
             for n in range(1000)
         )
+    # The first of each of many clients, which is beyond the bound, takes none of it either.
+    for number in range(1000):
+        fill(world, f"bob {number}", 1000)
+    assert world.broadcaster.waiting_bytes > CHANNELS_BYTES_MAX + 1_000_000
     orders = 0
     while world.broadcaster.send(order):
         orders += 1
-    assert orders >= (WAITING_BYTES_MAX - CHANNELS_BYTES_MAX) // 101_000 > 15
-    assert world.broadcaster.waiting_bytes <= WAITING_BYTES_MAX
+    assert orders == (WAITING_BYTES_MAX - CHANNELS_BYTES_MAX) // 100_100 > 15
 
 
 async def test_one_client_cannot_take_the_room_of_the_others(world: World) -> None:
@@ -181,6 +185,17 @@ async def test_few_clients_cannot_take_the_room_of_the_others(world: World) -> N
             fill(world, f"ann {number}", size)
     assert world.broadcaster.waiting_bytes > MUCH_BYTES_MAX - 60_000
     assert LITTLE_BYTES / 2 < fill(world, "bob", 1_000) <= LITTLE_BYTES
+
+
+async def test_many_clients_leave_each_other_room_for_something_small(world: World) -> None:
+    world.fleet.traffic.hold("publish")
+    for size in (30_000, 1):
+        for number in range(250):
+            fill(world, f"ann {number}", size)
+    assert world.broadcaster.waiting_bytes > CHANNELS_BYTES_MAX - 100
+    assert fill(world, "bob", FIRST_BYTES) == 0
+    assert 0 < fill(world, "bob", FIRST_BYTES - 300) <= FIRST_BYTES
+    assert fill(world, "bob", 1) == 0
 
 
 async def test_a_signal_that_is_too_large_or_no_json_is_shed(world: World) -> None:

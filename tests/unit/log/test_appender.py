@@ -8,6 +8,7 @@ import asyncio
 import json
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from math import inf
@@ -18,7 +19,7 @@ import structlog
 
 from roomcast.aws.clients import LOG_CONNECTIONS_MAX
 from roomcast.log import appender as appender_module
-from roomcast.log.appender import APPENDS_AT_ONCE, Appender, Full, TooLarge
+from roomcast.log.appender import APPENDS_AT_ONCE, FIRST_BYTES, Appender, Full, TooLarge
 from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     READ_DEADLINE_S,
@@ -830,6 +831,31 @@ async def test_few_callers_leave_room_for_the_others(
     held.release()
     await asyncio.gather(*positions)
     assert writer.appender.waiting_bytes == 0
+    assert not writer.appender._bytes_of
+
+
+async def test_many_callers_leave_each_other_room_for_something_small(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", 100_000)
+    monkeypatch.setattr(appender_module, "MUCH_BYTES_MAX", 50_000)
+    monkeypatch.setattr(appender_module, "LITTLE_BYTES", 10_000)
+    held = fleet.traffic.hold("newest")
+    positions = []
+    for size in (5_000, 100):
+        for number in range(30):
+            with suppress(Full):
+                for _ in count():
+                    caller = f"user {number}"
+                    positions.append(writer.submit("x" * size, f"{number}", caller=caller))
+    assert writer.appender.waiting_bytes > 99_000
+    with pytest.raises(Full):
+        writer.submit("y" * FIRST_BYTES, "mine", caller="user other")
+    positions.append(writer.submit("y" * (FIRST_BYTES - 100), "mine", caller="user other"))
+    with pytest.raises(Full):
+        writer.submit("y" * 500, "mine", caller="user other")
+    held.release()
+    await asyncio.gather(*positions)
     assert not writer.appender._bytes_of
 
 
