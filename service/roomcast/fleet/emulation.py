@@ -35,6 +35,8 @@ from roomcast.rates import Rate, Seldom
 __all__ = [
     "ANSWERS_MAX",
     "ANSWER_S",
+    "HEARD_A_TURN",
+    "HEARD_WAITING_MAX",
     "LANES_MAX",
     "LARGE_BYTES_MAX",
     "NODES_MAX",
@@ -62,6 +64,11 @@ LARGE_BYTES_MAX: Final = 12 * 1024 * 1024
 SMALL_BYTES: Final = 2 * 1024
 # Answers to other nodes that are under way. A node that gets none takes its commands for lost.
 ANSWERS_MAX: Final = 10_000
+# Signals of other nodes with commands that are taken, and answered, in one turn of the event loop:
+# some 2 ms. A message may hold a thousand, and one receive ten messages. And how many wait for a
+# later turn: beyond that, their nodes get no answer.
+HEARD_A_TURN: Final = 64
+HEARD_WAITING_MAX: Final = 10_000
 # A longer name is no node's.
 NODE_CHARS_MAX: Final = 256
 # Nodes that a session's commands came from and that are remembered.
@@ -152,6 +159,10 @@ class Emulation:
         # Signals with commands that were sent so far.
         self._sent = 0
         self._carrying: set[asyncio.Task[None]] = set()
+        # Signals with commands of other nodes that wait for a later turn, and how many this one may
+        # still take.
+        self._heard: deque[Signal] = deque()
+        self._left = HEARD_A_TURN
         self._answering: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
         self._not_passed_on, self._not_answered = Seldom(_TOLD), Seldom(_TOLD)
@@ -251,11 +262,28 @@ class Emulation:
     # ---- signals of other nodes
 
     def heard(self, signal: Signal) -> None:
-        """Take commands for a session here, or another node's answer."""
+        """Take commands for a session here, or another node's answer. Commands that are too many
+        for this turn are taken in a later one, in their order.
+        """
+        if signal.kind == "commands_taken" or (self._left and not self._heard):
+            self._take_heard(signal)
+        elif len(self._heard) < HEARD_WAITING_MAX:
+            self._heard.append(signal)
+
+    def _next_turn(self) -> None:
+        self._left = HEARD_A_TURN
+        while self._heard and self._left:
+            self._take_heard(self._heard.popleft())
+
+    def _take_heard(self, signal: Signal) -> None:
         try:
             if signal.kind == "commands_taken":
                 self._answered(*answer_of(signal))
-            elif (answer := self.sessions.take_from(signal.node, posted_of(signal))) is not None:
+                return
+            if self._left == HEARD_A_TURN:
+                asyncio.get_running_loop().call_soon(self._next_turn)
+            self._left -= 1
+            if (answer := self.sessions.take_from(signal.node, posted_of(signal))) is not None:
                 self.counters.for_others[answer.outcome.value] += 1
                 self._begin_answer(signal, answer)
             else:

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import emulation as emulation_module
 from roomcast.fleet.emulation import (
+    HEARD_A_TURN,
     NODE_CHARS_MAX,
     NODES_MAX,
     SMALL_BYTES,
@@ -259,6 +260,7 @@ async def test_the_nodes_that_a_session_remembers_are_bounded(world: World) -> N
     sessions = world.of("a").sessions
     for number in range(NODES_MAX + 10):
         world.of("a").heard(posted_signal(f"n{number}", "id", Posted("s", (b"1",), 1)))
+    await settled()
     assert len(sessions._numbers["s"]) == NODES_MAX
     sessions.leave("s")
     assert not sessions._numbers
@@ -359,4 +361,23 @@ async def test_answers_take_no_place_of_other_work(
     await settled()
     assert done.is_set()
     assert len(world.of("a")._answering) == 100
+    held.release()
+
+
+async def test_of_very_many_commands_few_are_taken_in_a_turn_and_in_their_order(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One receive may bring thousands, for sessions that somebody made up."""
+    monkeypatch.setattr(emulation_module, "HEARD_WAITING_MAX", 3 * HEARD_A_TURN)
+    emulation, taken = world.of("a"), world.of("a").counters.for_others
+    held = world.fleet.traffic.hold("post", "call")
+    for number in range(5 * HEARD_A_TURN):
+        posted = Posted("s" if number % 2 else "guessed", (b"%d" % number,), number + 1)
+        emulation.heard(posted_signal("b", f"x{number}", posted))
+    in_turns = []
+    for _ in range(5):
+        in_turns.append(sum(taken.values()))
+        await asyncio.sleep(0)
+    assert in_turns == [HEARD_A_TURN * count for count in (1, 2, 3, 4, 4)]
+    assert world.stream.frames == [b"%d" % number for number in range(1, 4 * HEARD_A_TURN, 2)]
     held.release()
