@@ -23,7 +23,7 @@ from roomcast.gateway import http as http_module
 from roomcast.gateway import reader as reader_module
 from roomcast.gateway import writer as writer_module
 from roomcast.gateway.api import server as api_module
-from roomcast.gateway.door import SLASHES_MAX
+from roomcast.gateway.door import HEAD_BYTES_MAX, SLASHES_MAX
 from roomcast.gateway.reader import CONTROL_RATE
 from roomcast.gateway.writer import CLOSE_WAIT_S
 from roomcast.observe.counters import Limit
@@ -348,6 +348,28 @@ async def test_header_fields_have_a_number_and_a_length(attacked: Target) -> Non
     for fields in (b"X-A: 1\r\n" * 1000, b"X-A: " + b"x" * 20_000 + b"\r\n"):
         head = await attacked.raw(b"GET /health/live HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
         assert b" 400 " in head.partition(b"\r\n")[0]
+
+
+@pytest.mark.usefixtures("logs")
+async def test_all_that_is_before_a_body_has_a_length() -> None:
+    """Sixty-four fields of 8 KiB took a megabyte of memory, for as long as more could come."""
+    request, field = b"GET /health/live HTTP/1.1\r\nHost: a\r\n", b"X-A: " + b"x" * 8000 + b"\r\n"
+    most = HEAD_BYTES_MAX // len(field)
+    fits, exceeds = request + field * (most - 1), request + field * (most + 1)
+    async with target(times={"request_s": NEVER_S}) as attacked:
+        reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
+        # Twice: what is answered does not count.
+        writer.write((fits + b"\r\n") * 2)
+        async with asyncio.timeout(DEADLINE_S):
+            for _ in range(2):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                await reader.readuntil(b"}")
+            writer.write(exceeds)
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
+        await until(lambda: len(attacked.door) == 0)
 
 
 # ---- the log

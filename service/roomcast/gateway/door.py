@@ -26,6 +26,7 @@ __all__ = [
     "ANSWERS_A_TURN",
     "ANSWER_S",
     "HEADERS_MAX",
+    "HEAD_BYTES_MAX",
     "REQUEST_S",
     "SERVER",
     "SLASHES_MAX",
@@ -48,6 +49,9 @@ ANSWER_S: Final = 30.0
 STREAM_END_S: Final = 2.0
 # Header fields of a request. Browsers send about fifteen, proxies add about ten.
 HEADERS_MAX: Final = 64
+# Bytes of a request before its body. Load balancers pass on no more, and each byte takes two in
+# memory as long as there are more to come.
+HEAD_BYTES_MAX: Final = 64 * 1024
 # Slashes in a request's path. Our paths have three, and two more with a scheme in front. For each
 # slash aiohttp looks up a route with a copy of the path before it: 8,000 in one request took 20 ms.
 SLASHES_MAX: Final = 16
@@ -104,7 +108,7 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
 class _Guest(web.RequestHandler):
     """One connection: aiohttp's HTTP handler, which also reports its end to the door."""
 
-    __slots__ = ("_door", "_newest", "_unwanted", "unread_since_s", "wire")
+    __slots__ = ("_door", "_head_bytes", "_newest", "_unwanted", "unread_since_s", "wire")
 
     def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
@@ -113,6 +117,8 @@ class _Guest(web.RequestHandler):
         # aiohttp would keep 32 requests, each with half a megabyte of headers.
         self._max_msg_queue_size, self._msg_queue_resume_size = _REQUESTS_WAITING, 0
         self._door = door
+        # Of the request whose headers come.
+        self._head_bytes = 0
         # The body of the newest request, which may still come; None = it was answered.
         self._newest: StreamReader | None = None
         # The body whose rest is dropped as it comes; None = there is none.
@@ -131,7 +137,10 @@ class _Guest(web.RequestHandler):
         if self._unwanted is not None:
             return
         super().data_received(data)
-        if self._messages:
+        if not self._messages:
+            self._count_head(len(data))
+        else:
+            self._head_bytes = 0
             message, body = self._messages[-1]
             # What cannot be parsed waits for its answer as an error.
             error = getattr(message, "exc", None)
@@ -140,6 +149,15 @@ class _Guest(web.RequestHandler):
             else:
                 _let_go(error)
                 self._break_off()
+
+    def _count_head(self, size: int) -> None:
+        """Counts bytes that completed no request. What comes during one is its body, or the head of
+        one request that waits behind it.
+        """
+        if self._current_request is None and self._newest is None:
+            self._head_bytes += size
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.force_close()
 
     def _break_off(self) -> None:
         """Ends the body that was coming, as what came is no part of one. aiohttp would let its
