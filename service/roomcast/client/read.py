@@ -85,12 +85,12 @@ class Reading:
         presence = self._services.presence
         try:
             if effect.stats:
-                clients, users = await presence.totals(effect.channel)
+                clients, users = await presence.totals(effect.channel, self._peer.caller)
                 self._peer.reply(
                     effect.id, "presence_stats", {"num_clients": clients, "num_users": users}
                 )
             else:
-                members = await presence.listing(effect.channel)
+                members = await presence.listing(effect.channel, self._peer.caller)
                 self._peer.reply_line(effect.id, encode_presence_reply(effect.id, members))
         except TooManyMembers:
             # A reply that fills the client's queue would have the client cut off (3008). It can

@@ -369,16 +369,18 @@ class PresenceBook:
         """
         return await self._reads.members(channel)
 
-    async def totals(self, channel: str) -> tuple[int, int]:
-        """The numbers of clients and users in `members`, with the same errors."""
-        return await self._reads.totals(channel)
+    async def totals(self, channel: str, caller: str = "") -> tuple[int, int]:
+        """The numbers of clients and users in `members`, with the same errors. `caller`: in whose
+        line its read waits, if there are too many.
+        """
+        return await self._reads.totals(channel, caller)
 
-    async def listing(self, channel: str) -> bytes:
-        """The JSON object of `members`, as clients get it.
+    async def listing(self, channel: str, caller: str = "") -> bytes:
+        """The JSON object of `members`, as clients get it; `caller` as above.
 
         Raises the same errors, and TooManyMembers also if it is too large.
         """
-        return await self._reads.listing(channel, self._list_bytes_max)
+        return await self._reads.listing(channel, self._list_bytes_max, caller)
 
     async def whole_list(self, channel: str) -> bytes:
         """The JSON object of `members`, however large, with the same errors.

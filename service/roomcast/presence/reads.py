@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from roomcast.concurrency import Portions, SharedCall
+from roomcast.concurrency import FairPlaces, Portions, SharedCall
 from roomcast.fleet.lease_record import standing
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, Throttled
@@ -29,6 +29,7 @@ __all__ = [
     "LISTS_A_TURN",
     "MEMBERS_A_TURN",
     "READS_AT_ONCE",
+    "READS_A_TURN",
     "READS_WAITING_MAX",
     "PresenceReads",
 ]
@@ -43,10 +44,12 @@ CACHE_MEMBERS_MAX: Final = 100_000
 MEMBERS_A_TURN: Final = 1000
 # Lists that are made in one turn, with the replies that hold them: up to 10 ms each, in Protobuf.
 LISTS_A_TURN: Final = 1
-# Channels that a node reads at once. Reads must not take all of its connections to the table.
+# Channels that a node reads at once: reads must not take all of its connections to the table. Those
+# that wait stand in the lines of who asked, and of them so many begin in one turn.
 READS_AT_ONCE: Final = 16
+READS_A_TURN: Final = 2
 # Reads that run or wait. Further requests are refused: the table does not answer then.
-READS_WAITING_MAX: Final = 1000
+READS_WAITING_MAX: Final = 10_000
 
 _NOBODY: Final = Crowd()
 
@@ -84,7 +87,9 @@ class PresenceReads:
         self._growing: dict[str, Crowd] = {}
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._kept_members = 0
-        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._places = FairPlaces(READS_AT_ONCE, READS_A_TURN)
+        # Of reads that wait for a place.
+        self._turns: dict[str, asyncio.Future[None]] = {}
         self._live: SharedCall[frozenset[str]] | None = None
         self._live_began_s = float("-inf")
 
@@ -107,23 +112,25 @@ class PresenceReads:
 
     # ---- what others ask
 
-    async def members(self, channel: str) -> Mapping[str, ClientInfo]:
+    # `caller`: in whose line its read waits, if there are too many.
+
+    async def members(self, channel: str, caller: str = "") -> Mapping[str, ClientInfo]:
         """The members by client id. Raises PortError."""
-        others = await self._others(channel)
+        others = await self._others(channel, caller)
         return together(self._own.get(channel, _NOBODY), others)
 
-    async def totals(self, channel: str) -> tuple[int, int]:
+    async def totals(self, channel: str, caller: str = "") -> tuple[int, int]:
         """The numbers of clients and of users. Raises PortError."""
-        others = await self._others(channel)
+        others = await self._others(channel, caller)
         return totals(self._own.get(channel, _NOBODY), others)
 
-    async def listing(self, channel: str, bytes_max: int) -> bytes:
+    async def listing(self, channel: str, bytes_max: int, caller: str = "") -> bytes:
         """The JSON object of members by client id.
 
         One is made in a turn of the event loop: all who share a read go on in the same one. Raises
         TooManyMembers beyond `bytes_max`, and PortError.
         """
-        others = await self._others(channel)
+        others = await self._others(channel, caller)
         await self._lists.wait()
         try:
             return listing(self._own.get(channel, _NOBODY), others, bytes_max)
@@ -132,7 +139,7 @@ class PresenceReads:
 
     # ---- within
 
-    async def _others(self, channel: str) -> Crowd:
+    async def _others(self, channel: str, caller: str) -> Crowd:
         """Members on other nodes, read now or within the last CACHE_S.
 
         Failures are kept as well.
@@ -145,10 +152,12 @@ class PresenceReads:
             if len(self._under_way) >= READS_WAITING_MAX:
                 raise Throttled("too many channels' members are being read")
             read = self._under_way[channel] = SharedCall(
-                self._read(channel),
+                self._read(channel, caller),
                 partial(self._was_read, channel, now_s),
                 name=f"presence {channel}",
             )
+        elif (turn := self._turns.get(channel)) is not None:
+            self._places.join(turn, caller)
         return await read.result()
 
     def _was_read(self, channel: str, began_s: float) -> None:
@@ -176,12 +185,25 @@ class PresenceReads:
         if (kept := self._kept.pop(channel, None)) is not None:
             self._kept_members -= kept.members
 
-    async def _read(self, channel: str) -> Crowd:
-        async with self._reads:
+    async def _read(self, channel: str, caller: str) -> Crowd:
+        await self._take_place(channel, caller)
+        try:
             members, live = await asyncio.gather(
                 self._presence.members(channel), self._live_nodes()
             )
+        finally:
+            self._places.give_back()
         return await self._crowd_of_others(channel, members, live)
+
+    async def _take_place(self, channel: str, caller: str) -> None:
+        if self._places.free:
+            self._places.free -= 1
+            return
+        self._turns[channel] = turn = self._places.stand({caller})
+        try:
+            await self._places.wait(turn)
+        finally:
+            del self._turns[channel]
 
     async def _crowd_of_others(
         self, channel: str, members: Sequence[Member], live: frozenset[str]

@@ -18,7 +18,14 @@ from roomcast.presence import lists as presence_lists
 from roomcast.presence import reads as presence_reads
 from roomcast.presence.book import LIST_BYTES_MAX, LISTED_A_TURN, PresenceBook
 from roomcast.presence.ports import Member, Presence, TooManyMembers
-from roomcast.presence.reads import CACHE_MEMBERS_MAX, CACHE_S, LISTS_A_TURN, MEMBERS_A_TURN
+from roomcast.presence.reads import (
+    CACHE_MEMBERS_MAX,
+    CACHE_S,
+    LISTS_A_TURN,
+    MEMBERS_A_TURN,
+    READS_A_TURN,
+    READS_AT_ONCE,
+)
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.encoding import encode_member
 from roomcast.wire.publication import ClientInfo
@@ -146,6 +153,28 @@ async def test_no_more_than_so_many_channels_wait_to_be_read(
     held.release()
     assert await asyncio.gather(*asking, again) == [(0, 0)] * 21
     assert await world.book.totals("room 20") == (0, 0)
+
+
+@pytest.mark.parametrize("asked", ["another", "room 199"])
+async def test_who_asks_waits_for_few_channels_of_others(world: World, asked: str) -> None:
+    """Also for a channel that one of them asked for, behind many."""
+    done: list[str] = []
+
+    async def ask(room: str, caller: str) -> None:
+        await world.book.totals(room, caller)
+        done.append(caller)
+
+    held = world.fleet.traffic.hold("members", "answer")
+    rooms = [f"room {number}" for number in range(200)]
+    asking = [asyncio.create_task(ask(room, "ann")) for room in rooms]
+    await held.arrived(READS_AT_ONCE)
+    asking.append(asyncio.create_task(ask(asked, "bob")))
+    await settled()
+    held.release()
+    await asyncio.gather(*asking)
+    assert done.index("bob") <= READS_AT_ONCE + 2 * READS_A_TURN
+    assert world.book._reads._places.free == READS_AT_ONCE
+    assert not world.book._reads._turns
 
 
 async def test_what_many_reads_bring_at_once_is_kept_within_the_bound(
