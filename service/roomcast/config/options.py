@@ -88,9 +88,10 @@ class TokenConfig:
         "",
         "Where an identity provider publishes its public keys as a JWK set: for RS…, ES… and "
         "EdDSA tokens, beside the keys above. Fetched at the start, every 5 minutes, and when a "
-        "token names a key that is not known; kept for 6 hours if it cannot be. Set `issuer` and "
-        "`audience` too: others' tokens may have the same keys. Nodes in subnets without a way "
-        "out cannot reach it.",
+        "token names a key that is not known; kept for 6 hours if it cannot be. Weak keys, secrets "
+        "and those for other algorithms are left out, and the log says why (`jwks_keys_refused`). "
+        "Set `issuer` and `audience` too: others' tokens may have the same keys. Nodes in subnets "
+        "without a way out cannot reach it.",
         # No user:password@. Redirects are not followed.
         pattern=r"https://[^/\s@?#{}]+(/[^\s#{}]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[^\s#{}]*)?",
         shape="an https:// address (http:// only of this machine)",
