@@ -205,7 +205,7 @@ D = -121665 * pow(121666, -1, P) % P
 
 
 def y_of_order_8() -> int:
-    """y of a point whose double has y = 0: d·y⁴ + 2·y² = 1."""
+    """The y of a point whose double has y = 0: d·y⁴ + 2·y² = 1."""
     root = pow(1 + D, (P + 3) // 8, P)
     root = root if root * root % P == (1 + D) % P else root * pow(2, (P - 1) // 4, P) % P
     for square in ((root - 1) * pow(D, -1, P) % P, (-root - 1) * pow(D, -1, P) % P):
@@ -223,7 +223,7 @@ Y8 = y_of_order_8()
 @pytest.mark.parametrize("sign", [0, 1])
 def test_a_point_for_which_anybody_can_sign_is_no_key(y: int, sign: int) -> None:
     x = number(y + (sign << 255), "little", 32)
-    with pytest.raises(KeyRefused, match="k1: (a point of small order|its numbers are no key)"):
+    with pytest.raises(KeyRefused, match=r"k1: (a point of small order|its numbers are no key)"):
         read_jwks(jwks({**ED_JWK, "x": x}))
 
 

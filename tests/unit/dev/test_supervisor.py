@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import roomcast
-
 from roomcast.config import load
 from roomcast.dev.provision import Provisioned
 from roomcast.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
