@@ -296,5 +296,9 @@ class SqsInstanceQueue:
 
 
 def _message(received: Mapping[str, Any]) -> Message:
+    """Raises LookupError, TypeError and ValueError for what SQS does not answer."""
+    body, receipt = received["Body"], received["ReceiptHandle"]
+    if not (isinstance(body, str) and isinstance(receipt, str)):
+        raise TypeError("a message whose body is no text")
     sent_at = received.get("Attributes", {}).get("SentTimestamp", "0")
-    return Message(received["Body"], received["ReceiptHandle"], int(sent_at))
+    return Message(body, receipt, int(sent_at))
