@@ -95,8 +95,10 @@ class Lines:
             for _ in range(_WRITES_A_TURN):
                 if not self._waiting or not self._poll.poll(0):
                     return
-                # So much can be written to a pipe or a socket without a wait, where there is room.
-                written = os.write(self._descriptor, self._waiting[: select.PIPE_BUF])
+                # So much can be written to a pipe or a socket without a wait, where there is room,
+                # and other processes that have the pipe write nothing amidst a line.
+                end = self._waiting.rfind(b"\n", 0, select.PIPE_BUF) + 1
+                written = os.write(self._descriptor, self._waiting[: end or select.PIPE_BUF])
                 del self._waiting[:written]
         except BlockingIOError:
             # It was room for less, or another process took it.

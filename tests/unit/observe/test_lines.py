@@ -116,6 +116,19 @@ def test_a_slow_reader_keeps_nobody_waiting(pipe: Pipe) -> None:
     assert slowest_s < 0.05
 
 
+def test_lines_of_several_processes_come_whole(pipe: Pipe) -> None:
+    """Also those that waited: each of them writes to the pipe that they share."""
+    writers = lines_to(pipe.stream), lines_to(pipe.stream)
+    contents = b"a" * 1000, b"b" * 1001
+    for _ in range(200):
+        for lines, content in zip(writers, contents, strict=True):
+            lines.write(content)
+    found: list[bytes] = []
+    while len(found) < 400:
+        found += pipe.read()
+    assert set(found) == set(contents)
+
+
 def test_the_end_waits_for_a_reader_and_not_for_long(pipe: Pipe) -> None:
     lines = lines_to(pipe.stream)
     for _ in range(MANY // 2):
