@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import select
@@ -56,6 +57,14 @@ def pipe() -> Iterator[Pipe]:
     pipe = Pipe()
     yield pipe
     pipe.close()
+
+
+@pytest.fixture
+def threadless(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_options: object) -> threading.Thread:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "Thread", refused)
 
 
 def lines_to(stream: BinaryIO) -> Lines:
@@ -116,16 +125,20 @@ def test_a_slow_reader_keeps_nobody_waiting(pipe: Pipe) -> None:
     assert slowest_s < 0.05
 
 
-def test_lines_of_several_processes_come_whole(pipe: Pipe) -> None:
+def test_lines_of_several_processes_come_whole(pipe: Pipe, threadless: None) -> None:
     """Also those that waited: each of them writes to the pipe that they share."""
+    # So that each write fills it, and the next one is the other's.
+    fcntl.fcntl(pipe.stream, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
     writers = lines_to(pipe.stream), lines_to(pipe.stream)
     contents = b"a" * 1000, b"b" * 1001
-    for _ in range(200):
-        for lines, content in zip(writers, contents, strict=True):
+    for lines, content in zip(writers, contents, strict=True):
+        for _ in range(100):
             lines.write(content)
     found: list[bytes] = []
-    while len(found) < 400:
-        found += pipe.read()
+    while len(found) < 200:
+        for lines in writers:
+            found += pipe.read()
+            lines.flush(0)
     assert set(found) == set(contents)
 
 
@@ -144,13 +157,7 @@ def test_the_end_waits_for_a_reader_and_not_for_long(pipe: Pipe) -> None:
     assert len([*found, *pipe.read()]) == MANY // 2
 
 
-def test_where_there_is_no_thread_the_next_line_goes_on(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(**_options: object) -> threading.Thread:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading, "Thread", refused)
+def test_where_there_is_no_thread_the_next_line_goes_on(pipe: Pipe, threadless: None) -> None:
     lines = lines_to(pipe.stream)
     for _ in range(MANY):
         lines.write(LINE)
