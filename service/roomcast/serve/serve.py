@@ -56,24 +56,27 @@ async def serve(
     except OSError as error:
         return refuse_address(host, own_port, error)
     stop = asyncio.Event()
-    with listening, stopped_by_signals(stop):
+    async with AsyncExitStack() as stack:
+        stack.enter_context(listening)
         if exit_on_stdin_close:
             stop_at_end_of_input(stop)
-        async with AsyncExitStack() as stack:
-            shared = None
-            if worker is not None:
-                shared = await stack.enter_async_context(supervised(worker, stop, host))
-            machine = await stack.enter_async_context(
-                this_machine(config.node.imds_endpoint, SystemClock())
-            )
-            try:
-                plan = planned(config, machine)
-            except ConfigError as error:
-                return refuse(str(error), code=2)
-            # On every log line from here on, because logs of several nodes are often read together.
-            structlog.contextvars.bind_contextvars(node=plan.node_id)
-            process = NodeProcess(plan, stop, demo_urls=demo_urls, shared=shared)
-            return await _exit_code(process, listening, host)
+        shared = None
+        if worker is not None:
+            shared = await stack.enter_async_context(supervised(worker, stop, host))
+        machine = await stack.enter_async_context(
+            this_machine(config.node.imds_endpoint, SystemClock())
+        )
+        try:
+            # It imports the hooks, whose modules may hang. Nothing is there yet that must end in
+            # order, so until then a signal ends the process at once.
+            plan = planned(config, machine)
+        except ConfigError as error:
+            return refuse(str(error), code=2)
+        stack.enter_context(stopped_by_signals(stop))
+        # On every log line from here on, because logs of several nodes are often read together.
+        structlog.contextvars.bind_contextvars(node=plan.node_id)
+        process = NodeProcess(plan, stop, demo_urls=demo_urls, shared=shared)
+        return await _exit_code(process, listening, host)
 
 
 async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import signal
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
+import roomcast
 import roomcast.serve
 from roomcast.cli import main as cli
 from roomcast.cli import serve as serve_command
@@ -241,3 +244,29 @@ def test_ctrl_c_before_anything_is_there_to_stop(
     monkeypatch.setattr(serve_command, "load", interrupted)
     assert cli.main(["serve"]) == 1
     assert told() == "interrupted"
+
+
+def test_a_hook_that_hangs_while_it_is_imported_keeps_no_process(tmp_path: Path) -> None:
+    """The signal came to an event loop that did not turn, and nothing but SIGKILL ended it."""
+    hanging = "import sys, time\nprint('imported', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+    (tmp_path / "hanging_hook.py").write_text(hanging)
+    config = tmp_path / "roomcast.toml"
+    config.write_text(
+        "[client]\ninsecure = true\n"
+        "[aws]\ntopic_arn = 'arn:aws:sns:us-east-1:123456789012:roomcast-topic'\n"
+        f"[hooks]\ndirectory = '{tmp_path}'\nconnect = 'hanging_hook:connect'\n"
+        "[node]\nimds_endpoint = ''\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "roomcast", "serve", "--config", str(config), "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(roomcast.__file__).parents[1],
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert any("imported" in line for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
