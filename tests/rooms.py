@@ -137,9 +137,10 @@ ROOMS: Final[Mapping[str, Room]] = {
         "backoff wire __version__",
         "aiohttp orjson",
     ),
+    "cost": _room("`roomcast cost`: the calls that a load takes, and the bill"),
     "cli": _room(
         "the `roomcast` command, one module a command",
-        "auth aws backoff bench concurrency config delivery dev fleet hooks log node observe ports presence reaper serve system "
+        "auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve system "
         "wire __version__",
         "aiohttp structlog",
         environment=True,
@@ -188,7 +189,7 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "config.channel_options", "config.checks", "config.declaration",
+        "wire", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
