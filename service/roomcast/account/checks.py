@@ -58,9 +58,14 @@ class AccountChecks:
         self._findings: list[Finding] = []
 
     async def run(self) -> list[Finding]:
-        """Runs every check, in order. Nothing is raised for one that fails."""
+        """Runs every check, in order. Nothing is raised for one that fails.
+
+        Who asks is told without any permission: if that fails, nothing else is tried.
+        """
         needed = self._needed
         await self._check("account", self._account)
+        if self._findings[0].outcome == "failed":
+            return self._findings
         if needed.on_fargate:
             await self._check(f"quota: {FARGATE_VCPUS.about}", self._fargate)
         else:

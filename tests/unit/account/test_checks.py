@@ -89,3 +89,10 @@ async def test_other_instance_types(account: Account) -> None:
     assert (await checked(account, instance_type="g5.xlarge"))[
         "quota: vCPUs on demand"
     ].outcome == "note"
+
+
+async def test_without_credentials_nothing_else_is_tried(account: Account) -> None:
+    account.broken = {"identity"}
+    found = await checked(account)
+    assert {name: finding.outcome for name, finding in found.items()} == {"account": "failed"}
+    assert account.read == ["identity"]
