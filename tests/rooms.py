@@ -122,7 +122,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "aws": _room(
         "the ports over AWS, one file each",
-        "backoff concurrency delivery fleet log observe ports presence wire",
+        "account backoff concurrency delivery fleet log observe ports presence wire",
         "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
@@ -137,9 +137,13 @@ ROOMS: Final[Mapping[str, Room]] = {
         "backoff wire __version__",
         "aiohttp orjson",
     ),
+    "account": _room(
+        "what an account must have before the first deployment; read, never changed", "ports"
+    ),
+    "cost": _room("`roomcast cost`: the calls that a load takes, and the bill"),
     "cli": _room(
         "the `roomcast` command, one module a command",
-        "auth aws backoff bench concurrency config delivery dev fleet hooks log node observe ports presence reaper serve system "
+        "account auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve system "
         "wire __version__",
         "aiohttp structlog",
         environment=True,
@@ -188,7 +192,7 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "config.channel_options", "config.checks", "config.declaration",
+        "wire", "account.readings", "account.rules", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",

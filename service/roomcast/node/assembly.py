@@ -322,7 +322,15 @@ def assemble(
         catch_up=core.catch_up,
         shards=core.shards,
     )
-    poller = Poller(ports.queue, clock, random, core.queue_state, core.intake, listener)
+    poller = Poller(
+        ports.queue,
+        clock,
+        random,
+        core.queue_state,
+        core.intake,
+        listener,
+        pause_s=config.aws.receive_pause_ms / 1000,
+    )
     canary = Canary(
         core.ears,
         core.table,
