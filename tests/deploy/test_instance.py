@@ -81,10 +81,10 @@ def put_artifacts(machine: Machine, *, config: bool = False) -> dict[str, str]:
         "InstanceLogs": "/roomcast/chat/instances",
         "LogGeneration": "0",
         "Processes": "2",
-        "QueuePrefix": "chat-",
+        "QueuePrefix": "our-",
         "SecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:roomcast-AbCdEf",
         "TablePrefix": "chat-",
-        "Topic": TOPIC,
+        "TopicArn": TOPIC,
         "TopicShards": "4",
         "TrustedProxies": "10.0.2.0/24,10.0.3.0/24",
     }
@@ -114,7 +114,7 @@ def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:
     ours = {name: value for name, value in environ.items() if name.startswith("ROOMCAST_")} | secret
     config = load_config(None, ours)
     assert config.aws.topic_arn == TOPIC
-    assert (config.aws.table_prefix, config.aws.queue_prefix) == ("chat-", "chat-")
+    assert (config.aws.table_prefix, config.aws.queue_prefix) == ("chat-", "our-chat_")
     assert config.aws.autoscaling_group == "chat-fleet"
     assert (config.aws.launch_hook, config.aws.terminate_hook) == (
         "roomcast-launch",
@@ -244,8 +244,6 @@ def test_user_data_are_small_and_say_nothing_secret() -> None:
         "QueuePrefix",
         "ReleaseKey",
         "SecretArn",
-        "TablePrefix",
-        "Topic",
         "TopicShards",
     }
     assert not [name for name, each in TEMPLATE["Parameters"].items() if "NoEcho" in each]

@@ -1,5 +1,5 @@
-"""deploy/template.yaml, deployed into the emulator: what was made is what it says,
-and the service runs on it.
+"""deploy/data.yaml and deploy/template.yaml, deployed into the emulator: what was made is
+what they say, and the service runs on it.
 
 What the emulator does not do stands below as data, with what looks after it instead. A test fails
 when something on that list works after all, and when something does not work that is not on it.
@@ -36,17 +36,17 @@ from cryptography.x509.oid import NameOID
 from deploy import build
 from deploy.build import INSTANCE, tar_bytes
 from roomcast.auth.verifier import sign_connection
-from roomcast.aws.schema import TableSchema, table_schemas
+from roomcast.aws.schema import TableSchema, channels_table, idempotency_table, table_schemas
 from roomcast.config import Config
 from roomcast.dev.event_source import MappingOptions
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, client
 from roomcast.dev.stream_pump import POLL_INTERVAL_S, StreamPump
 from roomcast.reaper.rules import REAP_GRACE_MS
 from tests.contract.backends import REGION, ROOT, emulator
-from tests.deploy.cloudformation import Evaluation, load, matches
+from tests.deploy.cloudformation import DATA, TEMPLATE, Evaluation, exports, load, matches
 from tests.deploy.iam import Call, allowed
 from tests.deploy.machine import as_a_shell_reads, fresh_machine, settings
-from tests.deploy.test_readme import DEPLOYS, overridden
+from tests.deploy.test_readme import OF_DATA, OF_FLEET, overridden
 from tests.fakes.ec2 import ACCOUNT, FakeEc2, FakeMachine, Hook, fake_ec2
 from tests.integration.created import Created, differences
 from tests.integration.serving import STOP_S, Aws, Process, environment
@@ -54,13 +54,16 @@ from tests.websocket import WebSocket
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(180)]
 
-TEMPLATE: Final = load()
-RESOURCES: Final[Mapping[str, Any]] = TEMPLATE["Resources"]
+RESOURCES: Final[Mapping[str, Any]] = load()["Resources"]
 COMMAND_S: Final = 60
 # A cold start with the SDK.
 INVOCATION_S: Final = 60
 BUCKET: Final = "artifacts"
 STACK: Final = "roomcast"
+# As deploy/README.md has it.
+DATA_STACK: Final = "roomcast-data"
+# Without protection, so that its first deployment could be rolled back.
+UNPROTECTED: Final = {"DeletionProtection": "false"}
 ROOM: Final = "room"
 SECRET: Final = {
     "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": "a secret of the tests, long enough",
@@ -229,8 +232,9 @@ def prepared(cloud: Cloud, directory: Path) -> dict[str, str]:
     s3.put_object(Bucket=BUCKET, Key=release.key, Body=release.content)
     for path in (directory / "s3").rglob("*.*"):
         s3.upload_file(str(path), BUCKET, str(path.relative_to(directory / "s3")))
-    # Too large to be sent with the call.
-    s3.upload_file(str(ROOT / "deploy" / "template.yaml"), BUCKET, "templates/roomcast.template")
+    # One is too large to be sent with the call.
+    for template in (DATA, TEMPLATE):
+        s3.upload_file(str(template), BUCKET, f"templates/{template.name}")
     lines = (directory / "parameters").read_text(encoding="utf-8").splitlines()
     secret = cloud.client("secretsmanager").create_secret(
         Name=STACK, SecretString=json.dumps(SECRET)
@@ -250,6 +254,7 @@ def prepared(cloud: Cloud, directory: Path) -> dict[str, str]:
         "DynamoDbPrefixListId": lists[f"com.amazonaws.{REGION}.dynamodb"],
         "ImageId": newest_image(cloud, "arm64"),
         "AlarmTopicArn": "nobody",
+        "DataStack": DATA_STACK,
         "DeletionProtection": "false",
         "Scheme": "internet-facing",
         "ClientCidr": "0.0.0.0/0",
@@ -288,14 +293,25 @@ def self_signed() -> tuple[bytes, bytes]:
 class Stack:
     """One that was made, and what its template comes to."""
 
-    def __init__(self, cloud: Cloud, name: str, given: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        name: str,
+        given: Mapping[str, str],
+        data: Stack | None = None,
+    ) -> None:
+        """`data`: the stack of data that it is on. None: it is one itself."""
         self.cloud = cloud
         self.name = name
         self.given = given
+        self.data = data
+        path = DATA if data is None else TEMPLATE
+        self.template = load(path)
+        self.resources: Mapping[str, Any] = self.template["Resources"]
         cloudformation = cloud.client("cloudformation")
         cloudformation.create_stack(
             StackName=name,
-            TemplateURL=f"https://s3.{REGION}.amazonaws.com/{BUCKET}/templates/roomcast.template",
+            TemplateURL=f"https://s3.{REGION}.amazonaws.com/{BUCKET}/templates/{path.name}",
             Parameters=[
                 {"ParameterKey": key, "ParameterValue": value} for key, value in given.items()
             ],
@@ -319,7 +335,7 @@ class Stack:
         """The template with this stack's parameters, worked out without the emulator's help."""
         parameters = {
             name: self.given.get(name, str(each.get("Default")))
-            for name, each in TEMPLATE["Parameters"].items()
+            for name, each in self.template["Parameters"].items()
         }
         zones = self.cloud.client("ec2").describe_availability_zones()["AvailabilityZones"]
         pseudo = {
@@ -329,14 +345,15 @@ class Stack:
             "AWS::StackName": self.name,
         }
         return Evaluation(
-            TEMPLATE,
+            self.template,
             parameters,
             pseudo,
             sorted(zone["ZoneName"] for zone in zones),
             self.ref,
             lambda name, attribute: self.created.attribute(
-                RESOURCES[name]["Type"], self.ref(name), attribute
+                self.resources[name]["Type"], self.ref(name), attribute
             ),
+            {} if self.data is None else exports(self.data.evaluation),
         )
 
     def ref(self, resource: str) -> str:
@@ -351,7 +368,8 @@ class Stack:
 
     def found(self, resource: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Of `resource`, now; {}: it is not there."""
-        return self.created.properties(RESOURCES[resource]["Type"], self.ref(resource), wanted)
+        kind = self.resources[resource]["Type"]
+        return self.created.properties(kind, self.ref(resource), wanted)
 
     @cached_property
     def outputs(self) -> dict[str, str]:
@@ -359,6 +377,12 @@ class Stack:
             "Stacks"
         ]
         return {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}
+
+    @property
+    def kept(self) -> Stack:
+        """The stack of data that it is on."""
+        assert self.data is not None
+        return self.data
 
     def credentials(self, role: str) -> dict[str, str]:
         """Of whoever has this role of the stack, as environment variables."""
@@ -377,9 +401,9 @@ class Stack:
         return boto3.client(service, endpoint_url=self.cloud.endpoint, region_name=REGION, **given)
 
 
-def everything_else(cloud: Cloud) -> dict[str, str]:
+def everything_else(cloud: Cloud, data: Stack) -> dict[str, str]:
     """What the first stack does without: all options, in a VPC that is there,
-    with interface endpoints of its own.
+    with interface endpoints of its own, on the tables and topics of `data`.
     """
     ec2 = cloud.client("ec2")
     (vpc,) = (each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"] if each["IsDefault"])
@@ -397,8 +421,8 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
     topic = cloud.client("sns").create_topic(Name="alarms")["TopicArn"]
     without = ("Scheme", "ClientCidr", "ConfigKey")
     return {name: value for name, value in cloud.given.items() if name not in without} | {
-        "TablePrefix": "all.",
-        "QueuePrefix": "all-",
+        "DataStack": data.name,
+        "QueuePrefix": "our-",
         "LogGeneration": "1",
         "TopicShards": "16",
         "PublishToShards": "true",
@@ -429,16 +453,37 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def stack(cloud: Cloud) -> Stack:
     """The one of deploy/README.md."""
-    return Stack(cloud, STACK, cloud.given)
+    return Stack(cloud, STACK, cloud.given, Stack(cloud, DATA_STACK, UNPROTECTED))
+
+
+def there(prefix: str, cloud: Cloud) -> str:
+    """Makes the tables that a stack of data need not make. The stream of the one that has one."""
+    dynamodb = cloud.client("dynamodb")
+    made = {
+        schema.name: dynamodb.create_table(**schema.create)["TableDescription"]
+        for schema in table_schemas(prefix)
+        if schema.name in (channels_table(prefix), idempotency_table(prefix))
+    }
+    return str(made[channels_table(prefix)]["LatestStreamArn"])
 
 
 @pytest.fixture(scope="module")
 def stacks(cloud: Cloud, stack: Stack) -> list[Stack]:
-    """Those in which everything that the template can make is made."""
-    given = everything_else(cloud)
-    names = {"TablePrefix": "vpc-", "QueuePrefix": "vpc-", "DomainName": "", "HostedZoneId": ""}
-    other = {"Processes": "3", "PrivateRouteTableIds": ""}
-    return [stack, Stack(cloud, "all", given), Stack(cloud, "vpc", given | names | other)]
+    """Those in which everything that the templates can make is made."""
+    data = Stack(cloud, "all-data", {"TablePrefix": "all.", "TopicShards": "16"})
+    # One whose tables are there already.
+    stream = there("kept.", cloud)
+    again = Stack(cloud, "again-data", {"TablePrefix": "kept.", "ChannelsStreamArn": stream})
+    given = everything_else(cloud, data)
+    other = {"Processes": "3", "PrivateRouteTableIds": "", "DomainName": "", "HostedZoneId": ""}
+    return [
+        stack.kept,
+        stack,
+        data,
+        Stack(cloud, "all", given, data),
+        again,
+        Stack(cloud, "vpc", given | other | {"DataStack": again.name, "TopicShards": "1"}, again),
+    ]
 
 
 # ---- what was made
@@ -446,19 +491,24 @@ def stacks(cloud: Cloud, stack: Stack) -> list[Stack]:
 
 def test_the_parameters_are_those_that_the_page_gives(cloud: Cloud) -> None:
     built = {parameter for _, _, parameter in build.LAMBDAS} | {"ReleaseKey", "ConfigKey"}
-    assert cloud.given.keys() == overridden(DEPLOYS[0]).keys() | built
+    assert overridden(OF_DATA[0]) == UNPROTECTED
+    assert cloud.given.keys() == overridden(OF_FLEET[0]).keys() | built
 
 
 def test_every_condition_is_tried_both_ways(stacks: Sequence[Stack]) -> None:
-    for condition in TEMPLATE["Conditions"]:
-        assert {stack.evaluation.holds(condition) for stack in stacks} == {True, False}, condition
+    held: dict[tuple[int, str], set[bool]] = {}
+    for stack in stacks:
+        for condition in stack.template["Conditions"]:
+            which = id(stack.template), condition
+            held.setdefault(which, set()).add(stack.evaluation.holds(condition))
+    assert [which for which, both in held.items() if len(both) < 2] == []
 
 
 def test_parameters_are_ones_that_the_template_takes(stacks: Sequence[Stack]) -> None:
     for stack in stacks:
         assert stack.evaluation.broken_rules() == set()
         for name, value in stack.given.items():
-            about = TEMPLATE["Parameters"][name]
+            about = stack.template["Parameters"][name]
             assert value in map(str, about.get("AllowedValues", [value])), name
             # The emulator's zones have other names than AWS's.
             if name != "HostedZoneId":
@@ -473,7 +523,7 @@ def test_everything_is_made_as_the_template_says_but_for_what_is_listed(
         expected = stack.evaluation.resources()
         assert stack.made.keys() <= expected
         for name in expected:
-            kind = RESOURCES[name]["Type"]
+            kind = stack.resources[name]["Type"]
             missing = {ALL}
             if name in stack.made and kind in stack.created.kinds:
                 wanted = stack.wanted(name)
@@ -498,8 +548,11 @@ def test_whoever_looks_after_what_is_lacking_exists() -> None:
 
 def test_outputs_are_what_the_template_says(stacks: Sequence[Stack]) -> None:
     for stack in stacks:
-        outputs = TEMPLATE["Outputs"]
-        expected = {name: stack.evaluation.value(each["Value"]) for name, each in outputs.items()}
+        expected = {
+            name: stack.evaluation.value(each["Value"])
+            for name, each in stack.template["Outputs"].items()
+            if "Condition" not in each or stack.evaluation.holds(each["Condition"])
+        }
         assert stack.outputs == expected
 
 
@@ -512,7 +565,7 @@ def test_tables_are_those_that_the_code_needs(stack: Stack, schema: TableSchema)
 
 def queues_of(stack: Stack) -> list[str]:
     """All whose names begin as those of the stack's nodes do."""
-    prefix = stack.evaluation.parameters["QueuePrefix"]
+    prefix = f"{stack.evaluation.parameters['QueuePrefix']}{stack.name}_"
     urls: list[str] = (
         stack.cloud.client("sqs").list_queues(QueueNamePrefix=prefix).get("QueueUrls", [])
     )
@@ -525,7 +578,7 @@ def queues_of(stack: Stack) -> list[str]:
 @pytest.fixture(scope="module")
 def others(cloud: Cloud) -> Cloud:
     """The account, with things in it that are not the stack's."""
-    cloud.client("sqs").create_queue(QueueName="roomcast-untagged")
+    cloud.client("sqs").create_queue(QueueName=UNTAGGED)
     cloud.client("sns").create_topic(Name="foreign")
     cloud.client("dynamodb").create_table(
         TableName="foreign",
@@ -540,11 +593,11 @@ def others(cloud: Cloud) -> Cloud:
 ITEM: Final = {"channel": {"S": "room"}, "offset": {"N": "1"}}
 FOREIGN: Final = f"arn:aws:sns:{REGION}:{ACCOUNT}:foreign"
 TAGGED: Final = {"app": "roomcast", "topic": FOREIGN}
-UNTAGGED: Final = "roomcast-untagged"
+UNTAGGED: Final = "roomcast_untagged"
 REFUSED: Final[Sequence[tuple[str, str, str, Mapping[str, Any]]]] = [
     ("InstanceRole", "dynamodb", "delete_item", {"TableName": "roomcast-channels", "Key": ITEM}),
     ("InstanceRole", "dynamodb", "put_item", {"TableName": "foreign", "Item": ITEM}),
-    ("InstanceRole", "s3", "get_object", {"Bucket": BUCKET, "Key": "templates/roomcast.template"}),
+    ("InstanceRole", "s3", "get_object", {"Bucket": BUCKET, "Key": "templates/template.yaml"}),
     ("InstanceRole", "secretsmanager", "get_secret_value", {"SecretId": "foreign"}),
     ("InstanceRole", "sns", "publish", {"TopicArn": FOREIGN, "Message": "x"}),
     (
@@ -553,8 +606,8 @@ REFUSED: Final[Sequence[tuple[str, str, str, Mapping[str, Any]]]] = [
         "subscribe",
         {"TopicArn": "", "Protocol": "https", "Endpoint": "https://evil"},
     ),
-    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast-a"}),
-    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast-a", "tags": TAGGED}),
+    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast_a"}),
+    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast_a", "tags": TAGGED}),
     ("InstanceRole", "sqs", "list_queues", {}),
     ("InstanceRole", "cloudwatch", "put_metric_data", {"Namespace": "other", "MetricData": []}),
     ("InstanceRole", "ec2", "describe_instances", {}),
@@ -571,7 +624,7 @@ def test_who_takes_over_a_role_does_not_get_far(
 ) -> None:
     asked = dict(asked)
     if asked.get("TopicArn") == "":
-        asked["TopicArn"] = stack.ref("Topic")
+        asked["TopicArn"] = stack.kept.ref("Topic")
     if asked.get("QueueUrl") == UNTAGGED:
         asked["QueueUrl"] = others.client("sqs").get_queue_url(QueueName=UNTAGGED)["QueueUrl"]
     with pytest.raises(ClientError, match="is not authorized to perform"):
@@ -824,7 +877,7 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
         stack.cloud.endpoint,
         provisioned(stack),
         tmp_path,
-        stack.evaluation.parameters["TablePrefix"],
+        stack.kept.evaluation.parameters["TablePrefix"],
     )
     queues = queues_of(stack)
     environ = booted(stack, tmp_path / "machine")
@@ -860,7 +913,7 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
             idle = await asyncio.to_thread(reaper, scheduled(stack))
             assert idle == {"live": 0, "reaped": 0, "orphans": 0, "failed": 0}
     assert queues_of(stack) == queues
-    assert not aws.client("sns").list_subscriptions_by_topic(TopicArn=stack.ref("Topic"))[
+    assert not aws.client("sns").list_subscriptions_by_topic(TopicArn=stack.kept.ref("Topic"))[
         "Subscriptions"
     ]
 
@@ -879,10 +932,8 @@ def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
 
 
 def provisioned(stack: Stack) -> Provisioned:
-    stream_arn = stack.created.attribute(
-        "AWS::DynamoDB::Table", stack.ref("ChannelsTable"), "StreamArn"
-    )
-    return Provisioned(stack.outputs["TopicArn"], stream_arn, (), ())
+    kept = stack.kept.outputs
+    return Provisioned(kept["TopicArn"], kept["ChannelsStreamArn"], (), ())
 
 
 async def clients_meet(first: Instance, second: Instance) -> None:
@@ -1034,26 +1085,28 @@ async def the_other_is_drained(aws: Aws, ec2: FakeEc2, instance: Instance) -> No
 # ---- the end
 
 
-def test_a_stack_that_is_deleted_leaves_what_is_to_be_kept(cloud: Cloud) -> None:
-    names = {"TablePrefix": "gone-", "QueuePrefix": "gone-"}
-    stack = Stack(cloud, "gone", {**cloud.given, **names})
-    wanted = {name: stack.wanted(name) for name in stack.made}
-    assert all(
-        stack.found(name, each)
-        for name, each in wanted.items()
-        if RESOURCES[name]["Type"] not in UNSEEN
-    )
+def test_stacks_that_are_deleted_leave_what_is_to_be_kept(cloud: Cloud) -> None:
+    data = Stack(cloud, "gone-data", {**UNPROTECTED, "TablePrefix": "gone-"})
+    fleet = Stack(cloud, "gone", {**cloud.given, "DataStack": data.name}, data)
     cloudformation = cloud.client("cloudformation")
-    cloudformation.delete_stack(StackName=stack.name)
-    cloudformation.get_waiter("stack_delete_complete").wait(
-        StackName=stack.name, WaiterConfig={"Delay": 1, "MaxAttempts": COMMAND_S}
-    )
-    stays = {name for name, each in wanted.items() if stack.found(name, each)}
-    kept = {
-        name
-        for name in stack.made
-        if RESOURCES[name].get("DeletionPolicy") == "RetainExceptOnCreate"
-    }
-    assert kept
-    assert kept <= stays
-    assert {RESOURCES[name]["Type"] for name in stays - kept} == LEFT
+    # In this order: what another stack imports stays.
+    for stack, left in ((fleet, LEFT), (data, set())):
+        wanted = {name: stack.wanted(name) for name in stack.made}
+        assert all(
+            stack.found(name, each)
+            for name, each in wanted.items()
+            if stack.resources[name]["Type"] not in UNSEEN
+        )
+        cloudformation.delete_stack(StackName=stack.name)
+        cloudformation.get_waiter("stack_delete_complete").wait(
+            StackName=stack.name, WaiterConfig={"Delay": 1, "MaxAttempts": COMMAND_S}
+        )
+        stays = {name for name, each in wanted.items() if stack.found(name, each)}
+        kept = {
+            name
+            for name in stack.made
+            if stack.resources[name].get("DeletionPolicy") == "RetainExceptOnCreate"
+        }
+        assert kept
+        assert kept <= stays
+        assert {stack.resources[name]["Type"] for name in stays - kept} == left

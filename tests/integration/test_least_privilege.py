@@ -26,22 +26,24 @@ from roomcast.aws.schema import nodes_table
 from roomcast.fleet.deployment import queue_tags
 from tests.contract.backends import REGION, ROOT
 from tests.deploy.calls import ACCOUNT
-from tests.deploy.cloudformation import Evaluation, load, statements
+from tests.deploy.cloudformation import DATA, Evaluation, exports, load, statements
 from tests.deploy.iam import Call, allowed
 from tests.fakes.ec2 import FakeEc2, Hook, fake_ec2
 from tests.integration.recorder import Recorder, recorder
 from tests.integration.serving import Aws, Process, deployed, environment
 from tests.websocket import WebSocket
 
-STACK: Final = "test"
+STACK: Final = "least"
 GROUP: Final = f"{STACK}-fleet"
-PREFIX: Final = "least-"
+# Of the queues, as the template makes it; the tables have the same.
+PREFIX: Final = f"{STACK}_"
 SHARDS: Final = 4
 LAUNCH: Final = "roomcast-launch"
 TERMINATE: Final = "roomcast-terminate"
 COMMAND_S: Final = 60
 FIXTURES: Final = ROOT / "tests"
 RESOURCES: Final[Mapping[str, Any]] = load()["Resources"]
+KEPT: Final[Mapping[str, Any]] = load(DATA)
 
 # What a role allows and no code of ours calls, by (role, Sid): who does.
 NOT_OURS: Final = {
@@ -83,26 +85,34 @@ def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
     """A policy for each action on each resource that `role` allows our code."""
 
     def attribute(resource: str, name: str) -> str:
-        assert (RESOURCES[resource]["Type"], name) == ("AWS::DynamoDB::Table", "Arn")
-        table = evaluation.properties(resource)["TableName"]
+        if (KEPT["Resources"][resource]["Type"], name) != ("AWS::DynamoDB::Table", "Arn"):
+            # Of no permission of our code.
+            return name
+        table = kept.properties(resource)["TableName"]
         return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{table}"
 
     pseudo = {
         "AWS::Partition": "aws", "AWS::Region": REGION,
         "AWS::AccountId": ACCOUNT, "AWS::StackName": STACK,
     }  # fmt: skip
+    tables = {"TablePrefix": PREFIX, "ChannelsStreamArn": "", "DeletionProtection": "false"}
+    shards = {"TopicShards": str(SHARDS)}
+    kept = Evaluation(
+        KEPT,
+        tables | shards,
+        pseudo | {"AWS::StackName": "data"},
+        (),
+        lambda name: topic if name == "Topic" else name,
+        attribute,
+    )
     evaluation = Evaluation(
         load(),
-        {
-            "QueuePrefix": PREFIX,
-            "TablePrefix": PREFIX,
-            "DeletionProtection": "false",
-            "TopicShards": str(SHARDS),
-        },
+        {"QueuePrefix": "", "DataStack": "data"} | shards,
         pseudo,
         (),
-        {"Topic": topic}.__getitem__,
+        lambda name: name,
         attribute,
+        exports(kept),
     )
     return [
         {
