@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Final
@@ -322,8 +322,8 @@ UNTAGGED: Final = frozenset(
         "AWS::AutoScaling::ScalingPolicy", "AWS::EC2::Route", "AWS::EC2::SecurityGroupEgress",
         "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation",
         "AWS::EC2::VPCGatewayAttachment", "AWS::IAM::InstanceProfile",
-        "AWS::Lambda::EventInvokeConfig", "AWS::Lambda::Permission", "AWS::Route53::RecordSet",
-        "AWS::S3::BucketPolicy",
+        "AWS::IAM::Policy", "AWS::Lambda::EventInvokeConfig", "AWS::Lambda::Permission",
+        "AWS::Route53::RecordSet", "AWS::S3::BucketPolicy",
     }
 )  # fmt: skip
 
@@ -398,11 +398,19 @@ def role(name: str) -> list[Statement]:
     return statements(name, RESOURCES[name])
 
 
+WITH_STATEMENTS: Final = (
+    "AWS::EC2::VPCEndpoint",
+    "AWS::IAM::Policy",
+    "AWS::IAM::Role",
+    "AWS::S3::BucketPolicy",
+)
+
+
 def every_statement() -> list[Statement]:
     return [
         statement
         for name, each in RESOURCES.items()
-        if each["Type"] in ("AWS::IAM::Role", "AWS::EC2::VPCEndpoint", "AWS::S3::BucketPolicy")
+        if each["Type"] in WITH_STATEMENTS
         for statement in statements(name, each)
     ]
 
@@ -571,6 +579,63 @@ def test_the_topics_of_topic_shards_are_used_by_those_who_need_them() -> None:
         ("ReaperRole", "ReadTopics"),
         ("StreamLambdaRole", "Publish"),
     }
+
+
+KEY: Final = "arn:aws:kms:eu-central-1:123456789012:key/1234-abcd"
+
+
+ENCRYPTED: Final = (
+    "AWS::DynamoDB::Table",
+    "AWS::Logs::LogGroup",
+    "AWS::S3::Bucket",
+    "AWS::SNS::Topic",
+)
+
+
+def encrypted(stack: Evaluation, kind: str) -> Iterator[Any]:
+    """What the resources of a type that are made are encrypted with, as far as it is said."""
+    for name in stack.resources():
+        if stack.template["Resources"][name]["Type"] == kind:
+            found = stack.properties(name)
+            yield from values(found, "KMSMasterKeyId")
+            yield from values(found, "KMSMasterKeyID")
+            yield from values(found, "KmsMasterKeyId")
+            yield from values(found, "KmsKeyId")
+
+
+def test_a_key_encrypts_everything_that_is_kept_and_passed_on() -> None:
+    assert re.fullmatch(PARAMETERS["KmsKeyArn"]["AllowedPattern"], KEY)
+    kept = evaluated(KEPT, DATA_STACK, KmsKeyArn=KEY, TopicShards="16")
+    fleet = evaluated(TEMPLATE, "chat", KmsKeyArn=KEY)
+    assert list(encrypted(kept, "AWS::DynamoDB::Table")) == [KEY] * len(SCHEMAS)
+    assert list(encrypted(kept, "AWS::SNS::Topic")) == [KEY] * (1 + SHARDS_MAX)
+    assert list(encrypted(fleet, "AWS::S3::Bucket")) == [KEY]
+    assert list(encrypted(fleet, "AWS::Logs::LogGroup")) == [KEY] * 3
+    text, _ = RESOURCES["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["UserData"][
+        "Fn::Base64"
+    ]["Fn::Sub"]
+    assert "\nROOMCAST_AWS_QUEUE_KMS_KEY_ID=${KmsKeyArn}\n" in text
+    assert "KeyPolicy" in fleet.resources()
+    (use,) = statements("KeyPolicy", RESOURCES["KeyPolicy"])
+    assert use.resources == ({"Ref": "KmsKeyArn"},)
+    # Whoever reads and writes tables and queues, and publishes.
+    assert references(RESOURCES["KeyPolicy"]["Properties"]["Roles"]) == set(
+        of_type("AWS::IAM::Role")
+    )
+    # Nobody begins before it has the key.
+    for name in ("Fleet", "StreamMapping"):
+        after = {"Fn::If": ["HasKmsKey", {"Ref": "KeyPolicy"}, ""]}
+        assert str(after) in str(RESOURCES[name]["Metadata"]["After"])
+
+
+def test_without_a_key_it_is_aws_s_own() -> None:
+    kept, fleet = evaluated(KEPT, DATA_STACK), evaluated(TEMPLATE, "chat")
+    assert "KeyPolicy" not in fleet.resources()
+    for stack in (kept, fleet):
+        for kind in ENCRYPTED:
+            assert set(encrypted(stack, kind)) <= {"alias/aws/sns"}
+    for name in of_type("AWS::DynamoDB::Table", KEPT):
+        assert kept.properties(name)["SSESpecification"] == {"SSEEnabled": True}
 
 
 def test_metrics_go_to_one_namespace() -> None:
@@ -907,7 +972,6 @@ def test_what_cannot_be_had_again_is_kept_and_backed_up(name: str) -> None:
     properties = table["Properties"]
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert properties["DeletionProtectionEnabled"] == {"Ref": "DeletionProtection"}
-    assert properties["SSESpecification"] == {"SSEEnabled": True}
 
 
 def test_default_prefixes_are_the_code_s() -> None:

@@ -148,6 +148,7 @@ class Created:
             "ElasticLoadBalancingV2::TargetGroup": self._target_group,
             "Events::Rule": self._event_rule,
             "IAM::InstanceProfile": self._profile_properties,
+            "IAM::Policy": self._role_policy,
             "IAM::Role": self._role,
             "Lambda::EventSourceMapping": self._mapping,
             "Lambda::Function": self._function_properties,
@@ -380,6 +381,8 @@ class Created:
             "LogGroupName": group["logGroupName"],
             "RetentionInDays": group.get("retentionInDays"),
         }
+        if "kmsKeyId" in group:
+            found["KmsKeyId"] = group["kmsKeyId"]
         return found | _tagged(tags)
 
     def _bucket(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -414,12 +417,15 @@ class Created:
             }
         return found | _tagged(s3.get_bucket_tagging(Bucket=name)["TagSet"])
 
-    def _role(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
+    def _role(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         iam = self._of("iam")
         role = iam.get_role(RoleName=name)["Role"]
+        # Others are resources of their own.
+        named = {each["PolicyName"] for each in wanted.get("Policies", ())}
         policies = [
             iam.get_role_policy(RoleName=name, PolicyName=policy)
             for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]
+            if policy in named or not named
         ]
         return (
             _named(role, "AssumeRolePolicyDocument")
@@ -434,6 +440,16 @@ class Created:
             }
             | _tagged(role["Tags"])
         )
+
+    def _role_policy(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """One that stands in several roles; as the last of them has it."""
+        found: dict[str, Any] = {"Roles": []}
+        for role in wanted["Roles"]:
+            policy = self._of("iam").get_role_policy(RoleName=role, PolicyName=wanted["PolicyName"])
+            found["PolicyName"] = policy["PolicyName"]
+            found["PolicyDocument"] = _policy(policy["PolicyDocument"])
+            found["Roles"].append(role)
+        return found
 
     def _profile(self, name: str) -> Mapping[str, Any]:
         profile: Mapping[str, Any] = self._of("iam").get_instance_profile(InstanceProfileName=name)[

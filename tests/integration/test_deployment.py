@@ -109,6 +109,7 @@ METRICS: Final = _TEMPLATE + "test_alarms_and_scaling_watch_metrics_that_are_pub
 KEPT: Final = _TEMPLATE + "test_what_cannot_be_had_again_is_kept_and_backed_up"
 TABLES: Final = _TEMPLATE + "test_tables_are_those_of_the_code"
 FAILURES: Final = _TEMPLATE + "test_what_was_given_up_on_is_nobody_else_s_and_not_kept_for_ever"
+KEYS: Final = _TEMPLATE + "test_a_key_encrypts_everything_that_is_kept_and_passed_on"
 QUIET: Final = _TEMPLATE + "test_the_load_balancer_does_not_cut_off_quiet_clients"
 # Of a type that it does not know, or makes without any effect.
 ALL: Final = ""
@@ -131,7 +132,9 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "AWS::DynamoDB::Table": {
         "PointInTimeRecoverySpecification.PointInTimeRecoveryEnabled": KEPT,
+        "SSESpecification.KMSMasterKeyId": KEYS,
         "SSESpecification.SSEEnabled": KEPT,
+        "SSESpecification.SSEType": KEYS,
         "TimeToLiveSpecification.AttributeName": TABLES,
         "TimeToLiveSpecification.Enabled": TABLES,
     },
@@ -182,6 +185,7 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
     },
     # It knows no zones of load balancers.
     "AWS::Route53::RecordSet": {"AliasTarget.HostedZoneId": SCHEMA},
+    "AWS::Logs::LogGroup": {"KmsKeyId": KEYS},
     "AWS::S3::Bucket": {
         "LifecycleConfiguration": FAILURES,
         "OwnershipControls": FAILURES,
@@ -470,12 +474,15 @@ def there(prefix: str, cloud: Cloud) -> str:
 @pytest.fixture(scope="module")
 def stacks(cloud: Cloud, stack: Stack) -> list[Stack]:
     """Those in which everything that the templates can make is made."""
-    data = Stack(cloud, "all-data", {"TablePrefix": "all.", "TopicShards": "16"})
+    key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+    kept = {"TablePrefix": "all.", "TopicShards": "16", "KmsKeyArn": key}
+    data = Stack(cloud, "all-data", kept)
     # One whose tables are there already.
     stream = there("kept.", cloud)
     again = Stack(cloud, "again-data", {"TablePrefix": "kept.", "ChannelsStreamArn": stream})
-    given = everything_else(cloud, data)
+    given = everything_else(cloud, data) | {"KmsKeyArn": key}
     other = {"Processes": "3", "PrivateRouteTableIds": "", "DomainName": "", "HostedZoneId": ""}
+    other["KmsKeyArn"] = ""
     return [
         stack.kept,
         stack,

@@ -381,6 +381,13 @@ class AwsConfig:
         pattern=r"[A-Za-z0-9_-]{1,40}",
         shape="1 to 40 letters, digits, - or _",
     )
+    queue_kms_key_id: str = declare(
+        "",
+        "ARN of a key of KMS that encrypts the queues; empty: SQS's own does. The key's policy has "
+        "to let SNS use it (deploy/README.md), or nothing gets into the queues.",
+        pattern=r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]{1,256}",
+        shape="the ARN of a key of KMS",
+    )
     express_rate_limit: float = declare(
         100.0,
         "Messages of express hints a second, of all nodes together: each sends its part, by the "
