@@ -4,6 +4,7 @@ allow no more than is needed, and agree with each other and with the code.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -308,7 +309,8 @@ def test_a_broken_reference_is_found() -> None:
 TAGGED: Final = frozenset(
     {
         "AWS::AutoScaling::AutoScalingGroup", "AWS::CloudWatch::Alarm",
-        "AWS::CloudWatch::Dashboard", "AWS::DynamoDB::Table", "AWS::EC2::InternetGateway",
+        "AWS::CloudWatch::Dashboard", "AWS::CodeDeploy::Application",
+        "AWS::CodeDeploy::DeploymentGroup", "AWS::DynamoDB::Table", "AWS::EC2::InternetGateway",
         "AWS::EC2::LaunchTemplate", "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup",
         "AWS::EC2::Subnet", "AWS::EC2::VPC", "AWS::EC2::VPCEndpoint",
         "AWS::ElasticLoadBalancingV2::Listener", "AWS::ElasticLoadBalancingV2::ListenerRule",
@@ -322,8 +324,9 @@ UNTAGGED: Final = frozenset(
         "AWS::AutoScaling::ScalingPolicy", "AWS::EC2::Route", "AWS::EC2::SecurityGroupEgress",
         "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation",
         "AWS::EC2::VPCGatewayAttachment", "AWS::IAM::InstanceProfile",
-        "AWS::IAM::Policy", "AWS::Lambda::EventInvokeConfig", "AWS::Lambda::Permission",
-        "AWS::Route53::RecordSet", "AWS::S3::BucketPolicy",
+        "AWS::IAM::Policy", "AWS::Lambda::Alias", "AWS::Lambda::EventInvokeConfig",
+        "AWS::Lambda::Permission", "AWS::Lambda::Version", "AWS::Route53::RecordSet",
+        "AWS::S3::BucketPolicy",
     }
 )  # fmt: skip
 
@@ -347,6 +350,7 @@ def test_everything_that_can_be_is_tagged(template: Mapping[str, Any]) -> None:
 # Calls that IAM authorizes without a resource, by Sid; each stands in the template with its reason.
 ANYWHERE: Final = {
     "ListStreams": {"dynamodb:ListStreams"},
+    "LookAtAlarms": {"cloudwatch:DescribeAlarms"},
     "ListQueues": {"sqs:ListQueues"},
     "Unsubscribe": {"sns:Unsubscribe"},
     "Metrics": {"cloudwatch:PutMetricData"},
@@ -619,9 +623,11 @@ def test_a_key_encrypts_everything_that_is_kept_and_passed_on() -> None:
     (use,) = statements("KeyPolicy", RESOURCES["KeyPolicy"])
     assert use.resources == ({"Ref": "KmsKeyArn"},)
     # Whoever reads and writes tables and queues, and publishes.
-    assert references(RESOURCES["KeyPolicy"]["Properties"]["Roles"]) == set(
-        of_type("AWS::IAM::Role")
-    )
+    assert references(RESOURCES["KeyPolicy"]["Properties"]["Roles"]) == {
+        name
+        for name in of_type("AWS::IAM::Role")
+        if any(action.startswith(("dynamodb:", "sns:", "sqs:")) for action in allowed(name))
+    }
     # Nobody begins before it has the key.
     for name in ("Fleet", "StreamMapping"):
         after = {"Fn::If": ["HasKmsKey", {"Ref": "KeyPolicy"}, ""]}
@@ -1019,6 +1025,72 @@ def test_the_mapping_is_that_of_the_development_set_up() -> None:
 
 def test_the_stream_lambda_has_time_for_a_call_that_hangs() -> None:
     assert RESOURCES["StreamLambda"]["Properties"]["Timeout"] > 2 * stream_handler.CALL_S_MAX
+
+
+# Of the literals in the function's properties. When it changes, the number that begins the
+# description of `StreamVersion` must change as well: without that no version would have them.
+LITERALS: Final = ("1", "378869c12d063f70")
+
+
+def version_of(**given: str) -> str:
+    given = {"StreamLambdaKey": f"roomcast/stream_lambda-{'a' * 64}.zip"} | given
+    description = evaluated(TEMPLATE, "chat", **given).properties("StreamVersion")["Description"]
+    assert len(description) <= 256
+    return str(description)
+
+
+def test_another_version_is_made_when_and_only_when_the_function_is_another() -> None:
+    """Another description makes one, and Lambda refuses one in which nothing else is new."""
+    before = version_of()
+    assert version_of(StreamLambdaKey=f"roomcast/stream_lambda-{'b' * 64}.zip") != before
+    assert version_of(TopicShards="4", PublishToShards="true") != before
+    # The same bytes, and nothing that it is told.
+    assert version_of(StreamLambdaKey=f"other/stream_lambda-{'a' * 64}.zip") == before
+    assert version_of(TopicShards="4") == before
+    function = RESOURCES["StreamLambda"]["Properties"]
+    text, told = RESOURCES["StreamVersion"]["Properties"]["Description"]["Fn::Sub"]
+    assert function["Environment"]["Variables"] == {
+        "ROOMCAST_TOPIC_ARN": told["TopicArn"],
+        "ROOMCAST_TOPIC_SHARDS": told["Shards"],
+    }
+    assert function["MemorySize"]["Fn::If"][0] == told["Shards"]["Fn::If"][0]
+    others = ("Code", "Environment", "LoggingConfig", "Role", "Tags")
+    literals = {name: each for name, each in function.items() if name not in others}
+    digest = hashlib.sha256(json.dumps(literals, sort_keys=True).encode()).hexdigest()[:16]
+    assert (text.split()[0], digest) == LITERALS
+
+
+def test_an_alarm_takes_back_another_version_of_the_stream_lambda() -> None:
+    alias = RESOURCES["StreamAlias"]
+    assert references(alias["UpdatePolicy"]) == {"StreamDeployment", "StreamDeploymentGroup"}
+    assert RESOURCES["StreamMapping"]["Properties"]["FunctionName"] == {"Ref": "StreamAlias"}
+    braked = evaluated(TEMPLATE, "chat").properties("StreamDeploymentGroup")
+    named = re.fullmatch(
+        r"CodeDeployDefault\.LambdaCanary10Percent(\d+)Minutes", braked["DeploymentConfigName"]
+    )
+    assert named
+    assert braked["AutoRollbackConfiguration"]["Enabled"] is True
+    assert "DEPLOYMENT_STOP_ON_ALARM" in braked["AutoRollbackConfiguration"]["Events"]
+    watched = [each["Name"] for each in braked["AlarmConfiguration"]["Alarms"]]
+    assert watched
+    for name in watched:
+        alarm = RESOURCES[name]["Properties"]
+        assert alarm["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "StreamLambda"}}]
+        # It goes off while most batches still go to the version before.
+        assert alarm["Period"] * alarm["DatapointsToAlarm"] < 60 * int(named[1])
+    # To deploy what ends an alarm.
+    released = evaluated(TEMPLATE, "chat", RolloutBrake="false").properties("StreamDeploymentGroup")
+    assert released["DeploymentConfigName"] == "CodeDeployDefault.LambdaAllAtOnce"
+    assert released["AlarmConfiguration"]["Enabled"] is False
+
+
+def test_whoever_shifts_batches_may_do_nothing_else() -> None:
+    shift, look = role("StreamDeploymentRole")
+    assert references(list(shift.resources)) == {"StreamLambda"}
+    assert set(shift.actions) == {
+        "lambda:GetAlias", "lambda:GetProvisionedConcurrencyConfig", "lambda:UpdateAlias",
+    }  # fmt: skip
+    assert look.sid == "LookAtAlarms"
 
 
 def test_handlers_exist_and_get_the_environment_that_they_read() -> None:

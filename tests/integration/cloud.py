@@ -20,9 +20,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from moto.awslambda.models import LambdaBackend
+from moto.awslambda.models import LambdaBackend, LambdaVersion, lambda_backends
 from moto.cloudformation import models, parsing, responses
 from moto.cloudformation.utils import yaml_tag_constructor
+from moto.core.common_models import CloudFormationModel
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.exceptions import DependencyViolationError
 from moto.ec2.models import ec2_backends
@@ -60,6 +61,7 @@ def _repair() -> None:
         return f"{found}:*" if attribute_name == "Arn" else found
 
     LogGroup.get_cfn_attribute = with_streams  # type: ignore[method-assign]  # this is what it is for
+    _repair_versions()
     # moto would start a container for each item that is written. Tests run the function.
     LambdaBackend.send_dynamodb_items = lambda *_args: ""  # type: ignore[method-assign]  # as above
 
@@ -94,6 +96,68 @@ def _repair_functions() -> None:
     users: tuple[Any, ...] = (models, responses)
     for user in users:
         user.yaml_tag_constructor = constructed
+
+
+class _Alias(CloudFormationModel):  # moto finds it among the subclasses
+    """AWS::Lambda::Alias, which moto has and CloudFormation does not make there."""
+
+    # By which moto tells what service it is of.
+    __module__ = "moto.awslambda.models"
+
+    def __init__(self, arn: str) -> None:
+        self.arn = arn
+
+    @property
+    def physical_resource_id(self) -> str:
+        return self.arn
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        return ""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Lambda::Alias"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,  # noqa: ARG003  # as moto calls it
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+        **_kwargs: Any,
+    ) -> _Alias:
+        about = cloudformation_json["Properties"]
+        made = lambda_backends[account_id][region_name].create_alias(
+            about["Name"], about["FunctionName"], about["FunctionVersion"], "", ""
+        )
+        return cls(made.arn)
+
+
+def _repair_versions() -> None:
+    """Versions of functions have no names there, and do not tell their numbers;
+    and a mapping of an alias becomes one of its version.
+    """
+    create = LambdaBackend.create_event_source_mapping
+
+    def of_an_alias(self: LambdaBackend, spec: Any) -> Any:
+        made = create(self, spec)
+        made.function_arn = spec["FunctionName"]
+        return made
+
+    LambdaBackend.create_event_source_mapping = of_an_alias  # type: ignore[method-assign]  # as above
+
+    def name(self: LambdaVersion) -> str:
+        return f"version {self.version}"
+
+    def attribute(self: LambdaVersion, _name: str) -> str:
+        return str(self.version)
+
+    model: Any = LambdaVersion
+    model.physical_resource_id = property(name)
+    model.has_cfn_attr = classmethod(lambda _cls, attr: attr == "Version")
+    model.get_cfn_attribute = attribute
 
 
 def _repair_deletions() -> None:

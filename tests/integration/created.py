@@ -115,6 +115,8 @@ class Created:
                 return self._of("iam").get_role(RoleName=name)["Role"]["Arn"]
             case "Lambda::Function", "Arn":
                 return self._function(name)["FunctionArn"]
+            case "Lambda::Version", "Version":
+                return name.rpartition(" ")[2]
             case "Logs::LogGroup", "Arn":
                 return self._log_group(name)["arn"]
             case "S3::Bucket", "Arn":
@@ -150,9 +152,11 @@ class Created:
             "IAM::InstanceProfile": self._profile_properties,
             "IAM::Policy": self._role_policy,
             "IAM::Role": self._role,
+            "Lambda::Alias": self._alias,
             "Lambda::EventSourceMapping": self._mapping,
             "Lambda::Function": self._function_properties,
             "Lambda::Permission": self._permission,
+            "Lambda::Version": self._version,
             "Logs::LogGroup": self._log_group_properties,
             "Route53::RecordSet": self._record,
             "S3::Bucket": self._bucket,
@@ -341,7 +345,18 @@ class Created:
 
     def _mapping(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         mapping = self._of("lambda").get_event_source_mapping(UUID=name)
-        return {**mapping, "FunctionName": mapping["FunctionArn"].rpartition(":")[2]}
+        return {**mapping, "FunctionName": mapping["FunctionArn"]}
+
+    def _version(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        function = self._of("lambda").get_function(
+            FunctionName=wanted["FunctionName"], Qualifier=name.rpartition(" ")[2]
+        )
+        return _named(function["Configuration"], "FunctionName", "Description")
+
+    def _alias(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        function, alias = wanted["FunctionName"], name.rpartition(":")[2]
+        found = self._of("lambda").get_alias(FunctionName=function, Name=alias)
+        return {**found, "FunctionName": function}
 
     def _permission(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         policy = json.loads(

@@ -109,6 +109,7 @@ METRICS: Final = _TEMPLATE + "test_alarms_and_scaling_watch_metrics_that_are_pub
 KEPT: Final = _TEMPLATE + "test_what_cannot_be_had_again_is_kept_and_backed_up"
 TABLES: Final = _TEMPLATE + "test_tables_are_those_of_the_code"
 FAILURES: Final = _TEMPLATE + "test_what_was_given_up_on_is_nobody_else_s_and_not_kept_for_ever"
+CANARY: Final = _TEMPLATE + "test_an_alarm_takes_back_another_version_of_the_stream_lambda"
 KEYS: Final = _TEMPLATE + "test_a_key_encrypts_everything_that_is_kept_and_passed_on"
 QUIET: Final = _TEMPLATE + "test_the_load_balancer_does_not_cut_off_quiet_clients"
 # Of a type that it does not know, or makes without any effect.
@@ -130,6 +131,8 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "DashboardBody.widgets[].properties.metrics[][]": METRICS,
         "Tags": TAGS,
     },
+    "AWS::CodeDeploy::Application": {ALL: CANARY},
+    "AWS::CodeDeploy::DeploymentGroup": {ALL: CANARY},
     "AWS::DynamoDB::Table": {
         "PointInTimeRecoverySpecification.PointInTimeRecoveryEnabled": KEPT,
         "SSESpecification.KMSMasterKeyId": KEYS,
@@ -182,6 +185,10 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "LoggingConfig": _TEMPLATE + "test_a_function_logs_where_its_role_lets_it",
         "Tags.app": TAGS,
         "Tags.deployment": TAGS,
+    },
+    "AWS::Lambda::Version": {
+        "Description": _TEMPLATE
+        + "test_another_version_is_made_when_and_only_when_the_function_is_another"
     },
     # It knows no zones of load balancers.
     "AWS::Route53::RecordSet": {"AliasTarget.HostedZoneId": SCHEMA},
@@ -745,7 +752,7 @@ def pumping(stack: Stack, function: Function) -> Iterator[None]:
     with the rights of the function's role.
     """
     mapping = stack.found("StreamMapping", {})
-    assert mapping["FunctionName"] == stack.ref("StreamLambda")
+    assert mapping["FunctionName"] == stack.ref("StreamAlias")
     retries = mapping["MaximumRetryAttempts"]
     given_up: list[Any] = []
     pump = StreamPump(
