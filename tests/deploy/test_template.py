@@ -53,11 +53,20 @@ BOTH: Final = pytest.mark.parametrize("template", [TEMPLATE, KEPT], ids=["fleet"
 DATA_STACK: Final = "chat-data"
 UNIT: Final = (ROOT / "deploy" / "instance" / "roomcast.service").read_text(encoding="utf-8")
 PSEUDO: Final = frozenset(
-    {"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName"}
+    {
+        "AWS::AccountId",
+        "AWS::NoValue",
+        "AWS::Partition",
+        "AWS::Region",
+        "AWS::StackName",
+        "AWS::URLSuffix",
+    }
 )
 # A drain's slices may take half as long again: service/roomcast/node/node.py.
 JITTER: Final = 1.5
 CONFIG: Final = Config()
+# The group, and the name of a deployment's nodes in its metrics, whatever they run on.
+FLEET: Final = {"Fn::Sub": "${AWS::StackName}-fleet"}
 
 
 def of_type(kind: str, template: Mapping[str, Any] = TEMPLATE) -> dict[str, Any]:
@@ -198,9 +207,18 @@ def test_what_a_resource_depends_on_is_there_whenever_it_is() -> None:
             )
 
 
-def test_every_conditional_endpoint_is_there_before_the_fleet() -> None:
-    after = references(RESOURCES["Fleet"]["Metadata"]["After"])
-    assert set(of_type("AWS::EC2::VPCEndpoint")) <= after
+@pytest.mark.parametrize(
+    "nodes, others", [("Fleet", "CreateTaskEndpoints"), ("Service", "CreateInstanceEndpoints")]
+)
+def test_every_conditional_endpoint_is_there_before_the_nodes(nodes: str, others: str) -> None:
+    after = RESOURCES[nodes]["Metadata"]["After"]
+    endpoints = [
+        {"Fn::If": [RESOURCES[name]["Condition"], {"Ref": name}, ""]}
+        for name in of_type("AWS::EC2::VPCEndpoint")
+        if RESOURCES[name]["Condition"] != others
+    ]
+    assert len(endpoints) > 5
+    assert all(endpoint in after for endpoint in endpoints)
 
 
 EXISTING: Final = {
@@ -211,10 +229,22 @@ EXISTING: Final = {
 OURS_ALONE: Final = EXISTING | {"EndpointSecurityGroupId": "", "DedicatedVpc": "true"}
 
 
+DIGEST: Final = "sha256:" + "5f" * 32
+RELEASE: Final = {"ReleaseKey": "release", "ImageId": "ami-12345678"}
+ON_TASKS: Final = {"Compute": "fargate", "ImageDigest": "sha256:1"}
+
+
 @pytest.mark.parametrize(
     "given, broken",
     [
         ({}, set()),
+        ({"ReleaseKey": ""}, {"InstancesHaveReleaseAndImage"}),
+        ({"ImageId": ""}, {"InstancesHaveReleaseAndImage"}),
+        (ON_TASKS, set()),
+        (ON_TASKS | {"ReleaseKey": "", "ImageId": ""}, set()),
+        (ON_TASKS | {"ImageDigest": ""}, {"TasksHaveImageAndEachOther"}),
+        (ON_TASKS | {"MinInstances": "1"}, {"TasksHaveImageAndEachOther"}),
+        ({"MinInstances": "1"}, set()),
         ({"Scheme": "internet-facing"}, set()),
         (EXISTING, set()),
         (OURS_ALONE, set()),
@@ -234,12 +264,12 @@ OURS_ALONE: Final = EXISTING | {"EndpointSecurityGroupId": "", "DedicatedVpc": "
 def test_parameters_that_contradict_each_other_are_refused(
     given: dict[str, str], broken: set[str]
 ) -> None:
-    parameters = {name: str(each.get("Default")) for name, each in PARAMETERS.items()} | given
+    parameters = {name: str(each.get("Default")) for name, each in PARAMETERS.items()}
 
     def nothing(*_names: str) -> str:
         raise AssertionError("rules are about parameters")
 
-    evaluation = Evaluation(TEMPLATE, parameters, {}, (), nothing, nothing)
+    evaluation = Evaluation(TEMPLATE, parameters | RELEASE | given, {}, (), nothing, nothing)
     assert evaluation.broken_rules() == broken
 
 
@@ -247,14 +277,16 @@ def test_parameters_that_contradict_each_other_are_refused(
 def test_there_is_an_alarm_for_no_healthy_node_and_one_for_an_unhealthy_node(
     metric: str,
 ) -> None:
-    watched = {
-        reference: RESOURCES[name].get("Condition")
+    watched = [
+        name
         for name, alarm in of_type("AWS::CloudWatch::Alarm").items()
-        if alarm.get("MetricName") == metric
-        for reference in references(alarm["Dimensions"]) - {"LoadBalancer"}
-    }
-    # The other has the same instances, and asks them the same.
-    assert watched == {"TargetGroup0": None}
+        if alarm.get("MetricName") == metric and "Condition" not in RESOURCES[name]
+    ]
+    (alarm,) = watched
+    # The other group has the same nodes, and asks them the same.
+    for compute, group in (("ec2", "TargetGroup0"), ("fargate", "TaskTargetGroup")):
+        dimensions = evaluated(TEMPLATE, "chat", Compute=compute).properties(alarm)["Dimensions"]
+        assert {"Name": "TargetGroup", "Value": f"{group}.TargetGroupFullName"} in dimensions
 
 
 def test_one_dead_node_among_many_alarms_and_one_that_is_replaced_does_not() -> None:
@@ -315,12 +347,15 @@ TAGGED: Final = frozenset(
         "AWS::EC2::Subnet", "AWS::EC2::VPC", "AWS::EC2::VPCEndpoint",
         "AWS::ElasticLoadBalancingV2::Listener", "AWS::ElasticLoadBalancingV2::ListenerRule",
         "AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ElasticLoadBalancingV2::TargetGroup",
+        "AWS::ECS::Cluster", "AWS::ECS::Service", "AWS::ECS::TaskDefinition",
         "AWS::Events::Rule", "AWS::IAM::Role", "AWS::Lambda::EventSourceMapping",
         "AWS::Lambda::Function", "AWS::Logs::LogGroup", "AWS::S3::Bucket", "AWS::SNS::Topic",
     }
 )  # fmt: skip
 UNTAGGED: Final = frozenset(
     {
+        "AWS::ApplicationAutoScaling::ScalableTarget",
+        "AWS::ApplicationAutoScaling::ScalingPolicy",
         "AWS::AutoScaling::ScalingPolicy", "AWS::EC2::Route", "AWS::EC2::SecurityGroupEgress",
         "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation",
         "AWS::EC2::VPCGatewayAttachment", "AWS::IAM::InstanceProfile",
@@ -355,6 +390,7 @@ ANYWHERE: Final = {
     "Unsubscribe": {"sns:Unsubscribe"},
     "Metrics": {"cloudwatch:PutMetricData"},
     "Agent": {"ssm:UpdateInstanceInformation"},
+    "RegistryToken": {"ecr:GetAuthorizationToken"},
     "Sessions": {
         "ssm:UpdateInstanceInformation",
         "ssmmessages:CreateControlChannel",
@@ -662,10 +698,11 @@ def test_endpoints_let_through_what_the_instances_may_and_only_our_account() -> 
     for name in of_type("AWS::EC2::VPCEndpoint"):
         for statement in statements(name, RESOURCES[name]):
             through |= set(statement.actions)
-            if statement.sid != "AmazonLinuxRepositories":
+            # Those of AWS, whose requests nobody of ours signs.
+            if statement.sid not in ("AmazonLinuxRepositories", "ImageLayers"):
                 account = statement.condition["StringEquals"]["aws:PrincipalAccount"]
                 assert account == {"Ref": "AWS::AccountId"}, name
-    assert through == allowed("InstanceRole")
+    assert through == allowed("InstanceRole") | allowed("TaskRole") | allowed("TaskExecutionRole")
 
 
 def test_whoever_invokes_the_reaper_is_named() -> None:
@@ -758,7 +795,14 @@ def forwarded(rule: str) -> tuple[list[str], list[Any]]:
 
 
 def test_only_what_is_for_clients_and_back_ends_is_forwarded() -> None:
-    assert set(of_type("AWS::ElasticLoadBalancingV2::ListenerRule")) == {"ClientRule", "ApiRule"}
+    assert set(of_type("AWS::ElasticLoadBalancingV2::ListenerRule")) == {
+        "ClientRule", "ApiRule", "TaskClientRule", "TaskApiRule", "FleetHealthRule",
+    }  # fmt: skip
+    for rule in ("ClientRule", "ApiRule"):
+        assert forwarded(f"Task{rule}") == forwarded(rule)
+    # A name that nobody can have: RFC 6761.
+    (host,) = RESOURCES["FleetHealthRule"]["Properties"]["Conditions"]
+    assert host["HostHeaderConfig"]["Values"] == ["health.invalid"]
     assert forwarded("ClientRule") == (["/connection/*", "/emulation"], [])
     assert forwarded("ApiRule") == (["/api/*"], [{"Ref": "ApiCidr"}])
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -792,14 +836,17 @@ def test_the_load_balancer_does_not_cut_off_quiet_clients() -> None:
 
 
 def test_the_load_balancer_knows_the_one_port_that_the_processes_share() -> None:
-    groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
+    groups = {
+        name: each
+        for name, each in of_type("AWS::ElasticLoadBalancingV2::TargetGroup").items()
+        if RESOURCES[name]["Condition"] == "RunsInstances"
+    }
     group = groups["TargetGroup0"]
     (command,) = re.findall(r"^ExecStart=(.*)$", UNIT, flags=re.MULTILINE)
     assert command.endswith(f"serve --port {group['Port']}")
     assert group["HealthCheckPath"] == "/health/ready"
     used = [
-        references(rule["Actions"])
-        for rule in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values()
+        references(RESOURCES[rule]["Properties"]["Actions"]) for rule in ("ClientRule", "ApiRule")
     ]
     assert used == [{"TargetGroup0"}, {"ApiTargetGroup"}]
     assert references(RESOURCES["Fleet"]["Properties"]["TargetGroupARNs"]) - {
@@ -823,6 +870,8 @@ def test_requests_of_back_ends_are_spread_apart_from_connections() -> None:
     assert by_group == {
         "TargetGroup0": "least_outstanding_requests",
         "ApiTargetGroup": "round_robin",
+        "TaskTargetGroup": "least_outstanding_requests",
+        "TaskApiTargetGroup": "round_robin",
     }
 
 
@@ -905,8 +954,14 @@ def test_an_update_starts_new_instances_before_old_ones_end() -> None:
 
 
 def test_an_update_does_not_change_the_image_by_itself() -> None:
-    """The parameter of SSM that names the newest one is looked up at each update of a stack."""
-    assert PARAMETERS["ImageId"]["Type"] == "AWS::EC2::Image::Id"
+    """A parameter of SSM that names the newest one is looked up at each update of a stack, and a
+    tag of an image names another one tomorrow.
+    """
+    for name, pattern in (("ImageId", "ami-0123456789abcdef0"), ("ImageDigest", DIGEST)):
+        assert PARAMETERS[name]["Type"] == "String"
+        assert re.fullmatch(PARAMETERS[name]["AllowedPattern"], pattern)
+        for other in ("latest", "/aws/service/ami-amazon-linux-latest/x", DIGEST[:-1]):
+            assert not re.fullmatch(PARAMETERS[name]["AllowedPattern"], other)
 
 
 def test_alarms_stop_the_replacement_of_instances_and_have_the_time_for_it() -> None:
@@ -1112,9 +1167,10 @@ def test_handlers_exist_and_get_the_environment_that_they_read() -> None:
 
 def test_events_are_those_that_the_reaper_knows() -> None:
     text = (ROOT / "service" / "roomcast" / "reaper" / "handler.py").read_text(encoding="utf-8")
-    pattern = RESOURCES["TerminationEvents"]["Properties"]["EventPattern"]
-    for name in (*pattern["source"], *pattern["detail-type"]):
-        assert f'"{name}"' in text
+    for rule in ("TerminationEvents", "TaskEvents"):
+        pattern = RESOURCES[rule]["Properties"]["EventPattern"]
+        for name in (*pattern["source"], *pattern["detail-type"]):
+            assert f'"{name}"' in text
 
 
 # ---- metrics
@@ -1150,9 +1206,10 @@ def test_alarms_and_scaling_watch_metrics_that_are_published() -> None:
         each
         for each in [
             *of_type("AWS::CloudWatch::Alarm").values(),
-            RESOURCES["ConnectionsScaling"]["Properties"]["TargetTrackingConfiguration"][
-                "CustomizedMetricSpecification"
-            ],
+            *values(
+                [RESOURCES["ConnectionsScaling"], RESOURCES["TaskConnectionsScaling"]],
+                "CustomizedMetricSpecification",
+            ),
         ]
         if found_in_map(each["Namespace"]) == "roomcast"
     ]
@@ -1216,7 +1273,7 @@ def test_publications_that_fail_for_minutes_alarm_and_those_of_one_moment_do_not
 ) -> None:
     alarm = RESOURCES[name]["Properties"]
     assert (alarm["MetricName"], found_in_map(alarm["Namespace"])) == (metric, "roomcast")
-    assert alarm["Dimensions"] == [{"Name": "AutoScalingGroupName", "Value": {"Ref": "Fleet"}}]
+    assert alarm["Dimensions"] == [{"Name": "AutoScalingGroupName", "Value": FLEET}]
     # Of all nodes together, in as many readings as there are minutes.
     assert (alarm["Statistic"], alarm["Period"]) == ("Sum", INTERVAL_S)
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
@@ -1228,6 +1285,8 @@ def test_publications_that_fail_for_minutes_alarm_and_those_of_one_moment_do_not
 def test_every_alarm_is_of_its_own_deployment() -> None:
     """Namespaces are an account's."""
     for name, alarm in of_type("AWS::CloudWatch::Alarm").items():
+        if FLEET in (dimension["Value"] for dimension in alarm["Dimensions"]):
+            continue
         assert references(alarm["Dimensions"]) & {*RESOURCES, "DataStack"}, name
 
 

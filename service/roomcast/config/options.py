@@ -424,7 +424,8 @@ class AwsConfig:
     autoscaling_group: str = declare(
         "",
         "Name of the Auto Scaling group that the instance is in; empty: none. The nodes tell it "
-        "when they serve and when they have drained, at the two hooks below.",
+        "when they serve and when they have drained, at the two hooks below. In a task of ECS "
+        "there is no group: it is the name that metrics go by.",
         pattern=r"[!-~]([ -~]{0,253}[!-~])?",
         shape="the name of an Auto Scaling group",
     )
@@ -467,7 +468,8 @@ class NodeConfig:
     drain_s: float = declare(
         30.0,
         "Time over which a stopping node closes its connections, so that they do not all "
-        "reconnect at once. Below the load balancer's deregistration delay.",
+        "reconnect at once. Below the load balancer's deregistration delay. On Fargate at most "
+        "60, since it takes half as long again at most, and what follows its time.",
         unit="s",
         within=(0, 3600),
     )
