@@ -136,6 +136,29 @@ def test_the_secret_comes_whole_and_into_no_description() -> None:
     assert container()["Secrets"] == [{"Name": SECRET_VARIABLE, "ValueFrom": "x"}]
 
 
+def test_a_task_runs_with_the_roles_that_it_has() -> None:
+    properties = RESOURCES["TaskDefinition"]["Properties"]
+    assert properties["TaskRoleArn"] == {"Fn::GetAtt": ["TaskRole", "Arn"]}
+    assert properties["ExecutionRoleArn"] == {"Fn::GetAtt": ["TaskExecutionRole", "Arn"]}
+
+
+def test_tasks_are_in_private_subnets_behind_both_target_groups() -> None:
+    service = RESOURCES["Service"]["Properties"]
+    network = service["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert network["Subnets"] == RESOURCES["Fleet"]["Properties"]["VPCZoneIdentifier"]
+    assert network["AssignPublicIp"] == "DISABLED"
+    assert network["SecurityGroups"] == [{"Ref": "InstanceSecurityGroup"}]
+    (port,) = container()["PortMappings"]
+    assert service["LoadBalancers"] == [
+        {
+            "ContainerName": container()["Name"],
+            "ContainerPort": port["ContainerPort"],
+            "TargetGroupArn": {"Ref": group},
+        }
+        for group in ("TaskTargetGroup", "TaskApiTargetGroup")
+    ]
+
+
 # ---- the container
 
 

@@ -4,7 +4,7 @@
 It is service/roomcast/dev/emulator.py, and takes its options, with two differences.
 What moto's CloudFormation does otherwise than AWS documents is put right,
 as far as deploy/template.yaml needs it. And roles count: a call with the credentials of a role
-is refused unless the role's policies allow it, and for a role of instances also the policy of the
+is refused unless the role's policies allow it, and for a role of nodes also the policy of the
 endpoint that the call would go through. Who has no role, such as a test, may do everything.
 """
 
@@ -205,7 +205,8 @@ def _repair_deletions() -> None:
 _CREDENTIAL: Final = re.compile(
     r"Credential=(?P<key>[^/]+)/[^/]+/(?P<region>[^/]+)/(?P<service>[^/]+)/"
 )
-_INSTANCES: Final = "ec2.amazonaws.com"
+# Whose roles' calls go through the endpoints of the VPC.
+_INSIDE: Final = ("ec2.amazonaws.com", "ecs-tasks.amazonaws.com")
 _DENIED: Final = "is not authorized to perform"
 
 
@@ -233,7 +234,8 @@ def _refused(environ: dict[str, Any]) -> str | None:
     region, service = signed["region"], signed["service"]
     policies = [_document(policy) for policy in role.policies.values()]
     through = None
-    if _INSTANCES in json.dumps(_document(role.assume_role_policy_document)):
+    trust = json.dumps(_document(role.assume_role_policy_document))
+    if any(service in trust for service in _INSIDE):
         through = _endpoint_policies(region, service)
     for call in _calls(service, region, environ, body):
         what = f"{role.name} {_DENIED} {call.action} on {call.resource}"

@@ -62,6 +62,18 @@ class _Gone(Exception):
     """There is no such resource."""
 
 
+def _pascal(value: Any) -> Any:
+    """ECS's names as the template has them; those of log options are names of others."""
+    if isinstance(value, list):
+        return [_pascal(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key[:1].upper() + key[1:]: each if key == "options" else _pascal(each)
+        for key, each in value.items()
+    }
+
+
 def _first(found: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     if not found:
         raise _Gone
@@ -96,6 +108,11 @@ class Created:
                 return self._table(name)["TableArn"]
             case "DynamoDB::Table", "StreamArn":
                 return self._table(name)["LatestStreamArn"]
+            case "ECS::Cluster", "Arn":
+                (cluster,) = self._of("ecs").describe_clusters(clusters=[name])["clusters"]
+                return cluster["clusterArn"]
+            case "ECS::Service", "Name":
+                return name.rpartition("/")[2]
             case "EC2::LaunchTemplate", "LatestVersionNumber":
                 found = self._of("ec2").describe_launch_templates(LaunchTemplateIds=[name])
                 return found["LaunchTemplates"][0]["LatestVersionNumber"]
@@ -133,6 +150,9 @@ class Created:
             "AutoScaling::AutoScalingGroup": self._group,
             "CloudWatch::Dashboard": self._dashboard,
             "DynamoDB::Table": self._table_properties,
+            "ECS::Cluster": self._cluster,
+            "ECS::Service": self._service,
+            "ECS::TaskDefinition": self._task_definition,
             "EC2::InternetGateway": self._internet_gateway,
             "EC2::LaunchTemplate": self._launch_template,
             "EC2::Route": self._route,
@@ -271,6 +291,32 @@ class Created:
             if str(rule.get("FromPort")) == from_port:
                 return {**rule, "GroupId": wanted["GroupId"]}
         return {}
+
+    # ---- tasks
+
+    def _cluster(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        found = self._of("ecs").describe_clusters(clusters=[name], include=["TAGS"])["clusters"]
+        cluster = _first([each for each in found if each["status"] == "ACTIVE"])
+        tags = {tag["key"]: tag["value"] for tag in cluster.get("tags", ())}
+        return {"ClusterName": cluster["clusterName"]} | _tagged(tags)
+
+    def _task_definition(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        about = self._of("ecs").describe_task_definition(taskDefinition=name, include=["TAGS"])
+        if about["taskDefinition"]["status"] != "ACTIVE":
+            return {}
+        tags = {tag["key"]: tag["value"] for tag in about.get("tags", ())}
+        return _pascal(about["taskDefinition"]) | _tagged(tags)
+
+    def _service(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        service = _first(
+            self._of("ecs").describe_services(cluster=wanted["Cluster"], services=[name])[
+                "services"
+            ]
+        )
+        if service["status"] != "ACTIVE":
+            return {}
+        tags = {tag["key"]: tag["value"] for tag in service.get("tags", ())}
+        return {**_pascal(service), "Cluster": wanted["Cluster"]} | _tagged(tags)
 
     # ---- tables and topic
 
