@@ -656,17 +656,23 @@ def test_a_key_encrypts_everything_that_is_kept_and_passed_on() -> None:
     ]["Fn::Sub"]
     assert "\nROOMCAST_AWS_QUEUE_KMS_KEY_ID=${KmsKeyArn}\n" in text
     assert "KeyPolicy" in fleet.resources()
-    (use,) = statements("KeyPolicy", RESOURCES["KeyPolicy"])
-    assert use.resources == ({"Ref": "KmsKeyArn"},)
+    policies = {name: RESOURCES[name] for name in of_type("AWS::IAM::Policy")}
+    for name, policy in policies.items():
+        (use,) = statements(name, policy)
+        assert use.resources == ({"Ref": "KmsKeyArn"},)
     # Whoever reads and writes tables and queues, and publishes.
-    assert references(RESOURCES["KeyPolicy"]["Properties"]["Roles"]) == {
+    assert references([each["Properties"]["Roles"] for each in policies.values()]) == {
         name
         for name in of_type("AWS::IAM::Role")
         if any(action.startswith(("dynamodb:", "sns:", "sqs:")) for action in allowed(name))
     }
     # Nobody begins before it has the key.
-    for name in ("Fleet", "StreamMapping"):
-        after = {"Fn::If": ["HasKmsKey", {"Ref": "KeyPolicy"}, ""]}
+    for name, policy in (
+        ("Fleet", "InstanceKeyPolicy"),
+        ("Service", "TaskKeyPolicy"),
+        ("StreamMapping", "KeyPolicy"),
+    ):
+        after = {"Fn::If": [RESOURCES[policy]["Condition"], {"Ref": policy}, ""]}
         assert str(after) in str(RESOURCES[name]["Metadata"]["After"])
 
 

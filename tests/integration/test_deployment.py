@@ -535,7 +535,7 @@ def stacks(cloud: Cloud, stack: Stack, tasks: Stack) -> list[Stack]:
     again = Stack(cloud, "again-data", {"TablePrefix": "kept.", "ChannelsStreamArn": stream})
     given = everything_else(cloud, data) | {"KmsKeyArn": key}
     other = {"Processes": "3", "PrivateRouteTableIds": "", "DomainName": "", "HostedZoneId": ""}
-    other["KmsKeyArn"] = ""
+    other |= OF_TASKS | {"TasksNow": "0", "MinInstances": "2"}
     return [
         stack.kept,
         stack,
