@@ -305,7 +305,7 @@ class Created:
         if about["taskDefinition"]["status"] != "ACTIVE":
             return {}
         tags = {tag["key"]: tag["value"] for tag in about.get("tags", ())}
-        return _pascal(about["taskDefinition"]) | _tagged(tags)
+        return {**_pascal(about["taskDefinition"]), **_tagged(tags)}
 
     def _service(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         service = _first(
