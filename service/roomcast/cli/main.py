@@ -27,6 +27,7 @@ from roomcast.cli import (
     provision,
     publish,
     reap,
+    restore,
     serve,
     tail,
     token,
@@ -58,8 +59,8 @@ examples:
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, doctor,
-    cost, genconfig, checkconfig, configdoc,
+    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, restore,
+    doctor, cost, genconfig, checkconfig, configdoc,
 )  # fmt: skip
 
 
