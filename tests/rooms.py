@@ -116,7 +116,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "serve": _room(
         "one process: from its configuration to a node over AWS, its start and its end",
-        "auth aws backoff concurrency config dev ec2 fleet gateway hooks node observe ports rates system wire "
+        "auth aws backoff concurrency config delivery dev ec2 ecs fleet gateway hooks node observe ports rates system wire "
         "__version__",
         "aiohttp structlog",
     ),
@@ -126,6 +126,7 @@ ROOMS: Final[Mapping[str, Room]] = {
         "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
+    "ecs": _room("which task of ECS this is; optional", "", "structlog"),
     "observe": _room(
         "what a node tells of itself: logs, counters, CloudWatch",
         "ports rates wire",
@@ -173,6 +174,7 @@ MODULES: Final[Mapping[str, Room]] = {
     # Not of the SDK, which reads nothing of what is asked here:
     # a small HTTP service on the machine itself.
     "ec2.instance_metadata": _room("", "", "aiohttp"),
+    "ecs.task_metadata": _room("", "", "aiohttp"),
     # The calls that are made most, over the SDK's own connections.
     "aws.lean": _room("", "", "aiohttp orjson yarl"),
     "aws.clients": _room("", "", "aiohttp"),
@@ -192,7 +194,7 @@ PURE: Final = frozenset(
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
-        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.badges", "fleet.deployment", "fleet.lease_record",
+        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.end_signals", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
     }

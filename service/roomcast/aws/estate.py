@@ -120,6 +120,13 @@ class SqsEstate:
         except Gone:
             pass
 
+    async def post(self, name: str, body: str) -> None:
+        try:
+            async with port_errors(CALL_LIMIT_S):
+                await self._sqs.send_message(QueueUrl=await self._url(name), MessageBody=body)
+        except Gone:
+            pass
+
     async def _url(self, name: str) -> str:
         url = self._urls.get(name)
         return (

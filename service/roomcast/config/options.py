@@ -22,6 +22,7 @@ __all__ = [
     "MESSAGE_SIZE_LIMIT_MAX",
     "OPTIONS",
     "PROCESSES_MAX",
+    "SECRET_VARIABLE",
     "TABLES",
     "TOPIC_SHARDS_MAX",
     "AwsConfig",
@@ -36,9 +37,18 @@ __all__ = [
 ]
 
 CONFIG_VARIABLE: Final = "ROOMCAST_CONFIG"
+# A JSON object of further variables: a whole secret of Secrets Manager, which ECS can only put into
+# one variable unless it is told each name in it.
+SECRET_VARIABLE: Final = "ROOMCAST_SECRET"  # noqa: S105  # a name
 # Variables with our prefix for other programs: the test run and the stream Lambda.
 FOREIGN_VARIABLES: Final = frozenset(
-    {CONFIG_VARIABLE, "ROOMCAST_REQUIRE", "ROOMCAST_CHROMIUM", "ROOMCAST_TOPIC_ARN"}
+    {
+        CONFIG_VARIABLE,
+        SECRET_VARIABLE,
+        "ROOMCAST_REQUIRE",
+        "ROOMCAST_CHROMIUM",
+        "ROOMCAST_TOPIC_ARN",
+    }
 )
 # Processes of one machine, each with a queue of its own: more than any instance type has cores for.
 PROCESSES_MAX: Final = 256

@@ -132,6 +132,7 @@ class Core:
     appender: Appender
     express: Express
     broadcaster: Broadcaster
+    listeners: SignalListeners
     intake: Intake
     bus: SignalBus
     announcements: Announcements
@@ -281,6 +282,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         appender,
         express,
         broadcaster,
+        listeners,
         intake,
         bus,
         announcements,

@@ -66,12 +66,12 @@ def test_insecure_servers_stay_on_this_machine(
     assert app.options["host"] == host
 
 
-def test_what_serve_passes_on(app: App) -> None:
+def test_what_serve_passes_on(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["serve"]) == 0
     assert app.config == Config()
     assert app.options == {
         "host": "0.0.0.0", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
-        "worker": None,
+        "worker": None, "task_endpoint": "",
     }  # fmt: skip
     peers = ["http://127.0.0.1:8000", "http://127.0.0.1:8001"]
     arguments = [
@@ -87,10 +87,15 @@ def test_what_serve_passes_on(app: App) -> None:
     assert app.config == dev_config()
     assert list(app.options.pop("demo_urls")) == peers
     assert app.options == {
-        "host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True, "worker": None
+        "host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True, "worker": None,
+        "task_endpoint": "",
     }  # fmt: skip
     assert cli.main(["serve", "--demo"]) == 0
     assert list(app.options["demo_urls"]) == []
+    # What ECS gives a container.
+    monkeypatch.setenv("ECS_CONTAINER_METADATA_URI_V4", "http://127.0.0.1:51679/v4/id")
+    assert cli.main(["serve"]) == 0
+    assert app.options["task_endpoint"] == "http://127.0.0.1:51679/v4/id"
 
 
 class Supervisor:
@@ -133,7 +138,7 @@ def test_several_processes_get_what_the_supervisor_got(
     assert app.config.node.drain_s == 7.0
     assert app.options == {
         "host": "127.0.0.1", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
-        "worker": Worker(descriptor=7, port=8000, own_port=8002),
+        "worker": Worker(descriptor=7, port=8000, own_port=8002), "task_endpoint": "",
     }  # fmt: skip
     assert logs == [], "the supervisor has warned"
 
