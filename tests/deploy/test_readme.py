@@ -193,6 +193,21 @@ def test_builds_and_commands_are_called_as_they_are() -> None:
         build._parser().parse_args(arguments.split())
     (token,) = re.findall(r"\broomcast (token [^\n]*)", "\n".join(COMMANDS))
     _parser().parse_args(token.split())
+    restores = re.findall(r"^roomcast (restore [^\n]*)", "\n".join(COMMANDS), re.MULTILINE)
+    assert len(restores) == 2
+    for restore in restores:
+        _parser().parse_args(restore.split())
+
+
+def test_whoever_restores_is_told_what_it_takes() -> None:
+    source = (ROOT / "service" / "roomcast" / "aws" / "restoring.py").read_text(encoding="utf-8")
+    called = {
+        "".join(word.title() for word in name.split("_"))
+        for name in re.findall(r"self\._dynamodb\.(\w+)\(", source)
+    }
+    assert "RestoreTableFromBackup" in called
+    told = TEXT.partition("With rights of yours")[2].partition("what a restore does")[0]
+    assert set(re.findall(r"`([A-Z]\w+)`", told)) == called
 
 
 def tables_that_stay() -> set[str]:

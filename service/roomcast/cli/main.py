@@ -26,6 +26,7 @@ from roomcast.cli import (
     provision,
     publish,
     reap,
+    restore,
     serve,
     tail,
     token,
@@ -56,8 +57,8 @@ examples:
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, doctor,
-    genconfig, checkconfig, configdoc,
+    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, restore,
+    doctor, genconfig, checkconfig, configdoc,
 )  # fmt: skip
 
 
