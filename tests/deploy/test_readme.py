@@ -13,6 +13,7 @@ from deploy import build
 from roomcast.cli.main import _parser
 from roomcast.config import load as load_config
 from tests.deploy.cloudformation import DATA, ROOT, load, references
+from tests.deploy.test_template import evaluated
 from tests.unit.test_docs import dead_links
 
 PAGE: Final = ROOT / "deploy" / "README.md"
@@ -78,9 +79,15 @@ def test_commands_give_parameters_that_there_are_and_values_that_they_take() -> 
 
 def test_the_first_command_gives_everything_that_has_no_default() -> None:
     needed = {name for name, each in PARAMETERS.items() if "Default" not in each}
-    built = {parameter for _, _, parameter in build.LAMBDAS} | {"ReleaseKey"}
-    assert "$(cat dist/parameters)" in OF_FLEET[0]
-    assert needed == built | (overridden(OF_FLEET[0]).keys() & needed)
+    built = {parameter for _, _, parameter in build.LAMBDAS}
+    (tasks,) = (each for each in OF_FLEET if "Compute=fargate" in each and "SecretArn" in each)
+    for command in (OF_FLEET[0], tasks):
+        assert "$(cat dist/parameters)" in command
+        assert needed == built | (overridden(command).keys() & needed)
+    # What the template's rules want of each form; the release's key is among the built ones.
+    of_tasks = {"Compute", "ImageDigest", "ImageRepository"}
+    assert overridden(tasks).keys() - overridden(OF_FLEET[0]).keys() == of_tasks
+    assert overridden(OF_FLEET[0]).keys() - overridden(tasks).keys() == {"ImageId"}
     assert all("Default" in each for each in KEPT["Parameters"].values())
 
 
@@ -226,26 +233,28 @@ def test_names_of_what_stays_are_the_template_s() -> None:
     assert deleted == tables_that_stay()
 
 
-def test_costs_count_what_the_template_has() -> None:
-    resources = list(TEMPLATE["Resources"].values())
+@pytest.mark.parametrize("compute, nodes", [("ec2", "instances"), ("fargate", "tasks")])
+def test_costs_count_what_the_template_has(compute: str, nodes: str) -> None:
+    given = {"Compute": compute, "EndpointSecurityGroupId": ""}
+    made = evaluated(TEMPLATE, "chat", **given).resources()
+    resources = [each for name, each in TEMPLATE["Resources"].items() if name in made]
     interfaces = [
         each
         for each in resources
         if each["Type"] == "AWS::EC2::VPCEndpoint"
         and each["Properties"]["VpcEndpointType"] == "Interface"
     ]
-    row = re.search(r"interface endpoints: (\d+) services × 2 zones × ([\d.]+) \| ([\d.]+)", TEXT)
+    row = re.search(
+        rf"interface endpoints, with {nodes}: (\d+) services × 2 zones × ([\d.]+) \| ([\d.]+)",
+        TEXT,
+    )
     assert row
     assert int(row[1]) == len(interfaces)
     assert float(row[3]) == pytest.approx(len(interfaces) * 2 * float(row[2]))
-    alarms = [
-        each
-        for each in resources
-        if each["Type"] == "AWS::CloudWatch::Alarm" and "Condition" not in each
-    ]
+    alarms = [each for each in resources if each["Type"] == "AWS::CloudWatch::Alarm"]
     assert f"({len(alarms)} alarms" in TEXT
     for interface in interfaces:
-        service = interface["Properties"]["ServiceName"]["Fn::Sub"].rpartition(".")[2]
+        service = interface["Properties"]["ServiceName"]["Fn::Sub"].partition("Region}.")[2]
         assert f"`{service}`" in TEXT
 
 

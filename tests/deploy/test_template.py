@@ -4,10 +4,11 @@ allow no more than is needed, and agree with each other and with the code.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Final
@@ -52,11 +53,20 @@ BOTH: Final = pytest.mark.parametrize("template", [TEMPLATE, KEPT], ids=["fleet"
 DATA_STACK: Final = "chat-data"
 UNIT: Final = (ROOT / "deploy" / "instance" / "roomcast.service").read_text(encoding="utf-8")
 PSEUDO: Final = frozenset(
-    {"AWS::AccountId", "AWS::NoValue", "AWS::Partition", "AWS::Region", "AWS::StackName"}
+    {
+        "AWS::AccountId",
+        "AWS::NoValue",
+        "AWS::Partition",
+        "AWS::Region",
+        "AWS::StackName",
+        "AWS::URLSuffix",
+    }
 )
 # A drain's slices may take half as long again: service/roomcast/node/node.py.
 JITTER: Final = 1.5
 CONFIG: Final = Config()
+# The group, and the name of a deployment's nodes in its metrics, whatever they run on.
+FLEET: Final = {"Fn::Sub": "${AWS::StackName}-fleet"}
 
 
 def of_type(kind: str, template: Mapping[str, Any] = TEMPLATE) -> dict[str, Any]:
@@ -197,9 +207,18 @@ def test_what_a_resource_depends_on_is_there_whenever_it_is() -> None:
             )
 
 
-def test_every_conditional_endpoint_is_there_before_the_fleet() -> None:
-    after = references(RESOURCES["Fleet"]["Metadata"]["After"])
-    assert set(of_type("AWS::EC2::VPCEndpoint")) <= after
+@pytest.mark.parametrize(
+    "nodes, others", [("Fleet", "CreateTaskEndpoints"), ("Service", "CreateInstanceEndpoints")]
+)
+def test_every_conditional_endpoint_is_there_before_the_nodes(nodes: str, others: str) -> None:
+    after = RESOURCES[nodes]["Metadata"]["After"]
+    endpoints = [
+        {"Fn::If": [RESOURCES[name]["Condition"], {"Ref": name}, ""]}
+        for name in of_type("AWS::EC2::VPCEndpoint")
+        if RESOURCES[name]["Condition"] != others
+    ]
+    assert len(endpoints) > 5
+    assert all(endpoint in after for endpoint in endpoints)
 
 
 EXISTING: Final = {
@@ -210,10 +229,22 @@ EXISTING: Final = {
 OURS_ALONE: Final = EXISTING | {"EndpointSecurityGroupId": "", "DedicatedVpc": "true"}
 
 
+DIGEST: Final = "sha256:" + "5f" * 32
+RELEASE: Final = {"ReleaseKey": "release", "ImageId": "ami-12345678"}
+ON_TASKS: Final = {"Compute": "fargate", "ImageDigest": "sha256:1"}
+
+
 @pytest.mark.parametrize(
     "given, broken",
     [
         ({}, set()),
+        ({"ReleaseKey": ""}, {"InstancesHaveReleaseAndImage"}),
+        ({"ImageId": ""}, {"InstancesHaveReleaseAndImage"}),
+        (ON_TASKS, set()),
+        (ON_TASKS | {"ReleaseKey": "", "ImageId": ""}, set()),
+        (ON_TASKS | {"ImageDigest": ""}, {"TasksHaveImageAndEachOther"}),
+        (ON_TASKS | {"MinInstances": "1"}, {"TasksHaveImageAndEachOther"}),
+        ({"MinInstances": "1"}, set()),
         ({"Scheme": "internet-facing"}, set()),
         (EXISTING, set()),
         (OURS_ALONE, set()),
@@ -233,12 +264,12 @@ OURS_ALONE: Final = EXISTING | {"EndpointSecurityGroupId": "", "DedicatedVpc": "
 def test_parameters_that_contradict_each_other_are_refused(
     given: dict[str, str], broken: set[str]
 ) -> None:
-    parameters = {name: str(each.get("Default")) for name, each in PARAMETERS.items()} | given
+    parameters = {name: str(each.get("Default")) for name, each in PARAMETERS.items()}
 
     def nothing(*_names: str) -> str:
         raise AssertionError("rules are about parameters")
 
-    evaluation = Evaluation(TEMPLATE, parameters, {}, (), nothing, nothing)
+    evaluation = Evaluation(TEMPLATE, parameters | RELEASE | given, {}, (), nothing, nothing)
     assert evaluation.broken_rules() == broken
 
 
@@ -246,14 +277,16 @@ def test_parameters_that_contradict_each_other_are_refused(
 def test_there_is_an_alarm_for_no_healthy_node_and_one_for_an_unhealthy_node(
     metric: str,
 ) -> None:
-    watched = {
-        reference: RESOURCES[name].get("Condition")
+    watched = [
+        name
         for name, alarm in of_type("AWS::CloudWatch::Alarm").items()
-        if alarm.get("MetricName") == metric
-        for reference in references(alarm["Dimensions"]) - {"LoadBalancer"}
-    }
-    # The other has the same instances, and asks them the same.
-    assert watched == {"TargetGroup0": None}
+        if alarm.get("MetricName") == metric and "Condition" not in RESOURCES[name]
+    ]
+    (alarm,) = watched
+    # The other group has the same nodes, and asks them the same.
+    for compute, group in (("ec2", "TargetGroup0"), ("fargate", "TaskTargetGroup")):
+        dimensions = evaluated(TEMPLATE, "chat", Compute=compute).properties(alarm)["Dimensions"]
+        assert {"Name": "TargetGroup", "Value": f"{group}.TargetGroupFullName"} in dimensions
 
 
 def test_one_dead_node_among_many_alarms_and_one_that_is_replaced_does_not() -> None:
@@ -308,21 +341,26 @@ def test_a_broken_reference_is_found() -> None:
 TAGGED: Final = frozenset(
     {
         "AWS::AutoScaling::AutoScalingGroup", "AWS::CloudWatch::Alarm",
-        "AWS::CloudWatch::Dashboard", "AWS::DynamoDB::Table", "AWS::EC2::InternetGateway",
+        "AWS::CloudWatch::Dashboard", "AWS::CodeDeploy::Application",
+        "AWS::CodeDeploy::DeploymentGroup", "AWS::DynamoDB::Table", "AWS::EC2::InternetGateway",
         "AWS::EC2::LaunchTemplate", "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup",
         "AWS::EC2::Subnet", "AWS::EC2::VPC", "AWS::EC2::VPCEndpoint",
         "AWS::ElasticLoadBalancingV2::Listener", "AWS::ElasticLoadBalancingV2::ListenerRule",
         "AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ElasticLoadBalancingV2::TargetGroup",
+        "AWS::ECS::Cluster", "AWS::ECS::Service", "AWS::ECS::TaskDefinition",
         "AWS::Events::Rule", "AWS::IAM::Role", "AWS::Lambda::EventSourceMapping",
         "AWS::Lambda::Function", "AWS::Logs::LogGroup", "AWS::S3::Bucket", "AWS::SNS::Topic",
     }
 )  # fmt: skip
 UNTAGGED: Final = frozenset(
     {
+        "AWS::ApplicationAutoScaling::ScalableTarget",
+        "AWS::ApplicationAutoScaling::ScalingPolicy",
         "AWS::AutoScaling::ScalingPolicy", "AWS::EC2::Route", "AWS::EC2::SecurityGroupEgress",
         "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SubnetRouteTableAssociation",
         "AWS::EC2::VPCGatewayAttachment", "AWS::IAM::InstanceProfile",
-        "AWS::Lambda::EventInvokeConfig", "AWS::Lambda::Permission", "AWS::Route53::RecordSet",
+        "AWS::IAM::Policy", "AWS::Lambda::Alias", "AWS::Lambda::EventInvokeConfig",
+        "AWS::Lambda::Permission", "AWS::Lambda::Version", "AWS::Route53::RecordSet",
         "AWS::S3::BucketPolicy",
     }
 )  # fmt: skip
@@ -347,10 +385,12 @@ def test_everything_that_can_be_is_tagged(template: Mapping[str, Any]) -> None:
 # Calls that IAM authorizes without a resource, by Sid; each stands in the template with its reason.
 ANYWHERE: Final = {
     "ListStreams": {"dynamodb:ListStreams"},
+    "LookAtAlarms": {"cloudwatch:DescribeAlarms"},
     "ListQueues": {"sqs:ListQueues"},
     "Unsubscribe": {"sns:Unsubscribe"},
     "Metrics": {"cloudwatch:PutMetricData"},
     "Agent": {"ssm:UpdateInstanceInformation"},
+    "RegistryToken": {"ecr:GetAuthorizationToken"},
     "Sessions": {
         "ssm:UpdateInstanceInformation",
         "ssmmessages:CreateControlChannel",
@@ -398,11 +438,19 @@ def role(name: str) -> list[Statement]:
     return statements(name, RESOURCES[name])
 
 
+WITH_STATEMENTS: Final = (
+    "AWS::EC2::VPCEndpoint",
+    "AWS::IAM::Policy",
+    "AWS::IAM::Role",
+    "AWS::S3::BucketPolicy",
+)
+
+
 def every_statement() -> list[Statement]:
     return [
         statement
         for name, each in RESOURCES.items()
-        if each["Type"] in ("AWS::IAM::Role", "AWS::EC2::VPCEndpoint", "AWS::S3::BucketPolicy")
+        if each["Type"] in WITH_STATEMENTS
         for statement in statements(name, each)
     ]
 
@@ -573,6 +621,71 @@ def test_the_topics_of_topic_shards_are_used_by_those_who_need_them() -> None:
     }
 
 
+KEY: Final = "arn:aws:kms:eu-central-1:123456789012:key/1234-abcd"
+
+
+ENCRYPTED: Final = (
+    "AWS::DynamoDB::Table",
+    "AWS::Logs::LogGroup",
+    "AWS::S3::Bucket",
+    "AWS::SNS::Topic",
+)
+
+
+def encrypted(stack: Evaluation, kind: str) -> Iterator[Any]:
+    """What the resources of a type that are made are encrypted with, as far as it is said."""
+    for name in stack.resources():
+        if stack.template["Resources"][name]["Type"] == kind:
+            found = stack.properties(name)
+            yield from values(found, "KMSMasterKeyId")
+            yield from values(found, "KMSMasterKeyID")
+            yield from values(found, "KmsMasterKeyId")
+            yield from values(found, "KmsKeyId")
+
+
+def test_a_key_encrypts_everything_that_is_kept_and_passed_on() -> None:
+    assert re.fullmatch(PARAMETERS["KmsKeyArn"]["AllowedPattern"], KEY)
+    kept = evaluated(KEPT, DATA_STACK, KmsKeyArn=KEY, TopicShards="16")
+    fleet = evaluated(TEMPLATE, "chat", KmsKeyArn=KEY)
+    assert list(encrypted(kept, "AWS::DynamoDB::Table")) == [KEY] * len(SCHEMAS)
+    assert list(encrypted(kept, "AWS::SNS::Topic")) == [KEY] * (1 + SHARDS_MAX)
+    assert list(encrypted(fleet, "AWS::S3::Bucket")) == [KEY]
+    assert list(encrypted(fleet, "AWS::Logs::LogGroup")) == [KEY] * 3
+    text, _ = RESOURCES["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["UserData"][
+        "Fn::Base64"
+    ]["Fn::Sub"]
+    assert "\nROOMCAST_AWS_QUEUE_KMS_KEY_ID=${KmsKeyArn}\n" in text
+    assert "KeyPolicy" in fleet.resources()
+    policies = {name: RESOURCES[name] for name in of_type("AWS::IAM::Policy")}
+    for name, policy in policies.items():
+        (use,) = statements(name, policy)
+        assert use.resources == ({"Ref": "KmsKeyArn"},)
+    # Whoever reads and writes tables and queues, and publishes.
+    assert references([each["Properties"]["Roles"] for each in policies.values()]) == {
+        name
+        for name in of_type("AWS::IAM::Role")
+        if any(action.startswith(("dynamodb:", "sns:", "sqs:")) for action in allowed(name))
+    }
+    # Nobody begins before it has the key.
+    for name, policy in (
+        ("Fleet", "InstanceKeyPolicy"),
+        ("Service", "TaskKeyPolicy"),
+        ("StreamMapping", "KeyPolicy"),
+    ):
+        after = {"Fn::If": [RESOURCES[policy]["Condition"], {"Ref": policy}, ""]}
+        assert str(after) in str(RESOURCES[name]["Metadata"]["After"])
+
+
+def test_without_a_key_it_is_aws_s_own() -> None:
+    kept, fleet = evaluated(KEPT, DATA_STACK), evaluated(TEMPLATE, "chat")
+    assert "KeyPolicy" not in fleet.resources()
+    for stack in (kept, fleet):
+        for kind in ENCRYPTED:
+            assert set(encrypted(stack, kind)) <= {"alias/aws/sns"}
+    for name in of_type("AWS::DynamoDB::Table", KEPT):
+        assert kept.properties(name)["SSESpecification"] == {"SSEEnabled": True}
+
+
 def test_metrics_go_to_one_namespace() -> None:
     (metrics,) = (each for each in role("InstanceRole") if each.sid == "Metrics")
     assert found_in_map(metrics.condition["StringEquals"]["cloudwatch:namespace"]) == "roomcast"
@@ -591,10 +704,11 @@ def test_endpoints_let_through_what_the_instances_may_and_only_our_account() -> 
     for name in of_type("AWS::EC2::VPCEndpoint"):
         for statement in statements(name, RESOURCES[name]):
             through |= set(statement.actions)
-            if statement.sid != "AmazonLinuxRepositories":
+            # Those of AWS, whose requests nobody of ours signs.
+            if statement.sid not in ("AmazonLinuxRepositories", "ImageLayers"):
                 account = statement.condition["StringEquals"]["aws:PrincipalAccount"]
                 assert account == {"Ref": "AWS::AccountId"}, name
-    assert through == allowed("InstanceRole")
+    assert through == allowed("InstanceRole") | allowed("TaskRole") | allowed("TaskExecutionRole")
 
 
 def test_whoever_invokes_the_reaper_is_named() -> None:
@@ -687,7 +801,14 @@ def forwarded(rule: str) -> tuple[list[str], list[Any]]:
 
 
 def test_only_what_is_for_clients_and_back_ends_is_forwarded() -> None:
-    assert set(of_type("AWS::ElasticLoadBalancingV2::ListenerRule")) == {"ClientRule", "ApiRule"}
+    assert set(of_type("AWS::ElasticLoadBalancingV2::ListenerRule")) == {
+        "ClientRule", "ApiRule", "TaskClientRule", "TaskApiRule", "FleetHealthRule",
+    }  # fmt: skip
+    for rule in ("ClientRule", "ApiRule"):
+        assert forwarded(f"Task{rule}") == forwarded(rule)
+    # A name that nobody can have: RFC 6761.
+    (host,) = RESOURCES["FleetHealthRule"]["Properties"]["Conditions"]
+    assert host["HostHeaderConfig"]["Values"] == ["health.invalid"]
     assert forwarded("ClientRule") == (["/connection/*", "/emulation"], [])
     assert forwarded("ApiRule") == (["/api/*"], [{"Ref": "ApiCidr"}])
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -721,14 +842,17 @@ def test_the_load_balancer_does_not_cut_off_quiet_clients() -> None:
 
 
 def test_the_load_balancer_knows_the_one_port_that_the_processes_share() -> None:
-    groups = of_type("AWS::ElasticLoadBalancingV2::TargetGroup")
+    groups = {
+        name: each
+        for name, each in of_type("AWS::ElasticLoadBalancingV2::TargetGroup").items()
+        if RESOURCES[name]["Condition"] == "RunsInstances"
+    }
     group = groups["TargetGroup0"]
     (command,) = re.findall(r"^ExecStart=(.*)$", UNIT, flags=re.MULTILINE)
     assert command.endswith(f"serve --port {group['Port']}")
     assert group["HealthCheckPath"] == "/health/ready"
     used = [
-        references(rule["Actions"])
-        for rule in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values()
+        references(RESOURCES[rule]["Properties"]["Actions"]) for rule in ("ClientRule", "ApiRule")
     ]
     assert used == [{"TargetGroup0"}, {"ApiTargetGroup"}]
     assert references(RESOURCES["Fleet"]["Properties"]["TargetGroupARNs"]) - {
@@ -752,6 +876,8 @@ def test_requests_of_back_ends_are_spread_apart_from_connections() -> None:
     assert by_group == {
         "TargetGroup0": "least_outstanding_requests",
         "ApiTargetGroup": "round_robin",
+        "TaskTargetGroup": "least_outstanding_requests",
+        "TaskApiTargetGroup": "round_robin",
     }
 
 
@@ -834,8 +960,14 @@ def test_an_update_starts_new_instances_before_old_ones_end() -> None:
 
 
 def test_an_update_does_not_change_the_image_by_itself() -> None:
-    """The parameter of SSM that names the newest one is looked up at each update of a stack."""
-    assert PARAMETERS["ImageId"]["Type"] == "AWS::EC2::Image::Id"
+    """A parameter of SSM that names the newest one is looked up at each update of a stack, and a
+    tag of an image names another one tomorrow.
+    """
+    for name, pattern in (("ImageId", "ami-0123456789abcdef0"), ("ImageDigest", DIGEST)):
+        assert PARAMETERS[name]["Type"] == "String"
+        assert re.fullmatch(PARAMETERS[name]["AllowedPattern"], pattern)
+        for other in ("latest", "/aws/service/ami-amazon-linux-latest/x", DIGEST[:-1]):
+            assert not re.fullmatch(PARAMETERS[name]["AllowedPattern"], other)
 
 
 def test_alarms_stop_the_replacement_of_instances_and_have_the_time_for_it() -> None:
@@ -907,7 +1039,6 @@ def test_what_cannot_be_had_again_is_kept_and_backed_up(name: str) -> None:
     properties = table["Properties"]
     assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert properties["DeletionProtectionEnabled"] == {"Ref": "DeletionProtection"}
-    assert properties["SSESpecification"] == {"SSEEnabled": True}
 
 
 def test_default_prefixes_are_the_code_s() -> None:
@@ -957,6 +1088,72 @@ def test_the_stream_lambda_has_time_for_a_call_that_hangs() -> None:
     assert RESOURCES["StreamLambda"]["Properties"]["Timeout"] > 2 * stream_handler.CALL_S_MAX
 
 
+# Of the literals in the function's properties. When it changes, the number that begins the
+# description of `StreamVersion` must change as well: without that no version would have them.
+LITERALS: Final = ("1", "378869c12d063f70")
+
+
+def version_of(**given: str) -> str:
+    given = {"StreamLambdaKey": f"roomcast/stream_lambda-{'a' * 64}.zip"} | given
+    description = evaluated(TEMPLATE, "chat", **given).properties("StreamVersion")["Description"]
+    assert len(description) <= 256
+    return str(description)
+
+
+def test_another_version_is_made_when_and_only_when_the_function_is_another() -> None:
+    """Another description makes one, and Lambda refuses one in which nothing else is new."""
+    before = version_of()
+    assert version_of(StreamLambdaKey=f"roomcast/stream_lambda-{'b' * 64}.zip") != before
+    assert version_of(TopicShards="4", PublishToShards="true") != before
+    # The same bytes, and nothing that it is told.
+    assert version_of(StreamLambdaKey=f"other/stream_lambda-{'a' * 64}.zip") == before
+    assert version_of(TopicShards="4") == before
+    function = RESOURCES["StreamLambda"]["Properties"]
+    text, told = RESOURCES["StreamVersion"]["Properties"]["Description"]["Fn::Sub"]
+    assert function["Environment"]["Variables"] == {
+        "ROOMCAST_TOPIC_ARN": told["TopicArn"],
+        "ROOMCAST_TOPIC_SHARDS": told["Shards"],
+    }
+    assert function["MemorySize"]["Fn::If"][0] == told["Shards"]["Fn::If"][0]
+    others = ("Code", "Environment", "LoggingConfig", "Role", "Tags")
+    literals = {name: each for name, each in function.items() if name not in others}
+    digest = hashlib.sha256(json.dumps(literals, sort_keys=True).encode()).hexdigest()[:16]
+    assert (text.split()[0], digest) == LITERALS
+
+
+def test_an_alarm_takes_back_another_version_of_the_stream_lambda() -> None:
+    alias = RESOURCES["StreamAlias"]
+    assert references(alias["UpdatePolicy"]) == {"StreamDeployment", "StreamDeploymentGroup"}
+    assert RESOURCES["StreamMapping"]["Properties"]["FunctionName"] == {"Ref": "StreamAlias"}
+    braked = evaluated(TEMPLATE, "chat").properties("StreamDeploymentGroup")
+    named = re.fullmatch(
+        r"CodeDeployDefault\.LambdaCanary10Percent(\d+)Minutes", braked["DeploymentConfigName"]
+    )
+    assert named
+    assert braked["AutoRollbackConfiguration"]["Enabled"] is True
+    assert "DEPLOYMENT_STOP_ON_ALARM" in braked["AutoRollbackConfiguration"]["Events"]
+    watched = [each["Name"] for each in braked["AlarmConfiguration"]["Alarms"]]
+    assert watched
+    for name in watched:
+        alarm = RESOURCES[name]["Properties"]
+        assert alarm["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "StreamLambda"}}]
+        # It goes off while most batches still go to the version before.
+        assert alarm["Period"] * alarm["DatapointsToAlarm"] < 60 * int(named[1])
+    # To deploy what ends an alarm.
+    released = evaluated(TEMPLATE, "chat", RolloutBrake="false").properties("StreamDeploymentGroup")
+    assert released["DeploymentConfigName"] == "CodeDeployDefault.LambdaAllAtOnce"
+    assert released["AlarmConfiguration"]["Enabled"] is False
+
+
+def test_whoever_shifts_batches_may_do_nothing_else() -> None:
+    shift, look = role("StreamDeploymentRole")
+    assert references(list(shift.resources)) == {"StreamLambda"}
+    assert set(shift.actions) == {
+        "lambda:GetAlias", "lambda:GetProvisionedConcurrencyConfig", "lambda:UpdateAlias",
+    }  # fmt: skip
+    assert look.sid == "LookAtAlarms"
+
+
 def test_handlers_exist_and_get_the_environment_that_they_read() -> None:
     read = {
         "StreamLambda": (ROOT / "stream_lambda" / "handler.py").read_text(encoding="utf-8"),
@@ -976,9 +1173,10 @@ def test_handlers_exist_and_get_the_environment_that_they_read() -> None:
 
 def test_events_are_those_that_the_reaper_knows() -> None:
     text = (ROOT / "service" / "roomcast" / "reaper" / "handler.py").read_text(encoding="utf-8")
-    pattern = RESOURCES["TerminationEvents"]["Properties"]["EventPattern"]
-    for name in (*pattern["source"], *pattern["detail-type"]):
-        assert f'"{name}"' in text
+    for rule in ("TerminationEvents", "TaskEvents"):
+        pattern = RESOURCES[rule]["Properties"]["EventPattern"]
+        for name in (*pattern["source"], *pattern["detail-type"]):
+            assert f'"{name}"' in text
 
 
 # ---- metrics
@@ -1014,9 +1212,10 @@ def test_alarms_and_scaling_watch_metrics_that_are_published() -> None:
         each
         for each in [
             *of_type("AWS::CloudWatch::Alarm").values(),
-            RESOURCES["ConnectionsScaling"]["Properties"]["TargetTrackingConfiguration"][
-                "CustomizedMetricSpecification"
-            ],
+            *values(
+                [RESOURCES["ConnectionsScaling"], RESOURCES["TaskConnectionsScaling"]],
+                "CustomizedMetricSpecification",
+            ),
         ]
         if found_in_map(each["Namespace"]) == "roomcast"
     ]
@@ -1080,7 +1279,7 @@ def test_publications_that_fail_for_minutes_alarm_and_those_of_one_moment_do_not
 ) -> None:
     alarm = RESOURCES[name]["Properties"]
     assert (alarm["MetricName"], found_in_map(alarm["Namespace"])) == (metric, "roomcast")
-    assert alarm["Dimensions"] == [{"Name": "AutoScalingGroupName", "Value": {"Ref": "Fleet"}}]
+    assert alarm["Dimensions"] == [{"Name": "AutoScalingGroupName", "Value": FLEET}]
     # Of all nodes together, in as many readings as there are minutes.
     assert (alarm["Statistic"], alarm["Period"]) == ("Sum", INTERVAL_S)
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
@@ -1092,6 +1291,8 @@ def test_publications_that_fail_for_minutes_alarm_and_those_of_one_moment_do_not
 def test_every_alarm_is_of_its_own_deployment() -> None:
     """Namespaces are an account's."""
     for name, alarm in of_type("AWS::CloudWatch::Alarm").items():
+        if FLEET in (dimension["Value"] for dimension in alarm["Dimensions"]):
+            continue
         assert references(alarm["Dimensions"]) & {*RESOURCES, "DataStack"}, name
 
 

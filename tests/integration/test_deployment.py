@@ -15,14 +15,14 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import boto3
@@ -48,6 +48,7 @@ from tests.deploy.iam import Call, allowed
 from tests.deploy.machine import as_a_shell_reads, fresh_machine, settings
 from tests.deploy.test_readme import OF_DATA, OF_FLEET, overridden
 from tests.fakes.ec2 import ACCOUNT, FakeEc2, FakeMachine, Hook, fake_ec2
+from tests.fakes.ecs import FakeTask, fake_task
 from tests.integration.created import Created, differences
 from tests.integration.serving import STOP_S, Aws, Process, environment
 from tests.websocket import WebSocket
@@ -109,11 +110,19 @@ METRICS: Final = _TEMPLATE + "test_alarms_and_scaling_watch_metrics_that_are_pub
 KEPT: Final = _TEMPLATE + "test_what_cannot_be_had_again_is_kept_and_backed_up"
 TABLES: Final = _TEMPLATE + "test_tables_are_those_of_the_code"
 FAILURES: Final = _TEMPLATE + "test_what_was_given_up_on_is_nobody_else_s_and_not_kept_for_ever"
+CANARY: Final = _TEMPLATE + "test_an_alarm_takes_back_another_version_of_the_stream_lambda"
+KEYS: Final = _TEMPLATE + "test_a_key_encrypts_everything_that_is_kept_and_passed_on"
 QUIET: Final = _TEMPLATE + "test_the_load_balancer_does_not_cut_off_quiet_clients"
+_TASKS: Final = "tests/deploy/test_tasks.py::"
+SCALES: Final = _TASKS + "test_tasks_scale_as_instances_do"
+PLACED: Final = _TASKS + "test_tasks_are_in_private_subnets_behind_both_target_groups"
+RUN: Final = _TASKS + "test_a_task_runs_with_the_roles_that_it_has"
 # Of a type that it does not know, or makes without any effect.
 ALL: Final = ""
 # By type and property; [] stands for any place in a list.
 LACKING: Final[Mapping[str, Mapping[str, str]]] = {
+    "AWS::ApplicationAutoScaling::ScalableTarget": {ALL: SCALES},
+    "AWS::ApplicationAutoScaling::ScalingPolicy": {ALL: SCALES},
     "AWS::AutoScaling::AutoScalingGroup": {
         "DefaultInstanceWarmup": SCHEMA,
         # How nodes and the reaper use them: tests/integration/test_lifecycle.py,
@@ -129,9 +138,13 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "DashboardBody.widgets[].properties.metrics[][]": METRICS,
         "Tags": TAGS,
     },
+    "AWS::CodeDeploy::Application": {ALL: CANARY},
+    "AWS::CodeDeploy::DeploymentGroup": {ALL: CANARY},
     "AWS::DynamoDB::Table": {
         "PointInTimeRecoverySpecification.PointInTimeRecoveryEnabled": KEPT,
+        "SSESpecification.KMSMasterKeyId": KEYS,
         "SSESpecification.SSEEnabled": KEPT,
+        "SSESpecification.SSEType": KEYS,
         "TimeToLiveSpecification.AttributeName": TABLES,
         "TimeToLiveSpecification.Enabled": TABLES,
     },
@@ -152,6 +165,29 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "EnableDnsHostnames": _TEMPLATE + "test_names_of_endpoints_resolve_in_a_new_vpc"
     },
     "AWS::EC2::VPCEndpoint": {"Tags.Name": TAGS, "Tags.app": TAGS, "Tags.deployment": TAGS},
+    "AWS::ECS::Cluster": {"Tags.app": TAGS, "Tags.deployment": TAGS},
+    "AWS::ECS::Service": {
+        "DeploymentConfiguration": _TASKS + "test_a_deployment_of_two_tasks_has_room_for_a_third",
+        "EnableExecuteCommand": _TASKS + "test_the_container_writes_nothing_but_what_is_its_own",
+        "HealthCheckGracePeriodSeconds": _TASKS + "test_a_task_has_the_time_that_a_start_takes",
+        "LaunchType": SCHEMA,
+        "LoadBalancers": PLACED,
+        "NetworkConfiguration.AwsvpcConfiguration": PLACED,
+        "PlatformVersion": SCHEMA,
+        "PropagateTags": SCHEMA,
+        "Tags.app": TAGS,
+        "Tags.deployment": TAGS,
+    },
+    "AWS::ECS::TaskDefinition": {
+        "Cpu": SCHEMA,
+        "ExecutionRoleArn": RUN,
+        "NetworkMode": SCHEMA,
+        "RequiresCompatibilities": SCHEMA,
+        "RuntimePlatform": SCHEMA,
+        "Tags.app": TAGS,
+        "Tags.deployment": TAGS,
+        "TaskRoleArn": RUN,
+    },
     "AWS::ElasticLoadBalancingV2::Listener": {"Tags.app": TAGS, "Tags.deployment": TAGS},
     "AWS::ElasticLoadBalancingV2::ListenerRule": {"Tags.app": TAGS, "Tags.deployment": TAGS},
     "AWS::ElasticLoadBalancingV2::LoadBalancer": {
@@ -180,8 +216,13 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "Tags.app": TAGS,
         "Tags.deployment": TAGS,
     },
+    "AWS::Lambda::Version": {
+        "Description": _TEMPLATE
+        + "test_another_version_is_made_when_and_only_when_the_function_is_another"
+    },
     # It knows no zones of load balancers.
     "AWS::Route53::RecordSet": {"AliasTarget.HostedZoneId": SCHEMA},
+    "AWS::Logs::LogGroup": {"KmsKeyId": KEYS},
     "AWS::S3::Bucket": {
         "LifecycleConfiguration": FAILURES,
         "OwnershipControls": FAILURES,
@@ -343,6 +384,7 @@ class Stack:
             "AWS::Partition": "aws",
             "AWS::Region": REGION,
             "AWS::StackName": self.name,
+            "AWS::URLSuffix": "amazonaws.com",
         }
         return Evaluation(
             self.template,
@@ -456,6 +498,21 @@ def stack(cloud: Cloud) -> Stack:
     return Stack(cloud, STACK, cloud.given, Stack(cloud, DATA_STACK, UNPROTECTED))
 
 
+# What deploy/README.md gives tasks in place of what it gives instances.
+OF_INSTANCES: Final = frozenset({"ReleaseKey", "ConfigKey", "ImageId"})
+OF_TASKS: Final = {
+    "Compute": "fargate", "ImageRepository": "roomcast", "ImageDigest": "sha256:" + "5f" * 32,
+    "TasksNow": "2",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tasks(cloud: Cloud, stack: Stack) -> Stack:
+    """The same nodes as tasks, on the same data."""
+    given = {name: value for name, value in cloud.given.items() if name not in OF_INSTANCES}
+    return Stack(cloud, "tasks", given | OF_TASKS, stack.kept)
+
+
 def there(prefix: str, cloud: Cloud) -> str:
     """Makes the tables that a stack of data need not make. The stream of the one that has one."""
     dynamodb = cloud.client("dynamodb")
@@ -468,17 +525,21 @@ def there(prefix: str, cloud: Cloud) -> str:
 
 
 @pytest.fixture(scope="module")
-def stacks(cloud: Cloud, stack: Stack) -> list[Stack]:
+def stacks(cloud: Cloud, stack: Stack, tasks: Stack) -> list[Stack]:
     """Those in which everything that the templates can make is made."""
-    data = Stack(cloud, "all-data", {"TablePrefix": "all.", "TopicShards": "16"})
+    key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+    kept = {"TablePrefix": "all.", "TopicShards": "16", "KmsKeyArn": key}
+    data = Stack(cloud, "all-data", kept)
     # One whose tables are there already.
     stream = there("kept.", cloud)
     again = Stack(cloud, "again-data", {"TablePrefix": "kept.", "ChannelsStreamArn": stream})
-    given = everything_else(cloud, data)
+    given = everything_else(cloud, data) | {"KmsKeyArn": key}
     other = {"Processes": "3", "PrivateRouteTableIds": "", "DomainName": "", "HostedZoneId": ""}
+    other |= OF_TASKS | {"TasksNow": "0", "MinInstances": "2"}
     return [
         stack.kept,
         stack,
+        tasks,
         data,
         Stack(cloud, "all", given, data),
         again,
@@ -738,7 +799,7 @@ def pumping(stack: Stack, function: Function) -> Iterator[None]:
     with the rights of the function's role.
     """
     mapping = stack.found("StreamMapping", {})
-    assert mapping["FunctionName"] == stack.ref("StreamLambda")
+    assert mapping["FunctionName"] == stack.ref("StreamAlias")
     retries = mapping["MaximumRetryAttempts"]
     given_up: list[Any] = []
     pump = StreamPump(
@@ -812,6 +873,16 @@ else:
 """
 
 
+class OnNode(Protocol):
+    """A node, and a client of it."""
+
+    @property
+    def process(self) -> Process: ...
+
+    @property
+    def client(self) -> WebSocket: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A machine of the fleet, the node on it, and a client of that node."""
@@ -819,6 +890,32 @@ class Instance:
     machine: FakeMachine
     process: Process
     client: WebSocket
+
+
+@dataclass(frozen=True, slots=True)
+class InTask:
+    """A task, the node in it, and a client of that node."""
+
+    task: FakeTask
+    process: Process
+    client: WebSocket
+
+
+async def connected(session: aiohttp.ClientSession, process: Process, user: str) -> WebSocket:
+    """A client of the node, in the room."""
+    await asyncio.to_thread(process.ready)
+    socket = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
+    token = sign_connection(user, SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"], 600)
+    assert (await socket.ask("connect", token=token))["client"]
+    await socket.ask("subscribe", channel=ROOM)
+    return socket
+
+
+def nothing_was_refused(processes: Collection[Process]) -> None:
+    for process in processes:
+        assert "Traceback" not in process.log, process.log
+        assert "AccessDenied" not in process.log, process.log
+        assert "not authorized" not in process.log, process.log
 
 
 @asynccontextmanager
@@ -844,19 +941,10 @@ async def fleet(
                 ends.callback(processes[-1].close)
             instances = []
             for machine, process in zip(machines, processes, strict=True):
-                await asyncio.to_thread(process.ready)
-                socket = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
-                token = sign_connection(
-                    machine.id, SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"], 600
-                )
-                assert (await socket.ask("connect", token=token))["client"]
-                await socket.ask("subscribe", channel=ROOM)
-                instances.append(Instance(machine, process, socket))
+                client = await connected(session, process, machine.id)
+                instances.append(Instance(machine, process, client))
             yield instances
-    for process in processes:
-        assert "Traceback" not in process.log, process.log
-        assert "AccessDenied" not in process.log, process.log
-        assert "not authorized" not in process.log, process.log
+    nothing_was_refused(processes)
 
 
 def hooks(stack: Stack) -> dict[str, Hook]:
@@ -924,6 +1012,8 @@ def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
         name: stack.found(name, stack.wanted(name))["Environment"]["Variables"]
         for name in ("Reaper", "StreamLambda")
     }
+    # Whose tasks are nodes is for the reaper alone.
+    told["Reaper"].pop("ROOMCAST_AWS_ECS_CLUSTER")
     assert told["Reaper"].items() <= environ.items()
     assert told["StreamLambda"] == {
         "ROOMCAST_TOPIC_ARN": environ["ROOMCAST_AWS_TOPIC_ARN"],
@@ -936,7 +1026,7 @@ def provisioned(stack: Stack) -> Provisioned:
     return Provisioned(kept["TopicArn"], kept["ChannelsStreamArn"], (), ())
 
 
-async def clients_meet(first: Instance, second: Instance) -> None:
+async def clients_meet(first: OnNode, second: OnNode) -> None:
     """Each hears both, in one order; presence knows both."""
     for number in range(10):
         who = (first, second)[number % 2]
@@ -1080,6 +1170,115 @@ async def the_other_is_drained(aws: Aws, ec2: FakeEc2, instance: Instance) -> No
     assert instance.machine.ends == ["CONTINUE", "CONTINUE"]
     assert await asyncio.to_thread(instance.process.ended, STOP_S) == 0, instance.process.log
     assert await asyncio.to_thread(aws.left_of, instance.process.node) == []
+
+
+# ---- the same, as tasks
+
+
+def started(stack: Stack, directory: Path) -> dict[str, str]:
+    """What a container of the service finds in its environment, with the rights of who starts it;
+    and the options that deploy/README.md puts into the image.
+    """
+    service = stack.found("Service", stack.wanted("Service"))
+    assert service["TaskDefinition"] == stack.ref("TaskDefinition")
+    (container,) = stack.found("TaskDefinition", {})["ContainerDefinitions"]
+    environ = {each["Name"]: each["Value"] for each in container["Environment"]}
+    secrets = stack.client_of("TaskExecutionRole", "secretsmanager")
+    for each in container["Secrets"]:
+        found = secrets.get_secret_value(SecretId=each["ValueFrom"])
+        environ[each["Name"]] = found["SecretString"]
+    config = directory / "roomcast.toml"
+    config.write_text(CONFIG, encoding="utf-8")
+    return environ | {"ROOMCAST_CONFIG": str(config)}
+
+
+@asynccontextmanager
+async def service(
+    stack: Stack, cluster: str, environ: Mapping[str, str]
+) -> AsyncIterator[list[InTask]]:
+    """Two tasks, whose clients are in the room. `environ`: from `started`."""
+    inherited = environment()
+    del inherited["AWS_EC2_METADATA_DISABLED"]
+    here = inherited | stack.credentials("TaskRole") | {"AWS_ENDPOINT_URL": stack.cloud.endpoint}
+    async with fake_task(cluster) as one, fake_task(cluster) as other:
+        async with aiohttp.ClientSession() as session:
+            with ExitStack() as ends:
+                processes = []
+                for task in (one, other):
+                    there = {"ECS_CONTAINER_METADATA_URI_V4": task.endpoint}
+                    given = {**here, **environ, **there}
+                    processes.append(Process(None, "--port", "0", environ=given))
+                    ends.callback(processes[-1].close)
+                yield [
+                    InTask(task, process, await connected(session, process, task.id))
+                    for task, process in zip((one, other), processes, strict=True)
+                ]
+        nothing_was_refused(processes)
+
+
+def changed(stack: Stack, name: str, task: FakeTask, cluster: str) -> dict[str, Any]:
+    """What ECS tells of the task, after it has gone through the rule."""
+    text = (ROOT / "tests" / "fixtures" / "events" / f"{name}.json").read_text(encoding="utf-8")
+    event: dict[str, Any] = json.loads(text)
+    pattern = stack.found("TaskEvents", {})["EventPattern"]
+    assert not matches(pattern, event), "a task of another cluster"
+    event["detail"] |= {"taskArn": task.arn, "clusterArn": cluster}
+    assert matches(pattern, event)
+    assert invoked_by(stack, "TaskEvents") == [stack.ref("Reaper")]
+    return event
+
+
+async def test_the_service_runs_as_tasks_on_what_was_made(tasks: Stack, tmp_path: Path) -> None:
+    prefix = tasks.kept.evaluation.parameters["TablePrefix"]
+    aws = Aws(tasks.cloud.endpoint, provisioned(tasks), tmp_path, prefix)
+    queues = queues_of(tasks)
+    environ = started(tasks, tmp_path)
+    all_are_told_the_same(tasks, environ)
+    cluster = tasks.created.attribute("AWS::ECS::Cluster", tasks.ref("Cluster"), "Arn")
+    with ExitStack() as ends:
+        stream = ends.enter_context(running(Function(tasks, "StreamLambda", tmp_path)))
+        reaper = ends.enter_context(running(Function(tasks, "Reaper", tmp_path)))
+        ends.enter_context(pumping(tasks, stream))
+        async with service(tasks, cluster, environ) as (first, second):
+            await clients_meet(first, second)
+            for each in (first, second):
+                assert each.process.node.startswith(each.task.id[:20])
+            # ECS begins to stop one: it ends before SIGTERM comes.
+            leaving = changed(tasks, "task_deactivating", first.task, cluster)
+            assert await asyncio.to_thread(reaper, leaving) == {"told": 1}
+            assert await first.client.closed() == 3001
+            assert await asyncio.to_thread(first.process.ended, STOP_S) == 0, first.process.log
+            assert await asyncio.to_thread(aws.left_of, first.process.node) == []
+            # One is killed: the reaper does what is left to do.
+            assert len(await asyncio.to_thread(aws.left_of, second.process.node)) >= 4
+            second.process.signal(9)
+            await asyncio.to_thread(second.process.ended)
+            gone = changed(tasks, "task_stopped", second.task, cluster)
+            done = await asyncio.to_thread(reaper, gone)
+            assert (done["reaped"], done["failed"]) == (1, 0)
+            assert await asyncio.to_thread(aws.left_of, second.process.node) == []
+            # It comes for the other as well, of which nothing is left.
+            late = changed(tasks, "task_stopped", first.task, cluster)
+            assert (await asyncio.to_thread(reaper, late))["reaped"] == 0
+    assert queues_of(tasks) == queues
+
+
+@pytest.mark.parametrize(
+    "role, service, operation, asked",
+    [
+        ("TaskRole", "secretsmanager", "get_secret_value", {"SecretId": STACK}),
+        ("TaskRole", "s3", "get_object", {"Bucket": BUCKET, "Key": "templates/template.yaml"}),
+        ("TaskRole", "ecs", "list_tasks", {}),
+        ("TaskExecutionRole", "secretsmanager", "get_secret_value", {"SecretId": "foreign"}),
+        ("TaskExecutionRole", "sns", "publish", {"TopicArn": FOREIGN, "Message": "x"}),
+    ],
+)
+def test_who_takes_over_a_task_does_not_get_far(
+    tasks: Stack, others: Cloud, role: str, service: str, operation: str, asked: Mapping[str, Any]
+) -> None:
+    assert others is tasks.cloud
+    with pytest.raises(ClientError, match="is not authorized to perform"):
+        getattr(tasks.client_of(role, service), operation)(**asked)
 
 
 # ---- the end

@@ -29,6 +29,7 @@ from tests.deploy.calls import ACCOUNT
 from tests.deploy.cloudformation import DATA, Evaluation, exports, load, statements
 from tests.deploy.iam import Call, allowed
 from tests.fakes.ec2 import FakeEc2, Hook, fake_ec2
+from tests.fakes.ecs import CLUSTER
 from tests.integration.recorder import Recorder, recorder
 from tests.integration.serving import Aws, Process, deployed, environment
 from tests.websocket import WebSocket
@@ -326,6 +327,7 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
             "ROOMCAST_AWS_TABLE_PREFIX": PREFIX,
             "ROOMCAST_AWS_QUEUE_PREFIX": PREFIX,
             "ROOMCAST_AWS_AUTOSCALING_GROUP": GROUP,
+            "ROOMCAST_AWS_ECS_CLUSTER": CLUSTER,
         }
         await killed(aws, at, machine.endpoint)
         orphan = f"{PREFIX}orphan"
@@ -333,6 +335,15 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         aws.client("sqs").create_queue(QueueName=orphan, tags=tags)
         at.calls.knows(orphan, tags)
 
+        # Of which instance or task a lease is, is all one to it.
+        event = json.loads(
+            (FIXTURES / "fixtures/events/task_deactivating.json").read_text(encoding="utf-8")
+        )
+        task = CLUSTER.replace(":cluster/", ":task/") + f"/{machine.id}"
+        event["detail"] |= {"clusterArn": CLUSTER, "taskArn": task}
+        told = await python(reap(event), environ)
+        assert '"event":"end_announced"' in told
+        assert '"nodes":0' not in told
         event = json.loads(
             (FIXTURES / "fixtures/events/scheduled.json").read_text(encoding="utf-8")
         )

@@ -93,9 +93,9 @@ def backups(aws: Aws) -> list[str]:
         for table in ("channels", "idempotency")
         for part in (
             f"--{table}-backup",
-            dynamodb.create_backup(TableName=f"{BEFORE}{table}", BackupName=table)[
-                "BackupDetails"
-            ]["BackupArn"],
+            dynamodb.create_backup(TableName=f"{BEFORE}{table}", BackupName=table)["BackupDetails"][
+                "BackupArn"
+            ],
         )
     ]
 

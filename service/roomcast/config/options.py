@@ -391,6 +391,13 @@ class AwsConfig:
         pattern=r"[A-Za-z0-9_-]{1,40}",
         shape="1 to 40 letters, digits, - or _",
     )
+    queue_kms_key_id: str = declare(
+        "",
+        "ARN of a key of KMS that encrypts the queues; empty: SQS's own does. The key's policy has "
+        "to let SNS use it (deploy/README.md), or nothing gets into the queues.",
+        pattern=r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]{1,256}",
+        shape="the ARN of a key of KMS",
+    )
     express_rate_limit: float = declare(
         100.0,
         "Messages of express hints a second, of all nodes together: each sends its part, by the "
@@ -417,7 +424,8 @@ class AwsConfig:
     autoscaling_group: str = declare(
         "",
         "Name of the Auto Scaling group that the instance is in; empty: none. The nodes tell it "
-        "when they serve and when they have drained, at the two hooks below.",
+        "when they serve and when they have drained, at the two hooks below. In a task of ECS "
+        "there is no group: it is the name that metrics go by.",
         pattern=r"[!-~]([ -~]{0,253}[!-~])?",
         shape="the name of an Auto Scaling group",
     )
@@ -460,7 +468,8 @@ class NodeConfig:
     drain_s: float = declare(
         30.0,
         "Time over which a stopping node closes its connections, so that they do not all "
-        "reconnect at once. Below the load balancer's deregistration delay.",
+        "reconnect at once. Below the load balancer's deregistration delay. On Fargate at most "
+        "60, since it takes half as long again at most, and what follows its time.",
         unit="s",
         within=(0, 3600),
     )
