@@ -15,6 +15,12 @@ export interface DataParameters {
   readonly channelsStreamArn?: string;
 
   /**
+   * Key of KMS that encrypts tables and topics, with the policy that deploy/README.md has. The same for deploy/template.yaml. Empty: AWS's own keys.
+   * @default ""
+   */
+  readonly kmsKeyArn?: string;
+
+  /**
    * Whether the channels and idempotency tables refuse to be deleted, when they are made here. "false" for the first deployment: what refuses cannot be rolled back.
    * @default true
    */
@@ -47,6 +53,12 @@ export type DataOutput =
 /** Parameters of deploy/template.yaml. */
 export interface FleetParameters {
   /**
+   * What nodes run on: instances of EC2, or tasks of ECS on Fargate. An update that changes it starts the others, moves the clients, and then ends those that were there.
+   * @default "ec2"
+   */
+  readonly compute?: "ec2" | "fargate";
+
+  /**
    * S3 bucket, in this region, with what deploy/build.py built.
    */
   readonly artifactBucket: string;
@@ -62,12 +74,13 @@ export interface FleetParameters {
   readonly reaperLambdaKey: string;
 
   /**
-   * Key of release-<sha256>.tar, as build.py printed it, for the architecture of InstanceType.
+   * Instances only. Key of release-<sha256>.tar, as build.py printed it, for the architecture of InstanceType.
+   * @default ""
    */
-  readonly releaseKey: string;
+  readonly releaseKey?: string;
 
   /**
-   * Key of roomcast-<sha256>.toml, as build.py --config printed it: namespaces and other options. Empty: defaults.
+   * Instances only. Key of roomcast-<sha256>.toml, as build.py --config printed it: namespaces and other options. Empty: defaults.
    * @default ""
    */
   readonly configKey?: string;
@@ -206,30 +219,67 @@ export interface FleetParameters {
   readonly instanceType?: string;
 
   /**
-   * An image of Amazon Linux 2023, of the architecture that ReleaseKey is for. Another one replaces the instances.
+   * Instances only. An image of Amazon Linux 2023, of the architecture that ReleaseKey is for. Another one replaces the instances.
+   * @default ""
    */
-  readonly imageId: string;
+  readonly imageId?: string;
 
   /**
-   * Nodes on each instance, which share its port. 0 is one for each core.
+   * Tasks only. Name of the repository of ECR, in this account and region, that the container image is in.
+   * @default "roomcast"
+   */
+  readonly imageRepository?: string;
+
+  /**
+   * Tasks only. Digest of that image, or of its index. Another one replaces the tasks.
+   * @default ""
+   */
+  readonly imageDigest?: string;
+
+  /**
+   * One that the container image is for.
+   * @default "ARM64"
+   */
+  readonly taskArchitecture?: "ARM64" | "X86_64";
+
+  /**
+   * Number of tasks that each update sets, for a deployment that moves clients from instances. 0: what scaling has set, and at first MinInstances.
+   * @default 0
+   */
+  readonly tasksNow?: number;
+
+  /**
+   * 1024 is a core. A process uses one.
+   * @default 1024
+   */
+  readonly taskCpu?: 512 | 1024 | 2048 | 4096 | 8192 | 16384;
+
+  /**
+   * MiB, from twice to eight times TaskCpu. A core a process and 2 GiB serve some 5,000 clients.
+   * @default 2048
+   */
+  readonly taskMemory?: number;
+
+  /**
+   * Nodes on each instance or task, which share its port. 0 is one for each core.
    * @default 1
    */
   readonly processes?: number;
 
   /**
-   * Fewest instances. Two, so that one may fail.
+   * Fewest instances or tasks. Two, so that one may fail.
    * @default 2
    */
   readonly minInstances?: number;
 
   /**
-   * Most instances. A bound on cost.
+   * Most instances or tasks. A bound on cost.
    * @default 10
    */
   readonly maxInstances?: number;
 
   /**
-   * Instances to begin with. Scaling changes their number; an update of the stack does not, unless this changes.
+   * Instances to begin with. Scaling changes their number; an update of the stack does not, unless this changes. Tasks begin with MinInstances.
    * @default 2
    */
   readonly desiredInstances?: number;
@@ -241,10 +291,16 @@ export interface FleetParameters {
   readonly targetConnections?: number;
 
   /**
-   * CPU of an instance, on average, that scaling aims at.
+   * CPU of an instance or task, on average, that scaling aims at.
    * @default 50
    */
   readonly targetCpuPercent?: number;
+
+  /**
+   * Key of KMS that encrypts queues, logs and what was given up on, with the policy that deploy/README.md has. The same for deploy/data.yaml. Empty: AWS's own keys.
+   * @default ""
+   */
+  readonly kmsKeyArn?: string;
 
   /**
    * Whether the load balancer refuses to be deleted. "false" for the first deployment: what refuses cannot be rolled back.
@@ -259,7 +315,7 @@ export interface FleetParameters {
   readonly reserveReaper?: boolean;
 
   /**
-   * Whether an alarm stops the replacement of instances, and rolls the update back. "false" to deploy what ends an alarm that is on already.
+   * Whether an alarm stops the replacement of instances and of the stream Lambda, and rolls the update back. "false" to deploy what ends an alarm that is on already.
    * @default true
    */
   readonly rolloutBrake?: boolean;
@@ -294,6 +350,7 @@ export type FleetOutput =
   | "ApiUrl"
   | "LoadBalancerDnsName"
   | "AutoScalingGroupName"
+  | "ServiceName"
   | "InstanceSecurityGroupId"
   | "InstanceLogGroupName"
   | "FailureBucketName"

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.fleet, pytest.mark.timeout(180)]
 APP: Final = ROOT / "tests" / "deploy" / "cdk_app.js"
 COMMAND_S: Final = 120
 DIGITS: Final = "0" * 64
-# What has no default, by the parameter's name.
+# What instances need, by the parameter's name.
 NEEDED: Final[Mapping[str, str]] = {
     "ArtifactBucket": "artifacts",
     "StreamLambdaKey": f"stream_lambda-{DIGITS}.zip",
@@ -43,7 +43,7 @@ NEEDED: Final[Mapping[str, str]] = {
     "ImageId": "ami-12345678",
     "AlarmTopicArn": "nobody",
 }
-# One of each kind, and such that much is made otherwise.
+# One of each kind, and such that much is made otherwise. Tasks need less of the same.
 MORE: Final[Mapping[str, Any]] = NEEDED | {
     "VpcId": "vpc-1",
     "PrivateSubnetIds": ["subnet-1", "subnet-2"],
@@ -171,6 +171,8 @@ def canonical(part: Any, key: str = "") -> Any:
                 return {"Fn::GetAtt": name.split(".", 1)}
             case {"Fn::Split": [str(separator), str(whole)]}:
                 return whole.split(separator)
+            case {"Fn::Select": [str(index), list(choice)]}:
+                return choice[int(index)]
         return said
     if isinstance(part, list):
         members = [canonical(each) for each in part]

@@ -24,6 +24,18 @@ variable "channels_stream_arn" {
   }
 }
 
+variable "kms_key_arn" {
+  type        = string
+  description = "Key of KMS that encrypts tables and topics, with the policy that deploy/README.md has. The same for deploy/template.yaml. Empty: AWS's own keys."
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:|arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+)$", var.kms_key_arn))
+    error_message = "kms_key_arn must match |arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+."
+  }
+}
+
 variable "deletion_protection" {
   type        = bool
   description = "Whether the channels and idempotency tables refuse to be deleted, when they are made here. \"false\" for the first deployment: what refuses cannot be rolled back."

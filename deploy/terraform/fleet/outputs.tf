@@ -17,7 +17,12 @@ output "load_balancer_dns_name" {
 
 output "auto_scaling_group_name" {
   description = "The fleet."
-  value       = aws_cloudformation_stack.stack.outputs["AutoScalingGroupName"]
+  value       = lookup(aws_cloudformation_stack.stack.outputs, "AutoScalingGroupName", null)
+}
+
+output "service_name" {
+  description = "The service of ECS, in the cluster that has the stack's name."
+  value       = lookup(aws_cloudformation_stack.stack.outputs, "ServiceName", null)
 }
 
 output "instance_security_group_id" {

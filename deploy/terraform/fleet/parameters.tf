@@ -2,6 +2,7 @@
 
 locals {
   parameters = {
+    Compute                 = var.compute
     ArtifactBucket          = var.artifact_bucket
     StreamLambdaKey         = var.stream_lambda_key
     ReaperLambdaKey         = var.reaper_lambda_key
@@ -31,12 +32,19 @@ locals {
     AccessLogBucket         = var.access_log_bucket
     InstanceType            = var.instance_type
     ImageId                 = var.image_id
+    ImageRepository         = var.image_repository
+    ImageDigest             = var.image_digest
+    TaskArchitecture        = var.task_architecture
+    TasksNow                = tostring(var.tasks_now)
+    TaskCpu                 = tostring(var.task_cpu)
+    TaskMemory              = tostring(var.task_memory)
     Processes               = tostring(var.processes)
     MinInstances            = tostring(var.min_instances)
     MaxInstances            = tostring(var.max_instances)
     DesiredInstances        = tostring(var.desired_instances)
     TargetConnections       = tostring(var.target_connections)
     TargetCpuPercent        = tostring(var.target_cpu_percent)
+    KmsKeyArn               = var.kms_key_arn
     DeletionProtection      = tostring(var.deletion_protection)
     ReserveReaper           = tostring(var.reserve_reaper)
     RolloutBrake            = tostring(var.rollout_brake)

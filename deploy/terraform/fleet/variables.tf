@@ -1,5 +1,17 @@
 # Written by deploy/forms.py from deploy/template.yaml; do not edit.
 
+variable "compute" {
+  type        = string
+  description = "What nodes run on: instances of EC2, or tasks of ECS on Fargate. An update that changes it starts the others, moves the clients, and then ends those that were there."
+  default     = "ec2"
+  nullable    = false
+
+  validation {
+    condition     = contains(["ec2", "fargate"], var.compute)
+    error_message = "compute must be one of ec2, fargate."
+  }
+}
+
 variable "artifact_bucket" {
   type        = string
   description = "S3 bucket, in this region, with what deploy/build.py built."
@@ -35,18 +47,19 @@ variable "reaper_lambda_key" {
 
 variable "release_key" {
   type        = string
-  description = "Key of release-<sha256>.tar, as build.py printed it, for the architecture of InstanceType."
+  description = "Instances only. Key of release-<sha256>.tar, as build.py printed it, for the architecture of InstanceType."
+  default     = ""
   nullable    = false
 
   validation {
-    condition     = can(regex("^(?:[A-Za-z0-9/._-]*release-[0-9a-f]{64}\\.tar)$", var.release_key))
-    error_message = "release_key must match [A-Za-z0-9/._-]*release-[0-9a-f]{64}\\.tar."
+    condition     = can(regex("^(?:|[A-Za-z0-9/._-]*release-[0-9a-f]{64}\\.tar)$", var.release_key))
+    error_message = "release_key must match |[A-Za-z0-9/._-]*release-[0-9a-f]{64}\\.tar."
   }
 }
 
 variable "config_key" {
   type        = string
-  description = "Key of roomcast-<sha256>.toml, as build.py --config printed it: namespaces and other options. Empty: defaults."
+  description = "Instances only. Key of roomcast-<sha256>.toml, as build.py --config printed it: namespaces and other options. Empty: defaults."
   default     = ""
   nullable    = false
 
@@ -309,13 +322,96 @@ variable "instance_type" {
 
 variable "image_id" {
   type        = string
-  description = "An image of Amazon Linux 2023, of the architecture that ReleaseKey is for. Another one replaces the instances."
+  description = "Instances only. An image of Amazon Linux 2023, of the architecture that ReleaseKey is for. Another one replaces the instances."
+  default     = ""
   nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:|ami-([0-9a-f]{8}|[0-9a-f]{17}))$", var.image_id))
+    error_message = "image_id must match |ami-([0-9a-f]{8}|[0-9a-f]{17})."
+  }
+}
+
+variable "image_repository" {
+  type        = string
+  description = "Tasks only. Name of the repository of ECR, in this account and region, that the container image is in."
+  default     = "roomcast"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:[a-z0-9][a-z0-9._/-]{1,255})$", var.image_repository))
+    error_message = "image_repository must match [a-z0-9][a-z0-9._/-]{1,255}."
+  }
+}
+
+variable "image_digest" {
+  type        = string
+  description = "Tasks only. Digest of that image, or of its index. Another one replaces the tasks."
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:|sha256:[0-9a-f]{64})$", var.image_digest))
+    error_message = "image_digest must match |sha256:[0-9a-f]{64}."
+  }
+}
+
+variable "task_architecture" {
+  type        = string
+  description = "One that the container image is for."
+  default     = "ARM64"
+  nullable    = false
+
+  validation {
+    condition     = contains(["ARM64", "X86_64"], var.task_architecture)
+    error_message = "task_architecture must be one of ARM64, X86_64."
+  }
+}
+
+variable "tasks_now" {
+  type        = number
+  description = "Number of tasks that each update sets, for a deployment that moves clients from instances. 0: what scaling has set, and at first MinInstances."
+  default     = 0
+  nullable    = false
+
+  validation {
+    condition     = var.tasks_now >= 0
+    error_message = "tasks_now must be 0 or more."
+  }
+}
+
+variable "task_cpu" {
+  type        = number
+  description = "1024 is a core. A process uses one."
+  default     = 1024
+  nullable    = false
+
+  validation {
+    condition     = contains([512, 1024, 2048, 4096, 8192, 16384], var.task_cpu)
+    error_message = "task_cpu must be one of 512, 1024, 2048, 4096, 8192, 16384."
+  }
+}
+
+variable "task_memory" {
+  type        = number
+  description = "MiB, from twice to eight times TaskCpu. A core a process and 2 GiB serve some 5,000 clients."
+  default     = 2048
+  nullable    = false
+
+  validation {
+    condition     = var.task_memory >= 1024
+    error_message = "task_memory must be 1024 or more."
+  }
+
+  validation {
+    condition     = var.task_memory <= 122880
+    error_message = "task_memory must be 122880 or less."
+  }
 }
 
 variable "processes" {
   type        = number
-  description = "Nodes on each instance, which share its port. 0 is one for each core."
+  description = "Nodes on each instance or task, which share its port. 0 is one for each core."
   default     = 1
   nullable    = false
 
@@ -332,7 +428,7 @@ variable "processes" {
 
 variable "min_instances" {
   type        = number
-  description = "Fewest instances. Two, so that one may fail."
+  description = "Fewest instances or tasks. Two, so that one may fail."
   default     = 2
   nullable    = false
 
@@ -344,7 +440,7 @@ variable "min_instances" {
 
 variable "max_instances" {
   type        = number
-  description = "Most instances. A bound on cost."
+  description = "Most instances or tasks. A bound on cost."
   default     = 10
   nullable    = false
 
@@ -356,7 +452,7 @@ variable "max_instances" {
 
 variable "desired_instances" {
   type        = number
-  description = "Instances to begin with. Scaling changes their number; an update of the stack does not, unless this changes."
+  description = "Instances to begin with. Scaling changes their number; an update of the stack does not, unless this changes. Tasks begin with MinInstances."
   default     = 2
   nullable    = false
 
@@ -380,7 +476,7 @@ variable "target_connections" {
 
 variable "target_cpu_percent" {
   type        = number
-  description = "CPU of an instance, on average, that scaling aims at."
+  description = "CPU of an instance or task, on average, that scaling aims at."
   default     = 50
   nullable    = false
 
@@ -392,6 +488,18 @@ variable "target_cpu_percent" {
   validation {
     condition     = var.target_cpu_percent <= 90
     error_message = "target_cpu_percent must be 90 or less."
+  }
+}
+
+variable "kms_key_arn" {
+  type        = string
+  description = "Key of KMS that encrypts queues, logs and what was given up on, with the policy that deploy/README.md has. The same for deploy/data.yaml. Empty: AWS's own keys."
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:|arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+)$", var.kms_key_arn))
+    error_message = "kms_key_arn must match |arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+."
   }
 }
 
@@ -411,7 +519,7 @@ variable "reserve_reaper" {
 
 variable "rollout_brake" {
   type        = bool
-  description = "Whether an alarm stops the replacement of instances, and rolls the update back. \"false\" to deploy what ends an alarm that is on already."
+  description = "Whether an alarm stops the replacement of instances and of the stream Lambda, and rolls the update back. \"false\" to deploy what ends an alarm that is on already."
   default     = true
   nullable    = false
 }
