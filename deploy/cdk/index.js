@@ -2,12 +2,15 @@
 // The stacks of deploy/data.yaml and deploy/template.yaml for apps of the AWS CDK. The templates
 // are included as they are; all that is known of them here is in templates.json.
 
+const fs = require("node:fs");
 const path = require("node:path");
 const { Stack, Token, Validations } = require("aws-cdk-lib/core");
 const { CfnInclude } = require("aws-cdk-lib/cloudformation-include");
 const TEMPLATES = require("./templates.json");
 
-const DEPLOY = path.join(__dirname, "..");
+// In the repository they stand beside this folder, in a package of it (npm pack) in it.
+const BESIDE = path.join(__dirname, "..");
+const PLACE = fs.existsSync(path.join(BESIDE, "template.yaml")) ? BESIDE : __dirname;
 
 // What the CDK's own rules say of templates whose parameters choose between parts of them: that a
 // condition always comes to the same, that what stands in the part that is not chosen cannot be,
@@ -26,7 +29,7 @@ class TemplateStack extends Stack {
     }
     /** The template: getResource(), getOutput() and the like, by the names that it has for them. */
     this.include = new CfnInclude(this, "Template", {
-      templateFile: path.join(DEPLOY, template),
+      templateFile: path.join(PLACE, template),
       parameters: given(this, props, known.parameters),
     });
     for (const [name, policy] of Object.entries(known.updatePolicies)) {

@@ -246,3 +246,16 @@ def test_cdk_stacks_declare_each_parameter_and_output(form: str) -> None:
         assert each["Description"] in interface
     _, _, union = declared.partition(f"type {form.capitalize()}Output =")
     assert re.findall(r'\| "(\w+)"', union.partition(";")[0]) == list(template["Outputs"])
+
+
+def test_a_package_of_the_cdk_stacks_has_the_templates_and_all_that_they_need() -> None:
+    package = json.loads((CDK / "package.json").read_text(encoding="utf-8"))
+    packed = set(package["files"])
+    copied = re.findall(r"\.\./(\S+)", package["scripts"]["prepack"])
+    assert set(copied) == set(forms.TEMPLATES.values())
+    assert package["scripts"]["postpack"].split()[1:] == copied
+    written = {path.name for path in forms.files() if path.parent == CDK}
+    assert packed == {package["main"], package["types"], *copied, *written}
+    names = (CDK / "index.js").read_text(encoding="utf-8")
+    assert set(re.findall(r'require\("\./(.*?)"\)', names)) <= packed
+    assert set(re.findall(r'"(\w+\.yaml)"', names)) == set(copied)
