@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -204,6 +205,29 @@ def test_builds_and_commands_are_called_as_they_are() -> None:
     assert len(restores) == 2
     for restore in restores:
         _parser().parse_args(restore.split())
+
+
+def test_the_key_s_policy_lets_in_who_uses_the_key_by_itself() -> None:
+    (text,) = re.findall(
+        r"^cat > key-policy\.json <<END\n(.*?)^END$", TEXT, re.MULTILINE | re.DOTALL
+    )
+    policy = json.loads(text.replace("$AWS_REGION", "eu-central-1").replace("$ACCOUNT", "1" * 12))
+    services = {
+        statement["Principal"]["Service"]: set(statement["Action"])
+        for statement in policy["Statement"]
+        if "Service" in statement["Principal"]
+    }
+    assert services.keys() == {"sns.amazonaws.com", "logs.eu-central-1.amazonaws.com"}
+    assert services["sns.amazonaws.com"] == {"kms:Decrypt", "kms:GenerateDataKey"}
+    # Of the names that log groups have.
+    groups = [
+        each["Properties"]["LogGroupName"]["Fn::Sub"]
+        for each in TEMPLATE["Resources"].values()
+        if each["Type"] == "AWS::Logs::LogGroup"
+    ]
+    assert groups
+    assert all(name.startswith("/roomcast/${AWS::StackName}/") for name in groups)
+    assert ":log-group:/roomcast/$STACK/*" in text
 
 
 def test_whoever_restores_is_told_what_it_takes() -> None:
