@@ -11,6 +11,7 @@ T ?=
 VENV := .venv
 TOX_VENV := .venv-tox
 JS := tests/acceptance/js
+CDK := deploy/cdk
 # The versions that the linter and the type checker are pinned to.
 PINS := $(shell grep -oE '(ruff|mypy)==[0-9.]+' tox.ini)
 # Unit tests run in so many processes: more than the machine has cores is no use.
@@ -95,7 +96,7 @@ format: $(TOX_VENV)/.installed
 	@$(TOX_VENV)/bin/tox run -q -e format
 
 clean:
-	rm -rf $(VENV) $(TOX_VENV) .tox build dist site *.egg-info .hypothesis $(JS)/node_modules
+	rm -rf $(VENV) $(TOX_VENV) .tox build dist site *.egg-info .hypothesis $(JS)/node_modules $(CDK)/node_modules
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .coverage
 
 # Before anything is installed for it.
@@ -129,10 +130,15 @@ $(TOX_VENV)/.installed: Makefile | python
 	@touch $@
 
 # For the tests that run under Node.js; where npm is not, or does not get them, those tests are skipped
-# (or fail: ROOMCAST_REQUIRE).
+# (or fail: ROOMCAST_REQUIRE). Of the CDK exactly what its lock file has; of the others the versions are pinned.
 js:
-	@if [ $(JS)/node_modules/.installed -nt $(JS)/package.json ]; then :; \
-	elif ! command -v npm >/dev/null 2>&1; then echo 'npm: not here, the tests that run under Node.js are skipped'; \
-	elif npm install --prefix $(JS) --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error; then \
-	  touch $(JS)/node_modules/.installed; \
-	else echo 'npm: failed, the tests that run under Node.js are skipped' >&2; fi
+	@npm_for() { \
+	  where=$$1; shift; \
+	  if [ $$where/node_modules/.installed -nt $$where/package.json ]; then :; \
+	  elif ! command -v npm >/dev/null 2>&1; then echo "npm: not here, tests that run under Node.js are skipped ($$where)"; \
+	  elif npm "$$@" --prefix $$where --no-audit --no-fund --ignore-scripts --loglevel=error; then \
+	    touch $$where/node_modules/.installed; \
+	  else echo "npm: failed, tests that run under Node.js are skipped ($$where)" >&2; fi; \
+	}; \
+	npm_for $(JS) install --no-package-lock; \
+	npm_for $(CDK) ci

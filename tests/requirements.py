@@ -1,4 +1,4 @@
-"""What a test may need that pip does not install: a browser, Node.js and its packages."""
+"""What a test may need that pip does not install: a browser, Node.js with packages, Terraform."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from typing import Final
 
 import pytest
 
-__all__ = ["JS_DIRECTORY", "KNOWN", "Missing", "find_browser", "find_node", "obtain", "required"]
+__all__ = [
+    "CDK_DIRECTORY",
+    "JS_DIRECTORY",
+    "KNOWN",
+    "Missing",
+    "find_browser",
+    "find_node",
+    "find_terraform",
+    "obtain",
+    "required",
+]
 
 JS_DIRECTORY: Final = Path(__file__).parent / "acceptance" / "js"
+CDK_DIRECTORY: Final = Path(__file__).parents[1] / "deploy" / "cdk"
 # The names that ROOMCAST_REQUIRE may list.
-KNOWN: Final = frozenset({"browser", "node"})
+KNOWN: Final = frozenset({"browser", "node", "terraform"})
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -37,20 +48,28 @@ def find_browser(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def find_node(environ: Mapping[str, str] = os.environ, js_directory: Path = JS_DIRECTORY) -> str:
-    """The path of Node.js, once the packages of tests/acceptance/js are
-    installed. Raises Missing.
+    """The path of Node.js, once the packages of `js_directory` are installed, those for
+    development as well. Raises Missing.
     """
     path = shutil.which("node", path=environ.get("PATH"))
     if path is None:
         raise Missing("no Node.js on the PATH")
-    for name, version in json.loads((js_directory / "package.json").read_text())[
-        "dependencies"
-    ].items():
+    asked = json.loads((js_directory / "package.json").read_text())
+    packages = asked.get("dependencies", {}) | asked.get("devDependencies", {})
+    for name, version in packages.items():
         manifest = js_directory / "node_modules" / name / "package.json"
         # One under another name is called npm:NAME@VERSION.
         wanted = version.rpartition("@")[2]
         if not manifest.is_file() or json.loads(manifest.read_text())["version"] != wanted:
             raise Missing(f"the npm package {name} {version} is not installed (make js)")
+    return path
+
+
+def find_terraform(environ: Mapping[str, str] = os.environ) -> str:
+    """The path of Terraform, which nothing here installs. Raises Missing."""
+    path = shutil.which("terraform", path=environ.get("PATH"))
+    if path is None:
+        raise Missing("no Terraform on the PATH")
     return path
 
 

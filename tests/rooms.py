@@ -116,16 +116,17 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "serve": _room(
         "one process: from its configuration to a node over AWS, its start and its end",
-        "auth aws backoff concurrency config dev ec2 fleet gateway hooks node observe ports rates system wire "
+        "auth aws backoff concurrency config delivery dev ec2 ecs fleet gateway hooks node observe ports rates system wire "
         "__version__",
         "aiohttp structlog",
     ),
     "aws": _room(
         "the ports over AWS, one file each",
-        "backoff concurrency delivery fleet log observe ports presence wire",
+        "account backoff concurrency delivery fleet log observe ports presence wire",
         "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
+    "ecs": _room("which task of ECS this is; optional", "", "structlog"),
     "observe": _room(
         "what a node tells of itself: logs, counters, CloudWatch",
         "ports rates wire",
@@ -137,9 +138,13 @@ ROOMS: Final[Mapping[str, Room]] = {
         "backoff wire __version__",
         "aiohttp orjson",
     ),
+    "account": _room(
+        "what an account must have before the first deployment; read, never changed", "ports"
+    ),
+    "cost": _room("`roomcast cost`: the calls that a load takes, and the bill"),
     "cli": _room(
         "the `roomcast` command, one module a command",
-        "auth aws backoff bench concurrency config delivery dev fleet hooks log node observe ports presence reaper serve system "
+        "account auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve system "
         "wire __version__",
         "aiohttp structlog",
         environment=True,
@@ -173,6 +178,7 @@ MODULES: Final[Mapping[str, Room]] = {
     # Not of the SDK, which reads nothing of what is asked here:
     # a small HTTP service on the machine itself.
     "ec2.instance_metadata": _room("", "", "aiohttp"),
+    "ecs.task_metadata": _room("", "", "aiohttp"),
     # The calls that are made most, over the SDK's own connections.
     "aws.lean": _room("", "", "aiohttp orjson yarl"),
     "aws.clients": _room("", "", "aiohttp"),
@@ -188,11 +194,11 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "config.channel_options", "config.checks", "config.declaration",
+        "wire", "account.readings", "account.rules", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
-        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "fleet.badges", "fleet.deployment", "fleet.lease_record",
+        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.end_signals", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
     }

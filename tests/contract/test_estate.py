@@ -85,3 +85,12 @@ async def test_a_deleted_queue_keeps_its_subscription(backend: Backend) -> None:
         backend.deployment.queue_arn(name)
     ]
     assert not await estate.queues()
+
+
+async def test_a_queue_gets_what_is_posted_to_it(backend: Backend) -> None:
+    node, estate, name = backend.queue(), backend.estate(), backend.queue_name()
+    await node.open(name)
+    await estate.post(name, "one")
+    assert [message.body for message in await node.receive()] == ["one"]
+    # Nobody is left to be told.
+    await estate.post(f"{name}-gone", "two")

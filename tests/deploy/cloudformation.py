@@ -1,5 +1,5 @@
-"""Reads deploy/template.yaml: YAML with CloudFormation's short functions, what they come to,
-and what tests ask of it.
+"""Reads the templates in deploy/: YAML with CloudFormation's short functions, what they come to,
+and what tests ask of them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import base64
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +16,13 @@ from typing import Any, Final
 import yaml
 
 __all__ = [
+    "DATA",
     "ROOT",
     "TEMPLATE",
     "Evaluation",
     "Statement",
+    "exports",
+    "imported",
     "load",
     "matches",
     "references",
@@ -30,6 +33,8 @@ __all__ = [
 
 ROOT: Final = Path(__file__).parents[2]
 TEMPLATE: Final = ROOT / "deploy" / "template.yaml"
+# What it runs on, a stack of its own.
+DATA: Final = ROOT / "deploy" / "data.yaml"
 # ${Name} and ${Name.Attribute}, but not ${!literal}.
 _SUB: Final = re.compile(r"\$\{([A-Za-z0-9:.]+)\}")
 
@@ -99,6 +104,21 @@ def references(part: Any) -> set[str]:
         *values(part, "Ref"),
         *(name for name, *_ in values(part, "Fn::GetAtt")),
         *(name for argument in values(part, "Fn::Sub") for name in sub_names(argument)),
+    }
+
+
+def imported(name: str) -> dict[str, Any]:
+    """What the template has for an export of the data stack, by its name without the stack's."""
+    return {"Fn::ImportValue": {"Fn::Sub": f"${{DataStack}}-{name}"}}
+
+
+def exports(evaluation: Evaluation) -> dict[str, Any]:
+    """What the stack of `evaluation` exports, by name."""
+    return {
+        evaluation.value(output["Export"]["Name"]): evaluation.value(output["Value"])
+        for output in evaluation.template["Outputs"].values()
+        if "Export" in output
+        and ("Condition" not in output or evaluation.holds(output["Condition"]))
     }
 
 
@@ -179,6 +199,8 @@ class Evaluation:
     zones: Sequence[str]
     name: Callable[[str], str]
     attribute: Callable[[str, str], Any]
+    # What other stacks export, by name.
+    imports: Mapping[str, Any] = field(default_factory=dict)
 
     def holds(self, condition: Any) -> bool:
         """Of a condition function, or the name of one of the template's conditions."""
@@ -203,7 +225,7 @@ class Evaluation:
         """Names of the template's rules that the parameters break."""
         return {
             name
-            for name, rule in self.template["Rules"].items()
+            for name, rule in self.template.get("Rules", {}).items()
             if self.holds(rule["RuleCondition"])
             and not all(self.holds(each["Assert"]) for each in rule["Assertions"])
         }
@@ -261,6 +283,8 @@ class Evaluation:
                 return str(separator).join(self.value(parts))
             case "Fn::Base64":
                 return base64.b64encode(self.value(argument).encode()).decode()
+            case "Fn::ImportValue":
+                return self.imports[self.value(argument)]
             case "Fn::GetAZs":
                 return list(self.zones)
             case "Fn::Cidr":

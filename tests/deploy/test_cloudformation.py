@@ -46,6 +46,7 @@ EVALUATION: Final = Evaluation(
     ("eu-west-1a", "eu-west-1b"),
     lambda name: f"physical-{name}",
     lambda name, attribute: f"{name}/{attribute}",
+    {"other-eu-west-1": "exported"},
 )
 
 
@@ -56,6 +57,7 @@ EVALUATION: Final = Evaluation(
         ({"Ref": "AWS::Region"}, "eu-west-1"),
         ({"Ref": "Always"}, "physical-Always"),
         ({"Fn::GetAtt": ["Always", "Arn"]}, "Always/Arn"),
+        ({"Fn::ImportValue": {"Fn::Sub": "other-${AWS::Region}"}}, "exported"),
         (
             {"Fn::Sub": "${AWS::Region} ${Always} ${Always.Arn} ${!x}"},
             "eu-west-1 physical-Always Always/Arn ${x}",

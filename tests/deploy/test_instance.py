@@ -32,6 +32,7 @@ TEXT, OWN = LAUNCH["UserData"]["Fn::Base64"]["Fn::Sub"]
 USER_DATA_BYTES_MAX: Final = 16 * 1024
 UNIT: Final = (INSTANCE / "roomcast.service").read_text(encoding="utf-8")
 TOPIC: Final = "arn:aws:sns:eu-central-1:123456789012:roomcast"
+KEY_ARN: Final = "arn:aws:kms:eu-central-1:123456789012:key/1234-abcd"
 SECRET: Final = {
     "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": 'a"b\\c$d`e f' + "0" * 32,
     "ROOMCAST_HTTP_API_KEY": "k" * 32,
@@ -79,12 +80,13 @@ def put_artifacts(machine: Machine, *, config: bool = False) -> dict[str, str]:
         "ArtifactBucket": "bucket",
         "ConfigKey": "",
         "InstanceLogs": "/roomcast/chat/instances",
+        "KmsKeyArn": KEY_ARN,
         "LogGeneration": "0",
         "Processes": "2",
-        "QueuePrefix": "chat-",
+        "QueuePrefix": "our-",
         "SecretArn": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:roomcast-AbCdEf",
         "TablePrefix": "chat-",
-        "Topic": TOPIC,
+        "TopicArn": TOPIC,
         "TopicShards": "4",
         "TrustedProxies": "10.0.2.0/24,10.0.3.0/24",
     }
@@ -114,7 +116,8 @@ def test_a_fresh_instance_becomes_nodes(machine: Machine) -> None:
     ours = {name: value for name, value in environ.items() if name.startswith("ROOMCAST_")} | secret
     config = load_config(None, ours)
     assert config.aws.topic_arn == TOPIC
-    assert (config.aws.table_prefix, config.aws.queue_prefix) == ("chat-", "chat-")
+    assert (config.aws.table_prefix, config.aws.queue_prefix) == ("chat-", "our-chat_")
+    assert config.aws.queue_kms_key_id == KEY_ARN
     assert config.aws.autoscaling_group == "chat-fleet"
     assert (config.aws.launch_hook, config.aws.terminate_hook) == (
         "roomcast-launch",
@@ -239,13 +242,12 @@ def test_user_data_are_small_and_say_nothing_secret() -> None:
         "ArtifactBucket",
         "ConfigKey",
         "InstanceLogs",
+        "KmsKeyArn",
         "LogGeneration",
         "Processes",
         "QueuePrefix",
         "ReleaseKey",
         "SecretArn",
-        "TablePrefix",
-        "Topic",
         "TopicShards",
     }
     assert not [name for name, each in TEMPLATE["Parameters"].items() if "NoEcho" in each]

@@ -1,7 +1,8 @@
-"""deploy/README.md: its commands and tables name what the template and build.py have."""
+"""deploy/README.md: its commands and tables name what the templates and build.py have."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 from deploy import build
 from roomcast.cli.main import _parser
 from roomcast.config import load as load_config
-from tests.deploy.cloudformation import ROOT, load, references
+from tests.deploy.cloudformation import DATA, ROOT, load, references
+from tests.deploy.test_template import evaluated
 from tests.unit.test_docs import dead_links
 
 PAGE: Final = ROOT / "deploy" / "README.md"
 TEXT: Final = PAGE.read_text(encoding="utf-8")
 TEMPLATE: Final = load()
+KEPT: Final = load(DATA)
 PARAMETERS: Final[dict[str, Any]] = TEMPLATE["Parameters"]
 # Those without a language are for a shell.
 BLOCKS: Final = [
@@ -38,11 +41,14 @@ def overridden(command: str) -> dict[str, str]:
 
 
 DEPLOYS: Final = [command for command in COMMANDS if "cloudformation deploy" in command]
+# Of the data, and of what works on them.
+OF_DATA: Final = [command for command in DEPLOYS if "deploy/data.yaml" in command]
+OF_FLEET: Final = [command for command in DEPLOYS if "deploy/template.yaml" in command]
 
 
-def table() -> dict[str, str]:
-    """Parameter to default, as the table has them."""
-    _, _, after = TEXT.partition("\n| parameter | default | what |\n| --- | --- | --- |\n")
+def table(head: str) -> dict[str, str]:
+    """Parameter to default, as the table with this head has them."""
+    _, _, after = TEXT.partition(f"\n| {head} | default | what |\n| --- | --- | --- |\n")
     found: dict[str, str] = {}
     for row in after.partition("\n\n")[0].splitlines():
         names, default, _ = (cell.strip() for cell in row.strip("|").split("|", 2))
@@ -61,30 +67,46 @@ def table() -> dict[str, str]:
 
 
 def test_commands_give_parameters_that_there_are_and_values_that_they_take() -> None:
-    assert len(DEPLOYS) > 3
-    for command in DEPLOYS:
-        for name, value in overridden(command).items():
-            assert name in PARAMETERS, name
+    assert len(OF_FLEET) > 3
+    assert sorted([*OF_DATA, *OF_FLEET]) == sorted(DEPLOYS)
+    for commands, parameters in ((OF_DATA, KEPT["Parameters"]), (OF_FLEET, PARAMETERS)):
+        for name, value in (each for command in commands for each in overridden(command).items()):
+            assert name in parameters, name
             if "$" not in value:
-                allowed = PARAMETERS[name].get("AllowedValues")
+                allowed = parameters[name].get("AllowedValues")
                 assert allowed is None or value in allowed
-                assert re.fullmatch(PARAMETERS[name].get("AllowedPattern", ".*"), value)
+                assert re.fullmatch(parameters[name].get("AllowedPattern", ".*"), value)
 
 
 def test_the_first_command_gives_everything_that_has_no_default() -> None:
     needed = {name for name, each in PARAMETERS.items() if "Default" not in each}
-    built = {parameter for _, _, parameter in build.LAMBDAS} | {"ReleaseKey"}
-    assert "$(cat dist/parameters)" in DEPLOYS[0]
-    assert needed == built | (overridden(DEPLOYS[0]).keys() & needed)
+    built = {parameter for _, _, parameter in build.LAMBDAS}
+    (tasks,) = (each for each in OF_FLEET if "Compute=fargate" in each and "SecretArn" in each)
+    for command in (OF_FLEET[0], tasks):
+        assert "$(cat dist/parameters)" in command
+        assert needed == built | (overridden(command).keys() & needed)
+    # What the template's rules want of each form; the release's key is among the built ones.
+    of_tasks = {"Compute", "ImageDigest", "ImageRepository"}
+    assert overridden(tasks).keys() - overridden(OF_FLEET[0]).keys() == of_tasks
+    assert overridden(OF_FLEET[0]).keys() - overridden(tasks).keys() == {"ImageId"}
+    assert all("Default" in each for each in KEPT["Parameters"].values())
+
+
+def test_data_are_deployed_before_what_works_on_them_and_under_the_name_that_it_is_given() -> None:
+    assert DEPLOYS[:2] == [OF_DATA[0], OF_FLEET[0]]
+    stacks = {re.findall(r"--stack-name (\S+)", command)[0] for command in OF_DATA}
+    assert stacks == {overridden(OF_FLEET[0])["DataStack"]}
+    assert {re.findall(r"--stack-name (\S+)", command)[0] for command in OF_FLEET} == {'"$STACK"'}
 
 
 def test_the_first_deployment_can_be_rolled_back_and_is_protected_afterwards() -> None:
     # What refuses to be deleted would stay, and its names with it.
-    assert overridden(DEPLOYS[0])["DeletionProtection"] == "false"
-    assert overridden(DEPLOYS[1]) == {"DeletionProtection": "true"}
+    for first, second, *_ in (OF_DATA, OF_FLEET):
+        assert overridden(first)["DeletionProtection"] == "false"
+        assert overridden(second) == {"DeletionProtection": "true"}
     protectable = {
         each["Type"]
-        for each in TEMPLATE["Resources"].values()
+        for each in [*TEMPLATE["Resources"].values(), *KEPT["Resources"].values()]
         if "DeletionProtection" in references(each)
     }
     # By hand, for who did it otherwise: a command for each type, and for each table.
@@ -139,10 +161,14 @@ def test_a_shell_reads_every_block() -> None:
 
 
 def test_every_parameter_is_in_the_table_with_its_default() -> None:
-    shown = table()
-    assert shown.keys() == PARAMETERS.keys()
-    for name, default in shown.items():
-        has = PARAMETERS[name].get("Default")
+    heads = {"parameter": PARAMETERS, "parameter of the data": KEPT["Parameters"]}
+    for head, parameters in heads.items():
+        assert table(head).keys() == parameters.keys()
+    every = [
+        (name, each, heads[head][name]) for head in heads for name, each in table(head).items()
+    ]
+    for name, default, parameter in every:
+        has = parameter.get("Default")
         if has is None:
             assert default == "", name
         elif has == "":
@@ -151,10 +177,11 @@ def test_every_parameter_is_in_the_table_with_its_default() -> None:
             assert default == str(has), name
 
 
-def test_the_template_is_too_large_to_be_sent_inline_and_small_enough_for_a_bucket() -> None:
+def test_one_template_is_too_large_to_be_sent_inline_and_small_enough_for_a_bucket() -> None:
     size = (ROOT / "deploy" / "template.yaml").stat().st_size
     assert 51_200 < size < 1024 * 1024
-    for command in DEPLOYS:
+    assert DATA.stat().st_size < 51_200
+    for command in OF_FLEET:
         assert "--s3-bucket" in command
         assert "--template-file deploy/template.yaml" in command
         assert "--capabilities CAPABILITY_IAM" in command
@@ -174,13 +201,51 @@ def test_builds_and_commands_are_called_as_they_are() -> None:
         build._parser().parse_args(arguments.split())
     (token,) = re.findall(r"\broomcast (token [^\n]*)", "\n".join(COMMANDS))
     _parser().parse_args(token.split())
+    restores = re.findall(r"^roomcast (restore [^\n]*)", "\n".join(COMMANDS), re.MULTILINE)
+    assert len(restores) == 2
+    for restore in restores:
+        _parser().parse_args(restore.split())
+
+
+def test_the_key_s_policy_lets_in_who_uses_the_key_by_itself() -> None:
+    (text,) = re.findall(
+        r"^cat > key-policy\.json <<END\n(.*?)^END$", TEXT, re.MULTILINE | re.DOTALL
+    )
+    policy = json.loads(text.replace("$AWS_REGION", "eu-central-1").replace("$ACCOUNT", "1" * 12))
+    services = {
+        statement["Principal"]["Service"]: set(statement["Action"])
+        for statement in policy["Statement"]
+        if "Service" in statement["Principal"]
+    }
+    assert services.keys() == {"sns.amazonaws.com", "logs.eu-central-1.amazonaws.com"}
+    assert services["sns.amazonaws.com"] == {"kms:Decrypt", "kms:GenerateDataKey"}
+    # Of the names that log groups have.
+    groups = [
+        each["Properties"]["LogGroupName"]["Fn::Sub"]
+        for each in TEMPLATE["Resources"].values()
+        if each["Type"] == "AWS::Logs::LogGroup"
+    ]
+    assert groups
+    assert all(name.startswith("/roomcast/${AWS::StackName}/") for name in groups)
+    assert ":log-group:/roomcast/$STACK/*" in text
+
+
+def test_whoever_restores_is_told_what_it_takes() -> None:
+    source = (ROOT / "service" / "roomcast" / "aws" / "restoring.py").read_text(encoding="utf-8")
+    called = {
+        "".join(word.title() for word in name.split("_"))
+        for name in re.findall(r"self\._dynamodb\.(\w+)\(", source)
+    }
+    assert "RestoreTableFromBackup" in called
+    told = TEXT.partition("With rights of yours")[2].partition("what a restore does")[0]
+    assert set(re.findall(r"`([A-Z]\w+)`", told)) == called
 
 
 def tables_that_stay() -> set[str]:
-    prefix = PARAMETERS["TablePrefix"]["Default"]
+    prefix = KEPT["Parameters"]["TablePrefix"]["Default"]
     return {
         each["Properties"]["TableName"]["Fn::Sub"].replace("${TablePrefix}", prefix)
-        for each in TEMPLATE["Resources"].values()
+        for each in KEPT["Resources"].values()
         if each["Type"] == "AWS::DynamoDB::Table"
         and each["DeletionPolicy"] == "RetainExceptOnCreate"
     }
@@ -192,26 +257,28 @@ def test_names_of_what_stays_are_the_template_s() -> None:
     assert deleted == tables_that_stay()
 
 
-def test_costs_count_what_the_template_has() -> None:
-    resources = list(TEMPLATE["Resources"].values())
+@pytest.mark.parametrize("compute, nodes", [("ec2", "instances"), ("fargate", "tasks")])
+def test_costs_count_what_the_template_has(compute: str, nodes: str) -> None:
+    given = {"Compute": compute, "EndpointSecurityGroupId": ""}
+    made = evaluated(TEMPLATE, "chat", **given).resources()
+    resources = [each for name, each in TEMPLATE["Resources"].items() if name in made]
     interfaces = [
         each
         for each in resources
         if each["Type"] == "AWS::EC2::VPCEndpoint"
         and each["Properties"]["VpcEndpointType"] == "Interface"
     ]
-    row = re.search(r"interface endpoints: (\d+) services × 2 zones × ([\d.]+) \| ([\d.]+)", TEXT)
+    row = re.search(
+        rf"interface endpoints, with {nodes}: (\d+) services × 2 zones × ([\d.]+) \| ([\d.]+)",
+        TEXT,
+    )
     assert row
     assert int(row[1]) == len(interfaces)
     assert float(row[3]) == pytest.approx(len(interfaces) * 2 * float(row[2]))
-    alarms = [
-        each
-        for each in resources
-        if each["Type"] == "AWS::CloudWatch::Alarm" and "Condition" not in each
-    ]
+    alarms = [each for each in resources if each["Type"] == "AWS::CloudWatch::Alarm"]
     assert f"({len(alarms)} alarms" in TEXT
     for interface in interfaces:
-        service = interface["Properties"]["ServiceName"]["Fn::Sub"].rpartition(".")[2]
+        service = interface["Properties"]["ServiceName"]["Fn::Sub"].partition("Region}.")[2]
         assert f"`{service}`" in TEXT
 
 

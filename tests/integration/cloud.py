@@ -4,7 +4,7 @@
 It is service/roomcast/dev/emulator.py, and takes its options, with two differences.
 What moto's CloudFormation does otherwise than AWS documents is put right,
 as far as deploy/template.yaml needs it. And roles count: a call with the credentials of a role
-is refused unless the role's policies allow it, and for a role of instances also the policy of the
+is refused unless the role's policies allow it, and for a role of nodes also the policy of the
 endpoint that the call would go through. Who has no role, such as a test, may do everything.
 """
 
@@ -20,9 +20,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from moto.awslambda.models import LambdaBackend
+from moto.awslambda.models import LambdaBackend, LambdaVersion, lambda_backends
 from moto.cloudformation import models, parsing, responses
 from moto.cloudformation.utils import yaml_tag_constructor
+from moto.core.common_models import CloudFormationModel
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.exceptions import DependencyViolationError
 from moto.ec2.models import ec2_backends
@@ -60,6 +61,7 @@ def _repair() -> None:
         return f"{found}:*" if attribute_name == "Arn" else found
 
     LogGroup.get_cfn_attribute = with_streams  # type: ignore[method-assign]  # this is what it is for
+    _repair_versions()
     # moto would start a container for each item that is written. Tests run the function.
     LambdaBackend.send_dynamodb_items = lambda *_args: ""  # type: ignore[method-assign]  # as above
 
@@ -94,6 +96,68 @@ def _repair_functions() -> None:
     users: tuple[Any, ...] = (models, responses)
     for user in users:
         user.yaml_tag_constructor = constructed
+
+
+class _Alias(CloudFormationModel):  # moto finds it among the subclasses
+    """AWS::Lambda::Alias, which moto has and CloudFormation does not make there."""
+
+    # By which moto tells what service it is of.
+    __module__ = "moto.awslambda.models"
+
+    def __init__(self, arn: str) -> None:
+        self.arn = arn
+
+    @property
+    def physical_resource_id(self) -> str:
+        return self.arn
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        return ""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Lambda::Alias"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,  # noqa: ARG003  # as moto calls it
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+        **_kwargs: Any,
+    ) -> _Alias:
+        about = cloudformation_json["Properties"]
+        made = lambda_backends[account_id][region_name].create_alias(
+            about["Name"], about["FunctionName"], about["FunctionVersion"], "", ""
+        )
+        return cls(made.arn)
+
+
+def _repair_versions() -> None:
+    """Versions of functions have no names there, and do not tell their numbers;
+    and a mapping of an alias becomes one of its version.
+    """
+    create = LambdaBackend.create_event_source_mapping
+
+    def of_an_alias(self: LambdaBackend, spec: Any) -> Any:
+        made = create(self, spec)
+        made.function_arn = spec["FunctionName"]
+        return made
+
+    LambdaBackend.create_event_source_mapping = of_an_alias  # type: ignore[method-assign]  # as above
+
+    def name(self: LambdaVersion) -> str:
+        return f"version {self.version}"
+
+    def attribute(self: LambdaVersion, _name: str) -> str:
+        return str(self.version)
+
+    model: Any = LambdaVersion
+    model.physical_resource_id = property(name)
+    model.has_cfn_attr = classmethod(lambda _cls, attr: attr == "Version")
+    model.get_cfn_attribute = attribute
 
 
 def _repair_deletions() -> None:
@@ -141,7 +205,8 @@ def _repair_deletions() -> None:
 _CREDENTIAL: Final = re.compile(
     r"Credential=(?P<key>[^/]+)/[^/]+/(?P<region>[^/]+)/(?P<service>[^/]+)/"
 )
-_INSTANCES: Final = "ec2.amazonaws.com"
+# Whose roles' calls go through the endpoints of the VPC.
+_INSIDE: Final = ("ec2.amazonaws.com", "ecs-tasks.amazonaws.com")
 _DENIED: Final = "is not authorized to perform"
 
 
@@ -169,7 +234,8 @@ def _refused(environ: dict[str, Any]) -> str | None:
     region, service = signed["region"], signed["service"]
     policies = [_document(policy) for policy in role.policies.values()]
     through = None
-    if _INSTANCES in json.dumps(_document(role.assume_role_policy_document)):
+    trust = json.dumps(_document(role.assume_role_policy_document))
+    if any(service in trust for service in _INSIDE):
         through = _endpoint_policies(region, service)
     for call in _calls(service, region, environ, body):
         what = f"{role.name} {_DENIED} {call.action} on {call.resource}"

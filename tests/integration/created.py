@@ -62,6 +62,18 @@ class _Gone(Exception):
     """There is no such resource."""
 
 
+def _pascal(value: Any) -> Any:
+    """ECS's names as the template has them; those of log options are names of others."""
+    if isinstance(value, list):
+        return [_pascal(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key[:1].upper() + key[1:]: each if key == "options" else _pascal(each)
+        for key, each in value.items()
+    }
+
+
 def _first(found: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     if not found:
         raise _Gone
@@ -96,6 +108,11 @@ class Created:
                 return self._table(name)["TableArn"]
             case "DynamoDB::Table", "StreamArn":
                 return self._table(name)["LatestStreamArn"]
+            case "ECS::Cluster", "Arn":
+                (cluster,) = self._of("ecs").describe_clusters(clusters=[name])["clusters"]
+                return cluster["clusterArn"]
+            case "ECS::Service", "Name":
+                return name.rpartition("/")[2]
             case "EC2::LaunchTemplate", "LatestVersionNumber":
                 found = self._of("ec2").describe_launch_templates(LaunchTemplateIds=[name])
                 return found["LaunchTemplates"][0]["LatestVersionNumber"]
@@ -115,6 +132,8 @@ class Created:
                 return self._of("iam").get_role(RoleName=name)["Role"]["Arn"]
             case "Lambda::Function", "Arn":
                 return self._function(name)["FunctionArn"]
+            case "Lambda::Version", "Version":
+                return name.rpartition(" ")[2]
             case "Logs::LogGroup", "Arn":
                 return self._log_group(name)["arn"]
             case "S3::Bucket", "Arn":
@@ -131,6 +150,9 @@ class Created:
             "AutoScaling::AutoScalingGroup": self._group,
             "CloudWatch::Dashboard": self._dashboard,
             "DynamoDB::Table": self._table_properties,
+            "ECS::Cluster": self._cluster,
+            "ECS::Service": self._service,
+            "ECS::TaskDefinition": self._task_definition,
             "EC2::InternetGateway": self._internet_gateway,
             "EC2::LaunchTemplate": self._launch_template,
             "EC2::Route": self._route,
@@ -148,10 +170,13 @@ class Created:
             "ElasticLoadBalancingV2::TargetGroup": self._target_group,
             "Events::Rule": self._event_rule,
             "IAM::InstanceProfile": self._profile_properties,
+            "IAM::Policy": self._role_policy,
             "IAM::Role": self._role,
+            "Lambda::Alias": self._alias,
             "Lambda::EventSourceMapping": self._mapping,
             "Lambda::Function": self._function_properties,
             "Lambda::Permission": self._permission,
+            "Lambda::Version": self._version,
             "Logs::LogGroup": self._log_group_properties,
             "Route53::RecordSet": self._record,
             "S3::Bucket": self._bucket,
@@ -267,6 +292,32 @@ class Created:
                 return {**rule, "GroupId": wanted["GroupId"]}
         return {}
 
+    # ---- tasks
+
+    def _cluster(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        found = self._of("ecs").describe_clusters(clusters=[name], include=["TAGS"])["clusters"]
+        cluster = _first([each for each in found if each["status"] == "ACTIVE"])
+        tags = {tag["key"]: tag["value"] for tag in cluster.get("tags", ())}
+        return {"ClusterName": cluster["clusterName"]} | _tagged(tags)
+
+    def _task_definition(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
+        about = self._of("ecs").describe_task_definition(taskDefinition=name, include=["TAGS"])
+        if about["taskDefinition"]["status"] != "ACTIVE":
+            return {}
+        tags = {tag["key"]: tag["value"] for tag in about.get("tags", ())}
+        return {**_pascal(about["taskDefinition"]), **_tagged(tags)}
+
+    def _service(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        service = _first(
+            self._of("ecs").describe_services(cluster=wanted["Cluster"], services=[name])[
+                "services"
+            ]
+        )
+        if service["status"] != "ACTIVE":
+            return {}
+        tags = {tag["key"]: tag["value"] for tag in service.get("tags", ())}
+        return {**_pascal(service), "Cluster": wanted["Cluster"]} | _tagged(tags)
+
     # ---- tables and topic
 
     def _table(self, name: str) -> Mapping[str, Any]:
@@ -340,7 +391,18 @@ class Created:
 
     def _mapping(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
         mapping = self._of("lambda").get_event_source_mapping(UUID=name)
-        return {**mapping, "FunctionName": mapping["FunctionArn"].rpartition(":")[2]}
+        return {**mapping, "FunctionName": mapping["FunctionArn"]}
+
+    def _version(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        function = self._of("lambda").get_function(
+            FunctionName=wanted["FunctionName"], Qualifier=name.rpartition(" ")[2]
+        )
+        return _named(function["Configuration"], "FunctionName", "Description")
+
+    def _alias(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        function, alias = wanted["FunctionName"], name.rpartition(":")[2]
+        found = self._of("lambda").get_alias(FunctionName=function, Name=alias)
+        return {**found, "FunctionName": function}
 
     def _permission(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         policy = json.loads(
@@ -380,6 +442,8 @@ class Created:
             "LogGroupName": group["logGroupName"],
             "RetentionInDays": group.get("retentionInDays"),
         }
+        if "kmsKeyId" in group:
+            found["KmsKeyId"] = group["kmsKeyId"]
         return found | _tagged(tags)
 
     def _bucket(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -414,12 +478,15 @@ class Created:
             }
         return found | _tagged(s3.get_bucket_tagging(Bucket=name)["TagSet"])
 
-    def _role(self, name: str, _: Mapping[str, Any]) -> dict[str, Any]:
+    def _role(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         iam = self._of("iam")
         role = iam.get_role(RoleName=name)["Role"]
+        # Others are resources of their own.
+        named = {each["PolicyName"] for each in wanted.get("Policies", ())}
         policies = [
             iam.get_role_policy(RoleName=name, PolicyName=policy)
             for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]
+            if policy in named or not named
         ]
         return (
             _named(role, "AssumeRolePolicyDocument")
@@ -434,6 +501,16 @@ class Created:
             }
             | _tagged(role["Tags"])
         )
+
+    def _role_policy(self, _: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """One that stands in several roles; as the last of them has it."""
+        found: dict[str, Any] = {"Roles": []}
+        for role in wanted["Roles"]:
+            policy = self._of("iam").get_role_policy(RoleName=role, PolicyName=wanted["PolicyName"])
+            found["PolicyName"] = policy["PolicyName"]
+            found["PolicyDocument"] = _policy(policy["PolicyDocument"])
+            found["Roles"].append(role)
+        return found
 
     def _profile(self, name: str) -> Mapping[str, Any]:
         profile: Mapping[str, Any] = self._of("iam").get_instance_profile(InstanceProfileName=name)[

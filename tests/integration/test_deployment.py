@@ -1,5 +1,5 @@
-"""deploy/template.yaml, deployed into the emulator: what was made is what it says,
-and the service runs on it.
+"""deploy/data.yaml and deploy/template.yaml, deployed into the emulator: what was made is
+what they say, and the service runs on it.
 
 What the emulator does not do stands below as data, with what looks after it instead. A test fails
 when something on that list works after all, and when something does not work that is not on it.
@@ -15,14 +15,14 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import boto3
@@ -36,31 +36,35 @@ from cryptography.x509.oid import NameOID
 from deploy import build
 from deploy.build import INSTANCE, tar_bytes
 from roomcast.auth.verifier import sign_connection
-from roomcast.aws.schema import TableSchema, table_schemas
+from roomcast.aws.schema import TableSchema, channels_table, idempotency_table, table_schemas
 from roomcast.config import Config
 from roomcast.dev.event_source import MappingOptions
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, client
 from roomcast.dev.stream_pump import POLL_INTERVAL_S, StreamPump
 from roomcast.reaper.rules import REAP_GRACE_MS
 from tests.contract.backends import REGION, ROOT, emulator
-from tests.deploy.cloudformation import Evaluation, load, matches
+from tests.deploy.cloudformation import DATA, TEMPLATE, Evaluation, exports, load, matches
 from tests.deploy.iam import Call, allowed
 from tests.deploy.machine import as_a_shell_reads, fresh_machine, settings
-from tests.deploy.test_readme import DEPLOYS, overridden
+from tests.deploy.test_readme import OF_DATA, OF_FLEET, overridden
 from tests.fakes.ec2 import ACCOUNT, FakeEc2, FakeMachine, Hook, fake_ec2
+from tests.fakes.ecs import FakeTask, fake_task
 from tests.integration.created import Created, differences
 from tests.integration.serving import STOP_S, Aws, Process, environment
 from tests.websocket import WebSocket
 
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(180)]
 
-TEMPLATE: Final = load()
-RESOURCES: Final[Mapping[str, Any]] = TEMPLATE["Resources"]
+RESOURCES: Final[Mapping[str, Any]] = load()["Resources"]
 COMMAND_S: Final = 60
 # A cold start with the SDK.
 INVOCATION_S: Final = 60
 BUCKET: Final = "artifacts"
 STACK: Final = "roomcast"
+# As deploy/README.md has it.
+DATA_STACK: Final = "roomcast-data"
+# Without protection, so that its first deployment could be rolled back.
+UNPROTECTED: Final = {"DeletionProtection": "false"}
 ROOM: Final = "room"
 SECRET: Final = {
     "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": "a secret of the tests, long enough",
@@ -106,11 +110,19 @@ METRICS: Final = _TEMPLATE + "test_alarms_and_scaling_watch_metrics_that_are_pub
 KEPT: Final = _TEMPLATE + "test_what_cannot_be_had_again_is_kept_and_backed_up"
 TABLES: Final = _TEMPLATE + "test_tables_are_those_of_the_code"
 FAILURES: Final = _TEMPLATE + "test_what_was_given_up_on_is_nobody_else_s_and_not_kept_for_ever"
+CANARY: Final = _TEMPLATE + "test_an_alarm_takes_back_another_version_of_the_stream_lambda"
+KEYS: Final = _TEMPLATE + "test_a_key_encrypts_everything_that_is_kept_and_passed_on"
 QUIET: Final = _TEMPLATE + "test_the_load_balancer_does_not_cut_off_quiet_clients"
+_TASKS: Final = "tests/deploy/test_tasks.py::"
+SCALES: Final = _TASKS + "test_tasks_scale_as_instances_do"
+PLACED: Final = _TASKS + "test_tasks_are_in_private_subnets_behind_both_target_groups"
+RUN: Final = _TASKS + "test_a_task_runs_with_the_roles_that_it_has"
 # Of a type that it does not know, or makes without any effect.
 ALL: Final = ""
 # By type and property; [] stands for any place in a list.
 LACKING: Final[Mapping[str, Mapping[str, str]]] = {
+    "AWS::ApplicationAutoScaling::ScalableTarget": {ALL: SCALES},
+    "AWS::ApplicationAutoScaling::ScalingPolicy": {ALL: SCALES},
     "AWS::AutoScaling::AutoScalingGroup": {
         "DefaultInstanceWarmup": SCHEMA,
         # How nodes and the reaper use them: tests/integration/test_lifecycle.py,
@@ -126,9 +138,13 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "DashboardBody.widgets[].properties.metrics[][]": METRICS,
         "Tags": TAGS,
     },
+    "AWS::CodeDeploy::Application": {ALL: CANARY},
+    "AWS::CodeDeploy::DeploymentGroup": {ALL: CANARY},
     "AWS::DynamoDB::Table": {
         "PointInTimeRecoverySpecification.PointInTimeRecoveryEnabled": KEPT,
+        "SSESpecification.KMSMasterKeyId": KEYS,
         "SSESpecification.SSEEnabled": KEPT,
+        "SSESpecification.SSEType": KEYS,
         "TimeToLiveSpecification.AttributeName": TABLES,
         "TimeToLiveSpecification.Enabled": TABLES,
     },
@@ -149,6 +165,29 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "EnableDnsHostnames": _TEMPLATE + "test_names_of_endpoints_resolve_in_a_new_vpc"
     },
     "AWS::EC2::VPCEndpoint": {"Tags.Name": TAGS, "Tags.app": TAGS, "Tags.deployment": TAGS},
+    "AWS::ECS::Cluster": {"Tags.app": TAGS, "Tags.deployment": TAGS},
+    "AWS::ECS::Service": {
+        "DeploymentConfiguration": _TASKS + "test_a_deployment_of_two_tasks_has_room_for_a_third",
+        "EnableExecuteCommand": _TASKS + "test_the_container_writes_nothing_but_what_is_its_own",
+        "HealthCheckGracePeriodSeconds": _TASKS + "test_a_task_has_the_time_that_a_start_takes",
+        "LaunchType": SCHEMA,
+        "LoadBalancers": PLACED,
+        "NetworkConfiguration.AwsvpcConfiguration": PLACED,
+        "PlatformVersion": SCHEMA,
+        "PropagateTags": SCHEMA,
+        "Tags.app": TAGS,
+        "Tags.deployment": TAGS,
+    },
+    "AWS::ECS::TaskDefinition": {
+        "Cpu": SCHEMA,
+        "ExecutionRoleArn": RUN,
+        "NetworkMode": SCHEMA,
+        "RequiresCompatibilities": SCHEMA,
+        "RuntimePlatform": SCHEMA,
+        "Tags.app": TAGS,
+        "Tags.deployment": TAGS,
+        "TaskRoleArn": RUN,
+    },
     "AWS::ElasticLoadBalancingV2::Listener": {"Tags.app": TAGS, "Tags.deployment": TAGS},
     "AWS::ElasticLoadBalancingV2::ListenerRule": {"Tags.app": TAGS, "Tags.deployment": TAGS},
     "AWS::ElasticLoadBalancingV2::LoadBalancer": {
@@ -177,8 +216,13 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
         "Tags.app": TAGS,
         "Tags.deployment": TAGS,
     },
+    "AWS::Lambda::Version": {
+        "Description": _TEMPLATE
+        + "test_another_version_is_made_when_and_only_when_the_function_is_another"
+    },
     # It knows no zones of load balancers.
     "AWS::Route53::RecordSet": {"AliasTarget.HostedZoneId": SCHEMA},
+    "AWS::Logs::LogGroup": {"KmsKeyId": KEYS},
     "AWS::S3::Bucket": {
         "LifecycleConfiguration": FAILURES,
         "OwnershipControls": FAILURES,
@@ -229,8 +273,9 @@ def prepared(cloud: Cloud, directory: Path) -> dict[str, str]:
     s3.put_object(Bucket=BUCKET, Key=release.key, Body=release.content)
     for path in (directory / "s3").rglob("*.*"):
         s3.upload_file(str(path), BUCKET, str(path.relative_to(directory / "s3")))
-    # Too large to be sent with the call.
-    s3.upload_file(str(ROOT / "deploy" / "template.yaml"), BUCKET, "templates/roomcast.template")
+    # One is too large to be sent with the call.
+    for template in (DATA, TEMPLATE):
+        s3.upload_file(str(template), BUCKET, f"templates/{template.name}")
     lines = (directory / "parameters").read_text(encoding="utf-8").splitlines()
     secret = cloud.client("secretsmanager").create_secret(
         Name=STACK, SecretString=json.dumps(SECRET)
@@ -250,6 +295,7 @@ def prepared(cloud: Cloud, directory: Path) -> dict[str, str]:
         "DynamoDbPrefixListId": lists[f"com.amazonaws.{REGION}.dynamodb"],
         "ImageId": newest_image(cloud, "arm64"),
         "AlarmTopicArn": "nobody",
+        "DataStack": DATA_STACK,
         "DeletionProtection": "false",
         "Scheme": "internet-facing",
         "ClientCidr": "0.0.0.0/0",
@@ -288,14 +334,25 @@ def self_signed() -> tuple[bytes, bytes]:
 class Stack:
     """One that was made, and what its template comes to."""
 
-    def __init__(self, cloud: Cloud, name: str, given: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        name: str,
+        given: Mapping[str, str],
+        data: Stack | None = None,
+    ) -> None:
+        """`data`: the stack of data that it is on. None: it is one itself."""
         self.cloud = cloud
         self.name = name
         self.given = given
+        self.data = data
+        path = DATA if data is None else TEMPLATE
+        self.template = load(path)
+        self.resources: Mapping[str, Any] = self.template["Resources"]
         cloudformation = cloud.client("cloudformation")
         cloudformation.create_stack(
             StackName=name,
-            TemplateURL=f"https://s3.{REGION}.amazonaws.com/{BUCKET}/templates/roomcast.template",
+            TemplateURL=f"https://s3.{REGION}.amazonaws.com/{BUCKET}/templates/{path.name}",
             Parameters=[
                 {"ParameterKey": key, "ParameterValue": value} for key, value in given.items()
             ],
@@ -319,7 +376,7 @@ class Stack:
         """The template with this stack's parameters, worked out without the emulator's help."""
         parameters = {
             name: self.given.get(name, str(each.get("Default")))
-            for name, each in TEMPLATE["Parameters"].items()
+            for name, each in self.template["Parameters"].items()
         }
         zones = self.cloud.client("ec2").describe_availability_zones()["AvailabilityZones"]
         pseudo = {
@@ -327,16 +384,18 @@ class Stack:
             "AWS::Partition": "aws",
             "AWS::Region": REGION,
             "AWS::StackName": self.name,
+            "AWS::URLSuffix": "amazonaws.com",
         }
         return Evaluation(
-            TEMPLATE,
+            self.template,
             parameters,
             pseudo,
             sorted(zone["ZoneName"] for zone in zones),
             self.ref,
             lambda name, attribute: self.created.attribute(
-                RESOURCES[name]["Type"], self.ref(name), attribute
+                self.resources[name]["Type"], self.ref(name), attribute
             ),
+            {} if self.data is None else exports(self.data.evaluation),
         )
 
     def ref(self, resource: str) -> str:
@@ -351,7 +410,8 @@ class Stack:
 
     def found(self, resource: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Of `resource`, now; {}: it is not there."""
-        return self.created.properties(RESOURCES[resource]["Type"], self.ref(resource), wanted)
+        kind = self.resources[resource]["Type"]
+        return self.created.properties(kind, self.ref(resource), wanted)
 
     @cached_property
     def outputs(self) -> dict[str, str]:
@@ -359,6 +419,12 @@ class Stack:
             "Stacks"
         ]
         return {each["OutputKey"]: each["OutputValue"] for each in stack["Outputs"]}
+
+    @property
+    def kept(self) -> Stack:
+        """The stack of data that it is on."""
+        assert self.data is not None
+        return self.data
 
     def credentials(self, role: str) -> dict[str, str]:
         """Of whoever has this role of the stack, as environment variables."""
@@ -377,9 +443,9 @@ class Stack:
         return boto3.client(service, endpoint_url=self.cloud.endpoint, region_name=REGION, **given)
 
 
-def everything_else(cloud: Cloud) -> dict[str, str]:
+def everything_else(cloud: Cloud, data: Stack) -> dict[str, str]:
     """What the first stack does without: all options, in a VPC that is there,
-    with interface endpoints of its own.
+    with interface endpoints of its own, on the tables and topics of `data`.
     """
     ec2 = cloud.client("ec2")
     (vpc,) = (each["VpcId"] for each in ec2.describe_vpcs()["Vpcs"] if each["IsDefault"])
@@ -397,8 +463,8 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
     topic = cloud.client("sns").create_topic(Name="alarms")["TopicArn"]
     without = ("Scheme", "ClientCidr", "ConfigKey")
     return {name: value for name, value in cloud.given.items() if name not in without} | {
-        "TablePrefix": "all.",
-        "QueuePrefix": "all-",
+        "DataStack": data.name,
+        "QueuePrefix": "our-",
         "LogGeneration": "1",
         "TopicShards": "16",
         "PublishToShards": "true",
@@ -429,16 +495,56 @@ def everything_else(cloud: Cloud) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def stack(cloud: Cloud) -> Stack:
     """The one of deploy/README.md."""
-    return Stack(cloud, STACK, cloud.given)
+    return Stack(cloud, STACK, cloud.given, Stack(cloud, DATA_STACK, UNPROTECTED))
+
+
+# What deploy/README.md gives tasks in place of what it gives instances.
+OF_INSTANCES: Final = frozenset({"ReleaseKey", "ConfigKey", "ImageId"})
+OF_TASKS: Final = {
+    "Compute": "fargate", "ImageRepository": "roomcast", "ImageDigest": "sha256:" + "5f" * 32,
+    "TasksNow": "2",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def stacks(cloud: Cloud, stack: Stack) -> list[Stack]:
-    """Those in which everything that the template can make is made."""
-    given = everything_else(cloud)
-    names = {"TablePrefix": "vpc-", "QueuePrefix": "vpc-", "DomainName": "", "HostedZoneId": ""}
-    other = {"Processes": "3", "PrivateRouteTableIds": ""}
-    return [stack, Stack(cloud, "all", given), Stack(cloud, "vpc", given | names | other)]
+def tasks(cloud: Cloud, stack: Stack) -> Stack:
+    """The same nodes as tasks, on the same data."""
+    given = {name: value for name, value in cloud.given.items() if name not in OF_INSTANCES}
+    return Stack(cloud, "tasks", given | OF_TASKS, stack.kept)
+
+
+def there(prefix: str, cloud: Cloud) -> str:
+    """Makes the tables that a stack of data need not make. The stream of the one that has one."""
+    dynamodb = cloud.client("dynamodb")
+    made = {
+        schema.name: dynamodb.create_table(**schema.create)["TableDescription"]
+        for schema in table_schemas(prefix)
+        if schema.name in (channels_table(prefix), idempotency_table(prefix))
+    }
+    return str(made[channels_table(prefix)]["LatestStreamArn"])
+
+
+@pytest.fixture(scope="module")
+def stacks(cloud: Cloud, stack: Stack, tasks: Stack) -> list[Stack]:
+    """Those in which everything that the templates can make is made."""
+    key = cloud.client("kms").create_key()["KeyMetadata"]["Arn"]
+    kept = {"TablePrefix": "all.", "TopicShards": "16", "KmsKeyArn": key}
+    data = Stack(cloud, "all-data", kept)
+    # One whose tables are there already.
+    stream = there("kept.", cloud)
+    again = Stack(cloud, "again-data", {"TablePrefix": "kept.", "ChannelsStreamArn": stream})
+    given = everything_else(cloud, data) | {"KmsKeyArn": key}
+    other = {"Processes": "3", "PrivateRouteTableIds": "", "DomainName": "", "HostedZoneId": ""}
+    other |= OF_TASKS | {"TasksNow": "0", "MinInstances": "2"}
+    return [
+        stack.kept,
+        stack,
+        tasks,
+        data,
+        Stack(cloud, "all", given, data),
+        again,
+        Stack(cloud, "vpc", given | other | {"DataStack": again.name, "TopicShards": "1"}, again),
+    ]
 
 
 # ---- what was made
@@ -446,19 +552,24 @@ def stacks(cloud: Cloud, stack: Stack) -> list[Stack]:
 
 def test_the_parameters_are_those_that_the_page_gives(cloud: Cloud) -> None:
     built = {parameter for _, _, parameter in build.LAMBDAS} | {"ReleaseKey", "ConfigKey"}
-    assert cloud.given.keys() == overridden(DEPLOYS[0]).keys() | built
+    assert overridden(OF_DATA[0]) == UNPROTECTED
+    assert cloud.given.keys() == overridden(OF_FLEET[0]).keys() | built
 
 
 def test_every_condition_is_tried_both_ways(stacks: Sequence[Stack]) -> None:
-    for condition in TEMPLATE["Conditions"]:
-        assert {stack.evaluation.holds(condition) for stack in stacks} == {True, False}, condition
+    held: dict[tuple[int, str], set[bool]] = {}
+    for stack in stacks:
+        for condition in stack.template["Conditions"]:
+            which = id(stack.template), condition
+            held.setdefault(which, set()).add(stack.evaluation.holds(condition))
+    assert [which for which, both in held.items() if len(both) < 2] == []
 
 
 def test_parameters_are_ones_that_the_template_takes(stacks: Sequence[Stack]) -> None:
     for stack in stacks:
         assert stack.evaluation.broken_rules() == set()
         for name, value in stack.given.items():
-            about = TEMPLATE["Parameters"][name]
+            about = stack.template["Parameters"][name]
             assert value in map(str, about.get("AllowedValues", [value])), name
             # The emulator's zones have other names than AWS's.
             if name != "HostedZoneId":
@@ -473,7 +584,7 @@ def test_everything_is_made_as_the_template_says_but_for_what_is_listed(
         expected = stack.evaluation.resources()
         assert stack.made.keys() <= expected
         for name in expected:
-            kind = RESOURCES[name]["Type"]
+            kind = stack.resources[name]["Type"]
             missing = {ALL}
             if name in stack.made and kind in stack.created.kinds:
                 wanted = stack.wanted(name)
@@ -498,8 +609,11 @@ def test_whoever_looks_after_what_is_lacking_exists() -> None:
 
 def test_outputs_are_what_the_template_says(stacks: Sequence[Stack]) -> None:
     for stack in stacks:
-        outputs = TEMPLATE["Outputs"]
-        expected = {name: stack.evaluation.value(each["Value"]) for name, each in outputs.items()}
+        expected = {
+            name: stack.evaluation.value(each["Value"])
+            for name, each in stack.template["Outputs"].items()
+            if "Condition" not in each or stack.evaluation.holds(each["Condition"])
+        }
         assert stack.outputs == expected
 
 
@@ -512,7 +626,7 @@ def test_tables_are_those_that_the_code_needs(stack: Stack, schema: TableSchema)
 
 def queues_of(stack: Stack) -> list[str]:
     """All whose names begin as those of the stack's nodes do."""
-    prefix = stack.evaluation.parameters["QueuePrefix"]
+    prefix = f"{stack.evaluation.parameters['QueuePrefix']}{stack.name}_"
     urls: list[str] = (
         stack.cloud.client("sqs").list_queues(QueueNamePrefix=prefix).get("QueueUrls", [])
     )
@@ -525,7 +639,7 @@ def queues_of(stack: Stack) -> list[str]:
 @pytest.fixture(scope="module")
 def others(cloud: Cloud) -> Cloud:
     """The account, with things in it that are not the stack's."""
-    cloud.client("sqs").create_queue(QueueName="roomcast-untagged")
+    cloud.client("sqs").create_queue(QueueName=UNTAGGED)
     cloud.client("sns").create_topic(Name="foreign")
     cloud.client("dynamodb").create_table(
         TableName="foreign",
@@ -540,11 +654,11 @@ def others(cloud: Cloud) -> Cloud:
 ITEM: Final = {"channel": {"S": "room"}, "offset": {"N": "1"}}
 FOREIGN: Final = f"arn:aws:sns:{REGION}:{ACCOUNT}:foreign"
 TAGGED: Final = {"app": "roomcast", "topic": FOREIGN}
-UNTAGGED: Final = "roomcast-untagged"
+UNTAGGED: Final = "roomcast_untagged"
 REFUSED: Final[Sequence[tuple[str, str, str, Mapping[str, Any]]]] = [
     ("InstanceRole", "dynamodb", "delete_item", {"TableName": "roomcast-channels", "Key": ITEM}),
     ("InstanceRole", "dynamodb", "put_item", {"TableName": "foreign", "Item": ITEM}),
-    ("InstanceRole", "s3", "get_object", {"Bucket": BUCKET, "Key": "templates/roomcast.template"}),
+    ("InstanceRole", "s3", "get_object", {"Bucket": BUCKET, "Key": "templates/template.yaml"}),
     ("InstanceRole", "secretsmanager", "get_secret_value", {"SecretId": "foreign"}),
     ("InstanceRole", "sns", "publish", {"TopicArn": FOREIGN, "Message": "x"}),
     (
@@ -553,8 +667,8 @@ REFUSED: Final[Sequence[tuple[str, str, str, Mapping[str, Any]]]] = [
         "subscribe",
         {"TopicArn": "", "Protocol": "https", "Endpoint": "https://evil"},
     ),
-    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast-a"}),
-    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast-a", "tags": TAGGED}),
+    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast_a"}),
+    ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast_a", "tags": TAGGED}),
     ("InstanceRole", "sqs", "list_queues", {}),
     ("InstanceRole", "cloudwatch", "put_metric_data", {"Namespace": "other", "MetricData": []}),
     ("InstanceRole", "ec2", "describe_instances", {}),
@@ -571,7 +685,7 @@ def test_who_takes_over_a_role_does_not_get_far(
 ) -> None:
     asked = dict(asked)
     if asked.get("TopicArn") == "":
-        asked["TopicArn"] = stack.ref("Topic")
+        asked["TopicArn"] = stack.kept.ref("Topic")
     if asked.get("QueueUrl") == UNTAGGED:
         asked["QueueUrl"] = others.client("sqs").get_queue_url(QueueName=UNTAGGED)["QueueUrl"]
     with pytest.raises(ClientError, match="is not authorized to perform"):
@@ -685,7 +799,7 @@ def pumping(stack: Stack, function: Function) -> Iterator[None]:
     with the rights of the function's role.
     """
     mapping = stack.found("StreamMapping", {})
-    assert mapping["FunctionName"] == stack.ref("StreamLambda")
+    assert mapping["FunctionName"] == stack.ref("StreamAlias")
     retries = mapping["MaximumRetryAttempts"]
     given_up: list[Any] = []
     pump = StreamPump(
@@ -759,6 +873,16 @@ else:
 """
 
 
+class OnNode(Protocol):
+    """A node, and a client of it."""
+
+    @property
+    def process(self) -> Process: ...
+
+    @property
+    def client(self) -> WebSocket: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A machine of the fleet, the node on it, and a client of that node."""
@@ -766,6 +890,32 @@ class Instance:
     machine: FakeMachine
     process: Process
     client: WebSocket
+
+
+@dataclass(frozen=True, slots=True)
+class InTask:
+    """A task, the node in it, and a client of that node."""
+
+    task: FakeTask
+    process: Process
+    client: WebSocket
+
+
+async def connected(session: aiohttp.ClientSession, process: Process, user: str) -> WebSocket:
+    """A client of the node, in the room."""
+    await asyncio.to_thread(process.ready)
+    socket = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
+    token = sign_connection(user, SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"], 600)
+    assert (await socket.ask("connect", token=token))["client"]
+    await socket.ask("subscribe", channel=ROOM)
+    return socket
+
+
+def nothing_was_refused(processes: Collection[Process]) -> None:
+    for process in processes:
+        assert "Traceback" not in process.log, process.log
+        assert "AccessDenied" not in process.log, process.log
+        assert "not authorized" not in process.log, process.log
 
 
 @asynccontextmanager
@@ -791,19 +941,10 @@ async def fleet(
                 ends.callback(processes[-1].close)
             instances = []
             for machine, process in zip(machines, processes, strict=True):
-                await asyncio.to_thread(process.ready)
-                socket = WebSocket(await session.ws_connect(f"{process.url}/connection/websocket"))
-                token = sign_connection(
-                    machine.id, SECRET["ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"], 600
-                )
-                assert (await socket.ask("connect", token=token))["client"]
-                await socket.ask("subscribe", channel=ROOM)
-                instances.append(Instance(machine, process, socket))
+                client = await connected(session, process, machine.id)
+                instances.append(Instance(machine, process, client))
             yield instances
-    for process in processes:
-        assert "Traceback" not in process.log, process.log
-        assert "AccessDenied" not in process.log, process.log
-        assert "not authorized" not in process.log, process.log
+    nothing_was_refused(processes)
 
 
 def hooks(stack: Stack) -> dict[str, Hook]:
@@ -824,7 +965,7 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
         stack.cloud.endpoint,
         provisioned(stack),
         tmp_path,
-        stack.evaluation.parameters["TablePrefix"],
+        stack.kept.evaluation.parameters["TablePrefix"],
     )
     queues = queues_of(stack)
     environ = booted(stack, tmp_path / "machine")
@@ -860,7 +1001,7 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
             idle = await asyncio.to_thread(reaper, scheduled(stack))
             assert idle == {"live": 0, "reaped": 0, "orphans": 0, "failed": 0}
     assert queues_of(stack) == queues
-    assert not aws.client("sns").list_subscriptions_by_topic(TopicArn=stack.ref("Topic"))[
+    assert not aws.client("sns").list_subscriptions_by_topic(TopicArn=stack.kept.ref("Topic"))[
         "Subscriptions"
     ]
 
@@ -871,6 +1012,8 @@ def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
         name: stack.found(name, stack.wanted(name))["Environment"]["Variables"]
         for name in ("Reaper", "StreamLambda")
     }
+    # Whose tasks are nodes is for the reaper alone.
+    told["Reaper"].pop("ROOMCAST_AWS_ECS_CLUSTER")
     assert told["Reaper"].items() <= environ.items()
     assert told["StreamLambda"] == {
         "ROOMCAST_TOPIC_ARN": environ["ROOMCAST_AWS_TOPIC_ARN"],
@@ -879,13 +1022,11 @@ def all_are_told_the_same(stack: Stack, environ: Mapping[str, str]) -> None:
 
 
 def provisioned(stack: Stack) -> Provisioned:
-    stream_arn = stack.created.attribute(
-        "AWS::DynamoDB::Table", stack.ref("ChannelsTable"), "StreamArn"
-    )
-    return Provisioned(stack.outputs["TopicArn"], stream_arn, (), ())
+    kept = stack.kept.outputs
+    return Provisioned(kept["TopicArn"], kept["ChannelsStreamArn"], (), ())
 
 
-async def clients_meet(first: Instance, second: Instance) -> None:
+async def clients_meet(first: OnNode, second: OnNode) -> None:
     """Each hears both, in one order; presence knows both."""
     for number in range(10):
         who = (first, second)[number % 2]
@@ -1031,29 +1172,140 @@ async def the_other_is_drained(aws: Aws, ec2: FakeEc2, instance: Instance) -> No
     assert await asyncio.to_thread(aws.left_of, instance.process.node) == []
 
 
+# ---- the same, as tasks
+
+
+def started(stack: Stack, directory: Path) -> dict[str, str]:
+    """What a container of the service finds in its environment, with the rights of who starts it;
+    and the options that deploy/README.md puts into the image.
+    """
+    service = stack.found("Service", stack.wanted("Service"))
+    assert service["TaskDefinition"] == stack.ref("TaskDefinition")
+    (container,) = stack.found("TaskDefinition", {})["ContainerDefinitions"]
+    environ = {each["Name"]: each["Value"] for each in container["Environment"]}
+    secrets = stack.client_of("TaskExecutionRole", "secretsmanager")
+    for each in container["Secrets"]:
+        found = secrets.get_secret_value(SecretId=each["ValueFrom"])
+        environ[each["Name"]] = found["SecretString"]
+    config = directory / "roomcast.toml"
+    config.write_text(CONFIG, encoding="utf-8")
+    return environ | {"ROOMCAST_CONFIG": str(config)}
+
+
+@asynccontextmanager
+async def service(
+    stack: Stack, cluster: str, environ: Mapping[str, str]
+) -> AsyncIterator[list[InTask]]:
+    """Two tasks, whose clients are in the room. `environ`: from `started`."""
+    inherited = environment()
+    del inherited["AWS_EC2_METADATA_DISABLED"]
+    here = inherited | stack.credentials("TaskRole") | {"AWS_ENDPOINT_URL": stack.cloud.endpoint}
+    async with fake_task(cluster) as one, fake_task(cluster) as other:
+        async with aiohttp.ClientSession() as session:
+            with ExitStack() as ends:
+                processes = []
+                for task in (one, other):
+                    there = {"ECS_CONTAINER_METADATA_URI_V4": task.endpoint}
+                    given = {**here, **environ, **there}
+                    processes.append(Process(None, "--port", "0", environ=given))
+                    ends.callback(processes[-1].close)
+                yield [
+                    InTask(task, process, await connected(session, process, task.id))
+                    for task, process in zip((one, other), processes, strict=True)
+                ]
+        nothing_was_refused(processes)
+
+
+def changed(stack: Stack, name: str, task: FakeTask, cluster: str) -> dict[str, Any]:
+    """What ECS tells of the task, after it has gone through the rule."""
+    text = (ROOT / "tests" / "fixtures" / "events" / f"{name}.json").read_text(encoding="utf-8")
+    event: dict[str, Any] = json.loads(text)
+    pattern = stack.found("TaskEvents", {})["EventPattern"]
+    assert not matches(pattern, event), "a task of another cluster"
+    event["detail"] |= {"taskArn": task.arn, "clusterArn": cluster}
+    assert matches(pattern, event)
+    assert invoked_by(stack, "TaskEvents") == [stack.ref("Reaper")]
+    return event
+
+
+async def test_the_service_runs_as_tasks_on_what_was_made(tasks: Stack, tmp_path: Path) -> None:
+    prefix = tasks.kept.evaluation.parameters["TablePrefix"]
+    aws = Aws(tasks.cloud.endpoint, provisioned(tasks), tmp_path, prefix)
+    queues = queues_of(tasks)
+    environ = started(tasks, tmp_path)
+    all_are_told_the_same(tasks, environ)
+    cluster = tasks.created.attribute("AWS::ECS::Cluster", tasks.ref("Cluster"), "Arn")
+    with ExitStack() as ends:
+        stream = ends.enter_context(running(Function(tasks, "StreamLambda", tmp_path)))
+        reaper = ends.enter_context(running(Function(tasks, "Reaper", tmp_path)))
+        ends.enter_context(pumping(tasks, stream))
+        async with service(tasks, cluster, environ) as (first, second):
+            await clients_meet(first, second)
+            for each in (first, second):
+                assert each.process.node.startswith(each.task.id[:20])
+            # ECS begins to stop one: it ends before SIGTERM comes.
+            leaving = changed(tasks, "task_deactivating", first.task, cluster)
+            assert await asyncio.to_thread(reaper, leaving) == {"told": 1}
+            assert await first.client.closed() == 3001
+            assert await asyncio.to_thread(first.process.ended, STOP_S) == 0, first.process.log
+            assert await asyncio.to_thread(aws.left_of, first.process.node) == []
+            # One is killed: the reaper does what is left to do.
+            assert len(await asyncio.to_thread(aws.left_of, second.process.node)) >= 4
+            second.process.signal(9)
+            await asyncio.to_thread(second.process.ended)
+            gone = changed(tasks, "task_stopped", second.task, cluster)
+            done = await asyncio.to_thread(reaper, gone)
+            assert (done["reaped"], done["failed"]) == (1, 0)
+            assert await asyncio.to_thread(aws.left_of, second.process.node) == []
+            # It comes for the other as well, of which nothing is left.
+            late = changed(tasks, "task_stopped", first.task, cluster)
+            assert (await asyncio.to_thread(reaper, late))["reaped"] == 0
+    assert queues_of(tasks) == queues
+
+
+@pytest.mark.parametrize(
+    "role, service, operation, asked",
+    [
+        ("TaskRole", "secretsmanager", "get_secret_value", {"SecretId": STACK}),
+        ("TaskRole", "s3", "get_object", {"Bucket": BUCKET, "Key": "templates/template.yaml"}),
+        ("TaskRole", "ecs", "list_tasks", {}),
+        ("TaskExecutionRole", "secretsmanager", "get_secret_value", {"SecretId": "foreign"}),
+        ("TaskExecutionRole", "sns", "publish", {"TopicArn": FOREIGN, "Message": "x"}),
+    ],
+)
+def test_who_takes_over_a_task_does_not_get_far(
+    tasks: Stack, others: Cloud, role: str, service: str, operation: str, asked: Mapping[str, Any]
+) -> None:
+    assert others is tasks.cloud
+    with pytest.raises(ClientError, match="is not authorized to perform"):
+        getattr(tasks.client_of(role, service), operation)(**asked)
+
+
 # ---- the end
 
 
-def test_a_stack_that_is_deleted_leaves_what_is_to_be_kept(cloud: Cloud) -> None:
-    names = {"TablePrefix": "gone-", "QueuePrefix": "gone-"}
-    stack = Stack(cloud, "gone", {**cloud.given, **names})
-    wanted = {name: stack.wanted(name) for name in stack.made}
-    assert all(
-        stack.found(name, each)
-        for name, each in wanted.items()
-        if RESOURCES[name]["Type"] not in UNSEEN
-    )
+def test_stacks_that_are_deleted_leave_what_is_to_be_kept(cloud: Cloud) -> None:
+    data = Stack(cloud, "gone-data", {**UNPROTECTED, "TablePrefix": "gone-"})
+    fleet = Stack(cloud, "gone", {**cloud.given, "DataStack": data.name}, data)
     cloudformation = cloud.client("cloudformation")
-    cloudformation.delete_stack(StackName=stack.name)
-    cloudformation.get_waiter("stack_delete_complete").wait(
-        StackName=stack.name, WaiterConfig={"Delay": 1, "MaxAttempts": COMMAND_S}
-    )
-    stays = {name for name, each in wanted.items() if stack.found(name, each)}
-    kept = {
-        name
-        for name in stack.made
-        if RESOURCES[name].get("DeletionPolicy") == "RetainExceptOnCreate"
-    }
-    assert kept
-    assert kept <= stays
-    assert {RESOURCES[name]["Type"] for name in stays - kept} == LEFT
+    # In this order: what another stack imports stays.
+    for stack, left in ((fleet, LEFT), (data, set())):
+        wanted = {name: stack.wanted(name) for name in stack.made}
+        assert all(
+            stack.found(name, each)
+            for name, each in wanted.items()
+            if stack.resources[name]["Type"] not in UNSEEN
+        )
+        cloudformation.delete_stack(StackName=stack.name)
+        cloudformation.get_waiter("stack_delete_complete").wait(
+            StackName=stack.name, WaiterConfig={"Delay": 1, "MaxAttempts": COMMAND_S}
+        )
+        stays = {name for name, each in wanted.items() if stack.found(name, each)}
+        kept = {
+            name
+            for name in stack.made
+            if stack.resources[name].get("DeletionPolicy") == "RetainExceptOnCreate"
+        }
+        assert kept
+        assert kept <= stays
+        assert {stack.resources[name]["Type"] for name in stays - kept} == left

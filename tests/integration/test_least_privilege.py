@@ -26,22 +26,25 @@ from roomcast.aws.schema import nodes_table
 from roomcast.fleet.deployment import queue_tags
 from tests.contract.backends import REGION, ROOT
 from tests.deploy.calls import ACCOUNT
-from tests.deploy.cloudformation import Evaluation, load, statements
+from tests.deploy.cloudformation import DATA, Evaluation, exports, load, statements
 from tests.deploy.iam import Call, allowed
 from tests.fakes.ec2 import FakeEc2, Hook, fake_ec2
+from tests.fakes.ecs import CLUSTER
 from tests.integration.recorder import Recorder, recorder
 from tests.integration.serving import Aws, Process, deployed, environment
 from tests.websocket import WebSocket
 
-STACK: Final = "test"
+STACK: Final = "least"
 GROUP: Final = f"{STACK}-fleet"
-PREFIX: Final = "least-"
+# Of the queues, as the template makes it; the tables have the same.
+PREFIX: Final = f"{STACK}_"
 SHARDS: Final = 4
 LAUNCH: Final = "roomcast-launch"
 TERMINATE: Final = "roomcast-terminate"
 COMMAND_S: Final = 60
 FIXTURES: Final = ROOT / "tests"
 RESOURCES: Final[Mapping[str, Any]] = load()["Resources"]
+KEPT: Final[Mapping[str, Any]] = load(DATA)
 
 # What a role allows and no code of ours calls, by (role, Sid): who does.
 NOT_OURS: Final = {
@@ -83,26 +86,34 @@ def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
     """A policy for each action on each resource that `role` allows our code."""
 
     def attribute(resource: str, name: str) -> str:
-        assert (RESOURCES[resource]["Type"], name) == ("AWS::DynamoDB::Table", "Arn")
-        table = evaluation.properties(resource)["TableName"]
+        if (KEPT["Resources"][resource]["Type"], name) != ("AWS::DynamoDB::Table", "Arn"):
+            # Of no permission of our code.
+            return name
+        table = kept.properties(resource)["TableName"]
         return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{table}"
 
     pseudo = {
         "AWS::Partition": "aws", "AWS::Region": REGION,
         "AWS::AccountId": ACCOUNT, "AWS::StackName": STACK,
     }  # fmt: skip
+    tables = {"TablePrefix": PREFIX, "ChannelsStreamArn": "", "DeletionProtection": "false"}
+    shards = {"TopicShards": str(SHARDS)}
+    kept = Evaluation(
+        KEPT,
+        tables | shards,
+        pseudo | {"AWS::StackName": "data"},
+        (),
+        lambda name: topic if name == "Topic" else name,
+        attribute,
+    )
     evaluation = Evaluation(
         load(),
-        {
-            "QueuePrefix": PREFIX,
-            "TablePrefix": PREFIX,
-            "DeletionProtection": "false",
-            "TopicShards": str(SHARDS),
-        },
+        {"QueuePrefix": "", "DataStack": "data"} | shards,
         pseudo,
         (),
-        {"Topic": topic}.__getitem__,
+        lambda name: name,
         attribute,
+        exports(kept),
     )
     return [
         {
@@ -316,6 +327,7 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
             "ROOMCAST_AWS_TABLE_PREFIX": PREFIX,
             "ROOMCAST_AWS_QUEUE_PREFIX": PREFIX,
             "ROOMCAST_AWS_AUTOSCALING_GROUP": GROUP,
+            "ROOMCAST_AWS_ECS_CLUSTER": CLUSTER,
         }
         await killed(aws, at, machine.endpoint)
         orphan = f"{PREFIX}orphan"
@@ -323,6 +335,15 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         aws.client("sqs").create_queue(QueueName=orphan, tags=tags)
         at.calls.knows(orphan, tags)
 
+        # Of which instance or task a lease is, is all one to it.
+        event = json.loads(
+            (FIXTURES / "fixtures/events/task_deactivating.json").read_text(encoding="utf-8")
+        )
+        task = CLUSTER.replace(":cluster/", ":task/") + f"/{machine.id}"
+        event["detail"] |= {"clusterArn": CLUSTER, "taskArn": task}
+        told = await python(reap(event), environ)
+        assert '"event":"end_announced"' in told
+        assert '"nodes":0' not in told
         event = json.loads(
             (FIXTURES / "fixtures/events/scheduled.json").read_text(encoding="utf-8")
         )

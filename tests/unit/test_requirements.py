@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.requirements import JS_DIRECTORY, Missing, find_browser, find_node, obtain, required
+from tests.requirements import (
+    CDK_DIRECTORY,
+    JS_DIRECTORY,
+    Missing,
+    find_browser,
+    find_node,
+    find_terraform,
+    obtain,
+    required,
+)
 
 
 def program(directory: Path, name: str) -> str:
@@ -67,6 +76,30 @@ def test_node_needs_the_pinned_packages(tmp_path: Path) -> None:
         find_node(environ, tmp_path)
     (package / "package.json").write_text(json.dumps({"version": "8.0.1"}))
     assert find_node(environ, tmp_path) == path
+
+
+def test_packages_for_development_are_needed_as_well(tmp_path: Path) -> None:
+    program(tmp_path, "node")
+    (tmp_path / "package.json").write_text(json.dumps({"devDependencies": {"constructs": "1.0.0"}}))
+    with pytest.raises(Missing, match=r"constructs 1\.0\.0"):
+        find_node({"PATH": str(tmp_path)}, tmp_path)
+
+
+def test_terraform_by_path(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match="no Terraform"):
+        find_terraform({"PATH": str(tmp_path)})
+    path = program(tmp_path, "terraform")
+    assert find_terraform({"PATH": str(tmp_path)}) == path
+
+
+def test_packages_of_the_cdk_are_pinned_by_hash_and_by_no_address() -> None:
+    asked = json.loads((CDK_DIRECTORY / "package.json").read_text())["devDependencies"]
+    locked = json.loads((CDK_DIRECTORY / "package-lock.json").read_text())["packages"]
+    assert {name: locked[f"node_modules/{name}"]["version"] for name in asked} == asked
+    for place, package in locked.items():
+        assert "resolved" not in package, place
+        # Those of a bundle have the hash of what bundles them.
+        assert not place or "integrity" in package or package["inBundle"]
 
 
 def test_npm_packages_are_pinned() -> None:

@@ -155,6 +155,12 @@ class JwksKeys:
     def _take(self, keys: KeySet) -> None:
         if keys.kids != self._keys.kids or len(keys) != len(self._keys):
             _log.info("jwks_changed", keys=len(keys), kids=sorted(keys.kids)[:_KIDS_TOLD_MAX])
+        if keys.refused and keys.refused != self._keys.refused:
+            _log.warning(
+                "jwks_keys_refused",
+                keys=len(keys.refused),
+                reasons=keys.refused[:_KIDS_TOLD_MAX],
+            )
         self._keys, self._got, self._got_s = keys, self._begun, self._begun_s
 
     def _pause_s(self, failures: int) -> float:

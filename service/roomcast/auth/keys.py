@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import gcd, prod
 from typing import Any, Final
 
 import orjson
@@ -17,7 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
@@ -26,6 +32,7 @@ __all__ = [
     "KEY_ALGORITHMS",
     "RSA_BITS_MAX",
     "RSA_BITS_MIN",
+    "RSA_EXPONENT_BITS_MAX",
     "KeyRefused",
     "KeySet",
     "PublicKey",
@@ -42,10 +49,30 @@ PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
 # Shorter keys can be broken (NIST SP 800-131A). Longer ones would cost milliseconds a token.
 RSA_BITS_MIN: Final = 2048
 RSA_BITS_MAX: Final = 8192
+# A public exponent as long as the modulus would cost milliseconds a token, too. 65537 is usual.
+RSA_EXPONENT_BITS_MAX: Final = 64
+# No modulus of two large primes has such a factor (NIST SP 800-89 §5.3.3). What has one can be
+# broken, or was made up.
+_SMALL_FACTORS: Final = prod(
+    number for number in range(2, 752) if all(number % each for each in range(2, number))
+)
+# The field of Ed25519, and y of its points of order 8 (the other one is its negative).
+_ED25519_P: Final = 2**255 - 19
+_ED25519_Y8: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+# y of all its points of small order, with the two that can be written in another way. As a key,
+# such a point verifies signatures that anybody can make.
+_ED25519_SMALL_ORDER: Final = frozenset(
+    {
+        *(0, 1, _ED25519_P - 1, _ED25519_P, _ED25519_P + 1),
+        *(_ED25519_Y8, _ED25519_P - _ED25519_Y8),
+    }
+)
 # Keys in a JWK set. Identity providers publish two to about twenty.
 JWKS_KEYS_MAX: Final = 100
 # A `kid` is a short name. Longer ones are not looked up.
 _KID_CHARS_MAX: Final = 256
+# Keys that an error names.
+_REFUSED_TOLD_MAX: Final = 3
 # One number of a key in base64url: an RSA modulus of RSA_BITS_MAX, with some room.
 _NUMBER_CHARS_MAX: Final = 1400
 
@@ -90,11 +117,19 @@ class SigningKey:
 
 
 class KeySet:
-    """The keys of one JWK set, by `kid`."""
+    """The keys of one JWK set, by `kid`.
 
-    def __init__(self, keys: Iterable[tuple[str | None, VerifyingKey]] = ()) -> None:
+    `refused`: of keys for signatures that are not taken, a line each that says which and why.
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[tuple[str | None, VerifyingKey]] = (),
+        refused: Iterable[str] = (),
+    ) -> None:
         self._keys = tuple(keys)
         self.kids = frozenset(kid for kid, _ in self._keys if kid is not None)
+        self.refused = tuple(refused)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -137,7 +172,7 @@ def private_key(pem: bytes) -> SigningKey:
 
 
 def read_jwks(body: bytes) -> KeySet:
-    """The keys of a JWK set (RFC 7517 §5) that can verify tokens. Other keys are ignored.
+    """The keys of a JWK set (RFC 7517 §5) that can verify tokens. Other keys are left out.
 
     Raises KeyRefused when it is no set, has more than JWKS_KEYS_MAX keys, or no usable one.
     """
@@ -150,19 +185,29 @@ def read_jwks(body: bytes) -> KeySet:
         raise KeyRefused("not a JWK set")
     if len(listed) > JWKS_KEYS_MAX:
         raise KeyRefused(f"more than {JWKS_KEYS_MAX} keys")
-    keys = KeySet(_usable(listed))
-    if not len(keys):
-        raise KeyRefused("no key that can verify a token")
-    return keys
-
-
-def _usable(listed: list[Any]) -> Iterator[tuple[str | None, VerifyingKey]]:
-    for jwk in listed:
+    usable: list[tuple[str | None, VerifyingKey]] = []
+    refused: list[str] = []
+    for number, jwk in enumerate(listed):
         try:
-            yield _jwk(jwk)
-        except KeyRefused:
-            # The set may contain keys for other purposes or of newer types.
+            usable.append(_jwk(jwk))
+        except _OfNoConcern:
             continue
+        except KeyRefused as error:
+            refused.append(f"{_name(jwk, number)}: {error}")
+    if not usable:
+        raise KeyRefused(
+            "; ".join(["no key that can verify a token", *refused[:_REFUSED_TOLD_MAX]])
+        )
+    return KeySet(usable, refused)
+
+
+class _OfNoConcern(KeyRefused):
+    """A key that is not for signatures. A set may have such keys as well."""
+
+
+def _name(jwk: Any, number: int) -> str:
+    kid = jwk.get("kid") if isinstance(jwk, dict) else None
+    return kid if isinstance(kid, str) and len(kid) <= _KID_CHARS_MAX else f"key {number}"
 
 
 def _jwk(jwk: Any) -> tuple[str | None, VerifyingKey]:
@@ -170,7 +215,7 @@ def _jwk(jwk: Any) -> tuple[str | None, VerifyingKey]:
     if not isinstance(jwk, dict):
         raise KeyRefused("not an object")
     if jwk.get("use", "sig") != "sig" or not _may_verify(jwk.get("key_ops")):
-        raise KeyRefused("for another purpose")
+        raise _OfNoConcern("for another purpose")
     if "d" in jwk:
         raise KeyRefused("a private key that everybody knows")
     kid = jwk.get("kid")
@@ -191,6 +236,8 @@ def _may_verify(operations: Any) -> bool:
 
 def _read(jwk: Mapping[str, Any]) -> object:
     kind = jwk.get("kty")
+    if kind == "oct":
+        raise KeyRefused("a shared secret, which is none where everybody can read it")
     if not isinstance(kind, str) or kind not in _READERS:
         raise KeyRefused("of a type that does not verify")
     read, members = _READERS[kind]
@@ -211,6 +258,11 @@ def _bound(key: object) -> VerifyingKey:
         case RSAPublicKey():
             if not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
                 raise KeyRefused(f"an RSA key must have {RSA_BITS_MIN} to {RSA_BITS_MAX} bits")
+            numbers = key.public_numbers()
+            if numbers.e.bit_length() > RSA_EXPONENT_BITS_MAX:
+                raise KeyRefused(f"an RSA exponent of more than {RSA_EXPONENT_BITS_MAX} bits")
+            if gcd(numbers.n, _SMALL_FACTORS) != 1:
+                raise KeyRefused("an RSA modulus that is no product of two large primes")
             return VerifyingKey(key, _RSA_ALGORITHMS)
         case EllipticCurvePublicKey():
             algorithm = _CURVES.get(type(key.curve))
@@ -218,5 +270,9 @@ def _bound(key: object) -> VerifyingKey:
                 raise KeyRefused("its curve must be P-256, P-384 or P-521")
             return VerifyingKey(key, frozenset({algorithm}))
         case Ed25519PublicKey():
+            encoded = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+            # The highest bit is the sign of x.
+            if int.from_bytes(encoded, "little") % 2**255 in _ED25519_SMALL_ORDER:
+                raise KeyRefused("a point of small order, for which anybody can sign")
             return VerifyingKey(key, frozenset({_EDWARDS}))
     raise KeyRefused("of a type that does not verify")

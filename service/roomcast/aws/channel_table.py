@@ -7,7 +7,7 @@ An append with an idempotency key is a transaction with the `idempotency` table.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -120,7 +120,7 @@ class DynamoChannelTable:
             answer = await self._client.get_item(
                 TableName=self._keys_table, Key={"key": {"S": key}}, ConsistentRead=True
             )
-        attributes: AttributeMap | None = answer.get("Item")
+            attributes = _item(answer)
         return _key_item(attributes) if attributes else None
 
     async def put_item(self, item: LogItem, tail_valid_until_ms: int) -> LogItem | None:
@@ -271,14 +271,15 @@ class DynamoChannelTable:
         """The item at the offset of `item`. It is read, if an emulator refuses without returning
         it.
         """
-        winner = told or await self._get(item.channel, item.offset)
+        winner = told if _is_item(told) else None
+        winner = winner or await self._get(item.channel, item.offset)
         if not winner:
             raise Throttled("the offset was taken and is free again")
         return _log_item(winner)
 
     async def _key_holder(self, key: KeyItem, told: AttributeMap | None) -> KeyItem:
         """The item under `key`. It is read, if an emulator refuses without returning it."""
-        holder = _key_item(told) if told else await self.key(key.key)
+        holder = _key_item(told) if told and _is_item(told) else await self.key(key.key)
         if holder is None:
             raise Throttled("the idempotency key was taken and is free again")
         return holder
@@ -362,8 +363,7 @@ class DynamoChannelTable:
                 Key={"channel": {"S": channel}, "offset": {"N": str(offset)}},
                 ConsistentRead=True,
             )
-        attributes: AttributeMap | None = answer.get("Item")
-        return attributes
+            return _item(answer)
 
 
 def _reasons(error: ClientError, writes: int) -> Sequence[dict[str, Any]]:
@@ -373,7 +373,11 @@ def _reasons(error: ClientError, writes: int) -> Sequence[dict[str, Any]]:
     """
     answer: dict[str, Any] = error.response
     reasons: list[dict[str, Any]] = answer.get("CancellationReasons") or []
-    if len(reasons) != writes:
+    if not (
+        isinstance(reasons, list)
+        and len(reasons) == writes
+        and all(isinstance(reason, dict) for reason in reasons)
+    ):
         raise Rejected("a transaction was canceled without reasons") from error
     return reasons
 
@@ -383,6 +387,14 @@ def _items(answered: Any) -> Sequence[AttributeMap]:
     if isinstance(answered, list) and all(map(_is_item, answered)):
         return answered
     raise TypeError("no items")
+
+
+def _item(answer: Mapping[str, Any]) -> AttributeMap | None:
+    """The item in an answer, if there is one. Raises TypeError for what is no item."""
+    found: AttributeMap | None = answer.get("Item")
+    if found is None or _is_item(found):
+        return found
+    raise TypeError("no item")
 
 
 def _is_item(answered: Any) -> bool:
@@ -414,7 +426,9 @@ def _one_of_many(attributes: AttributeMap) -> LogItem | None:
         return parse_log_item(attributes)
     except MalformedItem as error:
         _log.warning(
-            "log_item_malformed", channel=attributes["channel"].get("S"), reason=str(error)
+            "log_item_malformed",
+            channel=attributes.get("channel", {}).get("S"),
+            reason=str(error),
         )
         return None
 

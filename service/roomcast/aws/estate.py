@@ -44,20 +44,21 @@ class SqsEstate:
         self._urls: dict[str, str] = {}
 
     async def queues(self) -> Sequence[str]:
-        urls: list[str] = []
+        urls: list[tuple[str, str]] = []
         start: dict[str, Any] = {}
         for _ in range(QUEUES_MAX):
             async with port_errors(CALL_LIMIT_S):
                 answer = await self._sqs.list_queues(
                     QueueNamePrefix=self._deployment.queue_prefix, MaxResults=_QUEUES_PAGE, **start
                 )
-            urls.extend(answer.get("QueueUrls", ()))
+                urls.extend((url.rpartition("/")[2], url) for url in answer.get("QueueUrls", ()))
+                more = answer.get("NextToken")
             if len(urls) > QUEUES_MAX:
                 break
-            if not answer.get("NextToken"):
-                self._urls = {url.rpartition("/")[2]: url for url in urls}
+            if not more:
+                self._urls = dict(urls)
                 return list(self._urls)
-            start = {"NextToken": answer["NextToken"]}
+            start = {"NextToken": more}
         raise Rejected(f"more than {QUEUES_MAX} queues begin with {self._deployment.queue_prefix}")
 
     async def queue(self, name: str) -> Queue | None:
@@ -117,6 +118,13 @@ class SqsEstate:
         try:
             async with port_errors(CALL_LIMIT_S):
                 await self._sqs.delete_queue(QueueUrl=await self._url(name))
+        except Gone:
+            pass
+
+    async def post(self, name: str, body: str) -> None:
+        try:
+            async with port_errors(CALL_LIMIT_S):
+                await self._sqs.send_message(QueueUrl=await self._url(name), MessageBody=body)
         except Gone:
             pass
 

@@ -232,7 +232,10 @@ class DynamoPresence:
                 ConsistentRead=True,
                 Limit=ENTRIES_PAGE,
             )
-            return answer["Items"], "LastEvaluatedKey" in answer
+            items = answer["Items"]
+            if not all(isinstance(item["member"]["S"], str) for item in items):
+                raise TypeError("an entry without its key")
+            return items, "LastEvaluatedKey" in answer
 
     async def _delete_batch(self, key: str, members: Sequence[Mapping[str, str]]) -> None:
         left = [
@@ -295,7 +298,7 @@ def _member(item: Mapping[str, Any]) -> Member | None:
     node, separator, _ = item["member"]["S"].partition(_SEPARATOR)
     try:
         info = ClientInfo.from_wire(json.loads(item.get("info", {}).get("S", "")))
-    except (ValueError, RecursionError, MalformedPublication):
+    except (AttributeError, TypeError, ValueError, RecursionError, MalformedPublication):
         return None
     return Member(node, info) if separator else None
 

@@ -32,6 +32,9 @@ _CREATED_WAIT_S: Final = 1.5
 # It is asked again after a pause.
 _EMPTY_S_MIN: Final = 0.2
 _EMPTY_PAUSE_S: Final = 0.5
+# How long SQS uses a data key before it asks KMS for another. Each queue asks a dozen times an
+# hour, and a key that is disabled is out of use that soon.
+_DATA_KEY_S: Final = 300
 # Attempts to delete a message. After them it is delivered again.
 _DELETE_ATTEMPTS_MAX: Final = 2
 
@@ -66,11 +69,13 @@ class SqsInstanceQueue:
         topic_arn: str,
         tags: Callable[[], Mapping[str, str]],
         shards: int = 1,
+        key_id: str = "",
         wait_s: int = POLL_WAIT_S,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """`topic_arn`: the base topic's. `tags` is called each time a queue is created. `shards`:
-        the number of topic shards, whose topics may send to the queue as well.
+        the number of topic shards, whose topics may send to the queue as well. `key_id`: of the key
+        of KMS that encrypts the queue, "" = SQS's own.
 
         Raises ValueError when `topic_arn` is not an ARN of a topic.
         """
@@ -82,6 +87,7 @@ class SqsInstanceQueue:
         self._topic_arn = topic_arn
         self._tags = tags
         self._shards = shards
+        self._key_id = key_id
         self._wait_s = wait_s
         self._sleep = sleep
         self._name: str | None = None
@@ -289,12 +295,25 @@ class SqsInstanceQueue:
             "MessageRetentionPeriod": str(_RETENTION_S),
             "VisibilityTimeout": str(_VISIBILITY_S),
             "ReceiveMessageWaitTimeSeconds": str(POLL_WAIT_S),
+            **self._encryption(),
+        }
+
+    def _encryption(self) -> dict[str, str]:
+        """Of the two kinds a queue has one."""
+        if not self._key_id:
             # SNS cannot write to a queue under the managed key of KMS. SQS's own key needs no
             # permission.
-            "SqsManagedSseEnabled": "true",
+            return {"SqsManagedSseEnabled": "true"}
+        return {
+            "KmsMasterKeyId": self._key_id,
+            "KmsDataKeyReusePeriodSeconds": str(_DATA_KEY_S),
         }
 
 
 def _message(received: Mapping[str, Any]) -> Message:
+    """Raises LookupError, TypeError and ValueError for what SQS does not answer."""
+    body, receipt = received["Body"], received["ReceiptHandle"]
+    if not (isinstance(body, str) and isinstance(receipt, str)):
+        raise TypeError("a message whose body is no text")
     sent_at = received.get("Attributes", {}).get("SentTimestamp", "0")
-    return Message(received["Body"], received["ReceiptHandle"], int(sent_at))
+    return Message(body, receipt, int(sent_at))

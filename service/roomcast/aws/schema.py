@@ -1,6 +1,6 @@
 """Defines the DynamoDB tables as data: names, keys, stream and TTL.
 
-Production creates the same tables from deploy/: a change here needs the same change there.
+Production creates the same tables from deploy/data.yaml: a change here needs the same change there.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ __all__ = [
     "add_server",
     "json_object",
     "json_value",
+    "number",
     "text",
     "url",
     "urls",
@@ -34,6 +36,7 @@ LOOPBACK: Final = "127.0.0.1"
 # The default address of `roomcast dev` and `roomcast serve`.
 SERVER_URL: Final = "http://127.0.0.1:8000"
 COUNT_MAX: Final = 2**31 - 1
+_DECIMAL: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
 class UsageError(Exception):
@@ -118,6 +121,19 @@ def whole(minimum: int, maximum: int) -> Callable[[str], int]:
                 f"must be a whole number from {minimum} to {maximum}; found {text!r}"
             )
         return int(text)
+
+    return parse
+
+
+def number(minimum: float, maximum: float) -> Callable[[str], float]:
+    """The type of a number from `minimum` to `maximum`, with a point or without."""
+
+    def parse(text: str) -> float:
+        if not (_DECIMAL.fullmatch(text) and minimum <= float(text) <= maximum):
+            raise argparse.ArgumentTypeError(
+                f"must be a number from {minimum:g} to {maximum:g}; found {text!r}"
+            )
+        return float(text)
 
     return parse
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from roomcast.cli.arguments import Subparsers, add_command, text
+from roomcast.cli.start import warn_on_stderr
 from roomcast.cli.terminal import Failed, span
 from roomcast.config import Config, ConfigError, load
 from roomcast.observe.redaction import json_printable, printable
@@ -55,6 +56,7 @@ def add(commands: Subparsers) -> None:
 def checktoken(arguments: argparse.Namespace) -> int:
     """Prints what the token allows. Raises ConfigError and Failed."""
     config = load(arguments.config, os.environ, demo=True)
+    warn_on_stderr()
     given = arguments.token if arguments.token != _STDIN else sys.stdin.read(_STDIN_CHARS_MAX)
     now_s = time.time()
     told = _told(asyncio.run(_claims(config, given.strip(), now_s)))

@@ -65,7 +65,7 @@ allow_presence_for_subscriber = true
 allow_history_for_subscriber = true
 
 [aws]
-# The topic that connects the instances: output TopicArn of deploy/template.yaml, or what
+# The topic that connects the instances: output TopicArn of deploy/data.yaml, or what
 # `roomcast provision` prints.
 # topic_arn = "arn:aws:sns:eu-central-1:123456789012:roomcast"
 """

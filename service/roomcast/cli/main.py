@@ -18,6 +18,7 @@ from roomcast.cli import (
     checkconfig,
     checktoken,
     configdoc,
+    cost,
     dev,
     doctor,
     genconfig,
@@ -26,6 +27,7 @@ from roomcast.cli import (
     provision,
     publish,
     reap,
+    restore,
     serve,
     tail,
     token,
@@ -50,14 +52,15 @@ examples:
   roomcast doctor                              is everything there that an instance needs?
   roomcast publish news '{"text":"hi"}'         publish from a shell; history and tail show it
   roomcast bench http://127.0.0.1:8000         load it, and see what its clients see
+  roomcast cost --clients 5000 --rate 20       what such a fleet costs a month
   roomcast token --user ann                    a token for trying things out
   roomcast genconfig --output roomcast.toml    a configuration to begin with
   roomcast checkconfig --config roomcast.toml  is it right, and what is in effect?
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, doctor,
-    genconfig, checkconfig, configdoc,
+    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, restore,
+    doctor, cost, genconfig, checkconfig, configdoc,
 )  # fmt: skip
 
 

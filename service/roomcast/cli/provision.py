@@ -28,7 +28,7 @@ _EXAMPLES: Final = """\
 examples:
   roomcast provision --aws-endpoint http://127.0.0.1:4566
 
-For emulators. In production deploy/template.yaml creates them: see deploy/README.md.
+For emulators. In production deploy/data.yaml creates them: see deploy/README.md.
 """
 
 

@@ -26,6 +26,8 @@ from roomcast.config import PROCESSES_MAX, Config, ConfigError, load
 
 __all__ = ["add"]
 
+# Where a container of ECS finds what its task is.
+_TASK_ENDPOINT: Final = "ECS_CONTAINER_METADATA_URI_V4"
 _EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104  # a server behind a load balancer; insecure ones bind loopback
 
 _EXAMPLES: Final = """\
@@ -132,6 +134,7 @@ def _one(arguments: argparse.Namespace, config: Config, host: str) -> Coroutine[
         demo_urls=(arguments.peers or ()) if arguments.demo else None,
         exit_on_stdin_close=arguments.exit_on_stdin_close,
         worker=worker,
+        task_endpoint=os.environ.get(_TASK_ENDPOINT, ""),
     )
 
 

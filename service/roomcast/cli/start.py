@@ -8,7 +8,7 @@ import sys
 from roomcast.cli.terminal import has_colours
 from roomcast.config import Config
 
-__all__ = ["concerns", "look_at_hooks", "start_logs"]
+__all__ = ["concerns", "look_at_hooks", "start_logs", "warn_on_stderr"]
 
 
 def look_at_hooks(config: Config) -> None:
@@ -50,3 +50,10 @@ def start_logs(arguments: argparse.Namespace) -> None:
     from roomcast.observe import logs
 
     logs.configure(arguments.log_level, console=sys.stderr.isatty(), colors=has_colours(sys.stderr))
+
+
+def warn_on_stderr() -> None:
+    """For a command that prints a result: what the server's parts log is no part of it."""
+    from roomcast.observe import logs
+
+    logs.configure("warning", console=True, colors=has_colours(sys.stderr))

@@ -8,6 +8,7 @@ import json
 import random
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,8 @@ _SILENCE_S: Final = 60.0
 # Attempts to connect in a row. Their pauses are random, because other clients reconnect as well.
 ATTEMPTS_MAX: Final = 10
 _BACKOFF: Final = Backoff(1.0, 10.0, FROM_NOTHING)
+# The time for a server to answer a close.
+_CLOSE_S: Final = 1.0
 # A publication with its surroundings.
 _MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 # From this code on an unsubscribe push asks for a new subscribe. A lower code is final.
@@ -54,6 +57,17 @@ _CONNECT, _SUBSCRIBE = 1, 2
 
 class _Lost(Exception):
     """The connection is gone, and a new one may work."""
+
+
+class _Unprinted(Exception):
+    """What came cannot be printed: whoever read it is gone, as with `| head`. No connection helps.
+
+    `reason`: the error of standard output.
+    """
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -118,6 +132,8 @@ def tail(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         # The ordinary end.
         return 0
+    except _Unprinted as error:
+        raise error.reason from error
     return 0
 
 
@@ -134,10 +150,12 @@ async def _watch(watched: _Tail) -> None:
                     socket = await session.ws_connect(
                         address,
                         max_msg_size=_MESSAGE_BYTES_MAX,
-                        timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                        timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                     )
-                async with socket:
+                try:
                     await _follow(watched, socket)
+                finally:
+                    await _end(socket)
             except Redirected as error:
                 raise Failed(f"{address}: {error}") from error
             except (aiohttp.ClientError, OSError, TimeoutError, _Lost) as error:
@@ -148,6 +166,13 @@ async def _watch(watched: _Tail) -> None:
                 told = printable(without_passwords(why))
                 print(f"roomcast: {told}; connecting again", file=sys.stderr, flush=True)
                 await _pause(watched.attempts)
+
+
+async def _end(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Close the connection, also to a server that goes on and on and answers no close."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_S):
+            await socket.close()
 
 
 async def _pause(attempts: int) -> None:
@@ -220,7 +245,10 @@ def _show(watched: _Tail, publication: Mapping[str, Any]) -> None:
         text = json_printable(json.dumps(publication, ensure_ascii=False))
     else:
         text = "  ".join(cell or "-" for cell in cells(publication))
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise _Unprinted(error) from error
     if watched.left is not None:
         watched.left -= 1
 

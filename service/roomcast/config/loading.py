@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from roomcast.config.options import (
     BY_VARIABLE,
     CONFIG_VARIABLE,
     FOREIGN_VARIABLES,
+    SECRET_VARIABLE,
     TABLES,
     Config,
     dev_config,
@@ -83,7 +85,7 @@ def load(path: str | Path | None, environ: Mapping[str, str], *, demo: bool = Fa
         # Not only TOMLDecodeError: numbers of thousands of digits are refused by Python itself.
         raise ConfigError(f"{file}: not valid TOML: {one_line(str(error))}") from error
     _take_table(document, "", values, origin)
-    _take_environment(environ, values, origin)
+    _take_environment(_with_secret(environ), values, origin)
     config = _built(dev_config() if demo and file is None else Config(), values)
     if environ.get(_NO_METADATA, "").lower() == "true":
         config = replace(config, node=replace(config.node, imds_endpoint=""))
@@ -162,6 +164,31 @@ def _file_value(option: Option, key: str, found: object, origin: Origin) -> obje
         return option.from_file(found)
     except WrongValue:
         raise origin.error(key, must_be(option, found)) from None
+
+
+def _with_secret(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment with the variables of ROOMCAST_SECRET, which win over others of their names.
+
+    Raises ConfigError, which never says a value.
+    """
+    text = environ.get(SECRET_VARIABLE, "")
+    if not text:
+        return environ
+    try:
+        variables = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ConfigError(f"environment: {SECRET_VARIABLE} is not JSON") from None
+    if not isinstance(variables, dict):
+        raise ConfigError(f"environment: {SECRET_VARIABLE} is not an object of variables")
+    for name, value in variables.items():
+        if name not in BY_VARIABLE:
+            raise ConfigError(
+                f"environment: {shown(name)} in {SECRET_VARIABLE} is not an option"
+                f"{suggestion(name, list(BY_VARIABLE), alike=VARIABLES_ALIKE)}"
+            )
+        if not isinstance(value, str):
+            raise ConfigError(f"environment: {name} in {SECRET_VARIABLE} is not text")
+    return {**environ, **variables}
 
 
 def _take_environment(environ: Mapping[str, str], values: _Values, origin: Origin) -> None:

@@ -22,6 +22,8 @@ __all__ = [
     "MESSAGE_SIZE_LIMIT_MAX",
     "OPTIONS",
     "PROCESSES_MAX",
+    "RECEIVE_PAUSE_MS_MAX",
+    "SECRET_VARIABLE",
     "TABLES",
     "TOPIC_SHARDS_MAX",
     "AwsConfig",
@@ -36,9 +38,18 @@ __all__ = [
 ]
 
 CONFIG_VARIABLE: Final = "ROOMCAST_CONFIG"
+# A JSON object of further variables: a whole secret of Secrets Manager, which ECS can only put into
+# one variable unless it is told each name in it.
+SECRET_VARIABLE: Final = "ROOMCAST_SECRET"  # noqa: S105  # a name
 # Variables with our prefix for other programs: the test run and the stream Lambda.
 FOREIGN_VARIABLES: Final = frozenset(
-    {CONFIG_VARIABLE, "ROOMCAST_REQUIRE", "ROOMCAST_CHROMIUM", "ROOMCAST_TOPIC_ARN"}
+    {
+        CONFIG_VARIABLE,
+        SECRET_VARIABLE,
+        "ROOMCAST_REQUIRE",
+        "ROOMCAST_CHROMIUM",
+        "ROOMCAST_TOPIC_ARN",
+    }
 )
 # Processes of one machine, each with a queue of its own: more than any instance type has cores for.
 PROCESSES_MAX: Final = 256
@@ -49,6 +60,8 @@ MESSAGE_SIZE_LIMIT_MAX: Final = 96 * 1024
 DEV_SECRET: Final = "secret"  # noqa: S105  # meant to be known
 # SDKs give up after 5 s and reconnect. The work after a hook takes time too.
 HOOK_TIMEOUT_S_MAX: Final = 4.0
+# Below `node.gap_wait_ms`, so that a pause alone causes no read of the log.
+RECEIVE_PAUSE_MS_MAX: Final = 150
 # As many as the stream Lambda publishes to.
 TOPIC_SHARDS_MAX: Final = 16
 
@@ -88,9 +101,10 @@ class TokenConfig:
         "",
         "Where an identity provider publishes its public keys as a JWK set: for RS…, ES… and "
         "EdDSA tokens, beside the keys above. Fetched at the start, every 5 minutes, and when a "
-        "token names a key that is not known; kept for 6 hours if it cannot be. Set `issuer` and "
-        "`audience` too: others' tokens may have the same keys. Nodes in subnets without a way "
-        "out cannot reach it.",
+        "token names a key that is not known; kept for 6 hours if it cannot be. Weak keys, secrets "
+        "and those for other algorithms are left out, and the log says why (`jwks_keys_refused`). "
+        "Set `issuer` and `audience` too: others' tokens may have the same keys. Nodes in subnets "
+        "without a way out cannot reach it.",
         # No user:password@. Redirects are not followed.
         pattern=r"https://[^/\s@?#{}]+(/[^\s#{}]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[^\s#{}]*)?",
         shape="an https:// address (http:// only of this machine)",
@@ -381,6 +395,13 @@ class AwsConfig:
         pattern=r"[A-Za-z0-9_-]{1,40}",
         shape="1 to 40 letters, digits, - or _",
     )
+    queue_kms_key_id: str = declare(
+        "",
+        "ARN of a key of KMS that encrypts the queues; empty: SQS's own does. The key's policy has "
+        "to let SNS use it (deploy/README.md), or nothing gets into the queues.",
+        pattern=r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]{1,256}",
+        shape="the ARN of a key of KMS",
+    )
     express_rate_limit: float = declare(
         100.0,
         "Messages of express hints a second, of all nodes together: each sends its part, by the "
@@ -389,6 +410,15 @@ class AwsConfig:
         "300 a second in most regions, for all of the account.",
         unit="messages a second",
         within=(0.1, 30_000),
+    )
+    receive_pause_ms: int = declare(
+        0,
+        "How long a node waits after a receive that brought messages, and fewer than ten, before "
+        "the next one. Messages that flow gather meanwhile, and share calls to SQS: with 30 to "
+        "50, a node that hears 40 to 300 messages a second makes a third to two thirds of them "
+        "(cost.md). Adds up to as much to the way of messages. 0: no pause.",
+        unit="ms",
+        within=(0, RECEIVE_PAUSE_MS_MAX),
     )
     lean_calls: bool = declare(
         True,
@@ -407,7 +437,8 @@ class AwsConfig:
     autoscaling_group: str = declare(
         "",
         "Name of the Auto Scaling group that the instance is in; empty: none. The nodes tell it "
-        "when they serve and when they have drained, at the two hooks below.",
+        "when they serve and when they have drained, at the two hooks below. In a task of ECS "
+        "there is no group: it is the name that metrics go by.",
         pattern=r"[!-~]([ -~]{0,253}[!-~])?",
         shape="the name of an Auto Scaling group",
     )
@@ -450,7 +481,8 @@ class NodeConfig:
     drain_s: float = declare(
         30.0,
         "Time over which a stopping node closes its connections, so that they do not all "
-        "reconnect at once. Below the load balancer's deregistration delay.",
+        "reconnect at once. Below the load balancer's deregistration delay. On Fargate at most "
+        "60, since it takes half as long again at most, and what follows its time.",
         unit="s",
         within=(0, 3600),
     )

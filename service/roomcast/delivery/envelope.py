@@ -53,6 +53,8 @@ __all__ = [
     "signal_text",
 ]
 
+# What is sent. Another version is read by one release, and sent by the next: the Lambda and the
+# nodes of a deployment change one after the other, in either order.
 ENVELOPE_VERSION: Final = 1
 # The kind of the greetings by which a node proves its own queue.
 HELLO_KIND: Final = "hello"

@@ -59,12 +59,18 @@ class Poller:
         state: QueueState,
         intake: MessageTaker,
         owner: QueueOwner,
+        *,
+        pause_s: float = 0.0,
     ) -> None:
+        """`pause_s`: how long messages may gather after a receive that brought some, before the
+        next one; 0 = not at all.
+        """
         self._queue = queue
         self._clock = clock
         self._random = random
         self._intake = intake
         self._owner = owner
+        self._pause_s = pause_s
         self._state = state
         self._failures = 0
         self.counters = QueueCounters()
@@ -128,7 +134,13 @@ class Poller:
         self._failures = 0
         self._note_lag(messages)
         await self._hand_on(messages)
-        return len(messages) == _FULL
+        if len(messages) == _FULL:
+            # More wait already.
+            return True
+        if messages and self._pause_s:
+            # While messages flow, a long poll answers each almost by itself, and every call costs.
+            await asyncio.sleep(self._pause_s)
+        return False
 
     async def _receive(self) -> Sequence[Message]:
         """One long poll, which `rebuild_next` may end.

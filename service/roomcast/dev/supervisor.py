@@ -82,7 +82,7 @@ class _DevError(Exception):
 
 async def run_dev(options: DevOptions) -> int:
     """Runs until SIGINT or SIGTERM, and returns 0. If no process is left, prints a line on stderr
-    and returns 1.
+    and returns 1. Both signals are ignored afterwards.
 
     Prints the ready line on stdout once every instance is ready. Everything else goes to stderr.
     """
@@ -154,7 +154,7 @@ class _Supervisor:
         either: set[asyncio.Task[Any]] = {stop, work}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
+            if work.done() and not self._stop.is_set():
                 work.result()
             return 0
         finally:
@@ -163,7 +163,9 @@ class _Supervisor:
             await asyncio.gather(stop, work, return_exceptions=True)
             await self._end_children()
             for number in (signal.SIGINT, signal.SIGTERM):
+                # The process is about to exit: another Ctrl-C would make a failure of it.
                 loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():

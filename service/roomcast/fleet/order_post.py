@@ -24,6 +24,7 @@ from roomcast.fleet.mailbox import Mailbox
 from roomcast.fleet.order_signals import Target
 from roomcast.log.appender import Full
 from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
+from roomcast.rates import Rate, Seldom
 
 __all__ = ["QUEUE_S", "SENDING_BYTES_MAX", "SEND_S", "OrderPost", "ToAll"]
 
@@ -38,6 +39,8 @@ _AGAIN: Final = Backoff(0.1, 1.0)
 # refused.
 SENDING_BYTES_MAX: Final = 8 * 1024 * 1024
 assert SIGNAL_BYTES_MAX < SENDING_BYTES_MAX, "there is room for one"
+# Log lines a second of each kind: whoever may not send to queues would have one for each order.
+_TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +67,7 @@ class OrderPost:
         self._badge = badge_of_node(node)
         self._sending: set[asyncio.Task[None]] = set()
         self._sending_bytes = 0
+        self._not_sent, self._not_mailed = Seldom(_TOLD), Seldom(_TOLD)
 
     def send(self, signal: Signal, size: int, target: Target) -> asyncio.Future[None]:
         """Send an order for `target`, of which `signal` has `size` bytes, to the nodes that may
@@ -111,7 +115,7 @@ class OrderPost:
                 if not (is_mailed or is_secret):
                     await self._publish(signal, sent)
         except (TimeoutError, PortError) as error:
-            _note("order_not_sent", signal, error)
+            _note(self._not_sent, "order_not_sent", signal, error)
             if isinstance(error, PortError):
                 raise
             raise UnknownOutcome("an order was not sent in time") from error
@@ -130,7 +134,7 @@ class OrderPost:
         except (TimeoutError, PortError) as error:
             if is_secret:
                 raise
-            _note("order_not_mailed", signal, error)
+            _note(self._not_mailed, "order_not_mailed", signal, error)
             return False
         # The badge may be this node's, which does not have the client: then perhaps nobody has.
         return bool(nodes) or badge == self._badge
@@ -156,5 +160,8 @@ def _badge(target: Target) -> str | None:
     return badge_of_session(target.session) if target.session else None
 
 
-def _note(event: str, signal: Signal, error: Exception) -> None:
-    _log.warning(event, kind=signal.kind, reason=str(error) or "not done in time")
+def _note(told: Seldom, event: str, signal: Signal, error: Exception) -> None:
+    passed_over = told.again(asyncio.get_running_loop().time())
+    if passed_over is not None:
+        reason = str(error) or "not done in time"
+        _log.warning(event, kind=signal.kind, reason=reason, passed_over=passed_over)

@@ -132,6 +132,7 @@ class Core:
     appender: Appender
     express: Express
     broadcaster: Broadcaster
+    listeners: SignalListeners
     intake: Intake
     bus: SignalBus
     announcements: Announcements
@@ -281,6 +282,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         appender,
         express,
         broadcaster,
+        listeners,
         intake,
         bus,
         announcements,
@@ -322,7 +324,15 @@ def assemble(
         catch_up=core.catch_up,
         shards=core.shards,
     )
-    poller = Poller(ports.queue, clock, random, core.queue_state, core.intake, listener)
+    poller = Poller(
+        ports.queue,
+        clock,
+        random,
+        core.queue_state,
+        core.intake,
+        listener,
+        pause_s=config.aws.receive_pause_ms / 1000,
+    )
     canary = Canary(
         core.ears,
         core.table,

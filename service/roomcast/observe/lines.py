@@ -1,11 +1,14 @@
 """Writes lines to a stream whose reader may be slow, hang, or be gone.
 
 A pipe that nobody reads, such as that of a log collector that hangs, is full after 64 KiB. A write
-would then wait, and with it the event loop and all clients.
+would then wait, and with it the event loop and all clients. So what finds no room waits in memory,
+within a bound, and a thread writes it as the reader makes room. The thread lives no longer than
+something waits.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import stat
@@ -13,32 +16,35 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import BinaryIO, Final
 
-__all__ = ["WAITS_S", "WAIT_S", "Lines"]
+__all__ = ["END_S", "WAITING_BYTES_MAX", "Lines"]
 
-# How long one line may wait for a reader that may only have had no turn yet. If it reads nothing in
-# that time, no line waits until it reads on.
-WAIT_S: Final = 0.1
-# How long lines may wait for a slow reader in one second.
-WAITS_S: Final = 0.5
-_SECOND_S: Final = 1.0
+# Bytes of lines that wait for a slow reader. Those of a reader that hangs are left out beyond it.
+WAITING_BYTES_MAX: Final = 1024 * 1024
+# How long the process may wait at its end until what waits is written.
+END_S: Final = 0.5
+# A pause after a write that found no room, though there seemed to be some: a terminal has room for
+# one character and not for more, and of a pipe that several processes have, another one took it.
+_PAUSE_S: Final = 0.01
+# Writes after which others may write their lines.
+_WRITES_A_TURN: Final = 16
 
 
 class Lines:
-    """Never fails, and never waits for long. `left_out` makes the line that says how many were."""
+    """Never fails, and never waits. `left_out` makes the line that says how many were."""
 
     def __init__(self, stream: BinaryIO, left_out: Callable[[int], bytes]) -> None:
         self._stream = stream
         self._left_out = left_out
         self._lock = threading.Lock()
-        # Bytes of lines that were begun.
-        self._rest = b""
+        # Whole lines, but for the first, which may have been begun.
+        self._waiting = bytearray()
         self._missing = 0
-        self._hangs = False
-        # How long lines have waited in this second, and when it began.
-        self._waited_s = 0.0
-        self._began_s = time.monotonic()
+        # Whether the thread is there, and whether the end of the process waits for it.
+        self._is_draining = False
+        self._is_awaited = False
         self._poll: select.poll | None = None
         try:
             self._descriptor = stream.fileno()
@@ -52,55 +58,82 @@ class Lines:
         self._poll.register(self._descriptor, select.POLLOUT)
 
     def write(self, line: bytes) -> None:
-        """Write `line` and a line break, or leave it out."""
+        """Write `line` and a line break, now or later, or leave it out."""
         with self._lock:
-            try:
-                self._write(line + b"\n")
-            except (OSError, ValueError):
-                # The reader is gone, or the stream is closed.
-                self._rest = b""
+            if self._poll is None:
+                with suppress(OSError, ValueError):  # it is closed
+                    self._stream.write(line + b"\n")
+                    self._stream.flush()
+                return
+            if self._waiting and len(self._waiting) + len(line) >= WAITING_BYTES_MAX:
+                self._missing += 1
+                return
+            if self._missing:
+                self._waiting += self._left_out(self._missing) + b"\n"
+                self._missing = 0
+            self._waiting += line + b"\n"
+            if not self._is_draining:
+                self._go_on()
+                if self._waiting:
+                    self._begin_to_drain()
 
-    def _write(self, line: bytes) -> None:
-        if self._poll is None:
-            self._stream.write(line)
-            self._stream.flush()
-            return
-        if not self._go_on():
-            self._missing += 1
-            return
-        if self._missing:
-            self._rest = self._left_out(self._missing) + b"\n"
-            self._missing = 0
-        self._rest += line
-        self._go_on()
+    def flush(self, within_s: float) -> None:
+        """Wait until what waits is written, for so long at most."""
+        ends_s = time.monotonic() + within_s
+        while self._waits() and time.monotonic() < ends_s:
+            time.sleep(_PAUSE_S)
 
-    def _go_on(self) -> bool:
-        """Write what was begun, as far as the reader makes room. Whether that is all."""
-        while self._rest:
-            if not self._has_room():
-                return False
-            # So much can be written to a pipe or a socket without a wait, where there is room.
-            try:
-                written = os.write(self._descriptor, self._rest[: select.PIPE_BUF])
-            except BlockingIOError:
-                # It was room for less, or another process took it.
-                return False
-            self._rest = self._rest[written:]
-        return True
+    def _waits(self) -> bool:
+        with self._lock:
+            self._go_on()
+            return bool(self._waiting)
 
-    def _has_room(self) -> bool:
+    def _go_on(self) -> None:
+        """Write what waits, as far as the reader has made room. The caller has the lock."""
         assert self._poll is not None, "it has a descriptor"
-        if self._poll.poll(0):
-            self._hangs = False
-            return True
-        now_s = time.monotonic()
-        if now_s - self._began_s >= _SECOND_S:
-            self._began_s, self._waited_s = now_s, 0.0
-        if self._hangs or self._waited_s >= WAITS_S:
-            return False
-        self._hangs = not self._poll.poll(WAIT_S * 1000)
-        self._waited_s += time.monotonic() - now_s
-        return not self._hangs
+        try:
+            for _ in range(_WRITES_A_TURN):
+                if not self._waiting or not self._poll.poll(0):
+                    return
+                # So much can be written to a pipe or a socket without a wait, where there is room,
+                # and other processes that have the pipe write nothing amidst a line.
+                end = self._waiting.rfind(b"\n", 0, select.PIPE_BUF) + 1
+                written = os.write(self._descriptor, self._waiting[: end or select.PIPE_BUF])
+                del self._waiting[:written]
+        except BlockingIOError:
+            # It was room for less, or another process took it.
+            return
+        except (OSError, ValueError):
+            # The reader is gone, or the stream is closed.
+            self._waiting.clear()
+
+    def _begin_to_drain(self) -> None:
+        self._is_draining = True
+        try:
+            threading.Thread(target=self._drain, name="log lines", daemon=True).start()
+            if not self._is_awaited:
+                self._is_awaited = True
+                atexit.register(self.flush, END_S)
+        except RuntimeError:
+            # The system has no place for a thread, or the process ends. The next line goes on.
+            self._is_draining = False
+
+    def _drain(self) -> None:
+        # One of its own, since two threads may not wait with the same.
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        while True:
+            # Lines are taken meanwhile. An error is found where it is written.
+            poll.poll()
+            with self._lock:
+                before = len(self._waiting)
+                self._go_on()
+                if not self._waiting:
+                    self._is_draining = False
+                    return
+                is_stuck = len(self._waiting) == before
+            if is_stuck:
+                time.sleep(_PAUSE_S)
 
 
 def _own(descriptor: int) -> int | None:

@@ -1,5 +1,5 @@
-"""The reaper as a Lambda: scheduled for the whole fleet, and at once for an instance that is
-terminating.
+"""The reaper as a Lambda: scheduled for the whole fleet, and at once for an instance or a task
+that is terminating.
 
 `asked` is the pure part: it maps an event of EventBridge to a Request. The zip contains the modules
 of `roomcast` that this module imports (deploy/build.py finds them). The SDK is the runtime's boto3.
@@ -56,6 +56,12 @@ _SCHEDULED: Final = "Scheduled Event"
 _TERMINATED: Final = "EC2 Instance Terminate Successful"
 _TERMINATING: Final = "EC2 Instance-terminate Lifecycle Action"
 _AUTO_SCALING: Final = "aws.autoscaling"
+_TASK_CHANGED: Final = "ECS Task State Change"
+_ECS: Final = "aws.ecs"
+# States of a task. In the first, ECS waits until the load balancer has let go of its clients, and
+# only then sends it SIGTERM.
+_DEACTIVATING: Final = "DEACTIVATING"
+_STOPPED: Final = "STOPPED"
 # The destination of an instance that is kept for later: its processes may live on.
 _WARM_POOL: Final = "WarmPool"
 # The end of a run's time, in seconds: for its report, and before that to let an instance go.
@@ -77,23 +83,26 @@ class Incomplete(Exception):
 class Request:
     """The work that an event asks for.
 
-    `hook`: the lifecycle hook at which `group` waits for the scope's instance.
+    `hook`: the lifecycle hook at which `group` waits for the scope's instance. `announce`: tell
+    the nodes of the scope's task to end, and nothing else.
     """
 
     scope: Scope
     group: str = ""
     hook: str = ""
+    announce: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`group`: the Auto Scaling group whose lifecycle actions may be completed. "" = any
-    group's.
+    group's. `cluster`: the ARN of the ECS cluster whose tasks are nodes. "" = no cluster's.
     """
 
     deployment: Deployment
     table_prefix: str
     group: str = ""
+    cluster: str = ""
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
@@ -106,6 +115,7 @@ class Settings:
             ),
             environ["ROOMCAST_AWS_TABLE_PREFIX"],
             environ.get("ROOMCAST_AWS_AUTOSCALING_GROUP", ""),
+            environ.get("ROOMCAST_AWS_ECS_CLUSTER", ""),
         )
 
 
@@ -176,7 +186,7 @@ def handler(event: Mapping[str, Any], context: Context | None) -> dict[str, Any]
     `context`: the runtime's, which knows the time that is left; None = there is no bound.
     """
     settings = Settings.of(os.environ)
-    request = asked(event, settings.group)
+    request = asked(event, settings.group, settings.cluster)
     if request is None:
         _write(
             {
@@ -190,16 +200,20 @@ def handler(event: Mapping[str, Any], context: Context | None) -> dict[str, Any]
     return asyncio.run(carry_out(request, settings, _clients(), limit_s))
 
 
-def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
+def asked(event: Mapping[str, Any], group: str = "", cluster: str = "") -> Request | None:
     """The work that an event asks for.
 
     None: the event does not concern the reaper, or belongs to another group than `group` ("" =
-    any).
+    any), or to another cluster than `cluster` ("" = none is ours).
     """
     kind, detail = event.get("detail-type"), event.get("detail")
     if kind == _SCHEDULED:
         return Request(WHOLE_FLEET)
-    if event.get("source") != _AUTO_SCALING or not isinstance(detail, Mapping):
+    if not isinstance(detail, Mapping):
+        return None
+    if (event.get("source"), kind) == (_ECS, _TASK_CHANGED):
+        return _asked_by_task(detail, cluster)
+    if event.get("source") != _AUTO_SCALING:
         return None
     instance, whose = detail.get("EC2InstanceId"), detail.get("AutoScalingGroupName")
     if not (isinstance(instance, str) and instance and isinstance(whose, str)) or group not in (
@@ -212,6 +226,20 @@ def asked(event: Mapping[str, Any], group: str = "") -> Request | None:
     hook = detail.get("LifecycleHookName")
     if kind == _TERMINATING and isinstance(hook, str) and hook:
         return Request(Scope(instance), whose, hook)
+    return None
+
+
+def _asked_by_task(detail: Mapping[str, Any], cluster: str) -> Request | None:
+    arn = detail.get("taskArn")
+    if not cluster or detail.get("clusterArn") != cluster or not isinstance(arn, str):
+        return None
+    # Nodes know themselves by the last part: service/roomcast/ecs/rules.py.
+    task = arn.rpartition("/")[2]
+    status = detail.get("lastStatus") if task else None
+    if status == _STOPPED:
+        return Request(Scope(task, terminated=True))
+    if status == _DEACTIVATING:
+        return Request(Scope(task), announce=True)
     return None
 
 
@@ -247,6 +275,8 @@ async def carry_out(
         sleep=partial(left.sleep, sleep),
     )
     try:
+        if request.announce:
+            return await _announce(reaper, request.scope.instance or "")
         report = await reaper.run(scope=request.scope)
         _report(report)
         if request.hook:
@@ -258,6 +288,13 @@ async def carry_out(
     if report.failed:
         raise Incomplete(f"{report.failed} steps failed")
     return _counts(report)
+
+
+async def _announce(reaper: Reaper, task: str) -> dict[str, Any]:
+    """Raises PortError."""
+    told = await reaper.announce_end(task)
+    _write({"event": "end_announced", "instance": task, "nodes": told})
+    return {"told": told}
 
 
 async def _let_go(request: Request, report: Report, reaper: Reaper, clients: Clients) -> None:

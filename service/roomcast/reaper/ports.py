@@ -35,3 +35,6 @@ class Estate(Protocol):
 
     async def delete_queue(self, name: str) -> None:
         """Idempotent."""
+
+    async def post(self, name: str, body: str) -> None:
+        """Put a message into a queue. What becomes of it if the queue is gone is nobody's."""

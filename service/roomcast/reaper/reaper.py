@@ -18,6 +18,7 @@ from roomcast.delivery import signals
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, pack, signal_text
 from roomcast.delivery.ports import Topic
 from roomcast.fleet.deployment import Deployment, Queue
+from roomcast.fleet.end_signals import end_signal
 from roomcast.fleet.lease_record import Lease, Tombstone
 from roomcast.fleet.ports import Leases
 from roomcast.ports import Clock, PortError, Rejected
@@ -275,6 +276,22 @@ class Reaper:
             failures.count,
             tuple(failures.kept),
         )
+
+    async def announce_end(self, instance: str) -> int:
+        """Tells the nodes of an instance that it is about to end. Returns how many were told.
+
+        Raises PortError. To repeat it does no harm.
+        """
+        scope = Scope(instance)
+        nodes = [
+            lease
+            for lease in await self._leases.all()
+            if scope.covers(lease) and not lease.reaped and lease.queue
+        ]
+        body, _ = next(pack([signal_text(end_signal(instance))], signals=True))
+        for lease in nodes:
+            await self._estate.post(lease.queue, body)
+        return len(nodes)
 
     # ---- looking
 

@@ -64,7 +64,7 @@ _SERVING: Final = ("live", "draining")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The leases that a run reads: all, or those of one EC2 instance.
+    """The leases that a run reads: all, or those of one EC2 instance, or of one task of ECS.
 
     `terminated`: the instance is known to be gone for good.
     """

@@ -43,6 +43,7 @@ def instance_queue(
         sns=clients.sns,
         topic_arn=aws.topic_arn,
         shards=aws.topic_shards,
+        key_id=aws.queue_kms_key_id,
         # The reaper knows our queues by their tags, never by their names.
         tags=lambda: queue_tags(aws.topic_arn, lease_id()),
     )

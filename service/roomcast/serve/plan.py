@@ -13,8 +13,10 @@ from roomcast.auth.jwks_endpoint import fetch_jwks
 from roomcast.auth.verifier import TokenVerifier
 from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import InstanceMetadata
+from roomcast.ecs.rules import FARGATE_STOP_S, Task, drain_max_s
 from roomcast.hooks.calls import Hooks, load_hooks
 from roomcast.serve.descriptors import Places, places, widened
+from roomcast.serve.supervisor import DRAIN_JITTER
 from roomcast.system import SystemClock, new_nonce, random_fraction
 
 __all__ = ["StartPlan", "planned"]
@@ -28,35 +30,44 @@ _HOST_CHARS_MAX: Final = 20
 class StartPlan:
     """`config`: the configuration, with this process's own number of places.
 
-    `machine`: None outside EC2.
+    `machine`: None outside EC2, and in a task. `instance`: the id of the task or of the machine, by
+    which the reaper knows what ended with it; "" = neither is known.
 
-    `host`: the machine's instance id, or else its host name. `keys`: None if no JWKS endpoint is
-    configured.
+    `host`: the same, or else the host name. `keys`: None if no JWKS endpoint is configured.
     """
 
     config: Config
     hooks: Hooks
     places: Places
     machine: InstanceMetadata | None
+    task: Task | None
     host: str
     node_id: str
     clock: SystemClock
     keys: JwksKeys | None
     verifier: TokenVerifier
 
+    @property
+    def instance(self) -> str:
+        return "" if self.machine is None and self.task is None else self.host
+
     def new_id(self) -> str:
         """A new id for a lease of this process, never used before."""
         return _node_id(self.host)
 
 
-def planned(config: Config, machine: InstanceMetadata | None) -> StartPlan:
+def planned(
+    config: Config, machine: InstanceMetadata | None, task: Task | None = None
+) -> StartPlan:
     """The plan of this process. Raises its limit on descriptors. Raises ConfigError."""
     if not config.aws.topic_arn:
         raise ConfigError(
             "aws.topic_arn is not set: give the ARN of the SNS topic that connects the instances"
         )
+    if task is not None:
+        _check_drain(config, task)
     hooks = load_hooks(config.hooks)
-    host = socket.gethostname() if machine is None else machine.id
+    host = next((each.id for each in (task, machine) if each is not None), socket.gethostname())
     clock = SystemClock()
     room = places(widened(), config.client.connection_limit)
     config = replace(config, client=replace(config.client, connection_limit=room.clients))
@@ -64,7 +75,19 @@ def planned(config: Config, machine: InstanceMetadata | None) -> StartPlan:
     if endpoint := config.client.token.jwks_public_endpoint:
         keys = JwksKeys(partial(fetch_jwks, endpoint), clock, random_fraction)
     verifier = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
-    return StartPlan(config, hooks, room, machine, host, _node_id(host), clock, keys, verifier)
+    return StartPlan(
+        config, hooks, room, machine, task, host, _node_id(host), clock, keys, verifier
+    )
+
+
+def _check_drain(config: Config, task: Task) -> None:
+    """Raises ConfigError when the task is killed before its clients are closed."""
+    drain_s, drain_s_max = config.node.drain_s, drain_max_s(task, DRAIN_JITTER)
+    if drain_s_max is not None and drain_s > drain_s_max:
+        raise ConfigError(
+            f"node.drain_s must be at most {drain_s_max:g} on Fargate, which kills a task "
+            f"{FARGATE_STOP_S:g} s after SIGTERM; found {drain_s:g}"
+        )
 
 
 def _node_id(host: str) -> str:

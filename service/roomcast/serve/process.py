@@ -30,9 +30,11 @@ from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.metrics import CloudWatchMetrics
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.concurrency import beside
+from roomcast.delivery.envelope import Signal
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.lifecycle import Lifecycle
 from roomcast.ec2.ports import NodesHere
+from roomcast.fleet.end_signals import END_KIND, ends
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.gateway.door import Door
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
@@ -88,6 +90,19 @@ class _NamedLease:
         return await self._lease.newest_canary_elsewhere()
 
 
+class _EndOfTask:
+    """Ends this process when the reaper says that ECS has begun to stop its task."""
+
+    def __init__(self, task: str, stop: asyncio.Event) -> None:
+        self._task = task
+        self._stop = stop
+
+    def heard(self, signal: Signal) -> None:
+        if ends(signal, self._task) and not self._stop.is_set():
+            _log.warning("node_has_to_end", reason="ECS stops this task", instance=self._task)
+            self._stop.set()
+
+
 class _Parts:
     """The parts of one process, built over `clients`. Nothing is started."""
 
@@ -115,7 +130,7 @@ class _Parts:
             new_id=plan.new_id,
             ttl_s=config.node.lease_ttl_s,
             heartbeat_s=config.node.heartbeat_s,
-            instance="" if plan.machine is None else plan.host,
+            instance=plan.instance,
             version=__version__,
         )
         self.isolation = Isolation(
@@ -137,6 +152,8 @@ class _Parts:
         self.exposition = Exposition(
             Source(self.assembly, self.assembly.node.health, calls.histograms)
         )
+        if plan.task is not None:
+            core.listeners.add({END_KIND}, _EndOfTask(plan.task.id, stop).heard)
         self.lifecycle = _lifecycle(plan, clients, neighbours or self.lease, stop)
         self.reporter = _reporter(plan, clients, self.assembly)
 

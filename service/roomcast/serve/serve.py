@@ -11,6 +11,7 @@ import structlog
 
 from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import this_machine
+from roomcast.ecs.task_metadata import this_task
 from roomcast.ports import PortError
 from roomcast.serve.collector import look_seldom
 from roomcast.serve.entry import (
@@ -39,6 +40,7 @@ async def serve(
     demo_urls: Sequence[str] | None,
     exit_on_stdin_close: bool,
     worker: Worker | None = None,
+    task_endpoint: str = "",
 ) -> int:
     """Run one node until SIGTERM or SIGINT (or the end of standard input). Returns the exit code.
 
@@ -48,6 +50,8 @@ async def serve(
     None = production.
 
     `worker`: this process is one of several that share the port; None = it is the only one.
+
+    `task_endpoint`: the task metadata endpoint of ECS; "" = this is no task.
     """
     look_seldom()
     own_port = port if worker is None else worker.own_port
@@ -56,24 +60,28 @@ async def serve(
     except OSError as error:
         return refuse_address(host, own_port, error)
     stop = asyncio.Event()
-    with listening, stopped_by_signals(stop):
+    async with AsyncExitStack() as stack:
+        stack.enter_context(listening)
         if exit_on_stdin_close:
             stop_at_end_of_input(stop)
-        async with AsyncExitStack() as stack:
-            shared = None
-            if worker is not None:
-                shared = await stack.enter_async_context(supervised(worker, stop, host))
-            machine = await stack.enter_async_context(
-                this_machine(config.node.imds_endpoint, SystemClock())
-            )
-            try:
-                plan = planned(config, machine)
-            except ConfigError as error:
-                return refuse(str(error), code=2)
-            # On every log line from here on, because logs of several nodes are often read together.
-            structlog.contextvars.bind_contextvars(node=plan.node_id)
-            process = NodeProcess(plan, stop, demo_urls=demo_urls, shared=shared)
-            return await _exit_code(process, listening, host)
+        shared = None
+        if worker is not None:
+            shared = await stack.enter_async_context(supervised(worker, stop, host))
+        task = await this_task(task_endpoint)
+        # A task is no machine: nothing of a group's life cycle is about it.
+        imds_endpoint = config.node.imds_endpoint if task is None else ""
+        machine = await stack.enter_async_context(this_machine(imds_endpoint, SystemClock()))
+        try:
+            # It imports the hooks, whose modules may hang. Nothing is there yet that must end in
+            # order, so until then a signal ends the process at once.
+            plan = planned(config, machine, task)
+        except ConfigError as error:
+            return refuse(str(error), code=2)
+        stack.enter_context(stopped_by_signals(stop))
+        # On every log line from here on, because logs of several nodes are often read together.
+        structlog.contextvars.bind_contextvars(node=plan.node_id)
+        process = NodeProcess(plan, stop, demo_urls=demo_urls, shared=shared)
+        return await _exit_code(process, listening, host)
 
 
 async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) -> int:

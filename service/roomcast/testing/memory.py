@@ -681,6 +681,13 @@ class MemoryEstate:
     async def delete_queue(self, name: str) -> None:
         await self._world.perform("delete_queue", lambda: self._world.delete_queue(name))
 
+    async def post(self, name: str, body: str) -> None:
+        def effect() -> None:
+            if name in self._world.queues:
+                self._world.mail(name, body)
+
+        await self._world.perform("post", effect)
+
 
 def _subscription_arn(queue: str, shard: int | None = None) -> str:
     return f"{topic_of(TOPIC_ARN, shard)}:{queue}"

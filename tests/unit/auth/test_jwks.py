@@ -333,6 +333,19 @@ async def test_a_change_is_told_once(clock: ManualClock) -> None:
     assert endpoint.asked == 5
 
 
+async def test_keys_that_are_refused_are_told_once(clock: ManualClock) -> None:
+    endpoint = Endpoint(OLD.jwk("old"), {**NEW.jwk("new"), "alg": "HS256"})
+    with capture_logs() as logs:
+        async with running(endpoint, clock) as keys:
+            for _ in range(3):
+                clock.advance(DEMAND_PAUSE_S)
+                await holds(keys, "unknown")
+    assert [(log["event"], log.get("reasons")) for log in logs] == [
+        ("jwks_changed", None),
+        ("jwks_keys_refused", ("new: for an algorithm that does not fit it",)),
+    ]
+
+
 def test_a_token_waits_for_less_time_than_sdks_do() -> None:
     # Centrifuge SDKs give a command 5 s.
     assert KEY_WAIT_S < 5

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -192,6 +192,70 @@ def test_what_cannot_verify_is_passed_over(jwk: Any) -> None:
         assert len(found) == 1
         assert found.find("good", "ES384") is not None
         assert found.find("k1", "RS256") is None
+
+
+def number(value: int, order: Literal["big", "little"] = "big", size: int = 0) -> str:
+    data = value.to_bytes(size or (value.bit_length() + 7) // 8, order)
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+# RFC 8032 §5.1
+P = 2**255 - 19
+D = -121665 * pow(121666, -1, P) % P
+
+
+def y_of_order_8() -> int:
+    """The y of a point whose double has y = 0: d·y⁴ + 2·y² = 1."""
+    root = pow(1 + D, (P + 3) // 8, P)
+    root = root if root * root % P == (1 + D) % P else root * pow(2, (P - 1) // 4, P) % P
+    for square in ((root - 1) * pow(D, -1, P) % P, (-root - 1) * pow(D, -1, P) % P):
+        y = pow(square, (P + 3) // 8, P)
+        for each in (y, y * pow(2, (P - 1) // 4, P) % P):
+            if each * each % P == square:
+                return each
+    raise AssertionError("it has a root")
+
+
+Y8 = y_of_order_8()
+
+
+@pytest.mark.parametrize("y", [0, 1, P - 1, P, P + 1, Y8, P - Y8])
+@pytest.mark.parametrize("sign", [0, 1])
+def test_a_point_for_which_anybody_can_sign_is_no_key(y: int, sign: int) -> None:
+    x = number(y + (sign << 255), "little", 32)
+    with pytest.raises(KeyRefused, match=r"k1: (a point of small order|its numbers are no key)"):
+        read_jwks(jwks({**ED_JWK, "x": x}))
+
+
+@pytest.mark.parametrize(
+    "changed, reason",
+    [
+        ({"e": number(2**64 + 1)}, "an RSA exponent of more than 64 bits"),
+        ({"n": number(3**1300)}, "no product of two large primes"),
+        ({"n": number(2**2047)}, "no product of two large primes"),
+        ({"n": number(743 * 2**2040 + 743)}, "no product of two large primes"),
+        ({"n": SMALL.jwk()["n"]}, "an RSA key must have 2048 to 8192 bits"),
+        ({"alg": "HS256"}, "for an algorithm that does not fit it"),
+        (OCT, "a shared secret"),
+    ],
+)
+def test_a_weak_key_is_refused_in_words(changed: Any, reason: str) -> None:
+    with pytest.raises(KeyRefused, match=f"^no key that can verify a token; k1: .*{reason}"):
+        read_jwks(jwks({**RSA_JWK, **changed}))
+    taken = read_jwks(jwks(signer("ES256").jwk("good"), {**RSA_JWK, **changed}))
+    assert taken.kids == {"good"}
+    (told,) = taken.refused
+    assert reason in told
+
+
+def test_keys_for_other_purposes_are_passed_over_without_a_word() -> None:
+    others = ({**RSA_JWK, "use": "enc"}, {**RSA_JWK, "key_ops": ["encrypt"]})
+    assert read_jwks(jwks(signer("ES256").jwk("good"), *others)).refused == ()
+
+
+def test_the_exponent_that_everybody_has_is_taken_and_small_ones() -> None:
+    for exponent in (3, 65537, 2**64 - 1):
+        assert len(read_jwks(jwks({**RSA_JWK, "e": number(exponent)}))) == 1
 
 
 def test_a_number_that_is_too_long_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:

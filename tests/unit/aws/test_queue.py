@@ -27,7 +27,7 @@ class Fixture:
     `order` has calls and sleeps as they came.
     """
 
-    def __init__(self, shards: int = 1, **operations: Callable[..., Any]) -> None:
+    def __init__(self, shards: int = 1, key_id: str = "", **operations: Callable[..., Any]) -> None:
         answers: dict[str, Callable[..., Any]] = {
             "create_queue": lambda **_: {"QueueUrl": URL},
             "get_queue_url": lambda **_: {"QueueUrl": URL},
@@ -45,6 +45,7 @@ class Fixture:
             topic_arn=TOPIC_ARN,
             tags=lambda: {"app": "roomcast", "node": "n1"},
             shards=shards,
+            key_id=key_id,
             sleep=self.sleep,
         )
 
@@ -96,6 +97,18 @@ async def test_the_create_call_carries_everything() -> None:
     assert statement["Resource"] == QUEUE_ARN
     # Nothing beside it: SNS does not say that it sends aws:SourceAccount.
     assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": TOPIC_ARN}}
+
+
+async def test_a_key_of_kms_takes_the_place_of_sqs_s_own() -> None:
+    """A queue has one kind of encryption; both are refused."""
+    key = "arn:aws:kms:eu-west-1:123456789012:key/1"
+    fixture = Fixture(key_id=key)
+    await fixture.opened()
+    [create] = fixture.arguments("create_queue")
+    assert create["Attributes"]["KmsMasterKeyId"] == key
+    # As SQS takes it.
+    assert 60 <= int(create["Attributes"]["KmsDataKeyReusePeriodSeconds"]) <= 86_400
+    assert "SqsManagedSseEnabled" not in create["Attributes"]
 
 
 async def test_closing_unsubscribes_before_it_deletes() -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import roomcast
+from roomcast.auth.keys import private_key
 from roomcast.auth.verifier import sign_connection, sign_subscription
 from roomcast.cli import main as cli
 from roomcast.config import DEV_SECRET
-from tests.signers import signer
+from tests.signers import jwks, signer
 from tests.unit.cli.conftest import Told
 
 HOUR_S = 3600
@@ -100,3 +108,44 @@ def test_by_the_keys_of_the_configuration(
     path.write_text("")
     assert cli.main([*arguments, "x"]) == 2
     assert "client.token has no key" in told()
+
+
+def test_what_the_servers_parts_log_is_no_part_of_what_it_prints() -> None:
+    """A program reads standard output; the keys' change was told there as well."""
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the library's name
+            body = jwks(signer("ES256").jwk(), {"kty": "oct", "kid": "no", "k": "AAAA"})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *_: Any) -> None:  # noqa: A002  # the library's name
+            """Not to stderr."""
+
+    key = private_key(signer("ES256").private_pem)
+    with HTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "roomcast", "checktoken", "--json", "-"],
+                input=sign_connection("ann", key, HOUR_S, kid="k1"),
+                capture_output=True,
+                text=True,
+                timeout=30,
+                cwd=Path(roomcast.__file__).parents[1],
+                env=os.environ
+                | {
+                    "ROOMCAST_CLIENT_TOKEN_JWKS_PUBLIC_ENDPOINT": (
+                        f"http://127.0.0.1:{server.server_port}/jwks"
+                    )
+                },
+            )
+        finally:
+            server.shutdown()
+            serving.join()
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["user"] == "ann"
+    assert "jwks_keys_refused" in done.stderr

@@ -159,6 +159,26 @@ def test_as_a_program() -> None:
     assert done.stderr.startswith("roomcast: argument --port: must be a whole number")
 
 
+@pytest.mark.parametrize(
+    "command, name, code",
+    [("dev", "SIGINT", 0), ("serve", "SIGTERM", 0), ("serve", "SIGINT", 0), ("tail", "SIGINT", 1)],
+)
+def test_a_signal_before_anything_has_begun(command: str, name: str, code: int) -> None:
+    """`dev` and `serve` were asked to stop, and have; any other command has not done its work."""
+    signalled = (
+        "import os, signal, sys\n"
+        "import roomcast.__main__ as program, roomcast.cli.main as cli\n"
+        f"cli.main = lambda: os.kill(os.getpid(), signal.{name})\n"
+        f"sys.argv[1:] = [{command!r}]\n"
+        "sys.exit(program.run())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", signalled], capture_output=True, text=True, timeout=30, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == ("roomcast: interrupted\n" if code else "")
+
+
 def test_output_that_nobody_reads() -> None:
     reader, writer = os.pipe()
     os.close(reader)

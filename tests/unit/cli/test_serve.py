@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import signal
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
+import roomcast
 import roomcast.serve
 from roomcast.cli import main as cli
 from roomcast.cli import serve as serve_command
@@ -66,12 +69,12 @@ def test_insecure_servers_stay_on_this_machine(
     assert app.options["host"] == host
 
 
-def test_what_serve_passes_on(app: App) -> None:
+def test_what_serve_passes_on(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["serve"]) == 0
     assert app.config == Config()
     assert app.options == {
         "host": "0.0.0.0", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
-        "worker": None,
+        "worker": None, "task_endpoint": "",
     }  # fmt: skip
     peers = ["http://127.0.0.1:8000", "http://127.0.0.1:8001"]
     arguments = [
@@ -87,10 +90,15 @@ def test_what_serve_passes_on(app: App) -> None:
     assert app.config == dev_config()
     assert list(app.options.pop("demo_urls")) == peers
     assert app.options == {
-        "host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True, "worker": None
+        "host": "127.0.0.1", "port": 8001, "exit_on_stdin_close": True, "worker": None,
+        "task_endpoint": "",
     }  # fmt: skip
     assert cli.main(["serve", "--demo"]) == 0
     assert list(app.options["demo_urls"]) == []
+    # What ECS gives a container.
+    monkeypatch.setenv("ECS_CONTAINER_METADATA_URI_V4", "http://127.0.0.1:51679/v4/id")
+    assert cli.main(["serve"]) == 0
+    assert app.options["task_endpoint"] == "http://127.0.0.1:51679/v4/id"
 
 
 class Supervisor:
@@ -133,7 +141,7 @@ def test_several_processes_get_what_the_supervisor_got(
     assert app.config.node.drain_s == 7.0
     assert app.options == {
         "host": "127.0.0.1", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
-        "worker": Worker(descriptor=7, port=8000, own_port=8002),
+        "worker": Worker(descriptor=7, port=8000, own_port=8002), "task_endpoint": "",
     }  # fmt: skip
     assert logs == [], "the supervisor has warned"
 
@@ -241,3 +249,29 @@ def test_ctrl_c_before_anything_is_there_to_stop(
     monkeypatch.setattr(serve_command, "load", interrupted)
     assert cli.main(["serve"]) == 1
     assert told() == "interrupted"
+
+
+def test_a_hook_that_hangs_while_it_is_imported_keeps_no_process(tmp_path: Path) -> None:
+    """The signal came to an event loop that did not turn, and nothing but SIGKILL ended it."""
+    hanging = "import sys, time\nprint('imported', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+    (tmp_path / "hanging_hook.py").write_text(hanging)
+    config = tmp_path / "roomcast.toml"
+    config.write_text(
+        "[client]\ninsecure = true\n"
+        "[aws]\ntopic_arn = 'arn:aws:sns:us-east-1:123456789012:roomcast-topic'\n"
+        f"[hooks]\ndirectory = '{tmp_path}'\nconnect = 'hanging_hook:connect'\n"
+        "[node]\nimds_endpoint = ''\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "roomcast", "serve", "--config", str(config), "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(roomcast.__file__).parents[1],
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert any("imported" in line for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()

@@ -8,9 +8,10 @@ import asyncio
 import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jwt
@@ -323,6 +324,21 @@ def test_nobody_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert last.startswith(f"roomcast: ws{url.removeprefix('http')}/connection/websocket: ")
 
 
+def test_who_reads_no_further_ends_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with `| head`. It took that for the end of its connection."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        following = Following(served, "plain:unread")
+        following.subscribed()
+        publish(served, "plain:unread", 1, options=ChannelOptions())
+        assert following.ended() == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_ctrl_c_is_its_ordinary_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async def interrupted(_watched: Any) -> None:
         raise KeyboardInterrupt
@@ -343,8 +359,11 @@ def test_a_token_goes_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @contextmanager
-def saying(*lines: str) -> Iterator[str]:
-    """The address of a server that says `lines` when it is first told something, then closes."""
+def saying(*lines: str, goes_on: bool = False) -> Iterator[str]:
+    """The address of a server that says `lines` when it is first told something, then closes.
+
+    `goes_on`: it says the last one again and again, and answers no close.
+    """
     loop, ended, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     told: list[str] = []
 
@@ -354,6 +373,10 @@ def saying(*lines: str) -> Iterator[str]:
         await server.receive()
         for line in lines:
             await server.send_str(line)
+        with suppress(ConnectionError):
+            while goes_on:
+                await server.send_str(lines[-1])
+                await asyncio.sleep(0)
         await server.close(code=3500, message=b"bye")
         return server
 
@@ -395,6 +418,15 @@ def test_a_server_that_is_none_of_ours(line: str, capsys: pytest.CaptureFixture[
     with saying(line) as url:
         assert cli.main(["tail", "news", "--url", url]) == 1
     assert capsys.readouterr() == ("", f"roomcast: {url} answers as no roomcast server does\n")
+
+
+def test_a_server_that_goes_on_and_on_keeps_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tail_module, "_CLOSE_S", 0.05)
+    with saying('{"push": {"channel": "news", "pub": {"data": 1}}}', goes_on=True) as url:
+        assert cli.main(["tail", "news", "--url", url, "--count", "1"]) == 0
+    assert capsys.readouterr() == ("-  -  -  1\n", "")
 
 
 def test_a_terminal_is_told_nothing_by_the_server(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -363,3 +365,32 @@ def test_any_text_in_a_file_loads_or_is_refused_in_one_line(tmp_path: Path, text
     else:
         return
     assert len(told.splitlines()) == 1
+
+
+def test_a_secret_in_one_variable_is_as_good_as_its_variables_one_by_one() -> None:
+    secret = {"ROOMCAST_HTTP_API_KEY": 'a key, $ " and all', "ROOMCAST_NODE_DRAIN_S": "20"}
+    environ = {"ROOMCAST_SECRET": json.dumps(secret), "ROOMCAST_NODE_DRAIN_S": "30"}
+    config = load(None, environ)
+    assert (config.http_api.key, config.node.drain_s) == (secret["ROOMCAST_HTTP_API_KEY"], 20.0)
+    assert load(None, {"ROOMCAST_SECRET": ""}) == load(None, {})
+
+
+@pytest.mark.parametrize(
+    "secret, said",
+    [
+        ("hush", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('["hush"]', "is not an object"),
+        ('{"PATH": "hush"}', "PATH in ROOMCAST_SECRET is not an option"),
+        ('{"ROOMCAST_CONFIG": "hush"}', "ROOMCAST_CONFIG in ROOMCAST_SECRET is not an option"),
+        (
+            '{"ROOMCAST_HTTP_API_KEYS": "hush"}',
+            "is not an option (did you mean ROOMCAST_HTTP_API_KEY?)",
+        ),
+        ('{"ROOMCAST_HTTP_API_KEY": ["hush"]}', "is not text"),
+    ],
+)
+def test_a_secret_that_is_wrong_is_refused_and_not_told(secret: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as refused:
+        load(None, {"ROOMCAST_SECRET": secret})
+    assert "hush" not in str(refused.value)

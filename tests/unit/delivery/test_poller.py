@@ -28,14 +28,16 @@ BACKOFF = poller_module._BACKOFF
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, pause_s: float = 0.0) -> None:
         self.fleet = Fleet()
         self.queue = MemoryQueue(self.fleet.world, POLL_WAIT_S)
         self.taken: list[str] = []
         self.receives: list[int] = []
         self.rebuilds = 0
         self.state = QueueState()
-        self.poller = Poller(self.queue, self.fleet.clock, no_jitter, self.state, self, self)
+        self.poller = Poller(
+            self.queue, self.fleet.clock, no_jitter, self.state, self, self, pause_s=pause_s
+        )
 
     def take(self, bodies: Sequence[str]) -> None:
         self.taken.extend(bodies)
@@ -151,6 +153,37 @@ async def test_one_receive_at_a_time_when_little_comes(world: World) -> None:
             world.send(str(number))
             await until(lambda number=number: len(world.taken) == number + 1)  # type: ignore[misc]
         assert not world.state.extra
+
+
+async def test_messages_gather_for_a_while_after_some_came() -> None:
+    world = World(pause_s=3600.0)
+    await world.queue.open(NAME)
+    async with polling(world):
+        world.send("one")
+        await until(lambda: world.stored == 0)
+        world.send("two", "three")
+        await settled()
+        assert world.taken == ["one"]
+
+
+async def test_a_pause_ends() -> None:
+    world = World(pause_s=0.001)
+    await world.queue.open(NAME)
+    async with polling(world):
+        world.send("one")
+        await until(lambda: world.taken)
+        world.send("two", "three")
+        await until(lambda: world.stored == 0)
+    assert world.receives[:2] == [1, 2]
+
+
+async def test_neither_an_empty_receive_nor_a_full_one_is_followed_by_a_pause() -> None:
+    world = World(pause_s=3600.0)
+    await world.queue.open(NAME)
+    async with polling(world):
+        await until(lambda: world.poller.counters.receives["empty"] == 2)
+        world.send(*[str(number) for number in range(25)])
+        await until(lambda: world.stored == 0)
 
 
 @pytest.mark.parametrize(

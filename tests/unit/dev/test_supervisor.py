@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import roomcast
 from roomcast.config import load
 from roomcast.dev.provision import Provisioned
 from roomcast.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
@@ -66,3 +70,31 @@ async def test_a_port_in_use_is_one_line_and_exit_code_1(
 async def test_a_second_instance_without_a_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert await run_dev(DevOptions(instances=1, port=65_536)) == 1
     assert "there is no port 65536" in capsys.readouterr().err
+
+
+SIGNALLED_AGAIN = """
+import asyncio, os, signal
+from roomcast.dev.supervisor import DevOptions, run_dev
+
+async def stopped():
+    # It runs when the supervisor waits for the first time.
+    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+    # An address where nobody is: nothing is started before somebody answers.
+    return await run_dev(DevOptions(port=0, aws_endpoint="http://127.0.0.1:9"))
+
+code = asyncio.run(stopped())
+os.kill(os.getpid(), signal.SIGINT)
+os.kill(os.getpid(), signal.SIGTERM)
+raise SystemExit(code)
+"""
+
+
+def test_a_signal_after_the_end_makes_no_failure_of_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_AGAIN],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        cwd=Path(roomcast.__file__).parents[1],
+    )
+    assert (done.returncode, done.stderr) == (0, "stopping; Ctrl-C again kills at once\n")

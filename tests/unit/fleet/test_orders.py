@@ -463,6 +463,18 @@ async def test_what_a_queue_does_not_take_goes_through_the_topic_and_is_the_same
     assert refreshes(ann) == 1
 
 
+async def test_that_no_queue_takes_orders_is_told_now_and_then(
+    fleet: Fleet, found: tuple[LocalNode, LocalNode]
+) -> None:
+    """As where `sqs:SendMessage` is not allowed."""
+    ann = await connected(found[1])
+    fleet.world.fail_next("post", Rejected("simulated"), times=100)
+    with capture_logs() as logs:
+        for _ in range(20):
+            await found[0].assembly.node.orders.give(refresh(ann))
+    assert [entry["passed_over"] for entry in logs if entry["event"] == "order_not_mailed"] == [0]
+
+
 async def test_an_order_that_goes_nowhere_is_told(
     fleet: Fleet, found: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:

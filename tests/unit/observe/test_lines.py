@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import select
@@ -16,11 +17,12 @@ from typing import BinaryIO
 import pytest
 
 from roomcast.observe import lines as module
-from roomcast.observe.lines import WAIT_S, WAITS_S, Lines
+from roomcast.observe.lines import WAITING_BYTES_MAX, Lines
 
 LINE = b"x" * 1000
 # More than any pipe holds by default.
 MANY = 2000
+DEADLINE_S = 30.0
 
 
 class Pipe:
@@ -57,6 +59,14 @@ def pipe() -> Iterator[Pipe]:
     pipe.close()
 
 
+@pytest.fixture
+def threadless(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_options: object) -> threading.Thread:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "Thread", refused)
+
+
 def lines_to(stream: BinaryIO) -> Lines:
     return Lines(stream, lambda number: b"left out: %d" % number)
 
@@ -73,70 +83,89 @@ def test_a_reader_that_hangs_keeps_nobody_waiting(pipe: Pipe) -> None:
     began_s = time.monotonic()
     for _ in range(MANY):
         lines.write(LINE)
-    took_s = time.monotonic() - began_s
-    assert took_s < MANY * WAIT_S / 10, "all of them waited no longer than one may"
-    before = pipe.read()
+    assert time.monotonic() - began_s < 1, "none of them waited"
+    # What had waited is written as it is read.
+    before: list[bytes] = []
+    while len(before) * len(LINE) < WAITING_BYTES_MAX:
+        before += pipe.read()
+    lines.flush(DEADLINE_S)
+    before += pipe.read()
+    assert set(before) == {LINE}, "what was begun comes whole"
     lines.write(b"and now")
-    after = pipe.read()
-    assert set(before) == {LINE}
-    assert after[-1] == b"and now"
-    assert after[-2] == b"left out: %d" % (MANY - len(before) - len(after[:-2]))
-    assert set(after[:-2]) <= {LINE}, "what was begun comes whole"
+    assert pipe.read() == [b"left out: %d" % (MANY - len(before)), b"and now"]
     lines.write(b"further")
     assert pipe.read() == [b"further"], "it is told once"
 
 
-def test_a_reader_that_reads_gets_all(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand lines at once are more than a pipe holds."""
-    # However busy the machine is.
-    monkeypatch.setattr(module, "WAIT_S", 60.0)
-    monkeypatch.setattr(module, "WAITS_S", 60.0)
+def test_a_reader_that_reads_gets_all(pipe: Pipe) -> None:
+    """So many lines at once are more than a pipe holds."""
+    lines = lines_to(pipe.stream)
+    number_of_them = WAITING_BYTES_MAX // 1100
+    for number in range(number_of_them):
+        lines.write(b"%d " % number + LINE)
+    found: list[bytes] = []
+    while len(found) < number_of_them:
+        found += pipe.read()
+    assert found == [b"%d " % number + LINE for number in range(number_of_them)]
+
+
+def test_a_slow_reader_keeps_nobody_waiting(pipe: Pipe) -> None:
+    """It reads on after each line, which waits in memory meanwhile."""
     lines = lines_to(pipe.stream)
     found: list[bytes] = []
-    written = threading.Event()
-
-    def read() -> None:
-        while not written.is_set():
-            found.extend(pipe.read())
-
-    reading = threading.Thread(target=read)
-    reading.start()
-    try:
-        for number in range(MANY):
-            lines.write(b"%d " % number + LINE)
-    finally:
-        written.set()
-        reading.join()
-    found += pipe.read()
-    assert len(found) == MANY
-    assert not any(line.startswith(b"left out") for line in found)
+    slowest_s = 0.0
+    for _ in range(MANY):
+        began_s = time.thread_time()
+        lines.write(LINE)
+        slowest_s = max(slowest_s, time.thread_time() - began_s)
+        found += pipe.read()
+    while len(found) < MANY:
+        found += pipe.read()
+    assert set(found) == {LINE}
+    assert slowest_s < 0.05
 
 
-def test_a_slow_reader_keeps_nobody_waiting_for_most_of_the_time(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It reads a little whenever somebody waits for it."""
-    now_s = 0.0
+def test_lines_of_several_processes_come_whole(pipe: Pipe, threadless: None) -> None:
+    """Also those that waited: each of them writes to the pipe that they share."""
+    # So that each write fills it, and the next one is the other's.
+    fcntl.fcntl(pipe.stream, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+    writers = lines_to(pipe.stream), lines_to(pipe.stream)
+    contents = b"a" * 1000, b"b" * 1001
+    for lines, content in zip(writers, contents, strict=True):
+        for _ in range(100):
+            lines.write(content)
+    found: list[bytes] = []
+    while len(found) < 200:
+        for lines in writers:
+            found += pipe.read()
+            lines.flush(0)
+    assert set(found) == set(contents)
 
-    class Poll:
-        def register(self, _descriptor: int, _events: int) -> None: ...
 
-        def poll(self, timeout_ms: float) -> list[int]:
-            nonlocal now_s
-            now_s += timeout_ms / 2000
-            return [1] if timeout_ms else []
-
-    of_system = SimpleNamespace(poll=Poll, POLLOUT=select.POLLOUT, PIPE_BUF=select.PIPE_BUF)
-    monkeypatch.setattr(module, "select", of_system)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+def test_the_end_waits_for_a_reader_and_not_for_long(pipe: Pipe) -> None:
     lines = lines_to(pipe.stream)
-    for _ in range(100):
-        lines.write(b"x")
-    assert now_s <= WAITS_S + WAIT_S
-    now_s += 1.0
-    pipe.read()
-    lines.write(b"y")
-    assert pipe.read()[-1] == b"y"
+    for _ in range(MANY // 2):
+        lines.write(LINE)
+    began_s = time.monotonic()
+    lines.flush(0.05)
+    assert 0.05 <= time.monotonic() - began_s < DEADLINE_S, "nobody reads"
+    reading = threading.Thread(target=lines.flush, args=(DEADLINE_S,))
+    reading.start()
+    found: list[bytes] = []
+    while reading.is_alive():
+        found += pipe.read()
+    assert len([*found, *pipe.read()]) == MANY // 2
+
+
+def test_where_there_is_no_thread_the_next_line_goes_on(pipe: Pipe, threadless: None) -> None:
+    lines = lines_to(pipe.stream)
+    for _ in range(MANY):
+        lines.write(LINE)
+    found = pipe.read()
+    while b"last" not in found:
+        lines.write(b"last")
+        found += pipe.read()
+    assert set(found[: found.index(b"last") - 1]) == {LINE}
 
 
 @pytest.mark.parametrize("what", ["terminal", "shared pipe"])
@@ -148,7 +177,7 @@ def test_what_seems_to_have_room_keeps_nobody_waiting(
     class Poll:
         def register(self, _descriptor: int, _events: int) -> None: ...
 
-        def poll(self, _timeout_ms: float) -> list[int]:
+        def poll(self, _timeout_ms: float = 0) -> list[int]:
             return [1]
 
     of_system = SimpleNamespace(poll=Poll, POLLOUT=select.POLLOUT, PIPE_BUF=select.PIPE_BUF)
@@ -171,6 +200,7 @@ def test_what_seems_to_have_room_keeps_nobody_waiting(
             # Who waits for it goes on.
             os.close(reading)
             writing.join()
+            lines.flush(DEADLINE_S)
 
 
 def test_descriptors_are_closed_with_their_lines(pipe: Pipe) -> None:
@@ -186,14 +216,15 @@ def test_descriptors_are_closed_with_their_lines(pipe: Pipe) -> None:
 
 def test_a_line_that_is_longer_than_the_pipe_comes_as_it_is_read(pipe: Pipe) -> None:
     lines = lines_to(pipe.stream)
-    lines.write(b"y" * 1_000_000)
+    lines.write(b"y" * 2 * WAITING_BYTES_MAX)
+    lines.write(b"left out")
     found: list[bytes] = []
-    while b"z" not in found:
-        lines.write(b"z")
+    while not found:
         found += pipe.read()
-    assert found[0] == b"y" * 1_000_000
-    assert found[1].startswith(b"left out: ")
-    assert found[2:] == [b"z"]
+    lines.flush(DEADLINE_S)
+    lines.write(b"z")
+    assert found == [b"y" * 2 * WAITING_BYTES_MAX]
+    assert pipe.read() == [b"left out: 1", b"z"]
 
 
 def test_a_reader_that_is_gone(pipe: Pipe) -> None:

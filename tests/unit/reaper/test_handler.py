@@ -36,6 +36,8 @@ from tests.unit.aws.fakes import FakeClient, answer_all, client_error
 EVENTS: Final = Path(__file__).parents[2] / "fixtures" / "events"
 INSTANCE: Final = "i-0a1b2c3d4e5f60718"
 GROUP: Final = "roomcast"
+TASK: Final = "4b2f0d9c7a6e4c1f8d35e0b1a2c3d4e5"
+CLUSTER: Final = "arn:aws:ecs:eu-west-1:123456789012:cluster/roomcast"
 TOPIC: Final = "arn:aws:sns:eu-west-1:123456789012:roomcast-topic"
 ENVIRONMENT: Final = {
     "ROOMCAST_AWS_TOPIC_ARN": TOPIC,
@@ -68,6 +70,36 @@ def test_what_an_event_asks_for(name: str, request_: Request | None) -> None:
     assert asked(event(name), GROUP) == request_
 
 
+@pytest.mark.parametrize(
+    "name, request_",
+    [
+        ("task_deactivating", Request(Scope(TASK), announce=True)),
+        ("task_stopped", Request(Scope(TASK, terminated=True))),
+    ],
+)
+def test_what_an_event_of_a_task_asks_for(name: str, request_: Request) -> None:
+    assert asked(event(name), GROUP, CLUSTER) == request_
+    assert asked(event(name), GROUP, CLUSTER + "-2") is None
+    # Without a cluster of ours, no task is a node.
+    assert asked(event(name), GROUP) is None
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        *(event("task_stopped", lastStatus=status) for status in ("RUNNING", "STOPPING", None, 7)),
+        event("task_stopped", taskArn=None),
+        event("task_stopped", taskArn="task/"),
+        event("task_stopped", clusterArn=None),
+        event("task_stopped") | {"source": "somebody"},
+        event("task_stopped") | {"detail-type": "ECS Service Action"},
+        event("task_stopped") | {"detail": None},
+    ],
+)
+def test_what_else_happens_to_a_task_is_ignored(strange: Mapping[str, Any]) -> None:
+    assert asked(strange, GROUP, CLUSTER) is None
+
+
 @pytest.mark.parametrize("name", ["terminate_successful", "terminate_lifecycle_action"])
 def test_another_group_is_nobody_of_ours(name: str) -> None:
     assert asked(event(name, AutoScalingGroupName="other"), GROUP) is None
@@ -97,7 +129,8 @@ def test_anything_else_is_ignored(strange: Mapping[str, Any]) -> None:
 def test_settings_come_from_the_environment() -> None:
     settings = Settings.of(ENVIRONMENT)
     assert (settings.deployment.topic_arn, settings.deployment.queue_prefix) == (TOPIC, "q-")
-    assert (settings.table_prefix, settings.group) == ("t-", "")
+    assert (settings.table_prefix, settings.group, settings.cluster) == ("t-", "", "")
+    assert Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_ECS_CLUSTER": CLUSTER}).cluster == CLUSTER
     assert Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_AUTOSCALING_GROUP": GROUP}).group == GROUP
     assert settings.deployment.shards == 1
     sharded = Settings.of(ENVIRONMENT | {"ROOMCAST_AWS_TOPIC_SHARDS": "16"})
@@ -142,6 +175,7 @@ class Aws:
                 "QueueUrl": f"https://sqs.example.com/{name['QueueName']}"
             },
             "delete_queue": lambda **_: {},
+            "send_message": lambda **_: {},
             "list_queues": lambda **_: {},
             "get_queue_attributes": lambda **_: {"Attributes": {"CreatedTimestamp": "1700000000"}},
             "list_queue_tags": lambda **_: {"Tags": queue_tags(TOPIC, "n1")},
@@ -510,3 +544,38 @@ async def test_a_success_that_aws_did_not_answer_is_none(
     answer_all(client._client, body)
     with pytest.raises(UnknownOutcome):
         await getattr(client, operation)(**arguments)
+
+
+def test_nodes_of_a_task_that_is_about_to_end_are_told_and_nothing_is_reaped(
+    function: Lambda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOMCAST_AWS_ECS_CLUSTER", CLUSTER)
+    aws = Aws(row("n1", age_ms=0, instance=TASK), row("n2", age_ms=0))
+    assert function(event("task_deactivating"), aws) == {"told": 1}
+    assert sorted(aws.names()) == ["get_queue_url", "scan", "send_message"]
+    [sent] = aws.arguments("send_message")
+    assert sent["QueueUrl"].endswith("/q-n1")
+    assert function.lines == [{"event": "end_announced", "instance": TASK, "nodes": 1}]
+
+
+def test_a_task_that_stopped_is_reaped_at_once(
+    function: Lambda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOMCAST_AWS_ECS_CLUSTER", CLUSTER)
+    aws = Aws(row("n1", age_ms=0, instance=TASK), row("n2", age_ms=0))
+    assert function(event("task_stopped"), aws)["reaped"] == 1
+    assert [each["QueueUrl"].rpartition("/")[2] for each in aws.arguments("delete_queue")] == [
+        "q-n1"
+    ]
+
+
+def test_nodes_that_cannot_be_told_are_a_failure(
+    function: Lambda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOMCAST_AWS_ECS_CLUSTER", CLUSTER)
+    aws = Aws(
+        row("n1", age_ms=0, instance=TASK),
+        send_message=lambda **_: client_error("AccessDenied", 403),
+    )
+    with pytest.raises(Incomplete):
+        function(event("task_deactivating"), aws)

@@ -17,6 +17,7 @@ from roomcast.aws.presence import ENTRIES_PAGE, MEMBERS_MAX
 from roomcast.config import NodeConfig
 from roomcast.delivery.envelope import Signal, parse
 from roomcast.fleet.deployment import Deployment, queue_tags
+from roomcast.fleet.end_signals import ends
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Rejected, Throttled, UnknownOutcome
@@ -906,3 +907,26 @@ async def test_a_subscription_of_a_topic_shard_to_a_queue_that_is_gone_is_ended(
     report = await world.another(SHARDED).run()
     assert [each.outcome for each in report.subscriptions] == ["removed"]
     assert world.memory.subscribers(1) == ["other-gone"], "not ours"
+
+
+async def test_the_nodes_of_an_instance_are_told_that_it_ends() -> None:
+    world = World()
+    for name in ("a", "b"):
+        world.node(name, instance="task-1")
+    world.node("c", instance="task-2")
+    world.node("reaped", instance="task-1", reaped=True)
+    # Its queue is just being replaced, or it has ended by itself.
+    gone = world.node("gone", instance="task-1")
+    world.memory.delete_queue(gone.queue)
+    before = world.state
+    assert await world.reaper.announce_end("task-1") == 3
+    told = {
+        name: [
+            signal for message in queue.waiting.values() for signal in parse(message.body).signals
+        ]
+        for name, queue in world.memory.queues.items()
+    }
+    assert {name for name, signals in told.items() if signals} == {"roomcast-a", "roomcast-b"}
+    assert all(ends(signal, "task-1") for signals in told.values() for signal in signals)
+    assert world.state == before
+    assert await world.reaper.announce_end("task-3") == 0
