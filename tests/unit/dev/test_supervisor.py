@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import select
 import socket
 import subprocess
 import sys
@@ -72,7 +75,7 @@ async def test_a_second_instance_without_a_port_is_told(capsys: pytest.CaptureFi
     assert "there is no port 65536" in capsys.readouterr().err
 
 
-SIGNALLED_AGAIN = """
+STOPPED = """
 import asyncio, os, signal
 from roomcast.dev.supervisor import DevOptions, run_dev
 
@@ -83,18 +86,42 @@ async def stopped():
     return await run_dev(DevOptions(port=0, aws_endpoint="http://127.0.0.1:9"))
 
 code = asyncio.run(stopped())
+"""
+AGAIN = """
 os.kill(os.getpid(), signal.SIGINT)
 os.kill(os.getpid(), signal.SIGTERM)
+"""
+END = """
 raise SystemExit(code)
 """
 
 
 def test_a_signal_after_the_end_makes_no_failure_of_it() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED_AGAIN],
+        [sys.executable, "-c", STOPPED + AGAIN + END],
         stderr=subprocess.PIPE,
         text=True,
         timeout=30,
         cwd=Path(roomcast.__file__).parents[1],
     )
     assert (done.returncode, done.stderr) == (0, "stopping; Ctrl-C again kills at once\n")
+
+
+def test_it_stops_also_if_nobody_reads_what_it_says() -> None:
+    """As in `roomcast dev 2>&1 | less`. Its own line about the stop found no room."""
+    reading, writing = os.pipe()
+    try:
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+        os.write(writing, b"x" * select.PIPE_BUF)
+        with subprocess.Popen(
+            [sys.executable, "-c", STOPPED + END],
+            stderr=writing,
+            cwd=Path(roomcast.__file__).parents[1],
+        ) as process:
+            try:
+                assert process.wait(20) == 0
+            finally:
+                process.kill()
+    finally:
+        os.close(reading)
+        os.close(writing)
