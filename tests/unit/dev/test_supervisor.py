@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import select
 import socket
 import subprocess
 import sys
@@ -16,6 +13,7 @@ import roomcast
 from roomcast.config import load
 from roomcast.dev.provision import Provisioned
 from roomcast.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
+from tests.processes import unread
 
 RESOURCES = Provisioned("arn:aws:sns:us-east-1:123456789012:roomcast-topic", "arn:stream", (), ())
 
@@ -109,19 +107,15 @@ def test_a_signal_after_the_end_makes_no_failure_of_it() -> None:
 
 def test_it_stops_also_if_nobody_reads_what_it_says() -> None:
     """As in `roomcast dev 2>&1 | less`. Its own line about the stop found no room."""
-    reading, writing = os.pipe()
-    try:
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
-        os.write(writing, b"x" * select.PIPE_BUF)
-        with subprocess.Popen(
+    with (
+        unread() as stderr,
+        subprocess.Popen(
             [sys.executable, "-c", STOPPED + END],
-            stderr=writing,
+            stderr=stderr,
             cwd=Path(roomcast.__file__).parents[1],
-        ) as process:
-            try:
-                assert process.wait(20) == 0
-            finally:
-                process.kill()
-    finally:
-        os.close(reading)
-        os.close(writing)
+        ) as process,
+    ):
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
