@@ -151,7 +151,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "dev": _room(
         "`roomcast dev`: embedded AWS, supervisor, demo page",
-        "auth aws backoff config delivery gateway stream_lambda wire",
+        "auth aws backoff config delivery gateway observe stream_lambda wire",
         "aiohttp boto3 botocore moto werkzeug",
         environment=True,
     ),
