@@ -259,7 +259,8 @@ class Restoration:
         if origin not in ("", found.origin) or not found.origin:
             told = source.arn if isinstance(source, NamedBackup) else source.table
             raise Rejected(
-                f"table {schema.name} is there and was not restored from {told}: give another prefix"
+                f"table {schema.name} is there and was not restored from {told}: "
+                "give another prefix"
             )
         if (
             isinstance(source, Moment)
