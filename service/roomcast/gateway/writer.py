@@ -184,7 +184,9 @@ class Writer:
         # The socket, as long as no bytes wait in the transport, as the answer to the handshake may
         # at first. Nobody else writes to it, so none do while the kernel takes every frame whole.
         # None: some may wait, or something else has to be looked at before a write.
-        self._direct = None if transport.get_write_buffer_size() else self._socket
+        self._direct = self._socket
+        if self._socket is not None and transport.get_write_buffer_size():
+            self._direct = None
         # Frames that go out together, while there may be more of them; None = each goes at once.
         self._held: list[bytes] | None = None
         self.queue_bytes_max = queue_bytes_max
