@@ -191,7 +191,7 @@ class Bench:
         [writer] = set(self.writers) - self._known
         [group] = self.assembly.dispatcher._hub._rooms[CHANNEL].groups.values()  # noqa: SLF001
         [stalled] = [each for each in group.members if each.sink is writer]
-        group.members = {stalled: None, **group.members}
+        group.members = {stalled: writer, **group.members}
         transport, frame = writer._transport, text_frame(b"{}" + b" " * 8190)  # noqa: SLF001
         while transport.get_write_buffer_size() + len(frame) < writer.queue_bytes_max - below:
             transport.write(frame)

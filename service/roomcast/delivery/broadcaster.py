@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -25,6 +24,7 @@ import structlog
 from roomcast.delivery.envelope import Signal, pack, signal_text
 from roomcast.delivery.ports import Topic
 from roomcast.delivery.signals import CHANNEL_KINDS, client_of
+from roomcast.frozen import frozen
 from roomcast.observe.counters import SignalCounters
 from roomcast.ports import Clock, PortError, UnknownOutcome
 
@@ -89,7 +89,7 @@ def can_be_sent(signal: Signal) -> bool:
     return signal_bytes(signal) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Waiting:
     """A signal that waits, and whose room it takes: a client's; "" = nobody's in particular.
 
