@@ -103,7 +103,7 @@ class _Parts:
         config, aws, clock = plan.config, plan.config.aws, plan.clock
         # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
-        self.ports: Ports = aws_ports(aws, clients, clock, queue)
+        self.ports: Ports = aws_ports(config, clients, clock, queue)
         core = build_core(config, self.ports, node_id=plan.node_id, hooks=plan.hooks)
         self.presence = core.presence
         self.lease = LeaseKeeper(
