@@ -360,7 +360,6 @@ def _plain_config(random: Random, pace: Pace, shards: int, batches: Mapping[str,
         ),
         node=NodeConfig(
             tail_check_s=TAIL_CHECK_S,
-            gap_wait_ms=200,
             canary_interval_s=pace.canary_interval_s,
             lease_ttl_s=pace.lease_ttl_s,
             heartbeat_s=pace.heartbeat_s,

@@ -30,6 +30,7 @@ from roomcast.delivery.canary import Canary, CanaryEars, OtherEars
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.express import Express
+from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
@@ -193,7 +194,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     background = Background()
     queue_state = QueueState()
     greetings = Greetings()
-    ears = CanaryEars(greetings, clock, random, interval_s=config.node.canary_interval_s)
+    gap_wait = GapWait(config.node.gap_wait_ms)
+    ears = CanaryEars(greetings, clock, random, gap_wait, interval_s=config.node.canary_interval_s)
     shards = ShardBook(config.aws.topic_shards, ears, clock, random)
     # ---- the log
     table = WatchedTable(ports.table, clock, shards)
@@ -205,7 +207,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         hub,
         clock,
         random,
-        Timings(gap_wait_s=config.node.gap_wait_ms / 1000, tail_check_s=config.node.tail_check_s),
+        Timings(gap_wait, config.node.tail_check_s),
         recovery_publications_max=client.recovery_max_publication_limit,
         shards=shards,
     )

@@ -259,6 +259,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "recovered_publications", "What they got.",
         lambda s: s.assembly.dispatcher.counters.recovered_publications,
     ),
+    _gauge(
+        "gap_wait_seconds", "How long a hole may fill by itself.",
+        lambda s: s.assembly.ears.gap_wait.s,
+    ),
     _counter(
         "gaps_filled", "Holes read from the log.",
         lambda s: s.assembly.dispatcher.counters.gaps_filled,
