@@ -266,6 +266,7 @@ class SimulatedNode:
         assembly = self.assembly
         self._start_background("lease", self.lease.run())
         self._start_background("broadcaster", assembly.broadcaster.run())
+        self._start_background("count of nodes", assembly.node_count.run(self.lease))
         self._start_background("catch up", assembly.catch_up.run())
         for _ in range(_OPENINGS_MAX):
             try:
@@ -283,7 +284,7 @@ class SimulatedNode:
         self._start_background("canary", assembly.canary.run())
         self._start_background("topic shards", assembly.shard_keeper.run())
         if assembly.express.is_on:
-            self._start_background("express hints", assembly.express.run(self.lease))
+            self._start_background("express hints", assembly.express.run())
         self.ready = not self.fate.dead
 
     def report(self, held: Lease) -> Lease:

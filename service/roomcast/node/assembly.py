@@ -24,6 +24,7 @@ from roomcast.client.services import Limits, Services
 from roomcast.client.session import Policy
 from roomcast.config import ClientConfig, Config
 from roomcast.delivery import signals
+from roomcast.delivery.allowance import Allowance
 from roomcast.delivery.announcements import Announcements
 from roomcast.delivery.broadcaster import Broadcaster
 from roomcast.delivery.canary import Canary, CanaryEars, OtherEars
@@ -35,6 +36,7 @@ from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.listener import Listener, QueueHolder
+from roomcast.delivery.node_count import NodeCount
 from roomcast.delivery.open_channel import Timings
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import NodeQueue, NodeTopics
@@ -131,6 +133,8 @@ class Core:
     dispatcher: Dispatcher
     catch_up: CatchUp
     appender: Appender
+    allowance: Allowance
+    node_count: NodeCount
     express: Express
     broadcaster: Broadcaster
     intake: Intake
@@ -155,6 +159,8 @@ class Assembly:
     log: ChannelLog
     appender: Appender
     dispatcher: Dispatcher
+    allowance: Allowance
+    node_count: NodeCount
     express: Express
     broadcaster: Broadcaster
     intake: Intake
@@ -212,11 +218,13 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         shards=shards,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
+    allowance = Allowance(config.aws.sns_quota * config.aws.sns_signals_share)
     express = Express(
         ports.topic,
         clock,
         random,
         rules,
+        allowance,
         node=node_id,
         shards=config.aws.topic_shards,
         per_s=config.aws.express_rate_limit,
@@ -230,7 +238,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         appended=express.offer,
     )
     # ---- signals
-    broadcaster = Broadcaster(ports.topic, clock)
+    broadcaster = Broadcaster(ports.topic, clock, allowance)
+    node_count = NodeCount((allowance, express), random)
     listeners = SignalListeners()
     intake = Intake(
         node_id,
@@ -281,6 +290,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         dispatcher,
         catch_up,
         appender,
+        allowance,
+        node_count,
         express,
         broadcaster,
         intake,
@@ -377,6 +388,8 @@ def assemble(
         core.log,
         core.appender,
         core.dispatcher,
+        core.allowance,
+        core.node_count,
         core.express,
         core.broadcaster,
         core.intake,

@@ -300,6 +300,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "signal_waiting_bytes", "Signals that wait.",
         lambda s: s.assembly.broadcaster.waiting_bytes,
     ),
+    _gauge(
+        "sns_rate", "Messages of signals and hints that the node may send a second.",
+        lambda s: s.assembly.allowance.per_s,
+    ),
+    _gauge(
+        "sns_nodes", "The nodes that share this rate.",
+        lambda s: s.assembly.allowance.nodes or 0,
+    ),
     _counts(
         "mailbox_signals", "outcome", "Signals to one other node.",
         lambda s: s.assembly.node.emulation.mailbox_counters.signals,

@@ -272,6 +272,7 @@ class NodeProcess:
         stack.callback(self._note_presence_left, parts)
         await self._beside(parts.isolation.run())
         await self._beside(assembly.broadcaster.run())
+        await self._beside(assembly.node_count.run(parts.lease))
         await self._beside(assembly.catch_up.run())
         await self._beside(parts.presence.run())
         stack.push_async_callback(self._finish, assembly)
@@ -311,7 +312,7 @@ class NodeProcess:
         await self._beside(assembly.canary.run())
         await self._beside(assembly.shard_keeper.run())
         if assembly.express.is_on:
-            await self._beside(assembly.express.run(parts.lease))
+            await self._beside(assembly.express.run())
 
     @asynccontextmanager
     async def _served(self, parts: _Parts, listening: socket.socket) -> AsyncIterator[Door]:
