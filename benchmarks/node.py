@@ -223,6 +223,7 @@ async def main(queue_bytes_max: int, core: int, *, seen: bool = False) -> None:
     quiet(structlog)
     bench = Bench(queue_bytes_max, seen=seen)
     # Otherwise joins and leaves wait for it, and soon find no room.
+    bench.assembly.allowance.share(1)
     sending = asyncio.create_task(bench.assembly.broadcaster.run())
     app = web.Application()
     app[NODE], app[HEALTH] = bench.assembly.node, bench.assembly.node.health
