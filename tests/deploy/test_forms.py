@@ -259,3 +259,36 @@ def test_a_package_of_the_cdk_stacks_has_the_templates_and_all_that_they_need() 
     names = (CDK / "index.js").read_text(encoding="utf-8")
     assert set(re.findall(r'require\("\./(.*?)"\)', names)) <= packed
     assert set(re.findall(r'"(\w+\.yaml)"', names)) == set(copied)
+
+
+def example(language: str) -> str:
+    """The block of deploy/README.md in this language."""
+    page = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+@BOTH
+def test_the_example_of_the_modules_gives_what_they_need_and_nothing_unknown(form: str) -> None:
+    blocks = hcl2.loads(example("hcl"), serialization_options=HCL)["module"]
+    (given,) = (labelled("module", each)[form] for each in blocks if form in str(list(each)))
+    assert given.pop("source").endswith(f"deploy/terraform/{form}")
+    variables = module(form)["variable"]
+    assert given.keys() <= variables.keys()
+    assert {name for name, each in variables.items() if "default" not in each} <= given.keys()
+
+
+@BOTH
+def test_the_example_of_the_cdk_stacks_gives_what_they_need_and_nothing_unknown(form: str) -> None:
+    name = {"data": "RoomcastDataStack", "fleet": "RoomcastStack"}[form]
+    ((_, block),) = re.findall(
+        rf'new {name}\(app, "([a-z-]+)", \{{(.*?)\}}\)', example("ts"), re.DOTALL
+    )
+    given = set(re.findall(r"(\w+):", block))
+    table = json.loads((CDK / "templates.json").read_text(encoding="utf-8"))[form]["parameters"]
+    assert given <= {each["prop"] for each in table.values()}
+    assert {each["prop"] for each in table.values() if each["required"]} <= given
+    resources = set(re.findall(r'resource\("(\w+)"\)', example("ts")))
+    assert resources <= load()["Resources"].keys()
+    outputs = set(re.findall(r'output\("(\w+)"\)', example("ts")))
+    assert outputs <= load()["Outputs"].keys()

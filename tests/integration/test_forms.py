@@ -30,7 +30,7 @@ APP: Final = ROOT / "tests" / "deploy" / "cdk_app.js"
 COMMAND_S: Final = 120
 DIGITS: Final = "0" * 64
 # What instances need, by the parameter's name.
-NEEDED: Final[Mapping[str, str]] = {
+NEEDED: Final[dict[str, Any]] = {
     "ArtifactBucket": "artifacts",
     "StreamLambdaKey": f"stream_lambda-{DIGITS}.zip",
     "ReaperLambdaKey": f"reaper_lambda-{DIGITS}.zip",
@@ -44,7 +44,7 @@ NEEDED: Final[Mapping[str, str]] = {
     "AlarmTopicArn": "nobody",
 }
 # One of each kind, and such that much is made otherwise. Tasks need less of the same.
-MORE: Final[Mapping[str, Any]] = NEEDED | {
+MORE: Final[dict[str, Any]] = NEEDED | {
     "VpcId": "vpc-1",
     "PrivateSubnetIds": ["subnet-1", "subnet-2"],
     "EndpointSecurityGroupId": "sg-1",
@@ -81,6 +81,16 @@ def props(given: Mapping[str, Any]) -> dict[str, Any]:
     return {camel_case(name): value for name, value in given.items()}
 
 
+# What is refused of what else is given, and why.
+WRONG: Final[list[tuple[dict[str, Any], str]]] = [
+    ({"artifactBucket": "Not a bucket"}, r"artifactBucket must match \[a-z0-9\]"),
+    ({"topicShards": 3}, "topicShards must be one of 1, 2, 4, 8, 16"),
+    ({"processes": 257}, "processes must be 256 or less"),
+    ({"processes": "2"}, "processes is not a number"),
+    ({"privateSubnetIds": "subnet-1,subnet-2"}, "privateSubnetIds is not a list"),
+    ({"imageId": None}, "imageId is not a string"),
+    ({"vpcId": {"made": "vpc-of-another"}}, "vpcId decides what is made, so it must be known"),
+]
 STACKS: Final[list[dict[str, Any]]] = [
     {"form": "data", "id": "data-plain", "props": {}},
     {"form": "data", "id": "data-more", "props": props(OF_DATA)},
@@ -94,27 +104,8 @@ STACKS: Final[list[dict[str, Any]]] = [
     },
     *(
         {"form": "fleet", "id": f"refused-{number}", "props": props(NEEDED) | given}
-        for number, given in enumerate(
-            [
-                {"artifactBucket": "Not a bucket"},
-                {"topicShards": 3},
-                {"processes": 257},
-                {"processes": "2"},
-                {"privateSubnetIds": "subnet-1,subnet-2"},
-                {"imageId": None},
-                {"vpcId": {"made": "vpc-of-another"}},
-            ]
-        )
+        for number, (given, _) in enumerate(WRONG)
     ),
-]
-REFUSED: Final = [
-    r"artifactBucket must match \[a-z0-9\]",
-    "topicShards must be one of 1, 2, 4, 8, 16",
-    "processes must be 256 or less",
-    "processes is not a number",
-    "privateSubnetIds is not a list",
-    "imageId is not a string",
-    "vpcId decides what is made, so it must be known",
 ]
 
 
@@ -227,7 +218,7 @@ def test_a_cdk_stack_takes_what_other_stacks_make_where_no_condition_goes_by_it(
     assert not {"SecretArn", "DataStack"} & set(values(stack["template"], "Ref"))
 
 
-@pytest.mark.parametrize("number, why", list(enumerate(REFUSED)))
+@pytest.mark.parametrize("number, why", [(number, why) for number, (_, why) in enumerate(WRONG)])
 def test_a_cdk_stack_refuses_what_cloudformation_would(number: int, why: str) -> None:
     assert re.search(why, synthesized()[0][f"refused-{number}"]["error"])
 
@@ -303,7 +294,7 @@ def test_a_module_gives_the_stack_what_it_was_given_and_the_template_s_defaults(
 
 
 def test_a_module_refuses_what_cloudformation_would(terraform: str, tmp_path: Path) -> None:
-    wrong = {
+    wrong: dict[str, Any] = {
         "ArtifactBucket": "Not a bucket",
         "TopicShards": 3,
         "Processes": 257,
