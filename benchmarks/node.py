@@ -191,7 +191,7 @@ class Bench:
         [writer] = set(self.writers) - self._known
         [group] = self.assembly.dispatcher._hub._rooms[CHANNEL].groups.values()  # noqa: SLF001
         [stalled] = [each for each in group.members if each.sink is writer]
-        group.members = {stalled: None, **group.members}
+        group.members = {stalled: writer, **group.members}
         transport, frame = writer._transport, text_frame(b"{}" + b" " * 8190)  # noqa: SLF001
         while transport.get_write_buffer_size() + len(frame) < writer.queue_bytes_max - below:
             transport.write(frame)
@@ -223,6 +223,7 @@ async def main(queue_bytes_max: int, core: int, *, seen: bool = False) -> None:
     quiet(structlog)
     bench = Bench(queue_bytes_max, seen=seen)
     # Otherwise joins and leaves wait for it, and soon find no room.
+    bench.assembly.allowance.share(1)
     sending = asyncio.create_task(bench.assembly.broadcaster.run())
     app = web.Application()
     app[NODE], app[HEALTH] = bench.assembly.node, bench.assembly.node.health

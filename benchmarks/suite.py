@@ -55,6 +55,7 @@ MEMBERS: Final = (
     Member("hot_room", "One room that many publish in"),
     Member("end_to_end", "From a publisher to a subscriber"),
     Member("express", "From instance to instance, with AWS's delays"),
+    Member("holes", "Reads of the log for what is on its way, computed"),
     Member("inbound", "Commands"),
     Member("arrivals", "Clients that come"),
     Member("connections", "Clients that are there"),

@@ -160,7 +160,9 @@ def _arguments(frame: FrameType) -> list[object]:
 
 
 def _holds(value: object, depth: int = DEPTH_MAX) -> bool:
-    """Whether `value` is the message, or a container or a frozen dataclass with it inside."""
+    """Whether `value` is the message, or a container or a value (a dataclass that is frozen, at
+    least for the type checker) with it inside.
+    """
     if isinstance(value, str):
         return MESSAGE in value
     if isinstance(value, bytes | bytearray):
@@ -172,9 +174,14 @@ def _holds(value: object, depth: int = DEPTH_MAX) -> bool:
         inner = value.values()
     elif isinstance(value, list | tuple | deque):
         inner = value
-    elif is_dataclass(value) and value.__dataclass_params__.frozen:  # type: ignore[union-attr]
+    elif is_dataclass(value) and _is_value(value):
         inner = [getattr(value, each.name) for each in fields(value)]
     return any(_holds(each, depth - 1) for each in inner)
+
+
+def _is_value(instance: Any) -> bool:
+    made = instance.__dataclass_params__
+    return bool(made.frozen or made.unsafe_hash)
 
 
 async def walk() -> Walk:

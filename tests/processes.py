@@ -1,9 +1,13 @@
-"""Whether processes that a test did not start itself have ended."""
+"""Whether processes that a test did not start itself have ended, and a pipe that nobody reads."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import select
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -34,3 +38,16 @@ def left_behind(pids: Iterable[int], deadline_s: float) -> list[int]:
             break
         time.sleep(GONE_POLL_S)
     return left
+
+
+@contextmanager
+def unread() -> Iterator[int]:
+    """The end of a full pipe that whoever writes would wait for."""
+    reading, writing = os.pipe()
+    try:
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
+        os.write(writing, b"x" * select.PIPE_BUF)
+        yield writing
+    finally:
+        os.close(reading)
+        os.close(writing)

@@ -66,27 +66,27 @@ def _room(about: str, rooms: str = "", libraries: str = "", *, environment: bool
 ROOMS: Final[Mapping[str, Room]] = {
     "wire": _room(
         "① the Centrifuge protocol: frames to commands, replies and pushes, in JSON and Protobuf",
-        "",
+        "frozen",
         "google orjson",
     ),
     "client": _room(
         "② one connection: its session (pure decisions) and what carries them out",
-        "auth concurrency delivery fleet hooks log observe ports presence rates wire",
+        "auth concurrency delivery fleet frozen hooks log observe ports presence rates wire",
         "structlog",
     ),
     "log": _room(
         "③ the channel log: items, rules, turns, appends, history, idempotency",
-        "backoff concurrency observe ports wire",
+        "backoff concurrency frozen observe ports wire",
         "orjson structlog",
     ),
     "delivery": _room(
         "④–⑧ envelope, poller, intake, order, hub, forms; canary and catch-up beside them",
-        "backoff concurrency log observe ports rates wire",
+        "backoff concurrency frozen log observe ports rates wire",
         "orjson structlog",
     ),
     "gateway": _room(
         "⑨ sockets and HTTP: WebSocket, writer, server API, health",
-        "client concurrency delivery fleet log node observe ports presence rates wire auth __version__",
+        "client concurrency delivery fleet frozen log node observe ports presence rates wire auth __version__",
         "aiohttp orjson structlog",
     ),
     "presence": _room("who is in a channel", "concurrency fleet ports wire", "structlog"),
@@ -101,7 +101,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "auth": _room(
         "from a token to its claims: keys, signatures, JWKS",
-        "backoff config ports wire",
+        "backoff config frozen ports wire",
         "cryptography jwt orjson structlog",
     ),
     "hooks": _room(
@@ -151,7 +151,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "dev": _room(
         "`roomcast dev`: embedded AWS, supervisor, demo page",
-        "auth aws backoff config delivery gateway stream_lambda wire",
+        "auth aws backoff config delivery gateway observe stream_lambda wire",
         "aiohttp boto3 botocore moto werkzeug",
         environment=True,
     ),
@@ -166,6 +166,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "system": _room("the real clock and real chance", ""),
     "concurrency": _room("work beside work"),
     "rates": _room("token buckets"),
+    "frozen": _room("objects that do not change, cheap to make"),
     "backoff": _room("pauses between attempts that fail"),
     "__main__": _room("`python -m roomcast`", "cli"),
     "__version__": _room("the version"),
@@ -196,10 +197,10 @@ PURE: Final = frozenset(
     {
         "wire", "account.readings", "account.rules", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
-        "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil",
+        "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
         "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.end_signals", "fleet.deployment", "fleet.lease_record",
-        "fleet.order_signals", "fleet.roster", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
+        "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
     }
 )  # fmt: skip

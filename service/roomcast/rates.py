@@ -63,10 +63,10 @@ class Bucket:
         self._tokens -= 1
         return max(0.0, -self._tokens / rate.per_s)
 
-    def wait_s(self, rate: Rate, now_s: float) -> float:
-        """The seconds until `take` succeeds, if nobody else takes a token."""
+    def wait_s(self, rate: Rate, now_s: float, tokens: float = 1.0) -> float:
+        """The seconds until so many tokens are there, if nobody takes one. One: `take` succeeds."""
         self._fill(rate, now_s)
-        return max(0.0, (1 - self._tokens) / rate.per_s)
+        return max(0.0, (tokens - self._tokens) / rate.per_s)
 
     def _fill(self, rate: Rate, now_s: float) -> None:
         if now_s > self._at_s:

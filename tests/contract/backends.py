@@ -60,6 +60,8 @@ SESSION: Final = aioboto3.Session(
 )
 # A long poll of these tests; SQS counts in whole seconds.
 WAIT_S: Final = 1
+# Of each channel, where a test asks for it.
+PRESENCE_SHARDS: Final = 4
 TAGS: Final = {"app": "roomcast", "node": "test"}
 MEMORY_DEPLOYMENT: Final = Deployment(TOPIC_ARN, "queue")
 
@@ -81,7 +83,8 @@ class Backend(Protocol):
 
     def table(self) -> ChannelTable: ...
 
-    def presence(self) -> Presence: ...
+    def presence(self, shards: int | None = None) -> Presence:
+        """`shards`: presence shards; None = as many as the backend has."""
 
     def leases(self) -> Leases: ...
 
@@ -117,7 +120,7 @@ class MemoryBackend:
     def table(self) -> ChannelTable:
         return MemoryChannelTable(self.world, self.clock)
 
-    def presence(self) -> Presence:
+    def presence(self, shards: int | None = None) -> Presence:
         return MemoryPresence(self.world)
 
     def leases(self) -> Leases:
@@ -155,13 +158,18 @@ class AwsBackend:
     prefix: str
     topic_arn: str
     clock: ManualClock
+    presence_shards: int = 1
 
     def table(self) -> ChannelTable:
         names = channels_table(self.prefix), idempotency_table(self.prefix)
         return DynamoChannelTable(self.clients.log, *names, self.clock)
 
-    def presence(self) -> Presence:
-        return DynamoPresence(self.clients.tables, presence_table(self.prefix))
+    def presence(self, shards: int | None = None) -> Presence:
+        return DynamoPresence(
+            self.clients.tables,
+            presence_table(self.prefix),
+            shards=lambda _channel: shards or self.presence_shards,
+        )
 
     def leases(self) -> Leases:
         return DynamoLeases(self.clients.tables, nodes_table(self.prefix))

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.contract.backends import Backend, MemoryBackend, aws_backend, emulator
+from tests.contract.backends import PRESENCE_SHARDS, Backend, MemoryBackend, aws_backend, emulator
 
 _prefixes: Final = (f"test{number}-" for number in itertools.count(1))
 
@@ -24,9 +24,12 @@ def aws_endpoint() -> Iterator[str]:
 
 @pytest.fixture(params=["memory", "aws", "sdk"])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    """Tests may also ask for "sharded": AWS, where each channel has PRESENCE_SHARDS."""
     if request.param == "memory":
         yield MemoryBackend()
         return
-    endpoint_url, lean = request.getfixturevalue("aws_endpoint"), request.param == "aws"
+    endpoint_url, lean = request.getfixturevalue("aws_endpoint"), request.param != "sdk"
     async with aws_backend(endpoint_url, next(_prefixes), lean=lean) as aws:
+        if request.param == "sharded":
+            aws.presence_shards = PRESENCE_SHARDS
         yield aws

@@ -19,13 +19,16 @@ from roomcast.ports import UnknownOutcome
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo
-from tests.contract.backends import AwsBackend, Backend, MemoryBackend
+from tests.contract.backends import PRESENCE_SHARDS, AwsBackend, Backend, MemoryBackend
+
+SHARDED_TOO = pytest.mark.parametrize("backend", ["memory", "aws", "sdk", "sharded"], indirect=True)
 
 
 def member(client: str, *, node: str = "node-1", user: str = "ann") -> Member:
     return Member(node, ClientInfo(user, client, {"name": "Änn\n😀"}, ["#"]))
 
 
+@SHARDED_TOO
 async def test_members_of_all_nodes_are_found(backend: Backend) -> None:
     here, there = backend.presence(), backend.presence()
     members = [member("c1"), member("c2", user="bob"), member("c1", node="node-2")]
@@ -54,6 +57,7 @@ async def test_adding_again_replaces(backend: Backend) -> None:
     assert list(await presence.members("room")) == [member("c1", user="bob")]
 
 
+@SHARDED_TOO
 async def test_removing_is_idempotent_and_leaves_the_others(backend: Backend) -> None:
     presence = backend.presence()
     await presence.add("room", member("c1"))
@@ -124,6 +128,7 @@ async def test_a_late_call_changes_nothing_that_a_later_one_wrote(
     assert not await other.channels("node-1")
 
 
+@SHARDED_TOO
 async def test_who_is_kept_out_is_nobody_until_it_enters_again(backend: Backend) -> None:
     presence, other = backend.presence(), backend.presence()
     await presence.add("room", member("c1"))
@@ -139,6 +144,7 @@ async def test_who_is_kept_out_is_nobody_until_it_enters_again(backend: Backend)
     assert not await other.channels("node-1")
 
 
+@SHARDED_TOO
 async def test_the_clean_up_removes_what_kept_out(backend: Backend) -> None:
     await backend.presence().keep_out("room", member("c1"))
     reaper = backend.presence()
@@ -197,6 +203,7 @@ async def test_entries_of_a_release_without_numbers_are_replaced_and_removed(
     assert not await presence.members("room")
 
 
+@SHARDED_TOO
 async def test_another_process_may_remove(backend: Backend) -> None:
     await backend.presence().add("room", member("c1"))
     other = backend.presence()
@@ -204,6 +211,7 @@ async def test_another_process_may_remove(backend: Backend) -> None:
     assert not await other.members("room")
 
 
+@SHARDED_TOO
 async def test_many_at_once(backend: Backend) -> None:
     presence = backend.presence()
     members = [member(f"c{number:02}") for number in range(40)]
@@ -216,6 +224,7 @@ def listed(infos: Sequence[ClientInfo]) -> list[str]:
     return sorted(info.client for info in infos)
 
 
+@SHARDED_TOO
 async def test_what_a_node_left_behind_is_found_and_removed(backend: Backend) -> None:
     presence, reaper = backend.presence(), backend.presence()
     mine = [member("c1"), member("c2", user="bob")]
@@ -235,6 +244,7 @@ async def test_what_a_node_left_behind_is_found_and_removed(backend: Backend) ->
     assert list(await reaper.members("other")) == [member("c1")]
 
 
+@SHARDED_TOO
 async def test_clearing_is_idempotent(backend: Backend) -> None:
     presence = backend.presence()
     assert not await presence.channels("node-1")
@@ -246,6 +256,7 @@ async def test_clearing_is_idempotent(backend: Backend) -> None:
     assert not await presence.members("room")
 
 
+@SHARDED_TOO
 async def test_a_node_that_was_cleared_may_come_back(backend: Backend) -> None:
     presence = backend.presence()
     await presence.add("room", member("c1"))
@@ -255,6 +266,7 @@ async def test_a_node_that_was_cleared_may_come_back(backend: Backend) -> None:
     assert list(await presence.members("room")) == [member("c2")]
 
 
+@SHARDED_TOO
 async def test_more_than_one_page_is_cleared_in_several_calls(backend: Backend) -> None:
     presence = backend.presence()
     clients = [f"c{number:04}" for number in range(ENTRIES_PAGE + 30)]
@@ -266,13 +278,57 @@ async def test_more_than_one_page_is_cleared_in_several_calls(backend: Backend) 
     for _ in range(4):
         page = listed(await presence.entries("node-1", "room"))
         cleared = await presence.clear("node-1", "room")
-        assert len(page) <= ENTRIES_PAGE
+        # A page of the first presence shard, and one of all others.
+        assert len(page) <= 2 * ENTRIES_PAGE
         seen += page
         assert list(await presence.channels("node-1")) == ([] if cleared else ["room"])
         if cleared:
             break
-    assert seen == clients, "each page is what is cleared next"
+    assert sorted(seen) == clients, "each page is what is cleared next"
     assert list(await presence.members("room")) == [member("c", node="node-2")]
+
+
+# ---- presence shards
+
+
+async def items(backend: AwsBackend) -> list[Any]:
+    table = presence_table(backend.prefix)
+    found: list[Any] = (await backend.clients.tables.scan(TableName=table))["Items"]
+    return found
+
+
+@pytest.mark.parametrize("backend", ["aws"], indirect=True)
+@pytest.mark.parametrize("shards", [(1, PRESENCE_SHARDS), (PRESENCE_SHARDS, 1), (3, 16)])
+async def test_nodes_that_differ_in_shards_see_each_others_members(
+    backend: Backend, shards: tuple[int, int]
+) -> None:
+    assert isinstance(backend, AwsBackend)
+    one, other = (backend.presence(number) for number in shards)
+    everybody = [
+        (presence, member(f"c{number}", node=node))
+        for presence, node in ((one, "node-1"), (other, "node-2"))
+        for number in range(8)
+    ]
+    for presence, each in everybody:
+        await presence.add("room", each)
+    seen = sorted((each for _, each in everybody), key=repr)
+    for presence in (one, other, backend.presence(1), backend.presence(16)):
+        assert sorted(await presence.members("room"), key=repr) == seen
+    for presence, each in everybody:
+        await presence.remove("room", each)
+    assert await items(backend) == [], "nothing is left, also of how many shards there were"
+
+
+@pytest.mark.parametrize("backend", ["sharded"], indirect=True)
+async def test_the_clean_up_needs_no_number_of_shards(backend: Backend) -> None:
+    assert isinstance(backend, AwsBackend)
+    presence, reaper = backend.presence(), backend.presence(1)
+    for number in range(8):
+        await presence.add("room", member(f"c{number}"))
+    assert len({item["key"]["S"] for item in await items(backend)}) > 2, "they are spread"
+    assert listed(await reaper.entries("node-1", "room")) == [f"c{n}" for n in range(8)]
+    assert await reaper.clear("node-1", "room")
+    assert await items(backend) == []
 
 
 # ---- very many

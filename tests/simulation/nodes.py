@@ -266,6 +266,7 @@ class SimulatedNode:
         assembly = self.assembly
         self._start_background("lease", self.lease.run())
         self._start_background("broadcaster", assembly.broadcaster.run())
+        self._start_background("count of nodes", assembly.node_count.run(self.lease))
         self._start_background("catch up", assembly.catch_up.run())
         for _ in range(_OPENINGS_MAX):
             try:
@@ -283,7 +284,7 @@ class SimulatedNode:
         self._start_background("canary", assembly.canary.run())
         self._start_background("topic shards", assembly.shard_keeper.run())
         if assembly.express.is_on:
-            self._start_background("express hints", assembly.express.run(self.lease))
+            self._start_background("express hints", assembly.express.run())
         self.ready = not self.fate.dead
 
     def report(self, held: Lease) -> Lease:
@@ -360,7 +361,6 @@ def _plain_config(random: Random, pace: Pace, shards: int, batches: Mapping[str,
         ),
         node=NodeConfig(
             tail_check_s=TAIL_CHECK_S,
-            gap_wait_ms=200,
             canary_interval_s=pace.canary_interval_s,
             lease_ttl_s=pace.lease_ttl_s,
             heartbeat_s=pace.heartbeat_s,

@@ -486,8 +486,11 @@ def local_node(
         new_id=ids(name),
         random=no_jitter,
     )
+    core = build_core(configured, replace(memory, **ports), node_id=name, hooks=hooks or Hooks())
+    # It has counted the nodes, and is alone.
+    core.allowance.share(1)
     assembly = assemble(
-        build_core(configured, replace(memory, **ports), node_id=name, hooks=hooks or Hooks()),
+        core,
         lease=lease,
         verifier=TokenVerifier(
             configured.client.token, insecure=configured.client.insecure, jwks=jwks

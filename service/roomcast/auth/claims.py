@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from roomcast.frozen import frozen
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOverride, is_valid_name
 from roomcast.wire.publication import Json
@@ -117,7 +118,7 @@ class ServerSubscription:
     override: ChannelOverride = field(default_factory=ChannelOverride)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionClaims:
     """The identity of a connecting client. `user` "" = anonymous.
 

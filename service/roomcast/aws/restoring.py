@@ -257,9 +257,10 @@ class Restoration:
         if found is None:
             return origin
         if origin not in ("", found.origin) or not found.origin:
+            told = source.arn if isinstance(source, NamedBackup) else source.table
             raise Rejected(
-                f"table {schema.name} is there and was not restored from {origin}: give another "
-                "prefix"
+                f"table {schema.name} is there and was not restored from {told}: "
+                "give another prefix"
             )
         if (
             isinstance(source, Moment)

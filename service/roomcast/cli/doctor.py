@@ -166,7 +166,7 @@ async def _checks(config: Config, *, as_json: bool) -> list[Check]:
     node = f"doctor-{new_nonce()}"
     async with connected(config) as clients:
         queue = instance_queue(config.aws, clients, lambda: node)
-        ports = aws_ports(config.aws, clients, SystemClock(), queue)
+        ports = aws_ports(config, clients, SystemClock(), queue)
         return await Doctor(config, ports, node=node, tell=_unseen if as_json else _print).run()
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
+
+from roomcast.observe.lines import tell
 
 __all__ = ["LEAVE_S", "leave_within", "run_to_its_end"]
 
@@ -48,10 +49,9 @@ def run_to_its_end(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _leave(within_s: float, code: int) -> None:
-    with suppress(OSError, ValueError):  # nobody reads it, or it is closed
-        sys.stderr.write(
+    with suppress(ValueError):  # it is closed
+        tell(
             f"roomcast: what still goes on {within_s:g} s after the end, such as a thread of a "
-            "hook, is left\n"
+            "hook, is left"
         )
-        sys.stderr.flush()
     os._exit(code)

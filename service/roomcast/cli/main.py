@@ -36,6 +36,7 @@ from roomcast.cli.arguments import Parser, UsageError
 from roomcast.cli.leaving import LEAVE_S, leave_within
 from roomcast.cli.terminal import Failed
 from roomcast.config import ConfigError
+from roomcast.observe.lines import tell
 from roomcast.observe.redaction import printable, without_passwords
 
 __all__ = ["EXIT_DONE", "EXIT_FAILED", "EXIT_USAGE", "main"]
@@ -124,7 +125,7 @@ def _told(error: Exception) -> str:
 
 def _complain(reason: object, code: int) -> int:
     text = printable(without_passwords(" ".join(str(reason).split())))
-    print(f"roomcast: {text}", file=sys.stderr)
+    tell(f"roomcast: {text}")
     return code
 
 

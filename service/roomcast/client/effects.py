@@ -7,8 +7,9 @@ out, and hands the outcome to the session's method that the effect names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from roomcast.frozen import frozen
 from roomcast.hooks.events import PublishReply, Unchanged
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Closing, Failing
@@ -36,12 +37,12 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ignore:
     """Nothing is to be done."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fail:
     """Answer command `id` with `error`."""
 
@@ -49,14 +50,14 @@ class Fail:
     error: Failing
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Close:
     """Close the connection."""
 
     why: Closing
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Authenticate:
     """Verify `token`, call the connect hook, ask `admitted`, then call `connected` or `refused`.
 
@@ -73,7 +74,7 @@ class Authenticate:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Authorize:
     """Verify the request's subscription token, then call `authorized`."""
 
@@ -82,7 +83,7 @@ class Authorize:
     request: SubscribeRequest
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskSubscribe:
     """Call the subscribe hook, then `answered`; or `left`, if the hook refuses.
 
@@ -93,7 +94,7 @@ class AskSubscribe:
     request: SubscribeRequest
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Subscribe:
     """Subscribe to `channel`, and call `left` if that fails.
 
@@ -125,7 +126,7 @@ class Subscribe:
     delta: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leave:
     """End the subscription if there is one, then answer."""
 
@@ -133,7 +134,7 @@ class Leave:
     channel: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Publish:
     """Publish `data` in the name of `info`, then answer.
 
@@ -151,7 +152,7 @@ class Publish:
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskPublish:
     """Call the publish hook, then do what `decided` returns.
 
@@ -172,7 +173,7 @@ class AskPublish:
         return replace(self.allowed, data=reply.data, text=None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """Call the application's `method`, then answer with what it returns."""
 
@@ -181,7 +182,7 @@ class Call:
     data: Json
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReadHistory:
     """Read what the request asks for, then answer."""
 
@@ -190,7 +191,7 @@ class ReadHistory:
     request: HistoryRequest
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReadPresence:
     """Read the members of `channel`, or with `stats` their number, then answer."""
 
@@ -199,7 +200,7 @@ class ReadPresence:
     stats: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refresh:
     """Verify the connection token, then call `refreshed`."""
 
@@ -207,7 +208,7 @@ class Refresh:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SubRefresh:
     """Verify the subscription token, then call `sub_refreshed`.
 
@@ -219,7 +220,7 @@ class SubRefresh:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Renew:
     """Let `channel`, or the connection (None), last until `expires_at`, then answer."""
 

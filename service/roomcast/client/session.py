@@ -61,6 +61,7 @@ from roomcast.client.effects import (
 )
 from roomcast.client.permissions import Permissions
 from roomcast.delivery.forms import FOSSIL
+from roomcast.frozen import frozen
 from roomcast.hooks.events import ConnectReply, SubscribeReply
 from roomcast.wire.capabilities import Grant
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name, personal_channel
@@ -147,7 +148,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Admission:
     """A client that may connect. `data`: for the answer.
 

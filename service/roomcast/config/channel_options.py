@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Final, get_type_hints
 
 from roomcast.config.declaration import Option, Rules, kind_of, unit_of
-from roomcast.wire.channels import BATCH_PUBLICATIONS_MAX, ChannelOptions
+from roomcast.wire.channels import BATCH_PUBLICATIONS_MAX, PRESENCE_SHARDS_MAX, ChannelOptions
 
 __all__ = [
     "NAMESPACES",
@@ -48,6 +48,15 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         "A subscriber who asks for it is checked for gaps, though it may not read the history."
     ),
     "presence": Rules("Keep who is in the channel. Costs two writes a member."),
+    "presence_shards": Rules(
+        "Partitions of the presence table that the members of a channel are spread over, by the "
+        "client's id. One takes 1,000 entries and removals a second; each further one is a query "
+        "more whenever a node reads who is there. Nodes that differ in it see each other's "
+        "members. See [scaling.md](scaling.md#presence).",
+        "shards",
+        1,
+        PRESENCE_SHARDS_MAX,
+    ),
     "join_leave": Rules(
         "Tell subscribers who ask for it, and may ask who is there (`allow_presence_for_…`), when "
         "a client comes and goes."

@@ -402,12 +402,27 @@ class AwsConfig:
         pattern=r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key|alias)/[A-Za-z0-9/_-]{1,256}",
         shape="the ARN of a key of KMS",
     )
+    sns_quota: float = declare(
+        300.0,
+        "Messages that SNS takes in a second, of all that the account publishes in the region: "
+        "300 in most, 30,000 in us-east-1 (scaling.md). Set it where yours is another, and lower "
+        "where others use it too.",
+        unit="messages a second",
+        within=(1, 1_000_000),
+    )
+    sns_signals_share: float = declare(
+        0.5,
+        "Share of that quota for what nodes send themselves: signals (channels without history, "
+        "joins and leaves, orders) and express hints. Each node sends its part, by the number of "
+        "live nodes: one message a second at least, and 20 of signals at most. The rest is for "
+        "the stream Lambda, by which all else comes.",
+        within=(0.01, 0.9),
+    )
     express_rate_limit: float = declare(
         100.0,
         "Messages of express hints a second, of all nodes together: each sends its part, by the "
-        "number of live nodes. What it does not get to in time comes by the table's stream alone. "
-        "They count against the region's quota of messages to SNS, which the stream Lambda needs: "
-        "300 a second in most regions, for all of the account.",
+        "number of live nodes, as far as signals leave room in `sns_signals_share`. What it does "
+        "not get to in time comes by the table's stream alone.",
         unit="messages a second",
         within=(0.1, 30_000),
     )
@@ -500,9 +515,10 @@ class NodeConfig:
         within=(0.1, 1800),
     )
     gap_wait_ms: int = declare(
-        200,
+        0,
         "How long a publication that came too early waits for the ones before it, before the log "
-        "is read. SNS and SQS reorder, and a read costs money.",
+        "is read. They may be on their way, and a read costs money. 0: as long as the way from the "
+        "table to the node takes, by the canaries, and half as much again, from 200 ms to 2 s.",
         unit="ms",
         within=(0, 10_000),
     )

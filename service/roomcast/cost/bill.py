@@ -38,7 +38,7 @@ _SECONDS_A_MONTH: Final = HOURS_A_MONTH * 3600
 _MILLION: Final = 1e6
 _GB: Final = 1e9
 # What deploy/template.yaml makes; a test compares them.
-ENDPOINTS: Final = 8
+ENDPOINTS: Final[Mapping[Compute, int]] = {"ec2": 8, "fargate": 7}
 ALARMS: Final = 21
 VOLUME_GB: Final = 12
 # Custom metrics: each of a node's readings for the group and over all groups, and the reaper's.
@@ -191,8 +191,9 @@ def _network(load: Load, setup: Setup, calls: Calls) -> Iterator[_Row]:
         "730 h × (zones of the load balancer, of NAT gateways; public machines)",
     )
     if setup.network == "endpoints":
-        hours = ENDPOINTS * zone_hours
-        yield "VPC", "endpoints", hours, "endpoint_hour", True, "8 × zones × 730 h"
+        endpoints = ENDPOINTS[setup.compute]
+        hours = endpoints * zone_hours
+        yield "VPC", "endpoints", hours, "endpoint_hour", True, f"{endpoints} × zones × 730 h"
         yield "VPC", "data of endpoints", aws_gb, "endpoint_gb", False, "GB of SQS and SNS"
     if setup.network == "nat":
         yield "VPC", "NAT gateways", zone_hours, "nat_hour", True, "zones × 730 h"

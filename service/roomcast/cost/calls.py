@@ -44,9 +44,12 @@ APPEND_PUBLICATIONS_MAX: Final = 500
 INVOCATION_RECORDS_MAX: Final = 100
 MESSAGE_BYTES_MAX: Final = 240 * 1024
 RECEIVE_MESSAGES_MAX: Final = 10
-# Signals wait for others, and go in so many messages a second of one process at most.
+# Signals wait for others, and go in so many messages a second of one process at most, and of all
+# of them: the defaults of aws.sns_quota and aws.sns_signals_share. Each may send one.
 SIGNAL_WAIT_S: Final = 0.02
 SIGNAL_MESSAGES_S: Final = 20.0
+SIGNAL_MESSAGES_FLEET_S: Final = 150.0
+SIGNAL_MESSAGES_S_MIN: Final = 1.0
 # With much to receive, several receives are under way, and some of them find little.
 _MESSAGES_A_RECEIVE: Final = 5.7
 # A heartbeat comes up to a fifth of its interval early, a canary up to half of one late.
@@ -335,8 +338,10 @@ def _signals(load: Load) -> tuple[float, float]:
     of_node_s = signals_s / load.nodes
     if not of_node_s:
         return 0.0, 0.0
+    of_share_s = max(SIGNAL_MESSAGES_S_MIN, SIGNAL_MESSAGES_FLEET_S / load.nodes)
     # The first of a message waits for others.
-    messages_s = min(SIGNAL_MESSAGES_S, of_node_s / (1 + of_node_s * SIGNAL_WAIT_S))
+    unbounded_s = of_node_s / (1 + of_node_s * SIGNAL_WAIT_S)
+    messages_s = min(SIGNAL_MESSAGES_S, of_share_s, unbounded_s)
     return messages_s, min(MESSAGE_BYTES_MAX, _MESSAGE_BYTES + bytes_s / load.nodes / messages_s)
 
 

@@ -5,7 +5,8 @@ Signals are packed into few SNS messages, sent at a bounded rate, and dropped wh
 Everything that has an offset goes through the table. Everything else (publications of channels
 without history, joins, leaves) goes straight to the topic, as best effort. It must not use up the
 region's SNS quota, which durable traffic needs. Hence the bounds on waiting bytes and on messages a
-second.
+second: of each node, and of all nodes together (allowance.py). The fewer messages a node may send,
+the less may wait, so that nothing waits for much longer than it is worth.
 
 Signals for nodes, such as orders of the server API, have room of their own, which signals for
 channels cannot take. And a few clients cannot take all the room that there is for channels. When
@@ -17,16 +18,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from roomcast.delivery.allowance import Allowance
 from roomcast.delivery.envelope import Signal, pack, signal_text
 from roomcast.delivery.ports import Topic
 from roomcast.delivery.signals import CHANNEL_KINDS, client_of
+from roomcast.frozen import frozen
 from roomcast.observe.counters import SignalCounters
-from roomcast.ports import Clock, PortError, UnknownOutcome
+from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
 
 __all__ = [
     "CHANNELS_BYTES_MAX",
@@ -37,6 +39,7 @@ __all__ = [
     "MESSAGES_PER_S",
     "MUCH_BYTES_MAX",
     "PUBLISHES_AT_ONCE",
+    "ROOM_PART_MIN",
     "SIGNAL_BYTES_MAX",
     "WAITING_BYTES_MAX",
     "Broadcaster",
@@ -47,13 +50,15 @@ __all__ = [
 
 # How long a signal waits for others to share its message. SNS and SQS add far more.
 FLUSH_INTERVAL_S: Final = 0.02
-# SNS messages a second from one node. The smallest regions allow 300 a second for a whole account.
+# SNS messages a second from one node, if its part of the quota allows as many: more would hold less
+# each, and cost more.
 MESSAGES_PER_S: Final = 20.0
 _BURST: Final = 20.0
 # Calls at once. One that hangs does so for 25 s, and the others go on. With more at once, more
 # would hang.
 PUBLISHES_AT_ONCE: Final = 4
-# Bytes of signals that may wait: 34 full messages, which take two seconds at that rate.
+# Bytes of signals that may wait: 34 full messages, which take two seconds at that rate. Where fewer
+# messages may be sent, less may wait, in proportion; but ROOM_PART_MIN of it at least.
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 # Those of them that may be for channels, and for channels by one client.
 CHANNELS_BYTES_MAX: Final = 6 * 1024 * 1024
@@ -68,6 +73,8 @@ FIRST_BYTES: Final = 2 * 1024
 assert CLIENT_BYTES_MAX < MUCH_BYTES_MAX < CHANNELS_BYTES_MAX < WAITING_BYTES_MAX, "room for others"
 # One signal must leave room for others in a message.
 SIGNAL_BYTES_MAX: Final = 128 * 1024
+ROOM_PART_MIN: Final = 1 / 8
+assert SIGNAL_BYTES_MAX < CLIENT_BYTES_MAX * ROOM_PART_MIN, "there is room for each"
 
 # Done when a signal was sent or not: why the topic did not take it, None = it did.
 Sent = asyncio.Future[PortError | None]
@@ -89,7 +96,7 @@ def can_be_sent(signal: Signal) -> bool:
     return signal_bytes(signal) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Waiting:
     """A signal that waits, and whose room it takes: a client's; "" = nobody's in particular.
 
@@ -106,9 +113,10 @@ class _Waiting:
 class Broadcaster:
     """This node's outgoing signals. `run` is its background task."""
 
-    def __init__(self, topic: Topic, clock: Clock) -> None:
+    def __init__(self, topic: Topic, clock: Clock, allowance: Allowance) -> None:
         self._topic = topic
         self._clock = clock
+        self._allowance = allowance
         self._waiting: deque[_Waiting] = deque()
         # Their bytes; those for channels; and those by clients, none of which is 0.
         self._bytes = 0
@@ -155,17 +163,18 @@ class Broadcaster:
         return True
 
     def _has_room(self, one: _Waiting) -> bool:
+        part = max(ROOM_PART_MIN, min(1.0, self._allowance.per_s / MESSAGES_PER_S))
         # What channels have beyond their bound takes none of the room of orders.
-        beyond = max(0, self._channels_bytes - CHANNELS_BYTES_MAX)
-        has_room = self._bytes - beyond + one.size <= WAITING_BYTES_MAX
+        beyond = max(0, self._channels_bytes - CHANNELS_BYTES_MAX * part)
+        has_room = self._bytes - beyond + one.size <= WAITING_BYTES_MAX * part
         if not one.is_for_channel:
             return has_room
         of_client = self._client_bytes[one.client] + one.size if one.client else 0
         if of_client == one.size <= FIRST_BYTES:
             return True
         bytes_max = CHANNELS_BYTES_MAX if of_client <= LITTLE_BYTES else MUCH_BYTES_MAX
-        has_room = has_room and self._channels_bytes + one.size <= bytes_max
-        return has_room and of_client <= CLIENT_BYTES_MAX
+        has_room = has_room and self._channels_bytes + one.size <= bytes_max * part
+        return has_room and of_client <= CLIENT_BYTES_MAX * part
 
     def _count(self, one: _Waiting, size: int) -> None:
         """Add `size`, which is below 0 when `one` does not wait any more."""
@@ -191,10 +200,13 @@ class Broadcaster:
                 await asyncio.sleep(FLUSH_INTERVAL_S)
                 now = self._clock.monotonic_s()
                 tokens, at = min(_BURST, tokens + (now - at) * MESSAGES_PER_S), now
-                if tokens < 1:
-                    await asyncio.sleep((1 - tokens) / MESSAGES_PER_S)
+                wait_s = max((1 - tokens) / MESSAGES_PER_S, self._allowance.wait_s(now))
+                if wait_s > 0:
+                    # The allowance may grow meanwhile.
+                    await asyncio.sleep(min(wait_s, 1 / MESSAGES_PER_S))
                     continue
                 tokens -= 1
+                self._allowance.take(now)
                 await self._places.acquire()
                 self._publishing += 1
                 publishing.create_task(self._publish(*self._take()))
@@ -226,6 +238,8 @@ class Broadcaster:
             # Another attempt might repeat them, and nobody would miss most of them: whoever does
             # is told.
             failure = error
+            if isinstance(error, Throttled):
+                self._allowance.throttled(self._clock.monotonic_s())
             _log.warning("signals_not_sent", signals=count, reason=str(error))
         finally:
             self.counters.messages[outcome] += 1

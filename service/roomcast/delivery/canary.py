@@ -29,6 +29,7 @@ from roomcast.delivery.canary_rules import (
     latency,
     next_number,
 )
+from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.ports import CatchUpRequest, QueueRebuilder
 from roomcast.log.item import LogItem
@@ -90,10 +91,13 @@ class CanaryEars:
         greetings: Greetings,
         clock: Clock,
         random: Callable[[], float],
+        gap_wait: GapWait,
         *,
         interval_s: float,
     ) -> None:
         self._greetings = greetings
+        # What the canaries take decides how long a hole waits.
+        self.gap_wait = gap_wait
         self._clock = clock
         self._random = random
         self.schedule = CanarySchedule(interval_s, clock.monotonic_s(), random())
@@ -151,15 +155,16 @@ class CanaryEars:
         if not self.schedule.hear(record.offset, self._clock.monotonic_s(), self._random()):
             return
         self.heard += 1
-        self.latency = latency(record, published_at, self._clock.now_ms())
+        took = self.latency = latency(record, published_at, self._clock.now_ms())
+        self.gap_wait.took(took.to_lambda_ms + took.to_node_ms)
         if record.offset not in self.tried:
             self.emitted_elsewhere_ms = min(record.ts, self._clock.now_ms())
         self._hears_again()
         _log.debug(
             "canary_heard",
             number=record.offset,
-            to_lambda_ms=self.latency.to_lambda_ms,
-            to_node_ms=self.latency.to_node_ms,
+            to_lambda_ms=took.to_lambda_ms,
+            to_node_ms=took.to_node_ms,
         )
 
     def _hears_again(self) -> None:

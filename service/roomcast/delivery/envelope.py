@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeGuard
 
 from roomcast.delivery.shards import SHARDS_MAX
+from roomcast.frozen import frozen
 from roomcast.log.item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
 from roomcast.wire.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
 from roomcast.wire.shapes import DEPTH_MAX, is_deeper
@@ -84,7 +85,7 @@ class MalformedEnvelope(ValueError):
     """A message that no version of roomcast wrote."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Signal:
     """A best-effort message without an offset: a publication without history, a join, a greeting.
 

@@ -9,10 +9,10 @@ Nothing rests on hints. They are sent only of what is in the log. One that is lo
 costs nobody a read, and is no sign that the stream works (intake.py, resequencer.py).
 
 They count against the region's quota of messages to SNS, which the Lambda needs more. So all nodes
-together have a rate, of which each takes its part: it counts the nodes that live now and then. What
-waits while the rate is used up goes in one message. What has waited for as long as the stream takes
-is dropped. If SNS throttles or fails, no hint is sent for a while. Signals have a rate of their own
-(broadcaster.py): they have no other way.
+together have a rate, of which each takes its part, by the number of nodes that live. What waits
+while the rate is used up goes in one message. What has waited for as long as the stream takes is
+dropped. If SNS throttles or fails, no hint is sent for a while. Hints and signals also share what
+a node may send at all (allowance.py), and signals come first: they have no other way.
 
 A hint goes through the topic of its channel's topic shard, so that it wakes nobody else.
 """
@@ -24,11 +24,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from roomcast.backoff import FROM_HALF, Backoff
+from roomcast.delivery.allowance import Allowance
 from roomcast.delivery.envelope import express_text, pack
 from roomcast.delivery.ports import NodeTopics
 from roomcast.delivery.shards import homes
@@ -39,15 +40,12 @@ from roomcast.rates import Bucket, Rate
 from roomcast.wire.channels import ChannelRules
 
 __all__ = [
-    "COUNT_LIMIT_S",
-    "COUNT_S",
     "HINT_BYTES_MAX",
     "PUBLISHES_AT_ONCE",
     "PUBLISH_LIMIT_S",
     "STALE_S",
     "WAITING_BYTES_MAX",
     "Express",
-    "FleetSize",
 ]
 
 # Bytes of one hint. A larger append comes by the stream alone: SNS and SQS charge for each 64 KB.
@@ -65,21 +63,8 @@ PUBLISHES_AT_ONCE: Final = 4
 PUBLISH_LIMIT_S: Final = 1.0
 # Pause after a message that was not taken: of its topic if that refuses, and else of all of them.
 _PAUSES: Final = Backoff(1.0, 60.0, FROM_HALF)
-# Seconds between two counts of the nodes that live, and for each of them. One that fails is
-# repeated sooner at first.
-COUNT_S: Final = 60.0
-COUNT_LIMIT_S: Final = 5.0
-_COUNTS_AGAIN: Final = Backoff(5.0, COUNT_S, FROM_HALF)
-_JITTER: Final = 0.2
 
 _log = structlog.get_logger(__name__)
-
-
-class FleetSize(Protocol):
-    """Whoever knows how many nodes there are."""
-
-    async def live_nodes(self) -> int:
-        """The number of nodes that live, this one among them. Raises PortError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +91,7 @@ class Express:
     """This node's express hints. `run` is its background task, if any channel has them (`is_on`).
 
     `per_s`: messages a second, of all nodes together. `shards`: the number of topic shards.
+    `allowance`: what this node may send to SNS at all.
     """
 
     def __init__(
@@ -114,12 +100,14 @@ class Express:
         clock: Clock,
         random: Callable[[], float],
         rules: ChannelRules,
+        allowance: Allowance,
         *,
         node: str,
         shards: int,
         per_s: float,
     ) -> None:
         self._topics = topics
+        self._allowance = allowance
         self._clock = clock
         self._random = random
         self._rules = rules
@@ -169,10 +157,9 @@ class Express:
             self._bytes += one.size
             self._wake.set()
 
-    async def run(self, fleet: FleetSize) -> None:
-        """Send what waits, and count the nodes, until cancelled."""
+    async def run(self) -> None:
+        """Send what waits, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._count(fleet))
             while True:
                 await self._wake.wait()
                 # What is appended in the same turn goes along.
@@ -184,7 +171,10 @@ class Express:
                     self._wake.clear()
                     continue
                 assert self._rate is not None, "nothing waits before"
-                if (wait_s := self._bucket.wait_s(self._rate, now_s)) > 0:
+                wait_s = max(
+                    self._bucket.wait_s(self._rate, now_s), self._allowance.hint_wait_s(now_s)
+                )
+                if wait_s > 0:
                     await asyncio.sleep(max(_WAIT_S_MIN, min(wait_s, STALE_S)))
                 elif self._places.locked():
                     async with self._places:
@@ -192,6 +182,7 @@ class Express:
                         continue
                 else:
                     self._bucket.take(self._rate, now_s)
+                    self._allowance.take(now_s)
                     await self._places.acquire()
                     tasks.create_task(self._publish(lane, *self._take(lane)))
 
@@ -202,21 +193,6 @@ class Express:
         if self._rate is None:
             self._bucket = Bucket(rate, self._clock.monotonic_s())
         self._rate = rate
-
-    async def _count(self, fleet: FleetSize) -> None:
-        failures = 0
-        while True:
-            pause_s = COUNT_S * (1 - _JITTER * self._random())
-            try:
-                async with asyncio.timeout(COUNT_LIMIT_S):
-                    self.share(await fleet.live_nodes())
-                failures = 0
-            except (PortError, TimeoutError) as error:
-                # The number of before goes on counting.
-                _log.warning("nodes_not_counted", reason=str(error) or "no answer in time")
-                failures += 1
-                pause_s = _COUNTS_AGAIN.pause_s(failures, self._random())
-            await asyncio.sleep(pause_s)
 
     # ---- what waits
 

@@ -16,6 +16,7 @@ from typing import Final
 import orjson
 
 from roomcast.delivery.fossil import Search, delta
+from roomcast.frozen import frozen
 from roomcast.wire.encoding import DATA_HEAD, Sent
 from roomcast.wire.publication import DATA_TEXT
 
@@ -80,7 +81,7 @@ def _parts(sent: Sent) -> tuple[bytes, bytes]:
     return sent.line[len(DATA_HEAD) : end] if sent.text is None else sent.text, sent.line[end:]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """One publication of a chain, and its difference from the one before.
 

@@ -44,6 +44,7 @@ from roomcast.delivery.recovery import (
     Window,
     recover,
 )
+from roomcast.frozen import frozen
 from roomcast.ports import Malformed, PortError
 from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import StreamPosition
@@ -82,7 +83,7 @@ class Evicted(PortError):
         super().__init__(f"channel {channel} was closed while a subscriber joined")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JoinRequest:
     """A subscriber that is to be let into channel `name`.
 
@@ -96,7 +97,7 @@ class JoinRequest:
     window: Callable[[], Window] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JoinResult:
     """The start of a new subscriber.
 

@@ -24,6 +24,7 @@ import structlog
 
 from roomcast.backoff import Backoff
 from roomcast.concurrency import FairPlaces
+from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.recovery import Ring, Rings, Trim, Window
 from roomcast.delivery.resequencer import Next, Resequencer, weight
 from roomcast.delivery.tail_checks import TailChecks
@@ -71,12 +72,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds. `gap_wait_s`: how long a hole may fill by itself.
+    """`gap_wait`: how long a hole may fill by itself.
 
-    `tail_check_s`: how often the tails of open channels are read.
+    `tail_check_s`: how often the tails of open channels are read, in s.
     """
 
-    gap_wait_s: float
+    gap_wait: GapWait
     tail_check_s: float
 
 
@@ -219,9 +220,7 @@ class OpenChannel:
 
     def open_at(self, resolved: Resolved, read_at_s: float) -> None:
         """Start at the end of the log, by a read that began at `read_at_s` (monotonic s)."""
-        self._order = Resequencer(
-            resolved.tail.position, gap_wait_s=self._shared.timings.gap_wait_s
-        )
+        self._order = Resequencer(resolved.tail.position, self._shared.timings.gap_wait)
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         if not self.is_open:
             return

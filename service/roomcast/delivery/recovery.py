@@ -13,6 +13,7 @@ from itertools import islice
 from math import inf
 from typing import Final
 
+from roomcast.frozen import frozen
 from roomcast.log.item import Head
 from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import StreamPosition
@@ -165,7 +166,7 @@ class Trim:
         self.read_at_s = now_s
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Window:
     """The visible part of a channel's history.
 
@@ -179,19 +180,19 @@ class Window:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recovered:
     """All missed publications, ascending."""
 
     sent: tuple[Sent, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unrecovered:
     """The missed publications cannot be had, or are too many."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogNeeded:
     """The log must be read first.
 

@@ -38,6 +38,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from roomcast.delivery.gap_wait import GapWait
 from roomcast.wire.encoding import Unencodable, sent_of
 from roomcast.wire.publication import Publication, Record, StreamPosition
 
@@ -86,13 +87,15 @@ def weight(record: Record) -> int:
 class Resequencer:
     """The order of one channel, from a position that a consistent read of the log gave.
 
+    `gap_wait`: how long a hole may fill by itself, as of when it is seen.
+
     `read_at`: when the log must be read after `top` (monotonic s); None = nothing is missing.
     `doubted`: an epoch that a record claims and that must be looked up in the log; None = no doubt.
     """
 
     __slots__ = (
         "_express",
-        "_gap_wait_s",
+        "_gap_wait",
         "_held",
         "_held_bytes",
         "_held_publications",
@@ -104,13 +107,13 @@ class Resequencer:
         "top",
     )
 
-    def __init__(self, position: StreamPosition, *, gap_wait_s: float) -> None:
+    def __init__(self, position: StreamPosition, gap_wait: GapWait) -> None:
         assert position.epoch, "a channel always has an epoch"
         self.epoch = position.epoch
         self.top = position.offset
         self.read_at: float | None = None
         self.doubted: str | None = None
-        self._gap_wait_s = gap_wait_s
+        self._gap_wait = gap_wait
         # The held records and their weights, by first offset.
         self._held: dict[int, tuple[Record, int]] = {}
         self._held_publications = 0
@@ -276,4 +279,4 @@ class Resequencer:
         if self.top >= self._known:
             self.read_at = None
         elif self.read_at is None:
-            self.read_at = now_s + self._gap_wait_s
+            self.read_at = now_s + self._gap_wait.s

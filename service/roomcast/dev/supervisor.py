@@ -28,6 +28,7 @@ import aiohttp
 
 from roomcast.backoff import Backoff
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, ProvisionError, provision
+from roomcast.observe.lines import Lines
 
 __all__ = ["DevOptions", "run_dev"]
 
@@ -95,10 +96,14 @@ async def run_dev(options: DevOptions) -> int:
 
 
 class _Screen:
-    """Writes short lines to stderr, each with the seconds since the start."""
+    """Writes short lines to stderr, each with the seconds since the start.
+
+    It waits for nobody who does not read on: the children are still to be ended.
+    """
 
     def __init__(self, colours: bool) -> None:
         self._colours = colours
+        self._lines = Lines(sys.stderr.buffer, lambda number: b"%d lines left out" % number)
         self._start_s = time.monotonic()
 
     def progress(self, what: str, text: str) -> None:
@@ -117,8 +122,7 @@ class _Screen:
         return f"{colour}{text}{_PLAIN}" if self._colours else text
 
     def _write(self, line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        self._lines.write(line.encode(errors="backslashreplace"))
 
 
 @dataclass(slots=True)

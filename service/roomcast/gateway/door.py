@@ -136,6 +136,9 @@ class _Guest(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._unwanted is not None:
             return
+        # Of a connection that answers nothing the first request waits no longer than this turn.
+        # To stop reading because of it, and to go on, would be two calls of the kernel.
+        self._max_msg_queue_size = _REQUESTS_WAITING + (self._waiter is not None)
         super().data_received(data)
         if not self._messages:
             self._count_head(len(data))

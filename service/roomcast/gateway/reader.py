@@ -21,6 +21,7 @@ from aiohttp.http import WebSocketReader
 
 from roomcast.client.connection import Connection, Waiting
 from roomcast.delivery.ports import Framer
+from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
@@ -70,7 +71,7 @@ class Encoding:
     may_be_packed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Last:
     """How a client's frames ended: the code of the answer to it, and the code for the log."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 import struct
 from collections.abc import Callable
+from socket import socket
 from typing import Final
 
 from roomcast.delivery.ports import Framer
@@ -152,12 +152,12 @@ class Writer:
     """
 
     __slots__ = (
-        "_descriptor",
+        "_direct",
         "_ending",
         "_held",
         "_is_answered",
         "_last",
-        "_may_wait",
+        "_socket",
         "_transport",
         "closed_with",
         "framer",
@@ -180,11 +180,13 @@ class Writer:
         is_unidirectional: bool | None = None,
     ) -> None:
         self._transport = transport
-        self._descriptor = _plain_descriptor(transport)
-        # Whether bytes may wait in the transport, as the answer to the handshake may at first.
-        # Nobody else writes to it, so none do as long as the kernel takes every frame whole.
-        # Also whenever something else has to be looked at before a write.
-        self._may_wait = self._descriptor < 0 or transport.get_write_buffer_size() > 0
+        self._socket = _plain_socket(transport)
+        # The socket, as long as no bytes wait in the transport, as the answer to the handshake may
+        # at first. Nobody else writes to it, so none do while the kernel takes every frame whole.
+        # None: some may wait, or something else has to be looked at before a write.
+        self._direct = self._socket
+        if self._socket is not None and transport.get_write_buffer_size():
+            self._direct = None
         # Frames that go out together, while there may be more of them; None = each goes at once.
         self._held: list[bytes] | None = None
         self.queue_bytes_max = queue_bytes_max
@@ -214,19 +216,18 @@ class Writer:
         """Writes one frame, unless the connection is closing. Cuts off a peer that reads too
         slowly.
         """
-        if self._may_wait:
+        if (direct := self._direct) is None:
             self._send_behind(frame)
             return
         # Past the transport, whose own write costs a sixth of a delivery
-        # (docs/decisions/0052-past-the-transport.md). `lost` comes before the transport closes its
-        # descriptor, so no other socket has it.
+        # (docs/decisions/0052-past-the-transport.md).
         try:
-            sent = os.write(self._descriptor, frame)
+            sent = direct.send(frame)
         except OSError:
             # The kernel has no room, or the peer is gone: the transport knows what to do.
             sent = 0
         if sent < len(frame):
-            self._may_wait = True
+            self._direct = None
             self._transport.write(frame[sent:])
 
     def send_control(self, frame: bytes) -> None:
@@ -234,15 +235,15 @@ class Writer:
         self.send(frame)
 
     def lost(self) -> None:
-        """The transport is about to close: nothing is written to its descriptor from here on.
+        """The transport is about to close: nothing is written past it from here on.
 
-        Whoever serves the transport must say so before the descriptor is closed. Idempotent.
+        Whoever serves the transport must say so before its socket is closed. Idempotent.
         """
-        self._may_wait = True
+        self._direct = None
 
     def hold(self) -> None:
         """Keeps further frames until `release`, which must follow in the same turn."""
-        self._held, self._may_wait = [], True
+        self._held, self._direct = [], None
 
     def release(self) -> None:
         """Writes what was kept, in one piece. Idempotent."""
@@ -263,12 +264,9 @@ class Writer:
             self.close(Disconnect.SLOW)
             return
         self._transport.write(frame)
-        self._may_wait = (
-            self._descriptor < 0
-            or self._transport.get_write_buffer_size() > 0
-            # The write may have met an error.
-            or self._transport.is_closing()
-        )
+        # The write may have met an error.
+        if not self._transport.get_write_buffer_size() and not self._transport.is_closing():
+            self._direct = self._socket
 
     def close(self, why: Closing) -> None:
         """Begins the closing handshake. The transport is gone at most CLOSE_WAIT_S later.
@@ -326,19 +324,21 @@ class Writer:
         self._transport.abort()
 
 
-def _plain_descriptor(transport: asyncio.Transport) -> int:
-    """The descriptor of the transport's socket; -1 = there is none, or TLS is in between."""
-    socket = transport.get_extra_info("socket")
-    if socket is None or transport.get_extra_info("sslcontext") is not None:
-        return -1
-    return int(socket.fileno())
+def _plain_socket(transport: asyncio.Transport) -> socket | None:
+    """The transport's own socket; None = it is not to be had, or TLS is in between."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return None
+    # asyncio hands out a wrapper that sends nothing. A second socket over the same descriptor would
+    # have to be kept from closing it, and `os.write` costs more than `send` in the kernel.
+    found = getattr(transport.get_extra_info("socket"), "_sock", None)
+    return found if isinstance(found, socket) else None
 
 
 def _unsent_in_kernel(transport: asyncio.Transport) -> int:
     """Bytes; 0 where the system does not tell."""
-    socket = transport.get_extra_info("socket")
+    connected = transport.get_extra_info("socket")
     try:
-        answer = fcntl.ioctl(socket.fileno(), _UNSENT_REQUEST, bytes(_UNSENT.size))
+        answer = fcntl.ioctl(connected.fileno(), _UNSENT_REQUEST, bytes(_UNSENT.size))
     except (AttributeError, OSError, ValueError):
         # Not a socket, another operating system, or closed meanwhile.
         return 0

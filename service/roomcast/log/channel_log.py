@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from roomcast.backoff import FROM_NOTHING, Backoff
+from roomcast.frozen import frozen
 from roomcast.log.idempotency import key_items, stored_key
 from roomcast.log.item import OFFSET_MAX, Head, LogItem
 from roomcast.log.ports import ChannelTable, Holders, TailExpired
@@ -108,7 +109,7 @@ class OutcomeUnknown(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Appended:
     """`item` is in the log."""
 

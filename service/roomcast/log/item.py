@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from roomcast.frozen import frozen
+
 __all__ = [
     "HEAD_OFFSET",
     "ITEM_BYTES_MAX",
@@ -45,7 +47,7 @@ class MalformedItem(ValueError):
     """An item of the table that no node wrote, or that is damaged."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogItem:
     """One append.
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from roomcast.frozen import frozen
 from roomcast.log.item import Head, LogItem
 from roomcast.wire.publication import StreamPosition
 
@@ -144,7 +145,7 @@ def renewal_due(tail: Tail, now: int) -> bool:
     return tail.valid_until - now < MIN_RETENTION_MS // 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pending:
     """One publication that waits to be appended.
 

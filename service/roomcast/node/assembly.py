@@ -24,16 +24,19 @@ from roomcast.client.services import Limits, Services
 from roomcast.client.session import Policy
 from roomcast.config import ClientConfig, Config
 from roomcast.delivery import signals
+from roomcast.delivery.allowance import Allowance
 from roomcast.delivery.announcements import Announcements
 from roomcast.delivery.broadcaster import Broadcaster
 from roomcast.delivery.canary import Canary, CanaryEars, OtherEars
 from roomcast.delivery.catch_up import CatchUp
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.express import Express
+from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.greetings import Greetings
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.listener import Listener, QueueHolder
+from roomcast.delivery.node_count import NodeCount
 from roomcast.delivery.open_channel import Timings
 from roomcast.delivery.poller import Poller
 from roomcast.delivery.ports import NodeQueue, NodeTopics
@@ -130,6 +133,8 @@ class Core:
     dispatcher: Dispatcher
     catch_up: CatchUp
     appender: Appender
+    allowance: Allowance
+    node_count: NodeCount
     express: Express
     broadcaster: Broadcaster
     listeners: SignalListeners
@@ -155,6 +160,8 @@ class Assembly:
     log: ChannelLog
     appender: Appender
     dispatcher: Dispatcher
+    allowance: Allowance
+    node_count: NodeCount
     express: Express
     broadcaster: Broadcaster
     intake: Intake
@@ -194,7 +201,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     background = Background()
     queue_state = QueueState()
     greetings = Greetings()
-    ears = CanaryEars(greetings, clock, random, interval_s=config.node.canary_interval_s)
+    gap_wait = GapWait(config.node.gap_wait_ms)
+    ears = CanaryEars(greetings, clock, random, gap_wait, interval_s=config.node.canary_interval_s)
     shards = ShardBook(config.aws.topic_shards, ears, clock, random)
     # ---- the log
     table = WatchedTable(ports.table, clock, shards)
@@ -206,16 +214,18 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         hub,
         clock,
         random,
-        Timings(gap_wait_s=config.node.gap_wait_ms / 1000, tail_check_s=config.node.tail_check_s),
+        Timings(gap_wait, config.node.tail_check_s),
         recovery_publications_max=client.recovery_max_publication_limit,
         shards=shards,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
+    allowance = Allowance(config.aws.sns_quota * config.aws.sns_signals_share)
     express = Express(
         ports.topic,
         clock,
         random,
         rules,
+        allowance,
         node=node_id,
         shards=config.aws.topic_shards,
         per_s=config.aws.express_rate_limit,
@@ -229,7 +239,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         appended=express.offer,
     )
     # ---- signals
-    broadcaster = Broadcaster(ports.topic, clock)
+    broadcaster = Broadcaster(ports.topic, clock, allowance)
+    node_count = NodeCount((allowance, express), random)
     listeners = SignalListeners()
     intake = Intake(
         node_id,
@@ -280,6 +291,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         dispatcher,
         catch_up,
         appender,
+        allowance,
+        node_count,
         express,
         broadcaster,
         listeners,
@@ -385,6 +398,8 @@ def assemble(
         core.log,
         core.appender,
         core.dispatcher,
+        core.allowance,
+        core.node_count,
         core.express,
         core.broadcaster,
         core.intake,

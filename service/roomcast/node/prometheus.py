@@ -259,6 +259,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "recovered_publications", "What they got.",
         lambda s: s.assembly.dispatcher.counters.recovered_publications,
     ),
+    _gauge(
+        "gap_wait_seconds", "How long a hole may fill by itself.",
+        lambda s: s.assembly.ears.gap_wait.s,
+    ),
     _counter(
         "gaps_filled", "Holes read from the log.",
         lambda s: s.assembly.dispatcher.counters.gaps_filled,
@@ -295,6 +299,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
     _gauge(
         "signal_waiting_bytes", "Signals that wait.",
         lambda s: s.assembly.broadcaster.waiting_bytes,
+    ),
+    _gauge(
+        "sns_rate", "Messages of signals and hints that the node may send a second.",
+        lambda s: s.assembly.allowance.per_s,
+    ),
+    _gauge(
+        "sns_nodes", "The nodes that share this rate.",
+        lambda s: s.assembly.allowance.nodes or 0,
     ),
     _counts(
         "mailbox_signals", "outcome", "Signals to one other node.",

@@ -12,6 +12,7 @@ import atexit
 import os
 import select
 import stat
+import sys
 import threading
 import time
 import weakref
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO, Final
 
-__all__ = ["END_S", "WAITING_BYTES_MAX", "Lines"]
+__all__ = ["END_S", "WAITING_BYTES_MAX", "Lines", "tell"]
 
 # Bytes of lines that wait for a slow reader. Those of a reader that hangs are left out beyond it.
 WAITING_BYTES_MAX: Final = 1024 * 1024
@@ -134,6 +135,12 @@ class Lines:
                 is_stuck = len(self._waiting) == before
             if is_stuck:
                 time.sleep(_PAUSE_S)
+
+
+def tell(line: str) -> None:
+    """Write one line to stderr, as `Lines` does: what ends must not wait for who reads why."""
+    encoded = line.encode(sys.stderr.encoding or "utf-8", "backslashreplace")
+    Lines(sys.stderr.buffer, lambda number: b"%d lines left out" % number).write(encoded)
 
 
 def _own(descriptor: int) -> int | None:

@@ -12,7 +12,7 @@ from roomcast.aws.presence import DynamoPresence
 from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.aws.topic import SnsTopic
-from roomcast.config import AwsConfig
+from roomcast.config import AwsConfig, Config
 from roomcast.fleet.deployment import queue_tags
 from roomcast.node.assembly import Ports
 from roomcast.ports import Clock
@@ -49,17 +49,19 @@ def instance_queue(
     )
 
 
-def aws_ports(aws: AwsConfig, clients: AwsClients, clock: Clock, queue: SqsInstanceQueue) -> Ports:
+def aws_ports(config: Config, clients: AwsClients, clock: Clock, queue: SqsInstanceQueue) -> Ports:
     """All ports, with `queue` among them."""
-    prefix = aws.table_prefix
+    prefix = config.aws.table_prefix
     return Ports(
         table=DynamoChannelTable(
             clients.log, channels_table(prefix), idempotency_table(prefix), clock
         ),
-        presence=DynamoPresence(clients.tables, presence_table(prefix)),
+        presence=DynamoPresence(
+            clients.tables, presence_table(prefix), shards=config.channel.presence_shards
+        ),
         leases=DynamoLeases(clients.tables, nodes_table(prefix)),
         queue=queue,
-        topic=SnsTopic(clients.sns, aws.topic_arn),
+        topic=SnsTopic(clients.sns, config.aws.topic_arn),
         clock=clock,
         new_id=new_id,
         random=random_fraction,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from roomcast.observe.lines import tell
 from roomcast.observe.redaction import printable, without_passwords
 
 __all__ = [
@@ -110,5 +111,5 @@ def refuse_address(host: str, port: int, error: OSError, *, more: str = "") -> i
 
 def refuse(why: str, code: int = 1) -> int:
     """Say in one line why it cannot be. Returns `code`, the exit code."""
-    sys.stderr.write(f"roomcast: {printable(without_passwords(why))}\n")
+    tell(f"roomcast: {printable(without_passwords(why))}")
     return code

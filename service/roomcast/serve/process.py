@@ -118,7 +118,7 @@ class _Parts:
         config, aws, clock = plan.config, plan.config.aws, plan.clock
         # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
-        self.ports: Ports = aws_ports(aws, clients, clock, queue)
+        self.ports: Ports = aws_ports(config, clients, clock, queue)
         core = build_core(config, self.ports, node_id=plan.node_id, hooks=plan.hooks)
         self.presence = core.presence
         self.lease = LeaseKeeper(
@@ -289,6 +289,7 @@ class NodeProcess:
         stack.callback(self._note_presence_left, parts)
         await self._beside(parts.isolation.run())
         await self._beside(assembly.broadcaster.run())
+        await self._beside(assembly.node_count.run(parts.lease))
         await self._beside(assembly.catch_up.run())
         await self._beside(parts.presence.run())
         stack.push_async_callback(self._finish, assembly)
@@ -328,7 +329,7 @@ class NodeProcess:
         await self._beside(assembly.canary.run())
         await self._beside(assembly.shard_keeper.run())
         if assembly.express.is_on:
-            await self._beside(assembly.express.run(parts.lease))
+            await self._beside(assembly.express.run())
 
     @asynccontextmanager
     async def _served(self, parts: _Parts, listening: socket.socket) -> AsyncIterator[Door]:

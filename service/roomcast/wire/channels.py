@@ -12,6 +12,7 @@ __all__ = [
     "BATCH_PUBLICATIONS_MAX",
     "CHANNEL_BYTES_MAX",
     "NAMESPACE_SEPARATOR",
+    "PRESENCE_SHARDS_MAX",
     "RESERVED_PREFIX",
     "USERS_SEPARATOR",
     "Batching",
@@ -27,6 +28,8 @@ CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
 # Publications of one batch, whatever the configuration says.
 BATCH_PUBLICATIONS_MAX: Final = 1000
+# Presence shards of one channel: each is a query whenever its members are read.
+PRESENCE_SHARDS_MAX: Final = 16
 # In user-limited channels, the list of users follows the last separator: `dialogue#ann,bob`.
 USERS_SEPARATOR: Final = "#"
 _BETWEEN_USERS: Final = ","
@@ -69,6 +72,7 @@ class ChannelOptions:
     allow_recovery: bool = False
     allow_positioning: bool = False
     presence: bool = False
+    presence_shards: int = 1
     join_leave: bool = False
     force_push_join_leave: bool = False
     allow_user_limited_channels: bool = False
@@ -165,6 +169,11 @@ class ChannelRules:
         """Whether clients of `channel` get join and leave pushes."""
         options = self.options(channel)
         return options is not None and options.join_leave
+
+    def presence_shards(self, channel: str) -> int:
+        """The partitions that the members of `channel` are spread over."""
+        options = self.options(channel)
+        return 1 if options is None else options.presence_shards
 
     def is_express(self, channel: str) -> bool:
         """Whether appends to `channel` go out as express hints as well."""

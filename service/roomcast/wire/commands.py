@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from roomcast.frozen import frozen
 from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Json, StreamPosition
 from roomcast.wire.shapes import (
@@ -103,7 +104,7 @@ class _BadField(ValueError):
     """A field of a request has a wrong type or value: error 107."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectRequest:
     """`since`: the positions from which to recover server-side subscriptions, by channel."""
 
@@ -114,7 +115,7 @@ class ConnectRequest:
     since: Mapping[str, StreamPosition] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SubscribeRequest:
     """`since` is set when the client asks to recover.
 
@@ -135,14 +136,14 @@ class SubscribeRequest:
     data: Json = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnsubscribeRequest:
     """Ends a subscription. A client that was not subscribed gets an answer too."""
 
     channel: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PublishRequest:
     """`type` other than 0 is for another kind of channel.
 
@@ -155,21 +156,21 @@ class PublishRequest:
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PresenceRequest:
     """Asks for the members of a channel."""
 
     channel: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PresenceStatsRequest:
     """Asks for the number of members of a channel."""
 
     channel: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HistoryRequest:
     """`limit` 0 = the position only, negative = all up to the cap. `since` is exclusive."""
 
@@ -179,7 +180,7 @@ class HistoryRequest:
     reverse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RpcRequest:
     """Calls one of the application's methods."""
 
@@ -187,7 +188,7 @@ class RpcRequest:
     data: Json
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RpcPublishRequest:
     """Calls PUBLISH_METHOD: a publish whose answer contains the position.
 
@@ -199,21 +200,21 @@ class RpcPublishRequest:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendRequest:
     """A message to the application, without an answer and without an id."""
 
     data: Json
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RefreshRequest:
     """A new connection token."""
 
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SubRefreshRequest:
     """A new subscription token."""
 
@@ -221,22 +222,22 @@ class SubRefreshRequest:
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PingRequest:
     """A client's own ping command: answered with error 108."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pong:
     """The answer to our ping."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OversizedRequest:
     """A command that is too large to decode: answered with error 106."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InvalidRequest:
     """A known method whose fields are wrong: answered with error 107."""
 
@@ -263,7 +264,7 @@ Request = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Command:
     """One command. `id` is 0 only for `send` and pong. `size`: the length of the command's line or
     message in bytes.

@@ -8,11 +8,11 @@ fields are left out, except for those that docs/protocol.md lists.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
+from roomcast.frozen import frozen
 from roomcast.wire.codes import Closing, Failing, Unsubscribe, code_of, error_of
 from roomcast.wire.publication import ClientInfo, Json, Publication, Stored, StreamPosition
 
@@ -66,7 +66,7 @@ def dumps(value: Any) -> bytes:
 # ---- publications
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sent:
     """A publication in the clients' form.
 

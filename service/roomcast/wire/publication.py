@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from roomcast.frozen import frozen
 
 __all__ = [
     "DATA_TEXT",
@@ -33,7 +34,7 @@ class MalformedPublication(ValueError):
     """A stored or received publication has an invalid shape."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StreamPosition:
     """A position in a channel's log. `offset` counts publications within `epoch` from 1. 0 = before
     the first.
@@ -43,7 +44,7 @@ class StreamPosition:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientInfo:
     """A connection's identity as other clients see it (PROTOCOL: ClientInfo).
 
@@ -76,7 +77,7 @@ class ClientInfo:
         return cls(user, client, wire.get("conn_info"), wire.get("chan_info"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Publication:
     """One publication.
 
@@ -151,7 +152,7 @@ class Publication:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored:
     """A publication as it is stored, or sent as a signal: its `fields`, and their JSON `text`."""
 
@@ -159,7 +160,7 @@ class Stored:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """One log item for subscribers: offsets `offset`..`last` of (channel, epoch).
 

@@ -14,10 +14,13 @@ from roomcast.aws.presence import (
     ENTRIES_PAGE,
     MEMBERS_MAX,
     MEMBERS_PAGE,
+    QUERIES_AT_ONCE,
     DynamoPresence,
+    channel_key,
+    shard_of_client,
 )
 from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
-from roomcast.presence.ports import Member
+from roomcast.presence.ports import Member, TooManyMembers
 from roomcast.wire.publication import ClientInfo
 from tests.unit.aws.fakes import FakeClient, client_error
 from tests.unit.worlds import running
@@ -32,12 +35,14 @@ class Rows(FakeClient):
     def __init__(self) -> None:
         super().__init__(put_item=self._put, delete_item=self._delete)
         self.keys: set[tuple[str, str]] = set()
+        self.written: list[Any] = []
         self.failures: list[Exception] = []
 
     def _put(self, Item: Any, **_: Any) -> Any:  # noqa: N803  # the SDK's name
         if self.failures:
             return self.failures.pop()
         self.keys.add((Item["key"]["S"], Item["member"]["S"]))
+        self.written.append(Item)
         return {}
 
     def _delete(self, Key: Any, **_: Any) -> Any:  # noqa: N803  # the SDK's name
@@ -135,6 +140,127 @@ async def test_a_page_is_small_and_few_of_its_entries_are_decoded_in_a_turn(
     # The SDK's own decoding of the page, which is in one turn, has that turn for itself.
     assert max(decoded.values()) == MEMBERS_PAGE
     assert sorted(decoded.values())[-2] == DECODED_A_TURN
+
+
+# ---- presence shards
+
+
+def sharded(client: FakeClient, shards: int = 4) -> DynamoPresence:
+    return DynamoPresence(client, "presence", shards=lambda _channel: shards)
+
+
+async def test_the_number_of_shards_is_there_before_the_first_entry_and_after_the_last() -> None:
+    rows = Rows()
+    presence = sharded(rows)
+    await presence.add("room", member("c1"))
+    await presence.add("room", member("c2"))
+    said, listed = ("channel#room", "n1#"), ("node#n1", "room")
+    entries = {
+        (channel_key("room", shard_of_client(client, 4)), f"n1#{client}") for client in ("c1", "c2")
+    }
+    assert rows.keys == {said, listed} | entries
+    put = [(item["key"]["S"], item["member"]["S"]) for item in rows.written]
+    assert put[:2] == [listed, said]
+    assert rows.written[1]["shards"] == {"N": "4"}
+    await presence.remove("room", member("c1"))
+    assert {said, listed} < rows.keys
+    await presence.remove("room", member("c2"))
+    assert rows.keys == set()
+    assert [name for name, _ in rows.calls[-3:]] == ["delete_item"] * 3
+    assert rows.calls[-1][1]["Key"]["key"] == {"S": "node#n1"}, "or the clean-up would not look"
+
+
+def entry(client: str) -> Any:
+    return {"member": {"S": f"n1#{client}"}, "info": {"S": f'{{"user":"ann","client":"{client}"}}'}}
+
+
+def said(shards: str) -> Any:
+    return {"member": {"S": "n9#"}, "shards": {"N": shards}}
+
+
+class Shards(FakeClient):
+    """What each partition has. Queries go on together, and are counted meanwhile."""
+
+    def __init__(self, partitions: dict[str, list[Any]]) -> None:
+        super().__init__(batch_write_item=self._delete, delete_item=lambda **_: {})
+        self.partitions = partitions
+        self.asked: list[str] = []
+        self.deleted: list[str] = []
+        self.at_once = self.most_at_once = 0
+
+    async def query(self, **params: Any) -> Any:
+        key = params["ExpressionAttributeValues"][":key"]["S"]
+        self.asked.append(key)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        found, limit = self.partitions.get(key, []), params["Limit"]
+        more = {"LastEvaluatedKey": {"key": {"S": "k"}}} if len(found) > limit else {}
+        return {"Items": found[:limit], **more}
+
+    def _delete(self, RequestItems: Any) -> Any:  # noqa: N803  # the SDK's name
+        self.deleted += keys_of(RequestItems["presence"])
+        return {}
+
+
+async def test_all_shards_are_read_at_once_and_the_reads_are_bounded() -> None:
+    rows = Shards({channel_key("room", shard): [entry(f"c{shard}")] for shard in range(4)})
+    presence = sharded(rows)
+    assert len(await presence.members("room")) == 4
+    assert sorted(rows.asked) == sorted(channel_key("room", shard) for shard in range(4))
+    assert rows.most_at_once == 4
+    await asyncio.gather(*(presence.members("room") for _ in range(8)))
+    assert rows.most_at_once == QUERIES_AT_ONCE
+
+
+async def test_one_shard_is_one_query() -> None:
+    rows = Shards({})
+    assert await DynamoPresence(rows, "presence").members("room") == []
+    assert rows.asked == ["channel#room"]
+
+
+@pytest.mark.parametrize(
+    "number, read", [("-3", 1), ("0", 1), ("1", 1), ("2.5", 2), ("3", 3), ("1E125", 16)]
+)
+async def test_what_a_node_says_of_its_shards_is_read_within_the_bound(
+    number: str, read: int
+) -> None:
+    rows = Shards({"channel#room": [said("1"), said(number), entry("c0")]})
+    assert await DynamoPresence(rows, "presence").members("room") == [member("c0")]
+    assert len(rows.asked) == read
+
+
+async def test_the_shards_share_the_bounds_of_a_read() -> None:
+    each = [entry("c")] * MEMBERS_PAGE
+    rows = Shards({channel_key("room", shard): each for shard in range(16)})
+    presence = sharded(rows, 16)
+    with pytest.raises(TooManyMembers):
+        await presence.members("room")
+    assert len(rows.asked) <= 16
+
+
+async def test_the_number_of_shards_stays_until_nothing_else_is_there() -> None:
+    first = [said("3"), *(entry(f"c{n:03}") for n in range(ENTRIES_PAGE + 10))]
+    first[0]["member"] = {"S": "n1#"}
+    rows = Shards({"channel#room": first, "channel-2#room": [entry("d")]})
+    presence = DynamoPresence(rows, "presence")
+    assert len(await presence.entries("n1", "room")) == ENTRIES_PAGE
+    assert not await presence.clear("n1", "room")
+    assert rows.deleted[0] == "n1#d", "the first shard is the last"
+    assert "n1#" not in rows.deleted
+    rows.partitions, rows.deleted = {"channel#room": [first[0], *first[-11:]]}, []
+    assert await presence.clear("n1", "room")
+    assert "n1#" in rows.deleted
+
+
+async def test_a_clean_up_that_ends_early_finds_the_other_shards_again() -> None:
+    marker = said("2") | {"member": {"S": "n1#"}}
+    many = [entry(f"c{n:03}") for n in range(ENTRIES_PAGE)]
+    rows = Shards({"channel#room": [marker], "channel-1#room": many})
+    assert not await DynamoPresence(rows, "presence").clear("n1", "room")
+    assert len(rows.deleted) == ENTRIES_PAGE // 2
+    assert "n1#" not in rows.deleted
 
 
 async def test_a_damaged_entry_does_not_hide_the_others() -> None:

@@ -163,7 +163,11 @@ async def refused(dynamodb: FakeDynamoDb, wanted: Sequence[tuple[TableSchema, So
 async def test_tables_that_were_not_restored_are_left_alone(dynamodb: FakeDynamoDb) -> None:
     dynamodb.add(NEW[1].create)
     told = await refused(dynamodb, MOMENTS)
-    assert told.startswith("table new-idempotency is there and was not restored from arn:")
+    named = "table new-idempotency is there and was not restored from old-idempotency"
+    assert told.startswith(named)
+    # Whatever has become of the old one.
+    dynamodb.tables.pop("old-idempotency")
+    assert (await refused(dynamodb, MOMENTS)).startswith(named)
 
 
 async def test_tables_of_another_moment_or_backup_do_not_go_with_it(

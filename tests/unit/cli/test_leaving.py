@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from roomcast.cli.leaving import run_to_its_end
+from tests.processes import unread
 
 # What an application leaves behind, and what a command returns.
 LEFT = """
@@ -38,6 +39,15 @@ NEVER_CANCELLED = """
     stubborn = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
 """
+
+
+def test_who_leaves_waits_for_nobody_who_reads_why() -> None:
+    left = "threading.Thread(target=for_ever.wait).start()"
+    with unread() as stderr:
+        ended = subprocess.run(
+            [sys.executable, "-c", LEFT.format(left=left)], stderr=stderr, timeout=20
+        )
+    assert ended.returncode == 3
 
 
 @pytest.mark.parametrize(

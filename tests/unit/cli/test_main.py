@@ -15,6 +15,7 @@ import pytest
 
 import roomcast.serve
 from roomcast.cli import main as cli
+from tests.processes import unread
 from tests.unit.cli.conftest import Told
 
 HEAVY = (
@@ -177,6 +178,17 @@ def test_a_signal_before_anything_has_begun(command: str, name: str, code: int) 
     )
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr == ("roomcast: interrupted\n" if code else "")
+
+
+def test_who_cannot_start_ends_also_if_nobody_reads_why() -> None:
+    with unread() as stderr:
+        done = subprocess.run(
+            [sys.executable, "-m", "roomcast", "serve", "--config", "/nobody/has/that.toml"],
+            stderr=stderr,
+            timeout=20,
+            cwd=ROOT,
+        )
+    assert done.returncode == 2
 
 
 def test_output_that_nobody_reads() -> None:

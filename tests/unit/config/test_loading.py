@@ -109,14 +109,14 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": "other",
         "ROOMCAST_CHANNEL_WITHOUT_NAMESPACE_HISTORY_TTL": "12h",
         "ROOMCAST_NODE_LEASE_TTL_S": "99.5",
-        "ROOMCAST_NODE_GAP_WAIT_MS": "0",
+        "ROOMCAST_NODE_GAP_WAIT_MS": "700",
     }
     loaded = load(write(tmp_path, FULL), environ)
     assert not loaded.client.insecure
     assert loaded.client.allowed_origins == ("https://c.example", "*")
     assert loaded.client.token == TokenConfig(hmac_secret_key="other", audience="chat")
     assert loaded.channel.without_namespace == ChannelOptions(history_size=10, history_ttl_s=43_200)
-    assert loaded.node == NodeConfig(lease_ttl_s=99.5, heartbeat_s=7.5, gap_wait_ms=0)
+    assert loaded.node == NodeConfig(lease_ttl_s=99.5, heartbeat_s=7.5, gap_wait_ms=700)
     assert set(loaded.channel.namespaces) == {"chat", "cursors"}
 
 

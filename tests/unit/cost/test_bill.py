@@ -104,7 +104,13 @@ def test_every_price_is_used_and_dated() -> None:
 
 def test_the_set_up_is_that_of_the_template() -> None:
     text = TEMPLATE.read_text(encoding="utf-8")
-    assert text.count("VpcEndpointType: Interface") == ENDPOINTS
+    of_both, of_instances, of_tasks = (
+        text.count(
+            f"Condition: Create{whose}Endpoints\n    Properties:\n      VpcEndpointType: Interface"
+        )
+        for whose in ("Interface", "Instance", "Task")
+    )
+    assert {"ec2": of_both + of_instances, "fargate": of_both + of_tasks} == ENDPOINTS
     # A few more or less of 0.10 USD make no difference.
     assert text.count("Type: AWS::CloudWatch::Alarm") == pytest.approx(ALARMS, abs=4)
     assert f"VolumeSize: {VOLUME_GB}" in text

@@ -13,9 +13,11 @@ from typing import Final
 import pytest
 
 from benchmarks import contention, receives
+from roomcast.config.options import AwsConfig
 from roomcast.cost import calls as formulas
 from roomcast.cost.calls import Calls, Load, Pace, calls_of, receive_rate
-from roomcast.delivery import broadcaster, envelope
+from roomcast.delivery import allowance, broadcaster, envelope
+from roomcast.delivery.allowance import Allowance
 from roomcast.delivery.broadcaster import Broadcaster
 from roomcast.delivery.envelope import Signal
 from roomcast.log.item import ITEM_PUBLICATIONS_MAX
@@ -78,10 +80,12 @@ class Topic:
         raise AssertionError("signals go through the base topic")
 
 
-async def send_signals(signals_s: float, seconds: float) -> float:
-    """The messages a second of one node."""
+async def send_signals(signals_s: float, nodes: int, seconds: float) -> float:
+    """The messages a second of one node of so many."""
     random, topic = Random(1), Topic()
-    sender = Broadcaster(topic, contention.VirtualClock())
+    allowed = Allowance(formulas.SIGNAL_MESSAGES_FLEET_S)
+    allowed.share(nodes)
+    sender = Broadcaster(topic, contention.VirtualClock(), allowed)
     sending = asyncio.create_task(sender.run())
     time = asyncio.get_running_loop().time
     while time() < seconds:
@@ -92,11 +96,13 @@ async def send_signals(signals_s: float, seconds: float) -> float:
     return topic.messages / time()
 
 
-@pytest.mark.parametrize("signals_s", [1.0, 10.0, 300.0])
-def test_messages_of_signals_are_those_of_the_broadcaster(signals_s: float) -> None:
-    counted = clockwork.run(send_signals(signals_s, 200.0), Mishaps())
-    told = rates(replace(IDLE, instances=1, history=False, publications_s=signals_s))
-    assert told.of("sns.Publish") == pytest.approx(counted, rel=PART)
+@pytest.mark.parametrize(
+    "signals_s, nodes", [(1.0, 1), (10.0, 1), (300.0, 1), (300.0, 20), (300.0, 400)]
+)
+def test_messages_of_signals_are_those_of_the_broadcaster(signals_s: float, nodes: int) -> None:
+    counted = clockwork.run(send_signals(signals_s, nodes, 200.0), Mishaps())
+    told = rates(replace(IDLE, instances=nodes, history=False, publications_s=nodes * signals_s))
+    assert told.of("sns.Publish") == pytest.approx(nodes * counted, rel=PART)
 
 
 @pytest.mark.parametrize("publications", [1, 20])
@@ -126,6 +132,9 @@ def test_bounds_are_those_of_the_product() -> None:
     assert formulas.MESSAGE_BYTES_MAX == envelope.ENVELOPE_BYTES_MAX
     assert formulas.SIGNAL_WAIT_S == broadcaster.FLUSH_INTERVAL_S
     assert formulas.SIGNAL_MESSAGES_S == broadcaster.MESSAGES_PER_S
+    assert formulas.SIGNAL_MESSAGES_S_MIN == allowance.PER_S_MIN
+    aws = AwsConfig()
+    assert aws.sns_quota * aws.sns_signals_share == formulas.SIGNAL_MESSAGES_FLEET_S
 
 
 # ---- the formulas among themselves

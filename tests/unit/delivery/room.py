@@ -8,6 +8,7 @@ from typing import Final
 
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.forms import PLAIN
+from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.join_reads import JoinResult
 from roomcast.delivery.open_channel import OpenChannel, Timings
@@ -34,7 +35,8 @@ __all__ = [
 
 CHANNEL: Final = "room"
 # The timers of the event loop look at the test's clock again after this long.
-GAP_WAIT_S: Final = 0.001
+GAP_WAIT_MS: Final = 1
+GAP_WAIT_S: Final = GAP_WAIT_MS / 1000
 # And the task that looks at the ends of logs after half of this.
 TAIL_CHECK_S: Final = 0.002
 RECOVERED_MAX: Final = 300
@@ -84,7 +86,7 @@ class Room:
             self.hub,
             self.fleet.clock,
             no_jitter,
-            Timings(gap_wait_s=GAP_WAIT_S, tail_check_s=TAIL_CHECK_S),
+            Timings(GapWait(GAP_WAIT_MS), TAIL_CHECK_S),
             recovery_publications_max=recovered_max,
             shards=one_topic(self.fleet.clock),
         )

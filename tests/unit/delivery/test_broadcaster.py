@@ -10,6 +10,7 @@ import pytest
 
 from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery import signals
+from roomcast.delivery.allowance import THROTTLED_S, Allowance
 from roomcast.delivery.broadcaster import (
     CHANNELS_BYTES_MAX,
     CLIENT_BYTES_MAX,
@@ -18,13 +19,14 @@ from roomcast.delivery.broadcaster import (
     MESSAGES_PER_S,
     MUCH_BYTES_MAX,
     PUBLISHES_AT_ONCE,
+    ROOM_PART_MIN,
     SIGNAL_BYTES_MAX,
     WAITING_BYTES_MAX,
     Broadcaster,
     can_be_sent,
 )
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, Signal, parse, signal_text
-from roomcast.ports import Throttled
+from roomcast.ports import Throttled, UnknownOutcome
 from roomcast.testing.memory import MemoryTopic, Stage
 from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import ClientInfo, Publication
@@ -43,7 +45,11 @@ NO_JSON = Signal("pub", "1", "a", CHANNEL, {"data": float("nan")})
 class World:
     def __init__(self) -> None:
         self.fleet = Fleet()
-        self.broadcaster = Broadcaster(MemoryTopic(self.fleet.world), self.fleet.clock)
+        self.allowance = Allowance(150.0)
+        self.allowance.share(1)
+        self.broadcaster = Broadcaster(
+            MemoryTopic(self.fleet.world), self.fleet.clock, self.allowance
+        )
 
     @property
     def sent(self) -> list[list[Any]]:
@@ -104,6 +110,63 @@ async def test_messages_are_held_to_a_rate(world: World) -> None:
     world.fleet.clock.advance(10)
     await world.flushed()
     assert sum(len(message) for message in world.sent) == 45
+
+
+@pytest.mark.parametrize("nodes, at_once, a_second", [(10, 15, 15), (75, 2, 2), (1000, 2, 1)])
+async def test_nodes_share_the_quota(world: World, nodes: int, at_once: int, a_second: int) -> None:
+    world.allowance.share(nodes)
+    for number in range(at_once + a_second + 1):
+        assert world.broadcaster.send(pub("x" * 125_000, number))
+    await until(lambda: len(world.sent) == at_once)
+    await settled()
+    assert len(world.sent) == at_once
+    world.fleet.clock.advance(1)
+    await until(lambda: len(world.sent) == at_once + a_second)
+    await settled()
+    assert len(world.sent) == at_once + a_second
+
+
+async def test_the_fewer_messages_the_fuller_they_are(world: World) -> None:
+    world.allowance.share(1000)
+    for number in range(2):
+        assert world.broadcaster.send(pub(number))
+        await until(lambda number=number: len(world.sent) == number + 1)  # type: ignore[misc]
+    for number in range(2, 50):
+        assert world.broadcaster.send(pub(number))
+        await settled()
+    world.fleet.clock.advance(1)
+    await world.flushed()
+    assert world.sent == [[0], [1], list(range(2, 50))]
+
+
+async def test_where_few_messages_go_little_may_wait(world: World) -> None:
+    world.fleet.traffic.hold("publish")
+    order = Signal("disconnect", "1", "a", "", {"user": "ann", "reason": "x" * 100_000})
+    for nodes, part in ((15, 1 / 2), (1000, ROOM_PART_MIN)):
+        world.allowance.share(nodes)
+        world.broadcaster = Broadcaster(
+            MemoryTopic(world.fleet.world), world.fleet.clock, world.allowance
+        )
+        assert CLIENT_BYTES_MAX * part - 51_000 < fill(world, "ann") <= CLIENT_BYTES_MAX * part
+        fill(world)
+        assert world.broadcaster.waiting_bytes <= CHANNELS_BYTES_MAX * part
+        assert world.broadcaster.send(order), "they have room of their own"
+        while world.broadcaster.send(order):
+            pass
+        assert world.broadcaster.waiting_bytes <= WAITING_BYTES_MAX * part
+
+
+async def test_who_is_throttled_leaves_the_quota_to_the_others(world: World) -> None:
+    world.fleet.world.fail_next("publish", Throttled())
+    assert world.broadcaster.send(pub("lost"))
+    await world.flushed()
+    assert world.broadcaster.send(pub("later"))
+    world.fleet.clock.advance(THROTTLED_S - 0.1)
+    await settled()
+    assert world.sent == []
+    world.fleet.clock.advance(0.1)
+    await world.flushed()
+    assert world.sent == [["later"]]
 
 
 async def test_too_much_is_shed_and_room_comes_back(world: World) -> None:
@@ -272,7 +335,7 @@ async def test_what_was_shed_sends_nothing(world: World) -> None:
 
 
 async def test_a_message_that_was_not_sent_is_not_missed(world: World) -> None:
-    world.fleet.world.fail_next("publish", Throttled())
+    world.fleet.world.fail_next("publish", UnknownOutcome())
     assert world.broadcaster.send(pub("lost"))
     await world.flushed()
     assert world.broadcaster.send(pub("sent"))
@@ -281,7 +344,7 @@ async def test_a_message_that_was_not_sent_is_not_missed(world: World) -> None:
 
 
 async def test_who_waits_for_a_signal_is_told_what_the_topic_says(world: World) -> None:
-    refused = Throttled("simulated")
+    refused = UnknownOutcome("simulated")
     world.fleet.world.fail_next("publish", refused)
     waiting = [world.broadcaster.publish(pub("one")), world.broadcaster.publish(pub("two"))]
     assert world.broadcaster.send(pub("nobody waits for this one"))

@@ -20,6 +20,7 @@ from roomcast.delivery.canary_rules import (
     Hearing,
     canary_item,
 )
+from roomcast.delivery.gap_wait import UNMEASURED_MS, GapWait
 from roomcast.delivery.greetings import Greetings
 from roomcast.log.item import OFFSET_MAX, LogItem
 from roomcast.log.rules import MIN_RETENTION_MS
@@ -49,7 +50,7 @@ class Heard:
     caught_up: int = 0
 
     def __post_init__(self) -> None:
-        self.ears = CanaryEars(Greetings(), self.clock, no_jitter, interval_s=INTERVAL_S)
+        self.ears = CanaryEars(Greetings(), self.clock, no_jitter, GapWait(), interval_s=INTERVAL_S)
         self.canary = Canary(
             self.ears,
             MemoryChannelTable(self.world, self.clock),
@@ -358,6 +359,19 @@ async def test_what_is_heard_keeps_all_well(ears: Heard, monkeypatch: pytest.Mon
     assert ears.ears.newest == ears.emitted()[-1].offset
     assert ears.ears.latency is not None
     assert ears.ears.latency.to_lambda_ms == 5
+
+
+def test_what_new_canaries_took_says_how_long_holes_wait(ears: Heard) -> None:
+    def heard(number: int, took_ms: int) -> float:
+        now = ears.clock.now_ms()
+        record = Record(CANARY_CHANNEL, "e", number, number, now - took_ms, None)
+        ears.ears.hear(record, now - took_ms // 3)
+        return ears.ears.gap_wait.s
+
+    assert ears.ears.gap_wait.s == UNMEASURED_MS / 1000
+    assert heard(7, 400) == 0.6
+    assert heard(7, 900) == 0.6, "SQS may repeat it, and it is old then"
+    assert heard(8, 900) == 1.35
 
 
 async def test_a_silent_pipeline_is_told_and_made_up_for(

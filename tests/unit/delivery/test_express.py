@@ -14,6 +14,8 @@ import pytest
 from roomcast.backoff import Backoff
 from roomcast.config import AwsConfig, Config
 from roomcast.delivery import express as express_module
+from roomcast.delivery import node_count as node_count_module
+from roomcast.delivery.allowance import Allowance
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
 from roomcast.delivery.express import (
     HINT_BYTES_MAX,
@@ -22,6 +24,7 @@ from roomcast.delivery.express import (
     WAITING_BYTES_MAX,
     Express,
 )
+from roomcast.delivery.node_count import NodeCount
 from roomcast.delivery.resequencer import EXPRESS_HELD_S
 from roomcast.delivery.shards import shard_of
 from roomcast.log.item import LogItem
@@ -70,14 +73,16 @@ def appended(offset: int = 1, size: int = 0, channel: str = ROOM) -> LogItem:
 
 
 class World:
-    def __init__(self, per_s: float = 100.0, shards: int = 1) -> None:
+    def __init__(self, per_s: float = 100.0, shards: int = 1, allowed_s: float = 1000.0) -> None:
         self.fleet = Fleet()
         self.nodes = Nodes()
+        self.allowance = Allowance(allowed_s)
         self.express = Express(
             MemoryTopic(self.fleet.world),
             self.fleet.clock,
             no_jitter,
             RULES,
+            self.allowance,
             node="a",
             shards=shards,
             per_s=per_s,
@@ -97,7 +102,8 @@ class World:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with running(self.express.run(self.nodes)):
+        count = NodeCount((self.allowance, self.express), no_jitter)
+        async with running(self.express.run()), running(count.run(self.nodes)):
             await until(lambda: self.nodes.asked)
             await settled()
             yield
@@ -187,9 +193,22 @@ async def test_each_node_takes_its_part_of_the_rate() -> None:
         assert world.express.per_s == 25
 
 
+async def test_signals_come_before_hints() -> None:
+    world = World(per_s=100.0, allowed_s=4.0)
+    async with world.running():
+        # Half of what may go at once is left to signals.
+        for sent in (1, 2, 2):
+            world.express.offer(appended())
+            await until(lambda sent=sent: len(world.sent) == sent)  # type: ignore[misc]
+            await settled()
+        assert world.allowance.wait_s(world.fleet.clock.monotonic_s()) == 0
+        world.fleet.clock.advance(STALE_S)
+        await until(lambda: world.hints == {"sent": 2, "shed": 1})
+
+
 async def test_the_last_count_goes_on_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(express_module, "COUNT_S", 0.0)
-    monkeypatch.setattr(express_module, "_COUNTS_AGAIN", Backoff(0.0, 0.0))
+    monkeypatch.setattr(node_count_module, "COUNT_S", 0.0)
+    monkeypatch.setattr(node_count_module, "_COUNTS_AGAIN", Backoff(0.0, 0.0))
     world = World(per_s=100.0)
     async with world.running():
         world.nodes.number, world.nodes.error = 50, Throttled("later")
@@ -319,7 +338,8 @@ async def pair() -> AsyncIterator[Pair]:
     async with (
         pair.writer.running(),
         pair.reader.running(),
-        running(pair.writer.assembly.express.run(Nodes(2))),
+        running(pair.writer.assembly.express.run()),
+        running(pair.writer.assembly.node_count.run(Nodes(2))),
     ):
         await until(lambda: pair.writer.assembly.express.per_s)
         yield pair

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roomcast.delivery import resequencer as resequencer_module
+from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.resequencer import (
     EXPRESS_HELD_S,
     HELD_BYTES_MAX,
@@ -34,7 +35,7 @@ def record(
 
 
 def begin(top: int = 0) -> Resequencer:
-    return Resequencer(StreamPosition("e", top), gap_wait_s=GAP_WAIT_S)
+    return Resequencer(StreamPosition("e", top), GapWait(round(GAP_WAIT_S * 1000)))
 
 
 def offsets(passed: list[Next]) -> list[int]:
@@ -250,9 +251,23 @@ def test_what_cannot_be_written_is_not_held() -> None:
     assert order.known == 3
 
 
+def test_a_hole_waits_for_as_long_as_is_right_when_it_is_seen() -> None:
+    gap_wait = GapWait()
+    order = Resequencer(StreamPosition("e", 0), gap_wait)
+    gap_wait.took(400)
+    order.offer(record(2), 10.0)
+    assert order.read_at == 10.6
+    gap_wait.took(900)
+    order.offer(record(3), 10.1)
+    assert order.read_at == 10.6
+    order.offer(record(1), 10.2)
+    order.offer(record(5), 11.0)
+    assert order.read_at == 12.35
+
+
 def test_a_channel_always_has_an_epoch() -> None:
     with pytest.raises(AssertionError, match="epoch"):
-        Resequencer(StreamPosition("", 0), gap_wait_s=1.0)
+        Resequencer(StreamPosition("", 0), GapWait())
 
 
 # ---- epochs

@@ -13,6 +13,7 @@ import roomcast
 from roomcast.config import load
 from roomcast.dev.provision import Provisioned
 from roomcast.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
+from tests.processes import unread
 
 RESOURCES = Provisioned("arn:aws:sns:us-east-1:123456789012:roomcast-topic", "arn:stream", (), ())
 
@@ -72,7 +73,7 @@ async def test_a_second_instance_without_a_port_is_told(capsys: pytest.CaptureFi
     assert "there is no port 65536" in capsys.readouterr().err
 
 
-SIGNALLED_AGAIN = """
+STOPPED = """
 import asyncio, os, signal
 from roomcast.dev.supervisor import DevOptions, run_dev
 
@@ -83,18 +84,38 @@ async def stopped():
     return await run_dev(DevOptions(port=0, aws_endpoint="http://127.0.0.1:9"))
 
 code = asyncio.run(stopped())
+"""
+AGAIN = """
 os.kill(os.getpid(), signal.SIGINT)
 os.kill(os.getpid(), signal.SIGTERM)
+"""
+END = """
 raise SystemExit(code)
 """
 
 
 def test_a_signal_after_the_end_makes_no_failure_of_it() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED_AGAIN],
+        [sys.executable, "-c", STOPPED + AGAIN + END],
         stderr=subprocess.PIPE,
         text=True,
         timeout=30,
         cwd=Path(roomcast.__file__).parents[1],
     )
     assert (done.returncode, done.stderr) == (0, "stopping; Ctrl-C again kills at once\n")
+
+
+def test_it_stops_also_if_nobody_reads_what_it_says() -> None:
+    """As in `roomcast dev 2>&1 | less`. Its own line about the stop found no room."""
+    with (
+        unread() as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", STOPPED + END],
+            stderr=stderr,
+            cwd=Path(roomcast.__file__).parents[1],
+        ) as process,
+    ):
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()

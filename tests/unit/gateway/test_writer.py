@@ -300,14 +300,26 @@ async def test_a_frame_for_a_peer_that_is_gone_is_no_error(
     await until(lambda: writer.is_gone)
 
 
+async def test_while_nothing_waits_frames_go_past_the_transport(
+    connected: tuple[asyncio.Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket is asyncio's own, and not for others by its name."""
+    transport, peer = connected
+    monkeypatch.setattr(type(transport), "write", None)
+    Writer(transport, QUEUE_BYTES_MAX).send(text_frame(b"one"))
+    assert peer.recv(100) == text_frame(b"one")
+
+
+@pytest.mark.parametrize("is_told", [True, False])
 async def test_a_descriptor_that_another_socket_has_got_is_not_written_to(
-    connected: tuple[asyncio.Transport, socket.socket],
+    connected: tuple[asyncio.Transport, socket.socket], is_told: bool
 ) -> None:
     transport, peer = connected
     writer = Writer(transport, QUEUE_BYTES_MAX)
     number = transport.get_extra_info("socket").fileno()
-    # As whoever serves the transport says.
-    writer.lost()
+    if is_told:
+        # As whoever serves the transport does.
+        writer.lost()
     transport.abort()
     await until(lambda: transport.get_extra_info("socket").fileno() == -1)
     with taken_over(number):

@@ -10,6 +10,7 @@ import orjson
 
 from roomcast.gateway.api.fields import FLAG, PAYLOAD, ListOf, Parameter, read
 from roomcast.gateway.api.methods import ApiCall, Begun, Method, Params, UnderWay
+from roomcast.gateway.api.publishing import BROADCAST_AT_ONCE
 from roomcast.gateway.api.refusals import Refusal, bad_field, wire
 from roomcast.log.item import ITEM_BYTES_MAX
 from roomcast.log.lane import LANE_BYTES_MAX
@@ -21,6 +22,7 @@ __all__ = [
     "BATCH_BODY_BYTES_MAX",
     "BATCH_COMMANDS_MAX",
     "BATCH_FIELDS",
+    "BATCH_OTHERS_AT_ONCE",
     "BATCH_REPLIES_BYTES_MAX",
     "BATCH_TOGETHER_BYTES",
     "Batch",
@@ -32,8 +34,10 @@ BATCH_COMMANDS_MAX: Final = 1000
 BATCH_BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 # Bytes of all replies together. Once they are used up, the remaining commands are not carried out.
 BATCH_REPLIES_BYTES_MAX: Final = 8 * 1024 * 1024
-# Commands of one `parallel` batch that are under way at once.
-BATCH_AT_ONCE: Final = 64
+# Commands of one `parallel` batch that are under way at once: publications as many as of a
+# broadcast, and of others, whose replies may be large, fewer.
+BATCH_AT_ONCE: Final = BROADCAST_AT_ONCE
+BATCH_OTHERS_AT_ONCE: Final = 64
 # Bytes of publications that follow each other and are handed over together: they must not fill
 # their channel's lane by themselves.
 BATCH_TOGETHER_BYTES: Final = ITEM_BYTES_MAX
@@ -102,6 +106,8 @@ class Run:
         self._under = under
         self._parallel = parallel
         self._under_way = UnderWay(call.turns, BATCH_AT_ONCE if parallel else BATCH_COMMANDS_MAX)
+        # Of those that are no publications.
+        self._places = asyncio.Semaphore(BATCH_OTHERS_AT_ONCE)
         self._room = BATCH_REPLIES_BYTES_MAX
         # By the place of the command.
         self._replies: dict[int, bytes] = {}
@@ -145,15 +151,36 @@ class Run:
                 self._begun[index] = method, begun
                 self._begun_bytes += begun.size
             return
-        answering = self._answer(index, method, method.handler(self._call, asked))
         if self._parallel:
+            await self._place()
+            answering = self._answer(index, method, method.handler(self._call, asked))
             task = asyncio.create_task(answering)
-            task.add_done_callback(self._under_way.end)
+            task.add_done_callback(self._leave_place)
             self._tasks.add(task)
         else:
-            await answering
+            await self._answer(index, method, method.handler(self._call, asked))
             self._under_way.end()
             self._under_way.waited()
+
+    async def _place(self) -> None:
+        """Waits for a place of a command that is no publication. Raises Refusal when there is no
+        room for its reply by then.
+        """
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        await self._places.acquire()
+        self._under_way.waited()
+        await self._under_way.turn()
+        try:
+            self._demand_room()
+        except Refusal:
+            self._places.release()
+            raise
+
+    def _leave_place(self, _task: object) -> None:
+        self._places.release()
+        self._under_way.end()
 
     def _may_join(self, method: Method, asked: Params) -> bool:
         """Whether a command may begin beside those that were begun."""

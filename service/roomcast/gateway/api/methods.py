@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from roomcast.concurrency import Turns
+from roomcast.frozen import frozen
 from roomcast.gateway.api.fields import INFO, Parameter, Schema, not_base64
 from roomcast.gateway.api.refusals import Refusal
 from roomcast.node.node import Node
@@ -76,7 +77,7 @@ class Containers:
         self._left -= count
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApiCall:
     """The context of one call.
 
@@ -122,6 +123,10 @@ class UnderWay:
             await self._freed
             self._left = 0
         self._free -= 1
+        await self.turn()
+
+    async def turn(self) -> None:
+        """Waits until the next command may begin, as far as turns are concerned."""
         if not self._left:
             await self._turns.wait()
             self._left = COMMANDS_AT_A_TIME

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import structlog
 
 from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
 from roomcast.delivery.publisher import Publisher
+from roomcast.frozen import frozen
 from roomcast.gateway.api.fields import (
     ABSENT,
     BASE64,
@@ -64,7 +65,7 @@ assert _TOGETHER_CHARS_MAX * 6 + COMMANDS_AT_A_TIME * _NAME_BYTES < SIGNAL_BYTES
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Content:
     """The publication of one call, for one channel or several."""
 
@@ -89,7 +90,7 @@ class _Content:
         return self._stored[delta]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Begun:
     """A publication in `channel` that was handed over. `size`: bytes of its data.
 

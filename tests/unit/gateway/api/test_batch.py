@@ -148,6 +148,23 @@ async def test_a_parallel_batch_is_under_way_at_once_and_not_all_of_it(
     assert [reply["publish"]["offset"] for reply in await asking] == [1] * 5
 
 
+async def test_fewer_are_under_way_at_once_of_those_that_are_no_publications(
+    caller: Caller, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "BATCH_OTHERS_AT_ONCE", 2)
+    held = fleet.traffic.hold("newest")
+    reads = [{"history": {"channel": f"c{number}", "limit": 1}} for number in range(5)]
+    commands = [*reads, *(publish(number, f"p{number}") for number in range(3))]
+    asking = asyncio.create_task(batch(caller, *commands, parallel=True))
+    await held.arrived(2)
+    await asyncio.sleep(0)
+    assert held.count == 2
+    held.release()
+    replies = await asking
+    assert [reply["history"]["publications"] for reply in replies[:5]] == [[]] * 5
+    assert [reply["publish"]["offset"] for reply in replies[5:]] == [1] * 3
+
+
 async def test_what_one_turn_carries_out_is_bounded_over_all_broadcasts_and_requests(
     caller: Caller,
 ) -> None:
