@@ -19,6 +19,7 @@ from roomcast.client import work as work_module
 from roomcast.client.lifetime import SLEPT_S
 from roomcast.client.read import READS_UNDER_WAY_MAX
 from roomcast.config import OPTIONS
+from roomcast.delivery.broadcaster import FIRST_BYTES
 from roomcast.delivery.canary_rules import canary_item
 from roomcast.log import lane as lane_module
 from roomcast.log.idempotency import COMMIT_WITHIN_MS, UNREAD_WITHIN_MS
@@ -729,7 +730,8 @@ async def test_a_signal_that_is_shed_is_told(
     client = await node.client()
     monkeypatch.setattr(node.assembly.broadcaster, "_bytes", 10**9)
     await client.subscribe("plain:room")
-    assert await client.publish("plain:room", 1) == 111
+    # Something smaller would have room.
+    assert await client.publish("plain:room", "x" * FIRST_BYTES) == 111
     assert client.socket.published("plain:room") == [], "to everybody or to nobody"
 
 
