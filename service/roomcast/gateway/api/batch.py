@@ -170,7 +170,6 @@ class Run:
             await self._places.acquire()
             return
         await self._places.acquire()
-        self._under_way.waited()
         await self._under_way.turn()
         try:
             self._demand_room()

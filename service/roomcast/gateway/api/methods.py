@@ -123,14 +123,15 @@ class UnderWay:
             await self._freed
             self._left = 0
         self._free -= 1
-        await self.turn()
+        if self._left:
+            self._left -= 1
+        else:
+            await self.turn()
 
     async def turn(self) -> None:
-        """Waits until the next command may begin, as far as turns are concerned."""
-        if not self._left:
-            await self._turns.wait()
-            self._left = COMMANDS_AT_A_TIME
-        self._left -= 1
+        """Waits for a turn, whose first command is the one that waits."""
+        await self._turns.wait()
+        self._left = COMMANDS_AT_A_TIME - 1
 
     def end(self, _future: object = None) -> None:
         """One command is done. Also for `add_done_callback`."""
