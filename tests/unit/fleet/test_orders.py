@@ -20,6 +20,7 @@ from roomcast.client import server_orders as orders_module
 from roomcast.client import subscribe as subscribe_module
 from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery import signals
+from roomcast.delivery.allowance import THROTTLED_S
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import order_post as order_post_module
 from roomcast.fleet import orders as fleet_orders
@@ -512,6 +513,9 @@ async def test_an_order_for_a_user_is_published_until_the_topic_has_it(
     fleet.world.fail_next("publish", Throttled("simulated"))
     given = here.assembly.node.orders.give(RefreshOrder(Target("ann")))
     assert refreshes(ann[0]) == 1, "here at once"
+    await until(lambda: sent(fleet)["publish"] == before["publish"] + 2)
+    await settled()
+    fleet.clock.advance(THROTTLED_S)
     await given
     assert sent(fleet) == {"post": 0, "publish": before["publish"] + 3}
     await until(lambda: refreshes(ann[1]))
