@@ -15,7 +15,6 @@ from roomcast.account.rules import (
     GATEWAY_ENDPOINTS,
     GATEWAY_SERVICES,
     INTERFACE_ENDPOINTS,
-    INTERFACE_SERVICES,
     INTERNET_GATEWAYS,
     LAMBDA_CONCURRENCY,
     LOAD_BALANCERS,
@@ -27,6 +26,7 @@ from roomcast.account.rules import (
     bucket_finding,
     concurrency_finding,
     endpoints_finding,
+    interface_services,
     is_standard,
     key_finding,
     quota_finding,
@@ -77,7 +77,8 @@ class AccountChecks:
             await self._quota(VPCS, 1)
             await self._quota(INTERNET_GATEWAYS, 1)
             await self._quota(GATEWAY_ENDPOINTS, len(GATEWAY_SERVICES))
-            await self._quota(INTERFACE_ENDPOINTS, len(INTERFACE_SERVICES))
+            endpoints = interface_services(on_fargate=needed.on_fargate)
+            await self._quota(INTERFACE_ENDPOINTS, len(endpoints))
         if needed.has_nat:
             await self._quota(ADDRESSES, _NAT_ZONES)
         await self._check("endpoints", self._endpoints)
@@ -143,7 +144,10 @@ class AccountChecks:
     async def _endpoints(self) -> Finding:
         zones = await self._reader.zones()
         return endpoints_finding(
-            zones, await self._reader.endpoint_zones(), makes_vpc=self._needed.makes_vpc
+            zones,
+            await self._reader.endpoint_zones(),
+            makes_vpc=self._needed.makes_vpc,
+            on_fargate=self._needed.on_fargate,
         )
 
     async def _type(self) -> Finding:

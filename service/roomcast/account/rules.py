@@ -18,6 +18,7 @@ __all__ = [
     "FARGATE_VCPUS",
     "GATEWAY_ENDPOINTS",
     "GATEWAY_SERVICES",
+    "INSTANCE_SERVICES",
     "INTERFACE_ENDPOINTS",
     "INTERFACE_SERVICES",
     "INTERNET_GATEWAYS",
@@ -25,6 +26,7 @@ __all__ = [
     "LOAD_BALANCERS",
     "STANDARD_FAMILIES",
     "STANDARD_VCPUS",
+    "TASK_SERVICES",
     "VPCS",
     "Finding",
     "Needed",
@@ -33,6 +35,7 @@ __all__ = [
     "bucket_finding",
     "concurrency_finding",
     "endpoints_finding",
+    "interface_services",
     "is_standard",
     "key_finding",
     "quota_finding",
@@ -100,9 +103,9 @@ COUNTED: Final = frozenset(
     each.counted for each in (VPCS, INTERNET_GATEWAYS, GATEWAY_ENDPOINTS, LOAD_BALANCERS, ADDRESSES)
 )
 # What deploy/template.yaml makes endpoints for; a test compares them.
-INTERFACE_SERVICES: Final = (
-    *("sqs", "sns", "autoscaling", "logs", "monitoring", "secretsmanager", "ssm", "ssmmessages"),
-)
+INTERFACE_SERVICES: Final = ("sqs", "sns", "logs", "monitoring", "secretsmanager")
+INSTANCE_SERVICES: Final = ("autoscaling", "ssm", "ssmmessages")
+TASK_SERVICES: Final = ("ecr.api", "ecr.dkr")
 GATEWAY_SERVICES: Final = ("dynamodb", "s3")
 # The families whose vCPUs count together.
 STANDARD_FAMILIES: Final = "acdhimrtz"
@@ -231,15 +234,24 @@ def type_finding(
     return Finding(name, "ok", told)
 
 
+def interface_services(*, on_fargate: bool) -> tuple[str, ...]:
+    """The services that have an interface endpoint."""
+    return INTERFACE_SERVICES + (TASK_SERVICES if on_fargate else INSTANCE_SERVICES)
+
+
 def endpoints_finding(
-    zones: Sequence[str], found: Mapping[str, Sequence[str]], *, makes_vpc: bool
+    zones: Sequence[str],
+    found: Mapping[str, Sequence[str]],
+    *,
+    makes_vpc: bool,
+    on_fargate: bool = False,
 ) -> Finding:
     """Whether the endpoints are to be had in two zones."""
     name = "endpoints"
     wanted = zones[:_ZONES] if makes_vpc else zones
     missing = [
         service
-        for service in INTERFACE_SERVICES
+        for service in interface_services(on_fargate=on_fargate)
         if sum(zone in found.get(service, ()) for zone in wanted) < _ZONES
     ]
     missing += [service for service in GATEWAY_SERVICES if service not in found]

@@ -196,9 +196,11 @@ class AwsAccount:
 
     async def endpoint_zones(self) -> Mapping[str, Sequence[str]]:
         found = await self._pages("ec2", "describe_vpc_endpoint_services", "ServiceDetails", {})
+        # com.amazonaws.REGION.NAME, with another beginning in other partitions. A name such as
+        # ecr.api has parts.
+        region = f".{self._clients['ec2'].meta.region_name}."
         return {
-            # com.amazonaws.REGION.NAME, with another beginning in other partitions.
-            str(each["ServiceName"]).rpartition(".")[2]: sorted(each.get("AvailabilityZones", ()))
+            str(each["ServiceName"]).partition(region)[2]: sorted(each.get("AvailabilityZones", ()))
             for each in found
             if "amazonaws" in each["ServiceName"]
         }

@@ -99,9 +99,9 @@ def channel_key(channel: str, shard: int = 0) -> str:
     return f"channel-{shard}{_SEPARATOR}{channel}" if shard else f"channel{_SEPARATOR}{channel}"
 
 
-def shard_of_client(client: str, shards: int) -> int:
-    """The presence shard, of so many, that has the entry of `client`."""
-    return crc32(client.encode()) % shards
+def shard_of_client(client_id: str, shards: int) -> int:
+    """The presence shard, of so many, that has the entry of a client."""
+    return crc32(client_id.encode()) % shards
 
 
 def node_key(node: str) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 from roomcast.account.ports import NotAllowed
 from roomcast.account.readings import Bucket, Identity, Key, Quota
-from roomcast.account.rules import COUNTED, INTERFACE_SERVICES
+from roomcast.account.rules import COUNTED, INSTANCE_SERVICES, INTERFACE_SERVICES, TASK_SERVICES
 from roomcast.ports import UnknownOutcome
 
 __all__ = ["Account"]
@@ -74,7 +74,9 @@ class Account:
 
     async def endpoint_zones(self) -> Mapping[str, Sequence[str]]:
         self._reads("endpoint_zones")
-        return dict.fromkeys((*INTERFACE_SERVICES, "s3", "dynamodb"), ZONES)
+        return dict.fromkeys(
+            (*INTERFACE_SERVICES, *INSTANCE_SERVICES, *TASK_SERVICES, "s3", "dynamodb"), ZONES
+        )
 
     async def volume_key(self) -> str:
         self._reads("volume_key")

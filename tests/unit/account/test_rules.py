@@ -12,8 +12,10 @@ import pytest
 from roomcast.account.readings import Bucket, Identity, Key, Quota
 from roomcast.account.rules import (
     FARGATE_VCPUS,
+    INSTANCE_SERVICES,
     INTERFACE_SERVICES,
     STANDARD_VCPUS,
+    TASK_SERVICES,
     VPCS,
     Needed,
     bucket_finding,
@@ -31,7 +33,9 @@ TEMPLATE: Final = Path(__file__).parents[3] / "deploy" / "template.yaml"
 REGION: Final = "eu-central-1"
 IDENTITY: Final = Identity("123456789012", "arn:aws:iam::123456789012:user/ann", REGION)
 A, B, C = ZONES = ("eu-central-1a", "eu-central-1b", "eu-central-1c")
-EVERYWHERE: Final = dict.fromkeys((*INTERFACE_SERVICES, "s3", "dynamodb"), ZONES)
+EVERYWHERE: Final = dict.fromkeys(
+    (*INTERFACE_SERVICES, *INSTANCE_SERVICES, "s3", "dynamodb"), ZONES
+)
 KEY: Final = Key("arn:aws:kms:eu-central-1:123456789012:key/k", True, True, "{}", [])
 
 
@@ -142,14 +146,29 @@ def test_endpoints_are_in_two_zones() -> None:
     assert found.outcome == "failed"
     assert found.told.endswith(": ssm")
     assert endpoints_finding(ZONES, lame, makes_vpc=False).outcome == "ok"
+    on_fargate = endpoints_finding(ZONES, EVERYWHERE, makes_vpc=True, on_fargate=True)
+    assert on_fargate.told.endswith(": ecr.api, ecr.dkr")
     without = {name: zones for name, zones in EVERYWHERE.items() if name != "s3"}
     assert endpoints_finding(ZONES, without, makes_vpc=True).told.endswith(": s3")
 
 
 def test_services_are_those_of_the_template() -> None:
     text = TEMPLATE.read_text(encoding="utf-8")
-    named = re.findall(r"ServiceName: !Sub com\.amazonaws\.\$\{AWS::Region\}\.(\w+)", text)
-    assert sorted(named) == sorted((*INTERFACE_SERVICES, "dynamodb", "s3"))
+    named = re.findall(
+        r"Condition: Create(\w+)Endpoints\n.*?"
+        r"ServiceName: !Sub com\.amazonaws\.\$\{AWS::Region\}\.([\w.]+)\n",
+        text,
+        re.DOTALL,
+    )
+    expected = {
+        "Gateway": ("dynamodb", "s3"),
+        "Interface": INTERFACE_SERVICES,
+        "Instance": INSTANCE_SERVICES,
+        "Task": TASK_SERVICES,
+    }
+    assert {
+        whose: sorted(service for form, service in named if form == whose) for whose in expected
+    } == {whose: sorted(services) for whose, services in expected.items()}
 
 
 @pytest.mark.parametrize(

@@ -162,12 +162,14 @@ async def test_zones() -> None:
 async def test_endpoints() -> None:
     details = [
         {"ServiceName": "com.amazonaws.eu-central-1.sqs", "AvailabilityZones": ["b", "a"]},
+        {"ServiceName": "com.amazonaws.eu-central-1.ecr.api", "AvailabilityZones": ["a"]},
         {"ServiceName": "com.amazonaws.vpce.eu-central-1.vpce-svc-1", "AvailabilityZones": ["a"]},
         {"ServiceName": "aws.sagemaker.eu-central-1.studio", "AvailabilityZones": ["a"]},
     ]
     found = account("ec2", describe_vpc_endpoint_services=[{"ServiceDetails": details}])
     zones = await found.endpoint_zones()
     assert zones["sqs"] == ["a", "b"]
+    assert zones["ecr.api"] == ["a"]
     assert "studio" not in zones
 
 
