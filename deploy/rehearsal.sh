@@ -4,7 +4,7 @@
 # and seen goes into a report that can be sent on: numbers of accounts and your address are not in it, nor any key.
 #
 # All that is made has the prefix in its name, or is removed by the name that AWS gave it. Nothing that was there
-# before is touched: a name that is taken stops it at step 2.
+# before is touched: a name that is taken stops it at step 3.
 set -euo pipefail
 
 # shellcheck disable=SC2016  # backquotes are the report's
@@ -31,6 +31,8 @@ readonly FLEET_S=1800
 readonly ROLL_S=7200
 readonly RESTORE_S=7200
 readonly NODES=2
+# That there must be room for beside them, while some are replaced.
+readonly SPARE_NODES=2
 # While nodes are replaced one by one, at most one request in so many may fail.
 readonly REQUESTS_A_FAILURE=50
 readonly OUTPUT_LINES=20
@@ -126,6 +128,10 @@ shown() { # a command as it can be typed
   for word in "${@:2}"; do
     if [[ $word =~ ^[A-Za-z0-9@%+=:,./_\<\>-]+$ ]]; then printf ' %s' "$word"; else printf " '%s'" "${word//\'/\'\\\'\'}"; fi
   done
+}
+
+listed() { # all that the last command said
+  [[ -n $DRY ]] || printf '%s\n' "$OUTPUT" | while IFS= read -r line; do note "    | $line"; done
 }
 
 told() { # what a command that failed said last
@@ -374,6 +380,16 @@ tools_and_account() {
   ok
 }
 
+account_has_room() {
+  step 'Account' 'no check failed: quotas, zones, endpoints and keys are enough for a few nodes'
+  local given=(--instances "$((NODES + SPARE_NODES))")
+  [[ $COMPUTE == ec2 ]] || given+=(--fargate)
+  [[ $COMPUTE == fargate || $ARCH == arm64 ]] || given+=(--instance-type c7i.large)
+  run timeout "$COMMAND_S" roomcast doctor --account "${given[@]}"
+  listed
+  ok
+}
+
 names_are_free() {
   step 'Names' "nothing in the account is called $PREFIX yet"
   local each
@@ -534,7 +550,7 @@ fleet_stack() {
 doctor() {
   step 'Doctor' 'every check is ok, from the tables to a message that came round'
   run "${AS_NODE[@]}" doctor
-  [[ -n $DRY ]] || printf '%s\n' "$OUTPUT" | while IFS= read -r line; do note "    | $line"; done
+  listed
   ok
 }
 
@@ -706,6 +722,7 @@ else
   note "$(date -u +%Y-%m-%dT%H:%M:%SZ), nodes on $COMPUTE"
 fi
 tools_and_account
+account_has_room
 names_are_free
 build_and_upload
 secret_and_certificate

@@ -112,6 +112,7 @@ case $line in
 
   'roomcast --version') echo 'roomcast 9.9' ;;
   'roomcast nodes'*) printf '[\n {"standing": "live"},\n {"standing": "live"}\n]\n' ;;
+  'roomcast doctor --account'*) echo 'ok       endpoints' ;;
   'roomcast doctor'*) echo 'ok       tables' ;;
   'roomcast history'*) echo '1  {"text": "first"}' ;;
   'roomcast bench'*) echo '0 lost, 0 repeated, 0 out of order' ;;

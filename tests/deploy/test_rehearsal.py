@@ -30,6 +30,7 @@ FORMS: Final = pytest.mark.parametrize("form", ["ec2", "fargate"])
 STEPS: Final = {
     "ec2": [
         "Tools, account, region",
+        "Account",
         "Names",
         "Build",
         "Secret and certificate",
@@ -44,7 +45,7 @@ STEPS: Final = {
         "Remove",
     ]
 }
-STEPS["fargate"] = [*STEPS["ec2"][:4], "Container image", *STEPS["ec2"][4:]]
+STEPS["fargate"] = [*STEPS["ec2"][:5], "Container image", *STEPS["ec2"][5:]]
 # What was in the account before, and stays.
 BEFORE: Final = {"stack other", "table other-channels", "bucket other", "secret other"}
 
@@ -218,6 +219,7 @@ def test_commands_are_called_as_they_are_and_outputs_that_there_are(day: Day) ->
     "form, fails, title",
     [
         ("ec2", "aws sts", "Tools, account, region"),
+        ("fargate", "roomcast doctor --account", "Account"),
         ("fargate", "docker buildx", "Container image"),
         ("ec2", "deploy --no-fail-on-empty-changeset --stack-name trial ", "Fleet"),
         ("ec2", "deploy --stack-name trial ", "Roll"),
@@ -295,7 +297,7 @@ def test_a_roll_that_refuses_requests_is_seen(account: Account) -> None:
     flaky.chmod(0o755)
     done = account.rehearse("ec2", "--yes")
     assert done.returncode == 1
-    assert re.match(r"rehearsal: step 11, Roll: (\d+) of \1 publications failed", done.stderr)
+    assert re.match(r"rehearsal: step 12, Roll: (\d+) of \1 publications failed", done.stderr)
 
 
 def test_wrong_usage_is_told(account: Account) -> None:
