@@ -511,7 +511,7 @@ data_stack() {
 fleet_stack() {
   step 'Fleet' "the stack $PREFIX is complete, $NODES nodes are in service, and the load balancer answers"
   local given=("${PARAMETERS[@]}" "Compute=$COMPUTE" "DataStack=$DATA" "ArtifactBucket=$BUCKET" "SecretArn=$SECRET_ARN"
-    "CertificateArn=$CERTIFICATE_ARN" AlarmTopicArn=nobody DeletionProtection=false Scheme=internet-facing
+    "CertificateArn=$CERTIFICATE_ARN" AlarmTopicArn=nobody DeletionProtection=false AccessLogs=false Scheme=internet-facing
     "ClientCidr=$FROM" "ApiCidr=$FROM")
   local service
   for service in S3:s3 DynamoDb:dynamodb; do

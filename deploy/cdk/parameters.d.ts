@@ -207,10 +207,22 @@ export interface FleetParameters {
   readonly redirectHttp?: boolean;
 
   /**
-   * Bucket for the load balancer's access logs, with a policy that lets it write them. Empty: none are written.
+   * Whether the load balancer logs each request, with its address and its whole path.
+   * @default true
+   */
+  readonly accessLogs?: boolean;
+
+  /**
+   * Bucket for these logs, with a policy that lets the load balancer write them. Empty: the stack makes one.
    * @default ""
    */
   readonly accessLogBucket?: string;
+
+  /**
+   * Requests of one address in five minutes, beyond which WAF answers with 429. A WebSocket is one; back ends do not count. 10 at least; 0: no WAF.
+   * @default 10000
+   */
+  readonly requestsPerAddress?: number;
 
   /**
    * Of the architecture that ReleaseKey and ImageId are for. A core a process and 2 GiB serve some 5,000 clients.
@@ -353,5 +365,6 @@ export type FleetOutput =
   | "ServiceName"
   | "InstanceSecurityGroupId"
   | "InstanceLogGroupName"
+  | "AccessLogBucketName"
   | "FailureBucketName"
   | "DashboardUrl";

@@ -350,6 +350,7 @@ TAGGED: Final = frozenset(
         "AWS::ECS::Cluster", "AWS::ECS::Service", "AWS::ECS::TaskDefinition",
         "AWS::Events::Rule", "AWS::IAM::Role", "AWS::Lambda::EventSourceMapping",
         "AWS::Lambda::Function", "AWS::Logs::LogGroup", "AWS::S3::Bucket", "AWS::SNS::Topic",
+        "AWS::WAFv2::WebACL",
     }
 )  # fmt: skip
 UNTAGGED: Final = frozenset(
@@ -361,7 +362,7 @@ UNTAGGED: Final = frozenset(
         "AWS::EC2::VPCGatewayAttachment", "AWS::IAM::InstanceProfile",
         "AWS::IAM::Policy", "AWS::Lambda::Alias", "AWS::Lambda::EventInvokeConfig",
         "AWS::Lambda::Permission", "AWS::Lambda::Version", "AWS::Route53::RecordSet",
-        "AWS::S3::BucketPolicy",
+        "AWS::S3::BucketPolicy", "AWS::WAFv2::WebACLAssociation",
     }
 )  # fmt: skip
 
@@ -1321,16 +1322,74 @@ def test_a_function_logs_where_its_role_lets_it(name: str) -> None:
     assert logs.resources == ({"Fn::GetAtt": [group, "Arn"]},)
 
 
-def test_what_was_given_up_on_is_nobody_else_s_and_not_kept_for_ever() -> None:
-    bucket = RESOURCES["FailureBucket"]["Properties"]
+@pytest.mark.parametrize(
+    "name, days", [("FailureBucket", 30), ("AccessLogFiles", {"Ref": "LogRetentionDays"})]
+)
+def test_what_is_in_buckets_is_nobody_else_s_and_not_kept_for_ever(name: str, days: object) -> None:
+    bucket = RESOURCES[name]["Properties"]
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
     assert all(value is True for value in bucket["PublicAccessBlockConfiguration"].values())
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
     (rule,) = bucket["LifecycleConfiguration"]["Rules"]
-    assert (rule["Status"], rule["ExpirationInDays"]) == ("Enabled", 30)
-    (policy,) = statements("FailureBucketPolicy", RESOURCES["FailureBucketPolicy"])
+    assert (rule["Status"], rule["ExpirationInDays"]) == ("Enabled", days)
+    *others, policy = statements(f"{name}Policy", RESOURCES[f"{name}Policy"])
     assert (policy.effect, policy.condition) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
-    assert references(list(policy.resources)) == {"FailureBucket"}
+    assert references(list(policy.resources)) == {name}
+    assert [each.sid for each in others] == (
+        ["LoadBalancersOfThisAccountWrite"] if name == "AccessLogFiles" else []
+    )
+
+
+@pytest.mark.parametrize(
+    "given, enabled, bucket",
+    [
+        ({}, "true", "AccessLogFiles"),
+        ({"AccessLogBucket": "ours"}, "true", "ours"),
+        ({"AccessLogs": "false"}, "false", None),
+        ({"AccessLogs": "false", "AccessLogBucket": "ours"}, "false", None),
+    ],
+)
+def test_requests_are_logged_by_default(
+    given: dict[str, str], enabled: str, bucket: str | None
+) -> None:
+    evaluation = evaluated(TEMPLATE, "chat", **given)
+    found = attributes(evaluation.properties("LoadBalancer"), "LoadBalancerAttributes")
+    assert found["access_logs.s3.enabled"] == enabled
+    assert found.get("access_logs.s3.bucket") == bucket
+    made = {"AccessLogFiles", "AccessLogFilesPolicy"}
+    assert made & evaluation.resources() == (made if bucket == "AccessLogFiles" else set())
+
+
+def test_an_address_has_a_rate_of_requests_which_back_ends_have_not() -> None:
+    assert not {"Waf", "WafAssociation"} & (
+        evaluated(TEMPLATE, "chat", RequestsPerAddress="0").resources()
+    )
+    evaluation = evaluated(TEMPLATE, "chat", RequestsPerAddress="500")
+    assert evaluation.properties("WafAssociation") == {
+        "ResourceArn": "LoadBalancer",
+        "WebACLArn": "Waf.Arn",
+    }
+    acl = evaluation.properties("Waf")
+    assert acl["DefaultAction"] == {"Allow": {}}
+    (rule,) = acl["Rules"]
+    rate = rule["Statement"]["RateBasedStatement"]
+    assert (rate["Limit"], rate["EvaluationWindowSec"], rate["AggregateKeyType"]) == (
+        "500",
+        300,
+        "IP",
+    )
+    match = rate["ScopeDownStatement"]["NotStatement"]["Statement"]["ByteMatchStatement"]
+    (api,) = {
+        path
+        for each in of_type("AWS::ElasticLoadBalancingV2::ListenerRule").values()
+        for condition in each["Conditions"]
+        for path in condition.get("PathPatternConfig", {}).get("Values", ())
+        if path.startswith("/api")
+    }
+    assert match["SearchString"] == api.removesuffix("*")
+    # Paths have tokens.
+    for visible in (acl, rule):
+        assert visible["VisibilityConfig"]["SampledRequestsEnabled"] is False
 
 
 def test_logs_are_not_kept_for_ever() -> None:

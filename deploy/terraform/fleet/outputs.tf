@@ -35,6 +35,11 @@ output "instance_log_group_name" {
   value       = aws_cloudformation_stack.stack.outputs["InstanceLogGroupName"]
 }
 
+output "access_log_bucket_name" {
+  description = "Bucket of the load balancer's access logs."
+  value       = lookup(aws_cloudformation_stack.stack.outputs, "AccessLogBucketName", null)
+}
+
 output "failure_bucket_name" {
   description = "Stream records that were given up on."
   value       = aws_cloudformation_stack.stack.outputs["FailureBucketName"]

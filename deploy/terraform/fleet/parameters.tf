@@ -29,7 +29,9 @@ locals {
     DomainName              = var.domain_name
     HostedZoneId            = var.hosted_zone_id
     RedirectHttp            = tostring(var.redirect_http)
+    AccessLogs              = tostring(var.access_logs)
     AccessLogBucket         = var.access_log_bucket
+    RequestsPerAddress      = tostring(var.requests_per_address)
     InstanceType            = var.instance_type
     ImageId                 = var.image_id
     ImageRepository         = var.image_repository

@@ -306,11 +306,35 @@ variable "redirect_http" {
   nullable    = false
 }
 
+variable "access_logs" {
+  type        = bool
+  description = "Whether the load balancer logs each request, with its address and its whole path."
+  default     = true
+  nullable    = false
+}
+
 variable "access_log_bucket" {
   type        = string
-  description = "Bucket for the load balancer's access logs, with a policy that lets it write them. Empty: none are written."
+  description = "Bucket for these logs, with a policy that lets the load balancer write them. Empty: the stack makes one."
   default     = ""
   nullable    = false
+}
+
+variable "requests_per_address" {
+  type        = number
+  description = "Requests of one address in five minutes, beyond which WAF answers with 429. A WebSocket is one; back ends do not count. 10 at least; 0: no WAF."
+  default     = 10000
+  nullable    = false
+
+  validation {
+    condition     = var.requests_per_address >= 0
+    error_message = "requests_per_address must be 0 or more."
+  }
+
+  validation {
+    condition     = var.requests_per_address <= 2000000000
+    error_message = "requests_per_address must be 2000000000 or less."
+  }
 }
 
 variable "instance_type" {

@@ -178,6 +178,10 @@ def _network(load: Load, setup: Setup, calls: Calls) -> Iterator[_Row]:
             False,
             "730 h × max(connects/s ÷ 25, K ÷ 3,000, GB/h out)",
         )
+        connects = load.connects_s * _SECONDS_A_MONTH / _MILLION
+        yield "WAF", "web ACL", 1.0, "web_acl_month", True, "one"
+        yield "WAF", "rule", 1.0, "web_acl_rule_month", True, "one"
+        yield "WAF", "requests", connects, "web_acl_million", False, "connects/s a month"
     public = load.nodes if setup.compute == "fargate" else load.instances
     addresses = setup.zones * (setup.load_balancer and setup.internet) + (
         public * (setup.network == "public") + setup.zones * (setup.network == "nat")

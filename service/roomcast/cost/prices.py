@@ -39,6 +39,7 @@ _VPC: Final = "https://aws.amazon.com/vpc/pricing/"
 _ELB: Final = "https://aws.amazon.com/elasticloadbalancing/pricing/"
 _DYNAMODB: Final = "https://aws.amazon.com/dynamodb/pricing/on-demand/"
 _LAMBDA: Final = "https://aws.amazon.com/lambda/pricing/"
+_WAF: Final = "https://aws.amazon.com/waf/pricing/"
 _CLOUDWATCH: Final = "https://aws.amazon.com/cloudwatch/pricing/"
 
 PRICES: Final[Mapping[str, Price]] = {
@@ -54,6 +55,9 @@ PRICES: Final[Mapping[str, Price]] = {
     ),
     "load_balancer_hour": Price(0.0225, "hour", _ELB, "2026-05"),
     "load_balancer_unit_hour": Price(0.008, "LCU-hour", _ELB, "2026-05"),
+    "web_acl_month": Price(5.00, "web ACL, a month", _WAF, "2026-11"),
+    "web_acl_rule_month": Price(1.00, "rule of a web ACL, a month", _WAF, "2026-11"),
+    "web_acl_million": Price(0.60, "million requests that WAF looks at", _WAF, "2026-11"),
     "address_hour": Price(0.005, "hour of a public IPv4 address", _VPC, "2026-03"),
     "endpoint_hour": Price(
         0.01, "hour of an interface endpoint in a zone", "https://aws.amazon.com/privatelink/pricing/",
