@@ -85,7 +85,7 @@ def test_every_library_is_declared(distribution: metadata.Distribution) -> None:
 
 def test_command_is_the_command_line(distribution: metadata.Distribution) -> None:
     (command,) = (entry for entry in distribution.entry_points if entry.group == "console_scripts")
-    assert (command.name, command.value) == ("roomcast", "roomcast.cli.main:main")
+    assert (command.name, command.value) == ("roomcast", "roomcast.__main__:run")
 
 
 def test_command_answers(distribution: metadata.Distribution) -> None:
