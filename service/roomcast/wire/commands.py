@@ -416,8 +416,12 @@ def _without_halves(text: bytes) -> bytes:
     """JSON with U+FFFD for each half of a character; what is no JSON stays none."""
     if _STAND_IN in text:
         return text
-    escapes = text.replace(_BACKSLASH, _STAND_IN)
-    return _HALF.sub(_REPLACEMENT, escapes).replace(_STAND_IN, _BACKSLASH)
+    return _HALF.sub(_REPLACEMENT, _escapes(text)).replace(_STAND_IN, _BACKSLASH)
+
+
+def _escapes(text: bytes) -> bytes:
+    """JSON in which each backslash begins an escape of a character."""
+    return text.replace(_BACKSLASH, _STAND_IN)
 
 
 def _connect(params: dict[str, Any]) -> Request:
@@ -552,7 +556,7 @@ def text_to_keep(raw: bytes, data: Json) -> str | None:
     except orjson.JSONEncodeError:
         # It will be refused.
         return None
-    if encoded == raw or (b"\\u" in raw and _HALF.search(raw)):
+    if encoded == raw or (b"\\u" in raw and _HALF.search(_escapes(raw))):
         return None
     text = raw.decode()
     return text if len(encoded) + len(orjson.dumps(text)) <= DATA_AND_TEXT_BYTES_MAX else None
