@@ -23,7 +23,12 @@ from roomcast.gateway import http as http_module
 from roomcast.gateway import reader as reader_module
 from roomcast.gateway import writer as writer_module
 from roomcast.gateway.api import server as api_module
-from roomcast.gateway.door import HEAD_BYTES_MAX, SLASHES_MAX
+from roomcast.gateway.door import (
+    AUTHORITY_CHARS_MAX,
+    HEAD_BYTES_MAX,
+    LENGTH_DIGITS_MAX,
+    SLASHES_MAX,
+)
 from roomcast.gateway.reader import CONTROL_RATE
 from roomcast.gateway.writer import CLOSE_WAIT_S
 from roomcast.observe.counters import Limit
@@ -513,6 +518,36 @@ async def test_no_route_is_looked_for_where_a_path_has_thousands_of_parts(attack
     for path in (b"/" * SLASHES_MAX, b"/a?" + b"/" * 8000):
         answer = await attacked.raw(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 404"), path[:20]
+
+
+@pytest.mark.parametrize("asked", ["GET http://{}/health/live", "CONNECT {}"])
+async def test_no_host_that_is_longer_than_any_is_decoded(attacked: Target, asked: str) -> None:
+    """8 KiB that say that they come from another alphabet took 35 ms."""
+
+    async def answer(size: int) -> bytes:
+        host = "a." * (size // 2 - 1) + ":8"
+        assert len(host) == size
+        return await attacked.raw(f"{asked.format(host)} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+
+    assert (await answer(AUTHORITY_CHARS_MAX)).startswith(b"HTTP/1.1 ")
+    assert await answer(AUTHORITY_CHARS_MAX + 2) == b""
+    await until(lambda: len(attacked.door) == 0)
+
+
+@pytest.mark.parametrize("path", ["/connection/http_stream", "/emulation", "/api/publish"])
+async def test_a_length_of_thousands_of_zeros_is_no_fault_of_ours(
+    attacked: Target, path: str
+) -> None:
+    """Python refuses to read it, though the parser of HTTP did."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\nContent-Type: application/json\r\n"
+    )
+    most = LENGTH_DIGITS_MAX - 1
+    for zeros, is_answered in ((most, True), (most + 1, False), (5000, False)):
+        length = "0" * zeros + "2"
+        answer = await attacked.raw(f"{head}Content-Length: {length}\r\n\r\n{{}}".encode())
+        assert answer.startswith(b"HTTP/1.1 ") == is_answered
+        assert not answer.startswith(b"HTTP/1.1 500")
 
 
 @pytest.mark.parametrize("path", ["/connection/http_stream", "/emulation", "/api/publish"])

@@ -7,11 +7,13 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import SplitResult
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roomcast.gateway import admission
 from roomcast.gateway.admission import origin_allowed
 from tests.security.target import HOST, PATH, Target, target, watched
 from tests.websocket import WebSocket
@@ -160,6 +162,30 @@ async def test_who_says_in_which_name_it_comes_changes_no_origin(attacked: Targe
     for header in (b"X-Forwarded-Host", b"Forwarded", b"X-Original-Host", b"X-Host"):
         sent = request(b"Origin: https://evil.com", header + b": evil.com")
         assert status(await attacked.raw(sent)) == 403
+
+
+MARKS: Final = "\u0301" * 2000 + "\u0316" * 2000
+
+
+@pytest.mark.parametrize(
+    "origin, host",
+    [(f"https://a{MARKS}", HOST), ("https://evil.com", f"a{MARKS}"), (f"https://{MARKS}", MARKS)],
+)
+def test_no_letters_of_an_origin_or_a_host_are_normalized(
+    monkeypatch: pytest.MonkeyPatch, origin: str, host: str
+) -> None:
+    """That takes time that grows with the square of their number: 125 ms for 16 KiB, for anybody,
+    and before a rate of handshakes is looked at.
+    """
+    split: list[str] = []
+
+    def urlsplit(url: str) -> SplitResult:
+        split.append(url)
+        return SplitResult("https", HOST, "", "", "")
+
+    monkeypatch.setattr(admission, "urlsplit", urlsplit)
+    assert not origin_allowed(origin, host, (PAGES,))
+    assert split == []
 
 
 @given(st.text(max_size=60) | st.text("/?#@:.,\\ \t[]%aA", max_size=6))

@@ -25,8 +25,10 @@ from roomcast.rates import Rate, Seldom
 __all__ = [
     "ANSWERS_A_TURN",
     "ANSWER_S",
+    "AUTHORITY_CHARS_MAX",
     "HEADERS_MAX",
     "HEAD_BYTES_MAX",
+    "LENGTH_DIGITS_MAX",
     "REQUEST_S",
     "SERVER",
     "SLASHES_MAX",
@@ -52,9 +54,15 @@ HEADERS_MAX: Final = 64
 # Bytes of a request before its body. Load balancers pass on no more, and each byte takes two in
 # memory as long as there are more to come.
 HEAD_BYTES_MAX: Final = 64 * 1024
+# Digits of a Content-Length: as many as 64 bits have. Python reads none of more than 4,300, even if
+# they are zeros, which would be a fault of ours.
+LENGTH_DIGITS_MAX: Final = 20
 # Slashes in a request's path. Our paths have three, and two more with a scheme in front. For each
 # slash aiohttp looks up a route with a copy of the path before it: 8,000 in one request took 20 ms.
 SLASHES_MAX: Final = 16
+# Characters of the host and port in a request's target, if it has a host. A name has 253. aiohttp
+# decodes it, also if it came from another alphabet: 8 KiB took 35 ms.
+AUTHORITY_CHARS_MAX: Final = 320
 # Requests that are answered in one turn of the event loop: some milliseconds.
 ANSWERS_A_TURN: Final = 16
 # The Server header: it names neither a version nor a platform.
@@ -94,8 +102,12 @@ def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequ
     """The request that `made` builds from `message`.
 
     Raises ValueError for a path with so many slashes that the look-up of its route would be
-    expensive, and for an Expect that is no ASCII.
+    expensive, for a host or a length that is longer than any, and for an Expect that is no ASCII.
     """
+    if len(message.url.raw_authority) > AUTHORITY_CHARS_MAX:
+        raise ValueError("a host that no name is")
+    if len(message.headers.get("Content-Length", "")) > LENGTH_DIGITS_MAX:
+        raise ValueError("a length that no body has")
     if message.path.partition("?")[0].count("/") > SLASHES_MAX:
         raise ValueError("more slashes than any path here has")
     if not message.headers.get("Expect", "").isascii():

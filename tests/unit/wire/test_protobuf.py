@@ -345,6 +345,9 @@ def test_bytes_come_out_as_they_went_in(raw: bytes, older: bool) -> None:
 def test_bytes_are_kept_beside_the_data_only_where_they_differ_and_fit() -> None:
     assert text_to_keep(b'{"a":1}', {"a": 1}) is None
     assert text_to_keep(b'{"a": 1}', {"a": 1}) == '{"a": 1}'
+    # This is no half of a character, but text that looks like one.
+    assert text_to_keep(b' "\\\\ud83d"', "\\ud83d") == ' "\\\\ud83d"'
+    assert text_to_keep(b' "\\\\\\ud83d"', "\\\ufffd") is None
     data = "x" * (DATA_AND_TEXT_BYTES_MAX // 2 - 5)
     # Both with quotation marks, of which the text's own are escaped.
     raw = f' "{data}"'.encode()
