@@ -117,7 +117,9 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
     told = sum((outcome.told for outcome in outcomes), Counter[Reason]())
     assert told.total() > SEEDS
     if THOROUGH:
-        assert set(told) == set(Reason)
+        # Twenty reads of one hole that fail in a row are rarer than a thousand schedules:
+        # tests/unit/delivery/test_open_channel.py has them.
+        assert set(Reason) - {Reason.SILENCE} <= set(told)
 
 
 def hold_all(pool: ProcessPoolExecutor, **kind: bool) -> None:
