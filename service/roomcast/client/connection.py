@@ -430,4 +430,4 @@ class Connection:
         self.session.close(Disconnect.CONNECTION_CLOSED)
         self._lifetime.stop()
         self._work.cancel()
-        self._subscriptions.leave_all()
+        self._services.departures.leave(self._subscriptions)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 
 import structlog
 
@@ -130,9 +131,9 @@ class Subscriptions:
         self._services.dispatcher.leave(channel, subscription)
         self._left(channel, subscription)
 
-    def leave_all(self) -> None:
-        """The connection has ended."""
-        for channel in list(self._current):
+    def leave_some(self, most: int) -> None:
+        """The connection has ended: leave the channels that it was in first, `most` of them."""
+        for channel in list(islice(self._current, most)):
             self.leave(channel)
 
     def leave_by_client(self, channel: str) -> None:
