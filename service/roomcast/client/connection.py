@@ -109,7 +109,9 @@ class Connection:
 
         self._peer = peer = Peer(self.session, socket, self._counters, self)
         self._work = work = Work(peer)
-        self._lifetime = lifetime = Lifetime(services.limits, services.clock, peer, self)
+        self._lifetime = lifetime = Lifetime(
+            services.limits, services.clock, peer, self, services.departures
+        )
         self._subscriptions = subscriptions = Subscriptions(services, peer, lifetime)
         self._subscribing = Subscribing(services, peer, lifetime, work, subscriptions)
         self._tokens = Tokens(services, peer, lifetime, subscriptions)

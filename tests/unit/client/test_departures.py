@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from roomcast.client.departures import LEAVES_A_TURN, Departures
+from roomcast.client.departures import EXPIRY_LEAVES, LEAVES_A_TURN, Departures
+from roomcast.client.lifetime import Deadlines
 from tests.unit.worlds import Client, Fleet, LocalNode
 
 
@@ -63,12 +64,11 @@ async def test_one_with_more_channels_than_a_turn_has_room_for_leaves_in_several
             self.size = size
             self.steps: list[int] = []
 
-        def __len__(self) -> int:
-            return self.size
-
-        def leave_some(self, most: int) -> None:
-            self.steps.append(min(most, self.size))
-            self.size -= self.steps[-1]
+        def leave_some(self, most: int) -> int:
+            left = min(most, self.size)
+            self.size -= left
+            self.steps += [left] if left else []
+            return left
 
     departures, large, small = Departures(), Crowd(2 * LEAVES_A_TURN + 1), Crowd(1)
     departures.leave(large)
@@ -78,3 +78,59 @@ async def test_one_with_more_channels_than_a_turn_has_room_for_leaves_in_several
     assert large.steps == [LEAVES_A_TURN, LEAVES_A_TURN, 1]
     assert small.steps == [1]
     assert len(departures) == 0
+
+
+class Owner:
+    """Notes what expires."""
+
+    def __init__(self, departures: Departures) -> None:
+        self.ends = Deadlines(self, departures)
+        self.expiries: list[str | None] = []
+
+    def expired(self, name: str | None) -> None:
+        self.expiries.append(name)
+
+    def fire(self) -> None:
+        """As the event loop does when it is time: here, for several in one turn."""
+        assert self.ends._timer is not None
+        self.ends._timer.cancel()
+        self.ends._fire()
+
+
+async def test_of_tokens_that_expire_at_once_few_are_told_in_a_turn() -> None:
+    """Two hundred connections, each with 128 channels of such tokens, took a second."""
+    departures, few = Departures(), LEAVES_A_TURN // EXPIRY_LEAVES
+    owners = [Owner(departures) for _ in range(3)]
+    for owner in owners:
+        for number in range(few):
+            owner.ends.set(f"c{number}", 0.0)
+    # All timers fire in one turn.
+    for owner in owners:
+        owner.fire()
+    told = []
+    for _ in range(4):
+        told.append([len(owner.expiries) for owner in owners])
+        await asyncio.sleep(0)
+    assert told == [[few, 0, 0], [few, few, 0], [few, few, few], [few, few, few]]
+
+
+async def test_a_token_that_is_renewed_or_gone_before_its_turn_has_not_expired() -> None:
+    departures, few = Departures(), LEAVES_A_TURN // EXPIRY_LEAVES
+    first, second, third = (Owner(departures) for _ in range(3))
+    for number in range(few):
+        first.ends.set(f"c{number}", 0.0)
+    for name in ("renewed", "ended", "late"):
+        second.ends.set(name, 0.0)
+    third.ends.set("closed", 0.0)
+    for owner in (first, second, third):
+        owner.fire()
+    second.ends.set("renewed", 60.0)
+    second.ends.set("ended", None)
+    third.ends.stop()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert second.expiries == ["late"]
+    assert third.expiries == []
+    assert len(second.ends) == 1
+    second.ends.stop()
+    first.ends.stop()
