@@ -109,7 +109,9 @@ class Connection:
 
         self._peer = peer = Peer(self.session, socket, self._counters, self)
         self._work = work = Work(peer)
-        self._lifetime = lifetime = Lifetime(services.limits, services.clock, peer, self)
+        self._lifetime = lifetime = Lifetime(
+            services.limits, services.clock, peer, self, services.departures
+        )
         self._subscriptions = subscriptions = Subscriptions(services, peer, lifetime)
         self._subscribing = Subscribing(services, peer, lifetime, work, subscriptions)
         self._tokens = Tokens(services, peer, lifetime, subscriptions)
@@ -430,4 +432,4 @@ class Connection:
         self.session.close(Disconnect.CONNECTION_CLOSED)
         self._lifetime.stop()
         self._work.cancel()
-        self._subscriptions.leave_all()
+        self._services.departures.leave(self._subscriptions)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import OrderedDict
 from typing import Final, Protocol
 
+from roomcast.client.departures import EXPIRY_LEAVES, Departures
 from roomcast.client.peer import NOBODY, Peer
 from roomcast.client.services import Limits
 from roomcast.ports import Clock
@@ -57,23 +59,28 @@ class Mortal(Expires, Protocol):
 class Deadlines:
     """Deadlines by name, and one timer for all of them. `owner` is told once of each that passes.
 
-    A name is a channel's, or None for the connection.
+    A name is a channel's, or None for the connection. `departures`: those of the node, by which
+    few are told in one turn of the event loop.
     """
 
-    __slots__ = ("_ends", "_fires_at", "_owner", "_timer")
+    __slots__ = ("_departures", "_ends", "_fires_at", "_owner", "_passed", "_timer")
 
-    def __init__(self, owner: Expires) -> None:
+    def __init__(self, owner: Expires, departures: Departures) -> None:
         self._owner = owner
+        self._departures = departures
         # In the time of the event loop.
         self._ends: dict[str | None, float] = {}
+        # Those that passed and of which the owner has yet to be told, the earliest first.
+        self._passed: OrderedDict[str | None, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = float("inf")
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._ends) + len(self._passed)
 
     def set(self, name: str | None, in_s: float | None) -> None:
         """Have `name` end `in_s` seconds from now. None: it has no deadline any more."""
+        self._passed.pop(name, None)
         if in_s is None:
             # The timer stays, and may fire once in vain.
             self._ends.pop(name, None)
@@ -84,6 +91,7 @@ class Deadlines:
     def stop(self) -> None:
         """Forget all of them, and stop the timer, for good."""
         self._ends.clear()
+        self._passed.clear()
         self._disarm()
         self._owner = NOBODY
 
@@ -106,11 +114,21 @@ class Deadlines:
         for name in sorted(
             (name for name, ends in self._ends.items() if ends <= now), key=self._ends.__getitem__
         ):
-            # An earlier one of these may have ended this one as well.
-            if self._ends.pop(name, None) is not None:
-                self._owner.expired(name)
+            del self._ends[name]
+            self._passed[name] = None
+        self._departures.leave(self)
         if self._ends:
             self._arm()
+
+    def leave_some(self, most: int) -> int:
+        """Tell the owner of some that passed. See Departures."""
+        told = 0
+        # An earlier one of these may end a later one as well.
+        while self._passed and told * EXPIRY_LEAVES < most:
+            name, _ = self._passed.popitem(last=False)
+            self._owner.expired(name)
+            told += 1
+        return told * EXPIRY_LEAVES
 
 
 class Lifetime:
@@ -134,12 +152,14 @@ class Lifetime:
         "_stale_timer",
     )
 
-    def __init__(self, limits: Limits, clock: Clock, peer: Peer, owner: Mortal) -> None:
+    def __init__(
+        self, limits: Limits, clock: Clock, peer: Peer, owner: Mortal, departures: Departures
+    ) -> None:
         self._limits = limits
         self._clock = clock
         self._peer = peer
         self._owner = owner
-        self._deadlines = Deadlines(owner)
+        self._deadlines = Deadlines(owner, departures)
         # Whether the last ping was sent behind data that the client had not read.
         self._is_behind = False
         self._ping_timer: asyncio.TimerHandle | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from roomcast.auth.ports import Verifier
+from roomcast.client.departures import Departures
 from roomcast.client.session import Policy
 from roomcast.concurrency import FairPlaces, Portions, Turns
 from roomcast.delivery.dispatcher import Dispatcher
@@ -119,6 +120,7 @@ class Services:
     `turns`: those of connections that have more commands than one turn takes. `tokens`: the
     portions in which tokens are verified. `histories`: places of those that are read, which clients
     and the server API share, and `replies`: the portions in which their replies are made.
+    `departures`: the portions in which connections that ended leave their channels.
     """
 
     version: str
@@ -146,4 +148,5 @@ class Services:
         default_factory=lambda: FairPlaces(HISTORIES_AT_ONCE, HISTORIES_A_TURN)
     )
     replies: Portions = field(default_factory=lambda: Portions(REPLIES_A_TURN))
+    departures: Departures = field(default_factory=Departures)
     counters: ClientCounters = field(default_factory=ClientCounters)

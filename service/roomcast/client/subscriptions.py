@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 
 import structlog
 
@@ -130,10 +131,15 @@ class Subscriptions:
         self._services.dispatcher.leave(channel, subscription)
         self._left(channel, subscription)
 
-    def leave_all(self) -> None:
-        """The connection has ended."""
-        for channel in list(self._current):
+    def leave_some(self, most: int) -> int:
+        """The connection has ended: leave the channels that it was in first, `most` of them.
+
+        Returns how many it left.
+        """
+        leaving = list(islice(self._current, most))
+        for channel in leaving:
             self.leave(channel)
+        return len(leaving)
 
     def leave_by_client(self, channel: str) -> None:
         """Leave, as the client wishes. A server-side subscription stays."""

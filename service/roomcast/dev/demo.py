@@ -274,9 +274,13 @@ def _refuse_strangers(request: web.Request) -> None:
 
 
 def _parts(url: str) -> SplitResult:
-    """The parts of `url`, all empty if it is malformed."""
+    """The parts of `url`, all empty if it is malformed, or not ASCII as browsers write any name.
+
+    Letters of other alphabets would be normalized, in time that grows with the square of their
+    number.
+    """
     try:
-        return urlsplit(url)
+        return urlsplit(url if url.isascii() else "")
     except ValueError:
         return urlsplit("")
 

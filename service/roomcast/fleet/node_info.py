@@ -40,8 +40,9 @@ SURVEYS_MAX: Final = 8
 # Surveys that a node answers at once. It ignores further ones, and the results of these are marked
 # as partial.
 ANSWERS_AT_ONCE: Final = 64
-# Names that are matched before other tasks have their turn.
-_NAMES_A_TURN: Final = 500
+# Names that are matched before other tasks have their turn: up to 3 ms, as a long pattern may have
+# to be tried at each character of a long name.
+_NAMES_A_TURN: Final = 100
 
 _log = structlog.get_logger(__name__)
 

@@ -188,13 +188,13 @@ class Appender:
         if pending.size > _PUBLICATION_BYTES_MAX:
             self.counters.publications["too_large"] += 1
             raise TooLarge("a publication that exceeds a log item")
-        lane = self._lanes.get(channel)
-        if lane is None:
-            lane = self._lanes[channel] = Lane(Contention(self._round_trip))
-        self._lanes.move_to_end(channel)
+        lane = self._lanes.get(channel) or Lane(Contention(self._round_trip))
         if not (lane.has_room(pending.size) and self._has_room(pending.size, caller)):
+            # A channel of which nothing waits has no lane, or refusals would fill the memory.
             self.counters.publications["full"] += 1
             raise Full("too many publications wait to be appended")
+        self._lanes[channel] = lane
+        self._lanes.move_to_end(channel)
         position: asyncio.Future[StreamPosition] = asyncio.get_running_loop().create_future()
         commit_by_ms = (
             self._clock.now_ms() if received_ms is None else received_ms

@@ -184,6 +184,7 @@ class Assembly:
         await self.appender.drain()
         await self.node.emulation.finish()
         await self.node.orders.sent()
+        self.node.services.departures.finish()
         await self.background.finish()
         await self.broadcaster.flushed()
         await self.node.services.presence.finish()

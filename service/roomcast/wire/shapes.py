@@ -37,6 +37,9 @@ __all__ = [
 # envelope's own included.
 DEPTH_MAX: Final = 512
 
+# Looked for as a tuple: a union takes twice as long.
+_CONTAINERS: Final = (list, dict)
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Wrong = Callable[[str], Exception]
@@ -147,14 +150,15 @@ def member_or_null(
 
 def is_deeper(value: object, depth: int) -> bool:
     """Whether arrays and objects stand within each other more than `depth` times in `value`."""
-    level: list[Any] = [value]
-    for _ in range(depth + 1):
+    # Only what has something in it: a request may hold thousands of empty arrays.
+    level: list[Any] = [value] if value and isinstance(value, _CONTAINERS) else []
+    for _ in range(depth):
+        if not level:
+            return False
         level = [
             child
             for parent in level
-            if isinstance(parent, list | dict)
             for child in (parent.values() if isinstance(parent, dict) else parent)
+            if child and isinstance(child, _CONTAINERS)
         ]
-        if not level:
-            return False
-    return True
+    return bool(level)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from roomcast.client import lifetime as lifetime_module
+from roomcast.client.departures import Departures
 from roomcast.client.lifetime import Deadlines
 from tests.unit.worlds import standing_still, until
 
@@ -26,7 +27,7 @@ def timers(loop: asyncio.AbstractEventLoop) -> int:
 
 async def test_the_earliest_comes_first_and_there_is_one_timer() -> None:
     due: list[str | None] = []
-    ends = Deadlines(Owner(due.append))
+    ends = Deadlines(Owner(due.append), Departures())
     loop = asyncio.get_running_loop()
     before = timers(loop)
     with standing_still():
@@ -41,7 +42,7 @@ async def test_the_earliest_comes_first_and_there_is_one_timer() -> None:
 
 async def test_a_later_end_replaces_an_earlier_one() -> None:
     due: list[str | None] = []
-    ends = Deadlines(Owner(due.append))
+    ends = Deadlines(Owner(due.append), Departures())
     with standing_still():
         ends.set(None, 0.0)
         ends.set(None, 3600.0)
@@ -56,7 +57,7 @@ async def test_a_later_end_replaces_an_earlier_one() -> None:
 
 async def test_what_ends_no_more_is_forgotten() -> None:
     due: list[str | None] = []
-    ends = Deadlines(Owner(due.append))
+    ends = Deadlines(Owner(due.append), Departures())
     with standing_still():
         ends.set("a", 0.001)
         ends.set("b", 0.002)
@@ -73,7 +74,7 @@ async def test_the_end_of_one_may_end_all() -> None:
         due.append(name)
         ends.stop()
 
-    ends = Deadlines(Owner(end))
+    ends = Deadlines(Owner(end), Departures())
     before = timers(asyncio.get_running_loop())
     for name in ("a", "b", None):
         ends.set(name, 0.0)
@@ -91,7 +92,7 @@ async def test_the_end_of_one_may_set_another() -> None:
         if len(due) < 3:
             ends.set(name, 0.0)
 
-    ends = Deadlines(Owner(end))
+    ends = Deadlines(Owner(end), Departures())
     ends.set("a", 0.0)
     await until(lambda: len(due) == 3)
     assert len(ends) == 0
@@ -100,7 +101,7 @@ async def test_the_end_of_one_may_set_another() -> None:
 async def test_no_timer_is_longer_than_loops_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifetime_module, "TIMER_S_MAX", 0.001)
     due: list[str | None] = []
-    ends = Deadlines(Owner(due.append))
+    ends = Deadlines(Owner(due.append), Departures())
     with standing_still():
         ends.set(None, 3600.0)
         assert ends._fires_at <= asyncio.get_running_loop().time() + 0.001
@@ -113,7 +114,7 @@ async def test_no_timer_is_longer_than_loops_take(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_later_end_leaves_the_timer_alone() -> None:
-    ends = Deadlines(Owner(lambda _: None))
+    ends = Deadlines(Owner(lambda _: None), Departures())
     ends.set("a", 3600.0)
     timer = ends._timer
     ends.set("b", 7200.0)

@@ -807,6 +807,22 @@ async def test_bytes_wait_within_bounds(
     await asyncio.gather(*(writer.submit(large) for _ in positions))
 
 
+async def test_who_finds_no_room_leaves_nothing_behind(
+    fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ever-new channels, each refusal left a kilobyte until an append ended."""
+    held = fleet.traffic.hold("put_item", "sent")
+    position = writer.submit("x" * FIRST_BYTES)
+    monkeypatch.setattr(appender_module, "MUCH_BYTES_MAX", FIRST_BYTES)
+    monkeypatch.setattr(appender_module, "NODE_BYTES_MAX", FIRST_BYTES)
+    for number in range(20):
+        with pytest.raises(Full):
+            writer.submit("x" * FIRST_BYTES, f"channel {number}")
+    assert len(writer.appender._lanes) == 1
+    held.release()
+    await position
+
+
 async def test_few_callers_leave_room_for_the_others(
     fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
