@@ -612,7 +612,8 @@ roll() {
       until_seen "$ROLL_S" 'the update is over' has_ended "$deploying"
       if ! wait "$deploying"; then
         # The CLI looks for an hour, and CloudFormation goes on.
-        [[ $(standing) == UPDATE_*IN_PROGRESS ]] || { told "$(cat "$WORK/rolled")"; fail 'the update did not succeed'; }
+        [[ $(standing) == UPDATE_*IN_PROGRESS ]] ||
+          { told "$(cat "$WORK/rolled")"; fail 'the update did not succeed'; }
         until_seen "$ROLL_S" 'CloudFormation has ended the update' has_settled
         [[ $(standing) == UPDATE_COMPLETE ]] || fail "the update ended as $(standing)"
       fi
