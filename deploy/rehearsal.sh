@@ -610,7 +610,13 @@ roll() {
       "${deploy[@]}" >"$WORK/rolled" 2>&1 &
       deploying=$!
       until_seen "$ROLL_S" 'the update is over' has_ended "$deploying"
-      wait "$deploying" || { told "$(cat "$WORK/rolled")"; fail 'the update did not succeed'; }
+      if ! wait "$deploying"; then
+        # The CLI looks for an hour, and CloudFormation goes on.
+        [[ $(standing) == UPDATE_*IN_PROGRESS ]] ||
+          { told "$(cat "$WORK/rolled")"; fail 'the update did not succeed'; }
+        until_seen "$ROLL_S" 'CloudFormation has ended the update' has_settled
+        [[ $(standing) == UPDATE_COMPLETE ]] || fail "the update ended as $(standing)"
+      fi
     else
       until_seen "$ROLL_S" 'the update is over' false
     fi
@@ -624,6 +630,14 @@ roll() {
   seen "$REFUSED of $ASKED publications meanwhile failed"
   ((REFUSED * REQUESTS_A_FAILURE <= ASKED)) || fail "$REFUSED of $ASKED publications failed"
   ok
+}
+
+standing() { # of the fleet's stack
+  aws cloudformation describe-stacks --stack-name "$PREFIX" --query 'Stacks[0].StackStatus' --output text
+}
+
+has_settled() {
+  [[ $(standing) != *IN_PROGRESS ]]
 }
 
 has_ended() {

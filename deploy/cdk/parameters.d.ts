@@ -267,7 +267,7 @@ export interface FleetParameters {
   readonly taskCpu?: 512 | 1024 | 2048 | 4096 | 8192 | 16384;
 
   /**
-   * MiB, from twice to eight times TaskCpu. A core a process and 2 GiB serve some 5,000 clients.
+   * MiB, as Fargate offers them for TaskCpu: from twice to seven times as much, in its steps. A core a process and 2 GiB serve some 5,000 clients.
    * @default 2048
    */
   readonly taskMemory?: number;

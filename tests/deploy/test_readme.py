@@ -95,7 +95,7 @@ def test_the_first_command_gives_everything_that_has_no_default() -> None:
 def test_data_are_deployed_before_what_works_on_them_and_under_the_name_that_it_is_given() -> None:
     assert DEPLOYS[:2] == [OF_DATA[0], OF_FLEET[0]]
     stacks = {re.findall(r"--stack-name (\S+)", command)[0] for command in OF_DATA}
-    assert stacks == {overridden(OF_FLEET[0])["DataStack"]}
+    assert stacks == {overridden(each)["DataStack"] for each in OF_FLEET if "SecretArn=" in each}
     assert {re.findall(r"--stack-name (\S+)", command)[0] for command in OF_FLEET} == {'"$STACK"'}
 
 
@@ -280,6 +280,15 @@ def test_costs_count_what_the_template_has(compute: str, nodes: str) -> None:
     for interface in interfaces:
         service = interface["Properties"]["ServiceName"]["Fn::Sub"].partition("Region}.")[2]
         assert f"`{service}`" in TEXT
+
+
+def test_a_move_to_tasks_is_not_braked_by_an_alarm_that_it_sets_off() -> None:
+    # What the alarm looks at has nobody who is healthy while the first task starts.
+    target = TEMPLATE["Resources"]["NoHealthyNodeAlarm"]["Properties"]["Dimensions"][1]["Value"]
+    assert "TaskTargetGroup" in references(target)
+    move, after = [overridden(each) for each in COMMANDS if "TasksNow=" in each]
+    assert (move["Compute"], move["RolloutBrake"]) == ("fargate", "false")
+    assert after == {"TasksNow": "0", "RolloutBrake": "true"}
 
 
 def test_links_lead_somewhere() -> None:

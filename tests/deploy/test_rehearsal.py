@@ -300,6 +300,34 @@ def test_a_roll_that_refuses_requests_is_seen(account: Account) -> None:
     assert re.match(r"rehearsal: step 12, Roll: (\d+) of \1 publications failed", done.stderr)
 
 
+@pytest.mark.parametrize("ends", ["UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"])
+def test_an_update_that_takes_longer_than_the_cli_looks_is_waited_for(
+    account: Account, ends: str
+) -> None:
+    (account.directory / "real").mkdir()
+    aws = account.directory / "bin" / "aws"
+    aws.rename(account.directory / "real" / "aws")
+    (account.directory / "standings").write_text(
+        f"UPDATE_IN_PROGRESS\nUPDATE_IN_PROGRESS\n{ends}\n"
+    )
+    aws.write_text(
+        "#!/bin/bash\n"
+        'if [[ "$* " == *" deploy --stack-name trial "* ]]; then\n'
+        '  touch "$STUB/rolled"; "$STUB/real/aws" "$@"; exit 255\n'
+        "fi\n"
+        '[[ -e $STUB/rolled && $* == *StackStatus* ]] || exec "$STUB/real/aws" "$@"\n'
+        'head -n 1 "$STUB/standings"\n'
+        '[[ $(wc -l <"$STUB/standings") -eq 1 ]] || sed -i 1d "$STUB/standings"\n'
+    )
+    aws.chmod(0o755)
+    done = account.rehearse("ec2", "--yes")
+    if ends == "UPDATE_COMPLETE":
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert done.returncode == 1
+        assert "step 12, Roll: the update ended as UPDATE_ROLLBACK_COMPLETE" in done.stderr
+
+
 def test_wrong_usage_is_told(account: Account) -> None:
     for options in (["--compute", "ec3"], ["--arch"], ["--prefix", "Not-A-Name"], ["--unknown"]):
         done = account.run(str(SCRIPT), *options)

@@ -256,6 +256,8 @@ def test_clients_go_to_what_is_up_while_an_update_changes_it() -> None:
     health = RESOURCES["FleetHealthRule"]
     assert references(health["Properties"]["Actions"]) == {"TargetGroup0", "ApiTargetGroup"}
     assert "DependsOn" not in health
+    # It is there until they have ended: their target groups are never without a load balancer.
+    assert "FleetHealthRule" in RESOURCES["Fleet"]["DependsOn"]
 
 
 def test_a_service_is_as_large_as_scaling_has_it_unless_it_is_told_otherwise() -> None:

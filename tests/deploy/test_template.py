@@ -1340,6 +1340,14 @@ def test_what_is_in_buckets_is_nobody_else_s_and_not_kept_for_ever(name: str, da
     )
 
 
+def test_a_bucket_that_has_a_file_at_once_does_not_hold_up_a_rollback() -> None:
+    """A load balancer writes a file as soon as it is told a bucket for its logs."""
+    bucket = RESOURCES["AccessLogFiles"]
+    assert (bucket["DeletionPolicy"], bucket["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    # What a rollback leaves must not be in the next deployment's way.
+    assert "BucketName" not in bucket["Properties"]
+
+
 @pytest.mark.parametrize(
     "given, enabled, bucket",
     [

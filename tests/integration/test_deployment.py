@@ -109,9 +109,10 @@ TAGS: Final = _TEMPLATE + "test_everything_that_can_be_is_tagged"
 METRICS: Final = _TEMPLATE + "test_alarms_and_scaling_watch_metrics_that_are_published"
 KEPT: Final = _TEMPLATE + "test_what_cannot_be_had_again_is_kept_and_backed_up"
 TABLES: Final = _TEMPLATE + "test_tables_are_those_of_the_code"
-FAILURES: Final = _TEMPLATE + "test_what_was_given_up_on_is_nobody_else_s_and_not_kept_for_ever"
+BUCKETS: Final = _TEMPLATE + "test_what_is_in_buckets_is_nobody_else_s_and_not_kept_for_ever"
 CANARY: Final = _TEMPLATE + "test_an_alarm_takes_back_another_version_of_the_stream_lambda"
 KEYS: Final = _TEMPLATE + "test_a_key_encrypts_everything_that_is_kept_and_passed_on"
+RATE: Final = _TEMPLATE + "test_an_address_has_a_rate_of_requests_which_back_ends_have_not"
 QUIET: Final = _TEMPLATE + "test_the_load_balancer_does_not_cut_off_quiet_clients"
 _TASKS: Final = "tests/deploy/test_tasks.py::"
 SCALES: Final = _TASKS + "test_tasks_scale_as_instances_do"
@@ -224,12 +225,14 @@ LACKING: Final[Mapping[str, Mapping[str, str]]] = {
     "AWS::Route53::RecordSet": {"AliasTarget.HostedZoneId": SCHEMA},
     "AWS::Logs::LogGroup": {"KmsKeyId": KEYS},
     "AWS::S3::Bucket": {
-        "LifecycleConfiguration": FAILURES,
-        "OwnershipControls": FAILURES,
-        "PublicAccessBlockConfiguration": FAILURES,
+        "LifecycleConfiguration": BUCKETS,
+        "OwnershipControls": BUCKETS,
+        "PublicAccessBlockConfiguration": BUCKETS,
     },
-    "AWS::S3::BucketPolicy": {ALL: FAILURES},
+    "AWS::S3::BucketPolicy": {ALL: BUCKETS},
     "AWS::SNS::Topic": {"Tags.app": TAGS, "Tags.deployment": TAGS},
+    "AWS::WAFv2::WebACL": {ALL: RATE},
+    "AWS::WAFv2::WebACLAssociation": {ALL: RATE},
 }
 # Those of the types that it makes without any effect.
 UNSEEN: Final = frozenset(kind for kind, paths in LACKING.items() if ALL in paths)
@@ -536,6 +539,7 @@ def stacks(cloud: Cloud, stack: Stack, tasks: Stack) -> list[Stack]:
     given = everything_else(cloud, data) | {"KmsKeyArn": key}
     other = {"Processes": "3", "PrivateRouteTableIds": "", "DomainName": "", "HostedZoneId": ""}
     other |= OF_TASKS | {"TasksNow": "0", "MinInstances": "2"}
+    other |= {"AccessLogs": "false", "RequestsPerAddress": "0"}
     return [
         stack.kept,
         stack,
@@ -1304,7 +1308,7 @@ def test_stacks_that_are_deleted_leave_what_is_to_be_kept(cloud: Cloud) -> None:
         kept = {
             name
             for name in stack.made
-            if stack.resources[name].get("DeletionPolicy") == "RetainExceptOnCreate"
+            if stack.resources[name].get("DeletionPolicy") in ("Retain", "RetainExceptOnCreate")
         }
         assert kept
         assert kept <= stays

@@ -418,7 +418,7 @@ variable "task_cpu" {
 
 variable "task_memory" {
   type        = number
-  description = "MiB, from twice to eight times TaskCpu. A core a process and 2 GiB serve some 5,000 clients."
+  description = "MiB, as Fargate offers them for TaskCpu: from twice to seven times as much, in its steps. A core a process and 2 GiB serve some 5,000 clients."
   default     = 2048
   nullable    = false
 
