@@ -337,19 +337,15 @@ def measure(short: bool) -> list[Figure]:
                 "",
                 beside,
             ),
-            Figure(
-                f"{load}: until others' went out, p50",
-                percentile(derived.took_s, 0.5) * 1000,
-                percentile(fixed.took_s, 0.5) * 1000,
-                "ms",
-                beside,
-            ),
-            Figure(
-                f"{load}: until others' went out, p99",
-                percentile(derived.took_s, 0.99) * 1000,
-                percentile(fixed.took_s, 0.99) * 1000,
-                "ms",
-                beside,
+            *(
+                Figure(
+                    f"{load}: until others' went out, p{percent}",
+                    percentile(derived.took_s, percent / 100) * 1000,
+                    percentile(fixed.took_s, percent / 100) * 1000,
+                    "ms",
+                    beside,
+                )
+                for percent in (50, 99)
             ),
         ]
     return figures
