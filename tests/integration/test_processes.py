@@ -155,12 +155,16 @@ async def test_one_that_is_killed_is_started_again_and_the_other_one_serves_on(a
         assert held >= 4, "queue, subscription, lease, presence"
         os.kill(two.pid(dead), signal.SIGKILL)
         await gone.closed()
-        # New connections go to the other one at once.
-        assert await two.answering() == {living}
-        assert await stays.ask("publish", channel=ROOM, data="still here") == {}
-
+        # The kernel closes a dead process's sockets in no order that is promised. A connection that
+        # reaches one which listens still is reset; so the end of all of them is waited for.
         failed = await asyncio.to_thread(two.supervisor.said, "process_failed")
         assert failed["code"] == -signal.SIGKILL
+        # New connections go to the other one, and to the third if that is there already.
+        answering = await two.answering()
+        assert living in answering
+        assert dead not in answering
+        assert await stays.ask("publish", channel=ROOM, data="still here") == {}
+
         third = (await asyncio.to_thread(two.supervisor.told, "ready", 3, START_S))[2]
         assert third["node"] not in two.nodes
         assert await two.answering() == {living, third["node"]}
