@@ -20,7 +20,7 @@ import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_parser import RawRequestMessage
 
-from roomcast.concurrency import Turns
+from roomcast.concurrency import Portions, Turns
 from roomcast.gateway.faults import server_logger
 from roomcast.rates import Rate, Seldom
 
@@ -74,6 +74,8 @@ SERVER: Final = "roomcast"
 _BACKLOG: Final = 1024
 # Connections that one turn of the event loop accepts: some milliseconds.
 _ACCEPTS_A_TURN: Final = 8
+# Messages of TLS handshakes that one turn takes: a signature takes a millisecond with a key of RSA.
+_HANDSHAKES_A_TURN: Final = 8
 # The pause after a failed accept: the system may lack a descriptor or memory.
 _PAUSE_S: Final = 1.0
 # Errors of accept(2) that concern a single connection, which is gone already and out of the queue.
@@ -272,12 +274,14 @@ class _Secured(SSLProtocol):
         guest: _Guest,
         context: ssl.SSLContext,
         shaken: asyncio.Future[None],
+        portions: Portions,
         *,
         handshake_s: float,
         goodbye_s: float,
     ) -> None:
-        """`shaken` is done when the handshake is, however it ended. `goodbye_s`: from the close
-        until the peer has read everything and answered it.
+        """`shaken` is done when the handshake is, however it ended. `portions`: bounds what
+        handshakes compute in one turn. `goodbye_s`: from the close until the peer has read
+        everything and answered it.
         """
         super().__init__(
             shaken.get_loop(),
@@ -290,6 +294,12 @@ class _Secured(SSLProtocol):
         )
         # Until there is a connection. Then the guest leads here, and a cycle would be freed late.
         self._guest: _Guest | None = guest
+        self._wire: asyncio.Transport | None = None
+        # Until the handshake is done: a future keeps the traceback of its error, which leads here.
+        self._shaken: asyncio.Future[None] | None = shaken
+        self._portions = portions
+        # Takes what came of the handshake.
+        self._taking: asyncio.Task[None] | None = None
         # What may wait here, still encrypted, while the guest reads nothing.
         self._set_read_buffer_limits(high=_READ_BYTES_MAX)  # type: ignore[attr-defined]  # typeshed lacks it
 
@@ -297,7 +307,28 @@ class _Secured(SSLProtocol):
         assert isinstance(transport, asyncio.Transport)
         assert self._guest is not None, "there is one connection"
         self._guest.wire, self._guest = transport, None
+        self._wire = transport
         super().connection_made(transport)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._shaken is None or self._shaken.done():
+            self._shaken = None
+            super().buffer_updated(nbytes)
+            return
+        assert self._wire is not None, "something came of it"
+        # What comes next would be read to where these bytes are.
+        self._wire.pause_reading()
+        self._taking = asyncio.create_task(self._take_in_turn(nbytes))
+
+    async def _take_in_turn(self, nbytes: int) -> None:
+        await self._portions.wait()
+        if self._wire is not None and not self._wire.is_closing():
+            self._wire.resume_reading()
+            super().buffer_updated(nbytes)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._wire = self._shaken = None
+        super().connection_lost(exc)
 
 
 def _let_go(error: BaseException) -> None:
@@ -405,6 +436,7 @@ class Door:
         self._is_accepting = False
         self._pause: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._portions = Portions(_HANDSHAKES_A_TURN)
         self._told_full = Seldom(_TOLD)
         self._told_failed = Seldom(_TOLD)
 
@@ -578,7 +610,12 @@ class Door:
         shaken.add_done_callback(partial(self._shaken, guest))
         self._shaking.add(guest)
         return _Secured(
-            guest, context, shaken, handshake_s=self._request_s, goodbye_s=self._answer_s
+            guest,
+            context,
+            shaken,
+            self._portions,
+            handshake_s=self._request_s,
+            goodbye_s=self._answer_s,
         )
 
     def _shaken(self, guest: _Guest, shaken: asyncio.Future[None]) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from io import BytesIO
@@ -16,7 +18,7 @@ import pytest
 import structlog
 from aiohttp import web
 
-from roomcast.gateway.door import _READ_BYTES_MAX, Door, _Secured
+from roomcast.gateway.door import _HANDSHAKES_A_TURN, _READ_BYTES_MAX, Door, _Secured
 from roomcast.gateway.reader import ClientFrames
 from roomcast.serve.http_app import build_apps
 from tests.certificates import Pair, trusting
@@ -236,6 +238,35 @@ async def test_nothing_of_a_connection_waits_for_the_collector(
         await until(lambda: kept() == before)
     finally:
         gc.enable()
+
+
+async def test_few_of_very_many_handshakes_go_on_in_one_turn(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: Counter[int] = Counter()
+    turn = 0
+    real = SSLProtocol.buffer_updated
+
+    def counted(self: SSLProtocol, nbytes: int) -> None:
+        taken[turn] += 1
+        real(self, nbytes)
+
+    monkeypatch.setattr(SSLProtocol, "buffer_updated", counted)
+    hello = ssl.MemoryBIO()
+    client = trusting(PAIR).wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    said = hello.read()
+    door = doors.open()
+    visitors = [await doors.silent() for _ in range(60)]
+    await until(lambda: sum(guest.wire is not None for guest in door._shaking) == 60)
+    for each in visitors:
+        assert each.send(said) == len(said)
+    async with asyncio.timeout(DEADLINE_S):
+        while taken.total() < 60:
+            turn += 1
+            await asyncio.sleep(0)
+    assert max(taken.values()) <= _HANDSHAKES_A_TURN
 
 
 async def test_a_door_that_closes_waits_for_no_handshake(doors: Doors) -> None:
