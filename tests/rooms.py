@@ -185,6 +185,8 @@ MODULES: Final[Mapping[str, Room]] = {
     "aws.clients": _room("", "", "aiohttp"),
     "ec2.autoscaling": _room("", "aws", "botocore"),
     "node.prometheus": _room("", "", "prometheus_client"),
+    # What a certificate says, and whether its key fits.
+    "serve.certificates": _room("", "", "cryptography"),
     # Where the machine's identity stands.
     "serve.aws_ports": _room("", environment=True),
     "reaper.over_aws": _room("", "aws"),

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from benchmarks.floods import SILENT_MAX_MS
+from roomcast.gateway.door import REQUEST_S
 from roomcast.serve.descriptors import places
 from tests.integration.serving import Aws, Process, deployed, environment
 from tests.websocket import WebSocket
@@ -135,3 +136,32 @@ async def test_a_node_that_is_full_of_clients_refuses_and_is_still_healthy(node:
         clients[1] = await Client(session, node).come()
         await published(clients[1], range(5))
         await asyncio.gather(*(each.response.close() for each in clients))
+
+
+async def test_silent_sockets_keep_nobody_from_the_internal_port(aws: Aws) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        internal = found.getsockname()[1]
+    config = aws.config("inside", f"{CONFIG}[server]\ninternal_port = {internal}\n")
+    process = Process(config, "--port", "0", environ=environment(), program=LIMITED)
+    try:
+        await asyncio.to_thread(process.ready)
+        with ExitStack() as silent:
+            for _ in range(CONNECTIONS):
+                silent.enter_context(
+                    socket.create_connection(("127.0.0.1", process.port), DEADLINE_S)
+                )
+            await asyncio.to_thread(process.said, "places_taken", DEADLINE_S)
+            # Before the first of them are ended for their silence.
+            timeout = aiohttp.ClientTimeout(total=REQUEST_S / 2)
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                url = f"http://127.0.0.1:{internal}"
+                async with session.get(f"{url}/health/ready") as answer:
+                    assert answer.status == 200
+                async with session.post(
+                    f"{url}/api/publish", json={"channel": "room", "data": "inside"}
+                ) as answer:
+                    assert "result" in await answer.json()
+        process.signal()
+        assert await asyncio.to_thread(process.ended) == 0
+    finally:
+        process.close()

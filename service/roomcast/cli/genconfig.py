@@ -43,6 +43,10 @@ hmac_secret_key = "{token_key}"
 # Your back end sends it as X-API-Key.
 key = "{api_key}"
 
+[server]
+# Health checks, metrics and the server API get a port of their own, away from clients.
+# internal_port = 9000
+
 # Channels whose names have no colon, such as "news".
 [channel.without_namespace]
 # The last 100 publications of a day; a client that was away gets what it missed.

@@ -68,7 +68,8 @@ def add(commands: Subparsers) -> None:
     )
     # Of one process among several.
     parser.add_argument("--worker", type=whole(0, COUNT_MAX), help=argparse.SUPPRESS)
-    parser.add_argument("--own-port", type=whole(0, PORT_MAX), default=0, help=argparse.SUPPRESS)
+    for own in ("--own-port", "--own-internal-port"):
+        parser.add_argument(own, type=whole(0, PORT_MAX), default=0, help=argparse.SUPPRESS)
     add_log_level(parser)
     development = parser.add_argument_group("development only, used by `roomcast dev`")
     development.add_argument(
@@ -94,6 +95,8 @@ def serve(arguments: argparse.Namespace) -> int:
     if arguments.peers is not None and not arguments.demo:
         raise UsageError("--peers needs --demo")
     config = load(arguments.config, os.environ, demo=arguments.demo)
+    if arguments.port and arguments.port == config.server.internal_port:
+        raise UsageError(f"--port {arguments.port} is server.internal_port: they must differ")
     start_logs(arguments)
     if arguments.worker is None:
         _warn(config)
@@ -126,7 +129,9 @@ def _one(arguments: argparse.Namespace, config: Config, host: str) -> Coroutine[
 
     worker = None
     if arguments.worker is not None:
-        worker = Worker(arguments.worker, arguments.port, arguments.own_port)
+        worker = Worker(
+            arguments.worker, arguments.port, arguments.own_port, arguments.own_internal_port
+        )
     return app.serve(
         config,
         host=host,
@@ -142,7 +147,7 @@ def _several(
     arguments: argparse.Namespace, config: Config, host: str, processes: int
 ) -> Coroutine[Any, Any, int]:
     """This process watches others that serve."""
-    from roomcast.serve.entry import Worker
+    from roomcast.serve.entry import Worker, internal_address
     from roomcast.serve.supervisor import supervise
 
     def command(worker: Worker) -> list[str]:
@@ -155,6 +160,7 @@ def _several(
             *(sys.executable, "-m", "roomcast", "serve", *given),
             *("--host", host, "--port", str(worker.port), "--processes", "1"),
             *("--worker", str(worker.descriptor), "--own-port", str(worker.own_port)),
+            *("--own-internal-port", str(worker.own_internal_port)),
             *("--log-level", arguments.log_level),
         ]
 
@@ -165,6 +171,7 @@ def _several(
         processes=processes,
         drain_s=config.node.drain_s,
         exit_on_stdin_close=arguments.exit_on_stdin_close,
+        internal=internal_address(config, host),
     )
 
 

@@ -8,7 +8,7 @@ import sys
 from roomcast.cli.terminal import has_colours
 from roomcast.config import Config
 
-__all__ = ["concerns", "look_at_hooks", "start_logs", "warn_on_stderr"]
+__all__ = ["concerns", "look_at_certificates", "look_at_hooks", "start_logs", "warn_on_stderr"]
 
 
 def look_at_hooks(config: Config) -> None:
@@ -19,6 +19,14 @@ def look_at_hooks(config: Config) -> None:
     from roomcast.hooks.calls import load_hooks
 
     load_hooks(config.hooks)
+
+
+def look_at_certificates(config: Config) -> None:
+    """Reads the configured certificates. Raises ConfigError when one cannot be used."""
+    from roomcast.serve.certificates import certificates_of
+    from roomcast.system import SystemClock
+
+    certificates_of(config, SystemClock())
 
 
 def concerns(config: Config) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from roomcast.config.channel_options import NAMESPACES, WITHOUT_NAMESPACE
 from roomcast.config.messages import quoted
-from roomcast.config.options import Config
+from roomcast.config.options import Config, ServerConfig
 from roomcast.wire.channels import ChannelOptions
 
 __all__ = ["TOPIC_NAME_CHARS_MAX", "conflicts"]
@@ -48,6 +48,7 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
         )
     elif client.subscribe_to_user_personal_channel and not client.insecure:
         yield from _personal_channel_conflicts(config, namespace, places)
+    yield from _server_conflicts(config.server)
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (
             "node.heartbeat_s",
@@ -78,6 +79,24 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
     yield from _channel_conflicts(config.channel.without_namespace, WITHOUT_NAMESPACE)
     for name, options in config.channel.namespaces.items():
         yield from _channel_conflicts(options, places.get(name, NAMESPACES))
+
+
+def _server_conflicts(server: ServerConfig) -> Iterator[tuple[str, str]]:
+    for table, tls in (("tls", server.tls), ("internal_tls", server.internal_tls)):
+        if tls.cert_file and not tls.key_file:
+            yield f"server.{table}.cert_file", f"needs server.{table}.key_file too"
+        if tls.key_file and not tls.cert_file:
+            yield f"server.{table}.key_file", f"needs server.{table}.cert_file too"
+    if not server.internal_port:
+        # What is only meant for inside would be where the clients are.
+        if server.internal_address:
+            yield "server.internal_address", "needs server.internal_port too"
+        if server.internal_tls.is_on:
+            yield "server.internal_tls.cert_file", "needs server.internal_port too"
+        if server.tls_external:
+            yield "server.tls_external", "needs server.internal_port too"
+    if server.tls_external and not server.tls.is_on:
+        yield "server.tls_external", "needs server.tls.cert_file and server.tls.key_file"
 
 
 # Options of a namespace that open all of its channels to every client with a user.

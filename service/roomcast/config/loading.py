@@ -208,6 +208,8 @@ def _take_environment(environ: Mapping[str, str], values: _Values, origin: Origi
 
 def _built(base: Config, values: _Values) -> Config:
     token = replace(base.client.token, **values.of("client.token"))
+    tls = replace(base.server.tls, **values.of("server.tls"))
+    internal_tls = replace(base.server.internal_tls, **values.of("server.internal_tls"))
     return Config(
         client=replace(base.client, token=token, **values.of("client")),
         channel=ChannelRules(
@@ -215,6 +217,7 @@ def _built(base: Config, values: _Values) -> Config:
             {**base.channel.namespaces, **values.namespaces},
         ),
         websocket=replace(base.websocket, **values.of("websocket")),
+        server=replace(base.server, tls=tls, internal_tls=internal_tls, **values.of("server")),
         http_api=replace(base.http_api, **values.of("http_api")),
         hooks=replace(base.hooks, **values.of("hooks")),
         aws=replace(base.aws, **values.of("aws")),

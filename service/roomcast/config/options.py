@@ -32,6 +32,8 @@ __all__ = [
     "HooksConfig",
     "HttpApiConfig",
     "NodeConfig",
+    "ServerConfig",
+    "TlsConfig",
     "TokenConfig",
     "WebSocketConfig",
     "dev_config",
@@ -64,6 +66,7 @@ HOOK_TIMEOUT_S_MAX: Final = 4.0
 RECEIVE_PAUSE_MS_MAX: Final = 150
 # As many as the stream Lambda publishes to.
 TOPIC_SHARDS_MAX: Final = 16
+_PORT_MAX: Final = 65_535
 
 
 def _public_key(doc: str) -> str:
@@ -308,6 +311,58 @@ class HttpApiConfig:
         "off, unless the server is insecure.",
         secret=True,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """[server.tls], [server.internal_tls]: the certificate of both ports, of the internal one."""
+
+    cert_file: str = declare(
+        "",
+        "PEM file with the certificate, and behind it those of the authorities in between; empty: "
+        "no TLS. Read again when it changes. A relative path begins where the server is started.",
+    )
+    key_file: str = declare(
+        "", "PEM file with the certificate's private key, without a passphrase."
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the port speaks TLS."""
+        return bool(self.cert_file)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """[server]: the addresses and certificates of one server process."""
+
+    internal_port: int = declare(
+        0,
+        "Port of its own for what is not for clients: `/health`, `/metrics` and the server API are "
+        "there and nowhere else, and what clients use is at `--port` only. 0: everything is at "
+        "`--port`. See [below](#two-ports).",
+        within=(0, _PORT_MAX),
+    )
+    internal_address: str = declare(
+        "",
+        "Address to listen on for that port, such as `127.0.0.1`; empty: the one of `--host`.",
+        pattern=r"[0-9A-Za-z.:_-]{1,253}",
+        shape="an address or a host name",
+    )
+    tls_external: bool = declare(
+        False,
+        "Keep the certificate of `[server.tls]` for the port of clients: the internal port is then "
+        "without TLS, unless it has a certificate of its own.",
+    )
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    internal_tls: TlsConfig = field(default_factory=TlsConfig)
+
+    @property
+    def tls_of_internal(self) -> TlsConfig:
+        """The certificate of the internal port."""
+        if self.internal_tls.is_on:
+            return self.internal_tls
+        return TlsConfig() if self.tls_external else self.tls
 
 
 def _hook(doc: str) -> str:
@@ -571,6 +626,7 @@ class Config:
     client: ClientConfig = field(default_factory=ClientConfig)
     channel: ChannelRules = field(default_factory=ChannelRules)
     websocket: WebSocketConfig = field(default_factory=WebSocketConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
@@ -583,6 +639,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *declared("client.token", TokenConfig),
     *WITHOUT_NAMESPACE_OPTIONS,
     *declared("websocket", WebSocketConfig),
+    *declared("server", ServerConfig),
+    *declared("server.tls", TlsConfig),
+    *declared("server.internal_tls", TlsConfig),
     *declared("http_api", HttpApiConfig),
     *declared("hooks", HooksConfig),
     *declared("aws", AwsConfig),

@@ -23,6 +23,9 @@ def effective(config: Config) -> dict[str, Any]:
         "client.token": config.client.token,
         WITHOUT_NAMESPACE: config.channel.without_namespace,
         "websocket": config.websocket,
+        "server": config.server,
+        "server.tls": config.server.tls,
+        "server.internal_tls": config.server.internal_tls,
         "http_api": config.http_api,
         "hooks": config.hooks,
         "aws": config.aws,
@@ -68,6 +71,9 @@ def effective_toml(config: Config) -> str:
     for namespace in document["channel"]["namespaces"]:
         put(f"[[{NAMESPACES}]]", namespace)
     put("[websocket]", document["websocket"])
+    put("[server]", document["server"])
+    put("[server.tls]", document["server"]["tls"])
+    put("[server.internal_tls]", document["server"]["internal_tls"])
     put("[http_api]", document["http_api"])
     put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])

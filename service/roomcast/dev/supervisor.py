@@ -49,6 +49,17 @@ HELPER_STOP_S: Final = 5.0
 RESTARTS: Final = Backoff(0.5, 30.0)
 RESTART_FORGIVEN_S: Final = 60.0
 
+# No ports and certificates of the machine's or the file's configuration.
+_NO_SERVER: Final = {
+    "ROOMCAST_SERVER_INTERNAL_PORT": "0",
+    "ROOMCAST_SERVER_INTERNAL_ADDRESS": "",
+    "ROOMCAST_SERVER_TLS_EXTERNAL": "false",
+    "ROOMCAST_SERVER_TLS_CERT_FILE": "",
+    "ROOMCAST_SERVER_TLS_KEY_FILE": "",
+    "ROOMCAST_SERVER_INTERNAL_TLS_CERT_FILE": "",
+    "ROOMCAST_SERVER_INTERNAL_TLS_KEY_FILE": "",
+}
+
 _EMULATOR: Final = (sys.executable, "-m", "roomcast.dev.emulator")
 _PUMP: Final = (sys.executable, "-m", "roomcast.dev.stream_pump")
 _STDERR: Final = 2
@@ -455,6 +466,8 @@ def _child_environment(
         # Nobody needs a laptop's readings. The AWS tools' own variable turns the instance metadata
         # off.
         "ROOMCAST_AWS_METRICS_NAMESPACE": "",
+        # Each instance has one port, and plain HTTP.
+        **_NO_SERVER,
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
     }

@@ -309,8 +309,11 @@ class Writer:
         self._abort_in_time()
 
     def _abort_in_time(self) -> None:
-        """Ends a transport that is closing, if the peer does not take what waits."""
-        if self._transport.get_write_buffer_size():
+        """Ends a transport that is closing, if the peer does not take what waits.
+
+        Under TLS something may always wait: bytes in the transport below, or the peer's goodbye.
+        """
+        if self._transport.get_write_buffer_size() or _is_encrypted(self._transport):
             asyncio.get_running_loop().call_later(CLOSE_WAIT_S, self._transport.abort)
 
     def end(self) -> None:
@@ -324,9 +327,13 @@ class Writer:
         self._transport.abort()
 
 
+def _is_encrypted(transport: asyncio.Transport) -> bool:
+    return transport.get_extra_info("sslcontext") is not None
+
+
 def _plain_socket(transport: asyncio.Transport) -> socket | None:
     """The transport's own socket; None = it is not to be had, or TLS is in between."""
-    if transport.get_extra_info("sslcontext") is not None:
+    if _is_encrypted(transport):
         return None
     # asyncio hands out a wrapper that sends nothing. A second socket over the same descriptor would
     # have to be kept from closing it, and `os.write` costs more than `send` in the kernel.

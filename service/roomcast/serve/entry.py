@@ -13,12 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from roomcast.config import Config
 from roomcast.observe.lines import tell
 from roomcast.observe.redaction import printable, without_passwords
 
 __all__ = [
+    "Address",
+    "Entrance",
     "Worker",
     "bound",
+    "entrance",
+    "internal_address",
     "refuse",
     "refuse_address",
     "stop_at_end_of_input",
@@ -34,12 +39,50 @@ class Worker:
     """What one process of several is given.
 
     `descriptor`: its end of the pair of sockets. `port`: the shared one. `own_port`: a port that it
-    shares with nobody, 0 = any that is free.
+    shares with nobody, 0 = any that is free. `own_internal_port`: the same for what is internal, if
+    that has a port.
     """
 
     descriptor: int
     port: int
     own_port: int
+    own_internal_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. `port` 0: any that is free."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """An address that this process holds. `host`: as it was asked for."""
+
+    host: str
+    held: socket.socket
+
+    @property
+    def port(self) -> int:
+        port: int = self.held.getsockname()[1]
+        return port
+
+
+def internal_address(config: Config, host: str) -> Address | None:
+    """Where what is internal is served; None = where the clients are. `host`: theirs."""
+    server = config.server
+    if not server.internal_port:
+        return None
+    return Address(server.internal_address or host, server.internal_port)
+
+
+@contextmanager
+def entrance(host: str, port: int) -> Iterator[Entrance]:
+    """Holds an address, as `bound` does. Raises OSError."""
+    with bound(host, port) as held:
+        yield Entrance(host, held)
 
 
 def bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -101,10 +144,17 @@ def _stop_at_end(stop: asyncio.Event) -> None:
         stop.set()
 
 
-def refuse_address(host: str, port: int, error: OSError, *, more: str = "") -> int:
-    """The same for an address that cannot be bound. `more`: what else there is to say of it."""
+def refuse_address(
+    host: str, port: int, error: OSError, *, internal: bool = False, more: str = ""
+) -> int:
+    """The same for an address that cannot be bound. `internal`: whether it is the internal one.
+    `more`: what else there is to say of it.
+    """
     is_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
-    option = "--host" if is_host else "--port"
+    if internal:
+        option = "server.internal_address" if is_host else "server.internal_port"
+    else:
+        option = "--host" if is_host else "--port"
     todo = more or f"choose another {option}"
     return refuse(f"cannot listen on {host}:{port}: {error.strerror or error}; {todo}")
 

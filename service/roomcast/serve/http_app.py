@@ -1,11 +1,13 @@
-"""Builds the HTTP application of a node.
+"""Builds the HTTP applications of a node: what clients use, and what is internal.
 
-It has WebSocket, health, metrics, the server API, and the demo page in development.
+Clients have WebSocket, streams and, in development, the demo page. Internal are health, metrics and
+the server API.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -24,31 +26,68 @@ from roomcast.node.assembly import rate
 from roomcast.node.node import Node
 from roomcast.rates import Turnstile
 
-__all__ = ["HANDSHAKE_BURST_S", "build_app"]
+__all__ = ["HANDSHAKE_BURST_S", "Apps", "build_apps"]
 
 # The burst of new connections from one address, in seconds of their rate. After an outage, a whole
 # office comes back at once.
 HANDSHAKE_BURST_S: Final = 10.0
 
 
-def build_app(
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """The applications by port. Without a port of its own, `internal` is the one of `clients`."""
+
+    clients: web.Application
+    internal: web.Application
+
+
+def build_apps(
     config: Config,
     node: Node,
     *,
     metrics: Callable[[], bytes],
     demo_urls: Sequence[str] | None,
     shared_port: int | None = None,
-) -> web.Application:
-    """The application that serves `node`. `metrics`: returns the text for Prometheus.
+) -> Apps:
+    """The applications that serve `node`. `metrics`: returns the text for Prometheus.
 
     `demo_urls`: base URLs of all instances of a development set-up; None = production, without the
     demo page.
 
-    `shared_port`: the port that several processes share; None = this one has its port for itself.
+    `shared_port`: the port at which any of several processes answers what is internal; None = this
+    process alone does.
     """
-    client, websocket = config.client, config.websocket
+    give_way = GiveWay()
+    clients = internal = _app(node, give_way)
+    if config.server.internal_port:
+        internal = _app(node, give_way)
+    _add_client_routes(clients, config)
+    if demo_urls is not None:
+        from roomcast.dev.demo import add_demo_routes
+
+        add_demo_routes(
+            clients, node=node.id, peers=demo_urls, client=config.client, channels=config.channel
+        )
+    add_health_routes(internal)
+    add_metrics_route(internal, metrics, shared_port=shared_port)
+    Api(
+        key=config.http_api.key,
+        insecure=config.client.insecure,
+        message_size_limit=config.client.message_size_limit,
+    ).add_routes(internal)
+    return Apps(clients, internal)
+
+
+def _app(node: Node, give_way: GiveWay) -> web.Application:
+    """One without routes. `give_way`: of both, because they share the event loop."""
     app = web.Application()
     app[NODE], app[HEALTH] = node, node.health
+    app.on_response_prepare.extend([give_way, name_no_version, end_proxied])
+    return app
+
+
+def _add_client_routes(app: web.Application, config: Config) -> None:
+    client, websocket = config.client, config.websocket
     handshakes = rate(client.handshake_rate_limit, HANDSHAKE_BURST_S)
     admission = Admission(
         allowed_origins=client.allowed_origins,
@@ -65,7 +104,6 @@ def build_app(
         if websocket.compression
         else None,
     )
-    app.on_response_prepare.extend([GiveWay(), name_no_version, end_proxied])
     app.router.add_get("/connection/websocket", gateway.handle)
     app.router.add_get("/connection/uni_websocket", gateway.handle_unidirectional)
     StreamGateway(
@@ -74,15 +112,3 @@ def build_app(
         queue_bytes_max=client.queue_max_size,
         make_writer=make_writer,
     ).add_routes(app)
-    add_health_routes(app)
-    add_metrics_route(app, metrics, shared_port=shared_port)
-    Api(
-        key=config.http_api.key,
-        insecure=client.insecure,
-        message_size_limit=client.message_size_limit,
-    ).add_routes(app)
-    if demo_urls is not None:
-        from roomcast.dev.demo import add_demo_routes
-
-        add_demo_routes(app, node=node.id, peers=demo_urls, client=client, channels=config.channel)
-    return app

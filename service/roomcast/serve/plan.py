@@ -15,6 +15,7 @@ from roomcast.config import Config, ConfigError
 from roomcast.ec2.instance_metadata import InstanceMetadata
 from roomcast.ecs.rules import FARGATE_STOP_S, Task, drain_max_s
 from roomcast.hooks.calls import Hooks, load_hooks
+from roomcast.serve.certificates import Certificate, certificates_of
 from roomcast.serve.descriptors import Places, places, widened
 from roomcast.serve.supervisor import DRAIN_JITTER
 from roomcast.system import SystemClock, new_nonce, random_fraction
@@ -34,6 +35,9 @@ class StartPlan:
     which the reaper knows what ended with it; "" = neither is known.
 
     `host`: the same, or else the host name. `keys`: None if no JWKS endpoint is configured.
+
+    `certificate`: of the port of clients, `internal_certificate`: of the internal one; None = that
+    port has no TLS.
     """
 
     config: Config
@@ -46,6 +50,8 @@ class StartPlan:
     clock: SystemClock
     keys: JwksKeys | None
     verifier: TokenVerifier
+    certificate: Certificate | None = None
+    internal_certificate: Certificate | None = None
 
     @property
     def instance(self) -> str:
@@ -69,14 +75,30 @@ def planned(
     hooks = load_hooks(config.hooks)
     host = next((each.id for each in (task, machine) if each is not None), socket.gethostname())
     clock = SystemClock()
-    room = places(widened(), config.client.connection_limit)
+    certificate, internal_certificate = certificates_of(config, clock)
+    room = places(
+        widened(),
+        config.client.connection_limit,
+        has_internal_port=bool(config.server.internal_port),
+    )
     config = replace(config, client=replace(config.client, connection_limit=room.clients))
     keys = None
     if endpoint := config.client.token.jwks_public_endpoint:
         keys = JwksKeys(partial(fetch_jwks, endpoint), clock, random_fraction)
     verifier = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
     return StartPlan(
-        config, hooks, room, machine, task, host, _node_id(host), clock, keys, verifier
+        config,
+        hooks,
+        room,
+        machine,
+        task,
+        host,
+        _node_id(host),
+        clock,
+        keys,
+        verifier,
+        certificate,
+        internal_certificate,
     )
 
 

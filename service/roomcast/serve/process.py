@@ -2,7 +2,7 @@
 
     start   keys of tokens → clients of AWS → life cycle → lease → tables read
             → queue and subscription → poller → own greeting heard → live → canary
-            → listen → ready → launch hook completed
+            → listen (internal port, then clients) → ready → launch hook completed
     end     not ready → no new clients → clients answered and closed in slices → canary, poller
             → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
             → lease dropped → termination hook completed → clients of AWS closed
@@ -14,9 +14,9 @@ even when the start failed half-way.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -46,7 +46,8 @@ from roomcast.observe.cloudwatch import Reporter
 from roomcast.observe.counters import Limit
 from roomcast.ports import PortError
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
-from roomcast.serve.http_app import build_app
+from roomcast.serve.entry import Entrance
+from roomcast.serve.http_app import build_apps
 from roomcast.serve.plan import StartPlan
 from roomcast.serve.readings import readings_of
 from roomcast.serve.supervised import Supervised
@@ -158,6 +159,14 @@ class _Parts:
         self.reporter = _reporter(plan, clients, self.assembly)
 
 
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """`internal`: the other port's; None = everything is behind that of the clients."""
+
+    clients: Door
+    internal: Door | None
+
+
 class NodeProcess:
     """One a process.
 
@@ -200,28 +209,40 @@ class NodeProcess:
         """
         return 1 if self._faults else 0
 
-    async def run(self, listening: socket.socket, host: str) -> bool:
+    async def run(self, clients: Entrance, internal: Entrance | None = None) -> bool:
         """Run until no client is left. False = it was told to stop before it was ready.
 
-        `end` must follow. Raises PortError, and OSError of `listening`.
+        `internal`: the address of what is not for clients; None = it is where they are.
+
+        `end` must follow. Raises PortError, and OSError of an address.
         """
         parts = await self._started()
         if parts is None:
             return False
-        door = await self._stack.enter_async_context(self._served(parts, listening))
+        doors = await self._stack.enter_async_context(self._served(parts, clients, internal))
         health, node_id = parts.assembly.node.health, self._plan.node_id
-        own_port = listening.getsockname()[1]
+        own = {"port": clients.port}
+        if internal is not None:
+            own["internal_port"] = internal.port
         if self._shared is None:
-            self._opened(parts, host=host, port=own_port)
+            self._opened(parts, host=clients.host, **own)
         else:
-            opened = partial(
-                self._opened, parts, host=host, port=self._shared.port, own_port=own_port
-            )
+            shared = {"port": self._shared.port, "internal_port": self._shared.internal_port}
+            told = {name: shared[name] for name in own}
+            told |= {f"own_{name}": port for name, port in own.items()}
+            opened = partial(self._opened, parts, host=clients.host, **told)
             await self._beside(
-                self._shared.follow(door, health, node=node_id, port=own_port, opened=opened)
+                self._shared.follow(
+                    doors.clients,
+                    health,
+                    node=node_id,
+                    port=clients.port,
+                    opened=opened,
+                    internal_door=doors.internal,
+                )
             )
         await self._stop.wait()
-        await self._drain(parts, door)
+        await self._drain(parts, doors.clients)
         return True
 
     def _opened(self, parts: _Parts, **address: str | int) -> None:
@@ -332,36 +353,56 @@ class NodeProcess:
             await self._beside(assembly.express.run())
 
     @asynccontextmanager
-    async def _served(self, parts: _Parts, listening: socket.socket) -> AsyncIterator[Door]:
-        """Serve the node's HTTP application behind an open door. Raises OSError."""
-        node = parts.assembly.node
-        app = build_app(
-            self._plan.config,
-            node,
+    async def _served(
+        self, parts: _Parts, clients: Entrance, internal: Entrance | None
+    ) -> AsyncIterator[_Doors]:
+        """Serve the node's HTTP applications behind open doors. Raises OSError."""
+        plan = self._plan
+        apps = build_apps(
+            plan.config,
+            parts.assembly.node,
             metrics=parts.exposition.text,
             demo_urls=self._demo_urls,
-            shared_port=None if self._shared is None else self._shared.port,
+            shared_port=None if self._shared is None else self._shared.internal_port,
         )
-        # Requests of the HTTP API have as much time for their answers as clients.
-        runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=ANSWERS_S)
-        async with AsyncExitStack() as ends:
-            await runner.setup()
-            assert runner.server is not None, "it is set up"
-            door = Door(
-                runner.server,
-                listening,
-                places_max=self._plan.places.sockets,
-                on_full=partial(node.services.counters.limited, Limit.SOCKETS),
+        for certificate in {plan.certificate, plan.internal_certificate} - {None}:
+            assert certificate is not None
+            await self._beside(certificate.follow())
+        served = [(apps.clients, clients, plan.certificate, plan.places.sockets)]
+        if internal is not None:
+            # The first one: who asks about this node is answered before clients come.
+            served.insert(
+                0, (apps.internal, internal, plan.internal_certificate, plan.places.internal)
             )
-            ends.push_async_callback(door.end)
-            ends.push_async_callback(runner.cleanup)
-            door.open()
-            yield door
+        counters = parts.assembly.node.services.counters
+        runners: list[web.AppRunner] = []
+        doors: list[Door] = []
+        async with AsyncExitStack() as ends:
+            ends.push_async_callback(_end, runners, doors)
+            for app, entrance, certificate, places_max in served:
+                # Requests of the HTTP API have as much time for their answers as clients.
+                runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=ANSWERS_S)
+                runners.append(runner)
+                await runner.setup()
+                assert runner.server is not None, "it is set up"
+                door = Door(
+                    runner.server,
+                    entrance.held,
+                    places_max=places_max,
+                    tls=None if certificate is None else certificate.context,
+                    on_full=partial(counters.limited, Limit.SOCKETS),
+                )
+                doors.append(door)
+                door.open()
+            yield _Doors(doors[-1], None if internal is None else doors[0])
 
     # ---- the end
 
     async def _drain(self, parts: _Parts, door: Door) -> None:
-        """Drain until no client is left. The stack releases everything else afterwards."""
+        """Drain until no client is left. The stack releases everything else afterwards.
+
+        `door`: that of the clients. An internal one stays open meanwhile, and tells of the drain.
+        """
         node, drain_s = parts.assembly.node, self._plan.config.node.drain_s
         if parts.lifecycle is not None:
             parts.lifecycle.drain()
@@ -432,6 +473,13 @@ class NodeProcess:
             # another takes over.
             self._faults.append(task.get_name())
             self._stop.set()
+
+
+async def _end(runners: Sequence[web.AppRunner], doors: Sequence[Door]) -> None:
+    """Ends what was served. All at once, because what waits for an answer has ANSWERS_S in all."""
+    await asyncio.gather(*(door.close() for door in doors))
+    await asyncio.gather(*(runner.cleanup() for runner in runners))
+    await asyncio.gather(*(door.end() for door in doors))
 
 
 def _lifecycle(

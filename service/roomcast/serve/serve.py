@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -15,8 +14,11 @@ from roomcast.ecs.task_metadata import this_task
 from roomcast.ports import PortError
 from roomcast.serve.collector import look_seldom
 from roomcast.serve.entry import (
+    Address,
+    Entrance,
     Worker,
-    bound,
+    entrance,
+    internal_address,
     refuse,
     refuse_address,
     stop_at_end_of_input,
@@ -55,18 +57,29 @@ async def serve(
     """
     look_seldom()
     own_port = port if worker is None else worker.own_port
-    try:
-        listening = bound(host, own_port)
-    except OSError as error:
-        return refuse_address(host, own_port, error)
+    shared_internal = internal_address(config, host)
+    own_internal = shared_internal
+    if own_internal is not None and worker is not None:
+        own_internal = Address(own_internal.host, worker.own_internal_port)
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
-        stack.enter_context(listening)
+        try:
+            clients = stack.enter_context(entrance(host, own_port))
+        except OSError as error:
+            return refuse_address(host, own_port, error)
+        internal = None
+        if own_internal is not None:
+            try:
+                internal = stack.enter_context(entrance(own_internal.host, own_internal.port))
+            except OSError as error:
+                return refuse_address(own_internal.host, own_internal.port, error, internal=True)
         if exit_on_stdin_close:
             stop_at_end_of_input(stop)
         shared = None
         if worker is not None:
-            shared = await stack.enter_async_context(supervised(worker, stop, host))
+            shared = await stack.enter_async_context(
+                supervised(worker, stop, host, shared_internal)
+            )
         task = await this_task(task_endpoint)
         # A task is no machine: nothing of a group's life cycle is about it.
         imds_endpoint = config.node.imds_endpoint if task is None else ""
@@ -81,22 +94,21 @@ async def serve(
         # On every log line from here on, because logs of several nodes are often read together.
         structlog.contextvars.bind_contextvars(node=plan.node_id)
         process = NodeProcess(plan, stop, demo_urls=demo_urls, shared=shared)
-        return await _exit_code(process, listening, host)
+        return await _exit_code(process, clients, internal)
 
 
-async def _exit_code(process: NodeProcess, listening: socket.socket, host: str) -> int:
+async def _exit_code(process: NodeProcess, clients: Entrance, internal: Entrance | None) -> int:
     """Run `process` to its end. Returns the exit code."""
     try:
-        if not await process.run(listening, host):
+        if not await process.run(clients, internal):
             return process.exit_code
     except PortError as error:
         return refuse(f"cannot start: {error}")
     except OSError as error:
         # Another process that started at the same time may have bound the address, too, and
         # listened first.
-        return refuse(
-            f"cannot listen on {host}:{listening.getsockname()[1]}: {error.strerror or error}"
-        )
+        addresses = [f"{each.host}:{each.port}" for each in (clients, internal) if each is not None]
+        return refuse(f"cannot listen on {' and '.join(addresses)}: {error.strerror or error}")
     finally:
         await process.end()
     _log.info("stopped", node=process.node_id)

@@ -5,7 +5,7 @@ They talk in lines over a pair of sockets:
     process → supervisor    alive, every second from its start to its end; started NODE PORT, then
                             ready or unready whenever that changes; asks, when it has given
                             everything back: who releases the machine?
-    supervisor → process    open or shut: whether to listen on the shared port;
+    supervisor → process    open or shut: whether to listen on the shared ports;
                             last or others, once all have given everything back: you, or another
 
 The end of the talk tells a process that its supervisor is gone.
@@ -25,7 +25,7 @@ from roomcast.concurrency import beside
 from roomcast.gateway.door import Door
 from roomcast.node.health import Health
 from roomcast.ports import UnknownOutcome
-from roomcast.serve.entry import Worker, bound
+from roomcast.serve.entry import Address, Worker, bound
 
 __all__ = ["LOOK_S", "Supervised", "supervised"]
 
@@ -36,16 +36,19 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def supervised(worker: Worker, stop: asyncio.Event, host: str) -> AsyncIterator[Supervised]:
+async def supervised(
+    worker: Worker, stop: asyncio.Event, host: str, internal: Address | None = None
+) -> AsyncIterator[Supervised]:
     """The talk with the supervisor. `stop` is set at its end.
 
-    `host`: of the shared port.
+    `host`: of the shared port. `internal`: the shared one for what is internal; None = that has no
+    port of its own.
     """
     talk = socket.socket(fileno=worker.descriptor)
     # A program that a hook starts must not hold it open.
     talk.set_inheritable(False)
     reader, writer = await asyncio.open_connection(sock=talk)
-    process = Supervised(writer, host, worker.port)
+    process = Supervised(writer, Address(host, worker.port), internal)
     try:
         async with beside(process.hear(reader, stop)), beside(process.live()):
             yield process
@@ -55,18 +58,55 @@ async def supervised(worker: Worker, stop: asyncio.Event, host: str) -> AsyncIte
             await writer.wait_closed()
 
 
-class Supervised:
-    """Listens on the shared port when it is told to. A NodesHere of the life cycle."""
+class _Share:
+    """A shared port, at which `door` listens, or not."""
 
-    def __init__(self, writer: asyncio.StreamWriter, host: str, port: int) -> None:
+    def __init__(self, door: Door, address: Address) -> None:
+        self._door = door
+        self._address = address
+        self._listening: socket.socket | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._listening is not None
+
+    def listen(self, wanted: bool) -> None:
+        """Raises OSError."""
+        port = self._address.port
+        if wanted and self._listening is None:
+            self._listening = bound(self._address.host, port, shared=True)
+            self._door.also(self._listening)
+            _log.info("shared_port_opened", port=port)
+        elif not wanted and self._listening is not None:
+            self._door.no_longer(self._listening)
+            self._listening = None
+            _log.info("shared_port_left", port=port)
+
+
+class Supervised:
+    """Listens on the shared ports when it is told to. A NodesHere of the life cycle."""
+
+    def __init__(
+        self, writer: asyncio.StreamWriter, shared: Address, internal: Address | None
+    ) -> None:
+        """`shared`: the port of clients. `internal`: the other one; None = there is none."""
         self._writer = writer
-        self._host = host
-        self.port = port
+        self._shared = shared
+        self._internal = internal
         self._should_listen = False
         self._told = asyncio.Event()
-        self._listening: socket.socket | None = None
         self._answered = asyncio.Event()
         self._is_last: bool | None = None
+
+    @property
+    def port(self) -> int:
+        """The shared port of clients."""
+        return self._shared.port
+
+    @property
+    def internal_port(self) -> int:
+        """The shared port of what is internal: the same if that has none of its own."""
+        return (self._internal or self._shared).port
 
     async def hear(self, reader: asyncio.StreamReader, stop: asyncio.Event) -> None:
         """Takes orders until the supervisor is gone; then sets `stop`."""
@@ -101,12 +141,23 @@ class Supervised:
         return not self._is_last
 
     async def follow(
-        self, door: Door, health: Health, *, node: str, port: int, opened: Callable[[], None]
+        self,
+        door: Door,
+        health: Health,
+        *,
+        node: str,
+        port: int,
+        opened: Callable[[], None],
+        internal_door: Door | None = None,
     ) -> None:
         """Does what it is told, and tells of its health. Runs until cancelled.
 
         `opened` is called once, when it listens for the first time. Raises OSError when it cannot.
         """
+        clients = _Share(door, self._shared)
+        internal = None
+        if internal_door is not None and self._internal is not None:
+            internal = _Share(internal_door, self._internal)
         self._tell(f"started {node} {port}")
         was_ready, is_open = True, False
         while True:
@@ -114,25 +165,18 @@ class Supervised:
                 async with asyncio.timeout(LOOK_S):
                     await self._told.wait()
             self._told.clear()
-            # A node that drains has closed its door, whatever the supervisor did not know yet.
-            self._obey(door, self._should_listen and not health.draining)
-            if not is_open and self._listening is not None:
+            # A node that drains has closed this door, whatever the supervisor did not know yet.
+            clients.listen(self._should_listen and not health.draining)
+            if internal is not None:
+                # That it drains is to be read here.
+                internal.listen(self._should_listen)
+            if not is_open and clients.is_open:
                 is_open = True
                 opened()
             is_ready = not is_open or not health.reasons()
             if is_ready is not was_ready:
                 was_ready = is_ready
                 self._tell("ready" if is_ready else "unready")
-
-    def _obey(self, door: Door, listen: bool) -> None:
-        if listen and self._listening is None:
-            self._listening = bound(self._host, self.port, shared=True)
-            door.also(self._listening)
-            _log.info("shared_port_opened")
-        elif not listen and self._listening is not None:
-            door.no_longer(self._listening)
-            self._listening = None
-            _log.info("shared_port_left")
 
     def _tell(self, line: str) -> None:
         # To a supervisor that is gone, nothing is lost.

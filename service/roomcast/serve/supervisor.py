@@ -2,7 +2,8 @@
 
 The supervisor serves nobody and calls nothing of AWS. It starts the processes, has them listen on
 the shared port, starts those that fail again, and ends with them. The rules are in `supervision`.
-Each process has a port of its own as well, since a request to the shared port may reach any.
+Each process has a port of its own as well, since a request to the shared port may reach any. What
+is internal may have a port too: it is shared in the same way, with one of each process after it.
 
 The processes run in sessions of their own, so that Ctrl-C in a terminal reaches the supervisor
 alone. If it is killed, their talks with it end, and they end in order by themselves.
@@ -19,11 +20,13 @@ import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from roomcast.serve.entry import (
+    Address,
     Worker,
     bound,
     refuse,
@@ -82,44 +85,87 @@ async def supervise(
     processes: int,
     drain_s: float,
     exit_on_stdin_close: bool,
+    internal: Address | None = None,
 ) -> int:
     """Runs the processes until SIGTERM or SIGINT (or the end of standard input).
 
     `command`: the program and arguments of one process. `port` 0: any that is free; so are the own
     ports of the processes then. Otherwise these are the ones after `port`.
 
+    `internal`: the shared port of what is internal; None = it is at `port`. Of the processes' own
+    ones holds the same.
+
     Returns the exit code: 0 after an orderly end of all.
     """
     if not shares_ports():
         return refuse("several processes share a port only on Linux: use --processes 1", code=2)
-    own_ports = [port + 1 + index if port else 0 for index in range(processes)]
-    if max(own_ports) > PORT_MAX:
-        return refuse(
-            f"{processes} processes need as many ports after {port}: choose a lower --port", code=2
-        )
+    clients = _Span(Address(host, port), _after(port, processes), "--port")
+    spans = [clients]
+    if internal is not None:
+        own_ports = _after(internal.port if port else 0, processes)
+        spans.append(_Span(internal, own_ports, "server.internal_port"))
+    if why := _unusable(spans, processes):
+        return refuse(why, code=2)
     stop = asyncio.Event()
     with ExitStack() as stack:
-        try:
-            # Whether somebody else listens there: one of our user could share the port with us.
-            bound(host, port).close()
-            holder = stack.enter_context(bound(host, port, shared=True))
-        except OSError as error:
-            return refuse_address(host, port, error)
-        try:
-            for each in own_ports if port else ():
-                # Whether they are free. A process binds its own again at each of its starts.
-                bound(host, each).close()
-        except OSError as error:
-            return refuse_address(
-                host, each, error, more="each process has a port of its own, the ones after --port"
-            )
+        holders: list[socket.socket] = []
+        for span in spans:
+            shared, is_internal = span.shared, span is not clients
+            try:
+                # Whether somebody else listens there: one of our user could share the port with us.
+                bound(shared.host, shared.port).close()
+                holders.append(stack.enter_context(bound(shared.host, shared.port, shared=True)))
+            except OSError as error:
+                return refuse_address(shared.host, shared.port, error, internal=is_internal)
+            try:
+                for each in filter(None, span.own):
+                    # Whether they are free. A process binds its own again at each of its starts.
+                    bound(shared.host, each).close()
+            except OSError as error:
+                more = f"each process has a port of its own, the ones after {span.option}"
+                return refuse_address(shared.host, each, error, internal=is_internal, more=more)
         stack.enter_context(stopped_by_signals(stop))
         if exit_on_stdin_close:
             stop_at_end_of_input(stop)
         supervisor = _Supervisor(
-            command, holder.getsockname()[1], own_ports, stop, DRAIN_JITTER * drain_s + END_S
+            command,
+            holders[0].getsockname()[1],
+            clients.own,
+            stop,
+            DRAIN_JITTER * drain_s + END_S,
+            internal_ports=spans[-1].own if internal is not None else None,
         )
         return await supervisor.run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A shared port, and one of each process after it (0: any that is free). `option` sets it."""
+
+    shared: Address
+    own: Sequence[int]
+    option: str
+
+
+def _after(port: int, processes: int) -> list[int]:
+    return [port + 1 + index if port else 0 for index in range(processes)]
+
+
+def _unusable(spans: Sequence[_Span], processes: int) -> str:
+    """Why the ports cannot be had, whoever listens where; "" = they can."""
+    for span in spans:
+        if max(span.own) > PORT_MAX:
+            return (
+                f"{processes} processes need as many ports after {span.shared.port}: choose a "
+                f"lower {span.option}"
+            )
+    taken = [{span.shared.port, *span.own} - {0} for span in spans]
+    if len(taken) > 1 and taken[0] & taken[1]:
+        return (
+            f"--port {spans[0].shared.port} and server.internal_port {spans[1].shared.port} are "
+            f"too close: each is followed by the ports of {processes} processes"
+        )
+    return ""
 
 
 class _Child:
@@ -163,10 +209,13 @@ class _Supervisor:
         own_ports: Sequence[int],
         stop: asyncio.Event,
         stop_within_s: float,
+        *,
+        internal_ports: Sequence[int] | None = None,
     ) -> None:
         self._command = command
         self._port = port
         self._own_ports = own_ports
+        self._internal_ports = internal_ports or [0] * len(own_ports)
         self._stop = stop
         self._stop_within_s = stop_within_s
         self._rules = Supervision(len(own_ports))
@@ -279,7 +328,10 @@ class _Supervisor:
         ours, its = socket.socketpair()
         try:
             with its:
-                command = self._command(Worker(its.fileno(), self._port, self._own_ports[index]))
+                worker = Worker(
+                    its.fileno(), self._port, self._own_ports[index], self._internal_ports[index]
+                )
+                command = self._command(worker)
                 process = await asyncio.create_subprocess_exec(
                     *command, stdin=DEVNULL, pass_fds=(its.fileno(),), start_new_session=True
                 )

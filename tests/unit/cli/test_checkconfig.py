@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from roomcast.cli import main as cli
+from tests.certificates import Pair
 from tests.signers import signer
 from tests.unit.cli.conftest import Told
 
@@ -41,6 +42,17 @@ def test_checkconfig_looks_at_the_key(monkeypatch: pytest.MonkeyPatch, told: Tol
     monkeypatch.setenv("ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY", '{"kty":"oct","k":"c2VjcmV0"}')
     assert cli.main(["checkconfig"]) == 2
     assert told().startswith("client.token.hmac_secret_key must be a secret")
+
+
+def test_checkconfig_looks_at_certificates(
+    monkeypatch: pytest.MonkeyPatch, told: Told, tmp_path: Path
+) -> None:
+    cert, key = Pair("a").write(tmp_path)
+    key.unlink()
+    monkeypatch.setenv("ROOMCAST_SERVER_TLS_CERT_FILE", str(cert))
+    monkeypatch.setenv("ROOMCAST_SERVER_TLS_KEY_FILE", str(key))
+    assert cli.main(["checkconfig"]) == 2
+    assert told().startswith(f"server.tls.key_file: {key} cannot be read: No such file")
 
 
 def test_checkconfig_looks_at_public_keys(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:

@@ -19,7 +19,7 @@ from roomcast.cli import main as cli
 from roomcast.cli import serve as serve_command
 from roomcast.config import Config, ConfigError, dev_config
 from roomcast.ports import Rejected
-from roomcast.serve.entry import Worker
+from roomcast.serve.entry import Address, Worker
 from roomcast.serve.supervisor import Command
 from tests.unit.cli.conftest import Told
 
@@ -110,7 +110,7 @@ class Supervisor:
 
     async def supervise(self, command: Command, **options: Any) -> int:
         self.options = options
-        self.command = list(command(Worker(descriptor=7, port=8000, own_port=8002)))
+        self.command = list(command(Worker(7, 8000, own_port=8002, own_internal_port=9002)))
         return 0
 
 
@@ -125,12 +125,15 @@ def test_several_processes_get_what_the_supervisor_got(
     app: App, supervisor: Supervisor, tmp_path: Path
 ) -> None:
     path = tmp_path / "roomcast.toml"
-    path.write_text("[client]\ninsecure = true\n[node]\ndrain_s = 7\n")
+    path.write_text(
+        "[client]\ninsecure = true\n[node]\ndrain_s = 7\n"
+        "[server]\ninternal_port = 9000\ninternal_address = '0.0.0.0'\n"
+    )
     arguments = ["--config", str(path), "--processes", "3", "--log-level", "error"]
     assert cli.main(["serve", *arguments]) == 0
     assert supervisor.options == {
         "host": "127.0.0.1", "port": 8000, "processes": 3, "drain_s": 7.0,
-        "exit_on_stdin_close": False,
+        "exit_on_stdin_close": False, "internal": Address("0.0.0.0", 9000),
     }  # fmt: skip
     assert app.config is None, "it serves nobody itself"
     program, *rest = supervisor.command
@@ -141,9 +144,16 @@ def test_several_processes_get_what_the_supervisor_got(
     assert app.config.node.drain_s == 7.0
     assert app.options == {
         "host": "127.0.0.1", "port": 8000, "demo_urls": None, "exit_on_stdin_close": False,
-        "worker": Worker(descriptor=7, port=8000, own_port=8002), "task_endpoint": "",
+        "worker": Worker(7, 8000, own_port=8002, own_internal_port=9002), "task_endpoint": "",
     }  # fmt: skip
     assert logs == [], "the supervisor has warned"
+
+
+def test_two_ports_that_are_one(app: App, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_SERVER_INTERNAL_PORT", "8000")
+    assert cli.main(["serve"]) == 2
+    assert "--port 8000 is server.internal_port" in told()
+    assert app.config is None
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,30 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             "line 2: aws.topic_shards needs a topic whose name has at most 247 characters",
         ),
         (
+            "[server.tls]\ncert_file = 'c.pem'",
+            "line 2: server.tls.cert_file needs server.tls.key_file too",
+        ),
+        (
+            "[server]\ninternal_port = 9000\n[server.internal_tls]\nkey_file = 'k.pem'",
+            "line 4: server.internal_tls.key_file needs server.internal_tls.cert_file too",
+        ),
+        (
+            "[server]\ninternal_address = '127.0.0.1'",
+            "line 2: server.internal_address needs server.internal_port too",
+        ),
+        (
+            "[server.internal_tls]\ncert_file = 'c.pem'\nkey_file = 'k.pem'",
+            "line 2: server.internal_tls.cert_file needs server.internal_port too",
+        ),
+        (
+            "[server]\ntls_external = true",
+            "line 2: server.tls_external needs server.internal_port too",
+        ),
+        (
+            "[server]\ninternal_port = 9000\ntls_external = true",
+            "line 3: server.tls_external needs server.tls.cert_file and server.tls.key_file",
+        ),
+        (
             "[channel.without_namespace]\nhistory_size = 1",
             "line 2: channel.without_namespace.history_size needs history_ttl",
         ),

@@ -17,6 +17,8 @@ from roomcast.config import (
     HttpApiConfig,
     NodeConfig,
     Option,
+    ServerConfig,
+    TlsConfig,
     TokenConfig,
     WebSocketConfig,
     dev_config,
@@ -157,6 +159,9 @@ def test_every_field_is_an_option() -> None:
         "client.token": TokenConfig,
         "channel.without_namespace": ChannelOptions,
         "websocket": WebSocketConfig,
+        "server": ServerConfig,
+        "server.tls": TlsConfig,
+        "server.internal_tls": TlsConfig,
         "http_api": HttpApiConfig,
         "hooks": HooksConfig,
         "aws": AwsConfig,
@@ -167,11 +172,12 @@ def test_every_field_is_an_option() -> None:
         for section, part in parts.items()
         for each in dataclasses.fields(part)
     }
-    assert declared == expected - {"client.token"}
+    assert declared == expected - {"client.token", "server.tls", "server.internal_tls"}
     assert {each.name for each in dataclasses.fields(Config)} == {
         "client",
         "channel",
         "websocket",
+        "server",
         "http_api",
         "hooks",
         "aws",

@@ -19,7 +19,7 @@ from pytest_aiohttp import AiohttpClient
 import roomcast.dev.demo as demo
 from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
 from roomcast.config import ClientConfig, Config, TokenConfig, dev_config, load
-from roomcast.serve.http_app import build_app
+from roomcast.serve.http_app import build_apps
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.worlds import Fleet
@@ -447,7 +447,7 @@ def test_only_the_development_server_has_these_routes(demo_urls: tuple[str, ...]
         None, {"ROOMCAST_AWS_TOPIC_ARN": "arn:aws:sns:us-east-1:123456789012:t"}, demo=True
     )
     node = Fleet().node().assembly.node
-    app = build_app(config, node, metrics=bytes, demo_urls=demo_urls)
+    app = build_apps(config, node, metrics=bytes, demo_urls=demo_urls).clients
     paths = {route.resource.canonical for route in app.router.routes() if route.resource}
     assert "/connection/websocket" in paths
     assert bool({path for path in paths if path.startswith("/demo") or path == "/"}) is (

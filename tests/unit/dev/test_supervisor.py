@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import roomcast
-from roomcast.config import load
+from roomcast.config import OPTIONS, ServerConfig, load
 from roomcast.dev.provision import Provisioned
 from roomcast.dev.supervisor import DevOptions, _child_environment, _usable_ports, run_dev
 from tests.processes import unread
@@ -39,6 +39,10 @@ def test_the_children_see_the_emulator_and_no_account() -> None:
     aws = [name for name in environment if name.startswith(("AWS_", "ROOMCAST_AWS_"))]
     config = load(None, {name: environment[name] for name in aws}, demo=True)
     assert (config.node.imds_endpoint, config.aws.metrics_namespace) == ("", "")
+    # Wherever these are from, each instance has one port, without TLS.
+    server = {option.variable for option in OPTIONS if option.key.startswith("server.")}
+    assert server <= set(environment)
+    assert load(None, {name: environment[name] for name in server}).server == ServerConfig()
     assert environment["NO_PROXY"] == "example.com,127.0.0.1,localhost,emulator.test"
 
 

@@ -42,6 +42,32 @@ def test_places(descriptors: int, connection_limit: int, expected: Places) -> No
     assert places(descriptors, connection_limit) == expected
 
 
+@pytest.mark.parametrize(
+    "descriptors, connection_limit, expected",
+    [
+        (1_048_576, 0, Places(1_047_296, 1_047_040, 1024)),
+        (65_536, 0, Places(64_256, 64_000, 1024)),
+        (65_536, 10_000, Places(12_500, 10_000, 1024)),
+        (1024, 0, Places(692, 623, 76)),
+        (200, 50, Places(90, 50, 10)),
+        (1, 0, Places(1, 1, 1)),
+    ],
+)
+def test_places_beside_an_internal_port(
+    descriptors: int, connection_limit: int, expected: Places
+) -> None:
+    assert places(descriptors, connection_limit, has_internal_port=True) == expected
+
+
+@given(st.integers(4, 2_000_000), st.integers(0, 2_000_000))
+def test_both_ports_have_no_more_places_than_one(descriptors: int, connection_limit: int) -> None:
+    found = places(descriptors, connection_limit, has_internal_port=True)
+    assert 1 <= found.clients <= found.sockets
+    assert found.internal >= 1
+    assert found.sockets + found.internal <= places(descriptors, 0).sockets
+    assert not connection_limit or found.clients <= connection_limit
+
+
 @given(st.integers(1, 2_000_000), st.integers(0, 2_000_000))
 def test_nobody_gets_what_is_reserved(descriptors: int, connection_limit: int) -> None:
     found = places(descriptors, connection_limit)

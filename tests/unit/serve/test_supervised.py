@@ -15,7 +15,7 @@ from roomcast.gateway.door import Door
 from roomcast.node.health import Health
 from roomcast.ports import UnknownOutcome
 from roomcast.serve import supervised as module
-from roomcast.serve.entry import Worker, bound
+from roomcast.serve.entry import Address, Worker, bound
 from roomcast.serve.supervised import Supervised, supervised
 from tests.unit.worlds import DEADLINE_S, until
 
@@ -27,11 +27,19 @@ class Queue:
 
 
 class World:
-    def __init__(self, health: Health, port: int, process: Supervised, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        health: Health,
+        port: int,
+        internal_port: int,
+        process: Supervised,
+        stop: asyncio.Event,
+    ) -> None:
         self.health = health
         self.queue = Queue()
         health.queue = self.queue
         self.port = port
+        self.internal_port = internal_port
         self.process = process
         self.stop = stop
         self.opened = 0
@@ -40,9 +48,9 @@ class World:
         self.opened += 1
         self.health.listening = True
 
-    async def listens(self) -> bool:
+    async def listens(self, port: int = 0) -> bool:
         try:
-            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            _, writer = await asyncio.open_connection("127.0.0.1", port or self.port)
         except ConnectionRefusedError:
             return False
         writer.transport.abort()
@@ -83,19 +91,31 @@ async def world() -> AsyncIterator[tuple[World, Talk, Door]]:
     runner = web.AppRunner(web.Application(), handle_signals=False)
     await runner.setup()
     assert runner.server is not None
-    own = bound("127.0.0.1", 0)
+    own, own_internal = bound("127.0.0.1", 0), bound("127.0.0.1", 0)
     door = Door(runner.server, own, places_max=10)
+    internal_door = Door(runner.server, own_internal, places_max=10)
     door.open()
-    with bound("127.0.0.1", 0, shared=True) as holder:
-        port = holder.getsockname()[1]
+    internal_door.open()
+    with bound("127.0.0.1", 0, shared=True) as holder, bound("127.0.0.1", 0, shared=True) as other:
+        port, internal_port = holder.getsockname()[1], other.getsockname()[1]
         worker = Worker(its.detach(), port, own.getsockname()[1])
-        async with supervised(worker, stop, "127.0.0.1") as process:
-            made = World(health, port, process, stop)
-            work = process.follow(door, health, node="n-1", port=worker.own_port, opened=made.open)
+        internal = Address("127.0.0.1", internal_port)
+        async with supervised(worker, stop, "127.0.0.1", internal) as process:
+            made = World(health, port, internal_port, process, stop)
+            assert (process.port, process.internal_port) == (port, internal_port)
+            work = process.follow(
+                door,
+                health,
+                node="n-1",
+                port=worker.own_port,
+                opened=made.open,
+                internal_door=internal_door,
+            )
             async with beside(work):
                 assert await talk.heard() == f"started n-1 {worker.own_port}"
                 yield made, talk, door
         await door.end()
+        await internal_door.end()
         await runner.cleanup()
         talk.writer.close()
 
@@ -145,6 +165,24 @@ async def test_one_that_drains_stays_away_from_the_port_whatever_it_is_told() ->
         talk.tell("open")
         assert await talk.heard() == "unready"
         assert not await made.listens()
+        assert await made.listens(made.internal_port), "that it drains is to be read there"
+
+
+async def test_it_listens_at_the_internal_port_as_it_is_told() -> None:
+    async with world() as (made, talk, _):
+        assert not await made.listens(made.internal_port)
+        talk.tell("open")
+        await until(lambda: made.opened)
+        assert await made.listens(made.internal_port)
+        talk.tell("shut")
+        async with asyncio.timeout(DEADLINE_S):
+            while await made.listens(made.internal_port):
+                pass
+
+
+def test_what_is_internal_may_share_the_port_of_clients() -> None:
+    process = Supervised(None, Address("127.0.0.1", 8000), None)  # type: ignore[arg-type]
+    assert process.internal_port == process.port == 8000
 
 
 @pytest.mark.parametrize("word, others", [("last", False), ("others", True)])

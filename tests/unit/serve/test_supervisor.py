@@ -20,7 +20,7 @@ from roomcast.cli.leaving import LEAVE_S
 from roomcast.ec2.lifecycle import RELEASE_LEAVING_S
 from roomcast.node.node import ANSWERS_S
 from roomcast.serve import supervision, supervisor
-from roomcast.serve.entry import Worker, bound
+from roomcast.serve.entry import Address, Worker, bound
 from roomcast.serve.process import FINISH_S
 from roomcast.serve.supervisor import (
     DRAIN_JITTER,
@@ -333,6 +333,62 @@ async def test_an_own_port_that_somebody_else_has(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().err
     assert f"cannot listen on 127.0.0.1:{port + 2}" in said
     assert "port of its own" in said
+
+
+async def test_an_internal_port_that_somebody_else_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with ExitStack() as held:
+        port = neighbours(held)
+        code = await supervise(
+            never,
+            host="127.0.0.1",
+            port=0,
+            processes=2,
+            drain_s=0.0,
+            exit_on_stdin_close=False,
+            internal=Address("127.0.0.1", port + 2),
+        )
+    assert code == 1
+    said = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port + 2}" in said
+    assert said.endswith("; choose another server.internal_port\n")
+
+
+@pytest.mark.parametrize(
+    "port, internal_port, said",
+    [
+        (8000, 8000, "too close"),
+        (8000, 8002, "too close"),
+        (8002, 8000, "too close"),
+        (8000, 65_534, "choose a lower server.internal_port"),
+    ],
+)
+async def test_ports_that_get_into_each_others_way(
+    port: int, internal_port: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = await supervise(
+        never,
+        host="127.0.0.1",
+        port=port,
+        processes=2,
+        drain_s=0.0,
+        exit_on_stdin_close=False,
+        internal=Address("127.0.0.1", internal_port),
+    )
+    assert code == 2
+    assert said in capsys.readouterr().err
+
+
+async def test_each_process_has_an_internal_port_of_its_own() -> None:
+    given: list[Worker] = []
+
+    def command(worker: Worker) -> list[str]:
+        given.append(worker)
+        return ["/nothing/is/here"]
+
+    with structlog.testing.capture_logs():
+        made = _Supervisor(command, 8000, [8001], asyncio.Event(), 1.0, internal_ports=[9001])
+        assert await made.run() == 1
+    assert [(each.own_port, each.own_internal_port) for each in given] == [(8001, 9001)]
 
 
 def neighbours(held: ExitStack) -> int:
