@@ -25,6 +25,7 @@ from roomcast.delivery.envelope import checked_pubs, pack, record_text
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.shard_keeper import ShardBook
+from roomcast.delivery.way import Way
 from roomcast.log.item import LogItem
 from roomcast.system import SystemClock
 from roomcast.wire.publication import Record
@@ -132,7 +133,8 @@ def _message() -> str:
 def _intake(channels: dict[str, _Had]) -> Intake:
     ears = _Ears()
     shards = ShardBook(1, ears, SystemClock(), random.random)
-    return Intake("node", channels, Hub(), ears, shards, lambda _channel: False)
+    way = Way(SystemClock())
+    return Intake("node", channels, Hub(), ears, shards, lambda _channel: False, way=way)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,6 @@ def calls(
             context |= {key: parameters[name] for key, name in keys.items() if name in parameters}
             yield _call("sns", operation, parameters.get("TopicArn", "*"), context)
         case "monitoring":
-            context["cloudwatch:namespace"] = parameters["Namespace"]
             yield _call("cloudwatch", operation, "*", context)
         case "autoscaling":
             group = (

@@ -23,8 +23,8 @@ from roomcast.dev.event_source import MappingOptions, is_append
 from roomcast.ec2 import lifecycle
 from roomcast.fleet.deployment import APP, APP_TAG, TOPIC_TAG, queue_tags
 from roomcast.node import node
-from roomcast.observe.cloudwatch import INTERVAL_S, Appends, Readings
-from roomcast.observe.counters import AppendCounters
+from roomcast.observe.cloudwatch import INTERVAL_S, Counts, Readings
+from roomcast.observe.counters import AppendCounters, StageCounters
 from roomcast.reaper.reaper import SECOND_LOOK_S
 from roomcast.serve import process as app
 from roomcast.serve import supervisor
@@ -389,7 +389,6 @@ ANYWHERE: Final = {
     "LookAtAlarms": {"cloudwatch:DescribeAlarms"},
     "ListQueues": {"sqs:ListQueues"},
     "Unsubscribe": {"sns:Unsubscribe"},
-    "Metrics": {"cloudwatch:PutMetricData"},
     "Agent": {"ssm:UpdateInstanceInformation"},
     "RegistryToken": {"ecr:GetAuthorizationToken"},
     "Sessions": {
@@ -423,7 +422,6 @@ NOT_OURS: Final = frozenset(
 OTHERWISE: Final = {
     "delete_message_batch": "sqs:DeleteMessage",
     "publish_batch": "sns:Publish",
-    "put_metric_data": "cloudwatch:PutMetricData",
     "transact_write_items": None,
 }
 PREFIXES: Final = {
@@ -687,9 +685,14 @@ def test_without_a_key_it_is_aws_s_own() -> None:
         assert kept.properties(name)["SSESpecification"] == {"SSEEnabled": True}
 
 
-def test_metrics_go_to_one_namespace() -> None:
-    (metrics,) = (each for each in role("InstanceRole") if each.sid == "Metrics")
-    assert found_in_map(metrics.condition["StringEquals"]["cloudwatch:namespace"]) == "roomcast"
+def test_nodes_put_no_metrics_of_their_own() -> None:
+    """CloudWatch Logs makes them of the log. So nobody with a node's role can forge a lambda's."""
+    assert not [
+        statement.sid
+        for statement in every_statement()
+        for action in statement.actions
+        if action.startswith("cloudwatch:Put")
+    ]
 
 
 def test_one_secret_can_be_read_and_only_named_artifacts() -> None:
@@ -1193,18 +1196,14 @@ def published() -> set[str]:
         degraded=lambda: False,
         not_ready=lambda: False,
     )
-    counters = AppendCounters()
-    before = Appends.counted(counters)
-    counters.attempts.add(1)
-    counters.turn_s.add(0)
-    counted = Appends.counted(counters).since(before)
+    before = Counts.taken(AppendCounters(), StageCounters(), 0)
     lambdas = (
         ROOT / "service" / "roomcast" / "reaper" / "handler.py",
         ROOT / "stream_lambda" / "handler.py",
     )
     texts = "".join(path.read_text(encoding="utf-8") for path in lambdas)
-    return {metric.name for metric in (*told.taken(), *counted)} | set(
-        re.findall(r'"(\w+)": (?:counts\[|sum\(|planned|len\()', texts)
+    return {metric.name for metric in (*told.taken(), *before.since(before))} | set(
+        re.findall(r'"(\w+)": (?:counts\[|sum\(planned|planned\.|len\(outcome)', texts)
     )
 
 
@@ -1221,20 +1220,6 @@ def test_alarms_and_scaling_watch_metrics_that_are_published() -> None:
         if found_in_map(each["Namespace"]) == "roomcast"
     ]
     assert {each["MetricName"] for each in watched} <= published()
-    body, _ = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
-    shown = {
-        metric[1]
-        for widget in json.loads(body)["widgets"]
-        for metric in own_metrics(widget["properties"]["metrics"])
-    }
-    assert shown <= published()
-    assert {
-        "Connections",
-        "AppendAttempts",
-        "AppendTurnMs",
-        "PublicationsRejected",
-        "PublicationsUnknown",
-    } <= shown
 
 
 def test_the_group_tells_of_itself_what_is_watched_and_shown() -> None:
@@ -1244,21 +1229,6 @@ def test_the_group_tells_of_itself_what_is_watched_and_shown() -> None:
     watched = {each["MetricName"] for each in alarms if each["Namespace"] == "AWS/AutoScaling"}
     assert watched
     assert watched <= set(collected["Metrics"])
-
-
-def own_metrics(metrics: list[list[Any]]) -> list[list[Any]]:
-    """Those of our namespace, "." and "..." written out."""
-    found: list[list[Any]] = []
-    before: list[Any] = []
-    for metric in metrics:
-        names = [part for part in metric if isinstance(part, str)]
-        if names[0] == "...":
-            names = [*before[:-1], *names[1:]] if len(names) > 1 else list(before)
-        full = [before[index] if part == "." else part for index, part in enumerate(names)]
-        before = full
-        if full[0] == "${Namespace}":
-            found.append(full)
-    return found
 
 
 def test_alarms_tell_whoever_wants_to_know_and_say_what_they_mean() -> None:

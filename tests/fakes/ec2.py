@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -87,7 +86,6 @@ class FakeEc2:
         self.endpoint = ""
         self.machines: dict[str, FakeMachine] = {}
         self.events: list[dict[str, Any]] = []
-        self.metrics: list[dict[str, Any]] = []
         self.calls: list[tuple[str, str]] = []
         # (HTTP status, code) that every call of Auto Scaling is answered with.
         self.failure: tuple[int, str] | None = None
@@ -274,8 +272,6 @@ class FakeEc2:
         form = {key: str(value) for key, value in (await request.post()).items()}
         operation = form["Action"]
         try:
-            if operation == "PutMetricData":
-                return self._put_metrics(form)
             if self.before is not None:
                 await self.before(operation)
             return self._lifecycle(operation, form)
@@ -301,29 +297,6 @@ class FakeEc2:
             action.timer.cancel()
             action.timer = self._timer(machine, action.hook)
         return _answer(operation)
-
-    def _put_metrics(self, form: dict[str, str]) -> web.Response:
-        namespace = form["Namespace"]
-        self.calls.append(("PutMetricData", namespace))
-        numbers = sorted(
-            {
-                int(found[1])
-                for key in form
-                if (found := re.match(r"MetricData\.member\.(\d+)\.", key))
-            }
-        )
-        for number in numbers:
-            at = f"MetricData.member.{number}."
-            self.metrics.append(
-                {
-                    "namespace": namespace,
-                    "name": form[f"{at}MetricName"],
-                    "value": float(form[f"{at}Value"]),
-                    "unit": form[f"{at}Unit"],
-                    "group": form.get(f"{at}Dimensions.member.1.Value", ""),
-                }
-            )
-        return _answer("PutMetricData")
 
 
 @asynccontextmanager

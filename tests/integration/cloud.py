@@ -61,9 +61,15 @@ def _repair() -> None:
         return f"{found}:*" if attribute_name == "Arn" else found
 
     LogGroup.get_cfn_attribute = with_streams  # type: ignore[method-assign]  # this is what it is for
+    FakeTargetGroup.get_cfn_attribute = _of_target_group  # type: ignore[attr-defined]  # as above
     _repair_versions()
     # moto would start a container for each item that is written. Tests run the function.
     LambdaBackend.send_dynamodb_items = lambda *_args: ""  # type: ignore[method-assign]  # as above
+
+
+def _of_target_group(self: FakeTargetGroup, name: str) -> str:
+    assert name == "TargetGroupFullName"
+    return str(self.arn).rpartition(":")[2]
 
 
 def _repair_functions() -> None:

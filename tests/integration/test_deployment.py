@@ -47,6 +47,7 @@ from tests.deploy.cloudformation import DATA, TEMPLATE, Evaluation, exports, loa
 from tests.deploy.iam import Call, allowed
 from tests.deploy.machine import as_a_shell_reads, fresh_machine, settings
 from tests.deploy.test_readme import OF_DATA, OF_FLEET, overridden
+from tests.emf import read_all
 from tests.fakes.ec2 import ACCOUNT, FakeEc2, FakeMachine, Hook, fake_ec2
 from tests.fakes.ecs import FakeTask, fake_task
 from tests.integration.created import Created, differences
@@ -674,7 +675,7 @@ REFUSED: Final[Sequence[tuple[str, str, str, Mapping[str, Any]]]] = [
     ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast_a"}),
     ("InstanceRole", "sqs", "create_queue", {"QueueName": "roomcast_a", "tags": TAGGED}),
     ("InstanceRole", "sqs", "list_queues", {}),
-    ("InstanceRole", "cloudwatch", "put_metric_data", {"Namespace": "other", "MetricData": []}),
+    ("InstanceRole", "cloudwatch", "put_metric_data", {"Namespace": "roomcast", "MetricData": []}),
     ("InstanceRole", "ec2", "describe_instances", {}),
     ("ReaperRole", "sqs", "delete_queue", {"QueueUrl": UNTAGGED}),
     ("ReaperRole", "dynamodb", "scan", {"TableName": "roomcast-channels"}),
@@ -997,7 +998,7 @@ async def test_the_service_runs_on_what_was_made(stack: Stack, tmp_path: Path) -
                 await clients_meet(first, second)
                 await back_ends_publish(first, second)
                 await asyncio.to_thread(all_is_well, stack, environ)
-                assert set(watched(stack)) <= await asyncio.to_thread(metrics, stack)
+                assert set(watched(stack)) <= metrics(first, second)
                 idle = await asyncio.to_thread(reaper, scheduled(stack))
                 assert idle == {"live": 2, "reaped": 0, "orphans": 0, "failed": 0}
                 await one_is_killed(stack, aws, ec2, later, first, second)
@@ -1098,19 +1099,13 @@ def watched(stack: Stack) -> Iterator[tuple[str, str]]:
             yield about["MetricName"], dimension["Value"]
 
 
-def metrics(stack: Stack) -> set[tuple[str, str]]:
-    """Those that there are."""
-    pages = (
-        stack.cloud.client("cloudwatch")
-        .get_paginator("list_metrics")
-        .paginate(Namespace="roomcast")
-    )
+def metrics(*instances: Instance) -> set[tuple[str, str]]:
+    """Those that CloudWatch Logs makes of the instances' logs."""
     return {
-        (metric["MetricName"], dimension["Value"])
-        for page in pages
-        for metric in page["Metrics"]
-        for dimension in metric["Dimensions"]
-        if dimension["Name"] == "AutoScalingGroupName"
+        (metric.name, value)
+        for instance in instances
+        for metric in read_all(instance.process.lines)
+        for _, value in metric.dimensions
     }
 
 

@@ -17,6 +17,8 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
+from roomcast.observe.cloudwatch import EVENT, GROUP_DIMENSION
+from tests.emf import read_all
 from tests.fakes.ec2 import FakeEc2, FakeMachine, Hook, fake_ec2
 from tests.integration.serving import START_S, STOP_S, Aws, Process, deployed, environment
 from tests.websocket import WebSocket
@@ -118,7 +120,7 @@ async def test_the_life_of_a_machine(aws: Aws, ec2: FakeEc2, machine: FakeMachin
         await ec2.until(lambda: machine.state == "InService")
         assert node.process.node.startswith(f"{machine.id}-")
         assert len(aws.left_of(node.process.node)) >= 4
-        await ec2.until(lambda: ec2.metrics)
+        await asyncio.to_thread(node.process.said, EVENT)
 
         left: list[Any] = []
 
@@ -134,26 +136,20 @@ async def test_the_life_of_a_machine(aws: Aws, ec2: FakeEc2, machine: FakeMachin
         assert await node.ended() == 0, node.process.log
     assert left == []
     assert machine.ends == ["CONTINUE", "CONTINUE"]
-    assert [operation for operation, _ in ec2.calls if operation != "PutMetricData"] == [
-        COMPLETE,
-        HEARTBEAT,
-        COMPLETE,
-    ]
-    assert {(each["name"], each["group"]) for each in ec2.metrics} == {
-        (name, group)
-        for name in (
-            "Connections",
-            "Channels",
-            "QueueLagMs",
-            "CanaryAgeS",
-            "Degraded",
-            "NotReady",
-            "PublicationsRejected",
-            "PublicationsUnknown",
-        )
-        for group in ("", GROUP)
+    assert [operation for operation, _ in ec2.calls] == [COMPLETE, HEARTBEAT, COMPLETE]
+    told = read_all(node.logged(EVENT))
+    assert {each.dimensions for each in told} == {((GROUP_DIMENSION, GROUP),)}
+    assert {each.name for each in told} >= {
+        "Connections",
+        "Channels",
+        "QueueLagMs",
+        "CanaryAgeS",
+        "Degraded",
+        "NotReady",
+        "PublicationsRejected",
+        "PublicationsUnknown",
     }
-    assert {each["value"] for each in ec2.metrics if each["name"] == "NotReady"} == {0}
+    assert {each.values for each in told if each.name == "NotReady"} == {(0,)}
 
 
 async def test_a_node_that_serves_before_its_group_waits(aws: Aws, ec2: FakeEc2) -> None:
@@ -271,7 +267,7 @@ async def test_without_metadata_it_serves_as_anywhere(aws: Aws, ec2: FakeEc2) ->
             assert await node.ended() == 0, node.process.log
             assert aws.left_of(node.process.node) == []
             assert len(node.logged("instance_metadata_unreachable")) == 1
-    assert {operation for operation, _ in ec2.calls} <= {"PutMetricData"}
+    assert not ec2.calls
 
 
 async def test_two_nodes_of_a_machine_let_it_go_together(

@@ -103,7 +103,7 @@ COUNTED: Final = frozenset(
     each.counted for each in (VPCS, INTERNET_GATEWAYS, GATEWAY_ENDPOINTS, LOAD_BALANCERS, ADDRESSES)
 )
 # What deploy/template.yaml makes endpoints for; a test compares them.
-INTERFACE_SERVICES: Final = ("sqs", "sns", "logs", "monitoring", "secretsmanager")
+INTERFACE_SERVICES: Final = ("sqs", "sns", "logs", "secretsmanager")
 INSTANCE_SERVICES: Final = ("autoscaling", "ssm", "ssmmessages")
 TASK_SERVICES: Final = ("ecr.api", "ecr.dkr")
 GATEWAY_SERVICES: Final = ("dynamodb", "s3")

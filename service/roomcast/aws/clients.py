@@ -51,8 +51,7 @@ class AwsClients:
 
     `log`: DynamoDB for the channel log. The SDK never retries it, because only the log knows when
     the same append may be sent again. `tables`: DynamoDB for everything else. `sqs_poll`: long
-    polls only. `autoscaling` and `cloudwatch` are None unless requested, because each costs start
-    time and memory.
+    polls only. `autoscaling` is None unless requested, because it costs start time and memory.
     """
 
     log: Any
@@ -61,7 +60,6 @@ class AwsClients:
     sqs: Any
     sqs_poll: Any
     autoscaling: Any | None = None
-    cloudwatch: Any | None = None
 
 
 class _ReadySession(AIOHTTPSession):  # type: ignore[misc]  # the SDK has no types
@@ -90,7 +88,6 @@ async def connect(
     endpoint_url: str | None = None,
     session: aioboto3.Session | None = None,
     autoscaling: bool = False,
-    cloudwatch: bool = False,
     calls: Calls | None = None,
     lean: bool = True,
 ) -> AsyncIterator[AwsClients]:
@@ -137,11 +134,6 @@ async def connect(
                     entered = LeanClient(entered, straight, lean_methods)
             return entered if calls is None else calls.timed(entered, service, at_once)
 
-        async def side(service: str, is_wanted: bool) -> Any | None:
-            if not is_wanted:
-                return None
-            return await opened(service, SIDE_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S)
-
         async with _settings_named(), port_errors(CALL_LIMIT_S):
             # It reads the files of AWS tools, which may be damaged.
             chosen = session or aioboto3.Session()
@@ -168,8 +160,11 @@ async def connect(
                     *("sqs", POLL_CONNECTIONS_MAX, _ONE_ATTEMPT, POLL_READ_TIMEOUT_S),
                     "receive_message",
                 ),
-                autoscaling=await side("autoscaling", autoscaling),
-                cloudwatch=await side("cloudwatch", cloudwatch),
+                autoscaling=await opened(
+                    "autoscaling", SIDE_CONNECTIONS_MAX, _RETRIED, READ_TIMEOUT_S
+                )
+                if autoscaling
+                else None,
             )
         yield clients
 

@@ -528,9 +528,10 @@ class AwsConfig:
     )
     metrics_namespace: str = declare(
         "",
-        "CloudWatch namespace in which each node puts its connections, channels, appends, lag and "
-        "health once a minute; empty: none. With `autoscaling_group`, for that group and over all "
-        "groups.",
+        "CloudWatch namespace of a node's connections, publications, appends, delivery, lag and "
+        "health, which it logs once a minute in the embedded metric format; empty: it does not. "
+        "CloudWatch Logs makes metrics of these lines, with `autoscaling_group` as their only "
+        "dimension.",
         pattern=r"(?!AWS/)[A-Za-z0-9._/#-][A-Za-z0-9 ._/#:-]{0,254}",
         shape="a namespace such as roomcast, which does not begin with AWS/",
     )

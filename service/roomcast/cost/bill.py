@@ -38,11 +38,11 @@ _SECONDS_A_MONTH: Final = HOURS_A_MONTH * 3600
 _MILLION: Final = 1e6
 _GB: Final = 1e9
 # What deploy/template.yaml makes; a test compares them.
-ENDPOINTS: Final[Mapping[Compute, int]] = {"ec2": 8, "fargate": 7}
+ENDPOINTS: Final[Mapping[Compute, int]] = {"ec2": 7, "fargate": 6}
 ALARMS: Final = 21
 VOLUME_GB: Final = 12
-# Custom metrics: each of a node's readings for the group and over all groups, and the reaper's.
-METRICS: Final = 23
+# Custom metrics: those that a node's report has, and the reaper's.
+METRICS: Final = 21
 # The stream Lambda: memory, with topic shards and without, and a typical run.
 _LAMBDA_GB: Final = 0.25
 _LAMBDA_GB_SHARDS: Final = 1.0
@@ -56,9 +56,11 @@ _REAPER_RUNS_S: Final = 1 / 60
 _FRAME_BYTES: Final = 150
 _PING_BYTES: Final = 220
 _PING_INTERVAL_S: Final = 25.0
-# Bytes of a node's log lines for one connection, and of all else in a second.
+# Bytes of a node's log lines for one connection, of all else in a second, and of one report: with
+# the values of seven durations, of which a busy node tells a hundred each.
 _LOG_BYTES_A_CONNECT: Final = 700
 _LOG_BYTES_S: Final = 5
+_REPORT_BYTES: Final = 7000
 # An item is kept for a day or longer, and TTL takes up to some days to delete it.
 _KEPT_DAYS_MIN: Final = 1.0
 _TTL_LATE_DAYS: Final = 1.0
@@ -279,11 +281,17 @@ def _messages(load: Load, calls: Calls) -> Iterator[_Row]:
 
 
 def _watching(load: Load, calls: Calls) -> Iterator[_Row]:
-    reports_s = calls.of("cloudwatch.PutMetricData")
-    if reports_s:
-        yield "CloudWatch", "metrics", float(METRICS), "metric_month", True, "readings × 2 + 3"
-        reports = reports_s * _SECONDS_A_MONTH / 1000
-        yield "CloudWatch", "reports", reports, "reports_thousand", True, "N a minute"
+    if calls.reports_s:
+        yield (
+            "CloudWatch",
+            "metrics",
+            float(METRICS),
+            "metric_month",
+            True,
+            "a node's + the reaper's",
+        )
+        report_gb = calls.reports_s * _REPORT_BYTES * _SECONDS_A_MONTH / _GB
+        yield "CloudWatch", "reports", report_gb, "logs_gb", True, "N × 7,000 bytes a minute"
     yield "CloudWatch", "alarms", float(ALARMS), "alarm_month", True, f"{ALARMS}"
     yield "CloudWatch", "dashboard", 1.0, "dashboard_month", True, "1"
     log_bytes_s = load.connects_s * _LOG_BYTES_A_CONNECT + load.nodes * _LOG_BYTES_S

@@ -129,7 +129,7 @@ class Pace:
     tail_check_s: float = 300.0
     express_rate_limit: float = 100.0
     reports_s: float = 1 / _MINUTE_S
-    """Reports of one node to CloudWatch; 0 = none."""
+    """Reports of one node for CloudWatch, in its log; 0 = none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,8 @@ class Calls:
 
     `write_units`, `read_units`: of DynamoDB. `sns_requests`, `sqs_requests`: as they are billed,
     one for each 64 KiB. `received_bytes`, `sent_bytes`: of all nodes, from SQS and to SNS.
-    `stored_bytes`: what is added to the log.
+    `stored_bytes`: what is added to the log. `reports_s`: the nodes' reports for CloudWatch, which
+    are no calls: they go with their logs.
     """
 
     operations: dict[str, float] = field(default_factory=dict)
@@ -150,6 +151,7 @@ class Calls:
     received_bytes: float = 0.0
     sent_bytes: float = 0.0
     stored_bytes: float = 0.0
+    reports_s: float = 0.0
 
     def of(self, operation: str) -> float:
         """The calls of one operation, such as "dynamodb.PutItem"."""
@@ -193,8 +195,7 @@ def calls_of(load: Load, pace: Pace | None = None) -> Calls:
     _come_and_go(load, pace, ledger)
     # Each node's own.
     ledger.put(load.nodes / (pace.heartbeat_s * _HEARTBEAT_PART))
-    ledger.add("cloudwatch.PutMetricData", load.nodes * pace.reports_s)
-    return ledger.calls()
+    return ledger.calls(load.nodes * pace.reports_s)
 
 
 class _Ledger:
@@ -221,7 +222,7 @@ class _Ledger:
     def query(self, rate_s: float) -> None:
         self.read("dynamodb.Query", rate_s)
 
-    def calls(self) -> Calls:
+    def calls(self, reports_s: float) -> Calls:
         return Calls(
             dict(sorted(self.operations.items())),
             self.write_units,
@@ -231,6 +232,7 @@ class _Ledger:
             self.received_bytes,
             self.sent_bytes,
             self.stored_bytes,
+            reports_s,
         )
 
 

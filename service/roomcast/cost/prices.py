@@ -80,7 +80,6 @@ PRICES: Final[Mapping[str, Price]] = {
         0.40, "million requests of 64 KB", "https://aws.amazon.com/sqs/pricing/", "2026-06"
     ),
     "metric_month": Price(0.30, "custom metric, a month", _CLOUDWATCH, "2026-06"),
-    "reports_thousand": Price(0.01, "thousand calls of PutMetricData", _CLOUDWATCH, "2026-06"),
     "alarm_month": Price(0.10, "alarm, a month", _CLOUDWATCH, "2026-06"),
     "dashboard_month": Price(3.00, "dashboard, a month", _CLOUDWATCH, "2026-06"),
     "logs_gb": Price(0.50, "GB of logs taken in", _CLOUDWATCH, "2026-06"),

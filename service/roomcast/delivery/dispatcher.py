@@ -25,6 +25,7 @@ from roomcast.delivery.join_reads import (
 from roomcast.delivery.open_channel import OpenChannel, Shared, Tasks, Timings
 from roomcast.delivery.recovery import Rings, Window
 from roomcast.delivery.tail_checks import TailChecks
+from roomcast.delivery.way import Way
 from roomcast.log.channel_log import ChannelLog, record_of
 from roomcast.log.item import LogItem
 from roomcast.observe.counters import DeliveryCounters
@@ -75,6 +76,8 @@ class Dispatcher:
         # When to check the tail of which channel. `check_tail` does it.
         self.tails = TailChecks(timings.tail_check_s, shards.of)
         self.counters = DeliveryCounters()
+        # How long records take that other nodes append.
+        self.way = Way(clock)
         self._rings = Rings()
         self._tasks = Tasks()
         self._shared = Shared(
@@ -88,6 +91,7 @@ class Dispatcher:
             self.tails,
             self._tasks,
             self.counters,
+            self.way,
         )
 
     @property
@@ -120,7 +124,7 @@ class Dispatcher:
         if channel is None or channel.has(item.epoch, item.last):
             return
         if (record := record_of(item)) is not None:
-            channel.offer((record,))
+            channel.offer((record,), is_local=True)
 
     def hide(self, name: str, offset: int) -> None:
         """Another node hides the publications of channel `name` up to `offset`."""

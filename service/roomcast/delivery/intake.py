@@ -15,6 +15,7 @@ from roomcast.delivery.envelope import Envelope, Follower, MalformedEnvelope, Si
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.joins_and_leaves import JoinsAndLeaves
 from roomcast.delivery.signals import BROADCAST_KIND, Heard, broadcast_of
+from roomcast.delivery.way import Way
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, Json, MalformedPublication, Publication, Record
 
@@ -67,6 +68,8 @@ class Intake:
     `has_join_leave` says whether a channel has join and leave pushes: not every sender knows.
     `is_here` says whether a client is connected to this node: others may have taken this node for
     dead, and signal that its clients left.
+
+    `way` is told how long the records took to get here.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class Intake:
         has_join_leave: Callable[[str], bool],
         handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
         is_here: Callable[[str], bool] = lambda _client: False,
+        *,
+        way: Way,
     ) -> None:
         self._node = node
         self._channels = channels
@@ -87,6 +92,7 @@ class Intake:
         self._has_join_leave = has_join_leave
         self._handlers = handlers
         self._is_here = is_here
+        self._way = way
         self._joins_and_leaves = JoinsAndLeaves(hub)
         self._shards = shards
         self._heard = Heard()
@@ -102,6 +108,10 @@ class Intake:
 
     def take(self, bodies: Sequence[str]) -> None:
         """Deliver the messages of one receive. Never raises for the content of a message."""
+        with self._way.handing_over():
+            self._take(bodies)
+
+    def _take(self, bodies: Sequence[str]) -> None:
         records: dict[str, list[Record]] = {}
         signals: list[Signal] = []
         for body in bodies:
@@ -115,6 +125,7 @@ class Intake:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
             if envelope.records or envelope.unwanted:
                 self._came(envelope)
+            self._way.came(envelope.records, envelope.at)
             for record in envelope.records:
                 if record.channel != CANARY_CHANNEL:
                     records.setdefault(record.channel, []).append(record)

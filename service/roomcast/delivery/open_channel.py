@@ -28,6 +28,7 @@ from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.recovery import Ring, Rings, Trim, Window
 from roomcast.delivery.resequencer import Next, Resequencer, weight
 from roomcast.delivery.tail_checks import TailChecks
+from roomcast.delivery.way import Way
 from roomcast.log.channel_log import ChannelLog, Resolved, record_of
 from roomcast.observe.counters import DeliveryCounters
 from roomcast.ports import Clock, PortError
@@ -138,6 +139,7 @@ class Shared:
     tails: TailChecks
     tasks: Tasks
     counters: DeliveryCounters
+    way: Way
     join_reads: FairPlaces = field(
         default_factory=lambda: FairPlaces(JOIN_READS_AT_ONCE, JOIN_READS_A_TURN)
     )
@@ -201,8 +203,11 @@ class OpenChannel:
         order = self._order
         return order is not None and order.epoch == epoch and last <= order.top
 
-    def offer(self, records: Iterable[Record]) -> None:
-        """Take records from any source. Those of one call go out in one write a socket."""
+    def offer(self, records: Iterable[Record], *, is_local: bool = False) -> None:
+        """Take records from any source. Those of one call go out in one write a socket.
+
+        `is_local`: this node wrote them, or met them where it was about to write.
+        """
         if not self.is_open:
             # It closed since the caller looked for it, or while a read was under way.
             return
@@ -213,7 +218,7 @@ class OpenChannel:
         now_s = self._shared.clock.monotonic_s()
         sent: list[Sent] = []
         for record in records:
-            sent += self._passed(order.offer(record, now_s))
+            sent += self._passed(order.offer(record, now_s), is_local)
         if sent:
             self._shared.outlet.publish(self.name, sent)
         self._read_what_is_missing()
@@ -241,8 +246,10 @@ class OpenChannel:
         # An express hint that was dropped comes again by the stream.
         self._waiting_dropped |= not record.express
 
-    def _passed(self, passed: Iterable[Next]) -> list[Sent]:
+    def _passed(self, passed: Sequence[Next], is_local: bool = False) -> list[Sent]:
         """Encode the publications that passed the resequencer, and keep them in the ring."""
+        if passed and not is_local:
+            self._shared.way.passed(passed)
         sent = [_encoded(each, run.ts) for run in passed for each in run.publications]
         if sent:
             self._shared.rings.append(self.ring, sent)

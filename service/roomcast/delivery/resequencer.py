@@ -66,11 +66,12 @@ _REFUTED_MAX: Final = 8
 class Next:
     """Publications that come next, ascending and without a hole.
 
-    `ts`: the time of their append in ms.
+    `ts`: the time of their append in ms. `held_s`: how long they were held.
     """
 
     publications: tuple[Publication, ...]
     ts: int
+    held_s: float = 0.0
 
 
 def weight(record: Record) -> int:
@@ -114,8 +115,8 @@ class Resequencer:
         self.read_at: float | None = None
         self.doubted: str | None = None
         self._gap_wait = gap_wait
-        # The held records and their weights, by first offset.
-        self._held: dict[int, tuple[Record, int]] = {}
+        # The held records, their weights, and since when they are held, by first offset.
+        self._held: dict[int, tuple[Record, int, float]] = {}
         self._held_publications = 0
         self._held_bytes = 0
         # Until when express hints are held, with their first offsets, in this order.
@@ -153,18 +154,18 @@ class Resequencer:
             self.read_at = now_s
         elif record.offset <= self.top + 1:
             passed.append(self._pass(record))
-            self._pass_held(passed)
+            self._pass_held(passed, now_s)
         else:
-            self._hold(record)
+            self._hold(record, now_s)
         self._await_hole(now_s)
         return passed
 
     def _offer_express(self, record: Record, now_s: float) -> list[Next]:
         if record.offset > self.top + 1:
-            self._hold(record, now_s + EXPRESS_HELD_S)
+            self._hold(record, now_s)
             return []
         passed = [self._pass(record)]
-        self._pass_held(passed)
+        self._pass_held(passed, now_s)
         if self.top >= self._known:
             self.read_at = None
         return passed
@@ -219,29 +220,30 @@ class Resequencer:
         """The read failed: try again at `until_s`."""
         self.read_at = until_s
 
-    def _pass(self, record: Record) -> Next:
+    def _pass(self, record: Record, held_s: float = 0.0) -> Next:
         assert record.publications is not None
         assert record.offset <= self.top + 1 <= record.last, "I3: no hole, no repeat"
         publications = record.publications[self.top + 1 - record.offset :]
         assert publications[0].offset == self.top + 1, "I3: offsets are those of the key"
         self.top = record.last
         self._known = max(self._known, self.top)
-        return Next(publications, record.ts)
+        return Next(publications, record.ts, held_s)
 
-    def _pass_held(self, passed: list[Next]) -> None:
+    def _pass_held(self, passed: list[Next], now_s: float) -> None:
         while self._held:
             first = min(self._held)
             if first > self.top + 1:
                 return
-            record = self._take_held(first)
+            record, since_s = self._take_held(first)
             if record.last > self.top:
-                passed.append(self._pass(record))
+                passed.append(self._pass(record, now_s - since_s))
 
-    def _take_held(self, first: int) -> Record:
-        record, size = self._held.pop(first)
+    def _take_held(self, first: int) -> tuple[Record, float]:
+        """The record, and since when it was held."""
+        record, size, since_s = self._held.pop(first)
         self._held_publications -= record.last - record.offset + 1
         self._held_bytes -= size
-        return record
+        return record, since_s
 
     def _drop_old_express(self, now_s: float) -> None:
         while self._express and self._express[0][0] <= now_s:
@@ -249,8 +251,8 @@ class Resequencer:
             if first in self._held and self._held[first][0].express:
                 self._take_held(first)
 
-    def _hold(self, record: Record, until_s: float | None = None) -> None:
-        """Keep `record` if there is room. `until_s`: until when; None = it is no express hint.
+    def _hold(self, record: Record, now_s: float) -> None:
+        """Keep `record` if there is room.
 
         Otherwise the record is dropped. What the stream brought is known to exist, so it becomes a
         part of the hole.
@@ -264,14 +266,14 @@ class Resequencer:
         count = record.last - record.offset + 1
         if self._held_publications + count > HELD_PUBLICATIONS_MAX:
             return
-        if until_s is not None and len(self._express) >= HELD_PUBLICATIONS_MAX:
+        if record.express and len(self._express) >= HELD_PUBLICATIONS_MAX:
             return
         size = weight(record)
         if self._held_bytes + size > HELD_BYTES_MAX:
             return
-        self._held[record.offset] = (record, size)
-        if until_s is not None:
-            self._express.append((until_s, record.offset))
+        self._held[record.offset] = (record, size, now_s)
+        if record.express:
+            self._express.append((now_s + EXPRESS_HELD_S, record.offset))
         self._held_publications += count
         self._held_bytes += size
 

@@ -252,6 +252,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         rules.has_join_leave,
         listeners,
         roster.has,
+        way=dispatcher.way,
     )
     bus = NodeBus(broadcaster, intake)
     announcements = Announcements(bus, dispatcher, rules, new_id, node=node_id)

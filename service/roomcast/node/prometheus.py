@@ -91,6 +91,11 @@ def _hook_seconds(source: Source) -> Samples:
     return {(hook,): took for hook, took in source.assembly.hooks.counters.seconds.items()}
 
 
+def _delivery(source: Source) -> Samples:
+    stages = source.assembly.dispatcher.way.counters.by_stage()
+    return {(stage,): took for stage, took in stages.items()}
+
+
 def _latencies(source: Source) -> Samples:
     latency = source.assembly.ears.latency
     if latency is None:
@@ -288,6 +293,11 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda s: s.assembly.dispatcher.ring_bytes,
     ),
     # ---- between nodes
+    Family(
+        "roomcast_delivery_seconds", "histogram",
+        "How long publications took from another node's append, by stage.", ("stage",),
+        _delivery,
+    ),
     _counts(
         "signals", "outcome", "Signals to the other nodes.",
         lambda s: s.assembly.broadcaster.counters.signals,

@@ -32,6 +32,7 @@ __all__ = [
     "QueueCounters",
     "ShardCounters",
     "SignalCounters",
+    "StageCounters",
     "Transport",
     "count",
 ]
@@ -111,16 +112,21 @@ class Histogram:
         """The mean. None: no value."""
         return self.sum / self.count if self.count else None
 
-    def quantile(self, part: float) -> float | None:
-        """The least bound with at least `part` of the values up to it. Infinity: no bound has.
-        None: no value.
+    def sample(self, values_max: int) -> list[float]:
+        """As many values as were added, `values_max` at most, ascending and spread as those were.
+
+        Where in its step a value was is not known, so those of a step are evenly spread over it. A
+        value above every bound counts as the last bound.
         """
-        wanted = part * self.count
-        return (
-            next(bound for bound, number in self.cumulative() if number >= wanted)
-            if self.count
-            else None
-        )
+        number = min(self.count, values_max)
+        share = self.count / number if number else 0.0
+        values: list[float] = []
+        lower, below = min(0.0, self.bounds[0]), 0
+        for bound, here in zip(self.bounds, self._counts, strict=False):
+            while len(values) < number and (rank := (len(values) + 0.5) * share) < below + here:
+                values.append(lower + (bound - lower) * (rank - below) / here)
+            lower, below = bound, below + here
+        return values + [self.bounds[-1]] * (number - len(values))
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Each bound, then infinity, with the number of values up to it."""
@@ -324,6 +330,30 @@ class DeliveryCounters:
     )
     # Channels whose subscribers had to start again from the log.
     channels_lost: int = 0
+
+
+@dataclass(slots=True)
+class StageCounters:
+    """How long publications with history took from another node's append to the sockets here, in s.
+
+    `stream`: from each append until the stream Lambda published it. `topic`: from there until this
+    node took the message. Both include canaries. `node`: for the messages of one receive, from
+    there until the last of them was with the sockets. `order`: how long each append was held here,
+    because one before it was missing; 0 = not at all. `all`: from each append until it was on its
+    way to subscribers here, those that were read from the log because they did not come included.
+
+    Those between machines are by their clocks. What comes out negative counts as 0.
+    """
+
+    stream: Histogram = field(default_factory=Histogram)
+    topic: Histogram = field(default_factory=Histogram)
+    node: Histogram = field(default_factory=Histogram)
+    order: Histogram = field(default_factory=lambda: Histogram(TURN_BOUNDS_S))
+    all: Histogram = field(default_factory=Histogram)
+
+    def by_stage(self) -> dict[str, Histogram]:
+        """The histograms by the names of their stages."""
+        return {each: getattr(self, each) for each in self.__slots__}
 
 
 @dataclass(slots=True)

@@ -27,7 +27,6 @@ from roomcast import __version__
 from roomcast.aws.calls import Calls
 from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.errors import CALL_LIMIT_S
-from roomcast.aws.metrics import CloudWatchMetrics
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.concurrency import beside
 from roomcast.delivery.envelope import Signal
@@ -42,14 +41,15 @@ from roomcast.node.isolation import Isolation
 from roomcast.node.node import ANSWERS_S
 from roomcast.node.own_lease import ItsLease
 from roomcast.node.prometheus import Exposition, Source
-from roomcast.observe.cloudwatch import Reporter
+from roomcast.observe.cloudwatch import Destination, Reporter
 from roomcast.observe.counters import Limit
+from roomcast.observe.logs import write_line
 from roomcast.ports import PortError
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.entry import Entrance
 from roomcast.serve.http_app import build_apps
 from roomcast.serve.plan import StartPlan
-from roomcast.serve.readings import readings_of
+from roomcast.serve.readings import counts_of, readings_of
 from roomcast.serve.supervised import Supervised
 from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.system import random_fraction
@@ -156,7 +156,7 @@ class _Parts:
         if plan.task is not None:
             core.listeners.add({END_KIND}, _EndOfTask(plan.task.id, stop).heard)
         self.lifecycle = _lifecycle(plan, clients, neighbours or self.lease, stop)
-        self.reporter = _reporter(plan, clients, self.assembly)
+        self.reporter = _reporter(plan, self.assembly)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,6 @@ class NodeProcess:
                 region=region_of(aws),
                 endpoint_url=aws.endpoint_url or None,
                 autoscaling=plan.machine is not None and bool(aws.autoscaling_group),
-                cloudwatch=bool(aws.metrics_namespace),
                 calls=self._calls,
                 lean=aws.lean_calls,
             )
@@ -507,15 +506,17 @@ def _lifecycle(
     )
 
 
-def _reporter(plan: StartPlan, clients: AwsClients, assembly: Assembly) -> Reporter | None:
-    """The reporter of metrics to CloudWatch; None if that is not configured."""
+def _reporter(plan: StartPlan, assembly: Assembly) -> Reporter | None:
+    """The reporter of metrics for CloudWatch; None if that is not configured."""
     aws = plan.config.aws
     if not aws.metrics_namespace:
         return None
-    metrics = CloudWatchMetrics(
-        clients.cloudwatch, namespace=aws.metrics_namespace, group=aws.autoscaling_group
+    destination = Destination(
+        aws.metrics_namespace, aws.autoscaling_group, plan.node_id, write_line
     )
-    return Reporter(metrics, random_fraction, readings_of(assembly), assembly.appender.counters)
+    return Reporter(
+        destination, plan.clock, random_fraction, readings_of(assembly), counts_of(assembly)
+    )
 
 
 @asynccontextmanager

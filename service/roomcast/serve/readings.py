@@ -1,11 +1,13 @@
-"""The readings of a node for CloudWatch."""
+"""The readings of a node for CloudWatch, and what it counts."""
 
 from __future__ import annotations
 
-from roomcast.node.assembly import Assembly
-from roomcast.observe.cloudwatch import Readings
+from collections.abc import Callable
 
-__all__ = ["readings_of"]
+from roomcast.node.assembly import Assembly
+from roomcast.observe.cloudwatch import Counts, Readings
+
+__all__ = ["counts_of", "readings_of"]
 
 
 def readings_of(assembly: Assembly) -> Readings:
@@ -19,4 +21,13 @@ def readings_of(assembly: Assembly) -> Readings:
         degraded=lambda: bool(health.doubts()),
         # A node that starts or drains is not ready, but has no fault.
         not_ready=lambda: health.listening and not health.draining and bool(health.reasons()),
+    )
+
+
+def counts_of(assembly: Assembly) -> Callable[[], Counts]:
+    """The function that reads what was counted until it is called."""
+    return lambda: Counts.taken(
+        assembly.appender.counters,
+        assembly.dispatcher.way.counters,
+        assembly.node.services.publisher.signalled,
     )

@@ -9,11 +9,12 @@ from typing import Final
 
 import pytest
 
-from roomcast.cost.bill import ALARMS, ENDPOINTS, NETWORKS, VOLUME_GB, Bill, Setup, bill_of
-from roomcast.cost.calls import Load
+from roomcast.cost.bill import ALARMS, ENDPOINTS, METRICS, NETWORKS, VOLUME_GB, Bill, Setup, bill_of
+from roomcast.cost.calls import Load, Pace, calls_of
 from roomcast.cost.prices import INSTANCE_TYPE, PRICES, UnknownPrice, prices_with
 
 TEMPLATE: Final = Path(__file__).parents[3] / "deploy" / "template.yaml"
+PAGE: Final = Path(__file__).parents[3] / "docs" / "metrics.md"
 LOAD: Final = Load()
 
 
@@ -38,7 +39,7 @@ def test_the_set_up_costs_the_same_under_any_load() -> None:
 def test_known_sums() -> None:
     bill = bill_of(LOAD, Setup(), PRICES)
     assert of(bill, "EC2", "instances") == pytest.approx(2 * 730 * 0.0363)
-    assert of(bill, "VPC", "endpoints") == pytest.approx(8 * 2 * 7.30)
+    assert of(bill, "VPC", "endpoints") == pytest.approx(7 * 2 * 7.30)
     # 1,000 clients of 3,000 that a unit has room for.
     assert of(bill, "Load balancer", "capacity units") == pytest.approx(730 / 3 * 0.008)
     idle = bill_of(replace(LOAD, publications_s=0, clients=0), Setup(), PRICES)
@@ -100,6 +101,19 @@ def test_every_price_is_used_and_dated() -> None:
     for price in PRICES.values():
         assert price.page.startswith("https://aws.amazon.com/")
         assert re.fullmatch(r"20\d\d-\d\d", price.read)
+
+
+def test_metrics_are_those_of_a_node_s_report_and_the_reaper_s() -> None:
+    _, _, listed = PAGE.read_text(encoding="utf-8").partition("\n## In CloudWatch\n")
+    of_nodes, _, of_lambdas = listed.partition("\n## ")[0].partition("\n### ")
+    reaper = re.findall(r"^\| `\w+` \| reaper \|", of_lambdas, re.MULTILINE)
+    assert len(re.findall(r"^\| `\w+` \|", of_nodes, re.MULTILINE)) + len(reaper) == METRICS
+    bill = bill_of(LOAD, Setup(), PRICES)
+    assert of(bill, "CloudWatch", "metrics") == pytest.approx(METRICS * 0.30)
+    # Two nodes' 7,000 bytes a minute.
+    assert of(bill, "CloudWatch", "reports") == pytest.approx(2 * 7000 * 43_800 / 1e9 * 0.50)
+    off = bill_of(LOAD, Setup(), PRICES, calls_of(LOAD, Pace(reports_s=0)))
+    assert of(off, "CloudWatch", "metrics") == of(off, "CloudWatch", "reports") == 0
 
 
 def test_the_set_up_is_that_of_the_template() -> None:

@@ -14,7 +14,9 @@ from roomcast.delivery.forms import PLAIN
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.intake import Intake
 from roomcast.delivery.signals import HEARD_MAX
+from roomcast.delivery.way import Way
 from roomcast.log.item import LogItem
+from roomcast.testing.memory import ManualClock
 from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import ClientInfo, Publication, Record
 from tests.contract.items import log_item
@@ -89,6 +91,8 @@ class World:
         self.room, self.other, self.ahead = Channel(), Channel(), Channel(top=3)
         self.ears = Ears()
         self.hub = Hub()
+        self.clock = ManualClock()
+        self.way = Way(self.clock)
         self.heard: list[tuple[str, int]] = []
         self.intake = Intake(
             "a",
@@ -99,6 +103,7 @@ class World:
             lambda channel: channel != QUIET,
             {"order": self._heard, "commands": self._heard},
             is_here=lambda client: client == "mine",
+            way=self.way,
         )
         self.subscriber = Subscriber()
         self.hub.add(CHANNEL, self.subscriber)

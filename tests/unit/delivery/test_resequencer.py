@@ -74,7 +74,10 @@ def test_what_is_ahead_is_held_until_the_hole_is_filled() -> None:
     assert order.offer(record(6), 10.1) == []
     assert order.offer(record(3, 4), 10.2) == []
     assert order.known == 6
-    assert offsets(order.offer(record(1, 2), 10.3)) == [1, 2, 3, 4]
+    passed = order.offer(record(1, 2), 10.3)
+    assert offsets(passed) == [1, 2, 3, 4]
+    # Since it came for the first time.
+    assert [each.held_s for each in passed] == pytest.approx([0.0, 0.3])
     assert offsets(order.offer(record(5), 10.4)) == [5, 6]
     assert order.read_at is None
 
@@ -475,7 +478,7 @@ class Shell:
         """What holds after every step."""
         order = self.order
         assert self.out == list(range(self.start + 1, order.top + 1)), "I3: in order, once, no hole"
-        held = [each for each, _ in order._held.values()]
+        held = [each for each, _, _ in order._held.values()]
         assert order._held_publications == sum(each.last - each.offset + 1 for each in held)
         assert order._held_publications <= HELD_PUBLICATIONS_MAX
         assert order._held_bytes == sum(weight(each) for each in held)

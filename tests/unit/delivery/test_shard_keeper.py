@@ -22,6 +22,7 @@ from roomcast.delivery.intake import Intake
 from roomcast.delivery.shard_keeper import ShardBook, ShardKeeper
 from roomcast.delivery.shard_rules import IDLE_S, TOLD_AFTER_S
 from roomcast.delivery.shards import homes, shard_of
+from roomcast.delivery.way import Way
 from roomcast.log.item import LogItem
 from roomcast.ports import Rejected
 from roomcast.testing.memory import MemoryQueue, MemoryTopic
@@ -332,7 +333,9 @@ class Instance:
         self.book = ShardBook(shards, deaf, fleet.clock, lambda: 0.0)
         self.queue = MemoryQueue(fleet.world, 0.001)
         self.name = name
-        self.intake = Intake(name, self.channels, Hub(), deaf, self.book, lambda _: False)
+        self.intake = Intake(
+            name, self.channels, Hub(), deaf, self.book, lambda _: False, way=Way(fleet.clock)
+        )
         self.keeper = ShardKeeper(
             self.book,
             self.queue,

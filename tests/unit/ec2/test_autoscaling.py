@@ -128,4 +128,4 @@ async def test_a_hook_that_nobody_completes_ends_by_itself(ec2: FakeEc2) -> None
 
 async def test_a_client_that_was_not_asked_for_is_not_made(ec2: FakeEc2) -> None:
     async with connect(region=REGION, endpoint_url=ec2.endpoint, session=SESSION) as clients:
-        assert (clients.autoscaling, clients.cloudwatch) == (None, None)
+        assert clients.autoscaling is None

@@ -1,34 +1,39 @@
-"""The readings of a node, put once a minute."""
+"""The readings of a node, logged once a minute."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 
-from roomcast.observe import cloudwatch as reporter_module
-from roomcast.observe.cloudwatch import INTERVAL_S, Readings, Reporter
-from roomcast.observe.counters import AppendCounters
-from roomcast.observe.ports import Metric
-from roomcast.ports import PortError, Rejected, Throttled
+from roomcast.observe.cloudwatch import INTERVAL_S, Counts, Destination, Readings, Reporter
+from roomcast.observe.counters import AppendCounters, StageCounters
+from roomcast.testing.memory import ManualClock
+from tests.emf import Read, read_all
 from tests.unit.worlds import running, until
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "metrics.md"
+STAGES: Final = {
+    "stream": "DeliveryStreamMs",
+    "topic": "DeliveryTopicMs",
+    "node": "DeliveryNodeMs",
+    "order": "DeliveryOrderMs",
+    "all": "DeliveryMs",
+}
 
 
 class World:
     def __init__(self) -> None:
         self.connections = 3
-        self.put_readings: list[Sequence[Metric]] = []
-        self.fails: PortError | None = None
-        self.attempts = 0
+        self.signalled = 0
+        self.lines: list[bytes] = []
+        self.appends = AppendCounters()
+        self.stages = StageCounters()
+        self.clock = ManualClock()
         readings = Readings(
             connections=lambda: self.connections,
             channels=lambda: 2,
@@ -37,29 +42,33 @@ class World:
             degraded=lambda: True,
             not_ready=lambda: False,
         )
-        self.counters = AppendCounters()
-        self.reporter = Reporter(self, lambda: 0.5, readings, self.counters)
+        self.reporter = Reporter(
+            Destination("roomcast", "chat", "a", self.lines.append),
+            self.clock,
+            lambda: 0.5,
+            readings,
+            lambda: Counts.taken(self.appends, self.stages, self.signalled),
+        )
 
-    async def put(self, readings: Sequence[Metric]) -> None:
-        self.attempts += 1
-        await asyncio.sleep(0)
-        if self.fails is not None:
-            raise self.fails
-        self.put_readings.append(readings)
+    @property
+    def metrics(self) -> list[Read]:
+        """Of all lines."""
+        return read_all(self.lines)
 
-    def told(self, name: str) -> list[float]:
+    @property
+    def reports(self) -> int:
+        return len(self.told("Publications"))
+
+    def told(self, name: str) -> list[tuple[float, ...]]:
         """By each report that had it."""
-        return [
-            each.value for readings in self.put_readings for each in readings if each.name == name
-        ]
-
-    def append(self, attempts: int, turn_s: float) -> None:
-        """One went in."""
-        self.counters.attempts.add(attempts)
-        self.counters.turn_s.add(turn_s)
+        return [each.values for each in self.metrics if each.name == name]
 
     def running(self) -> AbstractAsyncContextManager[asyncio.Task[None]]:
         return running(self.reporter.run())
+
+    async def more_reports(self) -> None:
+        seen = self.reports
+        await until(lambda: self.reports > seen + 1)
 
 
 @pytest.fixture
@@ -74,126 +83,132 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         await sleep(0)
 
     monkeypatch.setattr("roomcast.observe.cloudwatch.asyncio.sleep", recorded)
-    monkeypatch.setattr(reporter_module, "_log", structlog.get_logger())
     return waits
+
+
+def everything_happens(world: World) -> None:
+    """Something of each kind that is told of."""
+    world.appends.appended((0.004, 0.2), attempts=3, losses=0, turn_s=0.03, writers=0)
+    world.appends.repeated((0.004,))
+    world.appends.publications["full"] += 1
+    world.appends.publications["not_stored"] += 2
+    world.appends.publications["unknown"] += 4
+    world.appends.publications["too_large"] += 8
+    world.signalled += 16
+    for took in world.stages.by_stage().values():
+        took.add(0.3)
 
 
 async def test_the_readings_are_those_of_the_moment(slept: list[float]) -> None:
     world = World()
     async with world.running():
-        await until(lambda: world.put_readings)
+        await until(lambda: world.reports == 1)
+        first = {each.name: (each.values, each.unit) for each in world.metrics}
         world.connections = 4
-        seen = len(world.put_readings)
-        await until(lambda: len(world.put_readings) > seen + 1)
-    assert {each.name: (each.value, each.unit) for each in world.put_readings[0]} == {
-        "Connections": (3, "Count"),
-        "Channels": (2, "Count"),
-        "QueueLagMs": (40.5, "Milliseconds"),
-        "CanaryAgeS": (12.5, "Seconds"),
-        "Degraded": (1, "Count"),
-        "NotReady": (0, "Count"),
-        "PublicationsRejected": (0, "Count"),
-        "PublicationsUnknown": (0, "Count"),
+        await world.more_reports()
+    assert first == {
+        "Connections": ((3,), "Count"),
+        "Channels": ((2,), "Count"),
+        "QueueLagMs": ((40.5,), "Milliseconds"),
+        "CanaryAgeS": ((12.5,), "Seconds"),
+        "Degraded": ((1,), "Count"),
+        "NotReady": ((0,), "Count"),
+        "Publications": ((0,), "Count"),
+        "PublicationsSignalled": ((0,), "Count"),
+        "PublicationsRejected": ((0,), "Count"),
+        "PublicationsUnknown": ((0,), "Count"),
     }
-    assert world.put_readings[-1][0] == Metric("Connections", 4, "Count")
+    assert world.told("Connections")[-1] == (4,)
 
 
-async def test_what_was_counted_is_told_once_with_what_appends_took(slept: list[float]) -> None:
+async def test_they_are_put_for_the_group_and_for_nobody_else(slept: list[float]) -> None:
     world = World()
-    # Before it runs, nobody has told of it.
-    world.append(3, 0.2)
-    world.counters.publications |= {
-        "full": 1,
-        "not_stored": 2,
-        "unknown": 4,
-        "too_large": 8,
-        "stored": 16,
-        "repeated": 32,
+    everything_happens(world)
+    async with world.running():
+        await until(lambda: world.reports == 1)
+    assert {(each.namespace, each.dimensions) for each in world.metrics} == {
+        ("roomcast", (("AutoScalingGroupName", "chat"),))
     }
-    async with world.running():
-        await until(lambda: len(world.put_readings) > 3)
-        for _ in range(99):
-            world.append(1, 0.0)
-        world.append(11, 0.03)
-        world.counters.publications["not_stored"] += 5
-        seen = len(world.put_readings)
-        await until(lambda: len(world.put_readings) > seen + 3)
-    reports = len(world.put_readings)
-    assert world.told("PublicationsRejected") == [
-        3,
-        *[0] * (seen - 1),
-        5,
-        *[0] * (reports - seen - 1),
-    ]
-    assert world.told("PublicationsUnknown") == [4, *[0] * (reports - 1)]
-    # No reading where nothing was appended: a mean of nothing is not 0.
-    assert world.told("AppendAttempts") == [3, 1.1]
-    # All but one in a hundred waited for at most so long; in the steps of the histogram.
-    assert world.told("AppendTurnMs") == [250, 0]
-    units = {each.name: each.unit for readings in world.put_readings for each in readings}
-    _, _, listed = PAGE.read_text(encoding="utf-8").partition("\n## In CloudWatch\n")
-    assert (
-        dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", listed.partition("\n## ")[0], re.MULTILINE))
-        == units
-    )
 
 
-async def test_what_was_counted_while_readings_were_not_put_is_told_later(
-    slept: list[float],
-) -> None:
+async def test_what_happened_is_told_once(slept: list[float]) -> None:
     world = World()
-    with capture_logs():
-        async with world.running():
-            await until(lambda: world.put_readings)
-            world.fails = Throttled("slow down")
-            world.counters.publications["full"] += 7
-            world.append(2, 0.0)
-            seen = world.attempts
-            await until(lambda: world.attempts > seen + 3)
-            world.counters.publications["full"] += 1
-            world.fails = None
-            reports = len(world.put_readings)
-            await until(lambda: len(world.put_readings) > reports + 1)
-    assert sum(world.told("PublicationsRejected")) == 8
-    assert world.told("AppendAttempts") == [2]
-
-
-async def test_what_is_counted_while_a_reading_is_on_its_way_is_told_by_the_next(
-    slept: list[float],
-) -> None:
-    world = World()
-    put = world.put
-
-    async def counted_meanwhile(readings: Sequence[Metric]) -> None:
-        if len(world.put_readings) == 1:
-            world.counters.publications["unknown"] += 1
-        await put(readings)
-
-    world.put = counted_meanwhile  # type: ignore[method-assign]
     async with world.running():
-        await until(lambda: len(world.put_readings) > 3)
-    assert world.told("PublicationsUnknown")[:4] == [0, 0, 1, 0]
+        await until(lambda: world.reports == 1)
+        everything_happens(world)
+        await world.more_reports()
+        await world.more_reports()
+    expected = {
+        "Publications": (3,),
+        "PublicationsSignalled": (16,),
+        "PublicationsRejected": (3,),
+        "PublicationsUnknown": (4,),
+    }
+    for name, values in expected.items():
+        assert [each for each in world.told(name) if each != (0,)] == [values], name
+    # Those of no report, where nothing happened.
+    assert world.told("AppendAttempts") == [(3,)]
+    [publish] = world.told("PublishMs")
+    assert len(publish) == 3
+    # In the steps of the histogram.
+    assert 2.5 < publish[0] <= publish[1] <= 5
+    assert 100 < publish[2] <= 250
+    [(turn,)] = world.told("AppendTurnMs")
+    assert 25 < turn <= 50
+    for name in STAGES.values():
+        [(took,)] = world.told(name)
+        assert 250 < took <= 500, name
+
+
+async def test_of_much_that_happened_a_sample_is_told(slept: list[float]) -> None:
+    world = World()
+    async with world.running():
+        await until(lambda: world.reports == 1)
+        for _ in range(990):
+            world.stages.all.add(0.004)
+        for _ in range(10):
+            world.stages.all.add(9.0)
+        await world.more_reports()
+    [values] = world.told("DeliveryMs")
+    assert len(values) == 100
+    # One of them in a hundred, as it was.
+    assert [each > 5 for each in values] == [False] * 99 + [True]
+    assert values[-1] > 5000
+
+
+async def test_what_was_counted_before_the_end_is_told_and_no_reading_with_it() -> None:
+    world = World()
+    async with world.running():
+        await until(lambda: world.reports == 1)
+        everything_happens(world)
+    assert world.told("PublicationsUnknown") == [(0,), (4,)]
+    # Autoscaling goes by the mean of them.
+    assert len(world.told("Connections")) == 1
+
+
+async def test_the_page_lists_what_is_told(slept: list[float]) -> None:
+    world = World()
+    async with world.running():
+        await until(lambda: world.reports == 1)
+        everything_happens(world)
+        await world.more_reports()
+    _, _, part = PAGE.read_text(encoding="utf-8").partition("\n## In CloudWatch\n")
+    nodes = part.partition("\n## ")[0].partition("\n### ")[0]
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \|", nodes, re.MULTILINE)
+    assert dict(listed) == {each.name: each.unit for each in world.metrics}
+
+
+async def test_the_lines_say_whose_they_are(slept: list[float]) -> None:
+    world = World()
+    async with world.running():
+        await until(lambda: world.lines)
+    assert b'"event":"metrics"' in world.lines[0]
+    assert b'"node":"a"' in world.lines[0]
+    assert f'"Timestamp":{world.clock.ms}'.encode() in world.lines[0]
 
 
 async def test_a_fleet_does_not_put_them_all_at_once(slept: list[float]) -> None:
     world = World()
     async with world.running():
-        await until(lambda: len(world.put_readings) > 2)
+        await until(lambda: world.reports > 2)
     assert slept[:2] == [INTERVAL_S / 2, INTERVAL_S]
-
-
-async def test_a_failure_is_logged_once_and_ends_nothing(slept: list[float]) -> None:
-    world = World()
-    with capture_logs() as logs:
-        async with world.running():
-            world.fails = Throttled("slow down")
-            await until(lambda: world.attempts > 10)
-            world.fails = Rejected("no")
-            await until(lambda: world.attempts > 20)
-            world.fails = None
-            await until(lambda: world.put_readings)
-    assert [line["event"] for line in logs] == [
-        "metrics_not_put",
-        "metrics_not_put",
-        "metrics_put_again",
-    ]

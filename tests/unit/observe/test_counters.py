@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from roomcast.observe.counters import (
     ATTEMPT_BOUNDS,
     LATENCY_BOUNDS_S,
+    TURN_BOUNDS_S,
     AppendCounters,
     ClientCounters,
     Histogram,
     Limit,
+    StageCounters,
 )
 from roomcast.wire.codes import Disconnect, DisconnectCode
 
@@ -51,24 +53,51 @@ def test_what_was_added_since_is_what_was_added(before: list[int], after: list[i
     assert earlier.count == len(before), "a copy stays as it is"
 
 
-@given(st.lists(st.floats(0, 100), min_size=1), st.floats(0.01, 1))
-def test_a_quantile_is_a_bound_that_so_many_are_not_above(values: list[float], part: float) -> None:
-    histogram = Histogram()
-    for value in values:
-        histogram.add(value)
-    told = histogram.quantile(part)
-    assert told is not None
-    assert sum(value <= told for value in values) >= part * len(values)
-    smaller = [bound for bound in LATENCY_BOUNDS_S if bound < told]
-    assert all(sum(value <= bound for value in values) < part * len(values) for bound in smaller)
-
-
-def test_of_no_value_there_is_no_quantile_and_no_mean() -> None:
-    assert Histogram().quantile(0.5) is None
+def test_of_no_value_there_is_no_mean_and_no_sample() -> None:
     assert Histogram().mean() is None
+    assert Histogram().sample(100) == []
+
+
+def test_what_is_above_every_bound_counts_as_the_last_in_a_sample() -> None:
     beyond = Histogram()
     beyond.add(LATENCY_BOUNDS_S[-1] + 1)
-    assert beyond.quantile(0.5) == inf
+    assert beyond.sample(100) == [LATENCY_BOUNDS_S[-1]]
+
+
+@given(
+    st.lists(st.floats(0, 100), max_size=300),
+    st.integers(1, 100),
+    st.sampled_from((LATENCY_BOUNDS_S, TURN_BOUNDS_S)),
+)
+def test_a_sample_is_spread_as_the_values_are(
+    values: list[float], number: int, bounds: tuple[float, ...]
+) -> None:
+    histogram = Histogram(bounds)
+    for value in values:
+        histogram.add(value)
+    sample = histogram.sample(number)
+    assert len(sample) == min(len(values), number)
+    assert sample == sorted(sample)
+    last = bounds[-1]
+    for index, told in enumerate(sample):
+        # The value at the middle of its share, in the same step.
+        value = sorted(values)[int((index + 0.5) * len(values) / len(sample))]
+        step = next((bound for bound in bounds if value <= bound), last)
+        below = max((bound for bound in bounds if bound < step), default=0.0)
+        assert told == last if value > last else below <= told <= step
+
+
+def test_a_sample_has_no_wait_where_nobody_waited() -> None:
+    histogram = Histogram(TURN_BOUNDS_S)
+    for _ in range(3):
+        histogram.add(0.0)
+    assert histogram.sample(100) == [0.0, 0.0, 0.0]
+
+
+def test_stages_have_the_names_that_they_are_told_by() -> None:
+    stages = StageCounters()
+    assert list(stages.by_stage()) == ["stream", "topic", "node", "order", "all"]
+    assert stages.by_stage()["all"] is stages.all
 
 
 def test_what_is_rejected_is_known_not_to_be_in_and_may_be_tried_again() -> None:

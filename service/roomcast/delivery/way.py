@@ -1,0 +1,51 @@
+"""Measures how long publications are on their way from other nodes' appends to this node's sockets.
+
+Each stage ends where somebody knows two times: the writer puts that of its append into the item,
+and the stream Lambda that of its publish into the envelope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from roomcast.delivery.resequencer import Next
+from roomcast.observe.counters import StageCounters
+from roomcast.ports import Clock
+from roomcast.wire.publication import Record
+
+__all__ = ["Way"]
+
+
+class Way:
+    """One a node."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.counters = StageCounters()
+
+    def came(self, records: Sequence[Record], published_at: int) -> None:
+        """An envelope with `records` came, published at `published_at` (ms; 0 = not known)."""
+        if records and published_at:
+            self.counters.topic.add(_s(self._clock.now_ms() - published_at))
+            for record in records:
+                self.counters.stream.add(_s(published_at - record.ts))
+
+    def passed(self, runs: Iterable[Next]) -> None:
+        """`runs` go to subscribers now."""
+        now_ms = self._clock.now_ms()
+        for run in runs:
+            self.counters.order.add(run.held_s)
+            self.counters.all.add(_s(now_ms - run.ts))
+
+    @contextmanager
+    def handing_over(self) -> Iterator[None]:
+        """The messages of one receive are taken, and given to the sockets."""
+        started_s = self._clock.monotonic_s()
+        yield
+        self.counters.node.add(self._clock.monotonic_s() - started_s)
+
+
+def _s(ms: int) -> float:
+    """Seconds between two clocks, of which one may be ahead."""
+    return max(0, ms) / 1000
